@@ -1,0 +1,32 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+RANKS ?= 2
+ARGS ?=
+
+# One thread a process: ranks and test workers already fill the cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup train test lint docs
+
+setup: $(STAMP)
+
+# Every target below stands on this one; it runs again only when what is installed has changed.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,docs,dev]'
+	@touch $@
+
+train: $(STAMP)
+	$(BIN)/torchrun --standalone --nproc-per-node=$(RANKS) -m thinwire.train $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict

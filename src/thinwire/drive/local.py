@@ -1,0 +1,195 @@
+"""N ranks in one process, and no network: the flights of all ranks are run in step by one loop.
+
+`run` takes one generator a rank and moves what they yield. `Fabric` gives each of N threads a driver, so that N engines run in one process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinwire.core import AllReduce, Exchange, Flight, Hop, Outcome, Ranks, allreduce_nbytes
+from thinwire.errors import FlightError, RankLostError
+
+
+def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None) -> dict[int, Outcome]:
+    """Run one flight a rank to the end, in rank order, and return their outcomes.
+
+    Args:
+        flights: {rank: generator}.
+        sent: counts the bytes that each rank hands to the wire, as the torch driver does.
+
+    Raises:
+        FlightError: the ranks wait for something that nobody sends, or sizes do not match; the message says who waits for what.
+    """
+    sent = sent if sent is not None else {}
+    sent.update({rank: sent.get(rank, 0.0) for rank in flights})
+    mail: dict[tuple[int, int], deque[Tensor]] = {}
+    waiting: dict[int, Hop] = {}
+    outcomes: dict[int, Outcome] = {}
+
+    def advance(rank: int, reply: Any) -> None:
+        try:
+            hop = flights[rank].send(reply)
+        except StopIteration as stop:
+            outcomes[rank] = stop.value
+            waiting.pop(rank, None)
+            return
+        waiting[rank] = hop
+        if isinstance(hop, Exchange):
+            for to, payload in hop.send:
+                if payload.numel():
+                    mail.setdefault((rank, to), deque()).append(payload.clone())
+                    sent[rank] += payload.numel()
+
+    for rank in sorted(flights):
+        advance(rank, None)
+    while waiting:
+        moved = False
+        for rank in sorted(waiting):
+            hop = waiting.get(rank)
+            if isinstance(hop, Exchange) and all(not n or mail.get((source, rank)) for source, n in hop.recv):
+                advance(rank, {source: _receive(mail, source, rank, n) for source, n in hop.recv})
+                moved = True
+            elif isinstance(hop, AllReduce) and _met(hop, waiting):
+                _reduce(hop.group, waiting, sent)
+                for peer in hop.group:
+                    peer_hop = waiting[peer]
+                    assert isinstance(peer_hop, AllReduce)
+                    advance(peer, peer_hop.tensor)
+                moved = True
+        if not moved:
+            raise FlightError(f"no rank can go on: {'; '.join(f'rank {r} waits in {_say(h)}' for r, h in sorted(waiting.items()))}")
+    return outcomes
+
+
+def _receive(mail: dict[tuple[int, int], deque[Tensor]], source: int, rank: int, nbytes: int) -> Tensor:
+    if not nbytes:
+        return torch.empty(0, dtype=torch.uint8)
+    payload = mail[source, rank].popleft()
+    if payload.numel() != nbytes:
+        raise FlightError(f"rank {rank} expects {nbytes} bytes from rank {source} and {payload.numel()} came: their hops crossed")
+    return payload
+
+
+def _met(hop: AllReduce, waiting: Mapping[int, Hop]) -> bool:
+    peers = [waiting.get(rank) for rank in hop.group]
+    return all(isinstance(peer, AllReduce) and peer.group == hop.group for peer in peers)
+
+
+def _reduce(group: Ranks, waiting: Mapping[int, Hop], sent: dict[int, float]) -> None:
+    """Sum in rank order, in the tensors' own dtype, and put the sum in each rank's tensor."""
+    tensors = [hop.tensor for rank in group if isinstance(hop := waiting[rank], AllReduce)]
+    if len({(t.numel(), t.dtype) for t in tensors}) > 1:
+        raise FlightError(f"all-reduce over {group} of different tensors: {[(t.numel(), t.dtype) for t in tensors]}")
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total += tensor
+    for rank, tensor in zip(group, tensors, strict=True):
+        tensor.copy_(total)
+        sent[rank] += allreduce_nbytes(tensor.numel() * tensor.dtype.itemsize, len(group))
+
+
+def _say(hop: Hop) -> str:
+    if isinstance(hop, AllReduce):
+        return f"an all-reduce over {hop.group}"
+    return f"an exchange, for {', '.join(f'{n} bytes from rank {source}' for source, n in hop.recv if n)}"
+
+
+@dataclass
+class _Meeting:
+    """One flight number of one lane: the flights that have come so far, and what came of them."""
+
+    flights: dict[int, Flight] = field(default_factory=dict)
+    outcomes: dict[int, Outcome] | None = None
+    error: Exception | None = None
+    sent: dict[int, float] = field(default_factory=dict)
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Fabric:
+    """A world of `world` ranks in one process: give `fabric.driver(rank)` to the engine of each thread.
+
+    The last rank to start a flight runs it for all; a rank that never comes makes the others raise after `timeout`.
+    """
+
+    def __init__(self, world: int, timeout: timedelta = timedelta(seconds=30)) -> None:
+        self.world = world
+        self.timeout = timeout
+        self._lock = threading.Lock()
+        self._meetings: dict[tuple[int, int], _Meeting] = {}
+
+    def driver(self, rank: int, lanes: int = 1) -> LocalDriver:
+        return LocalDriver(self, rank, lanes)
+
+    def join(self, rank: int, lane: int, number: int, flight: Flight) -> _Meeting:
+        with self._lock:
+            meeting = self._meetings.setdefault((lane, number), _Meeting())
+            meeting.flights[rank] = flight
+            if len(meeting.flights) < self.world:
+                return meeting
+            del self._meetings[lane, number]
+        try:
+            meeting.outcomes = run(meeting.flights, meeting.sent)
+        except Exception as error:  # every rank of the flight must hear of it
+            meeting.error = error
+        meeting.done.set()
+        return meeting
+
+
+class LocalDriver:
+    """One rank of a `Fabric`."""
+
+    def __init__(self, fabric: Fabric, rank: int, lanes: int) -> None:
+        self.fabric, self.rank, self.lanes = fabric, rank, lanes
+        self._numbers: Counter[int] = Counter()
+
+    @property
+    def world(self) -> int:
+        return self.fabric.world
+
+    def prepare(self, groups: tuple[Ranks, ...]) -> None:
+        """Nothing to build."""
+
+    def at(self, label: str) -> None:
+        """Nobody listens."""
+
+    def start(self, flight: Flight, lane: int, label: str) -> LocalHandle:
+        number = self._numbers[lane]
+        self._numbers[lane] += 1
+        return LocalHandle(self.fabric.join(self.rank, lane, number, flight), self, label)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass
+class LocalHandle:
+    """A flight of one rank of a `Fabric`; no time passes on its wire."""
+
+    meeting: _Meeting
+    driver: LocalDriver
+    label: str
+    encode_s: float = 0.0
+    wire_s: float = 0.0
+
+    @property
+    def sent_bytes(self) -> float:
+        return self.meeting.sent.get(self.driver.rank, 0.0)
+
+    def wait(self) -> Outcome:
+        fabric = self.driver.fabric
+        if not self.meeting.done.wait(fabric.timeout.total_seconds()):
+            missing = sorted(set(range(fabric.world)) - set(self.meeting.flights))
+            raise RankLostError(missing, f"{self.label}: ranks {missing} did not come within {fabric.timeout.total_seconds():g} s")
+        if self.meeting.error is not None:
+            raise FlightError(f"{self.label}: {self.meeting.error}") from self.meeting.error
+        assert self.meeting.outcomes is not None
+        return self.meeting.outcomes[self.driver.rank]

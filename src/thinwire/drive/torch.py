@@ -1,0 +1,227 @@
+"""Any `torch.distributed` process group: hops become all-reduces and phased isend/irecv on bytes.
+
+Each lane is a process group and a thread of its own. A lane runs its flights one after another to completion, in the order in which every
+rank starts them, so equal-sized collectives cannot cross. On CUDA a lane has a side stream; events order it against the caller's.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from thinwire.core import AllReduce, Exchange, Flight, Hop, Outcome, Ranks, allreduce_nbytes
+from thinwire.drive.watch import Watch
+from thinwire.errors import FlightError, RankLostError, ThinwireError
+
+
+class TorchDriver:
+    """One rank of a process group.
+
+    Args:
+        group: the process group, or `None` for the default one; ranks are counted within it.
+        lanes: flights that travel side by side; each lane has its own connections.
+        timeout: the longest that a hop may take.
+        device: where the flights' tensors live.
+    """
+
+    def __init__(self, group: Any, lanes: int, timeout: timedelta, device: torch.device) -> None:
+        self.rank, self.world, self.lanes, self.timeout = dist.get_rank(group), dist.get_world_size(group), lanes, timeout
+        self._members = dist.get_process_group_ranks(group if group is not None else dist.group.WORLD)
+        self._subset = len(self._members) < dist.get_world_size()
+        self._backend = dist.get_backend(group)
+        self.watch = self._start_watch()
+        self._explained: FlightError | None = None
+        self._groups: dict[tuple[int, Ranks], Any] = {}
+        self._make(0, tuple(range(self.world)))  # enough to compare facts; `prepare` makes the rest once ranks agree on them
+        self._lanes = [_Lane(self, index, device) for index in range(lanes)]
+
+    def prepare(self, groups: tuple[Ranks, ...]) -> None:
+        for ranks in (tuple(range(self.world)), *groups):
+            for lane in range(self.lanes):
+                if (lane, ranks) not in self._groups:
+                    self._make(lane, ranks)
+
+    def _make(self, lane: int, ranks: Ranks) -> None:
+        """A process group. Within a subset of the world only its members call, and torch then names a group by its ranks alone."""
+        members = [self._members[rank] for rank in ranks]
+        if self.rank in ranks or not self._subset:
+            made = dist.new_group(members, timeout=self.timeout, backend=self._backend, use_local_synchronization=self._subset)
+            self._groups[lane, ranks] = made
+
+    def at(self, label: str) -> None:
+        self.watch.at(label)
+
+    def start(self, flight: Flight, lane: int, label: str) -> TorchHandle:
+        handle = TorchHandle(self, flight, label)
+        self._lanes[lane].put(handle)
+        return handle
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.stop()
+        self.watch.close()
+        for (_, ranks), made in self._groups.items():
+            if self.rank in ranks and not self._subset:  # a group made again under the same name would meet its predecessor's addresses
+                dist.destroy_process_group(made)
+        self._groups.clear()
+
+    def move(self, hop: Hop, lane: int) -> tuple[Any, float]:
+        """Move one hop; its answer, and the bytes that this rank handed to the wire."""
+        if isinstance(hop, AllReduce):
+            dist.all_reduce(hop.tensor, group=self._groups[lane, hop.group])
+            return hop.tensor, allreduce_nbytes(hop.tensor.numel() * hop.tensor.dtype.itemsize, len(hop.group))
+        return self._exchange(hop, self._groups[lane, tuple(range(self.world))])
+
+    def _exchange(self, hop: Exchange, group: Any) -> tuple[dict[int, Tensor], float]:
+        """All receives are posted first, then the sends go out one at a time: 0.95 of a line where all at once gives 0.6."""
+        device = hop.send[0][1].device if hop.send else torch.device("cuda", torch.cuda.current_device()) if self._on_cuda else None
+        buffers = {rank: torch.empty(nbytes, dtype=torch.uint8, device=device) for rank, nbytes in hop.recv}
+        outgoing = [(rank, payload) for rank, payload in hop.send if payload.numel()]
+        sent = float(sum(payload.numel() for _, payload in outgoing))
+        if self._on_cuda:
+            ops = [dist.P2POp(dist.irecv, buffer, group=group, group_peer=rank) for rank, buffer in buffers.items() if buffer.numel()]
+            ops += [dist.P2POp(dist.isend, payload, group=group, group_peer=rank) for rank, payload in outgoing]
+            for work in dist.batch_isend_irecv(ops) if ops else ():
+                work.wait()
+            return buffers, sent
+        receives = [dist.irecv(buffer, group=group, group_src=rank) for rank, buffer in buffers.items() if buffer.numel()]
+        for rank, payload in outgoing:
+            _wait(dist.isend(payload, group=group, group_dst=rank))
+        for receive in receives:
+            _wait(receive)
+        return buffers, sent
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self._backend == "nccl"
+
+    def explain(self, error: BaseException, label: str) -> ThinwireError:
+        """What a failed flight means, by the heartbeats."""
+        if isinstance(error, ThinwireError):
+            return error
+        if self._explained is not None:
+            return self._explained
+        self._explained = self._diagnose(error, label)
+        return self._explained
+
+    def _diagnose(self, error: BaseException, label: str) -> FlightError:
+        found = self.watch.diagnose()
+        told = "; ".join(f"rank {rank}: {said}" for rank, said in sorted(found.said.items()))
+        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        if found.silent:
+            who = " and ".join(f"rank {rank}" for rank in found.silent)
+            return RankLostError(found.silent, f"{who} lost: no heartbeat. {label} could not be carried ({cause}). Last heard: {told}")
+        if found.left:
+            who = " and ".join(f"rank {rank}" for rank in found.left)
+            return RankLostError(found.left, f"{who} closed and left while others were in {label} ({cause}). Last heard: {told}")
+        return FlightError(
+            f"{label} could not be carried within {self.timeout.total_seconds():g} s, though every rank's heart beats ({cause}). "
+            f"Last heard: {told}. Do all ranks run the same number of steps?"
+        )
+
+    def _start_watch(self) -> Watch:
+        store = dist.PrefixStore(f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation()}", dist.distributed_c10d._get_default_store())
+        own = store.clone()
+        under_agent = torch.distributed.is_torchelastic_launched()
+        return Watch(own, self.rank, self.world, host=None if under_agent or 0 not in self._members else self._members.index(0))
+
+
+class TorchHandle:
+    """A flight on its way: filled by its lane's thread."""
+
+    def __init__(self, driver: TorchDriver, flight: Flight, label: str) -> None:
+        self.driver, self.flight, self.label = driver, flight, label
+        self.encode_s = self.wire_s = self.sent_bytes = 0.0
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+        self.ready: Any = None  # CUDA: what the caller's stream had done at the launch
+        self.landed: Any = None  # CUDA: when the lane's stream will have done it
+
+    def wait(self) -> Outcome:
+        self.done.wait()  # each hop has the driver's timeout, so this ends
+        if self.error is not None:
+            raise self.driver.explain(self.error, self.label) from self.error
+        assert self.outcome is not None
+        if self.landed is not None:
+            torch.cuda.current_stream().wait_event(self.landed)
+            self.outcome.total.record_stream(torch.cuda.current_stream())
+        return self.outcome
+
+
+class _Lane:
+    """A thread that runs flights one after another."""
+
+    def __init__(self, driver: TorchDriver, index: int, device: torch.device) -> None:
+        self._driver, self._index = driver, index
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._broken: BaseException | None = None
+        self._queue: queue.SimpleQueue[TorchHandle | None] = queue.SimpleQueue()
+        self._threads = torch.get_num_threads()
+        self._thread = threading.Thread(target=self._loop, name=f"thinwire-lane-{index}", daemon=True)
+        self._thread.start()
+
+    def put(self, handle: TorchHandle) -> None:
+        if self._stream is not None:
+            handle.ready = torch.cuda.current_stream().record_event()
+        self._queue.put(handle)
+
+    def stop(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _loop(self) -> None:
+        torch.set_num_threads(self._threads)  # a new thread would start with all cores
+        while (handle := self._queue.get()) is not None:
+            with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext(), torch.no_grad():
+                try:
+                    if self._broken is not None:
+                        raise self._broken
+                    self._run(handle)
+                except BaseException as error:  # kept for whoever waits for the flight
+                    self._broken = handle.error = error
+            handle.done.set()
+
+    def _run(self, handle: TorchHandle) -> None:
+        if self._stream is not None:
+            self._stream.wait_event(handle.ready)
+        reply: Any = None
+        clock = time.perf_counter()
+        while True:
+            try:
+                hop = handle.flight.send(reply)
+            except StopIteration as stop:
+                handle.outcome = stop.value
+                break
+            begun = time.perf_counter()
+            handle.encode_s += begun - clock
+            reply, sent = self._driver.move(hop, self._index)
+            clock = time.perf_counter()
+            handle.wire_s += clock - begun
+            handle.sent_bytes += sent
+        handle.encode_s += time.perf_counter() - clock
+        if self._stream is not None:
+            handle.landed = self._stream.record_event()
+
+
+def _wait(work: Any) -> None:
+    if work is not None:
+        work.wait()
+
+
+_generation = 0
+
+
+def _next_generation() -> int:
+    """How many drivers this process has made; every rank counts alike, so each driver has its own keys in the store."""
+    global _generation  # noqa: PLW0603
+    _generation += 1
+    return _generation

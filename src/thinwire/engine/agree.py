@@ -1,0 +1,140 @@
+"""What ranks tell one another outside the schedule: facts at attach, hashes in a check, weights, the first parameters.
+
+All of it travels as flights, through the same driver and meter as everything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Driver, Exchange, Flight, Outcome
+from thinwire.engine.meter import Meter
+from thinwire.errors import DisagreementError
+
+_LENGTH = 8
+
+
+class Sharing:
+    """Bytes on their way to every rank; `result` waits for the others'."""
+
+    def __init__(self, driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device) -> None:
+        self._driver, self._meter = driver, meter
+        self._heard: dict[int, bytes] = {driver.rank: payload}
+        self._handle = driver.start(self._flight(payload, device), 0, label)
+
+    def _flight(self, payload: bytes, device: torch.device) -> Flight:
+        others = _others(self._driver)
+        own = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device) if payload else torch.empty(0, dtype=torch.uint8)
+        length = torch.tensor([own.numel()]).view(torch.uint8).to(device)
+        told = yield Exchange(tuple((rank, length) for rank in others), tuple((rank, _LENGTH) for rank in reversed(others)))
+        sizes = {rank: int(told[rank].cpu().view(torch.int64)) for rank in others}
+        got = yield Exchange(tuple((rank, own) for rank in others), tuple((rank, sizes[rank]) for rank in reversed(others)))
+        self._heard.update({rank: got[rank].cpu().numpy().tobytes() for rank in others})
+        return Outcome(torch.empty(0))
+
+    def result(self) -> list[bytes]:
+        """Every rank's bytes, by rank."""
+        self._handle.wait()
+        self._meter.setup_bytes += self._handle.sent_bytes
+        return [self._heard[rank] for rank in range(self._driver.world)]
+
+
+def share(driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device) -> list[bytes]:
+    """Every rank's bytes, by rank. All ranks call it alike."""
+    return Sharing(driver, meter, payload, label, device).result()
+
+
+def broadcast(driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: str) -> None:
+    """Rank 0's values in every rank's tensors: a scatter, then an all-gather, so no link carries them more than once each way.
+
+    T = 2 (K-1) α + 2 (K-1)/K · M/B.
+    """
+    if driver.world == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors])
+
+    def flight() -> Flight:
+        world, me, others = driver.world, driver.rank, _others(driver)
+        marks = [flat.numel() * j // world for j in range(world + 1)]
+        shards = [flat[low:high] for low, high in zip(marks, marks[1:], strict=False)]
+        if me == 0:
+            yield Exchange(tuple((rank, shards[rank]) for rank in others), ())
+        else:
+            got = yield Exchange((), ((0, shards[me].numel()),))
+            shards[me].copy_(got[0])
+        wanted = tuple((rank, shards[rank].numel()) for rank in reversed(others)) if me else ()  # rank 0 has it all
+        got = yield Exchange(tuple((rank, shards[me]) for rank in others if rank), wanted)
+        for rank, shard in got.items():
+            shards[rank].copy_(shard)
+        return Outcome(torch.empty(0))
+
+    handle = driver.start(flight(), 0, label)
+    handle.wait()
+    meter.setup_bytes += handle.sent_bytes
+    if driver.rank:
+        at = 0
+        for tensor in tensors:
+            nbytes = tensor.numel() * tensor.dtype.itemsize
+            own = flat[at : at + nbytes].clone()  # a copy of its own is aligned for any dtype
+            tensor.detach().copy_(own.view(tensor.dtype).view(tensor.shape))
+            at += nbytes
+
+
+def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torch.device) -> None:
+    """Raise on every rank unless all ranks hold the same facts.
+
+    Raises:
+        DisagreementError: it names the first fact that differs and who holds what.
+    """
+    text = json.dumps(facts).encode()
+    digests = share(driver, meter, hashlib.sha256(text).digest(), "attach: comparing digests", device)
+    if len(set(digests)) == 1:
+        return
+    held = [json.loads(other) for other in share(driver, meter, text, "attach: comparing facts", device)]
+    for name in facts:
+        values = [other.get(name) for other in held]
+        if any(value != values[0] for value in values):
+            raise DisagreementError(f"ranks cannot train together: {_difference(name, values)}. Give every rank the same")
+    raise DisagreementError("ranks cannot train together: they run different versions of thinwire. Give every rank the same")
+
+
+def _difference(name: str, values: list[Any]) -> str:
+    """The first difference in a fact, told with the ranks that hold each value."""
+    if isinstance(values[0], list):
+        for i in range(max(len(value) for value in values)):
+            items = [value[i] if i < len(value) else None for value in values]
+            if any(item != items[0] for item in items):
+                return _difference(f"{name}[{i}]", items)
+    sides: dict[str, list[int]] = {}
+    for rank, value in enumerate(values):
+        sides.setdefault(json.dumps(value), []).append(rank)
+    told = "; ".join(f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: {value}" for value, ranks in sides.items())
+    return f"{name} differs ({told})"
+
+
+def compare(driver: Driver, meter: Meter, named: Sequence[tuple[str, Tensor]], device: torch.device) -> None:
+    """Raise on every rank unless all ranks hold the same bits.
+
+    Raises:
+        DisagreementError: it names the first tensor that differs, and the ranks that differ from rank 0.
+    """
+    hashes = [hashlib.blake2b(_raw(tensor), digest_size=16).digest() for _, tensor in named]
+    held = share(driver, meter, b"".join(hashes), "check: comparing hashes", device)
+    for i, (name, _) in enumerate(named):
+        odd = [rank for rank, other in enumerate(held) if other[16 * i : 16 * i + 16] != held[0][16 * i : 16 * i + 16]]
+        if odd:
+            raise DisagreementError(f"{name!r} differs: ranks {odd} do not hold rank 0's bits (the first of {len(named)} that differs)")
+
+
+def _raw(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _others(driver: Driver) -> tuple[int, ...]:
+    return tuple((driver.rank + k) % driver.world for k in range(1, driver.world))

@@ -1,0 +1,176 @@
+"""`attach`: check, agree, start equal, and hand out a syncer."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+import thinwire
+from thinwire.core import Driver, Seat
+from thinwire.drive.local import Fabric
+from thinwire.drive.torch import TorchDriver
+from thinwire.engine import agree
+from thinwire.engine.buckets import FlatBucket, plan
+from thinwire.engine.meter import Meter, Row
+from thinwire.engine.syncer import Options, Syncer, shares
+from thinwire.errors import AttachError
+from thinwire.strategy import Strategy
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer,
+    strategy: Strategy | None = None,
+    *,
+    group: Any = None,
+    weight: float = 1.0,
+    scaler: Any = None,
+    buffers: Literal["broadcast", "local"] = "broadcast",
+    bucket_bytes: int = 25 << 20,
+    slice_bytes: int | None = None,
+    lanes: int = 1,
+    timeout: timedelta = timedelta(minutes=5),
+    seed: int = 0,
+    driver: Driver | None = None,
+) -> Syncer:
+    """Put a strategy to work; the training loop stays as it is. Every rank of the group calls it alike.
+
+    With gradients, the mean is in `.grad` when `backward()` returns. All parameters and buffers start as rank 0's.
+
+    Args:
+        model: any module whose trained parameters are on one device; frozen and shared ones are welcome. Not wrapped in DDP or FSDP.
+        optimizer: the one that updates it.
+        strategy: when × what × how × on; `None` is plain data parallelism.
+        group: a process group of `torch.distributed`; `None` is the default group, or a world of 1 where there is none.
+        weight: this rank's weight in means, at least 0 (its batch size, say); `sync.weigh` changes it.
+        scaler: the `torch.amp.GradScaler` of the loop, where there is one: residuals are then kept in unscaled units, and a step that one
+            rank's scaler skips counts for its clock.
+        buffers: "broadcast" gives every rank rank 0's persistent buffers (BatchNorm's statistics) at each landing, as DDP does; "local" leaves
+            each rank its own.
+        bucket_bytes: how much is gathered before it is sent; the first bucket is 1 MiB.
+        slice_bytes: cut buckets into flights of about this size, at the codec's grain.
+        lanes: flights that travel side by side, each lane with its own connections (and thread, or CUDA stream).
+        timeout: the longest that one hop may take; after it the ranks that no longer answer are named.
+        seed: of every random draw (stochastic rounding, random-k, first factors); the same on every rank.
+        driver: who moves the flights; `None` is `torch.distributed`. `thinwire.drive.local.Fabric` runs N ranks in one process.
+
+    Raises:
+        AttachError: nothing trains, parameters on several devices or of a type that has no place in a bucket, options out of range.
+        StrategyError: a route that cannot serve a world of this size.
+        DisagreementError: ranks hold different strategies, models or options.
+        RankLostError: a rank did not come, or went.
+
+    Example:
+        >>> model = nn.Linear(4, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with attach(model, optimizer) as sync:
+        ...     model(torch.ones(1, 4)).sum().backward()
+        ...     optimizer.step()
+        ...     sync.report().sent_bytes
+        0.0
+    """
+    strategy = strategy if strategy is not None else Strategy()
+    problems = _problems(model, strategy, bucket_bytes, slice_bytes, lanes, buffers)
+    device = next((param.device for param in model.parameters() if param.requires_grad), torch.device("cpu"))
+    driver = driver if driver is not None else _driver(group, lanes, timeout, device)
+    meter = Meter(driver.world)
+    try:
+        told = agree.share(driver, meter, "\n".join(problems).encode(), "attach: asking every rank for problems", device)
+        if any(told):
+            said = [f"rank {rank}: {text.decode()}" for rank, text in enumerate(told) if text]
+            raise AttachError("cannot attach:\n" + "\n".join(said))
+        agree.must_agree(driver, meter, _facts(model, strategy, bucket_bytes, slice_bytes, lanes, buffers, seed, scaler), device)
+        driver.prepare(strategy.how.groups(driver.world))
+        agree.broadcast(driver, meter, [*model.parameters(), *model.buffers()], "attach: rank 0's parameters and buffers")
+        built = _build(model, strategy, driver, bucket_bytes, slice_bytes, seed)
+        meter.rows += [Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built]
+        sync = Syncer(model, optimizer, strategy, driver, built, meter, Options(seed, buffers, scaler))
+        sync.shares = shares([float(told) for told in agree.share(driver, meter, repr(float(weight)).encode(), "attach: weights", device)])
+    except BaseException:
+        driver.close()
+        raise
+    return sync
+
+
+def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:
+    if dist.is_available() and dist.is_initialized():
+        return TorchDriver(group, lanes, timeout, device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise AttachError(
+            f"a launcher started {os.environ['WORLD_SIZE']} ranks, but torch.distributed has no process group yet: "
+            "call torch.distributed.init_process_group() before attach"
+        )
+    return Fabric(1).driver(0, lanes)
+
+
+def _problems(
+    model: nn.Module, strategy: Strategy, bucket_bytes: int, slice_bytes: int | None, lanes: int, buffers: str
+) -> list[str]:
+    """What this rank cannot attach, as sentences."""
+    if not isinstance(strategy, Strategy):
+        return [f"strategy={strategy!r} is no Strategy; take one from thinwire.recipes, such as recipes.powersgd()"]
+    found = []
+    trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    if not trained:
+        found.append("the model has nothing to train: no parameter requires a gradient. Unfreeze some before attach")
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        found.append("the model is wrapped in DistributedDataParallel, which averages gradients itself: attach the bare module")
+    for name, param in trained:
+        if hasattr(param, "placements"):
+            found.append(f"{name!r} is a DTensor: sharded parameters are not supported here; attach before sharding, or use replicated parameters")
+        elif not param.is_floating_point():
+            found.append(f"{name!r} is of {param.dtype}: only real floating-point parameters have a place in a bucket")
+    devices = sorted({str(param.device) for _, param in trained})
+    if len(devices) > 1:
+        found.append(f"the parameters that train are on {', '.join(devices)}: move them to one device")
+    for option, value in (("bucket_bytes", bucket_bytes), ("slice_bytes", 1 if slice_bytes is None else slice_bytes), ("lanes", lanes)):
+        if not isinstance(value, int) or value < 1:
+            found.append(f"{option}={value!r}: at least 1")
+    if buffers not in ("broadcast", "local"):
+        found.append(f"buffers={buffers!r}: choose 'broadcast' or 'local'")
+    if trained and not found:
+        try:
+            plan(model, bucket_bytes, strategy.when, wide=False)
+        except AttachError as error:
+            found.append(str(error))
+    return found
+
+
+def _facts(
+    model: nn.Module, strategy: Strategy, bucket_bytes: int, slice_bytes: int | None, lanes: int, buffers: str, seed: int, scaler: Any
+) -> dict[str, Any]:
+    """What every rank must hold alike, in the order in which a difference is told."""
+    return {
+        "thinwire version": thinwire.__version__,
+        "strategy": repr(strategy),
+        "bucket_bytes": bucket_bytes,
+        "slice_bytes": slice_bytes,
+        "lanes": lanes,
+        "buffers": buffers,
+        "seed": seed,
+        "scaler given": scaler is not None,
+        "model parameters": [[name, list(p.shape), str(p.dtype), p.requires_grad] for name, p in model.named_parameters()],
+        "model buffers": [[name, list(b.shape), str(b.dtype)] for name, b in model.named_buffers()],
+    }
+
+
+def _build(
+    model: nn.Module, strategy: Strategy, driver: Driver, bucket_bytes: int, slice_bytes: int | None, seed: int
+) -> list[FlatBucket]:
+    on_gradients = strategy.on.clock == "backward"
+    buckets = plan(model, bucket_bytes, strategy.when, wide=not on_gradients)
+    seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)
+    first = 0
+    for bucket in buckets:
+        bucket.cut(slice_bytes, strategy.what, strategy.how, seat, driver.lanes, first)
+        first += len(bucket.slices)
+        if on_gradients:
+            bucket.make_buffers(strategy.when.depth)
+        bucket.state = strategy.on.init(bucket)
+    return buckets

@@ -1,0 +1,199 @@
+"""Flat buckets: parameters in the order in which backward reaches them, gathered into runs worth sending.
+
+The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB that can start early, then runs of `bucket_bytes`,
+each of one dtype.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.core import Codec, Handle, Leaf, Part, Role, Route, Schedule, Seat, Spec, State
+from thinwire.errors import AttachError
+
+FIRST_BYTES = 1 << 20
+
+
+@dataclass
+class Track:
+    """The state leaves that a flight replaced: (leaf, value before, value after)."""
+
+    changed: list[tuple[Leaf, Tensor, Tensor]] = field(default_factory=list)
+    number: int = 0
+
+
+@dataclass
+class Slice:
+    """A span of a bucket that flies by itself, always on the same lane, so its flights stay in order."""
+
+    spec: Spec
+    lane: int
+    state: State
+    flights: int = 0
+
+
+@dataclass
+class Airborne:
+    """A launch of one bucket: a flight for each slice, or a total that a checkpoint brought."""
+
+    step: int
+    x: Tensor
+    handles: list[Handle]
+    tracks: list[Track]
+    settled: bool = False
+
+
+class FlatBucket:
+    """Some parameters as one flat run; a `thinwire.core.Bucket`."""
+
+    def __init__(self, index: int, named: Sequence[tuple[str, nn.Parameter, Role]], wide: bool = False) -> None:
+        self.index = index
+        self.names = [name for name, _, _ in named]
+        self.params = [param for _, param, _ in named]
+        parts, at = [], 0
+        for name, param, role in named:
+            parts.append(Part(name, tuple(param.shape), at, role))
+            at += param.numel()
+        self._spec = Spec(tuple(parts), 0, at, self.params[0].dtype)
+        if wide:  # differences of 16-bit parameters do not fit in 16 bits
+            self._spec = Spec(tuple(parts), 0, at, self._spec.work)
+        self.device = self.params[0].device
+        self.state = State()
+        self.slices: list[Slice] = []
+        self.air: deque[Airborne] = deque()
+        self.silent: frozenset[int] = frozenset()
+        self._buffers: list[Tensor] = []
+        self._views: list[list[Tensor]] = []
+        self._now = 0
+        self.taken = [False] * len(self.params)
+        self.missing = len(self.params)
+
+    @property
+    def spec(self) -> Spec:
+        return self._spec
+
+    def cut(self, slice_bytes: int | None, codec: Codec, route: Route, seat: Seat, lanes: int, first: int) -> None:
+        """Make the slices, at the codec's grain, and their state."""
+        ways = -(-self.spec.numel * self.spec.dtype.itemsize // slice_bytes) if slice_bytes else 1
+        spans = [span for span in self.spec.cut(ways, codec.grain) if span.numel] or [self.spec]
+        for i, span in enumerate(spans):
+            with torch.device(self.device):
+                state = route.init(codec, span, seat)
+            self.slices.append(Slice(span, (first + i) % lanes, state))
+
+    # -- parameters ---------------------------------------------------------------------------------------------------
+
+    def weights(self) -> Tensor:
+        flat = torch.empty(self.spec.numel, dtype=self.spec.work, device=self.device)
+        for part, param in zip(self.spec.parts, self.params, strict=True):
+            flat[part.begin : part.end] = param.detach().reshape(-1)
+        return flat
+
+    @torch.no_grad()
+    def set_weights(self, flat: Tensor) -> None:
+        for part, param in zip(self.spec.parts, self.params, strict=True):
+            param.copy_(flat[part.begin : part.end].view(part.shape))
+
+    # -- gradients ----------------------------------------------------------------------------------------------------
+
+    def make_buffers(self, count: int) -> None:
+        """Flat gradient buffers: one for each flight that may be in the air."""
+        for _ in range(count):
+            buffer = torch.zeros(self.spec.numel, dtype=self.spec.dtype, device=self.device)
+            self._buffers.append(buffer)
+            self._views.append([buffer[part.begin : part.end].view(part.shape) for part in self.spec.parts])
+
+    def turn(self) -> None:
+        """Go on to the next buffer, before the hooks fill it."""
+        self._now = (self._now + 1) % len(self._buffers)
+        self.taken = [False] * len(self.params)
+        self.missing = len(self.params)
+
+    def take(self, i: int, scale: float) -> None:
+        """Move parameter i's gradient, times `scale`, into the buffer; none counts as zeros."""
+        param, view = self.params[i], self._views[self._now][i]
+        self.missing -= not self.taken[i]
+        self.taken[i] = True
+        grad = param.grad
+        if grad is None:
+            view.zero_()
+            return
+        if grad.is_sparse:
+            raise AttachError(f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; build its embedding with sparse=False")
+        if grad.data_ptr() == view.data_ptr():
+            if scale != 1.0:
+                view.mul_(scale)
+        else:
+            torch.mul(grad, scale, out=view)
+        param.grad = None
+
+    def grads(self) -> Tensor:
+        return self._buffers[self._now]
+
+    def set_grads(self, flat: Tensor) -> None:
+        which = next(i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr())  # totals land where they took off
+        for i, (param, view) in enumerate(zip(self.params, self._views[which], strict=True)):
+            param.grad = None if i in self.silent and not view.any() else view
+
+    def restore(self, totals: Sequence[Tensor]) -> list[Tensor]:
+        """Put totals that a checkpoint brought, oldest first, where their flights would have landed."""
+        if not self._buffers:
+            return [total.to(self.device) for total in totals]
+        for buffer, total in zip(self._buffers, totals, strict=False):
+            buffer.copy_(total)
+        self._now = (len(totals) - 1) % len(self._buffers)
+        return self._buffers[: len(totals)]
+
+
+def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> list[FlatBucket]:
+    """The buckets of every parameter that trains, at least one for each fragment of the schedule; `wide` flies in float32.
+
+    Raises:
+        AttachError: fewer parameters than fragments.
+    """
+    named = _trainable(model)
+    layout = _layout(named, FIRST_BYTES, bucket_bytes)
+    while len(layout) < when.fragments:
+        smaller = max(sum(param.numel() * param.dtype.itemsize for _, param, _ in run) for run in layout) // 2
+        if not smaller or len(layout) == len(named):
+            raise AttachError(
+                f"{when!r} wants {when.fragments} fragments and the model has {len(named)} parameters that train, so {len(layout)} fragments "
+                "at most. Take fewer fragments"
+            )
+        layout = _layout(named, smaller, smaller)
+    return [FlatBucket(index, run, wide) for index, run in enumerate(layout)]
+
+
+def roles(model: nn.Module) -> dict[int, Role]:
+    """The role of each parameter, by its id: embeddings by their module, matrices by their dimensions."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+    return {id(p): "embedding" if id(p) in embeddings else "matrix" if p.dim() > 1 else "vector" for p in model.parameters()}
+
+
+def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
+    role = roles(model)
+    return [(name, param, role[id(param)]) for name, param in model.named_parameters() if param.requires_grad]
+
+
+def _layout(
+    named: Iterable[tuple[str, nn.Parameter, Role]], first_bytes: int, bucket_bytes: int
+) -> list[list[tuple[str, nn.Parameter, Role]]]:
+    """DDP's greedy layout, from the last parameter: a run closes when it has reached its size, and each dtype has its own open run."""
+    open_runs: dict[torch.dtype, list[tuple[str, nn.Parameter, Role]]] = {}
+    sizes: dict[torch.dtype, int] = {}
+    limits: dict[torch.dtype, int] = {}
+    closed = []
+    for item in reversed(list(named)):
+        dtype = item[1].dtype
+        open_runs.setdefault(dtype, []).append(item)
+        sizes[dtype] = sizes.get(dtype, 0) + item[1].numel() * dtype.itemsize
+        if sizes[dtype] >= limits.get(dtype, first_bytes):
+            closed.append(open_runs.pop(dtype))
+            sizes[dtype] = 0
+            limits[dtype] = bucket_bytes
+    return closed + list(open_runs.values())

@@ -1,0 +1,293 @@
+"""A syncer's state as named tensors: what is saved, and how another world takes it up.
+
+Keys are `scope|path|low:high|parameter`: the elements `low` to `high` of one parameter's share of a state, so a state survives another bucket
+layout and another world size. Scopes:
+    all     equal on every rank: anchors, outer state, warm starts, sums that have not been applied yet
+    shard   each element saved by its one owner: second-side residuals
+    rank3   rank 3's own: residuals, and on local steps its parameters and inner optimiser state
+Another world size takes each rank's *summed* state as one sum and deals it out: element i goes to rank i mod K, the rounding of that
+float32 to the next rank, so the sum over ranks is what it was. *Private* state is taken from rank r mod (old world).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Leaf, Spec
+from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.errors import AttachError
+
+if TYPE_CHECKING:
+    from thinwire.engine.syncer import Syncer
+
+_FORMAT = 1
+_META = "all|meta"
+_META_BYTES = 8192
+
+Run = tuple[int, int, Tensor]
+"""Elements low to high of a parameter, and their values."""
+
+
+def save(sync: Syncer) -> dict[str, Tensor]:
+    """The state; flights in the air are waited for and saved as sums, but not landed."""
+    _settle_all(sync)
+    state = {_META: _pack_meta(_meta(sync))}
+    for path, leaf in _leaves(sync):
+        scope = _scope(leaf, sync.driver.rank)
+        if leaf.spec is None:
+            state[f"{scope}|{path}|whole|{leaf.part}"] = leaf.value.clone()
+        else:
+            state.update(_runs(scope, path, leaf.spec, leaf.value))
+    for bucket in sync.buckets:
+        for air in bucket.air:
+            state.update(_runs("all", f"air/{air.step}", bucket.spec, air.x))
+    if sync.strategy.on.clock == "step":
+        state.update(_private(sync))
+    return state
+
+
+def load(sync: Syncer, state: dict[str, Tensor]) -> None:
+    """Take up a state; see `Syncer.load_state_dict`."""
+    if _META not in state:
+        raise AttachError("this is no state of a syncer: it has no 'all|meta' entry")
+    meta = json.loads(bytes(state[_META].tolist()).decode())
+    _must_fit(sync, meta)
+    saved = _Saved(state, meta["world"])
+    rank, world = sync.driver.rank, sync.driver.world
+    _settle_all(sync)
+    for bucket in sync.buckets:
+        bucket.air.clear()
+    if sync.strategy.on.clock == "step":
+        _load_private(sync, saved, rank % saved.world)
+    for path, leaf in _leaves(sync):
+        if leaf.spec is None:
+            leaf.value = saved.whole(path, leaf.part).to(leaf.value)
+        elif leaf.kind == "summed" and saved.world != world:
+            leaf.value = _dealt(saved, path, leaf, rank, world)
+        else:
+            leaf.value = saved.flat(path, leaf.spec, rank if leaf.kind in ("summed", "private") else None).to(leaf.value)
+    for bucket in sync.buckets:
+        _load_air(bucket, saved, meta["air"])
+    if saved.world != world and sync.strategy.on.clock == "step":
+        for bucket in sync.buckets:
+            common = sync.strategy.on.common(bucket, bucket.state)
+            if common is not None:
+                bucket.set_weights(common)
+    sync.resume(meta["step"], meta["apart"])
+
+
+def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
+    """A syncer's whole state, of every rank, from a DCP folder that any world saved.
+
+    Raises:
+        AttachError: the folder holds no state of that key.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    found = {name: entry for name, entry in metadata.items() if name.startswith(f"{key}.")}
+    if f"{key}.{_META}" not in found:
+        keys = sorted({name.split(".")[0] for name in metadata})
+        raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}")
+    state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()}
+    dcp.load(state, checkpoint_id=folder, no_dist=True)
+    return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
+
+
+# -- saving -----------------------------------------------------------------------------------------------------------
+
+
+def _leaves(sync: Syncer) -> Iterator[tuple[str, Leaf]]:
+    for bucket in sync.buckets:
+        yield from bucket.state.walk("on/")
+        for part in bucket.slices:
+            yield from part.state.walk("fly/")
+
+
+def _scope(leaf: Leaf, rank: int) -> str:
+    return {"replicated": "all", "sharded": "shard"}.get(leaf.kind, f"rank{rank}")
+
+
+def _runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+    for piece in spec.pieces():
+        size = piece.high - piece.low
+        yield f"{scope}|{path}|{piece.low}:{piece.high}|{piece.part.name}", flat[piece.at : piece.at + size].clone()
+
+
+def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
+    """This rank's own parameters and inner optimiser state, and its buffers where they are local."""
+    scope = f"rank{sync.driver.rank}|private"
+    for name, param in _trained(sync):
+        yield f"{scope}/weights|whole|{name}", param.detach().clone()
+        for key, value in sync.optimizer.state.get(param, {}).items():
+            if isinstance(value, Tensor):
+                yield f"{scope}/optimizer/{key}|whole|{name}", value.detach().clone()
+            elif isinstance(value, int | float):
+                yield f"{scope}/number/{key}|whole|{name}", torch.tensor(value, dtype=torch.float64)
+            elif value is not None:
+                raise AttachError(f"the optimiser keeps {key!r} of {name!r} as a {type(value).__name__}, which is no tensor or number to save")
+    if sync.options.buffers == "local":
+        for name, buffer in sync.model.named_buffers():
+            yield f"{scope}/buffers|whole|{name}", buffer.detach().clone()
+
+
+def _trained(sync: Syncer) -> Iterator[tuple[str, Any]]:
+    for bucket in sync.buckets:
+        yield from zip(bucket.names, bucket.params, strict=True)
+
+
+def _meta(sync: Syncer) -> dict[str, Any]:
+    shapes = sorted((part.name, part.shape) for bucket in sync.buckets for part in bucket.spec.parts)
+    return {
+        "format": _FORMAT,
+        "world": sync.driver.world,
+        "step": sync.step,
+        "apart": sync.apart,
+        "strategy": repr(sync.strategy),
+        "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+        "layout": hashlib.sha256(json.dumps([bucket.names for bucket in sync.buckets]).encode()).hexdigest(),
+        "air": [[air.step for air in bucket.air] for bucket in sync.buckets],
+    }
+
+
+def _pack_meta(meta: dict[str, Any]) -> Tensor:
+    """JSON in bytes, filled up with blanks to a size that seldom changes, since DCP loads into tensors of the saved size."""
+    text = json.dumps(meta).encode()
+    return torch.frombuffer(bytearray(text.ljust(-(-len(text) // _META_BYTES) * _META_BYTES)), dtype=torch.uint8)
+
+
+def _settle_all(sync: Syncer) -> None:
+    steps = sorted({air.step for bucket in sync.buckets for air in bucket.air})
+    for step in steps:
+        sync.settle([(bucket, air) for bucket in sync.buckets for air in bucket.air if air.step == step])
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+class _Saved:
+    """A state by path and parameter."""
+
+    def __init__(self, state: dict[str, Tensor], world: int) -> None:
+        self.world = world
+        self._runs: dict[tuple[str, str], dict[int | None, list[Run]]] = defaultdict(lambda: defaultdict(list))
+        self._whole: dict[tuple[int | None, str, str], Tensor] = {}
+        self.ranks: set[int] = set()
+        for key, value in state.items():
+            if key == _META:
+                continue
+            scope, path, span, part = key.split("|", 3)
+            rank = int(scope.removeprefix("rank")) if scope.startswith("rank") else None
+            if rank is not None:
+                self.ranks.add(rank)
+            if span == "whole":
+                self._whole[rank, path, part] = value
+            else:
+                low, high = map(int, span.split(":"))
+                self._runs[path, part][rank].append((low, high, value))
+
+    def whole(self, path: str, part: str | None, rank: int | None = None) -> Tensor:
+        if (rank, path, str(part)) not in self._whole:
+            raise AttachError(f"the state has no {path!r} of {part!r}{self._whose(rank)}")
+        return self._whole[rank, path, str(part)]
+
+    def wholes(self, prefix: str, rank: int) -> Iterator[tuple[str, str, Tensor]]:
+        """(rest of the path, parameter, value) of every whole tensor of a rank below a path."""
+        for (owner, path, part), value in self._whole.items():
+            if owner == rank and path.startswith(prefix):
+                yield path.removeprefix(prefix), part, value
+
+    def flat(self, path: str, spec: Spec, rank: int | None) -> Tensor:
+        """The span's values from whatever runs cover it."""
+        out = torch.empty(spec.numel, dtype=spec.work)
+        for piece in spec.pieces():
+            filled = torch.zeros(piece.high - piece.low, dtype=torch.bool)
+            for low, high, value in self._runs.get((path, piece.part.name), {}).get(rank, []):
+                a, b = max(low, piece.low), min(high, piece.high)
+                if a < b:
+                    out[piece.at + a - piece.low : piece.at + b - piece.low] = value[a - low : b - low].to(out)
+                    filled[a - piece.low : b - piece.low] = True
+            if not filled.all():
+                raise AttachError(f"the state lacks elements of {path!r} of {piece.part.name!r}{self._whose(rank)}")
+        return out
+
+    def total(self, path: str, spec: Spec) -> Tensor:
+        """The sum over all ranks that saved it, in float64."""
+        missing = sorted(set(range(self.world)) - self.ranks)
+        if missing:
+            raise AttachError(
+                f"the state was saved by {self.world} ranks and lacks those of ranks {missing}; another world size needs all: "
+                "use sync.load_checkpoint(folder), or merge every rank's state_dict"
+            )
+        out = torch.zeros(spec.numel, dtype=torch.float64)
+        for piece in spec.pieces():
+            for runs in self._runs.get((path, piece.part.name), {}).values():
+                for low, high, value in runs:
+                    a, b = max(low, piece.low), min(high, piece.high)
+                    if a < b:
+                        out[piece.at + a - piece.low : piece.at + b - piece.low] += value[a - low : b - low].to(out)
+        return out
+
+    def _whose(self, rank: int | None) -> str:
+        return "" if rank is None else f" of rank {rank}; it holds those of ranks {sorted(self.ranks)} of {self.world}"
+
+
+def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
+    own = _meta(sync)
+    if meta["format"] != _FORMAT:
+        raise AttachError(f"the state has format {meta['format']}, this version of thinwire reads {_FORMAT}")
+    if meta["model"] != own["model"]:
+        raise AttachError("the state is of another model: names or shapes of the parameters that train differ")
+    if meta["strategy"] != own["strategy"]:
+        raise AttachError(f"the state is of another strategy.\n  saved:    {meta['strategy']}\n  attached: {own['strategy']}")
+    bound = any(meta["air"]) or sync.strategy.when.fragments > 1
+    if bound and meta["layout"] != own["layout"]:
+        raise AttachError("the state holds flights or fragments of another bucket layout: attach with the bucket_bytes it was saved with")
+
+
+def _dealt(saved: _Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor:
+    """This rank's cards of a sum: element i whole to the i-th rank, what float32 rounded off to the next."""
+    assert leaf.spec is not None
+    total = saved.total(path, leaf.spec)
+    group = leaf.group or tuple(range(world))
+    place = torch.arange(leaf.spec.numel) % len(group)
+    main = total.to(leaf.value.dtype)
+    rest = (total - main).to(leaf.value.dtype)
+    mine = group.index(rank)
+    out = torch.where(place == mine, main, torch.zeros_like(main))
+    if len(group) > 1:
+        out += torch.where((place + 1) % len(group) == mine, rest, torch.zeros_like(rest))
+    return out.to(leaf.value)
+
+
+def _load_air(bucket: FlatBucket, saved: _Saved, air: list[list[int]]) -> None:
+    steps = air[bucket.index] if any(air) else []
+    totals = [saved.flat(f"air/{step}", bucket.spec, None) for step in steps]
+    for step, x in zip(steps, bucket.restore(totals), strict=True):
+        bucket.air.append(Airborne(step, x, [], [], settled=True))
+
+
+def _load_private(sync: Syncer, saved: _Saved, rank: int) -> None:
+    params = dict(_trained(sync))
+    with torch.no_grad():
+        for name, param in params.items():
+            param.copy_(saved.whole("private/weights", name, rank))
+        buffers = dict(sync.model.named_buffers())
+        for _, name, value in saved.wholes("private/buffers", rank):
+            buffers[name].copy_(value)
+    for kind in ("optimizer", "number"):
+        for key, name, value in saved.wholes(f"private/{kind}/", rank):
+            state = sync.optimizer.state[params[name]]
+            if kind == "number":
+                old = state.get(key)
+                state[key] = int(value) if isinstance(old, int) or (old is None and float(value).is_integer()) else float(value)
+            else:
+                state[key] = value.clone() if value.dim() == 0 else value.to(params[name].device, copy=True)

@@ -1,0 +1,87 @@
+"""Bytes and seconds by bucket and stage: what `sync.report()` tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from thinwire.core import Handle, allreduce_nbytes
+
+
+@dataclass
+class Row:
+    """One bucket's account.
+
+    flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: codec and route arithmetic (on the lane's thread);
+    wire_s: in hops; exposed_s: the caller waited.
+    """
+
+    name: str
+    numel: int
+    flights: int = 0
+    sent_bytes: float = 0.0
+    encode_s: float = 0.0
+    wire_s: float = 0.0
+    exposed_s: float = 0.0
+
+    def add(self, handle: Handle) -> None:
+        self.flights += 1
+        self.sent_bytes += handle.sent_bytes
+        self.encode_s += handle.encode_s
+        self.wire_s += handle.wire_s
+
+
+@dataclass
+class Meter:
+    """All rows, the steps so far, and what was sent outside the schedule (start-up, checks, buffers, weights)."""
+
+    world: int
+    rows: list[Row] = field(default_factory=list)
+    steps: int = 0
+    setup_bytes: float = 0.0
+
+    def report(self) -> Report:
+        return Report(self.world, self.steps, tuple(Row(**vars(row)) for row in self.rows), self.setup_bytes)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one rank has sent and how long it took; `print(report)` shows a table.
+
+    Example:
+        >>> report = Report(world=2, steps=10, rows=(Row("bucket 0", 1000, 10, 4000.0),), setup_bytes=100.0)
+        >>> report.sent_bytes, report.dense_bytes, report.ratio
+        (4000.0, 40000.0, 10.0)
+    """
+
+    world: int
+    steps: int
+    rows: tuple[Row, ...]
+    setup_bytes: float
+
+    @property
+    def sent_bytes(self) -> float:
+        """Handed to the wire by this rank's schedule, in bytes."""
+        return sum(row.sent_bytes for row in self.rows)
+
+    @property
+    def dense_bytes(self) -> float:
+        """What dense float32 all-reduces at every step would have sent from this rank."""
+        return self.steps * allreduce_nbytes(4 * sum(row.numel for row in self.rows), self.world)
+
+    @property
+    def ratio(self) -> float:
+        """dense_bytes / sent_bytes; infinite where nothing was sent."""
+        return self.dense_bytes / self.sent_bytes if self.sent_bytes else float("inf")
+
+    @property
+    def exposed_s(self) -> float:
+        return sum(row.exposed_s for row in self.rows)
+
+    def __str__(self) -> str:
+        lines = [f"{'bucket':<12}{'values':>12}{'flights':>9}{'sent MB':>11}{'encode s':>10}{'wire s':>9}{'exposed s':>11}"]
+        for row in self.rows:
+            numbers = f"{row.numel:>12,}{row.flights:>9,}{row.sent_bytes / 1e6:>11.3f}{row.encode_s:>10.3f}{row.wire_s:>9.3f}{row.exposed_s:>11.3f}"
+            lines.append(f"{row.name:<12}{numbers}")
+        dense = f"dense fp32 at each of {self.steps} steps: {self.dense_bytes / 1e6:.3f} MB"
+        lines.append(f"sent {self.sent_bytes / 1e6:.3f} MB ({self.ratio:.1f}x fewer than {dense}) and {self.setup_bytes / 1e6:.3f} MB around it")
+        return "\n".join(lines)

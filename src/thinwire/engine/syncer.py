@@ -1,0 +1,474 @@
+"""The syncer: hooks that know when a gradient is there, ticks that say what to do, flights launched and landed.
+
+One backward pass (or optimiser step) is one step of the schedule:
+    begin   the step's tick is known; on gradients, the buffers turn
+    launch  a bucket that is full (or due) is read and its slices fly
+    land    what is due is waited for and written
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thinwire.core import Driver, Flight, Seat, State, Tick
+from thinwire.engine import agree, checkpoint
+from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
+from thinwire.engine.meter import Meter, Report
+from thinwire.errors import AttachError, FlightError, NotLandedError
+from thinwire.how import native
+from thinwire.strategy import Strategy
+from thinwire.what import identity
+
+_DENSE = (native(), identity())
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `attach` was given beside model, optimiser and strategy."""
+
+    seed: int
+    buffers: Literal["broadcast", "local"]
+    scaler: Any
+
+
+class Syncer:
+    """A strategy at work on one model and optimiser: what `thinwire.attach` returns. Close it, or use it as a context."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        strategy: Strategy,
+        driver: Driver,
+        buckets: list[FlatBucket],
+        meter: Meter,
+        options: Options,
+    ) -> None:
+        self.model, self.optimizer, self.strategy, self.driver = model, optimizer, strategy, driver
+        self.buckets, self.meter, self.options = buckets, meter, options
+        self.step = 0
+        """Steps of the schedule's clock so far."""
+        self.apart = 0
+        """Steps since the last landing."""
+        self.shares: Sequence[float] = [1 / driver.world] * driver.world
+        self._seat = Seat(driver.rank, tuple(range(driver.world)), 0, options.seed)
+        self._on_gradients = strategy.on.clock == "backward"
+        self._device = buckets[0].device
+        self._stateful = any(True for bucket in buckets for part in bucket.slices for _ in part.state.walk())
+        self._weighing: agree.Sharing | None = None
+        self._tick: Tick | None = None
+        self._launching = False
+        self._next = 0  # the next bucket to launch in this step
+        self._task = -1  # the graph task of the backward pass under way
+        self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket
+        self._silent_agreed = False
+        self._accumulating = False
+        self._worked = False  # a backward pass since the last counted optimiser step
+        self._frozen = [(name, param) for name, param in model.named_parameters() if not param.requires_grad]
+        self._shared_buffers = _persistent_buffers(model) if options.buffers == "broadcast" else []
+        self._scaler_step: Any = None
+        self._hooks: list[Any] = []
+        self._hook()
+
+    # -- what users call ----------------------------------------------------------------------------------------------
+
+    def weigh(self, weight: float) -> None:
+        """Give this rank's weight (its tokens or samples, say) for the launches to come; every rank calls it, once before a launch.
+
+        The mean is sum(w_k · x_k) / sum(w_k). It costs one message of 8 bytes to each rank, sent while the forward pass runs.
+        """
+        self._settle_weights()
+        self._weighing = agree.Sharing(self.driver, self.meter, struct.pack("<d", weight), "weigh", self._device)
+
+    def skip_step(self) -> None:
+        """Take part in a step with nothing new: no gradient on a rank without data, no update on a rank that drops one.
+
+        It keeps the ranks' clocks together; the others call `backward()` (or `optimizer.step()`) as always.
+        """
+        if self._on_gradients:
+            self._begin()
+            self._finish()
+        else:
+            self._after_step()
+
+    def check(self) -> None:
+        """Prove that what ranks must hold equal is equal, by hashes of every parameter (and of the buffers that are broadcast).
+
+        Raises:
+            DisagreementError: on every rank; it names the first parameter that differs.
+            NotLandedError: on `parameters()`, between two landings, when ranks differ rightly.
+        """
+        named: list[tuple[str, Tensor]] = []
+        for bucket in self.buckets:
+            common = self.strategy.on.common(bucket, bucket.state)
+            if common is None:
+                if self.apart:
+                    raise NotLandedError(f"check(): ranks have taken {self.apart} steps of their own since the last landing of {self.strategy.when!r}")
+                common = bucket.weights()
+            named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
+        order = {name: place for place, (name, _) in enumerate(self.model.named_parameters())}
+        named.sort(key=lambda item: order[item[0]])
+        agree.compare(self.driver, self.meter, named + self._shared_buffers, self._device)
+
+    @contextmanager
+    def common_weights(self) -> Iterator[nn.Module]:
+        """The model with the weights that ranks have in common: to validate, to save. Own weights come back at the end.
+
+        Common are the parameters themselves on gradients, the anchor on deltas, and the mean over ranks (a dense all-reduce) on parameters.
+        """
+        if self._on_gradients:
+            yield self.model
+            return
+        own = [bucket.weights() for bucket in self.buckets]
+        for bucket, mine in zip(self.buckets, own, strict=True):
+            common = self.strategy.on.common(bucket, bucket.state)
+            bucket.set_weights(self._mean(bucket, mine) if common is None else common)
+        try:
+            yield self.model
+        finally:
+            for bucket, mine in zip(self.buckets, own, strict=True):
+                bucket.set_weights(mine)
+
+    def report(self) -> Report:
+        """Bytes and seconds so far, by bucket and stage."""
+        return self.meter.report()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Residuals, warm starts, anchors, outer and private state, flights in the air: tensors only, rank-qualified where ranks differ.
+
+        With torch DCP: `dcp.save({"sync": sync, …})`, and `sync.load_checkpoint(folder)` at any world size.
+        """
+        return checkpoint.save(self)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state, after the model and the optimiser have been loaded.
+
+        Raises:
+            AttachError: it is of another strategy or model, or lacks what this world needs.
+        """
+        checkpoint.load(self, state)
+
+    def load_checkpoint(self, folder: str | Path, key: str = "sync") -> None:
+        """Go on from a DCP folder in which the syncer was saved as `key`, whatever the world that saved it.
+
+        Raises:
+            AttachError: there is no such state, or as in `load_state_dict`.
+        """
+        checkpoint.load(self, checkpoint.read_folder(folder, key))
+
+    def resume(self, step: int, apart: int) -> None:
+        """Set the clock, as a checkpoint has it."""
+        self.step, self.apart = step, apart
+        self.meter.steps = step
+        self._silent_agreed = self._accumulating = False
+
+    def close(self) -> None:
+        """Land what is in flight, take the hooks off, stop the lanes.
+
+        On deltas a landing is written; on gradients the means of the last tau steps of a delayed schedule are dropped, as no step is left to
+        apply them.
+        """
+        if not self._hooks:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        if self._scaler_step is not None:
+            self.options.scaler.step = self._scaler_step
+        try:
+            while any(bucket.air for bucket in self.buckets):
+                self._land([bucket for bucket in self.buckets if bucket.air], write=not self._on_gradients)
+        finally:
+            self.driver.close()
+
+    def __enter__(self) -> Syncer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:  # what failed may never land
+            self.driver.close()
+
+    # -- hooks --------------------------------------------------------------------------------------------------------
+
+    def _hook(self) -> None:
+        for bucket in self.buckets:
+            for i, param in enumerate(bucket.params):
+                hook = self._gradient_hook(bucket, i) if self._on_gradients else self._work_hook
+                self._hooks.append(param.register_post_accumulate_grad_hook(hook))
+        if self._on_gradients:
+            self._hooks.append(self.optimizer.register_step_pre_hook(self._refuse_step))
+        elif self.options.scaler is None:
+            self._hooks.append(self.optimizer.register_step_post_hook(lambda *_: self._after_step() if self._worked else None))
+        else:  # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted, or the clocks drift apart
+            self._scaler_step = self.options.scaler.step
+            self.options.scaler.step = self._scaled_step
+
+    def _gradient_hook(self, bucket: FlatBucket, i: int) -> Any:
+        def hook(_: Tensor) -> None:
+            if self._tick is None:
+                self._refuse_reentrant()
+                self._begin()
+                self._task = torch._C._current_graph_task_id()  # type: ignore[attr-defined]
+                torch.autograd.Variable._execution_engine.queue_callback(self._finish)  # type: ignore[attr-defined]
+            elif torch._C._current_graph_task_id() != self._task:  # type: ignore[attr-defined]
+                raise AttachError(
+                    "a gradient arrived from another backward pass than the one under way: either an earlier backward() failed half-way "
+                    "(attach again), or activation checkpointing is reentrant (use checkpoint(…, use_reentrant=False))"
+                )
+            if self._launching:
+                bucket.take(i, self._scale)
+                if not bucket.missing:
+                    self._launch_full()
+
+        return hook
+
+    def _work_hook(self, _: Tensor) -> None:
+        self._worked = True
+
+    def _scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        result = self._scaler_step(optimizer, *args, **kwargs)
+        if optimizer is self.optimizer and self._worked:
+            self._after_step()
+        return result
+
+    def _refuse_step(self, *_: Any) -> None:
+        if self._accumulating:
+            raise NotLandedError(
+                f"optimizer.step() before step {self.step} of {self.strategy.when!r}: .grad holds this rank's own sum, no mean has landed. "
+                f"Call it once every {self.strategy.when.period} backward passes"
+            )
+
+    def _refuse_reentrant(self) -> None:
+        """A reentrant checkpoint runs a backward pass within the backward pass, so that its end comes too early."""
+        frame = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code.co_name == "backward" and frame.f_code.co_filename.endswith("utils/checkpoint.py"):
+                raise AttachError("reentrant activation checkpointing cannot be synchronised during backward; use checkpoint(…, use_reentrant=False)")
+            frame = frame.f_back  # type: ignore[assignment]
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        for name, param in self._frozen:
+            if param.requires_grad:
+                raise AttachError(f"{name!r} was frozen at attach and trains now: close the syncer and attach again after unfreezing")
+        tick = self.strategy.when.tick(self.step, len(self.buckets))
+        self.driver.at(f"step {self.step}")
+        self._next = 0
+        if tick.launch:
+            self._settle_weights()
+            self._scale = self._share / (self._loss_scale if self._stateful else 1.0)
+            for bucket in self.buckets:
+                bucket.turn()
+        self._tick = tick
+        self._launching = bool(tick.launch)
+
+    def _launch_full(self) -> None:
+        """Launch the buckets that are full, in index order, so that every rank launches alike."""
+        while self._next < len(self.buckets) and not self.buckets[self._next].missing:
+            self._launch(self.buckets[self._next])
+            self._next += 1
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        """The end of a backward pass."""
+        tick = self._tick
+        assert tick is not None
+        if tick.launch:
+            absent = [[i for i, param in enumerate(b.params) if not b.taken[i] and param.grad is None] for b in self.buckets]
+            for bucket in self.buckets:
+                for i in range(len(bucket.params)):
+                    if not bucket.taken[i]:
+                        bucket.take(i, self._scale)
+            self._launch_full()
+            if not self._silent_agreed:
+                self._agree_silent(absent)
+        self._land([self.buckets[index] for index in tick.land])
+        self._accumulating = not tick.launch
+        self._end(tick)
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
+        """The end of an optimiser step."""
+        self._worked = False
+        tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
+        self.driver.at(f"step {self.step}")
+        if tick.launch:
+            self._settle_weights()
+            for index in tick.launch:
+                self._launch(self.buckets[index])
+        self._land([self.buckets[index] for index in tick.land])
+        self._end(tick)
+
+    def _end(self, tick: Tick) -> None:
+        self._tick = None
+        self.step += 1
+        self.meter.steps += 1
+        self.apart = 0 if tick.land else self.apart + 1
+        if tick.land and self._shared_buffers:
+            agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self._shared_buffers], f"step {self.step - 1}, buffers")
+
+    def _launch(self, bucket: FlatBucket) -> None:
+        tick = self._tick
+        assert tick is not None
+        x = self.strategy.on.read(bucket, bucket.state, self._share)
+        air = Airborne(self.step, x, [], [])
+        seat = Seat(self._seat.rank, self._seat.group, self.step, self._seat.seed)
+        for part in bucket.slices:
+            span, track = x[part.spec.begin : part.spec.end], Track()
+            if tick.dense:
+                route, codec = _DENSE
+                flight = route.carry(codec, span, part.spec, State(children={"codec": State()}), seat)
+            else:
+                part.flights += 1
+                track.number = part.flights
+                flight = self.strategy.how.carry(self.strategy.what, span, part.spec, part.state, seat)
+                flight = _tracked(flight, part, track) if self._stateful else flight
+            air.tracks.append(track)
+            air.handles.append(self.driver.start(flight, part.lane, f"step {self.step}, bucket {bucket.index} (from {bucket.names[0]!r})"))
+        bucket.air.append(air)
+
+    def _land(self, buckets: Sequence[FlatBucket], write: bool = True) -> None:
+        landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
+        if not landing:
+            return
+        finite = self.settle(landing)
+        for bucket, air in landing if write else ():
+            if not self._on_gradients and not finite:
+                raise FlightError(
+                    f"step {air.step}, bucket {bucket.index}: the mean over ranks is not finite, so some rank's parameters are not. "
+                    f"Nothing was written; {self._blame()}"
+                )
+            if self._on_gradients and self._stateful:
+                air.x.mul_(self._loss_scale)
+            self.strategy.on.write(bucket, air.x, bucket.state)
+
+    def settle(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> bool:
+        """Wait for launches of one step and put their sums in place; where any is not finite, take back what their flights did to the state.
+
+        Returns:
+            Whether the sums are finite; always true where neither state nor weights hang on it.
+        """
+        fresh = [(bucket, air) for bucket, air in landing if not air.settled]
+        for bucket, air in fresh:
+            row = self.meter.rows[bucket.index]
+            for part, handle in zip(bucket.slices, air.handles, strict=True):
+                begun = time.perf_counter()
+                total = handle.wait().total
+                row.exposed_s += time.perf_counter() - begun
+                row.add(handle)
+                span = air.x[part.spec.begin : part.spec.end]
+                if span.data_ptr() != total.data_ptr():
+                    span.copy_(total)
+            air.settled = True
+        if not (self._stateful or not self._on_gradients) or not landing:
+            return True
+        norms = [torch.linalg.vector_norm(air.x, float("inf")) for _, air in landing if air.x.numel()]
+        finite = bool(torch.stack(norms).isfinite().all())
+        if not finite:
+            for bucket, air in fresh:
+                _take_back(bucket, air)
+        return finite
+
+    # -- odds and ends ------------------------------------------------------------------------------------------------
+
+    @property
+    def _share(self) -> float:
+        return self.shares[self.driver.rank] if self.strategy.on.mean else 1.0
+
+    @property
+    def _loss_scale(self) -> float:
+        scaler = self.options.scaler
+        return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
+
+    def _settle_weights(self) -> None:
+        if self._weighing is None:
+            return
+        weights = [struct.unpack("<d", told)[0] for told in self._weighing.result()]
+        self._weighing = None
+        self.shares = shares(weights)
+
+    def _agree_silent(self, absent: list[list[int]]) -> None:
+        """Parameters that no rank's backward pass has reached keep `.grad = None`, as in a single process."""
+        bits = bytes(i in gone for bucket, gone in zip(self.buckets, absent, strict=True) for i in range(len(bucket.params)))
+        told = agree.share(self.driver, self.meter, bits, f"step {self.step}: parameters without gradients", self._device)
+        at, here = 0, []
+        for bucket, gone in zip(self.buckets, absent, strict=True):
+            everywhere = {i for i in range(len(bucket.params)) if all(other[at + i] for other in told)}
+            bucket.silent = frozenset(everywhere)
+            here += [bucket.names[i] for i in gone if i not in everywhere]
+            at += len(bucket.params)
+        if here:
+            shown = ", ".join(here[:3]) + (" …" if len(here) > 3 else "")
+            message = f"this rank's first backward pass did not reach {shown}, but another rank's did: they count as zeros here and take the mean"
+            warnings.warn(message, stacklevel=2)
+        self._silent_agreed = True
+
+    def _mean(self, bucket: FlatBucket, mine: Tensor) -> Tensor:
+        flight = native().carry(identity(), mine * (1 / self.driver.world), bucket.spec, State(children={"codec": State()}), self._seat)
+        handle = self.driver.start(flight, 0, f"common weights of bucket {bucket.index}")
+        total = handle.wait().total
+        self.meter.setup_bytes += handle.sent_bytes
+        return total
+
+    def _blame(self) -> str:
+        bad = [name for name, param in self.model.named_parameters() if not bool(param.isfinite().all())]
+        return f"here {bad[0]!r} is not finite" if bad else "this rank's own are finite"
+
+
+def shares(weights: Sequence[float]) -> list[float]:
+    """Each rank's share of the weights.
+
+    Raises:
+        AttachError: a weight is negative or not finite, or all are 0; the ranks are named.
+
+    Example:
+        >>> shares([1, 3])
+        [0.25, 0.75]
+    """
+    bad = {rank: weight for rank, weight in enumerate(weights) if not (math.isfinite(weight) and weight >= 0)}
+    if bad or not sum(weights):
+        raise AttachError(f"weights must be finite, at least 0 and not all 0; by rank: {bad or dict(enumerate(weights))}")
+    return [weight / sum(weights) for weight in weights]
+
+
+def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:
+    """The flight, with a note of which leaves it replaced (it runs on its lane, in order)."""
+    before = [(leaf, leaf.value) for _, leaf in part.state.walk()]
+    outcome = yield from flight
+    track.changed = [(leaf, old, leaf.value) for leaf, old in before if leaf.value is not old]
+    return outcome
+
+
+def _take_back(bucket: FlatBucket, air: Airborne) -> None:
+    """Undo what the flights of a failed step did to the state; where later ones have built on it, take out what is left of it."""
+    for later in bucket.air:
+        for handle in later.handles:
+            handle.wait()
+    for part, track in zip(bucket.slices, air.tracks, strict=False):
+        for leaf, before, after in track.changed:
+            if leaf.value is after:
+                leaf.value = before
+            elif leaf.kind in ("summed", "sharded"):
+                leaf.value = leaf.value + (before - after) * leaf.fade ** (part.flights - track.number)
+
+
+def _persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    kept = set(model.state_dict(keep_vars=True))
+    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]

@@ -1,0 +1,56 @@
+"""What can go wrong, as types: each message says what was asked, why it cannot be, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ThinwireError(Exception):
+    """The root of every error that Thinwire raises on purpose."""
+
+
+class StrategyError(ThinwireError, ValueError):
+    """A strategy, or a member of one, that cannot be honoured; all reasons at once.
+
+    Example:
+        >>> print(StrategyError(["bits=3 is not one of 2, 4, 8", "tau=-1 is below 0"]))
+        bits=3 is not one of 2, 4, 8
+        tau=-1 is below 0
+    """
+
+    def __init__(self, reasons: str | Sequence[str]) -> None:
+        self.reasons: tuple[str, ...] = (reasons,) if isinstance(reasons, str) else tuple(reasons)
+        super().__init__("\n".join(self.reasons))
+
+
+class AttachError(ThinwireError, ValueError):
+    """A model, an optimiser or an option that cannot be attached."""
+
+
+class DisagreementError(ThinwireError, RuntimeError):
+    """Ranks that should hold the same thing hold different things: strategies, models, or trained weights."""
+
+
+class NotLandedError(ThinwireError, RuntimeError):
+    """`optimizer.step()` was called on a tick where no mean had landed in `.grad`."""
+
+
+class PayloadError(ThinwireError, ValueError):
+    """Bytes that do not decode: too short, too long, or contradicting themselves."""
+
+
+class FlightError(ThinwireError, RuntimeError):
+    """A flight that could not be carried to its end: it names the step, the bucket and what the transport said."""
+
+
+class RankLostError(FlightError):
+    """One or more ranks died, stopped or were cut off; `ranks` names them.
+
+    Args:
+        ranks: the ranks that no longer answer; empty where all answer but the flight timed out.
+        message: the whole sentence for the user.
+    """
+
+    def __init__(self, ranks: Sequence[int], message: str) -> None:
+        self.ranks: tuple[int, ...] = tuple(ranks)
+        super().__init__(message)

@@ -1,0 +1,46 @@
+"""Everyone hears everyone: each payload goes to all ranks, and each rank adds up what it decodes.
+
+Steps:
+    1. encode once; 2. send the payload to the K-1 others (phased in pairs); 3. decode K payloads and add them in rank order.
+T = (K-1) (α + m/B). One loss, not two; the bytes grow with the world, so: two ranks, or sparse payloads while m/M < 2/K.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from thinwire.core import Codec, Flight, Packet, Route, Seat, Spec, State
+from thinwire.how._talk import Talk, one_span, swap
+
+
+@dataclass(frozen=True)
+class gather(Route):
+    """All-gather of payloads, any codec; (K-1)·m bytes out of each rank.
+
+    Example:
+        >>> from thinwire.what import identity
+        >>> import torch
+        >>> gather().sent_nbytes(identity(), Spec((), 0, 10, torch.float32), Seat(0, (0, 1, 2), 0, 0))
+        80
+    """
+
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+        return (yield from one_span(codec.rounds(x, spec, state.child("codec"), seat), _total))
+
+    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        nbytes = codec.nbytes(spec)
+        return None if nbytes is None else (seat.world - 1) * nbytes
+
+
+def _total(packet: Packet) -> Talk:
+    seat = packet.seat
+    send = [(rank, packet.payload, packet.fixed) for rank in seat.others]
+    got = yield from swap(send, [(rank, packet.coder, packet.spec) for rank in reversed(seat.others)], packet.payload.device)
+    got[seat.rank] = packet.payload
+    total: Tensor | None = None
+    for rank in seat.group:
+        total = packet.add(total, got.pop(rank), rank)
+    assert total is not None
+    return total

@@ -1,0 +1,144 @@
+"""Members by name: `kind` and `id` <-> class <-> plain tables (TOML), all mistakes reported at once.
+
+A member is a frozen dataclass. Its fields are its whole configuration, so `repr`, equality and the table form
+cost nothing: a member is the table `{use = "topk", k = 64, per = 4096}`, and members nest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from thinwire.errors import StrategyError
+
+
+class Member:
+    """A value of one of the slots `when`, `what`, `how`, `on` (or of a slot within one, such as `outer`)."""
+
+    kind: ClassVar[str] = ""
+
+
+def members(kind: str) -> dict[str, type[Member]]:
+    """Every concrete member class of a kind by its name; subclasses register by existing."""
+    found: dict[str, type[Member]] = {}
+    for cls in _subclasses(Member):
+        if cls.kind == kind and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
+            other = found.setdefault(cls.__name__, cls)
+            if other is not cls:
+                message = f"two classes are called {cls.__name__} in {kind!r}: {other.__module__} and {cls.__module__}. Rename one."
+                raise StrategyError(message)
+    return found
+
+
+def find(kind: str, name: str) -> type[Member]:
+    """The member class called `name`.
+
+    Raises:
+        StrategyError: no member of that kind has that name; the nearest names are suggested.
+    """
+    known = members(kind)
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(known)) or 'none'}."
+    raise StrategyError(f"{kind}: no member is called {name!r}. {hint}")
+
+
+def to_table(member: Member) -> dict[str, Any]:
+    """The plain table of a member, nested members as nested tables; a `None` field is left out (TOML has no null)."""
+    table: dict[str, Any] = {"use": type(member).__name__}
+    for field in dataclasses.fields(member):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
+        value = getattr(member, field.name)
+        if value is not None:
+            table[field.name] = _plain(value)
+    return table
+
+
+def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member | None:
+    """The member that a table describes; what is wrong is added to `problems` with its path, and `None` comes back."""
+    if not isinstance(table, Mapping):
+        problems.append(f'{path}: expected a table such as {{use = "…"}}, found {table!r}')
+        return None
+    rest = dict(table)
+    name = rest.pop("use", None)
+    if not isinstance(name, str):
+        problems.append(f"{path}: the key 'use' is missing; it names the member, one of {', '.join(sorted(members(kind)))}")
+        return None
+    try:
+        cls = find(kind, name)
+    except StrategyError as error:
+        problems.extend(f"{path}: {reason}" for reason in error.reasons)
+        return None
+    before = len(problems)
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in rest.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(fields) or 'no keys'}"
+            problems.append(f"{path}.{key}: {name} has no such key; {hint}")
+        else:
+            values[key] = _typed(value, hints[key], f"{path}.{key}", problems)
+    for key, field in fields.items():
+        if key not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            problems.append(f"{path}.{key}: {name} needs it")
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**values)
+    except StrategyError as error:
+        problems.extend(f"{path}: {reason}" for reason in error.reasons)
+        return None
+
+
+def _subclasses(cls: type[Member]) -> Iterator[type[Member]]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Member):
+        return to_table(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
+    """`value` as the annotation `hint` wants it, or a line in `problems`."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        attempts: list[list[str]] = []
+        for option in options:
+            tried: list[str] = []
+            result = _typed(value, option, path, tried)
+            if not tried:
+                return result
+            attempts.append(tried)
+        problems.extend(max(attempts, key=lambda tried: max(map(len, tried))))  # the attempt that got furthest says most
+        return None
+    if origin is typing.Literal:
+        if value not in options:
+            problems.append(f"{path}: {value!r} is not one of {', '.join(map(repr, options))}")
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = [options[0]] * len(value) if options[-1] is Ellipsis else list(options)
+        if len(inner) != len(value):
+            problems.append(f"{path}: expected {len(inner)} items, found {len(value)}")
+            return None
+        return tuple(_typed(item, want, f"{path}[{i}]", problems) for i, (item, want) in enumerate(zip(value, inner, strict=True)))
+    if inspect.isclass(hint) and issubclass(hint, Member):
+        return from_table(hint.kind, value, path, problems)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if inspect.isclass(hint) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    problems.append(f"{path}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    return None

@@ -1,0 +1,104 @@
+"""A strategy is one value of each: when to talk, what to say, how to carry it, on which tensors.
+
+Every method of the literature is a row, not a program:
+
+    plain data parallel   Strategy()
+    local SGD             Strategy(when=every(16), on=parameters())
+    PowerSGD              Strategy(what=feedback(lowrank(4)))
+    DiLoCo                Strategy(when=every(100), on=deltas(outer=nesterov(0.7, 0.9)))
+
+What cannot be honoured is refused here, where the user speaks, and not at step 4000.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any
+
+from thinwire.core import Codec, Route, Schedule, Target
+from thinwire.errors import StrategyError
+from thinwire.how import native
+from thinwire.on import gradients
+from thinwire.registry import from_table, to_table
+from thinwire.what import identity
+from thinwire.when import every
+
+_SLOTS: dict[str, type] = {"when": Schedule, "what": Codec, "how": Route, "on": Target}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """when × what × how × on, checked against one another.
+
+    Args:
+        when: a schedule, such as `every(1)`.
+        what: a codec, such as `feedback(topk(0.01))`.
+        how: a route, such as `gather()`.
+        on: a target, such as `gradients()`.
+
+    Raises:
+        StrategyError: a slot holds something else, or two slots do not fit; all reasons at once, each with what to do.
+
+    Example:
+        >>> Strategy(when=every(4))
+        Strategy(when=every(n=4), what=identity(), how=native(), on=gradients(reduce='mean'))
+        >>> Strategy.from_toml(Strategy(when=every(4)).to_toml()) == Strategy(when=every(4))
+        True
+    """
+
+    when: Schedule = field(default_factory=every)
+    what: Codec = field(default_factory=identity)
+    how: Route = field(default_factory=native)
+    on: Target = field(default_factory=gradients)
+
+    def __post_init__(self) -> None:
+        reasons = []
+        for slot, cls in _SLOTS.items():
+            value = getattr(self, slot)
+            if not isinstance(value, cls):
+                reasons.append(
+                    f"Strategy({slot}={value!r}): this slot takes a {cls.__name__.lower()} from thinwire.{slot}, such as {_default(slot)!r}"
+                )
+        if not reasons:
+            reasons = [reason for reason in (self.how.refuses(self.what), self.on.refuses(self.when, self.what)) if reason]
+        if reasons:
+            raise StrategyError(reasons)
+
+    def to_toml(self) -> str:
+        """The strategy as TOML, every setting written out."""
+        import tomli_w
+
+        return tomli_w.dumps({slot: to_table(getattr(self, slot)) for slot in _SLOTS})
+
+    @classmethod
+    def from_toml(cls, text: str) -> Strategy:
+        """The strategy that TOML describes; a slot that is left out has its default.
+
+        Raises:
+            StrategyError: bad TOML, unknown keys, wrong types, members that do not fit: all at once, each with its path.
+        """
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise StrategyError(f"not TOML: {error}") from error
+        problems: list[str] = []
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key in _SLOTS:
+                values[key] = from_table(key, value, key, problems)
+            else:
+                near = difflib.get_close_matches(key, _SLOTS, n=1)
+                problems.append(f"{key}: a strategy has the slots when, what, how and on{f'; did you mean {near[0]!r}?' if near else ''}")
+        if not problems:
+            try:
+                return cls(**values)
+            except StrategyError as error:
+                problems.extend(error.reasons)
+        raise StrategyError(problems)
+
+
+def _default(slot: str) -> Any:
+    return next(f.default_factory() for f in dataclasses.fields(Strategy) if f.name == slot and callable(f.default_factory))

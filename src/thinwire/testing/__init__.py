@@ -1,0 +1,16 @@
+"""Conformance checks: hand your member to the check of its kind, and every law of the house is tried on it.
+
+    from thinwire.testing import check_codec
+
+    def test_ternary() -> None:
+        check_codec(ternary(), error_bound=lambda x, spec, seat: x.abs().max().expand_as(x), unbiased=True)
+
+A broken law raises AssertionError, which names the law, the member and the input. No test runner is needed.
+"""
+
+from thinwire.testing.cases import RANKS, inputs, seats, specs
+from thinwire.testing.check_codec import check_codec
+from thinwire.testing.check_route import check_route
+from thinwire.testing.check_schedule import check_schedule
+
+__all__ = ["RANKS", "check_codec", "check_route", "check_schedule", "inputs", "seats", "specs"]

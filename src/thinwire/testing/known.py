@@ -1,0 +1,149 @@
+"""What the checks know of Thinwire's own codecs: how much each may lose, whether it is unbiased, whether it draws lots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Codec, Seat, Spec
+from thinwire.kernels import reference
+from thinwire.what import by_role, cast, chain, feedback, identity, lowrank, randomk, threshold, topk, uniform
+
+Bound: TypeAlias = Callable[[Tensor, Spec, Seat], Tensor]
+"""|sent - x| allowed of each value, from (x, spec, seat): (spec.numel,) float64."""
+
+
+@singledispatch
+def bound(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    """The built-in bound of a codec: (spec.numel,) float64.
+
+    Raises:
+        TypeError: none is known; the caller states one.
+
+    Example:
+        >>> spec = Spec((), 0, 2, torch.float32)
+        >>> bound(threshold(1.0), torch.tensor([0.5, 2.0]), spec, Seat(0, (0,), 0, 0))
+        tensor([0.5000, 0.0000], dtype=torch.float64)
+    """
+    raise TypeError(f"no error bound is known for {codec!r}: give error_bound=, the |sent - x| allowed of each value")
+
+
+@bound.register
+def _(codec: identity, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    return (x.to(spec.dtype).double() - x.double()).abs()  # nothing, unless x is wider than the bucket
+
+
+@bound.register
+def _(codec: cast, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    info = torch.finfo({"bf16": torch.bfloat16, "fp16": torch.float16}[codec.dtype])
+    error = x.double().abs() * info.eps / 2 + info.smallest_normal * info.eps / 2
+    return error.masked_fill(x.double().abs() > info.max, float("inf"))
+
+
+@bound.register
+def _(codec: uniform, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    share = 0.5 if codec.rounding == "nearest" else 1.0
+    _, top = reference.levels(codec.bits, codec.grid)
+    x = x.double().abs()
+    if codec.step is not None:
+        return torch.maximum(torch.full_like(x, share * codec.step), x - top * codec.step) + 4 * torch.finfo(spec.work).eps * x
+    absmax = reference.to_blocks(x, codec.block or max(spec.numel, 1)).amax(1, keepdim=True)
+    slack = 8 * torch.finfo(spec.work).eps * absmax + 2 * top * torch.finfo(spec.work).smallest_normal * torch.finfo(spec.work).eps
+    error = share * absmax / top + slack * (absmax > 0)
+    return error.expand(-1, codec.block or max(spec.numel, 1)).reshape(-1)[: spec.numel]
+
+
+@bound.register
+def _(codec: topk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    x, errors = x.double().abs(), []
+    size = codec.per or max(spec.numel, 1)
+    for chunk in x.split(size):
+        kept = codec.core_numel(Spec((), 0, chunk.numel(), spec.dtype))
+        smallest = chunk.topk(kept).values[-1]
+        errors.append(torch.where(chunk <= smallest, chunk, 0) if kept < chunk.numel() else torch.zeros_like(chunk))
+    return torch.cat(errors)[: spec.numel]
+
+
+@bound.register
+def _(codec: threshold, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    x = x.to(spec.work).abs()
+    return torch.where(x < codec.value, x, 0).double()
+
+
+@bound.register
+def _(codec: randomk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    scale = spec.numel / max(codec.core_numel(spec), 1) if codec.unbiased else 1.0
+    return x.double().abs() * max(1.0, scale - 1.0) * (1 + 1e-6)
+
+
+@bound.register
+def _(codec: lowrank, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    error = torch.zeros(spec.numel, dtype=torch.float64)
+    for piece in spec.pieces():
+        own = slice(piece.at, piece.at + piece.high - piece.low)
+        if f"q/{piece.part.name}" in codec.init(spec, seat).leaves:
+            error[own] = x[own].double().norm() * (1 + 1e-5)  # a projection never makes a matrix longer
+    return error
+
+
+@bound.register
+def _(codec: chain, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    state = codec.init(spec, seat)
+    core, side = codec.first.split(x, spec, state.child("first"), seat)
+    inner = bound(codec.second, core, Spec((), 0, core.numel(), spec.work), seat)
+    spread = codec.first.join(inner.to(spec.work), side, spec, state.child("first"), seat, seat.rank)
+    return bound(codec.first, x, spec, seat) + spread.double() * (1 + 1e-6)
+
+
+@bound.register
+def _(codec: feedback, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    return bound(codec.inner, x, spec, seat)
+
+
+@bound.register
+def _(codec: by_role, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    error = torch.zeros(spec.numel, dtype=torch.float64)
+    for role, sub, pieces in codec._split(spec):
+        own = torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
+        error[own] = bound(codec._codecs[role], x[own], sub, seat.under(role))
+    return error
+
+
+def is_unbiased(codec: Codec) -> bool:
+    """The mean over draws of what it sends is what it was given.
+
+    Example:
+        >>> is_unbiased(uniform(4)), is_unbiased(uniform(4, rounding="stochastic")), is_unbiased(randomk(3) >> cast())
+        (False, True, False)
+    """
+    if isinstance(codec, uniform):
+        return codec.rounding == "stochastic" and codec.step is None
+    if isinstance(codec, randomk):
+        return codec.unbiased
+    if isinstance(codec, chain):
+        return is_unbiased(codec.first) and is_unbiased(codec.second)
+    if isinstance(codec, by_role):
+        return all(map(is_unbiased, (codec.matrix, codec.embedding, codec.vector)))
+    return isinstance(codec, identity)
+
+
+def draws_lots(codec: Codec) -> bool:
+    """What it sends depends on the step and the seed.
+
+    Example:
+        >>> draws_lots(feedback(topk(1) >> uniform(4, rounding="stochastic"))), draws_lots(topk(1))
+        (True, False)
+    """
+    if isinstance(codec, uniform):
+        return codec.rounding == "stochastic"
+    if isinstance(codec, chain):
+        return draws_lots(codec.first) or draws_lots(codec.second)
+    if isinstance(codec, feedback):
+        return draws_lots(codec.inner)
+    if isinstance(codec, by_role):
+        return any(map(draws_lots, (codec.matrix, codec.embedding, codec.vector)))
+    return isinstance(codec, randomk)

@@ -1,0 +1,103 @@
+"""Sparsification: the k entries of largest magnitude, of the whole span or of each chunk of `per` values.
+
+Steps:
+    1. in each chunk the k largest |v|; 2. their places, packed in ceil(log2(per)) bits each (side bytes); 3. their values (core).
+Of all k-sparse vectors it is the nearest: ||v - topk(v)||² <= (1 - k/n) ||v||². It is biased, so it belongs in `feedback(…)`.
+(Aji & Heafield 2017, arXiv:1704.05021; chunks of 4096 as in SparseLoCo, arXiv:2508.15706.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Grain, Seat, Spec, State
+from thinwire.errors import PayloadError, StrategyError
+from thinwire.kernels import reference
+from thinwire.what.chain import Transform, gather_indices
+
+
+@dataclass(frozen=True)
+class topk(Transform):
+    """The k largest of each `per` values, exact: places packed, values by what follows `>>` (float32 where nothing does).
+
+    Args:
+        k: how many (int), or what share (float in (0, 1]), rounded up.
+        per: the chunk; 0 means the whole span.
+
+    Raises:
+        StrategyError: k is not positive, above `per`, or a share above 1; per < 0.
+
+    NaN counts as the largest, so it is sent, and every rank's sum is NaN there.
+
+    Example:
+        >>> spec = Spec((), 0, 8192, torch.float32)
+        >>> topk(64, per=4096).nbytes(spec)  # 128 values of 4 bytes and 128 places of 12 bits
+        704
+    """
+
+    k: int | float
+    per: int = 0
+
+    def __post_init__(self) -> None:
+        reasons = []
+        if self.per < 0:
+            reasons.append(f"topk(per={self.per}): a chunk has at least 1 value, or 0 for the whole span")
+        if isinstance(self.k, bool) or self.k <= 0 or (isinstance(self.k, float) and self.k > 1):
+            reasons.append(f"topk(k={self.k}): a count is at least 1; a share (float) lies in (0, 1]")
+        elif self.per and self.k > self.per:
+            reasons.append(f"topk(k={self.k}, per={self.per}): a chunk of {self.per} has no {self.k} largest")
+        if reasons:
+            raise StrategyError(reasons)
+
+    @property
+    def grain(self) -> Grain:
+        return self.per or 1
+
+    @property
+    def drops(self) -> bool:
+        return True
+
+    def core_numel(self, spec: Spec) -> int:
+        return sum(chunks * kept for chunks, _, kept in self._chunks(spec))
+
+    def side_nbytes(self, spec: Spec, core_numel: int) -> int:
+        return reference.packed_nbytes(core_numel, self._bits(spec))
+
+    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+        x = x.to(spec.work)
+        cores, places, at = [x.new_empty(0)], [torch.empty(0, dtype=torch.int64, device=x.device)], 0
+        for chunks, size, kept in self._chunks(spec):
+            rows = x[at : at + chunks * size].view(chunks, size)
+            where = rows.abs().topk(kept, dim=1, sorted=False).indices.sort(dim=1).values  # in order: they pack better
+            cores.append(rows.gather(1, where).view(-1))
+            places.append(where.view(-1))
+            at += chunks * size
+        return torch.cat(cores), reference.pack(torch.cat(places), self._bits(spec))
+
+    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
+        places = gather_indices(side, core.numel(), self._bits(spec), self.per or spec.numel, self)
+        at = done = 0
+        for chunks, size, kept in self._chunks(spec):
+            take = slice(done, done + chunks * kept)
+            where = places[take].view(chunks, kept)
+            if chunks and int(where.max()) >= size:
+                raise PayloadError(f"{self!r}: a place of {int(where.max())} in a chunk of {size}; the payload is corrupted")
+            out[at : at + chunks * size].view(chunks, size).scatter_(1, where, core[take].view(chunks, kept))
+            at, done = at + chunks * size, take.stop
+        return out
+
+    def _bits(self, spec: Spec) -> int:
+        return max(1, ((self.per or spec.numel) - 1).bit_length())
+
+    def _chunks(self, spec: Spec) -> list[tuple[int, int, int]]:
+        """(how many chunks, their size, values kept of each): the full chunks, then what is left over."""
+        size = self.per or max(spec.numel, 1)
+        runs = [(spec.numel // size, size), (1, spec.numel % size)]
+        return [(chunks, n, self._kept(n)) for chunks, n in runs if chunks and n]
+
+    def _kept(self, n: int) -> int:
+        return min(n, self.k if isinstance(self.k, int) else -int(-self.k * n // 1))

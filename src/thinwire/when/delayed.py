@@ -1,0 +1,57 @@
+"""Apply what was said tau steps ago: w(t+1) = w(t) - eta · mean g(t - tau).
+
+The wire gets tau whole steps to do its work, so it is hidden behind compute as long as tau steps outlast it; the price is
+staleness: on gradients the step size that stays stable falls with tau. (Zinkevich, Langford, Smola 2009, "Slow learners are
+fast"; on deltas, the overlap of Streaming DiLoCo, Douillard et al. 2025, arXiv:2501.18512.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thinwire.core import Schedule, Tick
+from thinwire.errors import StrategyError
+
+
+@dataclass(frozen=True)
+class delayed(Schedule):
+    """Land each launch of `inner` tau steps later; the first tau steps land nothing, as the recurrence says.
+
+    Args:
+        tau: steps from launch to landing, at least 0.
+        inner: the schedule of launches; a dense launch (of `warmup`) is delayed as any other.
+
+    Raises:
+        StrategyError: tau < 0, or `inner` is delayed itself.
+
+    Example:
+        >>> from thinwire.when import every
+        >>> [delayed(1, every(2)).tick(step, buckets=1).land for step in range(5)]
+        [(), (), (0,), (), (0,)]
+    """
+
+    tau: int
+    inner: Schedule
+
+    def __post_init__(self) -> None:
+        if self.tau < 0:
+            raise StrategyError(f"delayed(tau={self.tau}): a landing cannot come before its launch; tau is at least 0")
+        if self.inner.delay:
+            raise StrategyError(f"delayed({self.tau}, {self.inner!r}): the inner schedule is delayed itself; add the two delays up")
+
+    @property
+    def period(self) -> int:
+        return self.inner.period
+
+    @property
+    def delay(self) -> int:
+        return self.tau
+
+    @property
+    def fragments(self) -> int:
+        return self.inner.fragments
+
+    def tick(self, step: int, buckets: int) -> Tick:
+        now = self.inner.tick(step, buckets)
+        land = self.inner.tick(step - self.tau, buckets).land if step >= self.tau else ()
+        return Tick(now.launch, land, now.dense)

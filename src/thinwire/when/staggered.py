@@ -1,0 +1,56 @@
+"""Spread the launches of a period over its steps, so that the peak falls and the total stays.
+
+The buckets are dealt into fragments (bucket b to fragment b mod parts); fragment p talks at its own step of each period.
+(Streaming DiLoCo's fragments, Douillard et al. 2025, arXiv:2501.18512, there of whole layers.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thinwire.core import Schedule, Tick
+from thinwire.errors import StrategyError
+from thinwire.when.every import every
+
+
+@dataclass(frozen=True)
+class staggered(Schedule):
+    """Fragment p of `parts` launches and lands at the steps t with (t + 1) mod n = (p + 1) n / parts mod n.
+
+    Args:
+        parts: fragments, from 1 to the period.
+        inner: the period, as `every(n)`.
+
+    Raises:
+        StrategyError: parts < 1, or more fragments than steps in a period.
+
+    Example:
+        >>> [staggered(2, every(4)).tick(step, buckets=3).launch for step in range(4)]
+        [(), (0, 2), (), (1,)]
+    """
+
+    parts: int
+    inner: every
+
+    def __post_init__(self) -> None:
+        if self.parts < 1:
+            raise StrategyError(f"staggered(parts={self.parts}): there is at least 1 fragment")
+        if self.parts > self.inner.n:
+            message = (
+                f"staggered({self.parts}, {self.inner!r}): {self.parts} fragments cannot have a step each in a period of {self.inner.n}"
+            )
+            raise StrategyError(f"{message}; take at most {self.inner.n} fragments or a longer period")
+
+    @property
+    def period(self) -> int:
+        return self.inner.n
+
+    @property
+    def fragments(self) -> int:
+        return self.parts
+
+    def tick(self, step: int, buckets: int) -> Tick:
+        n = self.inner.n
+        due = {p for p in range(self.parts) if (step + 1) % n == (p + 1) * n // self.parts % n}
+        launch = tuple(bucket for bucket in range(buckets) if bucket % self.parts in due)
+        return Tick(launch, launch)
