@@ -15,6 +15,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
@@ -121,7 +122,7 @@ class Spec:
         else:
             blocks = -(-self.numel // grain)
             marks = [min(self.begin + (i * blocks + ways - 1) // ways * grain, self.end) for i in range(ways + 1)]
-        return tuple(self.span(low, high) for low, high in zip(marks, marks[1:], strict=False))
+        return tuple(self.span(low, high) for low, high in pairwise(marks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +243,8 @@ class Outcome:
     """What came of a flight: the sum over ranks, and what this rank's share of it was.
 
     total: (spec.numel,) the sum of the contributions as decoded, bitwise equal on every rank of the group.
-    sent: what this rank contributed after loss, computed when asked.
+    sent: what this rank contributed after loss, computed when asked; `None` from a codec that loses nothing: what it was given, in the
+        span's dtype. A route may not know it, and says `None` too.
     """
 
     total: Tensor
@@ -343,9 +345,9 @@ class Coder(Codec):
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
         packet = self.packet(x, spec, state, seat)
-        own = packet.payload
+        own = packet.payload.clone() if self.lossy and packet.sums else packet.payload  # what may be added is added in place
         total = yield packet
-        return Outcome(total, lambda: packet.open(own, seat.rank))
+        return Outcome(total, (lambda: packet.open(own, seat.rank)) if self.lossy else None)
 
     def expect(self, payload: Tensor, nbytes: int) -> None:
         """Raise unless a payload has the length that it must have."""
@@ -430,7 +432,12 @@ class Schedule(Member, ABC):
     @property
     @abstractmethod
     def period(self) -> int:
-        """Steps from one launch of a bucket to its next."""
+        """Steps from one launch of a bucket to its next, once any warm-up is over."""
+
+    @property
+    def gap(self) -> int:
+        """The fewest steps between two launches of a bucket: 1 in a warm-up."""
+        return self.period
 
     @property
     def delay(self) -> int:
@@ -445,7 +452,7 @@ class Schedule(Member, ABC):
     @property
     def depth(self) -> int:
         """The most flights of one bucket in the air at once."""
-        return self.delay // self.period + 1
+        return self.delay // self.gap + 1
 
     @abstractmethod
     def tick(self, step: int, buckets: int) -> Tick:
@@ -515,10 +522,12 @@ class Outer(Member, ABC):
 class Handle(Protocol):
     """A flight in the air."""
 
-    encode_s: float
-    wire_s: float
-    sent_bytes: float
-
+    @property
+    def encode_s(self) -> float: ...
+    @property
+    def wire_s(self) -> float: ...
+    @property
+    def sent_bytes(self) -> float: ...
     def wait(self) -> Outcome:
         """The outcome, once landed.
 
@@ -545,4 +554,8 @@ class Driver(Protocol):
     def start(self, flight: Flight, lane: int, label: str) -> Handle:
         """Put a flight on a lane: lanes run side by side, the flights of one lane one after another to completion."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Run what was started to its end, then stop."""
+
+    def abandon(self) -> None:
+        """Leave without waiting for flights that may never land; the others are told that this rank has left."""

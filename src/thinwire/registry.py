@@ -11,7 +11,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from thinwire.errors import StrategyError
@@ -47,6 +47,23 @@ def find(kind: str, name: str) -> type[Member]:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(known)) or 'none'}."
     raise StrategyError(f"{kind}: no member is called {name!r}. {hint}")
+
+
+def inside(value: Any) -> Iterator[Member]:
+    """A member and every member within it, at any depth.
+
+    Example:
+        >>> from thinwire.what import cast, feedback, topk
+        >>> [type(member).__name__ for member in inside(feedback(topk(3) >> cast()))]
+        ['feedback', 'chain', 'topk', 'cast']
+    """
+    if isinstance(value, tuple):
+        for item in value:
+            yield from inside(item)
+    elif isinstance(value, Member):
+        yield value
+        for field in dataclasses.fields(value):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
+            yield from inside(getattr(value, field.name))
 
 
 def to_table(member: Member) -> dict[str, Any]:
@@ -115,30 +132,37 @@ def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
     """`value` as the annotation `hint` wants it, or a line in `problems`."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        attempts: list[list[str]] = []
-        for option in options:
-            tried: list[str] = []
-            result = _typed(value, option, path, tried)
-            if not tried:
-                return result
-            attempts.append(tried)
-        problems.extend(max(attempts, key=lambda tried: max(map(len, tried))))  # the attempt that got furthest says most
-        return None
-    if origin is typing.Literal:
-        if value not in options:
-            problems.append(f"{path}: {value!r} is not one of {', '.join(map(repr, options))}")
-        return value
+        return _one_of(value, options, path, problems)
     if origin is tuple and isinstance(value, list | tuple):
-        inner = [options[0]] * len(value) if options[-1] is Ellipsis else list(options)
-        if len(inner) != len(value):
-            problems.append(f"{path}: expected {len(inner)} items, found {len(value)}")
-            return None
-        return tuple(_typed(item, want, f"{path}[{i}]", problems) for i, (item, want) in enumerate(zip(value, inner, strict=True)))
+        return _each_of(value, options, path, problems)
     if inspect.isclass(hint) and issubclass(hint, Member):
         return from_table(hint.kind, value, path, problems)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if origin is typing.Literal:
+        if any(type(value) is type(option) and value == option for option in options):
+            return value
+        problems.append(f"{path}: {value!r} is not one of {', '.join(map(repr, options))}")
+    elif hint is float and type(value) is int:
         return float(value)
-    if inspect.isclass(hint) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    problems.append(f"{path}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    elif not inspect.isclass(hint) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        problems.append(f"{path}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    return value
+
+
+def _one_of(value: Any, options: tuple[Any, ...], path: str, problems: list[str]) -> Any:
+    attempts: list[list[str]] = []
+    for option in options:
+        tried: list[str] = []
+        result = _typed(value, option, path, tried)
+        if not tried:
+            return result
+        attempts.append(tried)
+    problems.extend(max(attempts, key=lambda tried: max(map(len, tried))))  # the attempt that got furthest says most
     return None
+
+
+def _each_of(values: Sequence[Any], options: tuple[Any, ...], path: str, problems: list[str]) -> Any:
+    wanted = [options[0]] * len(values) if options[-1] is Ellipsis else list(options)
+    if len(wanted) != len(values):
+        problems.append(f"{path}: expected {len(wanted)} items, found {len(values)}")
+        return None
+    return tuple(_typed(value, want, f"{path}[{i}]", problems) for i, (value, want) in enumerate(zip(values, wanted, strict=True)))

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.train.batches import Batches, permuted, validation_windows
@@ -14,6 +14,7 @@ from thinwire.train.batches import Batches, permuted, validation_windows
 # Every three bytes in a row occur once, so a window of 2 tokens and a target tells where it began.
 CORPUS = bytes(value for high in range(200) for value in (255, high))
 
+patient = settings(deadline=None)  # other tests share the cores
 worlds = st.integers(1, 4)
 batch_sizes = st.integers(1, 6)
 steps = st.integers(0, 10**15)
@@ -26,6 +27,7 @@ def windows(batches: Batches, step: int) -> list[bytes]:
     return [bytes([*row.tolist(), last]) for row, last in zip(tokens, targets[:, -1].tolist(), strict=True)]
 
 
+@patient
 @given(world=worlds, batch=batch_sizes, step=steps, seed=seeds, context=st.integers(1, 50))
 def test_rows_are_windows_of_the_corpus_and_targets_follow_tokens(world: int, batch: int, step: int, seed: int, context: int) -> None:
     tokens, targets = Batches(CORPUS, context=context, batch=batch, seed=seed, world=world, rank=world - 1).at(step)
@@ -36,6 +38,7 @@ def test_rows_are_windows_of_the_corpus_and_targets_follow_tokens(world: int, ba
         assert row[1:] == after[:-1]
 
 
+@patient
 @given(step=steps, seed=seeds, detour=st.lists(steps, max_size=3))
 def test_a_step_is_the_same_whatever_was_read_before(step: int, seed: int, detour: list[int]) -> None:
     fresh = Batches(CORPUS, context=2, batch=4, seed=seed)
@@ -45,6 +48,7 @@ def test_a_step_is_the_same_whatever_was_read_before(step: int, seed: int, detou
     assert windows(fresh, step) == windows(used, step)
 
 
+@patient
 @given(world=worlds, batch=batch_sizes, step=steps, seed=seeds)
 def test_ranks_together_read_what_one_large_rank_reads(world: int, batch: int, step: int, seed: int) -> None:
     ranks = (Batches(CORPUS, context=2, batch=batch, seed=seed, rank=rank, world=world) for rank in range(world))
@@ -52,6 +56,7 @@ def test_ranks_together_read_what_one_large_rank_reads(world: int, batch: int, s
     assert apart == windows(Batches(CORPUS, context=2, batch=world * batch, seed=seed), step)
 
 
+@patient
 @given(length=st.integers(4, 60), context=st.integers(1, 3), batch=batch_sizes, seed=seeds, epoch=st.integers(0, 3))
 def test_an_epoch_reads_every_window_once(length: int, context: int, batch: int, seed: int, epoch: int) -> None:
     corpus, starts = bytes(range(length)), length - context
@@ -62,6 +67,7 @@ def test_an_epoch_reads_every_window_once(length: int, context: int, batch: int,
     assert sorted(read) == [corpus[at : at + context + 1] for at in range(starts)]
 
 
+@patient
 @given(size=st.integers(1, 3000), key=st.text(max_size=5))
 def test_permuted_is_a_permutation(size: int, key: str) -> None:
     assert permuted(torch.arange(size), size, key).sort().values.equal(torch.arange(size))
@@ -93,6 +99,7 @@ def test_a_batch_is_the_callers_to_change() -> None:
     assert windows(batches, 0) == before
 
 
+@patient
 @given(length=st.integers(2, 300), context=st.integers(1, 20), count=st.integers(1, 20))
 def test_validation_windows_span_the_corpus_and_never_overlap(length: int, context: int, count: int) -> None:
     corpus = bytes(at % 256 for at in range(length))

@@ -74,7 +74,7 @@ def test_branches_start_smaller_where_they_join_the_stream() -> None:
     for name, weight in deep.named_parameters():
         if weight.dim() == 2:
             expected = 0.02 / math.sqrt(16) if "project" in name else 0.02
-            assert float(weight.std()) == pytest.approx(expected, rel=0.05)
+            assert weight.std().item() == pytest.approx(expected, rel=0.05)
 
 
 def test_the_seed_fixes_the_weights() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,16 +19,26 @@ from thinwire.core import AllReduce, Exchange, Flight, Hop, Outcome, Ranks, allr
 from thinwire.errors import FlightError, RankLostError
 
 
-def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None) -> dict[int, Outcome]:
-    """Run one flight a rank to the end, in rank order, and return their outcomes.
+def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None, order: Sequence[int] | None = None) -> dict[int, Outcome]:
+    """Run one flight a rank to the end and return their outcomes.
 
     Args:
         flights: {rank: generator}.
         sent: counts the bytes that each rank hands to the wire, as the torch driver does.
+        order: the ranks in the order in which they come; ascending by default.
 
     Raises:
-        FlightError: the ranks wait for something that nobody sends, or sizes do not match; the message says who waits for what.
+        FlightError: the ranks wait for something that nobody sends, or send what nobody takes, or sizes do not match; the message says
+            which ranks.
+
+    Example:
+        >>> def flight(rank):
+        ...     told = yield AllReduce(torch.tensor([float(rank)]), (0, 1))
+        ...     return Outcome(told)
+        >>> run({rank: flight(rank) for rank in (0, 1)})[1].total
+        tensor([1.])
     """
+    order = sorted(flights) if order is None else order
     sent = sent if sent is not None else {}
     sent.update({rank: sent.get(rank, 0.0) for rank in flights})
     mail: dict[tuple[int, int], deque[Tensor]] = {}
@@ -49,11 +59,11 @@ def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None) -> 
                     mail.setdefault((rank, to), deque()).append(payload.clone())
                     sent[rank] += payload.numel()
 
-    for rank in sorted(flights):
+    for rank in order:
         advance(rank, None)
     while waiting:
         moved = False
-        for rank in sorted(waiting):
+        for rank in order:
             hop = waiting.get(rank)
             if isinstance(hop, Exchange) and all(not n or mail.get((source, rank)) for source, n in hop.recv):
                 advance(rank, {source: _receive(mail, source, rank, n) for source, n in hop.recv})
@@ -67,6 +77,9 @@ def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None) -> 
                 moved = True
         if not moved:
             raise FlightError(f"no rank can go on: {'; '.join(f'rank {r} waits in {_say(h)}' for r, h in sorted(waiting.items()))}")
+    left = [f"{sum(p.numel() for p in box)} bytes from rank {source} to rank {to}" for (source, to), box in sorted(mail.items()) if box]
+    if left:
+        raise FlightError(f"all ranks are done and nobody took {', '.join(left)}: their hops crossed")
     return outcomes
 
 
@@ -168,6 +181,9 @@ class LocalDriver:
 
     def close(self) -> None:
         """Nothing to close."""
+
+    def abandon(self) -> None:
+        """Nothing to leave."""
 
 
 @dataclass

@@ -73,6 +73,11 @@ class TorchDriver:
                 dist.destroy_process_group(made)
         self._groups.clear()
 
+    def abandon(self) -> None:
+        for lane in self._lanes:
+            lane.leave()
+        self.watch.close()
+
     def move(self, hop: Hop, lane: int) -> tuple[Any, float]:
         """Move one hop; its answer, and the bytes that this rank handed to the wire."""
         if isinstance(hop, AllReduce):
@@ -128,7 +133,9 @@ class TorchDriver:
         )
 
     def _start_watch(self) -> Watch:
-        store = dist.PrefixStore(f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation()}", dist.distributed_c10d._get_default_store())
+        store = dist.PrefixStore(
+            f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation()}", dist.distributed_c10d._get_default_store()
+        )
         own = store.clone()
         under_agent = torch.distributed.is_torchelastic_launched()
         return Watch(own, self.rank, self.world, host=None if under_agent or 0 not in self._members else self._members.index(0))
@@ -175,8 +182,12 @@ class _Lane:
         self._queue.put(handle)
 
     def stop(self) -> None:
-        self._queue.put(None)
+        self.leave()
         self._thread.join()
+
+    def leave(self) -> None:
+        """Stop after the flight under way, whenever that ends."""
+        self._queue.put(None)
 
     def _loop(self) -> None:
         torch.set_num_threads(self._threads)  # a new thread would start with all cores

@@ -105,12 +105,12 @@ def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torc
 
 
 def _difference(name: str, values: list[Any]) -> str:
-    """The first difference in a fact, told with the ranks that hold each value."""
+    """The first difference in a fact (of a list, in its first item that differs), told with the ranks that hold each value."""
     if isinstance(values[0], list):
-        for i in range(max(len(value) for value in values)):
-            items = [value[i] if i < len(value) else None for value in values]
-            if any(item != items[0] for item in items):
-                return _difference(f"{name}[{i}]", items)
+        length = max(len(value) for value in values)
+        rows = [[value[i] if i < len(value) else None for value in values] for i in range(length)]
+        place = next(i for i, row in enumerate(rows) if any(item != row[0] for item in row))
+        name, values = f"{name}[{place}]", rows[place]
     sides: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         sides.setdefault(json.dumps(value), []).append(rank)

@@ -109,9 +109,7 @@ def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) ->
     return Fabric(1).driver(0, lanes)
 
 
-def _problems(
-    model: nn.Module, strategy: Strategy, bucket_bytes: int, slice_bytes: int | None, lanes: int, buffers: str
-) -> list[str]:
+def _problems(model: nn.Module, strategy: Strategy, bucket_bytes: int, slice_bytes: int | None, lanes: int, buffers: str) -> list[str]:
     """What this rank cannot attach, as sentences."""
     if not isinstance(strategy, Strategy):
         return [f"strategy={strategy!r} is no Strategy; take one from thinwire.recipes, such as recipes.powersgd()"]
@@ -123,7 +121,9 @@ def _problems(
         found.append("the model is wrapped in DistributedDataParallel, which averages gradients itself: attach the bare module")
     for name, param in trained:
         if hasattr(param, "placements"):
-            found.append(f"{name!r} is a DTensor: sharded parameters are not supported here; attach before sharding, or use replicated parameters")
+            found.append(
+                f"{name!r} is a DTensor: sharded parameters are not supported here; attach before sharding, or use replicated parameters"
+            )
         elif not param.is_floating_point():
             found.append(f"{name!r} is of {param.dtype}: only real floating-point parameters have a place in a bucket")
     devices = sorted({str(param.device) for _, param in trained})
@@ -160,9 +160,7 @@ def _facts(
     }
 
 
-def _build(
-    model: nn.Module, strategy: Strategy, driver: Driver, bucket_bytes: int, slice_bytes: int | None, seed: int
-) -> list[FlatBucket]:
+def _build(model: nn.Module, strategy: Strategy, driver: Driver, bucket_bytes: int, slice_bytes: int | None, seed: int) -> list[FlatBucket]:
     on_gradients = strategy.on.clock == "backward"
     buckets = plan(model, bucket_bytes, strategy.when, wide=not on_gradients)
     seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)

@@ -1,6 +1,6 @@
 """Flat buckets: parameters in the order in which backward reaches them, gathered into runs worth sending.
 
-The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB that can start early, then runs of `bucket_bytes`,
+The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can start early, then runs of `bucket_bytes`,
 each of one dtype.
 """
 
@@ -124,7 +124,9 @@ class FlatBucket:
             view.zero_()
             return
         if grad.is_sparse:
-            raise AttachError(f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; build its embedding with sparse=False")
+            raise AttachError(
+                f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; build its embedding with sparse=False"
+            )
         if grad.data_ptr() == view.data_ptr():
             if scale != 1.0:
                 view.mul_(scale)
@@ -157,14 +159,14 @@ def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> lis
         AttachError: fewer parameters than fragments.
     """
     named = _trainable(model)
-    layout = _layout(named, FIRST_BYTES, bucket_bytes)
-    while len(layout) < when.fragments:
-        smaller = max(sum(param.numel() * param.dtype.itemsize for _, param, _ in run) for run in layout) // 2
-        if not smaller or len(layout) == len(named):
-            raise AttachError(
-                f"{when!r} wants {when.fragments} fragments and the model has {len(named)} parameters that train, so {len(layout)} fragments "
-                "at most. Take fewer fragments"
-            )
+    layout = _layout(named, min(FIRST_BYTES, bucket_bytes), bucket_bytes)
+    if len(named) < when.fragments:
+        raise AttachError(
+            f"{when!r} wants {when.fragments} fragments and the model has only {len(named)} parameters that train; take fewer fragments"
+        )
+    smaller = bucket_bytes
+    while len(layout) < when.fragments:  # ends: at 0 bytes every parameter is a bucket of its own
+        smaller //= 2
         layout = _layout(named, smaller, smaller)
     return [FlatBucket(index, run, wide) for index, run in enumerate(layout)]
 

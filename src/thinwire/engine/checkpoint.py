@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,9 @@ def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
         keys = sorted({name.split(".")[0] for name in metadata})
         raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}")
     state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()}
-    dcp.load(state, checkpoint_id=folder, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)  # each rank reads by itself
+        dcp.load(state, checkpoint_id=folder, no_dist=True)
     return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
 
 
@@ -133,7 +136,9 @@ def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
             elif isinstance(value, int | float):
                 yield f"{scope}/number/{key}|whole|{name}", torch.tensor(value, dtype=torch.float64)
             elif value is not None:
-                raise AttachError(f"the optimiser keeps {key!r} of {name!r} as a {type(value).__name__}, which is no tensor or number to save")
+                raise AttachError(
+                    f"the optimiser keeps {key!r} of {name!r} as a {type(value).__name__}, which is no tensor or number to save"
+                )
     if sync.options.buffers == "local":
         for name, buffer in sync.model.named_buffers():
             yield f"{scope}/buffers|whole|{name}", buffer.detach().clone()

@@ -117,7 +117,9 @@ class Syncer:
             common = self.strategy.on.common(bucket, bucket.state)
             if common is None:
                 if self.apart:
-                    raise NotLandedError(f"check(): ranks have taken {self.apart} steps of their own since the last landing of {self.strategy.when!r}")
+                    raise NotLandedError(
+                        f"check(): ranks have taken {self.apart} steps of their own since the last landing of {self.strategy.when!r}"
+                    )
                 common = bucket.weights()
             named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
         order = {name: place for place, (name, _) in enumerate(self.model.named_parameters())}
@@ -184,11 +186,7 @@ class Syncer:
         """
         if not self._hooks:
             return
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
-        if self._scaler_step is not None:
-            self.options.scaler.step = self._scaler_step
+        self._unhook()
         try:
             while any(bucket.air for bucket in self.buckets):
                 self._land([bucket for bucket in self.buckets if bucket.air], write=not self._on_gradients)
@@ -201,8 +199,16 @@ class Syncer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self.close()
-        else:  # what failed may never land
-            self.driver.close()
+        else:
+            self._unhook()
+            self.driver.abandon()
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        if self._scaler_step is not None:
+            self.options.scaler.step = self._scaler_step
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
@@ -259,7 +265,9 @@ class Syncer:
         frame = sys._getframe(2)
         while frame is not None:
             if frame.f_code.co_name == "backward" and frame.f_code.co_filename.endswith("utils/checkpoint.py"):
-                raise AttachError("reentrant activation checkpointing cannot be synchronised during backward; use checkpoint(…, use_reentrant=False)")
+                raise AttachError(
+                    "reentrant activation checkpointing cannot be synchronised during backward; use checkpoint(…, use_reentrant=False)"
+                )
             frame = frame.f_back  # type: ignore[assignment]
 
     # -- a step -------------------------------------------------------------------------------------------------------
@@ -416,7 +424,9 @@ class Syncer:
             at += len(bucket.params)
         if here:
             shown = ", ".join(here[:3]) + (" …" if len(here) > 3 else "")
-            message = f"this rank's first backward pass did not reach {shown}, but another rank's did: they count as zeros here and take the mean"
+            message = (
+                f"this rank's first backward pass did not reach {shown}, but another rank's did: they count as zeros here and take the mean"
+            )
             warnings.warn(message, stacklevel=2)
         self._silent_agreed = True
 

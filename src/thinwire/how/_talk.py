@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thinwire.core import Coder, Exchange, Hop, Outcome, Packet, Rounds, Spec
 from thinwire.errors import PayloadError
+from thinwire.kernels import reference
 
 Talk: TypeAlias = Generator[Hop, Any, Tensor]
 """A part of a flight that ends in a tensor."""
@@ -43,7 +44,7 @@ def swap(
         told = yield Exchange(lengths, asked)
         for rank, coder, spec in recv:
             if sizes[rank] is None:
-                size = int(told[rank].cpu().view(torch.int64))
+                size = int(reference.from_bytes(told[rank].cpu(), torch.int64))
                 if not 0 <= size <= coder.max_nbytes(spec):
                     raise PayloadError(f"rank {rank} announces {size} bytes where {coder!r} sends at most {coder.max_nbytes(spec)}")
                 sizes[rank] = size

@@ -73,7 +73,7 @@ class hierarchical(Route):
             )
         nodes = [tuple(range(first, first + self.node)) for first in range(0, world, self.node)]
         peers = [tuple(range(place, world, self.node)) for place in range(self.node)]
-        return (*nodes, *peers)
+        return tuple(group for group in (*nodes, *peers) if 1 < len(group) < world)
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
         inside, across = self._seats(seat)
@@ -89,7 +89,7 @@ class hierarchical(Route):
         if inner_codec is not None:
             x = (yield from route.carry(inner_codec, x, spec, state.child("inner"), inside)).total
         elif inside.world > 1 and spec.numel:
-            x = yield AllReduce(x, inside.group)
+            x = yield AllReduce(x.to(spec.dtype), inside.group)
 
         spans = spec.cut(inside.world, codec.grain)
         own = spans[inside.place]

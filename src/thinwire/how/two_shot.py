@@ -50,7 +50,10 @@ class two_shot(Route):
             )
         if self.back is not None and (codec.opener is None or self.back.opener is None):
             odd = codec if codec.opener is None else self.back
-            return f"Cannot use two_shot(back={self.back!r}) with {codec!r}: {odd!r} speaks in several rounds or parts; use back=None or gather()"
+            return (
+                f"Cannot use two_shot(back={self.back!r}) with {codec!r}: {odd!r} speaks in several rounds or parts. "
+                "Use back=None or gather()"
+            )
         return None
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
@@ -84,12 +87,9 @@ class two_shot(Route):
                 totals = yield from self._round(packets, spans, state, seat)
                 replies = {**totals}
         ordered = [outcomes[j] for j in range(len(spans))]
-
-        def sent() -> Tensor:
-            shares = [outcome.sent() for outcome in ordered if outcome.sent is not None]
-            return torch.cat(shares)
-
-        return Outcome(torch.cat([outcome.total for outcome in ordered]), sent)
+        shares = [outcome.sent for outcome in ordered if outcome.sent is not None]
+        known = len(shares) == len(ordered)
+        return Outcome(torch.cat([outcome.total for outcome in ordered]), (lambda: torch.cat([own() for own in shares])) if known else None)
 
     def _round(
         self, packets: dict[int, Packet], spans: tuple[Spec, ...], state: State, seat: Seat

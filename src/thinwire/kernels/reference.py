@@ -16,7 +16,8 @@ Grid = Literal["tread", "rise"]
 
 def as_bytes(x: Tensor) -> Tensor:
     """The bytes of a flat tensor, not copied where it is contiguous: (n * itemsize,) uint8."""
-    return x.contiguous().view(torch.uint8)
+    x = x.contiguous()
+    return x.as_strided(x.shape, (1,)).view(torch.uint8)  # torch calls a single strided value contiguous, and would not view it as bytes
 
 
 def from_bytes(payload: Tensor, dtype: torch.dtype) -> Tensor:

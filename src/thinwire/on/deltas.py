@@ -30,7 +30,7 @@ class deltas(Target):
         alpha: how much of its own parameters a rank keeps at a landing, in [0, 1); 0 starts every round at the anchor.
 
     Raises:
-        StrategyError: alpha outside [0, 1). With a strategy: a delay as long as the period or longer.
+        StrategyError: alpha outside [0, 1). With a strategy: a delay as long as the steps from one launch to the next, or longer.
 
     Example:
         >>> deltas(outer=nesterov(0.7, 0.9))
@@ -46,10 +46,10 @@ class deltas(Target):
             raise StrategyError(f"deltas(alpha={self.alpha}): the share of its own parameters that a rank keeps lies in [0, 1)")
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:
-        if when.delay and when.delay >= when.period:
+        if when.delay and when.delay >= when.gap:
             return (
                 f"Cannot use {when!r} on deltas(…): a delta must land before the next one is taken, or local progress counts twice. "
-                f"Take a delay below the period of {when.period}"
+                f"Take a delay below {when.gap}, the fewest steps from one launch to the next"
             )
         return None
 

@@ -22,7 +22,8 @@ class gradients(Target):
         reduce: "mean" over ranks, by their weights; or "sum", which no weight touches.
 
     Raises:
-        StrategyError: another word for `reduce`. With a strategy: a staggered schedule, or a delay that lands in the middle of an accumulation.
+        StrategyError: another word for `reduce`. With a strategy: a staggered schedule, or a delay that lands in the middle of an
+            accumulation.
 
     Example:
         >>> gradients(reduce="sum").mean
@@ -46,10 +47,10 @@ class gradients(Target):
                 f"Cannot use {when!r} on gradients(): an optimiser step needs every gradient, and fragments land at different steps. "
                 "Use deltas(…), or every(n)"
             )
-        if when.delay % when.period:
+        if when.delay % when.period or (when.delay and when.gap != when.period):
             return (
                 f"Cannot use {when!r} on gradients(): its means would land in the middle of an accumulation, when .grad holds a local sum. "
-                f"Take a delay that is a multiple of the period {when.period}"
+                f"Take a delay that is a multiple of the period {when.period}, and no warm-up of another period"
             )
         return None
 

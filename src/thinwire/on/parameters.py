@@ -37,7 +37,10 @@ class parameters(Target):
                 "Use deltas(outer=sgd(1.0)), whose differences may be compressed, or identity()"
             )
         if when.delay:
-            return f"Cannot use {when!r} on parameters(): a mean that lands late would undo the steps taken meanwhile. Use deltas(…, alpha=0.5)"
+            return (
+                f"Cannot use {when!r} on parameters(): a mean that lands late would undo the steps taken meanwhile. "
+                "Use deltas(…, alpha=0.5)"
+            )
         return None
 
     def read(self, bucket: Bucket, state: State, share: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Part, Ranks, Role, Seat, Spec, State
+from thinwire.kernels import reference
 from thinwire.registry import Member
 
 RANKS: Ranks = (1, 2, 5)
@@ -108,4 +109,4 @@ def snapshot(state: State) -> list[tuple[str, Tensor, Tensor]]:
 
 
 def _bits(x: Tensor) -> Tensor:
-    return x.detach().contiguous().view(-1).view(torch.uint8)
+    return reference.as_bytes(x.detach().reshape(-1))

@@ -1,5 +1,7 @@
 """What the checks know of Thinwire's own codecs: how much each may lose, whether it is unbiased, whether it draws lots."""
 
+# ruff: noqa: ARG001  every bound takes the same four arguments, whether or not it needs them
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Seat, Spec
+from thinwire.core import Codec, Seat, Spec, State
 from thinwire.kernels import reference
 from thinwire.what import by_role, cast, chain, feedback, identity, lowrank, randomk, threshold, topk, uniform
 
@@ -63,8 +65,8 @@ def _(codec: topk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     size = codec.per or max(spec.numel, 1)
     for chunk in x.split(size):
         kept = codec.core_numel(Spec((), 0, chunk.numel(), spec.dtype))
-        smallest = chunk.topk(kept).values[-1]
-        errors.append(torch.where(chunk <= smallest, chunk, 0) if kept < chunk.numel() else torch.zeros_like(chunk))
+        last = chunk.topk(kept).values[-1:]  # the smallest that is kept; ties with it may be left out
+        errors.append(torch.where(chunk <= last, chunk, 0) if kept < chunk.numel() else torch.zeros_like(chunk))
     return torch.cat(errors)[: spec.numel]
 
 
@@ -86,7 +88,8 @@ def _(codec: lowrank, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     for piece in spec.pieces():
         own = slice(piece.at, piece.at + piece.high - piece.low)
         if f"q/{piece.part.name}" in codec.init(spec, seat).leaves:
-            error[own] = x[own].double().norm() * (1 + 1e-5)  # a projection never makes a matrix longer
+            largest = x[own].double().abs().max().clamp(min=1e-300)  # squares of the smallest numbers would vanish
+            error[own] = (x[own].double() / largest).norm() * largest * (1 + 1e-5)  # a projection never makes a matrix longer
     return error
 
 
@@ -111,6 +114,19 @@ def _(codec: by_role, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
         own = torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
         error[own] = bound(codec._codecs[role], x[own], sub, seat.under(role))
     return error
+
+
+def residual(codec: Codec, state: State, spec: Spec, *, faded: bool) -> Tensor:
+    """What feedback holds back of each value, times its decay where `faded`; NaN where nothing is kept: (spec.numel,) spec.work."""
+    if isinstance(codec, feedback):
+        leaf = state["residual"]
+        return leaf.value * leaf.fade if faded else leaf.value.clone()
+    held = torch.full((spec.numel,), float("nan"), dtype=spec.work)
+    if isinstance(codec, by_role):
+        for role, sub, pieces in codec._split(spec):
+            own = torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
+            held[own] = residual(codec._codecs[role], state.child(role), sub, faded=faded)
+    return held
 
 
 def is_unbiased(codec: Codec) -> bool:

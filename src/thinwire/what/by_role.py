@@ -104,11 +104,9 @@ class by_role(Codec):
             return out
 
         def sent(i: int) -> Tensor:
-            role, _, pieces = split[i]
+            _, _, pieces = split[i]
             own = outcomes[i].sent
-            if not self._codecs[role].lossy or own is None:  # what loses nothing sent what it was given
-                return torch.cat([x[p.at : p.at + p.high - p.low] for p in pieces])
-            return own()
+            return own() if own is not None else torch.cat([x[p.at : p.at + p.high - p.low] for p in pieces]).to(spec.dtype)
 
         ways = range(len(split))
         return Outcome(spread([outcomes[i].total for i in ways]), lambda: spread([sent(i) for i in ways]))

@@ -91,8 +91,10 @@ class chain(Coder):
                 f"{self.first!r} >> {self.second!r}: the left side must hand on a core (topk, threshold, randomk), not bytes"
             )
         if not isinstance(self.second, Coder):
-            message = f"{self.first!r} >> {self.second!r}: the right side must be stateless and speak once; a core's places move from step to step"
-            raise StrategyError(f"{message}. Put feedback(…) around the whole chain, lowrank beside it with by_role")
+            raise StrategyError(
+                f"{self.first!r} >> {self.second!r}: the right side must be stateless and speak once, since a core's places move from step "
+                "to step. Put feedback(…) around the whole chain, lowrank beside it with by_role"
+            )
 
     def __repr__(self) -> str:
         return f"{self.first!r} >> {self.second!r}"

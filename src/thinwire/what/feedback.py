@@ -6,8 +6,8 @@ Steps, for each rank and flight, with residual e (at first 0):
     3. e = y - sent
 So the sum of all that was sent lags behind the sum of all x by one residual, whatever the codec drops:
 sum(sent) = sum(x) - e for decay 1. It makes biased codecs (top-k, sign, low rank, 2 bits) converge at the rate of uncompressed SGD.
-(Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847.) Residuals are in the units of a contribution, so their *sum over ranks* is what
-matters, and it survives a change of world size.
+(Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847.) Residuals are in the units of a contribution, so their *sum over ranks* is
+what matters, and it survives a change of world size.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Coder, Grain, Leaf, Outcome, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.registry import inside
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class feedback(Codec):
             reasons.append(f"feedback(decay={self.decay}): the share of the residual that is kept lies in (0, 1]")
         if not self.inner.lossy:
             reasons.append(f"feedback({self.inner!r}): it loses nothing, so there is nothing to feed back; use it bare")
-        if isinstance(self.inner, feedback):
+        if any(isinstance(member, feedback) for member in inside(self.inner)):
             reasons.append(f"feedback({self.inner!r}): one residual is enough; feedback within feedback would count a loss twice")
         if reasons:
             raise StrategyError(reasons)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thinwire.core import Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.what._share import kept, wrong
 from thinwire.what.chain import Transform
 
 
@@ -40,8 +41,9 @@ class randomk(Transform):
     unbiased: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or self.k <= 0 or (isinstance(self.k, float) and self.k > 1):
-            raise StrategyError(f"randomk(k={self.k}): a count is at least 1; a share (float) lies in (0, 1]")
+        reasons = wrong("randomk", self.k)
+        if reasons:
+            raise StrategyError(reasons)
 
     @property
     def shared(self) -> bool:
@@ -52,7 +54,7 @@ class randomk(Transform):
         return True
 
     def core_numel(self, spec: Spec) -> int:
-        return min(spec.numel, self.k if isinstance(self.k, int) else -int(-self.k * spec.numel // 1))
+        return kept(self.k, spec.numel)
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return 0

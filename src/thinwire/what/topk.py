@@ -16,6 +16,7 @@ from torch import Tensor
 from thinwire.core import Grain, Seat, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
+from thinwire.what._share import kept, wrong
 from thinwire.what.chain import Transform, gather_indices
 
 
@@ -45,9 +46,8 @@ class topk(Transform):
         reasons = []
         if self.per < 0:
             reasons.append(f"topk(per={self.per}): a chunk has at least 1 value, or 0 for the whole span")
-        if isinstance(self.k, bool) or self.k <= 0 or (isinstance(self.k, float) and self.k > 1):
-            reasons.append(f"topk(k={self.k}): a count is at least 1; a share (float) lies in (0, 1]")
-        elif self.per and self.k > self.per:
+        reasons.extend(wrong("topk", self.k))
+        if self.per and self.k > self.per:
             reasons.append(f"topk(k={self.k}, per={self.per}): a chunk of {self.per} has no {self.k} largest")
         if reasons:
             raise StrategyError(reasons)
@@ -61,7 +61,7 @@ class topk(Transform):
         return True
 
     def core_numel(self, spec: Spec) -> int:
-        return sum(chunks * kept for chunks, _, kept in self._chunks(spec))
+        return sum(chunks * k for chunks, _, k in self._chunks(spec))
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return reference.packed_nbytes(core_numel, self._bits(spec))
@@ -69,9 +69,9 @@ class topk(Transform):
     def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work)
         cores, places, at = [x.new_empty(0)], [torch.empty(0, dtype=torch.int64, device=x.device)], 0
-        for chunks, size, kept in self._chunks(spec):
+        for chunks, size, k in self._chunks(spec):
             rows = x[at : at + chunks * size].view(chunks, size)
-            where = rows.abs().topk(kept, dim=1, sorted=False).indices.sort(dim=1).values  # in order: they pack better
+            where = rows.abs().topk(k, dim=1, sorted=False).indices.sort(dim=1).values  # in order: they pack better
             cores.append(rows.gather(1, where).view(-1))
             places.append(where.view(-1))
             at += chunks * size
@@ -81,12 +81,12 @@ class topk(Transform):
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
         places = gather_indices(side, core.numel(), self._bits(spec), self.per or spec.numel, self)
         at = done = 0
-        for chunks, size, kept in self._chunks(spec):
-            take = slice(done, done + chunks * kept)
-            where = places[take].view(chunks, kept)
+        for chunks, size, k in self._chunks(spec):
+            take = slice(done, done + chunks * k)
+            where = places[take].view(chunks, k)
             if chunks and int(where.max()) >= size:
                 raise PayloadError(f"{self!r}: a place of {int(where.max())} in a chunk of {size}; the payload is corrupted")
-            out[at : at + chunks * size].view(chunks, size).scatter_(1, where, core[take].view(chunks, kept))
+            out[at : at + chunks * size].view(chunks, size).scatter_(1, where, core[take].view(chunks, k))
             at, done = at + chunks * size, take.stop
         return out
 
@@ -97,7 +97,4 @@ class topk(Transform):
         """(how many chunks, their size, values kept of each): the full chunks, then what is left over."""
         size = self.per or max(spec.numel, 1)
         runs = [(spec.numel // size, size), (1, spec.numel % size)]
-        return [(chunks, n, self._kept(n)) for chunks, n in runs if chunks and n]
-
-    def _kept(self, n: int) -> int:
-        return min(n, self.k if isinstance(self.k, int) else -int(-self.k * n // 1))
+        return [(chunks, n, kept(self.k, n)) for chunks, n in runs if chunks and n]

@@ -13,6 +13,7 @@ arXiv:2110.02861). Differs from QSGD: the scale is a block's largest magnitude, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,7 +72,7 @@ class uniform(Coder):
 
     @property
     def grain(self) -> int:
-        return max(self.block, 8 // self.bits)
+        return math.lcm(self.block or 1, 8 // self.bits)
 
     def nbytes(self, spec: Spec) -> int:
         return self._steps(spec) * spec.work.itemsize + reference.packed_nbytes(spec.numel, self.bits)

@@ -44,6 +44,10 @@ class delayed(Schedule):
         return self.inner.period
 
     @property
+    def gap(self) -> int:
+        return self.inner.gap
+
+    @property
     def delay(self) -> int:
         return self.tau
 

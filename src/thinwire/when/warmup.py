@@ -43,7 +43,11 @@ class warmup(Schedule):
 
     @property
     def period(self) -> int:
-        return 1 if self.steps else self.inner.period
+        return self.inner.period
+
+    @property
+    def gap(self) -> int:
+        return 1 if self.steps else self.inner.gap
 
     @property
     def fragments(self) -> int:

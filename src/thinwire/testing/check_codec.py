@@ -1,0 +1,216 @@
+"""The laws of every codec."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Codec, Coder, Seat, Spec, State
+from thinwire.kernels import reference
+from thinwire.testing.cases import RANKS, inputs, require, same, seats, snapshot, specs
+from thinwire.testing.hostile import check_bytes, check_non_finite
+from thinwire.testing.known import Bound, bound, draws_lots, is_unbiased, residual
+from thinwire.testing.talk import Talk, add_up, talk
+
+_STEPS = 3
+_DRAWS = 300
+_SIGMAS = 6
+
+
+def check_codec(codec: Codec, *, error_bound: Bound | None = None, unbiased: bool | None = None, draws: bool | None = None) -> None:
+    """Try every law of a codec on awkward spans and values, three ranks at a time.
+
+    Laws: dtype, shape and device survive; x and old state tensors stay as they are; payloads are flat bytes, as many as stated; the
+    error is within its bound, not zero where the codec is lossy, and zero where it is not; residual + sent = x + decay · old residual;
+    the sum over ranks of `sent` is the total; payloads that may be added are; the same seat says the same bytes, another step draws
+    other lots; the mean over draws is x where unbiased; a non-finite value is heard and leaves no trace; cut or corrupted bytes raise
+    PayloadError or decode to something of the right shape.
+
+    Args:
+        codec: the member.
+        error_bound: |sent - x| allowed of each value, from (x, spec, seat); known for Thinwire's own.
+        unbiased: whether E[sent] = x; known for Thinwire's own, else no.
+        draws: whether what is sent depends on step and seed; known for Thinwire's own, else no.
+
+    Raises:
+        AssertionError: a law is broken; it names the law, the member and the input.
+        TypeError: no error bound is known for this codec.
+
+    Example:
+        >>> from thinwire.what import uniform
+        >>> check_codec(uniform(bits=4, block=32))
+        >>> check_codec(uniform(bits=4, block=32), unbiased=True)
+        Traceback (most recent call last):
+        AssertionError: uniform(bits=4, …) breaks the law 'unbiased' on cut parts: …
+    """
+    allowed: Bound = error_bound or (lambda x, spec, seat: bound(codec, x, spec, seat))
+    for name, spec in specs().items():
+        if spec.numel and not spec.parts and not isinstance(codec, Coder):
+            continue  # only the core of a chain has no parts, and only a coder can say one
+        for label, xs in _by_rank(spec).items():
+            _flight(codec, allowed, spec, xs, f"{name}, {label}")
+    many = specs()["many parts"]
+    for span in many.cut(4, codec.grain):
+        _flight(codec, allowed, span, _by_rank(span)["normal"], f"the span {span.begin} to {span.end} of many parts, alone")
+    _loses(codec, many)
+    _steps(codec, allowed, many)
+    if draws_lots(codec) if draws is None else draws:
+        _draws(codec, many)
+    if is_unbiased(codec) if unbiased is None else unbiased:
+        _mean(codec, allowed, specs()["cut parts"])
+    check_non_finite(codec, allowed, many)
+    for name in ("many parts", "cut parts", "one value", "bfloat16"):
+        check_bytes(codec, specs()[name], name)
+
+
+def _by_rank(spec: Spec) -> dict[str, dict[int, Tensor]]:
+    found = {rank: inputs(spec, rank) for rank in RANKS}
+    return {name: {rank: found[rank][name] for rank in RANKS} for name in found[RANKS[0]]}
+
+
+def _fresh(codec: Codec, spec: Spec, at: Mapping[int, Seat]) -> dict[int, State]:
+    return {rank: codec.init(spec, seat) for rank, seat in at.items()}
+
+
+def _flight(
+    codec: Codec, allowed: Bound, spec: Spec, xs: Mapping[int, Tensor], case: str, states: dict[int, State] | None = None, step: int = 0
+) -> None:
+    """One flight, and every law that a single flight can break."""
+    at = seats(step)
+    states = states if states is not None else _fresh(codec, spec, at)
+    held = {rank: snapshot(state) for rank, state in states.items()}
+    faded = {rank: residual(codec, state, spec, faded=True).nan_to_num() for rank, state in states.items()}
+    given = {rank: x.clone() for rank, x in xs.items()}
+
+    told = talk(codec, xs, spec, states, at, case)
+    totals, sent = {}, {}
+    for rank, outcome in told.outcomes.items():
+        total = outcome.total
+        right = total.shape == (spec.numel,) and total.dtype == spec.work and total.device == xs[rank].device
+        require(right, codec, "the total is flat, in the work dtype", case, f"it is {tuple(total.shape)} {total.dtype}")
+        must = codec.lossy and spec.numel > 0
+        require(outcome.sent is not None or not must, codec, "a lossy codec says what it sent", case)
+        totals[rank] = total
+        sent[rank] = outcome.sent() if outcome.sent is not None else given[rank].to(spec.dtype).to(spec.work)
+        require(same(xs[rank], given[rank]), codec, "x stays as it is", case, f"rank {rank} wrote into it")
+        for path, value, before in held[rank]:
+            require(same(value, before), codec, "state is replaced, never written into", case, f"{path} of rank {rank} was")
+        late = bool(faded[rank].any())  # something that was kept is said now
+        said = given[rank].to(spec.work) + faded[rank] if late else given[rank]
+        _within(codec, allowed, said, sent[rank], spec, at[rank], case, 4 * torch.finfo(spec.work).eps if late else 0.0)
+        _keeps(codec, given[rank], faded[rank], sent[rank], residual(codec, states[rank], spec, faded=False), case)
+
+    require(all(same(total, totals[RANKS[0]]) for total in totals.values()), codec, "all ranks end with the same bits", case)
+    _adds_up(codec, totals[RANKS[0]], sent, case)
+    _sizes(codec, told, spec, case)
+    _sums(codec, told, case)
+
+
+def _repeats(codec: Codec, xs: Mapping[int, Tensor], spec: Spec, states: dict[int, State], at: dict[int, Seat], case: str) -> None:
+    first, echo = (talk(codec, xs, spec, copy.deepcopy(states), at, case) for _ in range(2))
+    alike = all(same(a[rank], b[rank]) for a, b in zip(first.payloads, echo.payloads, strict=True) for rank in a)
+    require(alike, codec, "the same seat says the same bytes", case)
+
+
+def _within(codec: Codec, allowed: Bound, said: Tensor, sent: Tensor, spec: Spec, seat: Seat, case: str, slack: float) -> None:
+    most = allowed(said, spec, seat).double() + slack * said.double().abs()
+    error = (sent.double() - said.double()).abs()
+    bad = (~(error <= most)).nonzero().view(-1).tolist()
+    why = f"value {bad[0]} of {said[bad[0]]:g} was sent as {sent[bad[0]]:g}, allowed {most[bad[0]]:g}" if bad else ""
+    require(not bad, codec, "the error is within its bound" if codec.lossy else "what is lossless loses nothing", case, why)
+
+
+def _keeps(codec: Codec, x: Tensor, faded: Tensor, sent: Tensor, kept: Tensor, case: str) -> None:
+    """Where something is kept (not NaN), it is exactly what was not sent."""
+    off = (kept.double() + sent.double() - x.double() - faded.double()).abs()
+    info = torch.finfo(sent.dtype)
+    room = 4 * info.eps * (x.double().abs() + faded.double().abs() + sent.double().abs()) + info.tiny
+    fine = (off <= room) | kept.isnan() | ~sent.isfinite().all()
+    require(bool(fine.all()), codec, "residual + sent = x + decay · old residual", case, f"not so for {int((~fine).sum())} values")
+
+
+def _adds_up(codec: Codec, total: Tensor, sent: Mapping[int, Tensor], case: str) -> None:
+    summed = torch.stack([own.double() for own in sent.values()])
+    size = summed.abs().sum(0)
+    room = 1e-5 * size.max() if size.numel() else size
+    off = (total.double() - summed.sum(0)).abs()
+    require(bool(((off <= room) | ~size.isfinite()).all()), codec, "the sum over ranks of `sent` is the total", case, "it is not")
+
+
+def _sizes(codec: Codec, told: Talk, spec: Spec, case: str) -> None:
+    exact, most = codec.nbytes(spec), codec.max_nbytes(spec)
+    for rank in RANKS:
+        nbytes = sum(payloads[rank].numel() for payloads in told.payloads)
+        fits = nbytes == exact if exact is not None else nbytes <= most
+        require(fits, codec, "a flight has the bytes that nbytes states", case, f"{nbytes} bytes, stated {exact}, at most {most}")
+
+
+def _sums(codec: Codec, told: Talk, case: str) -> None:
+    """Where payloads may be added unopened, the sum opens to the sum of what they open to."""
+    for packets, payloads in zip(told.rounds, told.payloads, strict=True):
+        packet = packets[RANKS[0]]
+        runs, at = [torch.empty(0, dtype=torch.uint8)], 0
+        for nbytes, dtype in packet.sums:
+            numbers = [reference.from_bytes(payloads[rank][at : at + nbytes].clone(), dtype) for rank in RANKS]
+            runs.append(reference.as_bytes(numbers[0] + numbers[1] + numbers[2]))
+            at += nbytes
+        if at != packet.payload.numel() or not at:
+            continue
+        opened = packet.open(torch.cat(runs), RANKS[0]).double()
+        size = torch.stack([packet.open(payload.clone(), rank).double().abs() for rank, payload in payloads.items()]).sum(0)
+        room = max(2 * torch.finfo(dtype).eps for _, dtype in packet.sums) * size + torch.finfo(packet.sums[0][1]).tiny
+        off = (opened - add_up(packet, payloads).double()).abs()
+        fine = (off <= room) | ~(size < min(torch.finfo(dtype).max for _, dtype in packet.sums))
+        require(bool(fine.all()), codec, "a sum of payloads opens to the sum", case, f"not so for {int((~fine).sum())} values")
+
+
+def _loses(codec: Codec, spec: Spec) -> None:
+    """A codec that is lossy loses: else values pass through it in silence."""
+    if codec.lossy:
+        xs = _by_rank(spec)["normal"]
+        told = talk(codec, xs, spec, _fresh(codec, spec, seats()), seats(), "normal values")
+        sum_error = (told.outcomes[RANKS[0]].total.double() - torch.stack([x.double() for x in xs.values()]).sum(0)).abs().max()
+        require(float(sum_error) > 1e-6, codec, "what is lossy loses something", "normal values", f"the total is off by {sum_error:g}")
+
+
+def _steps(codec: Codec, allowed: Bound, spec: Spec) -> None:
+    """State goes from flight to flight, and every law holds on the way."""
+    states = _fresh(codec, spec, seats())
+    for step in range(_STEPS):
+        xs = {rank: x * (step + 1) for rank, x in _by_rank(spec)["normal" if step % 2 else "wide range"].items()}
+        _repeats(codec, xs, spec, states, seats(step), f"many parts, flight {step}")
+        _flight(codec, allowed, spec, xs, f"many parts, flight {step}", states, step)
+
+
+def _draws(codec: Codec, spec: Spec) -> None:
+    xs = _by_rank(spec)["normal"]
+
+    def total(step: int, seed: int) -> Tensor:
+        at = seats(step, seed)
+        return talk(codec, xs, spec, _fresh(codec, spec, at), at, "normal values").outcomes[RANKS[0]].total
+
+    first = total(0, 0)
+    for what, other in (("step", total(1, 0)), ("seed", total(0, 1))):
+        require(not same(first, other), codec, f"another {what} draws other lots", "normal values", "it drew the same")
+
+
+def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
+    """|mean of sent - x| within what chance allows, value by value and along x."""
+    rank = RANKS[0]
+    x = inputs(spec, rank)["normal"]
+    drawn = []
+    for draw in range(_DRAWS):
+        seat = replace(seats(draw % 50, draw // 50)[rank], group=(rank,))
+        told = talk(codec, {rank: x}, spec, _fresh(codec, spec, {rank: seat}), {rank: seat}, "normal values")
+        drawn.append(told.outcomes[rank].total.double())
+    sent, x = torch.stack(drawn), x.double()  # (draws, numel)
+    rare = 10 * allowed(x, spec, seat).max() / _DRAWS  # a value near a level may never be drawn to the farther one
+    off = (sent.mean(0) - x).abs() - _SIGMAS * sent.std(0) / _DRAWS**0.5 - rare
+    require(bool((off <= 0).all()), codec, "unbiased", "cut parts", f"the mean of {_DRAWS} draws is off by {off.max():g} more than chance")
+    along = sent @ x
+    off = (along.mean() - x @ x).abs() / (along.std() / _DRAWS**0.5 + 1e-6 * (x @ x))
+    require(float(off) <= _SIGMAS, codec, "unbiased", "cut parts", f"the mean of {_DRAWS} draws along x is off by {off:.1f} sigma")

@@ -1,0 +1,186 @@
+"""The laws of every route, with a codec on board."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinwire.core import AllReduce, Codec, Flight, Hop, Outcome, Ranks, Route, Seat, Spec, State
+from thinwire.drive.local import run
+from thinwire.errors import StrategyError
+from thinwire.how import two_shot
+from thinwire.registry import inside
+from thinwire.testing.cases import inputs, require, same, seats, specs
+from thinwire.testing.known import Bound, bound
+
+_BUCKETS = ("many parts", "cut parts", "three values", "one value", "an empty span", "bfloat16")
+_PATTERNS = ("normal", "wide dtype", "zeros", "half of the ranks")
+
+
+def check_route(route: Route, codec: Codec, *, worlds: Iterable[int] = range(1, 10), error_bound: Bound | None = None) -> None:
+    """Try every law of a route on worlds of several sizes, several buckets and several flights of each, with state.
+
+    Laws: the total is the sum of the contributions (so, of contributions scaled by their share of the weights, the pooled mean), within
+    what codec and route may lose; what the ranks `sent` adds up to it; every rank ends with the same bits where `consensus`; each rank
+    hands `sent_nbytes` bytes to the wire; the order in which ranks come does not matter; every subset that it all-reduces over stands in
+    `groups(world)`; nobody waits for what nobody sends, also where there is nothing to say.
+
+    Args:
+        route: the member.
+        codec: what it carries.
+        worlds: sizes to try; those that `groups` refuses are left out.
+        error_bound: as for `check_codec`; known for Thinwire's own codecs.
+
+    Raises:
+        AssertionError: a law is broken; it names the law, the member, the codec, the world and the bucket.
+        FlightError: the ranks wait for what nobody sends, or sizes do not match.
+        StrategyError: the route refuses the codec, or every world.
+        TypeError: no error bound is known for this codec.
+
+    Example:
+        >>> from thinwire.how import gather
+        >>> from thinwire.what import topk
+        >>> check_route(gather(), topk(0.1), worlds=[1, 3])
+    """
+    refusal = route.refuses(codec)
+    if refusal:
+        raise StrategyError(refusal)
+    refused: list[str] = []
+    served = False
+    for world in worlds:
+        try:
+            groups = route.groups(world)
+        except StrategyError as error:
+            refused.extend(error.reasons)
+            continue
+        served = True
+        for name in _BUCKETS:
+            case = f"{world} ranks, {name}, {codec!r}"
+            _Bucket(route, codec, error_bound, specs()[name], tuple(range(world)), groups, case).fly()
+    if not served:
+        raise StrategyError(refused or "no world was given")
+
+
+@dataclass
+class _Bucket:
+    """One bucket in one world, and its flights."""
+
+    route: Route
+    codec: Codec
+    error_bound: Bound | None
+    spec: Spec
+    group: Ranks
+    groups: tuple[Ranks, ...]
+    case: str
+    eps: float = 0.0
+    """The coarsest rounding of a sum seen so far."""
+
+    def fly(self) -> None:
+        self.eps = torch.finfo(self.spec.dtype).eps
+        states = {rank: self.route.init(self.codec, self.spec, seat) for rank, seat in seats(0, 0, self.group).items()}
+        for step, pattern in enumerate(_PATTERNS):
+            self._flight(states, step, pattern)
+
+    def _flight(self, states: dict[int, State], step: int, pattern: str) -> None:
+        case = f"{self.case}, flight {step} ({pattern})"
+        at = seats(step, 0, self.group)
+        xs = self._contributions(pattern)
+        held = _largest_residual(states)
+        backwards = copy.deepcopy(states)
+
+        sent: dict[int, float] = {}
+        outcomes = run({rank: self._watched(self._launch(xs, states, at, rank), rank, case) for rank in self.group}, sent)
+        if step % 2:
+            late = run({rank: self._launch(xs, backwards, at, rank) for rank in self.group}, order=self.group[::-1])
+            unmoved = all(same(outcomes[rank].total, late[rank].total) for rank in self.group)
+            require(unmoved, self.route, "the order in which ranks come does not matter", case, "a rank ends with other bits")
+
+        for rank, outcome in outcomes.items():
+            total = outcome.total
+            right = total.shape == (self.spec.numel,) and total.dtype == self.spec.work
+            require(right, self.route, "the total is flat, in the work dtype", case, f"it is {tuple(total.shape)} {total.dtype}")
+            alike = not self.route.consensus or same(total, outcomes[0].total)
+            require(alike, self.route, "every rank ends with the same bits", case, f"rank {rank} and rank 0 do not")
+            self._bytes(sent[rank], at[rank], case)
+        self._near(xs, outcomes, held, case)
+
+    def _contributions(self, pattern: str) -> dict[int, Tensor]:
+        """Each rank's values times its share of uneven weights."""
+        total = sum(range(1, len(self.group) + 1))
+        xs = {}
+        for rank in self.group:
+            quiet = pattern == "half of the ranks" and rank % 2
+            values = inputs(self.spec, rank)
+            x = values["zeros"] if quiet else values.get(pattern, values["normal"])
+            xs[rank] = (x.double() * (rank + 1) / total).to(x.dtype)
+        return xs
+
+    def _launch(self, xs: dict[int, Tensor], states: dict[int, State], at: dict[int, Seat], rank: int) -> Flight:
+        return self.route.carry(self.codec, xs[rank].clone(), self.spec, states[rank], at[rank])
+
+    def _watched(self, flight: Flight, rank: int, case: str) -> Flight:
+        """The same flight, its hops looked at."""
+        reply: Any = None
+        while True:
+            try:
+                hop = flight.send(reply)
+            except StopIteration as stop:
+                outcome: Outcome = stop.value
+                return outcome
+            self._check_hop(hop, rank, case)
+            reply = yield hop
+
+    def _check_hop(self, hop: Hop, rank: int, case: str) -> None:
+        if isinstance(hop, AllReduce):
+            self.eps = max(self.eps, torch.finfo(hop.tensor.dtype).eps)
+            known = hop.group == self.group or hop.group in self.groups
+            require(known, self.route, "groups(world) holds every subset that it all-reduces over", case, f"{hop.group} is not there")
+            require(rank in hop.group, self.route, "a rank all-reduces with its own group", case, f"rank {rank} over {hop.group}")
+            return
+        for peer, payload in hop.send:
+            flat = payload.dtype == torch.uint8 and payload.dim() == 1 and payload.is_contiguous()
+            require(flat, self.route, "what is exchanged is flat, contiguous bytes", case, f"{payload.dtype} {tuple(payload.shape)}")
+            require(peer in self.group and peer != rank, self.route, "a rank sends to others of its world", case, f"{rank} to {peer}")
+
+    def _bytes(self, sent: float, seat: Seat, case: str) -> None:
+        stated = self.route.sent_nbytes(self.codec, self.spec, seat)
+        fits = stated is None or abs(sent - stated) <= 1e-9 * stated
+        require(fits, self.route, "a rank hands sent_nbytes bytes to the wire", case, f"rank {seat.rank} handed {sent:g}, stated {stated}")
+
+    def _near(self, xs: dict[int, Tensor], outcomes: dict[int, Outcome], held: float, case: str) -> None:
+        if not self.spec.numel:
+            return
+        world = len(self.group)
+        exact = torch.stack([x.double() for x in xs.values()])
+        size = float(exact.abs().sum(0).max()) + held * world
+        size += world * self._most_lost(self.codec, size)  # what arrives may be as much larger
+        rounding = 1e-6 * size if self.eps < 1e-6 else world * self.eps * size
+        brought = [member for member in inside(self.route) if isinstance(member, Codec)]
+        lost = sum(self._most_lost(codec, size) for codec in (self.codec, *brought))
+        off = float((outcomes[0].total.double() - exact.sum(0)).abs().max())
+        room = rounding + held * world + lost * (world + 1)
+        require(off <= room, self.route, "the total is the sum of the contributions", case, f"it is off by {off:g}, allowed {room:g}")
+        if all(outcome.sent is not None for outcome in outcomes.values()):
+            shares = torch.stack([outcome.sent().double() for outcome in outcomes.values() if outcome.sent is not None])
+            off = float((outcomes[0].total.double() - shares.sum(0)).abs().max())
+            again = self._most_lost(self.route.back or self.codec, size) + held if isinstance(self.route, two_shot) else 0.0
+            require(off <= rounding + again, self.route, "what the ranks sent adds up to the total", case, f"it is off by {off:g}")
+
+    def _most_lost(self, codec: Codec, size: float) -> float:
+        """The most that a codec may lose of one of these values, none of them larger than `size`."""
+        loud = torch.full((self.spec.numel,), size, dtype=self.spec.work)
+        seat = seats(0, 0, self.group)[0]
+        stated = self.error_bound if self.error_bound and codec is self.codec else lambda x, spec, seat: bound(codec, x, spec, seat)
+        return max(float(stated(loud, self.spec, seat).max()), size if codec.drops else 0.0)
+
+
+def _largest_residual(states: dict[int, State]) -> float:
+    """The largest residual of the ranks' own, plus the largest of those of the second side."""
+    leaves = [leaf for state in states.values() for _, leaf in state.walk() if leaf.value.numel()]
+    own = max((float(leaf.value.abs().max()) for leaf in leaves if leaf.kind == "summed"), default=0.0)
+    return own + max((float(leaf.value.abs().max()) for leaf in leaves if leaf.kind == "sharded"), default=0.0)

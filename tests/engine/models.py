@@ -1,0 +1,46 @@
+"""Small models and data that tests train: the same on every rank from a seed, other data for each rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+WIDTH, CLASSES = 24, 5
+
+
+def mlp(seed: int = 0, depth: int = 3, bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for _ in range(depth - 1):
+        layers += [nn.Linear(WIDTH, WIDTH, bias=bias), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES, bias=bias)).to(dtype)
+
+
+def batch(step: int, rank: int, size: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(1000 * step + rank)
+    return torch.randn(size, WIDTH, generator=draws).to(dtype), torch.randint(0, CLASSES, (size,), generator=draws)
+
+
+def loss_of(model: nn.Module, step: int, rank: int, size: int = 8) -> Tensor:
+    x, y = batch(step, rank, size, next(model.parameters()).dtype)
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, steps: range, passes: int = 1, each: Callable[[int], None] | None = None
+) -> None:
+    """The user's loop: `passes` backward passes a step, clipping, a step of the optimiser."""
+    for step in steps:
+        for micro in range(passes):
+            loss_of(model, step * passes + micro, rank).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if each is not None:
+            each(step)
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    return torch.cat([param.detach().reshape(-1) for param in model.parameters()])

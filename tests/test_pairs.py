@@ -1,0 +1,47 @@
+"""Every codec on every route: a legal pair obeys the laws, an illegal one is refused when the strategy is built."""
+
+import pytest
+
+from tests.cases import CODECS, OUTERS, ROUTES, SCHEDULES, TARGETS, combined
+from tests.members import concrete, files
+from thinwire.core import Codec, Route
+from thinwire.errors import StrategyError
+from thinwire.how import hierarchical
+from thinwire.registry import inside
+from thinwire.strategy import Strategy
+from thinwire.testing import check_route
+
+ALL_ROUTES = [route for routes in ROUTES.values() for route in routes]
+PAIRS = [(route, codec) for route in ALL_ROUTES for codec in combined()]
+LEGAL = [(route, codec) for route, codec in PAIRS if not route.refuses(codec)]
+ILLEGAL = [(route, codec) for route, codec in PAIRS if route.refuses(codec)]
+
+
+@pytest.mark.parametrize(("route", "codec"), LEGAL, ids=repr)
+def test_a_legal_pair_obeys_the_laws(route: Route, codec: Codec) -> None:
+    assert Strategy(what=codec, how=route).what is codec
+    check_route(route, codec, worlds=[2 * route.node if isinstance(route, hierarchical) else 3])
+
+
+@pytest.mark.parametrize(("route", "codec"), ILLEGAL, ids=repr)
+def test_an_illegal_pair_says_why_and_what_to_do(route: Route, codec: Codec) -> None:
+    with pytest.raises(StrategyError, match="Cannot") as caught:
+        Strategy(what=codec, how=route)
+    assert repr(codec) in str(caught.value)
+    assert "Use" in str(caught.value)
+
+
+def test_legal_and_illegal_pairs_are_both_there() -> None:
+    assert len(LEGAL) > 100
+    assert {type(codec).__name__ for _, codec in LEGAL} == set(CODECS)
+    assert {type(route).__name__ for route, _ in ILLEGAL} == {"native", "two_shot", "hierarchical"}  # gather carries everything
+
+
+@pytest.mark.parametrize(
+    ("folder", "cases"), [("what", CODECS), ("how", ROUTES), ("when", SCHEDULES), ("on", {**TARGETS, **OUTERS})], ids=lambda x: str(x)[:6]
+)
+def test_no_exported_member_is_missing_here(folder: str, cases: dict[str, list[object]]) -> None:
+    exported = {cls.__name__ for kind, name in files() if kind == folder for cls in concrete(kind, name)}
+    assert exported == set(cases), f"give every member of {folder}/ a line in tests/cases.py"
+    for name, members in cases.items():
+        assert all(name in {type(part).__name__ for part in inside(member)} for member in members), f"{name} is not in all its cases"
