@@ -7,7 +7,7 @@ ARGS ?=
 # One thread a process: ranks and test workers already fill the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup train test lint docs
+.PHONY: setup train test lint docs bench
 
 setup: $(STAMP)
 
@@ -30,3 +30,8 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
+
+# Every figure of benchmarks/README.md, on an otherwise idle machine.
+BENCHES := import_time meter_vs_counters step_time_vs_ddp
+bench: $(STAMP)
+	@for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done

@@ -48,7 +48,13 @@ SCHEDULES: dict[str, list[Schedule]] = {
     "every": [every(), every(4)],
     "delayed": [delayed(0, every(2)), delayed(2, every(1)), delayed(5, every(3)), delayed(3, staggered(4, every(10)))],
     "staggered": [staggered(1, every(1)), staggered(3, every(7)), staggered(5, every(5))],
-    "warmup": [warmup(0, every(3)), warmup(3, every(1)), warmup(4, every(3)), delayed(2, warmup(3, every(4))), warmup(2, staggered(2, every(4)))],
+    "warmup": [
+        warmup(0, every(3)),
+        warmup(3, every(1)),
+        warmup(4, every(3)),
+        delayed(2, warmup(3, every(4))),
+        warmup(2, staggered(2, every(4))),
+    ],
 }
 
 TARGETS: dict[str, list[Target]] = {

@@ -13,6 +13,7 @@ import thinwire
 from tests.engine.models import WIDTH, batch, loss_of, mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
+from thinwire.core import Seat
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.how import gather, native
 from thinwire.on import deltas, gradients, nesterov, parameters, sgd
@@ -519,9 +520,8 @@ def _report(rank: int, strategy: Strategy) -> tuple[float, float, str]:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with thinwire.attach(model, optimizer, strategy, bucket_bytes=2000, slice_bytes=1000, lanes=2) as sync:
         train(model, optimizer, rank, range(5))
-        closed = sum(
-            strategy.how.sent_nbytes(strategy.what, part.spec, sync._seat) * 5 for bucket in sync.buckets for part in bucket.slices
-        )
+        seat = Seat(rank, tuple(range(sync.driver.world)), 0, 0)
+        closed = sum(strategy.how.sent_nbytes(strategy.what, part.spec, seat) * 5 for bucket in sync.buckets for part in bucket.slices)
         return sync.report().sent_bytes, closed, str(sync.report())
 
 

@@ -124,6 +124,8 @@ class TorchDriver:
         if found.silent:
             who = " and ".join(f"rank {rank}" for rank in found.silent)
             return RankLostError(found.silent, f"{who} lost: no heartbeat. {label} could not be carried ({cause}). Last heard: {told}")
+        if not found.said:
+            return FlightError(f"{label} could not be carried ({cause}), nor does the store with the heartbeats answer: its host is gone")
         if found.left:
             who = " and ".join(f"rank {rank}" for rank in found.left)
             return RankLostError(found.left, f"{who} closed and left while others were in {label} ({cause}). Last heard: {told}")
@@ -133,12 +135,10 @@ class TorchDriver:
         )
 
     def _start_watch(self) -> Watch:
-        store = dist.PrefixStore(
-            f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation()}", dist.distributed_c10d._get_default_store()
-        )
-        own = store.clone()
-        under_agent = torch.distributed.is_torchelastic_launched()
-        return Watch(own, self.rank, self.world, host=None if under_agent or 0 not in self._members else self._members.index(0))
+        c10d: Any = dist.distributed_c10d
+        store = c10d.PrefixStore(f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation()}", c10d._get_default_store()).clone()
+        held_by_agent = dist.is_torchelastic_launched() or 0 not in self._members
+        return Watch(store, self.rank, self.world, host=None if held_by_agent else self._members.index(0))
 
 
 class TorchHandle:

@@ -58,7 +58,7 @@ class Watch:
         after = self._read()
         if before is None or after is None:
             host = () if self._host is None else (self._host,)
-            return Diagnosis(host, (), {rank: "holds the store, which does not answer" for rank in host})
+            return Diagnosis(host, (), dict.fromkeys(host, "holds the store, which does not answer"))
         said = {rank: str(beat[1]) for rank, beat in after.items()}
         left = tuple(rank for rank, beat in after.items() if beat[0] == -1)
         silent = tuple(rank for rank, beat in after.items() if rank != self.rank and beat[0] != -1 and beat[0] == before[rank][0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def broadcast(driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: st
     def flight() -> Flight:
         world, me, others = driver.world, driver.rank, _others(driver)
         marks = [flat.numel() * j // world for j in range(world + 1)]
-        shards = [flat[low:high] for low, high in zip(marks, marks[1:], strict=False)]
+        shards = [flat[low:high] for low, high in pairwise(marks)]
         if me == 0:
             yield Exchange(tuple((rank, shards[rank]) for rank in others), ())
         else:

@@ -23,7 +23,7 @@ from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
 
 
-def attach(
+def attach(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     model: nn.Module,
     optimizer: Optimizer,
     strategy: Strategy | None = None,
@@ -49,10 +49,10 @@ def attach(
         strategy: when × what × how × on; `None` is plain data parallelism.
         group: a process group of `torch.distributed`; `None` is the default group, or a world of 1 where there is none.
         weight: this rank's weight in means, at least 0 (its batch size, say); `sync.weigh` changes it.
-        scaler: the `torch.amp.GradScaler` of the loop, where there is one: residuals are then kept in unscaled units, and a step that one
-            rank's scaler skips counts for its clock.
-        buffers: "broadcast" gives every rank rank 0's persistent buffers (BatchNorm's statistics) at each landing, as DDP does; "local" leaves
-            each rank its own.
+        scaler: the `torch.amp.GradScaler` of the loop, where there is one: residuals are then kept in unscaled units, and a step
+            that one rank's scaler skips counts for its clock.
+        buffers: "broadcast" gives every rank rank 0's persistent buffers (BatchNorm's statistics) at each landing, as DDP does;
+            "local" leaves each rank its own.
         bucket_bytes: how much is gathered before it is sent; the first bucket is 1 MiB.
         slice_bytes: cut buckets into flights of about this size, at the codec's grain.
         lanes: flights that travel side by side, each lane with its own connections (and thread, or CUDA stream).

@@ -1,7 +1,7 @@
 """Flat buckets: parameters in the order in which backward reaches them, gathered into runs worth sending.
 
-The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can start early, then runs of `bucket_bytes`,
-each of one dtype.
+The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can start early, then runs of
+`bucket_bytes`, each of one dtype.
 """
 
 from __future__ import annotations

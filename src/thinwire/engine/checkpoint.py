@@ -1,7 +1,7 @@
 """A syncer's state as named tensors: what is saved, and how another world takes it up.
 
-Keys are `scope|path|low:high|parameter`: the elements `low` to `high` of one parameter's share of a state, so a state survives another bucket
-layout and another world size. Scopes:
+Keys are `scope|path|low:high|parameter`: the elements `low` to `high` of one parameter's share of a state, so a state survives
+another bucket layout and another world size. Scopes:
     all     equal on every rank: anchors, outer state, warm starts, sums that have not been applied yet
     shard   each element saved by its one owner: second-side residuals
     rank3   rank 3's own: residuals, and on local steps its parameters and inner optimiser state
@@ -39,7 +39,7 @@ Run = tuple[int, int, Tensor]
 
 def save(sync: Syncer) -> dict[str, Tensor]:
     """The state; flights in the air are waited for and saved as sums, but not landed."""
-    _settle_all(sync)
+    sync.flights.settle_all()
     state = {_META: _pack_meta(_meta(sync))}
     for path, leaf in _leaves(sync):
         scope = _scope(leaf, sync.driver.rank)
@@ -63,7 +63,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     _must_fit(sync, meta)
     saved = _Saved(state, meta["world"])
     rank, world = sync.driver.rank, sync.driver.world
-    _settle_all(sync)
+    sync.flights.settle_all()
     for bucket in sync.buckets:
         bucket.air.clear()
     if sync.strategy.on.clock == "step":
@@ -91,17 +91,19 @@ def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
     Raises:
         AttachError: the folder holds no state of that key.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
-    metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-    found = {name: entry for name, entry in metadata.items() if name.startswith(f"{key}.")}
+    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+    found = {name: entry for name, entry in metadata.items() if name.startswith(f"{key}.") and isinstance(entry, TensorStorageMetadata)}
     if f"{key}.{_META}" not in found:
         keys = sorted({name.split(".")[0] for name in metadata})
         raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}")
     state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)  # each rank reads by itself
-        dcp.load(state, checkpoint_id=folder, no_dist=True)
+        dcp_load(state, checkpoint_id=folder, no_dist=True)
     return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
 
 
@@ -167,12 +169,6 @@ def _pack_meta(meta: dict[str, Any]) -> Tensor:
     """JSON in bytes, filled up with blanks to a size that seldom changes, since DCP loads into tensors of the saved size."""
     text = json.dumps(meta).encode()
     return torch.frombuffer(bytearray(text.ljust(-(-len(text) // _META_BYTES) * _META_BYTES)), dtype=torch.uint8)
-
-
-def _settle_all(sync: Syncer) -> None:
-    steps = sorted({air.step for bucket in sync.buckets for air in bucket.air})
-    for step in steps:
-        sync.settle([(bucket, air) for bucket in sync.buckets for air in bucket.air if air.step == step])
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------

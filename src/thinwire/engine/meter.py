@@ -80,8 +80,8 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{'bucket':<12}{'values':>12}{'flights':>9}{'sent MB':>11}{'encode s':>10}{'wire s':>9}{'exposed s':>11}"]
         for row in self.rows:
-            numbers = f"{row.numel:>12,}{row.flights:>9,}{row.sent_bytes / 1e6:>11.3f}{row.encode_s:>10.3f}{row.wire_s:>9.3f}{row.exposed_s:>11.3f}"
-            lines.append(f"{row.name:<12}{numbers}")
+            seconds = f"{row.encode_s:>10.3f}{row.wire_s:>9.3f}{row.exposed_s:>11.3f}"
+            lines.append(f"{row.name:<12}{row.numel:>12,}{row.flights:>9,}{row.sent_bytes / 1e6:>11.3f}{seconds}")
         dense = f"dense fp32 at each of {self.steps} steps: {self.dense_bytes / 1e6:.3f} MB"
         lines.append(
             f"sent {self.sent_bytes / 1e6:.3f} MB ({self.ratio:.1f}x fewer than {dense}) and {self.setup_bytes / 1e6:.3f} MB around it"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import struct
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,16 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver, Flight, Seat, State, Tick
+from thinwire.core import Driver, Tick
 from thinwire.engine import agree, checkpoint
-from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
+from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Report
 from thinwire.errors import AttachError, FlightError, NotLandedError
-from thinwire.how import native
 from thinwire.strategy import Strategy
-from thinwire.what import identity
-
-_DENSE = (native(), identity())
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,9 @@ class Syncer:
         self.apart = 0
         """Steps since the last landing."""
         self.shares: Sequence[float] = [1 / driver.world] * driver.world
-        self._seat = Seat(driver.rank, tuple(range(driver.world)), 0, options.seed)
         self._on_gradients = strategy.on.clock == "backward"
         self._device = buckets[0].device
-        self._stateful = any(True for bucket in buckets for part in bucket.slices for _ in part.state.walk())
+        self.flights = Flights(strategy, driver, buckets, meter, options.seed)
         self._weighing: agree.Sharing | None = None
         self._tick: Tick | None = None
         self._launching = False
@@ -138,7 +133,7 @@ class Syncer:
         own = [bucket.weights() for bucket in self.buckets]
         for bucket, mine in zip(self.buckets, own, strict=True):
             common = self.strategy.on.common(bucket, bucket.state)
-            bucket.set_weights(self._mean(bucket, mine) if common is None else common)
+            bucket.set_weights(self.flights.mean(bucket, mine) if common is None else common)
         try:
             yield self.model
         finally:
@@ -181,8 +176,8 @@ class Syncer:
     def close(self) -> None:
         """Land what is in flight, take the hooks off, stop the lanes.
 
-        On deltas a landing is written; on gradients the means of the last tau steps of a delayed schedule are dropped, as no step is left to
-        apply them.
+        On deltas a landing is written; on gradients the means of the last tau steps of a delayed schedule are dropped, as no step
+        is left to apply them.
         """
         if not self._hooks:
             return
@@ -230,9 +225,9 @@ class Syncer:
             if self._tick is None:
                 self._refuse_reentrant()
                 self._begin()
-                self._task = torch._C._current_graph_task_id()  # type: ignore[attr-defined]
-                torch.autograd.Variable._execution_engine.queue_callback(self._finish)  # type: ignore[attr-defined]
-            elif torch._C._current_graph_task_id() != self._task:  # type: ignore[attr-defined]
+                self._task = torch._C._current_graph_task_id()
+                torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+            elif torch._C._current_graph_task_id() != self._task:
                 raise AttachError(
                     "a gradient arrived from another backward pass than the one under way: either an earlier backward() failed half-way "
                     "(attach again), or activation checkpointing is reentrant (use checkpoint(…, use_reentrant=False))"
@@ -281,7 +276,7 @@ class Syncer:
         self._next = 0
         if tick.launch:
             self._settle_weights()
-            self._scale = self._share / (self._loss_scale if self._stateful else 1.0)
+            self._scale = self._share / (self._loss_scale if self.flights.stateful else 1.0)
             for bucket in self.buckets:
                 bucket.turn()
         self._tick = tick
@@ -289,8 +284,9 @@ class Syncer:
 
     def _launch_full(self) -> None:
         """Launch the buckets that are full, in index order, so that every rank launches alike."""
+        assert self._tick is not None
         while self._next < len(self.buckets) and not self.buckets[self._next].missing:
-            self._launch(self.buckets[self._next])
+            self.flights.launch(self.buckets[self._next], self.step, self._share, self._tick.dense)
             self._next += 1
 
     @torch.no_grad()
@@ -320,7 +316,7 @@ class Syncer:
         if tick.launch:
             self._settle_weights()
             for index in tick.launch:
-                self._launch(self.buckets[index])
+                self.flights.launch(self.buckets[index], self.step, self._share, tick.dense)
         self._land([self.buckets[index] for index in tick.land])
         self._end(tick)
 
@@ -332,67 +328,20 @@ class Syncer:
         if tick.land and self._shared_buffers:
             agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self._shared_buffers], f"step {self.step - 1}, buffers")
 
-    def _launch(self, bucket: FlatBucket) -> None:
-        tick = self._tick
-        assert tick is not None
-        x = self.strategy.on.read(bucket, bucket.state, self._share)
-        air = Airborne(self.step, x, [], [])
-        seat = Seat(self._seat.rank, self._seat.group, self.step, self._seat.seed)
-        for part in bucket.slices:
-            span, track = x[part.spec.begin : part.spec.end], Track()
-            if tick.dense:
-                route, codec = _DENSE
-                flight = route.carry(codec, span, part.spec, State(children={"codec": State()}), seat)
-            else:
-                part.flights += 1
-                track.number = part.flights
-                flight = self.strategy.how.carry(self.strategy.what, span, part.spec, part.state, seat)
-                flight = _tracked(flight, part, track) if self._stateful else flight
-            air.tracks.append(track)
-            air.handles.append(self.driver.start(flight, part.lane, f"step {self.step}, bucket {bucket.index} (from {bucket.names[0]!r})"))
-        bucket.air.append(air)
-
     def _land(self, buckets: Sequence[FlatBucket], write: bool = True) -> None:
         landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
         if not landing:
             return
-        finite = self.settle(landing)
+        finite = self.flights.settle(landing, check=not self._on_gradients)
         for bucket, air in landing if write else ():
             if not self._on_gradients and not finite:
                 raise FlightError(
                     f"step {air.step}, bucket {bucket.index}: the mean over ranks is not finite, so some rank's parameters are not. "
                     f"Nothing was written; {self._blame()}"
                 )
-            if self._on_gradients and self._stateful:
+            if self._on_gradients and self.flights.stateful:
                 air.x.mul_(self._loss_scale)
             self.strategy.on.write(bucket, air.x, bucket.state)
-
-    def settle(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> bool:
-        """Wait for launches of one step and put their sums in place; where any is not finite, take back what their flights did to the state.
-
-        Returns:
-            Whether the sums are finite; always true where neither state nor weights hang on it.
-        """
-        fresh = [(bucket, air) for bucket, air in landing if not air.settled]
-        for bucket, air in fresh:
-            row = self.meter.rows[bucket.index]
-            for part, handle in zip(bucket.slices, air.handles, strict=True):
-                begun = time.perf_counter()
-                total = handle.wait().total
-                row.exposed_s += time.perf_counter() - begun
-                row.add(handle)
-                span = air.x[part.spec.begin : part.spec.end]
-                if span.data_ptr() != total.data_ptr():
-                    span.copy_(total)
-            air.settled = True
-        if not (self._stateful or not self._on_gradients) or not landing:
-            return True
-        norms = [torch.linalg.vector_norm(air.x, float("inf")) for _, air in landing if air.x.numel()]
-        finite = bool(torch.stack(norms).isfinite().all())
-        if not finite:
-            for bucket, air in fresh:
-                _take_back(bucket, air)
-        return finite
 
     # -- odds and ends ------------------------------------------------------------------------------------------------
 
@@ -430,13 +379,6 @@ class Syncer:
             warnings.warn(message, stacklevel=2)
         self._silent_agreed = True
 
-    def _mean(self, bucket: FlatBucket, mine: Tensor) -> Tensor:
-        flight = native().carry(identity(), mine * (1 / self.driver.world), bucket.spec, State(children={"codec": State()}), self._seat)
-        handle = self.driver.start(flight, 0, f"common weights of bucket {bucket.index}")
-        total = handle.wait().total
-        self.meter.setup_bytes += handle.sent_bytes
-        return total
-
     def _blame(self) -> str:
         bad = [name for name, param in self.model.named_parameters() if not bool(param.isfinite().all())]
         return f"here {bad[0]!r} is not finite" if bad else "this rank's own are finite"
@@ -456,27 +398,6 @@ def shares(weights: Sequence[float]) -> list[float]:
     if bad or not sum(weights):
         raise AttachError(f"weights must be finite, at least 0 and not all 0; by rank: {bad or dict(enumerate(weights))}")
     return [weight / sum(weights) for weight in weights]
-
-
-def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:
-    """The flight, with a note of which leaves it replaced (it runs on its lane, in order)."""
-    before = [(leaf, leaf.value) for _, leaf in part.state.walk()]
-    outcome = yield from flight
-    track.changed = [(leaf, old, leaf.value) for leaf, old in before if leaf.value is not old]
-    return outcome
-
-
-def _take_back(bucket: FlatBucket, air: Airborne) -> None:
-    """Undo what the flights of a failed step did to the state; where later ones have built on it, take out what is left of it."""
-    for later in bucket.air:
-        for handle in later.handles:
-            handle.wait()
-    for part, track in zip(bucket.slices, air.tracks, strict=False):
-        for leaf, before, after in track.changed:
-            if leaf.value is after:
-                leaf.value = before
-            elif leaf.kind in ("summed", "sharded"):
-                leaf.value = leaf.value + (before - after) * leaf.fade ** (part.flights - track.number)
 
 
 def _persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:

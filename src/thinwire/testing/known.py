@@ -97,7 +97,7 @@ def _(codec: lowrank, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 def _(codec: chain, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     state = codec.init(spec, seat)
     core, side = codec.first.split(x, spec, state.child("first"), seat)
-    inner = bound(codec.second, core, Spec((), 0, core.numel(), spec.work), seat)
+    inner = bound(codec.second, core, Spec((), 0, core.numel(), spec.work), seat.under(spec.key))
     spread = codec.first.join(inner.to(spec.work), side, spec, state.child("first"), seat, seat.rank)
     return bound(codec.first, x, spec, seat) + spread.double() * (1 + 1e-6)
 

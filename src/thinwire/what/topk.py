@@ -47,7 +47,7 @@ class topk(Transform):
         if self.per < 0:
             reasons.append(f"topk(per={self.per}): a chunk has at least 1 value, or 0 for the whole span")
         reasons.extend(wrong("topk", self.k))
-        if self.per and self.k > self.per:
+        if 0 < self.per < self.k:
             reasons.append(f"topk(k={self.k}, per={self.per}): a chunk of {self.per} has no {self.k} largest")
         if reasons:
             raise StrategyError(reasons)

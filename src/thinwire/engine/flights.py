@@ -1,0 +1,117 @@
+"""Launching and settling: what puts a bucket on the wire, waits for it, and takes a failed step back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Driver, Flight, Seat, State
+from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
+from thinwire.engine.meter import Meter
+from thinwire.how import native
+from thinwire.strategy import Strategy
+from thinwire.what import identity
+
+_ROUTE, _CODEC = native(), identity()  # what a dense tick flies
+
+
+class Flights:
+    """The flights of every bucket of one syncer."""
+
+    def __init__(self, strategy: Strategy, driver: Driver, buckets: list[FlatBucket], meter: Meter, seed: int) -> None:
+        self._strategy, self._driver, self._buckets, self._meter, self._seed = strategy, driver, buckets, meter, seed
+        self.stateful = any(True for bucket in buckets for part in bucket.slices for _ in part.state.walk())
+        """Some codec or route keeps state between flights."""
+
+    def launch(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
+        """Read a bucket and put a flight for each of its slices on their lanes."""
+        air = Airborne(step, self._strategy.on.read(bucket, bucket.state, share), [], [])
+        for part in bucket.slices:
+            span, track = air.x[part.spec.begin : part.spec.end], Track()
+            flight = self._dense(span, part, step) if dense else self._thin(span, part, step, track)
+            air.tracks.append(track)
+            label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
+            air.handles.append(self._driver.start(flight, part.lane, label))
+        bucket.air.append(air)
+
+    def settle(self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool) -> bool:
+        """Wait for launches of one step and put their sums in place; where one is not finite, take back what the flights did to the state.
+
+        Args:
+            check: look whether the sums are finite, even where no state hangs on it.
+
+        Returns:
+            Whether the sums are finite; true where nobody looked.
+        """
+        fresh = [(bucket, air) for bucket, air in landing if not air.settled]
+        for bucket, air in fresh:
+            row = self._meter.rows[bucket.index]
+            for part, handle in zip(bucket.slices, air.handles, strict=True):
+                begun = time.perf_counter()
+                total = handle.wait().total
+                row.exposed_s += time.perf_counter() - begun
+                row.add(handle)
+                span = air.x[part.spec.begin : part.spec.end]
+                if span.data_ptr() != total.data_ptr():
+                    span.copy_(total)
+            air.settled = True
+        norms = [torch.linalg.vector_norm(air.x, float("inf")) for _, air in landing] if check or self.stateful else []
+        finite = not norms or bool(torch.stack(norms).isfinite().all())
+        if not finite:
+            for bucket, air in fresh:
+                _take_back(bucket, air)
+        return finite
+
+    def settle_all(self) -> None:
+        """Wait for everything in the air, step by step, without landing it."""
+        for step in sorted({air.step for bucket in self._buckets for air in bucket.air}):
+            self.settle([(bucket, air) for bucket in self._buckets for air in bucket.air if air.step == step], check=False)
+
+    def mean(self, bucket: FlatBucket, mine: Tensor) -> Tensor:
+        """The plain mean over ranks of a bucket's values, by a dense all-reduce outside the schedule."""
+        seat = self._seat(0)
+        flight = _ROUTE.carry(_CODEC, mine / self._driver.world, bucket.spec, _no_state(), seat)
+        handle = self._driver.start(flight, 0, f"common weights of bucket {bucket.index}")
+        total = handle.wait().total
+        self._meter.setup_bytes += handle.sent_bytes
+        return total
+
+    def _dense(self, span: Tensor, part: Slice, step: int) -> Flight:
+        return _ROUTE.carry(_CODEC, span, part.spec, _no_state(), self._seat(step))
+
+    def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight:
+        part.flights += 1
+        track.number = part.flights
+        flight = self._strategy.how.carry(self._strategy.what, span, part.spec, part.state, self._seat(step))
+        return _tracked(flight, part, track) if self.stateful else flight
+
+    def _seat(self, step: int) -> Seat:
+        return Seat(self._driver.rank, tuple(range(self._driver.world)), step, self._seed)
+
+
+def _no_state() -> State:
+    return State(children={"codec": State()})
+
+
+def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:
+    """The flight, with a note of which leaves it replaced (it runs on its lane, in order)."""
+    before = [(leaf, leaf.value) for _, leaf in part.state.walk()]
+    outcome = yield from flight
+    track.changed = [(leaf, old, leaf.value) for leaf, old in before if leaf.value is not old]
+    return outcome
+
+
+def _take_back(bucket: FlatBucket, air: Airborne) -> None:
+    """Undo what the flights of a failed step did to the state; where later ones have built on it, take out what is left of it."""
+    for later in bucket.air:
+        for handle in later.handles:
+            handle.wait()
+    for part, track in zip(bucket.slices, air.tracks, strict=False):
+        for leaf, before, after in track.changed:
+            if leaf.value is after:
+                leaf.value = before
+            elif leaf.kind in ("summed", "sharded"):
+                leaf.value = leaf.value + (before - after) * leaf.fade ** (part.flights - track.number)

@@ -1,0 +1,89 @@
+from typing import Any
+
+import pytest
+import torch
+
+from thinwire.core import AllReduce, Codec, Exchange, Flight, Route
+from thinwire.drive.local import run
+from thinwire.errors import StrategyError
+from thinwire.how import gather, hierarchical, native, two_shot
+from thinwire.strategy import Strategy
+from thinwire.testing import check_route, seats, specs
+from thinwire.what import cast, feedback, identity, lowrank, topk, uniform
+
+MANY = specs()["many parts"]
+
+
+@pytest.mark.parametrize("node", [1, 2, 3])
+@pytest.mark.parametrize("outer", [native(), two_shot(), gather()], ids=repr)
+def test_laws(node: int, outer: Route) -> None:
+    check_route(hierarchical(native(), outer, node), identity())
+
+
+@pytest.mark.parametrize(
+    ("route", "codec"),
+    [
+        (hierarchical(native(), two_shot(), 3), uniform(4, block=8)),
+        (hierarchical((two_shot(), cast()), gather(), 2), feedback(topk(0.1))),
+        (hierarchical(native(), native(), 2), feedback(lowrank(2))),
+    ],
+    ids=repr,
+)
+def test_laws_with_a_lossy_codec(route: hierarchical, codec: Codec) -> None:
+    check_route(route, codec, worlds=(2, 3, 4, 6, 9))
+
+
+def test_only_the_codec_crosses_the_thin_wire() -> None:
+    """Bytes between nodes: what the codec needs for the rank's share of its node's sum, there and back."""
+    crossing = dict.fromkeys(range(4), 0.0)
+
+    def watched(flight: Flight, rank: int) -> Flight:
+        reply: Any = None
+        while True:
+            try:
+                hop = flight.send(reply)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            if isinstance(hop, Exchange):
+                crossing[rank] += sum(payload.numel() for peer, payload in hop.send if peer // 2 != rank // 2)
+            elif isinstance(hop, AllReduce):
+                assert len({peer // 2 for peer in hop.group}) == 1, "an all-reduce between nodes would be dense"
+            reply = yield hop
+
+    route, codec, at = hierarchical(native(), two_shot(), 2), uniform(4), seats(group=(0, 1, 2, 3))
+    run({r: watched(route.carry(codec, torch.randn(MANY.numel), MANY, route.init(codec, MANY, at[r]), at[r]), r) for r in at})
+    assert sum(crossing.values()) == 2 * sum(codec.nbytes(span) for span in MANY.cut(2, 256)) * 2 / 2
+    assert sum(crossing.values()) < 0.3 * 4 * 4 * MANY.numel / 2
+
+
+def test_groups_are_nodes_and_peers_of_more_than_one_rank() -> None:
+    assert hierarchical(native(), native(), 3).groups(6) == ((0, 1, 2), (3, 4, 5), (0, 3), (1, 4), (2, 5))
+    assert hierarchical(native(), native(), 1).groups(3) == ()
+    assert hierarchical(native(), native(), 4).groups(4) == ()
+
+
+def test_a_world_that_is_no_multiple_is_refused_at_attach() -> None:
+    with pytest.raises(StrategyError, match="a world of 5 ranks is no multiple of 2"):
+        hierarchical(native(), native(), 2).groups(5)
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "node", "told"),
+    [
+        (native(), native(), 0, "a node has at least 1 rank"),
+        (hierarchical(native(), native(), 2), native(), 2, "a level cannot be hierarchical itself"),
+        (native(), hierarchical(native(), native(), 2), 2, "a level cannot be hierarchical itself"),
+        (two_shot(), native(), 2, "give its codec"),
+        ((native(), uniform(4)), native(), 2, "its payloads cannot be added unopened"),
+    ],
+    ids=repr,
+)
+def test_a_level_that_cannot_be_is_refused(inner: Any, outer: Route, node: int, told: str) -> None:
+    with pytest.raises(StrategyError) as caught:
+        hierarchical(inner, outer, node)
+    assert told in str(caught.value)
+
+
+def test_the_codec_must_fit_the_outer_level() -> None:
+    with pytest.raises(StrategyError, match=r"Cannot carry topk\(k=0.1, per=0\) over two_shot"):
+        Strategy(what=topk(0.1), how=hierarchical(native(), two_shot(), 2))

@@ -1,0 +1,50 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.cases import CODECS
+from thinwire.core import Codec, Spec, State
+from thinwire.errors import StrategyError
+from thinwire.testing import check_codec, seats
+from thinwire.what import randomk
+
+SPEC = Spec((), 0, 103, torch.float32)
+
+
+def drawn(codec: randomk, step: int = 0, rank: int = 1) -> list[int]:
+    seat = seats(step)[rank]
+    payload = codec.encode(torch.ones(103), SPEC, State(), seat)
+    return codec.decode(payload, SPEC, State(), seat, rank).nonzero().view(-1).tolist()
+
+
+@pytest.mark.parametrize("codec", CODECS["randomk"], ids=repr)
+def test_laws(codec: Codec) -> None:
+    check_codec(codec)
+
+
+def test_all_ranks_draw_the_same_places_and_no_place_twice() -> None:
+    for step in range(20):
+        places = drawn(randomk(10), step)
+        assert len(places) == 10
+        assert all(drawn(randomk(10), step, rank) == places for rank in (2, 5))
+
+
+def test_every_entry_is_drawn_equally_often() -> None:
+    counts = torch.zeros(103)
+    for step in range(1500):
+        counts[drawn(randomk(10), step)] += 1
+    expected = 1500 * 10 / 103
+    assert ((counts - expected).abs() < 5 * expected**0.5).all()
+
+
+def test_spans_of_one_bucket_draw_different_places() -> None:
+    seat = seats()[1]
+    lots = [randomk(10)._places(SPEC, replace(seat, key=key)).tolist() for key in ("a", "b")]
+    assert lots[0] != lots[1]
+
+
+@pytest.mark.parametrize("k", [0, -3, 1.2, False, float("nan")])
+def test_a_k_that_is_no_count_and_no_share_is_refused(k: float) -> None:
+    with pytest.raises(StrategyError, match="a count is at least 1"):
+        randomk(k)
