@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import platform
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,28 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     for first, *others in lines:
         print("  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]))
+
+
+class Neighbours:
+    """Cores that other processes kept busy while the block ran: timings are worth little where it is not near 0.
+
+    What the kernel counts as busy, less what this process and its children (those that have ended) used.
+    """
+
+    cores = 0.0
+
+    def __enter__(self) -> Neighbours:
+        self._before = self._look()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall, busy = (after - before for after, before in zip(self._look(), self._before, strict=True))
+        self.cores = max(0.0, busy / wall)
+
+    def _look(self) -> tuple[float, float]:
+        user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+        own = sum(os.times()[:4])
+        return time.monotonic(), (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - own
 
 
 def run_ranks(world: int, work: Callable[..., Any], *args: Any) -> Any:

@@ -21,7 +21,7 @@ CONTEXT = 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a tiny GPT on real English over a thin wire.")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     steps = parser.parse_args().steps
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets both

@@ -67,6 +67,8 @@ class Piece:
 class Spec:
     """What every rank already knows of a bucket, or of a span of one; it never travels.
 
+    Parts, or pieces of them, cover the span; only the core of a chain has values and no parts.
+
     Example:
         >>> parts = (Part("a", (2, 3), 0, "matrix"), Part("b", (4,), 6, "vector"))
         >>> spec = Spec(parts, begin=0, numel=10, dtype=torch.float32)

@@ -136,7 +136,9 @@ def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         return _each_of(value, options, path, problems)
     if inspect.isclass(hint) and issubclass(hint, Member):
-        return from_table(hint.kind, value, path, problems)
+        value = from_table(hint.kind, value, path, problems)
+        if value is None:
+            return None
     if origin is typing.Literal:
         if any(type(value) is type(option) and value == option for option in options):
             return value
@@ -149,15 +151,29 @@ def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
 
 
 def _one_of(value: Any, options: tuple[Any, ...], path: str, problems: list[str]) -> Any:
-    attempts: list[list[str]] = []
-    for option in options:
+    """`value` as one of several annotations; where it has the shape of only one of them, that one says what is wrong."""
+    some = [option for option in options if option is not type(None)]  # a table leaves out what is None
+    shaped = [option for option in some if _shape(option) is _kind_of(value)] or some
+    if len(shaped) == 1:
+        return _typed(value, shaped[0], path, problems)
+    for option in shaped:
         tried: list[str] = []
         result = _typed(value, option, path, tried)
         if not tried:
             return result
-        attempts.append(tried)
-    problems.extend(max(attempts, key=lambda tried: max(map(len, tried))))  # the attempt that got furthest says most
+    problems.append(f"{path}: expected {' or '.join(getattr(option, '__name__', str(option)) for option in shaped)}, found {value!r}")
     return None
+
+
+def _shape(hint: Any) -> type:
+    """What TOML writes a value of this annotation as: a table, an array, or neither."""
+    if inspect.isclass(hint) and issubclass(hint, Member):
+        return dict
+    return list if typing.get_origin(hint) is tuple else object
+
+
+def _kind_of(value: Any) -> type:
+    return dict if isinstance(value, Mapping) else list if isinstance(value, list | tuple) else object
 
 
 def _each_of(values: Sequence[Any], options: tuple[Any, ...], path: str, problems: list[str]) -> Any:

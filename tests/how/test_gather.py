@@ -10,9 +10,13 @@ from thinwire.what import feedback, identity, lowrank, threshold, topk, uniform
 MANY = specs()["many parts"]
 
 
-@pytest.mark.parametrize("codec", [identity(), feedback(topk(0.1)), threshold(1.0)], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_route(gather(), codec)
+def test_laws() -> None:
+    check_route(gather(), identity())
+
+
+@pytest.mark.parametrize("codec", [feedback(topk(0.1)), threshold(1.0)], ids=repr)
+def test_laws_with_a_lossy_codec(codec: Codec) -> None:
+    check_route(gather(), codec, worlds=(1, 2, 4, 7))
 
 
 def test_one_loss_and_not_two() -> None:
@@ -27,7 +31,10 @@ def test_one_loss_and_not_two() -> None:
 def test_rounds_are_phased_in_pairs() -> None:
     """In round k everyone sends to the k-th after it, and hears from the k-th before it."""
     at = seats(group=(0, 1, 2, 3))
-    hops = {rank: next(gather().carry(identity(), torch.zeros(MANY.numel), MANY, gather().init(identity(), MANY, at[rank]), at[rank])) for rank in at}
+    hops = {
+        rank: next(gather().carry(identity(), torch.zeros(MANY.numel), MANY, gather().init(identity(), MANY, at[rank]), at[rank]))
+        for rank in at
+    }
     for k in range(3):
         for rank, hop in hops.items():
             assert isinstance(hop, Exchange)

@@ -11,9 +11,13 @@ from thinwire.what import by_role, cast, feedback, identity, lowrank, randomk, u
 MANY = specs()["many parts"]
 
 
-@pytest.mark.parametrize("codec", [identity(), cast(), feedback(lowrank(2)), randomk(20)], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_route(native(), codec)
+def test_laws() -> None:
+    check_route(native(), identity())
+
+
+@pytest.mark.parametrize("codec", [cast(), feedback(lowrank(2)), randomk(20)], ids=repr)
+def test_laws_with_a_lossy_codec(codec: Codec) -> None:
+    check_route(native(), codec, worlds=(1, 2, 4, 7))
 
 
 def test_dense_values_are_reduced_where_they_lie() -> None:
@@ -29,12 +33,14 @@ def test_each_width_of_number_is_an_all_reduce_of_its_own() -> None:
     codec = by_role(matrix=cast(), embedding=identity())
     state: State = native().init(codec, MANY, seats()[1])
     flight = native().carry(codec, torch.randn(MANY.numel), MANY, state, seats()[1])
-    hops = [next(flight)]
-    with pytest.raises(StopIteration):
-        while True:
-            assert isinstance(hops[-1], AllReduce)
-            hops.append(flight.send(hops[-1].tensor))
-    assert [hop.tensor.dtype for hop in hops if isinstance(hop, AllReduce)] == [torch.float32, torch.float32, torch.bfloat16]
+    hop, dtypes = next(flight), []
+    while isinstance(hop, AllReduce):
+        dtypes.append(hop.tensor.dtype)
+        try:
+            hop = flight.send(hop.tensor)
+        except StopIteration:
+            break
+    assert dtypes == [torch.float32, torch.float32, torch.bfloat16]
 
 
 def test_what_cannot_be_added_is_refused() -> None:

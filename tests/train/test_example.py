@@ -15,7 +15,7 @@ EXAMPLE = Path("examples") / "your_own_loop.py"
 
 def test_it_runs_on_two_ranks_and_sends_less() -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(EXAMPLE), "--steps", "20"]
-    ran = subprocess.run(launch, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    ran = subprocess.run(launch, check=False, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     said = re.search(r"loss (\S+) nats/byte after 20 steps on 2 ranks\nsent (\S+) MB from each rank, (\S+)x fewer", ran.stdout)
     assert said is not None, ran.stdout

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 from rich.console import Console
 
 from tests.members import ROOT
+from tests.ranks import run_ranks
 from thinwire import recipes
 from thinwire.engine import Report, Row
+from thinwire.errors import DisagreementError, RankLostError
 from thinwire.train.adamw import rate
 from thinwire.train.clock import landing, rounds
 from thinwire.train.command import main
@@ -48,9 +51,10 @@ def result(spoken: str, show: Show | None = None, steps: int = 6) -> Result:
     return run(job, show or Show())
 
 
-def torchrun(*arguments: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "thinwire.train"]
-    return subprocess.run([*launch, *arguments], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+def on_a_rank(rank: int) -> list[dict[str, tuple[tuple[float, ...], float, float]]]:
+    """Two runs of every recipe: this rank's curve, the validation loss and the ratio."""
+    runs = [{name: result(spoken) for name, spoken in SPOKEN.items()} for _ in range(2)]
+    return [{name: (done.curve, done.nats, done.end.report.ratio) for name, done in run.items()} for run in runs]
 
 
 def test_every_recipe_is_run() -> None:
@@ -70,6 +74,15 @@ def test_a_recipe_runs_alone(spoken: str) -> None:
 def test_a_run_is_decided_by_its_seed() -> None:
     one, two = result("qsgd"), result("qsgd")
     assert (one.curve, one.validation, one.sample) == (two.curve, two.validation, two.sample)
+
+
+def test_every_recipe_runs_on_two_ranks_and_is_decided_by_its_seed() -> None:
+    (first, again), (other, _) = run_ranks(2, on_a_rank)
+    assert again == first
+    for name, (curve, nats, ratio) in first.items():
+        assert curve != other[name][0], "each rank reads batches of its own"
+        assert nats == other[name][1], "and validates the same weights"
+        assert ratio == pytest.approx(1) if name in ("dense", "delayed_update") else ratio > 1.1
 
 
 def test_the_model_learns() -> None:
@@ -112,6 +125,8 @@ def test_the_rate_rises_falls_and_ends_at_a_tenth() -> None:
         ("two_level", "two_level needs node"),
         ("powersgd,rank=0,start=-1", "at least 0 steps"),
         ("nowhere.toml", "cannot be read: No such file"),
+        ("two_level,node=3", "3"),  # known once the world is
+        ("local_sgd,period=2000", "lands nothing from step 960 to step 1920"),
     ],
 )
 def test_a_bad_strategy_is_one_line_and_2(spoken: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +151,9 @@ def test_toml_and_a_recipe_are_the_same(tmp_path: Path) -> None:
     assert strategy_from(str(path)) == strategy_from("sparseloco")
 
 
-@pytest.mark.parametrize("flags", [["--steps", "0"], ["--lr", "x"], ["--lr", "inf"], ["--step", "3"], ["--timeout", "-1"]])
+@pytest.mark.parametrize(
+    "flags", [["--steps", "0"], ["--lr", "x"], ["--lr", "inf"], ["--step", "3"], ["--timeout", "-1"], ["--seed", "-1"]]
+)
 def test_a_bad_flag_is_one_line_and_2(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(flags)
@@ -162,42 +179,85 @@ def moment(step: int) -> Moment:
     return Moment(step, 100, 2.5, 2.0, 1024 * step, Report(2, step, (Row("bucket 0", 250_000, step, 5e4 * step, exposed_s=0.1),), 0.0))
 
 
-@pytest.mark.parametrize("kind", [Lines, LiveLine])
-def test_a_moment_is_one_line(kind: type[Lines]) -> None:
+def test_plain_lines_come_every_fifty_steps() -> None:
     out = io.StringIO()
-    show = kind(Console(file=out, force_terminal=kind is LiveLine, width=120))
+    show = Lines(Console(file=out, width=100))
+    for step in range(1, 101):
+        show.step(moment(step))
+    assert out.getvalue().splitlines() == [
+        "step  50/100  loss 2.500  25,600 tokens/s  sent 2.50 MB, 20.0x fewer  wait 5%  0:02",
+        "step 100/100  loss 2.500  51,200 tokens/s  sent 5.00 MB, 20.0x fewer  wait 5%  0:00",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_has_one_live_line(width: int) -> None:
+    out = io.StringIO()
+    show = LiveLine(Console(file=out, force_terminal=True, width=width))
+    show.begin(result("dense").setting)
     for step in range(1, 101):
         show.step(moment(step))
     show.close()
-    lines = [line for line in out.getvalue().splitlines() if "step 100/100" in line]
-    assert len(lines) == 1
-    for part in ("loss 2.500", "51,200 tokens/s", "sent 5.00 MB, 20.0x fewer", "waited 5.0%", "0:00 left"):
-        assert part in lines[0]
+    assert "100/100  loss 2.500  51,200 tokens/s  sent 5.00 MB, 20.0x fewer  wait 5%  0:00" in out.getvalue()
+    assert 2 <= out.getvalue().count("20.0x fewer") < 50, "the line is drawn now and then"
 
 
 def test_two_ranks_train_from_the_command_line(tmp_path: Path) -> None:
-    ran = [torchrun("--steps", "8", "--seed", "3", "--out", str(tmp_path / folder)) for folder in "ab"]
-    told, again = (json.loads((tmp_path / folder / "run.json").read_text()) for folder in "ab")
-    for run in ran:
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.splitlines()[-1] == "sync.check() passed: all 2 ranks hold the same weights"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "thinwire.train"]
+    flags = ["--steps", "8", "--seed", "3", "--out", str(tmp_path / "made")]
+    quiet = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([*launch, *flags], check=False, cwd=ROOT, env=quiet, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "sync.check() passed: all 2 ranks hold the same weights"
 
+    told = json.loads((tmp_path / "made" / "run.json").read_text())
     report = told["report"]
-    assert f"{report['ratio']:.1f}x" in ran[0].stdout
+    assert f"{report['ratio']:.1f}x" in ran.stdout
     assert report["dense_bytes"] == 8 * 4 * told["config"]["parameters"]
     assert report["ratio"] == report["dense_bytes"] / report["sent_bytes"] > 1
     assert told["config"]["world"] == 2
     assert told["config"]["seed"] == 3
     assert len(told["curve"]["train"]) == 8
     nats = told["result"]["validation_nats_per_byte"]
-    assert f"{nats:.4f}" in ran[0].stdout
+    assert f"{nats:.4f}" in ran.stdout
     assert told["result"]["validation_bits_per_byte"] == nats / math.log(2)
 
-    assert (again["curve"], again["report"]["sent_bytes"]) == (told["curve"], report["sent_bytes"]), "the seed decides a run"
+
+@pytest.mark.parametrize(
+    ("rank", "error", "code", "said"),
+    [
+        ("0", RankLostError([1], "rank 1 lost:\nno heartbeat"), 1, "thinwire.train: rank 1 lost:; no heartbeat\n"),
+        ("1", RankLostError([0], "rank 0 lost"), 1, "thinwire.train: rank 0 lost\n"),
+        ("1", RankLostError([2], "rank 2 lost"), 1, ""),
+        ("0", DisagreementError("'embed.weight' differs"), 1, "thinwire.train: 'embed.weight' differs\n"),
+        ("0", FloatingPointError("not finite"), 1, "thinwire.train: not finite\n"),
+        ("0", InterruptedError("stopped after 3 of 8 steps"), 143, "thinwire.train: stopped after 3 of 8 steps\n"),
+        ("0", KeyboardInterrupt(), 130, "thinwire.train: interrupted\n"),
+    ],
+)
+def test_what_ends_a_run_is_told_once(
+    rank: str, error: BaseException, code: int, said: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Result:
+        raise error
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr("thinwire.train.job.run", fail)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([]) == code
+    assert capfd.readouterr() == ("", said)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_what_no_rank_can_do_fails_the_launch() -> None:
-    ran = torchrun("--strategy", "two_level,node=3")
-    assert ran.returncode != 0
-    assert ran.stderr.count("thinwire.train: ") == 1
-    assert 'File "' not in ran.stderr.split("thinwire.train: ")[0]
+def test_a_run_that_diverges_says_so() -> None:
+    job = Job(recipes.dense(), steps=40, batch=2, model=SMALL, lr=1e30)
+    with pytest.raises(FloatingPointError, match="take a lower learning rate than 1e"):
+        run(job, Show())
+
+
+def test_a_run_can_be_stopped() -> None:
+    job = Job(recipes.dense(), steps=6, batch=2, model=SMALL)
+    with pytest.raises(InterruptedError, match="after 1 of 6 steps"):
+        run(job, Show(), stopped=lambda: True)

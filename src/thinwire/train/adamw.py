@@ -25,7 +25,7 @@ def rate(step: int, steps: int, peak: float) -> float:
 
     Example:
         >>> [round(rate(step, steps=960, peak=1.0), 3) for step in (0, 59, 509, 959)]
-        [0.017, 1.0, 0.552, 0.1]
+        [0.017, 1.0, 0.55, 0.1]
     """
     warmup = min(WARMUP, max(1, steps // 4))
     if step < warmup:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from thinwire.errors import StrategyError
 from thinwire.strategy import Strategy
 
 
@@ -31,11 +32,18 @@ def rounds(strategy: Strategy, steps: int, buckets: int) -> Iterator[range]:
 def landing(strategy: Strategy, steps: int, buckets: int) -> int:
     """The least number of steps, `steps` or more, after which a mean lands: a run that ends there wastes none of them.
 
+    Raises:
+        StrategyError: it is more than twice `steps`, which nobody would call rounding.
+
     Example:
         >>> from thinwire import recipes
-        >>> [landing(recipe, steps=30, buckets=1) for recipe in (recipes.dense(), recipes.local_sgd(16), recipes.diloco(100))]
-        [30, 32, 100]
+        >>> [landing(recipe, steps=60, buckets=1) for recipe in (recipes.dense(), recipes.local_sgd(16), recipes.diloco(100))]
+        [60, 64, 100]
     """
-    while not strategy.when.tick(steps - 1, buckets).land:
-        steps += 1
-    return steps
+    for end in range(steps, 2 * steps + 1):
+        if strategy.when.tick(end - 1, buckets).land:
+            return end
+    raise StrategyError(
+        f"{strategy.when!r} lands nothing from step {steps} to step {2 * steps}: train for more steps, or take a shorter period than "
+        f"{strategy.when.period}"
+    )

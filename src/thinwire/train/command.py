@@ -1,6 +1,6 @@
 """The training command: from flags to an exit code.
 
-0: trained; 1: a rank was lost, or ranks disagree; 2: what was asked cannot be done; 130 and 143: stopped. Errors are one line.
+0: trained; 1: a rank was lost, ranks disagree or training diverged; 2: what was asked cannot be; 130, 143: stopped. Errors are one line.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -48,26 +49,25 @@ def _train(options: Options, strategy: Any) -> int:
     job = Job(strategy, options.steps, options.batch, options.lr, options.seed, timeout)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     show = show_on(standard()) if rank() == 0 else Show()
-    termination = _Termination()
     try:
-        if world > 1:
-            dist.init_process_group("gloo", timeout=timeout)
-        result = run(job, show, termination.asked)
+        with _termination() as asked, closing(show):
+            if world > 1:
+                dist.init_process_group("gloo", timeout=timeout)
+            result = run(job, show, asked)
     except StrategyError as error:  # it fits no world of this size
-        show.close()
         complain(str(error))
         return 2
     except ThinwireError as error:
-        show.close()
         lost = error.ranks if isinstance(error, RankLostError) else ()
         complain(str(error), speaker=min(set(range(world)) - set(lost), default=0))
         return 1
+    except FloatingPointError as error:
+        complain(str(error))
+        return 1
     except InterruptedError as error:
-        show.close()
         complain(str(error))
         return 143
     except KeyboardInterrupt:
-        show.close()
         complain("interrupted")
         return 130
     if world > 1:
@@ -77,16 +77,13 @@ def _train(options: Options, strategy: Any) -> int:
     return 0
 
 
-class _Termination:
+@contextmanager
+def _termination() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM has come. It does not end the process at once: a launcher that has lost one rank stops the others with it, and
     they need two seconds more to find out who is gone, and to say so."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def asked(self) -> bool:
-        return self._asked
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -56,6 +56,7 @@ def run(job: Job, show: Show, stopped: Callable[[], bool] = lambda: False) -> Re
     Raises:
         ValueError: sizes or a strategy that do not fit this world or the text.
         ThinwireError: a rank was lost, or ranks hold different weights.
+        FloatingPointError: training has diverged.
         InterruptedError: `stopped` said so.
     """
     torch.manual_seed(job.seed)
@@ -81,7 +82,8 @@ def run(job: Job, show: Show, stopped: Callable[[], bool] = lambda: False) -> Re
                 _, loss = model(*batches.at(step))
                 (loss / len(passes)).backward()  # gradients of several passes are summed, and the mean is meant
                 curve.append(loss.item())
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if not nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite():  # on gradients, at the same step on every rank
+                raise FloatingPointError(f"the gradients of step {passes[-1]} are not finite: take a lower learning rate than {job.lr:g}")
             for group in optimizer.param_groups:
                 group["lr"] = rate(passes[-1], steps, job.lr)
             optimizer.step()
@@ -102,7 +104,7 @@ def run(job: Job, show: Show, stopped: Callable[[], bool] = lambda: False) -> Re
         with sync.common_weights():
             sample = continued(model, PROMPT, job.sample, job.seed) if rank == 0 else ""
         sync.check()
-        end = Moment(steps, steps, recent, seconds, moment.tokens, sync.report())
+    end = Moment(steps, steps, recent, seconds, moment.tokens, sync.report())  # closed: what was in the air is counted too
     result = Result(setting, end, tuple(curve), tuple(validation), sample)
     show.end(result)
     return result

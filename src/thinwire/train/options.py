@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--steps", type=_count, default=960, metavar="N", help=told)
     parser.add_argument("--batch", type=_count, default=8, metavar="N", help="rows of 128 bytes to a rank's batch; default %(default)s")
     parser.add_argument("--lr", type=_positive, default=3e-3, metavar="X", help="the peak of AdamW's learning rate; default %(default)s")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, batches and every draw; default %(default)s")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, batches and every draw; default %(default)s")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write run.json there: the configuration, the curve and the report")
     told = "the longest that one message may take, after which the ranks that are lost are named; default %(default)s"
     parser.add_argument("--timeout", dest="timeout_s", type=_positive, default=120.0, metavar="SECONDS", help=told)
@@ -87,6 +87,12 @@ def complain(message: str, speaker: int = 0) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**63 - 1")
     return int(text)
 
 

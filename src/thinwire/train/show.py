@@ -53,13 +53,13 @@ class Lines(Show):
     def step(self, moment: Moment) -> None:
         if moment.step >= self._next or moment.step == moment.steps:
             self._next = (moment.step // LINE_EVERY + 1) * LINE_EVERY
-            self.console.print(summary(moment), no_wrap=True)
+            self.console.print(Text("step ").append_text(summary(moment)), no_wrap=True)
 
     def validated(self, steps: int, loss: float) -> None:
         self.console.print(f"step {steps:>4}: validation loss {loss:.4f} nats/byte")
 
     def end(self, result: Result) -> None:
-        for part in (figures(result), buckets(result), Panel(Text(result.sample), title="a sample", border_style="dim")):
+        for part in (figures(result), buckets(result), Panel(Text(printable(result.sample)), title="a sample", border_style="dim")):
             self.console.print(part)
         world = result.setting.world
         told = "nothing to compare: there is one rank" if world == 1 else f"all {world} ranks hold the same weights"
@@ -83,10 +83,12 @@ class LiveLine(Lines):
         if now - self._shown < REFRESH_S and moment.step < moment.steps:
             return
         self._shown = now
-        line = Table.grid(padding=(0, 1))
-        line.add_column(width=16)
+        line = Table.grid(padding=(0, 2))
+        if self.console.width >= WIDTH:
+            line.add_column(width=16)
         line.add_column(no_wrap=True, overflow="ellipsis")
-        line.add_row(ProgressBar(moment.steps, moment.step, width=16), summary(moment))
+        bar = (ProgressBar(moment.steps, moment.step, width=16),) if self.console.width >= WIDTH else ()
+        line.add_row(*bar, summary(moment))
         self._live.update(line, refresh=True)
 
     def end(self, result: Result) -> None:
@@ -109,20 +111,31 @@ def standard() -> Console:
 
 
 def summary(moment: Moment) -> Text:
-    """A moment in one line.
+    """A moment in one line of fewer than 80 characters.
 
     Example:
         >>> from thinwire.engine import Report, Row
         >>> report = Report(2, 10, (Row("bucket 0", 250_000, 10, 5e5, exposed_s=0.1),), 0.0)
         >>> print(summary(Moment(10, 40, 2.5, 2.0, 20480, report)))
-        step 10/40  loss 2.500  10,240 tokens/s  sent 0.50 MB, 20.0x fewer  waited 5.0 %  0:06 left
+        10/40  loss 2.500  10,240 tokens/s  sent 0.50 MB, 20.0x fewer  wait 5%  0:06
     """
     report = moment.report
-    sent = f"sent {report.sent_bytes / 1e6:.2f} MB, {report.ratio:.1f}x fewer" if report.sent_bytes else "nothing sent"
-    step = f"step {moment.step:>{len(str(moment.steps))}}/{moment.steps}"
-    pace = f"{moment.tokens_per_s:,.0f} tokens/s"
+    step = f"{moment.step:>{len(str(moment.steps))}}/{moment.steps}"
+    sent_mb = report.sent_bytes / 1e6
+    sent = f"sent {sent_mb:.{2 if sent_mb < 100 else 0}f} MB, {report.ratio:.1f}x fewer" if sent_mb else "nothing sent"
     minutes, seconds = divmod(round(moment.left_s), 60)
-    return Text("  ".join((step, f"loss {moment.loss:.3f}", pace, sent, f"waited {moment.waited:.1%}", f"{minutes}:{seconds:02} left")))
+    pace = f"{moment.tokens_per_s:,.0f} tokens/s"
+    return Text("  ".join((step, f"loss {moment.loss:.3f}", pace, sent, f"wait {moment.waited:.0%}", f"{minutes}:{seconds:02}")))
+
+
+def printable(text: str) -> str:
+    """The text without what would drive a terminal, which a young model writes too.
+
+    Example:
+        >>> printable("The \\x1b[2Jend\\n")
+        'The �[2Jend\\n'
+    """
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
 def figures(result: Result) -> Table:
@@ -142,8 +155,8 @@ def figures(result: Result) -> Table:
     table.add_row("dense fp32", f"{report.dense_bytes / 1e6:,.3f}", "MB would have been sent by the schedule")
     everything = report.dense_bytes / (report.sent_bytes + report.setup_bytes)
     ratio = f"{report.ratio:.1f}x" if report.sent_bytes else "–"
-    table.add_row("fewer bytes", ratio, f"than dense fp32; {everything:.1f}x with what was sent around it")
-    table.add_row("exposed wait", f"{end.waited:.1%}", "of the time, in which this rank did nothing else")
+    table.add_row("fewer bytes", ratio, f"than dense fp32; {everything:.1f}x all told")
+    table.add_row("exposed wait", f"{end.waited:.1%}", "of the time this rank did nothing but wait")
     return table
 
 

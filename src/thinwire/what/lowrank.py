@@ -37,6 +37,8 @@ class lowrank(Codec):
     Raises:
         StrategyError: rank < 1.
 
+    A matrix that holds a NaN or an infinity on any rank is not finite in the sum, and its Q stays as it was.
+
     Example:
         >>> from thinwire.core import Part
         >>> spec = Spec((Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector")), 0, 5050, torch.float32)

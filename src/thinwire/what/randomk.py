@@ -31,6 +31,8 @@ class randomk(Transform):
     Raises:
         StrategyError: k is not positive, or a share above 1.
 
+    A NaN or an infinity that is not drawn is left out, as any other value.
+
     Example:
         >>> spec = Spec((), 0, 1000, torch.float32)
         >>> randomk(0.01).nbytes(spec)

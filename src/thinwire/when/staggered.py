@@ -22,7 +22,7 @@ class staggered(Schedule):
         inner: the period, as `every(n)`.
 
     Raises:
-        StrategyError: parts < 1, or more fragments than steps in a period.
+        StrategyError: parts < 1, more fragments than steps in a period, or another schedule within.
 
     Example:
         >>> [staggered(2, every(4)).tick(step, buckets=3).launch for step in range(4)]
@@ -33,6 +33,11 @@ class staggered(Schedule):
     inner: every
 
     def __post_init__(self) -> None:
+        if not isinstance(self.inner, every):
+            message = (
+                f"staggered({self.parts}, {self.inner!r}): it takes its period from every(n); write delayed(tau, staggered(…)) or warmup(…)"
+            )
+            raise StrategyError(message)
         if self.parts < 1:
             raise StrategyError(f"staggered(parts={self.parts}): there is at least 1 fragment")
         if self.parts > self.inner.n:

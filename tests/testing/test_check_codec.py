@@ -1,0 +1,272 @@
+"""Each codec here breaks one law, and the check must name that law."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from thinwire.core import Codec, Coder, Leaf, Outcome, Packet, Rounds, Seat, Spec, State
+from thinwire.how import gather
+from thinwire.kernels import reference
+from thinwire.testing import check_codec, check_route
+from thinwire.what import cast, feedback, identity, topk, uniform
+
+
+class _PassesThrough(identity):
+    lossy = True  # type: ignore[assignment]
+
+
+class _LosesInSilence(cast):
+    lossy = False  # type: ignore[assignment]
+
+
+class _LiesAboutBytes(uniform):
+    def nbytes(self, spec: Spec) -> int:
+        return super().nbytes(spec) + (spec.numel > 0)
+
+    def expect(self, payload: Tensor, nbytes: int) -> None:
+        return
+
+
+class _LiesAboutItsFlight(cast):
+    def packet(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
+        return cast().packet(x, spec, state, seat)
+
+    def nbytes(self, spec: Spec) -> int:
+        return 3 * spec.numel
+
+
+class _WritesIntoX(uniform):
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        payload = super().encode(x, spec, state, seat)
+        x.zero_()
+        return payload
+
+
+class _WritesIntoState(feedback):
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        held = state["residual"].value
+        outcome = yield from super().rounds(x, spec, state, seat)
+        held.copy_(state["residual"].value)
+        state["residual"].value = held
+        return outcome
+
+
+class _ForgetsHalf(feedback):
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, seat)
+        state["residual"].value = state["residual"].value / 2
+        return outcome
+
+
+class _PoisonsItsResidual(feedback):
+    @staticmethod
+    def _settle(state: State, y: Tensor, sent: Tensor) -> None:
+        state["residual"].value = y - sent
+
+
+class _DrawsFromAnywhere(uniform):
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        return super().encode(x, spec, state, replace(seat, seed=int(torch.randint(1 << 30, ()))))
+
+
+class _DrawsTheSameAlways(uniform):
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        return super().encode(x, spec, state, replace(seat, seed=0, step=0))
+
+
+class _DrawsTheSameForAllSeeds(uniform):
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        return super().encode(x, spec, state, replace(seat, seed=0))
+
+
+class _RoundsToNearestHalfTheTime(uniform):
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        if (seat.step + seat.seed) % 2:
+            return super().encode(x, spec, state, seat)
+        return uniform(self.bits, self.block).encode(x, spec, state, seat)
+
+
+class _IsCoarse(uniform):
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        return super().decode(payload, spec, state, seat, sender) * 1.1
+
+
+class _HidesNaN(uniform):
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        return super().encode(x.nan_to_num(0, 0, 0), spec, state, seat)
+
+
+class _DecodesByWhoItIs(uniform):
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        return super().decode(payload, spec, state, seat, sender) * (1 + 1e-3 * seat.rank)
+
+
+class _DecodesToAnotherDtype(cast):
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        return super().decode(payload, spec, state, seat, sender).double()
+
+
+class _TakesAnyLength(cast):
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        whole = torch.zeros(2 * spec.numel, dtype=torch.uint8)
+        whole[: payload.numel()] = payload[: 2 * spec.numel]
+        return super().decode(whole, spec, state, seat, sender)
+
+
+class _TrustsPlaces(topk):
+    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        out = torch.zeros(spec.numel, dtype=spec.work)
+        out[reference.unpack(side, core.numel(), self._bits(spec)).long()] = core
+        return out
+
+
+class _AddsWhatCannotBe(uniform):
+    summable = True  # type: ignore[assignment]
+
+    def sum_dtype(self, spec: Spec) -> torch.dtype:
+        return torch.uint8
+
+
+class _SaysNotWhatItSent(cast):
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, seat)
+        return Outcome(outcome.total)
+
+
+class _SaysItSentAll(cast):
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, seat)
+        return Outcome(outcome.total, lambda: x.to(spec.work))
+
+
+class _SaysItInTwoDimensions(cast):
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        return super().encode(x, spec, state, seat).view(-1, 2)
+
+
+class _AddsOnlyHalf(cast):
+    def packet(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
+        return replace(super().packet(x, spec, state, seat), sums=((2 * (spec.numel // 2), torch.bfloat16),))
+
+
+class _TalksTwiceOnOneRank(cast):
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        if seat.rank == 1:
+            yield self.packet(x, spec, state, seat)
+        return (yield from super().rounds(x, spec, state, seat))
+
+
+class _EndsByWhoItIs(cast):
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, seat)
+        return Outcome(outcome.total + (seat.rank == 1) * 1e-6, outcome.sent)
+
+
+class _EndsInTwoDimensions(cast):
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, seat)
+        return Outcome(outcome.total.view(1, -1), outcome.sent)
+
+
+class _DecodesLessIfItMust(cast):
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        values = super().decode(payload, spec, state, seat, sender)
+        return values[:1] if (payload == 255).all() and spec.numel else values
+
+
+class _GarblesOtherBlocks(uniform):
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        return super().encode(x if x.isfinite().all() else x + 1000, spec, state, seat)
+
+
+class _RemembersNaN(cast):
+    def init(self, spec: Spec, seat: Seat) -> State:
+        return State({"largest": Leaf(torch.zeros(()), "private")})
+
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        state["largest"].value = torch.maximum(state["largest"].value, x.abs().amax() if spec.numel else torch.zeros(()))
+        return super().encode(x + 0 * state["largest"].value, spec, state, seat)
+
+
+BROKEN: list[tuple[Codec, str]] = [
+    (_SaysItInTwoDimensions(), "a payload is flat, contiguous bytes"),
+    (_AddsOnlyHalf(), "sums cover the payload"),
+    (_TalksTwiceOnOneRank(), "all ranks talk as many rounds"),
+    (_EndsByWhoItIs(), "all ranks end with the same bits"),
+    (_EndsInTwoDimensions(), "the total is flat, in the work dtype"),
+    (_DecodesLessIfItMust(), "corrupted bytes decode to the right shape"),
+    (_GarblesOtherBlocks(), "a non-finite value makes no finite garbage"),
+    (_RemembersNaN(), "a non-finite value leaves no trace in the flights to come"),
+    (_PassesThrough(), "what is lossy loses something"),
+    (_LosesInSilence(), "what is lossless loses nothing"),
+    (_LiesAboutBytes(), "a packet has the bytes that its coder states"),
+    (_LiesAboutItsFlight(), "a flight has the bytes that nbytes states"),
+    (_WritesIntoX(), "x stays as it is"),
+    (_WritesIntoState(topk(3)), "state is replaced, never written into"),
+    (_ForgetsHalf(topk(3)), "residual + sent = x + decay · old residual"),
+    (_PoisonsItsResidual(topk(3)), "a non-finite value leaves its residual as it was"),
+    (_DrawsFromAnywhere(rounding="stochastic"), "the same seat says the same bytes"),
+    (_DrawsTheSameAlways(rounding="stochastic"), "another step draws other lots"),
+    (_DrawsTheSameForAllSeeds(rounding="stochastic"), "another seed draws other lots"),
+    (_RoundsToNearestHalfTheTime(2, rounding="stochastic"), "unbiased"),
+    (_IsCoarse(), "the error is within its bound"),
+    (_HidesNaN(), "a non-finite value is heard"),
+    (_DecodesByWhoItIs(), "all ranks open the same payloads to the same bits"),
+    (_DecodesToAnotherDtype(), "a packet decodes to its span, flat, in its work dtype"),
+    (_TakesAnyLength(), "a payload of the wrong length raises PayloadError"),
+    (_TrustsPlaces(3), "corrupted bytes raise PayloadError or decode"),
+    (_AddsWhatCannotBe(), "a sum of payloads opens to the sum"),
+    (_SaysNotWhatItSent(), "a lossy codec says what it sent"),
+    (_SaysItSentAll(), "the sum over ranks of `sent` is the total"),
+]
+
+
+@pytest.mark.parametrize(("codec", "law"), BROKEN, ids=lambda x: type(x).__name__)
+def test_a_broken_codec_is_caught(codec: Codec, law: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_codec(codec)
+    assert f"breaks the law {law!r} on " in str(caught.value)
+    assert str(caught.value).startswith(repr(codec))
+
+
+@dataclass(frozen=True)
+class _halves(Coder):
+    """A newcomer's codec, known to nobody: every value as a multiple of 1/2, in one byte."""
+
+    def nbytes(self, spec: Spec) -> int:
+        return spec.numel
+
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        codes = torch.where(x.isfinite(), (x.to(spec.work) * 2).round().clamp(-127, 127) + 127, 255.0)
+        return codes.to(torch.uint8)
+
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        self.expect(payload, spec.numel)
+        return torch.where(payload == 255, float("nan"), (payload.to(spec.work) - 127) / 2)
+
+
+def quarter(x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    """Half a step, or what is beyond the last level."""
+    return (x.double().abs() - 63.5).clamp(min=0.25)
+
+
+def test_a_newcomer_states_its_bound() -> None:
+    check_codec(_halves(), error_bound=quarter)
+    check_route(gather(), _halves(), worlds=[1, 3], error_bound=quarter)
+    with pytest.raises(TypeError, match="give error_bound="):
+        check_codec(_halves())
+    with pytest.raises(TypeError, match="give error_bound="):
+        check_route(gather(), _halves())
+
+
+def test_what_a_newcomer_states_is_held_against_it() -> None:
+    with pytest.raises(AssertionError, match="the error is within its bound"):
+        check_codec(_halves(), error_bound=lambda *said: quarter(*said) * 0.9)
+    with pytest.raises(AssertionError, match="unbiased"):
+        check_codec(_halves(), error_bound=quarter, unbiased=True)
+    with pytest.raises(AssertionError, match="another step draws other lots"):
+        check_codec(_halves(), error_bound=quarter, draws=True)
