@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
-INTERFACES = {"when": "Schedule", "what": "Codec", "how": "Route", "on": "Target"}  # folder -> its interface in core.py
+INTERFACES = {"when": "Schedule", "what": "Codec", "how": "Route", "on": "Target"}  # folder -> its interface in core
 
 
 def files() -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "thinwire"
 
 # Top-level module or folder -> floor. On one floor neighbours may import each other, save the four folders of ideas.
 FLOORS: dict[str, float] = {
-    **dict.fromkeys(("core", "errors", "registry", "kernels"), 0),
+    **dict.fromkeys(("core", "errors", "registry", "version", "kernels"), 0),
     **dict.fromkeys(("when", "what", "how", "on"), 1),
     **dict.fromkeys(("strategy", "recipes"), 2),
     **dict.fromkeys(("drive", "testing"), 3),
@@ -54,7 +54,7 @@ def trespasses(source: str, room: str, package: str) -> list[str]:
         if FLOORS[target] > FLOORS[room]:
             found.append(f"line {line}: {room} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[target]}): imports only go down")
         elif room in IDEAS and target in IDEAS:
-            found.append(f"line {line}: {room} imports {name}: {', '.join(sorted(IDEAS))} never import one another; meet in core.py")
+            found.append(f"line {line}: {room} imports {name}: {', '.join(sorted(IDEAS))} never import one another; meet in core")
     return found
 
 

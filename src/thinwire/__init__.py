@@ -15,13 +15,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from thinwire.version import __version__
+
 if TYPE_CHECKING:
     from thinwire import recipes
     from thinwire.engine import attach
     from thinwire.strategy import Strategy
 
-__version__ = "0.1.0"
-__all__ = ["Strategy", "attach", "recipes"]
+__all__ = ["Strategy", "__version__", "attach", "recipes"]
 
 _HOMES = {"Strategy": "thinwire.strategy", "attach": "thinwire.engine", "recipes": "thinwire.recipes"}
 
@@ -35,4 +36,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)

@@ -12,7 +12,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from thinwire.errors import StrategyError
 
@@ -21,6 +21,12 @@ class Member:
     """A value of one of the slots `when`, `what`, `how`, `on` (or of a slot within one, such as `outer`)."""
 
     kind: ClassVar[str] = ""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuse settings of another type than the field's, before `__post_init__` reasons about their values."""
+        if args or settings:
+            _refuse_types(cls, args, settings)
+        return super().__new__(cls)
 
 
 def members(kind: str) -> dict[str, type[Member]]:
@@ -112,6 +118,43 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member 
     except StrategyError as error:
         problems.extend(f"{path}: {reason}" for reason in error.reasons)
         return None
+
+
+def _refuse_types(cls: type[Member], args: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
+    hints = typing.get_type_hints(cls)
+    fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    given = dict(zip(fields, args, strict=False)) | {key: value for key, value in settings.items() if key in hints}
+    reasons = [
+        f"{cls.__name__}({key}={value!r}): expected {_named(hints[key])}" for key, value in given.items() if not _fits(value, hints[key])
+    ]
+    if reasons:
+        raise StrategyError(reasons)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """`value` is of the type that an annotation names; which of several words it may be, its class says better itself."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, option) for option in options)
+    if origin is tuple:
+        wanted = [options[0]] * len(value) if options[-1] is Ellipsis and isinstance(value, tuple) else options
+        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_fits, value, wanted))
+    if origin is typing.Literal:
+        return True
+    if not inspect.isclass(hint):
+        return True
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _named(hint: Any) -> str:
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(_named(option) for option in options)
+    if typing.get_origin(hint) is tuple:
+        return f"({', '.join(_named(option) for option in options)})"
+    return getattr(hint, "__name__", str(hint))
 
 
 def _subclasses(cls: type[Member]) -> Iterator[type[Member]]:

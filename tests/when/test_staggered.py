@@ -4,7 +4,7 @@ from tests.cases import SCHEDULES
 from thinwire.core import Schedule
 from thinwire.errors import StrategyError
 from thinwire.testing import check_schedule
-from thinwire.when import delayed, every, staggered, warmup
+from thinwire.when import every, staggered
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES["staggered"], ids=repr)
@@ -23,12 +23,3 @@ def test_fragments_are_dealt_like_cards_and_spread_over_the_period() -> None:
 def test_fragments_fit_the_period(parts: int, told: str) -> None:
     with pytest.raises(StrategyError, match=told):
         staggered(parts, every(4))
-
-
-@pytest.mark.parametrize(
-    ("inner", "told"),
-    [(delayed(1, every(4)), r"write delayed\(tau, staggered\(…\)\) or warmup"), (warmup(1, every(4)), "takes its period from every")],
-)
-def test_what_goes_around_it_is_told(inner: Schedule, told: str) -> None:
-    with pytest.raises(StrategyError, match=told):
-        staggered(2, inner)  # type: ignore[arg-type]

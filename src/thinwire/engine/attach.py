@@ -11,7 +11,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-import thinwire
 from thinwire.core import Driver, Seat
 from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
@@ -21,6 +20,7 @@ from thinwire.engine.meter import Meter, Row
 from thinwire.engine.syncer import Options, Syncer, shares
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
+from thinwire.version import __version__
 
 
 def attach(  # noqa: PLR0913  (options by name; each is one thing a user may want)
@@ -147,7 +147,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What every rank must hold alike, in the order in which a difference is told."""
     return {
-        "thinwire version": thinwire.__version__,
+        "thinwire version": __version__,
         "strategy": repr(strategy),
         "bucket_bytes": bucket_bytes,
         "slice_bytes": slice_bytes,

@@ -78,7 +78,7 @@ def _(codec: threshold, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 @bound.register
 def _(codec: randomk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    scale = spec.numel / max(codec.core_numel(spec), 1) if codec.unbiased else 1.0
+    scale = -(-spec.numel // max(codec.core_numel(spec), 1)) if codec.unbiased else 1.0  # the widest stratum
     return x.double().abs() * max(1.0, scale - 1.0) * (1 + 1e-6)
 
 

@@ -19,6 +19,11 @@ from thinwire.train.options import Options, complain, parse, rank
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = parse(arguments)
+    with _termination() as asked:
+        return _prepare(options, asked)
+
+
+def _prepare(options: Options, asked: Callable[[], bool]) -> int:
     if importlib.util.find_spec("rich") is None:
         complain("the training command shows itself with rich, which is not installed: pip install 'thinwire[train]'")
         return 2
@@ -35,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         complain(f"--out {options.out}: {error.strerror}")
         return 2
-    return _train(options, strategy)
+    return _train(options, strategy, asked)
 
 
-def _train(options: Options, strategy: Any) -> int:
+def _train(options: Options, strategy: Any, asked: Callable[[], bool]) -> int:
     import torch.distributed as dist
 
     from thinwire.errors import RankLostError, StrategyError, ThinwireError
@@ -50,7 +55,7 @@ def _train(options: Options, strategy: Any) -> int:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     show = show_on(standard()) if rank() == 0 else Show()
     try:
-        with _termination() as asked, closing(show):
+        with closing(show):
             if world > 1:
                 dist.init_process_group("gloo", timeout=timeout)
             result = run(job, show, asked)
@@ -79,8 +84,8 @@ def _train(options: Options, strategy: Any) -> int:
 
 @contextmanager
 def _termination() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come. It does not end the process at once: a launcher that has lost one rank stops the others with it, and
-    they need two seconds more to find out who is gone, and to say so."""
+    """Whether SIGTERM has come. It does not end the process at once: a launcher that has lost one rank stops the others with it, which
+    need two seconds more to find out who is gone, and to say so."""
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:

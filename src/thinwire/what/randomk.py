@@ -1,8 +1,9 @@
 """Sparsification by lot: the same k entries on every rank, drawn anew each step from a shared seed.
 
 Nobody sends places, and payloads can be added unopened, so the transport's own all-reduce carries them. The span is cut into k strata of
-equal width and one entry is drawn from each: every entry is drawn with probability k/n, and no entry twice.
-With `unbiased`, values are scaled by n/k: E[Q(v)] = v. Without, use `feedback(…)`.
+equal width and one entry is drawn from each: every entry is drawn with probability k/n, to within a width's rounding, and
+no entry twice.
+With `unbiased`, a value is scaled by the width of its stratum (n/k, to within 1): E[Q(v)] = v. Without, use `feedback(…)`.
 (Wangni et al. 2018, arXiv:1710.09854; Stich et al. 2018, arXiv:1809.07599.) Differs from the paper: strata instead of a draw without
 replacement from the whole, which costs O(k) instead of O(n) and has no larger variance.
 """
@@ -26,7 +27,7 @@ class randomk(Transform):
 
     Args:
         k: how many (int), or what share (float in (0, 1]), rounded up.
-        unbiased: scale by n/k.
+        unbiased: scale each value by the width of its stratum, the inverse of its probability.
 
     Raises:
         StrategyError: k is not positive, or a share above 1.
@@ -62,19 +63,19 @@ class randomk(Transform):
         return 0
 
     def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
-        core = x.to(spec.work)[self._places(spec, seat).to(x.device)]
+        core = x.to(spec.work)[self._lot(spec, seat)[0].to(x.device)]
         return core, torch.empty(0, dtype=torch.uint8, device=x.device)
 
     def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
-        scale = spec.numel / core.numel() if self.unbiased and core.numel() else 1.0
-        out[self._places(spec, seat).to(core.device)] = core * scale
+        places, widths = self._lot(spec, seat)
+        out[places.to(core.device)] = core * widths.to(core) if self.unbiased else core
         return out
 
-    def _places(self, spec: Spec, seat: Seat) -> Tensor:
-        """The lot: one place in each of k strata, ascending: (k,) int64."""
+    def _lot(self, spec: Spec, seat: Seat) -> tuple[Tensor, Tensor]:
+        """One place in each of k strata, ascending, and the strata's widths: (k,) int64 each."""
         k = self.core_numel(spec)
         edges = torch.arange(k + 1, dtype=torch.int64) * spec.numel // max(k, 1)
         widths = edges[1:] - edges[:-1]
         draw = torch.rand(k, generator=seat.draws(spec, shared=True), dtype=torch.float64)
-        return edges[:-1] + torch.minimum((draw * widths).long(), widths - 1)
+        return edges[:-1] + torch.minimum((draw * widths).long(), widths - 1), widths

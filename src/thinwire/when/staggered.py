@@ -19,7 +19,7 @@ class staggered(Schedule):
 
     Args:
         parts: fragments, from 1 to the period.
-        inner: the period, as `every(n)`.
+        inner: the period, as `every(n)`; write `delayed(tau, staggered(…))` and `warmup(steps, staggered(…))`, not the other way round.
 
     Raises:
         StrategyError: parts < 1, more fragments than steps in a period, or another schedule within.
@@ -33,11 +33,6 @@ class staggered(Schedule):
     inner: every
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, every):
-            message = (
-                f"staggered({self.parts}, {self.inner!r}): it takes its period from every(n); write delayed(tau, staggered(…)) or warmup(…)"
-            )
-            raise StrategyError(message)
         if self.parts < 1:
             raise StrategyError(f"staggered(parts={self.parts}): there is at least 1 fragment")
         if self.parts > self.inner.n:

@@ -1,0 +1,169 @@
+"""What travels, and who says it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thinwire.core.spec import Grain, Seat, Spec
+from thinwire.core.state import State
+from thinwire.errors import PayloadError, StrategyError
+from thinwire.registry import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """What travels: one contiguous uint8 buffer, and how its answer is opened.
+
+    payload: (nbytes,) uint8; scales and indices are inside it.
+    spec: what it decodes to (the span, or an intermediate of the codec's maths such as PowerSGD's factors).
+    sums: (nbytes, dtype) of the runs that may be added unopened as numbers; empty where the payload must be opened.
+    """
+
+    payload: Tensor
+    spec: Spec
+    coder: Coder
+    state: State
+    seat: Seat
+    sums: tuple[tuple[int, torch.dtype], ...] = ()
+
+    @property
+    def fixed(self) -> bool:
+        """Every rank's packet of this round has this length; else a route sends lengths first."""
+        return self.coder.nbytes(self.spec) is not None
+
+    def open(self, payload: Tensor, sender: int) -> Tensor:
+        """What `sender`'s payload of the same round decodes to: (spec.numel,) spec.work."""
+        return self.coder.decode(payload, self.spec, self.state, self.seat, sender)
+
+    def add(self, total: Tensor | None, payload: Tensor, sender: int) -> Tensor:
+        """`total` plus what `sender`'s payload decodes to, in place; a new tensor where there is no total yet."""
+        if total is None:
+            return self.open(payload, sender)
+        self.coder.accumulate(total, payload, self.spec, self.state, self.seat, sender)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a flight: the sum over ranks, and what this rank's share of it was.
+
+    total: (spec.numel,) the sum of the contributions as decoded, bitwise equal on every rank of the group.
+    sent: what this rank contributed after loss, computed when asked; `None` from a codec that loses nothing: what it was given, in the
+        span's dtype. A route may not know it, and says `None` too.
+    """
+
+    total: Tensor
+    sent: Callable[[], Tensor] | None = None
+
+
+Rounds: TypeAlias = Generator[Packet, Tensor, Outcome]
+
+
+class Codec(Member, ABC):
+    """What to say: a frozen configuration; its state lives in the engine. All tensors are flat.
+
+    A codec talks by `rounds`. One that speaks once is a `Coder` and gives `encode`, `decode` and `nbytes`.
+    """
+
+    kind: ClassVar[str] = "what"
+
+    @property
+    def grain(self) -> Grain:
+        return 1
+
+    @property
+    def lossy(self) -> bool:
+        """Some input does not survive."""
+        return True
+
+    @property
+    def summable(self) -> bool:
+        """Payloads may be added unopened (packets carry `sums`)."""
+        return False
+
+    @property
+    def drops(self) -> bool:
+        """Entries are left out, so encoding a sum again would lose what the ranks chose to say."""
+        return False
+
+    @property
+    def opener(self) -> Coder | None:
+        """Who opens its one packet a flight; `None` where it talks in several rounds or in parts."""
+        return None
+
+    def init(self, spec: Spec, seat: Seat) -> State:
+        """Fresh state for a span."""
+        return State()
+
+    def __rshift__(self, other: Codec) -> Codec:
+        raise StrategyError(f"{self!r} >> {other!r}: the left side must hand on a core (topk, threshold, randomk), not bytes")
+
+    @abstractmethod
+    def nbytes(self, spec: Spec) -> int | None:
+        """Bytes of all packets of one flight of this span, exact; `None` where the data decides."""
+
+    def max_nbytes(self, spec: Spec) -> int:
+        """No flight of this span has more bytes."""
+        exact = self.nbytes(spec)
+        if exact is None:
+            raise TypeError(f"{type(self).__name__} has data-sized payloads and must give max_nbytes")
+        return exact
+
+    @abstractmethod
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        """Yield packets of x (spec.numel,), each answered with the sum over ranks of what it decodes to; return the outcome.
+
+        `x` stays as it is (a payload may alias it), and what is replaced in `state` before the last answer is settled.
+        """
+
+
+class Coder(Codec):
+    """The easy codec: one packet a flight."""
+
+    @property
+    def opener(self) -> Coder:
+        return self
+
+    @abstractmethod
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        """The payload of `x` (spec.numel,): (nbytes,) uint8, contiguous. `x` stays as it is (the payload may alias it)."""
+
+    @abstractmethod
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        """(spec.numel,) spec.work from a payload; it may alias the payload, which the caller hands over.
+
+        Raises:
+            PayloadError: the payload's length or content cannot be of this span.
+        """
+
+    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        """`total += decode(payload)`; a codec overrides it where one pass does both."""
+        total.add_(self.decode(payload, spec, state, seat, sender))
+
+    def sum_dtype(self, spec: Spec) -> torch.dtype | None:
+        """Set where payloads may be added unopened: as numbers of that type."""
+        return None
+
+    def packet(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
+        """The one packet of a flight."""
+        payload = self.encode(x, spec, state, seat)
+        dtype = self.sum_dtype(spec)
+        sums = ((payload.numel(), dtype),) if dtype is not None else ()
+        return Packet(payload, spec, self, state, seat, sums)
+
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        packet = self.packet(x, spec, state, seat)
+        own = packet.payload.clone() if self.lossy and packet.sums else packet.payload  # what may be added is added in place
+        total = yield packet
+        return Outcome(total, (lambda: packet.open(own, seat.rank)) if self.lossy else None)
+
+    def expect(self, payload: Tensor, nbytes: int) -> None:
+        """Raise unless a payload has the length that it must have."""
+        if payload.numel() != nbytes:
+            raise PayloadError(f"{self!r}: a payload of {payload.numel()} bytes where {nbytes} were due; it was cut or is of another span")

@@ -1,0 +1,51 @@
+"""Who moves the flights."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from thinwire.core.codec import Outcome
+from thinwire.core.route import Flight
+from thinwire.core.spec import Ranks
+
+
+class Handle(Protocol):
+    """A flight in the air."""
+
+    @property
+    def encode_s(self) -> float: ...
+    @property
+    def wire_s(self) -> float: ...
+    @property
+    def sent_bytes(self) -> float: ...
+    def wait(self) -> Outcome:
+        """The outcome, once landed.
+
+        Raises:
+            FlightError: it could not be carried; RankLostError names the ranks where it can.
+        """
+
+
+class Driver(Protocol):
+    """The only thing that knows a network or a clock."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
+    def prepare(self, groups: tuple[Ranks, ...]) -> None:
+        """Build the lanes, and what all-reduces over these subsets need; every rank calls it alike."""
+
+    def at(self, label: str) -> None:
+        """Where this rank stands, for the others to hear if a flight fails."""
+
+    def start(self, flight: Flight, lane: int, label: str) -> Handle:
+        """Put a flight on a lane: lanes run side by side, the flights of one lane one after another to completion."""
+
+    def close(self) -> None:
+        """Run what was started to its end, then stop."""
+
+    def abandon(self) -> None:
+        """Leave without waiting for flights that may never land; the others are told that this rank has left."""

@@ -1,0 +1,54 @@
+"""When: ticks, pure in the step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from thinwire.core.spec import Ranks
+from thinwire.registry import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What happens at one step: which buckets to launch and to land, and whether launches go dense (identity, native)."""
+
+    launch: Ranks = ()
+    land: Ranks = ()
+    dense: bool = False
+
+
+class Schedule(Member, ABC):
+    """When to talk: pure in the step, so ranks cannot disagree."""
+
+    kind: ClassVar[str] = "when"
+
+    @property
+    @abstractmethod
+    def period(self) -> int:
+        """Steps from one launch of a bucket to its next, once any warm-up is over."""
+
+    @property
+    def gap(self) -> int:
+        """The fewest steps between two launches of a bucket: 1 in a warm-up."""
+        return self.period
+
+    @property
+    def delay(self) -> int:
+        """Steps from a launch to its landing (tau)."""
+        return 0
+
+    @property
+    def fragments(self) -> int:
+        """Groups of buckets that launch at different steps."""
+        return 1
+
+    @property
+    def depth(self) -> int:
+        """The most flights of one bucket in the air at once."""
+        return self.delay // self.gap + 1
+
+    @abstractmethod
+    def tick(self, step: int, buckets: int) -> Tick:
+        """What to do at `step` (0, 1, …) with `buckets` buckets."""

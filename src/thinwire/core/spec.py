@@ -1,0 +1,148 @@
+"""What every rank knows without being told: the parts of a bucket, spans of it, and who speaks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal, TypeAlias
+
+import torch
+
+Role: TypeAlias = Literal["matrix", "embedding", "vector"]
+Ranks: TypeAlias = tuple[int, ...]
+Grain: TypeAlias = int | Literal["part", "bucket"]
+"""Where a route may cut a bucket: after every n-th element, between parts (parameters), or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One parameter's place in a flat bucket: elements `begin` to `begin + numel` of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    begin: int
+    role: Role
+
+    @property
+    def numel(self) -> int:
+        return int(torch.Size(self.shape).numel())
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.numel
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The elements `low` to `high` of one part, lying at `at` in the span that holds them."""
+
+    part: Part
+    low: int
+    high: int
+    at: int
+
+    @property
+    def whole(self) -> bool:
+        return self.low == 0 and self.high == self.part.numel
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What every rank already knows of a bucket, or of a span of one; it never travels.
+
+    Parts, or pieces of them, cover the span; only the core of a chain has values and no parts.
+
+    Example:
+        >>> parts = (Part("a", (2, 3), 0, "matrix"), Part("b", (4,), 6, "vector"))
+        >>> spec = Spec(parts, begin=0, numel=10, dtype=torch.float32)
+        >>> [(p.part.name, p.low, p.high, p.at) for p in spec.span(4, 9).pieces()]
+        [('a', 4, 6, 0), ('b', 0, 3, 2)]
+    """
+
+    parts: tuple[Part, ...]
+    begin: int
+    numel: int
+    dtype: torch.dtype
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.numel
+
+    @property
+    def work(self) -> torch.dtype:
+        """The dtype of sums and residuals: float64 for float64, else float32."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def key(self) -> str:
+        """A name that survives another bucket layout: the first parameter and the element in it."""
+        first = next(self.pieces(), None)
+        return f"{first.part.name}@{first.low}" if first else "empty"
+
+    def pieces(self) -> Iterator[Piece]:
+        """The parts, or pieces of parts, that lie in the span, in order."""
+        for part in self.parts:
+            low, high = max(self.begin, part.begin), min(self.end, part.end)
+            if low < high:
+                yield Piece(part, low - part.begin, high - part.begin, low - self.begin)
+
+    def span(self, begin: int, end: int) -> Spec:
+        """The elements `begin` to `end` of the bucket (in the bucket's own counting)."""
+        inside = tuple(part for part in self.parts if part.begin < end and part.end > begin)
+        return Spec(inside, begin, end - begin, self.dtype)
+
+    def cut(self, ways: int, grain: Grain) -> tuple[Spec, ...]:
+        """The span in `ways` runs as even as the grain allows; some are empty where there is too little to share.
+
+        Example:
+            >>> spec = Spec((Part("a", (10,), 0, "vector"),), 0, 10, torch.float32)
+            >>> [s.numel for s in spec.cut(3, grain=4)]
+            [4, 4, 2]
+        """
+        if grain == "bucket":
+            marks = [self.begin] + [self.end] * ways
+        elif grain == "part":
+            ends = [self.begin] + [self.begin + piece.at + piece.high - piece.low for piece in self.pieces()]
+            marks = [min(ends, key=lambda end: (abs(end - self.begin - i * self.numel / ways), end)) for i in range(ways)] + [self.end]
+        else:
+            blocks = -(-self.numel // grain)
+            marks = [min(self.begin + (i * blocks + ways - 1) // ways * grain, self.end) for i in range(ways + 1)]
+        return tuple(self.span(low, high) for low, high in pairwise(marks))
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Who speaks, with whom, and when: it keys every random draw.
+
+    `group` are the ranks that take part, ascending; `key` tells apart the hops of one flight.
+    """
+
+    rank: int
+    group: Ranks
+    step: int
+    seed: int
+    key: str = ""
+
+    @property
+    def world(self) -> int:
+        return len(self.group)
+
+    @property
+    def place(self) -> int:
+        return self.group.index(self.rank)
+
+    @property
+    def others(self) -> Ranks:
+        """The other ranks in the order of a phased exchange: round k goes to the k-th rank after this one."""
+        return self.group[self.place + 1 :] + self.group[: self.place]
+
+    def under(self, key: str) -> Seat:
+        return replace(self, key=f"{self.key}/{key}")
+
+    def draws(self, spec: Spec, *, shared: bool) -> torch.Generator:
+        """A CPU generator keyed by (seed, step, key, span) and, unless `shared`, by rank: the same on every machine."""
+        who = "*" if shared else str(self.rank)
+        digest = hashlib.blake2b(f"{self.seed}/{self.step}/{self.key}/{spec.key}/{who}".encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
