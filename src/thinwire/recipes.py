@@ -64,6 +64,14 @@ def local_sgd(period: int = 16) -> Strategy:
     return Strategy(every(period), identity(), native(), parameters())
 
 
+def fedpaq(period: int = 8, bits: int = 4) -> Strategy:
+    """`period` local steps, then the mean of the parameters, whose changes travel in `bits` bits. (Reisizadeh et al. 2020, arXiv:1909.13014.)
+
+    Differs from the paper: every rank takes part in every round; rounding to nearest in blocks of 256.
+    """
+    return Strategy(every(period), uniform(bits), two_shot(), deltas(outer=sgd(1.0)))  # type: ignore[arg-type]  # checked by uniform
+
+
 def post_local_sgd(start: int, period: int = 16) -> Strategy:
     """Dense for `start` steps, then local SGD. (Lin et al. 2020, arXiv:1808.07217.)
 
@@ -105,6 +113,6 @@ def names() -> dict[str, Callable[..., Strategy]]:
     """
     makers = (
         *(dense, accumulation, delayed_update, powersgd, topk_sgd, qsgd, two_level),
-        *(local_sgd, post_local_sgd, diloco, streaming_diloco, sparseloco),
+        *(local_sgd, fedpaq, post_local_sgd, diloco, streaming_diloco, sparseloco),
     )
     return {maker.__name__: maker for maker in makers}

@@ -132,7 +132,6 @@ class FlatBucket:
                 view.mul_(scale)
         else:
             torch.mul(grad, scale, out=view)
-        param.grad = None
 
     def grads(self) -> Tensor:
         return self._buffers[self._now]
@@ -141,6 +140,10 @@ class FlatBucket:
         which = next(i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr())  # totals land where they took off
         for i, (param, view) in enumerate(zip(self.params, self._views[which], strict=True)):
             param.grad = None if i in self.silent and not view.any() else view
+
+    def clear_grads(self) -> None:
+        for param in self.params:
+            param.grad = None
 
     def restore(self, totals: Sequence[Tensor]) -> list[Tensor]:
         """Put totals that a checkpoint brought, oldest first, where their flights would have landed."""

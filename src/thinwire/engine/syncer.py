@@ -303,6 +303,8 @@ class Syncer:
             self._launch_full()
             if not self._silent_agreed:
                 self._agree_silent(absent)
+        for bucket in self.buckets if tick.launch else ():
+            bucket.clear_grads()  # all at once: memory freed one by one would go back to the system and be faulted in again
         self._land([self.buckets[index] for index in tick.land])
         self._accumulating = not tick.launch
         self._end(tick)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PROGRAM = "python -m thinwire.train"
-STRATEGY = "powersgd,rank=3,start=4"
+STRATEGY = "fedpaq,period=8"
 ABOUT = """\
 Train a small GPT on 6 MB of real English, on as many ranks as the launcher starts:
 
