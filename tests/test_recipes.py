@@ -21,6 +21,7 @@ ROWS = {
     "qsgd": Strategy(what=uniform(4, 256, rounding="stochastic"), how=two_shot()),
     "two_level": Strategy(what=uniform(4), how=hierarchical(native(), two_shot(), node=8)),
     "local_sgd": Strategy(when=every(16), on=parameters()),
+    "fedpaq": Strategy(every(8), uniform(4), two_shot(), deltas(outer=sgd(1.0))),
     "post_local_sgd": Strategy(when=warmup(100, every(16)), on=parameters()),
     "diloco": Strategy(when=every(100), on=deltas(outer=nesterov(0.7, 0.9))),
     "streaming_diloco": Strategy(delayed(5, staggered(4, every(100))), uniform(4), two_shot(), deltas(nesterov(0.7, 0.9), alpha=0.5)),

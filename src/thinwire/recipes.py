@@ -65,7 +65,9 @@ def local_sgd(period: int = 16) -> Strategy:
 
 
 def fedpaq(period: int = 8, bits: int = 4) -> Strategy:
-    """`period` local steps, then the mean of the parameters, whose changes travel in `bits` bits. (Reisizadeh et al. 2020, arXiv:1909.13014.)
+    """`period` local steps, then the mean of the parameters, whose changes travel in `bits` bits.
+
+    (Reisizadeh et al. 2020, arXiv:1909.13014.)
 
     Differs from the paper: every rank takes part in every round; rounding to nearest in blocks of 256.
     """

@@ -39,6 +39,7 @@ SPOKEN = {
     "qsgd": "qsgd,bits=4",
     "two_level": "two_level,node=1",
     "local_sgd": "local_sgd,period=3",
+    "fedpaq": "fedpaq,period=3",
     "post_local_sgd": "post_local_sgd,start=2,period=2",
     "diloco": "diloco,period=3",
     "streaming_diloco": "streaming_diloco,period=4,fragments=2,tau=1",

@@ -42,7 +42,10 @@ class Driver(Protocol):
         """Where this rank stands, for the others to hear if a flight fails."""
 
     def start(self, flight: Flight, lane: int, label: str) -> Handle:
-        """Put a flight on a lane: lanes run side by side, the flights of one lane one after another to completion."""
+        """Put a flight on a lane: lanes run side by side, the flights of one lane one after another to completion.
+
+        Lane number `lanes` is the control lane, for what ranks tell one another outside the schedule.
+        """
 
     def close(self) -> None:
         """Run what was started to its end, then stop."""

@@ -37,11 +37,12 @@ class TorchDriver:
         self._members = dist.get_process_group_ranks(group if group is not None else dist.group.WORLD)
         self._subset = len(self._members) < dist.get_world_size()
         self._backend = dist.get_backend(group)
-        self.watch = self._start_watch()
+        self._device = device
         self._explained: FlightError | None = None
+        self.watch = self._start_watch()
         self._groups: dict[tuple[int, Ranks], Any] = {}
-        self._make(0, tuple(range(self.world)))  # enough to compare facts; `prepare` makes the rest once ranks agree on them
-        self._lanes = [_Lane(self, index, device) for index in range(lanes)]
+        self._make(lanes, tuple(range(self.world)))  # the control lane: enough to compare facts; `prepare` makes the rest
+        self._lanes = [_Lane(self, index, device) for index in range(lanes + 1)]
 
     def prepare(self, groups: tuple[Ranks, ...]) -> None:
         for ranks in (tuple(range(self.world)), *groups):
@@ -53,7 +54,12 @@ class TorchDriver:
         """A process group. Within a subset of the world only its members call, and torch then names a group by its ranks alone."""
         members = [self._members[rank] for rank in ranks]
         if self.rank in ranks or not self._subset:
-            made = dist.new_group(members, timeout=self.timeout, backend=self._backend, use_local_synchronization=self._subset)
+            try:
+                made = dist.new_group(members, timeout=self.timeout, backend=self._backend, use_local_synchronization=self._subset)
+            except RuntimeError as error:
+                explained = self.explain(error, "attach: connecting")
+                self.watch.close()
+                raise explained from error
             self._groups[lane, ranks] = made
 
     def at(self, label: str) -> None:
@@ -87,8 +93,7 @@ class TorchDriver:
 
     def _exchange(self, hop: Exchange, group: Any) -> tuple[dict[int, Tensor], float]:
         """All receives are posted first, then the sends go out one at a time: 0.95 of a line where all at once gives 0.6."""
-        device = hop.send[0][1].device if hop.send else torch.device("cuda", torch.cuda.current_device()) if self._on_cuda else None
-        buffers = {rank: torch.empty(nbytes, dtype=torch.uint8, device=device) for rank, nbytes in hop.recv}
+        buffers = {rank: torch.empty(nbytes, dtype=torch.uint8, device=self._device) for rank, nbytes in hop.recv}
         outgoing = [(rank, payload) for rank, payload in hop.send if payload.numel()]
         sent = float(sum(payload.numel() for _, payload in outgoing))
         if self._on_cuda:
@@ -106,7 +111,7 @@ class TorchDriver:
 
     @property
     def _on_cuda(self) -> bool:
-        return self._backend == "nccl"
+        return self._device.type == "cuda"
 
     def explain(self, error: BaseException, label: str) -> ThinwireError:
         """What a failed flight means, by the heartbeats."""
@@ -159,8 +164,9 @@ class TorchHandle:
             raise self.driver.explain(self.error, self.label) from self.error
         assert self.outcome is not None
         if self.landed is not None:
-            torch.cuda.current_stream().wait_event(self.landed)
-            self.outcome.total.record_stream(torch.cuda.current_stream())
+            stream = torch.cuda.current_stream(self.outcome.total.device)
+            stream.wait_event(self.landed)
+            self.outcome.total.record_stream(stream)
         return self.outcome
 
 
@@ -178,7 +184,7 @@ class _Lane:
 
     def put(self, handle: TorchHandle) -> None:
         if self._stream is not None:
-            handle.ready = torch.cuda.current_stream().record_event()
+            handle.ready = torch.cuda.current_stream(self._stream.device).record_event()
         self._queue.put(handle)
 
     def stop(self) -> None:
@@ -221,6 +227,17 @@ class _Lane:
         handle.encode_s += time.perf_counter() - clock
         if self._stream is not None:
             handle.landed = self._stream.record_event()
+            self._await(handle)
+
+    def _await(self, handle: TorchHandle) -> None:
+        """Until the stream has carried the flight: NCCL only enqueues, so a lost rank would be seen nowhere else."""
+        begun = time.perf_counter()
+        limit = self._driver.timeout.total_seconds()
+        while not handle.landed.query():
+            if time.perf_counter() - begun > limit:
+                raise TimeoutError(f"the stream did not come to an end within {limit:g} s")
+            time.sleep(50e-6)
+        handle.wire_s += time.perf_counter() - begun
 
 
 def _wait(work: Any) -> None:

@@ -81,16 +81,21 @@ class Watch:
             count += 1
             try:
                 self._beat(count)
-            except RuntimeError:  # the store is gone: the flights will fail, and the diagnosis will say so
-                return
+            except RuntimeError:  # a slow answer, or the store is gone and the flights will fail: try on
+                continue
 
     def _beat(self, count: int) -> None:
         self._store.set(f"beat/{self.rank}", json.dumps([count, self._label]))
 
     def _read(self) -> dict[int, tuple[int, str]] | None:
-        keys = [f"beat/{rank}" for rank in range(self.world)]
-        beats = self._ask(lambda: self._store.multi_get(keys))
-        return None if beats is None else {rank: tuple(json.loads(beat)) for rank, beat in enumerate(beats)}
+        """Every rank's last beat; one that never came has none that moves."""
+
+        def read() -> dict[int, tuple[int, str]]:
+            keys = [f"beat/{rank}" for rank in range(self.world)]
+            beats = [self._store.get(key) if self._store.check([key]) else b'[0, "never came"]' for key in keys]
+            return {rank: tuple(json.loads(beat)) for rank, beat in enumerate(beats)}
+
+        return self._ask(read)
 
     def _ask(self, question: Callable[[], T]) -> T | None:
         """The store's answer, or `None` where it gives none in time (a stopped host never closes its socket)."""

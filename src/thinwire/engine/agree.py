@@ -1,6 +1,6 @@
 """What ranks tell one another outside the schedule: facts at attach, hashes in a check, weights, the first parameters.
 
-All of it travels as flights, through the same driver and meter as everything else.
+All of it travels as flights, through the same driver and meter as everything else, on the control lane: never behind a bucket.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class Sharing:
     def __init__(self, driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device) -> None:
         self._driver, self._meter = driver, meter
         self._heard: dict[int, bytes] = {driver.rank: payload}
-        self._handle = driver.start(self._flight(payload, device), 0, label)
+        self._handle = driver.start(self._flight(payload, device), driver.lanes, label)
 
     def _flight(self, payload: bytes, device: torch.device) -> Flight:
         others = _others(self._driver)
-        own = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device) if payload else torch.empty(0, dtype=torch.uint8)
+        own = torch.empty(0, dtype=torch.uint8, device=device)
+        if payload:
+            own = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device)
         length = torch.tensor([own.numel()]).view(torch.uint8).to(device)
         told = yield Exchange(tuple((rank, length) for rank in others), tuple((rank, _LENGTH) for rank in reversed(others)))
         sizes = {rank: int(told[rank].cpu().view(torch.int64)) for rank in others}
@@ -75,7 +77,7 @@ def broadcast(driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: st
             shards[rank].copy_(shard)
         return Outcome(torch.empty(0))
 
-    handle = driver.start(flight(), 0, label)
+    handle = driver.start(flight(), driver.lanes, label)
     handle.wait()
     meter.setup_bytes += handle.sent_bytes
     if driver.rank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         0.0
     """
     strategy = strategy if strategy is not None else Strategy()
-    problems = _problems(model, strategy, bucket_bytes, slice_bytes, lanes, buffers)
+    problems = _problems(model, strategy, bucket_bytes, slice_bytes, lanes, buffers, scaler)
     device = next((param.device for param in model.parameters() if param.requires_grad), torch.device("cpu"))
     driver = driver if driver is not None else _driver(group, lanes, timeout, device)
     meter = Meter(driver.world)
@@ -87,7 +88,8 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             raise AttachError("cannot attach:\n" + "\n".join(said))
         agree.must_agree(driver, meter, _facts(model, strategy, bucket_bytes, slice_bytes, lanes, buffers, seed, scaler), device)
         driver.prepare(strategy.how.groups(driver.world))
-        agree.broadcast(driver, meter, [*model.parameters(), *model.buffers()], "attach: rank 0's parameters and buffers")
+        for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
+            agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers")
         built = _build(model, strategy, driver, bucket_bytes, slice_bytes, seed)
         meter.rows += [Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built]
         sync = Syncer(model, optimizer, strategy, driver, built, meter, Options(seed, buffers, scaler))
@@ -109,7 +111,9 @@ def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) ->
     return Fabric(1).driver(0, lanes)
 
 
-def _problems(model: nn.Module, strategy: Strategy, bucket_bytes: int, slice_bytes: int | None, lanes: int, buffers: str) -> list[str]:
+def _problems(
+    model: nn.Module, strategy: Strategy, bucket_bytes: int, slice_bytes: int | None, lanes: int, buffers: str, scaler: Any
+) -> list[str]:
     """What this rank cannot attach, as sentences."""
     if not isinstance(strategy, Strategy):
         return [f"strategy={strategy!r} is no Strategy; take one from thinwire.recipes, such as recipes.powersgd()"]
@@ -126,20 +130,40 @@ def _problems(model: nn.Module, strategy: Strategy, bucket_bytes: int, slice_byt
             )
         elif not param.is_floating_point():
             found.append(f"{name!r} is of {param.dtype}: only real floating-point parameters have a place in a bucket")
-    devices = sorted({str(param.device) for _, param in trained})
+    devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
     if len(devices) > 1:
-        found.append(f"the parameters that train are on {', '.join(devices)}: move them to one device")
-    for option, value in (("bucket_bytes", bucket_bytes), ("slice_bytes", 1 if slice_bytes is None else slice_bytes), ("lanes", lanes)):
-        if not isinstance(value, int) or value < 1:
-            found.append(f"{option}={value!r}: at least 1")
-    if buffers not in ("broadcast", "local"):
-        found.append(f"buffers={buffers!r}: choose 'broadcast' or 'local'")
+        found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
+    found += _bad_options(strategy, bucket_bytes, slice_bytes, lanes, buffers, scaler)
     if trained and not found:
         try:
             plan(model, bucket_bytes, strategy.when, wide=False)
         except AttachError as error:
             found.append(str(error))
     return found
+
+
+def _bad_options(strategy: Strategy, bucket_bytes: int, slice_bytes: int | None, lanes: int, buffers: str, scaler: Any) -> list[str]:
+    found = []
+    for option, value in (("bucket_bytes", bucket_bytes), ("slice_bytes", 1 if slice_bytes is None else slice_bytes), ("lanes", lanes)):
+        if not isinstance(value, int) or value < 1:
+            found.append(f"{option}={value!r}: at least 1")
+    if scaler is not None and scaler.is_enabled() and strategy.on.clock == "backward" and strategy.when.delay:
+        found.append(f"a GradScaler with {strategy.when!r}: a mean would land in another step's scale, and none in the first. Use bf16")
+    if buffers not in ("broadcast", "local"):
+        found.append(f"buffers={buffers!r}: choose 'broadcast' or 'local'")
+    return found
+
+
+def _runs(tensors: list[torch.Tensor], nbytes: int) -> Iterator[list[torch.Tensor]]:
+    """The tensors in runs of about `nbytes`, so that starting equal needs no second copy of the model."""
+    run: list[torch.Tensor] = []
+    for tensor in tensors:
+        run.append(tensor)
+        if sum(t.numel() * t.dtype.itemsize for t in run) >= nbytes:
+            yield run
+            run = []
+    if run:
+        yield run
 
 
 def _facts(

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from thinwire.core import Leaf, Spec
 from thinwire.engine.buckets import Airborne, FlatBucket
-from thinwire.errors import AttachError
+from thinwire.errors import AttachError, NotLandedError
 
 if TYPE_CHECKING:
     from thinwire.engine.syncer import Syncer
@@ -40,6 +40,12 @@ Run = tuple[int, int, Tensor]
 def save(sync: Syncer) -> dict[str, Tensor]:
     """The state; flights in the air are waited for and saved as sums, but not landed."""
     sync.flights.settle_all()
+    sync.settle_weights()
+    if sync.accumulating:
+        raise NotLandedError(
+            f"a checkpoint in the middle of an accumulation of {sync.strategy.when!r} would lose this rank's sum in .grad: "
+            "save after optimizer.step()"
+        )
     state = {_META: _pack_meta(_meta(sync))}
     for path, leaf in _leaves(sync):
         scope = _scope(leaf, sync.driver.rank)
@@ -63,6 +69,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     _must_fit(sync, meta)
     saved = _Saved(state, meta["world"])
     rank, world = sync.driver.rank, sync.driver.world
+    dealt = saved.world != world or meta["cut"] != _meta(sync)["cut"]  # decided alike on all ranks: owners of elements may have moved
     sync.flights.settle_all()
     for bucket in sync.buckets:
         bucket.air.clear()
@@ -71,7 +78,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     for path, leaf in _leaves(sync):
         if leaf.spec is None:
             leaf.value = saved.whole(path, leaf.part).to(leaf.value)
-        elif leaf.kind == "summed" and saved.world != world:
+        elif leaf.kind == "summed" and dealt:
             leaf.value = _dealt(saved, path, leaf, rank, world)
         else:
             leaf.value = saved.flat(path, leaf.spec, rank if leaf.kind in ("summed", "private") else None).to(leaf.value)
@@ -82,6 +89,8 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
             common = sync.strategy.on.common(bucket, bucket.state)
             if common is not None:
                 bucket.set_weights(common)
+    if saved.world == world:
+        sync.shares = meta["shares"]
     sync.resume(meta["step"], meta["apart"])
 
 
@@ -158,6 +167,9 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "world": sync.driver.world,
         "step": sync.step,
         "apart": sync.apart,
+        "shares": list(sync.shares),
+        "seed": sync.options.seed,
+        "cut": hashlib.sha256(json.dumps([(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]).encode()).hexdigest(),
         "strategy": repr(sync.strategy),
         "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         "layout": hashlib.sha256(json.dumps([bucket.names for bucket in sync.buckets]).encode()).hexdigest(),
@@ -249,6 +261,10 @@ def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
         raise AttachError("the state is of another model: names or shapes of the parameters that train differ")
     if meta["strategy"] != own["strategy"]:
         raise AttachError(f"the state is of another strategy.\n  saved:    {meta['strategy']}\n  attached: {own['strategy']}")
+    if meta["seed"] != own["seed"]:
+        raise AttachError(
+            f"the state was drawn with seed={meta['seed']}, attached is seed={own['seed']}: attach with the seed it was saved with"
+        )
     bound = any(meta["air"]) or sync.strategy.when.fragments > 1
     if bound and meta["layout"] != own["layout"]:
         raise AttachError("the state holds flights or fragments of another bucket layout: attach with the bucket_bytes it was saved with")

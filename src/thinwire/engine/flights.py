@@ -70,10 +70,10 @@ class Flights:
         for step in sorted({air.step for bucket in self._buckets for air in bucket.air}):
             self.settle([(bucket, air) for bucket in self._buckets for air in bucket.air if air.step == step], check=False)
 
-    def mean(self, bucket: FlatBucket, mine: Tensor) -> Tensor:
-        """The plain mean over ranks of a bucket's values, by a dense all-reduce outside the schedule."""
+    def mean(self, bucket: FlatBucket, mine: Tensor, share: float) -> Tensor:
+        """The weighted mean over ranks of a bucket's values, by a dense all-reduce outside the schedule."""
         seat = self._seat(0)
-        flight = _ROUTE.carry(_CODEC, mine / self._driver.world, bucket.spec, _no_state(), seat)
+        flight = _ROUTE.carry(_CODEC, mine * share, bucket.spec, _no_state(), seat)
         handle = self._driver.start(flight, 0, f"common weights of bucket {bucket.index}")
         total = handle.wait().total
         self._meter.setup_bytes += handle.sent_bytes

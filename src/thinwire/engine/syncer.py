@@ -71,7 +71,7 @@ class Syncer:
         self._task = -1  # the graph task of the backward pass under way
         self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket
         self._silent_agreed = False
-        self._accumulating = False
+        self.accumulating = False
         self._worked = False  # a backward pass since the last counted optimiser step
         self._frozen = [(name, param) for name, param in model.named_parameters() if not param.requires_grad]
         self._shared_buffers = _persistent_buffers(model) if options.buffers == "broadcast" else []
@@ -86,7 +86,7 @@ class Syncer:
 
         The mean is sum(w_k · x_k) / sum(w_k). It costs one message of 8 bytes to each rank, sent while the forward pass runs.
         """
-        self._settle_weights()
+        self.settle_weights()
         self._weighing = agree.Sharing(self.driver, self.meter, struct.pack("<d", weight), "weigh", self._device)
 
     def skip_step(self) -> None:
@@ -117,9 +117,11 @@ class Syncer:
                     )
                 common = bucket.weights()
             named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
+        named.extend(self._frozen)
         order = {name: place for place, (name, _) in enumerate(self.model.named_parameters())}
         named.sort(key=lambda item: order[item[0]])
-        agree.compare(self.driver, self.meter, named + self._shared_buffers, self._device)
+        buffers = [] if self.apart else self._shared_buffers  # equal since the last landing, until the next forward pass in training
+        agree.compare(self.driver, self.meter, named + buffers, self._device)
 
     @contextmanager
     def common_weights(self) -> Iterator[nn.Module]:
@@ -131,9 +133,13 @@ class Syncer:
             yield self.model
             return
         own = [bucket.weights() for bucket in self.buckets]
-        for bucket, mine in zip(self.buckets, own, strict=True):
-            common = self.strategy.on.common(bucket, bucket.state)
-            bucket.set_weights(self.flights.mean(bucket, mine) if common is None else common)
+        common = [self.strategy.on.common(bucket, bucket.state) for bucket in self.buckets]
+        shown = [
+            self.flights.mean(bucket, mine, self._share) if held is None else held
+            for bucket, mine, held in zip(self.buckets, own, common, strict=True)
+        ]
+        for bucket, flat in zip(self.buckets, shown, strict=True):
+            bucket.set_weights(flat)
         try:
             yield self.model
         finally:
@@ -171,7 +177,7 @@ class Syncer:
         """Set the clock, as a checkpoint has it."""
         self.step, self.apart = step, apart
         self.meter.steps = step
-        self._silent_agreed = self._accumulating = False
+        self._silent_agreed = self.accumulating = False
 
     def close(self) -> None:
         """Land what is in flight, take the hooks off, stop the lanes.
@@ -183,8 +189,9 @@ class Syncer:
             return
         self._unhook()
         try:
-            while any(bucket.air for bucket in self.buckets):
-                self._land([bucket for bucket in self.buckets if bucket.air], write=not self._on_gradients)
+            while launched := [bucket.air[0].step for bucket in self.buckets if bucket.air]:
+                oldest = [bucket for bucket in self.buckets if bucket.air and bucket.air[0].step == min(launched)]
+                self._land(oldest, write=not self._on_gradients)
         finally:
             self.driver.close()
 
@@ -202,7 +209,7 @@ class Syncer:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        if self._scaler_step is not None:
+        if self._scaler_step is not None and self.options.scaler.step == self._scaled_step:  # another syncer may have wrapped it again
             self.options.scaler.step = self._scaler_step
 
     # -- hooks --------------------------------------------------------------------------------------------------------
@@ -215,7 +222,7 @@ class Syncer:
         if self._on_gradients:
             self._hooks.append(self.optimizer.register_step_pre_hook(self._refuse_step))
         elif self.options.scaler is None:
-            self._hooks.append(self.optimizer.register_step_post_hook(lambda *_: self._after_step() if self._worked else None))
+            self._hooks.append(self.optimizer.register_step_post_hook(self._stepped))
         else:  # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted, or the clocks drift apart
             self._scaler_step = self.options.scaler.step
             self.options.scaler.step = self._scaled_step
@@ -242,14 +249,20 @@ class Syncer:
     def _work_hook(self, _: Tensor) -> None:
         self._worked = True
 
+    def _stepped(self, *_: Any) -> None:
+        if self._worked:
+            self._after_step()
+        elif any(param.grad is not None for bucket in self.buckets for param in bucket.params):
+            warnings.warn("an optimizer.step() without a backward pass before it does not count as a step of the schedule", stacklevel=3)
+
     def _scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         result = self._scaler_step(optimizer, *args, **kwargs)
-        if optimizer is self.optimizer and self._worked:
+        if optimizer is self.optimizer and self._worked and self._hooks:
             self._after_step()
         return result
 
     def _refuse_step(self, *_: Any) -> None:
-        if self._accumulating:
+        if self.accumulating:
             raise NotLandedError(
                 f"optimizer.step() before step {self.step} of {self.strategy.when!r}: .grad holds this rank's own sum, no mean has landed. "
                 f"Call it once every {self.strategy.when.period} backward passes"
@@ -265,17 +278,20 @@ class Syncer:
                 )
             frame = frame.f_back  # type: ignore[assignment]
 
-    # -- a step -------------------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
+    def _refuse_unfrozen(self) -> None:
         for name, param in self._frozen:
             if param.requires_grad:
                 raise AttachError(f"{name!r} was frozen at attach and trains now: close the syncer and attach again after unfreezing")
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._refuse_unfrozen()
         tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         self._next = 0
         if tick.launch:
-            self._settle_weights()
+            self.settle_weights()
             self._scale = self._share / (self._loss_scale if self.flights.stateful else 1.0)
             for bucket in self.buckets:
                 bucket.turn()
@@ -306,17 +322,18 @@ class Syncer:
         for bucket in self.buckets if tick.launch else ():
             bucket.clear_grads()  # all at once: memory freed one by one would go back to the system and be faulted in again
         self._land([self.buckets[index] for index in tick.land])
-        self._accumulating = not tick.launch
+        self.accumulating = not tick.launch
         self._end(tick)
 
     @torch.no_grad()
     def _after_step(self) -> None:
         """The end of an optimiser step."""
         self._worked = False
+        self._refuse_unfrozen()
         tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         if tick.launch:
-            self._settle_weights()
+            self.settle_weights()
             for index in tick.launch:
                 self.flights.launch(self.buckets[index], self.step, self._share, tick.dense)
         self._land([self.buckets[index] for index in tick.land])
@@ -326,7 +343,7 @@ class Syncer:
         self._tick = None
         self.step += 1
         self.meter.steps += 1
-        self.apart = 0 if tick.land else self.apart + 1
+        self.apart = 0 if len(tick.land) == len(self.buckets) else self.apart + 1
         if tick.land and self._shared_buffers:
             agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self._shared_buffers], f"step {self.step - 1}, buffers")
 
@@ -356,7 +373,8 @@ class Syncer:
         scaler = self.options.scaler
         return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
 
-    def _settle_weights(self) -> None:
+    def settle_weights(self) -> None:
+        """Take up the weights that `weigh` has sent round, if any."""
         if self._weighing is None:
             return
         weights = [struct.unpack("<d", told)[0] for told in self._weighing.result()]

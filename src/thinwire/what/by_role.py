@@ -88,10 +88,10 @@ class by_role(Codec):
                     del flows[i]
             if packets:
                 order = sorted(packets, key=lambda i: -max((dtype.itemsize for _, dtype in packets[i].sums), default=0))
-                total = yield _compose([packets[i] for i in order], seat)
+                total = yield _compose([packets[i] for i in order], seat, x.device)
                 replies = dict(zip(order, total.split([packets[i].spec.numel for i in order]), strict=True))
         if not split:
-            total = yield _compose([], seat)
+            total = yield _compose([], seat, x.device)
             return Outcome(total, lambda: x)
 
         def spread(parts: list[Tensor]) -> Tensor:
@@ -171,13 +171,13 @@ class _Composite(Coder):
         return [coder.nbytes(sub) is None for coder, sub in zip(self.coders, self.specs, strict=True)]
 
 
-def _compose(packets: list[Packet], seat: Seat) -> Packet:
+def _compose(packets: list[Packet], seat: Seat, device: torch.device) -> Packet:
     """One packet of several; of a single one, that one."""
     if len(packets) == 1:
         return packets[0]
     if not packets:
         nothing = Spec((), 0, 0, torch.float32)
-        return identity().packet(torch.empty(0), nothing, State(), seat)
+        return identity().packet(torch.empty(0, device=device), nothing, State(), seat)
     composite = _Composite(tuple(p.coder for p in packets), tuple(p.spec for p in packets), tuple(p.seat for p in packets))
     spec = Spec((), 0, sum(p.spec.numel for p in packets), packets[0].spec.work)
     state = State(children={str(i): p.state for i, p in enumerate(packets)})

@@ -84,7 +84,7 @@ class lowrank(Codec):
         qs = [state[f"q/{piece.part.name}"] for piece in thin]
         ms = [_slice(x, piece).view(_matrix(piece)) for piece in thin]  # (m, n) each
 
-        ps = yield _factors([m @ q.value for m, q in zip(ms, qs, strict=True)] + [_slice(x, piece) for piece in whole], spec, seat)
+        ps = yield _factors([m @ q.value for m, q in zip(ms, qs, strict=True)] + [_slice(x, piece) for piece in whole], spec, x, seat)
         total = torch.empty_like(x)
         at = sum(m.shape[0] * self.rank for m in ms)
         for piece in whole:
@@ -95,7 +95,7 @@ class lowrank(Codec):
 
         bases = [torch.linalg.qr(p.view(m.shape[0], self.rank)).Q for m, p in zip(ms, _split(ps, ms, 0, self.rank), strict=True)]  # (m, r)
         own = [m.T @ basis for m, basis in zip(ms, bases, strict=True)]  # (n, r): this rank's share of Q
-        sums = yield _factors(own, spec, seat)
+        sums = yield _factors(own, spec, x, seat)
         new = [q.view(m.shape[1], self.rank) for m, q in zip(ms, _split(sums, ms, 1, self.rank), strict=True)]
         for piece, basis, q, leaf in zip(thin, bases, new, qs, strict=True):
             torch.mm(basis, q.T, out=_slice(total, piece).view(_matrix(piece)))
@@ -125,9 +125,9 @@ def _slice(x: Tensor, piece: Piece) -> Tensor:
     return x[piece.at : piece.at + piece.high - piece.low]
 
 
-def _factors(tensors: list[Tensor], spec: Spec, seat: Seat) -> Packet:
+def _factors(tensors: list[Tensor], spec: Spec, x: Tensor, seat: Seat) -> Packet:
     """Several tensors as one packet of numbers that may be added."""
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else torch.empty(0, dtype=spec.work)
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else x.new_empty(0)
     return identity().packet(flat, Spec((), 0, flat.numel(), spec.work), State(), seat)
 
 
