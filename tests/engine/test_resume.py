@@ -125,7 +125,7 @@ def _sums(sync) -> dict[str, torch.Tensor]:
     return sums
 
 
-def _save_at_three(rank: int, strategy: Strategy, folder: Path):
+def _save_residuals(rank: int, strategy: Strategy, folder: Path):
     model, optimizer, sync = _start(strategy, 0)
     train(model, optimizer, rank, range(6))
     dcp.save({"sync": sync}, checkpoint_id=folder)
@@ -148,7 +148,7 @@ def _load_elsewhere(rank: int, strategy: Strategy, folder: Path):
 @pytest.mark.parametrize("world", [2, 4])
 def test_another_world_keeps_the_sum_of_residuals(name, world, tmp_path):
     strategy = RESHARDED[name]
-    before = run_ranks(3, _save_at_three, strategy, tmp_path)
+    before = run_ranks(3, _save_residuals, strategy, tmp_path)
     after = run_ranks(world, _load_elsewhere, strategy, tmp_path)
     assert {step for _, step in before + after} == {6}
     keys = {key for sums, _ in before for key in sums}
@@ -161,18 +161,9 @@ def test_another_world_keeps_the_sum_of_residuals(name, world, tmp_path):
     assert lost > 0, "some residual is not zero"
 
 
-def _save_at_four(rank: int, strategy: Strategy, folder: Path):
-    model, optimizer, sync = _start(strategy, 0)
-    train(model, optimizer, rank, range(4))
-    dcp.save({"sync": sync}, checkpoint_id=folder)
-    sums = _sums(sync)
-    sync.close()
-    return sums, sync.step
-
-
 def test_hierarchical_residuals_survive_another_number_of_nodes(tmp_path):
     strategy = Strategy(every(1), feedback(uniform(2)), hierarchical(native(), gather(), node=2), gradients())
-    before = run_ranks(4, _save_at_four, strategy, tmp_path)
+    before = run_ranks(4, _save_residuals, strategy, tmp_path)
     after = run_ranks(2, _load_at_two, strategy, tmp_path)
     keys = {key for sums, _ in before for key in sums}
     assert keys
