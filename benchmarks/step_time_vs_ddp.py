@@ -99,24 +99,18 @@ def main() -> None:
         results[name] = {"same_bits": all(launch[1] for launch in found), "others_cores": others.cores}
         for column, part in enumerate(PARTS):
             first, second = seconds[..., column]
-            got = ratios(np.log(first / second))
-            by_launch = np.exp(np.log(first / second).mean(axis=1)).round(4).tolist()
-            medians = float(np.median(first)), float(np.median(second))
-            results[name][part] = {
-                "median_s": medians,
-                **got,
-                "by_launch": by_launch,
-                "pairs_s": np.stack([first, second], -1).round(4).tolist(),
-            }
+            logs = np.log(first / second)
+            medians, got = (float(np.median(first)), float(np.median(second))), ratios(logs)
             rows.append((f"{part}, {name}", *medians, *got.values()))
+            by_launch = np.exp(logs.mean(axis=1)).round(4).tolist()
+            pairs_s = np.stack([first, second], axis=-1).round(4).tolist()
+            results[name][part] = {"median_s": medians, **got, "by_launch": by_launch, "pairs_s": pairs_s}
         results[name]["target_met"] = results[name]["step"]["high_95"] <= TARGET
     table(("", "s", "over s", "median", "geo. mean", "low 95 %", "high 95 %"), rows)
     for name, found in results.items():
-        told = f"same bits {found['same_bits']}, cores busy with other work {found['others_cores']:.2f}, by launch {found['step']['by_launch']}"
-        print(f"{name}: high 95 % of the step <= {TARGET}: {found['target_met']}; {told}")
-    print(
-        f"{args.launches} launches of {args.pairs} pairs, 2 ranks of {args.rows} rows, {sum(p.numel() for p in model().parameters()):,} parameters"
-    )
+        print(f"{name}: same bits {found['same_bits']}, cores busy with other work {found['others_cores']:.2f}, ", end="")
+        print(f"by launch {found['step']['by_launch']}, high 95 % of the step <= {TARGET}: {found['target_met']}")
+    print(f"{args.launches} launches of {args.pairs} pairs, 2 ranks of {args.rows} rows of {CONFIG.context} tokens")
     emit(args.json, {"target": TARGET, "launches": args.launches, "pairs": args.pairs, "rows": args.rows, "results": results})
 
 

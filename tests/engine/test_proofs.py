@@ -66,6 +66,7 @@ def _work(rank: int, strategy: Strategy, model: nn.Module, driver: Driver | None
                 optimizer.step()
             optimizer.zero_grad()
         sync.check()
+        sync.state_dict()  # waits for what is in the air, whose flights still settle residuals
         leaves = [leaf.value for bucket in sync.buckets for part in bucket.slices for _, leaf in part.state.walk()]
         residual = torch.cat([leaf.reshape(-1) for leaf in leaves]) if leaves else torch.zeros(1)
         return {"weights": weights_of(model), "residual": residual, "sent": sync.report().sent_bytes, "steps": sync.step}
