@@ -2,6 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 RANKS ?= 2
+STRATEGY ?= fedpaq,period=8
 ARGS ?=
 
 # One thread a process: ranks and test workers already fill the cores.
@@ -14,11 +15,14 @@ setup: $(STAMP)
 # Every target below stands on this one; it runs again only when what is installed has changed.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,data,hub,docs,dev]'
 	@touch $@
 
+# The same model, text and batches twice, dense and thin, then the two side by side.
 train: $(STAMP)
-	$(BIN)/torchrun --standalone --nproc-per-node=$(RANKS) -m thinwire.train $(ARGS)
+	$(BIN)/thinwire train --workers $(RANKS) --strategy dense --out runs/dense --overwrite $(ARGS)
+	$(BIN)/thinwire train --workers $(RANKS) --strategy $(STRATEGY) --out runs/thin --overwrite $(ARGS)
+	$(BIN)/thinwire compare runs/dense runs/thin --out runs/compare.svg
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 $(ARGS)

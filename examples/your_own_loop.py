@@ -12,9 +12,8 @@ import torch
 import torch.distributed as dist
 
 import thinwire
-from thinwire.data import english
-from thinwire.train.batches import Batches
-from thinwire.train.model import GPT, GPTConfig
+from thinwire.data import Batches, prepare
+from thinwire.testing.gpt import GPT, GPTConfig
 
 CONTEXT = 64
 
@@ -31,14 +30,14 @@ def main() -> None:
     torch.manual_seed(0)
     model = GPT(GPTConfig(context=CONTEXT, layers=2, heads=4, width=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    text, _ = english()
-    batches = Batches(text, context=CONTEXT, batch=8, rank=rank, world=world)
+    _, text = prepare("bundled", "byte", ["<|endoftext|>"])
+    batches = Batches(text.train, length=CONTEXT + 1, batch=8, rank=rank, world=world)
 
     sync = thinwire.attach(model, optimizer, thinwire.recipes.powersgd(rank=2))  # the first line
 
     for step in range(steps):
-        tokens, targets = batches.at(step)
-        _, loss = model(tokens, targets)
+        rows = batches.at(step)
+        _, loss = model(rows[:, :-1], rows[:, 1:])
         loss.backward()  # the mean over ranks is in .grad
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed", "thinwire.engine", "torch.distributed.checkpoint"])
+_context.set_forkserver_preload(["torch", "torch.distributed", "thinwire.engine", "torch.distributed.checkpoint", "tests.preload"])
 
 
 class RankFailedError(AssertionError):

@@ -27,6 +27,22 @@ class AttachError(ThinwireError, ValueError):
     """A model, an optimiser or an option that cannot be attached."""
 
 
+class CheckpointError(ThinwireError, ValueError):
+    """A checkpoint that cannot be read, or is of another model, strategy, text or version."""
+
+
+class ConfigError(ThinwireError, ValueError):
+    """Settings of a run that cannot be, or an output folder or checkpoint that does not suit them."""
+
+
+class DataError(ThinwireError, ValueError):
+    """A text, a tokenizer or a cache of tokens that cannot be read, made or used."""
+
+
+class ModelError(ThinwireError, ValueError):
+    """A model that cannot be built or read, or that does not fit its tokenizer, its context or what is asked of it."""
+
+
 class DisagreementError(ThinwireError, RuntimeError):
     """Ranks that should hold the same thing hold different things: strategies, models, or trained weights."""
 

@@ -8,7 +8,8 @@ from importlib.resources import files
 import pytest
 
 from thinwire.data import english
-from thinwire.data.english import split, verified
+from thinwire.data.english import verified
+from thinwire.data.held import split
 
 
 @pytest.fixture(scope="module")

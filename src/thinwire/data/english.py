@@ -11,6 +11,8 @@ import zlib
 from functools import lru_cache
 from importlib.resources import files
 
+from thinwire.data.held import split
+
 # Of the unpacked text: another zlib packs the same text into other bytes.
 SHA256 = "26daae18efc4fc5ae99337bde501e1d3bc6446678f50df435d949e07180ad9fb"
 
@@ -35,20 +37,22 @@ def english() -> tuple[bytes, bytes]:
         >>> len(train), len(validation)
         (5674092, 291461)
     """
-    packed = files("thinwire.data").joinpath("english.txt.gz").read_bytes()
-    parts = [split(work) for work in verified(packed).split(b"\f")]
+    parts = [split(work) for work in works()]
     return b"\n".join(train for train, _ in parts), b"\n".join(validation for _, validation in parts)
 
 
-def split(work: bytes) -> tuple[bytes, bytes]:
-    r"""One work as `(train, validation)`; the two together are the work.
+def works() -> tuple[bytes, ...]:
+    """The 21 works whole, each as one document.
+
+    Raises:
+        ValueError: the installed file is damaged.
 
     Example:
-        >>> split(b"A paragraph of the novel.\n\n" * 39 + b"The end.\n")
-        (b'A paragraph...\n\n', b'A paragraph of the novel.\n\nThe end.\n')
+        >>> [work.partition(b"\\n")[0].decode() for work in works()[:2]]
+        ['SENSE AND SENSIBILITY', 'PRIDE AND PREJUDICE']
     """
-    cut = work.index(b"\n\n", len(work) * 19 // 20) + 2
-    return work[:cut], work[cut:]
+    packed = files("thinwire.data").joinpath("english.txt.gz").read_bytes()
+    return tuple(verified(packed).split(b"\f"))
 
 
 def verified(packed: bytes) -> bytes:

@@ -125,7 +125,7 @@ class TorchDriver:
     def _diagnose(self, error: BaseException, label: str) -> FlightError:
         found = self.watch.diagnose()
         told = "; ".join(f"rank {rank}: {said}" for rank, said in sorted(found.said.items()))
-        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0].partition('. This is typically caused')[0]}"  # gloo's advice
         if found.silent:
             who = " and ".join(f"rank {rank}" for rank in found.silent)
             return RankLostError(found.silent, f"{who} lost: no heartbeat. {label} could not be carried ({cause}). Last heard: {told}")

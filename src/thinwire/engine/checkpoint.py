@@ -15,7 +15,7 @@ import hashlib
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,20 +100,31 @@ def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
     Raises:
         AttachError: the folder holds no state of that key.
     """
+    state = read_tensors(folder, lambda name: name.startswith(f"{key}."))
+    if f"{key}.{_META}" not in state:
+        raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(_keys(folder))}")
+    return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
+
+
+def read_tensors(folder: str | Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors of a DCP folder that are wanted by name, each rank by itself."""
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
     metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
-    found = {name: entry for name, entry in metadata.items() if name.startswith(f"{key}.") and isinstance(entry, TensorStorageMetadata)}
-    if f"{key}.{_META}" not in found:
-        keys = sorted({name.split(".")[0] for name in metadata})
-        raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}")
+    found = {name: entry for name, entry in metadata.items() if wanted(name) and isinstance(entry, TensorStorageMetadata)}
     state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)  # each rank reads by itself
         dcp_load(state, checkpoint_id=folder, no_dist=True)
-    return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
+    return state
+
+
+def _keys(folder: str | Path) -> list[str]:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    return sorted({name.split(".")[0] for name in FileSystemReader(folder).read_metadata().state_dict_metadata})
 
 
 # -- saving -----------------------------------------------------------------------------------------------------------

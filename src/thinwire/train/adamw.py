@@ -1,4 +1,4 @@
-"""The usual recipe for a small GPT: AdamW, decay on matrices only, a linear warm-up and a cosine down to a tenth."""
+"""The usual recipe for a small language model: AdamW, decay on matrices only, a linear warm-up and a cosine down to a share of the peak."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import math
 import torch
 from torch import nn
 
-WARMUP = 60
+from thinwire.train.config import TrainConfig
 
 
-def adamw(model: nn.Module, lr: float) -> torch.optim.AdamW:
-    """AdamW with betas (0.9, 0.95); matrices decay by 0.1, vectors (norms, biases) do not."""
+def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with betas (`beta1`, `beta2`); matrices decay by `weight_decay`, vectors (norms, biases) do not."""
     trained = [param for param in model.parameters() if param.requires_grad]
     groups = [
-        {"params": [param for param in trained if param.dim() >= 2], "weight_decay": 0.1},
+        {"params": [param for param in trained if param.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [param for param in trained if param.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
 
 
-def rate(step: int, steps: int, peak: float) -> float:
-    """The learning rate of `step`, from 0: up to `peak` in 60 steps (a quarter of a short run), then a cosine to peak / 10 at the end.
+def rate(step: int, steps: int, peak: float, warmup: int = 60, decay_to: float = 0.1) -> float:
+    """The learning rate of `step`, from 0: up to `peak` in `warmup` steps (at most a quarter of the run), then a cosine to peak · decay_to.
 
     Example:
         >>> [round(rate(step, steps=960, peak=1.0), 3) for step in (0, 59, 509, 959)]
         [0.017, 1.0, 0.55, 0.1]
     """
-    warmup = min(WARMUP, max(1, steps // 4))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    gone = (step + 1 - warmup) / max(1, steps - warmup)
-    return peak * (0.55 + 0.45 * math.cos(math.pi * gone))
+    rising = min(warmup, max(1, steps // 4))
+    if step < rising:
+        return peak * (step + 1) / rising
+    gone = (step + 1 - rising) / max(1, steps - rising)
+    return peak * (decay_to + (1 - decay_to) * (1 + math.cos(math.pi * gone)) / 2)

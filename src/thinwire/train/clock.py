@@ -1,19 +1,51 @@
 """How a strategy's schedule shapes a run: which batches make one optimiser step, and where a run may end.
 
-A step is one batch, forward and backward. On gradients, `every(8)` gathers eight of them for one optimiser step; on deltas and
-parameters each batch has its own, and the schedule counts those.
+A step is one batch of each rank, forward and backward. On gradients the schedule counts batches: `every(8)` gathers eight of them for one
+optimiser step. On deltas and parameters it counts optimiser steps, each of `accumulate` batches.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from thinwire.errors import StrategyError
 from thinwire.strategy import Strategy
+from thinwire.when import every, warmup
 
 
-def rounds(strategy: Strategy, steps: int, buckets: int) -> Iterator[range]:
+def accumulating(strategy: Strategy, batches: int) -> Strategy:
+    """The strategy for optimiser steps of so many batches: on gradients its schedule is stretched, else it stays as it is.
+
+    Raises:
+        StrategyError: on gradients, a schedule that is not `every(1)`, or `every(1)` after a dense warm-up of none.
+
+    Example:
+        >>> from thinwire import recipes
+        >>> accumulating(recipes.powersgd(), 4).when
+        every(n=4)
+    """
+    if batches == 1 or strategy.on.clock == "step":
+        return strategy
+    if strategy.when == every(1):
+        return dataclasses.replace(strategy, when=every(batches))
+    if isinstance(strategy.when, warmup) and strategy.when.inner == every(1):
+        raise StrategyError(
+            f"--accumulate {batches} with {strategy.when!r}: its dense steps take one batch each, so steps would be of two sizes; "
+            f"take a recipe that starts as it goes on (start=0)"
+        )
+    raise StrategyError(f"--accumulate {batches} with {strategy.when!r} on gradients: the schedule counts batches; write {batches} into it")
+
+
+def rounds(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1, first: int = 0) -> Iterator[range]:
     """The steps of each optimiser step, in order.
+
+    Args:
+        strategy: as `accumulating` made it.
+        steps: where the run ends.
+        buckets: how many there are.
+        accumulate: batches to an optimiser step.
+        first: where it begins, after a whole optimiser step.
 
     Example:
         >>> from thinwire import recipes
@@ -22,14 +54,14 @@ def rounds(strategy: Strategy, steps: int, buckets: int) -> Iterator[range]:
         >>> [list(round) for round in rounds(recipes.local_sgd(2), steps=4, buckets=1)]
         [[0], [1], [2], [3]]
     """
-    first = 0
-    for step in range(steps):
-        if strategy.on.clock == "step" or strategy.when.tick(step, buckets).launch:
+    for step in range(first, steps):
+        whole = (step + 1) % accumulate == 0 if strategy.on.clock == "step" else strategy.when.tick(step, buckets).launch
+        if whole:
             yield range(first, step + 1)
             first = step + 1
 
 
-def landing(strategy: Strategy, steps: int, buckets: int) -> int:
+def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -> int:
     """The least number of steps, `steps` or more, after which a mean lands: a run that ends there wastes none of them.
 
     Raises:
@@ -40,9 +72,10 @@ def landing(strategy: Strategy, steps: int, buckets: int) -> int:
         >>> [landing(recipe, steps=60, buckets=1) for recipe in (recipes.dense(), recipes.local_sgd(16), recipes.diloco(100))]
         [60, 64, 100]
     """
-    for end in range(steps, 2 * steps + 1):
+    size = accumulate if strategy.on.clock == "step" else 1  # batches to a count of the schedule
+    for end in range(-(-steps // size), 2 * steps // size + 1):
         if strategy.when.tick(end - 1, buckets).land:
-            return end
+            return end * size
     raise StrategyError(
         f"{strategy.when!r} lands nothing from step {steps} to step {2 * steps}: train for more steps, or take a shorter period than "
         f"{strategy.when.period}"

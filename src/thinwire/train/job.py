@@ -1,126 +1,267 @@
-"""The first main job: a small GPT learns English on every rank, and the gradients travel as the strategy says.
+"""The main job: a language model learns on every rank, and what ranks say to each other travels as the strategy says.
 
-It is the loop that anyone would write, with Thinwire's two lines in it: `attach` before, `check` (or `close`) after.
+It is the loop that anyone would write, with Thinwire's two lines in it: `attach` before, `check` (or `close`) after. Every draw (masks,
+dropout) is keyed by (seed, step, rank), so nothing of it is saved: a run that resumed is the run that never stopped, bit for bit.
 """
 
 from __future__ import annotations
 
 import statistics
+import struct
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from thinwire.data import english
+from thinwire.data.batches import Batches, validation_windows
 from thinwire.engine import Syncer, attach
-from thinwire.strategy import Strategy
+from thinwire.engine.agree import share
 from thinwire.train.adamw import adamw, rate
-from thinwire.train.batches import Batches, validation_windows
 from thinwire.train.clock import landing, rounds
-from thinwire.train.model import GPT, GPTConfig
+from thinwire.train.objective import loss as loss_of
+from thinwire.train.progress import Account
 from thinwire.train.result import Moment, Result, Setting
+from thinwire.train.resume import Resumed, Saver
+from thinwire.train.sample import sample
+from thinwire.train.setup import Prepared
 from thinwire.train.show import Show
+from thinwire.train.votes import Votes
 
-VALIDATE_EVERY = 240
-WINDOWS = 256
-RECENT = 20  # batches in the loss that is shown
-PROMPT = "The "
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-
-@dataclass(frozen=True)
-class Job:
-    """What to train, for how long and how its ranks talk; `steps` are batches to a rank, rounded up to where the strategy lands."""
-
-    strategy: Strategy
-    steps: int = 960
-    batch: int = 8
-    lr: float = 3e-3
-    seed: int = 0
-    timeout: timedelta = timedelta(minutes=2)
-    model: GPTConfig = GPTConfig(layers=4, heads=4, width=96)
-    windows: int = WINDOWS
-    sample: int = 300
+ROWS = 32  # of a validation batch
+VALIDATION = 1 << 40  # a step that no training reaches, for the masks of held-out text
 
 
-def run(job: Job, show: Show, stopped: Callable[[], bool] = lambda: False) -> Result:
+def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Callable[[], bool] = lambda: False) -> Result:
     """Train, validate, sample and check; every rank of the process group calls it alike.
 
     Args:
-        job: what to do.
+        prepared: what to train, on what, and how.
         show: whom to tell.
-        stopped: asked after every optimiser step whether to give up.
+        saver: who keeps checkpoints, and knows the one to go on from.
+        asked: whether this rank has been asked to stop; asked after every optimiser step.
 
     Raises:
-        ValueError: sizes or a strategy that do not fit this world or the text.
-        ThinwireError: a rank was lost, or ranks hold different weights.
+        ThinwireError: what does not fit this world, a lost rank, or ranks that hold different weights.
         FloatingPointError: training has diverged.
-        InterruptedError: `stopped` said so.
+        InterruptedError: ranks agreed to stop; what they had is saved.
     """
-    torch.manual_seed(job.seed)
-    text, held = english()
-    model = GPT(job.model)
-    optimizer = adamw(model, job.lr)
-    windows = validation_windows(held, context=job.model.context, windows=job.windows)
+    config = prepared.config
+    torch.manual_seed(config.seed)
+    model = prepared.model()
+    optimizer = adamw(model, config)
+    timeout = timedelta(seconds=config.timeout)
+    with attach(model, optimizer, prepared.strategy, timeout=timeout, seed=config.seed) as sync:
+        return Run(prepared, model, optimizer, sync, show, saver).whole(asked)
 
-    with attach(model, optimizer, job.strategy, timeout=job.timeout, seed=job.seed) as sync:
-        rank, world = sync.driver.rank, sync.driver.world
-        batches = Batches(text, context=job.model.context, batch=job.batch, seed=job.seed, rank=rank, world=world)
-        steps = landing(job.strategy, job.steps, len(sync.buckets))
+
+class Run:
+    """One rank's run, from `attach` to `check`."""
+
+    def __init__(
+        self, prepared: Prepared, model: PreTrainedModel, optimizer: torch.optim.AdamW, sync: Syncer, show: Show, saver: Saver | None
+    ) -> None:
+        self.prepared, self.config, self.show, self.saver = prepared, prepared.config, show, saver
+        self.model, self.optimizer, self.sync = model, optimizer, sync
+        config, strategy = self.config, prepared.strategy
+        self.rank, self.world = sync.driver.rank, sync.driver.world
+        self.steps = landing(strategy, prepared.steps(self.world), len(sync.buckets), config.accumulate)
+        self.windows = validation_windows(prepared.tokens.held, length=prepared.objective.length, windows=config.windows)
+        self.account = Account(sync, self.world * config.batch * prepared.objective.length_read)
+        self.curve: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+        self.resumed: tuple[int, ...] = ()
+        self.origin = (0, 0)  # a step, and the rows that all ranks had read before it
+        if saver is not None:
+            saver.join(sync)
+            if (found := saver.load(self.model, optimizer, sync, prepared)) is not None:
+                self._take_up(found)
+        self.batches = Batches(
+            prepared.tokens.train,
+            length=prepared.objective.length,
+            batch=config.batch,
+            seed=config.seed,
+            rank=self.rank,
+            world=self.world,
+            origin=self.origin,
+        )
         parameters = sum(param.numel() for param in model.parameters())
-        setting = Setting(job.strategy, job.model, parameters, world, steps, job.batch, job.lr, job.seed)
-        show.begin(setting)
+        self.setting = Setting(
+            config,
+            strategy,
+            prepared.objective.name,
+            parameters,
+            self.world,
+            self.steps,
+            prepared.precision,
+            prepared.device.type,
+            prepared.tokens.train.numel(),
+            prepared.bytes_per_token,
+        )
 
-        curve: list[float] = []
-        validation: list[tuple[int, float]] = []
-        seconds = 0.0
-        for passes in rounds(job.strategy, steps, len(sync.buckets)):
-            begun = time.perf_counter()
-            for step in passes:
-                _, loss = model(*batches.at(step))
-                (loss / len(passes)).backward()  # gradients of several passes are summed, and the mean is meant
-                curve.append(loss.item())
-            if not nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite():  # on gradients, at the same step on every rank
-                raise FloatingPointError(f"the gradients of step {passes[-1]} are not finite: take a lower learning rate than {job.lr:g}")
-            for group in optimizer.param_groups:
-                group["lr"] = rate(passes[-1], steps, job.lr)
-            optimizer.step()
-            optimizer.zero_grad()
-            seconds += time.perf_counter() - begun
+    def whole(self, asked: Callable[[], bool]) -> Result:
+        """Train to the end; see `run`."""
+        self.show.begin(self.setting, len(self.curve))
+        self._compile()
+        votes = Votes(self.sync, self.prepared.device)
+        for passes in rounds(self.prepared.strategy, self.steps, len(self.sync.buckets), self.config.accumulate, self.sync_step):
+            seconds = self._round(passes)
+            done = passes[-1] + 1
+            self.show.step(self.moment(done))
+            if passes[0] // self.config.validate_every < done // self.config.validate_every and done < self.steps:
+                self._validate(done)
+            if self.saver is not None and self.saver.due(passes[0], done) and done < self.steps:
+                self._save(done)
+            if votes.after(asked(), seconds) and done < self.steps:
+                self._save(done)
+                raise InterruptedError(f"stopped as asked after {done} of {self.steps} steps{self._saved()}")
+        votes.settle()
+        return self._end()
 
-            done = len(curve)
-            recent = statistics.fmean(curve[-RECENT:])
-            moment = Moment(done, steps, recent, seconds, done * world * job.batch * job.model.context, sync.report())
-            show.step(moment)
-            if passes[0] // VALIDATE_EVERY < done // VALIDATE_EVERY and done < steps:
-                validation.append((done, validate(sync, windows)))
-                show.validated(*validation[-1])
-            if stopped():
-                raise InterruptedError(f"stopped after {done} of {steps} steps")
+    @property
+    def sync_step(self) -> int:
+        """The batches read so far by each rank."""
+        return len(self.curve)
 
-        validation.append((steps, validate(sync, windows)))
-        with sync.common_weights():
-            sample = continued(model, PROMPT, job.sample, job.seed) if rank == 0 else ""
-        sync.check()
-    end = Moment(steps, steps, recent, seconds, moment.tokens, sync.report())  # closed: what was in the air is counted too
-    result = Result(setting, end, tuple(curve), tuple(validation), sample)
-    show.end(result)
-    return result
+    def moment(self, done: int) -> Moment:
+        recent = statistics.fmean(self.curve[-20:]) if self.curve else float("nan")
+        return self.account.moment(done, self.steps, recent)
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def _round(self, passes: range) -> float:
+        """One optimiser step; the seconds that it took."""
+        begun = time.perf_counter()
+        self.model.train()
+        losses = []
+        for step in passes:
+            reading = time.perf_counter()
+            windows = self.batches.at(step)
+            batch = self.prepared.objective.batch(windows, self._draws(step)).to(self.prepared.device)
+            self.account.input_s += time.perf_counter() - reading
+            with self._autocast():
+                loss = loss_of(self.model, batch)
+            (loss / len(passes)).backward()  # gradients of several passes are summed, and the mean is meant
+            losses.append(loss.detach())
+        if not nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).isfinite():  # on gradients the same on every rank
+            raise FloatingPointError(
+                f"the gradients of step {passes[-1]} are not finite: take a lower --lr than {self.config.lr:g}, or a longer --warmup"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(passes[-1], self.steps, self.config.lr, self.config.warmup, self.config.decay_to)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.curve += [float(loss) for loss in losses]
+        seconds = time.perf_counter() - begun
+        self.account.add(len(passes), seconds)
+        return seconds
+
+    def _draws(self, step: int) -> torch.Generator:
+        """The generator of this step's masks; it also seeds dropout."""
+        seed = (self.config.seed * 0x9E3779B97F4A7C15 + step * self.world + self.rank) & ((1 << 63) - 1)
+        torch.manual_seed(seed)
+        return torch.Generator().manual_seed(seed)
+
+    def _autocast(self) -> Any:
+        bf16 = self.prepared.precision == "bf16"
+        return torch.autocast(self.prepared.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+    def _compile(self) -> None:
+        """Each block by itself: a model compiled whole would fire its gradient hooks only at the end of backward."""
+        if not self.config.compile:
+            return
+        for module in self.model.modules():
+            if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1 and len(list(module[0].children())) > 1:
+                for block in module:
+                    block.compile()
+
+    # -- now and then -------------------------------------------------------------------------------------------------
+
+    def _validate(self, done: int) -> None:
+        self.validation.append((done, self.held_out_loss()))
+        self.show.validated(*self.validation[-1])
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """The mean loss on the held-out windows, in nats a token that counts, of the weights that ranks have in common."""
+        total, targets = 0.0, 0
+        with self.sync.common_weights() as model, evaluating(model):
+            for index, rows in enumerate(self.windows.split(ROWS)):
+                draws = torch.Generator().manual_seed(VALIDATION + index)
+                if index % self.world != self.rank:  # each rank takes its part
+                    continue
+                batch = self.prepared.objective.batch(rows, draws).to(self.prepared.device)
+                count = int((batch.targets != -100).sum())
+                with self._autocast():
+                    total += float(loss_of(model, batch)) * count
+                targets += count
+        told = share(
+            self.sync.driver,
+            self.sync.meter,
+            struct.pack("<dq", total, targets),
+            f"step {self.sync_step}: validation",
+            self.prepared.device,
+        )
+        heard = [struct.unpack("<dq", each) for each in told]
+        return float(sum(one for one, _ in heard) / sum(count for _, count in heard))
+
+    def _save(self, done: int) -> None:
+        if self.saver is not None:
+            self.saver.save(done, self)
+
+    def _saved(self) -> str:
+        if self.saver is None:
+            return ""
+        self.saver.finish()
+        return "; --resume goes on from there"
+
+    def _take_up(self, found: Resumed) -> None:
+        self.curve, self.validation = found.curve, found.validation
+        self.resumed, self.origin = (*found.resumed, len(found.curve)), found.origin_for(self.world, self.config.batch)
+        self.account.take_up(found.account)
+
+    def _end(self) -> Result:
+        self._validate(self.steps)
+        written = {}
+        with self.sync.common_weights() as model, evaluating(model):
+            text = ""
+            if self.rank == 0 and self.config.sample:
+                text = sample(self.model, self.prepared.tokenizer, self.config.prompt or None, self.config.sample, seed=self.config.seed)
+            if self.saver is not None:
+                written = self.saver.save_model(model, self.prepared.tokenizer)
+        self.sync.check()
+        self.sync.flights.settle_all()  # what is still in the air has been sent, too
+        self._save(self.steps)
+        end = self.moment(self.steps)
+        sent = struct.pack("<dd", self.account.report().sent_bytes, self.account.report().setup_bytes)
+        bytes_of = [struct.unpack("<dd", told) for told in share(self.sync.driver, self.sync.meter, sent, "the end", self.prepared.device)]
+        if self.saver is not None:
+            written |= self.saver.finish()
+        return Result(
+            self.setting,
+            end,
+            tuple(self.curve),
+            tuple(self.validation),
+            text,
+            tuple(one for one, _ in bytes_of),
+            tuple(around for _, around in bytes_of),
+            self.resumed,
+            written,
+        )
 
 
-@torch.no_grad()
-def validate(sync: Syncer, windows: tuple[Tensor, Tensor], rows: int = 32) -> float:
-    """The mean loss on `windows`, in nats a byte, of the weights that ranks have in common; every rank finds the same by itself."""
-    tokens, targets = windows
-    with sync.common_weights() as model:
-        losses = [float(model(*batch)[1]) * len(batch[0]) for batch in zip(tokens.split(rows), targets.split(rows), strict=True)]
-    return sum(losses) / len(tokens)
-
-
-def continued(model: GPT, prompt: str, characters: int, seed: int) -> str:
-    """The prompt and what the model makes of it."""
-    tokens = torch.tensor([list(prompt.encode())])
-    draws = torch.Generator().manual_seed(seed)
-    return bytes(model.generate(tokens, characters, temperature=0.8, generator=draws)[0].tolist()).decode(errors="replace")
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model without dropout, for a while."""
+    training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(training)

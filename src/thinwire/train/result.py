@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import thinwire
 from thinwire.engine import Report
 from thinwire.strategy import Strategy
-from thinwire.train.model import GPTConfig
+from thinwire.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A run after `step` of its `steps`.
+    """A run after `step` of its `steps`, as one rank sees it.
 
-    loss: the mean of rank 0's last batches, in nats a byte; seconds: spent on training, without validation; tokens: read by all ranks.
+    loss: the mean of rank 0's last batches, in nats a token; tokens: read by all ranks; seconds: spent on training, without validation and
+    checkpoints; input_s: of these, waiting for a batch.
     """
 
     step: int
@@ -27,40 +27,55 @@ class Moment:
     seconds: float
     tokens: int
     report: Report
+    input_s: float = 0.0
+    begun: int = 0
+    """The step at which this process took the run up; the speed is of what it did itself."""
+    tokens_before: int = 0
+    seconds_before: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds
-
-    @property
-    def waited(self) -> float:
-        """The share of the time in which this rank waited for the wire."""
-        return self.report.exposed_s / self.seconds
+        return (self.tokens - self.tokens_before) / max(self.seconds - self.seconds_before, 1e-9)
 
     @property
     def left_s(self) -> float:
-        return self.seconds / self.step * (self.steps - self.step)
+        here = self.seconds - self.seconds_before
+        return here / max(self.step - self.begun, 1) * (self.steps - self.step)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Where the time went: input, exposed (waiting for the wire) and compute make 1; encode and wire run beside compute."""
+        seconds = max(self.seconds, 1e-9)
+        waits = {"input": self.input_s / seconds, "exposed": self.report.exposed_s / seconds}
+        beside = {
+            "encode": sum(row.encode_s for row in self.report.rows) / seconds,
+            "wire": sum(row.wire_s for row in self.report.rows) / seconds,
+        }
+        return {"compute": max(0.0, 1 - sum(waits.values()))} | waits | beside
 
 
 @dataclass(frozen=True)
 class Setting:
     """What was trained, and on what."""
 
+    config: TrainConfig
     strategy: Strategy
-    model: GPTConfig
+    objective: str
     parameters: int
     world: int
     steps: int
-    batch: int
-    lr: float
-    seed: int
+    precision: str
+    device: str
+    train_tokens: int
+    bytes_per_token: float
 
 
 @dataclass(frozen=True)
 class Result:
     """A run from its end.
 
-    curve: rank 0's loss at each step; validation: (steps, loss) pairs, the last one at the end; both in nats a byte.
+    curve: rank 0's loss at each step; validation: (steps, loss) pairs, the last one at the end; both in nats a token that counts.
+    sent_bytes, around_bytes: by rank: in the schedule, and around it (start-up, votes, validation, the check).
     """
 
     setting: Setting
@@ -68,37 +83,70 @@ class Result:
     curve: tuple[float, ...]
     validation: tuple[tuple[int, float], ...]
     sample: str
+    sent_bytes: tuple[float, ...]
+    around_bytes: tuple[float, ...]
+    resumed: tuple[int, ...] = ()
+    """The steps at which the run was taken up again."""
+    places: dict[str, str] = field(default_factory=dict)
 
     @property
     def nats(self) -> float:
         return self.validation[-1][1]
 
     @property
-    def bits(self) -> float:
-        return self.nats / math.log(2)
+    def bits_per_byte(self) -> float | None:
+        """nats / ln 2 / (bytes to a token), where every token is predicted; masks and spans predict some of them only."""
+        return self.nats / math.log(2) / self.setting.bytes_per_token if self.setting.objective == "causal" else None
 
-    def to_json(self) -> str:
-        """Everything, with the strategy as TOML that makes it again; what is infinite (a ratio to nothing) is null."""
-        report, end = self.end.report, self.end
-        config = dataclasses.asdict(self.setting) | {"strategy": self.setting.strategy.to_toml(), "thinwire": thinwire.__version__}
-        figures: dict[str, Any] = {
-            "config": config,
+    @property
+    def dense_bytes(self) -> float:
+        """What dense float32 all-reduces after every batch would have sent, from all ranks."""
+        return self.end.report.dense_bytes * self.setting.world
+
+    @property
+    def ratio(self) -> float | None:
+        """Dense bytes over the schedule's; `None` where nothing was sent."""
+        return self.dense_bytes / sum(self.sent_bytes) if sum(self.sent_bytes) else None
+
+    @property
+    def ratio_all(self) -> float | None:
+        """Dense bytes over everything that was sent, start-up and checks included."""
+        everything = sum(self.sent_bytes) + sum(self.around_bytes)
+        return self.dense_bytes / everything if everything else None
+
+    def figures(self) -> dict[str, Any]:
+        """Everything, as JSON takes it; what does not exist (a ratio to nothing) is null."""
+        setting, end, report = self.setting, self.end, self.end.report
+        return {
+            "thinwire": thinwire.__version__,
+            "config": asdict(setting.config),
+            "strategy": setting.strategy.to_toml(),
+            "objective": setting.objective,
+            "parameters": setting.parameters,
+            "world": setting.world,
+            "precision": setting.precision,
+            "device": setting.device,
+            "train_tokens": setting.train_tokens,
             "result": {
-                "validation_nats_per_byte": self.nats,
-                "validation_bits_per_byte": self.bits,
-                "train_s": end.seconds,
+                "validation_nats_per_token": self.nats,
+                "validation_bits_per_byte": self.bits_per_byte,
+                "steps": end.step,
                 "tokens": end.tokens,
+                "train_s": end.seconds,
                 "tokens_per_s": end.tokens_per_s,
-                "exposed_share": end.waited,
+                "sent_bytes": list(self.sent_bytes),
+                "around_bytes": list(self.around_bytes),
+                "dense_bytes": self.dense_bytes,
+                "ratio": self.ratio,
+                "ratio_all": self.ratio_all,
+                "time_shares": end.shares,
+                "resumed_at": list(self.resumed),
                 "sample": self.sample,
             },
-            "curve": {"train": self.curve, "validation": [{"steps": steps, "loss": loss} for steps, loss in self.validation]},
-            "report": dataclasses.asdict(report)
-            | {
-                "sent_bytes": report.sent_bytes,
-                "dense_bytes": report.dense_bytes,
-                "ratio": report.ratio if math.isfinite(report.ratio) else None,
-                "exposed_s": report.exposed_s,
-            },
+            "curve": {"train": list(self.curve), "validation": [{"step": step, "nats": nats} for step, nats in self.validation]},
+            "buckets": [asdict(row) for row in report.rows],
+            "places": self.places,
         }
-        return json.dumps(figures, indent=1, allow_nan=False) + "\n"
+
+    def to_json(self) -> str:
+        return json.dumps(self.figures(), indent=1, allow_nan=False) + "\n"

@@ -1,15 +1,17 @@
-"""How a run looks: one live line on a terminal, a line now and then elsewhere, and tables at the end.
+"""How a run looks: one live line on a terminal, few lines elsewhere, a table at the end, and TensorBoard all along.
 
-Only rank 0 shows anything; the others have a `Show` that is silent.
+Progress goes to standard error, what came of it to standard output. Only rank 0 shows anything.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import time
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
@@ -18,17 +20,19 @@ from rich.table import Table
 from rich.text import Text
 
 import thinwire
+from thinwire.say import rank
+from thinwire.train.folder import EVENTS, RunFolder
 from thinwire.train.result import Moment, Result, Setting
 
-LINE_EVERY = 50
 REFRESH_S = 0.25
+EVENT_EVERY = 10
 WIDTH = 100  # where there is no terminal to ask
 
 
 class Show:
     """What a run tells as it goes; this one keeps it to itself."""
 
-    def begin(self, setting: Setting) -> None: ...
+    def begin(self, setting: Setting, done: int) -> None: ...
     def step(self, moment: Moment) -> None: ...
     def validated(self, steps: int, loss: float) -> None: ...
     def end(self, result: Result) -> None: ...
@@ -37,33 +41,26 @@ class Show:
 
 
 class Lines(Show):
-    """Plain lines, every 50 steps."""
+    """Few plain lines: what is trained, and each validation."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._next = LINE_EVERY
+        self._last: Moment | None = None
 
-    def begin(self, setting: Setting) -> None:
+    def begin(self, setting: Setting, done: int) -> None:
+        config = setting.config
         ranks = "1 rank" if setting.world == 1 else f"{setting.world} ranks"
-        rows = setting.world * setting.batch
-        size = f"{setting.parameters:,} parameters, {setting.steps} steps of {rows} × {setting.model.context} bytes"
-        self.console.print(f"[bold]thinwire {thinwire.__version__}[/]: {ranks}, {size}")
+        rows = setting.world * config.batch
+        size = f"{config.model}, {setting.parameters:,} parameters, {setting.steps:,} steps of {rows} × {config.context} tokens"
+        self.console.print(f"[bold]thinwire {thinwire.__version__}[/]: {ranks}, {escape(size)}, {setting.objective}, {setting.precision}")
         self.console.print(escape(f"{setting.strategy!r}"), style="dim")
 
     def step(self, moment: Moment) -> None:
-        if moment.step >= self._next or moment.step == moment.steps:
-            self._next = (moment.step // LINE_EVERY + 1) * LINE_EVERY
-            self.console.print(Text("step ").append_text(summary(moment)), no_wrap=True)
+        self._last = moment
 
     def validated(self, steps: int, loss: float) -> None:
-        self.console.print(f"step {steps:>4}: validation loss {loss:.4f} nats/byte")
-
-    def end(self, result: Result) -> None:
-        for part in (figures(result), buckets(result), Panel(Text(printable(result.sample)), title="a sample", border_style="dim")):
-            self.console.print(part)
-        world = result.setting.world
-        told = "nothing to compare: there is one rank" if world == 1 else f"all {world} ranks hold the same weights"
-        self.console.print(f"sync.check() passed: {told}", style="bold green")
+        told = Text(f"validation {loss:.4f} nats/token  ")
+        self.console.print(told.append_text(summary(self._last)) if self._last else told, no_wrap=True, overflow="ignore", crop=False)
 
 
 class LiveLine(Lines):
@@ -74,58 +71,141 @@ class LiveLine(Lines):
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._shown = -math.inf
 
-    def begin(self, setting: Setting) -> None:
-        super().begin(setting)
+    def begin(self, setting: Setting, done: int) -> None:
+        super().begin(setting, done)
         self._live.start()
 
     def step(self, moment: Moment) -> None:
+        super().step(moment)
         now = time.monotonic()
         if now - self._shown < REFRESH_S and moment.step < moment.steps:
             return
         self._shown = now
+        wide = self.console.width >= WIDTH + 20
         line = Table.grid(padding=(0, 2))
-        if self.console.width >= WIDTH:
+        if wide:
             line.add_column(width=16)
         line.add_column(no_wrap=True, overflow="ellipsis")
-        bar = (ProgressBar(moment.steps, moment.step, width=16),) if self.console.width >= WIDTH else ()
-        line.add_row(*bar, summary(moment))
+        line.add_row(*((ProgressBar(moment.steps, moment.step, width=16),) if wide else ()), summary(moment))
         self._live.update(line, refresh=True)
 
     def end(self, result: Result) -> None:
         self._live.stop()
-        super().end(result)
 
     def close(self) -> None:
         self._live.stop()
 
 
-def show_on(console: Console) -> Show:
-    """What suits the console."""
-    return LiveLine(console) if console.is_terminal else Lines(console)
+class Events(Show):
+    """TensorBoard's event files."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._writer: Any = None
+
+    def begin(self, setting: Setting, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self._folder.path / EVENTS), purge_step=done if done else None)
+        self._writer.add_text("strategy", f"    {setting.strategy!r}")
+
+    def step(self, moment: Moment) -> None:
+        if moment.step % EVENT_EVERY and moment.step != moment.steps:
+            return
+        report = moment.report
+        told = {"loss/train": moment.loss, "speed/tokens_per_s": moment.tokens_per_s, "bytes/sent": report.sent_bytes}
+        told |= {f"time/{name}": share for name, share in moment.shares.items()}
+        if report.sent_bytes:
+            told["bytes/times_fewer_than_dense"] = report.ratio
+        for name, value in told.items():
+            self._writer.add_scalar(name, value, moment.step)
+
+    def validated(self, steps: int, loss: float) -> None:
+        self._writer.add_scalar("loss/validation", loss, steps)
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
-def standard() -> Console:
-    """Standard output: as wide as the terminal, or `WIDTH`."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+class Both(Show):
+    """Several at once."""
+
+    def __init__(self, *shows: Show) -> None:
+        self._shows = shows
+
+    def begin(self, setting: Setting, done: int) -> None:
+        for show in self._shows:
+            show.begin(setting, done)
+
+    def step(self, moment: Moment) -> None:
+        for show in self._shows:
+            show.step(moment)
+
+    def validated(self, steps: int, loss: float) -> None:
+        for show in self._shows:
+            show.validated(steps, loss)
+
+    def end(self, result: Result) -> None:
+        for show in self._shows:
+            show.end(result)
+
+    def close(self) -> None:
+        for show in self._shows:
+            show.close()
+
+
+def show_on(folder: RunFolder) -> Show:
+    """What suits this rank and its standard error."""
+    if rank():
+        return Show()
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, width=WIDTH)
+    return Both(LiveLine(console) if console.is_terminal else Lines(console), Events(folder))
 
 
 def summary(moment: Moment) -> Text:
-    """A moment in one line of fewer than 80 characters.
+    """A moment in one line.
 
     Example:
         >>> from thinwire.engine import Report, Row
-        >>> report = Report(2, 10, (Row("bucket 0", 250_000, 10, 5e5, exposed_s=0.1),), 0.0)
+        >>> report = Report(2, 10, (Row("bucket 0", 250_000, 10, 5e5, encode_s=0.04, exposed_s=0.1),), 0.0)
         >>> print(summary(Moment(10, 40, 2.5, 2.0, 20480, report)))
-        10/40  loss 2.500  10,240 tokens/s  sent 0.50 MB, 20.0x fewer  wait 5%  0:06
+        10/40  loss 2.500  10,240 tokens/s  50.0 kB/step, 20.0x fewer  compute 95% encode 2% wire 5% input 0%  0:06 left
     """
-    report = moment.report
+    report, shares = moment.report, moment.shares
     step = f"{moment.step:>{len(str(moment.steps))}}/{moment.steps}"
-    sent_mb = report.sent_bytes / 1e6
-    sent = f"sent {sent_mb:.{2 if sent_mb < 100 else 0}f} MB, {report.ratio:.1f}x fewer" if sent_mb else "nothing sent"
-    minutes, seconds = divmod(round(moment.left_s), 60)
-    pace = f"{moment.tokens_per_s:,.0f} tokens/s"
-    return Text("  ".join((step, f"loss {moment.loss:.3f}", pace, sent, f"wait {moment.waited:.0%}", f"{minutes}:{seconds:02}")))
+    sent = f"{size(report.sent_bytes / max(report.steps, 1))}/step, {report.ratio:.1f}x fewer" if report.sent_bytes else "nothing sent"
+    spent = f"compute {shares['compute']:.0%} encode {shares['encode']:.0%} wire {shares['exposed']:.0%} input {shares['input']:.0%}"
+    return Text(
+        "  ".join((step, f"loss {moment.loss:.3f}", f"{moment.tokens_per_s:,.0f} tokens/s", sent, spent, f"{clock(moment.left_s)} left"))
+    )
+
+
+def size(nbytes: float) -> str:
+    """Bytes in the unit that suits them.
+
+    Example:
+        >>> size(1_500_000), size(50_000), size(12)
+        ('1.50 MB', '50.0 kB', '12 B')
+    """
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if nbytes >= limit:
+            return f"{nbytes / limit:.3g} {unit}" if nbytes >= 100 * limit else f"{nbytes / limit:.{1 if unit == 'kB' else 2}f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them.
+
+    Example:
+        >>> clock(6), clock(3725)
+        ('0:06', '1:02:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def printable(text: str) -> str:
@@ -138,34 +218,43 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
-def figures(result: Result) -> Table:
-    """What came out, and what it cost."""
-    end, report = result.end, result.end.report
+def figures(result: Result, width: int | None = None) -> str:
+    """What came out, what it cost, a sample, and where things are: as text for standard output."""
+    console = Console(file=io.StringIO(), highlight=False, width=width or min(Console().width, 120))
+    sample = (Panel(Text(printable(result.sample)), title="a sample", border_style="dim"),) if result.sample else ()
+    console.print(Group(_table(result), *sample, _places(result)))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _table(result: Result) -> Table:
+    setting, end = result.setting, result.end
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("validation loss", f"{result.nats:.4f}", f"nats/byte = {result.bits:.4f} bits/byte")
-    table.add_row("speed", f"{end.tokens_per_s:,.0f}", f"tokens/s: {end.tokens:,} in {end.seconds:.1f} s, all ranks together")
-    if result.setting.world == 1:
+    table.add_row("validation loss", f"{result.nats:.4f}", "nats a token" + ("" if setting.objective == "causal" else " that was hidden"))
+    if result.bits_per_byte is not None:
+        table.add_row("", f"{result.bits_per_byte:.4f}", "bits a byte of text")
+    table.add_row("speed", f"{end.tokens_per_s:,.0f}", f"tokens/s, all ranks together: {end.tokens:,} tokens in {clock(end.seconds)}")
+    shares = end.shares
+    told = f"waiting for the wire {shares['exposed']:.1%}, for input {shares['input']:.1%}; beside it: encoding {shares['encode']:.1%}"
+    table.add_row("compute", f"{shares['compute']:.1%}", f"of the time; {told}")
+    if setting.world == 1:
         table.add_row("sent", "0", "there is one rank")
         return table
-    table.add_row("sent by the schedule", f"{report.sent_bytes / 1e6:,.3f}", "MB from this rank")
-    table.add_row("sent around it", f"{report.setup_bytes / 1e6:,.3f}", "MB: start-up, validation, the check")
-    table.add_row("dense fp32", f"{report.dense_bytes / 1e6:,.3f}", "MB would have been sent by the schedule")
-    everything = report.dense_bytes / (report.sent_bytes + report.setup_bytes)
-    ratio = f"{report.ratio:.1f}x" if report.sent_bytes else "–"
-    table.add_row("fewer bytes", ratio, f"than dense fp32; {everything:.1f}x all told")
-    table.add_row("exposed wait", f"{end.waited:.1%}", "of the time this rank did nothing but wait")
+    sent, around = result.sent_bytes, result.around_bytes
+    each = size(sent[0]) if max(sent) == min(sent) else f"{size(min(sent))} to {size(max(sent))}"
+    table.add_row("sent by each rank", each, f"in the schedule, and {size(max(around))} around it: start-up, votes, validation, checks")
+    table.add_row("sent in all", size(sum(sent) + sum(around)), f"dense fp32 after every batch: {size(result.dense_bytes)}")
+    ratio = f"{result.ratio:.1f}x" if result.ratio else "–"
+    table.add_row("fewer bytes", ratio, f"than dense fp32; {result.ratio_all or 1:.1f}x with all that is around")
+    table.add_row("sync.check()", "passed", f"all {setting.world} ranks hold the same weights")
     return table
 
 
-def buckets(result: Result) -> Table:
-    """Each bucket's bytes and seconds."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    for name in ("bucket", "values", "flights", "sent MB", "encode s", "wire s", "exposed s"):
-        table.add_column(name, justify="left" if name == "bucket" else "right")
-    for row in result.end.report.rows:
-        seconds = (f"{spent:.2f}" for spent in (row.encode_s, row.wire_s, row.exposed_s))
-        table.add_row(row.name, f"{row.numel:,}", f"{row.flights:,}", f"{row.sent_bytes / 1e6:,.3f}", *seconds)
+def _places(result: Result) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, place in result.places.items():
+        table.add_row(Text(name, style="dim"), Text(place, overflow="fold"))
     return table

@@ -9,9 +9,7 @@ What cannot be is refused with every reason at once, like any strategy.
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import math
 import os
 import typing
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from typing import Any
 from thinwire import recipes
 from thinwire.errors import StrategyError
 from thinwire.strategy import Strategy
+from thinwire.train.words import near, pieces, settings
 
 
 def strategy_from(text: str) -> Strategy:
@@ -39,11 +38,11 @@ def strategy_from(text: str) -> Strategy:
     """
     if text.endswith(".toml") or os.sep in text:
         return _from_file(Path(text))
-    name, *settings = (piece.strip() for piece in text.split(","))
+    name, said = pieces(text)
     makers = recipes.names()
     if name not in makers:
-        raise StrategyError(f"no recipe is called {name!r}{_near(name, list(makers))} There are: {', '.join(makers)}; or give a .toml file")
-    return makers[name](**_settings(name, makers[name], settings))
+        raise StrategyError(f"no recipe is called {name!r}{near(name, makers)} There are: {', '.join(makers)}; or give a .toml file")
+    return makers[name](**_settings(name, makers[name], said))
 
 
 def _from_file(path: Path) -> Strategy:
@@ -58,40 +57,15 @@ def _from_file(path: Path) -> Strategy:
         raise StrategyError([f"{path}: {reason}" for reason in error.reasons]) from error
 
 
-def _settings(name: str, maker: Callable[..., Strategy], settings: list[str]) -> dict[str, Any]:
+def _settings(name: str, maker: Callable[..., Strategy], said: list[str]) -> dict[str, Any]:
     """`key=value` pieces as the recipe's arguments."""
     parameters, types = inspect.signature(maker).parameters, typing.get_type_hints(maker)
-    known = f"{name} has: {', '.join(parameters) or 'no settings'}"
-    values: dict[str, Any] = {}
-    problems = []
-    for setting in settings:
-        key, equals, value = (piece.strip() for piece in setting.partition("="))
-        if not equals:
-            problems.append(f"{setting!r} is no setting such as key=value; {known}")
-        elif key not in parameters:
-            problems.append(f"{name} has no setting {key!r}{_near(key, list(parameters))} {known}")
-        elif key in values:
-            problems.append(f"{key} is given twice; once is enough")
-        else:
-            values[key] = _number(value, types[key], f"{name},{key}", problems)
+    problems: list[str] = []
+    values = settings(name, said, {key: types[key] for key in parameters}, problems)
+    given = {piece.partition("=")[0].strip() for piece in said}
     for key, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and key not in values:
+        if parameter.default is inspect.Parameter.empty and key not in given:
             problems.append(f"{name} needs {key}: say {name},{key}=<{types[key].__name__}>")
     if problems:
         raise StrategyError(problems)
     return values
-
-
-def _number(text: str, kind: type, what: str, problems: list[str]) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        problems.append(f"{what}={text}: {'a whole number' if kind is int else 'a number'} goes here")
-    return value
-
-
-def _near(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from thinwire.train.model import GPT, GPTConfig
+from thinwire.testing.gpt import GPT, GPTConfig
 
 SMALL = GPTConfig(vocab=11, context=8, layers=2, heads=2, width=16)
 

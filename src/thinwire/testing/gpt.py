@@ -1,4 +1,4 @@
-"""A small GPT in plain torch: GPT-2's blocks, normalised before each branch, with learned positions.
+"""A small GPT in plain torch, for tests and benchmarks: GPT-2's blocks, normalised before each branch, with learned positions.
 
     x = embed(token) + place(position)
     x = x + attention(norm(x));  x = x + mlp(norm(x))      layers times

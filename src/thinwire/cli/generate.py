@@ -1,0 +1,95 @@
+"""`thinwire generate`: let a trained model go on with a text, or fill its gaps.
+
+What a model does with a prompt is its kind's: a decoder goes on, an encoder fills each `<mask>` with a token, an encoder-decoder fills each
+`<extra_id_0>`, `<extra_id_1>`, … with a span.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from thinwire.errors import ModelError
+from thinwire.say import Say
+from thinwire.train.config import whole
+
+ABOUT = """\
+Let a trained model go on with a text, or fill its gaps.
+
+    thinwire generate --model runs/mine --prompt "It was"          a decoder goes on
+    thinwire generate --model runs/bert --prompt "to <mask> or"    an encoder fills each <mask> with a token
+    thinwire generate --model runs/t5 --prompt "To <extra_id_0>."  an encoder-decoder fills each <extra_id_N> with a span
+    thinwire generate --model hf:openai-community/gpt2 < text.txt
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `thinwire generate`."""
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="a run's folder, one that save_pretrained wrote, or hf:NAME")
+    parser.add_argument("--prompt", metavar="TEXT", help="default: what comes on standard input, without the line end at its end")
+    parser.add_argument("--tokens", type=whole, default=200, metavar="N", help="the most tokens that are added; default 200")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="0: the likeliest token, 1: as the model predicts; default 0.8 to go on, 0 to fill gaps",
+    )
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the draws; default 0")
+
+
+def run(options: argparse.Namespace, say: Say) -> int:
+    """Load the model, and say what it makes of the prompt."""
+    prompt = _prompt(options.prompt)
+    place = model_place(options.model)
+
+    from thinwire.data.text import Text
+    from thinwire.data.tokenizer import tokenizer_from
+    from thinwire.train.models import kind_of, model_from
+    from thinwire.train.objective import EOS, MASK, PAD, sentinel
+    from thinwire.train.sample import sample
+    from thinwire.train.show import printable
+
+    specials = {"causal": (EOS,), "masked": (EOS, PAD, MASK), "spans": (EOS, PAD, sentinel(0))}[kind_of(place)]
+    tokenizer = tokenizer_from(place, Text("none", (), ()), specials)
+    model = model_from(place, tokenizer, context=1)  # any prompt is cut to what the model reads, or refused, by `sample`
+    text = sample(model, tokenizer, prompt, options.tokens, temperature=options.temperature, seed=options.seed)
+    say.result({"prompt": prompt, "text": text, "model": place, "seed": options.seed}, printable(text))
+    return 0
+
+
+def model_place(spoken: str) -> str:
+    """Where the model lies: in a run's folder, its `model`; else where it was said to be.
+
+    Raises:
+        ModelError: no such folder, or a run that is not finished.
+
+    Example:
+        >>> model_place("hf:openai-community/gpt2")
+        'hf:openai-community/gpt2'
+    """
+    if spoken.startswith("hf:"):
+        return spoken
+    folder = Path(spoken).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"--model {spoken}: there is no such folder; give a run's folder, one that save_pretrained wrote, or hf:NAME")
+    inner = folder / "model"
+    if (inner / "config.json").is_file():
+        return str(inner.resolve())
+    if not (folder / "config.json").is_file():
+        what = "a run that is not finished: `thinwire train --resume` goes on with it" if (folder / "config.toml").is_file() else "no model"
+        raise ModelError(f"--model {spoken}: the folder holds {what}")
+    return str(folder.resolve())  # a whole path: it is never taken for a preset's name
+
+
+def _prompt(given: str | None) -> str:
+    if given is None:
+        if sys.stdin.isatty():
+            raise ModelError("there is no prompt: give --prompt TEXT, or a text on standard input")
+        try:
+            given = sys.stdin.buffer.read().decode().removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"what comes on standard input is not UTF-8 text ({error})") from error
+    if not given:
+        raise ModelError("the prompt is empty, and nothing can follow it; give at least a letter")
+    return given

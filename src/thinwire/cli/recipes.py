@@ -1,0 +1,324 @@
+"""`thinwire recipes`: the named strategies, what they are made of, and what they would send.
+
+Nothing here is typed from a paper: a recipe's slots are read off its value, its settings off its signature, its source off its docstring,
+and its bytes are the closed form of its route and codec, on the very buckets that `attach` would make of a transformer of the given shape.
+In each period every bucket flies once, so bytes a step are those of all flights over the period; a warm-up is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import shutil
+import textwrap
+import typing
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from thinwire.errors import ConfigError
+from thinwire.say import Say
+from thinwire.train.config import count
+
+if TYPE_CHECKING:
+    from thinwire.core import Spec
+    from thinwire.strategy import Strategy
+
+ABOUT = """\
+The named strategies: what each is made of, where it comes from, and what it sends.
+
+    thinwire recipes                            all of them, in a table
+    thinwire recipes powersgd                   one of them, with its settings and its TOML
+    thinwire recipes diloco,period=60           the same with a setting, as --strategy takes it
+    thinwire recipes --parameters 1000000000    bytes for a model of about that size
+"""
+WIDTH, LAYERS, WORLD = 768, 12, 8
+MOST_RANKS = 256  # the bytes of every rank are counted, and a route cuts each bucket for every one of them
+SOURCE = re.compile(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*?)\.?\)")  # (Vogels et al. 2019, arXiv:1905.13727.)
+EXAMPLES = {"start": 100}  # of settings without a default; any other is half the ranks, where that divides them
+WIDEST = 120
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `thinwire recipes`."""
+    parser.add_argument(
+        "recipe", nargs="?", metavar="NAME[,key=value…]", help="one recipe, or the path of a .toml file; default: all recipes"
+    )
+    shape = parser.add_argument_group("the model whose bytes are told", "a transformer's matrices: 12 width² parameters a layer")
+    shape.add_argument("--parameters", type=count, metavar="N", help="about so many parameters, in layers as wide as 64 times their number")
+    shape.add_argument("--width", type=count, metavar="N", help=f"default {WIDTH}")
+    shape.add_argument("--layers", type=count, metavar="N", help=f"default {LAYERS}")
+    shape.add_argument("--world", type=count, metavar="K", default=WORLD, help=f"ranks; default {WORLD}")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A transformer's matrices: in each layer 3w × w, w × w, 4w × w and w × 4w.
+
+    Example:
+        >>> Shape(768, 12).parameters
+        84934656
+    """
+
+    width: int
+    layers: int
+
+    @property
+    def parameters(self) -> int:
+        return 12 * self.layers * self.width**2
+
+    @classmethod
+    def about(cls, parameters: int) -> Shape:
+        """The shape of about so many parameters that is 64 times as wide as it has layers, in whole eights.
+
+        Example:
+            >>> Shape.about(85_000_000), Shape.about(10**9).parameters
+            (Shape(width=768, layers=12), 1003622400)
+        """
+        layers = max(1, round((parameters / (12 * 64**2)) ** (1 / 3)))
+        return cls(max(8, round((parameters / (12 * layers)) ** 0.5 / 8) * 8), layers)
+
+    def specs(self, strategy: Strategy) -> list[Spec]:
+        """The buckets that `attach` would fly."""
+        import torch
+        from torch import nn
+
+        from thinwire.engine import attach
+        from thinwire.engine.buckets import plan
+
+        w = self.width
+        with torch.device("meta"):  # nothing is allocated
+            matrices = [
+                nn.Parameter(torch.empty(shape)) for _ in range(self.layers) for shape in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))
+            ]
+        bucket_bytes = inspect.signature(attach).parameters["bucket_bytes"].default
+        return [bucket.spec for bucket in plan(nn.ParameterList(matrices), bucket_bytes, strategy.when, wide=strategy.on.clock == "step")]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a strategy sends, a rank, parameter and step, on average over ranks; `None` where the data decides.
+
+    between_bytes: of these, what crosses from node to node, where the route knows nodes; dense_bytes: of a float32 all-reduce at every
+    step; fewer: how many times less is sent than that.
+    """
+
+    sent_bytes: float | None
+    between_bytes: float | None
+    dense_bytes: float
+    period: int
+
+    @property
+    def fewer(self) -> float | None:
+        return self.dense_bytes / self.sent_bytes if self.sent_bytes else None
+
+
+def sent(strategy: Strategy, shape: Shape, world: int) -> Sent:
+    """What a strategy sends for a model of that shape, once any warm-up is over.
+
+    Raises:
+        StrategyError: the route cannot serve a world of this size.
+        AttachError: fewer matrices than the schedule has fragments.
+
+    Example:
+        >>> from thinwire import recipes
+        >>> sent(recipes.dense(), Shape(64, 2), world=2)
+        Sent(sent_bytes=4.0, between_bytes=None, dense_bytes=4.0, period=1)
+    """
+    from thinwire.core import allreduce_nbytes
+    from thinwire.how import hierarchical
+
+    strategy.how.groups(world)
+    specs, period = shape.specs(strategy), strategy.when.period
+    scale = shape.parameters * period
+    whole = _flight_bytes(strategy, specs, world)
+    between = None
+    if isinstance(strategy.how, hierarchical) and whole is not None:
+        inside = _flight_bytes(strategy, specs, strategy.how.node)  # a world of one node sends all but what goes between nodes
+        between = (whole - inside) / scale if inside is not None else None
+    dense = allreduce_nbytes(4 * shape.parameters, world) / shape.parameters
+    return Sent(whole / scale if whole is not None else None, between, dense, period)
+
+
+def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> float | None:
+    """Bytes of one flight of every bucket, the mean over ranks."""
+    from thinwire.core import Seat
+
+    total, group = 0.0, tuple(range(world))
+    alike = Counter(tuple(part.shape for part in spec.parts) for spec in specs)  # most layers are: what they send is counted once
+    first = {tuple(part.shape for part in spec.parts): spec for spec in specs}
+    for shapes, times in alike.items():
+        for rank in group:
+            nbytes = strategy.how.sent_nbytes(strategy.what, first[shapes], Seat(rank, group, 0, 0))
+            if nbytes is None:
+                return None
+            total += nbytes * times
+    return total / world
+
+
+def run(options: argparse.Namespace, say: Say) -> int:
+    """Tell of all recipes, or of one."""
+    shape, world = _shape(options), options.world
+    reference = {**asdict(shape), "parameters": shape.parameters, "world": world}
+    size = f"{shape.layers} layers of width {shape.width:,} ({shape.parameters:,} parameters in matrices) on {world} ranks"
+    wide = min(shutil.get_terminal_size().columns, WIDEST)
+    if options.recipe is not None:
+        told = one(options.recipe, shape, world)
+        say.result(told | {"reference": reference}, _page(told, size, wide))
+    else:
+        from thinwire import recipes
+
+        rows = [one(name, shape, world) for name in recipes.names()]
+        say.result({"reference": reference, "recipes": rows}, _table(rows, size, wide))
+    return 0
+
+
+def one(spoken: str, shape: Shape, world: int) -> dict[str, Any]:
+    """Everything about one recipe, or about a strategy in a file, as JSON takes it.
+
+    Raises:
+        ThinwireError: no such recipe, setting or file, or a strategy that cannot serve such a model or world.
+    """
+    from thinwire import recipes
+    from thinwire.train.spoken import strategy_from
+    from thinwire.train.words import pieces
+
+    name = pieces(spoken)[0]
+    maker = recipes.names().get(name)
+    settings = _settings(maker) if maker is not None else []
+    given = {piece.partition("=")[0].strip() for piece in pieces(spoken)[1]}
+    examples = {key: EXAMPLES.get(key, _half(world)) for key in (each["name"] for each in settings if each["required"]) if key not in given}
+    spoken = ",".join([spoken, *(f"{key}={value}" for key, value in examples.items())])
+    strategy = strategy_from(spoken)
+    bytes_told = sent(strategy, shape, world)
+    doc = inspect.getdoc(maker) or ""
+    source = SOURCE.search(doc)
+    return {
+        "recipe": name if maker is not None else None,
+        "said": spoken,
+        "examples": examples,
+        "about": doc.partition("\n")[0].split(" (")[0] if source else doc.partition("\n")[0],
+        "doc": doc,
+        "source": source[1] if source else None,
+        "settings": settings,
+        "slots": {slot: short(getattr(strategy, slot)) for slot in ("when", "what", "how", "on")},
+        "strategy": repr(strategy),
+        "toml": strategy.to_toml(),
+        "bytes": {**asdict(bytes_told), "fewer": bytes_told.fewer},
+    }
+
+
+def short(value: Any) -> str:
+    """A member as one would type it: without what is the default anyway.
+
+    Example:
+        >>> from thinwire.what import feedback, topk, uniform
+        >>> short(feedback(topk(64, per=4096) >> uniform(2), 0.95))
+        'feedback(topk(64, per=4096) >> uniform(2), decay=0.95)'
+    """
+    from thinwire.registry import Member
+    from thinwire.what import chain
+
+    if isinstance(value, tuple):
+        return f"({', '.join(map(short, value))})"
+    if not isinstance(value, Member):
+        return repr(value)
+    if isinstance(value, chain):
+        return f"{short(value.first)} >> {short(value.second)}"
+    said = []
+    for place, each in enumerate(fields(value)):  # type: ignore[arg-type]  # members are dataclasses
+        own = getattr(value, each.name)
+        default = each.default_factory() if each.default_factory is not MISSING else each.default
+        shown = isinstance(own, int | float | Member) and place == 0
+        if own != default or shown:
+            said.append(short(own) if each.default is MISSING or place == 0 else f"{each.name}={short(own)}")
+    return f"{type(value).__name__}({', '.join(said)})"
+
+
+def _shape(options: argparse.Namespace) -> Shape:
+    if not 2 <= options.world <= MOST_RANKS:
+        raise ConfigError(f"--world {options.world}: bytes are counted for 2 to {MOST_RANKS} ranks; one rank has nobody to talk to")
+    if options.parameters is None:
+        shape = Shape(options.width or WIDTH, options.layers or LAYERS)
+    elif options.width or options.layers:
+        raise ConfigError("--parameters chooses --width and --layers itself: give it, or them")
+    else:
+        shape = Shape.about(options.parameters)
+    if shape.parameters > 10**13:
+        raise ConfigError(f"a model of {shape.parameters:,} parameters is beyond what is counted here; take at most 10,000,000,000,000")
+    return shape
+
+
+def _settings(maker: Callable[..., Any]) -> list[dict[str, Any]]:
+    types = typing.get_type_hints(maker)
+    return [
+        {
+            "name": key,
+            "type": types[key].__name__,
+            "default": None if parameter.default is inspect.Parameter.empty else parameter.default,
+            "required": parameter.default is inspect.Parameter.empty,
+        }
+        for key, parameter in inspect.signature(maker).parameters.items()
+    ]
+
+
+def _half(world: int) -> int:
+    return world // 2 if world % 2 == 0 else 1
+
+
+def _bytes_words(told: dict[str, Any]) -> tuple[str, str]:
+    sent_bytes, fewer = told["bytes"]["sent_bytes"], told["bytes"]["fewer"]
+    return ("by data", "–") if sent_bytes is None else (f"{sent_bytes:.3g}", f"{fewer:,.{1 if fewer < 100 else 0}f}x")
+
+
+def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
+    first, second, third = max(len(row["recipe"]) for row in rows), 7, 7
+    indent = " " * (first + second + third + 6)
+    lines = [f"{'recipe':<{first}}  {'bytes':>{second}}  {'fewer':>{third}}  when × what × how × on; source", "─" * wide]
+    for row in rows:
+        sent_bytes, fewer = _bytes_words(row)
+        slots = textwrap.wrap(" × ".join(row["slots"].values()), wide - len(indent), break_long_words=False)
+        source = textwrap.wrap(row["source"] or row["about"], wide - len(indent))
+        lines.append(f"{row['recipe']:<{first}}  {sent_bytes:>{second}}  {fewer:>{third}}  {slots[0]}")
+        lines += [indent + more for more in (*slots[1:], *source)]
+    told = (
+        f"bytes: sent by a rank, a parameter and step, on average over ranks and steps, warm-up apart; fewer: than dense fp32 at every "
+        f"step. For {size}; --parameters, --width, --layers and --world choose others."
+    )
+    examples = "; ".join(f"{row['recipe']} with {_said(row['examples'])}" for row in rows if row["examples"])
+    inside = "; ".join(
+        f"{row['recipe']} sends {row['bytes']['between_bytes']:.3g} of its {row['bytes']['sent_bytes']:.3g} between nodes"
+        for row in rows
+        if row["bytes"]["between_bytes"] is not None
+    )
+    notes = [told, f"Here {examples}." if examples else "", f"{inside}, the rest inside them." if inside else ""]
+    return "\n".join([*lines, "─" * wide, *(line for note in notes if note for line in textwrap.wrap(note, wide))])
+
+
+def _page(told: dict[str, Any], size: str, wide: int) -> str:
+    lines = [told["said"], "─" * wide]
+    if told["doc"]:
+        lines += [told["doc"], ""]
+    for each in told["settings"]:
+        example = f"; here {told['examples'][each['name']]}" if each["name"] in told["examples"] else ""
+        default = f"no default{example}" if each["required"] else f"default {each['default']}"
+        lines.append(f"    {each['name']:<12}{each['type']:<8}{default}")
+    sent_bytes, fewer = _bytes_words(told)
+    bytes_told = told["bytes"]
+    words = "the data decides what is sent"
+    if bytes_told["sent_bytes"] is not None:
+        times = f"{fewer} fewer" if bytes_told["fewer"] >= 1 else f"{1 / bytes_told['fewer']:.1f}x more"
+        words = f"{sent_bytes} a rank, parameter and step, {times} than dense fp32 ({bytes_told['dense_bytes']:.3g})"
+        if bytes_told["between_bytes"] is not None:
+            words += f"; {bytes_told['between_bytes']:.3g} of it between nodes"
+    period = "at every step" if bytes_told["period"] == 1 else f"once in {bytes_told['period']:,} steps"
+    lines += [""] if told["settings"] else []
+    for name, text in (("strategy", told["strategy"]), ("bytes", f"{words}. For {size}; each bucket is sent {period}.")):
+        lines += textwrap.wrap(text, wide, initial_indent=f"{name:<10}", subsequent_indent=" " * 10, break_long_words=False)
+    return "\n".join([*lines, "", "as TOML, for --strategy FILE.toml:", "", told["toml"]])
+
+
+def _said(values: dict[str, Any]) -> str:
+    return ",".join(f"{key}={value}" for key, value in values.items())

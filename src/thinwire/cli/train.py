@@ -1,0 +1,35 @@
+"""`thinwire train`: train a language model, on as many ranks as there are."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from thinwire.say import Say
+from thinwire.train.config import FIELDS, add_flags, config_from
+
+ABOUT = """\
+Train a language model from scratch, or go on with one, and send as little as the strategy says.
+
+    thinwire train --workers 2                                      a small GPT on 6 MB of bundled English
+    thinwire train --workers 2 --strategy diloco,period=30          another strategy; `thinwire recipes` lists them
+    thinwire train --model t5-nano --data my/texts --tokenizer bpe,vocab=4096
+    thinwire train --config run.toml --resume                       settings from a file; go on where it stopped
+    torchrun --nnodes=2 --nproc-per-node=1 … -m thinwire train …    one rank of a run over several machines
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser)
+
+
+def run(options: argparse.Namespace, say: Say) -> int:
+    given = {name: value for name, value in vars(options).items() if name in FIELDS}
+    config = config_from(given, getattr(options, "config", None))
+    if "RANK" in os.environ:  # a launcher has started this rank
+        from thinwire.train.rank import run_rank
+
+        return run_rank(config, say)
+    from thinwire.train.launch import launch
+
+    return launch(config, say)

@@ -1,0 +1,51 @@
+"""What a run never trains on: the end of every document, or every twentieth document where there are many.
+
+A tail of each document keeps both parts of the same kind, so the held part measures the text and not the choice of documents. With
+many documents their tails would be crumbs, too short to read a window in; there whole documents are held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHARE = 20  # one part in so many is held out
+MANY = 100  # documents beyond which whole ones are held out
+
+
+def held_out(documents: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Documents as `(train, held)`, neither with an empty document; either may lack any if the text is a few letters.
+
+    Example:
+        >>> held_out([b"To be, or not to be.\\n", b"That is the question.\\n"])
+        ((b'To be, or not to be', b'That is the question'), (b'.\\n', b'.\\n'))
+        >>> train, held = held_out([b"a letter"] * 200)
+        >>> len(train), len(held)
+        (190, 10)
+    """
+    if len(documents) > MANY:
+        train = [document for number, document in enumerate(documents, 1) if number % SHARE]
+        held = list(documents[SHARE - 1 :: SHARE])
+    else:
+        train, held = map(list, zip(*map(split, documents), strict=True)) if documents else ([], [])
+    return tuple(filter(None, train)), tuple(filter(None, held))
+
+
+def split(document: bytes) -> tuple[bytes, bytes]:
+    r"""One document of UTF-8 as `(train, held)`: the last 1/20 is held, from the first paragraph that begins there.
+
+    Without a paragraph there that leaves at least half of it, a line will do, or else a character; the two together are the document.
+
+    Example:
+        >>> split(b"A paragraph of the novel.\n\n" * 39 + b"The end.\n")
+        (b'A paragraph...\n\n', b'A paragraph of the novel.\n\nThe end.\n')
+        >>> split("naïve café".encode())[1].decode()
+        'é'
+    """
+    start = len(document) * (SHARE - 1) // SHARE
+    for end in (b"\n\n", b"\n\r\n", b"\n"):
+        cut = document.find(end, start) + len(end)
+        if cut > start and len(document) - cut >= max(1, (len(document) - start) // 2):
+            return document[:cut], document[cut:]
+    while start and document[start] & 0xC0 == 0x80:  # inside a character: bytes after its first are 10xxxxxx
+        start -= 1
+    return document[:start], document[start:]

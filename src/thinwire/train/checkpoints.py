@@ -1,0 +1,177 @@
+"""Checkpoints that a kill, a full disk or a lost rank cannot harm: written beside, renamed when whole, by a thread.
+
+Each host keeps its own, `checkpoints/host-H/step-00000480/`, a torch DCP folder of that host's ranks: a shared file system is not
+needed. It is written as `.partial-…`, synced, and renamed once every rank of the host has written its part; the oldest beyond `keep` go
+after that. Training goes on meanwhile: what is saved is a copy.
+
+To resume, ranks agree on the newest step that every host has whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from thinwire.engine.checkpoint import read_tensors
+from thinwire.errors import CheckpointError
+
+STEP, PARTIAL, LEAVING = "step-", ".partial-", ".leaving-"
+PAD = 4096
+
+
+class Checkpoints:
+    """One host's checkpoints, as one of its ranks sees them.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        host: this host's number.
+        group: a process group of this host's ranks, for these checkpoints alone; `None` where there is one rank.
+        leader: whether this rank renames and deletes; one of each host does.
+        keep: how many of the newest stay.
+        failed: told, on the leader, of a save that did not succeed.
+    """
+
+    def __init__(self, folder: Path, host: int, group: Any, leader: bool, keep: int, failed: Callable[[str], None]) -> None:
+        self.all_hosts, self.folder = folder, folder / f"host-{host}"
+        self._group, self.leader, self._keep, self._tell = group, leader, keep, failed
+        self._thread: threading.Thread | None = None
+        self.failure: str | None = None
+        """Why the last save did not succeed; `None` after one that did."""
+        if leader:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in (*self.folder.glob(f"{PARTIAL}*"), *self.folder.glob(f"{LEAVING}*")):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """The steps of which this host has a whole checkpoint."""
+        return sorted(int(path.name.removeprefix(STEP)) for path in self.folder.glob(f"{STEP}*"))
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{STEP}{step:08}"
+
+    def save(self, step: int, state: dict[str, Tensor]) -> None:
+        """Write a state that nobody else will change, beside the training; a former save is waited for."""
+        self.wait()
+        self._thread = threading.Thread(target=self._save, args=(step, state), name="thinwire-checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the save under way has ended; the group's timeout bounds it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def read(self, step: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, of every host whose folder is in reach, that are `wanted` by name.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        out: dict[str, Tensor] = {}
+        for path in sorted(self.all_hosts.glob(f"host-*/{STEP}{step:08}")):
+            try:
+                out |= read_tensors(path, wanted)
+            except (Exception, CheckpointException) as error:  # whatever DCP meets in a damaged folder; its own is no Exception
+                reason = root_cause(error)
+                raise CheckpointError(
+                    f"the checkpoint {path} cannot be read ({reason}); without it --resume takes the one before"
+                ) from error
+        return out
+
+    def _save(self, step: int, state: dict[str, Tensor]) -> None:
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
+        from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+
+        partial = self.folder / f"{PARTIAL}{step:08}"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                dcp_save(state, storage_writer=FileSystemWriter(partial), process_group=self._group, no_dist=self._group is None)
+            if self.leader:
+                self._finish(partial, self.path(step))
+            self.failure = None
+        except (Exception, CheckpointException) as error:  # DCP wraps what any rank met, a full disk included
+            free = shutil.disk_usage(self.folder).free / 1e6  # torch's writer hides the errno of a full disk behind a word of its own
+            self.failure = f"the checkpoint of step {step} was not saved: {root_cause(error)}; {free:,.1f} MB are free in {self.folder}"
+            if self.leader:
+                shutil.rmtree(partial, ignore_errors=True)
+                last = self.steps()
+                self._tell(f"{self.failure}. " + (f"The last good one is of step {last[-1]}" if last else "There is no earlier one"))
+
+    def _finish(self, partial: Path, target: Path) -> None:
+        if target.exists():  # a run that resumed at this step says the same again
+            self._remove(target)
+        partial.rename(target)
+        sync_folder(self.folder)
+        for step in self.steps()[: -self._keep]:
+            self._remove(self.path(step))
+
+    def _remove(self, path: Path) -> None:
+        leaving = path.with_name(LEAVING + path.name)  # half a folder must not bear a whole one's name
+        path.rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Let a rename inside the folder outlast a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost reason in one line: DCP hands on what ranks met as pairs of error and trace.
+
+    Example:
+        >>> root_cause(ValueError("no space"))
+        'no space'
+    """
+    failures = getattr(error, "failures", None)
+    if failures:
+        error = next(iter(failures.values()))[0]
+    while error.__cause__ is not None or (error.__context__ is not None and not isinstance(error, OSError)):
+        error = error.__cause__ or error.__context__ or error
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def packed(told: Any) -> Tensor:
+    """JSON as a tensor of bytes, filled up with blanks to a multiple of 4096."""
+    text = json.dumps(told).encode()
+    return torch.frombuffer(bytearray(text.ljust(-(-len(text) // PAD) * PAD)), dtype=torch.uint8)
+
+
+def unpacked(told: Tensor) -> Any:
+    """What `packed` packed.
+
+    Example:
+        >>> unpacked(packed({"step": 3}))
+        {'step': 3}
+    """
+    return json.loads(told.numpy().tobytes())
+
+
+def host_groups(hosts: Iterable[int], timeout: Any) -> Any:
+    """A gloo group for the ranks of each host, `hosts` by rank; this rank's own. All ranks call it alike."""
+    by_host: dict[int, list[int]] = {}
+    for rank, host in enumerate(hosts):
+        by_host.setdefault(host, []).append(rank)
+    mine = None
+    for members in by_host.values():
+        made = dist.new_group(members, backend="gloo", timeout=timeout)
+        if dist.get_rank() in members:
+            mine = made
+    return mine

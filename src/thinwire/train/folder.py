@@ -1,0 +1,113 @@
+"""The output folder of a run: what lies where, who may use it, and what must not be lost.
+
+config.toml            the settings, to say them again
+checkpoints/host-0/    one folder a step, of this host's ranks (torch DCP)
+model/                 save_pretrained: weights, configuration, tokenizer
+run.json  plot.svg     figures, the loss curve and the bytes
+tensorboard/           events
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import re
+import shutil
+from pathlib import Path
+
+import tomli_w
+
+from thinwire.errors import ConfigError
+from thinwire.train.config import TrainConfig
+
+CONFIG, RUN, PLOT, MODEL, EVENTS, CHECKPOINTS, LOCK = "config.toml", "run.json", "plot.svg", "model", "tensorboard", "checkpoints", ".lock"
+OURS = {CONFIG, RUN, PLOT, MODEL, EVENTS, CHECKPOINTS, LOCK}
+
+
+def default_out(config: TrainConfig) -> TrainConfig:
+    """The settings with an output folder: `runs/MODEL-STRATEGY` where none is given.
+
+    Example:
+        >>> default_out(TrainConfig(model="gpt2-nano", strategy="diloco,period=30")).out
+        'runs/gpt2-nano-diloco-period-30'
+    """
+    if config.out:
+        return config
+    words = (re.sub(r"[^A-Za-z0-9.]+", "-", Path(word).name).strip("-") for word in (config.model, config.strategy))
+    return dataclasses.replace(config, out="runs/" + "-".join(words))
+
+
+class RunFolder:
+    """An output folder that is this run's alone, until it is closed or the process ends.
+
+    Args:
+        path: the folder.
+        resume: go on with the run in it.
+        overwrite: delete the run in it first.
+
+    Raises:
+        ConfigError: it holds another run or other files, is used by a running one, or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
+        self.path = path
+        self._lock: int | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
+            try:
+                self._claim(resume, overwrite)
+            except BaseException:
+                self.close()
+                raise
+        except OSError as error:
+            raise ConfigError(f"--out {path}: {error.strerror}") from error
+
+    @classmethod
+    def of_leader(cls, path: Path) -> RunFolder:
+        """The same folder for a rank that shares a host with the one that holds it."""
+        folder = cls.__new__(cls)
+        folder.path, folder._lock = path, None
+        return folder
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _locked(self) -> int:
+        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ConfigError(f"--out {self.path}: another run that is going on writes there; choose another folder") from None
+        return lock
+
+    def _claim(self, resume: bool, overwrite: bool) -> None:
+        held = {entry.name for entry in self.path.iterdir()} - {LOCK}
+        foreign = sorted(held - OURS)
+        if foreign and CONFIG not in held:
+            raise ConfigError(f"--out {self.path}: the folder holds {foreign[0]!r}, which is no run's; choose an empty or a new one")
+        if held and overwrite:
+            for name in held & OURS:
+                target = self.path / name
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+        elif held and not resume:
+            raise ConfigError(
+                f"--out {self.path}: a run is there already; --resume goes on with it, --overwrite deletes it, or choose another"
+            )
+
+    def write_config(self, config: TrainConfig) -> None:
+        """`config.toml`: run it again with `thinwire train --config`."""
+        told = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "overwrite", "out")}
+        self.write(CONFIG, tomli_w.dumps(told))
+
+    def write(self, name: str, text: str) -> Path:
+        """A file, whole or not at all."""
+        target, partial = self.path / name, self.path / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+        return target

@@ -1,0 +1,74 @@
+"""Hugging Face's transformers as this package uses it: loaded on first use, without its chatter, its errors in a line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from thinwire.errors import ModelError
+
+CLASSES = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "spans": "AutoModelForSeq2SeqLM"}  # by objective
+
+
+def need_transformers() -> None:
+    """Load transformers, which takes seconds at first.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ModelError(f"models need the package transformers ({error}): pip install 'thinwire[train]'") from error
+
+
+def auto_class(objective: str) -> Any:
+    """The class that builds and reads models for an objective."""
+    import transformers
+
+    return getattr(transformers, CLASSES[objective])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No notes, warnings or progress bars of transformers and its hub inside, and as before after; errors come as ever."""
+    from huggingface_hub.utils import logging as hub
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as own
+
+    levels = own.get_verbosity(), hub.get_verbosity()
+    bars = own.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    own.set_verbosity(logging.ERROR)
+    hub.set_verbosity(logging.ERROR)
+    own.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        own.set_verbosity(levels[0])
+        hub.set_verbosity(levels[1])
+        if bars[0]:
+            own.enable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
+        if bars[1]:
+            enable_progress_bars()
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in a line without a full stop.
+
+    Example:
+        >>> reason(ValueError("Class validation error for validator 'heads':\\n    ValueError: 96 is not a multiple of 5."))
+        '96 is not a multiple of 5'
+        >>> reason(KeyError("gelux"))
+        "nothing is called 'gelux'"
+    """
+    if isinstance(error, KeyError):
+        return f"nothing is called {error.args[0]!r}" if error.args else "a key is missing"
+    said = " ".join(str(error).split()).rstrip(".")
+    return re.sub(r"^Class validation error for validator '\w+': \w+: ", "", said) or type(error).__name__

@@ -1,0 +1,53 @@
+"""What a run has cost so far: bytes, seconds and tokens, through all the processes that have taken it up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thinwire.engine import Report, Syncer
+from thinwire.train.result import Moment
+
+
+class Account:
+    """The account of one rank.
+
+    Args:
+        sync: whose meter counts the bytes.
+        tokens: read by all ranks at each step.
+    """
+
+    def __init__(self, sync: Syncer, tokens: int) -> None:
+        self._sync, self._tokens = sync, tokens
+        self.seconds = self.input_s = 0.0
+        self.tokens = 0
+        self._before = (0, 0, 0.0)  # steps, tokens and seconds of the processes before this one
+
+    def add(self, steps: int, seconds: float) -> None:
+        self.tokens += steps * self._tokens
+        self.seconds += seconds
+
+    def report(self) -> Report:
+        return self._sync.report()
+
+    def moment(self, done: int, steps: int, loss: float) -> Moment:
+        begun, tokens, seconds = self._before
+        return Moment(done, steps, loss, self.seconds, self.tokens, self.report(), self.input_s, begun, tokens, seconds)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        report = self.report()
+        rows = [[row.flights, row.sent_bytes, row.encode_s, row.wire_s, row.exposed_s] for row in report.rows]
+        return {"seconds": self.seconds, "input_s": self.input_s, "tokens": self.tokens, "around": report.setup_bytes, "rows": rows}
+
+    def take_up(self, told: dict[str, Any]) -> None:
+        """Go on from `state`; start-up and votes of this process are added to those before."""
+        self.seconds, self.input_s, self.tokens = told["seconds"], told["input_s"], told["tokens"]
+        self._before = (self._sync.step, self.tokens, self.seconds)
+        meter = self._sync.meter
+        meter.setup_bytes += told["around"]
+        for row, (flights, sent, encode_s, wire_s, exposed_s) in zip(meter.rows, told["rows"], strict=False):
+            row.flights += flights
+            row.sent_bytes += sent
+            row.encode_s += encode_s
+            row.wire_s += wire_s
+            row.exposed_s += exposed_s

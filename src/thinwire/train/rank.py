@@ -1,0 +1,139 @@
+"""One rank of a run: from settings to an exit code.
+
+0: trained; 1: a rank was lost, ranks disagree, training diverged or a checkpoint failed; 2: what was asked cannot be; 130, 143: stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from thinwire.errors import CheckpointError, DisagreementError, FlightError, RankLostError, ThinwireError
+from thinwire.say import Say, rank
+from thinwire.train.config import TrainConfig
+from thinwire.train.folder import RunFolder, default_out
+from thinwire.train.launch import LAUNCHED, end_with_parent, leave_word
+
+START = timedelta(minutes=10)  # until all ranks are there
+INSISTS_S = 2.0  # a launcher repeats a signal at once; a person takes longer
+
+
+def run_rank(config: TrainConfig, say: Say) -> int:
+    """Train as the rank that the launcher's variables say, or alone."""
+    end_with_parent()
+    absent = [name for name in ("transformers", "rich", "tensorboard", "matplotlib") if importlib.util.find_spec(name) is None]
+    if absent:
+        return _ends(say, f"{', '.join(absent)} not installed: pip install 'thinwire[train]'", 2)
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        config = dataclasses.replace(config, resume=True, overwrite=False)
+    code = _guarded(default_out(config), say)
+    if code and "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads that wait for a lost rank would hold up the end
+    return code
+
+
+def _guarded(config: TrainConfig, say: Say) -> int:
+    asked = Asked()
+    try:
+        _train(config, say, asked)
+    except RankLostError as error:
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        return _ends(say, str(error), 1, speaker=min(set(range(world)) - set(error.ranks), default=0))
+    except ThinwireError as error:
+        on_the_way = isinstance(error, CheckpointError | DisagreementError | FlightError)
+        return _ends(say, str(error), 1 if on_the_way else 2)
+    except FloatingPointError as error:
+        return _ends(say, str(error), 1, speaker=rank())
+    except (InterruptedError, KeyboardInterrupt) as error:
+        return _ends(say, str(error) or "interrupted before training began", 128 + (asked.number or signal.SIGINT))
+    return 0
+
+
+def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
+    leave_word(reason, spoken=rank() == speaker)
+    if os.environ.get(LAUNCHED) and say.as_json and "RANK" in os.environ:  # the launcher prints the one object
+        say = Say(say.program, as_json=False)
+    say.failure(reason, speaker)
+    return code
+
+
+def _train(config: TrainConfig, say: Say, asked: Asked) -> None:
+    path = Path(config.out)
+    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    with closing(RunFolder(path, resume=config.resume, overwrite=config.overwrite) if leads else RunFolder.of_leader(path)) as folder:
+        _train_in(folder, leads, config, say, asked)
+
+
+def _train_in(folder: RunFolder, leads: bool, config: TrainConfig, say: Say, asked: Asked) -> None:
+    import torch.distributed as dist
+
+    from thinwire.train.job import run
+    from thinwire.train.outputs import write_outputs
+    from thinwire.train.resume import Saver
+    from thinwire.train.setup import prepare_run
+    from thinwire.train.show import figures, show_on
+
+    prepared = prepare_run(config)
+    if leads:
+        folder.write_config(config)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        with _mortal():
+            dist.init_process_group("nccl" if prepared.device.type == "cuda" else "gloo", timeout=START)
+    saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, note=say.note)
+    show = show_on(folder)
+    with closing(show), asked.listening():
+        result = run(prepared, show, saver, lambda: bool(asked.number))
+        show.end(result)
+    if world > 1:
+        dist.destroy_process_group()
+    if rank() == 0:
+        result = write_outputs(folder, result)
+        say.result(result.figures(), figures(result))
+
+
+class Asked:
+    """The signal that asked this process to stop; `number` is 0 until one does.
+
+    While training, it does not end the process at once: all ranks save first, and a launcher that has lost one rank stops the others with
+    it, which need two seconds to find out who is gone. Insisting ends it.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._first = 0.0
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.number and time.monotonic() - self._first > INSISTS_S:
+            os._exit(128 + number)
+        self.number, self._first = self.number or number, self._first or time.monotonic()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _mortal() -> Iterator[None]:
+    """Ctrl-C ends the process at once: inside, it waits in C++ for ranks that may never come, and Python would not hear of it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

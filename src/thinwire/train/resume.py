@@ -1,0 +1,229 @@
+"""What a checkpoint of the job holds, and how a run goes on from one, in the same world or another.
+
+model.NAME              the weights that ranks have in common
+optimizer.KEY.NAME      on gradients, AdamW's state, equal on all ranks; on local steps it is each rank's own, in `sync`
+sync.…                  the syncer's: residuals, anchors, flights, and on local steps each rank's weights
+job                     step, rows read, fingerprints of model, strategy and text (JSON)
+rank0.curve, rankN.account
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import thinwire
+from thinwire.engine import Syncer
+from thinwire.engine.agree import share
+from thinwire.errors import CheckpointError
+from thinwire.train.checkpoints import Checkpoints, host_groups, packed, unpacked
+from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
+from thinwire.train.hugging_face import quiet
+
+if TYPE_CHECKING:
+    from thinwire.train.job import Run
+    from thinwire.train.setup import Prepared
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run goes on from. rows: read by all ranks together before `step`."""
+
+    step: int
+    rows: int
+    curve: list[float]
+    validation: list[tuple[int, float]]
+    resumed: tuple[int, ...]
+    origin: tuple[int, int]
+    world: int
+    batch: int
+    account: dict[str, Any]
+
+    def origin_for(self, world: int, batch: int) -> tuple[int, int]:
+        """From where batches count: as before in the same world, else from here, so that no row comes twice."""
+        return self.origin if (world, batch) == (self.world, self.batch) else (self.step, self.rows)
+
+
+class Saver:
+    """Keeps a run's checkpoints and its model, and knows what to go on from.
+
+    Args:
+        folder: the run's output folder.
+        every: steps between two checkpoints; 0: only at the end.
+        keep: how many of the newest stay.
+        resume: go on from the newest, where there is one.
+        note: told what happens.
+    """
+
+    def __init__(self, folder: RunFolder, *, every: int, keep: int, resume: bool, note: Callable[[str], None]) -> None:
+        self.folder, self._every, self._keep, self._resume, self._note = folder, every, keep, resume, note
+        self._checkpoints: Checkpoints | None = None
+        self._origin = (0, 0)
+
+    def join(self, sync: Syncer) -> None:
+        """Find out which ranks share this host; all ranks call it alike."""
+        mine = os.environ.get("GROUP_RANK") or socket.gethostname()
+        names = [told.decode() for told in share(sync.driver, sync.meter, mine.encode(), "attach: which host", torch.device("cpu"))]
+        order = list(dict.fromkeys(names))
+        hosts = [order.index(name) for name in names]
+        rank = sync.driver.rank
+        group = host_groups(hosts, timedelta(minutes=10)) if sync.driver.world > 1 else None
+        leader = hosts.index(hosts[rank]) == rank
+        self._checkpoints = Checkpoints(self.folder.path / CHECKPOINTS, hosts[rank], group, leader, self._keep, self._note)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        assert self._checkpoints is not None, "join first"
+        return self._checkpoints
+
+    def due(self, before: int, done: int) -> bool:
+        """Whether a checkpoint is due in the round of steps from `before` to `done`."""
+        return bool(self._every) and before // self._every < done // self._every
+
+    def save(self, done: int, run: Run) -> None:
+        """A checkpoint after `done` steps; it is written while training goes on."""
+        self._origin = run.origin
+        self.checkpoints.save(done, _state(done, run))
+
+    def save_model(self, model: nn.Module, tokenizer: Any) -> dict[str, str]:
+        """The `save_pretrained` folder: weights, configuration and tokenizer, whole or not at all. Leaders write."""
+        target = self.folder.path / MODEL
+        partial = target.with_name(f".{MODEL}.partial")
+        if self.checkpoints.leader:
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                with quiet():
+                    model.save_pretrained(partial)  # type: ignore[operator]  # every Hugging Face model has it
+                    tokenizer.save_pretrained(partial)
+                shutil.rmtree(target, ignore_errors=True)
+                partial.rename(target)
+            except OSError as error:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise CheckpointError(f"the model could not be saved into {target}: {error.strerror or error}") from error
+        return {"model": str(target), "tensorboard": str(self.folder.path / EVENTS)}
+
+    def finish(self) -> dict[str, str]:
+        """Wait for the checkpoint on its way.
+
+        Raises:
+            CheckpointError: it was not saved.
+        """
+        self.checkpoints.wait()
+        if self.checkpoints.failure is not None:
+            raise CheckpointError(self.checkpoints.failure)
+        return {"checkpoint": str(self.checkpoints.path(self.checkpoints.steps()[-1]))} if self.checkpoints.steps() else {}
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, prepared: Prepared) -> Resumed | None:
+        """Take up the newest checkpoint that every host has; `None` where there is none.
+
+        Raises:
+            CheckpointError: it is damaged, or of another model, strategy, text or version.
+        """
+        if not self._resume:
+            return None
+        own = json.dumps(self.checkpoints.steps()).encode()
+        lists = [set(json.loads(told)) for told in share(sync.driver, sync.meter, own, "resume: which checkpoints", torch.device("cpu"))]
+        steps = set.intersection(*lists)
+        if not steps:
+            self._note(f"no checkpoint in {self.folder.path} yet: starting from the first step")
+            return None
+        rank, step = sync.driver.rank, max(steps)
+        where = self.checkpoints.path(step)
+        told = self.checkpoints.read(step, lambda name: name == "job")
+        if "job" not in told:
+            raise CheckpointError(f"{where} is no checkpoint of thinwire train: it lacks 'job'")
+        job = unpacked(told["job"])
+        _must_fit(job, model, prepared, f"the checkpoint {where}")
+        state = self.checkpoints.read(step, lambda name: name != "job")
+        _load(model, optimizer, sync, state)
+        self._note(f"going on from step {step}, saved in {where}")
+        account = state.get(f"rank{rank % job['world']}.account")
+        if account is None:
+            raise CheckpointError(f"{where} lacks the account of rank {rank % job['world']}: not every host's checkpoint is in reach")
+        curve = state["rank0.curve"].tolist() if "rank0.curve" in state else [float("nan")] * step
+        validation = [(int(at), float(loss)) for at, loss in job["validation"]]
+        return Resumed(
+            step, job["rows"], curve, validation, tuple(job["resumed"]), tuple(job["origin"]), job["world"], job["batch"], unpacked(account)
+        )
+
+
+def _state(done: int, run: Run) -> dict[str, Tensor]:
+    """Everything to go on from, as copies. Collective where ranks' weights differ."""
+    sync, rank = run.sync, run.rank
+    out = {f"sync.{name}": tensor.detach().cpu() for name, tensor in sync.state_dict().items()}
+    with sync.common_weights() as model:
+        out |= {f"model.{name}": _copy(tensor) for name, tensor in model.state_dict().items()}
+    if sync.strategy.on.clock == "backward":
+        for name, param in run.model.named_parameters():
+            for key, value in run.optimizer.state.get(param, {}).items():
+                out[f"optimizer.{key}.{name}"] = _copy(torch.as_tensor(value))
+    step, rows = run.origin
+    job = _prints(run.model, run.prepared) | {
+        "step": done,
+        "rows": rows + (done - step) * run.world * run.config.batch,
+        "origin": run.origin,
+        "world": run.world,
+        "batch": run.config.batch,
+        "validation": run.validation,
+        "resumed": run.resumed,
+    }
+    out["job"] = packed(job)
+    out[f"rank{rank}.account"] = packed(run.account.state())
+    if rank == 0:
+        out["rank0.curve"] = torch.tensor(run.curve, dtype=torch.float64)
+    return out
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone()
+
+
+def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
+    """What must be the same to go on: told in words where it is short, else by hash."""
+    shapes = sorted((name, list(param.shape)) for name, param in model.named_parameters())
+    return {
+        "format": FORMAT,
+        "thinwire": thinwire.__version__,
+        "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+        "model asked": prepared.config.model,
+        "strategy": repr(prepared.strategy),
+        "objective": repr(prepared.objective),
+        "text and tokenizer": prepared.tokens.digest,
+        "seed": prepared.config.seed,
+        "accumulate": prepared.config.accumulate,
+    }
+
+
+def _must_fit(job: dict[str, Any], model: nn.Module, prepared: Prepared, where: str) -> None:
+    own = _prints(model, prepared)
+    if job.get("format") != FORMAT:
+        raise CheckpointError(f"{where} has format {job.get('format')!r} of thinwire {job.get('thinwire')}; this version reads {FORMAT}")
+    for name in ("model", "strategy", "objective", "text and tokenizer", "seed", "accumulate"):
+        if job[name] != own[name]:
+            shown = "model asked" if name == "model" else name
+            sides = "" if name == "text and tokenizer" else f" (saved: {job[shown]}; asked: {own[shown]})"
+            raise CheckpointError(f"{where} is of another {name}{sides}: resume with what it was saved with, or choose another --out")
+
+
+def _load(model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, state: dict[str, Tensor]) -> None:
+    weights = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+    model.load_state_dict(weights)
+    params = dict(model.named_parameters())
+    for name, tensor in state.items():
+        if name.startswith("optimizer."):
+            _, key, param = name.split(".", 2)
+            own = params[param]
+            optimizer.state[own][key] = tensor.clone() if tensor.dim() == 0 else tensor.to(own.device, copy=True)
+    sync.load_state_dict({name.removeprefix("sync."): tensor for name, tensor in state.items() if name.startswith("sync.")})

@@ -1,0 +1,103 @@
+"""What a run is made of, before ranks meet: strategy, objective, tokenizer, tokens, device and precision.
+
+It needs no other rank, so a text may take its time to be tokenised; whatever cannot be is refused here, in one line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from thinwire.data.tokens import Tokens, prepare
+from thinwire.errors import ConfigError
+from thinwire.strategy import Strategy
+from thinwire.train.clock import accumulating
+from thinwire.train.config import TrainConfig
+from thinwire.train.models import kind_of, model_from
+from thinwire.train.objective import Objective, objective_from
+from thinwire.train.presets import PRESETS
+from thinwire.train.spoken import strategy_from
+from thinwire.train.words import pieces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run of one rank, ready to be attached."""
+
+    config: TrainConfig
+    strategy: Strategy
+    objective: Objective
+    tokenizer: PreTrainedTokenizerFast
+    tokens: Tokens
+    device: torch.device
+    precision: str
+    model: Callable[[], PreTrainedModel]
+    """Makes the model, on the device; the seed decides its weights."""
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.tokens.held_bytes / max(1, len(self.tokens.held))
+
+    def steps(self, world: int) -> int:
+        """Batches to a rank, as asked: told as such, or as tokens of all ranks."""
+        if not self.config.tokens:
+            return self.config.steps
+        return max(1, -(-self.config.tokens // (world * self.config.batch * self.config.context)))
+
+
+def prepare_run(config: TrainConfig) -> Prepared:
+    """Everything that one rank needs.
+
+    Raises:
+        ThinwireError: whatever cannot be: strategy, model, text, tokenizer, objective, device.
+    """
+    strategy = accumulating(strategy_from(config.strategy), config.accumulate)
+    device, precision = _device(config), config.precision
+    if precision == "auto":
+        precision = "bf16" if computes_bf16(device) else "fp32"
+    kind = kind_of(config.model)
+    objective = objective_from(kind if config.objective == "auto" else config.objective, config.context, kind)
+    scratch = pieces(config.model)[0] in PRESETS
+    spoken = config.tokenizer if config.tokenizer != "auto" else "byte" if scratch else config.model
+    tokenizer, tokens = prepare(config.data, spoken, objective.specials, Path(config.cache) if config.cache else None)
+    objective = objective.fitted(tokenizer)
+
+    def model() -> PreTrainedModel:
+        made = model_from(config.model, tokenizer, config.context)
+        made.to(device)  # type: ignore[arg-type]  # wrapped by transformers, whose wrapper loses the types
+        return made
+
+    return Prepared(config, strategy, objective, tokenizer, tokens, device, precision, model)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are faster there: on GPUs that have them, and on CPUs with AMX tiles.
+
+    Example:
+        >>> isinstance(computes_bf16(torch.device("cpu")), bool)
+        True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def _device(config: TrainConfig) -> torch.device:
+    local, ranks = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    there = torch.cuda.device_count() if config.device != "cpu" else 0
+    if there >= ranks:
+        torch.cuda.set_device(local)
+        return torch.device("cuda", local)
+    if config.device == "cuda":
+        raise ConfigError(
+            f"--device cuda: {ranks} ranks on this machine, but torch sees {there} GPUs; take --device cpu or fewer --workers"
+        )
+    return torch.device("cpu")

@@ -1,0 +1,125 @@
+"""Settings as one says them on a command line: `name,key=value,key=value`, each value of the type that its key has.
+
+A reader gathers every reason why words cannot be, so that the user is told once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+GOES_HERE = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", types.NoneType: "none"}  # tried in this order
+
+
+def pieces(text: str) -> tuple[str, list[str]]:
+    """The name and the settings of `text`.
+
+    Example:
+        >>> pieces("diloco, period=60,lr=0.5")
+        ('diloco', ['period=60', 'lr=0.5'])
+    """
+    name, *settings = (piece.strip() for piece in text.split(","))
+    return name, settings
+
+
+def near(word: str, known: Collection[str]) -> str:
+    """The end of a sentence about an unknown word: the known one that looks like it, where one does.
+
+    Example:
+        >>> "no setting 'ranks'" + near("ranks", ["rank", "start"])
+        "no setting 'ranks'; did you mean 'rank'?"
+    """
+    found = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else "."
+
+
+def settings(name: str, said: Sequence[str], kinds: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """`key=value` pieces as values.
+
+    Args:
+        name: whose settings they are, for the messages.
+        said: the pieces.
+        kinds: the type of each known key: int, float, bool, str, None, or a union of them.
+        problems: gets a sentence for every piece that cannot be.
+
+    Returns:
+        The value of each key that can be.
+
+    Example:
+        >>> problems = []
+        >>> settings("powersgd", ["rank=4", "start=soon", "rang=2"], {"rank": int, "start": int}, problems)
+        {'rank': 4}
+        >>> print(*problems, sep="\\n")
+        powersgd,start=soon: a whole number goes here
+        powersgd has no setting 'rang'; did you mean 'rank'? powersgd has: rank, start
+    """
+    known = f"{name} has: {', '.join(kinds) or 'no settings'}"
+    values: dict[str, Any] = {}
+    for setting in said:
+        key, equals, text = (piece.strip() for piece in setting.partition("="))
+        if not equals:
+            problems.append(f"{setting!r} is no setting such as key=value; {known}")
+        elif key not in kinds:
+            problems.append(f"{name} has no setting {key!r}{near(key, kinds)} {known}")
+        elif key in values:
+            problems.append(f"{key} is given twice; once is enough")
+        else:
+            try:
+                values[key] = value(text, kinds[key])
+            except ValueError as error:
+                problems.append(f"{name},{key}={text}: {error}")
+    return values
+
+
+def value(text: str, kind: Any) -> Any:
+    """`text` as a value of `kind`; of a union, the first of int, float, bool and str that it can be.
+
+    Raises:
+        ValueError: it cannot; the message says what goes here.
+
+    Example:
+        >>> value("3", float | int | None), value("none", int | None), value("true", bool)
+        (3, None, True)
+        >>> value("inf", float)
+        Traceback (most recent call last):
+        ...
+        ValueError: a number goes here
+    """
+    wanted = set(typing.get_args(kind) or (kind,))
+    for each, parse in ((types.NoneType, _none), (int, int), (float, _finite), (bool, _switch), (str, _word)):
+        if each in wanted:
+            try:
+                return parse(text)
+            except ValueError:
+                continue
+    if float in wanted:
+        wanted -= {int}  # "a whole number or a number" says no more than "a number"
+    raise ValueError(" or ".join(told for each, told in GOES_HERE.items() if each in wanted) + " goes here")
+
+
+def _none(text: str) -> None:
+    if text != "none":
+        raise ValueError
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+def _word(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text

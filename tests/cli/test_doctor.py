@@ -1,0 +1,142 @@
+"""`thinwire doctor`: the whole of it once, and what it says of machines that are not well."""
+
+import importlib.metadata
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinwire.cli import doctor
+from thinwire.cli.doctor import Finding, addresses
+from thinwire.cli.main import main
+
+
+def only(check: Callable[[], Iterator[Finding]], what: str) -> Finding:
+    (found,) = [each for each in doctor.looked(check) if each.what == what]
+    return found
+
+
+def test_it_is_well_here(capfd: pytest.CaptureFixture[str]) -> None:
+    """Two real processes all-reduce; what is a note depends on the machine."""
+    code = main(["doctor", "--json"])
+    out, err = capfd.readouterr()
+    told = json.loads(out)
+    checks = {each["what"]: each for each in told["checks"]}
+    assert (out.count("\n"), err, code) == (1, "", 1 if told["problem"] else 0)
+    assert checks["all-reduce"]["level"] == "ok", checks["all-reduce"]
+    assert re.search(r"in [\d.]+ ms", checks["all-reduce"]["told"])
+    assert checks["torch"]["level"] == checks["bf16"]["level"] == "ok"
+    assert "no native kernels in this version" in checks["kernels"]["told"]
+    assert not [each for each in told["checks"] if "could not be looked at" in each["told"]]
+    assert all(each["do"] for each in told["checks"] if each["level"] != "ok")
+
+
+@pytest.mark.parametrize(("levels", "code"), [(["ok", "note"], 0), (["ok", "problem"], 1)])
+@pytest.mark.parametrize("wide", [80, 120])
+def test_a_problem_is_the_exit_code(
+    levels: list[Any], code: int, wide: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: iter([Finding(each, each, "as it is " * 20, "do it") for each in levels]),))
+    monkeypatch.setenv("COLUMNS", str(wide))
+    assert main(["doctor"]) == code
+    out = capfd.readouterr().out
+    assert max(map(len, out.splitlines())) <= wide
+    assert ("no problems" in out) == (code == 0)
+
+
+def test_a_check_that_cannot_look_says_so() -> None:
+    def broken() -> Iterator[Finding]:
+        raise PermissionError("not for you")
+        yield
+
+    assert list(doctor.looked(broken)) == [Finding("note", "broken", "could not be looked at: PermissionError: not for you")]
+
+
+def test_two_processes_that_never_meet_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "WORKER", "import time; time.sleep(60)")
+    (found,) = doctor._allreduce(timeout_s=0.3)
+    assert (found.level, "within 0.3 s" in found.told) == ("problem", True)
+
+
+def test_two_processes_that_fail_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "WORKER", "raise SystemExit('no route')")
+    (found,) = doctor._allreduce()
+    assert (found.level, found.told.endswith("failed: no route")) == ("problem", True)
+
+
+def test_an_interface_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth99")
+    assert only(doctor._interfaces, "gloo's interface").level == "problem"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", next(iter(addresses())))
+    assert only(doctor._interfaces, "gloo's interface").level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("named", "level", "says"),
+    [
+        ("127.0.1.1", "note", "no other machine"),
+        ("203.0.113.9", "note", "no address of this machine"),
+        ("192.0.2.7", "ok", "this machine's"),
+    ],
+)
+def test_what_the_host_name_resolves_to(named: str, level: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(doctor, "addresses", lambda: {"lo": ["127.0.0.1"], "eth0": ["192.0.2.7"]})
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(2, 1, 6, "", (named, 0))])
+    found = only(doctor._interfaces, "host name")
+    assert (found.level, says in found.told) == (level, True)
+    assert level == "ok" or "GLOO_SOCKET_IFNAME=eth0" in found.do
+
+
+def test_a_host_name_that_resolves_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any) -> Any:
+        raise socket.gaierror("unknown")
+
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", nothing)
+    assert "resolves to nothing" in only(doctor._interfaces, "host name").told
+
+
+def test_tcp_for_long_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = {
+        "tcp_congestion_control": "cubic",
+        "tcp_slow_start_after_idle": "1",
+        "tcp_rmem": "4096 131072 6291456",
+        "tcp_wmem": "4096 16384 67108864",
+    }
+    monkeypatch.setattr(doctor, "_read", lambda place: says.get(Path(place).name))
+    found = {each.what: each for each in doctor._tcp()}
+    assert {what: each.level for what, each in found.items()} == {
+        "congestion": "note",
+        "slow start": "note",
+        "receive buffer": "note",
+        "send buffer": "ok",
+    }
+    assert "503 Mbit/s" in found["receive buffer"].told
+    assert "modprobe tcp_bbr" in found["congestion"].do
+
+
+def test_packages_that_are_missing_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", none)
+    assert {each.level for each in doctor._packages()} == {"note"}
+
+
+def test_every_extra_package_is_looked_for() -> None:
+    """The table is pyproject's: a package that a command comes to need is not forgotten here."""
+    told = {}
+    for line in (Path(__file__).parents[2] / "pyproject.toml").read_text().splitlines():
+        if found := re.fullmatch(r"(train|hub) = \[(.*)\]", line):
+            told |= {re.split(r"[><=]", name.strip(' "'))[0]: found[1] for name in found[2].split(",")}
+    assert told == {name: extra for name, (_, extra) in doctor.PACKAGES.items()}
+
+
+def test_a_cache_that_cannot_be_written_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert only(doctor._room, "cache").level == "problem"

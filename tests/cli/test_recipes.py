@@ -1,0 +1,129 @@
+"""`thinwire recipes`: all of them, and bytes that are those that an engine sends."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.threads import on_threads
+from thinwire import attach, recipes
+from thinwire.cli.main import main
+from thinwire.cli.recipes import Shape, sent
+from thinwire.core import Driver
+from thinwire.strategy import Strategy
+
+SMALL = Shape(width=16, layers=2)
+WORLD = 4
+STRATEGIES = {
+    name: maker(**{"two_level": {"node": 2}, "post_local_sgd": {"start": 2}}.get(name, {})) for name, maker in recipes.names().items()
+}
+
+
+def told(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main(["recipes", "--json", *words]) == 0
+    out = capfd.readouterr().out
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_bytes_are_what_engines_send(name: str) -> None:
+    """Ranks train a model of that shape for a whole period after any warm-up, and their meters say the same."""
+    strategy, w = STRATEGIES[name], SMALL.width
+
+    def work(driver: Driver) -> list[float]:
+        torch.manual_seed(driver.rank)
+        model = nn.ParameterList(torch.randn(s) for _ in range(SMALL.layers) for s in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w)))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        begin, period = warm(strategy), strategy.when.period
+        seen = []
+        with attach(model, optimizer, strategy, driver=driver) as sync:
+            for step in range(begin + strategy.when.delay + period):
+                sum((param * torch.randn_like(param)).sum() for param in model).backward()  # type: ignore[union-attr]
+                if strategy.on.clock == "step" or strategy.when.tick(step, len(sync.buckets)).land:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                seen.append(sync.report().sent_bytes)
+            return [seen[begin + strategy.when.delay - 1] if begin + strategy.when.delay else 0.0, seen[-1]]
+
+    def warm(strategy: Strategy) -> int:
+        return int(getattr(strategy.when, "steps", 0))
+
+    seen = on_threads(WORLD, work)
+    assert all(isinstance(each, list) for each in seen.values()), seen
+    mean = sum(last - first for first, last in seen.values()) / WORLD / SMALL.parameters / strategy.when.period
+    assert sent(strategy, SMALL, WORLD).sent_bytes == pytest.approx(mean, rel=1e-9)
+
+
+def test_every_recipe_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = told(capfd)["recipes"]
+    assert [row["recipe"] for row in rows] == list(recipes.names())
+    for row in rows:
+        assert Strategy.from_toml(row["toml"]) == eval(row["strategy"], members())
+        assert row["bytes"]["fewer"] == pytest.approx(row["bytes"]["dense_bytes"] / row["bytes"]["sent_bytes"])
+        assert row["source"] or row["recipe"] in ("dense", "accumulation")
+
+
+def members() -> dict[str, Any]:
+    import thinwire.how
+    import thinwire.on
+    import thinwire.what
+    import thinwire.when
+
+    return {"Strategy": Strategy} | {
+        key: value for each in (thinwire.how, thinwire.on, thinwire.what, thinwire.when) for key, value in vars(each).items()
+    }
+
+
+def test_one_recipe_with_settings(capfd: pytest.CaptureFixture[str]) -> None:
+    one = told(capfd, "diloco,period=60")
+    assert Strategy.from_toml(one["toml"]) == recipes.diloco(period=60)
+    assert [(each["name"], each["type"], each["default"]) for each in one["settings"]] == [
+        ("period", "int", 100),
+        ("lr", "float", 0.7),
+        ("momentum", "float", 0.9),
+    ]
+    assert one["bytes"]["fewer"] == pytest.approx(60)
+
+
+def test_a_setting_without_default_gets_an_example_that_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "two_level", "--world", "6"]) == 0
+    assert "no default; here 3" in capfd.readouterr().out
+
+
+def test_a_file_and_bytes_that_data_decide(tmp_path: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    from thinwire.how import gather
+    from thinwire.what import feedback, threshold
+
+    file = tmp_path / "mine.toml"
+    file.write_text(Strategy(what=feedback(threshold(1.0)), how=gather()).to_toml())
+    assert told(capfd, str(file))["bytes"]["sent_bytes"] is None
+    assert main(["recipes", str(file)]) == 0
+    assert "the data decides" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("wide", [80, 120])
+def test_the_table_fits(wide: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", str(wide))
+    assert main(["recipes"]) == 0
+    assert max(map(len, capfd.readouterr().out.splitlines())) <= wide
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["powersgd,rang=2"], "did you mean 'rank'?"),
+        (["nothing.toml"], "cannot be read"),
+        (["--world", "1"], "one rank has nobody to talk to"),
+        (["two_level,node=3", "--world", "8"], "is no multiple of 3"),
+        (["--parameters", "5", "--width", "4"], "give it, or them"),
+        (["streaming_diloco,fragments=90", "--layers", "1"], "only 4 parameters"),
+    ],
+)
+def test_what_cannot_be_is_one_line(words: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", *words]) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert says in err

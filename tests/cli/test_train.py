@@ -1,0 +1,200 @@
+"""`thinwire train` as an operator runs it: launched, stopped, killed, stalled, and asked for what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinwire.cli.main import main
+
+TINY = [
+    "--model=gpt2-nano,n_layer=1,n_head=2,n_embd=16",
+    *("--context=16", "--batch=2", "--windows=8", "--sample=8", "--timeout=8", "--strategy=fedpaq,period=4"),
+]
+MARK = f"THINWIRE_TEST={uuid.uuid4().hex}".encode()
+ENV = os.environ | dict([MARK.decode().split("=")]) | {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
+
+
+def start(*flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "thinwire", "train", *TINY, *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+
+
+def ended(process: subprocess.Popen[str], within_s: float = 120) -> tuple[int, str, str]:
+    """Exit code, output and errors; and proof that none of its processes is left."""
+    out, err = process.communicate(timeout=within_s)
+    for _ in range(50):
+        if not family():
+            return process.returncode, out, err
+        time.sleep(0.1)
+    raise AssertionError(f"processes are left: {family()}")
+
+
+def family() -> dict[int, list[bytes]]:
+    """The living processes that this test has started, launchers and workers (in sessions of their own), with their variables."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                variables = (entry / "environ").read_bytes().split(b"\0")  # a zombie has none
+            except OSError:
+                continue
+            if MARK in variables:
+                found[int(entry.name)] = variables
+    return found
+
+
+def workers() -> dict[int, int]:
+    """The process of each rank."""
+    return {int(line.partition(b"=")[2]): pid for pid, variables in family().items() for line in variables if line.startswith(b"RANK=")}
+
+
+def until_saved(out: Path, process: subprocess.Popen[str]) -> None:
+    """Until the run has its first checkpoint."""
+    for _ in range(900):
+        if list((out / "checkpoints").glob("host-0/step-*")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("no checkpoint in 90 s")
+
+
+def memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").exists() else set()
+
+
+def test_two_workers_train_and_say_where_things_are(tmp_path: Path) -> None:
+    out, before = tmp_path / "out", memory()
+    code, told, progress = ended(start("--workers=2", "--steps=40", "--save-every=16", f"--out={out}", "--json"))
+    assert code == 0, progress
+    figures: dict[str, Any] = json.loads(told)
+    assert "validation" in progress
+    assert "\r" not in progress
+    result = figures["result"]
+    assert figures["world"] == 2
+    assert result["steps"] == 40
+    assert result["dense_bytes"] == 2 * 40 * 4 * figures["parameters"]
+    assert result["ratio"] == result["dense_bytes"] / sum(result["sent_bytes"]) > 10
+    assert 0.99 < sum(result["time_shares"][name] for name in ("compute", "exposed", "input")) < 1.01
+    assert len(figures["curve"]["train"]) == 40
+    for place in figures["places"].values():
+        assert Path(place).exists(), place
+    assert json.loads((out / "run.json").read_text()) == figures
+    assert (out / "plot.svg").read_text().lstrip().startswith("<?xml")
+    assert any((out / "tensorboard").iterdir())
+    assert memory() <= before
+
+    code, told, progress = ended(start("--workers=2", "--steps=40", f"--out={out}"))
+    assert code == 2
+    assert told == ""
+    assert progress.count("\n") == 1
+    assert "a run is there already; --resume goes on with it" in progress
+
+
+def test_sigterm_saves_and_resume_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("--workers=2", "--steps=100000", "--save-every=20", f"--out={out}")
+    until_saved(out, process)
+    process.send_signal(signal.SIGTERM)
+    code, _, progress = ended(process)
+    assert code == 143, progress
+    assert "stopped as asked after" in progress
+    saved = max(int(path.name.removeprefix("step-")) for path in (out / "checkpoints" / "host-0").glob("step-*"))
+    assert f"stopped as asked after {saved} of 100000 steps" in progress
+    steps = saved + 8
+    code, told, progress = ended(start("--workers=2", f"--steps={steps}", f"--out={out}", "--resume", "--json"))
+    assert code == 0, progress
+    assert json.loads(told)["result"]["resumed_at"] == [saved]
+
+
+def test_a_killed_worker_is_named_and_restarts_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("--workers=2", "--steps=400", "--save-every=20", f"--out={out}", "--json", "--restarts=1")
+    until_saved(out, process)
+    os.kill(workers()[1], signal.SIGKILL)
+    code, told, progress = ended(process)
+    assert code == 0, progress
+    assert "rank 1 lost" in progress
+    assert "going on from step" in progress
+    assert json.loads(told)["result"]["resumed_at"]
+
+
+def test_a_stopped_worker_is_named_and_the_run_ends(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("--workers=2", "--steps=100000", "--save-every=20", f"--out={out}", "--json")
+    until_saved(out, process)
+    os.kill(workers()[1], signal.SIGSTOP)
+    code, told, progress = ended(process, within_s=60)
+    assert code == 1, progress
+    assert "rank 1 lost: no heartbeat" in json.loads(told)["error"]
+    assert "rank 1 lost: no heartbeat" in progress
+
+
+def test_without_its_launcher_no_worker_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("--workers=2", "--steps=100000", "--save-every=20", f"--out={out}")
+    until_saved(out, process)
+    process.kill()
+    ended(process)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--strategy=powersdg"], "did you mean 'powersgd'"),
+        (["--strategy=powersgd,rank=four"], "a whole number goes here"),
+        (["--model=gpt3-nano"], "no model is called 'gpt3-nano'"),
+        (["--model=nowhere/model"], "not there"),
+        (["--data=nowhere.txt"], "nowhere.txt"),
+        (["--data=/dev/null"], "/dev/null"),
+        (["--steps=0"], "at least 1"),
+        (["--config=nowhere.toml"], "No such file"),
+        (["--device=cuda"], "torch sees 0 GPUs"),
+    ],
+)
+def test_what_cannot_be_is_one_line(flags: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for mode in ([], ["--json"]):
+        try:
+            code = main(["train", *TINY[:-1], f"--out={tmp_path / 'out'}", "--overwrite", *mode, *flags])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        assert code == 2
+        assert said in err
+        assert err.count("\n") == 1
+        assert out == "" if not mode or "steps" in flags[0] else said in json.loads(out)["error"]
+
+
+def test_data_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(b"text\0more" * 100)
+    (tmp_path / "tiny.txt").write_text("to be or not to be, that is the question.\n\n" * 2)
+    for name in ("empty", "binary", "tiny"):
+        assert main(["train", *TINY, "--steps=4", f"--data={tmp_path / name}.txt", f"--out={tmp_path / 'out'}", "--overwrite"]) == 2, name
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err.startswith("thinwire train: "), name
+
+
+def test_more_workers_than_cores_work_and_warn(tmp_path: Path) -> None:
+    cores = os.cpu_count() or 1
+    code, _, progress = ended(start(f"--workers={cores + 1}", "--steps=4", f"--out={tmp_path / 'out'}"))
+    assert code == 0, progress
+    assert f"warning: {cores + 1} workers share {cores} cores" in progress
+
+
+def test_torchrun_starts_it_too(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "thinwire", "train"]
+    flags = [*TINY, "--steps=8", f"--out={tmp_path / 'out'}"]
+    ran = subprocess.run([*launch, *flags], check=False, env=ENV, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "all 2 ranks hold the same weights" in ran.stdout

@@ -1,0 +1,236 @@
+"""The laws of texts: nothing lost, nothing in both parts, and every text that cannot be is refused in one line that says why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinwire.data import Text, english, read_text
+from thinwire.data.held import MANY, SHARE, held_out, split
+from thinwire.errors import DataError
+
+PROSE = "A paragraph that is long enough.\n\n" * 60
+words = st.text(st.sampled_from("aé😀 \n"), max_size=300).map(str.encode)
+
+
+@given(words)
+def test_a_split_loses_nothing_and_breaks_no_character(document: bytes) -> None:
+    train, held = split(document)
+    assert train + held == document
+    train.decode()
+    held.decode()
+    assert len(held) <= len(document) / SHARE + 4  # a character has up to 4 bytes
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\n", "\r\n\r\n"])
+def test_a_split_is_at_a_paragraph_or_a_line_where_one_ends_there(end: str) -> None:
+    train, held = split(("word " * 7 + end).encode() * 60)
+    assert train.endswith(b"\n")
+    assert held.startswith(b"word")
+
+
+@given(st.lists(words, max_size=3 * MANY))
+def test_documents_are_in_one_part_or_the_other(documents: list[bytes]) -> None:
+    train, held = held_out(documents)
+    assert all(train)
+    assert all(held)
+    assert sum(map(len, train)) + sum(map(len, held)) == sum(map(len, documents))
+    if len(documents) > MANY:
+        assert held == tuple(filter(None, documents[SHARE - 1 :: SHARE]))
+
+
+def test_the_bundled_text_is_english_by_its_works() -> None:
+    text = read_text("bundled")
+    assert (b"\n".join(text.train), b"\n".join(text.held)) == english()
+
+
+@given(st.lists(st.binary(max_size=3), max_size=4), st.integers(0, 4))
+def test_texts_share_a_digest_only_if_they_are_the_same(documents: list[bytes], at: int) -> None:
+    def parts(cut: int) -> Text:
+        return Text("any", tuple(documents[:cut]), tuple(documents[cut:]))
+
+    first = parts(0)
+    assert (parts(at).digest == first.digest) == (at == 0 or not documents)
+    assert Text("other", (), tuple(documents)).digest == first.digest
+    assert Text("any", (), (b"".join(documents),)).digest != first.digest or len(documents) == 1
+    assert Text("any", (), (*documents, b"")).digest != first.digest
+
+
+def write(folder: Path) -> None:
+    """A folder with text of every kind, and with what is no text."""
+    (folder / "deep").mkdir()
+    (folder / ".git").mkdir()
+    (folder / "b.TXT").write_text(PROSE + "b")
+    (folder / "a.md.gz").write_bytes(gzip.compress((PROSE + "a").encode()))
+    (folder / "deep" / "c.jsonl").write_text("".join(json.dumps({"text": PROSE + letter}) + "\n" for letter in "cd") + "\n")
+    (folder / "e.jsonl.gz").write_bytes(gzip.compress(json.dumps({"n": 1, "text": PROSE + "é"}).encode()))
+    (folder / "empty.txt").touch()
+    (folder / "picture.png").write_bytes(b"\x89PNG\0")
+    (folder / ".git" / "hidden.txt").write_text("hidden")
+    (folder / "dangling.txt").symlink_to("nowhere")
+
+
+def test_a_folder_is_read_whole_in_the_order_of_paths(tmp_path: Path) -> None:
+    write(tmp_path)
+    text = read_text(str(tmp_path))
+    ends = [held.decode()[-1] for held in text.held]
+    assert ends == ["a", "b", "c", "d", "é"]
+    assert [train + held for train, held in zip(text.train, text.held, strict=True)] == [(PROSE + end).encode() for end in ends]
+
+
+@pytest.mark.parametrize(("name", "documents"), [("a.md.gz", 1), ("b.TXT", 1), ("deep/c.jsonl", 2), ("e.jsonl.gz", 1), ("copy", 1)])
+def test_a_file_of_any_name_is_read(tmp_path: Path, name: str, documents: int) -> None:
+    write(tmp_path)
+    (tmp_path / "copy").write_text(PROSE)
+    text = read_text(str(tmp_path / name))
+    assert len(text.train) == len(text.held) == documents
+    assert text.name == str(tmp_path / name)
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "novel.txt").write_text(PROSE)
+    assert read_text("~/novel.txt").train
+
+
+FILES: list[tuple[str, bytes | str, str]] = [
+    ("empty.txt", "", r"is empty: there is nothing to train on"),
+    ("blank.jsonl", '\n{"text": ""}\n', r"is empty"),
+    ("binary.txt", b"text\0text", r"binary.txt' is not text: a NUL byte, at offset 4; give text in UTF-8"),
+    ("latin.txt", "na\u00efve".encode("latin-1"), r"latin.txt' is not text: byte 0xef, which is not UTF-8 there, at offset 2"),
+    ("cut.txt", "é".encode()[:1], r"cut.txt' is not text: byte 0xc3"),
+    ("wide.txt", "wide".encode("utf-16"), r"not text"),
+    ("binary.txt.gz", gzip.compress(b"text\0"), r"a NUL byte, at offset 4 of what it unpacks to"),
+    ("plain.txt.gz", PROSE, r"plain.txt.gz' cannot be unpacked \(Not a gzipped file.*pack it again"),
+    ("cut.txt.gz", gzip.compress(PROSE.encode())[:-9], r"cut.txt.gz' cannot be unpacked"),
+    ("damaged.txt.gz", gzip.compress(PROSE.encode())[:20] + bytes(9), r"damaged.txt.gz' cannot be unpacked"),
+    ("other.jsonl", '{"text": "a"}\n{"body": "b", "n": 1}\n', r"other.jsonl:2 has no text in a field 'text' \(it has: body, n\)"),
+    ("list.jsonl", '\n["a"]\n', r"list.jsonl:2 has no text in a field 'text' \(it is a list\)"),
+    ("number.jsonl", '{"text": 3}', r"number.jsonl:1 has no text"),
+    ("words.jsonl", "words\n", r"words.jsonl:1 is not JSON"),
+    ("half.jsonl", r'{"text": "\ud83d"}', r"half.jsonl:1 holds half a character"),
+    ("letter.txt", "a", r"is too short to hold some of it out: it has 1 bytes in 1 document; give a few paragraphs"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), FILES, ids=[name for name, _, _ in FILES])
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_text(str(path))
+    assert "\n" not in str(caught.value)
+    if "is empty" not in message and "too short" not in message:
+        with pytest.raises(DataError, match=message):  # and names the file when it is one of many
+            read_text(str(tmp_path))
+
+
+def test_a_missing_path_names_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "novel.txt").write_text(PROSE)
+    with pytest.raises(DataError, match=rf"there is no such file or folder in '{tmp_path}'; did you mean 'novel.txt'\?"):
+        read_text(str(tmp_path / "novell.txt"))
+    with pytest.raises(DataError, match=rf"the folder '{tmp_path}/letters' does not exist\."):
+        read_text(str(tmp_path / "letters" / "novel.txt"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "names nothing; say bundled"),
+        ("bundeld", "did you mean 'bundled'"),
+        ("x" * 300, "name too long"),
+        ("~nobody-of-that-name/text", "cannot be read"),
+        ("a\0b", "there is no such file"),
+        ("/dev/null", "neither a file nor a folder"),
+        ("hf:", "names no dataset; say hf:NAME"),
+        ("hf:name,splt=train", "there is no setting 'splt'; did you mean 'split'\\?"),
+        ("hf:name,split", "'split' is no setting such as key=value"),
+        ("hf:name,split=a,split=b", "split is given twice"),
+    ],
+)
+def test_a_word_that_names_no_text_is_refused(source: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_text(source)
+
+
+def test_a_folder_without_text_says_what_counts(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match=r"holds no text files: \.txt, \.md, \.jsonl count, and these packed as \.gz"):
+        read_text(str(tmp_path))
+
+
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def parquet(path: Path, **columns: list[object]) -> None:
+    from pyarrow import parquet as pq
+    from pyarrow import table
+
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table(columns), path)
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_dataset_holds_out_its_own_split(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    parquet(folder / "train.parquet", text=["one", "", "two", None, "three"], label=[1, 2, 3, 4, 5])
+    parquet(folder / "validation.parquet", text=["four", "five"], label=[6, 7])
+    source = f"hf:{folder}"
+    assert read_text(source) == Text(source, (b"one", b"two", b"three"), (b"four", b"five"))
+    assert read_text(f"{source},split=train[:1]").train == (b"one",)
+    asked = read_text(f"{source},split=validation")  # which cannot be held out of itself
+    assert (asked.train, asked.held) == ((b"fou", b"fiv"), (b"r", b"e"))
+    with pytest.raises(DataError, match=r"has no field 'txt'; did you mean 'text'\? Say field= one of: text, label"):
+        read_text(f"{source},field=txt")
+    with pytest.raises(DataError, match=r"the field 'label' of the dataset .* holds int, not text"):
+        read_text(f"{source},field=label")
+    with pytest.raises(DataError, match=r"cannot be loaded .*check its name, config and split") as caught:
+        read_text(f"{source},split=trian")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_dataset_of_one_split_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "train.jsonl").write_text("".join(json.dumps({"story": f"story {number}"}) + "\n" for number in range(200)))
+    text = read_text(f"hf:{tmp_path / 'lines'},field=story")
+    assert (len(text.train), text.held[0]) == (190, b"story 19")
+
+
+def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
+    asked = (
+        "from thinwire.data import read_text, tokenizer_from, Text\nfrom thinwire.errors import DataError\n"
+        "for ask in (lambda: read_text('hf:nobody/nothing'), lambda: tokenizer_from('hf:nobody/nothing', Text('', (), ()), [])):\n"
+        "    try:\n        ask()\n    except DataError as error:\n        print(error)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", asked],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text, tokenizer = told.stdout.splitlines()
+    assert text.startswith("the dataset 'nobody/nothing' cannot be loaded")
+    assert "hf: needs the network, unless NAME is a local folder" in text
+    assert tokenizer.startswith("the tokenizer 'hf:nobody/nothing' cannot be loaded")
+    assert "hf: needs the network" in tokenizer
+    assert "Traceback" not in told.stderr
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"needs a package that cannot be imported .*pip install 'thinwire\[hub\]'"):
+        read_text("hf:nobody/nothing")

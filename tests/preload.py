@@ -1,0 +1,5 @@
+"""What the fork server loads once, so that no test rank has to: transformers takes seconds."""
+
+import transformers.models.gpt2.modeling_gpt2  # noqa: F401
+
+import thinwire.train.job  # noqa: F401
