@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "thinwire"
 
 # Top-level module or folder -> floor. On one floor neighbours may import each other, save the four folders of ideas.
 FLOORS: dict[str, float] = {
-    **dict.fromkeys(("core", "errors", "registry", "version", "say", "kernels"), 0),
+    **dict.fromkeys(("core", "errors", "registry", "version", "say", "words", "kernels"), 0),
     **dict.fromkeys(("when", "what", "how", "on"), 1),
     **dict.fromkeys(("strategy", "recipes"), 2),
     **dict.fromkeys(("drive", "testing"), 3),

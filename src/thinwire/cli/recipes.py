@@ -183,7 +183,7 @@ def one(spoken: str, shape: Shape, world: int) -> dict[str, Any]:
     """
     from thinwire import recipes
     from thinwire.train.spoken import strategy_from
-    from thinwire.train.words import pieces
+    from thinwire.words import pieces
 
     name = pieces(spoken)[0]
     maker = recipes.names().get(name)

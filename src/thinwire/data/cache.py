@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from thinwire.data._asked import one_line
 from thinwire.errors import DataError
+from thinwire.words import told
 
 PARTIAL, LOCK = ".partial", ".lock"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -129,5 +129,5 @@ def _explained(parent: Path) -> Iterator[None]:
                 f"there is no room for the tokens in {str(parent)!r} ({os.strerror(number)}): make some, or set THINWIRE_CACHE elsewhere"
             )
         else:
-            message = f"the cache {str(parent)!r} cannot be used ({one_line(error)}): set THINWIRE_CACHE to a folder that you may write"
+            message = f"the cache {str(parent)!r} cannot be used ({told(error)}): set THINWIRE_CACHE to a folder that you may write"
         raise DataError(message) from error

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from thinwire.data._asked import extra, meant, one_line, settings
+from thinwire.data._asked import extra, settings
 from thinwire.errors import DataError
+from thinwire.words import near, told
 
 HELD_SPLITS = ("validation", "test")  # the first of these that a dataset has is held out
 
@@ -43,7 +44,7 @@ def _load(name: str, config: str | None, split: str) -> Any:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # whatever datasets, pyarrow, fsspec and the HTTP client may raise; the user needs its line only
         raise DataError(
-            f"the dataset {name!r} cannot be loaded ({one_line(error)}): check its name, config and split; "
+            f"the dataset {name!r} cannot be loaded ({told(error)}): check its name, config and split; "
             "hf: needs the network, unless NAME is a local folder or was loaded before"
         ) from error
 
@@ -51,7 +52,7 @@ def _load(name: str, config: str | None, split: str) -> Any:
 def _documents(rows: Any, field: str, name: str) -> list[bytes]:
     if field not in rows.column_names:
         known = list(rows.column_names)
-        raise DataError(f"the dataset {name!r} has no field {field!r}{meant(field, known)} Say field= one of: {', '.join(known)}")
+        raise DataError(f"the dataset {name!r} has no field {field!r}{near(field, known, 3)} Say field= one of: {', '.join(known)}")
     documents: list[bytes] = []
     for batch in rows.with_format("arrow").iter(10_000):
         texts = batch[field].to_pylist()

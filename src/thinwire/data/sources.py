@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thinwire.data import markup, readers
-from thinwire.data._asked import meant
 from thinwire.data.readers import Reader
 from thinwire.errors import DataError
+from thinwire.words import near
 
 
 @dataclass(frozen=True)
@@ -124,5 +124,5 @@ def sources_named(names: Sequence[str] | None) -> dict[str, Source]:
         raise DataError("no source is asked for: name some, or leave the choice out to take all")
     for name in names:
         if name not in SOURCES:
-            raise DataError(f"there is no source {name!r}{meant(name, SOURCES)} There are {', '.join(SOURCES)}")
+            raise DataError(f"there is no source {name!r}{near(name, SOURCES, 3)} There are {', '.join(SOURCES)}")
     return {name: SOURCES[name] for name in names}

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from thinwire.data._asked import absent, extra, meant, one_line, path_from, settings
+from thinwire.data._asked import absent, extra, path_from, settings
 from thinwire.data.pieces import PIECE, pieces
 from thinwire.data.text import Text
 from thinwire.errors import DataError
+from thinwire.words import near, told
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -137,7 +138,7 @@ def _asked(spoken: str, specials: Sequence[str]) -> tuple[str, str]:
     if path.is_file():
         raise DataError(f"the tokenizer {spoken!r} is a file; give the folder that save_pretrained wrote")
     if spoken in ("", path.name):
-        raise DataError(f"there is no tokenizer {spoken!r}{meant(word, ['byte', 'bpe'])} Say byte, bpe,vocab=4096, a folder or hf:NAME")
+        raise DataError(f"there is no tokenizer {spoken!r}{near(word, ['byte', 'bpe'], 3)} Say byte, bpe,vocab=4096, a folder or hf:NAME")
     raise DataError(f"the tokenizer {spoken!r} cannot be read: {absent(path)}")
 
 
@@ -214,7 +215,7 @@ def _loaded(spoken: str, place: str, local: bool, specials: Sequence[str]) -> Pr
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
     except Exception as error:  # whatever transformers, tokenizers and the HTTP client may raise; the user needs its line only
         where = "the folder holds no tokenizer, or a damaged one" if local else "check the name; hf: needs the network or its cache"
-        raise DataError(f"the tokenizer {spoken!r} cannot be loaded ({one_line(error)}): {where}") from error
+        raise DataError(f"the tokenizer {spoken!r} cannot be loaded ({told(error)}): {where}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(f"the tokenizer {spoken!r} has no fast form (tokenizer.json), which is needed here; save it as one first")
     # Where config.json names a model but no tokenizer lies beside it, transformers makes up an empty one of the model's kind.

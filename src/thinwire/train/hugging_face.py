@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from thinwire.errors import ModelError
+from thinwire.words import told
 
 CLASSES = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "spans": "AutoModelForSeq2SeqLM"}  # by objective
 
@@ -70,5 +71,4 @@ def reason(error: BaseException) -> str:
     """
     if isinstance(error, KeyError):
         return f"nothing is called {error.args[0]!r}" if error.args else "a key is missing"
-    said = " ".join(str(error).split()).rstrip(".")
-    return re.sub(r"^Class validation error for validator '\w+': \w+: ", "", said) or type(error).__name__
+    return re.sub(r"^Class validation error for validator '\w+': \w+: ", "", told(error, most=1000).rstrip("."))

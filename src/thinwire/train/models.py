@@ -22,7 +22,7 @@ import torch
 from thinwire.errors import ModelError
 from thinwire.train.hugging_face import auto_class, need_transformers, quiet, reason
 from thinwire.train.presets import OBJECTIVES, PRESETS, configuration, preset, tried
-from thinwire.train.words import pieces
+from thinwire.words import pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

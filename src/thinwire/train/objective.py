@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from thinwire.errors import ModelError
-from thinwire.train.words import near
+from thinwire.words import near
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,7 +21,7 @@ import torch
 
 from thinwire.errors import ModelError
 from thinwire.train.hugging_face import auto_class, need_transformers, quiet, reason
-from thinwire.train.words import near, pieces, settings
+from thinwire.words import near, pieces, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -22,7 +22,7 @@ from thinwire.train.models import kind_of, model_from
 from thinwire.train.objective import Objective, objective_from
 from thinwire.train.presets import PRESETS
 from thinwire.train.spoken import strategy_from
-from thinwire.train.words import pieces
+from thinwire.words import pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -19,7 +19,7 @@ from typing import Any
 from thinwire import recipes
 from thinwire.errors import StrategyError
 from thinwire.strategy import Strategy
-from thinwire.train.words import near, pieces, settings
+from thinwire.words import near, pieces, settings
 
 
 def strategy_from(text: str) -> Strategy:

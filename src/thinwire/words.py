@@ -26,15 +26,15 @@ def pieces(text: str) -> tuple[str, list[str]]:
     return name, settings
 
 
-def near(word: str, known: Collection[str]) -> str:
-    """The end of a sentence about an unknown word: the known one that looks like it, where one does.
+def near(word: str, known: Collection[str], most: int = 1) -> str:
+    """The end of a sentence about an unknown word: the known ones that look like it (`most` of them), or a full stop.
 
     Example:
         >>> "no setting 'ranks'" + near("ranks", ["rank", "start"])
         "no setting 'ranks'; did you mean 'rank'?"
     """
-    found = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else "."
+    found = difflib.get_close_matches(word, known, n=most)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else "."
 
 
 def settings(name: str, said: Sequence[str], kinds: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -123,3 +123,14 @@ def _word(text: str) -> str:
     if not text:
         raise ValueError
     return text
+
+
+def told(error: BaseException, most: int = 300) -> str:
+    """What an error of another library says, without its line breaks and cut where it rambles.
+
+    Example:
+        >>> told(OSError("no route\\n  to host"))
+        'no route to host'
+    """
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= most else said[: most - 2] + " …"
