@@ -33,9 +33,9 @@ class Say:
     def __init__(self, program: str, as_json: bool) -> None:
         self.program, self.as_json = program, as_json
 
-    def note(self, text: str) -> None:
-        """A line of progress, on standard error."""
-        if rank() == 0:
+    def note(self, text: str, speaker: int = 0) -> None:
+        """A line of progress, on rank `speaker`'s standard error."""
+        if rank() == speaker:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 

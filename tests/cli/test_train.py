@@ -61,7 +61,7 @@ def workers() -> dict[int, int]:
 def until_saved(out: Path, process: subprocess.Popen[str]) -> None:
     """Until the run has its first checkpoint."""
     for _ in range(900):
-        if list((out / "checkpoints").glob("host-0/step-*")):
+        if list((out / "checkpoints").glob("host-*/step-*")):
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
@@ -108,7 +108,7 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path: Path) -> None:
     code, _, progress = ended(process)
     assert code == 143, progress
     assert "stopped as asked after" in progress
-    saved = max(int(path.name.removeprefix("step-")) for path in (out / "checkpoints" / "host-0").glob("step-*"))
+    saved = max(int(path.name.removeprefix("step-")) for path in (out / "checkpoints").glob("host-*/step-*"))
     assert f"stopped as asked after {saved} of 100000 steps" in progress
     steps = saved + 8
     code, told, progress = ended(start("--workers=2", f"--steps={steps}", f"--out={out}", "--resume", "--json"))

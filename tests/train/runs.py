@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from thinwire.say import Say
 from thinwire.train import votes
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import RunFolder
@@ -59,12 +60,23 @@ class Stopping(Show):
         self.now = self.now or moment.step >= self.at
 
 
+class Noted(Say):
+    """Keeps what would be told on standard error."""
+
+    def __init__(self) -> None:
+        super().__init__("thinwire train", as_json=False)
+        self.notes: list[str] = []
+
+    def note(self, text: str, speaker: int = 0) -> None:
+        self.notes.append(text)
+
+
 def kept(rank: int, config: TrainConfig, out: Path, stop_at: int = 0) -> tuple[Result | str, list[str]]:
     """A run that keeps checkpoints in a folder; what came of it, and what it noted."""
-    notes: list[str] = []
+    say = Noted()
     leads = rank == 0
     folder = RunFolder(out, resume=config.resume, overwrite=False) if leads else RunFolder.of_leader(out)
-    saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, note=notes.append)
+    saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
     show = Stopping(stop_at) if stop_at else Show()
     votes.SECONDS = 0.0 if stop_at else 1.0  # these runs are over before a second is
     try:
@@ -73,7 +85,7 @@ def kept(rank: int, config: TrainConfig, out: Path, stop_at: int = 0) -> tuple[R
         done = str(error)
     finally:
         folder.close()
-    return done, notes
+    return done, say.notes
 
 
 def told(rank: int, config: TrainConfig, out: Path, stop_at: int = 0) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def every_name(_: str) -> bool:
 
 
 def alone(folder: Path, keep: int = 2, said: list[str] | None = None) -> Checkpoints:
-    return Checkpoints(folder, 0, None, True, keep, (said if said is not None else []).append)
+    return Checkpoints(folder, "ant", None, True, keep, (said if said is not None else []).append)
 
 
 def state(step: int) -> dict[str, torch.Tensor]:
@@ -65,7 +65,7 @@ def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
 
 def _on_a_full_disk(rank: int, folder: Path) -> list[str]:
     said: list[str] = []
-    checkpoints = Checkpoints(folder, 0, host_groups([0, 0], None), rank == 0, 2, said.append)
+    checkpoints = Checkpoints(folder, "ant", host_groups([0, 0], None), rank == 0, 2, said.append)
     checkpoints.save(10, {"a": torch.ones(10), f"rank{rank}": torch.ones(5)})
     checkpoints.wait()
     assert checkpoints.failure is None

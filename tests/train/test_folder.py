@@ -17,7 +17,7 @@ def used(path: Path) -> Path:
     """A folder in which a run was."""
     folder = RunFolder(path, resume=False, overwrite=False)
     folder.write_config(TrainConfig(steps=7))
-    (path / "checkpoints" / "host-0").mkdir(parents=True)
+    (path / "checkpoints" / "host-ant").mkdir(parents=True)
     folder.close()
     return path
 

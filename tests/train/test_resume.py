@@ -139,4 +139,4 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, settings: dic
     kept(0, config, tmp_path)
     with pytest.raises(CheckpointError, match=said):
         kept(0, small(**(vars(config) | settings | {"resume": True})), tmp_path)
-    assert list((tmp_path / "checkpoints" / "host-0").glob("step-*")), "and left where it is"
+    assert list((tmp_path / "checkpoints").glob("host-*/step-*")), "and left where it is"

@@ -1,6 +1,6 @@
 """Checkpoints that a kill, a full disk or a lost rank cannot harm: written beside, renamed when whole, by a thread.
 
-Each host keeps its own, `checkpoints/host-H/step-00000480/`, a torch DCP folder of that host's ranks: a shared file system is not
+Each host keeps its own, `checkpoints/host-NAME/step-00000480/`, a torch DCP folder of that host's ranks: a shared file system is not
 needed. It is written as `.partial-…`, synced, and renamed once every rank of the host has written its part; the oldest beyond `keep` go
 after that. Training goes on meanwhile: what is saved is a copy.
 
@@ -35,14 +35,14 @@ class Checkpoints:
 
     Args:
         folder: the run's `checkpoints` folder.
-        host: this host's number.
+        host: this host's name.
         group: a process group of this host's ranks, for these checkpoints alone; `None` where there is one rank.
         leader: whether this rank renames and deletes; one of each host does.
         keep: how many of the newest stay.
         failed: told, on the leader, of a save that did not succeed.
     """
 
-    def __init__(self, folder: Path, host: int, group: Any, leader: bool, keep: int, failed: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, host: str, group: Any, leader: bool, keep: int, failed: Callable[[str], None]) -> None:
         self.all_hosts, self.folder = folder, folder / f"host-{host}"
         self._group, self.leader, self._keep, self._tell = group, leader, keep, failed
         self._thread: threading.Thread | None = None

@@ -20,6 +20,7 @@ from torch import nn
 from thinwire.data.batches import Batches, validation_windows
 from thinwire.engine import Syncer, attach
 from thinwire.engine.agree import share
+from thinwire.errors import CheckpointError
 from thinwire.train.adamw import adamw, rate
 from thinwire.train.clock import landing, rounds
 from thinwire.train.objective import loss as loss_of
@@ -222,6 +223,8 @@ class Run:
         return "; --resume goes on from there"
 
     def _take_up(self, found: Resumed) -> None:
+        if found.step > self.steps:
+            raise CheckpointError(f"the checkpoint is of step {found.step}, --steps ends at {self.steps}: ask for more steps")
         self.curve, self.validation = found.curve, found.validation
         self.resumed, self.origin = (*found.resumed, len(found.curve)), found.origin_for(self.world, self.config.batch)
         self.account.take_up(found.account)

@@ -50,8 +50,10 @@ def _guarded(config: TrainConfig, say: Say) -> int:
     except RankLostError as error:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         return _ends(say, str(error), 1, speaker=min(set(range(world)) - set(error.ranks), default=0))
+    except CheckpointError as error:  # of one host, perhaps: the first of its ranks tells
+        return _ends(say, str(error), 1, speaker=rank() if _leads() else -1)
     except ThinwireError as error:
-        on_the_way = isinstance(error, CheckpointError | DisagreementError | FlightError)
+        on_the_way = isinstance(error, DisagreementError | FlightError)
         return _ends(say, str(error), 1 if on_the_way else 2)
     except FloatingPointError as error:
         return _ends(say, str(error), 1, speaker=rank())
@@ -68,9 +70,14 @@ def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
     return code
 
 
+def _leads() -> bool:
+    """Whether this is the first rank of its host."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def _train(config: TrainConfig, say: Say, asked: Asked) -> None:
     path = Path(config.out)
-    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    leads = _leads()
     with closing(RunFolder(path, resume=config.resume, overwrite=config.overwrite) if leads else RunFolder.of_leader(path)) as folder:
         _train_in(folder, leads, config, say, asked)
 
@@ -91,7 +98,7 @@ def _train_in(folder: RunFolder, leads: bool, config: TrainConfig, say: Say, ask
     if world > 1:
         with _mortal():
             dist.init_process_group("nccl" if prepared.device.type == "cuda" else "gloo", timeout=START)
-    saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, note=say.note)
+    saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
     show = show_on(folder)
     with closing(show), asked.listening():
         result = run(prepared, show, saver, lambda: bool(asked.number))

@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ import thinwire
 from thinwire.engine import Syncer
 from thinwire.engine.agree import share
 from thinwire.errors import CheckpointError
+from thinwire.say import Say
 from thinwire.train.checkpoints import Checkpoints, host_groups, packed, unpacked
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
 from thinwire.train.hugging_face import quiet
@@ -64,24 +65,26 @@ class Saver:
         every: steps between two checkpoints; 0: only at the end.
         keep: how many of the newest stay.
         resume: go on from the newest, where there is one.
-        note: told what happens.
+        say: told what happens.
     """
 
-    def __init__(self, folder: RunFolder, *, every: int, keep: int, resume: bool, note: Callable[[str], None]) -> None:
-        self.folder, self._every, self._keep, self._resume, self._note = folder, every, keep, resume, note
+    def __init__(self, folder: RunFolder, *, every: int, keep: int, resume: bool, say: Say) -> None:
+        self.folder, self._every, self._keep, self._resume, self._say = folder, every, keep, resume, say
         self._checkpoints: Checkpoints | None = None
         self._origin = (0, 0)
 
     def join(self, sync: Syncer) -> None:
         """Find out which ranks share this host; all ranks call it alike."""
-        mine = os.environ.get("GROUP_RANK") or socket.gethostname()
-        names = [told.decode() for told in share(sync.driver, sync.meter, mine.encode(), "attach: which host", torch.device("cpu"))]
-        order = list(dict.fromkeys(names))
-        hosts = [order.index(name) for name in names]
+        mine = json.dumps([socket.gethostname(), os.environ.get("GROUP_RANK", "0")]).encode()
+        told = [tuple(json.loads(each)) for each in share(sync.driver, sync.meter, mine, "attach: which host", torch.device("cpu"))]
+        order = list(dict.fromkeys(told))
+        hosts = [order.index(each) for each in told]
         rank = sync.driver.rank
         group = host_groups(hosts, timedelta(minutes=10)) if sync.driver.world > 1 else None
         leader = hosts.index(hosts[rank]) == rank
-        self._checkpoints = Checkpoints(self.folder.path / CHECKPOINTS, hosts[rank], group, leader, self._keep, self._note)
+        self._checkpoints = Checkpoints(
+            self.folder.path / CHECKPOINTS, _name(order, hosts[rank]), group, leader, self._keep, lambda text: self._say.note(text, rank)
+        )
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -136,8 +139,13 @@ class Saver:
         own = json.dumps(self.checkpoints.steps()).encode()
         lists = [set(json.loads(told)) for told in share(sync.driver, sync.meter, own, "resume: which checkpoints", torch.device("cpu"))]
         steps = set.intersection(*lists)
+        if not steps and any(lists):
+            shown = "; ".join(f"rank {rank}: {', '.join(map(str, sorted(held))) or 'none'}" for rank, held in enumerate(lists))
+            raise CheckpointError(
+                f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the folder it wrote, or start anew"
+            )
         if not steps:
-            self._note(f"no checkpoint in {self.folder.path} yet: starting from the first step")
+            self._say.note(f"no checkpoint in {self.folder.path} yet: starting from the first step")
             return None
         rank, step = sync.driver.rank, max(steps)
         where = self.checkpoints.path(step)
@@ -148,7 +156,7 @@ class Saver:
         _must_fit(job, model, prepared, f"the checkpoint {where}")
         state = self.checkpoints.read(step, lambda name: name != "job")
         _load(model, optimizer, sync, state)
-        self._note(f"going on from step {step}, saved in {where}")
+        self._say.note(f"going on from step {step}, saved in {where}")
         account = state.get(f"rank{rank % job['world']}.account")
         if account is None:
             raise CheckpointError(f"{where} lacks the account of rank {rank % job['world']}: not every host's checkpoint is in reach")
@@ -157,6 +165,18 @@ class Saver:
         return Resumed(
             step, job["rows"], curve, validation, tuple(job["resumed"]), tuple(job["origin"]), job["world"], job["batch"], unpacked(account)
         )
+
+
+def _name(hosts: list[tuple[str, str]], mine: int) -> str:
+    """A host's name, with a number where several go by the same.
+
+    Example:
+        >>> _name([("ant", "0"), ("bee", "1")], 1), _name([("ant", "0"), ("ant", "1")], 1)
+        ('bee', 'ant-1')
+    """
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", hosts[mine][0])
+    namesakes = [host for host, _ in hosts]
+    return name if namesakes.count(hosts[mine][0]) == 1 else f"{name}-{namesakes[:mine].count(hosts[mine][0])}"
 
 
 def _state(done: int, run: Run) -> dict[str, Tensor]:
