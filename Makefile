@@ -3,6 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RANKS ?= 2
 STRATEGY ?= fedpaq,period=8
+JOB ?= --workers $(RANKS) --model llama-nano,num_hidden_layers=2 --steps 1600 --warmup 100 --overwrite
 ARGS ?=
 
 # One thread a process: ranks and test workers already fill the cores.
@@ -18,10 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,data,hub,docs,dev]'
 	@touch $@
 
-# The same model, text and batches twice, dense and thin, then the two side by side.
+# The same model, text and batches twice, dense and thin, then the two side by side: about four minutes on two cores.
 train: $(STAMP)
-	$(BIN)/thinwire train --workers $(RANKS) --strategy dense --out runs/dense --overwrite $(ARGS)
-	$(BIN)/thinwire train --workers $(RANKS) --strategy $(STRATEGY) --out runs/thin --overwrite $(ARGS)
+	$(BIN)/thinwire train $(JOB) --strategy dense --out runs/dense $(ARGS)
+	$(BIN)/thinwire train $(JOB) --strategy $(STRATEGY) --out runs/thin $(ARGS)
 	$(BIN)/thinwire compare runs/dense runs/thin --out runs/compare.svg
 
 test: $(STAMP)
@@ -36,6 +37,6 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
 
 # Every figure of benchmarks/README.md, on an otherwise idle machine.
-BENCHES := import_time meter_vs_counters step_time_vs_ddp
+BENCHES := import_time meter_vs_counters step_time_vs_ddp kills convergence
 bench: $(STAMP)
 	@for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done

@@ -140,3 +140,24 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, settings: dic
     with pytest.raises(CheckpointError, match=said):
         kept(0, small(**(vars(config) | settings | {"resume": True})), tmp_path)
     assert list((tmp_path / "checkpoints").glob("host-*/step-*")), "and left where it is"
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(0, small(), tmp_path)
+    monkeypatch.setattr("thinwire.train.resume.FORMAT", 2)
+    with pytest.raises(CheckpointError, match=r"has format 1 of thinwire .*; this version reads 2"):
+        kept(0, small(resume=True), tmp_path)
+
+
+def test_a_shorter_run_than_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    kept(0, small(steps=6), tmp_path)
+    with pytest.raises(CheckpointError, match="of step 6, --steps ends at 4"):
+        kept(0, small(steps=4, resume=True), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    kept(0, small(), tmp_path)
+    for part in tmp_path.glob("checkpoints/host-*/step-*/*.distcp"):
+        part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="step-00000006 cannot be read"):
+        kept(0, small(resume=True), tmp_path)

@@ -30,7 +30,7 @@ commands:
 
 to begin with:
     thinwire doctor                                          is all that is needed here?
-    thinwire train --workers 2                               a small GPT on bundled English, two ranks on this machine
+    thinwire train --workers 2                               a small Llama on bundled English, two ranks on this machine
     thinwire train --workers 2 --strategy powersgd,rank=4    another strategy; `thinwire recipes` lists them
     thinwire compare runs/*                                  what the strategy has changed
     torchrun … -m thinwire train                             one rank of a run over several machines

@@ -11,7 +11,7 @@ from thinwire.train.config import FIELDS, add_flags, config_from
 ABOUT = """\
 Train a language model from scratch, or go on with one, and send as little as the strategy says.
 
-    thinwire train --workers 2                                      a small GPT on 6 MB of bundled English
+    thinwire train --workers 2                                      a small Llama on 6 MB of bundled English
     thinwire train --workers 2 --strategy diloco,period=30          another strategy; `thinwire recipes` lists them
     thinwire train --model t5-nano --data my/texts --tokenizer bpe,vocab=4096
     thinwire train --config run.toml --resume                       settings from a file; go on where it stopped

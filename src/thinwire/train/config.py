@@ -93,7 +93,7 @@ class TrainConfig:
     """
 
     model: str = _set(
-        "gpt2-nano", str, "MODEL", "a preset, with settings such as llama-nano,num_hidden_layers=6; a saved folder; or hf:NAME", WHAT
+        "llama-nano", str, "MODEL", "a preset, with settings such as llama-nano,num_hidden_layers=6; a saved folder; or hf:NAME", WHAT
     )
     objective: str = _set(
         "auto", one_of("auto", "causal", "masked", "spans"), "NAME", "causal, masked or spans; auto: what the model is for", WHAT

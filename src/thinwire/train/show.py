@@ -59,8 +59,10 @@ class Lines(Show):
         self._last = moment
 
     def validated(self, steps: int, loss: float) -> None:
-        told = Text(f"validation {loss:.4f} nats/token  ")
-        self.console.print(told.append_text(summary(self._last)) if self._last else told, no_wrap=True, overflow="ignore", crop=False)
+        told = [f"step {steps}", f"validation {loss:.4f} nats/token"]
+        if self._last is not None:
+            told += [f"training {self._last.loss:.3f}", f"{self._last.tokens_per_s:,.0f} tokens/s", fewer(self._last)]
+        self.console.print(Text("  ".join(told)), no_wrap=True, overflow="ignore", crop=False)
 
 
 class LiveLine(Lines):
@@ -81,7 +83,7 @@ class LiveLine(Lines):
         if now - self._shown < REFRESH_S and moment.step < moment.steps:
             return
         self._shown = now
-        wide = self.console.width >= WIDTH + 20
+        wide = self.console.width >= WIDTH + 40
         line = Table.grid(padding=(0, 2))
         if wide:
             line.add_column(width=16)
@@ -175,13 +177,22 @@ def summary(moment: Moment) -> Text:
         >>> print(summary(Moment(10, 40, 2.5, 2.0, 20480, report)))
         10/40  loss 2.500  10,240 tokens/s  50.0 kB/step, 20.0x fewer  compute 95% encode 2% wire 5% input 0%  0:06 left
     """
-    report, shares = moment.report, moment.shares
+    shares = moment.shares
     step = f"{moment.step:>{len(str(moment.steps))}}/{moment.steps}"
-    sent = f"{size(report.sent_bytes / max(report.steps, 1))}/step, {report.ratio:.1f}x fewer" if report.sent_bytes else "nothing sent"
     spent = f"compute {shares['compute']:.0%} encode {shares['encode']:.0%} wire {shares['exposed']:.0%} input {shares['input']:.0%}"
     return Text(
-        "  ".join((step, f"loss {moment.loss:.3f}", f"{moment.tokens_per_s:,.0f} tokens/s", sent, spent, f"{clock(moment.left_s)} left"))
+        "  ".join(
+            (step, f"loss {moment.loss:.3f}", f"{moment.tokens_per_s:,.0f} tokens/s", fewer(moment), spent, f"{clock(moment.left_s)} left")
+        )
     )
+
+
+def fewer(moment: Moment) -> str:
+    """Bytes that this rank sent for each step, and how many times fewer than dense float32 would have."""
+    report = moment.report
+    if not report.sent_bytes:
+        return "nothing sent"
+    return f"{size(report.sent_bytes / max(report.steps, 1))}/step, {report.ratio:.1f}x fewer"
 
 
 def size(nbytes: float) -> str:
