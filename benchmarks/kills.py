@@ -25,7 +25,10 @@ from typing import Any
 from benchmarks.common import environment
 
 STRATEGIES = ("fedpaq,period=4", "powersgd,rank=2", "streaming_diloco,period=8,fragments=2,tau=2", "sparseloco,period=5", "topk_sgd")
-JOB = ["--steps=240", "--batch=4", "--context=32", "--windows=16", "--save-every=8", "--validate-every=80", "--sample=0", "--timeout=20"]
+JOB = [
+    *("--model=gpt2-nano,n_layer=2,n_embd=32", "--steps=160", "--batch=4", "--context=32", "--windows=16"),
+    *("--save-every=8", "--validate-every=80", "--sample=0", "--timeout=20"),
+]
 
 
 def main() -> None:

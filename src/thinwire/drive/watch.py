@@ -72,7 +72,7 @@ class Watch:
     def close(self) -> None:
         """Stop beating and say goodbye."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_LOOK * INTERVAL_S * 2)  # one that is cut off from the store's host may hang in it
         self._ask(lambda: self._beat(-1))
 
     def _loop(self) -> None:

@@ -21,8 +21,10 @@ import tomli_w
 from thinwire.errors import ConfigError
 from thinwire.train.config import TrainConfig
 
-CONFIG, RUN, PLOT, MODEL, EVENTS, CHECKPOINTS, LOCK = "config.toml", "run.json", "plot.svg", "model", "tensorboard", "checkpoints", ".lock"
-OURS = {CONFIG, RUN, PLOT, MODEL, EVENTS, CHECKPOINTS, LOCK}
+CONFIG, RUN, PLOT = "config.toml", "run.json", "plot.svg"
+MODEL, EVENTS, CHECKPOINTS = "model", "tensorboard", "checkpoints"
+LOCK, LAUNCHER = ".lock", ".launcher"
+OURS = {CONFIG, RUN, PLOT, MODEL, EVENTS, CHECKPOINTS, LOCK, LAUNCHER}
 
 
 def default_out(config: TrainConfig) -> TrainConfig:
@@ -53,11 +55,14 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
         self.path = path
         self._lock: int | None = None
+        self.again = False
+        """The launcher that started this process has started the run in the folder, too: it is the same run, started again."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
             try:
                 self._claim(resume, overwrite)
+                self._sign()
             except BaseException:
                 self.close()
                 raise
@@ -68,7 +73,7 @@ class RunFolder:
     def of_leader(cls, path: Path) -> RunFolder:
         """The same folder for a rank that shares a host with the one that holds it."""
         folder = cls.__new__(cls)
-        folder.path, folder._lock = path, None
+        folder.path, folder._lock, folder.again = path, None, False
         return folder
 
     def close(self) -> None:
@@ -88,6 +93,10 @@ class RunFolder:
 
     def _claim(self, resume: bool, overwrite: bool) -> None:
         held = {entry.name for entry in self.path.iterdir()} - {LOCK}
+        launcher = _launcher()
+        self.again = launcher is not None and LAUNCHER in held and (self.path / LAUNCHER).read_text(encoding="utf-8") == launcher
+        if self.again:
+            return
         foreign = sorted(held - OURS)
         if foreign and CONFIG not in held:
             raise ConfigError(f"--out {self.path}: the folder holds {foreign[0]!r}, which is no run's; choose an empty or a new one")
@@ -100,6 +109,11 @@ class RunFolder:
                 f"--out {self.path}: a run is there already; --resume goes on with it, --overwrite deletes it, or choose another"
             )
 
+    def _sign(self) -> None:
+        launcher = _launcher()
+        if launcher is not None:
+            self.write(LAUNCHER, launcher)
+
     def write_config(self, config: TrainConfig) -> None:
         """`config.toml`: run it again with `thinwire train --config`."""
         told = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "overwrite", "out")}
@@ -111,3 +125,17 @@ class RunFolder:
         partial.write_text(text, encoding="utf-8")
         partial.replace(target)
         return target
+
+
+def _launcher() -> str | None:
+    """The elastic agent that started this process, told apart from all others of this machine; `None` without one.
+
+    A count of restarts would not do: over several machines each agent counts its own.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    try:
+        started = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except OSError:  # no Linux, or the launcher is gone
+        started = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"{os.getppid()} {started}"

@@ -19,7 +19,7 @@ from torch import nn
 
 from thinwire.data.batches import Batches, validation_windows
 from thinwire.engine import Syncer, attach
-from thinwire.engine.agree import share
+from thinwire.engine.agree import must_agree, share
 from thinwire.errors import CheckpointError
 from thinwire.train.adamw import adamw, rate
 from thinwire.train.clock import landing, rounds
@@ -79,6 +79,7 @@ class Run:
         self.validation: list[tuple[int, float]] = []
         self.resumed: tuple[int, ...] = ()
         self.origin = (0, 0)  # a step, and the rows that all ranks had read before it
+        must_agree(sync.driver, sync.meter, self._facts(), prepared.device)
         if saver is not None:
             saver.join(sync)
             if (found := saver.load(self.model, optimizer, sync, prepared)) is not None:
@@ -105,6 +106,14 @@ class Run:
             prepared.tokens.train.numel(),
             prepared.bytes_per_token,
         )
+
+    def _facts(self) -> dict[str, Any]:
+        """What every rank must have been asked alike, besides what `attach` compares."""
+        told = ("batch", "accumulate", "lr", "warmup", "decay_to", "weight_decay", "beta1", "beta2", "clip", "seed")
+        often = ("save_every", "validate_every", "windows")
+        settings = {name: getattr(self.config, name) for name in told + often}
+        text = {"objective": repr(self.prepared.objective), "text and tokenizer (digest)": self.prepared.tokens.digest}
+        return text | {"steps": self.steps} | settings
 
     def whole(self, asked: Callable[[], bool]) -> Result:
         """Train to the end; see `run`."""

@@ -33,8 +33,6 @@ def run_rank(config: TrainConfig, say: Say) -> int:
     absent = [name for name in ("transformers", "rich", "tensorboard", "matplotlib") if importlib.util.find_spec(name) is None]
     if absent:
         return _ends(say, f"{', '.join(absent)} not installed: pip install 'thinwire[train]'", 2)
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        config = dataclasses.replace(config, resume=True, overwrite=False)
     code = _guarded(default_out(config), say)
     if code and "RANK" in os.environ:
         sys.stdout.flush()
@@ -50,19 +48,23 @@ def _guarded(config: TrainConfig, say: Say) -> int:
     except RankLostError as error:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         return _ends(say, str(error), 1, speaker=min(set(range(world)) - set(error.ranks), default=0))
-    except CheckpointError as error:  # of one host, perhaps: the first of its ranks tells
-        return _ends(say, str(error), 1, speaker=rank() if _leads() else -1)
     except ThinwireError as error:
-        on_the_way = isinstance(error, DisagreementError | FlightError)
+        on_the_way = isinstance(error, CheckpointError | DisagreementError | FlightError)
         return _ends(say, str(error), 1 if on_the_way else 2)
     except FloatingPointError as error:
         return _ends(say, str(error), 1, speaker=rank())
     except (InterruptedError, KeyboardInterrupt) as error:
-        return _ends(say, str(error) or "interrupted before training began", 128 + (asked.number or signal.SIGINT))
+        code = 128 + (asked.number or signal.SIGINT)
+        if isinstance(error, InterruptedError) and not asked.number:
+            code = 0  # another rank was asked: a launcher that heard nothing must not start this one again
+        return _ends(say, str(error) or "interrupted before training began", code)
     return 0
 
 
 def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
+    """Say the reason, once on each machine, and leave it for the launcher."""
+    if _leads():  # of another machine, perhaps, whose console shows nothing of the speaker's
+        speaker = rank()
     leave_word(reason, spoken=rank() == speaker)
     if os.environ.get(LAUNCHED) and say.as_json and "RANK" in os.environ:  # the launcher prints the one object
         say = Say(say.program, as_json=False)
@@ -79,6 +81,8 @@ def _train(config: TrainConfig, say: Say, asked: Asked) -> None:
     path = Path(config.out)
     leads = _leads()
     with closing(RunFolder(path, resume=config.resume, overwrite=config.overwrite) if leads else RunFolder.of_leader(path)) as folder:
+        if folder.again:  # started again by the same launcher
+            config = dataclasses.replace(config, resume=True, overwrite=False)
         _train_in(folder, leads, config, say, asked)
 
 
@@ -86,6 +90,7 @@ def _train_in(folder: RunFolder, leads: bool, config: TrainConfig, say: Say, ask
     import torch.distributed as dist
 
     from thinwire.train.job import run
+    from thinwire.train.meet import join
     from thinwire.train.outputs import write_outputs
     from thinwire.train.resume import Saver
     from thinwire.train.setup import prepare_run
@@ -97,7 +102,7 @@ def _train_in(folder: RunFolder, leads: bool, config: TrainConfig, say: Say, ask
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         with _mortal():
-            dist.init_process_group("nccl" if prepared.device.type == "cuda" else "gloo", timeout=START)
+            join("nccl" if prepared.device.type == "cuda" else "gloo", START)
     saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
     show = show_on(folder)
     with closing(show), asked.listening():

@@ -134,7 +134,8 @@ class Saver:
         Raises:
             CheckpointError: it is damaged, or of another model, strategy, text or version.
         """
-        if not self._resume:
+        wishes = share(sync.driver, sync.meter, bytes([self._resume]), "resume: whether to", torch.device("cpu"))
+        if not any(wish[0] for wish in wishes):  # a machine whose launcher has started it again knows; the others hear of it
             return None
         own = json.dumps(self.checkpoints.steps()).encode()
         lists = [set(json.loads(told)) for told in share(sync.driver, sync.meter, own, "resume: which checkpoints", torch.device("cpu"))]
