@@ -7,6 +7,7 @@ Each rank reads its own batches; the gradients travel as PowerSGD's thin factors
 
 import argparse
 import os
+from statistics import fmean
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ CONTEXT = 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a tiny GPT on real English over a thin wire.")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     steps = parser.parse_args().steps
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets both
@@ -35,6 +36,7 @@ def main() -> None:
 
     sync = thinwire.attach(model, optimizer, thinwire.recipes.powersgd(rank=2))  # the first line
 
+    losses = []
     for step in range(steps):
         rows = batches.at(step)
         _, loss = model(rows[:, :-1], rows[:, 1:])
@@ -42,15 +44,17 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if rank == 0 and (step + 1) % 50 == 0:
-            print(f"step {step + 1:>4}  loss {loss.item():.3f}", flush=True)
+        losses.append(loss.item())
+        if rank == 0 and (step + 1) % 25 == 0:
+            print(f"step {step + 1:>4}  loss {fmean(losses[-25:]):.3f} nats a byte, the mean of 25 steps", flush=True)
 
     report = sync.report()
     sync.close()  # the second line
 
     if rank == 0:
-        print(f"loss {loss.item():.3f} nats/byte after {steps} steps on {world} ranks")
-        print(f"sent {report.sent_bytes / 1e6:.2f} MB from each rank, {report.ratio:.1f}x fewer than dense fp32")
+        print(f"loss {fmean(losses[-25:]):.3f} nats a byte after {steps} steps; ranks: {world}")
+        if world > 1:
+            print(f"sent {report.sent_bytes:,.0f} bytes from each rank, {report.ratio:.1f}x fewer than dense fp32")
     if world > 1:
         dist.destroy_process_group()
 

@@ -42,6 +42,7 @@ class Watch:
         self._store, self.rank, self.world, self._host = store, rank, world, host
         self._store.set_timeout(timedelta(seconds=_LOOK * INTERVAL_S * 2))
         self._label = "attach"
+        self._deaf = False  # the store has left a question without an answer
         self._stop = threading.Event()
         self._beat(0)
         self._thread = threading.Thread(target=self._loop, name="thinwire-heartbeat", daemon=True)
@@ -54,8 +55,9 @@ class Watch:
     def diagnose(self) -> Diagnosis:
         """Look at the heartbeats for a while. The first to find a rank silent leaves a note, so that all name the same."""
         before = self._read()
-        time.sleep(_LOOK * INTERVAL_S)
-        after = self._read()
+        if before is not None:
+            time.sleep(_LOOK * INTERVAL_S)
+        after = self._read() if before is not None else None
         if before is None or after is None:
             host = () if self._host is None else (self._host,)
             return Diagnosis(host, (), dict.fromkeys(host, "holds the store, which does not answer"))
@@ -72,7 +74,9 @@ class Watch:
     def close(self) -> None:
         """Stop beating and say goodbye."""
         self._stop.set()
-        self._thread.join(_LOOK * INTERVAL_S * 2)  # one that is cut off from the store's host may hang in it
+        if self._deaf:  # cut off from the store's host: the heartbeat hangs in it, and a goodbye would
+            return
+        self._thread.join(_LOOK * INTERVAL_S * 2)
         self._ask(lambda: self._beat(-1))
 
     def _loop(self) -> None:
@@ -110,4 +114,5 @@ class Watch:
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(_LOOK * INTERVAL_S * 2)
+        self._deaf = self._deaf or thread.is_alive()
         return answers[0] if answers else None
