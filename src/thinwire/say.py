@@ -22,8 +22,11 @@ class Parser(argparse.ArgumentParser):
         if rank() == 0:
             super().print_help(file)
 
+    as_json = False
+    """Whether refusals are told on standard output as well, as an object."""
+
     def error(self, message: str) -> NoReturn:
-        complain(self.prog, f"{message}. See {self.prog} --help")
+        Say(self.prog, self.as_json).failure(f"{message}. See {self.prog} --help")
         raise SystemExit(2)
 
 

@@ -57,7 +57,8 @@ def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
     checkpoints.save(10, state(10))
     checkpoints.wait()
     (checkpoints.folder / ".partial-00000020").mkdir()
-    (checkpoints.folder / ".leaving-step-00000005").mkdir()
+    (checkpoints.folder / ".pruned-00000005").mkdir()
+    (checkpoints.folder / ".aside-step-00000010").mkdir()
     again = alone(tmp_path)
     assert again.steps() == [10]
     assert names(again) == ["step-00000010"]
@@ -104,3 +105,21 @@ def test_a_damaged_one_is_named(tmp_path: Path, victim: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with pytest.raises(CheckpointError, match="step-00000010 cannot be read"):
         checkpoints.read(10, every_name)
+
+
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
+    checkpoints = alone(tmp_path)
+    checkpoints.save(10, state(10))
+    checkpoints.wait()
+    checkpoints.path(10).rename(checkpoints.folder / ".aside-step-00000010")
+    assert alone(tmp_path).steps() == [10]
+
+
+def test_what_another_host_lacks_stays(tmp_path: Path) -> None:
+    checkpoints = alone(tmp_path, keep=1)
+    for step, common in ((10, None), (20, 10), (30, 10), (40, 30)):
+        checkpoints.save(step, state(step), common)
+    checkpoints.wait()
+    assert checkpoints.steps() == [30, 40]
+    checkpoints.forget_after(30)
+    assert checkpoints.steps() == [30]

@@ -161,3 +161,21 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="step-00000006 cannot be read"):
         kept(0, small(resume=True), tmp_path)
+
+
+def test_a_container_that_goes_by_another_name_goes_on(tmp_path: Path) -> None:
+    kept(0, small(), tmp_path)
+    (host,) = (tmp_path / "checkpoints").glob("host-*")
+    host.rename(host.with_name("host-another"))
+    done, _ = kept(0, small(steps=8, resume=True), tmp_path)
+    assert isinstance(done, Result)
+    assert done.resumed == (6,)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["host-another"]
+
+
+def test_a_refused_resume_leaves_the_settings(tmp_path: Path) -> None:
+    kept(0, small(), tmp_path)
+    before = (tmp_path / "config.toml").read_text()
+    with pytest.raises(CheckpointError, match="of another strategy"):
+        kept(0, small(strategy="powersgd", resume=True), tmp_path)
+    assert (tmp_path / "config.toml").read_text() == before

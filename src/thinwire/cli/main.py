@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = Parser(name, description=module.ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     own.add_argument("--json", action="store_true", dest="as_json", help="one JSON object on standard output; progress on standard error")
     module.arguments(own)
+    own.as_json = "--json" in asked.rest
     options = own.parse_args(asked.rest)
     return guarded(module, options, Say(name, options.as_json))
 

@@ -15,6 +15,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from thinwire.engine.checkpoint import read_tensors
 from thinwire.errors import CheckpointError
 
-STEP, PARTIAL, LEAVING = "step-", ".partial-", ".leaving-"
+STEP, PARTIAL, ASIDE, PRUNED = "step-", ".partial-", ".aside-", ".pruned-"
 PAD = 4096
 
 
@@ -46,11 +47,16 @@ class Checkpoints:
         self.all_hosts, self.folder = folder, folder / f"host-{host}"
         self._group, self.leader, self._keep, self._tell = group, leader, keep, failed
         self._thread: threading.Thread | None = None
+        self._common = 0
         self.failure: str | None = None
         """Why the last save did not succeed; `None` after one that did."""
         if leader:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in (*self.folder.glob(f"{PARTIAL}*"), *self.folder.glob(f"{LEAVING}*")):  # of a process that was killed
+            for aside in self.folder.glob(f"{ASIDE}*"):  # of a process that was killed between two renames
+                whole = self.folder / aside.name.removeprefix(ASIDE)
+                if not whole.exists():
+                    aside.rename(whole)
+            for left in (path for mark in (PARTIAL, ASIDE, PRUNED) for path in self.folder.glob(f"{mark}*")):
                 shutil.rmtree(left, ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -60,9 +66,16 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self.folder / f"{STEP}{step:08}"
 
-    def save(self, step: int, state: dict[str, Tensor]) -> None:
-        """Write a state that nobody else will change, beside the training; a former save is waited for."""
+    def save(self, step: int, state: dict[str, Tensor], common: int | None = None) -> None:
+        """Write a state that nobody else will change, beside the training; a former save is waited for.
+
+        Args:
+            step: after which step it is.
+            state: the tensors.
+            common: the newest step that every host has whole; it and what is newer stays, whatever `keep` says.
+        """
         self.wait()
+        self._common = step + 1 if common is None else common
         self._thread = threading.Thread(target=self._save, args=(step, state), name="thinwire-checkpoint", daemon=True)
         self._thread.start()
 
@@ -102,25 +115,37 @@ class Checkpoints:
                 self._finish(partial, self.path(step))
             self.failure = None
         except (Exception, CheckpointException) as error:  # DCP wraps what any rank met, a full disk included
-            free = shutil.disk_usage(self.folder).free / 1e6  # torch's writer hides the errno of a full disk behind a word of its own
-            self.failure = f"the checkpoint of step {step} was not saved: {root_cause(error)}; {free:,.1f} MB are free in {self.folder}"
+            self.failure = f"the checkpoint of step {step} was not saved: {root_cause(error)}"
+            with suppress(OSError):  # torch's writer hides the errno of a full disk behind a word of its own
+                self.failure += f"; {shutil.disk_usage(self.folder).free / 1e6:,.1f} MB are free in {self.folder}"
             if self.leader:
                 shutil.rmtree(partial, ignore_errors=True)
                 last = self.steps()
                 self._tell(f"{self.failure}. " + (f"The last good one is of step {last[-1]}" if last else "There is no earlier one"))
 
     def _finish(self, partial: Path, target: Path) -> None:
+        sync_folder(partial)
+        aside = target.with_name(ASIDE + target.name)
         if target.exists():  # a run that resumed at this step says the same again
-            self._remove(target)
+            target.rename(aside)
         partial.rename(target)
         sync_folder(self.folder)
+        shutil.rmtree(aside, ignore_errors=True)
         for step in self.steps()[: -self._keep]:
-            self._remove(self.path(step))
+            if step < self._common:
+                self._remove(step)
 
-    def _remove(self, path: Path) -> None:
-        leaving = path.with_name(LEAVING + path.name)  # half a folder must not bear a whole one's name
-        path.rename(leaving)
-        shutil.rmtree(leaving, ignore_errors=True)
+    def forget_after(self, step: int) -> None:
+        """Delete what is newer than the step that all hosts go on from: another story now."""
+        if self.leader:
+            for newer in self.steps():
+                if newer > step:
+                    self._remove(newer)
+
+    def _remove(self, step: int) -> None:
+        pruned = self.path(step).with_name(f"{PRUNED}{step:08}")  # half a folder must not bear a whole one's name
+        self.path(step).rename(pruned)
+        shutil.rmtree(pruned, ignore_errors=True)
 
 
 def sync_folder(path: Path) -> None:

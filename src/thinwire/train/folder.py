@@ -92,13 +92,14 @@ class RunFolder:
         return lock
 
     def _claim(self, resume: bool, overwrite: bool) -> None:
-        held = {entry.name for entry in self.path.iterdir()} - {LOCK}
+        names = {entry.name for entry in self.path.iterdir()}
         launcher = _launcher()
-        self.again = launcher is not None and LAUNCHER in held and (self.path / LAUNCHER).read_text(encoding="utf-8") == launcher
+        self.again = launcher is not None and LAUNCHER in names and (self.path / LAUNCHER).read_text(encoding="utf-8") == launcher
         if self.again:
             return
+        held = {name for name in names - {LOCK, LAUNCHER} if not name.endswith(".partial")}
         foreign = sorted(held - OURS)
-        if foreign and CONFIG not in held:
+        if foreign and not held & {CONFIG, CHECKPOINTS}:
             raise ConfigError(f"--out {self.path}: the folder holds {foreign[0]!r}, which is no run's; choose an empty or a new one")
         if held and overwrite:
             for name in held & OURS:

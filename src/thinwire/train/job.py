@@ -54,7 +54,6 @@ def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Calla
         InterruptedError: ranks agreed to stop; what they had is saved.
     """
     config = prepared.config
-    torch.manual_seed(config.seed)
     model = prepared.model()
     optimizer = adamw(model, config)
     timeout = timedelta(seconds=config.timeout)
@@ -84,6 +83,7 @@ class Run:
             saver.join(sync)
             if (found := saver.load(self.model, optimizer, sync, prepared)) is not None:
                 self._take_up(found)
+            saver.write_config(config)
         self.batches = Batches(
             prepared.tokens.train,
             length=prepared.objective.length,
@@ -194,6 +194,7 @@ class Run:
     # -- now and then -------------------------------------------------------------------------------------------------
 
     def _validate(self, done: int) -> None:
+        self.validation = [(step, loss) for step, loss in self.validation if step != done]  # a run that was taken up at its end
         self.validation.append((done, self.held_out_loss()))
         self.show.validated(*self.validation[-1])
 
@@ -240,21 +241,22 @@ class Run:
 
     def _end(self) -> Result:
         self._validate(self.steps)
-        written = {}
-        with self.sync.common_weights() as model, evaluating(model):
-            text = ""
-            if self.rank == 0 and self.config.sample:
-                text = sample(self.model, self.prepared.tokenizer, self.config.prompt or None, self.config.sample, seed=self.config.seed)
-            if self.saver is not None:
-                written = self.saver.save_model(model, self.prepared.tokenizer)
         self.sync.check()
         self.sync.flights.settle_all()  # what is still in the air has been sent, too
         self._save(self.steps)
+        with self.sync.common_weights() as model, evaluating(model):
+            report = self.account.report()
+            sent = struct.pack("<dd", report.sent_bytes, report.setup_bytes)
+            bytes_of = [
+                struct.unpack("<dd", told) for told in share(self.sync.driver, self.sync.meter, sent, "the end", self.prepared.device)
+            ]
+            # No rank waits for another any more: a sample or a slow disk may take its time.
+            text, written = "", {}
+            if self.rank == 0 and self.config.sample:
+                text = sample(self.model, self.prepared.tokenizer, self.config.prompt or None, self.config.sample, seed=self.config.seed)
+            if self.saver is not None:
+                written = self.saver.save_model(model, self.prepared.tokenizer) | self.saver.finish()
         end = self.moment(self.steps)
-        sent = struct.pack("<dd", self.account.report().sent_bytes, self.account.report().setup_bytes)
-        bytes_of = [struct.unpack("<dd", told) for told in share(self.sync.driver, self.sync.meter, sent, "the end", self.prepared.device)]
-        if self.saver is not None:
-            written |= self.saver.finish()
         return Result(
             self.setting,
             end,

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -20,7 +21,7 @@ from thinwire.errors import ConfigError
 from thinwire.say import Say, one_line
 from thinwire.train.config import TrainConfig, flags_of
 
-LAUNCHED = "THINWIRE_LAUNCHED"  # set for workers whose launcher speaks JSON in their place
+LAUNCHED = "THINWIRE_LAUNCHED"  # the launcher's process, for workers in whose place it speaks JSON
 _KEPT_FREE = 0  # port: the store takes any that is free
 
 
@@ -41,13 +42,14 @@ def launch(config: TrainConfig, say: Say) -> int:
 
 
 def _elastic(config: TrainConfig, say: Say, threads: int) -> int:
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
     logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
-    for name, value in {LAUNCHED: "1", "OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}.items():
+    os.environ[LAUNCHED] = str(os.getpid())
+    for name, value in {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "60"}.items():
         os.environ.setdefault(name, value)
     agent = LaunchConfig(
         min_nodes=1,
@@ -60,6 +62,8 @@ def _elastic(config: TrainConfig, say: Say, threads: int) -> int:
         local_addr="127.0.0.1",
     )
     command = ["-m", "thinwire", "train", *(["--json"] if say.as_json else []), *flags_of(config)]
+    logs = tempfile.TemporaryDirectory(prefix="thinwire-")  # the workers' error files
+    agent.logs_specs = DefaultLogsSpecs(log_dir=logs.name)
     try:
         elastic_launch(agent, sys.executable)(*command)
     except ChildFailedError as error:
@@ -68,6 +72,8 @@ def _elastic(config: TrainConfig, say: Say, threads: int) -> int:
         if say.as_json:  # the workers have said what they saved
             sys.stdout.write(json.dumps({"error": f"ended by {error.sigval.name}"}) + "\n")
         return 128 + error.sigval
+    finally:
+        logs.cleanup()
     return 0
 
 
@@ -117,5 +123,5 @@ def end_with_parent() -> None:
     pr_set_pdeathsig = 1
     if ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0):
         raise ConfigError(f"the kernel refused to tie this worker to its launcher: {os.strerror(ctypes.get_errno())}")
-    if os.getppid() == 1 and os.environ.get(LAUNCHED):  # it was gone before
+    if os.environ.get(LAUNCHED, str(os.getppid())) != str(os.getppid()):  # it was gone before
         os._exit(1)

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -33,7 +34,11 @@ def run_rank(config: TrainConfig, say: Say) -> int:
     absent = [name for name in ("transformers", "rich", "tensorboard", "matplotlib") if importlib.util.find_spec(name) is None]
     if absent:
         return _ends(say, f"{', '.join(absent)} not installed: pip install 'thinwire[train]'", 2)
-    code = _guarded(default_out(config), say)
+    try:
+        code = _guarded(default_out(config), say)
+    except Exception:  # a fault of ours: told whole, and the end must not wait for threads
+        traceback.print_exc()
+        code = 1
     if code and "RANK" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -51,13 +56,15 @@ def _guarded(config: TrainConfig, say: Say) -> int:
     except ThinwireError as error:
         on_the_way = isinstance(error, CheckpointError | DisagreementError | FlightError)
         return _ends(say, str(error), 1 if on_the_way else 2)
-    except FloatingPointError as error:
-        return _ends(say, str(error), 1, speaker=rank())
+    except (FloatingPointError, MemoryError) as error:
+        return _ends(say, str(error) or "out of memory", 1, speaker=rank())
     except (InterruptedError, KeyboardInterrupt) as error:
         code = 128 + (asked.number or signal.SIGINT)
         if isinstance(error, InterruptedError) and not asked.number:
             code = 0  # another rank was asked: a launcher that heard nothing must not start this one again
         return _ends(say, str(error) or "interrupted before training began", code)
+    except OSError as error:  # InterruptedError is one, too
+        return _ends(say, f"{error.filename or config.out}: {error.strerror or error}", 1, speaker=rank())
     return 0
 
 
@@ -83,10 +90,10 @@ def _train(config: TrainConfig, say: Say, asked: Asked) -> None:
     with closing(RunFolder(path, resume=config.resume, overwrite=config.overwrite) if leads else RunFolder.of_leader(path)) as folder:
         if folder.again:  # started again by the same launcher
             config = dataclasses.replace(config, resume=True, overwrite=False)
-        _train_in(folder, leads, config, say, asked)
+        _train_in(folder, config, say, asked)
 
 
-def _train_in(folder: RunFolder, leads: bool, config: TrainConfig, say: Say, asked: Asked) -> None:
+def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) -> None:
     import torch.distributed as dist
 
     from thinwire.train.job import run
@@ -97,8 +104,7 @@ def _train_in(folder: RunFolder, leads: bool, config: TrainConfig, say: Say, ask
     from thinwire.train.show import figures, show_on
 
     prepared = prepare_run(config)
-    if leads:
-        folder.write_config(config)
+    prepared.model()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         with _mortal():

@@ -15,8 +15,10 @@ import os
 import re
 import shutil
 import socket
+import struct
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +30,10 @@ from thinwire.engine.agree import share
 from thinwire.errors import CheckpointError
 from thinwire.say import Say
 from thinwire.train.checkpoints import Checkpoints, host_groups, packed, unpacked
+from thinwire.train.config import TrainConfig
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
 from thinwire.train.hugging_face import quiet
+from thinwire.words import told
 
 if TYPE_CHECKING:
     from thinwire.train.job import Run
@@ -71,19 +75,24 @@ class Saver:
     def __init__(self, folder: RunFolder, *, every: int, keep: int, resume: bool, say: Say) -> None:
         self.folder, self._every, self._keep, self._resume, self._say = folder, every, keep, resume, say
         self._checkpoints: Checkpoints | None = None
-        self._origin = (0, 0)
+        self._alone = True
+        self._saved = -1  # the step of the last checkpoint that was begun
 
     def join(self, sync: Syncer) -> None:
         """Find out which ranks share this host; all ranks call it alike."""
         mine = json.dumps([socket.gethostname(), os.environ.get("GROUP_RANK", "0")]).encode()
-        told = [tuple(json.loads(each)) for each in share(sync.driver, sync.meter, mine, "attach: which host", torch.device("cpu"))]
-        order = list(dict.fromkeys(told))
-        hosts = [order.index(each) for each in told]
+        heard = [tuple(json.loads(each)) for each in share(sync.driver, sync.meter, mine, "attach: which host", _device(sync))]
+        order = list(dict.fromkeys(heard))
+        hosts = [order.index(each) for each in heard]
         rank = sync.driver.rank
         group = host_groups(hosts, timedelta(minutes=10)) if sync.driver.world > 1 else None
         leader = hosts.index(hosts[rank]) == rank
+        self._alone = len(order) == 1
+        name = _name(order, hosts[rank])
+        if self._alone:  # a container that is started anew goes by another name
+            name = _only(self.folder.path / CHECKPOINTS, name)
         self._checkpoints = Checkpoints(
-            self.folder.path / CHECKPOINTS, _name(order, hosts[rank]), group, leader, self._keep, lambda text: self._say.note(text, rank)
+            self.folder.path / CHECKPOINTS, name, group, leader, self._keep, lambda text: self._say.note(text, rank)
         )
 
     @property
@@ -91,14 +100,26 @@ class Saver:
         assert self._checkpoints is not None, "join first"
         return self._checkpoints
 
+    def write_config(self, config: TrainConfig) -> None:
+        """`config.toml`, once it is known that the run can be gone on with."""
+        if self.checkpoints.leader:
+            self.folder.write_config(config)
+
     def due(self, before: int, done: int) -> bool:
         """Whether a checkpoint is due in the round of steps from `before` to `done`."""
         return bool(self._every) and before // self._every < done // self._every
 
     def save(self, done: int, run: Run) -> None:
         """A checkpoint after `done` steps; it is written while training goes on."""
-        self._origin = run.origin
-        self.checkpoints.save(done, _state(done, run))
+        if done == self._saved:
+            return
+        self._saved = done
+        common = done + 1
+        if not self._alone:  # what one host could not save, the others must not delete for it
+            newest = struct.pack("<q", max(self.checkpoints.steps(), default=-1))
+            label = f"step {done}: which checkpoints are whole"
+            common = min(struct.unpack("<q", each)[0] for each in share(run.sync.driver, run.sync.meter, newest, label, _device(run.sync)))
+        self.checkpoints.save(done, _state(done, run), common)
 
     def save_model(self, model: nn.Module, tokenizer: Any) -> dict[str, str]:
         """The `save_pretrained` folder: weights, configuration and tokenizer, whole or not at all. Leaders write."""
@@ -112,9 +133,9 @@ class Saver:
                     tokenizer.save_pretrained(partial)
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
-            except OSError as error:
+            except Exception as error:  # safetensors has a kind of its own for a full disk
                 shutil.rmtree(partial, ignore_errors=True)
-                raise CheckpointError(f"the model could not be saved into {target}: {error.strerror or error}") from error
+                raise CheckpointError(f"the model could not be saved into {target}: {told(error)}") from error
         return {"model": str(target), "tensorboard": str(self.folder.path / EVENTS)}
 
     def finish(self) -> dict[str, str]:
@@ -134,29 +155,35 @@ class Saver:
         Raises:
             CheckpointError: it is damaged, or of another model, strategy, text or version.
         """
-        wishes = share(sync.driver, sync.meter, bytes([self._resume]), "resume: whether to", torch.device("cpu"))
+        wishes = share(sync.driver, sync.meter, bytes([self._resume]), "resume: whether to", _device(sync))
         if not any(wish[0] for wish in wishes):  # a machine whose launcher has started it again knows; the others hear of it
             return None
         own = json.dumps(self.checkpoints.steps()).encode()
-        lists = [set(json.loads(told)) for told in share(sync.driver, sync.meter, own, "resume: which checkpoints", torch.device("cpu"))]
+        lists = [set(json.loads(each)) for each in share(sync.driver, sync.meter, own, "resume: which checkpoints", _device(sync))]
         steps = set.intersection(*lists)
         if not steps and any(lists):
             shown = "; ".join(f"rank {rank}: {', '.join(map(str, sorted(held))) or 'none'}" for rank, held in enumerate(lists))
             raise CheckpointError(
                 f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the folder it wrote, or start anew"
             )
+        elsewhere = sorted(path.parent.name for path in self.checkpoints.all_hosts.glob("host-*/step-*"))
+        if not steps and elsewhere:
+            raise CheckpointError(
+                f"this host has no checkpoint in {self.checkpoints.folder}, but {elsewhere[0]} has: rename it if this host was it"
+            )
         if not steps:
             self._say.note(f"no checkpoint in {self.folder.path} yet: starting from the first step")
             return None
         rank, step = sync.driver.rank, max(steps)
         where = self.checkpoints.path(step)
-        told = self.checkpoints.read(step, lambda name: name == "job")
-        if "job" not in told:
+        held = self.checkpoints.read(step, lambda name: name == "job")
+        if "job" not in held:
             raise CheckpointError(f"{where} is no checkpoint of thinwire train: it lacks 'job'")
-        job = unpacked(told["job"])
+        job = unpacked(held["job"])
         _must_fit(job, model, prepared, f"the checkpoint {where}")
         state = self.checkpoints.read(step, lambda name: name != "job")
         _load(model, optimizer, sync, state)
+        self.checkpoints.forget_after(step)
         self._say.note(f"going on from step {step}, saved in {where}")
         account = state.get(f"rank{rank % job['world']}.account")
         if account is None:
@@ -166,6 +193,17 @@ class Saver:
         return Resumed(
             step, job["rows"], curve, validation, tuple(job["resumed"]), tuple(job["origin"]), job["world"], job["batch"], unpacked(account)
         )
+
+
+def _device(sync: Syncer) -> torch.device:
+    """Where messages must lie for the ranks' process group."""
+    return sync.buckets[0].device
+
+
+def _only(folder: Path, name: str) -> str:
+    """The name of the only host that has checkpoints there, or this one's own."""
+    found = [path.name.removeprefix("host-") for path in folder.glob("host-*")]
+    return found[0] if len(found) == 1 else name
 
 
 def _name(hosts: list[tuple[str, str]], mine: int) -> str:

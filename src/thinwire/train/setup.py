@@ -5,6 +5,7 @@ It needs no other rank, so a text may take its time to be tokenised; whatever ca
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ def prepare_run(config: TrainConfig) -> Prepared:
     tokenizer, tokens = prepare(config.data, spoken, objective.specials, Path(config.cache) if config.cache else None)
     objective = objective.fitted(tokenizer)
 
+    @functools.cache  # built before ranks meet, since it may take its time
     def model() -> PreTrainedModel:
+        torch.manual_seed(config.seed)
         made = model_from(config.model, tokenizer, config.context)
         made.to(device)  # type: ignore[arg-type]  # wrapped by transformers, whose wrapper loses the types
         return made

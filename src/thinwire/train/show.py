@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 import thinwire
-from thinwire.say import rank
+from thinwire.say import Say, rank
 from thinwire.train.folder import EVENTS, RunFolder
 from thinwire.train.result import Moment, Result, Setting
 
@@ -119,16 +120,27 @@ class Events(Show):
         told |= {f"time/{name}": share for name, share in moment.shares.items()}
         if report.sent_bytes:
             told["bytes/times_fewer_than_dense"] = report.ratio
-        for name, value in told.items():
-            self._writer.add_scalar(name, value, moment.step)
+        self._add(told, moment.step)
 
     def validated(self, steps: int, loss: float) -> None:
-        self._writer.add_scalar("loss/validation", loss, steps)
-        self._writer.flush()
+        self._add({"loss/validation": loss}, steps, flush=True)
+
+    def _add(self, told: dict[str, float], step: int, flush: bool = False) -> None:
+        if self._writer is None:
+            return
+        try:
+            for name, value in told.items():
+                self._writer.add_scalar(name, value, step)
+            if flush:
+                self._writer.flush()
+        except OSError as error:  # a full disk must not end a training
+            self._writer = None
+            Say("thinwire train", as_json=False).note(f"TensorBoard's events are not written any more: {error.strerror or error}")
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
 
 
 class Both(Show):
