@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RANKS ?= 2
 STRATEGY ?= fedpaq,period=8
-JOB ?= --workers $(RANKS) --model llama-nano,num_hidden_layers=2 --steps 1600 --warmup 100 --overwrite
+JOB ?= --workers $(RANKS) --model llama-nano,num_hidden_layers=2 --steps 1200 --warmup 100 --overwrite
 ARGS ?=
 
 # One thread a process: ranks and test workers already fill the cores.

@@ -28,7 +28,7 @@ from thinwire.when import every
 
 MODEL = "llama-nano,num_hidden_layers=2"
 BATCH, CONTEXT, WARMUP, LR = 8, 128, 100, 3e-3
-STEPS = {"1x": 1600, "4x": 6400}
+STEPS = {"quarter": 400, "whole": 1600, "four": 6400}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ ROWS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--length", choices=STEPS, default="1x", help="tokens: 1x is 13 to a parameter")
+    parser.add_argument("--length", choices=STEPS, default="whole", help="tokens: whole is 13 to a parameter")
     parser.add_argument("--only", action="append", metavar="NAME", help="a row's name; all without")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/convergence.json"))
     asked = parser.parse_args()
