@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,data,hub,docs,dev]'
 	@touch $@
 
-# The same model, text and batches twice, dense and thin, then the two side by side: about four minutes on two cores.
+# The same model, text and batches twice, dense and thin, then the two side by side: about three minutes on two cores.
 train: $(STAMP)
 	$(BIN)/thinwire train $(JOB) --strategy dense --out runs/dense $(ARGS)
 	$(BIN)/thinwire train $(JOB) --strategy $(STRATEGY) --out runs/thin $(ARGS)
