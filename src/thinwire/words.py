@@ -125,6 +125,17 @@ def _word(text: str) -> str:
     return text
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing.
+
+    Example:
+        >>> first_line(OSError("no route\\nto host")), first_line(KeyError())
+        ('no route', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def told(error: BaseException, most: int = 300) -> str:
     """What an error of another library says, without its line breaks and cut where it rambles.
 

@@ -74,8 +74,9 @@ class Noted(Say):
 def kept(rank: int, config: TrainConfig, out: Path, stop_at: int = 0) -> tuple[Result | str, list[str]]:
     """A run that keeps checkpoints in a folder; what came of it, and what it noted."""
     say = Noted()
-    leads = rank == 0
-    folder = RunFolder(out, resume=config.resume, overwrite=False) if leads else RunFolder.of_leader(out)
+    folder = RunFolder(out)
+    if rank == 0:
+        folder.claim(resume=config.resume, overwrite=False)
     saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
     show = Stopping(stop_at) if stop_at else Show()
     votes.SECONDS = 0.0 if stop_at else 1.0  # these runs are over before a second is

@@ -216,6 +216,8 @@ def _text(rows: Sequence[dict[str, Any]], names: Sequence[str], picture: Path) -
         from rich.console import Console
     except ImportError as error:
         raise ConfigError(f"the table needs rich ({error}): pip install 'thinwire[train]', or ask for --json") from error
+    from thinwire.train.show import written
+
     wide = min(Console().width, WIDEST)
     console = Console(file=io.StringIO(), highlight=False, width=wide)
     fit = max(1, (wide - LABELS) // (COLUMN + 2))
@@ -223,8 +225,7 @@ def _text(rows: Sequence[dict[str, Any]], names: Sequence[str], picture: Path) -
         some = slice(begin, begin + fit)
         console.print(_table(rows[some], names[some], (wide - LABELS) // len(rows[some]) - 2))
     console.print(f"the picture: {picture}", markup=False, soft_wrap=True)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    return written(console)
 
 
 def folded(words: str, width: int) -> str:

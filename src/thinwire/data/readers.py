@@ -47,12 +47,17 @@ def verse(data: bytes) -> list[Document]:
 
 
 def novels(data: bytes) -> Iterator[Document]:
-    """The novels of an R lazy-load data base, whose chunks are 4 bytes for the length unpacked and a zlib stream."""
+    """The novels of an R lazy-load data base, each a vector of its lines."""
+    for lines in r_vectors(data):
+        yield [Block(" ".join(paragraph.split()), Kind.WORK) for paragraph in _paragraphs(EDITORIAL.sub("", "\n".join(lines)))]
+
+
+def r_vectors(data: bytes) -> Iterator[list[str]]:
+    """The character vectors of an R lazy-load data base, whose chunks are 4 bytes for the length unpacked and a zlib stream."""
     while data:
         unpacker = zlib.decompressobj()
-        lines = list(_r_strings(unpacker.decompress(data[4:])))
+        yield list(_r_strings(unpacker.decompress(data[4:])))
         data = unpacker.unused_data
-        yield [Block(" ".join(paragraph.split()), Kind.WORK) for paragraph in _paragraphs(EDITORIAL.sub("", "\n".join(lines)))]
 
 
 def _r_strings(stream: bytes) -> Iterator[str]:

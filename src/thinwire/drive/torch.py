@@ -20,6 +20,7 @@ from torch import Tensor
 from thinwire.core import AllReduce, Exchange, Flight, Hop, Outcome, Ranks, allreduce_nbytes
 from thinwire.drive.watch import Watch
 from thinwire.errors import FlightError, RankLostError, ThinwireError
+from thinwire.words import first_line
 
 
 class TorchDriver:
@@ -125,7 +126,7 @@ class TorchDriver:
     def _diagnose(self, error: BaseException, label: str) -> FlightError:
         found = self.watch.diagnose()
         told = "; ".join(f"rank {rank}: {said}" for rank, said in sorted(found.said.items()))
-        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0].partition('. This is typically caused')[0]}"  # gloo's advice
+        cause = f"{type(error).__name__}: {transport_cause(error)}"
         if found.silent:
             who = " and ".join(f"rank {rank}" for rank in found.silent)
             return RankLostError(found.silent, f"{who} lost: no heartbeat. {label} could not be carried ({cause}). Last heard: {told}")
@@ -144,6 +145,16 @@ class TorchDriver:
         store = c10d.PrefixStore(f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation()}", c10d._get_default_store()).clone()
         held_by_agent = dist.is_torchelastic_launched() or 0 not in self._members
         return Watch(store, self.rank, self.world, host=None if held_by_agent else self._members.index(0))
+
+
+def transport_cause(error: BaseException) -> str:
+    """What the transport said, in a line and without gloo's advice to read other ranks' logs.
+
+    Example:
+        >>> transport_cause(RuntimeError("Connection reset by peer. This is typically caused by a remote worker hanging."))
+        'Connection reset by peer'
+    """
+    return first_line(error).partition(". This is typically caused")[0]
 
 
 class TorchHandle:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from thinwire.core import Driver, Exchange, Flight, Outcome
 from thinwire.engine.meter import Meter
-from thinwire.errors import DisagreementError
+from thinwire.errors import AttachError, DisagreementError
 
 _LENGTH = 8
 
@@ -51,6 +52,22 @@ class Sharing:
 def share(driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device) -> list[bytes]:
     """Every rank's bytes, by rank. All ranks call it alike."""
     return Sharing(driver, meter, payload, label, device).result()
+
+
+def shares(weights: Sequence[float]) -> list[float]:
+    """Each rank's share of the weights.
+
+    Raises:
+        AttachError: a weight is negative or not finite, or all are 0; the ranks are named.
+
+    Example:
+        >>> shares([1, 3])
+        [0.25, 0.75]
+    """
+    bad = {rank: weight for rank, weight in enumerate(weights) if not (math.isfinite(weight) and weight >= 0)}
+    if bad or not sum(weights):
+        raise AttachError(f"weights must be finite, at least 0 and not all 0; by rank: {bad or dict(enumerate(weights))}")
+    return [weight / sum(weights) for weight in weights]
 
 
 def broadcast(driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: str) -> None:

@@ -18,7 +18,7 @@ from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree
 from thinwire.engine.buckets import FlatBucket, plan
 from thinwire.engine.meter import Meter, Row
-from thinwire.engine.syncer import Options, Syncer, shares
+from thinwire.engine.syncer import Options, Syncer
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
 from thinwire.version import __version__
@@ -93,7 +93,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         built = _build(model, strategy, driver, bucket_bytes, slice_bytes, seed)
         meter.rows += [Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built]
         sync = Syncer(model, optimizer, strategy, driver, built, meter, Options(seed, buffers, scaler))
-        sync.shares = shares([float(told) for told in agree.share(driver, meter, repr(float(weight)).encode(), "attach: weights", device)])
+        sync.shares = agree.shares([float(told) for told in sync.share(repr(float(weight)).encode(), "attach: weights")])
     except BaseException:
         driver.close()
         raise

@@ -46,7 +46,7 @@ def save(sync: Syncer) -> dict[str, Tensor]:
             f"a checkpoint in the middle of an accumulation of {sync.strategy.when!r} would lose this rank's sum in .grad: "
             "save after optimizer.step()"
         )
-    state = {_META: _pack_meta(_meta(sync))}
+    state = {_META: pack_json(_meta(sync))}
     for path, leaf in _leaves(sync):
         scope = _scope(leaf, sync.driver.rank)
         if leaf.spec is None:
@@ -65,7 +65,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     """Take up a state; see `Syncer.load_state_dict`."""
     if _META not in state:
         raise AttachError("this is no state of a syncer: it has no 'all|meta' entry")
-    meta = json.loads(bytes(state[_META].tolist()).decode())
+    meta = unpack_json(state[_META])
     _must_fit(sync, meta)
     saved = _Saved(state, meta["world"])
     rank, world = sync.driver.rank, sync.driver.world
@@ -188,10 +188,20 @@ def _meta(sync: Syncer) -> dict[str, Any]:
     }
 
 
-def _pack_meta(meta: dict[str, Any]) -> Tensor:
+def pack_json(told: Any) -> Tensor:
     """JSON in bytes, filled up with blanks to a size that seldom changes, since DCP loads into tensors of the saved size."""
-    text = json.dumps(meta).encode()
+    text = json.dumps(told).encode()
     return torch.frombuffer(bytearray(text.ljust(-(-len(text) // _META_BYTES) * _META_BYTES)), dtype=torch.uint8)
+
+
+def unpack_json(packed: Tensor) -> Any:
+    """What `pack_json` packed.
+
+    Example:
+        >>> unpack_json(pack_json({"step": 3}))
+        {'step': 3}
+    """
+    return json.loads(packed.numpy().tobytes())
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ One backward pass (or optimiser step) is one step of the schedule:
 
 from __future__ import annotations
 
-import math
 import struct
 import sys
 import warnings
@@ -145,6 +144,10 @@ class Syncer:
         finally:
             for bucket, mine in zip(self.buckets, own, strict=True):
                 bucket.set_weights(mine)
+
+    def share(self, payload: bytes, label: str) -> list[bytes]:
+        """Every rank's bytes, by rank; all ranks call it alike. `label` is told if it fails."""
+        return agree.share(self.driver, self.meter, payload, label, self._device)
 
     def report(self) -> Report:
         """Bytes and seconds so far, by bucket and stage."""
@@ -379,12 +382,12 @@ class Syncer:
             return
         weights = [struct.unpack("<d", told)[0] for told in self._weighing.result()]
         self._weighing = None
-        self.shares = shares(weights)
+        self.shares = agree.shares(weights)
 
     def _agree_silent(self, absent: list[list[int]]) -> None:
         """Parameters that no rank's backward pass has reached keep `.grad = None`, as in a single process."""
         bits = bytes(i in gone for bucket, gone in zip(self.buckets, absent, strict=True) for i in range(len(bucket.params)))
-        told = agree.share(self.driver, self.meter, bits, f"step {self.step}: parameters without gradients", self._device)
+        told = self.share(bits, f"step {self.step}: parameters without gradients")
         at, here = 0, []
         for bucket, gone in zip(self.buckets, absent, strict=True):
             everywhere = {i for i in range(len(bucket.params)) if all(other[at + i] for other in told)}
@@ -402,22 +405,6 @@ class Syncer:
     def _blame(self) -> str:
         bad = [name for name, param in self.model.named_parameters() if not bool(param.isfinite().all())]
         return f"here {bad[0]!r} is not finite" if bad else "this rank's own are finite"
-
-
-def shares(weights: Sequence[float]) -> list[float]:
-    """Each rank's share of the weights.
-
-    Raises:
-        AttachError: a weight is negative or not finite, or all are 0; the ranks are named.
-
-    Example:
-        >>> shares([1, 3])
-        [0.25, 0.75]
-    """
-    bad = {rank: weight for rank, weight in enumerate(weights) if not (math.isfinite(weight) and weight >= 0)}
-    if bad or not sum(weights):
-        raise AttachError(f"weights must be finite, at least 0 and not all 0; by rank: {bad or dict(enumerate(weights))}")
-    return [weight / sum(weights) for weight in weights]
 
 
 def _persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -9,7 +9,6 @@ To resume, ranks agree on the newest step that every host has whole.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -19,16 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from thinwire.engine.checkpoint import read_tensors
 from thinwire.errors import CheckpointError
+from thinwire.words import first_line
 
 STEP, PARTIAL, ASIDE, PRUNED = "step-", ".partial-", ".aside-", ".pruned-"
-PAD = 4096
 
 
 class Checkpoints:
@@ -169,24 +167,7 @@ def root_cause(error: BaseException) -> str:
         error = next(iter(failures.values()))[0]
     while error.__cause__ is not None or (error.__context__ is not None and not isinstance(error, OSError)):
         error = error.__cause__ or error.__context__ or error
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def packed(told: Any) -> Tensor:
-    """JSON as a tensor of bytes, filled up with blanks to a multiple of 4096."""
-    text = json.dumps(told).encode()
-    return torch.frombuffer(bytearray(text.ljust(-(-len(text) // PAD) * PAD)), dtype=torch.uint8)
-
-
-def unpacked(told: Tensor) -> Any:
-    """What `packed` packed.
-
-    Example:
-        >>> unpacked(packed({"step": 3}))
-        {'step': 3}
-    """
-    return json.loads(told.numpy().tobytes())
+    return first_line(error)
 
 
 def host_groups(hosts: Iterable[int], timeout: Any) -> Any:

@@ -41,40 +41,40 @@ def default_out(config: TrainConfig) -> TrainConfig:
 
 
 class RunFolder:
-    """An output folder that is this run's alone, until it is closed or the process ends.
+    """An output folder. The first rank of each host claims it for this run; the others share it.
 
     Args:
         path: the folder.
-        resume: go on with the run in it.
-        overwrite: delete the run in it first.
-
-    Raises:
-        ConfigError: it holds another run or other files, is used by a running one, or cannot be written.
     """
 
-    def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
         self.again = False
         """The launcher that started this process has started the run in the folder, too: it is the same run, started again."""
+
+    def claim(self, *, resume: bool, overwrite: bool) -> RunFolder:
+        """Make it this run's alone, until it is closed or the process ends.
+
+        Args:
+            resume: go on with the run in it.
+            overwrite: delete the run in it first.
+
+        Raises:
+            ConfigError: it holds another run or other files, is used by a running one, or cannot be written.
+        """
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
             try:
-                self._claim(resume, overwrite)
+                self._take(resume, overwrite)
                 self._sign()
             except BaseException:
                 self.close()
                 raise
         except OSError as error:
-            raise ConfigError(f"--out {path}: {error.strerror}") from error
-
-    @classmethod
-    def of_leader(cls, path: Path) -> RunFolder:
-        """The same folder for a rank that shares a host with the one that holds it."""
-        folder = cls.__new__(cls)
-        folder.path, folder._lock, folder.again = path, None, False
-        return folder
+            raise ConfigError(f"--out {self.path}: {error.strerror}") from error
+        return self
 
     def close(self) -> None:
         """Let others have it."""
@@ -91,7 +91,7 @@ class RunFolder:
             raise ConfigError(f"--out {self.path}: another run that is going on writes there; choose another folder") from None
         return lock
 
-    def _claim(self, resume: bool, overwrite: bool) -> None:
+    def _take(self, resume: bool, overwrite: bool) -> None:
         names = {entry.name for entry in self.path.iterdir()}
         launcher = _launcher()
         self.again = launcher is not None and LAUNCHER in names and (self.path / LAUNCHER).read_text(encoding="utf-8") == launcher

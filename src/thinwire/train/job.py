@@ -19,10 +19,11 @@ from torch import nn
 
 from thinwire.data.batches import Batches, validation_windows
 from thinwire.engine import Syncer, attach
-from thinwire.engine.agree import must_agree, share
+from thinwire.engine.agree import must_agree
 from thinwire.errors import CheckpointError
 from thinwire.train.adamw import adamw, rate
 from thinwire.train.clock import landing, rounds
+from thinwire.train.objective import IGNORED
 from thinwire.train.objective import loss as loss_of
 from thinwire.train.progress import Account
 from thinwire.train.result import Moment, Result, Setting
@@ -120,7 +121,7 @@ class Run:
         self.show.begin(self.setting, len(self.curve))
         self._compile()
         votes = Votes(self.sync, self.prepared.device)
-        for passes in rounds(self.prepared.strategy, self.steps, len(self.sync.buckets), self.config.accumulate, self.sync_step):
+        for passes in rounds(self.prepared.strategy, self.steps, len(self.sync.buckets), self.config.accumulate, self.done):
             seconds = self._round(passes)
             done = passes[-1] + 1
             self.show.step(self.moment(done))
@@ -135,7 +136,7 @@ class Run:
         return self._end()
 
     @property
-    def sync_step(self) -> int:
+    def done(self) -> int:
         """The batches read so far by each rank."""
         return len(self.curve)
 
@@ -208,18 +209,13 @@ class Run:
                 if index % self.world != self.rank:  # each rank takes its part
                     continue
                 batch = self.prepared.objective.batch(rows, draws).to(self.prepared.device)
-                count = int((batch.targets != -100).sum())
+                count = int((batch.targets != IGNORED).sum())
                 with self._autocast():
                     total += float(loss_of(model, batch)) * count
                 targets += count
-        told = share(
-            self.sync.driver,
-            self.sync.meter,
-            struct.pack("<dq", total, targets),
-            f"step {self.sync_step}: validation",
-            self.prepared.device,
-        )
-        heard = [struct.unpack("<dq", each) for each in told]
+        heard = [
+            struct.unpack("<dq", each) for each in self.sync.share(struct.pack("<dq", total, targets), f"step {self.done}: validation")
+        ]
         return float(sum(one for one, _ in heard) / sum(count for _, count in heard))
 
     def _save(self, done: int) -> None:
@@ -247,9 +243,7 @@ class Run:
         with self.sync.common_weights() as model, evaluating(model):
             report = self.account.report()
             sent = struct.pack("<dd", report.sent_bytes, report.setup_bytes)
-            bytes_of = [
-                struct.unpack("<dd", told) for told in share(self.sync.driver, self.sync.meter, sent, "the end", self.prepared.device)
-            ]
+            bytes_of = [struct.unpack("<dd", told) for told in self.sync.share(sent, "the end")]
             # No rank waits for another any more: a sample or a slow disk may take its time.
             text, written = "", {}
             if self.rank == 0 and self.config.sample:

@@ -22,7 +22,6 @@ from thinwire.say import Say, one_line
 from thinwire.train.config import TrainConfig, flags_of
 
 LAUNCHED = "THINWIRE_LAUNCHED"  # the launcher's process, for workers in whose place it speaks JSON
-_KEPT_FREE = 0  # port: the store takes any that is free
 
 
 def launch(config: TrainConfig, say: Say) -> int:
@@ -57,7 +56,7 @@ def _elastic(config: TrainConfig, say: Say, threads: int) -> int:
         nproc_per_node=config.workers,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint=f"localhost:{_KEPT_FREE}",
+        rdzv_endpoint="localhost:0",  # any port that is free
         max_restarts=config.restarts,
         local_addr="127.0.0.1",
     )
@@ -85,16 +84,14 @@ def _explain(failures: dict[int, Any], say: Say) -> int:
         if failure.exitcode in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
     ]
     told = [_told(failure) for failure in failures.values()]
-    spoken = [text for text, said in told if said]
-    unsaid = (
-        killed
-        or [text for text, _ in told if text][:1]
-        or [f"rank {rank} ended with exit code {failure.exitcode} and said nothing" for rank, failure in sorted(failures.items())]
-    )
-    if killed or not spoken:
+    words = [text for text, spoken in told if spoken]
+    if killed or not words:
+        silent = [f"rank {rank} ended with exit code {failure.exitcode} and said nothing" for rank, failure in sorted(failures.items())]
+        unsaid = killed or [text for text, _ in told if text][:1] or silent
         say.note(f"{say.program}: {one_line('; '.join(unsaid))}")
+        words = words or unsaid[len(killed) :]
     if say.as_json:
-        sys.stdout.write(json.dumps({"error": one_line("; ".join(killed + (spoken or unsaid)[: 1 if spoken or not killed else 0]))}) + "\n")
+        sys.stdout.write(json.dumps({"error": one_line("; ".join(killed + words[:1]))}) + "\n")
     codes = [failure.exitcode for failure in failures.values() if failure.exitcode > 0]
     return max(codes, default=1)
 

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from thinwire.drive.torch import transport_cause
 from thinwire.errors import FlightError
 
 POLL_S = 0.05
@@ -43,10 +44,9 @@ def join(backend: str, timeout: timedelta) -> None:
         roster = met(store, rank, world, timeout)
         dist.init_process_group(backend, store=PrefixStore(f"{ROOT}/{roster}", base), rank=rank, world_size=world, timeout=timeout)
     except RuntimeError as error:  # torch's own for stores and connections
-        cause = str(error).strip().splitlines()[0].partition(". This is typically caused")[0]
         raise FlightError(
-            f"ranks could not connect ({cause}): does every machine reach the others' addresses? See thinwire doctor on host name and "
-            "GLOO_SOCKET_IFNAME"
+            f"ranks could not connect ({transport_cause(error)}): does every machine reach the others' addresses? "
+            "See thinwire doctor on host name and GLOO_SOCKET_IFNAME"
         ) from error
 
 

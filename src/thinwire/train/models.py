@@ -49,7 +49,7 @@ def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) ->
         >>> model_from("gpt2-nano", tokenizer, context=128).num_parameters()
         484512
     """
-    if _is_preset(spoken):
+    if is_preset(spoken):
         eos, pad = _id(tokenizer.eos_token_id), _id(tokenizer.pad_token_id)
         config = configuration(spoken, vocab=len(tokenizer), context=context, eos=eos, pad=pad)
         _check_fit(spoken, config, tokenizer, context)
@@ -78,7 +78,7 @@ def kind_of(spoken: str) -> str:
         >>> kind_of("t5-nano")
         'spans'
     """
-    if _is_preset(spoken):
+    if is_preset(spoken):
         return OBJECTIVES[preset(spoken).family]
     place, local = _place(spoken)
     return objective_of(_config(spoken, place, local))
@@ -126,7 +126,7 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     return positions
 
 
-def _is_preset(spoken: str) -> bool:
+def is_preset(spoken: str) -> bool:
     """Whether it is a preset; words that could be no path are taken for one that is misspelt."""
     if pieces(spoken)[0] in PRESETS:
         return True
@@ -217,7 +217,7 @@ def _check_fit(spoken: str, config: PreTrainedConfig, tokenizer: PreTrainedToken
     if len(tokenizer) > rows:
         problems.append(
             f"the tokenizer has {len(tokenizer):,} tokens, but {spoken} has embeddings for {rows:,}; "
-            + ("leave vocab_size out" if _is_preset(spoken) else "take the model's own tokenizer, or one with fewer tokens")
+            + ("leave vocab_size out" if is_preset(spoken) else "take the model's own tokenizer, or one with fewer tokens")
         )
     if positions is not None and context > positions:
         problems.append(f"rows of {context:,} tokens were asked for, but {spoken} has {positions:,} positions; take a shorter context")

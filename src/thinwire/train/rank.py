@@ -85,9 +85,9 @@ def _leads() -> bool:
 
 
 def _train(config: TrainConfig, say: Say, asked: Asked) -> None:
-    path = Path(config.out)
-    leads = _leads()
-    with closing(RunFolder(path, resume=config.resume, overwrite=config.overwrite) if leads else RunFolder.of_leader(path)) as folder:
+    with closing(RunFolder(Path(config.out))) as folder:
+        if _leads():
+            folder.claim(resume=config.resume, overwrite=config.overwrite)
         if folder.again:  # started again by the same launcher
             config = dataclasses.replace(config, resume=True, overwrite=False)
         _train_in(folder, config, say, asked)
@@ -113,7 +113,6 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) ->
     show = show_on(folder)
     with closing(show), asked.listening():
         result = run(prepared, show, saver, lambda: bool(asked.number))
-        show.end(result)
     if world > 1:
         dist.destroy_process_group()
     if rank() == 0:

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 import thinwire
 from thinwire.engine import Syncer
-from thinwire.engine.agree import share
+from thinwire.engine.checkpoint import pack_json, unpack_json
 from thinwire.errors import CheckpointError
 from thinwire.say import Say
-from thinwire.train.checkpoints import Checkpoints, host_groups, packed, unpacked
+from thinwire.train.checkpoints import Checkpoints, host_groups
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
 from thinwire.train.hugging_face import quiet
@@ -81,7 +81,7 @@ class Saver:
     def join(self, sync: Syncer) -> None:
         """Find out which ranks share this host; all ranks call it alike."""
         mine = json.dumps([socket.gethostname(), os.environ.get("GROUP_RANK", "0")]).encode()
-        heard = [tuple(json.loads(each)) for each in share(sync.driver, sync.meter, mine, "attach: which host", _device(sync))]
+        heard = [tuple(json.loads(each)) for each in sync.share(mine, "attach: which host")]
         order = list(dict.fromkeys(heard))
         hosts = [order.index(each) for each in heard]
         rank = sync.driver.rank
@@ -118,7 +118,7 @@ class Saver:
         if not self._alone:  # what one host could not save, the others must not delete for it
             newest = struct.pack("<q", max(self.checkpoints.steps(), default=-1))
             label = f"step {done}: which checkpoints are whole"
-            common = min(struct.unpack("<q", each)[0] for each in share(run.sync.driver, run.sync.meter, newest, label, _device(run.sync)))
+            common = min(struct.unpack("<q", each)[0] for each in run.sync.share(newest, label))
         self.checkpoints.save(done, _state(done, run), common)
 
     def save_model(self, model: nn.Module, tokenizer: Any) -> dict[str, str]:
@@ -155,31 +155,19 @@ class Saver:
         Raises:
             CheckpointError: it is damaged, or of another model, strategy, text or version.
         """
-        wishes = share(sync.driver, sync.meter, bytes([self._resume]), "resume: whether to", _device(sync))
+        wishes = sync.share(bytes([self._resume]), "resume: whether to")
         if not any(wish[0] for wish in wishes):  # a machine whose launcher has started it again knows; the others hear of it
             return None
-        own = json.dumps(self.checkpoints.steps()).encode()
-        lists = [set(json.loads(each)) for each in share(sync.driver, sync.meter, own, "resume: which checkpoints", _device(sync))]
-        steps = set.intersection(*lists)
-        if not steps and any(lists):
-            shown = "; ".join(f"rank {rank}: {', '.join(map(str, sorted(held))) or 'none'}" for rank, held in enumerate(lists))
-            raise CheckpointError(
-                f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the folder it wrote, or start anew"
-            )
-        elsewhere = sorted(path.parent.name for path in self.checkpoints.all_hosts.glob("host-*/step-*"))
-        if not steps and elsewhere:
-            raise CheckpointError(
-                f"this host has no checkpoint in {self.checkpoints.folder}, but {elsewhere[0]} has: rename it if this host was it"
-            )
-        if not steps:
+        step = self._newest(sync)
+        if step is None:
             self._say.note(f"no checkpoint in {self.folder.path} yet: starting from the first step")
             return None
-        rank, step = sync.driver.rank, max(steps)
+        rank = sync.driver.rank
         where = self.checkpoints.path(step)
         held = self.checkpoints.read(step, lambda name: name == "job")
         if "job" not in held:
             raise CheckpointError(f"{where} is no checkpoint of thinwire train: it lacks 'job'")
-        job = unpacked(held["job"])
+        job = unpack_json(held["job"])
         _must_fit(job, model, prepared, f"the checkpoint {where}")
         state = self.checkpoints.read(step, lambda name: name != "job")
         _load(model, optimizer, sync, state)
@@ -191,13 +179,39 @@ class Saver:
         curve = state["rank0.curve"].tolist() if "rank0.curve" in state else [float("nan")] * step
         validation = [(int(at), float(loss)) for at, loss in job["validation"]]
         return Resumed(
-            step, job["rows"], curve, validation, tuple(job["resumed"]), tuple(job["origin"]), job["world"], job["batch"], unpacked(account)
+            step,
+            job["rows"],
+            curve,
+            validation,
+            tuple(job["resumed"]),
+            tuple(job["origin"]),
+            job["world"],
+            job["batch"],
+            unpack_json(account),
         )
 
+    def _newest(self, sync: Syncer) -> int | None:
+        """The newest step of which every host has a checkpoint; `None` where nobody has any.
 
-def _device(sync: Syncer) -> torch.device:
-    """Where messages must lie for the ranks' process group."""
-    return sync.buckets[0].device
+        Raises:
+            CheckpointError: some have, but not all of the same step.
+        """
+        own = json.dumps(self.checkpoints.steps()).encode()
+        lists: list[set[int]] = [set(json.loads(each)) for each in sync.share(own, "resume: which checkpoints")]
+        steps = set.intersection(*lists)
+        if steps:
+            return max(steps)
+        if any(lists):
+            shown = "; ".join(f"rank {rank}: {', '.join(map(str, sorted(held))) or 'none'}" for rank, held in enumerate(lists))
+            raise CheckpointError(
+                f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the folder it wrote, or start anew"
+            )
+        elsewhere = sorted(path.parent.name for path in self.checkpoints.all_hosts.glob("host-*/step-*"))
+        if elsewhere:
+            raise CheckpointError(
+                f"this host has no checkpoint in {self.checkpoints.folder}, but {elsewhere[0]} has: rename it if this host was it"
+            )
+        return None
 
 
 def _only(folder: Path, name: str) -> str:
@@ -238,8 +252,8 @@ def _state(done: int, run: Run) -> dict[str, Tensor]:
         "validation": run.validation,
         "resumed": run.resumed,
     }
-    out["job"] = packed(job)
-    out[f"rank{rank}.account"] = packed(run.account.state())
+    out["job"] = pack_json(job)
+    out[f"rank{rank}.account"] = pack_json(run.account.state())
     if rank == 0:
         out["rank0.curve"] = torch.tensor(run.curve, dtype=torch.float64)
     return out

@@ -19,11 +19,9 @@ from thinwire.errors import ConfigError
 from thinwire.strategy import Strategy
 from thinwire.train.clock import accumulating
 from thinwire.train.config import TrainConfig
-from thinwire.train.models import kind_of, model_from
+from thinwire.train.models import is_preset, kind_of, model_from
 from thinwire.train.objective import Objective, objective_from
-from thinwire.train.presets import PRESETS
 from thinwire.train.spoken import strategy_from
-from thinwire.words import pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -66,8 +64,7 @@ def prepare_run(config: TrainConfig) -> Prepared:
         precision = "bf16" if computes_bf16(device) else "fp32"
     kind = kind_of(config.model)
     objective = objective_from(kind if config.objective == "auto" else config.objective, config.context, kind)
-    scratch = pieces(config.model)[0] in PRESETS
-    spoken = config.tokenizer if config.tokenizer != "auto" else "byte" if scratch else config.model
+    spoken = config.tokenizer if config.tokenizer != "auto" else "byte" if is_preset(config.model) else config.model
     tokenizer, tokens = prepare(config.data, spoken, objective.specials, Path(config.cache) if config.cache else None)
     objective = objective.fitted(tokenizer)
 

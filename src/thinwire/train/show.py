@@ -36,7 +36,6 @@ class Show:
     def begin(self, setting: Setting, done: int) -> None: ...
     def step(self, moment: Moment) -> None: ...
     def validated(self, steps: int, loss: float) -> None: ...
-    def end(self, result: Result) -> None: ...
     def close(self) -> None:
         """Leave the terminal as it was, also after an error."""
 
@@ -91,9 +90,6 @@ class LiveLine(Lines):
         line.add_column(no_wrap=True, overflow="ellipsis")
         line.add_row(*((ProgressBar(moment.steps, moment.step, width=16),) if wide else ()), summary(moment))
         self._live.update(line, refresh=True)
-
-    def end(self, result: Result) -> None:
-        self._live.stop()
 
     def close(self) -> None:
         self._live.stop()
@@ -160,10 +156,6 @@ class Both(Show):
     def validated(self, steps: int, loss: float) -> None:
         for show in self._shows:
             show.validated(steps, loss)
-
-    def end(self, result: Result) -> None:
-        for show in self._shows:
-            show.end(result)
 
     def close(self) -> None:
         for show in self._shows:
@@ -246,6 +238,11 @@ def figures(result: Result, width: int | None = None) -> str:
     console = Console(file=io.StringIO(), highlight=False, width=width or min(Console().width, 120))
     sample = (Panel(Text(printable(result.sample)), title="a sample", border_style="dim"),) if result.sample else ()
     console.print(Group(_table(result), *sample, _places(result)))
+    return written(console)
+
+
+def written(console: Console) -> str:
+    """What was printed on a console that writes into a string, without blanks at line ends."""
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
