@@ -233,7 +233,7 @@ class Run:
             raise CheckpointError(f"the checkpoint is of step {found.step}, --steps ends at {self.steps}: ask for more steps")
         self.curve, self.validation = found.curve, found.validation
         self.resumed, self.origin = (*found.resumed, len(found.curve)), found.origin_for(self.world, self.config.batch)
-        self.account.take_up(found.account)
+        self.account.take_up(found.account, found.step)
 
     def _end(self) -> Result:
         self._validate(self.steps)

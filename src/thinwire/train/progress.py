@@ -39,10 +39,10 @@ class Account:
         rows = [[row.flights, row.sent_bytes, row.encode_s, row.wire_s, row.exposed_s] for row in report.rows]
         return {"seconds": self.seconds, "input_s": self.input_s, "tokens": self.tokens, "around": report.setup_bytes, "rows": rows}
 
-    def take_up(self, told: dict[str, Any]) -> None:
-        """Go on from `state`; start-up and votes of this process are added to those before."""
+    def take_up(self, told: dict[str, Any], done: int) -> None:
+        """Go on from `state` after `done` batches; start-up and votes of this process are added to those before."""
         self.seconds, self.input_s, self.tokens = told["seconds"], told["input_s"], told["tokens"]
-        self._before = (self._sync.step, self.tokens, self.seconds)
+        self._before = (done, self.tokens, self.seconds)
         meter = self._sync.meter
         meter.setup_bytes += told["around"]
         for row, (flights, sent, encode_s, wire_s, exposed_s) in zip(meter.rows, told["rows"], strict=False):
