@@ -57,6 +57,23 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     RunFolder(tmp_path / "out").claim(resume=True, overwrite=False)
 
 
+def test_hosts_of_one_run_may_share_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "ant", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    first = RunFolder(tmp_path).claim(resume=False, overwrite=False)
+    first.write_config(TrainConfig(steps=7))
+    second = RunFolder(tmp_path).claim(resume=False, overwrite=False)
+    monkeypatch.setenv("MASTER_PORT", "29501")
+    with pytest.raises(ConfigError, match="another run that is going on"):
+        RunFolder(tmp_path).claim(resume=True, overwrite=True)
+    second.close()
+    with pytest.raises(ConfigError, match="another run that is going on"):
+        RunFolder(tmp_path).claim(resume=True, overwrite=True)
+    first.close()
+    RunFolder(tmp_path).claim(resume=True, overwrite=False)
+    assert (tmp_path / "config.toml").exists()
+
+
 def test_a_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--out .*"):

@@ -14,6 +14,8 @@ import fcntl
 import os
 import re
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import tomli_w
@@ -24,7 +26,9 @@ from thinwire.train.config import TrainConfig
 CONFIG, RUN, PLOT = "config.toml", "run.json", "plot.svg"
 MODEL, EVENTS, CHECKPOINTS = "model", "tensorboard", "checkpoints"
 LOCK, LAUNCHER = ".lock", ".launcher"
-OURS = {CONFIG, RUN, PLOT, MODEL, EVENTS, CHECKPOINTS, LOCK, LAUNCHER}
+OURS = {CONFIG, RUN, PLOT, MODEL, EVENTS, CHECKPOINTS, LOCK}
+ALONE = "a run on one host"
+WRITTEN, LOOK_S = 40, 0.05  # looks at a lock that is held and does not yet say by which run
 
 
 def default_out(config: TrainConfig) -> TrainConfig:
@@ -42,6 +46,8 @@ def default_out(config: TrainConfig) -> TrainConfig:
 
 class RunFolder:
     """An output folder. The first rank of each host claims it for this run; the others share it.
+
+    Hosts may each have their own disk, or one between them: then whoever comes first holds the lock, with the run's name in it.
 
     Args:
         path: the folder.
@@ -67,7 +73,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
             try:
-                self._take(resume, overwrite)
+                self.again = self._signed()
+                if self._lock is not None and not self.again:
+                    self._take(resume, overwrite)
                 self._sign()
             except BaseException:
                 self.close()
@@ -76,33 +84,45 @@ class RunFolder:
             raise ConfigError(f"--out {self.path}: {error.strerror}") from error
         return self
 
+    @property
+    def held(self) -> bool:
+        """Whether this process writes what is one for all that share the folder."""
+        return self._lock is not None
+
     def close(self) -> None:
         """Let others have it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def _locked(self) -> int:
+    def _locked(self) -> int | None:
+        """The lock; `None` where another host of this run has it."""
         lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise ConfigError(f"--out {self.path}: another run that is going on writes there; choose another folder") from None
-        return lock
+        ours = _run().encode()
+        for _ in range(WRITTEN):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if held := os.pread(lock, 4096, 0):
+                    break
+                time.sleep(LOOK_S)  # it has just been taken
+            else:
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, ours, 0)
+                return lock
+        os.close(lock)
+        if held == ours != ALONE.encode():
+            return None
+        raise ConfigError(f"--out {self.path}: another run that is going on writes there; choose another folder")
 
     def _take(self, resume: bool, overwrite: bool) -> None:
         names = {entry.name for entry in self.path.iterdir()}
-        launcher = _launcher()
-        self.again = launcher is not None and LAUNCHER in names and (self.path / LAUNCHER).read_text(encoding="utf-8") == launcher
-        if self.again:
-            return
-        held = {name for name in names - {LOCK, LAUNCHER} if not name.endswith(".partial")}
+        held = {name for name in names - {LOCK} if not name.startswith(LAUNCHER) and not name.endswith(".partial")}
         foreign = sorted(held - OURS)
         if foreign and not held & {CONFIG, CHECKPOINTS}:
             raise ConfigError(f"--out {self.path}: the folder holds {foreign[0]!r}, which is no run's; choose an empty or a new one")
         if held and overwrite:
-            for name in held & OURS:
+            for name in (*held & OURS, *(name for name in names if name.startswith(LAUNCHER))):
                 target = self.path / name
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
         elif held and not resume:
@@ -110,10 +130,15 @@ class RunFolder:
                 f"--out {self.path}: a run is there already; --resume goes on with it, --overwrite deletes it, or choose another"
             )
 
+    def _signed(self) -> bool:
+        """Whether this host's launcher has been here before."""
+        launcher, note = _launcher(), self.path / _note()
+        return launcher is not None and note.exists() and note.read_text(encoding="utf-8") == launcher
+
     def _sign(self) -> None:
         launcher = _launcher()
         if launcher is not None:
-            self.write(LAUNCHER, launcher)
+            self.write(_note(), launcher)
 
     def write_config(self, config: TrainConfig) -> None:
         """`config.toml`: run it again with `thinwire train --config`."""
@@ -126,6 +151,18 @@ class RunFolder:
         partial.write_text(text, encoding="utf-8")
         partial.replace(target)
         return target
+
+
+def _run() -> str:
+    """What all ranks of a run over several hosts know of it, and no other run."""
+    told = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+    several = int(os.environ.get("WORLD_SIZE", "1")) > int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return " ".join(told) if several else ALONE
+
+
+def _note() -> str:
+    """The file in which this host's launcher is named."""
+    return f"{LAUNCHER}-{socket.gethostname()}"
 
 
 def _launcher() -> str | None:

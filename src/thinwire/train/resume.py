@@ -102,7 +102,7 @@ class Saver:
 
     def write_config(self, config: TrainConfig) -> None:
         """`config.toml`, once it is known that the run can be gone on with."""
-        if self.checkpoints.leader:
+        if self.folder.held:
             self.folder.write_config(config)
 
     def due(self, before: int, done: int) -> bool:
@@ -122,10 +122,10 @@ class Saver:
         self.checkpoints.save(done, _state(done, run), common)
 
     def save_model(self, model: nn.Module, tokenizer: Any) -> dict[str, str]:
-        """The `save_pretrained` folder: weights, configuration and tokenizer, whole or not at all. Leaders write."""
+        """The `save_pretrained` folder: weights, configuration and tokenizer, whole or not at all; once in each folder."""
         target = self.folder.path / MODEL
         partial = target.with_name(f".{MODEL}.partial")
-        if self.checkpoints.leader:
+        if self.folder.held:
             shutil.rmtree(partial, ignore_errors=True)
             try:
                 with quiet():
