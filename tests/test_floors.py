@@ -19,7 +19,7 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("drive", "testing"), 3),
     **dict.fromkeys(("engine", "plan", "lab", "data"), 4),
     "__init__": 4.5,  # the front door re-exports what lies below; only those above may come in through it
-    **dict.fromkeys(("adapters", "serve", "train"), 5),
+    **dict.fromkeys(("adapters", "bench", "serve", "train"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
 }
 IDEAS = frozenset({"when", "what", "how", "on"})

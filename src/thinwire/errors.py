@@ -70,3 +70,10 @@ class RankLostError(FlightError):
     def __init__(self, ranks: Sequence[int], message: str) -> None:
         self.ranks: tuple[int, ...] = tuple(ranks)
         super().__init__(message)
+
+class LabError(ThinwireError, RuntimeError):
+    """Emulated hosts that cannot be made, or that stopped being what was asked: it says what is missing and what to do."""
+
+
+class BenchError(ThinwireError, RuntimeError):
+    """A contestant of a bench that cannot be installed or run: it says what was tried and what came of it."""

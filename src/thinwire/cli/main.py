@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "finished runs side by side: a table and a picture",
     "recipes": "the named strategies, with what they send",
     "data": "build a larger text to train on",
+    "lab": "emulated hosts on this machine, joined by thin wires",
     "doctor": "what is installed, what works here, and what to do about the rest",
 }
 LISTED = "\n".join(f"    {name:<10}{told}" for name, told in COMMANDS.items())

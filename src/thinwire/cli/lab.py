@@ -1,0 +1,254 @@
+"""`thinwire lab`: emulated hosts on this machine, and a command on each of them."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thinwire.errors import LabError
+from thinwire.say import Say
+
+if TYPE_CHECKING:
+    from thinwire.lab import Lab, Network, Ran
+    from thinwire.lab.check import Finding
+
+ABOUT = """\
+Emulated hosts on this machine, joined by wires as thin, long and lossy as you say. Needs Linux, ip and tc, and root or user namespaces.
+
+    thinwire lab run --hosts 4 --rate 100mbit --rtt 50ms --loss 0.1% -- python train.py    once on each host, with torchrun's environment
+    thinwire lab run --hosts 2 --rate 1gbit -- thinwire train --steps 100                  the same for thinwire's own job
+    thinwire lab run --nodes 2 --hosts 4 --inner-rate 10gbit --rate 100mbit -- …           two nodes of two hosts, thin between them
+    thinwire lab run --file lab.toml -- …                                                  switches, schedules, cuts: see docs/lab.md
+    thinwire lab check --hosts 4 --rate 100mbit --rtt 50ms                                 is that what it delivers?
+    thinwire lab show --hosts 4 --rate 100mbit                                             the same as a lab file
+    thinwire lab list                                                                      labs that are up; those left behind are ended
+
+The exit code of run is the worst of the hosts' (124: --timeout). Nothing of the machine's own network is touched, and nothing stays.
+"""
+TABLE = ("hosts", "rate", "up", "down", "rtt", "jitter", "loss", "congestion", "queue", "mtu", "seed")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `thinwire lab`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="run|check|show|list")
+    told = {
+        "run": "a command on every host",
+        "check": "measure what the lab delivers",
+        "show": "print the network as a lab file",
+        "list": "labs that are up; ends those whose owner is gone",
+    }
+    for name, about in told.items():
+        action = actions.add_parser(name, help=about, allow_abbrev=False)
+        action.add_argument("--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        if name == "list":
+            continue
+        _network_flags(action)
+        if name != "show":
+            action.add_argument("--means", choices=("auto", "netem", "queue"), default="auto", help="of delaying packets; default auto")
+        if name == "run":
+            action.add_argument("--timeout", type=float, metavar="SECONDS", help="stop all hosts after it; default: never")
+            action.add_argument(
+                "--grace", type=float, default=30.0, metavar="SECONDS", help="for the others, once a host fails; default 30"
+            )
+            action.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
+
+
+def run(options: argparse.Namespace, say: Say) -> int:
+    """Do what was asked."""
+    if options.action == "list":
+        return _list(say)
+    network = network_asked(options)
+    if options.action == "show":
+        return _show(network, say)
+    from thinwire.lab import Lab
+
+    with _ended_by_signals(), Lab(network, options.means) as lab:
+        for note in lab.stale:
+            say.note(f"ended a lab that process {note.owner} had left behind ({len(note.hosts)} hosts)")
+        if lab.missing:
+            say.note(f"hosts share with this machine: {', '.join(lab.missing)}")
+        return _run(lab, options, say) if options.action == "run" else _check(lab, say)
+
+
+def network_asked(options: argparse.Namespace) -> Network:
+    """The network of the flags, or of --file.
+
+    Raises:
+        LabError: it cannot be, or both were given.
+    """
+    from thinwire.lab import Wire, network_of, read, two_level, units
+
+    given = {name: value for name in (*TABLE, "slow", "sysctl", "nodes", "inner_rate") if (value := getattr(options, name)) is not None}
+    if options.file is not None:
+        if given:
+            raise LabError(f"--file says what the network is; leave out {', '.join('--' + name.replace('_', '-') for name in given)}")
+        return read(options.file)
+    if (options.nodes is None) != (options.inner_rate is None):
+        raise LabError("--nodes and --inner-rate belong together: the nodes, and the rate inside them; --rate is then between them")
+    table: dict[str, Any] = {name: given[name] for name in TABLE if name in given} | {"hosts": options.hosts or 2}
+    slowed = dict(_pair(said, "--slow HOST=TIMES") for said in options.slow or ())
+    table["host"] = {host: {"slow": _number(times)} for host, times in slowed.items()}
+    table["sysctl"] = dict(_pair(said, "--sysctl KEY=VALUE") for said in options.sysctl or ())
+    flat = network_of(table)
+    if options.nodes is None:
+        return flat
+    if len(flat.hosts) % options.nodes:
+        raise LabError(f"--nodes {options.nodes} cannot share {len(flat.hosts)} --hosts evenly")
+    try:
+        inner = units.rate(options.inner_rate)
+    except ValueError as error:
+        raise LabError(f"--inner-rate: {error}") from error
+    from dataclasses import replace
+
+    two = two_level(options.nodes, len(flat.hosts) // options.nodes, inner, flat.hosts[0].up, flat.wire)
+    hosts = tuple(replace(host, slow=other.slow) for host, other in zip(two.hosts, flat.hosts, strict=True))
+    return replace(flat, hosts=hosts, links=two.links, wire=Wire())
+
+
+def _network_flags(parser: argparse.ArgumentParser) -> None:
+    wire = parser.add_argument_group("the network")
+    wire.add_argument("--file", type=Path, metavar="LAB.toml", help="a lab file, instead of the flags below")
+    wire.add_argument("--hosts", type=int, metavar="N", help="default 2")
+    wire.add_argument("--rate", metavar="RATE", help="of each host's link, up and down, such as 100mbit; default: as fast as it goes")
+    wire.add_argument("--up", metavar="RATE", help="from a host; default --rate")
+    wire.add_argument("--down", metavar="RATE", help="to a host; default --rate")
+    wire.add_argument("--rtt", metavar="TIME", help="there and back between two hosts, such as 50ms")
+    wire.add_argument("--jitter", metavar="TIME", help="that a round trip may take longer")
+    wire.add_argument("--loss", metavar="SHARE", help="of packets lost each way, such as 0.1%%")
+    wire.add_argument("--nodes", type=int, metavar="N", help="hosts stand in so many nodes; --rate, --rtt, … are between nodes")
+    wire.add_argument("--inner-rate", metavar="RATE", help="inside a node, such as 10gbit")
+    wire.add_argument("--congestion", metavar="NAME", help="TCP's congestion control on every host; default cubic")
+    wire.add_argument("--queue", metavar="TIME", help="of traffic that a full link holds back before it drops; default 200ms")
+    wire.add_argument("--mtu", type=int, metavar="BYTES", help="default 1500")
+    wire.add_argument("--slow", action="append", metavar="HOST=TIMES", help="a host computes so many times slower; may be repeated")
+    wire.add_argument("--sysctl", action="append", metavar="KEY=VALUE", help="a kernel setting of every host; may be repeated")
+    wire.add_argument("--seed", type=int, metavar="N", help="of loss and jitter; default 0")
+
+
+def _pair(said: str, form: str) -> tuple[str, str]:
+    key, equals, value = said.partition("=")
+    if not (key and equals and value):
+        raise LabError(f"{said!r} is not {form}")
+    return key, value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise LabError(f"--slow: {text!r} is no number") from None
+
+
+def _show(network: Network, say: Say) -> int:
+    import tomli_w
+
+    from thinwire.lab import table_of
+
+    table = table_of(network)
+    say.result({"network": table}, tomli_w.dumps(table))
+    return 0
+
+
+def _list(say: Say) -> int:
+    from thinwire.lab import labs
+
+    ended, going = labs.clean(), labs.listed()
+    rows = [{"owner": note.owner, "hosts": list(note.hosts), "seconds": round(time.time() - note.begun, 1)} for note in going]
+    lines = [f"process {note.owner}: {', '.join(note.hosts)}, up for {time.time() - note.begun:.0f} s" for note in going]
+    lines += [f"ended what process {note.owner} had left behind: {', '.join(note.hosts)}" for note in ended]
+    told = {"labs": rows, "ended": [{"owner": note.owner, "hosts": list(note.hosts)} for note in ended]}
+    say.result(told, "\n".join(lines) or "no labs")
+    return 0
+
+
+def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
+    def to_error(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
+        say.note(f"[{host}] {line}")
+
+    done = lab.run(options.command, timeout=options.timeout, grace=options.grace, on_line=to_error if options.as_json else None)
+    for host, why in done.stopped.items():
+        say.note(f"{host} was stopped: {why}")
+    from thinwire.lab import table_of
+
+    told = {"network": table_of(lab.network), "command": options.command, "worst": done.worst, **asdict(done)}
+    if options.as_json:
+        say.result(told, "")
+    else:
+        say.note(summary(done))
+    return done.worst
+
+
+def summary(done: Ran) -> str:
+    """What went over the wires, in a few lines."""
+    rows = [("", "sent", "received", "dropped", "exit code")]
+    for name, count in done.counts.items():
+        code = "" if name not in done.codes else str(done.codes[name])
+        rows.append((name, f"{count.sent_bytes / 1e6:,.2f} MB", f"{count.received_bytes / 1e6:,.2f} MB", f"{count.dropped:,}", code))
+    lines = _columns(rows)
+    words = f"{done.seconds:.1f} s"
+    if done.line is not None and done.line.seen:
+        words += f"; {done.line.lost:,} of {done.line.seen:,} packets lost on purpose, at most {done.line.max_late_ms:.1f} ms late"
+    if done.line is not None and done.line.dropped:
+        words += f"; {done.line.dropped:,} could not be held: this machine is too slow for such a line"
+    return "\n".join([*lines, words])
+
+
+def _check(lab: Lab, say: Say) -> int:
+    from thinwire.lab.check import check
+
+    found = []
+    for each in check(lab):
+        found.append(each)
+        if not say.as_json:
+            say.note(_words(each))
+    stats = lab.line_stats()
+    bad = sum(not each.ok for each in found)
+    means = "nothing is delayed" if stats is None else f"delayed by {stats.means}, at most {stats.max_late_ms:.1f} ms late"
+    told = {"ok": not bad, "findings": [asdict(each) for each in found], "line": None if stats is None else asdict(stats)}
+    say.result(told, f"{len(found)} figures, {bad} not as asked; {means}")
+    return 1 if bad else 0
+
+
+def _words(each: Finding) -> str:
+    from thinwire.lab import units
+
+    forms: dict[str, Callable[[float], str]] = {
+        "rtt": lambda value: f"{value * 1e3:.2f} ms",
+        "rate": lambda value: f"{units.rate_words(round(value, -3))}",
+        "loss": lambda value: f"{value * 100:.3f}%",
+        "slow": lambda value: f"{value:.2f}x",
+    }
+    form = forms[each.what]
+    asked = "no limit" if each.asked is None else form(each.asked)
+    interval = "" if each.low is None or each.high is None else f" ({form(each.low)} to {form(each.high)}, {each.n:,} packets)"
+    way = each.source if each.source == each.to else f"{each.source} → {each.to}"
+    return f"{'ok ' if each.ok else 'BAD'}  {way:<18}  {each.what:<5} asked {asked:<10} measured {form(each.measured)}{interval}"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(wide) for cell, wide in zip(row[1:], widths[1:], strict=True))]) for row in rows
+    ]
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the lab as Ctrl-C does, so that nothing stays."""
+
+    def end(number: int, frame: object) -> None:  # noqa: ARG001
+        sys.exit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

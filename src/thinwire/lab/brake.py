@@ -1,0 +1,77 @@
+"""Slows hosts' CPUs down: stops what runs on them for a part of every period. Run by path, `python -I brake.py`, by `lab.py`.
+
+Standard input: {"hosts": [{"pid", "slow"}]}; its end means the end. A host's processes are those with its network namespace; at a slow of 2
+they run for 2.5 of every 5 ms, whatever cores there are. Standard library only.
+"""
+
+import contextlib
+import heapq
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+PERIOD_S = 0.005
+LOOK_S = 0.1  # between two looks at which processes there are
+
+
+class Host:
+    """The processes of one host."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.keeper, self.slow = told["pid"], told["slow"]
+        self.space = os.readlink(f"/proc/{self.keeper}/ns/net")
+        self.running = True
+        self.pids: set[int] = set()
+
+    def signal(self, number: int) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def look(hosts: list[Host]) -> None:
+    """Which processes there are."""
+    spaces: dict[str, set[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                spaces.setdefault(os.readlink(f"/proc/{name}/ns/net"), set()).add(int(name))
+    for host in hosts:
+        host.pids = spaces.get(host.space, set()) - {host.keeper}
+
+
+def run(hosts: list[Host]) -> None:
+    """Stop and go until standard input ends."""
+    now = time.monotonic()
+    due = [(now + i * 1e-3, i) for i in range(len(hosts))]
+    looked = 0.0
+    while True:
+        at, i = due[0]
+        if select.select([0], [], [], max(0.0, at - time.monotonic()))[0]:
+            return
+        if (now := time.monotonic()) - looked > LOOK_S:
+            look(hosts)
+            looked = now
+        host = hosts[i]
+        host.running = not host.running
+        host.signal(signal.SIGCONT if host.running else signal.SIGSTOP)
+        part = 1 / host.slow if host.running else 1 - 1 / host.slow
+        heapq.heapreplace(due, (max(at, now - PERIOD_S) + part * PERIOD_S, i))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(5))
+    line = sys.stdin.readline()
+    if line:
+        slowed = [Host(each) for each in json.loads(line)["hosts"]]
+        print("ready", flush=True)
+        try:
+            run(slowed)
+        finally:
+            for each in slowed:
+                each.signal(signal.SIGCONT)

@@ -1,0 +1,148 @@
+"""Whether a lab delivers what was asked: round trips, rates, losses and slowed CPUs, measured from inside its hosts.
+
+- rtt: the median of TCP ping-pongs of one byte, against rtt + jitter / 2, the mean that packets should meet;
+- rate: frames that arrive while the sender floods a host by UDP (no congestion control has a say), against the least rate on the way;
+- loss: numbered UDP packets at half the rate at most, against the share asked. Enough are sent for the 95 % interval to be a fifth of it;
+- slow: loops of arithmetic on a slowed host over those on the switches, which nothing slows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from thinwire.errors import LabError
+from thinwire.lab.brake import PERIOD_S
+from thinwire.lab.lab import Lab
+
+PROBE = Path(__file__).with_name("probe.py")
+WITHIN = 0.1  # of what was asked, for rates, round trips and slow-downs
+SLACK_S = 0.001  # that a round trip may be longer than asked, whatever was asked
+FLOOD_S, BEGINNING_S = 2.0, 0.3  # how long a flood lasts, and how much of it may be a burst that was saved up
+HEADERS = 14 + 20 + 8  # of a frame that carries a UDP packet
+SMALL = 64  # bytes of a counted packet
+MOST_A_SECOND, MOST_S = 20_000.0, 20.0  # counted packets; 20,000 a second is what a Python loop can pace
+SURE = 3.29  # a measured share contradicts one asked for where chance would do so once in 1,000 times
+What = Literal["rtt", "rate", "loss", "slow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One figure, as asked and as measured. low, high: of a share, its 95 % interval; n: how many samples it stands on."""
+
+    what: What
+    source: str
+    to: str
+    asked: float | None
+    measured: float
+    ok: bool
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+
+def check(lab: Lab) -> Iterator[Finding]:
+    """Measure every host's link once, one pair of each kind of wire, and every slowed host.
+
+    Raises:
+        LabError: a measurement cannot be made.
+    """
+    network = lab.network
+    ring = [(name, lab.hosts[(rank + 1) % len(lab.hosts)]) for rank, name in enumerate(lab.hosts)] if len(lab.hosts) > 1 else []
+    kinds = {(network.between(a, b), network.rate(a, b)): (a, b) for a in lab.hosts for b in lab.hosts if a != b}
+    for host in lab.hosts:
+        serve(lab, host)
+    for source, to in dict.fromkeys([*ring, *kinds.values()]):
+        yield round_trip(lab, source, to)
+        yield rate(lab, source, to)
+        yield loss(lab, source, to)
+    for each in network.hosts:
+        if each.slow > 1:
+            yield slow(lab, each.name)
+
+
+def round_trip(lab: Lab, source: str, to: str) -> Finding:
+    """The round trip between two hosts, in seconds."""
+    wire = lab.network.between(source, to)
+    asked = wire.rtt + wire.jitter / 2
+    n = 40 if wire.jitter else max(5, min(20, math.ceil(2 / max(asked, 0.1))))
+    seconds = statistics.median(_probe(lab, source, "rtt", to, n))
+    spread = 3 * wire.jitter / math.sqrt(24 * n)  # of a median of so few draws
+    asleep = sum(PERIOD_S * (1 - 1 / host.slow) for host in lab.network.hosts if host.name in (source, to))  # a slowed host answers late
+    return Finding("rtt", source, to, asked, seconds, abs(seconds - asked) <= max(WITHIN * asked, SLACK_S) + spread + asleep, n)
+
+
+def rate(lab: Lab, source: str, to: str) -> Finding:
+    """Bits of frames a second that arrive, the lost ones counted as arrived: they have been carried."""
+    asked, size = lab.network.rate(source, to), lab.network.mtu - 28
+    told = _probe(lab, source, "flood", to, FLOOD_S, size)
+    marks = [(at, count) for at, count in told["marks"] if at >= told["marks"][0][0] + BEGINNING_S]
+    if len(marks) < 2:
+        raise LabError(f"{source} to {to}: {told['count']} packets of {told['sent']} arrived, too few to tell a rate")
+    (begin, first), (end, last) = marks[0], marks[-1]
+    carried = (last - first) / (1 - lab.network.between(source, to).loss)
+    bits_per_s = carried * (size + HEADERS) * 8 / (end - begin)
+    return Finding("rate", source, to, asked, bits_per_s, asked is None or abs(bits_per_s / asked - 1) <= WITHIN, last - first)
+
+
+def loss(lab: Lab, source: str, to: str) -> Finding:
+    """The share of packets that do not arrive."""
+    asked = lab.network.between(source, to).loss
+    limit = lab.network.rate(source, to) or math.inf
+    a_second = min(MOST_A_SECOND, limit / 2 / 8 / (SMALL + HEADERS))
+    wanted = (1.96 / 0.2) ** 2 * (1 - asked) / asked if asked else 2000
+    n = max(200, int(min(wanted, a_second * MOST_S)))
+    told = _probe(lab, source, "count", to, n, SMALL, a_second)
+    lost = n - told["count"]
+    low, high = interval(lost, n, 1.96)
+    least, most = interval(lost, n, SURE)
+    return Finding("loss", source, to, asked, lost / n, least <= asked <= most, n, low, high)
+
+
+def slow(lab: Lab, host: str) -> Finding:
+    """How many times slower than the switches' space a host computes."""
+    asked = next(each.slow for each in lab.network.hosts if each.name == host)
+    here = _probe(lab, host, "spin", 1.0)
+    there = json.loads(lab.call(None, _command("spin", 1.0)))
+    return Finding("slow", host, host, asked, there / here, abs(there / here / asked - 1) <= WITHIN, 1)
+
+
+def interval(hits: int, n: int, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share of `hits` in `n`, at `z` standard deviations (E. B. Wilson 1927).
+
+    Example:
+        >>> [round(end, 4) for end in interval(10, 1000, 1.96)]
+        [0.0054, 0.0183]
+    """
+    share, square = hits / n, z * z / n
+    middle, half = share + square / 2, z * math.sqrt(share * (1 - share) / n + square / (4 * n))
+    return (max(0.0, (middle - half) / (1 + square)) if hits else 0.0, min(1.0, (middle + half) / (1 + square)))
+
+
+def serve(lab: Lab, host: str) -> None:
+    """Let a host answer the others' measurements."""
+    here, there = os.pipe()
+    try:
+        lab.popen(host, _command("serve"), stdout=there, stderr=2)
+    finally:
+        os.close(there)
+    ready = select.select([here], [], [], 10.0)[0] and os.read(here, 16)
+    os.close(here)
+    if not ready:
+        raise LabError(f"{host}: the measuring process did not start")
+
+
+def _probe(lab: Lab, host: str, *said: Any) -> Any:
+    return json.loads(lab.call(host, _command(*said), timeout=120.0))
+
+
+def _command(*said: Any) -> list[str]:
+    return [sys.executable, "-I", str(PROBE), *map(str, said)]

@@ -1,0 +1,157 @@
+"""Delay, jitter and loss between hosts: by netem where the kernel has it, else by `line.py` and the kernel's packet queues."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from thinwire.errors import LabError
+from thinwire.lab import shape
+from thinwire.lab.network import Network
+from thinwire.lab.spaces import ANSWER_S, Child, Space, environment
+
+LINE = Path(__file__).with_name("line.py")
+Means = Literal["auto", "netem", "queue"]
+
+
+@dataclass(frozen=True, slots=True)
+class LineStats:
+    """How well packets were delayed since the last look. max_late_ms: the worst that one came after its time.
+
+    seen, lost: packets, and those dropped to be lost; dropped: those that the line could not hold.
+    """
+
+    means: str
+    seen: int = 0
+    lost: int = 0
+    dropped: int = 0
+    max_late_ms: float = 0.0
+    mean_late_ms: float = 0.0
+    cpu_s: float = 0.0
+
+
+class Netem:
+    """The kernel does it."""
+
+    child: Child | None = None
+
+    def __init__(self, network: Network, switches: Space, spaces: Mapping[str, Space]) -> None:
+        self._switches, self._queues = switches, _by_host(network)
+        for host, there in self._queues.items():
+            rank = network.names.index(host)
+            limited = shape.rates(network)[None, shape.port(rank)] is not None
+            switches.call(["tc", "-batch", "-"], "\n".join(shape.netem_tree(network, there, limited)))
+            if any(queue.lossy for queue in there):  # else a super-packet of 40 would be lost whole
+                for source in {source for queue in there for source in queue.sources}:
+                    spaces[source].call(["ip", "link", "set", shape.DEV, "gso_max_segs", "1"])
+
+    def set(self, network: Network) -> None:
+        """Take up the wires of a network."""
+        lines = [shape.netem(network, queue, i, "change") for there in self._queues.values() for i, queue in enumerate(there, 1)]
+        self._switches.call(["tc", "-batch", "-"], "\n".join(lines))
+
+    def stats(self) -> LineStats:
+        return LineStats("netem")
+
+
+class Queued:
+    """`line.py` does it."""
+
+    def __init__(self, network: Network, switches: Space, spaces: Mapping[str, Space], pids: Mapping[str, int]) -> None:
+        self._pids, self._queues = pids, shape.queues(network)
+        tables = next((name for name in ("iptables-nft", "iptables") if shutil.which(name, path=environment()["PATH"])), None)
+        if tables is None:
+            raise LabError(
+                "this kernel has no netem, and delay, jitter and loss without it need iptables: install it, as in apt-get install iptables"
+            )
+        there, self._commands = os.pipe()
+        self._answers, here = os.pipe()
+        self._rest = b""
+        self._open = True
+        try:
+            self.child = switches.popen([sys.executable, "-I", str(LINE)], stdin=there, stdout=here, stderr=2)
+        finally:
+            os.close(there)
+            os.close(here)
+        self._send({"queues": self._told(network), "seed": network.seed})
+        self._hear()  # "ready": before it, a rule would drop what it should delay
+        for queue in self._queues:
+            for rule in shape.queue_rules(network, queue):
+                spaces[queue.to].call([tables, *rule])
+
+    def set(self, network: Network) -> None:
+        """Take up the wires of a network."""
+        self._send({"set": self._told(network)})
+
+    def stats(self) -> LineStats:
+        self._send({"stats": True})
+        return LineStats("queue", **json.loads(self._hear()))
+
+    def close(self) -> None:
+        """Let go of it: it ends."""
+        if self._open:
+            self._open = False
+            os.close(self._commands)
+            os.close(self._answers)
+
+    def _told(self, network: Network) -> list[dict[str, object]]:
+        out: list[dict[str, object]] = []
+        for queue in self._queues:
+            wire = network.between(queue.sources[0], queue.to)
+            ways = {"delay": wire.rtt / 2, "jitter": wire.jitter / 2, "loss": wire.loss}
+            out.append({"pid": self._pids[queue.to], "queue": queue.number, "whole": not queue.lossy, **ways})
+        return out
+
+    def _send(self, told: dict[str, object]) -> None:
+        try:
+            os.write(self._commands, json.dumps(told).encode() + b"\n")
+        except BrokenPipeError:
+            raise LabError("the process that delays packets has ended") from None
+
+    def _hear(self) -> str:
+        while b"\n" not in self._rest:
+            ready = select.select([self._answers], [], [], ANSWER_S)[0]
+            data = os.read(self._answers, 1 << 16) if ready else b""
+            if not data:
+                raise LabError(
+                    "the process that delays packets does not answer; does this kernel have NFQUEUE (modprobe nfnetlink_queue xt_NFQUEUE)?"
+                )
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+
+def delayed(network: Network, switches: Space, spaces: Mapping[str, Space], pids: Mapping[str, int], means: Means) -> Netem | Queued | None:
+    """What delays this network's packets; `None` where nothing ever has to.
+
+    Raises:
+        LabError: the kernel can do it by none of the means allowed.
+    """
+    if not shape.queues(network):
+        return None
+    if means == "auto":
+        means = "netem" if has_netem(switches) else "queue"
+    return Netem(network, switches, spaces) if means == "netem" else Queued(network, switches, spaces, pids)
+
+
+def has_netem(switches: Space) -> bool:
+    """Whether the kernel has netem."""
+    switches.call(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"], allowed=True)
+    there = "netem" in switches.call(["tc", "qdisc", "show", "dev", "lo"])
+    if there:
+        switches.call(["tc", "qdisc", "del", "dev", "lo", "root"])
+    return there
+
+
+def _by_host(network: Network) -> dict[str, list[shape.Queue]]:
+    out: dict[str, list[shape.Queue]] = {}
+    for queue in shape.queues(network):
+        out.setdefault(queue.to, []).append(queue)
+    return out

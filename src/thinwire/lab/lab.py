@@ -1,0 +1,292 @@
+"""A lab: hosts on this machine, joined by wires as thin, as long and as lossy as asked.
+
+    with Lab(uniform(4, rate=100e6, wire=Wire(rtt=0.05))) as lab:
+        done = lab.run([sys.executable, "train.py"])
+        print(done.worst, lab.counts()["host0"].sent_bytes)
+
+Every host is a network namespace with one interface, `eth0`, a host name and /etc/hosts; `tc` holds both ends of every link to its rate,
+and what reaches a host waits for its delay (`delay.py`). Root is not needed where user namespaces are allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from thinwire.errors import LabError
+from thinwire.lab import labs, shape
+from thinwire.lab.delay import LineStats, Means, Netem, Queued, delayed
+from thinwire.lab.network import Network
+from thinwire.lab.running import Ran, run
+from thinwire.lab.spaces import Child, Space, switches
+
+BRAKE = Path(__file__).with_name("brake.py")
+PORT = 29511  # of rank 0's store: each lab's network is its own, so no port is ever taken
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What the kernel counted on a link's end. Bytes are of frames, but a super-packet's further headers are not counted.
+
+    dropped: packets that found the queue full.
+    """
+
+    sent_bytes: int
+    received_bytes: int
+    sent_packets: int
+    received_packets: int
+    dropped: int
+
+    def since(self, before: Count) -> Count:
+        """What came on top."""
+        return Count(*(getattr(self, name) - getattr(before, name) for name in self.__slots__))
+
+
+class Lab:
+    """Emulated hosts; see the module.
+
+    Args:
+        network: what to emulate.
+        means: how packets are delayed: `netem`, `queue`, or netem where the kernel has it (`auto`).
+
+    Raises:
+        LabError: this machine cannot; it says what is missing.
+    """
+
+    def __init__(self, network: Network, means: Means = "auto") -> None:
+        self.network = network
+        self.missing: list[str] = []
+        self.stale = labs.clean()
+        self.pids: dict[str, int] = {}
+        self.spaces: dict[str, Space] = {}
+        self._line: Netem | Queued | None = None
+        self._brake: tuple[Child, int] | None = None
+        self._now, self._cut = network.at(0.0), frozenset[str]()
+        self._switches, self._keeper = switches()
+        self._note = labs.write(self._keeper.pid, network.names)
+        try:
+            self._build(means)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts' names, by rank."""
+        return self.network.names
+
+    def popen(
+        self,
+        host: str,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Child:
+        """Start a command on a host, with these descriptors (None: nothing is read or kept) and this environment (None: this process's)."""
+        return self._space(host).popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd)
+
+    def call(self, host: str | None, argv: Sequence[str], timeout: float = 20.0) -> str:
+        """What a command on a host (None: beside the switches) writes to standard output.
+
+        Raises:
+            LabError: it fails, or is not done in time.
+        """
+        return self._space(host).call(argv, timeout=timeout)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        grace: float = 30.0,
+        on_line: Callable[[str, str, bool], None] | None = None,
+    ) -> Ran:
+        """Run a command once on every host, with torchrun's environment, while the network's schedule goes on.
+
+        Args:
+            argv: the command.
+            env: on top of this process's environment.
+            timeout: seconds until all hosts are stopped; None: never.
+            grace: seconds that the others have once one host has failed, and to end once they are told to.
+            on_line: (host, line, whether of standard error) for each line; without it they are printed, `[host0] …`.
+
+        Returns:
+            The exit codes and what was counted.
+
+        Raises:
+            LabError: the lab itself failed meanwhile; all hosts are stopped.
+        """
+        return run(self, argv, env=env or {}, timeout=timeout, grace=grace, on_line=on_line)
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """What torchrun would tell a rank."""
+        groups = self.network.groups()
+        name = self.network.names[rank]
+        node = next(i for i, group in enumerate(groups) if name in group)
+        return {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(len(self.hosts)),
+            "LOCAL_RANK": str(groups[node].index(name)),
+            "LOCAL_WORLD_SIZE": str(len(groups[node])),
+            "GROUP_RANK": str(node),
+            "GROUP_WORLD_SIZE": str(len(groups)),
+            "MASTER_ADDR": shape.address(0),
+            "MASTER_PORT": str(PORT),
+            "GLOO_SOCKET_IFNAME": shape.DEV,
+            "TP_SOCKET_IFNAME": shape.DEV,
+            "NCCL_SOCKET_IFNAME": shape.DEV,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        }
+
+    def counts(self) -> dict[str, Count]:
+        """By host, and by link between switches (`node0-core`, as its first switch sees it): what went over it since the lab began."""
+        told = json.loads(self._switches.call(["ip", "-s", "-j", "link", "show"]))
+        stats = {each["ifname"].partition("@")[0]: each["stats64"] for each in told if "stats64" in each}
+        drops = {None: self._drops(self._switches)} | {name: self._drops(space) for name, space in self.spaces.items()}
+        out = {}
+        for rank, name in enumerate(self.hosts):
+            there = stats[shape.port(rank)]  # the switch's end: what it receives, the host has sent
+            dropped = drops[name].get(shape.DEV, 0) + drops[None].get(shape.port(rank), 0)
+            out[name] = Count(
+                *(there["rx"]["bytes"], there["tx"]["bytes"], there["rx"]["packets"], there["tx"]["packets"]),
+                dropped,
+            )
+        for i, link in enumerate(self.network.links):
+            ends = [shape.trunk(i, end) for end in range(2)]
+            there = stats[ends[0]]
+            dropped = sum(drops[None].get(end, 0) for end in ends)
+            out["-".join(link.between)] = Count(
+                *(there["tx"]["bytes"], there["rx"]["bytes"], there["tx"]["packets"], there["rx"]["packets"]), dropped
+            )
+        return out
+
+    def line_stats(self) -> LineStats | None:
+        """How well packets were delayed since the last look; `None` where nothing is delayed."""
+        return None if self._line is None else self._line.stats()
+
+    def apply(self, second: float) -> None:
+        """Make the network what its schedule says of a second."""
+        now, cut = self.network.at(second), self.network.cut_at(second)
+        if now == self._now and cut == self._cut:
+            return
+        before, after = shape.rates(self._now), shape.rates(now)
+        for host in (None, *self.hosts):
+            lines = [
+                shape.limited(now, device, after[where, device])
+                for where, device in after
+                if where == host and after[where, device] != before[where, device]
+            ]
+            if lines:
+                self._space(host).call(["tc", "-batch", "-"], "\n".join(lines))
+        if self._line is not None:
+            self._line.set(now)
+        for rank, name in enumerate(self.hosts):
+            if (name in cut) != (name in self._cut):
+                line = f"link set {shape.port(rank)} nomaster" if name in cut else shape.joined(now, rank)
+                self._switches.call(["ip", "-batch", "-"], line)
+        self._now, self._cut = now, cut
+
+    def failure(self) -> str | None:
+        """What of the lab itself has failed; `None` while all is well."""
+        if self._line is not None and self._line.child is not None and self._line.child.code is not None:
+            return f"the process that delays packets has ended (exit code {self._line.child.code}): the lab's traffic has stopped"
+        if self._brake is not None and self._brake[0].code is not None:
+            return f"the process that slows hosts down has ended (exit code {self._brake[0].code})"
+        if self._keeper.poll() is not None:
+            return "the lab has been ended from outside"
+        return None
+
+    def close(self) -> None:
+        """End everything that runs in the lab, and the lab. A second time does nothing."""
+        if isinstance(self._line, Queued):
+            self._line.close()
+        if self._brake is not None:
+            os.close(self._brake[1])
+            self._brake = None
+        self._switches.close()  # process 1 ends, and all others with it
+        for space in self.spaces.values():
+            space.close()
+        self._keeper.wait()
+        if self._note is not None:
+            labs.remove(*self._note)
+            self._note = None  # type: ignore[assignment]
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _space(self, host: str | None) -> Space:
+        if host is None:
+            return self._switches
+        if host not in self.spaces:
+            raise LabError(f"there is no host {host!r}; there are {', '.join(self.hosts)}")
+        return self.spaces[host]
+
+    def _build(self, means: Means) -> None:
+        network = self.network
+        told = shape.hosts_file(network)
+        for name in self.hosts:
+            self.spaces[name], self.pids[name], missing = self._switches.host(name, told)
+            self.missing = self.missing or missing
+        self._switches.call(["ip", "-batch", "-"], "\n".join([*shape.bridges(network), *shape.ports(network, self.pids)]))
+        for rank, name in enumerate(self.hosts):
+            try:
+                self.spaces[name].call(["ip", "-batch", "-"], "\n".join(shape.inside(network, rank)))
+            except LabError as error:
+                if "congestion" in str(error):
+                    raise LabError(f"this kernel has no congestion control {network.congestion!r}: {_controls()}") from error
+                raise
+            for key, value in network.sysctl.items():
+                self._set(self.spaces[name], key, value)
+        for (host, device), rate in shape.rates(self._now).items():
+            if rate is not None:
+                self._space(host).call(["tc", "-batch", "-"], shape.limited(self._now, device, rate))
+        self._line = delayed(network, self._switches, self.spaces, self.pids, means)
+        self._slow()
+        self.apply(0.0)
+
+    def _set(self, space: Space, key: str, value: str) -> None:
+        path = "/proc/sys/" + key.replace(".", "/")
+        try:
+            space.call(["sh", "-c", 'printf %s "$1" > "$2"', "sh", value, path])
+        except LabError as error:
+            raise LabError(f"sysctl {key} = {value!r} is refused in a namespace: {str(error).rpartition(': ')[2]}") from error
+
+    def _slow(self) -> None:
+        slowed = [{"pid": self.pids[host.name], "slow": host.slow} for host in self.network.hosts if host.slow > 1]
+        if not slowed:
+            return
+        there, commands = os.pipe()
+        try:
+            self._brake = (self._switches.popen([sys.executable, "-I", str(BRAKE)], stdin=there, stderr=2), commands)
+        finally:
+            os.close(there)
+        os.write(commands, json.dumps({"hosts": slowed}).encode() + b"\n")
+
+    @staticmethod
+    def _drops(space: Space) -> dict[str, int]:
+        told = json.loads(space.call(["tc", "-s", "-j", "qdisc", "show"]))
+        out: dict[str, int] = {}
+        for each in told:
+            out[each["dev"]] = out.get(each["dev"], 0) + each.get("drops", 0)
+        return out
+
+
+def _controls() -> str:
+    try:
+        there = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    except OSError:
+        return "see /proc/sys/net/ipv4/tcp_available_congestion_control"
+    return f"there are {', '.join(there)}; more by modprobe, as in modprobe tcp_bbr"

@@ -1,0 +1,91 @@
+"""Which labs there are on this machine: a note for each in a folder of its user, locked while its owner lives.
+
+A lab normally ends with its owner, however that ends. What could outlive it is a lab whose owner was forked and then killed: the copy still
+holds the socket. Such a lab is found by its unlocked note, and ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A lab. owner, keeper: processes; begun: when, in seconds since 1970; alive: whether its owner is."""
+
+    path: Path
+    owner: int
+    keeper: int
+    keeper_began: str
+    begun: float
+    hosts: tuple[str, ...]
+    alive: bool
+
+
+def folder() -> Path:
+    """Where the notes lie."""
+    return Path(tempfile.gettempdir()) / f"thinwire-lab-{os.getuid()}"
+
+
+def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
+    """Leave a note; the descriptor holds its lock for as long as this process, and nothing it forks, holds it."""
+    folder().mkdir(mode=0o700, exist_ok=True)
+    told = {"owner": os.getpid(), "keeper": keeper, "keeper_began": _began(keeper), "begun": time.time(), "hosts": list(hosts)}
+    path = folder() / f"{os.getpid()}-{keeper}.json"
+    path.write_text(json.dumps(told))
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    fcntl.lockf(fd, fcntl.LOCK_EX)  # of this process: a fork does not hold it
+    return path, fd
+
+
+def remove(path: Path, fd: int) -> None:
+    """Take a note back."""
+    path.unlink(missing_ok=True)
+    os.close(fd)
+
+
+def listed() -> list[Note]:
+    """Every lab of this user."""
+    found = []
+    for path in sorted(folder().glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # removed meanwhile, or half written
+            told = json.loads(path.read_text())
+            alive = told["owner"] == os.getpid() or _locked(path)
+            found.append(Note(path, told["owner"], told["keeper"], told["keeper_began"], told["begun"], tuple(told["hosts"]), alive))
+    return found
+
+
+def clean() -> list[Note]:
+    """End labs whose owner is gone; returns them."""
+    stale = [note for note in listed() if not note.alive]
+    for note in stale:
+        if note.keeper_began and _began(note.keeper) == note.keeper_began:  # not another process of the same number
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(note.keeper, signal.SIGKILL)
+        note.path.unlink(missing_ok=True)
+    return stale
+
+
+def _locked(path: Path) -> bool:
+    with open(path, "r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _began(pid: int) -> str:
+    """When a process began, in the kernel's ticks; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

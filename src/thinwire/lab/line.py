@@ -1,0 +1,197 @@
+"""Delay, jitter and loss for kernels without netem. Run by path, `python -I line.py`, by `delay.py`; standard library only.
+
+Packets that reach a host wait in a queue of the kernel (iptables -j NFQUEUE), which tells this process of each over a netlink socket. The
+packet itself stays in the kernel: at arrival + delay one verdict lets go of every packet of a queue that is due, and a lost one is dropped
+at once. Nothing bypasses a queue: when this process is gone, the packets are dropped.
+
+Standard input: one JSON object a line. First {"queues": [{"pid", "queue", "delay", "jitter", "loss", "whole"}], "seed"}; then {"set":
+[{"pid", "queue", "delay", …}]} or {"stats": true}; an end means the end. Standard output: "ready", then an object for each "stats".
+
+whole: take super-packets as they come; else the kernel cuts them into packets of the wire's size first, so that each is lost by itself.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import random
+import select
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from typing import Any
+
+NETFILTER, SUBSYSTEM = 12, 3 << 8
+PACKET, VERDICT, CONFIG, BATCH = 0, 1, 2, 3
+DROP, ACCEPT = 0, 1
+NO_ENOBUFS, RCVBUFFORCE, SOL_NETLINK = 5, 33, 270
+MOST_WAITING = 400_000  # packets that a queue holds
+ONE_VERDICT_S = 1e-4  # packets due within it are let go together
+NEWNET = 0x40000000
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(data), kind) + data + b"\0" * (-len(data) % 4)
+
+
+def message(kind: int, queue: int, body: bytes) -> bytes:
+    return struct.pack("=IHHIIBBH", 20 + len(body), SUBSYSTEM | kind, 1, 0, 0, 0, 0, socket.htons(queue)) + body
+
+
+def enter(space: int) -> None:
+    if libc.setns(space, NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def netlink(pid: int) -> socket.socket:
+    """A netlink socket in the network of a process."""
+    own = os.open("/proc/self/ns/net", os.O_RDONLY)
+    other = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        enter(other)
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+    finally:
+        enter(own)
+        os.close(own)
+        os.close(other)
+    sock.bind((0, 0))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, 32 << 20)
+    except PermissionError:  # without root a smaller buffer must do: what it cannot hold is counted as dropped
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 20)
+    sock.setsockopt(SOL_NETLINK, NO_ENOBUFS, 1)
+    sock.setblocking(False)
+    return sock
+
+
+class Queue:
+    """One queue of one host. Times in seconds, one way."""
+
+    def __init__(self, sock: socket.socket, told: dict[str, Any], seed: int) -> None:
+        self.sock, self.pid, self.number = sock, told["pid"], told["queue"]
+        self.draw = random.Random(f"{seed} {self.pid} {self.number}").random
+        self.waiting: deque[list[Any]] = deque()  # [due, the last packet that is due then]
+        self.set(told)
+        self.head = message(BATCH, self.number, attribute(2, struct.pack(">II", ACCEPT, 0)))[:-4]
+        self.drop = message(VERDICT, self.number, attribute(2, struct.pack(">II", DROP, 0)))[:-4]
+        flags = 4 if told["whole"] else 0
+        for body in (
+            attribute(1, struct.pack(">BBH", 1, 0, 0)),  # bind
+            attribute(2, struct.pack(">IB", 0, 1)),  # copy what is known of a packet, not the packet
+            attribute(3, struct.pack(">I", MOST_WAITING)),
+            attribute(4, struct.pack(">I", 4)) + attribute(5, struct.pack(">I", flags)),
+        ):
+            sock.send(message(CONFIG, self.number, body))
+
+    def set(self, told: dict[str, Any]) -> None:
+        self.delay, self.jitter, self.loss = told["delay"], told["jitter"], told["loss"]
+
+    def arrive(self, packet: bytes, now: float) -> bool:
+        """A packet has come; whether it was lost."""
+        if self.loss and self.draw() < self.loss:
+            self.sock.send(self.drop + packet)
+            return True
+        due = now + self.delay + (self.jitter * self.draw() if self.jitter else 0.0)
+        waiting = self.waiting
+        if waiting and due - waiting[-1][0] < ONE_VERDICT_S:  # also where jitter would let it overtake
+            waiting[-1][1] = packet
+        else:
+            waiting.append([due, packet])
+        return False
+
+    def dropped(self) -> int:
+        """Packets that the kernel dropped because nobody took them in time."""
+        with open(f"/proc/{self.pid}/net/netfilter/nfnetlink_queue") as file:
+            lines = [line.split() for line in file]
+        return sum(int(line[5]) + int(line[6]) for line in lines if int(line[0]) == self.number)
+
+
+class Line:
+    """All queues, and how well they are served."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        socks = {pid: netlink(pid) for pid in {each["pid"] for each in told["queues"]}}
+        self.queues = {(each["pid"], each["queue"]): Queue(socks[each["pid"]], each, told["seed"]) for each in told["queues"]}
+        self.socks = {sock.fileno(): (sock, {q: each for (p, q), each in self.queues.items() if p == pid}) for pid, sock in socks.items()}
+        self.clear()
+
+    def clear(self) -> None:
+        self.seen = self.lost = self.verdicts = 0
+        self.late = self.late_sum = 0.0
+
+    def stats(self) -> dict[str, float]:
+        used = os.times()
+        told = {
+            "seen": self.seen,
+            "lost": self.lost,
+            "dropped": sum(queue.dropped() for queue in self.queues.values()),
+            "max_late_ms": self.late * 1e3,
+            "mean_late_ms": self.late_sum / max(self.verdicts, 1) * 1e3,
+            "cpu_s": used.user + used.system,
+        }
+        self.clear()
+        return told
+
+    def take(self, fd: int) -> None:
+        sock, queues = self.socks[fd]
+        clock, receive = time.monotonic, sock.recv
+        try:
+            for _ in range(512):
+                data = receive(512)
+                if data[5] == 3 and data[4] == PACKET:
+                    self.seen += 1
+                    self.lost += queues[data[18] << 8 | data[19]].arrive(data[24:28], clock())
+        except BlockingIOError:
+            pass
+
+    def release(self) -> None:
+        now = time.monotonic()
+        for queue in self.queues.values():
+            last, waiting = None, queue.waiting
+            while waiting and waiting[0][0] <= now:
+                due, last = waiting.popleft()
+                late = now - due
+                self.late_sum += late
+                self.verdicts += 1
+                self.late = max(self.late, late)
+            if last is not None:
+                queue.sock.send(queue.head + last)
+
+    def run(self, commands: int) -> None:
+        """Serve until the commands end."""
+        fds = [*self.socks, commands]
+        rest = b""
+        while True:
+            due = min((queue.waiting[0][0] for queue in self.queues.values() if queue.waiting), default=None)
+            ready = select.select(fds, [], [], None if due is None else max(0.0, due - time.monotonic()))[0]
+            for fd in ready:
+                if fd != commands:
+                    self.take(fd)
+                    continue
+                data = os.read(commands, 1 << 16)
+                if not data:
+                    return
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self.obey(json.loads(line))
+            self.release()
+
+    def obey(self, told: dict[str, Any]) -> None:
+        for each in told.get("set", ()):
+            self.queues[each["pid"], each["queue"]].set(each)
+        if "stats" in told:
+            print(json.dumps(self.stats()), flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(PermissionError):  # to be served before what the hosts run; without root, lateness is measured and told
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))
+    asked = b""
+    while not asked.endswith(b"\n"):
+        asked += os.read(0, 1) or sys.exit(0)
+    served = Line(json.loads(asked))
+    print("ready", flush=True)
+    served.run(0)

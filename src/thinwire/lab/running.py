@@ -1,0 +1,180 @@
+"""A command on every host of a lab: its environment, its lines, its end, and the network's schedule meanwhile."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from thinwire.errors import LabError
+from thinwire.lab.delay import LineStats
+from thinwire.lab.spaces import Child, environment
+
+if TYPE_CHECKING:
+    from thinwire.lab.lab import Count, Lab
+
+LOOK_S = 0.05  # between two looks at who has ended
+DRAIN_S = 5.0  # for what an ended command has written
+TIMED_OUT = 124  # as timeout(1) has it
+OnLine = Callable[[str, str, bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of a command. codes: by host, -n where signal n ended it; stopped: those that the lab had to end, and why.
+
+    counts: what went over each link meanwhile; line: how well packets were delayed.
+    """
+
+    codes: dict[str, int]
+    stopped: dict[str, str]
+    seconds: float
+    counts: dict[str, Count]
+    line: LineStats | None
+    changes: list[tuple[float, float]] = field(default_factory=list)
+    """Of each moment of the schedule: when it was due, and when it was done."""
+
+    @property
+    def worst(self) -> int:
+        """The worst exit code, as a shell has it: 128 + n for signal n, 124 for a time-out; else hosts that the lab ended do not count."""
+        if "timeout" in self.stopped.values():
+            return TIMED_OUT
+        own = [code for host, code in self.codes.items() if host not in self.stopped]
+        return max((128 - code if code < 0 else code for code in own), default=0)
+
+
+def run(lab: Lab, argv: Sequence[str], *, env: Mapping[str, str], timeout: float | None, grace: float, on_line: OnLine | None) -> Ran:
+    """See `Lab.run`."""
+    if not argv:
+        raise LabError("no command: say what to run on every host")
+    before = lab.counts()
+    lab.line_stats()  # from here on
+    begun = time.monotonic()
+    stopped: dict[str, str] = {}
+    readers: list[threading.Thread] = []
+    children: dict[str, Child] = {}
+    with _scheduled(lab, begun) as schedule:
+        try:
+            for rank, host in enumerate(lab.hosts):
+                own = environment() | lab.environment(rank) | dict(env)
+                children[host] = _start(lab, host, argv, own, on_line or _print, readers)
+            _watch(lab, children, stopped, begun, timeout, grace, schedule)
+        finally:
+            _stop(children, stopped, "interrupted", grace)
+            for reader in readers:
+                reader.join(DRAIN_S)
+    seconds = time.monotonic() - begun
+    counts = {name: count.since(before[name]) for name, count in lab.counts().items()}
+    return Ran({host: _code(child) for host, child in children.items()}, stopped, seconds, counts, lab.line_stats(), schedule.done)
+
+
+def _start(lab: Lab, host: str, argv: Sequence[str], env: Mapping[str, str], on_line: OnLine, readers: list[threading.Thread]) -> Child:
+    ends = [os.pipe(), os.pipe()]
+    try:
+        child = lab.popen(host, argv, stdout=ends[0][1], stderr=ends[1][1], env=env)
+    except BaseException:
+        for here, _ in ends:
+            os.close(here)
+        raise
+    finally:
+        for _, there in ends:
+            os.close(there)
+    for (here, _), complaint in zip(ends, (False, True), strict=True):
+        readers.append(threading.Thread(target=_lines, args=(here, host, complaint, on_line), daemon=True))
+        readers[-1].start()
+    return child
+
+
+def _lines(fd: int, host: str, complaint: bool, on_line: OnLine) -> None:
+    with open(fd, encoding="utf-8", errors="replace") as pipe:
+        for line in pipe:  # universal newlines: a progress bar's \r ends a line, too
+            on_line(host, line.rstrip("\n"), complaint)
+
+
+def _print(host: str, line: str, complaint: bool) -> None:
+    out = sys.stderr if complaint else sys.stdout
+    out.write(f"[{host}] {line}\n")
+    out.flush()
+
+
+def _watch(
+    lab: Lab,
+    children: dict[str, Child],
+    stopped: dict[str, str],
+    begun: float,
+    timeout: float | None,
+    grace: float,
+    schedule: _Schedule,
+) -> None:
+    """Wait until all have ended, or must."""
+    failed_at: float | None = None
+    while True:
+        going = [child for child in children.values() if child.code is None]
+        if not going:
+            return
+        going[0].wait(LOOK_S)
+        now = time.monotonic()
+        if (failure := schedule.failure or lab.failure()) is not None:
+            _stop(children, stopped, "the lab failed", grace=1.0)
+            raise LabError(failure)
+        if timeout is not None and now - begun > timeout:
+            _stop(children, stopped, "timeout", grace)
+            return
+        if failed_at is None and any(child.code for child in children.values()):
+            failed_at = now
+        if failed_at is not None and now - failed_at > grace:
+            _stop(children, stopped, "another host failed", grace)
+            return
+
+
+def _stop(children: dict[str, Child], stopped: dict[str, str], why: str, grace: float) -> None:
+    """End what goes on, all at once."""
+    going = {host: child for host, child in children.items() if child.code is None}
+    stopped |= dict.fromkeys(going, why)
+    enders = [threading.Thread(target=child.stop, args=(grace,)) for child in going.values()]
+    for ender in enders:
+        ender.start()
+    for ender in enders:
+        ender.join()
+
+
+def _code(child: Child) -> int:
+    return -9 if child.code is None else child.code
+
+
+@dataclass
+class _Schedule:
+    done: list[tuple[float, float]] = field(default_factory=list)
+    failure: str | None = None
+
+
+@contextmanager
+def _scheduled(lab: Lab, begun: float) -> Iterator[_Schedule]:
+    """Apply the network's changes as their seconds come; in the end it is as it was at first."""
+    told, over = _Schedule(), threading.Event()
+
+    def go() -> None:
+        for moment in lab.network.moments():
+            if over.wait(max(0.0, begun + moment - time.monotonic())):
+                return
+            try:
+                lab.apply(moment)
+            except LabError as error:
+                told.failure = f"the change at {moment:g} s could not be made: {error}"
+                return
+            told.done.append((moment, time.monotonic() - begun))
+
+    thread = threading.Thread(target=go, name="lab schedule", daemon=True)
+    thread.start()
+    try:
+        yield told
+    finally:
+        over.set()
+        thread.join()
+        if told.failure is None and lab.failure() is None:
+            lab.apply(0.0)

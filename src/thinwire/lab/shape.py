@@ -1,0 +1,148 @@
+"""What a network is in the words of `ip`, `tc` and `iptables`: text only, so that it can be read and tested without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from thinwire.lab.network import Network, Wire
+
+SUBNET = "10.77.0.0/16"
+DEV = "eth0"
+NETEM_PACKETS = 400_000  # that netem may hold: a gigabit for seconds
+
+
+def address(rank: int) -> str:
+    """The address of a host.
+
+    Example:
+        >>> address(0), address(63)
+        ('10.77.0.1', '10.77.0.64')
+    """
+    return f"10.77.0.{rank + 1}"
+
+
+def hosts_file(network: Network) -> str:
+    """/etc/hosts: every host by name."""
+    lines = [f"{form}{address(rank)} {name}" for form in ("", "::ffff:") for rank, name in enumerate(network.names)]  # torch asks for both
+    return "\n".join(["127.0.0.1 localhost", *lines]) + "\n"
+
+
+def port(rank: int) -> str:
+    """A host's end on its switch."""
+    return f"p{rank}"
+
+
+def trunk(link: int, end: int) -> str:
+    """One end of a link between switches."""
+    return f"t{link}{'ab'[end]}"
+
+
+def bridges(network: Network) -> Iterator[str]:
+    """Lines of `ip -batch` that make the switches, and the links between them."""
+    bridge = {switch: f"br{i}" for i, switch in enumerate(network.switches)}
+    for name in bridge.values():
+        yield f"link add {name} mtu {network.mtu} type bridge mcast_snooping 0"
+        yield f"link set {name} up"
+    for i, link in enumerate(network.links):
+        yield f"link add {trunk(i, 0)} mtu {network.mtu} type veth peer name {trunk(i, 1)} mtu {network.mtu}"
+        for end in range(2):
+            yield f"link set {trunk(i, end)} master {bridge[link.between[end]]} up"
+
+
+def ports(network: Network, pids: Mapping[str, int]) -> Iterator[str]:
+    """Lines of `ip -batch` that join the hosts to their switches."""
+    for rank, host in enumerate(network.hosts):
+        yield f"link add {port(rank)} mtu {network.mtu} type veth peer name {DEV} mtu {network.mtu} netns {pids[host.name]}"
+        yield joined(network, rank)
+        yield f"link set {port(rank)} up"
+
+
+def joined(network: Network, rank: int) -> str:
+    """The line that joins a host's port to its switch again."""
+    return f"link set {port(rank)} master br{network.switches.index(network.hosts[rank].switch)}"
+
+
+def inside(network: Network, rank: int) -> Iterator[str]:
+    """Lines of `ip -batch` for a host's own side."""
+    yield "link set lo up"
+    yield f"link set {DEV} addrgenmode none"  # no IPv6: it would go round the rules below
+    yield f"addr add {address(rank)}/16 dev {DEV} noprefixroute"
+    yield f"link set {DEV} up"
+    yield f"route replace {SUBNET} dev {DEV} src {address(rank)} congctl {network.congestion}"
+
+
+def rates(network: Network) -> dict[tuple[str | None, str], float | None]:
+    """(host or None for the switches, device): bits per second that it may send."""
+    out: dict[tuple[str | None, str], float | None] = {}
+    for rank, host in enumerate(network.hosts):
+        out[host.name, DEV] = host.up
+        out[None, port(rank)] = host.down
+    for i, link in enumerate(network.links):
+        out[None, trunk(i, 0)], out[None, trunk(i, 1)] = link.up, link.down
+    return out
+
+
+def limited(network: Network, device: str, rate: float | None) -> str:
+    """The line of `tc -batch` that holds a device to a rate.
+
+    The bucket holds a millisecond of the rate (at least 16 kB): all that a pause can save up for a burst.
+    """
+    if rate is None:
+        return f"qdisc del dev {device} root"
+    burst = max(16_000, int(rate / 8 * 1e-3), 2 * network.mtu)
+    limit = max(int(rate / 8 * network.queue), 2 * burst)
+    return f"qdisc replace dev {device} root handle 1: tbf rate {rate:.0f}bit burst {burst} limit {limit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What comes to a host from some others, which meet the same wire at all times. number: its class, or its NFQUEUE."""
+
+    to: str
+    number: int
+    sources: tuple[str, ...]
+    lossy: bool
+
+
+def queues(network: Network) -> list[Queue]:
+    """Every queue that the network needs now or by its schedule."""
+    times = [network.at(second) for second in (0.0, *network.moments())]
+    found: list[Queue] = []
+    for host in network.names:
+        alike: dict[tuple[Wire, ...], list[str]] = {}
+        for other in network.names:
+            if other != host:
+                alike.setdefault(tuple(now.between(other, host) for now in times), []).append(other)
+        for wires, sources in alike.items():
+            if not all(wire.bare for wire in wires):
+                found.append(Queue(host, len(found) + 1, tuple(sources), any(wire.loss for wire in wires)))
+    return found
+
+
+def queue_rules(network: Network, queue: Queue) -> list[list[str]]:
+    """Commands on the host that send what comes from a queue's sources through it."""
+    where = [address(network.names.index(source)) for source in queue.sources]
+    return [["-A", "INPUT", "-i", DEV, "-s", each, "-j", "NFQUEUE", "--queue-num", str(queue.number)] for each in where]
+
+
+def netem_tree(network: Network, queues: list[Queue], limited: bool) -> Iterator[str]:
+    """Lines of `tc -batch` for a port on which netem delays what comes from each of the queues' sources; below its rate limit, if any."""
+    rank = network.names.index(queues[0].to)
+    parent = "parent 1:1" if limited else "root"
+    yield f"qdisc add dev {port(rank)} {parent} handle 10: htb"
+    for i, queue in enumerate(queues, 1):
+        yield f"class add dev {port(rank)} parent 10: classid 10:{i} htb rate 100gbit"
+        yield netem(network, queue, i, "add")
+        for source in queue.sources:
+            where = address(network.names.index(source))
+            yield f"filter add dev {port(rank)} parent 10: protocol ip u32 match ip src {where}/32 flowid 10:{i}"
+
+
+def netem(network: Network, queue: Queue, place: int, verb: str) -> str:
+    """The line that sets one of them. netem draws uniformly from delay ± jitter."""
+    wire = network.between(queue.sources[0], queue.to)
+    delay, jitter = (wire.rtt / 2 + wire.jitter / 4) * 1e6, wire.jitter / 4 * 1e6
+    told = f"delay {delay:.0f}us" + (f" {jitter:.0f}us" if jitter else "") + (f" loss random {wire.loss * 100:.6f}%" if wire.loss else "")
+    rank = network.names.index(queue.to)
+    return f"qdisc {verb} dev {port(rank)} parent 10:{place} handle {10 + place}: netem limit {NETEM_PACKETS} {told}"

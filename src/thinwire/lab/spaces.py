@@ -1,0 +1,262 @@
+"""Where a lab's commands run: one space for the switches and one for each host, each with a network of its own.
+
+A space is a keeper process and a socket to it. All of them live in one process namespace, which ends when this process lets go of the
+sockets: by `close`, by Ctrl-C, or because it was killed. Nothing of the machine's own network is touched or seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from thinwire.errors import LabError
+from thinwire.words import first_line
+
+KEEPER = Path(__file__).with_name("keeper.py")
+ANSWER_S = 20.0  # for a keeper, which only starts things
+NEEDED = {"unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
+
+
+class Child:
+    """A command that runs in a space. pid: its number as the lab's processes see it."""
+
+    def __init__(self, space: Space, number: int, argv: Sequence[str]) -> None:
+        self.space, self.number, self.argv = space, number, list(argv)
+        self.pid: int | None = None
+        self.code: int | None = None
+        self._told, self._ended = threading.Event(), threading.Event()
+        self._error = ""
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Its exit code, -n where signal n ended it; `None` where it goes on."""
+        self._ended.wait(timeout)
+        return self.code
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and what it has started."""
+        if self.code is None:
+            self.space.send({"id": self.number, "signal": int(number)})
+
+    def stop(self, grace: float) -> int:
+        """Ask it to end; after `grace` seconds make it."""
+        self.signal(signal.SIGTERM)
+        if self.wait(grace) is None:
+            self.signal(signal.SIGKILL)
+        code = self.wait(ANSWER_S)
+        return -signal.SIGKILL if code is None else code
+
+    def hear(self, told: Mapping[str, Any]) -> bool:
+        """Take in what the keeper says; whether it was the last."""
+        if "pid" in told:
+            self.pid = told["pid"]
+        elif "error" in told:
+            self._error = told["error"]
+        else:
+            self.code = told["code"]
+            self._ended.set()
+        self._told.set()
+        return self.code is not None or bool(self._error)
+
+    def started(self) -> Child:
+        """Itself, once it runs.
+
+        Raises:
+            LabError: it cannot be started.
+        """
+        self._told.wait(ANSWER_S)
+        if self._error or not self._told.is_set():
+            raise LabError(f"{self.space.name}: cannot run {self.argv[0]!r}: {self._error or 'no answer from the lab'}")
+        return self
+
+    def lost(self) -> None:
+        """The space is gone, and the command with it."""
+        if self.code is None:
+            self.code = -int(signal.SIGKILL)
+            self._error = self._error or ("" if self.pid else "the lab is gone")
+            self._told.set()
+            self._ended.set()
+
+
+class Space:
+    """One space; see the module."""
+
+    def __init__(self, name: str, sock: socket.socket) -> None:
+        self.name, self._sock = name, sock
+        self._numbers = itertools.count(1)
+        self._children: dict[int, Child] = {}
+        self._lock = threading.Lock()
+        self._gone = False
+        self._reader = threading.Thread(target=self._read, name=f"lab {name}", daemon=True)
+
+    def begin(self) -> None:
+        """Start to listen."""
+        self._reader.start()
+
+    def popen(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Child:
+        """Start a command with these descriptors (None: nothing is read or kept).
+
+        Raises:
+            LabError: it cannot be started.
+        """
+        with open(os.devnull, "r+b") as null:
+            fds = [null.fileno() if fd is None else fd for fd in (stdin, stdout, stderr)]
+            child = self._ask(
+                argv, {"argv": list(argv), "env": dict(environment() if env is None else env), "cwd": cwd or os.getcwd()}, fds
+            )
+        return child.started()
+
+    def call(self, argv: Sequence[str], text: str = "", allowed: bool = False, timeout: float = ANSWER_S) -> str:
+        """What a command writes to standard output, given `text` on standard input.
+
+        Raises:
+            LabError: it fails (unless `allowed`), or is not done after `timeout` seconds.
+        """
+        with _file(text) as given, _file() as out, _file() as err:
+            child = self.popen(argv, stdin=given.fileno(), stdout=out.fileno(), stderr=err.fileno())
+            code = child.wait(timeout)
+            if code is None:
+                child.stop(1.0)
+                raise LabError(f"{self.name}: {' '.join(argv)} was not done within {timeout:g} s")
+            said, complaint = (os.pread(each.fileno(), 1 << 24, 0).decode(errors="replace") for each in (out, err))
+        if code and not allowed:
+            raise LabError(f"{self.name}: {' '.join(argv)} failed: {complaint.strip() or said.strip() or f'exit code {code}'}")
+        return said
+
+    def host(self, name: str, hosts_file: str) -> tuple[Space, int, list[str]]:
+        """A new host: its space, its process number in the lab, and what it could not have of its own."""
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with there:
+            child = self._ask(["host"], {"host": name, "hosts_file": hosts_file}, [there.fileno()]).started()
+        here.settimeout(ANSWER_S)
+        try:
+            answer = here.recv(1 << 17)
+        except TimeoutError:
+            answer = b""
+        told = json.loads(answer or b'{"error": "no answer"}')
+        if "error" in told:
+            here.close()
+            raise LabError(f"no network for {name}: {told['error']}")
+        here.settimeout(None)
+        space = Space(name, here)
+        space.begin()
+        assert child.pid is not None
+        return space, child.pid, told["missing"]
+
+    def send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+        """Tell the keeper."""
+        data = json.dumps(message).encode()
+        try:
+            with self._lock:
+                socket.send_fds(self._sock, [data], fds)
+        except OSError as error:
+            if not self._gone and len(data) > 1 << 16:
+                raise LabError(f"{self.name}: the command and its environment are too long: {len(data):,} bytes") from error
+            raise LabError(f"{self.name}: the lab is gone ({first_line(error)})") from error
+
+    def close(self) -> None:
+        """Let go: the keeper ends, and what it has started with it."""
+        if not self._gone:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        if self._reader.is_alive():
+            self._reader.join(ANSWER_S)
+        self._sock.close()
+
+    def _ask(self, argv: Sequence[str], message: dict[str, Any], fds: Sequence[int]) -> Child:
+        child = Child(self, next(self._numbers), argv)
+        self._children[child.number] = child
+        self.send({"id": child.number, **message}, fds)
+        return child
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = self._sock.recv(1 << 17)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            told = json.loads(data)
+            child = self._children.get(told["id"])
+            if child is not None and child.hear(told):
+                self._children.pop(child.number, None)
+        self._gone = True
+        for child in list(self._children.values()):
+            child.lost()
+
+
+def switches() -> tuple[Space, subprocess.Popen[bytes]]:
+    """The first space of a new lab, and the process that keeps it; as root or, by a user namespace, as anybody.
+
+    Raises:
+        LabError: a program is missing, or this machine allows no namespaces.
+    """
+    if sys.platform != "linux":
+        raise LabError(f"a lab needs Linux's network namespaces, and this is {sys.platform}: run it in a Linux virtual machine")
+    if missing := [name for name in NEEDED if shutil.which(name, path=environment()["PATH"]) is None]:
+        packages = sorted({NEEDED[name] for name in missing})
+        raise LabError(f"a lab needs {' and '.join(missing)}: install {' and '.join(packages)}, as in apt-get install {' '.join(packages)}")
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    kept = [sys.executable, "-I", str(KEEPER), str(there.fileno())]
+    with _file() as err:
+        with there:
+            keeper = subprocess.Popen(
+                ["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *kept],
+                stdin=subprocess.DEVNULL,
+                stdout=err,
+                stderr=err,
+                pass_fds=[there.fileno()],
+                start_new_session=True,
+                env=environment(),
+            )
+        space = Space("the switches", here)
+        space.begin()
+        try:
+            space.call(["ip", "link", "set", "lo", "up"])
+        except LabError as error:
+            space.close()
+            keeper.wait(ANSWER_S)
+            raise _not_allowed(os.pread(err.fileno(), 4096, 0).decode(errors="replace").strip() or first_line(error)) from error
+    return space, keeper
+
+
+def _not_allowed(said: str) -> LabError:
+    who = "root" if os.geteuid() == 0 else "a user without root"
+    do = (
+        "give the container CAP_SYS_ADMIN and CAP_NET_ADMIN (docker run --privileged)"
+        if os.geteuid() == 0
+        else "run as root, or allow it: sysctl kernel.unprivileged_userns_clone=1 (Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0)"
+    )
+    return LabError(f"this machine gives {who} no network namespaces ({said}): {do}")
+
+
+def environment() -> dict[str, str]:
+    """This process's, with a path that leads to ip and tc, too: a user's own often does not."""
+    return os.environ | {"PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])}
+
+
+def _file(text: str = "") -> Any:
+    file = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
+    file.write(text.encode())
+    file.seek(0)
+    return file
