@@ -71,6 +71,7 @@ class RankLostError(FlightError):
         self.ranks: tuple[int, ...] = tuple(ranks)
         super().__init__(message)
 
+
 class LabError(ThinwireError, RuntimeError):
     """Emulated hosts that cannot be made, or that stopped being what was asked: it says what is missing and what to do."""
 

@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from thinwire import recipes
-from thinwire.cli.compare import ALIKE, HOLDS, folded, read
+from thinwire.cli.compare import folded
 from thinwire.cli.main import main
 from thinwire.core import allreduce_nbytes
+from thinwire.train.finished import ALIKE, HOLDS, read
 from thinwire.train.plot import draw, sent_megabytes
 from thinwire.train.result import Result
 from thinwire.train.spoken import strategy_from

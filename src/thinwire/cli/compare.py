@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import ConfigError
 from thinwire.say import Say
-from thinwire.version import __version__
+from thinwire.train.finished import differences, read
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,43 +26,9 @@ Finished runs side by side: a table, and a picture of their loss against steps a
     thinwire compare runs/dense runs/diloco                 the first is what the others are held against
     thinwire compare runs/* --out figures/loss.svg
 """
-RUN = "run.json"
 COLUMN = 16  # the least width of a run's column
 LABELS = 18
 WIDEST = 120
-
-# What a run.json must hold, by its path: a type, or a list of one.
-NUMBER, MAYBE = (int, float), (int, float, type(None))
-HOLDS: dict[str, Any] = {
-    "thinwire": str,
-    "strategy": str,
-    "objective": str,
-    "precision": str,
-    "device": str,
-    "parameters": int,
-    "world": int,
-    "train_tokens": int,
-    **{f"config.{key}": str for key in ("model", "data", "tokenizer", "strategy")},
-    **{f"config.{key}": int for key in ("seed", "context", "batch", "accumulate")},
-    **{f"result.{key}": NUMBER for key in ("validation_nats_per_token", "tokens_per_s", "train_s", "dense_bytes")},
-    **{f"result.{key}": int for key in ("steps", "tokens")},
-    **{f"result.{key}": MAYBE for key in ("validation_bits_per_byte", "ratio", "ratio_all")},
-    **{f"result.{key}": [NUMBER] for key in ("sent_bytes", "around_bytes")},
-    **{f"result.time_shares.{key}": NUMBER for key in ("compute", "exposed", "input", "encode", "wire")},
-    "curve.train": [NUMBER],
-    "curve.validation": [dict],
-    "buckets": [dict],
-}
-# What should be the same, so that the strategy is what differs.
-ALIKE = {
-    "model": ("config.model", "parameters", "objective"),
-    "data": ("config.data", "config.tokenizer", "train_tokens"),
-    "tokens": ("result.tokens",),
-    "seed": ("config.seed",),
-    "context": ("config.context",),
-    "tokens a batch of all ranks": ("world", "config.batch", "config.accumulate"),
-    "device": ("device", "precision"),
-}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,85 +58,6 @@ def run(options: argparse.Namespace, say: Say) -> int:
     told = {"runs": rows, "differ": {what: list(each) for what, each in differ.items()}, "picture": str(picture)}
     say.result(told, _text(rows, names, picture))
     return 0
-
-
-def read(place: Path) -> dict[str, Any]:
-    """What a finished run says of itself.
-
-    Args:
-        place: its folder, or the run.json in it.
-
-    Raises:
-        ConfigError: there is none, it is damaged, or another version of Thinwire wrote it.
-    """
-    file = place if place.suffix == ".json" else place / RUN
-    if not place.exists():
-        raise ConfigError(f"there is no run in {str(place)!r}: no such folder; give the --out of a finished run")
-    try:
-        run = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except FileNotFoundError as error:
-        hint = (
-            "the run is not finished: `thinwire train --resume` goes on with it" if (place / "config.toml").exists() else "it is no run's"
-        )
-        raise ConfigError(f"the folder {str(place)!r} holds no {RUN}; {hint}") from error
-    except OSError as error:
-        raise ConfigError(f"{str(file)!r} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{str(file)!r} is damaged: it is no JSON ({error}); train again, or leave it out") from error
-    version = run.get("thinwire") if isinstance(run, dict) else None
-    if isinstance(version, str) and version.split(".")[:2] != __version__.split(".")[:2]:
-        raise ConfigError(f"{str(file)!r} is of Thinwire {version}, and this is {__version__}: compare it there, or train it again here")
-    if wrong := _damage(run):
-        raise ConfigError(f"{str(file)!r} is damaged: {wrong}; train again, or leave it out")
-    return dict(run)
-
-
-def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """What is not the same in all runs although it should be, with each run's own."""
-    found = {}
-    for what, paths in ALIKE.items():
-        values = [tuple(_at(run, path) for path in paths) for run in runs]
-        if what.startswith("tokens a batch"):
-            values = [(math.prod(each) * run["config"]["context"],) for each, run in zip(values, runs, strict=True)]
-        if len(set(values)) > 1:
-            telling = [place for place in range(len(values[0])) if len({each[place] for each in values}) > 1]
-            found[what] = tuple(" ".join(str(each[place]) for place in telling) for each in values)
-    return found
-
-
-def _damage(run: Any) -> str | None:  # noqa: PLR0911  (a reason each)
-    """What is wrong with a run.json, or None."""
-    for path, kind in HOLDS.items():
-        try:
-            value = _at(run, path)
-        except (KeyError, TypeError):
-            return f"{path} is missing"
-        many = isinstance(kind, list)
-        if many and not (isinstance(value, list) and value):
-            return f"{path} is empty or no list"
-        if not all(isinstance(each, kind[0] if many else kind) and not isinstance(each, bool) for each in (value if many else [value])):
-            return f"{path} is of another kind"
-    if len(run["result"]["sent_bytes"]) != run["world"] or len(run["curve"]["train"]) != run["result"]["steps"]:
-        return "its lists are of another length than its ranks or steps"
-    for each in run["curve"]["validation"]:
-        step, nats = each.get("step"), each.get("nats")
-        if type(step) is not int or not 0 <= step <= run["result"]["steps"] or not isinstance(nats, NUMBER):
-            return "curve.validation holds something else than steps and nats"
-    if not all(type(bucket.get("numel")) is int for bucket in run["buckets"]):
-        return "a bucket has no numel"
-    if run["config"]["accumulate"] < 1 or run["world"] < 1 or run["result"]["validation_nats_per_token"] <= 0:
-        return "a figure is 0 or below that cannot be"
-    return None
-
-
-def _no_number(word: str) -> Any:
-    raise ValueError(f"{word} is no number")
-
-
-def _at(run: Any, path: str) -> Any:
-    for key in path.split("."):
-        run = run[key]
-    return run
 
 
 def _names(folders: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> list[str]:

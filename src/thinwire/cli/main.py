@@ -20,6 +20,8 @@ COMMANDS = {
     "recipes": "the named strategies, with what they send",
     "data": "build a larger text to train on",
     "lab": "emulated hosts on this machine, joined by thin wires",
+    "bench": "strategies and rivals on the same model, text and links",
+    "report": "runs, or a bench, as one page",
     "doctor": "what is installed, what works here, and what to do about the rest",
 }
 LISTED = "\n".join(f"    {name:<10}{told}" for name, told in COMMANDS.items())

@@ -1,0 +1,1 @@
+"""Strategies and rivals on the same model, text and links; see `thinwire bench`."""

@@ -1,0 +1,98 @@
+"""Who takes part: strategies of ours and rivals, each with its honest best settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from thinwire.errors import BenchError
+from thinwire.how import gather, native, two_shot
+from thinwire.on import deltas, gradients, nesterov, sgd
+from thinwire.recipes import powersgd, sparseloco
+from thinwire.strategy import Strategy
+from thinwire.what import cast, feedback, identity, topk, uniform
+from thinwire.when import delayed, every, staggered
+from thinwire.words import near
+
+OURS = "thinwire"
+SLICES = {"lanes": 4, "slice_bytes": 1 << 20}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A row of the tables.
+
+    module: `thinwire`, or one of `thinwire.bench.rivals`. period: steps after which its talk repeats. timed: settings that bring it
+    to its steady state before steps are timed, such as an early end of a dense beginning.
+    job: fields of a job that it wants otherwise, such as AdamW's betas. same_as: whose loss curve it must have, to the last bits of float32
+    sums; its own is run for the first seed only, to prove it.
+    """
+
+    name: str
+    module: str
+    settings: dict[str, Any]
+    period: int = 1
+    job: dict[str, Any] = field(default_factory=dict)
+    same_as: str | None = None
+    timed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> bool:
+        return self.module == OURS
+
+
+def ours(name: str, strategy: Strategy, period: int = 1, attach: dict[str, Any] | None = None, **more: Any) -> Contestant:
+    """A strategy of thinwire."""
+    return Contestant(name, OURS, {"strategy": strategy.to_toml(), "attach": attach or {}}, period, **more)
+
+
+def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1) -> Strategy:
+    """4-bit deltas once in a period, or a fragment of them at a time."""
+    when = delayed(tau, staggered(fragments, every(period))) if fragments else every(period)
+    return Strategy(when, uniform(4), two_shot(), deltas(outer=outer, alpha=0.5 if fragments else 0.0))
+
+
+DENSE = "dense, sliced"
+DDP = "DDP"
+FULL = (
+    ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES),
+    ours("bf16 gradients", Strategy(every(1), cast("bf16"), native(), gradients()), attach=SLICES),
+    ours("4-bit gradients, feedback", Strategy(every(1), feedback(uniform(4)), two_shot(), gradients()), attach=SLICES),
+    ours(
+        "top-k 8 of 64 of each update, 2 bits",
+        Strategy(every(1), feedback(topk(8, per=64) >> uniform(2, grid="rise")), gather(), deltas(outer=sgd(1.0))),
+        job={"betas": (0.2, 0.95)},
+    ),
+    ours("PowerSGD rank 4", powersgd(rank=4)),
+    ours("local steps H=10, 4 bits", averaged(10, sgd(1.0)), 10),
+    ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8)), 30),
+    ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30),
+    ours("SparseLoCo-like H=15", sparseloco(period=15, lr=1.0), 15),
+    Contestant(DDP, "ddp", {"hook": "none"}, same_as=DENSE),
+    Contestant("DDP, fp16 hook", "ddp", {"hook": "fp16"}),
+    Contestant("DDP, PowerSGD rank 4", "ddp", {"hook": "powersgd", "rank": 4, "start": 10, "bucket_mb": 1000}, timed={"start": 2}),
+    Contestant("torch post-local SGD H=10", "post_local", {"period": 10, "start": 100}, 10, timed={"start": 2}),
+    Contestant("accelerate LocalSGD H=10", "local_sgd", {"period": 10}, 10),
+    Contestant("torchft DiLoCo H=30", "torchft_diloco", {"period": 30, "lr": 0.5, "fragments": 1}, 30),
+    Contestant("hivemind, 10 steps", "hivemind_avg", {"period": 10, "compression": "float16"}, 10),
+    Contestant("DeepSpeed ZeRO-1", "deepspeed_zero", {"stage": 1}, same_as=DENSE),
+    Contestant("Horovod, fp16", "horovod_ring", {"compression": "fp16"}),
+)
+QUICK = tuple(
+    each
+    for each in FULL
+    if each.name
+    in (DENSE, "4-bit gradients, feedback", "PowerSGD rank 4", "local steps H=10, 4 bits", DDP, "DDP, fp16 hook", "DDP, PowerSGD rank 4")
+)
+
+
+def chosen(names: list[str], among: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+    """Contestants by name.
+
+    Raises:
+        BenchError: there is none of that name.
+    """
+    known = {each.name: each for each in among}
+    if unknown := [name for name in names if name not in known]:
+        raise BenchError(f"no contestant is called {unknown[0]!r}{near(unknown[0], known)} There are: {'; '.join(known)}")
+    return tuple(known[name] for name in names)

@@ -1,0 +1,305 @@
+"""The pictures of a bench page: SVG that takes its colours from the page, so that one picture suits light and dark.
+
+matplotlib draws with stand-in colours, each of which becomes a CSS variable. Letters stay letters, in the reader's own font.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+import statistics
+import textwrap
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thinwire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = 6  # --c0 … --c5 of the page; the baseline takes the ink's own
+MARKERS = {  # matplotlib's name: the same shape in a 34 × 14 swatch
+    "o": "M13.2 7a3.8 3.8 0 1 0 7.6 0a3.8 3.8 0 1 0 -7.6 0z",
+    "s": "M13.5 3.5h7v7h-7z",
+    "^": "M17 2.6l4.4 7.8h-8.8z",
+    "D": "M17 2.4l4.6 4.6l-4.6 4.6l-4.6-4.6z",
+    "v": "M17 11.4l4.4-7.8h-8.8z",
+    "P": "M15.6 3h2.8v2.6h2.6v2.8h-2.6v2.6h-2.8v-2.6h-2.6v-2.8h2.6z",
+    "p": "M17 2.8l4.2 3l-1.6 5h-5.2l-1.6-5z",
+}
+PARTS = {"compute": "compute", "encode": "encode", "exposed": "wire, waited for", "input": "input", "untold": "not told apart"}
+INKS = ("ink", "muted", "grid", "paper", *(f"c{n}" for n in range(COLOURS)), *PARTS)
+STAND_INS = {ink: f"#0000{place:02x}" for place, ink in enumerate(INKS, start=1)}
+LOG_FROM = 4.0  # x goes logarithmic where the lines' ends lie further apart than this
+SIZE = (6.3, 4.0)  # inches of 72 units
+STYLE: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"],  # measured with matplotlib's own, which is wider than most; shown in the reader's
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.7,
+    "grid.color": STAND_INS["grid"],
+    "axes.edgecolor": STAND_INS["muted"],
+    "axes.labelcolor": STAND_INS["ink"],
+    "xtick.color": STAND_INS["muted"],
+    "ytick.color": STAND_INS["muted"],
+    "xtick.labelcolor": STAND_INS["ink"],
+    "ytick.labelcolor": STAND_INS["ink"],
+    "text.color": STAND_INS["ink"],
+}
+
+
+def clean(text: object) -> str:
+    """Without the characters that no page can hold: controls and halves of pairs."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", str(text))
+
+
+def escape(text: object) -> str:
+    """Words as a page shows them, also inside of an attribute.
+
+    Example:
+        >>> escape('<b title="x">')
+        '&lt;b title=&quot;x&quot;&gt;'
+    """
+    return html.escape(clean(text))
+
+
+def sig(value: float, digits: int = 3) -> str:
+    """A number in that many significant digits, with commas between thousands.
+
+    Example:
+        >>> sig(0.012345), sig(12345.6), sig(3.0), sig(2e-9), sig(0)
+        ('0.0123', '12,346', '3.00', '2.0e-09', '0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) < 1e-4 or abs(value) >= 1e9:
+        return f"{value:.1e}"
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a contestant looks in every picture: its place among all, and whether it is somebody else's."""
+
+    place: int
+    rival: bool
+    baseline: bool = False
+
+    @property
+    def ink(self) -> str:
+        return "ink" if self.baseline else f"c{self.place % COLOURS}"
+
+    @property
+    def marker(self) -> str:
+        return list(MARKERS)[self.place % len(MARKERS)]
+
+    def swatch(self) -> str:
+        """A piece of its line, for legends and tables."""
+        dashes, fill = (' stroke-dasharray="5 3"', "var(--paper)") if self.rival else ("", f"var(--{self.ink})")
+        return (
+            f'<svg class="swatch" width="34" height="14" viewBox="0 0 34 14" aria-hidden="true" style="stroke: var(--{self.ink})">'
+            f'<path d="M1 7H33" fill="none" stroke-width="2.2"{dashes}/>'
+            f'<path d="{MARKERS[self.marker]}" stroke-width="1.4" style="fill: {fill}"/></svg>'
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A mean over seeds with its band; `points`: markers without a line, `bare`: a line without markers."""
+
+    look: Look
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    points: bool = False
+    bare: bool = False
+
+
+def curves(lines: Sequence[Line], told: tuple[str, str], unit: str, levels: Sequence[float] = (), chosen: int = 0) -> str:
+    """Loss against something.
+
+    Args:
+        lines: at least one, with at least one place above 0 in all.
+        told: the picture's title and description, for those who hear it.
+        unit: the label of x.
+        levels: target losses, in the order in which the page lets choose.
+        chosen: the place of the one that is shown first.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    ends = [max(line.x) for line in lines if max(line.x, default=0) > 0]
+    log = max(ends) > LOG_FROM * min(ends)
+    with _figure(SIZE) as (figure, finished):
+        axes = figure.subplots()
+        for line in lines:
+            _draw(axes, line, log)
+        low, high = _limits(lines)
+        axes.set_ylim(low, high)
+        for place, level in enumerate(levels):
+            axes.axhline(level, color=STAND_INS["muted"], linewidth=1.1, linestyle=(0, (1, 2)), gid=f"t-{place}")
+            axes.annotate(
+                f"target {level:.3f}",
+                (0, level),
+                (4, 3),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                fontsize=9,
+                color=STAND_INS["muted"],
+                gid=f"t-{place}",
+                annotation_clip=True,
+            )
+        if log:
+            axes.set_xscale("log")
+            seen = [x for line in lines for x, y in zip(line.x, line.y, strict=True) if x > 0 and y <= high]
+            left, right = axes.get_xlim()
+            left = max(left, 0.7 * min(seen, default=left))
+            axes.set_xlim(left, right)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if right / left > 300 else (1.0, 3.0)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.set_xlabel(unit + (" (log scale)" if log else ""))
+        axes.set_ylabel("validation loss, nats a token")
+    return re.sub(r'class="t t(\d+)"', lambda each: each[0] if int(each[1]) == chosen else f'class="t t{each[1]} off"', finished(told))
+
+
+def bars(rows: Sequence[tuple[str, Mapping[str, float], float]], told: tuple[str, str], scale: float, unit: str) -> str:
+    """Where a step's time went: for each contestant its name, seconds by part (see `PARTS`), and the mean step.
+
+    A tick stands at the mean step; parts that run beside one another make a bar that is longer.
+    """
+    with _figure((SIZE[0], 0.9 + 0.4 * len(rows))) as (figure, finished):
+        axes = figure.subplots()
+        for at, (_, parts, mean) in enumerate(rows):
+            left = 0.0
+            for part in PARTS:
+                if (width := parts.get(part, 0.0) * scale) > 0:
+                    axes.barh(at, width, 0.62, left, color=STAND_INS[part], edgecolor=STAND_INS["paper"], linewidth=0.8)
+                    left += width
+            axes.plot([mean * scale] * 2, [at - 0.4, at + 0.4], color=STAND_INS["ink"], linewidth=1.6)
+            place = (max(left, mean * scale), at)
+            axes.annotate(sig(mean * scale), place, (5, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(clean(name), 26, max_lines=2, placeholder=" …")) for name, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0.12)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.set_xlabel(f"{unit} a step")
+    return finished(told)
+
+
+def parts_legend() -> str:
+    """What the colours of `bars` say."""
+    items = (f'<li><span class="block" style="background: var(--{part})"></span>{escape(said)}</li>' for part, said in PARTS.items())
+    return f'<ul class="legend parts">{"".join(items)}<li><span class="tick"></span>mean step</li></ul>'
+
+
+def _draw(axes: Axes, line: Line, log: bool) -> None:
+    last = len(line.x) - 1  # of validations between which nothing was sent, the last one
+    there = [at for at, x in enumerate(line.x) if (x > 0 or not log) and (at == last or line.x[at + 1] > x)]
+    x, y = [line.x[at] for at in there], [line.y[at] for at in there]
+    ink, gid = STAND_INS[line.look.ink], f"s-{line.look.place}"
+    if line.low and any(high > low for low, high in zip(line.low, line.high, strict=True)):
+        axes.fill_between(x, [line.low[at] for at in there], [line.high[at] for at in there], color=ink, alpha=0.16, linewidth=0, gid=gid)
+    every = 1 if line.points else max(1, len(x) // 7)
+    axes.plot(
+        x,
+        y,
+        color=ink,
+        linewidth=0 if line.points else 1.9,
+        linestyle=(0, (4.5, 1.8)) if line.look.rival else "-",
+        marker="" if line.bare else line.look.marker,
+        markersize=5.5,
+        markevery=(line.look.place % every, every) if len(x) > every else None,
+        markerfacecolor=STAND_INS["paper"] if line.look.rival else ink,
+        markeredgewidth=1.2,
+        zorder=2.5 if line.look.rival else 3,
+        gid=gid,
+    )
+
+
+def _limits(lines: Sequence[Line]) -> tuple[float, float]:
+    """Of y, without the first steep fall, which would flatten all that differs."""
+    low = min(min(line.low or line.y) for line in lines)
+    early = statistics.median(line.y[min(len(line.y) - 1, max(1, len(line.y) // 8))] for line in lines)
+    high = max(early, *(line.y[-1] + 0.1 * (line.y[-1] - low) for line in lines))
+    room = 0.05 * (high - low) or 0.1
+    return low - room, high + room
+
+
+@contextmanager
+def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Callable[[tuple[str, str]], str]]]:
+    """A figure in this module's style, and what makes its SVG once it is drawn."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(f"the page needs matplotlib ({error}): pip install 'thinwire[train]'") from error
+    kept: list[str] = []
+
+    def finished(told: tuple[str, str]) -> str:
+        return _inline(kept[0], *told)
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's font may well have them
+        matplotlib.rcdefaults()
+        for key, value in STYLE.items():
+            matplotlib.rcParams[key] = value  # type: ignore[index, unused-ignore]  # its stubs list every key
+        figure = Figure(figsize=size, layout="constrained")
+        figure.patch.set_visible(False)
+        FigureCanvasSVG(figure)
+        yield figure, finished
+        for axes in figure.axes:
+            axes.patch.set_visible(False)
+        matplotlib.rcParams["svg.hashsalt"] = f"{size}"
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        kept.append(out.getvalue())
+
+
+def _inline(svg: str, title: str, about: str) -> str:
+    """matplotlib's file as a part of a page: no declarations, no addresses, no ids that a second picture would have too."""
+    body = svg[svg.index("<svg") :]
+    head, body = body[: body.index(">") + 1], body[body.index(">") + 1 :]
+    box = re.search(r'viewBox="([^"]+)"', head)
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(r' id="s-(\d+)"', r' class="s c\1"', body)
+    body = re.sub(r' id="t-(\d+)"', r' class="t t\1"', body)
+    used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda each: each[0] if each[1] in used else "", body)
+    salt = f"p{zlib.crc32((title + about + body).encode('utf-8', 'replace')):x}-"
+    body = re.sub(r'( id="|href="#|url\(#)([\w-]+)', rf"\1{salt}\2", body)
+    body = re.sub(r'style="[^"]*"', _dressed, body)
+    body = re.sub(r"\n\s*", "\n", body)
+    ids = f"{salt}title", f"{salt}about"
+    return (
+        f'<svg role="img" viewBox="{box[1] if box else ""}" aria-labelledby="{ids[0]}" aria-describedby="{ids[1]}">'
+        f'<title id="{ids[0]}">{escape(title)}</title><desc id="{ids[1]}">{escape(about)}</desc>{body.strip()}'
+    )
+
+
+def _dressed(style: re.Match[str]) -> str:
+    """A style with the page's colours and the reader's font."""
+    said = re.sub(r"font: ([^;\"]*?)([\d.]+)px [^;\"]*", r"font-size: \2px", style[0])
+    for ink, stand_in in STAND_INS.items():
+        said = said.replace(stand_in, f"var(--{ink})")
+    return said

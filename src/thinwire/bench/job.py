@@ -1,0 +1,141 @@
+"""What a contestant is given, and what it must offer: the same model, text, batches and optimiser for all.
+
+A contestant is a module with `ABOUT` (a line), `REQUIRES` (what pip installs for it, pinned; empty where thinwire's own environment does)
+and
+
+    build(job: Job, place: Place) -> Trainer
+
+It runs in its own processes, one a rank, under torchrun's environment variables, and talks through its own library's public interface.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thinwire.testing.gpt import GPT, GPTConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a contestant.
+
+    contestant: a module of `thinwire.bench.rivals`, or `thinwire`; settings: its own, such as {"period": 30}.
+    train, held: .npy files of token numbers. batch: rows to a rank and step. steps: of the whole schedule; stop: where to end.
+    warm: steps before anything is timed or counted. few: where steps take over `slow_s`, so many timed ones are enough (0: all are done).
+    validate_every: steps between validations; 0: none. windows: held-out rows of one.
+    """
+
+    contestant: str
+    settings: dict[str, Any]
+    model: dict[str, int]
+    train: str
+    held: str
+    seed: int = 0
+    batch: int = 8
+    steps: int = 100
+    stop: int = 100
+    warm: int = 0
+    few: int = 0
+    slow_s: float = 5.0
+    validate_every: int = 0
+    windows: int = 256
+    lr: float = 3e-3
+    warmup: int = 100
+    decay_to: float = 0.1
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    timeout: float = 300.0
+
+    @staticmethod
+    def read(path: Path) -> Job:
+        """A job from its JSON file."""
+        told = json.loads(path.read_text())
+        return Job(**told | {"betas": tuple(told["betas"])})
+
+    def write(self, path: Path) -> None:
+        """Into a JSON file."""
+        path.write_text(json.dumps(asdict(self)))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: a linear warm-up, then a cosine down to decay_to · lr."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        gone = min(1.0, (step + 1 - self.warmup) / max(1, self.steps - self.warmup))
+        return self.lr * (self.decay_to + (1 - self.decay_to) * (1 + math.cos(math.pi * gone)) / 2)
+
+    def new_model(self) -> GPT:
+        """The model: the same bits on every rank, for every contestant."""
+        torch.manual_seed(self.seed)
+        return GPT(GPTConfig(**self.model))  # type: ignore[arg-type]  # sizes are ints, switches are not said
+
+    def new_optimizer(self, model: nn.Module) -> torch.optim.AdamW:
+        """AdamW; matrices decay, vectors do not."""
+        params = [param for param in model.parameters() if param.requires_grad]
+        groups = [
+            {"params": [param for param in params if param.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [param for param in params if param.dim() < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands: as torchrun tells it."""
+
+    rank: int = field(default_factory=lambda: int(os.environ["RANK"]))
+    world: int = field(default_factory=lambda: int(os.environ["WORLD_SIZE"]))
+    address: str = field(default_factory=lambda: os.environ["MASTER_ADDR"])
+    port: int = field(default_factory=lambda: int(os.environ["MASTER_PORT"]))
+
+
+class Trainer(Protocol):
+    """A contestant at work."""
+
+    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
+        """One batch (rows, context) int64 of this rank: forward, backward, clipping, talk, update at rate `lr`; the batch's loss."""
+        ...
+
+    def common(self) -> AbstractContextManager[nn.Module]:
+        """The model that a user would keep now, as the library gives it: agreed on before, or averaged on request. All ranks ask alike."""
+        ...
+
+    def split(self) -> dict[str, float]:
+        """Seconds so far of `encode_s` and `exposed_s`, and `metered_bytes`, where the library can tell; else empty."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is in flight and let go."""
+        ...
+
+
+def batches(job: Job, place: Place) -> Any:
+    """The rows of each step: (batch, context + 1) int64, drawn from the text by (seed, step, rank)."""
+    text = np.load(job.train, mmap_mode="r")
+    length = job.model["context"] + 1
+
+    def at(step: int) -> Tensor:
+        draw = np.random.default_rng([job.seed, step, place.rank])
+        begins = draw.integers(0, len(text) - length, job.batch)
+        return torch.from_numpy(np.stack([text[begin : begin + length] for begin in begins]).astype(np.int64))
+
+    return at
+
+
+def validation(job: Job) -> list[Tensor]:
+    """Held-out rows, evenly spread, in batches of 32."""
+    text = np.load(job.held, mmap_mode="r")
+    length = job.model["context"] + 1
+    begins = np.linspace(0, len(text) - length, job.windows).astype(int)
+    rows = torch.from_numpy(np.stack([text[begin : begin + length] for begin in begins]).astype(np.int64))
+    return list(rows.split(32))

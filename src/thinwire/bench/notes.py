@@ -1,0 +1,158 @@
+"""The words of a bench's page around its figures: what, where, how it was counted, what failed, how to do it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from thinwire.bench.figures import escape
+from thinwire.bench.page import Cell, Head, Row, fixed, so_many, table
+
+if TYPE_CHECKING:
+    from thinwire.bench.report import Bench
+    from thinwire.bench.sections import Told
+
+
+def opening(bench: Bench) -> str:
+    """What was measured, and where."""
+    curves_of = [record for (_, link), some in bench.records.items() if link is None for record in some]
+    told = [f"{so_many(len(bench.contestants), 'contestant')} on {so_many(len(bench.links), 'link')}"]
+    for key, words in (("parameters", "a model of {} parameters"), ("tokens_per_step", "{} tokens a step"), ("steps", "up to {} steps")):
+        if values := sorted({record[key] for record in curves_of if record.get(key) is not None}):
+            told.append(words.format(" or ".join(f"{value:,}" for value in values)))
+    if worlds := sorted({world for world, _ in bench.setups.values() if world is not None}):
+        told.append(f"{' or '.join(map(str, worlds))} ranks")
+    where = ""
+    for here in bench.environments[:1]:
+        known = {key: escape(here[key]) for key in here if here[key] is not None}
+        named = {
+            "thinwire": "thinwire {}",
+            "torch": "torch {}",
+            "python": "Python {}",
+            "cpu": "{}",
+            "cores": "{} cores",
+            "kernel": "Linux {}",
+        }
+        where = ", ".join(words.format(known[key]) for key, words in named.items() if key in known)
+        where = f" Measured {known.get('date', '')} with {where}."
+    how = ""
+    if bench.targets:
+        how = (
+            f" The time to a loss is the steps that a contestant's mean curve needs × its mean step on the link; "
+            f"target losses are those that {escape(bench.baseline)} has reached at some share of its steps."
+        )
+    return f'<p class="lead">{escape(", ".join(told))}.{where}{how}</p>'
+
+
+def cautions(bench: Bench) -> str:
+    """What a reader would otherwise take for granted."""
+    out = []
+    if bench.baseline is None:
+        out.append("None of the contestants is a dense DDP baseline: there is no target loss, no gap and no speed-up.")
+    elif bench.baseline not in bench.curves:
+        out.append(f"{bench.baseline} has no curve without errors: there is no target loss, no gap and no speed-up.")
+    curves_of = [record for (_, link), some in bench.records.items() if link is None for record in some]
+    models: set[int] = {record["parameters"] for record in curves_of if record.get("parameters") is not None}
+    timed = {parameters for _, parameters in bench.setups.values() if parameters is not None}
+    if models and timed - models:
+        words = [" and ".join(f"{number:,}" for number in sorted(numbers)) for numbers in (models, timed)]
+        out.append(f"Steps to a loss are those of a model of {words[0]} parameters; seconds and bytes those of {words[1]} parameters.")
+    if len(bench.environments) > 1:
+        out.append("The records come from several environments; see the end of the page.")
+    if not bench.environments:
+        out.append("The records do not say where they were measured.")
+    return "".join(f'<p class="warning">{escape(each)}</p>' for each in out)
+
+
+def measures(bench: Bench, told: Told) -> str:
+    heads = [
+        Head("contestant", number=False),
+        Head("link", number=False),
+        Head("rounds"),
+        Head("timed steps"),
+        Head("sent", "kB, by a rank and step"),
+        Head("kernel over meter", "×", "Bytes on the interface over those that the library counted"),
+        Head("greatest lateness", "ms", "Of the emulated link, behind its own schedule"),
+    ]
+    rows = [
+        Row(
+            [
+                Cell.words(row["name"]),
+                Cell.words(row["link"]),
+                Cell.number(row["rounds"], str(row["rounds"])),
+                Cell.number(row["timed_steps"], f"{row['timed_steps']:,}"),
+                Cell.number(None if row["bytes_per_step"] is None else row["bytes_per_step"] / 1e3),
+                fixed(row["kernel_over_meter"], 3),
+                Cell.number(row["max_late_ms"]),
+            ],
+            told.attributes(row["link"]),
+        )
+        for row in told.rows
+        if row["timed_steps"]
+    ]
+    links = [
+        Head("link", number=False),
+        Head("rate", "Mb/s"),
+        Head("round trip", "ms"),
+        Head("loss", "%"),
+        Head("congestion", number=False),
+    ]
+    wires = [
+        Row(
+            [
+                Cell.words(name),
+                Cell.number(None if link.get("rate") is None else link["rate"] / 1e6),
+                Cell.number(None if link.get("rtt") is None else link["rtt"] * 1e3),
+                Cell.number(None if link.get("loss") is None else link["loss"] * 100),
+                Cell.words(link.get("congestion") or "–"),
+            ]
+        )
+        for name, link in bench.links.items()
+    ]
+    return (table("Links", links, wires) if wires else "") + (table("How it was counted", heads, rows) if rows else "")
+
+
+def failures(bench: Bench) -> str:
+    items = []
+    for (name, link), errors in bench.errors.items():
+        where = "its curve" if link is None else link
+        items += [f"<li><strong>{escape(name)}</strong>, {escape(where)}: <code>{escape(error)}</code></li>" for error in errors]
+    items += [
+        f"<li><strong>{escape(whole['name'])}</strong>, whole run: <code>{escape(whole['error'])}</code></li>"
+        for whole in bench.wholes
+        if whole.get("error")
+    ]
+    return f'<ul class="plain name">{"".join(items)}</ul>' if items else ""
+
+
+def reproduce(bench: Bench) -> str:
+    """The commands, and of each contestant every setting that it was run with."""
+    out = []
+    for here in bench.environments:
+        rest = {key: value for key, value in here.items() if key not in ("kind", "command")}
+        out.append(f"<pre><code>{escape(here['command'])}</code></pre>" if here.get("command") else "")
+        out.append(details("environment", rest))
+    for name, contestant in bench.contestants.items():
+        sets: dict[str, dict[str, Any]] = {}
+        for (whose, link), records in bench.records.items():
+            for record in records if whose == name else ():
+                settings = record.get("settings") or {}
+                told = sets.setdefault(_json(settings), {"contestant": contestant, "settings": settings})
+                if link is None:
+                    told.setdefault("curves", []).append(
+                        {key: record.get(key) for key in ("seed", "steps", "tokens_per_step", "parameters")}
+                    )
+                else:
+                    told.setdefault("times", []).append({key: record.get(key) for key in ("link", "world", "parameters", "round")})
+        out += [details(name, told) for told in sets.values()]
+    return "".join(out)
+
+
+def details(name: str, told: Mapping[str, Any], toml: str = "") -> str:
+    code = f"<pre><code>{escape(toml)}</code></pre>" if toml else ""
+    return f"<details><summary>{escape(name)}</summary>{code}<pre><code>{escape(_json(told))}</code></pre></details>"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str)

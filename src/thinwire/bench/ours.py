@@ -1,0 +1,65 @@
+"""Thinwire itself. Settings: `strategy`, its TOML; `attach`, keyword arguments of `thinwire.attach`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import thinwire
+from thinwire.bench.job import Job, Place
+
+ABOUT = "thinwire.attach"
+REQUIRES: tuple[str, ...] = ()
+
+
+class Ours:
+    """A loop of two more lines."""
+
+    def __init__(self, job: Job, place: Place) -> None:
+        timeout = timedelta(seconds=job.timeout)
+        dist.init_process_group("gloo", timeout=timeout)
+        self.model = job.new_model()
+        self.optimizer = job.new_optimizer(self.model)
+        strategy = thinwire.Strategy.from_toml(job.settings["strategy"])
+        self.sync = thinwire.attach(self.model, self.optimizer, strategy, timeout=timeout, **job.settings.get("attach", {}))
+        self.clip = job.clip
+
+    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
+        """See `Trainer`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        _, loss = self.model(tokens, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def common(self) -> AbstractContextManager[nn.Module]:
+        """See `Trainer`."""
+        return self.sync.common_weights()
+
+    def split(self) -> dict[str, float]:
+        """See `Trainer`."""
+        report = self.sync.report()
+        return {
+            "encode_s": sum(row.encode_s for row in report.rows),
+            "exposed_s": sum(row.exposed_s for row in report.rows),
+            "metered_bytes": float(report.sent_bytes),
+        }
+
+    def close(self) -> None:
+        """See `Trainer`."""
+        self.sync.close()
+        dist.destroy_process_group()
+
+
+def build(job: Job, place: Place) -> Any:
+    """See `thinwire.bench.job`."""
+    torch.manual_seed(job.seed)
+    return Ours(job, place)

@@ -1,0 +1,71 @@
+"""torch's DistributedDataParallel. Settings: `hook`: none, fp16, or powersgd (with `rank`, `start`); `bucket_mb`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from thinwire.bench.job import Job, Place
+
+ABOUT = "torch DistributedDataParallel, with its communication hooks"
+REQUIRES: tuple[str, ...] = ()
+
+
+class DDP:
+    """The loop of torch's tutorial, with the hook asked for."""
+
+    def __init__(self, job: Job) -> None:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=job.timeout))
+        hook = job.settings.get("hook", "none")
+        bucket_mb = job.settings.get("bucket_mb", 25)
+        self.net = DistributedDataParallel(job.new_model(), gradient_as_bucket_view=True, bucket_cap_mb=bucket_mb)
+        if hook == "fp16":
+            self.net.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        elif hook == "powersgd":
+            state = powerSGD_hook.PowerSGDState(
+                None,
+                matrix_approximation_rank=job.settings["rank"],
+                start_powerSGD_iter=job.settings["start"],
+                min_compression_rate=1,
+            )
+            self.net.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+        elif hook != "none":
+            raise ValueError(f"no hook {hook!r}: none, fp16, powersgd")
+        self.optimizer = job.new_optimizer(self.net)
+        self.clip = job.clip
+
+    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
+        """See `Trainer`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        _, loss = self.net(tokens, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    @contextmanager
+    def common(self) -> Iterator[nn.Module]:
+        """See `Trainer`."""
+        yield self.net.module
+
+    def split(self) -> dict[str, float]:
+        """See `Trainer`."""
+        return {}
+
+    def close(self) -> None:
+        """See `Trainer`."""
+        dist.destroy_process_group()
+
+
+def build(job: Job, place: Place) -> Any:  # noqa: ARG001  (every contestant takes both)
+    """See `thinwire.bench.job`."""
+    return DDP(job)

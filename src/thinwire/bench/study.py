@@ -1,0 +1,416 @@
+"""What a bench measures: contestants × links × seeds, in a file of records that grows, so that a long study goes on where it stopped.
+
+1. Curves: the loss of every contestant and seed, once, on a network without limits: it does not depend on the link.
+2. Times: steps of a larger model in each link's lab, contestants in turn, in several rounds.
+3. Proof: one contestant trained whole in one link's lab. Its losses must be those of its curve, bit for bit, and the time that it took to a
+   loss is held against the steps that its curve needed × the step time measured there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thinwire.bench.contestants import FULL, QUICK, Contestant
+from thinwire.bench.environments import python_for
+from thinwire.bench.job import Job
+from thinwire.errors import BenchError, ThinwireError
+from thinwire.lab import Lab, Wire, uniform
+from thinwire.version import __version__
+
+RECORDS = "records.jsonl"
+HOURS = 3600.0
+SAME = 2e-3  # of the last loss: what another order of float32 sums may change over a whole run
+
+
+@dataclass(frozen=True)
+class Link:
+    """What hosts are joined by."""
+
+    name: str
+    rate: float | None
+    rtt: float = 0.0
+    loss: float = 0.0
+    congestion: str = "cubic"
+
+    def lab(self, world: int) -> Lab:
+        """Hosts joined by it."""
+        return Lab(uniform(world, rate=self.rate, wire=Wire(self.rtt, 0.0, self.loss), congestion=self.congestion))
+
+
+FREE = Link("no limits", None)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured.
+
+    curve, timing: fields of the jobs. rounds: of timed steps; each has `timed` steps at least, and whole periods.
+    proof: the contestant and the link that are run whole.
+    """
+
+    world: int
+    contestants: tuple[Contestant, ...]
+    links: tuple[Link, ...]
+    seeds: int
+    curve: Mapping[str, Any]
+    timing: Mapping[str, Any]
+    timed: int
+    rounds: int
+    proof: tuple[str, Link]
+
+    def job(self, contestant: Contestant, seed: int, fields: Mapping[str, Any], train: str, held: str) -> Job:
+        """A contestant's job."""
+        return Job(contestant.module, contestant.settings, train=train, held=held, seed=seed, **{**fields, **contestant.job})
+
+
+def links(rates: tuple[float, ...], rtts: tuple[float, ...]) -> tuple[Link, ...]:
+    """Every rate with every round trip.
+
+    Example:
+        >>> [link.name for link in links((1e8, 1e9), (0.05,))]
+        ['100 Mb/s, 50 ms', '1 Gb/s, 50 ms']
+    """
+    words = {rate: f"{rate / 1e9:g} Gb/s" if rate >= 1e9 else f"{rate / 1e6:g} Mb/s" for rate in rates}
+    return tuple(Link(f"{words[rate]}, {rtt * 1e3:g} ms", rate, rtt) for rate in rates for rtt in rtts)
+
+
+SMALL = {"vocab": 256, "context": 128, "layers": 4, "heads": 4, "width": 96}  # 0.48 M parameters
+LARGE = {"vocab": 4096, "context": 64, "layers": 6, "heads": 6, "width": 384}  # 12.2 M parameters
+STUDY = Study(
+    world=4,
+    contestants=FULL,
+    links=links((1e7, 1e8, 1e9), (0.0, 0.05)),
+    seeds=3,
+    # 4 ranks × 8 rows × 128 bytes × 2400 steps: 9.8 M tokens, 20 to a parameter
+    curve={"model": SMALL, "batch": 8, "steps": 2400, "stop": 2400, "validate_every": 120, "warmup": 120},
+    timing={"model": LARGE, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
+    timed=15,
+    rounds=2,
+    proof=("local steps H=10, 4 bits", Link("100 Mb/s, 50 ms", 1e8, 0.05)),
+)
+QUICK_STUDY = Study(
+    world=2,
+    contestants=QUICK,
+    links=links((1e8,), (0.0, 0.05)),
+    seeds=1,
+    curve={"model": SMALL | {"layers": 2, "context": 64}, "batch": 8, "steps": 300, "stop": 300, "validate_every": 30, "warmup": 30},
+    timing={"model": LARGE | {"layers": 2, "vocab": 256}, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
+    timed=10,
+    rounds=2,
+    proof=("local steps H=10, 4 bits", Link("100 Mb/s, 50 ms", 1e8, 0.05)),
+)
+
+
+class Bench:
+    """A study at work in a folder.
+
+    Args:
+        study: what to measure.
+        folder: where records are kept.
+        environments: where rivals' environments and the text are, for all benches.
+        say: told each record as it comes.
+        retry: measure again what failed before.
+    """
+
+    def __init__(self, study: Study, folder: Path, environments: Path, say: Callable[[str], None], retry: bool = False) -> None:
+        self.study, self.folder, self.environments, self.say = study, folder, environments, say
+        folder.mkdir(parents=True, exist_ok=True)
+        self.records = [each for each in read(folder / RECORDS) if not (retry and each.get("error"))]
+        _write(folder / RECORDS, self.records)  # without what was cut off, or is tried again
+        self._done = {each["key"] for each in self.records if "key" in each}
+        self._pythons: dict[str, Path | str] = {}
+        self.train, self.held = _text(environments)
+
+    def run(self, command: str) -> list[dict[str, Any]]:
+        """Measure all that is not there yet; every record."""
+        self._keep({"kind": "environment", **environment(command)})
+        self.curves()
+        self.times()
+        self.proof()
+        return self.records
+
+    def curves(self) -> None:
+        """Losses, once for each contestant and seed."""
+        study = self.study
+        with FREE.lab(study.world) as lab:
+            for seed in range(study.seeds):
+                for contestant in study.contestants:
+                    if seed and contestant.same_as and self._shared(contestant, seed):
+                        continue
+                    job = study.job(contestant, seed, study.curve, self.train, self.held)
+                    self._measure("curve", contestant, job, lab, seed=seed)
+
+    def _shared(self, contestant: Contestant, seed: int) -> bool:
+        """Take the curve of the one whose maths are the same, once its own first seed has shown that they are."""
+        own, theirs = self._curve(contestant.name, 0), self._curve(contestant.same_as, 0)
+        source = self._curve(contestant.same_as, seed)
+        if own is None or theirs is None or source is None:
+            return False
+        ends = [record["validation"][-1][1] for record in (own, theirs)]
+        if abs(ends[0] / ends[1] - 1) > SAME:
+            return False
+        key = f"{own['key']}-{seed}"
+        if key not in self._done:
+            self._keep({**own, **{name: source[name] for name in ("seed", "validation")}, "key": key, "shared": contestant.same_as})
+        return True
+
+    def _curve(self, name: str | None, seed: int) -> dict[str, Any] | None:
+        found = [each for each in self.records if each["kind"] == "curve" and each["name"] == name and each["seed"] == seed]
+        return next((each for each in found if not each["error"]), None)
+
+    def times(self) -> None:
+        """Step times on every link, contestants in turn."""
+        study = self.study
+        for link in study.links:
+            with link.lab(study.world) as lab:
+                for number in range(study.rounds):
+                    for contestant in study.contestants:
+                        self._time(contestant, link, lab, number, study.timing)
+
+    def proof(self) -> None:
+        """One cell run whole, and its step time measured apart."""
+        study = self.study
+        name, link = study.proof
+        contestant = next((each for each in study.contestants if each.name == name), None)
+        if contestant is None:
+            return
+        apart = {**study.curve, "warm": 3, "few": 3, "validate_every": 0}
+        with link.lab(study.world) as lab:
+            self._time(contestant, link, lab, 0, apart, kind="small")
+            job = study.job(contestant, 0, study.curve, self.train, self.held)
+            self._measure("whole", contestant, job, lab, seed=0, link=asdict(link))
+
+    def _time(self, contestant: Contestant, link: Link, lab: Lab, number: int, fields: Mapping[str, Any], kind: str = "time") -> None:
+        contestant = replace(contestant, settings=contestant.settings | contestant.timed)
+        periods = -(-self.study.timed // contestant.period)
+        job = self.study.job(contestant, 0, {**fields, "stop": fields["warm"] + periods * contestant.period}, self.train, self.held)
+        self._measure(kind, contestant, job, lab, link=asdict(link), round=number)
+
+    def _measure(self, kind: str, contestant: Contestant, job: Job, lab: Lab, **more: Any) -> None:
+        told = {"kind": kind, "name": contestant.name, "contestant": contestant.module, "settings": contestant.settings, **more}
+        told |= {"world": self.study.world, "same_as": contestant.same_as}
+        key = hashlib.sha256(json.dumps([told, asdict(job) | {"train": "", "held": ""}], sort_keys=True).encode()).hexdigest()[:16]
+        if key in self._done:
+            return
+        begun = time.monotonic()
+        lab.line_stats()
+        try:
+            ranks = ran(lab, job, self._python(contestant))
+            line = lab.line_stats()
+            told |= {**FIGURES[kind](job, ranks), "max_late_ms": line.max_late_ms if line else None, "error": None}
+        except BenchError as error:
+            told["error"] = str(error)
+        self._keep({"key": key, **told})
+        where = " ".join(str(more[name]["name"] if name == "link" else f"{name} {more[name]}") for name in more)
+        self.say(f"{kind:<6} {contestant.name:<38} {where:<28} {_words(told)}  ({time.monotonic() - begun:.0f} s)")
+
+    def _python(self, contestant: Contestant) -> Path:
+        """The interpreter for a contestant; what could not be installed is told each time."""
+        if contestant.module not in self._pythons:
+            try:
+                module = _module(contestant.module)
+                found: Path | str = python_for(module.REQUIRES, self.environments, getattr(module, "BUILD_ENV", None))
+            except BenchError as error:
+                found = f"cannot be installed: {error}"
+            self._pythons[contestant.module] = found
+        python = self._pythons[contestant.module]
+        if isinstance(python, str):
+            raise BenchError(python)
+        return python
+
+    def _keep(self, told: dict[str, Any]) -> None:
+        self.records.append(told)
+        self._done.add(told.get("key", ""))
+        with (self.folder / RECORDS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told, allow_nan=False) + "\n")
+
+
+def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the page shows: a proof beside what was predicted of it, the newest environment, and no step times of the small model."""
+    small = {each["name"]: each for each in records if each["kind"] == "small" and not each["error"]}
+    curves = {each["name"]: each for each in records if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]}
+    out = [each for each in records if each["kind"] in ("curve", "time")]
+    for whole in (each for each in records if each["kind"] == "whole"):
+        curve, step = curves.get(whole["name"]), small.get(whole["name"])
+        if whole["error"] or curve is None or step is None:
+            out.append(whole)
+            continue
+        steps, losses = zip(*curve["validation"], strict=True)
+        target = float(np.interp(0.8 * steps[-1], steps, losses))
+        needed = _reached(steps, losses, target)
+        seconds = _reached([at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target)
+        told = {"target": target, "predicted_s": needed * statistics.mean(step["step_s"]), "measured_s": seconds}
+        out.append({**whole, **told, "same_losses": whole["validation"] == curve["validation"]})
+    return [*[each for each in records if each["kind"] == "environment"][-1:], *out]
+
+
+def _reached(at: Sequence[float], losses: Sequence[float], target: float) -> float:
+    """Where losses first come down to a target."""
+    place = next(place for place, loss in enumerate(losses) if loss <= target)
+    if place == 0:
+        return at[0]
+    share = (losses[place - 1] - target) / (losses[place - 1] - losses[place])
+    return at[place - 1] + share * (at[place] - at[place - 1])
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module("thinwire.bench.ours" if name == "thinwire" else f"thinwire.bench.rivals.{name}")
+
+
+def ran(lab: Lab, job: Job, python: Path) -> list[dict[str, Any]]:
+    """What each rank tells of a job.
+
+    Raises:
+        BenchError: it failed; the reason of the host that failed first.
+    """
+    heard: dict[str, list[str]] = {host: [] for host in lab.hosts}
+
+    def on_line(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
+        heard[host] = [*heard[host][-40:], line]
+
+    with tempfile.TemporaryDirectory(prefix="thinwire-bench-") as scratch:
+        file = Path(scratch) / "job.json"
+        job.write(file)
+        try:
+            done = lab.run([str(python), "-m", "thinwire.bench.worker", str(file), scratch], timeout=2 * HOURS, grace=20.0, on_line=on_line)
+        except ThinwireError as error:
+            raise BenchError(str(error)) from error
+        if done.worst:
+            host = next((host for host, code in done.codes.items() if code and host not in done.stopped), lab.hosts[0])
+            raise BenchError(f"{host}: {_reason(heard[host]) or f'exit code {done.codes[host]}'}")
+        return [json.loads((Path(scratch) / f"rank{rank}.json").read_text()) for rank in range(len(lab.hosts))]
+
+
+def _reason(lines: list[str]) -> str:
+    """The line that says why: the last that looks like an error's."""
+    said = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in said if "Error" in line.partition(":")[0] or line.startswith("terminate called")]
+    return (errors or said or [""])[-1][:500]
+
+
+def _curve(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    first = ranks[0]
+    steps = len(first["seconds"])
+    return {
+        "parameters": _parameters(job),
+        "tokens_per_step": job.batch * job.model["context"] * len(ranks),
+        "steps": steps,
+        "validation": first["validation"],
+        "bytes_per_step": statistics.mean(rank["sent_bytes"] for rank in ranks) / steps,
+        "seconds": round(sum(first["seconds"]), 1),
+        "last_losses": statistics.mean(first["losses"][-20:]),
+    }
+
+
+def _whole(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = np.mean([rank["seconds"] for rank in ranks], axis=0).cumsum()
+    return _curve(job, ranks) | {"points": [[step, round(float(seconds[step - 1]), 3), nats] for step, nats in ranks[0]["validation"]]}
+
+
+def _time_figures(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    step_s = np.mean([rank["seconds"][job.warm :] for rank in ranks], axis=0)  # ranks that take local steps do not wait for one another
+    n = len(step_s)
+    first, mean = ranks[0], float(step_s.mean())
+    split: dict[str, float] = first["split"]
+    told: dict[str, float | None] = dict.fromkeys(("compute_s", "encode_s", "exposed_s", "metered_bytes"))
+    if split:
+        told = {"encode_s": split["encode_s"] / n, "exposed_s": split["exposed_s"] / n, "metered_bytes": split["metered_bytes"] / n}
+        own = float(np.mean(first["seconds"][job.warm :]))
+        told["compute_s"] = max(0.0, own - (split["encode_s"] + split["exposed_s"] + first["input_s"]) / n)
+    return {
+        "parameters": _parameters(job),
+        "step_s": [round(float(each), 5) for each in step_s],
+        "input_s": first["input_s"] / n,
+        **told,
+        "kernel_bytes": statistics.mean(rank["sent_bytes"] for rank in ranks) / n,
+        "tokens_per_s": job.batch * job.model["context"] * len(ranks) / mean,
+        "peak_bytes": max(rank["peak_bytes"] for rank in ranks),
+        "setup_s": round(first["setup_s"], 2),
+    }
+
+
+FIGURES: dict[str, Callable[[Job, list[dict[str, Any]]], dict[str, Any]]] = {
+    "curve": _curve,
+    "time": _time_figures,
+    "small": _time_figures,
+    "whole": _whole,
+}
+
+
+def _parameters(job: Job) -> int:
+    return sum(param.numel() for param in job.new_model().parameters())
+
+
+def _words(told: Mapping[str, Any]) -> str:
+    if told["error"]:
+        return f"failed: {told['error'][:120]}"
+    if "step_s" in told:
+        return f"{statistics.mean(told['step_s']):.3f} s a step, {told['kernel_bytes'] / 1e6:.3f} MB"
+    return f"{told['validation'][-1][1]:.4f} nats"
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Where records come from."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return {
+        "thinwire": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "cpu": next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+    }
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; a last line that was cut off by the end of a run is left out, since it is measured again.
+
+    Raises:
+        BenchError: another line is no record.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise BenchError(f"{path}, line {number}: no record") from None
+    return records
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in records), encoding="utf-8")
+    partial.replace(path)
+
+
+def _text(folder: Path) -> tuple[str, str]:
+    """The bundled text as bytes, for processes that may not have thinwire's packages."""
+    from thinwire.data.english import english
+
+    folder.mkdir(parents=True, exist_ok=True)
+    places = [folder / "train.npy", folder / "held.npy"]
+    for place, text in zip(places, english(), strict=True):
+        if not place.exists():
+            partial = place.with_suffix(f".{os.getpid()}.npy")
+            np.save(partial, np.frombuffer(text, np.uint8))
+            partial.replace(place)
+    return str(places[0]), str(places[1])

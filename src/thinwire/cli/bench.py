@@ -1,0 +1,122 @@
+"""`thinwire bench`: strategies and rivals on the same model, text and links."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thinwire.errors import BenchError
+from thinwire.say import PROGRAM, Say
+
+if TYPE_CHECKING:
+    from thinwire.bench.study import Study
+
+ABOUT = """\
+Strategies and rivals on the same model, text, batches and links: loss against wall-clock and bytes, step times, and who wins where.
+
+    thinwire bench --quick                     two hosts, seven contestants, two links: under 10 minutes on two cores
+    thinwire bench                             the full study: hours; stop it when you like, the same command goes on
+    thinwire bench --quick --only DDP --only "dense, sliced" --add diloco,period=20
+    thinwire bench --list                      contestants and links
+
+Each contestant runs in its own processes (rivals in environments of their own, built at first use), in emulated hosts (`thinwire lab`).
+Records are in --out/records.jsonl, the page in --out/report.html.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `thinwire bench`."""
+    parser.add_argument("--quick", action="store_true", help="the small study")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="FOLDER", help="default runs/bench")
+    parser.add_argument("--only", action="append", metavar="NAME", help="a contestant of --list; may be repeated; default: all")
+    parser.add_argument(
+        "--add", action="append", metavar="STRATEGY", help="a recipe such as diloco,period=20, or a .toml file; may be repeated"
+    )
+    parser.add_argument("--link", action="append", metavar="NAME", help="a link of --list; may be repeated; default: all")
+    parser.add_argument("--seeds", type=int, metavar="N", help="of the loss curves")
+    parser.add_argument("--retry", action="store_true", help="measure again what failed")
+    parser.add_argument("--list", action="store_true", help="show contestants and links, measure nothing")
+
+
+def run(options: argparse.Namespace, say: Say) -> int:
+    """Measure, then write the page."""
+    from thinwire.bench.contestants import chosen, ours
+    from thinwire.bench.study import QUICK_STUDY, STUDY, Bench, for_page
+    from thinwire.train.spoken import strategy_from
+
+    study: Study = QUICK_STUDY if options.quick else STUDY
+    if options.only:
+        study = replace(study, contestants=chosen(options.only, study.contestants if options.quick else STUDY.contestants))
+    if options.add:
+        more = tuple(ours(each, made := strategy_from(each), made.when.period or 1) for each in options.add)
+        study = replace(study, contestants=(*study.contestants, *more))
+    if options.link:
+        known = {link.name: link for link in study.links}
+        if unknown := [name for name in options.link if name not in known]:
+            raise BenchError(f"no link is called {unknown[0]!r}; there are: {'; '.join(known)}")
+        study = replace(study, links=tuple(known[name] for name in options.link))
+    if options.seeds is not None:
+        if options.seeds < 1:
+            raise BenchError(f"--seeds {options.seeds}: at least 1")
+        study = replace(study, seeds=options.seeds)
+    if options.list:
+        return _list(study, say)
+    command = shlex.join([PROGRAM, "bench", *(["--quick"] if options.quick else [])])
+    bench = Bench(study, options.out, _environments(), say.note, options.retry)
+    records = for_page(bench.run(command))
+    from thinwire.bench.report import bench_page, summary, write
+
+    page = options.out / "report.html"
+    write(bench_page(records), page)
+    rows = summary(records)
+    say.result({"out": str(options.out), "report": str(page), "rows": rows}, f"{_table(rows)}\n\n{page}")
+    return 0
+
+
+def _environments() -> Path:
+    """Where rivals' environments are kept."""
+    base = os.environ.get("THINWIRE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thinwire"
+    return Path(base) / "rivals"
+
+
+def _list(study: Study, say: Say) -> int:
+    rows = [{"name": each.name, "module": each.module, "settings": each.settings} for each in study.contestants]
+    links = [link.name for link in study.links]
+    lines = [f"{each.name:<42}{'thinwire' if each.ours else 'rival: ' + each.module}" for each in study.contestants]
+    say.result({"contestants": rows, "links": links}, "\n".join([*lines, "", *links]))
+    return 0
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Each link's contestants, the quickest to the target first."""
+    head = ("link", "contestant", "", "step s", "fewer", "nats", "gap", "to target", "over DDP")
+    lines = [head]
+    for row in rows:
+        lines.append(
+            (
+                row["link"] or "–",
+                f"{'★ ' if row['winner'] else ''}{row['name']}",
+                row["kind"],
+                _shown(row["step_mean_s"], "{:.3f}"),
+                _shown(row["fewer_bytes"], "{:,.1f}x"),
+                _shown(row["final_nats"], "{:.4f}"),
+                _shown(row["gap"], "{:+.1%}"),
+                _shown(row["time_to_target_s"], "{:,.0f} s"),
+                _shown(row["speedup"], "{:.2f}x"),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    told = [
+        "  ".join(cell.ljust(wide) if i < 3 else cell.rjust(wide) for i, (cell, wide) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    failed = [f"{row['name']} ({row['link'] or 'curve'}): {error}" for row in rows for error in row["errors"]]
+    return "\n".join([*told, *([""] if failed else []), *failed])
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
