@@ -63,7 +63,12 @@ FULL = (
         Strategy(every(1), feedback(topk(8, per=64) >> uniform(2, grid="rise")), gather(), deltas(outer=sgd(1.0))),
         job={"betas": (0.2, 0.95)},
     ),
-    ours("PowerSGD rank 4", powersgd(rank=4)),
+    ours(
+        "PowerSGD rank 4",
+        powersgd(rank=4, start=10),
+        attach={"bucket_bytes": 1 << 30},
+        timed={"strategy": powersgd(rank=4, start=2).to_toml()},
+    ),
     ours("local steps H=10, 4 bits", averaged(10, sgd(1.0)), 10),
     ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8)), 30),
     ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30),

@@ -299,6 +299,7 @@ class Told:
             Head("predicted", "s"),
             Head("measured", "s"),
             Head("measured to predicted", "%"),
+            Head("losses as in its curve", number=False),
         ]
         rows, pictures = [], []
         for whole in self.bench.wholes:
@@ -314,14 +315,15 @@ class Told:
                 Cell.number(predicted),
                 Cell.number(measured),
                 Cell.number(off, f"{off or 0:+.1%}"[:-1]),
+                Cell.words({True: "yes, bit for bit", False: "no"}.get(whole.get("same_losses"), "–")),  # type: ignore[arg-type]
             ]
             rows.append(Row(cells))
             pictures.append(self._proof_picture(whole, name, link))
         if not rows:
             return ""
         about = (
-            "<p>A whole run over the link, its seconds counted from its first step. The line is what the curve and the mean step "
-            "predict, as they do for all that stands above; the points were measured.</p>"
+            "<p>A whole run over the link, its seconds counted from its first step. The line is the curve, each step as long as the mean "
+            "of some steps timed apart: the way of all that stands above. The points were measured.</p>"
         )
         return f'{about}{table("Whole runs", heads, rows)}<div class="figures">{"".join(pictures)}</div>'
 
@@ -332,7 +334,8 @@ class Told:
         look = self.looks.get(name, Look(0, rival=False))
         scale, unit = time_unit([points[-1][0]])
         lines = [Line(look, [s * scale for s, _ in points], [nats for _, nats in points], points=True)]
-        curve, mean = self.bench.curves.get(name), {(row["name"], row["link"]): row["step_mean_s"] for row in self.rows}.get((name, link))
+        timed = {(row["name"], row["link"]): row["step_mean_s"] for row in self.rows}
+        curve, mean = self.bench.curves.get(name), whole.get("step_s") or timed.get((name, link))
         if curve and mean:
             lines.insert(0, Line(look, [step * mean * scale for step in curve.steps], curve.mean, curve.low, curve.high, bare=True))
         words = f"{name} on {link}, seed {whole.get('seed')}"

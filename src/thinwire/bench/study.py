@@ -107,7 +107,7 @@ QUICK_STUDY = Study(
     links=links((1e8,), (0.0, 0.05)),
     seeds=1,
     curve={"model": SMALL | {"layers": 2, "context": 64}, "batch": 8, "steps": 300, "stop": 300, "validate_every": 30, "warmup": 30},
-    timing={"model": LARGE | {"layers": 2, "vocab": 256}, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
+    timing={"model": LARGE | {"layers": 2, "vocab": 256, "width": 252}, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
     timed=10,
     rounds=2,
     proof=("local steps H=10, 4 bits", Link("100 Mb/s, 50 ms", 1e8, 0.05)),
@@ -252,7 +252,8 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         target = float(np.interp(0.8 * steps[-1], steps, losses))
         needed = _reached(steps, losses, target)
         seconds = _reached([at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target)
-        told = {"target": target, "predicted_s": needed * statistics.mean(step["step_s"]), "measured_s": seconds}
+        mean = statistics.mean(step["step_s"])
+        told = {"target": target, "predicted_s": needed * mean, "measured_s": seconds, "step_s": mean}
         out.append({**whole, **told, "same_losses": whole["validation"] == curve["validation"]})
     return [*[each for each in records if each["kind"] == "environment"][-1:], *out]
 
