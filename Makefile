@@ -40,3 +40,4 @@ docs: $(STAMP)
 BENCHES := import_time meter_vs_counters step_time_vs_ddp lab_truth kills convergence
 bench: $(STAMP)
 	@for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done
+	$(BIN)/thinwire bench --out benchmarks/results/bench

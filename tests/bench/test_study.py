@@ -101,6 +101,7 @@ def test_times_are_of_whole_periods_with_bytes_from_meter_and_kernel(bench: Benc
         for each in found(bench, "time", name):
             assert len(each["step_s"]) == steps
             assert each["kernel_bytes"] > 1000
+            assert 0 < each["max_late_ms"] < 1000
             if name != "DDP":
                 assert each["metered_bytes"] < each["kernel_bytes"] < each["metered_bytes"] * 1.5 + 3000
                 parts = sum(each[key] for key in ("compute_s", "encode_s", "exposed_s", "input_s"))

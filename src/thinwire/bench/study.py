@@ -28,9 +28,11 @@ from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job
 from thinwire.errors import BenchError, ThinwireError
 from thinwire.lab import Lab, Wire, uniform
+from thinwire.lab.delay import LineStats
 from thinwire.version import __version__
 
 RECORDS = "records.jsonl"
+PARTS = ("curves", "times", "proof")
 HOURS = 3600.0
 SAME = 2e-3  # of the last loss: what another order of float32 sums may change over a whole run
 
@@ -134,12 +136,13 @@ class Bench:
         self._pythons: dict[str, Path | str] = {}
         self.train, self.held = _text(environments)
 
-    def run(self, command: str) -> list[dict[str, Any]]:
-        """Measure all that is not there yet; every record."""
-        self._keep({"kind": "environment", **environment(command)})
-        self.curves()
-        self.times()
-        self.proof()
+    def run(self, command: str, parts: Sequence[str] = PARTS) -> list[dict[str, Any]]:
+        """Measure all of these parts that is not there yet; every record."""
+        here = {"kind": "environment", **environment(command)}
+        if not any({**each, "date": here["date"]} == here for each in self.records):
+            self._keep(here)
+        for part in parts:
+            {"curves": self.curves, "times": self.times, "proof": self.proof}[part]()
         return self.records
 
     def curves(self) -> None:
@@ -187,15 +190,24 @@ class Bench:
         contestant = next((each for each in study.contestants if each.name == name), None)
         if contestant is None:
             return
-        apart = {**study.curve, "warm": 3, "few": 3, "validate_every": 0}
+        apart = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
         with link.lab(study.world) as lab:
-            self._time(contestant, link, lab, 0, apart, kind="small")
+            self._time(contestant, link, lab, 0, apart, kind="small", least=4 * study.timed)  # its steps are short
             job = study.job(contestant, 0, study.curve, self.train, self.held)
             self._measure("whole", contestant, job, lab, seed=0, link=asdict(link))
 
-    def _time(self, contestant: Contestant, link: Link, lab: Lab, number: int, fields: Mapping[str, Any], kind: str = "time") -> None:
+    def _time(
+        self,
+        contestant: Contestant,
+        link: Link,
+        lab: Lab,
+        number: int,
+        fields: Mapping[str, Any],
+        kind: str = "time",
+        least: int = 0,
+    ) -> None:
         contestant = replace(contestant, settings=contestant.settings | contestant.timed)
-        periods = -(-self.study.timed // contestant.period)
+        periods = -(-(least or self.study.timed) // contestant.period)
         job = self.study.job(contestant, 0, {**fields, "stop": fields["warm"] + periods * contestant.period}, self.train, self.held)
         self._measure(kind, contestant, job, lab, link=asdict(link), round=number)
 
@@ -206,10 +218,8 @@ class Bench:
         if key in self._done:
             return
         begun = time.monotonic()
-        lab.line_stats()
         try:
-            ranks = ran(lab, job, self._python(contestant))
-            line = lab.line_stats()
+            ranks, line = ran(lab, job, self._python(contestant))
             told |= {**FIGURES[kind](job, ranks), "max_late_ms": line.max_late_ms if line else None, "error": None}
         except BenchError as error:
             told["error"] = str(error)
@@ -239,7 +249,7 @@ class Bench:
 
 
 def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the page shows: a proof beside what was predicted of it, the newest environment, and no step times of the small model."""
+    """What the page shows: a proof beside what was predicted of it, and no step times of the small model."""
     small = {each["name"]: each for each in records if each["kind"] == "small" and not each["error"]}
     curves = {each["name"]: each for each in records if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]}
     out = [each for each in records if each["kind"] in ("curve", "time")]
@@ -255,7 +265,7 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         mean = statistics.mean(step["step_s"])
         told = {"target": target, "predicted_s": needed * mean, "measured_s": seconds, "step_s": mean}
         out.append({**whole, **told, "same_losses": whole["validation"] == curve["validation"]})
-    return [*[each for each in records if each["kind"] == "environment"][-1:], *out]
+    return [*(each for each in records if each["kind"] == "environment"), *out]
 
 
 def _reached(at: Sequence[float], losses: Sequence[float], target: float) -> float:
@@ -271,8 +281,8 @@ def _module(name: str) -> Any:
     return importlib.import_module("thinwire.bench.ours" if name == "thinwire" else f"thinwire.bench.rivals.{name}")
 
 
-def ran(lab: Lab, job: Job, python: Path) -> list[dict[str, Any]]:
-    """What each rank tells of a job.
+def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineStats | None]:
+    """What each rank tells of a job, and how well the lab delayed its packets.
 
     Raises:
         BenchError: it failed; the reason of the host that failed first.
@@ -292,7 +302,7 @@ def ran(lab: Lab, job: Job, python: Path) -> list[dict[str, Any]]:
         if done.worst:
             host = next((host for host, code in done.codes.items() if code and host not in done.stopped), lab.hosts[0])
             raise BenchError(f"{host}: {_reason(heard[host]) or f'exit code {done.codes[host]}'}")
-        return [json.loads((Path(scratch) / f"rank{rank}.json").read_text()) for rank in range(len(lab.hosts))]
+        return [json.loads((Path(scratch) / f"rank{rank}.json").read_text()) for rank in range(len(lab.hosts))], done.line
 
 
 def _reason(lines: list[str]) -> str:
@@ -322,14 +332,15 @@ def _whole(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _time_figures(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    step_s = np.mean([rank["seconds"][job.warm :] for rank in ranks], axis=0)  # ranks that take local steps do not wait for one another
+    warm = ranks[0]["warm"]
+    step_s = np.mean([rank["seconds"][warm:] for rank in ranks], axis=0)  # ranks that take local steps do not wait for one another
     n = len(step_s)
     first, mean = ranks[0], float(step_s.mean())
     split: dict[str, float] = first["split"]
     told: dict[str, float | None] = dict.fromkeys(("compute_s", "encode_s", "exposed_s", "metered_bytes"))
     if split:
         told = {"encode_s": split["encode_s"] / n, "exposed_s": split["exposed_s"] / n, "metered_bytes": split["metered_bytes"] / n}
-        own = float(np.mean(first["seconds"][job.warm :]))
+        own = float(np.mean(first["seconds"][warm:]))
         told["compute_s"] = max(0.0, own - (split["encode_s"] + split["exposed_s"] + first["input_s"]) / n)
     return {
         "parameters": _parameters(job),

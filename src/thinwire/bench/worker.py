@@ -72,11 +72,13 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
     seconds: list[float] = []
     losses: list[float] = []
     validations: list[tuple[int, float]] = []
-    input_s, before, sent = 0.0, trainer.split(), sent_bytes()
+    input_s, before, sent, warm = 0.0, trainer.split(), sent_bytes(), job.warm
     for step in range(job.stop):
-        if job.few and step == job.warm + job.few and max(meeting.share(statistics.mean(seconds[job.warm :]))) > job.slow_s:
+        if job.few and step == 1 and max(meeting.share(seconds[0])) > job.slow_s:
+            warm = 1  # long steps need no more
+        if job.few and step == warm + job.few and max(meeting.share(statistics.mean(seconds[warm:]))) > job.slow_s:
             break
-        if step == job.warm:
+        if step == warm:
             meeting.wait()
             input_s, before, sent = 0.0, trainer.split(), sent_bytes()
         begun = time.perf_counter()
@@ -93,6 +95,7 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
             sent += sent_bytes() - apart  # some average their weights only to validate
     after = trainer.split()
     return {
+        "warm": warm,
         "seconds": seconds,
         "losses": losses,
         "validation": validations,

@@ -38,6 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--link", action="append", metavar="NAME", help="a link of --list; may be repeated; default: all")
     parser.add_argument("--seeds", type=int, metavar="N", help="of the loss curves")
+    parser.add_argument(
+        "--part", action="append", choices=("curves", "times", "proof"), help="may be repeated; default: all, in this order"
+    )
     parser.add_argument("--retry", action="store_true", help="measure again what failed")
     parser.add_argument("--list", action="store_true", help="show contestants and links, measure nothing")
 
@@ -45,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Say) -> int:
     """Measure, then write the page."""
     from thinwire.bench.contestants import chosen, ours
-    from thinwire.bench.study import QUICK_STUDY, STUDY, Bench, for_page
+    from thinwire.bench.study import PARTS, QUICK_STUDY, STUDY, Bench, for_page
     from thinwire.train.spoken import strategy_from
 
     study: Study = QUICK_STUDY if options.quick else STUDY
@@ -67,7 +70,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
         return _list(study, say)
     command = shlex.join([PROGRAM, "bench", *(["--quick"] if options.quick else [])])
     bench = Bench(study, options.out, _environments(), say.note, options.retry)
-    records = for_page(bench.run(command))
+    records = for_page(bench.run(command, options.part or PARTS))
     from thinwire.bench.report import bench_page, summary, write
 
     page = options.out / "report.html"

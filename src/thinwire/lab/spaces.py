@@ -6,6 +6,7 @@ sockets: by `close`, by Ctrl-C, or because it was killed. Nothing of the machine
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -175,7 +176,7 @@ class Space:
 
     def close(self) -> None:
         """Let go: the keeper ends, and what it has started with it."""
-        if not self._gone:
+        with contextlib.suppress(OSError):  # it has ended already
             self._sock.shutdown(socket.SHUT_RDWR)
         if self._reader.is_alive():
             self._reader.join(ANSWER_S)
