@@ -13,6 +13,7 @@ import pytest
 from thinwire.cli import doctor
 from thinwire.cli.doctor import Finding, addresses
 from thinwire.cli.main import main
+from thinwire.errors import LabError
 
 
 def only(check: Callable[[], Iterator[Finding]], what: str) -> Finding:
@@ -140,3 +141,13 @@ def test_every_extra_package_is_looked_for() -> None:
 def test_a_cache_that_cannot_be_written_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     assert only(doctor._room, "cache").level == "problem"
+
+
+def test_a_machine_without_namespaces_has_no_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise LabError("this machine gives nobody namespaces")
+
+    monkeypatch.setattr("thinwire.lab.Lab", refuse)
+    [found] = doctor._lab()
+    assert found.level == "note"
+    assert "gives nobody namespaces" in found.told

@@ -348,9 +348,23 @@ def _allreduce(timeout_s: float = TIMEOUT_S) -> Iterator[Finding]:
     yield Finding("ok", what, words)
 
 
+def _lab() -> Iterator[Finding]:
+    from thinwire.errors import LabError
+    from thinwire.lab import Lab, Wire, uniform
+
+    try:
+        with Lab(uniform(2, wire=Wire(rtt=0.001))) as lab:
+            stats = lab.line_stats()
+    except LabError as error:
+        yield Finding("note", "lab", f"no emulated hosts here: {error}", "needed for thinwire lab and thinwire bench only")
+        return
+    means = {"netem": "delayed by netem", "queue": "delayed by a packet queue of its own: this kernel has no netem"}
+    yield Finding("ok", "lab", f"emulated hosts work; packets are {means[stats.means] if stats else 'not delayed'}")
+
+
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     *(_software, _packages, _cores, _memory, _devices, _room, _files),
-    *(_interfaces, _tcp, _allreduce),
+    *(_interfaces, _tcp, _allreduce, _lab),
 )
 
 
