@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "thinwire"
 FLOORS: dict[str, float] = {
     **dict.fromkeys(("core", "errors", "registry", "version", "say", "words", "kernels"), 0),
     **dict.fromkeys(("when", "what", "how", "on"), 1),
-    **dict.fromkeys(("strategy", "recipes"), 2),
+    **dict.fromkeys(("strategy", "recipes", "spell"), 2),
     **dict.fromkeys(("drive", "testing"), 3),
     **dict.fromkeys(("engine", "plan", "lab", "data"), 4),
     "__init__": 4.5,  # the front door re-exports what lies below; only those above may come in through it

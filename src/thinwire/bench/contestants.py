@@ -78,7 +78,7 @@ FULL = (
     Contestant("DDP, PowerSGD rank 4", "ddp", {"hook": "powersgd", "rank": 4, "start": 10, "bucket_mb": 1000}, timed={"start": 2}),
     Contestant("torch post-local SGD H=10", "post_local", {"period": 10, "start": 100}, 10, timed={"start": 2}),
     Contestant("accelerate LocalSGD H=10", "local_sgd", {"period": 10}, 10),
-    Contestant("torchft DiLoCo H=30", "torchft_diloco", {"period": 30, "lr": 0.5, "fragments": 1}, 30),
+    Contestant("torchft DiLoCo H=30", "torchft_diloco", {"period": 30, "lr": 0.5, "momentum": 0.8, "fragments": 1}, 30),
     Contestant("hivemind, 10 steps", "hivemind_avg", {"period": 10, "compression": "float16"}, 10),
     Contestant("DeepSpeed ZeRO-1", "deepspeed_zero", {"stage": 1}, same_as=DENSE),
     Contestant("Horovod, fp16", "horovod_ring", {"compression": "fp16"}),

@@ -22,6 +22,7 @@ COMMANDS = {
     "lab": "emulated hosts on this machine, joined by thin wires",
     "bench": "strategies and rivals on the same model, text and links",
     "report": "runs, or a bench, as one page",
+    "codecs": "what codecs make of a tensor: bytes, error, speed",
     "doctor": "what is installed, what works here, and what to do about the rest",
 }
 LISTED = "\n".join(f"    {name:<10}{told}" for name, told in COMMANDS.items())

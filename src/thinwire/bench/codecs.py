@@ -1,0 +1,168 @@
+"""What codecs make of a tensor: bytes, error, and how fast, beside a copy of memory in the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Codec, Part, Seat, Spec
+from thinwire.errors import DataError, PayloadError
+from thinwire.words import told
+
+USUAL = (
+    "cast('bf16')",
+    "uniform(8)",
+    "uniform(4)",
+    "uniform(4, rounding='stochastic')",
+    "uniform(2)",
+    "topk(0.1)",
+    "topk(0.01)",
+    "topk(64, per=4096) >> uniform(2, grid='rise')",
+    "threshold(2.0)",
+    "randomk(0.1)",
+    "lowrank(4)",
+)
+LEAST_S, LEAST_TURNS = 0.2, 3  # a figure is the quickest of at least so many turns and seconds
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One codec on one tensor. error: ||Q(x) - x|| / ||x||; rates: bytes of x a second, and over memcpy's.
+
+    decode rates are `None` for a codec that talks in several rounds: its maths lie between them, and all are in encode.
+    """
+
+    codec: str
+    nbytes: int
+    bits: float
+    error: float
+    cosine: float
+    encode_gb_s: float
+    decode_gb_s: float | None
+    encode_ratio: float
+    decode_ratio: float | None
+
+
+def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> Figures:
+    """What a codec makes of some tensors, laid side by side as in a bucket.
+
+    Raises:
+        PayloadError: its own payload does not decode.
+    """
+    x, spec = laid(tensors)
+    seat = Seat(rank=0, group=(0,), step=0, seed=SEED)
+    nbytes, value = spoken(codec, x, spec, seat)
+    exact = x.double()
+    error = float((value.double() - exact).norm() / exact.norm())
+    cosine = float(torch.dot(value.double(), exact) / (value.double().norm() * exact.norm()).clamp_min(1e-300))
+    encode_s, decode_s = _seconds(codec, x, spec, seat)
+    encode, decode = x.nbytes / encode_s / 1e9, None if decode_s is None else x.nbytes / decode_s / 1e9
+    ratio = None if decode is None else decode / copy_gb_s
+    return Figures(repr(codec), nbytes, 8 * nbytes / x.numel(), error, cosine, encode, decode, encode / copy_gb_s, ratio)
+
+
+def spoken(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> tuple[int, Tensor]:
+    """The bytes that one rank alone would send, and what the sum over ranks would be."""
+    talk = codec.rounds(x, spec, codec.init(spec, seat), seat)
+    nbytes, answer = 0, None
+    try:
+        packet = next(talk)
+        while True:
+            nbytes += packet.payload.numel()
+            answer = packet.open(packet.payload.clone(), seat.rank)
+            packet = talk.send(answer)
+    except StopIteration as end:
+        return nbytes, end.value.total
+    raise PayloadError(f"{codec!r} said nothing")
+
+
+def laid(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Spec]:
+    """Tensors side by side in one flat float32 tensor, and where each lies."""
+    parts, at = [], 0
+    for name, tensor in tensors.items():
+        role = "vector" if tensor.dim() < 2 else "embedding" if "embed" in name else "matrix"
+        parts.append(Part(name, tuple(tensor.shape), at, role))  # type: ignore[arg-type]  # one of the three roles
+        at += tensor.numel()
+    return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors.values()]), Spec(tuple(parts), 0, at, torch.float32)
+
+
+def copy_gb_s(nbytes: int = 64 << 20) -> float:
+    """How fast this machine copies memory, with torch's threads as they are: bytes read a second."""
+    source, target = torch.ones(nbytes // 4), torch.empty(nbytes // 4)
+    return nbytes / _quickest(lambda: target.copy_(source)) / 1e9
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a saved gradient: a .safetensors file, or what torch.save wrote of a tensor or a table of them.
+
+    Raises:
+        DataError: it cannot be read, or holds none of floating point.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each library has kinds of its own
+        raise DataError(f"{path}: no gradient can be read from it: {told(error)}") from error
+    table = {"tensor": found} if isinstance(found, Tensor) else found
+    if not isinstance(table, Mapping):
+        raise DataError(f"{path} holds a {type(found).__name__}, not tensors by name")
+    tensors = {str(name): each for name, each in table.items() if isinstance(each, Tensor) and each.is_floating_point() and each.numel()}
+    if not tensors:
+        raise DataError(f"{path} holds no tensor of floating point")
+    if bad := [name for name, each in tensors.items() if not each.isfinite().all()]:
+        raise DataError(f"{path}: {bad[0]!r} holds values that are not finite; errors would say nothing")
+    return tensors
+
+
+def gaussian(numel: int, heavy: bool = False) -> dict[str, Tensor]:
+    """A square matrix of independent draws: normal, or Student's t with 3 degrees of freedom, as heavy-tailed as gradients."""
+    side = max(1, int(numel**0.5))
+    draw = torch.Generator().manual_seed(SEED)
+    normal = torch.randn(side, side, generator=draw)
+    if heavy:
+        normal /= (torch.randn(3, side, side, generator=draw).square().mean(0)).sqrt()
+    return {"matrix": normal}
+
+
+def _seconds(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> tuple[float, float | None]:
+    opener = codec.opener
+    if opener is None:
+        return _quickest(lambda: spoken(codec, x, spec, seat)), None
+    state = codec.init(spec, seat)
+    encode_s = _quickest(lambda: next(codec.rounds(x, spec, state, seat)))
+    packet = next(codec.rounds(x, spec, state, seat))
+    return encode_s, _quickest(
+        lambda payload: packet.open(payload, seat.rank), packet.payload.clone
+    )  # it is handed over, so each gets its own
+
+
+def _quickest(work: Callable[..., object], prepare: Callable[[], object] | None = None) -> float:
+    """Seconds of the quickest turn; what `prepare` makes for each turn is not timed."""
+    seconds: list[float] = []
+    begun = time.perf_counter()
+    while len(seconds) < LEAST_TURNS or time.perf_counter() - begun < LEAST_S:
+        given = [] if prepare is None else [prepare()]
+        before = time.perf_counter()
+        work(*given)
+        seconds.append(time.perf_counter() - before)
+    return min(seconds)
+
+
+def frontier(rows: Sequence[Figures]) -> list[Figures]:
+    """Those that no other beats in both bits and error, by bits."""
+    best: list[Figures] = []
+    for row in sorted(rows, key=lambda each: (each.bits, each.error)):
+        if not best or row.error < best[-1].error:
+            best.append(row)
+    return best
