@@ -64,14 +64,17 @@ def listed() -> list[Note]:
 
 
 def clean() -> list[Note]:
-    """End labs whose owner is gone; returns them."""
-    stale = [note for note in listed() if not note.alive]
-    for note in stale:
+    """End labs whose owner is gone, and take their notes away; returns those that were still there."""
+    ended = []
+    for note in listed():
+        if note.alive:
+            continue
         if note.keeper_began and _began(note.keeper) == note.keeper_began:  # not another process of the same number
             with contextlib.suppress(ProcessLookupError):
                 os.kill(note.keeper, signal.SIGKILL)
+                ended.append(note)
         note.path.unlink(missing_ok=True)
-    return stale
+    return ended
 
 
 def _locked(path: Path) -> bool:
