@@ -52,7 +52,7 @@ def main() -> None:
         lambda: Strategy(what=topk(0.01)),
         lambda: Strategy(when=every(16), what=uniform(4), how=two_shot(), on=parameters()),
         lambda: Strategy(when=delayed(3, every(2)), on=gradients()),
-        lambda: uniform(bits=5),
+        lambda: uniform(bits=9),
     ):
         try:
             refused()

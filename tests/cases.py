@@ -3,7 +3,36 @@
 from thinwire.core import Codec, Coder, Outer, Route, Schedule, Target
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, parameters, sgd
-from thinwire.what import by_role, cast, feedback, identity, lowrank, randomk, threshold, topk, uniform
+from thinwire.what import (
+    alternating,
+    blockk,
+    by_role,
+    cast,
+    codebook,
+    dct,
+    dgc,
+    ef21,
+    feedback,
+    fp4,
+    fp8,
+    hadamard,
+    identity,
+    lattice,
+    loglevels,
+    lowrank,
+    natural,
+    nf4,
+    randomk,
+    sampled,
+    sign,
+    svd,
+    tensortrain,
+    ternary,
+    threshold,
+    topk,
+    tucker,
+    uniform,
+)
 from thinwire.when import delayed, every, staggered, warmup
 
 CODECS: dict[str, list[Codec]] = {
@@ -12,18 +41,56 @@ CODECS: dict[str, list[Codec]] = {
     "uniform": [
         *(uniform(8), uniform(4, block=32), uniform(2, block=0), uniform(2, block=16, grid="rise")),
         *(uniform(4, rounding="stochastic"), uniform(2, block=5, grid="rise", rounding="stochastic")),
+        *(uniform(5, "row"), uniform(1, 0, grid="rise"), uniform(1, 8, grid="rise", rounding="stochastic"), uniform(7, step=0.02)),
+        *(uniform(3, "row", grid="affine"), uniform(6, 16, grid="affine", rounding="stochastic")),
+        *(uniform(4, scale="norm", rounding="stochastic"), uniform(3, scale="mse"), uniform(2, 0, scale="mse", grid="affine")),
+        *(uniform(4, 0, scale="percentile", at=98.0), uniform(3, 32, scale="percentile", at=90.0, grid="affine")),
+        *(uniform(3, 0, scale="sigma", at=2.5), uniform(8, scale="sigma", at=6.0, grid="affine")),
+        uniform(3, scale="sigma", at=2.0, rounding="stochastic", grid="rise"),
         *(uniform(8, step=0.05), uniform(2, step=0.5, rounding="stochastic")),
     ],
+    "sign": [sign(block=0), sign(block=30), sign()],
+    "fp8": [fp8("e5m2", block=0), fp8("e5m2", block=32, rounding="stochastic"), fp8(rounding="stochastic"), fp8(block=32)],
+    "fp4": [fp4("e3m0", block=32), fp4("e3m0", block=0, rounding="stochastic"), fp4(block=16, rounding="stochastic"), fp4()],
+    "nf4": [nf4(block=0), nf4(rounding="stochastic"), nf4()],
+    "natural": [natural("nearest"), natural()],
+    "ternary": [ternary(block=0), ternary(block=16, clip=2.5), ternary(rounding="nearest"), ternary()],
+    "loglevels": [
+        *(loglevels(8, block=0), loglevels(2, 0.2, grid="rise"), loglevels(3, 0.1, block=12, rounding="stochastic")),
+        *(loglevels(6, 1e-3, rounding="stochastic", grid="rise"), loglevels()),
+    ],
+    "hadamard": [
+        *(hadamard(64) >> uniform(4), hadamard(2) >> sign(8), hadamard(16) >> topk(4, per=16) >> fp8(), hadamard(8) >> hadamard(128)),
+        *(hadamard(128) >> uniform(2, 0, rounding="stochastic"), hadamard(32)),
+    ],
     "topk": [topk(0.1), topk(5, per=64), topk(1)],
-    "threshold": [threshold(0.5)],
+    "threshold": [threshold(0.3, of="max"), threshold(1.0, of="rms"), threshold(0.5)],
+    "blockk": [blockk(0.1, block=8), blockk(3, block=7)],
+    "sampled": [sampled(0.3, stride=4), sampled(0.1)],
+    "dgc": [dgc(topk(0.1)), dgc(topk(5, per=64) >> uniform(4), 0.5, mask=False), dgc(uniform(2))],
+    "ef21": [ef21(topk(0.3)), ef21(lowrank(2)), ef21(uniform(2))],
     "randomk": [randomk(0.1), randomk(20, unbiased=True)],
     "lowrank": [lowrank(2)],
+    "dct": [dct(8), feedback(dct(4) >> topk(5, per=16), decay=0.999), dct(4) >> uniform(4), dct(3)],
+    "svd": [svd(2, exact=True), svd(1, oversample=4, iterations=0), svd(2) >> uniform(8), svd(2)],
+    "alternating": [alternating(1), feedback(alternating(2)), alternating(2)],
+    "lattice": [
+        lattice(2, "D4", block=0),
+        lattice(4, "D4", block=20),
+        lattice(8, block=0),
+        lattice(3, block=16, scale="mse"),
+        lattice(4, block=32),
+    ],
+    "codebook": [codebook(4, 3, refresh=0), codebook(2, 2, stages=2, block=32, refresh=4), codebook(2, 2, block=8, refresh=3)],
+    "tucker": [tucker(0.5), tucker(0.2, fold=3), tucker(0.25, fold=2) >> uniform(8), tucker(0.3)],
+    "tensortrain": [tensortrain(1), tensortrain(2, fold=3), tensortrain(2, fold=2) >> uniform(8), tensortrain(2)],
     "chain": [
         *(topk(5, per=64) >> uniform(2, grid="rise"), threshold(1.0) >> cast(), topk(0.2) >> threshold(0.1)),
         *(randomk(0.5, unbiased=True) >> uniform(4, rounding="stochastic"), topk(0.5) >> randomk(0.5) >> cast()),
     ],
     "feedback": [
         *(feedback(uniform(2)), feedback(topk(0.05), decay=0.9), feedback(lowrank(2)), feedback(threshold(1.0)), feedback(cast("fp16"))),
+        feedback(topk(0.1), decay=0.5, store="bf16"),
         feedback(by_role(matrix=lowrank(2), embedding=cast(), vector=uniform(4))),
     ],
     "by_role": [
@@ -71,11 +138,11 @@ OUTERS: dict[str, list[Outer]] = {
 
 def combined() -> list[Codec]:
     """One bare codec of each member, and it in feedback, in a chain and in `by_role` wherever it fits; then the handpicked ones."""
-    bare = [CODECS[name][-1] for name in CODECS if name not in ("chain", "feedback", "by_role")]
+    bare = [CODECS[name][-1] for name in CODECS if name not in ("chain", "feedback", "dgc", "ef21", "by_role")]
     return [
         *bare,
         *(feedback(codec, decay=0.9) for codec in bare if codec.lossy),
         *(topk(0.5) >> codec for codec in bare if isinstance(codec, Coder)),
         *(by_role(matrix=codec, vector=cast()) for codec in bare),
-        *(codec for name in ("chain", "feedback", "by_role") for codec in CODECS[name]),
+        *(codec for name in ("chain", "feedback", "dgc", "ef21", "by_role") for codec in CODECS[name]),
     ]

@@ -100,7 +100,7 @@ def streaming_diloco(period: int = 100, fragments: int = 4, tau: int = 5, alpha:
 def sparseloco(period: int = 30, k: int = 64, per: int = 4096, decay: float = 0.95, lr: float = 1.0) -> Strategy:
     """The k largest of each 4096 delta entries in 2 bits, with error feedback. (Sarfi et al. 2025, arXiv:2508.15706.)
 
-    Differs from the paper: 12-bit places (no entropy code); no clipping of contributions to their median norm.
+    Differs from the paper: 8-bit places (Elias–Fano); no clipping of contributions to their median norm.
     """
     what = feedback(topk(k, per) >> uniform(2, grid="rise"), decay)
     return Strategy(every(period), what, gather(), deltas(outer=sgd(lr)))

@@ -18,7 +18,7 @@ from thinwire import Strategy
 from thinwire.errors import AttachError
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, parameters
-from thinwire.what import by_role, cast, feedback, identity, lowrank, randomk, topk, uniform
+from thinwire.what import by_role, cast, dgc, ef21, feedback, identity, lowrank, randomk, topk, uniform
 from thinwire.when import delayed, every, staggered, warmup
 
 SAVED, KILLED, ALL = 7, 9, 16
@@ -32,6 +32,9 @@ STRATEGIES = {
     "streaming": Strategy(delayed(2, staggered(2, every(4))), uniform(4), two_shot(), deltas(outer=nesterov(0.6, 0.9), alpha=0.5)),
     "delayed": Strategy(delayed(2, every(1)), feedback(topk(0.1)), gather(), gradients()),
     "parameters": Strategy(every(5), identity(), native(), parameters()),
+    "stored": Strategy(every(1), feedback(topk(0.1), store="bf16"), gather(), gradients()),
+    "dgc": Strategy(every(1), dgc(topk(0.1)), gather(), gradients()),
+    "ef21": Strategy(every(1), ef21(topk(0.1)), gather(), gradients()),
 }
 
 
@@ -109,6 +112,8 @@ RESHARDED = {
     "two-sided": Strategy(every(1), feedback(uniform(2, block=64)), two_shot(back=feedback(uniform(2, block=64))), gradients()),
     "delta": Strategy(every(2), feedback(uniform(2)), gather(), deltas(outer=nesterov(0.6, 0.9))),
     "delayed": Strategy(delayed(2, every(1)), feedback(topk(0.1)), gather(), gradients()),
+    "dgc": Strategy(every(1), dgc(topk(0.1)), gather(), gradients()),
+    "ef21": Strategy(every(1), ef21(topk(0.1)), gather(), gradients()),
 }
 
 
@@ -118,7 +123,7 @@ def _sums(sync) -> dict[str, torch.Tensor]:
     sizes = {name: param.numel() for name, param in sync.model.named_parameters()}
     for key, value in sync.state_dict().items():
         scope, path, *rest = key.split("|", 3)
-        if path.endswith("residual") and scope != "all":
+        if path.endswith(("residual", "velocity", "known")) and scope != "all":
             span, part = rest
             low, high = map(int, span.split(":"))
             sums.setdefault(f"{path} {part}", torch.zeros(sizes[part], dtype=torch.float64))[low:high] += value.double()

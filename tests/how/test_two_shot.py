@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
-from thinwire.core import Codec
+from thinwire import recipes
+from thinwire.core import Codec, Exchange, Flight, Outcome, Part, Route, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather, two_shot
@@ -76,3 +80,72 @@ def test_a_pair_that_cannot_be_is_refused(route: two_shot, codec: Codec, told: s
     with pytest.raises(StrategyError) as caught:
         Strategy(what=codec, how=route)
     assert told in str(caught.value)
+
+
+def _flight(route: Route, codec: Codec, spec: Spec, states: dict[int, State], step: int, xs: dict[int, Tensor]) -> tuple[Tensor, set[int]]:
+    """One flight of all ranks: the total, and the bytes that a rank receives."""
+    heard = dict.fromkeys(xs, 0)
+
+    def listening(rank: int, flight: Flight) -> Flight:
+        reply = None
+        while True:
+            try:
+                hop = flight.send(reply)
+            except StopIteration as stop:
+                outcome: Outcome = stop.value
+                return outcome
+            assert isinstance(hop, Exchange)
+            heard[rank] += sum(size for _, size in hop.recv)
+            reply = yield hop
+
+    at = seats(step, group=tuple(xs))
+    outcomes = run({rank: listening(rank, route.carry(codec, x.clone(), spec, states[rank], at[rank])) for rank, x in xs.items()})
+    return outcomes[0].total, set(heard.values())
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_a_sparse_down_link_does_not_grow_with_the_world(world: int) -> None:
+    """Each owner says the largest of its span's sum, with feedback of its own: 2 (K-1)/K · m in, where gather hears (K-1) m."""
+    spec = Spec((Part("w", (8, 4096), 0, "matrix"),), 0, 8 * 4096, torch.float32)
+    sparse = topk(64, per=4096) >> cast()
+    whole, own = (chunks * (64 * 2 + 48) + -(-127 * chunks // 8) for chunks in (8, 8 // world))  # values, low bits, high bits of places
+    assert (sparse.nbytes(spec), sparse.nbytes(spec.span(0, spec.numel // world))) == (whole, own)
+    codec, routes = feedback(sparse), (gather(), two_shot(back=feedback(sparse)))
+    xs = {rank: torch.randn(spec.numel, generator=torch.Generator().manual_seed(rank)) for rank in range(world)}
+    heard = []
+    for route in routes:
+        states = {rank: route.init(codec, spec, seat) for rank, seat in seats(group=tuple(xs)).items()}
+        heard.append(_flight(route, codec, spec, states, 0, xs)[1])
+    assert heard == [{(world - 1) * whole}, {2 * (world - 1) * own}]
+    assert 2 * (world - 1) * own <= 2 * whole
+
+
+def test_a_sparse_down_link_loses_nothing_in_the_end() -> None:
+    """What all ranks meant = what they heard + their residuals + the owners' residuals, however little travels."""
+    spec = Spec((Part("w", (3, 100), 0, "matrix"),), 0, 300, torch.float32)
+    codec, route = feedback(topk(5, per=50)), two_shot(back=feedback(topk(3, per=50)))
+    states = {rank: route.init(codec, spec, seat) for rank, seat in seats(group=(0, 1, 2)).items()}
+    meant, heard = torch.zeros(300), torch.zeros(300)
+    for step in range(7):
+        xs = {rank: torch.randn(300, generator=torch.Generator().manual_seed(10 * step + rank)) for rank in range(3)}
+        total, _ = _flight(route, codec, spec, states, step, xs)
+        assert int((total != 0).sum()) == 3 * 6
+        meant, heard = meant + sum(xs.values()), heard + total
+    owed = torch.zeros(300)
+    for state in states.values():
+        for _, leaf in state.walk():
+            assert leaf.spec is not None
+            owed[leaf.spec.begin : leaf.spec.end] += leaf.value
+    assert torch.allclose(heard + owed, meant, atol=1e-4)
+
+
+def test_sparseloco_takes_a_sparse_down_link() -> None:
+    """At 64 ranks the recipe hears 63 payloads; with a second side it hears not quite two, and it stays a legal strategy."""
+    spec, world = Spec((Part("w", (64, 4096), 0, "matrix"),), 0, 64 * 4096, torch.float32), 64
+    wide = recipes.sparseloco()
+    thin = replace(wide, how=two_shot(back=wide.what))
+    seat = seats(group=tuple(range(world)))[0]
+    there, again = (strategy.how.sent_nbytes(strategy.what, spec, seat) for strategy in (wide, thin))
+    assert there == (world - 1) * wide.what.nbytes(spec)  # type: ignore[operator]
+    assert again == 2 * (world - 1) * wide.what.nbytes(spec.span(0, 4096))  # type: ignore[operator]
+    assert again < 2.2 * wide.what.nbytes(spec)  # type: ignore[operator]  # each span of 4096 pays a scale of its own

@@ -36,11 +36,11 @@ def test_its_repr_makes_it() -> None:
 @pytest.mark.parametrize(
     ("codec", "nbytes", "most"),
     [
-        (topk(8) >> cast(), 8 * 10 // 8 + 16, 26),
-        (topk(8) >> uniform(4, block=4), 10 + 4 + 8, 22),
+        (topk(8) >> cast(), 9 + 16, 25),
+        (topk(8) >> uniform(4, block=4), 9 + 4 + 8, 21),
         (randomk(10) >> cast(), 20, 20),
-        (threshold(1.0) >> cast(), None, 8 + 1250 + 2000),
-        (topk(8) >> threshold(1.0), None, 10 + 8 + 3 + 32),
+        (threshold(1.0) >> cast(), None, 8 + 125 + 2000),
+        (topk(8) >> threshold(1.0), None, 9 + 8 + 1 + 32),
     ],
     ids=repr,
 )

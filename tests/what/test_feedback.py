@@ -63,6 +63,36 @@ def test_the_residual_belongs_to_its_span_and_to_the_ranks_that_sum_it() -> None
     assert (leaf.kind, leaf.spec, leaf.group) == ("summed", SPEC, (1, 2, 5))
 
 
+@given(seed=st.integers(0, 2**32), flights=st.integers(1, 12))
+def test_a_residual_in_bf16_loses_what_is_rounded_off_and_no_more(seed: int, flights: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    codec = feedback(topk(3), store="bf16")
+    state = codec.init(SPEC, SEAT)
+    assert state["residual"].value.dtype == torch.bfloat16
+    room = torch.zeros(60)
+    said, heard = torch.zeros(60), torch.zeros(60)
+    for step in range(flights):
+        x = torch.randn(60, generator=draws)
+        packet = next(codec.rounds(x, SPEC, state, seats(step, group=(0,))[0]))
+        said, heard = said + x, heard + packet.open(packet.payload, 0)
+        room += state["residual"].value.float().abs() * 2**-8 + 1e-6
+        assert state["residual"].value.dtype == torch.bfloat16
+    off = (heard + state["residual"].value.float() - said).abs()
+    assert (off <= room).all()
+    assert off.max() > 1e-4  # it does round
+
+
+def test_its_repr_makes_it() -> None:
+    for codec in (feedback(topk(3), 0.9), feedback(topk(3), store="bf16")):
+        assert eval(repr(codec), {"feedback": feedback, "topk": topk}) == codec
+
+
+def test_all_wrong_arguments_are_told_at_once() -> None:
+    with pytest.raises(StrategyError) as caught:
+        feedback(identity(), decay=2.0, store="int4")  # type: ignore[arg-type]
+    assert len(caught.value.reasons) == 3
+
+
 @pytest.mark.parametrize("decay", [0.0, -1.0, 1.1, float("nan")])
 def test_decay_is_a_share(decay: float) -> None:
     with pytest.raises(StrategyError, match=r"feedback\(decay=.*\): the share of the residual that is kept lies in \(0, 1\]"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -69,6 +71,40 @@ def test_what_two_factors_would_not_shrink_travels_whole() -> None:
     assert list(lowrank(1).init(many, seats()[1]).leaves) == ["q/p1", "q/p3", "q/p4"]
     assert list(lowrank(2).init(many, seats()[1]).leaves) == ["q/p1", "q/p3"]  # 2 (2 + 12) numbers for (2, 3, 4) are no gain
     assert lowrank(2).nbytes(many) == 4 * (7 + 2 * (24 + 20) + 1 + 2 * (9 + 8) + 24 + 33 + 5)
+
+
+def resnet18() -> Spec:
+    """The parameters of the ResNet-18 for 32 × 32 images and 10 classes, in PyTorch's order."""
+    shapes: list[tuple[int, ...]] = [(64, 3, 3, 3), (64,), (64,)]
+    before = 64
+    for width in (64, 128, 256, 512):
+        for _ in range(2):
+            shapes += [(width, before, 3, 3), (width,), (width,), (width, width, 3, 3), (width,), (width,)]
+            if before != width:
+                shapes += [(width, before, 1, 1), (width,), (width,)]
+            before = width
+    shapes += [(10, 512), (10,)]
+    parts: list[Part] = []
+    for i, shape in enumerate(shapes):
+        parts.append(Part(f"p{i}", shape, parts[-1].end if parts else 0, "matrix" if len(shape) > 1 else "vector"))
+    return Spec(tuple(parts), 0, parts[-1].end, torch.float32)
+
+
+@pytest.mark.parametrize(("rank", "mib"), [(1, 4.21), (2, 7.53), (4, 14.18), (7, 24.16)])
+def test_bytes_of_an_epoch_of_resnet18_are_the_published_ones(rank: int, mib: float) -> None:
+    spec = resnet18()
+    assert spec.numel == 11_173_962
+    assert round(24 * lowrank(rank).nbytes(spec) / 2**20, 2) == mib
+
+
+def test_matrices_of_one_shape_are_orthogonalised_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, plain = [], torch.linalg.qr
+    monkeypatch.setattr(torch.linalg, "qr", lambda a: shapes.append(tuple(a.shape)) or plain(a))
+    parts = tuple(Part(f"w{at}", shape, at, "matrix") for at, shape in [(0, (8, 9)), (72, (8, 9)), (144, (7, 9)), (207, (8, 9))])
+    spec = Spec(parts, 0, 279, torch.float32)
+    seat = replace(seats()[1], group=(1,))
+    run({1: gather().carry(lowrank(2), torch.randn(279), spec, gather().init(lowrank(2), spec, seat), seat)})
+    assert sorted(shapes) == [(1, 7, 2), (3, 8, 2)]
 
 
 def test_a_rank_is_at_least_one() -> None:

@@ -50,6 +50,14 @@ def test_a_share_is_rounded_up_and_not_by_a_rounding_error() -> None:
     assert topk(0.5, per=3).core_numel(span(7)) == 2 + 2 + 1
 
 
+@pytest.mark.parametrize(
+    ("codec", "n", "places"),
+    [(topk(64, per=4096), 3 * 4096, 192), (topk(64, per=4096), 4096 + 100, 64 + 13), (topk(2048, per=4096), 4096, 512), (topk(1), 4096, 2)],
+)
+def test_places_take_the_fewest_bytes(codec: topk, n: int, places: int) -> None:
+    assert codec.nbytes(span(n)) == places + 4 * codec.core_numel(span(n))
+
+
 def test_nan_counts_as_the_largest() -> None:
     x = torch.arange(8.0)
     x[2] = float("nan")

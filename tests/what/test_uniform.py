@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.cases import CODECS
-from thinwire.core import Codec, Spec, State
+from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.how import two_shot
+from thinwire.testing import check_codec, check_route, seats
 from thinwire.what import uniform
+from thinwire.what._scales import runs
 
 SEAT = seats()[1]
 
@@ -26,7 +28,7 @@ def test_laws(codec: Codec) -> None:
     check_codec(codec)
 
 
-@given(n=st.integers(0, 300), bits=st.sampled_from([8, 4, 2]), block=st.integers(0, 40), fixed=st.booleans())
+@given(n=st.integers(0, 300), bits=st.integers(2, 8), block=st.integers(0, 40), fixed=st.booleans())
 def test_bytes_are_codes_and_one_step_a_block(n: int, bits: Any, block: int, fixed: bool) -> None:
     codec = uniform(bits, block, step=0.1 if fixed else None)
     blocks = 0 if fixed else math.ceil(n / (block or max(n, 1)))
@@ -34,7 +36,14 @@ def test_bytes_are_codes_and_one_step_a_block(n: int, bits: Any, block: int, fix
     assert codec.nbytes(Spec((), 0, n, torch.float64)) == math.ceil(n * bits / 8) + 8 * blocks
 
 
-@pytest.mark.parametrize(("bits", "grid", "count"), [(8, "tread", 255), (4, "tread", 15), (2, "tread", 3), (4, "rise", 16), (2, "rise", 4)])
+@pytest.mark.parametrize(
+    ("bits", "grid", "count"),
+    [
+        *((8, "tread", 255), (7, "tread", 127), (4, "tread", 15), (3, "tread", 7), (2, "tread", 3)),
+        *((6, "rise", 64), (4, "rise", 16), (2, "rise", 4), (1, "rise", 2)),
+        *((8, "affine", 256), (5, "affine", 32), (2, "affine", 4)),
+    ],
+)
 def test_all_levels_are_used_and_evenly_spaced(bits: Any, grid: Any, count: int) -> None:
     sent = through(uniform(bits, block=0, grid=grid), torch.linspace(-1, 1, 20_001)).unique()
     assert sent.numel() == count
@@ -73,13 +82,26 @@ def test_cuts_keep_blocks_and_bytes_whole() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"bits": 3}, "uniform(bits=3): choose 8, 4 or 2"),
+        ({"bits": 9}, "uniform(bits=9): choose 1 to 8"),
+        ({"bits": 1}, "two levels leave none for zero"),
         ({"block": -1}, "uniform(block=-1): a block has at least 1 value"),
         ({"rounding": "up"}, "choose 'nearest' or 'stochastic'"),
         ({"grid": "round"}, "choose 'tread' or 'rise'"),
         ({"step": 0.0}, "a fixed step is positive and finite"),
         ({"step": float("nan")}, "a fixed step is positive and finite"),
         ({"step": 1.0, "grid": "rise"}, "none is left to mark a NaN"),
+        ({"step": 1.0, "grid": "affine"}, "none is left to mark a NaN"),
+        ({"step": 1.0, "scale": "mse"}, "a fixed step is every block's"),
+        ({"step": 1.0, "block": "row"}, "a fixed step is every block's"),
+        ({"block": "column"}, "or is a 'row'"),
+        ({"block": 2.5}, "or is a 'row'"),
+        ({"scale": "max"}, "choose one of 'absmax', 'norm'"),
+        ({"scale": "norm", "grid": "affine"}, "a norm is a distance from zero"),
+        ({"scale": "percentile"}, "above 50 and below 100"),
+        ({"scale": "percentile", "at": 100.0}, "100 is scale='absmax'"),
+        ({"scale": "sigma"}, "say how many"),
+        ({"scale": "sigma", "at": -1.0}, "say how many"),
+        ({"at": 3.0}, "only percentile and sigma have one"),
     ],
 )
 def test_a_wrong_argument_is_refused(settings: dict[str, Any], told: str) -> None:
@@ -90,5 +112,113 @@ def test_a_wrong_argument_is_refused(settings: dict[str, Any], told: str) -> Non
 
 def test_all_wrong_arguments_are_told_at_once() -> None:
     with pytest.raises(StrategyError) as caught:
-        uniform(bits=3, block=-1, rounding="up", step=-1.0)  # type: ignore[arg-type]
+        uniform(bits=9, block=-1, rounding="up", step=-1.0)  # type: ignore[arg-type]
     assert len(caught.value.reasons) == 4
+
+
+def parted() -> Spec:
+    shapes = {"w": (3, 8), "b": (5,), "conv": (2, 3, 2), "scalar": ()}
+    parts, at = [], 0
+    for name, shape in shapes.items():
+        parts.append(Part(name, shape, at, "matrix" if len(shape) > 1 else "vector"))
+        at = parts[-1].end
+    return Spec(tuple(parts), 0, at, torch.float32)
+
+
+def test_a_row_is_what_an_entry_of_the_first_dimension_holds() -> None:
+    spec, codec = parted(), uniform(8, "row")
+    assert list(runs(spec, "row")) == [(0, 3, 8), (24, 1, 5), (29, 2, 6), (41, 1, 1)]
+    assert codec.nbytes(spec) == 42 + 4 * (3 + 1 + 2 + 1)
+    x = torch.cat([torch.full((m * size,), 10.0**i) for i, (_, m, size) in enumerate(runs(spec, "row"))])
+    x[::2] *= 0.5
+    sent = codec.decode(codec.encode(x, spec, State(), SEAT), spec, State(), SEAT, 1)
+    assert torch.allclose(sent, x, rtol=0.01)  # in one block the largest would drown the smallest
+
+
+@given(low=st.integers(0, 42), high=st.integers(0, 42))
+def test_a_row_that_is_cut_has_a_step_on_each_side(low: int, high: int) -> None:
+    span = parted().span(min(low, high), max(low, high))
+    found = list(runs(span, "row"))
+    assert [begin for begin, _, _ in found] == [sum(m * size for _, m, size in found[:i]) for i in range(len(found))]
+    assert sum(m * size for _, m, size in found) == span.numel
+    assert uniform(4, "row").nbytes(span) == math.ceil(span.numel / 2) + 4 * sum(m for _, m, _ in found)
+
+
+def test_affine_sends_two_numbers_a_block_and_covers_it_from_end_to_end() -> None:
+    x = torch.linspace(999.0, 1001.0, 20_001)
+    codec = uniform(4, block=0, grid="affine")
+    assert codec.nbytes(Spec((), 0, 20_001, torch.float32)) == 10_001 + 8
+    sent = through(codec, x)
+    assert sent.min() == 999.0
+    assert sent.max() == pytest.approx(1001.0)
+    assert 0.99 / 15 < (sent - x).abs().max() < 1.01 / 15  # half a step of 2/15
+    assert (through(uniform(4, block=0), x) - x).abs().max() > 1
+
+
+def test_affine_of_the_largest_values() -> None:
+    x = torch.tensor([-3e38, -1e38, 0.0, 1e38, 3e38])
+    assert ((through(uniform(8, grid="affine"), x) - x).abs() <= 0.51 * 6e38 / 255).all()
+
+
+def test_affine_of_equal_values_loses_nothing() -> None:
+    for value in (0.0, 0.3, -7.0, 1e-40):
+        assert torch.equal(through(uniform(2, grid="affine"), torch.full((9,), value)), torch.full((9,), value))
+
+
+def test_every_scale_cuts_where_it_says() -> None:
+    x = torch.cat([torch.linspace(-1, 1, 2000), torch.tensor([10.0])])
+    largest = {
+        scale: float(through(uniform(8, block=0, scale=scale, at=at), x).max())  # type: ignore[arg-type]
+        for scale, at in (("absmax", None), ("norm", None), ("percentile", 99.0), ("sigma", 3.0), ("mse", None))
+    }
+    assert largest["absmax"] == pytest.approx(10)
+    assert largest["norm"] == pytest.approx(10, abs=0.6 * float(x.norm()) / 127)
+    assert largest["percentile"] == pytest.approx(0.99, abs=0.01)
+    assert largest["sigma"] == pytest.approx(3 * float(x.square().mean().sqrt()), rel=1e-4)
+    assert largest["mse"] in [pytest.approx(10 * 2 ** (-i / 4)) for i in range(16)]
+
+
+def test_affine_scales_cut_each_end_by_itself() -> None:
+    x = torch.cat([torch.linspace(4, 6, 2000), torch.tensor([100.0])])
+    for scale, at in (("percentile", 99.0), ("sigma", 3.0), ("mse", None)):
+        sent = through(uniform(8, block=0, grid="affine", scale=scale, at=at), x)  # type: ignore[arg-type]
+        assert 3.99 < float(sent.min()) < 4.1
+        assert 5.9 < float(sent.max()) <= 100.0001
+    assert float(through(uniform(8, block=0, grid="affine", scale="percentile", at=99.0), x).max()) < 6
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("grid", ["tread", "rise", "affine"])
+def test_mse_never_loses_more_than_absmax(bits: Any, grid: Any) -> None:
+    for power in (1, 3):
+        x = torch.randn(65_536, generator=torch.Generator().manual_seed(0)) ** power
+        best, plain = ((through(uniform(bits, grid=grid, scale=scale), x) - x).norm() for scale in ("mse", "absmax"))  # type: ignore[arg-type]
+        assert best < plain
+
+
+def test_huge_and_tiny_blocks_have_every_scale() -> None:
+    normal = torch.randn(64, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
+    for size in (1e37, 1e-36):
+        for scale, at in (("norm", None), ("percentile", 99.0), ("sigma", 3.0), ("mse", None)):
+            sent = through(uniform(8, scale=scale, at=at), normal * size)  # type: ignore[arg-type]
+            assert (sent / size - normal).abs().max() < 0.1
+
+
+def test_one_bit_at_random_is_unbiased() -> None:
+    x = torch.tensor([0.5, -0.25, 1.0, -1.0])
+    sent = torch.stack([through(uniform(1, grid="rise", rounding="stochastic"), x, step=step) for step in range(2000)])
+    assert sent.unique().tolist() == [-1.0, 1.0]
+    assert torch.allclose(sent.mean(0), x, atol=0.1)
+
+
+def test_its_repr_names_a_scale_only_where_one_is_set() -> None:
+    assert repr(uniform(4)) == "uniform(bits=4, block=256, rounding='nearest', step=None, grid='tread')"
+    for codec in (uniform(3, scale="mse"), uniform(3, "row", scale="sigma", at=2.0), uniform(4)):
+        assert eval(repr(codec), {"uniform": uniform}) == codec
+
+
+@pytest.mark.parametrize(
+    "codec", [uniform(3, "row", grid="affine"), uniform(4, scale="mse"), uniform(4, 0, scale="sigma", at=2.5)], ids=repr
+)
+def test_every_grid_and_scale_travels(codec: Codec) -> None:
+    check_route(two_shot(), codec, worlds=[3])

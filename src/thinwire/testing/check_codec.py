@@ -13,7 +13,7 @@ from thinwire.core import Codec, Coder, Seat, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.cases import RANKS, inputs, require, same, seats, snapshot, specs
 from thinwire.testing.hostile import check_bytes, check_non_finite
-from thinwire.testing.known import Bound, bound, draws_lots, is_unbiased, residual
+from thinwire.testing.known import Bound, bound, draws_lots, is_unbiased, residual, rounded_off
 from thinwire.testing.talk import Talk, add_up, talk
 
 _STEPS = 3
@@ -105,7 +105,7 @@ def _flight(
         _keeps(codec, given[rank], faded[rank], sent[rank], residual(codec, states[rank], spec, faded=False), case)
 
     require(all(same(total, totals[RANKS[0]]) for total in totals.values()), codec, "all ranks end with the same bits", case)
-    _adds_up(codec, totals[RANKS[0]], sent, case)
+    _adds_up(codec, totals[RANKS[0]], sent, [before for rank in RANKS for _, _, before in held[rank]], case)
     _sizes(codec, told, spec, case)
     _sums(codec, told, case)
 
@@ -129,14 +129,16 @@ def _keeps(codec: Codec, x: Tensor, faded: Tensor, sent: Tensor, kept: Tensor, c
     off = (kept.double() + sent.double() - x.double() - faded.double()).abs()
     info = torch.finfo(sent.dtype)
     room = 4 * info.eps * (x.double().abs() + faded.double().abs() + sent.double().abs()) + info.tiny
+    room += rounded_off(codec) * kept.double().abs()
     fine = (off <= room) | kept.isnan() | ~sent.isfinite().all()
     require(bool(fine.all()), codec, "residual + sent = x + decay · old residual", case, f"not so for {int((~fine).sum())} values")
 
 
-def _adds_up(codec: Codec, total: Tensor, sent: Mapping[int, Tensor], case: str) -> None:
+def _adds_up(codec: Codec, total: Tensor, sent: Mapping[int, Tensor], held: list[Tensor], case: str) -> None:
     summed = torch.stack([own.double() for own in sent.values()])
     size = summed.abs().sum(0)
     room = 1e-5 * size.max() if size.numel() else size
+    room = room + 1e-5 * max((float(value.double().abs().max()) for value in held if value.numel()), default=0.0)
     off = (total.double() - summed.sum(0)).abs()
     law = bool(((off <= room) | ~size.isfinite()).all())
     require(law, codec, "the sum over ranks of `sent` is the total" if codec.lossy else "what is lossless loses nothing", case)

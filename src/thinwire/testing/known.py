@@ -12,8 +12,28 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Codec, Seat, Spec, State
-from thinwire.kernels import reference
-from thinwire.what import by_role, cast, chain, feedback, identity, lowrank, randomk, threshold, topk, uniform
+from thinwire.registry import inside
+from thinwire.what import (
+    Transform,
+    by_role,
+    cast,
+    chain,
+    dgc,
+    ef21,
+    feedback,
+    hadamard,
+    identity,
+    lowrank,
+    natural,
+    randomk,
+    svd,
+    ternary,
+    threshold,
+    topk,
+    uniform,
+)
+from thinwire.what._levels import Levels
+from thinwire.what._scales import runs
 
 Bound: TypeAlias = Callable[[Tensor, Spec, Seat], Tensor]
 """|sent - x| allowed of each value, from (x, spec, seat): (spec.numel,) float64."""
@@ -49,14 +69,23 @@ def _(codec: cast, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 @bound.register
 def _(codec: uniform, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     share = 0.5 if codec.rounding == "nearest" else 1.0
-    _, top = reference.levels(codec.bits, codec.grid)
-    x = x.double().abs()
+    x, info = x.to(spec.work), torch.finfo(spec.work)
     if codec.step is not None:
-        return torch.maximum(torch.full_like(x, share * codec.step), x - top * codec.step) + 4 * torch.finfo(spec.work).eps * x
-    absmax = reference.to_blocks(x, codec.block or max(spec.numel, 1)).amax(1, keepdim=True)
-    slack = 8 * torch.finfo(spec.work).eps * absmax + 2 * top * torch.finfo(spec.work).smallest_normal * torch.finfo(spec.work).eps
-    error = share * absmax / top + slack * (absmax > 0)
-    return error.expand(-1, codec.block or max(spec.numel, 1)).reshape(-1)[: spec.numel]
+        size = x.double().abs()
+        last = (2 ** (codec.bits - 1) - 1) * codec.step
+        return torch.maximum(torch.full_like(size, share * codec.step), size - last) + 4 * info.eps * size
+    error = torch.zeros(spec.numel, dtype=torch.float64)
+    count = 2**codec.bits - 1 - (codec.grid == "tread")
+    for begin, m, width in runs(spec, codec.block):
+        rows = x[begin : begin + m * width].reshape(m, width)
+        lows, deltas = codec.levels(rows)
+        rows, steps = rows.double(), deltas.double()[:, None]
+        low = -count / 2 * steps if lows is None else lows.double()[:, None]
+        cut = torch.maximum(low - rows, rows - low - count * steps)  # what lies beyond the last level ends there
+        absmax = rows.abs().amax(1, keepdim=True)
+        slack = (8 * info.eps * absmax + 2 * (count + 1) * info.smallest_normal * info.eps) * (absmax > 0)
+        error[begin : begin + m * width] = (torch.maximum(share * steps, cut) + slack).view(-1)
+    return error
 
 
 @bound.register
@@ -72,8 +101,8 @@ def _(codec: topk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 @bound.register
 def _(codec: threshold, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    x = x.to(spec.work).abs()
-    return torch.where(x < codec.value, x, 0).double()
+    x = x.to(spec.work)
+    return torch.where(x.abs() < codec.bar(x), x.abs(), 0).double()
 
 
 @bound.register
@@ -98,12 +127,18 @@ def _(codec: chain, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     state = codec.init(spec, seat)
     core, side = codec.first.split(x, spec, state.child("first"), seat)
     inner = bound(codec.second, core, Spec((), 0, core.numel(), spec.work), seat.under(spec.key))
-    spread = codec.first.join(inner.to(spec.work), side, spec, state.child("first"), seat, seat.rank)
-    return bound(codec.first, x, spec, seat) + spread.double() * (1 + 1e-6)
+    spread = spread_of(codec.first, inner, core, side, spec, state.child("first"), seat)
+    return bound(codec.first, x, spec, seat) + spread * (1 + 1e-6)
+
+
+@singledispatch
+def spread_of(first: Transform, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    """What errors of up to `inner` of a transform's core values come to in its own values: where it only places them, those."""
+    return first.join(inner.to(spec.work), side, spec, state, seat, seat.rank).double()
 
 
 @bound.register
-def _(codec: feedback, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: feedback | dgc, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     return bound(codec.inner, x, spec, seat)
 
 
@@ -120,13 +155,27 @@ def residual(codec: Codec, state: State, spec: Spec, *, faded: bool) -> Tensor:
     """What feedback holds back of each value, times its decay where `faded`; NaN where nothing is kept: (spec.numel,) spec.work."""
     if isinstance(codec, feedback):
         leaf = state["residual"]
-        return leaf.value * leaf.fade if faded else leaf.value.clone()
+        return leaf.value.to(spec.work) * leaf.fade if faded else leaf.value.to(spec.work).clone()
+    if isinstance(codec, dgc):
+        velocity, waiting = state["velocity"], state["residual"].value
+        return waiting + velocity.value * velocity.fade if faded else waiting.clone()
     held = torch.full((spec.numel,), float("nan"), dtype=spec.work)
     if isinstance(codec, by_role):
         for role, sub, pieces in codec._split(spec):
             own = torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
             held[own] = residual(codec._codecs[role], state.child(role), sub, faded=faded)
     return held
+
+
+def rounded_off(codec: Codec) -> float:
+    """The share of itself that a residual may lose while it is stored.
+
+    Example:
+        >>> rounded_off(feedback(topk(1))), rounded_off(by_role(matrix=feedback(topk(1), store="bf16")))
+        (0.0, 0.00390625)
+    """
+    stored = [member for member in inside(codec) if isinstance(member, feedback) and member.store]
+    return torch.finfo(torch.bfloat16).eps / 2 if stored else 0.0
 
 
 def is_unbiased(codec: Codec) -> bool:
@@ -137,14 +186,16 @@ def is_unbiased(codec: Codec) -> bool:
         (False, True, False)
     """
     if isinstance(codec, uniform):
-        return codec.rounding == "stochastic" and codec.step is None
+        return codec.rounding == "stochastic" and codec.step is None and codec.scale in ("absmax", "norm")
+    if isinstance(codec, Levels | natural | ternary):
+        return codec.rounding == "stochastic" and getattr(codec, "clip", None) is None
     if isinstance(codec, randomk):
         return codec.unbiased
     if isinstance(codec, chain):
         return is_unbiased(codec.first) and is_unbiased(codec.second)
     if isinstance(codec, by_role):
         return all(map(is_unbiased, (codec.matrix, codec.embedding, codec.vector)))
-    return isinstance(codec, identity)
+    return isinstance(codec, identity | hadamard)
 
 
 def draws_lots(codec: Codec) -> bool:
@@ -154,12 +205,14 @@ def draws_lots(codec: Codec) -> bool:
         >>> draws_lots(feedback(topk(1) >> uniform(4, rounding="stochastic"))), draws_lots(topk(1))
         (True, False)
     """
-    if isinstance(codec, uniform):
+    if isinstance(codec, uniform | Levels | natural | ternary):
         return codec.rounding == "stochastic"
+    if isinstance(codec, svd):
+        return not codec.exact
     if isinstance(codec, chain):
         return draws_lots(codec.first) or draws_lots(codec.second)
-    if isinstance(codec, feedback):
+    if isinstance(codec, feedback | dgc | ef21):
         return draws_lots(codec.inner)
     if isinstance(codec, by_role):
         return any(map(draws_lots, (codec.matrix, codec.embedding, codec.vector)))
-    return isinstance(codec, randomk)
+    return isinstance(codec, randomk | hadamard)

@@ -4,15 +4,65 @@
 `by_role(matrix=feedback(lowrank(4)), embedding=cast("bf16"))` says each role in its own way.
 """
 
+from thinwire.what.alternating import alternating
+from thinwire.what.blockk import blockk
 from thinwire.what.by_role import by_role
 from thinwire.what.cast import cast
 from thinwire.what.chain import Transform, chain
+from thinwire.what.codebook import codebook
+from thinwire.what.dct import dct
+from thinwire.what.dgc import dgc
+from thinwire.what.ef21 import ef21
 from thinwire.what.feedback import feedback
+from thinwire.what.fp4 import fp4
+from thinwire.what.fp8 import fp8
+from thinwire.what.hadamard import hadamard
 from thinwire.what.identity import identity
+from thinwire.what.lattice import lattice
+from thinwire.what.loglevels import loglevels
 from thinwire.what.lowrank import lowrank
+from thinwire.what.natural import natural
+from thinwire.what.nf4 import nf4
 from thinwire.what.randomk import randomk
+from thinwire.what.sampled import sampled
+from thinwire.what.sign import sign
+from thinwire.what.svd import svd
+from thinwire.what.tensortrain import tensortrain
+from thinwire.what.ternary import ternary
 from thinwire.what.threshold import threshold
 from thinwire.what.topk import topk
+from thinwire.what.tucker import tucker
 from thinwire.what.uniform import uniform
 
-__all__ = ["Transform", "by_role", "cast", "chain", "feedback", "identity", "lowrank", "randomk", "threshold", "topk", "uniform"]
+__all__ = [
+    "Transform",
+    "alternating",
+    "blockk",
+    "by_role",
+    "cast",
+    "chain",
+    "codebook",
+    "dct",
+    "dgc",
+    "ef21",
+    "feedback",
+    "fp4",
+    "fp8",
+    "hadamard",
+    "identity",
+    "lattice",
+    "loglevels",
+    "lowrank",
+    "natural",
+    "nf4",
+    "randomk",
+    "sampled",
+    "sign",
+    "svd",
+    "tensortrain",
+    "ternary",
+    "threshold",
+    "topk",
+    "tucker",
+    "uniform",
+]

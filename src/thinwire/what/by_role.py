@@ -131,6 +131,7 @@ class _Composite(Coder):
     coders: tuple[Coder, ...]
     specs: tuple[Spec, ...]
     seats: tuple[Seat, ...]
+    key: str  # of the flight whose packets these are; a sum that is said again comes under another
 
     def nbytes(self, spec: Spec) -> int | None:
         sizes = [coder.nbytes(sub) for coder, sub in zip(self.coders, self.specs, strict=True)]
@@ -142,8 +143,14 @@ class _Composite(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         runs = x.split([sub.numel for sub in self.specs])
         states = [state.child(str(i)) for i in range(len(runs))]
-        seats = [Seat(own.rank, own.group, own.step, own.seed, seat.key + own.key) for own in self.seats]
+        seats = self._seats(seat)
         return self.join([c.encode(r, s, t, u) for c, r, s, t, u in zip(self.coders, runs, self.specs, states, seats, strict=True)])
+
+    def _seats(self, seat: Seat) -> tuple[Seat, ...]:
+        """The same for who says and who hears: shared lots (a rotation's signs) must be the ones that were drawn."""
+        if seat.key == self.key:
+            return self.seats
+        return tuple(Seat(own.rank, own.group, own.step, own.seed, seat.key + own.key) for own in self.seats)
 
     def join(self, payloads: list[Tensor]) -> Tensor:
         sized = [payload for payload, loose in zip(payloads, self._loose(), strict=True) if loose]
@@ -163,7 +170,7 @@ class _Composite(Coder):
         return torch.cat(
             [
                 coder.decode(run, sub, state.child(str(i)), own, sender)
-                for i, (coder, run, sub, own) in enumerate(zip(self.coders, runs, self.specs, self.seats, strict=True))
+                for i, (coder, run, sub, own) in enumerate(zip(self.coders, runs, self.specs, self._seats(seat), strict=True))
             ]
         )
 
@@ -178,7 +185,7 @@ def _compose(packets: list[Packet], seat: Seat, device: torch.device) -> Packet:
     if not packets:
         nothing = Spec((), 0, 0, torch.float32)
         return identity().packet(torch.empty(0, device=device), nothing, State(), seat)
-    composite = _Composite(tuple(p.coder for p in packets), tuple(p.spec for p in packets), tuple(p.seat for p in packets))
+    composite = _Composite(tuple(p.coder for p in packets), tuple(p.spec for p in packets), tuple(p.seat for p in packets), seat.key)
     spec = Spec((), 0, sum(p.spec.numel for p in packets), packets[0].spec.work)
     state = State(children={str(i): p.state for i, p in enumerate(packets)})
     payload = composite.join([p.payload for p in packets])

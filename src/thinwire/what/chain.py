@@ -15,7 +15,6 @@ from torch import Tensor
 
 from thinwire.core import Codec, Coder, Grain, Seat, Spec, State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.kernels import reference
 from thinwire.what.identity import identity
 
 _COUNT = 8  # bytes of the count that goes before a data-sized core
@@ -180,12 +179,3 @@ class chain(Coder):
     def _core(self, spec: Spec, numel: int) -> Spec:
         """The span that `second` sees: the core has no parts, its values no names."""
         return Spec((), 0, numel, spec.work)
-
-
-def gather_indices(side: Tensor, count: int, bits: int, below: int, coder: Coder) -> Tensor:
-    """Indices from their packed form, refused unless all lie below a bound: (count,) int64."""
-    coder.expect(side, reference.packed_nbytes(count, bits))
-    indices = reference.unpack(side, count, bits).to(torch.int64)
-    if count and int(indices.max()) >= below:
-        raise PayloadError(f"{coder!r}: an index of {int(indices.max())} where {below} values are; the payload is corrupted")
-    return indices

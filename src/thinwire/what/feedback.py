@@ -13,25 +13,29 @@ what matters, and it survives a change of world size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, Leaf, Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Leaf, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.registry import inside
+from thinwire.what._wrap import Remembering, twice, where_finite
 
 
-@dataclass(frozen=True)
-class feedback(Codec):
-    """Say x plus what the inner codec left unsaid before; 4 bytes a value of state (8 for float64).
+@dataclass(frozen=True, repr=False)
+class feedback(Remembering):
+    """Say x plus what the inner codec left unsaid before; 4 bytes a value of state (8 for float64, 2 if stored in bf16).
 
     Args:
         inner: a lossy codec without feedback of its own.
         decay: how much of the residual is kept from flight to flight, in (0, 1]. 1 forgets nothing; 0.95 forgets stale parts.
+        store: what the residual is kept in between flights: "bf16" halves its memory and rounds each entry by at most 2^-8 of itself a
+            flight, so sum(sent) = sum(x) - e only to within what was rounded off; `None` keeps the work dtype, and loses nothing.
+            A float64 span keeps float64 either way: bf16 has not its range.
 
     Raises:
-        StrategyError: decay outside (0, 1], or `inner` loses nothing or has feedback itself.
+        StrategyError: decay outside (0, 1], `store` is another word, or `inner` loses nothing or has a residual itself.
 
     A codec of one packet settles its residual before it yields, so a later launch may start before the earlier one lands.
     Where y is not finite the residual stays; where the *sum* is not, the engine takes the residual back.
@@ -40,66 +44,40 @@ class feedback(Codec):
         >>> from thinwire.what import topk
         >>> feedback(topk(0.01), decay=0.95)
         feedback(inner=topk(k=0.01, per=0), decay=0.95)
+        >>> feedback(topk(0.01), store="bf16")
+        feedback(inner=topk(k=0.01, per=0), decay=1.0, store='bf16')
     """
 
     inner: Codec
     decay: float = 1.0
+    store: Literal["bf16"] | None = None
 
     def __post_init__(self) -> None:
-        reasons = []
+        reasons = twice(self)
         if not 0 < self.decay <= 1:
             reasons.append(f"feedback(decay={self.decay}): the share of the residual that is kept lies in (0, 1]")
+        if self.store not in (None, "bf16"):
+            reasons.append(f"feedback(store={self.store!r}): choose 'bf16', or None for the work dtype")
         if not self.inner.lossy:
             reasons.append(f"feedback({self.inner!r}): it loses nothing, so there is nothing to feed back; use it bare")
-        if any(isinstance(member, feedback) for member in inside(self.inner)):
-            reasons.append(f"feedback({self.inner!r}): one residual is enough; feedback within feedback would count a loss twice")
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> Grain:
-        return self.inner.grain
-
-    @property
-    def summable(self) -> bool:
-        return self.inner.summable
-
-    @property
-    def drops(self) -> bool:
-        return self.inner.drops
-
-    @property
-    def opener(self) -> Coder | None:
-        return self.inner.opener
+    def __repr__(self) -> str:
+        store = f", store={self.store!r}" if self.store else ""
+        return f"{type(self).__name__}(inner={self.inner!r}, decay={self.decay!r}{store})"
 
     def init(self, spec: Spec, seat: Seat) -> State:
-        residual = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, fade=self.decay, group=seat.group)
+        dtype = torch.bfloat16 if self.store and spec.work == torch.float32 else spec.work
+        residual = Leaf(torch.zeros(spec.numel, dtype=dtype), "summed", spec, fade=self.decay, group=seat.group)
         return State({"residual": residual}, {"inner": self.inner.init(spec, seat)})
 
-    def nbytes(self, spec: Spec) -> int | None:
-        return self.inner.nbytes(spec)
-
-    def max_nbytes(self, spec: Spec) -> int:
-        return self.inner.max_nbytes(spec)
-
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        y = torch.add(x.to(spec.work), state["residual"].value, alpha=self.decay)
-        coder = self.inner.opener
-        if coder is None:
-            outcome = yield from self.inner.rounds(y, spec, state.child("inner"), seat)
-            assert outcome.sent is not None, f"{self.inner!r} talks in several rounds and must say what it sent"
-            sent = outcome.sent()
-            self._settle(state, y, sent)
-            return Outcome(outcome.total, lambda: sent)
-        packet = coder.packet(y, spec, state.child("inner"), seat)
-        sent = packet.open(packet.payload, seat.rank)
-        self._settle(state, y, sent)
-        total = yield packet
-        return Outcome(total, lambda: sent)
-
-    @staticmethod
-    def _settle(state: State, y: Tensor, sent: Tensor) -> None:
         leaf = state["residual"]
-        new = y - sent
-        finite = new.abs().amax().isfinite() if new.numel() else torch.ones((), dtype=torch.bool)
-        leaf.value = torch.where(finite, new, leaf.value) if new.is_cuda else new if bool(finite) else leaf.value
+        y = torch.add(x.to(spec.work), leaf.value.to(spec.work), alpha=self.decay)
+
+        def settle(sent: Tensor) -> None:
+            left = (y - sent).to(leaf.value.dtype)
+            leaf.value = where_finite(left, leaf.value, left)
+
+        return (yield from self._say(y, spec, state, seat, settle))

@@ -9,8 +9,8 @@ A matrix M_i (m × n) on each rank is said by two thin factors; with M = sum of 
 It is biased: use `feedback(lowrank(r))`.
 
 Source: Vogels, Karimireddy, Jaggi 2019, arXiv:1905.13727. Differs from the paper: the residual holds what *this rank's* projection lost
-(M_i - P̂P̂ᵀM_i; the same sum over ranks, smaller norms); P̂ by Householder QR, which stays orthonormal when P loses rank; Q is scaled to a
-largest entry of 1, so that tiny gradients do not underflow in M Q.
+(M_i - P̂P̂ᵀM_i; the same sum over ranks, smaller norms); P̂ by Householder QR, which stays orthonormal when P loses rank,
+for all matrices of one shape in one batch; Q is scaled to a largest entry of 1, so that tiny gradients do not underflow in M Q.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Grain, Leaf, Outcome, Packet, Piece, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Grain, Leaf, Outcome, Piece, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.what.identity import identity
+from thinwire.what._parts import bases, matrix, numbers, run, warm
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class lowrank(Codec):
         leaves = {}
         for piece in spec.pieces():
             if self._shrinks(piece):
-                shape = (_matrix(piece)[1], self.rank)
+                shape = (matrix(piece)[1], self.rank)
                 draws = replace(seat, step=0).draws(spec.span(piece.part.begin, piece.part.end), shared=True)
                 start = torch.randn(shape, generator=draws, dtype=spec.work, device="cpu")
                 leaves[piece.part.name] = Leaf(start.to(torch.get_default_device()), "replicated", part=piece.part.name)
@@ -73,7 +73,7 @@ class lowrank(Codec):
     def nbytes(self, spec: Spec) -> int:
         count = 0
         for piece in spec.pieces():
-            rows, columns = _matrix(piece)
+            rows, columns = matrix(piece)
             count += self.rank * (rows + columns) if self._shrinks(piece) else piece.high - piece.low
         return count * spec.work.itemsize
 
@@ -82,53 +82,36 @@ class lowrank(Codec):
         thin = [piece for piece in spec.pieces() if self._shrinks(piece)]
         whole = [piece for piece in spec.pieces() if not self._shrinks(piece)]
         qs = [state[f"q/{piece.part.name}"] for piece in thin]
-        ms = [_slice(x, piece).view(_matrix(piece)) for piece in thin]  # (m, n) each
+        ms = [run(x, piece).view(matrix(piece)) for piece in thin]  # (m, n) each
 
-        ps = yield _factors([m @ q.value for m, q in zip(ms, qs, strict=True)] + [_slice(x, piece) for piece in whole], spec, x, seat)
+        ps = yield numbers([m @ q.value for m, q in zip(ms, qs, strict=True)] + [run(x, piece) for piece in whole], spec, x, seat)
         total = torch.empty_like(x)
         at = sum(m.shape[0] * self.rank for m in ms)
         for piece in whole:
-            _slice(total, piece).copy_(ps[at : at + piece.high - piece.low])
+            run(total, piece).copy_(ps[at : at + piece.high - piece.low])
             at += piece.high - piece.low
         if not thin:
             return Outcome(total, lambda: x)
 
-        bases = [torch.linalg.qr(p.view(m.shape[0], self.rank)).Q for m, p in zip(ms, _split(ps, ms, 0, self.rank), strict=True)]  # (m, r)
-        own = [m.T @ basis for m, basis in zip(ms, bases, strict=True)]  # (n, r): this rank's share of Q
-        sums = yield _factors(own, spec, x, seat)
+        ps_hat = bases([p.view(m.shape[0], self.rank) for m, p in zip(ms, _split(ps, ms, 0, self.rank), strict=True)])  # (m, r)
+        own = [m.T @ basis for m, basis in zip(ms, ps_hat, strict=True)]  # (n, r): this rank's share of Q
+        sums = yield numbers(own, spec, x, seat)
         new = [q.view(m.shape[1], self.rank) for m, q in zip(ms, _split(sums, ms, 1, self.rank), strict=True)]
-        for piece, basis, q, leaf in zip(thin, bases, new, qs, strict=True):
-            torch.mm(basis, q.T, out=_slice(total, piece).view(_matrix(piece)))
-            largest = q.abs().amax()
-            leaf.value = torch.where(largest.isfinite() & (largest > 0), q / largest, leaf.value)
+        for piece, basis, q, leaf in zip(thin, ps_hat, new, qs, strict=True):
+            torch.mm(basis, q.T, out=run(total, piece).view(matrix(piece)))
+            leaf.value = warm(q, leaf.value)
 
         def sent() -> Tensor:
             out = x.clone()
-            for piece, basis, q in zip(thin, bases, own, strict=True):
-                torch.mm(basis, q.T, out=_slice(out, piece).view(_matrix(piece)))
+            for piece, basis, q in zip(thin, ps_hat, own, strict=True):
+                torch.mm(basis, q.T, out=run(out, piece).view(matrix(piece)))
             return out
 
         return Outcome(total, sent)
 
     def _shrinks(self, piece: Piece) -> bool:
-        rows, columns = _matrix(piece)
+        rows, columns = matrix(piece)
         return piece.whole and self.rank * (rows + columns) < rows * columns
-
-
-def _matrix(piece: Piece) -> tuple[int, int]:
-    """Rows and columns of a part seen as a matrix; a vector is one row."""
-    shape = piece.part.shape
-    return (shape[0], piece.part.numel // shape[0]) if len(shape) > 1 and piece.part.numel else (1, piece.part.numel)
-
-
-def _slice(x: Tensor, piece: Piece) -> Tensor:
-    return x[piece.at : piece.at + piece.high - piece.low]
-
-
-def _factors(tensors: list[Tensor], spec: Spec, x: Tensor, seat: Seat) -> Packet:
-    """Several tensors as one packet of numbers that may be added."""
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else x.new_empty(0)
-    return identity().packet(flat, Spec((), 0, flat.numel(), spec.work), State(), seat)
 
 
 def _split(flat: Tensor, ms: list[Tensor], dim: int, rank: int) -> list[Tensor]:

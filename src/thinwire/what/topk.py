@@ -1,7 +1,8 @@
 """Sparsification: the k entries of largest magnitude, of the whole span or of each chunk of `per` values.
 
 Steps:
-    1. in each chunk the k largest |v|; 2. their places, packed in ceil(log2(per)) bits each (side bytes); 3. their values (core).
+    1. in each chunk the k largest |v|; 2. their places, packed, as a bitmap or in Elias–Fano's code, whichever is smallest for k of `per`
+    (side bytes; 64 of 4096 take 8 bits a place); 3. their values (core).
 Of all k-sparse vectors it is the nearest: ||v - topk(v)||² <= (1 - k/n) ||v||². It is biased, so it belongs in `feedback(…)`.
 (Aji & Heafield 2017, arXiv:1704.05021; chunks of 4096 as in SparseLoCo, arXiv:2508.15706.)
 """
@@ -14,15 +15,15 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Grain, Seat, Spec, State
-from thinwire.errors import PayloadError, StrategyError
-from thinwire.kernels import reference
+from thinwire.errors import StrategyError
+from thinwire.what import _places
 from thinwire.what._share import kept, wrong
-from thinwire.what.chain import Transform, gather_indices
+from thinwire.what.chain import Transform
 
 
 @dataclass(frozen=True)
 class topk(Transform):
-    """The k largest of each `per` values, exact: places packed, values by what follows `>>` (float32 where nothing does).
+    """The k largest of each `per` values, exact: places in the fewest bytes, values by what follows `>>` (float32 where nothing does).
 
     Args:
         k: how many (int), or what share (float in (0, 1]), rounded up.
@@ -35,8 +36,8 @@ class topk(Transform):
 
     Example:
         >>> spec = Spec((), 0, 8192, torch.float32)
-        >>> topk(64, per=4096).nbytes(spec)  # 128 values of 4 bytes and 128 places of 12 bits
-        704
+        >>> topk(64, per=4096).nbytes(spec)  # 128 values of 4 bytes and 128 places of 8 bits
+        640
     """
 
     k: int | float
@@ -64,34 +65,29 @@ class topk(Transform):
         return sum(chunks * k for chunks, _, k in self._chunks(spec))
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
-        return reference.packed_nbytes(core_numel, self._bits(spec))
+        return sum(_places.smallest_nbytes(k, size, chunks) for chunks, size, k in self._chunks(spec))
 
     def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work)
-        cores, places, at = [x.new_empty(0)], [torch.empty(0, dtype=torch.int64, device=x.device)], 0
+        cores, sides, at = [x.new_empty(0)], [torch.empty(0, dtype=torch.uint8, device=x.device)], 0
         for chunks, size, k in self._chunks(spec):
             rows = x[at : at + chunks * size].view(chunks, size)
             where = rows.abs().topk(k, dim=1, sorted=False).indices.sort(dim=1).values  # in order: they pack better
             cores.append(rows.gather(1, where).view(-1))
-            places.append(where.view(-1))
+            sides.append(_places.write(where, size))
             at += chunks * size
-        return torch.cat(cores), reference.pack(torch.cat(places), self._bits(spec))
+        return torch.cat(cores), torch.cat(sides)
 
     def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
-        places = gather_indices(side, core.numel(), self._bits(spec), self.per or spec.numel, self)
-        at = done = 0
+        at = done = cut = 0
         for chunks, size, k in self._chunks(spec):
-            take = slice(done, done + chunks * k)
-            where = places[take].view(chunks, k)
-            if chunks and int(where.max()) >= size:
-                raise PayloadError(f"{self!r}: a place of {int(where.max())} in a chunk of {size}; the payload is corrupted")
-            out[at : at + chunks * size].view(chunks, size).scatter_(1, where, core[take].view(chunks, k))
-            at, done = at + chunks * size, take.stop
+            nbytes = _places.smallest_nbytes(k, size, chunks)
+            where = _places.read(side[cut : cut + nbytes], k, size, chunks, self)
+            take = core[done : done + chunks * k].view(chunks, k)
+            out[at : at + chunks * size].view(chunks, size).scatter_(1, where, take)
+            at, done, cut = at + chunks * size, done + chunks * k, cut + nbytes
         return out
-
-    def _bits(self, spec: Spec) -> int:
-        return max(1, ((self.per or spec.numel) - 1).bit_length())
 
     def _chunks(self, spec: Spec) -> list[tuple[int, int, int]]:
         """(how many chunks, their size, values kept of each): the full chunks, then what is left over."""

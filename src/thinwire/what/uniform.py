@@ -1,21 +1,24 @@
 """Scalar quantisation on a uniform grid: Q(v) = Δ · round(v / Δ).
 
-Per block of B values, Δ = max|v| / L with L the largest level, and the payload is m steps (one a block) and n codes of b bits.
+Per block of B values, Δ = c / L with L the largest level and c the clip: max|v|, or less, where large values are cut. The payload is m
+steps (one a block) and n codes of b bits.
 Steps:
     1. Δ of each block (or one fixed Δ, never sent).
-    2. code = round(v/Δ) to nearest, or floor(v/Δ + u), u uniform in [0, 1), which is unbiased: E[Q(v)] = v.
+    2. code = round(v/Δ) to nearest, or floor(v/Δ + u), u uniform in [0, 1), which is unbiased: E[Q(v)] = v where nothing is cut.
     3. codes packed, b bits each.
-|Q(v) - v| <= Δ/2 to nearest, < Δ stochastic.
+|Q(v) - v| <= Δ/2 to nearest, < Δ stochastic, for |v| <= c; what is larger becomes ±c.
+On the grid "affine" the levels are low + Δ · code from a lowest to a highest value of the block, and m lowest values go with the m steps.
 
-Source: QSGD (Alistarh et al. 2017, arXiv:1610.02132) for stochastic rounding; blocks as in 8-bit optimisers (Dettmers et al. 2022,
-arXiv:2110.02861). Differs from QSGD: the scale is a block's largest magnitude, not its norm.
+Source: QSGD (Alistarh et al. 2017, arXiv:1610.02132) for stochastic rounding and "norm"; blocks as in 8-bit optimisers (Dettmers et al.
+2022, arXiv:2110.02861); "affine" with 6 sigma as in INTELLECT-1 (Jaghouar et al. 2024, arXiv:2412.01152); "mse" as in post-training
+quantisation (Zhao et al. 2019, arXiv:1901.09504). Differs from QSGD: a block's scale is its largest magnitude, unless "norm" is asked for.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,21 +26,31 @@ from torch import Tensor
 from thinwire.core import Coder, Seat, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
+from thinwire.what._scales import Block, Scale, affine_grid, quantise_affine, runs, symmetric_steps
+
+_GRIDS = ("tread", "rise", "affine")
+_NEEDS_AT = ("percentile", "sigma")
 
 
 @dataclass(frozen=True)
 class uniform(Coder):
-    """b-bit values on a uniform grid, one step a block: ceil(n·b/8) + 4·ceil(n/B) bytes (8· for float64 buckets).
+    """b-bit values on a uniform grid, one step a block: ceil(n·b/8) + 4·ceil(n/B) bytes (8· for float64 buckets; twice that for "affine").
 
     Args:
-        bits: 8, 4 or 2.
-        block: values that share a step; 0 means the whole span.
+        bits: 1 to 8; 1 on the grid "rise" only.
+        block: values that share a step; 0 means the whole span, "row" what one entry of a parameter's first dimension holds (a whole
+            vector). A row that a route cuts has a step on each side.
         rounding: "nearest", or "stochastic" (unbiased, larger error; drawn by (seed, step, key, rank)).
         step: a fixed Δ in the units of a contribution (a gradient times its weight share), clipped at ±LΔ; nothing but codes is sent.
-        grid: "tread" has a level at zero (2^b - 1 levels); "rise" has none and 2^b levels, for what has no small values (after top-k).
+        grid: "tread" has a level at zero (2^b - 1 levels); "rise" has none and 2^b levels, for what has no small values (after top-k);
+            "affine" has 2^b levels from a block's lowest to its highest value, for what does not lie around zero.
+        scale: where a block is cut: "absmax" cuts nothing; "norm" (QSGD's) neither, its largest level is the block's norm; "percentile" and
+            "sigma" cut at `at`; "mse" tries 16 clips and takes the one of least squared error (of rounding to nearest).
+        at: of "percentile", the share of magnitudes that are not cut, in per cent, above 50 and below 100 (on "affine", at each end); of
+            "sigma", how many root mean squares (on "affine", standard deviations around the mean), never more than the block's own range.
 
     Raises:
-        StrategyError: an argument outside the above, or a fixed step on a grid without the spare code that marks a non-finite value.
+        StrategyError: an argument outside the above, or two that do not go together.
 
     A block that holds a NaN or an infinity decodes to NaN throughout (with a fixed step: that value alone).
 
@@ -45,75 +58,126 @@ class uniform(Coder):
         >>> spec = Spec((), 0, 1024, torch.float32)
         >>> uniform(bits=4, block=256).nbytes(spec)
         528
+        >>> uniform(bits=3, scale="sigma", at=3.0)
+        uniform(bits=3, block=256, rounding='nearest', step=None, grid='tread', scale='sigma', at=3.0)
     """
 
-    bits: Literal[8, 4, 2] = 8
-    block: int = 256
+    bits: Literal[8, 7, 6, 5, 4, 3, 2, 1] = 8
+    block: Block = 256
     rounding: reference.Rounding = "nearest"
     step: float | None = None
-    grid: reference.Grid = "tread"
+    grid: Literal["tread", "rise", "affine"] = "tread"
+    scale: Scale = "absmax"
+    at: float | None = None
 
     def __post_init__(self) -> None:
         reasons = []
-        if self.bits not in (8, 4, 2):
-            reasons.append(f"uniform(bits={self.bits}): choose 8, 4 or 2")
-        if self.block < 0:
-            reasons.append(f"uniform(block={self.block}): a block has at least 1 value, or 0 for the whole span")
+        if self.bits not in range(1, 9):
+            reasons.append(f"uniform(bits={self.bits}): choose 1 to 8")
+        if self.bits == 1 and self.grid != "rise":
+            reasons.append(f"uniform(bits=1, grid={self.grid!r}): two levels leave none for zero; use grid='rise', or sign()")
+        if self.block != "row" and (not isinstance(self.block, int) or self.block < 0):
+            reasons.append(f"uniform(block={self.block!r}): a block has at least 1 value, or 0 for the whole span, or is a 'row'")
         if self.rounding not in ("nearest", "stochastic"):
             reasons.append(f"uniform(rounding={self.rounding!r}): choose 'nearest' or 'stochastic'")
-        if self.grid not in ("tread", "rise"):
-            reasons.append(f"uniform(grid={self.grid!r}): choose 'tread' or 'rise'")
+        if self.grid not in _GRIDS:
+            reasons.append(f"uniform(grid={self.grid!r}): choose 'tread' or 'rise', or 'affine'")
         if self.step is not None and not 0 < self.step < float("inf"):
             reasons.append(f"uniform(step={self.step}): a fixed step is positive and finite")
-        if self.step is not None and self.grid == "rise":
-            reasons.append("uniform(step=…, grid='rise'): every code is taken, none is left to mark a NaN; use grid='tread'")
+        if self.step is not None and self.grid in ("rise", "affine"):
+            reasons.append(f"uniform(step=…, grid={self.grid!r}): every code is taken, none is left to mark a NaN; use grid='tread'")
+        if self.step is not None and (self.scale != "absmax" or self.block == "row"):
+            reasons.append("uniform(step=…, scale=… or block='row'): a fixed step is every block's; leave the one or the other out")
+        reasons.extend(self._wrong_scale())
         if reasons:
             raise StrategyError(reasons)
 
+    def _wrong_scale(self) -> list[str]:
+        if self.scale not in get_args(Scale):
+            return [f"uniform(scale={self.scale!r}): choose one of {', '.join(map(repr, get_args(Scale)))}"]
+        if self.scale == "norm" and self.grid == "affine":
+            return ["uniform(scale='norm', grid='affine'): a norm is a distance from zero; use grid='tread', or another scale"]
+        if self.scale not in _NEEDS_AT:
+            return [f"uniform(scale={self.scale!r}, at={self.at}): only {' and '.join(_NEEDS_AT)} have one"] if self.at is not None else []
+        if self.scale == "percentile" and not (self.at is not None and 50 < self.at < 100):
+            return [f"uniform(scale='percentile', at={self.at}): say which, above 50 and below 100, such as 99.9; 100 is scale='absmax'"]
+        if self.scale == "sigma" and not (self.at is not None and 0 < self.at < float("inf")):
+            return [f"uniform(scale='sigma', at={self.at}): say how many, such as 3.0"]
+        return []
+
+    def __repr__(self) -> str:
+        late = ("scale", "at") if self.scale == "absmax" else () if self.at is not None else ("at",)  # said only where they are set
+        return f"uniform({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields(self) if field.name not in late)})"
+
     @property
     def grain(self) -> int:
-        return math.lcm(self.block or 1, 8 // self.bits)
+        whole = 8 // math.gcd(self.bits, 8)
+        return whole if self.block == "row" else math.lcm(self.block or 1, whole)
 
     def nbytes(self, spec: Spec) -> int:
-        return self._steps(spec) * spec.work.itemsize + reference.packed_nbytes(spec.numel, self.bits)
+        return self._head(spec) + reference.packed_nbytes(spec.numel, self.bits)
 
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        noise = None
+        x, noise = x.to(spec.work), None
         if self.rounding == "stochastic":
-            draws = seat.draws(spec, shared=False)
-            noise = reference.to_blocks(torch.rand(spec.numel, generator=draws, dtype=spec.work).to(x.device), self._block(spec))
-        blocks = reference.to_blocks(x.to(spec.work), self._block(spec))
+            noise = torch.rand(spec.numel, generator=seat.draws(spec, shared=False), dtype=spec.work).to(x.device)
         if self.step is not None:
-            step = blocks.new_full((1, 1), self.step)
-            codes = reference.quantise(blocks.nan_to_num(0, 0, 0), step, self.bits, self.grid, noise)
-            codes.masked_fill_(~blocks.isfinite(), 2**self.bits - 1)  # the code that a grid with a zero leaves over
-            return reference.pack(codes.view(-1)[: spec.numel], self.bits)
-        steps = reference.block_steps(blocks, self.bits, self.grid)
-        codes = reference.quantise(blocks, steps[:, None], self.bits, self.grid, noise)
-        return torch.cat([reference.as_bytes(steps), reference.pack(codes.view(-1)[: spec.numel], self.bits)])
+            step = x.new_full((1, 1), self.step)
+            codes = reference.quantise(x.nan_to_num(0, 0, 0)[None], step, self.bits, self._around(), noise)[0]
+            codes.masked_fill_(~x.isfinite(), 2**self.bits - 1)  # the code that a grid with a zero leaves over
+            return reference.pack(codes, self.bits)
+        lows, steps, codes_of = [], [], []
+        for begin, m, size in runs(spec, self.block):
+            rows, lots = (None if flat is None else flat[begin : begin + m * size].reshape(m, size) for flat in (x, noise))
+            assert rows is not None
+            low, step = self.levels(rows)
+            if low is None:
+                codes_of.append(reference.quantise(rows, step[:, None], self.bits, self._around(), lots).view(-1))
+            else:
+                lows.append(low)
+                codes_of.append(quantise_affine(rows, low[:, None], step[:, None], self.bits, lots).view(-1))
+            steps.append(step)
+        return torch.cat([reference.as_bytes(torch.cat(lows + steps)), reference.pack(torch.cat(codes_of), self.bits)])
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
-        head = self._steps(spec) * spec.work.itemsize
-        flat = reference.unpack(payload[head:], spec.numel, self.bits)
-        codes = reference.to_blocks(flat, self._block(spec))
+        head = self._head(spec)
+        codes = reference.unpack(payload[head:], spec.numel, self.bits)
         if self.step is not None:
-            values = reference.dequantise(
-                codes, torch.full((1, 1), self.step, dtype=spec.work, device=payload.device), self.bits, self.grid
-            )
-            values.masked_fill_(codes == 2**self.bits - 1, float("nan"))
-        else:
-            steps = reference.from_bytes(payload[:head], spec.work)
-            values = reference.dequantise(codes, steps[:, None], self.bits, self.grid)
-        return values.view(-1)[: spec.numel]
+            fixed = torch.full((1,), self.step, dtype=spec.work, device=payload.device)
+            values = reference.dequantise(codes, fixed, self.bits, self._around())
+            return values.masked_fill_(codes == 2**self.bits - 1, float("nan"))
+        numbers = reference.from_bytes(payload[:head], spec.work)
+        lows, steps = numbers.view(2, -1) if self.grid == "affine" else (None, numbers)
+        out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
+        for begin, m, size in runs(spec, self.block):
+            rows, step = codes[begin : begin + m * size].view(m, size), steps[at : at + m, None]
+            if lows is None:
+                values = reference.dequantise(rows, step, self.bits, self._around())
+            else:
+                half = rows.to(spec.work).mul_(step / 2)
+                values = half + lows[at : at + m, None] + half  # highest - lowest may be no float
+            out[begin : begin + m * size] = values.view(-1)
+            at += m
+        return out
 
-    def _block(self, spec: Spec) -> int:
-        return self.block or max(spec.numel, 1)
+    def levels(self, rows: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The lowest level of each block (on "affine") and its step: (m, B) -> (m,), (m,)."""
+        if self.grid == "affine":
+            return affine_grid(rows, self.bits, self.scale, self.at)
+        return None, symmetric_steps(rows, self.bits, self.grid, self.scale, self.at)
 
-    def _steps(self, spec: Spec) -> int:
-        """Steps sent: one a block."""
-        return 0 if self.step is not None else -(-spec.numel // self._block(spec))
+    def _around(self) -> reference.Grid:
+        """The grid around zero; "affine" has its own arithmetic."""
+        assert self.grid != "affine"
+        return self.grid
+
+    def _head(self, spec: Spec) -> int:
+        """Bytes of the steps, and on "affine" of the lowest levels."""
+        if self.step is not None:
+            return 0
+        return sum(m for _, m, _ in runs(spec, self.block)) * spec.work.itemsize * (2 if self.grid == "affine" else 1)

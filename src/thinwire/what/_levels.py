@@ -1,0 +1,120 @@
+"""What the codecs of a fixed table of levels share: a scale a block, the nearest level of each value, its code packed.
+
+A codec of this kind gives `_bits` and `_values`: which level each code stands for. Legend: n values, B a block, m = ceil(n / B) blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Coder, Seat, Spec, State
+from thinwire.kernels import reference
+
+
+def block_means(blocks: Tensor, n: int) -> Tensor:
+    """The mean of each block of magnitudes (m, B), of which the first n count; NaN where one is not finite: (m,)."""
+    absmax = blocks.amax(1)
+    counts = torch.full_like(absmax, blocks.shape[1])
+    counts[-1] = n - (len(blocks) - 1) * blocks.shape[1]
+    unit = torch.where(absmax > 0, absmax, torch.ones_like(absmax))  # so that the sum of huge values does not overflow
+    means = (blocks / unit[:, None]).sum(1) / counts * absmax
+    return torch.where(absmax.isfinite(), means, torch.full_like(means, float("nan")))
+
+
+def wrong_block(asked: str, block: int) -> list[str]:
+    """What cannot be about a block, said for the user."""
+    return [f"{asked}(block={block}): a block has at least 1 value, or 0 for the whole span"] if block < 0 else []
+
+
+def wrong_rounding(asked: str, rounding: str) -> list[str]:
+    """What cannot be about rounding, said for the user."""
+    known = rounding in ("nearest", "stochastic")
+    return [] if known else [f"{asked}(rounding={rounding!r}): choose 'nearest' or 'stochastic'"]
+
+
+class Levels(Coder):
+    """b-bit codes of a fixed table of levels, and a scale a block: its absmax over the table's largest level."""
+
+    block: int
+    rounding: reference.Rounding
+
+    @property
+    @abstractmethod
+    def _bits(self) -> int:
+        """Bits of a code."""
+
+    @abstractmethod
+    def _values(self) -> Tensor:
+        """The level of each code, NaN for one that stands for none: (2**bits,) float64."""
+
+    @property
+    def grain(self) -> int:
+        return math.lcm(self.block or 1, 8 // math.gcd(self._bits, 8))
+
+    def nbytes(self, spec: Spec) -> int:
+        return self._scales(spec) * spec.work.itemsize + reference.packed_nbytes(spec.numel, self._bits)
+
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        if not spec.numel:
+            return torch.empty(0, dtype=torch.uint8, device=x.device)
+        blocks = reference.to_blocks(x.to(spec.work), self._block(spec))
+        levels, codes = (part.to(x.device) for part in table(self))
+        top = levels.abs().max().to(blocks)
+        absmax = blocks.abs().amax(1)  # amax hands NaN on
+        scales = torch.where(absmax.isfinite(), absmax / top, torch.full_like(absmax, float("nan")))
+        usable = (scales > 0)[:, None]
+        scaled = torch.where(usable, blocks / torch.where(usable, scales[:, None], 1), 0)
+        flat = scaled.view(-1)[: spec.numel].clamp_(-top, top)
+        if self.rounding == "stochastic":
+            noise = torch.rand(spec.numel, generator=seat.draws(spec, shared=False), dtype=spec.work).to(x.device)
+            picked = codes[stochastic_index(flat, levels.to(flat), noise)]
+        else:
+            picked = self._nearest(flat, levels, codes)
+        return torch.cat([reference.as_bytes(scales), reference.pack(picked, self._bits)])
+
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        self.expect(payload, self.nbytes(spec))
+        if not spec.numel:
+            return torch.empty(0, dtype=spec.work, device=payload.device)
+        head = self._scales(spec) * spec.work.itemsize
+        scales = reference.from_bytes(payload[:head], spec.work)
+        codes = reference.unpack(payload[head:], spec.numel, self._bits)
+        values = self._values().to(payload.device, spec.work)[codes.to(torch.int32)]
+        return reference.to_blocks(values, self._block(spec)).mul(scales[:, None]).view(-1)[: spec.numel]
+
+    def _nearest(self, scaled: Tensor, levels: Tensor, codes: Tensor) -> Tensor:
+        """The codes of the nearest levels: (n,) uint8."""
+        return codes[nearest_index(scaled, levels)]
+
+    def _block(self, spec: Spec) -> int:
+        return self.block or max(spec.numel, 1)
+
+    def _scales(self, spec: Spec) -> int:
+        """Scales sent: one a block."""
+        return -(-spec.numel // self._block(spec))
+
+
+@lru_cache(maxsize=64)
+def table(codec: Levels) -> tuple[Tensor, Tensor]:
+    """The levels of a codec in ascending order, each once, and a code of each: (L,) float64, (L,) uint8."""
+    values = codec._values()
+    order = values.argsort(stable=True)[: int(values.isfinite().sum())]  # NaN sorts last
+    levels = values[order]
+    fresh = torch.cat([torch.ones(1, dtype=torch.bool), levels[1:] > levels[:-1]])  # -0 and 0 are one level
+    return levels[fresh] + 0.0, order[fresh].to(torch.uint8)
+
+
+def nearest_index(x: Tensor, levels: Tensor) -> Tensor:
+    """The index of the nearest of ascending levels: (n,) int32."""
+    return torch.bucketize(x, ((levels[1:] + levels[:-1]) / 2).to(x), out_int32=True)
+
+
+def stochastic_index(x: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
+    """The index of the level below or above x, by lot, so that the mean is x: (n,) int32."""
+    low = (torch.bucketize(x, levels, out_int32=True, right=True) - 1).clamp_(0, len(levels) - 2)
+    return low + (noise < (x - levels[low]) / (levels[low + 1] - levels[low]))

@@ -1,0 +1,125 @@
+"""Where the grid of `uniform` lies: which values share a step, and how large it is.
+
+Legend: a run is (m, B), m blocks of B values, one after the other in the span; a span is a few runs. `top` is the largest level in steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Spec
+from thinwire.kernels import reference
+
+Block = int | Literal["row"]
+Scale = Literal["absmax", "norm", "percentile", "sigma", "mse"]
+Run = tuple[int, int, int]
+"""Where it begins, m and B."""
+
+_SHRINK = tuple(2 ** (-i / 4) for i in range(16))  # the candidates of "mse": the whole range, down to a 13th of it
+
+
+def runs(spec: Spec, block: Block) -> Iterator[Run]:
+    """The blocks of a span in order, those of one length together; a row is what one entry of a part's first dimension holds.
+
+    Example:
+        >>> from thinwire.core import Part
+        >>> spec = Spec((Part("w", (3, 4), 0, "matrix"), Part("b", (3,), 12, "vector")), 0, 15, torch.float32)
+        >>> list(runs(spec, "row")), list(runs(spec.span(2, 15), "row")), list(runs(spec, 4))
+        ([(0, 3, 4), (12, 1, 3)], [(0, 1, 2), (2, 2, 4), (10, 1, 3)], [(0, 3, 4), (12, 1, 3)])
+    """
+    if block != "row":
+        yield from _cut(0, 0, spec.numel, block or max(spec.numel, 1))
+    elif not spec.parts:
+        yield from _cut(0, 0, spec.numel, max(spec.numel, 1))
+    else:
+        for piece in spec.pieces():
+            shape = piece.part.shape
+            columns = piece.part.numel // shape[0] if len(shape) > 1 else piece.part.numel
+            yield from _cut(piece.at, piece.low, piece.high, columns)
+
+
+def symmetric_steps(rows: Tensor, bits: int, grid: reference.Grid, scale: Scale, at: float | None) -> Tensor:
+    """The step of each block on a grid around zero, NaN where the block is not finite. (m, B) -> (m,)."""
+    if scale == "absmax":
+        return reference.block_steps(rows, bits, grid)
+    absmax, unit = _unit(rows)
+    top = reference.levels(bits, grid)[1]
+    if scale == "norm":
+        share = unit.norm(dim=1)
+    elif scale == "percentile":
+        share = unit.abs().kthvalue(_nth(rows, at)).values
+    elif scale == "sigma":
+        share = ((at or 0.0) * unit.square().mean(1).sqrt()).clamp(max=1)
+    else:
+        ones = torch.ones_like(absmax)[:, None]
+        share = _best(unit, [(ones * (c / top), -c * ones) for c in _SHRINK], 2 * top)
+    return _finite(absmax * share / top, absmax)
+
+
+def affine_grid(rows: Tensor, bits: int, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
+    """The lowest level and the step of each block, NaN where the block is not finite. (m, B) -> (m,), (m,)."""
+    top = 2**bits - 1
+    low, high = rows.aminmax(dim=1)
+    if scale == "percentile":
+        n = _nth(rows, at)
+        low, high = rows.kthvalue(rows.shape[1] + 1 - n).values, rows.kthvalue(n).values
+    elif scale in ("sigma", "mse"):
+        absmax, unit = _unit(rows)
+        mean = unit.mean(1)
+        below, above = mean - unit.amin(1), unit.amax(1) - mean
+        if scale == "sigma":
+            reach = (at or 0.0) * (unit - mean[:, None]).square().mean(1).sqrt()
+            below, above = torch.minimum(below, reach), torch.minimum(above, reach)
+        else:
+            grids = [(((below + above) * c / top)[:, None], (mean - below * c)[:, None]) for c in _SHRINK]
+            share = _best(unit, grids, top)
+            below, above = below * share, above * share
+        low, high = torch.maximum((mean - below) * absmax, low), torch.minimum((mean + above) * absmax, high)
+    size = rows.abs().amax(1)  # amax hands NaN on
+    return _finite(low, size), _finite(high / top - low / top, size)  # each by itself: their difference may be no float
+
+
+def quantise_affine(rows: Tensor, low: Tensor, steps: Tensor, bits: int, noise: Tensor | None) -> Tensor:
+    """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `low` and `steps` (m, 1); 0 where a step is zero or not finite."""
+    quarter = torch.where(rows.abs().amax(1, keepdim=True) > torch.finfo(rows.dtype).max / 4, 0.25, 1.0).to(rows)  # v - low may be no float
+    usable = (steps > 0) & steps.isfinite()
+    scaled = torch.where(usable, (rows * quarter - low * quarter) / torch.where(usable, steps * quarter, 1), 0)
+    codes = torch.round(scaled) if noise is None else torch.floor(scaled + noise)
+    return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
+
+
+def _cut(at: int, low: int, high: int, columns: int) -> Iterator[Run]:
+    """The entries `low` to `high` of rows of so many columns, lying at `at`: the end of a row, whole rows, the beginning of one."""
+    first = min(-(-low // columns) * columns, high)
+    rows, tail = divmod(high - first, columns)
+    for begin, m, size in ((low, 1, first - low), (first, rows, columns), (high - tail, 1, tail)):
+        if m * size:
+            yield at + begin - low, m, size
+
+
+def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """absmax (m,), and the blocks over it, so that squares neither overflow nor vanish."""
+    absmax = rows.abs().amax(1)
+    return absmax, rows / torch.where(absmax > 0, absmax, 1)[:, None]
+
+
+def _nth(rows: Tensor, percentile: float | None) -> int:
+    assert percentile is not None
+    return max(math.ceil(percentile / 100 * rows.shape[1]), 1)
+
+
+def _best(unit: Tensor, grids: list[tuple[Tensor, Tensor]], top: float) -> Tensor:
+    """Of the candidates (steps, lowest level) the share whose rounding to nearest has the smallest squared error: (m,)."""
+    errors = [
+        (((unit - low) / step.clamp(min=1e-30)).round_().clamp_(0, top).mul_(step).add_(low) - unit).square_().sum(1) for step, low in grids
+    ]
+    return torch.tensor(_SHRINK).to(unit)[torch.stack(errors).argmin(0)]
+
+
+def _finite(values: Tensor, size: Tensor) -> Tensor:
+    return torch.where(size.isfinite(), values, torch.full_like(values, float("nan")))

@@ -1,0 +1,68 @@
+"""What `feedback` and `dgc` have in common: they talk as their inner codec does, and remember what it left unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Codec, Coder, Grain, Outcome, Rounds, Seat, Spec, State
+from thinwire.registry import inside
+
+
+class Remembering(Codec):
+    """A codec around a codec, with a residual of what was not said: grain, bytes and packets are the inner one's."""
+
+    inner: Codec
+
+    @property
+    def grain(self) -> Grain:
+        return self.inner.grain
+
+    @property
+    def summable(self) -> bool:
+        return self.inner.summable
+
+    @property
+    def drops(self) -> bool:
+        return self.inner.drops
+
+    @property
+    def opener(self) -> Coder | None:
+        return self.inner.opener
+
+    def nbytes(self, spec: Spec) -> int | None:
+        return self.inner.nbytes(spec)
+
+    def max_nbytes(self, spec: Spec) -> int:
+        return self.inner.max_nbytes(spec)
+
+    def _say(self, y: Tensor, spec: Spec, state: State, seat: Seat, settle: Callable[[Tensor], None]) -> Rounds:
+        """Say y through the inner codec; what talks once is settled before it yields, so that a later launch may build on it."""
+        coder = self.inner.opener
+        if coder is None:
+            outcome = yield from self.inner.rounds(y, spec, state.child("inner"), seat)
+            assert outcome.sent is not None, f"{self.inner!r} talks in several rounds and must say what it sent"
+            sent = outcome.sent()
+            settle(sent)
+            return Outcome(outcome.total, lambda: sent)
+        packet = coder.packet(y, spec, state.child("inner"), seat)
+        sent = packet.open(packet.payload, seat.rank)
+        settle(sent)
+        total = yield packet
+        return Outcome(total, lambda: sent)
+
+
+def twice(codec: Remembering) -> list[str]:
+    """Why a codec that remembers cannot hold another, for the user."""
+    if any(isinstance(member, Remembering) for member in inside(codec.inner)):
+        name = type(codec).__name__
+        return [f"{name}({codec.inner!r}): one residual is enough; feedback within feedback would count a loss twice"]
+    return []
+
+
+def where_finite(new: Tensor, old: Tensor, told: Tensor) -> Tensor:
+    """`new` where all of `told` is finite, else `old`; on a GPU without a wait."""
+    finite = told.abs().amax().isfinite() if told.numel() else torch.ones((), dtype=torch.bool)
+    return torch.where(finite, new, old) if new.is_cuda else new if bool(finite) else old
