@@ -11,7 +11,6 @@ It runs in its own processes, one a rank, under torchrun's environment variables
 from __future__ import annotations
 
 import json
-import math
 import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.testing.gpt import GPT, GPTConfig
+from thinwire.train.adamw import adamw, rate
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,7 @@ class Job:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: a linear warm-up, then a cosine down to decay_to · lr."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        gone = min(1.0, (step + 1 - self.warmup) / max(1, self.steps - self.warmup))
-        return self.lr * (self.decay_to + (1 - self.decay_to) * (1 + math.cos(math.pi * gone)) / 2)
+        return rate(step, self.steps, self.lr, self.warmup, self.decay_to)
 
     def new_model(self) -> GPT:
         """The model: the same bits on every rank, for every contestant."""
@@ -81,12 +78,7 @@ class Job:
 
     def new_optimizer(self, model: nn.Module) -> torch.optim.AdamW:
         """AdamW; matrices decay, vectors do not."""
-        params = [param for param in model.parameters() if param.requires_grad]
-        groups = [
-            {"params": [param for param in params if param.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [param for param in params if param.dim() < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        return adamw(model, self.lr, self.betas, self.weight_decay)
 
 
 @dataclass(frozen=True)

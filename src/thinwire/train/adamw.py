@@ -7,17 +7,15 @@ import math
 import torch
 from torch import nn
 
-from thinwire.train.config import TrainConfig
 
-
-def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with betas (`beta1`, `beta2`); matrices decay by `weight_decay`, vectors (norms, biases) do not."""
+def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; matrices decay by `weight_decay`, vectors (norms, biases) do not."""
     trained = [param for param in model.parameters() if param.requires_grad]
     groups = [
-        {"params": [param for param in trained if param.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [param for param in trained if param.dim() >= 2], "weight_decay": weight_decay},
         {"params": [param for param in trained if param.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+    return torch.optim.AdamW(groups, lr=lr, betas=betas)
 
 
 def rate(step: int, steps: int, peak: float, warmup: int = 60, decay_to: float = 0.1) -> float:

@@ -56,7 +56,7 @@ def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Calla
     """
     config = prepared.config
     model = prepared.model()
-    optimizer = adamw(model, config)
+    optimizer = adamw(model, config.lr, (config.beta1, config.beta2), config.weight_decay)
     timeout = timedelta(seconds=config.timeout)
     with attach(model, optimizer, prepared.strategy, timeout=timeout, seed=config.seed) as sync:
         return Run(prepared, model, optimizer, sync, show, saver).whole(asked)
