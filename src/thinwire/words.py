@@ -125,6 +125,23 @@ def _word(text: str) -> str:
     return text
 
 
+def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Rows as lines of columns: the first `left` cells begin at the left, the others end at the right.
+
+    Example:
+        >>> print(*columns([("", "sent"), ("host0", "3 MB")]), sep="\\n")
+               sent
+        host0  3 MB
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(wide) if i < left else cell.rjust(wide) for i, (cell, wide) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; its kind where it says nothing.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import BenchError
 from thinwire.say import PROGRAM, Say
+from thinwire.words import columns
 
 if TYPE_CHECKING:
     from thinwire.bench.study import Study
@@ -49,6 +49,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     """Measure, then write the page."""
     from thinwire.bench.contestants import chosen, ours
     from thinwire.bench.study import PARTS, QUICK_STUDY, STUDY, Bench, for_page
+    from thinwire.data.cache import cache_folder
     from thinwire.train.spoken import strategy_from
 
     study: Study = QUICK_STUDY if options.quick else STUDY
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     if options.list:
         return _list(study, say)
     command = shlex.join([PROGRAM, "bench", *(["--quick"] if options.quick else [])])
-    bench = Bench(study, options.out, _environments(), say.note, options.retry)
+    bench = Bench(study, options.out, cache_folder() / "rivals", say.note, options.retry)
     records = for_page(bench.run(command, options.part or PARTS))
     from thinwire.bench.report import bench_page, summary, write
 
@@ -78,12 +79,6 @@ def run(options: argparse.Namespace, say: Say) -> int:
     rows = summary(records)
     say.result({"out": str(options.out), "report": str(page), "rows": rows}, f"{_table(rows)}\n\n{page}")
     return 0
-
-
-def _environments() -> Path:
-    """Where rivals' environments are kept."""
-    base = os.environ.get("THINWIRE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thinwire"
-    return Path(base) / "rivals"
 
 
 def _list(study: Study, say: Say) -> int:
@@ -112,13 +107,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
                 _shown(row["speedup"], "{:.2f}x"),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    told = [
-        "  ".join(cell.ljust(wide) if i < 3 else cell.rjust(wide) for i, (cell, wide) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
     failed = [f"{row['name']} ({row['link'] or 'curve'}): {error}" for row in rows for error in row["errors"]]
-    return "\n".join([*told, *([""] if failed else []), *failed])
+    return "\n".join([*columns(lines, left=3), *([""] if failed else []), *failed])
 
 
 def _shown(value: float | None, form: str) -> str:

