@@ -8,37 +8,27 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 import thinwire
 from thinwire.bench.job import Job, Place
+from thinwire.bench.loop import Loop
 
 ABOUT = "thinwire.attach"
 REQUIRES: tuple[str, ...] = ()
 
 
-class Ours:
+class Ours(Loop):
     """A loop of two more lines."""
 
     def __init__(self, job: Job, place: Place) -> None:
         timeout = timedelta(seconds=job.timeout)
         dist.init_process_group("gloo", timeout=timeout)
-        self.model = job.new_model()
-        self.optimizer = job.new_optimizer(self.model)
+        self.net = job.new_model()
+        self.optimizer = job.new_optimizer(self.net)
         strategy = thinwire.Strategy.from_toml(job.settings["strategy"])
-        self.sync = thinwire.attach(self.model, self.optimizer, strategy, timeout=timeout, **job.settings.get("attach", {}))
+        self.sync = thinwire.attach(self.net, self.optimizer, strategy, timeout=timeout, **job.settings.get("attach", {}))
         self.clip = job.clip
-
-    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """See `Trainer`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        _, loss = self.model(tokens, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        return float(loss.detach())
 
     def common(self) -> AbstractContextManager[nn.Module]:
         """See `Trainer`."""

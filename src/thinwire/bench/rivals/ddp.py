@@ -8,17 +8,18 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from thinwire.bench.job import Job, Place
+from thinwire.bench.loop import Loop
 
 ABOUT = "torch DistributedDataParallel, with its communication hooks"
 REQUIRES: tuple[str, ...] = ()
 
 
-class DDP:
+class DDP(Loop):
     """The loop of torch's tutorial, with the hook asked for."""
 
     def __init__(self, job: Job) -> None:
@@ -41,25 +42,10 @@ class DDP:
         self.optimizer = job.new_optimizer(self.net)
         self.clip = job.clip
 
-    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """See `Trainer`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        _, loss = self.net(tokens, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
-        self.optimizer.step()
-        return float(loss.detach())
-
     @contextmanager
     def common(self) -> Iterator[nn.Module]:
         """See `Trainer`."""
         yield self.net.module
-
-    def split(self) -> dict[str, float]:
-        """See `Trainer`."""
-        return {}
 
     def close(self) -> None:
         """See `Trainer`."""

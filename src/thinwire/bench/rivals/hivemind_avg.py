@@ -25,9 +25,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from thinwire.bench.job import Job, Place
+from thinwire.bench.loop import Loop
 from thinwire.bench.rivals._meeting import board, own_address
 
 ABOUT = "hivemind DecentralizedAverager over its DHT"
@@ -40,7 +41,7 @@ MATCHMAKING_S = 5.0  # hivemind's default: a round that is not full waits so lon
 CODECS = {"none": "NoCompression", "float16": "Float16Compression", "8bit": "Uniform8BitQuantization"}
 
 
-class Averaged:
+class Averaged(Loop):
     """Local steps, and an averager that all ranks call together."""
 
     def __init__(self, job: Job, place: Place) -> None:
@@ -66,9 +67,9 @@ class Averaged:
             force_reachability="public",
         )
         self.board.set(f"peer/{place.rank}", " ".join(map(str, self.dht.get_visible_maddrs())))
-        self.model = job.new_model()
-        self.optimizer = job.new_optimizer(self.model)
-        self.params = list(self.model.parameters())
+        self.net = job.new_model()
+        self.optimizer = job.new_optimizer(self.net)
+        self.params = list(self.net.parameters())
         self.averager = hivemind.DecentralizedAverager(
             [param.detach().clone() for param in self.params],
             self.dht,
@@ -83,19 +84,12 @@ class Averaged:
         )
         self.clip = job.clip
 
-    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """See `Trainer`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        _, loss = self.model(tokens, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
+    def update(self) -> None:
+        """See `Loop`; and at the end of a period an average."""
+        super().update()
         self.steps += 1
         if self.steps % self.period == 0:
             self._average()
-        return float(loss.detach())
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -124,15 +118,11 @@ class Averaged:
             for param, kept in zip(self.params, held, strict=True):
                 param.copy_(kept)
         try:
-            yield self.model
+            yield self.net
         finally:
             with torch.no_grad():
                 for param, mine in zip(self.params, own, strict=True):
                     param.copy_(mine)
-
-    def split(self) -> dict[str, float]:
-        """See `Trainer`."""
-        return {}
 
     def close(self) -> None:
         """See `Trainer`."""

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from thinwire.bench.job import Job, Place
+from thinwire.bench.loop import Loop
 from thinwire.bench.rivals._meeting import board
 
 ABOUT = "Horovod DistributedOptimizer over gloo"
@@ -36,7 +37,7 @@ BUILD_ENV: dict[str, str] = {
 }
 
 
-class Ring:
+class Ring(Loop):
     """The loop of Horovod's PyTorch guide."""
 
     def __init__(self, job: Job, place: Place) -> None:
@@ -68,36 +69,26 @@ class Ring:
         if "GLOO_SOCKET_IFNAME" in os.environ:
             os.environ["HOROVOD_GLOO_IFACE"] = os.environ["GLOO_SOCKET_IFNAME"]
         hvd.init()
-        self.model = job.new_model()
-        hvd.broadcast_parameters(self.model.state_dict(), root_rank=0)
+        self.net = job.new_model()
+        hvd.broadcast_parameters(self.net.state_dict(), root_rank=0)
         self.optimizer = hvd.DistributedOptimizer(
-            job.new_optimizer(self.model),
-            named_parameters=self.model.named_parameters(),
+            job.new_optimizer(self.net),
+            named_parameters=self.net.named_parameters(),
             compression=getattr(hvd.Compression, asked),
         )
         self.clip = job.clip
 
-    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """See `Trainer`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        _, loss = self.model(tokens, targets)
-        loss.backward()
+    def update(self) -> None:
+        """See `Loop`."""
         self.optimizer.synchronize()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
         with self.optimizer.skip_synchronize():
             self.optimizer.step()
-        return float(loss.detach())
 
     @contextmanager
     def common(self) -> Iterator[nn.Module]:
         """See `Trainer`."""
-        yield self.model
-
-    def split(self) -> dict[str, float]:
-        """See `Trainer`."""
-        return {}
+        yield self.net
 
     def close(self) -> None:
         """See `Trainer`."""

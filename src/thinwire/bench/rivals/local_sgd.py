@@ -19,12 +19,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from thinwire.bench.job import Job, Place
+from thinwire.bench.loop import Loop
 
 ABOUT = "Hugging Face accelerate's LocalSGD"
 REQUIRES: tuple[str, ...] = ("accelerate==1.15.0 psutil==7.2.2",)
 
 
-class LocalSteps:
+class LocalSteps(Loop):
     """The loop of accelerate's guide."""
 
     def __init__(self, job: Job) -> None:
@@ -43,17 +44,15 @@ class LocalSteps:
         self.local.__enter__()
         self.clip = job.clip
 
-    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """See `Trainer`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        _, loss = self.net(tokens, targets)
+    def backward(self, loss: Tensor) -> None:
+        """See `Loop`."""
         self.accelerator.backward(loss)
+
+    def update(self) -> None:
+        """See `Loop`."""
         self.accelerator.clip_grad_norm_(self.net.parameters(), self.clip)
         self.optimizer.step()
         self.local.step()
-        return float(loss.detach())
 
     @contextmanager
     def common(self) -> Iterator[nn.Module]:
@@ -62,10 +61,6 @@ class LocalSteps:
         for param in kept.parameters():
             param.data = self.accelerator.reduce(param.data, reduction="mean")
         yield kept
-
-    def split(self) -> dict[str, float]:
-        """See `Trainer`."""
-        return {}
 
     def close(self) -> None:
         """See `Trainer`."""

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
@@ -24,12 +24,13 @@ from torch.distributed.optim import PostLocalSGDOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from thinwire.bench.job import Job, Place
+from thinwire.bench.loop import Loop
 
 ABOUT = "torch post-local SGD: PostLocalSGDOptimizer over DistributedDataParallel"
 REQUIRES: tuple[str, ...] = ()
 
 
-class PostLocal:
+class PostLocal(Loop):
     """The loop of PostLocalSGDOptimizer's documentation."""
 
     def __init__(self, job: Job) -> None:
@@ -45,17 +46,6 @@ class PostLocal:
         self.optimizer = PostLocalSGDOptimizer(job.new_optimizer(self.net), self.averager)
         self.clip = job.clip
 
-    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """See `Trainer`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        _, loss = self.net(tokens, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
-        self.optimizer.step()
-        return float(loss.detach())
-
     @contextmanager
     def common(self) -> Iterator[nn.Module]:
         """See `Trainer`."""
@@ -63,10 +53,6 @@ class PostLocal:
         if self.averager.step > self.start:
             average_parameters(kept.parameters(), self.averager.process_group)
         yield kept
-
-    def split(self) -> dict[str, float]:
-        """See `Trainer`."""
-        return {}
 
     def close(self) -> None:
         """See `Trainer`."""

@@ -24,10 +24,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._C._distributed_c10d import TCPStore
 
 from thinwire.bench.job import Job, Place
+from thinwire.bench.loop import Loop
 from thinwire.bench.rivals._meeting import board, own_address
 from thinwire.testing.gpt import GPT
 
@@ -37,13 +38,13 @@ REQUIRES: tuple[str, ...] = (
 )
 
 
-class DiLoCoSteps:
+class DiLoCoSteps(Loop):
     """A manager, a lighthouse somewhere, and an optimiser with DiLoCo's hooks."""
 
     def __init__(self, job: Job, place: Place) -> None:
-        self.model = job.new_model()
-        self.optimizer = job.new_optimizer(self.model)
-        fragments, momentum = fragments_of(self.model, job.settings["fragments"]), job.settings.get("momentum", 0.9)
+        self.net = job.new_model()
+        self.optimizer = job.new_optimizer(self.net)
+        fragments, momentum = fragments_of(self.net, job.settings["fragments"]), job.settings.get("momentum", 0.9)
         os.environ.setdefault("RUST_LOG", "warn")  # else every quorum writes a page
         from torchft import Manager, ProcessGroupGloo  # type: ignore[import-not-found, unused-ignore]
         from torchft.coordination import LighthouseServer  # type: ignore[import-not-found, unused-ignore]
@@ -88,17 +89,6 @@ class DiLoCoSteps:
         self.diloco.__enter__()
         self.clip = job.clip
 
-    def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """See `Trainer`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        _, loss = self.model(tokens, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        return float(loss.detach())
-
     @contextmanager
     def common(self) -> Iterator[nn.Module]:
         """See `Trainer`."""
@@ -111,14 +101,10 @@ class DiLoCoSteps:
         for param, kept in pairs:
             param.copy_(kept)
         try:
-            yield self.model
+            yield self.net
         finally:
             for (param, _), mine in zip(pairs, own, strict=True):
                 param.copy_(mine)
-
-    def split(self) -> dict[str, float]:
-        """See `Trainer`."""
-        return {}
 
     def close(self) -> None:
         """See `Trainer`."""
