@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.lab.possible import why_not
 from thinwire.bench.contestants import FULL, Contestant, chosen, ours
 from thinwire.bench.study import RECORDS, Bench, Link, Study, for_page, read
-from thinwire.errors import BenchError, LabError
-from thinwire.lab import Lab, uniform
+from thinwire.errors import BenchError
 from thinwire.recipes import dense, fedpaq
 
 MODEL = {"vocab": 256, "context": 16, "layers": 1, "heads": 2, "width": 16}
@@ -39,17 +38,7 @@ STUDY = Study(
 )
 
 
-def possible() -> str:
-    try:
-        with Lab(uniform(1)):
-            return ""
-    except LabError as error:
-        if os.environ.get("CI"):
-            raise
-        return str(error)
-
-
-needs_lab = pytest.mark.skipif(bool(why := possible()), reason=why)
+needs_lab = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
 
 @pytest.fixture(scope="module")

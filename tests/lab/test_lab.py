@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.possible import why_not
 from thinwire.errors import LabError
 from thinwire.lab import Change, Lab, Network, Wire, labs, two_level, uniform
 from thinwire.lab.check import check
@@ -24,18 +25,7 @@ from thinwire.lab.delay import has_netem
 THINWIRE = [sys.executable, "-m", "thinwire"]
 
 
-def possible() -> str:
-    """Why no lab can be here; empty where it can."""
-    try:
-        with Lab(uniform(2, wire=Wire(rtt=0.001))):
-            return ""
-    except LabError as error:
-        if os.environ.get("CI"):
-            raise
-        return str(error)
-
-
-pytestmark = pytest.mark.skipif(bool(why := possible()), reason=why)
+pytestmark = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
 
 @pytest.fixture(autouse=True)

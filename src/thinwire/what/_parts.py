@@ -15,6 +15,12 @@ def matrix(piece: Piece) -> tuple[int, int]:
     return (shape[0], piece.part.numel // shape[0]) if len(shape) > 1 and piece.part.numel else (1, piece.part.numel)
 
 
+def shrinks(piece: Piece, rank: int) -> bool:
+    """Two factors of so many columns are fewer values than the matrix."""
+    rows, columns = matrix(piece)
+    return piece.whole and rank * (rows + columns) < rows * columns
+
+
 def run(x: Tensor, piece: Piece) -> Tensor:
     """The values of a piece, as a view."""
     return x[piece.at : piece.at + piece.high - piece.low]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Grain, Leaf, Outcome, Piece, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.what._parts import bases, matrix, numbers, run, warm
+from thinwire.what._parts import bases, matrix, numbers, run, shrinks, warm
 
 
 @dataclass(frozen=True)
@@ -119,5 +119,4 @@ class alternating(Codec):
 
     def shrinks(self, piece: Piece) -> bool:
         """Two factors are fewer values than the matrix."""
-        rows, columns = matrix(piece)
-        return piece.whole and self.rank * (rows + columns) < rows * columns
+        return shrinks(piece, self.rank)

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Grain, Leaf, Outcome, Piece, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Grain, Leaf, Outcome, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.what._parts import bases, matrix, numbers, run, warm
+from thinwire.what._parts import bases, matrix, numbers, run, shrinks, warm
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class lowrank(Codec):
     def init(self, spec: Spec, seat: Seat) -> State:
         leaves = {}
         for piece in spec.pieces():
-            if self._shrinks(piece):
+            if shrinks(piece, self.rank):
                 shape = (matrix(piece)[1], self.rank)
                 draws = replace(seat, step=0).draws(spec.span(piece.part.begin, piece.part.end), shared=True)
                 start = torch.randn(shape, generator=draws, dtype=spec.work, device="cpu")
@@ -74,13 +74,13 @@ class lowrank(Codec):
         count = 0
         for piece in spec.pieces():
             rows, columns = matrix(piece)
-            count += self.rank * (rows + columns) if self._shrinks(piece) else piece.high - piece.low
+            count += self.rank * (rows + columns) if shrinks(piece, self.rank) else piece.high - piece.low
         return count * spec.work.itemsize
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
         x = x.to(spec.work)
-        thin = [piece for piece in spec.pieces() if self._shrinks(piece)]
-        whole = [piece for piece in spec.pieces() if not self._shrinks(piece)]
+        thin = [piece for piece in spec.pieces() if shrinks(piece, self.rank)]
+        whole = [piece for piece in spec.pieces() if not shrinks(piece, self.rank)]
         qs = [state[f"q/{piece.part.name}"] for piece in thin]
         ms = [run(x, piece).view(matrix(piece)) for piece in thin]  # (m, n) each
 
@@ -108,10 +108,6 @@ class lowrank(Codec):
             return out
 
         return Outcome(total, sent)
-
-    def _shrinks(self, piece: Piece) -> bool:
-        rows, columns = matrix(piece)
-        return piece.whole and self.rank * (rows + columns) < rows * columns
 
 
 def _split(flat: Tensor, ms: list[Tensor], dim: int, rank: int) -> list[Tensor]:
