@@ -9,14 +9,14 @@ ARGS ?=
 # One thread a process: ranks and test workers already fill the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup train test lint docs bench
+.PHONY: setup train test lint docs bench fuzz
 
 setup: $(STAMP)
 
-# Every target below stands on this one; it runs again only when what is installed has changed.
-$(STAMP): pyproject.toml constraints.txt
+# Every target below stands on this one; it runs again only when what is installed or built has changed.
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/thinwire/kernels/cpu/*.cpp src/thinwire/kernels/cpu/*.h)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,data,hub,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,data,hub,entropy,docs,dev]'
 	@touch $@
 
 # The same model, text and batches twice, dense and thin, then the two side by side: about three minutes on two cores.
@@ -32,6 +32,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# Random bytes into the native kernels, under sanitizers; a short run of it is one of the tests.
+SECONDS ?= 600
+fuzz: $(STAMP)
+	$(BIN)/python scripts/fuzz_kernels.py --seconds $(SECONDS)
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict

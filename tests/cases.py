@@ -4,14 +4,19 @@ from thinwire.core import Codec, Coder, Outer, Route, Schedule, Target
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, parameters, sgd
 from thinwire.what import (
+    als,
     alternating,
     blockk,
+    budget,
     by_role,
     cast,
+    clip,
     codebook,
+    cp,
     dct,
     dgc,
     ef21,
+    entropy,
     feedback,
     fp4,
     fp8,
@@ -24,6 +29,7 @@ from thinwire.what import (
     nf4,
     randomk,
     sampled,
+    scaled,
     sign,
     svd,
     tensortrain,
@@ -59,6 +65,10 @@ CODECS: dict[str, list[Codec]] = {
         *(loglevels(8, block=0), loglevels(2, 0.2, grid="rise"), loglevels(3, 0.1, block=12, rounding="stochastic")),
         *(loglevels(6, 1e-3, rounding="stochastic", grid="rise"), loglevels()),
     ],
+    "scaled": [
+        *(scaled(16, 4) >> uniform(4, step=1 / 7), scaled(32, "cover") >> fp4("e2m1", 0, rounding="stochastic"), scaled(7, 2)),
+        *(scaled(0, "cover") >> uniform(3, 0, rounding="stochastic"), scaled(32) >> nf4(0), scaled(16), scaled(32, "cover")),
+    ],
     "hadamard": [
         *(hadamard(64) >> uniform(4), hadamard(2) >> sign(8), hadamard(16) >> topk(4, per=16) >> fp8(), hadamard(8) >> hadamard(128)),
         *(hadamard(128) >> uniform(2, 0, rounding="stochastic"), hadamard(32)),
@@ -66,13 +76,28 @@ CODECS: dict[str, list[Codec]] = {
     "topk": [topk(0.1), topk(5, per=64), topk(1)],
     "threshold": [threshold(0.3, of="max"), threshold(1.0, of="rms"), threshold(0.5)],
     "blockk": [blockk(0.1, block=8), blockk(3, block=7)],
+    "budget": [
+        *(budget(3.0, (0, 2, 4, 8), per=32, block=16), feedback(budget(1.5, (0, 2, 3, 4, 8), per=60, block=30))),
+        *(
+            budget(5.2, per=0, block=64),
+            budget(4.0, rounding="stochastic", per=32, block=32),
+            feedback(budget(3.0, per=64, block=64, every=3)),
+        ),
+        budget(2.5, (0, 2, 5), per=8, block=8, rounding="stochastic", every=2),
+        budget(),
+    ],
     "sampled": [sampled(0.3, stride=4), sampled(0.1)],
     "dgc": [dgc(topk(0.1)), dgc(topk(5, per=64) >> uniform(4), 0.5, mask=False), dgc(uniform(2))],
     "ef21": [ef21(topk(0.3)), ef21(lowrank(2)), ef21(uniform(2))],
+    "entropy": [
+        *(entropy(identity()), entropy(cast("fp16")), entropy(uniform(4, rounding="stochastic")), entropy(threshold(1.0))),
+        *(topk(5, per=64) >> entropy(identity()), entropy()),
+    ],
     "randomk": [randomk(0.1), randomk(20, unbiased=True)],
     "lowrank": [lowrank(2)],
     "dct": [dct(8), feedback(dct(4) >> topk(5, per=16), decay=0.999), dct(4) >> uniform(4), dct(3)],
     "svd": [svd(2, exact=True), svd(1, oversample=4, iterations=0), svd(2) >> uniform(8), svd(2)],
+    "als": [als(1, sweeps=1), als(2, ridge=0.1), als(2) >> uniform(8), als(2)],
     "alternating": [alternating(1), feedback(alternating(2)), alternating(2)],
     "lattice": [
         lattice(2, "D4", block=0),
@@ -83,6 +108,7 @@ CODECS: dict[str, list[Codec]] = {
     ],
     "codebook": [codebook(4, 3, refresh=0), codebook(2, 2, stages=2, block=32, refresh=4), codebook(2, 2, block=8, refresh=3)],
     "tucker": [tucker(0.5), tucker(0.2, fold=3), tucker(0.25, fold=2) >> uniform(8), tucker(0.3)],
+    "cp": [cp(1, sweeps=1), cp(2, fold=3, ridge=0.0), cp(2, fold=2) >> uniform(8), cp(2)],
     "tensortrain": [tensortrain(1), tensortrain(2, fold=3), tensortrain(2, fold=2) >> uniform(8), tensortrain(2)],
     "chain": [
         *(topk(5, per=64) >> uniform(2, grid="rise"), threshold(1.0) >> cast(), topk(0.2) >> threshold(0.1)),
@@ -90,8 +116,14 @@ CODECS: dict[str, list[Codec]] = {
     ],
     "feedback": [
         *(feedback(uniform(2)), feedback(topk(0.05), decay=0.9), feedback(lowrank(2)), feedback(threshold(1.0)), feedback(cast("fp16"))),
-        feedback(topk(0.1), decay=0.5, store="bf16"),
+        *(feedback(topk(0.1), decay=0.5, store="bf16"), feedback(topk(0.05), store="int8"), feedback(uniform(3), start=1, ramp=3)),
+        feedback(topk(0.2), decay=0.9, store="int8", reset=2),
         feedback(by_role(matrix=lowrank(2), embedding=cast(), vector=uniform(4))),
+    ],
+    "clip": [
+        *(clip(identity(), norm=2.0), clip(feedback(topk(0.1)), times=0.5, window=2, per="span"), clip(lowrank(2), times=1.0, window=1)),
+        *(clip(dgc(topk(0.1)), norm=2.0), feedback(clip(topk(0.2), norm=3.0)), ef21(clip(cast(), norm=5.0))),
+        *(by_role(matrix=clip(feedback(uniform(2)), norm=4.0)), clip(uniform(4), norm=3.0)),
     ],
     "by_role": [
         by_role(matrix=lowrank(2), embedding=cast()),

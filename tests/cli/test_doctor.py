@@ -14,6 +14,7 @@ from thinwire.cli import doctor
 from thinwire.cli.doctor import Finding, addresses
 from thinwire.cli.main import main
 from thinwire.errors import LabError
+from thinwire.kernels import native
 
 
 def only(check: Callable[[], Iterator[Finding]], what: str) -> Finding:
@@ -31,7 +32,7 @@ def test_it_is_well_here(capfd: pytest.CaptureFixture[str]) -> None:
     assert checks["all-reduce"]["level"] == "ok", checks["all-reduce"]
     assert re.search(r"in [\d.]+ ms", checks["all-reduce"]["told"])
     assert checks["torch"]["level"] == checks["bf16"]["level"] == "ok"
-    assert "no native kernels in this version" in checks["kernels"]["told"]
+    assert native.chosen() in checks["kernels"]["told"] or "none were built" in checks["kernels"]["told"]
     assert not [each for each in told["checks"] if "could not be looked at" in each["told"]]
     assert all(each["do"] for each in told["checks"] if each["level"] != "ok")
 
@@ -55,6 +56,26 @@ def test_a_check_that_cannot_look_says_so() -> None:
         yield
 
     assert list(doctor.looked(broken)) == [Finding("note", "broken", "could not be looked at: PermissionError: not for you")]
+
+
+@pytest.mark.parametrize(
+    ("here", "asked", "level", "words"),
+    [
+        (("torch", "baseline", "avx2"), None, "ok", "C++ for avx2, the best of baseline, avx2"),
+        (("torch", "baseline", "avx2"), "baseline", "note", "baseline, as THINWIRE_KERNELS asks; avx2 runs here"),
+        (("torch",), None, "note", "none were built"),
+        (("torch", "baseline"), "avx512", "problem", "not built, or not run by this processor; here are torch, baseline"),
+        (("torch", "baseline"), "sse", "problem", "choose one of torch, baseline, avx2, avx512"),
+    ],
+)
+def test_it_tells_which_kernels_are_in_use(
+    here: tuple[str, ...], asked: str | None, level: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "available", lambda: here)
+    monkeypatch.setattr(native, "chosen", lambda: native._asked.__wrapped__(asked))
+    found = only(doctor._kernels, "kernels")
+    assert found.level == level
+    assert words in found.told
 
 
 def test_two_processes_that_never_meet_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from thinwire import Strategy
 from thinwire.errors import AttachError
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, parameters
-from thinwire.what import by_role, cast, dgc, ef21, feedback, identity, lowrank, randomk, topk, uniform
+from thinwire.what import by_role, cast, clip, dgc, ef21, feedback, identity, lowrank, randomk, sampled, topk, uniform
 from thinwire.when import delayed, every, staggered, warmup
 
 SAVED, KILLED, ALL = 7, 9, 16
@@ -33,6 +33,11 @@ STRATEGIES = {
     "delayed": Strategy(delayed(2, every(1)), feedback(topk(0.1)), gather(), gradients()),
     "parameters": Strategy(every(5), identity(), native(), parameters()),
     "stored": Strategy(every(1), feedback(topk(0.1), store="bf16"), gather(), gradients()),
+    "stored in 8 bits": Strategy(every(1), feedback(topk(0.1), store="int8"), gather(), gradients()),
+    "8 bits on both sides": Strategy(every(1), feedback(uniform(2)), two_shot(back=feedback(uniform(2), store="int8")), gradients()),
+    "moving decay": Strategy(delayed(2, every(1)), feedback(topk(0.1), start=2, ramp=9, reset=5), gather(), gradients()),
+    "clipped": Strategy(every(1), clip(feedback(topk(0.1)), times=0.9, window=4), gather(), gradients()),
+    "sampled": Strategy(every(2), feedback(sampled(0.1, band=1.2)), gather(), deltas(outer=nesterov(0.6, 0.9))),
     "dgc": Strategy(every(1), dgc(topk(0.1)), gather(), gradients()),
     "ef21": Strategy(every(1), ef21(topk(0.1)), gather(), gradients()),
 }

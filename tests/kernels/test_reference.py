@@ -54,7 +54,7 @@ def test_blocks_are_filled_up_with_zeros(n: int, block: int) -> None:
 def test_quantise_stays_within_a_step(seed: int, bits: int, grid: reference.Grid, stochastic: bool, scale: float) -> None:
     x = torch.randn(6, 16, generator=generator(seed)) * 2.0**scale
     steps = reference.block_steps(x, bits, grid)[:, None]
-    noise = torch.rand(x.shape, generator=generator(seed)) if stochastic else None
+    noise = reference.draws(x.numel(), (seed & 0xFFFFFFFF, 7)).view(x.shape) if stochastic else None
     codes = reference.quantise(x, steps, bits, grid, noise)
     count, top = reference.levels(bits, grid)
     assert codes.dtype == torch.uint8

@@ -1,11 +1,16 @@
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec
+from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.how import gather
+from thinwire.strategy import Strategy
 from thinwire.testing import check_codec, seats
 from thinwire.what import by_role, cast, feedback, identity, randomk, topk, uniform
 
@@ -82,15 +87,101 @@ def test_a_residual_in_bf16_loses_what_is_rounded_off_and_no_more(seed: int, fli
     assert off.max() > 1e-4  # it does round
 
 
-def test_its_repr_makes_it() -> None:
-    for codec in (feedback(topk(3), 0.9), feedback(topk(3), store="bf16")):
+@given(seed=st.integers(0, 2**32), flights=st.integers(1, 12))
+def test_a_residual_in_int8_loses_half_a_step_a_flight_and_no_more(seed: int, flights: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    codec = feedback(topk(3), store="int8")
+    state = codec.init(SPEC, SEAT)
+    room = torch.zeros(60)
+    said, heard = torch.zeros(60), torch.zeros(60)
+    for step in range(flights):
+        x = torch.randn(60, generator=draws)
+        packet = next(codec.rounds(x, SPEC, state, seats(step, group=(0,))[0]))
+        said, heard = said + x, heard + packet.open(packet.payload, 0)
+        room += state["residual"].flat.abs().max() / 254 + 1e-5
+        assert state["residual"].value.dtype == torch.uint8
+        assert state["residual"].value.numel() == 64  # 60 codes and a step
+    off = (heard + state["residual"].flat - said).abs()
+    assert (off <= room).all()
+    assert off.max() > 1e-4  # it does round
+
+
+def test_a_float64_residual_is_kept_whole_whatever_is_asked() -> None:
+    wide = Spec(SPEC.parts, 0, 60, torch.float64)
+    for store in ("bf16", "int8"):
+        leaf = feedback(topk(1), store=store).init(wide, SEAT)["residual"]  # type: ignore[arg-type]
+        assert (leaf.value.dtype, leaf.form) == (torch.float64, None)
+
+
+def flown(codec: feedback, steps: list[int], xs: list[torch.Tensor]) -> tuple[State, list[torch.Tensor]]:
+    """The state after flights of these at these steps of training, and what was sent in each."""
+    state, sent = codec.init(SPEC, SEAT), []
+    for step, x in zip(steps, xs, strict=True):
+        packet = next(codec.rounds(x, SPEC, state, replace(SEAT, step=step)))
+        sent.append(packet.open(packet.payload, 0))
+    return state, sent
+
+
+def test_before_its_start_nothing_is_kept_and_the_inner_codec_speaks_alone() -> None:
+    x, silence = torch.arange(60.0), torch.zeros(60)
+    _, sent = flown(feedback(topk(1), start=2), [0, 1, 2, 3], [x, silence, x, silence])
+    assert [float(each.max()) for each in sent] == [59.0, 0.0, 59.0, 58.0]
+
+
+def test_a_ramp_is_linear_in_steps_of_training_and_not_in_flights() -> None:
+    codec = feedback(topk(1), decay=0.8, start=10, ramp=40)
+    assert [codec.decay_at(step) for step in (0, 9, 10, 20, 30, 50, 51, 10**6)] == pytest.approx([0, 0, 0, 0.2, 0.4, 0.8, 0.8, 0.8])
+    state, _ = flown(codec, [19, 29, 39], [torch.ones(60)] * 3)  # as every(10) flies
+    waited = (1 * codec.decay_at(29) + 1) * codec.decay_at(39) + 1  # an entry that was never the largest
+    assert float(state["residual"].flat.min()) == 0.0
+    assert float(state["residual"].flat.max()) == pytest.approx(waited)
+    assert state["residual"].fade == codec.decay_at(39)
+
+
+@pytest.mark.parametrize(
+    ("steps", "forgets"),
+    [
+        (range(9), {4, 8}),  # every step
+        (range(2, 30, 3), {5, 8, 14, 17, 20, 26, 29}),  # a flight every three steps: the first of each four
+        ([6, 13, 20, 27], {13, 20, 27}),  # flights rarer than resets: nothing is ever kept
+    ],
+    ids=["every 1", "every 3", "every 7"],
+)
+def test_a_reset_forgets_at_the_first_flight_of_each_period_wherever_flights_fall(steps: Sequence[int], forgets: set[int]) -> None:
+    codec = feedback(topk(1), reset=4)
+    state = codec.init(SPEC, SEAT)
+    found = set()
+    for step in steps:
+        if codec.kept(state, replace(SEAT, step=step)) == 0:
+            found.add(step)
+        before = state["residual"].flat
+        packet = next(codec.rounds(torch.arange(60.0), SPEC, state, replace(SEAT, step=step)))
+        said = torch.arange(60.0) + (0 if step in found else before)
+        assert torch.allclose(state["residual"].flat + packet.open(packet.payload, 0), said)
+    assert found == forgets
+
+
+def test_its_repr_makes_it_and_says_only_what_was_set() -> None:
+    for codec, late in (
+        (feedback(topk(3), 0.9), ""),
+        (feedback(topk(3), store="bf16"), ", store='bf16'"),
+        (feedback(topk(3), store="int8", reset=50), ", store='int8', reset=50"),
+        (feedback(topk(3), start=5, ramp=7), ", start=5, ramp=7"),
+    ):
+        assert repr(codec) == f"feedback(inner=topk(k=3, per=0), decay={codec.decay}{late})"
         assert eval(repr(codec), {"feedback": feedback, "topk": topk}) == codec
+
+
+def test_it_survives_toml() -> None:
+    for codec in (feedback(topk(3)), feedback(topk(3), 0.5, "int8", 1, 2, 3)):
+        strategy = Strategy(what=codec, how=gather())
+        assert Strategy.from_toml(strategy.to_toml()) == strategy
 
 
 def test_all_wrong_arguments_are_told_at_once() -> None:
     with pytest.raises(StrategyError) as caught:
-        feedback(identity(), decay=2.0, store="int4")  # type: ignore[arg-type]
-    assert len(caught.value.reasons) == 3
+        feedback(identity(), decay=2.0, store="int4", start=-1, ramp=-1, reset=1)  # type: ignore[arg-type]
+    assert len(caught.value.reasons) == 6
 
 
 @pytest.mark.parametrize("decay", [0.0, -1.0, 1.1, float("nan")])

@@ -70,7 +70,7 @@ def test_every_set_of_places_has_its_own_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("places", "why"),
-    [([[0, 1, 10]], "a place of 10 in a chunk of 10"), ([[0, 5, 5]], "do not ascend"), ([[5, 4, 6]], "do not ascend")],
+    [([[0, 1, 10]], "a place beyond its chunk of 10"), ([[0, 5, 5]], "do not ascend"), ([[5, 4, 6]], "do not ascend")],
 )
 def test_corrupted_packed_places_are_refused(places: list[list[int]], why: str) -> None:
     side = _places.write(torch.tensor(places), 16, "packed")
@@ -95,7 +95,7 @@ def test_low_bits_that_do_not_ascend_or_lie_beyond_are_refused() -> None:
         _places.read(side, 2, 1000, 1, CODER, "fano")
     side = _places.write(torch.tensor([[3, 999]]), 1000, "fano")
     side[:2] = 255
-    with pytest.raises(PayloadError, match="a place of 1023 in a chunk of 1000"):
+    with pytest.raises(PayloadError, match="a place beyond its chunk of 1000"):
         _places.read(side, 2, 1000, 1, CODER, "fano")
 
 

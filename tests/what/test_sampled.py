@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,10 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.cases import CODECS
-from thinwire.core import Codec, Spec, State
+from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import PayloadError, StrategyError
+from thinwire.kernels import fast
 from thinwire.testing import check_codec, seats
-from thinwire.what import _places, cast, sampled
+from thinwire.what import _places, cast, sampled, topk
 
 SEAT = seats()[1]
 
@@ -58,13 +61,80 @@ def test_the_density_stays_in_its_band_whatever_the_values(kind: str, seed: int,
 
 @pytest.mark.parametrize("kind", ["normal", "heavy"])
 def test_on_large_spans_the_sample_is_enough(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    searched = []
-    whole = torch.Tensor.topk
-    monkeypatch.setattr(torch.Tensor, "topk", lambda x, *a, **k: (searched.append(x.numel()), whole(x, *a, **k))[1])
+    searched: list[int] = []
+    spied(monkeypatch, searched.append)
     for step in range(20):
         count = int((through(sampled(0.01), values(kind, step, 2**20), step) != 0).sum())
         assert count == pytest.approx(0.01 * 2**20, rel=0.35)
     assert set(searched) <= {2**20 // 40, 2**20 // 40 + 1}  # never the whole span
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, tell: Callable[[int], None]) -> None:
+    """Tell of how many values each search for the largest is."""
+    of_sample, of_span = torch.Tensor.topk, fast.largest
+    monkeypatch.setattr(torch.Tensor, "topk", lambda x, *a, **k: (tell(x.numel()), of_sample(x, *a, **k))[1])
+    monkeypatch.setattr(fast, "largest", lambda x, k: (tell(x.numel()), of_span(x, k))[1])
+
+
+def parts(n: int) -> Spec:
+    return Spec((Part("w", (n,), 0, "vector"),), 0, n, torch.float32)
+
+
+def flights(codec: sampled, xs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[list[int]], list[float]]:
+    """What was sent in each flight of one rank, the sizes of what was searched for it, and the threshold afterwards."""
+    spec, searched = parts(xs[0].numel()), []
+    state, sent, bars = codec.init(spec, SEAT), [], []
+    spied(monkeypatch, lambda n: searched[-1].append(n))
+    for step, x in enumerate(xs):
+        searched.append([])
+        seat = seats(step)[1]
+        sent.append(codec.decode(codec.encode(x, spec, state, seat), spec, State(), seat, 1))  # a payload says all that it takes
+        bars.append(float(state["bar"].value))
+    return sent, searched, bars
+
+
+def test_a_threshold_is_kept_while_its_count_stays_in_the_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, d = 2**16, 656
+    xs = [values("normal", seed, n) * scale for seed, scale in enumerate([1.0, 1.0, 1.05, 1.05, 1.5, 1.5, 0.9])]
+    sent, searched, bars = flights(sampled(0.01), xs, monkeypatch)
+    assert [bool(each) for each in searched] == [True, False, False, False, True, False, True]
+    assert bars[0] == bars[1] == bars[2] == bars[3] != bars[4] == bars[5] != bars[6]
+    for x, each, bar in zip(xs, sent, bars, strict=True):
+        assert torch.equal(each, torch.where(x.abs() < bar, 0, x))
+        assert d / 1.5 <= int((each != 0).sum()) <= d * 1.5
+    assert int((sent[3] != 0).sum()) > 1.2 * d  # it did wander
+
+
+def test_a_threshold_that_fits_no_more_is_sampled_anew_and_if_that_fails_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 2**16
+    xs = [values("periodic", seed, n) for seed in range(4)]  # nothing but zeros between the multiples of 64
+    sent, searched, bars = flights(sampled(0.01), xs, monkeypatch)
+    assert searched[1] == []  # the exact threshold of the first serves the next
+    assert n in searched[0]
+    assert bars[0] == bars[1] > 0
+    assert int((sent[0] != 0).sum()) == 656
+
+
+def test_what_is_no_number_leaves_the_threshold_as_it_was() -> None:
+    codec, spec = sampled(0.01), parts(5000)
+    state = codec.init(spec, SEAT)
+    x = values("normal", 0, 5000)
+    codec.encode(x, spec, state, SEAT)
+    before = state["bar"].value
+    assert before > 0
+    codec.encode(torch.full((5000,), float("nan")), spec, state, SEAT)
+    codec.encode(torch.full((5000,), float("inf")), spec, state, SEAT)
+    assert state["bar"].value is before
+    codec.encode(x * 0, spec, state, SEAT)  # silence has no threshold
+    sent = codec.decode(codec.encode(x, spec, state, SEAT), spec, State(), SEAT, 1)
+    assert 33 <= int((sent != 0).sum()) <= 75
+
+
+def test_its_threshold_is_a_ranks_own_and_none_where_places_move() -> None:
+    leaf = sampled(0.01).init(parts(100), SEAT)["bar"]
+    assert (leaf.kind, leaf.spec, leaf.part, leaf.value.shape) == ("private", None, "w@0", torch.Size([]))
+    assert sampled(0.01).init(span(100), SEAT).leaves == {}
+    assert not list((topk(0.5) >> sampled(0.1)).init(parts(100), SEAT).walk())
 
 
 def test_where_the_sample_misleads_the_search_is_exact() -> None:

@@ -45,7 +45,7 @@ def test_three_levels_arrive() -> None:
     x = torch.linspace(-1, 1, 20_001)
     drawn, nearest = through(ternary(block=0), x), through(ternary(block=0, rounding="nearest"), x)
     assert drawn.unique().tolist() == [-1.0, 0.0, 1.0]
-    assert 0.99 < (drawn - x).abs().max() <= 1
+    assert 0.97 < (drawn - x).abs().max() <= 1  # of 600 values within 0.03 of zero, 9 are drawn far from it
     s = float(nearest.max())
     assert nearest.unique().tolist() == [-s, 0.0, s]
     assert s == pytest.approx(0.675, abs=1e-3)  # the mean of those above 0.7 · ½

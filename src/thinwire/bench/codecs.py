@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,31 @@ class Figures:
     decode_ratio: float | None
 
 
+class Priced(Protocol):
+    """What has a place in a plane of bits and error."""
+
+    @property
+    def codec(self) -> str: ...
+
+    @property
+    def bits(self) -> float: ...
+
+    @property
+    def error(self) -> float: ...
+
+
+P = TypeVar("P", bound=Priced)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of a tensor: the bytes that travelled, ||Q(x) - x|| / ||x||, and the cosine of the two."""
+
+    nbytes: int
+    error: float
+    cosine: float
+
+
 def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> Figures:
     """What a codec makes of some tensors, laid side by side as in a bucket.
 
@@ -58,14 +83,24 @@ def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> F
     """
     x, spec = laid(tensors)
     seat = Seat(rank=0, group=(0,), step=0, seed=SEED)
-    nbytes, value = spoken(codec, x, spec, seat)
-    exact = x.double()
-    error = float((value.double() - exact).norm() / exact.norm())
-    cosine = float(torch.dot(value.double(), exact) / (value.double().norm() * exact.norm()).clamp_min(1e-300))
+    told = heard(codec, x, spec, seat)
     encode_s, decode_s = _seconds(codec, x, spec, seat)
     encode, decode = x.nbytes / encode_s / 1e9, None if decode_s is None else x.nbytes / decode_s / 1e9
     ratio = None if decode is None else decode / copy_gb_s
-    return Figures(repr(codec), nbytes, 8 * nbytes / x.numel(), error, cosine, encode, decode, encode / copy_gb_s, ratio)
+    bits = 8 * told.nbytes / x.numel()
+    return Figures(repr(codec), told.nbytes, bits, told.error, told.cosine, encode, decode, encode / copy_gb_s, ratio)
+
+
+def heard(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> Heard:
+    """What comes of a tensor that one rank alone says.
+
+    Raises:
+        PayloadError: its own payload does not decode.
+    """
+    nbytes, value = spoken(codec, x, spec, seat)
+    value, exact = value.double(), x.double()
+    cosine = torch.dot(value, exact) / (value.norm() * exact.norm()).clamp_min(1e-300)
+    return Heard(nbytes, float((value - exact).norm() / exact.norm()), float(cosine))
 
 
 def spoken(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> tuple[int, Tensor]:
@@ -103,7 +138,7 @@ def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a saved gradient: a .safetensors file, or what torch.save wrote of a tensor or a table of them.
 
     Raises:
-        DataError: it cannot be read, or holds none of floating point.
+        DataError: it cannot be read, or holds none of floating point, or nothing but zeros.
     """
     try:
         if path.suffix == ".safetensors":
@@ -122,6 +157,8 @@ def read(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path} holds no tensor of floating point")
     if bad := [name for name, each in tensors.items() if not each.isfinite().all()]:
         raise DataError(f"{path}: {bad[0]!r} holds values that are not finite; errors would say nothing")
+    if not any(bool(each.any()) for each in tensors.values()):
+        raise DataError(f"{path} holds nothing but zeros; an error in shares of them says nothing")
     return tensors
 
 
@@ -159,9 +196,9 @@ def _quickest(work: Callable[..., object], prepare: Callable[[], object] | None 
     return min(seconds)
 
 
-def frontier(rows: Sequence[Figures]) -> list[Figures]:
+def frontier(rows: Sequence[P]) -> list[P]:
     """Those that no other beats in both bits and error, by bits."""
-    best: list[Figures] = []
+    best: list[P] = []
     for row in sorted(rows, key=lambda each: (each.bits, each.error)):
         if not best or row.error < best[-1].error:
             best.append(row)

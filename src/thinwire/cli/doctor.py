@@ -99,7 +99,24 @@ def _software() -> Iterator[Finding]:
         yield Finding("ok", "torch", f"{torch.__version__}, {build}, with {', '.join(able)}")
     else:
         yield Finding("problem", "torch", f"{torch.__version__} has no gloo", "install a torch built with torch.distributed")
-    yield Finding("ok", "kernels", "pure torch reference; no native kernels in this version")
+
+
+def _kernels() -> Iterator[Finding]:
+    from thinwire.kernels import native
+
+    here = native.available()
+    try:
+        used = native.chosen()
+    except native.KernelError as error:
+        yield Finding("problem", "kernels", str(error), f"unset {native.VARIABLE}, or choose one of {', '.join(here)}")
+        return
+    if here == ("torch",):
+        again = "install a C++ compiler, then thinwire again: pip install --force-reinstall --no-deps thinwire"
+        yield Finding("note", "kernels", "none were built, so codecs run in plain torch, many times slower", again)
+    elif used != here[-1]:
+        yield Finding("note", "kernels", f"{used}, as {native.VARIABLE} asks; {here[-1]} runs here", f"unset {native.VARIABLE}")
+    else:
+        yield Finding("ok", "kernels", f"C++ for {used}, the best of {', '.join(here[1:])}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -363,7 +380,7 @@ def _lab() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    *(_software, _packages, _cores, _memory, _devices, _room, _files),
+    *(_software, _kernels, _packages, _cores, _memory, _devices, _room, _files),
     *(_interfaces, _tcp, _allreduce, _lab),
 )
 

@@ -9,12 +9,12 @@ Routes **sum**. The engine scales each rank's contribution by its weight over th
 sum is the weighted mean, and residuals (in the same units) may be added over ranks and handed to another world.
 """
 
-from thinwire.core.codec import Codec, Coder, Outcome, Packet, Rounds
+from thinwire.core.codec import Codec, Coder, Outcome, Packet, Rounds, Unsaid
 from thinwire.core.driver import Driver, Handle
 from thinwire.core.route import AllReduce, Exchange, Flight, Hop, Route, allreduce_nbytes
 from thinwire.core.schedule import Schedule, Tick
 from thinwire.core.spec import Grain, Part, Piece, Ranks, Role, Seat, Spec
-from thinwire.core.state import Kind, Leaf, State
+from thinwire.core.state import Form, Kind, Leaf, State
 from thinwire.core.target import Bucket, Outer, Target
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Driver",
     "Exchange",
     "Flight",
+    "Form",
     "Grain",
     "Handle",
     "Hop",
@@ -45,5 +46,6 @@ __all__ = [
     "State",
     "Target",
     "Tick",
+    "Unsaid",
     "allreduce_nbytes",
 ]

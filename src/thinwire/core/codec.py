@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -47,6 +47,19 @@ class Packet:
             return self.open(payload, sender)
         self.coder.accumulate(total, payload, self.spec, self.state, self.seat, sender)
         return total
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaid:
+    """A packet, and what of the values that it says is left: (spec.numel,) spec.work, finite or not (bool, a tensor of no dimension).
+
+    sent: what the packet's payload decodes to.
+    """
+
+    packet: Packet
+    left: Tensor
+    finite: Tensor
+    sent: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,30 @@ class Coder(Codec):
     def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
         """`total += decode(payload)`; a codec overrides it where one pass does both."""
         total.add_(self.decode(payload, spec, state, seat, sender))
+
+    def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
+        """Say y = x + decay · before, and what of y that leaves unsaid; a codec overrides it where one pass does all of it.
+
+        x, before: (spec.numel,), `before` of spec.work.
+        """
+        y = x.to(spec.work) + (before if decay == 1 else before * decay)
+        packet = self.packet(y, spec, state, seat)
+        own = packet.payload if self.lossy else packet.payload.clone()  # what opens to itself is what a route may write into
+        sent = packet.open(own, seat.rank)
+        left = y - sent
+        low, high = left.aminmax() if left.numel() else (left.new_zeros(()), left.new_zeros(()))
+        return Unsaid(packet, left, low.isfinite() & high.isfinite(), lambda: sent)
+
+    def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:
+        """The payload, at the seat `again`, of the sum of what the (sender, payload) of `seat` decode to, added in order.
+
+        A codec overrides it where one pass does both.
+        """
+        (first, payload), *others = payloads
+        total = self.decode(payload, spec, state, seat, first)
+        for sender, payload in others:
+            self.accumulate(total, payload, spec, state, seat, sender)
+        return self.encode(total, spec, state, again)
 
     def sum_dtype(self, spec: Spec) -> torch.dtype | None:
         """Set where payloads may be added unopened: as numbers of that type."""

@@ -143,6 +143,12 @@ class Seat:
 
     def draws(self, spec: Spec, *, shared: bool) -> torch.Generator:
         """A CPU generator keyed by (seed, step, key, span) and, unless `shared`, by rank: the same on every machine."""
-        who = "*" if shared else str(self.rank)
-        digest = hashlib.blake2b(f"{self.seed}/{self.step}/{self.key}/{spec.key}/{who}".encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+        return torch.Generator().manual_seed(int.from_bytes(self._digest(spec, "*" if shared else str(self.rank)), "little") >> 1)
+
+    def lots(self, spec: Spec) -> tuple[int, int]:
+        """This rank's key of `kernels.reference.draws`, of (seed, step, key, span, rank): what values are rounded at random by."""
+        digest = self._digest(spec, f"lots of {self.rank}")
+        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+    def _digest(self, spec: Spec, who: str) -> bytes:
+        return hashlib.blake2b(f"{self.seed}/{self.step}/{self.key}/{spec.key}/{who}".encode(), digest_size=8).digest()

@@ -21,10 +21,9 @@ FIRST_BYTES = 1 << 20
 
 @dataclass
 class Track:
-    """The state leaves that a flight replaced: (leaf, value before, value after)."""
+    """The state leaves that a flight replaced: (leaf, value before, value after, how much of the one before is in the one after)."""
 
-    changed: list[tuple[Leaf, Tensor, Tensor]] = field(default_factory=list)
-    number: int = 0
+    changed: list[tuple[Leaf, Tensor, Tensor, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -34,7 +33,6 @@ class Slice:
     spec: Spec
     lane: int
     state: State
-    flights: int = 0
 
 
 @dataclass

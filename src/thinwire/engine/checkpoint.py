@@ -6,7 +6,8 @@ another bucket layout and another world size. Scopes:
     shard   each element saved by its one owner: second-side residuals
     rank3   rank 3's own: residuals, and on local steps its parameters and inner optimiser state
 Another world size takes each rank's *summed* state as one sum and deals it out: element i goes to rank i mod K, the rounding of that
-float32 to the next rank, so the sum over ranks is what it was. *Private* state is taken from rank r mod (old world).
+float32 to the next rank, so the sum over ranks is what it was (to the precision that the state is kept in). *Private* state is taken
+from rank r mod (old world); small tensors of a span (a threshold, a window of norms) start anew in another world or layout.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def save(sync: Syncer) -> dict[str, Tensor]:
         if leaf.spec is None:
             state[f"{scope}|{path}|whole|{leaf.part}"] = leaf.value.clone()
         else:
-            state.update(_runs(scope, path, leaf.spec, leaf.value))
+            state.update(_runs(scope, path, leaf.spec, leaf.value if leaf.form is None else leaf.flat))
     for bucket in sync.buckets:
         for air in bucket.air:
             state.update(_runs("all", f"air/{air.step}", bucket.spec, air.x))
@@ -75,13 +76,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
         bucket.air.clear()
     if sync.strategy.on.clock == "step":
         _load_private(sync, saved, rank % saved.world)
-    for path, leaf in _leaves(sync):
-        if leaf.spec is None:
-            leaf.value = saved.whole(path, leaf.part).to(leaf.value)
-        elif leaf.kind == "summed" and dealt:
-            leaf.value = _dealt(saved, path, leaf, rank, world)
-        else:
-            leaf.value = saved.flat(path, leaf.spec, rank if leaf.kind in ("summed", "private") else None).to(leaf.value)
+    _load_leaves(sync, saved, dealt)
     for bucket in sync.buckets:
         _load_air(bucket, saved, meta["air"])
     if saved.world != world and sync.strategy.on.clock == "step":
@@ -228,8 +223,11 @@ class _Saved:
                 low, high = map(int, span.split(":"))
                 self._runs[path, part][rank].append((low, high, value))
 
+    def has(self, path: str, part: str | None, rank: int | None) -> bool:
+        return (rank, path, str(part)) in self._whole
+
     def whole(self, path: str, part: str | None, rank: int | None = None) -> Tensor:
-        if (rank, path, str(part)) not in self._whole:
+        if not self.has(path, part, rank):
             raise AttachError(f"the state has no {path!r} of {part!r}{self._whose(rank)}")
         return self._whole[rank, path, str(part)]
 
@@ -297,13 +295,32 @@ def _dealt(saved: _Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tenso
     total = saved.total(path, leaf.spec)
     group = leaf.group or tuple(range(world))
     place = torch.arange(leaf.spec.numel) % len(group)
-    main = total.to(leaf.value.dtype)
-    rest = (total - main).to(leaf.value.dtype)
+    dtype = leaf.value.dtype if leaf.form is None else leaf.spec.work
+    main = total.to(dtype)
+    rest = (total - main).to(dtype)
     mine = group.index(rank)
     out = torch.where(place == mine, main, torch.zeros_like(main))
     if len(group) > 1:
         out += torch.where((place + 1) % len(group) == mine, rest, torch.zeros_like(rest))
-    return out.to(leaf.value)
+    return out
+
+
+def _load_leaves(sync: Syncer, saved: _Saved, dealt: bool) -> None:
+    """Every leaf from what was saved of it, or dealt; a small private one begins again where there is nothing of this world and layout."""
+    rank, anew = sync.driver.rank, set()
+    for path, leaf in _leaves(sync):
+        owner = rank % saved.world if leaf.kind in ("summed", "private") else None
+        if leaf.first is not None and (dealt or not saved.has(path, leaf.part, owner)):
+            leaf.value = leaf.first
+            anew.add(path)
+        elif leaf.spec is None:
+            leaf.value = saved.whole(path, leaf.part, owner).to(leaf.value)
+        elif leaf.kind == "summed" and dealt:
+            leaf.flat = _dealt(saved, path, leaf, rank, sync.driver.world)
+        else:
+            leaf.flat = saved.flat(path, leaf.spec, owner)
+    if anew:
+        warnings.warn(f"the state holds none of this world and layout, so these start anew: {', '.join(sorted(anew))}", stacklevel=4)
 
 
 def _load_air(bucket: FlatBucket, saved: _Saved, air: list[list[int]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Flight, Seat, State
+from thinwire.core import Driver, Flight, Leaf, Seat, State
 from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
 from thinwire.engine.meter import Meter
 from thinwire.how import native
@@ -83,8 +83,6 @@ class Flights:
         return _ROUTE.carry(_CODEC, span, part.spec, _no_state(), self._seat(step))
 
     def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight:
-        part.flights += 1
-        track.number = part.flights
         flight = self._strategy.how.carry(self._strategy.what, span, part.spec, part.state, self._seat(step))
         return _tracked(flight, part, track) if self.stateful else flight
 
@@ -100,7 +98,7 @@ def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:
     """The flight, with a note of which leaves it replaced (it runs on its lane, in order)."""
     before = [(leaf, leaf.value) for _, leaf in part.state.walk()]
     outcome = yield from flight
-    track.changed = [(leaf, old, leaf.value) for leaf, old in before if leaf.value is not old]
+    track.changed = [(leaf, old, leaf.value, leaf.fade) for leaf, old in before if leaf.value is not old]
     return outcome
 
 
@@ -109,9 +107,25 @@ def _take_back(bucket: FlatBucket, air: Airborne) -> None:
     for later in bucket.air:
         for handle in later.handles:
             handle.wait()
-    for part, track in zip(bucket.slices, air.tracks, strict=False):
-        for leaf, before, after in track.changed:
-            if leaf.value is after:
-                leaf.value = before
-            elif leaf.kind in ("summed", "sharded"):
-                leaf.value = leaf.value + (before - after) * leaf.fade ** (part.flights - track.number)
+    for i, track in enumerate(air.tracks):
+        later_tracks = [later.tracks[i] for later in bucket.air if later.step > air.step]
+        for leaf, before, after, _ in track.changed:
+            _without(leaf, before, after, later_tracks)
+
+
+def _without(leaf: Leaf, before: Tensor, after: Tensor, later: Sequence[Track]) -> None:
+    """Take a change out of a leaf and of the record of later changes, so that one of those may be taken out, too.
+
+    What is flat over a span is added to, so what is left of the change can be told. Other state (a warm start, a threshold) is taken back
+    only where nothing has been built on it.
+    """
+    adds = leaf.spec is not None and leaf.kind != "private"
+    off = leaf.unpack(before) - leaf.unpack(after) if adds else None
+    for track in later:
+        for j, (own, _, then, fade) in enumerate(track.changed):
+            if own is leaf:
+                off = None if off is None else off * fade
+                now = then if off is None else leaf.pack(leaf.unpack(then) + off)
+                track.changed[j] = (leaf, before, now, fade)
+                before = now
+    leaf.value = before

@@ -106,11 +106,8 @@ class two_shot(Route):
         answer: Tensor | None = None
         if mine is not None:
             got[seat.rank] = mine.payload
-            total: Tensor | None = None
-            for rank in ranks:
-                total = mine.add(total, got.pop(rank), rank)
-            assert total is not None
-            answer = self._encode_back(mine, total, spans[me], state, back_seat)
+            heard = [(rank, got.pop(rank)) for rank in ranks]
+            answer = self._encode_back(mine, heard, spans[me], state, back_seat)
         openers = {j: self._opener(packet, spans[j]) for j, packet in packets.items()}
         known = mine is not None and openers[me][0].nbytes(openers[me][1]) is not None
         send = [(rank, answer, known) for rank in seat.others] if answer is not None else []
@@ -123,9 +120,14 @@ class two_shot(Route):
             totals[j] = coder.decode(back[ranks[j]], span, opening, back_seat, ranks[j])
         return totals
 
-    def _encode_back(self, packet: Packet, total: Tensor, span: Spec, state: State, seat: Seat) -> Tensor:
+    def _encode_back(self, packet: Packet, heard: list[tuple[int, Tensor]], span: Spec, state: State, seat: Seat) -> Tensor:
+        """The payload of the sum of what was heard, added in the ranks' order."""
         if self.back is None:
-            return packet.coder.encode(total, packet.spec, packet.state, seat)
+            return packet.coder.encode_sum(heard, packet.spec, packet.state, packet.seat, seat)
+        total: Tensor | None = None
+        for rank, payload in heard:
+            total = packet.add(total, payload, rank)
+        assert total is not None
         return next(self.back.rounds(total, span, state.child("back"), seat)).payload  # its residual is settled before it yields
 
     def _opener(self, packet: Packet, span: Spec) -> tuple[Coder, Spec, State]:

@@ -5,13 +5,19 @@ Legend: n values, b bits a value, B values a block, m = ceil(n / B) blocks.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 Rounding = Literal["nearest", "stochastic"]
 Grid = Literal["tread", "rise"]
+Key: TypeAlias = tuple[int, int]
+"""Two words of 32 bits that fix all draws of a span: of (seed, step, key, span, rank), see `Seat.lots`."""
+
+_WORD = 0xFFFFFFFF
+_TINY, _LIFT = 2.0**-100, 2.0**64  # steps below the first have no inverse in float32, but that of a step lifted by the second
+_HUGE = 2.0**64  # magnitudes from here on are summed 2^-64 times as large
 
 
 def as_bytes(x: Tensor) -> Tensor:
@@ -99,19 +105,119 @@ def block_steps(blocks: Tensor, bits: int, grid: Grid) -> Tensor:
     return torch.where(absmax.isfinite(), steps, steps.new_tensor(float("nan")))
 
 
-def quantise(x: Tensor, steps: Tensor, bits: int, grid: Grid, noise: Tensor | None) -> Tensor:
+def quantise(x: Tensor, steps: Tensor, bits: int, grid: Grid, lots: Tensor | None) -> Tensor:
     """Codes 0 … levels-1 of x (m, B) on the grid of `steps` (m, 1); rounds to nearest, or up with the fraction as probability.
 
-    noise: uniform in [0, 1) of x's shape for stochastic rounding. Codes of a block with a zero or non-finite step
-    are those of zero (tread) or of the level just above it (rise).
+    lots: `draws` of x's shape for stochastic rounding, in units of 2^-16 steps. Codes of a block with a zero or non-finite step
+    are those of zero (tread) or of the even level beside it (rise).
     """
     count, top = levels(bits, grid)
     usable = (steps > 0) & steps.isfinite()
-    scaled = torch.where(usable, x / torch.where(usable, steps, torch.ones_like(steps)), torch.zeros_like(x)).add_(top)
-    codes = torch.round(scaled) if noise is None else torch.floor(scaled.add_(noise))
-    return codes.clamp_(0, count - 1).to(torch.uint8)
+    lift = torch.where(steps < _TINY, _LIFT, 1.0).to(steps)
+    inverse = torch.where(usable, 1 / (torch.where(usable, steps, 1) * lift), 0)
+    lifted = torch.where(usable, x * lift, 0)
+    if lots is None:
+        codes = lifted.mul_(inverse).add_(top).clamp_(0, count - 1).round_()
+    else:
+        scaled = lifted.mul_(inverse * 65536).add_(top * 65536 + 0.5).clamp_(0, (count - 1) * 65536)
+        codes = torch.where(usable, scaled.to(torch.int64) + lots >> 16, round(top))
+    return codes.to(torch.uint8)
 
 
 def dequantise(codes: Tensor, steps: Tensor, bits: int, grid: Grid) -> Tensor:
     """The values of codes (m, B) on the grid of `steps` (m, 1)."""
     return (codes.to(steps.dtype) - levels(bits, grid)[1]).mul_(steps)
+
+
+def draws(n: int, key: Key) -> Tensor:
+    """n draws of 16 bits, the same on every machine: value i takes a half of word i // 2 of a counter's hash, the lower where i is even.
+
+    word(j) is a hash of 32 bits with low bias of j + key₀ (C. Wellons, "prospector", 2018), with key₁ stirred in after its first product.
+
+    Example:
+        >>> draws(4, (1, 2)).tolist() == draws(4, (1, 2)).tolist(), int(draws(1000, (1, 2)).max()) < 65536
+        (True, True)
+    """
+    x = (torch.arange((n + 1) // 2) + key[0]) & _WORD
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _WORD
+    x = x ^ key[1]
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _WORD
+    words = x ^ (x >> 16)
+    return torch.stack([words & 0xFFFF, words >> 16], 1).view(-1)[:n]
+
+
+def noise(n: int, key: Key) -> Tensor:
+    """The draws as numbers in (0, 1): (n,) float32."""
+    return draws(n, key).to(torch.float32).add_(0.5).mul_(2.0**-16)
+
+
+def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
+    """x + decay · before, each operation rounded."""
+    return x + before if decay == 1 else x + before * decay
+
+
+def block_means(magnitudes: Tensor, n: int) -> Tensor:
+    """The mean of each block (m, B) of which the first n values count, NaN where one is not finite: (m,).
+
+    Sums are by halves: i and i + W/2 are added, with W the next power of two, so the order is fixed.
+    """
+    m, block = magnitudes.shape
+    absmax = magnitudes.amax(1)  # amax hands NaN on
+    huge = absmax >= _HUGE
+    tail = n - (m - 1) * block
+    means = [_mean(magnitudes[:-1], huge[:-1]), _mean(magnitudes[-1:, :tail], huge[-1:])]
+    return torch.where(absmax.isfinite(), torch.cat(means), torch.full_like(absmax, float("nan")))
+
+
+def _mean(magnitudes: Tensor, huge: Tensor) -> Tensor:
+    m, n = magnitudes.shape
+    width = 1 << (n - 1).bit_length()
+    sums = magnitudes.new_zeros(m, width)
+    sums[:, :n] = magnitudes * torch.where(huge, 1 / _HUGE, 1.0).to(magnitudes)[:, None]
+    while width > 1:
+        width //= 2
+        sums = sums[:, :width] + sums[:, width:]
+    return sums[:, 0] / n * torch.where(huge, _HUGE, 1.0).to(magnitudes)
+
+
+def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:
+    """x (n,) -> m steps, then n codes of `bits` bits: uint8. A `key` rounds stochastically; `steps` (m,) or the largest magnitude's."""
+    n = x.numel()
+    rows = to_blocks(x, block)
+    steps = block_steps(rows, bits, grid) if steps is None else steps
+    lots = None if key is None else to_blocks(draws(n, key).to(x.device), block)
+    codes = quantise(rows, steps[:, None], bits, grid, lots)
+    return torch.cat([as_bytes(steps), pack(codes.view(-1)[:n], bits)])
+
+
+def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """The inverse: (n,) of `dtype`, that of the steps."""
+    head = -(-n // block) * dtype.itemsize
+    steps = from_bytes(payload[:head], dtype)
+    return dequantise(to_blocks(unpack(payload[head:], n, bits), block), steps[:, None], bits, grid).view(-1)[:n]
+
+
+def sign_encode(x: Tensor, block: int) -> Tensor:
+    """x (n,) -> the mean magnitude of each block, then a bit a value, 1 below zero: uint8."""
+    means = block_means(to_blocks(x.abs(), block), x.numel())
+    return torch.cat([as_bytes(means), pack((x < 0).to(torch.uint8), 1)])
+
+
+def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype) -> Tensor:
+    """The inverse: (n,) of `dtype`, that of the means."""
+    head = -(-n // block) * dtype.itemsize
+    means = from_bytes(payload[:head], dtype)[:, None]
+    below = to_blocks(unpack(payload[head:], n, 1), block)
+    return torch.where(below.bool(), -means, means).view(-1)[:n]
+
+
+def largest(rows: Tensor, k: int) -> Tensor:
+    """The places of the k largest magnitudes of each row, ascending: (m, k) int64. A NaN is the largest; of equals the first are taken."""
+    order = rows.abs().sort(dim=1, descending=True, stable=True).indices
+    return order[:, :k].sort(dim=1).values
+
+
+def above(x: Tensor, bar: Tensor) -> Tensor:
+    """The places of the magnitudes of `bar` or more, and of every NaN; never of a zero: (c,) int64."""
+    sizes = x.abs()
+    return (~(sizes < bar) & (sizes != 0)).nonzero().view(-1)

@@ -13,7 +13,7 @@ from thinwire.core import Codec, Coder, Seat, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.cases import RANKS, inputs, require, same, seats, snapshot, specs
 from thinwire.testing.hostile import check_bytes, check_non_finite
-from thinwire.testing.known import Bound, bound, draws_lots, is_unbiased, residual, rounded_off
+from thinwire.testing.known import Bound, bound, draws_lots, given, is_unbiased, residual, rounded_off
 from thinwire.testing.talk import Talk, add_up, talk
 
 _STEPS = 3
@@ -83,8 +83,12 @@ def _flight(
     at = seats(step)
     states = states if states is not None else _fresh(codec, spec, at)
     held = {rank: snapshot(state) for rank, state in states.items()}
-    faded = {rank: residual(codec, state, spec, faded=True).nan_to_num() for rank, state in states.items()}
-    given = {rank: x.clone() for rank, x in xs.items()}
+    loudest = max(
+        (float(leaf.flat.double().abs().max()) for s in states.values() for _, leaf in s.walk() if leaf.flat.numel()), default=0.0
+    )
+    faded = {rank: residual(codec, state, spec, at[rank], faded=True).nan_to_num() for rank, state in states.items()}
+    before = {rank: x.clone() for rank, x in xs.items()}
+    meant = {rank: given(codec, x, spec, states[rank], at[rank]) for rank, x in xs.items()}
 
     told = talk(codec, xs, spec, states, at, case)
     totals, sent = {}, {}
@@ -95,17 +99,17 @@ def _flight(
         must = codec.lossy and spec.numel > 0
         require(outcome.sent is not None or not must, codec, "a lossy codec says what it sent", case)
         totals[rank] = total
-        sent[rank] = outcome.sent() if outcome.sent is not None else given[rank].to(spec.dtype).to(spec.work)
-        require(same(xs[rank], given[rank]), codec, "x stays as it is", case, f"rank {rank} wrote into it")
-        for path, value, before in held[rank]:
-            require(same(value, before), codec, "state is replaced, never written into", case, f"{path} of rank {rank} was")
+        sent[rank] = outcome.sent() if outcome.sent is not None else before[rank].to(spec.dtype).to(spec.work)
+        require(same(xs[rank], before[rank]), codec, "x stays as it is", case, f"rank {rank} wrote into it")
+        for path, value, copied in held[rank]:
+            require(same(value, copied), codec, "state is replaced, never written into", case, f"{path} of rank {rank} was")
         late = bool(faded[rank].any())  # something that was kept is said now
-        said = given[rank].to(spec.work) + faded[rank] if late else given[rank]
+        said = meant[rank] + faded[rank] if late else before[rank]
         _within(codec, allowed, said, sent[rank], spec, at[rank], case, 4 * torch.finfo(spec.work).eps if late else 0.0)
-        _keeps(codec, given[rank], faded[rank], sent[rank], residual(codec, states[rank], spec, faded=False), case)
+        _keeps(codec, meant[rank], faded[rank], sent[rank], residual(codec, states[rank], spec, at[rank], faded=False), case)
 
     require(all(same(total, totals[RANKS[0]]) for total in totals.values()), codec, "all ranks end with the same bits", case)
-    _adds_up(codec, totals[RANKS[0]], sent, [before for rank in RANKS for _, _, before in held[rank]], case)
+    _adds_up(codec, totals[RANKS[0]], sent, loudest, case)
     _sizes(codec, told, spec, case)
     _sums(codec, told, case)
 
@@ -129,16 +133,16 @@ def _keeps(codec: Codec, x: Tensor, faded: Tensor, sent: Tensor, kept: Tensor, c
     off = (kept.double() + sent.double() - x.double() - faded.double()).abs()
     info = torch.finfo(sent.dtype)
     room = 4 * info.eps * (x.double().abs() + faded.double().abs() + sent.double().abs()) + info.tiny
-    room += rounded_off(codec) * kept.double().abs()
+    room += rounded_off(codec, kept)
     fine = (off <= room) | kept.isnan() | ~sent.isfinite().all()
     require(bool(fine.all()), codec, "residual + sent = x + decay · old residual", case, f"not so for {int((~fine).sum())} values")
 
 
-def _adds_up(codec: Codec, total: Tensor, sent: Mapping[int, Tensor], held: list[Tensor], case: str) -> None:
+def _adds_up(codec: Codec, total: Tensor, sent: Mapping[int, Tensor], loudest: float, case: str) -> None:
     summed = torch.stack([own.double() for own in sent.values()])
     size = summed.abs().sum(0)
     room = 1e-5 * size.max() if size.numel() else size
-    room = room + 1e-5 * max((float(value.double().abs().max()) for value in held if value.numel()), default=0.0)
+    room = room + 1e-5 * loudest
     off = (total.double() - summed.sum(0)).abs()
     law = bool(((off <= room) | ~size.isfinite()).all())
     require(law, codec, "the sum over ranks of `sent` is the total" if codec.lossy else "what is lossless loses nothing", case)

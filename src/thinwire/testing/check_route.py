@@ -186,5 +186,5 @@ class _Bucket:
 def _largest_residual(states: dict[int, State]) -> float:
     """The largest residual of the ranks' own, plus the largest of those of the second side."""
     leaves = [leaf for state in states.values() for _, leaf in state.walk() if leaf.value.numel()]
-    own = max((float(leaf.value.abs().max()) for leaf in leaves if leaf.kind == "summed"), default=0.0)
-    return own + max((float(leaf.value.abs().max()) for leaf in leaves if leaf.kind == "sharded"), default=0.0)
+    own = max((float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "summed"), default=0.0)
+    return own + max((float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "sharded"), default=0.0)

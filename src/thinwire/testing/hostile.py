@@ -27,7 +27,7 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
     states = {rank: codec.init(spec, seat) for rank, seat in seats().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
     talk(codec, xs, spec, states, seats(0), case)
-    before = residual(codec, states[RANKS[1]], spec, faded=False)
+    before = residual(codec, states[RANKS[1]], spec, seats(1)[RANKS[1]], faded=False)
 
     fine = xs[RANKS[1]]
     xs[RANKS[1]] = fine.clone()
@@ -44,7 +44,7 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
         wrong = sent.isfinite() & ~((sent.double() - zeroed.double()).abs() <= allowed(zeroed, spec, seats(1)[RANKS[1]]))
         wrong[place] = False
         require(not wrong.any(), codec, "a non-finite value makes no finite garbage", case, f"at {wrong.nonzero().view(-1).tolist()[:5]}")
-    after = residual(codec, states[RANKS[1]], spec, faded=False)
+    after = residual(codec, states[RANKS[1]], spec, seats(1)[RANKS[1]], faded=False)
     untouched = same(after, before) if isinstance(codec, feedback) else same(after[place], before[place])
     require(untouched, codec, "a non-finite value leaves its residual as it was", case)
 

@@ -4,34 +4,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import singledispatch
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Seat, Spec, State
+from thinwire.core import Codec, Role, Seat, Spec, State
 from thinwire.registry import inside
 from thinwire.what import (
     Transform,
+    budget,
     by_role,
     cast,
     chain,
+    clip,
     dgc,
     ef21,
+    entropy,
     feedback,
     hadamard,
     identity,
     lowrank,
     natural,
     randomk,
-    svd,
+    scaled,
     ternary,
     threshold,
     topk,
     uniform,
 )
+from thinwire.what._factored import Factored
 from thinwire.what._levels import Levels
 from thinwire.what._scales import runs
 
@@ -138,44 +142,74 @@ def spread_of(first: Transform, inner: Tensor, core: Tensor, side: Tensor, spec:
 
 
 @bound.register
-def _(codec: feedback | dgc, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: feedback | dgc | entropy, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     return bound(codec.inner, x, spec, seat)
 
 
 @bound.register
 def _(codec: by_role, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     error = torch.zeros(spec.numel, dtype=torch.float64)
-    for role, sub, pieces in codec._split(spec):
-        own = torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
+    for role, sub, own in _by_role(codec, spec):
         error[own] = bound(codec._codecs[role], x[own], sub, seat.under(role))
     return error
 
 
-def residual(codec: Codec, state: State, spec: Spec, *, faded: bool) -> Tensor:
-    """What feedback holds back of each value, times its decay where `faded`; NaN where nothing is kept: (spec.numel,) spec.work."""
-    if isinstance(codec, feedback):
+@bound.register
+def _(codec: clip, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    return bound(codec.inner, x, spec, seat) + x.double().abs()  # how long its last contributions were, x does not say; its own tests do
+
+
+def given(codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    """What is left of x for the codec that keeps a residual (after `clip`): (spec.numel,) spec.work."""
+    x = x.to(spec.work)
+    if isinstance(codec, clip):
+        return given(codec.inner, codec.clipped(x, spec, state), spec, state.child("inner"), seat)
+    if isinstance(codec, by_role):
+        x = x.clone()
+        for role, sub, own in _by_role(codec, spec):
+            x[own] = given(codec._codecs[role], x[own], sub, state.child(role), seat)
+    return x
+
+
+def residual(codec: Codec, state: State, spec: Spec, seat: Seat, *, faded: bool) -> Tensor:
+    """What feedback holds back of each value, or what of it the flight of this seat takes up (`faded`); NaN where nothing is kept."""
+    if isinstance(codec, clip):
+        return residual(codec.inner, state.child("inner"), spec, seat, faded=faded)
+    if isinstance(codec, feedback) and (faded or seat.step >= codec.start):
         leaf = state["residual"]
-        return leaf.value.to(spec.work) * leaf.fade if faded else leaf.value.to(spec.work).clone()
+        return leaf.flat * codec.kept(state, seat) if faded else leaf.flat.clone()
     if isinstance(codec, dgc):
         velocity, waiting = state["velocity"], state["residual"].value
         return waiting + velocity.value * velocity.fade if faded else waiting.clone()
     held = torch.full((spec.numel,), float("nan"), dtype=spec.work)
     if isinstance(codec, by_role):
-        for role, sub, pieces in codec._split(spec):
-            own = torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
-            held[own] = residual(codec._codecs[role], state.child(role), sub, faded=faded)
+        for role, sub, own in _by_role(codec, spec):
+            held[own] = residual(codec._codecs[role], state.child(role), sub, seat, faded=faded)
     return held
 
 
-def rounded_off(codec: Codec) -> float:
-    """The share of itself that a residual may lose while it is stored.
+def _by_role(codec: by_role, spec: Spec) -> Iterator[tuple[Role, Spec, Tensor]]:
+    """Each role that occurs, its span, and where its values lie in the whole."""
+    for role, sub, pieces in codec._split(spec):
+        yield role, sub, torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
+
+
+def rounded_off(codec: Codec, kept: Tensor) -> Tensor:
+    """What may have been rounded off a residual as it was stored, at most: (spec.numel,) float64.
 
     Example:
-        >>> rounded_off(feedback(topk(1))), rounded_off(by_role(matrix=feedback(topk(1), store="bf16")))
-        (0.0, 0.00390625)
+        >>> kept = torch.tensor([1.0, -254.0])
+        >>> [rounded_off(feedback(topk(1), store=store), kept).tolist() for store in (None, "bf16", "int8")]
+        [[0.0, 0.0], [0.00390625, 0.9921875], [1.0, 1.0]]
     """
-    stored = [member for member in inside(codec) if isinstance(member, feedback) and member.store]
-    return torch.finfo(torch.bfloat16).eps / 2 if stored else 0.0
+    kept = kept.double().abs().nan_to_num()
+    stores = {member.store for member in inside(codec) if isinstance(member, feedback)}
+    room = torch.zeros_like(kept)
+    if "bf16" in stores:
+        room += kept * torch.finfo(torch.bfloat16).eps / 2
+    if "int8" in stores and kept.numel():
+        room += kept.max() / 254 + torch.finfo(torch.float32).tiny
+    return room
 
 
 def is_unbiased(codec: Codec) -> bool:
@@ -185,14 +219,16 @@ def is_unbiased(codec: Codec) -> bool:
         >>> is_unbiased(uniform(4)), is_unbiased(uniform(4, rounding="stochastic")), is_unbiased(randomk(3) >> cast())
         (False, True, False)
     """
+    codec = codec.inner if isinstance(codec, entropy) else codec
     if isinstance(codec, uniform):
         return codec.rounding == "stochastic" and codec.step is None and codec.scale in ("absmax", "norm")
-    if isinstance(codec, Levels | natural | ternary):
-        return codec.rounding == "stochastic" and getattr(codec, "clip", None) is None
+    if isinstance(codec, budget | Levels | natural | ternary):
+        return codec.rounding == "stochastic" and getattr(codec, "clip", None) is None and not codec.drops
     if isinstance(codec, randomk):
         return codec.unbiased
     if isinstance(codec, chain):
-        return is_unbiased(codec.first) and is_unbiased(codec.second)
+        covered = isinstance(codec.first, scaled) and codec.first.fit == "cover"  # alone its core is rounded to floats, always the same way
+        return (covered or is_unbiased(codec.first)) and is_unbiased(codec.second)
     if isinstance(codec, by_role):
         return all(map(is_unbiased, (codec.matrix, codec.embedding, codec.vector)))
     return isinstance(codec, identity | hadamard)
@@ -205,13 +241,13 @@ def draws_lots(codec: Codec) -> bool:
         >>> draws_lots(feedback(topk(1) >> uniform(4, rounding="stochastic"))), draws_lots(topk(1))
         (True, False)
     """
-    if isinstance(codec, uniform | Levels | natural | ternary):
+    if isinstance(codec, uniform | budget | Levels | natural | ternary):
         return codec.rounding == "stochastic"
-    if isinstance(codec, svd):
-        return not codec.exact
+    if isinstance(codec, Factored):
+        return codec.draws
     if isinstance(codec, chain):
         return draws_lots(codec.first) or draws_lots(codec.second)
-    if isinstance(codec, feedback | dgc | ef21):
+    if isinstance(codec, feedback | clip | dgc | ef21 | entropy):
         return draws_lots(codec.inner)
     if isinstance(codec, by_role):
         return any(map(draws_lots, (codec.matrix, codec.embedding, codec.vector)))

@@ -10,8 +10,9 @@ from torch import Tensor
 from thinwire.core import Seat, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.known import bound, spread_of
-from thinwire.what import hadamard, natural, sign, ternary
-from thinwire.what._levels import Levels, block_means, table
+from thinwire.what import budget, hadamard, natural, scaled, sign, ternary, uniform
+from thinwire.what._levels import Levels, table
+from thinwire.what._parts import run
 
 
 @bound.register
@@ -26,9 +27,22 @@ def _(codec: Levels, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
+def _(codec: budget, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    """Which width a piece has, all pieces decide together: no value is further off than in the least one."""
+    least = uniform(next(filter(None, codec.choices)), codec.block, codec.rounding)  # type: ignore[arg-type]  # one of its widths
+    if not spec.parts:
+        return torch.maximum(bound(least, x, spec, seat), x.double().abs() * codec.drops)
+    error = x.double().abs() * codec.drops
+    for piece in spec.pieces():  # no block crosses a parameter
+        own = run(x, piece)
+        run(error, piece)[:] = torch.maximum(run(error, piece), bound(least, own, Spec((), 0, own.numel(), spec.dtype), seat))
+    return error
+
+
+@bound.register
 def _(codec: sign, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     size = reference.to_blocks(x.double().abs(), codec.block or max(spec.numel, 1))
-    scales = block_means(size, spec.numel)[:, None] if spec.numel else size
+    scales = reference.block_means(size, spec.numel)[:, None] if spec.numel else size
     return ((size - scales).abs() + _slack(scales, 1.0, spec)).reshape(-1)[: spec.numel]
 
 
@@ -58,6 +72,16 @@ def _(codec: hadamard, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     core = x.new_zeros(codec.core_numel(spec), dtype=torch.float64)
     core[: spec.numel] = x.abs()
     return _turned(codec, core, spec) * info.eps * 2 * codec.block.bit_length() + tiny
+
+
+@bound.register
+def _(codec: scaled, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    if not spec.numel:
+        return x.double()
+    blocks = reference.to_blocks(x.double().abs(), codec.block_of(spec))
+    scales = codec.scales(codec.split(x, spec, State(), seat)[1], spec).double()[:, None]
+    cut = (blocks - scales).clamp(min=0)  # what lies beyond the scale ends there
+    return (cut + _slack(blocks.amax(1, keepdim=True), 1.0, spec)).reshape(-1)[: spec.numel]
 
 
 @spread_of.register

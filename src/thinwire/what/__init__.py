@@ -4,15 +4,20 @@
 `by_role(matrix=feedback(lowrank(4)), embedding=cast("bf16"))` says each role in its own way.
 """
 
+from thinwire.what.als import als
 from thinwire.what.alternating import alternating
 from thinwire.what.blockk import blockk
+from thinwire.what.budget import budget
 from thinwire.what.by_role import by_role
 from thinwire.what.cast import cast
 from thinwire.what.chain import Transform, chain
+from thinwire.what.clip import clip
 from thinwire.what.codebook import codebook
+from thinwire.what.cp import cp
 from thinwire.what.dct import dct
 from thinwire.what.dgc import dgc
 from thinwire.what.ef21 import ef21
+from thinwire.what.entropy import entropy
 from thinwire.what.feedback import feedback
 from thinwire.what.fp4 import fp4
 from thinwire.what.fp8 import fp8
@@ -25,6 +30,7 @@ from thinwire.what.natural import natural
 from thinwire.what.nf4 import nf4
 from thinwire.what.randomk import randomk
 from thinwire.what.sampled import sampled
+from thinwire.what.scaled import scaled
 from thinwire.what.sign import sign
 from thinwire.what.svd import svd
 from thinwire.what.tensortrain import tensortrain
@@ -36,15 +42,20 @@ from thinwire.what.uniform import uniform
 
 __all__ = [
     "Transform",
+    "als",
     "alternating",
     "blockk",
+    "budget",
     "by_role",
     "cast",
     "chain",
+    "clip",
     "codebook",
+    "cp",
     "dct",
     "dgc",
     "ef21",
+    "entropy",
     "feedback",
     "fp4",
     "fp8",
@@ -57,6 +68,7 @@ __all__ = [
     "nf4",
     "randomk",
     "sampled",
+    "scaled",
     "sign",
     "svd",
     "tensortrain",

@@ -1,7 +1,8 @@
-"""Parts said by factors: what `svd`, `tensortrain` and `tucker` have in common. They give `_shape`, `_count`, `_said` and `_whole`."""
+"""Parts said by factors: what `als`, `svd` and others have in common. They give `_shape`, `_count`, `_said` and `_whole`."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -32,6 +33,11 @@ class Factored(Transform):
     @abstractmethod
     def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The tensor again: (count,) -> (*shape)."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether `_said` uses its lots."""
+        return False
 
     @property
     def grain(self) -> Grain:
@@ -99,6 +105,12 @@ def folded(shape: tuple[int, ...], fold: int) -> tuple[int, ...]:
     if fold and len(shape) == 2 and shape[0] % fold == 0 and shape[0] > fold:
         return fold, shape[0] // fold, shape[1]
     return shape
+
+
+def cube(piece: Piece, fold: int) -> tuple[int, ...]:
+    """A convolution as (outputs, inputs, places of its kernel), a matrix folded or as it is."""
+    shape = piece.part.shape or (1,)
+    return (*shape[:2], math.prod(shape[2:])) if len(shape) > 2 else folded(shape, fold)
 
 
 def leading(rows: Tensor, count: int) -> Tensor:

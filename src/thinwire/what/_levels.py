@@ -16,16 +16,6 @@ from thinwire.core import Coder, Seat, Spec, State
 from thinwire.kernels import reference
 
 
-def block_means(blocks: Tensor, n: int) -> Tensor:
-    """The mean of each block of magnitudes (m, B), of which the first n count; NaN where one is not finite: (m,)."""
-    absmax = blocks.amax(1)
-    counts = torch.full_like(absmax, blocks.shape[1])
-    counts[-1] = n - (len(blocks) - 1) * blocks.shape[1]
-    unit = torch.where(absmax > 0, absmax, torch.ones_like(absmax))  # so that the sum of huge values does not overflow
-    means = (blocks / unit[:, None]).sum(1) / counts * absmax
-    return torch.where(absmax.isfinite(), means, torch.full_like(means, float("nan")))
-
-
 def wrong_block(asked: str, block: int) -> list[str]:
     """What cannot be about a block, said for the user."""
     return [f"{asked}(block={block}): a block has at least 1 value, or 0 for the whole span"] if block < 0 else []
@@ -71,7 +61,7 @@ class Levels(Coder):
         scaled = torch.where(usable, blocks / torch.where(usable, scales[:, None], 1), 0)
         flat = scaled.view(-1)[: spec.numel].clamp_(-top, top)
         if self.rounding == "stochastic":
-            noise = torch.rand(spec.numel, generator=seat.draws(spec, shared=False), dtype=spec.work).to(x.device)
+            noise = reference.noise(spec.numel, seat.lots(spec)).to(flat)
             picked = codes[stochastic_index(flat, levels.to(flat), noise)]
         else:
             picked = self._nearest(flat, levels, codes)

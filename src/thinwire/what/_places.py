@@ -17,10 +17,11 @@ from torch import Tensor
 
 from thinwire.core import Coder
 from thinwire.errors import PayloadError
-from thinwire.kernels import reference
+from thinwire.kernels import native, reference
 
 Coding: TypeAlias = Literal["packed", "bitmap", "fano"]
 CODINGS: tuple[Coding, ...] = ("packed", "bitmap", "fano")  # the earlier, the cheaper to read: it wins a tie
+_WRONG = ("", "a chunk of other than {k} places", "a place beyond its chunk of {per}", "places that do not ascend within their chunk")
 
 
 def nbytes(coding: Coding, k: int, per: int, chunks: int = 1) -> int:
@@ -57,6 +58,9 @@ def write(places: Tensor, per: int, coding: Coding | None = None) -> Tensor:
     """places (chunks, k) int64, ascending in each row -> their bytes, in the smallest coding unless told: (nbytes,) uint8."""
     chunks, k = places.shape
     coding = coding or smallest(k, per, chunks)
+    lib = native.anywhere(places)
+    if lib is not None and places.numel():
+        return native.places_write(lib, places.contiguous(), per, *_plan(coding, k, per), nbytes(coding, k, per, chunks))
     if coding == "packed":
         return reference.pack(places.reshape(-1), _width(per))
     if coding == "bitmap":
@@ -77,6 +81,12 @@ def read(side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Codi
     """
     coding = coding or smallest(k, per, chunks)
     coder.expect(side, nbytes(coding, k, per, chunks))
+    lib = native.anywhere(side)
+    if lib is not None and chunks * k:
+        places, wrong = native.places_read(lib, side.contiguous(), chunks, k, per, *_plan(coding, k, per))
+        if wrong:
+            raise PayloadError(f"{coder!r}: {_WRONG[wrong].format(k=k, per=per)}; the payload is corrupted")
+        return places
     if coding == "packed":
         places = reference.unpack(side, chunks * k, _width(per)).to(torch.int64).view(chunks, k)
     elif coding == "bitmap":
@@ -89,11 +99,16 @@ def read(side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Codi
             places |= reference.unpack(side[:cut], chunks * k, low).to(torch.int64).view(chunks, k)
     if places.numel():
         ascend = places[:, 1:] > places[:, :-1]
-        if int(places.max()) >= per:
-            raise PayloadError(f"{coder!r}: a place of {int(places.max())} in a chunk of {per}; the payload is corrupted")
-        if not bool(ascend.all()):
-            raise PayloadError(f"{coder!r}: places that do not ascend within their chunk; the payload is corrupted")
+        wrong = 2 if int(places.max()) >= per else 0 if bool(ascend.all()) else 3
+        if wrong:
+            raise PayloadError(f"{coder!r}: {_WRONG[wrong].format(k=k, per=per)}; the payload is corrupted")
     return places
+
+
+def _plan(coding: Coding, k: int, per: int) -> tuple[int, int, int]:
+    """The coding's number, the bits of a place that stand as they are, and the bits of the high parts of a chunk."""
+    low = _width(per) if coding == "packed" else _low(k, per) if coding == "fano" else 0
+    return CODINGS.index(coding), low, _unary(k, per, low)
 
 
 def _width(per: int) -> int:
@@ -121,5 +136,5 @@ def _marked(side: Tensor, k: int, per: int, chunks: int, coder: Coder) -> Tensor
     """The inverse of `_marks`, refused unless each row has k marks."""
     marks = reference.unpack(side, chunks * per, 1).view(chunks, per)
     if not bool((marks.sum(1, dtype=torch.int64) == k).all()):
-        raise PayloadError(f"{coder!r}: a chunk of other than {k} places; the payload is corrupted")
+        raise PayloadError(f"{coder!r}: {_WRONG[1].format(k=k)}; the payload is corrupted")
     return marks.nonzero()[:, 1].view(chunks, k)

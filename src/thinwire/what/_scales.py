@@ -84,12 +84,12 @@ def affine_grid(rows: Tensor, bits: int, scale: Scale, at: float | None) -> tupl
     return _finite(low, size), _finite(high / top - low / top, size)  # each by itself: their difference may be no float
 
 
-def quantise_affine(rows: Tensor, low: Tensor, steps: Tensor, bits: int, noise: Tensor | None) -> Tensor:
+def quantise_affine(rows: Tensor, low: Tensor, steps: Tensor, bits: int, lots: Tensor | None) -> Tensor:
     """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `low` and `steps` (m, 1); 0 where a step is zero or not finite."""
     quarter = torch.where(rows.abs().amax(1, keepdim=True) > torch.finfo(rows.dtype).max / 4, 0.25, 1.0).to(rows)  # v - low may be no float
     usable = (steps > 0) & steps.isfinite()
     scaled = torch.where(usable, (rows * quarter - low * quarter) / torch.where(usable, steps * quarter, 1), 0)
-    codes = torch.round(scaled) if noise is None else torch.floor(scaled + noise)
+    codes = torch.round(scaled) if lots is None else torch.floor(scaled + (lots + 0.5) / 65536)
     return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
 
 

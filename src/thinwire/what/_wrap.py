@@ -40,15 +40,17 @@ class Remembering(Codec):
 
     def _say(self, y: Tensor, spec: Spec, state: State, seat: Seat, settle: Callable[[Tensor], None]) -> Rounds:
         """Say y through the inner codec; what talks once is settled before it yields, so that a later launch may build on it."""
-        coder = self.inner.opener
-        if coder is None:
-            outcome = yield from self.inner.rounds(y, spec, state.child("inner"), seat)
+        inner = state.child("inner")
+        if self.inner.opener is None:
+            outcome = yield from self.inner.rounds(y, spec, inner, seat)
             assert outcome.sent is not None, f"{self.inner!r} talks in several rounds and must say what it sent"
             sent = outcome.sent()
             settle(sent)
             return Outcome(outcome.total, lambda: sent)
-        packet = coder.packet(y, spec, state.child("inner"), seat)
-        sent = packet.open(packet.payload, seat.rank)
+        once = self.inner.packet(y, spec, inner, seat) if isinstance(self.inner, Coder) else None
+        packet = once or next(self.inner.rounds(y, spec, inner, seat))
+        own = packet.payload if packet.coder.lossy else packet.payload.clone()  # what opens to itself is what a route may write into
+        sent = packet.open(own, seat.rank)
         settle(sent)
         total = yield packet
         return Outcome(total, lambda: sent)
@@ -62,7 +64,19 @@ def twice(codec: Remembering) -> list[str]:
     return []
 
 
-def where_finite(new: Tensor, old: Tensor, told: Tensor) -> Tensor:
-    """`new` where all of `told` is finite, else `old`; on a GPU without a wait."""
-    finite = told.abs().amax().isfinite() if told.numel() else torch.ones((), dtype=torch.bool)
+def all_finite(told: Tensor) -> Tensor:
+    """Whether all values are finite: a bool, in a tensor of no dimension."""
+    if not told.numel():
+        return torch.ones((), dtype=torch.bool, device=told.device)
+    low, high = told.aminmax()
+    return low.isfinite() & high.isfinite()
+
+
+def where(finite: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` where `finite` says so, else `old`; on a GPU without a wait."""
     return torch.where(finite, new, old) if new.is_cuda else new if bool(finite) else old
+
+
+def where_finite(new: Tensor, old: Tensor, told: Tensor) -> Tensor:
+    """`new` where all of `told` is finite, else `old`."""
+    return where(all_finite(told), new, old)

@@ -35,14 +35,15 @@ class dgc(Remembering):
         StrategyError: momentum outside (0, 1), or `inner` has a residual itself.
 
     Both states are *summed*: another world size takes up their sums over ranks. A flight that is not finite leaves them as they were.
+    Where a later flight has built on one whose *sum* is not finite, what that one's velocity has given to v since stays there.
 
     Example:
         >>> from thinwire.what import topk
         >>> dgc(topk(0.001))
         dgc(inner=topk(k=0.001, per=0), momentum=0.9, mask=True)
 
-    Source: Lin, Han, Mao, Wang & Dally 2018, arXiv:1712.01887. Differs from the paper: the largest are exact, not sampled; no clipping of
-    local gradients and no density warm-up, which belong to the loop and the schedule; what `>>` rounds off stays in v; no Nesterov form.
+    Source: Lin, Han, Mao, Wang & Dally 2018, arXiv:1712.01887. Differs from the paper: the largest are exact, not sampled; local gradients
+    are clipped by `clip(dgc(…), norm=…)` around it; a density warm-up is the schedule's; what `>>` rounds off stays in v; no Nesterov form.
     """
 
     inner: Codec

@@ -63,7 +63,7 @@ class natural(Coder):
         fraction = (raw & (2**mantissa - 1)).to(spec.work) * 2.0**-mantissa  # of a subnormal too: it lies between 0 and the smallest normal
         noise: Tensor | float = 0.5
         if self.rounding == "stochastic":
-            noise = torch.rand(spec.numel, generator=seat.draws(spec, shared=False), dtype=spec.work).to(x.device)
+            noise = reference.noise(spec.numel, seat.lots(spec)).to(x)
         codes = ((raw >> mantissa) + (noise < fraction)).clamp_(max=2**exponent - 2)
         codes.masked_fill_(~x.isfinite(), 2**exponent - 1)
         return torch.cat([reference.pack(codes, exponent), reference.pack((x < 0).to(torch.uint8), 1)])

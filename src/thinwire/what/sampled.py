@@ -1,11 +1,12 @@
-"""Sparsification to a density, by a threshold that is estimated on a sample: nearly `topk`, without its search.
+"""Sparsification to a density, by a threshold that is kept while it serves: nearly `topk`, without its search.
 
-Steps:
-    1. every `stride`-th |v|, from an offset that moves with the step; t is the one that a share `density` of them reaches
-    2. pick all |v| >= t (and every NaN), c of them: one pass
-    3. if c leaves the band [d/band, d·band] for d = density · n, the sample was not like the span: pick the d largest instead
-Nothing is remembered: an estimate costs n/stride values, a check costs the count that is there anyway, and another world size or bucket
-layout finds no stale threshold. (Lin et al. 2018, arXiv:1712.01887, "hierarchical sampling"; Aji & Heafield 2017, arXiv:1704.05021.)
+Steps, with t the last threshold and d = density · n:
+    1. pick all |v| >= t (and every NaN), c of them: one pass. Where d/band <= c <= d·band, that is all: t stays (hysteresis)
+    2. else look at every `stride`-th |v|, from an offset that moves with the step; t is the one that a share `density` of them reaches,
+       and step 1 is taken again
+    3. where c is still outside, the sample was not like the span: pick the d largest instead, t is the smallest of them
+The threshold is a rank's own and does not travel: a payload says what it holds. In another world or bucket layout it is sampled anew.
+(Lin et al. 2018, arXiv:1712.01887, "hierarchical sampling"; Aji & Heafield 2017, arXiv:1704.05021.)
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec, State
+from thinwire.core import Leaf, Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.kernels import fast
 from thinwire.what import _places
 from thinwire.what._share import kept
 from thinwire.what.chain import Transform
@@ -32,12 +34,13 @@ class sampled(Transform):
     Args:
         density: the share that is wanted, in (0, 1].
         stride: at most every how many-th value is looked at for t; fewer where the sample would be too small to tell.
-        band: by what factor the density may miss before the search is exact, above 1. No payload has more than `band` times the entries.
+        band: by what factor the density may miss before t is sought anew, above 1. No payload has more than `band` times the entries.
 
     Raises:
         StrategyError: density outside (0, 1], stride < 1, band of 1 or less.
 
-    Zeros are never sent. NaN and infinities are.
+    Zeros are never sent. NaN and infinities are. State: one number a span; behind another transform (`topk(…) >> sampled(…)`), where
+    places move from step to step, none, and t is sampled each time.
 
     Example:
         >>> spec = Spec((), 0, 65536, torch.float32)
@@ -73,10 +76,17 @@ class sampled(Transform):
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return _places.smallest_nbytes(core_numel, spec.numel)
 
+    def init(self, spec: Spec, seat: Seat) -> State:
+        if not spec.parts:
+            return State()
+        return State({"bar": Leaf(torch.zeros((), dtype=spec.work, device="cpu"), "private", part=spec.key)})
+
     def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
-        x = x.to(spec.work)
-        places = self._pick(x.abs(), spec, seat) if spec.numel else torch.empty(0, dtype=torch.int64, device=x.device)
-        return x[places], _places.write(places.view(1, -1), spec.numel)
+        x = x.to(spec.work).contiguous()
+        if not spec.numel:
+            return x, torch.empty(0, dtype=torch.uint8, device=x.device)
+        places, values = self._pick(x, spec, state, seat)
+        return values, _places.write(places[None], spec.numel)
 
     def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         places = _places.read(side, core.numel(), spec.numel, 1, self)
@@ -84,16 +94,33 @@ class sampled(Transform):
         out[places[0]] = core
         return out
 
-    def _pick(self, sizes: Tensor, spec: Spec, seat: Seat) -> Tensor:
-        """The places that are sent, ascending."""
+    def _pick(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+        """The places that are sent, ascending, and their values; the threshold is kept in the state."""
+        leaf = state.leaves.get("bar")
+        if leaf is not None and leaf.value > 0:
+            found = self._above(x, leaf.value, spec)
+            if found is not None:
+                return found
+        bar = self._sampled(x, spec, seat)
+        found = self._above(x, bar, spec)
+        if found is None:
+            places, values = (each[0] for each in fast.largest(x[None], self._wanted(spec)))
+            said = values != 0
+            bar, found = values.abs().amin(), (places[said], values[said])
+        if leaf is not None and bar.isfinite():
+            leaf.value = bar.to(leaf.value)
+        return found
+
+    def _sampled(self, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+        """The threshold that a share `density` of a sample reaches."""
         stride = max(1, min(self.stride, int(self.density * spec.numel) // _ENOUGH))
-        sample = sizes[seat.step % stride :: stride]
-        bar = sample.topk(kept(self.density, sample.numel()), sorted=False).values.amin()
-        places = (~(sizes < bar) & (sizes != 0)).nonzero().view(-1)
-        if self._wanted(spec) / self.band <= places.numel() <= self.max_core_numel(spec):
-            return places
-        places = sizes.topk(self._wanted(spec), sorted=False).indices.sort().values
-        return places[sizes[places] != 0]
+        sample = x[seat.step % stride :: stride].abs()
+        return sample.topk(kept(self.density, sample.numel()), sorted=False).values.amin()
+
+    def _above(self, x: Tensor, bar: Tensor, spec: Spec) -> tuple[Tensor, Tensor] | None:
+        """Places and values of what reaches a threshold; `None` where they are too many or too few."""
+        found = fast.above(x, bar, self.max_core_numel(spec))
+        return None if isinstance(found, int) or found[0].numel() < self._wanted(spec) / self.band else found
 
     def _wanted(self, spec: Spec) -> int:
         return kept(self.density, spec.numel)

@@ -12,15 +12,15 @@ It is biased: alone it may stall or diverge (Karimireddy et al. 2019, section 3)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State
+from thinwire.core import Coder, Packet, Seat, Spec, State, Unsaid
 from thinwire.errors import StrategyError
-from thinwire.kernels import reference
-from thinwire.what._levels import block_means
+from thinwire.kernels import fast, reference
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,33 @@ class sign(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        x = x.to(spec.work)
-        scales = block_means(reference.to_blocks(x.abs(), self._block(spec)), spec.numel)
-        return torch.cat([reference.as_bytes(scales), reference.pack((x < 0).to(torch.uint8), 1)])
+        return fast.sign_encode(x.to(spec.work), self._block(spec))
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
-        head = self._scales(spec) * spec.work.itemsize
-        scales = reference.from_bytes(payload[:head], spec.work)
-        negative = reference.to_blocks(reference.unpack(payload[head:], spec.numel, 1), self._block(spec))
-        return torch.where(negative.bool(), -scales[:, None], scales[:, None]).view(-1)[: spec.numel]
+        return fast.sign_decode(payload, spec.numel, self._block(spec), spec.work)
+
+    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        self.expect(payload, self.nbytes(spec))
+        if spec.numel:
+            fast.sign_accumulate(total, payload, self._block(spec))
+
+    def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
+        if not spec.numel:
+            return super().packet_left(x, before, decay, spec, state, seat)
+        payload, left = fast.sign_encode_left(x.to(spec.work), before, decay, self._block(spec))
+        scales = reference.from_bytes(payload[: self._scales(spec) * spec.work.itemsize], spec.work)  # not finite where a value is not
+        packet = Packet(payload, spec, self, state, seat)
+        return Unsaid(packet, left, scales.isfinite().all(), lambda: packet.open(payload, seat.rank))
+
+    def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:
+        for _, payload in payloads:
+            self.expect(payload, self.nbytes(spec))
+        if not spec.numel:
+            return payloads[0][1].clone()
+        return fast.sign_sum_encode([payload for _, payload in payloads], spec.numel, self._block(spec), spec.work)
 
     def _block(self, spec: Spec) -> int:
         return self.block or max(spec.numel, 1)

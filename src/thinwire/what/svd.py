@@ -66,6 +66,10 @@ class svd(Factored):
         if reasons:
             raise StrategyError(reasons)
 
+    @property
+    def draws(self) -> bool:
+        return not self.exact
+
     def _shape(self, piece: Piece) -> tuple[int, ...]:
         return matrix(piece)
 

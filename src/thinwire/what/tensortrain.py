@@ -23,7 +23,7 @@ from torch import Tensor
 
 from thinwire.core import Piece
 from thinwire.errors import StrategyError
-from thinwire.what._factored import Factored, folded, leading
+from thinwire.what._factored import Factored, cube, leading
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class tensortrain(Factored):
             raise StrategyError(reasons)
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:
-        shape = piece.part.shape or (1,)
-        return (*shape[:2], piece.part.numel // (shape[0] * shape[1])) if len(shape) > 2 else folded(shape, self.fold)
+        return cube(piece, self.fold)
 
     def _count(self, shape: tuple[int, ...]) -> int:
         return sum(before * length * after for before, length, after in self._train(shape))

@@ -21,7 +21,7 @@ from torch import Tensor
 from thinwire.core import Coder, Seat, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
-from thinwire.what._levels import block_means, wrong_block, wrong_rounding
+from thinwire.what._levels import wrong_block, wrong_rounding
 
 _DIGITS = (1, 3, 9, 27, 81)
 
@@ -77,7 +77,7 @@ class ternary(Coder):
         scales = self.scales(size, spec.numel)
         each = scales[:, None].expand_as(size).reshape(-1)[: spec.numel]
         if self.rounding == "stochastic":
-            draw = torch.rand(spec.numel, generator=seat.draws(spec, shared=False), dtype=spec.work).to(x.device)
+            draw = reference.noise(spec.numel, seat.lots(spec)).to(x)
             share = torch.where(each > 0, x.abs() / torch.where(each > 0, each, 1), 0)
             far = draw < share
         else:
@@ -102,11 +102,11 @@ class ternary(Coder):
         scales = torch.where(absmax.isfinite(), absmax, torch.full_like(absmax, float("nan")))
         if self.rounding == "nearest":
             unit = size / torch.where(absmax > 0, absmax, 1)[:, None]  # so that no sum overflows
-            large = unit > 0.7 * block_means(unit, n)[:, None]
+            large = unit > 0.7 * reference.block_means(unit, n)[:, None]
             return torch.where(large, unit, 0).sum(1) / large.sum(1).clamp(min=1) * scales
         if self.clip is not None:
             unit = size / torch.where(absmax > 0, absmax, 1)[:, None]
-            return scales * (self.clip * block_means(unit.square(), n).sqrt()).clamp(max=1)
+            return scales * (self.clip * reference.block_means(unit.square(), n).sqrt()).clamp(max=1)
         return scales
 
     def _block(self, spec: Spec) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thinwire.core import Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.kernels import fast
 from thinwire.what import _places
 from thinwire.what.chain import Transform
 
@@ -79,9 +80,10 @@ class threshold(Transform):
 
     def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work)
-        sizes = x.abs()
-        places = (~(sizes < self.bar(x)) & (sizes != 0)).nonzero().view(1, -1)
-        return x[places[0]], _places.write(places, spec.numel)
+        found = fast.above(x, self.bar(x))
+        assert not isinstance(found, int)  # there is no limit
+        places, values = found
+        return values, _places.write(places[None], spec.numel)
 
     def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         places = _places.read(side, core.numel(), spec.numel, 1, self)

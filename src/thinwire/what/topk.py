@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thinwire.core import Grain, Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.kernels import fast
 from thinwire.what import _places
 from thinwire.what._share import kept, wrong
 from thinwire.what.chain import Transform
@@ -32,7 +33,7 @@ class topk(Transform):
     Raises:
         StrategyError: k is not positive, above `per`, or a share above 1; per < 0.
 
-    NaN counts as the largest, so it is sent, and every rank's sum is NaN there.
+    Of equal magnitudes the first are taken. NaN counts as the largest, so it is sent, and every rank's sum is NaN there.
 
     Example:
         >>> spec = Spec((), 0, 8192, torch.float32)
@@ -71,9 +72,8 @@ class topk(Transform):
         x = x.to(spec.work)
         cores, sides, at = [x.new_empty(0)], [torch.empty(0, dtype=torch.uint8, device=x.device)], 0
         for chunks, size, k in self._chunks(spec):
-            rows = x[at : at + chunks * size].view(chunks, size)
-            where = rows.abs().topk(k, dim=1, sorted=False).indices.sort(dim=1).values  # in order: they pack better
-            cores.append(rows.gather(1, where).view(-1))
+            where, values = fast.largest(x[at : at + chunks * size].view(chunks, size), k)
+            cores.append(values.view(-1))
             sides.append(_places.write(where, size))
             at += chunks * size
         return torch.cat(cores), torch.cat(sides)

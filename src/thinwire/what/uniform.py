@@ -17,15 +17,16 @@ quantisation (Zhao et al. 2019, arXiv:1901.09504). Differs from QSGD: a block's 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State
+from thinwire.core import Coder, Packet, Seat, Spec, State, Unsaid
 from thinwire.errors import StrategyError
-from thinwire.kernels import reference
+from thinwire.kernels import fast, reference
 from thinwire.what._scales import Block, Scale, affine_grid, quantise_affine, runs, symmetric_steps
 
 _GRIDS = ("tread", "rise", "affine")
@@ -120,17 +121,19 @@ class uniform(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        x, noise = x.to(spec.work), None
-        if self.rounding == "stochastic":
-            noise = torch.rand(spec.numel, generator=seat.draws(spec, shared=False), dtype=spec.work).to(x.device)
+        x, key = x.to(spec.work), self._key(spec, seat)
+        if self._plain:
+            chosen = None if self.scale == "absmax" else self._steps(x, spec)
+            return fast.grid_encode(x, self._block(spec), self.bits, self._around(), key, chosen)
+        drawn = None if key is None else reference.draws(spec.numel, key).to(x.device)
         if self.step is not None:
             step = x.new_full((1, 1), self.step)
-            codes = reference.quantise(x.nan_to_num(0, 0, 0)[None], step, self.bits, self._around(), noise)[0]
+            codes = reference.quantise(x.nan_to_num(0, 0, 0)[None], step, self.bits, self._around(), drawn)[0]
             codes.masked_fill_(~x.isfinite(), 2**self.bits - 1)  # the code that a grid with a zero leaves over
             return reference.pack(codes, self.bits)
         lows, steps, codes_of = [], [], []
         for begin, m, size in runs(spec, self.block):
-            rows, lots = (None if flat is None else flat[begin : begin + m * size].reshape(m, size) for flat in (x, noise))
+            rows, lots = (None if flat is None else flat[begin : begin + m * size].reshape(m, size) for flat in (x, drawn))
             assert rows is not None
             low, step = self.levels(rows)
             if low is None:
@@ -145,6 +148,8 @@ class uniform(Coder):
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
+        if self._plain:
+            return fast.grid_decode(payload, spec.numel, self._block(spec), self.bits, self._around(), spec.work)
         head = self._head(spec)
         codes = reference.unpack(payload[head:], spec.numel, self.bits)
         if self.step is not None:
@@ -164,6 +169,47 @@ class uniform(Coder):
             out[begin : begin + m * size] = values.view(-1)
             at += m
         return out
+
+    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        if self._plain and spec.numel:
+            self.expect(payload, self.nbytes(spec))
+            fast.grid_accumulate(total, payload, self._block(spec), self.bits, self._around())
+        else:
+            super().accumulate(total, payload, spec, state, seat, sender)
+
+    def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
+        if not self._plain or self.scale != "absmax" or not spec.numel:
+            return super().packet_left(x, before, decay, spec, state, seat)
+        settings = (self._block(spec), self.bits, self._around(), self._key(spec, seat))
+        payload, left = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
+        steps = reference.from_bytes(payload[: self._head(spec)], spec.work)  # not finite where a value of the block is not
+        packet = Packet(payload, spec, self, state, seat)
+        return Unsaid(packet, left, steps.isfinite().all(), lambda: packet.open(payload, seat.rank))
+
+    def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:
+        if not self._plain or self.scale != "absmax" or not spec.numel:
+            return super().encode_sum(payloads, spec, state, seat, again)
+        for _, payload in payloads:
+            self.expect(payload, self.nbytes(spec))
+        settings = (spec.numel, self._block(spec), self.bits, self._around(), self._key(spec, again), spec.work)
+        return fast.grid_sum_encode([payload for _, payload in payloads], *settings)
+
+    @property
+    def _plain(self) -> bool:
+        """A step for each of equal blocks, on a grid around zero: what the kernels do."""
+        return self.step is None and self.grid != "affine" and self.block != "row"
+
+    def _key(self, spec: Spec, seat: Seat) -> reference.Key | None:
+        return seat.lots(spec) if self.rounding == "stochastic" else None
+
+    def _steps(self, x: Tensor, spec: Spec) -> Tensor:
+        """The step of each block: (m,)."""
+        cut = [(x[begin : begin + m * size].reshape(m, size)) for begin, m, size in runs(spec, self.block)]
+        return torch.cat([self.levels(rows)[1] for rows in cut])
+
+    def _block(self, spec: Spec) -> int:
+        assert self.block != "row"
+        return self.block or max(spec.numel, 1)
 
     def levels(self, rows: Tensor) -> tuple[Tensor | None, Tensor]:
         """The lowest level of each block (on "affine") and its step: (m, B) -> (m,), (m,)."""

@@ -1,0 +1,70 @@
+// What the kernels share: bits of floats, draws, threads. Built three times, for three instruction sets; see CMakeLists.txt.
+//
+// Every kernel equals kernels/reference.py bit for bit. That needs: no contraction of a product and a sum (-ffp-contract=off), the same
+// order of operations as there, and integer arithmetic wherever an order of floats is not fixed (a largest magnitude is one of integers).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define INLINE inline __attribute__((always_inline))
+#define RESTRICT __restrict__
+
+namespace thinwire {
+
+constexpr uint32_t SIGN = 0x80000000u, INFINITE = 0x7f800000u, QUIET_NAN = 0x7fc00000u;
+constexpr float MAGIC = 12582912.0f;     // 1.5 · 2^23: a small number added to it is rounded, half to even, into the lowest bits
+constexpr int64_t LANE = 256;            // values worked on at a time, so that what lies between two loops stays in the first cache
+constexpr int64_t SHARE = int64_t{1} << 18;  // values that are worth a thread
+
+INLINE uint32_t bits_of(float x) { uint32_t bits; std::memcpy(&bits, &x, 4); return bits; }
+INLINE float of_bits(uint32_t bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+template <typename T> INLINE T load(const void* from) { T value; std::memcpy(&value, from, sizeof(T)); return value; }
+template <typename T> INLINE void store(void* to, T value) { std::memcpy(to, &value, sizeof(T)); }
+
+// The n-th draw of a key: a hash of 32 bits with low bias (Wellons 2018, "prospector"), the second word of the key stirred in on the way.
+INLINE uint32_t draw(uint32_t n, uint32_t key0, uint32_t key1) {
+    uint32_t x = n + key0;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= key1;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+// y = x + decay · before, rounded twice. `y` may be `before`.
+INLINE void summed(const float* x, const float* before, float decay, int64_t n, float* y) {
+    if (decay == 1.0f)
+        for (int64_t i = 0; i < n; ++i) y[i] = x[i] + before[i];
+    else
+        for (int64_t i = 0; i < n; ++i) y[i] = x[i] + before[i] * decay;
+}
+
+// The largest magnitude as an integer; above INFINITE where there is a NaN.
+INLINE uint32_t largest(const float* x, int64_t n) {
+    int32_t most = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const int32_t size = static_cast<int32_t>(bits_of(x[i]) & ~SIGN);
+        most = size > most ? size : most;
+    }
+    return static_cast<uint32_t>(most);
+}
+
+// work(begin, end) over 0 … count, in threads where there is enough to do.
+template <typename Work> void in_threads(int64_t count, int64_t numel, int threads, const Work& work) {
+    const int64_t ways = std::min<int64_t>({numel / SHARE, threads, count});
+    if (ways <= 1) return work(int64_t{0}, count);
+    std::vector<std::thread> others;
+    others.reserve(ways - 1);
+    for (int64_t way = 1; way < ways; ++way)
+        others.emplace_back([&work, count, ways, way] { work(count * way / ways, count * (way + 1) / ways); });
+    work(int64_t{0}, count / ways);
+    for (auto& other : others) other.join();
+}
+
+}  // namespace thinwire

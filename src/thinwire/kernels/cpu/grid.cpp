@@ -1,0 +1,277 @@
+// Scalar quantisation on a grid around zero, a step a block: reference.grid_encode and its relatives.
+//
+// A payload is m steps (float32), then n codes of `bits` bits, the first in the lowest bits. Blocks end on whole bytes (or there is one).
+#include "common.h"
+
+namespace thinwire {
+namespace {
+
+struct Grid {
+    int bits;
+    float top, last;  // the level of zero, the highest code
+    Grid(int bits, bool rise) : bits(bits) {
+        const int count = (1 << bits) - (rise ? 0 : 1);
+        last = static_cast<float>(count - 1);
+        top = last / 2;
+    }
+    int64_t nbytes(int64_t n) const { return (n * bits + 7) / 8; }
+    uint8_t zero() const { return static_cast<uint8_t>(bits_of(top + MAGIC)); }
+};
+
+struct Lots {
+    uint32_t key0, key1;
+};
+
+// A step, and what to multiply by in place of dividing: x · lift · inverse. Tiny steps have no inverse in float32 but that of their lift.
+struct Step {
+    float step, lift, inverse;
+    bool usable;
+};
+INLINE Step of_step(float step) {
+    if (!(step > 0) || bits_of(step) >= INFINITE) return {step, 1, 0, false};
+    const float lift = step < 0x1p-100f ? 0x1p64f : 1.0f;
+    return {step, lift, 1.0f / (step * lift), true};
+}
+INLINE Step step_of(uint32_t absmax, const Grid& grid) {
+    return of_step(absmax >= INFINITE ? of_bits(QUIET_NAN) : of_bits(absmax) / grid.top);
+}
+
+template <bool LOTS, bool LIFT>
+INLINE void codes_loop(const float* RESTRICT x, int64_t n, const Step& step, const Grid& grid, const uint16_t* RESTRICT halves,
+                       uint8_t* RESTRICT codes) {
+    const float lift = step.lift;
+    if (LOTS) {
+        const float inverse = step.inverse * 65536, zero = grid.top * 65536 + 0.5f, last = grid.last * 65536;
+        for (int64_t i = 0; i < n; ++i) {
+            float v = (LIFT ? x[i] * lift : x[i]) * inverse + zero;
+            v = v > 0 ? v : 0;
+            v = v < last ? v : last;
+            codes[i] = static_cast<uint8_t>((static_cast<int32_t>(v) + halves[i]) >> 16);
+        }
+    } else {
+        const float inverse = step.inverse, top = grid.top, last = grid.last;
+        for (int64_t i = 0; i < n; ++i) {
+            float v = (LIFT ? x[i] * lift : x[i]) * inverse + top;
+            v = v > 0 ? v : 0;
+            v = v < last ? v : last;
+            codes[i] = static_cast<uint8_t>(bits_of(v + MAGIC));
+        }
+    }
+}
+
+// At most LANE codes; `first` is the first value's place in the span, which its lot goes by.
+template <bool LOTS>
+INLINE void codes_of(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* codes) {
+    if (!step.usable) {
+        std::memset(codes, grid.zero(), n);
+        return;
+    }
+    alignas(64) uint32_t drawn[LANE / 2 + 1];
+    alignas(64) uint16_t halves[LANE + 2];
+    if (LOTS) {  // value i takes a half of draw i / 2, the lower one where i is even
+        const auto begin = static_cast<uint32_t>(first >> 1);
+        const int64_t odd = first & 1, count = (odd + n + 1) / 2;
+        for (int64_t i = 0; i < count; ++i) drawn[i] = draw(begin + static_cast<uint32_t>(i), lots.key0, lots.key1);
+        std::memcpy(halves, reinterpret_cast<const uint16_t*>(drawn) + odd, n * 2);
+    }
+    if (step.lift == 1)
+        codes_loop<LOTS, false>(x, n, step, grid, halves, codes);
+    else
+        codes_loop<LOTS, true>(x, n, step, grid, halves, codes);
+}
+
+// n codes, one a byte, padded with zeros to a multiple of 8 -> bits.
+INLINE void packed(uint8_t* RESTRICT codes, int64_t n, int bits, uint8_t* RESTRICT out) {
+    const int64_t nbytes = (n * bits + 7) / 8;
+    if (bits == 4) {
+        for (int64_t i = 0; i < nbytes; ++i) {
+            const auto w = load<uint16_t>(codes + 2 * i);
+            out[i] = static_cast<uint8_t>(w | w >> 4);
+        }
+    } else if (bits == 2) {
+        for (int64_t i = 0; i < nbytes; ++i) {
+            const auto w = load<uint32_t>(codes + 4 * i);
+            out[i] = static_cast<uint8_t>(w | w >> 6 | w >> 12 | w >> 18);
+        }
+    } else {
+        for (int64_t i = 0; i < n; i += 8) {
+            uint64_t word = 0;
+            for (int lane = 0; lane < 8; ++lane) word |= static_cast<uint64_t>(codes[i + lane]) << (lane * bits);
+            const int64_t at = i / 8 * bits;
+            std::memcpy(out + at, &word, std::min<int64_t>(bits, nbytes - at));
+        }
+    }
+}
+
+// The inverse; `codes` has room for n rounded up to a multiple of 8.
+INLINE void unpacked(const uint8_t* RESTRICT in, int64_t n, int bits, uint8_t* RESTRICT codes) {
+    const int64_t nbytes = (n * bits + 7) / 8;
+    if (bits == 4) {
+        for (int64_t i = 0; i < nbytes; ++i) {
+            const uint32_t w = in[i];
+            store(codes + 2 * i, static_cast<uint16_t>((w | w << 4) & 0x0f0f));
+        }
+    } else if (bits == 2) {
+        for (int64_t i = 0; i < nbytes; ++i) {
+            const uint32_t w = in[i];
+            store(codes + 4 * i, (w | w << 6 | w << 12 | w << 18) & 0x03030303u);
+        }
+    } else {
+        const uint8_t mask = static_cast<uint8_t>((1 << bits) - 1);
+        for (int64_t i = 0; i < n; i += 8) {
+            uint64_t word = 0;
+            const int64_t at = i / 8 * bits;
+            std::memcpy(&word, in + at, std::min<int64_t>(bits, nbytes - at));
+            for (int lane = 0; lane < 8; ++lane) codes[i + lane] = static_cast<uint8_t>(word >> (lane * bits)) & mask;
+        }
+    }
+}
+
+enum class Into { WRITE, ADD, LEFT };
+
+template <Into INTO>
+INLINE void values_of(const uint8_t* RESTRICT codes, int64_t n, float step, float top, float* RESTRICT out) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float value = (static_cast<float>(codes[i]) - top) * step;
+        out[i] = INTO == Into::WRITE ? value : INTO == Into::ADD ? out[i] + value : out[i] - value;
+    }
+}
+
+// One block: its step's codes, and in `left`, where it is asked for, what they leave unsaid of it (left may be x).
+template <bool LOTS, bool LEFT, bool LANED>
+INLINE void coded(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, float* left) {
+    alignas(64) uint8_t buffer[LANE];
+    for (int64_t at = 0; at < n; at += LANE) {
+        const int64_t m = LANED ? LANE : std::min(LANE, n - at);
+        uint8_t* codes = grid.bits == 8 ? out + at : buffer;
+        codes_of<LOTS>(x + at, m, step, grid, first + at, lots, codes);
+        if (LEFT) values_of<Into::LEFT>(codes, m, step.step, grid.top, left + at);
+        if (grid.bits != 8) {
+            if (m % 8) std::memset(buffer + m, 0, 8 - m % 8);
+            packed(buffer, m, grid.bits, out + at * grid.bits / 8);
+        }
+    }
+}
+
+template <bool LOTS, bool LEFT>
+INLINE void block_encode(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, float* left) {
+    if (n == LANE)
+        coded<LOTS, LEFT, true>(x, LANE, step, grid, first, lots, out, left);
+    else
+        coded<LOTS, LEFT, false>(x, n, step, grid, first, lots, out, left);
+}
+
+INLINE uint32_t block_largest(const float* x, int64_t n) { return n == LANE ? largest(x, LANE) : largest(x, n); }
+
+template <bool LOTS>
+void encode(const float* x, const float* steps, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload, int threads) {
+    const int64_t blocks = (n + block - 1) / block;
+    uint8_t* codes = payload + 4 * blocks;
+    in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+            const int64_t at = b * block, m = std::min(block, n - at);
+            const Step step = steps ? of_step(steps[b]) : step_of(block_largest(x + at, m), grid);
+            store(payload + 4 * b, step.step);
+            block_encode<LOTS, false>(x + at, m, step, grid, at, lots, codes + at * grid.bits / 8, nullptr);
+        }
+    });
+}
+
+template <bool LOTS>
+void encode_left(const float* x, const float* before, float decay, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload,
+                 float* left, int threads) {
+    const int64_t blocks = (n + block - 1) / block;
+    uint8_t* codes = payload + 4 * blocks;
+    in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+            const int64_t at = b * block, m = std::min(block, n - at);
+            float* y = left + at;
+            if (m == LANE)
+                summed(x + at, before + at, decay, LANE, y);
+            else
+                summed(x + at, before + at, decay, m, y);
+            const Step step = step_of(block_largest(y, m), grid);
+            store(payload + 4 * b, step.step);
+            block_encode<LOTS, true>(y, m, step, grid, at, lots, codes + at * grid.bits / 8, y);
+        }
+    });
+}
+
+template <bool ADD>
+INLINE void block_decode(const uint8_t* codes, int64_t n, float step, const Grid& grid, float* out) {
+    alignas(64) uint8_t buffer[LANE];
+    for (int64_t at = 0; at < n; at += LANE) {
+        const int64_t m = std::min(LANE, n - at);
+        const uint8_t* own = codes + at;
+        if (grid.bits != 8) {
+            if (m == LANE)
+                unpacked(codes + at * grid.bits / 8, LANE, grid.bits, buffer);
+            else
+                unpacked(codes + at * grid.bits / 8, m, grid.bits, buffer);
+            own = buffer;
+        }
+        if (m == LANE)
+            values_of<ADD ? Into::ADD : Into::WRITE>(own, LANE, step, grid.top, out + at);
+        else
+            values_of<ADD ? Into::ADD : Into::WRITE>(own, m, step, grid.top, out + at);
+    }
+}
+
+template <bool ADD> void decode(const uint8_t* payload, int64_t n, int64_t block, const Grid& grid, float* out, int threads) {
+    const int64_t blocks = (n + block - 1) / block;
+    const uint8_t* codes = payload + 4 * blocks;
+    in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+            const int64_t at = b * block, m = std::min(block, n - at);
+            block_decode<ADD>(codes + at * grid.bits / 8, m, load<float>(payload + 4 * b), grid, out + at);
+        }
+    });
+}
+
+template <bool LOTS>
+void sum_encode(const uint8_t* const* payloads, int count, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* out, int threads) {
+    const int64_t blocks = (n + block - 1) / block;
+    in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
+        std::vector<float> total(std::min(block, n));
+        for (int64_t b = begin; b < end; ++b) {
+            const int64_t at = b * block, m = std::min(block, n - at), head = 4 * blocks + at * grid.bits / 8;
+            block_decode<false>(payloads[0] + head, m, load<float>(payloads[0] + 4 * b), grid, total.data());
+            for (int k = 1; k < count; ++k) block_decode<true>(payloads[k] + head, m, load<float>(payloads[k] + 4 * b), grid, total.data());
+            const Step step = step_of(block_largest(total.data(), m), grid);
+            store(out + 4 * b, step.step);
+            block_encode<LOTS, false>(total.data(), m, step, grid, at, lots, out + head, nullptr);
+        }
+    });
+}
+
+}  // namespace
+}  // namespace thinwire
+
+using namespace thinwire;
+
+// x (n,) -> payload. steps: (m,), or null for largest magnitude / top.
+EXPORT void grid_encode(const float* x, const float* steps, int64_t n, int64_t block, int bits, int rise, int lots, uint32_t key0,
+                        uint32_t key1, uint8_t* payload, int threads) {
+    const Grid grid(bits, rise);
+    (lots ? encode<true> : encode<false>)(x, steps, n, block, grid, {key0, key1}, payload, threads);
+}
+
+// y = x + decay · before -> payload, and left = y - what it decodes to. left may be before.
+EXPORT void grid_encode_left(const float* x, const float* before, float decay, int64_t n, int64_t block, int bits, int rise, int lots,
+                             uint32_t key0, uint32_t key1, uint8_t* payload, float* left, int threads) {
+    const Grid grid(bits, rise);
+    (lots ? encode_left<true> : encode_left<false>)(x, before, decay, n, block, grid, {key0, key1}, payload, left, threads);
+}
+
+// payload -> out (n,), or added to it.
+EXPORT void grid_decode(const uint8_t* payload, int64_t n, int64_t block, int bits, int rise, int add, float* out, int threads) {
+    const Grid grid(bits, rise);
+    (add ? decode<true> : decode<false>)(payload, n, block, grid, out, threads);
+}
+
+// The payload of the sum of what `count` payloads decode to, added in order.
+EXPORT void grid_sum_encode(const uint8_t* const* payloads, int count, int64_t n, int64_t block, int bits, int rise, int lots,
+                            uint32_t key0, uint32_t key1, uint8_t* out, int threads) {
+    const Grid grid(bits, rise);
+    (lots ? sum_encode<true> : sum_encode<false>)(payloads, count, n, block, grid, {key0, key1}, out, threads);
+}

@@ -1,0 +1,170 @@
+// One bit a value and a mean magnitude a block: reference.sign_encode and its relatives.
+//
+// A payload is m scales (float32), then n bits, 1 where a value is below zero. Blocks end on whole bytes (or there is one).
+// A mean's sum is taken by halves, so that it has one order on every machine: i and i + W/2 are added, W the next power of two.
+#include "common.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace thinwire {
+namespace {
+
+constexpr float HUGE_ONE = 0x1p64f, SMALLER = 0x1p-64f;  // so that sums of huge values do not overflow
+
+// The bits of at most 8 values.
+INLINE uint8_t few_bits(const float* x, int64_t n) {
+    uint8_t out = 0;
+    for (int64_t i = 0; i < n; ++i) out |= static_cast<uint8_t>(x[i] < 0) << i;
+    return out;
+}
+
+INLINE void bits_below_zero(const float* x, int64_t n, uint8_t* out) {
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16) store(out + i / 8, static_cast<uint16_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_LT_OQ)));
+#elif defined(__AVX2__)
+    for (; i + 8 <= n; i += 8)
+        out[i / 8] = static_cast<uint8_t>(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_LT_OQ)));
+#else
+    for (; i + 8 <= n; i += 8) out[i / 8] = few_bits(x + i, 8);
+#endif
+    for (; i < n; i += 8) out[i / 8] = few_bits(x + i, std::min<int64_t>(8, n - i));
+}
+
+// The sum of `width` values, a power of two, by halves; they are overwritten.
+INLINE float folded(float* x, int64_t width) {
+    for (int64_t half = width / 2; half; half /= 2)
+        for (int64_t i = 0; i < half; ++i) x[i] += x[i + half];
+    return x[0];
+}
+
+// Σ |x| · lift of the lanes first, first + stride, … (`count` of them, a power of two) of x (n,), zeros beyond it, by halves -> (LANE,).
+void lanes_summed(const float* x, int64_t n, float lift, int64_t first, int64_t stride, int64_t count, float* out) {
+    if (count == 1) {
+        const int64_t at = first * LANE, m = std::clamp<int64_t>(n - at, 0, LANE);
+        for (int64_t i = 0; i < m; ++i) out[i] = of_bits(bits_of(x[at + i]) & ~SIGN) * lift;
+        std::fill(out + m, out + LANE, 0.0f);
+        return;
+    }
+    alignas(64) float odd[LANE];
+    lanes_summed(x, n, lift, first, 2 * stride, count / 2, out);
+    lanes_summed(x, n, lift, first + stride, 2 * stride, count / 2, odd);
+    for (int64_t i = 0; i < LANE; ++i) out[i] += odd[i];
+}
+
+// Σ |x| · lift by halves.
+INLINE float magnitudes(const float* x, int64_t n, float lift) {
+    alignas(64) float sums[LANE];
+    if (n == LANE) {
+        constexpr int64_t HALF = LANE / 2;
+        for (int64_t i = 0; i < HALF; ++i)
+            sums[i] = of_bits(bits_of(x[i]) & ~SIGN) * lift + of_bits(bits_of(x[i + HALF]) & ~SIGN) * lift;
+        return folded(sums, HALF);
+    }
+    int64_t lanes = 1;
+    while (lanes * LANE < n) lanes *= 2;
+    lanes_summed(x, n, lift, 0, 1, lanes, sums);
+    if (lanes > 1) return folded(sums, LANE);
+    int64_t width = 1;
+    while (width < n) width *= 2;
+    return folded(sums, width);
+}
+
+INLINE float mean_of(const float* x, int64_t n) {
+    const uint32_t most = n == LANE ? largest(x, LANE) : largest(x, n);
+    if (most >= INFINITE) return of_bits(QUIET_NAN);
+    const bool huge = most >= bits_of(HUGE_ONE);
+    const float mean = magnitudes(x, n, huge ? SMALLER : 1.0f) / static_cast<float>(n);
+    return huge ? mean * HUGE_ONE : mean;
+}
+
+enum class Into { WRITE, ADD, LEFT };
+
+template <Into INTO> INLINE float put(float old, float value) {
+    return INTO == Into::WRITE ? value : INTO == Into::ADD ? old + value : old - value;
+}
+
+// ±scale of n bits.
+template <Into INTO> INLINE void said(const uint8_t* RESTRICT bits, int64_t n, float scale, float* RESTRICT out) {
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    const __m512 plus = _mm512_set1_ps(scale), minus = _mm512_set1_ps(-scale);
+    for (; i + 16 <= n; i += 16) {
+        const __m512 value = _mm512_mask_blend_ps(load<uint16_t>(bits + i / 8), plus, minus);
+        if (INTO == Into::WRITE)
+            _mm512_storeu_ps(out + i, value);
+        else if (INTO == Into::ADD)
+            _mm512_storeu_ps(out + i, _mm512_add_ps(_mm512_loadu_ps(out + i), value));
+        else
+            _mm512_storeu_ps(out + i, _mm512_sub_ps(_mm512_loadu_ps(out + i), value));
+    }
+#endif
+    const uint32_t plain = bits_of(scale);
+    for (; i + 8 <= n; i += 8) {
+        const uint32_t byte = bits[i / 8];
+        for (int lane = 0; lane < 8; ++lane) out[i + lane] = put<INTO>(out[i + lane], of_bits(plain ^ (byte >> lane & 1) << 31));
+    }
+    for (; i < n; ++i) out[i] = put<INTO>(out[i], of_bits(plain ^ static_cast<uint32_t>(bits[i / 8] >> i % 8 & 1) << 31));
+}
+
+template <typename Work> void each_block(int64_t n, int64_t block, int threads, const Work& work) {
+    const int64_t blocks = (n + block - 1) / block;
+    in_threads(blocks, n, threads, [=, &work](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) work(b, b * block, std::min(block, n - b * block));
+    });
+}
+
+INLINE int64_t head(int64_t n, int64_t block) { return 4 * ((n + block - 1) / block); }
+
+}  // namespace
+}  // namespace thinwire
+
+using namespace thinwire;
+
+EXPORT void sign_encode(const float* x, int64_t n, int64_t block, uint8_t* payload, int threads) {
+    uint8_t* bits = payload + head(n, block);
+    each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
+        store(payload + 4 * b, mean_of(x + at, m));
+        bits_below_zero(x + at, m, bits + at / 8);
+    });
+}
+
+// y = x + decay · before -> payload, and left = y - what it decodes to. left may be before.
+EXPORT void sign_encode_left(const float* x, const float* before, float decay, int64_t n, int64_t block, uint8_t* payload, float* left,
+                             int threads) {
+    uint8_t* bits = payload + head(n, block);
+    each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
+        summed(x + at, before + at, decay, m, left + at);
+        const float mean = mean_of(left + at, m);
+        store(payload + 4 * b, mean);
+        bits_below_zero(left + at, m, bits + at / 8);
+        said<Into::LEFT>(bits + at / 8, m, mean, left + at);
+    });
+}
+
+EXPORT void sign_decode(const uint8_t* payload, int64_t n, int64_t block, int add, float* out, int threads) {
+    const uint8_t* bits = payload + head(n, block);
+    each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
+        const float scale = load<float>(payload + 4 * b);
+        if (add)
+            said<Into::ADD>(bits + at / 8, m, scale, out + at);
+        else
+            said<Into::WRITE>(bits + at / 8, m, scale, out + at);
+    });
+}
+
+// The payload of the sum of what `count` payloads decode to, added in order.
+EXPORT void sign_sum_encode(const uint8_t* const* payloads, int count, int64_t n, int64_t block, uint8_t* out, int threads) {
+    const int64_t blocks = (n + block - 1) / block, cut = 4 * blocks;
+    in_threads(blocks, n, threads, [=](int64_t begin, int64_t end) {
+        std::vector<float> total(std::min(block, n));
+        for (int64_t b = begin; b < end; ++b) {
+            const int64_t at = b * block, m = std::min(block, n - at);
+            said<Into::WRITE>(payloads[0] + cut + at / 8, m, load<float>(payloads[0] + 4 * b), total.data());
+            for (int k = 1; k < count; ++k) said<Into::ADD>(payloads[k] + cut + at / 8, m, load<float>(payloads[k] + 4 * b), total.data());
+            store(out + 4 * b, mean_of(total.data(), m));
+            bits_below_zero(total.data(), m, out + cut + at / 8);
+        }
+    });
+}

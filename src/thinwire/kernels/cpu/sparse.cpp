@@ -1,0 +1,251 @@
+// Which entries are the largest, and where they stand: reference.largest, reference.above, and the codings of what/_places.py.
+//
+// Sizes are |v| as integers, which ascend as the numbers do; a NaN is above all, and all NaNs are equal. Of equals the first is taken.
+#include "common.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace thinwire {
+namespace {
+
+constexpr int64_t RUN = 4096, SAMPLE = 16384;
+
+INLINE uint32_t size_of(float x) { return std::min(bits_of(x) & ~SIGN, INFINITE + 1); }
+
+// Entries whose size is at least a bar, in the order of their places.
+struct Candidates {
+    std::vector<int32_t> place;
+    std::vector<uint32_t> size;
+    int64_t count = 0;
+
+    void clear() { count = 0; }
+    void room(int64_t more) {
+        if (static_cast<int64_t>(place.size()) >= count + more) return;
+        const auto wanted = std::max<size_t>(count + more, place.size() * 2);
+        place.resize(wanted);
+        size.resize(wanted);
+    }
+
+    // Of x (n,), whose first value stands at `first`.
+    void gather(const float* x, int64_t n, int64_t first, uint32_t bar) {
+        for (int64_t at = 0; at < n; at += RUN) {
+            const int64_t m = std::min(RUN, n - at);
+            room(m + 16);
+            collect(x + at, m, first + at, bar);
+        }
+    }
+
+  private:
+    void collect(const float* x, int64_t n, int64_t first, uint32_t bar) {
+        int32_t* to = place.data();
+        uint32_t* of = size.data();
+        int64_t found = count, i = 0;
+#if defined(__AVX512F__)
+        const __m512i bars = _mm512_set1_epi32(static_cast<int>(bar)), all = _mm512_set1_epi32(INFINITE + 1), rest = _mm512_set1_epi32(~SIGN);
+        const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        for (; i + 16 <= n; i += 16) {
+            const __m512i sizes = _mm512_and_si512(_mm512_loadu_si512(x + i), rest);
+            const __mmask16 hit = _mm512_cmpge_epu32_mask(sizes, bars);
+            if (hit) {  // a compressing store to memory takes ten times as long as one in registers on some processors
+                const __m512i places = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first + i)), steps);
+                _mm512_storeu_si512(to + found, _mm512_maskz_compress_epi32(hit, places));
+                _mm512_storeu_si512(of + found, _mm512_maskz_compress_epi32(hit, _mm512_min_epu32(sizes, all)));
+                found += __builtin_popcount(hit);
+            }
+        }
+#elif defined(__AVX2__)
+        const __m256i below = _mm256_set1_epi32(static_cast<int>(bar) - 1), rest = _mm256_set1_epi32(static_cast<int>(~SIGN));
+        for (; i + 8 <= n; i += 8) {
+            const __m256i sizes = _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i)), rest);
+            auto hit = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(sizes, below))));
+            for (; hit; hit &= hit - 1) {
+                const int lane = __builtin_ctz(hit);
+                to[found] = static_cast<int32_t>(first + i + lane);
+                of[found++] = size_of(x[i + lane]);
+            }
+        }
+#endif
+        for (; i < n; ++i) {
+            const uint32_t size_here = size_of(x[i]);
+            to[found] = static_cast<int32_t>(first + i);
+            of[found] = size_here;
+            found += size_here >= bar;
+        }
+        count = found;
+    }
+};
+
+INLINE int64_t at_least(const uint32_t* sizes, int64_t n, uint32_t bar) {
+    uint32_t count = 0;
+    for (int64_t i = 0; i < n; ++i) count += sizes[i] >= bar;
+    return count;
+}
+
+// A bar that k of the sizes reach, or the k-th largest size itself where its equals make that impossible; all are at least `low`.
+uint32_t kth(const Candidates& found, int64_t k, uint32_t low) {
+    const uint32_t* sizes = found.size.data();
+    uint32_t high = INFINITE + 2;  // reached by none; `low` is reached by k or more
+    while (high - low > 1) {
+        const uint32_t middle = low + (high - low) / 2;
+        const int64_t count = at_least(sizes, found.count, middle);
+        if (count == k) return middle;
+        (count > k ? low : high) = middle;
+    }
+    return low;
+}
+
+// The k largest, by place: all above the bar, and of those at it the first.
+void take(const Candidates& found, int64_t k, uint32_t low, const float* x, int64_t first, int64_t* places, float* values) {
+    const uint32_t bar = kth(found, k, low);
+    int64_t equal = k - at_least(found.size.data(), found.count, bar + 1);
+    for (int64_t i = 0, done = 0; done < k; ++i) {
+        const uint32_t size = found.size[i];
+        const bool taken = size > bar || (size == bar && equal > 0);
+        equal -= taken && size == bar;
+        if (taken) {
+            places[done] = found.place[i] - first;
+            values[done++] = x[found.place[i] - first];
+        }
+    }
+}
+
+// A bar that a few more than k of the values will likely reach, by a sample of them.
+uint32_t guess(const float* x, int64_t n, int64_t k) {
+    std::vector<uint32_t> sample(SAMPLE);
+    for (int64_t i = 0; i < SAMPLE; ++i) sample[i] = size_of(x[i * n / SAMPLE]);
+    const double share = static_cast<double>(k) / static_cast<double>(n) * SAMPLE;
+    double root = 1;
+    while (root * root < share) root *= 1.1;
+    const int64_t wanted = std::min<int64_t>(static_cast<int64_t>(share + 4 * root) + 8, SAMPLE - 1);
+    std::nth_element(sample.begin(), sample.begin() + wanted, sample.end(), [](uint32_t a, uint32_t b) { return a > b; });
+    return sample[wanted];
+}
+
+// Half the number: one less in its exponent.
+INLINE uint32_t halved(uint32_t bar) { return bar > 0x00800000u ? bar - 0x00800000u : 0; }
+
+struct Bits {  // written in order
+    uint8_t* out;
+    uint64_t held = 0;
+    int count = 0;
+    void put(uint64_t value, int bits) {
+        held |= value << count;
+        count += bits;
+        for (; count >= 8; count -= 8, held >>= 8) *out++ = static_cast<uint8_t>(held);
+    }
+    void end() {
+        if (count) *out = static_cast<uint8_t>(held);
+    }
+};
+
+INLINE uint64_t bits_at(const uint8_t* in, int64_t nbytes, int64_t at, int bits) {  // bits <= 32
+    uint64_t word = 0;
+    std::memcpy(&word, in + at / 8, std::min<int64_t>(8, nbytes - at / 8));
+    return word >> at % 8 & ((uint64_t{1} << bits) - 1);
+}
+
+INLINE int64_t bytes_of(int64_t bits) { return (bits + 7) / 8; }
+
+enum { PACKED, BITMAP, FANO };
+enum { FINE, COUNT, BEYOND, DISORDER };
+
+// The places of the marks in `per` bits from bit `at`, k of them; fewer or more: COUNT.
+int marked(const uint8_t* in, int64_t nbytes, int64_t at, int64_t per, int64_t k, int64_t* places) {
+    int64_t done = 0;
+    for (int64_t i = 0; i < per; i += 32) {
+        auto word = static_cast<uint32_t>(bits_at(in, nbytes, at + i, static_cast<int>(std::min<int64_t>(32, per - i))));
+        if (done + __builtin_popcount(word) > k) return COUNT;
+        for (; word; word &= word - 1) places[done++] = i + __builtin_ctz(word);
+    }
+    return done == k ? FINE : COUNT;
+}
+
+}  // namespace
+}  // namespace thinwire
+
+using namespace thinwire;
+
+// The k largest of each `per` values: places within their chunk, ascending, and values, both (chunks, k).
+EXPORT void topk_chunks(const float* x, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
+    in_threads(chunks, chunks * per, threads, [=](int64_t begin, int64_t end) {
+        Candidates found;
+        uint32_t bar = 0;
+        for (int64_t c = begin; c < end; ++c) {
+            const float* own = x + c * per;
+            if (per > 2 * SAMPLE) bar = guess(own, per, k);
+            for (;; bar = halved(bar)) {
+                found.clear();
+                found.gather(own, per, 0, bar);
+                if (found.count >= k) break;
+            }
+            const uint32_t low = bar;
+            take(found, k, low, own, 0, places + c * k, values + c * k);
+            uint32_t least = INFINITE + 1;  // chunks are alike: begin the next a little below the smallest that was taken of this one
+            for (int64_t i = 0; i < k; ++i) least = std::min(least, size_of(values[c * k + i]));
+            bar = least < INFINITE ? bits_of(of_bits(least) * 0.92f) : 0;
+        }
+    });
+}
+
+// The places, ascending, and values of entries of size `bar` or more; how many there are. Of more than `most`, nothing is written.
+EXPORT int64_t above(const float* x, int64_t n, uint32_t bar, int64_t most, int64_t* places, float* values, int threads) {
+    const int64_t ways = std::max<int64_t>(1, std::min<int64_t>(n / SHARE, threads));
+    std::vector<Candidates> found(ways);
+    in_threads(ways, n, threads, [&](int64_t begin, int64_t end) {
+        for (int64_t way = begin; way < end; ++way) {
+            const int64_t at = n * way / ways;
+            found[way].gather(x + at, n * (way + 1) / ways - at, at, bar);
+        }
+    });
+    int64_t count = 0;
+    for (const auto& own : found) count += own.count;
+    if (count > most) return count;
+    for (const auto& own : found)
+        for (int64_t i = 0; i < own.count; ++i) {
+            *places++ = own.place[i];
+            *values++ = x[own.place[i]];
+        }
+    return count;
+}
+
+// places (chunks, k), ascending below `per` in each chunk -> out, in the coding that is asked for.
+EXPORT void places_write(const int64_t* places, int64_t chunks, int64_t k, int64_t per, int coding, int low, int64_t unary, uint8_t* out) {
+    if (coding != BITMAP) {  // as they are: `low` bits each. fano: their low bits, then the high parts
+        Bits bits{out};
+        const uint64_t mask = (uint64_t{1} << low) - 1;
+        for (int64_t i = 0; i < chunks * k; ++i) bits.put(static_cast<uint64_t>(places[i]) & mask, low);
+        bits.end();
+        if (coding == PACKED) return;
+    }
+    const int64_t width = coding == BITMAP ? per : unary;
+    uint8_t* marks = coding == BITMAP ? out : out + bytes_of(chunks * k * low);
+    std::memset(marks, 0, bytes_of(chunks * width));
+    for (int64_t c = 0; c < chunks; ++c)
+        for (int64_t i = 0; i < k; ++i) {
+            const int64_t place = places[c * k + i], at = c * width + (coding == BITMAP ? place : (place >> low) + i);
+            marks[at / 8] |= static_cast<uint8_t>(1 << at % 8);
+        }
+}
+
+// The inverse. FINE, or what is wrong: a chunk without k places, a place beyond its chunk, places that do not ascend.
+EXPORT int places_read(const uint8_t* in, int64_t chunks, int64_t k, int64_t per, int coding, int low, int64_t unary, int64_t* places) {
+    const int64_t lows = bytes_of(chunks * k * low), width = coding == BITMAP ? per : unary;
+    for (int64_t c = 0; c < chunks; ++c) {
+        int64_t* own = places + c * k;
+        if (coding == PACKED) {
+            for (int64_t i = 0; i < k; ++i) own[i] = static_cast<int64_t>(bits_at(in, lows, (c * k + i) * low, low));
+        } else {
+            const uint8_t* marks = coding == BITMAP ? in : in + lows;
+            if (const int wrong = marked(marks, bytes_of(chunks * width), c * width, width, k, own)) return wrong;
+            if (coding == FANO)
+                for (int64_t i = 0; i < k; ++i)
+                    own[i] = (own[i] - i) << low | static_cast<int64_t>(low ? bits_at(in, lows, (c * k + i) * low, low) : 0);
+        }
+        for (int64_t i = 0; i < k; ++i) {
+            if (own[i] >= per) return BEYOND;
+            if (i && own[i] <= own[i - 1]) return DISORDER;
+        }
+    }
+    return FINE;
+}

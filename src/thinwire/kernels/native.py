@@ -1,0 +1,220 @@
+"""The CPU kernels that were built with the package: which there are, which run here, and how each is called.
+
+Three builds of the same source are in one package: for any processor ("baseline"), for AVX2 and for AVX-512. The best that the processor
+runs is taken; THINWIRE_KERNELS=torch|baseline|avx2|avx512 asks for another. ctypes lets go of the interpreter's lock while a kernel runs,
+and a kernel takes at most torch.get_num_threads() threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import c_float, c_int, c_int64, c_uint32, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thinwire.errors import ThinwireError
+from thinwire.kernels.reference import Grid, Key
+
+Level: TypeAlias = Literal["torch", "baseline", "avx2", "avx512"]
+LEVELS: tuple[Level, ...] = ("torch", "baseline", "avx2", "avx512")
+VARIABLE = "THINWIRE_KERNELS"
+FOLDER = Path(__file__).parent / "cpu"
+
+_VERSION = 1
+_MOST = 2**31  # values of one call: places are 32 bits wide inside
+_NO_KEY = (0, 0)
+_forced: list[Level] = []
+
+
+class KernelError(ThinwireError):
+    """Kernels that were asked for are not here, or do not run on this processor."""
+
+
+@cache
+def _load(level: Level) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(FOLDER / f"_{level}.so"))
+    if library.version() != _VERSION:
+        raise KernelError(
+            f"{level}: a build of other sources than these (version {library.version()}, not {_VERSION}); install thinwire again"
+        )
+    i64, u32, f32, at, i32 = c_int64, c_uint32, c_float, c_void_p, c_int
+    types = {
+        "grid_encode": (None, [at, at, i64, i64, i32, i32, i32, u32, u32, at, i32]),
+        "grid_encode_left": (None, [at, at, f32, i64, i64, i32, i32, i32, u32, u32, at, at, i32]),
+        "grid_decode": (None, [at, i64, i64, i32, i32, i32, at, i32]),
+        "grid_sum_encode": (None, [at, i32, i64, i64, i32, i32, i32, u32, u32, at, i32]),
+        "sign_encode": (None, [at, i64, i64, at, i32]),
+        "sign_encode_left": (None, [at, at, f32, i64, i64, at, at, i32]),
+        "sign_decode": (None, [at, i64, i64, i32, at, i32]),
+        "sign_sum_encode": (None, [at, i32, i64, i64, at, i32]),
+        "topk_chunks": (None, [at, i64, i64, i64, at, at, i32]),
+        "above": (i64, [at, i64, u32, i64, at, at, i32]),
+        "places_write": (None, [at, i64, i64, i64, i32, i32, i64, at]),
+        "places_read": (i32, [at, i64, i64, i64, i32, i32, i64, at]),
+    }
+    for name, (result, arguments) in types.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+@cache
+def available() -> tuple[Level, ...]:
+    """What can be chosen here, the slowest first."""
+    if not (FOLDER / "_baseline.so").exists():
+        return ("torch",)
+    runs = int(_load("baseline").level())  # 0: the baseline only, 1: AVX2, 2: AVX-512
+    return tuple(level for rank, level in enumerate(LEVELS, -1) if rank < 1 or (rank <= runs and (FOLDER / f"_{level}.so").exists()))
+
+
+@cache
+def _asked(name: str | None) -> Level:
+    here = available()
+    if name:
+        if name not in LEVELS:
+            raise KernelError(f"{VARIABLE}={name}: choose one of {', '.join(LEVELS)}")
+        if name not in here:
+            raise KernelError(f"{VARIABLE}={name}: not built, or not run by this processor; here are {', '.join(here)}")
+        return name
+    return here[-1]
+
+
+def chosen() -> Level:
+    """The kernels in use."""
+    return _forced[-1] if _forced else _asked(os.environ.get(VARIABLE))
+
+
+@contextmanager
+def using(level: Level) -> Iterator[None]:
+    """Take these kernels inside the block, in this process: for tests and benchmarks."""
+    if level not in available():
+        raise KernelError(f"{level}: not built, or not run by this processor; here are {', '.join(available())}")
+    _forced.append(level)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+@cache
+def _warn_once() -> None:
+    warnings.warn(
+        "thinwire was installed without its CPU kernels (no C++ compiler was at hand), so codecs run in plain torch, many times slower. "
+        f"Install a compiler and thinwire again; or set {VARIABLE}=torch to say that this is meant",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def library(x: Tensor) -> ctypes.CDLL | None:
+    """The kernels for a tensor: contiguous float32 on a CPU, fewer than 2^31 values; `None` where there are none."""
+    if x.dtype != torch.float32 or not x.is_contiguous() or not 0 < x.numel() < _MOST:
+        return None
+    return anywhere(x)
+
+
+def anywhere(x: Tensor) -> ctypes.CDLL | None:
+    """The kernels for a tensor of whatever dtype, on a CPU."""
+    if x.device.type != "cpu":
+        return None
+    level = chosen()
+    if level != "torch":
+        return _load(level)
+    if available() == ("torch",) and not os.environ.get(VARIABLE):
+        _warn_once()
+    return None
+
+
+def grid_encode(lib: ctypes.CDLL, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None) -> Tensor:
+    out = _payload(x.numel(), block, bits)
+    step = None if steps is None else steps.contiguous()
+    said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+    lib.grid_encode(x.data_ptr(), None if step is None else step.data_ptr(), x.numel(), *said, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def grid_encode_left(
+    lib: ctypes.CDLL, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+) -> tuple[Tensor, Tensor]:
+    out, left = _payload(x.numel(), block, bits), torch.empty_like(x)
+    said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+    at = (out.data_ptr(), left.data_ptr())
+    lib.grid_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), *said, *at, torch.get_num_threads())
+    return out, left
+
+
+def grid_decode(lib: ctypes.CDLL, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
+    lib.grid_decode(payload.data_ptr(), out.numel(), block, bits, grid == "rise", add, out.data_ptr(), torch.get_num_threads())
+
+
+def grid_sum_encode(lib: ctypes.CDLL, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None) -> Tensor:
+    out = _payload(n, block, bits)
+    said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+    lib.grid_sum_encode(_pointers(payloads), len(payloads), n, *said, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def sign_encode(lib: ctypes.CDLL, x: Tensor, block: int) -> Tensor:
+    out = _payload(x.numel(), block, 1)
+    lib.sign_encode(x.data_ptr(), x.numel(), block, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def sign_encode_left(lib: ctypes.CDLL, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
+    out, left = _payload(x.numel(), block, 1), torch.empty_like(x)
+    at = (out.data_ptr(), left.data_ptr())
+    lib.sign_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), block, *at, torch.get_num_threads())
+    return out, left
+
+
+def sign_decode(lib: ctypes.CDLL, payload: Tensor, block: int, out: Tensor, add: bool) -> None:
+    lib.sign_decode(payload.data_ptr(), out.numel(), block, add, out.data_ptr(), torch.get_num_threads())
+
+
+def sign_sum_encode(lib: ctypes.CDLL, payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
+    out = _payload(n, block, 1)
+    lib.sign_sum_encode(_pointers(payloads), len(payloads), n, block, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def topk_chunks(lib: ctypes.CDLL, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    chunks, per = rows.shape
+    places, values = torch.empty(chunks, k, dtype=torch.int64), torch.empty(chunks, k, dtype=torch.float32)
+    lib.topk_chunks(rows.data_ptr(), chunks, per, k, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
+    return places, values
+
+
+def above(lib: ctypes.CDLL, x: Tensor, bar: int, most: int) -> tuple[Tensor, Tensor] | int:
+    """Places and values; or the count, where it is above `most`. bar: as an integer's bits."""
+    places, values = torch.empty(most, dtype=torch.int64), torch.empty(most, dtype=torch.float32)  # what is not written takes no memory
+    count = lib.above(x.data_ptr(), x.numel(), bar, most, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
+    return int(count) if count > most else (places[:count].clone(), values[:count].clone())
+
+
+def places_write(lib: ctypes.CDLL, places: Tensor, per: int, coding: int, low: int, unary: int, nbytes: int) -> Tensor:
+    chunks, k = places.shape
+    out = torch.empty(nbytes, dtype=torch.uint8)
+    lib.places_write(places.data_ptr(), chunks, k, per, coding, low, unary, out.data_ptr())
+    return out
+
+
+def places_read(lib: ctypes.CDLL, side: Tensor, chunks: int, k: int, per: int, coding: int, low: int, unary: int) -> tuple[Tensor, int]:
+    """The places, and what is wrong with them: 0 nothing, 1 a chunk without k places, 2 one beyond its chunk, 3 they do not ascend."""
+    places = torch.empty(chunks, k, dtype=torch.int64)
+    return places, int(lib.places_read(side.data_ptr(), chunks, k, per, coding, low, unary, places.data_ptr()))
+
+
+def _payload(n: int, block: int, bits: int) -> Tensor:
+    return torch.empty(4 * -(-n // block) + (n * bits + 7) // 8, dtype=torch.uint8)
+
+
+def _pointers(payloads: Sequence[Tensor]) -> ctypes.Array[c_void_p]:
+    return (c_void_p * len(payloads))(*(payload.data_ptr() for payload in payloads))

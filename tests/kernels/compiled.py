@@ -1,0 +1,78 @@
+"""What Triton's compilers make of each program of `kernels/_programs.py`: {program: what is wrong}, as JSON. No GPU is needed.
+
+python -m tests.kernels.compiled cuda|hip
+"""
+
+import json
+import re
+import sys
+from typing import Any
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.compiler import compile as compiled
+
+from thinwire.kernels import _programs
+
+TARGETS = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
+FLAGS = ("contract", "fast", "reassoc", "arcp", "afn")  # of LLVM's arithmetic: leave to round otherwise than was written
+POINTERS = {
+    **dict.fromkeys(("x", "before", "given", "steps", "left", "out", "means", "values"), "*fp32"),
+    **dict.fromkeys(("codes", "signs"), "*u8"),
+    **dict.fromkeys(("table", "places"), "*i64"),
+}
+GRIDS: dict[str, dict[str, Any]] = {
+    "nearest": {"BITS": 4, "TOP": 7.0, "ZERO": 7, "LOTS": False, "GIVEN": False, "LEFT": False},
+    "stochastic": {"BITS": 8, "TOP": 127.0, "ZERO": 127, "LOTS": True, "GIVEN": True, "LEFT": False},
+    "left": {"BITS": 3, "TOP": 3.5, "ZERO": 4, "LOTS": True, "GIVEN": False, "LEFT": True},
+}
+TILE = {"ROWS": 4, "BLOCK": 256}
+JOBS: dict[str, tuple[Any, dict[str, Any]]] = {
+    **{f"grid_encode {name}": (_programs.grid_encode, {**TILE, **given}) for name, given in GRIDS.items()},
+    "grid_encode, large blocks": (_programs.grid_encode, {"ROWS": 1, "BLOCK": 4096, **GRIDS["left"]}),
+    "grid_decode": (_programs.grid_decode, {**TILE, "BITS": 5, "TOP": 15.0, "ADD": True}),
+    "grid_sum_encode": (_programs.grid_sum_encode, {**TILE, "BITS": 6, "TOP": 31.0, "ZERO": 31, "LOTS": True}),
+    "sign_encode": (_programs.sign_encode, {**TILE, "HALVINGS": 8, "LEFT": True}),
+    "sign_decode": (_programs.sign_decode, {**TILE, "ADD": True}),
+    "sign_sum_encode": (_programs.sign_sum_encode, {"ROWS": 128, "BLOCK": 8, "HALVINGS": 3}),
+    "largest": (_programs.largest, {"ROWS": 1, "WIDTH": 4096}),
+}
+
+
+def built(program: Any, constants: dict[str, Any], target: GPUTarget) -> dict[str, str]:
+    """Each stage of a program's compilation, as text."""
+    unused = {"GIVEN": ("given",), "LEFT": ("before", "left")}
+    absent = {name for flag, names in unused.items() if not constants.get(flag) for name in names if name in program.arg_names}
+    constants = {**constants, **dict.fromkeys(absent)}
+    types = {
+        name: "constexpr" if name in constants else "fp32" if name == "decay" else POINTERS.get(name, "i32") for name in program.arg_names
+    }
+    places = {name: (program.arg_names.index(name),) for name in types}
+    whole = [name for name in types if name in ("n", "per", "head") or types[name].startswith("*")]  # multiples of 16, as most are
+    source = ASTSource(
+        program,
+        types,
+        {places[name]: value for name, value in constants.items()},
+        {places[name]: [["tt.divisibility", 16]] for name in whole},
+    )
+    size = constants["ROWS"] * constants.get("BLOCK", constants.get("WIDTH"))
+    options = {"num_warps": max(4, size // 512), "enable_fp_fusion": False}
+    return dict(compiled(source, target=target, options=options).asm)
+
+
+def wrong(stages: dict[str, str]) -> list[str]:
+    """What rounds otherwise than was written."""
+    found = [line.strip() for line in stages["llir"].splitlines() if re.search(rf"= f(add|sub|mul|div)\b.*\b({'|'.join(FLAGS)})\b", line)]
+    if "ptx" in stages:
+        return found + re.findall(r"^\s+(?:fma|\S+\.ftz|\S+\.approx|div\.full)\S*", stages["ptx"], re.MULTILINE)
+    text = stages["amdgcn"]
+    divisions, fused = text.count("v_div_fixup_f32"), len(re.findall(r"^\s+v_(?:pk_)?(?:fma|mac|fmac|mad)_f32", text, re.MULTILINE))
+    if fused != 5 * divisions:  # a correctly rounded division is five of them and no other
+        found.append(f"{fused} fused products and sums for {divisions} divisions")
+    if ".amdhsa_float_denorm_mode_32 3" not in text:
+        found.append("subnormal numbers are flushed")
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: wrong(built(*job, TARGETS[sys.argv[1]])) for name, job in JOBS.items()}))

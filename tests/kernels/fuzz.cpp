@@ -1,0 +1,173 @@
+// Random bytes and random sizes into every kernel, for AddressSanitizer and UndefinedBehaviorSanitizer: scripts/fuzz_kernels.py builds it.
+//
+//     fuzz SECONDS SEED      the seed of each round is printed when one fails; `fuzz 0 SEED` plays that round alone
+//     fuzz -ROUNDS SEED      so many rounds; what is printed of them is the same for every build and processor
+//
+// Every buffer has exactly the size that the kernel is told, on the heap, so that a byte read or written beyond it is seen.
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+extern "C" {
+void grid_encode(const float*, const float*, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
+void grid_encode_left(const float*, const float*, float, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, float*, int);
+void grid_decode(const uint8_t*, int64_t, int64_t, int, int, int, float*, int);
+void grid_sum_encode(const uint8_t* const*, int, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
+void sign_encode(const float*, int64_t, int64_t, uint8_t*, int);
+void sign_encode_left(const float*, const float*, float, int64_t, int64_t, uint8_t*, float*, int);
+void sign_decode(const uint8_t*, int64_t, int64_t, int, float*, int);
+void sign_sum_encode(const uint8_t* const*, int, int64_t, int64_t, uint8_t*, int);
+void topk_chunks(const float*, int64_t, int64_t, int64_t, int64_t*, float*, int);
+int64_t above(const float*, int64_t, uint32_t, int64_t, int64_t*, float*, int);
+void places_write(const int64_t*, int64_t, int64_t, int64_t, int, int, int64_t, uint8_t*);
+int places_read(const uint8_t*, int64_t, int64_t, int64_t, int, int, int64_t, int64_t*);
+}
+
+namespace {
+
+uint64_t state;
+uint64_t next() {
+    state += 0x9e3779b97f4a7c15u;
+    uint64_t z = state;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+int64_t between(int64_t low, int64_t high) { return low + static_cast<int64_t>(next() % static_cast<uint64_t>(high - low + 1)); }
+
+template <typename T> std::unique_ptr<T[]> room(int64_t n) { return std::unique_ptr<T[]>(new T[n]); }
+
+std::unique_ptr<uint8_t[]> bytes(int64_t n) {
+    auto out = room<uint8_t>(n);
+    for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(next());
+    return out;
+}
+
+// Any bits at all, or mostly tame ones.
+std::unique_ptr<float[]> floats(int64_t n) {
+    auto out = room<float>(n);
+    const bool wild = next() % 4 == 0;
+    for (int64_t i = 0; i < n; ++i) {
+        auto bits = static_cast<uint32_t>(next());
+        if (!wild) bits = (bits & 0x807fffffu) | static_cast<uint32_t>(between(100, 140)) << 23;
+        std::memcpy(&out[i], &bits, 4);
+    }
+    return out;
+}
+
+uint64_t told = 0xcbf29ce484222325u;  // FNV-1a of all that came out
+void tell(const uint8_t* out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) told = (told ^ out[i]) * 0x100000001b3u;
+}
+void tell(const float* out, int64_t n) {  // a NaN's bits are the processor's own
+    for (int64_t i = 0; i < n; ++i) {
+        uint32_t bits = 0x7fc00000u;
+        if (out[i] == out[i]) std::memcpy(&bits, &out[i], 4);
+        tell(reinterpret_cast<const uint8_t*>(&bits), 4);
+    }
+}
+
+void need(bool truth, const char* what) {
+    if (truth) return;
+    std::fprintf(stderr, "not so: %s\n", what);
+    std::abort();
+}
+
+int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void grids() {
+    const int bits = static_cast<int>(between(1, 8)), rise = bits == 1 || next() % 2, lots = next() % 2;
+    const int64_t n = between(1, 3000), block = next() % 3 ? 8 * between(1, 80) : n, blocks = up(n, block), size = 4 * blocks + up(n * bits, 8);
+    const auto key0 = static_cast<uint32_t>(next()), key1 = static_cast<uint32_t>(next());
+    const auto x = floats(n), before = floats(n), steps = floats(blocks);
+    auto payload = room<uint8_t>(size);
+    auto out = room<float>(n), left = room<float>(n);
+    grid_encode(x.get(), next() % 2 ? steps.get() : nullptr, n, block, bits, rise, lots, key0, key1, payload.get(), 1);
+    tell(payload.get(), size);
+    grid_encode_left(x.get(), before.get(), 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), left.get(), 1);
+    tell(payload.get(), size);
+    tell(left.get(), n);
+    const int count = static_cast<int>(between(1, 4));
+    std::vector<std::unique_ptr<uint8_t[]>> held;
+    std::vector<const uint8_t*> payloads;
+    for (int i = 0; i < count; ++i) {
+        held.push_back(bytes(size));
+        payloads.push_back(held.back().get());
+    }
+    grid_decode(payloads[0], n, block, bits, rise, 0, out.get(), 1);
+    grid_decode(payloads[0], n, block, bits, rise, 1, out.get(), 1);
+    tell(out.get(), n);
+    grid_sum_encode(payloads.data(), count, n, block, bits, rise, lots, key0, key1, payload.get(), 1);
+    tell(payload.get() + 4 * blocks, size - 4 * blocks);
+}
+
+void signs() {
+    const int64_t n = between(1, 3000), block = next() % 3 ? 8 * between(1, 80) : n, size = 4 * up(n, block) + up(n, 8);
+    const auto x = floats(n), before = floats(n);
+    auto payload = room<uint8_t>(size);
+    auto out = room<float>(n), left = room<float>(n);
+    sign_encode(x.get(), n, block, payload.get(), 1);
+    sign_encode_left(x.get(), before.get(), 0.5f, n, block, payload.get(), left.get(), 1);
+    tell(payload.get(), size);
+    tell(left.get(), n);
+    const auto one = bytes(size), two = bytes(size);
+    const uint8_t* payloads[] = {one.get(), two.get()};
+    sign_decode(one.get(), n, block, 0, out.get(), 1);
+    sign_decode(two.get(), n, block, 1, out.get(), 1);
+    tell(out.get(), n);
+    sign_sum_encode(payloads, 2, n, block, payload.get(), 1);
+    tell(payload.get() + 4 * up(n, block), up(n, 8));
+}
+
+void sparse() {
+    const int64_t chunks = between(1, 4), per = next() % 16 ? between(1, 700) : between(32768, 40000), k = between(1, per);
+    const auto x = floats(chunks * per);
+    auto places = room<int64_t>(chunks * k), back = room<int64_t>(chunks * k);
+    auto values = room<float>(chunks * k);
+    topk_chunks(x.get(), chunks, per, k, places.get(), values.get(), 1);
+    const int64_t most = between(0, chunks * per);
+    auto found = room<int64_t>(most);
+    auto sizes = room<float>(most);
+    above(x.get(), chunks * per, static_cast<uint32_t>(next() >> 33), most, found.get(), sizes.get(), 1);
+    tell(values.get(), chunks * k);
+
+    const int coding = static_cast<int>(between(0, 2));
+    int width = 1;
+    while (width < 32 && (int64_t{1} << width) < per) ++width;
+    const int low = coding == 0 ? width : coding == 1 ? 0 : static_cast<int>(between(0, width));
+    const int64_t unary = k + ((per - 1) >> low);
+    const int64_t size = coding == 1 ? up(chunks * per, 8) : up(chunks * k * low, 8) + (coding == 2 ? up(chunks * unary, 8) : 0);
+    auto side = room<uint8_t>(size);
+    places_write(places.get(), chunks, k, per, coding, low, unary, side.get());
+    tell(side.get(), size);
+    need(places_read(side.get(), chunks, k, per, coding, low, unary, back.get()) == 0, "what was written is read");
+    need(!std::memcmp(places.get(), back.get(), sizeof(int64_t) * chunks * k), "and is the same");
+    if (next() % 2) side[between(0, size - 1)] ^= static_cast<uint8_t>(1 << between(0, 7));  // one bit, or all of them
+    else side = bytes(size);
+    if (places_read(side.get(), chunks, k, per, coding, low, unary, back.get()) == 0)
+        for (int64_t i = 0; i < chunks * k; ++i) {
+            need(back[i] >= 0 && back[i] < per, "a place that is read lies in its chunk");
+            need(i % k == 0 || back[i] > back[i - 1], "places that are read ascend");
+        }
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+    const double seconds = std::atof(arguments[1]);
+    uint64_t seed = std::strtoull(arguments[2], nullptr, 10);
+    const auto begun = std::chrono::steady_clock::now();
+    int64_t rounds = 0;
+    do {
+        state = seed++;
+        std::fprintf(stderr, "\rround %lld, seed %llu ", static_cast<long long>(++rounds), static_cast<unsigned long long>(state));
+        grids();
+        signs();
+        sparse();
+    } while (seconds < 0 ? rounds < -seconds : std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() < seconds);
+    std::printf("%lld rounds, %016llx\n", static_cast<long long>(rounds), static_cast<unsigned long long>(told));
+}

@@ -1,0 +1,198 @@
+"""Every build of the native kernels equals the reference, bit for bit."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.kernels.values import ODD, grids, keys, same, tensors_of, values
+from thinwire.core import Seat, Spec
+from thinwire.errors import PayloadError
+from thinwire.kernels import fast, native, reference
+from thinwire.what import _places
+from thinwire.what import topk as topk_codec
+
+BUILT = native.available()[1:]
+pytestmark = pytest.mark.skipif(not BUILT, reason="built without a compiler: there are no native kernels")
+
+levels = pytest.mark.parametrize("level", BUILT or ("torch",))
+blocks = st.sampled_from([8, 16, 24, 256, 512, 4096, 0])
+sizes = st.one_of(st.integers(1, 700), st.sampled_from([255, 256, 257, 4095, 4096, 4097, 9000]))
+tensors = tensors_of(sizes)
+
+
+@levels
+@given(x=tensors, block=blocks, grid=grids, key=keys)
+def test_grid_encode_and_decode(
+    level: native.Level, x: Tensor, block: int, grid: tuple[int, reference.Grid], key: reference.Key | None
+) -> None:
+    block = block or x.numel()
+    expected = reference.grid_encode(x, block, *grid, key)
+    with native.using(level):
+        payload = fast.grid_encode(x, block, *grid, key)
+        decoded = fast.grid_decode(payload, x.numel(), block, *grid, torch.float32)
+        total = x.flip(0).clone()
+        fast.grid_accumulate(total, payload, block, *grid)
+    assert same(payload, expected)
+    plain = reference.grid_decode(expected, x.numel(), block, *grid, torch.float32)
+    assert same(decoded, plain)
+    assert same(total, x.flip(0) + plain)
+
+
+@levels
+@given(x=tensors, block=blocks, grid=grids, key=keys, scale=st.floats(0.01, 2.0))
+def test_grid_encode_with_steps_of_ones_own(
+    level: native.Level, x: Tensor, block: int, grid: tuple[int, reference.Grid], key: reference.Key | None, scale: float
+) -> None:
+    block = block or x.numel()
+    steps = reference.block_steps(reference.to_blocks(x, block), *grid) * scale
+    with native.using(level):
+        payload = fast.grid_encode(x, block, *grid, key, steps)
+    assert same(payload, reference.grid_encode(x, block, *grid, key, steps))
+
+
+@levels
+@given(x=tensors, seed=st.integers(0, 99), block=blocks, grid=grids, key=keys, decay=st.sampled_from([1.0, 0.9, 0.0]))
+def test_grid_encode_left(
+    level: native.Level, x: Tensor, seed: int, block: int, grid: tuple[int, reference.Grid], key: reference.Key | None, decay: float
+) -> None:
+    before, block = values(x.numel(), seed, 0.0, 1), block or x.numel()
+    with native.using(level):
+        payload, left = fast.grid_encode_left(x, before, decay, block, *grid, key)
+    with native.using("torch"):
+        expected = fast.grid_encode_left(x, before, decay, block, *grid, key)
+    assert same(payload, expected[0])
+    assert same(left, expected[1])
+
+
+@levels
+@given(n=sizes, seed=st.integers(0, 2**32), count=st.integers(1, 5), block=blocks, grid=grids, key=keys, odd=st.sampled_from([0, 0, 2]))
+def test_grid_sum_encode(
+    level: native.Level, n: int, seed: int, count: int, block: int, grid: tuple[int, reference.Grid], key: reference.Key | None, odd: int
+) -> None:
+    block = block or n
+    payloads = [reference.grid_encode(values(n, seed + i, 0.0, odd), block, *grid, None) for i in range(count)]
+    with native.using(level):
+        payload = fast.grid_sum_encode(payloads, n, block, *grid, key, torch.float32)
+    with native.using("torch"):
+        assert same(payload, fast.grid_sum_encode(payloads, n, block, *grid, key, torch.float32))
+
+
+@levels
+@given(x=tensors, seed=st.integers(0, 99), block=blocks, count=st.integers(1, 4), decay=st.sampled_from([1.0, 0.9]))
+@example(x=torch.ones(70_001), seed=0, block=0, count=1, decay=1.0)
+def test_sign(level: native.Level, x: Tensor, seed: int, block: int, count: int, decay: float) -> None:
+    n, before, block = x.numel(), values(x.numel(), seed, 0.0, 1), block or x.numel()
+    payloads = [reference.sign_encode(values(n, seed + i, 0.0, 0), block) for i in range(count)]
+    told = {}
+    for each in (level, "torch"):
+        with native.using(each):
+            payload = fast.sign_encode(x, block)
+            total = before.clone()
+            fast.sign_accumulate(total, payload, block)
+            left = fast.sign_encode_left(x, before, decay, block)
+            decoded = fast.sign_decode(payload, n, block, torch.float32)
+            told[each] = [payload, decoded, total, *left, fast.sign_sum_encode(payloads, n, block, torch.float32)]
+    assert all(same(a, b) for a, b in zip(told[level], told["torch"], strict=True))
+
+
+@levels
+@given(x=tensors, chunks=st.integers(1, 9), share=st.floats(0, 1), rounded=st.booleans())
+@example(x=values(200_000, 1, 0.0, 5), chunks=1, share=0.01, rounded=False)
+@example(x=torch.zeros(100_000), chunks=1, share=0.1, rounded=True)
+def test_largest(level: native.Level, x: Tensor, chunks: int, share: float, rounded: bool) -> None:
+    x = x.round() if rounded else x  # many equals
+    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(min(chunks, x.numel()), -1)
+    k = max(1, int(share * rows.shape[1]))
+    with native.using(level):
+        places, found = fast.largest(rows, k)
+    expected = reference.largest(rows, k)
+    assert same(places, expected)
+    assert same(found, rows.gather(1, expected))
+
+
+@levels
+@given(x=tensors, bar=st.one_of(st.floats(0, 3, width=32), st.sampled_from(ODD)), most=st.one_of(st.none(), st.integers(0, 300)))
+def test_above(level: native.Level, x: Tensor, bar: float, most: int | None) -> None:
+    with native.using(level):
+        told = fast.above(x, torch.tensor(bar), most)
+    with native.using("torch"):
+        expected = fast.above(x, torch.tensor(bar), most)
+    if isinstance(expected, int):
+        assert told == expected
+    else:
+        assert not isinstance(told, int)
+        assert same(told[0], expected[0])
+        assert same(told[1], expected[1])
+
+
+@levels
+@given(
+    chunks=st.integers(1, 5),
+    per=st.integers(1, 5000),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 99),
+    coding=st.sampled_from(_places.CODINGS),
+)
+def test_places(level: native.Level, chunks: int, per: int, share: float, seed: int, coding: _places.Coding) -> None:
+    k, draw = int(share * per), torch.Generator().manual_seed(seed)
+    places = torch.stack([torch.randperm(per, generator=draw)[:k].sort().values for _ in range(chunks)])
+    with native.using("torch"):
+        expected = _places.write(places, per, coding)
+    with native.using(level):
+        side = _places.write(places, per, coding)
+        back = _places.read(side, k, per, chunks, topk_codec(1), coding)
+    assert same(side, expected)
+    assert same(back, places)
+
+
+@levels
+@given(chunks=st.integers(1, 3), per=st.integers(1, 300), share=st.floats(0, 1), data=st.data(), coding=st.sampled_from(_places.CODINGS))
+def test_random_bytes_are_read_or_refused_alike(
+    level: native.Level, chunks: int, per: int, share: float, data: st.DataObject, coding: _places.Coding
+) -> None:
+    k = int(share * per)
+    nbytes = _places.nbytes(coding, k, per, chunks)
+    side = torch.frombuffer(bytearray(data.draw(st.binary(min_size=nbytes, max_size=nbytes)) + b"x"), dtype=torch.uint8)[:nbytes]
+    told: dict[str, object] = {}
+    for each in (level, "torch"):
+        with native.using(each):
+            try:
+                told[each] = _places.read(side, k, per, chunks, topk_codec(1), coding).tolist()
+            except PayloadError as error:
+                told[each] = type(error)
+    assert told[level] == told["torch"]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_change_nothing(threads: int) -> None:
+    x = values(3_000_000, 0, 0.0, 3)
+    before = torch.get_num_threads()
+    one = [fast.grid_encode(x, 256, 4, "tread", (1, 2)), fast.sign_encode(x, 256), *fast.largest(x.view(1000, -1), 30)]
+    try:
+        torch.set_num_threads(threads)
+        many = [fast.grid_encode(x, 256, 4, "tread", (1, 2)), fast.sign_encode(x, 256), *fast.largest(x.view(1000, -1), 30)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+def test_the_draws_are_even_and_their_mean_is_a_half() -> None:
+    drawn = reference.draws(1 << 20, (12345, 67890))
+    counts = torch.bincount(drawn >> 8, minlength=256).double()
+    assert abs(float(drawn.double().mean()) / 65536 - 0.5) < 4 / math.sqrt(12 * drawn.numel())
+    assert 150 < float(((counts - 4096) ** 2 / 4096).sum()) < 370  # chi² of 255 degrees: 5 standard deviations either side
+
+
+@pytest.mark.parametrize(
+    "other", [Seat(1, (0, 1), 0, 0), Seat(0, (0, 1), 1, 0), Seat(0, (0, 1), 0, 1), Seat(0, (0, 1), 0, 0, "back")], ids=repr
+)
+def test_another_rank_step_seed_or_hop_draws_others(other: Seat) -> None:
+    spec = Spec((), 0, 1 << 16, torch.float32)
+    a, b = (reference.draws(spec.numel, seat.lots(spec)) for seat in (Seat(0, (0, 1), 0, 0), other))
+    assert abs(float(torch.corrcoef(torch.stack([a, b]).double())[0, 1])) < 5 / 256
+    counts = torch.bincount((a >> 12) * 16 + (b >> 12), minlength=256).double()  # both together fill the square evenly
+    assert 150 < float(((counts - 256) ** 2 / 256).sum()) < 370
