@@ -51,7 +51,9 @@ def edit(copy: Path, only: str = "") -> None:
 
 
 # An editable install finds thinwire before PYTHONPATH does.
-FORGET = "import sys\n\nsys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != 'ScikitBuildRedirectingFinder']\n"
+FORGET = (
+    "import sys\n\nsys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != 'ScikitBuildRedirectingFinder']\n"
+)
 
 
 def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -84,7 +84,11 @@ def flights(codec: sampled, xs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -
     """What was sent in each flight of one rank, the sizes of what was searched for it, and the threshold afterwards."""
     spec, searched = parts(xs[0].numel()), []
     state, sent, bars = codec.init(spec, SEAT), [], []
-    spied(monkeypatch, lambda n: searched[-1].append(n))
+
+    def tell(n: int) -> None:
+        searched[-1].append(n)
+
+    spied(monkeypatch, tell)
     for step, x in enumerate(xs):
         searched.append([])
         seat = seats(step)[1]

@@ -1,0 +1,248 @@
+"""The GPU kernels: which tensors they take, and how each is launched. They are Triton's, so one source serves CUDA and ROCm.
+
+Triton is imported at the first use. Where it is missing, or cannot compile for the GPU at hand, a warning says so once, and torch runs the
+reference; THINWIRE_KERNELS=torch asks for that without the warning.
+
+Taken are float32 values in blocks of a power of two up to 4096 that end on whole bytes, or a single block of at most so many values; and
+chunks of up to 8192 values for `largest`. All else goes to the reference in torch, which changes nothing but the time.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thinwire.kernels import native, reference
+from thinwire.kernels.native import VARIABLE, KernelError
+from thinwire.kernels.reference import Grid, Key
+
+BLOCK, CHUNK = 4096, 8192  # values of the largest block, and of the largest chunk, that one program takes
+_TILE = 1024  # values that a program takes at least
+_MOST = 2**31  # values of one call: places are 32 bits wide inside
+_OLDEST = (7, 0)  # the compute capability that Triton compiles for
+_interpreting: list[None] = []
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Take tensors on a CPU inside the block, by Triton's interpreter: for tests. It must begin before anything else imports Triton."""
+    before = os.environ.get("TRITON_INTERPRET")
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton looks where its functions, and ours, are defined, and again at its first launch
+    _interpreting.append(None)
+    try:
+        theirs = import_module("triton.language")
+        if not all(type(each).__name__ == "InterpretedFunction" for each in (theirs.sum, _programs().largest)):
+            raise KernelError("Triton was imported before, as a compiler: enter gpu.interpreted() before anything else imports it")
+        yield
+    finally:
+        _interpreting.pop()
+        if before is None:
+            del os.environ["TRITON_INTERPRET"]
+        else:
+            os.environ["TRITON_INTERPRET"] = before
+
+
+@cache
+def _programs() -> Any:
+    from thinwire.kernels import _programs
+
+    return _programs
+
+
+@cache
+def lacks(device: torch.device) -> str | None:
+    """Why a GPU is not served by Triton; `None` where it is."""
+    if find_spec("triton") is None:
+        return "Triton is not installed; install it (pip install triton)"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST:
+        name = torch.cuda.get_device_name(device)
+        return f"Triton does not compile for {name}, whose compute capability is below {'.'.join(map(str, _OLDEST))}; take another GPU"
+    return None
+
+
+@cache
+def _warn_once(device: torch.device) -> None:
+    warnings.warn(
+        f"thinwire's codecs run in plain torch on {device}, many times slower than their kernels: {lacks(device)}; "
+        f"or set {VARIABLE}=torch to say that this is meant",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def serves(x: Tensor) -> bool:
+    """Whether Triton's programs run where a tensor lies."""
+    if x.device.type == "cpu":
+        return bool(_interpreting)
+    if x.device.type != "cuda" or _plain_torch_is_meant():  # torch calls ROCm's devices "cuda", too
+        return False
+    if lacks(x.device) is None:
+        return True
+    _warn_once(x.device)
+    return False
+
+
+def _plain_torch_is_meant() -> bool:
+    """By the variable, or by `native.using`; not because the CPU kernels were not built."""
+    return native.chosen() == "torch" and (len(native.available()) > 1 or os.environ.get(VARIABLE) == "torch")
+
+
+def takes(n: int, block: int, bits: int) -> bool:
+    """Whether n values in such blocks are taken."""
+    if not 0 < n < _MOST:
+        return False
+    return n <= BLOCK if n <= block else block <= BLOCK and block.bit_count() == 1 and block * bits % 8 == 0
+
+
+def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:
+    out = _Payload(x, x.numel(), block, bits)
+    _grid_encode(x, out, bits, grid, key, steps)
+    return out.payload
+
+
+def grid_encode_left(x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None) -> tuple[Tensor, Tensor]:
+    out, left = _Payload(x, x.numel(), block, bits), torch.empty_like(x)
+    _grid_encode(x, out, bits, grid, key, feedback=(before, decay, left))
+    return out.payload, left
+
+
+def grid_decode(payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
+    """Write into `out`, or add to it."""
+    tile = _Tile(out.numel(), block)
+    heads, codes = _parts(payload, out.numel(), block)
+    top = reference.levels(bits, grid)[1]
+    tile.launch(_programs().grid_decode, heads, codes, tile.n, out, tile.rows, tile.block, bits, top, add)
+
+
+def grid_sum_encode(payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None) -> Tensor:
+    out, top = _Payload(payloads[0], n, block, bits), reference.levels(bits, grid)[1]
+    payloads, table = _addresses(payloads)
+    tile, program = out.tile, _programs().grid_sum_encode
+    said = (*_words(key), out.heads, out.codes, tile.rows, tile.block, bits, top, round(top), key is not None)
+    tile.launch(program, table, len(payloads), n, out.heads.numel() * 4, *said)
+    return out.payload
+
+
+def sign_encode(x: Tensor, block: int) -> Tensor:
+    out = _Payload(x, x.numel(), block, 1)
+    _sign_encode(x, out, None)
+    return out.payload
+
+
+def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
+    out, left = _Payload(x, x.numel(), block, 1), torch.empty_like(x)
+    _sign_encode(x, out, (before, decay, left))
+    return out.payload, left
+
+
+def sign_decode(payload: Tensor, block: int, out: Tensor, add: bool) -> None:
+    """Write into `out`, or add to it."""
+    tile = _Tile(out.numel(), block)
+    tile.launch(_programs().sign_decode, *_parts(payload, out.numel(), block), tile.n, out, tile.rows, tile.block, add)
+
+
+def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
+    out = _Payload(payloads[0], n, block, 1)
+    payloads, table = _addresses(payloads)
+    said = (out.heads, out.codes, out.tile.rows, out.tile.block, out.tile.halvings)
+    out.tile.launch(_programs().sign_sum_encode, table, len(payloads), n, out.heads.numel() * 4, *said)
+    return out.payload
+
+
+def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Places and values, both (m, k)."""
+    chunks, per = rows.shape
+    places, values = rows.new_empty(chunks, k, dtype=torch.int64), rows.new_empty(chunks, k)
+    width = _width(per)
+    each = max(1, _TILE // width)
+    with _on(rows):
+        program = _programs().largest[-(-chunks // each),]
+        program(rows, chunks, per, k, places, values, each, width, num_warps=_warps(each * width), enable_fp_fusion=False)
+    return places, values
+
+
+class _Tile:
+    """How n values in blocks are laid over programs: `rows` blocks of `block` values for each."""
+
+    def __init__(self, n: int, block: int) -> None:
+        self.n = n
+        self.block = _width(min(n, block))
+        self.rows = max(1, _TILE // self.block)
+        self.size = self.rows * self.block
+        self.programs = -(-n // self.size)
+        self.halvings = self.block.bit_length() - 1
+
+    def launch(self, program: Any, *args: Any) -> None:
+        with _on(next(each for each in args if isinstance(each, Tensor))):
+            program[self.programs,](*args, num_warps=_warps(self.size), enable_fp_fusion=False)
+
+
+class _Payload:
+    """Room for a payload, and its parts: a head (float32) for each block, and codes (uint8). Codes are stored in whole tiles."""
+
+    def __init__(self, like: Tensor, n: int, block: int, bits: int) -> None:
+        head = 4 * -(-n // block)
+        self.tile = _Tile(n, block)
+        room = torch.empty(head + self.tile.programs * self.tile.size // 8 * bits, dtype=torch.uint8, device=like.device)
+        self.payload = room[: head + (n * bits + 7) // 8]
+        self.heads, self.codes = room[:head].view(torch.float32), room[head:]
+
+
+_Feedback: TypeAlias = tuple[Tensor, float, Tensor]  # what was left, its decay, and where to put what is left now
+
+
+def _grid_encode(
+    x: Tensor, out: _Payload, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None, feedback: _Feedback | None = None
+) -> None:
+    before, decay, left = feedback or (None, 1.0, None)
+    tile, top = out.tile, reference.levels(bits, grid)[1]
+    given = None if steps is None else steps.contiguous()
+    flags = (key is not None, steps is not None, left is not None)
+    said = (*_words(key), out.heads, out.codes, left, tile.rows, tile.block, bits, top, round(top), *flags)
+    tile.launch(_programs().grid_encode, x, before, float(decay), given, tile.n, *said)
+
+
+def _sign_encode(x: Tensor, out: _Payload, feedback: _Feedback | None) -> None:
+    before, decay, left = feedback or (None, 1.0, None)
+    said = (out.heads, out.codes, left, out.tile.rows, out.tile.block, out.tile.halvings, left is not None)
+    out.tile.launch(_programs().sign_encode, x, before, float(decay), out.tile.n, *said)
+
+
+def _parts(payload: Tensor, n: int, block: int) -> tuple[Tensor, Tensor]:
+    head = 4 * -(-n // block)
+    return reference.from_bytes(payload[:head], torch.float32), payload[head:]
+
+
+def _addresses(payloads: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Payloads whose heads lie on whole words, to be held until the launch, and where they lie: (count,) int64."""
+    held = [each if each.data_ptr() % 4 == 0 else each.clone() for each in (payload.contiguous() for payload in payloads)]
+    return held, torch.tensor([each.data_ptr() for each in held], dtype=torch.int64).to(payloads[0].device)
+
+
+def _words(key: Key | None) -> tuple[int, int]:
+    """A key as signed words: whatever its value, the same compiled program takes it."""
+    first, second = key or (0, 0)
+    return (first ^ 2**31) - 2**31, (second ^ 2**31) - 2**31
+
+
+def _width(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
+
+
+def _warps(size: int) -> int:
+    return max(4, size // 512)
+
+
+def _on(x: Tensor) -> Any:
+    """Triton launches on the current device."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
