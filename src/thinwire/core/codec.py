@@ -13,6 +13,7 @@ from torch import Tensor
 from thinwire.core.spec import Grain, Seat, Spec
 from thinwire.core.state import State
 from thinwire.errors import PayloadError, StrategyError
+from thinwire.kernels import fast
 from thinwire.registry import Member
 
 
@@ -164,13 +165,12 @@ class Coder(Codec):
 
         x, before: (spec.numel,), `before` of spec.work.
         """
-        y = x.to(spec.work) + (before if decay == 1 else before * decay)
+        y = fast.summed(x.to(spec.work), before, decay)
         packet = self.packet(y, spec, state, seat)
         own = packet.payload if self.lossy else packet.payload.clone()  # what opens to itself is what a route may write into
         sent = packet.open(own, seat.rank)
         left = y - sent
-        low, high = left.aminmax() if left.numel() else (left.new_zeros(()), left.new_zeros(()))
-        return Unsaid(packet, left, low.isfinite() & high.isfinite(), lambda: sent)
+        return Unsaid(packet, left, fast.all_finite(left), lambda: sent)
 
     def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:
         """The payload, at the seat `again`, of the sum of what the (sender, payload) of `seat` decode to, added in order.
@@ -189,7 +189,10 @@ class Coder(Codec):
 
     def packet(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
         """The one packet of a flight."""
-        payload = self.encode(x, spec, state, seat)
+        return self.packed(self.encode(x, spec, state, seat), spec, state, seat)
+
+    def packed(self, payload: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
+        """The packet of a payload that `encode` made."""
         dtype = self.sum_dtype(spec)
         sums = ((payload.numel(), dtype),) if dtype is not None else ()
         return Packet(payload, spec, self, state, seat, sums)

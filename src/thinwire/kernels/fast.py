@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from thinwire.kernels import gpu, native, reference
+from thinwire.kernels import gpu, memory, native, reference
 from thinwire.kernels.reference import Grid, Key
 
 
@@ -23,6 +23,20 @@ class _Triton:
 
 _TRITON: Final = _Triton()
 _Chosen: TypeAlias = CDLL | _Triton | None  # the CPU's kernels, the GPU's, or the reference
+
+
+def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
+    """`reference.summed`."""
+    out = memory.empty(x.numel(), x.dtype, x.device)
+    return torch.add(x, before, out=out) if decay == 1 else torch.mul(before, decay, out=out).add_(x)
+
+
+def all_finite(x: Tensor) -> Tensor:
+    """Whether all values are finite: a bool, in a tensor of no dimension; one pass, and no copy."""
+    if not x.numel():
+        return torch.ones((), dtype=torch.bool, device=x.device)
+    low, high = x.aminmax()
+    return low.isfinite() & high.isfinite()
 
 
 def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:
@@ -51,7 +65,7 @@ def grid_encode_left(x: Tensor, before: Tensor, decay: float, block: int, bits: 
 
 def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype) -> Tensor:
     """`reference.grid_decode`."""
-    out = torch.empty(n, dtype=dtype, device=payload.device)
+    out = memory.empty(n, dtype, payload.device)
     lib = _blocked(out, block, bits)
     if lib is None:
         return reference.grid_decode(payload, n, block, bits, grid, dtype)
@@ -110,7 +124,7 @@ def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tup
 
 def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype) -> Tensor:
     """`reference.sign_decode`."""
-    out = torch.empty(n, dtype=dtype, device=payload.device)
+    out = memory.empty(n, dtype, payload.device)
     lib = _blocked(out, block, 1)
     if lib is None:
         return reference.sign_decode(payload, n, block, dtype)

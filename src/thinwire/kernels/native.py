@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from thinwire.errors import ThinwireError
+from thinwire.kernels import memory
 from thinwire.kernels.reference import Grid, Key
 
 Level: TypeAlias = Literal["torch", "baseline", "avx2", "avx512"]
@@ -144,7 +145,7 @@ def grid_encode(lib: ctypes.CDLL, x: Tensor, block: int, bits: int, grid: Grid, 
 def grid_encode_left(
     lib: ctypes.CDLL, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
 ) -> tuple[Tensor, Tensor]:
-    out, left = _payload(x.numel(), block, bits), torch.empty_like(x)
+    out, left = _payload(x.numel(), block, bits), memory.empty(x.numel())
     said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
     at = (out.data_ptr(), left.data_ptr())
     lib.grid_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), *said, *at, torch.get_num_threads())
@@ -169,7 +170,7 @@ def sign_encode(lib: ctypes.CDLL, x: Tensor, block: int) -> Tensor:
 
 
 def sign_encode_left(lib: ctypes.CDLL, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
-    out, left = _payload(x.numel(), block, 1), torch.empty_like(x)
+    out, left = _payload(x.numel(), block, 1), memory.empty(x.numel())
     at = (out.data_ptr(), left.data_ptr())
     lib.sign_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), block, *at, torch.get_num_threads())
     return out, left
@@ -213,7 +214,7 @@ def places_read(lib: ctypes.CDLL, side: Tensor, chunks: int, k: int, per: int, c
 
 
 def _payload(n: int, block: int, bits: int) -> Tensor:
-    return torch.empty(4 * -(-n // block) + (n * bits + 7) // 8, dtype=torch.uint8)
+    return memory.empty(4 * -(-n // block) + (n * bits + 7) // 8, torch.uint8)
 
 
 def _pointers(payloads: Sequence[Tensor]) -> ctypes.Array[c_void_p]:

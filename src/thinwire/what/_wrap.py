@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Codec, Coder, Grain, Outcome, Rounds, Seat, Spec, State
+from thinwire.kernels import fast
 from thinwire.registry import inside
 
 
@@ -64,14 +65,6 @@ def twice(codec: Remembering) -> list[str]:
     return []
 
 
-def all_finite(told: Tensor) -> Tensor:
-    """Whether all values are finite: a bool, in a tensor of no dimension."""
-    if not told.numel():
-        return torch.ones((), dtype=torch.bool, device=told.device)
-    low, high = told.aminmax()
-    return low.isfinite() & high.isfinite()
-
-
 def where(finite: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """`new` where `finite` says so, else `old`; on a GPU without a wait."""
     return torch.where(finite, new, old) if new.is_cuda else new if bool(finite) else old
@@ -79,4 +72,4 @@ def where(finite: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 def where_finite(new: Tensor, old: Tensor, told: Tensor) -> Tensor:
     """`new` where all of `told` is finite, else `old`."""
-    return where(all_finite(told), new, old)
+    return where(fast.all_finite(told), new, old)

@@ -7,14 +7,15 @@ The payload is a's side bytes, then b's payload of the core; where a's sizes dep
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, Seat, Spec, State
+from thinwire.core import Codec, Coder, Grain, Seat, Spec, State, Unsaid
 from thinwire.errors import PayloadError, StrategyError
+from thinwire.kernels import fast
 from thinwire.what.identity import identity
 
 _COUNT = 8  # bytes of the count that goes before a data-sized core
@@ -43,6 +44,14 @@ class Transform(Coder):
     def core_numel(self, spec: Spec) -> int | None:
         """c, or `None` where the data decides."""
 
+    def add(self, total: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        """`total += join(core, side)`; a transform that places few values overrides it, and adds those."""
+        total.add_(self.join(core, side, spec, state, seat, sender))
+
+    def unsaid(self, y: Tensor, core: Tensor, said: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        """y less join(said, side), where y was split in core and side, and `said` of the core arrives. It may be written into y."""
+        return y.sub_(self.join(said, side, spec, state, seat, seat.rank))
+
     @abstractmethod
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         """s, given c."""
@@ -69,6 +78,14 @@ class Transform(Coder):
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         return chain(self, identity()).decode(payload, spec, State(children={"first": state, "second": State()}), seat, sender)
+
+    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        chain(self, identity()).accumulate(total, payload, spec, State(children={"first": state, "second": State()}), seat, sender)
+
+    def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
+        both = State(children={"first": state, "second": State()})
+        told = chain(self, identity()).packet_left(x, before, decay, spec, both, seat)
+        return replace(told, packet=self.packed(told.packet.payload, spec, state, seat))
 
     def __rshift__(self, other: Codec) -> chain:
         return chain(self, other)  # type: ignore[arg-type]  # chain says why not, where it does not fit
@@ -147,7 +164,13 @@ class chain(Coder):
 
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         core, side = self.first.split(x, spec, state.child("first"), seat)
-        inner = self.second.encode(core, self._core(spec, core.numel()), state.child("second"), seat.under(spec.key))
+        return self._framed(core, side, self._inner(core, spec, state, seat), spec)
+
+    def _inner(self, core: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        return self.second.encode(core, self._core(spec, core.numel()), state.child("second"), seat.under(spec.key))
+
+    def _framed(self, core: Tensor, side: Tensor, inner: Tensor, spec: Spec) -> Tensor:
+        """Side bytes and the core's payload, after a count where the data decides it."""
         if self.first.core_numel(spec) is not None:
             return torch.cat([side, inner])
         if not core.numel():
@@ -156,6 +179,11 @@ class chain(Coder):
         return torch.cat([count, side, inner])
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        core, side = self._opened(payload, spec, state, seat, sender)
+        return self.first.join(core, side, spec, state.child("first"), seat, sender)
+
+    def _opened(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> tuple[Tensor, Tensor]:
+        """The core, and the side bytes."""
         count = self.first.core_numel(spec)
         if count is None:
             count, payload = self._count(payload, spec)
@@ -163,7 +191,24 @@ class chain(Coder):
         cut = self.first.side_nbytes(spec, count)
         self.expect(payload, payload.numel() if inner_nbytes is None and payload.numel() >= cut else cut + (inner_nbytes or 0))
         core = self.second.decode(payload[cut:], self._core(spec, count), state.child("second"), seat.under(spec.key), sender)
-        return self.first.join(core, payload[:cut], spec, state.child("first"), seat, sender)
+        return core, payload[:cut]
+
+    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        core, side = self._opened(payload, spec, state, seat, sender)
+        self.first.add(total, core, side, spec, state.child("first"), seat, sender)
+
+    def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
+        y = fast.summed(x.to(spec.work), before, decay)
+        core, side = self.first.split(y, spec, state.child("first"), seat)
+        if core.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
+            core = core.clone()  # y is written into
+        inner = self._inner(core, spec, state, seat)
+        payload = self._framed(core, side, inner, spec)
+        said = self.second.decode(inner.clone(), self._core(spec, core.numel()), state.child("second"), seat.under(spec.key), seat.rank)
+        left = self.first.unsaid(y, core, said, side, spec, state.child("first"), seat)
+        packet = self.packed(payload, spec, state, seat)
+        own = payload.clone() if packet.sums else payload  # what may be added is added in place
+        return Unsaid(packet, left, fast.all_finite(left), lambda: packet.open(own, seat.rank))
 
     def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
         """The count before a data-sized core, and what follows it."""

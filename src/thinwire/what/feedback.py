@@ -20,9 +20,9 @@ from torch import Tensor
 
 from thinwire.core import Codec, Coder, Leaf, Outcome, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.kernels import reference
+from thinwire.kernels import fast
 from thinwire.what._stored import Int8
-from thinwire.what._wrap import Remembering, all_finite, twice, where
+from thinwire.what._wrap import Remembering, twice, where
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,16 +117,16 @@ class feedback(Remembering):
         leaf.fade = self.kept(state, seat)
         if self.reset is not None:
             state["flown"].value = torch.tensor(seat.step, device="cpu")
-        if isinstance(self.inner, Coder):
+        if isinstance(self.inner, Coder) and self.inner.opener is self.inner:
             unsaid = self.inner.packet_left(x, leaf.flat, leaf.fade, spec, state.child("inner"), seat)
             self._keep(leaf, unsaid.left, unsaid.finite)
             total = yield unsaid.packet
             return Outcome(total, unsaid.sent)
-        y = reference.summed(x.to(spec.work), leaf.flat, leaf.fade)
+        y = fast.summed(x.to(spec.work), leaf.flat, leaf.fade)
 
         def settle(sent: Tensor) -> None:
             left = y - sent
-            self._keep(leaf, left, all_finite(left))
+            self._keep(leaf, left, fast.all_finite(left))
 
         return (yield from self._say(y, spec, state, seat, settle))
 
@@ -134,5 +134,5 @@ class feedback(Remembering):
         """What is left unsaid becomes the residual, unless it is not finite: before it is stored, or then."""
         new = leaf.pack(left)
         if new is not left and new.is_floating_point():
-            finite = finite & all_finite(new)
+            finite = finite & fast.all_finite(new)
         leaf.value = where(finite, new, leaf.value)

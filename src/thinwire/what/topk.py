@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thinwire.core import Grain, Seat, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.kernels import fast
+from thinwire.kernels import fast, memory
 from thinwire.what import _places
 from thinwire.what._share import kept, wrong
 from thinwire.what.chain import Transform
@@ -79,15 +79,22 @@ class topk(Transform):
         return torch.cat(cores), torch.cat(sides)
 
     def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
+        out = memory.empty(spec.numel, spec.work, core.device).zero_()
+        self.add(out, core, side, spec, state, seat, sender)
+        return out
+
+    def add(self, total: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
         at = done = cut = 0
         for chunks, size, k in self._chunks(spec):
             nbytes = _places.smallest_nbytes(k, size, chunks)
             where = _places.read(side[cut : cut + nbytes], k, size, chunks, self)
             take = core[done : done + chunks * k].view(chunks, k)
-            out[at : at + chunks * size].view(chunks, size).scatter_(1, where, take)
+            total[at : at + chunks * size].view(chunks, size).scatter_add_(1, where, take)
             at, done, cut = at + chunks * size, done + chunks * k, cut + nbytes
-        return out
+
+    def unsaid(self, y: Tensor, core: Tensor, said: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        self.add(y, -said, side, spec, state, seat, seat.rank)
+        return y
 
     def _chunks(self, spec: Spec) -> list[tuple[int, int, int]]:
         """(how many chunks, their size, values kept of each): the full chunks, then what is left over."""
