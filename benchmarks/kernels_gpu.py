@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -212,7 +212,8 @@ def main() -> None:
         rows.append((case.name, *told, verdict))
     print(f"{torch.cuda.get_device_name(device)}: {args.values:,} values, a copy moves {found['copy_bytes_per_s'] / 1e9:,.0f} GB/s")
     table(("", "ms", "GB/s", "over copy", "lowest", "highest", "target"), rows)
-    where = {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "hip": torch.version.hip, "triton": version("triton")}
+    triton = str(import_module("triton").__version__)  # the distribution has other names for ROCm
+    where = {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "hip": torch.version.hip, "triton": triton}
     emit(args.json, {"device": where, "values": args.values, "rounds": args.rounds, "times": args.times, "results": results})
 
 

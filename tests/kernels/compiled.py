@@ -6,15 +6,13 @@ python -m tests.kernels.compiled cuda|hip
 import json
 import re
 import sys
+from importlib import import_module
 from typing import Any
 
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.compiler import compile as compiled
-
-from thinwire.kernels import _programs
-
-TARGETS = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
+TARGETS: dict[str, tuple[str, str | int, int]] = {
+    "cuda": ("cuda", 90, 32),
+    "hip": ("hip", "gfx942", 64),
+}  # backend, architecture, threads of a warp
 FLAGS = ("contract", "fast", "reassoc", "arcp", "afn")  # of LLVM's arithmetic: leave to round otherwise than was written
 POINTERS = {
     **dict.fromkeys(("x", "before", "given", "steps", "left", "out", "means", "values"), "*fp32"),
@@ -27,20 +25,22 @@ GRIDS: dict[str, dict[str, Any]] = {
     "left": {"BITS": 3, "TOP": 3.5, "ZERO": 4, "LOTS": True, "GIVEN": False, "LEFT": True},
 }
 TILE = {"ROWS": 4, "BLOCK": 256}
-JOBS: dict[str, tuple[Any, dict[str, Any]]] = {
-    **{f"grid_encode {name}": (_programs.grid_encode, {**TILE, **given}) for name, given in GRIDS.items()},
-    "grid_encode, large blocks": (_programs.grid_encode, {"ROWS": 1, "BLOCK": 4096, **GRIDS["left"]}),
-    "grid_decode": (_programs.grid_decode, {**TILE, "BITS": 5, "TOP": 15.0, "ADD": True}),
-    "grid_sum_encode": (_programs.grid_sum_encode, {**TILE, "BITS": 6, "TOP": 31.0, "ZERO": 31, "LOTS": True}),
-    "sign_encode": (_programs.sign_encode, {**TILE, "HALVINGS": 8, "LEFT": True}),
-    "sign_decode": (_programs.sign_decode, {**TILE, "ADD": True}),
-    "sign_sum_encode": (_programs.sign_sum_encode, {"ROWS": 128, "BLOCK": 8, "HALVINGS": 3}),
-    "largest": (_programs.largest, {"ROWS": 1, "WIDTH": 4096}),
+JOBS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"grid_encode {name}": ("grid_encode", {**TILE, **given}) for name, given in GRIDS.items()},
+    "grid_encode, large blocks": ("grid_encode", {"ROWS": 1, "BLOCK": 4096, **GRIDS["left"]}),
+    "grid_decode": ("grid_decode", {**TILE, "BITS": 5, "TOP": 15.0, "ADD": True}),
+    "grid_sum_encode": ("grid_sum_encode", {**TILE, "BITS": 6, "TOP": 31.0, "ZERO": 31, "LOTS": True}),
+    "sign_encode": ("sign_encode", {**TILE, "HALVINGS": 8, "LEFT": True}),
+    "sign_decode": ("sign_decode", {**TILE, "ADD": True}),
+    "sign_sum_encode": ("sign_sum_encode", {"ROWS": 128, "BLOCK": 8, "HALVINGS": 3}),
+    "largest": ("largest", {"ROWS": 1, "WIDTH": 4096}),
 }
 
 
-def built(program: Any, constants: dict[str, Any], target: GPUTarget) -> dict[str, str]:
+def built(name: str, constants: dict[str, Any], target: tuple[str, str | int, int]) -> dict[str, str]:
     """Each stage of a program's compilation, as text."""
+    compiler = import_module("triton.compiler")  # here: pytest imports this file to look for examples in it
+    program = getattr(import_module("thinwire.kernels._programs"), name)
     unused = {"GIVEN": ("given",), "LEFT": ("before", "left")}
     absent = {name for flag, names in unused.items() if not constants.get(flag) for name in names if name in program.arg_names}
     constants = {**constants, **dict.fromkeys(absent)}
@@ -49,7 +49,7 @@ def built(program: Any, constants: dict[str, Any], target: GPUTarget) -> dict[st
     }
     places = {name: (program.arg_names.index(name),) for name in types}
     whole = [name for name in types if name in ("n", "per", "head") or types[name].startswith("*")]  # multiples of 16, as most are
-    source = ASTSource(
+    source = compiler.ASTSource(
         program,
         types,
         {places[name]: value for name, value in constants.items()},
@@ -57,7 +57,7 @@ def built(program: Any, constants: dict[str, Any], target: GPUTarget) -> dict[st
     )
     size = constants["ROWS"] * constants.get("BLOCK", constants.get("WIDTH"))
     options = {"num_warps": max(4, size // 512), "enable_fp_fusion": False}
-    return dict(compiled(source, target=target, options=options).asm)
+    return dict(compiler.compile(source, target=import_module("triton.backends.compiler").GPUTarget(*target), options=options).asm)
 
 
 def wrong(stages: dict[str, str]) -> list[str]:

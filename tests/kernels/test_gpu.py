@@ -33,7 +33,7 @@ if DEVICE == "cpu":
         pass
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # numpy's, of infinities: the interpreter computes with it
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, of infinities: the interpreter computes with it
 few = settings(max_examples=30)  # an interpreted program takes some milliseconds
 blocks = st.sampled_from([8, 16, 256, 1024, 4096, 0])
 sizes = st.one_of(st.integers(1, 700), st.sampled_from([1023, 1024, 1025, 2048, 2500]))
@@ -119,7 +119,7 @@ def test_grid_with_steps_of_ones_own(x: Tensor, block: int, grid: tuple[int, Gri
 @few
 @given(x=tensors, seed=st.integers(0, 99), block=blocks, decay=st.sampled_from([1.0, 0.9]), more=st.integers(0, 3))
 @example(x=values(4096, 1, 0.0, 0), seed=0, block=4096, decay=1.0, more=1)
-@example(x=values(700, 1, 120.0, 0), seed=0, block=256, decay=0.9, more=0)
+@example(x=torch.full((700,), 3e38), seed=0, block=256, decay=0.9, more=0)  # whose plain sum overflows
 def test_sign(x: Tensor, seed: int, block: int, decay: float, more: int) -> None:
     others = [values(x.numel(), seed + i, 0.0, i % 2) for i in range(1 + more)]
     agree(sign_work(block or x.numel(), decay), x, *others)
@@ -138,8 +138,6 @@ def test_largest(x: Tensor, chunks: int, share: float, rounded: bool) -> None:
 
 
 def test_a_payload_that_lies_on_no_whole_word() -> None:
-    x, out = values(600, 1, 0.0, 0), torch.zeros(600)
-
     def moved(payload: Tensor) -> Tensor:
         room = payload.new_empty(payload.numel() + 3)
         room[3:] = payload
@@ -154,8 +152,7 @@ def test_a_payload_that_lies_on_no_whole_word() -> None:
             fast.sign_sum_encode([sign, sign], 600, 8, torch.float32),
         ]
 
-    agree(work, x)
-    assert not out.any()
+    agree(work, values(600, 1, 0.0, 0))
 
 
 class _ReachedError(Exception):

@@ -119,6 +119,26 @@ def _kernels() -> Iterator[Finding]:
         yield Finding("ok", "kernels", f"C++ for {used}, the best of {', '.join(here[1:])}")
 
 
+def _gpu_kernels() -> Iterator[Finding]:
+    import torch
+
+    from thinwire.kernels import gpu, native
+
+    for index in range(torch.cuda.device_count()):
+        lacks = gpu.lacks(torch.device("cuda", index))
+        if lacks is not None:
+            yield Finding(
+                "problem", f"kernels, gpu {index}", f"codecs run in plain torch: {lacks}", f"do so, or set {native.VARIABLE}=torch"
+            )
+        elif native.chosen() == "torch":
+            yield Finding("note", f"kernels, gpu {index}", f"plain torch, as {native.VARIABLE} asks", f"unset {native.VARIABLE}")
+        else:
+            import triton
+
+            told = f"Triton {triton.__version__}; the first use of a setting compiles for a second or two"
+            yield Finding("ok", f"kernels, gpu {index}", told)
+
+
 def _packages() -> Iterator[Finding]:
     for name, (commands, extra) in PACKAGES.items():
         try:
@@ -380,7 +400,7 @@ def _lab() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    *(_software, _kernels, _packages, _cores, _memory, _devices, _room, _files),
+    *(_software, _kernels, _gpu_kernels, _packages, _cores, _memory, _devices, _room, _files),
     *(_interfaces, _tcp, _allreduce, _lab),
 )
 

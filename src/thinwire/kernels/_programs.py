@@ -128,7 +128,7 @@ def _codes(
     inverse = tl.div_rn(tl.full(steps.shape, 1.0, tl.float32), tl.where(usable, steps, 1.0) * lift)
     lifted = x * lift[:, None]
     if LOTS:
-        v = lifted * (inverse * 65536)[:, None] + (TOP * 65536 + 0.5)
+        v = lifted * (inverse * 65535.984375)[:, None] + (TOP * 65536 + 0.5)
         v = tl.where(v > 0, v, 0.0)  # a NaN becomes 0, too
         v = tl.where(v < 2 * TOP * 65536, v, 2 * TOP * 65536)
         place = tl.arange(0, ROWS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :] + first.to(tl.int32)

@@ -62,7 +62,8 @@ def _programs() -> Any:
 def lacks(device: torch.device) -> str | None:
     """Why a GPU is not served by Triton; `None` where it is."""
     if find_spec("triton") is None:
-        return "Triton is not installed; install it (pip install triton)"
+        own = "triton" if torch.version.hip is None else "pytorch-triton-rocm"
+        return f"Triton is not installed; install it (pip install {own}, in the version that this torch asks for)"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST:
         name = torch.cuda.get_device_name(device)
         return f"Triton does not compile for {name}, whose compute capability is below {'.'.join(map(str, _OLDEST))}; take another GPU"
@@ -225,7 +226,7 @@ def _parts(payload: Tensor, n: int, block: int) -> tuple[Tensor, Tensor]:
 def _addresses(payloads: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Payloads whose heads lie on whole words, to be held until the launch, and where they lie: (count,) int64."""
     held = [each if each.data_ptr() % 4 == 0 else each.clone() for each in (payload.contiguous() for payload in payloads)]
-    return held, torch.tensor([each.data_ptr() for each in held], dtype=torch.int64).to(payloads[0].device)
+    return held, torch.tensor([each.data_ptr() for each in held], dtype=torch.int64).to(payloads[0].device, non_blocking=True)
 
 
 def _words(key: Key | None) -> tuple[int, int]:

@@ -17,6 +17,7 @@ Key: TypeAlias = tuple[int, int]
 
 _WORD = 0xFFFFFFFF
 _TINY, _LIFT = 2.0**-100, 2.0**64  # steps below the first have no inverse in float32, but that of a step lifted by the second
+_SHARES = 65536 - 2.0**-6  # of a step, in stochastic rounding: so little below 2^16 that no rounding leads beyond the grid
 _HUGE = 2.0**64  # magnitudes from here on are summed 2^-64 times as large
 
 
@@ -101,7 +102,7 @@ def levels(bits: int, grid: Grid) -> tuple[int, float]:
 def block_steps(blocks: Tensor, bits: int, grid: Grid) -> Tensor:
     """The step of each block: absmax over the largest level, NaN where the block is not finite. (m, B) -> (m,)."""
     absmax = blocks.abs().amax(1)  # amax hands NaN on
-    steps = absmax / levels(bits, grid)[1]
+    steps = absmax / torch.full_like(absmax, levels(bits, grid)[1])  # by a number, CUDA would multiply with its inverse
     return torch.where(absmax.isfinite(), steps, steps.new_tensor(float("nan")))
 
 
@@ -119,7 +120,7 @@ def quantise(x: Tensor, steps: Tensor, bits: int, grid: Grid, lots: Tensor | Non
     if lots is None:
         codes = lifted.mul_(inverse).add_(top).clamp_(0, count - 1).round_()
     else:
-        scaled = lifted.mul_(inverse * 65536).add_(top * 65536 + 0.5).clamp_(0, (count - 1) * 65536)
+        scaled = lifted.mul_(inverse * _SHARES).add_(top * 65536 + 0.5).clamp_(0, (count - 1) * 65536)
         codes = torch.where(usable, scaled.to(torch.int64) + lots >> 16, round(top))
     return codes.to(torch.uint8)
 
@@ -177,7 +178,7 @@ def _mean(magnitudes: Tensor, huge: Tensor) -> Tensor:
     while width > 1:
         width //= 2
         sums = sums[:, :width] + sums[:, width:]
-    return sums[:, 0] / n * torch.where(huge, _HUGE, 1.0).to(magnitudes)
+    return sums[:, 0] / torch.full_like(sums[:, 0], n) * torch.where(huge, _HUGE, 1.0).to(magnitudes)
 
 
 def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:

@@ -10,6 +10,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #define INLINE inline __attribute__((always_inline))
 #define RESTRICT __restrict__
@@ -19,6 +23,7 @@ namespace thinwire {
 constexpr uint32_t SIGN = 0x80000000u, INFINITE = 0x7f800000u, QUIET_NAN = 0x7fc00000u;
 constexpr float MAGIC = 12582912.0f;     // 1.5 · 2^23: a small number added to it is rounded, half to even, into the lowest bits
 constexpr int64_t LANE = 256;            // values worked on at a time, so that what lies between two loops stays in the first cache
+constexpr int64_t AHEAD = 2048;  // values from where one works to where memory is asked for: two passes over a lane stop its prefetcher
 constexpr int64_t SHARE = int64_t{1} << 18;  // values that are worth a thread
 
 INLINE uint32_t bits_of(float x) { uint32_t bits; std::memcpy(&bits, &x, 4); return bits; }
@@ -55,15 +60,51 @@ INLINE uint32_t largest(const float* x, int64_t n) {
     return static_cast<uint32_t>(most);
 }
 
+// Ask for the lane AHEAD of this one. (An address beyond the end harms nothing.)
+template <int64_t FAR = AHEAD> INLINE void prefetched(const float* x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(reinterpret_cast<const char*>(x) + 4 * (i + FAR));
+}
+
+// To memory past the caches, where so much is written that it would not stay there: a store then reads nothing first.
+constexpr int64_t PAST = int64_t{1} << 22;  // values from which on
+INLINE void streamed(const void* RESTRICT from, void* RESTRICT to, int64_t nbytes) {  // both, and nbytes, at multiples of 64
+    const char* source = static_cast<const char*>(from);
+    char* target = static_cast<char*>(to);
+#if defined(__AVX512F__)
+    for (int64_t i = 0; i < nbytes; i += 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(target + i), _mm512_load_si512(source + i));
+#elif defined(__AVX2__)
+    for (int64_t i = 0; i < nbytes; i += 32)
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(target + i), _mm256_load_si256(reinterpret_cast<const __m256i*>(source + i)));
+#elif defined(__SSE2__)
+    for (int64_t i = 0; i < nbytes; i += 16)
+        _mm_stream_si128(reinterpret_cast<__m128i*>(target + i), _mm_load_si128(reinterpret_cast<const __m128i*>(source + i)));
+#else
+    std::memcpy(target, source, nbytes);
+#endif
+}
+INLINE void settled() {  // such stores, before another thread looks
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+INLINE bool goes_past(const void* to, int64_t n) { return n >= PAST && reinterpret_cast<uintptr_t>(to) % 64 == 0; }
+
 // work(begin, end) over 0 … count, in threads where there is enough to do.
 template <typename Work> void in_threads(int64_t count, int64_t numel, int threads, const Work& work) {
     const int64_t ways = std::min<int64_t>({numel / SHARE, threads, count});
-    if (ways <= 1) return work(int64_t{0}, count);
+    if (ways <= 1) {
+        work(int64_t{0}, count);
+        return settled();
+    }
     std::vector<std::thread> others;
     others.reserve(ways - 1);
     for (int64_t way = 1; way < ways; ++way)
-        others.emplace_back([&work, count, ways, way] { work(count * way / ways, count * (way + 1) / ways); });
+        others.emplace_back([&work, count, ways, way] {
+            work(count * way / ways, count * (way + 1) / ways);
+            settled();
+        });
     work(int64_t{0}, count / ways);
+    settled();
     for (auto& other : others) other.join();
 }
 

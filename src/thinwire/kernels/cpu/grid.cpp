@@ -18,6 +18,8 @@ struct Grid {
     uint8_t zero() const { return static_cast<uint8_t>(bits_of(top + MAGIC)); }
 };
 
+constexpr float SHARES = 65536 - 0x1p-6f;  // of a step: so little below 2^16 that no rounding leads beyond the grid, and nothing need be cut
+
 struct Lots {
     uint32_t key0, key1;
 };
@@ -36,48 +38,59 @@ INLINE Step step_of(uint32_t absmax, const Grid& grid) {
     return of_step(absmax >= INFINITE ? of_bits(QUIET_NAN) : of_bits(absmax) / grid.top);
 }
 
-template <bool LOTS, bool LIFT>
-INLINE void codes_loop(const float* RESTRICT x, int64_t n, const Step& step, const Grid& grid, const uint16_t* RESTRICT halves,
-                       uint8_t* RESTRICT codes) {
-    const float lift = step.lift;
+// FREE: steps are not of the largest magnitude, so values may lie beyond the grid. LEFT: what the codes leave unsaid of x.
+typedef uint16_t __attribute__((may_alias)) Half;  // of a draw
+template <bool LOTS, bool LIFT, bool FREE, bool LEFT>
+INLINE void codes_loop(const float* RESTRICT x, int64_t n, const Step& step, const Grid& grid, const Half* RESTRICT halves,
+                       uint8_t* RESTRICT codes, float* RESTRICT left) {
+    const float lift = step.lift, size = step.step, top = grid.top;
     if (LOTS) {
-        const float inverse = step.inverse * 65536, zero = grid.top * 65536 + 0.5f, last = grid.last * 65536;
+        const float inverse = step.inverse * SHARES, zero = top * 65536 + 0.5f, last = grid.last * 65536;
         for (int64_t i = 0; i < n; ++i) {
             float v = (LIFT ? x[i] * lift : x[i]) * inverse + zero;
-            v = v > 0 ? v : 0;
-            v = v < last ? v : last;
-            codes[i] = static_cast<uint8_t>((static_cast<int32_t>(v) + halves[i]) >> 16);
+            if (FREE || LIFT) {
+                v = v > 0 ? v : 0;
+                v = v < last ? v : last;
+            }
+            const int32_t code = (static_cast<int32_t>(v) + halves[i]) >> 16;
+            codes[i] = static_cast<uint8_t>(code);
+            if (LEFT) left[i] = x[i] - (static_cast<float>(code) - top) * size;
         }
     } else {
-        const float inverse = step.inverse, top = grid.top, last = grid.last;
+        const float inverse = step.inverse, last = grid.last;
         for (int64_t i = 0; i < n; ++i) {
             float v = (LIFT ? x[i] * lift : x[i]) * inverse + top;
-            v = v > 0 ? v : 0;
-            v = v < last ? v : last;
-            codes[i] = static_cast<uint8_t>(bits_of(v + MAGIC));
+            if (FREE || LIFT) {  // (a step below the normal numbers is coarse)
+                v = v > 0 ? v : 0;
+                v = v < last ? v : last;
+            }
+            const float rounded = v + MAGIC;
+            codes[i] = static_cast<uint8_t>(bits_of(rounded));
+            if (LEFT) left[i] = x[i] - ((rounded - MAGIC) - top) * size;
         }
     }
 }
 
 // At most LANE codes; `first` is the first value's place in the span, which its lot goes by.
-template <bool LOTS>
-INLINE void codes_of(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* codes) {
+template <bool LOTS, bool FREE, bool LEFT>
+INLINE void codes_of(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* codes, float* left) {
     if (!step.usable) {
         std::memset(codes, grid.zero(), n);
+        if (LEFT)
+            for (int64_t i = 0; i < n; ++i) left[i] = x[i] - (static_cast<float>(grid.zero()) - grid.top) * step.step;
         return;
     }
     alignas(64) uint32_t drawn[LANE / 2 + 1];
-    alignas(64) uint16_t halves[LANE + 2];
+    const Half* halves = reinterpret_cast<const Half*>(drawn) + (first & 1);
     if (LOTS) {  // value i takes a half of draw i / 2, the lower one where i is even
         const auto begin = static_cast<uint32_t>(first >> 1);
-        const int64_t odd = first & 1, count = (odd + n + 1) / 2;
+        const int64_t count = ((first & 1) + n + 1) / 2;
         for (int64_t i = 0; i < count; ++i) drawn[i] = draw(begin + static_cast<uint32_t>(i), lots.key0, lots.key1);
-        std::memcpy(halves, reinterpret_cast<const uint16_t*>(drawn) + odd, n * 2);
     }
     if (step.lift == 1)
-        codes_loop<LOTS, false>(x, n, step, grid, halves, codes);
+        codes_loop<LOTS, false, FREE, LEFT>(x, n, step, grid, halves, codes, left);
     else
-        codes_loop<LOTS, true>(x, n, step, grid, halves, codes);
+        codes_loop<LOTS, true, FREE, LEFT>(x, n, step, grid, halves, codes, left);
 }
 
 // n codes, one a byte, padded with zeros to a multiple of 8 -> bits.
@@ -127,52 +140,62 @@ INLINE void unpacked(const uint8_t* RESTRICT in, int64_t n, int bits, uint8_t* R
     }
 }
 
-enum class Into { WRITE, ADD, LEFT };
-
-template <Into INTO>
+template <bool ADD>
 INLINE void values_of(const uint8_t* RESTRICT codes, int64_t n, float step, float top, float* RESTRICT out) {
     for (int64_t i = 0; i < n; ++i) {
         const float value = (static_cast<float>(codes[i]) - top) * step;
-        out[i] = INTO == Into::WRITE ? value : INTO == Into::ADD ? out[i] + value : out[i] - value;
+        out[i] = ADD ? out[i] + value : value;
     }
 }
 
-// One block: its step's codes, and in `left`, where it is asked for, what they leave unsaid of it (left may be x).
-template <bool LOTS, bool LEFT, bool LANED>
-INLINE void coded(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, float* left) {
-    alignas(64) uint8_t buffer[LANE];
+// A lane of a block, `m` values of it: codes, packed into `out`; what they leave unsaid into `left`.
+template <bool LOTS, bool FREE, bool LEFT>
+INLINE void lane_encode(const float* x, int64_t m, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, float* left,
+                        bool past) {
+    alignas(64) uint8_t buffer[LANE], bits[LANE];
+    past = past && m == LANE && grid.bits % 2 == 0;  // whole lines
+    uint8_t* codes = grid.bits == 8 && !past ? out : buffer;
+    codes_of<LOTS, FREE, LEFT>(x, m, step, grid, first, lots, codes, left);
+    if (grid.bits == 8) {
+        if (past) streamed(buffer, out, LANE);
+        return;
+    }
+    if (m % 8) std::memset(buffer + m, 0, 8 - m % 8);
+    packed(buffer, m, grid.bits, past ? bits : out);
+    if (past) streamed(bits, out, LANE / 8 * grid.bits);
+}
+
+template <bool LOTS, bool FREE>
+INLINE void block_encode(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, bool past) {
     for (int64_t at = 0; at < n; at += LANE) {
-        const int64_t m = LANED ? LANE : std::min(LANE, n - at);
-        uint8_t* codes = grid.bits == 8 ? out + at : buffer;
-        codes_of<LOTS>(x + at, m, step, grid, first + at, lots, codes);
-        if (LEFT) values_of<Into::LEFT>(codes, m, step.step, grid.top, left + at);
-        if (grid.bits != 8) {
-            if (m % 8) std::memset(buffer + m, 0, 8 - m % 8);
-            packed(buffer, m, grid.bits, out + at * grid.bits / 8);
-        }
+        if (n - at >= LANE)
+            lane_encode<LOTS, FREE, false>(x + at, LANE, step, grid, first + at, lots, out + at * grid.bits / 8, nullptr, past);
+        else
+            lane_encode<LOTS, FREE, false>(x + at, n - at, step, grid, first + at, lots, out + at * grid.bits / 8, nullptr, past);
     }
-}
-
-template <bool LOTS, bool LEFT>
-INLINE void block_encode(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, float* left) {
-    if (n == LANE)
-        coded<LOTS, LEFT, true>(x, LANE, step, grid, first, lots, out, left);
-    else
-        coded<LOTS, LEFT, false>(x, n, step, grid, first, lots, out, left);
 }
 
 INLINE uint32_t block_largest(const float* x, int64_t n) { return n == LANE ? largest(x, LANE) : largest(x, n); }
 
-template <bool LOTS>
+// The next block's step is found before this block's codes, so that its divisions do not keep them waiting.
+template <bool LOTS, bool FREE>
 void encode(const float* x, const float* steps, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload, int threads) {
     const int64_t blocks = (n + block - 1) / block;
     uint8_t* codes = payload + 4 * blocks;
+    const bool past = block % LANE == 0 && goes_past(codes, n);
     in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
+        const auto step_at = [=, &grid](int64_t b) {
+            if (FREE) return of_step(steps[b]);
+            prefetched(x + b * block, std::min(block, LANE));
+            return step_of(block_largest(x + b * block, std::min(block, n - b * block)), grid);
+        };
+        Step step = step_at(begin);
         for (int64_t b = begin; b < end; ++b) {
+            const Step next = b + 1 < end ? step_at(b + 1) : step;
             const int64_t at = b * block, m = std::min(block, n - at);
-            const Step step = steps ? of_step(steps[b]) : step_of(block_largest(x + at, m), grid);
             store(payload + 4 * b, step.step);
-            block_encode<LOTS, false>(x + at, m, step, grid, at, lots, codes + at * grid.bits / 8, nullptr);
+            block_encode<LOTS, FREE>(x + at, m, step, grid, at, lots, codes + at * grid.bits / 8, past);
+            step = next;
         }
     });
 }
@@ -182,17 +205,38 @@ void encode_left(const float* x, const float* before, float decay, int64_t n, in
                  float* left, int threads) {
     const int64_t blocks = (n + block - 1) / block;
     uint8_t* codes = payload + 4 * blocks;
+    const bool past = goes_past(left, n), past_codes = past && block % LANE == 0 && goes_past(codes, n);
     in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
-        for (int64_t b = begin; b < end; ++b) {
+        alignas(64) float y[2][LANE], rest[LANE];
+        const auto step_at = [=, &grid](int64_t b, float* to) {  // y of a block, here or (of a long one) where its rest will be
             const int64_t at = b * block, m = std::min(block, n - at);
-            float* y = left + at;
+            prefetched(x + at, std::min(m, LANE));
+            prefetched(before + at, std::min(m, LANE));
             if (m == LANE)
-                summed(x + at, before + at, decay, LANE, y);
+                summed(x + at, before + at, decay, LANE, to);
             else
-                summed(x + at, before + at, decay, m, y);
-            const Step step = step_of(block_largest(y, m), grid);
+                summed(x + at, before + at, decay, m, m < LANE ? to : left + at);
+            return step_of(block_largest(m <= LANE ? to : left + at, m), grid);
+        };
+        Step step = step_at(begin, y[begin & 1]);
+        for (int64_t b = begin; b < end; ++b) {
+            const Step next = b + 1 < end ? step_at(b + 1, y[(b + 1) & 1]) : step;
+            const int64_t at = b * block, m = std::min(block, n - at);
             store(payload + 4 * b, step.step);
-            block_encode<LOTS, true>(y, m, step, grid, at, lots, codes + at * grid.bits / 8, y);
+            uint8_t* out = codes + at * grid.bits / 8;
+            if (m == LANE && past) {
+                lane_encode<LOTS, false, true>(y[b & 1], LANE, step, grid, at, lots, out, rest, past_codes);
+                streamed(rest, left + at, 4 * LANE);
+            } else if (m == LANE) {
+                lane_encode<LOTS, false, true>(y[b & 1], LANE, step, grid, at, lots, out, left + at, false);
+            } else {
+                for (int64_t i = 0; i < m; i += LANE) {
+                    const int64_t some = std::min(LANE, m - i);
+                    if (m > LANE) std::memcpy(y[b & 1], left + at + i, 4 * some);
+                    lane_encode<LOTS, false, true>(y[b & 1], some, step, grid, at + i, lots, out + i * grid.bits / 8, left + at + i, false);
+                }
+            }
+            step = next;
         }
     });
 }
@@ -211,19 +255,31 @@ INLINE void block_decode(const uint8_t* codes, int64_t n, float step, const Grid
             own = buffer;
         }
         if (m == LANE)
-            values_of<ADD ? Into::ADD : Into::WRITE>(own, LANE, step, grid.top, out + at);
+            values_of<ADD>(own, LANE, step, grid.top, out + at);
         else
-            values_of<ADD ? Into::ADD : Into::WRITE>(own, m, step, grid.top, out + at);
+            values_of<ADD>(own, m, step, grid.top, out + at);
     }
 }
 
 template <bool ADD> void decode(const uint8_t* payload, int64_t n, int64_t block, const Grid& grid, float* out, int threads) {
     const int64_t blocks = (n + block - 1) / block;
     const uint8_t* codes = payload + 4 * blocks;
+    const bool past = !ADD && block % LANE == 0 && goes_past(out, n);
     in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
+        alignas(64) float lane[LANE];
         for (int64_t b = begin; b < end; ++b) {
             const int64_t at = b * block, m = std::min(block, n - at);
-            block_decode<ADD>(codes + at * grid.bits / 8, m, load<float>(payload + 4 * b), grid, out + at);
+            const float step = load<float>(payload + 4 * b);
+            const uint8_t* own = codes + at * grid.bits / 8;
+            if (past && m % LANE == 0) {
+                for (int64_t i = 0; i < m; i += LANE) {
+                    block_decode<false>(own + i * grid.bits / 8, LANE, step, grid, lane);
+                    streamed(lane, out + at + i, 4 * LANE);
+                }
+            } else {
+                if (ADD) prefetched(out + at, std::min(m, LANE));
+                block_decode<ADD>(own, m, step, grid, out + at);
+            }
         }
     });
 }
@@ -239,7 +295,7 @@ void sum_encode(const uint8_t* const* payloads, int count, int64_t n, int64_t bl
             for (int k = 1; k < count; ++k) block_decode<true>(payloads[k] + head, m, load<float>(payloads[k] + 4 * b), grid, total.data());
             const Step step = step_of(block_largest(total.data(), m), grid);
             store(out + 4 * b, step.step);
-            block_encode<LOTS, false>(total.data(), m, step, grid, at, lots, out + head, nullptr);
+            block_encode<LOTS, false>(total.data(), m, step, grid, at, lots, out + head, false);
         }
     });
 }
@@ -253,7 +309,10 @@ using namespace thinwire;
 EXPORT void grid_encode(const float* x, const float* steps, int64_t n, int64_t block, int bits, int rise, int lots, uint32_t key0,
                         uint32_t key1, uint8_t* payload, int threads) {
     const Grid grid(bits, rise);
-    (lots ? encode<true> : encode<false>)(x, steps, n, block, grid, {key0, key1}, payload, threads);
+    if (steps)
+        (lots ? encode<true, true> : encode<false, true>)(x, steps, n, block, grid, {key0, key1}, payload, threads);
+    else
+        (lots ? encode<true, false> : encode<false, false>)(x, steps, n, block, grid, {key0, key1}, payload, threads);
 }
 
 // y = x + decay · before -> payload, and left = y - what it decodes to. left may be before.

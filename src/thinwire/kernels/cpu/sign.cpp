@@ -3,10 +3,6 @@
 // A payload is m scales (float32), then n bits, 1 where a value is below zero. Blocks end on whole bytes (or there is one).
 // A mean's sum is taken by halves, so that it has one order on every machine: i and i + W/2 are added, W the next power of two.
 #include "common.h"
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 namespace thinwire {
 namespace {
 
@@ -79,6 +75,32 @@ INLINE float mean_of(const float* x, int64_t n) {
     return huge ? mean * HUGE_ONE : mean;
 }
 
+// Of a block: its bits, and its mean.
+INLINE float block_encode(const float* x, int64_t n, uint8_t* bits) {
+#if defined(__AVX512F__)
+    if (n == LANE) {  // all in registers: values are read once
+        const __m512 zero = _mm512_setzero_ps();
+        __m512 sums[8];
+        for (int k = 0; k < 8; ++k) {
+            const __m512 low = _mm512_loadu_ps(x + 16 * k), high = _mm512_loadu_ps(x + 16 * (k + 8));
+            store(bits + 2 * k, static_cast<uint16_t>(_mm512_cmp_ps_mask(low, zero, _CMP_LT_OQ)));
+            store(bits + 2 * (k + 8), static_cast<uint16_t>(_mm512_cmp_ps_mask(high, zero, _CMP_LT_OQ)));
+            sums[k] = _mm512_add_ps(_mm512_abs_ps(low), _mm512_abs_ps(high));
+        }
+        for (int half = 4; half; half /= 2)
+            for (int k = 0; k < half; ++k) sums[k] = _mm512_add_ps(sums[k], sums[k + half]);
+        const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(sums[0]), _mm512_extractf32x8_ps(sums[0], 1));
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        const float sum = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+        if (sum < HUGE_ONE) return sum / static_cast<float>(LANE);  // so no value is huge, or no number
+        return mean_of(x, n);
+    }
+#endif
+    bits_below_zero(x, n, bits);
+    return mean_of(x, n);
+}
+
 enum class Into { WRITE, ADD, LEFT };
 
 template <Into INTO> INLINE float put(float old, float value) {
@@ -98,6 +120,19 @@ template <Into INTO> INLINE void said(const uint8_t* RESTRICT bits, int64_t n, f
             _mm512_storeu_ps(out + i, _mm512_add_ps(_mm512_loadu_ps(out + i), value));
         else
             _mm512_storeu_ps(out + i, _mm512_sub_ps(_mm512_loadu_ps(out + i), value));
+    }
+#elif defined(__AVX2__)
+    const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), flip = _mm256_set1_epi32(static_cast<int>(SIGN));
+    const __m256i whole = _mm256_castps_si256(_mm256_set1_ps(scale));
+    for (; i + 8 <= n; i += 8) {
+        const __m256i below = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits[i / 8]), each), each);
+        const __m256 value = _mm256_castsi256_ps(_mm256_xor_si256(whole, _mm256_and_si256(below, flip)));
+        if (INTO == Into::WRITE)
+            _mm256_storeu_ps(out + i, value);
+        else if (INTO == Into::ADD)
+            _mm256_storeu_ps(out + i, _mm256_add_ps(_mm256_loadu_ps(out + i), value));
+        else
+            _mm256_storeu_ps(out + i, _mm256_sub_ps(_mm256_loadu_ps(out + i), value));
     }
 #endif
     const uint32_t plain = bits_of(scale);
@@ -125,8 +160,8 @@ using namespace thinwire;
 EXPORT void sign_encode(const float* x, int64_t n, int64_t block, uint8_t* payload, int threads) {
     uint8_t* bits = payload + head(n, block);
     each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
-        store(payload + 4 * b, mean_of(x + at, m));
-        bits_below_zero(x + at, m, bits + at / 8);
+        prefetched(x + at, std::min(m, LANE));
+        store(payload + 4 * b, block_encode(x + at, m, bits + at / 8));
     });
 }
 
@@ -134,20 +169,36 @@ EXPORT void sign_encode(const float* x, int64_t n, int64_t block, uint8_t* paylo
 EXPORT void sign_encode_left(const float* x, const float* before, float decay, int64_t n, int64_t block, uint8_t* payload, float* left,
                              int threads) {
     uint8_t* bits = payload + head(n, block);
+    const bool past = goes_past(left, n);
     each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
-        summed(x + at, before + at, decay, m, left + at);
-        const float mean = mean_of(left + at, m);
+        alignas(64) float lane[LANE];
+        float* y = m == LANE ? lane : left + at;
+        prefetched(x + at, std::min(m, LANE));
+        prefetched(before + at, std::min(m, LANE));
+        if (m == LANE)
+            summed(x + at, before + at, decay, LANE, y);
+        else
+            summed(x + at, before + at, decay, m, y);
+        const float mean = block_encode(y, m, bits + at / 8);
         store(payload + 4 * b, mean);
-        bits_below_zero(left + at, m, bits + at / 8);
-        said<Into::LEFT>(bits + at / 8, m, mean, left + at);
+        said<Into::LEFT>(bits + at / 8, m, mean, y);
+        if (m == LANE && past)
+            streamed(lane, left + at, 4 * LANE);
+        else if (m == LANE)
+            std::memcpy(left + at, lane, 4 * LANE);
     });
 }
 
 EXPORT void sign_decode(const uint8_t* payload, int64_t n, int64_t block, int add, float* out, int threads) {
     const uint8_t* bits = payload + head(n, block);
+    const bool past = !add && goes_past(out, n);
     each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
         const float scale = load<float>(payload + 4 * b);
-        if (add)
+        if (past && m == LANE) {
+            alignas(64) float lane[LANE];
+            said<Into::WRITE>(bits + at / 8, LANE, scale, lane);
+            streamed(lane, out + at, 4 * LANE);
+        } else if (add)
             said<Into::ADD>(bits + at / 8, m, scale, out + at);
         else
             said<Into::WRITE>(bits + at / 8, m, scale, out + at);
