@@ -7,6 +7,7 @@ Every check looks at this machine and says what it found: `ok`, a `note` (it wor
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import os
@@ -133,9 +134,8 @@ def _gpu_kernels() -> Iterator[Finding]:
         elif native.chosen() == "torch":
             yield Finding("note", f"kernels, gpu {index}", f"plain torch, as {native.VARIABLE} asks", f"unset {native.VARIABLE}")
         else:
-            import triton
-
-            told = f"Triton {triton.__version__}; the first use of a setting compiles for a second or two"
+            version = importlib.import_module("triton").__version__
+            told = f"Triton {version}; the first use of a setting compiles for a second or two"
             yield Finding("ok", f"kernels, gpu {index}", told)
 
 
