@@ -21,6 +21,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Coder, Flight, Grain, Hop, Outcome, Packet, Route, Seat, Spec, State
 from thinwire.how._talk import swap
+from thinwire.kernels import memory
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class two_shot(Route):
         ordered = [outcomes[j] for j in range(len(spans))]
         shares = [outcome.sent for outcome in ordered if outcome.sent is not None]
         known = len(shares) == len(ordered)
-        return Outcome(torch.cat([outcome.total for outcome in ordered]), (lambda: torch.cat([own() for own in shares])) if known else None)
+        return Outcome(
+            memory.cat([outcome.total for outcome in ordered]), (lambda: torch.cat([own() for own in shares])) if known else None
+        )
 
     def _round(
         self, packets: dict[int, Packet], spans: tuple[Spec, ...], state: State, seat: Seat

@@ -10,6 +10,7 @@ The sizes follow from (k, per, chunks) alone, so every rank knows which coding i
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -39,6 +40,7 @@ def nbytes(coding: Coding, k: int, per: int, chunks: int = 1) -> int:
     return reference.packed_nbytes(chunks * k, low) + reference.packed_nbytes(chunks * _unary(k, per, low), 1)
 
 
+@lru_cache(maxsize=1024)
 def smallest(k: int, per: int, chunks: int = 1) -> Coding:
     """The coding of the fewest bytes.
 
@@ -116,6 +118,7 @@ def _width(per: int) -> int:
     return max(1, (per - 1).bit_length())
 
 
+@lru_cache(maxsize=1024)
 def _low(k: int, per: int) -> int:
     """The l of the fewest bits: k l + H falls while halving H saves more than the k bits that it costs."""
     return min(range(_width(per) + 1), key=lambda low: k * low + _unary(k, per, low))

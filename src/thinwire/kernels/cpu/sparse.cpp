@@ -5,9 +5,31 @@
 namespace thinwire {
 namespace {
 
-constexpr int64_t RUN = 1024, SAMPLE = 16384;
+constexpr int64_t RUN = 1024, SAMPLE = 16384, SHORT = 512;
 
 INLINE uint32_t size_of(float x) { return std::min(bits_of(x) & ~SIGN, INFINITE + 1); }
+
+// Which of 64 values reach a bar: bit i for value i.
+#if defined(__AVX512F__)
+INLINE uint64_t reach(const float* x, uint32_t bar) {
+    const __m512i bars = _mm512_set1_epi32(static_cast<int>(bar)), rest = _mm512_set1_epi32(static_cast<int>(~SIGN));
+    uint64_t hit = 0;
+    for (int k = 0; k < 4; ++k)
+        hit |= static_cast<uint64_t>(_mm512_cmpge_epu32_mask(_mm512_and_si512(_mm512_loadu_si512(x + 16 * k), rest), bars)) << 16 * k;
+    return hit;
+}
+#elif defined(__AVX2__)
+INLINE uint64_t reach(const float* x, uint32_t bar) {
+    const __m256i below = _mm256_set1_epi32(static_cast<int>(bar) - 1), rest = _mm256_set1_epi32(static_cast<int>(~SIGN));
+    uint64_t hit = 0;
+    for (int k = 0; k < 8; ++k) {
+        const __m256i sizes = _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 8 * k)), rest);
+        const auto eight = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(sizes, below))));
+        hit |= static_cast<uint64_t>(eight) << 8 * k;
+    }
+    return hit;
+}
+#endif
 
 // Entries whose size is at least a bar, in the order of their places.
 struct Candidates {
@@ -61,26 +83,6 @@ struct Candidates {
         count = found;
     }
 
-#if defined(__AVX512F__)
-    static INLINE uint64_t reach(const float* x, uint32_t bar) {
-        const __m512i bars = _mm512_set1_epi32(static_cast<int>(bar)), rest = _mm512_set1_epi32(static_cast<int>(~SIGN));
-        uint64_t hit = 0;
-        for (int k = 0; k < 4; ++k)
-            hit |= static_cast<uint64_t>(_mm512_cmpge_epu32_mask(_mm512_and_si512(_mm512_loadu_si512(x + 16 * k), rest), bars)) << 16 * k;
-        return hit;
-    }
-#elif defined(__AVX2__)
-    static INLINE uint64_t reach(const float* x, uint32_t bar) {
-        const __m256i below = _mm256_set1_epi32(static_cast<int>(bar) - 1), rest = _mm256_set1_epi32(static_cast<int>(~SIGN));
-        uint64_t hit = 0;
-        for (int k = 0; k < 8; ++k) {
-            const __m256i sizes = _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 8 * k)), rest);
-            const auto eight = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(sizes, below))));
-            hit |= static_cast<uint64_t>(eight) << 8 * k;
-        }
-        return hit;
-    }
-#endif
 };
 
 INLINE int64_t at_least(const uint32_t* sizes, int64_t n, uint32_t bar) {
@@ -88,6 +90,14 @@ INLINE int64_t at_least(const uint32_t* sizes, int64_t n, uint32_t bar) {
     for (int64_t i = 0; i < n; ++i) count += sizes[i] >= bar;
     return count;
 }
+
+#if defined(__AVX2__)
+INLINE int64_t reaching(const float* x, int64_t n, uint32_t bar) {  // n whole words of 64
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += 64) count += __builtin_popcountll(reach(x + i, bar));
+    return count;
+}
+#endif
 
 // A bar that k of the sizes reach, or the k-th largest size itself where its equals make that impossible; all are at least `low`.
 uint32_t kth(const Candidates& found, int64_t k, uint32_t low) {
@@ -132,6 +142,30 @@ uint32_t guess(const float* x, int64_t n, int64_t k) {
 
 // Half the number: one less in its exponent.
 INLINE uint32_t halved(uint32_t bar) { return bar > 0x00800000u ? bar - 0x00800000u : 0; }
+
+#if defined(__AVX2__)
+// The k largest of a short chunk, of whole words of 64: a bar that exactly k reach is sought from where the last chunk's was. False where equals
+// leave none.
+bool short_chunk(const float* x, int64_t n, int64_t k, uint32_t* bar, int64_t* places, float* values) {
+    constexpr uint32_t FAR = 0x00200000;  // a quarter
+    uint32_t low = 0, high = INFINITE + 2, at = std::clamp<uint32_t>(*bar, 1, INFINITE + 1);
+    for (int64_t count; (count = reaching(x, n, at)) != k;) {
+        (count > k ? low : high) = at;
+        if (high - low <= 1) return false;
+        const uint32_t middle = low + (high - low) / 2;
+        const uint32_t near = count > k ? at + FAR : at - FAR;
+        at = high - low <= 2 * FAR || near <= low || near >= high ? middle : near;
+    }
+    *bar = at;
+    for (int64_t word = 0; word < n; word += 64)
+        for (uint64_t hit = reach(x + word, at); hit; hit &= hit - 1) {
+            const int64_t place = word + __builtin_ctzll(hit);
+            *places++ = place;
+            *values++ = x[place];
+        }
+    return true;
+}
+#endif
 
 struct Bits {  // written in order
     uint8_t* out;
@@ -181,6 +215,12 @@ EXPORT void topk_chunks(const float* x, int64_t chunks, int64_t per, int64_t k, 
         uint32_t bar = 0;
         for (int64_t c = begin; c < end; ++c) {
             const float* own = x + c * per;
+#if defined(__AVX2__)
+            if (per <= SHORT && per % 64 == 0) {
+                prefetched(own, per);
+                if (short_chunk(own, per, k, &bar, places + c * k, values + c * k)) continue;
+            }
+#endif
             if (per > 2 * SAMPLE) bar = guess(own, per, k);
             for (;; bar = halved(bar)) {
                 found.clear();
