@@ -2,8 +2,8 @@
 
     python -m benchmarks.codec_share --json benchmarks/results/codec_share.json
 
-Two ranks, one thread each, in the lab. Codec time is all arithmetic of codecs and routes on a lane's thread, by the clock; the step is the
-whole of it, exposed wire too. Target: at most 3 % for 4-bit and for sparse strategies.
+Two ranks, one thread each, in the lab. Codec time is the processor time of a lane's thread, codecs and routes; the step is the whole of it
+by the clock, exposed wire too. Target: at most 3 % for 4-bit and for sparse strategies.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from thinwire.core import Handle, allreduce_nbytes
 class Row:
     """One bucket's account.
 
-    flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: codec and route arithmetic (on the lane's thread);
+    flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: processor time of codecs and routes;
     wire_s: in hops; exposed_s: the caller waited.
     """
 
