@@ -3,6 +3,7 @@
     python scripts/real_gradients.py gradient.safetensors
     python scripts/real_gradients.py --steps 10 delta.safetensors
     python -m benchmarks.codec_error gradient.safetensors delta.safetensors --json benchmarks/results/codec_error.json
+    python -m benchmarks.codec_error other.safetensors --chosen benchmarks/results/codec_error.json    held out: nothing is chosen on it
 
 What theirs make of a gradient `benchmarks.rival_codecs` tells, each in an environment of its own, built at first use. Beside each stands
 one setting of ours, the same for all gradients: of those of the same kind that need no more bytes on any, the one whose error over theirs,
@@ -32,7 +33,8 @@ from thinwire.bench.environments import python_for
 from thinwire.core import Codec, Seat, Spec, State
 from thinwire.data.cache import cache_folder
 from thinwire.errors import BenchError
-from thinwire.what import cast, codebook, fp4, fp8, loglevels, lowrank, nf4, scaled, svd, uniform
+from thinwire.spell import spelled
+from thinwire.what import cast, codebook, fp4, fp8, loglevels, lowrank, nf4, powerlevels, scaled, svd, uniform
 
 BLOCKS = (32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 0)
 SHORT = (12, 13, 15, 17, 20, 24, 26, 33, 40, 51, 65, 97, 129, 193, 257, 385, 513, 1025, 2049, 4097, 0)  # of scales of one byte
@@ -56,33 +58,38 @@ def settings(kind: str) -> list[list[Codec]]:
         alone = [lowrank(_rank(rest)), svd(_rank(rest))]
     elif name == "warm":
         alone = [lowrank(_rank(rest))]
+    powers = [powerlevels(8, power) for power in (1.5, 2.0, 3.0)]
     blocked: dict[str, list[Codec]] = {
         "cast fp16": [cast("fp16")],
         "fp8 e4m3": [fp8("e4m3")],
         "fp8 e5m2": [fp8("e5m2")],
         "fp4": [fp4("e2m1")],
         "nf4": [nf4()],
-        "8-bit floats": [fp8("e4m3"), fp8("e5m2"), *(loglevels(8, smallest) for smallest in (1e-2, 1e-3, 1e-4, 1e-6))],
-        "table 8": [codebook(1, 8, refresh=0), *(loglevels(8, smallest) for smallest in (1e-3, 1e-4))],  # levels that are not even
+        "8-bit floats": [fp8("e4m3"), fp8("e5m2"), *(loglevels(8, smallest) for smallest in (1e-2, 1e-3, 1e-4)), *powers],
+        "table 8": [codebook(1, 8, refresh=0), *(loglevels(8, smallest) for smallest in (1e-3, 1e-4)), *powers],  # levels that are not even
     }
     found = [[each] for each in alone]
     for each in blocked.get(kind, []):
         if not isinstance(each, cast):
             found.append([replace(each, block=block) for block in BLOCKS if block or not isinstance(each, codebook)])  # type: ignore[type-var]
         whole = each if isinstance(each, cast | codebook) else replace(each, block=0)  # type: ignore[type-var]
-        found.append([scaled(block) >> whole for block in SHORT])
+        found.append([scaled(block, "cover" if isinstance(each, cast) else "near") >> whole for block in SHORT])
+        if isinstance(each, nf4 | fp4 | fp8) and len(blocked[kind]) == 1:
+            found.append([scaled(block, "nf4" if isinstance(each, nf4) else each.format) >> whole for block in SHORT])
     if not found:
         raise ValueError(f"no codec of ours is of the kind {kind!r}")
     return found
 
 
 def _uniform(width: str, more: str = "") -> list[list[Codec]]:
-    """Uniform grids of so many bits: "stochastic" rounds by lot, and must be unbiased; all others are ours to choose."""
+    """Uniform grids of so many bits: "stochastic" rounds by lot, and cuts no more than theirs; all others are ours to choose."""
     bits, by_lot = int(width), more == "stochastic"
     rounding = "stochastic" if by_lot else "nearest"
     scales = ("absmax",) if by_lot else ("absmax", "mse")
-    grids = ("tread", "affine", "rise") if bits < 4 else ("tread", "affine")
+    grids = ("tread", "point", "affine", "rise") if bits < 4 else ("tread", "point", "affine")
     plain = [uniform(bits, 0, rounding, None, grid, scale) for grid in grids for scale in scales]  # type: ignore[arg-type]  # literals
+    if by_lot:
+        plain.append(uniform(bits, 0, "stochastic", grid="point", scale="range"))  # type: ignore[arg-type]
     found: list[list[Codec]] = [[replace(each, block=block) for block in (*BLOCKS, "row")] for each in plain]
     whole = uniform(bits, 0, rounding, 1 / max(1, 2 ** (bits - 1) - 1))  # type: ignore[arg-type]
     fit: int | Literal["cover"] = "cover" if by_lot else bits
@@ -201,11 +208,11 @@ def over(ours: float, theirs: float) -> float:
     return ours / theirs if theirs else 1.0 if not ours else float("inf")
 
 
-def beside(library: str, said: dict[str, dict[str, Any]], judges: dict[str, Judge]) -> Row:
-    """One codec of theirs, as it did on each gradient, and the setting of ours that stands beside it."""
+def beside(library: str, said: dict[str, dict[str, Any]], judges: dict[str, Judge], chosen: Codec | None = None) -> Row:
+    """One codec of theirs, as it did on each gradient, and the setting of ours that stands beside it: `chosen`, or the best that fits."""
     first = next(iter(said.values()))
-    fitting: list[Codec] = []
-    for family in settings(first["kind"]):
+    fitting: list[Codec] = [] if chosen is None else [chosen]  # of other sizes it may need a little more than theirs; the row says
+    for family in settings(first["kind"]) if chosen is None else []:
         sizes = {codec: [judges[name].nbytes(codec, each["spans"]) for name, each in said.items()] for codec in family}
         small = [codec for codec in family if all(size <= each["nbytes"] for size, each in zip(sizes[codec], said.values(), strict=True))]
         fitting += sorted(small, key=lambda codec: -sum(sizes[codec]))[:SMALLEST]
@@ -283,11 +290,14 @@ def main() -> None:
     made.add_argument("--library", action="append", choices=LIBRARIES, help="all without")
     made.add_argument("--environments", type=Path, metavar="FOLDER", help="where theirs are built; default: in Thinwire's cache")
     made.add_argument("--kept", type=Path, metavar="FOLDER", help="keep there what was measured, and take it from there")
+    made.add_argument("--chosen", type=Path, metavar="FILE", help="a result of before: take the settings of ours that it has, choose none")
     made.add_argument("--all", action="store_true", help="show every row")
     asked = made.parse_args()
     torch.set_num_threads(1)
     gradients = {path.stem: path for path in asked.gradients}
     judges = {name: Judge(load_file(path), asked.kept and asked.kept / f"{name}.ours.json") for name, path in gradients.items()}
+    before = json.loads(asked.chosen.read_text())["rows"] if asked.chosen else []
+    chosen = {(row["library"], row["codec"]): spelled("what", row["ours"]) for row in before}
     rows, failed = [], {}
     for library in asked.library or LIBRARIES:
         try:
@@ -297,7 +307,7 @@ def main() -> None:
             print(f"{library}: {error}", file=sys.stderr, flush=True)
             continue
         for each in said:
-            rows.append(beside(library, each, judges))
+            rows.append(beside(library, each, judges, chosen[library, next(iter(each.values()))["codec"]] if chosen else None))
             print(f"{library} {rows[-1].codec}: {rows[-1].ratio:.3f} by {rows[-1].ours}", file=sys.stderr, flush=True)
     print(shown(rows, asked.all))
     print(

@@ -27,6 +27,7 @@ from thinwire.what import (
     lowrank,
     natural,
     nf4,
+    powerlevels,
     randomk,
     sampled,
     scaled,
@@ -53,6 +54,12 @@ CODECS: dict[str, list[Codec]] = {
         *(uniform(4, 0, scale="percentile", at=98.0), uniform(3, 32, scale="percentile", at=90.0, grid="affine")),
         *(uniform(3, 0, scale="sigma", at=2.5), uniform(8, scale="sigma", at=6.0, grid="affine")),
         uniform(3, scale="sigma", at=2.0, rounding="stochastic", grid="rise"),
+        *(
+            uniform(4, grid="point"),
+            uniform(2, 0, "stochastic", grid="point"),
+            uniform(3, "row", "stochastic", grid="point", scale="range"),
+        ),
+        *(uniform(8, 32, grid="point", scale="mse"), uniform(3, 0, "stochastic", grid="point", scale="percentile", at=90.0)),
         *(uniform(8, step=0.05), uniform(2, step=0.5, rounding="stochastic")),
     ],
     "sign": [sign(block=0), sign(block=30), sign()],
@@ -65,9 +72,14 @@ CODECS: dict[str, list[Codec]] = {
         *(loglevels(8, block=0), loglevels(2, 0.2, grid="rise"), loglevels(3, 0.1, block=12, rounding="stochastic")),
         *(loglevels(6, 1e-3, rounding="stochastic", grid="rise"), loglevels()),
     ],
+    "powerlevels": [
+        *(powerlevels(8, 3.0, 0), powerlevels(2, grid="rise"), powerlevels(3, 1.5, 12, "stochastic")),
+        *(powerlevels(6, 4.0, 32, "stochastic", "rise"), powerlevels(4)),
+    ],
     "scaled": [
+        *(scaled(40, "nf4") >> nf4(0), scaled(16, "e3m0") >> fp4("e3m0", 0), scaled(0, "e5m2") >> fp8("e5m2", 0)),
         *(scaled(16, 4) >> uniform(4, step=1 / 7), scaled(32, "cover") >> fp4("e2m1", 0, rounding="stochastic"), scaled(7, 2)),
-        *(scaled(0, "cover") >> uniform(3, 0, rounding="stochastic"), scaled(32) >> nf4(0), scaled(16), scaled(32, "cover")),
+        *(scaled(0, "cover") >> uniform(3, 0, rounding="stochastic"), scaled(32) >> nf4(0), scaled(32, "cover"), scaled(16)),
     ],
     "hadamard": [
         *(hadamard(64) >> uniform(4), hadamard(2) >> sign(8), hadamard(16) >> topk(4, per=16) >> fp8(), hadamard(8) >> hadamard(128)),

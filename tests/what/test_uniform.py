@@ -91,6 +91,10 @@ def test_cuts_keep_blocks_and_bytes_whole() -> None:
         ({"step": float("nan")}, "a fixed step is positive and finite"),
         ({"step": 1.0, "grid": "rise"}, "none is left to mark a NaN"),
         ({"step": 1.0, "grid": "affine"}, "none is left to mark a NaN"),
+        ({"step": 1.0, "grid": "point"}, "none is left to mark a NaN"),
+        ({"bits": 1, "grid": "point"}, "two levels leave none for zero"),
+        ({"scale": "range"}, "only 'point' moves its grid"),
+        ({"scale": "norm", "grid": "point"}, "a norm is a distance from zero"),
         ({"step": 1.0, "scale": "mse"}, "a fixed step is every block's"),
         ({"step": 1.0, "block": "row"}, "a fixed step is every block's"),
         ({"block": "column"}, "or is a 'row'"),
@@ -165,6 +169,77 @@ def test_affine_of_equal_values_loses_nothing() -> None:
         assert torch.equal(through(uniform(2, grid="affine"), torch.full((9,), value)), torch.full((9,), value))
 
 
+@given(n=st.integers(0, 300), bits=st.integers(2, 8), block=st.integers(0, 40))
+def test_point_sends_a_step_and_a_byte_a_block(n: int, bits: Any, block: int) -> None:
+    blocks = math.ceil(n / (block or max(n, 1)))
+    for dtype, size in ((torch.float32, 4), (torch.float64, 8)):
+        assert uniform(bits, block, grid="point").nbytes(Spec((), 0, n, dtype)) == math.ceil(n * bits / 8) + (size + 1) * blocks
+
+
+@pytest.mark.parametrize(("rounding", "scale"), [("nearest", "absmax"), ("stochastic", "absmax"), ("stochastic", "range")])
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-0.1, 1.0), (-3.0, 0.2), (0.0, 5.0), (-5.0, -1.0), (2.0, 3.0), (-1e-4, 1.0)])
+def test_point_has_a_level_at_zero_and_covers_the_rest(rounding: Any, scale: Any, low: float, high: float) -> None:
+    x, codec = torch.cat([torch.linspace(low, high, 20_001), torch.zeros(50)]), uniform(3, 0, rounding, grid="point", scale=scale)
+    sent = through(codec, x)
+    first, step = (float(each) for each in codec.levels(x[None]) if each is not None)
+    assert (sent[-50:] == 0).all()
+    assert (sent - x).abs().max() <= step * (0.5001 if rounding == "nearest" else 1.0001)
+    below, above, span = first - min(low, 0), max(high, 0) - first - 7 * step, max(high, 0) - min(low, 0)
+    if scale == "range" or rounding == "nearest":
+        assert step == pytest.approx(span / 7)
+        assert max(below, above) < 0.5001 * step
+    else:
+        assert span / 7.0001 < step < span / 5.9999
+        assert max(below, above) < 1e-6 * span
+
+
+def test_point_at_random_is_unbiased_up_to_both_ends_and_range_is_not() -> None:
+    x = torch.tensor([-0.45, 1.0, 0.3, -0.1, 0.0, 0.9])
+    for scale, off in (("absmax", 0.0), ("range", 0.05)):  # of steps of 1.45 / 3, one lies below zero and two above: up to 0.967
+        codec = uniform(2, 0, "stochastic", grid="point", scale=scale)  # type: ignore[arg-type]
+        mean = torch.stack([through(codec, x, step=step) for step in range(4000)]).mean(0)
+        assert (mean - x)[torch.arange(6) != 1].abs().max() < 0.02
+        assert float((mean - x)[1]) == pytest.approx(-off * 2 / 3, abs=0.02 if not off else 0.001)
+
+
+def test_point_of_one_sign_has_every_level_on_its_side() -> None:
+    x = torch.linspace(0, 1, 20_001)
+    for values in (x, -x):
+        sent = through(uniform(4, 0, grid="point"), values)
+        assert sent.unique().numel() == 16
+        assert (sent - values).abs().max() < 0.501 / 15  # half of what a grid around zero takes
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_best_point_loses_no_more_than_the_best_tread(bits: Any) -> None:
+    for power in (1, 3):
+        x = torch.randn(65_536, generator=torch.Generator().manual_seed(0)) ** power
+        point, tread = ((through(uniform(bits, grid=grid, scale="mse"), x) - x).norm() for grid in ("point", "tread"))  # type: ignore[arg-type]
+        assert point < 0.999 * tread
+
+
+def test_point_cuts_each_end_by_itself() -> None:
+    x = torch.cat([torch.rand(4000, generator=torch.Generator().manual_seed(0)) - 0.5, torch.tensor([3.0])])
+    errors = [float((through(uniform(4, 0, grid=grid, scale="mse"), x) - x).norm()) for grid in ("point", "tread")]  # type: ignore[arg-type]
+    low, step = (float(each) for each in uniform(4, 0, grid="point", scale="mse").levels(x[None]) if each is not None)
+    assert errors[0] < 0.99 * errors[1]
+    assert low > -0.6
+    assert low + 15 * step < 1.5
+
+
+def test_point_of_extremes() -> None:
+    x = torch.tensor([-3e38, -1e38, 0.0, 1e38, 3e38])
+    for rounding in ("nearest", "stochastic"):
+        assert ((through(uniform(8, rounding=rounding, grid="point"), x) - x).abs() <= 1.01 * 6e38 / 254).all()  # type: ignore[arg-type]
+        for value in (0.0, 0.3, -7.0):
+            even = torch.full((9,), value)
+            assert torch.allclose(through(uniform(2, rounding=rounding, grid="point"), even), even, rtol=1e-6)  # type: ignore[arg-type]
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        x = torch.ones(12)
+        x[5] = bad
+        assert through(uniform(4, block=4, grid="point"), x).isnan().tolist() == [False] * 4 + [True] * 4 + [False] * 4
+
+
 def test_every_scale_cuts_where_it_says() -> None:
     x = torch.cat([torch.linspace(-1, 1, 2000), torch.tensor([10.0])])
     largest = {
@@ -188,7 +263,7 @@ def test_affine_scales_cut_each_end_by_itself() -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("grid", ["tread", "rise", "affine"])
+@pytest.mark.parametrize("grid", ["tread", "rise", "affine", "point"])
 def test_mse_never_loses_more_than_absmax(bits: Any, grid: Any) -> None:
     for power in (1, 3):
         x = torch.randn(65_536, generator=torch.Generator().manual_seed(0)) ** power
@@ -218,7 +293,9 @@ def test_its_repr_names_a_scale_only_where_one_is_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "codec", [uniform(3, "row", grid="affine"), uniform(4, scale="mse"), uniform(4, 0, scale="sigma", at=2.5)], ids=repr
+    "codec",
+    [uniform(3, "row", grid="affine"), uniform(4, scale="mse"), uniform(4, 0, scale="sigma", at=2.5), uniform(2, grid="point")],
+    ids=repr,
 )
 def test_every_grid_and_scale_travels(codec: Codec) -> None:
     check_route(two_shot(), codec, worlds=[3])

@@ -16,7 +16,7 @@ from thinwire.errors import StrategyError
 from thinwire.how import two_shot
 from thinwire.registry import inside
 from thinwire.testing.cases import inputs, require, same, seats, specs
-from thinwire.testing.known import Bound, bound
+from thinwire.testing.known import Bound, bound, cut_off
 
 _BUCKETS = ("many parts", "cut parts", "three values", "one value", "an empty span", "bfloat16")
 _PATTERNS = ("normal", "wide dtype", "zeros", "half of the ranks")
@@ -180,7 +180,8 @@ class _Bucket:
         loudest = [(shape.double() * size).to(self.spec.work) for shape in shapes]
         seat = seats(0, 0, self.group)[0]
         stated = self.error_bound if self.error_bound and codec is self.codec else lambda x, spec, seat: bound(codec, x, spec, seat)
-        return max(*(float(stated(x, self.spec, seat).max()) for x in loudest), size if codec.drops else 0.0)
+        most = max(*(float(stated(x, self.spec, seat).max()) for x in loudest), size if codec.drops else 0.0)
+        return most + cut_off(codec) * size
 
 
 def _largest_residual(states: dict[int, State]) -> float:

@@ -212,6 +212,16 @@ def rounded_off(codec: Codec, kept: Tensor) -> Tensor:
     return room
 
 
+def cut_off(codec: Codec) -> float:
+    """The share of a value that scales of one byte may cut off, at most: of a value just beyond one, which no probe need hold.
+
+    Example:
+        >>> round(cut_off(topk(1) >> scaled(16)), 3), cut_off(scaled(16, "cover")), cut_off(scaled(16, 4))
+        (0.022, 0.0, 0.875)
+    """
+    return sum(member.cuts for member in inside(codec) if isinstance(member, scaled))
+
+
 def is_unbiased(codec: Codec) -> bool:
     """The mean over draws of what it sends is what it was given.
 

@@ -28,6 +28,7 @@ from thinwire.what.loglevels import loglevels
 from thinwire.what.lowrank import lowrank
 from thinwire.what.natural import natural
 from thinwire.what.nf4 import nf4
+from thinwire.what.powerlevels import powerlevels
 from thinwire.what.randomk import randomk
 from thinwire.what.sampled import sampled
 from thinwire.what.scaled import scaled
@@ -66,6 +67,7 @@ __all__ = [
     "lowrank",
     "natural",
     "nf4",
+    "powerlevels",
     "randomk",
     "sampled",
     "scaled",

@@ -16,11 +16,13 @@ from thinwire.core import Spec
 from thinwire.kernels import reference
 
 Block = int | Literal["row"]
-Scale = Literal["absmax", "norm", "percentile", "sigma", "mse"]
+Scale = Literal["absmax", "norm", "percentile", "sigma", "mse", "range"]
 Run = tuple[int, int, int]
 """Where it begins, m and B."""
 
 _SHRINK = tuple(2 ** (-i / 4) for i in range(16))  # the candidates of "mse": the whole range, down to a 13th of it
+
+_NUDGE = tuple(2 ** (i / 64) for i in (10, 6, 3, 1, -1, -3, -6, -10))  # from there, of one end at a time
 
 
 def runs(spec: Spec, block: Block) -> Iterator[Run]:
@@ -64,24 +66,29 @@ def symmetric_steps(rows: Tensor, bits: int, grid: reference.Grid, scale: Scale,
 def affine_grid(rows: Tensor, bits: int, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
     """The lowest level and the step of each block, NaN where the block is not finite. (m, B) -> (m,), (m,)."""
     top = 2**bits - 1
-    low, high = rows.aminmax(dim=1)
-    if scale == "percentile":
-        n = _nth(rows, at)
-        low, high = rows.kthvalue(rows.shape[1] + 1 - n).values, rows.kthvalue(n).values
-    elif scale in ("sigma", "mse"):
+    low, high = _ends(rows, scale, at)
+    if scale == "mse":
         absmax, unit = _unit(rows)
         mean = unit.mean(1)
         below, above = mean - unit.amin(1), unit.amax(1) - mean
-        if scale == "sigma":
-            reach = (at or 0.0) * (unit - mean[:, None]).square().mean(1).sqrt()
-            below, above = torch.minimum(below, reach), torch.minimum(above, reach)
-        else:
-            grids = [(((below + above) * c / top)[:, None], (mean - below * c)[:, None]) for c in _SHRINK]
-            share = _best(unit, grids, top)
-            below, above = below * share, above * share
-        low, high = torch.maximum((mean - below) * absmax, low), torch.minimum((mean + above) * absmax, high)
+        grids = [(((below + above) * c / top)[:, None], (mean - below * c)[:, None]) for c in _SHRINK]
+        share = _best(unit, grids, top)
+        low, high = torch.maximum((mean - below * share) * absmax, low), torch.minimum((mean + above * share) * absmax, high)
     size = rows.abs().amax(1)  # amax hands NaN on
     return _finite(low, size), _finite(high / top - low / top, size)  # each by itself: their difference may be no float
+
+
+def point_grid(rows: Tensor, bits: int, scale: Scale, at: float | None, cover: bool) -> tuple[Tensor, Tensor]:
+    """The code of zero and the step of each block, NaN where the block is not finite. (m, B) -> (m,) uint8, (m,).
+
+    cover: every value that is not cut by `scale` lies between two levels; else up to half a step beyond the last one.
+    """
+    top = 2**bits - 1
+    low, high = _ends(rows, scale, at)
+    if scale == "mse":
+        low, high = _best_ends(rows, top)
+    zero, step = _around_zero(low, high, top, cover)
+    return zero.nan_to_num(0).to(torch.uint8), _finite(step, rows.abs().amax(1))
 
 
 def quantise_affine(rows: Tensor, low: Tensor, steps: Tensor, bits: int, lots: Tensor | None) -> Tensor:
@@ -91,6 +98,45 @@ def quantise_affine(rows: Tensor, low: Tensor, steps: Tensor, bits: int, lots: T
     scaled = torch.where(usable, (rows * quarter - low * quarter) / torch.where(usable, steps * quarter, 1), 0)
     codes = torch.round(scaled) if lots is None else torch.floor(scaled + (lots + 0.5) / 65536)
     return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
+
+
+def quantise_point(rows: Tensor, zero: Tensor, steps: Tensor, bits: int, lots: Tensor | None) -> Tensor:
+    """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `zero` and `steps` (m, 1); that of zero where a step is zero or not finite."""
+    usable = (steps > 0) & steps.isfinite()
+    scaled = torch.where(usable, rows / torch.where(usable, steps, 1), 0)
+    codes = torch.round(scaled) if lots is None else torch.floor(scaled + (lots + 0.5) / 65536)
+    return codes.add_(zero).clamp_(0, 2**bits - 1).to(torch.uint8)
+
+
+def _ends(rows: Tensor, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
+    """Where each end of a block is cut, by "percentile" or "sigma": (m, B) -> (m,), (m,); else its lowest and highest value."""
+    low, high = rows.aminmax(dim=1)
+    if scale == "percentile":
+        n = _nth(rows, at)
+        return rows.kthvalue(rows.shape[1] + 1 - n).values, rows.kthvalue(n).values
+    if scale == "sigma":
+        absmax, unit = _unit(rows)
+        mean = unit.mean(1)
+        reach = (at or 0.0) * (unit - mean[:, None]).square().mean(1).sqrt()
+        below, above = torch.minimum(mean - unit.amin(1), reach), torch.minimum(unit.amax(1) - mean, reach)
+        return torch.maximum((mean - below) * absmax, low), torch.minimum((mean + above) * absmax, high)
+    return low, high
+
+
+def _around_zero(low: Tensor, high: Tensor, top: int, cover: bool) -> tuple[Tensor, Tensor]:
+    """How many of `top` steps lie below zero, and the step: (m,), (m,)."""
+    below, above = (-low).clamp(min=0), high.clamp(min=0)
+    span = below / top + above / top  # each by itself: their sum may be no float
+    exact = torch.where(span > 0, below / torch.where(span > 0, span, 1), 0)
+    if not cover:
+        return exact.round(), span
+    best, least = exact, torch.full_like(span, float("inf"))
+    fewest, most = (below > 0).to(exact), top - (above > 0).to(exact)  # a level on each side that needs one
+    for whole in (exact.floor(), exact.ceil()):
+        zero = torch.minimum(torch.maximum(whole, fewest), most)
+        step = torch.maximum(below / zero.clamp(min=1), above / (top - zero).clamp(min=1))
+        best, least = torch.where(step < least, zero, best), torch.minimum(step, least)
+    return best, least
 
 
 def _cut(at: int, low: int, high: int, columns: int) -> Iterator[Run]:
@@ -115,10 +161,38 @@ def _nth(rows: Tensor, percentile: float | None) -> int:
 
 def _best(unit: Tensor, grids: list[tuple[Tensor, Tensor]], top: float) -> Tensor:
     """Of the candidates (steps, lowest level) the share whose rounding to nearest has the smallest squared error: (m,)."""
-    errors = [
-        (((unit - low) / step.clamp(min=1e-30)).round_().clamp_(0, top).mul_(step).add_(low) - unit).square_().sum(1) for step, low in grids
-    ]
+    errors = [_error(unit, step, low, top) for step, low in grids]
     return torch.tensor(_SHRINK).to(unit)[torch.stack(errors).argmin(0)]
+
+
+def _error(unit: Tensor, step: Tensor, low: Tensor, top: float) -> Tensor:
+    """The squared error of each block on a grid of `top` steps: (m,)."""
+    return ((unit - low) / step.clamp(min=1e-30)).round_().clamp_(0, top).mul_(step).add_(low).sub_(unit).square_().sum(1)
+
+
+def _best_ends(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Where the ends of a grid with a zero point lie best: of three families of 16 first, then each by itself. (m, B) -> (m,), (m,)."""
+    absmax, unit = _unit(rows)
+    ends = torch.stack(unit.aminmax(dim=1))  # (2, m)
+    even = torch.stack([-torch.ones_like(absmax), torch.full_like(absmax, (top + 1) / (top - 1))])  # the grid around zero, one level more
+    best, least = ends, torch.full_like(absmax, float("inf"))
+
+    def better(tried: Tensor) -> None:
+        nonlocal best, least
+        zero, step = _around_zero(tried[0], tried[1], top, cover=False)
+        error = _error(unit, step[:, None], (-zero * step)[:, None], top)
+        best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
+
+    for c in _SHRINK:
+        for tried in (ends * c, ends.clamp(-c, c), even * c):
+            better(tried)
+    for side in (0, 1, 0, 1):
+        begun = best
+        for share in _NUDGE:
+            tried = begun.clone()
+            tried[side] *= share
+            better(tried)
+    return best[0] * absmax, best[1] * absmax
 
 
 def _finite(values: Tensor, size: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Steps, with S the span's largest magnitude and blocks of B values:
     2. The core: v / s, cut at ±1, for the codec to the right of `>>`.
     3. Back: s times what that says.
 With "near" the cut takes at most 2.2 % off a block's largest values; with "cover" s is the next scale above, and nothing is cut; for a
-uniform grid of b bits the scale is that of least squared error, which may cut more. So small a scale makes small blocks cheap: 32 values
+grid that `fit` names the scale is that of least squared error, which may cut more. So small a scale makes small blocks cheap: 32 values
 and a byte take what 128 and a float32 do, and the fewer values share a scale, the closer it fits.
 
 Source: scales of 8 bits under one of 32 as in QLoRA's double quantisation (Dettmers et al. 2023, arXiv:2305.14314) and NVFP4; one byte
@@ -24,10 +24,14 @@ from torch import Tensor
 from thinwire.core import Seat, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
-from thinwire.what._levels import wrong_block
+from thinwire.what._levels import Levels, nearest_index, table, wrong_block
 from thinwire.what.chain import Transform
+from thinwire.what.fp4 import fp4
+from thinwire.what.fp8 import fp8
+from thinwire.what.nf4 import nf4
 
 _TOP, _LOST = 254, 255  # the code of S, and that of a block that is not finite
+_TABLES: dict[str, Levels] = {"nf4": nf4(0), "e2m1": fp4("e2m1", 0), "e3m0": fp4("e3m0", 0), "e4m3": fp8("e4m3", 0), "e5m2": fp8("e5m2", 0)}
 _BELOW = (0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48)  # codes that are tried below the first that cuts nothing
 
 
@@ -38,7 +42,7 @@ class scaled(Transform):
     Args:
         block: values that share a scale, best 16 to 128; 0 means the whole span.
         fit: "near" the largest magnitude; "cover" it, so that nothing is cut and what follows stays unbiased; or the bits, 2 to 8, of the
-            uniform grid that follows: the scale of least squared error.
+            uniform grid that follows, or the format of `nf4`, `fp4` or `fp8` that does: the scale of least squared error.
 
     Raises:
         StrategyError: an argument outside the above.
@@ -53,18 +57,27 @@ class scaled(Transform):
     """
 
     block: int = 32
-    fit: int | Literal["near", "cover"] = "near"
+    fit: int | Literal["near", "cover", "nf4", "e2m1", "e3m0", "e4m3", "e5m2"] = "near"
 
     def __post_init__(self) -> None:
         reasons = wrong_block("scaled", self.block)
-        if self.fit not in ("near", "cover", *range(2, 9)):
-            reasons.append(f"scaled(fit={self.fit!r}): choose 'near' or 'cover', or the bits of the uniform grid that follows, 2 to 8")
+        if self.fit not in ("near", "cover", *_TABLES, *range(2, 9)):
+            known = ", ".join(map(repr, _TABLES))
+            reasons.append(
+                f"scaled(fit={self.fit!r}): choose 'near' or 'cover', or what follows: bits of a uniform grid, 2 to 8, or one of {known}"
+            )
         if reasons:
             raise StrategyError(reasons)
 
     @property
     def grain(self) -> int:
         return self.block or 1
+
+    @property
+    def cuts(self) -> float:
+        """The share of a value that may be cut off, at most."""
+        lowest = 2 ** (-1 / 16)
+        return {"near": (1 - lowest) / (1 + lowest) + 1e-6, "cover": 0.0}.get(str(self.fit), 1 - 2 ** (-_BELOW[-1] / 16))
 
     def core_numel(self, spec: Spec) -> int:
         return spec.numel
@@ -111,18 +124,25 @@ class scaled(Transform):
         return top, torch.where(sound, codes, _LOST).to(torch.uint8)
 
     def _best(self, blocks: Tensor, top: Tensor, above: Tensor) -> Tensor:
-        """Of the codes from `above` down, that whose scale has the least squared error on the grid of `fit` bits: (m,) int64."""
-        assert isinstance(self.fit, int)
-        largest = 2 ** (self.fit - 1) - 1
+        """Of the codes from `above` down, that whose scale has the least squared error on the grid of `fit`: (m,) int64."""
         unit = _over(blocks, _scales(top, above), cut=False)
         least, best = torch.full_like(unit[:, 0], float("inf")), above
         for below in _BELOW:
             codes = (above - below).clamp(min=1)
             shrunk = (_scales(top, codes) / _scales(top, above)).nan_to_num(1.0)[:, None]
-            error = ((unit / shrunk * largest).round_().clamp_(-largest, largest).mul_(shrunk / largest) - unit).square_().sum(1)
+            error = self._rounded(unit / shrunk).mul_(shrunk).sub_(unit).square_().sum(1)
             best = torch.where(error < least, codes, best)
             least = torch.minimum(error, least)
         return best
+
+    def _rounded(self, core: Tensor) -> Tensor:
+        """The levels of `fit` that are nearest to a core that may be too large for them."""
+        if isinstance(self.fit, int):
+            largest = 2 ** (self.fit - 1) - 1
+            return core.mul_(largest).round_().clamp_(-largest, largest).div_(largest)
+        levels = table(_TABLES[self.fit])[0].to(core)
+        levels = levels / levels.abs().max()
+        return levels[nearest_index(core, levels)]
 
 
 def _over(blocks: Tensor, scales: Tensor, cut: bool = True) -> Tensor:

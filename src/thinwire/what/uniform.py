@@ -7,7 +7,8 @@ Steps:
     2. code = round(v/Δ) to nearest, or floor(v/Δ + u), u uniform in [0, 1), which is unbiased: E[Q(v)] = v where nothing is cut.
     3. codes packed, b bits each.
 |Q(v) - v| <= Δ/2 to nearest, < Δ stochastic, for |v| <= c; what is larger becomes ±c.
-On the grid "affine" the levels are low + Δ · code from a lowest to a highest value of the block, and m lowest values go with the m steps.
+On the grid "affine" the levels are low + Δ · code from a lowest to a highest value of the block, and m lowest values go with the m steps;
+on "point" they are Δ · (code - z), z the whole number that brings them closest to that range, and m bytes of z go with the m steps.
 
 Source: QSGD (Alistarh et al. 2017, arXiv:1610.02132) for stochastic rounding and "norm"; blocks as in 8-bit optimisers (Dettmers et al.
 2022, arXiv:2110.02861); "affine" with 6 sigma as in INTELLECT-1 (Jaghouar et al. 2024, arXiv:2412.01152); "mse" as in post-training
@@ -27,15 +28,17 @@ from torch import Tensor
 from thinwire.core import Coder, Packet, Seat, Spec, State, Unsaid
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
-from thinwire.what._scales import Block, Scale, affine_grid, quantise_affine, runs, symmetric_steps
+from thinwire.what._scales import Block, Scale, affine_grid, point_grid, quantise_affine, quantise_point, runs, symmetric_steps
 
-_GRIDS = ("tread", "rise", "affine")
+_GRIDS = ("tread", "rise", "affine", "point")
+_SIDED = ("affine", "point")  # from a lowest to a highest value
 _NEEDS_AT = ("percentile", "sigma")
 
 
 @dataclass(frozen=True)
 class uniform(Coder):
-    """b-bit values on a uniform grid, one step a block: ceil(n·b/8) + 4·ceil(n/B) bytes (8· for float64 buckets; twice that for "affine").
+    """b-bit values on a uniform grid, one step a block: ceil(n·b/8) + 4·ceil(n/B) bytes (8· for float64 buckets; "affine": twice that;
+    "point": 1 more a block).
 
     Args:
         bits: 1 to 8; 1 on the grid "rise" only.
@@ -44,11 +47,15 @@ class uniform(Coder):
         rounding: "nearest", or "stochastic" (unbiased, larger error; drawn by (seed, step, key, rank)).
         step: a fixed Δ in the units of a contribution (a gradient times its weight share), clipped at ±LΔ; nothing but codes is sent.
         grid: "tread" has a level at zero (2^b - 1 levels); "rise" has none and 2^b levels, for what has no small values (after top-k);
-            "affine" has 2^b levels from a block's lowest to its highest value, for what does not lie around zero.
+            "affine" has 2^b levels from a block's lowest to its highest value, for what does not lie around zero; "point" has as many,
+            moved so that one of them is zero, for what does but lies further to one side, or has one sign.
         scale: where a block is cut: "absmax" cuts nothing; "norm" (QSGD's) neither, its largest level is the block's norm; "percentile" and
-            "sigma" cut at `at`; "mse" tries 16 clips and takes the one of least squared error (of rounding to nearest).
-        at: of "percentile", the share of magnitudes that are not cut, in per cent, above 50 and below 100 (on "affine", at each end); of
-            "sigma", how many root mean squares (on "affine", standard deviations around the mean), never more than the block's own range.
+            "sigma" cut at `at`; "mse" tries 16 clips (on "point" 80) and takes the one of least squared error, of rounding to nearest;
+            "range", on "point" alone, cuts up to half a step at one end for a shorter step: at random that is biased, and to nearest,
+            where it loses nothing, "absmax" does it too.
+        at: of "percentile", the share of magnitudes that are not cut, in per cent, above 50 and below 100 (on "affine" and "point", at
+            each end); of "sigma", how many root mean squares (on "affine" and "point", standard deviations around the mean), never more
+            than the block's own range.
 
     Raises:
         StrategyError: an argument outside the above, or two that do not go together.
@@ -67,7 +74,7 @@ class uniform(Coder):
     block: Block = 256
     rounding: reference.Rounding = "nearest"
     step: float | None = None
-    grid: Literal["tread", "rise", "affine"] = "tread"
+    grid: Literal["tread", "rise", "affine", "point"] = "tread"
     scale: Scale = "absmax"
     at: float | None = None
 
@@ -82,13 +89,15 @@ class uniform(Coder):
         if self.rounding not in ("nearest", "stochastic"):
             reasons.append(f"uniform(rounding={self.rounding!r}): choose 'nearest' or 'stochastic'")
         if self.grid not in _GRIDS:
-            reasons.append(f"uniform(grid={self.grid!r}): choose 'tread' or 'rise', or 'affine'")
+            reasons.append(f"uniform(grid={self.grid!r}): choose 'tread' or 'rise', or 'affine' or 'point'")
         if self.step is not None and not 0 < self.step < float("inf"):
             reasons.append(f"uniform(step={self.step}): a fixed step is positive and finite")
-        if self.step is not None and self.grid in ("rise", "affine"):
+        if self.step is not None and self.grid != "tread":
             reasons.append(f"uniform(step=…, grid={self.grid!r}): every code is taken, none is left to mark a NaN; use grid='tread'")
         if self.step is not None and (self.scale != "absmax" or self.block == "row"):
             reasons.append("uniform(step=…, scale=… or block='row'): a fixed step is every block's; leave the one or the other out")
+        if self.scale == "range" and self.grid != "point":
+            reasons.append(f"uniform(scale='range', grid={self.grid!r}): only 'point' moves its grid to have a zero; or use scale='absmax'")
         reasons.extend(self._wrong_scale())
         if reasons:
             raise StrategyError(reasons)
@@ -96,8 +105,8 @@ class uniform(Coder):
     def _wrong_scale(self) -> list[str]:
         if self.scale not in get_args(Scale):
             return [f"uniform(scale={self.scale!r}): choose one of {', '.join(map(repr, get_args(Scale)))}"]
-        if self.scale == "norm" and self.grid == "affine":
-            return ["uniform(scale='norm', grid='affine'): a norm is a distance from zero; use grid='tread', or another scale"]
+        if self.scale == "norm" and self.grid in _SIDED:
+            return [f"uniform(scale='norm', grid={self.grid!r}): a norm is a distance from zero; use grid='tread', or another scale"]
         if self.scale not in _NEEDS_AT:
             return [f"uniform(scale={self.scale!r}, at={self.at}): only {' and '.join(_NEEDS_AT)} have one"] if self.at is not None else []
         if self.scale == "percentile" and not (self.at is not None and 50 < self.at < 100):
@@ -131,18 +140,24 @@ class uniform(Coder):
             codes = reference.quantise(x.nan_to_num(0, 0, 0)[None], step, self.bits, self._around(), drawn)[0]
             codes.masked_fill_(~x.isfinite(), 2**self.bits - 1)  # the code that a grid with a zero leaves over
             return reference.pack(codes, self.bits)
-        lows, steps, codes_of = [], [], []
+        heads: list[tuple[Tensor, ...]] = []
+        codes_of = []
         for begin, m, size in runs(spec, self.block):
             rows, lots = (None if flat is None else flat[begin : begin + m * size].reshape(m, size) for flat in (x, drawn))
             assert rows is not None
+            if self.grid == "point":
+                zero, step = self._point(rows)
+                codes_of.append(quantise_point(rows, zero[:, None], step[:, None], self.bits, lots).view(-1))
+                heads.append((step, zero))
+                continue
             low, step = self.levels(rows)
             if low is None:
                 codes_of.append(reference.quantise(rows, step[:, None], self.bits, self._around(), lots).view(-1))
             else:
-                lows.append(low)
                 codes_of.append(quantise_affine(rows, low[:, None], step[:, None], self.bits, lots).view(-1))
-            steps.append(step)
-        return torch.cat([reference.as_bytes(torch.cat(lows + steps)), reference.pack(torch.cat(codes_of), self.bits)])
+            heads.append((step,) if low is None else (low, step))
+        head = [reference.as_bytes(torch.cat(each)) for each in zip(*heads, strict=True)]
+        return torch.cat([*head, reference.pack(torch.cat(codes_of), self.bits)])
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         self.expect(payload, self.nbytes(spec))
@@ -156,16 +171,18 @@ class uniform(Coder):
             fixed = torch.full((1,), self.step, dtype=spec.work, device=payload.device)
             values = reference.dequantise(codes, fixed, self.bits, self._around())
             return values.masked_fill_(codes == 2**self.bits - 1, float("nan"))
-        numbers = reference.from_bytes(payload[:head], spec.work)
-        lows, steps = numbers.view(2, -1) if self.grid == "affine" else (None, numbers)
+        lows, steps, zeros = self._read(payload[:head], spec)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
         for begin, m, size in runs(spec, self.block):
-            rows, step = codes[begin : begin + m * size].view(m, size), steps[at : at + m, None]
-            if lows is None:
+            rows, own = codes[begin : begin + m * size].view(m, size), slice(at, at + m)
+            step = steps[own, None]
+            if zeros is not None:
+                values = (rows.to(spec.work) - zeros[own, None]).mul_(step)
+            elif lows is None:
                 values = reference.dequantise(rows, step, self.bits, self._around())
             else:
                 half = rows.to(spec.work).mul_(step / 2)
-                values = half + lows[at : at + m, None] + half  # highest - lowest may be no float
+                values = half + lows[own, None] + half  # highest - lowest may be no float
             out[begin : begin + m * size] = values.view(-1)
             at += m
         return out
@@ -197,7 +214,7 @@ class uniform(Coder):
     @property
     def _plain(self) -> bool:
         """A step for each of equal blocks, on a grid around zero: what the kernels do."""
-        return self.step is None and self.grid != "affine" and self.block != "row"
+        return self.step is None and self.grid not in _SIDED and self.block != "row"
 
     def _key(self, spec: Spec, seat: Seat) -> reference.Key | None:
         return seat.lots(spec) if self.rounding == "stochastic" else None
@@ -212,18 +229,37 @@ class uniform(Coder):
         return self.block or max(spec.numel, 1)
 
     def levels(self, rows: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The lowest level of each block (on "affine") and its step: (m, B) -> (m,), (m,)."""
+        """The lowest level of each block (on "affine" and "point") and its step: (m, B) -> (m,), (m,)."""
         if self.grid == "affine":
             return affine_grid(rows, self.bits, self.scale, self.at)
-        return None, symmetric_steps(rows, self.bits, self.grid, self.scale, self.at)
+        if self.grid == "point":
+            zero, step = self._point(rows)
+            return -step * zero, step
+        return None, symmetric_steps(rows, self.bits, self._around(), self.scale, self.at)
+
+    def _point(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The code of zero and the step. To nearest, half a step beyond the last level is as near as between two."""
+        cover = self.rounding == "stochastic" and self.scale not in ("range", "mse")
+        return point_grid(rows, self.bits, self.scale, self.at, cover)
 
     def _around(self) -> reference.Grid:
-        """The grid around zero; "affine" has its own arithmetic."""
-        assert self.grid != "affine"
+        """The grid around zero; the others have their own arithmetic."""
+        assert self.grid in ("tread", "rise")
         return self.grid
 
     def _head(self, spec: Spec) -> int:
-        """Bytes of the steps, and on "affine" of the lowest levels."""
+        """Bytes of the steps, on "affine" of the lowest levels, on "point" of the codes of zero."""
         if self.step is not None:
             return 0
-        return sum(m for _, m, _ in runs(spec, self.block)) * spec.work.itemsize * (2 if self.grid == "affine" else 1)
+        more = {"affine": spec.work.itemsize, "point": 1}.get(self.grid, 0)
+        return sum(m for _, m, _ in runs(spec, self.block)) * (spec.work.itemsize + more)
+
+    def _read(self, head: Tensor, spec: Spec) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """The lowest levels (on "affine"), the steps, and the codes of zero (on "point"): (m,) each."""
+        if self.grid == "point":
+            m = head.numel() // (spec.work.itemsize + 1)
+            return None, reference.from_bytes(head[:-m], spec.work), head[-m:].to(spec.work)
+        numbers = reference.from_bytes(head, spec.work)
+        if self.grid == "affine":
+            return numbers[: numbers.numel() // 2], numbers[numbers.numel() // 2 :], None
+        return None, numbers, None
