@@ -4,8 +4,8 @@
     python -m benchmarks.kernels --levels avx512 --no-rivals
 
 Each call is followed by a copy of the same 64 MiB, and the ratio is taken pair by pair: the median of so many pairs, and their
-quartiles. Time is the thread's own processor time, so that others on the machine cost less of it. Buffers that a kernel writes are there
-before, as memcpy's is; what a codec allocates itself (the last rows) counts.
+quartiles. Time is the process's processor time, of all its threads, so that others on the machine cost less of it. Buffers that a kernel
+writes are there before, as memcpy's is; what a codec allocates itself (the last rows) counts.
 Rivals run in environments of their own, each beside its own copies; a rate is that of the values' float32 bytes.
 """
 
@@ -134,9 +134,9 @@ def measured(cases: Iterator[tuple[str, Callable[[], object], int]], level: str,
 
 
 def _timed(work: Callable[[], object]) -> float:
-    begun = time.thread_time()
+    begun = time.process_time()
     work()
-    return time.thread_time() - begun
+    return time.process_time() - begun
 
 
 def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
