@@ -142,8 +142,9 @@ def _timed(work: Callable[[], object]) -> float:
 def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
     """Our kernels at the level in use."""
     x, before = (torch.randn(N, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    lib = native.library(x)
-    assert lib is not None
+    kernels = native.library(x)
+    assert kernels is not None
+    lib = kernels.lib
     payload, out, left = torch.empty(4 * (N // BLOCK) + N, dtype=torch.uint8), torch.zeros(N), torch.empty(N)
     at, to = x.data_ptr(), payload.data_ptr()
     for name, bits, lots in (("int8 encode", 8, 0), ("int4 encode", 4, 0), ("int8 encode, stochastic", 8, 1)):

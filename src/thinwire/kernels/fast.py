@@ -7,8 +7,7 @@ they cannot take goes to torch; that changes nothing but the time, and `thinwire
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import CDLL
-from typing import Final, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,12 +16,26 @@ from thinwire.kernels import gpu, memory, native, reference
 from thinwire.kernels.reference import Grid, Key
 
 
-class _Triton:
-    """The GPU's kernels were chosen."""
+class _Blocked(Protocol):
+    """Kernels for float32 values in blocks: the module `gpu`, or a build of `native`."""
 
+    def grid_encode(self, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None) -> Tensor: ...
 
-_TRITON: Final = _Triton()
-_Chosen: TypeAlias = CDLL | _Triton | None  # the CPU's kernels, the GPU's, or the reference
+    def grid_encode_left(
+        self, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def grid_decode(self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None: ...
+
+    def grid_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None) -> Tensor: ...
+
+    def sign_encode(self, x: Tensor, block: int) -> Tensor: ...
+
+    def sign_encode_left(self, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]: ...
+
+    def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None: ...
+
+    def sign_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int) -> Tensor: ...
 
 
 def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
@@ -42,22 +55,18 @@ def all_finite(x: Tensor) -> Tensor:
 def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:
     """`reference.grid_encode`."""
     x = x.contiguous()
-    lib = _blocked(x, block, bits)
-    if isinstance(lib, _Triton):
-        return gpu.grid_encode(x, block, bits, grid, key, steps)
-    if lib is not None:
-        return native.grid_encode(lib, x, block, bits, grid, key, steps)
-    return reference.grid_encode(x, block, bits, grid, key, steps)
+    kernels = _blocked(x, x.numel(), block, bits, x.dtype)
+    if kernels is None:
+        return reference.grid_encode(x, block, bits, grid, key, steps)
+    return kernels.grid_encode(x, block, bits, grid, key, steps)
 
 
 def grid_encode_left(x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None) -> tuple[Tensor, Tensor]:
     """The payload of y = x + decay · before, and y less what it decodes to, in one pass."""
     x, before = x.contiguous(), before.contiguous()
-    lib = _blocked(x, block, bits) if before.dtype == x.dtype else None
-    if isinstance(lib, _Triton):
-        return gpu.grid_encode_left(x, before, decay, block, bits, grid, key)
-    if lib is not None:
-        return native.grid_encode_left(lib, x, before, decay, block, bits, grid, key)
+    kernels = _blocked(x, x.numel(), block, bits, x.dtype) if before.dtype == x.dtype else None
+    if kernels is not None:
+        return kernels.grid_encode_left(x, before, decay, block, bits, grid, key)
     y = reference.summed(x, before, decay)
     payload = reference.grid_encode(y, block, bits, grid, key)
     return payload, y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)
@@ -65,35 +74,28 @@ def grid_encode_left(x: Tensor, before: Tensor, decay: float, block: int, bits: 
 
 def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype) -> Tensor:
     """`reference.grid_decode`."""
-    out = memory.empty(n, dtype, payload.device)
-    lib = _blocked(out, block, bits)
-    if lib is None:
+    kernels = _blocked(payload, n, block, bits, dtype)
+    if kernels is None:
         return reference.grid_decode(payload, n, block, bits, grid, dtype)
-    if isinstance(lib, _Triton):
-        gpu.grid_decode(payload.contiguous(), block, bits, grid, out, False)
-    else:
-        native.grid_decode(lib, payload.contiguous(), block, bits, grid, out, False)
+    out = memory.empty(n, dtype, payload.device)
+    kernels.grid_decode(payload.contiguous(), block, bits, grid, out, False)
     return out
 
 
 def grid_accumulate(total: Tensor, payload: Tensor, block: int, bits: int, grid: Grid) -> None:
     """total += what the payload decodes to, in one pass."""
-    lib = _blocked(total, block, bits)
-    if lib is None:
+    kernels = _blocked(total, total.numel(), block, bits, total.dtype) if total.is_contiguous() else None
+    if kernels is None:
         total.add_(reference.grid_decode(payload, total.numel(), block, bits, grid, total.dtype))
-    elif isinstance(lib, _Triton):
-        gpu.grid_decode(payload.contiguous(), block, bits, grid, total, True)
     else:
-        native.grid_decode(lib, payload.contiguous(), block, bits, grid, total, True)
+        kernels.grid_decode(payload.contiguous(), block, bits, grid, total, True)
 
 
 def grid_sum_encode(payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None, dtype: torch.dtype) -> Tensor:
     """The payload of the sum of what the payloads decode to, added in order, in one pass."""
-    lib = _of_payloads(payloads, n, block, bits, dtype)
-    if isinstance(lib, _Triton):
-        return gpu.grid_sum_encode(payloads, n, block, bits, grid, key)
-    if lib is not None:
-        return native.grid_sum_encode(lib, [each.contiguous() for each in payloads], n, block, bits, grid, key)
+    kernels = _blocked(payloads[0], n, block, bits, dtype)
+    if kernels is not None:
+        return kernels.grid_sum_encode([each.contiguous() for each in payloads], n, block, bits, grid, key)
     total = reference.grid_decode(payloads[0], n, block, bits, grid, dtype)
     for payload in payloads[1:]:
         total.add_(reference.grid_decode(payload, n, block, bits, grid, dtype))
@@ -103,20 +105,16 @@ def grid_sum_encode(payloads: Sequence[Tensor], n: int, block: int, bits: int, g
 def sign_encode(x: Tensor, block: int) -> Tensor:
     """`reference.sign_encode`."""
     x = x.contiguous()
-    lib = _blocked(x, block, 1)
-    if isinstance(lib, _Triton):
-        return gpu.sign_encode(x, block)
-    return reference.sign_encode(x, block) if lib is None else native.sign_encode(lib, x, block)
+    kernels = _blocked(x, x.numel(), block, 1, x.dtype)
+    return reference.sign_encode(x, block) if kernels is None else kernels.sign_encode(x, block)
 
 
 def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
     """The payload of y = x + decay · before, and y less what it decodes to, in one pass."""
     x, before = x.contiguous(), before.contiguous()
-    lib = _blocked(x, block, 1) if before.dtype == x.dtype else None
-    if isinstance(lib, _Triton):
-        return gpu.sign_encode_left(x, before, decay, block)
-    if lib is not None:
-        return native.sign_encode_left(lib, x, before, decay, block)
+    kernels = _blocked(x, x.numel(), block, 1, x.dtype) if before.dtype == x.dtype else None
+    if kernels is not None:
+        return kernels.sign_encode_left(x, before, decay, block)
     y = reference.summed(x, before, decay)
     payload = reference.sign_encode(y, block)
     return payload, y - reference.sign_decode(payload, y.numel(), block, y.dtype)
@@ -124,35 +122,28 @@ def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tup
 
 def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype) -> Tensor:
     """`reference.sign_decode`."""
-    out = memory.empty(n, dtype, payload.device)
-    lib = _blocked(out, block, 1)
-    if lib is None:
+    kernels = _blocked(payload, n, block, 1, dtype)
+    if kernels is None:
         return reference.sign_decode(payload, n, block, dtype)
-    if isinstance(lib, _Triton):
-        gpu.sign_decode(payload.contiguous(), block, out, False)
-    else:
-        native.sign_decode(lib, payload.contiguous(), block, out, False)
+    out = memory.empty(n, dtype, payload.device)
+    kernels.sign_decode(payload.contiguous(), block, out, False)
     return out
 
 
 def sign_accumulate(total: Tensor, payload: Tensor, block: int) -> None:
     """total += what the payload decodes to, in one pass."""
-    lib = _blocked(total, block, 1)
-    if lib is None:
+    kernels = _blocked(total, total.numel(), block, 1, total.dtype) if total.is_contiguous() else None
+    if kernels is None:
         total.add_(reference.sign_decode(payload, total.numel(), block, total.dtype))
-    elif isinstance(lib, _Triton):
-        gpu.sign_decode(payload.contiguous(), block, total, True)
     else:
-        native.sign_decode(lib, payload.contiguous(), block, total, True)
+        kernels.sign_decode(payload.contiguous(), block, total, True)
 
 
 def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int, dtype: torch.dtype) -> Tensor:
     """The payload of the sum of what the payloads decode to, added in order, in one pass."""
-    lib = _of_payloads(payloads, n, block, 1, dtype)
-    if isinstance(lib, _Triton):
-        return gpu.sign_sum_encode(payloads, n, block)
-    if lib is not None:
-        return native.sign_sum_encode(lib, [each.contiguous() for each in payloads], n, block)
+    kernels = _blocked(payloads[0], n, block, 1, dtype)
+    if kernels is not None:
+        return kernels.sign_sum_encode([each.contiguous() for each in payloads], n, block)
     total = reference.sign_decode(payloads[0], n, block, dtype)
     for payload in payloads[1:]:
         total.add_(reference.sign_decode(payload, n, block, dtype))
@@ -164,9 +155,9 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     rows = rows.contiguous()
     if 0 < k <= rows.shape[1] <= gpu.CHUNK and rows.dtype == torch.float32 and gpu.serves(rows):
         return gpu.largest(rows, k)
-    lib = native.library(rows)
-    if lib is not None and k:
-        return native.topk_chunks(lib, rows, k)
+    kernels = native.library(rows)
+    if kernels is not None and k:
+        return kernels.largest(rows, k)
     places = reference.largest(rows, k)
     return places, rows.gather(1, places)
 
@@ -175,29 +166,16 @@ def above(x: Tensor, bar: Tensor, most: int | None = None) -> tuple[Tensor, Tens
     """`reference.above` and the values there; or their count, where it is above `most`."""
     x = x.contiguous()
     most = x.numel() if most is None else most
-    lib = native.library(x)
-    if lib is not None:
+    kernels = native.library(x)
+    if kernels is not None:
         bits = 1 if bar.isnan() else max(int(bar.to(torch.float32).view(torch.int32)), 1)  # a zero is never taken
-        return native.above(lib, x, bits, most)
+        return kernels.above(x, bits, most)
     places = reference.above(x, bar)
     return places.numel() if places.numel() > most else (places, x[places])
 
 
-def _blocked(x: Tensor, block: int, bits: int) -> _Chosen:
-    """The kernels for values in blocks, each of which must end on a whole byte."""
-    if x.dtype != torch.float32 or not x.is_contiguous():
+def _blocked(where: Tensor, n: int, block: int, bits: int, dtype: torch.dtype) -> _Blocked | None:
+    """Whose kernels take n values in blocks, each of which must end on a whole byte, on the device of a tensor; `None`: nobody's."""
+    if dtype != torch.float32 or not 0 < n < 2**31 or not (n <= block or block * bits % 8 == 0):
         return None
-    return _chosen(x, x.numel(), block, bits)
-
-
-def _of_payloads(payloads: Sequence[Tensor], n: int, block: int, bits: int, dtype: torch.dtype) -> _Chosen:
-    return _chosen(payloads[0], n, block, bits) if dtype == torch.float32 else None
-
-
-def _chosen(where: Tensor, n: int, block: int, bits: int) -> _Chosen:
-    """Whose kernels take n float32 values in blocks on the device of a tensor: the one place that chooses."""
-    if not 0 < n < 2**31 or not (n <= block or block * bits % 8 == 0):
-        return None
-    if gpu.takes(n, block, bits) and gpu.serves(where):
-        return _TRITON
-    return native.anywhere(where)
+    return gpu if gpu.takes(n, block, bits) and gpu.serves(where) else native.anywhere(where)

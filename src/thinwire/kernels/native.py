@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_float, c_int, c_int64, c_uint32, c_void_p
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -115,102 +116,97 @@ def _warn_once() -> None:
     )
 
 
-def library(x: Tensor) -> ctypes.CDLL | None:
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """One build's kernels, called with tensors; `gpu` has those of the same names for a GPU. lib: as ctypes sees them."""
+
+    lib: ctypes.CDLL
+
+    def grid_encode(self, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None) -> Tensor:
+        out = _payload(x.numel(), block, bits)
+        step = None if steps is None else steps.contiguous()
+        said = (x.numel(), block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+        self.lib.grid_encode(x.data_ptr(), None if step is None else step.data_ptr(), *said, out.data_ptr(), torch.get_num_threads())
+        return out
+
+    def grid_encode_left(
+        self, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+    ) -> tuple[Tensor, Tensor]:
+        out, left = _payload(x.numel(), block, bits), memory.empty(x.numel())
+        said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+        at = (out.data_ptr(), left.data_ptr())
+        self.lib.grid_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), *said, *at, torch.get_num_threads())
+        return out, left
+
+    def grid_decode(self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
+        self.lib.grid_decode(payload.data_ptr(), out.numel(), block, bits, grid == "rise", add, out.data_ptr(), torch.get_num_threads())
+
+    def grid_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None) -> Tensor:
+        out = _payload(n, block, bits)
+        said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+        self.lib.grid_sum_encode(_pointers(payloads), len(payloads), n, *said, out.data_ptr(), torch.get_num_threads())
+        return out
+
+    def sign_encode(self, x: Tensor, block: int) -> Tensor:
+        out = _payload(x.numel(), block, 1)
+        self.lib.sign_encode(x.data_ptr(), x.numel(), block, out.data_ptr(), torch.get_num_threads())
+        return out
+
+    def sign_encode_left(self, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
+        out, left = _payload(x.numel(), block, 1), memory.empty(x.numel())
+        at = (out.data_ptr(), left.data_ptr())
+        self.lib.sign_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), block, *at, torch.get_num_threads())
+        return out, left
+
+    def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None:
+        self.lib.sign_decode(payload.data_ptr(), out.numel(), block, add, out.data_ptr(), torch.get_num_threads())
+
+    def sign_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
+        out = _payload(n, block, 1)
+        self.lib.sign_sum_encode(_pointers(payloads), len(payloads), n, block, out.data_ptr(), torch.get_num_threads())
+        return out
+
+    def largest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        chunks, per = rows.shape
+        places, values = torch.empty(chunks, k, dtype=torch.int64), torch.empty(chunks, k, dtype=torch.float32)
+        self.lib.topk_chunks(rows.data_ptr(), chunks, per, k, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
+        return places, values
+
+    def above(self, x: Tensor, bar: int, most: int) -> tuple[Tensor, Tensor] | int:
+        """Places and values; or the count, where it is above `most`. bar: as an integer's bits."""
+        places, values = torch.empty(most, dtype=torch.int64), torch.empty(most, dtype=torch.float32)  # what is not written takes no memory
+        count = self.lib.above(x.data_ptr(), x.numel(), bar, most, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
+        return int(count) if count > most else (places[:count].clone(), values[:count].clone())
+
+    def places_write(self, places: Tensor, per: int, coding: int, low: int, unary: int, nbytes: int) -> Tensor:
+        chunks, k = places.shape
+        out = torch.empty(nbytes, dtype=torch.uint8)
+        self.lib.places_write(places.data_ptr(), chunks, k, per, coding, low, unary, out.data_ptr())
+        return out
+
+    def places_read(self, side: Tensor, chunks: int, k: int, per: int, coding: int, low: int, unary: int) -> tuple[Tensor, int]:
+        """The places, and what is wrong with them: 0 nothing, 1 a chunk without k places, 2 one beyond its chunk, 3 they do not ascend."""
+        places = torch.empty(chunks, k, dtype=torch.int64)
+        return places, int(self.lib.places_read(side.data_ptr(), chunks, k, per, coding, low, unary, places.data_ptr()))
+
+
+def library(x: Tensor) -> Kernels | None:
     """The kernels for a tensor: contiguous float32 on a CPU, fewer than 2^31 values; `None` where there are none."""
     if x.dtype != torch.float32 or not x.is_contiguous() or not 0 < x.numel() < _MOST:
         return None
     return anywhere(x)
 
 
-def anywhere(x: Tensor) -> ctypes.CDLL | None:
+def anywhere(x: Tensor) -> Kernels | None:
     """The kernels for a tensor of whatever dtype, on a CPU."""
     if x.device.type != "cpu":
         return None
     level = chosen()
     if level != "torch":
-        return _load(level)
+        return Kernels(_load(level))
     if available() == ("torch",) and not os.environ.get(VARIABLE):
         _warn_once()
     return None
-
-
-def grid_encode(lib: ctypes.CDLL, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None) -> Tensor:
-    out = _payload(x.numel(), block, bits)
-    step = None if steps is None else steps.contiguous()
-    said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
-    lib.grid_encode(x.data_ptr(), None if step is None else step.data_ptr(), x.numel(), *said, out.data_ptr(), torch.get_num_threads())
-    return out
-
-
-def grid_encode_left(
-    lib: ctypes.CDLL, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
-) -> tuple[Tensor, Tensor]:
-    out, left = _payload(x.numel(), block, bits), memory.empty(x.numel())
-    said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
-    at = (out.data_ptr(), left.data_ptr())
-    lib.grid_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), *said, *at, torch.get_num_threads())
-    return out, left
-
-
-def grid_decode(lib: ctypes.CDLL, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
-    lib.grid_decode(payload.data_ptr(), out.numel(), block, bits, grid == "rise", add, out.data_ptr(), torch.get_num_threads())
-
-
-def grid_sum_encode(lib: ctypes.CDLL, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None) -> Tensor:
-    out = _payload(n, block, bits)
-    said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
-    lib.grid_sum_encode(_pointers(payloads), len(payloads), n, *said, out.data_ptr(), torch.get_num_threads())
-    return out
-
-
-def sign_encode(lib: ctypes.CDLL, x: Tensor, block: int) -> Tensor:
-    out = _payload(x.numel(), block, 1)
-    lib.sign_encode(x.data_ptr(), x.numel(), block, out.data_ptr(), torch.get_num_threads())
-    return out
-
-
-def sign_encode_left(lib: ctypes.CDLL, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
-    out, left = _payload(x.numel(), block, 1), memory.empty(x.numel())
-    at = (out.data_ptr(), left.data_ptr())
-    lib.sign_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), block, *at, torch.get_num_threads())
-    return out, left
-
-
-def sign_decode(lib: ctypes.CDLL, payload: Tensor, block: int, out: Tensor, add: bool) -> None:
-    lib.sign_decode(payload.data_ptr(), out.numel(), block, add, out.data_ptr(), torch.get_num_threads())
-
-
-def sign_sum_encode(lib: ctypes.CDLL, payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
-    out = _payload(n, block, 1)
-    lib.sign_sum_encode(_pointers(payloads), len(payloads), n, block, out.data_ptr(), torch.get_num_threads())
-    return out
-
-
-def topk_chunks(lib: ctypes.CDLL, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    chunks, per = rows.shape
-    places, values = torch.empty(chunks, k, dtype=torch.int64), torch.empty(chunks, k, dtype=torch.float32)
-    lib.topk_chunks(rows.data_ptr(), chunks, per, k, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
-    return places, values
-
-
-def above(lib: ctypes.CDLL, x: Tensor, bar: int, most: int) -> tuple[Tensor, Tensor] | int:
-    """Places and values; or the count, where it is above `most`. bar: as an integer's bits."""
-    places, values = torch.empty(most, dtype=torch.int64), torch.empty(most, dtype=torch.float32)  # what is not written takes no memory
-    count = lib.above(x.data_ptr(), x.numel(), bar, most, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
-    return int(count) if count > most else (places[:count].clone(), values[:count].clone())
-
-
-def places_write(lib: ctypes.CDLL, places: Tensor, per: int, coding: int, low: int, unary: int, nbytes: int) -> Tensor:
-    chunks, k = places.shape
-    out = torch.empty(nbytes, dtype=torch.uint8)
-    lib.places_write(places.data_ptr(), chunks, k, per, coding, low, unary, out.data_ptr())
-    return out
-
-
-def places_read(lib: ctypes.CDLL, side: Tensor, chunks: int, k: int, per: int, coding: int, low: int, unary: int) -> tuple[Tensor, int]:
-    """The places, and what is wrong with them: 0 nothing, 1 a chunk without k places, 2 one beyond its chunk, 3 they do not ascend."""
-    places = torch.empty(chunks, k, dtype=torch.int64)
-    return places, int(lib.places_read(side.data_ptr(), chunks, k, per, coding, low, unary, places.data_ptr()))
 
 
 def _payload(n: int, block: int, bits: int) -> Tensor:

@@ -60,9 +60,9 @@ def write(places: Tensor, per: int, coding: Coding | None = None) -> Tensor:
     """places (chunks, k) int64, ascending in each row -> their bytes, in the smallest coding unless told: (nbytes,) uint8."""
     chunks, k = places.shape
     coding = coding or smallest(k, per, chunks)
-    lib = native.anywhere(places)
-    if lib is not None and places.numel():
-        return native.places_write(lib, places.contiguous(), per, *_plan(coding, k, per), nbytes(coding, k, per, chunks))
+    kernels = native.anywhere(places)
+    if kernels is not None and places.numel():
+        return kernels.places_write(places.contiguous(), per, *_plan(coding, k, per), nbytes(coding, k, per, chunks))
     if coding == "packed":
         return reference.pack(places.reshape(-1), _width(per))
     if coding == "bitmap":
@@ -83,9 +83,9 @@ def read(side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Codi
     """
     coding = coding or smallest(k, per, chunks)
     coder.expect(side, nbytes(coding, k, per, chunks))
-    lib = native.anywhere(side)
-    if lib is not None and chunks * k:
-        places, wrong = native.places_read(lib, side.contiguous(), chunks, k, per, *_plan(coding, k, per))
+    kernels = native.anywhere(side)
+    if kernels is not None and chunks * k:
+        places, wrong = kernels.places_read(side.contiguous(), chunks, k, per, *_plan(coding, k, per))
         if wrong:
             raise PayloadError(f"{coder!r}: {_WRONG[wrong].format(k=k, per=per)}; the payload is corrupted")
         return places

@@ -48,8 +48,8 @@ class Transform(Coder):
         """`total += join(core, side)`; a transform that places few values overrides it, and adds those."""
         total.add_(self.join(core, side, spec, state, seat, sender))
 
-    def unsaid(self, y: Tensor, core: Tensor, said: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        """y less join(said, side), where y was split in core and side, and `said` of the core arrives. It may be written into y."""
+    def unsaid(self, y: Tensor, said: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        """y less join(said, side), where `said` arrives of y's core, and its side bytes. It may be written into y."""
         return y.sub_(self.join(said, side, spec, state, seat, seat.rank))
 
     @abstractmethod
@@ -200,15 +200,14 @@ class chain(Coder):
     def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
         y = fast.summed(x.to(spec.work), before, decay)
         core, side = self.first.split(y, spec, state.child("first"), seat)
-        if core.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
-            core = core.clone()  # y is written into
         inner = self._inner(core, spec, state, seat)
         payload = self._framed(core, side, inner, spec)
-        said = self.second.decode(inner.clone(), self._core(spec, core.numel()), state.child("second"), seat.under(spec.key), seat.rank)
-        left = self.first.unsaid(y, core, said, side, spec, state.child("first"), seat)
+        own = inner if self.second.lossy else inner.clone()  # what opens to itself may lie in y, which is written into
+        said = self.second.decode(own, self._core(spec, core.numel()), state.child("second"), seat.under(spec.key), seat.rank)
+        left = self.first.unsaid(y, said, side, spec, state.child("first"), seat)
         packet = self.packed(payload, spec, state, seat)
-        own = payload.clone() if packet.sums else payload  # what may be added is added in place
-        return Unsaid(packet, left, fast.all_finite(left), lambda: packet.open(own, seat.rank))
+        kept = payload.clone() if packet.sums else payload  # what may be added is added in place
+        return Unsaid(packet, left, fast.all_finite(left), lambda: packet.open(kept, seat.rank))
 
     def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
         """The count before a data-sized core, and what follows it."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Packet, Seat, Spec, State, Unsaid
+from thinwire.core import Coder, Seat, Spec, State, Unsaid
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
 
@@ -79,7 +79,7 @@ class sign(Coder):
             return super().packet_left(x, before, decay, spec, state, seat)
         payload, left = fast.sign_encode_left(x.to(spec.work), before, decay, self._block(spec))
         scales = reference.from_bytes(payload[: self._scales(spec) * spec.work.itemsize], spec.work)  # not finite where a value is not
-        packet = Packet(payload, spec, self, state, seat)
+        packet = self.packed(payload, spec, state, seat)
         return Unsaid(packet, left, scales.isfinite().all(), lambda: packet.open(payload, seat.rank))
 
     def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:

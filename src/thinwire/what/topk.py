@@ -92,7 +92,7 @@ class topk(Transform):
             total[at : at + chunks * size].view(chunks, size).scatter_add_(1, where, take)
             at, done, cut = at + chunks * size, done + chunks * k, cut + nbytes
 
-    def unsaid(self, y: Tensor, core: Tensor, said: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def unsaid(self, y: Tensor, said: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         self.add(y, -said, side, spec, state, seat, seat.rank)
         return y
 

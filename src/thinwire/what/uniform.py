@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Packet, Seat, Spec, State, Unsaid
+from thinwire.core import Coder, Seat, Spec, State, Unsaid
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
 from thinwire.what._scales import Block, Scale, affine_grid, point_grid, quantise_affine, quantise_point, runs, symmetric_steps
@@ -200,7 +200,7 @@ class uniform(Coder):
         settings = (self._block(spec), self.bits, self._around(), self._key(spec, seat))
         payload, left = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
         steps = reference.from_bytes(payload[: self._head(spec)], spec.work)  # not finite where a value of the block is not
-        packet = Packet(payload, spec, self, state, seat)
+        packet = self.packed(payload, spec, state, seat)
         return Unsaid(packet, left, steps.isfinite().all(), lambda: packet.open(payload, seat.rank))
 
     def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:
