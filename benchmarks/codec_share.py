@@ -16,8 +16,7 @@ from pathlib import Path
 from benchmarks.common import emit, parser, table
 from thinwire.bench.contestants import FULL, chosen
 from thinwire.bench.job import Job
-from thinwire.bench.study import LARGE, links, ran
-from thinwire.bench.study import _text as text  # the same as the bench's
+from thinwire.bench.study import LARGE, bundled, links, ran
 from thinwire.data.cache import cache_folder
 from thinwire.kernels import native
 
@@ -29,7 +28,7 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--steps", type=int, default=STEPS)
     options = made.parse_args()
-    train, held = text(cache_folder() / "bench")
+    train, held = bundled(cache_folder() / "bench")
     (link,) = links((1e9,), (0.0,))
     rows, told = [], []
     for contestant in chosen(NAMES, FULL):

@@ -134,7 +134,7 @@ class Bench:
         _write(folder / RECORDS, self.records)  # without what was cut off, or is tried again
         self._done = {each["key"] for each in self.records if "key" in each}
         self._pythons: dict[str, Path | str] = {}
-        self.train, self.held = _text(environments)
+        self.train, self.held = bundled(environments)
 
     def run(self, command: str, parts: Sequence[str] = PARTS) -> list[dict[str, Any]]:
         """Measure all of these parts that is not there yet; every record."""
@@ -414,7 +414,7 @@ def _write(path: Path, records: list[dict[str, Any]]) -> None:
     partial.replace(path)
 
 
-def _text(folder: Path) -> tuple[str, str]:
+def bundled(folder: Path) -> tuple[str, str]:
     """The bundled text as bytes, for processes that may not have thinwire's packages."""
     from thinwire.data.english import english
 

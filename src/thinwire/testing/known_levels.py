@@ -11,14 +11,14 @@ from thinwire.core import Seat, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.known import bound, spread_of
 from thinwire.what import budget, hadamard, natural, scaled, sign, ternary, uniform
-from thinwire.what._levels import Levels, table
+from thinwire.what._levels import Levels, length, table
 from thinwire.what._parts import run
 
 
 @bound.register
 def _(codec: Levels, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     levels, _ = table(codec)
-    blocks, top = reference.to_blocks(x.double(), codec.block or max(spec.numel, 1)), levels.abs().max()
+    blocks, top = reference.to_blocks(x.double(), length(codec.block, spec)), levels.abs().max()
     absmax = blocks.abs().amax(1, keepdim=True)
     scaled = torch.where(absmax > 0, blocks / absmax * top, 0).clamp(-top, top)
     gaps = [_gap(scaled + near, levels) for near in (-1e-6 * top, 1e-6 * top)]  # a value on a level may be taken for one beside it
@@ -41,14 +41,14 @@ def _(codec: budget, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 @bound.register
 def _(codec: sign, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    size = reference.to_blocks(x.double().abs(), codec.block or max(spec.numel, 1))
+    size = reference.to_blocks(x.double().abs(), length(codec.block, spec))
     scales = reference.block_means(size, spec.numel)[:, None] if spec.numel else size
     return ((size - scales).abs() + _slack(scales, 1.0, spec)).reshape(-1)[: spec.numel]
 
 
 @bound.register
 def _(codec: ternary, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    size = reference.to_blocks(x.double().abs(), codec.block or max(spec.numel, 1))
+    size = reference.to_blocks(x.double().abs(), length(codec.block, spec))
     scales = codec.scales(size, spec.numel)[:, None] if spec.numel else size
     near, far = torch.minimum(size, (scales - size).abs()), torch.maximum(size, (scales - size).abs())
     error = torch.where(size > scales, size - scales, far) if codec.rounding == "stochastic" else near
@@ -78,7 +78,7 @@ def _(codec: hadamard, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 def _(codec: scaled, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     if not spec.numel:
         return x.double()
-    blocks = reference.to_blocks(x.double().abs(), codec.block_of(spec))
+    blocks = reference.to_blocks(x.double().abs(), length(codec.block, spec))
     scales = codec.scales(codec.split(x, spec, State(), seat)[1], spec).double()[:, None]
     cut = (blocks - scales).clamp(min=0)  # what lies beyond the scale ends there
     return (cut + _slack(blocks.amax(1, keepdim=True), 1.0, spec)).reshape(-1)[: spec.numel]

@@ -16,9 +16,22 @@ from thinwire.core import Coder, Seat, Spec, State
 from thinwire.kernels import reference
 
 
+def length(block: int, spec: Spec) -> int:
+    """Values of a block in this span; one of 0 is the whole span."""
+    return block or max(spec.numel, 1)
+
+
 def wrong_block(asked: str, block: int) -> list[str]:
     """What cannot be about a block, said for the user."""
     return [f"{asked}(block={block}): a block has at least 1 value, or 0 for the whole span"] if block < 0 else []
+
+
+def wrong_grid(asked: str, bits: int, grid: str) -> list[str]:
+    """What cannot be about magnitudes of bits - 1 bits and a sign, said for the user."""
+    reasons = [] if 2 <= bits <= 8 else [f"{asked}(bits={bits}): choose 2 to 8"]
+    if bits == 2 and grid == "tread":
+        reasons.append(f"{asked}(bits=2, grid='tread'): its only levels would be -1, 0, 1; use ternary(), in 1.6 bits, or grid='rise'")
+    return reasons if grid in ("tread", "rise") else [*reasons, f"{asked}(grid={grid!r}): choose 'tread' or 'rise'"]
 
 
 def wrong_rounding(asked: str, rounding: str) -> list[str]:
@@ -52,7 +65,7 @@ class Levels(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        blocks = reference.to_blocks(x.to(spec.work), self._block(spec))
+        blocks = reference.to_blocks(x.to(spec.work), length(self.block, spec))
         levels, codes = (part.to(x.device) for part in table(self))
         top = levels.abs().max().to(blocks)
         absmax = blocks.abs().amax(1)  # amax hands NaN on
@@ -75,18 +88,15 @@ class Levels(Coder):
         scales = reference.from_bytes(payload[:head], spec.work)
         codes = reference.unpack(payload[head:], spec.numel, self._bits)
         values = self._values().to(payload.device, spec.work)[codes.to(torch.int32)]
-        return reference.to_blocks(values, self._block(spec)).mul(scales[:, None]).view(-1)[: spec.numel]
+        return reference.to_blocks(values, length(self.block, spec)).mul(scales[:, None]).view(-1)[: spec.numel]
 
     def _nearest(self, scaled: Tensor, levels: Tensor, codes: Tensor) -> Tensor:
         """The codes of the nearest levels: (n,) uint8."""
         return codes[nearest_index(scaled, levels)]
 
-    def _block(self, spec: Spec) -> int:
-        return self.block or max(spec.numel, 1)
-
     def _scales(self, spec: Spec) -> int:
         """Scales sent: one a block."""
-        return -(-spec.numel // self._block(spec))
+        return -(-spec.numel // length(self.block, spec))
 
 
 @lru_cache(maxsize=64)

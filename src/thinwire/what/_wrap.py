@@ -1,4 +1,4 @@
-"""What `feedback` and `dgc` have in common: they talk as their inner codec does, and remember what it left unsaid."""
+"""What codecs around a codec have in common, and `feedback`, `dgc` and `ef21` among them, which remember what it left unsaid."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from thinwire.kernels import fast
 from thinwire.registry import inside
 
 
-class Remembering(Codec):
-    """A codec around a codec, with a residual of what was not said: grain, bytes and packets are the inner one's."""
+class Wrapper(Codec):
+    """A codec around a codec: grain, bytes and packets are the inner one's."""
 
     inner: Codec
 
@@ -38,6 +38,10 @@ class Remembering(Codec):
 
     def max_nbytes(self, spec: Spec) -> int:
         return self.inner.max_nbytes(spec)
+
+
+class Remembering(Wrapper):
+    """One with a residual of what was not said."""
 
     def _say(self, y: Tensor, spec: Spec, state: State, seat: Seat, settle: Callable[[Tensor], None]) -> Rounds:
         """Say y through the inner codec; what talks once is settled before it yields, so that a later launch may build on it."""

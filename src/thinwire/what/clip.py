@@ -19,15 +19,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, Leaf, Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Grain, Leaf, Outcome, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.what._wrap import Wrapper
 
 _WINDOW = 16
 _CACHED = 1 << 16
 
 
 @dataclass(frozen=True, repr=False)
-class clip(Codec):
+class clip(Wrapper):
     """Contributions of a bounded L2 norm, through the inner codec: its bytes; state of 8 bytes · `window` a part with `times`, else none.
 
     Args:
@@ -86,24 +87,6 @@ class clip(Codec):
     @property
     def grain(self) -> Grain:
         return "part" if self.per == "part" and self.inner.grain != "bucket" else self.inner.grain
-
-    @property
-    def summable(self) -> bool:
-        return self.inner.summable
-
-    @property
-    def drops(self) -> bool:
-        return self.inner.drops
-
-    @property
-    def opener(self) -> Coder | None:
-        return self.inner.opener
-
-    def nbytes(self, spec: Spec) -> int | None:
-        return self.inner.nbytes(spec)
-
-    def max_nbytes(self, spec: Spec) -> int:
-        return self.inner.max_nbytes(spec)
 
     def init(self, spec: Spec, seat: Seat) -> State:
         state = State(children={"inner": self.inner.init(spec, seat)})

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
-from thinwire.what._levels import Levels, wrong_block, wrong_rounding
+from thinwire.what._levels import Levels, wrong_block, wrong_grid, wrong_rounding
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,13 @@ class loglevels(Levels):
     grid: reference.Grid = "tread"
 
     def __post_init__(self) -> None:
-        reasons = [*wrong_block("loglevels", self.block), *wrong_rounding("loglevels", self.rounding)]
-        if not 2 <= self.bits <= 8:
-            reasons.append(f"loglevels(bits={self.bits}): choose 2 to 8")
-        if self.bits == 2 and self.grid == "tread":
-            reasons.append("loglevels(bits=2, grid='tread'): its only levels would be -1, 0, 1; use ternary(), in 1.6 bits, or grid='rise'")
+        reasons = [
+            *wrong_block("loglevels", self.block),
+            *wrong_rounding("loglevels", self.rounding),
+            *wrong_grid("loglevels", self.bits, self.grid),
+        ]
         if not 1e-30 <= self.smallest < 1:
             reasons.append(f"loglevels(smallest={self.smallest}): a share of the largest magnitude lies between 1e-30 and 1")
-        if self.grid not in ("tread", "rise"):
-            reasons.append(f"loglevels(grid={self.grid!r}): choose 'tread' or 'rise'")
         if reasons:
             raise StrategyError(reasons)
 

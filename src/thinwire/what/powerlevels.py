@@ -18,7 +18,7 @@ from torch import Tensor
 
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
-from thinwire.what._levels import Levels, wrong_block, wrong_rounding
+from thinwire.what._levels import Levels, wrong_block, wrong_grid, wrong_rounding
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,13 @@ class powerlevels(Levels):
     grid: reference.Grid = "tread"
 
     def __post_init__(self) -> None:
-        reasons = [*wrong_block("powerlevels", self.block), *wrong_rounding("powerlevels", self.rounding)]
-        if not 2 <= self.bits <= 8:
-            reasons.append(f"powerlevels(bits={self.bits}): choose 2 to 8")
-        if self.bits == 2 and self.grid == "tread":
-            reasons.append(
-                "powerlevels(bits=2, grid='tread'): its only levels would be -1, 0, 1; use ternary(), in 1.6 bits, or grid='rise'"
-            )
+        reasons = [
+            *wrong_block("powerlevels", self.block),
+            *wrong_rounding("powerlevels", self.rounding),
+            *wrong_grid("powerlevels", self.bits, self.grid),
+        ]
         if not 1 <= self.power <= 8:
             reasons.append(f"powerlevels(power={self.power}): choose 1 to 8; below 1 the gaps would be widest where most values lie")
-        if self.grid not in ("tread", "rise"):
-            reasons.append(f"powerlevels(grid={self.grid!r}): choose 'tread' or 'rise'")
         if reasons:
             raise StrategyError(reasons)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from thinwire.core import Seat, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
-from thinwire.what._levels import Levels, nearest_index, table, wrong_block
+from thinwire.what._levels import Levels, length, nearest_index, table, wrong_block
 from thinwire.what.chain import Transform
 from thinwire.what.fp4 import fp4
 from thinwire.what.fp8 import fp8
@@ -83,12 +83,12 @@ class scaled(Transform):
         return spec.numel
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
-        return spec.work.itemsize + -(-spec.numel // self.block_of(spec)) if spec.numel else 0
+        return spec.work.itemsize + -(-spec.numel // length(self.block, spec)) if spec.numel else 0
 
     def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
         if not spec.numel:
             return x.to(spec.work), torch.empty(0, dtype=torch.uint8, device=x.device)
-        blocks = reference.to_blocks(x.to(spec.work).contiguous(), self.block_of(spec))
+        blocks = reference.to_blocks(x.to(spec.work).contiguous(), length(self.block, spec))
         top, codes = self._codes(blocks)
         core = _over(blocks, _scales(top, codes)).view(-1)[: spec.numel]
         return core, torch.cat([reference.as_bytes(top), codes])
@@ -96,11 +96,7 @@ class scaled(Transform):
     def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         if not spec.numel:
             return core
-        return reference.to_blocks(core, self.block_of(spec)).mul(self.scales(side, spec)[:, None]).view(-1)[: spec.numel]
-
-    def block_of(self, spec: Spec) -> int:
-        """Values that share a scale in this span."""
-        return self.block or max(spec.numel, 1)
+        return reference.to_blocks(core, length(self.block, spec)).mul(self.scales(side, spec)[:, None]).view(-1)[: spec.numel]
 
     def scales(self, side: Tensor, spec: Spec) -> Tensor:
         """The scale of each block, NaN for one that is not finite: (m,)."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from thinwire.core import Coder, Seat, Spec, State, Unsaid
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
+from thinwire.what._levels import length
 
 
 @dataclass(frozen=True)
@@ -61,23 +62,23 @@ class sign(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        return fast.sign_encode(x.to(spec.work), self._block(spec))
+        return fast.sign_encode(x.to(spec.work), length(self.block, spec))
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
-        return fast.sign_decode(payload, spec.numel, self._block(spec), spec.work)
+        return fast.sign_decode(payload, spec.numel, length(self.block, spec), spec.work)
 
     def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
         self.expect(payload, self.nbytes(spec))
         if spec.numel:
-            fast.sign_accumulate(total, payload, self._block(spec))
+            fast.sign_accumulate(total, payload, length(self.block, spec))
 
     def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
         if not spec.numel:
             return super().packet_left(x, before, decay, spec, state, seat)
-        payload, left = fast.sign_encode_left(x.to(spec.work), before, decay, self._block(spec))
+        payload, left = fast.sign_encode_left(x.to(spec.work), before, decay, length(self.block, spec))
         scales = reference.from_bytes(payload[: self._scales(spec) * spec.work.itemsize], spec.work)  # not finite where a value is not
         packet = self.packed(payload, spec, state, seat)
         return Unsaid(packet, left, scales.isfinite().all(), lambda: packet.open(payload, seat.rank))
@@ -87,11 +88,8 @@ class sign(Coder):
             self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return payloads[0][1].clone()
-        return fast.sign_sum_encode([payload for _, payload in payloads], spec.numel, self._block(spec), spec.work)
-
-    def _block(self, spec: Spec) -> int:
-        return self.block or max(spec.numel, 1)
+        return fast.sign_sum_encode([payload for _, payload in payloads], spec.numel, length(self.block, spec), spec.work)
 
     def _scales(self, spec: Spec) -> int:
         """Scales sent: one a block."""
-        return -(-spec.numel // self._block(spec))
+        return -(-spec.numel // length(self.block, spec))

@@ -21,7 +21,7 @@ from torch import Tensor
 from thinwire.core import Coder, Seat, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
-from thinwire.what._levels import wrong_block, wrong_rounding
+from thinwire.what._levels import length, wrong_block, wrong_rounding
 
 _DIGITS = (1, 3, 9, 27, 81)
 
@@ -73,7 +73,7 @@ class ternary(Coder):
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
         x = x.to(spec.work)
-        size = reference.to_blocks(x.abs(), self._block(spec))
+        size = reference.to_blocks(x.abs(), length(self.block, spec))
         scales = self.scales(size, spec.numel)
         each = scales[:, None].expand_as(size).reshape(-1)[: spec.numel]
         if self.rounding == "stochastic":
@@ -93,7 +93,7 @@ class ternary(Coder):
         if int(payload[head:].max()) >= 3 ** len(_DIGITS):
             raise PayloadError(f"{self!r}: a byte of {int(payload[head:].max())} where five digits of base 3 are; the payload is corrupted")
         scales = reference.from_bytes(payload[:head], spec.work)
-        digits = reference.to_blocks(unpack_digits(payload[head:], spec.numel), self._block(spec))
+        digits = reference.to_blocks(unpack_digits(payload[head:], spec.numel), length(self.block, spec))
         return (digits.to(spec.work) - 1).mul_(scales[:, None]).view(-1)[: spec.numel]
 
     def scales(self, size: Tensor, n: int) -> Tensor:
@@ -109,12 +109,9 @@ class ternary(Coder):
             return scales * (self.clip * reference.block_means(unit.square(), n).sqrt()).clamp(max=1)
         return scales
 
-    def _block(self, spec: Spec) -> int:
-        return self.block or max(spec.numel, 1)
-
     def _count(self, spec: Spec) -> int:
         """Scales sent: one a block."""
-        return -(-spec.numel // self._block(spec))
+        return -(-spec.numel // length(self.block, spec))
 
 
 def pack_digits(digits: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from torch import Tensor
 from thinwire.core import Coder, Seat, Spec, State, Unsaid
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
+from thinwire.what._levels import length
 from thinwire.what._scales import Block, Scale, affine_grid, point_grid, quantise_affine, quantise_point, runs, symmetric_steps
 
 _GRIDS = ("tread", "rise", "affine", "point")
@@ -226,7 +227,7 @@ class uniform(Coder):
 
     def _block(self, spec: Spec) -> int:
         assert self.block != "row"
-        return self.block or max(spec.numel, 1)
+        return length(self.block, spec)
 
     def levels(self, rows: Tensor) -> tuple[Tensor | None, Tensor]:
         """The lowest level of each block (on "affine" and "point") and its step: (m, B) -> (m,), (m,)."""
