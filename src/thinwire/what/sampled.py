@@ -20,15 +20,14 @@ from torch import Tensor
 from thinwire.core import Leaf, Seat, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
-from thinwire.what import _places
+from thinwire.what._picked import Picked
 from thinwire.what._share import kept
-from thinwire.what.chain import Transform
 
 _ENOUGH = 256  # sampled values above t: the count is then right to 6 % (one standard deviation)
 
 
 @dataclass(frozen=True)
-class sampled(Transform):
+class sampled(Picked):
     """About a share `density` of the entries, the largest: a count, places and values.
 
     Args:
@@ -63,36 +62,13 @@ class sampled(Transform):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def drops(self) -> bool:
-        return True
-
-    def core_numel(self, spec: Spec) -> None:
-        return None
-
     def max_core_numel(self, spec: Spec) -> int:
         return max(self._wanted(spec), kept(min(1.0, self.density * self.band), spec.numel))
-
-    def side_nbytes(self, spec: Spec, core_numel: int) -> int:
-        return _places.smallest_nbytes(core_numel, spec.numel)
 
     def init(self, spec: Spec, seat: Seat) -> State:
         if not spec.parts:
             return State()
         return State({"bar": Leaf(torch.zeros((), dtype=spec.work, device="cpu"), "private", part=spec.key)})
-
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
-        x = x.to(spec.work).contiguous()
-        if not spec.numel:
-            return x, torch.empty(0, dtype=torch.uint8, device=x.device)
-        places, values = self._pick(x, spec, state, seat)
-        return values, _places.write(places[None], spec.numel)
-
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        places = _places.read(side, core.numel(), spec.numel, 1, self)
-        out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
-        out[places[0]] = core
-        return out
 
     def _pick(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
         """The places that are sent, ascending, and their values; the threshold is kept in the state."""

@@ -16,12 +16,11 @@ from torch import Tensor
 from thinwire.core import Seat, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
-from thinwire.what import _places
-from thinwire.what.chain import Transform
+from thinwire.what._picked import Picked
 
 
 @dataclass(frozen=True)
-class threshold(Transform):
+class threshold(Picked):
     """Every entry of magnitude t or more, and every NaN: a count, places and values; nothing where there are none.
 
     Places take what is smallest for the count (packed, a bitmap or Elias–Fano), never more than n/8 bytes.
@@ -57,16 +56,6 @@ class threshold(Transform):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def drops(self) -> bool:
-        return True
-
-    def core_numel(self, spec: Spec) -> None:
-        return None
-
-    def side_nbytes(self, spec: Spec, core_numel: int) -> int:
-        return _places.smallest_nbytes(core_numel, spec.numel)
-
     def bar(self, x: Tensor) -> Tensor:
         """t for these values: a scalar of their dtype."""
         if self.of is None or not x.numel():
@@ -78,15 +67,7 @@ class threshold(Transform):
         unit = torch.where(largest > 0, largest, torch.ones_like(largest))  # squares of huge or tiny values would not be numbers
         return (sizes / unit).square().mean().sqrt() * unit * self.value
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
-        x = x.to(spec.work)
+    def _pick(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
         found = fast.above(x, self.bar(x))
         assert not isinstance(found, int)  # there is no limit
-        places, values = found
-        return values, _places.write(places[None], spec.numel)
-
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        places = _places.read(side, core.numel(), spec.numel, 1, self)
-        out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
-        out[places[0]] = core
-        return out
+        return found
