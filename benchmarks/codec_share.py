@@ -36,7 +36,7 @@ def main() -> None:
             periods = -(-options.steps // contestant.period)
             stop = WARM + periods * contestant.period
             job = Job(
-                contestant.module, contestant.settings, model=LARGE, batch=4, train=train, held=held, steps=10_000, stop=stop, warm=WARM
+                contestant.module, contestant.settings | contestant.timed, model=LARGE, batch=4, train=train, held=held, steps=10_000, stop=stop, warm=WARM
             )
             os.environ[native.VARIABLE] = kernels
             with link.lab(WORLD) as lab:

@@ -22,9 +22,11 @@ void sign_encode_left(const float*, const float*, float, int64_t, int64_t, uint8
 void sign_decode(const uint8_t*, int64_t, int64_t, int, float*, int);
 void sign_sum_encode(const uint8_t* const*, int, int64_t, int64_t, uint8_t*, int);
 void topk_chunks(const float*, int64_t, int64_t, int64_t, int64_t*, float*, int);
+void topk_chunks_sum(const float*, const float*, float, int64_t, int64_t, int64_t, int64_t*, float*, float*, int);
 int64_t above(const float*, int64_t, uint32_t, int64_t, int64_t*, float*, int);
 void places_write(const int64_t*, int64_t, int64_t, int64_t, int, int, int64_t, uint8_t*);
 int places_read(const uint8_t*, int64_t, int64_t, int64_t, int, int, int64_t, int64_t*);
+int places_add(const uint8_t*, int64_t, int64_t, int64_t, int, int, int64_t, const float*, float*);
 }
 
 namespace {
@@ -129,6 +131,12 @@ void sparse() {
     auto places = room<int64_t>(chunks * k), back = room<int64_t>(chunks * k);
     auto values = room<float>(chunks * k);
     topk_chunks(x.get(), chunks, per, k, places.get(), values.get(), 1);
+    const auto before = floats(chunks * per);
+    auto y = room<float>(chunks * per);
+    topk_chunks_sum(x.get(), before.get(), 0.5f, chunks, per, k, back.get(), values.get(), y.get(), 1);
+    tell(values.get(), chunks * k);
+    topk_chunks(y.get(), chunks, per, k, places.get(), values.get(), 1);
+    need(!std::memcmp(places.get(), back.get(), sizeof(int64_t) * chunks * k), "a sum's largest are those of the sum");
     const int64_t most = between(0, chunks * per);
     auto found = room<int64_t>(most);
     auto sizes = room<float>(most);
@@ -148,7 +156,11 @@ void sparse() {
     need(!std::memcmp(places.get(), back.get(), sizeof(int64_t) * chunks * k), "and is the same");
     if (next() % 2) side[between(0, size - 1)] ^= static_cast<uint8_t>(1 << between(0, 7));  // one bit, or all of them
     else side = bytes(size);
-    if (places_read(side.get(), chunks, k, per, coding, low, unary, back.get()) == 0)
+    const auto total = floats(chunks * per);
+    const int wrong = places_add(side.get(), chunks, k, per, coding, low, unary, values.get(), total.get());
+    tell(total.get(), chunks * per);
+    need(places_read(side.get(), chunks, k, per, coding, low, unary, back.get()) == wrong, "reading and adding agree");
+    if (!wrong)
         for (int64_t i = 0; i < chunks * k; ++i) {
             need(back[i] >= 0 && back[i] < per, "a place that is read lies in its chunk");
             need(i % k == 0 || back[i] > back[i - 1], "places that are read ascend");

@@ -115,6 +115,23 @@ def test_largest(level: native.Level, x: Tensor, chunks: int, share: float, roun
 
 
 @levels
+@given(x=tensors, chunks=st.integers(1, 9), share=st.floats(0, 1), decay=st.sampled_from([0.0, 0.95, 1.0]))
+@example(x=values(200_000, 1, 0.0, 5), chunks=1, share=0.01, decay=0.95)
+@example(x=values(6400, 1, 0.0, 5), chunks=100, share=0.125, decay=1.0)
+def test_largest_of_a_sum(level: native.Level, x: Tensor, chunks: int, share: float, decay: float) -> None:
+    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(min(chunks, x.numel()), -1)
+    before = rows.flip(0, 1).contiguous()
+    k = max(1, int(share * rows.shape[1]))
+    y = torch.empty_like(rows)
+    with native.using(level):
+        places, found = fast.largest_sum(rows, before, decay, y, k)
+    expected = reference.summed(rows, before, decay)
+    assert same(y, expected)
+    assert same(places, reference.largest(expected, k))
+    assert same(found, expected.gather(1, places))
+
+
+@levels
 @given(x=tensors, bar=st.one_of(st.floats(0, 3, width=32), st.sampled_from(ODD)), most=st.one_of(st.none(), st.integers(0, 300)))
 def test_above(level: native.Level, x: Tensor, bar: float, most: int | None) -> None:
     with native.using(level):

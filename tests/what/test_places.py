@@ -38,6 +38,35 @@ def test_places_survive_and_have_the_bytes_stated(seed: int, per: int, chunks: i
     assert torch.equal(_places.read(side, k, per, chunks, CODER, coding), places)
 
 
+@given(seed=st.integers(0, 2**32), per=st.integers(1, 300), chunks=st.integers(0, 4), share=st.floats(0, 1))
+def test_adding_at_places_is_reading_and_adding(seed: int, per: int, chunks: int, share: float) -> None:
+    places = draw(seed, round(share * per), per, chunks)
+    k = places.shape[1]
+    values, total = torch.randn(chunks, k), torch.randn(chunks, per)
+    expected = total.scatter_add(1, places, values)
+    _places.add(_places.write(places, per), values, total, CODER)
+    assert torch.equal(total, expected)
+
+
+@pytest.mark.parametrize(("k", "per"), [(9, 100), (9, 20), (1, 5)])
+@given(noise=st.binary(min_size=64, max_size=64))
+def test_adding_refuses_what_reading_refuses(k: int, per: int, noise: bytes) -> None:
+    side = torch.frombuffer(bytearray(noise), dtype=torch.uint8)[: _places.smallest_nbytes(k, per, 2)]
+    values, total = torch.randn(2, k), torch.zeros(2, per)
+    told, added = [], True
+    for act in (lambda: _places.read(side, k, per, 2, CODER), lambda: _places.add(side, values, total, CODER)):
+        try:
+            act()
+        except PayloadError as error:
+            told.append(str(error))
+            added = False
+        else:
+            told.append("")
+    assert told[0] == told[1]
+    if added:
+        assert torch.equal(total, torch.zeros(2, per).scatter_add(1, _places.read(side, k, per, 2, CODER), values))
+
+
 @given(per=st.integers(1, 300), chunks=st.integers(1, 4))
 def test_the_smallest_is_the_smallest_and_never_falls_as_k_grows(per: int, chunks: int) -> None:
     sizes = [_places.smallest_nbytes(k, per, chunks) for k in range(per + 1)]

@@ -57,7 +57,12 @@ DDP = "DDP"
 FULL = (
     ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES),
     ours("bf16 gradients", Strategy(every(1), cast("bf16"), native(), gradients()), attach=SLICES),
-    ours("4-bit gradients, feedback", Strategy(every(1), feedback(uniform(4)), two_shot(), gradients()), attach=SLICES),
+    ours(
+        "4-bit gradients, feedback",
+        Strategy(every(1), feedback(uniform(4)), two_shot(), gradients()),
+        attach=SLICES,
+        timed={"attach": {"lanes": 4, "slice_bytes": 4 << 20}},  # 1 MiB of values is 128 KiB of payload: a flight's own cost is felt
+    ),
     ours(
         "top-k 8 of 64 of each update, 2 bits",
         Strategy(every(1), feedback(topk(8, per=64) >> uniform(2, grid="rise")), gather(), deltas(outer=sgd(1.0))),

@@ -40,8 +40,7 @@ class _Blocked(Protocol):
 
 def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
     """`reference.summed`."""
-    out = memory.empty(x.numel(), x.dtype, x.device)
-    return torch.add(x, before, out=out) if decay == 1 else torch.mul(before, decay, out=out).add_(x)
+    return _summed(x, before, decay, memory.empty(x.numel(), x.dtype, x.device))
 
 
 def all_finite(x: Tensor) -> Tensor:
@@ -162,6 +161,15 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return places, rows.gather(1, places)
 
 
+def largest_sum(x: Tensor, before: Tensor, decay: float, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """y = x + decay · before (all (m, n)); the places of each row's k largest, and the values there, both (m, k); in one pass."""
+    x, before = x.contiguous(), before.contiguous()
+    kernels = native.library(x) if before.dtype == x.dtype and y.is_contiguous() else None
+    if kernels is not None and k:
+        return kernels.largest_sum(x, before, decay, y, k)
+    return largest(_summed(x, before, decay, y), k)
+
+
 def above(x: Tensor, bar: Tensor, most: int | None = None) -> tuple[Tensor, Tensor] | int:
     """`reference.above` and the values there; or their count, where it is above `most`."""
     x = x.contiguous()
@@ -172,6 +180,10 @@ def above(x: Tensor, bar: Tensor, most: int | None = None) -> tuple[Tensor, Tens
         return kernels.above(x, bits, most)
     places = reference.above(x, bar)
     return places.numel() if places.numel() > most else (places, x[places])
+
+
+def _summed(x: Tensor, before: Tensor, decay: float, out: Tensor) -> Tensor:
+    return torch.add(x, before, out=out) if decay == 1 else torch.mul(before, decay, out=out).add_(x)
 
 
 def _blocked(where: Tensor, n: int, block: int, bits: int, dtype: torch.dtype) -> _Blocked | None:

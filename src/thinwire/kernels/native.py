@@ -30,7 +30,7 @@ LEVELS: tuple[Level, ...] = ("torch", "baseline", "avx2", "avx512")
 VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
-_VERSION = 1
+_VERSION = 2
 _MOST = 2**31  # values of one call: places are 32 bits wide inside
 _NO_KEY = (0, 0)
 _forced: list[Level] = []
@@ -58,9 +58,11 @@ def _load(level: Level) -> ctypes.CDLL:
         "sign_decode": (None, [at, i64, i64, i32, at, i32]),
         "sign_sum_encode": (None, [at, i32, i64, i64, at, i32]),
         "topk_chunks": (None, [at, i64, i64, i64, at, at, i32]),
+        "topk_chunks_sum": (None, [at, at, f32, i64, i64, i64, at, at, at, i32]),
         "above": (i64, [at, i64, u32, i64, at, at, i32]),
         "places_write": (None, [at, i64, i64, i64, i32, i32, i64, at]),
         "places_read": (i32, [at, i64, i64, i64, i32, i32, i64, at]),
+        "places_add": (i32, [at, i64, i64, i64, i32, i32, i64, at, at]),
     }
     for name, (result, arguments) in types.items():
         function = getattr(library, name)
@@ -172,6 +174,13 @@ class Kernels:
         self.lib.topk_chunks(rows.data_ptr(), chunks, per, k, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
         return places, values
 
+    def largest_sum(self, x: Tensor, before: Tensor, decay: float, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        chunks, per = x.shape
+        places, values = torch.empty(chunks, k, dtype=torch.int64), torch.empty(chunks, k, dtype=torch.float32)
+        at = (places.data_ptr(), values.data_ptr(), y.data_ptr())
+        self.lib.topk_chunks_sum(x.data_ptr(), before.data_ptr(), decay, chunks, per, k, *at, torch.get_num_threads())
+        return places, values
+
     def above(self, x: Tensor, bar: int, most: int) -> tuple[Tensor, Tensor] | int:
         """Places and values; or the count, where it is above `most`. bar: as an integer's bits."""
         places, values = torch.empty(most, dtype=torch.int64), torch.empty(most, dtype=torch.float32)  # what is not written takes no memory
@@ -188,6 +197,11 @@ class Kernels:
         """The places, and what is wrong with them: 0 nothing, 1 a chunk without k places, 2 one beyond its chunk, 3 they do not ascend."""
         places = torch.empty(chunks, k, dtype=torch.int64)
         return places, int(self.lib.places_read(side.data_ptr(), chunks, k, per, coding, low, unary, places.data_ptr()))
+
+    def places_add(self, side: Tensor, values: Tensor, total: Tensor, coding: int, low: int, unary: int) -> int:
+        """total (chunks, per) += values (chunks, k) at the places that are read; what is wrong with them, as in `places_read`."""
+        (chunks, k), per = values.shape, total.shape[1]
+        return int(self.lib.places_add(side.data_ptr(), chunks, k, per, coding, low, unary, values.data_ptr(), total.data_ptr()))
 
 
 def library(x: Tensor) -> Kernels | None:

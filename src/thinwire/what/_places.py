@@ -86,8 +86,7 @@ def read(side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Codi
     kernels = native.anywhere(side)
     if kernels is not None and chunks * k:
         places, wrong = kernels.places_read(side.contiguous(), chunks, k, per, *_plan(coding, k, per))
-        if wrong:
-            raise PayloadError(f"{coder!r}: {_WRONG[wrong].format(k=k, per=per)}; the payload is corrupted")
+        _refuse(wrong, k, per, coder)
         return places
     if coding == "packed":
         places = reference.unpack(side, chunks * k, _width(per)).to(torch.int64).view(chunks, k)
@@ -101,10 +100,29 @@ def read(side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Codi
             places |= reference.unpack(side[:cut], chunks * k, low).to(torch.int64).view(chunks, k)
     if places.numel():
         ascend = places[:, 1:] > places[:, :-1]
-        wrong = 2 if int(places.max()) >= per else 0 if bool(ascend.all()) else 3
-        if wrong:
-            raise PayloadError(f"{coder!r}: {_WRONG[wrong].format(k=k, per=per)}; the payload is corrupted")
+        _refuse(2 if int(places.max()) >= per else 0 if bool(ascend.all()) else 3, k, per, coder)
     return places
+
+
+def add(side: Tensor, values: Tensor, total: Tensor, coder: Coder) -> None:
+    """total (chunks, per) += values (chunks, k) at the places that `side` tells, in the smallest coding.
+
+    Raises:
+        PayloadError: as `read`; some values may have been added then.
+    """
+    (chunks, k), per = values.shape, total.shape[1]
+    kernels = native.library(values) if total.is_contiguous() and total.dtype == torch.float32 else None
+    if kernels is None:
+        total.scatter_add_(1, read(side, k, per, chunks, coder), values)
+        return
+    coding = smallest(k, per, chunks)
+    coder.expect(side, nbytes(coding, k, per, chunks))
+    _refuse(kernels.places_add(side.contiguous(), values, total, *_plan(coding, k, per)), k, per, coder)
+
+
+def _refuse(wrong: int, k: int, per: int, coder: Coder) -> None:
+    if wrong:
+        raise PayloadError(f"{coder!r}: {_WRONG[wrong].format(k=k, per=per)}; the payload is corrupted")
 
 
 def _plan(coding: Coding, k: int, per: int) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ The payload is a's side bytes, then b's payload of the core; where a's sizes dep
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -48,9 +49,21 @@ class Transform(Coder):
         """`total += join(core, side)`; a transform that places few values overrides it, and adds those."""
         total.add_(self.join(core, side, spec, state, seat, sender))
 
-    def unsaid(self, y: Tensor, said: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        """y less join(said, side), where `said` arrives of y's core, and its side bytes. It may be written into y."""
-        return y.sub_(self.join(said, side, spec, state, seat, seat.rank))
+    def split_left(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """`split` of y = x + decay · before, and what tells what is left of y, and whether it is finite, where `said` arrives of the core.
+
+        A transform that places few values overrides it, and looks at those alone.
+        """
+        y = fast.summed(x.to(spec.work), before, decay)
+        core, side = self.split(y, spec, state, seat)
+
+        def left(said: Tensor) -> tuple[Tensor, Tensor]:
+            rest = y.sub_(self.join(said, side, spec, state, seat, seat.rank))
+            return rest, fast.all_finite(rest)
+
+        return core, side, left
 
     @abstractmethod
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
@@ -198,16 +211,15 @@ class chain(Coder):
         self.first.add(total, core, side, spec, state.child("first"), seat, sender)
 
     def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
-        y = fast.summed(x.to(spec.work), before, decay)
-        core, side = self.first.split(y, spec, state.child("first"), seat)
+        core, side, rest = self.first.split_left(x, before, decay, spec, state.child("first"), seat)
         inner = self._inner(core, spec, state, seat)
         payload = self._framed(core, side, inner, spec)
         own = inner if self.second.lossy else inner.clone()  # what opens to itself may lie in y, which is written into
         said = self.second.decode(own, self._core(spec, core.numel()), state.child("second"), seat.under(spec.key), seat.rank)
-        left = self.first.unsaid(y, said, side, spec, state.child("first"), seat)
+        left, finite = rest(said)
         packet = self.packed(payload, spec, state, seat)
         kept = payload.clone() if packet.sums else payload  # what may be added is added in place
-        return Unsaid(packet, left, fast.all_finite(left), lambda: packet.open(kept, seat.rank))
+        return Unsaid(packet, left, finite, lambda: packet.open(kept, seat.rank))
 
     def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
         """The count before a data-sized core, and what follows it."""

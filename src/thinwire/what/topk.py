@@ -9,7 +9,9 @@ Of all k-sparse vectors it is the nearest: ||v - topk(v)||Â² <= (1 - k/n) ||v||Â
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -70,13 +72,32 @@ class topk(Transform):
 
     def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work)
-        cores, sides, at = [x.new_empty(0)], [torch.empty(0, dtype=torch.uint8, device=x.device)], 0
-        for chunks, size, k in self._chunks(spec):
+        cores, sides = [x.new_empty(0)], [torch.empty(0, dtype=torch.uint8, device=x.device)]
+        for at, chunks, size, k in self._runs(spec):
             where, values = fast.largest(x[at : at + chunks * size].view(chunks, size), k)
             cores.append(values.view(-1))
             sides.append(_places.write(where, size))
-            at += chunks * size
         return torch.cat(cores), torch.cat(sides)
+
+    def split_left(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        x, y = x.to(spec.work), memory.empty(spec.numel, spec.work, x.device)
+        found, sides = [], [torch.empty(0, dtype=torch.uint8, device=x.device)]
+        for at, chunks, size, k in self._runs(spec):
+            rows, past, out = (flat[at : at + chunks * size].view(chunks, size) for flat in (x, before, y))
+            where, values = fast.largest_sum(rows, past, decay, out, k)
+            found.append((out, where, values))
+            sides.append(_places.write(where, size))
+        core = torch.cat([x.new_empty(0), *(values.view(-1) for _, _, values in found)])
+
+        def left(said: Tensor) -> tuple[Tensor, Tensor]:
+            rest = core - said  # where a value of a chunk is not finite, one that was taken is not
+            for (out, where, values), own in zip(found, rest.split([values.numel() for _, _, values in found]), strict=True):
+                out.scatter_(1, where, own.view(values.shape))
+            return y, fast.all_finite(rest)
+
+        return core, torch.cat(sides), left
 
     def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         out = memory.empty(spec.numel, spec.work, core.device).zero_()
@@ -84,17 +105,17 @@ class topk(Transform):
         return out
 
     def add(self, total: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
-        at = done = cut = 0
-        for chunks, size, k in self._chunks(spec):
+        done = cut = 0
+        for at, chunks, size, k in self._runs(spec):
             nbytes = _places.smallest_nbytes(k, size, chunks)
-            where = _places.read(side[cut : cut + nbytes], k, size, chunks, self)
-            take = core[done : done + chunks * k].view(chunks, k)
-            total[at : at + chunks * size].view(chunks, size).scatter_add_(1, where, take)
-            at, done, cut = at + chunks * size, done + chunks * k, cut + nbytes
+            rows, own = total[at : at + chunks * size].view(chunks, size), core[done : done + chunks * k].view(chunks, k)
+            _places.add(side[cut : cut + nbytes], own, rows, self)
+            done, cut = done + chunks * k, cut + nbytes
 
-    def unsaid(self, y: Tensor, said: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        self.add(y, -said, side, spec, state, seat, seat.rank)
-        return y
+    def _runs(self, spec: Spec) -> list[tuple[int, int, int, int]]:
+        """Where a run of equal chunks begins, how many, their size, values kept of each."""
+        begins = accumulate((chunks * size for chunks, size, _ in self._chunks(spec)), initial=0)
+        return [(at, *run) for at, run in zip(begins, self._chunks(spec), strict=False)]
 
     def _chunks(self, spec: Spec) -> list[tuple[int, int, int]]:
         """(how many chunks, their size, values kept of each): the full chunks, then what is left over."""

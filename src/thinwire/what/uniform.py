@@ -252,8 +252,12 @@ class uniform(Coder):
         """Bytes of the steps, on "affine" of the lowest levels, on "point" of the codes of zero."""
         if self.step is not None:
             return 0
+        if self.block != "row":
+            blocks = -(-spec.numel // length(self.block, spec)) if spec.numel else 0
+        else:
+            blocks = sum(m for _, m, _ in runs(spec, self.block))
         more = {"affine": spec.work.itemsize, "point": 1}.get(self.grid, 0)
-        return sum(m for _, m, _ in runs(spec, self.block)) * (spec.work.itemsize + more)
+        return blocks * (spec.work.itemsize + more)
 
     def _read(self, head: Tensor, spec: Spec) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """The lowest levels (on "affine"), the steps, and the codes of zero (on "point"): (m,) each."""

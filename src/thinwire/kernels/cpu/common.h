@@ -66,7 +66,8 @@ template <int64_t FAR = AHEAD> INLINE void prefetched(const float* x, int64_t n)
 }
 
 // To memory past the caches, where so much is written that it would not stay there: a store then reads nothing first.
-constexpr int64_t PAST = int64_t{1} << 22;  // values from which on
+constexpr int64_t PAST = int64_t{1} << 22;   // values from which on
+constexpr int64_t LATER = int64_t{1} << 16;  // the same for a residual, which is not read before the next step
 INLINE void streamed(const void* RESTRICT from, void* RESTRICT to, int64_t nbytes) {  // both, and nbytes, at multiples of 64
     const char* source = static_cast<const char*>(from);
     char* target = static_cast<char*>(to);
@@ -87,7 +88,7 @@ INLINE void settled() {  // such stores, before another thread looks
     _mm_sfence();
 #endif
 }
-INLINE bool goes_past(const void* to, int64_t n) { return n >= PAST && reinterpret_cast<uintptr_t>(to) % 64 == 0; }
+INLINE bool goes_past(const void* to, int64_t n, int64_t least = PAST) { return n >= least && reinterpret_cast<uintptr_t>(to) % 64 == 0; }
 
 // work(begin, end) over 0 … count, in threads where there is enough to do.
 template <typename Work> void in_threads(int64_t count, int64_t numel, int threads, const Work& work) {

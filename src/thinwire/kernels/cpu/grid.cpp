@@ -205,7 +205,7 @@ void encode_left(const float* x, const float* before, float decay, int64_t n, in
                  float* left, int threads) {
     const int64_t blocks = (n + block - 1) / block;
     uint8_t* codes = payload + 4 * blocks;
-    const bool past = goes_past(left, n), past_codes = past && block % LANE == 0 && goes_past(codes, n);
+    const bool past = goes_past(left, n, LATER), past_codes = past && block % LANE == 0 && goes_past(codes, n);
     in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
         alignas(64) float y[2][LANE], rest[LANE];
         const auto step_at = [=, &grid](int64_t b, float* to) {  // y of a block, here or (of a long one) where its rest will be

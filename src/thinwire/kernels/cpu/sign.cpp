@@ -169,7 +169,7 @@ EXPORT void sign_encode(const float* x, int64_t n, int64_t block, uint8_t* paylo
 EXPORT void sign_encode_left(const float* x, const float* before, float decay, int64_t n, int64_t block, uint8_t* payload, float* left,
                              int threads) {
     uint8_t* bits = payload + head(n, block);
-    const bool past = goes_past(left, n);
+    const bool past = goes_past(left, n, LATER);
     each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
         alignas(64) float lane[LANE];
         float* y = m == LANE ? lane : left + at;

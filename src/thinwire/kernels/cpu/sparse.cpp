@@ -181,9 +181,12 @@ struct Bits {  // written in order
     }
 };
 
-INLINE uint64_t bits_at(const uint8_t* in, int64_t nbytes, int64_t at, int bits) {  // bits <= 32
+INLINE uint64_t bits_at(const uint8_t* in, int64_t nbytes, int64_t at, int bits) {  // bits <= 56
     uint64_t word = 0;
-    std::memcpy(&word, in + at / 8, std::min<int64_t>(8, nbytes - at / 8));
+    if (at / 8 + 8 <= nbytes)
+        word = load<uint64_t>(in + at / 8);  // of a size that the compiler knows: no call
+    else
+        std::memcpy(&word, in + at / 8, nbytes - at / 8);
     return word >> at % 8 & ((uint64_t{1} << bits) - 1);
 }
 
@@ -192,34 +195,60 @@ INLINE int64_t bytes_of(int64_t bits) { return (bits + 7) / 8; }
 enum { PACKED, BITMAP, FANO };
 enum { FINE, COUNT, BEYOND, DISORDER };
 
-// The places of the marks in `per` bits from bit `at`, k of them; fewer or more: COUNT.
-int marked(const uint8_t* in, int64_t nbytes, int64_t at, int64_t per, int64_t k, int64_t* places) {
-    int64_t done = 0;
-    for (int64_t i = 0; i < per; i += 32) {
-        auto word = static_cast<uint32_t>(bits_at(in, nbytes, at + i, static_cast<int>(std::min<int64_t>(32, per - i))));
-        if (done + __builtin_popcount(word) > k) return COUNT;
-        for (; word; word &= word - 1) places[done++] = i + __builtin_ctz(word);
+// A coding of `k` places below `per` in each chunk: `low` bits of a place as they are, `unary` bits of a chunk's high parts.
+struct Coding {
+    int64_t chunks, k, per;
+    int coding, low;
+    int64_t unary;
+    int64_t width() const { return coding == BITMAP ? per : unary; }     // bits of marks in a chunk
+    int64_t lows() const { return bytes_of(chunks * k * low); }          // bytes of what stands as it is
+    int64_t marks() const { return bytes_of(chunks * width()); }
+};
+
+// take(i, place) for each place of a chunk, in order. FINE, or what is wrong; what was wrong has not been taken.
+template <typename Take> INLINE int each_place(const uint8_t* in, const Coding& how, int64_t chunk, const Take& take) {
+    const int64_t lows = how.lows(), k = how.k;
+    int64_t last = -1, done = 0, at = chunk * k * how.low;
+    const auto told = [&](int64_t high) {
+        const auto rest = static_cast<int64_t>(how.low ? bits_at(in, lows, at, how.low) : 0);
+        at += how.low;
+        const int64_t place = high << how.low | rest;
+        if (place >= how.per) return BEYOND;
+        if (place <= last) return DISORDER;
+        take(done++, last = place);
+        return FINE;
+    };
+    if (how.coding == PACKED) {
+        for (int64_t i = 0; i < k; ++i)
+            if (const int wrong = told(0)) return wrong;
+        return FINE;
     }
-    return done == k ? FINE : COUNT;
+    const uint8_t* marks = how.coding == BITMAP ? in : in + lows;
+    const int64_t width = how.width(), nbytes = how.marks(), first = chunk * width;
+    const auto word_at = [=](int64_t i) {
+        return bits_at(marks, nbytes, first + i, static_cast<int>(std::min<int64_t>(56, width - i)));
+    };
+    int64_t count = 0;
+    for (int64_t i = 0; i < width; i += 56) count += __builtin_popcountll(word_at(i));
+    if (count != k) return COUNT;
+    for (int64_t i = 0; i < width; i += 56)
+        for (uint64_t word = word_at(i); word; word &= word - 1) {
+            const int64_t mark = i + __builtin_ctzll(word);
+            if (const int wrong = told(how.coding == BITMAP ? mark : mark - done)) return wrong;
+        }
+    return FINE;
 }
 
-}  // namespace
-}  // namespace thinwire
-
-using namespace thinwire;
-
-// The k largest of each `per` values: places within their chunk, ascending, and values, both (chunks, k).
-EXPORT void topk_chunks(const float* x, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
+// The k largest of each chunk; ready(c) gives a chunk, once.
+template <typename Ready>
+void topk(const Ready& ready, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
     in_threads(chunks, chunks * per, threads, [=](int64_t begin, int64_t end) {
         Candidates found;
         uint32_t bar = 0;
         for (int64_t c = begin; c < end; ++c) {
-            const float* own = x + c * per;
+            const float* own = ready(c);
 #if defined(__AVX2__)
-            if (per <= SHORT && per % 64 == 0) {
-                prefetched(own, per);
-                if (short_chunk(own, per, k, &bar, places + c * k, values + c * k)) continue;
-            }
+            if (per <= SHORT && per % 64 == 0 && short_chunk(own, per, k, &bar, places + c * k, values + c * k)) continue;
 #endif
             if (per > 2 * SAMPLE) bar = guess(own, per, k);
             for (;; bar = halved(bar)) {
@@ -234,6 +263,36 @@ EXPORT void topk_chunks(const float* x, int64_t chunks, int64_t per, int64_t k, 
             bar = least < INFINITE ? bits_of(of_bits(least) * 0.92f) : 0;
         }
     });
+}
+
+}  // namespace
+}  // namespace thinwire
+
+using namespace thinwire;
+
+// The k largest of each `per` values: places within their chunk, ascending, and values, both (chunks, k).
+EXPORT void topk_chunks(const float* x, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
+    const auto ready = [=](int64_t c) {
+        if (per <= SHORT) prefetched(x + c * per, per);
+        return x + c * per;
+    };
+    topk(ready, chunks, per, k, places, values, threads);
+}
+
+// The same of y = x + decay · before, which is left in `y`.
+EXPORT void topk_chunks_sum(const float* x, const float* before, float decay, int64_t chunks, int64_t per, int64_t k, int64_t* places,
+                            float* values, float* y, int threads) {
+    const auto ready = [=](int64_t c) {
+        const int64_t at = c * per;
+        for (int64_t i = at; i < at + per; i += LANE) {
+            const int64_t m = std::min(LANE, at + per - i);
+            prefetched(x + i, m);
+            prefetched(before + i, m);
+            summed(x + i, before + i, decay, m, y + i);
+        }
+        return static_cast<const float*>(y + at);
+    };
+    topk(ready, chunks, per, k, places, values, threads);
 }
 
 // The places, ascending, and values of entries of size `bar` or more; how many there are. Of more than `most`, nothing is written.
@@ -278,22 +337,20 @@ EXPORT void places_write(const int64_t* places, int64_t chunks, int64_t k, int64
 
 // The inverse. FINE, or what is wrong: a chunk without k places, a place beyond its chunk, places that do not ascend.
 EXPORT int places_read(const uint8_t* in, int64_t chunks, int64_t k, int64_t per, int coding, int low, int64_t unary, int64_t* places) {
-    const int64_t lows = bytes_of(chunks * k * low), width = coding == BITMAP ? per : unary;
+    const Coding how{chunks, k, per, coding, low, unary};
+    for (int64_t c = 0; c < chunks; ++c)
+        if (const int wrong = each_place(in, how, c, [=](int64_t i, int64_t place) { places[c * k + i] = place; })) return wrong;
+    return FINE;
+}
+
+// total (chunks, per) += values (chunks, k) at the places that are read. FINE, or what is wrong: then some may have been added.
+EXPORT int places_add(const uint8_t* in, int64_t chunks, int64_t k, int64_t per, int coding, int low, int64_t unary, const float* values,
+                      float* total) {
+    const Coding how{chunks, k, per, coding, low, unary};
     for (int64_t c = 0; c < chunks; ++c) {
-        int64_t* own = places + c * k;
-        if (coding == PACKED) {
-            for (int64_t i = 0; i < k; ++i) own[i] = static_cast<int64_t>(bits_at(in, lows, (c * k + i) * low, low));
-        } else {
-            const uint8_t* marks = coding == BITMAP ? in : in + lows;
-            if (const int wrong = marked(marks, bytes_of(chunks * width), c * width, width, k, own)) return wrong;
-            if (coding == FANO)
-                for (int64_t i = 0; i < k; ++i)
-                    own[i] = (own[i] - i) << low | static_cast<int64_t>(low ? bits_at(in, lows, (c * k + i) * low, low) : 0);
-        }
-        for (int64_t i = 0; i < k; ++i) {
-            if (own[i] >= per) return BEYOND;
-            if (i && own[i] <= own[i - 1]) return DISORDER;
-        }
+        const float* own = values + c * k;
+        float* to = total + c * per;
+        if (const int wrong = each_place(in, how, c, [=](int64_t i, int64_t place) { to[place] += own[i]; })) return wrong;
     }
     return FINE;
 }
