@@ -38,6 +38,7 @@ from thinwire.what import cast, codebook, fp4, fp8, loglevels, lowrank, nf4, pow
 
 BLOCKS = (32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 0)
 SHORT = (12, 13, 15, 17, 20, 24, 26, 33, 40, 51, 65, 97, 129, 193, 257, 385, 513, 1025, 2049, 4097, 0)  # of scales of one byte
+PAIRED = tuple(2 * block for block in SHORT)  # of a scale and a zero point of one byte each
 SMALLEST = 2  # of the blocks that fit, so many are tried: the smaller, the closer
 PATIENCE_S = 3600.0
 AS_GOOD = 1.001  # a ratio up to which two codecs do the same sums in another order
@@ -50,6 +51,8 @@ def settings(kind: str) -> list[list[Codec]]:
     if name == "uniform":
         return _uniform(*rest.split())
     alone: list[Codec] = []
+    if kind == "cast fp16 zero":
+        return [[scaled(block, "mean", zero=True) >> cast("fp16") for block in BLOCKS if block]]  # whole blocks a row, whose mean theirs is
     if kind == "cast fp16":
         alone = [cast("fp16"), cast("bf16")]
     elif kind == "cast bf16":
@@ -81,19 +84,26 @@ def settings(kind: str) -> list[list[Codec]]:
     return found
 
 
-def _uniform(width: str, more: str = "") -> list[list[Codec]]:
-    """Uniform grids of so many bits: "stochastic" rounds by lot, and cuts no more than theirs; all others are ours to choose."""
-    bits, by_lot = int(width), more == "stochastic"
+def _uniform(width: str, *more: str) -> list[list[Codec]]:
+    """Uniform grids of so many bits. "stochastic": by lot, cutting no more than theirs; "zero": with a zero point; "row": a step a row."""
+    bits, by_lot = int(width), "stochastic" in more
     rounding = "stochastic" if by_lot else "nearest"
     scales = ("absmax",) if by_lot else ("absmax", "mse")
-    grids = ("tread", "point", "affine", "rise") if bits < 4 else ("tread", "point", "affine")
+    sided = ("point", "affine")
+    grids = sided if "zero" in more else ("tread", *sided, "rise") if bits < 4 else ("tread", *sided)
     plain = [uniform(bits, 0, rounding, None, grid, scale) for grid in grids for scale in scales]  # type: ignore[arg-type]  # literals
     if by_lot:
         plain.append(uniform(bits, 0, "stochastic", grid="point", scale="range"))  # type: ignore[arg-type]
+    if "row" in more:
+        return [[replace(each, block="row")] for each in plain]
     found: list[list[Codec]] = [[replace(each, block=block) for block in (*BLOCKS, "row")] for each in plain]
-    whole = uniform(bits, 0, rounding, 1 / max(1, 2 ** (bits - 1) - 1))  # type: ignore[arg-type]
     fit: int | Literal["cover"] = "cover" if by_lot else bits
-    return [*found, [scaled(block, fit) >> whole for block in SHORT]]
+    around, whole = uniform(bits, 0, rounding, 1 / max(1, 2 ** (bits - 1) - 1)), uniform(bits, 0, rounding, grid="rise")  # type: ignore[arg-type]
+    for octave in (16, 32, 64) if bits == 8 else (16,):
+        found.append([scaled(block, fit, True, octave) >> whole for block in PAIRED])  # type: ignore[arg-type]
+        if "zero" not in more:
+            found.append([scaled(block, fit, False, octave) >> around for block in SHORT])  # type: ignore[arg-type]
+    return found
 
 
 def _rank(told: str) -> int:

@@ -40,6 +40,8 @@ from thinwire.when import every
 
 Key: TypeAlias = tuple[str, str, float, int, int]
 Make: TypeAlias = "Callable[[Run], dict[str, Any]]"
+Look: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], None]"
+"""Sees, at each step, rank 0's contribution, and its residual before and after."""
 
 CONFIG = GPTConfig(context=32, layers=2, heads=4, width=64, tie=False)  # 133,440 parameters
 WORLD, BATCH, STEPS, WARMUP, WINDOWS = 2, 4, 300, 30, 256
@@ -103,7 +105,9 @@ ROWS = (
     Row("nf4()"),
     Row("scaled(32) >> nf4(0)"),
     Row("loglevels(4)"),
-    Row("hadamard(256) >> uniform(2)"),
+    Row("powerlevels(4)"),
+    Row("hadamard(256) >> uniform(2)", under=ALL),
+    Row("scaled(32, 2, zero=True) >> uniform(2, 0, grid='rise')"),
     Row("budget(2.5)"),
     Row("entropy(uniform(4))"),
     Row("lattice(2)"),
@@ -268,18 +272,18 @@ class Task:
         self.train = train
         self.validation = validation_windows(validation, length=CONFIG.context + 1, windows=WINDOWS)
 
-    def trained(self, each: Run) -> dict[str, Any]:
+    def trained(self, each: Run, look: Look | None = None) -> dict[str, Any]:
         """One run: its loss at the end, its bytes, and how it ended. What raises is recorded as failed."""
         begun = time.process_time()
         model = Flat(each.seed)
         kept = {"codec": each.codec, "optimizer": each.optimizer, "rate": each.rate, "seed": each.seed, "steps": STEPS}
         try:
-            ended = self._run(each, model)
+            ended = self._run(each, model, look)
         except Exception as error:  # a codec that breaks must not end the study; it shows in the table
             ended = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         return {**kept, **ended, "cpu_s": round(time.process_time() - begun, 1)}
 
-    def _run(self, each: Run, model: Flat) -> dict[str, Any]:
+    def _run(self, each: Run, model: Flat, look: Look | None) -> dict[str, Any]:
         codec: Codec = spelled("what", each.codec)
         strategy = Strategy(every(1), codec, native() if codec.summable else gather(), gradients())
         optimizer = _optimizer(each, model.weights)
@@ -290,12 +294,15 @@ class Task:
             rank: Batches(self.train, length=CONFIG.context + 1, batch=BATCH, seed=each.seed, rank=rank, world=WORLD) for rank in ranks
         }
         sent: dict[int, float] = {}
+        first = torch.empty(0)
         for step in range(STEPS):
             for group in optimizer.param_groups:
                 group["lr"] = each.rate * _schedule(step)
             flights, loss = {}, 0.0
+            before = _residual(states[0]) if look else None
             for rank in ranks:
                 x, own = model.gradient(batches[rank].at(step))
+                first = x / WORLD if rank == 0 else first
                 loss += own / WORLD
                 flights[rank] = strategy.how.carry(strategy.what, x / WORLD, model.spec, states[rank], replace(seats[rank], step=step))
             if not loss < LOST:  # also of no number
@@ -304,6 +311,8 @@ class Task:
                 outcomes = run(flights, sent)
             total = outcomes[0].total
             assert all(torch.equal(total, other.total) for other in outcomes.values()), "ranks disagree"
+            if look is not None and before is not None:
+                look(step, first, before, _residual(states[0]))
             model.weights.grad = total
             optimizer.step()
         bytes_a_step = sum(sent.values()) / WORLD / STEPS
@@ -365,6 +374,12 @@ def _optimizer(each: Run, weights: nn.Parameter) -> torch.optim.Optimizer:
 def _schedule(step: int) -> float:
     """Share of the peak rate: a linear warm-up, then a cosine down to a tenth."""
     return min(1.0, (step + 1) / WARMUP) * (0.55 + 0.45 * math.cos(math.pi * step / STEPS))
+
+
+def _residual(state: State) -> Tensor:
+    """The one residual of a codec in feedback: (n,)."""
+    (found,) = [leaf.value for path, leaf in state.walk() if path.endswith("residual")]
+    return found.clone().view(-1)
 
 
 def _owed(state: State, total: Tensor) -> float | None:

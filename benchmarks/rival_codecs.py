@@ -29,7 +29,7 @@ REQUIRES: dict[str, tuple[str, ...]] = {
     "hivemind": (*hivemind_avg.REQUIRES, f"--no-deps {BITSANDBYTES}"),
     "pi-quant": ("pypiquant==4.1.0",),
 }
-WARM = 10  # flights of the same gradient after which a warm start has found what it will find
+WARM = 40  # flights of the same gradient after which a warm start has found what it will find, from any draw
 TURNS = 8  # cold starts, of different seeds, of whose errors the root mean square is taken
 
 Gradient = dict[str, Tensor]
@@ -76,8 +76,8 @@ def of_torch(gradient: Gradient) -> Iterator[Said]:
     world = dist.group.WORLD
     for name, kind, hook in (
         ("fp16_compress_hook", "cast fp16", default_hooks.fp16_compress_hook),
-        ("quantization_pertensor_hook", "uniform 8", quantization_hooks.quantization_pertensor_hook),
-        ("quantization_perchannel_hook", "uniform 8", quantization_hooks.quantization_perchannel_hook),
+        ("quantization_pertensor_hook", "uniform 8 zero", quantization_hooks.quantization_pertensor_hook),
+        ("quantization_perchannel_hook", "uniform 8 zero", quantization_hooks.quantization_perchannel_hook),
     ):
         yield flights(name, kind, gradient, world, hook, 2)
     for rank in (1, 4, 16):
@@ -99,7 +99,7 @@ def of_torch(gradient: Gradient) -> Iterator[Said]:
             scale, zero = seen.calculate_qparams()
             return x.numel() + 4 + 1, torch.quantize_per_tensor(x, float(scale), int(zero), torch.quint8).dequantize()
 
-        yield one_by_one(f"quantize_per_tensor, {observer.__name__}", "uniform 8", gradient, per_tensor)
+        yield one_by_one(f"quantize_per_tensor, {observer.__name__}", "uniform 8 zero", gradient, per_tensor)
 
     def per_row(x: Tensor) -> tuple[int, Tensor]:
         rows = x if x.dim() > 1 else x[None]
@@ -108,7 +108,7 @@ def of_torch(gradient: Gradient) -> Iterator[Said]:
         scales, zeros = seen.calculate_qparams()
         return x.numel() + len(rows) * (4 + 1), torch.quantize_per_channel(rows, scales, zeros, 0, torch.quint8).dequantize()
 
-    yield one_by_one("quantize_per_channel, rows", "uniform 8 row", gradient, per_row)
+    yield one_by_one("quantize_per_channel, rows", "uniform 8 zero row", gradient, per_row)
     dist.destroy_process_group()
 
 
@@ -145,7 +145,9 @@ def flights(name: str, kind: str, gradient: Gradient, state: Any, hook: Any, tur
     def counted(function: Any, place: int, answer: Callable[[Any], Any]) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             sent[0] += args[place].nbytes
-            return answer(function(*args, **kwargs))
+            work = function(*args, **kwargs)
+            work.get_future().wait()  # what a hook hangs on it then runs here; in gloo's two threads two buckets would wait for ever
+            return answer(work)
 
         return call
 
@@ -181,7 +183,6 @@ def of_torchao(gradient: Gradient) -> Iterator[Said]:
         return x if x.dim() > 1 else x[None]
 
     for each in (PerRow(), PerTensor()):
-        at = "row" if isinstance(each, PerRow) else ""
         for mapping in (MappingType.SYMMETRIC, MappingType.ASYMMETRIC):
 
             def int8(x: Tensor, each: Any = each, mapping: Any = mapping) -> tuple[int, Tensor]:
@@ -189,7 +190,9 @@ def of_torchao(gradient: Gradient) -> Iterator[Said]:
                 zeros = made.scale.numel() if mapping is MappingType.ASYMMETRIC else 0
                 return x.numel() + made.scale.nbytes + zeros, made.dequantize()
 
-            yield one_by_one(f"Int8Tensor({type(each).__name__}, {mapping.name})", f"uniform 8 {at}".strip(), gradient, int8)
+            sided = " zero row" if isinstance(each, PerRow) else " zero"
+            sort = f"uniform 8{sided if mapping is MappingType.ASYMMETRIC else ''}"
+            yield one_by_one(f"Int8Tensor({type(each).__name__}, {mapping.name})", sort, gradient, int8)
         for dtype, kind in ((torch.float8_e4m3fn, "e4m3"), (torch.float8_e5m2, "e5m2")):
 
             def float8(x: Tensor, each: Any = each, dtype: Any = dtype) -> tuple[int, Tensor]:
@@ -219,8 +222,8 @@ def of_torchao(gradient: Gradient) -> Iterator[Said]:
                         m_groups = made.scale.numel()
                         return (x.numel() * b + 7) // 8 + m_groups * (2 if short else 4) + (m_groups * z + 7) // 8, made.dequantize()
 
-                    scale = "bf16" if short else "fp32"
-                    yield one_by_one(f"IntxUnpackedToInt8Tensor(int{bits}, {group}, {label}, {scale})", f"uniform {bits}", gradient, intx)
+                    name = f"IntxUnpackedToInt8Tensor(int{bits}, {group}, {label}, {'bf16' if short else 'fp32'})"
+                    yield one_by_one(name, f"uniform {bits} zero" if zero_bits else f"uniform {bits}", gradient, intx)
 
     def nf4(x: Tensor) -> tuple[int, Tensor]:
         made = to_nf4(x, 64, 288 if x.dim() > 1 else 9)  # of scales of 64 values; 256, its default, must divide their number
@@ -285,8 +288,8 @@ def of_hivemind(gradient: Gradient) -> Iterator[Said]:
 
     for name, kind in (
         ("Float16Compression", "cast fp16"),
-        ("ScaledFloat16Compression", "cast fp16"),
-        ("Uniform8BitQuantization", "uniform 8"),
+        ("ScaledFloat16Compression", "cast fp16 zero"),
+        ("Uniform8BitQuantization", "uniform 8 zero"),
         ("Quantile8BitQuantization", "table 8"),
         ("BlockwiseQuantization", "8-bit floats"),
     ):
@@ -327,8 +330,8 @@ def of_piquant(gradient: Gradient) -> Iterator[Said]:
             up = held - held.floor()
             return (x.numel() * bits + 7) // 8 + 4 + 1, x + scale * (up * (1 - up) + (code - held) ** 2).sqrt()
 
-        yield one_by_one(f"quantize(uint{bits}, nearest)", f"uniform {bits} nearest", gradient, nearest)
-        yield one_by_one(f"quantize(uint{bits}, stochastic)", f"uniform {bits} stochastic", gradient, by_lot)
+        yield one_by_one(f"quantize(uint{bits}, nearest)", f"uniform {bits} zero", gradient, nearest)
+        yield one_by_one(f"quantize(uint{bits}, stochastic)", f"uniform {bits} zero stochastic", gradient, by_lot)
 
 
 LIBRARIES: dict[str, Callable[[Gradient], Iterator[Said]]] = {

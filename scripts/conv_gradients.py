@@ -1,6 +1,7 @@
 """Save real gradients of convolutions: a small network's on Fashion-MNIST (MIT), as Debian ships it, while it learns.
 
     python scripts/conv_gradients.py convolutions.safetensors
+    python scripts/conv_gradients.py --matrices matrices.safetensors    kernels as rows of a matrix, for `benchmarks.codec_error`
 
 Downloads one package (31 MB; needs apt-get) and writes the gradients of three 3 × 3 convolutions, 32 to 128 channels wide, at steps 10 and
 200: what `thinwire codecs --gradient` is to be run on for the codecs that see more than two dimensions.
@@ -26,7 +27,9 @@ STEPS, BATCH = (10, 200), 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    out: Path = parser.parse_args().out
+    parser.add_argument("--matrices", action="store_true", help="each kernel as a matrix, one row an output")
+    asked = parser.parse_args()
+    out: Path = asked.out
     images, labels = dataset()
     torch.manual_seed(0)
     model = network()
@@ -40,7 +43,8 @@ def main() -> None:
         if step in STEPS:
             print(f"step {step}: loss {float(loss.detach()):.3f} nats an image", flush=True)
             weights = {name: param.grad for name, param in model.named_parameters() if param.dim() == 4 and param.shape[1] > 1}
-            found |= {f"step{step}.{name}": grad.clone() for name, grad in weights.items() if grad is not None}
+            seen = {name: grad.flatten(1) if asked.matrices else grad for name, grad in weights.items() if grad is not None}
+            found |= {f"step{step}.{name}": grad.clone() for name, grad in seen.items()}
         optimizer.step()
     save_file(found, out)
     print(f"{out}: {len(found)} tensors, {sum(each.numel() for each in found.values()):,} values")

@@ -67,12 +67,22 @@ def test_a_matrix_is_said_as_by_its_singular_vectors() -> None:
     assert torch.allclose(through(tucker(0.1), x, spec), through(svd(4, exact=True), x, spec), atol=1e-4)
 
 
+def test_a_long_matrix_gets_no_directions_that_say_nothing() -> None:
+    spec, x = span((256, 64), (64, 256)), torch.randn(2 * 16384, generator=torch.Generator().manual_seed(0))
+    assert tucker(0.05).nbytes(spec) == 2 * 4 * (4 * 4 + 4 * 256 + 4 * 64)  # 5 % of 256 are 13, of which 9 find nothing left
+    assert torch.allclose(through(tucker(0.05), x, spec), through(svd(4, exact=True), x, spec), atol=1e-4)
+
+
+def test_the_longest_dimension_of_a_folded_matrix_has_no_more_directions_than_the_others_leave() -> None:
+    assert tucker(0.05, fold=4).nbytes(span((80, 256))) == 4 * (1 * 1 * 1 + 4 * 1 + 20 * 1 + 256 * 1)
+
+
 def test_heads_may_share_directions() -> None:
     spec = span((48, 32), (7, 32))
-    x = torch.cat([of_ranks((4, 12, 32), (1, 3, 8)), torch.randn(224)])
-    folded, flat = (through(codec, x, spec)[:1536] - x[:1536] for codec in (tucker(0.25, fold=4), tucker(0.05)))
+    x = torch.cat([of_ranks((4, 12, 32), (1, 3, 3)), torch.randn(224)])
+    folded, flat = (through(codec, x, spec)[:1536] - x[:1536] for codec in (tucker(0.25, fold=4), tucker(0.02)))
     assert folded.norm() < 1e-4 * x.norm() < 0.1 * x.norm() < flat.norm()
-    assert tucker(0.25, fold=4).nbytes(span((48, 32))) == 4 * (1 * 3 * 8 + 4 * 1 + 12 * 3 + 32 * 8)
+    assert tucker(0.25, fold=4).nbytes(span((48, 32))) == 4 * (1 * 3 * 3 + 4 * 1 + 12 * 3 + 32 * 3)
 
 
 def test_what_would_not_shrink_travels_whole() -> None:

@@ -78,10 +78,15 @@ def _(codec: hadamard, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 def _(codec: scaled, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     if not spec.numel:
         return x.double()
-    blocks = reference.to_blocks(x.double().abs(), length(codec.block, spec))
-    scales = codec.scales(codec.split(x, spec, State(), seat)[1], spec).double()[:, None]
-    cut = (blocks - scales).clamp(min=0)  # what lies beyond the scale ends there
-    return (cut + _slack(blocks.amax(1, keepdim=True), 1.0, spec)).reshape(-1)[: spec.numel]
+    blocks, side = reference.to_blocks(x.double(), length(codec.block, spec)), codec.split(x, spec, State(), seat)[1]
+    scales, zeros = codec.scales(side, spec).double()[:, None], codec.zeros(side, spec).double()[:, None]
+    cut = ((blocks - zeros * scales).abs() - scales).clamp(min=0)  # what lies beyond the scale ends there
+    return (cut + _slack(blocks.abs().amax(1, keepdim=True), 1.0, spec)).reshape(-1)[: spec.numel]
+
+
+@spread_of.register
+def _(first: scaled, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    return reference.to_blocks(inner.double(), length(first.block, spec)).mul(first.scales(side, spec)[:, None]).view(-1)[: spec.numel]
 
 
 @spread_of.register

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec, State
+from thinwire.core import Outcome, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.what._share import kept, wrong
 from thinwire.what.chain import Transform
@@ -56,6 +56,10 @@ class randomk(Transform):
     def drops(self) -> bool:
         return True
 
+    @property
+    def partial(self) -> bool:
+        return not self.unbiased
+
     def core_numel(self, spec: Spec) -> int:
         return kept(self.k, spec.numel)
 
@@ -71,6 +75,16 @@ class randomk(Transform):
         places, widths = self._lot(spec, seat)
         out[places.to(core.device)] = core * widths.to(core) if self.unbiased else core
         return out
+
+    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, seat)
+        return Outcome(outcome.total, outcome.sent, (lambda: self._drawn(spec, seat, x.device)) if self.partial else None)
+
+    def _drawn(self, spec: Spec, seat: Seat, device: torch.device) -> Tensor:
+        """Which entries the lot fell on: (spec.numel,) bool."""
+        mask = torch.zeros(spec.numel, dtype=torch.bool, device=device)
+        mask[self._lot(spec, seat)[0].to(device)] = True
+        return mask
 
     def _lot(self, spec: Spec, seat: Seat) -> tuple[Tensor, Tensor]:
         """One place in each of k strata, ascending, and the strata's widths: (k,) int64 each."""
