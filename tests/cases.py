@@ -1,8 +1,8 @@
 """Configured members, by name: what the conformance checks are run on. `test_pairs.py` proves that no exported member is missing."""
 
 from thinwire.core import Codec, Coder, Outer, Route, Schedule, Target
-from thinwire.how import gather, hierarchical, native, two_shot
-from thinwire.on import deltas, gradients, nesterov, parameters, sgd
+from thinwire.how import auto, direct, gather, gossip, halving_doubling, hierarchical, native, ring, server, torus, tree, two_shot
+from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd
 from thinwire.what import (
     als,
     alternating,
@@ -40,7 +40,7 @@ from thinwire.what import (
     tucker,
     uniform,
 )
-from thinwire.when import delayed, every, staggered, warmup
+from thinwire.when import delayed, every, growing, staggered, thinning, warmup
 
 CODECS: dict[str, list[Codec]] = {
     "identity": [identity()],
@@ -80,6 +80,12 @@ CODECS: dict[str, list[Codec]] = {
         *(scaled(40, "nf4") >> nf4(0), scaled(16, "e3m0") >> fp4("e3m0", 0), scaled(0, "e5m2") >> fp8("e5m2", 0)),
         *(scaled(16, 4) >> uniform(4, step=1 / 7), scaled(32, "cover") >> fp4("e2m1", 0, rounding="stochastic"), scaled(7, 2)),
         *(scaled(0, "cover") >> uniform(3, 0, rounding="stochastic"), scaled(32) >> nf4(0), scaled(32, "cover"), scaled(16)),
+        *(scaled(16, 4, zero=True) >> uniform(4, 0, grid="rise"), scaled(9, "mean", zero=True, octave=64) >> cast("fp16")),
+        *(
+            scaled(32, "cover", zero=True, octave=32) >> uniform(3, 0, rounding="stochastic"),
+            scaled(24, 8, octave=64),
+            scaled(0, zero=True),
+        ),
     ],
     "hadamard": [
         *(hadamard(64) >> uniform(4), hadamard(2) >> sign(8), hadamard(16) >> topk(4, per=16) >> fp8(), hadamard(8) >> hadamard(128)),
@@ -152,14 +158,27 @@ ROUTES: dict[str, list[Route]] = {
         hierarchical(native(), two_shot(), node=2),
         hierarchical((two_shot(), cast()), gather(), node=2),
         hierarchical((gather(), identity()), native(), node=2),
+        hierarchical(native(), hierarchical((ring(), identity()), tree(1), node=2), node=2),
     ],
+    "direct": [direct()],
+    "ring": [ring()],
+    "tree": [tree(2)],
+    "halving_doubling": [halving_doubling()],
+    "torus": [torus(2, 2)],
+    "server": [server((1, 0)), server((2,), back=feedback(uniform(8)))],
+    "gossip": [gossip(), gossip("ring")],
+    "auto": [auto(latency_s=0.05, losses=9), auto(routes=(server((0, 1)), gather()))],
 }
 
 SCHEDULES: dict[str, list[Schedule]] = {
     "every": [every(), every(4)],
     "delayed": [delayed(0, every(2)), delayed(2, every(1)), delayed(5, every(3)), delayed(3, staggered(4, every(10)))],
     "staggered": [staggered(1, every(1)), staggered(3, every(7)), staggered(5, every(5))],
+    "growing": [growing(1, 8), growing(3, 7, rounds=2, factor=1.3), growing(2, 5, rounds=3, factor=9.5)],
+    "thinning": [thinning(30, every(1), kappa=3), thinning(1, every(1)), thinning(9, every(), kappa=1)],
     "warmup": [
+        warmup(2, growing(1, 3)),
+        delayed(1, warmup(2, growing(2, 3))),
         warmup(0, every(3)),
         warmup(3, every(1)),
         warmup(4, every(3)),
@@ -169,14 +188,16 @@ SCHEDULES: dict[str, list[Schedule]] = {
 }
 
 TARGETS: dict[str, list[Target]] = {
-    "gradients": [gradients(), gradients(reduce="sum")],
+    "gradients": [gradients(), gradients(reduce="sum"), gradients(then="sign"), gradients(compensate=0.5)],
     "parameters": [parameters()],
-    "deltas": [deltas(), deltas(outer=sgd(), alpha=0.5)],
+    "momentum": [momentum(), momentum((0.8, 0.95), 1e-6)],
+    "deltas": [deltas(), deltas(outer=sgd(), alpha=0.5), deltas(eager=True, store="bf16", place="cpu")],
 }
 
 OUTERS: dict[str, list[Outer]] = {
     "sgd": [sgd(), sgd(0.3, momentum=0.9)],
     "nesterov": [nesterov(), nesterov(0.4, 0.5)],
+    "optim": [optim("AdamW", "lr=0.1, betas=(0.9, 0.95)"), optim("SGD")],
 }
 
 

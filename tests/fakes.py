@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from thinwire.core import Bucket, Part, Spec
+from thinwire.core import Bucket, Part, Schedule, Spec
+from thinwire.when import every
 
 
 @dataclass
@@ -17,6 +18,9 @@ class FakeBucket:
     flat: Tensor
     spec: Spec = field(init=False)
     grad: Tensor = field(init=False)
+    mask: Tensor | None = None
+    world: int = 2
+    when: Schedule = field(default_factory=every)
 
     def __post_init__(self) -> None:
         n = self.flat.numel()
@@ -28,6 +32,9 @@ class FakeBucket:
 
     def set_weights(self, flat: Tensor) -> None:
         self.flat = flat.clone()
+
+    def spoken(self) -> Tensor | None:
+        return self.mask
 
     def grads(self) -> Tensor:
         return self.grad

@@ -6,7 +6,7 @@ from tests.cases import CODECS, OUTERS, ROUTES, SCHEDULES, TARGETS, combined
 from tests.members import concrete, files
 from thinwire.core import Codec, Route
 from thinwire.errors import StrategyError
-from thinwire.how import hierarchical
+from thinwire.on import gradients
 from thinwire.registry import inside
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route
@@ -17,10 +17,22 @@ LEGAL = [(route, codec) for route, codec in PAIRS if not route.refuses(codec)]
 ILLEGAL = [(route, codec) for route, codec in PAIRS if route.refuses(codec)]
 
 
+def world(route: Route) -> int:
+    """The smallest world of three ranks and more that a route serves."""
+    for size in range(3, 17):
+        try:
+            route.groups(size)
+        except StrategyError:
+            continue
+        return size
+    raise AssertionError(f"{route!r} serves no world of up to 16 ranks")
+
+
 @pytest.mark.parametrize(("route", "codec"), LEGAL, ids=repr)
 def test_a_legal_pair_obeys_the_laws(route: Route, codec: Codec) -> None:
-    assert Strategy(what=codec, how=route).what is codec
-    check_route(route, codec, worlds=[2 * route.node if isinstance(route, hierarchical) else 3])
+    if route.suits(gradients()) is None:
+        assert Strategy(what=codec, how=route).what is codec
+    check_route(route, codec, worlds=[world(route)])
 
 
 @pytest.mark.parametrize(("route", "codec"), ILLEGAL, ids=repr)
@@ -34,7 +46,7 @@ def test_an_illegal_pair_says_why_and_what_to_do(route: Route, codec: Codec) -> 
 def test_legal_and_illegal_pairs_are_both_there() -> None:
     assert len(LEGAL) > 100
     assert {type(codec).__name__ for _, codec in LEGAL} == set(CODECS)
-    assert {type(route).__name__ for route, _ in ILLEGAL} == {"native", "two_shot", "hierarchical"}  # gather carries everything
+    assert {type(route).__name__ for route, _ in ILLEGAL} == set(ROUTES) - {"auto", "gather"}  # gather carries everything
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,20 @@ def inside(value: Any) -> Iterator[Member]:
             yield from inside(getattr(value, field.name))
 
 
+def spelled_out(member: Member, always: int) -> str:
+    """The code that makes a member: its first `always` settings, and of the later ones those that are not as by default.
+
+    A setting that came with a later version thus leaves the name of what was saved without it as it was.
+    """
+    said = []
+    for place, field in enumerate(dataclasses.fields(member)):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
+        value = getattr(member, field.name)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if place < always or value != default:
+            said.append(f"{field.name}={value!r}")
+    return f"{type(member).__name__}({', '.join(said)})"
+
+
 def to_table(member: Member) -> dict[str, Any]:
     """The plain table of a member, nested members as nested tables; a `None` field is left out (TOML has no null)."""
     table: dict[str, Any] = {"use": type(member).__name__}

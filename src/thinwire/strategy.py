@@ -63,9 +63,24 @@ class Strategy:
                     f"Strategy({slot}={value!r}): this slot takes a {cls.__name__.lower()} from thinwire.{slot}, such as {_default(slot)!r}"
                 )
         if not reasons:
-            reasons = [reason for reason in (self.how.refuses(self.what), self.on.refuses(self.when, self.what)) if reason]
+            found = (self.how.refuses(self.what), self.on.refuses(self.when, self.what), self.how.suits(self.on), self._unmasked())
+            reasons = [reason for reason in found if reason]
         if reasons:
             raise StrategyError(reasons)
+
+    def _unmasked(self) -> str | None:
+        """Why the route cannot tell the target which entries a partial codec spoke of."""
+        if self.how.masks or not self.what.partial or not self.on.masked:
+            return None
+        return (
+            f"Cannot use {self.what!r} over {self.how!r} on {self.on!r}: the route does not tell which entries were drawn, so the others "
+            "would be erased. Use native() or gather()"
+        )
+
+    @property
+    def compares(self) -> bool:
+        """After a landing ranks hold something equal, which `sync.check()` can prove."""
+        return self.how.consensus and not (self.what.partial and self.on.masked)
 
     def to_toml(self) -> str:
         """The strategy as TOML, every setting written out."""

@@ -1,12 +1,14 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from thinwire.core import AllReduce, Codec, Exchange, Flight, Route
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
-from thinwire.how import gather, hierarchical, native, two_shot
+from thinwire.how import gather, gossip, hierarchical, native, two_shot
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route, seats, specs
 from thinwire.what import cast, feedback, identity, lowrank, topk, uniform
@@ -70,8 +72,8 @@ def test_a_world_that_is_no_multiple_is_refused_at_attach() -> None:
     ("inner", "outer", "node", "told"),
     [
         (native(), native(), 0, "a node has at least 1 rank"),
-        (hierarchical(native(), native(), 2), native(), 2, "a level cannot be hierarchical itself"),
-        (native(), hierarchical(native(), native(), 2), 2, "a level cannot be hierarchical itself"),
+        (hierarchical(native(), native(), 2), native(), 2, "give its codec"),
+        (native(), gossip(), 2, "leaves ranks with different sums"),
         (two_shot(), native(), 2, "give its codec"),
         ((native(), uniform(4)), native(), 2, "its payloads cannot be added unopened"),
     ],
@@ -86,3 +88,46 @@ def test_a_level_that_cannot_be_is_refused(inner: Any, outer: Route, node: int, 
 def test_the_codec_must_fit_the_outer_level() -> None:
     with pytest.raises(StrategyError, match=r"Cannot carry topk\(k=0.1, per=0\) over two_shot"):
         Strategy(what=topk(0.1), how=hierarchical(native(), two_shot(), 2))
+
+
+def test_levels_may_be_nested() -> None:
+    three = hierarchical(native(), hierarchical((two_shot(), identity()), native(), node=3), node=2)
+    assert three.groups(12)[:6] == tuple((rank, rank + 1) for rank in range(0, 12, 2))
+    assert set(three.groups(12)[6:]) == {
+        *((place, place + 2, place + 4, place + 6, place + 8, place + 10) for place in (0, 1)),
+        *((place, place + 2, place + 4) for place in (0, 1, 6, 7)),
+        *((place, place + 6) for place in range(6)),
+    }
+    check_route(three, identity(), worlds=[6, 12])
+    check_route(hierarchical((hierarchical(native(), native(), 2), identity()), two_shot(), 4), uniform(8), worlds=[8])
+
+
+def test_nodes_are_as_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    route = hierarchical(native(), two_shot())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert route.groups(6) == hierarchical(native(), two_shot(), 3).groups(6)
+    assert route.settle(6) == hierarchical(native(), two_shot(), 3)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    with pytest.raises(StrategyError, match=r"LOCAL_WORLD_SIZE is ''.*Start with torchrun, or give node="):
+        route.groups(6)
+
+
+def test_the_levels_of_a_mesh() -> None:
+    mesh = SimpleNamespace(mesh=torch.arange(24).view(2, 3, 4))
+    made = hierarchical.on_mesh(mesh, native(), (two_shot(), cast()), gather())
+    assert made == hierarchical(native(), hierarchical((two_shot(), cast()), gather(), 3), 4)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "levels", "told"),
+    [
+        (torch.arange(4), (native(),), "two dimensions or more"),
+        (torch.arange(6).view(3, 2).T, (native(), native()), "numbered node by node"),
+        (torch.arange(6).view(3, 2), (native(),), "1 levels for a mesh of 2 dimensions"),
+        (torch.arange(6).view(3, 2), (native(), (native(), identity())), "give a route alone"),
+    ],
+    ids=str,
+)
+def test_a_mesh_that_has_no_levels_is_refused(ranks: Tensor, levels: tuple[Any, ...], told: str) -> None:
+    with pytest.raises(StrategyError, match=told):
+        hierarchical.on_mesh(SimpleNamespace(mesh=ranks), *levels)

@@ -56,7 +56,8 @@ BROKEN: dict[str, tuple[Schedule, str]] = {
     "too often": (_broken(every(4), lambda at: every(2).tick(at.step, at.buckets)), "launches are never closer than `gap`"),
     "a bucket too many": (_broken(every(2), lambda at: Tick((0, at.buckets), (0, at.buckets))), THERE),
     "out of order": (_broken(every(1), lambda at: Tick(at.tick.launch[::-1], at.tick.land[::-1])), THERE),
-    "impure": (_broken(every(1), lambda at: replace(at.tick, dense=next(_calls) % 3 == 2)), "a tick depends on its step alone"),
+    "impure": (_broken(every(1), lambda at: replace(at.tick, dense=next(_calls) % 3 == 1)), "a tick depends on its step alone"),
+    "dense for ever": (_broken(every(2), lambda at: replace(at.tick, dense=at.step >= 3)), "nothing is dense once it has settled"),
     "shallow": (_broken(delayed(2, every(1)), deep=2), "no more flights in the air than `depth`"),
     "other fragments": (_broken(staggered(2, every(4)), parts=3), "fragments says how many groups of buckets there are"),
 }

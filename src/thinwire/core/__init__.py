@@ -10,18 +10,20 @@ sum is the weighted mean, and residuals (in the same units) may be added over ra
 """
 
 from thinwire.core.codec import Codec, Coder, Outcome, Packet, Rounds, Unsaid
-from thinwire.core.driver import Driver, Handle
-from thinwire.core.route import AllReduce, Exchange, Flight, Hop, Route, allreduce_nbytes
+from thinwire.core.driver import Driver, Handle, Stage
+from thinwire.core.route import LOCAL_NETWORK, AllReduce, Cost, Exchange, Flight, Hop, Link, Route, allreduce_messages, allreduce_nbytes
 from thinwire.core.schedule import Schedule, Tick
 from thinwire.core.spec import Grain, Part, Piece, Ranks, Role, Seat, Spec
 from thinwire.core.state import Form, Kind, Leaf, State
 from thinwire.core.target import Bucket, Outer, Target
 
 __all__ = [
+    "LOCAL_NETWORK",
     "AllReduce",
     "Bucket",
     "Codec",
     "Coder",
+    "Cost",
     "Driver",
     "Exchange",
     "Flight",
@@ -31,6 +33,7 @@ __all__ = [
     "Hop",
     "Kind",
     "Leaf",
+    "Link",
     "Outcome",
     "Outer",
     "Packet",
@@ -43,9 +46,11 @@ __all__ = [
     "Schedule",
     "Seat",
     "Spec",
+    "Stage",
     "State",
     "Target",
     "Tick",
     "Unsaid",
+    "allreduce_messages",
     "allreduce_nbytes",
 ]

@@ -70,10 +70,12 @@ class Outcome:
     total: (spec.numel,) the sum of the contributions as decoded, bitwise equal on every rank of the group.
     sent: what this rank contributed after loss, computed when asked; `None` from a codec that loses nothing: what it was given, in the
         span's dtype. A route may not know it, and says `None` too.
+    mask: which entries the total speaks of, computed when asked: (spec.numel,) bool, equal on every rank; `None` for all of them.
     """
 
     total: Tensor
     sent: Callable[[], Tensor] | None = None
+    mask: Callable[[], Tensor] | None = None
 
 
 Rounds: TypeAlias = Generator[Packet, Tensor, Outcome]
@@ -107,9 +109,19 @@ class Codec(Member, ABC):
         return False
 
     @property
+    def partial(self) -> bool:
+        """Of some entries, the same ones on every rank, it loses nothing, and of the others it says nothing: outcomes carry a `mask`."""
+        return False
+
+    @property
     def opener(self) -> Coder | None:
         """Who opens its one packet a flight; `None` where it talks in several rounds or in parts."""
         return None
+
+    @property
+    def rereads(self) -> bool:
+        """It may look at `x` again after its last answer has come, so no route may write that answer there."""
+        return self.opener is None
 
     def init(self, spec: Spec, seat: Seat) -> State:
         """Fresh state for a span."""
@@ -155,6 +167,10 @@ class Coder(Codec):
         Raises:
             PayloadError: the payload's length or content cannot be of this span.
         """
+
+    def fill(self, out: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        """`out = decode(payload)`, which may lie in the payload; a codec overrides it where it can write there at once."""
+        out.copy_(self.decode(payload, spec, state, seat, sender))
 
     def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
         """`total += decode(payload)`; a codec overrides it where one pass does both."""

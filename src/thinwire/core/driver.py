@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from thinwire.core.codec import Outcome
-from thinwire.core.route import Flight
+from thinwire.core.route import Flight, Link
 from thinwire.core.spec import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a flight: what codecs and routes computed ("encode"), or a hop ("wire"), in seconds of time.perf_counter()."""
+
+    what: Literal["encode", "wire"]
+    begin: float
+    end: float
+    sent_bytes: float = 0.0
 
 
 class Handle(Protocol):
     """A flight in the air."""
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """What has happened so far, in order; empty where no time passes."""
 
     @property
     def encode_s(self) -> float: ...
@@ -35,6 +51,10 @@ class Driver(Protocol):
     def world(self) -> int: ...
     @property
     def lanes(self) -> int: ...
+    @property
+    def transport(self) -> Link:
+        """What is known of the wire before it is measured: its window, whether a message waits; the rest is a local network's."""
+
     def prepare(self, groups: tuple[Ranks, ...]) -> None:
         """Build the lanes, and what all-reduces over these subsets need; every rank calls it alike."""
 

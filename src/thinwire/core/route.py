@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from torch import Tensor
 
@@ -13,6 +13,9 @@ from thinwire.core.codec import Codec, Outcome
 from thinwire.core.spec import Ranks, Seat, Spec
 from thinwire.core.state import State
 from thinwire.registry import Member
+
+if TYPE_CHECKING:
+    from thinwire.core.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,70 @@ def allreduce_nbytes(nbytes: int, world: int) -> float:
     return 2 * (world - 1) * nbytes / world
 
 
+def allreduce_messages(nbytes: int, world: int) -> int:
+    """Messages that each rank sends in a ring all-reduce."""
+    return 2 * (world - 1) if nbytes else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The wire from any rank to any other, as cost formulas see it (the α-β model, with a time a message): a rank sends one message after
+    another, each holds its sender for `message_s + nbytes / rate_bytes_per_s` and arrives `latency_s` (α) later; it hears at the same time.
+
+    window_bytes: what the transport's own all-reduce keeps in flight, so at most that a round trip; `None` for no such limit (gloo: 2 MiB).
+    inside: the wire between ranks of one node, where that is another; for routes that know nodes.
+    waits: a message leaves once its receiver's word that it is ready has come, so an exchange takes a round trip, 2 α (gloo). NCCL's
+        buffers, and TCP by itself, do not wait.
+
+    Raises:
+        ValueError: a time below 0, or a rate or window that is not positive.
+
+    Example:
+        >>> round(Link(latency_s=0.025, rate_bytes_per_s=125e6).seconds(125_000), 6)
+        0.026
+    """
+
+    latency_s: float
+    rate_bytes_per_s: float
+    message_s: float = 0.0
+    window_bytes: int | None = None
+    inside: Link | None = None
+    waits: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = [f"{name}={value}" for name, value in (("latency_s", self.latency_s), ("message_s", self.message_s)) if not value >= 0]
+        wrong += [f"rate_bytes_per_s={self.rate_bytes_per_s}"] if not self.rate_bytes_per_s > 0 else []
+        wrong += [f"window_bytes={self.window_bytes}"] if self.window_bytes is not None and self.window_bytes < 1 else []
+        if wrong:
+            raise ValueError(f"Link({', '.join(wrong)}): times are at least 0 s, rates and windows positive")
+
+    @property
+    def delay_s(self) -> float:
+        """What an exchange takes beside sending."""
+        return self.latency_s * (1 + self.waits)
+
+    def seconds(self, *sizes: float) -> float:
+        """From the first byte sent to the last one there, of messages of these sizes one behind the other; none is sent of size 0."""
+        some = [size for size in sizes if size]
+        return self.delay_s + sum(self.message_s + size / self.rate_bytes_per_s for size in some) if some else 0.0
+
+
+LOCAL_NETWORK = Link(latency_s=100e-6, rate_bytes_per_s=125e6, message_s=20e-6)
+"""What nobody has measured: 1 Gb/s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a flight costs one rank: the bytes and messages that it sends, `None` where the data decides, and the seconds on the wire.
+
+    The seconds are those of the slowest rank, where all links are alike and all ranks start together; encoding is not in them.
+    """
+
+    sent_bytes: float | None
+    messages: float | None
+    seconds: float
+
+
 Hop: TypeAlias = AllReduce | Exchange
 Flight: TypeAlias = Generator[Hop, Any, Outcome]
 
@@ -49,6 +116,10 @@ class Route(Member, ABC):
     kind: ClassVar[str] = "how"
     consensus: ClassVar[bool] = True
     """All ranks end with the same bits (gossip: no)."""
+    measures: ClassVar[bool] = False
+    """`settle` is given the link as it was measured at attach."""
+    masks: ClassVar[bool] = False
+    """Outcomes carry the mask of a codec that is `partial`."""
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
         """Fresh state of the codec (and of the route's own codecs) for the spans that this rank will encode."""
@@ -66,6 +137,25 @@ class Route(Member, ABC):
         """Why this codec cannot travel this route and what to do, or `None`."""
         return None
 
+    def suits(self, on: Target) -> str | None:
+        """Why this target cannot use this route and what to do, or `None`."""
+        return None
+
+    def settle(self, world: int, link: Link | None = None) -> Self:
+        """The route with what is only known at attach written into it: the ranks of a host, the link as all ranks agreed to measure it.
+
+        Called once, on every rank with the same arguments, before anything is made for the route.
+
+        Raises:
+            StrategyError: it cannot serve this world, or needs what is not there.
+        """
+        self.groups(world)
+        return self
+
+    def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
+        """The route that a flight of this span takes, where there are several to choose from."""
+        return self
+
     @abstractmethod
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
         """The flight of `x` (spec.numel,), from this rank's side."""
@@ -73,3 +163,21 @@ class Route(Member, ABC):
     @abstractmethod
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         """Bytes that this rank hands to the wire for one flight, in closed form; `None` where the data decides."""
+
+    def again(self, codec: Codec, world: int) -> int:
+        """How many times a sum is encoded again on its way; each is a loss more, where the codec loses something."""
+        return 0
+
+    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        """Messages that this rank sends for one flight, in closed form; `None` where the data, or the codec's rounds, decide."""
+        return None
+
+    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+        """Seconds on the wire, in closed form, if all links are alike and all ranks start together; a codec of several rounds counts as one
+        of one, and one whose bytes the data decides at its largest.
+        """
+        raise NotImplementedError(f"{self!r} gives no formula of its seconds")
+
+    def cost(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> Cost:
+        """Bytes, messages and seconds of one flight."""
+        return Cost(self.sent_nbytes(codec, spec, seat), self.sent_messages(codec, spec, seat), self.seconds(codec, spec, seat, link))

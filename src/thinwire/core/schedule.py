@@ -27,12 +27,17 @@ class Schedule(Member, ABC):
     @property
     @abstractmethod
     def period(self) -> int:
-        """Steps from one launch of a bucket to its next, once any warm-up is over."""
+        """Steps from one launch of a bucket to its next, from step `settles` on."""
 
     @property
     def gap(self) -> int:
-        """The fewest steps between two launches of a bucket: 1 in a warm-up."""
+        """The fewest steps between two launches of a bucket: 1 in a warm-up, less than the period while it grows."""
         return self.period
+
+    @property
+    def settles(self) -> int:
+        """The step from which every bucket launches once a period and nothing is dense: 0, or the end of a warm-up or of a growth."""
+        return 0
 
     @property
     def delay(self) -> int:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from thinwire.core.codec import Codec
 from thinwire.core.schedule import Schedule
@@ -19,10 +20,21 @@ class Bucket(Protocol):
 
     @property
     def spec(self) -> Spec: ...
+    @property
+    def world(self) -> int:
+        """Ranks that take part."""
+
+    @property
+    def when(self) -> Schedule:
+        """The schedule that it is launched and landed by."""
+
     def weights(self) -> Tensor:
         """A new flat copy of the parameters: (spec.numel,) spec.work."""
 
     def set_weights(self, flat: Tensor) -> None: ...
+    def spoken(self) -> Tensor | None:
+        """Which entries the total that has just landed speaks of: (spec.numel,) bool; `None` for all of them."""
+
     def grads(self) -> Tensor:
         """The flat buffer that the hooks filled: (spec.numel,) spec.dtype, already scaled by this rank's weight."""
 
@@ -41,8 +53,27 @@ class Target(Member, ABC):
         """Contributions are scaled by their share of the weights, so the sum is the weighted mean; else they are summed as they are."""
         return True
 
+    @property
+    def masked(self) -> bool:
+        """What a total does not speak of stays as it is, so `write` asks the bucket for the mask."""
+        return False
+
+    @property
+    def updates(self) -> bool:
+        """What lands in `.grad` is a whole update for a plain SGD, neither to be averaged nor to be clipped."""
+        return False
+
+    @property
+    def linear(self) -> bool:
+        """What it writes is as large as what it reads, so a `GradScaler` may scale the one and unscale the other."""
+        return True
+
     def refuses(self, when: Schedule, what: Codec) -> str | None:
         """Why this schedule or codec does not fit this target and what to do, or `None`."""
+        return None
+
+    def refuses_optimizer(self, optimizer: Optimizer) -> str | None:
+        """Why this optimiser of the loop does not fit this target and what to do, or `None`."""
         return None
 
     def init(self, bucket: Bucket) -> State:
@@ -69,6 +100,13 @@ class Outer(Member, ABC):
     @abstractmethod
     def init(self, spec: Spec, anchor: Tensor) -> State: ...
 
+    def settled(self, bucket: Bucket) -> Outer:
+        """The optimiser with what depends on the world and the schedule written into it."""
+        return self
+
     @abstractmethod
-    def update(self, anchor: Tensor, delta: Tensor, state: State) -> Tensor:
-        """The new anchor; `delta` points from the mean of the ranks' parameters to the old anchor, like a gradient."""
+    def update(self, anchor: Tensor, delta: Tensor, state: State, spec: Spec) -> Tensor:
+        """The new anchor: (spec.numel,) spec.work, on the device of the old one.
+
+        `delta` points from the mean of the ranks' parameters to the old anchor, like a gradient.
+        """

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.core import AllReduce, Exchange, Flight, Hop, Outcome, Ranks, allreduce_nbytes
+from thinwire.core import LOCAL_NETWORK, AllReduce, Exchange, Flight, Hop, Link, Outcome, Ranks, Stage, allreduce_nbytes
 from thinwire.errors import FlightError, RankLostError
 
 
@@ -76,7 +76,7 @@ def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None, ord
                     advance(peer, peer_hop.tensor)
                 moved = True
         if not moved:
-            raise FlightError(f"no rank can go on: {'; '.join(f'rank {r} waits in {_say(h)}' for r, h in sorted(waiting.items()))}")
+            raise FlightError(f"no rank can go on: {'; '.join(f'rank {r} waits in {say(h)}' for r, h in sorted(waiting.items()))}")
     left = [f"{sum(p.numel() for p in box)} bytes from rank {source} to rank {to}" for (source, to), box in sorted(mail.items()) if box]
     if left:
         raise FlightError(f"all ranks are done and nobody took {', '.join(left)}: their hops crossed")
@@ -98,19 +98,29 @@ def _met(hop: AllReduce, waiting: Mapping[int, Hop]) -> bool:
 
 
 def _reduce(group: Ranks, waiting: Mapping[int, Hop], sent: dict[int, float]) -> None:
-    """Sum in rank order, in the tensors' own dtype, and put the sum in each rank's tensor."""
     tensors = [hop.tensor for rank in group if isinstance(hop := waiting[rank], AllReduce)]
+    sum_up(tensors, group)
+    for rank, tensor in zip(group, tensors, strict=True):
+        sent[rank] += allreduce_nbytes(tensor.numel() * tensor.dtype.itemsize, len(group))
+
+
+def sum_up(tensors: Sequence[Tensor], group: Ranks) -> None:
+    """Sum in rank order, in the tensors' own dtype, and put the sum in each rank's tensor.
+
+    Raises:
+        FlightError: the tensors are not alike.
+    """
     if len({(t.numel(), t.dtype) for t in tensors}) > 1:
         raise FlightError(f"all-reduce over {group} of different tensors: {[(t.numel(), t.dtype) for t in tensors]}")
     total = tensors[0].clone()
     for tensor in tensors[1:]:
         total += tensor
-    for rank, tensor in zip(group, tensors, strict=True):
+    for tensor in tensors:
         tensor.copy_(total)
-        sent[rank] += allreduce_nbytes(tensor.numel() * tensor.dtype.itemsize, len(group))
 
 
-def _say(hop: Hop) -> str:
+def say(hop: Hop) -> str:
+    """What a rank in this hop waits for."""
     if isinstance(hop, AllReduce):
         return f"an all-reduce over {hop.group}"
     return f"an exchange, for {', '.join(f'{n} bytes from rank {source}' for source, n in hop.recv if n)}"
@@ -124,6 +134,7 @@ class _Meeting:
     outcomes: dict[int, Outcome] | None = None
     error: Exception | None = None
     sent: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -150,11 +161,15 @@ class Fabric:
                 return meeting
             del self._meetings[lane, number]
         try:
-            meeting.outcomes = run(meeting.flights, meeting.sent)
+            meeting.outcomes = self.carry(meeting.flights, meeting.sent, meeting.seconds, lane)
         except Exception as error:  # every rank of the flight must hear of it
             meeting.error = error
         meeting.done.set()
         return meeting
+
+    def carry(self, flights: Mapping[int, Flight], sent: dict[int, float], seconds: dict[int, float], lane: int) -> dict[int, Outcome]:
+        """Run one flight of all ranks, and tell what each has sent and how long its wire took."""
+        return run(flights, sent)
 
 
 class LocalDriver:
@@ -167,6 +182,10 @@ class LocalDriver:
     @property
     def world(self) -> int:
         return self.fabric.world
+
+    @property
+    def transport(self) -> Link:
+        return LOCAL_NETWORK
 
     def prepare(self, groups: tuple[Ranks, ...]) -> None:
         """Nothing to build."""
@@ -194,7 +213,11 @@ class LocalHandle:
     driver: LocalDriver
     label: str
     encode_s: float = 0.0
-    wire_s: float = 0.0
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def wire_s(self) -> float:
+        return self.meeting.seconds.get(self.driver.rank, 0.0)
 
     @property
     def sent_bytes(self) -> float:

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,10 +18,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thinwire.core import AllReduce, Exchange, Flight, Hop, Outcome, Ranks, allreduce_nbytes
+from thinwire.core import LOCAL_NETWORK, AllReduce, Exchange, Flight, Hop, Link, Outcome, Ranks, Stage, allreduce_nbytes
 from thinwire.drive.watch import Watch
 from thinwire.errors import FlightError, RankLostError, ThinwireError
+from thinwire.kernels import memory
 from thinwire.words import first_line
+
+GLOO_WINDOW = 2 << 20
+"""Bytes that gloo's own all_reduce keeps in flight: two segments."""
 
 
 class TorchDriver:
@@ -44,6 +49,11 @@ class TorchDriver:
         self._groups: dict[tuple[int, Ranks], Any] = {}
         self._make(lanes, tuple(range(self.world)))  # the control lane: enough to compare facts; `prepare` makes the rest
         self._lanes = [_Lane(self, index, device) for index in range(lanes + 1)]
+
+    @property
+    def transport(self) -> Link:
+        gloo = self._backend == "gloo"
+        return replace(LOCAL_NETWORK, window_bytes=GLOO_WINDOW if gloo else None, waits=gloo)
 
     def prepare(self, groups: tuple[Ranks, ...]) -> None:
         for ranks in (tuple(range(self.world)), *groups):
@@ -94,7 +104,7 @@ class TorchDriver:
 
     def _exchange(self, hop: Exchange, group: Any) -> tuple[dict[int, Tensor], float]:
         """All receives are posted first, then the sends go out one at a time: 0.95 of a line where all at once gives 0.6."""
-        buffers = {rank: torch.empty(nbytes, dtype=torch.uint8, device=self._device) for rank, nbytes in hop.recv}
+        buffers = {rank: memory.empty(nbytes, torch.uint8, self._device) for rank, nbytes in hop.recv}
         outgoing = [(rank, payload) for rank, payload in hop.send if payload.numel()]
         sent = float(sum(payload.numel() for _, payload in outgoing))
         if self._on_cuda:
@@ -163,6 +173,7 @@ class TorchHandle:
     def __init__(self, driver: TorchDriver, flight: Flight, label: str) -> None:
         self.driver, self.flight, self.label = driver, flight, label
         self.encode_s = self.wire_s = self.sent_bytes = 0.0
+        self.stages: list[Stage] = []
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
@@ -223,6 +234,7 @@ class _Lane:
             self._stream.wait_event(handle.ready)
         reply: Any = None
         while True:
+            clock = time.perf_counter()
             begun = time.thread_time()  # of this thread's own: what it waits for the interpreter or a core is not the codec's
             try:
                 hop = handle.flight.send(reply)
@@ -231,9 +243,11 @@ class _Lane:
                 break
             finally:
                 handle.encode_s += time.thread_time() - begun
-            clock = time.perf_counter()
+                left = time.perf_counter()
+                handle.stages.append(Stage("encode", clock, left))
             reply, sent = self._driver.move(hop, self._index)
-            handle.wire_s += time.perf_counter() - clock
+            handle.stages.append(Stage("wire", left, time.perf_counter(), sent))
+            handle.wire_s += handle.stages[-1].end - left
             handle.sent_bytes += sent
         if self._stream is not None:
             handle.landed = self._stream.record_event()

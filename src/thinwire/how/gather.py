@@ -2,16 +2,19 @@
 
 Steps:
     1. encode once; 2. send the payload to the K-1 others (phased in pairs); 3. decode K payloads and add them in rank order.
-T = (K-1) (α + m/B). One loss, not two; the bytes grow with the world, so: two ranks, or sparse payloads while m/M < 2/K.
+T = α + (K-1) (o + m/B), o the time a message. One loss, not two; the bytes grow with the world, so: two ranks, or sparse payloads while
+m/M < 2/K.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Packet, Route, Seat, Spec, State
+from thinwire.core import Codec, Flight, Link, Packet, Route, Seat, Spec, State
+from thinwire.how._plan import largest
 from thinwire.how._talk import Talk, one_span, swap
 
 
@@ -26,12 +29,21 @@ class gather(Route):
         80
     """
 
+    masks: ClassVar[bool] = True
+
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
         return (yield from one_span(codec.rounds(x, spec, state.child("codec"), seat), _total))
 
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         nbytes = codec.nbytes(spec)
         return None if nbytes is None else (seat.world - 1) * nbytes
+
+    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        nbytes = codec.nbytes(spec)
+        return None if nbytes is None or codec.opener is None else (seat.world - 1) * (nbytes > 0)
+
+    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+        return link.seconds(*[largest(codec, spec)] * (seat.world - 1))
 
 
 def _total(packet: Packet) -> Talk:

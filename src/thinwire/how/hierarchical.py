@@ -1,25 +1,42 @@
-"""Two levels: exact and fast inside a node, thin between nodes.
+"""Levels: exact and fast inside a node, thin between nodes, and so on outwards.
 
 Steps, with nodes of L ranks:
     1. inside each node, sum (by `inner`)
     2. rank l of every node takes the l-th of L spans of its node's sum and carries it, with the strategy's codec, to its peers in the other
        nodes by `outer`
     3. inside each node, the L spans are handed round, exactly
-Only step 2 crosses the thin wire, with M/L per rank: T = T_inner(M) + T_outer(m/L) + (L-1)/L · M/B_inner.
+Only step 2 crosses the thin wire, with M/L per rank: T = T_inner(M) + T_outer(m/L) + α_in + (L-1) (o + M/(L B_in)), o the time a message.
+`outer` may have levels itself: nodes of nodes.
 (The hierarchical all-reduce of BlueConnect, Cho et al. 2019, with a codec on the outer hop as in ZeRO++, arXiv:2306.10209.)
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
-import torch
 from torch import Tensor
 
-from thinwire.core import AllReduce, Codec, Exchange, Flight, Outcome, Ranks, Route, Seat, Spec, State, allreduce_nbytes
+from thinwire.core import (
+    AllReduce,
+    Codec,
+    Exchange,
+    Flight,
+    Link,
+    Outcome,
+    Ranks,
+    Route,
+    Seat,
+    Spec,
+    State,
+    allreduce_messages,
+    allreduce_nbytes,
+)
 from thinwire.errors import StrategyError
-from thinwire.how.native import native
-from thinwire.kernels import reference
+from thinwire.how.native import allreduce_seconds, native
+from thinwire.kernels import memory, reference
 
 
 @dataclass(frozen=True)
@@ -28,29 +45,34 @@ class hierarchical(Route):
 
     Args:
         inner: `native()` (exact), or a route with its own codec: `(two_shot(), cast("bf16"))`.
-        outer: the route between nodes.
-        node: ranks a node; ranks 0 … node-1 are the first.
+        outer: the route between nodes; another `hierarchical(…)` has nodes of `node` times its own.
+        node: ranks a node; ranks 0 … node-1 are the first. "local" takes what the launcher says (torchrun's LOCAL_WORLD_SIZE).
 
     Raises:
-        StrategyError: node < 1; an inner route other than native() without a codec; a pair that its own route refuses; nested hierarchies.
-            At attach: a world that is no multiple of `node`.
+        StrategyError: node < 1; an inner route other than native() without a codec; a pair that its own route refuses; a level without
+            consensus. At attach: a world that is no multiple of `node`; "local" where no launcher says.
 
     Example:
         >>> hierarchical(native(), native(), node=2).groups(world=4)
         ((0, 1), (2, 3), (0, 2), (1, 3))
+        >>> hierarchical(native(), hierarchical(native(), native(), node=2), node=2).groups(world=8)[4:8]
+        ((0, 2, 4, 6), (1, 3, 5, 7), (0, 2), (4, 6))
     """
 
     inner: Route | tuple[Route, Codec]
     outer: Route
-    node: int
+    node: int | Literal["local"] = "local"
 
     def __post_init__(self) -> None:
         reasons = []
         route, codec = self._inner
-        if self.node < 1:
-            reasons.append(f"hierarchical(node={self.node}): a node has at least 1 rank")
-        if isinstance(route, hierarchical) or isinstance(self.outer, hierarchical):
-            reasons.append("hierarchical(…): a level cannot be hierarchical itself; there are two levels")
+        if self.node != "local" and (not isinstance(self.node, int) or self.node < 1):
+            reasons.append(f"hierarchical(node={self.node!r}): a node has at least 1 rank; or 'local', what the launcher says")
+        reasons += [
+            f"hierarchical(…): {level!r} leaves ranks with different sums, which a level cannot hand on; take a route with consensus"
+            for level in (route, self.outer)
+            if not level.consensus
+        ]
         if codec is None and not isinstance(route, native):
             reasons.append(f"hierarchical(inner={route!r}): give its codec, as ({route!r}, identity()); only native() is exact by itself")
         refusal = route.refuses(codec) if codec is not None else None
@@ -59,21 +81,86 @@ class hierarchical(Route):
         if reasons:
             raise StrategyError(reasons)
 
+    @classmethod
+    def on_mesh(cls, mesh: Any, *levels: Route | tuple[Route, Codec]) -> hierarchical:
+        """The levels of a `torch.distributed.device_mesh.DeviceMesh`, whose last dimension is the innermost.
+
+        Args:
+            mesh: over ranks 0, 1, 2 … in order, such as `init_device_mesh("cpu", (nodes, ranks_a_node))`.
+            levels: a route for each dimension, the innermost first.
+
+        Raises:
+            StrategyError: a mesh of one dimension, or in another order; not as many levels as dimensions.
+
+        Example:
+            >>> import torch
+            >>> from types import SimpleNamespace
+            >>> mesh = SimpleNamespace(mesh=torch.arange(8).view(2, 4))  # of DeviceMesh only this is looked at
+            >>> hierarchical.on_mesh(mesh, native(), native())
+            hierarchical(inner=native(), outer=native(), node=4)
+        """
+        ranks: Tensor = mesh.mesh
+        if ranks.dim() < 2 or ranks.flatten().tolist() != list(range(ranks.numel())):
+            raise StrategyError(
+                f"hierarchical.on_mesh: a mesh of shape {tuple(ranks.shape)} over ranks {ranks.flatten().tolist()[:8]}: it must have two "
+                "dimensions or more, and ranks numbered node by node (0, 1, 2 …). Start the ranks of a node one after another"
+            )
+        if len(levels) != ranks.dim():
+            raise StrategyError(
+                f"hierarchical.on_mesh: {len(levels)} levels for a mesh of {ranks.dim()} dimensions; give one route for each"
+            )
+        route = levels[-1]
+        if not isinstance(route, Route):
+            raise StrategyError(
+                f"hierarchical.on_mesh: the outermost level is {route!r}; the strategy's codec speaks there, so give a route alone"
+            )
+        for level, size in zip(reversed(levels[:-1]), ranks.shape[1:], strict=True):
+            route = cls(level, route, int(size))
+        assert isinstance(route, hierarchical)
+        return route
+
     @property
     def _inner(self) -> tuple[Route, Codec | None]:
         return self.inner if isinstance(self.inner, tuple) else (self.inner, None)
 
+    @property
+    def size(self) -> int:
+        """Ranks a node.
+
+        Raises:
+            StrategyError: it is "local", and no launcher says.
+        """
+        if self.node != "local":
+            return self.node
+        told = os.environ.get("LOCAL_WORLD_SIZE", "")
+        if not told.isdigit() or int(told) < 1:
+            raise StrategyError(
+                f"hierarchical(node='local'): LOCAL_WORLD_SIZE is {told!r}, so nobody says how many ranks a node has. "
+                "Start with torchrun, or give node=, such as node=8"
+            )
+        return int(told)
+
     def refuses(self, codec: Codec) -> str | None:
         return self.outer.refuses(codec)
 
+    def settle(self, world: int, link: Link | None = None) -> Self:
+        self.groups(world)
+        size, inside = self.size, link.inside or link if link else None
+        route, codec = self._inner
+        inner = route.settle(size, inside)
+        outer = self.outer.settle(world // size, link)
+        return replace(self, inner=(inner, codec) if codec is not None else inner, outer=outer, node=size)
+
     def groups(self, world: int) -> tuple[Ranks, ...]:
-        if world % self.node:
+        size = self.size
+        if world % size:
             raise StrategyError(
-                f"hierarchical(node={self.node}): a world of {world} ranks is no multiple of {self.node}; every node has as many ranks"
+                f"hierarchical(node={size}): a world of {world} ranks is no multiple of {size}; every node has as many ranks"
             )
-        nodes = [tuple(range(first, first + self.node)) for first in range(0, world, self.node)]
-        peers = [tuple(range(place, world, self.node)) for place in range(self.node)]
-        return tuple(group for group in (*nodes, *peers) if 1 < len(group) < world)
+        nodes = [tuple(range(first, first + size)) for first in range(0, world, size)]
+        peers = [tuple(range(place, world, size)) for place in range(size)]
+        within = [*_numbered(self._inner[0].groups(size), nodes), *_numbered(self.outer.groups(world // size), peers)]
+        return tuple(dict.fromkeys(group for group in (*nodes, *peers, *within) if 1 < len(group) < world))
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
         inside, across = self._seats(seat)
@@ -102,7 +189,12 @@ class hierarchical(Route):
             sizes = {rank: span.numel * spec.dtype.itemsize for rank, span in zip(inside.group, spans, strict=True)}
             away = tuple((rank, sizes[rank]) for rank in reversed(inside.others))
             shares |= yield Exchange(tuple((rank, payload) for rank in inside.others), away)
-        return Outcome(reference.from_bytes(torch.cat([shares[rank] for rank in inside.group]), spec.dtype).to(spec.work))
+        return Outcome(reference.from_bytes(memory.cat([shares[rank] for rank in inside.group]), spec.dtype).to(spec.work))
+
+    def again(self, codec: Codec, world: int) -> int:
+        route, inner_codec = self._inner
+        size = self.size
+        return self.outer.again(codec, world // size) + (route.again(inner_codec, size) if inner_codec is not None else 0)
 
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         inside, across = self._seats(seat)
@@ -115,12 +207,38 @@ class hierarchical(Route):
             return None
         return inner + outer + (inside.world - 1) * own.numel * spec.dtype.itemsize
 
+    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        inside, across = self._seats(seat)
+        route, inner_codec = self._inner
+        inner = route.sent_messages(inner_codec, spec, inside) if inner_codec else allreduce_messages(spec.numel, inside.world)
+        own = self._span(codec, spec, inside)
+        outer = self.outer.sent_messages(codec, own, across)
+        return None if inner is None or outer is None else inner + outer + (inside.world - 1) * (own.numel > 0)
+
+    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+        inside, across = self._seats(seat)
+        route, inner_codec = self._inner
+        fast, thin = link.inside or link, replace(link, inside=None)
+        whole = spec.numel * spec.dtype.itemsize
+        inner = route.seconds(inner_codec, spec, inside, fast) if inner_codec else allreduce_seconds(whole, inside.world, fast)
+        own = max(spec.cut(inside.world, codec.grain), key=lambda span: span.numel)
+        round_ = fast.seconds(*[own.numel * spec.dtype.itemsize] * (inside.world - 1))
+        return inner + self.outer.seconds(codec, own, across, thin) + round_
+
     def _seats(self, seat: Seat) -> tuple[Seat, Seat]:
         """This rank among its node, and among its peers in the other nodes."""
-        first = seat.place // self.node * self.node
-        node = seat.group[first : first + self.node]
-        peers = seat.group[seat.place % self.node :: self.node]
-        return replace(seat.under("inner"), group=node), replace(seat.under("outer"), group=peers)
+        size = self.size
+        first = seat.place // size * size
+        return (
+            replace(seat.under("inner"), group=seat.group[first : first + size]),
+            replace(seat.under("outer"), group=seat.group[seat.place % size :: size]),
+        )
 
     def _span(self, codec: Codec, spec: Spec, inside: Seat) -> Spec:
         return spec.cut(inside.world, codec.grain)[inside.place]
+
+
+def _numbered(places: Iterable[Ranks], groups: Iterable[Ranks]) -> list[Ranks]:
+    """Groups of places, in each of several groups of ranks."""
+    several = tuple(places)
+    return [tuple(group[place] for place in each) for group in groups for each in several]

@@ -1,16 +1,19 @@
 """The transport's own all-reduce, on payloads that may be added unopened.
 
-T = 2 (K-1) α + 2 (K-1)/K · m/B for a ring, m the payload: the least bytes that any all-reduce can send.
+T = 2 (K-1) (α + o + m/(K B)) for a ring, m the payload and o the time a message: the least bytes that any all-reduce can send. A transport
+that keeps w bytes in flight carries at most w in a round trip: B is then at most w/(2 α) (gloo: w = 2 MiB).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import AllReduce, Codec, Flight, Packet, Route, Seat, Spec, State, allreduce_nbytes
+from thinwire.core import AllReduce, Codec, Flight, Link, Packet, Route, Seat, Spec, State, allreduce_messages, allreduce_nbytes
+from thinwire.how._plan import largest
 from thinwire.how._talk import Talk, one_span
 from thinwire.kernels import reference
 
@@ -28,6 +31,8 @@ class native(Route):
         "Cannot carry uniform(bits=4, block=256, rounding='nearest', step=None, "
     """
 
+    masks: ClassVar[bool] = True
+
     def refuses(self, codec: Codec) -> str | None:
         if codec.summable:
             return None
@@ -42,6 +47,21 @@ class native(Route):
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         nbytes = codec.nbytes(spec)
         return None if nbytes is None else allreduce_nbytes(nbytes, seat.world)
+
+    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        nbytes = codec.nbytes(spec)
+        return None if nbytes is None or codec.opener is None else allreduce_messages(nbytes, seat.world)
+
+    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+        return allreduce_seconds(largest(codec, spec), seat.world, link)
+
+
+def allreduce_seconds(nbytes: int, world: int, link: Link) -> float:
+    """Of the transport's own all-reduce, as a ring."""
+    rate = link.rate_bytes_per_s
+    if link.window_bytes is not None and link.latency_s:
+        rate = min(rate, link.window_bytes / (2 * link.latency_s))
+    return 2 * (world - 1) * (link.delay_s + link.message_s + nbytes / world / rate) if nbytes else 0.0
 
 
 def _total(packet: Packet) -> Talk:

@@ -71,12 +71,13 @@ def grid_encode_left(x: Tensor, before: Tensor, decay: float, block: int, bits: 
     return payload, y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)
 
 
-def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype) -> Tensor:
-    """`reference.grid_decode`."""
-    kernels = _blocked(payload, n, block, bits, dtype)
+def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """`reference.grid_decode`, into `out` where it is given."""
+    kernels = _blocked(payload, n, block, bits, dtype) if out is None or out.is_contiguous() else None
     if kernels is None:
-        return reference.grid_decode(payload, n, block, bits, grid, dtype)
-    out = memory.empty(n, dtype, payload.device)
+        values = reference.grid_decode(payload, n, block, bits, grid, dtype)
+        return values if out is None else out.copy_(values)
+    out = memory.empty(n, dtype, payload.device) if out is None else out
     kernels.grid_decode(payload.contiguous(), block, bits, grid, out, False)
     return out
 
@@ -119,12 +120,13 @@ def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tup
     return payload, y - reference.sign_decode(payload, y.numel(), block, y.dtype)
 
 
-def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype) -> Tensor:
-    """`reference.sign_decode`."""
-    kernels = _blocked(payload, n, block, 1, dtype)
+def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """`reference.sign_decode`, into `out` where it is given."""
+    kernels = _blocked(payload, n, block, 1, dtype) if out is None or out.is_contiguous() else None
     if kernels is None:
-        return reference.sign_decode(payload, n, block, dtype)
-    out = memory.empty(n, dtype, payload.device)
+        values = reference.sign_decode(payload, n, block, dtype)
+        return values if out is None else out.copy_(values)
+    out = memory.empty(n, dtype, payload.device) if out is None else out
     kernels.sign_decode(payload.contiguous(), block, out, False)
     return out
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thinwire.core import AllReduce, Codec, Flight, Hop, Outcome, Ranks, Route, Seat, Spec, State
+from thinwire.core import AllReduce, Codec, Flight, Hop, Outcome, Ranks, Route, Seat, Spec, State, allreduce_messages
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
-from thinwire.how import two_shot
 from thinwire.registry import inside
 from thinwire.testing.cases import inputs, require, same, seats, specs
 from thinwire.testing.known import Bound, bound, cut_off
@@ -26,9 +25,10 @@ def check_route(route: Route, codec: Codec, *, worlds: Iterable[int] = range(1, 
     """Try every law of a route on worlds of several sizes, several buckets and several flights of each, with state.
 
     Laws: the total is the sum of the contributions (so, of contributions scaled by their share of the weights, the pooled mean), within
-    what codec and route may lose; what the ranks `sent` adds up to it; every rank ends with the same bits where `consensus`; each rank
-    hands `sent_nbytes` bytes to the wire; the order in which ranks come does not matter; every subset that it all-reduces over stands in
-    `groups(world)`; nobody waits for what nobody sends, also where there is nothing to say.
+    what codec and route may lose (where not `consensus`, the mean over ranks of their totals is); what the ranks `sent` adds up to it;
+    every rank ends with the same bits where `consensus`; each rank hands `sent_nbytes` bytes to the wire, in `sent_messages` messages; the
+    order in which ranks come does not matter; every subset that it all-reduces over stands in `groups(world)`; nobody waits for what
+    nobody sends, also where there is nothing to say.
 
     Args:
         route: the member.
@@ -79,9 +79,11 @@ class _Bucket:
     case: str
     eps: float = 0.0
     """The coarsest rounding of a sum seen so far."""
+    messages: dict[int, float] = field(default_factory=dict)
+    """What each rank has sent in this flight."""
 
     def fly(self) -> None:
-        self.eps = torch.finfo(self.spec.dtype).eps
+        self.eps = max(torch.finfo(self.spec.dtype).eps, _eps_of_sums(self.codec, self.spec))
         states = {rank: self.route.init(self.codec, self.spec, seat) for rank, seat in seats(0, 0, self.group).items()}
         for step, pattern in enumerate(_PATTERNS):
             self._flight(states, step, pattern)
@@ -94,6 +96,7 @@ class _Bucket:
         backwards = copy.deepcopy(states)
 
         sent: dict[int, float] = {}
+        self.messages = dict.fromkeys(self.group, 0.0)
         outcomes = run({rank: self._watched(self._launch(xs, states, at, rank), rank, case) for rank in self.group}, sent)
         if step % 2:
             late = run({rank: self._launch(xs, backwards, at, rank) for rank in self.group}, order=self.group[::-1])
@@ -141,16 +144,22 @@ class _Bucket:
             known = hop.group == self.group or hop.group in self.groups
             require(known, self.route, "groups(world) holds every subset that it all-reduces over", case, f"{hop.group} is not there")
             require(rank in hop.group, self.route, "a rank all-reduces with its own group", case, f"rank {rank} over {hop.group}")
+            self.messages[rank] += allreduce_messages(hop.tensor.numel() * hop.tensor.dtype.itemsize, len(hop.group))
             return
         for peer, payload in hop.send:
             flat = payload.dtype == torch.uint8 and payload.dim() == 1 and payload.is_contiguous()
             require(flat, self.route, "what is exchanged is flat, contiguous bytes", case, f"{payload.dtype} {tuple(payload.shape)}")
             require(peer in self.group and peer != rank, self.route, "a rank sends to others of its world", case, f"{rank} to {peer}")
+            self.messages[rank] += payload.numel() > 0
 
     def _bytes(self, sent: float, seat: Seat, case: str) -> None:
         stated = self.route.sent_nbytes(self.codec, self.spec, seat)
         fits = stated is None or abs(sent - stated) <= 1e-9 * stated
         require(fits, self.route, "a rank hands sent_nbytes bytes to the wire", case, f"rank {seat.rank} handed {sent:g}, stated {stated}")
+        known, count = self.route.sent_messages(self.codec, self.spec, seat), self.messages[seat.rank]
+        require(
+            known in (None, count), self.route, "a rank sends sent_messages messages", case, f"rank {seat.rank}: {count:g}, not {known}"
+        )
 
     def _near(self, xs: dict[int, Tensor], outcomes: dict[int, Outcome], held: float, case: str) -> None:
         if not self.spec.numel:
@@ -160,16 +169,25 @@ class _Bucket:
         size = float(exact.abs().sum(0).max()) + held * world
         size += world * self._most_lost(self.codec, size)  # what arrives may be as much larger
         rounding = 1e-6 * size if self.eps < 1e-6 else world * self.eps * size
+        again = self.route.again(self.codec, world)
         brought = [member for member in inside(self.route) if isinstance(member, Codec)]
-        lost = sum(self._most_lost(codec, size) for codec in (self.codec, *brought))
-        off = float((outcomes[0].total.double() - exact.sum(0)).abs().max())
-        room = rounding + held * world + lost * (world + 1)
-        require(off <= room, self.route, "the total is the sum of the contributions", case, f"it is off by {off:g}, allowed {room:g}")
+        own = self._most_lost(self.codec, size)
+        lost = own * (world + again) + sum(self._most_lost(codec, size) for codec in brought) * (world + 1)
+        total = outcomes[0].total.double()
+        if not self.route.consensus:
+            total = torch.stack([outcome.total.double() for outcome in outcomes.values()]).mean(0)
+        law = (
+            "the total is the sum of the contributions"
+            if self.route.consensus
+            else "the mean over ranks of totals is the sum of contributions"
+        )
+        off, room = float((total - exact.sum(0)).abs().max()), rounding + held * world + lost
+        require(off <= room, self.route, law, case, f"it is off by {off:g}, allowed {room:g}")
         if all(outcome.sent is not None for outcome in outcomes.values()):
             shares = torch.stack([outcome.sent().double() for outcome in outcomes.values() if outcome.sent is not None])
-            off = float((outcomes[0].total.double() - shares.sum(0)).abs().max())
-            again = self._most_lost(self.route.back or self.codec, size) + held if isinstance(self.route, two_shot) else 0.0
-            require(off <= rounding + again, self.route, "what the ranks sent adds up to the total", case, f"it is off by {off:g}")
+            off = float((total - shares.sum(0)).abs().max())
+            second = (sum(self._most_lost(codec, size) for codec in brought) + held) if brought else again * own
+            require(off <= rounding + second, self.route, "what the ranks sent adds up to the total", case, f"it is off by {off:g}")
 
     def _most_lost(self, codec: Codec, size: float) -> float:
         """The most that a codec may lose of one of these values, none of them larger than `size`."""
@@ -189,3 +207,12 @@ def _largest_residual(states: dict[int, State]) -> float:
     leaves = [leaf for state in states.values() for _, leaf in state.walk() if leaf.value.numel()]
     own = max((float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "summed"), default=0.0)
     return own + max((float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "sharded"), default=0.0)
+
+
+def _eps_of_sums(codec: Codec, spec: Spec) -> float:
+    """The rounding of the narrowest numbers as which a codec's payloads are added unopened."""
+    if not codec.summable:
+        return 0.0
+    seat = seats(0, 0, (0,))[0]
+    packet = next(codec.rounds(torch.zeros(spec.numel, dtype=spec.dtype), spec, codec.init(spec, seat), seat))
+    return max((torch.finfo(dtype).eps for _, dtype in packet.sums), default=0.0)

@@ -7,19 +7,17 @@ from itertools import pairwise
 from thinwire.core import Schedule, Tick
 from thinwire.testing.cases import require
 
-_WARM = 10_000
-
 
 def check_schedule(schedule: Schedule, *, periods: int = 4, buckets: int = 7) -> None:
     """Try every law of a schedule on a table of its ticks, for 1 to `buckets` buckets.
 
     Laws: a tick depends on its step alone; buckets exist, in order, once each; every launch lands exactly `delay` steps later and nothing
-    else lands; no bucket has more than `depth` flights in the air; launches of a bucket are never closer than `gap`, and once the dense
-    ticks of a warm-up are over each bucket launches once a period; there are as many groups of buckets as `fragments` says.
+    else lands; no bucket has more than `depth` flights in the air; launches of a bucket are never closer than `gap`, and once the
+    schedule has settled nothing is dense and each bucket launches once a period; there are as many groups of buckets as `fragments` says.
 
     Args:
         schedule: the member.
-        periods: how many periods, after any warm-up, the table holds.
+        periods: how many periods, once it has settled, the table holds.
         buckets: the most buckets to try.
 
     Raises:
@@ -34,9 +32,7 @@ def check_schedule(schedule: Schedule, *, periods: int = 4, buckets: int = 7) ->
 
 
 def _table(schedule: Schedule, periods: int, buckets: int) -> None:
-    warm = 0
-    while schedule.tick(warm, buckets).dense and warm < _WARM:
-        warm += 1
+    warm = schedule.settles
     end = warm + periods * schedule.period + schedule.delay
     ticks = [schedule.tick(step, buckets) for step in range(end)]
     for step in reversed(range(end)):
@@ -45,6 +41,8 @@ def _table(schedule: Schedule, periods: int, buckets: int) -> None:
             found = getattr(ticks[step], name)
             right = list(found) == sorted(set(found) & set(range(buckets)))
             require(right, schedule, "buckets exist, in order, once each", f"step {step} of {buckets} buckets", f"{name}={found}")
+    late = [step for step in range(warm, end) if ticks[step].dense]
+    require(not late, schedule, "nothing is dense once it has settled", f"{buckets} buckets", f"steps {late[:8]} are")
     for bucket in range(buckets):
         _bucket(schedule, ticks, bucket, warm, f"bucket {bucket} of {buckets}")
     phases = {tuple(step for step in range(warm, warm + schedule.period) if bucket in ticks[step].launch) for bucket in range(buckets)}

@@ -33,6 +33,10 @@ class Wrapper(Codec):
     def opener(self) -> Coder | None:
         return self.inner.opener
 
+    @property
+    def rereads(self) -> bool:
+        return self.inner.rereads
+
     def nbytes(self, spec: Spec) -> int | None:
         return self.inner.nbytes(spec)
 

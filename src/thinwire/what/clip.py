@@ -88,6 +88,10 @@ class clip(Wrapper):
     def grain(self) -> Grain:
         return "part" if self.per == "part" and self.inner.grain != "bucket" else self.inner.grain
 
+    @property
+    def rereads(self) -> bool:
+        return not self.inner.lossy or self.inner.rereads
+
     def init(self, spec: Spec, seat: Seat) -> State:
         state = State(children={"inner": self.inner.init(spec, seat)})
         if self.times is not None:

@@ -70,6 +70,11 @@ class sign(Coder):
             return torch.empty(0, dtype=spec.work, device=payload.device)
         return fast.sign_decode(payload, spec.numel, length(self.block, spec), spec.work)
 
+    def fill(self, out: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        self.expect(payload, self.nbytes(spec))
+        if spec.numel:
+            fast.sign_decode(payload, spec.numel, length(self.block, spec), spec.work, out)
+
     def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
         self.expect(payload, self.nbytes(spec))
         if spec.numel:

@@ -188,6 +188,13 @@ class uniform(Coder):
             at += m
         return out
 
+    def fill(self, out: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        if self._plain and spec.numel:
+            self.expect(payload, self.nbytes(spec))
+            fast.grid_decode(payload, spec.numel, self._block(spec), self.bits, self._around(), spec.work, out)
+        else:
+            super().fill(out, payload, spec, state, seat, sender)
+
     def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
         if self._plain and spec.numel:
             self.expect(payload, self.nbytes(spec))

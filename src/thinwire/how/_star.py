@@ -1,0 +1,148 @@
+"""Spans that go straight to their owners, and their sums straight back: what `two_shot`, `direct` and `server` have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from thinwire.core import Codec, Coder, Grain, Link, Packet, Seat, Spec, State
+from thinwire.how._plan import Again, Message, Move, Planned, largest
+
+
+class Star(Planned):
+    """Each span has an owner, all ranks by default. A rank's messages start at itself and go round, so that no two meet at one owner.
+
+    Where fewer ranks own, each starts at an owner of its own; where more than half own, in slots.
+    """
+
+    @property
+    def back(self) -> Codec | None:
+        """The codec of the sums; `None` for the coder that opens the codec's own packets, or for none where payloads add unopened."""
+        return None
+
+    def owners(self, world: int) -> Sequence[int]:
+        """The places that own a span each, in the spans' order."""
+        return range(world)
+
+    def chunks(self, world: int) -> int:
+        return len(self.owners(world))
+
+    def owner(self, chunk: int, world: int) -> int:
+        return self.owners(world)[chunk]
+
+    def moves(self, place: int, world: int) -> tuple[Move, ...]:
+        if world == 1:
+            return ()
+        owned = {owner: j for j, owner in enumerate(self.owners(world))}
+        away = _away(place, world, owned)
+        mine, others = owned.get(place), [(place + k) % world for k in range(1, world)]
+        if 1 < len(owned) < world < 2 * len(owned):
+            return self._slots(place, world, owned)
+        there = tuple(Message(owner, parts=(owned[owner],)) for owner in away)
+        heard = tuple(Message(peer, parts=(mine,), raw=frozenset((mine,))) for peer in reversed(others)) if mine is not None else ()
+        back = tuple(Message(peer, wholes=(mine,)) for peer in others) if mine is not None else ()
+        return (Move(there, heard), Move(back, tuple(Message(owner, wholes=(owned[owner],)) for owner in reversed(away))))
+
+    @staticmethod
+    def _slots(place: int, world: int, owned: dict[int, int]) -> tuple[Move, ...]:
+        """Slot k: to the k-th place on, from the k-th before; each place waits for its slot, or messages would meet at the owners."""
+        mine, moves = owned.get(place), []
+        for k in range(1, world):
+            to, source = (place + k) % world, (place - k) % world
+            send = (Message(to, parts=(owned[to],)),) if to in owned else ()
+            recv = (Message(source, parts=(mine,), raw=frozenset((mine,))),) if mine is not None else ()
+            moves.append(Move(send, recv))
+        for k in range(1, world):
+            to, source = (place + k) % world, (place - k) % world
+            send = (Message(to, wholes=(mine,)),) if mine is not None else ()
+            moves.append(Move(send, (Message(source, wholes=(owned[source],)),) if source in owned else ()))
+        return tuple(move for move in moves if move.send or move.recv)
+
+    def refuses_back(self, codec: Codec) -> str | None:
+        if self.back is not None and (codec.opener is None or self.back.opener is None):
+            odd = codec if codec.opener is None else self.back
+            name = type(self).__name__
+            return (
+                f"Cannot use {name}(back={self.back!r}) with {codec!r}: {odd!r} speaks in several rounds or parts. "
+                "Use back=None or gather()"
+            )
+        return None
+
+    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
+        state = super().init(codec, spec, seat)
+        owners = list(self.owners(seat.world))
+        if self.back is not None and seat.place in owners:
+            own = self.back.init(self.spans(codec, spec, seat.world)[owners.index(seat.place)], seat)
+            for _, leaf in own.walk():
+                leaf.kind = "sharded" if leaf.kind == "summed" else leaf.kind
+            state.children["back"] = own
+        return state
+
+    def _again(self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], seat: Seat) -> Again | None:
+        if self.back is None:
+            return None
+        back, opener = self.back, self.back.opener
+        assert opener is not None
+
+        def encode(total: Tensor, j: int) -> Tensor:
+            return next(back.rounds(total, spans[j], state.child("back"), seat.under("back"))).payload  # its residual is settled by then
+
+        def opens(j: int) -> tuple[Coder, Spec, State]:
+            return opener, spans[j], opener.init(spans[j], packets[j].seat)
+
+        return Again(encode, opens)
+
+    def _grain(self, codec: Codec) -> Grain:
+        """The coarser of the two codecs' grains."""
+        grains = [codec.grain, self.back.grain if self.back else 1]
+        words: tuple[Grain, ...] = ("bucket", "part")
+        for word in words:
+            if word in grains:
+                return word
+        return math.lcm(*(grain for grain in grains if isinstance(grain, int)))
+
+    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        sizes = self._both(codec, spec, seat)
+        return None if sizes is None else sum(sizes[0]) + (seat.world - 1) * sizes[1]
+
+    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        sizes = self._both(codec, spec, seat)
+        if sizes is None or codec.opener is None:
+            return None
+        return sum(size > 0 for size in sizes[0]) + (seat.world - 1) * (sizes[1] > 0)
+
+    def _both(self, codec: Codec, spec: Spec, seat: Seat) -> tuple[list[int], int] | None:
+        """Bytes of each span that goes to another owner, and of the sum that comes back from here."""
+        owners, spans = self.owners(seat.world), self.spans(codec, spec, seat.world)
+        there = [codec.nbytes(span) for owner, span in zip(owners, spans, strict=True) if owner != seat.place]
+        back = [(self.back or codec).nbytes(span) for owner, span in zip(owners, spans, strict=True) if owner == seat.place]
+        if None in there or None in back:
+            return None
+        return [size or 0 for size in there], back[0] or 0 if back else 0
+
+    def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
+        raise NotImplementedError  # two codecs: sent_nbytes and sent_messages are given whole
+
+    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+        world, spans = seat.world, self.spans(codec, spec, seat.world)
+        s, b = max(largest(codec, span) for span in spans), max(largest(self.back or codec, span) for span in spans)
+        if world == 1:
+            return 0.0
+        if len(spans) == world:
+            return link.seconds(*[s] * (world - 1)) + link.seconds(*[b] * (world - 1))
+        # the wires of owners are the narrow place; workers that meet there on the way (where owners do not divide the world) do not count
+        out, into = (world - 1) * s / link.rate_bytes_per_s, (world - 1) * b / link.rate_bytes_per_s
+        there = link.delay_s + max(link.message_s + out, len(spans) * (link.message_s + s / link.rate_bytes_per_s)) if s else 0.0
+        # by the time that the sums are there, all have long said that they are ready
+        return there + (link.latency_s + (world - 1) * link.message_s + into if b else 0.0)
+
+
+def _away(place: int, world: int, owned: dict[int, int]) -> list[int]:
+    """The owners other than `place`, in the order of a phased exchange: those after it first; where few own, each has its own first."""
+    if len(owned) == world:
+        return [(place + k) % world for k in range(1, world)]
+    ordered = list(owned)
+    turn = place % len(ordered)
+    return [owner for owner in ordered[turn:] + ordered[:turn] if owner != place]

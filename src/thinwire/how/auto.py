@@ -1,0 +1,186 @@
+"""The route that takes the least time, by the formulas of all: chosen for each bucket from its codec, its size, the world and the link.
+
+Steps, for each bucket:
+    1. of the candidates, leave out those that cannot carry the codec, cannot serve the world, or encode a sum more than `losses` times
+    2. reckon the seconds of each by its formula
+    3. take the first, in the candidates' order, that is within 5 % of the fastest
+All of it follows from numbers that every rank holds alike, so ranks cannot disagree. `explain` shows the reckoning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from thinwire.core import Codec, Flight, Link, Ranks, Route, Seat, Spec, State
+from thinwire.errors import StrategyError
+from thinwire.how.direct import direct
+from thinwire.how.gather import gather
+from thinwire.how.halving_doubling import halving_doubling
+from thinwire.how.native import native
+from thinwire.how.ring import ring
+from thinwire.how.tree import tree
+from thinwire.how.two_shot import two_shot
+
+_CANDIDATES = (native(), gather(), direct(), two_shot(), halving_doubling(), tree(), ring())
+_NEAR = 1.05
+
+
+@dataclass(frozen=True)
+class auto(Route):
+    """The fastest of several routes, bucket by bucket.
+
+    Args:
+        latency_s, rate_bytes_per_s, message_s: of the link between any two ranks: how long a byte is on its way, how many go out a
+            second, and how long a message holds its sender beside its bytes. The defaults are a local network of 1 Gb/s. At attach they are
+            replaced by what was measured, where the engine measures (`settle`).
+        window_bytes: what the transport's own all-reduce keeps in flight (gloo: 2 MiB); `None` for no limit.
+        waits: a message waits for its receiver's word (gloo), so that an exchange takes a round trip.
+        losses: how often a sum may be encoded again on its way, where the codec loses something.
+        routes: the candidates, the one to prefer among equals first; empty for native, gather, direct, two_shot, halving_doubling, tree
+            and ring.
+
+    Raises:
+        StrategyError: times, rates or losses that cannot be; a candidate without consensus; (when the strategy is built) no candidate
+            carries the codec. At attach: none serves the world.
+
+    Example:
+        >>> from thinwire.what import topk, uniform
+        >>> import torch
+        >>> spec = Spec((), 0, 1_000_000, torch.float32)
+        >>> [auto().choose(uniform(4), spec, world) for world in (2, 8)]
+        [gather(), two_shot(back=None)]
+        >>> auto().choose(topk(0.01), spec, 8)
+        gather()
+    """
+
+    measures: ClassVar[bool] = True
+
+    latency_s: float = 100e-6
+    rate_bytes_per_s: float = 125e6
+    message_s: float = 20e-6
+    window_bytes: int | None = 2 << 20
+    waits: bool = True
+    losses: int = 1
+    routes: tuple[Route, ...] = ()
+
+    def __post_init__(self) -> None:
+        reasons = []
+        try:
+            _ = self.link
+        except ValueError as error:
+            reasons.append(f"auto(…): {error}")
+        if self.losses < 0:
+            reasons.append(f"auto(losses={self.losses}): a sum is encoded again at least 0 times")
+        reasons += [
+            f"auto(routes=…): {route!r} leaves ranks with different sums; ask for it by itself"
+            for route in self.routes
+            if not route.consensus
+        ]
+        reasons += ["auto(routes=…): a candidate cannot be auto() itself" for route in self.routes if isinstance(route, auto)]
+        if reasons:
+            raise StrategyError(reasons)
+
+    @property
+    def link(self) -> Link:
+        return Link(self.latency_s, self.rate_bytes_per_s, self.message_s, self.window_bytes, waits=self.waits)
+
+    @property
+    def candidates(self) -> tuple[Route, ...]:
+        return self.routes or _CANDIDATES
+
+    def settle(self, world: int, link: Link | None = None) -> Self:
+        self.groups(world)
+        settled = tuple(route.settle(world, link) for route in self.routes if _serves(route, world) is None)
+        if link is None:
+            return replace(self, routes=settled)
+        return replace(
+            self,
+            latency_s=link.latency_s,
+            rate_bytes_per_s=link.rate_bytes_per_s,
+            message_s=link.message_s,
+            window_bytes=link.window_bytes,
+            waits=link.waits,
+            routes=settled,
+        )
+
+    def refuses(self, codec: Codec) -> str | None:
+        reasons = [route.refuses(codec) for route in self.candidates]
+        return None if None in reasons else "; ".join(reason for reason in reasons if reason)
+
+    def groups(self, world: int) -> tuple[Ranks, ...]:
+        serving = [route for route in self.candidates if _serves(route, world) is None]
+        if not serving:
+            raise StrategyError([told for route in self.candidates if (told := _serves(route, world)) is not None])
+        return tuple(dict.fromkeys(group for route in serving for group in route.groups(world)))
+
+    def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
+        """The route of a bucket, or of a span.
+
+        Raises:
+            StrategyError: no candidate can carry it; every reason is told.
+        """
+        return _chosen(self, codec, spec, world)
+
+    def explain(self, codec: Codec, spec: Spec, world: int) -> str:
+        """Each candidate with its seconds, or why it is left out; the choice is marked."""
+        chosen, seat = self.choose(codec, spec, world), Seat(0, tuple(range(world)), 0, 0)
+        lines = [f"{spec.numel} values by {codec!r} on {world} ranks, {self.link}:"]
+        for route in self.candidates:
+            out = _left_out(self, route, codec, world)
+            told = (
+                out
+                if out is not None
+                else f"{route.seconds(codec, spec, seat, self.link):.3g} s, sums encoded again {route.again(codec, world)} times"
+            )
+            lines.append(f"{'>' if route == chosen else ' '} {route!r}: {told}")
+        return "\n".join(lines)
+
+    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
+        return self.choose(codec, spec, seat.world).init(codec, spec, seat)
+
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+        return (yield from self.choose(codec, spec, seat.world).carry(codec, x, spec, state, seat))
+
+    def again(self, codec: Codec, world: int) -> int:
+        return max(route.again(codec, world) for route in self.candidates if _left_out(self, route, codec, world) is None)
+
+    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        return self.choose(codec, spec, seat.world).sent_nbytes(codec, spec, seat)
+
+    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        return self.choose(codec, spec, seat.world).sent_messages(codec, spec, seat)
+
+    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+        return self.choose(codec, spec, seat.world).seconds(codec, spec, seat, link)
+
+
+@lru_cache(maxsize=4096)
+def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
+    seat = Seat(0, tuple(range(world)), 0, 0)  # seconds are the slowest rank's: whoever asks hears the same
+    out = {each: _left_out(route, each, codec, world) for each in route.candidates}
+    if None not in out.values():
+        raise StrategyError([f"{each!r}: {why}" for each, why in out.items() if why])
+    seconds = {each: each.seconds(codec, spec, seat, route.link) for each, why in out.items() if why is None}
+    best = min(seconds.values())
+    return next(each for each, took in seconds.items() if took <= best * _NEAR)
+
+
+def _left_out(route: auto, candidate: Route, codec: Codec, world: int) -> str | None:
+    """Why a candidate cannot be chosen, or `None`."""
+    refusal = candidate.refuses(codec) or _serves(candidate, world)
+    if refusal is None and codec.lossy and candidate.again(codec, world) > route.losses:
+        return f"it encodes a sum again {candidate.again(codec, world)} times, where losses={route.losses} are allowed"
+    return refusal
+
+
+def _serves(route: Route, world: int) -> str | None:
+    """Why a route cannot serve a world, or `None`."""
+    try:
+        route.groups(world)
+    except StrategyError as error:
+        return str(error)
+    return None

@@ -1,0 +1,250 @@
+"""Simulated wires: who waits for whom, who shares what, and that no real time passes."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.how.flights import bucket, launch, values
+from thinwire.core import AllReduce, Exchange, Flight, Hop, Link, Outcome
+from thinwire.drive._wires import Flow, share
+from thinwire.drive.local import run
+from thinwire.drive.sim import Channel, Launch, SimFabric, Wires, simulate
+from thinwire.engine import attach
+from thinwire.errors import FlightError
+from thinwire.how import direct, native, two_shot
+from thinwire.strategy import Strategy
+from thinwire.what import identity, uniform
+
+SLOW = Link(latency_s=1.0, rate_bytes_per_s=100.0)
+
+
+def flight(*hops: Hop) -> Flight:
+    last = torch.zeros(1)
+    for hop in hops:
+        reply = yield hop
+        last = reply if isinstance(reply, Tensor) else last
+    return Outcome(last)
+
+
+def bytes_of(n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.uint8)
+
+
+def to(*sends: tuple[int, int]) -> Exchange:
+    return Exchange(tuple((rank, bytes_of(n)) for rank, n in sends), ())
+
+
+def at(*recvs: tuple[int, int]) -> Exchange:
+    return Exchange((), recvs)
+
+
+def swap(peer: int, n: int) -> Exchange:
+    return Exchange(((peer, bytes_of(n)),), ((peer, n),))
+
+
+def test_a_message_leaves_and_then_arrives() -> None:
+    told = simulate({0: flight(to((1, 200))), 1: flight(at((0, 200)))}, Wires(SLOW))
+    assert told.ends == {0: 2.0, 1: 3.0}
+    assert (told.sent_bytes, told.messages) == ({0: 200.0, 1: 0.0}, {0: 1, 1: 0})
+    assert told.ways == {("up from host", 0): 200.0, ("down to host", 1): 200.0}
+    assert [(e.rank, e.kind, e.begin, e.end, e.peer, e.nbytes) for e in told.events] == [
+        (0, "send", 0.0, 2.0, 1, 200.0),
+        (1, "wait", 0.0, 3.0, None, 0.0),
+    ]
+
+
+def test_both_directions_at_once() -> None:
+    assert simulate({0: flight(swap(1, 200)), 1: flight(swap(0, 200))}, Wires(SLOW)).seconds == 3.0
+
+
+def test_sends_go_out_one_at_a_time_in_the_order_given() -> None:
+    told = simulate({0: flight(to((2, 100), (1, 100))), 1: flight(at((0, 100))), 2: flight(at((0, 100)))}, Wires(SLOW))
+    assert told.ends == {0: 2.0, 1: 3.0, 2: 2.0}
+
+
+def test_each_message_holds_its_sender() -> None:
+    told = simulate({0: flight(to((1, 100), (1, 100))), 1: flight(at((0, 100)), at((0, 100)))}, Wires(Link(1.0, 100.0, message_s=0.5)))
+    assert told.ends == {0: 3.0, 1: 4.0}
+
+
+def test_a_way_is_shared_evenly_and_what_one_leaves_the_other_takes() -> None:
+    """Two senders to one host: 50 bytes a second each until the short one has left, then 100."""
+    told = simulate({0: flight(to((2, 100))), 1: flight(to((2, 200))), 2: flight(at((0, 100), (1, 200)))}, Wires(SLOW))
+    assert told.ends == {0: 2.0, 1: 3.0, 2: 4.0}
+
+
+def test_hosts_have_rates_of_their_own_and_pairs_links() -> None:
+    flights = {0: (to((1, 100)),), 1: (at((0, 100)),)}
+
+    def end(wires: Wires) -> float:
+        return simulate({rank: flight(*hops) for rank, hops in flights.items()}, wires).seconds
+
+    assert end(Wires(SLOW, up_bytes_per_s={0: 10.0})) == 11.0
+    assert end(Wires(SLOW, down_bytes_per_s={1: 50.0})) == 3.0
+    assert end(Wires(SLOW, pairs={(0, 1): Link(5.0, 25.0)})) == 9.0
+    assert end(Wires(SLOW, pairs={(1, 0): Link(5.0, 25.0)})) == 2.0
+
+
+def test_ranks_of_a_host_share_its_wire_and_talk_within_it_on_another() -> None:
+    wires = Wires(Link(1.0, 100.0, inside=Link(0.0, 1000.0)), hosts=(0, 0, 1, 1))
+    across = simulate({0: flight(to((2, 100))), 1: flight(to((3, 100))), 2: flight(at((0, 100))), 3: flight(at((1, 100)))}, wires)
+    assert across.seconds == 3.0
+    within = simulate({0: flight(swap(1, 100)), 1: flight(swap(0, 100)), 2: flight(swap(3, 100)), 3: flight(swap(2, 100))}, wires)
+    assert within.seconds == 0.1
+
+
+def test_a_channel_is_shared_by_hosts() -> None:
+    def end(*channels: Channel) -> float:
+        flights = {0: flight(to((2, 100))), 1: flight(to((3, 100))), 2: flight(at((0, 100))), 3: flight(at((1, 100)))}
+        return simulate(flights, Wires(SLOW, channels=channels)).seconds
+
+    assert end() == 2.0
+    assert end(Channel(50.0, frozenset((0, 1, 2, 3)))) == 5.0
+    assert end(Channel(50.0, frozenset((0, 2)))) == 3.0  # only 0 to 2 goes through it
+    assert end(Channel(50.0, frozenset((0, 1)), leaving=True)) == 5.0
+    assert end(Channel(50.0, frozenset((0, 1)))) == 2.0  # they do not talk to one another
+
+
+def test_lanes_run_side_by_side_on_the_same_wires() -> None:
+    def launches(count: int) -> list[Launch]:
+        return [Launch({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}) for _ in range(count)]
+
+    one = simulate([launches(4)], Wires(SLOW))
+    two = simulate([launches(2), launches(2)], Wires(SLOW))
+    assert one.seconds == 8.0  # each 1 s on its way out and 1 s until it is there
+    assert two.seconds == 6.0  # two share the rate: 2 s out, 1 s to arrive, twice
+    assert [len(lane) for lane in two.outcomes] == [2, 2]
+    fat = simulate([launches(1)] * 1 + [launches(1)] * 1, Wires(Link(1.0, 1e9)))
+    assert fat.seconds == pytest.approx(1.0)
+
+
+def test_flights_start_when_they_may_and_ranks_think() -> None:
+    launches = [Launch({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}, at={0: 3.0}), Launch({0: flight(), 1: flight()}, at=9.0)]
+    assert simulate([launches[:1]], Wires(SLOW)).ends == {0: 4.0, 1: 5.0}
+    assert simulate([[Launch({0: flight(), 1: flight()}, at=9.0)]], Wires(SLOW)).seconds == 9.0
+    told = simulate({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}, Wires(SLOW), think=lambda rank, n: 0.5 * rank + n)
+    assert told.ends == {0: 3.5, 1: 3.5}  # rank 1 begins at 0.5, so rank 0 hears all at 2.5 and rank 1 at 2; then they think for 1 and 1.5
+
+
+def test_the_transports_all_reduce_is_a_ring() -> None:
+    def end(link: Link) -> float:
+        flights = {rank: flight(AllReduce(torch.full((100,), float(rank)), (0, 1, 2, 3))) for rank in range(4)}
+        told = simulate(flights, Wires(link))
+        assert all(outcome.total.tolist() == [6.0] * 100 for outcome in told.outcome.values())
+        assert (told.sent_bytes, told.messages) == (dict.fromkeys(range(4), 600.0), dict.fromkeys(range(4), 6))
+        return told.seconds
+
+    assert end(SLOW) == pytest.approx(6 * (1 + 1.0))
+    assert end(Link(1.0, 100.0, window_bytes=20)) == pytest.approx(6 * (1 + 10.0))  # 20 bytes in a round trip of 2 s
+
+
+def test_all_reduces_of_groups_are_side_by_side_and_wait_for_the_last() -> None:
+    flights = {rank: flight(AllReduce(torch.ones(2), (rank % 2, rank % 2 + 2))) for rank in range(4)}
+    told = simulate([[Launch(flights, at={3: 7.0})]], Wires(SLOW))
+    assert told.ends[0] == told.ends[2] == pytest.approx(2 * 1.04)
+    assert told.ends[1] >= told.ends[3] - 1.1
+    assert told.ends[3] == pytest.approx(7 + 2 * 1.04)
+
+
+def test_nothing_moves_for_nothing() -> None:
+    told = simulate(
+        {0: flight(swap(1, 0), AllReduce(torch.empty(0), (0, 1))), 1: flight(swap(0, 0), AllReduce(torch.empty(0), (0, 1)))}, Wires(SLOW)
+    )
+    assert (told.seconds, told.messages) == (0.0, {0: 0, 1: 0})
+
+
+def test_the_flights_are_those_of_the_other_drivers_and_no_time_passes() -> None:
+    spec, begin = bucket(), time.perf_counter()
+    for route, codec in ((two_shot(), uniform(4)), (native(), identity())):
+        one, other = (launch(route, codec, values(5, spec), spec) for _ in range(2))
+        told = simulate(one, Wires(Link(3600.0, 1.0)))
+        assert told.seconds > 2 * 3600
+        assert all(torch.equal(told.outcome[rank].total, outcome.total) for rank, outcome in run(other).items())
+    assert time.perf_counter() - begin < 60
+
+
+def test_the_same_flights_take_the_same_time_whatever_the_order_of_ranks() -> None:
+    spec = bucket()
+    seconds = set()
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        flights = launch(direct(), identity(), values(4, spec), spec)
+        seconds.add(simulate({rank: flights[rank] for rank in order}, Wires(SLOW)).seconds)
+    assert len(seconds) == 1
+
+
+def test_shares_are_max_min_fair() -> None:
+    flows = [
+        Flow(1, {"a": 9.0}, 99.0, 1),
+        Flow(1, {"a": 9.0, "b": 2.0}, 99.0, 1),
+        Flow(1, {"a": 9.0}, 1.0, 1),
+        Flow(1, {"c": 7.0}, 99.0, 1),
+    ]
+    share(flows)
+    assert [flow.rate for flow in flows] == pytest.approx([6.0, 2.0, 1.0, 7.0])
+
+
+def test_what_nobody_sends_is_told() -> None:
+    with pytest.raises(FlightError, match=r"no rank can go on: rank 1 waits in an exchange, for 5 bytes from rank 0"):
+        simulate({0: flight(), 1: flight(at((0, 5)))}, Wires(SLOW))
+
+
+def test_a_missing_rank_is_told() -> None:
+    spec = bucket()
+    flights = launch(two_shot(), identity(), values(3, spec), spec)
+    del flights[2]
+    with pytest.raises(FlightError, match=r"no rank can go on: rank 0 waits in an exchange, for .* bytes from rank 2"):
+        simulate(flights, Wires(SLOW))
+
+
+def test_what_nobody_takes_is_told() -> None:
+    with pytest.raises(FlightError, match="all ranks are done and nobody took 5 bytes from rank 0 to rank 1"):
+        simulate({0: flight(to((1, 5))), 1: flight()}, Wires(SLOW))
+
+
+def test_a_payload_of_another_size_is_told() -> None:
+    with pytest.raises(FlightError, match="rank 1 expects 6 bytes from rank 0 and 5 came"):
+        simulate({0: flight(to((1, 5))), 1: flight(at((0, 6)))}, Wires(SLOW))
+
+
+def test_different_tensors_in_one_all_reduce_are_told() -> None:
+    with pytest.raises(FlightError, match="of different tensors"):
+        simulate({rank: flight(AllReduce(torch.ones(rank + 1), (0, 1))) for rank in (0, 1)}, Wires(SLOW))
+
+
+def test_wires_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="every rate is positive"):
+        Wires(SLOW, up_bytes_per_s={0: 0.0})
+    with pytest.raises(ValueError, match="rank 1 has no host"):
+        simulate({0: flight(to((1, 5))), 1: flight(at((0, 5)))}, Wires(SLOW, hosts=(0,)))
+
+
+def test_an_engine_on_simulated_wires_meters_virtual_seconds() -> None:
+    wires = Wires(Link(0.5, 1e6))
+    fabric = SimFabric(2, wires)
+
+    def rank(number: int) -> float:
+        torch.set_num_threads(1)
+        model = nn.Linear(100, 100)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with attach(model, optimizer, Strategy(how=direct()), driver=fabric.driver(number)) as sync:
+            model(torch.full((1, 100), float(number))).sum().backward()
+            return sum(row.wire_s for row in sync.meter.rows)
+
+    with ThreadPoolExecutor(2) as pool:
+        waited = list(pool.map(rank, range(2)))
+    assert waited[0] == waited[1] == pytest.approx(2 * (0.5 + 10100 * 2 / 1e6))
+    assert fabric.clock_s[0] == pytest.approx(waited[0])
+
+
+def test_a_message_waits_for_its_receivers_word() -> None:
+    gloo = Wires(Link(1.0, 100.0, waits=True))
+    assert simulate({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}, gloo).seconds == 3.0  # there and back, and a second to send
+    late = simulate([[Launch({0: flight(to((1, 100))), 1: flight(at((0, 100)))}, at={1: 5.0})]], gloo)
+    assert late.ends == {0: 7.0, 1: 8.0}
+    early = simulate([[Launch({0: flight(to((1, 100))), 1: flight(at((0, 100)))}, at={0: 5.0})]], gloo)
+    assert early.ends == {0: 6.0, 1: 7.0}  # the word had come long before
+    with pytest.raises(FlightError, match="rank 0 has bytes for rank 1, which does not expect any"):
+        simulate({0: flight(to((1, 5))), 1: flight()}, gloo)

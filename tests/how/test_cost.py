@@ -1,0 +1,127 @@
+"""Closed form = simulator = local meter, for bytes and messages exactly; seconds exactly, or as nearly as a route says."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.how.flights import EVEN, bucket, launch, seats_of, values
+from thinwire.core import Codec, Cost, Link, Route
+from thinwire.drive.local import run
+from thinwire.drive.sim import Wires, simulate
+from thinwire.errors import StrategyError
+from thinwire.how import auto, direct, gather, gossip, halving_doubling, hierarchical, native, ring, server, torus, tree, two_shot
+from thinwire.what import identity, topk, uniform
+
+LINK = Link(0.003, 1e6, 0.0005)
+WORLDS = range(1, 10)
+EXACT = (native(), gather(), direct(), two_shot(), ring(), server(), torus(1, 5), torus(2, 2), torus(2, 4), torus(3, 3), auto(), gossip())
+ROUTES = (
+    *EXACT,
+    *(gossip("ring"), gossip("exponential"), two_shot(back=uniform(8)), server((1, 2)), tree(1), tree(6), halving_doubling()),
+    *(hierarchical(native(), two_shot(), 2), hierarchical(native(), hierarchical((ring(), identity()), tree(2), 2), 2)),
+)
+
+
+def serves(route: Route, world: int) -> bool:
+    try:
+        route.groups(world)
+    except StrategyError:
+        return False
+    return True
+
+
+SERVED = [(route, world) for route, world in itertools.product(ROUTES, WORLDS) if serves(route, world)]
+
+
+@pytest.mark.parametrize("numel", [EVEN, 37, 3, 0])
+@pytest.mark.parametrize(("route", "world"), SERVED, ids=repr)
+def test_bytes_and_messages_are_the_closed_form_the_simulators_and_the_meters(route: Route, world: int, numel: int) -> None:
+    spec = bucket(numel)
+    for codec in (identity(), uniform(8, block=8)):
+        if route.refuses(codec):
+            continue
+        xs, sent = values(world, spec), {}
+        told = simulate(launch(route, codec, xs, spec), Wires(LINK))
+        totals = run(launch(route, codec, xs, spec), sent)
+        for rank, seat in seats_of(world).items():
+            cost = route.cost(codec, spec, seat, LINK)
+            assert cost.sent_bytes == pytest.approx(sent[rank], rel=1e-9)
+            assert cost.sent_bytes == pytest.approx(told.sent_bytes[rank], rel=1e-9)
+            assert cost.messages == told.messages[rank]
+            assert torch.equal(told.outcome[rank].total, totals[rank].total)
+
+
+@pytest.mark.parametrize("link", [LINK, replace(LINK, waits=True)], ids=["sends at once", "waits for word"])
+@pytest.mark.parametrize(("route", "world"), [(route, world) for route, world in SERVED if route in EXACT], ids=repr)
+def test_seconds_are_the_simulators(route: Route, world: int, link: Link) -> None:
+    assert seconds(route, identity(), world, link) == pytest.approx(formula(route, identity(), world, link), rel=1e-6)
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_seconds_of_halving_and_levels_are_exact_where_halves_are_halves(world: int) -> None:
+    for route in (halving_doubling(), hierarchical(native(), two_shot(), 2)):
+        assert seconds(route, identity(), world) == pytest.approx(formula(route, identity(), world), rel=1e-6)
+
+
+@pytest.mark.parametrize("world", [3, 5, 6, 7, 9, 11, 12])
+def test_seconds_of_halving_are_at_the_most_where_ranks_fold(world: int) -> None:
+    assert 0.9 < seconds(halving_doubling(), identity(), world) / formula(halving_doubling(), identity(), world) < 1 + 1e-6
+
+
+@pytest.mark.parametrize("segments", [1, 4, 12])
+def test_seconds_of_a_tree_are_near_its_formula(segments: int) -> None:
+    for world in range(2, 17):
+        assert 0.5 < seconds(tree(segments), identity(), world) / formula(tree(segments), identity(), world) < 1.4
+
+
+@pytest.mark.parametrize(("servers", "world"), [(2, 4), (2, 6), (2, 8), (3, 6), (3, 9), (4, 8)])
+def test_seconds_of_servers_are_near_their_formula_where_they_divide_the_world(servers: int, world: int) -> None:
+    route = server(tuple(range(servers)))
+    assert seconds(route, identity(), world) == pytest.approx(formula(route, identity(), world), rel=0.01)
+
+
+def test_servers_that_do_not_divide_the_world_take_longer() -> None:
+    for servers, world in itertools.combinations(range(2, 9), 2):
+        route = server(tuple(range(servers)))
+        assert 0.99 < seconds(route, identity(), world) / formula(route, identity(), world) < 2.7
+
+
+def test_two_levels_on_two_wires() -> None:
+    inside = Link(0.0001, 1e8, 1e-5)
+    link = Link(0.01, 1e6, 1e-5, inside=inside)
+    spec, route = bucket(), hierarchical(native(), two_shot(), 4)
+    told = simulate(launch(route, identity(), values(8, spec), spec), Wires(link, hosts=(0,) * 4 + (1,) * 4))
+    alone = simulate(launch(route, identity(), values(8, spec), spec), Wires(inside))
+    reckoned = route.seconds(identity(), spec, seats_of(8)[0], link)
+    # the four ranks of a host share its wire, where the formula gives each its own: their share of the bytes takes four times as long
+    slow = 2 * spec.numel / 4 / 2 * 4 / link.rate_bytes_per_s
+    assert told.seconds == pytest.approx(reckoned + 3 * slow, rel=0.01)
+    assert alone.seconds < told.seconds / 10
+    assert told.ways["up from host", 0] == told.ways["up from host", 1] == spec.numel * 4  # 2 (N-1)/N · M out of a node of N = 2
+
+
+def test_what_the_data_decides_is_not_stated() -> None:
+    from thinwire.what import threshold
+
+    spec, seat = bucket(100), seats_of(3)[0]
+    assert gather().cost(threshold(1.0), spec, seat, LINK) == Cost(None, None, LINK.seconds(*[threshold(1.0).max_nbytes(spec)] * 2))
+    assert gather().cost(topk(0.1), spec, seat, LINK).sent_bytes == 2 * topk(0.1).nbytes(spec)  # type: ignore[operator]
+
+
+def seconds(route: Route, codec: Codec, world: int, link: Link = LINK) -> float:
+    """By the simulator, of a bucket that all cuts divide."""
+    spec = bucket(2 * 27720 * 16)
+    zeros = {rank: torch.zeros(spec.numel) for rank in range(world)}
+    return simulate(launch(route, codec, zeros, spec), Wires(link)).seconds
+
+
+def formula(route: Route, codec: Codec, world: int, link: Link = LINK) -> float:
+    return max(route.seconds(codec, bucket(2 * 27720 * 16), seat, link) for seat in seats_of(world).values())
+
+
+@pytest.mark.parametrize("wrong", [{"latency_s": -1}, {"rate_bytes_per_s": 0}, {"message_s": -1e-9}, {"window_bytes": 0}])
+def test_a_link_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="times are at least 0 s, rates and windows positive"):
+        Link(**({"latency_s": 0.1, "rate_bytes_per_s": 1.0} | wrong))  # type: ignore[arg-type]
