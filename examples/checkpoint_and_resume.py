@@ -22,7 +22,7 @@ from thinwire.data import Batches, prepare
 from thinwire.testing.gpt import GPT, GPTConfig
 
 CONTEXT = 64
-STRATEGY = thinwire.recipes.streaming_diloco(period=8, fragments=2, tau=2)
+STRATEGY = thinwire.recipes.streaming_diloco(period=8, fragments=2, tau=2, lr=0.7)
 
 
 def train(batches: Batches, steps: range, seed: int, load: Path | None = None, save: Path | None = None) -> tuple[list[float], Tensor]:

@@ -7,12 +7,15 @@ Each is a function of its few knobs and returns a `Strategy`, which prints as th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
-from thinwire.how import gather, hierarchical, native, two_shot
-from thinwire.on import deltas, gradients, nesterov, parameters, sgd
+from thinwire.core import Codec
+from thinwire.errors import StrategyError
+from thinwire.how import gather, gossip, hierarchical, native, server, two_shot
+from thinwire.on import deltas, gradients, momentum, nesterov, parameters, sgd
 from thinwire.strategy import Strategy
-from thinwire.what import feedback, identity, lowrank, topk, uniform
-from thinwire.when import delayed, every, staggered, warmup
+from thinwire.what import cast, dct, dgc, feedback, hadamard, identity, lowrank, randomk, sign, ternary, topk, uniform
+from thinwire.when import delayed, every, growing, staggered, thinning, warmup
 
 
 def dense() -> Strategy:
@@ -25,9 +28,12 @@ def accumulation(passes: int = 8) -> Strategy:
     return Strategy(every(passes), identity(), native(), gradients())
 
 
-def delayed_update(tau: int = 1) -> Strategy:
-    """w(t+1) = w(t) - eta · mean g(t - tau): the wire has tau steps to do its work. (Zinkevich, Langford, Smola 2009.)"""
-    return Strategy(delayed(tau, every(1)), identity(), native(), gradients())
+def delayed_update(tau: int = 1, compensate: float = 0.0) -> Strategy:
+    """w(t+1) = w(t) - eta · mean g(t - tau): the wire has tau steps to do its work. (Zinkevich, Langford, Smola 2009.)
+
+    With `compensate` above 0 the mean is compensated for what the parameters have moved since (DC-ASGD, arXiv:1609.08326).
+    """
+    return Strategy(delayed(tau, every(1)), identity(), native(), gradients(compensate=compensate))
 
 
 def powersgd(rank: int = 4, start: int = 0) -> Strategy:
@@ -43,6 +49,40 @@ def topk_sgd(share: float = 0.01) -> Strategy:
     return Strategy(every(1), feedback(topk(share)), gather(), gradients())
 
 
+def dgc_sgd(share: float = 0.001, momentum: float = 0.9, start: int = 0) -> Strategy:
+    """The largest `share` of all momentum that was not said yet, gathered, after `start` dense steps.
+
+    (Lin, Han, Mao, Wang & Dally 2018, arXiv:1712.01887.) The optimiser is an SGD *without* momentum: that is in the codec.
+
+    Differs from the paper: see `thinwire.what.dgc`; one dense phase in place of a density that falls over the first epochs.
+    """
+    return Strategy(warmup(start, every(1)) if start else every(1), dgc(topk(share), momentum), gather(), gradients())
+
+
+def ef_signsgd(block: int = 256) -> Strategy:
+    """One bit a value and a magnitude a block, with feedback on both sides. (Karimireddy et al. 2019, arXiv:1901.09847.)
+
+    Differs from the paper: a magnitude a block, not a layer; the sum is encoded again, with feedback of its own, on its way back.
+    """
+    return Strategy(every(1), feedback(sign(block)), two_shot(back=feedback(sign(block))), gradients())
+
+
+def terngrad(block: int = 256) -> Strategy:
+    """Unbiased -s, 0 or s for each value, s the largest magnitude of its block: 1.6 bits. (Wen et al. 2017, arXiv:1705.07878.)
+
+    Differs from the paper: a scale a block, not a layer; no clipping; the sum is rounded to three levels again on its way back.
+    """
+    return Strategy(every(1), ternary(block), two_shot(), gradients())
+
+
+def parameter_server(servers: int = 1) -> Strategy:
+    """The first ranks add up for all and send the mean. (Li et al. 2014, "Scaling distributed machine learning with the parameter server".)
+
+    Differs from the paper: servers work, too; they hand out the mean of gradients, and every rank steps by itself; all wait for all.
+    """
+    return Strategy(every(1), identity(), server(tuple(range(servers))), gradients())
+
+
 def qsgd(bits: int = 4, block: int = 256) -> Strategy:
     """Unbiased `bits`-bit gradients by stochastic rounding. (Alistarh et al. 2017, arXiv:1610.02132.)
 
@@ -51,12 +91,49 @@ def qsgd(bits: int = 4, block: int = 256) -> Strategy:
     return Strategy(every(1), uniform(bits, block, rounding="stochastic"), two_shot(), gradients())  # type: ignore[arg-type]  # checked by uniform
 
 
-def two_level(node: int, bits: int = 4) -> Strategy:
+def demo(size: int = 64, k: int = 32, decay: float = 0.999) -> Strategy:
+    """The k largest frequencies of each tile of a decaying sum of gradients, and the sign of their mean.
+
+    (DeMo, Peng, Quesnelle & Kingma 2024, arXiv:2411.19870.) The optimiser is a plain `torch.optim.SGD(lr, weight_decay=…)`.
+
+    Differs from the paper: gradients are summed, not gradients times their rate, so a change of rate takes effect at once; a frequency's
+    mean is over all ranks, not over those that picked it; edges of a matrix are smaller tiles (see `thinwire.what.dct`).
+    """
+    return Strategy(every(1), feedback(dct(size) >> topk(k, per=size * size), decay), gather(), gradients(then="sign"))
+
+
+def onebit_adam(start: int, beta1: float = 0.9, beta2: float = 0.999) -> Strategy:
+    """Adam, dense for `start` steps; then its momentum travels as one bit a value, with feedback on both sides, its variance frozen.
+
+    (1-bit Adam, Tang et al. 2021, arXiv:2102.02888.) Take 15 to 20 % of the run for `start`, and `torch.optim.SGD(lr, weight_decay=…)` as
+    the optimiser: what is in `.grad` is Adam's update, so rates are Adam's.
+
+    Differs from the paper: both averages are bias-corrected, as in torch; a sign's magnitude is that of a block of 256, not of the tensor.
+    """
+    how = two_shot(back=feedback(sign()))
+    return Strategy(warmup(start, every(1)), feedback(sign()), how, momentum((beta1, beta2)))
+
+
+def zero_one_adam(until: int, kappa: int = 16, beta1: float = 0.9, beta2: float = 0.999) -> Strategy:
+    """1-bit Adam whose variance is refreshed at dense steps that grow rarer, in place of one dense phase; frozen from step `until` on.
+
+    (0/1 Adam, Lu et al. 2022, arXiv:2202.06009.) The optimiser is a `torch.optim.SGD(lr, weight_decay=…)`, as for `onebit_adam`.
+
+    Differs from the paper: the momentum travels at every step (no local steps between); both averages are bias-corrected, as in torch.
+    """
+    how = two_shot(back=feedback(sign()))
+    return Strategy(thinning(until, every(1), kappa), feedback(sign()), how, momentum((beta1, beta2)))
+
+
+def two_level(node: int, bits: int = 4, rotate: int = 0) -> Strategy:
     """Exact inside nodes of `node` ranks, `bits` bits between them. (After ZeRO++'s qgZ, Wang et al. 2023, arXiv:2306.10209.)
 
-    Differs from the paper: for replicated, not sharded, gradients; no Hadamard rotation.
+    `rotate` is the block of a Hadamard rotation before rounding, as in the paper; 0 for none.
+
+    Differs from the paper: for replicated, not sharded, gradients.
     """
-    return Strategy(every(1), uniform(bits), hierarchical(native(), two_shot(), node), gradients())  # type: ignore[arg-type]
+    thin: Codec = uniform(bits)  # type: ignore[arg-type]  # checked by uniform
+    return Strategy(every(1), hadamard(rotate) >> thin if rotate else thin, hierarchical(native(), two_shot(), node), gradients())
 
 
 def local_sgd(period: int = 16) -> Strategy:
@@ -83,18 +160,89 @@ def post_local_sgd(start: int, period: int = 16) -> Strategy:
     return Strategy(warmup(start, every(period)), identity(), native(), parameters())
 
 
-def diloco(period: int = 100, lr: float = 0.7, momentum: float = 0.9) -> Strategy:
-    """`period` local steps, then a Nesterov step on the mean delta. (Douillard et al. 2023, arXiv:2311.08105.)"""
+def stl_sgd(first: int = 1, last: int = 32, rounds: int = 8) -> Strategy:
+    """Local SGD whose rounds double, `rounds` of each length, from `first` steps to `last`. (Shen et al. 2021, arXiv:2006.06377.)
+
+    Differs from the paper: stages are counted in rounds; rates are the user's, and do not fall with the stage by themselves.
+    """
+    return Strategy(growing(first, last, rounds), identity(), native(), parameters())
+
+
+def sparta(share: float = 0.005, period: int = 1) -> Strategy:
+    """At every step another `share` of the parameters, drawn alike on all ranks, is averaged; all else stays each rank's own.
+
+    (SPARTA, Beton et al. 2025, openreview stFPf3gzq1.) Validate and save the mean: `with sync.common_weights():`.
+
+    Differs from the paper: entries are drawn one in each of k strata, not independently; the mean does not land late.
+    """
+    return Strategy(every(period), randomk(share), native(), parameters())
+
+
+def decentralised(topology: Literal["ring", "pairs", "exponential"] = "ring", period: int = 1) -> Strategy:
+    """Each rank averages its parameters with its neighbours', and nobody waits for the rest. (D-PSGD, Lian et al. 2017, arXiv:1705.09056.)
+
+    Validate and save the mean: `with sync.common_weights():`. Differs from the paper: neighbours are averaged after the step, not before.
+    """
+    return Strategy(every(period), identity(), gossip(topology), parameters())
+
+
+def noloco(period: int = 50) -> Strategy:
+    """Local steps, then each rank averages with one other, drawn by lot: no all-reduce.
+
+    (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.)
+
+    Differs from the paper: parameters of a pair are averaged plainly; its outer Nesterov step, whose momentum each rank has for itself, and
+    the routing of pipeline stages at random are not there.
+    """
+    return Strategy(every(period), identity(), gossip("pairs"), parameters())
+
+
+def diloco(period: int = 100, lr: float | None = None, momentum: float = 0.9) -> Strategy:
+    """`period` local steps, then a Nesterov step on the mean delta. (Douillard et al. 2023, arXiv:2311.08105.)
+
+    Differs from the paper: without `lr` the outer rate is the best known for the replicas and the period (`thinwire.on.outer.outer_rate`:
+    0.4 to 0.8 for 1 to 8 replicas; Charles et al. 2025, arXiv:2503.09799); the paper has 0.7 throughout.
+    """
     return Strategy(every(period), identity(), native(), deltas(outer=nesterov(lr, momentum)))
 
 
-def streaming_diloco(period: int = 100, fragments: int = 4, tau: int = 5, alpha: float = 0.5, lr: float = 0.7) -> Strategy:
+def eager_diloco(period: int = 30, tau: int | None = None, lr: float | None = None) -> Strategy:
+    """DiLoCo whose mean travels for a whole round, while each rank goes on from its own delta. (Kale et al. 2025, arXiv:2502.12996.)
+
+    Without `tau` the mean takes all of the next round but its last step. Differs from the paper: see `thinwire.on.deltas`.
+    """
+    when = delayed(period - 1 if tau is None else tau, every(period))
+    return Strategy(when, identity(), native(), deltas(outer=nesterov(lr), eager=True))
+
+
+def streaming_diloco(period: int = 100, fragments: int = 4, tau: int = 5, alpha: float = 0.5, lr: float | None = None) -> Strategy:
     """DiLoCo in 4-bit fragments that travel for tau steps while training goes on. (Douillard et al. 2025, arXiv:2501.18512.)
 
-    Differs from the paper: 4-bit integers in blocks of 256, not E3M0 floats; fragments are runs of parameters, dealt like cards.
+    Differs from the paper: 4-bit integers in blocks of 256, not E3M0 floats; fragments are runs of parameters, dealt like cards; without
+    `lr` the outer rate is that of `diloco`.
     """
     when = delayed(tau, staggered(fragments, every(period)))
-    return Strategy(when, uniform(4), two_shot(), deltas(outer=nesterov(lr, 0.9), alpha=alpha))
+    return Strategy(when, uniform(4), two_shot(), deltas(outer=nesterov(lr), alpha=alpha))
+
+
+def intellect1(period: int = 100, lr: float = 0.7) -> Strategy:
+    """DiLoCo whose deltas travel in 8 bits, spread over mean ± 6 sigma. (INTELLECT-1, Jaghouar et al. 2024, arXiv:2412.01152.)
+
+    Differs from the paper: the grid is uniform over that range, not by quantiles of it; compressed twice (`two_shot`), not once a hop.
+    """
+    return Strategy(every(period), uniform(8, 0, scale="sigma", at=6.0, grid="affine"), two_shot(), deltas(outer=nesterov(lr, 0.9)))
+
+
+def muloco(period: int = 30, bits: int = 2, decay: float = 0.9, lr: float = 0.8) -> Strategy:
+    """DiLoCo for ranks that train with Muon, in 2 bits with error feedback. (MuLoCo, Thérien et al. 2025, arXiv:2505.23725.)
+
+    The optimiser is the loop's: `torch.optim.Muon` where all parameters are matrices, else `thinwire.train.muon.muon(model, lr)`, which
+    gives the matrices inside to Muon and all else to AdamW. (`thinwire train` has AdamW inside.)
+
+    Differs from the paper: bits are a uniform grid in blocks of 256; the sum is rounded once more, without feedback, on its way back.
+    """
+    what = feedback(uniform(bits, grid="rise"), decay)  # type: ignore[arg-type]  # checked by uniform
+    return Strategy(every(period), what, two_shot(), deltas(outer=nesterov(lr, 0.9)))
 
 
 def sparseloco(period: int = 30, k: int = 64, per: int = 4096, decay: float = 0.95, lr: float = 1.0) -> Strategy:
@@ -106,6 +254,32 @@ def sparseloco(period: int = 30, k: int = 64, per: int = 4096, decay: float = 0.
     return Strategy(every(period), what, gather(), deltas(outer=sgd(lr)))
 
 
+def for_link(gbits: float, node: int | None = None) -> Strategy:
+    """What is likely right for the slowest link of `gbits` Gb/s, for a model of 1B parameters and a step of 1 s; measure, then choose.
+
+    (After Zhang et al. 2020, arXiv:2006.10103; Wang et al. 2023, arXiv:2306.10209; Douillard et al. 2025; Sarfi et al. 2025.)
+
+        200 and more    16 bits at every step, hidden behind backward
+        40 to 200       8 bits inside nodes (of `node` ranks, or as the launcher says), 4 rotated bits between them, at every step
+        4 to 40         Streaming DiLoCo, 30 steps
+        0.4 to 4        Streaming DiLoCo, 75 steps
+        less            SparseLoCo, whose sums come back as sparse as they went
+
+    A smaller model or a longer step moves each line down in proportion. Differs from the papers: it is a rule of thumb from their settings.
+    """
+    if not 0 < gbits < float("inf"):
+        raise StrategyError(f"for_link(gbits={gbits}): a rate is positive and finite, in Gb/s, such as 0.1 for 100 Mb/s")
+    if gbits >= 200:
+        return Strategy(every(1), cast("bf16"), native(), gradients())
+    if gbits >= 40:
+        how = hierarchical((two_shot(), uniform(8)), two_shot(), "local" if node is None else node)
+        return Strategy(every(1), hadamard(256) >> uniform(4), how, gradients())
+    if gbits >= 0.4:
+        return streaming_diloco(period=30 if gbits >= 4 else 75)
+    sparse = feedback(topk(64, per=4096) >> uniform(2, grid="rise"), 0.95)
+    return Strategy(every(30), sparse, two_shot(back=sparse), deltas(outer=sgd(1.0)))
+
+
 def names() -> dict[str, Callable[..., Strategy]]:
     """Every recipe by its name.
 
@@ -114,7 +288,8 @@ def names() -> dict[str, Callable[..., Strategy]]:
         every(n=30)
     """
     makers = (
-        *(dense, accumulation, delayed_update, powersgd, topk_sgd, qsgd, two_level),
-        *(local_sgd, fedpaq, post_local_sgd, diloco, streaming_diloco, sparseloco),
+        *(dense, accumulation, delayed_update, powersgd, topk_sgd, dgc_sgd, ef_signsgd, terngrad, qsgd),
+        *(demo, onebit_adam, zero_one_adam, two_level, parameter_server, local_sgd, fedpaq, post_local_sgd, stl_sgd, sparta),
+        *(decentralised, noloco, diloco, eager_diloco, streaming_diloco, intellect1, muloco, sparseloco, for_link),
     )
     return {maker.__name__: maker for maker in makers}

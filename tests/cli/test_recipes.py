@@ -9,15 +9,27 @@ from torch import nn
 
 from tests.threads import on_threads
 from thinwire import attach, recipes
+from thinwire.cli._memory import AIR, BUFFERS, kept_bytes
 from thinwire.cli.main import main
 from thinwire.cli.recipes import Shape, sent
 from thinwire.core import Driver
+from thinwire.on import deltas, nesterov, optim
 from thinwire.strategy import Strategy
+from thinwire.when import every
 
 SMALL = Shape(width=16, layers=2)
 WORLD = 4
 STRATEGIES = {
-    name: maker(**{"two_level": {"node": 2}, "post_local_sgd": {"start": 2}}.get(name, {})) for name, maker in recipes.names().items()
+    name: maker(
+        **{
+            "two_level": {"node": 2},
+            "post_local_sgd": {"start": 2},
+            "onebit_adam": {"start": 2},
+            "zero_one_adam": {"until": 9},
+            "for_link": {"gbits": 1.0},
+        }.get(name, {})
+    )
+    for name, maker in recipes.names().items()
 }
 
 
@@ -37,7 +49,7 @@ def test_bytes_are_what_engines_send(name: str) -> None:
         torch.manual_seed(driver.rank)
         model = nn.ParameterList(torch.randn(s) for _ in range(SMALL.layers) for s in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w)))
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-        begin, period = warm(strategy), strategy.when.period
+        begin, period = strategy.when.settles, strategy.when.period
         seen = []
         with attach(model, optimizer, strategy, driver=driver) as sync:
             for step in range(begin + strategy.when.delay + period):
@@ -47,9 +59,6 @@ def test_bytes_are_what_engines_send(name: str) -> None:
                     optimizer.zero_grad()
                 seen.append(sync.report().sent_bytes)
             return [seen[begin + strategy.when.delay - 1] if begin + strategy.when.delay else 0.0, seen[-1]]
-
-    def warm(strategy: Strategy) -> int:
-        return int(getattr(strategy.when, "steps", 0))
 
     seen = on_threads(WORLD, work)
     assert all(isinstance(each, list) for each in seen.values()), seen
@@ -82,7 +91,7 @@ def test_one_recipe_with_settings(capfd: pytest.CaptureFixture[str]) -> None:
     assert Strategy.from_toml(one["toml"]) == recipes.diloco(period=60)
     assert [(each["name"], each["type"], each["default"]) for each in one["settings"]] == [
         ("period", "int", 100),
-        ("lr", "float", 0.7),
+        ("lr", "float", None),
         ("momentum", "float", 0.9),
     ]
     assert one["bytes"]["fewer"] == pytest.approx(60)
@@ -119,6 +128,8 @@ def test_the_table_fits(wide: int, monkeypatch: pytest.MonkeyPatch, capfd: pytes
         (["--world", "1"], "one rank has nobody to talk to"),
         (["two_level,node=3", "--world", "8"], "is no multiple of 3"),
         (["--parameters", "5", "--width", "4"], "give it, or them"),
+        (["--model", "gpt2-nano", "--width", "4"], "has sizes of its own"),
+        (["--model", "gpt2-nan"], "gpt2-nano"),
         (["streaming_diloco,fragments=90", "--layers", "1"], "only 4 parameters"),
     ],
 )
@@ -127,3 +138,69 @@ def test_what_cannot_be_is_one_line(words: list[str], says: str, capfd: pytest.C
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert says in err
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_memory_is_what_engines_keep(name: str) -> None:
+    """Counted without storage, it is what `attach` has allocated for state on rank 0."""
+    strategy, w = STRATEGIES[name], SMALL.width
+    models = [
+        nn.ParameterList(torch.zeros(s) for _ in range(SMALL.layers) for s in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w)))
+        for _ in range(WORLD)
+    ]
+
+    def work(driver: Driver) -> int:
+        model = models[driver.rank]
+        with attach(model, torch.optim.SGD(model.parameters(), lr=1e-3), strategy, driver=driver) as sync:
+            states = [state for bucket in sync.buckets for state in (bucket.state, *(part.state for part in bucket.slices))]
+            return sum(leaf.value.numel() * leaf.value.dtype.itemsize for state in states for _, leaf in state.walk())
+
+    seen = on_threads(WORLD, work)
+    assert isinstance(seen[0], int), seen[0]
+    kept = kept_bytes(strategy, SMALL.module(), WORLD)
+    later = (BUFFERS, AIR) if "eager" not in name else (BUFFERS, AIR, "ahead")
+    counted = sum(nbytes for key, nbytes in kept.items() if key not in later)
+    assert counted <= seen[0] <= counted + (64 if "eager" in name else 0), (
+        "eager: a zero a bucket, which grows while a flight is in the air"
+    )
+
+
+def test_the_options_that_save_memory_show() -> None:
+    n = 4 * SMALL.parameters
+    module = SMALL.module()
+    sizes = {
+        "plain": kept_bytes(recipes.diloco(), module, WORLD),
+        "bf16": kept_bytes(Strategy(every(100), on=deltas(nesterov(), store="bf16")), module, WORLD),
+        "AdamW": kept_bytes(Strategy(every(100), on=deltas(optim("AdamW"))), module, WORLD),
+        "host": kept_bytes(Strategy(every(100), on=deltas(nesterov(), place="cpu")), module, WORLD),
+    }
+    assert sizes["plain"] == sizes["host"] == {"anchor": n, "velocity": n, AIR: n}
+    assert sizes["bf16"] == {"anchor": n // 2, "velocity": n // 2, AIR: n}
+    assert sizes["AdamW"]["exp_avg"] == sizes["AdamW"]["exp_avg_sq"] == n
+
+
+def test_fragments_share_what_is_in_the_air() -> None:
+    n = 4 * SMALL.parameters
+    assert kept_bytes(recipes.local_sgd(), SMALL.module(), WORLD)[AIR] == n
+    streaming = kept_bytes(recipes.streaming_diloco(fragments=2, period=20, tau=5), SMALL.module(), WORLD)
+    assert n / 4 < streaming[AIR] < n
+    eager = kept_bytes(recipes.eager_diloco(), SMALL.module(), WORLD)
+    assert (eager[AIR], eager["ahead"]) == (n, n)
+
+
+def test_a_model_by_its_name(capfd: pytest.CaptureFixture[str]) -> None:
+    one = told(capfd, "diloco", "--model", "gpt2-nano")
+    assert one["reference"] == {"model": "gpt2-nano", "parameters": 484_512, "world": 8}
+    assert one["memory"]["bytes"] == 3 * 4 * 484_512
+    assert one["memory"]["a_parameter"] == 12
+    assert one["bytes"]["fewer"] == pytest.approx(100)
+
+
+def test_what_is_on_the_host_is_told(tmp_path: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(Strategy(every(9), on=deltas(place="cpu")).to_toml())
+    assert main(["recipes", str(file)]) == 0
+    assert "in the host's memory" in capfd.readouterr().out

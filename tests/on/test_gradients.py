@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+import thinwire
 from tests.fakes import FakeBucket
 from thinwire.core import Schedule, State
-from thinwire.errors import StrategyError
+from thinwire.errors import AttachError, StrategyError
 from thinwire.on import gradients
 from thinwire.strategy import Strategy
 from thinwire.when import delayed, every, staggered, warmup
@@ -47,3 +48,28 @@ def test_a_mean_lands_where_an_accumulation_ends(when: Schedule) -> None:
 def test_a_mean_that_would_land_elsewhere_is_refused(when: Schedule, told: str) -> None:
     with pytest.raises(StrategyError, match=told):
         Strategy(when=when)
+
+
+def test_signs_of_the_mean_and_nan_where_it_is_not_finite() -> None:
+    bucket = FakeBucket(torch.ones(6))
+    total = torch.tensor([2.5, -1e-30, 0.0, float("nan"), float("inf"), -float("inf")])
+    gradients(then="sign").write(bucket, total, State())
+    assert bucket.grad.data_ptr() == total.data_ptr(), "totals land where they took off"
+    assert bucket.grad[:3].tolist() == [1.0, -1.0, 0.0]
+    assert bucket.grad[3:].isnan().all()
+
+
+def test_then_is_a_word_and_a_setting_that_is_not_said_leaves_no_trace() -> None:
+    with pytest.raises(StrategyError, match="choose 'sign', or None"):
+        gradients(then="max")  # type: ignore[arg-type]
+    assert repr(gradients()) == "gradients(reduce='mean')"
+    strategy = Strategy(on=gradients(then="sign"))
+    assert Strategy.from_toml(strategy.to_toml()) == strategy
+    assert (gradients().linear, gradients(then="sign").linear) == (True, False)
+
+
+def test_signs_with_a_scaler_are_refused() -> None:
+    model = torch.nn.Linear(2, 1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with pytest.raises(AttachError, match="not in units of the loss"):
+        thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(on=gradients(then="sign")), scaler=scaler)

@@ -126,17 +126,24 @@ def digest(out: Path) -> str:
 
 
 def rows_read(monkeypatch: Any) -> list[torch.Tensor]:
-    """Every window that this process trains on from now on."""
-    from thinwire.data.batches import Batches
+    """Every window that this process trains on from now on; those made ahead and not asked for do not count."""
+    from thinwire.data import Batches, Prefetch
 
+    made: dict[int, torch.Tensor] = {}
     seen: list[torch.Tensor] = []
-    at = Batches.at
+    make, ask = Batches.at, Prefetch.at
 
-    def spy(self: Batches, step: int) -> torch.Tensor:
-        seen.append(at(self, step))
-        return seen[-1]
+    def at(self: Batches, step: int) -> torch.Tensor:
+        made[step] = make(self, step)
+        return made[step]
 
-    monkeypatch.setattr(Batches, "at", spy)
+    def asked(self: Prefetch[Any], step: int) -> Any:
+        batch = ask(self, step)
+        seen.append(made[step])
+        return batch
+
+    monkeypatch.setattr(Batches, "at", at)
+    monkeypatch.setattr(Prefetch, "at", asked)
     return seen
 
 

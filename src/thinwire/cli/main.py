@@ -18,7 +18,7 @@ COMMANDS = {
     "generate": "let a trained model go on with a text, or fill its gaps",
     "compare": "finished runs side by side: a table and a picture",
     "recipes": "the named strategies, with what they send",
-    "data": "build a larger text to train on",
+    "data": "build a larger text to train on, or pack one for a thin wire",
     "lab": "emulated hosts on this machine, joined by thin wires",
     "bench": "strategies and rivals on the same model, text and links",
     "report": "runs, or a bench, as one page",

@@ -1,13 +1,15 @@
 """`thinwire recipes`: the named strategies, what they are made of, and what they would send.
 
 Nothing here is typed from a paper: a recipe's slots are read off its value, its settings off its signature, its source off its docstring,
-and its bytes are the closed form of its route and codec, on the very buckets that `attach` would make of a transformer of the given shape.
+and its bytes are the closed form of its route and codec, on the very buckets that `attach` would make of the given model or shape. What it
+keeps in memory is counted on the state that it would make of them, without storage.
 In each period every bucket flies once, so bytes a step are those of all flights over the period; a warm-up is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import re
 import shutil
@@ -16,13 +18,16 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from thinwire.cli._memory import buckets_of, kept_bytes, on_host
 from thinwire.errors import ConfigError
 from thinwire.say import Say
 from thinwire.train.config import count
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from thinwire.core import Spec
     from thinwire.strategy import Strategy
 
@@ -32,12 +37,13 @@ The named strategies: what each is made of, where it comes from, and what it sen
     thinwire recipes                            all of them, in a table
     thinwire recipes powersgd                   one of them, with its settings and its TOML
     thinwire recipes diloco,period=60           the same with a setting, as --strategy takes it
-    thinwire recipes --parameters 1000000000    bytes for a model of about that size
+    thinwire recipes --parameters 1000000000    bytes and memory for a model of about that size
+    thinwire recipes diloco --model gpt2-nano   the same for a model as `thinwire train --model` takes it
 """
 WIDTH, LAYERS, WORLD = 768, 12, 8
 MOST_RANKS = 256  # the bytes of every rank are counted, and a route cuts each bucket for every one of them
 SOURCE = re.compile(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*?)\.?\)")  # (Vogels et al. 2019, arXiv:1905.13727.)
-EXAMPLES = {"start": 100}  # of settings without a default; any other is half the ranks, where that divides them
+EXAMPLES = {"start": 100, "until": 1000, "gbits": 1.0}  # of what has no default; any other is half the ranks, where that divides
 WIDEST = 120
 
 
@@ -47,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "recipe", nargs="?", metavar="NAME[,key=value…]", help="one recipe, or the path of a .toml file; default: all recipes"
     )
     shape = parser.add_argument_group("the model whose bytes are told", "a transformer's matrices: 12 width² parameters a layer")
+    shape.add_argument("--model", metavar="NAME", help="a preset with its settings, a saved folder, or hf:NAME: only its shapes are read")
     shape.add_argument("--parameters", type=count, metavar="N", help="about so many parameters, in layers as wide as 64 times their number")
     shape.add_argument("--width", type=count, metavar="N", help=f"default {WIDTH}")
     shape.add_argument("--layers", type=count, metavar="N", help=f"default {LAYERS}")
@@ -80,21 +87,39 @@ class Shape:
         layers = max(1, round((parameters / (12 * 64**2)) ** (1 / 3)))
         return cls(max(8, round((parameters / (12 * layers)) ** 0.5 / 8) * 8), layers)
 
-    def specs(self, strategy: Strategy) -> list[Spec]:
-        """The buckets that `attach` would fly."""
+    @property
+    def told(self) -> str:
+        return f"{self.layers} layers of width {self.width:,} ({self.parameters:,} parameters in matrices)"
+
+    def module(self) -> nn.Module:
+        """The matrices, without storage."""
         import torch
         from torch import nn
 
-        from thinwire.engine import attach
-        from thinwire.engine.buckets import plan
-
         w = self.width
         with torch.device("meta"):  # nothing is allocated
-            matrices = [
-                nn.Parameter(torch.empty(shape)) for _ in range(self.layers) for shape in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))
-            ]
-        bucket_bytes = inspect.signature(attach).parameters["bucket_bytes"].default
-        return [bucket.spec for bucket in plan(nn.ParameterList(matrices), bucket_bytes, strategy.when, wide=strategy.on.clock == "step")]
+            return nn.ParameterList(
+                [nn.Parameter(torch.empty(shape)) for _ in range(self.layers) for shape in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))]
+            )
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model by its name, without storage."""
+
+    name: str
+    meta: nn.Module
+
+    @property
+    def parameters(self) -> int:
+        return sum(param.numel() for param in self.meta.parameters() if param.requires_grad)
+
+    @property
+    def told(self) -> str:
+        return f"{self.name} ({self.parameters:,} parameters)"
+
+    def module(self) -> nn.Module:
+        return self.meta
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,7 @@ class Sent:
         return self.dense_bytes / self.sent_bytes if self.sent_bytes else None
 
 
-def sent(strategy: Strategy, shape: Shape, world: int) -> Sent:
+def sent(strategy: Strategy, shape: Shape | Named, world: int) -> Sent:
     """What a strategy sends for a model of that shape, once any warm-up is over.
 
     Raises:
@@ -131,11 +156,11 @@ def sent(strategy: Strategy, shape: Shape, world: int) -> Sent:
     from thinwire.how import hierarchical
 
     strategy.how.groups(world)
-    specs, period = shape.specs(strategy), strategy.when.period
+    specs, period = [bucket.spec for bucket in buckets_of(strategy, shape.module())], strategy.when.period
     scale = shape.parameters * period
     whole = _flight_bytes(strategy, specs, world)
     between = None
-    if isinstance(strategy.how, hierarchical) and whole is not None:
+    if isinstance(strategy.how, hierarchical) and isinstance(strategy.how.node, int) and whole is not None:
         inside = _flight_bytes(strategy, specs, strategy.how.node)  # a world of one node sends all but what goes between nodes
         between = (whole - inside) / scale if inside is not None else None
     dense = allreduce_nbytes(4 * shape.parameters, world) / shape.parameters
@@ -161,8 +186,9 @@ def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> floa
 def run(options: argparse.Namespace, say: Say) -> int:
     """Tell of all recipes, or of one."""
     shape, world = _shape(options), options.world
-    reference = {**asdict(shape), "parameters": shape.parameters, "world": world}
-    size = f"{shape.layers} layers of width {shape.width:,} ({shape.parameters:,} parameters in matrices) on {world} ranks"
+    sizes = {"width": shape.width, "layers": shape.layers} if isinstance(shape, Shape) else {"model": shape.name}
+    reference = {**sizes, "parameters": shape.parameters, "world": world}
+    size = f"{shape.told} on {world} ranks"
     wide = min(shutil.get_terminal_size().columns, WIDEST)
     if options.recipe is not None:
         told = one(options.recipe, shape, world)
@@ -175,7 +201,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def one(spoken: str, shape: Shape, world: int) -> dict[str, Any]:
+def one(spoken: str, shape: Shape | Named, world: int) -> dict[str, Any]:
     """Everything about one recipe, or about a strategy in a file, as JSON takes it.
 
     Raises:
@@ -192,7 +218,9 @@ def one(spoken: str, shape: Shape, world: int) -> dict[str, Any]:
     examples = {key: EXAMPLES.get(key, _half(world)) for key in (each["name"] for each in settings if each["required"]) if key not in given}
     spoken = ",".join([spoken, *(f"{key}={value}" for key, value in examples.items())])
     strategy = strategy_from(spoken)
-    bytes_told = sent(strategy, shape, world)
+    settled = dataclasses.replace(strategy, how=strategy.how.settle(world))
+    bytes_told = sent(settled, shape, world)
+    kept = kept_bytes(settled, shape.module(), world)
     doc = inspect.getdoc(maker) or ""
     source = SOURCE.search(doc)
     return {
@@ -207,6 +235,12 @@ def one(spoken: str, shape: Shape, world: int) -> dict[str, Any]:
         "strategy": repr(strategy),
         "toml": strategy.to_toml(),
         "bytes": {**asdict(bytes_told), "fewer": bytes_told.fewer},
+        "memory": {
+            "bytes": sum(kept.values()),
+            "a_parameter": sum(kept.values()) / shape.parameters,
+            "of": kept,
+            "host": on_host(strategy),
+        },
     }
 
 
@@ -237,9 +271,15 @@ def short(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(said)})"
 
 
-def _shape(options: argparse.Namespace) -> Shape:
+def _shape(options: argparse.Namespace) -> Shape | Named:
     if not 2 <= options.world <= MOST_RANKS:
         raise ConfigError(f"--world {options.world}: bytes are counted for 2 to {MOST_RANKS} ranks; one rank has nobody to talk to")
+    if options.model is not None:
+        if options.parameters or options.width or options.layers:
+            raise ConfigError("--model has sizes of its own: give it, or --parameters, --width and --layers")
+        from thinwire.train.models import meta_model
+
+        return Named(options.model, meta_model(options.model))
     if options.parameters is None:
         shape = Shape(options.width or WIDTH, options.layers or LAYERS)
     elif options.width or options.layers:
@@ -256,12 +296,20 @@ def _settings(maker: Callable[..., Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": key,
-            "type": types[key].__name__,
+            "type": _type_name(types[key]),
             "default": None if parameter.default is inspect.Parameter.empty else parameter.default,
             "required": parameter.default is inspect.Parameter.empty,
         }
         for key, parameter in inspect.signature(maker).parameters.items()
     ]
+
+
+def _type_name(hint: Any) -> str:
+    """What goes there, as one word or several; that it may be left out says its default."""
+    if typing.get_origin(hint) is Literal:
+        return "|".join(map(str, typing.get_args(hint)))
+    some = [each for each in typing.get_args(hint) if each is not type(None)] or [hint]
+    return "|".join(each.__name__ for each in some)
 
 
 def _half(world: int) -> int:
@@ -274,18 +322,23 @@ def _bytes_words(told: dict[str, Any]) -> tuple[str, str]:
 
 
 def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
-    first, second, third = max(len(row["recipe"]) for row in rows), 7, 7
-    indent = " " * (first + second + third + 6)
-    lines = [f"{'recipe':<{first}}  {'bytes':>{second}}  {'fewer':>{third}}  when × what × how × on; source", "─" * wide]
+    first, second, third, fourth = max(len(row["recipe"]) for row in rows), 7, 7, 5
+    indent = " " * (first + second + third + fourth + 8)
+    lines = [
+        f"{'recipe':<{first}}  {'bytes':>{second}}  {'fewer':>{third}}  {'keeps':>{fourth}}  when × what × how × on; source",
+        "─" * wide,
+    ]
     for row in rows:
         sent_bytes, fewer = _bytes_words(row)
         slots = textwrap.wrap(" × ".join(row["slots"].values()), wide - len(indent), break_long_words=False)
         source = textwrap.wrap(row["source"] or row["about"], wide - len(indent))
-        lines.append(f"{row['recipe']:<{first}}  {sent_bytes:>{second}}  {fewer:>{third}}  {slots[0]}")
+        keeps = f"{row['memory']['a_parameter']:.1f}"
+        lines.append(f"{row['recipe']:<{first}}  {sent_bytes:>{second}}  {fewer:>{third}}  {keeps:>{fourth}}  {slots[0]}")
         lines += [indent + more for more in (*slots[1:], *source)]
     told = (
         f"bytes: sent by a rank, a parameter and step, on average over ranks and steps, warm-up apart; fewer: than dense fp32 at every "
-        f"step. For {size}; --parameters, --width, --layers and --world choose others."
+        f"step; keeps: bytes of memory a rank and parameter beside parameters, gradients and the loop's optimiser. For {size}; --model, "
+        f"--parameters, --width, --layers and --world choose others."
     )
     examples = "; ".join(f"{row['recipe']} with {_said(row['examples'])}" for row in rows if row["examples"])
     inside = "; ".join(
@@ -304,7 +357,7 @@ def _page(told: dict[str, Any], size: str, wide: int) -> str:
     for each in told["settings"]:
         example = f"; here {told['examples'][each['name']]}" if each["name"] in told["examples"] else ""
         default = f"no default{example}" if each["required"] else f"default {each['default']}"
-        lines.append(f"    {each['name']:<12}{each['type']:<8}{default}")
+        lines.append(f"    {each['name']:<12}{each['type']:<8}{default}".replace("default None", "by what else is said"))
     sent_bytes, fewer = _bytes_words(told)
     bytes_told = told["bytes"]
     words = "the data decides what is sent"
@@ -315,7 +368,13 @@ def _page(told: dict[str, Any], size: str, wide: int) -> str:
             words += f"; {bytes_told['between_bytes']:.3g} of it between nodes"
     period = "at every step" if bytes_told["period"] == 1 else f"once in {bytes_told['period']:,} steps"
     lines += [""] if told["settings"] else []
-    for name, text in (("strategy", told["strategy"]), ("bytes", f"{words}. For {size}; each bucket is sent {period}.")):
+    from thinwire.train.show import size as size_of
+
+    memory = told["memory"]
+    parts = ", ".join(f"{name} {size_of(nbytes)}" for name, nbytes in memory["of"].items() if nbytes > memory["bytes"] / 1000)
+    host = "; what the target keeps is in the host's memory" if memory["host"] else ""
+    keeps = f"{size_of(memory['bytes'])} a rank beside parameters, gradients and the loop's optimiser ({parts}){host}."
+    for name, text in (("strategy", told["strategy"]), ("bytes", f"{words}. For {size}; each bucket is sent {period}."), ("memory", keeps)):
         lines += textwrap.wrap(text, wide, initial_indent=f"{name:<10}", subsequent_indent=" " * 10, break_long_words=False)
     return "\n".join([*lines, "", "as TOML, for --strategy FILE.toml:", "", told["toml"]])
 

@@ -4,8 +4,10 @@ Every rank holds the same anchor A. Steps:
     1. each rank takes its own optimiser steps from A to w_k
     2. at a launch, delta = sum of (weight share) · (A - w_k) travels
     3. at the landing, A = outer(A, delta), and w_k = alpha · w_k + (1 - alpha) · A
+Eager: at the launch a rank goes on from outer(A, its own delta); at the landing it moves by what the mean says otherwise.
 Bytes fall by the period. The anchor is what ranks agree on, so validate and save it (`with sync.common_weights():`).
-(DiLoCo, Douillard et al. 2023, arXiv:2311.08105; delayed and merged with alpha, Streaming DiLoCo, arXiv:2501.18512.)
+(DiLoCo, Douillard et al. 2023, arXiv:2311.08105; delayed and merged with alpha, Streaming DiLoCo, arXiv:2501.18512; eager updates, Kale,
+Douillard & Donchev 2025, arXiv:2502.12996.)
 """
 
 from __future__ import annotations
@@ -18,32 +20,57 @@ from torch import Tensor
 
 from thinwire.core import Bucket, Codec, Leaf, Outer, Schedule, State, Target
 from thinwire.errors import StrategyError
+from thinwire.on._kept import keep, put, twin
 from thinwire.on.outer import nesterov
+from thinwire.registry import spelled_out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class deltas(Target):
     """Mean pseudo-gradients into an outer optimiser; a step is an optimiser step. One anchor (and the outer state) of memory, float32.
 
     Args:
-        outer: `nesterov(lr, momentum)` or `sgd(lr, momentum)`.
-        alpha: how much of its own parameters a rank keeps at a landing, in [0, 1); 0 starts every round at the anchor.
+        outer: `nesterov(lr, momentum)`, `sgd(lr, momentum)`, or `optim(name, settings)` for any optimiser of torch.
+        alpha: how much of its own parameters a rank keeps at a landing, in [0, 1]; 0 starts every round at the anchor, 1 never looks at it.
+        eager: apply the own delta at the launch, as if it were the mean, and put that right at the landing. Steps taken meanwhile count in
+            full, so alpha must be 0.
+        store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory. Anchors are rounded at random
+            (unbiased, alike on all ranks), outer state to the nearest.
+        place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer optimiser there.
 
     Raises:
-        StrategyError: alpha outside [0, 1). With a strategy: a delay as long as the steps from one launch to the next, or longer.
+        StrategyError: alpha outside [0, 1], eager with an alpha, another word. With a strategy: a delay as long as the steps from one
+            launch to the next, or longer.
 
     Example:
         >>> deltas(outer=nesterov(0.7, 0.9))
         deltas(outer=nesterov(lr=0.7, momentum=0.9), alpha=0.0)
+        >>> deltas(outer=nesterov(0.7, 0.9), store="bf16")
+        deltas(outer=nesterov(lr=0.7, momentum=0.9), alpha=0.0, store='bf16')
     """
 
     outer: Outer = field(default_factory=nesterov)
     alpha: float = 0.0
+    eager: bool = False
+    store: Literal["bf16"] | None = None
+    place: Literal["cpu"] | None = None
     clock: ClassVar[Literal["backward", "step"]] = "step"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < 1:
-            raise StrategyError(f"deltas(alpha={self.alpha}): the share of its own parameters that a rank keeps lies in [0, 1)")
+        reasons = []
+        if not 0 <= self.alpha <= 1:
+            reasons.append(f"deltas(alpha={self.alpha}): the share of its own parameters that a rank keeps lies in [0, 1]")
+        if self.eager and self.alpha:
+            reasons.append(f"deltas(alpha={self.alpha}, eager=True): steps taken since the launch are kept in full; take alpha=0")
+        if self.store not in (None, "bf16"):
+            reasons.append(f"deltas(store={self.store!r}): choose 'bf16', or None for the work dtype")
+        if self.place not in (None, "cpu"):
+            reasons.append(f"deltas(place={self.place!r}): choose 'cpu', or None for where the parameters are")
+        if reasons:
+            raise StrategyError(reasons)
+
+    def __repr__(self) -> str:
+        return spelled_out(self, 2)
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:
         if when.delay and when.delay >= when.gap:
@@ -55,16 +82,34 @@ class deltas(Target):
 
     def init(self, bucket: Bucket) -> State:
         anchor = bucket.weights()
-        leaf = Leaf(anchor, "replicated", bucket.spec)
-        return State({"anchor": leaf}, {"outer": self.outer.init(bucket.spec, anchor)})
+        state = State({"anchor": Leaf(anchor, "replicated", bucket.spec)}, {"outer": self.outer.settled(bucket).init(bucket.spec, anchor)})
+        keep(state, self.store, self.place)
+        if self.eager:  # how far the launch has moved this rank on its own: nothing (one zero) while no flight is in the air
+            state.leaves["ahead"] = Leaf(torch.zeros((), dtype=anchor.dtype, device=anchor.device), "private", part=bucket.spec.key)
+        return state
 
     def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
-        return (state["anchor"].value - bucket.weights()).mul_(share)
+        own, anchor = bucket.weights(), state["anchor"].flat
+        delta = anchor.to(own.device) - own
+        if self.eager:
+            moved = self.outer.settled(bucket).update(anchor, delta.to(anchor.device), twin(state.child("outer")), bucket.spec)
+            bucket.set_weights(moved)
+            state["ahead"].value = moved.to(own.device) - anchor.to(own.device)
+        return delta.mul_(share)
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
         leaf = state["anchor"]
-        leaf.value = self.outer.update(leaf.value, total.to(leaf.value.dtype), state.child("outer"))
-        bucket.set_weights(torch.lerp(leaf.value, bucket.weights(), self.alpha) if self.alpha else leaf.value)
+        before = leaf.flat
+        delta = total.to(before.device, before.dtype)
+        put(leaf, self.outer.settled(bucket).update(before, delta, state.child("outer"), bucket.spec), drawn_from=delta)
+        anchor = leaf.flat.to(total.device)
+        if self.eager:
+            ahead = state["ahead"]
+            put_right = anchor - before.to(total.device) - ahead.value.to(total.device)
+            bucket.set_weights(bucket.weights() + put_right)
+            ahead.value = torch.zeros((), dtype=anchor.dtype, device=anchor.device)
+        else:
+            bucket.set_weights(torch.lerp(anchor, bucket.weights(), self.alpha) if self.alpha else anchor)
 
     def common(self, bucket: Bucket, state: State) -> Tensor:
-        return state["anchor"].value
+        return state["anchor"].flat

@@ -6,24 +6,27 @@ dropout) is keyed by (seed, step, rank), so nothing of it is saved: a run that r
 
 from __future__ import annotations
 
+import math
 import statistics
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from thinwire.data.batches import Batches, validation_windows
+from thinwire.data.batches import validation_windows
+from thinwire.data.order import Reader
+from thinwire.data.prefetch import Prefetch
 from thinwire.engine import Syncer, attach
 from thinwire.engine.agree import must_agree
 from thinwire.errors import CheckpointError
-from thinwire.train.adamw import adamw, rate
+from thinwire.train.adamw import optimizer_for, rate
 from thinwire.train.clock import landing, rounds
-from thinwire.train.objective import IGNORED
+from thinwire.train.objective import IGNORED, Batch
 from thinwire.train.objective import loss as loss_of
 from thinwire.train.progress import Account
 from thinwire.train.result import Moment, Result, Setting
@@ -56,7 +59,7 @@ def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Calla
     """
     config = prepared.config
     model = prepared.model()
-    optimizer = adamw(model, config.lr, (config.beta1, config.beta2), config.weight_decay)
+    optimizer = optimizer_for(prepared.strategy, model, config.lr, (config.beta1, config.beta2), config.weight_decay)
     timeout = timedelta(seconds=config.timeout)
     with attach(model, optimizer, prepared.strategy, timeout=timeout, seed=config.seed) as sync:
         return Run(prepared, model, optimizer, sync, show, saver).whole(asked)
@@ -66,7 +69,7 @@ class Run:
     """One rank's run, from `attach` to `check`."""
 
     def __init__(
-        self, prepared: Prepared, model: PreTrainedModel, optimizer: torch.optim.AdamW, sync: Syncer, show: Show, saver: Saver | None
+        self, prepared: Prepared, model: PreTrainedModel, optimizer: torch.optim.Optimizer, sync: Syncer, show: Show, saver: Saver | None
     ) -> None:
         self.prepared, self.config, self.show, self.saver = prepared, prepared.config, show, saver
         self.model, self.optimizer, self.sync = model, optimizer, sync
@@ -85,14 +88,12 @@ class Run:
             if (found := saver.load(self.model, optimizer, sync, prepared)) is not None:
                 self._take_up(found)
             saver.write_config(config)
-        self.batches = Batches(
-            prepared.tokens.train,
-            length=prepared.objective.length,
-            batch=config.batch,
+        objective = prepared.objective
+        self.batches = prepared.tokens.batches(
+            Reader(config.batch, self.rank, self.world, self.origin),
+            length=objective.length,
+            overlap=objective.length - objective.length_read,
             seed=config.seed,
-            rank=self.rank,
-            world=self.world,
-            origin=self.origin,
         )
         parameters = sum(param.numel() for param in model.parameters())
         self.setting = Setting(
@@ -104,7 +105,7 @@ class Run:
             self.steps,
             prepared.precision,
             prepared.device.type,
-            prepared.tokens.train.numel(),
+            prepared.tokens.train_tokens,
             prepared.bytes_per_token,
         )
 
@@ -121,6 +122,12 @@ class Run:
         self.show.begin(self.setting, len(self.curve))
         self._compile()
         votes = Votes(self.sync, self.prepared.device)
+        with closing(self.batches), Prefetch(self._batch, stop=self.steps) as self.ahead:
+            self._train(asked, votes)
+        votes.settle()
+        return self._end()
+
+    def _train(self, asked: Callable[[], bool], votes: Votes) -> None:
         for passes in rounds(self.prepared.strategy, self.steps, len(self.sync.buckets), self.config.accumulate, self.done):
             seconds = self._round(passes)
             done = passes[-1] + 1
@@ -132,8 +139,6 @@ class Run:
             if votes.after(asked(), seconds) and done < self.steps:
                 self._save(done)
                 raise InterruptedError(f"stopped as asked after {done} of {self.steps} steps{self._saved()}")
-        votes.settle()
-        return self._end()
 
     @property
     def done(self) -> int:
@@ -153,14 +158,15 @@ class Run:
         losses = []
         for step in passes:
             reading = time.perf_counter()
-            windows = self.batches.at(step)
-            batch = self.prepared.objective.batch(windows, self._draws(step)).to(self.prepared.device)
+            batch = self.ahead.at(step).to(self.prepared.device)
             self.account.input_s += time.perf_counter() - reading
+            torch.manual_seed(self._seed(step))  # of dropout
             with self._autocast():
                 loss = loss_of(self.model, batch)
             (loss / len(passes)).backward()  # gradients of several passes are summed, and the mean is meant
             losses.append(loss.detach())
-        if not nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).isfinite():  # on gradients the same on every rank
+        clip = math.inf if self.prepared.strategy.on.updates else self.config.clip
+        if not nn.utils.clip_grad_norm_(self.model.parameters(), clip).isfinite():  # on gradients the same on every rank
             raise FloatingPointError(
                 f"the gradients of step {passes[-1]} are not finite: take a lower --lr than {self.config.lr:g}, or a longer --warmup"
             )
@@ -173,11 +179,15 @@ class Run:
         self.account.add(len(passes), seconds)
         return seconds
 
-    def _draws(self, step: int) -> torch.Generator:
-        """The generator of this step's masks; it also seeds dropout."""
-        seed = (self.config.seed * 0x9E3779B97F4A7C15 + step * self.world + self.rank) & ((1 << 63) - 1)
-        torch.manual_seed(seed)
-        return torch.Generator().manual_seed(seed)
+    def _batch(self, step: int) -> Batch:
+        """What this rank reads at a step, on the CPU; made ahead, by another thread."""
+        draws = torch.Generator().manual_seed(self._seed(step))  # of masks
+        batch = self.prepared.objective.batch(self.batches.at(step), draws)
+        return batch.pinned() if self.prepared.device.type == "cuda" else batch
+
+    def _seed(self, step: int) -> int:
+        """Of all that this rank draws at a step."""
+        return (self.config.seed * 0x9E3779B97F4A7C15 + step * self.world + self.rank) & ((1 << 63) - 1)
 
     def _autocast(self) -> Any:
         bf16 = self.prepared.precision == "bf16"
@@ -237,7 +247,8 @@ class Run:
 
     def _end(self) -> Result:
         self._validate(self.steps)
-        self.sync.check()
+        if self.sync.strategy.compares:
+            self.sync.check()
         self.sync.flights.settle_all()  # what is still in the air has been sent, too
         self._save(self.steps)
         with self.sync.common_weights() as model, evaluating(model):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HUB = "hf:"
+BYTES, CONTEXT = 257, 128  # the vocabulary and the positions of a preset whose text is not known: those of `thinwire train`
 
 
 def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) -> PreTrainedModel:
@@ -65,6 +66,32 @@ def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) ->
         _check_fit(spoken, config, tokenizer, context)
         model = _weights(spoken, place, local, config)
     model.train()
+    return model
+
+
+def meta_model(spoken: str) -> PreTrainedModel:
+    """The model that `spoken` names on the meta device: its shapes and no storage; no weights are read.
+
+    A preset has the bytes for a vocabulary, unless its settings say otherwise.
+
+    Raises:
+        ModelError: no such model, or sizes that do not go together.
+
+    Example:
+        >>> meta_model("gpt2-nano").num_parameters(), next(meta_model("gpt2-nano").parameters()).device.type
+        (484512, 'meta')
+    """
+    if is_preset(spoken):
+        return tried(spoken, configuration(spoken, vocab=BYTES, context=CONTEXT))
+    place, local = _place(spoken)
+    config = _config(spoken, place, local)
+    try:
+        with quiet(), torch.device("meta"):
+            model: PreTrainedModel = auto_class(objective_of(config)).from_config(config)
+    except ModelError:
+        raise
+    except Exception as error:  # sizes that do not go together show in many ways
+        raise ModelError(f"{spoken}: {reason(error)}") from error
     return model
 
 

@@ -1,12 +1,15 @@
 """When to talk: schedules, pure in the step.
 
 `every(8)` is gradient accumulation on gradients and local SGD on parameters; `delayed(1, every(1))` is the delayed update;
-`delayed(5, staggered(4, every(100)))` on deltas is Streaming DiLoCo's clock.
+`delayed(5, staggered(4, every(100)))` on deltas is Streaming DiLoCo's clock. `warmup` and `thinning` put dense steps before and between,
+`growing` lets rounds of local steps grow.
 """
 
 from thinwire.when.delayed import delayed
 from thinwire.when.every import every
+from thinwire.when.growing import growing
 from thinwire.when.staggered import staggered
+from thinwire.when.thinning import thinning
 from thinwire.when.warmup import warmup
 
-__all__ = ["delayed", "every", "staggered", "warmup"]
+__all__ = ["delayed", "every", "growing", "staggered", "thinning", "warmup"]

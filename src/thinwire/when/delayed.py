@@ -48,6 +48,10 @@ class delayed(Schedule):
         return self.inner.gap
 
     @property
+    def settles(self) -> int:
+        return self.inner.settles
+
+    @property
     def delay(self) -> int:
         return self.tau
 

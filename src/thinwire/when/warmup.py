@@ -50,6 +50,10 @@ class warmup(Schedule):
         return 1 if self.steps else self.inner.gap
 
     @property
+    def settles(self) -> int:
+        return self.steps + self.inner.settles
+
+    @property
     def fragments(self) -> int:
         return self.inner.fragments
 

@@ -1,0 +1,42 @@
+"""How anchors and outer state are kept: in fewer bytes, or in the memory of the host."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Leaf, State
+
+Store: TypeAlias = Literal["bf16"] | None
+Place: TypeAlias = Literal["cpu"] | None
+
+
+def keep(state: State, store: Store, place: Place) -> None:
+    """Have every flat leaf of a fresh state kept so: float32 in bfloat16, on the host. float64 is never narrowed."""
+    for _, leaf in state.walk():
+        narrow = leaf.spec is not None and store == "bf16" and leaf.value.dtype == torch.float32
+        device = leaf.value.device if leaf.value.is_meta else place or leaf.value.device  # what has no storage is only counted
+        leaf.value = leaf.value.to(device, torch.bfloat16 if narrow else leaf.value.dtype)
+
+
+def twin(state: State) -> State:
+    """A state that may be updated without a change to this one; tensors are shared, as they are never written into."""
+    return State(
+        {name: copy.copy(leaf) for name, leaf in state.leaves.items()}, {name: twin(child) for name, child in state.children.items()}
+    )
+
+
+def put(leaf: Leaf, flat: Tensor, drawn_from: Tensor) -> None:
+    """Keep new values; where they are narrowed, by lot and right in the mean, alike on every rank that holds the same `drawn_from`.
+
+    To the nearest, an anchor would stand still wherever its moves are smaller than half a step of bfloat16 (1/512 of the value).
+    """
+    if leaf.value.dtype == torch.bfloat16 and flat.dtype == torch.float32:
+        lots = torch.Generator().manual_seed(int(drawn_from.contiguous().view(torch.int32).sum(dtype=torch.int64)) & (1 << 62) - 1)
+        noise = torch.randint(0, 1 << 16, flat.shape, dtype=torch.int32, generator=lots, device="cpu").to(flat.device)
+        bits = (flat.contiguous().view(torch.int32) + noise).bitwise_and_(-(1 << 16))
+        flat = bits.view(torch.float32)  # its low 16 bits are zero, so bfloat16 holds it exactly
+    leaf.flat = flat

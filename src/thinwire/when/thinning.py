@@ -1,0 +1,68 @@
+"""Dense at steps that grow rarer, and otherwise as `inner` says: to refresh what compression must not learn from.
+
+The j-th and the next dense step lie 2^(j // kappa) steps apart: the first kappa steps are all dense, of the next 2 kappa every second, and
+so on up to step `until`. (The variance of 0/1 Adam, Lu et al. 2022, arXiv:2202.06009.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thinwire.core import Schedule, Tick
+from thinwire.errors import StrategyError
+
+
+@dataclass(frozen=True)
+class thinning(Schedule):
+    """Dense where its rule says, before step `until`; `inner` at all other steps, counted from step 0.
+
+    Args:
+        until: no step from here on is dense; at least 1.
+        inner: what happens otherwise, at every step: `every(1)`.
+        kappa: how many dense steps go by before their distance doubles, at least 1.
+
+    Raises:
+        StrategyError: an argument outside the above, or an inner schedule of a longer period or with a delay.
+
+    Example:
+        >>> from thinwire.when import every
+        >>> schedule = thinning(30, every(1), kappa=3)
+        >>> [step for step in range(40) if schedule.tick(step, buckets=1).dense]
+        [0, 1, 2, 3, 5, 7, 9, 13, 17, 21, 29]
+    """
+
+    until: int
+    inner: Schedule
+    kappa: int = 16
+
+    def __post_init__(self) -> None:
+        reasons = []
+        if self.until < 1:
+            reasons.append(f"thinning(until={self.until}): at least the first step is dense; without dense steps use {self.inner!r} itself")
+        if self.kappa < 1:
+            reasons.append(f"thinning(kappa={self.kappa}): at least 1 dense step goes by before their distance doubles")
+        if self.inner.period > 1 or self.inner.delay or self.inner.settles:
+            reasons.append(
+                f"thinning({self.until}, {self.inner!r}): dense steps come between those of every(1); no other inner schedule fits"
+            )
+        if reasons:
+            raise StrategyError(reasons)
+
+    @property
+    def period(self) -> int:
+        return self.inner.period
+
+    @property
+    def settles(self) -> int:
+        return self.until
+
+    def tick(self, step: int, buckets: int) -> Tick:
+        if step < self.until and self._due(step):
+            everything = tuple(range(buckets))
+            return Tick(everything, everything, dense=True)
+        return self.inner.tick(step, buckets)
+
+    def _due(self, step: int) -> bool:
+        block = (step // self.kappa + 1).bit_length() - 1  # the block of distance 2^block begins at step kappa · (2^block - 1)
+        apart = 1 << block
+        return (step - self.kappa * (apart - 1)) % apart == 0
