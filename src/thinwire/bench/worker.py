@@ -72,7 +72,7 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
     seconds: list[float] = []
     losses: list[float] = []
     validations: list[tuple[int, float]] = []
-    input_s, before, sent, warm = 0.0, trainer.split(), sent_bytes(), job.warm
+    input_s, before, sent, warm, processor = 0.0, trainer.split(), sent_bytes(), job.warm, time.process_time()
     for step in range(job.stop):
         if job.few and step == 1 and max(meeting.share(seconds[0])) > job.slow_s:
             warm = 1  # long steps need no more
@@ -80,7 +80,7 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
             break
         if step == warm:
             meeting.wait()
-            input_s, before, sent = 0.0, trainer.split(), sent_bytes()
+            input_s, before, sent, processor = 0.0, trainer.split(), sent_bytes(), time.process_time()
         begun = time.perf_counter()
         rows = at(step)
         read = time.perf_counter()
@@ -100,6 +100,7 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
         "losses": losses,
         "validation": validations,
         "input_s": input_s,
+        "processor_s": time.process_time() - processor,
         "sent_bytes": sent_bytes() - sent,
         "split": {key: after[key] - before[key] for key in after},
     }

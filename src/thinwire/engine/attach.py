@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver, Seat
+from thinwire.core import Driver, Route, Seat
 from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
-from thinwire.engine import agree
+from thinwire.engine import agree, probe
 from thinwire.engine.buckets import FlatBucket, plan
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.syncer import Options, Syncer
@@ -77,7 +77,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         0.0
     """
     strategy = strategy if strategy is not None else Strategy()
-    problems = _problems(model, strategy, bucket_bytes, slice_bytes, lanes, buffers, scaler)
+    problems = _problems(model, optimizer, strategy, bucket_bytes, slice_bytes, lanes, buffers, scaler)
     device = next((param.device for param in model.parameters() if param.requires_grad), torch.device("cpu"))
     driver = driver if driver is not None else _driver(group, lanes, timeout, device)
     meter = Meter(driver.world)
@@ -87,12 +87,17 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             said = [f"rank {rank}: {text.decode()}" for rank, text in enumerate(told) if text]
             raise AttachError("cannot attach:\n" + "\n".join(said))
         agree.must_agree(driver, meter, _facts(model, strategy, bucket_bytes, slice_bytes, lanes, buffers, seed, scaler), device)
-        driver.prepare(strategy.how.groups(driver.world))
+        link = probe.measured(driver, meter, device, driver.transport) if strategy.how.measures else None
+        how = strategy.how.settle(driver.world, link)
+        agree.must_agree(driver, meter, {"route, as this rank's host has it": repr(how)}, device)
+        driver.prepare(how.groups(driver.world))
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
             agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers")
-        built = _build(model, strategy, driver, bucket_bytes, slice_bytes, seed)
-        meter.rows += [Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built]
-        sync = Syncer(model, optimizer, strategy, driver, built, meter, Options(seed, buffers, scaler))
+        built = _build(model, strategy, how, driver, bucket_bytes, slice_bytes, seed)
+        for bucket in built:
+            chosen = dict.fromkeys(repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices)
+            meter.rows.append(Row(f"bucket {bucket.index}", bucket.spec.numel, route=", ".join(chosen) if how.measures else ""))
+        sync = Syncer(model, optimizer, strategy, how, driver, built, meter, Options(seed, buffers, scaler))
         sync.shares = agree.shares([float(told) for told in sync.share(repr(float(weight)).encode(), "attach: weights")])
     except BaseException:
         driver.close()
@@ -112,7 +117,14 @@ def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) ->
 
 
 def _problems(
-    model: nn.Module, strategy: Strategy, bucket_bytes: int, slice_bytes: int | None, lanes: int, buffers: str, scaler: Any
+    model: nn.Module,
+    optimizer: Optimizer,
+    strategy: Strategy,
+    bucket_bytes: int,
+    slice_bytes: int | None,
+    lanes: int,
+    buffers: str,
+    scaler: Any,
 ) -> list[str]:
     """What this rank cannot attach, as sentences."""
     if not isinstance(strategy, Strategy):
@@ -133,6 +145,8 @@ def _problems(
     devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
     if len(devices) > 1:
         found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
+    unfit = strategy.on.refuses_optimizer(optimizer)
+    found += [unfit] if unfit else []
     found += _bad_options(strategy, bucket_bytes, slice_bytes, lanes, buffers, scaler)
     if trained and not found:
         try:
@@ -149,6 +163,10 @@ def _bad_options(strategy: Strategy, bucket_bytes: int, slice_bytes: int | None,
             found.append(f"{option}={value!r}: at least 1")
     if scaler is not None and scaler.is_enabled() and strategy.on.clock == "backward" and strategy.when.delay:
         found.append(f"a GradScaler with {strategy.when!r}: a mean would land in another step's scale, and none in the first. Use bf16")
+    if scaler is not None and scaler.is_enabled() and strategy.on.clock == "backward" and not strategy.on.linear:
+        found.append(
+            f"a GradScaler with {strategy.on!r}: what lands in .grad is not in units of the loss and must not be unscaled. Use bf16"
+        )
     if buffers not in ("broadcast", "local"):
         found.append(f"buffers={buffers!r}: choose 'broadcast' or 'local'")
     return found
@@ -184,15 +202,18 @@ def _facts(
     }
 
 
-def _build(model: nn.Module, strategy: Strategy, driver: Driver, bucket_bytes: int, slice_bytes: int | None, seed: int) -> list[FlatBucket]:
+def _build(
+    model: nn.Module, strategy: Strategy, how: Route, driver: Driver, bucket_bytes: int, slice_bytes: int | None, seed: int
+) -> list[FlatBucket]:
     on_gradients = strategy.on.clock == "backward"
     buckets = plan(model, bucket_bytes, strategy.when, wide=not on_gradients)
     seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)
     first = 0
     for bucket in buckets:
-        bucket.cut(slice_bytes, strategy.what, strategy.how, seat, driver.lanes, first)
+        bucket.cut(slice_bytes, strategy.what, how, seat, driver.lanes, first)
         first += len(bucket.slices)
         if on_gradients:
             bucket.make_buffers(strategy.when.depth)
+        bucket.world, bucket.when = driver.world, strategy.when
         bucket.state = strategy.on.init(bucket)
     return buckets

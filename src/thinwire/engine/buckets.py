@@ -7,7 +7,7 @@ The layout is DDP's: from the last parameter to the first, a first bucket of 1 M
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thinwire.core import Codec, Handle, Leaf, Part, Role, Route, Schedule, Seat, Spec, State
 from thinwire.errors import AttachError
+from thinwire.when import every
 
 FIRST_BYTES = 1 << 20
 
@@ -33,6 +34,8 @@ class Slice:
     spec: Spec
     lane: int
     state: State
+    mask: Callable[[], Tensor] | None = None
+    """Of the outcome that has been settled last."""
 
 
 @dataclass
@@ -62,6 +65,8 @@ class FlatBucket:
             self._spec = Spec(tuple(parts), 0, at, self._spec.work)
         self.device = self.params[0].device
         self.state = State()
+        self.world = 1
+        self.when: Schedule = every(1)
         self.slices: list[Slice] = []
         self.air: deque[Airborne] = deque()
         self.silent: frozenset[int] = frozenset()
@@ -96,6 +101,14 @@ class FlatBucket:
     def set_weights(self, flat: Tensor) -> None:
         for part, param in zip(self.spec.parts, self.params, strict=True):
             param.copy_(flat[part.begin : part.end].view(part.shape))
+
+    def spoken(self) -> Tensor | None:
+        if all(part.mask is None for part in self.slices):
+            return None
+        whole = [
+            torch.ones(part.spec.numel, dtype=torch.bool, device=self.device) if part.mask is None else part.mask() for part in self.slices
+        ]
+        return torch.cat(whole)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
 

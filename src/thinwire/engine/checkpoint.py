@@ -177,6 +177,7 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "seed": sync.options.seed,
         "cut": hashlib.sha256(json.dumps([(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]).encode()).hexdigest(),
         "strategy": repr(sync.strategy),
+        "when": repr(sync.strategy.when),
         "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         "layout": hashlib.sha256(json.dumps([bucket.names for bucket in sync.buckets]).encode()).hexdigest(),
         "air": [[air.step for air in bucket.air] for bucket in sync.buckets],
@@ -279,7 +280,7 @@ def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
     if meta["model"] != own["model"]:
         raise AttachError("the state is of another model: names or shapes of the parameters that train differ")
     if meta["strategy"] != own["strategy"]:
-        raise AttachError(f"the state is of another strategy.\n  saved:    {meta['strategy']}\n  attached: {own['strategy']}")
+        _must_be_another_period(sync, meta, own)
     if meta["seed"] != own["seed"]:
         raise AttachError(
             f"the state was drawn with seed={meta['seed']}, attached is seed={own['seed']}: attach with the seed it was saved with"
@@ -287,6 +288,23 @@ def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
     bound = any(meta["air"]) or sync.strategy.when.fragments > 1
     if bound and meta["layout"] != own["layout"]:
         raise AttachError("the state holds flights or fragments of another bucket layout: attach with the bucket_bytes it was saved with")
+
+
+def _must_be_another_period(sync: Syncer, meta: dict[str, Any], own: dict[str, Any]) -> None:
+    """Let local steps go on under another schedule, with a word of it; raise where anything else differs, or a flight is in the air.
+
+    The clock stays: every step counts as it would have from the start under the new schedule.
+    """
+    then, now = meta.get("when"), own["when"]
+    both = f"\n  saved:    {meta['strategy']}\n  attached: {own['strategy']}"
+    if then is None or sync.strategy.on.clock == "backward" or meta["strategy"].replace(then, now, 1) != own["strategy"]:
+        raise AttachError(f"the state is of another strategy.{both}")
+    if any(meta["air"]) or sync.strategy.when.fragments > 1 or "staggered(" in then:
+        raise AttachError(
+            "the state holds flights or fragments of another schedule: go on with the one it was saved with, or save when nothing is in "
+            f"the air.{both}"
+        )
+    warnings.warn(f"the state was saved under {then} and goes on under {now}, counted from step {meta['step']}", stacklevel=5)
 
 
 def _dealt(saved: _Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Flight, Leaf, Seat, State
+from thinwire.core import Driver, Flight, Leaf, Route, Seat, State
 from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
 from thinwire.engine.meter import Meter
+from thinwire.engine.trace import COMPUTE, Trace
 from thinwire.how import native
 from thinwire.strategy import Strategy
 from thinwire.what import identity
@@ -21,10 +22,12 @@ _ROUTE, _CODEC = native(), identity()  # what a dense tick flies
 class Flights:
     """The flights of every bucket of one syncer."""
 
-    def __init__(self, strategy: Strategy, driver: Driver, buckets: list[FlatBucket], meter: Meter, seed: int) -> None:
+    def __init__(self, strategy: Strategy, how: Route, driver: Driver, buckets: list[FlatBucket], meter: Meter, seed: int) -> None:
+        self._how = how
         self._strategy, self._driver, self._buckets, self._meter, self._seed = strategy, driver, buckets, meter, seed
         self.stateful = any(True for bucket in buckets for part in bucket.slices for _ in part.state.walk())
         """Some codec or route keeps state between flights."""
+        self.trace: Trace | None = None
 
     def launch(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
         """Read a bucket and put a flight for each of its slices on their lanes."""
@@ -49,11 +52,16 @@ class Flights:
         fresh = [(bucket, air) for bucket, air in landing if not air.settled]
         for bucket, air in fresh:
             row = self._meter.rows[bucket.index]
-            for part, handle in zip(bucket.slices, air.handles, strict=True):
+            for i, (part, handle) in enumerate(zip(bucket.slices, air.handles, strict=True)):
                 begun = time.perf_counter()
-                total = handle.wait().total
-                row.exposed_s += time.perf_counter() - begun
+                outcome = handle.wait()
+                total, part.mask = outcome.total, outcome.mask
+                waited = time.perf_counter()
+                row.exposed_s += waited - begun
                 row.add(handle)
+                if self.trace is not None:
+                    self.trace.add(COMPUTE, f"wait bucket {bucket.index}", begun, waited, step=air.step, slice=i)
+                    self.trace.flown(handle, bucket.index, i, part.lane, air.step)
                 span = air.x[part.spec.begin : part.spec.end]
                 if span.data_ptr() != total.data_ptr():
                     span.copy_(total)
@@ -83,7 +91,7 @@ class Flights:
         return _ROUTE.carry(_CODEC, span, part.spec, _no_state(), self._seat(step))
 
     def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight:
-        flight = self._strategy.how.carry(self._strategy.what, span, part.spec, part.state, self._seat(step))
+        flight = self._how.carry(self._strategy.what, span, part.spec, part.state, self._seat(step))
         return _tracked(flight, part, track) if self.stateful else flight
 
     def _seat(self, step: int) -> Seat:

@@ -12,7 +12,7 @@ class Row:
     """One bucket's account.
 
     flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: processor time of codecs and routes;
-    wire_s: in hops; exposed_s: the caller waited.
+    wire_s: in hops; exposed_s: the caller waited. route: what `auto` has chosen; empty where there was no choice.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Row:
     encode_s: float = 0.0
     wire_s: float = 0.0
     exposed_s: float = 0.0
+    route: str = ""
 
     def add(self, handle: Handle) -> None:
         self.flights += 1
@@ -81,7 +82,8 @@ class Report:
         lines = [f"{'bucket':<12}{'values':>12}{'flights':>9}{'sent MB':>11}{'encode s':>10}{'wire s':>9}{'exposed s':>11}"]
         for row in self.rows:
             seconds = f"{row.encode_s:>10.3f}{row.wire_s:>9.3f}{row.exposed_s:>11.3f}"
-            lines.append(f"{row.name:<12}{row.numel:>12,}{row.flights:>9,}{row.sent_bytes / 1e6:>11.3f}{seconds}")
+            route = f"  {row.route}" if row.route else ""
+            lines.append(f"{row.name:<12}{row.numel:>12,}{row.flights:>9,}{row.sent_bytes / 1e6:>11.3f}{seconds}{route}")
         dense = f"dense fp32 at each of {self.steps} steps: {self.dense_bytes / 1e6:.3f} MB"
         lines.append(
             f"sent {self.sent_bytes / 1e6:.3f} MB ({self.ratio:.1f}x fewer than {dense}) and {self.setup_bytes / 1e6:.3f} MB around it"

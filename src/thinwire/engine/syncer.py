@@ -12,7 +12,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver, Tick
+from thinwire.core import Driver, Route, Tick
 from thinwire.engine import agree, checkpoint
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Report
+from thinwire.engine.trace import Trace, recording
 from thinwire.errors import AttachError, FlightError, NotLandedError
 from thinwire.strategy import Strategy
 
@@ -48,6 +49,7 @@ class Syncer:
         model: nn.Module,
         optimizer: Optimizer,
         strategy: Strategy,
+        how: Route,
         driver: Driver,
         buckets: list[FlatBucket],
         meter: Meter,
@@ -62,7 +64,7 @@ class Syncer:
         self.shares: Sequence[float] = [1 / driver.world] * driver.world
         self._on_gradients = strategy.on.clock == "backward"
         self._device = buckets[0].device
-        self.flights = Flights(strategy, driver, buckets, meter, options.seed)
+        self.flights = Flights(strategy, how, driver, buckets, meter, options.seed)
         self._weighing: agree.Sharing | None = None
         self._tick: Tick | None = None
         self._launching = False
@@ -104,12 +106,17 @@ class Syncer:
 
         Raises:
             DisagreementError: on every rank; it names the first parameter that differs.
-            NotLandedError: on `parameters()`, between two landings, when ranks differ rightly.
+            NotLandedError: on `parameters()`, when ranks differ rightly: between two landings, or always (a drawn few, gossip).
         """
         named: list[tuple[str, Tensor]] = []
         for bucket in self.buckets:
             common = self.strategy.on.common(bucket, bucket.state)
             if common is None:
+                if not self.strategy.compares:
+                    raise NotLandedError(
+                        f"check(): with {self.strategy.what!r} over {self.strategy.how!r} ranks never hold equal parameters, "
+                        "only near ones; compare what `with sync.common_weights():` shows"
+                    )
                 if self.apart:
                     raise NotLandedError(
                         f"check(): ranks have taken {self.apart} steps of their own since the last landing of {self.strategy.when!r}"
@@ -152,6 +159,28 @@ class Syncer:
     def report(self) -> Report:
         """Bytes and seconds so far, by bucket and stage."""
         return self.meter.report()
+
+    def trace(self, path: str | Path) -> AbstractContextManager[Trace]:
+        """Record what happens when inside the block, on all ranks, and write it to a file for Perfetto (ui.perfetto.dev).
+
+        Every rank enters and leaves it alike; rank 0 writes. Compute, encode and wire stand by bucket, lane and rank.
+
+        Raises:
+            AttachError: there is no such folder, or a trace is being recorded.
+
+        Example:
+            >>> import json, tempfile, thinwire
+            >>> model = nn.Linear(4, 2)
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> with tempfile.TemporaryDirectory() as folder, thinwire.attach(model, optimizer) as sync:
+            ...     with sync.trace(f"{folder}/trace.json"):
+            ...         model(torch.ones(1, 4)).sum().backward()
+            ...         optimizer.step()
+            ...     told = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+            >>> [event["name"] for event in told if event["ph"] == "X"]
+            ['forward', 'backward', 'wait bucket 0', 'optimizer']
+        """
+        return recording(self, Path(path))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Residuals, warm starts, anchors, outer and private state, flights in the air: tensors only, rank-qualified where ranks differ.
@@ -313,6 +342,8 @@ class Syncer:
         """The end of a backward pass."""
         tick = self._tick
         assert tick is not None
+        if self.flights.trace is not None:
+            self.flights.trace.closed("backward")
         if tick.launch:
             absent = [[i for i, param in enumerate(b.params) if not b.taken[i] and param.grad is None] for b in self.buckets]
             for bucket in self.buckets:

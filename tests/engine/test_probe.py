@@ -1,0 +1,79 @@
+"""What is measured at attach, and that a choice by it is the same on every rank."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+import torch
+
+import thinwire
+from tests.engine.models import mlp, train
+from tests.ranks import run_ranks
+from thinwire import Strategy
+from thinwire.core import LOCAL_NETWORK, Link
+from thinwire.drive.sim import SimFabric, Wires
+from thinwire.engine import probe
+from thinwire.engine.meter import Meter
+from thinwire.how import auto, two_shot
+from thinwire.on import gradients
+from thinwire.what import uniform
+from thinwire.when import every
+
+
+def measured(world: int, link: Link) -> list[Link]:
+    """What every rank finds of simulated wires."""
+    fabric = SimFabric(world, Wires(link), timedelta(seconds=30))
+    found: dict[int, Link] = {}
+
+    def rank(number: int) -> None:
+        driver = fabric.driver(number)
+        found[number] = probe.measured(driver, Meter(world), torch.device("cpu"), replace(LOCAL_NETWORK, waits=link.waits))
+
+    threads = [threading.Thread(target=rank, args=(number,)) for number in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[number] for number in range(world)]
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_simulated_link_is_found_as_it_is(world: int, waits: bool) -> None:
+    link = Link(latency_s=0.005, rate_bytes_per_s=12.5e6, message_s=0.0005, waits=waits)
+    told = measured(world, link)
+    assert len(set(told)) == 1
+    found = told[0]
+    assert found.rate_bytes_per_s == pytest.approx(link.rate_bytes_per_s, rel=0.02)
+    assert found.seconds(1) == pytest.approx(link.seconds(1), rel=0.01)
+    if world > 2:  # of two ranks, one message cannot tell the way from what it costs its sender
+        assert found.latency_s == pytest.approx(link.latency_s, rel=0.03)
+        assert found.message_s == pytest.approx(link.message_s, rel=0.02)
+
+
+def _ours(rank: int) -> tuple[list[str], str, torch.Tensor]:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    strategy = Strategy(every(1), uniform(4, block=64), auto(), gradients())
+    with thinwire.attach(model, optimizer, strategy, bucket_bytes=256) as sync:
+        train(model, optimizer, rank, range(4))
+        sync.check()
+        report = sync.report()
+        return [row.route for row in report.rows], str(report), torch.cat([p.detach().view(-1) for p in model.parameters()])
+
+
+def test_the_choice_is_alike_on_all_ranks_and_told() -> None:
+    (routes, shown, own), *others = run_ranks(3, _ours)
+    assert all(route == routes and torch.equal(weights, own) for route, _, weights in others)
+    assert all(routes)
+    assert routes[0] in shown
+
+
+def test_a_named_route_measures_nothing() -> None:
+    assert not two_shot().measures
+    model = mlp()
+    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(how=two_shot())) as sync:
+        assert [row.route for row in sync.report().rows] == [""] * len(sync.buckets)
