@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.data import Text, english, read_text
+from thinwire.data import Text, english, files, read_text
+from thinwire.data.files import file_documents, folder_documents
 from thinwire.data.held import MANY, SHARE, held_out, split
 from thinwire.errors import DataError
 
@@ -163,7 +164,7 @@ def test_a_word_that_names_no_text_is_refused(source: str, message: str) -> None
 
 def test_a_folder_without_text_says_what_counts(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    with pytest.raises(DataError, match=r"holds no text files: \.txt, \.md, \.jsonl count, and these packed as \.gz"):
+    with pytest.raises(DataError, match=r"holds no text files: \.txt, \.md, \.jsonl, \.parquet count, and these packed as \.gz or \.zst"):
         read_text(str(tmp_path))
 
 
@@ -234,3 +235,77 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"needs a package that cannot be imported .*pip install 'thinwire\[hub\]'"):
         read_text("hf:nobody/nothing")
+
+
+def zst(data: bytes) -> bytes:
+    return bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(data))
+
+
+def lines_of(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+TEXTS = [f"{number}: {PROSE}" for number in range(3)]
+
+
+def write_parquet(path: Path, **columns: list[object]) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table(columns), path, row_group_size=2)
+
+
+def test_every_format_holds_the_same_documents(tmp_path: Path) -> None:
+    frames = b"".join(zst(lines_of([text])) for text in TEXTS)  # as pzstd and others write: a frame for each part
+    (tmp_path / "a.jsonl").write_bytes(lines_of(TEXTS))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines_of(TEXTS)))
+    (tmp_path / "c.jsonl.zst").write_bytes(zst(lines_of(TEXTS)))
+    (tmp_path / "d.JSONL.ZST").write_bytes(frames)
+    write_parquet(tmp_path / "e.parquet", id=[1, 2, 3, 4], text=[*TEXTS, None])
+    for path in sorted(tmp_path.iterdir()):
+        assert [document.decode() for document in file_documents(path)] == TEXTS, path.name
+    assert len(list(folder_documents(tmp_path))) == 5 * len(TEXTS)
+    (tmp_path / "a.txt.zst").write_bytes(zst(PROSE.encode()))
+    assert [document.decode() for document in file_documents(tmp_path / "a.txt.zst")] == [PROSE]
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_lines_do_not_ask_how_they_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(files, "CHUNK", block)
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + lines_of(["é", "b"]) + b"\n  \n" + lines_of(["c"]).strip())
+    assert [document.decode() for document in file_documents(tmp_path / "a.jsonl")] == ["é", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "line"),
+    [
+        ("a.jsonl.zst", lambda: zst(lines_of(TEXTS))[:-9], "it ends within a frame.*cut off"),
+        ("a.jsonl.zst", lambda: zst(lines_of(TEXTS)) + b"more", "no zstd file, or a damaged one"),
+        ("b.jsonl.zst", lambda: b"no zstd at all", "no zstd file, or a damaged one"),
+        ("a.jsonl.gz", lambda: gzip.compress(lines_of(TEXTS))[:-9], "no gzip file, or a damaged one"),
+        ("a.jsonl", lambda: lines_of(["a"]) + b'{"text": "\xff"}', r"byte 0xff, which is not UTF-8 there, at offset 24"),
+        ("a.jsonl.zst", lambda: zst(lines_of(["a"]) + b"\xff"), r"at offset 14 of what it unpacks to"),
+        ("a.parquet", lambda: b"no parquet", "cannot be read as parquet"),
+        ("empty.parquet", lambda: b"", "cannot be read as parquet"),
+        ("empty.jsonl", lambda: b"", "is empty"),
+        ("empty.txt.gz", lambda: gzip.compress(b""), "is empty"),
+        ("a.jsonl", lambda: b'{"txt": "a"}', "a.jsonl:1 has no text in a field 'text' .it has: txt"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_place(tmp_path: Path, name: str, make, line: str) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / name).write_bytes(make())
+    with pytest.raises(DataError, match=line):
+        read_text(str(tmp_path / name))
+
+
+def test_parquet_without_text_says_what_it_has(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", txet=["a"])
+    with pytest.raises(DataError, match="has no column 'text'; did you mean 'txet'"):
+        read_text(str(tmp_path / "a.parquet"))
+    write_parquet(tmp_path / "b.parquet", text=[1])
+    with pytest.raises(DataError, match="holds int, not text"):
+        read_text(str(tmp_path / "b.parquet"))
+
+
+def test_an_empty_shard_among_others_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    (tmp_path / "b.jsonl").write_bytes(lines_of(TEXTS))
+    assert len(read_text(str(tmp_path)).train) == 3

@@ -163,10 +163,10 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "told"),
     [
-        ("train.bin", cut, r"train\.bin has \d+ bytes, not \d+"),
-        ("train.bin", flip, r"train\.bin has changed"),
-        ("held.bin", flip, r"held\.bin has changed"),
-        ("held.bin", os.remove, r"held\.bin is missing"),
+        ("train-00000.bin", cut, r"train-00000\.bin has \d+ bytes, not \d+"),
+        ("train-00000.bin", flip, r"train-00000\.bin has changed"),
+        ("held-00000.bin", flip, r"held-00000\.bin has changed"),
+        ("held-00000.bin", os.remove, r"held-00000\.bin is missing"),
         ("tokenizer/tokenizer.json", flip, r"tokenizer\.json has changed"),
         ("meta.json", cut, r"meta\.json is not what was written there"),
         ("meta.json", lambda path: path.write_text("{}"), r"meta\.json is not"),
@@ -183,17 +183,17 @@ def test_a_damaged_folder_is_built_anew_after_a_warning(
     assert len(warned) == 1
     assert "\n" not in str(warned[0].message)
     assert mended.digest == whole.digest
-    assert mended.train.equal(torch.tensor(np.fromfile(entry(kept) / "train.bin", dtype="<i4")))
+    assert mended.train.equal(torch.tensor(np.fromfile(entry(kept) / "train-00000.bin", dtype="<i4")))
     prepare(novel, "byte", SPECIALS, kept)  # without a warning, which would be an error here
 
 
 def test_large_files_are_checked_by_size_alone(novel: str, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(novel, "byte", SPECIALS, kept)
-    flip(entry(kept) / "train.bin")
+    flip(entry(kept) / "train-00000.bin")
     monkeypatch.setattr(tokens, "VERIFIED_BYTES", 1)
     prepare(novel, "byte", SPECIALS, kept)
-    cut(entry(kept) / "train.bin")
-    with pytest.warns(UserWarning, match=r"train\.bin has"):
+    cut(entry(kept) / "train-00000.bin")
+    with pytest.warns(UserWarning, match=r"train-00000\.bin has"):
         prepare(novel, "byte", SPECIALS, kept)
 
 
@@ -290,7 +290,7 @@ def hang_at(place: str, reached: Any, source: str, kept: Path) -> None:
 def test_a_builder_killed_at_any_moment_leaves_nothing_that_is_taken_for_whole(novel: str, kept: Path, place: str, damaged: bool) -> None:
     if damaged:
         prepare(novel, "byte", SPECIALS, kept)
-        cut(entry(kept) / "train.bin")
+        cut(entry(kept) / "train-00000.bin")
     reached = processes.Event()
     builder = processes.Process(target=hang_at, args=(place, reached, novel, kept), daemon=True)
     builder.start()
@@ -305,7 +305,7 @@ def test_a_builder_killed_at_any_moment_leaves_nothing_that_is_taken_for_whole(n
         _, found = prepare(novel, "byte", SPECIALS, kept)
     assert len(told) == (left == {""})
     assert found.train_bytes == sum(map(len, read_text(novel).train))
-    assert {path.name for path in entry(kept).iterdir()} == {"train.bin", "held.bin", "meta.json", "tokenizer"}
+    assert {path.name for path in entry(kept).iterdir()} == {"train-00000.bin", "held-00000.bin", "meta.json", "tokenizer"}
 
 
 def test_what_a_killed_builder_of_another_text_left_is_removed_too_but_not_what_is_being_built(novel: str, kept: Path) -> None:
@@ -335,7 +335,7 @@ def test_no_room_is_one_line_and_leaves_nothing(tmp_path: Path, kept: Path, room
     error = run(prepare_within, room_bytes, str(tmp_path / "novel.txt"), kept)
     assert type(error) is DataError
     assert f"there is no room for the tokens in '{kept}/tokens' (File too large): make some, or set THINWIRE_CACHE elsewhere" in str(error)
-    assert [path.suffix for path in (kept / "tokens").iterdir()] == [LOCK]
+    assert list((kept / "tokens").iterdir()) == []
     assert prepare(str(tmp_path / "novel.txt"), "byte", SPECIALS, kept)
 
 
@@ -346,13 +346,15 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"no room .* \(No space left on device\)"):
         built_once(tmp_path / "folder", fill, Path.exists)
-    assert [path.suffix for path in tmp_path.iterdir()] == [LOCK]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_meta_says_what_the_files_are(novel: str, kept: Path) -> None:
     _, found = prepare(novel, "byte", SPECIALS, kept)
     meta = json.loads((entry(kept) / "meta.json").read_text())
-    assert meta["train"] == {"tokens": len(found.train), "bytes": found.train_bytes}
+    sha256 = hashlib.sha256(found.train.numpy().tobytes()).hexdigest()
+    assert meta["train"] == {"tokens": len(found.train), "bytes": found.train_bytes, "sha256": sha256, "shards": ["train-00000.bin"]}
+    assert found.digest == hashlib.sha256((sha256 + meta["held"]["sha256"]).encode()).hexdigest()  # that older versions gave, too
     files: Iterable[str] = sorted(meta["files"])
-    assert files == ["held.bin", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "train.bin"]
-    assert meta["files"]["train.bin"]["bytes"] == 4 * len(found.train)
+    assert files == ["held-00000.bin", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "train-00000.bin"]
+    assert meta["files"]["train-00000.bin"]["bytes"] == 4 * len(found.train)

@@ -7,19 +7,19 @@ ranks, then rows, begins at place pi(g mod N), where pi is a pseudo-random permu
 
 Three things follow. A run resumes from its step number. No window comes twice, on any rank, until all N have come. And what
 the ranks read together in one step depends on world · batch alone: two ranks of 16 rows read what one rank of 32 would.
-pi is a Feistel network of four rounds, walked until it lands inside N (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+pi is the order `scattered` of `thinwire.data.order`.
 """
 
 from __future__ import annotations
 
-import hashlib
-
+import numpy as np
 import torch
 from torch import Tensor
 
+from thinwire.data.order import Reader, permuted, scattered
 from thinwire.errors import DataError
 
-ROUNDS = 4
+__all__ = ["Batches", "permuted", "validation_windows"]
 
 
 class Batches:
@@ -49,8 +49,7 @@ class Batches:
         self, tokens: Tensor, *, length: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1, origin: tuple[int, int] = (0, 0)
     ) -> None:
         _check("Batches", tokens, length=length, batch=batch, world=world)
-        if not 0 <= rank < world:
-            raise ValueError(f"Batches(rank={rank}, world={world}): ranks count from 0 to {world - 1}; give this process's own")
+        self.reader = Reader(batch, rank, world, origin)
         self.starts = max(0, len(tokens) - length + 1)
         if world * batch > self.starts:
             raise DataError(
@@ -58,7 +57,7 @@ class Batches:
                 f"{self.starts} of length {length}; take a longer text, a smaller batch or a shorter context"
             )
         self.tokens, self.length, self.batch, self.seed, self.rank, self.world = tokens, length, batch, seed, rank, world
-        self.origin = origin
+        self.origin, self.order = origin, scattered(self.starts, seed)
 
     def at(self, step: int) -> Tensor:
         """The batch of this rank at `step`, whatever was read before.
@@ -69,15 +68,10 @@ class Batches:
         Raises:
             ValueError: a step below 0, or before the origin.
         """
-        since, rows = self.origin
-        if step < since:
-            raise ValueError(f"Batches.at(step={step}): steps count from {since}; give the number of steps already taken")
-        first = rows + ((step - since) * self.world + self.rank) * self.batch
-        epoch, number = divmod(first, self.starts)
-        row = torch.arange(number, number + self.batch)
-        # A batch may run over into the next epoch, never beyond it: a step has no more rows than there are starts.
-        here, after = (permuted(row % self.starts, self.starts, f"{self.seed}/{epoch + more}") for more in (0, 1))
-        return _cut(self.tokens, torch.where(row < self.starts, here, after), self.length)
+        return _cut(self.tokens, self.order.at(step, self.reader), self.length)
+
+    def close(self) -> None:
+        """Nothing to close: the tokens are here."""
 
 
 def validation_windows(tokens: Tensor, *, length: int, windows: int) -> Tensor:
@@ -121,36 +115,6 @@ def _check(caller: str, tokens: Tensor, **sizes: int) -> None:
 
 def _cut(tokens: Tensor, starts: Tensor, length: int) -> Tensor:
     """Rows of `tokens` from `starts`: (rows, length) int64."""
-    return tokens[starts[:, None] + torch.arange(length)].long()
-
-
-def permuted(numbers: Tensor, size: int, key: str) -> Tensor:
-    """Where a permutation of 0 … size - 1, chosen by `key`, sends `numbers` (any shape, int64).
-
-    Each round turns (left, right) into (right, left xor f(right)), which any f leaves invertible; a result outside the range
-    goes through again, which leads back inside, for a permutation's cycles are closed.
-
-    Example:
-        >>> sorted(permuted(torch.arange(5), 5, "any key").tolist())
-        [0, 1, 2, 3, 4]
-    """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)  # bits in left and in right
-    mask = (1 << half) - 1
-    digest = hashlib.blake2b(key.encode(), digest_size=4 * ROUNDS).digest()
-    keys = [int.from_bytes(digest[at : at + 4], "little") for at in range(0, len(digest), 4)]
-    outside = torch.ones_like(numbers, dtype=torch.bool)
-    while outside.any():
-        left, right = numbers >> half, numbers & mask
-        for round_key in keys:
-            left, right = right, left ^ (mixed(right ^ round_key) & mask)
-        numbers = torch.where(outside, left << half | right, numbers)
-        outside = numbers >= size
-    return numbers
-
-
-def mixed(x: Tensor) -> Tensor:
-    """A hash of 32 bits to 32 bits in int64, with factors small enough (found by Wellons's hash-prospector) never to overflow."""
-    x = x & 0xFFFFFFFF
-    x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
-    x = (x ^ (x >> 15)) * 0x735A2D97 & 0xFFFFFFFF
-    return x ^ (x >> 15)
+    flat = tokens.numpy()
+    every = np.lib.stride_tricks.as_strided(flat, (len(flat) - length + 1, length), 2 * flat.strides, writeable=False)
+    return torch.from_numpy(every[starts.numpy()].astype(np.int64))  # a row is copied at once

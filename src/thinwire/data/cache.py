@@ -1,14 +1,13 @@
-"""A folder that is built once, by whichever process comes first, and is either whole or not there.
+"""A folder that is built once, by whichever process of whichever host comes first, and is either whole or not there.
 
-It is built under a lock, beside its place and under another name, and moved there in one step. A process killed at any moment leaves
-at most that other folder, which the next builder removes: whoever holds the lock knows that its owner is gone. The kernel lets go of
-a lock with the process that held it.
+It is built beside its place under a name of its own, and moved there in one step: a process killed at any moment leaves at most that
+other folder, which the next builder removes. While one builds, the others wait for its claim (`claims`) to end; two that build at once,
+each taking the other for dead, both end with the folder of the first.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -18,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from thinwire.data.claims import LOCK, PARTIAL, claimed, left_behind, partial, renewed
 from thinwire.errors import DataError
 from thinwire.words import told
 
-PARTIAL, LOCK = ".partial", ".lock"
+__all__ = ["LOCK", "PARTIAL", "DamageError", "built_once", "cache_folder", "explained", "fetched_limit"]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
@@ -46,6 +46,21 @@ def cache_folder() -> Path:
         raise DataError("there is no home folder to keep tokens in: set THINWIRE_CACHE to a folder that you may write") from error
 
 
+def fetched_limit() -> int:
+    """The most bytes that are kept of what was fetched: `$THINWIRE_FETCHED_GB`, or 20 GB.
+
+    Raises:
+        DataError: it is no number above 0.
+    """
+    said = os.environ.get("THINWIRE_FETCHED_GB", "20")
+    try:
+        if (limit := int(float(said) * 1e9)) > 0:
+            return limit
+    except (ValueError, OverflowError):
+        pass
+    raise DataError(f"THINWIRE_FETCHED_GB={said!r} is no number of gigabytes above 0: set it to 20, say, or leave it out")
+
+
 def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
     """What `read` finds in `folder`, after `build` has filled it if nobody did before.
 
@@ -57,63 +72,53 @@ def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path
     Raises:
         DataError: there is no room, or no right to write there; nothing half-built stays behind.
     """
-    with _explained(folder.parent):
+    with explained(folder.parent):
         if folder.exists():
             try:
                 return read(folder)
             except DamageError:
-                pass  # to be asked again under the lock: another process may be mending it
+                pass  # to be asked again under the claim: another process may be mending it
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            _sweep(folder)
+        with claimed(folder):
+            for path in left_behind(folder.parent):
+                _remove(path)
             if folder.exists():
                 try:
                     return read(folder)
                 except DamageError as damage:
                     warnings.warn(f"the cache {str(folder)!r} is damaged ({damage}): it is built anew", stacklevel=3)
-                    os.replace(folder, _partial(folder))  # never half-removed under its own name
-                    shutil.rmtree(_partial(folder))
+                    aside = partial(folder)
+                    os.replace(folder, aside)  # never half-removed under its own name
+                    shutil.rmtree(aside)
+            ours = partial(folder)
             try:
-                _partial(folder).mkdir()
-                build(_partial(folder))
-                os.replace(_partial(folder), folder)
+                ours.mkdir()
+                with renewed(ours):
+                    build(ours)
+                _settle(ours, folder)
             finally:
-                shutil.rmtree(_partial(folder), ignore_errors=True)
+                shutil.rmtree(ours, ignore_errors=True)
             return read(folder)
 
 
-def _partial(folder: Path) -> Path:
-    return folder.with_name(folder.name + PARTIAL)
-
-
-@contextmanager
-def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """The lock of a folder, held; False if it is another's and we do not wait. Its file stays: removing it would let two hold it."""
-    handle = os.open(folder.with_name(folder.name + LOCK), os.O_RDONLY | os.O_CREAT, 0o666)
+def _settle(ours: Path, folder: Path) -> None:
+    """Move what we built to its place, unless somebody took us for dead and was faster."""
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)
+        os.replace(ours, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what builders left behind that were killed: of this folder, whose lock we hold, and of those that nobody builds now."""
-    for partial in folder.parent.glob("*" + PARTIAL):
-        if partial == _partial(folder):
-            shutil.rmtree(partial)
-            continue
-        with _locked(partial.with_name(partial.name.removesuffix(PARTIAL)), wait=False) as ours:
-            if ours:
-                shutil.rmtree(partial, ignore_errors=True)
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _explained(parent: Path) -> Iterator[None]:
+def explained(parent: Path) -> Iterator[None]:
     """What the operating system refused, in one line that says what to do."""
     try:
         yield

@@ -1,4 +1,7 @@
-"""Documents from files and folders: UTF-8 text, or jsonl with one document to a line, either of them packed with gzip."""
+"""Documents from files and folders: UTF-8 text, jsonl with one document to a line, parquet with one to a row; the first two also packed.
+
+One document is in memory at a time: of a text file all of it, of jsonl a line, of parquet some hundreds of rows.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,22 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import IO, Any
 
+from thinwire.data._asked import extra
 from thinwire.errors import DataError
+from thinwire.words import near, told
 
-FIELD = "text"  # of a line of jsonl
-SUFFIXES = (".txt", ".md", ".jsonl")  # read from folders, with or without .gz after them
+FIELD = "text"  # of a line of jsonl, or a column of parquet
+PARQUET = ".parquet"
+SUFFIXES = (".txt", ".md", ".jsonl", PARQUET)  # read from folders; all but parquet with or without a packing after them
+PACKED = (".gz", ".zst")
+CHUNK = 1 << 20  # bytes read at once
+ROWS = 256  # of parquet
+Opener = Callable[[], IO[bytes]]
 
 
 def folder_documents(folder: Path) -> Iterator[bytes]:
@@ -21,27 +33,69 @@ def folder_documents(folder: Path) -> Iterator[bytes]:
     Raises:
         DataError: there is no such file, or one of them is not text.
     """
-    found = sorted((path for path in _below(folder) if _suffix(path) in SUFFIXES), key=lambda path: path.relative_to(folder).parts)
-    if not found:
-        raise DataError(
-            f"the folder {str(folder)!r} holds no text files: {', '.join(SUFFIXES)} count, and these packed as .gz; "
-            "give such a folder, or one file of any name"
-        )
-    for path in found:
+    for path in text_files(folder):
         yield from file_documents(path)
 
 
+def text_files(path: Path) -> list[Path]:
+    """The text files below a folder, sorted by path, or the file alone.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted((each for each in _below(path) if _suffix(each.name) in SUFFIXES), key=lambda each: each.relative_to(path).parts)
+    if not found:
+        raise DataError(
+            f"the folder {str(path)!r} holds no text files: {', '.join(SUFFIXES)} count, and these packed as {' or '.join(PACKED)}; "
+            "give such a folder, or one file of any name"
+        )
+    return found
+
+
+def is_text_file(name: str) -> bool:
+    """Whether a file of that name is read from a folder.
+
+    Example:
+        >>> is_text_file("a/letters.jsonl.zst"), is_text_file("a/picture.png"), is_text_file("a/.hidden/b.txt")
+        (True, False, False)
+    """
+    return _suffix(name) in SUFFIXES and not any(part.startswith(".") for part in name.split("/"))
+
+
 def file_documents(path: Path) -> Iterator[bytes]:
-    """The file as one document, or each line of jsonl as one.
+    """The file as one document, or each line of jsonl or row of parquet as one.
 
     Raises:
         DataError: the file cannot be read or unpacked, is binary, or a line of it has no text.
     """
-    data = _text(path)
-    if _suffix(path) == ".jsonl":
-        yield from (_document(line, f"{path}:{number}") for number, line in enumerate(data.split(b"\n"), 1) if line.strip())
-    else:
-        yield data
+    yield from documents(str(path), path.name, lambda: path.open("rb"))
+
+
+def documents(told_as: str, name: str, opened: Opener) -> Iterator[bytes]:
+    """The documents of a file wherever it lies.
+
+    Args:
+        told_as: what messages call it.
+        name: its name, whose suffixes say what it is.
+        opened: opens it; parquet must be seekable.
+    """
+    suffix = _suffix(name)
+    with _explained(told_as):
+        if suffix == PARQUET:
+            yield from _rows(told_as, opened)
+            return
+        blocks = _unpacked(told_as, name, opened)
+        if suffix == ".jsonl":
+            for number, offset, line in _lines(blocks):
+                _must_be_text(line, offset, told_as, name)
+                if line.strip():
+                    yield _document(line, f"{told_as}:{number}")
+        else:
+            data = b"".join(blocks)
+            _must_be_text(data, 0, told_as, name)
+            yield data
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -53,22 +107,76 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (path for name in names if not name.startswith(".") and (path := Path(above, name)).is_file())
 
 
-def _suffix(path: Path) -> str:
-    """The last suffix but for .gz, in small letters."""
-    name = path.name.lower().removesuffix(".gz")
-    return os.path.splitext(name)[1]
+def _packing(name: str) -> str:
+    return next((packed for packed in PACKED if name.lower().endswith(packed)), "")
 
 
-def _text(path: Path) -> bytes:
-    """The bytes of a file, unpacked and known to be text."""
-    packed = path.name.lower().endswith(".gz")
+def _suffix(name: str) -> str:
+    """The last suffix but for that of a packing, in small letters."""
+    suffix = os.path.splitext(name.lower().removesuffix(packed := _packing(name)))[1]
+    return "" if packed and suffix == PARQUET else suffix
+
+
+@contextmanager
+def _explained(told_as: str) -> Iterator[None]:
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if packed else data
+        yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{str(path)!r} cannot be unpacked ({error}): it is no gzip file, or a damaged one; pack it again") from error
+        raise DataError(f"{told_as!r} cannot be unpacked ({error}): it is no gzip file, or a damaged one; pack it again") from error
     except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{told_as!r} cannot be read: {error.strerror or told(error)}") from error
+
+
+def _unpacked(told_as: str, name: str, opened: Opener) -> Iterator[bytes]:
+    """The bytes of a file in blocks, unpacked."""
+    packing = _packing(name)
+    with closing(opened()) as file:
+        if packing == ".zst":
+            yield from _zstandard(told_as, file)
+            return
+        source: IO[bytes] = gzip.GzipFile(fileobj=file) if packing else file  # type: ignore[assignment]
+        while block := source.read(CHUNK):
+            yield block
+
+
+def _zstandard(told_as: str, file: IO[bytes]) -> Iterator[bytes]:
+    """As its `stream_reader` would, which takes a file that was cut off for one that ends."""
+    with extra(f"{told_as!r}, which is packed with zstd,", "entropy"):
+        import zstandard
+    frame = None
+    try:
+        while packed := file.read(CHUNK):
+            while packed:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                if block := frame.decompress(packed):
+                    yield block
+                packed = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    except zstandard.ZstdError as error:
+        raise DataError(f"{told_as!r} cannot be unpacked ({error}): it is no zstd file, or a damaged one; pack it again") from error
+    if frame is not None:
+        raise DataError(f"{told_as!r} cannot be unpacked (it ends within a frame): it was cut off; fetch or pack it again")
+
+
+def _lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """Number from 1, offset and bytes of every line."""
+    number, offset, pieces = 1, 0, list[bytes]()
+    for block in blocks:
+        *whole, rest = block.split(b"\n")
+        for line in whole:
+            joined = b"".join([*pieces, line])
+            pieces = []
+            yield number, offset, joined
+            number, offset = number + 1, offset + len(joined) + 1
+        if rest:
+            pieces.append(rest)
+    if pieces:
+        yield number, offset, b"".join(pieces)
+
+
+def _must_be_text(data: bytes, begin: int, told_as: str, name: str) -> None:
     offset = data.find(b"\0")
     reason = "a NUL byte" if offset >= 0 else ""
     if not reason:
@@ -77,9 +185,37 @@ def _text(path: Path) -> bytes:
         except UnicodeDecodeError as error:
             offset, reason = error.start, f"byte 0x{data[error.start]:02x}, which is not UTF-8 there"
     if reason:
-        place = f"offset {offset}{' of what it unpacks to' if packed else ''}"
-        raise DataError(f"{str(path)!r} is not text: {reason}, at {place}; give text in UTF-8 (iconv -t UTF-8 turns other text into it)")
-    return data
+        place = f"offset {begin + offset}{' of what it unpacks to' if _packing(name) else ''}"
+        raise DataError(f"{told_as!r} is not text: {reason}, at {place}; give text in UTF-8 (iconv -t UTF-8 turns other text into it)")
+
+
+def _rows(told_as: str, opened: Opener) -> Iterator[bytes]:
+    """The texts in a parquet file; a row without one is no document."""
+    with extra(f"{told_as!r}, which is parquet,", "hub"):
+        import pyarrow  # type: ignore[import-untyped, unused-ignore]
+        import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
+    with closing(opened()) as file:
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+            names = list(table.schema_arrow.names)
+            if FIELD not in names:
+                raise DataError(
+                    f"{told_as!r} has no column {FIELD!r}{near(FIELD, names)} It has: {', '.join(names) or 'none'}; name one so"
+                )
+            for batch in table.iter_batches(ROWS, columns=[FIELD]):
+                yield from _texts(batch.column(0).to_pylist(), told_as)
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{told_as!r} cannot be read as parquet ({told(error)}): it is another kind of file, or a damaged one"
+            ) from error
+
+
+def _texts(rows: list[Any], told_as: str) -> Iterator[bytes]:
+    for row in rows:
+        if not isinstance(row, str | None):
+            raise DataError(f"the column {FIELD!r} of {told_as!r} holds {type(row).__name__}, not text")
+        if row:
+            yield row.encode()
 
 
 def _document(line: bytes, place: str) -> bytes:

@@ -1,8 +1,9 @@
 """A text as numbers on disk, made once for all ranks and jobs of a host and mapped into memory by each.
 
-    <cache>/tokens/<key>/train.bin, held.bin     ids, int32, little-endian
-                         tokenizer/              what `save_pretrained` wrote
-                         meta.json               counts, and the size and sha256 of every other file
+    <cache>/tokens/<key>/train-00000.bin, …, held-00000.bin, …     ids, int32, little-endian, 64 MiB to a shard
+                         tokenizer/                                what `save_pretrained` wrote
+                         meta.json                                 counts, and the size and sha256 of every other file
+           texts/<stamp>                                           the digest of a text, by the look of its files (`stamps`)
 
 The key is a digest of the text, the tokenizer's settings and this layout's version: another text or tokenizer has another folder,
 and none is ever changed in place.
@@ -15,6 +16,8 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +27,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thinwire.data.cache import DamageError, built_once, cache_folder
+from thinwire.data import mapped as mapped_files
+from thinwire.data.batches import Batches
+from thinwire.data.cache import DamageError, built_once, cache_folder, fetched_limit
+from thinwire.data.claims import claimed
+from thinwire.data.mapped import in_shards
+from thinwire.data.order import Reader
+from thinwire.data.peers import peers_from
+from thinwire.data.sets import SetReader
+from thinwire.data.stamps import known, remember, stamp
+from thinwire.data.streamed import Streamed
 from thinwire.data.text import Text, read_text
 from thinwire.data.tokenizer import encode, tokenizer_from, tokenizer_key
+from thinwire.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-FORMAT = 1
+FORMAT = 2
+SET = "set:"
 META, TOKENIZER = "meta.json", "tokenizer"
-VERIFIED_BYTES = 10**9  # of a file; checksums of larger ones would delay every start by seconds
+VERIFIED_BYTES = 2 * 10**9  # of all files together; checksums of more would delay every start by seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +68,28 @@ class Tokens:
     train_bytes: int
     digest: str
 
+    @property
+    def train_tokens(self) -> int:
+        return len(self.train)
+
+    def batches(self, who: Reader, *, length: int, overlap: int = 0, seed: int = 0) -> Batches | Streamed:
+        """The rows of a rank by step; `overlap` is for sets alone, whose windows lie side by side."""
+        return Batches(self.train, length=length, batch=who.batch, seed=seed, rank=who.rank, world=who.world, origin=who.origin)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedTokens(Tokens):
+    """A packed set, whose shards are fetched as they are read; `train` is empty."""
+
+    source: SetReader
+
+    @property
+    def train_tokens(self) -> int:
+        return self.source.set.train_tokens
+
+    def batches(self, who: Reader, *, length: int, overlap: int = 0, seed: int = 0) -> Batches | Streamed:
+        return Streamed(self.source, who, length=length, overlap=overlap, seed=seed)
+
 
 def prepare(
     source: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path | None = None
@@ -63,7 +99,8 @@ def prepare(
     Any number of processes may call this at once: one builds and the others wait for it.
 
     Args:
-        source: the text, as `read_text` takes it. It is read every time, for only so is it known to be the one in the cache.
+        source: the text, as `read_text` takes it, or `set:PLACE`, a packed set in a folder or at an address, which has a tokenizer of its
+            own: `spoken_tokenizer` is then empty. A text is read where its files are not known to be those in the cache (`stamps`).
         spoken_tokenizer: as `tokenizer_from` takes it.
         specials: the special tokens that are needed, `<|endoftext|>` among them.
         cache: a folder to keep it in, by default `cache_folder()`.
@@ -79,36 +116,103 @@ def prepare(
         ('SENSE AND SENSIBILITY', torch.int32, 21)
     """
     specials = tuple(specials)
+    if source.startswith(SET):
+        return _streamed(source.removeprefix(SET), spoken_tokenizer, specials, (cache or cache_folder()).expanduser())
     key = tokenizer_key(spoken_tokenizer, specials)  # first, because it takes no time to refuse a wrong word
-    text = read_text(source)
+    kept = (cache or cache_folder()).expanduser()
+    text = _Text(source, kept)
     asked = json.dumps([FORMAT, text.digest, key, specials])
-    folder = (cache or cache_folder()).expanduser() / "tokens" / hashlib.sha256(asked.encode()).hexdigest()[:32]
+    folder = kept / "tokens" / hashlib.sha256(asked.encode()).hexdigest()[:32]
 
     def build(at: Path) -> None:
-        _build(at, text, tokenizer_from(spoken_tokenizer, text, specials))
+        _build(at, text.read(), tokenizer_from(spoken_tokenizer, text.read(), specials))
 
     tokens = built_once(folder, build, _open)
-    return tokenizer_from(str(folder / TOKENIZER), text, specials), tokens
+    return tokenizer_from(str(folder / TOKENIZER), Text(source, (), ()), specials), tokens
+
+
+def _streamed(place: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path) -> tuple[PreTrainedTokenizerFast, Tokens]:
+    if spoken_tokenizer:
+        raise DataError(f"the set {place!r} comes with its own tokenizer, and {spoken_tokenizer!r} was asked for; leave that out")
+    if not place:
+        raise DataError(f"{SET!r} names no set; say {SET}FOLDER or {SET}https://HOST/FOLDER/")
+    peers = peers_from()
+    source = SetReader(place, cache / "fetched", fetched_limit(), peers)
+    if peers is not None and os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a host share its cache
+        peers.serve(source.by_checksum)
+    packed = source.set
+    tokenizer = source.tokenizer(specials)
+    held = torch.from_numpy(source.held())
+    return tokenizer, StreamedTokens(held[:0], held, packed.held_bytes, packed.train_bytes, packed.digest, source)
+
+
+class _Text:
+    """A text that is read when its content is asked for, and its digest known without that where its files are as they were."""
+
+    def __init__(self, source: str, cache: Path) -> None:
+        self._source, self._cache = source, cache
+        stamps_folder = cache / "texts"
+        self._text: Text | None = None
+        stamped = stamp(source)
+        self._digest = stamped and known(stamps_folder, stamped)
+        if stamped and not self._digest:
+            with suppress(OSError):  # where nothing can be written, every rank reads
+                stamps_folder.mkdir(parents=True, exist_ok=True)
+                with claimed(stamps_folder / stamped):  # of the ranks of a host one reads
+                    self._digest = known(stamps_folder, stamped) or self.read().digest
+                    remember(stamps_folder, stamped, self._digest, lambda: stamp(source))
+
+    @property
+    def digest(self) -> str:
+        return self._digest or self.read().digest
+
+    def read(self) -> Text:
+        """The text.
+
+        Raises:
+            DataError: it cannot be read, or is no longer the one that its digest says.
+        """
+        if self._text is None:
+            self._text = read_text(self._source, self._cache)
+            if self._digest and self._text.digest != self._digest:
+                raise DataError(f"the text {self._source!r} was changed while it was read; start again once it stays as it is")
+        return self._text
 
 
 def _build(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
     meta: dict[str, Any] = {"format": FORMAT, "text": text.name}
+    written: dict[str, dict[str, Any]] = {}
     for name in ("train", "held"):
         documents: tuple[bytes, ...] = getattr(text, name)
-        tokens = _write(folder / f"{name}.bin", encode(tokenizer, documents))
-        meta[name] = {"tokens": tokens, "bytes": sum(map(len, documents))}
+        shards, digest = [], hashlib.sha256()
+        for number, ids in enumerate(in_shards(encode(tokenizer, documents), mapped_files.SHARD_TOKENS)):
+            file = f"{name}-{number:05}.bin"
+            written[file] = _write(folder / file, ids, digest)
+            shards.append(file)
+        tokens = sum(written[file]["bytes"] for file in shards) // 4
+        meta[name] = {"tokens": tokens, "bytes": sum(map(len, documents)), "sha256": digest.hexdigest(), "shards": shards}
     tokenizer.save_pretrained(folder / TOKENIZER)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    meta["files"] = {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    for path in sorted((folder / TOKENIZER).rglob("*")):
+        if path.is_file():
+            written[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    meta["files"] = written
     (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    for path in (*files, folder / META):  # or a power cut could leave the new name with empty files
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in (*(folder / name for name in written), folder / META):  # or a power cut could leave the new name with empty files
+        with path.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
-def _write(path: Path, documents: Iterable[NDArray[np.int32]]) -> int:
+def _write(path: Path, ids: Iterable[NDArray[np.int32]], whole: Any) -> dict[str, Any]:
+    """Ids into a file: its size and checksum; `whole` is the checksum of all files of the part."""
+    digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
-        return sum(file.write(ids.astype("<i4").data) for ids in documents) // 4
+        for each in ids:
+            data = np.ascontiguousarray(each, dtype="<i4").data
+            file.write(data)
+            digest.update(data)
+            whole.update(data)
+            size += data.nbytes
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _open(folder: Path) -> Tokens:
@@ -120,10 +224,12 @@ def _open(folder: Path) -> Tokens:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         files: dict[str, dict[str, Any]] = meta["files"]
-        for name, written in files.items():
-            _verify(folder / name, int(written["bytes"]), str(written["sha256"]))
-        train, held = (_mapped(folder / f"{name}.bin", int(meta[name]["tokens"])) for name in ("train", "held"))
-        digest = hashlib.sha256("".join(files[f"{name}.bin"]["sha256"] for name in ("train", "held")).encode()).hexdigest()
+        whole = sum(int(written["bytes"]) for written in files.values()) < VERIFIED_BYTES
+        with ThreadPoolExecutor(2) as pool:  # sha256 lets go of the interpreter
+            list(pool.map(lambda name: _verify(folder / name, int(files[name]["bytes"]), whole and str(files[name]["sha256"])), files))
+        shards = {name: list(map(str, meta[name]["shards"])) for name in ("train", "held")}
+        train, held = (mapped_files.mapped([folder / file for file in shards[name]], int(meta[name]["tokens"])) for name in shards)
+        digest = hashlib.sha256("".join(str(meta[name]["sha256"]) for name in shards).encode()).hexdigest()
         return Tokens(train, held, int(meta["held"]["bytes"]), int(meta["train"]["bytes"]), digest)
     except DamageError:  # which is a ValueError, like all of DataError
         raise
@@ -133,17 +239,12 @@ def _open(folder: Path) -> Tokens:
         raise DamageError(f"{META} is not what was written there") from error
 
 
-def _verify(path: Path, size: int, sha256: str) -> None:
+def _verify(path: Path, size: int, sha256: str | bool) -> None:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode) or found.st_size != size:
         raise DamageError(f"{path.name} has {found.st_size} bytes, not {size}")
-    if size < VERIFIED_BYTES and _sha256(path) != sha256:
+    if sha256 and _sha256(path) != sha256:
         raise DamageError(f"{path.name} has changed")
-
-
-def _mapped(path: Path, tokens: int) -> Tensor:
-    # Not shared: the file is opened to be read only, and a page that is written to is copied first.
-    return torch.from_file(str(path), shared=False, size=tokens, dtype=torch.int32)
 
 
 def _sha256(path: Path) -> str:

@@ -98,7 +98,7 @@ class TrainConfig:
     objective: str = _set(
         "auto", one_of("auto", "causal", "masked", "spans"), "NAME", "causal, masked or spans; auto: what the model is for", WHAT
     )
-    data: str = _set("bundled", str, "TEXT", "bundled, a text file, a folder of them, or hf:NAME", WHAT)
+    data: str = _set("bundled", str, "TEXT", "bundled, a text file, a folder of them, an address, hf:NAME, or set:PLACE", WHAT)
     tokenizer: str = _set("auto", str, "NAME", "byte; bpe,vocab=4096; or a folder. auto: the saved model's own, else byte", WHAT)
     context: int = _set(128, count, "N", "tokens to a row", WHAT)
 

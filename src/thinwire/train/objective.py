@@ -51,8 +51,14 @@ class Batch:
     targets: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device."""
-        return Batch({name: tensor.to(device) for name, tensor in self.inputs.items()}, self.targets.to(device))
+        """The same on a device; what is pinned is copied while the caller goes on."""
+        return Batch(
+            {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}, self.targets.to(device, non_blocking=True)
+        )
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU can read by itself."""
+        return Batch({name: tensor.pin_memory() for name, tensor in self.inputs.items()}, self.targets.pin_memory())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from thinwire.data.tokens import Tokens, prepare
+from thinwire.data.tokens import SET, Tokens, prepare
 from thinwire.errors import ConfigError
 from thinwire.strategy import Strategy
 from thinwire.train.clock import accumulating
@@ -64,7 +64,9 @@ def prepare_run(config: TrainConfig) -> Prepared:
         precision = "bf16" if computes_bf16(device) else "fp32"
     kind = kind_of(config.model)
     objective = objective_from(kind if config.objective == "auto" else config.objective, config.context, kind)
-    spoken = config.tokenizer if config.tokenizer != "auto" else "byte" if is_preset(config.model) else config.model
+    spoken = config.tokenizer
+    if spoken == "auto":  # a packed set has its own
+        spoken = "" if config.data.startswith(SET) else "byte" if is_preset(config.model) else config.model
     tokenizer, tokens = prepare(config.data, spoken, objective.specials, Path(config.cache) if config.cache else None)
     objective = objective.fitted(tokenizer)
 

@@ -1,0 +1,246 @@
+"""Rows of any length as batches: padded for an encoder, masked as BERT is trained, cut in spans as T5 is.
+
+Each collator takes the rows' ids and the rows' numbers in the run, and draws by (seed, number): what is masked in a row does not depend on
+who reads it, or with which others. Rows of one length, as packing makes them, are what `thinwire train`'s objectives are for; these take
+rows as documents give them. Targets that do not count are -100, as torch's cross-entropy leaves out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from thinwire.errors import DataError
+
+IGNORED = -100
+Row = NDArray[np.integer[Any]]
+
+
+def padded(rows: Sequence[Row], fill: int, multiple: int = 1, most: int | None = None) -> Tensor:
+    """Rows as one tensor, filled up at their ends: (rows, longest) int64.
+
+    Args:
+        rows: (tokens,) each.
+        fill: what stands after a row's end.
+        multiple: the length is rounded up to one of it, which suits GPUs.
+        most: longer rows are cut there.
+
+    Example:
+        >>> padded([np.array([1, 2, 3]), np.array([4])], fill=0, multiple=4).tolist()
+        [[1, 2, 3, 0], [4, 0, 0, 0]]
+    """
+    rows = [row[:most] for row in rows]
+    longest = max(map(len, rows), default=0)
+    out = np.full((len(rows), -(-longest // multiple) * multiple), fill, dtype=np.int64)
+    for at, row in enumerate(rows):
+        out[at, : len(row)] = row
+    return torch.from_numpy(out)
+
+
+@dataclass(frozen=True)
+class encoder_batch:
+    """Rows as an encoder reads them: `input_ids`, and `attention_mask`, which is 1 where there is text.
+
+    Args:
+        pad: the id of the padding.
+        most: tokens to a row; longer ones are cut.
+        multiple: see `padded`.
+
+    Raises:
+        DataError: a row without tokens.
+
+    Example:
+        >>> batch = encoder_batch(pad=0, most=3)([np.array([5, 6, 7, 8]), np.array([9])], [0, 1])
+        >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist()
+        ([[5, 6, 7], [9, 0, 0]], [[1, 1, 1], [1, 0, 0]])
+    """
+
+    pad: int
+    most: int = 512
+    multiple: int = 1
+
+    def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
+        kept = _cut(rows, self.most)
+        ones = [np.ones(len(row), dtype=np.int64) for row in kept]
+        return {"input_ids": padded(kept, self.pad, self.multiple), "attention_mask": padded(ones, 0, self.multiple)}
+
+
+@dataclass(frozen=True)
+class masked_batch:
+    """Rows with a share of their tokens to be named: of these 80 % show a mask, 10 % another token, 10 % their own; and `labels`.
+
+    Of a row of n tokens that are not special, round(share n) are picked, and at least 1.
+
+    Args:
+        pad, mask: ids.
+        vocab: how many ids there are; other tokens are drawn from those that are not special.
+        special: ids that are never picked or drawn, `pad` and `mask` among them.
+        share: of tokens.
+        seed: of all draws.
+        most, multiple: as for `encoder_batch`.
+
+    Raises:
+        DataError: a share outside 0 to 1, an id outside the vocabulary, or a row without tokens.
+
+    Example:
+        >>> collate = masked_batch(pad=0, mask=1, vocab=100, special=(0, 1), share=0.5)
+        >>> batch = collate([np.arange(50, 60), np.arange(70, 74)], [7, 8])
+        >>> [int((row != IGNORED).sum()) for row in batch["labels"]]
+        [5, 2]
+
+    Devlin et al. 2019, "BERT", arXiv:1810.04805.
+
+    Differs from the paper: the number of tokens picked in a row is fixed, not drawn.
+    """
+
+    pad: int
+    mask: int
+    vocab: int
+    special: tuple[int, ...]
+    share: float = 0.15
+    seed: int = 0
+    most: int = 512
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        _share(self.share)
+        known = {*self.special, self.pad, self.mask}
+        if min(known) < 0 or max(known) >= self.vocab or len(known) >= self.vocab:
+            raise DataError(f"{self!r}: special ids lie from 0 to vocab - 1, and some ids are not special")
+
+    def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
+        special = np.array(sorted({*self.special, self.pad, self.mask}))
+        shown, labels = [], []
+        for row, number in zip(_cut(rows, self.most), numbers, strict=True):
+            draws = _draws(self.seed, number)
+            text = np.flatnonzero(~np.isin(row, special))
+            picked = draws.permutation(text)[: max(1, round(self.share * len(text)))]
+            out, label = row.astype(np.int64), np.full(len(row), IGNORED, dtype=np.int64)
+            label[picked] = out[picked]
+            kind = draws.random(len(picked))
+            out[picked[kind < 0.8]] = self.mask
+            others = picked[(kind >= 0.8) & (kind < 0.9)]
+            out[others] = _not_special(draws.integers(self.vocab - len(special), size=len(others)), special)
+            shown.append(out)
+            labels.append(label)
+        ones = [np.ones(len(row), dtype=np.int64) for row in shown]
+        return {
+            "input_ids": padded(shown, self.pad, self.multiple),
+            "attention_mask": padded(ones, 0, self.multiple),
+            "labels": padded(labels, IGNORED, self.multiple),
+        }
+
+
+@dataclass(frozen=True)
+class span_batch:
+    """Rows with spans cut out, each behind a sentinel, and `labels` that name them one after the other.
+
+        input     The <0> sat on the <1> .           labels     <0> cat <1> old mat <end>
+
+    Of a row of n tokens, round(share n) are cut out, in round(that / mean_span) spans of random lengths at random places, none at the very
+    beginning, and at least one where the row has two tokens.
+
+    Args:
+        pad, eos: ids.
+        sentinels: ids, the first for the first span.
+        share: of tokens to cut out.
+        mean_span: tokens in a span, on average.
+        seed: of all draws.
+        most, multiple: as for `encoder_batch`.
+
+    Raises:
+        DataError: a share outside 0 to 1, a span below 1, too few sentinels for the longest row, or a row without tokens.
+
+    Example:
+        >>> collate = span_batch(pad=0, eos=1, sentinels=(90, 91, 92), most=20)
+        >>> batch = collate([np.arange(10, 30)], [0])
+        >>> batch["input_ids"][0, -1].item(), batch["labels"][0, [0, -1]].tolist()
+        (1, [90, 1])
+
+    Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", arXiv:1910.10683.
+
+    Differs from the paper: there every row ends with a span, so the one span of a short row is always its end; here text may follow it.
+    """
+
+    pad: int
+    eos: int
+    sentinels: tuple[int, ...]
+    share: float = 0.15
+    mean_span: float = 3.0
+    seed: int = 0
+    most: int = 512
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        _share(self.share)
+        if self.mean_span < 1:
+            raise DataError(f"{self!r}: a span has at least 1 token; take mean_span=3")
+        if (needed := self._counts(self.most)[1]) > len(self.sentinels):
+            raise DataError(
+                f"{self!r}: a row of {self.most} tokens has {needed} spans, and there are {len(self.sentinels)} sentinels; add some"
+            )
+
+    def _counts(self, length: int) -> tuple[int, int]:
+        """Tokens to cut out of a row, and spans."""
+        noise = min(max(round(self.share * length), 1), length - 1)
+        return noise, max(1, min(round(noise / self.mean_span), noise, length - noise))
+
+    def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
+        shown, labels = [], []
+        for row, number in zip(_cut(rows, self.most), numbers, strict=True):
+            inputs, outputs = self._corrupted(row.astype(np.int64), _draws(self.seed, number))
+            shown.append(inputs)
+            labels.append(outputs)
+        ones = [np.ones(len(row), dtype=np.int64) for row in shown]
+        return {
+            "input_ids": padded(shown, self.pad, self.multiple),
+            "attention_mask": padded(ones, 0, self.multiple),
+            "labels": padded(labels, IGNORED, self.multiple),
+        }
+
+    def _corrupted(self, row: NDArray[np.int64], draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if len(row) < 2:
+            return np.append(row, self.eos), np.array([self.eos])
+        noise, spans = self._counts(len(row))
+        *texts, _ = _parted(len(row) - noise + 1, spans + 1, draws)  # what follows the last span may be nothing
+        inputs, outputs, at = [], [], 0
+        for sentinel, text, cut in zip(self.sentinels, texts, _parted(noise, spans, draws), strict=False):
+            inputs += [row[at : at + text], [sentinel]]
+            outputs += [[sentinel], row[at + text : at + text + cut]]
+            at += text + cut
+        return np.concatenate([*inputs, row[at:], [self.eos]]), np.concatenate([*outputs, [self.eos]])
+
+
+def _cut(rows: Sequence[Row], most: int) -> list[Row]:
+    if not rows or not min(map(len, rows)):
+        raise DataError("a batch has a row without tokens, or none: drop empty documents before they are collated")
+    return [row[:most] for row in rows]
+
+
+def _share(share: float) -> None:
+    if not 0 < share < 1:
+        raise DataError(f"share={share}: a share of the tokens lies between 0 and 1; take 0.15")
+
+
+def _draws(seed: int, number: int) -> np.random.Generator:
+    """The draws of one row of a run."""
+    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def _not_special(drawn: NDArray[np.int64], special: NDArray[Any]) -> NDArray[np.int64]:
+    """The n-th id that is not special is n, and one more for every special id up to it."""
+    return drawn + np.searchsorted(special - np.arange(len(special)), drawn, side="right")
+
+
+def _parted(total: int, parts: int, draws: np.random.Generator) -> list[int]:
+    """`parts` whole numbers of at least 1 that sum to `total`, all ways as likely."""
+    ends = np.sort(draws.permutation(total - 1)[: parts - 1]) + 1
+    return list(map(int, np.diff(np.concatenate([[0], ends, [total]]))))

@@ -1,0 +1,138 @@
+"""What was fetched, kept on a disk up to a size: the least recently used goes first.
+
+An entry is one file, named by a digest of its key, that ends with a checksum of its bytes; a damaged one is fetched again. Any number of
+processes may use a cache at once: of those that want the same entry one fetches. What a reader holds stays readable when it is evicted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from thinwire.data.claims import LOCK, PARTIAL, claimed, left_behind, partial
+from thinwire.errors import DataError
+from thinwire.words import told
+
+FOOTER = struct.Struct("<4sIQ")  # MAGIC, CRC-32 of the bytes, how many there are
+MAGIC = b"tw01"
+LIMIT_BYTES = 20 * 10**9
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskCache:
+    """Bytes by key, on disk.
+
+    Args:
+        folder: where; made when needed.
+        limit_bytes: of all entries together.
+
+    Raises:
+        DataError: a limit below 1.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = DiskCache(Path(folder), limit_bytes=1000)
+        ...     bytes(cache.get("a", lambda: b"fetched")), bytes(cache.get("a", lambda: b"not asked for"))
+        (b'fetched', b'fetched')
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+        if limit_bytes < 1:
+            raise DataError(f"a cache of {limit_bytes} bytes holds nothing; give a limit of at least a few blocks")
+        self.folder, self.limit_bytes = folder, limit_bytes
+
+    def get(self, key: str, fetch: Callable[[], bytes]) -> memoryview:
+        """The bytes of a key, fetched if they are not there, and mapped into memory.
+
+        Raises:
+            DataError: whatever `fetch` raises; no room; or one entry larger than the limit.
+        """
+        path = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
+        try:
+            if (found := _opened(path)) is not None:
+                return found
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with claimed(path):
+                if (found := _opened(path)) is not None:
+                    return found
+                data = fetch()
+                if len(data) > self.limit_bytes:
+                    raise DataError(f"{len(data)} bytes were fetched at once, and the cache may hold {self.limit_bytes}: raise its limit")
+                self._put(path, data)
+            return _opened(path) or memoryview(data)  # mapped, so that it is the kernel's to drop and to read again
+        except OSError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"the cache {str(self.folder)!r} cannot be used ({told(error)}): set THINWIRE_CACHE elsewhere") from error
+
+    def used_bytes(self) -> int:
+        """Of all entries."""
+        return sum(size for _, size, _ in self._entries())
+
+    def _put(self, path: Path, data: bytes) -> None:
+        for retry in (True, False):
+            ours = partial(path)
+            try:
+                with ours.open("wb") as file:
+                    file.write(data)
+                    file.write(FOOTER.pack(MAGIC, zlib.crc32(data), len(data)))
+                with claimed(self.folder / "room"):  # or several, each finding room for one, would go beyond the limit
+                    self._make_room(len(data))
+                    os.replace(ours, path)
+                return
+            except OSError as error:
+                ours.unlink(missing_ok=True)
+                if error.errno not in NO_ROOM:
+                    raise
+                if not retry or not self._make_room(self.limit_bytes // 2):  # the disk is smaller than the limit says
+                    raise DataError(
+                        f"there is no room in {str(self.folder)!r} ({os.strerror(error.errno)}): make some, or set THINWIRE_CACHE elsewhere"
+                    ) from error
+
+    def _make_room(self, wanted: int) -> int:
+        """Evict until so many bytes fit; how many entries went."""
+        for path in left_behind(self.folder):
+            path.unlink(missing_ok=True)
+        entries = sorted(self._entries())
+        used, gone = sum(size for _, size, _ in entries), 0
+        for _, size, path in entries:
+            if used + wanted <= self.limit_bytes:
+                break
+            path.unlink(missing_ok=True)
+            used, gone = used - size, gone + 1
+        return gone
+
+    def _entries(self) -> list[tuple[int, int, Path]]:
+        """When each was last used, its size and its place."""
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as each:
+            for entry in each:
+                if not entry.name.endswith((LOCK, PARTIAL)):
+                    with contextlib.suppress(FileNotFoundError):  # another process has just evicted it
+                        about = entry.stat()
+                        found.append((about.st_mtime_ns, about.st_size - FOOTER.size, Path(entry.path)))
+        return found
+
+
+def _opened(path: Path) -> memoryview | None:
+    """The bytes of an entry; `None` where it is absent or damaged."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < FOOTER.size:
+                return None
+            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        with contextlib.suppress(OSError):
+            os.utime(path)
+    except FileNotFoundError:
+        return None
+    data = whole[: size - FOOTER.size]
+    return data if FOOTER.unpack(whole[size - FOOTER.size :]) == (MAGIC, zlib.crc32(data), len(data)) else None

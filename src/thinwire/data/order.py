@@ -1,0 +1,348 @@
+"""In which order samples come: a function of their number alone, so that nothing of it is saved, replayed or sent.
+
+Row g of a run is counted through steps, then ranks, then rows of a batch. It is sample pi(g mod n) of the n there are, and pi, keyed by
+(seed, g div n), is a permutation of 0 … n - 1. So no sample comes twice until all have come; a run goes on from the number of rows that
+were read; and it may do so with another world or batch, for both only say who takes which rows.
+
+    scattered    pi is a Feistel network: any sample may follow any other            data in memory, or mapped from a disk
+    striped      pi goes through shards, in some sixty places at once                data that must be fetched, shard by shard
+
+Under `striped`, the rows of a step are dealt by their place, not by their number: each rank stays in its own part of the shards, and a
+host fetches its share of them. What ranks read together is the same whoever reads it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+ROUNDS = 4
+BLOCK = 4096  # rows that are put in order at once: a call for a few costs as much as one for hundreds
+STRIPES = 64
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads: which rows of a run a rank takes at each step.
+
+    Args:
+        batch: rows to a step, on this rank.
+        rank: this process, from 0.
+        world: how many processes share the steps.
+        origin: a step, and the rows that all ranks together had read before it: where another world or batch size takes over.
+
+    Raises:
+        ValueError: a size below 1, or a rank outside the world.
+
+    Example:
+        >>> Reader(batch=2, rank=1, world=3).first(step=10)
+        60
+        >>> Reader(batch=2, rank=1, world=3).resized(step=10, batch=5, world=1, rank=0).first(step=11)
+        65
+    """
+
+    batch: int
+    rank: int = 0
+    world: int = 1
+    origin: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "world"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: there must be at least 1 of it; take {name}=1 or more")
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank={self.rank}, world={self.world}: ranks count from 0 to {self.world - 1}; give this process's own")
+        if min(self.origin) < 0:
+            raise ValueError(f"origin={self.origin}: a step and a number of rows, neither below 0")
+
+    def first(self, step: int) -> int:
+        """The rows that all ranks have read before `step`.
+
+        Raises:
+            ValueError: a step below 0, or before the origin.
+        """
+        since, rows = self.origin
+        if step < since:
+            raise ValueError(f"step={step}: steps count from {since}; give the number of steps already taken")
+        return rows + (step - since) * self.world * self.batch
+
+    def resized(self, step: int, *, batch: int, rank: int, world: int) -> Reader:
+        """The reader that takes over before `step`, for another world or batch: no row is lost and none comes twice."""
+        return Reader(batch, rank, world, (step, self.first(step)))
+
+
+@dataclass(frozen=True)
+class Order(ABC):
+    """The samples of a run, by row.
+
+    Args:
+        size: how many samples there are.
+        seed: another seed, another order.
+    """
+
+    size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"{type(self).__name__}(size={self.size}): there is nothing to put in order; give at least one sample")
+
+    @abstractmethod
+    def epoch(self, number: int, rows: Tensor) -> Tensor:
+        """The samples of some rows of an epoch: both (r,) int64, rows below `size`."""
+
+    @abstractmethod
+    def dealt(self, rows: Tensor) -> Tensor:
+        """(r,) int64 by which those rows of a step that are of one epoch are dealt to ranks, smallest first."""
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The samples of some rows of a run: both (r,) int64.
+
+        Example:
+            >>> sorted(scattered(5).of(torch.arange(5, 10)).tolist())
+            [0, 1, 2, 3, 4]
+        """
+        epochs = rows // self.size
+        out = torch.empty_like(rows)
+        for number in epochs.unique().tolist():
+            here = epochs == number
+            out[here] = self.epoch(number, rows[here] % self.size)
+        return out
+
+    def rows(self, step: int, reader: Reader) -> Tensor:
+        """The rows that a rank takes at a step, by their number in the run: (batch,) int64.
+
+        Raises:
+            ValueError: the step is before the reader's origin.
+        """
+        first, begin = reader.first(step), reader.rank * reader.batch
+        rows = torch.arange(first, first + reader.world * reader.batch)
+        if reader.world > 1:
+            parts = [rows[rows // self.size == number] for number in range(first // self.size, int(rows[-1]) // self.size + 1)]
+            rows = torch.cat([part[self.dealt(part % self.size).argsort(stable=True)] for part in parts])
+        return rows[begin : begin + reader.batch]
+
+    def at(self, step: int, reader: Reader) -> Tensor:
+        """The samples of a rank at a step: (batch,) int64.
+
+        Raises:
+            ValueError: the step is before the reader's origin.
+
+        Example:
+            >>> order = scattered(100, seed=7)
+            >>> ranks = [order.at(3, Reader(batch=2, rank=rank, world=2)) for rank in (0, 1)]
+            >>> torch.cat(ranks).tolist() == order.at(3, Reader(batch=4)).tolist()
+            True
+        """
+        return self.of(self.rows(step, reader))
+
+    def steps(self, step: int, count: int, reader: Reader) -> Tensor:
+        """The rows that a rank takes at each of some steps: (count, batch) int64."""
+        return torch.stack([self.rows(each, reader) for each in range(step, step + count)])
+
+
+@dataclass(frozen=True)
+class scattered(Order):
+    """Any sample after any other: a Feistel network of four rounds, walked until it lands inside.
+
+    Args:
+        size: how many samples there are.
+        seed: another seed, another order.
+
+    Raises:
+        ValueError: a size below 1.
+
+    Example:
+        >>> scattered(8, seed=1).of(torch.arange(8)).tolist()
+        [6, 7, 4, 0, 3, 2, 5, 1]
+
+    Black & Rogaway 2002, "Ciphers with arbitrary finite domains".
+    """
+
+    def epoch(self, number: int, rows: Tensor) -> Tensor:
+        return permuted(rows, self.size, f"{self.seed}/{number}")
+
+    def dealt(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def at(self, step: int, reader: Reader) -> Tensor:
+        first = reader.first(step) + reader.rank * reader.batch
+        if reader.world * reader.batch > BLOCK:  # most of a block would be others'
+            return self.of(torch.arange(first, first + reader.batch))
+        block, begin = divmod(first, BLOCK)
+        rows = _block(self, block)
+        if begin + reader.batch > BLOCK:
+            rows = torch.cat((rows, _block(self, block + 1)))
+        return rows[begin : begin + reader.batch].clone()
+
+
+@dataclass(frozen=True)
+class striped(Order):
+    """Shard by shard, in `stripes` places at once.
+
+    In each epoch the shards are put in another order and, in it, their samples one after the other in a line of n. The line is cut in C
+    stripes (a power of two) and row q reads stripe b(q mod C) at offset q div C, where b turns the bits of a number round: so the rows of
+    a step are spread evenly over the line, and dealt by their place on it, each rank gets a run of the line that moves little from step
+    to step. Within a shard samples come in an order of their own.
+
+    Each rank then reads about 1/world of the shards, and exactly that where world * batch is a power of two. C shards are open at a time,
+    C/world on a rank; a batch mixes rows of as many shards as it has rows, up to that.
+
+    Args:
+        size: how many samples there are.
+        seed: another seed, another order.
+        shards: the samples of each shard, which sum to `size`.
+        stripes: C, at least the largest world that will ever read; fewer mix less and fetch less ahead.
+
+    Raises:
+        ValueError: a size below 1, shards that do not sum to it, or stripes that are no power of two.
+
+    Example:
+        >>> order = striped.over([4, 4, 4, 4], seed=1, stripes=4)
+        >>> ranks = [torch.cat([order.at(step, Reader(2, rank, 2)) for step in range(4)]) for rank in (0, 1)]
+        >>> [sorted({int(sample) // 4 for sample in rank}) for rank in ranks]  # whose shards are whose
+        [[1, 2], [0, 3]]
+    """
+
+    shards: tuple[int, ...] = ()
+    stripes: int = STRIPES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if sum(self.shards) != self.size or min(self.shards) < 0:
+            raise ValueError(f"striped: the shards hold {sum(self.shards)} samples, not {self.size}; give how many each shard holds")
+        if self.stripes < 1 or self.stripes & (self.stripes - 1):
+            raise ValueError(f"striped(stripes={self.stripes}): bits are turned round, so it must be a power of two; take {STRIPES}")
+
+    @classmethod
+    def over(cls, shards: Sequence[int], seed: int = 0, stripes: int = STRIPES) -> striped:
+        """The order of shards that hold so many samples each."""
+        return cls(sum(shards), seed, tuple(shards), stripes)
+
+    def epoch(self, number: int, rows: Tensor) -> Tensor:
+        ends, chosen, begins, sizes = _line(self.shards, f"{self.seed}/{number}")
+        place = self._places(rows)
+        slot = torch.searchsorted(ends, place, right=True)
+        shard = chosen[slot]
+        offset = place - torch.where(slot > 0, ends[slot - 1], 0)
+        return begins[shard] + permuted_each(offset, sizes[shard], shard, f"{self.seed}/{number}/shards")
+
+    def dealt(self, rows: Tensor) -> Tensor:
+        return self._places(rows)
+
+    def steps(self, step: int, count: int, reader: Reader) -> Tensor:
+        each = reader.world * reader.batch
+        first = reader.first(step)
+        if first // self.size != (first + count * each - 1) // self.size:  # an epoch ends among them
+            return super().steps(step, count, reader)
+        rows = torch.arange(first, first + count * each).view(count, each)
+        if reader.world > 1:
+            rows = rows.gather(1, self.dealt(rows % self.size).argsort(dim=1, stable=True))
+        return rows[:, reader.rank * reader.batch : (reader.rank + 1) * reader.batch].contiguous()
+
+    def shards_ahead(self, step: int, steps: int, reader: Reader) -> list[int]:
+        """The shards that a rank reads in some steps to come, each once, in the order in which it needs them."""
+        bounds = torch.tensor(self.shards).cumsum(0)
+        seen: dict[int, None] = {}
+        for each in range(step, step + steps):
+            seen.update(dict.fromkeys(torch.searchsorted(bounds, self.at(each, reader), right=True).tolist()))
+        return list(seen)
+
+    def _places(self, rows: Tensor) -> Tensor:
+        begins, turned = _stripes(self.size, self.stripes)
+        return begins[turned[rows % self.stripes]] + rows // self.stripes
+
+
+@functools.lru_cache(maxsize=16)
+def _block(order: scattered, number: int) -> Tensor:
+    """The samples of `BLOCK` rows of a run."""
+    return order.of(torch.arange(number * BLOCK, (number + 1) * BLOCK))
+
+
+@functools.lru_cache(maxsize=64)
+def _stripes(size: int, stripes: int) -> tuple[Tensor, Tensor]:
+    """Where each stripe begins on the line, and each number below `stripes` with its bits turned round."""
+    bits = stripes.bit_length() - 1
+    turned = torch.tensor([int(f"{number:0{bits}b}"[::-1], 2) if bits else 0 for number in range(stripes)])
+    lengths = torch.full((stripes,), size // stripes)
+    lengths[turned[: size % stripes]] += 1  # the last rows of an epoch, which do not go round
+    return lengths.cumsum(0) - lengths, turned
+
+
+@functools.lru_cache(maxsize=16)
+def _line(shards: tuple[int, ...], key: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The line of an epoch: where each of its shards ends and which one it is; by their numbers, shards' first samples and sizes."""
+    sizes = torch.tensor(shards)
+    chosen = permuted(torch.arange(len(shards)), len(shards), key)
+    return sizes[chosen].cumsum(0), chosen, sizes.cumsum(0) - sizes, sizes
+
+
+def permuted(numbers: Tensor, size: int, key: str) -> Tensor:
+    """Where a permutation of 0 … size - 1, chosen by `key`, sends `numbers` (any shape, int64).
+
+    Each round turns (left, right) into (right, left xor f(right)), which any f leaves invertible; a result outside the range
+    goes through again, which leads back inside, for a permutation's cycles are closed.
+
+    Example:
+        >>> sorted(permuted(torch.arange(5), 5, "any key").tolist())
+        [0, 1, 2, 3, 4]
+    """
+    half = _half(size)
+    flat = numbers.numpy().reshape(-1)
+    return torch.from_numpy(_walked(flat, np.int64(size), np.int64(half), _keys(key))).view(numbers.shape)
+
+
+def permuted_each(numbers: Tensor, sizes: Tensor, which: Tensor, key: str) -> Tensor:
+    """The same where every number has a range and a permutation of its own: of 0 … sizes - 1, chosen by `key` and `which`; all (r,) int64.
+
+    Example:
+        >>> permuted_each(torch.tensor([0, 1, 0, 1]), torch.tensor([2, 2, 9, 9]), torch.tensor([0, 0, 1, 1]), "a").tolist()
+        [0, 1, 4, 6]
+    """
+    size, shard = sizes.numpy(), mixed(which.numpy() + 1)
+    half = np.maximum(1, (np.frexp(size - 1)[1] + 1) // 2).astype(np.int64)  # as `_half`: frexp's exponent is the bit length
+    return torch.from_numpy(_walked(numbers.numpy(), size, half, [mixed(each ^ shard) for each in _keys(key)]))
+
+
+def _half(size: int) -> int:
+    """Bits in left and in right."""
+    return max(1, ((size - 1).bit_length() + 1) // 2)
+
+
+@functools.lru_cache(maxsize=64)
+def _keys(key: str) -> list[int]:
+    digest = hashlib.blake2b(key.encode(), digest_size=4 * ROUNDS).digest()
+    return [int.from_bytes(digest[at : at + 4], "little") for at in range(0, len(digest), 4)]
+
+
+def _walked(numbers: Ints, size: Any, half: Any, keys: Sequence[Any]) -> Ints:
+    """Through the network until all are inside; numbers (r,), the rest (r,) or one for all."""
+    mask = (np.int64(1) << half) - 1
+    out, outside = numbers.copy(), np.arange(len(numbers))
+    while len(outside):
+        here = [each[outside] if np.ndim(each) else each for each in (mask, half, size, *keys)]
+        room, bits, end, *round_keys = here
+        left, right = out[outside] >> bits, out[outside] & room
+        for round_key in round_keys:
+            left, right = right, left ^ (mixed(right ^ round_key) & room)
+        out[outside] = left << bits | right
+        outside = outside[out[outside] >= end]
+    return out
+
+
+def mixed(x: Any) -> Any:
+    """A hash of 32 bits to 32 bits in int64, with factors small enough (found by Wellons's hash-prospector) never to overflow."""
+    x = x & 0xFFFFFFFF
+    x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
+    x = (x ^ (x >> 15)) * 0x735A2D97 & 0xFFFFFFFF
+    return x ^ (x >> 15)
