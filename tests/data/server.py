@@ -79,9 +79,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send(self, data: bytes) -> None:
+        self.site.sent += len(data)  # before: who has read it all may look at once
         with contextlib.suppress(OSError):
             self.wfile.write(data)
-            self.site.sent += len(data)
 
     def hang_up(self) -> None:
         self.close_connection = True

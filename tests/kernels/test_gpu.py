@@ -20,17 +20,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.interpreter import DEVICE
 from tests.kernels.values import GRIDS, grids, keys, same, tensors_of, values
 from thinwire.kernels import fast, gpu, native, reference
 from thinwire.kernels.reference import Grid, Key
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed (it is in the extra 'dev' where there are wheels of it)", allow_module_level=True)
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    with gpu.interpreted():  # now: a test that takes an optimiser's step makes torch import Triton as a compiler
-        pass
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, of infinities: the interpreter computes with it

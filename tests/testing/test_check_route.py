@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thinwire.core import AllReduce, Codec, Exchange, Flight, Outcome, Ranks, Seat, Spec, State
 from thinwire.errors import FlightError, StrategyError
-from thinwire.how import gather, hierarchical, native
+from thinwire.how import gather, gossip, hierarchical, native
 from thinwire.kernels import reference
 from thinwire.testing import check_route
 from thinwire.what import identity, topk, uniform
@@ -28,6 +28,12 @@ class _LeavesOneOut(gather):
         return (yield from super().carry(codec, x if seat.rank else torch.zeros_like(x), spec, state, seat))
 
 
+class _GossipsTooMuch(gossip):
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+        outcome = yield from super().carry(codec, x, spec, state, seat)
+        return Outcome(outcome.total * 1.5, outcome.sent)
+
+
 class _LosesOnTheWay(gather):
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
         outcome = yield from super().carry(codec, x, spec, state, seat)
@@ -36,6 +42,11 @@ class _LosesOnTheWay(gather):
 
 class _LiesAboutTheWire(gather):
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float:
+        return 8.0
+
+
+class _MiscountsMessages(gather):
+    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float:
         return 8.0
 
 
@@ -92,8 +103,10 @@ class _ReducesForOthers(native):
 BROKEN: list[tuple[Any, Codec, str]] = [
     (_OneRankDiffers(), identity(), "every rank ends with the same bits"),
     (_LeavesOneOut(), identity(), "the total is the sum of the contributions"),
+    (_GossipsTooMuch(), identity(), "the mean over ranks of totals is the sum of contributions"),
     (_LosesOnTheWay(), topk(0.1), "what the ranks sent adds up to the total"),
     (_LiesAboutTheWire(), identity(), "a rank hands sent_nbytes bytes to the wire"),
+    (_MiscountsMessages(), identity(), "a rank sends sent_messages messages"),
     (_GoesByWhoComesFirst(), identity(), "the order in which ranks come does not matter"),
     (_HidesItsGroups(native(), native(), 2), identity(), "groups(world) holds every subset that it all-reduces over"),
     (_SendsNumbers(), identity(), "what is exchanged is flat, contiguous bytes"),

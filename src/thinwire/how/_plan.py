@@ -69,11 +69,11 @@ def totals(
         for j, packet in packets.items()
     }
     device = next(iter(packets.values())).payload.device
-    for number, move in enumerate(moves):
+    for move in moves:
         send, recv = [], []
         for message in move.send:
             parts, wholes = _among(message, chunks)
-            payloads = [*(chunks[j].part(number) for j in parts), *(chunks[j].whole() for j in wholes)]
+            payloads = [*(chunks[j].part() for j in parts), *(chunks[j].whole() for j in wholes)]
             knowns = [*(chunks[j].due.nbytes is not None for j in parts), *(chunks[j].whole_due.nbytes is not None for j in wholes)]
             if payloads:
                 send.append((seat.group[message.peer], payloads, knowns))
@@ -87,7 +87,7 @@ def totals(
             parts, wholes = _among(message, chunks)
             runs = iter(got.get(seat.group[message.peer], ()))
             for j in parts:
-                chunks[j].hear(message.peer, next(runs), None if j in message.raw else number)
+                chunks[j].hear(message.peer, next(runs), j in message.raw)
             for j in wholes:
                 chunks[j].take(next(runs))
     return {j: chunk.open(into.get(j)) for j, chunk in chunks.items()}
@@ -106,10 +106,10 @@ class _Unopened:
         self.due = self.whole_due = Due(packet.payload.numel(), packet.payload.numel(), packet.coder)  # what adds is as long everywhere
         self.heard = [(seat.place, packet.payload)]
 
-    def hear(self, place: int, payload: Tensor, number: int | None) -> None:
+    def hear(self, place: int, payload: Tensor, raw: bool) -> None:
         self.heard.append((place, payload))
 
-    def part(self, number: int) -> Tensor:
+    def part(self) -> Tensor:
         return self.whole()
 
     def whole(self) -> Tensor:
@@ -136,25 +136,25 @@ class _Opened:
         self.opener = again.opener(number) if again else (packet.coder, packet.spec, packet.state)
         self.due = Due.of(packet.coder, packet.spec)
         self.whole_due = Due.of(self.opener[0], self.opener[1])
-        self.heard: list[tuple[int, Tensor, int | None]] = [(seat.place, packet.payload, None)]
+        self.heard: list[tuple[int, Tensor, bool]] = [(seat.place, packet.payload, True)]
         self.total: Tensor | None = None
         self.final: Tensor | None = None
 
-    def hear(self, place: int, payload: Tensor, number: int | None) -> None:
-        self.heard.append((place, payload, number))
+    def hear(self, place: int, payload: Tensor, raw: bool) -> None:
+        self.heard.append((place, payload, raw))
 
-    def part(self, number: int) -> Tensor:
+    def part(self) -> Tensor:
         if self.total is None and len(self.heard) == 1:
             return self.packet.payload
         packet = self.packet
-        return packet.coder.encode(self._add_up(), packet.spec, packet.state, self._hop(number))
+        return packet.coder.encode(self._add_up(), packet.spec, packet.state, self._hop())
 
     def whole(self) -> Tensor:
         if self.final is None:
             packet, back = self.packet, self.seat.under("back")
             if self.again is not None:
                 self.final = self.again.encode(self._add_up(), self.number)
-            elif self.total is None and all(number is None for *_, number in self.heard):
+            elif self.total is None and all(raw for *_, raw in self.heard):
                 ordered = sorted(self.heard, key=lambda each: each[0])
                 heard = [(self.seat.group[place], payload) for place, payload, _ in ordered]
                 self.final = packet.coder.encode_sum(heard, packet.spec, packet.state, packet.seat, back)
@@ -172,9 +172,9 @@ class _Opened:
     def _add_up(self) -> Tensor:
         """The sum of what was heard since, in the order of places, onto what was added before."""
         packet = self.packet
-        for place, payload, number in sorted(self.heard, key=lambda each: each[0]):
+        for place, payload, raw in sorted(self.heard, key=lambda each: each[0]):
             sender = self.seat.group[place]
-            said = packet.seat if number is None else self._hop(number)
+            said = packet.seat if raw else self._hop()
             if self.total is None:
                 self.total = packet.coder.decode(payload, packet.spec, packet.state, said, sender)
             else:
@@ -183,8 +183,9 @@ class _Opened:
         assert self.total is not None
         return self.total
 
-    def _hop(self, number: int) -> Seat:
-        return self.seat.under(f"hop {number}")
+    def _hop(self) -> Seat:
+        """Who encodes a sum on its way. A rank does it once for a chunk, and ranks may count their moves otherwise."""
+        return self.seat.under("hop")
 
 
 def _opened(coder: Coder, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int, into: Tensor | None) -> Tensor:

@@ -176,13 +176,16 @@ class _Bucket:
         total = outcomes[0].total.double()
         if not self.route.consensus:
             total = torch.stack([outcome.total.double() for outcome in outcomes.values()]).mean(0)
-        law = (
+        off, room = float((total - exact.sum(0)).abs().max()), rounding + held * world + lost
+        require(
+            off <= room,
+            self.route,
             "the total is the sum of the contributions"
             if self.route.consensus
-            else "the mean over ranks of totals is the sum of contributions"
+            else "the mean over ranks of totals is the sum of contributions",
+            case,
+            f"it is off by {off:g}, allowed {room:g}",
         )
-        off, room = float((total - exact.sum(0)).abs().max()), rounding + held * world + lost
-        require(off <= room, self.route, law, case, f"it is off by {off:g}, allowed {room:g}")
         if all(outcome.sent is not None for outcome in outcomes.values()):
             shares = torch.stack([outcome.sent().double() for outcome in outcomes.values() if outcome.sent is not None])
             off = float((total - shares.sum(0)).abs().max())
