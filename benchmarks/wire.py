@@ -64,18 +64,15 @@ class Cell:
         return f"{rate}{far}, K={self.world}, {self.codec}, {self.values * 4 / MB:.0f} MB fp32"
 
 
-def near(codec: str, values: int, slice_bytes: int, lanes: int) -> list[Cell]:
-    """No round trip to speak of."""
-    return [Cell(world, rate, 0.0, codec, values, slice_bytes, lanes) for rate in (1e8, 1e9) for world in (2, 4, 8)]
-
-
 def cells() -> list[Cell]:
-    """The table."""
-    made = near("identity()", 8 * MB, 4 * MB, 2)  # 32 MB of payload
-    made += near("uniform(4)", 62 * MB, 16 * MB, 2)  # 32 MB of payload
-    made += [Cell(4, rate, 0.0, codec, 8 * MB, 4 * MB, 2) for rate in (1e8, 1e9) for codec in ("uniform(4)", "sign()")]  # 32 MB of values
+    """The table: no round trip to speak of; 32 MB of values beside gloo; long links."""
+    whole = 1 << 30  # one slice: on a short link a single lane fills the line best
+    short = [(world, rate) for rate in (1e8, 1e9) for world in (2, 4, 8)]
+    made = [Cell(world, rate, 0.0, "identity()", 8 * MB, whole, 1, turns=3) for world, rate in short]  # 32 MB of payload
+    made += [Cell(world, rate, 0.0, "uniform(4)", 62 * MB, 64 * MB, 2, gloo=False, turns=3) for world, rate in short]  # as much
+    made += [Cell(4, rate, 0.0, codec, 8 * MB, 8 * MB, 2) for rate in (1e8, 1e9) for codec in ("uniform(4)", "sign()")]
     made += [
-        Cell(4, 1e9, rtt, "identity()", 16 * MB, 4 * MB, 4, congestion=congestion)  # 64 MB of payload
+        Cell(4, 1e9, rtt, "identity()", 16 * MB, 16 * MB, 4, congestion=congestion)  # 64 MB of payload
         for rtt in (0.05, 0.1)
         for congestion in ("bbr", "cubic")
     ]
