@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from pathlib import Path
@@ -94,6 +95,22 @@ def test_a_full_disk_is_told_and_the_last_good_one_stays(tmp_path: Path) -> None
     assert silent == []
     assert alone(tmp_path).steps() == [10, 30]
     assert set(alone(tmp_path).read(10, every_name)) == {"a", "rank0", "rank1"}
+
+
+def _beside_one_that_dies(rank: int, folder: Path) -> str | None:
+    checkpoints = Checkpoints(folder, "ant", host_groups([0, 0], None), rank == 0, 2, lambda _: None)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    checkpoints.save(10, {"a": torch.ones(10)})
+    checkpoints.wait()
+    return checkpoints.failure
+
+
+def test_a_rank_that_is_lost_meanwhile_is_told_and_no_disk_is_blamed(tmp_path: Path) -> None:
+    failure, died = run_ranks(2, _beside_one_that_dies, tmp_path)
+    assert died == -signal.SIGKILL
+    assert failure.startswith("the checkpoint of step 10 was not saved: another rank of this host was lost meanwhile")
+    assert "are free in" not in failure
 
 
 @pytest.mark.parametrize("victim", [".metadata", "__0_0.distcp"])

@@ -27,6 +27,8 @@ from thinwire.errors import CheckpointError
 from thinwire.words import first_line
 
 STEP, PARTIAL, ASIDE, PRUNED = "step-", ".partial-", ".aside-", ".pruned-"
+_OF_A_PEER = ("gloo/transport", "ncclRemoteError", "Connection closed by peer", "Connection reset by peer")
+"""What transports say of a rank that is gone."""
 
 
 class Checkpoints:
@@ -113,9 +115,13 @@ class Checkpoints:
                 self._finish(partial, self.path(step))
             self.failure = None
         except (Exception, CheckpointException) as error:  # DCP wraps what any rank met, a full disk included
-            self.failure = f"the checkpoint of step {step} was not saved: {root_cause(error)}"
-            with suppress(OSError):  # torch's writer hides the errno of a full disk behind a word of its own
-                self.failure += f"; {shutil.disk_usage(self.folder).free / 1e6:,.1f} MB are free in {self.folder}"
+            reason = root_cause(error)
+            self.failure = f"the checkpoint of step {step} was not saved: {reason}"
+            if any(word in reason for word in _OF_A_PEER):
+                self.failure = f"the checkpoint of step {step} was not saved: another rank of this host was lost meanwhile ({reason})"
+            else:
+                with suppress(OSError):  # torch's writer hides the errno of a full disk behind a word of its own
+                    self.failure += f"; {shutil.disk_usage(self.folder).free / 1e6:,.1f} MB are free in {self.folder}"
             if self.leader:
                 shutil.rmtree(partial, ignore_errors=True)
                 last = self.steps()
