@@ -46,7 +46,7 @@ def main() -> None:
                 held=held,
                 steps=10_000,
                 stop=stop,
-                warm=WARM,
+                warm=warm,
             )
             os.environ[native.VARIABLE] = kernels
             with link.lab(WORLD) as lab:
