@@ -4,23 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.drive.hops import bytes_of, flight
 from tests.threads import on_threads
-from thinwire.core import AllReduce, Driver, Exchange, Flight, Hop, Outcome
+from thinwire.core import AllReduce, Driver, Exchange, Flight, Outcome
 from thinwire.drive.local import run
 from thinwire.errors import FlightError, RankLostError
-
-
-def flight(*hops: Hop) -> Flight:
-    """Yields these hops, and ends with the last answer that is a tensor."""
-    last = torch.zeros(1)
-    for hop in hops:
-        reply = yield hop
-        last = reply if isinstance(reply, Tensor) else last
-    return Outcome(last)
-
-
-def bytes_of(n: int) -> Tensor:
-    return torch.zeros(n, dtype=torch.uint8)
 
 
 def ones() -> Tensor:

@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tests.drive.hops import bytes_of, flight
 from tests.how.flights import bucket, launch, values
-from thinwire.core import AllReduce, Exchange, Flight, Hop, Link, Outcome
+from thinwire.core import AllReduce, Exchange, Link
 from thinwire.drive._wires import Flow, share
 from thinwire.drive.local import run
 from thinwire.drive.sim import Channel, Launch, SimFabric, Wires, simulate
@@ -19,18 +20,6 @@ from thinwire.strategy import Strategy
 from thinwire.what import identity, uniform
 
 SLOW = Link(latency_s=1.0, rate_bytes_per_s=100.0)
-
-
-def flight(*hops: Hop) -> Flight:
-    last = torch.zeros(1)
-    for hop in hops:
-        reply = yield hop
-        last = reply if isinstance(reply, Tensor) else last
-    return Outcome(last)
-
-
-def bytes_of(n: int) -> Tensor:
-    return torch.zeros(n, dtype=torch.uint8)
 
 
 def to(*sends: tuple[int, int]) -> Exchange:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Exchange, Flight, Outcome, Part, Route, Seat, Spec
+from thinwire.core import Codec, Exchange, Flight, Hop, Outcome, Part, Route, Seat, Spec
 from thinwire.drive.local import run
+from thinwire.testing.talk import relayed
 
 EVEN = 2 * 5040  # 1 to 10, 12, 14, 15, 16 and more divide it
 
@@ -37,15 +38,12 @@ def fly(route: Route, codec: Codec, world: int, spec: Spec | None = None) -> dic
 
 def watched(flight: Flight, look: Callable[[Any], None]) -> Flight:
     """The same flight; `look` sees each hop."""
-    reply: Any = None
-    while True:
-        try:
-            hop = flight.send(reply)
-        except StopIteration as stop:
-            outcome: Outcome = stop.value
-            return outcome
+
+    def through(hop: Hop) -> Hop:
         look(hop)
-        reply = yield hop
+        return hop
+
+    return relayed(flight, through)
 
 
 def partners(route: Route, codec: Codec, world: int) -> dict[int, set[int]]:

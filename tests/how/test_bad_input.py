@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.how.flights import bucket, launch, values
-from thinwire.core import Exchange, Flight, Outcome, Route
+from thinwire.core import Exchange, Flight, Hop, Route
 from thinwire.drive.local import run
 from thinwire.errors import FlightError, PayloadError
 from thinwire.how import gossip, halving_doubling, ring, server, torus, tree, two_shot
+from thinwire.testing.talk import relayed
 from thinwire.what import entropy, identity, uniform
 
 ROUTES = [ring(), tree(2), halving_doubling(), torus(2, 2), server((1, 2)), two_shot(), gossip("ring")]
@@ -18,17 +19,17 @@ DATA_SIZED = entropy(uniform(4))
 
 def lying(flight: Flight, lie: Any) -> Flight:
     """The same flight, whose first message is what `lie` makes of it."""
-    reply, told = None, False
-    while True:
-        try:
-            hop = flight.send(reply)
-        except StopIteration as stop:
-            outcome: Outcome = stop.value
-            return outcome
+    told = False
+
+    def through(hop: Hop) -> Hop:
+        nonlocal told
         if isinstance(hop, Exchange) and not told and any(payload.numel() for _, payload in hop.send):
             (to, payload), *others = hop.send
-            hop, told = Exchange(((to, lie(payload)), *others), hop.recv), True
-        reply = yield hop
+            told = True
+            return Exchange(((to, lie(payload)), *others), hop.recv)
+        return hop
+
+    return relayed(flight, through)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=repr)

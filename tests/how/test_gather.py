@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from thinwire.core import Codec, Exchange
+from tests.how.flights import watched
+from thinwire.core import Codec, Exchange, Flight
 from thinwire.drive.local import run
 from thinwire.how import gather
 from thinwire.testing import check_route, seats, specs
@@ -47,15 +48,8 @@ def test_lengths_go_first_only_where_the_data_sizes_payloads(codec: Codec, hops:
     at = seats(group=(0, 1))
     seen: list[object] = []
 
-    def watched(rank: int):  # type: ignore[no-untyped-def]
-        flight, reply = gather().carry(codec, torch.randn(MANY.numel), MANY, gather().init(codec, MANY, at[rank]), at[rank]), None
-        while True:
-            try:
-                hop = flight.send(reply)
-            except StopIteration as stop:
-                return stop.value
-            seen.append(hop)
-            reply = yield hop
+    def carried(rank: int) -> Flight:
+        return gather().carry(codec, torch.randn(MANY.numel), MANY, gather().init(codec, MANY, at[rank]), at[rank])
 
-    run({rank: watched(rank) for rank in at})
+    run({rank: watched(carried(rank), seen.append) for rank in at})
     assert len(seen) == 2 * hops

@@ -1,3 +1,4 @@
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -5,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from thinwire.core import AllReduce, Codec, Exchange, Flight, Route
+from tests.how.flights import watched
+from thinwire.core import AllReduce, Codec, Exchange, Route
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native, two_shot
@@ -39,21 +41,15 @@ def test_only_the_codec_crosses_the_thin_wire() -> None:
     """Bytes between nodes: what the codec needs for the rank's share of its node's sum, there and back."""
     crossing = dict.fromkeys(range(4), 0.0)
 
-    def watched(flight: Flight, rank: int) -> Flight:
-        reply: Any = None
-        while True:
-            try:
-                hop = flight.send(reply)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            if isinstance(hop, Exchange):
-                crossing[rank] += sum(payload.numel() for peer, payload in hop.send if peer // 2 != rank // 2)
-            elif isinstance(hop, AllReduce):
-                assert len({peer // 2 for peer in hop.group}) == 1, "an all-reduce between nodes would be dense"
-            reply = yield hop
+    def look(rank: int, hop: Any) -> None:
+        if isinstance(hop, Exchange):
+            crossing[rank] += sum(payload.numel() for peer, payload in hop.send if peer // 2 != rank // 2)
+        elif isinstance(hop, AllReduce):
+            assert len({peer // 2 for peer in hop.group}) == 1, "an all-reduce between nodes would be dense"
 
     route, codec, at = hierarchical(native(), two_shot(), 2), uniform(4), seats(group=(0, 1, 2, 3))
-    run({r: watched(route.carry(codec, torch.randn(MANY.numel), MANY, route.init(codec, MANY, at[r]), at[r]), r) for r in at})
+    flights = {r: route.carry(codec, torch.randn(MANY.numel), MANY, route.init(codec, MANY, at[r]), at[r]) for r in at}
+    run({r: watched(flight, partial(look, r)) for r, flight in flights.items()})
     assert sum(crossing.values()) == 2 * sum(codec.nbytes(span) for span in MANY.cut(2, 256))
 
 

@@ -9,7 +9,7 @@ Routes **sum**. The engine scales each rank's contribution by its weight over th
 sum is the weighted mean, and residuals (in the same units) may be added over ranks and handed to another world.
 """
 
-from thinwire.core.codec import Codec, Coder, Outcome, Packet, Rounds, Unsaid
+from thinwire.core.codec import Codec, Coder, Outcome, Packet, Rounds, Unsaid, side_by_side
 from thinwire.core.driver import Driver, Handle, Stage
 from thinwire.core.route import LOCAL_NETWORK, AllReduce, Cost, Exchange, Flight, Hop, Link, Route, allreduce_messages, allreduce_nbytes
 from thinwire.core.schedule import Schedule, Tick
@@ -53,4 +53,5 @@ __all__ = [
     "Unsaid",
     "allreduce_messages",
     "allreduce_nbytes",
+    "side_by_side",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -79,6 +79,29 @@ class Outcome:
 
 
 Rounds: TypeAlias = Generator[Packet, Tensor, Outcome]
+
+
+def side_by_side(
+    flows: Sequence[Rounds], answer: Callable[[dict[int, Packet]], Generator[Any, Any, Mapping[int, Tensor]]]
+) -> Generator[Any, Any, list[Outcome]]:
+    """Drive several codecs' rounds together: the packets of a round, {which: packet}, are answered by what `answer` makes of them.
+
+    Returns:
+        Their outcomes, in the order given.
+    """
+    talking, replies = dict(enumerate(flows)), cast(dict[int, Any], dict.fromkeys(range(len(flows))))
+    outcomes: dict[int, Outcome] = {}
+    while talking:
+        packets: dict[int, Packet] = {}
+        for i, flow in list(talking.items()):
+            try:
+                packets[i] = flow.send(replies[i])
+            except StopIteration as stop:
+                outcomes[i] = stop.value
+                del talking[i]
+        if packets:
+            replies = dict((yield from answer(packets)))
+    return [outcomes[i] for i in range(len(flows))]
 
 
 class Codec(Member, ABC):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Exchange, Flight, Hop, Outcome, Packet, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Coder, Exchange, Flight, Hop, Outcome, Packet, Rounds, Seat, Spec, State, side_by_side
 from thinwire.errors import PayloadError
 from thinwire.kernels import memory, reference
 
@@ -45,20 +45,8 @@ def many_spans(
     state: has a child for each span, by its number.
     """
     begin = spans[0].begin
-    flows = {j: codec.rounds(x[span.begin - begin : span.end - begin], span, state.child(str(j)), seat) for j, span in enumerate(spans)}
-    replies: dict[int, Tensor | None] = dict.fromkeys(flows)
-    outcomes: dict[int, Outcome] = {}
-    while flows:
-        packets: dict[int, Packet] = {}
-        for j, flow in list(flows.items()):
-            try:
-                packets[j] = flow.send(replies[j])  # type: ignore[arg-type]  # a generator's first reply is None
-            except StopIteration as stop:
-                outcomes[j] = stop.value
-                del flows[j]
-        if packets:
-            replies = {**(yield from totals(packets))}
-    ordered = [outcomes[j] for j in range(len(spans))]
+    flows = [codec.rounds(x[span.begin - begin : span.end - begin], span, state.child(str(j)), seat) for j, span in enumerate(spans)]
+    ordered = yield from side_by_side(flows, totals)
     shares = [outcome.sent for outcome in ordered if outcome.sent is not None]
     known = len(shares) == len(ordered)
     sent = (lambda: torch.cat([own() for own in shares])) if known else None

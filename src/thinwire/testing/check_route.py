@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from thinwire.errors import StrategyError
 from thinwire.registry import inside
 from thinwire.testing.cases import inputs, require, same, seats, specs
 from thinwire.testing.known import Bound, bound, cut_off
+from thinwire.testing.talk import relayed
 
 _BUCKETS = ("many parts", "cut parts", "three values", "one value", "an empty span", "bfloat16")
 _PATTERNS = ("normal", "wide dtype", "zeros", "half of the ranks")
@@ -128,15 +128,12 @@ class _Bucket:
 
     def _watched(self, flight: Flight, rank: int, case: str) -> Flight:
         """The same flight, its hops looked at."""
-        reply: Any = None
-        while True:
-            try:
-                hop = flight.send(reply)
-            except StopIteration as stop:
-                outcome: Outcome = stop.value
-                return outcome
+
+        def looked_at(hop: Hop) -> Hop:
             self._check_hop(hop, rank, case)
-            reply = yield hop
+            return hop
+
+        return relayed(flight, looked_at)
 
     def _check_hop(self, hop: Hop, rank: int, case: str) -> None:
         if isinstance(hop, AllReduce):

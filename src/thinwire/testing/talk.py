@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Outcome, Packet, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Flight, Hop, Outcome, Packet, Rounds, Seat, Spec, State
 from thinwire.testing.cases import require, same
+
+
+def relayed(flight: Flight, through: Callable[[Hop], Hop]) -> Flight:
+    """The same flight, each of whose hops is what `through` makes of it."""
+    reply: Any = None
+    while True:
+        try:
+            hop = flight.send(reply)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+        reply = yield through(hop)
 
 
 @dataclass

@@ -7,13 +7,13 @@ the data decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, Outcome, Packet, Piece, Role, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Coder, Grain, Outcome, Packet, Piece, Role, Rounds, Seat, Spec, State, side_by_side
 from thinwire.errors import PayloadError
 from thinwire.what.identity import identity
 
@@ -72,24 +72,17 @@ class by_role(Codec):
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
         split = list(self._split(spec))
-        flows: dict[int, Rounds] = {}
-        for i, (role, sub, pieces) in enumerate(split):
+        flows: list[Rounds] = []
+        for role, sub, pieces in split:
             part = torch.cat([x[p.at : p.at + p.high - p.low] for p in pieces])
-            flows[i] = self._codecs[role].rounds(part, sub, state.child(role), seat.under(role))
-        replies: dict[int, Tensor | None] = dict.fromkeys(flows)
-        outcomes: dict[int, Outcome] = {}
-        while flows:
-            packets: dict[int, Packet] = {}
-            for i, flow in list(flows.items()):
-                try:
-                    packets[i] = flow.send(replies[i])  # type: ignore[arg-type]  # a generator's first reply is None
-                except StopIteration as stop:
-                    outcomes[i] = stop.value
-                    del flows[i]
-            if packets:
-                order = sorted(packets, key=lambda i: -max((dtype.itemsize for _, dtype in packets[i].sums), default=0))
-                total = yield _compose([packets[i] for i in order], seat, x.device)
-                replies = dict(zip(order, total.split([packets[i].spec.numel for i in order]), strict=True))
+            flows.append(self._codecs[role].rounds(part, sub, state.child(role), seat.under(role)))
+
+        def answer(packets: dict[int, Packet]) -> Generator[Packet, Tensor, dict[int, Tensor]]:
+            order = sorted(packets, key=lambda i: -max((dtype.itemsize for _, dtype in packets[i].sums), default=0))
+            total = yield _compose([packets[i] for i in order], seat, x.device)
+            return dict(zip(order, total.split([packets[i].spec.numel for i in order]), strict=True))
+
+        outcomes = yield from side_by_side(flows, answer)
         if not split:
             total = yield _compose([], seat, x.device)
             return Outcome(total, lambda: x)
