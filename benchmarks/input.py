@@ -3,9 +3,10 @@
     PYTHONPATH=RIVALS python -m benchmarks.input --folder SCRATCH --json benchmarks/results/input.json [PART …]
 
 Parts: readers (each in a process of its own, rounds in turn, medians of tokens to a processor second), start (of 100 MB, in fresh
-processes), train (the share that `thinwire train` waits), memory (over an epoch), wire-first and wire-later (a packed set from an HTTP
-server over an emulated 100 Mb/s line, in this order; they need `thinwire lab`). Parts that stand in the JSON file and are not asked for are
-kept. RIVALS: a folder with torchdata, litdata and mosaicml-streaming (`pip install --no-deps --target`), so that none brings another torch.
+processes), train (the share that `thinwire train` waits), memory (over an epoch), building (memory, of a text's ids), wire-first and
+wire-later, wire-100-first and wire-100-later (a packed set from an HTTP server over an emulated 100 Mb/s line; they need `thinwire lab`).
+Parts that stand in the JSON file and are not asked for are kept. RIVALS: a folder with torchdata, litdata and mosaicml-streaming
+(`pip install --no-deps --target`), so that none brings another torch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 from benchmarks.common import Neighbours, emit, parser, table
 from benchmarks.input_readers import READERS
 
-ROUNDS, SECONDS = 3, 1.0
+ROUNDS, SECONDS = 3, 0.7
 ALONE = {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}  # not with the rivals, whose packages others would find
 LIBRARIES = ("torch", "torchdata", "datasets", "litdata", "mosaicml-streaming")
 MODEL = "llama-nano"
@@ -48,6 +49,33 @@ prepared = time.perf_counter() - begun
 begun = time.perf_counter()
 tokens.batches(Reader(8), length=129).at(0)
 print(json.dumps([prepared, time.perf_counter() - begun, len(tokens.train)]))
+"""
+FETCH = """
+import json, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from thinwire.data import SetReader
+begun, source = time.perf_counter(), SetReader(sys.argv[1], Path(sys.argv[2]), 10**10)
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(source.ids, source.set.train))
+Path(sys.argv[3]).write_text(json.dumps({"fetched_bytes": source.fetched_bytes, "fetch_s": time.perf_counter() - begun}))
+"""
+BUILD = """
+import json, sys, threading, time
+from pathlib import Path
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from thinwire.data import prepare
+def anonymous():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1024
+before, seen = anonymous(), []
+def watch():
+    while True:
+        seen.append(anonymous())
+        time.sleep(0.01)
+threading.Thread(target=watch, daemon=True).start()
+prepare(sys.argv[1], "byte", ["<|endoftext|>"], Path(sys.argv[2]))
+print(json.dumps([round(before, 1), round(max(seen), 1)]))
 """
 MEMORY = """
 import json, sys
@@ -186,33 +214,58 @@ def memory(folder: Path) -> dict[str, Any]:
     return {"mib": seen}
 
 
+def building(folder: Path) -> dict[str, Any]:
+    """Anonymous memory of a process before and at the most while it makes the ids of a text, in MiB."""
+    rows = {}
+    for megabytes in (100, 1000):
+        cache = folder / "cache-building"
+        rows[f"{megabytes} MB"] = fresh(BUILD, str(corpus(folder, megabytes)), str(cache))
+        subprocess.run(["rm", "-rf", str(cache)], check=True)
+    table(["text", "MiB before", "MiB at the most"], [[name, *row] for name, row in rows.items()])
+    return rows
+
+
 def wire_first(folder: Path) -> dict[str, Any]:
     """`thinwire train` through the first epoch of a packed set on an HTTP server, over an emulated line of 100 Mb/s and 10 ms."""
-    subprocess.run(["rm", "-rf", str(folder / "cache-wire")], check=True)
-    return _over_a_wire(folder, "first epoch", steps=230)
+    return _over_a_wire(folder, "1 MB, first epoch", 1, steps=230, cold=True)
 
 
 def wire_later(folder: Path) -> dict[str, Any]:
     """The same once all of it is in the cache, as in a later epoch."""
-    return _over_a_wire(folder, "later epochs", steps=115)
+    return _over_a_wire(folder, "1 MB, later epochs", 1, steps=115)
 
 
-def _over_a_wire(folder: Path, name: str, steps: int) -> dict[str, Any]:
+def wire_large_first(folder: Path) -> dict[str, Any]:
+    """The same of 100 MB of text, 184 MB of ids: the first steps of its first epoch, which has 22,500."""
+    return _over_a_wire(folder, "100 MB, first steps", 100, steps=115, cold=True)
+
+
+def wire_large_later(folder: Path) -> dict[str, Any]:
+    """The same once the whole set was fetched over the line (with `FETCH`, in place of a first epoch of 80 minutes)."""
+    return _over_a_wire(folder, "100 MB, all fetched before", 100, steps=115, fetch=True)
+
+
+def _over_a_wire(folder: Path, name: str, megabytes: int, steps: int, cold: bool = False, fetch: bool = False) -> dict[str, Any]:
     from thinwire.lab import Lab, Wire, uniform
 
-    packed, out = folder / "packed-1", folder / "run-wire"
+    packed, out, cache = folder / f"packed-{megabytes}", folder / "run-wire", folder / f"cache-wire-{megabytes}"
     if not packed.exists():
-        _pack(corpus(folder, 1), packed, "--shard", "64")
-    # A step reads 32 rows of 128 tokens: an epoch has about 230 steps.
-    learn = [*_command(out, "set:http://10.77.0.1:8000/", folder / "cache-wire"), "--batch", "32", "--steps", str(steps)]
-    script = HOSTS.format(serve=f"{sys.executable} -m tests.data.server {packed} 8000", learn=" ".join(learn), out=out)
+        _pack(corpus(folder, megabytes), packed, *(("--shard", "64") if megabytes == 1 else ()))
+    if cold or fetch:
+        subprocess.run(["rm", "-rf", str(cache)], check=True)
+    # A step reads 32 rows of 128 tokens: an epoch of the small set has about 230 steps.
+    learn = " ".join([*_command(out, "set:http://10.77.0.1:8000/", cache), "--batch", "32", "--steps", str(steps)])
+    if fetch:
+        (folder / "fetch.py").write_text(FETCH)
+        learn = f"{sys.executable} {folder}/fetch.py http://10.77.0.1:8000/ {cache}/fetched {folder}/fetched.json && {learn}"
+    script = HOSTS.format(serve=f"{sys.executable} -m tests.data.server {packed} 8000", learn=learn, out=out)
     Path(f"{out}.done").unlink(missing_ok=True)
     with Lab(uniform(2, rate=1e8, wire=Wire(rtt=0.01))) as lab:
         done = lab.run(["bash", "-c", script], timeout=500, env=ALONE, on_line=lambda *_: None)
     if done.codes["host1"]:
         raise RuntimeError(f"thinwire train ended with {done.codes}")
-    row = _told(out)
-    table(["over 100 Mb/s", "input", "compute"], [[name, row["input"], row["compute"]]])
+    row = {"steps": steps, **_told(out)} | (json.loads((folder / "fetched.json").read_text()) if fetch else {})
+    table(["over 100 Mb/s", "input", "compute", "input, s"], [[name, row["input"], row["compute"], row["input"] * row["train_s"]]])
     return row
 
 
@@ -221,8 +274,11 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "start": start,
     "train": train,
     "memory": memory,
+    "building": building,
     "wire-first": wire_first,
     "wire-later": wire_later,
+    "wire-100-first": wire_large_first,
+    "wire-100-later": wire_large_later,
 }
 
 

@@ -28,6 +28,7 @@ from thinwire.what import (
     lowrank,
     natural,
     nf4,
+    on_change,
     powerlevels,
     randomk,
     sampled,
@@ -41,7 +42,7 @@ from thinwire.what import (
     tucker,
     uniform,
 )
-from thinwire.when import delayed, every, growing, staggered, thinning, warmup
+from thinwire.when import by_speed, delayed, every, growing, staggered, thinning, warmup
 
 CODECS: dict[str, list[Codec]] = {
     "identity": [identity()],
@@ -108,6 +109,9 @@ CODECS: dict[str, list[Codec]] = {
     "sampled": [sampled(0.3, stride=4), sampled(0.1)],
     "dgc": [dgc(topk(0.1)), dgc(topk(5, per=64) >> uniform(4), 0.5, mask=False), dgc(uniform(2))],
     "ef21": [ef21(topk(0.3)), ef21(lowrank(2)), ef21(uniform(2))],
+    "on_change": [
+        *(on_change(), on_change(uniform(4), xi=0.0), on_change(topk(0.3), 0.05, 2, longest=1), on_change(uniform(3), xi=9.0)),
+    ],
     "entropy": [
         *(entropy(identity()), entropy(cast("fp16")), entropy(uniform(4, rounding="stochastic")), entropy(threshold(1.0))),
         *(topk(5, per=64) >> entropy(identity()), entropy()),
@@ -177,6 +181,7 @@ SCHEDULES: dict[str, list[Schedule]] = {
     "staggered": [staggered(1, every(1)), staggered(3, every(7)), staggered(5, every(5))],
     "growing": [growing(1, 8), growing(3, 7, rounds=2, factor=1.3), growing(2, 5, rounds=3, factor=9.5)],
     "thinning": [thinning(30, every(1), kappa=3), thinning(1, every(1)), thinning(9, every(), kappa=1)],
+    "by_speed": [by_speed(every(4)), by_speed(delayed(2, staggered(2, every(5)))), by_speed(warmup(3, growing(1, 4)))],
     "warmup": [
         warmup(2, growing(1, 3)),
         delayed(1, warmup(2, growing(2, 3))),
@@ -190,7 +195,7 @@ SCHEDULES: dict[str, list[Schedule]] = {
 
 TARGETS: dict[str, list[Target]] = {
     "gradients": [gradients(), gradients(reduce="sum"), gradients(then="sign"), gradients(compensate=0.5)],
-    "parameters": [parameters()],
+    "parameters": [parameters(), parameters(outer=nesterov(0.7, 0.5), pull=0.5)],
     "momentum": [momentum(), momentum((0.8, 0.95), 1e-6)],
     "deltas": [deltas(), deltas(outer=sgd(), alpha=0.5), deltas(eager=True, store="bf16", place="cpu")],
 }
@@ -204,11 +209,11 @@ OUTERS: dict[str, list[Outer]] = {
 
 def combined() -> list[Codec]:
     """One bare codec of each member, and it in feedback, in a chain and in `by_role` wherever it fits; then the handpicked ones."""
-    bare = [CODECS[name][-1] for name in CODECS if name not in ("chain", "feedback", "dgc", "ef21", "by_role")]
+    bare = [CODECS[name][-1] for name in CODECS if name not in ("chain", "feedback", "dgc", "ef21", "on_change", "by_role")]
     return [
         *bare,
         *(feedback(codec, decay=0.9) for codec in bare if codec.lossy),
         *(topk(0.5) >> codec for codec in bare if isinstance(codec, Coder)),
         *(by_role(matrix=codec, vector=cast()) for codec in bare),
-        *(codec for name in ("chain", "feedback", "dgc", "ef21", "by_role") for codec in CODECS[name]),
+        *(codec for name in ("chain", "feedback", "dgc", "ef21", "on_change", "by_role") for codec in CODECS[name]),
     ]

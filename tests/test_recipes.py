@@ -9,7 +9,7 @@ from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native, server, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, parameters, sgd
 from thinwire.strategy import Strategy
-from thinwire.what import cast, dct, dgc, feedback, hadamard, identity, lowrank, randomk, sign, ternary, topk, uniform
+from thinwire.what import cast, dct, dgc, feedback, hadamard, identity, lowrank, on_change, randomk, sign, ternary, topk, uniform
 from thinwire.when import delayed, every, growing, staggered, thinning, warmup
 
 ROWS = {
@@ -20,9 +20,10 @@ ROWS = {
     "dgc_sgd": Strategy(what=dgc(topk(0.001), 0.9), how=gather()),
     "ef_signsgd": Strategy(what=feedback(sign()), how=two_shot(back=feedback(sign()))),
     "terngrad": Strategy(what=ternary(), how=two_shot()),
+    "lag": Strategy(what=on_change(identity(), 0.1, 10), how=gather()),
     "parameter_server": Strategy(how=server((0,))),
     "decentralised": Strategy(how=gossip("ring"), on=parameters()),
-    "noloco": Strategy(when=every(50), how=gossip("pairs"), on=parameters()),
+    "noloco": Strategy(when=every(50), how=gossip("pairs"), on=parameters(outer=sgd(0.7, 0.5))),
     "eager_diloco": Strategy(delayed(29, every(30)), on=deltas(nesterov(), eager=True)),
     "intellect1": Strategy(every(100), uniform(8, 0, scale="sigma", at=6.0, grid="affine"), two_shot(), deltas(nesterov(0.7, 0.9))),
     "muloco": Strategy(every(30), feedback(uniform(2, grid="rise"), 0.9), two_shot(), deltas(nesterov(0.8, 0.9))),

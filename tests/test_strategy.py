@@ -121,7 +121,7 @@ LEVELS = '[how]\nuse = "hierarchical"\nnode = 2\nouter = {use = "native"}\n'
             "when.inner: expected every, found warmup(",
         ),
         ("when = 3", 'when: expected a table such as {use = "…"}, found 3'),
-        ("[when]\nn = 3", "when: the key 'use' is missing; it names the member, one of delayed, every, growing"),
+        ("[when]\nn = 3", "when: the key 'use' is missing; it names the member, one of by_speed, delayed, every"),
         ('[what]\nuse = "topkk"\nk = 3', "what: what: no member is called 'topkk'. Did you mean topk?"),
         ('[what]\nuse = "every"', "what: what: no member is called 'every'"),
         ('[when]\nuse = "every"\nm = 3', "when.m: every has no such key; it has: n"),

@@ -33,6 +33,7 @@ class Seen:
 
     weights: list[Tensor] = field(default_factory=list)
     common: Tensor = field(default_factory=lambda: torch.zeros(0))
+    sent_bytes: float = 0.0
 
 
 def sgd_of(lr: float, **settings: Any) -> Maker:
@@ -65,6 +66,7 @@ def fly(
                 seen.weights.append(flat(params))
             with sync.common_weights():
                 seen.common = flat(params)
+            seen.sent_bytes = sync.report().sent_bytes
         return seen
 
     results = on_threads(world, work)

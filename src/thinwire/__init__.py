@@ -19,12 +19,12 @@ from thinwire.version import __version__
 
 if TYPE_CHECKING:
     from thinwire import recipes
-    from thinwire.engine import attach
+    from thinwire.engine import attach, join
     from thinwire.strategy import Strategy
 
-__all__ = ["Strategy", "__version__", "attach", "recipes"]
+__all__ = ["Strategy", "__version__", "attach", "join", "recipes"]
 
-_HOMES = {"Strategy": "thinwire.strategy", "attach": "thinwire.engine", "recipes": "thinwire.recipes"}
+_HOMES = {"Strategy": "thinwire.strategy", "attach": "thinwire.engine", "join": "thinwire.engine", "recipes": "thinwire.recipes"}
 
 
 def __getattr__(name: str) -> Any:

@@ -72,6 +72,10 @@ class RankLostError(FlightError):
         super().__init__(message)
 
 
+class QuorumError(FlightError):
+    """Fewer ranks than the quorum came to a round in time: it says who did, and what to do."""
+
+
 class LabError(ThinwireError, RuntimeError):
     """Emulated hosts that cannot be made, or that stopped being what was asked: it says what is missing and what to do."""
 

@@ -14,7 +14,7 @@ from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native, server, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, parameters, sgd
 from thinwire.strategy import Strategy
-from thinwire.what import cast, dct, dgc, feedback, hadamard, identity, lowrank, randomk, sign, ternary, topk, uniform
+from thinwire.what import cast, dct, dgc, feedback, hadamard, identity, lowrank, on_change, randomk, sign, ternary, topk, uniform
 from thinwire.when import delayed, every, growing, staggered, thinning, warmup
 
 
@@ -73,6 +73,16 @@ def terngrad(block: int = 256) -> Strategy:
     Differs from the paper: a scale a block, not a layer; no clipping; the sum is rounded to three levels again on its way back.
     """
     return Strategy(every(1), ternary(block), two_shot(), gradients())
+
+
+def lag(xi: float = 0.1, window: int = 10) -> Strategy:
+    """A rank sends the change of its gradient where that is large beside recent steps; else its last one counts again, for no bytes.
+
+    (Lazily aggregated gradients, Chen, Giannakis, Sun & Yin 2018, arXiv:1805.09965.) For large or full batches: see `on_change`.
+
+    Differs from the paper: no server, all ranks hear all; the rule holds bucket by bucket.
+    """
+    return Strategy(every(1), on_change(xi=xi, window=window), gather(), gradients())
 
 
 def parameter_server(servers: int = 1) -> Strategy:
@@ -186,15 +196,16 @@ def decentralised(topology: Literal["ring", "pairs", "exponential"] = "ring", pe
     return Strategy(every(period), identity(), gossip(topology), parameters())
 
 
-def noloco(period: int = 50) -> Strategy:
-    """Local steps, then each rank averages with one other, drawn by lot: no all-reduce.
+def noloco(period: int = 50, lr: float = 0.7, momentum: float = 0.5, pull: float = 1.0) -> Strategy:
+    """Local steps, then each rank takes an outer step with one other, drawn by lot: no all-reduce.
 
-    (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.)
+    (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.) Each rank has an anchor and an outer momentum of its own, and the step draws the
+    anchors of a pair together by gamma = pull · lr. Validate and save the mean: `with sync.common_weights():`.
 
-    Differs from the paper: parameters of a pair are averaged plainly; its outer Nesterov step, whose momentum each rank has for itself, and
-    the routing of pipeline stages at random are not there.
+    Differs from the paper: one message of parameters says both what it sends as two, so anchors do not travel ahead; with `pull` = 1 gamma
+    is the outer rate; pipeline stages are not routed at random.
     """
-    return Strategy(every(period), identity(), gossip("pairs"), parameters())
+    return Strategy(every(period), identity(), gossip("pairs"), parameters(outer=sgd(lr, momentum), pull=pull))
 
 
 def diloco(period: int = 100, lr: float | None = None, momentum: float = 0.9) -> Strategy:
@@ -237,7 +248,7 @@ def muloco(period: int = 30, bits: int = 2, decay: float = 0.9, lr: float = 0.8)
     """DiLoCo for ranks that train with Muon, in 2 bits with error feedback. (MuLoCo, Thérien et al. 2025, arXiv:2505.23725.)
 
     The optimiser is the loop's: `torch.optim.Muon` where all parameters are matrices, else `thinwire.train.muon.muon(model, lr)`, which
-    gives the matrices inside to Muon and all else to AdamW. (`thinwire train` has AdamW inside.)
+    gives the matrices inside to Muon and all else to AdamW, as `thinwire train --strategy muloco --optimizer muon` does.
 
     Differs from the paper: bits are a uniform grid in blocks of 256; the sum is rounded once more, without feedback, on its way back.
     """
@@ -288,7 +299,7 @@ def names() -> dict[str, Callable[..., Strategy]]:
         every(n=30)
     """
     makers = (
-        *(dense, accumulation, delayed_update, powersgd, topk_sgd, dgc_sgd, ef_signsgd, terngrad, qsgd),
+        *(dense, accumulation, delayed_update, powersgd, topk_sgd, dgc_sgd, ef_signsgd, terngrad, qsgd, lag),
         *(demo, onebit_adam, zero_one_adam, two_level, parameter_server, local_sgd, fedpaq, post_local_sgd, stl_sgd, sparta),
         *(decentralised, noloco, diloco, eager_diloco, streaming_diloco, intellect1, muloco, sparseloco, for_link),
     )

@@ -80,20 +80,26 @@ def spelled_out(member: Member, always: int) -> str:
     said = []
     for place, field in enumerate(dataclasses.fields(member)):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
         value = getattr(member, field.name)
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if place < always or value != default:
+        if place < always or value != _default(field):
             said.append(f"{field.name}={value!r}")
     return f"{type(member).__name__}({', '.join(said)})"
 
 
-def to_table(member: Member) -> dict[str, Any]:
-    """The plain table of a member, nested members as nested tables; a `None` field is left out (TOML has no null)."""
+def to_table(member: Member, defaults: bool = True) -> dict[str, Any]:
+    """The plain table of a member, nested members as nested tables; a `None` field is left out (TOML has no null).
+
+    Without `defaults` so is each setting that is as by default, and a setting that comes with a later version changes nothing.
+    """
     table: dict[str, Any] = {"use": type(member).__name__}
     for field in dataclasses.fields(member):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
         value = getattr(member, field.name)
-        if value is not None:
-            table[field.name] = _plain(value)
+        if value is not None and (defaults or value != _default(field)):
+            table[field.name] = _plain(value, defaults)
     return table
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member | None:
@@ -177,11 +183,11 @@ def _subclasses(cls: type[Member]) -> Iterator[type[Member]]:
         yield from _subclasses(sub)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, defaults: bool) -> Any:
     if isinstance(value, Member):
-        return to_table(value)
+        return to_table(value, defaults)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, defaults) for item in value]
     return value
 
 

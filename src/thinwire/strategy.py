@@ -22,7 +22,7 @@ from thinwire.core import Codec, Route, Schedule, Target
 from thinwire.errors import StrategyError
 from thinwire.how import native
 from thinwire.on import gradients
-from thinwire.registry import from_table, to_table
+from thinwire.registry import from_table, inside, to_table
 from thinwire.what import identity
 from thinwire.when import every
 
@@ -63,7 +63,8 @@ class Strategy:
                     f"Strategy({slot}={value!r}): this slot takes a {cls.__name__.lower()} from thinwire.{slot}, such as {_default(slot)!r}"
                 )
         if not reasons:
-            found = (self.how.refuses(self.what), self.on.refuses(self.when, self.what), self.how.suits(self.on), self._unmasked())
+            found = [self.how.refuses(self.what), self.on.refuses(self.when, self.what), self.how.suits(self.on)]
+            found += [self._unmasked(), self._unpaced()]
             reasons = [reason for reason in found if reason]
         if reasons:
             raise StrategyError(reasons)
@@ -77,6 +78,19 @@ class Strategy:
             "would be erased. Use native() or gather()"
         )
 
+    def _unpaced(self) -> str | None:
+        """Why ranks cannot rest at some steps of this schedule."""
+        if not any(isinstance(member, Schedule) and member.uneven for member in inside(self.when)):
+            return None
+        if not self.when.uneven:
+            return f"Cannot use {self.when!r}: by_speed(…) goes around all other schedules, as in by_speed(delayed(…, every(…)))"
+        if self.on.clock == "backward":
+            return (
+                f"Cannot use {self.when!r} on {self.on!r}: its steps are backward passes, whose gradients every optimiser step wants. "
+                "Use deltas(…) or parameters(), or give slow ranks smaller batches and attach(weight=…)"
+            )
+        return None
+
     @property
     def compares(self) -> bool:
         """After a landing ranks hold something equal, which `sync.check()` can prove."""
@@ -87,6 +101,15 @@ class Strategy:
         import tomli_w
 
         return tomli_w.dumps({slot: to_table(getattr(self, slot)) for slot in _SLOTS})
+
+    def short(self) -> dict[str, Any]:
+        """What differs from the defaults, as plain tables: a name that a setting of a later version leaves as it is.
+
+        Example:
+            >>> Strategy().short()["what"]
+            {'use': 'identity'}
+        """
+        return {slot: to_table(getattr(self, slot), defaults=False) for slot in _SLOTS}
 
     @classmethod
     def from_toml(cls, text: str) -> Strategy:

@@ -92,8 +92,10 @@ def test_one_thread_goes_step_by_step() -> None:
 
 
 def test_no_thread_stays() -> None:
+    before = threading.enumerate()
+
     def threads() -> list[str]:
-        return [each.name for each in threading.enumerate() if each.name.startswith("thinwire-input")]
+        return [each.name for each in threading.enumerate() if each not in before]
 
     with Prefetch(lambda step: step, threads=2) as ahead:
         ahead.at(0)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tests.data.server import Site, cut, served, status
-from thinwire.data import prepare, read_text
+from thinwire.data import Reader, SetReader, Streamed, prepare, read_text, tokenizer_from, write_set
+from thinwire.data.disk import DiskCache
+from thinwire.data.remote import RemoteFile, store_of
 from thinwire.data.text import Text
 from thinwire.errors import DataError
 
@@ -107,6 +109,33 @@ def test_object_stores_are_read_through_fsspec(site: Site, bucket: Any, tmp_path
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "a.jsonl").write_bytes(LINES)
     assert same(read_text(f"file://{tmp_path}/here/", tmp_path / "cache"))
+
+
+def test_a_set_in_an_object_store_is_read_like_one_here(bucket: Any, tmp_path: Path) -> None:
+    text = Text("letters", tuple(f"{at} and so on".encode() * 9 for at in range(60)), (b"held",))
+    write_set(tmp_path / "set", text, tokenizer_from("byte", text, SPECIALS), 4096)
+    bucket.put(f"{tmp_path}/set/", "/bucket/set/", recursive=True)
+    place, here = (
+        Streamed(SetReader(f"{where}/set/", tmp_path / "cache", 10**9), Reader(4), length=33) for where in ("memory://bucket", tmp_path)
+    )
+    assert all(place.at(step).equal(here.at(step)) for step in range(20))
+    assert place.source.tokenizer(SPECIALS).get_vocab() == here.source.tokenizer(SPECIALS).get_vocab()
+    place.close()
+    here.close()
+
+
+def test_an_object_that_changes_while_it_is_read_is_refused(bucket: Any, tmp_path: Path) -> None:
+    bucket.pipe("/bucket/a.txt", b"text " * 1000)
+    with RemoteFile("memory://bucket/a.txt", store_of("memory://bucket/a.txt"), DiskCache(tmp_path), 1000) as file:
+        assert file.read(1000) == b"text " * 200
+        bucket.pipe("/bucket/a.txt", b"TEXT " * 1000)
+        with pytest.raises(DataError, match=r"has changed while it was read: start again"):
+            file.read(1000)
+
+
+def test_names_with_spaces_are_addresses_too(site: Site, tmp_path: Path) -> None:
+    site.files |= {"/named/files.txt": "my file é.jsonl\n".encode(), "/named/my%20file%20%C3%A9.jsonl": LINES}
+    assert same(read_text(f"{site.url}/named/", tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import resource
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
@@ -250,3 +252,22 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(DataError, match=r"packing into .* stopped .*No space left on device.*: make room there"):
         write_set(tmp_path / "set", TEXT, tokenizer_from("byte", TEXT, SPECIALS), SHARD)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_too_full_for_the_tokenizer_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tokenizer = tokenizer_from("byte", TEXT, SPECIALS)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * SHARD, before[1]))  # shards fit; tokenizer.json, which Rust writes, does not
+        with pytest.raises(DataError) as error:  # the kernel says EFBIG where a full disk says ENOSPC
+            write_set(tmp_path / "out" / "set", TEXT, tokenizer, SHARD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.fullmatch(r"packing into '.*/out/set' stopped \(File too large\): make room there, or give another folder", str(error.value))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"stopped \(File exists\): see that you may write there, or give another folder"):
+        write_set(tmp_path / "file" / "set", TEXT, tokenizer_from("byte", TEXT, SPECIALS), SHARD)

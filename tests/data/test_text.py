@@ -7,15 +7,18 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.data import Text, english, files, read_text
-from thinwire.data.files import file_documents, folder_documents
+from thinwire.data import Text, encode, english, files, read_text, tokenizer_from
+from thinwire.data import text as text_module
+from thinwire.data.files import file_documents, text_files
 from thinwire.data.held import MANY, SHARE, held_out, split
+from thinwire.data.text import Documents
 from thinwire.errors import DataError
 
 PROSE = "A paragraph that is long enough.\n\n" * 60
@@ -207,7 +210,7 @@ def test_a_dataset_of_one_split_is_cut(tmp_path: Path) -> None:
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "train.jsonl").write_text("".join(json.dumps({"story": f"story {number}"}) + "\n" for number in range(200)))
     text = read_text(f"hf:{tmp_path / 'lines'},field=story")
-    assert (len(text.train), text.held[0]) == (190, b"story 19")
+    assert (len(text.train), next(iter(text.held))) == (190, b"story 19")
 
 
 def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
@@ -262,7 +265,7 @@ def test_every_format_holds_the_same_documents(tmp_path: Path) -> None:
     write_parquet(tmp_path / "e.parquet", id=[1, 2, 3, 4], text=[*TEXTS, None])
     for path in sorted(tmp_path.iterdir()):
         assert [document.decode() for document in file_documents(path)] == TEXTS, path.name
-    assert len(list(folder_documents(tmp_path))) == 5 * len(TEXTS)
+    assert len([document for path in text_files(tmp_path) for document in file_documents(path)]) == 5 * len(TEXTS)
     (tmp_path / "a.txt.zst").write_bytes(zst(PROSE.encode()))
     assert [document.decode() for document in file_documents(tmp_path / "a.txt.zst")] == [PROSE]
 
@@ -309,3 +312,55 @@ def test_an_empty_shard_among_others_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"")
     (tmp_path / "b.jsonl").write_bytes(lines_of(TEXTS))
     assert len(read_text(str(tmp_path)).train) == 3
+
+
+def many(folder: Path, count: int) -> str:
+    folder.mkdir()
+    for part in range(3):
+        lines = [json.dumps({"text": f"{number}: {PROSE}" if number % 7 else ""}) + "\n" for number in range(part, count, 3)]
+        (folder / f"{part}.jsonl").write_text("".join(lines))
+    return str(folder)
+
+
+@pytest.mark.parametrize("count", [20, 300])
+@pytest.mark.parametrize("kind", ["files", "hf"])
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_large_text_is_the_same_text_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, kind: str) -> None:
+    source = ("hf:" if kind == "hf" else "") + many(tmp_path / "text", count)
+    small = read_text(source)
+    monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
+    large = read_text(source)
+    assert isinstance(small.train, tuple)
+    assert isinstance(large.train, Documents)
+    for _ in range(2):
+        assert (tuple(large.train), tuple(large.held)) == (small.train, small.held)
+    assert (len(large.train), large.sizes(), large.digest) == (len(small.train), small.sizes(), small.digest)
+    assert next(iter(small.held)) in large.held
+    assert b"another" not in large.held
+
+
+def test_a_large_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
+    text = read_text(many(tmp_path / "text", 300))
+    (tmp_path / "text" / "2.jsonl").write_text(json.dumps({"text": PROSE}))
+    with pytest.raises(DataError, match=r"was changed while it was read; start again once it stays as it is"):
+        list(text.train)
+    with pytest.raises(DataError, match=r"was changed while it was read"):
+        tokenizer_from("bpe,vocab=300", text, [])
+
+
+def test_a_large_text_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "large.jsonl").open("w") as file:
+        for number in range(1500):
+            file.write(json.dumps({"text": f"{number} " + "a line of text\n" * 300}) + "\n")
+    monkeypatch.setattr(text_module, "KEPT_BYTES", 1 << 18)
+    tokenizer = tokenizer_from("byte", Text("none", (), ()), ["<|endoftext|>"])
+    tracemalloc.start()
+    try:
+        text = read_text(str(tmp_path / "large.jsonl"))
+        ids = sum(map(len, encode(tokenizer, text.train)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert ids == text.sizes()[0] + len(text.train) > 6_000_000
+    assert peak < 3_500_000

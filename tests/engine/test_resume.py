@@ -16,9 +16,9 @@ from tests.engine.models import mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
 from thinwire.errors import AttachError
-from thinwire.how import gather, hierarchical, native, two_shot
-from thinwire.on import deltas, gradients, nesterov, parameters
-from thinwire.what import by_role, cast, clip, dgc, ef21, feedback, identity, lowrank, randomk, sampled, topk, uniform
+from thinwire.how import gather, gossip, hierarchical, native, two_shot
+from thinwire.on import deltas, gradients, nesterov, parameters, sgd
+from thinwire.what import by_role, cast, clip, dgc, ef21, feedback, identity, lowrank, on_change, randomk, sampled, topk, uniform
 from thinwire.when import delayed, every, staggered, warmup
 
 SAVED, KILLED, ALL = 7, 9, 16
@@ -40,6 +40,8 @@ STRATEGIES = {
     "sampled": Strategy(every(2), feedback(sampled(0.1, band=1.2)), gather(), deltas(outer=nesterov(0.6, 0.9))),
     "dgc": Strategy(every(1), dgc(topk(0.1)), gather(), gradients()),
     "ef21": Strategy(every(1), ef21(topk(0.1)), gather(), gradients()),
+    "noloco": Strategy(every(3), identity(), gossip(), parameters(outer=sgd(0.7, 0.5), pull=0.8)),
+    "on_change": Strategy(every(1), on_change(topk(0.1), xi=0.5, longest=2), gather(), gradients()),
 }
 
 
@@ -119,6 +121,7 @@ RESHARDED = {
     "delayed": Strategy(delayed(2, every(1)), feedback(topk(0.1)), gather(), gradients()),
     "dgc": Strategy(every(1), dgc(topk(0.1)), gather(), gradients()),
     "ef21": Strategy(every(1), ef21(topk(0.1)), gather(), gradients()),
+    "on_change": Strategy(every(1), on_change(uniform(4), xi=0.3), gather(), gradients()),
 }
 
 

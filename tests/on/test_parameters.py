@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+import tests.interpreter  # noqa: F401  (first: an optimiser imports Triton)
 from tests.fakes import FakeBucket
-from thinwire.core import Codec, Schedule, State
+from tests.test_theory import flat, fly, near, noise, sgd_of
+from thinwire.core import Codec, Schedule, Seat, State
 from thinwire.errors import StrategyError
-from thinwire.how import gather, hierarchical, native
-from thinwire.on import parameters
+from thinwire.how import gather, gossip, hierarchical, native
+from thinwire.on import deltas, nesterov, parameters, sgd
 from thinwire.strategy import Strategy
 from thinwire.what import by_role, cast, feedback, identity, randomk, topk
 from thinwire.when import delayed, every
@@ -49,3 +51,81 @@ def test_a_route_that_hides_the_lot_is_refused() -> None:
     assert Strategy(what=randomk(0.1), how=gather(), on=parameters())
     with pytest.raises(StrategyError, match="does not tell which entries were drawn"):
         Strategy(what=randomk(0.1), how=hierarchical(native(), native(), 2), on=parameters())
+
+
+WORLD, H, INNER = 4, 3, 0.1
+STARTS = [noise(3, 2, key=1), noise(5, key=2)]
+OWN = [noise(11, key=10 + rank) for rank in range(WORLD)]
+
+
+def gradient(rank: int, _: int, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Of 1/2 ||w - own||², a minimum of each rank's own."""
+    wanted = flat(weights) - OWN[rank]
+    return [wanted[:6].view(3, 2), wanted[6:]]
+
+
+@pytest.mark.parametrize("pull", [1.0, 0.6, 1.4])
+def test_over_gossip_it_is_the_step_of_noloco(pull: float) -> None:
+    """delta = alpha · delta + beta · mean of the pair's (w - phi) - gamma · (phi - the pair's mean phi); phi = phi + delta."""
+    alpha, beta = 0.5, 0.7
+    gamma = pull * beta
+    route, rounds = gossip("pairs"), 5
+    strategy = Strategy(every(H), identity(), route, parameters(outer=sgd(beta, alpha), pull=pull))
+    seen = fly(WORLD, strategy, STARTS, gradient, rounds * H, sgd_of(INNER), seed=3)
+
+    phi = [flat(STARTS).double() for _ in range(WORLD)]
+    delta = [torch.zeros(11, dtype=torch.float64) for _ in range(WORLD)]
+    partners = set()
+    for round_ in range(rounds):
+        moved = [(1 - INNER) ** H * (anchor - own) + own - anchor for anchor, own in zip(phi, OWN, strict=True)]
+        new = list(phi)
+        for rank in range(WORLD):
+            (peer,), _ = route.peers(Seat(rank, tuple(range(WORLD)), (round_ + 1) * H - 1, 3))
+            partners.add((rank, peer))
+            pulled = gamma * (phi[rank] - (phi[rank] + phi[peer]) / 2)
+            delta[rank] = alpha * delta[rank] + beta * (moved[rank] + moved[peer]) / 2 - pulled
+            new[rank] = phi[rank] + delta[rank]
+        phi = new
+    assert len(partners) > WORLD, "pairs change"
+    assert all(near(rank.weights[-1], anchor) for rank, anchor in zip(seen, phi, strict=True))
+    assert near(seen[0].common, torch.stack(phi).mean(0))
+
+
+@pytest.mark.parametrize("outer", [sgd(0.5, 0.9), nesterov(0.7, 0.8)], ids=repr)
+def test_where_all_hear_all_it_is_diloco(outer: sgd | nesterov) -> None:
+    ours, theirs = (
+        fly(WORLD, Strategy(every(H), identity(), native(), on), STARTS, gradient, 4 * H, sgd_of(INNER))
+        for on in (parameters(outer=outer), deltas(outer=outer))
+    )
+    assert all(near(a.weights[-1], b.weights[-1]) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_anchors_that_differ_draw_together_and_towards_the_common_minimum() -> None:
+    apart = []
+    for pull in (0.02, 1.0):
+        on = parameters(outer=sgd(0.7, 0.5), pull=pull)
+        seen = fly(WORLD, Strategy(every(H), identity(), gossip("pairs"), on), STARTS, gradient, 40 * H, sgd_of(INNER))
+        ends = torch.stack([rank.weights[-1] for rank in seen])
+        assert (ends.mean(0) - torch.stack(OWN).mean(0)).norm() < 0.1 * (flat(STARTS) - torch.stack(OWN).mean(0)).norm()
+        apart.append(float((ends - ends.mean(0)).norm()))
+    assert apart[1] < 0.8 * apart[0]
+
+
+def test_the_anchor_is_a_ranks_own_state() -> None:
+    bucket = FakeBucket(torch.zeros(6))
+    state = parameters(outer=sgd(0.7, 0.5)).init(bucket)
+    assert {path: (leaf.kind, leaf.spec is not None) for path, leaf in state.walk()} == {
+        "anchor": ("private", True),
+        "outer/velocity": ("private", True),
+    }
+
+
+def test_wrong_arguments_are_told() -> None:
+    with pytest.raises(StrategyError, match="there are no anchors to draw together"):
+        parameters(pull=0.5)
+    for pull in (0.0, -1.0, float("inf")):
+        with pytest.raises(StrategyError, match="is positive, and finite"):
+            parameters(outer=sgd(), pull=pull)
+    with pytest.raises(StrategyError, match="an outer step needs the mean of every parameter"):
+        Strategy(every(2), randomk(0.1), native(), parameters(outer=sgd(0.7)))
+    assert repr(parameters()) == "parameters()"

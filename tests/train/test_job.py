@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from tests.ranks import run_ranks
 from tests.train.runs import MODELS, result, small
 from thinwire import Strategy, recipes
-from thinwire.errors import DataError, ModelError, StrategyError
+from thinwire.engine import Syncer, attach
+from thinwire.errors import ConfigError, DataError, ModelError, StrategyError
+from thinwire.on import deltas
 from thinwire.train.adamw import rate
 from thinwire.train.clock import accumulating, landing, rounds
+from thinwire.train.muon import Together
 from thinwire.train.setup import prepare_run
 from thinwire.train.spoken import strategy_from
-from thinwire.when import every, warmup
+from thinwire.when import by_speed, every, warmup
 
 SPOKEN = {
     "dense": "dense",
@@ -31,6 +37,7 @@ SPOKEN = {
     "dgc_sgd": "dgc_sgd,share=0.02",
     "ef_signsgd": "ef_signsgd",
     "terngrad": "terngrad",
+    "lag": "lag,xi=0.3",
     "parameter_server": "parameter_server",
     "decentralised": "decentralised",
     "noloco": "noloco,period=3",
@@ -73,6 +80,34 @@ def test_a_recipe_runs_alone(spoken: str) -> None:
     assert 4 < done.nats < 6.5, "near ln 257 = 5.55, where bytes are guesses"
     assert sum(done.sent_bytes) == 0
     assert done.ratio is None
+
+
+@pytest.mark.parametrize("strategy", ["muloco,period=3", "dense"])
+def test_muon_and_sgd_are_chosen_by_their_names(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.optim.Optimizer] = []
+
+    def noting(model: torch.nn.Module, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> Syncer:
+        made.append(optimizer)
+        return attach(model, optimizer, *args, **options)
+
+    monkeypatch.setattr("thinwire.train.job.attach", noting)
+    runs = [result(small(strategy=strategy, optimizer=name, beta1=0.5)) for name in ("auto", "muon", "sgd")]
+    assert [type(optimizer) for optimizer in made] == [torch.optim.AdamW, Together, torch.optim.SGD]
+    assert made[2].param_groups[0]["momentum"] == 0.5
+    assert len({done.curve for done in runs}) == 3
+    assert all(4 < done.nats < 6.5 for done in runs)
+
+
+def test_an_optimiser_that_does_not_suit_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--optimizer muon: momentum\(.* whole updates in \.grad.* take auto or sgd"):
+        prepare_run(small(strategy="onebit_adam,start=3", optimizer="muon"))
+
+
+def test_ranks_that_rest_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "uneven.toml"
+    file.write_text(Strategy(by_speed(every(4)), on=deltas()).to_toml())
+    with pytest.raises(ConfigError, match="here all ranks read as many batches"):
+        prepare_run(small(strategy=str(file)))
 
 
 def test_a_run_is_decided_by_its_seed() -> None:

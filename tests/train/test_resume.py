@@ -52,6 +52,16 @@ def test_stopped_and_resumed_is_never_stopped(tmp_path: Path) -> None:
                 assert whole[name] == parts[name], (spoken, name)
 
 
+@pytest.mark.parametrize("spoken", ["muloco,period=3", "dense"])
+def test_muon_goes_on_as_if_it_had_never_stopped(spoken: str, tmp_path: Path) -> None:
+    config = small(strategy=spoken, steps=12, optimizer="muon")
+    whole = told(0, config, tmp_path / "whole", 0)
+    told(0, config, tmp_path / "parts", 5)
+    parts = told(0, small(**(vars(config) | {"resume": True})), tmp_path / "parts", 0)
+    assert parts["resumed"]
+    assert all(whole[name] == parts[name] for name in SAME)
+
+
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_killed_and_resumed_is_never_stopped(seed: int, tmp_path: Path) -> None:
     draws = random.Random(seed)
@@ -137,6 +147,7 @@ def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
         ({"model": "gpt2-nano,n_layer=2,n_head=2,n_embd=16"}, "of another model"),
         ({"strategy": "dense"}, "of another strategy"),
         ({"seed": 9}, "of another seed"),
+        ({"optimizer": "sgd"}, "of another optimizer"),
         ({"tokenizer": "bpe,vocab=300"}, "of another (model|text and tokenizer)"),
     ],
 )

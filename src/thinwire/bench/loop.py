@@ -29,8 +29,9 @@ class Loop:
         loss.backward()
 
     def update(self) -> None:
-        """Clip, and take the optimiser's step."""
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        """Clip, unless at 0, and take the optimiser's step."""
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
         self.optimizer.step()
 
     def split(self) -> dict[str, float]:

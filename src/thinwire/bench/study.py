@@ -29,6 +29,7 @@ from thinwire.bench.job import Job
 from thinwire.errors import BenchError, ThinwireError
 from thinwire.lab import Lab, Wire, uniform
 from thinwire.lab.delay import LineStats
+from thinwire.strategy import Strategy
 from thinwire.version import __version__
 
 RECORDS = "records.jsonl"
@@ -214,7 +215,7 @@ class Bench:
     def _measure(self, kind: str, contestant: Contestant, job: Job, lab: Lab, **more: Any) -> None:
         told = {"kind": kind, "name": contestant.name, "contestant": contestant.module, "settings": contestant.settings, **more}
         told |= {"world": self.study.world, "same_as": contestant.same_as}
-        key = hashlib.sha256(json.dumps([told, asdict(job) | {"train": "", "held": ""}], sort_keys=True).encode()).hexdigest()[:16]
+        key = _key(told, job)
         if key in self._done:
             return
         begun = time.monotonic()
@@ -279,6 +280,15 @@ def _reached(at: Sequence[float], losses: Sequence[float], target: float) -> flo
 
 def _module(name: str) -> Any:
     return importlib.import_module("thinwire.bench.ours" if name == "thinwire" else f"thinwire.bench.rivals.{name}")
+
+
+def _key(told: dict[str, Any], job: Job) -> str:
+    """What a measurement is known by: all that was asked for, but for where files lie and settings that are as by default."""
+    settings = dict(told["settings"])
+    if "strategy" in settings:
+        settings["strategy"] = Strategy.from_toml(settings["strategy"]).short()
+    asked = [told | {"settings": settings}, asdict(job) | {"settings": settings, "train": "", "held": ""}]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineStats | None]:

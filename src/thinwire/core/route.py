@@ -116,10 +116,13 @@ class Route(Member, ABC):
     kind: ClassVar[str] = "how"
     consensus: ClassVar[bool] = True
     """All ranks end with the same bits (gossip: no)."""
-    measures: ClassVar[bool] = False
-    """`settle` is given the link as it was measured at attach."""
     masks: ClassVar[bool] = False
     """Outcomes carry the mask of a codec that is `partial`."""
+
+    @property
+    def measures(self) -> bool:
+        """`settle` wants the link as it was measured at attach."""
+        return False
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
         """Fresh state of the codec (and of the route's own codecs) for the spans that this rank will encode."""

@@ -50,6 +50,11 @@ class Schedule(Member, ABC):
         return 1
 
     @property
+    def uneven(self) -> bool:
+        """Slower ranks rest at some steps."""
+        return False
+
+    @property
     def depth(self) -> int:
         """The most flights of one bucket in the air at once."""
         return self.delay // self.gap + 1

@@ -5,7 +5,7 @@ from thinwire.data.collate import encoder_batch, masked_batch, span_batch
 from thinwire.data.english import english
 from thinwire.data.order import Order, Reader, scattered, striped
 from thinwire.data.packaged import packaged
-from thinwire.data.pipeline import Pipeline, Place
+from thinwire.data.pipeline import Pipeline, Place, furthest, lanes_of
 from thinwire.data.prefetch import Prefetch
 from thinwire.data.records import Records, in_memory
 from thinwire.data.sets import SetReader, TokenSet, write_set
@@ -30,7 +30,9 @@ __all__ = [
     "encode",
     "encoder_batch",
     "english",
+    "furthest",
     "in_memory",
+    "lanes_of",
     "masked_batch",
     "packaged",
     "prepare",

@@ -21,7 +21,7 @@ from thinwire.data.claims import LOCK, PARTIAL, claimed, left_behind, partial, r
 from thinwire.errors import DataError
 from thinwire.words import told
 
-__all__ = ["LOCK", "PARTIAL", "DamageError", "built_once", "cache_folder", "explained", "fetched_limit"]
+__all__ = ["LOCK", "PARTIAL", "DamageError", "built_once", "cache_folder", "explained", "fetched_limit", "refused"]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
@@ -117,6 +117,16 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def refused(error: Exception) -> int:
+    """The number of what the operating system refused; 0 where it was something else.
+
+    Example:
+        >>> refused(OSError(28, "")), refused(Exception("No space left on device (os error 28)"))  # as Rust raises it
+        (28, 28)
+    """
+    return (error.errno or 0) if isinstance(error, OSError) else int((re.findall(r"\(os error (\d+)\)", str(error)) or ["0"])[0])
+
+
 @contextmanager
 def explained(parent: Path) -> Iterator[None]:
     """What the operating system refused, in one line that says what to do."""
@@ -125,9 +135,7 @@ def explained(parent: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        # Libraries in Rust raise a bare Exception that ends in "(os error 28)".
-        number = error.errno if isinstance(error, OSError) else int((re.findall(r"\(os error (\d+)\)", str(error)) or ["0"])[0])
-        if not number:
+        if not (number := refused(error)):
             raise
         if number in NO_ROOM:
             message = (

@@ -27,16 +27,6 @@ ROWS = 256  # of parquet
 Opener = Callable[[], IO[bytes]]
 
 
-def folder_documents(folder: Path) -> Iterator[bytes]:
-    """The documents of every text file below `folder`, sorted by path; hidden files and folders are left out.
-
-    Raises:
-        DataError: there is no such file, or one of them is not text.
-    """
-    for path in text_files(folder):
-        yield from file_documents(path)
-
-
 def text_files(path: Path) -> list[Path]:
     """The text files below a folder, sorted by path, or the file alone.
 

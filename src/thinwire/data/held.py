@@ -6,7 +6,7 @@ many documents their tails would be crumbs, too short to read a window in; there
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 SHARE = 20  # one part in so many is held out
 MANY = 100  # documents beyond which whole ones are held out
@@ -22,12 +22,15 @@ def held_out(documents: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes
         >>> len(train), len(held)
         (190, 10)
     """
-    if len(documents) > MANY:
-        train = [document for number, document in enumerate(documents, 1) if number % SHARE]
-        held = list(documents[SHARE - 1 :: SHARE])
-    else:
-        train, held = map(list, zip(*map(split, documents), strict=True)) if documents else ([], [])
-    return tuple(filter(None, train)), tuple(filter(None, held))
+    pairs = list(parted(documents, len(documents) > MANY))
+    return tuple(document for held, document in pairs if not held), tuple(document for held, document in pairs if held)
+
+
+def parted(documents: Iterable[bytes], many: bool) -> Iterator[tuple[bool, bytes]]:
+    """The parts as they come, none of them empty, and whether each is held out; `many`: whole documents are."""
+    for number, document in enumerate(documents, 1):
+        parts = ((number % SHARE == 0, document),) if many else zip((False, True), split(document), strict=True)
+        yield from (part for part in parts if part[1])
 
 
 def split(document: bytes) -> tuple[bytes, bytes]:

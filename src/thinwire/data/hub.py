@@ -7,6 +7,7 @@ hf:Salesforce/wikitext,config=wikitext-2-raw-v1,split=train[:10%],field=text
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from thinwire.data._asked import extra, settings
@@ -16,8 +17,11 @@ from thinwire.words import near, told
 HELD_SPLITS = ("validation", "test")  # the first of these that a dataset has is held out
 
 
-def hub_documents(spoken: str) -> tuple[list[bytes], list[bytes] | None]:
-    """What to train on, and what to hold out if the dataset has a split for it.
+Read = Callable[[], Iterator[bytes]]
+
+
+def hub_documents(spoken: str) -> tuple[Read, Read | None]:
+    """What reads the documents to train on, and those to hold out if the dataset has a split for it; rows are mapped, not in memory.
 
     Args:
         spoken: `hf:NAME`, with any of `config=`, `split=` (default train) and `field=` (default text).
@@ -49,15 +53,17 @@ def _load(name: str, config: str | None, split: str) -> Any:
         ) from error
 
 
-def _documents(rows: Any, field: str, name: str) -> list[bytes]:
+def _documents(rows: Any, field: str, name: str) -> Read:
     if field not in rows.column_names:
         known = list(rows.column_names)
         raise DataError(f"the dataset {name!r} has no field {field!r}{near(field, known, 3)} Say field= one of: {', '.join(known)}")
-    documents: list[bytes] = []
-    for batch in rows.with_format("arrow").iter(10_000):
-        texts = batch[field].to_pylist()
-        strange = next((text for text in texts if not isinstance(text, str | None)), None)
-        if strange is not None:
-            raise DataError(f"the field {field!r} of the dataset {name!r} holds {type(strange).__name__}, not text; say field=…")
-        documents.extend(text.encode() for text in texts if text)  # a row without text is no document
-    return documents
+
+    def read() -> Iterator[bytes]:
+        for batch in rows.with_format("arrow").iter(1000):
+            texts = batch[field].to_pylist()
+            strange = next((text for text in texts if not isinstance(text, str | None)), None)
+            if strange is not None:
+                raise DataError(f"the field {field!r} of the dataset {name!r} holds {type(strange).__name__}, not text; say field=…")
+            yield from (text.encode() for text in texts if text)  # a row without text is no document
+
+    return read

@@ -311,7 +311,7 @@ def permuted_each(numbers: Tensor, sizes: Tensor, which: Tensor, key: str) -> Te
     """
     size, shard = sizes.numpy(), mixed(which.numpy() + 1)
     half = np.maximum(1, (np.frexp(size - 1)[1] + 1) // 2).astype(np.int64)  # as `_half`: frexp's exponent is the bit length
-    return torch.from_numpy(_walked(numbers.numpy(), size, half, [mixed(each ^ shard) for each in _keys(key)]))
+    return torch.from_numpy(_walked(numbers.numpy(), size, half, [mixed(shard ^ each) for each in _keys(key)]))
 
 
 def _half(size: int) -> int:
@@ -320,29 +320,36 @@ def _half(size: int) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _keys(key: str) -> list[int]:
-    digest = hashlib.blake2b(key.encode(), digest_size=4 * ROUNDS).digest()
-    return [int.from_bytes(digest[at : at + 4], "little") for at in range(0, len(digest), 4)]
+def _keys(key: str) -> list[np.uint32]:
+    return list(np.frombuffer(hashlib.blake2b(key.encode(), digest_size=4 * ROUNDS).digest(), dtype="<u4"))
 
 
 def _walked(numbers: Ints, size: Any, half: Any, keys: Sequence[Any]) -> Ints:
     """Through the network until all are inside; numbers (r,), the rest (r,) or one for all."""
-    mask = (np.int64(1) << half) - 1
+    room = ((np.int64(1) << half) - 1).astype(np.uint32)
     out, outside = numbers.copy(), np.arange(len(numbers))
     while len(outside):
-        here = [each[outside] if np.ndim(each) else each for each in (mask, half, size, *keys)]
-        room, bits, end, *round_keys = here
-        left, right = out[outside] >> bits, out[outside] & room
+        bits, end, mask, *round_keys = (each[outside] if np.ndim(each) else each for each in (half, size, room, *keys))
+        here = out[outside]
+        left, right = (here >> bits).astype(np.uint32), here.astype(np.uint32) & mask
         for round_key in round_keys:
-            left, right = right, left ^ (mixed(right ^ round_key) & room)
-        out[outside] = left << bits | right
-        outside = outside[out[outside] >= end]
+            left, right = right, left ^ (mixed(right ^ round_key) & mask)
+        here = left.astype(np.int64) << bits | right
+        out[outside] = here
+        outside = outside[here >= end]
     return out
 
 
-def mixed(x: Any) -> Any:
-    """A hash of 32 bits to 32 bits in int64, with factors small enough (found by Wellons's hash-prospector) never to overflow."""
-    x = x & 0xFFFFFFFF
-    x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
-    x = (x ^ (x >> 15)) * 0x735A2D97 & 0xFFFFFFFF
-    return x ^ (x >> 15)
+def mixed(numbers: NDArray[Any]) -> NDArray[np.uint32]:
+    """A hash of 32 bits to 32 bits (Wellons's hash-prospector), of each of some integers' last 32.
+
+    Example:
+        >>> mixed(np.array([0, 1, 1 << 32])).tolist()
+        [0, 2261973619, 0]
+    """
+    x = numbers.astype(np.uint32)
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    x ^= x >> np.uint32(15)
+    return x

@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Generic, Self, TypeVar
+
+from thinwire.data.workers import Workers
 
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ class Prefetch(Generic[T]):
         if depth < 1 or threads < 1:
             raise ValueError(f"Prefetch(depth={depth}, threads={threads}): there must be at least 1 of each")
         self._make, self._stop, self._depth = make, stop, depth
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="thinwire-input")
+        self._workers = Workers(threads, "thinwire-input")
         self._ahead: deque[tuple[int, Future[T]]] = deque()
         self.wait_s = 0.0
         """Seconds that `at` has waited for, in all: the time that input took from training."""
@@ -61,14 +63,14 @@ class Prefetch(Generic[T]):
         _, future = self._ahead.popleft()
         try:
             self._fill(step)
-            return future.result()
+            return self._workers.result(future)
         finally:
             self.wait_s += time.perf_counter() - begun
 
     def close(self) -> None:
-        """Drop what was not asked for, and wait for the one that is being made."""
+        """Drop what was not asked for, and wait for the one that is being made: a moment, for its server may have stalled."""
         self._drop()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._workers.close()
 
     def _fill(self, step: int) -> None:
         following = self._ahead[-1][0] + 1 if self._ahead else step + 1
@@ -77,7 +79,7 @@ class Prefetch(Generic[T]):
             following += 1
 
     def _begin(self, step: int) -> None:
-        self._ahead.append((step, self._pool.submit(self._make, step)))
+        self._ahead.append((step, self._workers.ask(self._make, step)))
 
     def _drop(self) -> None:
         while self._ahead:

@@ -7,9 +7,12 @@ s3://bucket/corpus/             an object store, through fsspec and its own pack
 from __future__ import annotations
 
 import io
+import string
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from thinwire.data._asked import extra
 from thinwire.data.disk import DiskCache
@@ -21,6 +24,7 @@ from thinwire.words import told
 BLOCK_BYTES = 1 << 22
 FILES = "files.txt"
 HTTP = ("http", "https")
+VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "modify", "created")  # as stores and servers call them
 
 
 class Store(Protocol):
@@ -52,18 +56,23 @@ class Objects:
                 self._system, _ = fsspec.core.url_to_fs(url)
             except ValueError as error:
                 raise DataError(f"{url!r} is of no kind that fsspec opens ({told(error)})") from error
+        # Several threads fetch; where fsspec is not asynchronous (ftp, sftp), they would speak through one connection at once.
+        self._turn: AbstractContextManager[Any] = nullcontext() if self._system.async_impl else threading.Lock()
 
     def about(self, url: str) -> About:
+        self._system.invalidate_cache()  # which would tell what was there when the folder was listed
         info = self._asked(url, self._system.info)
         if info.get("type") == "directory" or info.get("size") is None:
             raise DataError(f"{url!r} is no file of a known size; give a file, or a folder with a / at its end")
-        version = next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created") if info.get(key)), "")
+        version = next((info[key] for key in VERSIONS if info.get(key)), "")
         return About(int(info["size"]), str(version))
 
     def read(self, url: str, begin: int, end: int, about: About) -> bytes:
         data: bytes = self._asked(url, lambda path: self._system.cat_file(path, start=begin, end=end))
         if len(data) != end - begin:
             raise DataError(f"{url!r}: {len(data)} bytes came where {end - begin} lie: it was cut or changed; start again")
+        if about.version and self.about(url) != about:
+            raise DataError(f"{url!r} has changed while it was read: start again once it stays as it is")
         return data
 
     def below(self, url: str) -> list[str]:
@@ -73,7 +82,8 @@ class Objects:
 
     def _asked(self, url: str, ask: Callable[[str], Any]) -> Any:
         try:
-            return ask(self._system._strip_protocol(url))
+            with self._turn:
+                return ask(self._system._strip_protocol(url))
         except Exception as error:  # whatever the store's own client may raise; the user needs its line only
             raise DataError(f"{url!r} cannot be read ({told(error)}): check the address, and that you may read there") from error
 
@@ -109,15 +119,26 @@ def files_at(url: str, store: Store | None = None) -> list[str]:
     if isinstance(store, Objects):
         found = [each for each in store.below(url) if is_text_file(each.removeprefix(url))]
     else:
-        listing = urljoin(url, FILES)
+        listing = joined(url, FILES)
         about = store.about(listing)
         names = store.read(listing, 0, about.size, about).decode(errors="replace").split("\n")
-        found = [urljoin(url, name.strip()) for name in names if name.strip()]
+        found = [joined(url, name.strip()) for name in names if name.strip()]
     if not found:
         raise DataError(
             f"{url!r} holds no text files; put some there{'' if isinstance(store, Objects) else f', and their names in {FILES}'}"
         )
     return found
+
+
+def joined(place: str, name: str) -> str:
+    """The address of a file below a place that ends with a `/`.
+
+    Example:
+        >>> joined("https://host/set/", "my file"), joined("s3://bucket/set/", "my file")
+        ('https://host/set/my%20file', 's3://bucket/set/my file')
+    """
+    is_http = urlsplit(place).scheme.lower() in HTTP  # `urljoin` knows no other schemes
+    return urljoin(place, quote(name, safe=string.punctuation)) if is_http else place + name
 
 
 def name_of(url: str) -> str:

@@ -22,17 +22,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urljoin
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thinwire.data.cache import NO_ROOM, refused
 from thinwire.data.claims import claimed, partial, renewed
 from thinwire.data.disk import DiskCache
 from thinwire.data.http import About
 from thinwire.data.mapped import in_shards
 from thinwire.data.peers import Peers
-from thinwire.data.remote import Store, is_address, store_of
+from thinwire.data.remote import Store, is_address, joined, store_of
 from thinwire.data.text import Text
 from thinwire.data.tokenizer import encode, tokenizer_from
 from thinwire.errors import DataError
@@ -109,8 +109,11 @@ def write_set(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shar
                 os.replace(ours, folder)
             finally:
                 shutil.rmtree(ours, ignore_errors=True)  # a full disk gets its room back
-    except OSError as error:
-        raise DataError(f"packing into {str(folder)!r} stopped ({told(error)}): make room there, or give another folder") from error
+    except Exception as error:
+        if isinstance(error, DataError) or not (number := refused(error)):
+            raise
+        do = "make room there" if number in NO_ROOM else "see that you may write there"
+        raise DataError(f"packing into {str(folder)!r} stopped ({os.strerror(number)}): {do}, or give another folder") from error
     return read_index(f"{folder}/", index)
 
 
@@ -119,13 +122,12 @@ def _pack(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shard_by
     dtype = "<u2" if len(tokenizer) <= 1 << 16 else "<i4"
     index: dict[str, Any] = {"thinwire set": FORMAT, "text": text.name, "dtype": dtype}
     digests = ""
-    for part in ("train", "held"):
+    for part, size in zip(("train", "held"), text.sizes(), strict=True):
         whole, rows = hashlib.sha256(), []
-        documents: tuple[bytes, ...] = getattr(text, part)
-        shards = in_shards(encode(tokenizer, documents), shard_bytes // np.dtype(dtype).itemsize)
+        shards = in_shards(encode(tokenizer, getattr(text, part)), shard_bytes // np.dtype(dtype).itemsize)
         for number, ids in enumerate(shards):
             rows.append(_write(folder / f"{part}-{number:05}.bin", np.concatenate(list(ids)), dtype, whole))
-        index[part] = {"bytes": sum(map(len, documents)), "shards": rows}
+        index[part] = {"bytes": size, "shards": rows}
         digests += whole.hexdigest()
     tokenizer.save_pretrained(folder / "tokenizer")
     saved = sorted(path for path in (folder / "tokenizer").rglob("*") if path.is_file())
@@ -248,7 +250,7 @@ class SetReader:
     def _fetched(self, name: str, size: int, sha256: str) -> bytes:
         def from_afar() -> bytes:
             assert self._store is not None
-            data = self._store.read(urljoin(self.place, name), 0, size, About(size, ""))
+            data = self._store.read(joined(self.place, name), 0, size, About(size, ""))
             self.fetched_bytes += len(data)
             return data
 
@@ -264,7 +266,7 @@ class SetReader:
     def _index(self) -> bytes:
         if self._store is None:
             return _read(Path(self.place, INDEX))
-        url = urljoin(self.place, INDEX)
+        url = joined(self.place, INDEX)
         about = self._store.about(url)
         return self._store.read(url, 0, about.size, about)
 

@@ -6,8 +6,7 @@ not always the same. As with `Batches`, a batch is a function of the step, and w
 
 from __future__ import annotations
 
-import hashlib
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thinwire.data.order import STRIPES, Reader, striped
+from thinwire.data.order import STRIPES, Reader, mixed, striped
 from thinwire.data.sets import SetReader, windows_of
+from thinwire.data.workers import Workers
 from thinwire.errors import DataError
 
 AHEAD_STEPS = 32
 FETCHERS = 4
-PLANNED_STEPS = 32
+PLANNED_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,11 @@ class Streamed:
             )
         self.order = striped.over(counts, seed, stripes)
         self._begins = np.cumsum([0, *counts])
-        self._spare = [
-            shard.tokens - (count - 1) * self.stride - length if count else 0 for shard, count in zip(shards, counts, strict=True)
-        ]
-        self._pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="thinwire-fetch")
+        self._spare = np.array(
+            [shard.tokens - (count - 1) * self.stride - length if count else 0 for shard, count in zip(shards, counts, strict=True)]
+        )
+        self._key = int(mixed(np.array([seed]))[0])
+        self._workers = Workers(FETCHERS, "thinwire-fetch")
         self._coming: dict[int, Future[NDArray[Any]]] = {}  # by shard
         self._open: dict[int, NDArray[Any]] = {}  # those that have come and were used
         self._blocks: dict[int, Block] = {}
@@ -95,15 +96,13 @@ class Streamed:
         self.who.first(step)  # refuses a step before the origin
         self._look_ahead(step)
         rows = self._blocks[step // PLANNED_STEPS].rows[step]
-        out = np.empty((len(rows), self.length), dtype=np.int64)
-        for row, (shard, begin) in enumerate(rows):
-            ids = self._open[shard] if shard in self._open else self._take(shard)
-            out[row] = ids[begin : begin + self.length]
-        return torch.from_numpy(out)
+        is_open, length = self._open, self.length
+        each = [(is_open[shard] if shard in is_open else self._take(shard))[begin : begin + length] for shard, begin in rows]
+        return torch.from_numpy(np.concatenate(each).astype(np.int64).reshape(len(rows), length))  # one cast for all: a row's costs as much
 
     def close(self) -> None:
-        """Fetch nothing more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Fetch nothing more; who waits for a shard is let go."""
+        self._workers.close()
 
     def _look_ahead(self, step: int) -> None:
         """Have the shards of this step and of those to come fetched, and let go of all others."""
@@ -124,29 +123,19 @@ class Streamed:
         rows = self.order.steps(first, (block + 1) * PLANNED_STEPS - first, self.who)
         samples = self.order.of(rows.flatten()).numpy()
         shards = np.searchsorted(self._begins, samples, side="right") - 1
-        keys = rows.flatten().numpy() // self.order.size * len(self._spare) + shards
-        unique, which = np.unique(keys, return_inverse=True)
-        moved = np.array([self._moved(*divmod(key, len(self._spare))) for key in unique.tolist()])[which]
-        begins = (samples - self._begins[shards]) * self.stride + moved
+        moved = mixed(mixed(rows.flatten().numpy() // self.order.size ^ self._key) ^ shards) % (self._spare[shards] + 1)
+        begins = (samples - self._begins[shards]) * self.stride + moved  # by any of the tokens that are left over, other ones each epoch
         pairs = list(zip(shards.tolist(), begins.tolist(), strict=True))
         batch = self.who.batch
         return Block({first + at: pairs[at * batch : (at + 1) * batch] for at in range(len(rows))}, list(dict.fromkeys(shards.tolist())))
 
     def _ask(self, shard: int) -> None:
-        self._coming[shard] = self._pool.submit(self.source.ids, self.source.set.train[shard])
+        self._coming[shard] = self._workers.ask(self.source.ids, self.source.set.train[shard])
 
     def _take(self, shard: int) -> NDArray[Any]:
         """A shard that was asked for; one that could not be had when it was fetched ahead is asked for again now."""
         coming = self._coming.get(shard)
         if coming is None or (coming.done() and coming.exception() is not None):
             self._ask(shard)
-        found = self._open[shard] = self._coming.pop(shard).result()
+        found = self._open[shard] = self._workers.result(self._coming.pop(shard))
         return found
-
-    def _moved(self, epoch: int, shard: int) -> int:
-        """By how many tokens the windows of a shard are moved in an epoch: any of those that are left over."""
-        spare = self._spare[shard] + 1
-        if spare == 1:
-            return 0
-        digest = hashlib.blake2b(f"{self.seed}/{epoch}/{shard}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") % spare

@@ -7,16 +7,17 @@
     https://host/letters.jsonl.zst a file on an HTTP server; s3://bucket/notes/ a folder of an object store, by fsspec
     hf:roneneldan/TinyStories      a dataset of the Hugging Face hub
 
-All of it is read into memory.
+A small text is kept in memory. A larger one is read anew whenever it is gone through, a document at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 
 from thinwire.data._asked import absent, path_from
@@ -24,11 +25,57 @@ from thinwire.data.cache import cache_folder, fetched_limit
 from thinwire.data.disk import DiskCache
 from thinwire.data.english import works
 from thinwire.data.files import documents as documents_of
-from thinwire.data.files import file_documents, folder_documents
-from thinwire.data.held import held_out
+from thinwire.data.files import file_documents, text_files
+from thinwire.data.held import MANY, parted
 from thinwire.data.hub import hub_documents
-from thinwire.data.remote import RemoteFile, files_at, is_address, name_of, store_of
+from thinwire.data.remote import RemoteFile, Store, files_at, is_address, name_of, store_of
 from thinwire.errors import DataError
+
+KEPT_BYTES = 1 << 28  # of text in memory
+Read = Callable[[], Iterator[bytes]]
+
+
+class Seen:
+    """How many documents there were, of how many bytes, and a digest of them and their lengths: no two lists of them share one."""
+
+    def __init__(self) -> None:
+        self.count, self.size, self._digest = 0, 0, hashlib.sha256()
+
+    def add(self, document: bytes) -> None:
+        self.count, self.size = self.count + 1, self.size + len(document)
+        self._digest.update(len(document).to_bytes(8, "little"))
+        self._digest.update(document)
+
+    @property
+    def digest(self) -> bytes:
+        return self._digest.digest()
+
+
+class Documents(Collection[bytes]):
+    """Documents that are read anew each time; refused where they are no longer those that were seen first.
+
+    Args:
+        told_as: what messages call them.
+        read: begins to read them.
+        seen: what they were.
+    """
+
+    def __init__(self, told_as: str, read: Read, seen: Seen) -> None:
+        self._told_as, self._read, self.seen = told_as, read, seen
+
+    def __len__(self) -> int:
+        return self.seen.count
+
+    def __iter__(self) -> Iterator[bytes]:
+        seen = Seen()
+        for document in self._read():
+            seen.add(document)
+            yield document
+        if seen.digest != self.seen.digest:
+            raise changed(self._told_as)
+
+    def __contains__(self, document: object) -> bool:
+        return any(each == document for each in self)
 
 
 @dataclass(frozen=True)
@@ -37,28 +84,46 @@ class Text:
 
     Args:
         name: what the text was called by whoever asked for it.
-        train: what to train on.
+        train: what to train on; may be gone through any number of times.
         held: what to measure with; nothing of it is in `train`.
 
     Example:
         >>> Text("a play", (b"To be, or ", b"not"), (b"to be",)).digest[:16]
-        'c500a9f2d0468f6a'
+        '627bc93107621751'
     """
 
     name: str
-    train: tuple[bytes, ...]
-    held: tuple[bytes, ...]
+    train: Collection[bytes]
+    held: Collection[bytes]
 
     @cached_property
     def digest(self) -> str:
         """sha256 in hexadecimal of both parts; every count and length goes before what it counts, so no two texts share one."""
         digest = hashlib.sha256()
         for part in (self.train, self.held):
-            digest.update(len(part).to_bytes(8, "little"))
-            for document in part:
-                digest.update(len(document).to_bytes(8, "little"))
-                digest.update(document)
+            seen = _seen(part)
+            digest.update(seen.count.to_bytes(8, "little"))
+            digest.update(seen.digest)
         return digest.hexdigest()
+
+    def sizes(self) -> tuple[int, int]:
+        """The bytes of both parts."""
+        train, held = (part.seen.size if isinstance(part, Documents) else sum(map(len, part)) for part in (self.train, self.held))
+        return train, held
+
+
+def _seen(documents: Collection[bytes]) -> Seen:
+    if isinstance(documents, Documents):
+        return documents.seen
+    seen = Seen()
+    for document in documents:
+        seen.add(document)
+    return seen
+
+
+def changed(told_as: str) -> DataError:
+    """What is raised where a text is not what it was a moment ago."""
+    return DataError(f"the text {told_as!r} was changed while it was read; start again once it stays as it is")
 
 
 def read_text(source: str, cache: Path | None = None) -> Text:
@@ -83,44 +148,75 @@ def read_text(source: str, cache: Path | None = None) -> Text:
         ...
         thinwire.errors.DataError: the text 'bundeld' cannot be read: there is no such file ...; did you mean 'bundled'?
     """
-    documents, held = hub_documents(source) if source.startswith("hf:") else (_plain(source, cache), None)
-    documents = [document for document in documents if document]
-    if not documents:
+    read, held = hub_documents(source) if source.startswith("hf:") else (lambda: _plain(source, cache), None)
+    small = _within(read, KEPT_BYTES)
+    if small is None:
+        return _large(source, _pairs(read, held))
+    if not small:
         raise DataError(f"the text {source!r} is empty: there is nothing to train on; give one with words in it")
-    if held is None or not any(held):
-        train, apart = held_out(documents)
-    else:
-        train, apart = tuple(documents), tuple(filter(None, held))
+    pairs = list(_pairs(small.__iter__, held)())
+    train, apart = (tuple(document for is_held, document in pairs if is_held == part) for part in (False, True))
     if not train or not apart:
         raise DataError(
-            f"the text {source!r} is too short to hold some of it out: it has {sum(map(len, documents))} bytes in "
-            f"{len(documents)} document{'s' if len(documents) > 1 else ''}; give a few paragraphs at least"
+            f"the text {source!r} is too short to hold some of it out: it has {sum(map(len, small))} bytes in "
+            f"{len(small)} document{'s' if len(small) > 1 else ''}; give a few paragraphs at least"
         )
     return Text(source, train, apart)
 
 
-def _plain(source: str, cache: Path | None) -> list[bytes]:
-    """The documents of what lies in files, here or elsewhere."""
-    return list(_elsewhere(source, cache)) if is_address(source) else _local(source)
+def _within(read: Read, most: int) -> list[bytes] | None:
+    """The documents, none of them empty; `None` if they have more than `most` bytes."""
+    kept, size = [], 0
+    for document in filter(None, read()):
+        kept.append(document)
+        size += len(document)
+        if size > most:
+            return None
+    return kept
 
 
-def _elsewhere(source: str, cache: Path | None) -> Iterator[bytes]:
-    store, kept = store_of(source), DiskCache((cache or cache_folder()).expanduser() / "fetched", fetched_limit())
-    for url in files_at(source, store):
-        yield from documents_of(url, name_of(url), lambda url=url: io.BufferedReader(RemoteFile(url, store, kept), 1 << 20))  # type: ignore[misc]
+def _pairs(read: Read, held: Read | None) -> Callable[[], Iterator[tuple[bool, bytes]]]:
+    """What goes through the documents, each with whether it is held out."""
+    if held is not None and any(held()):
+        return lambda: ((apart, document) for apart, of in ((False, read), (True, held)) for document in filter(None, of()))
+    many = sum(1 for _ in islice(filter(None, read()), MANY + 1)) > MANY
+    return lambda: parted(filter(None, read()), many)
 
 
-def _local(source: str) -> list[bytes]:
-    """The documents of what lies on this machine."""
-    if source == "bundled":
-        return list(works())
+def _large(source: str, pairs: Callable[[], Iterator[tuple[bool, bytes]]]) -> Text:
+    seen = (Seen(), Seen())
+    for apart, document in pairs():
+        seen[apart].add(document)
+
+    def part(held: bool) -> Documents:
+        return Documents(source, lambda: (document for apart, document in pairs() if apart == held), seen[held])
+
+    return Text(source, part(False), part(True))
+
+
+def readers_of(source: str, cache: Path | None = None) -> list[Read]:
+    """What reads the documents of each file of a text: a file or folder here, or an address.
+
+    Raises:
+        DataError: there is no such text.
+    """
+    if is_address(source):
+        store, kept = store_of(source), DiskCache((cache or cache_folder()).expanduser() / "fetched", fetched_limit())
+        return [partial(_fetched, url, store, kept) for url in files_at(source, store)]
     if not source.strip():
         raise DataError("the text '' names nothing; say bundled, the path of a file or folder, or hf:NAME")
     path = path_from(source, "text")
-    if path.is_dir():
-        return list(folder_documents(path))
-    if path.is_file():
-        return list(file_documents(path))
+    if path.is_dir() or path.is_file():
+        return [partial(file_documents, file) for file in text_files(path)]
     if path.exists():
         raise DataError(f"the text {source!r} is neither a file nor a folder; copy it into a file and give that")
     raise DataError(f"the text {source!r} cannot be read: {absent(path, ['bundled'])}")
+
+
+def _fetched(url: str, store: Store, kept: DiskCache) -> Iterator[bytes]:
+    return documents_of(url, name_of(url), lambda: io.BufferedReader(RemoteFile(url, store, kept), 1 << 20))
+
+
+def _plain(source: str, cache: Path | None) -> Iterator[bytes]:
+    """The documents of what lies in files, here or elsewhere."""
+    return iter(works()) if source == "bundled" else chain.from_iterable(read() for read in readers_of(source, cache))

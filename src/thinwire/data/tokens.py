@@ -37,7 +37,7 @@ from thinwire.data.peers import peers_from
 from thinwire.data.sets import SetReader
 from thinwire.data.stamps import known, remember, stamp
 from thinwire.data.streamed import Streamed
-from thinwire.data.text import Text, read_text
+from thinwire.data.text import Text, changed, read_text
 from thinwire.data.tokenizer import encode, tokenizer_from, tokenizer_key
 from thinwire.errors import DataError
 
@@ -175,22 +175,21 @@ class _Text:
         if self._text is None:
             self._text = read_text(self._source, self._cache)
             if self._digest and self._text.digest != self._digest:
-                raise DataError(f"the text {self._source!r} was changed while it was read; start again once it stays as it is")
+                raise changed(self._source)
         return self._text
 
 
 def _build(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
     meta: dict[str, Any] = {"format": FORMAT, "text": text.name}
     written: dict[str, dict[str, Any]] = {}
-    for name in ("train", "held"):
-        documents: tuple[bytes, ...] = getattr(text, name)
+    for name, size in zip(("train", "held"), text.sizes(), strict=True):
         shards, digest = [], hashlib.sha256()
-        for number, ids in enumerate(in_shards(encode(tokenizer, documents), mapped_files.SHARD_TOKENS)):
+        for number, ids in enumerate(in_shards(encode(tokenizer, getattr(text, name)), mapped_files.SHARD_TOKENS)):
             file = f"{name}-{number:05}.bin"
             written[file] = _write(folder / file, ids, digest)
             shards.append(file)
         tokens = sum(written[file]["bytes"] for file in shards) // 4
-        meta[name] = {"tokens": tokens, "bytes": sum(map(len, documents)), "sha256": digest.hexdigest(), "shards": shards}
+        meta[name] = {"tokens": tokens, "bytes": size, "sha256": digest.hexdigest(), "shards": shards}
     tokenizer.save_pretrained(folder / TOKENIZER)
     for path in sorted((folder / TOKENIZER).rglob("*")):
         if path.is_file():

@@ -86,6 +86,8 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
                 bucket.set_weights(common)
     if saved.world == world:
         sync.shares = meta["shares"]
+    if sync.pace is not None:
+        sync.pace.resume(meta.get("pace") if saved.world == world else None)
     sync.resume(meta["step"], meta["apart"])
 
 
@@ -180,6 +182,7 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "when": repr(sync.strategy.when),
         "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         "layout": hashlib.sha256(json.dumps([bucket.names for bucket in sync.buckets]).encode()).hexdigest(),
+        "pace": sync.pace.state() if sync.pace is not None else None,
         "air": [[air.step for air in bucket.air] for bucket in sync.buckets],
     }
 

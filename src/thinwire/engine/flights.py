@@ -31,14 +31,20 @@ class Flights:
 
     def launch(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
         """Read a bucket and put a flight for each of its slices on their lanes."""
-        air = Airborne(step, self._strategy.on.read(bucket, bucket.state, share), [], [])
-        for part in bucket.slices:
-            span, track = air.x[part.spec.begin : part.spec.end], Track()
-            flight = self._dense(span, part, step) if dense else self._thin(span, part, step, track)
-            air.tracks.append(track)
-            label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
-            air.handles.append(self._driver.start(flight, part.lane, label))
-        bucket.air.append(air)
+        for _ in bucket.slices:
+            self.launch_slice(bucket, step, share, dense)
+
+    def launch_slice(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
+        """Put the next slice of a bucket on its lane; with its first one the bucket is read."""
+        if not bucket.air or bucket.air[-1].step != step:
+            bucket.air.append(Airborne(step, self._strategy.on.read(bucket, bucket.state, share), [], []))
+        air = bucket.air[-1]
+        part = bucket.slices[len(air.handles)]
+        span, track = air.x[part.spec.begin : part.spec.end], Track()
+        flight = self._dense(span, part, step) if dense else self._thin(span, part, step, track)
+        air.tracks.append(track)
+        label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
+        air.handles.append(self._driver.start(flight, part.lane, label))
 
     def settle(self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool) -> bool:
         """Wait for launches of one step and put their sums in place; where one is not finite, take back what the flights did to the state.

@@ -13,10 +13,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +25,15 @@ from thinwire.core import Driver, Route, Tick
 from thinwire.engine import agree, checkpoint
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights
+from thinwire.engine.forward import Deferred
 from thinwire.engine.meter import Meter, Report
+from thinwire.engine.options import Options
+from thinwire.engine.pace import Pace
+from thinwire.engine.priority import by_index
 from thinwire.engine.trace import Trace, recording
 from thinwire.errors import AttachError, FlightError, NotLandedError
 from thinwire.strategy import Strategy
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `attach` was given beside model, optimiser and strategy."""
-
-    seed: int
-    buffers: Literal["broadcast", "local"]
-    scaler: Any
+from thinwire.when import by_speed
 
 
 class Syncer:
@@ -66,9 +61,12 @@ class Syncer:
         self._device = buckets[0].device
         self.flights = Flights(strategy, how, driver, buckets, meter, options.seed)
         self._weighing: agree.Sharing | None = None
+        self.pace = Pace(strategy.when, driver, meter, len(buckets), self._device) if isinstance(strategy.when, by_speed) else None
         self._tick: Tick | None = None
         self._launching = False
-        self._next = 0  # the next bucket to launch in this step
+        self.order = by_index(buckets)
+        """Whose slice goes on the wire next, by bucket."""
+        self._next = 0  # the next of them in this step
         self._task = -1  # the graph task of the backward pass under way
         self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket
         self._silent_agreed = False
@@ -79,6 +77,7 @@ class Syncer:
         self._scaler_step: Any = None
         self._hooks: list[Any] = []
         self._hook()
+        self._late = Deferred(self, options.overlap == "priority") if options.overlap != "backward" else None
 
     # -- what users call ----------------------------------------------------------------------------------------------
 
@@ -99,7 +98,19 @@ class Syncer:
             self._begin()
             self._finish()
         else:
-            self._after_step()
+            self._after_step(rested=True)
+
+    def rests(self) -> bool:
+        """Whether this rank is to call `skip_step()` in place of its next step: under `by_speed(…)`, where it is slower than others."""
+        return self.pace is not None and not self.pace.works(self.step)
+
+    def land(self) -> None:
+        """Wait for the means of a backward pass whose landing was left to the next forward pass (`overlap="forward"`, `"priority"`).
+
+        Before `optimizer.step()` they are in `.grad` then, to be clipped or read; after it the weights have taken the step.
+        """
+        if self._late is not None:
+            self._late.land()
 
     def check(self) -> None:
         """Prove that what ranks must hold equal is equal, by hashes of every parameter (and of the buffers that are broadcast).
@@ -108,6 +119,7 @@ class Syncer:
             DisagreementError: on every rank; it names the first parameter that differs.
             NotLandedError: on `parameters()`, when ranks differ rightly: between two landings, or always (a drawn few, gossip).
         """
+        self.land()
         named: list[tuple[str, Tensor]] = []
         for bucket in self.buckets:
             common = self.strategy.on.common(bucket, bucket.state)
@@ -136,6 +148,7 @@ class Syncer:
         Common are the parameters themselves on gradients, the anchor on deltas, and the mean over ranks (a dense all-reduce) on parameters.
         """
         if self._on_gradients:
+            self.land()
             yield self.model
             return
         own = [bucket.weights() for bucket in self.buckets]
@@ -187,6 +200,7 @@ class Syncer:
 
         With torch DCP: `dcp.save({"sync": sync, …})`, and `sync.load_checkpoint(folder)` at any world size.
         """
+        self.land()
         return checkpoint.save(self)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -207,6 +221,8 @@ class Syncer:
 
     def resume(self, step: int, apart: int) -> None:
         """Set the clock, as a checkpoint has it."""
+        if self._late is not None:
+            self._late.drop()
         self.step, self.apart = step, apart
         self.meter.steps = step
         self._silent_agreed = self.accumulating = False
@@ -219,11 +235,12 @@ class Syncer:
         """
         if not self._hooks:
             return
-        self._unhook()
         try:
+            self.land()
+            self._unhook()
             while launched := [bucket.air[0].step for bucket in self.buckets if bucket.air]:
                 oldest = [bucket for bucket in self.buckets if bucket.air and bucket.air[0].step == min(launched)]
-                self._land(oldest, write=not self._on_gradients)
+                self.put(oldest, write=not self._on_gradients)
         finally:
             self.driver.close()
 
@@ -241,6 +258,8 @@ class Syncer:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        if self._late is not None:
+            self._late.close()
         if self._scaler_step is not None and self.options.scaler.step == self._scaled_step:  # another syncer may have wrapped it again
             self.options.scaler.step = self._scaler_step
 
@@ -273,8 +292,10 @@ class Syncer:
                 )
             if self._launching:
                 bucket.take(i, self._scale)
-                if not bucket.missing:
-                    self._launch_full()
+            if self._late is not None:
+                self._late.filled(bucket, i)
+            if self._launching and not bucket.missing:
+                self._launch_full()
 
         return hook
 
@@ -321,6 +342,8 @@ class Syncer:
         self._refuse_unfrozen()
         tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
+        if self._late is not None:
+            self._late.begin(bool(tick.launch))
         self._next = 0
         if tick.launch:
             self.settle_weights()
@@ -331,10 +354,10 @@ class Syncer:
         self._launching = bool(tick.launch)
 
     def _launch_full(self) -> None:
-        """Launch the buckets that are full, in index order, so that every rank launches alike."""
+        """Launch slices of buckets that are full, in the one order that every rank has."""
         assert self._tick is not None
-        while self._next < len(self.buckets) and not self.buckets[self._next].missing:
-            self.flights.launch(self.buckets[self._next], self.step, self._share, self._tick.dense)
+        while self._next < len(self.order) and not self.buckets[self.order[self._next]].missing:
+            self.flights.launch_slice(self.buckets[self.order[self._next]], self.step, self._share, self._tick.dense)
             self._next += 1
 
     @torch.no_grad()
@@ -355,23 +378,36 @@ class Syncer:
                 self._agree_silent(absent)
         for bucket in self.buckets if tick.launch else ():
             bucket.clear_grads()  # all at once: memory freed one by one would go back to the system and be faulted in again
-        self._land([self.buckets[index] for index in tick.land])
+        landing = [self.buckets[index] for index in tick.land]
+        if self._late is None:
+            self.put(landing)
+        elif landing:
+            self._late.hold(landing)
         self.accumulating = not tick.launch
         self._end(tick)
 
     @torch.no_grad()
-    def _after_step(self) -> None:
+    def _after_step(self, rested: bool = False) -> None:
         """The end of an optimiser step."""
         self._worked = False
         self._refuse_unfrozen()
+        if self.pace is not None:
+            self.pace.count(self.step, rested)
         tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         if tick.launch:
             self.settle_weights()
             for index in tick.launch:
-                self.flights.launch(self.buckets[index], self.step, self._share, tick.dense)
-        self._land([self.buckets[index] for index in tick.land])
+                share = self._share if self.pace is None else self.pace.share(index, self.shares)
+                self.flights.launch(self.buckets[index], self.step, share, tick.dense)
+        if self.pace is not None and 0 in tick.launch and not tick.dense:
+            self.pace.tell()
+        self.put([self.buckets[index] for index in tick.land])
+        if self.pace is not None and 0 in tick.land:
+            self.pace.take_up()
         self._end(tick)
+        if self.pace is not None:
+            self.pace.leave()
 
     def _end(self, tick: Tick) -> None:
         self._tick = None
@@ -381,7 +417,8 @@ class Syncer:
         if tick.land and self._shared_buffers:
             agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self._shared_buffers], f"step {self.step - 1}, buffers")
 
-    def _land(self, buckets: Sequence[FlatBucket], write: bool = True) -> None:
+    def put(self, buckets: Sequence[FlatBucket], write: bool = True) -> None:
+        """Wait for the oldest launch of each bucket and write its mean where it belongs."""
         landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
         if not landing:
             return

@@ -234,6 +234,10 @@ class Planned(Route):
     def moves(self, place: int, world: int) -> tuple[Move, ...]:
         """The exchanges of one place, in order."""
 
+    def moves_of(self, codec: Codec, spec: Spec, seat: Seat) -> tuple[Move, ...]:
+        """The exchanges of one flight, where they hang on how much it carries."""
+        return self.moves(seat.place, seat.world)
+
     def refuses(self, codec: Codec) -> str | None:
         if codec.drops and not codec.summable:
             return (
@@ -248,7 +252,7 @@ class Planned(Route):
 
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
         spans = self.spans(codec, spec, seat.world)
-        moves = self.moves(seat.place, seat.world)
+        moves = self.moves_of(codec, spec, seat)
         owners = [self.owner(j, seat.world) for j in range(len(spans))]
 
         def answer(packets: dict[int, Packet]) -> Totals:
@@ -267,6 +271,13 @@ class Planned(Route):
     def _again(self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], seat: Seat) -> Again | None:
         """Who encodes sums, where it is not the codec of the parts."""
         return None
+
+    @abstractmethod
+    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float: ...
+
+
+class OneCodec(Planned):
+    """A planned route whose sums are encoded as their parts are, so that a chunk has one size."""
 
     def _sizes(self, codec: Codec, spec: Spec, world: int) -> list[int | None]:
         """Bytes of a part of each chunk."""
@@ -287,9 +298,6 @@ class Planned(Route):
     @abstractmethod
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
         """Bytes and messages out of one place, in closed form, from the bytes of each chunk."""
-
-    @abstractmethod
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float: ...
 
 
 def largest(codec: Codec, spec: Spec) -> int:

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self, cast
 
 from torch import Tensor
 
 from thinwire.core import Codec, Coder, Grain, Link, Packet, Seat, Spec, State
+from thinwire.errors import StrategyError
 from thinwire.how._plan import Again, Message, Move, Planned, largest
+
+
+SLOT_BYTES = 1 << 20
+"""Messages of this size and above go in slots, where nobody has measured the link."""
+_ROUND_TRIP = 1 / 8
+"""The most that a slot's round trip may take beside its message; what messages that meet would cost is more (docs/wire.md)."""
 
 
 class Star(Planned):
     """Each span has an owner, all ranks by default. A rank's messages start at itself and go round, so that no two meet at one owner.
 
-    Where fewer ranks own, each starts at an owner of its own; where more than half own, in slots.
+    Where fewer ranks own, each starts at an owner of its own; where more than half own, in slots. Where all own, in slots if messages are
+    large: a rank that were ahead would send to an owner that still hears another, both would be slow, and ranks drift further apart.
     """
+
+    slot_bytes: int | None = SLOT_BYTES
+    """Messages of so many bytes and more go in slots; `None`: as the link asks, where it is measured."""
+
+    def __post_init__(self) -> None:
+        if self.slot_bytes is not None and self.slot_bytes < 0:
+            raise StrategyError(f"{self!r}: slot_bytes is the size of the smallest message with a slot, at least 0")
+
+    @property
+    def measures(self) -> bool:
+        return self.slot_bytes is None
+
+    def settle(self, world: int, link: Link | None = None) -> Self:
+        settled = super().settle(world, link)
+        if not self.measures or link is None:
+            return settled
+        slow = round(link.delay_s * link.rate_bytes_per_s / _ROUND_TRIP)  # a smaller message waits longer than it would lose
+        return cast(Self, replace(cast(Any, settled), slot_bytes=max(SLOT_BYTES, slow)))
 
     @property
     def back(self) -> Codec | None:
@@ -39,26 +67,27 @@ class Star(Planned):
         away = _away(place, world, owned)
         mine, others = owned.get(place), [(place + k) % world for k in range(1, world)]
         if 1 < len(owned) < world < 2 * len(owned):
-            return self._slots(place, world, owned)
+            return _slots(place, world, owned)
         there = tuple(Message(owner, parts=(owned[owner],)) for owner in away)
         heard = tuple(Message(peer, parts=(mine,), raw=frozenset((mine,))) for peer in reversed(others)) if mine is not None else ()
         back = tuple(Message(peer, wholes=(mine,)) for peer in others) if mine is not None else ()
         return (Move(there, heard), Move(back, tuple(Message(owner, wholes=(owned[owner],)) for owner in reversed(away))))
 
-    @staticmethod
-    def _slots(place: int, world: int, owned: dict[int, int]) -> tuple[Move, ...]:
-        """Slot k: to the k-th place on, from the k-th before; each place waits for its slot, or messages would meet at the owners."""
-        mine, moves = owned.get(place), []
-        for k in range(1, world):
-            to, source = (place + k) % world, (place - k) % world
-            send = (Message(to, parts=(owned[to],)),) if to in owned else ()
-            recv = (Message(source, parts=(mine,), raw=frozenset((mine,))),) if mine is not None else ()
-            moves.append(Move(send, recv))
-        for k in range(1, world):
-            to, source = (place + k) % world, (place - k) % world
-            send = (Message(to, wholes=(mine,)),) if mine is not None else ()
-            moves.append(Move(send, (Message(source, wholes=(owned[source],)),) if source in owned else ()))
-        return tuple(move for move in moves if move.send or move.recv)
+    def moves_of(self, codec: Codec, spec: Spec, seat: Seat) -> tuple[Move, ...]:
+        if not self._slotted(codec, spec, seat.world):
+            return self.moves(seat.place, seat.world)
+        return _slots(seat.place, seat.world, {owner: j for j, owner in enumerate(self.owners(seat.world))})
+
+    def _slotted(self, codec: Codec, spec: Spec, world: int) -> bool:
+        """Whether each message waits for its slot, though all ranks own."""
+        if len(self.owners(world)) < world or world < 3:
+            return False
+        return max(self._largest(codec, spec, world)) >= (SLOT_BYTES if self.slot_bytes is None else max(self.slot_bytes, 1))
+
+    def _largest(self, codec: Codec, spec: Spec, world: int) -> tuple[int, int]:
+        """Bytes of the largest part, and of the largest sum."""
+        spans = self.spans(codec, spec, world)
+        return max(largest(codec, span) for span in spans), max(largest(self.back or codec, span) for span in spans)
 
     def refuses_back(self, codec: Codec) -> str | None:
         if self.back is not None and (codec.opener is None or self.back.opener is None):
@@ -122,14 +151,13 @@ class Star(Planned):
             return None
         return [size or 0 for size in there], back[0] or 0 if back else 0
 
-    def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
-        raise NotImplementedError  # two codecs: sent_nbytes and sent_messages are given whole
-
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
         world, spans = seat.world, self.spans(codec, spec, seat.world)
-        s, b = max(largest(codec, span) for span in spans), max(largest(self.back or codec, span) for span in spans)
+        s, b = self._largest(codec, spec, world)
         if world == 1:
             return 0.0
+        if self._slotted(codec, spec, world):
+            return (world - 1) * (link.seconds(s) + link.seconds(b))
         if len(spans) == world:
             return link.seconds(*[s] * (world - 1)) + link.seconds(*[b] * (world - 1))
         # the wires of owners are the narrow place; workers that meet there on the way (where owners do not divide the world) do not count
@@ -137,6 +165,21 @@ class Star(Planned):
         there = link.delay_s + max(link.message_s + out, len(spans) * (link.message_s + s / link.rate_bytes_per_s)) if s else 0.0
         # by the time that the sums are there, all have long said that they are ready
         return there + (link.latency_s + (world - 1) * link.message_s + into if b else 0.0)
+
+
+def _slots(place: int, world: int, owned: dict[int, int]) -> tuple[Move, ...]:
+    """Slot k: to the k-th place on, from the k-th before; each place waits for its slot, or messages would meet at the owners."""
+    mine, moves = owned.get(place), []
+    for k in range(1, world):
+        to, source = (place + k) % world, (place - k) % world
+        send = (Message(to, parts=(owned[to],)),) if to in owned else ()
+        recv = (Message(source, parts=(mine,), raw=frozenset((mine,))),) if mine is not None else ()
+        moves.append(Move(send, recv))
+    for k in range(1, world):
+        to, source = (place + k) % world, (place - k) % world
+        send = (Message(to, wholes=(mine,)),) if mine is not None else ()
+        moves.append(Move(send, (Message(source, wholes=(owned[source],)),) if source in owned else ()))
+    return tuple(move for move in moves if move.send or move.recv)
 
 
 def _away(place: int, world: int, owned: dict[int, int]) -> list[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar, Self
+from typing import Self
 
 from torch import Tensor
 
@@ -57,8 +57,6 @@ class auto(Route):
         gather()
     """
 
-    measures: ClassVar[bool] = True
-
     latency_s: float = 100e-6
     rate_bytes_per_s: float = 125e6
     message_s: float = 20e-6
@@ -89,14 +87,18 @@ class auto(Route):
         return Link(self.latency_s, self.rate_bytes_per_s, self.message_s, self.window_bytes, waits=self.waits)
 
     @property
+    def measures(self) -> bool:
+        return True
+
+    @property
     def candidates(self) -> tuple[Route, ...]:
         return self.routes or _CANDIDATES
 
     def settle(self, world: int, link: Link | None = None) -> Self:
         self.groups(world)
-        settled = tuple(route.settle(world, link) for route in self.routes if _serves(route, world) is None)
+        settled = tuple(route.settle(world, link) for route in self.candidates if _serves(route, world) is None)
         if link is None:
-            return replace(self, routes=settled)
+            return replace(self, routes=settled if self.routes else ())
         return replace(
             self,
             latency_s=link.latency_s,

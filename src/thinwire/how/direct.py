@@ -5,7 +5,7 @@ Steps:
     2. send span j's payload straight to its owner, in phases: round k to the k-th rank after this one
     3. each owner adds K payloads, in rank order, without opening them, and sends the sum to the others
     4. every rank opens the K sums
-T = 2 (α + (K-1) (o + m/(K B))), o the time a message: the bytes of a ring, two latencies instead of 2 (K-1), one loss.
+T = 2 (α + (K-1) (o + m/(K B))), o the time a message, and 2 (K-1) (α + o + m/(K B)) in slots: the bytes of a ring, two latencies instead of 2 (K-1), one loss.
 It is `native()` by messages of our own, and fills the wire where the transport's all-reduce keeps little in flight (gloo: 2 MiB a round
 trip).
 (Reduce-scatter and all-gather by pairwise exchange: Thakur, Rabenseifner & Gropp 2005.)
@@ -25,14 +25,20 @@ class direct(Star):
 
     Sums of 16-bit floats are taken in float32 and rounded once.
 
+    Args:
+        slot_bytes: messages of so many bytes and more go in slots: a rank sends to the k-th rank after it once it has heard the one before,
+            so that no two messages meet. `None`: from 1 MiB on, or where a round trip is an eighth of a message, as measured at attach.
+
     Raises:
-        StrategyError: (when the strategy is built) the codec's payloads cannot be added unopened.
+        StrategyError: slot_bytes < 0; (when the strategy is built) the codec's payloads cannot be added unopened.
 
     Example:
         >>> from thinwire.what import randomk, uniform
         >>> direct().refuses(randomk(0.1)) is None, "Use two_shot()" in direct().refuses(uniform(4))
         (True, True)
     """
+
+    slot_bytes: int | None = None
 
     def refuses(self, codec: Codec) -> str | None:
         if codec.summable:

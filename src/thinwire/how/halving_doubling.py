@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thinwire.core import Codec, Link, Seat, Spec
-from thinwire.how._plan import Message, Move, Planned
+from thinwire.how._plan import Message, Move, OneCodec
 
 
 @dataclass(frozen=True)
-class halving_doubling(Planned):
+class halving_doubling(OneCodec):
     """Recursive halving and doubling on any number of ranks; 2 (P-1)/P · m bytes out of each of P ranks, P a power of two.
 
     Raises:

@@ -140,6 +140,10 @@ class hierarchical(Route):
             )
         return int(told)
 
+    @property
+    def measures(self) -> bool:
+        return self._inner[0].measures or self.outer.measures
+
     def refuses(self, codec: Codec) -> str | None:
         return self.outer.refuses(codec)
 

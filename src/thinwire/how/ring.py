@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thinwire.core import Codec, Link, Seat, Spec
-from thinwire.how._plan import Move, Planned
+from thinwire.how._plan import Move, OneCodec
 from thinwire.how._plan import ring as ring_moves
 
 
 @dataclass(frozen=True)
-class ring(Planned):
+class ring(OneCodec):
     """Reduce-scatter and all-gather round a ring; 2 (K-1)/K · m bytes out of each rank.
 
     Raises:

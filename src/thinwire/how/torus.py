@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from thinwire.core import Codec, Link, Ranks, Seat, Spec
 from thinwire.errors import StrategyError
-from thinwire.how._plan import Move, Planned, ring
+from thinwire.how._plan import Move, OneCodec, ring
 
 
 @dataclass(frozen=True)
-class torus(Planned):
+class torus(OneCodec):
     """Rings along the rows and columns of a grid; 2 (K-1)/K · m bytes out of each rank.
 
     Args:

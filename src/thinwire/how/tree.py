@@ -19,11 +19,11 @@ from functools import lru_cache
 
 from thinwire.core import Codec, Link, Seat, Spec
 from thinwire.errors import StrategyError
-from thinwire.how._plan import Message, Move, Planned
+from thinwire.how._plan import Message, Move, OneCodec
 
 
 @dataclass(frozen=True)
-class tree(Planned):
+class tree(OneCodec):
     """Reduce up and broadcast down two complementary binary trees.
 
     Args:

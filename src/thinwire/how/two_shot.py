@@ -5,7 +5,7 @@ Steps:
     2. send span j's payload to its owner; each owner decodes K payloads, in rank order, and adds them
     3. the owner encodes the sum again (by `back`, or by the codec that opened the payloads) and sends it to the others
     4. every rank, the owner too, decodes the K sums
-T = 2 (α + (K-1) (o + m/(K B))), o the time a message: the least bytes, two losses.
+T = 2 (α + (K-1) (o + m/(K B))), o the time a message, and 2 (K-1) (α + o + m/(K B)) in slots: the least bytes, two losses.
 `back=feedback(sign())` keeps the second loss for later (two-sided feedback).
 (The scheme of 1-bit Adam's compressed all-reduce, Tang et al. 2021, arXiv:2102.02888, and of ZeRO++'s qgZ, arXiv:2306.10209.)
 """
@@ -25,9 +25,11 @@ class two_shot(Star):
 
     Args:
         back: the codec of the sums; `None` uses the coder that opens the codec's own packets, without feedback.
+        slot_bytes: messages of so many bytes and more go in slots: a rank sends to the k-th rank after it once it has heard the one before,
+            so that no two messages meet. `None`: from 1 MiB on, or where a round trip is an eighth of a message, as measured at attach.
 
     Raises:
-        StrategyError: (when the strategy is built) `back` is `None` and the codec leaves entries out, which a second time would lose what
+        StrategyError: slot_bytes < 0; (when the strategy is built) `back` is `None` and the codec leaves entries out, which a second time would lose what
             the ranks chose; or `back` is given and a codec speaks in several rounds or parts.
 
     Example:
@@ -37,6 +39,7 @@ class two_shot(Star):
     """
 
     back: Codec | None = None
+    slot_bytes: int | None = None
     unopened: ClassVar[bool] = False
 
     def refuses(self, codec: Codec) -> str | None:

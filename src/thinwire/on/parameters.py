@@ -3,26 +3,40 @@
 Each rank takes its own optimiser steps; at a launch, w = sum of (w_k / sum w) · w_k. (Stich 2019, arXiv:1805.09767.)
 With `randomk(p)` only the entries that its lot falls on are averaged, and all others stay each rank's own: at every step another share p.
 (SPARTA, Beton et al. 2025, "Improving the Efficiency of Distributed Training using Sparse Parameter Averaging", openreview stFPf3gzq1.)
+With an outer optimiser each rank has an anchor a_k and outer state of its own. At a landing, with c = `pull` and M the mean that it hears,
+    d = c a_k - M(w + (c - 1) a) = M(a - w) + c (a_k - M(a)),    a_k = outer(a_k, d),    w_k = a_k
+so it follows the pseudo-gradients that it hears of, and its anchor is drawn towards the others'. Where M is the mean of all, anchors are
+equal, and that is DiLoCo; over `gossip()` it is NoLoCo's step, in one message. (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.)
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Bucket, Codec, Schedule, State, Target
+from thinwire.core import Bucket, Codec, Leaf, Outer, Schedule, State, Target
+from thinwire.errors import StrategyError
+from thinwire.registry import spelled_out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class parameters(Target):
     """The mean of all parameters, exact, or with `randomk(p)` of the entries that it draws; a step is an optimiser step.
 
+    Args:
+        outer: `None` puts the mean in the parameters' place. `sgd(lr, momentum)`, `nesterov(lr)`, … moves this rank's own anchor towards
+            it: an anchor and the outer state of memory.
+        pull: c above, positive: how strongly anchors that differ are drawn together beside the pseudo-gradient. NoLoCo's gamma is
+            c · lr; only with `outer`.
+
     Raises:
-        StrategyError: (when the strategy is built) a lossy codec other than a bare `randomk(p)`, which would put its errors into the
-            weights, or a delay, which would throw away the steps taken meanwhile.
+        StrategyError: a pull that is not positive and finite, or one without `outer`. With a strategy: a lossy codec other than a bare
+            `randomk(p)`, which would put its errors into the weights; `randomk(p)` with `outer`; or a delay, which would throw away the
+            steps taken meanwhile.
 
     Example:
         >>> from thinwire.what import topk
@@ -31,7 +45,21 @@ class parameters(Target):
         Cannot use topk(k=0.1, per=0) on parameters(): its errors wou
     """
 
+    outer: Outer | None = None
+    pull: float = 1.0
     clock: ClassVar[Literal["backward", "step"]] = "step"
+
+    def __post_init__(self) -> None:
+        reasons = []
+        if not 0 < self.pull < math.inf:
+            reasons.append(f"parameters(pull={self.pull}): what draws anchors together is positive, and finite")
+        if self.outer is None and self.pull != 1.0:
+            reasons.append(f"parameters(pull={self.pull}): there are no anchors to draw together; give outer=, such as sgd(0.7, 0.5)")
+        if reasons:
+            raise StrategyError(reasons)
+
+    def __repr__(self) -> str:
+        return spelled_out(self, 0)
 
     @property
     def masked(self) -> bool:
@@ -43,6 +71,11 @@ class parameters(Target):
                 f"Cannot use {what!r} on parameters(): its errors would be written into the weights (a sparse mean would erase them). "
                 "Use deltas(outer=sgd(1.0)), whose differences may be compressed, or identity(), or randomk(p) to average a share p"
             )
+        if what.lossy and self.outer is not None:
+            return (
+                f"Cannot use {what!r} on {self!r}: an outer step needs the mean of every parameter. Use identity(), or parameters() "
+                "without an outer optimiser"
+            )
         if when.delay:
             return (
                 f"Cannot use {when!r} on parameters(): a mean that lands late would undo the steps taken meanwhile. "
@@ -50,10 +83,28 @@ class parameters(Target):
             )
         return None
 
+    def init(self, bucket: Bucket) -> State:
+        if self.outer is None:
+            return State()
+        anchor = bucket.weights()
+        state = State({"anchor": Leaf(anchor, "private", bucket.spec)}, {"outer": self.outer.settled(bucket).init(bucket.spec, anchor)})
+        for _, leaf in state.walk():
+            leaf.kind = "private"
+        return state
+
     def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
-        return bucket.weights().mul_(share)
+        told = bucket.weights()
+        if self.outer is not None and self.pull != 1.0:
+            told.add_(state["anchor"].flat, alpha=self.pull - 1)
+        return told.mul_(share)
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
+        if self.outer is not None:
+            leaf = state["anchor"]
+            moved = leaf.flat * self.pull - total.to(leaf.value.dtype)
+            leaf.value = self.outer.settled(bucket).update(leaf.flat, moved, state.child("outer"), bucket.spec)
+            bucket.set_weights(leaf.flat)
+            return
         mask = bucket.spoken()
         bucket.set_weights(total if mask is None else torch.where(mask, total, bucket.weights()))
 

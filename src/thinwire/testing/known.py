@@ -28,6 +28,7 @@ from thinwire.what import (
     identity,
     lowrank,
     natural,
+    on_change,
     randomk,
     scaled,
     ternary,
@@ -242,6 +243,16 @@ def is_unbiased(codec: Codec) -> bool:
     if isinstance(codec, by_role):
         return all(map(is_unbiased, (codec.matrix, codec.embedding, codec.vector)))
     return isinstance(codec, identity | hadamard)
+
+
+def loses_at_once(codec: Codec) -> bool:
+    """It loses something in its first flight.
+
+    Example:
+        >>> loses_at_once(topk(1)), loses_at_once(on_change(topk(1))), loses_at_once(on_change(identity()))
+        (True, True, False)
+    """
+    return loses_at_once(codec.inner) if isinstance(codec, on_change) else codec.lossy
 
 
 def draws_lots(codec: Codec) -> bool:

@@ -1,6 +1,7 @@
 """The usual recipe for a small language model: AdamW, decay on matrices only, a linear warm-up and a cosine down to a share of the peak.
 
-Where the strategy itself makes the update (`momentum()`, signs), a plain SGD with the same rates and decay.
+Muon (for MuLoCo) or SGD in AdamW's place where asked. Where the strategy itself makes the update (`momentum()`, signs), a plain SGD with
+the same rates and decay.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from thinwire.errors import ConfigError
 from thinwire.strategy import Strategy
+from thinwire.train.muon import muon
 
 
 def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
@@ -20,12 +23,36 @@ def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay:
 
 
 def optimizer_for(
-    strategy: Strategy, model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
-) -> torch.optim.AdamW | torch.optim.SGD:
-    """What applies what the strategy puts in `.grad`: AdamW for gradients; for whole updates SGD, whose decay is then AdamW's."""
+    strategy: Strategy, model: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.Optimizer:
+    """What applies what the strategy puts in `.grad`, by its name; "auto" is AdamW.
+
+    Of a strategy that makes whole updates, a plain SGD in any case, whose decay is then AdamW's; else "sgd" has a momentum of `betas[0]`.
+
+    Raises:
+        ConfigError: another optimiser than SGD where the strategy makes the update, or Muon without a matrix inside.
+    """
+    must_suit(strategy, name)
     if strategy.on.updates:
         return torch.optim.SGD(_groups(model, weight_decay), lr=lr)
+    if name == "sgd":
+        return torch.optim.SGD(_groups(model, weight_decay), lr=lr, momentum=betas[0])
+    if name == "muon":
+        try:
+            return muon(model, lr, weight_decay, betas)
+        except ValueError as error:
+            raise ConfigError(f"--optimizer muon: {error}") from error
     return adamw(model, lr, betas, weight_decay)
+
+
+def must_suit(strategy: Strategy, name: str) -> None:
+    """Refuse an optimiser that would make an update of what is one already.
+
+    Raises:
+        ConfigError: as in `optimizer_for`.
+    """
+    if strategy.on.updates and name not in ("auto", "sgd"):
+        raise ConfigError(f"--optimizer {name}: {strategy.on!r} puts whole updates in .grad, which a plain SGD applies; take auto or sgd")
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -114,11 +114,19 @@ class TrainConfig:
     restarts: int = _set(0, whole, "N", "times that lost workers are started again, from the last checkpoint", TALK)
     timeout: float = _set(120.0, positive, "SECONDS", "the longest that one message may take; then the lost ranks are named", TALK)
 
-    lr: float = _set(3e-3, positive, "X", "the peak of AdamW's learning rate", MATHS)
+    optimizer: str = _set(
+        "auto",
+        one_of("auto", "adamw", "muon", "sgd"),
+        "NAME",
+        "adamw; muon, for matrices inside, and AdamW for the rest; sgd, with --beta1 as its momentum. auto: adamw, or the plain sgd of a "
+        "strategy that makes the update itself",
+        MATHS,
+    )
+    lr: float = _set(3e-3, positive, "X", "the peak of the learning rate", MATHS)
     warmup: int = _set(60, whole, "N", "steps up to the peak, at most a quarter of the run", MATHS)
     decay_to: float = _set(0.1, share, "X", "the share of the peak where the cosine ends", MATHS)
     weight_decay: float = _set(0.1, share, "X", "of matrices; vectors have none", MATHS)
-    beta1: float = _set(0.9, share, "X", "AdamW's first beta", MATHS)
+    beta1: float = _set(0.9, share, "X", "AdamW's first beta; SGD's momentum", MATHS)
     beta2: float = _set(0.95, share, "X", "AdamW's second beta", MATHS)
     clip: float = _set(1.0, positive, "X", "the largest norm of a gradient", MATHS)
     seed: int = _set(0, whole, "N", "of weights, batches, masks and every draw", MATHS)

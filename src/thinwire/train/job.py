@@ -59,7 +59,8 @@ def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Calla
     """
     config = prepared.config
     model = prepared.model()
-    optimizer = optimizer_for(prepared.strategy, model, config.lr, (config.beta1, config.beta2), config.weight_decay)
+    betas = (config.beta1, config.beta2)
+    optimizer = optimizer_for(prepared.strategy, model, config.optimizer, config.lr, betas, config.weight_decay)
     timeout = timedelta(seconds=config.timeout)
     with attach(model, optimizer, prepared.strategy, timeout=timeout, seed=config.seed) as sync:
         return Run(prepared, model, optimizer, sync, show, saver).whole(asked)
@@ -111,7 +112,7 @@ class Run:
 
     def _facts(self) -> dict[str, Any]:
         """What every rank must have been asked alike, besides what `attach` compares."""
-        told = ("batch", "accumulate", "lr", "warmup", "decay_to", "weight_decay", "beta1", "beta2", "clip", "seed")
+        told = ("batch", "accumulate", "optimizer", "lr", "warmup", "decay_to", "weight_decay", "beta1", "beta2", "clip", "seed")
         often = ("save_every", "validate_every", "windows")
         settings = {name: getattr(self.config, name) for name in told + often}
         text = {"objective": repr(self.prepared.objective), "text and tokenizer (digest)": self.prepared.tokens.digest}

@@ -1,7 +1,7 @@
 """What a checkpoint of the job holds, and how a run goes on from one, in the same world or another.
 
 model.NAME              the weights that ranks have in common
-optimizer.KEY.NAME      on gradients, AdamW's state, equal on all ranks; on local steps it is each rank's own, in `sync`
+optimizer.KEY.NAME      on gradients, the optimiser's state, equal on all ranks; on local steps it is each rank's own, in `sync`
 sync.…                  the syncer's: residuals, anchors, flights, and on local steps each rank's weights
 job                     step, rows read, fingerprints of model, strategy and text (JSON)
 rank0.curve, rankN.account
@@ -276,6 +276,7 @@ def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
         "text and tokenizer": prepared.tokens.digest,
         "seed": prepared.config.seed,
         "accumulate": prepared.config.accumulate,
+        "optimizer": prepared.config.optimizer,
     }
 
 
@@ -283,7 +284,8 @@ def _must_fit(job: dict[str, Any], model: nn.Module, prepared: Prepared, where: 
     own = _prints(model, prepared)
     if job.get("format") != FORMAT:
         raise CheckpointError(f"{where} has format {job.get('format')!r} of thinwire {job.get('thinwire')}; this version reads {FORMAT}")
-    for name in ("model", "strategy", "objective", "text and tokenizer", "seed", "accumulate"):
+    job = {"optimizer": "auto", **job}  # older ones say nothing of it
+    for name in ("model", "strategy", "objective", "text and tokenizer", "seed", "accumulate", "optimizer"):
         if job[name] != own[name]:
             shown = "model asked" if name == "model" else name
             sides = "" if name == "text and tokenizer" else f" (saved: {job[shown]}; asked: {own[shown]})"

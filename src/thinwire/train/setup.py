@@ -17,6 +17,7 @@ import torch
 from thinwire.data.tokens import SET, Tokens, prepare
 from thinwire.errors import ConfigError
 from thinwire.strategy import Strategy
+from thinwire.train.adamw import must_suit
 from thinwire.train.clock import accumulating
 from thinwire.train.config import TrainConfig
 from thinwire.train.models import is_preset, kind_of, model_from
@@ -59,6 +60,9 @@ def prepare_run(config: TrainConfig) -> Prepared:
         ThinwireError: whatever cannot be: strategy, model, text, tokenizer, objective, device.
     """
     strategy = accumulating(strategy_from(config.strategy), config.accumulate)
+    must_suit(strategy, config.optimizer)
+    if strategy.when.uneven:
+        raise ConfigError(f"--strategy {config.strategy}: here all ranks read as many batches; by_speed(…) is for loops of your own")
     device, precision = _device(config), config.precision
     if precision == "auto":
         precision = "bf16" if computes_bf16(device) else "fp32"

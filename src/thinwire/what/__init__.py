@@ -28,6 +28,7 @@ from thinwire.what.loglevels import loglevels
 from thinwire.what.lowrank import lowrank
 from thinwire.what.natural import natural
 from thinwire.what.nf4 import nf4
+from thinwire.what.on_change import on_change
 from thinwire.what.powerlevels import powerlevels
 from thinwire.what.randomk import randomk
 from thinwire.what.sampled import sampled
@@ -67,6 +68,7 @@ __all__ = [
     "lowrank",
     "natural",
     "nf4",
+    "on_change",
     "powerlevels",
     "randomk",
     "sampled",

@@ -47,17 +47,22 @@ class Wrapper(Codec):
 class Remembering(Wrapper):
     """One with a residual of what was not said."""
 
+    @property
+    def _speaker(self) -> Codec:
+        """Who says it."""
+        return self.inner
+
     def _say(self, y: Tensor, spec: Spec, state: State, seat: Seat, settle: Callable[[Tensor], None]) -> Rounds:
         """Say y through the inner codec; what talks once is settled before it yields, so that a later launch may build on it."""
-        inner = state.child("inner")
-        if self.inner.opener is None:
-            outcome = yield from self.inner.rounds(y, spec, inner, seat)
-            assert outcome.sent is not None, f"{self.inner!r} talks in several rounds and must say what it sent"
+        speaker, inner = self._speaker, state.child("inner")
+        if speaker.opener is None:
+            outcome = yield from speaker.rounds(y, spec, inner, seat)
+            assert outcome.sent is not None, f"{speaker!r} talks in several rounds and must say what it sent"
             sent = outcome.sent()
             settle(sent)
             return Outcome(outcome.total, lambda: sent)
-        once = self.inner.packet(y, spec, inner, seat) if isinstance(self.inner, Coder) else None
-        packet = once or next(self.inner.rounds(y, spec, inner, seat))
+        once = speaker.packet(y, spec, inner, seat) if isinstance(speaker, Coder) else None
+        packet = once or next(speaker.rounds(y, spec, inner, seat))
         own = packet.payload if packet.coder.lossy else packet.payload.clone()  # what opens to itself is what a route may write into
         sent = packet.open(own, seat.rank)
         settle(sent)

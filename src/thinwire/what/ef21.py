@@ -61,6 +61,10 @@ class ef21(Remembering):
         return State({"known": known, "total": total}, {"inner": self.inner.init(spec, seat)})
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        return (yield from self._catch_up(x.to(spec.work) - state["known"].value, spec, state, seat))
+
+    def _catch_up(self, change: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+        """Say a change of what is known, and hear the sum of what is known now."""
         known, total = state["known"], state["total"]
         before, after = known.value, known.value
 
@@ -68,12 +72,12 @@ class ef21(Remembering):
             nonlocal after
             after = known.value = where_finite(before + sent, before, sent)
 
-        outcome = yield from self._say(x.to(spec.work) - before, spec, state, seat, settle)
-        change = outcome.sent
-        assert change is not None
+        outcome = yield from self._say(change, spec, state, seat, settle)
+        sent = outcome.sent
+        assert sent is not None
         heard = total.value + outcome.total
         total.value = where_finite(heard, total.value, outcome.total)
         # where the sum is no number, H is not moved, so every rank takes its own step back
         undone = before if known.value is after else known.value - (after - before)
         known.value = where_finite(known.value, undone, outcome.total)
-        return Outcome(heard, lambda: before + change())
+        return Outcome(heard, lambda: before + sent())

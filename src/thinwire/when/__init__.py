@@ -2,9 +2,10 @@
 
 `every(8)` is gradient accumulation on gradients and local SGD on parameters; `delayed(1, every(1))` is the delayed update;
 `delayed(5, staggered(4, every(100)))` on deltas is Streaming DiLoCo's clock. `warmup` and `thinning` put dense steps before and between,
-`growing` lets rounds of local steps grow.
+`growing` lets rounds of local steps grow; `by_speed` shares them out by the ranks' speed.
 """
 
+from thinwire.when.by_speed import by_speed
 from thinwire.when.delayed import delayed
 from thinwire.when.every import every
 from thinwire.when.growing import growing
@@ -12,4 +13,4 @@ from thinwire.when.staggered import staggered
 from thinwire.when.thinning import thinning
 from thinwire.when.warmup import warmup
 
-__all__ = ["delayed", "every", "growing", "staggered", "thinning", "warmup"]
+__all__ = ["by_speed", "delayed", "every", "growing", "staggered", "thinning", "warmup"]

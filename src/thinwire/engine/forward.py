@@ -1,0 +1,274 @@
+"""Landing in the forward pass: `backward()` and `optimizer.step()` wait for nothing, and a bucket's mean lands, and its parameters
+take their step, just before the first module that holds them runs again.
+
+    hold     the end of backward: means are in the air, `.grad` holds stand-ins that refuse to be read
+    step     optimizer.step(): rates and the like are noted
+    reached  a module is about to run: the buckets of its parameters land and are stepped
+    sweep    the next backward begins: what no module has asked for lands
+
+The sums are those of an ordinary step, in the same order, so the weights are the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.priority import busy, by_need
+from thinwire.errors import AttachError, NotLandedError
+
+if TYPE_CHECKING:
+    from thinwire.engine.syncer import Syncer
+
+FIRST_PLAN = 4
+"""Launches after which the order is planned, and again whenever their number has doubled."""
+
+
+class Late(Tensor):
+    """What stands in `.grad` for a mean that has not landed: it has the gradient's shape, and whatever reads it hears why there is none."""
+
+    @staticmethod
+    def __new__(cls, like: Tensor) -> Late:
+        return torch.Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device=like.device)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        raise NotLandedError(
+            f"{func} on a gradient whose mean has not landed: it does in the next forward pass, where its parameter is stepped, too. "
+            "To clip or read gradients call sync.land() after backward() (that waits for the wire), or attach with overlap='backward'; "
+            "between two steps let zero_grad() set gradients to None"
+        )
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"Late({tuple(self.shape)})"
+
+
+class Deferred:
+    """What one syncer has launched in backward and lands in the next forward pass."""
+
+    def __init__(self, sync: Syncer, first_needed: bool) -> None:
+        self._sync, self._first_needed = sync, first_needed
+        self._pending: dict[int, FlatBucket] = {}
+        self._then: list[dict[str, Any]] | None = None  # each group's settings at the step that is to be taken
+        self._swept: set[int] = set()
+        self._asked: set[int] = set()  # modules that have run, until the first landing
+        self._watching = True
+        self._orphans: set[int] = set()  # buckets with parameters that are used outside of the modules that hold them
+        self._needed: dict[int, int] = {}
+        self._launches = 0
+        self._begun = 0.0
+        self._full = [0.0] * len(sync.buckets)
+        self._flown: dict[int, list[Airborne]] = defaultdict(list)
+        self._owners: dict[int, list[nn.Module]] = defaultdict(list)
+        self._hooks: list[Any] = []
+        self._hook_modules()
+        optimizer = sync.optimizer
+        self._own_step: Any = optimizer.__dict__.get("step")
+        self._step: Any = optimizer.step
+        optimizer.step = self._wrapped(optimizer)  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        """Take the hooks off; the optimiser steps as it did."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._pending.clear()
+        optimizer = self._sync.optimizer
+        if (
+            getattr(optimizer.__dict__.get("step"), "__func__", None) is self._function
+        ):  # else wrapped since: ours hands on, as nothing is pending
+            if self._own_step is None:
+                del optimizer.step
+            else:
+                optimizer.step = self._own_step  # type: ignore[method-assign]
+
+    # -- the syncer's side --------------------------------------------------------------------------------------------
+
+    def begin(self, launching: bool) -> None:
+        """A backward pass begins: what has not been asked for lands now; at times the order of slices is planned anew.
+
+        Raises:
+            NotLandedError: the last means have been asked for by no `optimizer.step()`.
+        """
+        if self._pending and self._then is None:
+            raise NotLandedError(
+                "backward() again before optimizer.step(): the means of the last pass would be lost. Step once after each launch"
+            )
+        self._swept = set(self._pending)
+        self.land()
+        if launching:
+            self._launches += 1
+            planned = self._launches >= FIRST_PLAN and self._launches.bit_count() == 1
+            if self._first_needed and planned:
+                self._plan()
+            self._flown.clear()
+            self._full = [float("inf")] * len(self._full)
+            self._begun = time.perf_counter()
+
+    def filled(self, bucket: FlatBucket, i: int) -> None:
+        """A gradient has come to a bucket; note when the last one does.
+
+        Raises:
+            AttachError: it was computed from weights that had not been stepped.
+        """
+        if bucket.index in self._swept:
+            raise AttachError(
+                f"{bucket.names[i]!r} was used in this forward pass, but no module that holds it ran before, so its last step had not been "
+                "taken. Call the module that holds it, or sync.land() before the forward pass, or attach with overlap='backward'"
+            )
+        if not bucket.missing:
+            self._full[bucket.index] = time.perf_counter() - self._begun
+
+    def hold(self, buckets: Iterable[FlatBucket]) -> None:
+        """The end of a backward pass that lands: its means stay in the air."""
+        if self._watching:
+            self._watching = False
+            for bucket in self._sync.buckets:
+                if any(all(id(owner) not in self._asked for owner in self._owners[id(param)]) for param in bucket.params):
+                    self._orphans.add(bucket.index)
+        now = time.perf_counter() - self._begun
+        self._full = [min(each, now) for each in self._full]  # parameters that backward has not reached filled theirs at its end
+        self._pending = {bucket.index: bucket for bucket in buckets if bucket.air}
+        self._then = None
+        for bucket in self._pending.values():
+            for i, param in enumerate(bucket.params):
+                param.grad = None if i in bucket.silent else Late(param)
+
+    @torch.no_grad()
+    def land(self, indices: Iterable[int] | None = None) -> None:
+        """Land buckets that are pending (all of them by default) and take their part of the step, if there was one."""
+        wanted = list(self._pending) if indices is None else [index for index in indices if index in self._pending]
+        for index in wanted:
+            bucket = self._pending.pop(index)
+            air = bucket.air[0]
+            self._sync.put([bucket])
+            self._flown[index].append(air)
+            if self._then is not None:
+                self._take_step({id(param) for param in bucket.params})
+                bucket.clear_grads()
+
+    def drop(self) -> None:
+        """Forget what is pending: another state is about to be loaded."""
+        for bucket in self._pending.values():
+            bucket.clear_grads()
+        self._pending.clear()
+
+    # -- the forward pass ---------------------------------------------------------------------------------------------
+
+    def _hook_modules(self) -> None:
+        sync, place = self._sync, {}
+        for bucket in sync.buckets:
+            place.update({id(param): bucket.index for param in bucket.params})
+        for module in sync.model.modules():
+            own = [id(param) for param in module.parameters(recurse=False) if id(param) in place]
+            for param in own:
+                self._owners[param].append(module)
+            held = dict.fromkeys(place[param] for param in own)
+            if held or module is sync.model:
+                hook = functools.partial(self._reached, held)
+                self._hooks.append(module.register_forward_pre_hook(hook, prepend=True))
+        model, optimizer = sync.model, sync.optimizer
+        self._hooks += [
+            model.register_state_dict_pre_hook(self._settle),
+            model.register_load_state_dict_pre_hook(self._settle),
+            optimizer.register_state_dict_pre_hook(self._settle),
+            optimizer.register_load_state_dict_pre_hook(self._settle),
+        ]
+
+    def _reached(self, held: Iterable[int], module: nn.Module, _: Any) -> None:
+        if self._watching:
+            self._asked.add(id(module))
+            for index in held:
+                self._needed.setdefault(index, len(self._needed))
+        if self._pending and self._then is not None:
+            self.land(self._orphans if module is self._sync.model else ())
+            self.land(held)
+
+    def _settle(self, *_: Any) -> None:
+        if self._then is not None:
+            self.land()
+
+    # -- the optimiser ------------------------------------------------------------------------------------------------
+
+    def _wrapped(self, optimizer: Optimizer) -> MethodType:
+        """`optimizer.step` as a method with the old one's marks, so that a scheduler finds what it looks for, before or after us."""
+
+        @functools.wraps(self._step)
+        def step(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            return self._asked_to_step(*args, **kwargs)
+
+        step.thinwire_deferred = True  # type: ignore[attr-defined]
+        self._function = step
+        return MethodType(step, optimizer)
+
+    def _asked_to_step(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._pending:
+            return self._step(*args, **kwargs)
+        if args or any(value is not None for value in kwargs.values()):
+            raise AttachError(
+                "optimizer.step(closure) with landing in the forward pass: the closure would run a pass of its own; call step() without"
+            )
+        if self._then is not None:
+            raise NotLandedError("optimizer.step() twice after one backward pass: its means land once, in the next forward pass")
+        self._then = [_settings(group) for group in self._sync.optimizer.param_groups]
+        pending = {id(param) for bucket in self._pending.values() for param in bucket.params}
+        others = {id(param) for group in self._sync.optimizer.param_groups for param in group["params"]} - pending
+        if others:
+            self._take_step(others)
+        self._sync.optimizer._opt_called = True  # type: ignore[attr-defined]  # what a scheduler looks for
+        return None
+
+    def _take_step(self, params: set[int]) -> None:
+        """The optimiser's step of some parameters, with the settings of the time when it was asked for."""
+        assert self._then is not None
+        groups = self._sync.optimizer.param_groups
+        now = [(group["params"], _settings(group, copies=False)) for group in groups]
+        for group, then in zip(groups, self._then, strict=False):
+            group.update(then)
+            group["params"] = [param for param in group["params"] if id(param) in params]
+        try:
+            self._step()
+            moved = [name for group, then in zip(groups, self._then, strict=False) for name in then if _differs(group[name], then[name])]
+        finally:
+            for group, (whole, settings) in zip(groups, now, strict=True):
+                group.update(settings)
+                group["params"] = whole
+        if moved:
+            raise AttachError(
+                f"{type(self._sync.optimizer).__name__} keeps {moved[0]!r} for all parameters of a group and moves it in each step, so "
+                "they cannot be stepped a few at a time: attach with overlap='backward'"
+            )
+
+    # -- priority -----------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        """Agree on the order of slices by the last launch's times: the latest that a bucket was full anywhere, the mean of the wire."""
+        buckets = self._sync.buckets
+        handles = {index: [handle for air in flown for handle in air.handles] for index, flown in self._flown.items()}
+        wire = busy([stage for each in handles.values() for handle in each for stage in handle.stages])
+        sent = [sum(handle.sent_bytes for handle in handles.get(bucket.index, ())) for bucket in buckets]
+        takes = [wire * own / (sum(sent) or 1.0) / len(bucket.slices) for own, bucket in zip(sent, buckets, strict=True)]
+        needed = [-1 if bucket.index in self._orphans else self._needed.get(bucket.index, len(buckets)) for bucket in buckets]
+        told = [json.loads(each) for each in self._sync.share(json.dumps([self._full, takes, needed]).encode(), "the order of slices")]
+        full = [max(each) for each in zip(*(other[0] for other in told), strict=True)]
+        means = [sum(each) / len(told) for each in zip(*(other[1] for other in told), strict=True)]
+        self._sync.order = by_need(full, means, [len(bucket.slices) for bucket in buckets], told[0][2])
+
+
+def _settings(group: dict[str, Any], copies: bool = True) -> dict[str, Any]:
+    """A group's settings without its parameters; tensors (a rate on a device) are copied, since schedulers write into them."""
+    return {name: value.clone() if copies and isinstance(value, Tensor) else value for name, value in group.items() if name != "params"}
+
+
+def _differs(a: Any, b: Any) -> bool:
+    return False if a is b else bool(torch.any(a != b)) if isinstance(a, Tensor) else bool(a != b)

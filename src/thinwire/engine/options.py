@@ -1,0 +1,130 @@
+"""What `attach` was given, what of it cannot be, and what every rank must hold alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from thinwire.engine.buckets import plan
+from thinwire.errors import AttachError
+from thinwire.strategy import Strategy
+from thinwire.version import __version__
+
+Overlap = Literal["backward", "forward", "priority"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `attach` was given beside model, optimiser and strategy."""
+
+    bucket_bytes: int
+    slice_bytes: int | None
+    lanes: int
+    overlap: Overlap
+    buffers: Literal["broadcast", "local"]
+    scaler: Any
+    seed: int
+
+
+def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options) -> list[str]:
+    """What this rank cannot attach, as sentences."""
+    if not isinstance(strategy, Strategy):
+        return [f"strategy={strategy!r} is no Strategy; take one from thinwire.recipes, such as recipes.powersgd()"]
+    found = []
+    trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    if not trained:
+        found.append("the model has nothing to train: no parameter requires a gradient. Unfreeze some before attach")
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        found.append("the model is wrapped in DistributedDataParallel, which averages gradients itself: attach the bare module")
+    for name, param in trained:
+        if hasattr(param, "placements"):
+            found.append(
+                f"{name!r} is a DTensor: sharded parameters are not supported here; attach before sharding, or use replicated parameters"
+            )
+        elif not param.is_floating_point():
+            found.append(f"{name!r} is of {param.dtype}: only real floating-point parameters have a place in a bucket")
+    devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
+    if len(devices) > 1:
+        found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
+    unfit = strategy.on.refuses_optimizer(optimizer)
+    found += [unfit] if unfit else []
+    found += _out_of_range(options) + _of_scaler(strategy, options) + _of_overlap(model, optimizer, strategy, options)
+    if trained and not found:
+        try:
+            plan(model, options.bucket_bytes, strategy.when, wide=False)
+        except AttachError as error:
+            found.append(str(error))
+    return found
+
+
+def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, Any]:
+    """What every rank must hold alike, in the order in which a difference is told."""
+    return {
+        "thinwire version": __version__,
+        "strategy": repr(strategy),
+        "bucket_bytes": options.bucket_bytes,
+        "slice_bytes": options.slice_bytes,
+        "lanes": options.lanes,
+        "overlap": options.overlap,
+        "buffers": options.buffers,
+        "seed": options.seed,
+        "scaler given": options.scaler is not None,
+        "model parameters": [[name, list(p.shape), str(p.dtype), p.requires_grad] for name, p in model.named_parameters()],
+        "model buffers": [[name, list(b.shape), str(b.dtype)] for name, b in model.named_buffers()],
+    }
+
+
+def _out_of_range(options: Options) -> list[str]:
+    found = []
+    for name, value in (("bucket_bytes", options.bucket_bytes), ("slice_bytes", options.slice_bytes), ("lanes", options.lanes)):
+        if not (isinstance(value, int) and value >= 1) and not (name == "slice_bytes" and value is None):
+            found.append(f"{name}={value!r}: at least 1")
+    for name, word, words in (
+        ("buffers", options.buffers, ("broadcast", "local")),
+        ("overlap", options.overlap, ("backward", "forward", "priority")),
+    ):
+        if word not in words:
+            found.append(f"{name}={word!r}: choose {' or '.join(map(repr, words))}")
+    return found
+
+
+def _of_scaler(strategy: Strategy, options: Options) -> list[str]:
+    """What a GradScaler that is at work does not go with."""
+    if options.scaler is None or not options.scaler.is_enabled() or strategy.on.clock != "backward":
+        return []
+    found = []
+    if strategy.when.delay:
+        found.append(f"a GradScaler with {strategy.when!r}: a mean would land in another step's scale, and none in the first. Use bf16")
+    if not strategy.on.linear:
+        found.append(
+            f"a GradScaler with {strategy.on!r}: what lands in .grad is not in units of the loss and must not be unscaled. Use bf16"
+        )
+    if options.overlap != "backward":
+        found.append(f"a GradScaler with overlap={options.overlap!r}: it looks at all gradients before the step. Use bf16")
+    return found
+
+
+def _of_overlap(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options) -> list[str]:
+    """Why landing in the forward pass cannot be, here; or why another syncer's is in the way."""
+    if getattr(optimizer.step, "thinwire_deferred", False):
+        return [
+            "another syncer steps this optimiser's parameters in the forward pass, a few at a time: attach that with overlap='backward'"
+        ]
+    if options.overlap == "backward":
+        return []
+    found = []
+    if strategy.on.clock != "backward":
+        found.append(f"{strategy.on!r} does not land in each step: hide what it sends behind delayed(tau, …)")
+    elif strategy.when.delay:
+        found.append(f"with {strategy.when!r} means are hidden already: take one of the two")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        found.append("LBFGS looks at all gradients at once: take overlap='backward'")
+    if hasattr(model, "_orig_mod"):
+        found.append("a compiled model runs no hooks of its modules: attach the module itself, or take overlap='backward'")
+    if any(getattr(hook, "__module__", "").startswith("thinwire") for hook in optimizer._optimizer_step_post_hooks.values()):
+        found.append("another syncer counts this optimiser's steps, and would count each part of one: take overlap='backward'")
+    return [f"overlap={options.overlap!r}: {why}" for why in found]

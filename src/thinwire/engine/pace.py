@@ -1,0 +1,108 @@
+"""The pace of each rank under `by_speed`: how many steps of a period it takes, and what it therefore weighs.
+
+Every rank keeps the counts of all, and changes them at the same step of the common clock, so nobody can disagree on a weight.
+"""
+
+from __future__ import annotations
+
+import statistics
+import struct
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from thinwire.core import Driver
+from thinwire.engine.agree import Sharing
+from thinwire.engine.meter import Meter
+from thinwire.errors import NotLandedError
+from thinwire.when import by_speed
+
+now = time.perf_counter
+
+
+class Pace:
+    """How fast ranks go, as all of them agree."""
+
+    def __init__(self, when: by_speed, driver: Driver, meter: Meter, buckets: int, device: torch.device) -> None:
+        self._when, self._driver, self._meter, self._device = when, driver, meter, device
+        self.steps = [when.period] * driver.world
+        """Steps that each rank takes of a period."""
+        self.taken = [[0] * buckets for _ in range(driver.world)]
+        """Steps that each rank has taken since the last launch of each bucket."""
+        self._seconds: list[float] = []  # of this rank's steps since it last told
+        self._left: float | None = None
+        self._telling: Sharing | None = None
+        self._heard: list[float] | None = None
+
+    def works(self, step: int) -> bool:
+        """Whether this rank takes the step."""
+        return self._when.works(step, self.steps[self._driver.rank])
+
+    def count(self, step: int, rested: bool) -> None:
+        """A step of the clock has been taken, or rested at.
+
+        Raises:
+            NotLandedError: it was to be rested at.
+        """
+        if not rested:
+            if not self.works(step):
+                share = f"{self.steps[self._driver.rank]} of {self._when.period}"
+                raise NotLandedError(
+                    f"step {step} was taken by a rank that rests at it: at its speed it takes {share} steps. Begin the loop with "
+                    "`if sync.rests(): sync.skip_step(); continue`"
+                )
+            if self._left is not None:
+                self._seconds.append(now() - self._left)
+        for steps, taken in zip(self.steps, self.taken, strict=True):
+            if self._when.works(step, steps):
+                taken[:] = [count + 1 for count in taken]
+
+    def share(self, bucket: int, shares: Sequence[float]) -> float:
+        """This rank's share of the mean of a bucket that launches: by its steps since the last launch, times its weight a step."""
+        weights = [share * taken[bucket] for share, taken in zip(shares, self.taken, strict=True)]
+        for taken in self.taken:
+            taken[bucket] = 0
+        return weights[self._driver.rank] / sum(weights)
+
+    def tell(self) -> None:
+        """Tell the others this rank's seconds a step (0 where it knows none), and hear theirs, as a flight of its own."""
+        told = struct.pack("<d", statistics.median(self._seconds) if self._seconds else 0.0)
+        self._seconds.clear()
+        self._telling = Sharing(self._driver, self._meter, told, "speeds of ranks", self._device)
+
+    def hear(self) -> None:
+        """Wait for what the others have told, if anything is on its way."""
+        if self._telling is not None:
+            self._heard = [struct.unpack("<d", told)[0] for told in self._telling.result()]
+            self._telling = None
+
+    def take_up(self) -> None:
+        """Let the speeds that were told hold from the next step on; a rank that told none keeps its pace."""
+        self.hear()
+        if self._heard is None:
+            return
+        fastest = min((seconds for seconds in self._heard if seconds), default=0.0)
+        for rank, seconds in enumerate(self._heard):
+            if seconds:
+                self.steps[rank] = max(1, round(self._when.period * fastest / seconds))
+        self._heard = None
+
+    def leave(self) -> None:
+        """The loop goes on: its next step begins."""
+        self._left = now()
+
+    def state(self) -> dict[str, Any]:
+        self.hear()
+        return {"period": self._when.period, "steps": self.steps, "taken": self.taken, "heard": self._heard}
+
+    def resume(self, state: dict[str, Any] | None) -> None:
+        """Go on at the pace of a checkpoint; of another world or layout, begin again at an even one."""
+        self._seconds.clear()
+        self._left = self._telling = None
+        if state is not None and state["period"] == self._when.period and len(state["taken"][0]) == len(self.taken[0]):
+            self.steps, self.taken, self._heard = list(state["steps"]), [list(taken) for taken in state["taken"]], state["heard"]
+        else:
+            self.steps, self._heard = [self._when.period] * self._driver.world, None
+            self.taken = [[0] * len(taken) for taken in self.taken]

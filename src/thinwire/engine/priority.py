@@ -1,0 +1,57 @@
+"""In which order slices go on the wire where the next forward pass waits for them: what it needs first, first.
+
+A bucket is full when backward has reached it, the last layer's first; the forward pass begins with the first layer. Slices that are on
+their way are not stopped. What waits is taken by need (ByteScheduler, Peng et al. 2019, SOSP; P3, Jayarajan et al. 2019, arXiv:1905.03960).
+There the choice is made as messages leave; here every rank must put the same flights on a lane in the same order, so it is made
+beforehand, from measured times that ranks have shared, and holds until they are shared again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from thinwire.core import Stage
+from thinwire.engine.buckets import FlatBucket
+
+
+def by_index(buckets: Sequence[FlatBucket]) -> tuple[int, ...]:
+    """The order in which buckets fill: each bucket's number, once for each of its slices."""
+    return tuple(bucket.index for bucket in buckets for _ in bucket.slices)
+
+
+def by_need(full: Sequence[float], takes: Sequence[float], slices: Sequence[int], needed: Sequence[int]) -> tuple[int, ...]:
+    """A list schedule on one wire: whenever it is free, the next slice of the bucket that is full and needed first.
+
+    Args:
+        full: when each bucket is full, in seconds.
+        takes: how long the wire is busy with one slice of it, in seconds.
+        slices: how many slices it has.
+        needed: its place in the forward pass.
+
+    Returns:
+        The buckets' numbers, each as often as it has slices.
+
+    Example:
+        >>> by_need(full=[0.0, 2.0], takes=[1.0, 1.0], slices=[4, 1], needed=[1, 0])
+        (0, 0, 1, 0, 0)
+    """
+    left, now, order = list(slices), 0.0, []
+    while waiting := [index for index, count in enumerate(left) if count]:
+        ready = [index for index in waiting if full[index] <= now]
+        if not ready:
+            now = min(full[index] for index in waiting)
+            continue
+        first = min(ready, key=lambda index: (needed[index], index))
+        order.append(first)
+        left[first] -= 1
+        now += takes[first]
+    return tuple(order)
+
+
+def busy(stages: Sequence[Stage]) -> float:
+    """How long at least one flight was at work, in seconds: the union of all stages."""
+    total, end = 0.0, float("-inf")
+    for stage in sorted(stages, key=lambda stage: stage.begin):
+        total += max(stage.end - max(stage.begin, end), 0.0)
+        end = max(end, stage.end)
+    return total

@@ -1,0 +1,309 @@
+"""Rounds of local steps that close with a quorum: no rank waits for a certain other, and ranks may be late, leave and come.
+
+The period of `every(H)` begins with the same anchor on every rank that is in time. Steps, for each rank:
+    1. take H local steps from the anchor of round r; pin delta = anchor - w, encoded, to the board, and offer it to the open round
+    2. in time (round r is open): wait until it closes. It does when all who are expected have come, or when the ranks of the quorum have
+       and `grace_s` has passed since. Who came to the round before is expected
+    3. late (round r is closed): the contribution counts in the open round, and nobody is waited for
+    4. of every closed round, in order: anchor = outer(anchor, sum of s_k delta_k), s_k = w_k / sqrt(1 + late_k), divided by their sum;
+       then w = the newest anchor, from which the next H steps go
+A round's members are whoever the first to close it saw there, so every rank applies the same contributions in the same order, late or not,
+and holds the same anchors. A late contribution is never dropped, unless its process dies before any round has counted it.
+(FedBuff, Nguyen et al. 2022, arXiv:2106.06639: buffered rounds and the weight of what is late; a quorum with grace as in torchft.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Ranks, Seat
+from thinwire.engine.board import Board, Gone, look, pack, unpack
+from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.syncer import Syncer
+from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
+
+
+class QuorumSyncer(Syncer):
+    """A strategy at work in rounds that close with a quorum: what `thinwire.join` returns. Close it, or use it as a context.
+
+    `step` is H times the rounds that have closed, and the local steps since; a rank that was late jumps ahead. A loop ends alike on all
+    ranks: `while sync.step < steps`.
+    """
+
+    board: Board
+    version: int = 0
+    """Rounds whose contributions are in this rank's anchor."""
+    members: Ranks = ()
+    """The ranks that the last of these rounds counted."""
+
+    def enter(self, board: Board, quorum: int, grace_s: float, limit_s: float) -> None:
+        """Take up the newest anchor, or give the first."""
+        self.board, self._quorum, self._grace_s, self._limit_s = board, quorum, grace_s, limit_s
+        rank, self._weight, self._number = self.driver.rank, 1.0, 0
+        board.drop(f"left/{rank}")
+        self._life = board.count(f"life/{rank}")
+        self._pending: dict[str, tuple[int, int]] = {}  # offered and not counted yet: the round, and bytes
+        me = f"{rank}.{self._life}"
+        if board.claim("first", me) == me:
+            board.serve(0, self._shot())
+            return
+        newest = self._look_for(board.snapshot, "the first rank's parameters")
+        if self.board.floor > newest[0]:
+            self._ask_for_snapshot()
+        else:
+            self._take(newest[0], newest[1])
+        self._catch_up()
+        self._at_anchor()
+
+    # -- what users call ----------------------------------------------------------------------------------------------
+
+    def weigh(self, weight: float) -> None:
+        """Give this rank's weight for the rounds to come. It travels with each contribution."""
+        if not (math.isfinite(weight) and weight >= 0):
+            raise AttachError(f"weigh({weight}): a weight is finite, and at least 0")
+        self._weight = float(weight)
+
+    def check(self) -> None:
+        """Prove that the anchor is that of every other rank that has checked the same version of it.
+
+        Raises:
+            DisagreementError: on the later of two ranks whose anchors differ; it names the first parameter that does.
+        """
+        named = [(part.name, self._anchor(bucket)[part.begin : part.end]) for bucket in self.buckets for part in bucket.spec.parts]
+        named += [(name, param) for name, param in self._frozen]
+        raw = [tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() for _, tensor in named]
+        mine = [hashlib.blake2b(each, digest_size=16).hexdigest() for each in raw]
+        first = json.loads(self.board.claim(f"hash/{self.version}", json.dumps([self.driver.rank, *mine])))
+        for (name, _), own, other in zip(named, mine, first[1:], strict=True):
+            if own != other:
+                raise DisagreementError(
+                    f"{name!r} differs after {self.version} rounds: rank {self.driver.rank} has not rank {first[0]}'s bits"
+                )
+
+    def share(self, payload: bytes, label: str) -> list[bytes]:
+        raise AttachError("ranks of a quorum never wait for all: there is nothing that every rank could share at once")
+
+    def resume(self, step: int, apart: int) -> None:
+        super().resume(step, apart)
+        self.version, self.members = step // self.strategy.when.period, ()
+        self._pending.clear()
+
+    # -- a round ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _after_step(self, rested: bool = False) -> None:
+        """The end of an optimiser step."""
+        self._worked = False
+        self._refuse_unfrozen()
+        self.step += 1
+        self.meter.steps += 1
+        self.apart += 1
+        if self.apart == self.strategy.when.period:
+            self._round()
+            self.apart = 0
+
+    def _round(self) -> None:
+        """Contribute; wait for the round if in time; go on from the newest anchor."""
+        began = self.version
+        blob = self._contribution(began)
+        self._catch_up()
+        self._number += 1
+        name = f"{self.driver.rank}.{self._life}.{self._number}"
+        begun = time.perf_counter()
+        self.board.pin(name, blob)
+        self._offer(name, len(blob))
+        self.meter.rows[0].wire_s += time.perf_counter() - begun
+        if began == self.version:
+            self._await(began)
+            self._catch_up()
+            self._serve()
+        late = self._pending.get(name)
+        if late is not None:
+            share = f"weighed by {1 / math.sqrt(1 + late[0] - began):.2f}"
+            warnings.warn(
+                f"rank {self.driver.rank} came late: round {began} had closed. What it learned counts in round {late[0]}, {share}, and it "
+                "goes on from the newest anchor",
+                stacklevel=4,
+            )
+        self._at_anchor()
+
+    def _contribution(self, began: int) -> bytes:
+        """This rank's delta, encoded, bucket by bucket and slice by slice."""
+        payloads, seat = [], self._seat(self.driver.rank, began)
+        for bucket, row in zip(self.buckets, self.meter.rows, strict=True):
+            begun, delta = time.thread_time(), self.strategy.on.read(bucket, bucket.state, 1.0)
+            if not bool(delta.isfinite().all()):
+                raise FlightError(f"round {began}: this rank's parameters are not finite, {self._blame()}. The others go on without it")
+            for part in bucket.slices:
+                span = delta[part.spec.begin : part.spec.end]
+                packet = next(self.strategy.what.rounds(span, part.spec, part.state.child("codec"), seat))
+                payloads.append(packet.payload.cpu().clone())
+                row.sent_bytes += packet.payload.numel()
+                row.flights += 1
+            row.encode_s += time.thread_time() - begun
+        return pack({"rank": self.driver.rank, "began": began, "weight": self._weight}, payloads)
+
+    def _offer(self, name: str, nbytes: int) -> None:
+        self._pending[name] = (self.version, nbytes)
+        self.board.come(self.version, name, nbytes)
+
+    def _await(self, round_: int) -> None:
+        """Until the round has closed, or to close it."""
+        expected = set(self.members or range(self.driver.world))
+        reached: float | None = None
+
+        def closed() -> bool:
+            nonlocal reached
+            if self.board.members(round_) is not None:
+                return True
+            came = self.board.came(round_)
+            ranks = {_rank(name) for name, _ in came}
+            if len(ranks) < self._quorum:
+                return False
+            reached = time.monotonic() if reached is None else reached
+            missing = [rank for rank in expected - ranks if not self.board.has(f"left/{rank}")]
+            if not missing or time.monotonic() - reached >= self._grace_s:
+                self.board.close_round(round_, came)
+            return self.board.members(round_) is not None
+
+        begun = time.perf_counter()
+        if not look(closed, self._limit_s):
+            ranks = sorted({_rank(name) for name, _ in self.board.came(round_)})
+            raise QuorumError(
+                f"round {round_}: only ranks {ranks} came within {self._limit_s:g} s, and {self._quorum} make the quorum. Start others, "
+                "which take up the newest anchor with thinwire.join; or begin again from a checkpoint with a smaller quorum"
+            )
+        self.meter.rows[0].exposed_s += time.perf_counter() - begun
+        ranks_then = {_rank(name) for name, _ in self.board.members(round_) or []}
+        absent = sorted(expected - ranks_then)
+        if absent:
+            who = " and ".join(f"rank {rank}" for rank in absent)
+            warnings.warn(f"round {round_} closed without {who}, by the ranks {sorted(ranks_then)}", stacklevel=5)
+
+    def _catch_up(self) -> None:
+        """Apply every round that has closed; what of this rank's it did not count is offered to the open one."""
+        while (members := self.board.members(self.version)) is not None:
+            try:
+                self._apply(self.version, members)
+            except Gone:
+                self._ask_for_snapshot()
+                continue
+            self.version += 1
+        for name, (round_, nbytes) in list(self._pending.items()):
+            if round_ < self.version:
+                counted = self.board.members(round_) or []
+                if (name, nbytes) in counted:
+                    del self._pending[name]
+                else:
+                    self._offer(name, nbytes)
+
+    def _apply(self, round_: int, members: list[tuple[str, int]]) -> None:
+        """Put the weighted mean of a round's contributions where it belongs: on every rank the same arithmetic, on the host."""
+        heard = [unpack(self.board.contribution(name, nbytes)) for name, nbytes in members]
+        weights = [told["weight"] / math.sqrt(1 + round_ - told["began"]) for told, _ in heard]
+        if not sum(weights):
+            raise FlightError(f"round {round_}: all who came weigh 0")
+        opener = self.strategy.what.opener
+        assert opener is not None, "refused before"
+        at = 0
+        for bucket in self.buckets:
+            total = torch.zeros(bucket.spec.numel, dtype=bucket.spec.work)
+            for i, part in enumerate(bucket.slices, at):
+                span = total[part.spec.begin : part.spec.end]
+                for weight, (told, payloads) in zip(weights, heard, strict=True):
+                    seat = self._seat(told["rank"], told["began"])
+                    opened = opener.decode(payloads[i], part.spec, opener.init(part.spec, seat), seat, told["rank"])
+                    span.add_(opened, alpha=weight / sum(weights))
+            at += len(bucket.slices)
+            self.strategy.on.write(bucket, total.to(bucket.device), bucket.state)
+        self.members = tuple(sorted({_rank(name) for name, _ in members}))
+        self.meter.world = max(2, len(self.members))
+
+    def _at_anchor(self) -> None:
+        """Begin a round."""
+        self.step = self.version * self.strategy.when.period
+        for bucket in self.buckets:
+            bucket.set_weights(self._anchor(bucket).to(bucket.device))
+
+    def _anchor(self, bucket: FlatBucket) -> Tensor:
+        anchor = self.strategy.on.common(bucket, bucket.state)
+        assert anchor is not None, "of deltas"
+        return anchor
+
+    def _seat(self, rank: int, began: int) -> Seat:
+        """Who speaks in a contribution, and when: the same draws for all who began with the same anchor."""
+        return Seat(rank, (rank,), (began + 1) * self.strategy.when.period - 1, self.options.seed)
+
+    # -- what a newcomer needs ----------------------------------------------------------------------------------------
+
+    def _shared_tensors(self) -> list[Tensor]:
+        """What all hold equal beside the anchor's own state: frozen parameters, and the buffers that are saved."""
+        kept = self.model.state_dict(keep_vars=True)
+        buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
+        return [*(param.data for _, param in self._frozen), *buffers]
+
+    def _shot(self) -> bytes:
+        leaves = [leaf.value for bucket in self.buckets for _, leaf in bucket.state.walk()]
+        return pack({"members": self.members}, leaves + self._shared_tensors())
+
+    def _take(self, version: int, nbytes: int) -> None:
+        """Go on from a snapshot.
+
+        Raises:
+            Gone: there is a newer one.
+        """
+        told, tensors = unpack(self.board.shot(version, nbytes))
+        leaves = [leaf for bucket in self.buckets for _, leaf in bucket.state.walk()]
+        for leaf, value in zip(leaves, tensors, strict=False):
+            leaf.value = value.to(leaf.value)
+        with torch.no_grad():
+            for own, value in zip(self._shared_tensors(), tensors[len(leaves) :], strict=True):
+                own.copy_(value)
+        self.version, self.members = version, tuple(told["members"])
+
+    def _ask_for_snapshot(self) -> None:
+        """Have a rank that is in time put up its anchor, and take it."""
+        asked = self.board.count("wanted")
+
+        def fresh() -> tuple[int, int, int] | None:
+            newest = self.board.snapshot()
+            return newest if newest is not None and newest[2] >= asked else None
+
+        while True:
+            newest = self._look_for(fresh, "the newest anchor, which a rank puts up when it has closed a round")
+            try:
+                self._take(newest[0], newest[1])
+            except Gone:  # a still newer one
+                continue
+            return
+
+    def _serve(self) -> None:
+        """Put up the anchor if somebody waits for it; one of those that are in time does."""
+        newest, me = self.board.snapshot(), f"{self.driver.rank}.{self._life}"
+        served = newest[2] if newest is not None else 0
+        if self.board.count("wanted", 0) > served and self.board.claim(f"serve/{self.version}", me) == me:
+            self.board.serve(self.version, self._shot())
+
+    def _look_for(self, found: Callable[[], tuple[int, int, int] | None], what: str) -> tuple[int, int, int]:
+        seen: list[tuple[int, int, int]] = []
+
+        def looked() -> bool:
+            there = found()
+            seen.extend([] if there is None else [there])
+            return there is not None
+
+        if not look(looked, self._limit_s):
+            raise QuorumError(f"rank {self.driver.rank} waited {self._limit_s:g} s for {what}, and it did not come. Do the others run?")
+        return seen[-1]
+
+
+def _rank(name: str) -> int:
+    return int(name.split(".", maxsplit=1)[0])

@@ -1,0 +1,82 @@
+"""As many local steps as a rank's speed allows, so that no rank waits for a slower one at the end of a round.
+
+Steps, with H the inner schedule's period and v_k the steps a second of rank k, as measured over the last round:
+    1. rank k takes n_k = round(H · v_k / max v) of each H steps, at least 1, spread evenly; at the others it rests
+    2. in a mean it weighs as much as the steps it took since the last launch, times its weight a step (its batch)
+    3. at every launch the ranks tell one another their speeds, which hold from its landing on
+The clock is everyone's: a step that a rank rests at is a step.
+(Dynamic local updates, Liu et al. 2024, "Asynchronous local-SGD training for language modeling", arXiv:2401.09135; weights by work done, as
+in FedAvg, McMahan et al. 2017, arXiv:1602.05629.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thinwire.core import Schedule, Tick
+from thinwire.errors import StrategyError
+
+
+@dataclass(frozen=True)
+class by_speed(Schedule):
+    """The ticks of `inner`, at some of which slower ranks rest. The outermost schedule; for targets whose step is an optimiser step.
+
+    Args:
+        inner: the schedule, of a period of at least 2 steps.
+
+    Raises:
+        StrategyError: a period of 1 step. With a strategy: another schedule around it, or a target whose step is a backward pass.
+
+    A loop asks whether its rank rests, and says so:
+
+        for step in range(steps):
+            if sync.rests():
+                sync.skip_step()
+                continue
+            ...
+
+    Example:
+        >>> from thinwire.when import every
+        >>> schedule = by_speed(every(4))
+        >>> [step for step in range(4) if schedule.works(step, 3)], [step for step in range(8) if schedule.works(step, 1)]
+        ([1, 2, 3], [3, 7])
+    """
+
+    inner: Schedule
+
+    def __post_init__(self) -> None:
+        if self.inner.period < 2:
+            raise StrategyError(f"by_speed({self.inner!r}): a period of 1 step cannot be shared out by speed; take a longer one")
+        if self.inner.uneven:
+            raise StrategyError(f"by_speed({self.inner!r}): it is by speed already")
+
+    @property
+    def uneven(self) -> bool:
+        return True
+
+    def works(self, step: int, steps: int) -> bool:
+        """Whether a rank that takes `steps` of each period takes this one; the last one of a period everybody does."""
+        return (step + 1) * steps // self.period > step * steps // self.period
+
+    @property
+    def period(self) -> int:
+        return self.inner.period
+
+    @property
+    def gap(self) -> int:
+        return self.inner.gap
+
+    @property
+    def settles(self) -> int:
+        return self.inner.settles
+
+    @property
+    def delay(self) -> int:
+        return self.inner.delay
+
+    @property
+    def fragments(self) -> int:
+        return self.inner.fragments
+
+    def tick(self, step: int, buckets: int) -> Tick:
+        return self.inner.tick(step, buckets)
