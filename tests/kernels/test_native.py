@@ -132,6 +132,37 @@ def test_largest_of_a_sum(level: native.Level, x: Tensor, chunks: int, share: fl
 
 
 @levels
+@given(
+    kinds=st.lists(st.sampled_from(["alike", "huge", "tiny", "zeros", "equal", "rounded", "odd"]), min_size=1, max_size=14),
+    k=st.integers(1, 64),
+    seed=st.integers(0, 99),
+)
+@example(kinds=["alike"] * 8, k=8, seed=0)
+@example(kinds=["alike", "huge", "tiny", "alike", "zeros"], k=8, seed=1)
+def test_largest_of_chunks_of_64_side_by_side(level: native.Level, kinds: list[str], k: int, seed: int) -> None:
+    """Chunks are sought four at a time from the last one's bar on: whatever is between or after them, each has its own k."""
+    rows = torch.randn(len(kinds), 64, generator=torch.Generator().manual_seed(seed))
+    scale = {"huge": 1e30, "tiny": 1e-38, "zeros": 0.0}
+    for row, kind in zip(rows, kinds, strict=True):
+        row.mul_(scale.get(kind, 1.0))
+        if kind == "equal":
+            row.fill_(0.5)
+        elif kind == "rounded":
+            row.round_()
+        elif kind == "odd":
+            row[:12] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0] * 3)
+    y, before = torch.empty_like(rows), rows.roll(1, 0)
+    with native.using(level):
+        places, found = fast.largest(rows, k)
+        of_sum, _ = fast.largest_sum(rows, before, 0.5, y, k)
+    expected = reference.largest(rows, k)
+    assert same(places, expected)
+    assert same(found, rows.gather(1, expected))
+    assert same(y, reference.summed(rows, before, 0.5))
+    assert same(of_sum, reference.largest(y, k))
+
+
+@levels
 @given(x=tensors, bar=st.one_of(st.floats(0, 3, width=32), st.sampled_from(ODD)), most=st.one_of(st.none(), st.integers(0, 300)))
 def test_above(level: native.Level, x: Tensor, bar: float, most: int | None) -> None:
     with native.using(level):

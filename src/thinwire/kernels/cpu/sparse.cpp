@@ -167,6 +167,36 @@ bool short_chunk(const float* x, int64_t n, int64_t k, uint32_t* bar, int64_t* p
 }
 #endif
 
+#if defined(__AVX2__)
+constexpr int WAYS = 4;
+
+// The k largest of WAYS chunks of 64 side by side: for each the highest bar that k reach, to 1/512 of an octave, within an octave of where
+// the last one was. Every search takes the same steps, so no branch is guessed wrong and none waits for another. Bit c: chunk c has its k.
+INLINE int words(const float* const* x, int64_t k, uint32_t* bar, int64_t* places, float* values) {
+    constexpr uint32_t SPAN = 0x00800000, FINEST = 0x00004000;
+    const uint32_t least = std::clamp<uint32_t>(*bar, SPAN + 1, INFINITE - SPAN) - SPAN;
+    uint32_t at[WAYS];
+    for (int c = 0; c < WAYS; ++c) at[c] = least;
+    for (uint32_t step = SPAN; step >= FINEST; step >>= 1)
+        for (int c = 0; c < WAYS; ++c) {
+            const uint32_t higher = at[c] + step;
+            at[c] = __builtin_popcountll(reach(x[c], higher)) >= k ? higher : at[c];
+        }
+    int done = 0;
+    for (int c = 0; c < WAYS; ++c, places += k, values += k) {
+        uint64_t hit = reach(x[c], at[c]);
+        if (__builtin_popcountll(hit) != k) continue;
+        for (int64_t i = 0; i < k; ++i, hit &= hit - 1) {
+            places[i] = __builtin_ctzll(hit);
+            values[i] = x[c][places[i]];
+        }
+        done |= 1 << c;
+        *bar = at[c];
+    }
+    return done;
+}
+#endif
+
 struct Bits {  // written in order
     uint8_t* out;
     uint64_t held = 0;
@@ -209,10 +239,12 @@ struct Coding {
 template <typename Take> INLINE int each_place(const uint8_t* in, const Coding& how, int64_t chunk, const Take& take) {
     const int64_t lows = how.lows(), k = how.k;
     int64_t last = -1, done = 0, at = chunk * k * how.low;
-    const auto told = [&](int64_t high) {
+    const auto joined = [&](int64_t high) {
         const auto rest = static_cast<int64_t>(how.low ? bits_at(in, lows, at, how.low) : 0);
         at += how.low;
-        const int64_t place = high << how.low | rest;
+        return high << how.low | rest;
+    };
+    const auto told = [&](int64_t place) {
         if (place >= how.per) return BEYOND;
         if (place <= last) return DISORDER;
         take(done++, last = place);
@@ -220,7 +252,7 @@ template <typename Take> INLINE int each_place(const uint8_t* in, const Coding& 
     };
     if (how.coding == PACKED) {
         for (int64_t i = 0; i < k; ++i)
-            if (const int wrong = told(0)) return wrong;
+            if (const int wrong = told(joined(0))) return wrong;
         return FINE;
     }
     const uint8_t* marks = how.coding == BITMAP ? in : in + lows;
@@ -228,25 +260,45 @@ template <typename Take> INLINE int each_place(const uint8_t* in, const Coding& 
     const auto word_at = [=](int64_t i) {
         return bits_at(marks, nbytes, first + i, static_cast<int>(std::min<int64_t>(56, width - i)));
     };
+    if (width <= 56 && k * how.low <= 56) {  // a chunk in two words, one for each of its two parts
+        uint64_t word = word_at(0), rests = how.low ? bits_at(in, lows, at, static_cast<int>(k * how.low)) : 0;
+        if (__builtin_popcountll(word) != k) return COUNT;
+        const uint64_t rest = (uint64_t{1} << how.low) - 1;
+        for (; done < k; word &= word - 1, rests >>= how.low) {
+            const int64_t mark = __builtin_ctzll(word), high = how.coding == BITMAP ? mark : mark - done;
+            if (const int wrong = told(high << how.low | static_cast<int64_t>(rests & rest))) return wrong;
+        }
+        return FINE;
+    }
     int64_t count = 0;
     for (int64_t i = 0; i < width; i += 56) count += __builtin_popcountll(word_at(i));
     if (count != k) return COUNT;
     for (int64_t i = 0; i < width; i += 56)
         for (uint64_t word = word_at(i); word; word &= word - 1) {
             const int64_t mark = i + __builtin_ctzll(word);
-            if (const int wrong = told(how.coding == BITMAP ? mark : mark - done)) return wrong;
+            if (const int wrong = told(joined(how.coding == BITMAP ? mark : mark - done))) return wrong;
         }
     return FINE;
 }
 
-// The k largest of each chunk; ready(c) gives a chunk, once.
-template <typename Ready>
-void topk(const Ready& ready, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
+// The k largest of each chunk; ready(c) gives a chunk, once, and again(c) what it gave.
+template <typename Ready, typename Again>
+void topk(const Ready& ready, const Again& again, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
     in_threads(chunks, chunks * per, threads, [=](int64_t begin, int64_t end) {
         Candidates found;
         uint32_t bar = 0;
-        for (int64_t c = begin; c < end; ++c) {
-            const float* own = ready(c);
+        int done = 0, there = 0;  // of the chunks from c on, a bit each: those that have their k, and those that are ready
+        for (int64_t c = begin; c < end; ++c, done >>= 1, there >>= 1) {
+#if defined(__AVX2__)
+            if (per == 64 && !there && end - c >= WAYS) {
+                const float* own[WAYS];
+                for (int w = 0; w < WAYS; ++w) own[w] = ready(c + w);
+                there = (1 << WAYS) - 1;
+                done = words(own, k, &bar, places + c * k, values + c * k);
+            }
+            if (done & 1) continue;
+#endif
+            const float* own = there & 1 ? again(c) : ready(c);
 #if defined(__AVX2__)
             if (per <= SHORT && per % 64 == 0 && short_chunk(own, per, k, &bar, places + c * k, values + c * k)) continue;
 #endif
@@ -276,7 +328,7 @@ EXPORT void topk_chunks(const float* x, int64_t chunks, int64_t per, int64_t k, 
         if (per <= SHORT) prefetched(x + c * per, per);
         return x + c * per;
     };
-    topk(ready, chunks, per, k, places, values, threads);
+    topk(ready, [=](int64_t c) { return x + c * per; }, chunks, per, k, places, values, threads);
 }
 
 // The same of y = x + decay · before, which is left in `y`.
@@ -292,7 +344,7 @@ EXPORT void topk_chunks_sum(const float* x, const float* before, float decay, in
         }
         return static_cast<const float*>(y + at);
     };
-    topk(ready, chunks, per, k, places, values, threads);
+    topk(ready, [=](int64_t c) { return static_cast<const float*>(y + c * per); }, chunks, per, k, places, values, threads);
 }
 
 // The places, ascending, and values of entries of size `bar` or more; how many there are. Of more than `most`, nothing is written.
@@ -318,19 +370,34 @@ EXPORT int64_t above(const float* x, int64_t n, uint32_t bar, int64_t most, int6
 
 // places (chunks, k), ascending below `per` in each chunk -> out, in the coding that is asked for.
 EXPORT void places_write(const int64_t* places, int64_t chunks, int64_t k, int64_t per, int coding, int low, int64_t unary, uint8_t* out) {
-    if (coding != BITMAP) {  // as they are: `low` bits each. fano: their low bits, then the high parts
+    if (coding != BITMAP && low) {  // as they are: `low` bits each. fano: their low bits, then the high parts
         Bits bits{out};
         const uint64_t mask = (uint64_t{1} << low) - 1;
-        for (int64_t i = 0; i < chunks * k; ++i) bits.put(static_cast<uint64_t>(places[i]) & mask, low);
+        for (int64_t i = 0, some; i < chunks * k; i += some) {  // as many as a word holds
+            some = std::min<int64_t>(56 / low, chunks * k - i);
+            uint64_t word = 0;
+            for (int64_t j = 0; j < some; ++j) word |= (static_cast<uint64_t>(places[i + j]) & mask) << low * j;
+            bits.put(word, static_cast<int>(low * some));
+        }
         bits.end();
-        if (coding == PACKED) return;
     }
+    if (coding == PACKED) return;
     const int64_t width = coding == BITMAP ? per : unary;
     uint8_t* marks = coding == BITMAP ? out : out + bytes_of(chunks * k * low);
+    const auto mark = [=](int64_t c, int64_t i) { return coding == BITMAP ? places[c * k + i] : (places[c * k + i] >> low) + i; };
+    if (width <= 56) {
+        Bits bits{marks};
+        for (int64_t c = 0; c < chunks; ++c) {
+            uint64_t word = 0;
+            for (int64_t i = 0; i < k; ++i) word |= uint64_t{1} << mark(c, i);
+            bits.put(word, static_cast<int>(width));
+        }
+        return bits.end();
+    }
     std::memset(marks, 0, bytes_of(chunks * width));
     for (int64_t c = 0; c < chunks; ++c)
         for (int64_t i = 0; i < k; ++i) {
-            const int64_t place = places[c * k + i], at = c * width + (coding == BITMAP ? place : (place >> low) + i);
+            const int64_t at = c * width + mark(c, i);
             marks[at / 8] |= static_cast<uint8_t>(1 << at % 8);
         }
 }
