@@ -153,6 +153,9 @@ def test_lanes_are_whole_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match=r"a lane is made of whole files, and there are 1; ask for 1 to 1"):
         lanes_of(str(tmp_path), 2)
+    for source in ("bundled", "hf:name"):
+        with pytest.raises(DataError, match=r"lanes are made of whole files; of a dataset take rows.shard"):
+            lanes_of(source, 1)
     with pytest.raises(ValueError, match="2 lanes and 1 places"):
         laned([[b"a"], [b"b"]], Reader(1), places=[Place()])
     with pytest.raises(ValueError, match="0 lanes"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from tests.data.server import Site, cut, served, status
 from thinwire.data import Reader, SetReader, Streamed, prepare, read_text, tokenizer_from, write_set
 from thinwire.data.disk import DiskCache
+from thinwire.data.http import About
 from thinwire.data.remote import RemoteFile, store_of
 from thinwire.data.text import Text
 from thinwire.errors import DataError
@@ -131,6 +134,25 @@ def test_an_object_that_changes_while_it_is_read_is_refused(bucket: Any, tmp_pat
         bucket.pipe("/bucket/a.txt", b"TEXT " * 1000)
         with pytest.raises(DataError, match=r"has changed while it was read: start again"):
             file.read(1000)
+
+
+def test_a_store_with_one_connection_is_asked_by_one_thread_at_a_time(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ftp is: its answers would go to whoever listens."""
+    bucket.pipe("/bucket/a.txt", b"text " * 1000)
+    whole, inside, most = bucket.cat_file, [], []
+
+    def cat_file(*given: Any, **more: Any) -> Any:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return whole(*given, **more)
+
+    monkeypatch.setattr(type(bucket), "cat_file", lambda _, *given, **more: cat_file(*given, **more))
+    store = store_of("memory://bucket/a.txt")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda at: store.read("memory://bucket/a.txt", at, at + 5, About(5000, "")), range(8)))
+    assert most == [1] * 8
 
 
 def test_names_with_spaces_are_addresses_too(site: Site, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -160,6 +160,11 @@ def test_a_small_cache_is_kept_small_and_what_was_evicted_comes_again(site: Site
     assert source.fetched_bytes > sum(shard.tokens * 2 for shard in source.set.train)
 
 
+def with_shards(part: str, shards: list[object]) -> Callable[[bytes], bytes]:
+    """An index that says that a part has other shards."""
+    return lambda data: json.dumps({**json.loads(data), part: {"bytes": 1, "shards": shards}}).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "line", "far_line"),
     [
@@ -170,8 +175,11 @@ def test_a_small_cache_is_kept_small_and_what_was_evicted_comes_again(site: Site
         (INDEX, lambda data: data.replace(b'"thinwire set": 1', b'"thinwire set": 9'), "has format 9", "has format 9"),
         (INDEX, lambda data: data.replace(b"train-00000.bin", b"../00000.bin"), "no index of a set", "no index of a set"),
         (INDEX, lambda data: b"[]" + data[:0], "no index of a set", "no index of a set"),
+        (INDEX, with_shards("train", []), "an empty shard, or none", "an empty shard, or none"),
+        (INDEX, with_shards("held", []), "an empty shard, or none", "an empty shard, or none"),
+        (INDEX, with_shards("train", [["train-00000.bin", 0, ""]]), "an empty shard, or none", "an empty shard, or none"),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 @pytest.mark.parametrize("far", [False, True])
 def test_a_damaged_set_is_refused(packed: Path, tmp_path: Path, name: str, damage, line: str, far_line: str, far: bool) -> None:  # type: ignore[no-untyped-def]
@@ -271,3 +279,10 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"stopped \(File exists\): see that you may write there, or give another folder"):
         write_set(tmp_path / "file" / "set", TEXT, tokenizer_from("byte", TEXT, SPECIALS), SHARD)
+
+
+@pytest.mark.parametrize(("train", "held", "lacks"), [((), (b"a",), "train on"), ((b"a",), (), "hold out")])
+def test_a_text_that_lacks_a_part_is_not_packed(tmp_path: Path, train: tuple[bytes, ...], held: tuple[bytes, ...], lacks: str) -> None:
+    with pytest.raises(DataError, match=f"the text 'a' has nothing to {lacks}"):
+        write_set(tmp_path / "set", Text("a", train, held), tokenizer_from("byte", TEXT, SPECIALS))
+    assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from thinwire.data import Text, encode, english, files, read_text, tokenizer_from
 from thinwire.data import text as text_module
+from thinwire.data.clean import cleaners
 from thinwire.data.files import file_documents, text_files
 from thinwire.data.held import MANY, SHARE, held_out, split
 from thinwire.data.text import Documents
@@ -364,3 +365,13 @@ def test_a_large_text_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.
         tracemalloc.stop()
     assert ids == text.sizes()[0] + len(text.train) > 6_000_000
     assert peak < 3_500_000
+
+
+def test_documents_are_cleaned_before_some_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [json.dumps({"text": f"{PROSE}{number // 2}  \r\n"}) for number in range(300)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    small = read_text(str(tmp_path), clean=lambda: cleaners(["tidied", "unseen"]))
+    assert len(set(small.train) | set(small.held)) == len(small.train) + len(small.held) == 150
+    assert not any(b"\r" in document for document in small.train)
+    monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
+    assert read_text(str(tmp_path), clean=lambda: cleaners(["tidied", "unseen"])).digest == small.digest

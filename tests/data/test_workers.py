@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from tests.data.server import Site, served, stall
 from thinwire.data import Pipeline, Prefetch, Reader, SetReader, Streamed, Text, tokenizer_from, write_set
 from thinwire.data.disk import DiskCache
 from thinwire.data.remote import RemoteFile, store_of
-from thinwire.data.workers import PATIENCE_S, Workers
+from thinwire.data.workers import Workers
 
-SOON_S = 5 * PATIENCE_S  # beside other work; a stall is given up after 15 s, and a server after some 100
-STALL = stall(0.1, 60)
+# That the stall still lasts shows that nobody waited for it (its server is given up after some 100 s); clocks say little on a busy machine.
+STALL = stall(0.1, 300)
 
 
 def test_what_is_asked_is_done_in_order_and_failures_come_to_who_asked() -> None:
@@ -47,9 +48,10 @@ def test_threads_end_with_what_owns_them() -> None:
 
 
 def test_close_lets_go_of_who_waits_and_of_what_does_not_end() -> None:
-    gate, heard = threading.Event(), list[BaseException]()
+    begun, gate, heard = threading.Event(), threading.Event(), list[BaseException]()
     workers = Workers(1, "test")
-    endless, behind = workers.ask(gate.wait, 60), workers.ask(int)
+    endless, behind = workers.ask(lambda: (begun.set(), gate.wait(250))), workers.ask(int)
+    assert begun.wait(100)
 
     def wait() -> None:
         try:
@@ -59,40 +61,44 @@ def test_close_lets_go_of_who_waits_and_of_what_does_not_end() -> None:
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    begun = time.monotonic()
     workers.close()
-    waiting.join(SOON_S)
-    assert time.monotonic() - begun < SOON_S
+    waiting.join(100)
+    assert not endless.done()
     assert "closed before that was done" in str(heard[0])
     assert behind.cancelled()
     gate.set()
 
 
 def test_a_process_ends_though_a_thread_does_not() -> None:
-    program = "import threading; from thinwire.data.workers import Workers; w = Workers(1, 'x'); f = w.ask(threading.Event().wait, 60)"
-    begun = time.monotonic()
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=50)
-    assert time.monotonic() - begun < 30
+    program = "import threading; from thinwire.data.workers import Workers; w = Workers(1, 'x'); w.ask(threading.Event().wait, 290)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
 
 
-@pytest.mark.parametrize("waits", [True, False], ids=["while a batch is waited for", "while nobody waits"])
-def test_training_stops_while_a_server_stalls(tmp_path: Path, waits: bool) -> None:
+def when_asked(site: Site, do: Callable[[], None]) -> None:
+    """Do something once the server has been asked again, and stalls."""
+    before = len(site.asked)
+
+    def wait() -> None:
+        while len(site.asked) == before:
+            time.sleep(0.01)
+        do()
+
+    threading.Thread(target=wait).start()
+
+
+def test_training_stops_while_a_server_stalls(tmp_path: Path) -> None:
     text = Text("letters", tuple(f"{at} and so on".encode() * 9 for at in range(300)), (b"held",))
     write_set(tmp_path / "set", text, tokenizer_from("byte", text, ["<|endoftext|>"]), 4096)
     with served(Site(folder=tmp_path / "set")) as site:
-        source = SetReader(f"{site.url}/", tmp_path / "cache", 10**9)
-        stream = Streamed(source, Reader(4), length=33)
+        stream = Streamed(SetReader(f"{site.url}/", tmp_path / "cache", 10**9), Reader(4), length=33)
         site.every = STALL
         ahead = Prefetch(stream.at)
-        if waits:
-            threading.Timer(0.5, ahead.close).start()
-            with pytest.raises(RuntimeError, match="closed before"):
-                ahead.at(0)
-        begun = time.monotonic()
+        when_asked(site, ahead.close)
+        with pytest.raises(RuntimeError, match="closed before"):
+            ahead.at(0)
         ahead.close()
         stream.close()
-        assert time.monotonic() - begun < SOON_S
-        assert len(site.asked) > 1, "it did stall"
+        assert any(coming.running() for coming in stream._coming.values()), "it did stall, and still does"
         with pytest.raises(RuntimeError, match="closed"):
             stream.at(0)
 
@@ -104,9 +110,7 @@ def test_a_stream_of_documents_stops_while_its_server_stalls(tmp_path: Path) -> 
         tokenizer = tokenizer_from("byte", Text("none", (), ()), ["<|endoftext|>"])
         ahead = Prefetch(Pipeline(lambda: [file.read()], tokenizer, Reader(2), length=9).at)
         future = ahead._workers.ask(ahead._make, 0)
-        begun = time.monotonic()
-        while len(site.asked) < 2:
-            time.sleep(0.01)
-        ahead.close()
-        assert time.monotonic() - begun < SOON_S
-        assert not future.done()
+        when_asked(site, ahead.close)
+        with pytest.raises(RuntimeError, match="closed before"):
+            ahead._workers.result(future)
+        assert future.running(), "it did stall, and still does"

@@ -43,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     pack = actions.add_parser("pack", help="ids of a text in small shards, with an index", allow_abbrev=False)
     pack.add_argument("--data", required=True, metavar="TEXT", help="as thinwire train takes it")
     pack.add_argument("--tokenizer", default="byte", metavar="NAME", help="byte; bpe,vocab=4096; or a folder; default byte")
+    pack.add_argument("--clean", default="", metavar="NAMES", help="of tidied, long_enough and unseen, with commas between; default: none")
     pack.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one")
     pack.add_argument("--shard", type=int, default=512, metavar="KIB", help="size of a shard; default 512")
     pack.add_argument("--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -51,9 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Say) -> int:
     """Fetch, list the sources, or pack."""
     if options.action == "pack":
-        packed = pack(options.data, options.tokenizer, options.out, options.shard)
+        packed = pack(options.data, options.tokenizer, options.out, options.shard, options.clean)
         say.result(
-            packed, f"{packed['out']}: {packed['tokens'] / 1e6:.1f} M tokens in {packed['shards']} shards, {packed['bytes'] / 1e6:.1f} MB"
+            packed, f"{packed['out']}: {packed['tokens']:,} tokens to train on; {packed['shards']} shards, {packed['bytes'] / 1e6:.1f} MB"
         )
         return 0
     told = report(options, say.note)
@@ -82,12 +83,13 @@ def report(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str
     return {"out": str(fetched.folder), **totals, "sources": {built.source: asdict(built) for built in fetched.sources}}
 
 
-def pack(data: str, tokenizer: str, out: Path, shard_kib: int) -> dict[str, Any]:
+def pack(data: str, tokenizer: str, out: Path, shard_kib: int, clean: str = "") -> dict[str, Any]:
     """Pack a text; what --json prints.
 
     Raises:
-        DataError: the text or tokenizer cannot be had, or the folder cannot be written.
+        DataError: the text or tokenizer cannot be had, there is no such cleaner, or the folder cannot be written.
     """
+    from thinwire.data.clean import cleaners
     from thinwire.data.sets import write_set
     from thinwire.data.text import read_text
     from thinwire.data.tokenizer import tokenizer_from
@@ -95,7 +97,9 @@ def pack(data: str, tokenizer: str, out: Path, shard_kib: int) -> dict[str, Any]
 
     if shard_kib < 4:
         raise DataError(f"--shard {shard_kib}: a shard has at least 4 KiB; 512 suits most lines")
-    text = read_text(data)
+    names = [name.strip() for name in clean.split(",") if name.strip()]
+    cleaners(names)  # a wrong name is refused before anything is read
+    text = read_text(data, clean=lambda: cleaners(names))
     made = write_set(out, text, tokenizer_from(tokenizer, text, SPECIALS), shard_kib << 10)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return {"out": str(out), "tokens": made.train_tokens, "shards": len(made.train) + len(made.held), "bytes": size, "digest": made.digest}

@@ -89,8 +89,8 @@ class Http:
                 failures += 1
                 if failures >= self._tries:
                     raise DataError(
-                        f"{url!r} cannot be read ({told(error)}), {failures} times in a row, after {len(got)} of {end - begin} bytes: "
-                        "check the address and the line, and start again: what was fetched is kept"
+                        f"{url!r} cannot be read ({told(_cause(error))}), {failures} times in a row, "
+                        f"after {len(got)} of {end - begin} bytes: check the address and the line, then start again: what was fetched stays"
                     ) from error
                 self._sleep(_pause(failures, error))
 
@@ -170,6 +170,11 @@ def _refused(url: str, error: urllib.error.HTTPError, start: int, about: About |
             "about the length, or the file was cut; use another"
         )
     raise DataError(f"{url!r} cannot be read: the server answers {error.code} {error.reason}; check the address")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What urllib has wrapped, which says no less."""
+    return error.reason if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException) else error
 
 
 def _pause(failures: int, error: Exception) -> float:

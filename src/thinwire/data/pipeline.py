@@ -59,8 +59,12 @@ def lanes_of(source: str, count: int, cache: Path | None = None) -> tuple[Read, 
         cache: a folder that keeps what is fetched from an address, by default `cache_folder()`.
 
     Raises:
-        DataError: there is no such text, or it has fewer files than lanes.
+        DataError: there is no such text, it has no files, or fewer than lanes.
     """
+    if source == "bundled" or source.startswith("hf:"):
+        raise DataError(
+            f"lanes_of({source!r}): lanes are made of whole files; of a dataset take rows.shard(n, k) for each, of 'bundled' one lane"
+        )
     files = readers_of(source, cache)
     if not 1 <= count <= len(files):
         raise DataError(

@@ -94,8 +94,10 @@ def write_set(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shar
         shard_bytes: of ids in a shard.
 
     Raises:
-        DataError: the folder is there, or cannot be written.
+        DataError: the folder is there, or cannot be written; a text without a part to train on, or to hold out.
     """
+    if not text.train or not text.held:
+        raise DataError(f"the text {text.name!r} has nothing to {'hold out' if text.train else 'train on'}: a set holds both; give it some")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with claimed(folder):
@@ -162,8 +164,11 @@ def read_index(place: str, data: bytes) -> TokenSet:
             part: tuple(Shard(str(file), int(tokens), str(sha)) for file, tokens, sha in index[part]["shards"])
             for part in ("train", "held")
         }
-        if index["dtype"] not in ("<u2", "<i4") or any("/" in shard.file or shard.tokens < 1 for part in parts.values() for shard in part):
+        shards = [shard for part in parts.values() for shard in part]
+        if index["dtype"] not in ("<u2", "<i4") or any("/" in shard.file for shard in shards):
             raise ValueError("a type or a name that no set has")
+        if not all(parts.values()) or min(shard.tokens for shard in shards) < 1:
+            raise ValueError("an empty shard, or none to train on or to hold out")
         files = {str(name): (int(size), str(sha)) for name, size, sha in index["tokenizer"]}
         sizes = (int(index["train"]["bytes"]), int(index["held"]["bytes"]))
         return TokenSet(place, index["dtype"], parts["train"], parts["held"], *sizes, str(index["digest"]), files)
@@ -171,13 +176,6 @@ def read_index(place: str, data: bytes) -> TokenSet:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{place}{INDEX} is no index of a set ({told(error)}), or a damaged one: pack it again") from error
-
-
-def _shards(rows: list[Any]) -> tuple[Shard, ...]:
-    shards = tuple(Shard(str(file), int(tokens), str(sha256)) for file, tokens, sha256 in rows)
-    if not shards or min(shard.tokens for shard in shards) < 1:
-        raise ValueError("an empty shard, or none")
-    return shards
 
 
 class SetReader:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from thinwire.data._asked import absent, path_from
 from thinwire.data.cache import cache_folder, fetched_limit
+from thinwire.data.clean import Cleaner, cleaned
 from thinwire.data.disk import DiskCache
 from thinwire.data.english import works
 from thinwire.data.files import documents as documents_of
@@ -126,7 +127,7 @@ def changed(told_as: str) -> DataError:
     return DataError(f"the text {told_as!r} was changed while it was read; start again once it stays as it is")
 
 
-def read_text(source: str, cache: Path | None = None) -> Text:
+def read_text(source: str, cache: Path | None = None, clean: Callable[[], Sequence[Cleaner]] = tuple) -> Text:
     """The text that `source` names, with about 1/20 of it held out.
 
     The held part is the end of every document, from a paragraph on; of more than 100 documents it is every 20th, and of a dataset
@@ -135,6 +136,7 @@ def read_text(source: str, cache: Path | None = None) -> Text:
     Args:
         source: `bundled`, the path of a file or folder, `hf:NAME[,config=C][,split=train][,field=text]`, or an address.
         cache: a folder that keeps what is fetched from an address, by default `cache_folder()`.
+        clean: what is done to documents before some are held out, made anew for each time they are read (`unseen` remembers).
 
     Raises:
         DataError: there is no such text, it is empty, binary or too short to hold some of it out, or the hub cannot be reached.
@@ -148,7 +150,12 @@ def read_text(source: str, cache: Path | None = None) -> Text:
         ...
         thinwire.errors.DataError: the text 'bundeld' cannot be read: there is no such file ...; did you mean 'bundled'?
     """
-    read, held = hub_documents(source) if source.startswith("hf:") else (lambda: _plain(source, cache), None)
+    raw, raw_held = hub_documents(source) if source.startswith("hf:") else (lambda: _plain(source, cache), None)
+
+    def read() -> Iterator[bytes]:
+        return cleaned(raw(), clean())
+
+    held = raw_held and (lambda: cleaned(raw_held(), clean()))
     small = _within(read, KEPT_BYTES)
     if small is None:
         return _large(source, _pairs(read, held))
@@ -165,9 +172,9 @@ def read_text(source: str, cache: Path | None = None) -> Text:
 
 
 def _within(read: Read, most: int) -> list[bytes] | None:
-    """The documents, none of them empty; `None` if they have more than `most` bytes."""
+    """The documents; `None` if they have more than `most` bytes."""
     kept, size = [], 0
-    for document in filter(None, read()):
+    for document in read():
         kept.append(document)
         size += len(document)
         if size > most:
@@ -178,9 +185,9 @@ def _within(read: Read, most: int) -> list[bytes] | None:
 def _pairs(read: Read, held: Read | None) -> Callable[[], Iterator[tuple[bool, bytes]]]:
     """What goes through the documents, each with whether it is held out."""
     if held is not None and any(held()):
-        return lambda: ((apart, document) for apart, of in ((False, read), (True, held)) for document in filter(None, of()))
-    many = sum(1 for _ in islice(filter(None, read()), MANY + 1)) > MANY
-    return lambda: parted(filter(None, read()), many)
+        return lambda: ((apart, document) for apart, of in ((False, read), (True, held)) for document in of())
+    many = sum(1 for _ in islice(read(), MANY + 1)) > MANY
+    return lambda: parted(read(), many)
 
 
 def _large(source: str, pairs: Callable[[], Iterator[tuple[bool, bytes]]]) -> Text:

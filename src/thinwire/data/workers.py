@@ -59,8 +59,9 @@ class Workers:
             Exception: whatever doing it raised.
             RuntimeError: closed before it was done.
         """
-        either: tuple[Future[Any], ...] = (future, self._over)
-        wait(either, return_when=FIRST_COMPLETED)
+        if not future.done():
+            either: tuple[Future[Any], ...] = (future, self._over)
+            wait(either, return_when=FIRST_COMPLETED)
         if not future.done() or future.cancelled():
             raise RuntimeError("it was closed before that was done")
         return future.result()
