@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.common import emit, parser, table
+from benchmarks.common import emit, parser, table, with_kept
 from thinwire.bench.contestants import FULL, chosen
 from thinwire.bench.job import Job
 from thinwire.bench.study import LARGE, bundled, links, ran
@@ -28,11 +28,12 @@ NAMES = ["4-bit gradients, feedback", "top-k 8 of 64 of each update, 2 bits", "l
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--steps", type=int, default=STEPS)
+    made.add_argument("--only", default="", help="strategies whose name holds this; the file's others stay as they were")
     options = made.parse_args()
     train, held = bundled(cache_folder() / "bench")
     (link,) = links((1e9,), (0.0,))
     rows, told = [], []
-    for contestant in chosen(NAMES, FULL):
+    for contestant in chosen([name for name in NAMES if options.only in name], FULL):
         for kernels in (native.available()[-1], "torch"):
             periods = -(-options.steps // contestant.period)
             warm = max(WARM, 2 * contestant.period)  # the first round of all touches its memory for the first time
@@ -68,7 +69,16 @@ def main() -> None:
             seconds = (f"{each * 1e3:.0f}" for each in (step, first["processor_s"] / n))
             rows.append((contestant.name, kernels, *seconds, f"{codec * 1e3:.1f}", f"{share:.1%}", f"{codec / step:.1%}"))
     table(("strategy", "kernels", "step, ms", "processor, ms", "codecs, ms", "share", "by the clock"), rows)
-    emit(options.json, {"world": WORLD, "batch": BATCH, "link": link.name, "steps": options.steps, "rows": told})
+    emit(
+        options.json,
+        {
+            "world": WORLD,
+            "batch": BATCH,
+            "link": link.name,
+            "steps": options.steps,
+            "rows": with_kept(options.json if options.only else None, told, "strategy", "kernels"),
+        },
+    )
 
 
 if __name__ == "__main__":

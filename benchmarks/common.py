@@ -57,6 +57,13 @@ def emit(file: Path | None, record: dict[str, Any]) -> None:
         file.write_text(json.dumps({"environment": environment(), **record}, indent=1) + "\n")
 
 
+def with_kept(file: Path | None, rows: Sequence[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """The rows measured now, after those of the file that are of other things, told apart by these names."""
+    now = {tuple(row[name] for name in names) for row in rows}
+    before = json.loads(file.read_text())["rows"] if file is not None and file.exists() else []
+    return [row for row in before if tuple(row.get(name) for name in names) not in now] + list(rows)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows in columns, floats to four places."""
     lines = [list(head), *([f"{cell:,.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)]

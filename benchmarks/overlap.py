@@ -1,6 +1,7 @@
 """What landing in the forward pass, and priority, save: steps of the bench's 12 M-parameter GPT over emulated links.
 
     python -m benchmarks.overlap --json benchmarks/results/overlap.json
+    python -m benchmarks.overlap --only "2 ranks, dense" --json benchmarks/results/overlap.json     # these cells anew
 
 Ranks of one thread each in the lab; on two cores, four ranks share them. The same strategy with `overlap="backward"`, `"forward"` and
 `"priority"`, in turns; exposed is how long a rank waited for means in a step. Target: at most 10 % of the step with 4 bits at 1 Gb/s.
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import emit, parser, table
+from benchmarks.common import emit, parser, table, with_kept
 from thinwire.bench.job import Job
 from thinwire.bench.study import LARGE, bundled, links, ran
 from thinwire.data.cache import cache_folder
@@ -75,7 +76,14 @@ def main() -> None:
             rows.append((cell.name, mode, f"{step * 1e3:.0f}", f"{exposed * 1e3:.0f}", f"{exposed / step:.1%}", f"{base / step:.2f}"))
             told.append({"cell": cell.name, "overlap": mode, "turns": turns})
     table(("cell", "overlap", "step, ms", "exposed, ms", "of the step", "faster"), rows)
-    emit(options.json, {"lanes": options.lanes, "steps": options.steps, "rows": told})
+    emit(
+        options.json,
+        {
+            "lanes": options.lanes,
+            "steps": options.steps,
+            "rows": with_kept(options.json if options.only else None, told, "cell", "overlap"),
+        },
+    )
 
 
 def measured(cell: Cell, mode: str, steps: int, lanes: int) -> dict[str, float]:

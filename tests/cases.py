@@ -9,6 +9,7 @@ from thinwire.what import (
     alternating,
     blockk,
     budget,
+    by_rank,
     by_role,
     cast,
     clip,
@@ -147,6 +148,10 @@ CODECS: dict[str, list[Codec]] = {
         *(clip(identity(), norm=2.0), clip(feedback(topk(0.1)), times=0.5, window=2, per="span"), clip(lowrank(2), times=1.0, window=1)),
         *(clip(dgc(topk(0.1)), norm=2.0), feedback(clip(topk(0.2), norm=3.0)), ef21(clip(cast(), norm=5.0))),
         *(by_role(matrix=clip(feedback(uniform(2)), norm=4.0)), clip(uniform(4), norm=3.0)),
+    ],
+    "by_rank": [  # rank 0 loses most, as route checks take it for all
+        by_rank((topk(5, per=64), topk(0.2), uniform(2), fp8(), identity(), topk(5, per=64) >> uniform(4), uniform(3), cast(), cast())),
+        by_rank((uniform(2), uniform(4), identity(), uniform(2, block=64), cast(), uniform(3), uniform(4), uniform(2), cast(), cast())),
     ],
     "by_role": [
         by_role(matrix=lowrank(2), embedding=cast()),

@@ -19,7 +19,8 @@ from thinwire.version import __version__
 
 if TYPE_CHECKING:
     from thinwire import recipes
-    from thinwire.engine import attach, join
+    from thinwire.engine.attach import attach
+    from thinwire.engine.join import join
     from thinwire.strategy import Strategy
 
 __all__ = ["Strategy", "__version__", "attach", "join", "recipes"]

@@ -127,7 +127,7 @@ def test_the_transports_all_reduce_is_a_ring() -> None:
         return told.seconds
 
     assert end(SLOW) == pytest.approx(6 * (1 + 1.0))
-    assert end(Link(1.0, 100.0, window_bytes=20)) == pytest.approx(6 * (1 + 10.0))  # 20 bytes in a round trip of 2 s
+    assert end(Link(1.0, 100.0, window_bytes=20)) == pytest.approx(6 * (1 + 1 + 4 * 1.8))  # 4 times a round trip of 2 s, less a window
 
 
 def test_all_reduces_of_groups_are_side_by_side_and_wait_for_the_last() -> None:

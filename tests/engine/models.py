@@ -44,3 +44,12 @@ def train(
 
 def weights_of(model: nn.Module) -> Tensor:
     return torch.cat([param.detach().reshape(-1) for param in model.parameters()])
+
+
+def noise(*shape: int, key: int) -> Tensor:
+    """Standard normal draws in float64, the same for the same key."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
+
+
+def near(a: Tensor, b: Tensor, most: float = 1e-12) -> bool:
+    return bool((a - b).abs().max() <= most)

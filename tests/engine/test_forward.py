@@ -50,7 +50,7 @@ def _gpt_loss(model: nn.Module, step: int, rank: int) -> torch.Tensor:
 
 
 def _run(
-    rank: int, make, loss, optimizer_name: str, strategy: Strategy, overlap: str, steps: int = 9, passes: int = 1, **options
+    rank: int, make, loss, optimizer_name: str, strategy: Strategy, overlap: str, steps: int = 6, passes: int = 1, **options
 ) -> list[torch.Tensor]:
     """The user's loop with a scheduler; weights after each step, read where they are allowed to be."""
     model = make()

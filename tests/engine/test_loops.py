@@ -209,6 +209,16 @@ def test_close_lands_what_is_in_flight():
         assert torch.allclose(after, mean, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("on", [deltas(), parameters()], ids=repr)
+def test_a_run_that_is_shorter_than_the_period_is_told_at_its_end(on):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sync = thinwire.attach(model, optimizer, Strategy(every(10), on=on))
+    train(model, optimizer, 0, range(4))
+    with pytest.warns(UserWarning, match=r"closed after 4 steps without a mean over ranks: every\(n=10\) is longer than the run"):
+        sync.close()
+
+
 def _fragments(rank: int) -> list[int]:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import thinwire
+from tests.engine.models import near, noise
 from tests.ranks import run_ranks
-from tests.test_theory import near, noise
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Driver

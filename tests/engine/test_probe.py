@@ -17,7 +17,7 @@ from thinwire.core import LOCAL_NETWORK, Link
 from thinwire.drive.sim import SimFabric, Wires
 from thinwire.engine import probe
 from thinwire.engine.meter import Meter
-from thinwire.how import auto, two_shot
+from thinwire.how import auto, ring, two_shot
 from thinwire.on import gradients
 from thinwire.what import uniform
 from thinwire.when import every
@@ -72,8 +72,16 @@ def test_the_choice_is_alike_on_all_ranks_and_told() -> None:
     assert routes[0] in shown
 
 
-def test_a_named_route_measures_nothing() -> None:
-    assert not two_shot().measures
+@pytest.mark.parametrize("latency_s", [0.025, 0.1])
+def test_the_rate_of_a_long_link_is_found(latency_s: float) -> None:
+    """Its round trip takes longer than the bytes of the first turns."""
+    link = Link(latency_s, rate_bytes_per_s=125e6, waits=True)
+    assert measured(2, link)[0].rate_bytes_per_s == pytest.approx(link.rate_bytes_per_s, rel=0.02)
+
+
+def test_a_route_that_hangs_on_no_link_measures_nothing() -> None:
+    assert not two_shot(slot_bytes=1 << 20).measures
+    assert two_shot().measures
     model = mlp()
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(how=two_shot())) as sync:
+    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(how=ring())) as sync:
         assert [row.route for row in sync.report().rows] == [""] * len(sync.buckets)

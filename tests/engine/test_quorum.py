@@ -18,15 +18,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import thinwire
+from tests.engine.models import near, noise
 from tests.ranks import _context
-from tests.test_theory import near, noise
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Codec, Driver, Outer
 from thinwire.engine import QuorumSyncer, board
 from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
 from thinwire.how import gather, native
-from thinwire.on import deltas, nesterov, optim, parameters, sgd
+from thinwire.on import deltas, nesterov, parameters, sgd
 from thinwire.what import by_role, ef21, feedback, identity, lowrank, randomk, topk, uniform
 from thinwire.when import delayed, every
 
@@ -95,7 +95,7 @@ START = torch.cat(STARTS)
         (identity(), nesterov(0.7, 0.9)),
         (feedback(topk(2)), sgd(0.8)),
         (randomk(3), sgd(1.0)),
-        (uniform(8, rounding="stochastic"), optim("Adam", "lr=0.1")),
+        (uniform(8, rounding="stochastic"), sgd(0.5, 0.9)),
     ],
     ids=repr,
 )

@@ -24,9 +24,9 @@ def test_laws(route: auto, codec: Codec) -> None:
     [
         (LAN, identity(), 10**7, 4, native()),
         (LAN, uniform(4), 10**7, 2, gather()),
-        (LAN, uniform(4), 10**7, 8, two_shot()),
+        (LAN, uniform(4), 10**7, 8, two_shot(slot_bytes=1 << 20)),
         (LAN, topk(0.01), 10**7, 8, gather()),
-        (LONG, identity(), 10**7, 4, direct()),  # 2 MiB a round trip do not fill it
+        (LONG, identity(), 10**7, 4, direct(slot_bytes=100_000_000)),  # 2 MiB a round trip do not fill it
         (LONG, identity(), 10**7, 2, gather()),  # one way instead of two
         (LONG, cast(), 100, 8, gather()),
         (auto(1e-3, 1e6, losses=9, routes=(ring(), halving_doubling())), identity(), 80, 16, halving_doubling()),
@@ -55,7 +55,7 @@ def test_a_lossy_codec_is_not_encoded_again_more_often_than_allowed() -> None:
 
 def test_its_reckoning_can_be_read() -> None:
     told = LAN.explain(uniform(4), bucket(10**6), 4)
-    assert "> two_shot(back=None): 0.00" in told
+    assert "> two_shot(back=None, slot_bytes=1048576): 0.00" in told
     assert "  native(): Cannot carry uniform" in told
     assert "ring(): it encodes a sum again 3 times" in told
 

@@ -17,8 +17,10 @@ from thinwire.what import identity, topk, uniform
 LINK = Link(0.003, 1e6, 0.0005)
 WORLDS = range(1, 10)
 EXACT = (native(), gather(), direct(), two_shot(), ring(), server(), torus(1, 5), torus(2, 2), torus(2, 4), torus(3, 3), auto(), gossip())
+SLOTTED = (direct(slot_bytes=0), two_shot(slot_bytes=1000))
 ROUTES = (
     *EXACT,
+    *SLOTTED,
     *(gossip("ring"), gossip("exponential"), two_shot(back=uniform(8)), server((1, 2)), tree(1), tree(6), halving_doubling()),
     *(hierarchical(native(), two_shot(), 2), hierarchical(native(), hierarchical((ring(), identity()), tree(2), 2), 2)),
 )
@@ -54,7 +56,7 @@ def test_bytes_and_messages_are_the_closed_form_the_simulators_and_the_meters(ro
 
 
 @pytest.mark.parametrize("link", [LINK, replace(LINK, waits=True)], ids=["sends at once", "waits for word"])
-@pytest.mark.parametrize(("route", "world"), [(route, world) for route, world in SERVED if route in EXACT], ids=repr)
+@pytest.mark.parametrize(("route", "world"), [(route, world) for route, world in SERVED if route in EXACT + SLOTTED], ids=repr)
 def test_seconds_are_the_simulators(route: Route, world: int, link: Link) -> None:
     assert seconds(route, identity(), world, link) == pytest.approx(formula(route, identity(), world, link), rel=1e-6)
 

@@ -11,12 +11,24 @@ from tests.ranks import run_ranks
 from thinwire.core import Codec, Route, Spec
 from thinwire.drive.local import run
 from thinwire.drive.torch import TorchDriver
-from thinwire.how import auto, direct, gather, gossip, halving_doubling, hierarchical, ring, server, torus, tree, two_shot
+from thinwire.how import auto, checked, direct, gather, gossip, halving_doubling, hierarchical, ring, server, torus, tree, two_shot
 from thinwire.what import entropy, feedback, identity, uniform
 
 OURS = auto(losses=9, routes=(gather(), direct(), two_shot(), tree(2)))  # not native: gloo adds in an order of its own
 ROUTES: dict[int, list[Route]] = {
-    5: [direct(), ring(), tree(3), halving_doubling(), torus(1, 5), server((1, 4)), server((0, 1, 2)), gossip("ring"), gossip(), OURS],
+    5: [
+        direct(),
+        ring(),
+        tree(3),
+        halving_doubling(),
+        torus(1, 5),
+        server((1, 4)),
+        server((0, 1, 2)),
+        gossip("ring"),
+        gossip(),
+        OURS,
+        checked(two_shot(slot_bytes=0)),
+    ],
     6: [torus(3, 2), tree(1), server((3, 2)), hierarchical((ring(), identity()), hierarchical((direct(), identity()), tree(2), 1), 3)],
 }
 CODECS: list[Codec] = [identity(), feedback(uniform(4)), entropy(uniform(4))]

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-import tests.interpreter  # noqa: F401  (first: an optimiser imports Triton)
 from tests.fakes import FakeBucket
 from tests.test_theory import flat, fly, near, noise, sgd_of
 from thinwire.core import Codec, Schedule, Seat, State

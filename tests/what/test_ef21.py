@@ -5,9 +5,10 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Outcome, Packet, Part, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.how import two_shot
+from thinwire.how import gather, ring, server, two_shot
+from thinwire.strategy import Strategy
 from thinwire.testing import check_codec, seats
-from thinwire.what import by_role, cast, dgc, ef21, feedback, identity, topk, uniform
+from thinwire.what import by_role, cast, dgc, ef21, feedback, identity, lowrank, topk, uniform
 
 SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
 RANKS = (1, 2, 5)
@@ -84,6 +85,16 @@ def test_its_states_survive_another_world() -> None:
 
 def test_no_owner_can_open_its_packets() -> None:
     assert "speaks in several rounds or parts" in str(two_shot(back=ef21(uniform(4))).refuses(uniform(4)))
+
+
+def test_no_route_may_encode_its_sums_again() -> None:
+    """H adds up the sums of changes: an error in one of them would stay there, as nobody's h knows of it."""
+    for how in (two_shot(), server((0,)), ring()):
+        with pytest.raises(StrategyError, match=r"Use"):
+            Strategy(what=ef21(uniform(4)), how=how)
+    for what in (ef21(uniform(4)), ef21(lowrank(2))):
+        assert Strategy(what=what, how=gather())
+    assert Strategy(what=ef21(lowrank(2)))
 
 
 @pytest.mark.parametrize("inner", [feedback(topk(1)), by_role(matrix=feedback(cast())), dgc(topk(1)), ef21(topk(1))], ids=repr)

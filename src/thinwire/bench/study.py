@@ -194,8 +194,12 @@ class Bench:
         apart = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
         with link.lab(study.world) as lab:
             self._time(contestant, link, lab, 0, apart, kind="small", least=4 * study.timed)  # its steps are short
-            job = study.job(contestant, 0, study.curve, self.train, self.held)
-            self._measure("whole", contestant, job, lab, seed=0, link=asdict(link))
+            self.whole(contestant, link, lab)
+
+    def whole(self, contestant: Contestant, link: Link, lab: Lab) -> None:
+        """A curve of the first seed, on a link."""
+        job = self.study.job(contestant, 0, self.study.curve, self.train, self.held)
+        self._measure("whole", contestant, job, lab, seed=0, link=asdict(link))
 
     def _time(
         self,

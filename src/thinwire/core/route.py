@@ -52,7 +52,7 @@ class Link:
     """The wire from any rank to any other, as cost formulas see it (the α-β model, with a time a message): a rank sends one message after
     another, each holds its sender for `message_s + nbytes / rate_bytes_per_s` and arrives `latency_s` (α) later; it hears at the same time.
 
-    window_bytes: what the transport's own all-reduce keeps in flight, so at most that a round trip; `None` for no such limit (gloo: 2 MiB).
+    window_bytes: what the transport's own all-reduce keeps in flight of a message; `None` for no such limit (gloo: 2 MiB).
     inside: the wire between ranks of one node, where that is another; for routes that know nodes.
     waits: a message leaves once its receiver's word that it is ready has come, so an exchange takes a round trip, 2 α (gloo). NCCL's
         buffers, and TCP by itself, do not wait.
@@ -83,6 +83,19 @@ class Link:
     def delay_s(self) -> float:
         """What an exchange takes beside sending."""
         return self.latency_s * (1 + self.waits)
+
+    def windowed(self, nbytes: float) -> float:
+        """Bytes a second of one message of the transport's own all-reduce: after each window but the last it waits for a round trip.
+
+        Example:
+            >>> long = Link(latency_s=0.025, rate_bytes_per_s=125e6, window_bytes=2 << 20)
+            >>> [round(long.windowed(nbytes) / 1e6) for nbytes in (2 << 20, 4 << 20, 1 << 30)]
+            [125, 63, 42]
+        """
+        if self.window_bytes is None or nbytes <= self.window_bytes:
+            return self.rate_bytes_per_s
+        idle = max(2 * self.latency_s - self.window_bytes / self.rate_bytes_per_s, 0.0)
+        return nbytes / (nbytes / self.rate_bytes_per_s + (nbytes / self.window_bytes - 1) * idle)
 
     def seconds(self, *sizes: float) -> float:
         """From the first byte sent to the last one there, of messages of these sizes one behind the other; none is sent of size 0."""
@@ -122,6 +135,11 @@ class Route(Member, ABC):
     @property
     def measures(self) -> bool:
         """`settle` wants the link as it was measured at attach."""
+        return False
+
+    @property
+    def adds(self) -> bool:
+        """The transport adds up by itself in some of its hops (`AllReduce`)."""
         return False
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:

@@ -59,6 +59,11 @@ class Target(Member, ABC):
         return False
 
     @property
+    def draws(self) -> bool:
+        """What it writes draws ranks together that hear different means; of others, such ranks would drift apart for good."""
+        return False
+
+    @property
     def updates(self) -> bool:
         """What lands in `.grad` is a whole update for a plain SGD, neither to be averaged nor to be clipped."""
         return False

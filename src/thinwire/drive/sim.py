@@ -251,9 +251,7 @@ class _Simulation:
         who.sending = True
         to, payload, nbytes = who.sends.popleft()
         link, begin = self.wires.between(who.rank, to), self.now
-        most = link.rate_bytes_per_s
-        if who.ring is not None and link.window_bytes is not None and link.latency_s:
-            most = min(most, link.window_bytes / (2 * link.latency_s))
+        most = link.rate_bytes_per_s if who.ring is None else link.windowed(nbytes)
         ways = self.wires.ways(who.rank, to)
         self.report.sent_bytes[who.rank] += nbytes
         self.report.messages[who.rank] += 1

@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver, Route, Seat
+from thinwire.core import Driver
 from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree, probe
-from thinwire.engine.buckets import FlatBucket, plan
+from thinwire.engine.buckets import build
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, Overlap, facts, problems
 from thinwire.engine.syncer import Syncer
@@ -99,7 +99,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         agree.must_agree(driver, meter, {"route, as this rank's host has it": repr(how)}, device)
         driver.prepare(how.groups(driver.world))
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
-            agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers")
+            agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers", link)
         built = build(model, strategy, how, driver, bucket_bytes, slice_bytes, seed)
         for bucket in built:
             chosen = dict.fromkeys(repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices)
@@ -133,20 +133,3 @@ def _runs(tensors: list[torch.Tensor], nbytes: int) -> Iterator[list[torch.Tenso
             run = []
     if run:
         yield run
-
-
-def build(
-    model: nn.Module, strategy: Strategy, how: Route, driver: Driver, bucket_bytes: int, slice_bytes: int | None, seed: int
-) -> list[FlatBucket]:
-    on_gradients = strategy.on.clock == "backward"
-    buckets = plan(model, bucket_bytes, strategy.when, wide=not on_gradients)
-    seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)
-    first = 0
-    for bucket in buckets:
-        bucket.cut(slice_bytes, strategy.what, how, seat, driver.lanes, first)
-        first += len(bucket.slices)
-        if on_gradients:
-            bucket.make_buffers(strategy.when.depth)
-        bucket.world, bucket.when = driver.world, strategy.when
-        bucket.state = strategy.on.init(bucket)
-    return buckets

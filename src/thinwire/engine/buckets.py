@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from thinwire.core import Codec, Handle, Leaf, Part, Role, Route, Schedule, Seat, Spec, State
+from thinwire.core import Codec, Driver, Handle, Leaf, Part, Role, Route, Schedule, Seat, Spec, State
 from thinwire.errors import AttachError
+from thinwire.strategy import Strategy
 from thinwire.when import every
 
 FIRST_BYTES = 1 << 20
@@ -164,6 +165,24 @@ class FlatBucket:
             buffer.copy_(total)
         self._now = (len(totals) - 1) % len(self._buffers)
         return self._buffers[: len(totals)]
+
+
+def build(
+    model: nn.Module, strategy: Strategy, how: Route, driver: Driver, bucket_bytes: int, slice_bytes: int | None, seed: int
+) -> list[FlatBucket]:
+    """The buckets of a model under a strategy, cut into slices and with the state of codecs, routes and target."""
+    on_gradients = strategy.on.clock == "backward"
+    buckets = plan(model, bucket_bytes, strategy.when, wide=not on_gradients)
+    seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)
+    first = 0
+    for bucket in buckets:
+        bucket.cut(slice_bytes, strategy.what, how, seat, driver.lanes, first)
+        first += len(bucket.slices)
+        if on_gradients:
+            bucket.make_buffers(strategy.when.depth)
+        bucket.world, bucket.when = driver.world, strategy.when
+        bucket.state = strategy.on.init(bucket)
+    return buckets
 
 
 def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> list[FlatBucket]:

@@ -14,8 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, Ranks, Seat, Spec
-from thinwire.engine.attach import build
 from thinwire.engine.board import Board
+from thinwire.engine.buckets import build
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, facts, problems
 from thinwire.engine.quorum import QuorumSyncer

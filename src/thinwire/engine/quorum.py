@@ -78,7 +78,7 @@ class QuorumSyncer(Syncer):
             DisagreementError: on the later of two ranks whose anchors differ; it names the first parameter that does.
         """
         named = [(part.name, self._anchor(bucket)[part.begin : part.end]) for bucket in self.buckets for part in bucket.spec.parts]
-        named += [(name, param) for name, param in self._frozen]
+        named += [(name, param) for name, param in self._frozen.named]
         raw = [tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() for _, tensor in named]
         mine = [hashlib.blake2b(each, digest_size=16).hexdigest() for each in raw]
         first = json.loads(self.board.claim(f"hash/{self.version}", json.dumps([self.driver.rank, *mine])))
@@ -99,10 +99,10 @@ class QuorumSyncer(Syncer):
     # -- a round ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _after_step(self, rested: bool = False) -> None:
+    def stepped(self, rested: bool = False) -> None:
         """The end of an optimiser step."""
-        self._worked = False
-        self._refuse_unfrozen()
+        self.worked = False
+        self._frozen.refuse_thawed()
         self.step += 1
         self.meter.steps += 1
         self.apart += 1
@@ -224,6 +224,7 @@ class QuorumSyncer(Syncer):
                     span.add_(opened, alpha=weight / sum(weights))
             at += len(bucket.slices)
             self.strategy.on.write(bucket, total.to(bucket.device), bucket.state)
+        self._landed = True
         self.members = tuple(sorted({_rank(name) for name, _ in members}))
         self.meter.world = max(2, len(self.members))
 
@@ -248,7 +249,7 @@ class QuorumSyncer(Syncer):
         """What all hold equal beside the anchor's own state: frozen parameters, and the buffers that are saved."""
         kept = self.model.state_dict(keep_vars=True)
         buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
-        return [*(param.data for _, param in self._frozen), *buffers]
+        return [*(param.data for _, param in self._frozen.named), *buffers]
 
     def _shot(self) -> bytes:
         leaves = [leaf.value for bucket in self.buckets for _, leaf in bucket.state.walk()]

@@ -9,13 +9,11 @@ One backward pass (or optimiser step) is one step of the schedule:
 from __future__ import annotations
 
 import struct
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +24,13 @@ from thinwire.engine import agree, checkpoint
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights
 from thinwire.engine.forward import Deferred
+from thinwire.engine.hooks import Frozen, Hooks
 from thinwire.engine.meter import Meter, Report
 from thinwire.engine.options import Options
 from thinwire.engine.pace import Pace
 from thinwire.engine.priority import by_index
 from thinwire.engine.trace import Trace, recording
-from thinwire.errors import AttachError, FlightError, NotLandedError
+from thinwire.errors import FlightError, NotLandedError
 from thinwire.strategy import Strategy
 from thinwire.when import by_speed
 
@@ -54,6 +53,7 @@ class Syncer:
         self.buckets, self.meter, self.options = buckets, meter, options
         self.step = 0
         """Steps of the schedule's clock so far."""
+        self._begun, self._landed = 0, False  # the step at which this syncer began; whether a mean has landed since
         self.apart = 0
         """Steps since the last landing."""
         self.shares: Sequence[float] = [1 / driver.world] * driver.world
@@ -67,16 +67,14 @@ class Syncer:
         self.order = by_index(buckets)
         """Whose slice goes on the wire next, by bucket."""
         self._next = 0  # the next of them in this step
-        self._task = -1  # the graph task of the backward pass under way
         self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket
         self._silent_agreed = False
         self.accumulating = False
-        self._worked = False  # a backward pass since the last counted optimiser step
-        self._frozen = [(name, param) for name, param in model.named_parameters() if not param.requires_grad]
+        self.worked = False
+        """Whether there was a backward pass since the last counted step of the optimiser."""
+        self._frozen = Frozen(model)
         self._shared_buffers = _persistent_buffers(model) if options.buffers == "broadcast" else []
-        self._scaler_step: Any = None
-        self._hooks: list[Any] = []
-        self._hook()
+        self._hooks = Hooks(self)
         self._late = Deferred(self, options.overlap == "priority") if options.overlap != "backward" else None
 
     # -- what users call ----------------------------------------------------------------------------------------------
@@ -95,10 +93,10 @@ class Syncer:
         It keeps the ranks' clocks together; the others call `backward()` (or `optimizer.step()`) as always.
         """
         if self._on_gradients:
-            self._begin()
-            self._finish()
+            self.begin()
+            self.finish()
         else:
-            self._after_step(rested=True)
+            self.stepped(rested=True)
 
     def rests(self) -> bool:
         """Whether this rank is to call `skip_step()` in place of its next step: under `by_speed(…)`, where it is slower than others."""
@@ -135,7 +133,7 @@ class Syncer:
                     )
                 common = bucket.weights()
             named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
-        named.extend(self._frozen)
+        named.extend(self._frozen.named)
         order = {name: place for place, (name, _) in enumerate(self.model.named_parameters())}
         named.sort(key=lambda item: order[item[0]])
         buffers = [] if self.apart else self._shared_buffers  # equal since the last landing, until the next forward pass in training
@@ -223,7 +221,8 @@ class Syncer:
         """Set the clock, as a checkpoint has it."""
         if self._late is not None:
             self._late.drop()
-        self.step, self.apart = step, apart
+        self.step = self._begun = step
+        self.apart = apart
         self.meter.steps = step
         self._silent_agreed = self.accumulating = False
 
@@ -243,6 +242,12 @@ class Syncer:
                 self.put(oldest, write=not self._on_gradients)
         finally:
             self.driver.close()
+        if not self._on_gradients and self.step > self._begun and not self._landed:
+            warnings.warn(
+                f"closed after {self.step - self._begun} steps without a mean over ranks: {self.strategy.when!r} is longer than the run, "
+                "so each rank keeps its own parameters. Take a shorter period, or train for longer",
+                stacklevel=2,
+            )
 
     def __enter__(self) -> Syncer:
         return self
@@ -255,91 +260,20 @@ class Syncer:
             self.driver.abandon()
 
     def _unhook(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        self._hooks.close()
         if self._late is not None:
             self._late.close()
-        if self._scaler_step is not None and self.options.scaler.step == self._scaled_step:  # another syncer may have wrapped it again
-            self.options.scaler.step = self._scaler_step
-
-    # -- hooks --------------------------------------------------------------------------------------------------------
-
-    def _hook(self) -> None:
-        for bucket in self.buckets:
-            for i, param in enumerate(bucket.params):
-                hook = self._gradient_hook(bucket, i) if self._on_gradients else self._work_hook
-                self._hooks.append(param.register_post_accumulate_grad_hook(hook))
-        if self._on_gradients:
-            self._hooks.append(self.optimizer.register_step_pre_hook(self._refuse_step))
-        elif self.options.scaler is None:
-            self._hooks.append(self.optimizer.register_step_post_hook(self._stepped))
-        else:  # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted, or the clocks drift apart
-            self._scaler_step = self.options.scaler.step
-            self.options.scaler.step = self._scaled_step
-
-    def _gradient_hook(self, bucket: FlatBucket, i: int) -> Any:
-        def hook(_: Tensor) -> None:
-            if self._tick is None:
-                self._refuse_reentrant()
-                self._begin()
-                self._task = torch._C._current_graph_task_id()
-                torch.autograd.Variable._execution_engine.queue_callback(self._finish)
-            elif torch._C._current_graph_task_id() != self._task:
-                raise AttachError(
-                    "a gradient arrived from another backward pass than the one under way: either an earlier backward() failed half-way "
-                    "(attach again), or activation checkpointing is reentrant (use checkpoint(…, use_reentrant=False))"
-                )
-            if self._launching:
-                bucket.take(i, self._scale)
-            if self._late is not None:
-                self._late.filled(bucket, i)
-            if self._launching and not bucket.missing:
-                self._launch_full()
-
-        return hook
-
-    def _work_hook(self, _: Tensor) -> None:
-        self._worked = True
-
-    def _stepped(self, *_: Any) -> None:
-        if self._worked:
-            self._after_step()
-        elif any(param.grad is not None for bucket in self.buckets for param in bucket.params):
-            warnings.warn("an optimizer.step() without a backward pass before it does not count as a step of the schedule", stacklevel=3)
-
-    def _scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        result = self._scaler_step(optimizer, *args, **kwargs)
-        if optimizer is self.optimizer and self._worked and self._hooks:
-            self._after_step()
-        return result
-
-    def _refuse_step(self, *_: Any) -> None:
-        if self.accumulating:
-            raise NotLandedError(
-                f"optimizer.step() before step {self.step} of {self.strategy.when!r}: .grad holds this rank's own sum, no mean has landed. "
-                f"Call it once every {self.strategy.when.period} backward passes"
-            )
-
-    def _refuse_reentrant(self) -> None:
-        """A reentrant checkpoint runs a backward pass within the backward pass, so that its end comes too early."""
-        frame = sys._getframe(2)
-        while frame is not None:
-            if frame.f_code.co_name == "backward" and frame.f_code.co_filename.endswith("utils/checkpoint.py"):
-                raise AttachError(
-                    "reentrant activation checkpointing cannot be synchronised during backward; use checkpoint(…, use_reentrant=False)"
-                )
-            frame = frame.f_back  # type: ignore[assignment]
-
-    def _refuse_unfrozen(self) -> None:
-        for name, param in self._frozen:
-            if param.requires_grad:
-                raise AttachError(f"{name!r} was frozen at attach and trains now: close the syncer and attach again after unfreezing")
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        self._refuse_unfrozen()
+    @property
+    def within(self) -> bool:
+        """Whether a backward pass is under way."""
+        return self._tick is not None
+
+    def begin(self) -> None:
+        """The first gradient of a backward pass."""
+        self._frozen.refuse_thawed()
         tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         if self._late is not None:
@@ -353,6 +287,15 @@ class Syncer:
         self._tick = tick
         self._launching = bool(tick.launch)
 
+    def take(self, bucket: FlatBucket, i: int) -> None:
+        """A gradient: into its bucket with it, and the bucket on its way if it is full."""
+        if self._launching:
+            bucket.take(i, self._scale)
+        if self._late is not None:
+            self._late.filled(bucket, i)
+        if self._launching and not bucket.missing:
+            self._launch_full()
+
     def _launch_full(self) -> None:
         """Launch slices of buckets that are full, in the one order that every rank has."""
         assert self._tick is not None
@@ -361,7 +304,7 @@ class Syncer:
             self._next += 1
 
     @torch.no_grad()
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """The end of a backward pass."""
         tick = self._tick
         assert tick is not None
@@ -387,10 +330,10 @@ class Syncer:
         self._end(tick)
 
     @torch.no_grad()
-    def _after_step(self, rested: bool = False) -> None:
+    def stepped(self, rested: bool = False) -> None:
         """The end of an optimiser step."""
-        self._worked = False
-        self._refuse_unfrozen()
+        self.worked = False
+        self._frozen.refuse_thawed()
         if self.pace is not None:
             self.pace.count(self.step, rested)
         tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
@@ -422,6 +365,7 @@ class Syncer:
         landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
         if not landing:
             return
+        self._landed = True
         finite = self.flights.settle(landing, check=not self._on_gradients)
         for bucket, air in landing if write else ():
             if not self._on_gradients and not finite:

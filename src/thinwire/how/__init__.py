@@ -5,7 +5,9 @@ dense codec: `two_shot()`. Nodes with a fast wire inside and a thin one between:
 reckons which is fastest.
 """
 
+from thinwire.how._broadcast import broadcast
 from thinwire.how.auto import auto
+from thinwire.how.checked import checked
 from thinwire.how.direct import direct
 from thinwire.how.gather import gather
 from thinwire.how.gossip import gossip
@@ -20,6 +22,8 @@ from thinwire.how.two_shot import two_shot
 
 __all__ = [
     "auto",
+    "broadcast",
+    "checked",
     "direct",
     "gather",
     "gossip",

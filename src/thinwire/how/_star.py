@@ -13,7 +13,6 @@ from thinwire.core import Codec, Coder, Grain, Link, Packet, Seat, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how._plan import Again, Message, Move, Planned, largest
 
-
 SLOT_BYTES = 1 << 20
 """Messages of this size and above go in slots, where nobody has measured the link."""
 _ROUND_TRIP = 1 / 8

@@ -52,7 +52,7 @@ class auto(Route):
         >>> import torch
         >>> spec = Spec((), 0, 1_000_000, torch.float32)
         >>> [auto().choose(uniform(4), spec, world) for world in (2, 8)]
-        [gather(), two_shot(back=None)]
+        [gather(), two_shot(back=None, slot_bytes=1048576)]
         >>> auto().choose(topk(0.01), spec, 8)
         gather()
     """
@@ -91,14 +91,18 @@ class auto(Route):
         return True
 
     @property
+    def adds(self) -> bool:
+        return any(route.adds for route in self.candidates)
+
+    @property
     def candidates(self) -> tuple[Route, ...]:
-        return self.routes or _CANDIDATES
+        return self.routes or _candidates(self.link)
 
     def settle(self, world: int, link: Link | None = None) -> Self:
         self.groups(world)
-        settled = tuple(route.settle(world, link) for route in self.candidates if _serves(route, world) is None)
+        settled = tuple(route.settle(world, link) for route in self.routes if _serves(route, world) is None)
         if link is None:
-            return replace(self, routes=settled if self.routes else ())
+            return replace(self, routes=settled)
         return replace(
             self,
             latency_s=link.latency_s,
@@ -158,6 +162,11 @@ class auto(Route):
 
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
         return self.choose(codec, spec, seat.world).seconds(codec, spec, seat, link)
+
+
+@lru_cache(maxsize=64)
+def _candidates(link: Link) -> tuple[Route, ...]:
+    return tuple(route.settle(1, link) for route in _CANDIDATES)
 
 
 @lru_cache(maxsize=4096)

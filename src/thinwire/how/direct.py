@@ -5,7 +5,8 @@ Steps:
     2. send span j's payload straight to its owner, in phases: round k to the k-th rank after this one
     3. each owner adds K payloads, in rank order, without opening them, and sends the sum to the others
     4. every rank opens the K sums
-T = 2 (α + (K-1) (o + m/(K B))), o the time a message, and 2 (K-1) (α + o + m/(K B)) in slots: the bytes of a ring, two latencies instead of 2 (K-1), one loss.
+T = 2 (α + (K-1) (o + m/(K B))), o the time a message: the bytes of a ring, two latencies instead of 2 (K-1), one loss.
+Large messages go in slots, 2 (K-1) (α + o + m/(K B)), so that a rank that is ahead does not send to one that still hears another.
 It is `native()` by messages of our own, and fills the wire where the transport's all-reduce keeps little in flight (gloo: 2 MiB a round
 trip).
 (Reduce-scatter and all-gather by pairwise exchange: Thakur, Rabenseifner & Gropp 2005.)

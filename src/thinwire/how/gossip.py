@@ -28,7 +28,6 @@ from thinwire.how._plan import largest
 from thinwire.how._talk import Talk, one_span, swap
 
 Topology = Literal["pairs", "ring", "exponential"]
-_SUBJECTS = ("parameters",)
 _NOBODY = Spec((), 0, 0, torch.float32)
 
 
@@ -60,7 +59,7 @@ class gossip(Route):
             raise StrategyError(f"gossip({self.topology!r}): choose {', '.join(map(repr, get_args(Topology)))}")
 
     def suits(self, on: Target) -> str | None:
-        if type(on).__name__ in _SUBJECTS:
+        if on.draws:
             return None
         return (
             f"Cannot use {self!r} on {on!r}: what it writes would differ from rank to rank, and nothing would bring the ranks' parameters "

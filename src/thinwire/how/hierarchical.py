@@ -144,6 +144,10 @@ class hierarchical(Route):
     def measures(self) -> bool:
         return self._inner[0].measures or self.outer.measures
 
+    @property
+    def adds(self) -> bool:
+        return self._inner[0].adds or self.outer.adds
+
     def refuses(self, codec: Codec) -> str | None:
         return self.outer.refuses(codec)
 
@@ -201,15 +205,19 @@ class hierarchical(Route):
         return self.outer.again(codec, world // size) + (route.again(inner_codec, size) if inner_codec is not None else 0)
 
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        inside, across = self._seats(seat)
+        inside, _ = self._seats(seat)
         route, inner_codec = self._inner
         whole = spec.numel * spec.dtype.itemsize
         inner = route.sent_nbytes(inner_codec, spec, inside) if inner_codec else allreduce_nbytes(whole, inside.world)
-        own = self._span(codec, spec, inside)
-        outer = self.outer.sent_nbytes(codec, own, across)
+        outer = self.outer_nbytes(codec, spec, seat)
         if inner is None or outer is None:
             return None
-        return inner + outer + (inside.world - 1) * own.numel * spec.dtype.itemsize
+        return inner + outer + (inside.world - 1) * self._span(codec, spec, inside).numel * spec.dtype.itemsize
+
+    def outer_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+        """Bytes of a flight that this rank sends to other nodes; `None` where the data decides."""
+        inside, across = self._seats(seat)
+        return self.outer.sent_nbytes(codec, self._span(codec, spec, inside), across)
 
     def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         inside, across = self._seats(seat)

@@ -1,7 +1,7 @@
 """The transport's own all-reduce, on payloads that may be added unopened.
 
 T = 2 (K-1) (α + o + m/(K B)) for a ring, m the payload and o the time a message: the least bytes that any all-reduce can send. A transport
-that keeps w bytes in flight carries at most w in a round trip: B is then at most w/(2 α) (gloo: w = 2 MiB).
+that keeps w bytes in flight waits for a round trip after each w but the last: for large m, B is then at most w/(2 α) (gloo: w = 2 MiB).
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class native(Route):
 
     masks: ClassVar[bool] = True
 
+    @property
+    def adds(self) -> bool:
+        return True
+
     def refuses(self, codec: Codec) -> str | None:
         if codec.summable:
             return None
@@ -58,10 +62,9 @@ class native(Route):
 
 def allreduce_seconds(nbytes: int, world: int, link: Link) -> float:
     """Of the transport's own all-reduce, as a ring."""
-    rate = link.rate_bytes_per_s
-    if link.window_bytes is not None and link.latency_s:
-        rate = min(rate, link.window_bytes / (2 * link.latency_s))
-    return 2 * (world - 1) * (link.delay_s + link.message_s + nbytes / world / rate) if nbytes else 0.0
+    if not nbytes:
+        return 0.0
+    return 2 * (world - 1) * (link.delay_s + link.message_s + nbytes / world / link.windowed(nbytes / world))
 
 
 def _total(packet: Packet) -> Talk:

@@ -62,6 +62,10 @@ class parameters(Target):
         return spelled_out(self, 0)
 
     @property
+    def draws(self) -> bool:
+        return True
+
+    @property
     def masked(self) -> bool:
         return True
 

@@ -16,6 +16,7 @@ from thinwire.registry import inside
 from thinwire.what import (
     Transform,
     budget,
+    by_rank,
     by_role,
     cast,
     chain,
@@ -148,6 +149,11 @@ def _(codec: feedback | dgc | entropy, x: Tensor, spec: Spec, seat: Seat) -> Ten
 
 
 @bound.register
+def _(codec: by_rank, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    return bound(codec.of(seat.rank), x, spec, seat)
+
+
+@bound.register
 def _(codec: by_role, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     error = torch.zeros(spec.numel, dtype=torch.float64)
     for role, sub, own in _by_role(codec, spec):
@@ -270,6 +276,6 @@ def draws_lots(codec: Codec) -> bool:
         return draws_lots(codec.first) or draws_lots(codec.second)
     if isinstance(codec, feedback | clip | dgc | ef21 | entropy):
         return draws_lots(codec.inner)
-    if isinstance(codec, by_role):
-        return any(map(draws_lots, (codec.matrix, codec.embedding, codec.vector)))
+    if isinstance(codec, by_role | by_rank):
+        return any(map(draws_lots, codec.codecs if isinstance(codec, by_rank) else (codec.matrix, codec.embedding, codec.vector)))
     return isinstance(codec, randomk | hadamard)

@@ -8,6 +8,7 @@ from thinwire.what.als import als
 from thinwire.what.alternating import alternating
 from thinwire.what.blockk import blockk
 from thinwire.what.budget import budget
+from thinwire.what.by_rank import by_rank
 from thinwire.what.by_role import by_role
 from thinwire.what.cast import cast
 from thinwire.what.chain import Transform, chain
@@ -48,6 +49,7 @@ __all__ = [
     "alternating",
     "blockk",
     "budget",
+    "by_rank",
     "by_role",
     "cast",
     "chain",

@@ -52,6 +52,11 @@ class ef21(Remembering):
             raise StrategyError(reasons)
 
     @property
+    def drops(self) -> bool:
+        """H would keep for good what a route loses as it encodes a sum of changes again, so they travel once."""
+        return self.inner.drops or not self.inner.summable
+
+    @property
     def opener(self) -> None:
         """Nobody opens a packet alone: what was known is added to it."""
 

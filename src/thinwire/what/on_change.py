@@ -99,7 +99,6 @@ class on_change(ef21):
 
     @property
     def drops(self) -> bool:
-        """Errors of encoding the sum of changes again would stay in H, so what loses something travels once."""
         return self.inner.lossy
 
     @property

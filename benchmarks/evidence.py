@@ -1,0 +1,174 @@
+"""Whether the avoidance family trains as its papers say: a study of small runs that goes on where it stopped.
+
+    python -m benchmarks.evidence                       # runs what is missing, seed by seed, into results/evidence; hours
+    python -m benchmarks.evidence --claims              # what the records say, of all that is there
+
+A GPT of 0.48 M parameters on the bundled text, 9.8 M tokens (20 to a parameter), the same tokens a step whatever the number of replicas:
+32 rows of 128 bytes over K. AdamW 3e-3 inside, cosine. Claims are of the last validation, in nats, means over the seeds that are there.
+The bytes of fragments are claimed of the same runs; that a link's rate changes no bit of a loss is shown by a short run on two links.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import parser, table
+from thinwire.bench.contestants import Contestant, ours
+from thinwire.bench.study import RECORDS, STUDY, Bench, Study, links, read
+from thinwire.data.cache import cache_folder
+from thinwire.how import two_shot
+from thinwire.on import deltas, gradients, nesterov
+from thinwire.strategy import Strategy
+from thinwire.what import feedback, identity, uniform
+from thinwire.when import delayed, every, staggered
+
+FOLDER = Path(__file__).parent / "results" / "evidence"
+ROWS, SEEDS = 32, 3
+RATES = (0.3, 0.6, 0.9)
+LINKS = links((1e8, 1e9), (0.0,))
+PARALLEL = "data parallel"
+
+
+def local(rate: float, period: int = 30, what: Any = None, fragments: int = 0) -> Strategy:
+    """Rounds of local steps under Nesterov's momentum of 0.9."""
+    when = delayed(1, staggered(fragments, every(period))) if fragments else every(period)
+    return Strategy(when, what or identity(), two_shot(), deltas(outer=nesterov(rate, 0.9), alpha=0.5 if fragments else 0.0))
+
+
+def replicas(world: int, rate: float) -> str:
+    """The name of a run."""
+    return f"{world} replicas, rate {rate}"
+
+
+def runs() -> dict[int, list[Contestant]]:
+    """By world: what is run."""
+    made: dict[int, list[Contestant]] = {4: [ours(PARALLEL, Strategy(every(1), identity(), two_shot(), gradients()))]}
+    for world in (2, 4, 8):
+        made.setdefault(world, []).extend(ours(replicas(world, rate), local(rate), 30) for rate in RATES)
+    made[4] += [ours(f"H={period}", local(0.6, period), period) for period in (1, 10, 100)]
+    codecs = {
+        "4 bits": uniform(4),
+        "2 bits": uniform(2, grid="rise"),
+        "2 bits, feedback": feedback(uniform(2, grid="rise"), decay=0.9),
+    }
+    made[4] += [ours(name, local(0.6, what=what), 30) for name, what in codecs.items()]
+    made[4].append(ours("3 fragments", local(0.6, fragments=3), 30))
+    return made
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, and whether the means over seeds say so, too; `None` where a run is missing."""
+
+    said: str
+    runs: tuple[str, ...]
+    holds: Callable[..., bool]
+
+
+BEST = 0.6
+CLAIMS = (
+    Claim(
+        "data parallel <= 2 < 4 < 8 replicas, each at its best rate of three",
+        (PARALLEL, "2 replicas", "4 replicas", "8 replicas"),
+        lambda one, two, four, eight: one <= two * 1.002 and two < four < eight,
+    ),
+    Claim(
+        "2, 4, 8 replicas stand at most 3, 6, 12 % above",
+        (PARALLEL, "2 replicas", "4 replicas", "8 replicas"),
+        lambda one, *more: all(loss <= one * (1 + most) for loss, most in zip(more, (0.03, 0.06, 0.12), strict=True)),
+    ),
+    Claim(
+        "under an outer momentum H=1 is the worst period",
+        ("H=1", "H=10", replicas(4, BEST), "H=100"),
+        lambda first, *others: first > max(others),
+    ),
+    Claim("4-bit deltas are as good as float32's, to 0.5 %", (replicas(4, BEST), "4 bits"), lambda whole, four: four <= 1.005 * whole),
+    Claim("2-bit deltas need feedback", ("2 bits, feedback", "2 bits"), lambda kept, lost: kept < lost),
+    Claim("3 fragments, one step late, train as well, to 1 %", (replicas(4, BEST), "3 fragments"), lambda whole, cut: cut <= 1.01 * whole),
+)
+
+
+def best(losses: dict[str, list[float]], world: int) -> tuple[float, list[float]] | None:
+    """The rate with the least mean loss and its losses, once every rate has been run."""
+    of = {rate: losses.get(replicas(world, rate)) for rate in RATES}
+    if not all(of.values()):
+        return None
+    rate = min(RATES, key=lambda each: statistics.mean(of[each] or ()))
+    return rate, of[rate] or []
+
+
+def told(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Last losses by run, of its seeds."""
+    losses: dict[str, list[float]] = {}
+    for record in records:
+        if record.get("kind") == "curve" and not record["error"]:
+            losses.setdefault(record["name"], []).append(record["validation"][-1][1])
+    for world in (2, 4, 8):
+        if found := best(losses, world):
+            losses[f"{world} replicas"] = found[1]
+    return losses
+
+
+def claims(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of a table: the claim, what was found, whether it holds."""
+    losses, rows = told(records), []
+    for claim in CLAIMS:
+        means = [statistics.mean(losses[name]) if losses.get(name) else None for name in claim.runs]
+        found = ", ".join(f"{name} {'–' if mean is None else f'{mean:.4f}'}" for name, mean in zip(claim.runs, means, strict=True))
+        rows.append((claim.said, found, "–" if None in means else "yes" if claim.holds(*means) else "no"))
+    chosen = [best(losses, world) for world in (2, 4, 8)]
+    rates = [each[0] for each in chosen if each]
+    held = "–" if len(rates) < len(chosen) else "yes" if rates == sorted(rates) and rates[0] < rates[-1] else "no"
+    rows.append(("the best outer rate rises with replicas", ", ".join(f"{rate}" for rate in rates) or "–", held))
+    sent = {record["name"]: record["bytes_per_step"] for record in records if record.get("kind") == "curve" and not record["error"]}
+    whole, cut = (sent.get(name) for name in (replicas(4, BEST), "3 fragments"))
+    held = "–" if whole is None or cut is None else "yes" if abs(cut / whole - 1) < 0.02 else "no"
+    rows.append(("3 fragments send as many bytes, to 2 %", "–" if held == "–" else f"{cut / whole:.4f} of them", held))
+    ends = {record["link"]["name"]: record["last_losses"] for record in records if record.get("kind") == "whole" and not record["error"]}
+    held = "–" if len(ends) < len(LINKS) else "yes" if len({str(each) for each in ends.values()}) == 1 else "no"
+    rows.append(("the link's rate changes no bit of the loss", ", ".join(f"{link} {loss}" for link, loss in ends.items()) or "–", held))
+    return rows
+
+
+def on_links(folder: Path) -> None:
+    """The same 90 steps on each link."""
+    contestant = ours("4 bits", local(BEST, what=uniform(4)), 30)
+    short = replace(STUDY, curve={**STUDY.curve, "stop": 90, "validate_every": 30})
+    for link in LINKS:
+        with link.lab(short.world) as lab:
+            Bench(short, folder, cache_folder() / "bench", print).whole(contestant, link, lab)
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--claims", action="store_true", help="run nothing, tell what the records say")
+    made.add_argument("--folder", type=Path, default=FOLDER)
+    made.add_argument("--seeds", type=int, default=SEEDS)
+    options = made.parse_args()
+    if not options.claims:
+        on_links(options.folder)
+        for seeds in range(1, options.seeds + 1):
+            for world, contestants in runs().items():
+                Bench(study(world, contestants, seeds), options.folder, cache_folder() / "bench", print).run(
+                    "benchmarks.evidence", ("curves",)
+                )
+    records = read(options.folder / RECORDS)
+    losses = told(records)
+    table(
+        ("run", "seeds", "last loss"), [(name, str(len(each)), " ".join(f"{loss:.4f}" for loss in each)) for name, each in losses.items()]
+    )
+    table(("claim", "found", "holds"), claims(records))
+
+
+def study(world: int, contestants: list[Contestant], seeds: int) -> Study:
+    """The bench's curves, for these runs."""
+    curve = {**STUDY.curve, "batch": ROWS // world}
+    return replace(STUDY, world=world, contestants=tuple(contestants), seeds=seeds, curve=curve)
+
+
+if __name__ == "__main__":
+    main()

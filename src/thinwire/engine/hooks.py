@@ -1,0 +1,117 @@
+"""What tells a syncer that a gradient is there or that the optimiser has stepped: hooks of parameters, optimiser and scaler."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thinwire.engine.buckets import FlatBucket
+from thinwire.errors import AttachError, NotLandedError
+
+if TYPE_CHECKING:
+    from thinwire.engine.syncer import Syncer
+
+
+class Hooks:
+    """Those of one syncer: for targets whose clock is the backward pass, or the optimiser's step."""
+
+    def __init__(self, sync: Syncer) -> None:
+        self._sync = sync
+        self._task = -1  # the graph task of the backward pass under way
+        self._scaler_step: Any = None
+        on_gradients = sync.strategy.on.clock == "backward"
+        self._handles: list[Any] = []
+        for bucket in sync.buckets:
+            for i, param in enumerate(bucket.params):
+                hook = self._of_gradient(bucket, i) if on_gradients else self._of_work
+                self._handles.append(param.register_post_accumulate_grad_hook(hook))
+        scaler = sync.options.scaler
+        if on_gradients:
+            self._handles.append(sync.optimizer.register_step_pre_hook(self._refuse_step))
+        elif scaler is None:
+            self._handles.append(sync.optimizer.register_step_post_hook(self._of_step))
+        else:  # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted, or the clocks drift apart
+            self._scaler_step = scaler.step
+            scaler.step = self._of_scaled_step
+
+    def __bool__(self) -> bool:
+        """Whether they are on."""
+        return bool(self._handles)
+
+    def close(self) -> None:
+        """Take them off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        scaler = self._sync.options.scaler
+        if self._scaler_step is not None and scaler.step == self._of_scaled_step:  # another syncer may have wrapped it again
+            scaler.step = self._scaler_step
+
+    def _of_gradient(self, bucket: FlatBucket, i: int) -> Any:
+        def hook(_: Tensor) -> None:
+            if not self._sync.within:
+                _refuse_reentrant()
+                self._sync.begin()
+                self._task = torch._C._current_graph_task_id()
+                torch.autograd.Variable._execution_engine.queue_callback(self._sync.finish)
+            elif torch._C._current_graph_task_id() != self._task:
+                raise AttachError(
+                    "a gradient arrived from another backward pass than the one under way: either an earlier backward() failed half-way "
+                    "(attach again), or activation checkpointing is reentrant (use checkpoint(…, use_reentrant=False))"
+                )
+            self._sync.take(bucket, i)
+
+        return hook
+
+    def _of_work(self, _: Tensor) -> None:
+        self._sync.worked = True
+
+    def _of_step(self, *_: Any) -> None:
+        sync = self._sync
+        if sync.worked:
+            sync.stepped()
+        elif any(param.grad is not None for bucket in sync.buckets for param in bucket.params):
+            warnings.warn("an optimizer.step() without a backward pass before it does not count as a step of the schedule", stacklevel=3)
+
+    def _of_scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        result = self._scaler_step(optimizer, *args, **kwargs)
+        if optimizer is self._sync.optimizer and self._sync.worked and self:
+            self._sync.stepped()
+        return result
+
+    def _refuse_step(self, *_: Any) -> None:
+        sync = self._sync
+        if sync.accumulating:
+            raise NotLandedError(
+                f"optimizer.step() before step {sync.step} of {sync.strategy.when!r}: .grad holds this rank's own sum, no mean has landed. "
+                f"Call it once every {sync.strategy.when.period} backward passes"
+            )
+
+
+class Frozen:
+    """The parameters that did not train at attach, which no bucket holds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.named: list[tuple[str, Tensor]] = [(name, param) for name, param in model.named_parameters() if not param.requires_grad]
+
+    def refuse_thawed(self) -> None:
+        """Raise where one of them trains now."""
+        for name, param in self.named:
+            if param.requires_grad:
+                raise AttachError(f"{name!r} was frozen at attach and trains now: close the syncer and attach again after unfreezing")
+
+
+def _refuse_reentrant() -> None:
+    """A reentrant checkpoint runs a backward pass within the backward pass, so that its end comes too early."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "backward" and frame.f_code.co_filename.endswith("utils/checkpoint.py"):
+            raise AttachError(
+                "reentrant activation checkpointing cannot be synchronised during backward; use checkpoint(…, use_reentrant=False)"
+            )
+        frame = frame.f_back  # type: ignore[assignment]

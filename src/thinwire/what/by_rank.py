@@ -1,0 +1,111 @@
+"""By rank: each rank says what it says in its own codec, so that one behind a thin wire sends fewer bits than the others.
+
+Rank r encodes with the r-th codec, and whoever hears it decodes with that one; a sum that is said again is said in the codec of the rank
+that says it. The list is part of the strategy, which `attach` proves to be the same on all ranks, so nothing more travels than lengths.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from thinwire.core import Coder, Grain, Seat, Spec, State
+from thinwire.errors import StrategyError
+from thinwire.registry import inside
+
+
+@dataclass(frozen=True)
+class by_rank(Coder):
+    """The r-th codec for rank r: its bytes, and 8 a message for a length where they differ.
+
+    Args:
+        codecs: one for each rank of the world, in order; each speaks once and remembers nothing. Feedback goes around the whole,
+            `feedback(by_rank((uniform(8), uniform(2))))`.
+
+    Raises:
+        StrategyError: no codecs, or one that remembers, talks in several rounds or is by rank itself. At attach: more ranks than codecs.
+
+    Payloads differ in size, so they cannot be added unopened: use `gather()`, `two_shot()` or `server(…)`.
+
+    Example:
+        >>> import torch
+        >>> from thinwire.what import uniform
+        >>> codec, spec = by_rank((uniform(8), uniform(2))), Spec((), 0, 256, torch.float32)
+        >>> x, seats = torch.linspace(-1, 1, 256), [Seat(rank, (0, 1), step=0, seed=0) for rank in (0, 1)]
+        >>> payloads = [codec.encode(x, spec, codec.init(spec, seat), seat) for seat in seats]
+        >>> [payload.numel() for payload in payloads]
+        [260, 68]
+        >>> heard = [codec.decode(payload, spec, codec.init(spec, seats[0]), seats[0], sender) for sender, payload in enumerate(payloads)]
+        >>> [float((each - x).abs().max()) < bound for each, bound in zip(heard, (0.005, 0.6))]
+        [True, True]
+    """
+
+    codecs: tuple[Coder, ...]
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:  # noqa: ARG004  (its own checks say more than a type's name)
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        reasons = [] if self.codecs else ["by_rank(()): name a codec for each rank, such as by_rank((uniform(8), uniform(4)))"]
+        for codec in self.codecs:
+            if not isinstance(codec, Coder) or codec.opener is not codec:
+                reasons.append(f"by_rank(…, {codec!r}, …): a codec must speak once and remember nothing. Put feedback around by_rank(…)")
+            elif any(isinstance(member, by_rank) for member in inside(codec)):
+                reasons.append(f"by_rank(…, {codec!r}, …): it is by rank already")
+        if reasons:
+            raise StrategyError(reasons)
+
+    def of(self, rank: int) -> Coder:
+        """The codec of a rank.
+
+        Raises:
+            StrategyError: it has none.
+        """
+        if rank >= len(self.codecs):
+            last = len(self.codecs) - 1
+            raise StrategyError(f"{self!r}: it names codecs for ranks 0 to {last}, and there is a rank {rank}. Name one for each")
+        return self.codecs[rank]
+
+    @property
+    def grain(self) -> Grain:
+        grains = {codec.grain for codec in self.codecs}
+        words: tuple[Grain, ...] = ("bucket", "part")
+        coarse = next((word for word in words if word in grains), None)
+        return coarse or math.lcm(*(grain for grain in grains if isinstance(grain, int)))
+
+    @property
+    def lossy(self) -> bool:
+        return any(codec.lossy for codec in self.codecs)
+
+    @property
+    def drops(self) -> bool:
+        return any(codec.drops for codec in self.codecs)
+
+    def init(self, spec: Spec, seat: Seat) -> State:
+        self.of(max(seat.group))
+        return self.of(seat.rank).init(spec, seat)
+
+    def nbytes(self, spec: Spec) -> int | None:
+        sizes = {codec.nbytes(spec) for codec in self.codecs}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def max_nbytes(self, spec: Spec) -> int:
+        return max(codec.max_nbytes(spec) for codec in self.codecs)
+
+    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+        return self.of(seat.rank).encode(x, spec, state, seat)
+
+    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+        codec = self.of(sender)
+        opened = codec.decode(payload, spec, self._state_of(sender, spec, state, seat), seat, sender)
+        return opened if codec.lossy else opened.clone()  # it may lie in the payload, which is opened again to tell what was sent
+
+    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+        self.of(sender).accumulate(total, payload, spec, self._state_of(sender, spec, state, seat), seat, sender)
+
+    def _state_of(self, sender: int, spec: Spec, state: State, seat: Seat) -> State:
+        """This rank's own, or what another's codec begins with: what decodes remembers nothing."""
+        return state if sender == seat.rank else self.of(sender).init(spec, seat)
