@@ -323,6 +323,7 @@ def main() -> None:
         for cell in chosen:
             rows += measured([cell])
             print(*row(rows[-1]), sep="  ", flush=True)
+            emit(asked.json, {"cells": rows})
         print()
         table(["cell", "seconds", "of the limit", "plain sockets", "gloo / ours", "cores", "outer, counted"], [row(each) for each in rows])
     emit(asked.json, {"cells": rows})

@@ -63,7 +63,8 @@ def test_bytes_are_what_engines_send(name: str) -> None:
     seen = on_threads(WORLD, work)
     assert all(isinstance(each, list) for each in seen.values()), seen
     mean = sum(last - first for first, last in seen.values()) / WORLD / SMALL.parameters / strategy.when.period
-    assert sent(strategy, SMALL, WORLD).sent_bytes == pytest.approx(mean, rel=1e-9)
+    stated = sent(strategy, SMALL, WORLD).sent_bytes
+    assert stated == pytest.approx(mean, rel=1e-9) if name != "lag" else stated is None, "of lag the data decides"
 
 
 def test_every_recipe_is_told(capfd: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +72,10 @@ def test_every_recipe_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     assert [row["recipe"] for row in rows] == list(recipes.names())
     for row in rows:
         assert Strategy.from_toml(row["toml"]) == eval(row["strategy"], members())
-        assert row["bytes"]["fewer"] == pytest.approx(row["bytes"]["dense_bytes"] / row["bytes"]["sent_bytes"])
+        if row["recipe"] == "lag":  # the data decides
+            assert row["bytes"]["sent_bytes"] is row["bytes"]["fewer"] is None
+        else:
+            assert row["bytes"]["fewer"] == pytest.approx(row["bytes"]["dense_bytes"] / row["bytes"]["sent_bytes"])
         assert row["source"] or row["recipe"] in ("dense", "accumulation")
 
 
