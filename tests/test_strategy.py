@@ -137,7 +137,7 @@ LEVELS = '[how]\nuse = "hierarchical"\nnode = 2\nouter = {use = "native"}\n'
         ('[how]\nuse = "two_shot"\nback = 3', 'how.back: expected a table such as {use = "…"}, found 3'),
         (
             LEVELS + 'inner = {use = "two_shot"}',
-            "how: hierarchical(inner=two_shot(back=None, slot_bytes=None)): give",
+            "how: hierarchical(inner=two_shot(back=None)): give",
         ),
         ('[what]\nuse = "topk"\nk = 0', "what: topk(k=0): a count is at least 1"),
         (

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from thinwire.core import Codec
 from thinwire.how._star import Star
+from thinwire.registry import spelled_out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class direct(Star):
     """All-to-all of spans, sum of unopened payloads, all-gather of sums; 2 (K-1)/K · m bytes out of each rank.
 
@@ -40,6 +41,9 @@ class direct(Star):
     """
 
     slot_bytes: int | None = None
+
+    def __repr__(self) -> str:
+        return spelled_out(self, 0)
 
     def refuses(self, codec: Codec) -> str | None:
         if codec.summable:

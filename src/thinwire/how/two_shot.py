@@ -18,9 +18,10 @@ from typing import ClassVar
 
 from thinwire.core import Codec
 from thinwire.how._star import Star
+from thinwire.registry import spelled_out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class two_shot(Star):
     """All-to-all of encoded spans, sum, all-gather of encoded sums.
 
@@ -42,6 +43,9 @@ class two_shot(Star):
     back: Codec | None = None
     slot_bytes: int | None = None
     unopened: ClassVar[bool] = False
+
+    def __repr__(self) -> str:
+        return spelled_out(self, 1)
 
     def refuses(self, codec: Codec) -> str | None:
         if self.back is None and codec.drops:

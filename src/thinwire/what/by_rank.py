@@ -96,7 +96,9 @@ class by_rank(Coder):
         return max(codec.max_nbytes(spec) for codec in self.codecs)
 
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return self.of(seat.rank).encode(x, spec, state, seat)
+        codec = self.of(seat.rank)
+        payload = codec.encode(x, spec, state, seat)
+        return payload if codec.lossy else payload.clone()  # it may be x itself, where a route writes the sum
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         codec = self.of(sender)
