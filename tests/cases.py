@@ -2,7 +2,7 @@
 
 import tests.interpreter  # noqa: F401  (first: optim() makes an optimiser to see whether it takes its settings)
 from thinwire.core import Codec, Coder, Outer, Route, Schedule, Target
-from thinwire.how import auto, direct, gather, gossip, halving_doubling, hierarchical, native, ring, server, torus, tree, two_shot
+from thinwire.how import auto, checked, direct, gather, gossip, halving_doubling, hierarchical, native, ring, server, torus, tree, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd
 from thinwire.what import (
     als,
@@ -177,6 +177,7 @@ ROUTES: dict[str, list[Route]] = {
     "torus": [torus(2, 2)],
     "server": [server((1, 0)), server((2,), back=feedback(uniform(8)))],
     "gossip": [gossip(), gossip("ring")],
+    "checked": [checked(two_shot())],
     "auto": [auto(latency_s=0.05, losses=9), auto(routes=(server((0, 1)), gather()))],
 }
 

@@ -578,8 +578,10 @@ def test_eager_without_a_delay_is_plain_and_alone_with_sgd_1_it_changes_nothing(
 
 def test_a_run_shorter_than_its_period_ends_without_a_mean() -> None:
     """Nothing was launched, so nothing lands: each rank keeps its own steps, and the anchor is where all began."""
-    seen = fly(2, Strategy(every(100), on=deltas(nesterov())), [noise(6, key=0)], linear, 5, sgd_of(0.02))
+    with pytest.warns(UserWarning, match="longer than the run"):
+        seen = fly(2, Strategy(every(100), on=deltas(nesterov())), [noise(6, key=0)], linear, 5, sgd_of(0.02))
     assert not torch.equal(seen[0].weights[-1], seen[1].weights[-1])
     assert all(torch.equal(s.common, noise(6, key=0)) for s in seen)
-    averaged = fly(2, Strategy(every(100), on=parameters()), [noise(6, key=0)], linear, 5, sgd_of(0.02))
+    with pytest.warns(UserWarning, match="longer than the run"):
+        averaged = fly(2, Strategy(every(100), on=parameters()), [noise(6, key=0)], linear, 5, sgd_of(0.02))
     assert all(near(s.common, sum(other.weights[-1] for other in averaged) / 2) for s in averaged)

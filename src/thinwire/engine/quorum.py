@@ -134,6 +134,7 @@ class QuorumSyncer(Syncer):
                 stacklevel=4,
             )
         self._at_anchor()
+        self._landed = True
 
     def _contribution(self, began: int) -> bytes:
         """This rank's delta, encoded, bucket by bucket and slice by slice."""
@@ -224,7 +225,6 @@ class QuorumSyncer(Syncer):
                     span.add_(opened, alpha=weight / sum(weights))
             at += len(bucket.slices)
             self.strategy.on.write(bucket, total.to(bucket.device), bucket.state)
-        self._landed = True
         self.members = tuple(sorted({_rank(name) for name, _ in members}))
         self.meter.world = max(2, len(self.members))
 
