@@ -5,12 +5,13 @@ import torch
 from torch import Tensor
 
 from thinwire import recipes
-from thinwire.core import Codec, Exchange, Flight, Outcome, Part, Route, Spec, State
+from thinwire.core import Codec, Exchange, Flight, Hop, Part, Route, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather, two_shot
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route, seats, specs
+from thinwire.testing.talk import relayed
 from thinwire.what import by_role, cast, feedback, identity, lowrank, topk, uniform
 
 MANY = specs()["many parts"]
@@ -87,16 +88,12 @@ def _flight(route: Route, codec: Codec, spec: Spec, states: dict[int, State], st
     heard = dict.fromkeys(xs, 0)
 
     def listening(rank: int, flight: Flight) -> Flight:
-        reply = None
-        while True:
-            try:
-                hop = flight.send(reply)
-            except StopIteration as stop:
-                outcome: Outcome = stop.value
-                return outcome
+        def listened(hop: Hop) -> Hop:
             assert isinstance(hop, Exchange)
             heard[rank] += sum(size for _, size in hop.recv)
-            reply = yield hop
+            return hop
+
+        return relayed(flight, listened)
 
     at = seats(step, group=tuple(xs))
     outcomes = run({rank: listening(rank, route.carry(codec, x.clone(), spec, states[rank], at[rank])) for rank, x in xs.items()})

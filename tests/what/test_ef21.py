@@ -15,7 +15,12 @@ RANKS = (1, 2, 5)
 
 
 def fly(codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int = 0) -> dict[int, Outcome]:
-    """One flight of one packet, of all ranks."""
+    """What comes of one flight of one packet, of all ranks."""
+    return told(codec, xs, states, step)[1]
+
+
+def told(codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int) -> tuple[dict[int, Packet], dict[int, Outcome]]:
+    """What each rank says in a flight of one packet, and what comes of it."""
     at = seats(step, group=tuple(xs))
     flows = {rank: codec.rounds(x, SPEC, states[rank], at[rank]) for rank, x in xs.items()}
     packets: dict[int, Packet] = {rank: next(flow) for rank, flow in flows.items()}
@@ -25,7 +30,7 @@ def fly(codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int
         with pytest.raises(StopIteration) as end:
             flow.send(total)
         outcomes[rank] = end.value.value
-    return outcomes
+    return packets, outcomes
 
 
 def begin(codec: Codec) -> tuple[dict[int, Tensor], dict[int, State]]:

@@ -4,9 +4,9 @@ from torch import Tensor
 
 from tests.cases import CODECS
 from tests.test_theory import flat, fly, sgd_of
-from tests.what.test_ef21 import RANKS, SPEC, begin
+from tests.what.test_ef21 import RANKS, SPEC, begin, told
 from thinwire import Strategy
-from thinwire.core import Codec, Outcome, Packet, State
+from thinwire.core import Codec, Outcome, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather, native, server, two_shot
 from thinwire.testing import check_codec, seats
@@ -19,16 +19,9 @@ def test_laws(codec: Codec) -> None:
     check_codec(codec)
 
 
-def told(codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int) -> tuple[dict[int, int], Outcome]:
-    """The bytes that each rank says in a flight, and what comes of it."""
-    flows = {rank: codec.rounds(x, SPEC, states[rank], seat) for (rank, x), seat in zip(xs.items(), seats(step).values(), strict=True)}
-    packets: dict[int, Packet] = {rank: next(flow) for rank, flow in flows.items()}
-    total = torch.stack([packet.open(packet.payload.clone(), rank) for rank, packet in packets.items()]).sum(0)
-    outcomes = {}
-    for rank, flow in flows.items():
-        with pytest.raises(StopIteration) as end:
-            flow.send(total)
-        outcomes[rank] = end.value.value
+def said(codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int) -> tuple[dict[int, int], Outcome]:
+    """The bytes that each rank says in a flight, and what comes of it, for all alike."""
+    packets, outcomes = told(codec, xs, states, step)
     assert all(torch.equal(outcome.total, outcomes[RANKS[0]].total) for outcome in outcomes.values())
     return {rank: packet.payload.numel() for rank, packet in packets.items()}, outcomes[RANKS[0]]
 
@@ -36,9 +29,9 @@ def told(codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: in
 def test_who_has_changed_speaks_and_of_the_others_the_last_word_counts() -> None:
     codec = on_change(xi=0.1, window=3)
     xs, states = begin(codec)
-    assert told(codec, xs, states, 0)[0] == dict.fromkeys(RANKS, 240)
+    assert said(codec, xs, states, 0)[0] == dict.fromkeys(RANKS, 240)
     moved = {**xs, 2: xs[2] * 3}
-    nbytes, outcome = told(codec, moved, states, 1)
+    nbytes, outcome = said(codec, moved, states, 1)
     assert nbytes == {1: 0, 2: 240, 5: 0}
     assert torch.allclose(outcome.total, xs[1] + 3 * xs[2] + xs[5], atol=1e-5)
 
@@ -64,7 +57,7 @@ def test_the_rule_is_the_one_of_the_paper_to_the_last_flight_of_the_window() -> 
 def test_nobody_is_silent_for_longer_than_said() -> None:
     codec = on_change(xi=0.5, longest=2)
     xs, states = begin(codec)
-    spoke = [told(codec, {rank: x * (1 + 1e-3 * step) for rank, x in xs.items()}, states, step)[0][5] > 0 for step in range(7)]
+    spoke = [said(codec, {rank: x * (1 + 1e-3 * step) for rank, x in xs.items()}, states, step)[0][5] > 0 for step in range(7)]
     assert spoke == [True, False, False, True, False, False, True]
 
 
@@ -73,7 +66,7 @@ def test_at_threshold_0_it_is_the_plain_codec() -> None:
     xs, states = begin(codec)
     for step, scale in enumerate((1.0, 1.0, -2.0, 0.5)):
         now = {rank: x * scale for rank, x in xs.items()}
-        nbytes, outcome = told(codec, now, states, step)
+        nbytes, outcome = said(codec, now, states, step)
         assert set(nbytes.values()) == {0 if step == 1 else 240}, "what has not changed at all need not be said"
         assert torch.allclose(outcome.total, torch.stack(list(now.values())).sum(0), atol=1e-5)
 

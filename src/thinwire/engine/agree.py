@@ -126,7 +126,7 @@ def compare(driver: Driver, meter: Meter, named: Sequence[tuple[str, Tensor]], d
     Raises:
         DisagreementError: it names the first tensor that differs, and the ranks that differ from rank 0.
     """
-    hashes = [hashlib.blake2b(_raw(tensor), digest_size=16).digest() for _, tensor in named]
+    hashes = [fingerprint(tensor) for _, tensor in named]
     held = share(driver, meter, b"".join(hashes), "check: comparing hashes", device)
     for i, (name, _) in enumerate(named):
         odd = [rank for rank, other in enumerate(held) if other[16 * i : 16 * i + 16] != held[0][16 * i : 16 * i + 16]]
@@ -134,7 +134,13 @@ def compare(driver: Driver, meter: Meter, named: Sequence[tuple[str, Tensor]], d
             raise DisagreementError(f"{name!r} differs: ranks {odd} do not hold rank 0's bits (the first of {len(named)} that differs)")
 
 
-def _raw(tensor: Tensor) -> bytes:
+def fingerprint(tensor: Tensor) -> bytes:
+    """16 bytes that tensors of other bits do not share."""
+    return hashlib.blake2b(raw(tensor), digest_size=16).digest()
+
+
+def raw(tensor: Tensor) -> bytes:
+    """A tensor's bits."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from thinwire.engine.agree import raw
 from thinwire.errors import FlightError
 
 T = TypeVar("T")
@@ -182,11 +183,9 @@ def pack(told: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
         >>> told, x
         ({'round': 3}, tensor([1., 1.]))
     """
-    flat = [tensor.detach().cpu().contiguous() for tensor in tensors]
-    told = {**told, "tensors": [[str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in flat]}
+    told = {**told, "tensors": [[str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in tensors]}
     head = json.dumps(told).encode()
-    raw = [tensor.view(-1).view(torch.uint8).numpy().tobytes() for tensor in flat]
-    return len(head).to_bytes(8, "little") + head + b"".join(raw)
+    return len(head).to_bytes(8, "little") + head + b"".join(map(raw, tensors))
 
 
 def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
@@ -197,7 +196,7 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
     for name, shape in told.pop("tensors"):
         dtype = getattr(torch, name)
         nbytes = torch.Size(shape).numel() * dtype.itemsize
-        raw = torch.frombuffer(bytearray(blob[at : at + nbytes]), dtype=torch.uint8) if nbytes else torch.empty(0, dtype=torch.uint8)
-        tensors.append(raw.view(dtype).view(shape))
+        bits = torch.frombuffer(bytearray(blob[at : at + nbytes]), dtype=torch.uint8) if nbytes else torch.empty(0, dtype=torch.uint8)
+        tensors.append(bits.view(dtype).view(shape))
         at += nbytes
     return told, tensors

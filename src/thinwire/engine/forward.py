@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.core import Stage
+from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.priority import busy, by_need
 from thinwire.errors import AttachError, NotLandedError
 
@@ -68,7 +69,8 @@ class Deferred:
         self._launches = 0
         self._begun = 0.0
         self._full = [0.0] * len(sync.buckets)
-        self._flown: dict[int, list[Airborne]] = defaultdict(list)
+        self._stages: list[Stage] = []  # of what has landed since the last launch
+        self._sent = [0.0] * len(sync.buckets)
         self._owners: dict[int, list[nn.Module]] = defaultdict(list)
         self._hooks: list[Any] = []
         self._hook_modules()
@@ -84,9 +86,8 @@ class Deferred:
         self._hooks.clear()
         self._pending.clear()
         optimizer = self._sync.optimizer
-        if (
-            getattr(optimizer.__dict__.get("step"), "__func__", None) is self._function
-        ):  # else wrapped since: ours hands on, as nothing is pending
+        ours = getattr(optimizer.__dict__.get("step"), "__func__", None) is self._function
+        if ours:  # else somebody has wrapped it since: it hands on, as nothing is pending
             if self._own_step is None:
                 del optimizer.step
             else:
@@ -111,7 +112,8 @@ class Deferred:
             planned = self._launches >= FIRST_PLAN and self._launches.bit_count() == 1
             if self._first_needed and planned:
                 self._plan()
-            self._flown.clear()
+            self._stages.clear()
+            self._sent = [0.0] * len(self._sent)
             self._full = [float("inf")] * len(self._full)
             self._begun = time.perf_counter()
 
@@ -150,9 +152,10 @@ class Deferred:
         wanted = list(self._pending) if indices is None else [index for index in indices if index in self._pending]
         for index in wanted:
             bucket = self._pending.pop(index)
-            air = bucket.air[0]
+            handles = bucket.air[0].handles
             self._sync.put([bucket])
-            self._flown[index].append(air)
+            self._stages += [stage for handle in handles for stage in handle.stages]
+            self._sent[index] += sum(handle.sent_bytes for handle in handles)
             if self._then is not None:
                 self._take_step({id(param) for param in bucket.params})
                 bucket.clear_grads()
@@ -254,10 +257,8 @@ class Deferred:
     def _plan(self) -> None:
         """Agree on the order of slices by the last launch's times: the latest that a bucket was full anywhere, the mean of the wire."""
         buckets = self._sync.buckets
-        handles = {index: [handle for air in flown for handle in air.handles] for index, flown in self._flown.items()}
-        wire = busy([stage for each in handles.values() for handle in each for stage in handle.stages])
-        sent = [sum(handle.sent_bytes for handle in handles.get(bucket.index, ())) for bucket in buckets]
-        takes = [wire * own / (sum(sent) or 1.0) / len(bucket.slices) for own, bucket in zip(sent, buckets, strict=True)]
+        wire, whole = busy(self._stages), sum(self._sent) or 1.0
+        takes = [wire * own / whole / len(bucket.slices) for own, bucket in zip(self._sent, buckets, strict=True)]
         needed = [-1 if bucket.index in self._orphans else self._needed.get(bucket.index, len(buckets)) for bucket in buckets]
         told = [json.loads(each) for each in self._sync.share(json.dumps([self._full, takes, needed]).encode(), "the order of slices")]
         full = [max(each) for each in zip(*(other[0] for other in told), strict=True)]

@@ -14,7 +14,6 @@ and holds the same anchors. A late contribution is never dropped, unless its pro
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -25,9 +24,10 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Ranks, Seat
+from thinwire.engine import agree
 from thinwire.engine.board import Board, Gone, look, pack, unpack
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.syncer import Syncer
+from thinwire.engine.syncer import Syncer, persistent_buffers
 from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
 
 
@@ -78,9 +78,8 @@ class QuorumSyncer(Syncer):
             DisagreementError: on the later of two ranks whose anchors differ; it names the first parameter that does.
         """
         named = [(part.name, self._anchor(bucket)[part.begin : part.end]) for bucket in self.buckets for part in bucket.spec.parts]
-        named += [(name, param) for name, param in self._frozen.named]
-        raw = [tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() for _, tensor in named]
-        mine = [hashlib.blake2b(each, digest_size=16).hexdigest() for each in raw]
+        named += self._frozen.named
+        mine = [agree.fingerprint(tensor).hex() for _, tensor in named]
         first = json.loads(self.board.claim(f"hash/{self.version}", json.dumps([self.driver.rank, *mine])))
         for (name, _), own, other in zip(named, mine, first[1:], strict=True):
             if own != other:
@@ -247,9 +246,7 @@ class QuorumSyncer(Syncer):
 
     def _shared_tensors(self) -> list[Tensor]:
         """What all hold equal beside the anchor's own state: frozen parameters, and the buffers that are saved."""
-        kept = self.model.state_dict(keep_vars=True)
-        buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
-        return [*(param.data for _, param in self._frozen.named), *buffers]
+        return [*(param.data for _, param in self._frozen.named), *(buffer for _, buffer in persistent_buffers(self.model))]
 
     def _shot(self) -> bytes:
         leaves = [leaf.value for bucket in self.buckets for _, leaf in bucket.state.walk()]

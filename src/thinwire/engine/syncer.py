@@ -73,7 +73,7 @@ class Syncer:
         self.worked = False
         """Whether there was a backward pass since the last counted step of the optimiser."""
         self._frozen = Frozen(model)
-        self._shared_buffers = _persistent_buffers(model) if options.buffers == "broadcast" else []
+        self._shared_buffers = persistent_buffers(model) if options.buffers == "broadcast" else []
         self._hooks = Hooks(self)
         self._late = Deferred(self, options.overlap == "priority") if options.overlap != "backward" else None
 
@@ -419,6 +419,7 @@ class Syncer:
         return f"here {bad[0]!r} is not finite" if bad else "this rank's own are finite"
 
 
-def _persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+def persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers that a checkpoint of the model holds."""
     kept = set(model.state_dict(keep_vars=True))
     return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]

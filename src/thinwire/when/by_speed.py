@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thinwire.core import Schedule, Tick
+from thinwire.core import Schedule
 from thinwire.errors import StrategyError
+from thinwire.when._around import Around
 
 
 @dataclass(frozen=True)
-class by_speed(Schedule):
+class by_speed(Around):
     """The ticks of `inner`, at some of which slower ranks rest. The outermost schedule; for targets whose step is an optimiser step.
 
     Args:
@@ -57,26 +58,3 @@ class by_speed(Schedule):
     def works(self, step: int, steps: int) -> bool:
         """Whether a rank that takes `steps` of each period takes this one; the last one of a period everybody does."""
         return (step + 1) * steps // self.period > step * steps // self.period
-
-    @property
-    def period(self) -> int:
-        return self.inner.period
-
-    @property
-    def gap(self) -> int:
-        return self.inner.gap
-
-    @property
-    def settles(self) -> int:
-        return self.inner.settles
-
-    @property
-    def delay(self) -> int:
-        return self.inner.delay
-
-    @property
-    def fragments(self) -> int:
-        return self.inner.fragments
-
-    def tick(self, step: int, buckets: int) -> Tick:
-        return self.inner.tick(step, buckets)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from thinwire.core import Schedule, Tick
 from thinwire.errors import StrategyError
+from thinwire.when._around import Around
 
 
 @dataclass(frozen=True)
-class delayed(Schedule):
+class delayed(Around):
     """Land each launch of `inner` tau steps later; the first tau steps land nothing, as the recurrence says.
 
     Args:
@@ -40,24 +41,8 @@ class delayed(Schedule):
             raise StrategyError(f"delayed({self.tau}, {self.inner!r}): the inner schedule is delayed itself; add the two delays up")
 
     @property
-    def period(self) -> int:
-        return self.inner.period
-
-    @property
-    def gap(self) -> int:
-        return self.inner.gap
-
-    @property
-    def settles(self) -> int:
-        return self.inner.settles
-
-    @property
     def delay(self) -> int:
         return self.tau
-
-    @property
-    def fragments(self) -> int:
-        return self.inner.fragments
 
     def tick(self, step: int, buckets: int) -> Tick:
         now = self.inner.tick(step, buckets)

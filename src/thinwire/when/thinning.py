@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from thinwire.core import Schedule, Tick
 from thinwire.errors import StrategyError
+from thinwire.when._around import Around
 
 
 @dataclass(frozen=True)
-class thinning(Schedule):
+class thinning(Around):
     """Dense where its rule says, before step `until`; `inner` at all other steps, counted from step 0.
 
     Args:
@@ -49,10 +50,6 @@ class thinning(Schedule):
             raise StrategyError(reasons)
 
     @property
-    def period(self) -> int:
-        return self.inner.period
-
-    @property
     def settles(self) -> int:
         return self.until
 
@@ -60,7 +57,7 @@ class thinning(Schedule):
         if step < self.until and self._due(step):
             everything = tuple(range(buckets))
             return Tick(everything, everything, dense=True)
-        return self.inner.tick(step, buckets)
+        return super().tick(step, buckets)
 
     def _due(self, step: int) -> bool:
         block = (step // self.kappa + 1).bit_length() - 1  # the block of distance 2^block begins at step kappa · (2^block - 1)

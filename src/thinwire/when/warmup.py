@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from thinwire.core import Schedule, Tick
 from thinwire.errors import StrategyError
+from thinwire.when._around import Around
 
 
 @dataclass(frozen=True)
-class warmup(Schedule):
+class warmup(Around):
     """`steps` dense steps (exact values, every step), then `inner` counted from its own step 0.
 
     Args:
@@ -42,10 +43,6 @@ class warmup(Schedule):
             )
 
     @property
-    def period(self) -> int:
-        return self.inner.period
-
-    @property
     def gap(self) -> int:
         return 1 if self.steps else self.inner.gap
 
@@ -53,12 +50,8 @@ class warmup(Schedule):
     def settles(self) -> int:
         return self.steps + self.inner.settles
 
-    @property
-    def fragments(self) -> int:
-        return self.inner.fragments
-
     def tick(self, step: int, buckets: int) -> Tick:
         if step < self.steps:
             everything = tuple(range(buckets))
             return Tick(everything, everything, dense=True)
-        return self.inner.tick(step - self.steps, buckets)
+        return super().tick(step - self.steps, buckets)

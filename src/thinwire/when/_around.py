@@ -1,0 +1,34 @@
+"""A schedule around another: what it does not say itself is as the inner one says."""
+
+from __future__ import annotations
+
+from thinwire.core import Schedule, Tick
+
+
+class Around(Schedule):
+    """A schedule with an `inner` one."""
+
+    inner: Schedule
+
+    @property
+    def period(self) -> int:
+        return self.inner.period
+
+    @property
+    def gap(self) -> int:
+        return self.inner.gap
+
+    @property
+    def settles(self) -> int:
+        return self.inner.settles
+
+    @property
+    def delay(self) -> int:
+        return self.inner.delay
+
+    @property
+    def fragments(self) -> int:
+        return self.inner.fragments
+
+    def tick(self, step: int, buckets: int) -> Tick:
+        return self.inner.tick(step, buckets)
