@@ -202,8 +202,9 @@ def noloco(period: int = 50, lr: float = 0.7, momentum: float = 0.5, pull: float
     (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.) Each rank has an anchor and an outer momentum of its own, and the step draws the
     anchors of a pair together by gamma = pull · lr. Validate and save the mean: `with sync.common_weights():`.
 
-    Differs from the paper: one message of parameters says both what it sends as two, so anchors do not travel ahead; with `pull` = 1 gamma
-    is the outer rate; pipeline stages are not routed at random.
+    Period, rates and gamma = the outer rate (`pull` = 1) are those of its authors' code (github.com/jkolehm/noloco, of its largest model).
+    Differs from it: one message of parameters says both what it sends as two, so anchors do not travel ahead; pipeline stages are not
+    routed at random.
     """
     return Strategy(every(period), identity(), gossip("pairs"), parameters(outer=sgd(lr, momentum), pull=pull))
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 import thinwire
-from tests.engine.models import mlp, train
+from tests.engine.models import mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
-from thinwire.core import LOCAL_NETWORK, Link
+from thinwire.core import LOCAL_NETWORK, Link, Spec
 from thinwire.drive.sim import SimFabric, Wires
 from thinwire.engine import probe
 from thinwire.engine.meter import Meter
 from thinwire.how import auto, ring, two_shot
-from thinwire.on import gradients
-from thinwire.what import uniform
-from thinwire.when import every
+from thinwire.on import gradients, parameters
+from thinwire.what import identity, uniform
+from thinwire.when import every, warmup
 
 
 def measured(world: int, link: Link) -> list[Link]:
@@ -85,3 +85,42 @@ def test_a_route_that_hangs_on_no_link_measures_nothing() -> None:
     model = mlp()
     with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(how=ring())) as sync:
         assert [row.route for row in sync.report().rows] == [""] * len(sync.buckets)
+
+
+LONG = Link(latency_s=0.025, rate_bytes_per_s=125e6, message_s=1e-4, window_bytes=2 << 20, waits=True)
+
+
+def _dense(rank: int, link: Link | None) -> tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two dense steps, then the mean of parameters that have drifted apart; the link is as told, whatever would be measured."""
+    probe.measured = lambda *_: link  # type: ignore[assignment]  # in a process of its own
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with thinwire.attach(model, optimizer, Strategy(warmup(2, every(1)), uniform(4, block=64), two_shot(), gradients())) as sync:
+        train(model, optimizer, rank, range(2))
+        sync.check()
+        large = Spec((), 0, 16_000_000, torch.float32)
+        chosen = repr(sync.flights.dense.choose(identity(), large, 3))
+    stepped = weights_of(model)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.fill_(rank)
+    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(every(9), how=two_shot(), on=parameters())) as sync:
+        with torch.no_grad():  # attach has made them equal
+            for param in model.parameters():
+                param.add_(rank)
+        with sync.common_weights() as shown:
+            common = weights_of(shown)
+        return chosen, stepped, common, weights_of(model)
+
+
+def test_dense_ticks_and_common_weights_go_by_what_is_fastest_on_the_link() -> None:
+    """gloo's own all-reduce waits for its window at each round trip, so on a long link it is not the one."""
+    far, near = run_ranks(3, _dense, LONG), run_ranks(3, _dense, None)
+    for chosen, stepped, common, own in far:
+        assert chosen.startswith("direct(")
+        torch.testing.assert_close(stepped, near[0][1], rtol=0, atol=1e-6)
+        assert torch.equal(stepped, far[0][1])
+        assert bool((common == 1).all())  # the mean of 0, 1 and 2
+        assert bool((own == own[0]).all())
+    assert [told[0] for told in near] == ["native()"] * 3
+    assert [float(told[3][0]) for told in far] == [0, 1, 2]

@@ -17,10 +17,12 @@ from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree, probe
 from thinwire.engine.buckets import build
+from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, Overlap, facts, problems
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import AttachError
+from thinwire.how import auto, native
 from thinwire.strategy import Strategy
 
 
@@ -96,15 +98,17 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         link = probe.measured(driver, meter, device, driver.transport) if strategy.how.measures else None
         how = strategy.how.settle(driver.world, link)
-        agree.must_agree(driver, meter, {"route, as this rank's host has it": repr(how)}, device)
-        driver.prepare(how.groups(driver.world))
+        dense = native() if link is None else auto().settle(driver.world, link)
+        agree.must_agree(driver, meter, {"route, as this rank's host has it": repr(how), "dense route": repr(dense)}, device)
+        driver.prepare(tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))))
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
             agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers", link)
         built = build(model, strategy, how, driver, bucket_bytes, slice_bytes, seed)
         for bucket in built:
             chosen = dict.fromkeys(repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices)
             meter.rows.append(Row(f"bucket {bucket.index}", bucket.spec.numel, route=", ".join(chosen) if how.measures else ""))
-        sync = Syncer(model, optimizer, strategy, how, driver, built, meter, options)
+        flights = Flights(strategy, how, dense, driver, built, meter, seed)
+        sync = Syncer(model, optimizer, strategy, driver, built, flights, meter, options)
         sync.shares = agree.shares([float(told) for told in sync.share(repr(float(weight)).encode(), "attach: weights")])
     except BaseException:
         driver.close()

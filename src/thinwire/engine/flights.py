@@ -8,22 +8,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Flight, Leaf, Route, Seat, State
+from thinwire.core import Driver, Flight, Leaf, Route, Seat, Spec
 from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
 from thinwire.engine.meter import Meter
 from thinwire.engine.trace import COMPUTE, Trace
-from thinwire.how import native
 from thinwire.strategy import Strategy
 from thinwire.what import identity
 
-_ROUTE, _CODEC = native(), identity()  # what a dense tick flies
+_EXACT = identity()  # what a dense tick says
 
 
 class Flights:
-    """The flights of every bucket of one syncer."""
+    """The flights of every bucket of one syncer.
 
-    def __init__(self, strategy: Strategy, how: Route, driver: Driver, buckets: list[FlatBucket], meter: Meter, seed: int) -> None:
-        self._how = how
+    Args:
+        how: the strategy's route, settled.
+        dense: the route of what the strategy does not compress: dense ticks, and means outside the schedule.
+    """
+
+    def __init__(
+        self, strategy: Strategy, how: Route, dense: Route, driver: Driver, buckets: list[FlatBucket], meter: Meter, seed: int
+    ) -> None:
+        self._how, self.dense = how, dense
         self._strategy, self._driver, self._buckets, self._meter, self._seed = strategy, driver, buckets, meter, seed
         self.stateful = any(True for bucket in buckets for part in bucket.slices for _ in part.state.walk())
         """Some codec or route keeps state between flights."""
@@ -41,7 +47,7 @@ class Flights:
         air = bucket.air[-1]
         part = bucket.slices[len(air.handles)]
         span, track = air.x[part.spec.begin : part.spec.end], Track()
-        flight = self._dense(span, part, step) if dense else self._thin(span, part, step, track)
+        flight = self._exact(span, part.spec, step) if dense else self._thin(span, part, step, track)
         air.tracks.append(track)
         label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
         air.handles.append(self._driver.start(flight, part.lane, label))
@@ -85,16 +91,16 @@ class Flights:
             self.settle([(bucket, air) for bucket in self._buckets for air in bucket.air if air.step == step], check=False)
 
     def mean(self, bucket: FlatBucket, mine: Tensor, share: float) -> Tensor:
-        """The weighted mean over ranks of a bucket's values, by a dense all-reduce outside the schedule."""
-        seat = self._seat(0)
-        flight = _ROUTE.carry(_CODEC, mine * share, bucket.spec, _no_state(), seat)
+        """The weighted mean over ranks of a bucket's values, dense and outside the schedule."""
+        flight = self._exact(mine * share, bucket.spec, 0)
         handle = self._driver.start(flight, 0, f"common weights of bucket {bucket.index}")
         total = handle.wait().total
         self._meter.setup_bytes += handle.sent_bytes
         return total
 
-    def _dense(self, span: Tensor, part: Slice, step: int) -> Flight:
-        return _ROUTE.carry(_CODEC, span, part.spec, _no_state(), self._seat(step))
+    def _exact(self, span: Tensor, spec: Spec, step: int) -> Flight:
+        seat = self._seat(step)
+        return self.dense.carry(_EXACT, span, spec, self.dense.init(_EXACT, spec, seat), seat)
 
     def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight:
         flight = self._how.carry(self._strategy.what, span, part.spec, part.state, self._seat(step))
@@ -102,10 +108,6 @@ class Flights:
 
     def _seat(self, step: int) -> Seat:
         return Seat(self._driver.rank, tuple(range(self._driver.world)), step, self._seed)
-
-
-def _no_state() -> State:
-    return State(children={"codec": State()})
 
 
 def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, Ranks, Seat, Spec
 from thinwire.engine.board import Board
 from thinwire.engine.buckets import build
+from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, facts, problems
 from thinwire.engine.quorum import QuorumSyncer
@@ -95,7 +96,8 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     driver, meter = _Alone(rank, world, lambda: board.set(f"left/{rank}", "")), Meter(world)
     built = build(model, strategy, strategy.how, driver, bucket_bytes, slice_bytes, seed)
     meter.rows.extend(Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built)
-    sync = QuorumSyncer(model, optimizer, strategy, strategy.how, driver, built, meter, options)
+    flights = Flights(strategy, strategy.how, strategy.how, driver, built, meter, seed)
+    sync = QuorumSyncer(model, optimizer, strategy, driver, built, flights, meter, options)
     try:
         sync.enter(board, quorum, grace_s, timeout.total_seconds())
         sync.weigh(weight)

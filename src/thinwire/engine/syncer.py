@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver, Route, Tick
+from thinwire.core import Driver, Tick
 from thinwire.engine import agree, checkpoint
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights
@@ -43,14 +43,14 @@ class Syncer:
         model: nn.Module,
         optimizer: Optimizer,
         strategy: Strategy,
-        how: Route,
         driver: Driver,
         buckets: list[FlatBucket],
+        flights: Flights,
         meter: Meter,
         options: Options,
     ) -> None:
         self.model, self.optimizer, self.strategy, self.driver = model, optimizer, strategy, driver
-        self.buckets, self.meter, self.options = buckets, meter, options
+        self.buckets, self.flights, self.meter, self.options = buckets, flights, meter, options
         self.step = 0
         """Steps of the schedule's clock so far."""
         self._begun, self._landed = 0, False  # the step at which this syncer began; whether a mean has landed since
@@ -59,7 +59,6 @@ class Syncer:
         self.shares: Sequence[float] = [1 / driver.world] * driver.world
         self._on_gradients = strategy.on.clock == "backward"
         self._device = buckets[0].device
-        self.flights = Flights(strategy, how, driver, buckets, meter, options.seed)
         self._weighing: agree.Sharing | None = None
         self.pace = Pace(strategy.when, driver, meter, len(buckets), self._device) if isinstance(strategy.when, by_speed) else None
         self._tick: Tick | None = None
@@ -143,7 +142,7 @@ class Syncer:
     def common_weights(self) -> Iterator[nn.Module]:
         """The model with the weights that ranks have in common: to validate, to save. Own weights come back at the end.
 
-        Common are the parameters themselves on gradients, the anchor on deltas, and the mean over ranks (a dense all-reduce) on parameters.
+        Common are the parameters themselves on gradients, the anchor on deltas, and the mean over ranks (all of it, dense) on parameters.
         """
         if self._on_gradients:
             self.land()

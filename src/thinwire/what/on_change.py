@@ -59,10 +59,10 @@ class on_change(ef21):
         >>> sizes, total[0]
         ([32, 0, 32], tensor(2.))
 
-    Source: Chen, Giannakis, Sun & Yin 2018, arXiv:1805.09965 (LAG-WK; xi and window as in its experiments); with a quantiser, and with
-    `longest`, Sun et al. 2019, arXiv:1909.07588 (LAQ). Differs from the papers: the rule holds span by span; no terms of quantisation
-    errors in it; of stochastic gradients it compares two batches, where LASG (Chen, Sun & Yin 2020, arXiv:2002.11360) takes both gradients
-    of one.
+    Source: Chen, Giannakis, Sun & Yin 2018, arXiv:1805.09965 (LAG-WK; xi and window as in its authors' code,
+    github.com/chentianyi1991/LAG-code); with a quantiser, and with `longest`, Sun et al. 2019, arXiv:1909.07588 (LAQ). Differs from the
+    papers: the rule holds span by span; no terms of quantisation errors in it; of stochastic gradients it compares two batches, where
+    LASG (Chen, Sun & Yin 2020, arXiv:2002.11360) takes both gradients of one.
     """
 
     inner: Coder = identity()
