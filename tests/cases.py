@@ -1,6 +1,5 @@
 """Configured members, by name: what the conformance checks are run on. `test_pairs.py` proves that no exported member is missing."""
 
-import tests.interpreter  # noqa: F401  (first: optim() makes an optimiser to see whether it takes its settings)
 from thinwire.core import Codec, Coder, Outer, Route, Schedule, Target
 from thinwire.how import auto, checked, direct, gather, gossip, halving_doubling, hierarchical, native, ring, server, torus, tree, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd

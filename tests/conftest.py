@@ -5,6 +5,8 @@ import os
 import torch
 from hypothesis import settings
 
+import tests.interpreter  # noqa: F401  (before any test makes an optimiser, whichever tests are run)
+
 torch.set_num_threads(1)  # test workers and ranks already fill the cores
 
 settings.register_profile("quick", deadline=None, max_examples=50)
