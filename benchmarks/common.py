@@ -6,7 +6,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-import thinwire
+from thinwire.bench.records import environment
 from thinwire.testing.gpt import GPT, GPTConfig
 
 CONFIG = GPTConfig(vocab=4096, context=64, layers=6, heads=6, width=384)  # 12.2 M parameters
@@ -37,17 +36,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return made
-
-
-def environment() -> dict[str, Any]:
-    """Where the figures come from."""
-    return {
-        "thinwire": thinwire.__version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-    }
 
 
 def emit(file: Path | None, record: dict[str, Any]) -> None:
@@ -126,8 +114,3 @@ def _rank(rank: int, world: int, port: int, pipe: Any, work: Callable[..., Any],
     pipe.close()
     dist.barrier()
     dist.destroy_process_group()
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

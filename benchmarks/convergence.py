@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import environment
 from thinwire import Strategy
+from thinwire.bench.records import environment
 from thinwire.how import gather, native, two_shot
 from thinwire.on import deltas, nesterov, sgd
 from thinwire.recipes import dense, powersgd, sparseloco, topk_sgd

@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.common import parser, table
 from thinwire.bench.contestants import Contestant, ours
-from thinwire.bench.study import RECORDS, STUDY, Bench, Study, links, read
+from thinwire.bench.records import RECORDS, read
+from thinwire.bench.study import STUDY, Bench, Study, links
 from thinwire.data.cache import cache_folder
 from thinwire.how import two_shot
 from thinwire.on import deltas, gradients, nesterov

@@ -24,8 +24,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import environment
 from thinwire import Strategy
+from thinwire.bench.records import environment
 from thinwire.core import Codec, Part, Seat, Spec, State
 from thinwire.data.batches import Batches, validation_windows
 from thinwire.data.english import english

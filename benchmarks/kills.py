@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import environment
+from thinwire.bench.records import environment
 
 STRATEGIES = ("fedpaq,period=4", "powersgd,rank=2", "streaming_diloco,period=8,fragments=2,tau=2", "sparseloco,period=5", "topk_sgd")
 JOB = [

@@ -13,7 +13,8 @@ import pytest
 
 from tests.lab.possible import why_not
 from thinwire.bench.contestants import FULL, Contestant, chosen, ours
-from thinwire.bench.study import RECORDS, Bench, Link, Study, for_page, read
+from thinwire.bench.records import RECORDS, for_page, read
+from thinwire.bench.study import Bench, Link, Study
 from thinwire.errors import BenchError
 from thinwire.recipes import dense, fedpaq
 

@@ -163,6 +163,21 @@ def test_largest_of_chunks_of_64_side_by_side(level: native.Level, kinds: list[s
 
 
 @levels
+@given(x=tensors, chunks=st.integers(1, 9), share=st.floats(0, 1))
+@example(x=values(200_000, 1, 0.0, 5), chunks=3000, share=0.125)
+def test_what_is_left_at_places(level: native.Level, x: Tensor, chunks: int, share: float) -> None:
+    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(min(chunks, x.numel()), -1)
+    places = reference.largest(rows, max(1, int(share * rows.shape[1])))
+    found = rows.gather(1, places)
+    y, said = rows.clone(), found.flip(0)
+    with native.using(level):
+        finite = fast.leave(y, places, found, said)
+    rest = found - said
+    assert same(y, rows.scatter(1, places, rest))
+    assert bool(finite) == bool(rest.isfinite().all())
+
+
+@levels
 @given(x=tensors, bar=st.one_of(st.floats(0, 3, width=32), st.sampled_from(ODD)), most=st.one_of(st.none(), st.integers(0, 300)))
 def test_above(level: native.Level, x: Tensor, bar: float, most: int | None) -> None:
     with native.using(level):

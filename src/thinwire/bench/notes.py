@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire.bench.figures import escape
 from thinwire.bench.page import Cell, Head, Row, fixed, so_many, table
+from thinwire.bench.results import Bench
 
 if TYPE_CHECKING:
-    from thinwire.bench.report import Bench
     from thinwire.bench.sections import Told
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thinwire.bench.figures import Line, Look, bars, clean, curves, escape, parts_legend, sig
 from thinwire.bench.notes import cautions, details, failures, measures, opening, reproduce
@@ -26,9 +26,7 @@ from thinwire.bench.page import (
     table,
     time_unit,
 )
-
-if TYPE_CHECKING:
-    from thinwire.bench.report import Bench
+from thinwire.bench.results import Bench
 
 
 def bench_sections(bench: Bench, rows: Sequence[Mapping[str, Any]]) -> str:

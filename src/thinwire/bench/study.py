@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,13 +25,12 @@ import numpy as np
 from thinwire.bench.contestants import FULL, QUICK, Contestant
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job
+from thinwire.bench.records import RECORDS, environment, read, write
 from thinwire.errors import BenchError, ThinwireError
 from thinwire.lab import Lab, Wire, uniform
 from thinwire.lab.delay import LineStats
 from thinwire.strategy import Strategy
-from thinwire.version import __version__
 
-RECORDS = "records.jsonl"
 PARTS = ("curves", "times", "proof")
 HOURS = 3600.0
 SAME = 2e-3  # of the last loss: what another order of float32 sums may change over a whole run
@@ -132,14 +130,14 @@ class Bench:
         self.study, self.folder, self.environments, self.say = study, folder, environments, say
         folder.mkdir(parents=True, exist_ok=True)
         self.records = [each for each in read(folder / RECORDS) if not (retry and each.get("error"))]
-        _write(folder / RECORDS, self.records)  # without what was cut off, or is tried again
+        write(folder / RECORDS, self.records)  # without what was cut off, or is tried again
         self._done = {each["key"] for each in self.records if "key" in each}
         self._pythons: dict[str, Path | str] = {}
         self.train, self.held = bundled(environments)
 
     def run(self, command: str, parts: Sequence[str] = PARTS) -> list[dict[str, Any]]:
         """Measure all of these parts that is not there yet; every record."""
-        here = {"kind": "environment", **environment(command)}
+        here = {"kind": "environment", **environment(), "date": time.strftime("%Y-%m-%d"), "command": command}
         if not any({**each, "date": here["date"]} == here for each in self.records):
             self._keep(here)
         for part in parts:
@@ -253,35 +251,6 @@ class Bench:
             file.write(json.dumps(told, allow_nan=False) + "\n")
 
 
-def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the page shows: a proof beside what was predicted of it, and no step times of the small model."""
-    small = {each["name"]: each for each in records if each["kind"] == "small" and not each["error"]}
-    curves = {each["name"]: each for each in records if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]}
-    out = [each for each in records if each["kind"] in ("curve", "time")]
-    for whole in (each for each in records if each["kind"] == "whole"):
-        curve, step = curves.get(whole["name"]), small.get(whole["name"])
-        if whole["error"] or curve is None or step is None:
-            out.append(whole)
-            continue
-        steps, losses = zip(*curve["validation"], strict=True)
-        target = float(np.interp(0.8 * steps[-1], steps, losses))
-        needed = _reached(steps, losses, target)
-        seconds = _reached([at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target)
-        mean = statistics.mean(step["step_s"])
-        told = {"target": target, "predicted_s": needed * mean, "measured_s": seconds, "step_s": mean}
-        out.append({**whole, **told, "same_losses": whole["validation"] == curve["validation"]})
-    return [*(each for each in records if each["kind"] == "environment"), *out]
-
-
-def _reached(at: Sequence[float], losses: Sequence[float], target: float) -> float:
-    """Where losses first come down to a target."""
-    place = next(place for place, loss in enumerate(losses) if loss <= target)
-    if place == 0:
-        return at[0]
-    share = (losses[place - 1] - target) / (losses[place - 1] - losses[place])
-    return at[place - 1] + share * (at[place] - at[place - 1])
-
-
 def _module(name: str) -> Any:
     return importlib.import_module("thinwire.bench.ours" if name == "thinwire" else f"thinwire.bench.rivals.{name}")
 
@@ -386,46 +355,6 @@ def _words(told: Mapping[str, Any]) -> str:
     if "step_s" in told:
         return f"{statistics.mean(told['step_s']):.3f} s a step, {told['kernel_bytes'] / 1e6:.3f} MB"
     return f"{told['validation'][-1][1]:.4f} nats"
-
-
-def environment(command: str) -> dict[str, Any]:
-    """Where records come from."""
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return {
-        "thinwire": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "cpu": next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "date": time.strftime("%Y-%m-%d"),
-        "command": command,
-    }
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; a last line that was cut off by the end of a run is left out, since it is measured again.
-
-    Raises:
-        BenchError: another line is no record.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise BenchError(f"{path}, line {number}: no record") from None
-    return records
-
-
-def _write(path: Path, records: list[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in records), encoding="utf-8")
-    partial.replace(path)
 
 
 def bundled(folder: Path) -> tuple[str, str]:

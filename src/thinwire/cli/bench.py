@@ -48,7 +48,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Say) -> int:
     """Measure, then write the page."""
     from thinwire.bench.contestants import chosen, ours
-    from thinwire.bench.study import PARTS, QUICK_STUDY, STUDY, Bench, for_page
+    from thinwire.bench.records import for_page
+    from thinwire.bench.study import PARTS, QUICK_STUDY, STUDY, Bench
     from thinwire.data.cache import cache_folder
     from thinwire.train.spoken import strategy_from
 

@@ -24,8 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, say: Say) -> int:
     """Write the page."""
+    from thinwire.bench.records import RECORDS, for_page, read
     from thinwire.bench.report import bench_page, runs_page, write
-    from thinwire.bench.study import RECORDS, for_page, read
 
     benches = [run for run in options.runs if (run / RECORDS).exists()]
     if benches and len(options.runs) > 1:

@@ -172,6 +172,16 @@ def largest_sum(x: Tensor, before: Tensor, decay: float, y: Tensor, k: int) -> t
     return largest(_summed(x, before, decay, y), k)
 
 
+def leave(y: Tensor, places: Tensor, values: Tensor, said: Tensor) -> Tensor:
+    """y (m, n) = values - said, both (m, k), at their places in each row; whether all of those are finite: a bool of no dimension."""
+    kernels = native.library(y)
+    if kernels is not None and said.dtype == values.dtype == y.dtype and places.is_contiguous() and values.is_contiguous():
+        return torch.tensor(kernels.places_leave(places, values, said.contiguous(), y))
+    rest = values - said
+    y.scatter_(1, places, rest)
+    return all_finite(rest)
+
+
 def above(x: Tensor, bar: Tensor, most: int | None = None) -> tuple[Tensor, Tensor] | int:
     """`reference.above` and the values there; or their count, where it is above `most`."""
     x = x.contiguous()

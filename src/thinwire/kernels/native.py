@@ -30,7 +30,7 @@ LEVELS: tuple[Level, ...] = ("torch", "baseline", "avx2", "avx512")
 VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
-_VERSION = 2
+_VERSION = 3
 _MOST = 2**31  # values of one call: places are 32 bits wide inside
 _NO_KEY = (0, 0)
 _forced: list[Level] = []
@@ -63,6 +63,7 @@ def _load(level: Level) -> ctypes.CDLL:
         "places_write": (None, [at, i64, i64, i64, i32, i32, i64, at]),
         "places_read": (i32, [at, i64, i64, i64, i32, i32, i64, at]),
         "places_add": (i32, [at, i64, i64, i64, i32, i32, i64, at, at]),
+        "places_leave": (i32, [at, at, at, i64, i64, i64, at, i32]),
     }
     for name, (result, arguments) in types.items():
         function = getattr(library, name)
@@ -202,6 +203,11 @@ class Kernels:
         """total (chunks, per) += values (chunks, k) at the places that are read; what is wrong with them, as in `places_read`."""
         (chunks, k), per = values.shape, total.shape[1]
         return int(self.lib.places_add(side.data_ptr(), chunks, k, per, coding, low, unary, values.data_ptr(), total.data_ptr()))
+
+    def places_leave(self, places: Tensor, values: Tensor, said: Tensor, y: Tensor) -> bool:
+        (chunks, k), per = places.shape, y.shape[1]
+        at = (places.data_ptr(), values.data_ptr(), said.data_ptr())
+        return bool(self.lib.places_leave(*at, chunks, k, per, y.data_ptr(), torch.get_num_threads()))
 
 
 def library(x: Tensor) -> Kernels | None:

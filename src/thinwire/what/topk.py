@@ -72,32 +72,34 @@ class topk(Transform):
 
     def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work)
-        cores, sides = [x.new_empty(0)], [torch.empty(0, dtype=torch.uint8, device=x.device)]
+        cores: list[Tensor] = []
+        sides: list[Tensor] = []
         for at, chunks, size, k in self._runs(spec):
             where, values = fast.largest(x[at : at + chunks * size].view(chunks, size), k)
             cores.append(values.view(-1))
             sides.append(_places.write(where, size))
-        return torch.cat(cores), torch.cat(sides)
+        return _joined(cores, x.new_empty(0)), _joined(sides, x.new_empty(0, dtype=torch.uint8))
 
     def split_left(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         x, y = x.to(spec.work), memory.empty(spec.numel, spec.work, x.device)
-        found, sides = [], [torch.empty(0, dtype=torch.uint8, device=x.device)]
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        sides: list[Tensor] = []
         for at, chunks, size, k in self._runs(spec):
             rows, past, out = (flat[at : at + chunks * size].view(chunks, size) for flat in (x, before, y))
             where, values = fast.largest_sum(rows, past, decay, out, k)
             found.append((out, where, values))
             sides.append(_places.write(where, size))
-        core = torch.cat([x.new_empty(0), *(values.view(-1) for _, _, values in found)])
+        core = _joined([values.view(-1) for _, _, values in found], x.new_empty(0))
 
         def left(said: Tensor) -> tuple[Tensor, Tensor]:
-            rest = core - said  # where a value of a chunk is not finite, one that was taken is not
-            for (out, where, values), own in zip(found, rest.split([values.numel() for _, _, values in found]), strict=True):
-                out.scatter_(1, where, own.view(values.shape))
-            return y, fast.all_finite(rest)
+            finite = torch.ones((), dtype=torch.bool, device=x.device)  # where a value of a chunk is not, one that was taken is not
+            for (out, where, values), own in zip(found, said.split([values.numel() for _, _, values in found]), strict=True):
+                finite = finite & fast.leave(out, where, values, own.view(values.shape))
+            return y, finite
 
-        return core, torch.cat(sides), left
+        return core, _joined(sides, x.new_empty(0, dtype=torch.uint8)), left
 
     def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         out = memory.empty(spec.numel, spec.work, core.device).zero_()
@@ -122,3 +124,8 @@ class topk(Transform):
         size = self.per or max(spec.numel, 1)
         runs = [(spec.numel // size, size), (1, spec.numel % size)]
         return [(chunks, n, kept(self.k, n)) for chunks, n in runs if chunks and n]
+
+
+def _joined(runs: list[Tensor], none: Tensor) -> Tensor:
+    """One after another; a single one as it is."""
+    return runs[0] if len(runs) == 1 else torch.cat([none, *runs])

@@ -421,3 +421,20 @@ EXPORT int places_add(const uint8_t* in, int64_t chunks, int64_t k, int64_t per,
     }
     return FINE;
 }
+
+// y (chunks, per) = values - said, both (chunks, k), at their places; whether all of what is left there is finite.
+EXPORT int places_leave(const int64_t* places, const float* values, const float* said, int64_t chunks, int64_t k, int64_t per, float* y,
+                        int threads) {
+    std::atomic<bool> finite{true};
+    in_threads(chunks, chunks * per, threads, [&](int64_t begin, int64_t end) {
+        uint32_t most = 0;
+        for (int64_t c = begin; c < end; ++c)
+            for (int64_t i = c * k; i < (c + 1) * k; ++i) {
+                const float left = values[i] - said[i];
+                most = std::max(most, size_of(left));
+                y[c * per + places[i]] = left;
+            }
+        if (most >= INFINITE) finite = false;
+    });
+    return finite;
+}

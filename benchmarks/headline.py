@@ -1,0 +1,133 @@
+"""Seconds until the loss that dense DDP has at its end, on six links, beside an infinitely fast wire and the best rival.
+
+    python -m benchmarks.headline             # runs what is missing into results/headline, then tells; hours
+    python -m benchmarks.headline --table     # what the records say, of all that is there
+
+A contestant's seconds are the steps that its curve needs × its mean step on the link. Curves and times of `thinwire bench` are taken as
+they are (results/bench); added here are curves that go on for longer: who talks seldom may take more steps in less time, rivals included.
+Infinitely fast: DDP's steps × a step of the same model, ranks and machine of which nothing is said at all. The target is DDP's mean last
+loss, and 0.2 % above it counts as there: so much do runs of the same maths differ by the order of their sums.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import parser, table
+from thinwire.bench.contestants import DDP, FULL, SLICES, Contestant, chosen, ours
+from thinwire.bench.records import RECORDS, for_page, read
+from thinwire.bench.results import Curve, sorted_out
+from thinwire.bench.study import FREE, SAME, STUDY, Bench
+from thinwire.data.cache import cache_folder
+from thinwire.how import native, two_shot
+from thinwire.on import deltas, gradients, sgd
+from thinwire.strategy import Strategy
+from thinwire.what import feedback, identity, uniform
+from thinwire.when import every
+
+RESULTS = Path(__file__).parent / "results"
+LONGER = {
+    "local steps H=10, 4 bits": 2.0,
+    "DiLoCo H=30, 4 bits": 2.0,
+    "Streaming DiLoCo H=30, 4 bits": 2.0,
+    "top-k 8 of 64 of each update, 2 bits": 1.5,
+    "torchft DiLoCo H=30": 2.0,
+    "torch post-local SGD H=10": 2.0,
+    "DDP, PowerSGD rank 4": 2.0,
+}
+"""Times as many steps as the bench's."""
+MORE = (
+    ours(
+        "2-bit gradients, feedback",
+        Strategy(every(1), feedback(uniform(2, grid="rise"), decay=0.9), two_shot(), gradients()),
+        attach=SLICES,
+        timed={"attach": {"lanes": 4, "slice_bytes": 4 << 20}},
+    ),
+)
+ALONE = ours("nothing said", Strategy(every(1_000_000), identity(), native(), deltas(outer=sgd(1.0))))
+
+
+def longer(contestant: Contestant) -> Contestant:
+    """With a schedule of more steps."""
+    steps = round(STUDY.curve["steps"] * LONGER[contestant.name])
+    return replace(contestant, job={**contestant.job, "steps": steps, "stop": steps}, same_as=None)
+
+
+def run(folder: Path, seeds: int) -> None:
+    """Whatever is missing: a step alone, times of what the bench has not, longer curves."""
+    whole = replace(STUDY, seeds=seeds)
+    made = [
+        (replace(whole, contestants=(ALONE,), links=(FREE,)), "times"),
+        (replace(whole, contestants=MORE), "times"),
+        (replace(whole, contestants=(*MORE, *map(longer, chosen(list(LONGER), FULL)))), "curves"),
+    ]
+    for study, part in made:
+        Bench(study, folder, cache_folder() / "bench", print).run("benchmarks.headline", (part,))
+
+
+@dataclass
+class Found:
+    """Of one link: seconds of the infinitely fast wire; the best of ours and of the rivals, with their names."""
+
+    link: str
+    infinite: float
+    ours: tuple[float, str] | None
+    rival: tuple[float, str] | None
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """For people."""
+        mine, theirs = (f"{each[1]}: {each[0]:,.0f} s, {each[0] / self.infinite:.2f}" if each else "–" for each in (self.ours, self.rival))
+        ratio = f"{self.rival[0] / self.ours[0]:.2f}" if self.ours and self.rival else "–"
+        return self.link, f"{self.infinite:,.0f} s", mine, theirs, ratio
+
+
+def found(bench: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> list[Found]:
+    """A row for each link that both sides were timed on."""
+    known, more = sorted_out(for_page([*bench])), sorted_out([record for record in own if not _longer(record)])
+    dense = known.curves[DDP]
+    target = dense.final * (1 + SAME)
+    alone = more.timings.pop((ALONE.name, FREE.name)).mean
+    contestants = known.contestants | more.contestants
+    curves: dict[str, list[Curve]] = {name: [curve] for name, curve in (known.curves | more.curves).items()}
+    for name, curve in sorted_out([record for record in own if _longer(record)] or [*bench]).curves.items():
+        curves.setdefault(name, []).append(curve)
+    rows = []
+    for link in known.links:
+        times = {name: timing.mean for (name, where), timing in (known.timings | more.timings).items() if where == link}
+        there = [(steps * step, name) for name, step in times.items() if (steps := _steps(curves.get(name, ()), target)) is not None]
+        mine, theirs = ([each for each in there if (contestants[each[1]] == "thinwire") == own] for own in (True, False))
+        rows.append(Found(link, dense.steps[-1] * alone, min(mine, default=None), min(theirs, default=None)))
+    return rows
+
+
+def _longer(record: dict[str, Any]) -> bool:
+    return bool(record["kind"] == "curve" and not record["error"] and record["steps"] > STUDY.curve["steps"])
+
+
+def _steps(curves: Iterable[Curve], target: float) -> float | None:
+    """The fewest steps to the target; each curve is one schedule."""
+    return min((steps for curve in curves if (steps := curve.steps_to(target)) is not None), default=None)
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--table", action="store_true", help="run nothing, tell what the records say")
+    made.add_argument("--seeds", type=int, default=STUDY.seeds)
+    options = made.parse_args()
+    folder = RESULTS / "headline"
+    if not options.table:
+        run(folder, options.seeds)
+    rows = found(read(RESULTS / "bench" / RECORDS), read(folder / RECORDS))
+    table(("link", "infinitely fast", "ours", "best rival", "rival over ours"), [each.row for each in rows])
+    over = [each.ours[0] / each.infinite for each in rows if each.ours]
+    if over:
+        print(f"ours over an infinitely fast wire: {min(over):.2f} to {max(over):.2f}, median {statistics.median(over):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Draw the study of avoidance: last losses by replicas and outer rate, by period, and by what the deltas say.
+
+    python -m benchmarks.plot_evidence benchmarks/results/evidence/records.jsonl docs/img/evidence.svg
+
+The figures are those of `python -m benchmarks.evidence`; a point is the mean over seeds, its bar the range, the line data parallelism.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+from benchmarks.evidence import BEST, PARALLEL, RATES, replicas, told
+from thinwire.bench.records import read
+
+MARKS = "osD"
+WORLDS = (2, 4, 8)
+PERIODS = {"1": "H=1", "10": "H=10", "30": replicas(4, BEST), "100": "H=100"}
+SAID = {
+    "float32": replicas(4, BEST),
+    "4 bits": "4 bits",
+    "2 bits": "2 bits",
+    "2 bits,\nfeedback": "2 bits, feedback",
+    "float32,\n3 fragments": "3 fragments",
+}
+
+
+def points(axes: Any, at: list[Any], losses: list[list[float]], mark: str, **more: Any) -> None:
+    """Means with their ranges."""
+    means = [statistics.fmean(each) for each in losses]
+    low = [mean - min(each) for mean, each in zip(means, losses, strict=True)]
+    high = [max(each) - mean for mean, each in zip(means, losses, strict=True)]
+    axes.errorbar(at, means, yerr=[low, high], marker=mark, ms=6, capsize=3, zorder=3, **more)
+
+
+def main(records: str, out: str) -> None:
+    mpl.rcParams["svg.hashsalt"] = "thinwire"  # the same figures give the same file
+    losses = told(read(Path(records)))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, width_ratios=(1, 1, 1.3))
+    for mark, rate in zip(MARKS, RATES, strict=True):
+        there = [world for world in WORLDS if replicas(world, rate) in losses]
+        points(left, [str(world) for world in there], [losses[replicas(world, rate)] for world in there], mark, label=f"outer rate {rate}")
+    left.set_xlabel("replicas")
+    left.set_ylabel("last validation loss, nats/byte")
+    left.legend(frameon=False, fontsize=8.5)
+    panels = ((middle, PERIODS, "H, steps between talks (4 replicas)"), (right, SAID, "what deltas say (4 replicas, H=30)"))
+    for axes, chosen, label in panels:
+        held = {name: losses[run] for name, run in chosen.items() if run in losses}
+        points(axes, list(held), list(held.values()), "o", linestyle="-" if axes is middle else "")
+        axes.set_xlabel(label)
+    right.tick_params(axis="x", labelsize=8.5)
+    for axes in (left, middle, right):
+        axes.grid(alpha=0.3)
+        if PARALLEL in losses:
+            axes.axhline(statistics.fmean(losses[PARALLEL]), color="black", linewidth=0.9, linestyle="--", zorder=2)
+    seeds = max(map(len, losses.values()))
+    figure.suptitle(f"0.48 M parameters, 9.8 M tokens in every run, up to {seeds} seeds; dashed: data parallelism", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(out, metadata={"Date": None}, facecolor="white")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

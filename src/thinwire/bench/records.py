@@ -1,0 +1,85 @@
+"""The file of records that a bench keeps: one JSON object a line, what it is read from, and what of it a page shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thinwire.errors import BenchError
+from thinwire.version import __version__
+
+RECORDS = "records.jsonl"
+
+
+def environment() -> dict[str, Any]:
+    """Where figures come from."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return {
+        "thinwire": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "cpu": next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+    }
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; a last line that was cut off by the end of a run is left out, since it is measured again.
+
+    Raises:
+        BenchError: another line is no record.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise BenchError(f"{path}, line {number}: no record") from None
+    return records
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in records), encoding="utf-8")
+    partial.replace(path)
+
+
+def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the page shows: a proof beside what was predicted of it, and no step times of the small model."""
+    small = {each["name"]: each for each in records if each["kind"] == "small" and not each["error"]}
+    curves = {each["name"]: each for each in records if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]}
+    out = [each for each in records if each["kind"] in ("curve", "time")]
+    for whole in (each for each in records if each["kind"] == "whole"):
+        curve, step = curves.get(whole["name"]), small.get(whole["name"])
+        if whole["error"] or curve is None or step is None:
+            out.append(whole)
+            continue
+        steps, losses = zip(*curve["validation"], strict=True)
+        target = float(np.interp(0.8 * steps[-1], steps, losses))
+        needed = _reached(steps, losses, target)
+        seconds = _reached([at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target)
+        mean = statistics.mean(step["step_s"])
+        told = {"target": target, "predicted_s": needed * mean, "measured_s": seconds, "step_s": mean}
+        out.append({**whole, **told, "same_losses": whole["validation"] == curve["validation"]})
+    return [*(each for each in records if each["kind"] == "environment"), *out]
+
+
+def _reached(at: Sequence[float], losses: Sequence[float], target: float) -> float:
+    """Where losses first come down to a target."""
+    place = next(place for place, loss in enumerate(losses) if loss <= target)
+    if place == 0:
+        return at[0]
+    share = (losses[place - 1] - target) / (losses[place - 1] - losses[place])
+    return at[place - 1] + share * (at[place] - at[place - 1])
