@@ -121,8 +121,12 @@ def cells() -> list[Cell]:
         for rtt in (0.05, 0.1)
         for congestion in ("bbr", "cubic")
     ]
-    levels = [("identity()", "hierarchical(native(), direct(), 2)"), ("uniform(4)", "hierarchical(native(), two_shot(), 2)")]
-    made += [Cell(8, 1e8, 0.0, codec, 16 * MB, 16 * MB, 2, route, gloo=False, turns=3, node=2) for codec, route in levels]
+    # two levels: what happens inside a node is hidden behind other slices' way out of it
+    levels = [
+        ("identity()", "hierarchical(native(), direct(), 2)", 8 * MB),
+        ("uniform(4)", "hierarchical(native(), two_shot(), 2)", 4 * MB),
+    ]
+    made += [Cell(8, 1e8, 0.0, codec, 16 * MB, nbytes, 4, route, gloo=False, turns=5, node=2) for codec, route, nbytes in levels]
     return made
 
 

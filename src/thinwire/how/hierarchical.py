@@ -1,11 +1,11 @@
 """Levels: exact and fast inside a node, thin between nodes, and so on outwards.
 
 Steps, with nodes of L ranks:
-    1. inside each node, sum (by `inner`)
-    2. rank l of every node takes the l-th of L spans of its node's sum and carries it, with the strategy's codec, to its peers in the other
-       nodes by `outer`
+    1. inside each node, rank l hears the l-th of L spans from all and adds them in rank order: exactly; or all sum all, by `inner` and its
+       codec
+    2. it carries its span of the node's sum, with the strategy's codec, to its peers in the other nodes by `outer`
     3. inside each node, the L spans are handed round, exactly
-Only step 2 crosses the thin wire, with M/L per rank: T = T_inner(M) + T_outer(m/L) + α_in + (L-1) (o + M/(L B_in)), o the time a message.
+Only step 2 crosses the thin wire, with M/L per rank: T = T_outer(m/L) + 2 (α_in + (L-1) (o + M/(L B_in))), o the time a message.
 `outer` may have levels itself: nodes of nodes.
 (The hierarchical all-reduce of BlueConnect, Cho et al. 2019, with a codec on the outer hop as in ZeRO++, arXiv:2306.10209.)
 """
@@ -13,14 +13,13 @@ Only step 2 crosses the thin wire, with M/L per rank: T = T_inner(M) + T_outer(m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from thinwire.core import (
-    AllReduce,
     Codec,
     Exchange,
     Flight,
@@ -31,11 +30,9 @@ from thinwire.core import (
     Seat,
     Spec,
     State,
-    allreduce_messages,
-    allreduce_nbytes,
 )
 from thinwire.errors import StrategyError
-from thinwire.how.native import allreduce_seconds, native
+from thinwire.how.native import native
 from thinwire.kernels import memory, reference
 
 
@@ -44,7 +41,7 @@ class hierarchical(Route):
     """`inner` inside nodes of `node` neighbouring ranks, `outer` between them; the strategy's codec speaks on the outer hop only.
 
     Args:
-        inner: `native()` (exact), or a route with its own codec: `(two_shot(), cast("bf16"))`.
+        inner: `native()`, which is exact, or a route with its own codec: `(two_shot(), cast("bf16"))`.
         outer: the route between nodes; another `hierarchical(…)` has nodes of `node` times its own.
         node: ranks a node; ranks 0 … node-1 are the first. "local" takes what the launcher says (torchrun's LOCAL_WORLD_SIZE).
 
@@ -54,9 +51,9 @@ class hierarchical(Route):
 
     Example:
         >>> hierarchical(native(), native(), node=2).groups(world=4)
-        ((0, 1), (2, 3), (0, 2), (1, 3))
-        >>> hierarchical(native(), hierarchical(native(), native(), node=2), node=2).groups(world=8)[4:8]
-        ((0, 2, 4, 6), (1, 3, 5, 7), (0, 2), (4, 6))
+        ((0, 2), (1, 3))
+        >>> hierarchical(native(), hierarchical(native(), native(), node=2), node=2).groups(world=8)
+        ((0, 2, 4, 6), (1, 3, 5, 7), (0, 4), (2, 6), (1, 5), (3, 7))
     """
 
     inner: Route | tuple[Route, Codec]
@@ -165,9 +162,10 @@ class hierarchical(Route):
             raise StrategyError(
                 f"hierarchical(node={size}): a world of {world} ranks is no multiple of {size}; every node has as many ranks"
             )
-        nodes = [tuple(range(first, first + size)) for first in range(0, world, size)]
+        route, codec = self._inner
+        nodes = [] if codec is None else [tuple(range(first, first + size)) for first in range(0, world, size)]  # exact: by exchanges
         peers = [tuple(range(place, world, size)) for place in range(size)]
-        within = [*_numbered(self._inner[0].groups(size), nodes), *_numbered(self.outer.groups(world // size), peers)]
+        within = [*_numbered(route.groups(size), nodes), *_numbered(self.outer.groups(world // size), peers)]
         return tuple(dict.fromkeys(group for group in (*nodes, *peers, *within) if 1 < len(group) < world))
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
@@ -183,12 +181,12 @@ class hierarchical(Route):
         route, inner_codec = self._inner
         if inner_codec is not None:
             x = (yield from route.carry(inner_codec, x, spec, state.child("inner"), inside)).total
-        elif inside.world > 1 and spec.numel:
-            x = yield AllReduce(x.to(spec.dtype), inside.group)
 
         spans = spec.cut(inside.world, codec.grain)
-        own = spans[inside.place]
-        mine = x[own.begin - spec.begin : own.end - spec.begin]
+        pieces = {rank: x[span.begin - spec.begin : span.end - spec.begin] for rank, span in zip(inside.group, spans, strict=True)}
+        own, mine = spans[inside.place], pieces[seat.rank]
+        if inner_codec is None and inside.world > 1:
+            mine = yield from _scattered(pieces, own, inside)
         outcome = yield from self.outer.carry(codec, mine, own, state.child("outer"), across)
 
         payload = reference.as_bytes(outcome.total.to(spec.dtype))
@@ -207,12 +205,12 @@ class hierarchical(Route):
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         inside, _ = self._seats(seat)
         route, inner_codec = self._inner
-        whole = spec.numel * spec.dtype.itemsize
-        inner = route.sent_nbytes(inner_codec, spec, inside) if inner_codec else allreduce_nbytes(whole, inside.world)
+        own = self._span(codec, spec, inside).numel
+        inner = route.sent_nbytes(inner_codec, spec, inside) if inner_codec else (spec.numel - own) * spec.dtype.itemsize
         outer = self.outer_nbytes(codec, spec, seat)
         if inner is None or outer is None:
             return None
-        return inner + outer + (inside.world - 1) * self._span(codec, spec, inside).numel * spec.dtype.itemsize
+        return inner + outer + (inside.world - 1) * own * spec.dtype.itemsize
 
     def outer_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         """Bytes of a flight that this rank sends to other nodes; `None` where the data decides."""
@@ -222,8 +220,9 @@ class hierarchical(Route):
     def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         inside, across = self._seats(seat)
         route, inner_codec = self._inner
-        inner = route.sent_messages(inner_codec, spec, inside) if inner_codec else allreduce_messages(spec.numel, inside.world)
-        own = self._span(codec, spec, inside)
+        spans = spec.cut(inside.world, codec.grain)
+        own, full = spans[inside.place], sum(span.numel > 0 for span in spans)
+        inner = route.sent_messages(inner_codec, spec, inside) if inner_codec else full - (own.numel > 0)
         outer = self.outer.sent_messages(codec, own, across)
         return None if inner is None or outer is None else inner + outer + (inside.world - 1) * (own.numel > 0)
 
@@ -231,10 +230,9 @@ class hierarchical(Route):
         inside, across = self._seats(seat)
         route, inner_codec = self._inner
         fast, thin = link.inside or link, replace(link, inside=None)
-        whole = spec.numel * spec.dtype.itemsize
-        inner = route.seconds(inner_codec, spec, inside, fast) if inner_codec else allreduce_seconds(whole, inside.world, fast)
         own = max(spec.cut(inside.world, codec.grain), key=lambda span: span.numel)
         round_ = fast.seconds(*[own.numel * spec.dtype.itemsize] * (inside.world - 1))
+        inner = route.seconds(inner_codec, spec, inside, fast) if inner_codec else round_
         return inner + self.outer.seconds(codec, own, across, thin) + round_
 
     def _seats(self, seat: Seat) -> tuple[Seat, Seat]:
@@ -248,6 +246,20 @@ class hierarchical(Route):
 
     def _span(self, codec: Codec, spec: Spec, inside: Seat) -> Spec:
         return spec.cut(inside.world, codec.grain)[inside.place]
+
+
+def _scattered(pieces: dict[int, Tensor], own: Spec, inside: Seat) -> Generator[Exchange, dict[int, Tensor], Tensor]:
+    """The node's sum of this rank's span: each rank sends the others their pieces, and adds what it hears in rank order."""
+    there = {rank: reference.as_bytes(piece.to(own.dtype)) for rank, piece in pieces.items()}
+    nbytes = own.numel * own.dtype.itemsize
+    send = tuple((rank, there[rank]) for rank in inside.others)
+    heard = yield Exchange(send, tuple((rank, nbytes) for rank in reversed(inside.others)))
+    heard = heard | {inside.rank: there[inside.rank]}
+    first, *others = (reference.from_bytes(heard[rank], own.dtype) for rank in inside.group)
+    total = first.to(own.work, copy=True)
+    for each in others:
+        total += each
+    return total
 
 
 def _numbered(places: Iterable[Ranks], groups: Iterable[Ranks]) -> list[Ranks]:
