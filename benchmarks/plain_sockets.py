@@ -10,6 +10,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 PORT = 29_700
+TIMEOUT_S = 60
 
 
 class Plain:
@@ -30,6 +31,8 @@ class Plain:
         while len(self.peers) < self.world - 1:
             made, _ = self.listening.accept()
             self.peers[made.recv(1)[0]] = made
+        for each in self.peers.values():
+            each.settimeout(TIMEOUT_S)
 
     def exchange(self) -> None:
         """A phased exchange with all others."""

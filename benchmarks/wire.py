@@ -1,6 +1,6 @@
 """How near a route comes to the wire's limit in the lab, with gloo's own all-reduce beside it.
 
-    python -m benchmarks.wire --json benchmarks/results/wire.json      all cells; --only 1G those whose name holds that
+    python -m benchmarks.wire --json benchmarks/results/wire.json      all cells; --only 1G: these alone anew
     python -m benchmarks.wire --part routes --json benchmarks/results/wire_routes.json     routes beside their formula and the simulator
     python -m benchmarks.wire --part broadcast         rank 0's 48 MB to 8 hosts, as attach sends them, by a chain and scattered
 
@@ -32,7 +32,7 @@ import torch.distributed as dist
 
 import thinwire.how
 import thinwire.what  # noqa: F401  (its members must be known before one is spelled)
-from benchmarks.common import Neighbours, emit, parser, table
+from benchmarks.common import Neighbours, emit, parser, table, with_kept
 from benchmarks.plain_sockets import Plain
 from thinwire.core import LOCAL_NETWORK, Link, Seat, Spec
 from thinwire.drive.sim import Wires, simulate
@@ -168,7 +168,9 @@ class Ranks:
         self.states = [self.route.init(self.codec, span, self.seat) for span in self.spans]
         self.closed = sum(self.route.sent_nbytes(self.codec, span, self.seat) or 0.0 for span in self.spans)
         if cell.plain:
-            self.plain = Plain(self.rank, cell.world, int(self.closed / 2 / (cell.world - 1)))
+            each = torch.tensor(self.closed / 2 / (cell.world - 1))
+            dist.all_reduce(each, op=dist.ReduceOp.MAX)  # spans are not quite alike, but both ends must expect as much
+            self.plain = Plain(self.rank, cell.world, int(each))
             dist.barrier()
             self.plain.connect()
 
@@ -327,10 +329,10 @@ def main() -> None:
         for cell in chosen:
             rows += measured([cell])
             print(*row(rows[-1]), sep="  ", flush=True)
-            emit(asked.json, {"cells": rows})
+            emit(asked.json, {"rows": with_kept(asked.json, rows, "name")})
         print()
         table(["cell", "seconds", "of the limit", "plain sockets", "gloo / ours", "cores", "outer, counted"], [row(each) for each in rows])
-    emit(asked.json, {"cells": rows})
+    emit(asked.json, {"rows": with_kept(asked.json, rows, "name")})
 
 
 if __name__ == "__main__":
