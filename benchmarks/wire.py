@@ -112,8 +112,8 @@ def cells() -> list[Cell]:
     whole = 1 << 30  # one slice: on a short link a single lane fills the line best
     short = [(world, rate) for rate in (1e8, 1e9) for world in (2, 4, 8)]
     made = [Cell(world, rate, 0.0, "identity()", 8 * MB, whole, 1, turns=3) for world, rate in short]  # 32 MB of payload
-    for world, rate in short:  # as much; where the codec takes its time, a second lane encodes meanwhile
-        lanes, slices = (1, whole) if rate < 1e9 else (2, 64 * MB)
+    for world, rate in short:  # as much; where the codec takes its time, other lanes encode meanwhile
+        lanes, slices = (1, whole) if rate < 1e9 else (4, 16 * MB)
         made.append(Cell(world, rate, 0.0, "uniform(4)", 62 * MB, slices, lanes, gloo=False, turns=3))
     made += [Cell(4, rate, 0.0, codec, 8 * MB, 8 * MB, 2) for rate in (1e8, 1e9) for codec in ("uniform(4)", "sign()")]
     made += [
