@@ -12,15 +12,14 @@ loss, and 0.2 % above it counts as there: so much do runs of the same maths diff
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import parser, table
-from thinwire.bench.contestants import DDP, FULL, SLICES, Contestant, chosen, ours
+from thinwire.bench.contestants import DDP, FULL, OURS, SLICES, Contestant, chosen, ours
 from thinwire.bench.records import RECORDS, for_page, read
-from thinwire.bench.results import Curve, sorted_out
+from thinwire.bench.results import sorted_out
 from thinwire.bench.study import FREE, SAME, STUDY, Bench
 from thinwire.data.cache import cache_folder
 from thinwire.how import native, two_shot
@@ -40,6 +39,7 @@ LONGER = {
     "DDP, PowerSGD rank 4": 2.0,
 }
 """Times as many steps as the bench's."""
+LONG = ", more steps"
 MORE = (
     ours(
         "2-bit gradients, feedback",
@@ -86,32 +86,29 @@ class Found:
         return self.link, f"{self.infinite:,.0f} s", mine, theirs, ratio
 
 
-def found(bench: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> list[Found]:
-    """A row for each link that both sides were timed on."""
-    known, more = sorted_out(for_page([*bench])), sorted_out([record for record in own if not _longer(record)])
-    dense = known.curves[DDP]
+def found(records: list[dict[str, Any]]) -> list[Found]:
+    """A row for each link that was timed."""
+    bench = sorted_out([_marked(record) for record in for_page(records)])
+    dense = bench.curves[DDP]
     target = dense.final * (1 + SAME)
-    alone = more.timings.pop((ALONE.name, FREE.name)).mean
-    contestants = known.contestants | more.contestants
-    curves: dict[str, list[Curve]] = {name: [curve] for name, curve in (known.curves | more.curves).items()}
-    for name, curve in sorted_out([record for record in own if _longer(record)] or [*bench]).curves.items():
-        curves.setdefault(name, []).append(curve)
+    infinite = dense.steps[-1] * bench.timings[ALONE.name, FREE.name].mean
     rows = []
-    for link in known.links:
-        times = {name: timing.mean for (name, where), timing in (known.timings | more.timings).items() if where == link}
-        there = [(steps * step, name) for name, step in times.items() if (steps := _steps(curves.get(name, ()), target)) is not None]
-        mine, theirs = ([each for each in there if (contestants[each[1]] == "thinwire") == own] for own in (True, False))
-        rows.append(Found(link, dense.steps[-1] * alone, min(mine, default=None), min(theirs, default=None)))
+    for link in bench.links:
+        sides: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
+        for (name, where), timing in bench.timings.items():
+            curves = [bench.curves[each] for each in (name, name + LONG) if each in bench.curves]
+            steps = [needed for curve in curves if (needed := curve.steps_to(target)) is not None]
+            if where == link and steps:
+                sides[bench.contestants[name] == OURS].append((min(steps) * timing.mean, name))
+        if link != FREE.name:
+            rows.append(Found(link, infinite, min(sides[True], default=None), min(sides[False], default=None)))
     return rows
 
 
-def _longer(record: dict[str, Any]) -> bool:
-    return bool(record["kind"] == "curve" and not record["error"] and record["steps"] > STUDY.curve["steps"])
-
-
-def _steps(curves: Iterable[Curve], target: float) -> float | None:
-    """The fewest steps to the target; each curve is one schedule."""
-    return min((steps for curve in curves if (steps := curve.steps_to(target)) is not None), default=None)
+def _marked(record: dict[str, Any]) -> dict[str, Any]:
+    """A curve of more steps has a name of its own: each schedule is another curve."""
+    long = record["kind"] == "curve" and not record["error"] and record["steps"] > STUDY.curve["steps"]
+    return {**record, "name": record["name"] + LONG} if long else record
 
 
 def main() -> None:
@@ -119,10 +116,12 @@ def main() -> None:
     made.add_argument("--table", action="store_true", help="run nothing, tell what the records say")
     made.add_argument("--seeds", type=int, default=STUDY.seeds)
     options = made.parse_args()
-    folder = RESULTS / "headline"
     if not options.table:
-        run(folder, options.seeds)
-    rows = found(read(RESULTS / "bench" / RECORDS), read(folder / RECORDS))
+        run(RESULTS / "headline", options.seeds)
+    records = [record for name in ("bench", "headline") for record in read(RESULTS / name / RECORDS)]
+    if not any(record.get("name") == ALONE.name for record in records):
+        raise SystemExit("no step without a wire is known yet: run `python -m benchmarks.headline` first")
+    rows = found(records)
     table(("link", "infinitely fast", "ours", "best rival", "rival over ours"), [each.row for each in rows])
     over = [each.ours[0] / each.infinite for each in rows if each.ours]
     if over:
