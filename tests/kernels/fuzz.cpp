@@ -27,6 +27,9 @@ int64_t above(const float*, int64_t, uint32_t, int64_t, int64_t*, float*, int);
 void places_write(const int64_t*, int64_t, int64_t, int64_t, int, int, int64_t, uint8_t*);
 int places_read(const uint8_t*, int64_t, int64_t, int64_t, int, int, int64_t, int64_t*);
 int places_add(const uint8_t*, int64_t, int64_t, int64_t, int, int, int64_t, const float*, float*);
+int places_leave(const int64_t*, const float*, const float*, int64_t, int64_t, int64_t, float*, int);
+void thin_product(const float*, int64_t, int64_t, const float*, int64_t, int, float*, int);
+void outer(const float*, const float*, int64_t, int64_t, int64_t, float*, int);
 }
 
 namespace {
@@ -137,6 +140,9 @@ void sparse() {
     tell(values.get(), chunks * k);
     topk_chunks(y.get(), chunks, per, k, places.get(), values.get(), 1);
     need(!std::memcmp(places.get(), back.get(), sizeof(int64_t) * chunks * k), "a sum's largest are those of the sum");
+    const auto said = floats(chunks * k);
+    places_leave(places.get(), values.get(), said.get(), chunks, k, per, y.get(), 1);
+    tell(y.get(), chunks * per);
     const int64_t most = between(0, chunks * per);
     auto found = room<int64_t>(most);
     auto sizes = room<float>(most);
@@ -167,6 +173,18 @@ void sparse() {
         }
 }
 
+void thin() {
+    const int64_t rows = between(1, 40), n = next() % 8 ? between(1, 100) : between(1000, 2100), r = between(1, 20);
+    const auto m = floats(rows * n), p = floats(rows * r), q = floats(n * r);
+    auto left = room<float>(rows * r), right = room<float>(n * r), out = room<float>(rows * n);
+    thin_product(m.get(), rows, n, q.get(), r, 0, left.get(), 1);
+    thin_product(m.get(), rows, n, p.get(), r, 1, right.get(), 1);
+    outer(p.get(), q.get(), rows, n, r, out.get(), 1);
+    tell(left.get(), rows * r);
+    tell(right.get(), n * r);
+    tell(out.get(), rows * n);
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -180,6 +198,7 @@ int main(int, char** arguments) {
         grids();
         signs();
         sparse();
+        thin();
     } while (seconds < 0 ? rounds < -seconds : std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() < seconds);
     std::printf("%lld rounds, %016llx\n", static_cast<long long>(rounds), static_cast<unsigned long long>(told));
 }

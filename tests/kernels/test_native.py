@@ -259,3 +259,67 @@ def test_another_rank_step_seed_or_hop_draws_others(other: Seat) -> None:
     assert abs(float(torch.corrcoef(torch.stack([a, b]).double())[0, 1])) < 5 / 256
     counts = torch.bincount((a >> 12) * 16 + (b >> 12), minlength=256).double()  # both together fill the square evenly
     assert 150 < float(((counts - 256) ** 2 / 256).sum()) < 370
+
+
+sides = st.one_of(st.integers(1, 40), st.sampled_from([64, 1023, 1025, 2100]))
+
+
+@levels
+@given(
+    rows=sides, n=st.integers(1, 70), turned=st.booleans(), rank=st.integers(1, 19), seed=st.integers(0, 99), odd=st.sampled_from([0, 0, 2])
+)
+def test_outer(level: native.Level, rows: int, n: int, turned: bool, rank: int, seed: int, odd: int) -> None:
+    rows, n = (n, rows) if turned else (rows, n)
+    p, q = values(rows * rank, seed, 0.0, odd).view(rows, rank), values(n * rank, seed + 1, 0.0, 0).view(n, rank)
+    expected = torch.empty(rows, n)
+    reference.outer(p, q, expected)
+    out = torch.empty(rows, n)
+    with native.using(level):
+        fast.outer(p, q, out)
+    assert same(out, expected)
+    if not odd:
+        torch.testing.assert_close(out, p @ q.T)
+
+
+@levels
+@given(
+    rows=sides, n=st.integers(1, 70), turned=st.booleans(), rank=st.integers(1, 19), seed=st.integers(0, 99), odd=st.sampled_from([0, 0, 1])
+)
+def test_thin_product(level: native.Level, rows: int, n: int, turned: bool, rank: int, seed: int, odd: int) -> None:
+    """Both ways round: as exact as sums of so many float32 values are, the same bits in every build; not finite where torch's is not."""
+    rows, n = (n, rows) if turned else (rows, n)
+    m = values(rows * n, seed, 0.0, odd).view(rows, n)
+    for thin, transposed in (
+        (values(n * rank, seed + 1, 0.0, 0).view(n, rank), False),
+        (values(rows * rank, seed + 2, 0.0, 0).view(rows, rank), True),
+    ):
+        wide = m.T if transposed else m
+        with native.using(level):
+            found = fast.thin_product(m, thin, transposed)
+        with native.using(BUILT[0]):
+            assert same(found, fast.thin_product(m, thin, transposed))
+        exact = wide.double() @ thin.double()
+        within = wide.shape[1] * 2.0**-23 * (wide.abs().double() @ thin.abs().double()) + 1e-44
+        finite = exact.isfinite() & (exact.abs() < 1e38) & (within < 1e30)
+        assert bool(((found - exact).abs() <= within)[finite].all())
+        assert not bool(found.isfinite()[exact.isnan()].any())
+
+
+@levels
+def test_thin_kernels_in_threads(level: native.Level) -> None:
+    m, p, q = (
+        values(900 * 1100, 1, 0.0, 0).view(900, 1100),
+        values(900 * 5, 2, 0.0, 0).view(900, 5),
+        values(1100 * 5, 3, 0.0, 0).view(1100, 5),
+    )
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with native.using(level):
+                out = torch.empty(900, 1100)
+                fast.outer(p, q, out)
+                results.append([fast.thin_product(m, q), fast.thin_product(m, p, transposed=True), out])
+    finally:
+        torch.set_num_threads(before)
+    assert all(same(*pair) for pair in zip(*results, strict=True))

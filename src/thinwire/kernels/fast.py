@@ -194,6 +194,26 @@ def above(x: Tensor, bar: Tensor, most: int | None = None) -> tuple[Tensor, Tens
     return places.numel() if places.numel() > most else (places, x[places])
 
 
+def thin_product(m: Tensor, thin: Tensor, transposed: bool = False) -> Tensor:
+    """m · thin, or mᵀ · thin, of a matrix (rows, n) and a thin one of a few columns."""
+    m, thin = m.contiguous(), thin.contiguous()
+    kernels = native.library(m) if thin.dtype == m.dtype and thin.numel() else None
+    if kernels is None:
+        return (m.T if transposed else m) @ thin
+    return kernels.thin_product(m, thin, transposed)
+
+
+def outer(p: Tensor, q: Tensor, out: Tensor) -> None:
+    """`reference.outer`: out = p qᵀ; of a GPU's own product where the tensors lie there."""
+    kernels = native.library(out) if p.dtype == q.dtype == out.dtype and p.numel() and q.numel() else None
+    if kernels is not None:
+        kernels.outer(p.contiguous(), q.contiguous(), out)
+    elif out.is_cuda:
+        torch.mm(p, q.T, out=out)
+    else:
+        reference.outer(p, q, out)
+
+
 def _summed(x: Tensor, before: Tensor, decay: float, out: Tensor) -> Tensor:
     return torch.add(x, before, out=out) if decay == 1 else torch.mul(before, decay, out=out).add_(x)
 

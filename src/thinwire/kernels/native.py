@@ -30,7 +30,7 @@ LEVELS: tuple[Level, ...] = ("torch", "baseline", "avx2", "avx512")
 VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
-_VERSION = 3
+_VERSION = 4
 _MOST = 2**31  # values of one call: places are 32 bits wide inside
 _NO_KEY = (0, 0)
 _forced: list[Level] = []
@@ -64,6 +64,8 @@ def _load(level: Level) -> ctypes.CDLL:
         "places_read": (i32, [at, i64, i64, i64, i32, i32, i64, at]),
         "places_add": (i32, [at, i64, i64, i64, i32, i32, i64, at, at]),
         "places_leave": (i32, [at, at, at, i64, i64, i64, at, i32]),
+        "thin_product": (None, [at, i64, i64, at, i64, i32, at, i32]),
+        "outer": (None, [at, at, i64, i64, i64, at, i32]),
     }
     for name, (result, arguments) in types.items():
         function = getattr(library, name)
@@ -208,6 +210,16 @@ class Kernels:
         (chunks, k), per = places.shape, y.shape[1]
         at = (places.data_ptr(), values.data_ptr(), said.data_ptr())
         return bool(self.lib.places_leave(*at, chunks, k, per, y.data_ptr(), torch.get_num_threads()))
+
+    def thin_product(self, m: Tensor, thin: Tensor, transposed: bool) -> Tensor:
+        (rows, n), r = m.shape, thin.shape[1]
+        out = torch.empty(n if transposed else rows, r, dtype=torch.float32)
+        self.lib.thin_product(m.data_ptr(), rows, n, thin.data_ptr(), r, transposed, out.data_ptr(), torch.get_num_threads())
+        return out
+
+    def outer(self, p: Tensor, q: Tensor, out: Tensor) -> None:
+        (rows, n), r = out.shape, p.shape[1]
+        self.lib.outer(p.data_ptr(), q.data_ptr(), rows, n, r, out.data_ptr(), torch.get_num_threads())
 
 
 def library(x: Tensor) -> Kernels | None:

@@ -222,3 +222,10 @@ def above(x: Tensor, bar: Tensor) -> Tensor:
     """The places of the magnitudes of `bar` or more, and of every NaN; never of a zero: (c,) int64."""
     sizes = x.abs()
     return (~(sizes < bar) & (sizes != 0)).nonzero().view(-1)
+
+
+def outer(p: Tensor, q: Tensor, out: Tensor) -> None:
+    """out (rows, n) = p (rows, r) · q (n, r)ᵀ, column by column of both, each sum rounded: the same bits wherever it is computed."""
+    torch.mul(p[:, :1], q[:, 0], out=out)
+    for k in range(1, p.shape[1]):
+        out.add_(p[:, k : k + 1] * q[:, k])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Codec, Coder, Grain, Outcome, Rounds, Seat, Spec, State
-from thinwire.kernels import fast
+from thinwire.kernels import fast, memory
 from thinwire.registry import inside
 
 
@@ -68,6 +68,11 @@ class Remembering(Wrapper):
         settle(sent)
         total = yield packet
         return Outcome(total, lambda: sent)
+
+
+def what_is_left(y: Tensor, sent: Tensor) -> Tensor:
+    """y - sent, in memory that is used again."""
+    return torch.sub(y, sent, out=memory.empty(y.numel(), y.dtype, y.device))
 
 
 def twice(codec: Remembering) -> list[str]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Grain, Leaf, Outcome, Piece, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.kernels import fast, memory
 from thinwire.what._parts import bases, matrix, numbers, run, shrinks, warm
 
 
@@ -85,17 +86,20 @@ class alternating(Codec):
         thin = [piece for piece in pieces if self.shrinks(piece)]
         odd = {piece.part.name: bool(state[f"turn/{piece.part.name}"].value % 2) for piece in thin}
 
-        def seen(tensor: Tensor, piece: Piece) -> Tensor:
-            """A matrix as this turn sees it: on odd turns transposed, so that the factor on its right is the one that is kept."""
-            m = run(tensor, piece).view(matrix(piece))
-            return m.T if odd[piece.part.name] else m
+        def spread(factor: Tensor, piece: Piece, out: Tensor) -> None:
+            """The matrix of a factor of this turn and the basis, into its place."""
+            rows, columns = (basis[piece.part.name], factor) if odd[piece.part.name] else (factor, basis[piece.part.name])
+            fast.outer(rows, columns, run(out, piece).view(matrix(piece)))
 
         held = [state[f"{'p' if odd[piece.part.name] else 'q'}/{piece.part.name}"].value for piece in thin]
         basis = dict(zip((piece.part.name for piece in thin), bases(held), strict=True))
-        own = {piece.part.name: seen(x, piece) @ basis[piece.part.name] for piece in thin}
+        own = {
+            name: fast.thin_product(run(x, piece).view(matrix(piece)), basis[name], transposed=odd[name])
+            for piece, name in zip(thin, basis, strict=True)
+        }
         total = yield numbers([own.get(piece.part.name, run(x, piece)) for piece in pieces], spec, x, seat)
 
-        out, at = torch.empty_like(x), 0
+        out, at = memory.empty(x.numel(), x.dtype, x.device), 0
         for piece in pieces:
             name = piece.part.name
             if name not in own:
@@ -104,15 +108,18 @@ class alternating(Codec):
                 continue
             factor = total[at : at + own[name].numel()].view_as(own[name])
             at += factor.numel()
-            seen(out, piece).copy_(factor @ basis[name].T)
+            spread(factor, piece, out)
             leaf = state[f"{'q' if odd[name] else 'p'}/{name}"]
             leaf.value = warm(factor, leaf.value)
             state[f"turn/{name}"].value = state[f"turn/{name}"].value + 1
 
         def sent() -> Tensor:
-            said = x.clone()
-            for piece in thin:
-                seen(said, piece).copy_(own[piece.part.name] @ basis[piece.part.name].T)
+            said = memory.empty(x.numel(), x.dtype, x.device)
+            for piece in pieces:
+                if piece.part.name in own:
+                    spread(own[piece.part.name], piece, said)
+                else:
+                    run(said, piece).copy_(run(x, piece))
             return said
 
         return Outcome(out, sent)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Leaf, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.what._wrap import Remembering, twice, where_finite
+from thinwire.what._wrap import Remembering, twice, what_is_left, where_finite
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class dgc(Remembering):
         y = residual.value + u
 
         def settle(sent: Tensor) -> None:
-            left = y - sent
+            left = what_is_left(y, sent)
             residual.value = where_finite(left, residual.value, left)
             velocity.value = where_finite(torch.where(sent != 0, 0, u) if self.mask else u, velocity.value, left)
 

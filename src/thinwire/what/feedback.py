@@ -22,7 +22,7 @@ from thinwire.core import Codec, Coder, Leaf, Outcome, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
 from thinwire.what._stored import Int8
-from thinwire.what._wrap import Remembering, twice, where
+from thinwire.what._wrap import Remembering, twice, what_is_left, where
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,7 +125,7 @@ class feedback(Remembering):
         y = fast.summed(x.to(spec.work), leaf.flat, leaf.fade)
 
         def settle(sent: Tensor) -> None:
-            left = y - sent
+            left = what_is_left(y, sent)
             self._keep(leaf, left, fast.all_finite(left))
 
         return (yield from self._say(y, spec, state, seat, settle))

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Grain, Leaf, Outcome, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.kernels import fast, memory
 from thinwire.what._parts import bases, matrix, numbers, run, shrinks, warm
 
 
@@ -84,8 +85,10 @@ class lowrank(Codec):
         qs = [state[f"q/{piece.part.name}"] for piece in thin]
         ms = [run(x, piece).view(matrix(piece)) for piece in thin]  # (m, n) each
 
-        ps = yield numbers([m @ q.value for m, q in zip(ms, qs, strict=True)] + [run(x, piece) for piece in whole], spec, x, seat)
-        total = torch.empty_like(x)
+        ps = yield numbers(
+            [fast.thin_product(m, q.value) for m, q in zip(ms, qs, strict=True)] + [run(x, piece) for piece in whole], spec, x, seat
+        )
+        total = memory.empty(x.numel(), x.dtype, x.device)
         at = sum(m.shape[0] * self.rank for m in ms)
         for piece in whole:
             run(total, piece).copy_(ps[at : at + piece.high - piece.low])
@@ -94,17 +97,19 @@ class lowrank(Codec):
             return Outcome(total, lambda: x)
 
         ps_hat = bases([p.view(m.shape[0], self.rank) for m, p in zip(ms, _split(ps, ms, 0, self.rank), strict=True)])  # (m, r)
-        own = [m.T @ basis for m, basis in zip(ms, ps_hat, strict=True)]  # (n, r): this rank's share of Q
+        own = [fast.thin_product(m, basis, transposed=True) for m, basis in zip(ms, ps_hat, strict=True)]  # (n, r): this rank's share of Q
         sums = yield numbers(own, spec, x, seat)
         new = [q.view(m.shape[1], self.rank) for m, q in zip(ms, _split(sums, ms, 1, self.rank), strict=True)]
         for piece, basis, q, leaf in zip(thin, ps_hat, new, qs, strict=True):
-            torch.mm(basis, q.T, out=run(total, piece).view(matrix(piece)))
+            fast.outer(basis, q, run(total, piece).view(matrix(piece)))
             leaf.value = warm(q, leaf.value)
 
         def sent() -> Tensor:
-            out = x.clone()
+            out = memory.empty(x.numel(), x.dtype, x.device)
+            for piece in whole:
+                run(out, piece).copy_(run(x, piece))
             for piece, basis, q in zip(thin, ps_hat, own, strict=True):
-                torch.mm(basis, q.T, out=run(out, piece).view(matrix(piece)))
+                fast.outer(basis, q, run(out, piece).view(matrix(piece)))
             return out
 
         return Outcome(total, sent)
