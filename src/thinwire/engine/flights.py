@@ -12,6 +12,7 @@ from thinwire.core import Driver, Flight, Leaf, Route, Seat, Spec
 from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
 from thinwire.engine.meter import Meter
 from thinwire.engine.trace import COMPUTE, Trace
+from thinwire.kernels import fast
 from thinwire.strategy import Strategy
 from thinwire.what import identity
 
@@ -78,8 +79,8 @@ class Flights:
                 if span.data_ptr() != total.data_ptr():
                     span.copy_(total)
             air.settled = True
-        norms = [torch.linalg.vector_norm(air.x, float("inf")) for _, air in landing] if check or self.stateful else []
-        finite = not norms or bool(torch.stack(norms).isfinite().all())
+        told = [fast.all_finite(air.x) for _, air in landing] if check or self.stateful else []
+        finite = not told or bool(torch.stack(told).all())
         if not finite:
             for bucket, air in fresh:
                 _take_back(bucket, air)

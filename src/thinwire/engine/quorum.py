@@ -29,6 +29,7 @@ from thinwire.engine.board import Board, Gone, look, pack, unpack
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.syncer import Syncer, persistent_buffers
 from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
+from thinwire.kernels import fast
 
 
 class QuorumSyncer(Syncer):
@@ -140,7 +141,7 @@ class QuorumSyncer(Syncer):
         payloads, seat = [], self._seat(self.driver.rank, began)
         for bucket, row in zip(self.buckets, self.meter.rows, strict=True):
             begun, delta = time.thread_time(), self.strategy.on.read(bucket, bucket.state, 1.0)
-            if not bool(delta.isfinite().all()):
+            if not bool(fast.all_finite(delta)):
                 raise FlightError(f"round {began}: this rank's parameters are not finite, {self._blame()}. The others go on without it")
             for part in bucket.slices:
                 span = delta[part.spec.begin : part.spec.end]

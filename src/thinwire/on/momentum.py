@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from thinwire.core import Bucket, Codec, Leaf, Schedule, State, Target
 from thinwire.errors import StrategyError
+from thinwire.kernels import fast
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class momentum(Target):
         (b1, b2), mean, variance = self.betas, state["mean"], state["variance"]
         count = state.child("0")
         new = total.to(mean.value.dtype, copy=True)
-        finite = new.isfinite().all()
+        finite = fast.all_finite(new)
         steps = count["steps"].value + finite
         refreshed = count["refreshed"].value
         if bucket.when.tick(int(count["step"].value), 1).dense:
