@@ -53,16 +53,21 @@ def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1) -> Strat
     return Strategy(when, uniform(4), two_shot(), deltas(outer=outer, alpha=0.5 if fragments else 0.0))
 
 
+def sliced(mebibytes: int) -> dict[str, Any]:
+    """Slices for the larger model: of 1 MiB, each pays a round trip for little; `benchmarks/README.md` has the figures."""
+    return {"attach": {"lanes": 4, "slice_bytes": mebibytes << 20}}
+
+
 DENSE = "dense, sliced"
 DDP = "DDP"
 FULL = (
-    ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES),
-    ours("bf16 gradients", Strategy(every(1), cast("bf16"), native(), gradients()), attach=SLICES),
+    ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES, timed=sliced(8)),
+    ours("bf16 gradients", Strategy(every(1), cast("bf16"), two_shot(), gradients()), attach=SLICES, timed=sliced(8)),
     ours(
         "4-bit gradients, feedback",
         Strategy(every(1), feedback(uniform(4)), two_shot(), gradients()),
         attach=SLICES,
-        timed={"attach": {"lanes": 4, "slice_bytes": 4 << 20}},  # 1 MiB of values is 128 KiB of payload: a flight's own cost is felt
+        timed=sliced(16),
     ),
     ours(
         "top-k 8 of 64 of each update, 2 bits",

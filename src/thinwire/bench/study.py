@@ -1,7 +1,7 @@
 """What a bench measures: contestants × links × seeds, in a file of records that grows, so that a long study goes on where it stopped.
 
 1. Curves: the loss of every contestant and seed, once, on a network without limits: it does not depend on the link.
-2. Times: steps of a larger model in each link's lab, contestants in turn, in several rounds.
+2. Times: steps of a larger model in each link's lab, contestants in turn, all links in several rounds.
 3. Proof: one contestant trained whole in one link's lab. Its losses must be those of its curve, bit for bit, and the time that it took to a
    loss is held against the steps that its curve needed × the step time measured there.
 """
@@ -174,11 +174,11 @@ class Bench:
         return next((each for each in found if not each["error"]), None)
 
     def times(self) -> None:
-        """Step times on every link, contestants in turn."""
+        """Step times on every link, contestants in turn; then all links again, so that rounds lie far apart."""
         study = self.study
-        for link in study.links:
-            with link.lab(study.world) as lab:
-                for number in range(study.rounds):
+        for number in range(study.rounds):
+            for link in study.links:
+                with link.lab(study.world) as lab:
                     for contestant in study.contestants:
                         self._time(contestant, link, lab, number, study.timing)
 
