@@ -32,7 +32,7 @@ from thinwire.bench.environments import python_for
 from thinwire.core import Coder, Part, Seat, Spec
 from thinwire.data.cache import cache_folder
 from thinwire.errors import BenchError
-from thinwire.kernels import native, reference
+from thinwire.kernels import fast, native, reference
 from thinwire.what import feedback, sampled, sign, topk, uniform
 
 N, BLOCK = 1 << 24, 256
@@ -183,6 +183,10 @@ def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
     }
     for name, codec in codecs.items():
         yield name, encoder(codec, x), 4 * N
+    matrix, rows, columns = x.view(-1, 2048), x[: 4 * (N // 2048)].view(-1, 4), x[: 4 * 2048].view(-1, 4)
+    yield "product by 4 columns", lambda: fast.thin_product(matrix, columns), 4 * N
+    yield "product by 4 columns, transposed", lambda: fast.thin_product(matrix, rows, transposed=True), 4 * N
+    yield "outer product of 4 columns", lambda: fast.outer(rows, columns, out.view(-1, 2048)), 4 * N
     yield "feedback(uniform(4)) as a codec", flight(feedback(uniform(4)), x), 4 * N
     yield "feedback(topk(64, per=4096) >> uniform(2)) as a codec", flight(feedback(topk(64, per=4096) >> uniform(2, grid="rise")), x), 4 * N
 
@@ -236,6 +240,11 @@ def of_torch() -> Iterator[tuple[str, Callable[[], object], int]]:
     compiled = torch.compile(blocks, dynamic=False)
     yield "torch.compile, int8 blocks of 256", lambda: compiled(x), 4 * N
     yield "topk, 1 %", lambda: x.abs().topk(N // 100, sorted=False), 4 * N
+    m, p, q = x.view(-1, 2048), torch.randn(N // 2048, 4), torch.randn(2048, 4)
+    into = torch.empty_like(m)
+    yield "mm, by 4 columns", lambda: m @ q, 4 * N
+    yield "mm, by 4 columns, transposed", lambda: m.T @ p, 4 * N
+    yield "mm, 4 columns by 4 rows", lambda: torch.mm(p, q.T, out=into), 4 * N
 
 
 def of_bitsandbytes() -> Iterator[tuple[str, Callable[[], object], int]]:

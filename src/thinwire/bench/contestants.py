@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thinwire.errors import BenchError
-from thinwire.how import gather, native, two_shot
+from thinwire.how import gather, two_shot
 from thinwire.on import deltas, gradients, nesterov, sgd
 from thinwire.recipes import powersgd, sparseloco
 from thinwire.strategy import Strategy
