@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import parser, table
-from thinwire.bench.contestants import DDP, FULL, OURS, SLICES, Contestant, chosen, ours
+from thinwire.bench.contestants import DDP, FULL, OURS, SLICES, Contestant, chosen, ours, sliced
 from thinwire.bench.records import RECORDS, for_page, read
 from thinwire.bench.results import sorted_out
 from thinwire.bench.study import FREE, SAME, STUDY, Bench
@@ -26,7 +26,7 @@ from thinwire.how import native, two_shot
 from thinwire.on import deltas, gradients, sgd
 from thinwire.strategy import Strategy
 from thinwire.what import feedback, identity, uniform
-from thinwire.when import every
+from thinwire.when import delayed, every
 
 RESULTS = Path(__file__).parent / "results"
 LONGER = {
@@ -40,13 +40,24 @@ LONGER = {
 }
 """Times as many steps as the bench's."""
 LONG = ", more steps"
-MORE = (
+
+
+def said(bits: int, late: int) -> Strategy:
+    """Gradients in so many bits with feedback, each step, landing so many steps late."""
+    when = delayed(late, every(1)) if late else every(1)
+    what = feedback(uniform(4)) if bits == 4 else feedback(uniform(2, grid="rise"), decay=0.9)
+    return Strategy(when, what, two_shot(), gradients())
+
+
+MORE = tuple(
     ours(
-        "2-bit gradients, feedback",
-        Strategy(every(1), feedback(uniform(2, grid="rise"), decay=0.9), two_shot(), gradients()),
+        f"{bits}-bit gradients, feedback" + (", a step late" if late else ""),
+        said(bits, late),
         attach=SLICES,
-        timed={"attach": {"lanes": 4, "slice_bytes": 4 << 20}},
-    ),
+        timed=sliced(8, bucket_bytes=8 << 20),
+        far=sliced(16),
+    )
+    for bits, late in ((2, 0), (2, 1), (4, 1))
 )
 ALONE = ours("nothing said", Strategy(every(1_000_000), identity(), native(), deltas(outer=sgd(1.0))))
 

@@ -24,7 +24,8 @@ class Contestant:
     """A row of the tables.
 
     module: `thinwire`, or one of `thinwire.bench.rivals`. period: steps after which its talk repeats. timed: settings that bring it
-    to its steady state before steps are timed, such as an early end of a dense beginning.
+    to its steady state before steps are timed, such as an early end of a dense beginning, or suit the larger model; far: those that it
+    wants beside on links with a delay, as their user would.
     job: fields of a job that it wants otherwise, such as AdamW's betas. same_as: whose loss curve it must have, to the last bits of float32
     sums; its own is run for the first seed only, to prove it.
     """
@@ -36,6 +37,7 @@ class Contestant:
     job: dict[str, Any] = field(default_factory=dict)
     same_as: str | None = None
     timed: dict[str, Any] = field(default_factory=dict)
+    far: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ours(self) -> bool:
@@ -53,21 +55,28 @@ def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1) -> Strat
     return Strategy(when, uniform(4), two_shot(), deltas(outer=outer, alpha=0.5 if fragments else 0.0))
 
 
-def sliced(mebibytes: int) -> dict[str, Any]:
-    """Slices for the larger model: of 1 MiB, each pays a round trip for little; `benchmarks/README.md` has the figures."""
-    return {"attach": {"lanes": 4, "slice_bytes": mebibytes << 20}}
+def sliced(mebibytes: int, lanes: int = 4, **more: Any) -> dict[str, Any]:
+    """Settings of a larger model's flights: slices of 1 MiB would each pay a round trip for little. `docs/log.md` has the figures."""
+    return {"attach": {"lanes": lanes, "slice_bytes": mebibytes << 20, **more}}
 
 
 DENSE = "dense, sliced"
 DDP = "DDP"
 FULL = (
-    ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES, timed=sliced(8)),
-    ours("bf16 gradients", Strategy(every(1), cast("bf16"), two_shot(), gradients()), attach=SLICES, timed=sliced(8)),
+    ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES, timed=sliced(8, lanes=1), far=sliced(8)),
+    ours(
+        "bf16 gradients",
+        Strategy(every(1), cast("bf16"), two_shot(), gradients()),
+        attach=SLICES,
+        timed=sliced(32, lanes=1),
+        far=sliced(16),
+    ),
     ours(
         "4-bit gradients, feedback",
         Strategy(every(1), feedback(uniform(4)), two_shot(), gradients()),
         attach=SLICES,
-        timed=sliced(16),
+        timed=sliced(8, bucket_bytes=8 << 20),
+        far=sliced(16),
     ),
     ours(
         "top-k 8 of 64 of each update, 2 bits",

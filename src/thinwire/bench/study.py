@@ -209,7 +209,8 @@ class Bench:
         kind: str = "time",
         least: int = 0,
     ) -> None:
-        contestant = replace(contestant, settings=contestant.settings | contestant.timed)
+        settings = contestant.settings | contestant.timed | (contestant.far if link.rtt else {})
+        contestant = replace(contestant, settings=settings)
         periods = -(-(least or self.study.timed) // contestant.period)
         job = self.study.job(contestant, 0, {**fields, "stop": fields["warm"] + periods * contestant.period}, self.train, self.held)
         self._measure(kind, contestant, job, lab, link=asdict(link), round=number)
