@@ -77,7 +77,7 @@ def run(folder: Path, seeds: int) -> None:
         (replace(whole, contestants=(*MORE, *map(longer, chosen(list(LONGER), FULL)))), "curves"),
     ]
     for study, part in made:
-        Bench(study, folder, cache_folder() / "bench", print).run("benchmarks.headline", (part,))
+        Bench(study, folder, cache_folder() / "rivals", print).run("benchmarks.headline", (part,))
 
 
 @dataclass
