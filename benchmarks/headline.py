@@ -54,8 +54,8 @@ MORE = tuple(
         f"{bits}-bit gradients, feedback" + (", a step late" if late else ""),
         said(bits, late),
         attach=SLICES,
-        timed=sliced(8, bucket_bytes=8 << 20),
-        far=sliced(16),
+        timed=sliced(16),
+        slow=sliced(8, bucket_bytes=8 << 20),
     )
     for bits, late in ((2, 0), (2, 1), (4, 1))
 )

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from thinwire.bench.contestants import FULL, QUICK, Contestant
+from thinwire.bench.contestants import FULL, QUICK, SLOW, Contestant
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job
 from thinwire.bench.records import RECORDS, environment, read, write
@@ -209,7 +209,7 @@ class Bench:
         kind: str = "time",
         least: int = 0,
     ) -> None:
-        settings = contestant.settings | contestant.timed | (contestant.far if link.rtt else {})
+        settings = contestant.settings | contestant.timed | (contestant.slow if link.rate and link.rate < SLOW else {})
         contestant = replace(contestant, settings=settings)
         periods = -(-(least or self.study.timed) // contestant.period)
         job = self.study.job(contestant, 0, {**fields, "stop": fields["warm"] + periods * contestant.period}, self.train, self.held)
