@@ -123,6 +123,16 @@ def test_slow_steps_are_few(tmp_path: Path) -> None:
     assert len(found(made, "time", "dense")[0]["step_s"]) == 2
 
 
+@needs_lab
+def test_settings_for_slow_links_and_for_a_larger_model(tmp_path: Path) -> None:
+    own = ours("dense", dense(), timed={"attach": {"lanes": 2}}, slow={"attach": {"lanes": 3}})
+    links = (LINK, Link("1 Gb/s", 1e9))
+    made = Bench(replace(STUDY, contestants=(own,), links=links, seeds=1), tmp_path, tmp_path, lambda _: None)
+    made.run("thinwire bench", ("curves", "times"))
+    assert found(made, "curve", "dense")[0]["settings"]["attach"] == {}
+    assert [each["settings"]["attach"]["lanes"] for each in found(made, "time", "dense")] == [3, 2]
+
+
 def test_an_unknown_contestant() -> None:
     with pytest.raises(BenchError, match=r"no contestant is called 'DPD'; did you mean 'DDP'\? There are: "):
         chosen(["DPD"], FULL)

@@ -69,8 +69,8 @@ FULL = (
         "bf16 gradients",
         Strategy(every(1), cast("bf16"), two_shot(), gradients()),
         attach=SLICES,
-        timed=sliced(32, lanes=1),
-        far=sliced(16),
+        timed=sliced(16),
+        slow=sliced(32, lanes=1),
     ),
     ours(
         "4-bit gradients, feedback",
