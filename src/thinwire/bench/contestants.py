@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from thinwire.core import Codec
 from thinwire.errors import BenchError
-from thinwire.how import gather, two_shot
+from thinwire.how import auto, gather, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, sgd
 from thinwire.recipes import powersgd, sparseloco
 from thinwire.strategy import Strategy
@@ -56,21 +57,26 @@ def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1) -> Strat
     return Strategy(when, uniform(4), two_shot(), deltas(outer=outer, alpha=0.5 if fragments else 0.0))
 
 
-def sliced(mebibytes: int, lanes: int = 4, **more: Any) -> dict[str, Any]:
+def sliced(mebibytes: int, **more: Any) -> dict[str, Any]:
     """Settings of a larger model's flights: slices of 1 MiB would each pay a round trip for little. `docs/log.md` has the figures."""
-    return {"attach": {"lanes": lanes, "slice_bytes": mebibytes << 20, **more}}
+    return {"attach": {"lanes": 4, "slice_bytes": mebibytes << 20, **more}}
+
+
+def whole(what: Codec) -> dict[str, Any]:
+    """Gradients over gloo's ring in whole buckets, two at a time: where a line is slow, several senders to one receiver lose packets."""
+    return {"strategy": Strategy(every(1), what, native(), gradients()).to_toml(), "attach": {"lanes": 2}}
 
 
 DENSE = "dense, sliced"
 DDP = "DDP"
 FULL = (
-    ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES, timed=sliced(8), slow=sliced(32, lanes=1)),
+    ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES, timed=sliced(8), slow=whole(identity())),
     ours(
         "bf16 gradients",
         Strategy(every(1), cast("bf16"), two_shot(), gradients()),
         attach=SLICES,
         timed=sliced(16),
-        slow=sliced(32, lanes=1),
+        slow=whole(cast("bf16")),
     ),
     ours(
         "4-bit gradients, feedback",
@@ -89,7 +95,7 @@ FULL = (
         powersgd(rank=4, start=10),
         attach={"bucket_bytes": 1 << 30},
         job=BEGINS_DENSE,
-        timed={"strategy": powersgd(rank=4, start=2).to_toml()},
+        timed={"strategy": replace(powersgd(rank=4, start=2), how=auto()).to_toml()},
     ),
     ours("local steps H=10, 4 bits", averaged(10, sgd(1.0)), 10),
     ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8)), 30),
