@@ -24,7 +24,7 @@ def test_a_page_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert page.count("<svg") >= 3
 
 
-def test_a_page_of_records(tmp_path: Path) -> None:
+def test_a_page_of_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     curve = {"name": "DDP", "contestant": "ddp", "settings": {}, "seed": 0, "parameters": 10, "tokens_per_step": 8, "error": None}
     records = [
         {"kind": "environment", "thinwire": "0.1.0", "command": "thinwire bench"},
@@ -33,6 +33,9 @@ def test_a_page_of_records(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
     assert "DDP" in (tmp_path / "page.html").read_text()
+    assert "DDP" in capsys.readouterr().out
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html"), "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["DDP"]
 
 
 def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     page = options.out / "report.html"
     write(bench_page(records), page)
     rows = summary(records)
-    say.result({"out": str(options.out), "report": str(page), "rows": rows}, f"{_table(rows)}\n\n{page}")
+    say.result({"out": str(options.out), "report": str(page), "rows": rows}, f"{as_table(rows)}\n\n{page}")
     return 0
 
 
@@ -90,7 +90,7 @@ def _list(study: Study, say: Say) -> int:
     return 0
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def as_table(rows: list[dict[str, Any]]) -> str:
     """Each link's contestants, the quickest to the target first."""
     head = ("link", "contestant", "", "step s", "fewer", "nats", "gap", "to target", "over DDP")
     lines = [head]

@@ -12,7 +12,7 @@ ABOUT = """\
 One self-contained page: loss against seconds and bytes, where the time went, and a table to sort.
 
     thinwire report runs/dense runs/thin            training runs, the first is what the others are held against
-    thinwire report runs/bench                      the records of a bench (`thinwire bench` writes the page itself)
+    thinwire report runs/bench                      the records of a bench, and its table (`thinwire bench` does so itself)
 """
 
 
@@ -25,12 +25,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Say) -> int:
     """Write the page."""
     from thinwire.bench.records import RECORDS, for_page, read
-    from thinwire.bench.report import bench_page, runs_page, write
+    from thinwire.bench.report import bench_page, runs_page, summary, write
+    from thinwire.cli.bench import as_table
 
     benches = [run for run in options.runs if (run / RECORDS).exists()]
     if benches and len(options.runs) > 1:
         raise ConfigError(f"{benches[0]} is a bench's folder: give it alone")
-    page = bench_page(for_page(read(benches[0] / RECORDS))) if benches else runs_page(options.runs)
-    write(page, options.out)
-    say.result({"report": str(options.out)}, str(options.out))
+    if not benches:
+        write(runs_page(options.runs), options.out)
+        say.result({"report": str(options.out)}, str(options.out))
+        return 0
+    records = for_page(read(benches[0] / RECORDS))
+    write(bench_page(records), options.out)
+    rows = summary(records)
+    say.result({"report": str(options.out), "rows": rows}, f"{as_table(rows)}\n\n{options.out}")
     return 0
