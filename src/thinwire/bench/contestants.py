@@ -16,7 +16,7 @@ from thinwire.when import delayed, every, staggered
 from thinwire.words import near
 
 OURS = "thinwire"
-SLOW = 5e8
+SLOW = 5e8  # bits a second: below, a contestant's settings for slow links are taken
 SLICES = {"lanes": 4, "slice_bytes": 1 << 20}
 BEGINS_DENSE = {"few": 0}  # its first steps are no measure of how long the others are: all of them are timed
 
@@ -27,7 +27,7 @@ class Contestant:
 
     module: `thinwire`, or one of `thinwire.bench.rivals`. period: steps after which its talk repeats. timed: settings that bring it
     to its steady state before steps are timed, such as an early end of a dense beginning, or suit the larger model; slow: those that it
-    wants on links below SLOW bits a second, as their user would.
+    wants on links below SLOW, as their user would.
     job: fields of a job that it wants otherwise, such as AdamW's betas. same_as: whose loss curve it must have, to the last bits of float32
     sums; its own is run for the first seed only, to prove it.
     """

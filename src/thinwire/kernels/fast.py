@@ -40,7 +40,7 @@ class _Blocked(Protocol):
 
 def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
     """`reference.summed`."""
-    return _summed(x, before, decay, memory.empty(x.numel(), x.dtype, x.device))
+    return _summed(x, before, decay, memory.empty_like(x))
 
 
 def all_finite(x: Tensor) -> Tensor:

@@ -57,6 +57,11 @@ def empty(n: int, dtype: torch.dtype = torch.float32, device: torch.device | str
     return _POOL.take(n, dtype)
 
 
+def empty_like(x: Tensor) -> Tensor:
+    """`empty` for as many values as a flat tensor has, of its dtype, on its device."""
+    return empty(x.numel(), x.dtype, x.device)
+
+
 def cat(parts: Sequence[Tensor]) -> Tensor:
     """`torch.cat` of flat tensors of one dtype."""
     if len(parts) == 1:

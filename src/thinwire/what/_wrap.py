@@ -72,7 +72,7 @@ class Remembering(Wrapper):
 
 def what_is_left(y: Tensor, sent: Tensor) -> Tensor:
     """y - sent, in memory that is used again."""
-    return torch.sub(y, sent, out=memory.empty(y.numel(), y.dtype, y.device))
+    return torch.sub(y, sent, out=memory.empty_like(y))
 
 
 def twice(codec: Remembering) -> list[str]:

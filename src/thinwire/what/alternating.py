@@ -99,7 +99,7 @@ class alternating(Codec):
         }
         total = yield numbers([own.get(piece.part.name, run(x, piece)) for piece in pieces], spec, x, seat)
 
-        out, at = memory.empty(x.numel(), x.dtype, x.device), 0
+        out, at = memory.empty_like(x), 0
         for piece in pieces:
             name = piece.part.name
             if name not in own:
@@ -114,7 +114,7 @@ class alternating(Codec):
             state[f"turn/{name}"].value = state[f"turn/{name}"].value + 1
 
         def sent() -> Tensor:
-            said = memory.empty(x.numel(), x.dtype, x.device)
+            said = memory.empty_like(x)
             for piece in pieces:
                 if piece.part.name in own:
                     spread(own[piece.part.name], piece, said)

@@ -88,7 +88,7 @@ class lowrank(Codec):
         ps = yield numbers(
             [fast.thin_product(m, q.value) for m, q in zip(ms, qs, strict=True)] + [run(x, piece) for piece in whole], spec, x, seat
         )
-        total = memory.empty(x.numel(), x.dtype, x.device)
+        total = memory.empty_like(x)
         at = sum(m.shape[0] * self.rank for m in ms)
         for piece in whole:
             run(total, piece).copy_(ps[at : at + piece.high - piece.low])
@@ -105,7 +105,7 @@ class lowrank(Codec):
             leaf.value = warm(q, leaf.value)
 
         def sent() -> Tensor:
-            out = memory.empty(x.numel(), x.dtype, x.device)
+            out = memory.empty_like(x)
             for piece in whole:
                 run(out, piece).copy_(run(x, piece))
             for piece, basis, q in zip(thin, ps_hat, own, strict=True):
