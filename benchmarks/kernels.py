@@ -45,6 +45,7 @@ WANTED: dict[str, tuple[float, float, float]] = {
     "int8 decode": (1.2, 1.0, 1.6),
     "int8 decode-accumulate": (1.4, 1.2, 1.7),
     "int8 feedback + encode + residual": (0.95, 0.7, 1.1),
+    "int8 feedback + encode + residual in bf16": (0.95, 0.7, 1.1),
     "int8 decode-4-sum-encode, over decode-accumulate": (0.8, 0.8, 1.0),
     "sign encode": (1.8, 1.0, 2.2),
     "sampled threshold, 1 %": (0.8, 0.8, 1.2),
@@ -69,6 +70,7 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--levels", nargs="*", default=[level for level in native.available() if level != "torch"])
     made.add_argument("--pairs", type=int, default=21)
+    made.add_argument("--only", default="", help="of our kernels, those whose name holds this")
     made.add_argument("--no-rivals", action="store_true")
     made.add_argument("--library", help="measure this one alone, in the process's own environment, and print JSON")
     options = made.parse_args()
@@ -79,7 +81,7 @@ def main() -> None:
     found: list[Rate] = []
     for level in options.levels:
         with native.using(level):
-            found += measured(ours(), level, options.pairs)
+            found += measured((case for case in ours() if options.only in case[0]), level, options.pairs)
     found += measured(limits(), "torch", options.pairs)
     wanted = [WANTED.get(each.name) for each in found]
     rows = [
@@ -161,18 +163,14 @@ def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
         lambda: lib.grid_sum_encode(four, 4, N, BLOCK, 8, 0, 0, 0, 0, again.data_ptr(), 1),
         16 * N,
     )
-    for name, bits in (("int8 feedback + encode + residual", 8), ("int4 feedback + encode + residual", 4)):
-        yield (
-            name,
-            lambda bits=bits: lib.grid_encode_left(at, before.data_ptr(), 1.0, N, BLOCK, bits, 0, 0, 0, 0, to, left.data_ptr(), 1),
-            4 * N,
-        )
+    for name, given, kept in (("residual", before, left), ("residual in bf16", before.bfloat16(), torch.empty(N, dtype=torch.bfloat16))):
+        sums = (at, given.data_ptr(), given.dtype == torch.bfloat16, 1.0, N, BLOCK)
+        for bits in (8, 4):
+            last = (bits, 0, 0, 0, 0, to, kept.data_ptr(), 1)
+            yield f"int{bits} feedback + encode + {name}", lambda sums=sums, last=last: lib.grid_encode_left(*sums, *last), 4 * N
+        last = (to, kept.data_ptr(), 1)
+        yield f"sign feedback + encode + {name}", lambda sums=sums, last=last: lib.sign_encode_left(*sums, *last), 4 * N
     yield "sign encode", lambda: lib.sign_encode(at, N, BLOCK, to, 1), 4 * N
-    yield (
-        "sign feedback + encode + residual",
-        lambda: lib.sign_encode_left(at, before.data_ptr(), 1.0, N, BLOCK, to, left.data_ptr(), 1),
-        4 * N,
-    )
     yield "sign decode", lambda: lib.sign_decode(to, N, BLOCK, 0, out.data_ptr(), 1), 4 * N
     codecs: dict[str, Any] = {
         "sampled threshold, 1 %": sampled(0.01),
@@ -188,6 +186,7 @@ def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
     yield "product by 4 columns, transposed", lambda: fast.thin_product(matrix, rows, transposed=True), 4 * N
     yield "outer product of 4 columns", lambda: fast.outer(rows, columns, out.view(-1, 2048)), 4 * N
     yield "feedback(uniform(4)) as a codec", flight(feedback(uniform(4)), x), 4 * N
+    yield 'feedback(uniform(4), store="bf16") as a codec', flight(feedback(uniform(4), store="bf16"), x), 4 * N
     yield "feedback(topk(64, per=4096) >> uniform(2)) as a codec", flight(feedback(topk(64, per=4096) >> uniform(2, grid="rise")), x), 4 * N
 
 

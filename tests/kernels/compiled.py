@@ -15,7 +15,7 @@ TARGETS: dict[str, tuple[str, str | int, int]] = {
 }  # backend, architecture, threads of a warp
 FLAGS = ("contract", "fast", "reassoc", "arcp", "afn")  # of LLVM's arithmetic: leave to round otherwise than was written
 POINTERS = {
-    **dict.fromkeys(("x", "before", "given", "steps", "left", "out", "means", "values"), "*fp32"),
+    **dict.fromkeys(("x", "given", "steps", "out", "means", "values"), "*fp32"),
     **dict.fromkeys(("codes", "signs"), "*u8"),
     **dict.fromkeys(("table", "places"), "*i64"),
 }
@@ -28,9 +28,11 @@ TILE = {"ROWS": 4, "BLOCK": 256}
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"grid_encode {name}": ("grid_encode", {**TILE, **given}) for name, given in GRIDS.items()},
     "grid_encode, large blocks": ("grid_encode", {"ROWS": 1, "BLOCK": 4096, **GRIDS["left"]}),
+    "grid_encode, rest in bf16": ("grid_encode", {**TILE, **GRIDS["left"], "KEPT": "*i16"}),
     "grid_decode": ("grid_decode", {**TILE, "BITS": 5, "TOP": 15.0, "ADD": True}),
     "grid_sum_encode": ("grid_sum_encode", {**TILE, "BITS": 6, "TOP": 31.0, "ZERO": 31, "LOTS": True}),
     "sign_encode": ("sign_encode", {**TILE, "HALVINGS": 8, "LEFT": True}),
+    "sign_encode, rest in bf16": ("sign_encode", {**TILE, "HALVINGS": 8, "LEFT": True, "KEPT": "*i16"}),
     "sign_decode": ("sign_decode", {**TILE, "ADD": True}),
     "sign_sum_encode": ("sign_sum_encode", {"ROWS": 128, "BLOCK": 8, "HALVINGS": 3}),
     "largest": ("largest", {"ROWS": 1, "WIDTH": 4096}),
@@ -44,8 +46,9 @@ def built(name: str, constants: dict[str, Any], target: tuple[str, str | int, in
     unused = {"GIVEN": ("given",), "LEFT": ("before", "left")}
     absent = {name for flag, names in unused.items() if not constants.get(flag) for name in names if name in program.arg_names}
     constants = {**constants, **dict.fromkeys(absent)}
+    pointers = POINTERS | dict.fromkeys(("before", "left"), constants.pop("KEPT", "*fp32"))
     types = {
-        name: "constexpr" if name in constants else "fp32" if name == "decay" else POINTERS.get(name, "i32") for name in program.arg_names
+        name: "constexpr" if name in constants else "fp32" if name == "decay" else pointers.get(name, "i32") for name in program.arg_names
     }
     places = {name: (program.arg_names.index(name),) for name in types}
     whole = [name for name in types if name in ("n", "per", "head") or types[name].startswith("*")]  # multiples of 16, as most are

@@ -14,11 +14,11 @@
 
 extern "C" {
 void grid_encode(const float*, const float*, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
-void grid_encode_left(const float*, const float*, float, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, float*, int);
+int grid_encode_left(const float*, const void*, int, float, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, void*, int);
 void grid_decode(const uint8_t*, int64_t, int64_t, int, int, int, float*, int);
 void grid_sum_encode(const uint8_t* const*, int, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
 void sign_encode(const float*, int64_t, int64_t, uint8_t*, int);
-void sign_encode_left(const float*, const float*, float, int64_t, int64_t, uint8_t*, float*, int);
+int sign_encode_left(const float*, const void*, int, float, int64_t, int64_t, uint8_t*, void*, int);
 void sign_decode(const uint8_t*, int64_t, int64_t, int, float*, int);
 void sign_sum_encode(const uint8_t* const*, int, int64_t, int64_t, uint8_t*, int);
 void topk_chunks(const float*, int64_t, int64_t, int64_t, int64_t*, float*, int);
@@ -75,6 +75,7 @@ void tell(const float* out, int64_t n) {  // a NaN's bits are the processor's ow
         tell(reinterpret_cast<const uint8_t*>(&bits), 4);
     }
 }
+void tell(const uint16_t* out, int64_t n) { tell(reinterpret_cast<const uint8_t*>(out), 2 * n); }
 
 void need(bool truth, const char* what) {
     if (truth) return;
@@ -93,9 +94,14 @@ void grids() {
     auto out = room<float>(n), left = room<float>(n);
     grid_encode(x.get(), next() % 2 ? steps.get() : nullptr, n, block, bits, rise, lots, key0, key1, payload.get(), 1);
     tell(payload.get(), size);
-    grid_encode_left(x.get(), before.get(), 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), left.get(), 1);
+    auto brief = room<uint16_t>(n);
+    const auto kept = bytes(2 * n);
+    grid_encode_left(x.get(), before.get(), 0, 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), left.get(), 1);
     tell(payload.get(), size);
     tell(left.get(), n);
+    grid_encode_left(x.get(), kept.get(), 1, 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), brief.get(), 1);
+    tell(payload.get(), size);
+    tell(brief.get(), n);
     const int count = static_cast<int>(between(1, 4));
     std::vector<std::unique_ptr<uint8_t[]>> held;
     std::vector<const uint8_t*> payloads;
@@ -116,9 +122,14 @@ void signs() {
     auto payload = room<uint8_t>(size);
     auto out = room<float>(n), left = room<float>(n);
     sign_encode(x.get(), n, block, payload.get(), 1);
-    sign_encode_left(x.get(), before.get(), 0.5f, n, block, payload.get(), left.get(), 1);
+    auto brief = room<uint16_t>(n);
+    const auto kept = bytes(2 * n);
+    sign_encode_left(x.get(), before.get(), 0, 0.5f, n, block, payload.get(), left.get(), 1);
     tell(payload.get(), size);
     tell(left.get(), n);
+    sign_encode_left(x.get(), kept.get(), 1, 0.5f, n, block, payload.get(), brief.get(), 1);
+    tell(payload.get(), size);
+    tell(brief.get(), n);
     const auto one = bytes(size), two = bytes(size);
     const uint8_t* payloads[] = {one.get(), two.get()};
     sign_decode(one.get(), n, block, 0, out.get(), 1);

@@ -66,6 +66,7 @@ def grid_work(block: int, bits: int, grid: Grid, key: Key | None, decay: float) 
             fast.grid_decode(payload, n, block, bits, grid, torch.float32),
             total,
             *fast.grid_encode_left(x, before, decay, block, bits, grid, key),
+            *fast.grid_encode_left(x, before.bfloat16(), decay, block, bits, grid, key),
             fast.grid_sum_encode(payloads, n, block, bits, grid, key, torch.float32),
         ]
 
@@ -85,6 +86,7 @@ def sign_work(block: int, decay: float) -> Callable[..., Sequence[Tensor]]:
             fast.sign_decode(payload, n, block, torch.float32),
             total,
             *fast.sign_encode_left(x, before, decay, block),
+            *fast.sign_encode_left(x, before.bfloat16(), decay, block),
             fast.sign_sum_encode(payloads, n, block, torch.float32),
         ]
 

@@ -22,6 +22,7 @@ levels = pytest.mark.parametrize("level", BUILT or ("torch",))
 blocks = st.sampled_from([8, 16, 24, 256, 512, 4096, 0])
 sizes = st.one_of(st.integers(1, 700), st.sampled_from([255, 256, 257, 4095, 4096, 4097, 9000]))
 tensors = tensors_of(sizes)
+KEPT = (torch.float32, torch.bfloat16)
 
 
 @levels
@@ -55,17 +56,36 @@ def test_grid_encode_with_steps_of_ones_own(
 
 
 @levels
-@given(x=tensors, seed=st.integers(0, 99), block=blocks, grid=grids, key=keys, decay=st.sampled_from([1.0, 0.9, 0.0]))
+@given(
+    x=tensors,
+    seed=st.integers(0, 99),
+    block=blocks,
+    grid=grids,
+    key=keys,
+    decay=st.sampled_from([1.0, 0.9, 0.0]),
+    kept=st.sampled_from(KEPT),
+)
+@example(x=values(70_000, 1, 0.0, 5), seed=1, block=256, grid=(4, "tread"), key=None, decay=1.0, kept=torch.bfloat16)
+@example(x=values(70_000, 1, 0.0, 5), seed=1, block=256, grid=(8, "tread"), key=(1, 2), decay=0.9, kept=torch.float32)
+@example(x=values(70_000, 1, 0.0, 5), seed=1, block=1024, grid=(2, "rise"), key=None, decay=0.9, kept=torch.bfloat16)
+@example(x=torch.full((300,), 3.4e38), seed=1, block=256, grid=(1, "rise"), key=None, decay=0.0, kept=torch.bfloat16)
 def test_grid_encode_left(
-    level: native.Level, x: Tensor, seed: int, block: int, grid: tuple[int, reference.Grid], key: reference.Key | None, decay: float
+    level: native.Level,
+    x: Tensor,
+    seed: int,
+    block: int,
+    grid: tuple[int, reference.Grid],
+    key: reference.Key | None,
+    decay: float,
+    kept: torch.dtype,
 ) -> None:
-    before, block = values(x.numel(), seed, 0.0, 1), block or x.numel()
+    before, block = values(x.numel(), seed, 0.0, 1).to(kept), block or x.numel()
     with native.using(level):
-        payload, left = fast.grid_encode_left(x, before, decay, block, *grid, key)
+        told = fast.grid_encode_left(x, before, decay, block, *grid, key)
     with native.using("torch"):
         expected = fast.grid_encode_left(x, before, decay, block, *grid, key)
-    assert same(payload, expected[0])
-    assert same(left, expected[1])
+    assert told[1].dtype == kept
+    assert all(same(a, b) for a, b in zip(told, expected, strict=True))
 
 
 @levels
@@ -82,9 +102,13 @@ def test_grid_sum_encode(
 
 
 @levels
-@given(x=tensors, seed=st.integers(0, 99), block=blocks, count=st.integers(1, 4), decay=st.sampled_from([1.0, 0.9]))
-@example(x=torch.ones(70_001), seed=0, block=0, count=1, decay=1.0)
-def test_sign(level: native.Level, x: Tensor, seed: int, block: int, count: int, decay: float) -> None:
+@given(
+    x=tensors, seed=st.integers(0, 99), block=blocks, count=st.integers(1, 4), decay=st.sampled_from([1.0, 0.9]), kept=st.sampled_from(KEPT)
+)
+@example(x=torch.ones(70_001), seed=0, block=0, count=1, decay=1.0, kept=torch.float32)
+@example(x=values(70_000, 1, 0.0, 5), seed=1, block=256, count=1, decay=0.9, kept=torch.bfloat16)
+@example(x=torch.zeros(1024).index_fill(0, torch.tensor(9), 3.4028e38), seed=1, block=0, count=1, decay=1.0, kept=torch.bfloat16)
+def test_sign(level: native.Level, x: Tensor, seed: int, block: int, count: int, decay: float, kept: torch.dtype) -> None:
     n, before, block = x.numel(), values(x.numel(), seed, 0.0, 1), block or x.numel()
     payloads = [reference.sign_encode(values(n, seed + i, 0.0, 0), block) for i in range(count)]
     told = {}
@@ -93,7 +117,7 @@ def test_sign(level: native.Level, x: Tensor, seed: int, block: int, count: int,
             payload = fast.sign_encode(x, block)
             total = before.clone()
             fast.sign_accumulate(total, payload, block)
-            left = fast.sign_encode_left(x, before, decay, block)
+            left = fast.sign_encode_left(x, before.to(kept), decay, block)
             decoded = fast.sign_decode(payload, n, block, torch.float32)
             told[each] = [payload, decoded, total, *left, fast.sign_sum_encode(payloads, n, block, torch.float32)]
     assert all(same(a, b) for a, b in zip(told[level], told["torch"], strict=True))

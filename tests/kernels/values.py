@@ -26,7 +26,8 @@ def same(a: Tensor, b: Tensor) -> bool:
         return False
     if not a.is_floating_point():
         return torch.equal(a, b)
-    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(7).view(torch.int32), b.nan_to_num(7).view(torch.int32))
+    bits = torch.int16 if a.dtype == torch.bfloat16 else torch.int32
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(7).view(bits), b.nan_to_num(7).view(bits))
 
 
 def tensors_of(sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Tensor]:

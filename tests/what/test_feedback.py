@@ -12,7 +12,7 @@ from thinwire.errors import StrategyError
 from thinwire.how import gather
 from thinwire.strategy import Strategy
 from thinwire.testing import check_codec, seats
-from thinwire.what import by_role, cast, feedback, identity, randomk, topk, uniform
+from thinwire.what import by_role, cast, feedback, identity, randomk, sign, topk, uniform
 
 SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
 SEAT = seats(group=(0,))[0]
@@ -68,10 +68,11 @@ def test_the_residual_belongs_to_its_span_and_to_the_ranks_that_sum_it() -> None
     assert (leaf.kind, leaf.spec, leaf.group) == ("summed", SPEC, (1, 2, 5))
 
 
+@pytest.mark.parametrize("inner", [topk(3), uniform(2), uniform(2, block="row"), sign()], ids=repr)
 @given(seed=st.integers(0, 2**32), flights=st.integers(1, 12))
-def test_a_residual_in_bf16_loses_what_is_rounded_off_and_no_more(seed: int, flights: int) -> None:
+def test_a_residual_in_bf16_loses_what_is_rounded_off_and_no_more(inner: Codec, seed: int, flights: int) -> None:
     draws = torch.Generator().manual_seed(seed)
-    codec = feedback(topk(3), store="bf16")
+    codec = feedback(inner, store="bf16")
     state = codec.init(SPEC, SEAT)
     assert state["residual"].value.dtype == torch.bfloat16
     room = torch.zeros(60)
@@ -85,6 +86,17 @@ def test_a_residual_in_bf16_loses_what_is_rounded_off_and_no_more(seed: int, fli
     off = (heard + state["residual"].value.float() - said).abs()
     assert (off <= room).all()
     assert off.max() > 1e-4  # it does round
+
+
+def test_what_bf16_cannot_hold_leaves_the_residual_as_it_was() -> None:
+    codec = feedback(topk(1), store="bf16")
+    state, _ = flown(codec, [0], [torch.arange(60.0)])
+    before = state["residual"].value
+    assert before.any()
+    huge = torch.zeros(60)
+    huge[7], huge[8] = 3.4e38, 3.402e38  # finite, and infinite once rounded to bf16
+    next(codec.rounds(huge, SPEC, state, SEAT))
+    assert torch.equal(state["residual"].value, before)
 
 
 @given(seed=st.integers(0, 2**32), flights=st.integers(1, 12))

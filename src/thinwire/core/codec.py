@@ -52,7 +52,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Unsaid:
-    """A packet, and what of the values that it says is left: (spec.numel,) spec.work, finite or not (bool, a tensor of no dimension).
+    """A packet, and what of the values that it says is left: (spec.numel,), finite or not (bool, a tensor of no dimension).
 
     sent: what the packet's payload decodes to.
     """
@@ -202,9 +202,9 @@ class Coder(Codec):
     def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
         """Say y = x + decay · before, and what of y that leaves unsaid; a codec overrides it where one pass does all of it.
 
-        x, before: (spec.numel,), `before` of spec.work.
+        x, before: (spec.numel,), `before` of spec.work or bf16, in which what is left may come, too.
         """
-        y = fast.summed(x.to(spec.work), before, decay)
+        y = fast.summed(x.to(spec.work), before.to(spec.work), decay)
         packet = self.packet(y, spec, state, seat)
         own = packet.payload if self.lossy else packet.payload.clone()  # what opens to itself is what a route may write into
         sent = packet.open(own, seat.rank)

@@ -47,8 +47,27 @@ def _summed(x, before, decay, first, count, SIZE: tl.constexpr, LEFT: tl.constex
     at = tl.arange(0, SIZE)
     y = tl.load(x + first + at, mask=at < count, other=0.0)
     if LEFT:
-        y = y + tl.load(before + first + at, mask=at < count, other=0.0) * decay
+        y = y + _wide(tl.load(before + first + at, mask=at < count, other=0)) * decay
     return y
+
+
+@triton.jit
+def _wide(kept):
+    """What was left, as float32: kept as that, or as bfloat16's bits."""
+    if kept.dtype == tl.int16:
+        kept = (kept.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return kept
+
+
+@triton.jit
+def _keep(left, x, mask):
+    """Store what is left (SIZE,) as float32, or as bfloat16's bits, half to even: a cast's rounding is the compiler's own."""
+    if left.dtype.element_ty == tl.int16:
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        tl.store(left, tl.where((bits & SIZE_BITS) > INFINITE, 0x7FC0, rounded).to(tl.int16), mask=mask)
+    else:
+        tl.store(left, x, mask=mask)
 
 
 @triton.jit
@@ -163,7 +182,7 @@ def _grid_put(
     _pack(tl.where(at < count, tl.reshape(own, (SIZE,)), 0).to(tl.uint32), codes, SIZE, BITS)
     if LEFT:
         said = (own.to(tl.float32) - TOP) * step_bits.to(tl.float32, bitcast=True)[:, None]
-        tl.store(left + first + at, tl.reshape(x - said, (SIZE,)), mask=at < count)
+        _keep(left + first + at, tl.reshape(x - said, (SIZE,)), at < count)
 
 
 @triton.jit
@@ -250,7 +269,7 @@ def _sign_put(x, first, count, means, signs, left, ROWS: tl.constexpr, BLOCK: tl
     _pack(below, signs, ROWS * BLOCK, 1)
     if LEFT:
         at = tl.arange(0, ROWS * BLOCK)
-        tl.store(left + first + at, x - _signed(mean_bits, below, ROWS, BLOCK), mask=at < count)
+        _keep(left + first + at, x - _signed(mean_bits, below, ROWS, BLOCK), at < count)
 
 
 @triton.jit

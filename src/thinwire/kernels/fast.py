@@ -23,7 +23,7 @@ class _Blocked(Protocol):
 
     def grid_encode_left(
         self, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def grid_decode(self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None: ...
 
@@ -31,7 +31,7 @@ class _Blocked(Protocol):
 
     def sign_encode(self, x: Tensor, block: int) -> Tensor: ...
 
-    def sign_encode_left(self, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]: ...
+    def sign_encode_left(self, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None: ...
 
@@ -60,15 +60,21 @@ def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, s
     return kernels.grid_encode(x, block, bits, grid, key, steps)
 
 
-def grid_encode_left(x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None) -> tuple[Tensor, Tensor]:
-    """The payload of y = x + decay · before, and y less what it decodes to, in one pass."""
+def grid_encode_left(
+    x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The payload of y = x + decay · before; y less what it decodes to; whether all of that is finite (bool): in one pass.
+
+    `before`, and so what is left: of x's dtype, or bf16.
+    """
     x, before = x.contiguous(), before.contiguous()
-    kernels = _blocked(x, x.numel(), block, bits, x.dtype) if before.dtype == x.dtype else None
+    kernels = _blocked(x, x.numel(), block, bits, x.dtype) if before.dtype in (x.dtype, torch.bfloat16) else None
     if kernels is not None:
         return kernels.grid_encode_left(x, before, decay, block, bits, grid, key)
-    y = reference.summed(x, before, decay)
+    y = reference.summed(x, before.to(x.dtype), decay)
     payload = reference.grid_encode(y, block, bits, grid, key)
-    return payload, y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)
+    left = (y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)).to(before.dtype)
+    return payload, left, all_finite(left)
 
 
 def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
@@ -109,15 +115,16 @@ def sign_encode(x: Tensor, block: int) -> Tensor:
     return reference.sign_encode(x, block) if kernels is None else kernels.sign_encode(x, block)
 
 
-def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
-    """The payload of y = x + decay · before, and y less what it decodes to, in one pass."""
+def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The payload of y = x + decay · before, what it leaves, and whether that is finite: as `grid_encode_left`."""
     x, before = x.contiguous(), before.contiguous()
-    kernels = _blocked(x, x.numel(), block, 1, x.dtype) if before.dtype == x.dtype else None
+    kernels = _blocked(x, x.numel(), block, 1, x.dtype) if before.dtype in (x.dtype, torch.bfloat16) else None
     if kernels is not None:
         return kernels.sign_encode_left(x, before, decay, block)
-    y = reference.summed(x, before, decay)
+    y = reference.summed(x, before.to(x.dtype), decay)
     payload = reference.sign_encode(y, block)
-    return payload, y - reference.sign_decode(payload, y.numel(), block, y.dtype)
+    left = (y - reference.sign_decode(payload, y.numel(), block, y.dtype)).to(before.dtype)
+    return payload, left, all_finite(left)
 
 
 def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:

@@ -110,10 +110,12 @@ def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, s
     return out.payload
 
 
-def grid_encode_left(x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None) -> tuple[Tensor, Tensor]:
-    out, left = _Payload(x, x.numel(), block, bits), torch.empty_like(x)
-    _grid_encode(x, out, bits, grid, key, feedback=(before, decay, left))
-    return out.payload, left
+def grid_encode_left(
+    x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    out, left = _Payload(x, x.numel(), block, bits), torch.empty_like(before)
+    _grid_encode(x, out, bits, grid, key, feedback=(_kept(before), decay, _kept(left)))
+    return out.payload, left, out.finite(left)
 
 
 def grid_decode(payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
@@ -139,10 +141,10 @@ def sign_encode(x: Tensor, block: int) -> Tensor:
     return out.payload
 
 
-def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
-    out, left = _Payload(x, x.numel(), block, 1), torch.empty_like(x)
-    _sign_encode(x, out, (before, decay, left))
-    return out.payload, left
+def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    out, left = _Payload(x, x.numel(), block, 1), torch.empty_like(before)
+    _sign_encode(x, out, (_kept(before), decay, _kept(left)))
+    return out.payload, left, out.finite(left)
 
 
 def sign_decode(payload: Tensor, block: int, out: Tensor, add: bool) -> None:
@@ -196,6 +198,16 @@ class _Payload:
         room = torch.empty(head + self.tile.programs * self.tile.size // 8 * bits, dtype=torch.uint8, device=like.device)
         self.payload = room[: head + (n * bits + 7) // 8]
         self.heads, self.codes = room[:head].view(torch.float32), room[head:]
+
+    def finite(self, left: Tensor) -> Tensor:
+        """Whether what is left is: a head is not where a value of its block is not; bf16 may be infinite where float32 was not."""
+        heads = self.heads.isfinite().all()
+        return heads if left.dtype == torch.float32 else heads & left.isfinite().all()
+
+
+def _kept(left: Tensor) -> Tensor:
+    """As programs take it: bf16 as its bits."""
+    return left.view(torch.int16) if left.dtype == torch.bfloat16 else left
 
 
 _Feedback: TypeAlias = tuple[Tensor, float, Tensor]  # what was left, its decay, and where to put what is left now

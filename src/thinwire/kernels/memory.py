@@ -20,7 +20,7 @@ LARGE = 1 << 20  # bytes from which a tensor comes from the pool
 KEPT = 512 << 20  # bytes that may lie in it unused
 _PAGE = 2 << 20
 
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.uint8: np.uint8, torch.int64: np.int64}
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.int16, torch.uint8: np.uint8, torch.int64: np.int64}
 
 
 class Pool:
@@ -40,7 +40,7 @@ class Pool:
                 region.madvise(mmap.MADV_HUGEPAGE)  # a hint
         array = np.frombuffer(region, _NUMPY[dtype], n)
         weakref.finalize(array, self._give, size, region).atexit = False
-        return torch.from_numpy(array)  # which holds the array as long as any view of the tensor lives
+        return torch.from_numpy(array).view(dtype)  # which holds the array as long as any view of the tensor lives
 
     def _give(self, size: int, region: mmap.mmap) -> None:
         if sum(size * len(regions) for size, regions in list(self._free.items())) + size <= KEPT:

@@ -30,7 +30,7 @@ LEVELS: tuple[Level, ...] = ("torch", "baseline", "avx2", "avx512")
 VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
-_VERSION = 4
+_VERSION = 5
 _MOST = 2**31  # values of one call: places are 32 bits wide inside
 _NO_KEY = (0, 0)
 _forced: list[Level] = []
@@ -50,11 +50,11 @@ def _load(level: Level) -> ctypes.CDLL:
     i64, u32, f32, at, i32 = c_int64, c_uint32, c_float, c_void_p, c_int
     types = {
         "grid_encode": (None, [at, at, i64, i64, i32, i32, i32, u32, u32, at, i32]),
-        "grid_encode_left": (None, [at, at, f32, i64, i64, i32, i32, i32, u32, u32, at, at, i32]),
+        "grid_encode_left": (i32, [at, at, i32, f32, i64, i64, i32, i32, i32, u32, u32, at, at, i32]),
         "grid_decode": (None, [at, i64, i64, i32, i32, i32, at, i32]),
         "grid_sum_encode": (None, [at, i32, i64, i64, i32, i32, i32, u32, u32, at, i32]),
         "sign_encode": (None, [at, i64, i64, at, i32]),
-        "sign_encode_left": (None, [at, at, f32, i64, i64, at, at, i32]),
+        "sign_encode_left": (i32, [at, at, i32, f32, i64, i64, at, at, i32]),
         "sign_decode": (None, [at, i64, i64, i32, at, i32]),
         "sign_sum_encode": (None, [at, i32, i64, i64, at, i32]),
         "topk_chunks": (None, [at, i64, i64, i64, at, at, i32]),
@@ -136,12 +136,12 @@ class Kernels:
 
     def grid_encode_left(
         self, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
-    ) -> tuple[Tensor, Tensor]:
-        out, left = _payload(x.numel(), block, bits), memory.empty(x.numel())
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        out, left = _payload(x.numel(), block, bits), memory.empty_like(before)
+        sum_of = (x.data_ptr(), before.data_ptr(), before.dtype == torch.bfloat16, decay, x.numel())
         said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
-        at = (out.data_ptr(), left.data_ptr())
-        self.lib.grid_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), *said, *at, torch.get_num_threads())
-        return out, left
+        finite = self.lib.grid_encode_left(*sum_of, *said, out.data_ptr(), left.data_ptr(), torch.get_num_threads())
+        return out, left, torch.tensor(bool(finite), device="cpu")
 
     def grid_decode(self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
         self.lib.grid_decode(payload.data_ptr(), out.numel(), block, bits, grid == "rise", add, out.data_ptr(), torch.get_num_threads())
@@ -157,11 +157,11 @@ class Kernels:
         self.lib.sign_encode(x.data_ptr(), x.numel(), block, out.data_ptr(), torch.get_num_threads())
         return out
 
-    def sign_encode_left(self, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor]:
-        out, left = _payload(x.numel(), block, 1), memory.empty(x.numel())
-        at = (out.data_ptr(), left.data_ptr())
-        self.lib.sign_encode_left(x.data_ptr(), before.data_ptr(), decay, x.numel(), block, *at, torch.get_num_threads())
-        return out, left
+    def sign_encode_left(self, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor, Tensor]:
+        out, left = _payload(x.numel(), block, 1), memory.empty_like(before)
+        sum_of = (x.data_ptr(), before.data_ptr(), before.dtype == torch.bfloat16, decay, x.numel())
+        finite = self.lib.sign_encode_left(*sum_of, block, out.data_ptr(), left.data_ptr(), torch.get_num_threads())
+        return out, left, torch.tensor(bool(finite), device="cpu")
 
     def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None:
         self.lib.sign_decode(payload.data_ptr(), out.numel(), block, add, out.data_ptr(), torch.get_num_threads())

@@ -211,7 +211,7 @@ class chain(Coder):
         self.first.add(total, core, side, spec, state.child("first"), seat, sender)
 
     def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
-        core, side, rest = self.first.split_left(x, before, decay, spec, state.child("first"), seat)
+        core, side, rest = self.first.split_left(x, before.to(spec.work), decay, spec, state.child("first"), seat)
         inner = self._inner(core, spec, state, seat)
         payload = self._framed(core, side, inner, spec)
         own = inner if self.second.lossy else inner.clone()  # what opens to itself may lie in y, which is written into

@@ -118,7 +118,8 @@ class feedback(Remembering):
         if self.reset is not None:
             state["flown"].value = torch.tensor(seat.step, device="cpu")
         if isinstance(self.inner, Coder) and self.inner.opener is self.inner:
-            unsaid = self.inner.packet_left(x, leaf.flat, leaf.fade, spec, state.child("inner"), seat)
+            before = leaf.value if leaf.form is None else leaf.flat  # a kernel reads bf16 as it is
+            unsaid = self.inner.packet_left(x, before, leaf.fade, spec, state.child("inner"), seat)
             self._keep(leaf, unsaid.left, unsaid.finite)
             total = yield unsaid.packet
             return Outcome(total, unsaid.sent)

@@ -83,10 +83,9 @@ class sign(Coder):
     def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
         if not spec.numel:
             return super().packet_left(x, before, decay, spec, state, seat)
-        payload, left = fast.sign_encode_left(x.to(spec.work), before, decay, length(self.block, spec))
-        scales = reference.from_bytes(payload[: self._scales(spec) * spec.work.itemsize], spec.work)  # not finite where a value is not
+        payload, left, finite = fast.sign_encode_left(x.to(spec.work), before, decay, length(self.block, spec))
         packet = self.packed(payload, spec, state, seat)
-        return Unsaid(packet, left, scales.isfinite().all(), lambda: packet.open(payload, seat.rank))
+        return Unsaid(packet, left, finite, lambda: packet.open(payload, seat.rank))
 
     def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:
         for _, payload in payloads:

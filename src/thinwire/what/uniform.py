@@ -206,10 +206,9 @@ class uniform(Coder):
         if not self._plain or self.scale != "absmax" or not spec.numel:
             return super().packet_left(x, before, decay, spec, state, seat)
         settings = (self._block(spec), self.bits, self._around(), self._key(spec, seat))
-        payload, left = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
-        steps = reference.from_bytes(payload[: self._head(spec)], spec.work)  # not finite where a value of the block is not
+        payload, left, finite = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
         packet = self.packed(payload, spec, state, seat)
-        return Unsaid(packet, left, steps.isfinite().all(), lambda: packet.open(payload, seat.rank))
+        return Unsaid(packet, left, finite, lambda: packet.open(payload, seat.rank))
 
     def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:
         if not self._plain or self.scale != "absmax" or not spec.numel:

@@ -43,12 +43,15 @@ INLINE uint32_t draw(uint32_t n, uint32_t key0, uint32_t key1) {
     return x ^ (x >> 16);
 }
 
-// y = x + decay · before, rounded twice. `y` may be `before`.
-INLINE void summed(const float* x, const float* before, float decay, int64_t n, float* y) {
-    if (decay == 1.0f)
-        for (int64_t i = 0; i < n; ++i) y[i] = x[i] + before[i];
-    else
-        for (int64_t i = 0; i < n; ++i) y[i] = x[i] + before[i] * decay;
+// What feedback keeps a residual in: a float32, or the upper half of one (bfloat16), rounded half to even.
+using Brief = uint16_t;
+INLINE float wide(float x) { return x; }
+INLINE float wide(Brief x) { return of_bits(static_cast<uint32_t>(x) << 16); }
+// A value as it is kept; SURE: it is a number.
+template <bool SURE> INLINE float as_kept(float x, const float*) { return x; }
+template <bool SURE> INLINE Brief as_kept(float x, const Brief*) {
+    const uint32_t bits = bits_of(x), rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return static_cast<Brief>(!SURE && (bits & ~SIGN) > INFINITE ? QUIET_NAN >> 16 : rounded);
 }
 
 // The largest magnitude as an integer; above INFINITE where there is a NaN.
@@ -61,9 +64,29 @@ INLINE uint32_t largest(const float* x, int64_t n) {
     return static_cast<uint32_t>(most);
 }
 
-// Ask for the lane AHEAD of this one. (An address beyond the end harms nothing.)
-template <int64_t FAR = AHEAD> INLINE void prefetched(const float* x, int64_t n) {
-    for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(reinterpret_cast<const char*>(x) + 4 * (i + FAR));
+// y = x + decay · before, rounded twice, and the largest magnitude of it. `y` may be `before`.
+template <typename Kept> INLINE uint32_t summed(const float* RESTRICT x, const Kept* RESTRICT before, float decay, int64_t n, float* RESTRICT y) {
+    int32_t most = 0;
+    const auto each = [&](int64_t i, float sum) {
+        const int32_t size = static_cast<int32_t>(bits_of(sum) & ~SIGN);
+        y[i] = sum;
+        most = size > most ? size : most;
+    };
+    if (decay == 1.0f)
+        for (int64_t i = 0; i < n; ++i) each(i, x[i] + wide(before[i]));
+    else
+        for (int64_t i = 0; i < n; ++i) each(i, x[i] + wide(before[i]) * decay);
+    return static_cast<uint32_t>(most);
+}
+
+// Ask for as many values, a lane at most, AHEAD of these. (An address beyond the end harms nothing.) A loop of a known count is unrolled.
+template <int64_t FAR = AHEAD, typename Value> INLINE void prefetched(const Value* x, int64_t n) {
+    constexpr int64_t LINE = 64 / sizeof(Value);
+    const char* at = reinterpret_cast<const char*>(x + FAR);
+    if (n >= LANE)
+        for (int64_t i = 0; i < LANE; i += LINE) __builtin_prefetch(at + sizeof(Value) * i);
+    else
+        for (int64_t i = 0; i < n; i += LINE) __builtin_prefetch(at + sizeof(Value) * i);
 }
 
 // To memory past the caches, where so much is written that it would not stay there: a store then reads nothing first.
@@ -90,6 +113,15 @@ INLINE void settled() {  // such stores, before another thread looks
 #endif
 }
 INLINE bool goes_past(const void* to, int64_t n, int64_t least = PAST) { return n >= least && reinterpret_cast<uintptr_t>(to) % 64 == 0; }
+
+// Whether what is left is finite as it is kept; none of it is above reach · scale, and the scale itself is not finite where a value is not.
+INLINE bool kept_finite(float scale, float, const float*, int64_t) { return bits_of(scale) < INFINITE; }
+INLINE bool kept_finite(float scale, float reach, const Brief* left, int64_t n) {
+    bool finite = true;
+    if (!(scale * reach < 0x1p126f))
+        for (int64_t i = 0; i < n; ++i) finite &= (left[i] & 0x7fff) < INFINITE >> 16;
+    return finite;
+}
 
 // work(begin, end) over 0 … count, in threads where there is enough to do.
 template <typename Work> void in_threads(int64_t count, int64_t numel, int threads, const Work& work) {

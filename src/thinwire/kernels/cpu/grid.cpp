@@ -3,6 +3,8 @@
 // A payload is m steps (float32), then n codes of `bits` bits, the first in the lowest bits. Blocks end on whole bytes (or there is one).
 #include "common.h"
 
+#include <type_traits>
+
 namespace thinwire {
 namespace {
 
@@ -40,9 +42,9 @@ INLINE Step step_of(uint32_t absmax, const Grid& grid) {
 
 // FREE: steps are not of the largest magnitude, so values may lie beyond the grid. LEFT: what the codes leave unsaid of x.
 typedef uint16_t __attribute__((may_alias)) Half;  // of a draw
-template <bool LOTS, bool LIFT, bool FREE, bool LEFT>
+template <bool LOTS, bool LIFT, bool FREE, bool LEFT, typename Kept>
 INLINE void codes_loop(const float* RESTRICT x, int64_t n, const Step& step, const Grid& grid, const Half* RESTRICT halves,
-                       uint8_t* RESTRICT codes, float* RESTRICT left) {
+                       uint8_t* RESTRICT codes, Kept* RESTRICT left) {
     const float lift = step.lift, size = step.step, top = grid.top;
     if (LOTS) {
         const float inverse = step.inverse * SHARES, zero = top * 65536 + 0.5f, last = grid.last * 65536;
@@ -54,7 +56,7 @@ INLINE void codes_loop(const float* RESTRICT x, int64_t n, const Step& step, con
             }
             const int32_t code = (static_cast<int32_t>(v) + halves[i]) >> 16;
             codes[i] = static_cast<uint8_t>(code);
-            if (LEFT) left[i] = x[i] - (static_cast<float>(code) - top) * size;
+            if (LEFT) left[i] = as_kept<true>(x[i] - (static_cast<float>(code) - top) * size, left);
         }
     } else {
         const float inverse = step.inverse, last = grid.last;
@@ -66,18 +68,40 @@ INLINE void codes_loop(const float* RESTRICT x, int64_t n, const Step& step, con
             }
             const float rounded = v + MAGIC;
             codes[i] = static_cast<uint8_t>(bits_of(rounded));
-            if (LEFT) left[i] = x[i] - ((rounded - MAGIC) - top) * size;
+            if (LEFT) left[i] = as_kept<true>(x[i] - ((rounded - MAGIC) - top) * size, left);
         }
     }
 }
 
+#if defined(__AVX512F__)
+// codes_loop to nearest of a whole lane whose rest is kept as bfloat16: that goes from registers past the caches.
+INLINE void codes_past(const float* x, const Step& step, const Grid& grid, uint8_t* codes, Brief* left) {
+    alignas(64) static constexpr Brief UPPER[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                    33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i upper = _mm512_load_si512(UPPER), half = _mm512_set1_epi32(0x7fff), one = _mm512_set1_epi32(1);
+    const __m512 inverse = _mm512_set1_ps(step.inverse), size = _mm512_set1_ps(step.step), top = _mm512_set1_ps(grid.top);
+    const __m512 magic = _mm512_set1_ps(MAGIC);
+    for (int64_t i = 0; i < LANE; i += 32) {
+        __m512i rest[2];  // as `as_kept` rounds, in the upper halves
+        for (int k = 0; k < 2; ++k) {
+            const __m512 y = _mm512_load_ps(x + i + 16 * k), rounded = _mm512_add_ps(_mm512_add_ps(_mm512_mul_ps(y, inverse), top), magic);
+            const __m512 said = _mm512_mul_ps(_mm512_sub_ps(_mm512_sub_ps(rounded, magic), top), size);
+            const __m512i bits = _mm512_castps_si512(_mm512_sub_ps(y, said));
+            rest[k] = _mm512_add_epi32(_mm512_add_epi32(bits, half), _mm512_and_si512(_mm512_srli_epi32(bits, 16), one));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i + 16 * k), _mm512_cvtepi32_epi8(_mm512_castps_si512(rounded)));
+        }
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(left + i), _mm512_permutex2var_epi16(rest[0], upper, rest[1]));
+    }
+}
+#endif
+
 // At most LANE codes; `first` is the first value's place in the span, which its lot goes by.
-template <bool LOTS, bool FREE, bool LEFT>
-INLINE void codes_of(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* codes, float* left) {
+template <bool LOTS, bool FREE, bool LEFT, typename Kept>
+INLINE void codes_of(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* codes, Kept* left) {
     if (!step.usable) {
         std::memset(codes, grid.zero(), n);
         if (LEFT)
-            for (int64_t i = 0; i < n; ++i) left[i] = x[i] - (static_cast<float>(grid.zero()) - grid.top) * step.step;
+            for (int64_t i = 0; i < n; ++i) left[i] = as_kept<false>(x[i] - (static_cast<float>(grid.zero()) - grid.top) * step.step, left);
         return;
     }
     alignas(64) uint32_t drawn[LANE / 2 + 1];
@@ -148,14 +172,25 @@ INLINE void values_of(const uint8_t* RESTRICT codes, int64_t n, float step, floa
     }
 }
 
-// A lane of a block, `m` values of it: codes, packed into `out`; what they leave unsaid into `left`.
-template <bool LOTS, bool FREE, bool LEFT>
-INLINE void lane_encode(const float* x, int64_t m, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, float* left,
-                        bool past) {
+// A lane of a block, `m` values of it: codes, packed into `out`; what they leave unsaid into `left`. Either goes past the caches if it may.
+template <bool LOTS, bool FREE, bool LEFT, typename Kept = float>
+INLINE void lane_encode(const float* x, int64_t m, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, bool past,
+                        Kept* left = nullptr, bool left_past = false) {
     alignas(64) uint8_t buffer[LANE], bits[LANE];
     past = past && m == LANE && grid.bits % 2 == 0;  // whole lines
+    left_past = left_past && m == LANE;
     uint8_t* codes = grid.bits == 8 && !past ? out : buffer;
-    codes_of<LOTS, FREE, LEFT>(x, m, step, grid, first, lots, codes, left);
+    if (!LEFT || !left_past) {
+        codes_of<LOTS, FREE, LEFT>(x, m, step, grid, first, lots, codes, left);
+#if defined(__AVX512F__)
+    } else if (!LOTS && sizeof(Kept) == sizeof(Brief) && step.usable && step.lift == 1) {
+        codes_past(x, step, grid, codes, reinterpret_cast<Brief*>(left));
+#endif
+    } else {
+        alignas(64) Kept rest[LANE];
+        codes_of<LOTS, FREE, LEFT>(x, LANE, step, grid, first, lots, codes, rest);
+        streamed(rest, left, sizeof(rest));
+    }
     if (grid.bits == 8) {
         if (past) streamed(buffer, out, LANE);
         return;
@@ -169,9 +204,9 @@ template <bool LOTS, bool FREE>
 INLINE void block_encode(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, bool past) {
     for (int64_t at = 0; at < n; at += LANE) {
         if (n - at >= LANE)
-            lane_encode<LOTS, FREE, false>(x + at, LANE, step, grid, first + at, lots, out + at * grid.bits / 8, nullptr, past);
+            lane_encode<LOTS, FREE, false>(x + at, LANE, step, grid, first + at, lots, out + at * grid.bits / 8, past);
         else
-            lane_encode<LOTS, FREE, false>(x + at, n - at, step, grid, first + at, lots, out + at * grid.bits / 8, nullptr, past);
+            lane_encode<LOTS, FREE, false>(x + at, n - at, step, grid, first + at, lots, out + at * grid.bits / 8, past);
     }
 }
 
@@ -186,8 +221,9 @@ void encode(const float* x, const float* steps, int64_t n, int64_t block, const 
     in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
         const auto step_at = [=, &grid](int64_t b) {
             if (FREE) return of_step(steps[b]);
-            prefetched(x + b * block, std::min(block, LANE));
-            return step_of(block_largest(x + b * block, std::min(block, n - b * block)), grid);
+            const Step step = step_of(block_largest(x + b * block, std::min(block, n - b * block)), grid);
+            prefetched(x + b * block, block);
+            return step;
         };
         Step step = step_at(begin);
         for (int64_t b = begin; b < end; ++b) {
@@ -200,45 +236,51 @@ void encode(const float* x, const float* steps, int64_t n, int64_t block, const 
     });
 }
 
-template <bool LOTS>
-void encode_left(const float* x, const float* before, float decay, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload,
-                 float* left, int threads) {
+// Whether what is left is finite. The next block's y and step are found before this block's codes; y of a long block is found once more.
+template <bool LOTS, typename Kept>
+bool encode_left(const float* x, const Kept* before, float decay, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload,
+                 Kept* left, int threads) {
+    constexpr bool BRIEF = sizeof(Kept) < sizeof(float);
     const int64_t blocks = (n + block - 1) / block;
     uint8_t* codes = payload + 4 * blocks;
-    const bool past = goes_past(left, n, LATER), past_codes = past && block % LANE == 0 && goes_past(codes, n);
-    in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
-        alignas(64) float y[2][LANE], rest[LANE];
-        const auto step_at = [=, &grid](int64_t b, float* to) {  // y of a block, here or (of a long one) where its rest will be
-            const int64_t at = b * block, m = std::min(block, n - at);
-            prefetched(x + at, std::min(m, LANE));
-            prefetched(before + at, std::min(m, LANE));
-            if (m == LANE)
-                summed(x + at, before + at, decay, LANE, to);
-            else
-                summed(x + at, before + at, decay, m, m < LANE ? to : left + at);
-            return step_of(block_largest(m <= LANE ? to : left + at, m), grid);
+    const bool past = block % LANE == 0 && goes_past(left, n, LATER), past_codes = past && goes_past(codes, n);
+    std::atomic<bool> finite{true};
+    in_threads(blocks, n, threads, [=, &grid, &finite](int64_t begin, int64_t end) {
+        alignas(64) float y[2][LANE];
+        const auto lane_of = [=](int64_t at, int64_t m, float* to) {
+            return m == LANE ? summed(x + at, before + at, decay, LANE, to) : summed(x + at, before + at, decay, m, to);
         };
+        const auto step_at = [=, &grid](int64_t b, float* to) {
+            const int64_t at = b * block, m = std::min(block, n - at);
+            if (BRIEF) prefetched(x + at, m);  // two floats read and one written are better left to the processor's own prefetcher
+            uint32_t most = lane_of(at, std::min(m, LANE), to);
+            if (BRIEF) prefetched(before + at, m);
+            for (int64_t i = LANE; i < m; i += LANE) most = std::max(most, lane_of(at + i, std::min(m - i, LANE), to));
+            return step_of(most, grid);
+        };
+        bool all = true;
         Step step = step_at(begin, y[begin & 1]);
         for (int64_t b = begin; b < end; ++b) {
             const Step next = b + 1 < end ? step_at(b + 1, y[(b + 1) & 1]) : step;
             const int64_t at = b * block, m = std::min(block, n - at);
             store(payload + 4 * b, step.step);
-            uint8_t* out = codes + at * grid.bits / 8;
-            if (m == LANE && past) {
-                lane_encode<LOTS, false, true>(y[b & 1], LANE, step, grid, at, lots, out, rest, past_codes);
-                streamed(rest, left + at, 4 * LANE);
-            } else if (m == LANE) {
-                lane_encode<LOTS, false, true>(y[b & 1], LANE, step, grid, at, lots, out, left + at, false);
-            } else {
-                for (int64_t i = 0; i < m; i += LANE) {
-                    const int64_t some = std::min(LANE, m - i);
-                    if (m > LANE) std::memcpy(y[b & 1], left + at + i, 4 * some);
-                    lane_encode<LOTS, false, true>(y[b & 1], some, step, grid, at + i, lots, out + i * grid.bits / 8, left + at + i, false);
-                }
+            for (int64_t i = 0; i < m; i += LANE) {
+                float* own = y[b & 1];
+                uint8_t* out = codes + (at + i) * grid.bits / 8;
+                const int64_t some = std::min(LANE, m - i);
+                if (m > LANE) lane_of(at + i, some, own);
+                Kept* to = left + at + i;
+                if (some == LANE)
+                    lane_encode<LOTS, false, true>(own, LANE, step, grid, at + i, lots, out, past_codes, to, past);
+                else
+                    lane_encode<LOTS, false, true>(own, some, step, grid, at + i, lots, out, false, to, false);
+                all &= kept_finite(step.step, 1.0f, to, some);
             }
             step = next;
         }
+        if (!all) finite = false;
     });
+    return finite;
 }
 
 template <bool ADD>
@@ -277,7 +319,7 @@ template <bool ADD> void decode(const uint8_t* payload, int64_t n, int64_t block
                     streamed(lane, out + at + i, 4 * LANE);
                 }
             } else {
-                if (ADD) prefetched(out + at, std::min(m, LANE));
+                if (ADD) prefetched(out + at, m);
                 block_decode<ADD>(own, m, step, grid, out + at);
             }
         }
@@ -315,11 +357,17 @@ EXPORT void grid_encode(const float* x, const float* steps, int64_t n, int64_t b
         (lots ? encode<true, false> : encode<false, false>)(x, steps, n, block, grid, {key0, key1}, payload, threads);
 }
 
-// y = x + decay · before -> payload, and left = y - what it decodes to. left may be before.
-EXPORT void grid_encode_left(const float* x, const float* before, float decay, int64_t n, int64_t block, int bits, int rise, int lots,
-                             uint32_t key0, uint32_t key1, uint8_t* payload, float* left, int threads) {
+// y = x + decay · before -> payload, and left = y - what it decodes to; whether all of that is finite. left may be before.
+// brief: before and left are bfloat16.
+EXPORT int grid_encode_left(const float* x, const void* before, int brief, float decay, int64_t n, int64_t block, int bits, int rise,
+                            int lots, uint32_t key0, uint32_t key1, uint8_t* payload, void* left, int threads) {
     const Grid grid(bits, rise);
-    (lots ? encode_left<true> : encode_left<false>)(x, before, decay, n, block, grid, {key0, key1}, payload, left, threads);
+    const auto work = [&](auto* to) {
+        const auto* from = static_cast<decltype(to)>(const_cast<void*>(before));
+        return (lots ? encode_left<true, std::remove_pointer_t<decltype(to)>> : encode_left<false, std::remove_pointer_t<decltype(to)>>)(
+            x, from, decay, n, block, grid, {key0, key1}, payload, to, threads);
+    };
+    return brief ? work(static_cast<Brief*>(left)) : work(static_cast<float*>(left));
 }
 
 // payload -> out (n,), or added to it.

@@ -15,9 +15,18 @@ INLINE uint8_t few_bits(const float* x, int64_t n) {
     return out;
 }
 
+#if defined(__AVX512F__)
+// Of 64 values at once: four stores of 16 bits keep the processor waiting.
+INLINE uint64_t bits_of_64(const float* x) {
+    const auto below = [=](int64_t at) { return _mm512_cmp_ps_mask(_mm512_loadu_ps(x + at), _mm512_setzero_ps(), _CMP_LT_OQ); };
+    return _mm512_kunpackd(_mm512_kunpackw(below(48), below(32)), _mm512_kunpackw(below(16), below(0)));
+}
+#endif
+
 INLINE void bits_below_zero(const float* x, int64_t n, uint8_t* out) {
     int64_t i = 0;
 #if defined(__AVX512F__)
+    for (; i + 64 <= n; i += 64) store(out + i / 8, bits_of_64(x + i));
     for (; i + 16 <= n; i += 16) store(out + i / 8, static_cast<uint16_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_LT_OQ)));
 #elif defined(__AVX2__)
     for (; i + 8 <= n; i += 8)
@@ -75,27 +84,32 @@ INLINE float mean_of(const float* x, int64_t n) {
     return huge ? mean * HUGE_ONE : mean;
 }
 
+#if defined(__AVX512F__)
+// Of a lane: its bits, and the magnitudes' sum by halves down to 16 of them.
+INLINE __m512 lane_bits(const float* x, uint8_t* bits) {
+    __m512 sums[8];
+    uint64_t below[4];
+    for (int k = 0; k < 4; ++k) below[k] = bits_of_64(x + 64 * k);
+    for (int k = 0; k < 8; ++k)
+        sums[k] = _mm512_add_ps(_mm512_abs_ps(_mm512_loadu_ps(x + 16 * k)), _mm512_abs_ps(_mm512_loadu_ps(x + 16 * (k + 8))));
+    std::memcpy(bits, below, sizeof(below));  // after all loads: a store of bytes might be one of values, for all that the compiler knows
+    for (int half = 4; half; half /= 2)
+        for (int k = 0; k < half; ++k) sums[k] = _mm512_add_ps(sums[k], sums[k + half]);
+    return sums[0];
+}
+INLINE float lane_mean(__m512 sums, const float* x) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    const float sum = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+    return sum < HUGE_ONE ? sum / static_cast<float>(LANE) : mean_of(x, LANE);  // where it is less, no value is huge, or no number
+}
+#endif
+
 // Of a block: its bits, and its mean.
 INLINE float block_encode(const float* x, int64_t n, uint8_t* bits) {
 #if defined(__AVX512F__)
-    if (n == LANE) {  // all in registers: values are read once
-        const __m512 zero = _mm512_setzero_ps();
-        __m512 sums[8];
-        for (int k = 0; k < 8; ++k) {
-            const __m512 low = _mm512_loadu_ps(x + 16 * k), high = _mm512_loadu_ps(x + 16 * (k + 8));
-            store(bits + 2 * k, static_cast<uint16_t>(_mm512_cmp_ps_mask(low, zero, _CMP_LT_OQ)));
-            store(bits + 2 * (k + 8), static_cast<uint16_t>(_mm512_cmp_ps_mask(high, zero, _CMP_LT_OQ)));
-            sums[k] = _mm512_add_ps(_mm512_abs_ps(low), _mm512_abs_ps(high));
-        }
-        for (int half = 4; half; half /= 2)
-            for (int k = 0; k < half; ++k) sums[k] = _mm512_add_ps(sums[k], sums[k + half]);
-        const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(sums[0]), _mm512_extractf32x8_ps(sums[0], 1));
-        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        const float sum = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
-        if (sum < HUGE_ONE) return sum / static_cast<float>(LANE);  // so no value is huge, or no number
-        return mean_of(x, n);
-    }
+    if (n == LANE) return lane_mean(lane_bits(x, bits), x);
 #endif
     bits_below_zero(x, n, bits);
     return mean_of(x, n);
@@ -152,6 +166,51 @@ template <typename Work> void each_block(int64_t n, int64_t block, int threads, 
 
 INLINE int64_t head(int64_t n, int64_t block) { return 4 * ((n + block - 1) / block); }
 
+template <typename Kept> INLINE void all_kept(const float* RESTRICT x, int64_t n, bool sure, Kept* RESTRICT out) {
+    if (sure)
+        for (int64_t i = 0; i < n; ++i) out[i] = as_kept<true>(x[i], out);
+    else
+        for (int64_t i = 0; i < n; ++i) out[i] = as_kept<false>(x[i], out);
+}
+
+// Whether what is left is finite. y of a block that is no lane waits where its rest will be, or (of a brief one) in memory of its own.
+template <typename Kept>
+bool encode_left(const float* x, const Kept* before, float decay, int64_t n, int64_t block, uint8_t* payload, Kept* left, int threads) {
+    uint8_t* bits = payload + head(n, block);
+    const bool past = block == LANE && goes_past(left, n, LATER);
+    std::atomic<bool> finite{true};
+    const int64_t blocks = (n + block - 1) / block;
+    in_threads(blocks, n, threads, [=, &finite](int64_t begin, int64_t end) {
+        alignas(64) float lane[LANE];
+        alignas(64) Kept rest[LANE];
+        constexpr bool BRIEF = sizeof(Kept) < sizeof(float);
+        std::vector<float> apart(BRIEF && block > LANE ? std::min(block, n) : 0);
+        bool all = true;
+        for (int64_t b = begin; b < end; ++b) {
+            const int64_t at = b * block, m = std::min(block, n - at);
+            if (BRIEF) prefetched(x + at, m), prefetched(before + at, m);
+            float* y = m <= LANE ? lane : BRIEF ? apart.data() : reinterpret_cast<float*>(left + at);
+            if (m == LANE)
+                summed(x + at, before + at, decay, LANE, y);
+            else
+                summed(x + at, before + at, decay, m, y);
+            const float mean = block_encode(y, m, bits + at / 8);
+            store(payload + 4 * b, mean);
+            said<Into::LEFT>(bits + at / 8, m, mean, y);
+            Kept* to = left + at;
+            const bool sure = bits_of(mean) < INFINITE;
+            if (m == LANE)
+                all_kept(y, LANE, sure, past ? rest : to);
+            else if (BRIEF || m < LANE)
+                all_kept(y, m, sure, to);
+            if (m == LANE && past) streamed(rest, to, sizeof(rest));
+            all &= kept_finite(mean, static_cast<float>(m), to, m);
+        }
+        if (!all) finite = false;
+    });
+    return finite;
+}
+
 }  // namespace
 }  // namespace thinwire
 
@@ -159,34 +218,38 @@ using namespace thinwire;
 
 EXPORT void sign_encode(const float* x, int64_t n, int64_t block, uint8_t* payload, int threads) {
     uint8_t* bits = payload + head(n, block);
-    each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
-        prefetched(x + at, std::min(m, LANE));
-        store(payload + 4 * b, block_encode(x + at, m, bits + at / 8));
+    const int64_t blocks = (n + block - 1) / block;
+    in_threads(blocks, n, threads, [=](int64_t begin, int64_t end) {
+        int64_t b = begin;
+#if defined(__AVX512F__)
+        constexpr int64_t MANY = 8;  // sums at once, so that one does not wait for the other
+        for (; block == LANE && (b + MANY) * LANE <= n && b + MANY <= end; b += MANY) {
+            __m512 sums[MANY];
+            for (int64_t k = 0; k < MANY; ++k) {
+                const int64_t at = (b + k) * LANE;
+                prefetched(x + at, LANE);
+                sums[k] = lane_bits(x + at, bits + at / 8);
+            }
+            for (int64_t k = 0; k < MANY; ++k) store(payload + 4 * (b + k), lane_mean(sums[k], x + (b + k) * LANE));
+        }
+#endif
+        for (; b < end; ++b) {
+            const int64_t at = b * block, m = std::min(block, n - at);
+            prefetched(x + at, m);
+            store(payload + 4 * b, block_encode(x + at, m, bits + at / 8));
+        }
     });
 }
 
-// y = x + decay · before -> payload, and left = y - what it decodes to. left may be before.
-EXPORT void sign_encode_left(const float* x, const float* before, float decay, int64_t n, int64_t block, uint8_t* payload, float* left,
-                             int threads) {
-    uint8_t* bits = payload + head(n, block);
-    const bool past = goes_past(left, n, LATER);
-    each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
-        alignas(64) float lane[LANE];
-        float* y = m == LANE ? lane : left + at;
-        prefetched(x + at, std::min(m, LANE));
-        prefetched(before + at, std::min(m, LANE));
-        if (m == LANE)
-            summed(x + at, before + at, decay, LANE, y);
-        else
-            summed(x + at, before + at, decay, m, y);
-        const float mean = block_encode(y, m, bits + at / 8);
-        store(payload + 4 * b, mean);
-        said<Into::LEFT>(bits + at / 8, m, mean, y);
-        if (m == LANE && past)
-            streamed(lane, left + at, 4 * LANE);
-        else if (m == LANE)
-            std::memcpy(left + at, lane, 4 * LANE);
-    });
+// y = x + decay · before -> payload, and left = y - what it decodes to; whether all of that is finite. left may be before.
+// brief: before and left are bfloat16.
+EXPORT int sign_encode_left(const float* x, const void* before, int brief, float decay, int64_t n, int64_t block, uint8_t* payload,
+                            void* left, int threads) {
+    const auto work = [&](auto* to) {
+        const auto* from = static_cast<decltype(to)>(const_cast<void*>(before));
+        return encode_left(x, from, decay, n, block, payload, to, threads);
+    };
+    return brief ? work(static_cast<Brief*>(left)) : work(static_cast<float*>(left));
 }
 
 EXPORT void sign_decode(const uint8_t* payload, int64_t n, int64_t block, int add, float* out, int threads) {

@@ -325,7 +325,8 @@ using namespace thinwire;
 // The k largest of each `per` values: places within their chunk, ascending, and values, both (chunks, k).
 EXPORT void topk_chunks(const float* x, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
     const auto ready = [=](int64_t c) {
-        if (per <= SHORT) prefetched(x + c * per, per);
+        if (per <= SHORT)
+            for (int64_t i = 0; i < per; i += LANE) prefetched(x + c * per + i, per - i);
         return x + c * per;
     };
     topk(ready, [=](int64_t c) { return x + c * per; }, chunks, per, k, places, values, threads);
