@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from thinwire.cli import _network as network
 from thinwire.cli import doctor
-from thinwire.cli.doctor import Finding, addresses
+from thinwire.cli._finding import Finding
 from thinwire.cli.main import main
 from thinwire.errors import LabError
 from thinwire.kernels import native
@@ -79,22 +80,22 @@ def test_it_tells_which_kernels_are_in_use(
 
 
 def test_two_processes_that_never_meet_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "WORKER", "import time; time.sleep(60)")
-    (found,) = doctor._allreduce(timeout_s=0.3)
+    monkeypatch.setattr(network, "WORKER", "import time; time.sleep(60)")
+    (found,) = network.allreduce(timeout_s=0.3)
     assert (found.level, "within 0.3 s" in found.told) == ("problem", True)
 
 
 def test_two_processes_that_fail_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "WORKER", "raise SystemExit('no route')")
-    (found,) = doctor._allreduce()
+    monkeypatch.setattr(network, "WORKER", "raise SystemExit('no route')")
+    (found,) = network.allreduce()
     assert (found.level, found.told.endswith("failed: no route")) == ("problem", True)
 
 
 def test_an_interface_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth99")
-    assert only(doctor._interfaces, "gloo's interface").level == "problem"
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", next(iter(addresses())))
-    assert only(doctor._interfaces, "gloo's interface").level == "ok"
+    assert only(network.interfaces, "gloo's interface").level == "problem"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", next(iter(network.addresses())))
+    assert only(network.interfaces, "gloo's interface").level == "ok"
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,9 @@ def test_an_interface_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyP
 )
 def test_what_the_host_name_resolves_to(named: str, level: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    monkeypatch.setattr(doctor, "addresses", lambda: {"lo": ["127.0.0.1"], "eth0": ["192.0.2.7"]})
+    monkeypatch.setattr(network, "addresses", lambda: {"lo": ["127.0.0.1"], "eth0": ["192.0.2.7"]})
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(2, 1, 6, "", (named, 0))])
-    found = only(doctor._interfaces, "host name")
+    found = only(network.interfaces, "host name")
     assert (found.level, says in found.told) == (level, True)
     assert level == "ok" or "GLOO_SOCKET_IFNAME=eth0" in found.do
 
@@ -120,7 +121,7 @@ def test_a_host_name_that_resolves_to_nothing(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", nothing)
-    assert "resolves to nothing" in only(doctor._interfaces, "host name").told
+    assert "resolves to nothing" in only(network.interfaces, "host name").told
 
 
 def test_tcp_for_long_links(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +131,8 @@ def test_tcp_for_long_links(monkeypatch: pytest.MonkeyPatch) -> None:
         "tcp_rmem": "4096 131072 6291456",
         "tcp_wmem": "4096 16384 67108864",
     }
-    monkeypatch.setattr(doctor, "_read", lambda place: says.get(Path(place).name))
-    found = {each.what: each for each in doctor._tcp()}
+    monkeypatch.setattr(network, "read", lambda place: says.get(Path(place).name))
+    found = {each.what: each for each in network.tcp()}
     assert {what: each.level for what, each in found.items()} == {
         "congestion": "note",
         "slow start": "note",
