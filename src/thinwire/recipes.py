@@ -41,8 +41,8 @@ def powersgd(rank: int = 4, start: int = 0) -> Strategy:
 
     Differs from the paper: see `thinwire.what.lowrank`; momentum stays in the user's optimiser.
 
-    Where a round trip takes tens of milliseconds, `dataclasses.replace(powersgd(), how=auto())` takes half the time: a ring waits for several
-    of them for each small sum.
+    Where a round trip takes tens of milliseconds, `dataclasses.replace(powersgd(), how=auto())` takes half the time: a ring waits for
+    several of them for each small sum.
     """
     return Strategy(warmup(start, every(1)) if start else every(1), feedback(lowrank(rank)), native(), gradients())
 
