@@ -89,6 +89,12 @@ template <int64_t FAR = AHEAD, typename Value> INLINE void prefetched(const Valu
         for (int64_t i = 0; i < n; i += LINE) __builtin_prefetch(at + sizeof(Value) * i);
 }
 
+// work(before, left), with pointers to what they are kept in.
+template <typename Work> bool kept_as(int brief, const void* before, void* left, const Work& work) {
+    if (brief) return work(static_cast<const Brief*>(before), static_cast<Brief*>(left));
+    return work(static_cast<const float*>(before), static_cast<float*>(left));
+}
+
 // To memory past the caches, where so much is written that it would not stay there: a store then reads nothing first.
 constexpr int64_t PAST = int64_t{1} << 22;   // values from which on
 constexpr int64_t LATER = int64_t{1} << 16;  // the same for a residual, which is not read before the next step

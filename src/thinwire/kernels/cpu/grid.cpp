@@ -3,8 +3,6 @@
 // A payload is m steps (float32), then n codes of `bits` bits, the first in the lowest bits. Blocks end on whole bytes (or there is one).
 #include "common.h"
 
-#include <type_traits>
-
 namespace thinwire {
 namespace {
 
@@ -362,12 +360,10 @@ EXPORT void grid_encode(const float* x, const float* steps, int64_t n, int64_t b
 EXPORT int grid_encode_left(const float* x, const void* before, int brief, float decay, int64_t n, int64_t block, int bits, int rise,
                             int lots, uint32_t key0, uint32_t key1, uint8_t* payload, void* left, int threads) {
     const Grid grid(bits, rise);
-    const auto work = [&](auto* to) {
-        const auto* from = static_cast<decltype(to)>(const_cast<void*>(before));
-        return (lots ? encode_left<true, std::remove_pointer_t<decltype(to)>> : encode_left<false, std::remove_pointer_t<decltype(to)>>)(
-            x, from, decay, n, block, grid, {key0, key1}, payload, to, threads);
-    };
-    return brief ? work(static_cast<Brief*>(left)) : work(static_cast<float*>(left));
+    return kept_as(brief, before, left, [&](const auto* from, auto* to) {
+        return lots ? encode_left<true>(x, from, decay, n, block, grid, {key0, key1}, payload, to, threads)
+                    : encode_left<false>(x, from, decay, n, block, grid, {key0, key1}, payload, to, threads);
+    });
 }
 
 // payload -> out (n,), or added to it.

@@ -245,11 +245,7 @@ EXPORT void sign_encode(const float* x, int64_t n, int64_t block, uint8_t* paylo
 // brief: before and left are bfloat16.
 EXPORT int sign_encode_left(const float* x, const void* before, int brief, float decay, int64_t n, int64_t block, uint8_t* payload,
                             void* left, int threads) {
-    const auto work = [&](auto* to) {
-        const auto* from = static_cast<decltype(to)>(const_cast<void*>(before));
-        return encode_left(x, from, decay, n, block, payload, to, threads);
-    };
-    return brief ? work(static_cast<Brief*>(left)) : work(static_cast<float*>(left));
+    return kept_as(brief, before, left, [&](const auto* from, auto* to) { return encode_left(x, from, decay, n, block, payload, to, threads); });
 }
 
 EXPORT void sign_decode(const uint8_t* payload, int64_t n, int64_t block, int add, float* out, int threads) {
