@@ -166,12 +166,26 @@ def test_a_schedule_changes_rates_and_cuts_hosts_off() -> None:
         assert "2Mbit" in lab.call("host0", ["tc", "qdisc", "show", "dev", "eth0"])
 
 
+STOPPED = """
+import random, sys, time
+stopped = [0] * (len(sys.argv) - 1)
+for _ in range(400):
+    time.sleep(random.uniform(0.002, 0.008))  # the brake's period is 5 ms
+    for i, pid in enumerate(sys.argv[1:]):
+        stopped[i] += open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "T"
+print(*stopped)
+"""
+
+
 def test_a_slowed_host_computes_slowly() -> None:
+    """Asked of the kernel in which state its processes are: counts of their work would tell what else runs here, too."""
     network = uniform(2)
     with Lab(replace(network, hosts=(network.hosts[0], replace(network.hosts[1], slow=4.0)))) as lab:
-        spin = "import time\nbegun, n = time.perf_counter(), 0\nwhile time.perf_counter() < begun + 1: n += 1\nprint(n)"
-        fast, slow = (int(lab.call(host, [sys.executable, "-c", spin])) for host in lab.hosts)
-    assert 2.5 < fast / slow < 8
+        spins = [lab.popen(host, [sys.executable, "-c", "while True: pass"]) for host in lab.hosts]
+        time.sleep(0.5)  # the brake looks for new processes every tenth of a second
+        as_it_is, slowed = map(int, lab.call(None, [sys.executable, "-c", STOPPED, *(str(spin.pid) for spin in spins)]).split())
+    assert as_it_is == 0
+    assert 0.55 < slowed / 400 < 0.9
 
 
 def test_without_its_line_a_lab_stops() -> None:
