@@ -112,9 +112,12 @@ def cells() -> list[Cell]:
     whole = 1 << 30  # one slice: on a short link a single lane fills the line best
     short = [(world, rate) for rate in (1e8, 1e9) for world in (2, 4, 8)]
     made = [Cell(world, rate, 0.0, "identity()", 8 * MB, whole, 1, turns=3) for world, rate in short]  # 32 MB of payload
-    for world, rate in short:  # as much; where the codec takes its time, other lanes encode meanwhile
-        lanes, slices = (1, whole) if rate < 1e9 else (4, 16 * MB)
-        made.append(Cell(world, rate, 0.0, "uniform(4)", 62 * MB, slices, lanes, gloo=False, turns=3))
+    made += [replace(cell, route="native()", gloo=False) for cell in made]
+    # as much; where the codec takes its time, other lanes encode meanwhile. On a slow line lanes of a ring do not meet at one receiver
+    lanes = {(2, 1e8): ("two_shot()", 2), (4, 1e8): ("ring()", 4), (8, 1e8): ("two_shot()", 1)}
+    for world, rate in short:
+        route, many = lanes.get((world, rate), ("two_shot()", 4))
+        made.append(Cell(world, rate, 0.0, "uniform(4)", 62 * MB, 16 * MB if many > 1 else whole, many, route, gloo=False, turns=3))
     made += [Cell(4, rate, 0.0, codec, 8 * MB, 8 * MB, 2) for rate in (1e8, 1e9) for codec in ("uniform(4)", "sign()")]
     made += [
         Cell(4, 1e9, rtt, "identity()", 16 * MB, 16 * MB, 4, congestion=congestion, probe=True)  # 64 MB of payload
@@ -123,7 +126,7 @@ def cells() -> list[Cell]:
     ]
     # two levels: what happens inside a node is hidden behind other slices' way out of it
     levels = [
-        ("identity()", "hierarchical(native(), direct(), 2)", 8 * MB),
+        ("identity()", "hierarchical(native(), ring(), 2)", 8 * MB),
         ("uniform(4)", "hierarchical(native(), two_shot(), 2)", 4 * MB),
     ]
     made += [Cell(8, 1e8, 0.0, codec, 16 * MB, nbytes, 4, route, gloo=False, turns=5, node=2) for codec, route, nbytes in levels]

@@ -1,14 +1,16 @@
 """Every route over gloo, between processes: the same bits and bytes as in one process, and nobody waits for ever."""
 
 import hashlib
+import time
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 import torch
 
 from tests.how.flights import bucket, launch, values
 from tests.ranks import run_ranks
-from thinwire.core import Codec, Route, Spec
+from thinwire.core import Codec, Exchange, Flight, Outcome, Route, Spec
 from thinwire.drive.local import run
 from thinwire.drive.torch import TorchDriver
 from thinwire.how import auto, checked, direct, gather, gossip, halving_doubling, hierarchical, ring, server, torus, tree, two_shot
@@ -70,3 +72,32 @@ def test_every_route_carries_the_same_bits_between_processes(world: int) -> None
     for rank, heard in enumerate(run_ranks(world, over_gloo, world)):
         differ = [pair[:2] for pair, one, other in zip(pairs(world), here[rank], heard, strict=True) if one != other]
         assert not differ, f"rank {rank}"
+
+
+def computing(rank: int) -> list[tuple[float, float]]:
+    """When the flights of three lanes computed, and slept on it."""
+    driver = TorchDriver(None, lanes=3, timeout=timedelta(seconds=60), device=torch.device("cpu"))
+    spans: list[tuple[float, float]] = []
+
+    def flight() -> Flight:
+        for _ in range(4):
+            begun = time.perf_counter()
+            time.sleep(0.01)
+            spans.append((begun, time.perf_counter()))
+            yield Exchange(((1 - rank, torch.zeros(8, dtype=torch.uint8)),), ((1 - rank, 8),))
+        return Outcome(torch.zeros(1))
+
+    try:
+        driver.prepare(())
+        for handle in [driver.start(flight(), lane, f"lane {lane}") for lane in range(3)]:
+            handle.wait()
+    finally:
+        driver.close()
+    return spans
+
+
+def test_lanes_compute_in_turns() -> None:
+    for spans in run_ranks(2, computing):
+        ordered = sorted(spans)
+        assert len(ordered) == 12
+        assert all(end <= begun for (_, end), (begun, _) in pairwise(ordered))

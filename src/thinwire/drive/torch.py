@@ -1,7 +1,8 @@
 """Any `torch.distributed` process group: hops become all-reduces and phased isend/irecv on bytes.
 
 Each lane is a process group and a thread of its own. A lane runs its flights one after another to completion, in the order in which every
-rank starts them, so equal-sized collectives cannot cross. On CUDA a lane has a side stream; events order it against the caller's.
+rank starts them, so equal-sized collectives cannot cross. Lanes compute in turns, so that one's bytes leave while the next one encodes: all
+at once, none would have any to send for as long as all take. On CUDA a lane has a side stream; events order it against the caller's.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class TorchDriver:
         self._backend = dist.get_backend(group)
         self._device = device
         self._explained: FlightError | None = None
+        self.turn = threading.Lock()
         self.watch = self._start_watch()
         self._groups: dict[tuple[int, Ranks], Any] = {}
         self._make(lanes, tuple(range(self.world)))  # the control lane: enough to compare facts; `prepare` makes the rest
@@ -234,17 +236,18 @@ class _Lane:
             self._stream.wait_event(handle.ready)
         reply: Any = None
         while True:
-            clock = time.perf_counter()
-            begun = time.thread_time()  # of this thread's own: what it waits for the interpreter or a core is not the codec's
-            try:
-                hop = handle.flight.send(reply)
-            except StopIteration as stop:
-                handle.outcome = stop.value
-                break
-            finally:
-                handle.encode_s += time.thread_time() - begun
-                left = time.perf_counter()
-                handle.stages.append(Stage("encode", clock, left))
+            with self._driver.turn:
+                clock = time.perf_counter()
+                begun = time.thread_time()  # of this thread's own: what it waits for the interpreter or a core is not the codec's
+                try:
+                    hop = handle.flight.send(reply)
+                except StopIteration as stop:
+                    handle.outcome = stop.value
+                    break
+                finally:
+                    handle.encode_s += time.thread_time() - begun
+                    left = time.perf_counter()
+                    handle.stages.append(Stage("encode", clock, left))
             reply, sent = self._driver.move(hop, self._index)
             handle.stages.append(Stage("wire", left, time.perf_counter(), sent))
             handle.wire_s += handle.stages[-1].end - left
