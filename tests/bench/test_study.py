@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from tests.lab.possible import why_not
 from thinwire.bench.contestants import FULL, Contestant, chosen, ours
 from thinwire.bench.records import RECORDS, for_page, read
+from thinwire.bench.study import STUDY as PUBLISHED
 from thinwire.bench.study import Bench, Link, Study
 from thinwire.errors import BenchError
 from thinwire.recipes import dense, fedpaq
@@ -113,6 +115,29 @@ def test_a_study_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
     assert len(measured) == 1
     assert measured[0].startswith("whole")
     assert len([each for each in read(tmp_path / RECORDS) if each["kind"] == "whole"]) == 1
+
+
+@needs_lab
+def test_the_published_curves_are_known_again(tmp_path: Path) -> None:
+    """A field that a job is given later must not have hours of measuring done anew."""
+    shutil.copy(Path(__file__).parents[2] / "benchmarks" / "results" / "bench" / RECORDS, tmp_path)
+    measured: list[str] = []
+    Bench(replace(PUBLISHED, contestants=chosen(["DDP"], FULL), seeds=1), tmp_path, tmp_path, measured.append).curves()
+    assert not measured
+
+
+@needs_lab
+def test_products_of_matrices_as_the_job_says(tmp_path: Path) -> None:
+    losses = {}
+    for matmul in ("highest", "medium"):
+        made = Bench(
+            replace(STUDY, contestants=STUDY.contestants[:1], seeds=1, curve=STUDY.curve | {"matmul": matmul}), tmp_path, tmp_path, print
+        )
+        made.curves()
+        losses[matmul] = [each["validation"][-1][1] for each in found(made, "curve", "dense")][-1]
+    assert losses["medium"] == pytest.approx(losses["highest"], rel=0.01)
+    if " avx512_bf16" in Path("/proc/cpuinfo").read_text():
+        assert losses["medium"] != losses["highest"]
 
 
 @needs_lab

@@ -33,6 +33,7 @@ class Job:
     train, held: .npy files of token numbers. batch: rows to a rank and step. steps: of the whole schedule; stop: where to end.
     warm: steps before anything is timed or counted. few: where steps take over `slow_s`, so many timed ones are enough (0: all are done).
     validate_every: steps between validations; 0: none. windows: held-out rows of one.
+    matmul: torch's precision of products of float32 matrices; "medium" multiplies in bf16 and adds in float32, where the processor can.
     """
 
     contestant: str
@@ -56,6 +57,7 @@ class Job:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     timeout: float = 300.0
+    matmul: str = "highest"
 
     @staticmethod
     def read(path: Path) -> Job:

@@ -261,7 +261,10 @@ def _key(told: dict[str, Any], job: Job) -> str:
     settings = dict(told["settings"])
     if "strategy" in settings:
         settings["strategy"] = Strategy.from_toml(settings["strategy"]).short()
-    asked = [told | {"settings": settings}, asdict(job) | {"settings": settings, "train": "", "held": ""}]
+    fields = asdict(job) | {"settings": settings, "train": "", "held": ""}
+    if job.matmul == "highest":
+        del fields["matmul"]  # there are records of before one could choose
+    asked = [told | {"settings": settings}, fields]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
