@@ -29,7 +29,6 @@ from thinwire.when import delayed, every, staggered
 
 FOLDER = Path(__file__).parent / "results" / "evidence"
 ROWS, SEEDS = 32, 3
-CURVE = {"matmul": "medium"}  # products in bf16, sums in float32, as models are trained: a third less time
 RATES = (0.3, 0.6, 0.9)
 LINKS = links((1e8, 1e9), (0.0,))
 PARALLEL = "data parallel"
@@ -139,7 +138,7 @@ def claims(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 def on_links(folder: Path) -> None:
     """The same 90 steps on each link."""
     contestant = ours("4 bits", local(BEST, what=uniform(4)), 30)
-    short = replace(STUDY, curve={**STUDY.curve, **CURVE, "stop": 90, "validate_every": 30})
+    short = replace(STUDY, curve={**STUDY.curve, "stop": 90, "validate_every": 30})
     for link in LINKS:
         with link.lab(short.world) as lab:
             Bench(short, folder, cache_folder() / "bench", print).whole(contestant, link, lab)
@@ -168,7 +167,7 @@ def main() -> None:
 
 def study(world: int, contestants: list[Contestant], seeds: int) -> Study:
     """The bench's curves, for these runs."""
-    curve = {**STUDY.curve, **CURVE, "batch": ROWS // world}
+    curve = {**STUDY.curve, "batch": ROWS // world}
     return replace(STUDY, world=world, contestants=tuple(contestants), seeds=seeds, curve=curve)
 
 

@@ -127,20 +127,6 @@ def test_the_published_curves_are_known_again(tmp_path: Path) -> None:
 
 
 @needs_lab
-def test_products_of_matrices_as_the_job_says(tmp_path: Path) -> None:
-    losses = {}
-    for matmul in ("highest", "medium"):
-        made = Bench(
-            replace(STUDY, contestants=STUDY.contestants[:1], seeds=1, curve=STUDY.curve | {"matmul": matmul}), tmp_path, tmp_path, print
-        )
-        made.curves()
-        losses[matmul] = [each["validation"][-1][1] for each in found(made, "curve", "dense")][-1]
-    assert losses["medium"] == pytest.approx(losses["highest"], rel=0.01)
-    if " avx512_bf16" in Path("/proc/cpuinfo").read_text():
-        assert losses["medium"] != losses["highest"]
-
-
-@needs_lab
 def test_slow_steps_are_few(tmp_path: Path) -> None:
     study = replace(STUDY, contestants=STUDY.contestants[:1], timing=FIELDS | {"steps": 99, "warm": 1, "few": 2, "slow_s": 0.0})
     made = Bench(study, tmp_path, tmp_path, lambda _: None)

@@ -33,7 +33,8 @@ class Job:
     train, held: .npy files of token numbers. batch: rows to a rank and step. steps: of the whole schedule; stop: where to end.
     warm: steps before anything is timed or counted. few: where steps take over `slow_s`, so many timed ones are enough (0: all are done).
     validate_every: steps between validations; 0: none. windows: held-out rows of one.
-    matmul: torch's precision of products of float32 matrices; "medium" multiplies in bf16 and adds in float32, where the processor can.
+    matmul: torch's word for the precision of float32 products. "medium" has oneDNN multiply, where there is AVX-512 twice as fast as MKL on
+    other makers' processors: in float32, but where the processor has products of bf16 in tiles (AMX).
     """
 
     contestant: str

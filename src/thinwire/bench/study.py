@@ -96,7 +96,7 @@ STUDY = Study(
     links=links((1e7, 1e8, 1e9), (0.0, 0.05)),
     seeds=3,
     # 4 ranks × 8 rows × 128 bytes × 2400 steps: 9.8 M tokens, 20 to a parameter
-    curve={"model": SMALL, "batch": 8, "steps": 2400, "stop": 2400, "validate_every": 120, "warmup": 120},
+    curve={"model": SMALL, "batch": 8, "steps": 2400, "stop": 2400, "validate_every": 120, "warmup": 120, "matmul": "medium"},
     timing={"model": LARGE, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
     timed=15,
     rounds=2,
@@ -257,13 +257,12 @@ def _module(name: str) -> Any:
 
 
 def _key(told: dict[str, Any], job: Job) -> str:
-    """What a measurement is known by: all that was asked for, but for where files lie and settings that are as by default."""
+    """What a measurement is known by: all that was asked for, but for where files lie, settings as by default, and who multiplies."""
     settings = dict(told["settings"])
     if "strategy" in settings:
         settings["strategy"] = Strategy.from_toml(settings["strategy"]).short()
     fields = asdict(job) | {"settings": settings, "train": "", "held": ""}
-    if job.matmul == "highest":
-        del fields["matmul"]  # there are records of before one could choose
+    del fields["matmul"]
     asked = [told | {"settings": settings}, fields]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 

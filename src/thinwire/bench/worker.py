@@ -54,7 +54,7 @@ def main(job_file: str, folder: str) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_float32_matmul_precision(job.matmul)
     if job.matmul == "medium":
-        torch.backends.cuda.enable_flash_sdp(False)  # the CPU's, too, whose products of few rows take thrice as long in bf16
+        torch.backends.cuda.enable_flash_sdp(False)  # the CPU's, too: oneDNN takes thrice as long for its products of few rows
     meeting = Meeting(place, job.timeout)
     begun = time.perf_counter()
     name = "thinwire.bench.ours" if job.contestant == "thinwire" else f"thinwire.bench.rivals.{job.contestant}"

@@ -55,8 +55,8 @@ class Driver(Protocol):
     def transport(self) -> Link:
         """What is known of the wire before it is measured: its window, whether a message waits; the rest is a local network's."""
 
-    def prepare(self, groups: tuple[Ranks, ...]) -> None:
-        """Build the lanes, and what all-reduces over these subsets need; every rank calls it alike."""
+    def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
+        """Build the first so many lanes (`None`: all), and what all-reduces over these subsets need; every rank calls it alike."""
 
     def at(self, label: str) -> None:
         """Where this rank stands, for the others to hear if a flight fails."""

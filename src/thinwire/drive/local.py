@@ -187,7 +187,7 @@ class LocalDriver:
     def transport(self) -> Link:
         return LOCAL_NETWORK
 
-    def prepare(self, groups: tuple[Ranks, ...]) -> None:
+    def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Nothing to build."""
 
     def at(self, label: str) -> None:

@@ -57,9 +57,9 @@ class TorchDriver:
         gloo = self._backend == "gloo"
         return replace(LOCAL_NETWORK, window_bytes=GLOO_WINDOW if gloo else None, waits=gloo)
 
-    def prepare(self, groups: tuple[Ranks, ...]) -> None:
+    def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         for ranks in (tuple(range(self.world)), *groups):
-            for lane in range(self.lanes):
+            for lane in range(self.lanes if lanes is None else lanes):
                 if (lane, ranks) not in self._groups:
                     self._make(lane, ranks)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -12,14 +12,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver
+from thinwire.core import Driver, Link, Route, Seat
 from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree, probe
-from thinwire.engine.buckets import build
+from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, Overlap, facts, problems
+from thinwire.engine.pieces import COUNTS, MOST_LANES, SIZES, Pieces, chosen, measured_codec
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import AttachError
 from thinwire.how import auto, native
@@ -36,8 +37,8 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     scaler: Any = None,
     buffers: Literal["broadcast", "local"] = "broadcast",
     bucket_bytes: int = 25 << 20,
-    slice_bytes: int | None = None,
-    lanes: int = 1,
+    slice_bytes: int | Literal["auto"] | None = None,
+    lanes: int | Literal["auto"] = 1,
     overlap: Overlap = "backward",
     timeout: timedelta = timedelta(minutes=5),
     seed: int = 0,
@@ -59,8 +60,10 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         buffers: "broadcast" gives every rank rank 0's persistent buffers (BatchNorm's statistics) at each landing, as DDP does;
             "local" leaves each rank its own.
         bucket_bytes: how much is gathered before it is sent; the first bucket is 1 MiB.
-        slice_bytes: cut buckets into flights of about this size, at the codec's grain.
+        slice_bytes: cut buckets into flights of about this size, at the codec's grain. Codecs that choose among values do so in each slice.
         lanes: flights that travel side by side, each lane with its own connections (and thread, or CUDA stream).
+            "auto", of one or both: as many, and of such a size, as take the least time on the link, which is measured (some round trips
+            and, on a slow link, the time of 320 KiB), by the route's formula and the codec's speed here. `sync.report()` tells them.
         overlap: what gradients' way over the wire is hidden behind. "backward": they are in `.grad` when it returns. "forward": a bucket
             lands, and its parameters take their optimiser step, just before the next forward pass reaches them; the weights are the same
             bits. Whatever reads gradients, or weights by another way than the module that holds them, calls `sync.land()` first.
@@ -88,7 +91,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     options = Options(bucket_bytes, slice_bytes, lanes, overlap, buffers, scaler, seed)
     found = problems(model, optimizer, strategy, options)
     device = next((param.device for param in model.parameters() if param.requires_grad), torch.device("cpu"))
-    driver = driver if driver is not None else _driver(group, lanes, timeout, device)
+    driver = driver if driver is not None else _driver(group, MOST_LANES if lanes == "auto" else lanes, timeout, device)
     meter = Meter(driver.world)
     try:
         told = agree.share(driver, meter, "\n".join(found).encode(), "attach: asking every rank for problems", device)
@@ -96,14 +99,19 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             said = [f"rank {rank}: {text.decode()}" for rank, text in enumerate(told) if text]
             raise AttachError("cannot attach:\n" + "\n".join(said))
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
-        link = probe.measured(driver, meter, device, driver.transport) if strategy.how.measures else None
+        chooses = "auto" in (lanes, slice_bytes)
+        link = probe.measured(driver, meter, device, driver.transport) if strategy.how.measures or chooses else None
         how = strategy.how.settle(driver.world, link)
         dense = native() if link is None else auto().settle(driver.world, link)
-        agree.must_agree(driver, meter, {"route, as this rank's host has it": repr(how), "dense route": repr(dense)}, device)
-        driver.prepare(tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))))
+        planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
+        pieces = _pieces(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
+        meter.pieces = pieces.said
+        settled = {"route, as this rank's host has it": repr(how), "dense route": repr(dense), "lanes and slices": repr(pieces)}
+        agree.must_agree(driver, meter, settled, device)
+        driver.prepare(tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))), pieces.lanes)
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
             agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers", link)
-        built = build(model, strategy, how, driver, bucket_bytes, slice_bytes, seed)
+        built = build(planned, strategy, how, driver, pieces.lanes, pieces.slice_bytes, seed)
         for bucket in built:
             chosen = dict.fromkeys(repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices)
             meter.rows.append(Row(f"bucket {bucket.index}", bucket.spec.numel, route=", ".join(chosen) if how.measures else ""))
@@ -114,6 +122,27 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         driver.close()
         raise
     return sync
+
+
+def _pieces(
+    strategy: Strategy,
+    how: Route,
+    driver: Driver,
+    meter: Meter,
+    planned: Sequence[FlatBucket],
+    link: Link | None,
+    lanes: int | Literal["auto"],
+    slice_bytes: int | Literal["auto"] | None,
+) -> Pieces:
+    """Lanes and slices as asked for, or as the link wants them."""
+    if link is None or driver.world == 1 or "auto" not in (lanes, slice_bytes):
+        return Pieces(1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes)
+    specs, seat = [bucket.spec for bucket in planned], Seat(driver.rank, tuple(range(driver.world)), 0, 0)
+    codec_s = measured_codec(strategy.what, specs, seat, driver, meter, planned[0].device)
+    driver.prepare(())
+    counts = [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]
+    links = probe.on_lanes(driver, meter, planned[0].device, link, counts)
+    return chosen(specs, strategy.what, how, seat, links, codec_s, SIZES if slice_bytes == "auto" else (slice_bytes,))
 
 
 def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:

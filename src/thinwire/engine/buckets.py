@@ -83,9 +83,7 @@ class FlatBucket:
 
     def cut(self, slice_bytes: int | None, codec: Codec, route: Route, seat: Seat, lanes: int, first: int) -> None:
         """Make the slices, at the codec's grain, and their state."""
-        ways = -(-self.spec.numel * self.spec.dtype.itemsize // slice_bytes) if slice_bytes else 1
-        spans = [span for span in self.spec.cut(ways, codec.grain) if span.numel] or [self.spec]
-        for i, span in enumerate(spans):
+        for i, span in enumerate(spans(self.spec, slice_bytes, codec)):
             with torch.device(self.device):
                 state = route.init(codec, span, seat)
             self.slices.append(Slice(span, (first + i) % lanes, state))
@@ -168,21 +166,26 @@ class FlatBucket:
 
 
 def build(
-    model: nn.Module, strategy: Strategy, how: Route, driver: Driver, bucket_bytes: int, slice_bytes: int | None, seed: int
+    buckets: list[FlatBucket], strategy: Strategy, how: Route, driver: Driver, lanes: int, slice_bytes: int | None, seed: int
 ) -> list[FlatBucket]:
-    """The buckets of a model under a strategy, cut into slices and with the state of codecs, routes and target."""
+    """The planned buckets, cut into slices and with the state of codecs, routes and target."""
     on_gradients = strategy.on.clock == "backward"
-    buckets = plan(model, bucket_bytes, strategy.when, wide=not on_gradients)
     seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)
     first = 0
     for bucket in buckets:
-        bucket.cut(slice_bytes, strategy.what, how, seat, driver.lanes, first)
+        bucket.cut(slice_bytes, strategy.what, how, seat, lanes, first)
         first += len(bucket.slices)
         if on_gradients:
             bucket.make_buffers(strategy.when.depth)
         bucket.world, bucket.when = driver.world, strategy.when
         bucket.state = strategy.on.init(bucket)
     return buckets
+
+
+def spans(spec: Spec, slice_bytes: int | None, codec: Codec) -> list[Spec]:
+    """A bucket's slices of about so many bytes, at the codec's grain."""
+    ways = -(-spec.numel * spec.dtype.itemsize // slice_bytes) if slice_bytes else 1
+    return [span for span in spec.cut(ways, codec.grain) if span.numel] or [spec]
 
 
 def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> list[FlatBucket]:

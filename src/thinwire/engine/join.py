@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, Ranks, Seat, Spec
 from thinwire.engine.board import Board
-from thinwire.engine.buckets import build
+from thinwire.engine.buckets import build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, facts, problems
@@ -94,7 +94,7 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
                 f"cannot join: {name} differs (the run: {theirs.get(name)!r}; here: {here!r}). Give every rank the same"
             )
     driver, meter = _Alone(rank, world, lambda: board.set(f"left/{rank}", "")), Meter(world)
-    built = build(model, strategy, strategy.how, driver, bucket_bytes, slice_bytes, seed)
+    built = build(plan(model, bucket_bytes, strategy.when, wide=True), strategy, strategy.how, driver, 1, slice_bytes, seed)
     meter.rows.extend(Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built)
     flights = Flights(strategy, strategy.how, strategy.how, driver, built, meter, seed)
     sync = QuorumSyncer(model, optimizer, strategy, driver, built, flights, meter, options)
@@ -144,7 +144,7 @@ class _Alone:
     def __init__(self, rank: int, world: int, leave: Callable[[], None]) -> None:
         self.rank, self.world, self._leave = rank, world, leave
 
-    def prepare(self, groups: tuple[Ranks, ...]) -> None:
+    def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Nothing to build."""
 
     def at(self, label: str) -> None:

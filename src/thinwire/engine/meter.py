@@ -39,9 +39,10 @@ class Meter:
     rows: list[Row] = field(default_factory=list)
     steps: int = 0
     setup_bytes: float = 0.0
+    pieces: str = ""
 
     def report(self) -> Report:
-        return Report(self.world, self.steps, tuple(Row(**vars(row)) for row in self.rows), self.setup_bytes)
+        return Report(self.world, self.steps, tuple(Row(**vars(row)) for row in self.rows), self.setup_bytes, self.pieces)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Report:
     steps: int
     rows: tuple[Row, ...]
     setup_bytes: float
+    pieces: str = ""
+    """Lanes and slices with their reckoning, where attach has chosen them."""
 
     @property
     def sent_bytes(self) -> float:
@@ -88,4 +91,4 @@ class Report:
         lines.append(
             f"sent {self.sent_bytes / 1e6:.3f} MB ({self.ratio:.1f}x fewer than {dense}) and {self.setup_bytes / 1e6:.3f} MB around it"
         )
-        return "\n".join(lines)
+        return "\n".join([*lines, *([self.pieces] if self.pieces else [])])

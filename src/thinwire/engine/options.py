@@ -22,8 +22,8 @@ class Options:
     """What `attach` was given beside model, optimiser and strategy."""
 
     bucket_bytes: int
-    slice_bytes: int | None
-    lanes: int
+    slice_bytes: int | Literal["auto"] | None
+    lanes: int | Literal["auto"]
     overlap: Overlap
     buffers: Literal["broadcast", "local"]
     scaler: Any
@@ -81,8 +81,9 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
 def _out_of_range(options: Options) -> list[str]:
     found = []
     for name, value in (("bucket_bytes", options.bucket_bytes), ("slice_bytes", options.slice_bytes), ("lanes", options.lanes)):
-        if not (isinstance(value, int) and value >= 1) and not (name == "slice_bytes" and value is None):
-            found.append(f"{name}={value!r}: at least 1")
+        also = {"bucket_bytes": (), "slice_bytes": (None, "auto"), "lanes": ("auto",)}[name]
+        if not (isinstance(value, int) and value >= 1) and value not in also:
+            found.append(f"{name}={value!r}: at least 1" + "".join(f", or {word!r}" for word in also))
     for name, word, words in (
         ("buffers", options.buffers, ("broadcast", "local")),
         ("overlap", options.overlap, ("backward", "forward", "priority")),
