@@ -43,30 +43,33 @@ def test_the_choice_is_near_the_best_that_the_simulator_finds(latency: float, ra
     codec, route = how
     link = Link(latency, rate, 1e-5, None, waits=waits)
     route = route.settle(WORLD, link)
-    found = chosen(MODEL, codec, route, SEAT, dict.fromkeys(COUNTS, link), 0.0, SMALL)
+    found = chosen(MODEL, codec, route, SEAT, link, 0.0, COUNTS, SMALL)
     best = min(simulated(codec, route, link, lanes, size) for lanes in COUNTS for size in SMALL)
     assert simulated(codec, route, link, found.lanes, found.slice_bytes) <= 1.35 * best
 
 
 def test_a_codec_that_takes_its_time_is_hidden_behind_other_slices() -> None:
     link = Link(1e-5, 1e8)
-    free, slow = (chosen(MODEL, uniform(4), two_shot(), SEAT, dict.fromkeys(COUNTS, link), codec_s, SMALL) for codec_s in (0.0, 2e-8))
+    free, slow = (chosen(MODEL, uniform(4), two_shot(), SEAT, link, codec_s, COUNTS, SMALL) for codec_s in (0.0, 2e-8))
     assert (free.lanes, free.slice_bytes) == (1, None)
     assert slow.lanes > 1
     assert slow.slice_bytes is not None
 
 
 def test_a_codec_that_wants_whole_buckets_is_not_cut() -> None:
-    found = chosen(MODEL, lowrank(2), two_shot(), SEAT, dict.fromkeys(COUNTS, Link(0.01, 1e6)), 1e-7, SIZES)
+    found = chosen(MODEL, lowrank(2), two_shot(), SEAT, Link(0.01, 1e6), 1e-7, COUNTS, SIZES)
     assert found.slice_bytes is None
     assert found.lanes > 1
 
 
-def test_lanes_are_taken_where_together_they_see_more_of_the_link() -> None:
-    one, four = Link(0.025, 40e6, waits=True), Link(0.025, 110e6, waits=True)
-    found = chosen(MODEL, identity(), direct(), SEAT, {1: one, 4: four}, 0.0, SMALL)
-    assert found.lanes == 4
-    assert "110 MB/s" in found.said
+def test_on_a_long_link_all_lanes_carry_alike() -> None:
+    large = [Spec((), 0, 50 * spec.numel, torch.float32) for spec in MODEL]
+    found = chosen(large, identity(), direct(), SEAT, Link(0.05, 1e7, waits=True), 0.0, COUNTS, SIZES)
+    assert found.lanes == COUNTS[-1]
+    cut = [span.numel for spec in large for span in spans(spec, found.slice_bytes, identity())]
+    carried = [sum(cut[lane :: found.lanes]) for lane in range(found.lanes)]
+    assert max(carried) < 1.5 * sum(cut) / found.lanes
+    assert f"lanes={found.lanes}" in found.said
     assert "lanes=1, slice_bytes=None" in found.said
 
 

@@ -139,10 +139,8 @@ def _pieces(
         return Pieces(1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes)
     specs, seat = [bucket.spec for bucket in planned], Seat(driver.rank, tuple(range(driver.world)), 0, 0)
     codec_s = measured_codec(strategy.what, specs, seat, driver, meter, planned[0].device)
-    driver.prepare(())
     counts = [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]
-    links = probe.on_lanes(driver, meter, planned[0].device, link, counts)
-    return chosen(specs, strategy.what, how, seat, links, codec_s, SIZES if slice_bytes == "auto" else (slice_bytes,))
+    return chosen(specs, strategy.what, how, seat, link, codec_s, counts, SIZES if slice_bytes == "auto" else (slice_bytes,))
 
 
 def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:

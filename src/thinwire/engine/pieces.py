@@ -1,20 +1,21 @@
 """On how many lanes and in slices of which size a model's flights go best over a link: `attach(lanes="auto", slice_bytes="auto")`.
 
 Of flight i, its route's formula tells w_i, for which it keeps the wire busy, and λ_i, which its messages wait; its codec computes for c_i:
-    T = max(Σ w_i + λ_last + c_last,  max over lanes of Σ (w_i + λ_i + c_i))
-so either the wire is never idle before the last flight, or a lane carries one flight after another.
+    T = max(Σ w_i + λ_last + c_last,  max over lanes of Σ (s w_i + λ_i + c_i))
+so either the wire is never idle before the last flight, or a lane carries one flight after another. On a short link one lane can fill the
+wire, s = 1. On a long one, where more is on its way than a connection surely keeps there, each lane has its part of it: s is their number.
 Steps:
-    1. all ranks measure the link, on a long one by several lanes at once, too (a connection carries no more than its window a round trip),
-       and what the codec takes a value; all numbers are the slowest rank's
+    1. all ranks measure the link, and what the codec takes a value; both are the slowest rank's
     2. reckon T for each number of lanes and each size of slices
-    3. of those within 10 % of the least, take the one with the fewest flights, then with the fewest lanes
+    3. of those within 10 % of the least take, on a short link, where flights side by side may meet at one receiver, the fewest flights,
+       then the fewest lanes; on a long one, where a lost packet slows one connection of many, the most lanes, then the fewest flights
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -30,7 +31,8 @@ Auto: TypeAlias = Literal["auto"]
 COUNTS = (1, 2, 4)  # of lanes
 MOST_LANES = COUNTS[-1]
 SIZES = (None, *(mib << 20 for mib in (32, 16, 8, 4, 2, 1)))
-NEAR = 1.1  # flights side by side may meet at one receiver, of which the formulas know nothing: up to a tenth
+NEAR = 1.1  # times the least time that are as good
+WINDOW = 1 << 18  # bytes that any connection keeps on their way
 _TRIED = 4 << 20  # bytes of values that a codec is timed on
 _ENDLESS = 1e30  # bytes a second: what a flight takes on such a wire is not its bytes'
 
@@ -49,34 +51,33 @@ def chosen(
     codec: Codec,
     route: Route,
     seat: Seat,
-    links: Mapping[int, Link],
+    link: Link,
     codec_s: float,
+    counts: Sequence[int],
     sizes: Sequence[int | None],
 ) -> Pieces:
-    """The best of these numbers of lanes and sizes of slices.
-
-    links: by the number of lanes, the link as so many see it together. codec_s: of a value, from encoding to what all have said.
+    """The best of these numbers of lanes and sizes of slices. codec_s: of a value, from encoding to what all have said.
 
     Example:
         >>> from thinwire.how import two_shot
         >>> from thinwire.what import uniform
         >>> model = [Spec((), 0, n << 18, torch.float32) for n in (1, 25, 22)]  # MiB
         >>> def on(link: Link, codec_s: float) -> Pieces:
-        ...     links = dict.fromkeys(COUNTS, link)
-        ...     return chosen(model, uniform(4), two_shot(), Seat(0, (0, 1, 2, 3), 0, 0), links, codec_s, SIZES)
+        ...     return chosen(model, uniform(4), two_shot(), Seat(0, (0, 1, 2, 3), 0, 0), link, codec_s, COUNTS, SIZES)
         >>> near, far = Link(latency_s=1e-4, rate_bytes_per_s=12.5e6), Link(latency_s=0.025, rate_bytes_per_s=125e6, waits=True)
         >>> [(found.lanes, found.slice_bytes) for found in (on(near, 0.0), on(far, 0.0))]
         [(1, None), (4, None)]
     """
+    far = link.delay_s * link.rate_bytes_per_s >= WINDOW
     found = []
     for size in sizes:
         cut = [span for spec in specs for span in spans(spec, size, codec)]
-        for lanes, link in links.items():
-            seconds = _together([_seconds(span, codec, route, seat, link, codec_s) for span in cut], lanes)
-            found.append((seconds, len(cut), lanes, size))
+        took = [_seconds(span, codec, route, seat, link, codec_s) for span in cut]
+        found += [(_together(took, lanes, far), len(cut), lanes, size) for lanes in counts]
     least = min(each[0] for each in found)
-    seconds, flights, lanes, size = min((each for each in found if each[0] <= NEAR * least), key=lambda each: each[1:3])
-    link, plain = links[lanes], found[0]
+    near = (each for each in found if each[0] <= NEAR * least)
+    seconds, flights, lanes, size = min(near, key=lambda each: (-each[2], each[1]) if far else each[1:3])
+    plain = found[0]
     return Pieces(
         lanes,
         size,
@@ -118,7 +119,9 @@ def _seconds(span: Spec, codec: Codec, route: Route, seat: Seat, link: Link, cod
     return whole - waits, waits + codec_s * span.numel
 
 
-def _together(took: Sequence[tuple[float, float]], lanes: int) -> float:
-    """Seconds of all flights on so many lanes."""
-    alone = max(sum(busy + beside for busy, beside in took[lane::lanes]) for lane in range(min(lanes, len(took))))
+def _together(took: Sequence[tuple[float, float]], lanes: int, far: bool) -> float:
+    """Seconds of all flights on so many lanes; on a far link each lane has its part of the wire."""
+    lanes = min(lanes, len(took))
+    slower = lanes if far else 1
+    alone = max(sum(slower * busy + beside for busy, beside in took[first::lanes]) for first in range(lanes))
     return max(alone, sum(busy for busy, _ in took) + took[-1][1])

@@ -10,8 +10,6 @@ Steps, on the control lane, each turn timed by every rank and the longest of the
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -24,7 +22,6 @@ TURNS = 5
 LONG = 0.05  # seconds
 FIRST, MOST = 1 << 16, 1 << 25  # bytes
 GROWS = 1.25  # times the rate of half as many bytes
-WINDOW = 1 << 18  # bytes that any connection keeps on their way
 
 
 def measured(driver: Driver, meter: Meter, device: torch.device, transport: Link) -> Link:
@@ -64,32 +61,6 @@ def measured(driver: Driver, meter: Meter, device: torch.device, transport: Link
     rate = max(rate, rate_of(nbytes)[1])  # a busy moment makes one turn slow
     delay = max(one - message, 0.0)
     return replace(transport, latency_s=delay / (1 + transport.waits), rate_bytes_per_s=rate, message_s=message)
-
-
-def on_lanes(driver: Driver, meter: Meter, device: torch.device, link: Link, counts: Sequence[int]) -> dict[int, Link]:
-    """The link as so many lanes see it together; where what is on its way at once fits in any window, no lanes see more than one does.
-
-    Every rank calls it alike, once the lanes are built. It takes, for each number, twice about five round trips.
-    """
-    nbytes = round(link.delay_s * link.rate_bytes_per_s)
-    if driver.world == 1 or nbytes < WINDOW:
-        return dict.fromkeys(counts, link)
-    nbytes, seen = min(4 * nbytes, MOST), {}
-    for lanes in counts:
-        best = float("inf")
-        for _ in range(2):  # a connection that is new starts slowly
-            begun = time.perf_counter()
-            handles = [
-                driver.start(_exchange(driver, device, 1, nbytes // lanes), lane, "attach: measuring lanes") for lane in range(lanes)
-            ]
-            for handle in handles:
-                handle.wait()
-                meter.setup_bytes += handle.sent_bytes
-            took = struct.pack("<d", time.perf_counter() - begun)
-            told = agree.share(driver, meter, took, "attach: measuring lanes", device)
-            best = min(best, max(float(struct.unpack("<d", each)[0]) for each in told))
-        seen[lanes] = replace(link, rate_bytes_per_s=nbytes / max(best - link.delay_s - link.message_s, best / 10))
-    return seen
 
 
 def _exchange(driver: Driver, device: torch.device, peers: int, nbytes: int) -> Flight:
