@@ -335,6 +335,7 @@ def test_a_checkpoint_goes_on_in_a_new_store() -> None:
         (PLAIN, {"grace_s": -1.0}, "seconds, at least 0"),
         (PLAIN, {"weight": float("nan")}, "finite, and at least 0"),
         (PLAIN, {"bucket_bytes": 0}, "at least 1"),
+        (PLAIN, {"slice_bytes": "auto"}, "no link is measured"),
     ],
 )
 def test_what_cannot_be_is_refused(given: Strategy, options: dict[str, Any], told: str) -> None:

@@ -83,6 +83,8 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     options = Options(bucket_bytes, slice_bytes, 1, "backward", "local", scaler, seed)
     found = problems(model, optimizer, strategy, options)
     found += _unfit(strategy, rank, world, quorum, grace_s, weight) if isinstance(strategy, Strategy) else []
+    if options.slice_bytes == "auto":
+        found.append("slice_bytes='auto': no link is measured between ranks that meet at a store; say how many bytes")
     if found:
         raise AttachError("cannot join:\n" + "\n".join(found))
     board = Board(store)
