@@ -1,8 +1,9 @@
 """Any `torch.distributed` process group: hops become all-reduces and phased isend/irecv on bytes.
 
 Each lane is a process group and a thread of its own. A lane runs its flights one after another to completion, in the order in which every
-rank starts them, so equal-sized collectives cannot cross. Lanes compute in turns, so that one's bytes leave while the next one encodes: all
-at once, none would have any to send for as long as all take. On CUDA a lane has a side stream; events order it against the caller's.
+rank starts them, so equal-sized collectives cannot cross. On CPUs lanes compute in turns, so that one's bytes leave while the next one
+encodes: all at once, none would have any to send for as long as all take. On CUDA a lane has a side stream; events order it against the
+caller's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -46,7 +47,8 @@ class TorchDriver:
         self._backend = dist.get_backend(group)
         self._device = device
         self._explained: FlightError | None = None
-        self.turn = threading.Lock()
+        # on CUDA a codec may wait for bytes whose hop was only enqueued: under a lock two ranks could wait for one another for ever
+        self.turn: AbstractContextManager[Any] = nullcontext() if device.type == "cuda" else threading.Lock()
         self.watch = self._start_watch()
         self._groups: dict[tuple[int, Ranks], Any] = {}
         self._make(lanes, tuple(range(self.world)))  # the control lane: enough to compare facts; `prepare` makes the rest

@@ -1,6 +1,7 @@
 """What ranks tell one another outside the schedule: facts at attach, hashes in a check, weights, the first parameters.
 
-All of it travels as flights, through the same driver and meter as everything else, on the control lane: never behind a bucket.
+All of it travels as flights, through the same driver and meter as everything else, on the control lane: never behind a bucket's
+way over the wire.
 """
 
 from __future__ import annotations

@@ -101,8 +101,9 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         chooses = "auto" in (lanes, slice_bytes)
         link = probe.measured(driver, meter, device, driver.transport) if strategy.how.measures or chooses else None
-        how = strategy.how.settle(driver.world, link)
-        dense = native() if link is None else auto().settle(driver.world, link)
+        known = link if strategy.how.measures else None  # lanes and slices alone leave routes, and the order of sums, as they are
+        how = strategy.how.settle(driver.world, known)
+        dense = native() if known is None else auto().settle(driver.world, known)
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
         pieces = _pieces(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
         meter.pieces = pieces.said
@@ -138,9 +139,10 @@ def _pieces(
     if link is None or driver.world == 1 or "auto" not in (lanes, slice_bytes):
         return Pieces(1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes)
     specs, seat = [bucket.spec for bucket in planned], Seat(driver.rank, tuple(range(driver.world)), 0, 0)
+    together = [specs[fragment :: strategy.when.fragments] for fragment in range(strategy.when.fragments)]
     codec_s = measured_codec(strategy.what, specs, seat, driver, meter, planned[0].device)
     counts = [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]
-    return chosen(specs, strategy.what, how, seat, link, codec_s, counts, SIZES if slice_bytes == "auto" else (slice_bytes,))
+    return chosen(together, strategy.what, how, seat, link, codec_s, counts, SIZES if slice_bytes == "auto" else (slice_bytes,))
 
 
 def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:

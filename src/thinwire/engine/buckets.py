@@ -171,10 +171,11 @@ def build(
     """The planned buckets, cut into slices and with the state of codecs, routes and target."""
     on_gradients = strategy.on.clock == "backward"
     seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)
-    first = 0
+    flights = [0] * strategy.when.fragments  # lanes are dealt to each fragment's, which fly together
     for bucket in buckets:
-        bucket.cut(slice_bytes, strategy.what, how, seat, lanes, first)
-        first += len(bucket.slices)
+        fragment = bucket.index % len(flights)
+        bucket.cut(slice_bytes, strategy.what, how, seat, lanes, flights[fragment])
+        flights[fragment] += len(bucket.slices)
         if on_gradients:
             bucket.make_buffers(strategy.when.depth)
         bucket.world, bucket.when = driver.world, strategy.when

@@ -20,11 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from thinwire.core import Codec, Driver, Link, Route, Seat, Spec
 from thinwire.engine import agree
 from thinwire.engine.buckets import spans
 from thinwire.engine.meter import Meter
+from thinwire.errors import AttachError
 
 Auto: TypeAlias = Literal["auto"]
 
@@ -47,7 +49,7 @@ class Pieces:
 
 
 def chosen(
-    specs: Sequence[Spec],
+    ticks: Sequence[Sequence[Spec]],
     codec: Codec,
     route: Route,
     seat: Seat,
@@ -56,14 +58,19 @@ def chosen(
     counts: Sequence[int],
     sizes: Sequence[int | None],
 ) -> Pieces:
-    """The best of these numbers of lanes and sizes of slices. codec_s: of a value, from encoding to what all have said.
+    """The best of these numbers of lanes and sizes of slices.
+
+    ticks: the buckets of each fragment of the model, which fly together. codec_s: of a value, from encoding to what all have said.
+
+    Raises:
+        AttachError: the route has no formula of its seconds.
 
     Example:
         >>> from thinwire.how import two_shot
         >>> from thinwire.what import uniform
         >>> model = [Spec((), 0, n << 18, torch.float32) for n in (1, 25, 22)]  # MiB
         >>> def on(link: Link, codec_s: float) -> Pieces:
-        ...     return chosen(model, uniform(4), two_shot(), Seat(0, (0, 1, 2, 3), 0, 0), link, codec_s, COUNTS, SIZES)
+        ...     return chosen([model], uniform(4), two_shot(), Seat(0, (0, 1, 2, 3), 0, 0), link, codec_s, COUNTS, SIZES)
         >>> near, far = Link(latency_s=1e-4, rate_bytes_per_s=12.5e6), Link(latency_s=0.025, rate_bytes_per_s=125e6, waits=True)
         >>> [(found.lanes, found.slice_bytes) for found in (on(near, 0.0), on(far, 0.0))]
         [(1, None), (4, None)]
@@ -71,9 +78,9 @@ def chosen(
     far = link.delay_s * link.rate_bytes_per_s >= WINDOW
     found = []
     for size in sizes:
-        cut = [span for spec in specs for span in spans(spec, size, codec)]
-        took = [_seconds(span, codec, route, seat, link, codec_s) for span in cut]
-        found += [(_together(took, lanes, far), len(cut), lanes, size) for lanes in counts]
+        cut = [[span for spec in specs for span in spans(spec, size, codec)] for specs in ticks]
+        took = [[_seconds(span, codec, route, seat, link, codec_s) for span in tick] for tick in cut]
+        found += [(max(_together(tick, lanes, far) for tick in took), sum(map(len, cut)), lanes, size) for lanes in counts]
     least = min(each[0] for each in found)
     near = (each for each in found if each[0] <= NEAR * least)
     seconds, flights, lanes, size = min(near, key=lambda each: (-each[2], each[1]) if far else each[1:3])
@@ -90,21 +97,24 @@ def measured_codec(codec: Codec, specs: Sequence[Spec], seat: Seat, driver: Driv
     """Seconds a value that encoding and opening take on the slowest rank, and as much again for the sum."""
     span = spans(max(specs, key=lambda spec: spec.numel), _TRIED, codec)[0]
     x = torch.randn(span.numel, generator=torch.Generator(device).manual_seed(0), device=device).to(span.dtype)
-    took = 0.0
-    for _ in range(2):  # the first one warms up
-        values, state = x.clone(), codec.init(span, seat)
-        _done(device)
-        begun = time.perf_counter()
-        rounds = codec.rounds(values, span, state, seat)
-        try:
-            packet = next(rounds)
-            while True:
-                packet = rounds.send(packet.open(packet.payload, seat.rank))
-        except StopIteration:
-            _done(device)
-            took = time.perf_counter() - begun
+    with torch.no_grad(), torch.device(device):
+        took = [_spoken(codec, x.clone(), span, seat) for _ in range(2)][-1]  # the first one warms up
     told = agree.share(driver, meter, struct.pack("<d", took), "attach: measuring the codec", device)
     return 2 * max(float(struct.unpack("<d", each)[0]) for each in told) / span.numel
+
+
+def _spoken(codec: Codec, x: Tensor, span: Spec, seat: Seat) -> float:
+    """Seconds in which a codec says x and hears it."""
+    rounds = codec.rounds(x, span, codec.init(span, seat), seat)
+    _done(x.device)
+    begun = time.perf_counter()
+    try:
+        packet = next(rounds)
+        while True:
+            packet = rounds.send(packet.open(packet.payload, seat.rank))
+    except StopIteration:
+        _done(x.device)
+        return time.perf_counter() - begun
 
 
 def _done(device: torch.device) -> None:
@@ -113,10 +123,16 @@ def _done(device: torch.device) -> None:
 
 
 def _seconds(span: Spec, codec: Codec, route: Route, seat: Seat, link: Link, codec_s: float) -> tuple[float, float]:
-    """How long a flight keeps the wire busy, and how long it waits and computes beside that."""
-    whole = route.seconds(codec, span, seat, link)
-    waits = min(route.seconds(codec, span, seat, replace(link, rate_bytes_per_s=_ENDLESS)), whole)
-    return whole - waits, waits + codec_s * span.numel
+    """How long a flight keeps the wire busy, and how long it waits, for windows too, and computes beside that."""
+    open_ = replace(link, window_bytes=None)
+    try:
+        whole, unhindered, empty = (
+            route.seconds(codec, span, seat, each) for each in (link, open_, replace(open_, rate_bytes_per_s=_ENDLESS))
+        )
+    except NotImplementedError as error:
+        raise AttachError(f"lanes='auto' and slice_bytes='auto' go by formulas: {error}. Say both by numbers") from error
+    busy = max(unhindered - empty, 0.0)
+    return busy, whole - busy + codec_s * span.numel
 
 
 def _together(took: Sequence[tuple[float, float]], lanes: int, far: bool) -> float:
