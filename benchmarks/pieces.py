@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import parser, table
-from thinwire.bench.contestants import Contestant, ours
+from thinwire.bench.contestants import BEGINS_DENSE, Contestant, ours
 from thinwire.bench.records import RECORDS, read
 from thinwire.bench.study import STUDY, Bench, links
 from thinwire.data.cache import cache_folder
@@ -38,7 +38,7 @@ WAYS: dict[str, dict[str, Any]] = {"default": {}, "auto": {"lanes": "auto", "sli
 def contestants() -> tuple[Contestant, ...]:
     """Each strategy in each way; one that begins dense has all its steps timed, as in the bench."""
     return tuple(
-        ours(f"{name}, {way}", strategy, attach=dict(attach), job={"few": 0} if name.startswith("PowerSGD") else {})
+        ours(f"{name}, {way}", strategy, attach=attach, job=BEGINS_DENSE if name.startswith("PowerSGD") else {})
         for name, strategy in STRATEGIES.items()
         for way, attach in WAYS.items()
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,11 @@ class Sharing:
 def share(driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device) -> list[bytes]:
     """Every rank's bytes, by rank. All ranks call it alike."""
     return Sharing(driver, meter, payload, label, device).result()
+
+
+def slowest(driver: Driver, meter: Meter, seconds: float, label: str, device: torch.device) -> float:
+    """The most seconds that any rank tells. All ranks call it alike."""
+    return max(float(struct.unpack("<d", told)[0]) for told in share(driver, meter, struct.pack("<d", seconds), label, device))
 
 
 def shares(weights: Sequence[float]) -> list[float]:

@@ -19,7 +19,7 @@ from thinwire.engine import agree, probe
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
-from thinwire.engine.options import Options, Overlap, facts, problems
+from thinwire.engine.options import Auto, Options, Overlap, facts, problems
 from thinwire.engine.pieces import COUNTS, MOST_LANES, SIZES, Pieces, chosen, measured_codec
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import AttachError
@@ -37,8 +37,8 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     scaler: Any = None,
     buffers: Literal["broadcast", "local"] = "broadcast",
     bucket_bytes: int = 25 << 20,
-    slice_bytes: int | Literal["auto"] | None = None,
-    lanes: int | Literal["auto"] = 1,
+    slice_bytes: int | Auto | None = None,
+    lanes: int | Auto = 1,
     overlap: Overlap = "backward",
     timeout: timedelta = timedelta(minutes=5),
     seed: int = 0,
@@ -132,8 +132,8 @@ def _pieces(
     meter: Meter,
     planned: Sequence[FlatBucket],
     link: Link | None,
-    lanes: int | Literal["auto"],
-    slice_bytes: int | Literal["auto"] | None,
+    lanes: int | Auto,
+    slice_bytes: int | Auto | None,
 ) -> Pieces:
     """Lanes and slices as asked for, or as the link wants them."""
     if link is None or driver.world == 1 or "auto" not in (lanes, slice_bytes):

@@ -15,6 +15,7 @@ from thinwire.strategy import Strategy
 from thinwire.version import __version__
 
 Overlap = Literal["backward", "forward", "priority"]
+Auto = Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Options:
     """What `attach` was given beside model, optimiser and strategy."""
 
     bucket_bytes: int
-    slice_bytes: int | Literal["auto"] | None
-    lanes: int | Literal["auto"]
+    slice_bytes: int | Auto | None
+    lanes: int | Auto
     overlap: Overlap
     buffers: Literal["broadcast", "local"]
     scaler: Any
@@ -80,8 +81,12 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
 
 def _out_of_range(options: Options) -> list[str]:
     found = []
-    for name, value in (("bucket_bytes", options.bucket_bytes), ("slice_bytes", options.slice_bytes), ("lanes", options.lanes)):
-        also = {"bucket_bytes": (), "slice_bytes": (None, "auto"), "lanes": ("auto",)}[name]
+    numbers: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+        ("bucket_bytes", options.bucket_bytes, ()),
+        ("slice_bytes", options.slice_bytes, (None, "auto")),
+        ("lanes", options.lanes, ("auto",)),
+    )
+    for name, value, also in numbers:
         if not (isinstance(value, int) and value >= 1) and value not in also:
             found.append(f"{name}={value!r}: at least 1" + "".join(f", or {word!r}" for word in also))
     for name, word, words in (

@@ -13,11 +13,9 @@ Steps:
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,8 +25,6 @@ from thinwire.engine import agree
 from thinwire.engine.buckets import spans
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError
-
-Auto: TypeAlias = Literal["auto"]
 
 COUNTS = (1, 2, 4)  # of lanes
 MOST_LANES = COUNTS[-1]
@@ -99,8 +95,7 @@ def measured_codec(codec: Codec, specs: Sequence[Spec], seat: Seat, driver: Driv
     x = torch.randn(span.numel, generator=torch.Generator(device).manual_seed(0), device=device).to(span.dtype)
     with torch.no_grad(), torch.device(device):
         took = [_spoken(codec, x.clone(), span, seat) for _ in range(2)][-1]  # the first one warms up
-    told = agree.share(driver, meter, struct.pack("<d", took), "attach: measuring the codec", device)
-    return 2 * max(float(struct.unpack("<d", each)[0]) for each in told) / span.numel
+    return 2 * agree.slowest(driver, meter, took, "attach: measuring the codec", device) / span.numel
 
 
 def _spoken(codec: Codec, x: Tensor, span: Spec, seat: Seat) -> float:

@@ -9,7 +9,6 @@ Steps, on the control lane, each turn timed by every rank and the longest of the
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 
 import torch
@@ -38,8 +37,7 @@ def measured(driver: Driver, meter: Meter, device: torch.device, transport: Link
         handle = driver.start(_exchange(driver, device, peers, nbytes), driver.lanes, "attach: measuring the link")
         handle.wait()
         meter.setup_bytes += handle.sent_bytes
-        told = agree.share(driver, meter, struct.pack("<d", handle.wire_s), "attach: measuring the link", device)
-        return max(float(struct.unpack("<d", each)[0]) for each in told)
+        return agree.slowest(driver, meter, handle.wire_s, "attach: measuring the link", device)
 
     one = min(turn(1, 1) for _ in range(TURNS))
     all_of_them = min(turn(world - 1, 1) for _ in range(TURNS)) if world > 2 else one
