@@ -1,10 +1,12 @@
 """Whether the avoidance family trains as its papers say: a study of small runs that goes on where it stopped.
 
     python -m benchmarks.evidence                       # runs what is missing, seed by seed, into results/evidence; hours
+    python -m benchmarks.evidence --confirm             # two runs of a model four times as large; about an hour each
     python -m benchmarks.evidence --claims              # what the records say, of all that is there
 
 A GPT of 0.48 M parameters on the bundled text, 9.8 M tokens (20 to a parameter), the same tokens a step whatever the number of replicas:
 32 rows of 128 bytes over K. AdamW 3e-3 inside, cosine. Claims are of the last validation, in nats, means over the seeds that are there.
+Confirmed by a GPT of 2.0 M parameters on 40 M tokens, data parallel and in 4 replicas, one seed.
 The bytes of fragments are claimed of the same runs; that a link's rate changes no bit of a loss is shown by a short run on two links.
 """
 
@@ -30,7 +32,10 @@ from thinwire.when import delayed, every, staggered
 FOLDER = Path(__file__).parent / "results" / "evidence"
 ROWS, SEEDS = 32, 3
 RATES = (0.3, 0.6, 0.9)
+BEST = 0.6
 LINKS = links((1e8, 1e9), (0.0,))
+LARGER = {"vocab": 256, "context": 128, "layers": 5, "heads": 6, "width": 180}  # 2.0 M parameters
+LARGER_STEPS = 9840  # 20 tokens to a parameter
 PARALLEL = "data parallel"
 
 
@@ -45,9 +50,14 @@ def replicas(world: int, rate: float) -> str:
     return f"{world} replicas, rate {rate}"
 
 
+def gradients_of(name: str) -> Contestant:
+    """Plain data parallelism."""
+    return ours(name, Strategy(every(1), identity(), two_shot(), gradients()))
+
+
 def runs() -> dict[int, list[Contestant]]:
     """By world: what is run."""
-    made: dict[int, list[Contestant]] = {4: [ours(PARALLEL, Strategy(every(1), identity(), two_shot(), gradients()))]}
+    made: dict[int, list[Contestant]] = {4: [gradients_of(PARALLEL)]}
     for world in (2, 4, 8):
         made.setdefault(world, []).extend(ours(replicas(world, rate), local(rate), 30) for rate in RATES)
     made[4] += [ours(f"H={period}", local(0.6, period), period) for period in (1, 10, 100)]
@@ -61,6 +71,16 @@ def runs() -> dict[int, list[Contestant]]:
     return made
 
 
+CONFIRMED = f"2 M, {PARALLEL}", "2 M, 4 replicas, 4 bits"
+
+
+def confirmation() -> Study:
+    """Data parallelism and DiLoCo, larger and longer."""
+    taken = (gradients_of(CONFIRMED[0]), ours(CONFIRMED[1], local(BEST, what=uniform(4)), 30))
+    curve = {**STUDY.curve, "model": LARGER, "steps": LARGER_STEPS, "stop": LARGER_STEPS, "validate_every": LARGER_STEPS // 20}
+    return replace(STUDY, contestants=taken, seeds=1, curve=curve)
+
+
 @dataclass(frozen=True)
 class Claim:
     """What a paper says, and whether the means over seeds say so, too; `None` where a run is missing."""
@@ -70,7 +90,6 @@ class Claim:
     holds: Callable[..., bool]
 
 
-BEST = 0.6
 CLAIMS = (
     Claim(
         "data parallel <= 2 < 4 < 8 replicas, each at its best rate of three",
@@ -90,6 +109,11 @@ CLAIMS = (
     Claim("4-bit deltas are as good as float32's, to 0.5 %", (replicas(4, BEST), "4 bits"), lambda whole, four: four <= 1.005 * whole),
     Claim("2-bit deltas need feedback", ("2 bits, feedback", "2 bits"), lambda kept, lost: kept < lost),
     Claim("3 fragments, one step late, train as well, to 1 %", (replicas(4, BEST), "3 fragments"), lambda whole, cut: cut <= 1.01 * whole),
+    Claim(
+        "the gap of 4 replicas is smaller at 2.0 M parameters",
+        (PARALLEL, "4 bits", *CONFIRMED),
+        lambda one, four, larger_one, larger_four: larger_four / larger_one < four / one,
+    ),
 )
 
 
@@ -147,10 +171,13 @@ def on_links(folder: Path) -> None:
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--claims", action="store_true", help="run nothing, tell what the records say")
+    made.add_argument("--confirm", action="store_true", help="the larger model's runs, and no others")
     made.add_argument("--folder", type=Path, default=FOLDER)
     made.add_argument("--seeds", type=int, default=SEEDS)
     options = made.parse_args()
-    if not options.claims:
+    if options.confirm:
+        Bench(confirmation(), options.folder, cache_folder() / "bench", print).run("benchmarks.evidence --confirm", ("curves",))
+    elif not options.claims:
         on_links(options.folder)
         for seeds in range(1, options.seeds + 1):
             for world, contestants in runs().items():
