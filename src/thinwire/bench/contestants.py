@@ -51,10 +51,10 @@ def ours(name: str, strategy: Strategy, period: int = 1, attach: dict[str, Any] 
     return Contestant(name, OURS, {"strategy": strategy.to_toml(), "attach": attach or {}}, period, **more)
 
 
-def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1) -> Strategy:
-    """4-bit deltas once in a period, or a fragment of them at a time."""
+def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1, what: Codec | None = None) -> Strategy:
+    """4-bit deltas, or others, once in a period, or a fragment of them at a time."""
     when = delayed(tau, staggered(fragments, every(period))) if fragments else every(period)
-    return Strategy(when, uniform(4), two_shot(), deltas(outer=outer, alpha=0.5 if fragments else 0.0))
+    return Strategy(when, what or uniform(4), two_shot(), deltas(outer=outer, alpha=0.5 if fragments else 0.0))
 
 
 def sliced(mebibytes: int, **more: Any) -> dict[str, Any]:
@@ -62,11 +62,17 @@ def sliced(mebibytes: int, **more: Any) -> dict[str, Any]:
     return {"attach": {"lanes": 4, "slice_bytes": mebibytes << 20, **more}}
 
 
+def strategy(other: Strategy) -> dict[str, Any]:
+    """The setting of another strategy, for timed steps."""
+    return {"strategy": other.to_toml()}
+
+
 def whole(what: Codec) -> dict[str, Any]:
     """Gradients over gloo's ring in whole buckets, two at a time: where a line is slow, several senders to one receiver lose packets."""
-    return {"strategy": Strategy(every(1), what, native(), gradients()).to_toml(), "attach": {"lanes": 2}}
+    return {**strategy(Strategy(every(1), what, native(), gradients())), "attach": {"lanes": 2}}
 
 
+OTHER_RATE = nesterov(0.5, 0.8)  # outer rates change what is learnt, not how long a step takes: timed once with one
 DENSE = "dense, sliced"
 DDP = "DDP"
 FULL = (
@@ -95,11 +101,12 @@ FULL = (
         powersgd(rank=4, start=10),
         attach={"bucket_bytes": 1 << 30},
         job=BEGINS_DENSE,
-        timed={"strategy": replace(powersgd(rank=4, start=2), how=auto()).to_toml()},
+        timed=strategy(replace(powersgd(rank=4, start=2), how=auto())),
     ),
     ours("local steps H=10, 4 bits", averaged(10, sgd(1.0)), 10),
     ours("DiLoCo H=10, 4 bits", averaged(10, nesterov(0.5, 0.8)), 10),
-    ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8)), 30),
+    ours("DiLoCo H=10, 2 bits, feedback", averaged(10, nesterov(0.5, 0.8), what=feedback(uniform(2, grid="rise"), decay=0.9)), 10),
+    ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.9, 0.6)), 30, timed=strategy(averaged(30, OTHER_RATE))),
     ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30),
     ours("SparseLoCo-like H=15", sparseloco(period=15, lr=1.0), 15),
     Contestant(DDP, "ddp", {"hook": "none"}, same_as=DENSE),
@@ -110,7 +117,13 @@ FULL = (
     Contestant("torch post-local SGD H=10", "post_local", {"period": 10, "start": 100}, 10, job=BEGINS_DENSE, timed={"start": 2}),
     Contestant("accelerate LocalSGD H=10", "local_sgd", {"period": 10}, 10),
     Contestant("torchft DiLoCo H=10", "torchft_diloco", {"period": 10, "lr": 0.5, "momentum": 0.8, "fragments": 1}, 10),
-    Contestant("torchft DiLoCo H=30", "torchft_diloco", {"period": 30, "lr": 0.5, "momentum": 0.8, "fragments": 1}, 30),
+    Contestant(
+        "torchft DiLoCo H=30",
+        "torchft_diloco",
+        {"period": 30, "lr": 0.9, "momentum": 0.6, "fragments": 1},
+        30,
+        timed={"lr": 0.5, "momentum": 0.8},
+    ),
     Contestant("hivemind, 10 steps", "hivemind_avg", {"period": 10, "compression": "float16"}, 10),
     Contestant("DeepSpeed ZeRO-1", "deepspeed_zero", {"stage": 1}, same_as=DENSE),
     Contestant("Horovod, fp16", "horovod_ring", {"compression": "fp16"}),
