@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import parser, table
-from thinwire.bench.contestants import Contestant, ours
+from thinwire.bench.contestants import TWO_BITS, Contestant, averaged, ours
 from thinwire.bench.records import RECORDS, read
 from thinwire.bench.study import STUDY, Bench, Study, links
 from thinwire.data.cache import cache_folder
 from thinwire.how import two_shot
-from thinwire.on import deltas, gradients, nesterov
+from thinwire.on import gradients, nesterov
 from thinwire.strategy import Strategy
-from thinwire.what import feedback, identity, uniform
-from thinwire.when import delayed, every, staggered
+from thinwire.what import identity, uniform
+from thinwire.when import every
 
 FOLDER = Path(__file__).parent / "results" / "evidence"
 ROWS, SEEDS = 32, 3
@@ -42,8 +42,7 @@ PARALLEL = "data parallel"
 
 def local(rate: float, period: int = 30, what: Any = None, fragments: int = 0) -> Strategy:
     """Rounds of local steps under Nesterov's momentum."""
-    when = delayed(1, staggered(fragments, every(period))) if fragments else every(period)
-    return Strategy(when, what or identity(), two_shot(), deltas(outer=nesterov(rate, MOMENTUM), alpha=0.5 if fragments else 0.0))
+    return averaged(period, nesterov(rate, MOMENTUM), fragments, what=what or identity())
 
 
 def replicas(world: int, rate: float) -> str:
@@ -65,7 +64,7 @@ def runs() -> dict[int, list[Contestant]]:
     codecs = {
         "4 bits": uniform(4),
         "2 bits": uniform(2, grid="rise"),
-        "2 bits, feedback": feedback(uniform(2, grid="rise"), decay=0.9),
+        "2 bits, feedback": TWO_BITS,
     }
     made[4] += [ours(name, local(BEST, what=what), 30) for name, what in codecs.items()]
     made[4].append(ours("3 fragments", local(BEST, fragments=3), 30))
@@ -171,10 +170,11 @@ def on_links(folder: Path) -> None:
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--claims", action="store_true", help="run nothing, tell what the records say")
-    made.add_argument("--confirm", action="store_true", help="the larger model's runs, and no others")
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--claims", action="store_true", help="run nothing, tell what the records say")
+    which.add_argument("--confirm", action="store_true", help="the larger model's runs, and no others")
     made.add_argument("--folder", type=Path, default=FOLDER)
-    made.add_argument("--seeds", type=int, default=SEEDS)
+    made.add_argument("--seeds", type=int, default=SEEDS, help="of the small runs; a confirmation has one")
     options = made.parse_args()
     if options.confirm:
         Bench(confirmation(), options.folder, cache_folder() / "bench", print).run("benchmarks.evidence --confirm", ("curves",))

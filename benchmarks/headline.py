@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import parser, table
-from thinwire.bench.contestants import DDP, FULL, OURS, SLICES, Contestant, chosen, ours, sliced
+from thinwire.bench.contestants import DDP, FULL, OURS, SLICES, TWO_BITS, Contestant, chosen, ours, sliced
 from thinwire.bench.records import RECORDS, for_page, read
 from thinwire.bench.results import sorted_out
 from thinwire.bench.study import FREE, SAME, STUDY, Bench
@@ -29,15 +29,15 @@ from thinwire.what import feedback, identity, uniform
 from thinwire.when import delayed, every
 
 RESULTS = Path(__file__).parent / "results"
-LONGER = {"DiLoCo H=30, 4 bits": 2.0, "torchft DiLoCo H=30": 2.0, "DDP, PowerSGD rank 4": 2.0}
-"""Times as many steps as the bench's."""
+LONGER = ["DiLoCo H=30, 4 bits", "torchft DiLoCo H=30", "DDP, PowerSGD rank 4"]
+"""Of these, schedules of twice as many steps as the bench's, too."""
 LONG = ", more steps"
 
 
 def said(bits: int, late: int) -> Strategy:
     """Gradients in so many bits with feedback, each step, landing so many steps late."""
     when = delayed(late, every(1)) if late else every(1)
-    what = feedback(uniform(4)) if bits == 4 else feedback(uniform(2, grid="rise"), decay=0.9)
+    what = feedback(uniform(4)) if bits == 4 else TWO_BITS
     return Strategy(when, what, two_shot(), gradients())
 
 
@@ -55,8 +55,8 @@ ALONE = ours("nothing said", Strategy(every(1_000_000), identity(), native(), de
 
 
 def longer(contestant: Contestant) -> Contestant:
-    """With a schedule of more steps."""
-    steps = round(STUDY.curve["steps"] * LONGER[contestant.name])
+    """With a schedule of twice as many steps."""
+    steps = 2 * STUDY.curve["steps"]
     return replace(contestant, job={**contestant.job, "steps": steps, "stop": steps}, same_as=None)
 
 
@@ -66,7 +66,7 @@ def run(folder: Path, seeds: int) -> None:
     made = [
         (replace(whole, contestants=(ALONE,), links=(FREE,)), "times"),
         (replace(whole, contestants=MORE), "times"),
-        (replace(whole, contestants=(*MORE, *map(longer, chosen(list(LONGER), FULL)))), "curves"),
+        (replace(whole, contestants=(*MORE, *map(longer, chosen(LONGER, FULL)))), "curves"),
     ]
     for study, part in made:
         Bench(study, folder, cache_folder() / "rivals", print).run("benchmarks.headline", (part,))
@@ -74,19 +74,20 @@ def run(folder: Path, seeds: int) -> None:
 
 @dataclass
 class Found:
-    """Of one link: seconds of the infinitely fast wire; the best of ours and of the rivals, with their names."""
+    """Of one link: seconds of the infinitely fast wire; the best of ours and of the rivals, with their names; DDP's."""
 
     link: str
     infinite: float
     ours: tuple[float, str] | None
     rival: tuple[float, str] | None
+    ddp: float | None
 
     @property
     def row(self) -> tuple[str, ...]:
         """For people."""
         mine, theirs = (f"{each[1]}: {each[0]:,.0f} s, {each[0] / self.infinite:.2f}" if each else "–" for each in (self.ours, self.rival))
         ratio = f"{self.rival[0] / self.ours[0]:.2f}" if self.ours and self.rival else "–"
-        return self.link, f"{self.infinite:,.0f} s", mine, theirs, ratio
+        return self.link, f"{self.infinite:,.0f} s", mine, theirs, ratio, f"{self.ddp:,.0f} s" if self.ddp else "–"
 
 
 def found(records: list[dict[str, Any]]) -> list[Found]:
@@ -97,14 +98,19 @@ def found(records: list[dict[str, Any]]) -> list[Found]:
     infinite = dense.steps[-1] * bench.timings[ALONE.name, FREE.name].mean
     rows = []
     for link in bench.links:
-        sides: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
+        if link == FREE.name:
+            continue
+        seconds: dict[str, float] = {}
         for (name, where), timing in bench.timings.items():
             curves = [bench.curves[each] for each in (name, name + LONG) if each in bench.curves]
             steps = [needed for curve in curves if (needed := curve.steps_to(target)) is not None]
             if where == link and steps:
-                sides[bench.contestants[name] == OURS].append((min(steps) * timing.mean, name))
-        if link != FREE.name:
-            rows.append(Found(link, infinite, min(sides[True], default=None), min(sides[False], default=None)))
+                seconds[name] = min(steps) * timing.mean
+        ours, rival = (
+            min(((took, name) for name, took in seconds.items() if (bench.contestants[name] == OURS) is mine), default=None)
+            for mine in (True, False)
+        )
+        rows.append(Found(link, infinite, ours, rival, seconds.get(DDP)))
     return rows
 
 
@@ -125,7 +131,7 @@ def main() -> None:
     if not any(record.get("name") == ALONE.name for record in records):
         raise SystemExit("no step without a wire is known yet: run `python -m benchmarks.headline` first")
     rows = found(records)
-    table(("link", "infinitely fast", "ours", "best rival", "rival over ours"), [each.row for each in rows])
+    table(("link", "infinitely fast", "ours", "best rival", "rival over ours", "DDP"), [each.row for each in rows])
     over = [each.ours[0] / each.infinite for each in rows if each.ours]
     if over:
         print(f"ours over an infinitely fast wire: {min(over):.2f} to {max(over):.2f}, median {statistics.median(over):.2f}")

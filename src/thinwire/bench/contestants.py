@@ -72,7 +72,10 @@ def whole(what: Codec) -> dict[str, Any]:
     return {**strategy(Strategy(every(1), what, native(), gradients())), "attach": {"lanes": 2}}
 
 
-OTHER_RATE = nesterov(0.5, 0.8)  # outer rates change what is learnt, not how long a step takes: timed once with one
+TWO_BITS = feedback(uniform(2, grid="rise"), decay=0.9)
+OUTER_10 = nesterov(
+    0.5, 0.8
+)  # of rounds of 10 steps; those of 30 are timed with it, too: a rate changes what is learnt, not how long it takes
 DENSE = "dense, sliced"
 DDP = "DDP"
 FULL = (
@@ -104,9 +107,9 @@ FULL = (
         timed=strategy(replace(powersgd(rank=4, start=2), how=auto())),
     ),
     ours("local steps H=10, 4 bits", averaged(10, sgd(1.0)), 10),
-    ours("DiLoCo H=10, 4 bits", averaged(10, nesterov(0.5, 0.8)), 10),
-    ours("DiLoCo H=10, 2 bits, feedback", averaged(10, nesterov(0.5, 0.8), what=feedback(uniform(2, grid="rise"), decay=0.9)), 10),
-    ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.9, 0.6)), 30, timed=strategy(averaged(30, OTHER_RATE))),
+    ours("DiLoCo H=10, 4 bits", averaged(10, OUTER_10), 10),
+    ours("DiLoCo H=10, 2 bits, feedback", averaged(10, OUTER_10, what=TWO_BITS), 10),
+    ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.9, 0.6)), 30, timed=strategy(averaged(30, OUTER_10))),
     ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30),
     ours("SparseLoCo-like H=15", sparseloco(period=15, lr=1.0), 15),
     Contestant(DDP, "ddp", {"hook": "none"}, same_as=DENSE),
