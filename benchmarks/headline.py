@@ -5,8 +5,8 @@
 
 A contestant's seconds are the steps that its curve needs × its mean step on the link. Curves and times of `thinwire bench` are taken as
 they are (results/bench); added here are curves that go on for longer: who talks seldom may take more steps in less time, rivals included.
-Infinitely fast: DDP's steps × a step of the same model, ranks and machine of which nothing is said at all. The target is DDP's mean last
-loss, and 0.2 % above it counts as there: so much do runs of the same maths differ by the order of their sums.
+Infinitely fast: DDP's steps to the same target × a step of the same model, ranks and machine of which nothing is said at all. The target
+is DDP's mean last loss, and 0.2 % above it counts as there: so much do runs of the same maths differ by the order of their sums.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def found(records: list[dict[str, Any]]) -> list[Found]:
     bench = sorted_out([_marked(record) for record in for_page(records)])
     dense = bench.curves[DDP]
     target = dense.final * (1 + SAME)
-    infinite = dense.steps[-1] * bench.timings[ALONE.name, FREE.name].mean
+    to_target = dense.steps_to(target)
+    assert to_target is not None  # its own last loss, and more
+    infinite = to_target * bench.timings[ALONE.name, FREE.name].mean
     rows = []
     for link in bench.links:
         if link == FREE.name:
