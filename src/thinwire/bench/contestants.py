@@ -72,6 +72,7 @@ def whole(what: Codec) -> dict[str, Any]:
     return {**strategy(Strategy(every(1), what, native(), gradients())), "attach": {"lanes": 2}}
 
 
+PIECES = {"attach": {"lanes": "auto", "slice_bytes": "auto"}}  # of rounds, whose flights all start at once: as the link asks
 TWO_BITS = feedback(uniform(2, grid="rise"), decay=0.9)
 OUTER_10 = nesterov(
     0.5, 0.8
@@ -106,12 +107,12 @@ FULL = (
         job=BEGINS_DENSE,
         timed=strategy(replace(powersgd(rank=4, start=2), how=auto())),
     ),
-    ours("local steps H=10, 4 bits", averaged(10, sgd(1.0)), 10),
-    ours("DiLoCo H=10, 4 bits", averaged(10, OUTER_10), 10),
-    ours("DiLoCo H=10, 2 bits, feedback", averaged(10, OUTER_10, what=TWO_BITS), 10),
-    ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.9, 0.6)), 30, timed=strategy(averaged(30, OUTER_10))),
-    ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30),
-    ours("SparseLoCo-like H=15", sparseloco(period=15, lr=1.0), 15),
+    ours("local steps H=10, 4 bits", averaged(10, sgd(1.0)), 10, timed=PIECES),
+    ours("DiLoCo H=10, 4 bits", averaged(10, OUTER_10), 10, timed=PIECES),
+    ours("DiLoCo H=10, 2 bits, feedback", averaged(10, OUTER_10, what=TWO_BITS), 10, timed=PIECES),
+    ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.9, 0.6)), 30, timed=strategy(averaged(30, OUTER_10)) | PIECES),
+    ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30, timed=PIECES),
+    ours("SparseLoCo-like H=15", sparseloco(period=15, lr=1.0), 15, timed=PIECES),
     Contestant(DDP, "ddp", {"hook": "none"}, same_as=DENSE),
     Contestant("DDP, fp16 hook", "ddp", {"hook": "fp16"}),
     Contestant(

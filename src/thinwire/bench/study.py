@@ -72,6 +72,10 @@ class Study:
     rounds: int
     proof: tuple[str, Link]
 
+    def warm(self, contestant: Contestant) -> int:
+        """Steps before any is timed; the first two rounds of who talks seldom, since they open connections and claim memory."""
+        return max(int(self.timing["warm"]), 2 * contestant.period if contestant.period > 1 else 0)
+
     def job(self, contestant: Contestant, seed: int, fields: Mapping[str, Any], train: str, held: str) -> Job:
         """A contestant's job."""
         return Job(contestant.module, contestant.settings, train=train, held=held, seed=seed, **{**fields, **contestant.job})
@@ -180,7 +184,7 @@ class Bench:
             for link in study.links:
                 with link.lab(study.world) as lab:
                     for contestant in study.contestants:
-                        self._time(contestant, link, lab, number, study.timing)
+                        self._time(contestant, link, lab, number, {**study.timing, "warm": study.warm(contestant)})
 
     def proof(self) -> None:
         """One cell run whole, and its step time measured apart."""
@@ -190,6 +194,7 @@ class Bench:
         if contestant is None:
             return
         apart = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
+        contestant = replace(contestant, timed={}, slow={})  # as it is run whole
         with link.lab(study.world) as lab:
             self._time(contestant, link, lab, 0, apart, kind="small", least=4 * study.timed)  # its steps are short
             self.whole(contestant, link, lab)
@@ -331,6 +336,7 @@ def _time_figures(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "parameters": _parameters(job),
         "step_s": [round(float(each), 5) for each in step_s],
+        "slowest_s": max(sum(rank["seconds"][warm:]) for rank in ranks) / n,  # a step of the rank that is done last
         "input_s": first["input_s"] / n,
         **told,
         "kernel_bytes": statistics.mean(rank["sent_bytes"] for rank in ranks) / n,
