@@ -110,6 +110,12 @@ FULL = (
     ours("local steps H=10, 4 bits", averaged(10, sgd(1.0)), 10, timed=PIECES),
     ours("DiLoCo H=10, 4 bits", averaged(10, OUTER_10), 10, timed=PIECES),
     ours("DiLoCo H=10, 2 bits, feedback", averaged(10, OUTER_10, what=TWO_BITS), 10, timed=PIECES),
+    ours(
+        "eager DiLoCo H=10, 2 bits, feedback",
+        Strategy(delayed(1, every(10)), TWO_BITS, two_shot(), deltas(outer=OUTER_10, eager=True)),
+        10,
+        timed=PIECES,
+    ),
     ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.9, 0.6)), 30, timed=strategy(averaged(30, OUTER_10)) | PIECES),
     ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30, timed=PIECES),
     ours("SparseLoCo-like H=15", sparseloco(period=15, lr=1.0), 15, timed=PIECES),
