@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thinwire.core import Codec, Driver, Handle, Leaf, Part, Role, Route, Schedule, Seat, Spec, State
 from thinwire.errors import AttachError
+from thinwire.kernels import memory
 from thinwire.strategy import Strategy
 from thinwire.when import every
 
@@ -91,7 +92,7 @@ class FlatBucket:
     # -- parameters ---------------------------------------------------------------------------------------------------
 
     def weights(self) -> Tensor:
-        flat = torch.empty(self.spec.numel, dtype=self.spec.work, device=self.device)
+        flat = memory.empty(self.spec.numel, self.spec.work, self.device)
         for part, param in zip(self.spec.parts, self.params, strict=True):
             flat[part.begin : part.end] = param.detach().reshape(-1)
         return flat

@@ -90,11 +90,12 @@ class deltas(Target):
 
     def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
         own, anchor = bucket.weights(), state["anchor"].flat
-        delta = anchor.to(own.device) - own
+        delta = torch.sub(anchor.to(own.device), own, out=own)
         if self.eager:
             moved = self.outer.settled(bucket).update(anchor, delta.to(anchor.device), twin(state.child("outer")), bucket.spec)
             bucket.set_weights(moved)
-            state["ahead"].value = moved.to(own.device) - anchor.to(own.device)
+            moved = moved.to(own.device)
+            state["ahead"].value = torch.sub(moved, anchor.to(own.device), out=moved)
         return delta.mul_(share)
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
@@ -105,8 +106,8 @@ class deltas(Target):
         anchor = leaf.flat.to(total.device)
         if self.eager:
             ahead = state["ahead"]
-            put_right = anchor - before.to(total.device) - ahead.value.to(total.device)
-            bucket.set_weights(bucket.weights() + put_right)
+            put_right = torch.sub(anchor, before.to(total.device)).sub_(ahead.value.to(total.device))
+            bucket.set_weights(bucket.weights().add_(put_right))
             ahead.value = torch.zeros((), dtype=anchor.dtype, device=anchor.device)
         else:
             bucket.set_weights(torch.lerp(anchor, bucket.weights(), self.alpha) if self.alpha else anchor)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from thinwire.core import Bucket, Leaf, Outer, Part, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.kernels import memory
 
 RATES = {1: 0.4, 2: 0.6, 4: 0.6, 8: 0.8}  # by replicas, at momentum 0.9 and 30 local steps (Charles et al. 2025, arXiv:2503.09799)
 LONG = 30  # local steps from which those rates hold
@@ -52,10 +53,10 @@ class sgd(Outer):
 
     def update(self, anchor: Tensor, delta: Tensor, state: State, spec: Spec) -> Tensor:
         if not self.momentum:
-            return torch.sub(anchor, delta, alpha=self.lr)
+            return torch.sub(anchor, delta, alpha=self.lr, out=memory.empty_like(anchor))
         velocity = state["velocity"]
-        moved = velocity.flat = velocity.flat * self.momentum + delta
-        return torch.sub(anchor, moved, alpha=self.lr)
+        moved = velocity.flat = torch.mul(velocity.flat, self.momentum, out=memory.empty_like(delta)).add_(delta)
+        return torch.sub(anchor, moved, alpha=self.lr, out=memory.empty_like(anchor))
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ class nesterov(Outer):
     def update(self, anchor: Tensor, delta: Tensor, state: State, spec: Spec) -> Tensor:
         assert self.lr is not None, "settled before"
         velocity = state["velocity"]
-        moved = velocity.flat = velocity.flat * self.momentum + delta
-        return anchor - self.lr * (delta + self.momentum * moved)
+        moved = velocity.flat = torch.mul(velocity.flat, self.momentum, out=memory.empty_like(delta)).add_(delta)
+        step = torch.add(delta, moved, alpha=self.momentum, out=memory.empty_like(delta))
+        return torch.sub(anchor, step, alpha=self.lr, out=step)
 
 
 def outer_rate(world: int, period: int) -> float:
