@@ -73,6 +73,7 @@ def whole(what: Codec) -> dict[str, Any]:
 
 
 PIECES = {"attach": {"lanes": "auto", "slice_bytes": "auto"}}  # of rounds, whose flights all start at once: as the link asks
+FRAGMENTS = {"attach": {"bucket_bytes": 1 << 20, "lanes": "auto"}}  # of small buckets, so that they are alike
 TWO_BITS = feedback(uniform(2, grid="rise"), decay=0.9)
 OUTER_10 = nesterov(
     0.5, 0.8
@@ -111,10 +112,10 @@ FULL = (
     ours("DiLoCo H=10, 4 bits", averaged(10, OUTER_10), 10, timed=PIECES),
     ours("DiLoCo H=10, 2 bits, feedback", averaged(10, OUTER_10, what=TWO_BITS), 10, timed=PIECES),
     ours(
-        "eager DiLoCo H=10, 2 bits, feedback",
-        Strategy(delayed(1, every(10)), TWO_BITS, two_shot(), deltas(outer=OUTER_10, eager=True)),
+        "eager streaming DiLoCo H=10, 2 bits",
+        Strategy(delayed(2, staggered(5, every(10))), TWO_BITS, two_shot(), deltas(outer=OUTER_10, eager=True)),
         10,
-        timed=PIECES,
+        timed=FRAGMENTS,
     ),
     ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.9, 0.6)), 30, timed=strategy(averaged(30, OUTER_10)) | PIECES),
     ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30, timed=PIECES),
