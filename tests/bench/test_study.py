@@ -27,7 +27,7 @@ STUDY = Study(
     world=2,
     contestants=(
         ours("dense", dense()),
-        ours("fedpaq", fedpaq(period=5), 5),
+        ours("fedpaq", fedpaq(period=5), 5, timed={"attach": {"lanes": 2}}),
         Contestant("DDP", "ddp", {"hook": "none"}, same_as="dense"),
         Contestant("no such hook", "ddp", {"hook": "carrier pigeon"}),
     ),
@@ -101,6 +101,23 @@ def test_times_are_of_whole_periods_with_bytes_from_meter_and_kernel(bench: Benc
     assert found(bench, "time", "fedpaq")[0]["kernel_bytes"] < found(bench, "time", "dense")[0]["kernel_bytes"] / 4
     slow = sum(found(bench, "time", "dense")[0]["step_s"])
     assert slow > sum(found(bench, "time", "fedpaq")[0]["step_s"])
+
+
+def test_who_talks_seldom_is_timed_after_two_rounds() -> None:
+    assert [STUDY.warm(each) for each in STUDY.contestants[:2]] == [2, 10]
+
+
+@needs_lab
+def test_a_step_of_the_rank_that_is_done_last_is_no_shorter_than_the_mean(bench: Bench) -> None:
+    (record,) = found(bench, "time", "fedpaq")
+    mean = sum(record["step_s"]) / len(record["step_s"])
+    assert mean - 1e-5 <= record["slowest_s"] <= STUDY.world * mean
+
+
+@needs_lab
+def test_the_proof_is_timed_as_it_is_run_whole(bench: Bench) -> None:
+    assert found(bench, "time", "fedpaq")[0]["settings"]["attach"] == {"lanes": 2}
+    assert [found(bench, kind, "fedpaq")[0]["settings"]["attach"] for kind in ("small", "whole")] == [{}, {}]
 
 
 @needs_lab
