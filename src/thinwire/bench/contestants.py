@@ -129,6 +129,12 @@ FULL = (
     Contestant("accelerate LocalSGD H=10", "local_sgd", {"period": 10}, 10),
     Contestant("torchft DiLoCo H=10", "torchft_diloco", {"period": 10, "lr": 0.5, "momentum": 0.8, "fragments": 1}, 10),
     Contestant(
+        "torchft streaming DiLoCo H=10",
+        "torchft_diloco",
+        {"period": 10, "lr": 0.5, "momentum": 0.8, "fragments": 2, "delay": 1, "alpha": 0.0},
+        10,
+    ),
+    Contestant(
         "torchft DiLoCo H=30",
         "torchft_diloco",
         {"period": 30, "lr": 0.9, "momentum": 0.6, "fragments": 1},
