@@ -90,6 +90,14 @@ class Found:
         ratio = f"{self.rival[0] / self.ours[0]:.2f}" if self.ours and self.rival else "–"
         return self.link, f"{self.infinite:,.0f} s", mine, theirs, ratio, f"{self.ddp:,.0f} s" if self.ddp else "–"
 
+    @property
+    def markdown(self) -> str:
+        """As benchmarks/README.md has it: the link; ours, and over no wire; the best rival, and over no wire; rival over ours; DDP."""
+        cells = [self.link]
+        for each in (self.ours, self.rival):
+            cells += [f"{each[1]}: {each[0]:,.0f} s", f"{each[0] / self.infinite:.2f}"] if each else ["–", "–"]
+        return f"| {' | '.join(cells)} | {self.row[-2]} | {self.row[-1]} |"
+
 
 def found(records: list[dict[str, Any]]) -> list[Found]:
     """A row for each link that was timed."""
@@ -100,7 +108,7 @@ def found(records: list[dict[str, Any]]) -> list[Found]:
     assert to_target is not None  # its own last loss, and more
     infinite = to_target * alone(records)
     rows = []
-    for link in bench.links:
+    for link in sorted(bench.links, key=lambda link: (-float(bench.links[link]["rate"] or 0), float(bench.links[link]["rtt"]))):
         if link == FREE.name:
             continue
         seconds: dict[str, float] = {}
@@ -134,6 +142,7 @@ def _marked(record: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--table", action="store_true", help="run nothing, tell what the records say")
+    made.add_argument("--markdown", action="store_true", help="tell as benchmarks/README.md does")
     made.add_argument("--seeds", type=int, default=STUDY.seeds)
     options = made.parse_args()
     if not options.table:
@@ -142,7 +151,10 @@ def main() -> None:
     if not any(record.get("name") == ALONE.name for record in records):
         raise SystemExit("no step without a wire is known yet: run `python -m benchmarks.headline` first")
     rows = found(records)
-    table(("link", "infinitely fast", "ours", "best rival", "rival over ours", "DDP"), [each.row for each in rows])
+    if options.markdown:
+        print("\n".join(each.markdown for each in rows))
+    else:
+        table(("link", "infinitely fast", "ours", "best rival", "rival over ours", "DDP"), [each.row for each in rows])
     over = [each.ours[0] / each.infinite for each in rows if each.ours]
     if over:
         print(f"ours over an infinitely fast wire: {min(over):.2f} to {max(over):.2f}, median {statistics.median(over):.2f}")

@@ -1,0 +1,27 @@
+"""What benchmarks/README.md says of the bench is what its commands say of the committed records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bench_table, headline
+from thinwire.bench.records import RECORDS, read
+
+HERE = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_the_table_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_table.main(str(HERE / "results" / "bench"))
+    text = (HERE / "README.md").read_text()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) > 20
+    assert not [row for row in rows if row not in text]
+
+
+def test_the_seconds_to_the_loss_at_ddps_end() -> None:
+    text = (HERE / "README.md").read_text()
+    rows = headline.found([record for name in ("bench", "headline") for record in read(HERE / "results" / name / RECORDS)])
+    assert len(rows) == 6
+    assert not [row.markdown for row in rows if row.markdown not in text]
