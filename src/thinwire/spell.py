@@ -10,6 +10,7 @@ from typing import Any
 
 from thinwire.errors import StrategyError
 from thinwire.registry import Member, find
+from thinwire.words import expression
 
 
 def spelled(kind: str, text: str) -> Any:
@@ -28,7 +29,7 @@ def spelled(kind: str, text: str) -> Any:
         topk(k=64, per=4096)
     """
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = expression(text.strip())
     except SyntaxError as error:
         raise StrategyError(f"{text!r} is no code such as uniform(4): {error.msg}") from error
     made = _made(kind, tree, text)

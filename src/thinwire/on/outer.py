@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from thinwire.core import Bucket, Leaf, Outer, Part, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import memory
+from thinwire.words import expression
 
 RATES = {1: 0.4, 2: 0.6, 4: 0.6, 8: 0.8}  # by replicas, at momentum 0.9 and 30 local steps (Charles et al. 2025, arXiv:2503.09799)
 LONG = 30  # local steps from which those rates hold
@@ -208,7 +209,7 @@ class optim(Outer):
 
     def _settings(self) -> dict[str, Any]:
         try:
-            call = ast.parse(f"f({self.settings})", mode="eval").body
+            call = expression(f"f({self.settings})")
             assert isinstance(call, ast.Call)
             if call.args or any(each.arg is None for each in call.keywords):
                 raise ValueError("give every argument by its name")
