@@ -3,56 +3,49 @@
     python -m benchmarks.bench_table                # of benchmarks/results/bench
     python -m benchmarks.bench_table runs/bench
 
-The quickest of a link in bold; below, the best rival's seconds over the best of ours, by link.
+The quickest of a link in bold, ¹ where steps were timed in one round so far; below, the best rival's seconds over the best of ours.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from thinwire.bench.contestants import DDP, OURS
 from thinwire.bench.records import RECORDS, for_page, read
-from thinwire.bench.results import Bench, sorted_out
+from thinwire.bench.report import rows
+from thinwire.bench.results import sorted_out
 
 
-def seconds(bench: Bench, target: float) -> dict[tuple[str, str], float]:
-    """Seconds to the target, of every contestant and link that has both a curve to it and times."""
-    out = {}
-    for (name, link), timing in bench.timings.items():
-        steps = bench.curves[name].steps_to(target) if name in bench.curves else None
-        if steps is not None:
-            out[name, link] = steps * timing.mean
-    return out
+def cell(row: dict[str, Any] | None) -> str:
+    """Seconds a step, and to the target."""
+    if row is None or row["step_mean_s"] is None:
+        return "–"
+    whole = row["time_to_target_s"]
+    told = f"{row['step_mean_s']:.3f}{'¹' if row['rounds'] == 1 else ''}, {'–' if whole is None else f'{whole:,.0f}'}"
+    return f"**{told}**" if row["winner"] else told
 
 
 def main(folder: str = "benchmarks/results/bench") -> None:
     bench = sorted_out(for_page(read(Path(folder) / RECORDS)))
     share, target = bench.targets[bench.chosen]
-    links = sorted(bench.links, key=lambda link: (-float(bench.links[link]["rate"]), float(bench.links[link]["rtt"])))
-    took, dense = seconds(bench, target), bench.bytes_per_step(DDP) or 0.0
-    print(f"The target is the loss of {DDP} after {share:.0%} of its steps, {target:.3f} nats.\n")
+    links = bench.fastest_first
+    by_link = {link: {row["name"]: row for row in rows(bench) if row["link"] == link} for link in links}
+    print(f"The target is the loss of {bench.baseline} after {share:.0%} of its steps, {target:.3f} nats.\n")
     print("| | fewer bytes | nats | seeds |" + "".join(f" {link} |" for link in links))
     print("|---|---|---|---|" + "---|" * len(links))
-    best = {link: min((value for (_, at), value in took.items() if at == link), default=None) for link in links}
-    first = {name: bench.timings[name, links[0]].mean for name in bench.contestants if (name, links[0]) in bench.timings}
-    for name in sorted(first, key=lambda each: (bench.contestants[each] != OURS, first[each])):
-        curve, sent = bench.curves.get(name), bench.bytes_per_step(name)
-        cells = []
-        for link in links:
-            timing, whole = bench.timings.get((name, link)), took.get((name, link))
-            cell = "–" if timing is None else f"{timing.mean:.3f}, {'–' if whole is None else f'{whole:,.0f}'}"
-            cells.append(f"**{cell}**" if whole is not None and whole == best[link] else cell)
-        told = f"{curve.final:.4f} | {curve.seeds}" if curve else "– | –"
-        rival = "" if bench.contestants[name] == OURS else " (rival)"
-        print(f"| {name}{rival} | {f'{dense / sent:,.1f}x' if sent else '–'} | {told} | {' | '.join(cells)} |")
+    for row in sorted(by_link[links[0]].values(), key=lambda each: (each["kind"] == "rival", each["step_mean_s"] or 0.0)):
+        name = row["name"] + (" (rival)" if row["kind"] == "rival" else "")
+        fewer = "–" if row["fewer_bytes"] is None else f"{row['fewer_bytes']:,.1f}x"
+        nats = "–" if row["final_nats"] is None else f"{row['final_nats']:.4f}"
+        print(f"| {name} | {fewer} | {nats} | {row['seeds']} | {' | '.join(cell(by_link[link].get(row['name'])) for link in links)} |")
     print()
     for link in links:
-        ours, rival = (
-            min((value, name) for (name, at), value in took.items() if at == link and (bench.contestants[name] == OURS) is mine)
-            for mine in (True, False)
-        )
-        print(f"{link}: {rival[0] / ours[0]:.2f} ({rival[1]}: {rival[0]:,.0f} s; {ours[1]}: {ours[0]:,.0f} s)")
+        there = [row for row in by_link[link].values() if row["time_to_target_s"] is not None]  # the quickest first
+        ours, rival = (next((row for row in there if row["kind"] == kind), None) for kind in ("thinwire", "rival"))
+        if ours and rival:
+            took, least = rival["time_to_target_s"], ours["time_to_target_s"]
+            print(f"{link}: {took / least:.2f} ({rival['name']}: {took:,.0f} s; {ours['name']}: {least:,.0f} s)")
 
 
 if __name__ == "__main__":

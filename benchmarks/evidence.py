@@ -165,7 +165,7 @@ def on_links(folder: Path) -> None:
     short = replace(STUDY, curve={**STUDY.curve, "stop": 90, "validate_every": 30})
     for link in LINKS:
         with link.lab(short.world) as lab:
-            Bench(short, folder, cache_folder() / "bench", print).whole(contestant, link, lab)
+            Bench(short, folder, cache_folder() / "rivals", print).whole(contestant, link, lab)
 
 
 def main() -> None:
@@ -177,12 +177,12 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=SEEDS, help="of the small runs; a confirmation has one")
     options = made.parse_args()
     if options.confirm:
-        Bench(confirmation(), options.folder, cache_folder() / "bench", print).run("benchmarks.evidence --confirm", ("curves",))
+        Bench(confirmation(), options.folder, cache_folder() / "rivals", print).run("benchmarks.evidence --confirm", ("curves",))
     elif not options.claims:
         on_links(options.folder)
         for seeds in range(1, options.seeds + 1):
             for world, contestants in runs().items():
-                Bench(study(world, contestants, seeds), options.folder, cache_folder() / "bench", print).run(
+                Bench(study(world, contestants, seeds), options.folder, cache_folder() / "rivals", print).run(
                     "benchmarks.evidence", ("curves",)
                 )
     records = read(options.folder / RECORDS)

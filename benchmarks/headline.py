@@ -85,18 +85,12 @@ class Found:
 
     @property
     def row(self) -> tuple[str, ...]:
-        """For people."""
-        mine, theirs = (f"{each[1]}: {each[0]:,.0f} s, {each[0] / self.infinite:.2f}" if each else "–" for each in (self.ours, self.rival))
-        ratio = f"{self.rival[0] / self.ours[0]:.2f}" if self.ours and self.rival else "–"
-        return self.link, f"{self.infinite:,.0f} s", mine, theirs, ratio, f"{self.ddp:,.0f} s" if self.ddp else "–"
-
-    @property
-    def markdown(self) -> str:
-        """As benchmarks/README.md has it: the link; ours, and over no wire; the best rival, and over no wire; rival over ours; DDP."""
+        """The link; ours, and over no wire; the best rival, and over no wire; rival over ours; DDP."""
         cells = [self.link]
         for each in (self.ours, self.rival):
             cells += [f"{each[1]}: {each[0]:,.0f} s", f"{each[0] / self.infinite:.2f}"] if each else ["–", "–"]
-        return f"| {' | '.join(cells)} | {self.row[-2]} | {self.row[-1]} |"
+        ratio = f"{self.rival[0] / self.ours[0]:.2f}" if self.ours and self.rival else "–"
+        return (*cells, ratio, f"{self.ddp:,.0f} s" if self.ddp else "–")
 
 
 def found(records: list[dict[str, Any]]) -> list[Found]:
@@ -108,7 +102,7 @@ def found(records: list[dict[str, Any]]) -> list[Found]:
     assert to_target is not None  # its own last loss, and more
     infinite = to_target * alone(records)
     rows = []
-    for link in sorted(bench.links, key=lambda link: (-float(bench.links[link]["rate"] or 0), float(bench.links[link]["rtt"]))):
+    for link in bench.fastest_first:
         if link == FREE.name:
             continue
         seconds: dict[str, float] = {}
@@ -130,7 +124,10 @@ def alone(records: list[dict[str, Any]]) -> float:
 
     Where ranks share cores, those behind are quicker once another is done, so that the mean of ranks would be too short.
     """
-    return statistics.mean(record["slowest_s"] for record in records if record.get("name") == ALONE.name and record["kind"] == "time")
+    took = [record["slowest_s"] for record in records if record.get("name") == ALONE.name and not record["error"]]
+    if not took:
+        raise SystemExit("no step without a wire is known yet: run `python -m benchmarks.headline` first")
+    return statistics.mean(took)
 
 
 def _marked(record: dict[str, Any]) -> dict[str, Any]:
@@ -142,19 +139,14 @@ def _marked(record: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--table", action="store_true", help="run nothing, tell what the records say")
-    made.add_argument("--markdown", action="store_true", help="tell as benchmarks/README.md does")
     made.add_argument("--seeds", type=int, default=STUDY.seeds)
     options = made.parse_args()
     if not options.table:
         run(RESULTS / "headline", options.seeds)
     records = [record for name in ("bench", "headline") for record in read(RESULTS / name / RECORDS)]
-    if not any(record.get("name") == ALONE.name for record in records):
-        raise SystemExit("no step without a wire is known yet: run `python -m benchmarks.headline` first")
     rows = found(records)
-    if options.markdown:
-        print("\n".join(each.markdown for each in rows))
-    else:
-        table(("link", "infinitely fast", "ours", "best rival", "rival over ours", "DDP"), [each.row for each in rows])
+    table(("link", "ours", "over no wire", "best rival", "over no wire", "rival over ours", "DDP"), [each.row for each in rows])
+    print(f"without any wire DDP would take {rows[0].infinite:,.0f} s")
     over = [each.ours[0] / each.infinite for each in rows if each.ours]
     if over:
         print(f"ours over an infinitely fast wire: {min(over):.2f} to {max(over):.2f}, median {statistics.median(over):.2f}")

@@ -51,10 +51,11 @@ def ours(name: str, strategy: Strategy, period: int = 1, attach: dict[str, Any] 
     return Contestant(name, OURS, {"strategy": strategy.to_toml(), "attach": attach or {}}, period, **more)
 
 
-def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1, what: Codec | None = None) -> Strategy:
-    """4-bit deltas, or others, once in a period, or a fragment of them at a time."""
+def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1, what: Codec | None = None, eager: bool = False) -> Strategy:
+    """4-bit deltas, or others, once in a period, or a fragment of them at a time, merged by halves or eager."""
     when = delayed(tau, staggered(fragments, every(period))) if fragments else every(period)
-    return Strategy(when, what or uniform(4), two_shot(), deltas(outer=outer, alpha=0.5 if fragments else 0.0))
+    alpha = 0.5 if fragments and not eager else 0.0
+    return Strategy(when, what or uniform(4), two_shot(), deltas(outer=outer, alpha=alpha, eager=eager))
 
 
 def sliced(mebibytes: int, **more: Any) -> dict[str, Any]:
@@ -72,12 +73,13 @@ def whole(what: Codec) -> dict[str, Any]:
     return {**strategy(Strategy(every(1), what, native(), gradients())), "attach": {"lanes": 2}}
 
 
-PIECES = {"attach": {"lanes": "auto", "slice_bytes": "auto"}}  # of rounds, whose flights all start at once: as the link asks
-FRAGMENTS = {"attach": {"bucket_bytes": 1 << 20, "lanes": "auto"}}  # of small buckets, so that they are alike
+PIECES = {"attach": {"lanes": "auto", "slice_bytes": "auto"}}
+"""Of rounds, whose flights all start at once: as the link asks."""
+FRAGMENTS = {"attach": {"bucket_bytes": 1 << 20, "lanes": "auto"}}
+"""Of fragments: in small buckets they are of like sizes."""
 TWO_BITS = feedback(uniform(2, grid="rise"), decay=0.9)
-OUTER_10 = nesterov(
-    0.5, 0.8
-)  # of rounds of 10 steps; those of 30 are timed with it, too: a rate changes what is learnt, not how long it takes
+OUTER_10 = nesterov(0.5, 0.8)
+"""Of rounds of 10 steps; those of 30 are timed with it, too: a rate changes what is learnt, not how long it takes."""
 DENSE = "dense, sliced"
 DDP = "DDP"
 FULL = (
@@ -113,7 +115,7 @@ FULL = (
     ours("DiLoCo H=10, 2 bits, feedback", averaged(10, OUTER_10, what=TWO_BITS), 10, timed=PIECES),
     ours(
         "eager streaming DiLoCo H=10, 2 bits",
-        Strategy(delayed(2, staggered(5, every(10))), TWO_BITS, two_shot(), deltas(outer=OUTER_10, eager=True)),
+        averaged(10, OUTER_10, fragments=5, tau=2, what=TWO_BITS, eager=True),
         10,
         timed=FRAGMENTS,
     ),

@@ -104,6 +104,11 @@ class Bench:
     baseline: str | None = None
 
     @property
+    def fastest_first(self) -> list[str]:
+        """The links by their rate, those without a limit before; of one rate the shortest round trip first."""
+        return sorted(self.links, key=lambda link: (-(self.links[link].get("rate") or math.inf), self.links[link].get("rtt") or 0.0))
+
+    @property
     def targets(self) -> list[tuple[float, float]]:
         """(share of the baseline's steps, the loss it has there), the largest share last."""
         curve = self.curves.get(self.baseline or "")

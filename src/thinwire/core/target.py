@@ -31,7 +31,9 @@ class Bucket(Protocol):
     def weights(self) -> Tensor:
         """A new flat copy of the parameters: (spec.numel,) spec.work."""
 
-    def set_weights(self, flat: Tensor) -> None: ...
+    def set_weights(self, flat: Tensor) -> None:
+        """Copy these values into the parameters: (spec.numel,)."""
+
     def spoken(self) -> Tensor | None:
         """Which entries the total that has just landed speaks of: (spec.numel,) bool; `None` for all of them."""
 
