@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 from thinwire import recipes
+from thinwire.bench.contestants import FULL
 from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native, server, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, parameters, sgd
@@ -99,6 +100,16 @@ def test_a_whole_round_hides_an_eager_mean_and_no_more() -> None:
     assert recipes.eager_diloco(period=10, tau=3).when == delayed(3, every(10))
     with pytest.raises(StrategyError, match="a delay below 10"):
         recipes.eager_diloco(period=10, tau=10)
+
+
+def test_eager_fragments_are_the_benchs() -> None:
+    said = recipes.eager_diloco(period=10, tau=2, lr=0.5, momentum=0.8, fragments=5, bits=2)
+    timed = next(each for each in FULL if each.name == "eager streaming DiLoCo H=10, 2 bits")
+    assert said == Strategy.from_toml(timed.settings["strategy"])
+    with pytest.raises(StrategyError, match="at least 1 fragment"):
+        recipes.eager_diloco(fragments=0)
+    with pytest.raises(StrategyError, match="bits"):
+        recipes.eager_diloco(bits=11)
 
 
 def test_the_two_level_recipe_may_rotate() -> None:
