@@ -95,7 +95,7 @@ class Found:
 
 def found(records: list[dict[str, Any]]) -> list[Found]:
     """A row for each link that was timed."""
-    bench = sorted_out([_marked(record) for record in for_page(records)])
+    bench = sorted_out(for_page([_marked(record) for record in records]))
     dense = bench.curves[DDP]
     target = dense.final * (1 + SAME)
     to_target = dense.steps_to(target)

@@ -17,6 +17,7 @@ from thinwire.bench.contestants import FULL, Contestant, chosen, ours
 from thinwire.bench.records import RECORDS, for_page, read
 from thinwire.bench.study import STUDY as PUBLISHED
 from thinwire.bench.study import Bench, Link, Study
+from thinwire.cli.bench import left_out
 from thinwire.errors import BenchError
 from thinwire.recipes import dense, fedpaq
 
@@ -101,6 +102,16 @@ def test_times_are_of_whole_periods_with_bytes_from_meter_and_kernel(bench: Benc
     assert found(bench, "time", "fedpaq")[0]["kernel_bytes"] < found(bench, "time", "dense")[0]["kernel_bytes"] / 4
     slow = sum(found(bench, "time", "dense")[0]["step_s"])
     assert slow > sum(found(bench, "time", "fedpaq")[0]["step_s"])
+
+
+def test_curves_are_shown_of_the_seeds_that_all_have() -> None:
+    curve = {"kind": "curve", "contestant": "thinwire", "validation": [[10, 2.0]], "error": None}
+    made = [curve | {"name": name, "seed": seed} for name, seed in (("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2))]
+    failed = curve | {"name": "a", "seed": 2, "validation": [], "error": "diverged"}
+    assert for_page(made) == made[:4]
+    assert for_page([*made, failed]) == [*made, failed], "who failed has had its turn"
+    assert "1 curve of seeds that not every contestant has yet (2)" in left_out(made)
+    assert left_out([*made, failed]) == ""
 
 
 def test_who_talks_seldom_is_timed_after_two_rounds() -> None:

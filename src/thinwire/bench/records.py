@@ -56,11 +56,28 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
     partial.replace(path)
 
 
+def early(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Curves of seeds that not every contestant has had its turn with: means over other seeds are no match for one another.
+
+    Example:
+        >>> curves = [{"kind": "curve", "name": name, "seed": seed} for name, seed in (("a", 0), ("a", 1), ("b", 0))]
+        >>> early(curves)
+        [{'kind': 'curve', 'name': 'a', 'seed': 1}]
+    """
+    curves = [each for each in records if each["kind"] == "curve"]
+    seeds: dict[str, set[int]] = {}
+    for curve in curves:
+        seeds.setdefault(curve["name"], set()).add(curve["seed"])
+    shared = set.intersection(*seeds.values()) if seeds else set()
+    return [curve for curve in curves if curve["seed"] not in shared]
+
+
 def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the page shows: a proof beside what was predicted of it, and no step times of the small model."""
+    """What the page shows: curves of the same seeds, a proof beside what was predicted of it, and no step times of the small model."""
     small = {each["name"]: each for each in records if each["kind"] == "small" and not each["error"]}
     curves = {each["name"]: each for each in records if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]}
-    out = [each for each in records if each["kind"] in ("curve", "time")]
+    apart = early(records)
+    out = [each for each in records if each["kind"] in ("curve", "time") and each not in apart]
     for whole in (each for each in records if each["kind"] == "whole"):
         curve, step = curves.get(whole["name"]), small.get(whole["name"])
         if whole["error"] or curve is None or step is None:

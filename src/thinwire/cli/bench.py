@@ -72,13 +72,14 @@ def run(options: argparse.Namespace, say: Say) -> int:
         return _list(study, say)
     command = shlex.join([PROGRAM, "bench", *(["--quick"] if options.quick else [])])
     bench = Bench(study, options.out, cache_folder() / "rivals", say.note, options.retry)
-    records = for_page(bench.run(command, options.part or PARTS))
+    measured = bench.run(command, options.part or PARTS)
+    records = for_page(measured)
     from thinwire.bench.report import bench_page, summary, write
 
     page = options.out / "report.html"
     write(bench_page(records), page)
     rows = summary(records)
-    say.result({"out": str(options.out), "report": str(page), "rows": rows}, f"{as_table(rows)}\n\n{page}")
+    say.result({"out": str(options.out), "report": str(page), "rows": rows}, f"{as_table(rows)}\n\n{left_out(measured)}{page}")
     return 0
 
 
@@ -88,6 +89,17 @@ def _list(study: Study, say: Say) -> int:
     lines = [f"{each.name:<42}{'thinwire' if each.ours else 'rival: ' + each.module}" for each in study.contestants]
     say.result({"contestants": rows, "links": links}, "\n".join([*lines, "", *links]))
     return 0
+
+
+def left_out(measured: list[dict[str, Any]]) -> str:
+    """A line on curves that are not shown yet; nothing where all are."""
+    from thinwire.bench.page import so_many
+    from thinwire.bench.records import early
+
+    if not (apart := early(measured)):
+        return ""
+    seeds = ", ".join(map(str, sorted({each["seed"] for each in apart})))
+    return f"left out: {so_many(len(apart), 'curve')} of seeds that not every contestant has yet ({seeds}); `thinwire bench` runs them\n"
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

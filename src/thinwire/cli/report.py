@@ -26,7 +26,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     """Write the page."""
     from thinwire.bench.records import RECORDS, for_page, read
     from thinwire.bench.report import bench_page, runs_page, summary, write
-    from thinwire.cli.bench import as_table
+    from thinwire.cli.bench import as_table, left_out
 
     benches = [run for run in options.runs if (run / RECORDS).exists()]
     if benches and len(options.runs) > 1:
@@ -35,8 +35,9 @@ def run(options: argparse.Namespace, say: Say) -> int:
         write(runs_page(options.runs), options.out)
         say.result({"report": str(options.out)}, str(options.out))
         return 0
-    records = for_page(read(benches[0] / RECORDS))
+    measured = read(benches[0] / RECORDS)
+    records = for_page(measured)
     write(bench_page(records), options.out)
     rows = summary(records)
-    say.result({"report": str(options.out), "rows": rows}, f"{as_table(rows)}\n\n{options.out}")
+    say.result({"report": str(options.out), "rows": rows}, f"{as_table(rows)}\n\n{left_out(measured)}{options.out}")
     return 0
