@@ -6,6 +6,7 @@
 
 A GPT of 0.48 M parameters on the bundled text, 9.8 M tokens (20 to a parameter), the same tokens a step whatever the number of replicas:
 32 rows of 128 bytes over K. AdamW 3e-3 inside, cosine. Claims are of the last validation, in nats, means over the seeds that are there.
+Data parallelism on them is the bench's dense baseline, whose curves are in results/bench.
 Confirmed by a GPT of 2.0 M parameters on 40 M tokens, data parallel and in 4 replicas, one seed.
 The bytes of fragments are claimed of the same runs; that a link's rate changes no bit of a loss is shown by a short run on two links.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import parser, table
-from thinwire.bench.contestants import TWO_BITS, Contestant, averaged, ours
+from thinwire.bench.contestants import DENSE, TWO_BITS, Contestant, averaged, ours
 from thinwire.bench.records import RECORDS, read
 from thinwire.bench.study import STUDY, Bench, Study, links
 from thinwire.data.cache import cache_folder
@@ -29,7 +30,8 @@ from thinwire.strategy import Strategy
 from thinwire.what import identity, uniform
 from thinwire.when import every
 
-FOLDER = Path(__file__).parent / "results" / "evidence"
+RESULTS = Path(__file__).parent / "results"
+FOLDER = RESULTS / "evidence"
 ROWS, SEEDS = 32, 3
 RATES = (0.5, 0.8, 1.1)
 BEST = 0.8
@@ -50,16 +52,9 @@ def replicas(world: int, rate: float) -> str:
     return f"{world} replicas, rate {rate}"
 
 
-def gradients_of(name: str) -> Contestant:
-    """Plain data parallelism."""
-    return ours(name, Strategy(every(1), identity(), two_shot(), gradients()))
-
-
 def runs() -> dict[int, list[Contestant]]:
     """By world: what is run."""
-    made: dict[int, list[Contestant]] = {4: [gradients_of(PARALLEL)]}
-    for world in (2, 4, 8):
-        made.setdefault(world, []).extend(ours(replicas(world, rate), local(rate), 30) for rate in RATES)
+    made = {world: [ours(replicas(world, rate), local(rate), 30) for rate in RATES] for world in (2, 4, 8)}
     made[4] += [ours(f"H={period}", local(BEST, period), period) for period in (1, 10, 100)]
     codecs = {
         "4 bits": uniform(4),
@@ -76,7 +71,8 @@ CONFIRMED = f"2 M, {PARALLEL}", "2 M, 4 replicas, 4 bits"
 
 def confirmation() -> Study:
     """Data parallelism and DiLoCo, larger and longer."""
-    taken = (gradients_of(CONFIRMED[0]), ours(CONFIRMED[1], local(BEST, what=uniform(4)), 30))
+    dense = Strategy(every(1), identity(), two_shot(), gradients())
+    taken = (ours(CONFIRMED[0], dense), ours(CONFIRMED[1], local(BEST, what=uniform(4)), 30))
     curve = {**STUDY.curve, "model": LARGER, "steps": LARGER_STEPS, "stop": LARGER_STEPS, "validate_every": LARGER_STEPS // 20}
     return replace(STUDY, contestants=taken, seeds=1, curve=curve)
 
@@ -124,6 +120,12 @@ def best(losses: dict[str, list[float]], world: int) -> tuple[float, list[float]
         return None
     rate = min(RATES, key=lambda each: statistics.mean(of[each] or ()))
     return rate, of[rate] or []
+
+
+def known(folder: Path) -> list[dict[str, Any]]:
+    """The records of a folder, and the bench's curves of data parallelism."""
+    dense = [each for each in read(RESULTS / "bench" / RECORDS) if each["kind"] == "curve" and each["name"] == DENSE]
+    return [*read(folder / RECORDS), *({**each, "name": PARALLEL} for each in dense)]
 
 
 def told(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
@@ -185,7 +187,7 @@ def main() -> None:
                 Bench(study(world, contestants, seeds), options.folder, cache_folder() / "rivals", print).run(
                     "benchmarks.evidence", ("curves",)
                 )
-    records = read(options.folder / RECORDS)
+    records = known(options.folder)
     losses = told(records)
     table(
         ("run", "seeds", "last loss"), [(name, str(len(each)), " ".join(f"{loss:.4f}" for loss in each)) for name, each in losses.items()]

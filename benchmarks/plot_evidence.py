@@ -1,6 +1,6 @@
 """Draw the study of avoidance: last losses by replicas and outer rate, by period, and by what the deltas say.
 
-    python -m benchmarks.plot_evidence benchmarks/results/evidence/records.jsonl docs/img/evidence.svg
+    python -m benchmarks.plot_evidence benchmarks/results/evidence docs/img/evidence.svg
 
 The figures are those of `python -m benchmarks.evidence`; a point is the mean over seeds, its bar the range, the line data parallelism.
 """
@@ -17,8 +17,7 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-from benchmarks.evidence import BEST, PARALLEL, RATES, replicas, told
-from thinwire.bench.records import read
+from benchmarks.evidence import BEST, PARALLEL, RATES, known, replicas, told
 
 MARKS = "osD"
 WORLDS = (2, 4, 8)
@@ -40,9 +39,9 @@ def points(axes: Any, at: list[Any], losses: list[list[float]], mark: str, **mor
     axes.errorbar(at, means, yerr=[low, high], marker=mark, ms=6, capsize=3, zorder=3, **more)
 
 
-def main(records: str, out: str) -> None:
+def main(folder: str, out: str) -> None:
     mpl.rcParams["svg.hashsalt"] = "thinwire"  # the same figures give the same file
-    losses = told(read(Path(records)))
+    losses = told(known(Path(folder)))
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, width_ratios=(1, 1, 1.3))
     for mark, rate in zip(MARKS, RATES, strict=True):
         there = [world for world in WORLDS if replicas(world, rate) in losses]
