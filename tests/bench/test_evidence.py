@@ -1,0 +1,107 @@
+"""What the study of avoidance claims of its records: held where they say so, denied where they do not, open where a run is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import evidence
+from benchmarks.evidence import BEST, CLAIMS, CONFIRMED, LINKS, PARALLEL, RATES, claims, replicas, runs, told
+from benchmarks.plot_evidence import main as draw
+
+AS_PAPERS_SAY = {
+    PARALLEL: 1.40,
+    CONFIRMED[0]: 1.20,
+    CONFIRMED[1]: 1.22,
+    "H=1": 1.9,
+    "H=10": 1.43,
+    "H=100": 1.6,
+    "4 bits": 1.47,
+    "2 bits": 1.55,
+    "2 bits, feedback": 1.48,
+    "3 fragments": 1.47,
+    **{replicas(2, rate): loss for rate, loss in zip(RATES, (1.42, 1.43, 1.44), strict=True)},
+    **{replicas(4, rate): loss for rate, loss in zip(RATES, (1.48, 1.47, 1.49), strict=True)},
+    **{replicas(8, rate): loss for rate, loss in zip(RATES, (1.55, 1.54, 1.53), strict=True)},
+}
+
+
+def records(losses: dict[str, float], seeds: int = 3) -> list[dict[str, Any]]:
+    """Curves with these last losses, in the mean of seeds; two short runs on links."""
+    out: list[dict[str, Any]] = [
+        {
+            "kind": "curve",
+            "name": name,
+            "seed": seed,
+            "error": None,
+            "bytes_per_step": 100.0,
+            "validation": [[1, 5.0], [2, loss + 1e-3 * (seed - 1)]],
+        }
+        for name, loss in losses.items()
+        for seed in range(seeds)
+    ]
+    return out + [{"kind": "whole", "link": {"name": link.name}, "last_losses": 2.5, "error": None} for link in LINKS]
+
+
+def verdicts(of: list[dict[str, Any]]) -> dict[str, str]:
+    return {said: held for said, _, held in claims(of)}
+
+
+def test_every_run_of_the_study_is_one_that_a_claim_asks_for() -> None:
+    asked = {name for claim in CLAIMS for name in claim.runs} | {replicas(world, rate) for world in (2, 4, 8) for rate in RATES}
+    made = {contestant.name for some in runs().values() for contestant in some}
+    assert made <= asked
+    assert asked - made == {PARALLEL, *CONFIRMED, "2 replicas", "4 replicas", "8 replicas"}
+
+
+def test_all_claims_hold_of_what_papers_say() -> None:
+    assert set(verdicts(records(AS_PAPERS_SAY)).values()) == {"yes"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "denied"),
+    [
+        ({replicas(2, rate): 1.39 for rate in RATES}, {"data parallel <= 2 < 4 < 8 replicas, each at its best rate of three"}),
+        ({"H=1": 1.55}, {"under an outer momentum H=1 is the worst period"}),
+        ({"4 bits": 1.49}, {"4-bit deltas are as good as float32's, to 0.5 %"}),
+        ({"2 bits": 1.47}, {"2-bit deltas need feedback"}),
+        ({"3 fragments": 1.50}, {"3 fragments, one step late, train as well, to 1 %"}),
+        ({CONFIRMED[1]: 1.30}, {"the gap of 4 replicas is smaller at 2.0 M parameters"}),
+        ({replicas(8, 0.5): 1.52}, {"the best outer rate rises with replicas"}),
+    ],
+)
+def test_a_claim_is_denied_by_the_figures(changed: dict[str, float], denied: set[str]) -> None:
+    found = verdicts(records(AS_PAPERS_SAY | changed))
+    assert {said for said, held in found.items() if held == "no"} == denied
+
+
+def test_a_claim_is_open_while_a_run_is_missing() -> None:
+    without = {name: loss for name, loss in AS_PAPERS_SAY.items() if name != "H=100"}
+    assert [said for said, held in verdicts(records(without)).items() if held == "–"] == ["under an outer momentum H=1 is the worst period"]
+    assert set(verdicts([]).values()) == {"–"}
+
+
+def test_links_and_fragments_are_claimed_of_bits_and_bytes() -> None:
+    made = records(AS_PAPERS_SAY)
+    made[-1]["last_losses"] = 2.5000001
+    assert verdicts(made)["the link's rate changes no bit of the loss"] == "no"
+    for each in made:
+        each["bytes_per_step"] = 103.0 if each.get("name") == "3 fragments" else 100.0
+    assert verdicts(made)["3 fragments send as many bytes, to 2 %"] == "no"
+
+
+def test_who_failed_is_not_counted() -> None:
+    made = records(AS_PAPERS_SAY)
+    failed = {"kind": "curve", "name": "H=1", "seed": 3, "error": "rank 1 was killed", "validation": []}
+    assert told([*made, failed]) == told(made)
+
+
+def test_the_picture_is_drawn_of_whatever_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
+    some = {name: loss for name, loss in AS_PAPERS_SAY.items() if name in ("4 bits", replicas(4, BEST), "H=10")}
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records(some)))
+    draw(str(tmp_path), str(tmp_path / "drawn.svg"))
+    assert (tmp_path / "drawn.svg").read_text().count("</svg>") == 1
