@@ -41,7 +41,7 @@ def points(axes: Any, at: list[Any], losses: list[list[float]], mark: str, **mor
 
 def main(folder: str, out: str) -> None:
     mpl.rcParams["svg.hashsalt"] = "thinwire"  # the same figures give the same file
-    losses = told(known(Path(folder)))
+    losses = {name: list(of_seeds.values()) for name, of_seeds in told(known(Path(folder))).items()}
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, width_ratios=(1, 1, 1.3))
     for mark, rate in zip(MARKS, RATES, strict=True):
         there = [world for world in WORLDS if replicas(world, rate) in losses]

@@ -93,6 +93,12 @@ def test_links_and_fragments_are_claimed_of_bits_and_bytes() -> None:
     assert verdicts(made)["3 fragments send as many bytes, to 2 %"] == "no"
 
 
+def test_a_claim_is_of_the_seeds_that_all_its_runs_have() -> None:
+    made = records(AS_PAPERS_SAY)
+    more = {**made[0], "name": "2 bits", "seed": 3, "validation": [[2, 0.5]]}
+    assert claims([*made, more]) == claims(made)
+
+
 def test_who_failed_is_not_counted() -> None:
     made = records(AS_PAPERS_SAY)
     failed = {"kind": "curve", "name": "H=1", "seed": 3, "error": "rank 1 was killed", "validation": []}
