@@ -34,6 +34,7 @@ from thinwire.when import every
 RESULTS = Path(__file__).parent / "results"
 FOLDER = RESULTS / "evidence"
 ROWS, SEEDS = 32, 3
+WORLDS = (2, 4, 8)
 RATES = (0.5, 0.8, 1.1)
 BEST = 0.8
 MOMENTUM = 0.6  # papers take 0.9, over thousands of rounds; here there are 80
@@ -55,7 +56,7 @@ def replicas(world: int, rate: float) -> str:
 
 def runs() -> dict[int, list[Contestant]]:
     """By world: what is run."""
-    made = {world: [ours(replicas(world, rate), local(rate), 30) for rate in RATES] for world in (2, 4, 8)}
+    made = {world: [ours(replicas(world, rate), local(rate), 30) for rate in RATES] for world in WORLDS}
     made[4] += [ours(f"H={period}", local(BEST, period), period) for period in (1, 10, 100)]
     codecs = {
         "4 bits": uniform(4),
@@ -143,7 +144,7 @@ def told(records: Sequence[dict[str, Any]]) -> Losses:
     for record in records:
         if record.get("kind") == "curve" and not record["error"]:
             losses.setdefault(record["name"], {})[record["seed"]] = record["validation"][-1][1]
-    for world in (2, 4, 8):
+    for world in WORLDS:
         if (rate := best(losses, world)) is not None:
             losses[f"{world} replicas"] = losses[replicas(world, rate)]
     return losses
@@ -156,8 +157,8 @@ def claims(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
         found = means(losses, claim.runs)
         words = ", ".join(f"{name} {mean:.4f}" for name, mean in zip(claim.runs, found, strict=False)) or "–"
         rows.append((claim.said, words, "–" if not found else "yes" if claim.holds(*found) else "no"))
-    rates = [rate for world in (2, 4, 8) if (rate := best(losses, world)) is not None]
-    held = "–" if len(rates) < 3 else "yes" if rates == sorted(rates) and rates[0] < rates[-1] else "no"
+    rates = [rate for world in WORLDS if (rate := best(losses, world)) is not None]
+    held = "–" if len(rates) < len(WORLDS) else "yes" if rates == sorted(rates) and rates[0] < rates[-1] else "no"
     rows.append(("the best outer rate rises with replicas", ", ".join(map(str, rates)) or "–", held))
     sent = {record["name"]: record["bytes_per_step"] for record in records if record.get("kind") == "curve" and not record["error"]}
     whole, cut = (sent.get(name) for name in (replicas(4, BEST), "3 fragments"))

@@ -17,10 +17,9 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-from benchmarks.evidence import BEST, PARALLEL, RATES, known, replicas, told
+from benchmarks.evidence import BEST, PARALLEL, RATES, WORLDS, known, replicas, told
 
 MARKS = "osD"
-WORLDS = (2, 4, 8)
 PERIODS = {"1": "H=1", "10": "H=10", "30": replicas(4, BEST), "100": "H=100"}
 SAID = {
     "float32": replicas(4, BEST),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import evidence
-from benchmarks.evidence import BEST, CLAIMS, CONFIRMED, LINKS, PARALLEL, RATES, claims, replicas, runs, told
+from benchmarks.evidence import BEST, CLAIMS, CONFIRMED, LINKS, PARALLEL, RATES, WORLDS, claims, replicas, runs, told
 from benchmarks.plot_evidence import main as draw
 
 AS_PAPERS_SAY = {
@@ -51,7 +51,7 @@ def verdicts(of: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_every_run_of_the_study_is_one_that_a_claim_asks_for() -> None:
-    asked = {name for claim in CLAIMS for name in claim.runs} | {replicas(world, rate) for world in (2, 4, 8) for rate in RATES}
+    asked = {name for claim in CLAIMS for name in claim.runs} | {replicas(world, rate) for world in WORLDS for rate in RATES}
     made = {contestant.name for some in runs().values() for contestant in some}
     assert made <= asked
     assert asked - made == {PARALLEL, *CONFIRMED, "2 replicas", "4 replicas", "8 replicas"}
