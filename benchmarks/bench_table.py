@@ -3,18 +3,20 @@
     python -m benchmarks.bench_table                # of benchmarks/results/bench
     python -m benchmarks.bench_table runs/bench
 
-The quickest of a link in bold, ¹ where steps were timed in one round so far; below, the best rival's seconds over the best of ours.
+The quickest of a link in bold, ¹ where steps were timed in one round so far; below, the best rival's seconds over the best of ours, and how
+far a cell's second round is from its first.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from thinwire.bench.records import RECORDS, for_page, read
 from thinwire.bench.report import rows
-from thinwire.bench.results import sorted_out
+from thinwire.bench.results import Bench, sorted_out
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -24,6 +26,16 @@ def cell(row: dict[str, Any] | None) -> str:
     whole = row["time_to_target_s"]
     told = f"{row['step_mean_s']:.3f}{'¹' if row['rounds'] == 1 else ''}, {'–' if whole is None else f'{whole:,.0f}'}"
     return f"**{told}**" if row["winner"] else told
+
+
+def repeated(bench: Bench) -> list[float]:
+    """A step of the second round over one of the first, of every cell that has both."""
+    ratios = []
+    for name, link in bench.timings:
+        rounds = {record["round"]: statistics.fmean(record["step_s"]) for record in bench.good(name, link)}
+        if {0, 1} <= set(rounds):
+            ratios.append(rounds[1] / rounds[0])
+    return ratios
 
 
 def main(folder: str = "benchmarks/results/bench") -> None:
@@ -46,6 +58,9 @@ def main(folder: str = "benchmarks/results/bench") -> None:
         if ours and rival:
             took, least = rival["time_to_target_s"], ours["time_to_target_s"]
             print(f"{link}: {took / least:.2f} ({rival['name']}: {took:,.0f} s; {ours['name']}: {least:,.0f} s)")
+    if ratios := repeated(bench):
+        told = f"{statistics.median(ratios):.2f} in the median, {min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"\nSecond rounds over first, {len(ratios)} cells: {told}")
 
 
 if __name__ == "__main__":

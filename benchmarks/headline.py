@@ -2,6 +2,7 @@
 
     python -m benchmarks.headline             # runs what is missing into results/headline, then tells; hours
     python -m benchmarks.headline --table     # what the records say, of all that is there
+    python -m benchmarks.headline --table --of-seeds 2    # of those contestants alone whose curves have so many seeds
 
 A contestant's seconds are the steps that its curve needs × its mean step on the link. Curves and times of `thinwire bench` are taken as
 they are (results/bench); added here are curves that go on for longer: who talks seldom may take more steps in less time, rivals included.
@@ -12,6 +13,7 @@ is DDP's mean last loss, and 0.2 % above it counts as there: so much do runs of 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,13 @@ class Found:
         return (*cells, ratio, f"{self.ddp:,.0f} s" if self.ddp else "–")
 
 
-def found(records: list[dict[str, Any]]) -> list[Found]:
-    """A row for each link that was timed."""
-    bench = sorted_out(for_page([_marked(record) for record in records]))
+def found(records: list[dict[str, Any]], seeds: int = 1) -> list[Found]:
+    """A row for each link that was timed; curves of contestants with fewer seeds are left out."""
+    marked = [_marked(record) for record in records]
+    have = Counter(record["name"] for record in marked if record["kind"] == "curve" and not record["error"])
+    if have[DDP] < seeds:
+        raise SystemExit(f"the curve of {DDP} has {have[DDP]} seeds, not {seeds}: run `thinwire bench` first")
+    bench = sorted_out(for_page([record for record in marked if record["kind"] != "curve" or have[record["name"]] >= seeds]))
     dense = bench.curves[DDP]
     target = dense.final * (1 + SAME)
     to_target = dense.steps_to(target)
@@ -139,12 +145,13 @@ def _marked(record: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--table", action="store_true", help="run nothing, tell what the records say")
-    made.add_argument("--seeds", type=int, default=STUDY.seeds)
+    made.add_argument("--seeds", type=int, default=STUDY.seeds, help="to run")
+    made.add_argument("--of-seeds", type=int, default=1, help="leave out contestants whose curves have fewer; all have the first")
     options = made.parse_args()
     if not options.table:
         run(RESULTS / "headline", options.seeds)
     records = [record for name in ("bench", "headline") for record in read(RESULTS / name / RECORDS)]
-    rows = found(records)
+    rows = found(records, options.of_seeds)
     table(("link", "ours", "over no wire", "best rival", "over no wire", "rival over ours", "DDP"), [each.row for each in rows])
     print(f"without any wire DDP would take {rows[0].infinite:,.0f} s")
     over = [each.ours[0] / each.infinite for each in rows if each.ours]

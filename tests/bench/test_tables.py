@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,21 @@ def test_the_table_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
     assert not [row for row in rows if row not in text]
 
 
-def test_the_seconds_to_the_loss_at_ddps_end() -> None:
+@pytest.fixture
+def records() -> list[dict[str, Any]]:
+    return [record for name in ("bench", "headline") for record in read(HERE / "results" / name / RECORDS)]
+
+
+def test_the_seconds_to_the_loss_at_ddps_end(records: list[dict[str, Any]]) -> None:
     text = (HERE / "README.md").read_text()
-    rows = headline.found([record for name in ("bench", "headline") for record in read(HERE / "results" / name / RECORDS)])
+    rows = headline.found(records)
     assert len(rows) == 6
     lines = [f"| {' | '.join(each.row)} |" for each in rows]
     assert not [line for line in lines if line not in text]
+
+
+def test_two_seeds_of_those_that_have_them(records: list[dict[str, Any]]) -> None:
+    over = [f"{row.ours[0] / row.infinite:.2f}" for row in headline.found(records, seeds=2) if row.ours]
+    assert f"ours are {', '.join(over[:-1])} and {over[-1]} times no wire" in (HERE / "README.md").read_text()
+    with pytest.raises(SystemExit, match=r"the curve of DDP has \d seeds, not 9"):
+        headline.found(records, seeds=9)
