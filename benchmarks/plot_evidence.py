@@ -24,8 +24,8 @@ PERIODS = {"1": "H=1", "10": "H=10", "30": replicas(4, BEST), "100": "H=100"}
 SAID = {
     "float32": replicas(4, BEST),
     "4 bits": "4 bits",
-    "2 bits": "2 bits",
-    "2 bits,\nfeedback": "2 bits, feedback",
+    "2 bits,\nH=10": "2 bits, H=10",
+    "2 bits,\nH=10,\nfeedback": "2 bits, H=10, feedback",
     "float32,\n3 fragments": "3 fragments",
 }
 
@@ -48,7 +48,7 @@ def main(folder: str, out: str) -> None:
     left.set_xlabel("replicas")
     left.set_ylabel("last validation loss, nats/byte")
     left.legend(frameon=False, fontsize=8.5)
-    panels = ((middle, PERIODS, "H, steps between talks (4 replicas)"), (right, SAID, "what deltas say (4 replicas, H=30)"))
+    panels = ((middle, PERIODS, "H, steps between talks (4 replicas)"), (right, SAID, "what deltas say (4 replicas, H=30 unless told)"))
     for axes, chosen, label in panels:
         held = {name: losses[run] for name, run in chosen.items() if run in losses}
         points(axes, list(held), list(held.values()), "o", linestyle="-" if axes is middle else "")

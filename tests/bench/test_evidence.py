@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import evidence
-from benchmarks.evidence import BEST, CLAIMS, CONFIRMED, LINKS, PARALLEL, RATES, WORLDS, claims, replicas, runs, told
+from benchmarks.evidence import BEST, CLAIMS, CONFIRMED, LINKS, OF_BENCH, PARALLEL, RATES, WORLDS, claims, local, replicas, runs, told
 from benchmarks.plot_evidence import main as draw
+from thinwire.bench.contestants import FULL, TWO_BITS, chosen
+from thinwire.how import two_shot
+from thinwire.on import gradients
+from thinwire.strategy import Strategy
+from thinwire.what import identity, uniform
+from thinwire.when import every
 
 AS_PAPERS_SAY = {
     PARALLEL: 1.40,
@@ -20,8 +27,8 @@ AS_PAPERS_SAY = {
     "H=10": 1.43,
     "H=100": 1.6,
     "4 bits": 1.47,
-    "2 bits": 1.55,
-    "2 bits, feedback": 1.48,
+    "2 bits, H=10": 1.55,
+    "2 bits, H=10, feedback": 1.48,
     "3 fragments": 1.47,
     **{replicas(2, rate): loss for rate, loss in zip(RATES, (1.42, 1.43, 1.44), strict=True)},
     **{replicas(4, rate): loss for rate, loss in zip(RATES, (1.48, 1.47, 1.49), strict=True)},
@@ -54,7 +61,15 @@ def test_every_run_of_the_study_is_one_that_a_claim_asks_for() -> None:
     asked = {name for claim in CLAIMS for name in claim.runs} | {replicas(world, rate) for world in WORLDS for rate in RATES}
     made = {contestant.name for some in runs().values() for contestant in some}
     assert made <= asked
-    assert asked - made == {PARALLEL, *CONFIRMED, "2 replicas", "4 replicas", "8 replicas"}
+    assert asked - made == {*OF_BENCH.values(), *CONFIRMED, "2 replicas", "4 replicas", "8 replicas"}
+
+
+def test_runs_of_the_bench_are_what_they_are_called_here() -> None:
+    dense, four, two = (each.settings["strategy"] for each in chosen(list(OF_BENCH), FULL))
+    assert dense == Strategy(every(1), identity(), two_shot(), gradients()).to_toml()
+    assert four == local(BEST, what=uniform(4)).to_toml()
+    (unkept,) = (each.settings["strategy"] for each in runs()[4] if each.name == "2 bits, H=10")
+    assert two == replace(Strategy.from_toml(unkept), what=TWO_BITS).to_toml()
 
 
 def test_all_claims_hold_of_what_papers_say() -> None:
@@ -67,10 +82,10 @@ def test_all_claims_hold_of_what_papers_say() -> None:
         ({replicas(2, rate): 1.39 for rate in RATES}, {"data parallel <= 2 < 4 < 8 replicas, each at its best rate of three"}),
         ({"H=1": 1.55}, {"under an outer momentum H=1 is the worst period"}),
         ({"4 bits": 1.49}, {"4-bit deltas are as good as float32's, to 0.5 %"}),
-        ({"2 bits": 1.47}, {"2-bit deltas need feedback"}),
+        ({"2 bits, H=10": 1.47}, {"2-bit deltas need feedback"}),
         ({"3 fragments": 1.50}, {"3 fragments, one step late, train as well, to 1 %"}),
         ({CONFIRMED[1]: 1.30}, {"the gap of 4 replicas is smaller at 2.0 M parameters"}),
-        ({replicas(8, 0.5): 1.52}, {"the best outer rate rises with replicas"}),
+        ({replicas(8, RATES[0]): 1.52}, {"the best outer rate rises with replicas"}),
     ],
 )
 def test_a_claim_is_denied_by_the_figures(changed: dict[str, float], denied: set[str]) -> None:
@@ -95,7 +110,7 @@ def test_links_and_fragments_are_claimed_of_bits_and_bytes() -> None:
 
 def test_a_claim_is_of_the_seeds_that_all_its_runs_have() -> None:
     made = records(AS_PAPERS_SAY)
-    more = {**made[0], "name": "2 bits", "seed": 3, "validation": [[2, 0.5]]}
+    more = {**made[0], "name": "2 bits, H=10", "seed": 3, "validation": [[2, 0.5]]}
     assert claims([*made, more]) == claims(made)
 
 
