@@ -1,11 +1,13 @@
 """Whether labs can be on this machine; CI must have them."""
 
 import os
+from functools import cache
 
 from thinwire.errors import LabError
 from thinwire.lab import Lab, Wire, uniform
 
 
+@cache
 def why_not() -> str:
     """Why no lab can be here; empty where it can.
 

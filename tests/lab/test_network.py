@@ -30,7 +30,7 @@ def networks(draw: st.DrawFn) -> Network:
     ]
     pairs = [Pair(("host0", "host3"), draw(WIRES))] if draw(st.booleans()) else []
     changes = [Change(3.0, 2.0, cut=("host1",)), Change(1.0, up=2e6), Change(1.5, pair=("host1", "host2"), rtt=0.25)]
-    return Network(tuple(hosts), tuple(links), draw(WIRES), tuple(pairs), tuple(draw(st.permutations(changes))), sysctl={"a.b": "1"})
+    return Network(tuple(hosts), tuple(links), draw(WIRES), tuple(pairs), tuple(draw(st.permutations(changes))), sysctl={"net.a.b": "1"})
 
 
 @given(networks())
@@ -105,6 +105,9 @@ def test_a_schedule_is_a_function_of_the_second() -> None:
         (lambda: uniform(2, wire=Wire(rtt=-1)), "from 0 to 60"),
         (lambda: uniform(2, mtu=100), "mtu=100"),
         (lambda: uniform(2, queue=0.0), "queue=0"),
+        (lambda: uniform(2, rate=1e12), r"queue=0.2 s at 1000 Gb/s is more than the 4.29 GB"),
+        (lambda: uniform(2, queue=60.0, changes=(Change(1, up=1e10),)), "queue=60 s at 10 Gb/s is more"),
+        (lambda: uniform(2, sysctl={"fs.inotify.max_queued_events": "9"}), r"the whole machine's, not a host's: only net\.\*"),
         (lambda: uniform(2, pairs=(Pair(("host0", "host0"), Wire()),)), "a pair is two"),
         (lambda: uniform(2, changes=(Change(1),)), "changes nothing"),
         (lambda: uniform(2, changes=(Change(-1, up=1e6),)), "begins at 0"),

@@ -69,7 +69,10 @@ def run(options: argparse.Namespace, say: Say) -> int:
     if options.action == "show":
         return _show(network, say)
     from thinwire.lab import Lab
+    from thinwire.lab.running import check_seconds
 
+    if options.action == "run":
+        check_seconds(options.timeout, options.grace)
     with _ended_by_signals(), Lab(network, options.means) as lab:
         for note in lab.stale:
             say.note(f"ended a lab that process {note.owner} had left behind ({len(note.hosts)} hosts)")
@@ -93,14 +96,16 @@ def network_asked(options: argparse.Namespace) -> Network:
         return read(options.file)
     if (options.nodes is None) != (options.inner_rate is None):
         raise LabError("--nodes and --inner-rate belong together: the nodes, and the rate inside them; --rate is then between them")
-    table: dict[str, Any] = {name: given[name] for name in TABLE if name in given} | {"hosts": options.hosts or 2}
+    table: dict[str, Any] = {name: given[name] for name in TABLE if name in given} | {
+        "hosts": 2 if options.hosts is None else options.hosts
+    }
     slowed = dict(_pair(said, "--slow HOST=TIMES") for said in options.slow or ())
     table["host"] = {host: {"slow": _number(times)} for host, times in slowed.items()}
     table["sysctl"] = dict(_pair(said, "--sysctl KEY=VALUE") for said in options.sysctl or ())
     flat = network_of(table)
     if options.nodes is None:
         return flat
-    if len(flat.hosts) % options.nodes:
+    if options.nodes < 1 or len(flat.hosts) % options.nodes:
         raise LabError(f"--nodes {options.nodes} cannot share {len(flat.hosts)} --hosts evenly")
     try:
         inner = units.rate(options.inner_rate)
@@ -108,9 +113,10 @@ def network_asked(options: argparse.Namespace) -> Network:
         raise LabError(f"--inner-rate: {error}") from error
     from dataclasses import replace
 
-    two = two_level(options.nodes, len(flat.hosts) // options.nodes, inner, flat.hosts[0].up, flat.wire)
+    two = two_level(options.nodes, len(flat.hosts) // options.nodes, inner, None, flat.wire)
     hosts = tuple(replace(host, slow=other.slow) for host, other in zip(two.hosts, flat.hosts, strict=True))
-    return replace(flat, hosts=hosts, links=two.links, wire=Wire())
+    links = tuple(replace(link, up=flat.hosts[0].up, down=flat.hosts[0].down) for link in two.links)
+    return replace(flat, hosts=hosts, links=links, wire=Wire())
 
 
 def _network_flags(parser: argparse.ArgumentParser) -> None:
@@ -118,8 +124,8 @@ def _network_flags(parser: argparse.ArgumentParser) -> None:
     wire.add_argument("--file", type=Path, metavar="LAB.toml", help="a lab file, instead of the flags below")
     wire.add_argument("--hosts", type=int, metavar="N", help="default 2")
     wire.add_argument("--rate", metavar="RATE", help="of each host's link, up and down, such as 100mbit; default: as fast as it goes")
-    wire.add_argument("--up", metavar="RATE", help="from a host; default --rate")
-    wire.add_argument("--down", metavar="RATE", help="to a host; default --rate")
+    wire.add_argument("--up", metavar="RATE", help="from a host, or from a node; default --rate")
+    wire.add_argument("--down", metavar="RATE", help="to a host, or to a node; default --rate")
     wire.add_argument("--rtt", metavar="TIME", help="there and back between two hosts, such as 50ms")
     wire.add_argument("--jitter", metavar="TIME", help="that a round trip may take longer")
     wire.add_argument("--loss", metavar="SHARE", help="of packets lost each way, such as 0.1%%")
@@ -129,7 +135,7 @@ def _network_flags(parser: argparse.ArgumentParser) -> None:
     wire.add_argument("--queue", metavar="TIME", help="of traffic that a full link holds back before it drops; default 200ms")
     wire.add_argument("--mtu", type=int, metavar="BYTES", help="default 1500")
     wire.add_argument("--slow", action="append", metavar="HOST=TIMES", help="a host computes so many times slower; may be repeated")
-    wire.add_argument("--sysctl", action="append", metavar="KEY=VALUE", help="a kernel setting of every host; may be repeated")
+    wire.add_argument("--sysctl", action="append", metavar="KEY=VALUE", help="a kernel setting net.* of every host; may be repeated")
     wire.add_argument("--seed", type=int, metavar="N", help="of loss and jitter; default 0")
 
 
@@ -170,19 +176,20 @@ def _list(say: Say) -> int:
 
 
 def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
+    from thinwire.lab import table_of
+    from thinwire.lab.running import tell
+
     def to_error(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
-        say.note(f"[{host}] {line}")
+        tell(sys.stderr, f"[{host}] {line}")
 
     done = lab.run(options.command, timeout=options.timeout, grace=options.grace, on_line=to_error if options.as_json else None)
     for host, why in done.stopped.items():
-        say.note(f"{host} was stopped: {why}")
-    from thinwire.lab import table_of
-
+        tell(sys.stderr, f"{host} was stopped: {why}")
     told = {"network": table_of(lab.network), "command": options.command, "worst": done.worst, **asdict(done)}
     if options.as_json:
         say.result(told, "")
     else:
-        say.note(summary(done))
+        tell(sys.stderr, summary(done))
     return done.worst
 
 
@@ -228,19 +235,24 @@ def _words(each: Finding) -> str:
     }
     form = forms[each.what]
     asked = "no limit" if each.asked is None else form(each.asked)
-    interval = "" if each.low is None or each.high is None else f" ({form(each.low)} to {form(each.high)}, {each.n:,} packets)"
+    interval = (
+        ""
+        if each.low is None or each.high is None
+        else f" ({form(each.low)} to {form(each.high)} at 95 %, judged at 99.9 %; {each.n:,} packets)"
+    )
     way = each.source if each.source == each.to else f"{each.source} → {each.to}"
     return f"{'ok ' if each.ok else 'BAD'}  {way:<18}  {each.what:<5} asked {asked:<10} measured {form(each.measured)}{interval}"
 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the lab as Ctrl-C does, so that nothing stays."""
+    """SIGTERM and SIGHUP end the lab as Ctrl-C does, so that nothing stays; one that is ignored, as under nohup, is ignored still."""
 
     def end(number: int, frame: object) -> None:  # noqa: ARG001
         sys.exit(128 + number)
 
-    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+    before = {each: signal.signal(each, end) for each in heard}
     try:
         yield
     finally:

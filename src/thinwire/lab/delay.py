@@ -43,18 +43,17 @@ class Netem:
     child: Child | None = None
 
     def __init__(self, network: Network, switches: Space, spaces: Mapping[str, Space]) -> None:
-        self._switches, self._queues = switches, _by_host(network)
-        for host, there in self._queues.items():
-            rank = network.names.index(host)
-            limited = shape.rates(network)[None, shape.port(rank)] is not None
-            switches.call(["tc", "-batch", "-"], "\n".join(shape.netem_tree(network, there, limited)))
+        self._switches, self._queues, self._seeded = switches, by_host(network), "seed 65537" in _tried(switches, "seed", "65537")
+        for there in self._queues.values():
+            switches.call(["tc", "-batch", "-"], "\n".join(shape.netem_tree(network, there, self._seeded)))
             if any(queue.lossy for queue in there):  # else a super-packet of 40 would be lost whole
                 for source in {source for queue in there for source in queue.sources}:
                     spaces[source].call(["ip", "link", "set", shape.DEV, "gso_max_segs", "1"])
 
     def set(self, network: Network) -> None:
         """Take up the wires of a network."""
-        lines = [shape.netem(network, queue, i, "change") for there in self._queues.values() for i, queue in enumerate(there, 1)]
+        places = [(queue, i) for there in self._queues.values() for i, queue in enumerate(there, 1)]
+        lines = [shape.netem(network, queue, i, "change", self._seeded) for queue, i in places]
         self._switches.call(["tc", "-batch", "-"], "\n".join(lines))
 
     def stats(self) -> LineStats:
@@ -128,30 +127,39 @@ class Queued:
         return line.decode()
 
 
-def delayed(network: Network, switches: Space, spaces: Mapping[str, Space], pids: Mapping[str, int], means: Means) -> Netem | Queued | None:
-    """What delays this network's packets; `None` where nothing ever has to.
-
-    Raises:
-        LabError: the kernel can do it by none of the means allowed.
-    """
+def chosen(network: Network, switches: Space, means: Means) -> Means | None:
+    """By which means this network's packets are delayed; `None` where nothing ever has to."""
     if not shape.queues(network):
         return None
-    if means == "auto":
-        means = "netem" if has_netem(switches) else "queue"
+    return means if means != "auto" else "netem" if has_netem(switches) else "queue"
+
+
+def delayed(network: Network, switches: Space, spaces: Mapping[str, Space], pids: Mapping[str, int], means: Means) -> Netem | Queued:
+    """What delays this network's packets, by the means chosen.
+
+    Raises:
+        LabError: the kernel cannot do it so.
+    """
     return Netem(network, switches, spaces) if means == "netem" else Queued(network, switches, spaces, pids)
 
 
 def has_netem(switches: Space) -> bool:
     """Whether the kernel has netem."""
-    switches.call(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"], allowed=True)
-    there = "netem" in switches.call(["tc", "qdisc", "show", "dev", "lo"])
-    if there:
-        switches.call(["tc", "qdisc", "del", "dev", "lo", "root"])
-    return there
+    return "netem" in _tried(switches)
 
 
-def _by_host(network: Network) -> dict[str, list[shape.Queue]]:
+def by_host(network: Network) -> dict[str, list[shape.Queue]]:
+    """The queues of each host that has any."""
     out: dict[str, list[shape.Queue]] = {}
     for queue in shape.queues(network):
         out.setdefault(queue.to, []).append(queue)
     return out
+
+
+def _tried(switches: Space, *more: str) -> str:
+    """What tc shows of a netem, set up for a look; it shows no seed where the kernel (before 6.6) or tc itself knows none."""
+    switches.call(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms", *more], allowed=True)
+    shown = switches.call(["tc", "qdisc", "show", "dev", "lo"])
+    if "netem" in shown:
+        switches.call(["tc", "qdisc", "del", "dev", "lo", "root"])
+    return shown

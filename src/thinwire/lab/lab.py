@@ -20,7 +20,7 @@ from types import TracebackType
 
 from thinwire.errors import LabError
 from thinwire.lab import labs, shape
-from thinwire.lab.delay import LineStats, Means, Netem, Queued, delayed
+from thinwire.lab.delay import LineStats, Means, Netem, Queued, by_host, chosen, delayed
 from thinwire.lab.network import Network
 from thinwire.lab.running import Ran, run
 from thinwire.lab.spaces import Child, Space, switches
@@ -67,9 +67,10 @@ class Lab:
         self._line: Netem | Queued | None = None
         self._brake: tuple[Child, int] | None = None
         self._now, self._cut = network.at(0.0), frozenset[str]()
+        self._note: tuple[Path, int] | None = None
         self._switches, self._keeper = switches()
-        self._note = labs.write(self._keeper.pid, network.names)
         try:
+            self._note = labs.write(self._keeper.pid, network.names)
             self._build(means)
         except BaseException:
             self.close()
@@ -79,6 +80,16 @@ class Lab:
     def hosts(self) -> tuple[str, ...]:
         """The hosts' names, by rank."""
         return self.network.names
+
+    @property
+    def now(self) -> Network:
+        """The network as it is now, without its schedule."""
+        return self._now
+
+    @property
+    def cut(self) -> frozenset[str]:
+        """The hosts that are cut off now."""
+        return self._cut
 
     def popen(
         self,
@@ -219,7 +230,7 @@ class Lab:
         self._keeper.wait()
         if self._note is not None:
             labs.remove(*self._note)
-            self._note = None  # type: ignore[assignment]
+            self._note = None
 
     def __enter__(self) -> Lab:
         return self
@@ -240,7 +251,9 @@ class Lab:
         for name in self.hosts:
             self.spaces[name], self.pids[name], missing = self._switches.host(name, told)
             self.missing = self.missing or missing
-        self._switches.call(["ip", "-batch", "-"], "\n".join([*shape.bridges(network), *shape.ports(network, self.pids)]))
+        how = chosen(network, self._switches, means)
+        ports = shape.ports(network, self.pids, netem=by_host(network) if how == "netem" else ())
+        self._switches.call(["ip", "-batch", "-"], "\n".join([*shape.bridges(network), *ports]))
         for rank, name in enumerate(self.hosts):
             try:
                 self.spaces[name].call(["ip", "-batch", "-"], "\n".join(shape.inside(network, rank)))
@@ -253,7 +266,8 @@ class Lab:
         for (host, device), rate in shape.rates(self._now).items():
             if rate is not None:
                 self._space(host).call(["tc", "-batch", "-"], shape.limited(self._now, device, rate))
-        self._line = delayed(network, self._switches, self.spaces, self.pids, means)
+        if how is not None:
+            self._line = delayed(network, self._switches, self.spaces, self.pids, how)
         self._slow()
         self.apply(0.0)
 

@@ -1,7 +1,8 @@
 """Which labs there are on this machine: a note for each in a folder of its user, locked while its owner lives.
 
 A lab normally ends with its owner, however that ends. What could outlive it is a lab whose owner was forked and then killed: the copy still
-holds the socket. Such a lab is found by its unlocked note, and ended.
+holds the socket. Such a lab is found by its unlocked note, and ended. The lock is a POSIX record lock: no fork holds it, but closing any
+descriptor of its file drops it, so a process never opens its own notes a second time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from thinwire.errors import LabError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +33,32 @@ class Note:
     alive: bool
 
 
+_own: dict[Path, Note] = {}  # of this process, or of the one that it was forked from
+
+
 def folder() -> Path:
     """Where the notes lie."""
     return Path(tempfile.gettempdir()) / f"thinwire-lab-{os.getuid()}"
 
 
 def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
-    """Leave a note; the descriptor holds its lock for as long as this process, and nothing it forks, holds it."""
-    folder().mkdir(mode=0o700, exist_ok=True)
-    told = {"owner": os.getpid(), "keeper": keeper, "keeper_began": _began(keeper), "begun": time.time(), "hosts": list(hosts)}
+    """Leave a note; the descriptor holds its lock for as long as this process, and nothing it forks, holds it.
+
+    Raises:
+        LabError: nothing can be written there.
+    """
     path = folder() / f"{os.getpid()}-{keeper}.json"
-    path.write_text(json.dumps(told))
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    fcntl.lockf(fd, fcntl.LOCK_EX)  # of this process: a fork does not hold it
+    note = Note(path, os.getpid(), keeper, _began(keeper), time.time(), hosts, alive=True)
+    told = {"owner": note.owner, "keeper": keeper, "keeper_began": note.keeper_began, "begun": note.begun, "hosts": list(hosts)}
+    _own[path] = note
+    try:
+        folder().mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        del _own[path]
+        raise LabError(f"a lab cannot be noted in {folder()} ({error.strerror}): remove what lies there, or set TMPDIR") from error
+    fcntl.lockf(fd, fcntl.LOCK_EX)  # before there is anything to read: an unlocked note is taken for one left behind
+    os.write(fd, json.dumps(told).encode())
     return path, fd
 
 
@@ -50,16 +66,22 @@ def remove(path: Path, fd: int) -> None:
     """Take a note back."""
     path.unlink(missing_ok=True)
     os.close(fd)
+    _own.pop(path, None)
 
 
 def listed() -> list[Note]:
     """Every lab of this user."""
     found = []
     for path in sorted(folder().glob("*.json")):
+        own = _own.get(path)
+        if own is not None and own.owner == os.getpid():
+            found.append(own)
+            continue
         with contextlib.suppress(OSError, ValueError, KeyError):  # removed meanwhile, or half written
             told = json.loads(path.read_text())
-            alive = told["owner"] == os.getpid() or _locked(path)
-            found.append(Note(path, told["owner"], told["keeper"], told["keeper_began"], told["begun"], tuple(told["hosts"]), alive))
+            found.append(
+                Note(path, told["owner"], told["keeper"], told["keeper_began"], told["begun"], tuple(told["hosts"]), _locked(path))
+            )
     return found
 
 

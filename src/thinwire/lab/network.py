@@ -19,6 +19,7 @@ from thinwire.errors import LabError
 
 SWITCH = "switch"
 MOST_HOSTS = 64
+MOST_QUEUED = (1 << 32) - 1  # bytes that tc's token bucket can hold back
 Ends = tuple[str, str]
 
 
@@ -112,7 +113,7 @@ class Network:
         queue: seconds of traffic that a full link holds back before it drops.
         mtu: bytes of the largest packet.
         seed: of loss and jitter.
-        sysctl: kernel settings of every host, such as {"net.ipv4.tcp_slow_start_after_idle": "0"}.
+        sysctl: kernel settings `net.*` of every host, such as {"net.ipv4.tcp_slow_start_after_idle": "0"}.
 
     Raises:
         LabError: it contradicts itself; all reasons at once.
@@ -276,10 +277,21 @@ def _wrong(network: Network) -> Iterator[str]:
         if len(set(ends)) < 2 or not set(ends) <= set(names):
             yield f"a pair is two of the hosts {', '.join(names)}, not {' and '.join(ends)}"
     yield from _wrong_changes(network)
+    yield from _wrong_settings(network)
+
+
+def _wrong_settings(network: Network) -> Iterator[str]:
     if not 576 <= network.mtu <= 65535:
         yield f"mtu={network.mtu} is not from 576 to 65535"
     if not 0.001 <= network.queue <= 60:
         yield f"queue={network.queue:g} s is not from 1 ms to 60 s"
+    limited: list[Host | Link | Change] = [*network.hosts, *network.links, *network.changes]
+    most = max((rate for each in limited for rate in (each.up, each.down) if rate is not None), default=0.0)
+    if most / 8 * max(network.queue, 0.002) > MOST_QUEUED:  # two milliseconds: twice the bucket
+        yield f"queue={network.queue:g} s at {most / 1e9:g} Gb/s is more than the 4.29 GB that tc holds back: ask for less of either"
+    for key in network.sysctl:
+        if not key.startswith("net."):
+            yield f"sysctl {key} is the whole machine's, not a host's: only net.* can be set in a lab"
 
 
 def _wrong_links(network: Network) -> Iterator[str]:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from thinwire.errors import LabError
 from thinwire.lab.delay import LineStats
 from thinwire.lab.spaces import Child, environment
+from thinwire.words import first_line
 
 if TYPE_CHECKING:
     from thinwire.lab.lab import Count, Lab
@@ -52,28 +53,44 @@ def run(lab: Lab, argv: Sequence[str], *, env: Mapping[str, str], timeout: float
     """See `Lab.run`."""
     if not argv:
         raise LabError("no command: say what to run on every host")
+    check_seconds(timeout, grace)
     before = lab.counts()
     lab.line_stats()  # from here on
     begun = time.monotonic()
     stopped: dict[str, str] = {}
-    readers: list[threading.Thread] = []
+    readers: list[_Reader] = []
     children: dict[str, Child] = {}
     with _scheduled(lab, begun) as schedule:
         try:
             for rank, host in enumerate(lab.hosts):
-                own = environment() | lab.environment(rank) | dict(env)
+                own = {"PYTHONUNBUFFERED": "1"} | environment() | lab.environment(rank) | dict(env)  # else lines come late, or not at all
                 children[host] = _start(lab, host, argv, own, on_line or _print, readers)
             _watch(lab, children, stopped, begun, timeout, grace, schedule)
         finally:
             _stop(children, stopped, "interrupted", grace)
+            until = time.monotonic() + DRAIN_S
             for reader in readers:
-                reader.join(DRAIN_S)
+                reader.join(max(0.0, until - time.monotonic()))
+    for reader in readers:
+        if reader.error is not None:
+            raise LabError(f"{reader.host}'s lines could not be told ({first_line(reader.error)}); the command ran on") from reader.error
     seconds = time.monotonic() - begun
     counts = {name: count.since(before[name]) for name, count in lab.counts().items()}
     return Ran({host: _code(child) for host, child in children.items()}, stopped, seconds, counts, lab.line_stats(), schedule.done)
 
 
-def _start(lab: Lab, host: str, argv: Sequence[str], env: Mapping[str, str], on_line: OnLine, readers: list[threading.Thread]) -> Child:
+def check_seconds(timeout: float | None, grace: float) -> None:
+    """Whether they can be waited for.
+
+    Raises:
+        LabError: they cannot.
+    """
+    for name, value in (("timeout", timeout), ("grace", grace)):
+        if value is not None and not 0 <= value <= threading.TIMEOUT_MAX:
+            raise LabError(f"{name}={value:g} s cannot be waited for: say a number of seconds from 0 on")
+
+
+def _start(lab: Lab, host: str, argv: Sequence[str], env: Mapping[str, str], on_line: OnLine, readers: list[_Reader]) -> Child:
     ends = [os.pipe(), os.pipe()]
     try:
         child = lab.popen(host, argv, stdout=ends[0][1], stderr=ends[1][1], env=env)
@@ -85,21 +102,43 @@ def _start(lab: Lab, host: str, argv: Sequence[str], env: Mapping[str, str], on_
         for _, there in ends:
             os.close(there)
     for (here, _), complaint in zip(ends, (False, True), strict=True):
-        readers.append(threading.Thread(target=_lines, args=(here, host, complaint, on_line), daemon=True))
+        readers.append(_Reader(here, host, complaint, on_line))
         readers[-1].start()
     return child
 
 
-def _lines(fd: int, host: str, complaint: bool, on_line: OnLine) -> None:
-    with open(fd, encoding="utf-8", errors="replace") as pipe:
-        for line in pipe:  # universal newlines: a progress bar's \r ends a line, too
-            on_line(host, line.rstrip("\n"), complaint)
+class _Reader(threading.Thread):
+    """Tells the lines of one stream. It reads on when they cannot be told: else the command would stop, or be killed."""
+
+    def __init__(self, fd: int, host: str, complaint: bool, on_line: OnLine) -> None:
+        super().__init__(name=f"lab lines of {host}", daemon=True)
+        self.host = host
+        self.error: Exception | None = None
+        self._fd, self._complaint, self._on_line = fd, complaint, on_line
+
+    def run(self) -> None:
+        with open(self._fd, encoding="utf-8", errors="replace") as pipe:
+            for line in pipe:  # universal newlines: a progress bar's \r ends a line, too
+                if self.error is None:
+                    try:
+                        self._on_line(self.host, line.rstrip("\n"), self._complaint)
+                    except Exception as error:
+                        self.error = error
 
 
 def _print(host: str, line: str, complaint: bool) -> None:
-    out = sys.stderr if complaint else sys.stdout
-    out.write(f"[{host}] {line}\n")
-    out.flush()
+    tell(sys.stderr if complaint else sys.stdout, f"[{host}] {line}")
+
+
+def tell(out: TextIO, line: str) -> None:
+    """Print a line: what the stream's encoding lacks as `\\u2192`, and nothing once nobody reads it, as after `| head`."""
+    encoding = out.encoding or "utf-8"
+    try:
+        out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        out.flush()
+    except BrokenPipeError:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), out.fileno())
 
 
 def _watch(

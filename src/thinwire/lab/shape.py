@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from thinwire.lab.network import Network, Wire
 
 SUBNET = "10.77.0.0/16"
 DEV = "eth0"
+IPV6_MTU = 1280  # below it an interface has no IPv6
 NETEM_PACKETS = 400_000  # that netem may hold: a gigabit for seconds
 
 
@@ -33,6 +34,11 @@ def port(rank: int) -> str:
     return f"p{rank}"
 
 
+def delayer(rank: int) -> str:
+    """Where netem delays what reaches a host. It is no queue below the port's own limit, which would then not hold."""
+    return f"n{rank}"
+
+
 def trunk(link: int, end: int) -> str:
     """One end of a link between switches."""
     return f"t{link}{'ab'[end]}"
@@ -50,10 +56,17 @@ def bridges(network: Network) -> Iterator[str]:
             yield f"link set {trunk(i, end)} master {bridge[link.between[end]]} up"
 
 
-def ports(network: Network, pids: Mapping[str, int]) -> Iterator[str]:
-    """Lines of `ip -batch` that join the hosts to their switches."""
+def ports(network: Network, pids: Mapping[str, int], netem: Container[str] = ()) -> Iterator[str]:
+    """Lines of `ip -batch` that join the hosts to their switches. netem: those that it delays, on a device between port and host."""
     for rank, host in enumerate(network.hosts):
-        yield f"link add {port(rank)} mtu {network.mtu} type veth peer name {DEV} mtu {network.mtu} netns {pids[host.name]}"
+        end = delayer(rank) if host.name in netem else port(rank)
+        yield f"link add {end} mtu {network.mtu} type veth peer name {DEV} mtu {network.mtu} netns {pids[host.name]}"
+        if host.name in netem:
+            yield f"link add {port(rank)} mtu {network.mtu} type veth peer name q{rank} mtu {network.mtu}"
+            yield f"link add d{rank} mtu {network.mtu} type bridge mcast_snooping 0"
+            for each in (end, f"q{rank}"):
+                yield f"link set {each} master d{rank} up"
+            yield f"link set d{rank} up"
         yield joined(network, rank)
         yield f"link set {port(rank)} up"
 
@@ -66,7 +79,8 @@ def joined(network: Network, rank: int) -> str:
 def inside(network: Network, rank: int) -> Iterator[str]:
     """Lines of `ip -batch` for a host's own side."""
     yield "link set lo up"
-    yield f"link set {DEV} addrgenmode none"  # no IPv6: it would go round the rules below
+    if network.mtu >= IPV6_MTU:
+        yield f"link set {DEV} addrgenmode none"  # no IPv6: it would go round the rules below
     yield f"addr add {address(rank)}/16 dev {DEV} noprefixroute"
     yield f"link set {DEV} up"
     yield f"route replace {SUBNET} dev {DEV} src {address(rank)} congctl {network.congestion}"
@@ -126,23 +140,24 @@ def queue_rules(network: Network, queue: Queue) -> list[list[str]]:
     return [["-A", "INPUT", "-i", DEV, "-s", each, "-j", "NFQUEUE", "--queue-num", str(queue.number)] for each in where]
 
 
-def netem_tree(network: Network, queues: list[Queue], limited: bool) -> Iterator[str]:
-    """Lines of `tc -batch` for a port on which netem delays what comes from each of the queues' sources; below its rate limit, if any."""
-    rank = network.names.index(queues[0].to)
-    parent = "parent 1:1" if limited else "root"
-    yield f"qdisc add dev {port(rank)} {parent} handle 10: htb"
+def netem_tree(network: Network, queues: list[Queue], seeded: bool) -> Iterator[str]:
+    """Lines of `tc -batch` by which netem delays what comes to a host from each of the queues' sources."""
+    device = delayer(network.names.index(queues[0].to))
+    yield f"qdisc add dev {device} root handle 10: htb"
     for i, queue in enumerate(queues, 1):
-        yield f"class add dev {port(rank)} parent 10: classid 10:{i} htb rate 100gbit"
-        yield netem(network, queue, i, "add")
+        yield f"class add dev {device} parent 10: classid 10:{i} htb rate 100gbit"
+        yield netem(network, queue, i, "add", seeded)
         for source in queue.sources:
             where = address(network.names.index(source))
-            yield f"filter add dev {port(rank)} parent 10: protocol ip u32 match ip src {where}/32 flowid 10:{i}"
+            yield f"filter add dev {device} parent 10: protocol ip u32 match ip src {where}/32 flowid 10:{i}"
 
 
-def netem(network: Network, queue: Queue, place: int, verb: str) -> str:
+def netem(network: Network, queue: Queue, place: int, verb: str, seeded: bool) -> str:
     """The line that sets one of them. netem draws uniformly from delay ± jitter."""
     wire = network.between(queue.sources[0], queue.to)
     delay, jitter = (wire.rtt / 2 + wire.jitter / 4) * 1e6, wire.jitter / 4 * 1e6
     told = f"delay {delay:.0f}us" + (f" {jitter:.0f}us" if jitter else "") + (f" loss random {wire.loss * 100:.6f}%" if wire.loss else "")
-    rank = network.names.index(queue.to)
-    return f"qdisc {verb} dev {port(rank)} parent 10:{place} handle {10 + place}: netem limit {NETEM_PACKETS} {told}"
+    if seeded:
+        told += f" seed {(network.seed << 16 | queue.number) % (1 << 64)}"  # never 0, which tc would leave out
+    device = delayer(network.names.index(queue.to))
+    return f"qdisc {verb} dev {device} parent 10:{place} handle {10 + place}: netem limit {NETEM_PACKETS} {told}"

@@ -97,7 +97,6 @@ class Space:
         self._numbers = itertools.count(1)
         self._children: dict[int, Child] = {}
         self._lock = threading.Lock()
-        self._gone = False
         self._reader = threading.Thread(target=self._read, name=f"lab {name}", daemon=True)
 
     def begin(self) -> None:
@@ -164,14 +163,11 @@ class Space:
         return space, child.pid, told["missing"]
 
     def send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        """Tell the keeper."""
-        data = json.dumps(message).encode()
+        """Tell the keeper: by a file, as an environment may be longer than a socket takes."""
         try:
-            with self._lock:
-                socket.send_fds(self._sock, [data], fds)
+            with self._lock, _file(json.dumps(message)) as file:
+                socket.send_fds(self._sock, [b"."], [file.fileno(), *fds])
         except OSError as error:
-            if not self._gone and len(data) > 1 << 16:
-                raise LabError(f"{self.name}: the command and its environment are too long: {len(data):,} bytes") from error
             raise LabError(f"{self.name}: the lab is gone ({first_line(error)})") from error
 
     def close(self) -> None:
@@ -200,7 +196,6 @@ class Space:
             child = self._children.get(told["id"])
             if child is not None and child.hear(told):
                 self._children.pop(child.number, None)
-        self._gone = True
         for child in list(self._children.values()):
             child.lost()
 
