@@ -1,6 +1,7 @@
 """Recipes: every function that returns a strategy is found by name, and is the row that the design gives."""
 
 import inspect
+import re
 
 import pytest
 
@@ -64,8 +65,18 @@ def test_a_recipe_is_its_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_recipe_tells_its_source_or_its_rule(name: str) -> None:
-    assert inspect.getdoc(recipes.names()[name])
+def test_a_recipe_tells_its_source_and_how_it_differs(name: str) -> None:
+    told = inspect.getdoc(recipes.names()[name]) or ""
+    assert re.search(r"\b(19|20)\d\d\b", told)
+    assert re.search(r"Differs from (the papers?|it): .", told)
+
+
+@pytest.mark.parametrize("name", ["sparta", "topk_sgd", "dgc_sgd"])
+def test_a_share_is_a_share_even_when_it_is_a_whole_number(name: str) -> None:
+    recipe = recipes.names()[name]
+    assert recipe(share=1) == recipe(share=1.0)
+    with pytest.raises(StrategyError, match=r"share \(float\) lies in \(0, 1\]"):
+        recipe(share=2)
 
 
 def test_powersgd_may_start_dense() -> None:

@@ -19,12 +19,18 @@ from thinwire.when import delayed, every, growing, staggered, thinning, warmup
 
 
 def dense() -> Strategy:
-    """Plain data parallelism: what DistributedDataParallel does."""
+    """Plain data parallelism: what DistributedDataParallel does. (Li et al. 2020, arXiv:2006.15704.)
+
+    Differs from the paper: the model is not wrapped; the result is the same.
+    """
     return Strategy(every(1), identity(), native(), gradients())
 
 
 def accumulation(passes: int = 8) -> Strategy:
-    """Gradient accumulation: one exchange for `passes` backward passes, whose gradients are summed."""
+    """Gradient accumulation: one exchange for `passes` backward passes, whose gradients are summed. (Li et al. 2020, arXiv:2006.15704.)
+
+    Differs from the paper: the schedule counts the passes, where there the user puts all but the last under `no_sync`.
+    """
     return Strategy(every(passes), identity(), native(), gradients())
 
 
@@ -32,6 +38,9 @@ def delayed_update(tau: int = 1, compensate: float = 0.0) -> Strategy:
     """w(t+1) = w(t) - eta · mean g(t - tau): the wire has tau steps to do its work. (Zinkevich, Langford, Smola 2009.)
 
     With `compensate` above 0 the mean is compensated for what the parameters have moved since (DC-ASGD, arXiv:1609.08326).
+
+    Differs from the papers: each step applies the mean of all ranks' gradients of one step, where there ranks' single gradients come by
+    turns, or as they are done; so every gradient is exactly tau steps late.
     """
     return Strategy(delayed(tau, every(1)), identity(), native(), gradients(compensate=compensate))
 
@@ -48,8 +57,11 @@ def powersgd(rank: int = 4, start: int = 0) -> Strategy:
 
 
 def topk_sgd(share: float = 0.01) -> Strategy:
-    """The largest `share` of each gradient, with error feedback, gathered. (Aji & Heafield 2017, arXiv:1704.05021.)"""
-    return Strategy(every(1), feedback(topk(share)), gather(), gradients())
+    """The largest `share` of each gradient, with error feedback, gathered. (Aji & Heafield 2017, arXiv:1704.05021.)
+
+    Differs from the paper: as many entries as asked for of each bucket (or slice of one), not those above a threshold over all layers.
+    """
+    return Strategy(every(1), feedback(topk(float(share))), gather(), gradients())
 
 
 def dgc_sgd(share: float = 0.001, momentum: float = 0.9, start: int = 0) -> Strategy:
@@ -59,7 +71,7 @@ def dgc_sgd(share: float = 0.001, momentum: float = 0.9, start: int = 0) -> Stra
 
     Differs from the paper: see `thinwire.what.dgc`; one dense phase in place of a density that falls over the first epochs.
     """
-    return Strategy(warmup(start, every(1)) if start else every(1), dgc(topk(share), momentum), gather(), gradients())
+    return Strategy(warmup(start, every(1)) if start else every(1), dgc(topk(float(share)), momentum), gather(), gradients())
 
 
 def ef_signsgd(block: int = 256) -> Strategy:
@@ -150,7 +162,10 @@ def two_level(node: int, bits: int = 4, rotate: int = 0) -> Strategy:
 
 
 def local_sgd(period: int = 16) -> Strategy:
-    """`period` local steps, then the mean of the parameters. (Stich 2019, arXiv:1805.09767.)"""
+    """`period` local steps, then the mean of the parameters. (Stich 2019, arXiv:1805.09767.)
+
+    Differs from the paper: any optimiser may take the steps, whose state stays each rank's own, and the last weights count, not their mean.
+    """
     return Strategy(every(period), identity(), native(), parameters())
 
 
@@ -188,7 +203,7 @@ def sparta(share: float = 0.005, period: int = 1) -> Strategy:
 
     Differs from the paper: entries are drawn one in each of k strata, not independently; the mean does not land late.
     """
-    return Strategy(every(period), randomk(share), native(), parameters())
+    return Strategy(every(period), randomk(float(share)), native(), parameters())
 
 
 def decentralised(topology: Literal["ring", "pairs", "exponential"] = "ring", period: int = 1) -> Strategy:

@@ -89,6 +89,11 @@ class Strategy:
                 f"Cannot use {self.when!r} on {self.on!r}: its steps are backward passes, whose gradients every optimiser step wants. "
                 "Use deltas(…) or parameters(), or give slow ranks smaller batches and attach(weight=…)"
             )
+        if not self.how.consensus:
+            return (
+                f"Cannot use {self.when!r} over {self.how!r}: ranks weigh by the steps they take, and where a rank hears only some of the "
+                "others, weights must be alike. Use a route with consensus, such as two_shot(), or another schedule"
+            )
         return None
 
     @property

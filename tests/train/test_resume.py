@@ -135,6 +135,16 @@ def test_the_objectives_resume_too(tmp_path: Path) -> None:
         assert whole.curve == parts.curve
 
 
+def test_local_steps_go_on_with_another_period(tmp_path: Path) -> None:
+    config = small(strategy="diloco,period=4", steps=12)
+    told(0, config, tmp_path / "run", 5)
+    with pytest.warns(UserWarning, match=r"saved under every\(n=4\) and goes on under every\(n=6\)"):
+        again = told(0, small(**(vars(config) | {"resume": True, "strategy": "diloco,period=6"})), tmp_path / "run")
+    assert again["resumed"]
+    with pytest.raises(CheckpointError, match="of another strategy"):
+        kept(0, small(**(vars(config) | {"resume": True, "strategy": "diloco,period=4,lr=0.5"})), tmp_path / "run")
+
+
 def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
     done, notes = kept(0, small(resume=True), tmp_path)
     assert isinstance(done, Result)

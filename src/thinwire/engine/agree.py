@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from thinwire import how
-from thinwire.core import Driver, Exchange, Flight, Link, Outcome, Seat
+from thinwire.core import Driver, Exchange, Flight, Link, Outcome, Route, Seat
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, DisagreementError
 
@@ -61,11 +61,12 @@ def slowest(driver: Driver, meter: Meter, seconds: float, label: str, device: to
     return max(float(struct.unpack("<d", told)[0]) for told in share(driver, meter, struct.pack("<d", seconds), label, device))
 
 
-def shares(weights: Sequence[float]) -> list[float]:
+def shares(weights: Sequence[float], route: Route | None = None) -> list[float]:
     """Each rank's share of the weights.
 
     Raises:
-        AttachError: a weight is negative or not finite, or all are 0; the ranks are named.
+        AttachError: a weight is negative or not finite, or all are 0, or they differ on a route where a rank hears only some others; the
+            ranks are named.
 
     Example:
         >>> shares([1, 3])
@@ -74,6 +75,11 @@ def shares(weights: Sequence[float]) -> list[float]:
     bad = {rank: weight for rank, weight in enumerate(weights) if not (math.isfinite(weight) and weight >= 0)}
     if bad or not sum(weights):
         raise AttachError(f"weights must be finite, at least 0 and not all 0; by rank: {bad or dict(enumerate(weights))}")
+    if route is not None and not route.consensus and len(set(weights)) > 1:
+        raise AttachError(
+            f"{route!r}: a rank hears only some of the others, so weights must be alike; by rank: {dict(enumerate(weights))}. "
+            "Give every rank the same weight, or take a route with consensus, such as two_shot()"
+        )
     return [weight / sum(weights) for weight in weights]
 
 

@@ -5,8 +5,10 @@ another bucket layout and another world size. Scopes:
     all     equal on every rank: anchors, outer state, warm starts, sums that have not been applied yet
     shard   each element saved by its one owner: second-side residuals
     rank3   rank 3's own: residuals, and on local steps its parameters and inner optimiser state
+A syncer among a part of the ranks puts `among 0-1/` before each, since another part has keys of the same names.
 Another world size takes each rank's *summed* state as one sum and deals it out: element i goes to rank i mod K, the rounding of that
-float32 to the next rank, so the sum over ranks is what it was (to the precision that the state is kept in). *Private* state is taken
+float32 to the next rank, so the sum over ranks is what it was (to the precision that the state is kept in). Parameters that ranks
+average, and anchors and outer state of each rank's own, start at their weighted mean. Other *private* state is taken
 from rank r mod (old world); small tensors of a span (a threshold, a window of norms) start anew in another world or layout.
 """
 
@@ -16,7 +18,7 @@ import hashlib
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from torch import Tensor
 from thinwire.core import Leaf, Spec
 from thinwire.engine.buckets import Airborne, FlatBucket
 from thinwire.errors import AttachError, NotLandedError
+from thinwire.strategy import Strategy
 
 if TYPE_CHECKING:
     from thinwire.engine.syncer import Syncer
@@ -59,11 +62,12 @@ def save(sync: Syncer) -> dict[str, Tensor]:
             state.update(_runs("all", f"air/{air.step}", bucket.spec, air.x))
     if sync.strategy.on.clock == "step":
         state.update(_private(sync))
-    return state
+    return {f"{_among(sync)}{key}": value for key, value in state.items()}
 
 
 def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     """Take up a state; see `Syncer.load_state_dict`."""
+    state = _of_group(sync, state)
     if _META not in state:
         raise AttachError("this is no state of a syncer: it has no 'all|meta' entry")
     meta = unpack_json(state[_META])
@@ -76,14 +80,13 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
         bucket.air.clear()
     if sync.strategy.on.clock == "step":
         _load_private(sync, saved, rank % saved.world)
-    _load_leaves(sync, saved, dealt)
+    _load_leaves(sync, saved, dealt, meta["shares"])
     for bucket in sync.buckets:
         _load_air(bucket, saved, meta["air"])
     if saved.world != world and sync.strategy.on.clock == "step":
         for bucket in sync.buckets:
             common = sync.strategy.on.common(bucket, bucket.state)
-            if common is not None:
-                bucket.set_weights(common)
+            bucket.set_weights(saved.mean_weights(bucket.names, meta["shares"]) if common is None else common)
     if saved.world == world:
         sync.shares = meta["shares"]
     if sync.pace is not None:
@@ -98,7 +101,7 @@ def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
         AttachError: the folder holds no state of that key.
     """
     state = read_tensors(folder, lambda name: name.startswith(f"{key}."))
-    if f"{key}.{_META}" not in state:
+    if not any(name.endswith(_META) for name in state):
         raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(_keys(folder))}")
     return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
 
@@ -122,6 +125,23 @@ def _keys(folder: str | Path) -> list[str]:
     from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     return sorted({name.split(".")[0] for name in FileSystemReader(folder).read_metadata().state_dict_metadata})
+
+
+def _among(sync: Syncer) -> str:
+    """What the keys of a part of the ranks begin with."""
+    return f"among {'-'.join(map(str, sync.among))}/" if sync.among else ""
+
+
+def _of_group(sync: Syncer, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is of this syncer's own part of the ranks, by plain keys."""
+    begin = _among(sync)
+    parts = sorted({key.partition("/")[0] for key in state if key.startswith("among ")})
+    if not parts:
+        return state  # of all ranks, or saved before parts were told apart
+    if begin.removesuffix("/") not in parts:
+        mine = begin.removesuffix("/") or "among all"
+        raise AttachError(f"the state is of ranks {', '.join(parts)}, and this syncer is {mine}: attach among the ranks that saved it")
+    return {key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)}
 
 
 # -- saving -----------------------------------------------------------------------------------------------------------
@@ -255,14 +275,21 @@ class _Saved:
                 raise AttachError(f"the state lacks elements of {path!r} of {piece.part.name!r}{self._whose(rank)}")
         return out
 
+    def mean_weights(self, names: Sequence[str], shares: Sequence[float]) -> Tensor:
+        """Ranks' own parameters of these names, as one flat mean."""
+        self._must_be_whole()
+        return torch.cat(
+            [_mean([self.whole("private/weights", name, rank) for rank in range(self.world)], shares).flatten() for name in names]
+        )
+
+    def mean(self, path: str, spec: Spec, shares: Sequence[float]) -> Tensor:
+        """The mean over ranks of what each keeps for itself."""
+        self._must_be_whole()
+        return _mean([self.flat(path, spec, rank) for rank in range(self.world)], shares)
+
     def total(self, path: str, spec: Spec) -> Tensor:
         """The sum over all ranks that saved it, in float64."""
-        missing = sorted(set(range(self.world)) - self.ranks)
-        if missing:
-            raise AttachError(
-                f"the state was saved by {self.world} ranks and lacks those of ranks {missing}; another world size needs all: "
-                "use sync.load_checkpoint(folder), or merge every rank's state_dict"
-            )
+        self._must_be_whole()
         out = torch.zeros(spec.numel, dtype=torch.float64)
         for piece in spec.pieces():
             for runs in self._runs.get((path, piece.part.name), {}).values():
@@ -272,8 +299,21 @@ class _Saved:
                         out[piece.at + a - piece.low : piece.at + b - piece.low] += value[a - low : b - low].to(out)
         return out
 
+    def _must_be_whole(self) -> None:
+        missing = sorted(set(range(self.world)) - self.ranks)
+        if missing:
+            raise AttachError(
+                f"the state was saved by {self.world} ranks and lacks those of ranks {missing}; another world size needs all: "
+                "use sync.load_checkpoint(folder), or merge every rank's state_dict"
+            )
+
     def _whose(self, rank: int | None) -> str:
         return "" if rank is None else f" of rank {rank}; it holds those of ranks {sorted(self.ranks)} of {self.world}"
+
+
+def _mean(of_ranks: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Weighted, summed in float64; in the tensors' own type."""
+    return torch.stack([each.double() * share for each, share in zip(of_ranks, shares, strict=True)]).sum(0).to(of_ranks[0])
 
 
 def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
@@ -293,6 +333,12 @@ def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
         raise AttachError("the state holds flights or fragments of another bucket layout: attach with the bucket_bytes it was saved with")
 
 
+def another_period(meta: dict[str, Any], strategy: Strategy) -> bool:
+    """Whether a state, by its facts, is of the same local steps under another schedule."""
+    then = meta.get("when")
+    return then is not None and strategy.on.clock == "step" and meta["strategy"].replace(then, repr(strategy.when), 1) == repr(strategy)
+
+
 def _must_be_another_period(sync: Syncer, meta: dict[str, Any], own: dict[str, Any]) -> None:
     """Let local steps go on under another schedule, with a word of it; raise where anything else differs, or a flight is in the air.
 
@@ -300,9 +346,9 @@ def _must_be_another_period(sync: Syncer, meta: dict[str, Any], own: dict[str, A
     """
     then, now = meta.get("when"), own["when"]
     both = f"\n  saved:    {meta['strategy']}\n  attached: {own['strategy']}"
-    if then is None or sync.strategy.on.clock == "backward" or meta["strategy"].replace(then, now, 1) != own["strategy"]:
+    if not another_period(meta, sync.strategy):
         raise AttachError(f"the state is of another strategy.{both}")
-    if any(meta["air"]) or sync.strategy.when.fragments > 1 or "staggered(" in then:
+    if any(meta["air"]) or sync.strategy.when.fragments > 1 or "staggered(" in str(then):
         raise AttachError(
             "the state holds flights or fragments of another schedule: go on with the one it was saved with, or save when nothing is in "
             f"the air.{both}"
@@ -326,7 +372,7 @@ def _dealt(saved: _Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tenso
     return out
 
 
-def _load_leaves(sync: Syncer, saved: _Saved, dealt: bool) -> None:
+def _load_leaves(sync: Syncer, saved: _Saved, dealt: bool, shares: Sequence[float]) -> None:
     """Every leaf from what was saved of it, or dealt; a small private one begins again where there is nothing of this world and layout."""
     rank, anew = sync.driver.rank, set()
     for path, leaf in _leaves(sync):
@@ -338,6 +384,8 @@ def _load_leaves(sync: Syncer, saved: _Saved, dealt: bool) -> None:
             leaf.value = saved.whole(path, leaf.part, owner).to(leaf.value)
         elif leaf.kind == "summed" and dealt:
             leaf.flat = _dealt(saved, path, leaf, rank, sync.driver.world)
+        elif leaf.kind == "private" and path.startswith("on/") and saved.world != sync.driver.world:
+            leaf.flat = saved.mean(path, leaf.spec, shares)
         else:
             leaf.flat = saved.flat(path, leaf.spec, owner)
     if anew:

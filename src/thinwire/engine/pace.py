@@ -16,7 +16,7 @@ import torch
 from thinwire.core import Driver
 from thinwire.engine.agree import Sharing
 from thinwire.engine.meter import Meter
-from thinwire.errors import NotLandedError
+from thinwire.errors import AttachError, NotLandedError
 from thinwire.when import by_speed
 
 now = time.perf_counter
@@ -44,8 +44,13 @@ class Pace:
         """A step of the clock has been taken, or rested at.
 
         Raises:
-            NotLandedError: it was to be rested at.
+            NotLandedError: it was to be rested at, or was rested at where it was to be taken.
         """
+        if rested and self.works(step):
+            raise NotLandedError(
+                f"step {step} was skipped by a rank that takes it: `by_speed` weighs ranks by the steps that they are to take, so each "
+                "takes them. Skip where `sync.rests()` only; a rank without data leaves, or the group trains without by_speed"
+            )
         if not rested:
             if not self.works(step):
                 share = f"{self.steps[self._driver.rank]} of {self._when.period}"
@@ -64,6 +69,8 @@ class Pace:
         weights = [share * taken[bucket] for share, taken in zip(shares, self.taken, strict=True)]
         for taken in self.taken:
             taken[bucket] = 0
+        if not sum(weights):
+            raise AttachError(f"no rank of weight above 0 has taken a step since the last launch of bucket {bucket}; by rank: {weights}")
         return weights[self._driver.rank] / sum(weights)
 
     def tell(self) -> None:

@@ -53,9 +53,12 @@ class Syncer:
         self.buckets, self.flights, self.meter, self.options = buckets, flights, meter, options
         self.step = 0
         """Steps of the schedule's clock so far."""
-        self._begun, self._landed = 0, False  # the step at which this syncer began; whether a mean has landed since
+        self._begun = 0  # the step at which this syncer began
+        self._landed: set[int] = set()  # buckets of which a mean has landed since
         self.apart = 0
         """Steps since the last landing."""
+        self.among: tuple[int, ...] = ()
+        """The ranks that take part, where that is not all of them."""
         self.shares: Sequence[float] = [1 / driver.world] * driver.world
         self._on_gradients = strategy.on.clock == "backward"
         self._device = buckets[0].device
@@ -241,10 +244,13 @@ class Syncer:
                 self.put(oldest, write=not self._on_gradients)
         finally:
             self.driver.close()
-        if not self._on_gradients and self.step > self._begun and not self._landed:
+        never = [bucket.names[0] for bucket in self.buckets if bucket.index not in self._landed]
+        if never and self.step > self._begun:
+            some = f" of {len(never)} of {len(self.buckets)} buckets (from {never[0]!r})" if len(never) < len(self.buckets) else ""
+            left = "the optimiser has seen no gradient of theirs" if self._on_gradients else "each rank keeps its own parameters"
             warnings.warn(
-                f"closed after {self.step - self._begun} steps without a mean over ranks: {self.strategy.when!r} is longer than the run, "
-                "so each rank keeps its own parameters. Take a shorter period, or train for longer",
+                f"closed after {self.step - self._begun} steps without a mean over ranks{some}: {self.strategy.when!r} is longer than "
+                f"the run, so {left}. Take a shorter period or delay, or train for longer",
                 stacklevel=2,
             )
 
@@ -364,7 +370,8 @@ class Syncer:
         landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
         if not landing:
             return
-        self._landed = True
+        if write:
+            self._landed.update(bucket.index for bucket, _ in landing)
         finite = self.flights.settle(landing, check=not self._on_gradients)
         for bucket, air in landing if write else ():
             if not self._on_gradients and not finite:
@@ -393,7 +400,7 @@ class Syncer:
             return
         weights = [struct.unpack("<d", told)[0] for told in self._weighing.result()]
         self._weighing = None
-        self.shares = agree.shares(weights)
+        self.shares = agree.shares(weights, self.strategy.how)
 
     def _agree_silent(self, absent: list[list[int]]) -> None:
         """Parameters that no rank's backward pass has reached keep `.grad = None`, as in a single process."""

@@ -42,7 +42,7 @@ class gossip(Route):
         StrategyError: another topology; (when the strategy is built) a codec with state that all ranks must hold equal, or a target other
             than `parameters()`: a gradient or a delta that differs from rank to rank drives them apart for good.
 
-    Weights of ranks: the mean over ranks of totals is the weighted sum. One rank's total is near the mean only where weights are alike.
+    Weights of ranks must be alike (`attach` and `weigh` refuse others): K times a weighted share is no mean of the one or two heard.
 
     Example:
         >>> from thinwire.on import gradients, parameters

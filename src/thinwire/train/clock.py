@@ -62,7 +62,8 @@ def rounds(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1, fi
 
 
 def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -> int:
-    """The least number of steps, `steps` or more, after which a mean lands: a run that ends there wastes none of them.
+    """The least number of steps, `steps` or more, after which a mean lands, and one of every bucket has: a run that ends there wastes none
+    of them, or of fragments, which land by turns, as few as there are.
 
     Raises:
         StrategyError: it is more than twice `steps`, which nobody would call rounding.
@@ -71,12 +72,18 @@ def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -
         >>> from thinwire import recipes
         >>> [landing(recipe, steps=60, buckets=1) for recipe in (recipes.dense(), recipes.local_sgd(16), recipes.diloco(100))]
         [60, 64, 100]
+        >>> landing(recipes.streaming_diloco(period=100, fragments=2), steps=60, buckets=2)  # the first half of them lands at step 50
+        105
     """
     size = accumulate if strategy.on.clock == "step" else 1  # batches to a count of the schedule
-    for end in range(-(-steps // size), 2 * steps // size + 1):
-        if strategy.when.tick(end - 1, buckets).land:
+    least, landed = -(-steps // size), set[int]()
+    for end in range(1, 2 * steps // size + 1):
+        now = strategy.when.tick(end - 1, buckets).land
+        landed.update(now)
+        if end >= least and now and len(landed) == buckets:
             return end * size
+    never = "" if not landed else f" of {buckets - len(landed)} of {buckets} buckets" if len(landed) < buckets else f" from step {steps}"
     raise StrategyError(
-        f"{strategy.when!r} lands nothing from step {steps} to step {2 * steps}: train for more steps, or take a shorter period than "
+        f"{strategy.when!r} lands nothing{never} to step {2 * steps}: train for more steps, or take a shorter period than "
         f"{strategy.when.period}"
     )

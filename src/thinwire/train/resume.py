@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import thinwire
 from thinwire.engine import Syncer
-from thinwire.engine.checkpoint import pack_json, unpack_json
+from thinwire.engine.checkpoint import another_period, pack_json, unpack_json
 from thinwire.errors import CheckpointError
 from thinwire.say import Say
 from thinwire.train.checkpoints import Checkpoints, host_groups
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from thinwire.train.setup import Prepared
 
 FORMAT = 1
+_SYNC = "sync.all|meta"
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,11 @@ class Saver:
             return None
         rank = sync.driver.rank
         where = self.checkpoints.path(step)
-        held = self.checkpoints.read(step, lambda name: name == "job")
-        if "job" not in held:
-            raise CheckpointError(f"{where} is no checkpoint of thinwire train: it lacks 'job'")
+        held = self.checkpoints.read(step, lambda name: name in ("job", _SYNC))
+        if missing := {"job", _SYNC} - set(held):
+            raise CheckpointError(f"{where} is no checkpoint of thinwire train: it lacks {min(missing)!r}")
         job = unpack_json(held["job"])
-        _must_fit(job, model, prepared, f"the checkpoint {where}")
+        _must_fit(job, unpack_json(held[_SYNC]), model, prepared, f"the checkpoint {where}")
         state = self.checkpoints.read(step, lambda name: name != "job")
         _load(model, optimizer, sync, state)
         self.checkpoints.forget_after(step)
@@ -280,12 +281,14 @@ def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _must_fit(job: dict[str, Any], model: nn.Module, prepared: Prepared, where: str) -> None:
+def _must_fit(job: dict[str, Any], sync: dict[str, Any], model: nn.Module, prepared: Prepared, where: str) -> None:
     own = _prints(model, prepared)
     if job.get("format") != FORMAT:
         raise CheckpointError(f"{where} has format {job.get('format')!r} of thinwire {job.get('thinwire')}; this version reads {FORMAT}")
     job = {"optimizer": "auto", **job}  # older ones say nothing of it
     for name in ("model", "strategy", "objective", "text and tokenizer", "seed", "accumulate", "optimizer"):
+        if name == "strategy" and another_period(sync, prepared.strategy):
+            continue  # the syncer takes it up with a warning, or says why it cannot
         if job[name] != own[name]:
             shown = "model asked" if name == "model" else name
             sides = "" if name == "text and tokenizer" else f" (saved: {job[shown]}; asked: {own[shown]})"
