@@ -200,7 +200,11 @@ SCHEDULES: dict[str, list[Schedule]] = {
 
 TARGETS: dict[str, list[Target]] = {
     "gradients": [gradients(), gradients(reduce="sum"), gradients(then="sign"), gradients(compensate=0.5)],
-    "parameters": [parameters(), parameters(outer=nesterov(0.7, 0.5), pull=0.5)],
+    "parameters": [
+        parameters(),
+        parameters(outer=nesterov(0.7, 0.5), pull=0.5),
+        parameters(outer=sgd(0.7, 0.5), store="bf16", place="cpu"),
+    ],
     "momentum": [momentum(), momentum((0.8, 0.95), 1e-6)],
     "deltas": [deltas(), deltas(outer=sgd(), alpha=0.5), deltas(eager=True, store="bf16", place="cpu")],
 }

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 import thinwire
 from tests.engine.models import noise
 from tests.how.flights import watched
+from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Codec, Driver, Exchange, Part, Route, Seat, Spec
 from thinwire.drive.local import run
-from thinwire.errors import DisagreementError
+from thinwire.errors import AttachError, DisagreementError
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, parameters, sgd
 from thinwire.what import identity, uniform
@@ -152,3 +153,38 @@ def test_each_level_of_links_has_its_codec() -> None:
 def test_identity_stays_where_a_level_has_none() -> None:
     assert hierarchical(native(), two_shot(), 2).refuses(uniform(4)) is None
     assert Strategy(what=identity(), how=hierarchical((two_shot(), uniform(8)), native(), 2), on=gradients())
+
+
+def _of_two_devices(rank: int, strategy: Strategy) -> Tensor:
+    device = torch.device("cuda" if rank else "cpu")
+    model = nn.Linear(6, 4, dtype=torch.float64, device=device)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with thinwire.attach(model, optimizer, strategy, weight=float(ROWS[rank])) as sync:
+        start = model.weight.detach().clone()
+        (model.weight * float(rank + 1)).sum().backward()
+        optimizer.step()
+        with sync.common_weights():
+            return (start - model.weight.detach()).cpu()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device beside the CPU")
+@pytest.mark.parametrize("on", [gradients(), parameters(), deltas(outer=sgd(1.0))], ids=repr)
+@pytest.mark.parametrize("how", [native(), two_shot()], ids=repr)
+def test_a_cpu_and_a_cuda_rank_have_the_pooled_mean_over_gloo(how: Route, on: Any) -> None:
+    mean = 0.1 * (ROWS[0] * 1.0 + ROWS[1] * 2.0) / (ROWS[0] + ROWS[1])
+    for moved in run_ranks(2, _of_two_devices, Strategy(how=how, on=on)):
+        assert torch.allclose(moved, torch.full_like(moved, mean), rtol=0, atol=1e-7)
+
+
+def _nccl_on_a_cpu(rank: int) -> str:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "get_backend", lambda _: "nccl")
+        with pytest.raises(AttachError) as error:
+            thinwire.attach(model, optimizer)
+    return str(error.value)
+
+
+def test_nccl_for_a_model_on_the_cpu_is_refused() -> None:
+    assert "take backend='gloo'" in run_ranks(1, _nccl_on_a_cpu)[0]

@@ -15,7 +15,8 @@ from thinwire import Strategy, recipes
 from thinwire.core import Schedule
 from thinwire.errors import AttachError, StrategyError
 from thinwire.how import gather, two_shot
-from thinwire.on import momentum
+from thinwire.on import gradients, momentum
+from thinwire.train.muon import muon
 from thinwire.what import feedback, identity, sign
 from thinwire.when import delayed, every, staggered, thinning, warmup
 
@@ -162,11 +163,56 @@ def test_a_schedule_that_does_not_fit_is_refused(when: Schedule, told: str) -> N
         Strategy(when, on=momentum())
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)])
-def test_an_optimiser_that_averages_itself_is_refused(kind: Any) -> None:
-    model = nn.Linear(2, 1)
+class MyAdam(torch.optim.AdamW):
+    """An optimiser of torch by another name."""
+
+
+class MySGD(torch.optim.SGD):
+    """The same, and plain."""
+
+
+class Stranger(torch.optim.Optimizer):
+    """An optimiser of which nobody knows what it does."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+
+UPDATES = {"momentum": recipes.onebit_adam(2), "demo": recipes.demo(), "signs": Strategy(on=gradients(then="sign"))}
+
+
+@pytest.mark.parametrize("strategy", UPDATES.values(), ids=UPDATES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: torch.optim.AdamW(model.parameters()),
+        lambda model: torch.optim.SGD([{"params": [model[0].weight]}, {"params": [model[1].weight], "momentum": 0.9}], 0.1),
+        lambda model: MyAdam(model.parameters()),
+        lambda model: Stranger(model.parameters()),
+        muon,
+    ],
+    ids=["AdamW", "momentum in one group", "subclass", "stranger", "muon"],
+)
+def test_an_optimiser_that_averages_by_itself_is_refused(make: Any, strategy: Strategy) -> None:
+    """Whatever its class is called and wherever it is written, for every target that makes the update."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     with pytest.raises(AttachError, match=r"would average it once more: use torch.optim.SGD"):
-        thinwire.attach(model, kind(model.parameters()), Strategy(warmup(3, every(1)), on=momentum()))
+        thinwire.attach(model, make(model), strategy)
+
+
+@pytest.mark.parametrize("strategy", UPDATES.values(), ids=UPDATES)
+@pytest.mark.parametrize("kind", [torch.optim.SGD, MySGD])
+def test_a_plain_sgd_is_taken(kind: type[torch.optim.SGD], strategy: Strategy) -> None:
+    model = nn.Linear(2, 1)
+    with thinwire.attach(model, kind(model.parameters(), 0.1, weight_decay=0.1), strategy):
+        pass
+
+
+@pytest.mark.parametrize("strategy", [Strategy(), Strategy(on=gradients(reduce="sum"))], ids=repr)
+def test_gradients_are_for_every_optimiser(strategy: Strategy) -> None:
+    model = nn.Linear(2, 1)
+    with thinwire.attach(model, MyAdam(model.parameters()), strategy):
+        pass
 
 
 def test_a_scaler_is_refused() -> None:

@@ -1,8 +1,13 @@
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from tests.fakes import FakeBucket
 from tests.test_theory import flat, fly, near, noise, sgd_of
+from thinwire.cli._memory import AIR, kept_bytes, on_host
 from thinwire.core import Codec, Schedule, Seat, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native
@@ -117,6 +122,89 @@ def test_the_anchor_is_a_ranks_own_state() -> None:
         "anchor": ("private", True),
         "outer/velocity": ("private", True),
     }
+
+
+@pytest.mark.parametrize("on", [parameters, deltas])
+def test_bf16_halves_what_is_kept_and_the_host_may_keep_it(on: type[parameters] | type[deltas]) -> None:
+    n = 16 * 4
+    model = nn.Linear(16, 4, bias=False, device="meta")
+    sizes = {
+        "plain": kept_bytes(Strategy(every(2), on=on(outer=sgd(0.7, 0.5))), model, WORLD),
+        "bf16": kept_bytes(Strategy(every(2), on=on(outer=sgd(0.7, 0.5), store="bf16")), model, WORLD),
+        "host": kept_bytes(Strategy(every(2), on=on(outer=sgd(0.7, 0.5), place="cpu")), model, WORLD),
+    }
+    assert sizes["plain"] == sizes["host"] == {"anchor": 4 * n, "velocity": 4 * n, AIR: 4 * n}
+    assert sizes["bf16"] == {"anchor": 2 * n, "velocity": 2 * n, AIR: 4 * n}
+    told = [on_host(Strategy(every(2), on=on(outer=sgd(), place=place))) for place in ("cpu", None)]
+    assert told == [True, False]
+
+
+@pytest.mark.parametrize("pull", [1.0, 0.6])
+def test_a_bf16_anchor_stays_so_and_is_where_the_rank_goes_on(pull: float) -> None:
+    bucket = FakeBucket(noise(100, key=1).float())
+    on = parameters(outer=sgd(0.7, 0.5), pull=pull, store="bf16", place="cpu")
+    state, plain = on.init(bucket), replace(on, store=None, place=None)
+    assert {path: (leaf.kind, leaf.value.dtype) for path, leaf in state.walk()} == {
+        "anchor": ("private", torch.bfloat16),
+        "outer/velocity": ("private", torch.bfloat16),
+    }
+    other = FakeBucket(bucket.flat.clone())
+    exact = plain.init(other)
+    for _ in range(3):
+        for target, each, kept in ((on, bucket, state), (plain, other, exact)):
+            each.flat = each.flat - 0.1
+            target.write(each, target.read(each, kept, share=1.0), kept)
+        assert {leaf.value.dtype for _, leaf in state.walk()} == {torch.bfloat16}
+        assert torch.equal(bucket.flat, state["anchor"].flat)
+    assert 0 < (bucket.flat - other.flat).abs().max() < 0.05
+
+
+def test_a_bf16_anchor_moves_by_less_than_its_step_in_the_mean() -> None:
+    """Moves of a tenth of a bfloat16 step: to the nearest, the anchor would never leave 1."""
+    bucket = FakeBucket(torch.ones(20_000))
+    on, move = parameters(outer=sgd(1.0), store="bf16"), 2**-7 / 10
+    state = on.init(bucket)
+    for step in range(20):
+        on.write(bucket, bucket.flat + (move + 1e-6 * step), state)  # another d each time, and so other draws
+    assert float(bucket.flat.mean()) - 1 == pytest.approx(20 * move, rel=0.05)
+    assert bucket.flat.unique().numel() > 2
+
+
+def test_where_all_hear_all_bf16_anchors_are_equal() -> None:
+    on = parameters(outer=sgd(0.7, 0.5), store="bf16")
+    buckets = [FakeBucket(noise(100, key=1).float()) for _ in range(2)]
+    states = [on.init(bucket) for bucket in buckets]
+    for _ in range(3):
+        for rank, bucket in enumerate(buckets):
+            bucket.flat = bucket.flat - 0.01 * (rank + 1)
+        total = sum(on.read(bucket, state, share=0.5) for bucket, state in zip(buckets, states, strict=True))
+        assert isinstance(total, torch.Tensor)
+        for bucket, state in zip(buckets, states, strict=True):
+            on.write(bucket, total, state)
+        assert torch.equal(buckets[0].flat, buckets[1].flat)
+        assert not torch.equal(buckets[0].flat, total), "it is rounded"
+
+
+def test_how_it_is_kept_leaves_no_trace_unsaid_and_survives_toml() -> None:
+    assert repr(parameters(outer=sgd(0.7, 0.5), pull=0.9)) == "parameters(outer=sgd(lr=0.7, momentum=0.5), pull=0.9)"
+    assert repr(parameters(sgd(1.0), store="bf16")) == "parameters(outer=sgd(lr=1.0, momentum=0.0), store='bf16')"
+    full = Strategy(every(4), on=parameters(sgd(0.7), pull=0.9, store="bf16", place="cpu"))
+    assert Strategy.from_toml(full.to_toml()) == full
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"outer": sgd(), "store": "fp8"}, r"parameters\(store='fp8'\): choose 'bf16'"),
+        ({"outer": sgd(), "place": "disk"}, r"parameters\(place='disk'\): choose 'cpu'"),
+        ({"store": "bf16"}, r"parameters\(store='bf16'\): there is no anchor to keep; give outer="),
+        ({"place": "cpu"}, r"parameters\(place='cpu'\): there is no anchor to keep; give outer="),
+    ],
+    ids=repr,
+)
+def test_how_it_is_kept_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(StrategyError, match=told):
+        parameters(**settings)
 
 
 def test_wrong_arguments_are_told() -> None:

@@ -15,7 +15,7 @@ from tests.threads import on_threads
 from thinwire import Strategy, recipes
 from thinwire.core import Driver, Target
 from thinwire.errors import AttachError
-from thinwire.how import gather, native, two_shot
+from thinwire.how import gather, gossip, native, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd
 from thinwire.what import dct, feedback, identity, randomk, sign, topk, uniform
 from thinwire.when import delayed, every, growing, staggered, warmup
@@ -32,6 +32,9 @@ STRATEGIES = {
     "on the host": Strategy(delayed(1, every(3)), on=deltas(nesterov(), alpha=0.5, place="cpu")),
     "any optimiser": Strategy(every(2), identity(), native(), deltas(optim("AdamW", "lr=0.01"), store="bf16")),
     "odd state": Strategy(every(2), identity(), native(), deltas(optim("Adafactor", "lr=0.01"))),
+    "own anchors": Strategy(every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), pull=0.9)),
+    "own anchors in bf16": Strategy(every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), store="bf16", place="cpu")),
+    "own anchors, any optimiser": Strategy(every(2), identity(), gossip("pairs"), parameters(optim("AdamW", "lr=0.01"), store="bf16")),
 }
 SAVED, ALL = 6, 13
 MODELS = [mlp(seed=seed, depth=2) for seed in range(2)]  # made here, as threads share torch's generator
@@ -39,8 +42,7 @@ MODELS = [mlp(seed=seed, depth=2) for seed in range(2)]  # made here, as threads
 
 def start(strategy: Strategy, driver: Driver, seed: int = 0, **options: Any) -> tuple[nn.Module, torch.optim.Optimizer, thinwire.Syncer]:
     model = copy.deepcopy(MODELS[seed])
-    sgd_only = isinstance(strategy.on, momentum)
-    optimizer = torch.optim.SGD(model.parameters(), 1e-2) if sgd_only else torch.optim.AdamW(model.parameters(), 1e-2)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2) if strategy.on.updates else torch.optim.AdamW(model.parameters(), 1e-2)
     return model, optimizer, thinwire.attach(model, optimizer, strategy, driver=driver, bucket_bytes=1200, **options)
 
 

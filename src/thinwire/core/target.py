@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from thinwire.core.codec import Codec
 from thinwire.core.schedule import Schedule
@@ -77,10 +76,6 @@ class Target(Member, ABC):
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:
         """Why this schedule or codec does not fit this target and what to do, or `None`."""
-        return None
-
-    def refuses_optimizer(self, optimizer: Optimizer) -> str | None:
-        """Why this optimiser of the loop does not fit this target and what to do, or `None`."""
         return None
 
     def init(self, bucket: Bucket) -> State:

@@ -46,6 +46,10 @@ class TorchDriver:
         self._subset = len(self._members) < dist.get_world_size()
         self._backend = dist.get_backend(group)
         self._device = device
+        by_host = device.type == "cuda" and self._backend == "gloo"
+        self._wire = (
+            torch.device("cpu") if by_host else device
+        )  # gloo carries from memory of the host alone; ranks may then differ in device
         self._explained: FlightError | None = None
         # on CUDA a codec may wait for bytes whose hop was only enqueued: under a lock two ranks could wait for one another for ever
         self.turn: AbstractContextManager[Any] = nullcontext() if device.type == "cuda" else threading.Lock()
@@ -102,16 +106,19 @@ class TorchDriver:
     def move(self, hop: Hop, lane: int) -> tuple[Any, float]:
         """Move one hop; its answer, and the bytes that this rank handed to the wire."""
         if isinstance(hop, AllReduce):
-            dist.all_reduce(hop.tensor, group=self._groups[lane, hop.group])
+            on_wire = hop.tensor.to(self._wire)
+            dist.all_reduce(on_wire, group=self._groups[lane, hop.group])
+            if on_wire is not hop.tensor:
+                hop.tensor.copy_(on_wire)
             return hop.tensor, allreduce_nbytes(hop.tensor.numel() * hop.tensor.dtype.itemsize, len(hop.group))
         return self._exchange(hop, self._groups[lane, tuple(range(self.world))])
 
     def _exchange(self, hop: Exchange, group: Any) -> tuple[dict[int, Tensor], float]:
         """All receives are posted first, then the sends go out one at a time: 0.95 of a line where all at once gives 0.6."""
-        buffers = {rank: memory.empty(nbytes, torch.uint8, self._device) for rank, nbytes in hop.recv}
-        outgoing = [(rank, payload) for rank, payload in hop.send if payload.numel()]
+        buffers = {rank: memory.empty(nbytes, torch.uint8, self._wire) for rank, nbytes in hop.recv}
+        outgoing = [(rank, payload.to(self._wire)) for rank, payload in hop.send if payload.numel()]
         sent = float(sum(payload.numel() for _, payload in outgoing))
-        if self._on_cuda:
+        if self._wire.type == "cuda":
             ops = [dist.P2POp(dist.irecv, buffer, group=group, group_peer=rank) for rank, buffer in buffers.items() if buffer.numel()]
             ops += [dist.P2POp(dist.isend, payload, group=group, group_peer=rank) for rank, payload in outgoing]
             for work in dist.batch_isend_irecv(ops) if ops else ():
@@ -122,11 +129,7 @@ class TorchDriver:
             _wait(dist.isend(payload, group=group, group_dst=rank))
         for receive in receives:
             _wait(receive)
-        return buffers, sent
-
-    @property
-    def _on_cuda(self) -> bool:
-        return self._device.type == "cuda"
+        return {rank: buffer.to(self._device) for rank, buffer in buffers.items()}, sent
 
     def explain(self, error: BaseException, label: str) -> ThinwireError:
         """What a failed flight means, by the heartbeats."""

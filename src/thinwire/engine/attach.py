@@ -158,6 +158,8 @@ def _part(group: Any) -> tuple[int, ...]:
 
 def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:
     if dist.is_available() and dist.is_initialized():
+        if device.type == "cpu" and dist.get_backend(group) == "nccl":
+            raise AttachError("the model is on the CPU and the group's backend, nccl, carries CUDA tensors only: take backend='gloo'")
         return TorchDriver(group, lanes, timeout, device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise AttachError(

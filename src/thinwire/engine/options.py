@@ -51,8 +51,7 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
     devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
     if len(devices) > 1:
         found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
-    unfit = strategy.on.refuses_optimizer(optimizer)
-    found += [unfit] if unfit else []
+    found += _of_updates(strategy, optimizer)
     found += _out_of_range(options) + _of_scaler(strategy, options) + _of_overlap(model, optimizer, strategy, options)
     if trained and not found:
         try:
@@ -96,6 +95,17 @@ def _out_of_range(options: Options) -> list[str]:
         if word not in words:
             found.append(f"{name}={word!r}: choose {' or '.join(map(repr, words))}")
     return found
+
+
+def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
+    """What would make an update of what is one already: every optimiser but a plain SGD, as none says of itself that it averages."""
+    plain = isinstance(optimizer, torch.optim.SGD) and not any(group["momentum"] for group in optimizer.param_groups)
+    if plain or not strategy.on.updates:
+        return []
+    return [
+        f"{strategy.on!r} puts a whole update into .grad, and {type(optimizer).__name__} would average it once more: "
+        "use torch.optim.SGD(params, lr, weight_decay=…) without momentum"
+    ]
 
 
 def _of_scaler(strategy: Strategy, options: Options) -> list[str]:

@@ -8,18 +8,30 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from thinwire.core import Leaf, State
+from thinwire.core import Bucket, Leaf, Outer, State
 
 Store: TypeAlias = Literal["bf16"] | None
 Place: TypeAlias = Literal["cpu"] | None
 
 
-def keep(state: State, store: Store, place: Place) -> None:
-    """Have every flat leaf of a fresh state kept so: float32 in bfloat16, on the host. float64 is never narrowed."""
+def misfits(target: str, store: Store, place: Place) -> list[str]:
+    """What is wrong with these two settings of a target."""
+    reasons = []
+    if store not in (None, "bf16"):
+        reasons.append(f"{target}(store={store!r}): choose 'bf16', or None for the work dtype")
+    if place not in (None, "cpu"):
+        reasons.append(f"{target}(place={place!r}): choose 'cpu', or None for where the parameters are")
+    return reasons
+
+
+def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, place: Place) -> State:
+    """An anchor and the outer optimiser's state for it; float32 in bfloat16, on the host, as asked. float64 is never narrowed."""
+    state = State({"anchor": Leaf(anchor, "replicated", bucket.spec)}, {"outer": outer.settled(bucket).init(bucket.spec, anchor)})
     for _, leaf in state.walk():
         narrow = leaf.spec is not None and store == "bf16" and leaf.value.dtype == torch.float32
         device = leaf.value.device if leaf.value.is_meta else place or leaf.value.device  # what has no storage is only counted
         leaf.value = leaf.value.to(device, torch.bfloat16 if narrow else leaf.value.dtype)
+    return state
 
 
 def twin(state: State) -> State:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from thinwire.core import Bucket, Codec, Leaf, Outer, Schedule, State, Target
 from thinwire.errors import StrategyError
-from thinwire.on._kept import keep, put, twin
+from thinwire.on._kept import anchored, misfits, put, twin
 from thinwire.on.outer import nesterov
 from thinwire.registry import spelled_out
 
@@ -62,10 +62,7 @@ class deltas(Target):
             reasons.append(f"deltas(alpha={self.alpha}): the share of its own parameters that a rank keeps lies in [0, 1]")
         if self.eager and self.alpha:
             reasons.append(f"deltas(alpha={self.alpha}, eager=True): steps taken since the launch are kept in full; take alpha=0")
-        if self.store not in (None, "bf16"):
-            reasons.append(f"deltas(store={self.store!r}): choose 'bf16', or None for the work dtype")
-        if self.place not in (None, "cpu"):
-            reasons.append(f"deltas(place={self.place!r}): choose 'cpu', or None for where the parameters are")
+        reasons += misfits("deltas", self.store, self.place)
         if reasons:
             raise StrategyError(reasons)
 
@@ -82,8 +79,7 @@ class deltas(Target):
 
     def init(self, bucket: Bucket) -> State:
         anchor = bucket.weights()
-        state = State({"anchor": Leaf(anchor, "replicated", bucket.spec)}, {"outer": self.outer.settled(bucket).init(bucket.spec, anchor)})
-        keep(state, self.store, self.place)
+        state = anchored(bucket, anchor, self.outer, self.store, self.place)
         if self.eager:  # how far the launch has moved this rank on its own: nothing (one zero) while no flight is in the air
             state.leaves["ahead"] = Leaf(torch.zeros((), dtype=anchor.dtype, device=anchor.device), "private", part=bucket.spec.key)
         return state

@@ -33,6 +33,8 @@ class gradients(Target):
     Raises:
         StrategyError: another word for `reduce` or `then`, or a compensation below 0. With a strategy: a staggered schedule, a delay that
             lands in the middle of an accumulation, or a compensation of no delay.
+        AttachError: (at attach) with `then="sign"` an optimiser other than torch's SGD (or a subclass) without momentum; with that or a
+            compensation a GradScaler.
 
     Example:
         >>> gradients(reduce="sum").mean

@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from thinwire.core import Bucket, Codec, Leaf, Schedule, State, Target
 from thinwire.errors import StrategyError
@@ -35,7 +34,7 @@ class momentum(Target):
     Raises:
         StrategyError: an argument outside the above. With a strategy: a schedule that does not begin with dense ticks, from which the
             variance is learnt, a delay, or a staggered schedule.
-        AttachError: (at attach) an optimiser that averages by itself, or a GradScaler.
+        AttachError: (at attach) an optimiser other than torch's SGD (or a subclass) without momentum, or a GradScaler.
 
     A mean that is not finite leaves both averages as they were, and NaN in `.grad`.
 
@@ -81,15 +80,6 @@ class momentum(Target):
                 "Use warmup(steps, …), with 15 to 20 % of the run as steps"
             )
         return None
-
-    def refuses_optimizer(self, optimizer: Optimizer) -> str | None:
-        plain = isinstance(optimizer, torch.optim.SGD) and not any(group["momentum"] for group in optimizer.param_groups)
-        if plain or not type(optimizer).__module__.startswith("torch.optim"):
-            return None
-        return (
-            f"{self!r} puts Adam's whole update into .grad, and {type(optimizer).__name__} would average it once more: "
-            "use torch.optim.SGD(params, lr, weight_decay=…) without momentum"
-        )
 
     def init(self, bucket: Bucket) -> State:
         zeros = torch.zeros_like(bucket.weights())

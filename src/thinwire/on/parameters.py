@@ -18,8 +18,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Bucket, Codec, Leaf, Outer, Schedule, State, Target
+from thinwire.core import Bucket, Codec, Outer, Schedule, State, Target
 from thinwire.errors import StrategyError
+from thinwire.on._kept import anchored, misfits, put
 from thinwire.registry import spelled_out
 
 
@@ -32,21 +33,29 @@ class parameters(Target):
             it: an anchor and the outer state of memory.
         pull: c above, positive: how strongly anchors that differ are drawn together beside the pseudo-gradient. NoLoCo's gamma is
             c · lr; only with `outer`.
+        store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory. Anchors are rounded at random
+            (unbiased), outer state to the nearest. Only with `outer`.
+        place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer optimiser there. Only with `outer`.
 
     Raises:
-        StrategyError: a pull that is not positive and finite, or one without `outer`. With a strategy: a lossy codec other than a bare
-            `randomk(p)`, which would put its errors into the weights; `randomk(p)` with `outer`; or a delay, which would throw away the
-            steps taken meanwhile.
+        StrategyError: a pull that is not positive and finite, another word, or a pull, store or place without `outer`. With a strategy: a
+            lossy codec other than a bare `randomk(p)`, which would put its errors into the weights; `randomk(p)` with `outer`; or a delay,
+            which would throw away the steps taken meanwhile.
 
     Example:
         >>> from thinwire.what import topk
         >>> from thinwire.when import every
         >>> print(parameters().refuses(every(16), topk(0.1))[:61])
         Cannot use topk(k=0.1, per=0) on parameters(): its errors wou
+        >>> from thinwire.on import sgd
+        >>> parameters(outer=sgd(0.7, 0.5), store="bf16")
+        parameters(outer=sgd(lr=0.7, momentum=0.5), store='bf16')
     """
 
     outer: Outer | None = None
     pull: float = 1.0
+    store: Literal["bf16"] | None = None
+    place: Literal["cpu"] | None = None
     clock: ClassVar[Literal["backward", "step"]] = "step"
 
     def __post_init__(self) -> None:
@@ -55,6 +64,10 @@ class parameters(Target):
             reasons.append(f"parameters(pull={self.pull}): what draws anchors together is positive, and finite")
         if self.outer is None and self.pull != 1.0:
             reasons.append(f"parameters(pull={self.pull}): there are no anchors to draw together; give outer=, such as sgd(0.7, 0.5)")
+        reasons += misfits("parameters", self.store, self.place)
+        for setting, word in (("store", self.store), ("place", self.place)):
+            if self.outer is None and word is not None:
+                reasons.append(f"parameters({setting}={word!r}): there is no anchor to keep; give outer=, such as sgd(0.7, 0.5)")
         if reasons:
             raise StrategyError(reasons)
 
@@ -90,8 +103,7 @@ class parameters(Target):
     def init(self, bucket: Bucket) -> State:
         if self.outer is None:
             return State()
-        anchor = bucket.weights()
-        state = State({"anchor": Leaf(anchor, "private", bucket.spec)}, {"outer": self.outer.settled(bucket).init(bucket.spec, anchor)})
+        state = anchored(bucket, bucket.weights(), self.outer, self.store, self.place)
         for _, leaf in state.walk():
             leaf.kind = "private"
         return state
@@ -99,15 +111,16 @@ class parameters(Target):
     def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
         told = bucket.weights()
         if self.outer is not None and self.pull != 1.0:
-            told.add_(state["anchor"].flat, alpha=self.pull - 1)
+            told.add_(state["anchor"].flat.to(told.device), alpha=self.pull - 1)
         return told.mul_(share)
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
         if self.outer is not None:
             leaf = state["anchor"]
-            moved = leaf.flat * self.pull - total.to(leaf.value.dtype)
-            leaf.value = self.outer.settled(bucket).update(leaf.flat, moved, state.child("outer"), bucket.spec)
-            bucket.set_weights(leaf.flat)
+            before = leaf.flat
+            delta = before * self.pull - total.to(before.device, before.dtype)
+            put(leaf, self.outer.settled(bucket).update(before, delta, state.child("outer"), bucket.spec), drawn_from=delta)
+            bucket.set_weights(leaf.flat.to(total.device))
             return
         mask = bucket.spoken()
         bucket.set_weights(total if mask is None else torch.where(mask, total, bucket.weights()))
