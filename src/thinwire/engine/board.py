@@ -1,11 +1,13 @@
 """A board that ranks pin contributions to: rounds in a store of `torch.distributed`, where no rank waits for a certain other.
 
 Keys, below `thinwire-rounds/`:
+    start               "V ID", here S: the run begins with the anchor before round V that ID gave, V = -1 where no checkpoint was loaded.
+                        A newer one takes its place until a first round closes: then it is "V ID runs", for good
     c/ID/i              a contribution in pieces; ID = rank.life.number, said once and never changed
-    r/R/come, r/R/i     how many contributions round R has, and the i-th: [ID, bytes]
-    r/R/members         the IDs that count in round R. Who writes it first closes the round, for all
+    r/S/R/come, r/S/R/i how many contributions round R has, and the i-th: [ID, bytes]
+    r/S/R/members       the IDs that count in round R. Who writes it first closes the round, for all
     floor               contributions of rounds below it may be gone
-    snapshot, s/V/i     [V, bytes, requests served]: what all hold equal before round V
+    snapshot/S, s/S/V/i [V, bytes, requests served]: what all hold equal before round V
 A process that dies leaves whole contributions or none: pieces are there before the round hears of them.
 """
 
@@ -30,6 +32,8 @@ PIECE = 4 << 20  # bytes of a value: torch's store takes 8 MiB at most
 KEEP = 8  # rounds whose contributions stay
 _FIRST_LOOK_S, _LOOK_S = 0.005, 0.1  # between two looks at a key, at first and at most
 _ANSWER_S = 60.0
+_RUNS = " runs"
+_NOTHING = "nothing"
 
 
 class Gone(Exception):  # noqa: N818  (no error: whoever asks falls back on a snapshot)
@@ -46,13 +50,15 @@ class Board:
     def __init__(self, store: Any) -> None:
         self._store: Any = dist.PrefixStore("thinwire-rounds", store)  # type: ignore[attr-defined]  # not in its __all__
         self._store.set_timeout(timedelta(seconds=_ANSWER_S))
-        self._came: dict[int, dict[int, tuple[str, int]]] = {}
+        self._came: dict[str, dict[int, tuple[str, int]]] = {}
+        self.start = ""
+        """The start of the run that this rank is in."""
 
     # -- claims -------------------------------------------------------------------------------------------------------
 
-    def claim(self, key: str, value: str) -> str:
-        """What the key holds, which is `value` if nobody has claimed it before."""
-        held: bytes = self._ask(lambda: self._store.compare_set(key, "", value))
+    def claim(self, key: str, value: str, instead_of: str = "") -> str:
+        """What the key holds, which is `value` if nobody has claimed it before (or it held `instead_of`)."""
+        held: bytes = self._ask(lambda: self._store.compare_set(key, instead_of, value))
         return held.decode()
 
     def count(self, key: str, more: int = 1) -> int:
@@ -69,7 +75,40 @@ class Board:
 
     def read(self, key: str) -> str | None:
         """What the key holds, or `None`."""
-        return self._ask(lambda: self._store.get(key)).decode() if self.has(key) else None
+        held = self._read(key)
+        return None if held is None else held.decode()
+
+    # -- where the run begins -----------------------------------------------------------------------------------------
+
+    def begin(self, version: int, name: str) -> bool:
+        """Let the run begin with this rank's anchor, which it is to serve then, unless there is a start as new or a round has closed."""
+        mine, before = f"{version} {name}", ""
+        while (held := self.claim("start", mine, before)) != mine:
+            if held.endswith(_RUNS) or int(held.split()[0]) >= version:
+                return False
+            before = held
+        self.start = before
+        old = self.snapshot()
+        if old is not None:
+            self._drop(f"s/{before}/{old[0]}", old[1])
+        self.start = mine
+        return True
+
+    def follow(self) -> int:
+        """Go over to the run that is on the board; the version that it begins with."""
+        self.start = self._newest_start()
+        return int(self.start.split()[0])
+
+    def left_behind(self) -> bool:
+        """Whether the run on the board begins with another anchor than this rank's."""
+        return self._newest_start() != self.start
+
+    def settle(self) -> bool:
+        """Let no other start take the place of this rank's; whether none has."""
+        return self.claim("start", self.start + _RUNS, self.start) == self.start + _RUNS
+
+    def _newest_start(self) -> str:
+        return (self.read("start") or "").removesuffix(_RUNS)
 
     # -- rounds -------------------------------------------------------------------------------------------------------
 
@@ -79,34 +118,34 @@ class Board:
 
     def come(self, round_: int, contribution: str, nbytes: int) -> None:
         """Offer a contribution to a round."""
-        place = self.count(f"r/{round_}/come") - 1
-        self.set(f"r/{round_}/{place}", json.dumps([contribution, nbytes]))
+        place = self.count(f"{self._round(round_)}/come") - 1
+        self.set(f"{self._round(round_)}/{place}", json.dumps([contribution, nbytes]))
 
     def came(self, round_: int) -> list[tuple[str, int]]:
         """(ID, bytes) of what has been offered to a round."""
-        known = self._came.setdefault(round_, {})
-        for place in range(self.count(f"r/{round_}/come", 0)):
+        key = self._round(round_)
+        known = self._came.setdefault(key, {})
+        for place in range(self.count(f"{key}/come", 0)):
             if place not in known:
-                entry = self.read(f"r/{round_}/{place}")
+                entry = self.read(f"{key}/{place}")
                 if entry is not None:  # else counted and not written yet; or never will be, where its rank died in between
                     known[place] = tuple(json.loads(entry))
         return list(known.values())
 
     def members(self, round_: int) -> list[tuple[str, int]] | None:
         """(ID, bytes) of what counts in a round, in order; `None` while it is open."""
-        told = self.read(f"r/{round_}/members")
+        told = self.read(f"{self._round(round_)}/members")
         return None if told is None else [(contribution, nbytes) for contribution, nbytes in json.loads(told)]
 
     def close_round(self, round_: int, contributions: Sequence[tuple[str, int]]) -> None:
         """Let these count, unless the round has been closed before; and clear away what is old."""
         told = json.dumps(sorted(contributions))
-        if self.claim(f"r/{round_}/members", told) != told or round_ < KEEP:
+        if self.claim(f"{self._round(round_)}/members", told) != told or round_ < KEEP:
             return
         old = round_ - KEEP
         self.set("floor", str(old + 1))
         for contribution, nbytes in self.members(old) or []:
-            for i in range(-(-nbytes // PIECE)):
-                self.drop(f"c/{contribution}/{i}")
+            self._drop(f"c/{contribution}", nbytes)
 
     @property
     def floor(self) -> int:
@@ -120,20 +159,22 @@ class Board:
         """
         return self._get(f"c/{contribution}", nbytes)
 
+    def _round(self, round_: int) -> str:
+        return f"r/{self.start}/{round_}"
+
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
     def serve(self, version: int, blob: bytes) -> None:
         """Put up what all hold equal before a round, for all who have asked so far."""
         served, before = self.count("wanted", 0), self.snapshot()
-        self._put(f"s/{version}", blob)
-        self.set("snapshot", json.dumps([version, len(blob), served]))
+        self._put(f"s/{self.start}/{version}", blob)
+        self.set(f"snapshot/{self.start}", json.dumps([version, len(blob), served]))
         if before is not None and before[0] != version:
-            for i in range(-(-before[1] // PIECE)):
-                self.drop(f"s/{before[0]}/{i}")
+            self._drop(f"s/{self.start}/{before[0]}", before[1])
 
     def snapshot(self) -> tuple[int, int, int] | None:
         """(version, bytes, requests served) of the newest, if there is one."""
-        told = self.read("snapshot")
+        told = self.read(f"snapshot/{self.start}")
         return None if told is None else tuple(json.loads(told))
 
     def shot(self, version: int, nbytes: int) -> bytes:
@@ -141,7 +182,7 @@ class Board:
         Raises:
             Gone: there is a newer one.
         """
-        return self._get(f"s/{version}", nbytes)
+        return self._get(f"s/{self.start}/{version}", nbytes)
 
     # -- pieces -------------------------------------------------------------------------------------------------------
 
@@ -152,10 +193,20 @@ class Board:
     def _get(self, key: str, nbytes: int) -> bytes:
         pieces = []
         for i in range(-(-nbytes // PIECE)):
-            if not self.has(f"{key}/{i}"):
+            piece = self._read(f"{key}/{i}")
+            if piece is None:
                 raise Gone(f"{key}/{i}")
-            pieces.append(self._ask(lambda i=i: self._store.get(f"{key}/{i}")))  # type: ignore[misc]
+            pieces.append(piece)
         return b"".join(pieces)
+
+    def _read(self, key: str) -> bytes | None:
+        """What the key holds. The store's `get` would wait for a key that another rank has just dropped, however lately it was there."""
+        held: bytes = self._ask(lambda: self._store.compare_set(key, _NOTHING, _NOTHING))
+        return None if held == _NOTHING.encode() else held
+
+    def _drop(self, key: str, nbytes: int) -> None:
+        for i in range(-(-nbytes // PIECE)):
+            self.drop(f"{key}/{i}")
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:

@@ -79,7 +79,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     for bucket in sync.buckets:
         bucket.air.clear()
     if sync.strategy.on.clock == "step":
-        _load_private(sync, saved, rank % saved.world)
+        _load_private(sync, saved, saved.owner(rank))
     _load_leaves(sync, saved, dealt, meta["shares"])
     for bucket in sync.buckets:
         _load_air(bucket, saved, meta["air"])
@@ -247,6 +247,10 @@ class _Saved:
                 low, high = map(int, span.split(":"))
                 self._runs[path, part][rank].append((low, high, value))
 
+    def owner(self, rank: int) -> int:
+        """Whose state a rank takes up: its own, also where it has come to a quorum beyond the world; else of rank r mod (old world)."""
+        return rank if rank in self.ranks else rank % self.world
+
     def has(self, path: str, part: str | None, rank: int | None) -> bool:
         return (rank, path, str(part)) in self._whole
 
@@ -376,7 +380,7 @@ def _load_leaves(sync: Syncer, saved: _Saved, dealt: bool, shares: Sequence[floa
     """Every leaf from what was saved of it, or dealt; a small private one begins again where there is nothing of this world and layout."""
     rank, anew = sync.driver.rank, set()
     for path, leaf in _leaves(sync):
-        owner = rank % saved.world if leaf.kind in ("summed", "private") else None
+        owner = saved.owner(rank) if leaf.kind in ("summed", "private") else None
         if leaf.first is not None and (dealt or not saved.has(path, leaf.part, owner)):
             leaf.value = leaf.first
             anew.add(path)

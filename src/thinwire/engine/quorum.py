@@ -52,17 +52,10 @@ class QuorumSyncer(Syncer):
         board.drop(f"left/{rank}")
         self._life = board.count(f"life/{rank}")
         self._pending: dict[str, tuple[int, int]] = {}  # offered and not counted yet: the round, and bytes
-        me = f"{rank}.{self._life}"
-        if board.claim("first", me) == me:
+        if board.begin(-1, self._next_name()):
             board.serve(0, self._shot())
-            return
-        newest = self._look_for(board.snapshot, "the first rank's parameters")
-        if self.board.floor > newest[0]:
-            self._ask_for_snapshot()
         else:
-            self._take(newest[0], newest[1])
-        self._catch_up()
-        self._at_anchor()
+            self._take_up()
 
     # -- what users call ----------------------------------------------------------------------------------------------
 
@@ -81,7 +74,7 @@ class QuorumSyncer(Syncer):
         named = [(part.name, self._anchor(bucket)[part.begin : part.end]) for bucket in self.buckets for part in bucket.spec.parts]
         named += self._frozen.named
         mine = [agree.fingerprint(tensor).hex() for _, tensor in named]
-        first = json.loads(self.board.claim(f"hash/{self.version}", json.dumps([self.driver.rank, *mine])))
+        first = json.loads(self.board.claim(f"hash/{self.board.start}/{self.version}", json.dumps([self.driver.rank, *mine])))
         for (name, _), own, other in zip(named, mine, first[1:], strict=True):
             if own != other:
                 raise DisagreementError(
@@ -92,9 +85,29 @@ class QuorumSyncer(Syncer):
         raise AttachError("ranks of a quorum never wait for all: there is nothing that every rank could share at once")
 
     def resume(self, step: int, apart: int) -> None:
+        """Let the run begin where a checkpoint ends; or take up its newest anchor, where it begins with a newer one or has gone on.
+
+        Raises:
+            AttachError: rounds have closed that went on from something older.
+        """
         super().resume(step, apart)
         self.version, self.members = step // self.strategy.when.period, ()
         self._pending.clear()
+        if self.board.begin(self.version, self._next_name()):
+            self.board.serve(self.version, self._shot())
+        elif self.board.follow() != self.version:
+            saved = self.version
+            self._take_up()
+            if saved > self.version:
+                raise AttachError(
+                    f"this state is of round {saved}, and the run in this store has come to round {self.version} without it. Load the "
+                    "newest state in a new store, before the first round closes; or join this run without a state"
+                )
+            warnings.warn(
+                f"rank {self.driver.rank} loaded round {saved}, and the run in this store goes on from round {self.version}: it takes that "
+                "anchor, and keeps its optimiser and residuals",
+                stacklevel=4,
+            )
 
     # -- a round ------------------------------------------------------------------------------------------------------
 
@@ -112,19 +125,24 @@ class QuorumSyncer(Syncer):
 
     def _round(self) -> None:
         """Contribute; wait for the round if in time; go on from the newest anchor."""
-        began = self.version
+        began, start, name = self.version, self.board.start, self._next_name()
         blob = self._contribution(began)
         self._catch_up()
-        self._number += 1
-        name = f"{self.driver.rank}.{self._life}.{self._number}"
-        begun = time.perf_counter()
-        self.board.pin(name, blob)
-        self._offer(name, len(blob))
-        self.meter.rows[0].wire_s += time.perf_counter() - begun
-        if began == self.version:
-            self._await(began)
-            self._catch_up()
-            self._serve()
+        if self.board.start == start:
+            begun = time.perf_counter()
+            self.board.pin(name, blob)
+            self._offer(name, len(blob))
+            self.meter.rows[0].wire_s += time.perf_counter() - begun
+            if began == self.version:
+                self._await(began)
+                self._catch_up()
+                self._serve()
+        if self.board.start != start:
+            warnings.warn(
+                f"rank {self.driver.rank} goes over to a checkpoint that another rank has loaded, of round {self.version}: its own steps "
+                "began elsewhere, and do not count",
+                stacklevel=4,
+            )
         late = self._pending.get(name)
         if late is not None:
             share = f"weighed by {1 / math.sqrt(1 + late[0] - began):.2f}"
@@ -134,7 +152,7 @@ class QuorumSyncer(Syncer):
                 stacklevel=4,
             )
         self._at_anchor()
-        self._landed = True
+        self._landed.update(bucket.index for bucket in self.buckets)
 
     def _contribution(self, began: int) -> bytes:
         """This rank's delta, encoded, bucket by bucket and slice by slice."""
@@ -152,28 +170,35 @@ class QuorumSyncer(Syncer):
             row.encode_s += time.thread_time() - begun
         return pack({"rank": self.driver.rank, "began": began, "weight": self._weight}, payloads)
 
+    def _next_name(self) -> str:
+        self._number += 1
+        return f"{self.driver.rank}.{self._life}.{self._number}"
+
     def _offer(self, name: str, nbytes: int) -> None:
         self._pending[name] = (self.version, nbytes)
         self.board.come(self.version, name, nbytes)
 
     def _await(self, round_: int) -> None:
-        """Until the round has closed, or to close it."""
+        """Until the round has closed, or to close it; or until the run begins anew, from a checkpoint."""
         expected = set(self.members or range(self.driver.world))
         reached: float | None = None
 
         def closed() -> bool:
             nonlocal reached
-            if self.board.members(round_) is not None:
+            if self.board.members(round_) is not None or self.board.left_behind():
                 return True
+            self._serve()  # the quorum may lack just the newcomer that waits for an anchor
             came = self.board.came(round_)
             ranks = {_rank(name) for name, _ in came}
             if len(ranks) < self._quorum:
                 return False
             reached = time.monotonic() if reached is None else reached
             missing = [rank for rank in expected - ranks if not self.board.has(f"left/{rank}")]
-            if not missing or time.monotonic() - reached >= self._grace_s:
+            if missing and time.monotonic() - reached < self._grace_s:
+                return False
+            if self.board.settle():
                 self.board.close_round(round_, came)
-            return self.board.members(round_) is not None
+            return True
 
         begun = time.perf_counter()
         if not look(closed, self._limit_s):
@@ -183,14 +208,21 @@ class QuorumSyncer(Syncer):
                 "which take up the newest anchor with thinwire.join; or begin again from a checkpoint with a smaller quorum"
             )
         self.meter.rows[0].exposed_s += time.perf_counter() - begun
-        ranks_then = {_rank(name) for name, _ in self.board.members(round_) or []}
+        members = self.board.members(round_)
+        ranks_then = {_rank(name) for name, _ in members or []}
         absent = sorted(expected - ranks_then)
-        if absent:
+        if absent and members is not None:
             who = " and ".join(f"rank {rank}" for rank in absent)
             warnings.warn(f"round {round_} closed without {who}, by the ranks {sorted(ranks_then)}", stacklevel=5)
 
     def _catch_up(self) -> None:
-        """Apply every round that has closed; what of this rank's it did not count is offered to the open one."""
+        """Apply every round that has closed; what of this rank's it did not count is offered to the open one.
+
+        Where the run begins anew, from a checkpoint: take up its newest anchor.
+        """
+        if self.board.left_behind():
+            self._pending.clear()
+            self._take_up()
         while (members := self.board.members(self.version)) is not None:
             try:
                 self._apply(self.version, members)
@@ -245,6 +277,28 @@ class QuorumSyncer(Syncer):
 
     # -- what a newcomer needs ----------------------------------------------------------------------------------------
 
+    def _take_up(self) -> None:
+        """Begin a round with the newest anchor of the run that is on the board."""
+
+        def newest() -> tuple[int, int, int] | None:
+            self.board.follow()
+            return self.board.snapshot()
+
+        while True:
+            floor = self.board.floor
+            version, nbytes, _ = self._look_for(newest, "the first rank's parameters")
+            try:
+                if floor > version:
+                    self._ask_for_snapshot()
+                else:
+                    self._take(version, nbytes)
+                break
+            except Gone:  # there is a newer one
+                continue
+        self._catch_up()
+        self._at_anchor()
+        self._begun, self.apart = self.step, 0
+
     def _shared_tensors(self) -> list[Tensor]:
         """What all hold equal beside the anchor's own state: frozen parameters, and the buffers that are saved."""
         return [*(param.data for _, param in self._frozen.named), *(buffer for _, buffer in persistent_buffers(self.model))]
@@ -277,7 +331,7 @@ class QuorumSyncer(Syncer):
             return newest if newest is not None and newest[2] >= asked else None
 
         while True:
-            newest = self._look_for(fresh, "the newest anchor, which a rank puts up when it has closed a round")
+            newest = self._look_for(fresh, "the newest anchor, which a rank that is in time puts up at the end of a round")
             try:
                 self._take(newest[0], newest[1])
             except Gone:  # a still newer one
