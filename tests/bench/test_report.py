@@ -16,6 +16,7 @@ import pytest
 
 from tests.cli.test_compare import a_run, kept
 from thinwire.bench.figures import Look
+from thinwire.bench.records import for_page
 from thinwire.bench.report import bench_page, runs_page, summary, write
 from thinwire.errors import ConfigError
 
@@ -295,6 +296,31 @@ def test_a_seed_that_diverged_is_told_and_not_averaged() -> None:
 def test_a_round_that_failed_is_told_beside_those_that_went_well() -> None:
     ours = summary([*TINY, a_time("ours", [9.0], round=2, error="timed out")])[0]
     assert (ours["rounds"], ours["step_mean_s"], ours["errors"]) == (2, pytest.approx(0.4), ["round 2: timed out"])
+
+
+def test_links_stand_the_fastest_first() -> None:
+    names = ("10 Mb/s", "1 Gb/s, far", "1 Gb/s", "no limits")
+    wires = ((1e7, 0.0), (1e9, 0.05), (1e9, 0.0), (None, 0.0))
+    timed = [
+        a_time("dense", [1.0], "ddp") | {"link": {"name": name, "rate": rate, "rtt": rtt}}
+        for name, (rate, rtt) in zip(names, wires, strict=True)
+    ]
+    records = [TINY[0], *timed]
+    assert [row["link"] for row in summary(records)] == ["no limits", "1 Gb/s", "1 Gb/s, far", "10 Mb/s"]
+    page = bench_page(records)
+    told = {tag: [re.sub("<.*?>", "", each) for each in re.findall(f"<{tag}[ >].*?</{tag}>", page)] for tag in ("option", "figcaption")}
+    assert told["option"][-4:] == ["no limits", "1 Gb/s", "1 Gb/s, far", "10 Mb/s"]
+    assert told["figcaption"][:4] == ["no limits", "1 Gb/s", "1 Gb/s, far", "10 Mb/s"]
+
+
+def test_a_whole_run_that_never_is_at_the_target_is_told() -> None:
+    never = {"kind": "whole", "name": "dense", "link": LINKS[0], "seed": 0, "error": None}
+    never |= {"validation": [[10, 5.0], [50, 4.5]], "points": [[10, 1.0, 5.0], [50, 5.0, 4.5]]}
+    small = a_time("dense", [0.1], "ddp", kind="small")
+    records = for_page([*TINY, small, never])
+    assert (records[-1]["measured_s"], records[-1]["same_losses"]) == (None, False)
+    assert records[-1]["predicted_s"] == pytest.approx(4.0)
+    assert "not reached" in Balanced(bench_page(records)).text
 
 
 def test_one_link_of_two_sizes_is_two_links() -> None:

@@ -16,6 +16,7 @@ import pytest
 from tests.lab.possible import why_not
 from tests.members import ROOT
 from thinwire import Strategy
+from thinwire.bench import environments
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job, Place
 from thinwire.bench.study import FREE, ran
@@ -130,3 +131,11 @@ def test_what_cannot_be_installed_is_told_and_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(BenchError, match=r"pip install --no-index \S*nowhere failed:\n.*nowhere"):
         python_for((f"--no-index {missing}",), tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_python_that_makes_no_environments_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Debian without python3-venv."""
+    monkeypatch.setattr(environments, "PIP", ("-I", "-m", "no_ensurepip"))
+    with pytest.raises(BenchError, match=r"no pip for a new environment \(on Debian: apt-get install python3-venv\):\n.*No module named"):
+        python_for(("six==1.17.0",), tmp_path)
+    assert list(tmp_path.iterdir()) == []

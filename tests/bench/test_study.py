@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +14,6 @@ import pytest
 from tests.lab.possible import why_not
 from thinwire.bench.contestants import FULL, Contestant, chosen, ours
 from thinwire.bench.records import RECORDS, for_page, read
-from thinwire.bench.study import STUDY as PUBLISHED
 from thinwire.bench.study import Bench, Link, Study
 from thinwire.cli.bench import left_out
 from thinwire.errors import BenchError
@@ -143,15 +141,6 @@ def test_a_study_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
     assert len(measured) == 1
     assert measured[0].startswith("whole")
     assert len([each for each in read(tmp_path / RECORDS) if each["kind"] == "whole"]) == 1
-
-
-@needs_lab
-def test_the_published_curves_are_known_again(tmp_path: Path) -> None:
-    """A field that a job is given later must not have hours of measuring done anew."""
-    shutil.copy(Path(__file__).parents[2] / "benchmarks" / "results" / "bench" / RECORDS, tmp_path)
-    measured: list[str] = []
-    Bench(replace(PUBLISHED, contestants=chosen(["DDP"], FULL), seeds=1), tmp_path, tmp_path, measured.append).curves()
-    assert not measured
 
 
 @needs_lab

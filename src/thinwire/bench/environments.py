@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,8 @@ from pathlib import Path
 
 from thinwire.errors import BenchError
 
-SAID = 5  # lines of pip's complaint that an error repeats
+SAID = 5  # lines of a complaint that an error repeats
+PIP = ("-I", "-m", "ensurepip", "--default-pip")
 
 
 def python_for(requires: tuple[str, ...], folder: Path, build_env: Mapping[str, str] | None = None) -> Path:
@@ -39,7 +41,7 @@ def python_for(requires: tuple[str, ...], folder: Path, build_env: Mapping[str, 
         build_env: environment variables for pip's builds.
 
     Raises:
-        BenchError: pip could not install it; the last lines that it said.
+        BenchError: it could not be made, or pip could not install what it asks for; the last lines that were said.
     """
     if not requires:
         return Path(sys.executable)
@@ -66,9 +68,13 @@ def python_for(requires: tuple[str, ...], folder: Path, build_env: Mapping[str, 
 
 def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping[str, str]) -> None:
     """Make the environment, share the packages of this one, install each line."""
-    venv.create(home, with_pip=True, symlinks=True)
-    python = home / "bin" / "python"
-    own = Path(_out([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))
+    venv.create(home, symlinks=True)
+    python = str(home / "bin" / "python")
+    scratch = home / "scratch"  # of builds: what is interrupted leaves nothing elsewhere
+    scratch.mkdir()
+    env = {**os.environ, "TMPDIR": str(scratch), **build_env}
+    _ran([python, *PIP], env, "no pip for a new environment (on Debian: apt-get install python3-venv)")
+    own = Path(_ran([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], env, f"{python} does not run"))
     shared = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     # addsitedir: an editable install in the shared packages is a .pth file of theirs, which a bare path line would not read.
     # The end: what is installed here comes first.
@@ -76,13 +82,28 @@ def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping
     pins = home / "pins.txt"
     pins.write_text(f"torch=={torch}\n")
     for line in requires:
-        command = [str(python), "-m", "pip", "install", "--no-input", "--constraint", str(pins), *shlex.split(line)]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | build_env, check=False)
-        if done.returncode:
-            said = [text.strip() for text in (done.stdout + done.stderr).splitlines() if text.strip()]
-            errors = [text for text in said if "error" in text.lower()] or said
-            raise BenchError(f"pip install {line} failed:\n" + "\n".join(errors[-SAID:]))
+        command = [python, "-m", "pip", "install", "--no-input", "--constraint", str(pins), *shlex.split(line)]
+        _ran(command, env, f"pip install {line} failed")
+    shutil.rmtree(scratch)
 
 
-def _out(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _ran(command: list[str], env: Mapping[str, str], failed: str) -> str:
+    """What a command writes; where this process is told to end meanwhile, the command and all that it has started end before.
+
+    Raises:
+        BenchError: `failed`, and the last lines that it said.
+    """
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=env, start_new_session=True
+    ) as process:
+        try:
+            out, complaint = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()  # until nobody is left to write
+            raise
+    if process.returncode:
+        said = [text.strip() for text in (out + complaint).splitlines() if text.strip()]
+        errors = [text for text in said if "error" in text.lower()] or said
+        raise BenchError(f"{failed}:\n" + "\n".join(errors[-SAID:]))
+    return out.strip()

@@ -58,7 +58,7 @@ def cautions(bench: Bench) -> str:
     if models and timed - models:
         words = [" and ".join(f"{number:,}" for number in sorted(numbers)) for numbers in (models, timed)]
         out.append(f"Steps to a loss are those of a model of {words[0]} parameters; seconds and bytes those of {words[1]} parameters.")
-    if len(bench.environments) > 1:
+    if len({_json(_machine(here)) for here in bench.environments}) > 1:
         out.append("The records come from several environments; see the end of the page.")
     if not bench.environments:
         out.append("The records do not say where they were measured.")
@@ -126,27 +126,35 @@ def failures(bench: Bench) -> str:
     return f'<ul class="plain name">{"".join(items)}</ul>' if items else ""
 
 
+TOLD = ("contestant", "settings", "commands", "libraries", "job of curves", "job of times", "curves", "times")
+CURVE, TIME = ("seed", "steps", "tokens_per_step", "parameters"), ("link", "world", "parameters", "round")
+
+
 def reproduce(bench: Bench) -> str:
     """The commands, and of each contestant every setting that it was run with."""
-    out = []
-    for here in bench.environments:
-        rest = {key: value for key, value in here.items() if key not in ("kind", "command")}
-        out.append(f"<pre><code>{escape(here['command'])}</code></pre>" if here.get("command") else "")
-        out.append(details("environment", rest))
+    commands = dict.fromkeys(here["command"] for here in bench.environments if here.get("command"))
+    out = [f"<pre><code>{escape(command)}</code></pre>" for command in commands]
+    out += dict.fromkeys(details("environment", {key: here[key] for key in here if key != "kind"}) for here in bench.environments)
+    typed = {here["id"]: here.get("command") for here in bench.environments if here.get("id")}
     for name, contestant in bench.contestants.items():
         sets: dict[str, dict[str, Any]] = {}
         for (whose, link), records in bench.records.items():
             for record in records if whose == name else ():
-                settings = record.get("settings") or {}
+                settings, place = record.get("settings") or {}, record.get("environment")
                 told = sets.setdefault(_json(settings), {"contestant": contestant, "settings": settings})
-                if link is None:
-                    told.setdefault("curves", []).append(
-                        {key: record.get(key) for key in ("seed", "steps", "tokens_per_step", "parameters")}
-                    )
-                else:
-                    told.setdefault("times", []).append({key: record.get(key) for key in ("link", "world", "parameters", "round")})
-        out += [details(name, told) for told in sets.values()]
+                kind, keys = ("curves", CURVE) if link is None else ("times", TIME)
+                told.setdefault(kind, []).append({key: record.get(key) for key in keys} | ({"environment": place} if place else {}))
+                job = {key: value for key, value in (record.get("job") or {}).items() if key != "seed"}
+                for key, value in ((f"job of {kind}", job), ("libraries", record.get("libraries")), ("commands", typed.get(place))):
+                    if value and value not in told.get(key, []):
+                        told.setdefault(key, []).append(value)
+        out += [details(name, {key: told[key] for key in TOLD if key in told}) for told in sets.values()]
     return "".join(out)
+
+
+def _machine(here: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an environment what figures depend on."""
+    return {key: here[key] for key in here if key not in ("command", "date", "id")}
 
 
 def details(name: str, told: Mapping[str, Any], toml: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -50,6 +51,31 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def finite(told: Any) -> Any:
+    """The same with None for every float that JSON has no word for.
+
+    Example:
+        >>> finite({"validation": [(10, 2.5), (20, float("nan"))]})
+        {'validation': [[10, 2.5], [20, None]]}
+    """
+    if isinstance(told, dict):
+        return {key: finite(each) for key, each in told.items()}
+    if isinstance(told, list | tuple):
+        return [finite(each) for each in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told
+
+
+def no_number(validation: Sequence[tuple[int, float | None]]) -> str:
+    """Where a loss was no number first; nothing where all are numbers.
+
+    Example:
+        >>> no_number([(10, 2.5), (20, float("nan")), (30, None)])
+        'the loss was no number at step 20'
+    """
+    ill = (step for step, nats in validation if nats is None or not math.isfinite(nats))
+    return next((f"the loss was no number at step {step}" for step in ill), "")
+
+
 def write(path: Path, records: list[dict[str, Any]]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in records), encoding="utf-8")
@@ -86,16 +112,19 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         steps, losses = zip(*curve["validation"], strict=True)
         target = float(np.interp(0.8 * steps[-1], steps, losses))
         needed = _reached(steps, losses, target)
-        seconds = _reached([at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target)
+        assert needed is not None  # the target was read from this curve
+        took = _reached([at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target)
         mean = statistics.mean(step["step_s"])
-        told = {"target": target, "predicted_s": needed * mean, "measured_s": seconds, "step_s": mean}
+        told = {"target": target, "predicted_s": needed * mean, "measured_s": took, "step_s": mean}
         out.append({**whole, **told, "same_losses": whole["validation"] == curve["validation"]})
     return [*(each for each in records if each["kind"] == "environment"), *out]
 
 
-def _reached(at: Sequence[float], losses: Sequence[float], target: float) -> float:
-    """Where losses first come down to a target."""
-    place = next(place for place, loss in enumerate(losses) if loss <= target)
+def _reached(at: Sequence[float], losses: Sequence[float], target: float) -> float | None:
+    """Where losses first come down to a target; None where they never do."""
+    place = next((place for place, loss in enumerate(losses) if loss <= target), None)
+    if place is None:
+        return None
     if place == 0:
         return at[0]
     share = (losses[place - 1] - target) / (losses[place - 1] - losses[place])

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from thinwire.bench.records import no_number
 from thinwire.errors import ConfigError
 
 TARGETS = (0.4, 0.6, 0.8, 1.0)  # of the baseline's steps
@@ -88,7 +89,7 @@ class Timing:
 
 @dataclass
 class Bench:
-    """Records, sorted out. Names and links stand in the order in which they first came."""
+    """Records, sorted out. Names stand in the order in which they first came, links the fastest first."""
 
     environments: list[Mapping[str, Any]] = field(default_factory=list)
     contestants: dict[str, str] = field(default_factory=dict)
@@ -162,6 +163,7 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
     setups = _setups(told)
     for record in told:
         _keep(bench, record, setups)
+    bench.links = {link: bench.links[link] for link in bench.fastest_first}
     for (name, link), some in bench.records.items():
         if good := [record for record in some if not _wrong(record)]:
             if link is None:
@@ -231,8 +233,7 @@ def _wrong(record: Mapping[str, Any]) -> str:
     if record["kind"] == "curve":
         if not record["validation"]:
             return "it was never validated"
-        ill = [step for step, nats in record["validation"] if nats is None or not math.isfinite(nats)]
-        return f"the loss was no number at step {ill[0]}" if ill else ""
+        return no_number(record["validation"])
     steps = record.get("step_s") or []
     return "" if steps and all(step is not None and 0 < step < math.inf for step in steps) else "no steps were timed"
 

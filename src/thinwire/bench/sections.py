@@ -311,7 +311,7 @@ class Told:
                 Cell.words(whole.get("seed", "–")),
                 fixed(whole.get("target"), 3),
                 Cell.number(predicted),
-                Cell.number(measured),
+                Cell.words("not reached") if measured is None and predicted else Cell.number(measured),
                 Cell.number(off, f"{off or 0:+.1%}"[:-1]),
                 Cell.words({True: "yes, bit for bit", False: "no"}.get(whole.get("same_losses"), "–")),  # type: ignore[arg-type]
             ]
@@ -326,7 +326,7 @@ class Told:
         return f'{about}{table("Whole runs", heads, rows)}<div class="figures">{"".join(pictures)}</div>'
 
     def _proof_picture(self, whole: Mapping[str, Any], name: str, link: str) -> str:
-        points = [(s, nats) for _, s, nats in whole.get("points") or [] if math.isfinite(s) and math.isfinite(nats)]
+        points = [(s, nats) for _, s, nats in whole.get("points") or [] if nats is not None and math.isfinite(s) and math.isfinite(nats)]
         if not points or max(s for s, _ in points) <= 0:
             return ""
         look = self.looks.get(name, Look(0, rival=False))

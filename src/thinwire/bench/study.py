@@ -13,7 +13,6 @@ import importlib
 import json
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,14 +24,13 @@ import numpy as np
 from thinwire.bench.contestants import FULL, QUICK, SLOW, Contestant
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job
-from thinwire.bench.records import RECORDS, environment, read, write
-from thinwire.errors import BenchError, ThinwireError
+from thinwire.bench.records import RECORDS, environment, finite, no_number, read, write
+from thinwire.bench.running import ran
+from thinwire.errors import BenchError, LabError
 from thinwire.lab import Lab, Wire, uniform
-from thinwire.lab.delay import LineStats
 from thinwire.strategy import Strategy
 
 PARTS = ("curves", "times", "proof")
-HOURS = 3600.0
 SAME = 2e-3  # of the last loss: what another order of float32 sums may change over a whole run
 
 
@@ -133,17 +131,22 @@ class Bench:
     def __init__(self, study: Study, folder: Path, environments: Path, say: Callable[[str], None], retry: bool = False) -> None:
         self.study, self.folder, self.environments, self.say = study, folder, environments, say
         folder.mkdir(parents=True, exist_ok=True)
-        self.records = [each for each in read(folder / RECORDS) if not (retry and each.get("error"))]
-        write(folder / RECORDS, self.records)  # without what was cut off, or is tried again
-        self._done = {each["key"] for each in self.records if "key" in each}
+        self.records = read(folder / RECORDS)
+        write(folder / RECORDS, self.records)  # without what was cut off
+        self._done = {each["key"] for each in self.records if "key" in each and not (retry and each.get("error"))}
+        self._here: str | None = None  # the environment record of what is measured now
         self._pythons: dict[str, Path | str] = {}
         self.train, self.held = bundled(environments)
 
     def run(self, command: str, parts: Sequence[str] = PARTS) -> list[dict[str, Any]]:
         """Measure all of these parts that is not there yet; every record."""
-        here = {"kind": "environment", **environment(), "date": time.strftime("%Y-%m-%d"), "command": command}
-        if not any({**each, "date": here["date"]} == here for each in self.records):
-            self._keep(here)
+        here = {"kind": "environment", **environment(), "command": command}
+        last: dict[str, Any] = next((each for each in reversed(self.records) if each["kind"] == "environment"), {})
+        if "id" not in last or {**here, "date": last["date"], "id": last["id"]} != last:
+            here["date"] = time.strftime("%Y-%m-%d")
+            last = here | {"id": hashlib.sha256(json.dumps(here).encode()).hexdigest()[:8]}
+            self._keep(last)
+        self._here = last["id"]
         for part in parts:
             {"curves": self.curves, "times": self.times, "proof": self.proof}[part]()
         return self.records
@@ -170,7 +173,8 @@ class Bench:
             return False
         key = f"{own['key']}-{seed}"
         if key not in self._done:
-            self._keep({**own, **{name: source[name] for name in ("seed", "validation")}, "key": key, "shared": contestant.same_as})
+            taken = {name: source.get(name) for name in ("seed", "validation", "job", "environment")}
+            self._keep({**own, **taken, "key": key, "shared": contestant.same_as})
         return True
 
     def _curve(self, name: str | None, seed: int) -> dict[str, Any] | None:
@@ -226,10 +230,14 @@ class Bench:
         key = _key(told, job)
         if key in self._done:
             return
+        told |= {"job": _fields(job), "libraries": _libraries(contestant), "environment": self._here}
         begun = time.monotonic()
         try:
             ranks, line = ran(lab, job, self._python(contestant))
-            told |= {**FIGURES[kind](job, ranks), "max_late_ms": line.max_late_ms if line else None, "error": None}
+            told |= {**FIGURES[kind](job, ranks), "max_late_ms": line.max_late_ms if line else None}
+            told["error"] = no_number(told.get("validation", ())) or None
+        except LabError as error:
+            raise LabError(f"the lab failed while {contestant.name} ran: {error}; the same command goes on from here") from error
         except BenchError as error:
             told["error"] = str(error)
         self._keep({"key": key, **told})
@@ -242,7 +250,7 @@ class Bench:
             try:
                 module = _module(contestant.module)
                 found: Path | str = python_for(module.REQUIRES, self.environments, getattr(module, "BUILD_ENV", None))
-            except BenchError as error:
+            except (BenchError, OSError) as error:
                 found = f"cannot be installed: {error}"
             self._pythons[contestant.module] = found
         python = self._pythons[contestant.module]
@@ -251,14 +259,29 @@ class Bench:
         return python
 
     def _keep(self, told: dict[str, Any]) -> None:
+        """Add a record to the file; the failure that was tried again is forgotten."""
+        path, told, key = self.folder / RECORDS, finite(told), told.get("key", "")
+        if any(each.get("key") == key for each in self.records):
+            self.records, there = ([each for each in some if each.get("key") != key] for some in (self.records, read(path)))
+            write(path, there)
         self.records.append(told)
-        self._done.add(told.get("key", ""))
-        with (self.folder / RECORDS).open("a", encoding="utf-8") as file:
+        self._done.add(key)
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(told, allow_nan=False) + "\n")
 
 
 def _module(name: str) -> Any:
     return importlib.import_module("thinwire.bench.ours" if name == "thinwire" else f"thinwire.bench.rivals.{name}")
+
+
+def _libraries(contestant: Contestant) -> list[str]:
+    """What a rival pins, each as `name==version`."""
+    return [word for line in _module(contestant.module).REQUIRES for word in line.split() if "==" in word]
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    """What a record tells of a job beside its contestant and settings: all but where files lie."""
+    return {key: value for key, value in asdict(job).items() if key not in ("contestant", "settings", "train", "held")}
 
 
 def _key(told: dict[str, Any], job: Job) -> str:
@@ -270,37 +293,6 @@ def _key(told: dict[str, Any], job: Job) -> str:
     del fields["matmul"]
     asked = [told | {"settings": settings}, fields]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineStats | None]:
-    """What each rank tells of a job, and how well the lab delayed its packets.
-
-    Raises:
-        BenchError: it failed; the reason of the host that failed first.
-    """
-    heard: dict[str, list[str]] = {host: [] for host in lab.hosts}
-
-    def on_line(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
-        heard[host] = [*heard[host][-40:], line]
-
-    with tempfile.TemporaryDirectory(prefix="thinwire-bench-") as scratch:
-        file = Path(scratch) / "job.json"
-        job.write(file)
-        try:
-            done = lab.run([str(python), "-m", "thinwire.bench.worker", str(file), scratch], timeout=2 * HOURS, grace=20.0, on_line=on_line)
-        except ThinwireError as error:
-            raise BenchError(str(error)) from error
-        if done.worst:
-            host = next((host for host, code in done.codes.items() if code and host not in done.stopped), lab.hosts[0])
-            raise BenchError(f"{host}: {_reason(heard[host]) or f'exit code {done.codes[host]}'}")
-        return [json.loads((Path(scratch) / f"rank{rank}.json").read_text()) for rank in range(len(lab.hosts))], done.line
-
-
-def _reason(lines: list[str]) -> str:
-    """The line that says why: the last that looks like an error's."""
-    said = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in said if "Error" in line.partition(":")[0] or line.startswith("terminate called")]
-    return (errors or said or [""])[-1][:500]
 
 
 def _curve(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thinwire.cli.lab import ended_by_signals
 from thinwire.errors import BenchError
 from thinwire.say import PROGRAM, Say
 from thinwire.words import columns
@@ -70,9 +72,9 @@ def run(options: argparse.Namespace, say: Say) -> int:
         study = replace(study, seeds=options.seeds)
     if options.list:
         return _list(study, say)
-    command = shlex.join([PROGRAM, "bench", *(["--quick"] if options.quick else [])])
     bench = Bench(study, options.out, cache_folder() / "rivals", say.note, options.retry)
-    measured = bench.run(command, options.part or PARTS)
+    with ended_by_signals():
+        measured = bench.run(typed(options), options.part or PARTS)
     records = for_page(measured)
     from thinwire.bench.report import bench_page, summary, write
 
@@ -81,6 +83,15 @@ def run(options: argparse.Namespace, say: Say) -> int:
     rows = summary(records)
     say.result({"out": str(options.out), "report": str(page), "rows": rows}, f"{as_table(rows)}\n\n{left_out(measured)}{page}")
     return 0
+
+
+def typed(options: argparse.Namespace) -> str:
+    """The command that measures the same on any machine: a file of --add is told without its folder; its text is in the records."""
+    words = [PROGRAM, "bench", *(["--quick"] if options.quick else [])]
+    for flag in ("only", "add", "link", "part"):
+        for value in getattr(options, flag) or ():
+            words += [f"--{flag}", value.rpartition(os.sep)[2] if flag == "add" else value]
+    return shlex.join([*words, *(["--seeds", str(options.seeds)] if options.seeds is not None else [])])
 
 
 def _list(study: Study, say: Say) -> int:

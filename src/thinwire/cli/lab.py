@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
 
     if options.action == "run":
         check_seconds(options.timeout, options.grace)
-    with _ended_by_signals(), Lab(network, options.means) as lab:
+    with ended_by_signals(), Lab(network, options.means) as lab:
         for note in lab.stale:
             say.note(f"ended a lab that process {note.owner} had left behind ({len(note.hosts)} hosts)")
         if lab.missing:
@@ -245,7 +245,7 @@ def _words(each: Finding) -> str:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the lab as Ctrl-C does, so that nothing stays; one that is ignored, as under nohup, is ignored still."""
 
     def end(number: int, frame: object) -> None:  # noqa: ARG001

@@ -1,0 +1,56 @@
+"""One job of a bench in a lab: a process on each host, and what each tells of it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from thinwire.bench.job import Job
+from thinwire.errors import BenchError
+from thinwire.lab import Lab
+from thinwire.lab.delay import LineStats
+
+BEGIN_S, STEP_S = 1800.0, 2.0
+"""What a job may take: setting up, warming up and long steps of few; then each step. The slowest so far took a third of it, and 1.67 s."""
+
+
+def limit_s(job: Job) -> float:
+    """When a job is held to hang."""
+    return BEGIN_S + STEP_S * job.stop
+
+
+def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineStats | None]:
+    """What each rank tells of a job, and how well the lab delayed its packets.
+
+    Raises:
+        BenchError: it failed, or hung; the reason of the host that failed first.
+        LabError: the lab failed, which is no fault of the job's.
+    """
+    heard: dict[str, list[str]] = {host: [] for host in lab.hosts}
+
+    def on_line(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
+        heard[host] = [*heard[host][-40:], line]
+
+    with tempfile.TemporaryDirectory(prefix="thinwire-bench-") as scratch:
+        file = Path(scratch) / "job.json"
+        job.write(file)
+        command = [str(python), "-m", "thinwire.bench.worker", str(file), scratch]
+        done = lab.run(command, timeout=limit_s(job), grace=20.0, on_line=on_line)
+        if done.worst:
+            for host in lab.hosts:
+                lab.call(host, ["true"])  # where one is gone, so is what ran there
+            failed = next((host for host, code in done.codes.items() if code and host not in done.stopped), None)
+            if failed is None:
+                last = _reason(heard[lab.hosts[0]])
+                raise BenchError(f"not done in {limit_s(job):,.0f} s, the limit for {job.stop:,} steps; {lab.hosts[0]} said last: {last}")
+            raise BenchError(f"{failed}: {_reason(heard[failed]) or f'exit code {done.codes[failed]}'}")
+        return [json.loads((Path(scratch) / f"rank{rank}.json").read_text()) for rank in range(len(lab.hosts))], done.line
+
+
+def _reason(lines: list[str]) -> str:
+    """The line that says why: the last that looks like an error's."""
+    said = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in said if "Error" in line.partition(":")[0] or line.startswith("terminate called")]
+    return (errors or said or [""])[-1][:500]
