@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.lab.possible import why_not
 from thinwire.errors import LabError
 from thinwire.lab import Lab, uniform
+from thinwire.lab.spaces import Child, Space
 
 RUN = [sys.executable, "-m", "thinwire", "lab", "run", "--hosts", "1", "--"]
 
@@ -76,3 +78,11 @@ def test_nohup_holds() -> None:
         assert ran.stdout.readline().endswith("up\n")
         ran.send_signal(signal.SIGHUP)
         assert ran.wait(30) == 3
+
+
+def test_what_is_stopped_may_be_gone_with_its_space() -> None:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    there.close()
+    child = Child(Space("host0", here), 1, ["sleep"])  # the keeper is gone, and nobody has read so yet
+    assert child.stop(0.1) == -signal.SIGKILL
+    here.close()

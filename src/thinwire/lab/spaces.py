@@ -51,9 +51,12 @@ class Child:
 
     def stop(self, grace: float) -> int:
         """Ask it to end; after `grace` seconds make it."""
-        self.signal(signal.SIGTERM)
-        if self.wait(grace) is None:
-            self.signal(signal.SIGKILL)
+        try:
+            self.signal(signal.SIGTERM)
+            if self.wait(grace) is None:
+                self.signal(signal.SIGKILL)
+        except LabError:
+            self.lost()
         code = self.wait(ANSWER_S)
         return -signal.SIGKILL if code is None else code
 
