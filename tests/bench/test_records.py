@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from benchmarks import evidence, headline
-from tests.lab.possible import why_not
+from tests.bench.test_study import FIELDS, LINK, needs_lab
+from tests.bench.test_study import STUDY as SMALL
 from tests.members import ROOT
 from thinwire.bench import running
 from thinwire.bench import study as module
@@ -32,20 +33,12 @@ from thinwire.cli import bench as command
 from thinwire.errors import BenchError, LabError
 from thinwire.strategy import Strategy
 
-LINK = Link("10 Mb/s, 10 ms", 1e7, 0.01)
-FIELDS: dict[str, Any] = {"model": {"vocab": 256, "context": 16, "layers": 1, "heads": 2, "width": 16}, "batch": 2}
-STUDY = Study(
-    world=2,
+STUDY = replace(
+    SMALL,
     contestants=(Contestant("DDP", "ddp", {"hook": "none"}), Contestant("DDP, fp16 hook", "ddp", {"hook": "fp16"})),
-    links=(LINK,),
     seeds=1,
-    curve=FIELDS | {"steps": 20, "stop": 20, "validate_every": 5, "warmup": 5},
-    timing=FIELDS | {"steps": 100, "warm": 2, "few": 2},
-    timed=4,
-    rounds=1,
     proof=("DDP", LINK),
 )
-needs_lab = pytest.mark.skipif(bool(why := why_not()), reason=why)
 Answer = Callable[[Job], list[dict[str, Any]]]
 
 
