@@ -52,6 +52,10 @@ class Driver(Protocol):
     @property
     def lanes(self) -> int: ...
     @property
+    def among(self) -> Ranks:
+        """The ranks that take part, by their numbers in the whole world; none where that is all of them."""
+
+    @property
     def transport(self) -> Link:
         """What is known of the wire before it is measured: its window, whether a message waits; the rest is a local network's."""
 

@@ -184,6 +184,10 @@ class LocalDriver:
         return self.fabric.world
 
     @property
+    def among(self) -> Ranks:
+        return ()
+
+    @property
     def transport(self) -> Link:
         return LOCAL_NETWORK
 

@@ -43,13 +43,11 @@ class TorchDriver:
     def __init__(self, group: Any, lanes: int, timeout: timedelta, device: torch.device) -> None:
         self.rank, self.world, self.lanes, self.timeout = dist.get_rank(group), dist.get_world_size(group), lanes, timeout
         self._members = dist.get_process_group_ranks(group if group is not None else dist.group.WORLD)
-        self._subset = len(self._members) < dist.get_world_size()
+        self.among: Ranks = tuple(self._members) if len(self._members) < dist.get_world_size() else ()
         self._backend = dist.get_backend(group)
         self._device = device
-        by_host = device.type == "cuda" and self._backend == "gloo"
-        self._wire = (
-            torch.device("cpu") if by_host else device
-        )  # gloo carries from memory of the host alone; ranks may then differ in device
+        # gloo carries from the host's memory alone, so that ranks may differ in device
+        self._wire = torch.device("cpu") if device.type == "cuda" and self._backend == "gloo" else device
         self._explained: FlightError | None = None
         # on CUDA a codec may wait for bytes whose hop was only enqueued: under a lock two ranks could wait for one another for ever
         self.turn: AbstractContextManager[Any] = nullcontext() if device.type == "cuda" else threading.Lock()
@@ -72,9 +70,9 @@ class TorchDriver:
     def _make(self, lane: int, ranks: Ranks) -> None:
         """A process group. Within a subset of the world only its members call, and torch then names a group by its ranks alone."""
         members = [self._members[rank] for rank in ranks]
-        if self.rank in ranks or not self._subset:
+        if self.rank in ranks or not self.among:
             try:
-                made = dist.new_group(members, timeout=self.timeout, backend=self._backend, use_local_synchronization=self._subset)
+                made = dist.new_group(members, timeout=self.timeout, backend=self._backend, use_local_synchronization=bool(self.among))
             except RuntimeError as error:
                 explained = self.explain(error, "attach: connecting")
                 self.watch.close()
@@ -94,7 +92,7 @@ class TorchDriver:
             lane.stop()
         self.watch.close()
         for (_, ranks), made in self._groups.items():
-            if self.rank in ranks and not self._subset:  # a group made again under the same name would meet its predecessor's addresses
+            if self.rank in ranks and not self.among:  # a group made again under the same name would meet its predecessor's addresses
                 dist.destroy_process_group(made)
         self._groups.clear()
 

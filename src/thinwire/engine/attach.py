@@ -119,7 +119,6 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             meter.rows.append(Row(f"bucket {bucket.index}", bucket.spec.numel, route=", ".join(chosen) if how.measures else ""))
         flights = Flights(strategy, how, dense, driver, built, meter, seed)
         sync = Syncer(model, optimizer, strategy, driver, built, flights, meter, options)
-        sync.among = _part(group)
         weights = [float(told) for told in sync.share(repr(float(weight)).encode(), "attach: weights")]
         sync.shares = agree.shares(weights, strategy.how)
     except BaseException:
@@ -146,14 +145,6 @@ def _pieces(
     codec_s = measured_codec(strategy.what, specs, seat, driver, meter, planned[0].device)
     counts = [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]
     return chosen(together, strategy.what, how, seat, link, codec_s, counts, SIZES if slice_bytes == "auto" else (slice_bytes,))
-
-
-def _part(group: Any) -> tuple[int, ...]:
-    """The ranks of a group that is not all of them."""
-    if group is None:
-        return ()
-    ranks = tuple(dist.get_process_group_ranks(group))
-    return ranks if len(ranks) < dist.get_world_size() else ()
 
 
 def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:

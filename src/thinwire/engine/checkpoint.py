@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from thinwire.core import Leaf, Spec
 from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.saved import META, Saved
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.strategy import Strategy
 
@@ -34,11 +34,7 @@ if TYPE_CHECKING:
     from thinwire.engine.syncer import Syncer
 
 _FORMAT = 1
-_META = "all|meta"
 _META_BYTES = 8192
-
-Run = tuple[int, int, Tensor]
-"""Elements low to high of a parameter, and their values."""
 
 
 def save(sync: Syncer) -> dict[str, Tensor]:
@@ -50,7 +46,7 @@ def save(sync: Syncer) -> dict[str, Tensor]:
             f"a checkpoint in the middle of an accumulation of {sync.strategy.when!r} would lose this rank's sum in .grad: "
             "save after optimizer.step()"
         )
-    state = {_META: pack_json(_meta(sync))}
+    state = {META: pack_json(_meta(sync))}
     for path, leaf in _leaves(sync):
         scope = _scope(leaf, sync.driver.rank)
         if leaf.spec is None:
@@ -62,17 +58,18 @@ def save(sync: Syncer) -> dict[str, Tensor]:
             state.update(_runs("all", f"air/{air.step}", bucket.spec, air.x))
     if sync.strategy.on.clock == "step":
         state.update(_private(sync))
-    return {f"{_among(sync)}{key}": value for key, value in state.items()}
+    begin = _among(sync)
+    return {f"{begin}{key}": value for key, value in state.items()}
 
 
 def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     """Take up a state; see `Syncer.load_state_dict`."""
     state = _of_group(sync, state)
-    if _META not in state:
+    if META not in state:
         raise AttachError("this is no state of a syncer: it has no 'all|meta' entry")
-    meta = unpack_json(state[_META])
+    meta = unpack_json(state[META])
     _must_fit(sync, meta)
-    saved = _Saved(state, meta["world"])
+    saved = Saved(state, meta["world"])
     rank, world = sync.driver.rank, sync.driver.world
     dealt = saved.world != world or meta["cut"] != _meta(sync)["cut"]  # decided alike on all ranks: owners of elements may have moved
     sync.flights.settle_all()
@@ -101,7 +98,7 @@ def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
         AttachError: the folder holds no state of that key.
     """
     state = read_tensors(folder, lambda name: name.startswith(f"{key}."))
-    if not any(name.endswith(_META) for name in state):
+    if not any(name.endswith(META) for name in state):
         raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(_keys(folder))}")
     return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
 
@@ -129,7 +126,8 @@ def _keys(folder: str | Path) -> list[str]:
 
 def _among(sync: Syncer) -> str:
     """What the keys of a part of the ranks begin with."""
-    return f"among {'-'.join(map(str, sync.among))}/" if sync.among else ""
+    among = sync.driver.among
+    return f"among {'-'.join(map(str, among))}/" if among else ""
 
 
 def _of_group(sync: Syncer, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -226,100 +224,6 @@ def unpack_json(packed: Tensor) -> Any:
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
-class _Saved:
-    """A state by path and parameter."""
-
-    def __init__(self, state: dict[str, Tensor], world: int) -> None:
-        self.world = world
-        self._runs: dict[tuple[str, str], dict[int | None, list[Run]]] = defaultdict(lambda: defaultdict(list))
-        self._whole: dict[tuple[int | None, str, str], Tensor] = {}
-        self.ranks: set[int] = set()
-        for key, value in state.items():
-            if key == _META:
-                continue
-            scope, path, span, part = key.split("|", 3)
-            rank = int(scope.removeprefix("rank")) if scope.startswith("rank") else None
-            if rank is not None:
-                self.ranks.add(rank)
-            if span == "whole":
-                self._whole[rank, path, part] = value
-            else:
-                low, high = map(int, span.split(":"))
-                self._runs[path, part][rank].append((low, high, value))
-
-    def owner(self, rank: int) -> int:
-        """Whose state a rank takes up: its own, also where it has come to a quorum beyond the world; else of rank r mod (old world)."""
-        return rank if rank in self.ranks else rank % self.world
-
-    def has(self, path: str, part: str | None, rank: int | None) -> bool:
-        return (rank, path, str(part)) in self._whole
-
-    def whole(self, path: str, part: str | None, rank: int | None = None) -> Tensor:
-        if not self.has(path, part, rank):
-            raise AttachError(f"the state has no {path!r} of {part!r}{self._whose(rank)}")
-        return self._whole[rank, path, str(part)]
-
-    def wholes(self, prefix: str, rank: int) -> Iterator[tuple[str, str, Tensor]]:
-        """(rest of the path, parameter, value) of every whole tensor of a rank below a path."""
-        for (owner, path, part), value in self._whole.items():
-            if owner == rank and path.startswith(prefix):
-                yield path.removeprefix(prefix), part, value
-
-    def flat(self, path: str, spec: Spec, rank: int | None) -> Tensor:
-        """The span's values from whatever runs cover it."""
-        out = torch.empty(spec.numel, dtype=spec.work)
-        for piece in spec.pieces():
-            filled = torch.zeros(piece.high - piece.low, dtype=torch.bool)
-            for low, high, value in self._runs.get((path, piece.part.name), {}).get(rank, []):
-                a, b = max(low, piece.low), min(high, piece.high)
-                if a < b:
-                    out[piece.at + a - piece.low : piece.at + b - piece.low] = value[a - low : b - low].to(out)
-                    filled[a - piece.low : b - piece.low] = True
-            if not filled.all():
-                raise AttachError(f"the state lacks elements of {path!r} of {piece.part.name!r}{self._whose(rank)}")
-        return out
-
-    def mean_weights(self, names: Sequence[str], shares: Sequence[float]) -> Tensor:
-        """Ranks' own parameters of these names, as one flat mean."""
-        self._must_be_whole()
-        return torch.cat(
-            [_mean([self.whole("private/weights", name, rank) for rank in range(self.world)], shares).flatten() for name in names]
-        )
-
-    def mean(self, path: str, spec: Spec, shares: Sequence[float]) -> Tensor:
-        """The mean over ranks of what each keeps for itself."""
-        self._must_be_whole()
-        return _mean([self.flat(path, spec, rank) for rank in range(self.world)], shares)
-
-    def total(self, path: str, spec: Spec) -> Tensor:
-        """The sum over all ranks that saved it, in float64."""
-        self._must_be_whole()
-        out = torch.zeros(spec.numel, dtype=torch.float64)
-        for piece in spec.pieces():
-            for runs in self._runs.get((path, piece.part.name), {}).values():
-                for low, high, value in runs:
-                    a, b = max(low, piece.low), min(high, piece.high)
-                    if a < b:
-                        out[piece.at + a - piece.low : piece.at + b - piece.low] += value[a - low : b - low].to(out)
-        return out
-
-    def _must_be_whole(self) -> None:
-        missing = sorted(set(range(self.world)) - self.ranks)
-        if missing:
-            raise AttachError(
-                f"the state was saved by {self.world} ranks and lacks those of ranks {missing}; another world size needs all: "
-                "use sync.load_checkpoint(folder), or merge every rank's state_dict"
-            )
-
-    def _whose(self, rank: int | None) -> str:
-        return "" if rank is None else f" of rank {rank}; it holds those of ranks {sorted(self.ranks)} of {self.world}"
-
-
-def _mean(of_ranks: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Weighted, summed in float64; in the tensors' own type."""
-    return torch.stack([each.double() * share for each, share in zip(of_ranks, shares, strict=True)]).sum(0).to(of_ranks[0])
-
-
 def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
     own = _meta(sync)
     if meta["format"] != _FORMAT:
@@ -348,11 +252,11 @@ def _must_be_another_period(sync: Syncer, meta: dict[str, Any], own: dict[str, A
 
     The clock stays: every step counts as it would have from the start under the new schedule.
     """
-    then, now = meta.get("when"), own["when"]
     both = f"\n  saved:    {meta['strategy']}\n  attached: {own['strategy']}"
     if not another_period(meta, sync.strategy):
         raise AttachError(f"the state is of another strategy.{both}")
-    if any(meta["air"]) or sync.strategy.when.fragments > 1 or "staggered(" in str(then):
+    then, now = meta["when"], own["when"]
+    if any(meta["air"]) or sync.strategy.when.fragments > 1 or "staggered(" in then:
         raise AttachError(
             "the state holds flights or fragments of another schedule: go on with the one it was saved with, or save when nothing is in "
             f"the air.{both}"
@@ -360,7 +264,7 @@ def _must_be_another_period(sync: Syncer, meta: dict[str, Any], own: dict[str, A
     warnings.warn(f"the state was saved under {then} and goes on under {now}, counted from step {meta['step']}", stacklevel=5)
 
 
-def _dealt(saved: _Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor:
+def _dealt(saved: Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor:
     """This rank's cards of a sum: element i whole to the i-th rank, what float32 rounded off to the next."""
     assert leaf.spec is not None
     total = saved.total(path, leaf.spec)
@@ -376,7 +280,7 @@ def _dealt(saved: _Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tenso
     return out
 
 
-def _load_leaves(sync: Syncer, saved: _Saved, dealt: bool, shares: Sequence[float]) -> None:
+def _load_leaves(sync: Syncer, saved: Saved, dealt: bool, shares: Sequence[float]) -> None:
     """Every leaf from what was saved of it, or dealt; a small private one begins again where there is nothing of this world and layout."""
     rank, anew = sync.driver.rank, set()
     for path, leaf in _leaves(sync):
@@ -396,14 +300,14 @@ def _load_leaves(sync: Syncer, saved: _Saved, dealt: bool, shares: Sequence[floa
         warnings.warn(f"the state holds none of this world and layout, so these start anew: {', '.join(sorted(anew))}", stacklevel=4)
 
 
-def _load_air(bucket: FlatBucket, saved: _Saved, air: list[list[int]]) -> None:
+def _load_air(bucket: FlatBucket, saved: Saved, air: list[list[int]]) -> None:
     steps = air[bucket.index] if any(air) else []
     totals = [saved.flat(f"air/{step}", bucket.spec, None) for step in steps]
     for step, x in zip(steps, bucket.restore(totals), strict=True):
         bucket.air.append(Airborne(step, x, [], [], settled=True))
 
 
-def _load_private(sync: Syncer, saved: _Saved, rank: int) -> None:
+def _load_private(sync: Syncer, saved: Saved, rank: int) -> None:
     params = dict(_trained(sync))
     with torch.no_grad():
         for name, param in params.items():

@@ -141,6 +141,7 @@ class _Alone:
     """A driver of no flights."""
 
     lanes = 1
+    among: Ranks = ()
     transport: Link = LOCAL_NETWORK
 
     def __init__(self, rank: int, world: int, leave: Callable[[], None]) -> None:

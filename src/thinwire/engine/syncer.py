@@ -57,8 +57,6 @@ class Syncer:
         self._landed: set[int] = set()  # buckets of which a mean has landed since
         self.apart = 0
         """Steps since the last landing."""
-        self.among: tuple[int, ...] = ()
-        """The ranks that take part, where that is not all of them."""
         self.shares: Sequence[float] = [1 / driver.world] * driver.world
         self._on_gradients = strategy.on.clock == "backward"
         self._device = buckets[0].device

@@ -78,6 +78,8 @@ def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -
     size = accumulate if strategy.on.clock == "step" else 1  # batches to a count of the schedule
     least, landed = -(-steps // size), set[int]()
     for end in range(1, 2 * steps // size + 1):
+        if end < least and len(landed) == buckets:
+            continue  # only the end is left to find
         now = strategy.when.tick(end - 1, buckets).land
         landed.update(now)
         if end >= least and now and len(landed) == buckets:

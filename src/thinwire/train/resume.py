@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import thinwire
 from thinwire.engine import Syncer
 from thinwire.engine.checkpoint import another_period, pack_json, unpack_json
+from thinwire.engine.saved import META
 from thinwire.errors import CheckpointError
 from thinwire.say import Say
 from thinwire.train.checkpoints import Checkpoints, host_groups
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from thinwire.train.setup import Prepared
 
 FORMAT = 1
-_SYNC = "sync.all|meta"
+_SYNC = f"sync.{META}"
 
 
 @dataclass(frozen=True)

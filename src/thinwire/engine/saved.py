@@ -1,0 +1,111 @@
+"""A saved state, looked up by path and parameter: a rank's own, or the sum or mean over all ranks that saved it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Spec
+from thinwire.errors import AttachError
+
+META = "all|meta"
+"""The key of the facts, which are of no path."""
+Run = tuple[int, int, Tensor]
+"""Elements low to high of a parameter, and their values."""
+
+
+class Saved:
+    """A state by path and parameter."""
+
+    def __init__(self, state: dict[str, Tensor], world: int) -> None:
+        self.world = world
+        self._runs: dict[tuple[str, str], dict[int | None, list[Run]]] = defaultdict(lambda: defaultdict(list))
+        self._whole: dict[tuple[int | None, str, str], Tensor] = {}
+        self.ranks: set[int] = set()
+        for key, value in state.items():
+            if key == META:
+                continue
+            scope, path, span, part = key.split("|", 3)
+            rank = int(scope.removeprefix("rank")) if scope.startswith("rank") else None
+            if rank is not None:
+                self.ranks.add(rank)
+            if span == "whole":
+                self._whole[rank, path, part] = value
+            else:
+                low, high = map(int, span.split(":"))
+                self._runs[path, part][rank].append((low, high, value))
+
+    def owner(self, rank: int) -> int:
+        """Whose state a rank takes up: its own, also where it has come to a quorum beyond the world; else of rank r mod (old world)."""
+        return rank if rank in self.ranks else rank % self.world
+
+    def has(self, path: str, part: str | None, rank: int | None) -> bool:
+        return (rank, path, str(part)) in self._whole
+
+    def whole(self, path: str, part: str | None, rank: int | None = None) -> Tensor:
+        if not self.has(path, part, rank):
+            raise AttachError(f"the state has no {path!r} of {part!r}{self._whose(rank)}")
+        return self._whole[rank, path, str(part)]
+
+    def wholes(self, prefix: str, rank: int) -> Iterator[tuple[str, str, Tensor]]:
+        """(rest of the path, parameter, value) of every whole tensor of a rank below a path."""
+        for (owner, path, part), value in self._whole.items():
+            if owner == rank and path.startswith(prefix):
+                yield path.removeprefix(prefix), part, value
+
+    def flat(self, path: str, spec: Spec, rank: int | None) -> Tensor:
+        """The span's values from whatever runs cover it."""
+        out = torch.empty(spec.numel, dtype=spec.work)
+        for piece in spec.pieces():
+            filled = torch.zeros(piece.high - piece.low, dtype=torch.bool)
+            for low, high, value in self._runs.get((path, piece.part.name), {}).get(rank, []):
+                a, b = max(low, piece.low), min(high, piece.high)
+                if a < b:
+                    out[piece.at + a - piece.low : piece.at + b - piece.low] = value[a - low : b - low].to(out)
+                    filled[a - piece.low : b - piece.low] = True
+            if not filled.all():
+                raise AttachError(f"the state lacks elements of {path!r} of {piece.part.name!r}{self._whose(rank)}")
+        return out
+
+    def mean_weights(self, names: Sequence[str], shares: Sequence[float]) -> Tensor:
+        """Ranks' own parameters of these names, as one flat mean."""
+        self._must_be_whole()
+        return torch.cat(
+            [_mean([self.whole("private/weights", name, rank) for rank in range(self.world)], shares).flatten() for name in names]
+        )
+
+    def mean(self, path: str, spec: Spec, shares: Sequence[float]) -> Tensor:
+        """The mean over ranks of what each keeps for itself."""
+        self._must_be_whole()
+        return _mean([self.flat(path, spec, rank) for rank in range(self.world)], shares)
+
+    def total(self, path: str, spec: Spec) -> Tensor:
+        """The sum over all ranks that saved it, in float64."""
+        self._must_be_whole()
+        out = torch.zeros(spec.numel, dtype=torch.float64)
+        for piece in spec.pieces():
+            for runs in self._runs.get((path, piece.part.name), {}).values():
+                for low, high, value in runs:
+                    a, b = max(low, piece.low), min(high, piece.high)
+                    if a < b:
+                        out[piece.at + a - piece.low : piece.at + b - piece.low] += value[a - low : b - low].to(out)
+        return out
+
+    def _must_be_whole(self) -> None:
+        missing = sorted(set(range(self.world)) - self.ranks)
+        if missing:
+            raise AttachError(
+                f"the state was saved by {self.world} ranks and lacks those of ranks {missing}; another world size needs all: "
+                "use sync.load_checkpoint(folder), or merge every rank's state_dict"
+            )
+
+    def _whose(self, rank: int | None) -> str:
+        return "" if rank is None else f" of rank {rank}; it holds those of ranks {sorted(self.ranks)} of {self.world}"
+
+
+def _mean(of_ranks: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Weighted, summed in float64; in the tensors' own type."""
+    return torch.stack([each.double() * share for each, share in zip(of_ranks, shares, strict=True)]).sum(0).to(of_ranks[0])
