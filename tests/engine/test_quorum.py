@@ -173,6 +173,54 @@ def test_what_comes_late_counts_in_the_next_round_and_its_rank_goes_on_from_the_
         assert near(ends[1], second)
 
 
+@pytest.mark.filterwarnings("ignore:round .* closed without", "ignore:rank . came late")
+@pytest.mark.parametrize("slow", [False, True])
+def test_who_is_late_by_a_hiccup_is_waited_for_once_and_who_is_slow_no_more(slow: bool) -> None:
+    closed = [threading.Event() for _ in range(2)]
+    offered = [threading.Event() for _ in range(2)]
+    over, short, long = threading.Event(), 0.05, 100.0
+
+    def work(rank: int, store: Any) -> float:
+        mine = Rank(store, rank)
+        with mine.sync as sync:
+            if rank < 2:
+                for number in range(1 + slow):
+                    sync._grace_s = short
+                    mine.round()
+                    closed[number].set()
+                    assert offered[number].wait(150)
+                sync._grace_s, begun = long, time.monotonic()
+                mine.round()
+                took = time.monotonic() - begun
+                assert sync.members == (0, 1, 2)
+                assert sync._in_time == ((0, 1) if slow else (0, 1, 2))
+                over.set()
+                return took
+            for number in range(1 + slow):
+                for _ in range(H - 1):
+                    mine.step()
+                assert closed[number].wait(150)
+                mine.step()
+                assert sync.version == number + 1
+                offered[number].set()
+            if not slow:
+                mine.round()
+            assert over.wait(150)
+            return 0.0
+
+    assert max(together(3, work)) < 50
+
+
+@pytest.mark.filterwarnings("ignore:round 0 closed without rank 1")
+def test_a_round_that_has_its_quorum_waits_for_the_others_beyond_the_timeout() -> None:
+    mine = Rank(dist.HashStore(), 0, world=2, quorum=1, grace_s=1.0, timeout=timedelta(seconds=0.2))
+    begun = time.monotonic()
+    mine.round()
+    assert time.monotonic() - begun >= 1.0
+    assert mine.sync.version == 1
+    mine.sync.close()
+
+
 @pytest.mark.filterwarnings("ignore:round 1 closed without rank 2")
 def test_a_rank_that_leaves_is_not_waited_for() -> None:
     def work(rank: int, store: Any) -> tuple[Tensor, float]:

@@ -4,8 +4,8 @@ Keys, below `thinwire-rounds/`:
     start               "V ID", here S: the run begins with the anchor before round V that ID gave, V = -1 where no checkpoint was loaded.
                         A newer one takes its place until a first round closes: then it is "V ID runs", for good
     c/ID/i              a contribution in pieces; ID = rank.life.number, said once and never changed
-    r/S/R/come, r/S/R/i how many contributions round R has, and the i-th: [ID, bytes]
-    r/S/R/members       the IDs that count in round R. Who writes it first closes the round, for all
+    r/S/R/come, r/S/R/i how many contributions round R has, and the i-th: [ID, bytes, round whose anchor it began with]
+    r/S/R/members       those that count in round R. Who writes it first closes the round, for all
     floor               contributions of rounds below it may be gone
     snapshot/S, s/S/V/i [V, bytes, requests served]: what all hold equal before round V
 A process that dies leaves whole contributions or none: pieces are there before the round hears of them.
@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -40,6 +40,19 @@ class Gone(Exception):  # noqa: N818  (no error: whoever asks falls back on a sn
     """What was asked for has been cleared away."""
 
 
+class Offer(NamedTuple):
+    """A contribution to a round: its ID, its bytes, and the round whose anchor it began with."""
+
+    name: str
+    nbytes: int
+    began: int
+
+    @property
+    def rank(self) -> int:
+        """Whose it is."""
+        return int(self.name.split(".", maxsplit=1)[0])
+
+
 class Board:
     """One rank's view.
 
@@ -50,7 +63,7 @@ class Board:
     def __init__(self, store: Any) -> None:
         self._store: Any = dist.PrefixStore("thinwire-rounds", store)  # type: ignore[attr-defined]  # not in its __all__
         self._store.set_timeout(timedelta(seconds=_ANSWER_S))
-        self._came: dict[str, dict[int, tuple[str, int]]] = {}
+        self._came: dict[str, dict[int, Offer]] = {}
         self.start = ""
         """The start of the run that this rank is in."""
 
@@ -116,48 +129,48 @@ class Board:
         """Put a contribution up, for whichever round will count it."""
         self._put(f"c/{contribution}", blob)
 
-    def come(self, round_: int, contribution: str, nbytes: int) -> None:
+    def come(self, round_: int, offer: Offer) -> None:
         """Offer a contribution to a round."""
         place = self.count(f"{self._round(round_)}/come") - 1
-        self.set(f"{self._round(round_)}/{place}", json.dumps([contribution, nbytes]))
+        self.set(f"{self._round(round_)}/{place}", json.dumps(offer))
 
-    def came(self, round_: int) -> list[tuple[str, int]]:
-        """(ID, bytes) of what has been offered to a round."""
+    def came(self, round_: int) -> list[Offer]:
+        """What has been offered to a round."""
         key = self._round(round_)
         known = self._came.setdefault(key, {})
         for place in range(self.count(f"{key}/come", 0)):
             if place not in known:
                 entry = self.read(f"{key}/{place}")
                 if entry is not None:  # else counted and not written yet; or never will be, where its rank died in between
-                    known[place] = tuple(json.loads(entry))
+                    known[place] = Offer(*json.loads(entry))
         return list(known.values())
 
-    def members(self, round_: int) -> list[tuple[str, int]] | None:
-        """(ID, bytes) of what counts in a round, in order; `None` while it is open."""
+    def members(self, round_: int) -> list[Offer] | None:
+        """What counts in a round, in order; `None` while it is open."""
         told = self.read(f"{self._round(round_)}/members")
-        return None if told is None else [(contribution, nbytes) for contribution, nbytes in json.loads(told)]
+        return None if told is None else [Offer(*each) for each in json.loads(told)]
 
-    def close_round(self, round_: int, contributions: Sequence[tuple[str, int]]) -> None:
+    def close_round(self, round_: int, contributions: Sequence[Offer]) -> None:
         """Let these count, unless the round has been closed before; and clear away what is old."""
         told = json.dumps(sorted(contributions))
         if self.claim(f"{self._round(round_)}/members", told) != told or round_ < KEEP:
             return
         old = round_ - KEEP
         self.set("floor", str(old + 1))
-        for contribution, nbytes in self.members(old) or []:
-            self._drop(f"c/{contribution}", nbytes)
+        for offer in self.members(old) or []:
+            self._drop(f"c/{offer.name}", offer.nbytes)
 
     @property
     def floor(self) -> int:
         """The oldest round whose contributions are surely there."""
         return int(self.read("floor") or 0)
 
-    def contribution(self, contribution: str, nbytes: int) -> bytes:
+    def contribution(self, offer: Offer) -> bytes:
         """
         Raises:
             Gone: it has been cleared away.
         """
-        return self._get(f"c/{contribution}", nbytes)
+        return self._get(f"c/{offer.name}", offer.nbytes)
 
     def _round(self, round_: int) -> str:
         return f"r/{self.start}/{round_}"

@@ -60,13 +60,16 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         scaler: as in `attach`.
         bucket_bytes: as in `attach`.
         slice_bytes: as in `attach`.
-        timeout: how long a round waits for its quorum.
+        timeout: how long a round waits for its quorum, and whoever comes for an anchor, which a rank puts up at the end of a round: give
+            it more than the longest round takes.
         seed: of every random draw; the same on every rank.
 
     Raises:
         AttachError: a strategy that rounds cannot have, options out of range, a model that cannot be attached.
         DisagreementError: the run has another strategy, model or options.
-        QuorumError: nobody serves the newest anchor in time.
+        QuorumError: nobody serves the newest anchor in time; at a step, too few for a quorum came.
+        StrategyError: a parameter that the outer optimiser refuses, or `by_rank` without a codec for this rank.
+        FlightError: the store does not answer; at a step, a delta that is not finite, or a round of which all weigh 0.
 
     Example:
         >>> import torch.distributed as dist

@@ -2,13 +2,15 @@
 
 The period of `every(H)` begins with the same anchor on every rank that is in time. Steps, for each rank:
     1. take H local steps from the anchor of round r; pin delta = anchor - w, encoded, to the board, and offer it to the open round
-    2. in time (round r is open): wait until it closes. It does when all who are expected have come, or when the ranks of the quorum have
-       and `grace_s` has passed since. Who came to the round before is expected
-    3. late (round r is closed): the contribution counts in the open round, and nobody is waited for
+    2. in time (round r is open): wait until it closes. It does when all who are expected have come in time, or when the ranks of the
+       quorum have and `grace_s` has passed since. Expected are those who were in time for the round before, and whoever has just come
+       late by one round, once: of a hiccup the grace makes good, a slow rank is waited for no more
+    3. late (round r is closed): the contribution counts in the open round, and this rank waits for nobody
     4. of every closed round, in order: anchor = outer(anchor, sum of s_k delta_k), s_k = w_k / sqrt(1 + late_k), divided by their sum;
        then w = the newest anchor, from which the next H steps go
 A round's members are whoever the first to close it saw there, so every rank applies the same contributions in the same order, late or not,
-and holds the same anchors. A late contribution is never dropped, unless its process dies before any round has counted it.
+and holds the same anchors. A late contribution is dropped only if its process ends, or the run begins anew from a checkpoint, before any
+round has counted it.
 (FedBuff, Nguyen et al. 2022, arXiv:2106.06639: buffered rounds and the weight of what is late; a quorum with grace as in torchft.)
 """
 
@@ -25,9 +27,10 @@ from torch import Tensor
 
 from thinwire.core import Ranks, Seat
 from thinwire.engine import agree
-from thinwire.engine.board import Board, Gone, look, pack, unpack
+from thinwire.engine.board import Board, Gone, Offer, look, pack, unpack
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.syncer import Syncer, persistent_buffers
+from thinwire.engine.options import persistent_buffers
+from thinwire.engine.syncer import Syncer
 from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
 from thinwire.kernels import fast
 
@@ -44,6 +47,8 @@ class QuorumSyncer(Syncer):
     """Rounds whose contributions are in this rank's anchor."""
     members: Ranks = ()
     """The ranks that the last of these rounds counted."""
+    _in_time: Ranks = ()
+    _missed: Ranks = ()  # by one round
 
     def enter(self, board: Board, quorum: int, grace_s: float, limit_s: float) -> None:
         """Take up the newest anchor, or give the first."""
@@ -51,7 +56,7 @@ class QuorumSyncer(Syncer):
         rank, self._weight, self._number = self.driver.rank, 1.0, 0
         board.drop(f"left/{rank}")
         self._life = board.count(f"life/{rank}")
-        self._pending: dict[str, tuple[int, int]] = {}  # offered and not counted yet: the round, and bytes
+        self._pending: dict[Offer, int] = {}  # offered and not counted yet, and to which round
         if board.begin(-1, self._next_name()):
             board.serve(0, self._shot())
         else:
@@ -91,7 +96,7 @@ class QuorumSyncer(Syncer):
             AttachError: rounds have closed that went on from something older.
         """
         super().resume(step, apart)
-        self.version, self.members = step // self.strategy.when.period, ()
+        self.version, self.members, self._in_time, self._missed = step // self.strategy.when.period, (), (), ()
         self._pending.clear()
         if self.board.begin(self.version, self._next_name()):
             self.board.serve(self.version, self._shot())
@@ -125,13 +130,14 @@ class QuorumSyncer(Syncer):
 
     def _round(self) -> None:
         """Contribute; wait for the round if in time; go on from the newest anchor."""
-        began, start, name = self.version, self.board.start, self._next_name()
+        began, start = self.version, self.board.start
         blob = self._contribution(began)
+        mine = Offer(self._next_name(), len(blob), began)
         self._catch_up()
         if self.board.start == start:
             begun = time.perf_counter()
-            self.board.pin(name, blob)
-            self._offer(name, len(blob))
+            self.board.pin(mine.name, blob)
+            self._offer(mine)
             self.meter.rows[0].wire_s += time.perf_counter() - begun
             if began == self.version:
                 self._await(began)
@@ -143,11 +149,11 @@ class QuorumSyncer(Syncer):
                 "began elsewhere, and do not count",
                 stacklevel=4,
             )
-        late = self._pending.get(name)
-        if late is not None:
-            share = f"weighed by {1 / math.sqrt(1 + late[0] - began):.2f}"
+        counts = self._pending.get(mine)
+        if counts is not None:
+            share = f"weighed by {1 / math.sqrt(1 + counts - began):.2f}"
             warnings.warn(
-                f"rank {self.driver.rank} came late: round {began} had closed. What it learned counts in round {late[0]}, {share}, and it "
+                f"rank {self.driver.rank} came late: round {began} had closed. What it learned counts in round {counts}, {share}, and it "
                 "goes on from the newest anchor",
                 stacklevel=4,
             )
@@ -174,14 +180,14 @@ class QuorumSyncer(Syncer):
         self._number += 1
         return f"{self.driver.rank}.{self._life}.{self._number}"
 
-    def _offer(self, name: str, nbytes: int) -> None:
-        self._pending[name] = (self.version, nbytes)
-        self.board.come(self.version, name, nbytes)
+    def _offer(self, offer: Offer) -> None:
+        self._pending[offer] = self.version
+        self.board.come(self.version, offer)
 
     def _await(self, round_: int) -> None:
         """Until the round has closed, or to close it; or until the run begins anew, from a checkpoint."""
-        expected = set(self.members or range(self.driver.world))
-        reached: float | None = None
+        expected = set(self._in_time or range(self.driver.world))
+        reached: float | None = None  # when the quorum was
 
         def closed() -> bool:
             nonlocal reached
@@ -189,11 +195,12 @@ class QuorumSyncer(Syncer):
                 return True
             self._serve()  # the quorum may lack just the newcomer that waits for an anchor
             came = self.board.came(round_)
-            ranks = {_rank(name) for name, _ in came}
-            if len(ranks) < self._quorum:
+            here = {offer.rank for offer in came if offer.began == round_}
+            if len(here) < self._quorum:
                 return False
             reached = time.monotonic() if reached is None else reached
-            missing = [rank for rank in expected - ranks if not self.board.has(f"left/{rank}")]
+            just_late = {offer.rank for offer in came if offer.began == round_ - 1}.difference(self._missed)
+            missing = [rank for rank in (expected | just_late) - here if not self.board.has(f"left/{rank}")]
             if missing and time.monotonic() - reached < self._grace_s:
                 return False
             if self.board.settle():
@@ -201,15 +208,16 @@ class QuorumSyncer(Syncer):
             return True
 
         begun = time.perf_counter()
-        if not look(closed, self._limit_s):
-            ranks = sorted({_rank(name) for name, _ in self.board.came(round_)})
+        if not look(lambda: closed() or reached is not None, self._limit_s):
+            ranks = sorted({offer.rank for offer in self.board.came(round_) if offer.began == round_})
             raise QuorumError(
                 f"round {round_}: only ranks {ranks} came within {self._limit_s:g} s, and {self._quorum} make the quorum. Start others, "
                 "which take up the newest anchor with thinwire.join; or begin again from a checkpoint with a smaller quorum"
             )
+        look(closed, math.inf)  # which it is once the grace is over
         self.meter.rows[0].exposed_s += time.perf_counter() - begun
         members = self.board.members(round_)
-        ranks_then = {_rank(name) for name, _ in members or []}
+        ranks_then = {offer.rank for offer in members or []}
         absent = sorted(expected - ranks_then)
         if absent and members is not None:
             who = " and ".join(f"rank {rank}" for rank in absent)
@@ -230,17 +238,16 @@ class QuorumSyncer(Syncer):
                 self._ask_for_snapshot()
                 continue
             self.version += 1
-        for name, (round_, nbytes) in list(self._pending.items()):
+        for offer, round_ in list(self._pending.items()):
             if round_ < self.version:
-                counted = self.board.members(round_) or []
-                if (name, nbytes) in counted:
-                    del self._pending[name]
+                if offer in (self.board.members(round_) or []):
+                    del self._pending[offer]
                 else:
-                    self._offer(name, nbytes)
+                    self._offer(offer)
 
-    def _apply(self, round_: int, members: list[tuple[str, int]]) -> None:
+    def _apply(self, round_: int, members: list[Offer]) -> None:
         """Put the weighted mean of a round's contributions where it belongs: on every rank the same arithmetic, on the host."""
-        heard = [unpack(self.board.contribution(name, nbytes)) for name, nbytes in members]
+        heard = [unpack(self.board.contribution(offer)) for offer in members]
         weights = [told["weight"] / math.sqrt(1 + round_ - told["began"]) for told, _ in heard]
         if not sum(weights):
             raise FlightError(f"round {round_}: all who came weigh 0")
@@ -257,7 +264,8 @@ class QuorumSyncer(Syncer):
                     span.add_(opened, alpha=weight / sum(weights))
             at += len(bucket.slices)
             self.strategy.on.write(bucket, total.to(bucket.device), bucket.state)
-        self.members = tuple(sorted({_rank(name) for name, _ in members}))
+        self.members = tuple(sorted({offer.rank for offer in members}))
+        self._in_time, self._missed = (tuple(offer.rank for offer in members if offer.began == round_ - by) for by in (0, 1))
         self.meter.world = max(2, len(self.members))
 
     def _at_anchor(self) -> None:
@@ -305,7 +313,7 @@ class QuorumSyncer(Syncer):
 
     def _shot(self) -> bytes:
         leaves = [leaf.value for bucket in self.buckets for _, leaf in bucket.state.walk()]
-        return pack({"members": self.members}, leaves + self._shared_tensors())
+        return pack({"members": self.members, "in_time": self._in_time, "missed": self._missed}, leaves + self._shared_tensors())
 
     def _take(self, version: int, nbytes: int) -> None:
         """Go on from a snapshot.
@@ -320,7 +328,8 @@ class QuorumSyncer(Syncer):
         with torch.no_grad():
             for own, value in zip(self._shared_tensors(), tensors[len(leaves) :], strict=True):
                 own.copy_(value)
-        self.version, self.members = version, tuple(told["members"])
+        self.version = version
+        self.members, self._in_time, self._missed = (tuple(told[name]) for name in ("members", "in_time", "missed"))
 
     def _ask_for_snapshot(self) -> None:
         """Have a rank that is in time put up its anchor, and take it."""
@@ -356,7 +365,3 @@ class QuorumSyncer(Syncer):
         if not look(looked, self._limit_s):
             raise QuorumError(f"rank {self.driver.rank} waited {self._limit_s:g} s for {what}, and it did not come. Do the others run?")
         return seen[-1]
-
-
-def _rank(name: str) -> int:
-    return int(name.split(".", maxsplit=1)[0])
