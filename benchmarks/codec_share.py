@@ -21,7 +21,7 @@ from thinwire.bench.study import LARGE, bundled, links, ran
 from thinwire.data.cache import cache_folder
 from thinwire.kernels import native
 
-WORLD, BATCH, STEPS, WARM = 4, 8, 24, 4
+WORLD, BATCH, STEPS, WARM = 4, 8, 12, 4
 NAMES = ["4-bit gradients, feedback", "top-k 8 of 64 of each update, 2 bits", "local steps H=10, 4 bits", "SparseLoCo-like H=15"]
 
 

@@ -39,7 +39,7 @@ def row(told: dict[str, Any]) -> list[Any]:
     """A line of the table."""
     rtt, bits, lost = (told[f"{what}_found"] for what in ("rtt", "rate", "loss"))
     inside = lost["low"] <= told["loss"] <= lost["high"]
-    late = f"{told['line']['max_late_ms']:.2f}" if told["line"] else "–"
+    late = f"{told['line']['max_late_ms']:.2f}" if told["line"] and told["line"]["max_late_ms"] is not None else "–"
     return [
         f"{told['rate'] / 1e6:g} Mb/s, {told['rtt'] * 1e3:g} ms, {told['loss'] * 100:g} %",
         f"{bits['measured'] / told['rate']:.3f}",

@@ -86,8 +86,8 @@ def ratios(logs: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--launches", type=int, default=6, help="fresh pairs of processes for each comparison (default 6)")
-    arguments.add_argument("--pairs", type=int, default=20, help="pairs of timed steps in each launch (default 20)")
+    arguments.add_argument("--launches", type=int, default=2, help="fresh pairs of processes for each comparison (default 2)")
+    arguments.add_argument("--pairs", type=int, default=30, help="pairs of timed steps in each launch (default 30)")
     arguments.add_argument("--rows", type=int, default=8, help="rows of 64 tokens in a rank's batch (default 8)")
     args = arguments.parse_args()
     rows, results = [], {}

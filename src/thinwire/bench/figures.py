@@ -245,15 +245,26 @@ def _limits(lines: Sequence[Line]) -> tuple[float, float]:
     return low - room, high + room
 
 
+def need_matplotlib() -> None:
+    """Refuse to draw without it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"the page needs matplotlib ({error}): pip install 'thinwire[train]'") from error
+
+
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Callable[[tuple[str, str]], str]]]:
     """A figure in this module's style, and what makes its SVG once it is drawn."""
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(f"the page needs matplotlib ({error}): pip install 'thinwire[train]'") from error
+    need_matplotlib()
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     kept: list[str] = []
 
     def finished(told: tuple[str, str]) -> str:

@@ -60,7 +60,8 @@ def bench_sections(bench: Bench, rows: Sequence[Mapping[str, Any]]) -> str:
         section("Loss against bytes", told.legend(), told.against_bytes()),
         section(
             "Where a step's time goes",
-            '<p class="quiet">Means of rank 0, beside the mean step of the slowest rank. What a library does not tell apart is grey.</p>',
+            '<p class="quiet">Parts are means of rank 0; a tick is the mean step of all ranks. '
+            "What a library does not tell apart is grey.</p>",
             parts_legend(),
             told.breakdown(),
         ),

@@ -151,6 +151,11 @@ class Bench:
             {"curves": self.curves, "times": self.times, "proof": self.proof}[part]()
         return self.records
 
+    @property
+    def curve_parameters(self) -> int:
+        """Of the model whose losses are measured."""
+        return _parameters(self.study.job(self.study.contestants[0], 0, self.study.curve, self.train, self.held))
+
     def curves(self) -> None:
         """Losses, once for each contestant and seed."""
         study = self.study
@@ -196,7 +201,7 @@ class Bench:
         name, link = study.proof
         contestant = next((each for each in study.contestants if each.name == name), None)
         if contestant is None:
-            return
+            raise BenchError(f"the proof is a whole run of {name!r}, which does not take part")
         apart = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
         contestant = replace(contestant, timed={}, slow={})  # as it is run whole
         with link.lab(study.world) as lab:

@@ -15,25 +15,25 @@ from thinwire.say import PROGRAM, Say
 from thinwire.words import columns
 
 if TYPE_CHECKING:
-    from thinwire.bench.study import Study
+    from thinwire.bench.study import Bench, Study
 
 ABOUT = """\
 Strategies and rivals on the same model, text, batches and links: loss against wall-clock and bytes, step times, and who wins where.
 
     thinwire bench --quick                     two hosts, seven contestants, two links: under 10 minutes on two cores
-    thinwire bench                             the full study: hours; stop it when you like, the same command goes on
+    thinwire bench                             the full study: a day on two cores; stop it when you like, the same command goes on
     thinwire bench --quick --only DDP --only "dense, sliced" --add diloco,period=20
     thinwire bench --list                      contestants and links
 
 Each contestant runs in its own processes (rivals in environments of their own, built at first use), in emulated hosts (`thinwire lab`).
-Records are in --out/records.jsonl, the page in --out/report.html.
+Records are in --out/records.jsonl, the page, of all that lies there, in --out/report.html.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire bench`."""
     parser.add_argument("--quick", action="store_true", help="the small study")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="FOLDER", help="default runs/bench")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default runs/bench, with --quick runs/bench-quick")
     parser.add_argument("--only", action="append", metavar="NAME", help="a contestant of --list; may be repeated; default: all")
     parser.add_argument(
         "--add", action="append", metavar="STRATEGY", help="a recipe such as diloco,period=20, or a .toml file; may be repeated"
@@ -41,7 +41,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", action="append", metavar="NAME", help="a link of --list; may be repeated; default: all")
     parser.add_argument("--seeds", type=int, metavar="N", help="of the loss curves")
     parser.add_argument(
-        "--part", action="append", choices=("curves", "times", "proof"), help="may be repeated; default: all, in this order"
+        "--part",
+        action="append",
+        choices=("curves", "times", "proof"),
+        help="may be repeated; default: all, in this order, the proof where its contestant and link are chosen",
     )
     parser.add_argument("--retry", action="store_true", help="measure again what failed")
     parser.add_argument("--list", action="store_true", help="show contestants and links, measure nothing")
@@ -50,8 +53,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Say) -> int:
     """Measure, then write the page."""
     from thinwire.bench.contestants import chosen, ours
+    from thinwire.bench.figures import need_matplotlib
     from thinwire.bench.records import for_page
-    from thinwire.bench.study import PARTS, QUICK_STUDY, STUDY, Bench
+    from thinwire.bench.study import QUICK_STUDY, STUDY, Bench
     from thinwire.data.cache import cache_folder
     from thinwire.train.spoken import strategy_from
 
@@ -72,17 +76,45 @@ def run(options: argparse.Namespace, say: Say) -> int:
         study = replace(study, seeds=options.seeds)
     if options.list:
         return _list(study, say)
-    bench = Bench(study, options.out, cache_folder() / "rivals", say.note, options.retry)
+    need_matplotlib()  # before hours of measuring
+    parts, folder = _parts(study, options.part, say), options.out or Path("runs", "bench-quick" if options.quick else "bench")
+    bench = Bench(study, folder, cache_folder() / "rivals", say.note, options.retry)
+    _one_model(bench)
     with ended_by_signals():
-        measured = bench.run(typed(options), options.part or PARTS)
+        measured = bench.run(typed(options), parts)
     records = for_page(measured)
     from thinwire.bench.report import bench_page, summary, write
 
-    page = options.out / "report.html"
+    page = folder / "report.html"
     write(bench_page(records), page)
     rows = summary(records)
-    say.result({"out": str(options.out), "report": str(page), "rows": rows}, f"{as_table(rows)}\n\n{left_out(measured)}{page}")
+    say.result({"out": str(folder), "report": str(page), "rows": rows}, f"{as_table(rows)}\n\n{left_out(measured)}{page}")
     return 0
+
+
+def _parts(study: Study, asked: list[str] | None, say: Say) -> list[str]:
+    """What to measure: the proof where what it is of takes part."""
+    from thinwire.bench.study import PARTS
+
+    name, link = study.proof
+    if name in [each.name for each in study.contestants] and link.name in [each.name for each in study.links]:
+        return asked or list(PARTS)
+    if "proof" in (asked or ()):
+        raise BenchError(f"--part proof is a whole run of {name!r} over {link.name!r}: choose them, too, by --only and --link")
+    if asked is None:
+        say.note(f"no proof: it is a whole run of {name!r} over {link.name!r}, which are not both chosen")
+    return asked or [part for part in PARTS if part != "proof"]
+
+
+def _one_model(bench: Bench) -> None:
+    """Refuse a folder of which no page could be made once all is measured."""
+    mine = bench.curve_parameters
+    there = {each["parameters"] for each in bench.records if each["kind"] == "curve" and each.get("parameters")}
+    if others := sorted(there - {mine}):
+        raise BenchError(
+            f"{bench.folder} holds curves of a model of {others[0]:,} parameters, and these would be of one of {mine:,}: "
+            "no page could show both. Give this study an --out of its own"
+        )
 
 
 def typed(options: argparse.Namespace) -> str:

@@ -35,7 +35,7 @@ PACKAGES = {
     "safetensors": ("train, generate", "train"),
     "rich": ("train, generate, compare", "train"),
     "tensorboard": ("train", "train"),
-    "matplotlib": ("train, compare", "train"),
+    "matplotlib": ("train, compare, bench, report", "train"),
     "datasets": ("train --data hf:NAME", "hub"),
 }
 GB = 1e9

@@ -202,7 +202,7 @@ def summary(done: Ran) -> str:
     lines = columns(rows)
     words = f"{done.seconds:.1f} s"
     if done.line is not None and done.line.seen:
-        words += f"; {done.line.lost:,} of {done.line.seen:,} packets lost on purpose, at most {done.line.max_late_ms:.1f} ms late"
+        words += f"; {done.line.lost:,} of {done.line.seen:,} packets lost on purpose, {done.line.lateness}"
     if done.line is not None and done.line.dropped:
         words += f"; {done.line.dropped:,} could not be held: this machine is too slow for such a line"
     return "\n".join([*lines, words])
@@ -218,7 +218,7 @@ def _check(lab: Lab, say: Say) -> int:
             say.note(_words(each))
     stats = lab.line_stats()
     bad = sum(not each.ok for each in found)
-    means = "nothing is delayed" if stats is None else f"delayed by {stats.means}, at most {stats.max_late_ms:.1f} ms late"
+    means = "nothing is delayed" if stats is None else f"delayed by {stats.means}, {stats.lateness}"
     told = {"ok": not bad, "findings": [asdict(each) for each in found], "line": None if stats is None else asdict(stats)}
     say.result(told, f"{len(found)} figures, {bad} not as asked; {means}")
     return 1 if bad else 0

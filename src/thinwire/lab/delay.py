@@ -25,16 +25,22 @@ Means = Literal["auto", "netem", "queue"]
 class LineStats:
     """How well packets were delayed since the last look. max_late_ms: the worst that one came after its time.
 
-    seen, lost: packets, and those dropped to be lost; dropped: those that the line could not hold.
+    seen, lost: packets, and those dropped to be lost; dropped: those that the line could not hold. netem tells nothing of it: no packet
+    is seen, and how late they were is not known.
     """
 
     means: str
     seen: int = 0
     lost: int = 0
     dropped: int = 0
-    max_late_ms: float = 0.0
-    mean_late_ms: float = 0.0
+    max_late_ms: float | None = None
+    mean_late_ms: float | None = None
     cpu_s: float = 0.0
+
+    @property
+    def lateness(self) -> str:
+        """In words."""
+        return "how late is not told" if self.max_late_ms is None else f"at most {self.max_late_ms:.1f} ms late"
 
 
 class Netem:

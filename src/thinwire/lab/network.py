@@ -27,7 +27,7 @@ Ends = tuple[str, str]
 class Wire:
     """What packets between two ends meet. rtt and jitter: seconds, there and back; loss: the share lost each way.
 
-    Jitter is drawn for each packet, each way, between 0 and jitter / 2 on top of rtt / 2; packets keep their order.
+    Jitter is drawn for each packet, each way, between 0 and jitter / 2 on top of rtt / 2; packets keep their order, but by netem.
     """
 
     rtt: float = 0.0

@@ -1,0 +1,34 @@
+"""`thinwire bench` refuses before it measures what could come to no page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from thinwire.bench.records import RECORDS
+
+
+def bench(*said: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "thinwire", "bench", *said]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_folder_of_curves_of_another_model(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    curve = {"kind": "curve", "key": "a", "name": "DDP", "seed": 0, "parameters": 480096, "error": None, "validation": [[1, 2.0]]}
+    before = json.dumps(curve) + "\n"
+    (tmp_path / "there" / RECORDS).write_text(before)
+    done = bench("--quick", "--only", "DDP", "--part", "curves", "--out", "there", folder=tmp_path)
+    assert done.returncode == 2
+    assert "there holds curves of a model of 480,096 parameters" in done.stderr
+    assert "--out of its own" in done.stderr
+    assert (tmp_path / "there" / RECORDS).read_text() == before
+
+
+def test_a_proof_of_what_takes_no_part(tmp_path: Path) -> None:
+    done = bench("--quick", "--only", "DDP", "--part", "proof", folder=tmp_path)
+    assert done.returncode == 2
+    assert "choose them, too, by --only and --link" in done.stderr
+    assert list(tmp_path.iterdir()) == []
