@@ -48,7 +48,7 @@ class DisagreementError(ThinwireError, RuntimeError):
 
 
 class NotLandedError(ThinwireError, RuntimeError):
-    """`optimizer.step()` was called on a tick where no mean had landed in `.grad`."""
+    """Something was asked for, or done, before its mean had landed: `optimizer.step()`, `check()`, a checkpoint, a gradient read."""
 
 
 class PayloadError(ThinwireError, ValueError):

@@ -27,15 +27,15 @@ def dense() -> Strategy:
 
 
 def accumulation(passes: int = 8) -> Strategy:
-    """Gradient accumulation: one exchange for `passes` backward passes, whose gradients are summed. (Li et al. 2020, arXiv:2006.15704.)
+    """Gradient accumulation: one exchange for `passes` backward passes, whose gradients are summed. (Ott et al. 2018, arXiv:1806.00187.)
 
-    Differs from the paper: the schedule counts the passes, where there the user puts all but the last under `no_sync`.
+    Differs from the paper: the schedule counts the passes, whatever precision they are in.
     """
     return Strategy(every(passes), identity(), native(), gradients())
 
 
 def delayed_update(tau: int = 1, compensate: float = 0.0) -> Strategy:
-    """w(t+1) = w(t) - eta · mean g(t - tau): the wire has tau steps to do its work. (Zinkevich, Langford, Smola 2009.)
+    """w(t+1) = w(t) - eta · mean g(t - tau): the wire has tau steps to do its work. (Langford, Smola, Zinkevich 2009, arXiv:0911.0491.)
 
     With `compensate` above 0 the mean is compensated for what the parameters have moved since (DC-ASGD, arXiv:1609.08326).
 
@@ -111,7 +111,8 @@ def parameter_server(servers: int = 1) -> Strategy:
 def qsgd(bits: int = 4, block: int = 256) -> Strategy:
     """Unbiased `bits`-bit gradients by stochastic rounding. (Alistarh et al. 2017, arXiv:1610.02132.)
 
-    Differs from the paper: blocks are scaled by their largest magnitude, not their norm; no entropy code.
+    Differs from the paper: blocks are scaled by their largest magnitude, not their norm; no entropy code; the sum is
+    rounded once more on its way back.
     """
     return Strategy(every(1), uniform(bits, block, rounding="stochastic"), two_shot(), gradients())  # type: ignore[arg-type]  # checked by uniform
 
@@ -174,7 +175,8 @@ def fedpaq(period: int = 8, bits: int = 4) -> Strategy:
 
     (Reisizadeh et al. 2020, arXiv:1909.13014.)
 
-    Differs from the paper: every rank takes part in every round; rounding to nearest in blocks of 256.
+    Differs from the paper: every rank takes part in every round; rounding to nearest in blocks of 256; the sum is rounded once
+    more on its way back.
     """
     return Strategy(every(period), uniform(bits), two_shot(), deltas(outer=sgd(1.0)))  # type: ignore[arg-type]  # checked by uniform
 
@@ -264,7 +266,7 @@ def streaming_diloco(period: int = 100, fragments: int = 4, tau: int = 5, alpha:
     """DiLoCo in 4-bit fragments that travel for tau steps while training goes on. (Douillard et al. 2025, arXiv:2501.18512.)
 
     Differs from the paper: 4-bit integers in blocks of 256, not E3M0 floats; fragments are runs of parameters, dealt like cards; without
-    `lr` the outer rate is that of `diloco`.
+    `lr` the outer rate is that of `diloco`; the sum is rounded once more on its way back.
     """
     when = delayed(tau, staggered(fragments, every(period)))
     return Strategy(when, uniform(4), two_shot(), deltas(outer=nesterov(lr), alpha=alpha))
@@ -311,6 +313,9 @@ def for_link(gbits: float, node: int | None = None) -> Strategy:
         less            SparseLoCo, whose sums come back as sparse as they went
 
     A smaller model or a longer step moves each line down in proportion. Differs from the papers: it is a rule of thumb from their settings.
+
+    Raises:
+        StrategyError: a rate that is not positive and finite.
     """
     if not 0 < gbits < float("inf"):
         raise StrategyError(f"for_link(gbits={gbits}): a rate is positive and finite, in Gb/s, such as 0.1 for 100 Mb/s")

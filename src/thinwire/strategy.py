@@ -75,7 +75,7 @@ class Strategy:
             return None
         return (
             f"Cannot use {self.what!r} over {self.how!r} on {self.on!r}: the route does not tell which entries were drawn, so the others "
-            "would be erased. Use native() or gather()"
+            "would be erased. Use native(), gather() or gossip()"
         )
 
     def _unpaced(self) -> str | None:

@@ -9,12 +9,14 @@ from torch import nn
 
 from tests.threads import on_threads
 from thinwire import attach, recipes
-from thinwire.cli._memory import AIR, BUFFERS, kept_bytes
+from thinwire.cli._memory import AIR, BUFFERS, buckets_of, kept_bytes
 from thinwire.cli.main import main
-from thinwire.cli.recipes import Shape, sent
+from thinwire.cli.recipes import Named, Shape, sent
 from thinwire.core import Driver
-from thinwire.on import deltas, nesterov, optim
+from thinwire.how import gather
+from thinwire.on import deltas, gradients, nesterov, optim
 from thinwire.strategy import Strategy
+from thinwire.what import by_role, uniform
 from thinwire.when import every
 
 SMALL = Shape(width=16, layers=2)
@@ -184,6 +186,17 @@ def test_the_options_that_save_memory_show() -> None:
     assert sizes["plain"] == sizes["host"] == {"anchor": n, "velocity": n, AIR: n}
     assert sizes["bf16"] == {"anchor": n // 2, "velocity": n // 2, AIR: n}
     assert sizes["AdamW"]["exp_avg"] == sizes["AdamW"]["exp_avg_sq"] == n
+
+
+@pytest.mark.parametrize("head_first", [False, True])
+def test_matrices_of_one_shape_and_two_roles_send_what_each_of_them_does(head_first: bool) -> None:
+    """An embedding in 8 bits, and a head of its shape in 1, whichever comes first."""
+    with torch.device("meta"):
+        modules = [nn.Embedding(16384, 64), nn.Linear(64, 16384, bias=False)]
+        model = nn.Sequential(*reversed(modules) if head_first else modules)
+    strategy = Strategy(every(1), by_role(embedding=uniform(8), matrix=uniform(1, grid="rise")), gather(), gradients())
+    assert len(buckets_of(strategy, model)) == 2
+    assert sent(strategy, Named("two", model), 2).sent_bytes == pytest.approx((8 + 1) / 2 / 8, rel=0.05)
 
 
 def test_fragments_share_what_is_in_the_air() -> None:

@@ -4,7 +4,7 @@ import torch
 from tests.fakes import FakeBucket
 from thinwire.core import Outer, Schedule
 from thinwire.errors import StrategyError
-from thinwire.on import deltas, nesterov, optim, sgd
+from thinwire.on import deltas, nesterov, optim, parameters, sgd
 from thinwire.on._kept import twin
 from thinwire.strategy import Strategy
 from thinwire.when import delayed, every, staggered, warmup
@@ -170,7 +170,15 @@ def test_another_word_is_refused(setting: dict[str, str], told: str) -> None:
         deltas(**setting)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("target", [deltas, parameters])
+def test_averages_that_bf16_would_halt_are_refused(target: type[deltas] | type[parameters]) -> None:
+    with pytest.raises(StrategyError, match="would stand still"):
+        target(outer=optim("AdamW"), store="bf16")
+
+
 def test_what_is_not_said_leaves_no_trace_and_all_survives_toml() -> None:
     assert repr(deltas(sgd(1.0))) == "deltas(outer=sgd(lr=1.0, momentum=0.0), alpha=0.0)"
-    full = Strategy(every(4), on=deltas(optim("AdamW", "lr=0.1"), eager=True, store="bf16", place="cpu"))
+    full = Strategy(every(4), on=deltas(nesterov(0.7, 0.8), eager=True, store="bf16", place="cpu"))
+    assert Strategy.from_toml(full.to_toml()) == full
+    full = Strategy(every(4), on=deltas(optim("AdamW", "lr=0.1"), eager=True, place="cpu"))
     assert Strategy.from_toml(full.to_toml()) == full

@@ -172,11 +172,11 @@ def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> floa
     from thinwire.core import Seat
 
     total, group = 0.0, tuple(range(world))
-    alike = Counter(tuple(part.shape for part in spec.parts) for spec in specs)  # most layers are: what they send is counted once
-    first = {tuple(part.shape for part in spec.parts): spec for spec in specs}
-    for shapes, times in alike.items():
+    kinds = [(spec.dtype, *((part.shape, part.role) for part in spec.parts)) for spec in specs]
+    first = dict(zip(kinds, specs, strict=True))
+    for kind, times in Counter(kinds).items():  # most layers are alike: what they send is counted once
         for rank in group:
-            nbytes = strategy.how.sent_nbytes(strategy.what, first[shapes], Seat(rank, group, 0, 0))
+            nbytes = strategy.how.sent_nbytes(strategy.what, first[kind], Seat(rank, group, 0, 0))
             if nbytes is None:
                 return None
             total += nbytes * times

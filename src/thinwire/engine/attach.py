@@ -74,8 +74,9 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
 
     Raises:
         AttachError: nothing trains, parameters on several devices or of a type that has no place in a bucket, options out of range,
-            weights that are negative, all 0, or differ over `gossip()`.
-        StrategyError: a route that cannot serve a world of this size.
+            weights that are negative, all 0, or differ over `gossip()`, which does not broadcast buffers either.
+        StrategyError: a route that cannot serve a world of this size, `by_rank` with fewer codecs than ranks or more, a parameter that the
+            outer optimiser refuses.
         DisagreementError: ranks hold different strategies, models or options.
         RankLostError: a rank did not come, or went.
 

@@ -285,7 +285,8 @@ def _load_leaves(sync: Syncer, saved: Saved, dealt: bool, shares: Sequence[float
     rank, anew = sync.driver.rank, set()
     for path, leaf in _leaves(sync):
         owner = saved.owner(rank) if leaf.kind in ("summed", "private") else None
-        if leaf.first is not None and (dealt or not saved.has(path, leaf.part, owner)):
+        elsewhere = saved.world != sync.driver.world or (dealt and path.startswith("fly/"))  # a slice's, not a bucket's, goes by the cut
+        if leaf.first is not None and (elsewhere or not saved.has(path, leaf.part, owner)):
             leaf.value = leaf.first
             anew.add(path)
         elif leaf.spec is None:

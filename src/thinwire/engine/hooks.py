@@ -87,9 +87,11 @@ class Hooks:
     def _refuse_step(self, *_: Any) -> None:
         sync = self._sync
         if sync.accumulating:
+            when = sync.strategy.when
+            every = "" if when.gap != when.period else f", once every {when.period} backward passes"
             raise NotLandedError(
-                f"optimizer.step() before step {sync.step} of {sync.strategy.when!r}: .grad holds this rank's own sum, no mean has landed. "
-                f"Call it once every {sync.strategy.when.period} backward passes"
+                f"optimizer.step() before step {sync.step} of {when!r}: .grad holds this rank's own sum, no mean has landed. "
+                f"Call it after the backward pass at which one lands{every}"
             )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thinwire.engine.buckets import plan
@@ -52,6 +52,7 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
     if len(devices) > 1:
         found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
     found += _of_updates(strategy, optimizer)
+    found += _of_buffers(model, strategy, options)
     found += _out_of_range(options) + _of_scaler(strategy, options) + _of_overlap(model, optimizer, strategy, options)
     if trained and not found:
         try:
@@ -59,6 +60,12 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
         except AttachError as error:
             found.append(str(error))
     return found
+
+
+def persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers that a checkpoint of the model holds."""
+    kept = set(model.state_dict(keep_vars=True))
+    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
 
 
 def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, Any]:
@@ -105,6 +112,16 @@ def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
     return [
         f"{strategy.on!r} puts a whole update into .grad, and {type(optimizer).__name__} would average it once more: "
         "use torch.optim.SGD(params, lr, weight_decay=…) without momentum"
+    ]
+
+
+def _of_buffers(model: nn.Module, strategy: Strategy, options: Options) -> list[str]:
+    """What would make every rank wait for rank 0 at each landing, though no route does."""
+    if options.buffers != "broadcast" or strategy.how.consensus or not (kept := persistent_buffers(model)):
+        return []
+    return [
+        f"{strategy.how!r} waits for one or two ranks, but buffers='broadcast' has all wait for rank 0's ({kept[0][0]!r}, …) at each "
+        "landing: take buffers='local'"
     ]
 
 

@@ -26,7 +26,7 @@ from thinwire.engine.flights import Flights
 from thinwire.engine.forward import Deferred
 from thinwire.engine.hooks import Frozen, Hooks
 from thinwire.engine.meter import Meter, Report
-from thinwire.engine.options import Options
+from thinwire.engine.options import Options, persistent_buffers
 from thinwire.engine.pace import Pace
 from thinwire.engine.priority import by_index
 from thinwire.engine.trace import Trace, recording
@@ -56,7 +56,7 @@ class Syncer:
         self._begun = 0  # the step at which this syncer began
         self._landed: set[int] = set()  # buckets of which a mean has landed since
         self.apart = 0
-        """Steps since the last landing."""
+        """Steps since all buckets last landed at once: under `staggered` in several parts, all there have been."""
         self.shares: Sequence[float] = [1 / driver.world] * driver.world
         self._on_gradients = strategy.on.clock == "backward"
         self._device = buckets[0].device
@@ -82,7 +82,7 @@ class Syncer:
     def weigh(self, weight: float) -> None:
         """Give this rank's weight (its tokens or samples, say) for the launches to come; every rank calls it, once before a launch.
 
-        The mean is sum(w_k · x_k) / sum(w_k). It costs one message of 8 bytes to each rank, sent while the forward pass runs.
+        The mean is sum(w_k · x_k) / sum(w_k). It costs two messages of 8 bytes to each rank, sent while the forward pass runs.
         """
         self.settle_weights()
         self._weighing = agree.Sharing(self.driver, self.meter, struct.pack("<d", weight), "weigh", self._device)
@@ -115,7 +115,8 @@ class Syncer:
 
         Raises:
             DisagreementError: on every rank; it names the first parameter that differs.
-            NotLandedError: on `parameters()`, when ranks differ rightly: between two landings, or always (a drawn few, gossip).
+            NotLandedError: on `parameters()`, when ranks differ rightly: between two landings, or always (a drawn few, gossip, parts that
+                land by turns).
         """
         self.land()
         named: list[tuple[str, Tensor]] = []
@@ -129,7 +130,8 @@ class Syncer:
                     )
                 if self.apart:
                     raise NotLandedError(
-                        f"check(): ranks have taken {self.apart} steps of their own since the last landing of {self.strategy.when!r}"
+                        f"check(): ranks have taken {self.apart} steps of their own since all parameters last landed at once, by "
+                        f"{self.strategy.when!r}; compare what `with sync.common_weights():` shows"
                     )
                 common = bucket.weights()
             named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
@@ -421,9 +423,3 @@ class Syncer:
     def _blame(self) -> str:
         bad = [name for name, param in self.model.named_parameters() if not bool(param.isfinite().all())]
         return f"here {bad[0]!r} is not finite" if bad else "this rank's own are finite"
-
-
-def persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The buffers that a checkpoint of the model holds."""
-    kept = set(model.state_dict(keep_vars=True))
-    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]

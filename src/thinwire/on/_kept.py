@@ -9,16 +9,22 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Bucket, Leaf, Outer, State
+from thinwire.on.outer import optim
 
 Store: TypeAlias = Literal["bf16"] | None
 Place: TypeAlias = Literal["cpu"] | None
 
 
-def misfits(target: str, store: Store, place: Place) -> list[str]:
-    """What is wrong with these two settings of a target."""
+def misfits(target: str, outer: Outer | None, store: Store, place: Place) -> list[str]:
+    """What is wrong with these settings of a target."""
     reasons = []
     if store not in (None, "bf16"):
         reasons.append(f"{target}(store={store!r}): choose 'bf16', or None for the work dtype")
+    if store == "bf16" and isinstance(outer, optim):
+        reasons.append(
+            f"{target}({outer!r}, store='bf16'): averages such as Adam's move by less than bfloat16 can tell, so they would stand still. "
+            "Take nesterov(…) or sgd(…), or place='cpu' to save an accelerator's memory"
+        )
     if place not in (None, "cpu"):
         reasons.append(f"{target}(place={place!r}): choose 'cpu', or None for where the parameters are")
     return reasons

@@ -35,12 +35,12 @@ class deltas(Target):
         eager: apply the own delta at the launch, as if it were the mean, and put that right at the landing. Steps taken meanwhile count in
             full, so alpha must be 0.
         store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory. Anchors are rounded at random
-            (unbiased, alike on all ranks), outer state to the nearest.
+            (unbiased, alike on all ranks), outer state to the nearest; not with `optim`, whose averages that would halt.
         place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer optimiser there.
 
     Raises:
-        StrategyError: alpha outside [0, 1], eager with an alpha, another word. With a strategy: a delay as long as the steps from one
-            launch to the next, or longer.
+        StrategyError: alpha outside [0, 1], eager with an alpha, another word, `optim` in bf16. With a strategy: a delay as long as
+            the steps from one launch to the next, or longer.
 
     Example:
         >>> deltas(outer=nesterov(0.7, 0.9))
@@ -62,7 +62,7 @@ class deltas(Target):
             reasons.append(f"deltas(alpha={self.alpha}): the share of its own parameters that a rank keeps lies in [0, 1]")
         if self.eager and self.alpha:
             reasons.append(f"deltas(alpha={self.alpha}, eager=True): steps taken since the launch are kept in full; take alpha=0")
-        reasons += misfits("deltas", self.store, self.place)
+        reasons += misfits("deltas", self.outer, self.store, self.place)
         if reasons:
             raise StrategyError(reasons)
 

@@ -28,7 +28,7 @@ class gradients(Target):
         reduce: "mean" over ranks, by their weights; or "sum", which no weight touches.
         then: "sign" puts the signs of that in `.grad`: -1, 0 or 1, and NaN where it is not finite. With a plain
             `torch.optim.SGD(lr)` every parameter moves by lr.
-        compensate: c above, at least 0; it keeps the parameters of the last tau + 1 launches.
+        compensate: c above, at least 0; it keeps the parameters of the last tau / period + 1 launches.
 
     Raises:
         StrategyError: another word for `reduce` or `then`, or a compensation below 0. With a strategy: a staggered schedule, a delay that

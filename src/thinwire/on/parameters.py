@@ -34,13 +34,13 @@ class parameters(Target):
         pull: c above, positive: how strongly anchors that differ are drawn together beside the pseudo-gradient. NoLoCo's gamma is
             c · lr; only with `outer`.
         store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory. Anchors are rounded at random
-            (unbiased), outer state to the nearest. Only with `outer`.
+            (unbiased), outer state to the nearest. Only with `outer`, and not `optim`, whose averages that would halt.
         place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer optimiser there. Only with `outer`.
 
     Raises:
-        StrategyError: a pull that is not positive and finite, another word, or a pull, store or place without `outer`. With a strategy: a
-            lossy codec other than a bare `randomk(p)`, which would put its errors into the weights; `randomk(p)` with `outer`; or a delay,
-            which would throw away the steps taken meanwhile.
+        StrategyError: a pull that is not positive and finite, another word, `optim` in bf16, or a pull, store or place without `outer`.
+            With a strategy: a lossy codec other than a bare `randomk(p)`, which would put its errors into the weights; `randomk(p)` with
+            `outer`; or a delay, which would throw away the steps taken meanwhile.
 
     Example:
         >>> from thinwire.what import topk
@@ -64,7 +64,7 @@ class parameters(Target):
             reasons.append(f"parameters(pull={self.pull}): what draws anchors together is positive, and finite")
         if self.outer is None and self.pull != 1.0:
             reasons.append(f"parameters(pull={self.pull}): there are no anchors to draw together; give outer=, such as sgd(0.7, 0.5)")
-        reasons += misfits("parameters", self.store, self.place)
+        reasons += misfits("parameters", self.outer, self.store, self.place)
         for setting, word in (("store", self.store), ("place", self.place)):
             if self.outer is None and word is not None:
                 reasons.append(f"parameters({setting}={word!r}): there is no anchor to keep; give outer=, such as sgd(0.7, 0.5)")

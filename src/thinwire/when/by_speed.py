@@ -3,7 +3,7 @@
 Steps, with H the inner schedule's period and v_k the steps a second of rank k, as measured over the last round:
     1. rank k takes n_k = round(H · v_k / max v) of each H steps, at least 1, spread evenly; at the others it rests
     2. in a mean it weighs as much as the steps it took since the last launch, times its weight a step (its batch)
-    3. at every launch the ranks tell one another their speeds, which hold from its landing on
+    3. at every launch of the first bucket that is not dense the ranks tell one another their speeds, which hold from its landing on
 The clock is everyone's: a step that a rank rests at is a step.
 (Dynamic local updates, Liu et al. 2024, "Asynchronous local-SGD training for language modeling", arXiv:2401.09135; weights by work done, as
 in FedAvg, McMahan et al. 2017, arXiv:1602.05629.)
@@ -26,7 +26,8 @@ class by_speed(Around):
         inner: the schedule, of a period of at least 2 steps.
 
     Raises:
-        StrategyError: a period of 1 step. With a strategy: another schedule around it, or a target whose step is a backward pass.
+        StrategyError: a period of 1 step. With a strategy: another schedule around it, a target whose step is a backward pass, or a route
+            without consensus.
 
     A loop asks whether its rank rests, and says so:
 
@@ -56,5 +57,5 @@ class by_speed(Around):
         return True
 
     def works(self, step: int, steps: int) -> bool:
-        """Whether a rank that takes `steps` of each period takes this one; the last one of a period everybody does."""
+        """Whether a rank that takes `steps` of each period takes this one; the last of each H steps, counted from 0, everybody does."""
         return (step + 1) * steps // self.period > step * steps // self.period
