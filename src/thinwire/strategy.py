@@ -99,7 +99,8 @@ class Strategy:
     @property
     def compares(self) -> bool:
         """After a landing ranks hold something equal, which `sync.check()` can prove."""
-        return self.how.consensus and not (self.what.partial and self.on.masked)
+        by_turns = self.what.partial or self.when.fragments > 1  # ranks are never equal in all parameters at once
+        return self.how.consensus and not (by_turns and self.on.masked)
 
     def to_toml(self) -> str:
         """The strategy as TOML, every setting written out."""

@@ -13,6 +13,7 @@ import pytest
 from tests.data.server import Site, served
 from tests.data.test_sets import SPECIALS, TEXT
 from thinwire.data import Reader, SetReader, Streamed, tokenizer_from, write_set
+from thinwire.data.claims import LOCK, owner
 from thinwire.data.peers import Peers, peers_from
 from thinwire.errors import DataError
 
@@ -41,6 +42,23 @@ def hosts(count: int, site: Site, folder: Path, silent: int = -1) -> Iterator[li
             if own != silent:
                 peers.serve(made[-1].by_checksum)
         yield made
+
+
+def test_who_shares_a_cache_does_not_wait_for_itself(packed: Path, tmp_path: Path) -> None:
+    """Another host asks for what it is fetching into the folder that both share: it is told at once that it gets nothing here."""
+    with served(Site(folder=packed)) as site:
+        source = SetReader(site.url, tmp_path, 10**9)
+        shard = source.set.train[0]
+        path = source._cache._path(shard.sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + LOCK)
+        lock.write_text("another-1-2-3")
+        with pytest.raises(LookupError, match="into the cache that this host shares"):
+            source.by_checksum(shard.sha256)
+        lock.write_text(owner())
+        assert not source._cache.fetched_elsewhere(shard.sha256)
+        lock.unlink()
+        assert len(source.by_checksum(shard.sha256)) == 1024
 
 
 def test_everyone_reads_everything_and_it_comes_from_afar_once(packed: Path, tmp_path: Path) -> None:

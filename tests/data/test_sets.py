@@ -247,6 +247,16 @@ def test_an_index_is_small_and_says_it_all(packed: Path) -> None:
     assert sorted(path.name for path in packed.glob("*.bin")) == files
 
 
+@pytest.mark.parametrize("name", ["/tmp/x", "../x", "tokenizer/../../x", "elsewhere/x", ""])
+def test_a_set_writes_to_no_other_place(packed: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(packed, tmp_path / "set")
+    index = json.loads((packed / INDEX).read_text())
+    index["tokenizer"].append([name, 1, "00"])
+    (tmp_path / "set" / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DataError, match="is no file of a tokenizer"):
+        reader(tmp_path / "set", tmp_path)
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, files = sets._write, []
 

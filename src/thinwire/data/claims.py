@@ -34,6 +34,12 @@ def owner() -> str:
     return f"{_host()}-{pid}-{_begun(pid)}-{next(_numbers)}"
 
 
+def held_elsewhere(folder: Path) -> bool:
+    """Whether a process of another host claims a folder now."""
+    holder = _read(folder.with_name(folder.name + LOCK))
+    return bool(holder) and not str(holder).startswith(f"{_host()}-")
+
+
 @contextmanager
 def claimed(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """The claim of a folder, held meanwhile; False if it is another's and we do not wait."""

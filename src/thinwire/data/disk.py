@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from thinwire.data.claims import LOCK, PARTIAL, claimed, left_behind, partial
+from thinwire.data.claims import LOCK, PARTIAL, claimed, held_elsewhere, left_behind, partial
 from thinwire.errors import DataError
 from thinwire.words import told
 
@@ -55,7 +55,7 @@ class DiskCache:
         Raises:
             DataError: whatever `fetch` raises; no room; or one entry larger than the limit.
         """
-        path = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
+        path = self._path(key)
         try:
             if (found := _opened(path)) is not None:
                 return found
@@ -72,6 +72,13 @@ class DiskCache:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"the cache {str(self.folder)!r} cannot be used ({told(error)}): set THINWIRE_CACHE elsewhere") from error
+
+    def fetched_elsewhere(self, key: str) -> bool:
+        """Whether another host, with which this folder is shared, is fetching the entry now."""
+        return held_elsewhere(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def used_bytes(self) -> int:
         """Of all entries."""

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -170,6 +170,8 @@ def read_index(place: str, data: bytes) -> TokenSet:
         if not all(parts.values()) or min(shard.tokens for shard in shards) < 1:
             raise ValueError("an empty shard, or none to train on or to hold out")
         files = {str(name): (int(size), str(sha)) for name, size, sha in index["tokenizer"]}
+        if odd := [name for name in files if PurePosixPath(name).parts[:1] != ("tokenizer",) or ".." in PurePosixPath(name).parts]:
+            raise ValueError(f"{odd[0]!r} is no file of a tokenizer")
         sizes = (int(index["train"]["bytes"]), int(index["held"]["bytes"]))
         return TokenSet(place, index["dtype"], parts["train"], parts["held"], *sizes, str(index["digest"]), files)
     except DataError:
@@ -236,14 +238,17 @@ class SetReader:
         """A file of the set, for a peer.
 
         Raises:
-            LookupError: the set has none with that checksum.
+            LookupError: the set has none with that checksum; or another host fetches it into this very cache, and that may be who asks.
             DataError: it cannot be had.
         """
         if self._named is None:
             dtype, shards = np.dtype(self.set.dtype), self.set.train + self.set.held
             self._named = {shard.sha256: (shard.file, shard.tokens * dtype.itemsize) for shard in shards}
             self._named |= {known: (name, size) for name, (size, known) in self.set.files.items()}
-        return self.file(*self._named[sha256], sha256)
+        name, size = self._named[sha256]
+        if self._store is not None and self._cache.fetched_elsewhere(sha256):
+            raise LookupError(f"{name} is being fetched into the cache that this host shares")
+        return self.file(name, size, sha256)
 
     def _fetched(self, name: str, size: int, sha256: str) -> bytes:
         def from_afar() -> bytes:

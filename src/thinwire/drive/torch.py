@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -55,6 +56,7 @@ class TorchDriver:
         self._groups: dict[tuple[int, Ranks], Any] = {}
         self._make(lanes, tuple(range(self.world)))  # the control lane: enough to compare facts; `prepare` makes the rest
         self._lanes = [_Lane(self, index, device) for index in range(lanes + 1)]
+        self._closed = False
 
     @property
     def transport(self) -> Link:
@@ -83,11 +85,14 @@ class TorchDriver:
         self.watch.at(label)
 
     def start(self, flight: Flight, lane: int, label: str) -> TorchHandle:
+        if self._closed:  # no thread would take it up, and whoever waits for it would wait for good
+            raise FlightError(f"{label}: the syncer is closed, and nothing flies any more. Attach again")
         handle = TorchHandle(self, flight, label)
         self._lanes[lane].put(handle)
         return handle
 
     def close(self) -> None:
+        self._closed = True
         for lane in self._lanes:
             lane.stop()
         self.watch.close()
@@ -97,6 +102,7 @@ class TorchDriver:
         self._groups.clear()
 
     def abandon(self) -> None:
+        self._closed = True
         for lane in self._lanes:
             lane.leave()
         self.watch.close()
@@ -157,7 +163,8 @@ class TorchDriver:
 
     def _start_watch(self) -> Watch:
         c10d: Any = dist.distributed_c10d
-        store = c10d.PrefixStore(f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation()}", c10d._get_default_store()).clone()
+        keys = f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation(tuple(self._members))}"
+        store = c10d.PrefixStore(keys, c10d._get_default_store()).clone()
         held_by_agent = dist.is_torchelastic_launched() or 0 not in self._members
         return Watch(store, self.rank, self.world, host=None if held_by_agent else self._members.index(0))
 
@@ -275,11 +282,10 @@ def _wait(work: Any) -> None:
         work.wait()
 
 
-_generation = 0
+_generations: Counter[Ranks] = Counter()
 
 
-def _next_generation() -> int:
-    """How many drivers this process has made; every rank counts alike, so each driver has its own keys in the store."""
-    global _generation  # noqa: PLW0603
-    _generation += 1
-    return _generation
+def _next_generation(members: Ranks) -> int:
+    """How many drivers this process has made among these ranks; they all count alike, so each driver has its own keys in the store."""
+    _generations[members] += 1
+    return _generations[members]

@@ -23,7 +23,7 @@ from thinwire.engine.options import Auto, Options, Overlap, facts, problems
 from thinwire.engine.pieces import COUNTS, MOST_LANES, SIZES, Pieces, chosen, measured_codec
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import AttachError
-from thinwire.how import auto, native
+from thinwire.how import auto, checked, direct, native
 from thinwire.strategy import Strategy
 
 
@@ -61,7 +61,8 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             "local" leaves each rank its own.
         bucket_bytes: how much is gathered before it is sent; the first bucket is 1 MiB.
         slice_bytes: cut buckets into flights of about this size, at the codec's grain. Codecs that choose among values do so in each slice.
-        lanes: flights that travel side by side, each lane with its own connections (and thread, or CUDA stream).
+        lanes: flights that travel side by side, each lane with its own connections (and thread, or CUDA stream). A `driver` that is given
+            has its own number of them, and its own timeout.
             "auto", of one or both: as many, and of such a size, as take the least time on the link, which is measured (some round trips
             and, on a slow link, the time of 320 KiB), by the route's formula and the codec's speed here. `sync.report()` tells them.
         overlap: what gradients' way over the wire is hidden behind. "backward": they are in `.grad` when it returns. "forward": a bucket
@@ -105,7 +106,9 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         link = probe.measured(driver, meter, device, driver.transport) if strategy.how.measures or chooses else None
         known = link if strategy.how.measures else None  # lanes and slices alone leave routes, and the order of sums, as they are
         how = strategy.how.settle(driver.world, known)
-        dense = native() if known is None else auto().settle(driver.world, known)
+        dense: Route = native() if known is None else auto().settle(driver.world, known)
+        if isinstance(strategy.how, checked):
+            dense = checked(direct())
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
         pieces = _pieces(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
         meter.pieces = pieces.said
@@ -119,9 +122,10 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             chosen = dict.fromkeys(repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices)
             meter.rows.append(Row(f"bucket {bucket.index}", bucket.spec.numel, route=", ".join(chosen) if how.measures else ""))
         flights = Flights(strategy, how, dense, driver, built, meter, seed)
-        sync = Syncer(model, optimizer, strategy, driver, built, flights, meter, options)
-        weights = [float(told) for told in sync.share(repr(float(weight)).encode(), "attach: weights")]
-        sync.shares = agree.shares(weights, strategy.how)
+        weights = [float(told) for told in agree.share(driver, meter, repr(float(weight)).encode(), "attach: weights", device)]
+        shares = agree.shares(weights, strategy.how)
+        sync = Syncer(model, optimizer, strategy, driver, built, flights, meter, options)  # last, as it hooks on to the model
+        sync.shares = shares
     except BaseException:
         driver.close()
         raise

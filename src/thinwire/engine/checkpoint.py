@@ -56,6 +56,7 @@ def save(sync: Syncer) -> dict[str, Tensor]:
     for bucket in sync.buckets:
         for air in bucket.air:
             state.update(_runs("all", f"air/{air.step}", bucket.spec, air.x))
+    state.update(_buffers(sync))
     if sync.strategy.on.clock == "step":
         state.update(_private(sync))
     begin = _among(sync)
@@ -75,6 +76,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     sync.flights.settle_all()
     for bucket in sync.buckets:
         bucket.air.clear()
+    _load_buffers(sync, saved, saved.owner(rank))
     if sync.strategy.on.clock == "step":
         _load_private(sync, saved, saved.owner(rank))
     _load_leaves(sync, saved, dealt, meta["shares"])
@@ -85,7 +87,8 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
             common = sync.strategy.on.common(bucket, bucket.state)
             bucket.set_weights(saved.mean_weights(bucket.names, meta["shares"]) if common is None else common)
     if saved.world == world:
-        sync.shares = meta["shares"]
+        _take_shares(sync, meta)
+    _take_silent(sync, meta.get("silent"))
     if sync.pace is not None:
         sync.pace.resume(meta.get("pace") if saved.world == world else None)
     sync.resume(meta["step"], meta["apart"])
@@ -163,7 +166,7 @@ def _runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str
 
 
 def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
-    """This rank's own parameters and inner optimiser state, and its buffers where they are local."""
+    """This rank's own parameters and inner optimiser state."""
     scope = f"rank{sync.driver.rank}|private"
     for name, param in _trained(sync):
         yield f"{scope}/weights|whole|{name}", param.detach().clone()
@@ -176,9 +179,13 @@ def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
                 raise AttachError(
                     f"the optimiser keeps {key!r} of {name!r} as a {type(value).__name__}, which is no tensor or number to save"
                 )
+
+
+def _buffers(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
+    """Those of this rank, where they are local."""
     if sync.options.buffers == "local":
         for name, buffer in sync.model.named_buffers():
-            yield f"{scope}/buffers|whole|{name}", buffer.detach().clone()
+            yield f"rank{sync.driver.rank}|private/buffers|whole|{name}", buffer.detach().clone()
 
 
 def _trained(sync: Syncer) -> Iterator[tuple[str, Any]]:
@@ -194,6 +201,8 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "step": sync.step,
         "apart": sync.apart,
         "shares": list(sync.shares),
+        "weighed": sync.weighed,
+        "silent": [b.names[i] for b in sync.buckets for i in sorted(b.silent)] if sync.silent_agreed else None,
         "seed": sync.options.seed,
         "cut": hashlib.sha256(json.dumps([(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]).encode()).hexdigest(),
         "strategy": repr(sync.strategy),
@@ -308,14 +317,33 @@ def _load_air(bucket: FlatBucket, saved: Saved, air: list[list[int]]) -> None:
         bucket.air.append(Airborne(step, x, [], [], settled=True))
 
 
+def _load_buffers(sync: Syncer, saved: Saved, rank: int) -> None:
+    buffers = dict(sync.model.named_buffers())
+    with torch.no_grad():
+        for _, name, value in saved.wholes("private/buffers", rank):
+            buffers[name].copy_(value)
+
+
+def _take_shares(sync: Syncer, meta: dict[str, Any]) -> None:
+    """What ranks weigh: as `weigh` said last, or else as this `attach` says."""
+    if meta.get("weighed", True):
+        sync.shares, sync.weighed = meta["shares"], True
+    elif list(sync.shares) != meta["shares"]:
+        warnings.warn(f"the state was saved by ranks of shares {meta['shares']}, and goes on by {list(sync.shares)}", stacklevel=5)
+
+
+def _take_silent(sync: Syncer, names: list[str] | None) -> None:
+    """Which parameters no rank has reached so far; a state that does not say has ranks agree anew."""
+    for bucket in sync.buckets:
+        bucket.silent = frozenset(i for i, name in enumerate(bucket.names) if name in (names or ()))
+    sync.silent_agreed = names is not None
+
+
 def _load_private(sync: Syncer, saved: Saved, rank: int) -> None:
     params = dict(_trained(sync))
     with torch.no_grad():
         for name, param in params.items():
             param.copy_(saved.whole("private/weights", name, rank))
-        buffers = dict(sync.model.named_buffers())
-        for _, name, value in saved.wholes("private/buffers", rank):
-            buffers[name].copy_(value)
     for kind in ("optimizer", "number"):
         for key, name, value in saved.wholes(f"private/{kind}/", rank):
             state = sync.optimizer.state[params[name]]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from thinwire.engine.syncer import Syncer
 
 FIRST_PLAN = 4
-"""Launches after which the order is planned, and again whenever their number has doubled."""
+"""The launch at which the order is planned, and again whenever their number has doubled."""
 
 
 class Late(Tensor):

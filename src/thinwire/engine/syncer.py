@@ -30,7 +30,7 @@ from thinwire.engine.options import Options, persistent_buffers
 from thinwire.engine.pace import Pace
 from thinwire.engine.priority import by_index
 from thinwire.engine.trace import Trace, recording
-from thinwire.errors import FlightError, NotLandedError
+from thinwire.errors import AttachError, FlightError, NotLandedError
 from thinwire.strategy import Strategy
 from thinwire.when import by_speed
 
@@ -68,7 +68,10 @@ class Syncer:
         """Whose slice goes on the wire next, by bucket."""
         self._next = 0  # the next of them in this step
         self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket
-        self._silent_agreed = False
+        self.silent_agreed = False
+        """Whether ranks know which parameters none of them reaches."""
+        self.weighed = False
+        """Whether the shares are what `weigh` said last, and not what `attach` was given."""
         self.accumulating = False
         self.worked = False
         """Whether there was a backward pass since the last counted step of the optimiser."""
@@ -93,6 +96,8 @@ class Syncer:
         It keeps the ranks' clocks together; the others call `backward()` (or `optimizer.step()`) as always.
         """
         if self._on_gradients:
+            if self.within:
+                raise AttachError("skip_step() within a backward pass: an earlier one failed half-way. Close the syncer and attach again")
             self.begin()
             self.finish()
         else:
@@ -226,7 +231,7 @@ class Syncer:
         self.step = self._begun = step
         self.apart = apart
         self.meter.steps = step
-        self._silent_agreed = self.accumulating = False
+        self.accumulating = False
 
     def close(self) -> None:
         """Land what is in flight, take the hooks off, stop the lanes.
@@ -322,7 +327,7 @@ class Syncer:
                     if not bucket.taken[i]:
                         bucket.take(i, self._scale)
             self._launch_full()
-            if not self._silent_agreed:
+            if not self.silent_agreed:
                 self._agree_silent(absent)
         for bucket in self.buckets if tick.launch else ():
             bucket.clear_grads()  # all at once: memory freed one by one would go back to the system and be faulted in again
@@ -400,7 +405,7 @@ class Syncer:
             return
         weights = [struct.unpack("<d", told)[0] for told in self._weighing.result()]
         self._weighing = None
-        self.shares = agree.shares(weights, self.strategy.how)
+        self.shares, self.weighed = agree.shares(weights, self.strategy.how), True
 
     def _agree_silent(self, absent: list[list[int]]) -> None:
         """Parameters that no rank's backward pass has reached keep `.grad = None`, as in a single process."""
@@ -418,7 +423,7 @@ class Syncer:
                 f"this rank's first backward pass did not reach {shown}, but another rank's did: they count as zeros here and take the mean"
             )
             warnings.warn(message, stacklevel=2)
-        self._silent_agreed = True
+        self.silent_agreed = True
 
     def _blame(self) -> str:
         bad = [name for name, param in self.model.named_parameters() if not bool(param.isfinite().all())]

@@ -155,7 +155,7 @@ class Star(Planned):
         s, b = self._largest(codec, spec, world)
         if world == 1:
             return 0.0
-        if self._slotted(codec, spec, world):
+        if self._slotted(codec, spec, world) or 1 < len(spans) < world < 2 * len(spans):  # a message a slot, as in `moves`
             return (world - 1) * (link.seconds(s) + link.seconds(b))
         if len(spans) == world:
             return link.seconds(*[s] * (world - 1)) + link.seconds(*[b] * (world - 1))

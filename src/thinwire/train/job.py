@@ -6,6 +6,8 @@ dropout) is keyed by (seed, step, rank), so nothing of it is saved: a run that r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import statistics
 import struct
@@ -116,7 +118,7 @@ class Run:
         often = ("save_every", "validate_every", "windows")
         settings = {name: getattr(self.config, name) for name in told + often}
         text = {"objective": repr(self.prepared.objective), "text and tokenizer (digest)": self.prepared.tokens.digest}
-        return text | {"steps": self.steps} | settings
+        return text | {"model's configuration (digest)": configured(self.model), "steps": self.steps} | settings
 
     def whole(self, asked: Callable[[], bool]) -> Result:
         """Train to the end; see `run`."""
@@ -274,6 +276,12 @@ class Run:
             self.resumed,
             written,
         )
+
+
+def configured(model: PreTrainedModel) -> str:
+    """A digest of all that a model is configured to do, such as its activation and its dropout."""
+    told = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "transformers_version")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -43,6 +43,11 @@ class Moment:
         return here / max(self.step - self.begun, 1) * (self.steps - self.step)
 
     @property
+    def dense_bytes(self) -> float:
+        """What this rank would have sent by dense float32 all-reduces after every batch; the report's are after every count of a clock."""
+        return self.report.dense_bytes / max(self.report.steps, 1) * self.step
+
+    @property
     def shares(self) -> dict[str, float]:
         """Where the time went: input, exposed (waiting for the wire) and compute make 1; encode and wire run beside compute."""
         seconds = max(self.seconds, 1e-9)
@@ -101,7 +106,7 @@ class Result:
     @property
     def dense_bytes(self) -> float:
         """What dense float32 all-reduces after every batch would have sent, from all ranks."""
-        return self.end.report.dense_bytes * self.setting.world
+        return self.end.dense_bytes * self.setting.world
 
     @property
     def ratio(self) -> float | None:

@@ -50,7 +50,7 @@ class Prepared:
         """Batches to a rank, as asked: told as such, or as tokens of all ranks."""
         if not self.config.tokens:
             return self.config.steps
-        return max(1, -(-self.config.tokens // (world * self.config.batch * self.config.context)))
+        return max(1, -(-self.config.tokens // (world * self.config.batch * self.objective.length_read)))
 
 
 def prepare_run(config: TrainConfig) -> Prepared:

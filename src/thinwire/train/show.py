@@ -196,7 +196,7 @@ def fewer(moment: Moment) -> str:
     report = moment.report
     if not report.sent_bytes:
         return "nothing sent"
-    return f"{size(report.sent_bytes / max(report.steps, 1))}/step, {report.ratio:.1f}x fewer"
+    return f"{size(report.sent_bytes / max(moment.step, 1))}/step, {moment.dense_bytes / report.sent_bytes:.1f}x fewer"
 
 
 def size(nbytes: float) -> str:

@@ -29,7 +29,7 @@ def allocate(errors: Tensor, costs: Tensor, room: int) -> Tensor:
         >>> allocate(errors, torch.tensor([[1, 2, 3], [1, 2, 3]]), room=4)
         tensor([0, 2])
     """
-    at = torch.zeros(len(errors), dtype=torch.int64)
+    at = torch.zeros(len(errors), dtype=torch.int64, device=errors.device)
     if not len(errors):
         return at
     pieces, targets, rates, prices = _moves(errors, costs)
@@ -56,14 +56,14 @@ def _steps(errors: Tensor, costs: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """From where pieces stand to each option: the saving a byte (-1 for what saves nothing, or lies behind), and the bytes: (P, O) each."""
     here = at[:, None]
     saved, price = errors.gather(1, here) - errors, costs - costs.gather(1, here)
-    ahead = torch.arange(errors.shape[1]) > here
+    ahead = torch.arange(errors.shape[1], device=errors.device) > here
     return torch.where(ahead & (saved > 0), saved / price.clamp(min=1e-9), -1.0), price  # what costs nothing comes first
 
 
 def _moves(errors: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Every move along the hulls, those of a piece in order: which piece, to which option, the saving a byte, and the bytes."""
-    at, everyone = torch.zeros(len(errors), dtype=torch.int64), torch.arange(len(errors))
-    last = torch.full((len(errors),), float("inf"), dtype=errors.dtype)
+    at, everyone = torch.zeros(len(errors), dtype=torch.int64, device=errors.device), torch.arange(len(errors), device=errors.device)
+    last = torch.full((len(errors),), float("inf"), dtype=errors.dtype, device=errors.device)
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for _ in range(errors.shape[1]):
         rates, steps = _steps(errors, costs, at)

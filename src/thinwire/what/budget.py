@@ -19,6 +19,7 @@ dynamic programming; and pieces may be far smaller than a layer.
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,8 +52,9 @@ class budget(Coder):
     Raises:
         StrategyError: an argument outside the above, or a budget below the least width.
 
-    A block that holds a NaN or an infinity decodes to NaN throughout. Where 0 is a choice, no budget is below what lets the largest piece
-    be said at all.
+    A block that holds a NaN or an infinity decodes to NaN throughout; where such blocks do not all fit in the budget, all that is said
+    does.
+    Where 0 is a choice, no budget is below what lets the largest piece be said at all.
 
     Example:
         >>> from thinwire.core import Part
@@ -105,7 +107,7 @@ class budget(Coder):
             return State()
         none = torch.zeros(len(self._layout(spec).sizes), dtype=torch.uint8, device="cpu")
         never = torch.tensor(-1, device="cpu")
-        return State({"widths": Leaf(none, "private", part=spec.key), "chosen": Leaf(never, "private", part=spec.key)})
+        return State({name: Leaf(first, "private", part=spec.key) for name, first in (("widths", none), ("chosen", never), ("of", never))})
 
     def nbytes(self, spec: Spec) -> int:
         return reference.packed_nbytes(len(self._layout(spec).sizes), 4) + self._room(spec)
@@ -126,6 +128,8 @@ class budget(Coder):
             group = reference.quantise(rows[own], steps[own, None], bits, "tread", None if lots is None else lots[own])
             codes.append(reference.pack(group.view(-1) if real is None else group[real[own]], bits))
         said = (widths > 0)[layout.owner].to(x.device)
+        if not bool(rows[~said].isfinite().all()):  # no room to say all that is lost: then nothing passes for sound
+            steps.fill_(float("nan"))
         payload = torch.cat([reference.pack(widths.to(x.device), 4), reference.as_bytes(steps[said]), *codes])
         return torch.cat([payload, payload.new_zeros(self.nbytes(spec) - payload.numel())])
 
@@ -166,11 +170,14 @@ class budget(Coder):
         """The widths of a flight: chosen now, or kept from the last time: (P,) uint8 on the CPU."""
         if self.every == 1:
             return self._chosen(rows, spec)
-        kept, at = state["widths"].value, int(state["chosen"].value)
-        if at >= 0 and at // self.every == seat.step // self.every and self._serves(kept, rows, spec):
+        kept, at, of = state["widths"].value, int(state["chosen"].value), int(state["of"].value)
+        mine = zlib.crc32(repr(seat.key).encode())  # what a route says again, of a sum, is another's: it has widths of its own
+        if of == mine and at // self.every == seat.step // self.every and self._serves(kept, rows, spec):
             return kept
         widths = self._chosen(rows, spec)
-        state["widths"].value, state["chosen"].value = widths, torch.tensor(seat.step, device="cpu")
+        if of in (mine, -1):
+            state["widths"].value, state["of"].value = widths, torch.tensor(mine, device="cpu")
+            state["chosen"].value = torch.tensor(seat.step, device="cpu")
         return widths
 
     def _serves(self, widths: Tensor, rows: Tensor, spec: Spec) -> bool:
@@ -184,7 +191,7 @@ class budget(Coder):
     def _chosen(self, rows: Tensor, spec: Spec) -> Tensor:
         """The widths that these values are best said in: (m, block) -> (P,) uint8 on the CPU."""
         layout, costs = self._layout(spec), self._costs(spec)
-        errors = torch.zeros(len(layout.sizes), len(self.choices), dtype=torch.float64)
+        errors = torch.zeros(len(layout.sizes), len(self.choices), dtype=torch.float64, device="cpu")
         errors.index_add_(0, layout.owner, _row_errors(rows, self.choices, self.rounding == "stochastic").cpu())
         room = self._room(spec)
         picked = allocate(errors, costs, room)
@@ -192,14 +199,14 @@ class budget(Coder):
         alone = torch.full_like(picked, alike)
         if _total(errors, alone) < _total(errors, picked):  # the hulls' gap, on a few odd pieces
             picked = alone
-        return torch.tensor(self.choices, dtype=torch.uint8)[picked]
+        return torch.tensor(self.choices, dtype=torch.uint8, device="cpu")[picked]
 
     def _read(self, payload: Tensor, spec: Spec) -> Tensor:
         """The widths that a payload names: (P,) uint8 on the CPU."""
         costs = self._costs(spec)
         widths = reference.unpack(payload[: reference.packed_nbytes(len(costs), 4)], len(costs), 4).cpu()
-        option = torch.full((16,), -1, dtype=torch.int64)
-        option[torch.tensor(self.choices)] = torch.arange(len(self.choices))
+        option = torch.full((16,), -1, dtype=torch.int64, device="cpu")
+        option[torch.tensor(self.choices, device="cpu")] = torch.arange(len(self.choices), device="cpu")
         picked = option[widths.to(torch.int64)]
         if int(picked.min()) < 0:
             raise PayloadError(f"{self!r}: a payload names a width of {int(widths[picked.argmin()])} bits; it is corrupted")
@@ -213,7 +220,7 @@ class budget(Coder):
 
     def _costs(self, spec: Spec) -> Tensor:
         """Bytes of each piece in each width, steps included: (P, O) int64."""
-        layout, widths = self._layout(spec), torch.tensor(self.choices)
+        layout, widths = self._layout(spec), torch.tensor(self.choices, device="cpu")
         codes = (layout.sizes[:, None] * widths + 7) // 8
         return codes + (layout.rows * spec.work.itemsize)[:, None] * (widths > 0)
 
@@ -241,9 +248,9 @@ class _Layout:
         if not (self.sizes % self.block).any():
             return None
         ends = self.rows.cumsum(0) - 1
-        counts = torch.full((len(self.owner),), self.block)
+        counts = torch.full((len(self.owner),), self.block, device="cpu")
         counts[ends] = self.sizes - (self.rows - 1) * self.block
-        return (torch.arange(self.block) < counts[:, None]).to(device)
+        return (torch.arange(self.block, device="cpu") < counts[:, None]).to(device)
 
     def groups(self, widths: Tensor, device: torch.device) -> list[tuple[int, Tensor]]:
         """The widths that something is said in, ascending, each with its blocks: (k,) int64."""
@@ -254,9 +261,9 @@ class _Layout:
 @lru_cache(maxsize=256)
 def _layout(spec: Spec, per: int, block: int) -> _Layout:
     runs = [piece.high - piece.low for piece in spec.pieces()] or [spec.numel] * (spec.numel > 0)
-    sizes = torch.tensor([size for run in runs for size in _sizes(run, per)], dtype=torch.int64)
+    sizes = torch.tensor([size for run in runs for size in _sizes(run, per)], dtype=torch.int64, device="cpu")
     rows = (sizes + block - 1) // block
-    return _Layout(sizes, rows, torch.arange(len(sizes)).repeat_interleave(rows), block)
+    return _Layout(sizes, rows, torch.arange(len(sizes), device="cpu").repeat_interleave(rows), block)
 
 
 def _sizes(run: int, per: int) -> list[int]:

@@ -24,7 +24,7 @@ class cast(Coder):
     """Send values as bf16 or fp16: 2 · numel bytes.
 
     Args:
-        dtype: "bf16", or "fp16" (values above 65504 become infinite on all ranks).
+        dtype: "bf16", or "fp16" (values from 65520 on become infinite on all ranks).
 
     Raises:
         StrategyError: another dtype.

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Leaf, Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Coder, Leaf, Outcome, Rounds, Seat, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.registry import inside
 from thinwire.what._wrap import Remembering, twice, where_finite
+
+_FLOATS = Spec((), 0, 1, torch.float32)
+_SHORT = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,14 @@ class ef21(Remembering):
             raise StrategyError(reasons)
 
     @property
+    def summable(self) -> bool:
+        coders = [member for member in inside(self.inner) if isinstance(member, Coder)]
+        return self.inner.summable and not any(coder.sum_dtype(_FLOATS) in _SHORT for coder in coders)
+
+    @property
     def drops(self) -> bool:
-        """H would keep for good what a route loses as it encodes a sum of changes again, so they travel once."""
-        return self.inner.drops or not self.inner.summable
+        """H would keep for good what a route loses as it adds in 16 bits, or encodes a sum of changes again, so they travel once."""
+        return self.inner.drops or not self.summable
 
     @property
     def opener(self) -> None:

@@ -38,7 +38,7 @@ _LENGTH = 8  # bytes of a plane's length, and of the whole payload's where the d
 
 @dataclass(frozen=True)
 class entropy(Coder):
-    """The inner codec's payload by byte planes, each Huffman-coded or as it is: at most 8 bytes a plane longer, never less exact.
+    """The inner codec's payload by byte planes, each Huffman-coded or as it is: at most 16 bytes a plane longer, never less exact.
 
     Args:
         inner: whose payload. `cast("bf16")` rounds to bf16 and loses nothing more; `identity()` loses nothing at all (4 planes for

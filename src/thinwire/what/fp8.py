@@ -30,7 +30,7 @@ class fp8(Levels):
     """Values as 8-bit floats, one scale a block: n + 4·ceil(n/B) bytes (8· for float64 buckets).
 
     Args:
-        format: "e4m3" (3 bits of mantissa) or "e5m2" (2, and a range 2^18 wider).
+        format: "e4m3" (3 bits of mantissa) or "e5m2" (2, and a range 2^14 wider).
         block: values that share a scale; 0 means the whole span.
         rounding: "nearest" (ties to even), or "stochastic" (unbiased, larger error; drawn by (seed, step, key, rank)).
 

@@ -4,7 +4,7 @@ D are random signs, the same on every rank; H is the Walsh–Hadamard matrix of 
 their norm.
 Steps, in each block of B values:
     1. v times the signs.
-    2. log2(B) butterflies (a, b) -> (a + b, a - b); divided by √B.
+    2. divided by √B; log2(B) butterflies (a, b) -> (a + b, a - b).
     3. the codec to the right of `>>` says the result; the way back is the same butterflies, then the signs.
 Each rotated value mixes all B, so it is nearly normal whatever v was: the largest is about √(2 ln B) root mean squares, where one
 outlier among B zeros is √B.
@@ -90,7 +90,8 @@ class hadamard(Transform):
     def _signs(self, spec: Spec, seat: Seat, device: torch.device) -> Tensor:
         """The same on all ranks: (core_numel,) ±1."""
         n = self.core_numel(spec)
-        lots = torch.randint(0, 256, (reference.packed_nbytes(n, 1),), dtype=torch.uint8, generator=seat.draws(spec, shared=True))
+        draws = seat.draws(spec, shared=True)
+        lots = torch.randint(0, 256, (reference.packed_nbytes(n, 1),), dtype=torch.uint8, generator=draws, device="cpu")
         return reference.unpack(lots.to(device), n, 1).to(spec.work).mul_(-2).add_(1)
 
 

@@ -4,7 +4,8 @@ With |v| = 2^e (1 + f), 0 <= f < 1, the neighbours are 2^e and 2^(e+1).
 Steps:
     1. the exponent field of the float, plus 1 with probability f (stochastic) or where f > 1/2 (nearest).
     2. exponents packed, 8 bits each (11 of a float64), then signs, 1 bit each.
-Stochastic: E[Q(v)] = v and E[(Q(v) - v)²] <= v²/8, whatever v is. Nearest: |Q(v) - v| <= |v|/3. No block, no scale, no division.
+Stochastic: E[Q(v)] = v and E[(Q(v) - v)²] <= v²/8, for 2^-126 <= |v| <= 2^127. Nearest: |Q(v) - v| <= |v|/3. No block, no
+scale, no division.
 """
 
 from __future__ import annotations

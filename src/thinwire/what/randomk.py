@@ -89,7 +89,7 @@ class randomk(Transform):
     def _lot(self, spec: Spec, seat: Seat) -> tuple[Tensor, Tensor]:
         """One place in each of k strata, ascending, and the strata's widths: (k,) int64 each."""
         k = self.core_numel(spec)
-        edges = torch.arange(k + 1, dtype=torch.int64) * spec.numel // max(k, 1)
+        edges = torch.arange(k + 1, dtype=torch.int64, device="cpu") * spec.numel // max(k, 1)
         widths = edges[1:] - edges[:-1]
-        draw = torch.rand(k, generator=seat.draws(spec, shared=True), dtype=torch.float64)
+        draw = torch.rand(k, generator=seat.draws(spec, shared=True), dtype=torch.float64, device="cpu")
         return edges[:-1] + torch.minimum((draw * widths).long(), widths - 1), widths

@@ -28,7 +28,7 @@ class threshold(Picked):
     Args:
         value: t, in the units of a contribution (a gradient times its weight share), above 0.
         of: `None` takes `value` as it is; "max" and "rms" multiply it by the largest magnitude or the root mean square of the span's
-            finite values, so that t follows their scale. Zeros are then never sent.
+            values, those not finite as zeros, so that t follows their scale. Zeros are then never sent.
 
     Raises:
         StrategyError: t is not positive and finite, or above the largest magnitude; `of` is another word.

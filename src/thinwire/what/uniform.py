@@ -34,6 +34,7 @@ from thinwire.what._scales import Block, Scale, affine_grid, point_grid, quantis
 _GRIDS = ("tread", "rise", "affine", "point")
 _SIDED = ("affine", "point")  # from a lowest to a highest value
 _NEEDS_AT = ("percentile", "sigma")
+_LEAST, _MOST = 1e-37, 1e37  # what a float32 holds, and its multiples with it
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class uniform(Coder):
             reasons.append(f"uniform(rounding={self.rounding!r}): choose 'nearest' or 'stochastic'")
         if self.grid not in _GRIDS:
             reasons.append(f"uniform(grid={self.grid!r}): choose 'tread' or 'rise', or 'affine' or 'point'")
-        if self.step is not None and not 0 < self.step < float("inf"):
-            reasons.append(f"uniform(step={self.step}): a fixed step is positive and finite")
+        if self.step is not None and not _LEAST <= self.step <= _MOST:
+            reasons.append(f"uniform(step={self.step}): a fixed step is positive and finite in float32, from {_LEAST} to {_MOST}")
         if self.step is not None and self.grid != "tread":
             reasons.append(f"uniform(step=…, grid={self.grid!r}): every code is taken, none is left to mark a NaN; use grid='tread'")
         if self.step is not None and (self.scale != "absmax" or self.block == "row"):
