@@ -74,18 +74,21 @@ routes = st.one_of(
     st.builds(two_shot, st.none() | coders.filter(lambda codec: codec.lossy).map(feedback)),
     st.builds(hierarchical, st.just(native()) | st.just((two_shot(), cast("bf16"))), st.just(gather()), st.integers(1, 8)),
 )
+averages = st.sampled_from([optim("AdamW", "lr=0.3, betas=(0.9, 0.95)"), optim("SGD")])
 outers = st.one_of(
     st.builds(sgd, st.floats(1e-6, 9), st.floats(0, 0.99)),
     st.builds(nesterov, st.floats(1e-6, 9), st.floats(0.01, 0.99)),
     st.just(nesterov()),
-    st.sampled_from([optim("AdamW", "lr=0.3, betas=(0.9, 0.95)"), optim("SGD")]),
 )
-kept = {"store": st.sampled_from([None, "bf16"]), "place": st.sampled_from([None, "cpu"])}
+places = st.sampled_from([None, "cpu"])
+kept = {"store": st.sampled_from([None, "bf16"]), "place": places}
 targets = st.one_of(
     st.builds(gradients, st.sampled_from(["mean", "sum"]), st.sampled_from([None, "sign"]), st.just(0.0) | st.floats(0, 9)),
     st.just(parameters()),
     st.builds(deltas, outers, st.floats(0, 1), **kept),
     st.builds(deltas, outers, eager=st.booleans(), **kept),
+    st.builds(deltas, averages, st.floats(0, 1), place=places),
+    st.builds(deltas, averages, eager=st.booleans(), place=places),
     st.builds(momentum, st.tuples(st.floats(0, 0.99), st.floats(0, 0.999)), st.floats(1e-12, 1)),
 )
 

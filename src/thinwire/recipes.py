@@ -265,8 +265,8 @@ def eager_diloco(
 def streaming_diloco(period: int = 100, fragments: int = 4, tau: int = 5, alpha: float = 0.5, lr: float | None = None) -> Strategy:
     """DiLoCo in 4-bit fragments that travel for tau steps while training goes on. (Douillard et al. 2025, arXiv:2501.18512.)
 
-    Differs from the paper: 4-bit integers in blocks of 256, not E3M0 floats; fragments are runs of parameters, dealt like cards; without
-    `lr` the outer rate is that of `diloco`; the sum is rounded once more on its way back.
+    Differs from the paper: 4-bit integers in blocks of 256, not E3M0 floats; fragments are of parameters, evenly dealt, not of whole
+    layers; without `lr` the outer rate is that of `diloco`; the sum is rounded once more on its way back.
     """
     when = delayed(tau, staggered(fragments, every(period)))
     return Strategy(when, uniform(4), two_shot(), deltas(outer=nesterov(lr), alpha=alpha))

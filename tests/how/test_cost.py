@@ -87,7 +87,8 @@ def test_seconds_of_servers_are_near_their_formula_where_they_divide_the_world(s
 @pytest.mark.parametrize(("servers", "world"), [(3, 4), (4, 6), (7, 8)])
 def test_seconds_of_more_than_half_as_servers_are_those_of_their_slots(servers: int, world: int) -> None:
     route, far = server(tuple(range(servers))), Link(0.05, 125e6)
-    assert seconds(route, identity(), world, far) == pytest.approx(formula(route, identity(), world, far), rel=0.15)
+    # less where a place whose peer of a slot owns nothing goes on to the next, and a little more where its message meets another then
+    assert 0.75 < seconds(route, identity(), world, far) / formula(route, identity(), world, far) < 1.03
 
 
 def test_servers_that_do_not_divide_the_world_take_longer() -> None:

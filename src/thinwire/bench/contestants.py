@@ -76,7 +76,7 @@ def whole(what: Codec) -> dict[str, Any]:
 PIECES = {"attach": {"lanes": "auto", "slice_bytes": "auto"}}
 """Of rounds, whose flights all start at once: as the link asks."""
 FRAGMENTS = {"attach": {"bucket_bytes": 1 << 20, "lanes": "auto"}}
-"""Of fragments: in small buckets they are of like sizes."""
+"""Of fragments: in several buckets each, so that one's codec runs beside another's way over the wire."""
 TWO_BITS = feedback(uniform(2, grid="rise"), decay=0.9)
 OUTER_10 = nesterov(0.5, 0.8)
 """Of rounds of 10 steps; those of 30 are timed with it, too: a rate changes what is learnt, not how long it takes."""

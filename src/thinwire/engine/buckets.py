@@ -1,7 +1,7 @@
 """Flat buckets: parameters in the order in which backward reaches them, gathered into runs worth sending.
 
 The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can start early, then runs of
-`bucket_bytes`, each of one dtype.
+`bucket_bytes`, each of one dtype. Where fragments talk by turns, parameters are dealt to them first, so that they are of about one size.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from thinwire.strategy import Strategy
 from thinwire.when import every
 
 FIRST_BYTES = 1 << 20
+Named = tuple[str, nn.Parameter, Role]
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Airborne:
 class FlatBucket:
     """Some parameters as one flat run; a `thinwire.core.Bucket`."""
 
-    def __init__(self, index: int, named: Sequence[tuple[str, nn.Parameter, Role]], wide: bool = False) -> None:
+    def __init__(self, index: int, named: Sequence[Named], wide: bool = False) -> None:
         self.index = index
         self.names = [name for name, _, _ in named]
         self.params = [param for _, param, _ in named]
@@ -191,21 +192,20 @@ def spans(spec: Spec, slice_bytes: int | None, codec: Codec) -> list[Spec]:
 
 
 def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> list[FlatBucket]:
-    """The buckets of every parameter that trains, at least one for each fragment of the schedule; `wide` flies in float32.
+    """The buckets of every parameter that trains, as many of them in each fragment of the schedule; `wide` flies in float32.
 
     Raises:
-        AttachError: fewer parameters than fragments.
+        AttachError: fewer parameters than fragments, or too few to give each of them some of each type.
     """
     named = _trainable(model)
-    layout = _layout(named, min(FIRST_BYTES, bucket_bytes), bucket_bytes)
     if len(named) < when.fragments:
         raise AttachError(
             f"{when!r} wants {when.fragments} fragments and the model has only {len(named)} parameters that train; take fewer fragments"
         )
-    smaller = bucket_bytes
-    while len(layout) < when.fragments:  # ends: at 0 bytes every parameter is a bucket of its own
-        smaller //= 2
-        layout = _layout(named, smaller, smaller)
+    if when.fragments == 1:
+        layout = _layout(named, min(FIRST_BYTES, bucket_bytes), bucket_bytes)
+    else:
+        layout = _dealt(named, when.fragments, bucket_bytes)
     return [FlatBucket(index, run, wide) for index, run in enumerate(layout)]
 
 
@@ -215,16 +215,49 @@ def roles(model: nn.Module) -> dict[int, Role]:
     return {id(p): "embedding" if id(p) in embeddings else "matrix" if p.dim() > 1 else "vector" for p in model.parameters()}
 
 
-def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
+def _trainable(model: nn.Module) -> list[Named]:
     role = roles(model)
     return [(name, param, role[id(param)]) for name, param in model.named_parameters() if param.requires_grad]
 
 
-def _layout(
-    named: Iterable[tuple[str, nn.Parameter, Role]], first_bytes: int, bucket_bytes: int
-) -> list[list[tuple[str, nn.Parameter, Role]]]:
+def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[Named]]:
+    """Buckets of fragments of about one size: bucket b is of fragment b mod parts.
+
+    The largest parameter first, each goes to the fragment that has least so far, so layers, which are alike, are strided over all.
+    """
+    hands: list[list[Named]] = [[] for _ in range(parts)]
+    for item in sorted(named[::-1], key=lambda item: -_nbytes([item])):
+        min(hands, key=_nbytes).append(item)
+    place = {name: i for i, (name, *_) in enumerate(named)}
+    runs = [_layout(sorted(hand, key=lambda item: place[item[0]]), bucket_bytes, bucket_bytes) for hand in hands]
+    wanted = max(min(map(len, runs)), *(len({run[0][1].dtype for run in own}) for own in runs))
+    evened = sorted((_evened(own, wanted) for own in runs), key=len, reverse=True)
+    most, least = len(evened[0]), len(evened[-1])
+    if most - least > 1:
+        raise AttachError(f"a fragment of {parts} has {least} parameters, and another parameters of {wanted} types: take fewer fragments")
+    return [own[i] for i in range(most) for own in evened if i < len(own)]
+
+
+def _evened(runs: list[list[Named]], wanted: int) -> list[list[Named]]:
+    """So many buckets of the same parameters, or as many as there can be."""
+    runs = sorted(runs, key=lambda run: str(run[0][1].dtype))
+    while len(runs) > wanted and (pairs := [i for i in range(1, len(runs)) if runs[i - 1][0][1].dtype == runs[i][0][1].dtype]):
+        at = min(pairs, key=lambda i: _nbytes(runs[i - 1] + runs[i]))
+        runs[at - 1 : at + 1] = [runs[at - 1] + runs[at]]
+    while len(runs) < wanted and (long := [i for i, run in enumerate(runs) if len(run) > 1]):
+        at = max(long, key=lambda i: _nbytes(runs[i]))
+        half = min(range(1, len(runs[at])), key=lambda i: abs(_nbytes(runs[at][:i]) - _nbytes(runs[at][i:])))
+        runs[at : at + 1] = [runs[at][:half], runs[at][half:]]
+    return runs
+
+
+def _nbytes(run: Iterable[Named]) -> int:
+    return sum(param.numel() * param.dtype.itemsize for _, param, _ in run)
+
+
+def _layout(named: Iterable[Named], first_bytes: int, bucket_bytes: int) -> list[list[Named]]:
     """DDP's greedy layout, from the last parameter: a run closes when it has reached its size, and each dtype has its own open run."""
-    open_runs: dict[torch.dtype, list[tuple[str, nn.Parameter, Role]]] = {}
+    open_runs: dict[torch.dtype, list[Named]] = {}
     sizes: dict[torch.dtype, int] = {}
     limits: dict[torch.dtype, int] = {}
     closed = []
