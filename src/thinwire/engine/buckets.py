@@ -225,10 +225,10 @@ def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[N
 
     The largest parameter first, each goes to the fragment that has least so far, so layers, which are alike, are strided over all.
     """
-    hands: list[list[Named]] = [[] for _ in range(parts)]
-    for item in sorted(named[::-1], key=lambda item: -_nbytes([item])):
-        min(hands, key=_nbytes).append(item)
     place = {name: i for i, (name, *_) in enumerate(named)}
+    hands: list[list[Named]] = [[] for _ in range(parts)]
+    for item in sorted(named, key=lambda item: (_nbytes([item]), place[item[0]]), reverse=True):
+        min(hands, key=_nbytes).append(item)
     runs = [_layout(sorted(hand, key=lambda item: place[item[0]]), bucket_bytes, bucket_bytes) for hand in hands]
     wanted = max(min(map(len, runs)), *(len({run[0][1].dtype for run in own}) for own in runs))
     evened = sorted((_evened(own, wanted) for own in runs), key=len, reverse=True)
