@@ -61,6 +61,8 @@ def main(folder: str = "benchmarks/results/bench") -> None:
     if ratios := repeated(bench):
         told = f"{statistics.median(ratios):.2f} in the median, {min(ratios):.2f} to {max(ratios):.2f}"
         print(f"\nSecond rounds over first, {len(ratios)} cells: {told}")
+    if late := [timing.late_ms for timing in bench.timings.values() if timing.late_ms is not None]:
+        print(f"Latest packet, {len(late)} cells with delay: {statistics.median(late):.1f} ms in the median, {max(late):.1f} at worst")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,13 @@ def test_seconds_of_more_than_half_as_servers_are_those_of_their_slots(servers: 
     assert 0.75 < seconds(route, identity(), world, far) / formula(route, identity(), world, far) < 1.03
 
 
+def test_slots_take_no_longer_than_their_formula_says() -> None:
+    for servers, world in itertools.combinations(range(2, 10), 2):
+        if world < 2 * servers:
+            route, far = server(tuple(range(servers))), Link(0.05, 125e6)
+            assert 0.6 < seconds(route, identity(), world, far) / formula(route, identity(), world, far) < 1.04
+
+
 def test_servers_that_do_not_divide_the_world_take_longer() -> None:
     for servers, world in itertools.combinations(range(2, 9), 2):
         route = server(tuple(range(servers)))

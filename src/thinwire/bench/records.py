@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,16 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in records), encoding="utf-8")
     partial.replace(path)
+
+
+def curve_models(records: Iterable[Mapping[str, Any]]) -> set[int]:
+    """The parameters of the models whose curves there are: a page shows one.
+
+    Example:
+        >>> curve_models([{"kind": "curve", "parameters": 480_096}, {"kind": "curve", "error": "hangs"}, {"kind": "time", "parameters": 7}])
+        {480096}
+    """
+    return {int(each["parameters"]) for each in records if each["kind"] == "curve" and each.get("parameters") is not None}
 
 
 def early(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

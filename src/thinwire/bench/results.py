@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from thinwire.bench.records import no_number
+from thinwire.bench.records import curve_models, no_number
 from thinwire.errors import ConfigError
 
 TARGETS = (0.4, 0.6, 0.8, 1.0)  # of the baseline's steps
@@ -157,8 +157,7 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
     told = [record for record in records if record["kind"] in ("curve", "time")]
     if not told:
         raise ConfigError("there is nothing to report: no record of a curve or of times; run `thinwire bench` first")
-    models = {int(record["parameters"]) for record in told if record["kind"] == "curve" and record.get("parameters") is not None}
-    if len(models) > 1:
+    if len(models := curve_models(told)) > 1:
         raise ConfigError(f"the curves are of models of {' and '.join(map(str, sorted(models)))} parameters: make a page of each")
     setups = _setups(told)
     for record in told:

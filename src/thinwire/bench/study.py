@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from thinwire.bench.contestants import FULL, QUICK, SLOW, Contestant
+from thinwire.bench.contestants import FULL, QUICK, SLOW, Contestant, chosen
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job
 from thinwire.bench.records import RECORDS, environment, finite, no_number, read, write
@@ -199,9 +199,7 @@ class Bench:
         """One cell run whole, and its step time measured apart."""
         study = self.study
         name, link = study.proof
-        contestant = next((each for each in study.contestants if each.name == name), None)
-        if contestant is None:
-            raise BenchError(f"the proof is a whole run of {name!r}, which does not take part")
+        [contestant] = chosen([name], study.contestants)
         apart = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
         contestant = replace(contestant, timed={}, slow={})  # as it is run whole
         with link.lab(study.world) as lab:

@@ -108,9 +108,10 @@ def _parts(study: Study, asked: list[str] | None, say: Say) -> list[str]:
 
 def _one_model(bench: Bench) -> None:
     """Refuse a folder of which no page could be made once all is measured."""
+    from thinwire.bench.records import curve_models
+
     mine = bench.curve_parameters
-    there = {each["parameters"] for each in bench.records if each["kind"] == "curve" and each.get("parameters")}
-    if others := sorted(there - {mine}):
+    if others := sorted(curve_models(bench.records) - {mine}):
         raise BenchError(
             f"{bench.folder} holds curves of a model of {others[0]:,} parameters, and these would be of one of {mine:,}: "
             "no page could show both. Give this study an --out of its own"

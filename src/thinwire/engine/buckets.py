@@ -227,14 +227,17 @@ def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[N
     """
     place = {name: i for i, (name, *_) in enumerate(named)}
     hands: list[list[Named]] = [[] for _ in range(parts)]
+    held = [0] * parts
     for item in sorted(named, key=lambda item: (_nbytes([item]), place[item[0]]), reverse=True):
-        min(hands, key=_nbytes).append(item)
+        least = held.index(min(held))
+        hands[least].append(item)
+        held[least] += _nbytes([item])
     runs = [_layout(sorted(hand, key=lambda item: place[item[0]]), bucket_bytes, bucket_bytes) for hand in hands]
     wanted = max(min(map(len, runs)), *(len({run[0][1].dtype for run in own}) for own in runs))
     evened = sorted((_evened(own, wanted) for own in runs), key=len, reverse=True)
-    most, least = len(evened[0]), len(evened[-1])
-    if most - least > 1:
-        raise AttachError(f"a fragment of {parts} has {least} parameters, and another parameters of {wanted} types: take fewer fragments")
+    most, fewest = len(evened[0]), len(evened[-1])
+    if most - fewest > 1:
+        raise AttachError(f"a fragment of {parts} has {fewest} parameters, and another parameters of {wanted} types: take fewer fragments")
     return [own[i] for i in range(most) for own in evened if i < len(own)]
 
 

@@ -65,7 +65,7 @@ class Star(Planned):
         owned = {owner: j for j, owner in enumerate(self.owners(world))}
         away = _away(place, world, owned)
         mine, others = owned.get(place), [(place + k) % world for k in range(1, world)]
-        if 1 < len(owned) < world < 2 * len(owned):
+        if self._crowded(world):
             return _slots(place, world, owned)
         there = tuple(Message(owner, parts=(owned[owner],)) for owner in away)
         heard = tuple(Message(peer, parts=(mine,), raw=frozenset((mine,))) for peer in reversed(others)) if mine is not None else ()
@@ -76,6 +76,10 @@ class Star(Planned):
         if not self._slotted(codec, spec, seat.world):
             return self.moves(seat.place, seat.world)
         return _slots(seat.place, seat.world, {owner: j for j, owner in enumerate(self.owners(seat.world))})
+
+    def _crowded(self, world: int) -> bool:
+        """Whether each message waits for its slot because more than half of the ranks own, and not all."""
+        return 1 < len(self.owners(world)) < world < 2 * len(self.owners(world))
 
     def _slotted(self, codec: Codec, spec: Spec, world: int) -> bool:
         """Whether each message waits for its slot, though all ranks own."""
@@ -155,7 +159,7 @@ class Star(Planned):
         s, b = self._largest(codec, spec, world)
         if world == 1:
             return 0.0
-        if self._slotted(codec, spec, world) or 1 < len(spans) < world < 2 * len(spans):  # a message a slot, as in `moves`
+        if self._slotted(codec, spec, world) or self._crowded(world):
             return (world - 1) * (link.seconds(s) + link.seconds(b))
         if len(spans) == world:
             return link.seconds(*[s] * (world - 1)) + link.seconds(*[b] * (world - 1))
