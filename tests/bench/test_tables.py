@@ -39,3 +39,15 @@ def test_how_ours_stand_to_no_wire_and_where_a_seed_is_missing(records: list[dic
     assert f"ours are {', '.join(over[:-1])} and {over[-1]} times no wire" in (HERE / "README.md").read_text()
     with pytest.raises(SystemExit, match=r"the curve of DDP has \d seeds, not 9"):
         headline.found(records, seeds=9)
+
+
+def test_a_step_without_a_wire_is_of_the_machine_that_timed_the_link() -> None:
+    def step(link: str, seconds: float, error: str | None = None) -> dict[str, Any]:
+        return {"kind": "time", "name": headline.ALONE.name, "link": {"name": link}, "slowest_s": seconds, "error": error}
+
+    slow = headline.APART[0].name
+    records = [step("no limits", 0.5), step("no limits", 0.6), step(slow, 0.7), step(slow, 0.9), step(slow, 9.0, "failed")]
+    assert headline.alone(records, "1 Gb/s, 0 ms") == pytest.approx(0.55)
+    assert headline.alone(records, slow) == pytest.approx(0.8)
+    with pytest.raises(SystemExit, match="no step without a wire is known"):
+        headline.alone(records[2:], "1 Gb/s, 0 ms")
