@@ -122,7 +122,7 @@ def _reweighed(rank: int) -> list[float]:
         state = sync.state_dict()
     with thinwire.attach(model, _sgd(model)) as sync:
         sync.load_state_dict(state)
-        held = list(sync.shares)
+        held = list(sync.weights.shares)
     with thinwire.attach(model, _sgd(model), seed=1) as sync, pytest.raises(AttachError, match="seed=0"):
         sync.load_state_dict(state)
     return held

@@ -122,7 +122,7 @@ def test_weights_of_attach_are_settings_and_those_of_weigh_are_state() -> None:
             sync.close()
             _, _, sync = built(Strategy(), driver, weight=[1.0, 3.0][driver.rank])
             sync.load_state_dict(state)
-            held.append(list(sync.shares))
+            held.append(list(sync.weights.shares))
             sync.close()
         return held
 

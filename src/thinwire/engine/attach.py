@@ -125,7 +125,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         weights = [float(told) for told in agree.share(driver, meter, repr(float(weight)).encode(), "attach: weights", device)]
         shares = agree.shares(weights, strategy.how)
         sync = Syncer(model, optimizer, strategy, driver, built, flights, meter, options)  # last, as it hooks on to the model
-        sync.shares = shares
+        sync.weights.shares = shares
     except BaseException:
         driver.close()
         raise

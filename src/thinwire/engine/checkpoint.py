@@ -40,7 +40,7 @@ _META_BYTES = 8192
 def save(sync: Syncer) -> dict[str, Tensor]:
     """The state; flights in the air are waited for and saved as sums, but not landed."""
     sync.flights.settle_all()
-    sync.settle_weights()
+    sync.weights.settle()
     if sync.accumulating:
         raise NotLandedError(
             f"a checkpoint in the middle of an accumulation of {sync.strategy.when!r} would lose this rank's sum in .grad: "
@@ -200,8 +200,8 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "world": sync.driver.world,
         "step": sync.step,
         "apart": sync.apart,
-        "shares": list(sync.shares),
-        "weighed": sync.weighed,
+        "shares": list(sync.weights.shares),
+        "weighed": sync.weights.told,
         "silent": [b.names[i] for b in sync.buckets for i in sorted(b.silent)] if sync.silent_agreed else None,
         "seed": sync.options.seed,
         "cut": hashlib.sha256(json.dumps([(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]).encode()).hexdigest(),
@@ -327,9 +327,9 @@ def _load_buffers(sync: Syncer, saved: Saved, rank: int) -> None:
 def _take_shares(sync: Syncer, meta: dict[str, Any]) -> None:
     """What ranks weigh: as `weigh` said last, or else as this `attach` says."""
     if meta.get("weighed", True):
-        sync.shares, sync.weighed = meta["shares"], True
-    elif list(sync.shares) != meta["shares"]:
-        warnings.warn(f"the state was saved by ranks of shares {meta['shares']}, and goes on by {list(sync.shares)}", stacklevel=5)
+        sync.weights.shares, sync.weights.told = meta["shares"], True
+    elif list(sync.weights.shares) != meta["shares"]:
+        warnings.warn(f"the state was saved by ranks of shares {meta['shares']}, and goes on by {list(sync.weights.shares)}", stacklevel=5)
 
 
 def _take_silent(sync: Syncer, names: list[str] | None) -> None:

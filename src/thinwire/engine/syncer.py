@@ -8,7 +8,6 @@ One backward pass (or optimiser step) is one step of the schedule:
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -30,6 +29,7 @@ from thinwire.engine.options import Options, persistent_buffers
 from thinwire.engine.pace import Pace
 from thinwire.engine.priority import by_index
 from thinwire.engine.trace import Trace, recording
+from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, FlightError, NotLandedError
 from thinwire.strategy import Strategy
 from thinwire.when import by_speed
@@ -57,10 +57,9 @@ class Syncer:
         self._landed: set[int] = set()  # buckets of which a mean has landed since
         self.apart = 0
         """Steps since all buckets last landed at once: under `staggered` in several parts, all there have been."""
-        self.shares: Sequence[float] = [1 / driver.world] * driver.world
         self._on_gradients = strategy.on.clock == "backward"
         self._device = buckets[0].device
-        self._weighing: agree.Sharing | None = None
+        self.weights = Weights(driver, meter, strategy.how, self._device)
         self.pace = Pace(strategy.when, driver, meter, len(buckets), self._device) if isinstance(strategy.when, by_speed) else None
         self._tick: Tick | None = None
         self._launching = False
@@ -70,8 +69,6 @@ class Syncer:
         self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket
         self.silent_agreed = False
         """Whether ranks know which parameters none of them reaches."""
-        self.weighed = False
-        """Whether the shares are what `weigh` said last, and not what `attach` was given."""
         self.accumulating = False
         self.worked = False
         """Whether there was a backward pass since the last counted step of the optimiser."""
@@ -87,8 +84,7 @@ class Syncer:
 
         The mean is sum(w_k · x_k) / sum(w_k). It costs two messages of 8 bytes to each rank, sent while the forward pass runs.
         """
-        self.settle_weights()
-        self._weighing = agree.Sharing(self.driver, self.meter, struct.pack("<d", weight), "weigh", self._device)
+        self.weights.tell(weight)
 
     def skip_step(self) -> None:
         """Take part in a step with nothing new: no gradient on a rank without data, no update on a rank that drops one.
@@ -290,7 +286,7 @@ class Syncer:
             self._late.begin(bool(tick.launch))
         self._next = 0
         if tick.launch:
-            self.settle_weights()
+            self.weights.settle()
             self._scale = self._share / (self._loss_scale if self.flights.stateful else 1.0)
             for bucket in self.buckets:
                 bucket.turn()
@@ -328,7 +324,8 @@ class Syncer:
                         bucket.take(i, self._scale)
             self._launch_full()
             if not self.silent_agreed:
-                self._agree_silent(absent)
+                agree.unreached(self.driver, self.meter, self.buckets, absent, self.step, self._device)
+                self.silent_agreed = True
         for bucket in self.buckets if tick.launch else ():
             bucket.clear_grads()  # all at once: memory freed one by one would go back to the system and be faulted in again
         landing = [self.buckets[index] for index in tick.land]
@@ -349,9 +346,9 @@ class Syncer:
         tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         if tick.launch:
-            self.settle_weights()
+            self.weights.settle()
             for index in tick.launch:
-                share = self._share if self.pace is None else self.pace.share(index, self.shares)
+                share = self._share if self.pace is None else self.pace.share(index, self.weights.shares)
                 self.flights.launch(self.buckets[index], self.step, share, tick.dense)
         if self.pace is not None and 0 in tick.launch and not tick.dense:
             self.pace.tell()
@@ -392,38 +389,12 @@ class Syncer:
 
     @property
     def _share(self) -> float:
-        return self.shares[self.driver.rank] if self.strategy.on.mean else 1.0
+        return self.weights.own if self.strategy.on.mean else 1.0
 
     @property
     def _loss_scale(self) -> float:
         scaler = self.options.scaler
         return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
-
-    def settle_weights(self) -> None:
-        """Take up the weights that `weigh` has sent round, if any."""
-        if self._weighing is None:
-            return
-        weights = [struct.unpack("<d", told)[0] for told in self._weighing.result()]
-        self._weighing = None
-        self.shares, self.weighed = agree.shares(weights, self.strategy.how), True
-
-    def _agree_silent(self, absent: list[list[int]]) -> None:
-        """Parameters that no rank's backward pass has reached keep `.grad = None`, as in a single process."""
-        bits = bytes(i in gone for bucket, gone in zip(self.buckets, absent, strict=True) for i in range(len(bucket.params)))
-        told = self.share(bits, f"step {self.step}: parameters without gradients")
-        at, here = 0, []
-        for bucket, gone in zip(self.buckets, absent, strict=True):
-            everywhere = {i for i in range(len(bucket.params)) if all(other[at + i] for other in told)}
-            bucket.silent = frozenset(everywhere)
-            here += [bucket.names[i] for i in gone if i not in everywhere]
-            at += len(bucket.params)
-        if here:
-            shown = ", ".join(here[:3]) + (" …" if len(here) > 3 else "")
-            message = (
-                f"this rank's first backward pass did not reach {shown}, but another rank's did: they count as zeros here and take the mean"
-            )
-            warnings.warn(message, stacklevel=2)
-        self.silent_agreed = True
 
     def _blame(self) -> str:
         bad = [name for name, param in self.model.named_parameters() if not bool(param.isfinite().all())]
