@@ -132,11 +132,9 @@ def alone(records: list[dict[str, Any]], link: str) -> float:
 
     Where ranks share cores, those behind are quicker once another is done, so that the mean of ranks would be too short.
     """
-    took: dict[str, list[float]] = {}
-    for record in records:
-        if record.get("name") == ALONE.name and not record["error"]:
-            took.setdefault(record["link"]["name"], []).append(record["slowest_s"])
-    if not (here := took.get(link, took.get(FREE.name))):
+    took = [(record["link"]["name"], record["slowest_s"]) for record in records if record.get("name") == ALONE.name and not record["error"]]
+    here = [seconds for where, seconds in took if where == link] or [seconds for where, seconds in took if where == FREE.name]
+    if not here:
         raise SystemExit("no step without a wire is known yet: run `python -m benchmarks.headline` first")
     return statistics.mean(here)
 
@@ -158,8 +156,8 @@ def main() -> None:
     records = [record for name in ("bench", "headline") for record in read(RESULTS / name / RECORDS)]
     rows = found(records, options.of_seeds)
     table(("link", "ours", "over no wire", "best rival", "over no wire", "rival over ours", "DDP"), [each.row for each in rows])
-    none = ", ".join(f"{seconds:,} s" for seconds in sorted({round(each.infinite) for each in rows}))
-    print(f"without any wire DDP would take {none}")
+    for each in rows:
+        print(f"{each.link}: without any wire DDP would take {each.infinite:,.0f} s, at {alone(records, each.link):.3f} s a step")
     over = [each.ours[0] / each.infinite for each in rows if each.ours]
     if over:
         print(f"ours over an infinitely fast wire: {min(over):.2f} to {max(over):.2f}, median {statistics.median(over):.2f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,20 @@ def test_the_table_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
     assert not [row for row in rows if row not in text]
 
 
+def test_what_stands_beneath_the_table_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_table.main(str(HERE / "results" / "bench"))
+    told, text = capsys.readouterr().out, (HERE / "README.md").read_text()
+    ahead = re.findall(r"^\d+ [GM]b/s, \d+ ms: ([\d.]+) \(", told, re.MULTILINE)
+    assert f"ours in all six: {', '.join(ahead[:-1])} and {ahead[-1]} times as fast" in text
+    [(cells, median, least, most)] = re.findall(r"first, (\d+) cells: ([\d.]+) in the median, ([\d.]+) to ([\d.]+)", told)
+    assert f"of {cells} cells the second round took {median} times the first in the median, {least} to {most}" in text
+    [(middle, worst)] = re.findall(r"with delay: ([\d.]+) ms in the median, ([\d.]+) at worst", told)
+    assert f"is {middle} ms late in the median, {worst} at worst" in text
+    assert f"is {middle} ms late in the median and {worst} at worst" in (HERE.parent / "docs" / "lab.md").read_text()
+    [target] = re.findall(r"steps, ([\d.]+) nats", told)
+    assert f"{target} nats, the hardest" in text
+
+
 @pytest.fixture
 def records() -> list[dict[str, Any]]:
     return [record for name in ("bench", "headline") for record in read(HERE / "results" / name / RECORDS)]
@@ -35,8 +50,12 @@ def test_the_seconds_to_the_loss_at_ddps_end(records: list[dict[str, Any]]) -> N
 
 
 def test_how_ours_stand_to_no_wire_and_where_a_seed_is_missing(records: list[dict[str, Any]]) -> None:
+    text = (HERE / "README.md").read_text()
     over = [f"{row.ours[0] / row.infinite:.2f}" for row in headline.found(records, seeds=3) if row.ours]
-    assert f"ours are {', '.join(over[:-1])} and {over[-1]} times no wire" in (HERE / "README.md").read_text()
+    assert f"ours are {', '.join(over[:-1])} and {over[-1]} times no wire" in text
+    for row in headline.found(records, seeds=3):
+        assert f"{row.infinite:,.0f}" in text
+        assert f"{headline.alone(records, row.link):.3f}" in text
     with pytest.raises(SystemExit, match=r"the curve of DDP has \d seeds, not 9"):
         headline.found(records, seeds=9)
 
