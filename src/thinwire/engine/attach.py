@@ -22,6 +22,7 @@ from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Auto, Options, Overlap, facts, problems
 from thinwire.engine.pieces import COUNTS, MOST_LANES, SIZES, Pieces, chosen, measured_codec
 from thinwire.engine.syncer import Syncer
+from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError
 from thinwire.how import auto, checked, direct, native
 from thinwire.strategy import Strategy
@@ -122,10 +123,9 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             chosen = dict.fromkeys(repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices)
             meter.rows.append(Row(f"bucket {bucket.index}", bucket.spec.numel, route=", ".join(chosen) if how.measures else ""))
         flights = Flights(strategy, how, dense, driver, built, meter, seed)
-        weights = [float(told) for told in agree.share(driver, meter, repr(float(weight)).encode(), "attach: weights", device)]
-        shares = agree.shares(weights, strategy.how)
-        sync = Syncer(model, optimizer, strategy, driver, built, flights, meter, options)  # last, as it hooks on to the model
-        sync.weights.shares = shares
+        weights = Weights(driver, meter, strategy.how, device)
+        weights.begin(float(weight))
+        sync = Syncer(model, optimizer, flights, weights, options)  # last, as it hooks on to the model
     except BaseException:
         driver.close()
         raise

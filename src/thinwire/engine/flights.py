@@ -31,7 +31,7 @@ class Flights:
         self, strategy: Strategy, how: Route, dense: Route, driver: Driver, buckets: list[FlatBucket], meter: Meter, seed: int
     ) -> None:
         self._how, self.dense = how, dense
-        self._strategy, self._driver, self._buckets, self._meter, self._seed = strategy, driver, buckets, meter, seed
+        self.strategy, self.driver, self.buckets, self.meter, self._seed = strategy, driver, buckets, meter, seed
         self.stateful = any(True for bucket in buckets for part in bucket.slices for _ in part.state.walk())
         """Some codec or route keeps state between flights."""
         self.trace: Trace | None = None
@@ -44,14 +44,14 @@ class Flights:
     def launch_slice(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
         """Put the next slice of a bucket on its lane; with its first one the bucket is read."""
         if not bucket.air or bucket.air[-1].step != step:
-            bucket.air.append(Airborne(step, self._strategy.on.read(bucket, bucket.state, share), [], []))
+            bucket.air.append(Airborne(step, self.strategy.on.read(bucket, bucket.state, share), [], []))
         air = bucket.air[-1]
         part = bucket.slices[len(air.handles)]
         span, track = air.x[part.spec.begin : part.spec.end], Track()
         flight = self._exact(span, part.spec, step) if dense else self._thin(span, part, step, track)
         air.tracks.append(track)
         label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
-        air.handles.append(self._driver.start(flight, part.lane, label))
+        air.handles.append(self.driver.start(flight, part.lane, label))
 
     def settle(self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool) -> bool:
         """Wait for launches of one step and put their sums in place; where one is not finite, take back what the flights did to the state.
@@ -64,7 +64,7 @@ class Flights:
         """
         fresh = [(bucket, air) for bucket, air in landing if not air.settled]
         for bucket, air in fresh:
-            row = self._meter.rows[bucket.index]
+            row = self.meter.rows[bucket.index]
             for i, (part, handle) in enumerate(zip(bucket.slices, air.handles, strict=True)):
                 begun = time.perf_counter()
                 outcome = handle.wait()
@@ -88,15 +88,15 @@ class Flights:
 
     def settle_all(self) -> None:
         """Wait for everything in the air, step by step, without landing it."""
-        for step in sorted({air.step for bucket in self._buckets for air in bucket.air}):
-            self.settle([(bucket, air) for bucket in self._buckets for air in bucket.air if air.step == step], check=False)
+        for step in sorted({air.step for bucket in self.buckets for air in bucket.air}):
+            self.settle([(bucket, air) for bucket in self.buckets for air in bucket.air if air.step == step], check=False)
 
     def mean(self, bucket: FlatBucket, mine: Tensor, share: float) -> Tensor:
         """The weighted mean over ranks of a bucket's values, dense and outside the schedule."""
         flight = self._exact(mine * share, bucket.spec, 0)
-        handle = self._driver.start(flight, 0, f"common weights of bucket {bucket.index}")
+        handle = self.driver.start(flight, 0, f"common weights of bucket {bucket.index}")
         total = handle.wait().total
-        self._meter.setup_bytes += handle.sent_bytes
+        self.meter.setup_bytes += handle.sent_bytes
         return total
 
     def _exact(self, span: Tensor, spec: Spec, step: int) -> Flight:
@@ -104,11 +104,11 @@ class Flights:
         return self.dense.carry(_EXACT, span, spec, self.dense.init(_EXACT, spec, seat), seat)
 
     def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight:
-        flight = self._how.carry(self._strategy.what, span, part.spec, part.state, self._seat(step))
+        flight = self._how.carry(self.strategy.what, span, part.spec, part.state, self._seat(step))
         return _tracked(flight, part, track) if self.stateful else flight
 
     def _seat(self, step: int) -> Seat:
-        return Seat(self._driver.rank, tuple(range(self._driver.world)), step, self._seed)
+        return Seat(self.driver.rank, tuple(range(self.driver.world)), step, self._seed)
 
 
 def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:

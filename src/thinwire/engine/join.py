@@ -20,6 +20,7 @@ from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, facts, problems
 from thinwire.engine.quorum import QuorumSyncer
+from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, DisagreementError, FlightError, ThinwireError
 from thinwire.how import gather
 from thinwire.on import deltas
@@ -102,7 +103,8 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     built = build(plan(model, bucket_bytes, strategy.when, wide=True), strategy, strategy.how, driver, 1, slice_bytes, seed)
     meter.rows.extend(Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built)
     flights = Flights(strategy, strategy.how, strategy.how, driver, built, meter, seed)
-    sync = QuorumSyncer(model, optimizer, strategy, driver, built, flights, meter, options)
+    weights = Weights(driver, meter, strategy.how, built[0].device)
+    sync = QuorumSyncer(model, optimizer, flights, weights, options)
     try:
         sync.enter(board, quorum, grace_s, timeout.total_seconds())
         sync.weigh(weight)

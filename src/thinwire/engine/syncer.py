@@ -18,52 +18,41 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver, Tick
+from thinwire.core import Tick
 from thinwire.engine import agree, checkpoint
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights
 from thinwire.engine.forward import Deferred
 from thinwire.engine.hooks import Frozen, Hooks
-from thinwire.engine.meter import Meter, Report
+from thinwire.engine.meter import Report
 from thinwire.engine.options import Options, persistent_buffers
 from thinwire.engine.pace import Pace
 from thinwire.engine.priority import by_index
 from thinwire.engine.trace import Trace, recording
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, FlightError, NotLandedError
-from thinwire.strategy import Strategy
 from thinwire.when import by_speed
 
 
 class Syncer:
     """A strategy at work on one model and optimiser: what `thinwire.attach` returns. Close it, or use it as a context."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        strategy: Strategy,
-        driver: Driver,
-        buckets: list[FlatBucket],
-        flights: Flights,
-        meter: Meter,
-        options: Options,
-    ) -> None:
-        self.model, self.optimizer, self.strategy, self.driver = model, optimizer, strategy, driver
-        self.buckets, self.flights, self.meter, self.options = buckets, flights, meter, options
+    def __init__(self, model: nn.Module, optimizer: Optimizer, flights: Flights, weights: Weights, options: Options) -> None:
+        self.model, self.optimizer, self.flights, self.weights, self.options = model, optimizer, flights, weights, options
+        self.strategy, self.driver, self.buckets, self.meter = flights.strategy, flights.driver, flights.buckets, flights.meter
         self.step = 0
         """Steps of the schedule's clock so far."""
         self._begun = 0  # the step at which this syncer began
         self._landed: set[int] = set()  # buckets of which a mean has landed since
         self.apart = 0
         """Steps since all buckets last landed at once: under `staggered` in several parts, all there have been."""
-        self._on_gradients = strategy.on.clock == "backward"
-        self._device = buckets[0].device
-        self.weights = Weights(driver, meter, strategy.how, self._device)
-        self.pace = Pace(strategy.when, driver, meter, len(buckets), self._device) if isinstance(strategy.when, by_speed) else None
+        self._on_gradients = self.strategy.on.clock == "backward"
+        self._device = self.buckets[0].device
+        when = self.strategy.when
+        self.pace = Pace(when, self.driver, self.meter, len(self.buckets), self._device) if isinstance(when, by_speed) else None
         self._tick: Tick | None = None
         self._launching = False
-        self.order = by_index(buckets)
+        self.order = by_index(self.buckets)
         """Whose slice goes on the wire next, by bucket."""
         self._next = 0  # the next of them in this step
         self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket

@@ -27,10 +27,16 @@ class Weights:
         """This rank's share."""
         return self.shares[self._driver.rank]
 
-    def tell(self, weight: float) -> None:
-        """Send this rank's weight round, without waiting for the others'."""
+    def begin(self, weight: float) -> None:
+        """Take up what every rank gives `attach`."""
+        self.tell(weight, "attach: weights")
         self.settle()
-        self._telling = agree.Sharing(self._driver, self._meter, struct.pack("<d", weight), "weigh", self._device)
+        self.told = False
+
+    def tell(self, weight: float, label: str = "weigh") -> None:
+        """Send this rank's weight round, without waiting for the others'; `label` is told if it fails."""
+        self.settle()
+        self._telling = agree.Sharing(self._driver, self._meter, struct.pack("<d", weight), label, self._device)
 
     def settle(self) -> None:
         """Take up the weights that are on their way, if any."""
