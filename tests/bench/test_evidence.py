@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import evidence
-from benchmarks.evidence import BEST, CLAIMS, CONFIRMED, LINKS, OF_BENCH, PARALLEL, RATES, WORLDS, claims, local, replicas, runs, told
+from benchmarks.evidence import BEST, BURSTS, CLAIMS, CONFIRMED, OF_BENCH, PARALLEL, RATES, WORLDS, claims, local, replicas, runs, told
 from benchmarks.plot_evidence import main as draw
 from thinwire.bench.contestants import FULL, TWO_BITS, chosen
 from thinwire.how import two_shot
@@ -50,7 +50,13 @@ def records(losses: dict[str, float], seeds: int = 3) -> list[dict[str, Any]]:
         for name, loss in losses.items()
         for seed in range(seeds)
     ]
-    return out + [{"kind": "whole", "link": {"name": link.name}, "last_losses": 2.5, "error": None} for link in LINKS]
+    short = [
+        (BURSTS[0], evidence.LINKS[-1], 3.03),
+        (BURSTS[1], evidence.LINKS[-1], 1.0),
+        *(("4 bits", link, 0.4) for link in evidence.LINKS),
+    ]
+    same = {"kind": "whole", "last_losses": 2.5, "validation": [[30, 3.0]], "error": None}
+    return out + [{**same, "name": name, "link": {"name": link.name}, "burst_bytes": most} for name, link, most in short]
 
 
 def verdicts(of: list[dict[str, Any]]) -> dict[str, str]:
@@ -101,8 +107,12 @@ def test_a_claim_is_open_while_a_run_is_missing() -> None:
 
 def test_links_and_fragments_are_claimed_of_bits_and_bytes() -> None:
     made = records(AS_PAPERS_SAY)
-    made[-1]["last_losses"] = 2.5000001
+    made[-1]["validation"] = [[30, 3.0000001]]
     assert verdicts(made)["the link's rate changes no bit of the loss"] == "no"
+    (cut,) = [each for each in made if each["kind"] == "whole" and each["name"] == "3 fragments"]
+    for most in (1.2, 0.9):
+        cut["burst_bytes"] = most
+        assert verdicts(made)["3 fragments divide the most bytes that a step sends by 3, to 5 %"] == "no"
     for each in made:
         each["bytes_per_step"] = 103.0 if each.get("name") == "3 fragments" else 100.0
     assert verdicts(made)["3 fragments send as many bytes, to 2 %"] == "no"

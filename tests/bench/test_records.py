@@ -46,7 +46,9 @@ def told(job: Job, *losses: float) -> list[dict[str, Any]]:
     """What two ranks tell of a job, whose validations had these losses."""
     validation = list(zip(range(5, 21, 5), losses or (4.0, 3.0, 2.0, 1.0), strict=True))
     rank = {"warm": job.warm, "seconds": [0.1] * job.stop, "losses": [loss for _, loss in validation], "validation": validation}
-    return [rank | {"input_s": 0.0, "sent_bytes": 1000 * job.stop, "split": {}, "peak_bytes": 1000, "setup_s": 1.0}] * 2
+    return [
+        rank | {"input_s": 0.0, "sent_bytes": 1000 * job.stop, "burst_bytes": 1000, "split": {}, "peak_bytes": 1000, "setup_s": 1.0}
+    ] * 2
 
 
 @pytest.fixture

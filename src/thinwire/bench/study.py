@@ -314,7 +314,11 @@ def _curve(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _whole(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
     seconds = np.mean([rank["seconds"] for rank in ranks], axis=0).cumsum()
-    return _curve(job, ranks) | {"points": [[step, round(float(seconds[step - 1]), 3), nats] for step, nats in ranks[0]["validation"]]}
+    burst = max(rank["burst_bytes"] for rank in ranks)  # of one host in one step
+    return _curve(job, ranks) | {
+        "burst_bytes": burst,
+        "points": [[step, round(float(seconds[step - 1]), 3), nats] for step, nats in ranks[0]["validation"]],
+    }
 
 
 def _time_figures(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:

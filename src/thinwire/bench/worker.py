@@ -76,6 +76,7 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
     losses: list[float] = []
     validations: list[tuple[int, float]] = []
     input_s, before, sent, warm, processor = 0.0, trainer.split(), sent_bytes(), job.warm, time.process_time()
+    burst = 0
     for step in range(job.stop):
         if job.few and step == 1 and max(meeting.share(seconds[0])) > job.slow_s:
             warm = 1  # long steps need no more
@@ -84,13 +85,14 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
         if step == warm:
             meeting.wait()
             input_s, before, sent, processor = 0.0, trainer.split(), sent_bytes(), time.process_time()
-        begun = time.perf_counter()
+        counted, begun = sent_bytes(), time.perf_counter()
         rows = at(step)
         read = time.perf_counter()
         losses.append(trainer.step(rows[:, :-1], rows[:, 1:], job.rate(step)))
         ended = time.perf_counter()
         seconds.append(ended - begun)
         input_s += read - begun
+        burst = max(burst, sent_bytes() - counted)
         if job.validate_every and ((step + 1) % job.validate_every == 0 or step + 1 == job.stop):
             apart = sent_bytes()
             validations.append((step + 1, validated(job, place, trainer)))
@@ -105,6 +107,7 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
         "input_s": input_s,
         "processor_s": time.process_time() - processor,
         "sent_bytes": sent_bytes() - sent,
+        "burst_bytes": burst,
         "split": {key: after[key] - before[key] for key in after},
     }
 
