@@ -27,6 +27,7 @@ SAID = {
     "2 bits,\nH=10": "2 bits, H=10",
     "2 bits,\nH=10,\nfeedback": "2 bits, H=10, feedback",
     "float32,\n3 fragments": "3 fragments",
+    "float32,\n3 fragments,\nalpha 0": "3 fragments, alpha 0",
 }
 
 
