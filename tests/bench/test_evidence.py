@@ -45,7 +45,6 @@ def records(losses: dict[str, float], seeds: int = 3) -> list[dict[str, Any]]:
             "name": name,
             "seed": seed,
             "error": None,
-            "bytes_per_step": 100.0,
             "validation": [[1, 5.0], [2, loss + 1e-3 * (seed - 1)]],
         }
         for name, loss in losses.items()
@@ -57,7 +56,9 @@ def records(losses: dict[str, float], seeds: int = 3) -> list[dict[str, Any]]:
         *(("4 bits", link, 0.4) for link in evidence.LINKS),
     ]
     same = {"kind": "whole", "last_losses": 2.5, "validation": [[30, 3.0]], "error": None}
-    return out + [{**same, "name": name, "link": {"name": link.name}, "burst_bytes": most} for name, link, most in short]
+    return out + [
+        {**same, "name": name, "link": {"name": link.name}, "burst_bytes": most, "bytes_per_step": 100.0} for name, link, most in short
+    ]
 
 
 def verdicts(of: list[dict[str, Any]]) -> dict[str, str]:
@@ -112,12 +113,13 @@ def test_links_and_fragments_are_claimed_of_bits_and_bytes() -> None:
     made[-1]["validation"] = [[30, 3.0000001]]
     assert verdicts(made)["the link's rate changes no bit of the loss"] == "no"
     (cut,) = [each for each in made if each["kind"] == "whole" and each["name"] == "3 fragments"]
-    for most in (1.2, 0.9):
-        cut["burst_bytes"] = most
-        assert verdicts(made)["3 fragments divide the most bytes that a step sends by 3, to 5 %"] == "no"
-    for each in made:
-        each["bytes_per_step"] = 103.0 if each.get("name") == "3 fragments" else 100.0
-    assert verdicts(made)["3 fragments send as many bytes, to 2 %"] == "no"
+    for figure, said in (
+        ("burst_bytes", "and a third at most in a step, to 3%"),
+        ("bytes_per_step", "3 fragments send as many bytes, to 3%"),
+    ):
+        for much in (1.2, 0.9):
+            assert verdicts(made)[said] == "yes"
+            assert verdicts([each if each is not cut else cut | {figure: much * cut[figure]} for each in made])[said] == "no"
 
 
 def test_a_claim_is_of_the_seeds_that_all_its_runs_have() -> None:

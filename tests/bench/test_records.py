@@ -273,3 +273,13 @@ def _what(record: dict[str, Any]) -> tuple[Any, ...]:
     if "strategy" in settings:
         settings["strategy"] = Strategy.from_toml(settings["strategy"]).short()
     return record["kind"], record["name"], record.get("seed"), record.get("round"), record.get("link"), settings
+
+
+def test_bytes_of_a_curve_are_the_meters_where_there_is_one(bench: Callable[..., Bench]) -> None:
+    """What a fragment sends while others validate would be missing from the kernel's."""
+    made = bench(lambda job: [rank | {"split": {"metered_bytes": 2000.0 * job.stop}} for rank in told(job)])
+    made.run("thinwire bench", ("curves",))
+    assert {each["bytes_per_step"] for each in made.records if each["kind"] == "curve"} == {2000.0}
+    made = bench(told, replace(STUDY, seeds=2))
+    made.run("thinwire bench", ("curves",))
+    assert {each["bytes_per_step"] for each in made.records if each["kind"] == "curve" and each["seed"]} == {1000.0}

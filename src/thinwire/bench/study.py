@@ -301,12 +301,14 @@ def _key(told: dict[str, Any], job: Job) -> str:
 def _curve(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
     first = ranks[0]
     steps = len(first["seconds"])
+    # the kernel does not tell what is in flight at a validation from what that sends; our meter does
+    sent = [rank["split"]["metered_bytes"] if rank["split"] else rank["sent_bytes"] for rank in ranks]
     return {
         "parameters": _parameters(job),
         "tokens_per_step": job.batch * job.model["context"] * len(ranks),
         "steps": steps,
         "validation": first["validation"],
-        "bytes_per_step": statistics.mean(rank["sent_bytes"] for rank in ranks) / steps,
+        "bytes_per_step": statistics.mean(sent) / steps,
         "seconds": round(sum(first["seconds"]), 1),
         "last_losses": statistics.mean(first["losses"][-20:]),
     }
