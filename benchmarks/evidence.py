@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import parser, table
+from benchmarks.common import parser
 from thinwire.bench.contestants import DENSE, OUTER_10, Contestant, averaged, ours
 from thinwire.bench.records import RECORDS, read
 from thinwire.bench.study import STUDY, Bench, Study, links
@@ -73,6 +73,9 @@ def runs() -> dict[int, list[Contestant]]:
 
 
 CONFIRMED = f"2 M, {PARALLEL}", "2 M, 4 replicas, 4 bits"
+
+
+ORDER = [PARALLEL, *(run.name for some in runs().values() for run in some), *list(OF_BENCH.values())[1:], *CONFIRMED]
 
 
 def confirmation() -> Study:
@@ -242,13 +245,21 @@ def main() -> None:
                 Bench(study(world, contestants, seeds), options.folder, cache_folder() / "rivals", print).run(
                     "benchmarks.evidence", ("curves",)
                 )
-    records = known(options.folder)
+    print("\n".join(lines(known(options.folder))))
+
+
+def lines(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The tables of docs/evidence.md."""
     losses = told(records)
-    table(
-        ("run", "seeds", "last loss"),
-        [(name, str(len(each)), " ".join(f"{each[seed]:.4f}" for seed in sorted(each))) for name, each in losses.items()],
-    )
-    table(("claim", "found", "holds"), claims(records))
+    ends = [
+        (name, " ".join(f"{each[seed]:.4f}" for seed in sorted(each))) for name, each in losses.items() if name not in map(many, WORLDS)
+    ]
+    made = [
+        "| run | last loss, by seed |",
+        "|---|---|",
+        *(f"| {name} | {seeds} |" for name, seeds in sorted(ends, key=lambda end: ORDER.index(end[0]))),
+    ]
+    return [*made, "", "| claim | found | holds |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in claims(records))]
 
 
 def study(world: int, contestants: list[Contestant], seeds: int) -> Study:

@@ -26,8 +26,8 @@ SAID = {
     "4 bits": "4 bits",
     "2 bits,\nH=10": "2 bits, H=10",
     "2 bits,\nH=10,\nfeedback": "2 bits, H=10, feedback",
-    "float32,\n3 fragments": "3 fragments",
-    "float32,\n3 fragments,\nalpha 0": "3 fragments, alpha 0",
+    "3 fragments,\nalpha 0.5": "3 fragments",
+    "3 fragments,\nalpha 0": "3 fragments, alpha 0",
 }
 
 
@@ -42,19 +42,29 @@ def points(axes: Any, at: list[Any], losses: list[list[float]], mark: str, **mor
 def main(folder: str, out: str) -> None:
     mpl.rcParams["svg.hashsalt"] = "thinwire"  # the same figures give the same file
     losses = {name: list(of_seeds.values()) for name, of_seeds in told(known(Path(folder))).items()}
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, width_ratios=(1, 1, 1.3))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), sharey=True, width_ratios=(1, 1, 1.6))
     for mark, rate in zip(MARKS, RATES, strict=True):
         there = [world for world in WORLDS if replicas(world, rate) in losses]
-        points(left, [str(world) for world in there], [losses[replicas(world, rate)] for world in there], mark, label=f"outer rate {rate}")
+        points(
+            left,
+            [WORLDS.index(world) for world in there],
+            [losses[replicas(world, rate)] for world in there],
+            mark,
+            label=f"outer rate {rate}",
+        )
+    left.set_xticks(range(len(WORLDS)), map(str, WORLDS))
     left.set_xlabel("replicas")
     left.set_ylabel("last validation loss, nats/byte")
     left.legend(frameon=False, fontsize=8.5)
-    panels = ((middle, PERIODS, "H, steps between talks (4 replicas)"), (right, SAID, "what deltas say (4 replicas, H=30 unless told)"))
+    panels = (
+        (middle, PERIODS, "H, steps between talks (4 replicas)"),
+        (right, SAID, "what deltas say (4 replicas; H=30, float32 unless told)"),
+    )
     for axes, chosen, label in panels:
         held = {name: losses[run] for name, run in chosen.items() if run in losses}
         points(axes, list(held), list(held.values()), "o", linestyle="-" if axes is middle else "")
         axes.set_xlabel(label)
-    right.tick_params(axis="x", labelsize=8.5)
+    right.tick_params(axis="x", labelsize=8)
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
         if PARALLEL in losses:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench_table, headline
+from benchmarks import bench_table, evidence, headline
 from thinwire.bench.records import RECORDS, read
 
 HERE = Path(__file__).parents[2] / "benchmarks"
@@ -70,3 +70,10 @@ def test_a_step_without_a_wire_is_of_the_machine_that_timed_the_link() -> None:
     assert headline.alone(records, slow) == pytest.approx(0.8)
     with pytest.raises(SystemExit, match="no step without a wire is known"):
         headline.alone(records[2:], "1 Gb/s, 0 ms")
+
+
+def test_the_tables_of_the_study_of_local_steps() -> None:
+    text = (HERE.parent / "docs" / "evidence.md").read_text().splitlines()
+    rows = evidence.lines(evidence.known(evidence.FOLDER))
+    assert len(rows) > 30
+    assert not [row for row in rows if row not in text]
