@@ -244,9 +244,9 @@ def options(line: str) -> argparse.Namespace:
     ("typed", "kept"),
     [
         ("", "thinwire bench"),
-        ("--quick --out /tmp/mine --retry", "thinwire bench --quick"),
+        ("--quick --out /mine --retry", "thinwire bench --quick"),
         (
-            "--seeds 2 --only DDP --add diloco,period=20 --add /home/me/mine.toml --link '100 Mb/s, 50 ms' --part times --only dense",
+            "--seeds 2 --only DDP --add diloco,period=20 --add /folder/mine.toml --link '100 Mb/s, 50 ms' --part times --only dense",
             "thinwire bench --only DDP --only dense --add diloco,period=20 --add mine.toml --link '100 Mb/s, 50 ms' --part times --seeds 2",
         ),
     ],

@@ -247,7 +247,7 @@ def test_an_index_is_small_and_says_it_all(packed: Path) -> None:
     assert sorted(path.name for path in packed.glob("*.bin")) == files
 
 
-@pytest.mark.parametrize("name", ["/tmp/x", "../x", "tokenizer/../../x", "elsewhere/x", ""])
+@pytest.mark.parametrize("name", ["/x", "../x", "tokenizer/../../x", "elsewhere/x", ""])
 def test_a_set_writes_to_no_other_place(packed: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(packed, tmp_path / "set")
     index = json.loads((packed / INDEX).read_text())
