@@ -68,7 +68,7 @@ def records(losses: dict[str, float], seeds: int = 3) -> list[dict[str, Any]]:
         for seed in range(seeds)
     ]
     short = [
-        (BURSTS[0], evidence.LINKS[-1], 3.03),
+        (BURSTS[0], evidence.LINKS[-1], 3.0),
         (BURSTS[1], evidence.LINKS[-1], 1.0),
         *(("4 bits", link, 0.4) for link in evidence.LINKS),
     ]
@@ -136,14 +136,14 @@ def test_a_claim_is_open_while_a_run_is_missing() -> None:
 
 def test_links_and_fragments_are_claimed_of_bits_and_bytes() -> None:
     made = records(AS_PAPERS_SAY)
-    made[-1]["validation"] = [[30, 3.0000001]]
-    assert verdicts(made)["the link's rate changes no bit of the loss"] == "no"
+    for figure, other in (("validation", [[30, 3.0000001]]), ("last_losses", 2.5000001)):
+        assert verdicts([*made[:-1], made[-1] | {figure: other}])["the link's rate changes no bit of the loss"] == "no"
     (cut,) = [each for each in made if each["kind"] == "whole" and each["name"] == "3 fragments"]
     for figure, said in (
-        ("burst_bytes", "and a third at most in a step, to 3%"),
-        ("bytes_per_step", "3 fragments send as many bytes, to 3%"),
+        ("burst_bytes", "and a third at most in a step, to 2 %"),
+        ("bytes_per_step", "3 fragments send as many bytes, to 2 %"),
     ):
-        for much in (1.2, 0.9):
+        for much in (1.03, 0.97):
             assert verdicts(made)[said] == "yes"
             assert verdicts([each if each is not cut else cut | {figure: much * cut[figure]} for each in made])[said] == "no"
 
@@ -179,7 +179,12 @@ def test_the_picture_is_drawn_of_whatever_is_there(tmp_path: Path, monkeypatch: 
         ((1.2, 1.4, 1.3), 0.5),
     ],
 )
-def test_the_best_rate_lies_between_those_that_were_run(found: tuple[float, ...], least: float) -> None:
-    losses = {replicas(2, rate): {0: loss} for rate, loss in zip(RATES, found, strict=True)}
-    assert between(losses, 2) == pytest.approx(least)
-    assert between({}, 2) is None
+def test_the_best_rate_lies_between_those_that_were_run(found: tuple[float, float, float], least: float) -> None:
+    assert between(*found) == pytest.approx(least)
+
+
+def test_best_rates_are_of_the_seeds_that_all_numbers_of_replicas_have() -> None:
+    made = records(AS_PAPERS_SAY)
+    assert claims([*made, *({**made[0], "name": replicas(2, rate), "seed": 3, "validation": [[2, rate]]} for rate in RATES)]) == claims(
+        made
+    )

@@ -77,3 +77,17 @@ def test_the_tables_of_the_study_of_local_steps() -> None:
     rows = evidence.lines(evidence.known(evidence.FOLDER))
     assert len(rows) > 30
     assert not [row for row in rows if row not in text]
+
+
+def test_what_the_page_says_of_papers_that_are_not_met() -> None:
+    text = (HERE.parent / "docs" / "evidence.md").read_text()
+    losses = evidence.told(evidence.known(evidence.FOLDER))
+    dense, one, *more = evidence.means(losses, (evidence.PARALLEL, *map(evidence.many, evidence.WORLDS)))
+    two, four, eight = (100 * (each / one - 1) for each in more)
+    assert f"ends {100 * (1 - one / dense):.1f} % below plain AdamW" in text
+    assert f"2, 4 and 8 cost {two:.1f}, {four:.1f} and {eight:.0f} %" in text
+    assert f"**8 replicas stand {100 * (more[-1] / dense - 1):.0f} % above" in text
+    whole, cut = evidence.means(losses, evidence.BURSTS)
+    assert f"**Fragments merged by halves cost {100 * (cut / whole - 1):.0f} %.**" in text
+    rates = evidence.means(losses, [evidence.replicas(8, rate) for rate in evidence.RATES])
+    assert f"is least at {evidence.between(*rates):.2f}" in text
