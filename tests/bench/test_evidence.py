@@ -128,6 +128,22 @@ def test_a_claim_is_denied_by_the_figures(changed: dict[str, float], denied: set
     assert {said for said, held in found.items() if held == "no"} == denied
 
 
+def test_a_claim_of_the_means_that_a_seed_denies_is_told_as_that() -> None:
+    def seed(name: str, number: int, loss: float) -> dict[str, Any]:
+        return {"kind": "curve", "name": name, "seed": number, "error": None, "validation": [[1, loss]]}
+
+    some = [each for each in records(AS_PAPERS_SAY) if each.get("name") not in ("2 bits, H=10", replicas(8, RATES[0]))]
+    for number, (lost, low) in enumerate(((1.55, 1.55), (1.56, 1.55), (1.47, 1.52))):
+        some += [seed("2 bits, H=10", number, lost), seed(replicas(8, RATES[0]), number, low)]
+    found = verdicts(some)
+    assert found["2-bit deltas need feedback"] == "of the mean, 2 of 3 seeds"
+    assert found["the best outer rate, between those run, rises with replicas"] == "of the mean, 2 of 3 seeds"
+    assert [said for said, held in found.items() if held != "yes"] == [
+        "2-bit deltas need feedback",
+        "the best outer rate, between those run, rises with replicas",
+    ]
+
+
 def test_a_claim_is_open_while_a_run_is_missing() -> None:
     without = {name: loss for name, loss in AS_PAPERS_SAY.items() if name != "H=100"}
     assert [said for said, held in verdicts(records(without)).items() if held == "–"] == ["under an outer momentum H=1 is the worst period"]
