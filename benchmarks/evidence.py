@@ -192,19 +192,27 @@ def told(records: Sequence[dict[str, Any]]) -> Losses:
     return losses
 
 
-def word(holds: bool | None, seeds: Sequence[bool] = ()) -> str:
-    """What a table says of a claim that holds of the means or does not, and of these seeds."""
-    return "–" if holds is None else "no" if not holds else "yes" if all(seeds) else f"of the mean, {sum(seeds)} of {len(seeds)} seeds"
+def word(holds: bool | None) -> str:
+    """What a table says of a claim."""
+    return "–" if holds is None else "yes" if holds else "no"
 
 
-def best_rates(found: Sequence[float]) -> list[float]:
+def judged(losses: Losses, names: Sequence[str], holds: Callable[..., bool]) -> tuple[list[float], str]:
+    """The means of these runs, and what a table says of a claim of them: in how many seeds, where it holds of the means and not of all."""
+    found, seeds = means(losses, names), [holds(*each) for each in by_seed(losses, names)]
+    if found and holds(*found) and not all(seeds):
+        return found, f"of the mean, {sum(seeds)} of {len(seeds)} seeds"
+    return found, word(holds(*found) if found else None)
+
+
+def best_rates(*found: float) -> list[float]:
     """By world, of the losses of every world's rates in a row."""
     return [between(*found[at : at + len(RATES)]) for at in range(0, len(found), len(RATES))]
 
 
-def rise(found: Sequence[float]) -> bool:
+def rise(*found: float) -> bool:
     """Whether they do, never falling between."""
-    rates = best_rates(found)
+    rates = best_rates(*found)
     return rates == sorted(rates) and rates[0] < rates[-1]
 
 
@@ -212,13 +220,12 @@ def claims(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Rows of a table: the claim, what was found, whether it holds."""
     losses, rows = told(records), []
     for claim in CLAIMS:
-        found, seeds = means(losses, claim.runs), [claim.holds(*each) for each in by_seed(losses, claim.runs)]
+        found, held = judged(losses, claim.runs, claim.holds)
         words = ", ".join(f"{name} {mean:.4f}" for name, mean in zip(claim.runs, found, strict=False)) or "–"
-        rows.append((claim.said, words, word(claim.holds(*found) if found else None, seeds)))
-    names = [replicas(world, rate) for world in WORLDS for rate in RATES]
-    found, seeds = means(losses, names), [rise(each) for each in by_seed(losses, names)]
-    said = "the best outer rate, between those run, rises with replicas"
-    rows.append((said, ", ".join(f"{rate:.2f}" for rate in best_rates(found)) or "–", word(rise(found) if found else None, seeds)))
+        rows.append((claim.said, words, held))
+    found, held = judged(losses, [replicas(world, rate) for world in WORLDS for rate in RATES], rise)
+    words = ", ".join(f"{rate:.2f}" for rate in best_rates(*found)) or "–"
+    rows.append(("the best outer rate, between those run, rises with replicas", words, held))
     short = [record for record in records if record.get("kind") == "whole" and not record["error"]]
     pair = {record["name"]: record for record in short if record["name"] in BURSTS}
     for said, figure, expected in (

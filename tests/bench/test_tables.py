@@ -94,3 +94,7 @@ def test_what_the_page_says_of_papers_that_are_not_met() -> None:
     assert f"one step late end {halves} above the burst" in (HERE.parent / "docs" / "bench.md").read_text()
     rates = evidence.means(losses, [evidence.replicas(8, rate) for rate in evidence.RATES])
     assert f"is least at {evidence.between(*rates):.2f}" in text
+    at_once, kept = evidence.means(losses, ("3 fragments, alpha 0", "3 fragments"))
+    assert f"ended {100 * (1 - at_once / kept):.0f} % lower" in (HERE.parent / "src" / "thinwire" / "recipes.py").read_text()
+    first, second = (100 * (lost / fed - 1) for lost, fed in evidence.by_seed(losses, ("2 bits, H=10", "2 bits, H=10, feedback"))[:2])
+    assert f"{first:.1f} % higher in one seed and {-second:.1f} % lower in the other" in text
