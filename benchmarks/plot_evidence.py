@@ -17,7 +17,7 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-from benchmarks.evidence import BEST, PARALLEL, RATES, WORLDS, known, replicas, told
+from benchmarks.evidence import BEST, CONFIRMED, NAMES, PARALLEL, RATES, WORLDS, known, replicas, told
 
 MARKS = "osD"
 PERIODS = {"1": "H=1", "10": "H=10", "30": replicas(4, BEST), "100": "H=100"}
@@ -69,8 +69,9 @@ def main(folder: str, out: str) -> None:
         axes.grid(alpha=0.3)
         if PARALLEL in losses:
             axes.axhline(statistics.fmean(losses[PARALLEL]), color="black", linewidth=0.9, linestyle="--", zorder=2)
-    seeds = max(map(len, losses.values()))
-    figure.suptitle(f"0.48 M parameters, 9.8 M tokens in every run, up to {seeds} seeds; dashed: data parallelism", fontsize=10)
+    counts = {len(losses[name]) for name in NAMES if name in losses and name not in CONFIRMED}
+    seeds = f"{'up to ' if len(counts) > 1 else ''}{max(counts)} seeds"
+    figure.suptitle(f"0.48 M parameters, 9.8 M tokens in every run, {seeds}; dashed: data parallelism", fontsize=10)
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None}, facecolor="white")
 
