@@ -87,6 +87,9 @@ def test_what_the_page_says_of_papers_that_are_not_met() -> None:
     assert f"ends {100 * (1 - one / dense):.1f} % below plain AdamW" in text
     assert f"2, 4 and 8 cost {two:.1f}, {four:.1f} and {eight:.0f} %" in text
     assert f"**8 replicas stand {100 * (more[-1] / dense - 1):.1f} % above" in text
+    past = [apart > 1.12 * plain for plain, apart in evidence.by_seed(losses, (evidence.PARALLEL, evidence.many(8)))]
+    assert (sum(past), len(past)) == (2, 3)
+    assert "In two seeds of three they stand past it." in text
     whole, cut = evidence.means(losses, evidence.BURSTS)
     halves = f"{100 * (cut / whole - 1):.0f} %"
     assert f"**Fragments merged by halves cost {halves}.**" in text
