@@ -20,6 +20,8 @@ from thinwire.strategy import Strategy
 from thinwire.when import every
 
 FIRST_BYTES = 1 << 20
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts before the names within a module that it wraps."""
 Named = tuple[str, nn.Parameter, Role]
 
 
@@ -66,7 +68,7 @@ class FlatBucket:
         self._spec = Spec(tuple(parts), 0, at, self.params[0].dtype)
         if wide:  # differences of 16-bit parameters do not fit in 16 bits
             self._spec = Spec(tuple(parts), 0, at, self._spec.work)
-        self.device = self.params[0].device
+        self.device, self.dtype = self.params[0].device, self.params[0].dtype
         self.state = State()
         self.world = 1
         self.when: Schedule = every(1)
@@ -91,6 +93,15 @@ class FlatBucket:
             self.slices.append(Slice(span, (first + i) % lanes, state))
 
     # -- parameters ---------------------------------------------------------------------------------------------------
+
+    def refuse_converted(self) -> None:
+        """Raise where a parameter is of another type or on another device than at attach."""
+        for part, param in zip(self.spec.parts, self.params, strict=True):
+            if param.dtype is not self.dtype or param.device != self.device:
+                raise AttachError(
+                    f"{part.name!r} was {self.dtype} on {self.device} at attach and is {param.dtype} on {param.device} now: convert the "
+                    "model before attach, or close the syncer and attach again"
+                )
 
     def weights(self) -> Tensor:
         flat = memory.empty(self.spec.numel, self.spec.work, self.device)
@@ -131,10 +142,10 @@ class FlatBucket:
         param, view = self.params[i], self._views[self._now][i]
         self.missing -= not self.taken[i]
         self.taken[i] = True
-        grad = param.grad
-        if grad is None:
+        if param.grad is None:
             view.zero_()
             return
+        grad = param.grad.detach()  # under create_graph it has a graph, of which nothing is sent
         if grad.is_sparse:
             raise AttachError(
                 f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; build its embedding with sparse=False"
@@ -217,7 +228,17 @@ def roles(model: nn.Module) -> dict[int, Role]:
 
 def _trainable(model: nn.Module) -> list[Named]:
     role = roles(model)
-    return [(name, param, role[id(param)]) for name, param in model.named_parameters() if param.requires_grad]
+    return [(plain_name(name), param, role[id(param)]) for name, param in model.named_parameters() if param.requires_grad]
+
+
+def plain_name(name: str) -> str:
+    """A parameter's or buffer's name as in the model itself: without what `torch.compile` puts before it.
+
+    Example:
+        >>> plain_name("_orig_mod.layers.0._orig_mod.weight")
+        'layers.0.weight'
+    """
+    return name.replace(COMPILED, "")
 
 
 def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[Named]]:

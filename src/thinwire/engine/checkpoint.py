@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Leaf, Spec
-from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.buckets import COMPILED, Airborne, FlatBucket, plain_name
 from thinwire.engine.saved import META, Saved
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.strategy import Strategy
@@ -185,7 +185,7 @@ def _buffers(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
     """Those of this rank, where they are local."""
     if sync.options.buffers == "local":
         for name, buffer in sync.model.named_buffers():
-            yield f"rank{sync.driver.rank}|private/buffers|whole|{name}", buffer.detach().clone()
+            yield f"rank{sync.driver.rank}|private/buffers|whole|{plain_name(name)}", buffer.detach().clone()
 
 
 def _trained(sync: Syncer) -> Iterator[tuple[str, Any]]:
@@ -194,7 +194,6 @@ def _trained(sync: Syncer) -> Iterator[tuple[str, Any]]:
 
 
 def _meta(sync: Syncer) -> dict[str, Any]:
-    shapes = sorted((part.name, part.shape) for bucket in sync.buckets for part in bucket.spec.parts)
     return {
         "format": _FORMAT,
         "world": sync.driver.world,
@@ -207,11 +206,24 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "cut": hashlib.sha256(json.dumps([(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]).encode()).hexdigest(),
         "strategy": repr(sync.strategy),
         "when": repr(sync.strategy.when),
-        "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
-        "layout": hashlib.sha256(json.dumps([bucket.names for bucket in sync.buckets]).encode()).hexdigest(),
+        "model": _fingerprint_of_model(sync),
+        "layout": _fingerprint_of_layout(sync),
         "pace": sync.pace.state() if sync.pace is not None else None,
         "air": [[air.step for air in bucket.air] for bucket in sync.buckets],
     }
+
+
+def fingerprint(told: Any) -> str:
+    """Hash what can be written as JSON."""
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _fingerprint_of_model(sync: Syncer, before: str = "") -> str:
+    return fingerprint(sorted((before + part.name, part.shape) for bucket in sync.buckets for part in bucket.spec.parts))
+
+
+def _fingerprint_of_layout(sync: Syncer, before: str = "") -> str:
+    return fingerprint([[before + name for name in bucket.names] for bucket in sync.buckets])
 
 
 def pack_json(told: Any) -> Tensor:
@@ -237,7 +249,7 @@ def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
     own = _meta(sync)
     if meta["format"] != _FORMAT:
         raise AttachError(f"the state has format {meta['format']}, this version of thinwire reads {_FORMAT}")
-    if meta["model"] != own["model"]:
+    if meta["model"] not in (own["model"], _fingerprint_of_model(sync, COMPILED)):  # the latter is of earlier versions
         raise AttachError("the state is of another model: names or shapes of the parameters that train differ")
     if meta["strategy"] != own["strategy"]:
         _must_be_another_period(sync, meta, own)
@@ -246,7 +258,7 @@ def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
             f"the state was drawn with seed={meta['seed']}, attached is seed={own['seed']}: attach with the seed it was saved with"
         )
     bound = any(meta["air"]) or sync.strategy.when.fragments > 1
-    if bound and meta["layout"] != own["layout"]:
+    if bound and meta["layout"] not in (own["layout"], _fingerprint_of_layout(sync, COMPILED)):
         raise AttachError("the state holds flights or fragments of another bucket layout: attach with the bucket_bytes it was saved with")
 
 
@@ -318,7 +330,7 @@ def _load_air(bucket: FlatBucket, saved: Saved, air: list[list[int]]) -> None:
 
 
 def _load_buffers(sync: Syncer, saved: Saved, rank: int) -> None:
-    buffers = dict(sync.model.named_buffers())
+    buffers = {plain_name(name): buffer for name, buffer in sync.model.named_buffers()}
     with torch.no_grad():
         for _, name, value in saved.wholes("private/buffers", rank):
             buffers[name].copy_(value)
@@ -334,8 +346,9 @@ def _take_shares(sync: Syncer, meta: dict[str, Any]) -> None:
 
 def _take_silent(sync: Syncer, names: list[str] | None) -> None:
     """Which parameters no rank has reached so far; a state that does not say has ranks agree anew."""
+    unreached = {plain_name(name) for name in names or ()}
     for bucket in sync.buckets:
-        bucket.silent = frozenset(i for i, name in enumerate(bucket.names) if name in (names or ()))
+        bucket.silent = frozenset(i for i, name in enumerate(bucket.names) if name in unreached)
     sync.silent_agreed = names is not None
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,31 @@ class Late(Tensor):
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Late({tuple(self.shape)})"
+
+
+class LandingHook:
+    """A module's hook that belongs to this model alone: a copy of the module gets one that does nothing.
+
+    Before a module is copied or saved, what is pending lands, so that the copy has taken the last step, too. A module's parameters are
+    copied before its hooks are, so those of a copy are written once more.
+    """
+
+    def __init__(self, deferred: Deferred | None, call: Callable[..., None] | None) -> None:
+        self._deferred, self._call = deferred, call
+
+    def __call__(self, *args: Any) -> None:
+        if self._call is not None:
+            self._call(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LandingHook:
+        if self._deferred is not None:
+            self._deferred.refresh(memo)
+        return LandingHook(None, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._deferred is not None:
+            self._deferred.refuse_stale()
+        return LandingHook, (None, None)
 
 
 class Deferred:
@@ -178,12 +204,12 @@ class Deferred:
                 self._owners[param].append(module)
             held = dict.fromkeys(place[param] for param in own)
             if held or module is sync.model:
-                hook = functools.partial(self._reached, held)
+                hook = LandingHook(self, functools.partial(self._reached, held))
                 self._hooks.append(module.register_forward_pre_hook(hook, prepend=True))
         model, optimizer = sync.model, sync.optimizer
         self._hooks += [
-            model.register_state_dict_pre_hook(self._settle),
-            model.register_load_state_dict_pre_hook(self._settle),
+            model.register_state_dict_pre_hook(LandingHook(self, self._settle)),
+            model.register_load_state_dict_pre_hook(LandingHook(self, self._settle)),
             optimizer.register_state_dict_pre_hook(self._settle),
             optimizer.register_load_state_dict_pre_hook(self._settle),
         ]
@@ -200,6 +226,34 @@ class Deferred:
     def _settle(self, *_: Any) -> None:
         if self._then is not None:
             self.land()
+
+    # -- copies -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def refresh(self, memo: dict[int, Any]) -> None:
+        """Land what has been stepped, and write it into the parameters that a `deepcopy` under way has copied already."""
+        if not self._pending or self._then is None:
+            return
+        late = [param for bucket in self._pending.values() for param in bucket.params]
+        self.land()
+        for param in late:
+            if isinstance(own := memo.get(id(param)), Tensor):
+                own.copy_(param)
+
+    def refuse_stale(self) -> None:
+        """Land what has been stepped; `torch.save` reads the values of parameters only after that.
+
+        Raises:
+            NotLandedError: something was still to land, and another pickler than `torch.save` has read the old values.
+        """
+        if not self._pending or self._then is None:
+            return
+        self.land()
+        if not _within_torch_save():
+            raise NotLandedError(
+                "pickling a model whose last step had not landed: its old weights are in the pickle already. Call sync.land() before, or "
+                "use torch.save"
+            )
 
     # -- the optimiser ------------------------------------------------------------------------------------------------
 
@@ -269,6 +323,15 @@ class Deferred:
 def _settings(group: dict[str, Any], copies: bool = True) -> dict[str, Any]:
     """A group's settings without its parameters; tensors (a rate on a device) are copied, since schedulers write into them."""
     return {name: value.clone() if copies and isinstance(value, Tensor) else value for name, value in group.items() if name != "params"}
+
+
+def _within_torch_save() -> bool:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "_save" and frame.f_code.co_filename.endswith("torch/serialization.py"):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _differs(a: Any, b: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.buckets import FlatBucket, plain_name
 from thinwire.errors import AttachError, NotLandedError
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ class Frozen:
     """The parameters that did not train at attach, which no bucket holds."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.named: list[tuple[str, Tensor]] = [(name, param) for name, param in model.named_parameters() if not param.requires_grad]
+        self.named: list[tuple[str, Tensor]] = [
+            (plain_name(name), param) for name, param in model.named_parameters() if not param.requires_grad
+        ]
 
     def refuse_thawed(self) -> None:
         """Raise where one of them trains now."""

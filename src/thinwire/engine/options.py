@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.engine.buckets import plan
+from thinwire.engine.buckets import plain_name, plan
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
 from thinwire.version import __version__
@@ -80,8 +80,8 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
         "buffers": options.buffers,
         "seed": options.seed,
         "scaler given": options.scaler is not None,
-        "model parameters": [[name, list(p.shape), str(p.dtype), p.requires_grad] for name, p in model.named_parameters()],
-        "model buffers": [[name, list(b.shape), str(b.dtype)] for name, b in model.named_buffers()],
+        "model parameters": [[plain_name(name), list(p.shape), str(p.dtype), p.requires_grad] for name, p in model.named_parameters()],
+        "model buffers": [[plain_name(name), list(b.shape), str(b.dtype)] for name, b in model.named_buffers()],
     }
 
 

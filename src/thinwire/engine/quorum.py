@@ -120,7 +120,7 @@ class QuorumSyncer(Syncer):
     def stepped(self, rested: bool = False) -> None:
         """The end of an optimiser step."""
         self.worked = False
-        self._frozen.refuse_thawed()
+        self._refuse_changed()
         self.step += 1
         self.meter.steps += 1
         self.apart += 1

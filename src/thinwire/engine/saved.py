@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Spec
+from thinwire.engine.buckets import plain_name
 from thinwire.errors import AttachError
 
 META = "all|meta"
@@ -29,6 +30,7 @@ class Saved:
             if key == META:
                 continue
             scope, path, span, part = key.split("|", 3)
+            part = plain_name(part)  # earlier versions kept what torch.compile puts before it
             rank = int(scope.removeprefix("rank")) if scope.startswith("rank") else None
             if rank is not None:
                 self.ranks.add(rank)

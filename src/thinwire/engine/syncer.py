@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from thinwire.core import Tick
 from thinwire.engine import agree, checkpoint
-from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.buckets import FlatBucket, plain_name
 from thinwire.engine.flights import Flights
 from thinwire.engine.forward import Deferred
 from thinwire.engine.hooks import Frozen, Hooks
@@ -83,6 +83,9 @@ class Syncer:
         if self._on_gradients:
             if self.within:
                 raise AttachError("skip_step() within a backward pass: an earlier one failed half-way. Close the syncer and attach again")
+            if self.strategy.on.updates and not self.accumulating:
+                for bucket in self.buckets:
+                    bucket.clear_grads()  # the last step's update, where nobody has zeroed it: no gradient
             self.begin()
             self.finish()
         else:
@@ -126,7 +129,7 @@ class Syncer:
                 common = bucket.weights()
             named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
         named.extend(self._frozen.named)
-        order = {name: place for place, (name, _) in enumerate(self.model.named_parameters())}
+        order = {plain_name(name): place for place, (name, _) in enumerate(self.model.named_parameters())}
         named.sort(key=lambda item: order[item[0]])
         buffers = [] if self.apart else self._shared_buffers  # equal since the last landing, until the next forward pass in training
         agree.compare(self.driver, self.meter, named + buffers, self._device)
@@ -268,7 +271,7 @@ class Syncer:
 
     def begin(self) -> None:
         """The first gradient of a backward pass."""
-        self._frozen.refuse_thawed()
+        self._refuse_changed()
         tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         if self._late is not None:
@@ -329,7 +332,7 @@ class Syncer:
     def stepped(self, rested: bool = False) -> None:
         """The end of an optimiser step."""
         self.worked = False
-        self._frozen.refuse_thawed()
+        self._refuse_changed()
         if self.pace is not None:
             self.pace.count(self.step, rested)
         tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
@@ -373,6 +376,11 @@ class Syncer:
             if self._on_gradients and self.flights.stateful:
                 air.x.mul_(self._loss_scale)
             self.strategy.on.write(bucket, air.x, bucket.state)
+
+    def _refuse_changed(self) -> None:
+        self._frozen.refuse_thawed()
+        for bucket in self.buckets:
+            bucket.refuse_converted()
 
     # -- odds and ends ------------------------------------------------------------------------------------------------
 
