@@ -205,7 +205,7 @@ TARGETS: dict[str, list[Target]] = {
         parameters(outer=nesterov(0.7, 0.5), pull=0.5),
         parameters(outer=sgd(0.7, 0.5), store="bf16", place="cpu"),
     ],
-    "momentum": [momentum(), momentum((0.8, 0.95), 1e-6)],
+    "momentum": [momentum(), momentum((0.8, 0.95), 1e-6), momentum(bound=None)],
     "deltas": [deltas(), deltas(outer=sgd(), alpha=0.5), deltas(eager=True, store="bf16", place="cpu")],
 }
 

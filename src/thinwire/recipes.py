@@ -134,7 +134,8 @@ def onebit_adam(start: int, beta1: float = 0.9, beta2: float = 0.999) -> Strateg
     (1-bit Adam, Tang et al. 2021, arXiv:2102.02888.) Take 15 to 20 % of the run for `start`, and `torch.optim.SGD(lr, weight_decay=…)` as
     the optimiser: what is in `.grad` is Adam's update, so rates are Adam's.
 
-    Differs from the paper: both averages are bias-corrected, as in torch; a sign's magnitude is that of a block of 256, not of the tensor.
+    Differs from the paper: both averages are bias-corrected, as in torch; a sign's magnitude is that of a block of 256, not of the tensor;
+    no update is larger than `momentum`'s bound, and weights that no dense step gave a gradient stay where they are.
     """
     how = two_shot(back=feedback(sign()))
     return Strategy(warmup(start, every(1)), feedback(sign()), how, momentum((beta1, beta2)))
@@ -145,7 +146,8 @@ def zero_one_adam(until: int, kappa: int = 16, beta1: float = 0.9, beta2: float 
 
     (0/1 Adam, Lu et al. 2022, arXiv:2202.06009.) The optimiser is a `torch.optim.SGD(lr, weight_decay=…)`, as for `onebit_adam`.
 
-    Differs from the paper: the momentum travels at every step (no local steps between); both averages are bias-corrected, as in torch.
+    Differs from the paper: the momentum travels at every step (no local steps between); both averages are bias-corrected, as in torch;
+    updates have the bound of `onebit_adam`'s.
     """
     how = two_shot(back=feedback(sign()))
     return Strategy(thinning(until, every(1), kappa), feedback(sign()), how, momentum((beta1, beta2)))

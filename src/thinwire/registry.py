@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Self
 
 from thinwire.errors import StrategyError
 
+NONE = "none"
+"""What a table says for `None`."""
+
 
 class Member:
     """A value of one of the slots `when`, `what`, `how`, `on` (or of a slot within one, such as `outer`)."""
@@ -88,12 +91,15 @@ def spelled_out(member: Member, always: int) -> str:
 def to_table(member: Member, defaults: bool = True) -> dict[str, Any]:
     """The plain table of a member, nested members as nested tables; a `None` field is left out (TOML has no null).
 
+    Where `None` is not the default, it is written as "none".
     Without `defaults` so is each setting that is as by default, and a setting that comes with a later version changes nothing.
     """
     table: dict[str, Any] = {"use": type(member).__name__}
     for field in dataclasses.fields(member):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
         value = getattr(member, field.name)
-        if value is not None and (defaults or value != _default(field)):
+        if value is None and _default(field) is not None:
+            table[field.name] = NONE
+        elif value is not None and (defaults or value != _default(field)):
             table[field.name] = _plain(value, defaults)
     return table
 
@@ -215,6 +221,8 @@ def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
 
 def _one_of(value: Any, options: tuple[Any, ...], path: str, problems: list[str]) -> Any:
     """`value` as one of several annotations; where it has the shape of only one of them, that one says what is wrong."""
+    if value == NONE and type(None) in options:
+        return None
     some = [option for option in options if option is not type(None)]  # a table leaves out what is None
     shaped = [option for option in some if _shape(option) is _kind_of(value)] or some
     if len(shaped) == 1:

@@ -5,7 +5,9 @@ freeze it, and Adam is SGD with momentum under a fixed scaling of each entry, wh
     dense ticks         G = sum of s_k g_k travels, exact;   m = b1 m + (1 - b1) G;   v = b2 v + (1 - b2) G²
     all other ticks     m = sum of (b1 s_k m + (1 - b1) s_k g_k) travels, compressed;   v stays as it is
     both                u = m / (1 - b1^t) / (sqrt(v / (1 - b2^n)) + eps)  goes to `.grad`
-t counts steps and n dense ones, s_k are the ranks' shares. A plain `torch.optim.SGD(lr)` then does w = w - lr u, and its weight decay is
+t counts steps and n dense ones, s_k are the ranks' shares. Once a compressed m has landed, an entry with v = 0 keeps m = 0, and u is
+clamped to [-bound, bound]: a sign cannot encode 0, and v may be far smaller than the square of what a sign decodes to.
+A plain `torch.optim.SGD(lr)` then does w = w - lr u, and its weight decay is
 AdamW's.
 (1-bit Adam, Tang et al. 2021, arXiv:2102.02888; with a variance refreshed now and then 0/1 Adam, Lu et al. 2022, arXiv:2202.06009.)
 """
@@ -21,15 +23,18 @@ from torch import Tensor
 from thinwire.core import Bucket, Codec, Leaf, Schedule, State, Target
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
+from thinwire.registry import spelled_out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class momentum(Target):
     """Adam's update in `.grad`: a step is a backward pass, and the optimiser a plain `torch.optim.SGD(lr, weight_decay=…)`.
 
     Args:
         betas: how much of the mean and of the variance is kept from step to step, each in [0, 1).
         eps: added to the root of the variance, above 0.
+        bound: the largest |u| once a compressed m has landed, above 0; entries with v = 0 then stay where they are. The default is
+            Adam's own bound for its usual betas. `None` limits nothing: the published recurrence. Until then u is AdamW's in any case.
 
     Raises:
         StrategyError: an argument outside the above. With a strategy: a schedule that does not begin with dense ticks, from which the
@@ -48,6 +53,7 @@ class momentum(Target):
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    bound: float | None = 3.2  # Adam's own is (1 - b1) / sqrt(1 - b2) = 3.16 for its usual betas (Kingma & Ba 2015, section 2.1)
     clock: ClassVar[Literal["backward", "step"]] = "backward"
 
     def __post_init__(self) -> None:
@@ -56,8 +62,13 @@ class momentum(Target):
             reasons.append(f"momentum(betas={self.betas}): each lies in [0, 1)")
         if not 0 < self.eps < float("inf"):
             reasons.append(f"momentum(eps={self.eps}): it is above 0, and finite")
+        if self.bound is not None and not 0 < self.bound < float("inf"):
+            reasons.append(f"momentum(bound={self.bound}): it is above 0, and finite; None for no bound")
         if reasons:
             raise StrategyError(reasons)
+
+    def __repr__(self) -> str:
+        return spelled_out(self, 2)
 
     @property
     def updates(self) -> bool:
@@ -109,11 +120,16 @@ class momentum(Target):
             variance.value = torch.where(finite, (variance.flat * b2).addcmul_(new, new, value=1 - b2), variance.flat)
             new = mean.flat.lerp(new, 1 - b1)
             refreshed = refreshed + finite
+        elif self.bound is not None:
+            new.masked_fill_(variance.flat == 0, 0)  # no gradient was ever seen there: what a codec decodes to is its error
         mean.value = torch.where(finite, new, mean.flat)
         for child in state.children.values():
             child["steps"].value, child["refreshed"].value = steps, refreshed
         scale = (variance.flat.sqrt() / (1 - b2**refreshed).sqrt()).add_(self.eps)
         update = mean.flat / scale / (1 - b1**steps)
+        if self.bound is not None:
+            limit = torch.where(steps == refreshed, torch.inf, self.bound).to(update.dtype)  # all dense so far: m is exact
+            update.clamp_(-limit, limit)
         total.copy_(torch.where(finite, update, torch.nan))
         bucket.set_grads(total)
 
