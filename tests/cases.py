@@ -181,9 +181,15 @@ ROUTES: dict[str, list[Route]] = {
 }
 
 SCHEDULES: dict[str, list[Schedule]] = {
-    "every": [every(), every(4)],
-    "delayed": [delayed(0, every(2)), delayed(2, every(1)), delayed(5, every(3)), delayed(3, staggered(4, every(10)))],
-    "staggered": [staggered(1, every(1)), staggered(3, every(7)), staggered(5, every(5))],
+    "every": [every(), every(4), every(4, phase=0), every(5, phase=2)],
+    "delayed": [
+        delayed(0, every(2)),
+        delayed(2, every(1)),
+        delayed(5, every(3)),
+        delayed(3, staggered(4, every(10))),
+        delayed(2, every(4, phase=1)),
+    ],
+    "staggered": [staggered(1, every(1)), staggered(3, every(7)), staggered(5, every(5)), staggered(3, every(7, phase=2))],
     "growing": [growing(1, 8), growing(3, 7, rounds=2, factor=1.3), growing(2, 5, rounds=3, factor=9.5)],
     "thinning": [thinning(30, every(1), kappa=3), thinning(1, every(1)), thinning(9, every(), kappa=1)],
     "by_speed": [by_speed(every(4)), by_speed(delayed(2, staggered(2, every(5)))), by_speed(warmup(3, growing(1, 4)))],
@@ -195,6 +201,8 @@ SCHEDULES: dict[str, list[Schedule]] = {
         warmup(4, every(3)),
         delayed(2, warmup(3, every(4))),
         warmup(2, staggered(2, every(4))),
+        warmup(3, every(4, phase=0)),
+        delayed(1, warmup(2, staggered(2, every(6, phase=3)))),
     ],
 }
 

@@ -42,9 +42,10 @@ class _broken(Schedule):
 
 _calls = count()
 LATE = delayed(1, every(3))
-LANDS, ONCE, THERE = (
+LANDS, ONCE, SAME, THERE = (
     "every launch lands exactly `delay` steps later",
     "a bucket launches once a period",
+    "a bucket launches at one step of its period",
     "buckets exist, in order, once each",
 )
 BROKEN: dict[str, tuple[Schedule, str]] = {
@@ -54,6 +55,7 @@ BROKEN: dict[str, tuple[Schedule, str]] = {
     "stops": (_broken(every(2), lambda at: at.tick if at.step < 5 else Tick()), ONCE),
     "forgets a bucket": (_broken(every(2), lambda at: Tick(at.tick.launch[:1], at.tick.land[:1])), ONCE),
     "too often": (_broken(every(4), lambda at: every(2).tick(at.step, at.buckets)), "launches are never closer than `gap`"),
+    "drifts": (_broken(every(4), lambda at: every(4, phase=2 if at.step < 4 else 3).tick(at.step, at.buckets)), SAME),
     "a bucket too many": (_broken(every(2), lambda at: Tick((0, at.buckets), (0, at.buckets))), THERE),
     "out of order": (_broken(every(1), lambda at: Tick(at.tick.launch[::-1], at.tick.land[::-1])), THERE),
     "impure": (_broken(every(1), lambda at: replace(at.tick, dense=next(_calls) % 3 == 1)), "a tick depends on its step alone"),

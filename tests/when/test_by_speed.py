@@ -36,6 +36,8 @@ def test_what_cannot_be_is_refused() -> None:
         by_speed(every(1))
     with pytest.raises(StrategyError, match="it is by speed already"):
         by_speed(by_speed(every(2)))
+    with pytest.raises(StrategyError, match="leave phase out"):
+        by_speed(delayed(1, every(4, phase=0)))
     for when in (delayed(1, by_speed(every(4))), warmup(2, by_speed(every(4)))):
         with pytest.raises(StrategyError, match="goes around all other schedules"):
             Strategy(when, on=deltas())

@@ -27,7 +27,7 @@ class Schedule(Member, ABC):
     @property
     @abstractmethod
     def period(self) -> int:
-        """Steps from one launch of a bucket to its next, from step `settles` on."""
+        """Steps from one launch of a bucket to its next, from step `settles` on; which of them it is, its phase, stays the same."""
 
     @property
     def gap(self) -> int:

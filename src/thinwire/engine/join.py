@@ -118,8 +118,8 @@ def _unfit(strategy: Strategy, rank: int, world: int, quorum: int, grace_s: floa
     """Why this cannot be had in rounds with a quorum."""
     found = []
     on, what = strategy.on, strategy.what
-    if not isinstance(strategy.when, every):
-        found.append(f"{strategy.when!r}: a round is so many local steps; take every(n)")
+    if not isinstance(strategy.when, every) or strategy.when.phase is not None:
+        found.append(f"{strategy.when!r}: a round is so many local steps; take every(n), without a phase")
     if not isinstance(strategy.how, gather):
         found.append(f"{strategy.how!r}: each contribution goes to whoever is there; take gather()")
     if not isinstance(on, deltas) or on.alpha or on.eager:

@@ -13,7 +13,8 @@ def check_schedule(schedule: Schedule, *, periods: int = 4, buckets: int = 7) ->
 
     Laws: a tick depends on its step alone; buckets exist, in order, once each; every launch lands exactly `delay` steps later and nothing
     else lands; no bucket has more than `depth` flights in the air; launches of a bucket are never closer than `gap`, and once the
-    schedule has settled nothing is dense and each bucket launches once a period; there are as many groups of buckets as `fragments` says.
+    schedule has settled nothing is dense and each bucket launches once a period, at one and the same step of it; there are as many
+    groups of buckets as `fragments` says.
 
     Args:
         schedule: the member.
@@ -63,3 +64,5 @@ def _bucket(schedule: Schedule, ticks: list[Tick], bucket: int, warm: int, case:
     for begin in range(warm, len(ticks) - schedule.period + 1, schedule.period):
         count = sum(begin <= step < begin + schedule.period for step in launches)
         require(count == 1, schedule, "a bucket launches once a period", f"{case}, steps from {begin}", f"{count} times")
+    phases = {(step - warm) % schedule.period for step in launches if step >= warm}
+    require(len(phases) == 1, schedule, "a bucket launches at one step of its period", case, f"at {sorted(phases)[:8]}")

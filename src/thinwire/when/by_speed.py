@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 from thinwire.core import Schedule
 from thinwire.errors import StrategyError
+from thinwire.registry import inside
 from thinwire.when._around import Around
+from thinwire.when.every import every
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class by_speed(Around):
         inner: the schedule, of a period of at least 2 steps.
 
     Raises:
-        StrategyError: a period of 1 step. With a strategy: another schedule around it, a target whose step is a backward pass, or a route
-            without consensus.
+        StrategyError: a period of 1 step, or a phase within. With a strategy: another schedule around it, a target whose step is a
+            backward pass, or a route without consensus.
 
     A loop asks whether its rank rests, and says so:
 
@@ -49,6 +51,10 @@ class by_speed(Around):
     def __post_init__(self) -> None:
         if self.inner.period < 2:
             raise StrategyError(f"by_speed({self.inner!r}): a period of 1 step cannot be shared out by speed; take a longer one")
+        if any(isinstance(member, every) and member.phase is not None for member in inside(self.inner)):
+            raise StrategyError(
+                f"by_speed({self.inner!r}): everybody takes the last step of a period, and a phase launches at another; leave phase out"
+            )
         if self.inner.uneven:
             raise StrategyError(f"by_speed({self.inner!r}): it is by speed already")
 

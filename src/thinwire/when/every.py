@@ -10,33 +10,54 @@ from dataclasses import dataclass
 
 from thinwire.core import Schedule, Tick
 from thinwire.errors import StrategyError
+from thinwire.registry import spelled_out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class every(Schedule):
-    """Launch and land every bucket at steps n-1, 2n-1, …
+    """Launch and land every bucket at steps n-1, 2n-1, …; with a phase p at p, p+n, p+2n, …
 
     Args:
         n: steps a period, at least 1. On gradients the n passes are summed, never divided by n.
+        phase: the first of these steps, from 0 to n-1, counted from the end of a warm-up. `None` is n-1, so that the first round has n
+            steps as all others do. Post-local SGD in torch has 0; DiLoCo in torchft lands at n-1 what it has launched tau steps before,
+            which is `delayed(tau, every(n, phase=n - 1 - tau))`.
 
     Raises:
-        StrategyError: n < 1.
+        StrategyError: n < 1, or a phase outside the period.
 
     Example:
         >>> [every(2).tick(step, buckets=3).launch for step in range(4)]
         [(), (0, 1, 2), (), (0, 1, 2)]
+        >>> [step for step in range(12) if every(4, phase=0).tick(step, buckets=1).launch]
+        [0, 4, 8]
     """
 
     n: int = 1
+    phase: int | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise StrategyError(f"every(n={self.n}): a period has at least 1 step; every(1) talks at each step")
+        if self.phase is not None and not 0 <= self.phase < self.n:
+            raise StrategyError(
+                f"every({self.n}, phase={self.phase}): a phase is a step of the period, from 0 to {self.n - 1}; None is {self.n - 1}"
+            )
+        if self.phase == self.n - 1:  # one schedule has one name, by which saved states and ranks are compared
+            object.__setattr__(self, "phase", None)
+
+    def __repr__(self) -> str:
+        return spelled_out(self, 1)
+
+    @property
+    def first(self) -> int:
+        """The first step at which it launches."""
+        return self.n - 1 if self.phase is None else self.phase
 
     @property
     def period(self) -> int:
         return self.n
 
     def tick(self, step: int, buckets: int) -> Tick:
-        all_buckets = tuple(range(buckets)) if (step + 1) % self.n == 0 else ()
+        all_buckets = tuple(range(buckets)) if step % self.n == self.first else ()
         return Tick(launch=all_buckets, land=all_buckets)

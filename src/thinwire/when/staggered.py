@@ -17,6 +17,8 @@ from thinwire.when.every import every
 class staggered(Schedule):
     """Fragment p of `parts` launches and lands at the steps t with (t + 1) mod n = (p + 1) n / parts mod n.
 
+    With `every(n, phase)` within, all of them come n - 1 - phase steps earlier (those that would come before step 0, a period later).
+
     Args:
         parts: fragments, from 1 to the period.
         inner: the period, as `every(n)`; write `delayed(tau, staggered(…))` and `warmup(steps, staggered(…))`, not the other way round.
@@ -51,6 +53,6 @@ class staggered(Schedule):
 
     def tick(self, step: int, buckets: int) -> Tick:
         n = self.inner.n
-        due = {p for p in range(self.parts) if (step + 1) % n == (p + 1) * n // self.parts % n}
+        due = {p for p in range(self.parts) if (step - self.inner.first) % n == (p + 1) * n // self.parts % n}
         launch = tuple(bucket for bucket in range(buckets) if bucket % self.parts in due)
         return Tick(launch, launch)
