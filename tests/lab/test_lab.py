@@ -18,7 +18,7 @@ import pytest
 
 from tests.lab.possible import why_not
 from thinwire.errors import LabError
-from thinwire.lab import Change, Lab, Network, Wire, labs, two_level, uniform
+from thinwire.lab import Change, Lab, Network, Wire, labs, private, two_level, uniform
 from thinwire.lab.check import check
 from thinwire.lab.delay import has_netem
 
@@ -42,7 +42,7 @@ def left() -> set[str]:
     """Keepers and notes of labs, and the machine's own interfaces and named namespaces."""
     found = {f"interface {name}" for name in os.listdir("/sys/class/net")}
     found |= {f"namespace {path.name}" for path in Path("/run/netns").glob("*")}
-    found |= {f"note {path.name}" for path in labs.folder().glob(f"{os.getpid()}-*")}
+    found |= {f"note {path.name}" for path in private.folder().glob(f"{os.getpid()}-*")}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode()

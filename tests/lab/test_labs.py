@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.possible import why_not
 from thinwire.errors import LabError
-from thinwire.lab import Lab, labs, uniform
+from thinwire.lab import Lab, labs, private, uniform
 
 pytestmark = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
@@ -26,9 +26,8 @@ def test_two_labs_of_a_process_outlive_another_that_looks() -> None:
 
 
 def test_a_file_where_notes_should_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = tmp_path / "thinwire-lab-0"
+    there = tmp_path / "thinwire-0"
     there.touch()
-    monkeypatch.setattr(labs, "folder", lambda: there)
-    with pytest.raises(LabError, match=r"cannot be noted in .*thinwire-lab-0 \(.*\): remove what lies there, or set TMPDIR"):
+    monkeypatch.setattr(private, "folder", lambda: there)
+    with pytest.raises(LabError, match=r"cannot be noted in .*thinwire-0: it is no folder.*remove it .* or set TMPDIR"):
         Lab(uniform(1))
-    assert labs.listed() == []

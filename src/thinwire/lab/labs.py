@@ -3,6 +3,9 @@
 A lab normally ends with its owner, however that ends. What could outlive it is a lab whose owner was forked and then killed: the copy still
 holds the socket. Such a lab is found by its unlocked note, and ended. The lock is a POSIX record lock: no fork holds it, but closing any
 descriptor of its file drops it, so a process never opens its own notes a second time.
+
+A note names a process to kill. So it is believed only where `private` vouches for its folder and file, and the process is ended only where
+it is this user's and began when the note says.
 """
 
 from __future__ import annotations
@@ -12,12 +15,12 @@ import fcntl
 import json
 import os
 import signal
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from thinwire.errors import LabError
+from thinwire.lab import private
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +39,27 @@ class Note:
 _own: dict[Path, Note] = {}  # of this process, or of the one that it was forked from
 
 
-def folder() -> Path:
-    """Where the notes lie."""
-    return Path(tempfile.gettempdir()) / f"thinwire-lab-{os.getuid()}"
-
-
 def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
     """Leave a note; the descriptor holds its lock for as long as this process, and nothing it forks, holds it.
 
     Raises:
         LabError: nothing can be written there.
     """
-    path = folder() / f"{os.getpid()}-{keeper}.json"
+    path = private.folder() / f"{os.getpid()}-{keeper}.json"
     note = Note(path, os.getpid(), keeper, _began(keeper), time.time(), hosts, alive=True)
     told = {"owner": note.owner, "keeper": keeper, "keeper_began": note.keeper_began, "begun": note.begun, "hosts": list(hosts)}
     _own[path] = note
     try:
-        folder().mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with private.opened(make=True) as at:
+            with contextlib.suppress(FileNotFoundError):  # of an earlier lab whose processes had the same numbers
+                os.unlink(path.name, dir_fd=at)
+            fd = private.own_file(path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, at)
+    except LabError:
+        del _own[path]
+        raise
     except OSError as error:
         del _own[path]
-        raise LabError(f"a lab cannot be noted in {folder()} ({error.strerror}): remove what lies there, or set TMPDIR") from error
+        raise LabError(f"a lab cannot be noted in {path.parent} ({error.strerror or error}): make room there, or set TMPDIR") from error
     fcntl.lockf(fd, fcntl.LOCK_EX)  # before there is anything to read: an unlocked note is taken for one left behind
     os.write(fd, json.dumps(told).encode())
     return path, fd
@@ -64,53 +67,94 @@ def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
 
 def remove(path: Path, fd: int) -> None:
     """Take a note back."""
-    path.unlink(missing_ok=True)
+    _unlink(path.name)
     os.close(fd)
     _own.pop(path, None)
 
 
 def listed() -> list[Note]:
-    """Every lab of this user."""
+    """Return every lab of this user.
+
+    Raises:
+        LabError: the folder of the notes is not this user's alone.
+    """
     found = []
-    for path in sorted(folder().glob("*.json")):
-        own = _own.get(path)
-        if own is not None and own.owner == os.getpid():
-            found.append(own)
-            continue
-        with contextlib.suppress(OSError, ValueError, KeyError):  # removed meanwhile, or half written
-            told = json.loads(path.read_text())
-            found.append(
-                Note(path, told["owner"], told["keeper"], told["keeper_began"], told["begun"], tuple(told["hosts"]), _locked(path))
-            )
+    with contextlib.suppress(FileNotFoundError), private.opened(make=False) as at:
+        for name in sorted(each for each in os.listdir(at) if each.endswith(".json")):
+            path = private.folder() / name
+            own = _own.get(path)
+            if own is not None and own.owner == os.getpid():
+                found.append(own)
+            else:
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # removed meanwhile, half written, or no note
+                    found.append(_read(path, at))
     return found
 
 
 def clean() -> list[Note]:
-    """End labs whose owner is gone, and take their notes away; returns those that were still there."""
+    """End labs whose owner is gone, and remove their notes; return those that still ran.
+
+    Raises:
+        LabError: the folder of the notes is not this user's alone.
+    """
     ended = []
     for note in listed():
         if note.alive:
             continue
-        if note.keeper_began and _began(note.keeper) == note.keeper_began:  # not another process of the same number
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(note.keeper, signal.SIGKILL)
-                ended.append(note)
-        note.path.unlink(missing_ok=True)
+        if _end(note):
+            ended.append(note)
+        _unlink(note.path.name)
     return ended
 
 
-def _locked(path: Path) -> bool:
-    with open(path, "r+b") as file:
+def _read(path: Path, at: int) -> Note:
+    fd = private.own_file(path.name, os.O_RDWR, at)
+    with open(fd, "r+b") as file:
+        told = json.load(file)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alive = False
         except BlockingIOError:
-            return True
-    return False
+            alive = True
+    return Note(path, int(told["owner"]), int(told["keeper"]), str(told["keeper_began"]), float(told["begun"]), tuple(told["hosts"]), alive)
+
+
+def _unlink(name: str) -> None:
+    with contextlib.suppress(FileNotFoundError), private.opened(make=False) as at:
+        os.unlink(name, dir_fd=at)
+
+
+def _end(note: Note) -> bool:
+    """Kill the keeper that a note names; whether there was one. Another process that has its number by now is left alone."""
+    if note.keeper <= 1 or not note.keeper_began:
+        return False
+    try:
+        process = os.pidfd_open(note.keeper)  # from here on the number cannot pass to another process unseen
+    except OSError:  # it has ended
+        return False
+    try:
+        if _began(note.keeper) != note.keeper_began or _user(note.keeper) != os.geteuid():
+            return False
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
+    return True
 
 
 def _began(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty where there is none."""
+    """Return when a process began, in the kernel's ticks; empty where there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return ""
+
+
+def _user(pid: int) -> int | None:
+    """Return the effective user of a process; None where there is none."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[2]) for line in lines if line.startswith("Uid:")), None)
