@@ -157,7 +157,7 @@ def test_a_missing_path_names_its_neighbours(tmp_path: Path) -> None:
         ("/dev/null", "neither a file nor a folder"),
         ("hf:", "names no dataset; say hf:NAME"),
         ("hf:name,splt=train", "hf:name has no setting 'splt'; did you mean 'split'\\?"),
-        ("hf:name,split", "'split' is no setting such as key=value"),
+        ("hf:name,split", "hf:name: expected key=value, got 'split'"),
         ("hf:name,split=a,split=b", "split is given twice"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     fetch.add_argument("--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # before or after
     pack = actions.add_parser("pack", help="ids of a text in small shards, with an index", allow_abbrev=False)
     pack.add_argument("--data", required=True, metavar="TEXT", help="as thinwire train takes it")
+    pack.add_argument("--data-hosts", type=hosts, default=(), metavar="HOSTS", help="that an address may lead to, with commas between")
     pack.add_argument("--tokenizer", default="byte", metavar="NAME", help="byte; bpe,vocab=4096; or a folder; default byte")
     pack.add_argument("--clean", default="", metavar="NAMES", help="of tidied, long_enough and unseen, with commas between; default: none")
     pack.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one")
@@ -52,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Say) -> int:
     """Fetch, list the sources, or pack."""
     if options.action == "pack":
-        packed = pack(options.data, options.tokenizer, options.out, options.shard, options.clean)
+        packed = pack(options.data, options.tokenizer, options.out, options.shard, options.clean, options.data_hosts)
         say.result(
             packed, f"{packed['out']}: {packed['tokens']:,} tokens to train on; {packed['shards']} shards, {packed['bytes'] / 1e6:.1f} MB"
         )
@@ -83,7 +84,17 @@ def report(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str
     return {"out": str(fetched.folder), **totals, "sources": {built.source: asdict(built) for built in fetched.sources}}
 
 
-def pack(data: str, tokenizer: str, out: Path, shard_kib: int, clean: str = "") -> dict[str, Any]:
+def hosts(text: str) -> tuple[str, ...]:
+    """Return the hosts of --data-hosts."""
+    from thinwire.data.leads import host_names
+
+    try:
+        return host_names(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def pack(data: str, tokenizer: str, out: Path, shard_kib: int, clean: str = "", hosts: Collection[str] = ()) -> dict[str, Any]:
     """Pack a text; what --json prints.
 
     Raises:
@@ -99,7 +110,7 @@ def pack(data: str, tokenizer: str, out: Path, shard_kib: int, clean: str = "") 
         raise DataError(f"--shard {shard_kib}: a shard has at least 4 KiB; 512 suits most lines")
     names = [name.strip() for name in clean.split(",") if name.strip()]
     cleaners(names)  # a wrong name is refused before anything is read
-    text = read_text(data, clean=lambda: cleaners(names))
+    text = read_text(data, clean=lambda: cleaners(names), hosts=hosts)
     made = write_set(out, text, tokenizer_from(tokenizer, text, SPECIALS), shard_kib << 10)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return {"out": str(out), "tokens": made.train_tokens, "shards": len(made.train) + len(made.held), "bytes": size, "digest": made.digest}

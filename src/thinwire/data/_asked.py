@@ -22,7 +22,7 @@ def settings(spoken: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
         >>> settings("bpe,vocab", ["vocab"])
         Traceback (most recent call last):
         ...
-        thinwire.errors.DataError: 'vocab' is no setting such as key=value; bpe has: vocab
+        thinwire.errors.DataError: bpe: expected key=value, got 'vocab'; bpe has: vocab
     """
     word, said = words.pieces(spoken)
     problems: list[str] = []

@@ -1,7 +1,8 @@
 """Ranges of a file on an HTTP server, whatever the line does: a connection that is cut, stalls or trickles is made anew where it stopped.
 
 Nothing that a server says is taken on trust: of what length the file is, which part of it comes, and that it is still the same file, every
-answer must say alike (RFC 9110, sections 13.1.5 and 14.2), and every byte that was asked for must come.
+answer must say alike (RFC 9110, sections 13.1.5 and 14.2), and every byte that was asked for must come. Where a server leads elsewhere, it
+is followed only as `data/leads.py` allows.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from thinwire.data.leads import HTTP, Leads, host_of
 from thinwire.errors import DataError
 from thinwire.version import __version__
 from thinwire.words import told
@@ -48,10 +50,18 @@ class Http:
         stall_s: how long a connection may be silent.
         tries: failures in a row, without a byte between them, until the server is given up.
         sleep: waits between two of them.
+        hosts: that an address may lead to, beside its own.
     """
 
-    def __init__(self, *, stall_s: float = STALL_S, tries: int = TRIES, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._stall_s, self._tries, self._sleep = stall_s, tries, sleep
+    def __init__(
+        self,
+        *,
+        stall_s: float = STALL_S,
+        tries: int = TRIES,
+        sleep: Callable[[float], None] = time.sleep,
+        hosts: Collection[str] = (),
+    ) -> None:
+        self._stall_s, self._tries, self._sleep, self._hosts = stall_s, tries, sleep, frozenset(hosts)
 
     def about(self, url: str) -> About:
         """The size and version of a file.
@@ -99,8 +109,12 @@ class Http:
         start = begin + len(got)
         headers = {"Range": f"bytes={start}-{end - 1}", "User-Agent": f"thinwire/{__version__}", "Accept-Encoding": "identity"}
         try:
+            if host_of(url) is None:
+                raise DataError(f"{url!r} is no address that can be read; give {' or '.join(f'{each}://HOST/PATH' for each in HTTP)}")
             request = urllib.request.Request(url, headers=headers)
-            answer = urllib.request.urlopen(request, timeout=self._stall_s)
+            answer = Leads(url, self._hosts).opener().open(request, timeout=self._stall_s)
+        except DataError:
+            raise
         except urllib.error.HTTPError as error:
             with contextlib.closing(error):
                 return _refused(url, error, start, about)

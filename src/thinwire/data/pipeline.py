@@ -15,7 +15,7 @@ One may stop at any step and go on in any world.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -50,13 +50,14 @@ class Place:
     offset: int = 0
 
 
-def lanes_of(source: str, count: int, cache: Path | None = None) -> tuple[Read, ...]:
+def lanes_of(source: str, count: int, cache: Path | None = None, hosts: Collection[str] = ()) -> tuple[Read, ...]:
     """The files of a text, dealt to lanes: file i is in lane i mod `count`, and is fetched by whoever reads that lane.
 
     Args:
         source: a file, folder or address, as `read_text` takes it.
         count: a multiple of the ranks of any world that will read, so that each file has one reader.
         cache: a folder that keeps what is fetched from an address, by default `cache_folder()`.
+        hosts: names of hosts that an address may lead to, beside its own.
 
     Raises:
         DataError: there is no such text, it has no files, or fewer than lanes.
@@ -65,7 +66,7 @@ def lanes_of(source: str, count: int, cache: Path | None = None) -> tuple[Read, 
         raise DataError(
             f"lanes_of({source!r}): lanes are made of whole files; of a dataset take rows.shard(n, k) for each, of 'bundled' one lane"
         )
-    files = readers_of(source, cache)
+    files = readers_of(source, cache, hosts)
     if not 1 <= count <= len(files):
         raise DataError(
             f"lanes_of({source!r}, {count}): a lane is made of whole files, and there are {len(files)}; ask for 1 to {len(files)}"

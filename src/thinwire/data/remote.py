@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import string
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
@@ -18,12 +18,12 @@ from thinwire.data._asked import extra
 from thinwire.data.disk import DiskCache
 from thinwire.data.files import is_text_file
 from thinwire.data.http import About, Http
+from thinwire.data.leads import HTTP, host_of, must_be_allowed
 from thinwire.errors import DataError
 from thinwire.words import told
 
 BLOCK_BYTES = 1 << 22
 FILES = "files.txt"
-HTTP = ("http", "https")
 VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "modify", "created")  # as stores and servers call them
 
 
@@ -98,22 +98,31 @@ def is_address(source: str) -> bool:
     return "://" in source
 
 
-def store_of(url: str) -> Store:
-    """Where an address leads.
+def store_of(url: str, hosts: Collection[str] = ()) -> Store:
+    """Return what reads at an address. hosts: that it may lead to, beside its own.
 
     Raises:
-        DataError: to nothing that can be read.
+        DataError: nothing can be read there.
     """
-    return Http() if urlsplit(url).scheme.lower() in HTTP else Objects(url)
+    if "::" in url.partition("//")[0]:
+        raise DataError(f"{url!r} is a chain of addresses: give the last of them alone, without what stands before ::")
+    if urlsplit(url).scheme.lower() in HTTP:
+        return Http(hosts={*hosts, host_of(url) or ""})
+    return Objects(url)
 
 
-def files_at(url: str, store: Store | None = None) -> list[str]:
+def files_at(url: str, store: Store | None = None, hosts: Collection[str] = ()) -> list[str]:
     """The addresses of the text files that a source means: itself, or those below it if it ends with a `/`.
 
+    Args:
+        url: the source.
+        store: what reads there.
+        hosts: that a list of files may name, beside the source's own.
+
     Raises:
-        DataError: there is none, or the list cannot be had.
+        DataError: there is none, the list cannot be had, or leads where it may not.
     """
-    store = store or store_of(url)
+    store = store or store_of(url, hosts)
     if not url.endswith("/"):
         return [url]
     if isinstance(store, Objects):
@@ -122,7 +131,7 @@ def files_at(url: str, store: Store | None = None) -> list[str]:
         listing = joined(url, FILES)
         about = store.about(listing)
         names = store.read(listing, 0, about.size, about).decode(errors="replace").split("\n")
-        found = [joined(url, name.strip()) for name in names if name.strip()]
+        found = [must_be_allowed(listing, joined(url, name.strip()), hosts) for name in names if name.strip()]
     if not found:
         raise DataError(
             f"{url!r} holds no text files; put some there{'' if isinstance(store, Objects) else f', and their names in {FILES}'}"

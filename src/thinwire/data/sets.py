@@ -17,7 +17,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -188,14 +188,15 @@ class SetReader:
         cache: a folder that keeps what is fetched; nothing is where the set lies in a folder.
         limit_bytes: of what it keeps.
         peers: other hosts that fetch their part of it, too.
+        hosts: names of hosts that the set's own may lead to.
 
     Raises:
         DataError: there is no set, or it cannot be read.
     """
 
-    def __init__(self, place: str, cache: Path, limit_bytes: int, peers: Peers | None = None) -> None:
+    def __init__(self, place: str, cache: Path, limit_bytes: int, peers: Peers | None = None, hosts: Collection[str] = ()) -> None:
         self.place = place if place.endswith("/") else place + "/"
-        self._store: Store | None = store_of(self.place) if is_address(self.place) else None
+        self._store: Store | None = store_of(self.place, hosts) if is_address(self.place) else None
         self._cache, self._peers = DiskCache(cache, limit_bytes), peers
         self.fetched_bytes = 0
         """From the set's own place; what came from peers does not count."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from thinwire.data._asked import path_from
@@ -22,11 +22,11 @@ SETTLED_S = 2.0
 FORMAT = 1
 
 
-def stamp(source: str) -> str | None:
+def stamp(source: str, hosts: Collection[str] = ()) -> str | None:
     """What the files of a text look like from outside; `None` of one without files (bundled, a dataset), or that has just changed.
 
     Of an address it is what its server says of each file: the size, and the tag or date that changes with its content; `None` where it
-    tells neither.
+    tells neither; `hosts` are others that it may lead to.
 
     Raises:
         DataError: there is no such text.
@@ -34,7 +34,7 @@ def stamp(source: str) -> str | None:
     if source == "bundled" or source.startswith("hf:"):
         return None
     if is_address(source):
-        return _stamp_elsewhere(source)
+        return _stamp_elsewhere(source, hosts)
     path = path_from(source, "text")
     if not path.exists():
         return None
@@ -45,9 +45,9 @@ def stamp(source: str) -> str | None:
     return _digest([os.uname().nodename, seen]) if seen and _settled(seen) else None
 
 
-def _stamp_elsewhere(source: str) -> str | None:
-    store = store_of(source)
-    seen = [(url, store.about(url)) for url in files_at(source, store)]
+def _stamp_elsewhere(source: str, hosts: Collection[str]) -> str | None:
+    store = store_of(source, hosts)
+    seen = [(url, store.about(url)) for url in files_at(source, store, hosts)]
     return _digest([[url, about.size, about.version] for url, about in seen]) if all(about.version for _, about in seen) else None
 
 

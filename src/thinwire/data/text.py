@@ -127,7 +127,7 @@ def changed(told_as: str) -> DataError:
     return DataError(f"the text {told_as!r} was changed while it was read; start again once it stays as it is")
 
 
-def read_text(source: str, cache: Path | None = None, clean: Callable[[], Sequence[Cleaner]] = tuple) -> Text:
+def read_text(source: str, cache: Path | None = None, clean: Callable[[], Sequence[Cleaner]] = tuple, hosts: Collection[str] = ()) -> Text:
     """The text that `source` names, with about 1/20 of it held out.
 
     The held part is the end of every document, from a paragraph on; of more than 100 documents it is every 20th, and of a dataset
@@ -137,6 +137,7 @@ def read_text(source: str, cache: Path | None = None, clean: Callable[[], Sequen
         source: `bundled`, the path of a file or folder, `hf:NAME[,config=C][,split=train][,field=text]`, or an address.
         cache: a folder that keeps what is fetched from an address, by default `cache_folder()`.
         clean: what is done to documents before some are held out, made anew for each time they are read (`unseen` remembers).
+        hosts: names of hosts that an address may lead to, by redirects or lists of files, beside its own.
 
     Raises:
         DataError: there is no such text, it is empty, binary or too short to hold some of it out, or the hub cannot be reached.
@@ -150,7 +151,7 @@ def read_text(source: str, cache: Path | None = None, clean: Callable[[], Sequen
         ...
         thinwire.errors.DataError: the text 'bundeld' cannot be read: there is no such file ...; did you mean 'bundled'?
     """
-    raw, raw_held = hub_documents(source) if source.startswith("hf:") else (lambda: _plain(source, cache), None)
+    raw, raw_held = hub_documents(source) if source.startswith("hf:") else (lambda: _plain(source, cache, hosts), None)
 
     def read() -> Iterator[bytes]:
         return cleaned(raw(), clean())
@@ -201,15 +202,15 @@ def _large(source: str, pairs: Callable[[], Iterator[tuple[bool, bytes]]]) -> Te
     return Text(source, part(False), part(True))
 
 
-def readers_of(source: str, cache: Path | None = None) -> list[Read]:
+def readers_of(source: str, cache: Path | None = None, hosts: Collection[str] = ()) -> list[Read]:
     """What reads the documents of each file of a text: a file or folder here, or an address.
 
     Raises:
         DataError: there is no such text.
     """
     if is_address(source):
-        store, kept = store_of(source), DiskCache((cache or cache_folder()).expanduser() / "fetched", fetched_limit())
-        return [partial(_fetched, url, store, kept) for url in files_at(source, store)]
+        store, kept = store_of(source, hosts), DiskCache((cache or cache_folder()).expanduser() / "fetched", fetched_limit())
+        return [partial(_fetched, url, store, kept) for url in files_at(source, store, hosts)]
     if not source.strip():
         raise DataError("the text '' names nothing; say bundled, the path of a file or folder, or hf:NAME")
     path = path_from(source, "text")
@@ -224,6 +225,6 @@ def _fetched(url: str, store: Store, kept: DiskCache) -> Iterator[bytes]:
     return documents_of(url, name_of(url), lambda: io.BufferedReader(RemoteFile(url, store, kept), 1 << 20))
 
 
-def _plain(source: str, cache: Path | None) -> Iterator[bytes]:
+def _plain(source: str, cache: Path | None, hosts: Collection[str]) -> Iterator[bytes]:
     """The documents of what lies in files, here or elsewhere."""
-    return iter(works()) if source == "bundled" else chain.from_iterable(read() for read in readers_of(source, cache))
+    return iter(works()) if source == "bundled" else chain.from_iterable(read() for read in readers_of(source, cache, hosts))

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ class StreamedTokens(Tokens):
 
 
 def prepare(
-    source: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path | None = None
+    source: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path | None = None, hosts: Collection[str] = ()
 ) -> tuple[PreTrainedTokenizerFast, Tokens]:
     """The tokenizer and the text's ids, from the cache or made into it.
 
@@ -104,6 +104,7 @@ def prepare(
         spoken_tokenizer: as `tokenizer_from` takes it.
         specials: the special tokens that are needed, `<|endoftext|>` among them.
         cache: a folder to keep it in, by default `cache_folder()`.
+        hosts: names of hosts that an address may lead to, beside its own.
 
     Raises:
         DataError: the text or tokenizer cannot be had, or the cache cannot be written.
@@ -117,10 +118,10 @@ def prepare(
     """
     specials = tuple(specials)
     if source.startswith(SET):
-        return _streamed(source.removeprefix(SET), spoken_tokenizer, specials, (cache or cache_folder()).expanduser())
+        return _streamed(source.removeprefix(SET), spoken_tokenizer, specials, (cache or cache_folder()).expanduser(), hosts)
     key = tokenizer_key(spoken_tokenizer, specials)  # first, because it takes no time to refuse a wrong word
     kept = (cache or cache_folder()).expanduser()
-    text = _Text(source, kept)
+    text = _Text(source, kept, hosts)
     asked = json.dumps([FORMAT, text.digest, key, specials])
     folder = kept / "tokens" / hashlib.sha256(asked.encode()).hexdigest()[:32]
 
@@ -131,13 +132,15 @@ def prepare(
     return tokenizer_from(str(folder / TOKENIZER), Text(source, (), ()), specials), tokens
 
 
-def _streamed(place: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path) -> tuple[PreTrainedTokenizerFast, Tokens]:
+def _streamed(
+    place: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path, hosts: Collection[str]
+) -> tuple[PreTrainedTokenizerFast, Tokens]:
     if spoken_tokenizer:
         raise DataError(f"the set {place!r} comes with its own tokenizer, and {spoken_tokenizer!r} was asked for; leave that out")
     if not place:
         raise DataError(f"{SET!r} names no set; say {SET}FOLDER or {SET}https://HOST/FOLDER/")
     peers = peers_from()
-    source = SetReader(place, cache / "fetched", fetched_limit(), peers)
+    source = SetReader(place, cache / "fetched", fetched_limit(), peers, hosts)
     if peers is not None and os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a host share its cache
         peers.serve(source.by_checksum)
     packed = source.set
@@ -149,18 +152,18 @@ def _streamed(place: str, spoken_tokenizer: str, specials: Sequence[str], cache:
 class _Text:
     """A text that is read when its content is asked for, and its digest known without that where its files are as they were."""
 
-    def __init__(self, source: str, cache: Path) -> None:
-        self._source, self._cache = source, cache
+    def __init__(self, source: str, cache: Path, hosts: Collection[str]) -> None:
+        self._source, self._cache, self._hosts = source, cache, hosts
         stamps_folder = cache / "texts"
         self._text: Text | None = None
-        stamped = stamp(source)
+        stamped = stamp(source, hosts)
         self._digest = stamped and known(stamps_folder, stamped)
         if stamped and not self._digest:
             with suppress(OSError):  # where nothing can be written, every rank reads
                 stamps_folder.mkdir(parents=True, exist_ok=True)
                 with claimed(stamps_folder / stamped):  # of the ranks of a host one reads
                     self._digest = known(stamps_folder, stamped) or self.read().digest
-                    remember(stamps_folder, stamped, self._digest, lambda: stamp(source))
+                    remember(stamps_folder, stamped, self._digest, lambda: stamp(source, hosts))
 
     @property
     def digest(self) -> str:
@@ -173,7 +176,7 @@ class _Text:
             DataError: it cannot be read, or is no longer the one that its digest says.
         """
         if self._text is None:
-            self._text = read_text(self._source, self._cache)
+            self._text = read_text(self._source, self._cache, hosts=self._hosts)
             if self._digest and self._text.digest != self._digest:
                 raise changed(self._source)
         return self._text

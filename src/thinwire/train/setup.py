@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from thinwire.data.leads import host_names
 from thinwire.data.tokens import SET, Tokens, prepare
 from thinwire.errors import ConfigError
 from thinwire.strategy import Strategy
@@ -71,7 +72,8 @@ def prepare_run(config: TrainConfig) -> Prepared:
     spoken = config.tokenizer
     if spoken == "auto":  # a packed set has its own
         spoken = "" if config.data.startswith(SET) else "byte" if is_preset(config.model) else config.model
-    tokenizer, tokens = prepare(config.data, spoken, objective.specials, Path(config.cache) if config.cache else None)
+    cache = Path(config.cache) if config.cache else None
+    tokenizer, tokens = prepare(config.data, spoken, objective.specials, cache, host_names(config.data_hosts))
     objective = objective.fitted(tokenizer)
 
     @functools.cache  # built before ranks meet, since it may take its time
