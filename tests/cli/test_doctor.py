@@ -79,16 +79,65 @@ def test_it_tells_which_kernels_are_in_use(
     assert words in found.told
 
 
-def test_two_processes_that_never_meet_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "WORKER", "import time; time.sleep(60)")
-    (found,) = network.allreduce(timeout_s=0.3)
-    assert (found.level, "within 0.3 s" in found.told) == ("problem", True)
+SLEEPS = "import time; time.sleep(60)"
+STARTS = "import sys, time; open(f'{sys.argv[2]}/ready{sys.argv[1]}', 'w').close(); time.sleep(60)"
 
 
-def test_two_processes_that_fail_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "WORKER", "raise SystemExit('no route')")
+@pytest.mark.parametrize(("worker", "words"), [(SLEEPS, "had not started after 1 s, twice"), (STARTS, "were not done after 1 s, twice")])
+def test_two_processes_that_never_meet_are_a_problem(worker: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "WORKER", worker)
+    monkeypatch.setattr(network, "busy", lambda: "")
+    start_s = 0.5 if worker == SLEEPS else 30.0
+    (found,) = network.allreduce(start_s=start_s, meet_s=0.5)
+    assert (found.level, words in found.told) == ("problem", True), found
+
+
+@pytest.mark.parametrize("worker", [SLEEPS, STARTS])
+def test_on_a_busy_machine_lateness_is_a_note(worker: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(network, "WORKER", worker)
+    monkeypatch.setattr(network, "busy", lambda: "this machine is busy: a loop gets 12% of a core")
+    start_s = 0.3 if worker == SLEEPS else 30.0
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: network.allreduce(start_s=start_s, meet_s=0.3),))
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    (found,) = told["checks"]
+    assert found["level"] == "note"
+    assert "a loop gets 12% of a core, so nothing is known of the network" in found["told"]
+    assert "when it is idle" in found["do"]
+
+
+def test_late_once_is_not_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = tmp_path / "once"
+    first = f"sys.argv[1] == '0' and not os.path.exists({str(once)!r})"
+    late = f"import os, sys, time\nif {first}:\n    open({str(once)!r}, 'w')\n    time.sleep(60)\n"
+    monkeypatch.setattr(network, "WORKER", late + network.WORKER)
+    monkeypatch.setattr(network, "busy", lambda: "")
+    (found,) = network.allreduce(start_s=20.0)
+    assert found.level == "ok", found
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_that_fail_are_a_problem_however_busy(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = f"import sys, time\ntime.sleep(60) if int(sys.argv[1]) != {rank} else sys.exit('no route')"
+    monkeypatch.setattr(network, "WORKER", fails)
+    monkeypatch.setattr(network, "busy", lambda: "this machine is busy")
     (found,) = network.allreduce()
     assert (found.level, found.told.endswith("failed: no route")) == ("problem", True)
+
+
+def test_a_wrong_sum_is_a_problem_however_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "WORKER", network.WORKER.replace("x == 3", "x == 4"))
+    monkeypatch.setattr(network, "busy", lambda: "this machine is busy")
+    (found,) = network.allreduce()
+    assert (found.level, "the sum is wrong" in found.told) == ("problem", True)
+
+
+def test_a_busy_machine_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
+    assert "this machine is busy" in network.busy()
+    monkeypatch.setattr(network.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(network.time, "thread_time", lambda: 0.0)
+    assert network.busy() == "this machine is busy: a loop gets 0% of a core"
 
 
 def test_an_interface_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
