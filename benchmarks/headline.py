@@ -55,6 +55,7 @@ MORE = tuple(
     for bits, late in ((2, 0), (2, 1), (4, 1))
 )
 ALONE_STEPS = 60
+MINUTES = ("link", "no network", "ours", "best rival", "DDP", "× the best rival", "× DDP")
 APART = links((1e7,), (0.0, 0.05))
 """Links on which a step takes up to a second here were timed on a slower machine than the others."""
 ALONE = ours("nothing said", Strategy(every(1_000_000), identity(), native(), deltas(outer=sgd(1.0))))
@@ -90,12 +91,33 @@ class Found:
 
     @property
     def row(self) -> tuple[str, ...]:
-        """The link; ours, and over no wire; the best rival, and over no wire; rival over ours; DDP."""
+        """The link; ours, and over no wire; the best rival, and over no wire; rival over ours; DDP; DDP over ours."""
         cells = [self.link]
         for each in (self.ours, self.rival):
             cells += [f"{each[1]}: {each[0]:,.0f} s", f"{each[0] / self.infinite:.2f}"] if each else ["–", "–"]
-        ratio = f"{self.rival[0] / self.ours[0]:.2f}" if self.ours and self.rival else "–"
-        return (*cells, ratio, f"{self.ddp:,.0f} s" if self.ddp else "–")
+        return (*cells, self.over(self.rival and self.rival[0]), f"{self.ddp:,.0f} s" if self.ddp else "–", self.over(self.ddp))
+
+    @property
+    def minutes(self) -> tuple[str, ...]:
+        """The link; minutes of no wire, ours, the best rival and DDP; how many times as fast as each of these two ours is."""
+        named = [f"{minutes(each[0])}, {each[1]}" if each else "–" for each in (self.ours, self.rival)]
+        margins = (self.over(self.rival and self.rival[0]), self.over(self.ddp))
+        link = self.link.removesuffix(", 0 ms")
+        return (link, minutes(self.infinite), *named, minutes(self.ddp) if self.ddp else "–", *margins)
+
+    def over(self, seconds: float | None) -> str:
+        """Return how many times longer than ours so many seconds are."""
+        return f"{seconds / self.ours[0]:.2f}" if self.ours and seconds else "–"
+
+
+def minutes(seconds: float) -> str:
+    """Return seconds in minutes, to three digits.
+
+    Example:
+        >>> minutes(1206.6), minutes(149_098)
+        ('20.1', '2,485')
+    """
+    return f"{seconds / 60:,.1f}" if seconds < 6000 else f"{seconds / 60:,.0f}"
 
 
 def found(records: list[dict[str, Any]], seeds: int = 1) -> list[Found]:
@@ -127,6 +149,13 @@ def found(records: list[dict[str, Any]], seeds: int = 1) -> list[Found]:
     return rows
 
 
+def models(records: list[dict[str, Any]]) -> str:
+    """Say of which models the steps and the step times are: they are not the same."""
+    sizes = {kind: {record["parameters"] for record in records if record["kind"] == kind} for kind in ("curve", "time")}
+    small, large = (" and ".join(f"{size / 1e6:.3g} M" for size in sorted(sizes[kind])) for kind in ("curve", "time"))
+    return f"steps that a model of {small} parameters needs × seconds that a step of one of {large} takes"
+
+
 def alone(records: list[dict[str, Any]], link: str) -> float:
     """A step of which nothing is said, in seconds, of the rank that is done last: as timed on a link, else without limits.
 
@@ -155,9 +184,15 @@ def main() -> None:
         run(RESULTS / "headline", options.seeds)
     records = [record for name in ("bench", "headline") for record in read(RESULTS / name / RECORDS)]
     rows = found(records, options.of_seeds)
-    table(("link", "ours", "over no wire", "best rival", "over no wire", "rival over ours", "DDP"), [each.row for each in rows])
+    table(
+        ("link", "ours", "over no wire", "best rival", "over no wire", "rival over ours", "DDP", "DDP over ours"),
+        [each.row for each in rows],
+    )
     for each in rows:
         print(f"{each.link}: without any wire DDP would take {each.infinite:,.0f} s, at {alone(records, each.link):.3f} s a step")
+    print()
+    print(f"in minutes, for the README: {models(records)}")
+    table(MINUTES, [each.minutes for each in rows])
     over = [each.ours[0] / each.infinite for each in rows if each.ours]
     if over:
         print(f"ours over an infinitely fast wire: {min(over):.2f} to {max(over):.2f}, median {statistics.median(over):.2f}")

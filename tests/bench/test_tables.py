@@ -49,6 +49,20 @@ def test_the_seconds_to_the_loss_at_ddps_end(records: list[dict[str, Any]]) -> N
     assert not [line for line in lines if line not in text]
 
 
+def test_the_minutes_of_the_front_page(records: list[dict[str, Any]]) -> None:
+    """Both margins stand beside each other, and the models of which the minutes are made are named."""
+    text = (HERE.parent / "README.md").read_text()
+    rows = headline.found(records, seeds=3)
+    for cells in (headline.MINUTES, *(each.minutes for each in rows)):
+        assert f"| {' | '.join(cells)} |" in text
+    assert rows[0].minutes[-2:] == ("1.11", "2.15"), "the least margins are those of the fastest link"
+    assert headline.models(records) in " ".join(text.split())
+    margins = [float(each.minutes[-2]) for each in rows]
+    assert f"ours is {margins[0]} times as fast as the best rival. On the others it is {min(margins[1:])} to {max(margins)}." in " ".join(
+        text.split()
+    )
+
+
 def test_how_ours_stand_to_no_wire_and_where_a_seed_is_missing(records: list[dict[str, Any]]) -> None:
     text = (HERE / "README.md").read_text()
     over = [f"{row.ours[0] / row.infinite:.2f}" for row in headline.found(records, seeds=3) if row.ours]
