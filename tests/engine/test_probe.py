@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ import thinwire
 from tests.engine.models import mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
-from thinwire.core import LOCAL_NETWORK, Link, Spec
+from thinwire.core import LOCAL_NETWORK, Handle, Link, Spec
 from thinwire.drive.sim import SimFabric, Wires
+from thinwire.drive.torch import TorchDriver
 from thinwire.engine import probe
 from thinwire.engine.meter import Meter
 from thinwire.how import auto, ring, two_shot
@@ -25,19 +28,34 @@ from thinwire.when import every, warmup
 
 def measured(world: int, link: Link) -> list[Link]:
     """What every rank finds of simulated wires."""
+    return measured_on(link, [Meter(world) for _ in range(world)])[0]
+
+
+def measured_on(link: Link, meters: list[Meter]) -> tuple[list[Link], float]:
+    """What every rank finds of simulated wires, and the seconds that the hops of the slowest took."""
+    world = len(meters)
     fabric = SimFabric(world, Wires(link), timedelta(seconds=30))
     found: dict[int, Link] = {}
+    handles: dict[int, list[Handle]] = {number: [] for number in range(world)}
 
     def rank(number: int) -> None:
         driver = fabric.driver(number)
-        found[number] = probe.measured(driver, Meter(world), torch.device("cpu"), replace(LOCAL_NETWORK, waits=link.waits))
+        start = driver.start
+
+        def noted(*args: Any, **more: Any) -> Handle:
+            handles[number].append(start(*args, **more))
+            return handles[number][-1]
+
+        driver.start = noted  # type: ignore[method-assign]
+        found[number] = probe.measured(driver, meters[number], torch.device("cpu"), replace(LOCAL_NETWORK, waits=link.waits))
 
     threads = [threading.Thread(target=rank, args=(number,)) for number in range(world)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [found[number] for number in range(world)]
+    seconds = max(sum(handle.wire_s for handle in own) for own in handles.values())
+    return [found[number] for number in range(world)], seconds
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
@@ -70,6 +88,51 @@ def test_the_choice_is_alike_on_all_ranks_and_told() -> None:
     assert all(route == routes and torch.equal(weights, own) for route, _, weights in others)
     assert all(routes)
     assert routes[0] in shown
+
+
+def _cost(rank: int) -> tuple[float, float, dict[str, float], Link]:
+    """Seconds, bytes by cause, and what was found over loopback."""
+    driver = TorchDriver(None, 1, timedelta(seconds=30), torch.device("cpu"))
+    driver.prepare(())
+    meter = Meter(2)
+    begun = time.perf_counter()
+    found = probe.measured(driver, meter, torch.device("cpu"), driver.transport)
+    seconds = time.perf_counter() - begun
+    driver.close()
+    return seconds, meter.setup_bytes, meter.around, found
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_over_loopback_it_sends_a_few_megabytes_within_a_second(world: int) -> None:
+    """It sent 100 MB: the rate of memory is of no use to a route."""
+    for seconds, sent, around, found in run_ranks(world, _cost):
+        assert sent < 45e6
+        assert list(around) == ["link probe"]
+        assert found.rate_bytes_per_s > 1e7
+        assert seconds < 3, "one second and a last turn; other tests may run beside it"
+
+
+@pytest.mark.parametrize(
+    ("link", "most_s", "most_bytes"),
+    [
+        (Link(0.0001, 125e6, waits=True), 0.3, 14e6),
+        (Link(0.0001, 1.25e6, waits=True), 0.6, 400e3),
+        (Link(0.001, 125e3, waits=True), 1.2, 140e3),
+        (Link(0.025, 125e6, waits=True), 1.1, 80e6),
+        (Link(0.1, 125e6, waits=True), 4.5, 100e6),
+        (Link(0.3, 12.5e6, waits=True), 13.0, 60e6),
+    ],
+    ids=["1 Gb/s", "10 Mb/s", "1 Mb/s", "1 Gb/s, 50 ms", "1 Gb/s, 200 ms", "100 Mb/s, 600 ms"],
+)
+def test_it_ends_in_about_a_second_and_all_ranks_measure_alike(link: Link, most_s: float, most_bytes: float) -> None:
+    """On the wire's own clock; on long links it takes 20 round trips, and the turn in which they end."""
+    meters = [Meter(3) for _ in range(3)]
+    found, seconds = measured_on(link, meters)
+    assert len(set(found)) == 1
+    assert found[0].rate_bytes_per_s == pytest.approx(link.rate_bytes_per_s, rel=0.02)
+    assert len({meter.setup_bytes for meter in meters}) == 1
+    assert meters[0].setup_bytes < most_bytes
+    assert seconds < most_s
 
 
 @pytest.mark.parametrize("latency_s", [0.025, 0.1])

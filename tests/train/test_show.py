@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.ranks import run_ranks
 from tests.train.runs import result, small
 from thinwire.engine import Report, Row
 from thinwire.train.result import Moment
@@ -60,3 +61,31 @@ def test_masks_have_no_bits_per_byte() -> None:
     done = result(small(model="bert-nano,num_hidden_layers=1,hidden_size=16,intermediate_size=32,num_attention_heads=2"))
     assert done.bits_per_byte is None
     assert "that was hidden" in figures(done, 80)
+
+
+def _closing(rank: int) -> tuple[str, dict[str, Any], list[float], str]:
+    done = result(small(strategy="fedpaq,period=2", steps=4, validate_every=3))
+    return figures(done, 120), done.figures()["result"], [sum(each.values()) for each in done.around], str(done.end.report)
+
+
+def test_what_is_sent_beside_the_schedule_is_named_by_its_cause() -> None:
+    """A short run sends more for the link probe than for all its steps, and the table says so."""
+    (table, told, sums, shown), (_, others, *_) = run_ranks(2, _closing)
+    assert told["around"] == others["around"]
+    assert sums == pytest.approx(told["around_bytes"])
+    for each in told["around"]:
+        assert {"link probe", "first weights", "agreeing at the start", "validation", "votes", "checks"} <= set(each)
+    lines = {line.split("  ")[0].strip() or "": line for line in table.splitlines()}
+    start = next(line for line in table.splitlines() if "once, at start" in line)
+    assert "link probe" in start
+    assert "first weights" in start
+    beside = next(line for line in table.splitlines() if line.strip().startswith("beside it"))
+    assert "validation" in beside
+    assert "link probe" not in beside
+    assert "link probe" in shown, "sync.report() has it, too"
+    assert told["ratio"] > told["ratio_running"] > told["ratio_all"]
+    once = sum(each[name] for each in told["around"] for name in ("link probe", "first weights", "agreeing at the start"))
+    going = sum(told["sent_bytes"]) + sum(told["around_bytes"]) - once
+    assert told["ratio_running"] == pytest.approx(told["dense_bytes"] / going)
+    assert f"{told['ratio_all']:.1f}x" in next(line for line in table.splitlines() if "with the start, too" in line)
+    assert "fewer bytes" in lines

@@ -32,6 +32,7 @@ class Sharing:
     def __init__(self, driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device) -> None:
         self._driver, self._meter = driver, meter
         self._heard: dict[int, bytes] = {driver.rank: payload}
+        self._label = label
         self._handle = driver.start(self._flight(payload, device), driver.lanes, label)
 
     def _flight(self, payload: bytes, device: torch.device) -> Flight:
@@ -49,7 +50,7 @@ class Sharing:
     def result(self) -> list[bytes]:
         """Every rank's bytes, by rank."""
         self._handle.wait()
-        self._meter.setup_bytes += self._handle.sent_bytes
+        self._meter.count(self._label, self._handle.sent_bytes)
         return [self._heard[rank] for rank in range(self._driver.world)]
 
 
@@ -93,7 +94,7 @@ def broadcast(driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: st
     seat = Seat(driver.rank, tuple(range(driver.world)), 0, 0)
     handle = driver.start(how.broadcast(flat, seat, link or driver.transport), driver.lanes, label)
     handle.wait()
-    meter.setup_bytes += handle.sent_bytes
+    meter.count(label, handle.sent_bytes)
     if driver.rank:
         at = 0
         for tensor in tensors:

@@ -64,8 +64,9 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         slice_bytes: cut buckets into flights of about this size, at the codec's grain. Codecs that choose among values do so in each slice.
         lanes: flights that travel side by side, each lane with its own connections (and thread, or CUDA stream). A `driver` that is given
             has its own number of them, and its own timeout.
-            "auto", of one or both: as many, and of such a size, as take the least time on the link, which is measured (some round trips
-            and, on a slow link, the time of 320 KiB), by the route's formula and the codec's speed here. `sync.report()` tells them.
+            "auto", of one or both: as many, and of such a size, as take the least time on the link, which is measured (in a second at
+            most, or 20 round trips where these are longer than 50 ms), by the route's formula and the codec's speed here.
+            `sync.report()` tells them.
         overlap: what gradients' way over the wire is hidden behind. "backward": they are in `.grad` when it returns. "forward": a bucket
             lands, and its parameters take their optimiser step, just before the next forward pass reaches them; the weights are the same
             bits. Whatever reads gradients, or weights by another way than the module that holds them, calls `sync.land()` first.

@@ -94,9 +94,10 @@ class Flights:
     def mean(self, bucket: FlatBucket, mine: Tensor, share: float) -> Tensor:
         """The weighted mean over ranks of a bucket's values, dense and outside the schedule."""
         flight = self._exact(mine * share, bucket.spec, 0)
-        handle = self.driver.start(flight, 0, f"common weights of bucket {bucket.index}")
+        label = f"common weights of bucket {bucket.index}"
+        handle = self.driver.start(flight, 0, label)
         total = handle.wait().total
-        self.meter.setup_bytes += handle.sent_bytes
+        self.meter.count(label, handle.sent_bytes)
         return total
 
     def _exact(self, span: Tensor, spec: Spec, step: int) -> Flight:

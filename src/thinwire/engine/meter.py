@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from thinwire.core import Handle, allreduce_nbytes
@@ -31,18 +32,58 @@ class Row:
         self.wire_s += handle.wire_s
 
 
+PROBE, FIRST_WEIGHTS, START = "link probe", "first weights", "agreeing at the start"
+ONCE = (PROBE, FIRST_WEIGHTS, START)
+"""What is sent once, when ranks meet: it weighs less the longer a run is."""
+CAUSES = {
+    "measuring the link": PROBE,
+    "parameters and buffers": FIRST_WEIGHTS,
+    "attach:": START,
+    "resume:": START,
+    "common weights": "common weights",
+    "validation": "validation",
+    "buffers": "buffers",
+    "check": "checks",
+    "vote": "votes",
+    "weight": "weights of ranks",
+    "speeds": "speeds of ranks",
+    "without gradients": "parameters without gradients",
+}
+"""What is sent outside the schedule, by words of the label under which it goes; the first that fits."""
+
+
+def cause(label: str) -> str:
+    """Return what bytes outside the schedule are sent for, by the label of their flight.
+
+    Example:
+        >>> cause("attach: measuring the link"), cause("step 7: validation"), cause("the end")
+        ('link probe', 'validation', 'other')
+    """
+    return next((told for words, told in CAUSES.items() if words in label), "other")
+
+
 @dataclass
 class Meter:
-    """All rows, the steps so far, and what was sent outside the schedule (start-up, checks, buffers, weights)."""
+    """All rows, the steps so far, and the bytes that were sent outside the schedule, by cause."""
 
     world: int
     rows: list[Row] = field(default_factory=list)
     steps: int = 0
-    setup_bytes: float = 0.0
+    around: dict[str, float] = field(default_factory=dict)
     pieces: str = ""
 
+    @property
+    def setup_bytes(self) -> float:
+        """All bytes outside the schedule."""
+        return sum(self.around.values())
+
+    def count(self, label: str, nbytes: float) -> None:
+        """Add bytes that were sent outside the schedule, under the label of their flight."""
+        self.around[cause(label)] = self.around.get(cause(label), 0.0) + nbytes
+
     def report(self) -> Report:
-        return Report(self.world, self.steps, tuple(Row(**vars(row)) for row in self.rows), self.setup_bytes, self.pieces)
+        rows = tuple(Row(**vars(row)) for row in self.rows)
+        return Report(self.world, self.steps, rows, self.setup_bytes, self.pieces, dict(self.around))
 
 
 @dataclass(frozen=True)
@@ -61,6 +102,8 @@ class Report:
     setup_bytes: float
     pieces: str = ""
     """Lanes and slices with their reckoning, where attach has chosen them."""
+    around: Mapping[str, float] = field(default_factory=dict)
+    """Of `setup_bytes`, what each cause has sent: the link probe, the first weights, validation, checks, …"""
 
     @property
     def sent_bytes(self) -> float:
@@ -91,4 +134,7 @@ class Report:
         lines.append(
             f"sent {self.sent_bytes / 1e6:.3f} MB ({self.ratio:.1f}x fewer than {dense}) and {self.setup_bytes / 1e6:.3f} MB around it"
         )
+        if self.setup_bytes:
+            parts = sorted(self.around.items(), key=lambda part: -part[1])
+            lines.append("around it: " + ", ".join(f"{name} {nbytes / 1e6:.3f} MB" for name, nbytes in parts))
         return "\n".join([*lines, *([self.pieces] if self.pieces else [])])

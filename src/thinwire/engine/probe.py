@@ -3,62 +3,119 @@
 Steps, on the control lane, each turn timed by every rank and the longest of them taken by all:
     1. a byte to the next rank and one from the rank before, a few times over: the least is a round trip, or α where nothing waits
     2. a byte to every other rank: what it takes more is `message_s` for each
-    3. twice as many bytes to the next rank each time, until they take LONG, and four times as long as a byte, beyond a byte's time and
-       their rate no longer grows (a connection that is new starts slowly): the rate
+    3. more bytes to the next rank each time, until they take LONG_S, and four times as long as a byte, beyond a byte's time and their rate
+       no longer grows (a connection that is new starts slowly): the rate
+All of it ends once BUDGET_S has passed on the slowest rank's wires, or BUDGET_TRIPS times a byte's time where that is longer. A turn that
+would take longer than what is left is not begun. On a short link FEW bytes are enough. Every rank decides by the same numbers, so all
+measure alike.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import torch
 
-from thinwire.core import Driver, Exchange, Flight, Link, Outcome
-from thinwire.engine import agree
+from thinwire.core import Driver, Exchange, Flight, Handle, Link, Outcome
 from thinwire.engine.meter import Meter
 
 TURNS = 5
-LONG = 0.05  # seconds
-FIRST, MOST = 1 << 16, 1 << 25  # bytes
-GROWS = 1.25  # times the rate of half as many bytes
+BUDGET_S, BUDGET_TRIPS = 1.0, 20
+LONG_S, SHORT_S = 0.02, 0.001
+FIRST, FEW, MOST = 1 << 16, 1 << 22, 1 << 25  # bytes
+GROWS = 1.25  # times the rate of fewer bytes
+LABEL = "attach: measuring the link"
 
 
 def measured(driver: Driver, meter: Meter, device: torch.device, transport: Link) -> Link:
-    """The link as all ranks see it. transport: what is known of it beforehand: its window, and whether a message waits.
+    """Return the link as all ranks see it. transport: what is known of it beforehand: its window, and whether a message waits.
 
-    Every rank calls it alike. It takes some round trips and, on a slow link, the time of 320 KiB.
+    Every rank calls it alike. It takes a second at most, or 20 round trips where these are longer than 50 ms.
     """
-    world = driver.world
-    if world == 1:
+    if driver.world == 1:
         return transport
-
-    def turn(peers: int, nbytes: int) -> float:
-        """The longest that any rank took to exchange so many bytes with so many."""
-        handle = driver.start(_exchange(driver, device, peers, nbytes), driver.lanes, "attach: measuring the link")
-        handle.wait()
-        meter.setup_bytes += handle.sent_bytes
-        return agree.slowest(driver, meter, handle.wire_s, "attach: measuring the link", device)
-
-    one = min(turn(1, 1) for _ in range(TURNS))
-    all_of_them = min(turn(world - 1, 1) for _ in range(TURNS)) if world > 2 else one
-    message = max(all_of_them - one, 0.0) / (world - 2) if world > 2 else min(transport.message_s, one / 4)
-
-    def rate_of(nbytes: int) -> tuple[float, float]:
-        """What so many bytes take beyond a byte's time, and their rate."""
-        took = turn(1, nbytes)
-        return took - one, nbytes / max(took - one, took / 10) if took else 0.0
-
-    nbytes, before = FIRST, 0.0
-    while True:
-        beyond, rate = rate_of(nbytes)
-        if not rate:
-            return transport  # ranks of one process: no time passes on their wires
-        if nbytes >= MOST or (beyond >= max(LONG, 4 * one) and rate <= GROWS * before):
-            break
-        nbytes, before = 2 * nbytes, rate
-    rate = max(rate, rate_of(nbytes)[1])  # a busy moment makes one turn slow
+    probe = _Probe(driver, meter, device)
+    one, all_of_them = probe.byte()
+    others = driver.world - 1
+    message = max(all_of_them - one, 0.0) / (others - 1) if others > 1 else min(transport.message_s, one / 4)
+    rate = probe.rate(one)
+    if not rate:
+        return transport  # ranks of one process: no time passes on their wires
     delay = max(one - message, 0.0)
     return replace(transport, latency_s=delay / (1 + transport.waits), rate_bytes_per_s=rate, message_s=message)
+
+
+class _Probe:
+    """The turns of one rank, and the seconds that its hops took: here, and on the slowest of all when that was last said."""
+
+    def __init__(self, driver: Driver, meter: Meter, device: torch.device) -> None:
+        self._driver, self._meter, self._device = driver, meter, device
+        self._here = self._passed = 0.0
+        self._budget = BUDGET_S
+
+    def byte(self) -> tuple[float, float]:
+        """Return the least seconds of a byte to the next rank, and of one to every other."""
+        some = tuple(dict.fromkeys((1, self._driver.world - 1)))
+        least = [float("inf")] * len(some)
+        for turns in (1, TURNS - 1):  # the first tells how long a turn is
+            each = [[self._turn(peers, 1) for peers in some] for _ in range(turns)]
+            took = self._agreed([seconds for row in each for seconds in row])
+            least = [min(least[i], *took[i :: len(some)]) for i in range(len(some))]
+            self._budget = max(BUDGET_S, BUDGET_TRIPS * least[0])
+            if not self._time_for(TURNS * sum(least) + self._budget / 2):
+                break
+        return least[0], least[-1]
+
+    def rate(self, one: float) -> float:
+        """Return bytes a second; 0 where no time passes. one: the seconds of a byte."""
+        nbytes, before = FIRST, 0.0
+        while True:
+            beyond, rate = self._rate_of(nbytes, one)
+            if not rate or nbytes >= MOST or (nbytes >= FEW and one <= SHORT_S):
+                break
+            long = beyond >= max(LONG_S, 4 * one)
+            more = nbytes * (2 if long else 4)
+            if (long and rate <= GROWS * before) or not self._time_for(more / rate + one):
+                break
+            nbytes, before = min(more, MOST), rate
+        again = rate and self._time_for(nbytes / rate + one)
+        return max(rate, self._rate_of(nbytes, one)[1]) if again else rate  # a busy moment makes one turn slow
+
+    def _rate_of(self, nbytes: int, one: float) -> tuple[float, float]:
+        """Return what so many bytes take beyond a byte's time, and their rate."""
+        (took,) = self._agreed([self._turn(1, nbytes)])
+        return took - one, nbytes / max(took - one, took / 10) if took else 0.0
+
+    def _time_for(self, seconds: float) -> bool:
+        return self._passed + seconds <= self._budget
+
+    def _turn(self, peers: int, nbytes: int) -> float:
+        """Return the seconds that this rank takes to exchange so many bytes with so many others."""
+        return self._wait(self._driver.start(_exchange(self._driver, self._device, peers, nbytes), self._driver.lanes, LABEL)).wire_s
+
+    def _agreed(self, seconds: list[float]) -> list[float]:
+        """Return of each figure the most that any rank has; the seconds that hops took go along."""
+        heard = [[*seconds, self._here]]
+        self._wait(self._driver.start(_telling(self._driver, self._device, heard), self._driver.lanes, LABEL))
+        *most, self._passed = (max(column) for column in zip(*heard, strict=True))
+        return most
+
+    def _wait(self, handle: Handle) -> Handle:
+        handle.wait()
+        self._here += handle.wire_s
+        self._meter.count(LABEL, handle.sent_bytes)
+        return handle
+
+
+def _telling(driver: Driver, device: torch.device, heard: list[list[float]]) -> Flight:
+    """Send the first row of `heard` to every other rank, and add theirs; all have the same length, so one message is enough."""
+    shape = struct.Struct(f"<{len(heard[0])}d")
+    own = torch.frombuffer(bytearray(shape.pack(*heard[0])), dtype=torch.uint8).to(device)
+    others = [(driver.rank + k) % driver.world for k in range(1, driver.world)]
+    got = yield Exchange(tuple((rank, own) for rank in others), tuple((rank, shape.size) for rank in reversed(others)))
+    heard += [list(shape.unpack(got[rank].cpu().numpy().tobytes())) for rank in others]
+    return Outcome(torch.empty(0))
 
 
 def _exchange(driver: Driver, device: torch.device, peers: int, nbytes: int) -> Flight:

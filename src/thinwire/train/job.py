@@ -256,8 +256,8 @@ class Run:
         self._save(self.steps)
         with self.sync.common_weights() as model, evaluating(model):
             report = self.account.report()
-            sent = struct.pack("<dd", report.sent_bytes, report.setup_bytes)
-            bytes_of = [struct.unpack("<dd", told) for told in self.sync.share(sent, "the end")]
+            sent = json.dumps([report.sent_bytes, dict(report.around)]).encode()
+            bytes_of = [json.loads(each) for each in self.sync.share(sent, "the end")]
             # No rank waits for another any more: a sample or a slow disk may take its time.
             text, written = "", {}
             if self.rank == 0 and self.config.sample:
@@ -272,9 +272,10 @@ class Run:
             tuple(self.validation),
             text,
             tuple(one for one, _ in bytes_of),
-            tuple(around for _, around in bytes_of),
+            tuple(sum(around.values()) for _, around in bytes_of),
             self.resumed,
             written,
+            tuple(around for _, around in bytes_of),
         )
 
 

@@ -37,14 +37,16 @@ class Account:
         """What a checkpoint keeps of it."""
         report = self.report()
         rows = [[row.flights, row.sent_bytes, row.encode_s, row.wire_s, row.exposed_s] for row in report.rows]
-        return {"seconds": self.seconds, "input_s": self.input_s, "tokens": self.tokens, "around": report.setup_bytes, "rows": rows}
+        return {"seconds": self.seconds, "input_s": self.input_s, "tokens": self.tokens, "around": dict(report.around), "rows": rows}
 
     def take_up(self, told: dict[str, Any], done: int) -> None:
         """Go on from `state` after `done` batches; start-up and votes of this process are added to those before."""
         self.seconds, self.input_s, self.tokens = told["seconds"], told["input_s"], told["tokens"]
         self._before = (done, self.tokens, self.seconds)
         meter = self._sync.meter
-        meter.setup_bytes += told["around"]
+        before = told["around"] if isinstance(told["around"], dict) else {"before it went on": told["around"]}  # as older versions saved it
+        for cause, nbytes in before.items():
+            meter.around[cause] = meter.around.get(cause, 0.0) + nbytes
         for row, (flights, sent, encode_s, wire_s, exposed_s) in zip(meter.rows, told["rows"], strict=False):
             row.flights += flights
             row.sent_bytes += sent

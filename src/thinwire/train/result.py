@@ -9,6 +9,7 @@ from typing import Any
 
 import thinwire
 from thinwire.engine import Report
+from thinwire.engine.meter import ONCE
 from thinwire.strategy import Strategy
 from thinwire.train.config import TrainConfig
 
@@ -93,6 +94,8 @@ class Result:
     resumed: tuple[int, ...] = ()
     """The steps at which the run was taken up again."""
     places: dict[str, str] = field(default_factory=dict)
+    around: tuple[dict[str, float], ...] = ()
+    """Of `around_bytes`, what each cause has sent."""
 
     @property
     def nats(self) -> float:
@@ -119,6 +122,18 @@ class Result:
         everything = sum(self.sent_bytes) + sum(self.around_bytes)
         return self.dense_bytes / everything if everything else None
 
+    @property
+    def ratio_running(self) -> float | None:
+        """Dense bytes over what was sent as the run went on: the schedule's, validation, votes and checks, without the start."""
+        going = sum(self.sent_bytes) + sum(sum(part for name, part in each.items() if name not in ONCE) for each in self.around)
+        return self.dense_bytes / going if going else None
+
+    def most_around(self, once: bool) -> dict[str, float]:
+        """Return the bytes of each cause outside the schedule, of the rank that sent most: once, at the start, or as the run went on."""
+        names = dict.fromkeys(name for each in self.around for name in each if (name in ONCE) == once)
+        most = {name: max(each.get(name, 0.0) for each in self.around) for name in names}
+        return dict(sorted(most.items(), key=lambda part: -part[1]))
+
     def figures(self) -> dict[str, Any]:
         """Everything, as JSON takes it; what does not exist (a ratio to nothing) is null."""
         setting, end, report = self.setting, self.end, self.end.report
@@ -141,9 +156,11 @@ class Result:
                 "tokens_per_s": end.tokens_per_s,
                 "sent_bytes": list(self.sent_bytes),
                 "around_bytes": list(self.around_bytes),
+                "around": [dict(each) for each in self.around],
                 "dense_bytes": self.dense_bytes,
                 "ratio": self.ratio,
                 "ratio_all": self.ratio_all,
+                "ratio_running": self.ratio_running,
                 "time_shares": end.shares,
                 "resumed_at": list(self.resumed),
                 "sample": self.sample,

@@ -265,15 +265,23 @@ def _table(result: Result) -> Table:
         return table
     sent, around = result.sent_bytes, result.around_bytes
     each = size(sent[0]) if max(sent) == min(sent) else f"{size(min(sent))} to {size(max(sent))}"
-    table.add_row("sent by each rank", each, f"in the schedule, and {size(max(around))} around it: start-up, votes, validation, checks")
+    table.add_row("sent by each rank", each, "in the schedule")
+    for name, parts in (("  beside it", result.most_around(once=False)), ("  once, at start", result.most_around(once=True))):
+        if parts:
+            table.add_row(name, size(sum(parts.values())), ", ".join(f"{cause} {size(nbytes)}" for cause, nbytes in parts.items()))
     table.add_row("sent in all", size(sum(sent) + sum(around)), f"dense fp32 after every batch: {size(result.dense_bytes)}")
-    ratio = f"{result.ratio:.1f}x" if result.ratio else "–"
-    table.add_row("fewer bytes", ratio, f"than dense fp32; {result.ratio_all or 1:.1f}x with all that is around")
+    table.add_row("fewer bytes", _times(result.ratio), "than dense fp32, in the schedule")
+    table.add_row("", _times(result.ratio_running), "with what is beside it")
+    table.add_row("", _times(result.ratio_all), "with the start, too, which weighs less the longer a run is")
     if setting.strategy.compares:
         table.add_row("sync.check()", "passed", f"all {setting.world} ranks hold the same weights")
     else:
         table.add_row("ranks", "differ", "as the strategy has it; validated and saved is their mean")
     return table
+
+
+def _times(ratio: float | None) -> str:
+    return f"{ratio:.1f}x" if ratio else "–"
 
 
 def _places(result: Result) -> Table:
