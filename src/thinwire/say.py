@@ -16,18 +16,86 @@ PROGRAM = "thinwire"
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags that are refused in one line, once: every rank reads the same flags and ends alike, and rank 0 says why."""
+    """Flags that are refused in one line, once: every rank reads the same flags and ends alike, and rank 0 says why.
+
+    All that is wrong is told at once, and flags that do not exist with those that look like them.
+    """
+
+    as_json = False
+    """Whether refusals are told on standard output as well, as an object."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._words: list[str] = []
+        self._problems: list[str] = []
 
     def print_help(self, file: Any = None) -> None:
         if rank() == 0:
             super().print_help(file)
 
-    as_json = False
-    """Whether refusals are told on standard output as well, as an object."""
+    def tell_as_json(self, as_json: bool) -> None:
+        """Set `as_json` here and in the parsers of all actions."""
+        self.as_json = as_json
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for each in action.choices.values():
+                    each.tell_as_json(as_json)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words, self._problems = list(sys.argv[1:] if args is None else args), []
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown and not self._unknown_flags():
+            self.error(f"{unknown[0]!r} is one word too many")
+        if self._problems or unknown:
+            self.error("")
+        return options, unknown
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """A value that cannot be is noted, and the next flag is looked at."""
+        if action.nargs == argparse.PARSER:  # a command: nothing can be read without it
+            return super()._get_values(action, arg_strings)
+        try:
+            return super()._get_values(action, arg_strings)
+        except argparse.ArgumentError as error:
+            self._problems.append(str(error))
+            return None
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        from thinwire.words import near  # not needed for --help
+
+        if action.choices is not None and value not in action.choices:
+            there = list(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(there)}{near(str(value), there).rstrip('.')}")
 
     def error(self, message: str) -> NoReturn:
-        Say(self.prog, self.as_json).failure(f"{message}. See {self.prog} --help")
+        message = message.replace("ignored explicit argument", "it takes no value, but was given")
+        problems = [*self._problems, *self._unknown_flags(), *([message] if message else [])]
+        text = "\n".join(problems)
+        Say(self.prog, self.as_json).failure(f"{text}{'' if text.endswith('?') else '.'} See {self.prog} --help")
         raise SystemExit(2)
+
+    def _unknown_flags(self) -> list[str]:
+        """A sentence for each word that looks like a flag and is none."""
+        from thinwire.words import near
+
+        if any(
+            action.nargs in (argparse.REMAINDER, argparse.PARSER) for action in self._actions
+        ):  # what follows a command is the command's
+            before = next((at for at, word in enumerate(self._words) if not word.startswith("-")), len(self._words))
+        else:
+            before = self._words.index("--") if "--" in self._words else len(self._words)
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        flags = [word.partition("=")[0] for word in self._words[:before] if word.startswith("-") and word.strip("-")]
+        unknown = [name for name in dict.fromkeys(flags) if name not in self._option_string_actions and not _is_number(name)]
+        return [f"no flag is called {name}{near('--' + name.lstrip('-'), known).rstrip('.')}" for name in unknown]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 class Say:

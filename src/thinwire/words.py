@@ -14,7 +14,7 @@ import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-GOES_HERE = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", types.NoneType: "none"}  # tried in this order
+EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "a word", types.NoneType: "none"}  # tried in this order
 
 
 def pieces(text: str) -> tuple[str, list[str]]:
@@ -56,7 +56,7 @@ def settings(name: str, said: Sequence[str], kinds: Mapping[str, Any], problems:
         >>> settings("powersgd", ["rank=4", "start=soon", "rang=2"], {"rank": int, "start": int}, problems)
         {'rank': 4}
         >>> print(*problems, sep="\\n")
-        powersgd,start=soon: a whole number goes here
+        powersgd: setting 'start': expected an integer, got 'soon'
         powersgd has no setting 'rang'; did you mean 'rank'? powersgd has: rank, start
     """
     known = f"{name} has: {', '.join(kinds) or 'no settings'}"
@@ -64,7 +64,7 @@ def settings(name: str, said: Sequence[str], kinds: Mapping[str, Any], problems:
     for setting in said:
         key, equals, text = (piece.strip() for piece in setting.partition("="))
         if not equals:
-            problems.append(f"{setting!r} is no setting such as key=value; {known}")
+            problems.append(f"{name}: expected key=value, got {setting!r}; {known}")
         elif key not in kinds:
             problems.append(f"{name} has no setting {key!r}{near(key, kinds)} {known}")
         elif key in values:
@@ -73,7 +73,7 @@ def settings(name: str, said: Sequence[str], kinds: Mapping[str, Any], problems:
             try:
                 values[key] = value(text, kinds[key])
             except ValueError as error:
-                problems.append(f"{name},{key}={text}: {error}")
+                problems.append(f"{name}: setting {key!r}: {error}")
     return values
 
 
@@ -81,7 +81,7 @@ def value(text: str, kind: Any) -> Any:
     """`text` as a value of `kind`; of a union, the first of int, float, bool and str that it can be.
 
     Raises:
-        ValueError: it cannot; the message says what goes here.
+        ValueError: it cannot; the message says what was expected.
 
     Example:
         >>> value("3", float | int | None), value("none", int | None), value("true", bool)
@@ -89,7 +89,7 @@ def value(text: str, kind: Any) -> Any:
         >>> value("inf", float)
         Traceback (most recent call last):
         ...
-        ValueError: a number goes here
+        ValueError: expected a number, got 'inf'
     """
     wanted = set(typing.get_args(kind) or (kind,))
     for each, parse in ((types.NoneType, _none), (int, int), (float, _finite), (bool, _switch), (str, _word)):
@@ -99,8 +99,8 @@ def value(text: str, kind: Any) -> Any:
             except ValueError:
                 continue
     if float in wanted:
-        wanted -= {int}  # "a whole number or a number" says no more than "a number"
-    raise ValueError(" or ".join(told for each, told in GOES_HERE.items() if each in wanted) + " goes here")
+        wanted -= {int}  # "an integer or a number" says no more than "a number"
+    raise ValueError(f"expected {' or '.join(words for each, words in EXPECTED.items() if each in wanted)}, got {text!r}")
 
 
 def _none(text: str) -> None:

@@ -107,12 +107,12 @@ def test_on_a_busy_machine_lateness_is_a_note(worker: str, monkeypatch: pytest.M
 
 
 def test_late_once_is_not_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    once = tmp_path / "once"
+    once = tmp_path / "once"  # that it has come to this, late
     first = f"sys.argv[1] == '0' and not os.path.exists({str(once)!r})"
     late = f"import os, sys, time\nif {first}:\n    open({str(once)!r}, 'w')\n    time.sleep(60)\n"
     monkeypatch.setattr(network, "WORKER", late + network.WORKER)
     monkeypatch.setattr(network, "busy", lambda: "")
-    (found,) = network.allreduce(start_s=20.0)
+    (found,) = network.allreduce(start_s=60.0, meet_s=120.0)
     assert found.level == "ok", found
 
 
@@ -121,14 +121,14 @@ def test_two_processes_that_fail_are_a_problem_however_busy(rank: int, monkeypat
     fails = f"import sys, time\ntime.sleep(60) if int(sys.argv[1]) != {rank} else sys.exit('no route')"
     monkeypatch.setattr(network, "WORKER", fails)
     monkeypatch.setattr(network, "busy", lambda: "this machine is busy")
-    (found,) = network.allreduce()
+    (found,) = network.allreduce(start_s=120.0, meet_s=120.0)
     assert (found.level, found.told.endswith("failed: no route")) == ("problem", True)
 
 
 def test_a_wrong_sum_is_a_problem_however_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "WORKER", network.WORKER.replace("x == 3", "x == 4"))
     monkeypatch.setattr(network, "busy", lambda: "this machine is busy")
-    (found,) = network.allreduce()
+    (found,) = network.allreduce(start_s=120.0, meet_s=120.0)
     assert (found.level, "the sum is wrong" in found.told) == ("problem", True)
 
 

@@ -47,9 +47,23 @@ def test_help_lists_every_command(capfd: pytest.CaptureFixture[str]) -> None:
     ("words", "says"),
     [
         (["trian"], "no command is called 'trian'; did you mean 'train'?"),
-        ([], "a command goes here. There are: train,"),
-        (["recipes", "--wrold", "2"], "unrecognized arguments: --wrold"),
+        ([], "expected a command. There are: train,"),
+        (["--verson"], "no flag is called --verson; did you mean '--version'?"),
+        (["recipes", "--wrold", "2"], "no flag is called --wrold; did you mean '--world'?"),
+        (["recipes", "dense", "powersgd"], "'powersgd' is one word too many"),
+        (["train", "-workers", "2"], "no flag is called -workers; did you mean '--workers'?"),
+        (["train", "--save_every=2"], "no flag is called --save_every; did you mean '--save-every'?"),
+        (["train", "--resume=true"], "argument --resume/--no-resume: it takes no value, but was given 'true'"),
         (["generate"], "the following arguments are required: --model"),
+        (
+            ["generate", "--promt", "x"],
+            "no flag is called --promt; did you mean '--prompt'?; the following arguments are required: --model",
+        ),
+        (["data", "fetsh"], "argument fetch|pack: 'fetsh' is none of fetch, pack; did you mean 'fetch'?"),
+        (["data", "fetch", "--sourse", "bible"], "no flag is called --sourse; did you mean '--source'?"),
+        (["data", "--jsn", "fetch"], "no flag is called --jsn; did you mean '--json'?"),
+        (["lab", "run", "--host", "2", "--", "ls", "--colour"], "no flag is called --host; did you mean '--hosts'?"),
+        (["lab", "check", "--means", "netm"], "argument --means: 'netm' is none of auto, netem, queue; did you mean 'netem'?"),
     ],
 )
 def test_bad_words_are_one_line(words: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +72,31 @@ def test_bad_words_are_one_line(words: list[str], says: str, capfd: pytest.Captu
     out, err = capfd.readouterr()
     assert (end.value.code, out, err.count("\n")) == (2, "", 1)
     assert says in err
+
+
+def test_all_bad_flags_are_told_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--stepz", "3", "--batch=none", "--optimizer", "adamx", "--lr", "-1", "--strateggy=diloco", "--seed", "4"]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    out, err = capfd.readouterr()
+    assert (end.value.code, out, err.count("\n")) == (2, "", 1)
+    for told in (
+        "no flag is called --stepz; did you mean '--steps'?",
+        "argument --batch: 'none' is not a whole number of at least 1",
+        "argument --optimizer: 'adamx' is none of auto, adamw, muon, sgd; did you mean 'adamw'?",
+        "argument --lr: '-1' is not a number above 0",
+        "no flag is called --strateggy; did you mean '--strategy'?",
+    ):
+        assert told in err
+    assert "seed" not in err
+
+
+@pytest.mark.parametrize("words", [["--json", "data", "fetsh"], ["data", "fetch", "--json", "--x"], ["data", "--json", "fetch", "--x"]])
+def test_bad_flags_of_an_action_are_an_object_under_json(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    words = words if words[0] != "--json" else [words[1], "--json", words[2]]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert json.loads(capfd.readouterr().out)["error"]
 
 
 def test_what_is_refused_is_an_object_under_json(capfd: pytest.CaptureFixture[str]) -> None:

@@ -153,7 +153,7 @@ def test_without_its_launcher_no_worker_stays(tmp_path: Path) -> None:
     ("flags", "said"),
     [
         (["--strategy=powersdg"], "did you mean 'powersgd'"),
-        (["--strategy=powersgd,rank=four"], "a whole number goes here"),
+        (["--strategy=powersgd,rank=four"], "powersgd: setting 'rank': expected an integer, got 'four'"),
         (["--model=gpt3-nano"], "no model is called 'gpt3-nano'"),
         (["--model=nowhere/model"], "not there"),
         (["--data=nowhere.txt"], "nowhere.txt"),

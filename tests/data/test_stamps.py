@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Each text that is read whole."""
     seen: list[str] = []
 
-    def read(source: str, cache: Path) -> Text:
+    def read(source: str, cache: Path | None = None, **more: Any) -> Text:
         seen.append(source)
-        return read_text(source, cache)
+        return read_text(source, cache, **more)
 
     monkeypatch.setattr(tokens, "read_text", read)
     return seen
@@ -90,7 +91,7 @@ def test_of_several_that_start_at_once_one_reads_and_one_builds(novel: str, tmp_
 def test_a_text_that_changes_while_it_is_built_is_refused(novel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(novel, "byte", SPECIALS, tmp_path / "cache")
     stamped = stamps.stamp(novel)
-    monkeypatch.setattr(tokens, "stamp", lambda _: stamped)  # it was looked at before, and is written now
+    monkeypatch.setattr(tokens, "stamp", lambda *_: stamped)  # it was looked at before, and is written now
     Path(novel).write_text(PROSE * 2)
     with pytest.raises(DataError, match="was changed while it was read"):
         prepare(novel, "bpe,vocab=300", SPECIALS, tmp_path / "cache")

@@ -71,14 +71,14 @@ def test_keys_are_the_familys_own_or_shared_ones() -> None:
         ("llama-nano,hidden_sizes=8", ["llama-nano has no setting 'hidden_sizes'; did you mean 'hidden_size'\\? llama-nano has: .*"]),
         ("llama-nano,pad_token_id=3", ["llama-nano has no setting 'pad_token_id'.*"]),  # the tokenizer's to decide
         ("llama-nano,rope_parameters=3", ["llama-nano has no setting 'rope_parameters'.*"]),  # a table is no word
-        ("gpt2-nano,n_layer", ["'n_layer' is no setting such as key=value.*"]),
-        ("gpt2-nano,n_layer=four", ["gpt2-nano,n_layer=four: a whole number goes here"]),
-        ("gpt2-nano,n_inner=1.5", ["gpt2-nano,n_inner=1.5: a whole number or none goes here"]),
-        ("gpt2-nano,resid_pdrop=some", ["gpt2-nano,resid_pdrop=some: a number goes here"]),
-        ("gpt2-nano,scale_attn_weights=1", ["gpt2-nano,scale_attn_weights=1: true or false goes here"]),
+        ("gpt2-nano,n_layer", ["gpt2-nano: expected key=value, got 'n_layer'.*"]),
+        ("gpt2-nano,n_layer=four", ["gpt2-nano: setting 'n_layer': expected an integer, got 'four'"]),
+        ("gpt2-nano,n_inner=1.5", ["gpt2-nano: setting 'n_inner': expected an integer or none, got '1.5'"]),
+        ("gpt2-nano,resid_pdrop=some", ["gpt2-nano: setting 'resid_pdrop': expected a number, got 'some'"]),
+        ("gpt2-nano,scale_attn_weights=1", ["gpt2-nano: setting 'scale_attn_weights': expected true or false, got '1'"]),
         ("gpt2-nano,n_layer=2,n_layer=3", ["n_layer is given twice; once is enough"]),
         ("gpt2-nano,n_embd=8,hidden_size=8", ["hidden_size and n_embd are one setting; give one of them"]),
-        ("gpt2-nano,n_layer=x,n_embd=0", ["gpt2-nano,n_layer=x: .*", "gpt2-nano,n_embd=0: a model has at least 1 of it"]),
+        ("gpt2-nano,n_layer=x,n_embd=0", ["gpt2-nano: setting 'n_layer': .*", "gpt2-nano,n_embd=0: a model has at least 1 of it"]),
         ("gpt2-nano,n_head=5", ["gpt2-nano,n_head=5: .*divisible.*"]),
         ("llama-nano,num_attention_heads=5", ["llama-nano,num_attention_heads=5: The hidden size \\(96\\) is not a multiple .*"]),
         ("llama-nano,num_key_value_heads=3", ["llama-nano,num_key_value_heads=3: .*"]),  # builds, and cannot be run

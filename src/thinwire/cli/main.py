@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = Parser(name, description=module.ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     own.add_argument("--json", action="store_true", dest="as_json", help="one JSON object on standard output; progress on standard error")
     module.arguments(own)
-    own.as_json = "--json" in asked.rest
+    own.tell_as_json("--json" in asked.rest)
     options = own.parse_args(asked.rest)
     return guarded(module, options, Say(name, options.as_json))
 
@@ -97,10 +97,9 @@ def guarded(module: Any, options: argparse.Namespace, say: Say) -> int:
 
 
 def _unknown(command: str | None) -> str:
+    from thinwire.words import near  # not needed for --help
+
     there = f"There are: {', '.join(COMMANDS)}"
     if command is None:
-        return f"a command goes here. {there}"
-    import difflib
-
-    near = difflib.get_close_matches(command, COMMANDS, n=1)
-    return f"no command is called {command!r}{f'; did you mean {near[0]!r}?' if near else '.'} {there}"
+        return f"expected a command. {there}"
+    return f"no command is called {command!r}{near(command, COMMANDS)} {there}"

@@ -7,7 +7,6 @@ another is found out when they are built.
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import tomllib
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.errors import ConfigError
+from thinwire.words import near
 
 
 def count(text: str) -> int:
@@ -51,12 +51,22 @@ def switch(text: str) -> bool:
     return text == "true"
 
 
+def hosts(text: str) -> str:
+    """Names of hosts, with commas between."""
+    from thinwire.data.leads import host_names
+
+    try:
+        return ",".join(host_names(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def one_of(*words: str) -> Callable[[str], str]:
     """One of some words."""
 
     def parse(text: str) -> str:
         if text not in words:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}{near(text, words).rstrip('.')}")
         return text
 
     return parse
@@ -99,6 +109,9 @@ class TrainConfig:
         "auto", one_of("auto", "causal", "masked", "spans"), "NAME", "causal, masked or spans; auto: what the model is for", WHAT
     )
     data: str = _set("bundled", str, "TEXT", "bundled, a text file, a folder of them, an address, hf:NAME, or set:PLACE", WHAT)
+    data_hosts: str = _set(
+        "", hosts, "HOSTS", "that the address of a text may lead to, beside its own, with commas between; default: none", WHAT
+    )
     tokenizer: str = _set("auto", str, "NAME", "byte; bpe,vocab=4096; or a folder. auto: the saved model's own, else byte", WHAT)
     context: int = _set(128, count, "N", "tokens to a row", WHAT)
 
@@ -220,8 +233,7 @@ def _read(path: Path) -> dict[str, Any]:
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1)
-            reasons.append(f"{path}: no setting is called {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            reasons.append(f"{path}: no setting is called {key!r}{near(name, FIELDS).rstrip('.')}")
             continue
         try:
             told[name] = _value(FIELDS[name], value)
