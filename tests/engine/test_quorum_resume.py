@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:round .* closed without", "ignor
 
 
 def new(store: Any, rank: int, quorum: int = 1, **options: Any) -> Rank:
-    return Rank(store, rank, GIVEN, **{"quorum": quorum, "grace_s": 0.05} | options)
+    return Rank(store, rank, GIVEN, **{"quorum": quorum, "grace_s": 0.05, "max_world": 3} | options)
 
 
 def anchor(mine: Rank) -> Tensor:

@@ -4,11 +4,15 @@ Keys, below `thinwire-rounds/`:
     start               "V ID", here S: the run begins with the anchor before round V that ID gave, V = -1 where no checkpoint was loaded.
                         A newer one takes its place until a first round closes: then it is "V ID runs", for good
     c/ID/i              a contribution in pieces; ID = rank.life.number, said once and never changed
-    r/S/R/come, r/S/R/i how many contributions round R has, and the i-th: [ID, bytes, round whose anchor it began with]
+    r/S/R/i             the i-th offer to round R: [ID, bytes, round whose anchor it began with], i the first that was free
     r/S/R/members       those that count in round R. Who writes it first closes the round, for all
     floor               contributions of rounds below it may be gone
     snapshot/S, s/S/V/i [V, bytes, requests served]: what all hold equal before round V
 A process that dies leaves whole contributions or none: pieces are there before the round hears of them.
+
+Anybody who reaches the store can write to it. What is read is bounded first (`entries`). An offer that no rank can have made is
+passed over; a value without which the round cannot go on ends it with a `FlightError` that names the key. That keeps mistakes and
+junk out, no more: whoever writes what a rank could have written takes part.
 """
 
 from __future__ import annotations
@@ -17,21 +21,21 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from thinwire.engine.agree import raw
-from thinwire.errors import FlightError
+from thinwire.drive.asks import Asks, address_of
+from thinwire.engine.entries import MOST_ROUNDS, Bounds, Offer, is_count, is_name, read_json, read_offer
+from thinwire.errors import FlightError, PayloadError
 
 T = TypeVar("T")
 
 PIECE = 4 << 20  # bytes of a value: torch's store takes 8 MiB at most
 KEEP = 8  # rounds whose contributions stay
 _FIRST_LOOK_S, _LOOK_S = 0.005, 0.1  # between two looks at a key, at first and at most
-_ANSWER_S = 60.0
+LEAST_S = 2.0  # that a store has for an answer, however short the timeout
+_GOODBYE_S = 5.0
 _RUNS = " runs"
 _NOTHING = "nothing"
 
@@ -40,30 +44,24 @@ class Gone(Exception):  # noqa: N818  (no error: whoever asks falls back on a sn
     """What was asked for has been cleared away."""
 
 
-class Offer(NamedTuple):
-    """A contribution to a round: its ID, its bytes, and the round whose anchor it began with."""
-
-    name: str
-    nbytes: int
-    began: int
-
-    @property
-    def rank(self) -> int:
-        """Whose it is."""
-        return int(self.name.split(".", maxsplit=1)[0])
-
-
 class Board:
     """One rank's view.
 
     Args:
         store: of `torch.distributed`; its host must outlive the run.
+        limit_s: seconds that the store has for an answer.
+        bounds: the most that entries may say.
+
+    Raises:
+        FlightError: of every method: the store gives no answer, or holds what no rank can have written.
     """
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, limit_s: float, bounds: Bounds) -> None:
         self._store: Any = dist.PrefixStore("thinwire-rounds", store)  # type: ignore[attr-defined]  # not in its __all__
-        self._store.set_timeout(timedelta(seconds=_ANSWER_S))
-        self._came: dict[str, dict[int, Offer]] = {}
+        self._asks = Asks(address_of(store), max(limit_s, LEAST_S))
+        self._ask(lambda: self._store.set_timeout(timedelta(seconds=self._asks.limit_s)))
+        self._slots: tuple[str, list[Offer | None]] = "", []
+        self.bounds = bounds
         self.start = ""
         """The start of the run that this rank is in."""
 
@@ -72,7 +70,11 @@ class Board:
     def claim(self, key: str, value: str, instead_of: str = "") -> str:
         """What the key holds, which is `value` if nobody has claimed it before (or it held `instead_of`)."""
         held: bytes = self._ask(lambda: self._store.compare_set(key, instead_of, value))
-        return held.decode()
+        return held.decode(errors="replace")
+
+    def leave(self, rank: int) -> None:
+        """Write down that a rank has left, if the store answers soon."""
+        self._asks.ask(lambda: self._store.set(f"left/{rank}", ""), min(_GOODBYE_S, self._asks.limit_s))
 
     def count(self, key: str, more: int = 1) -> int:
         return int(self._ask(lambda: self._store.add(key, more)))
@@ -89,7 +91,7 @@ class Board:
     def read(self, key: str) -> str | None:
         """What the key holds, or `None`."""
         held = self._read(key)
-        return None if held is None else held.decode()
+        return None if held is None else held.decode(errors="replace")
 
     # -- where the run begins -----------------------------------------------------------------------------------------
 
@@ -97,7 +99,7 @@ class Board:
         """Let the run begin with this rank's anchor, which it is to serve then, unless there is a start as new or a round has closed."""
         mine, before = f"{version} {name}", ""
         while (held := self.claim("start", mine, before)) != mine:
-            if held.endswith(_RUNS) or int(held.split()[0]) >= version:
+            if self._version_of(held.removesuffix(_RUNS)) >= version or held.endswith(_RUNS):
                 return False
             before = held
         self.start = before
@@ -110,7 +112,7 @@ class Board:
     def follow(self) -> int:
         """Go over to the run that is on the board; the version that it begins with."""
         self.start = self._newest_start()
-        return int(self.start.split()[0])
+        return self._version_of(self.start)
 
     def left_behind(self) -> bool:
         """Whether the run on the board begins with another anchor than this rank's."""
@@ -123,6 +125,12 @@ class Board:
     def _newest_start(self) -> str:
         return (self.read("start") or "").removesuffix(_RUNS)
 
+    def _version_of(self, start: str) -> int:
+        version, _, name = start.partition(" ")
+        if version.removeprefix("-").isdecimal() and len(version) < 16 and is_name(name, self.bounds.ranks):
+            return int(version)
+        raise self._malformed("start", start)
+
     # -- rounds -------------------------------------------------------------------------------------------------------
 
     def pin(self, contribution: str, blob: bytes) -> None:
@@ -130,25 +138,54 @@ class Board:
         self._put(f"c/{contribution}", blob)
 
     def come(self, round_: int, offer: Offer) -> None:
-        """Offer a contribution to a round."""
-        place = self.count(f"{self._round(round_)}/come") - 1
-        self.set(f"{self._round(round_)}/{place}", json.dumps(offer))
+        """Offer a contribution to a round, in the first slot that is free."""
+        mine, slots = json.dumps(offer), self._slots_of(round_)
+        while True:
+            held = self.claim(self._slot(round_, len(slots)), mine)
+            slots.append(self._read_offer(held, round_))
+            if held == mine:
+                return
 
     def came(self, round_: int) -> list[Offer]:
-        """What has been offered to a round."""
-        key = self._round(round_)
-        known = self._came.setdefault(key, {})
-        for place in range(self.count(f"{key}/come", 0)):
-            if place not in known:
-                entry = self.read(f"{key}/{place}")
-                if entry is not None:  # else counted and not written yet; or never will be, where its rank died in between
-                    known[place] = Offer(*json.loads(entry))
-        return list(known.values())
+        """What ranks have offered to a round; entries that no rank can have written are passed over."""
+        slots = self._slots_of(round_)
+        while (entry := self.read(self._slot(round_, len(slots)))) is not None:
+            slots.append(self._read_offer(entry, round_))
+        return list(dict.fromkeys(offer for offer in slots if offer is not None))
 
     def members(self, round_: int) -> list[Offer] | None:
         """What counts in a round, in order; `None` while it is open."""
-        told = self.read(f"{self._round(round_)}/members")
-        return None if told is None else [Offer(*each) for each in json.loads(told)]
+        key = f"{self._round(round_)}/members"
+        text = self.read(key)
+        if text is None:
+            return None
+        entries = self._json(key, text)
+        offers = [read_offer(each, round_, self.bounds) for each in entries] if isinstance(entries, list) else [None]
+        valid = [offer for offer in offers if offer is not None]
+        if not offers or len(set(valid)) < len(offers) or len(offers) > self.bounds.slots:
+            raise self._malformed(key, text)
+        return valid
+
+    def _slots_of(self, round_: int) -> list[Offer | None]:
+        """The slots of a round that have been read; of one round at a time, the open one."""
+        key = self._round(round_)
+        if self._slots[0] != key:
+            self._slots = key, []
+        return self._slots[1]
+
+    def _slot(self, round_: int, place: int) -> str:
+        if place >= self.bounds.slots:
+            raise FlightError(
+                f"round {round_} has more than {self.bounds.slots} offers in the store at {self._asks.address}, more than "
+                f"{self.bounds.ranks} ranks make: something else writes there. Begin again in a store of the run's own"
+            )
+        return f"{self._round(round_)}/{place}"
+
+    def _read_offer(self, entry: str, round_: int) -> Offer | None:
+        try:
+            return read_offer(read_json(entry, most=1000), round_, self.bounds)
+        except PayloadError:  # told by `None`: anybody can write to the store, and no rank waits for what is not an offer
+            return None
 
     def close_round(self, round_: int, contributions: Sequence[Offer]) -> None:
         """Let these count, unless the round has been closed before; and clear away what is old."""
@@ -163,12 +200,16 @@ class Board:
     @property
     def floor(self) -> int:
         """The oldest round whose contributions are surely there."""
-        return int(self.read("floor") or 0)
+        text = self.read("floor") or "0"
+        if not (text.isdecimal() and len(text) < 16):
+            raise self._malformed("floor", text)
+        return int(text)
 
     def contribution(self, offer: Offer) -> bytes:
         """
         Raises:
             Gone: it has been cleared away.
+            PayloadError: it has not the bytes that were offered.
         """
         return self._get(f"c/{offer.name}", offer.nbytes)
 
@@ -187,13 +228,22 @@ class Board:
 
     def snapshot(self) -> tuple[int, int, int] | None:
         """(version, bytes, requests served) of the newest, if there is one."""
-        told = self.read(f"snapshot/{self.start}")
-        return None if told is None else tuple(json.loads(told))
+        key = f"snapshot/{self.start}"
+        text = self.read(key)
+        if text is None:
+            return None
+        entry = self._json(key, text)
+        most = (MOST_ROUNDS, self.bounds.snapshot_bytes, 1 << 62)
+        if not (isinstance(entry, list) and len(entry) == len(most) and all(map(is_count, entry, most))):
+            raise self._malformed(key, text)
+        version, nbytes, served = entry
+        return version, nbytes, served
 
     def shot(self, version: int, nbytes: int) -> bytes:
         """
         Raises:
             Gone: there is a newer one.
+            PayloadError: it has not the bytes that were announced.
         """
         return self._get(f"s/{self.start}/{version}", nbytes)
 
@@ -210,7 +260,10 @@ class Board:
             if piece is None:
                 raise Gone(f"{key}/{i}")
             pieces.append(piece)
-        return b"".join(pieces)
+        blob = b"".join(pieces)
+        if len(blob) != nbytes:
+            raise PayloadError(f"{key} has {len(blob)} bytes where {nbytes} were announced")
+        return blob
 
     def _read(self, key: str) -> bytes | None:
         """What the key holds. The store's `get` would wait for a key that another rank has just dropped, however lately it was there."""
@@ -222,10 +275,19 @@ class Board:
             self.drop(f"{key}/{i}")
 
     def _ask(self, question: Callable[[], T]) -> T:
+        return self._asks.ask(question)
+
+    def _json(self, key: str, text: str) -> Any:
         try:
-            return question()
-        except RuntimeError as error:
-            raise FlightError(f"the store of the rounds does not answer ({error}): its host is gone, or cut off") from error
+            return read_json(text)
+        except PayloadError as error:
+            raise self._malformed(key, text) from error
+
+    def _malformed(self, key: str, text: str) -> FlightError:
+        return FlightError(
+            f"the store at {self._asks.address} holds {text[:60]!r} under {key!r}, which no rank of this run writes: something else "
+            "writes there. Begin again in a store of the run's own"
+        )
 
 
 def look(done: Callable[[], bool], limit_s: float) -> bool:
@@ -237,30 +299,3 @@ def look(done: Callable[[], bool], limit_s: float) -> bool:
         time.sleep(pause)
         pause = min(2 * pause, _LOOK_S)
     return True
-
-
-def pack(told: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
-    """JSON and tensors as bytes.
-
-    Example:
-        >>> told, (x,) = unpack(pack({"round": 3}, [torch.ones(2)]))
-        >>> told, x
-        ({'round': 3}, tensor([1., 1.]))
-    """
-    told = {**told, "tensors": [[str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in tensors]}
-    head = json.dumps(told).encode()
-    return len(head).to_bytes(8, "little") + head + b"".join(map(raw, tensors))
-
-
-def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
-    """What `pack` packed."""
-    at = 8 + int.from_bytes(blob[:8], "little")
-    told = json.loads(blob[8:at])
-    tensors = []
-    for name, shape in told.pop("tensors"):
-        dtype = getattr(torch, name)
-        nbytes = torch.Size(shape).numel() * dtype.itemsize
-        bits = torch.frombuffer(bytearray(blob[at : at + nbytes]), dtype=torch.uint8) if nbytes else torch.empty(0, dtype=torch.uint8)
-        tensors.append(bits.view(dtype).view(shape))
-        at += nbytes
-    return told, tensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -15,17 +15,22 @@ from torch.optim import Optimizer
 
 from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, Ranks, Seat, Spec
 from thinwire.engine.board import Board
-from thinwire.engine.buckets import build, plan
+from thinwire.engine.buckets import FlatBucket, build, plan
+from thinwire.engine.entries import Bounds, read_json
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
-from thinwire.engine.options import Options, facts, problems
+from thinwire.engine.options import Options, facts, persistent_buffers, problems
 from thinwire.engine.quorum import QuorumSyncer
 from thinwire.engine.weights import Weights
-from thinwire.errors import AttachError, DisagreementError, FlightError, ThinwireError
+from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, ThinwireError
 from thinwire.how import gather
 from thinwire.on import deltas
 from thinwire.strategy import Strategy
 from thinwire.when import every
+
+WEIGHTS = 1000.0  # times the first rank's, what a contribution may weigh
+MOST_RANKS = 1_000_000
+HEAD_BYTES, TENSOR_BYTES = 1 << 16, 256  # of a value's JSON: all that is not a tensor's, and each tensor's
 
 
 def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
@@ -39,6 +44,8 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     quorum: int,
     grace_s: float = 10.0,
     weight: float = 1.0,
+    max_weight: float | None = None,
+    max_world: int | None = None,
     scaler: Any = None,
     bucket_bytes: int = 25 << 20,
     slice_bytes: int | None = None,
@@ -52,17 +59,22 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         optimizer: the one that updates it; a rank that comes later begins with a fresh one.
         strategy: `every(H)`, any codec that speaks once, `gather()`, `deltas(…)` without alpha and eager: DiLoCo, SparseLoCo and the like.
         store: of `torch.distributed`, such as a `TCPStore`, the same for all. The process that holds it must outlive the run; every
-            contribution goes there and from there to every rank.
+            contribution goes there and from there to every rank. Whoever reaches it can write there: what no rank can have written does
+            not count, or ends the run with an error.
         rank: this rank's number, from 0, used by one process at a time. One that is started again may have its old number.
         world: how many ranks there are as a rule; the first round expects ranks 0 to world - 1.
         quorum: how many ranks close a round, 1 to world.
         grace_s: how long a round that has its quorum waits for the others who are expected.
         weight: this rank's weight in means, at least 0: its tokens in a round, say; `sync.weigh` changes it.
+        max_weight: the greatest weight that counts, from any rank; `None`: the first rank's choice, else 1,000 times its `weight` (at
+            least 1).
+        max_world: every rank's number is below it, so it is above `world` where others may come; `None`: `world`. What claims to be
+            of another rank does not count.
         scaler: as in `attach`.
         bucket_bytes: as in `attach`.
         slice_bytes: as in `attach`.
         timeout: how long a round waits for its quorum, and whoever comes for an anchor, which a rank puts up at the end of a round: give
-            it more than the longest round takes.
+            it more than the longest round takes. Also how long the store has for each answer (at least 2 s).
         seed: of every random draw; the same on every rank.
 
     Raises:
@@ -86,24 +98,22 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     """
     options = Options(bucket_bytes, slice_bytes, 1, "backward", "local", scaler, seed)
     found = problems(model, optimizer, strategy, options)
-    found += _unfit(strategy, rank, world, quorum, grace_s, weight) if isinstance(strategy, Strategy) else []
+    found += _unfit(strategy, world, quorum, grace_s) if isinstance(strategy, Strategy) else []
+    found += _unfit_weights(weight, max_weight) + _unfit_numbers(rank, world, max_world)
     if options.slice_bytes == "auto":
         found.append("slice_bytes='auto': no link is measured between ranks that meet at a store; say how many bytes")
     if found:
         raise AttachError("cannot join:\n" + "\n".join(found))
-    board = Board(store)
-    mine = facts(model, strategy, options) | {"world": world, "quorum": quorum, "grace_s": grace_s}
-    theirs = json.loads(board.claim("facts", json.dumps(mine)))
-    for name, here in mine.items():
-        if theirs.get(name) != here:
-            raise DisagreementError(
-                f"cannot join: {name} differs (the run: {theirs.get(name)!r}; here: {here!r}). Give every rank the same"
-            )
-    driver, meter = _Alone(rank, world, lambda: board.set(f"left/{rank}", "")), Meter(world)
+    ranks, most = max_world or world, max_weight if max_weight is not None else WEIGHTS * max(weight, 1.0)
+    board = Board(store, timeout.total_seconds(), Bounds(ranks, most, 0, 0))
+    mine = facts(model, strategy, options) | {"world": world, "quorum": quorum, "grace_s": grace_s, "max_world": ranks}
+    theirs = _agreed(board, mine | {"max_weight": most}, ("max_weight",) if max_weight is None else ())
+    driver, meter = _Alone(rank, world, board), Meter(world)
     built = build(plan(model, bucket_bytes, strategy.when, wide=True), strategy, strategy.how, driver, 1, slice_bytes, seed)
     meter.rows.extend(Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built)
     flights = Flights(strategy, strategy.how, strategy.how, driver, built, meter, seed)
     weights = Weights(driver, meter, strategy.how, built[0].device)
+    board.bounds = Bounds(ranks, float(theirs["max_weight"]), *_most_bytes(strategy, built, model))
     sync = QuorumSyncer(model, optimizer, flights, weights, options)
     try:
         sync.enter(board, quorum, grace_s, timeout.total_seconds())
@@ -114,7 +124,42 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     return sync
 
 
-def _unfit(strategy: Strategy, rank: int, world: int, quorum: int, grace_s: float, weight: float) -> list[str]:
+def _agreed(board: Board, mine: dict[str, Any], any_of: tuple[str, ...]) -> dict[str, Any]:
+    """Return the facts of the run, which are this rank's where it is the first; of `any_of` it takes whatever the run has.
+
+    Raises:
+        DisagreementError: they are others.
+        FlightError: the store holds no facts.
+    """
+    try:
+        theirs = read_json(board.claim("facts", json.dumps(mine)), most=1 << 26)
+        usable = isinstance(theirs, dict) and isinstance(theirs.get("max_weight"), int | float) and 0 < theirs["max_weight"] < math.inf
+    except PayloadError as error:
+        raise FlightError(f"cannot join: the store holds no facts of a run ({error}): something else writes there") from error
+    if not usable:
+        raise FlightError("cannot join: the store holds no facts of a run: something else writes there, or another version of thinwire")
+    for name, here in mine.items():
+        if theirs.get(name) != here and name not in any_of:
+            raise DisagreementError(
+                f"cannot join: {name} differs (the run: {theirs.get(name)!r}; here: {here!r}). Give every rank the same"
+            )
+    facts_of_run: dict[str, Any] = theirs
+    return facts_of_run
+
+
+def _most_bytes(strategy: Strategy, buckets: Sequence[FlatBucket], model: nn.Module) -> tuple[int, int]:
+    """Return the most bytes that a contribution and a snapshot may have."""
+    opener = strategy.what.opener
+    assert opener is not None, "refused before"
+    specs = [part.spec for bucket in buckets for part in bucket.slices]
+    leaves = [leaf.value for bucket in buckets for _, leaf in bucket.state.walk()]
+    shared = [param for param in model.parameters() if not param.requires_grad] + [buffer for _, buffer in persistent_buffers(model)]
+    held = sum(tensor.numel() * tensor.dtype.itemsize for tensor in leaves + shared)
+    heads = [HEAD_BYTES + TENSOR_BYTES * count for count in (len(specs), len(leaves) + len(shared))]
+    return heads[0] + sum(opener.max_nbytes(spec) for spec in specs), heads[1] + held
+
+
+def _unfit(strategy: Strategy, world: int, quorum: int, grace_s: float) -> list[str]:
     """Why this cannot be had in rounds with a quorum."""
     found = []
     on, what = strategy.on, strategy.what
@@ -128,12 +173,31 @@ def _unfit(strategy: Strategy, rank: int, world: int, quorum: int, grace_s: floa
         found.append(f"{what!r}: it must speak once and keep nothing that all ranks hold equal, as not all hear the same rounds in time")
     if not isinstance(world, int) or world < 1 or not isinstance(quorum, int) or not 1 <= quorum <= world:
         found.append(f"quorum={quorum!r} of world={world!r}: a quorum is 1 to world ranks, and a world at least 1")
-    if not isinstance(rank, int) or rank < 0:
-        found.append(f"rank={rank!r}: a number of this process' own, from 0")
     if not 0 <= grace_s < math.inf:
         found.append(f"grace_s={grace_s!r}: seconds, at least 0")
+    return found
+
+
+def _unfit_numbers(rank: int, world: int, max_world: int | None) -> list[str]:
+    found = []
+    if max_world is not None and not (isinstance(max_world, int) and isinstance(world, int) and world <= max_world <= MOST_RANKS):
+        found.append(f"max_world={max_world!r}: from world to {MOST_RANKS}")
+    elif not isinstance(rank, int) or rank < 0:
+        found.append(f"rank={rank!r}: a number of this process' own, from 0")
+    elif isinstance(world, int) and rank >= (max_world or world):
+        found.append(
+            f"rank={rank!r}: this run's ranks are below {max_world or world}. Where others than the first {world} may come, give every "
+            "rank the same max_world"
+        )
+    return found
+
+
+def _unfit_weights(weight: float, max_weight: float | None) -> list[str]:
+    found = []
     if not (math.isfinite(weight) and weight >= 0):
         found.append(f"weight={weight!r}: finite, and at least 0")
+    if max_weight is not None and not 0 < max_weight < math.inf:
+        found.append(f"max_weight={max_weight!r}: finite, and above 0")
     return found
 
 
@@ -149,8 +213,8 @@ class _Alone:
     among: Ranks = ()
     transport: Link = LOCAL_NETWORK
 
-    def __init__(self, rank: int, world: int, leave: Callable[[], None]) -> None:
-        self.rank, self.world, self._leave = rank, world, leave
+    def __init__(self, rank: int, world: int, board: Board) -> None:
+        self.rank, self.world, self._board = rank, world, board
 
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Nothing to build."""
@@ -163,8 +227,8 @@ class _Alone:
 
     def close(self) -> None:
         """Tell the others that they need not wait for this rank."""
-        with suppress(ThinwireError):
-            self._leave()
+        with suppress(ThinwireError):  # a store that is gone: nobody can be told
+            self._board.leave(self.rank)
 
-    def abandon(self) -> None:
+    def abandon(self, error: BaseException | None = None) -> None:
         self.close()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import uuid
 import warnings
 from collections.abc import Callable
 
@@ -27,11 +28,13 @@ from torch import Tensor
 
 from thinwire.core import Ranks, Seat
 from thinwire.engine import agree
-from thinwire.engine.board import Board, Gone, Offer, look, pack, unpack
+from thinwire.engine.board import Board, Gone, look
 from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.contributions import Contributions
+from thinwire.engine.entries import Offer, pack, read_json, read_ranks, unpack
 from thinwire.engine.options import persistent_buffers
 from thinwire.engine.syncer import Syncer
-from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
+from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, QuorumError
 from thinwire.kernels import fast
 
 
@@ -55,7 +58,8 @@ class QuorumSyncer(Syncer):
         self.board, self._quorum, self._grace_s, self._limit_s = board, quorum, grace_s, limit_s
         rank, self._weight, self._number = self.driver.rank, 1.0, 0
         board.drop(f"left/{rank}")
-        self._life = board.count(f"life/{rank}")
+        self._life = uuid.uuid4().hex[:12]
+        self._contributions = Contributions(board, self.strategy.what, self.buckets, self._seat)
         self._pending: dict[Offer, int] = {}  # offered and not counted yet, and to which round
         if board.begin(-1, self._next_name()):
             board.serve(0, self._shot())
@@ -68,6 +72,11 @@ class QuorumSyncer(Syncer):
         """Give this rank's weight for the rounds to come. It travels with each contribution."""
         if not (math.isfinite(weight) and weight >= 0):
             raise AttachError(f"weigh({weight}): a weight is finite, and at least 0")
+        if weight > self.board.bounds.weight:
+            raise AttachError(
+                f"weigh({weight:g}): the ranks of this run have agreed on at most {self.board.bounds.weight:g}. Give all of them "
+                "thinwire.join(max_weight=…)"
+            )
         self._weight = float(weight)
 
     def check(self) -> None:
@@ -79,7 +88,10 @@ class QuorumSyncer(Syncer):
         named = [(part.name, self._anchor(bucket)[part.begin : part.end]) for bucket in self.buckets for part in bucket.spec.parts]
         named += self._frozen.named
         mine = [agree.fingerprint(tensor).hex() for _, tensor in named]
-        first = json.loads(self.board.claim(f"hash/{self.board.start}/{self.version}", json.dumps([self.driver.rank, *mine])))
+        key = f"hash/{self.board.start}/{self.version}"
+        first = read_json(self.board.claim(key, json.dumps([self.driver.rank, *mine])), most=1 << 26)
+        if not (isinstance(first, list) and len(first) == 1 + len(mine)):
+            raise FlightError(f"check(): the store holds under {key!r} what no rank of this run writes: something else writes there")
         for (name, _), own, other in zip(named, mine, first[1:], strict=True):
             if own != other:
                 raise DisagreementError(
@@ -194,7 +206,7 @@ class QuorumSyncer(Syncer):
             if self.board.members(round_) is not None or self.board.left_behind():
                 return True
             self._serve()  # the quorum may lack just the newcomer that waits for an anchor
-            came = self.board.came(round_)
+            came = self._contributions.usable(round_)
             here = {offer.rank for offer in came if offer.began == round_}
             if len(here) < self._quorum:
                 return False
@@ -209,7 +221,7 @@ class QuorumSyncer(Syncer):
 
         begun = time.perf_counter()
         if not look(lambda: closed() or reached is not None, self._limit_s):
-            ranks = sorted({offer.rank for offer in self.board.came(round_) if offer.began == round_})
+            ranks = sorted({offer.rank for offer in self._contributions.usable(round_) if offer.began == round_})
             raise QuorumError(
                 f"round {round_}: only ranks {ranks} came within {self._limit_s:g} s, and {self._quorum} make the quorum. Start others, "
                 "which take up the newest anchor with thinwire.join; or begin again from a checkpoint with a smaller quorum"
@@ -246,26 +258,29 @@ class QuorumSyncer(Syncer):
                     self._offer(offer)
 
     def _apply(self, round_: int, members: list[Offer]) -> None:
-        """Put the weighted mean of a round's contributions where it belongs: on every rank the same arithmetic, on the host."""
-        heard = [unpack(self.board.contribution(offer)) for offer in members]
-        weights = [told["weight"] / math.sqrt(1 + round_ - told["began"]) for told, _ in heard]
-        if not sum(weights):
+        """Put the weighted mean of a round's contributions where it belongs: on every rank the same arithmetic, on the host.
+
+        A contribution that does not decode counts on no rank: all of them read the same bytes.
+        """
+        totals = [torch.zeros(bucket.spec.numel, dtype=bucket.spec.work) for bucket in self.buckets]
+        weighed, counted = 0.0, []
+        for offer in members:
+            found = self._contributions.values(offer)
+            if found is None:
+                continue
+            weight, opened = found
+            counted.append(offer)
+            share = weight / math.sqrt(1 + round_ - offer.began)
+            weighed += share
+            for total, values in zip(totals, opened, strict=True):
+                total.add_(values, alpha=share)
+        if not weighed:
             raise FlightError(f"round {round_}: all who came weigh 0")
-        opener = self.strategy.what.opener
-        assert opener is not None, "refused before"
-        at = 0
-        for bucket in self.buckets:
-            total = torch.zeros(bucket.spec.numel, dtype=bucket.spec.work)
-            for i, part in enumerate(bucket.slices, at):
-                span = total[part.spec.begin : part.spec.end]
-                for weight, (told, payloads) in zip(weights, heard, strict=True):
-                    seat = self._seat(told["rank"], told["began"])
-                    opened = opener.decode(payloads[i], part.spec, opener.init(part.spec, seat), seat, told["rank"])
-                    span.add_(opened, alpha=weight / sum(weights))
-            at += len(bucket.slices)
-            self.strategy.on.write(bucket, total.to(bucket.device), bucket.state)
-        self.members = tuple(sorted({offer.rank for offer in members}))
-        self._in_time, self._missed = (tuple(offer.rank for offer in members if offer.began == round_ - by) for by in (0, 1))
+        for bucket, total in zip(self.buckets, totals, strict=True):
+            self.strategy.on.write(bucket, total.div_(weighed).to(bucket.device), bucket.state)
+        self._contributions.forget(members)
+        self.members = tuple(sorted({offer.rank for offer in counted}))
+        self._in_time, self._missed = (tuple(offer.rank for offer in counted if offer.began == round_ - by) for by in (0, 1))
         self.meter.world = max(2, len(self.members))
 
     def _at_anchor(self) -> None:
@@ -292,17 +307,15 @@ class QuorumSyncer(Syncer):
             self.board.follow()
             return self.board.snapshot()
 
-        while True:
+        def taken() -> bool:
             floor = self.board.floor
             version, nbytes, _ = self._look_for(newest, "the first rank's parameters")
-            try:
-                if floor > version:
-                    self._ask_for_snapshot()
-                else:
-                    self._take(version, nbytes)
-                break
-            except Gone:  # there is a newer one
-                continue
+            if floor <= version:
+                return self._took(version, nbytes)
+            self._ask_for_snapshot()
+            return True
+
+        self._until(taken)
         self._catch_up()
         self._at_anchor()
         self._begun, self.apart = self.step, 0
@@ -321,15 +334,21 @@ class QuorumSyncer(Syncer):
         Raises:
             Gone: there is a newer one.
         """
-        told, tensors = unpack(self.board.shot(version, nbytes))
-        leaves = [leaf for bucket in self.buckets for _, leaf in bucket.state.walk()]
+        leaves, shared = [leaf for bucket in self.buckets for _, leaf in bucket.state.walk()], self._shared_tensors()
+        try:
+            told, tensors = unpack(self.board.shot(version, nbytes))
+            expected = [(value.dtype, value.shape) for value in (*(leaf.value for leaf in leaves), *shared)]
+            if [(tensor.dtype, tensor.shape) for tensor in tensors] != expected:
+                raise PayloadError("it has other tensors than this model")
+            members, in_time, missed = (read_ranks(told.get(name), self.board.bounds) for name in ("members", "in_time", "missed"))
+        except PayloadError as error:
+            raise FlightError(f"what the store holds as the anchor of round {version} is none: {error}") from error
         for leaf, value in zip(leaves, tensors, strict=False):
             leaf.value = value.to(leaf.value)
         with torch.no_grad():
-            for own, value in zip(self._shared_tensors(), tensors[len(leaves) :], strict=True):
+            for own, value in zip(shared, tensors[len(leaves) :], strict=True):
                 own.copy_(value)
-        self.version = version
-        self.members, self._in_time, self._missed = (tuple(told[name]) for name in ("members", "in_time", "missed"))
+        self.version, self.members, self._in_time, self._missed = version, members, in_time, missed
 
     def _ask_for_snapshot(self) -> None:
         """Have a rank that is in time put up its anchor, and take it."""
@@ -339,13 +358,23 @@ class QuorumSyncer(Syncer):
             newest = self.board.snapshot()
             return newest if newest is not None and newest[2] >= asked else None
 
-        while True:
+        def taken() -> bool:
             newest = self._look_for(fresh, "the newest anchor, which a rank that is in time puts up at the end of a round")
-            try:
-                self._take(newest[0], newest[1])
-            except Gone:  # a still newer one
-                continue
-            return
+            return self._took(newest[0], newest[1])
+
+        self._until(taken)
+
+    def _took(self, version: int, nbytes: int) -> bool:
+        """Go on from a snapshot; whether it was still there."""
+        try:
+            self._take(version, nbytes)
+        except Gone:  # there is a newer one
+            return False
+        return True
+
+    def _until(self, taken: Callable[[], bool]) -> None:
+        if not look(taken, self._limit_s):
+            raise QuorumError(f"rank {self.driver.rank}: no anchor that the store announced within {self._limit_s:g} s was there")
 
     def _serve(self) -> None:
         """Put up the anchor if somebody waits for it; one of those that are in time does."""

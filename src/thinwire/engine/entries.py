@@ -1,0 +1,176 @@
+"""What ranks of a quorum write to the store, read as what a stranger may have written: sizes, numbers and shapes are bounded first."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thinwire.engine.agree import raw
+from thinwire.errors import PayloadError
+
+MOST_ROUNDS = 1 << 40
+_HEAD = 8  # bytes that hold the length of the JSON
+_NAME = re.compile(r"(0|[1-9][0-9]{0,6})\.([0-9a-f]{12})\.([1-9][0-9]{0,11})")
+_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The most that an entry of the store may say.
+
+    ranks: every rank is below it; weight: of a contribution; contribution_bytes, snapshot_bytes: of a value.
+    """
+
+    ranks: int
+    weight: float
+    contribution_bytes: int
+    snapshot_bytes: int
+
+    @property
+    def slots(self) -> int:
+        """How many offers a round may have: several lives of every rank, each with contributions that came late."""
+        return 64 + 16 * self.ranks
+
+
+class Offer(NamedTuple):
+    """A contribution to a round: its ID, its bytes, and the round whose anchor it began with."""
+
+    name: str
+    nbytes: int
+    began: int
+
+    @property
+    def rank(self) -> int:
+        """Whose it is."""
+        return int(self.name.split(".", maxsplit=1)[0])
+
+
+def read_json(text: str | bytes, most: int = 1 << 20) -> Any:
+    """Return the value of a JSON text of at most `most` bytes.
+
+    Raises:
+        PayloadError: it is longer, or no JSON.
+
+    Example:
+        >>> read_json("[1, 2]")
+        [1, 2]
+        >>> read_json("[" * 100_000)
+        Traceback (most recent call last):
+        ...
+        thinwire.errors.PayloadError: no JSON: '[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[' …
+    """
+    if len(text) > most:
+        raise PayloadError(f"{len(text)} bytes of JSON where {most} is the most")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(f"no JSON: {text[:60]!r} …") from error
+
+
+def is_count(value: Any, most: int, least: int = 0) -> bool:
+    """Whether a value is an integer from `least` to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_name(text: Any, ranks: int) -> bool:
+    """Whether a text is the ID of a contribution of one of `ranks` ranks.
+
+    Example:
+        >>> is_name("2.0123456789ab.1", 3), is_name("77.0123456789ab.1", 3), is_name(None, 3)
+        (True, False, False)
+    """
+    found = _NAME.fullmatch(text) if isinstance(text, str) else None
+    return found is not None and int(found[1]) < ranks
+
+
+def read_ranks(value: Any, bounds: Bounds) -> tuple[int, ...]:
+    """Return the ranks that a JSON value lists.
+
+    Raises:
+        PayloadError: it is no list of ranks.
+    """
+    if not isinstance(value, list) or not all(is_count(rank, bounds.ranks - 1) for rank in value):
+        raise PayloadError(f"{str(value)[:60]!r} is no list of ranks")
+    return tuple(value)
+
+
+def read_offer(value: Any, round_: int, bounds: Bounds) -> Offer | None:
+    """Return the offer that a JSON value is, or `None` where no rank can have written it."""
+    if not (isinstance(value, list) and len(value) == len(Offer._fields) and is_name(value[0], bounds.ranks)):
+        return None
+    name, nbytes, began = value
+    if not (is_count(nbytes, bounds.contribution_bytes, least=1) and is_count(began, round_)):
+        return None
+    return Offer(name, nbytes, began)
+
+
+def read_weight(head: dict[str, Any], offer: Offer, bounds: Bounds) -> float:
+    """Return the weight of a contribution, whose head must agree with its offer.
+
+    Raises:
+        PayloadError: it does not, or the weight is out of bounds.
+    """
+    if head.get("rank") != offer.rank or head.get("began") != offer.began:
+        raise PayloadError(
+            f"it was offered as rank {offer.rank}'s of round {offer.began} and says {head.get('rank')!r}, {head.get('began')!r}"
+        )
+    weight = head.get("weight")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= bounds.weight or not math.isfinite(weight):
+        raise PayloadError(f"weight {weight!r} is not from 0 to {bounds.weight:g}")
+    return float(weight)
+
+
+def pack(told: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
+    """JSON and tensors as bytes.
+
+    Example:
+        >>> told, (x,) = unpack(pack({"round": 3}, [torch.ones(2)]))
+        >>> told, x
+        ({'round': 3}, tensor([1., 1.]))
+    """
+    told = {**told, "tensors": [[str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in tensors]}
+    head = json.dumps(told).encode()
+    return len(head).to_bytes(_HEAD, "little") + head + b"".join(map(raw, tensors))
+
+
+def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
+    """What `pack` packed.
+
+    Raises:
+        PayloadError: these bytes are not of its making.
+    """
+    length = int.from_bytes(blob[:_HEAD], "little")
+    at = _HEAD + length
+    if len(blob) < at:
+        raise PayloadError(f"a head of {length} bytes in {len(blob)}")
+    told = read_json(blob[_HEAD:at], most=len(blob))
+    entries = told.pop("tensors", None) if isinstance(told, dict) else None
+    if not isinstance(entries, list):
+        raise PayloadError("its head names no tensors")
+    tensors = []
+    for entry in entries:
+        dtype, shape = _dtype_and_shape(entry)
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes > len(blob) - at:
+            raise PayloadError(f"a tensor of {nbytes} bytes where {len(blob) - at} are left")
+        bits = torch.frombuffer(bytearray(blob[at : at + nbytes]), dtype=torch.uint8) if nbytes else torch.empty(0, dtype=torch.uint8)
+        tensors.append((bits.ne(0) if dtype == torch.bool else bits.view(dtype)).view(shape))
+        at += nbytes
+    if at != len(blob):
+        raise PayloadError(f"{len(blob) - at} bytes more than its head names")
+    return told, tensors
+
+
+def _dtype_and_shape(entry: Any) -> tuple[torch.dtype, list[int]]:
+    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and entry[0] in _DTYPES and isinstance(entry[1], list):
+        dtype, shape = _DTYPES[entry[0]], entry[1]
+        if len(shape) <= 64 and all(is_count(size, MOST_ROUNDS) for size in shape):
+            return dtype, shape
+    raise PayloadError(f"{str(entry)[:60]!r} is no type and shape of a tensor")
