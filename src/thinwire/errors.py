@@ -60,7 +60,7 @@ class FlightError(ThinwireError, RuntimeError):
 
 
 class RankLostError(FlightError):
-    """One or more ranks died, stopped or were cut off; `ranks` names them.
+    """One or more ranks died, stopped, raised an error of their own, left or were cut off; `ranks` names them.
 
     Args:
         ranks: the ranks that no longer answer; empty where all answer but the flight timed out.
@@ -69,6 +69,21 @@ class RankLostError(FlightError):
 
     def __init__(self, ranks: Sequence[int], message: str) -> None:
         self.ranks: tuple[int, ...] = tuple(ranks)
+        super().__init__(message)
+
+
+class LinkLostError(FlightError):
+    """Two ranks live, and nothing passes between them, or one way; `ranks` are the two, the sender first where the way is known.
+
+    Args:
+        ranks: the two ends.
+        one_way: whether it is known that only what the first sends is lost.
+        message: the whole sentence for the user.
+    """
+
+    def __init__(self, ranks: Sequence[int], one_way: bool, message: str) -> None:
+        self.ranks: tuple[int, ...] = tuple(ranks)
+        self.one_way = one_way
         super().__init__(message)
 
 

@@ -144,6 +144,7 @@ def test_a_worker_that_is_cut_off_is_named_and_both_machines_end(tmp_path: Path)
             time.sleep(0.1)
         assert not family()
 
-    assert re.search(rf"^thinwire train: rank 1 lost: no heartbeat\. {WAITED_IN} ", said(0), re.MULTILINE)
-    assert re.search(rf"^thinwire train: {WAITED_IN} .* nor does the store with the heartbeats answer", said(1), re.MULTILINE)
+    assert re.search(rf"^thinwire train: rank 1 lost: no heartbeat, and this rank cannot reach it\. {WAITED_IN} ", said(0), re.MULTILINE)
+    unreached = r"^thinwire train: this rank cannot reach the store at 10\S+:\d+, which a launcher holds: it does not answer\. "
+    assert re.search(rf"{unreached}{WAITED_IN} ", said(1), re.MULTILINE)
     assert "rank 1 lost" not in said(1)

@@ -74,5 +74,5 @@ class Driver(Protocol):
     def close(self) -> None:
         """Run what was started to its end, then stop."""
 
-    def abandon(self) -> None:
-        """Leave without waiting for flights that may never land; the others are told that this rank has left."""
+    def abandon(self, error: BaseException | None = None) -> None:
+        """Leave without waiting for flights that may never land; the others are told that this rank has left, and by which error."""

@@ -205,7 +205,7 @@ class LocalDriver:
     def close(self) -> None:
         """Nothing to close."""
 
-    def abandon(self) -> None:
+    def abandon(self, error: BaseException | None = None) -> None:
         """Nothing to leave."""
 
 

@@ -9,9 +9,11 @@ caller's.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -22,11 +24,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from thinwire.core import LOCAL_NETWORK, AllReduce, Exchange, Flight, Hop, Link, Outcome, Ranks, Stage, allreduce_nbytes
+from thinwire.drive.blame import Diagnosis, Hops
 from thinwire.drive.watch import Watch
-from thinwire.errors import FlightError, RankLostError, ThinwireError
+from thinwire.errors import FlightError, LinkLostError, RankLostError, ThinwireError
 from thinwire.kernels import memory
 from thinwire.words import first_line
 
+LOOK_S = 0.5  # between two looks whether a hop goes on
+MARGIN_S = 10.0  # that the transport has beyond its timeout, to say so
 GLOO_WINDOW = 2 << 20
 """Bytes that gloo's own all_reduce keeps in flight: two segments."""
 
@@ -50,6 +55,8 @@ class TorchDriver:
         # gloo carries from the host's memory alone, so that ranks may differ in device
         self._wire = torch.device("cpu") if device.type == "cuda" and self._backend == "gloo" else device
         self._explained: FlightError | None = None
+        self._explaining = threading.Lock()
+        self._lanes: list[_Lane] = []
         # on CUDA a codec may wait for bytes whose hop was only enqueued: under a lock two ranks could wait for one another for ever
         self.turn: AbstractContextManager[Any] = nullcontext() if device.type == "cuda" else threading.Lock()
         self.watch = self._start_watch()
@@ -77,7 +84,7 @@ class TorchDriver:
                 made = dist.new_group(members, timeout=self.timeout, backend=self._backend, use_local_synchronization=bool(self.among))
             except RuntimeError as error:
                 explained = self.explain(error, "attach: connecting")
-                self.watch.close()
+                self.watch.close(explained)
                 raise explained from error
             self._groups[lane, ranks] = made
 
@@ -87,7 +94,7 @@ class TorchDriver:
     def start(self, flight: Flight, lane: int, label: str) -> TorchHandle:
         if self._closed:  # no thread would take it up, and whoever waits for it would wait for good
             raise FlightError(f"{label}: the syncer is closed, and nothing flies any more. Attach again")
-        handle = TorchHandle(self, flight, label)
+        handle = TorchHandle(self, self._lanes[lane], flight, label)
         self._lanes[lane].put(handle)
         return handle
 
@@ -95,70 +102,80 @@ class TorchDriver:
         self._closed = True
         for lane in self._lanes:
             lane.stop()
-        self.watch.close()
+        self.watch.close(sys.exc_info()[1])
         for (_, ranks), made in self._groups.items():
             if self.rank in ranks and not self.among:  # a group made again under the same name would meet its predecessor's addresses
                 dist.destroy_process_group(made)
         self._groups.clear()
 
-    def abandon(self) -> None:
+    def abandon(self, error: BaseException | None = None) -> None:
         self._closed = True
         for lane in self._lanes:
             lane.leave()
-        self.watch.close()
+        self.watch.close(error)
+
+    def hops(self) -> Hops:
+        """Where each lane is: which flight, which hop of it, and the ranks whose bytes it waits for."""
+        return {index: lane.place for index, lane in enumerate(self._lanes)}
 
     def move(self, hop: Hop, lane: int) -> tuple[Any, float]:
         """Move one hop; its answer, and the bytes that this rank handed to the wire."""
+        waits = self._lanes[lane].waits_for
         if isinstance(hop, AllReduce):
+            waits([rank for rank in hop.group if rank != self.rank])
             on_wire = hop.tensor.to(self._wire)
             dist.all_reduce(on_wire, group=self._groups[lane, hop.group])
             if on_wire is not hop.tensor:
                 hop.tensor.copy_(on_wire)
             return hop.tensor, allreduce_nbytes(hop.tensor.numel() * hop.tensor.dtype.itemsize, len(hop.group))
-        return self._exchange(hop, self._groups[lane, tuple(range(self.world))])
+        return self._exchange(hop, self._groups[lane, tuple(range(self.world))], waits)
 
-    def _exchange(self, hop: Exchange, group: Any) -> tuple[dict[int, Tensor], float]:
+    def _exchange(self, hop: Exchange, group: Any, waits: Callable[[Sequence[int]], None]) -> tuple[dict[int, Tensor], float]:
         """All receives are posted first, then the sends go out one at a time: 0.95 of a line where all at once gives 0.6."""
         buffers = {rank: memory.empty(nbytes, torch.uint8, self._wire) for rank, nbytes in hop.recv}
         outgoing = [(rank, payload.to(self._wire)) for rank, payload in hop.send if payload.numel()]
         sent = float(sum(payload.numel() for _, payload in outgoing))
+        waits([rank for rank, nbytes in hop.recv if nbytes])
         if self._wire.type == "cuda":
             ops = [dist.P2POp(dist.irecv, buffer, group=group, group_peer=rank) for rank, buffer in buffers.items() if buffer.numel()]
             ops += [dist.P2POp(dist.isend, payload, group=group, group_peer=rank) for rank, payload in outgoing]
             for work in dist.batch_isend_irecv(ops) if ops else ():
                 work.wait()
             return buffers, sent
-        receives = [dist.irecv(buffer, group=group, group_src=rank) for rank, buffer in buffers.items() if buffer.numel()]
+        receives = {rank: dist.irecv(buffer, group=group, group_src=rank) for rank, buffer in buffers.items() if buffer.numel()}
         for rank, payload in outgoing:
             _wait(dist.isend(payload, group=group, group_dst=rank))
-        for receive in receives:
+        for rank, receive in receives.items():
+            waits([other for other, work in receives.items() if other == rank or work is None or not work.is_completed()])
             _wait(receive)
         return {rank: buffer.to(self._device) for rank, buffer in buffers.items()}, sent
 
     def explain(self, error: BaseException, label: str) -> ThinwireError:
-        """What a failed flight means, by the heartbeats."""
+        """What a failed flight means, by heartbeats and beacons; the others are told, lest they blame this rank when it ends."""
         if isinstance(error, ThinwireError):
             return error
-        if self._explained is not None:
-            return self._explained
-        self._explained = self._diagnose(error, label)
+        with self._explaining:
+            if self._explained is None:
+                verdict, self._explained = self._diagnose(error, label)
+                self.watch.end("failed", first_line(self._explained), verdict)
         return self._explained
 
-    def _diagnose(self, error: BaseException, label: str) -> FlightError:
-        found = self.watch.diagnose()
-        told = "; ".join(f"rank {rank}: {said}" for rank, said in sorted(found.said.items()))
+    def _diagnose(self, error: BaseException, label: str) -> tuple[Diagnosis, FlightError]:
+        found, standings = self.watch.diagnose()
+        last = "; ".join(f"rank {rank}: {standing.label}" for rank, standing in standings.items())
         cause = f"{type(error).__name__}: {transport_cause(error)}"
-        if found.silent:
-            who = " and ".join(f"rank {rank}" for rank in found.silent)
-            return RankLostError(found.silent, f"{who} lost: no heartbeat. {label} could not be carried ({cause}). Last heard: {told}")
-        if not found.said:
-            return FlightError(f"{label} could not be carried ({cause}), nor does the store with the heartbeats answer: its host is gone")
-        if found.left:
-            who = " and ".join(f"rank {rank}" for rank in found.left)
-            return RankLostError(found.left, f"{who} closed and left while others were in {label} ({cause}). Last heard: {told}")
-        return FlightError(
+        carried = f"{label} could not be carried ({cause}). Last heard: {last}"
+        if found.kind in ("raised", "lost"):
+            return found, RankLostError(found.ranks, f"{found.text}. {carried}")
+        if found.kind == "left":
+            return found, RankLostError(found.ranks, f"{found.text} while others were in {label} ({cause}). Last heard: {last}")
+        if found.kind == "link":
+            return found, LinkLostError(found.ranks, found.link is not None, f"{found.text}. {carried}")
+        if found.kind in ("alone", "store"):
+            return found, FlightError(f"{found.text}. {carried}")
+        return found, FlightError(
             f"{label} could not be carried within {self.timeout.total_seconds():g} s, though every rank's heart beats ({cause}). "
-            f"Last heard: {told}. Do all ranks run the same number of steps?"
+            f"Last heard: {last}. Do all ranks run the same number of steps?"
         )
 
     def _start_watch(self) -> Watch:
@@ -166,7 +183,7 @@ class TorchDriver:
         keys = f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation(tuple(self._members))}"
         store = c10d.PrefixStore(keys, c10d._get_default_store()).clone()
         held_by_agent = dist.is_torchelastic_launched() or 0 not in self._members
-        return Watch(store, self.rank, self.world, host=None if held_by_agent else self._members.index(0))
+        return Watch(store, self.rank, self.world, host=None if held_by_agent else self._members.index(0), hops=self.hops)
 
 
 def transport_cause(error: BaseException) -> str:
@@ -182,8 +199,8 @@ def transport_cause(error: BaseException) -> str:
 class TorchHandle:
     """A flight on its way: filled by its lane's thread."""
 
-    def __init__(self, driver: TorchDriver, flight: Flight, label: str) -> None:
-        self.driver, self.flight, self.label = driver, flight, label
+    def __init__(self, driver: TorchDriver, lane: _Lane, flight: Flight, label: str) -> None:
+        self.driver, self.lane, self.flight, self.label = driver, lane, flight, label
         self.encode_s = self.wire_s = self.sent_bytes = 0.0
         self.stages: list[Stage] = []
         self.outcome: Outcome | None = None
@@ -193,7 +210,11 @@ class TorchHandle:
         self.landed: Any = None  # CUDA: when the lane's stream will have done it
 
     def wait(self) -> Outcome:
-        self.done.wait()  # each hop has the driver's timeout, so this ends
+        while not self.done.wait(LOOK_S):
+            if self.lane.stalled():  # the transport has a timeout of its own, and did not keep it
+                limit = self.driver.timeout.total_seconds()
+                error = TimeoutError(f"the transport gave no answer within {limit:g} s, nor an error")
+                raise self.driver.explain(error, self.label) from error
         if self.error is not None:
             raise self.driver.explain(self.error, self.label) from self.error
         assert self.outcome is not None
@@ -211,6 +232,9 @@ class _Lane:
         self._driver, self._index = driver, index
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._broken: BaseException | None = None
+        self.place: tuple[int, int, tuple[int, ...]] = 0, 0, ()
+        """Flights that this lane has carried, hops of the one under way, and the ranks whose bytes it waits for."""
+        self._hop_begun: float | None = None
         self._queue: queue.SimpleQueue[TorchHandle | None] = queue.SimpleQueue()
         self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._loop, name=f"thinwire-lane-{index}", daemon=True)
@@ -223,7 +247,18 @@ class _Lane:
 
     def stop(self) -> None:
         self.leave()
-        self._thread.join()
+        while self._thread.is_alive() and not self.stalled():
+            self._thread.join(LOOK_S)
+
+    def waits_for(self, ranks: Sequence[int]) -> None:
+        """Note whose bytes the hop under way waits for."""
+        flight, hop, _ = self.place
+        self.place, self._hop_begun = (flight, hop, tuple(ranks)), time.monotonic()
+
+    def stalled(self) -> bool:
+        """Whether a hop has taken much longer than the timeout that its transport was given."""
+        begun, limit = self._hop_begun, self._driver.timeout.total_seconds()
+        return begun is not None and time.monotonic() - begun > limit + max(MARGIN_S, limit / 2)
 
     def leave(self) -> None:
         """Stop after the flight under way, whenever that ends."""
@@ -237,6 +272,7 @@ class _Lane:
                     if self._broken is not None:
                         raise self._broken
                     self._run(handle)
+                    self.place = self.place[0] + 1, 0, ()
                 except BaseException as error:  # kept for whoever waits for the flight
                     self._broken = handle.error = error
             handle.done.set()
@@ -258,7 +294,9 @@ class _Lane:
                     handle.encode_s += time.thread_time() - begun
                     left = time.perf_counter()
                     handle.stages.append(Stage("encode", clock, left))
+            self.place = self.place[0], self.place[1] + 1, ()
             reply, sent = self._driver.move(hop, self._index)
+            self._hop_begun = None
             handle.stages.append(Stage("wire", left, time.perf_counter(), sent))
             handle.wire_s += handle.stages[-1].end - left
             handle.sent_bytes += sent

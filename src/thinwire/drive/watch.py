@@ -1,118 +1,289 @@
-"""Heartbeats in the store: when a flight fails, they tell who is gone and where the others stand.
+"""Heartbeats in the store, and a beacon at every rank: when a flight fails, they tell who is gone and where the others stand.
 
-Each rank's thread writes a counter and its step once an `interval`. Nobody compares clocks: a rank whose counter does not move while a
-diagnosis looks on is silent.
+Each rank's thread writes a counter, its step and the hops that it is in once an `interval`. Nobody compares clocks: a rank whose counter
+does not move while a diagnosis looks on is silent. Before it is called lost its beacon is asked, by this rank and by others (`beacon`), and
+what all that comes to is judged by `blame`.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
+import weakref
+from collections.abc import Callable, Collection
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+from thinwire.drive.asks import Asks, NoAnswerError, address_of, endpoint_of
+from thinwire.drive.beacon import ANSWER_S, CONNECT_S, Beacon, State, ask, ask_all, own_address
+from thinwire.drive.blame import Diagnosis, End, Evidence, Hops, Standing, judge, read_standing
+from thinwire.errors import FlightError
+from thinwire.words import told
 
 INTERVAL_S = 0.5
 _LOOK = 4  # intervals that a diagnosis looks on
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Who is silent, who has closed, and what each rank said last."""
-
-    silent: tuple[int, ...]
-    left: tuple[int, ...]
-    said: dict[int, str]
+_MOVES = 2  # beats of its own that it must see meanwhile
+_ANSWER_S = 2 * _LOOK * INTERVAL_S  # that the store has
+_MEETING_S = 60.0  # until all ranks have put up their addresses
+_MOST_ASKED = 32  # ranks that a diagnosis asks
+_MOST_TOLD = 64  # ranks that are told of this one's end
+_HELPERS = 3  # ranks that are asked to try another
+_LINGER_S = 30.0  # that the beacon answers after a failure, while others look
 
 
 class Watch:
-    """This rank's heartbeat, and the view of the others'.
+    """This rank's heartbeat and beacon, and the view of the others'.
 
     Args:
         store: a store of its own connection (a clone), below a prefix of its own.
         rank: this rank in the group; world: how many there are.
         host: the rank whose process holds the store, or `None` where a launcher does.
+        hops: where this rank's flights are, by lane.
     """
 
-    def __init__(self, store: Any, rank: int, world: int, host: int | None = 0) -> None:
-        self._store, self.rank, self.world, self._host = store, rank, world, host
-        self._store.set_timeout(timedelta(seconds=_LOOK * INTERVAL_S * 2))
+    def __init__(self, store: Any, rank: int, world: int, host: int | None = 0, hops: Callable[[], Hops] = dict) -> None:
+        self._store, self.rank, self.world, self._host, self._hops = store, rank, world, host, hops
+        self._asks = Asks(address_of(store), _ANSWER_S)
         self._label = "attach"
-        self._deaf = False  # the store has left a question without an answer
+        self._count = 0
+        self._end: tuple[End, str, Diagnosis | None] = "", "", None
+        self._heard: dict[int, Standing] = {}  # what ranks have said of their end
+        self._addresses: dict[int, str] = {}
+        self._met: set[int] = set()
         self._stop = threading.Event()
-        self._beat(0)
-        self._thread = threading.Thread(target=self._loop, name="thinwire-heartbeat", daemon=True)
-        self._thread.start()
+        self._process = os.getpid()
+        self._asks.ask(lambda: store.set_timeout(timedelta(seconds=_ANSWER_S)))
+        self._token = self._asks.ask(lambda: store.compare_set("token", "", uuid.uuid4().hex)).decode(errors="replace")
+        self._beacon = self._light()
+        self._beat()
+        for target in (self._loop, self._meet):
+            threading.Thread(target=target, name="thinwire-heartbeat", daemon=True).start()
+        itself = weakref.ref(self)
+        self._at_exit = lambda: _exiting(itself)
+        atexit.register(self._at_exit)
 
     def at(self, label: str) -> None:
         """Say where this rank stands; told with the next beat."""
         self._label = label
 
-    def diagnose(self) -> Diagnosis:
-        """Look at the heartbeats for a while. The first to find a rank silent leaves a note, so that all name the same."""
-        before = self._read()
-        if before is not None:
-            time.sleep(_LOOK * INTERVAL_S)
-        after = self._read() if before is not None else None
-        if before is None or after is None:
-            host = () if self._host is None else (self._host,)
-            return Diagnosis(host, (), dict.fromkeys(host, "holds the store, which does not answer"))
-        said = {rank: str(beat[1]) for rank, beat in after.items()}
-        left = tuple(rank for rank, beat in after.items() if beat[0] == -1)
-        silent = tuple(rank for rank, beat in after.items() if rank != self.rank and beat[0] != -1 and beat[0] == before[rank][0])
-        note = self._ask(lambda: json.loads(self._store.get("lost")) if self._store.check(["lost"]) else None)
-        if note:
-            return Diagnosis(tuple(note), left, said)
-        if silent:
-            self._ask(lambda: self._store.set("lost", json.dumps(silent)))
-        return Diagnosis(silent, left, said)
+    @property
+    def standing(self) -> Standing:
+        """What this rank says of itself."""
+        return Standing(self._count, self._label, self._hops(), *self._end)
 
-    def close(self) -> None:
-        """Stop beating and say goodbye."""
-        self._stop.set()
-        if self._deaf:  # cut off from the store's host: the heartbeat hangs in it, and a goodbye would
+    def diagnose(self) -> tuple[Diagnosis, dict[int, Standing]]:
+        """Look at heartbeats and beacons for a while; the verdict, and what is known of where ranks stand."""
+        seen = Evidence(self.rank, self.world, self._host, self._asks.address, "answers", met=set(self._met))
+        before = self._read(seen)
+        seen.standings |= {rank: standing for rank, standing in before.items() if standing.ended}
+        if judge(seen).kind == "raised":  # no need to look on
+            return self._judged(seen, before)
+        looked, after = time.monotonic(), before
+        self._probe(seen, self._worth_asking(seen, before))
+        time.sleep(max(0.0, looked + _LOOK * INTERVAL_S - time.monotonic()))
+        own = 0
+        while seen.store == "answers":
+            after = self._read(seen)
+            seen.moving |= {rank for rank, standing in after.items() if standing.count != before.get(rank, standing).count}
+            own = after[self.rank].count - before[self.rank].count if self.rank in after and self.rank in before else own
+            if own >= _MOVES or self._stop.is_set() or time.monotonic() - looked > 3 * _ANSWER_S:
+                break
+            time.sleep(INTERVAL_S)  # where this rank's own beats reach the store slowly, so do the others'
+        if own < _MOVES and not self._stop.is_set():
+            seen.moving |= {rank for rank, standing in after.items() if standing.count}  # nobody can be told by this store
+        late = {rank: state for rank, state in seen.probes.items() if state in ("silent", "refused") and not self._ended(rank, after)}
+        self._probe(seen, list(late))  # a busy process has had its time
+        self._have_tried(seen, [rank for rank, state in seen.probes.items() if state == "unreachable"])
+        verdict = self._judged(seen, before | after)
+        if verdict[0].kind in ("nobody", "store", "left"):
+            self._follow_waits(seen)
+            verdict = self._judged(seen, before | after)
+        return verdict
+
+    def end(self, how: End, why: str = "", verdict: Diagnosis | None = None) -> None:
+        """Tell the others how this rank ended. Only the first end counts."""
+        if self._end[0] or os.getpid() != self._process:
             return
-        self._thread.join(_LOOK * INTERVAL_S * 2)
-        self._ask(lambda: self._beat(-1))
+        self._end = how, why, verdict
+        if not self._asks.stuck:
+            with contextlib.suppress(FlightError):  # the others hear it from this rank's own beacon, or by the lines below
+                self._beat()
+        text = f"ended {json.dumps([self.rank, self.standing.plain()])}"
+        others = [rank for rank in self._addresses if rank != self.rank][:_MOST_TOLD]
+        if sys.is_finalizing() or not threading.main_thread().is_alive():
+            for rank in others:  # no thread can be started any more
+                ask(self._addresses[rank], self._token, text, 0.5)
+        else:
+            ask_all({rank: self._addresses[rank] for rank in others}, self._token, text, 0.5)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Stop beating and say goodbye, or which error it was that ended this rank."""
+        self._stop.set()
+        if isinstance(error, FlightError):
+            self.end("failed", told(error))
+        elif error is not None:
+            self.end("raised", described(error))
+        else:
+            self.end("closed")
+        atexit.unregister(self._at_exit)
+        self._asks.close()
+        if self._beacon is not None and self._end[0] == "closed":
+            self._beacon.close()
+        elif self._beacon is not None:
+            linger = threading.Timer(_LINGER_S, self._beacon.close)
+            linger.daemon = True
+            linger.start()
+
+    # -- this rank ----------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        count = 0
         while not self._stop.wait(INTERVAL_S):
-            count += 1
-            try:
-                self._beat(count)
-            except RuntimeError:  # a slow answer, or the store is gone and the flights will fail: try on
-                continue
+            self._count += 1
+            with contextlib.suppress(FlightError):  # a slow answer, or the store is gone and the flights will fail: try on
+                self._beat()
 
-    def _beat(self, count: int) -> None:
-        self._store.set(f"beat/{self.rank}", json.dumps([count, self._label]))
+    def _beat(self) -> None:
+        text = json.dumps(self.standing.plain())
+        self._asks.ask(lambda: self._store.set(f"beat/{self.rank}", text))
 
-    def _read(self) -> dict[int, tuple[int, str]] | None:
-        """Every rank's last beat; one that never came has none that moves."""
+    def _light(self) -> Beacon | None:
+        try:
+            beacon = Beacon(own_address(endpoint_of(self._store)), self._token, self._says, self._tries, self._hears)
+        except OSError:  # no address: others go by the heartbeats alone
+            return None
+        self._asks.ask(lambda: self._store.set(f"beacon/{self.rank}", beacon.address))
+        return beacon
 
-        def read() -> dict[int, tuple[int, str]]:
-            keys = [f"beat/{rank}" for rank in range(self.world)]
-            beats = [self._store.get(key) if self._store.check([key]) else b'[0, "never came"]' for key in keys]
-            return {rank: tuple(json.loads(beat)) for rank, beat in enumerate(beats)}
+    def _says(self) -> dict[str, Any]:
+        return self.standing.plain()
 
-        return self._ask(read)
+    def _tries(self, rank: int) -> dict[str, Any]:
+        """What came of asking a rank's beacon, for another that cannot reach it."""
+        state, answer = ask(self._addresses.get(rank, ""), self._token, "how")
+        heard = self._heard.get(rank)
+        return {"state": state, "standing": heard.plain() if heard is not None else answer or None}
 
-    def _ask(self, question: Callable[[], T]) -> T | None:
-        """The store's answer, or `None` where it gives none in time (a stopped host never closes its socket)."""
-        answers: list[T] = []
+    def _hears(self, value: Any) -> None:
+        """Another rank's end."""
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and 0 <= value[0] < self.world:
+            standing = read_standing(value[1], self.world)
+            if standing is not None:
+                self._heard[value[0]] = standing
 
-        def ask() -> None:
-            try:
-                answers.append(question())
-            except RuntimeError:  # no answer: told by `None`
-                return
+    # -- the others ---------------------------------------------------------------------------------------------------
 
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(_LOOK * INTERVAL_S * 2)
-        self._deaf = self._deaf or thread.is_alive()
-        return answers[0] if answers else None
+    def _meet(self) -> None:
+        """Learn where the others' beacons are, while the store is there; and whether some can be reached at all."""
+        keys = [f"beacon/{rank}" for rank in range(self.world)]
+        until = time.monotonic() + _MEETING_S
+        with contextlib.suppress(FlightError):  # without addresses a diagnosis goes by the heartbeats alone
+            while not self._asks.ask(lambda: self._store.check(keys)) and time.monotonic() < until:
+                if self._stop.wait(INTERVAL_S / 5):
+                    return
+            self._addresses = {rank: text.decode(errors="replace") for rank, text in self._values("beacon").items()}
+            near = [(self.rank + step) % self.world for step in range(1, 9)]
+            self._ask_ranks([rank for rank in dict.fromkeys(near) if rank != self.rank])
+
+    def _values(self, name: str) -> dict[int, bytes]:
+        """A value of every rank that has put one up."""
+
+        def read() -> dict[int, bytes]:
+            keys = [f"{name}/{rank}" for rank in range(self.world)]
+            if self._store.check(keys):
+                return dict(enumerate(self._store.multi_get(keys)))
+            return {rank: self._store.get(key) for rank, key in enumerate(keys) if self._store.check([key])}
+
+        return self._asks.ask(read)
+
+    def _read(self, seen: Evidence) -> dict[int, Standing]:
+        """Every rank's last beat, and whether the store answers."""
+        try:
+            beats = self._values("beat")
+        except NoAnswerError as error:
+            seen.store = "silent" if error.silent else "refused"
+            return {}
+        found = {rank: read_standing(beats[rank], self.world) if rank in beats else Standing() for rank in range(self.world)}
+        return {rank: standing for rank, standing in found.items() if standing is not None}
+
+    def _ask_ranks(self, ranks: Collection[int]) -> dict[int, tuple[State, dict[str, Any]]]:
+        asked = {rank: self._addresses.get(rank, "") for rank in ranks if rank != self.rank}
+        results = ask_all(asked, self._token, "how")
+        self._met.update(rank for rank, (state, _) in results.items() if state == "answers")
+        return results
+
+    def _worth_asking(self, seen: Evidence, beats: dict[int, Standing]) -> list[int]:
+        """The ranks to ask: all of a small world; else those that this rank waits for, the store's holder, and neighbours."""
+        waits = [peer for _, _, peers in self._hops().values() for peer in peers]
+        near = [(self.rank + step) % self.world for step in range(1, self.world)]
+        holder = [] if self._host is None else [self._host]
+        behind = sorted(beats, key=lambda rank: beats[rank].count)[:_HELPERS]
+        return [rank for rank in dict.fromkeys([*waits[:_MOST_ASKED], *holder, *behind, *near]) if rank != self.rank][:_MOST_ASKED]
+
+    def _probe(self, seen: Evidence, ranks: Collection[int]) -> None:
+        for rank, (state, answer) in self._ask_ranks(ranks).items():
+            seen.probes[rank] = state
+            standing = read_standing(answer, self.world) if answer else None
+            if standing is not None:
+                seen.standings[rank] = standing
+
+    def _have_tried(self, seen: Evidence, ranks: Collection[int], helpers: Collection[int] = ()) -> None:
+        """Have ranks that answer try those that do not answer here."""
+        helpers = helpers or [rank for rank, state in seen.probes.items() if state == "answers"][:_HELPERS]
+        for rank in ranks:
+            asked = {helper: self._addresses[helper] for helper in helpers if helper != rank and helper in self._addresses}
+            results = ask_all(asked, self._token, f"try {rank}", CONNECT_S + 2 * ANSWER_S)
+            for helper, (state, answer) in results.items():
+                found = answer.get("state")
+                if state == "answers" and found in ("answers", "silent", "refused", "unreachable"):
+                    seen.tried.setdefault(helper, {})[rank] = found
+                    standing = read_standing(answer["standing"], self.world) if answer.get("standing") else None
+                    if standing is not None and (rank not in seen.standings or standing.ended):
+                        seen.standings[rank] = standing
+
+    def _follow_waits(self, seen: Evidence) -> None:
+        """Have ranks that answer try those that they wait for: two that live may not reach one another."""
+        answering = [rank for rank, state in seen.probes.items() if state == "answers"]
+        for rank in answering[: _HELPERS * 2]:
+            waits = {peer for _, _, peers in seen.standings.get(rank, Standing()).hops.values() for peer in peers}
+            self._have_tried(seen, [peer for peer in answering if peer in waits and peer != rank][:_HELPERS], [rank])
+
+    def _ended(self, rank: int, beats: dict[int, Standing]) -> bool:
+        return bool(beats.get(rank, Standing()).ended) or rank in self._heard
+
+    def _judged(self, seen: Evidence, beats: dict[int, Standing]) -> tuple[Diagnosis, dict[int, Standing]]:
+        for rank, standing in (*beats.items(), *self._heard.items()):
+            known = seen.standings.get(rank)
+            if known is None or (standing.ended and not known.ended):
+                seen.standings[rank] = standing
+        seen.standings[self.rank] = self.standing
+        return judge(seen), dict(sorted(seen.standings.items()))
+
+
+def described(error: BaseException) -> str:
+    """Return an error's type and first words.
+
+    Example:
+        >>> described(ValueError("no such layer"))
+        'ValueError: no such layer'
+    """
+    text = told(error)
+    return text if text == type(error).__name__ else f"{type(error).__name__}: {text}"
+
+
+def _exiting(watch: weakref.ref[Watch]) -> None:
+    """The process ends, and nobody has closed the syncer: tell the others why, where Python knows."""
+    living = watch()
+    if living is not None:
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, FlightError):
+            living.end("failed", told(error))
+        elif error is not None:
+            living.end("raised", described(error))
+        else:
+            living.end("closed", "its process ended without closing the syncer")

@@ -255,7 +255,7 @@ class Syncer:
             self.close()
         else:
             self._unhook()
-            self.driver.abandon()
+            self.driver.abandon(error)
 
     def _unhook(self) -> None:
         self._hooks.close()
