@@ -371,7 +371,7 @@ def test_a_checkpoint_goes_on_in_a_new_store() -> None:
     ("given", "options", "told"),
     [
         (Strategy(delayed(1, every(3)), how=gather(), on=deltas()), {}, r"a round is so many local steps; take every\(n\)"),
-        (Strategy(every(3, phase=0), how=gather(), on=deltas()), {}, r"take every\(3\) without a phase"),
+        (Strategy(every(3, phase=0), how=gather(), on=deltas()), {}, r"take every\(n\), without a phase"),
         (Strategy(every(3), how=native(), on=deltas()), {}, r"take gather\(\)"),
         (Strategy(every(3), how=gather(), on=parameters()), {}, r"take deltas\(outer=…\)"),
         (Strategy(every(3), how=gather(), on=deltas(alpha=0.5)), {}, "without alpha and eager"),
