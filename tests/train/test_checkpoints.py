@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import os
+import pickle
+import random
 import resource
+import shutil
 import signal
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from tests.planted import Planted
 from tests.ranks import run_ranks
-from thinwire.errors import CheckpointError
-from thinwire.train.checkpoints import Checkpoints, host_groups
+from thinwire.train import checkpoints as module
+from thinwire.train.checkpoints import Checkpoints, Member, host_groups
+from thinwire.train.parts import DamagedError
 
 
-def every_name(_: str) -> bool:
-    return True
+def alone(folder: Path, keep: int = 2, host: str = "ant", rank: int = 0, run: str = "x") -> Checkpoints:
+    return Checkpoints(folder, Member(host, rank=rank, world=2, run=run), keep, lambda _: None)
 
 
-def alone(folder: Path, keep: int = 2, said: list[str] | None = None) -> Checkpoints:
-    return Checkpoints(folder, "ant", None, True, keep, (said if said is not None else []).append)
+def of_rank(rank: int, folder: Path, failures: list[str], timeout: timedelta | None = None) -> Checkpoints:
+    """One of two ranks of a host."""
+    group = host_groups([0, 0], timeout)
+    return Checkpoints(folder, Member("ant", rank == 0, group, rank, 2, "x"), 2, failures.append)
 
 
 def state(step: int) -> dict[str, torch.Tensor]:
@@ -39,9 +48,9 @@ def test_the_newest_stay(tmp_path: Path) -> None:
     checkpoints.wait()
     assert checkpoints.failure is None
     assert names(checkpoints) == ["step-00000020", "step-00000030"]
-    read = checkpoints.read(30, every_name)
+    read = checkpoints.read(30).tensors
+    assert set(read) == set(state(30))
     assert all(torch.equal(read[name], tensor) for name, tensor in state(30).items())
-    assert set(checkpoints.read(30, lambda name: name == "a")) == {"a"}
 
 
 def test_saved_again_after_a_resume(tmp_path: Path) -> None:
@@ -49,7 +58,7 @@ def test_saved_again_after_a_resume(tmp_path: Path) -> None:
     for value in (1, 2):
         checkpoints.save(10, state(value))
     checkpoints.wait()
-    assert checkpoints.read(10, every_name)["b.c"] == 2
+    assert checkpoints.read(10).tensors["b.c"] == 2
     assert names(checkpoints) == ["step-00000010"]
 
 
@@ -67,7 +76,7 @@ def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
 
 def _on_a_full_disk(rank: int, folder: Path) -> list[str]:
     said: list[str] = []
-    checkpoints = Checkpoints(folder, "ant", host_groups([0, 0], None), rank == 0, 2, said.append)
+    checkpoints = of_rank(rank, folder, said)
     checkpoints.save(10, {"a": torch.ones(10), f"rank{rank}": torch.ones(5)})
     checkpoints.wait()
     assert checkpoints.failure is None
@@ -94,11 +103,11 @@ def test_a_full_disk_is_told_and_the_last_good_one_stays(tmp_path: Path) -> None
     assert "The last good one is of step 10" in said[0]
     assert silent == []
     assert alone(tmp_path).steps() == [10, 30]
-    assert set(alone(tmp_path).read(10, every_name)) == {"a", "rank0", "rank1"}
+    assert set(alone(tmp_path).read(10).tensors) == {"a", "rank0", "rank1"}
 
 
 def _beside_one_that_dies(rank: int, folder: Path) -> str | None:
-    checkpoints = Checkpoints(folder, "ant", host_groups([0, 0], None), rank == 0, 2, lambda _: None)
+    checkpoints = of_rank(rank, folder, [])
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     checkpoints.save(10, {"a": torch.ones(10)})
@@ -113,15 +122,139 @@ def test_a_rank_that_is_lost_meanwhile_is_told_and_no_disk_is_blamed(tmp_path: P
     assert "are free in" not in failure
 
 
-@pytest.mark.parametrize("victim", [".metadata", "__0_0.distcp"])
-def test_a_damaged_one_is_named(tmp_path: Path, victim: str) -> None:
-    checkpoints = alone(tmp_path)
-    checkpoints.save(10, state(10))
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, step: int = 10, **settings: object) -> Checkpoints:
+    checkpoints = alone(folder, **settings)  # type: ignore[arg-type]
+    checkpoints.save(step, state(step))
     checkpoints.wait()
-    path = next(checkpoints.path(10).glob(victim))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
-    with pytest.raises(CheckpointError, match="step-00000010 cannot be read"):
-        checkpoints.read(10, every_name)
+    assert checkpoints.failure is None
+    return checkpoints
+
+
+@pytest.mark.parametrize("victim", ["manifest.json", "rank-0.safetensors"])
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.999])
+def test_a_file_that_is_cut_off_or_gone_is_named(tmp_path: Path, victim: str, cut: float) -> None:
+    checkpoints = saved(tmp_path)
+    path = checkpoints.path(10) / victim
+    if cut:
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
+    else:
+        path.unlink()
+    with pytest.raises(DamagedError, match=f"step-00000010/{victim}"):
+        checkpoints.read(10)
+
+
+def test_no_flipped_bit_is_read_as_good(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    files = sorted(checkpoints.path(10).iterdir())
+    assert [path.name for path in files] == ["manifest.json", "rank-0.safetensors"]
+    draws = random.Random(0)
+    sizes = [path.stat().st_size for path in files]
+    flips = [(index, draws.randrange(8 * sizes[index])) for index in draws.choices(range(2), sizes, k=160)]
+    flips += [(0, draws.randrange(8 * sizes[0])) for _ in range(40)]  # the manifest is short beside the tensors
+    for index, bit in flips:
+        whole = files[index].read_bytes()
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        files[index].write_bytes(damaged)
+        with pytest.raises(DamagedError, match=files[index].name):
+            checkpoints.read(10)
+        files[index].write_bytes(whole)
+    assert checkpoints.read(10).tensors["b.c"] == 10
+
+
+def test_a_folder_that_is_not_of_its_step_is_refused(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    checkpoints.path(10).rename(checkpoints.path(20))
+    with pytest.raises(DamagedError, match="step-00000020 holds a checkpoint of step 10"):
+        checkpoints.read(20)
+
+
+def test_a_copy_of_another_hosts_folder_is_refused(tmp_path: Path) -> None:
+    ant = saved(tmp_path)
+    saved(tmp_path, host="bee", rank=1)
+    assert set(ant.read(10).tensors) == {"a", "b.c"}
+    shutil.rmtree(tmp_path / "host-bee")
+    shutil.copytree(tmp_path / "host-ant", tmp_path / "host-bee")
+    with pytest.raises(DamagedError, match=r"host-bee/step-00000010 and .*host-ant/step-00000010 both hold rank 0: one is a copy"):
+        ant.read(10)
+
+
+def test_a_folder_of_another_run_is_left_out_and_told(tmp_path: Path) -> None:
+    ant = saved(tmp_path)
+    saved(tmp_path, host="bee", rank=1, run="y")
+    assert [note.partition(" was saved by another run")[0] for note in ant.read(10).notes] == [str(tmp_path / "host-bee/step-00000010")]
+
+
+def test_what_is_damaged_is_kept_aside_until_it_is_old(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    for step in (20, 30):
+        checkpoints.save(step, state(step), 10)
+    checkpoints.wait()
+    checkpoints.forget_after(10, damaged=[20])
+    assert names(checkpoints) == [".damaged-00000020", "step-00000010"]
+    for step in (20, 30):
+        checkpoints.save(step, state(step))
+    checkpoints.wait()
+    assert names(alone(tmp_path)) == [".damaged-00000020", "step-00000020", "step-00000030"]
+    checkpoints.save(40, state(40))
+    checkpoints.wait()
+    assert names(checkpoints) == ["step-00000030", "step-00000040"]
+
+
+# -- ranks that send what they should not -----------------------------------------------------------------------------
+
+
+def _beside_a_rogue(rank: int, folder: Path, how: str) -> str | None:
+    checkpoints = of_rank(rank, folder, [], timedelta(seconds=5))
+    dist.barrier()
+    if rank == 0:
+        checkpoints.save(10, {"a": torch.ones(10)})
+        checkpoints.wait()
+        return checkpoints.failure
+    group = checkpoints.member.group
+    if how == "gather_object":  # what torch DCP unpickles on rank 0
+        with suppress(RuntimeError):  # nobody takes it
+            dist.gather_object(Planted(folder / "run"), None, dst=0, group=group)
+    elif how == "pickle":
+        module.all_gather(group, pickle.dumps(Planted(folder / "run")))
+    elif how == "list":
+        module.all_gather(group, b'{"made": ["a", "b"]}')
+    else:
+        dist.all_gather([torch.zeros(1, dtype=torch.int64) for _ in range(2)], torch.tensor([1 << 62]), group=group)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("gather_object", ""), ("pickle", "rank 1 of this host sent"), ("list", "rank 1 of this host sent"), ("huge", "announces 4,6")],
+)
+def test_a_pickle_that_a_rank_sends_is_not_run(tmp_path: Path, how: str, reason: str) -> None:
+    failure, _ = run_ranks(2, _beside_a_rogue, tmp_path, how)
+    assert not (tmp_path / "run").exists()
+    assert failure.startswith("the checkpoint of step 10 was not saved: ")
+    assert reason in failure
+    assert alone(tmp_path).steps() == []
+
+
+def _shared_tensors(rank: int, folder: Path) -> None:
+    checkpoints = of_rank(rank, folder, [])
+    checkpoints.save(10, {"model": torch.arange(1000), f"rank{rank}": torch.full((900,), rank), "small": torch.tensor(5)})
+    checkpoints.wait()
+    assert checkpoints.failure is None
+
+
+def test_a_tensor_that_ranks_share_is_written_once(tmp_path: Path) -> None:
+    run_ranks(2, _shared_tensors, tmp_path)
+    found = alone(tmp_path).read(10)
+    assert found.manifest is not None
+    assert [sorted(part.tensors) for part in found.manifest.parts] == [["model", "rank0"], ["rank1", "small"]]
+    assert torch.equal(found.tensors["rank1"], torch.ones(900, dtype=torch.int64))
+
+
+# -- what stays -------------------------------------------------------------------------------------------------------
 
 
 def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Leaf, Spec
+from thinwire.engine import dcp
 from thinwire.engine.buckets import COMPILED, Airborne, FlatBucket, plain_name
 from thinwire.engine.saved import META, Saved
 from thinwire.errors import AttachError, NotLandedError
@@ -95,36 +96,17 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
 
 
 def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
-    """A syncer's whole state, of every rank, from a DCP folder that any world saved.
+    """Read a syncer's whole state, of every rank, from a DCP folder that any world saved.
 
     Raises:
         AttachError: the folder holds no state of that key.
+        CheckpointError: the folder cannot be read.
     """
-    state = read_tensors(folder, lambda name: name.startswith(f"{key}."))
+    state = dcp.read_tensors(folder, lambda name: name.startswith(f"{key}."))
     if not any(name.endswith(META) for name in state):
-        raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(_keys(folder))}")
+        keys = sorted({name.split(".")[0] for name in dcp.tensor_names(folder)})
+        raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}")
     return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
-
-
-def read_tensors(folder: str | Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """The tensors of a DCP folder that are wanted by name, each rank by itself."""
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-    from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
-
-    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
-    found = {name: entry for name, entry in metadata.items() if wanted(name) and isinstance(entry, TensorStorageMetadata)}
-    state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)  # each rank reads by itself
-        dcp_load(state, checkpoint_id=folder, no_dist=True)
-    return state
-
-
-def _keys(folder: str | Path) -> list[str]:
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-
-    return sorted({name.split(".")[0] for name in FileSystemReader(folder).read_metadata().state_dict_metadata})
 
 
 def _among(sync: Syncer) -> str:

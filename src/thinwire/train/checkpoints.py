@@ -1,34 +1,70 @@
 """Checkpoints that a kill, a full disk or a lost rank cannot harm: written beside, renamed when whole, by a thread.
 
-Each host keeps its own, `checkpoints/host-NAME/step-00000480/`, a torch DCP folder of that host's ranks: a shared file system is not
-needed. It is written as `.partial-…`, synced, and renamed once every rank of the host has written its part; the oldest beyond `keep` go
-after that. Training goes on meanwhile: what is saved is a copy.
+Each host keeps its own, `checkpoints/host-NAME/step-00000480/`, with a file of each of that host's ranks (see
+`parts`): a shared file system is not needed. It is written as `.partial-…`, synced, and renamed once every rank of the
+host has written its part; the oldest beyond `keep` go after that. Training goes on meanwhile: what is saved is a copy.
 
-To resume, ranks agree on the newest step that every host has whole.
+What ranks of a host send each other for a save is JSON in tensors; every wait ends at the group's timeout.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import threading
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
-from thinwire.engine.checkpoint import read_tensors
+from thinwire.engine import dcp
 from thinwire.errors import CheckpointError
+from thinwire.train.parts import MANIFEST, DamagedError, Manifest, Part, read_manifest, read_part, write_manifest, write_part
 from thinwire.words import first_line
 
-STEP, PARTIAL, ASIDE, PRUNED = "step-", ".partial-", ".aside-", ".pruned-"
+STEP, PARTIAL, ASIDE, PRUNED, DAMAGED = "step-", ".partial-", ".aside-", ".pruned-", ".damaged-"
+MOST_BYTES = 1 << 30
+"""The most that one rank may send of a save: a name and a hash of each tensor."""
 _OF_A_PEER = ("gloo/transport", "ncclRemoteError", "Connection closed by peer", "Connection reset by peer")
 """What transports say of a rank that is gone."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a rank stands in a run.
+
+    host: this host's name.
+    leader: whether this rank renames and deletes; one of each host does.
+    group: a process group of this host's ranks, for checkpoints alone; `None` where there is one rank.
+    run: see `Manifest`.
+    """
+
+    host: str
+    leader: bool = True
+    group: Any = None
+    rank: int = 0
+    world: int = 1
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was read of a step.
+
+    manifest: this host's; `None` in a torch DCP folder, which Thinwire wrote before it had a manifest.
+    notes: what was left out.
+    """
+
+    tensors: dict[str, Tensor]
+    manifest: Manifest | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Checkpoints:
@@ -36,21 +72,19 @@ class Checkpoints:
 
     Args:
         folder: the run's `checkpoints` folder.
-        host: this host's name.
-        group: a process group of this host's ranks, for these checkpoints alone; `None` where there is one rank.
-        leader: whether this rank renames and deletes; one of each host does.
+        member: this rank.
         keep: how many of the newest stay.
-        failed: told, on the leader, of a save that did not succeed.
+        failed: called on the leader, with the reason, when a save has not succeeded.
     """
 
-    def __init__(self, folder: Path, host: str, group: Any, leader: bool, keep: int, failed: Callable[[str], None]) -> None:
-        self.all_hosts, self.folder = folder, folder / f"host-{host}"
-        self._group, self.leader, self._keep, self._tell = group, leader, keep, failed
+    def __init__(self, folder: Path, member: Member, keep: int, failed: Callable[[str], None]) -> None:
+        self.all_hosts, self.folder, self.member = folder, folder / f"host-{member.host}", member
+        self._keep, self._report_failure = keep, failed
         self._thread: threading.Thread | None = None
         self._common = 0
         self.failure: str | None = None
         """Why the last save did not succeed; `None` after one that did."""
-        if leader:
+        if member.leader:
             self.folder.mkdir(parents=True, exist_ok=True)
             for aside in self.folder.glob(f"{ASIDE}*"):  # of a process that was killed between two renames
                 whole = self.folder / aside.name.removeprefix(ASIDE)
@@ -61,17 +95,17 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of which this host has a whole checkpoint."""
-        return sorted(int(path.name.removeprefix(STEP)) for path in self.folder.glob(f"{STEP}*"))
+        return _numbers(self.folder, STEP)
 
     def path(self, step: int) -> Path:
         return self.folder / f"{STEP}{step:08}"
 
-    def save(self, step: int, state: dict[str, Tensor], common: int | None = None) -> None:
+    def save(self, step: int, state: Mapping[str, Tensor], common: int | None = None) -> None:
         """Write a state that nobody else will change, beside the training; a former save is waited for.
 
         Args:
             step: after which step it is.
-            state: the tensors.
+            state: the tensors; one that several ranks hold under the same name is taken to be equal on them.
             common: the newest step that every host has whole; it and what is newer stays, whatever `keep` says.
         """
         self.wait()
@@ -85,47 +119,102 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
 
-    def read(self, step: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-        """The tensors of a checkpoint, of every host whose folder is in reach, that are `wanted` by name.
+    def read(self, step: int) -> Found:
+        """Read the tensors of a step, of every host of the same run whose folder is in reach, and check their hashes.
 
         Raises:
-            CheckpointError: it cannot be read.
+            DamagedError: it is not what was saved, or is of another step.
+            CheckpointError: another version of Thinwire wrote it in another format.
         """
-        out: dict[str, Tensor] = {}
-        for path in sorted(self.all_hosts.glob(f"host-*/{STEP}{step:08}")):
-            try:
-                out |= read_tensors(path, wanted)
-            except (Exception, CheckpointException) as error:  # whatever DCP meets in a damaged folder; its own is no Exception
-                reason = root_cause(error)
-                raise CheckpointError(
-                    f"the checkpoint {path} cannot be read ({reason}); without it --resume takes the one before"
-                ) from error
-        return out
+        own, found = self.path(step), sorted(self.all_hosts.glob(f"host-*/{STEP}{step:08}"))
+        if (own / dcp.INDEX).exists() and not (own / MANIFEST).exists():
+            return Found(_read_dcp(path for path in found if (path / dcp.INDEX).exists()))
+        manifest = _manifest_of(own, step)
+        tensors: dict[str, Tensor] = {}
+        holders: dict[int, Path] = {}
+        notes = []
+        for folder in found:
+            other = manifest if folder == own else _manifest_of(folder, step)
+            if (other.run, other.world) != (manifest.run, manifest.world):
+                notes.append(f"{folder} was saved by another run than {own}: it is left out")
+                continue
+            for part in other.parts:
+                if part.rank in holders:
+                    raise DamagedError(f"{folder} and {holders[part.rank]} both hold rank {part.rank}: one is a copy of the other")
+                holders[part.rank] = folder
+                tensors |= read_part(folder, part)
+        return Found(tensors, manifest, tuple(notes))
 
-    def _save(self, step: int, state: dict[str, Tensor]) -> None:
-        from torch.distributed.checkpoint.filesystem import FileSystemWriter
-        from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
-
+    def _save(self, step: int, state: Mapping[str, Tensor]) -> None:
         partial = self.folder / f"{PARTIAL}{step:08}"
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                dcp_save(state, storage_writer=FileSystemWriter(partial), process_group=self._group, no_dist=self._group is None)
-            if self.leader:
-                self._finish(partial, self.path(step))
+            self._write(step, state, partial)
             self.failure = None
-        except (Exception, CheckpointException) as error:  # DCP wraps what any rank met, a full disk included
-            reason = root_cause(error)
+        except Exception as error:  # a full disk here or on another rank, or a rank that is lost
+            reason = first_line(error)
             self.failure = f"the checkpoint of step {step} was not saved: {reason}"
             if any(word in reason for word in _OF_A_PEER):
                 self.failure = f"the checkpoint of step {step} was not saved: another rank of this host was lost meanwhile ({reason})"
             else:
-                with suppress(OSError):  # torch's writer hides the errno of a full disk behind a word of its own
+                with suppress(OSError):  # safetensors hides the errno of a full disk behind a word of its own
                     self.failure += f"; {shutil.disk_usage(self.folder).free / 1e6:,.1f} MB are free in {self.folder}"
-            if self.leader:
+            if self.member.leader:
                 shutil.rmtree(partial, ignore_errors=True)
                 last = self.steps()
-                self._tell(f"{self.failure}. " + (f"The last good one is of step {last[-1]}" if last else "There is no earlier one"))
+                self._report_failure(
+                    f"{self.failure}. " + (f"The last good one is of step {last[-1]}" if last else "There is no earlier one")
+                )
+
+    def _write(self, step: int, state: Mapping[str, Tensor], partial: Path) -> None:
+        member = self.member
+        ranks = [member.rank] if member.group is None else dist.get_process_group_ranks(member.group)
+
+        def inventory() -> dict[str, int]:
+            if member.leader:
+                shutil.rmtree(partial, ignore_errors=True)
+            return {name: tensor.nbytes for name, tensor in state.items()}
+
+        def part() -> dict[str, Any]:
+            partial.mkdir(parents=True, exist_ok=True)
+            return vars(write_part(partial, member.rank, {name: state[name] for name in mine}))
+
+        def finish() -> None:
+            if member.leader:
+                write_manifest(partial, Manifest(step, member.run, member.host, member.world, parts))
+                self._finish(partial, self.path(step))
+
+        # 1. Ranks agree on who writes what: a tensor that several hold is written once.
+        mine = assigned(self._gathered(inventory, _sizes))[ranks.index(member.rank)]
+        # 2. Each writes its file, and all learn its hashes.
+        parts = tuple(self._gathered(part, Part.parse))
+        if [each.rank for each in parts] != ranks:
+            raise CheckpointError(f"ranks {ranks} save, and {[each.rank for each in parts]} have written")
+        # 3. The leader writes the manifest and renames; the others learn whether it could.
+        self._gathered(finish, lambda _: None)
+
+    def _gathered(self, make: Callable[[], Any], check: Callable[[Any], Any]) -> list[Any]:
+        """Make something on every rank of the host, and return all of it by rank, checked; raise on all where one cannot."""
+        failed: Exception | None = None
+        try:
+            made = {"made": make()}
+        except Exception as error:  # the others wait for this rank, whatever it met
+            failed, made = error, {"failed": first_line(error)}
+        payload = json.dumps(made).encode()
+        sent = [payload] if self.member.group is None else all_gather(self.member.group, payload)
+        if failed is not None:
+            raise failed
+        out = []
+        for index, each in enumerate(sent):
+            try:
+                message = json.loads(each)
+                if "failed" in message:
+                    raise CheckpointError(f"another rank of this host could not: {message['failed']}")
+                out.append(check(message["made"]))
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                if isinstance(error, CheckpointError):
+                    raise
+                raise CheckpointError(f"rank {index} of this host sent what is no part of a save") from error
+        return out
 
     def _finish(self, partial: Path, target: Path) -> None:
         sync_folder(partial)
@@ -138,18 +227,98 @@ class Checkpoints:
         for step in self.steps()[: -self._keep]:
             if step < self._common:
                 self._remove(step)
+        for step in _numbers(self.folder, DAMAGED):
+            if step < self.steps()[0]:
+                shutil.rmtree(self.folder / f"{DAMAGED}{step:08}", ignore_errors=True)
 
-    def forget_after(self, step: int) -> None:
-        """Delete what is newer than the step that all hosts go on from: another story now."""
-        if self.leader:
+    def forget_after(self, step: int, damaged: Collection[int] = ()) -> None:
+        """Delete what is newer than the step that all hosts go on from: another story now.
+
+        Args:
+            damaged: steps to keep out of the way instead, as `.damaged-…`, until they are older than all others.
+        """
+        if self.member.leader:
             for newer in self.steps():
                 if newer > step:
-                    self._remove(newer)
+                    self._remove(newer, DAMAGED if newer in damaged else PRUNED)
 
-    def _remove(self, step: int) -> None:
-        pruned = self.path(step).with_name(f"{PRUNED}{step:08}")  # half a folder must not bear a whole one's name
-        self.path(step).rename(pruned)
-        shutil.rmtree(pruned, ignore_errors=True)
+    def _remove(self, step: int, mark: str = PRUNED) -> None:
+        renamed = self.folder / f"{mark}{step:08}"  # half a folder must not bear a whole one's name
+        shutil.rmtree(renamed, ignore_errors=True)
+        self.path(step).rename(renamed)
+        if mark == PRUNED:
+            shutil.rmtree(renamed, ignore_errors=True)
+
+
+def _numbers(folder: Path, mark: str) -> list[int]:
+    found = (re.fullmatch(rf"{re.escape(mark)}(\d{{8,}})", path.name) for path in folder.glob(f"{mark}*"))
+    return sorted(int(each[1]) for each in found if each)
+
+
+def _manifest_of(folder: Path, step: int) -> Manifest:
+    manifest = read_manifest(folder)
+    if manifest.step != step:
+        raise DamagedError(f"{folder} holds a checkpoint of step {manifest.step}, not of the step that it is named after")
+    return manifest
+
+
+def _read_dcp(folders: Iterable[Path]) -> dict[str, Tensor]:
+    """The tensors of torch DCP folders, which have no hashes."""
+    out: dict[str, Tensor] = {}
+    for folder in folders:
+        try:
+            out |= dcp.read_tensors(folder, lambda _: True)
+        except CheckpointError as error:
+            raise DamagedError(str(error)) from error
+    return out
+
+
+def _sizes(inventory: Any) -> dict[str, int]:
+    if not isinstance(inventory, dict) or not all(type(size) is int and size >= 0 for size in inventory.values()):
+        raise ValueError("no sizes by name")
+    return inventory
+
+
+def assigned(sizes: Sequence[Mapping[str, int]]) -> list[list[str]]:
+    """Choose the writer of each tensor among the ranks that hold it, so that all write about as much.
+
+    Args:
+        sizes: bytes of each tensor, by rank.
+
+    Example:
+        >>> assigned([{"model": 8, "mine": 6}, {"model": 8, "yours": 1}])
+        [['mine'], ['yours', 'model']]
+    """
+    holders: dict[str, list[int]] = {}
+    for rank, held in enumerate(sizes):
+        for name in held:
+            holders.setdefault(name, []).append(rank)
+    out: list[list[str]] = [[] for _ in sizes]
+    load = [0] * len(sizes)
+    for name in sorted(holders, key=lambda name: (len(holders[name]), -sizes[holders[name][0]][name], name)):
+        writer = min(holders[name], key=lambda rank: (load[rank], rank))
+        load[writer] += sizes[writer][name]
+        out[writer].append(name)
+    return out
+
+
+def all_gather(group: Any, payload: bytes) -> list[bytes]:
+    """Return every rank's bytes, by rank in the group. Nothing is unpickled, as `all_gather_object` would.
+
+    Raises:
+        CheckpointError: a rank announces more than any save needs.
+    """
+    world = dist.get_world_size(group)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+    dist.all_gather(lengths, torch.tensor([len(payload)]), group=group)
+    counts = [int(length) for length in lengths]
+    if not all(0 <= count <= MOST_BYTES for count in counts):
+        raise CheckpointError(f"a rank of this host announces {max(counts, key=abs):,} bytes for a save")
+    padded = torch.zeros(max(counts), dtype=torch.uint8)
+    padded[: len(payload)] = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+    everyone = [torch.zeros_like(padded) for _ in range(world)]
+    dist.all_gather(everyone, padded, group=group)
+    return [each.numpy().tobytes()[:count] for each, count in zip(everyone, counts, strict=True)]
 
 
 def sync_folder(path: Path) -> None:
@@ -159,21 +328,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def root_cause(error: BaseException) -> str:
-    """The innermost reason in one line: DCP hands on what ranks met as pairs of error and trace.
-
-    Example:
-        >>> root_cause(ValueError("no space"))
-        'no space'
-    """
-    failures = getattr(error, "failures", None)
-    if failures:
-        error = next(iter(failures.values()))[0]
-    while error.__cause__ is not None or (error.__context__ is not None and not isinstance(error, OSError)):
-        error = error.__cause__ or error.__context__ or error
-    return first_line(error)
 
 
 def host_groups(hosts: Iterable[int], timeout: Any) -> Any:

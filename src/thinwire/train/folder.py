@@ -1,7 +1,7 @@
 """The output folder of a run: what lies where, who may use it, and what must not be lost.
 
 config.toml              the settings, to say them again
-checkpoints/host-NAME/   one folder a step, of this host's ranks (torch DCP)
+checkpoints/host-NAME/   one folder a step, of this host's ranks (safetensors)
 model/                   save_pretrained: weights, configuration, tokenizer
 run.json  plot.svg       figures, the loss curve and the bytes
 tensorboard/             events

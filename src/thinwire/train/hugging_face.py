@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from thinwire.errors import ModelError
@@ -58,6 +59,24 @@ def quiet() -> Iterator[None]:
             own.enable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
         if bars[1]:
             enable_progress_bars()
+
+
+def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights, configuration and tokenizer into a folder, on whichever rank calls it.
+
+    Raises:
+        ModelError: transformers wrote no weights.
+    """
+    with quiet():
+        # transformers writes on rank 0 alone: hosts without it would keep a model without weights.
+        vars(model)["should_save_on_this_rank"] = lambda is_main_process: is_main_process
+        try:
+            model.save_pretrained(folder)
+        finally:
+            del vars(model)["should_save_on_this_rank"]
+        tokenizer.save_pretrained(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"transformers wrote no weights into {folder}")
 
 
 def reason(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import struct
+import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,19 +29,21 @@ import thinwire
 from thinwire.engine import Syncer
 from thinwire.engine.checkpoint import another_period, pack_json, unpack_json
 from thinwire.engine.saved import META
-from thinwire.errors import CheckpointError
+from thinwire.errors import AttachError, CheckpointError
 from thinwire.say import Say
-from thinwire.train.checkpoints import Checkpoints, host_groups
+from thinwire.train.checkpoints import Checkpoints, Member, host_groups
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
-from thinwire.train.hugging_face import quiet
+from thinwire.train.hugging_face import save_pretrained
+from thinwire.train.newest import JOB, Newest, newest_whole
+from thinwire.train.parts import FORMAT
 from thinwire.words import told
 
 if TYPE_CHECKING:
     from thinwire.train.job import Run
     from thinwire.train.setup import Prepared
 
-FORMAT = 1
+READS = (1, FORMAT)
 _SYNC = f"sync.{META}"
 
 
@@ -82,10 +85,11 @@ class Saver:
 
     def join(self, sync: Syncer) -> None:
         """Find out which ranks share this host; all ranks call it alike."""
-        mine = json.dumps([socket.gethostname(), os.environ.get("GROUP_RANK", "0")]).encode()
-        heard = [tuple(json.loads(each)) for each in sync.share(mine, "attach: which host")]
-        order = list(dict.fromkeys(heard))
-        hosts = [order.index(each) for each in heard]
+        mine = json.dumps([socket.gethostname(), os.environ.get("GROUP_RANK", "0"), uuid.uuid4().hex]).encode()
+        by_rank = [json.loads(each) for each in sync.share(mine, "attach: which host")]
+        host_of = [(name, number) for name, number, _ in by_rank]
+        order = list(dict.fromkeys(host_of))
+        hosts = [order.index(each) for each in host_of]
         rank = sync.driver.rank
         group = host_groups(hosts, timedelta(minutes=10)) if sync.driver.world > 1 else None
         leader = hosts.index(hosts[rank]) == rank
@@ -93,9 +97,10 @@ class Saver:
         name = _name(order, hosts[rank])
         if self._alone:  # a container that is started anew goes by another name
             name = _only(self.folder.path / CHECKPOINTS, name)
-        self._checkpoints = Checkpoints(
-            self.folder.path / CHECKPOINTS, name, group, leader, self._keep, lambda text: self._say.note(text, rank)
-        )
+        run = by_rank[0][2]  # rank 0's, on all
+        member = Member(name, leader, group, rank, sync.driver.world, run)
+        folder = self.folder.path / CHECKPOINTS
+        self._checkpoints = Checkpoints(folder, member, self._keep, lambda text: self._say.note(text, rank))
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -130,9 +135,7 @@ class Saver:
         if self.folder.held:
             shutil.rmtree(partial, ignore_errors=True)
             try:
-                with quiet():
-                    model.save_pretrained(partial)  # type: ignore[operator]  # every Hugging Face model has it
-                    tokenizer.save_pretrained(partial)
+                save_pretrained(model, tokenizer, partial)
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
             except Exception as error:  # safetensors has a kind of its own for a full disk
@@ -160,60 +163,55 @@ class Saver:
         wishes = sync.share(bytes([self._resume]), "resume: whether to")
         if not any(wish[0] for wish in wishes):  # a machine whose launcher has started it again knows; the others hear of it
             return None
-        step = self._newest(sync)
-        if step is None:
+        newest = newest_whole(self.checkpoints, sync, self._say)
+        if newest is None:
             self._say.note(f"no checkpoint in {self.folder.path} yet: starting from the first step")
             return None
-        rank = sync.driver.rank
-        where = self.checkpoints.path(step)
-        held = self.checkpoints.read(step, lambda name: name in ("job", _SYNC))
-        if missing := {"job", _SYNC} - set(held):
-            raise CheckpointError(f"{where} is no checkpoint of thinwire train: it lacks {min(missing)!r}")
-        job = unpack_json(held["job"])
-        _must_fit(job, unpack_json(held[_SYNC]), model, prepared, f"the checkpoint {where}")
-        state = self.checkpoints.read(step, lambda name: name != "job")
-        _load(model, optimizer, sync, state)
-        self.checkpoints.forget_after(step)
-        self._say.note(f"going on from step {step}, saved in {where}")
-        account = state.get(f"rank{rank % job['world']}.account")
-        if account is None:
-            raise CheckpointError(f"{where} lacks the account of rank {rank % job['world']}: not every host's checkpoint is in reach")
-        curve = state["rank0.curve"].tolist() if "rank0.curve" in state else [float("nan")] * step
-        validation = [(int(at), float(loss)) for at, loss in job["validation"]]
-        return Resumed(
-            step,
+        where = self.checkpoints.path(newest.step)
+        failure, resumed = "", None
+        try:
+            resumed = _take_up(newest, f"the checkpoint {where}", model, optimizer, sync, prepared)
+        except CheckpointError as error:
+            failure = str(error)
+        failures = [each.decode() for each in sync.share(failure.encode(), "resume: whether all have taken it up")]
+        if any(failures):
+            raise CheckpointError("; ".join(dict.fromkeys(filter(None, failures))))
+        self.checkpoints.forget_after(newest.step, newest.damaged)
+        self._say.note(f"going on from step {newest.step}, saved in {where}")
+        return resumed
+
+
+def _take_up(newest: Newest, where: str, model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, prepared: Prepared) -> Resumed:
+    """Load a state into the model, the optimiser and the syncer.
+
+    Raises:
+        CheckpointError: it is of something else, or lacks what this rank needs.
+    """
+    state, rank = newest.tensors, sync.driver.rank
+    try:
+        job = unpack_json(state[JOB])
+        _must_fit(job, unpack_json(state[_SYNC]), model, prepared, where)
+        saved = rank % job["world"]
+        if f"rank{saved}.account" not in state:
+            raise CheckpointError(f"{where} lacks the account of rank {saved}: not every host's checkpoint is in reach")
+        resumed = Resumed(
+            newest.step,
             job["rows"],
-            curve,
-            validation,
+            state["rank0.curve"].tolist() if "rank0.curve" in state else [float("nan")] * newest.step,
+            [(int(at), float(loss)) for at, loss in job["validation"]],
             tuple(job["resumed"]),
             tuple(job["origin"]),
             job["world"],
             job["batch"],
-            unpack_json(account),
+            unpack_json(state[f"rank{saved}.account"]),
         )
-
-    def _newest(self, sync: Syncer) -> int | None:
-        """The newest step of which every host has a checkpoint; `None` where nobody has any.
-
-        Raises:
-            CheckpointError: some have, but not all of the same step.
-        """
-        own = json.dumps(self.checkpoints.steps()).encode()
-        lists: list[set[int]] = [set(json.loads(each)) for each in sync.share(own, "resume: which checkpoints")]
-        steps = set.intersection(*lists)
-        if steps:
-            return max(steps)
-        if any(lists):
-            shown = "; ".join(f"rank {rank}: {', '.join(map(str, sorted(held))) or 'none'}" for rank, held in enumerate(lists))
-            raise CheckpointError(
-                f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the folder it wrote, or start anew"
-            )
-        elsewhere = sorted(path.parent.name for path in self.checkpoints.all_hosts.glob("host-*/step-*"))
-        if elsewhere:
-            raise CheckpointError(
-                f"this host has no checkpoint in {self.checkpoints.folder}, but {elsewhere[0]} has: rename it if this host was it"
-            )
-        return None
+        _load(model, optimizer, sync, state)
+    except CheckpointError:
+        raise
+    except (AttachError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else told(error)
+        raise CheckpointError(f"{where} cannot be taken up: {reason}") from error
+    return resumed
 
 
 def _only(folder: Path, name: str) -> str:
@@ -254,7 +252,7 @@ def _state(done: int, run: Run) -> dict[str, Tensor]:
         "validation": run.validation,
         "resumed": run.resumed,
     }
-    out["job"] = pack_json(job)
+    out[JOB] = pack_json(job)
     out[f"rank{rank}.account"] = pack_json(run.account.state())
     if rank == 0:
         out["rank0.curve"] = torch.tensor(run.curve, dtype=torch.float64)
@@ -284,8 +282,9 @@ def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
 
 def _must_fit(job: dict[str, Any], sync: dict[str, Any], model: nn.Module, prepared: Prepared, where: str) -> None:
     own = _prints(model, prepared)
-    if job.get("format") != FORMAT:
-        raise CheckpointError(f"{where} has format {job.get('format')!r} of thinwire {job.get('thinwire')}; this version reads {FORMAT}")
+    if job.get("format") not in READS:
+        saved = f"format {job.get('format')!r} of thinwire {job.get('thinwire')}"
+        raise CheckpointError(f"{where} has {saved}; this version reads 1 and {FORMAT}")
     job = {"optimizer": "auto", **job}  # older ones say nothing of it
     for name in ("model", "strategy", "objective", "text and tokenizer", "seed", "accumulate", "optimizer"):
         if name == "strategy" and another_period(sync, prepared.strategy):

@@ -1,0 +1,140 @@
+"""Choose the checkpoint to go on from: the newest that every host has whole and undamaged.
+
+Each rank reads its host's checkpoint and checks its hashes; all then exchange what came of it, so that all go back to the same older one
+where it is damaged anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from thinwire.engine import Syncer
+from thinwire.engine.checkpoint import unpack_json
+from thinwire.errors import CheckpointError
+from thinwire.say import Say
+from thinwire.train.checkpoints import Checkpoints, Found
+from thinwire.train.parts import DamagedError
+
+JOB = "job"
+"""The tensor in which a run's own facts are."""
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The checkpoint to go on from; `damaged` are newer ones."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    damaged: Collection[int]
+
+
+def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | None:
+    """Read the newest checkpoint that every host has whole; `None` where nobody has any. All ranks call it alike.
+
+    Raises:
+        CheckpointError: none is undamaged on every host, or another version wrote it.
+    """
+    damaged: dict[int, str] = {}
+    steps = _common_steps(checkpoints, sync)
+    for step in reversed(steps):
+        found, report = _read(checkpoints, step)
+        sent = sync.share(json.dumps(report).encode(), f"resume: whether step {step} is undamaged")
+        reports = [json.loads(each) for each in sent]
+        if refused := _reasons(reports, "refused"):
+            raise CheckpointError(refused)
+        reason = _reasons(reports, "damaged") or disagreement(reports)
+        if found is not None and not reason:
+            for note in found.notes:
+                _note(checkpoints, say, note)
+            return Newest(step, found.tensors, tuple(damaged))
+        damaged[step] = reason
+        _note(checkpoints, say, f"the checkpoint of step {step} is passed over: {reason}")
+    if not steps:
+        return None
+    shown = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+    raise CheckpointError(f"no checkpoint is whole and undamaged ({shown}); begin again with --overwrite, or choose another --out")
+
+
+def disagreement(reports: Sequence[dict[str, Any]]) -> str:
+    """Return why the checkpoints of several hosts are not of one save, or nothing.
+
+    Example:
+        >>> ant = {"host": "ant", "run": "x", "world": 4, "ranks": [0, 1]}
+        >>> disagreement([ant, ant | {"host": "bee"}])
+        'those of hosts ant and bee both hold rank 0: one is a copy of the other'
+        >>> disagreement([ant, ant | {"host": "bee", "ranks": [2, 3]}])
+        ''
+    """
+    hosts = {report["host"]: report for report in reports}
+    first_name, first = next(iter(hosts.items()))
+    holders: dict[int, str] = {}
+    for name, report in hosts.items():
+        if (report["run"], report["world"]) != (first["run"], first["world"]):
+            return f"those of hosts {first_name} and {name} were saved by different runs"
+        for rank in report["ranks"]:
+            if rank in holders:
+                return f"those of hosts {holders[rank]} and {name} both hold rank {rank}: one is a copy of the other"
+            holders[rank] = name
+    return ""
+
+
+def _read(checkpoints: Checkpoints, step: int) -> tuple[Found | None, dict[str, Any]]:
+    """Read a step here; what came of it, for the other ranks."""
+    try:
+        found = checkpoints.read(step)
+        _must_be_of(found.tensors, step, str(checkpoints.path(step)))
+    except DamagedError as error:
+        return None, {"damaged": str(error)}
+    except CheckpointError as error:
+        return None, {"refused": str(error)}
+    own = found.manifest
+    save = {"run": own.run, "world": own.world, "ranks": own.ranks} if own is not None else {"run": "", "world": 0, "ranks": []}
+    return found, {"host": checkpoints.member.host, **save}
+
+
+def _must_be_of(tensors: dict[str, Tensor], step: int, where: str) -> None:
+    """Refuse what is no checkpoint of `thinwire train`, and what was saved after another step."""
+    if JOB not in tensors:
+        raise CheckpointError(f"{where} is no checkpoint of thinwire train: it lacks {JOB!r}")
+    job = unpack_json(tensors[JOB])
+    saved = job.get("step") if isinstance(job, dict) else None
+    if saved != step:
+        raise DamagedError(f"{where} holds a checkpoint of step {saved}, not of the step that it is named after")
+
+
+def _reasons(reports: Sequence[dict[str, Any]], kind: str) -> str:
+    """What ranks report, each reason once."""
+    return "; ".join(dict.fromkeys(report[kind] for report in reports if kind in report))
+
+
+def _note(checkpoints: Checkpoints, say: Say, text: str) -> None:
+    """Say it once on each host."""
+    if checkpoints.member.leader:
+        say.note(text, checkpoints.member.rank)
+
+
+def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:
+    """The steps of which every host has a checkpoint; none where nobody has any.
+
+    Raises:
+        CheckpointError: some have, but not all of the same step.
+    """
+    own = json.dumps(checkpoints.steps()).encode()
+    by_rank: list[set[int]] = [set(json.loads(each)) for each in sync.share(own, "resume: which checkpoints")]
+    steps = set.intersection(*by_rank)
+    if steps:
+        return sorted(steps)
+    if any(by_rank):
+        shown = "; ".join(f"rank {rank}: {', '.join(map(str, sorted(held))) or 'none'}" for rank, held in enumerate(by_rank))
+        raise CheckpointError(
+            f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the folder it wrote, or start anew"
+        )
+    elsewhere = sorted(path.parent.name for path in checkpoints.all_hosts.glob("host-*/step-*"))
+    if elsewhere:
+        raise CheckpointError(f"this host has no checkpoint in {checkpoints.folder}, but {elsewhere[0]} has: rename it if this host was it")
+    return []
