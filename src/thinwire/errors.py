@@ -59,6 +59,10 @@ class FlightError(ThinwireError, RuntimeError):
     """A flight that could not be carried to its end: it names the step, the bucket and what the transport said."""
 
 
+class NonFiniteError(FlightError):
+    """Gradients or parameters with values that are not finite: it names the rank, the step and the parameter."""
+
+
 class RankLostError(FlightError):
     """One or more ranks died, stopped, raised an error of their own, left or were cut off; `ranks` names them.
 

@@ -97,6 +97,11 @@ class Strategy:
         return None
 
     @property
+    def adds_landed(self) -> bool:
+        """A mean that has landed in `.grad` may be launched again with the next gradients: the mean of both is the same sum."""
+        return not self.what.lossy and not self.when.delay and self.on.mean and self.on.linear and not self.on.updates
+
+    @property
     def compares(self) -> bool:
         """After a landing ranks hold something equal, which `sync.check()` can prove."""
         by_turns = self.what.partial or self.when.fragments > 1  # ranks are never equal in all parameters at once

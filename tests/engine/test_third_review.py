@@ -149,32 +149,6 @@ def test_local_buffers_are_in_the_state_on_gradients_too() -> None:
     assert not torch.equal(found[0][0], found[1][0])
 
 
-class Branches(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.always, self.seldom, self.never = (nn.Parameter(torch.ones(2)) for _ in range(3))
-
-
-def test_what_no_rank_has_reached_is_remembered() -> None:
-    """Reached at step 0 and not after the resume, it has a gradient of zeros: AdamW moves it, as it would have without the stop."""
-
-    def work(driver: Driver) -> list[Tensor | None]:
-        model = Branches()
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        with thinwire.attach(model, optimizer, driver=driver) as sync:
-            (model.always + model.seldom).sum().backward()
-            optimizer.zero_grad()
-            state = sync.state_dict()
-        with thinwire.attach(model, optimizer, driver=driver) as sync:
-            sync.load_state_dict(state)
-            model.always.sum().backward()
-            return [model.seldom.grad, model.never.grad]
-
-    for seldom, never in on_threads(2, work).values():
-        assert torch.equal(seldom, torch.zeros(2))
-        assert never is None
-
-
 class Fails(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:

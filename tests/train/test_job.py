@@ -12,7 +12,7 @@ from tests.ranks import run_ranks
 from tests.train.runs import MODELS, result, small
 from thinwire import Strategy, recipes
 from thinwire.engine import Syncer, attach
-from thinwire.errors import ConfigError, DataError, ModelError, StrategyError
+from thinwire.errors import ConfigError, DataError, ModelError, NonFiniteError, StrategyError
 from thinwire.on import deltas
 from thinwire.train.adamw import rate
 from thinwire.train.clock import accumulating, landing, rounds
@@ -189,8 +189,10 @@ def test_bf16_and_compiled_blocks_learn() -> None:
 
 
 def test_a_run_that_diverges_says_so() -> None:
-    with pytest.raises(FloatingPointError, match=r"take a lower --lr than 1e"):
+    with pytest.raises(NonFiniteError, match=r"step \d+: gradients that are not finite \(rank 0: "):
         result(small(steps=40, lr=1e30))
+    with pytest.raises(FloatingPointError, match=r"take a lower --lr than 1e"):
+        result(small(steps=40, lr=1e30, strategy="fedpaq,period=8"))
 
 
 def test_dropout_is_drawn_by_seed_step_and_rank() -> None:

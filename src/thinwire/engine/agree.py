@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import struct
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from thinwire import how
 from thinwire.core import Driver, Exchange, Flight, Link, Outcome, Route, Seat
-from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, DisagreementError
 
@@ -148,25 +146,6 @@ def compare(driver: Driver, meter: Meter, named: Sequence[tuple[str, Tensor]], d
         odd = [rank for rank, other in enumerate(held) if other[16 * i : 16 * i + 16] != held[0][16 * i : 16 * i + 16]]
         if odd:
             raise DisagreementError(f"{name!r} differs: ranks {odd} do not hold rank 0's bits (the first of {len(named)} that differs)")
-
-
-def unreached(
-    driver: Driver, meter: Meter, buckets: Sequence[FlatBucket], absent: Sequence[Sequence[int]], step: int, device: torch.device
-) -> None:
-    """Parameters that no rank's backward pass has reached keep `.grad = None`, as in a single process; `absent`: those here, by bucket."""
-    bits = bytes(i in gone for bucket, gone in zip(buckets, absent, strict=True) for i in range(len(bucket.params)))
-    told = share(driver, meter, bits, f"step {step}: parameters without gradients", device)
-    at, here = 0, []
-    for bucket, gone in zip(buckets, absent, strict=True):
-        bucket.silent = frozenset(i for i in range(len(bucket.params)) if all(other[at + i] for other in told))
-        here += [bucket.names[i] for i in gone if i not in bucket.silent]
-        at += len(bucket.params)
-    if here:
-        shown = ", ".join(here[:3]) + (" …" if len(here) > 3 else "")
-        warnings.warn(
-            f"this rank's first backward pass did not reach {shown}, but another rank's did: they count as zeros here and take the mean",
-            stacklevel=2,
-        )
 
 
 def fingerprint(tensor: Tensor) -> bytes:

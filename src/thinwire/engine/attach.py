@@ -19,6 +19,7 @@ from thinwire.engine import agree, probe
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
+from thinwire.engine.nonfinite import Policy
 from thinwire.engine.options import Auto, Options, Overlap, facts, problems
 from thinwire.engine.pieces import COUNTS, MOST_LANES, SIZES, Pieces, chosen, measured_codec
 from thinwire.engine.syncer import Syncer
@@ -43,6 +44,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     overlap: Overlap = "backward",
     timeout: timedelta = timedelta(minutes=5),
     seed: int = 0,
+    nonfinite: Policy = "raise",
     driver: Driver | None = None,
 ) -> Syncer:
     """Put a strategy to work; the training loop stays as it is. Every rank of the group calls it alike.
@@ -73,6 +75,10 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             "priority": so, too, and slices go in the order in which that pass needs them; small buckets and slices make the most of it.
         timeout: the longest that one hop may take; after it the ranks that no longer answer are named.
         seed: of every random draw (stochastic rounding, random-k, first factors); the same on every rank.
+        nonfinite: what to do where some rank's gradients, or after local steps its parameters, are not finite. "raise": every rank
+            raises `NonFiniteError` before they are applied, naming rank, step and parameter. "skip": the optimiser's step is left out on
+            every rank (on gradients only). "pass": they are applied. On gradients it is judged in `optimizer.step()`, so a step that a
+            GradScaler skips is no trouble. Values that are large but finite pass: clip them.
         driver: who moves the flights; `None` is `torch.distributed`. `thinwire.drive.local.Fabric` runs N ranks in one process.
 
     Raises:
@@ -93,7 +99,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         0.0
     """
     strategy = strategy if strategy is not None else Strategy()
-    options = Options(bucket_bytes, slice_bytes, lanes, overlap, buffers, scaler, seed)
+    options = Options(bucket_bytes, slice_bytes, lanes, overlap, buffers, scaler, seed, nonfinite)
     found = problems(model, optimizer, strategy, options)
     device = next((param.device for param in model.parameters() if param.requires_grad), torch.device("cpu"))
     driver = driver if driver is not None else _driver(group, MOST_LANES if lanes == "auto" else lanes, timeout, device)

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from thinwire.core import Codec, Driver, Handle, Leaf, Part, Role, Route, Schedule, Seat, Spec, State
 from thinwire.errors import AttachError
-from thinwire.kernels import memory
+from thinwire.kernels import fast, memory
 from thinwire.strategy import Strategy
 from thinwire.when import every
+
+if TYPE_CHECKING:
+    from thinwire.engine.status import Status
 
 FIRST_BYTES = 1 << 20
 COMPILED = "_orig_mod."
@@ -52,6 +56,12 @@ class Airborne:
     handles: list[Handle]
     tracks: list[Track]
     settled: bool = False
+    first_bad: int | Tensor = -1
+    """The index of the first value here that is not finite, or -1."""
+    status: Status | None = None
+    """What ranks say of this launch; `None` where a checkpoint brought it."""
+    silent: frozenset[int] = frozenset()
+    """Of a launch that a checkpoint brought: parameters whose gradient no rank had."""
 
 
 class FlatBucket:
@@ -75,6 +85,15 @@ class FlatBucket:
         self.slices: list[Slice] = []
         self.air: deque[Airborne] = deque()
         self.silent: frozenset[int] = frozenset()
+        """Parameters whose gradient no rank had at the last landing: their `.grad` stays as it was."""
+        self.separate = False
+        """A mean that has landed in `.grad` is kept out of the next launch and added back at its landing."""
+        self.landed = [False] * len(self.params)
+        """By parameter: `.grad` holds a mean that has landed, and nothing since."""
+        self.held: list[Tensor | None] = [None] * len(self.params)
+        """By parameter: a mean that landed before the gradients that are gathered now."""
+        self.first_bad = -1
+        self._unseen = False  # some values were copied without a look at them
         self._buffers: list[Tensor] = []
         self._views: list[list[Tensor]] = []
         self._now = 0
@@ -136,12 +155,38 @@ class FlatBucket:
         self._now = (self._now + 1) % len(self._buffers)
         self.taken = [False] * len(self.params)
         self.missing = len(self.params)
+        self.first_bad, self._unseen = -1, False
+
+    def hold(self, i: int) -> None:
+        """Set aside what has landed in parameter i's `.grad`, so that what comes next is counted by itself."""
+        self.landed[i] = False
+        grad = self.params[i].grad
+        self.held[i] = None if grad is None else grad.clone()  # the buffer that it lies in is filled anew
+        self.params[i].grad = None
+
+    def take_absent(self, scale: float) -> frozenset[int]:
+        """Fill the buffer where this backward pass has not come, and return the parameters without a gradient of their own here."""
+        absent = set()
+        for i, param in enumerate(self.params):
+            if self.taken[i]:
+                continue
+            landed = self.landed[i] and param.grad is not None
+            if param.grad is None or landed:
+                absent.add(i)
+            if landed:
+                mean = param.grad
+                self.hold(i)
+                if not self.separate:  # it is part of the next mean, as where backward adds to it
+                    param.grad = mean
+            self.take(i, scale)
+        return frozenset(absent)
 
     def take(self, i: int, scale: float) -> None:
         """Move parameter i's gradient, times `scale`, into the buffer; none counts as zeros."""
         param, view = self.params[i], self._views[self._now][i]
         self.missing -= not self.taken[i]
         self.taken[i] = True
+        self.landed[i] = False
         if param.grad is None:
             view.zero_()
             return
@@ -150,23 +195,40 @@ class FlatBucket:
             raise AttachError(
                 f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; build its embedding with sparse=False"
             )
-        if grad.data_ptr() == view.data_ptr():
-            if scale != 1.0:
-                view.mul_(scale)
-        else:
-            torch.mul(grad, scale, out=view)
+        finite = fast.scaled(grad, scale, view)
+        if finite is None:
+            self._unseen = True
+        elif not finite and self.first_bad < 0:
+            self.first_bad = self.spec.parts[i].begin + int(fast.first_nonfinite(view.reshape(-1)))
 
     def grads(self) -> Tensor:
         return self._buffers[self._now]
 
+    def first_nonfinite(self, x: Tensor) -> int | Tensor:
+        """The index of the first value of a launch that is not finite, or -1; on a device a tensor, for which nobody waits."""
+        if self._buffers and not self._unseen:
+            return self.first_bad
+        found = fast.first_nonfinite(x)
+        return found if found.is_cuda else int(found)
+
+    def name_at(self, index: int) -> str:
+        """The parameter that an element of the bucket belongs to."""
+        return next(part.name for part in self.spec.parts if part.begin <= index < part.end)
+
     def set_grads(self, flat: Tensor) -> None:
         which = next(i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr())  # totals land where they took off
         for i, (param, view) in enumerate(zip(self.params, self._views[which], strict=True)):
-            param.grad = None if i in self.silent and not view.any() else view
+            held, self.held[i] = self.held[i], None
+            if i in self.silent:
+                param.grad = held
+            else:
+                param.grad = view if held is None or not self.separate else view.add_(held)
+            self.landed[i] = True
 
     def clear_grads(self) -> None:
         for param in self.params:
             param.grad = None
+        self.landed = [False] * len(self.params)
 
     def restore(self, totals: Sequence[Tensor]) -> list[Tensor]:
         """Put totals that a checkpoint brought, oldest first, where their flights would have landed."""

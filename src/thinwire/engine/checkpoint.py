@@ -82,14 +82,13 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
         _load_private(sync, saved, saved.owner(rank))
     _load_leaves(sync, saved, dealt, meta["shares"])
     for bucket in sync.buckets:
-        _load_air(bucket, saved, meta["air"])
+        _load_air(bucket, saved, meta)
     if saved.world != world and sync.strategy.on.clock == "step":
         for bucket in sync.buckets:
             common = sync.strategy.on.common(bucket, bucket.state)
             bucket.set_weights(saved.mean_weights(bucket.names, meta["shares"]) if common is None else common)
     if saved.world == world:
         _take_shares(sync, meta)
-    _take_silent(sync, meta.get("silent"))
     if sync.pace is not None:
         sync.pace.resume(meta.get("pace") if saved.world == world else None)
     sync.resume(meta["step"], meta["apart"])
@@ -183,7 +182,7 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "apart": sync.apart,
         "shares": list(sync.weights.shares),
         "weighed": sync.weights.told,
-        "silent": [b.names[i] for b in sync.buckets for i in sorted(b.silent)] if sync.silent_agreed else None,
+        "air_silent": [[[b.names[i] for i in sorted(air.silent)] for air in b.air] for b in sync.buckets],
         "seed": sync.options.seed,
         "cut": hashlib.sha256(json.dumps([(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]).encode()).hexdigest(),
         "strategy": repr(sync.strategy),
@@ -304,11 +303,13 @@ def _load_leaves(sync: Syncer, saved: Saved, dealt: bool, shares: Sequence[float
         warnings.warn(f"the state holds none of this world and layout, so these start anew: {', '.join(sorted(anew))}", stacklevel=4)
 
 
-def _load_air(bucket: FlatBucket, saved: Saved, air: list[list[int]]) -> None:
-    steps = air[bucket.index] if any(air) else []
+def _load_air(bucket: FlatBucket, saved: Saved, meta: dict[str, Any]) -> None:
+    steps = meta["air"][bucket.index] if any(meta["air"]) else []
+    silent = meta["air_silent"][bucket.index] if steps and "air_silent" in meta else [[]] * len(steps)
     totals = [saved.flat(f"air/{step}", bucket.spec, None) for step in steps]
-    for step, x in zip(steps, bucket.restore(totals), strict=True):
-        bucket.air.append(Airborne(step, x, [], [], settled=True))
+    for step, x, names in zip(steps, bucket.restore(totals), silent, strict=True):
+        gone = frozenset(i for i, name in enumerate(bucket.names) if name in names)
+        bucket.air.append(Airborne(step, x, [], [], settled=True, silent=gone))
 
 
 def _load_buffers(sync: Syncer, saved: Saved, rank: int) -> None:
@@ -324,14 +325,6 @@ def _take_shares(sync: Syncer, meta: dict[str, Any]) -> None:
         sync.weights.shares, sync.weights.told = meta["shares"], True
     elif list(sync.weights.shares) != meta["shares"]:
         warnings.warn(f"the state was saved by ranks of shares {meta['shares']}, and goes on by {list(sync.weights.shares)}", stacklevel=5)
-
-
-def _take_silent(sync: Syncer, names: list[str] | None) -> None:
-    """Which parameters no rank has reached so far; a state that does not say has ranks agree anew."""
-    unreached = {plain_name(name) for name in names or ()}
-    for bucket in sync.buckets:
-        bucket.silent = frozenset(i for i, name in enumerate(bucket.names) if name in unreached)
-    sync.silent_agreed = names is not None
 
 
 def _load_private(sync: Syncer, saved: Saved, rank: int) -> None:

@@ -34,6 +34,8 @@ class Flights:
         self.strategy, self.driver, self.buckets, self.meter, self._seed = strategy, driver, buckets, meter, seed
         self.stateful = any(True for bucket in buckets for part in bucket.slices for _ in part.state.walk())
         """Some codec or route keeps state between flights."""
+        self.look = True
+        """Look at what is launched for values that are not finite."""
         self.trace: Trace | None = None
 
     def launch(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
@@ -44,7 +46,8 @@ class Flights:
     def launch_slice(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
         """Put the next slice of a bucket on its lane; with its first one the bucket is read."""
         if not bucket.air or bucket.air[-1].step != step:
-            bucket.air.append(Airborne(step, self.strategy.on.read(bucket, bucket.state, share), [], []))
+            x = self.strategy.on.read(bucket, bucket.state, share)
+            bucket.air.append(Airborne(step, x, [], [], first_bad=bucket.first_nonfinite(x) if self.look else -1))
         air = bucket.air[-1]
         part = bucket.slices[len(air.handles)]
         span, track = air.x[part.spec.begin : part.spec.end], Track()
@@ -53,11 +56,12 @@ class Flights:
         label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
         air.handles.append(self.driver.start(flight, part.lane, label))
 
-    def settle(self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool) -> bool:
+    def settle(self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool, failed: bool = False) -> bool:
         """Wait for launches of one step and put their sums in place; where one is not finite, take back what the flights did to the state.
 
         Args:
             check: look whether the sums are finite, even where no state hangs on it.
+            failed: some rank's values were not finite, so take it back whatever the sums are.
 
         Returns:
             Whether the sums are finite; true where nobody looked.
@@ -81,15 +85,28 @@ class Flights:
             air.settled = True
         told = [fast.all_finite(air.x) for _, air in landing] if check or self.stateful else []
         finite = not told or bool(torch.stack(told).all())
-        if not finite:
+        if failed or not finite:
             for bucket, air in fresh:
                 _take_back(bucket, air)
         return finite
 
+    def take_back_silent(self, bucket: FlatBucket, air: Airborne) -> None:
+        """Let residuals of parameters whose gradient no rank had be what they were before the launch."""
+        if self.stateful and bucket.silent and air.tracks:
+            _take_back(bucket, air, frozenset(bucket.names[i] for i in bucket.silent))
+
     def settle_all(self) -> None:
         """Wait for everything in the air, step by step, without landing it."""
         for step in sorted({air.step for bucket in self.buckets for air in bucket.air}):
-            self.settle([(bucket, air) for bucket in self.buckets for air in bucket.air if air.step == step], check=False)
+            landing = [(bucket, air) for bucket in self.buckets for air in bucket.air if air.step == step]
+            status = landing[0][1].status
+            failed = status is not None and status.wait().bad
+            self.settle(landing, check=False, failed=failed)
+            for bucket, air in landing:
+                if failed:  # saved, it must land as what it is
+                    air.x.fill_(torch.nan)
+                if status is not None:
+                    air.silent = status.silent.get(bucket.index, frozenset())
 
     def mean(self, bucket: FlatBucket, mine: Tensor, share: float) -> Tensor:
         """The weighted mean over ranks of a bucket's values, dense and outside the schedule."""
@@ -120,24 +137,43 @@ def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:
     return outcome
 
 
-def _take_back(bucket: FlatBucket, air: Airborne) -> None:
-    """Undo what the flights of a failed step did to the state; where later ones have built on it, take out what is left of it."""
+def _take_back(bucket: FlatBucket, air: Airborne, names: frozenset[str] | None = None) -> None:
+    """Undo what the flights of a failed step did to the state; where later ones have built on it, take out what is left of it.
+
+    Args:
+        names: the parameters of which it is undone; `None` for all.
+    """
     for later in bucket.air:
         for handle in later.handles:
             handle.wait()
     for i, track in enumerate(air.tracks):
         later_tracks = [later.tracks[i] for later in bucket.air if later.step > air.step]
         for leaf, before, after, _ in track.changed:
-            _without(leaf, before, after, later_tracks)
+            _without(leaf, before, after, later_tracks, names)
 
 
-def _without(leaf: Leaf, before: Tensor, after: Tensor, later: Sequence[Track]) -> None:
+def keep_entries(leaf: Leaf, before: Tensor, after: Tensor, names: frozenset[str]) -> Tensor:
+    """Return the value of a flat leaf that is `before` at the entries of some parameters, and `after` elsewhere."""
+    assert leaf.spec is not None
+    old, new = leaf.unpack(before), leaf.unpack(after).clone()
+    for piece in leaf.spec.pieces():
+        if piece.part.name in names:
+            span = slice(piece.at, piece.at + piece.high - piece.low)
+            new[span] = old[span]
+    return leaf.pack(new)
+
+
+def _without(leaf: Leaf, before: Tensor, after: Tensor, later: Sequence[Track], names: frozenset[str] | None) -> None:
     """Take a change out of a leaf and of the record of later changes, so that one of those may be taken out, too.
 
     What is flat over a span is added to, so what is left of the change can be told. Other state (a warm start, a threshold) is taken back
     only where nothing has been built on it.
     """
     adds = leaf.spec is not None and leaf.kind != "private"
+    if names is not None:
+        if not adds:
+            return
+        before = keep_entries(leaf, before, after, names)
     off = leaf.unpack(before) - leaf.unpack(after) if adds else None
     for track in later:
         for j, (own, _, then, fade) in enumerate(track.changed):

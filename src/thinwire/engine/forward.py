@@ -170,7 +170,7 @@ class Deferred:
         self._then = None
         for bucket in self._pending.values():
             for i, param in enumerate(bucket.params):
-                param.grad = None if i in bucket.silent else Late(param)
+                param.grad = None if i in bucket.silent and not bucket.taken[i] else Late(param)
 
     @torch.no_grad()
     def land(self, indices: Iterable[int] | None = None) -> None:

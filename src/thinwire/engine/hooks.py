@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,13 +27,21 @@ class Hooks:
         self._scaler_step: Any = None
         on_gradients = sync.strategy.on.clock == "backward"
         self._handles: list[Any] = []
+        self._nodes: list[Any] = []  # autograd itself does not keep them
         for bucket in sync.buckets:
+            bucket.separate = on_gradients and not sync.strategy.adds_landed
             for i, param in enumerate(bucket.params):
+                if bucket.separate:
+                    node = _accumulator(param)
+                    self._nodes.append(node)
+                    self._handles.append(node.register_prehook(self._before_gradient(bucket, i)))
                 hook = self._of_gradient(bucket, i) if on_gradients else self._of_work
                 self._handles.append(param.register_post_accumulate_grad_hook(hook))
         scaler = sync.options.scaler
         if on_gradients:
             self._handles.append(sync.optimizer.register_step_pre_hook(self._refuse_step))
+            self._handles.append(sync.optimizer.register_step_pre_hook(sync.guard.before_step))
+            self._handles.append(sync.optimizer.register_step_post_hook(sync.guard.after_step))
         elif scaler is None:
             self._handles.append(sync.optimizer.register_step_post_hook(self._of_step))
         else:  # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted, or the clocks drift apart
@@ -48,6 +57,7 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._nodes.clear()
         scaler = self._sync.options.scaler
         if self._scaler_step is not None and scaler.step == self._of_scaled_step:  # another syncer may have wrapped it again
             scaler.step = self._scaler_step
@@ -65,6 +75,25 @@ class Hooks:
                     "(attach again), or activation checkpointing is reentrant (use checkpoint(…, use_reentrant=False))"
                 )
             self._sync.take(bucket, i)
+
+        return hook
+
+    def _before_gradient(self, bucket: FlatBucket, i: int) -> Any:
+        """Of a strategy that must not send a mean again: set it aside just before autograd adds to it."""
+        updates = self._sync.strategy.on.updates
+
+        def hook(*_: Any) -> None:
+            grad = bucket.params[i].grad
+            if grad is None:
+                bucket.held[i], bucket.landed[i] = None, False  # the loop has dropped what there was
+            elif bucket.landed[i]:
+                if updates and bool(grad.any()):
+                    raise NotLandedError(
+                        f"backward() again while .grad of {bucket.names[i]!r} holds the update of the last landing, "
+                        f"to which no gradient can be added: with {self._sync.strategy.on!r} call optimizer.step() and "
+                        "zero_grad() after each landing; to accumulate over n backward passes take every(n)"
+                    )
+                bucket.hold(i)
 
         return hook
 
@@ -103,11 +132,27 @@ class Frozen:
             (plain_name(name), param) for name, param in model.named_parameters() if not param.requires_grad
         ]
 
+    def refuse_frozen(self, buckets: Iterable[FlatBucket]) -> None:
+        """Raise where a parameter that local steps hold does not train any more."""
+        for bucket in buckets:
+            for name, param in zip(bucket.names, bucket.params, strict=True):
+                if not param.requires_grad:
+                    raise AttachError(
+                        f"{name!r} trained at attach and is frozen now: landings of local steps would go on moving it. "
+                        "Close the syncer and attach again after freezing"
+                    )
+
     def refuse_thawed(self) -> None:
         """Raise where one of them trains now."""
         for name, param in self.named:
             if param.requires_grad:
                 raise AttachError(f"{name!r} was frozen at attach and trains now: close the syncer and attach again after unfreezing")
+
+
+def _accumulator(param: nn.Parameter) -> Any:
+    """The node that adds to `.grad`; unlike a hook of the tensor, one of it does not run for `torch.autograd.grad`."""
+    with torch.enable_grad():
+        return param.expand_as(param).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
 
 
 def _refuse_reentrant() -> None:

@@ -47,7 +47,9 @@ CAUSES = {
     "vote": "votes",
     "weight": "weights of ranks",
     "speeds": "speeds of ranks",
-    "without gradients": "parameters without gradients",
+    "status of the launch": "status of launches",
+    "without gradients": "status of launches",
+    "not finite": "status of launches",
 }
 """What is sent outside the schedule, by words of the label under which it goes; the first that fits."""
 
@@ -71,6 +73,7 @@ class Meter:
     steps: int = 0
     around: dict[str, float] = field(default_factory=dict)
     pieces: str = ""
+    skipped: int = 0
 
     @property
     def setup_bytes(self) -> float:
@@ -83,7 +86,7 @@ class Meter:
 
     def report(self) -> Report:
         rows = tuple(Row(**vars(row)) for row in self.rows)
-        return Report(self.world, self.steps, rows, self.setup_bytes, self.pieces, dict(self.around))
+        return Report(self.world, self.steps, rows, self.setup_bytes, self.pieces, dict(self.around), self.skipped)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Report:
     """Lanes and slices with their reckoning, where attach has chosen them."""
     around: Mapping[str, float] = field(default_factory=dict)
     """Of `setup_bytes`, what each cause has sent: the link probe, the first weights, validation, checks, …"""
+    skipped: int = 0
+    """Optimiser steps that were left out on all ranks, since gradients were not finite."""
 
     @property
     def sent_bytes(self) -> float:
@@ -137,4 +142,6 @@ class Report:
         if self.setup_bytes:
             parts = sorted(self.around.items(), key=lambda part: -part[1])
             lines.append("around it: " + ", ".join(f"{name} {nbytes / 1e6:.3f} MB" for name, nbytes in parts))
+        if self.skipped:
+            lines.append(f"{self.skipped} optimiser steps were left out: gradients that were not finite")
         return "\n".join([*lines, *([self.pieces] if self.pieces else [])])

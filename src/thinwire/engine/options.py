@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thinwire.engine.buckets import plain_name, plan
+from thinwire.engine.nonfinite import POLICIES, Policy
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
 from thinwire.version import __version__
@@ -29,6 +30,7 @@ class Options:
     buffers: Literal["broadcast", "local"]
     scaler: Any
     seed: int
+    nonfinite: Policy = "raise"
 
 
 def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options) -> list[str]:
@@ -53,6 +55,11 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
         found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
     found += _of_updates(strategy, optimizer)
     found += _of_buffers(model, strategy, options)
+    if options.nonfinite == "skip" and strategy.on.clock != "backward":
+        found.append(
+            f"nonfinite='skip' with {strategy.on!r}: by a landing the local steps have applied the values. Take 'raise' and go on from a "
+            "checkpoint, or let a GradScaler or the loop skip local steps"
+        )
     found += _out_of_range(options) + _of_scaler(strategy, options) + _of_overlap(model, optimizer, strategy, options)
     if trained and not found:
         try:
@@ -79,6 +86,7 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
         "overlap": options.overlap,
         "buffers": options.buffers,
         "seed": options.seed,
+        "nonfinite": options.nonfinite,
         "scaler given": options.scaler is not None,
         "model parameters": [[plain_name(name), list(p.shape), str(p.dtype), p.requires_grad] for name, p in model.named_parameters()],
         "model buffers": [[plain_name(name), list(b.shape), str(b.dtype)] for name, b in model.named_buffers()],
@@ -98,6 +106,7 @@ def _out_of_range(options: Options) -> list[str]:
     for name, word, words in (
         ("buffers", options.buffers, ("broadcast", "local")),
         ("overlap", options.overlap, ("backward", "forward", "priority")),
+        ("nonfinite", options.nonfinite, POLICIES),
     ):
         if word not in words:
             found.append(f"{name}={word!r}: choose {' or '.join(map(repr, words))}")

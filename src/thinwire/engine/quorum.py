@@ -34,7 +34,7 @@ from thinwire.engine.contributions import Contributions
 from thinwire.engine.entries import Offer, pack, read_json, read_ranks, unpack
 from thinwire.engine.options import persistent_buffers
 from thinwire.engine.syncer import Syncer
-from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, QuorumError
+from thinwire.errors import AttachError, DisagreementError, FlightError, NonFiniteError, PayloadError, QuorumError
 from thinwire.kernels import fast
 
 
@@ -177,8 +177,8 @@ class QuorumSyncer(Syncer):
         payloads, seat = [], self._seat(self.driver.rank, began)
         for bucket, row in zip(self.buckets, self.meter.rows, strict=True):
             begun, delta = time.thread_time(), self.strategy.on.read(bucket, bucket.state, 1.0)
-            if not bool(fast.all_finite(delta)):
-                raise FlightError(f"round {began}: this rank's parameters are not finite, {self._blame()}. The others go on without it")
+            if (bad := int(fast.first_nonfinite(delta))) >= 0:
+                raise NonFiniteError(f"round {began}: this rank's {bucket.name_at(bad)!r} is not finite. The others go on without it")
             for part in bucket.slices:
                 span = delta[part.spec.begin : part.spec.end]
                 packet = next(self.strategy.what.rounds(span, part.spec, part.state.child("codec"), seat))

@@ -20,17 +20,19 @@ from torch.optim import Optimizer
 
 from thinwire.core import Tick
 from thinwire.engine import agree, checkpoint
-from thinwire.engine.buckets import FlatBucket, plain_name
-from thinwire.engine.flights import Flights
+from thinwire.engine.buckets import Airborne, FlatBucket, plain_name
+from thinwire.engine.flights import Flights, keep_entries
 from thinwire.engine.forward import Deferred
 from thinwire.engine.hooks import Frozen, Hooks
 from thinwire.engine.meter import Report
+from thinwire.engine.nonfinite import Guard
 from thinwire.engine.options import Options, persistent_buffers
 from thinwire.engine.pace import Pace
 from thinwire.engine.priority import by_index
+from thinwire.engine.status import Status
 from thinwire.engine.trace import Trace, recording
 from thinwire.engine.weights import Weights
-from thinwire.errors import AttachError, FlightError, NotLandedError
+from thinwire.errors import AttachError, NotLandedError
 from thinwire.when import by_speed
 
 
@@ -56,8 +58,10 @@ class Syncer:
         """Whose slice goes on the wire next, by bucket."""
         self._next = 0  # the next of them in this step
         self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket
-        self.silent_agreed = False
-        """Whether ranks know which parameters none of them reaches."""
+        self.guard = Guard(options.nonfinite, self._on_gradients, self.meter)
+        flights.look = self.guard.active
+        self._incomplete = False  # at the last landing every rank missed some gradient
+        self._first_status = True
         self.accumulating = False
         self.worked = False
         """Whether there was a backward pass since the last counted step of the optimiser."""
@@ -219,7 +223,7 @@ class Syncer:
         self.step = self._begun = step
         self.apart = apart
         self.meter.steps = step
-        self.accumulating = False
+        self.accumulating = self._incomplete = False
 
     def close(self) -> None:
         """Land what is in flight, take the hooks off, stop the lanes.
@@ -289,6 +293,8 @@ class Syncer:
         """A gradient: into its bucket with it, and the bucket on its way if it is full."""
         if self._launching:
             bucket.take(i, self._scale)
+        else:
+            bucket.landed[i] = False
         if self._late is not None:
             self._late.filled(bucket, i)
         if self._launching and not bucket.missing:
@@ -309,15 +315,9 @@ class Syncer:
         if self.flights.trace is not None:
             self.flights.trace.closed("backward")
         if tick.launch:
-            absent = [[i for i, param in enumerate(b.params) if not b.taken[i] and param.grad is None] for b in self.buckets]
-            for bucket in self.buckets:
-                for i in range(len(bucket.params)):
-                    if not bucket.taken[i]:
-                        bucket.take(i, self._scale)
+            absent = [bucket.take_absent(self._scale) for bucket in self.buckets]
             self._launch_full()
-            if not self.silent_agreed:
-                agree.unreached(self.driver, self.meter, self.buckets, absent, self.step, self._device)
-                self.silent_agreed = True
+            self._tell_status(self.buckets, absent)
         for bucket in self.buckets if tick.launch else ():
             bucket.clear_grads()  # all at once: memory freed one by one would go back to the system and be faulted in again
         landing = [self.buckets[index] for index in tick.land]
@@ -333,6 +333,7 @@ class Syncer:
         """The end of an optimiser step."""
         self.worked = False
         self._refuse_changed()
+        self._frozen.refuse_frozen(self.buckets)
         if self.pace is not None:
             self.pace.count(self.step, rested)
         tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
@@ -342,6 +343,8 @@ class Syncer:
             for index in tick.launch:
                 share = self._share if self.pace is None else self.pace.share(index, self.weights.shares)
                 self.flights.launch(self.buckets[index], self.step, share, tick.dense)
+            if self.guard.active and self.strategy.how.consensus:
+                self._tell_status([self.buckets[index] for index in tick.launch], None)
         if self.pace is not None and 0 in tick.launch and not tick.dense:
             self.pace.tell()
         self.put([self.buckets[index] for index in tick.land])
@@ -359,23 +362,57 @@ class Syncer:
         if tick.land and self._shared_buffers:
             agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self._shared_buffers], f"step {self.step - 1}, buffers")
 
+    def _tell_status(self, launched: Sequence[FlatBucket], absent: Sequence[frozenset[int]] | None) -> None:
+        """Start the status of a launch on its way: it travels while the buckets do."""
+        airs = [bucket.air[-1] for bucket in launched]
+        first_bad = [air.first_bad for air in airs]
+        status = Status(self.driver, self.meter, launched, self.step, first_bad, absent, bitmap=self._incomplete)
+        for air in airs:
+            air.status = status
+
     def put(self, buckets: Sequence[FlatBucket], write: bool = True) -> None:
-        """Wait for the oldest launch of each bucket and write its mean where it belongs."""
+        """Wait for the oldest launch of each bucket and write its mean where it belongs.
+
+        Raises:
+            NonFiniteError: on local steps, where some rank's parameters are not finite; nothing is written then.
+        """
         landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
         if not landing:
             return
         if write:
             self._landed.update(bucket.index for bucket, _ in landing)
-        finite = self.flights.settle(landing, check=not self._on_gradients)
-        for bucket, air in landing if write else ():
-            if not self._on_gradients and not finite:
-                raise FlightError(
-                    f"step {air.step}, bucket {bucket.index}: the mean over ranks is not finite, so some rank's parameters are not. "
-                    f"Nothing was written; {self._blame()}"
-                )
+        status = self._status_of(landing)
+        failed = status.bad if status is not None else any(int(air.first_bad) >= 0 for _, air in landing)
+        finite = self.flights.settle(landing, self._looks_at_sums or status is None, failed)
+        if not write:
+            return
+        if self.guard.active and (failed or not finite):
+            self.guard.failed(landing, status)
+        for bucket, air in landing:
+            bucket.silent = air.silent if status is None else status.silent.get(bucket.index, frozenset())
+            self.flights.take_back_silent(bucket, air)
             if self._on_gradients and self.flights.stateful:
                 air.x.mul_(self._loss_scale)
-            self.strategy.on.write(bucket, air.x, bucket.state)
+            self._write(bucket, air.x)
+
+    def _status_of(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> Status | None:
+        """Wait for the status of a launch; `None` where a checkpoint brought it, or ranks do not all meet."""
+        status = landing[0][1].status
+        if status is not None:
+            status.wait()
+            self._incomplete = status.incomplete
+            if self._first_status:
+                status.warn_of_absent()
+            self._first_status = False
+        return status
+
+    def _write(self, bucket: FlatBucket, total: Tensor) -> None:
+        """Write a mean; what the target keeps of parameters whose gradient no rank had stays as it was."""
+        before = [(leaf, leaf.value) for _, leaf in bucket.state.walk() if leaf.spec is not None] if bucket.silent else []
+        self.strategy.on.write(bucket, total, bucket.state)
+        names = frozenset(bucket.names[i] for i in bucket.silent)
+        for leaf, value in before:
+            leaf.value = keep_entries(leaf, value, leaf.value, names)
 
     def _refuse_changed(self) -> None:
         self._frozen.refuse_thawed()
@@ -393,6 +430,8 @@ class Syncer:
         scaler = self.options.scaler
         return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
 
-    def _blame(self) -> str:
-        bad = [name for name, param in self.model.named_parameters() if not bool(param.isfinite().all())]
-        return f"here {bad[0]!r} is not finite" if bad else "this rank's own are finite"
+    @property
+    def _looks_at_sums(self) -> bool:
+        """Whether sums may be not finite though every rank's values are: a codec's range, a plain sum, or parameters."""
+        strategy = self.strategy
+        return self.guard.active and (not self._on_gradients or strategy.what.lossy or not strategy.on.mean)

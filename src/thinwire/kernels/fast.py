@@ -51,6 +51,26 @@ def all_finite(x: Tensor) -> Tensor:
     return low.isfinite() & high.isfinite()
 
 
+def scaled(x: Tensor, by: float, out: Tensor) -> bool | None:
+    """Write x · by to `out`, and return whether all of it is finite; `None` where no kernel looks on the way.
+
+    x, out: tensors of one shape and dtype; `out` may be `x`.
+    """
+    kernels = native.library(x) if out.dtype == x.dtype and out.is_contiguous() else None
+    if kernels is not None:
+        return kernels.scaled(x, by, out)
+    torch.mul(x, by, out=out)
+    return None
+
+
+def first_nonfinite(x: Tensor) -> Tensor:
+    """The index of the first value of a flat tensor that is not finite, or -1: int64 of no dimension, on its device."""
+    if not x.is_cuda and bool(all_finite(x)):
+        return torch.tensor(-1)
+    bad = x.isfinite().logical_not_()
+    return torch.where(bad.any(), bad.to(torch.uint8).argmax(), -1)
+
+
 def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:
     """`reference.grid_encode`."""
     x = x.contiguous()

@@ -30,7 +30,7 @@ LEVELS: tuple[Level, ...] = ("torch", "baseline", "avx2", "avx512")
 VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
-_VERSION = 5
+_VERSION = 6
 _MOST = 2**31  # values of one call: places are 32 bits wide inside
 _NO_KEY = (0, 0)
 _forced: list[Level] = []
@@ -66,6 +66,7 @@ def _load(level: Level) -> ctypes.CDLL:
         "places_leave": (i32, [at, at, at, i64, i64, i64, at, i32]),
         "thin_product": (None, [at, i64, i64, at, i64, i32, at, i32]),
         "outer": (None, [at, at, i64, i64, i64, at, i32]),
+        "scaled": (i32, [at, i64, f32, at, i32]),
     }
     for name, (result, arguments) in types.items():
         function = getattr(library, name)
@@ -220,6 +221,9 @@ class Kernels:
     def outer(self, p: Tensor, q: Tensor, out: Tensor) -> None:
         (rows, n), r = out.shape, p.shape[1]
         self.lib.outer(p.data_ptr(), q.data_ptr(), rows, n, r, out.data_ptr(), torch.get_num_threads())
+
+    def scaled(self, x: Tensor, by: float, out: Tensor) -> bool:
+        return bool(self.lib.scaled(x.data_ptr(), x.numel(), by, out.data_ptr(), torch.get_num_threads()))
 
 
 def library(x: Tensor) -> Kernels | None:

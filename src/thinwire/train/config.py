@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from thinwire.errors import ConfigError
 from thinwire.words import near
@@ -142,6 +142,13 @@ class TrainConfig:
     beta1: float = _set(0.9, share, "X", "AdamW's first beta; SGD's momentum", MATHS)
     beta2: float = _set(0.95, share, "X", "AdamW's second beta", MATHS)
     clip: float = _set(1.0, positive, "X", "the largest norm of a gradient", MATHS)
+    nonfinite: Literal["raise", "skip"] = _set(
+        "raise",
+        one_of("raise", "skip"),
+        "NAME",
+        "gradients that are not finite: raise ends the run and names the rank; skip leaves the step out on all ranks",
+        MATHS,
+    )
     seed: int = _set(0, whole, "N", "of weights, batches, masks and every draw", MATHS)
     precision: str = _set(
         "auto", one_of("auto", "fp32", "bf16"), "NAME", "of products; weights stay fp32. auto: bf16 where the device computes in it", MATHS

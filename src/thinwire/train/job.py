@@ -64,7 +64,7 @@ def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Calla
     betas = (config.beta1, config.beta2)
     optimizer = optimizer_for(prepared.strategy, model, config.optimizer, config.lr, betas, config.weight_decay)
     timeout = timedelta(seconds=config.timeout)
-    with attach(model, optimizer, prepared.strategy, timeout=timeout, seed=config.seed) as sync:
+    with attach(model, optimizer, prepared.strategy, timeout=timeout, seed=config.seed, nonfinite=config.nonfinite) as sync:
         return Run(prepared, model, optimizer, sync, show, saver).whole(asked)
 
 
@@ -169,7 +169,8 @@ class Run:
             (loss / len(passes)).backward()  # gradients of several passes are summed, and the mean is meant
             losses.append(loss.detach())
         clip = math.inf if self.prepared.strategy.on.updates else self.config.clip
-        if not nn.utils.clip_grad_norm_(self.model.parameters(), clip).isfinite():  # on gradients the same on every rank
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        if self.prepared.strategy.on.clock == "step" and not norm.isfinite():  # on gradients the optimiser's step is judged, on all ranks
             raise FloatingPointError(
                 f"the gradients of step {passes[-1]} are not finite: take a lower --lr than {self.config.lr:g}, or a longer --warmup"
             )
