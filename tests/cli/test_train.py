@@ -199,4 +199,5 @@ def test_torchrun_starts_it_too(tmp_path: Path) -> None:
     flags = [*TINY, "--steps=8", f"--out={tmp_path / 'out'}"]
     ran = subprocess.run([*launch, *flags], check=False, env=ENV, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("torchrun's c10d rendezvous runs what strangers write into its port as code") == 1
     assert "all 2 ranks hold the same weights" in ran.stdout

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from thinwire.cli._finding import Finding, read
+from thinwire.drive.interfaces import addresses, is_loopback
 
 START_S = 60.0  # for two processes to load torch
 MEET_S = 20.0  # to meet and all-reduce
@@ -20,28 +21,9 @@ VALUES = 1 << 20  # float32 in the all-reduce that is timed
 ROUND_TRIP_S = 0.1  # a long link's, for what a buffer can carry
 
 
-def addresses() -> dict[str, list[str]]:
-    """The addresses of each network interface of this machine (Linux)."""
-    import fcntl
-
-    found: dict[str, list[str]] = {name: [] for _, name in socket.if_nameindex()}
-    siocgifaddr = 0x8915
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for name, own in found.items():
-            try:
-                told = fcntl.ioctl(probe.fileno(), siocgifaddr, name.encode()[:15].ljust(40, b"\0"))
-            except OSError:  # it has no IPv4 address
-                continue
-            own.append(socket.inet_ntoa(told[20:24]))
-    for line in (read("/proc/net/if_inet6") or "").splitlines():
-        digits, *_, name = line.split()
-        found.setdefault(name, []).append(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits)))
-    return found
-
-
 def interfaces() -> Iterator[Finding]:
     there = addresses()
-    outward = [name for name, own in there.items() if any(not _loops(each) for each in own)]
+    outward = [name for name, own in there.items() if any(not is_loopback(each) for each in own)]
     words = "; ".join(f"{name} {', '.join(own)}" for name, own in there.items() if own)
     yield Finding("ok", "interfaces", words or "none with an address")
     said = os.environ.get("GLOO_SOCKET_IFNAME")
@@ -64,14 +46,14 @@ def interfaces() -> Iterator[Finding]:
         return
     ours = {each for own in there.values() for each in own}
     words = f"{host!r} resolves to {', '.join(named)}"
-    if not ours.intersection(named) and not any(map(_loops, named)):
+    if not ours.intersection(named) and not any(map(is_loopback, named)):
         yield Finding(
             "note",
             "host name",
             f"{words}, no address of this machine; gloo then falls back to loopback, where no other machine reaches it",
             do,
         )
-    elif any(map(_loops, named)):
+    elif any(map(is_loopback, named)):
         yield Finding("note", "host name", f"{words}; gloo listens there, and no other machine reaches it", do)
     else:
         yield Finding("ok", "host name", f"{words}, this machine's; gloo listens there")
@@ -218,7 +200,3 @@ def busy() -> str:
     if load > cores:
         return f"this machine is busy: {load:.1f} processes were ready for its {cores} cores in the last minute"
     return ""
-
-
-def _loops(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"

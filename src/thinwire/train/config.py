@@ -123,7 +123,10 @@ class TrainConfig:
     strategy: str = _set(
         "fedpaq,period=8", str, "NAME", "a recipe, with settings such as diloco,period=60; or the path of a .toml file", TALK
     )
-    workers: int = _set(1, count, "N", "ranks on this machine; several machines: torchrun … -m thinwire train", TALK)
+    workers: int = _set(1, count, "N", "ranks on this machine", TALK)
+    nodes: int = _set(1, count, "N", "machines; the same command on each, but for --node-rank", TALK)
+    node_rank: int = _set(0, whole, "N", "this machine's number, from 0", TALK)
+    master: str = _set("", str, "HOST:PORT", "with --nodes: where machine 0 listens, an address that all reach", TALK)
     restarts: int = _set(0, whole, "N", "times that lost workers are started again, from the last checkpoint", TALK)
     timeout: float = _set(120.0, positive, "SECONDS", "the longest that one message may take; then the lost ranks are named", TALK)
 

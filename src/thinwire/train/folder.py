@@ -142,7 +142,8 @@ class RunFolder:
 
     def write_config(self, config: TrainConfig) -> None:
         """`config.toml`: run it again with `thinwire train --config`."""
-        told = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("resume", "overwrite", "out")}
+        of_this_start = ("resume", "overwrite", "out", "node_rank", "master")
+        told = {name: value for name, value in dataclasses.asdict(config).items() if name not in of_this_start}
         self.write(CONFIG, tomli_w.dumps(told))
 
     def write(self, name: str, text: str) -> Path:

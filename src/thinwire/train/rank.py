@@ -97,18 +97,19 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) ->
     import torch.distributed as dist
 
     from thinwire.train.job import run
-    from thinwire.train.meet import join
+    from thinwire.train.meet import meeting
     from thinwire.train.outputs import write_outputs
     from thinwire.train.resume import Saver
     from thinwire.train.setup import prepare_run
     from thinwire.train.show import figures, show_on
 
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    meets = meeting(lambda text: say.note(text, speaker=rank() if _leads() else 0)) if world > 1 else None
     prepared = prepare_run(config)
     prepared.model()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
+    if meets is not None:
         with _mortal():
-            join("nccl" if prepared.device.type == "cuda" else "gloo", START)
+            meets.join("nccl" if prepared.device.type == "cuda" else "gloo", START)
     saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
     show = show_on(folder)
     with closing(show), asked.listening():
