@@ -12,6 +12,7 @@ import pytest
 from tests.train.test_strangers import listening
 from thinwire.drive import interfaces
 from thinwire.drive.interfaces import Interface, leading_to, resolve
+from thinwire.drive.torch import transport_cause
 from thinwire.errors import ConfigError, FlightError
 from thinwire.train import meet, store
 from thinwire.train.meet import choose_interface, meeting
@@ -126,3 +127,15 @@ def test_variables_that_cannot_be_are_named(variables: dict[str, str], said: str
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=said):
         meeting(print)
+
+
+def test_gloos_failure_names_the_interface_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interfaces, "leading_to", lambda _: Interface("wg0", "10.77.0.2"))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    failed = RuntimeError("Gloo connectFullMesh failed with SO_ERROR: Connection refused, remote=[127.0.0.1]:4242\nmore")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    said = transport_cause(failed)
+    assert "GLOO_SOCKET_IFNAME=wg0, as wg0 (10.77.0.2) leads to MASTER_ADDR=127.0.0.1" in said
+    assert transport_cause(RuntimeError("Connection reset by peer")) == "Connection reset by peer"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    assert transport_cause(failed) == str(failed).partition("\n")[0], "the user has named one"

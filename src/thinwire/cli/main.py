@@ -37,7 +37,7 @@ to begin with:
     thinwire train --workers 2                               a small Llama on bundled English, two ranks on this machine
     thinwire train --workers 2 --strategy powersgd,rank=4    another strategy; `thinwire recipes` lists them
     thinwire compare runs/*                                  what the strategy has changed
-    torchrun … -m thinwire train                             one rank of a run over several machines
+    thinwire train --nodes 2 --node-rank 0 --master HOST:PORT    the first of two machines
 """
 MORE = f"`{PROGRAM} COMMAND --help` tells a command's flags. With --json a command prints one JSON object."
 

@@ -15,7 +15,7 @@ Train a language model from scratch, or go on with one, and send as little as th
     thinwire train --workers 2 --strategy diloco,period=30          another strategy; `thinwire recipes` lists them
     thinwire train --model t5-nano --data my/texts --tokenizer bpe,vocab=4096
     thinwire train --config run.toml --resume                       settings from a file; go on where it stopped
-    torchrun --nnodes=2 --nproc-per-node=1 … -m thinwire train …    one rank of a run over several machines
+    thinwire train --nodes 2 --node-rank 0 --master 10.0.0.1:29500  machine 0 of 2; --node-rank 1 on the other
 """
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import fcntl
 import ipaddress
+import os
 import socket
 import struct
 import threading
@@ -120,6 +121,23 @@ def leading_to(address: str) -> Interface | None:
     if not holders and is_loopback(own):  # 127.0.1.1 is held by the whole of 127.0.0.0/8
         holders = [name for name, held in addresses().items() if "127.0.0.1" in held]
     return Interface(holders[0], own) if holders else None
+
+
+def advice(said: str) -> str:
+    """Return which variable to set where gloo could not connect ranks, or nothing where it is no trouble of interfaces.
+
+    Args:
+        said: what gloo said.
+    """
+    host = os.environ.get("MASTER_ADDR", "")
+    if "connectFullMesh" not in said or os.environ.get(VARIABLE) or not host:
+        return ""
+    try:
+        found = next(filter(None, map(leading_to, resolve(host, "MASTER_ADDR"))), None)
+    except ConfigError:  # then nobody knows
+        return ""
+    leads = f"{VARIABLE}={found.name}, as {found} leads to MASTER_ADDR={host}" if found else f"{VARIABLE} to one of its interfaces"
+    return f"; gloo listens where a host's own name resolves: on each machine set {VARIABLE}, here {leads}"
 
 
 def reachable() -> list[Interface]:

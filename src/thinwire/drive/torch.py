@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from thinwire.core import LOCAL_NETWORK, AllReduce, Exchange, Flight, Hop, Link, Outcome, Ranks, Stage, allreduce_nbytes
+from thinwire.drive import interfaces
 from thinwire.drive.blame import Diagnosis, Hops
 from thinwire.drive.watch import Watch
 from thinwire.errors import FlightError, LinkLostError, RankLostError, ThinwireError
@@ -193,7 +194,8 @@ def transport_cause(error: BaseException) -> str:
         >>> transport_cause(RuntimeError("Connection reset by peer. This is typically caused by a remote worker hanging."))
         'Connection reset by peer'
     """
-    return first_line(error).partition(". This is typically caused")[0]
+    said = first_line(error).partition(". This is typically caused")[0]
+    return said + interfaces.advice(said)
 
 
 class TorchHandle:
