@@ -124,6 +124,7 @@ class TrainConfig:
         "fedpaq,period=8", str, "NAME", "a recipe, with settings such as diloco,period=60; or the path of a .toml file", TALK
     )
     workers: int = _set(1, count, "N", "ranks on this machine", TALK)
+    force: bool = _set(False, switch, "", "start --workers though memory may not hold them", TALK)
     nodes: int = _set(1, count, "N", "machines; the same command on each, but for --node-rank", TALK)
     node_rank: int = _set(0, whole, "N", "this machine's number, from 0", TALK)
     master: str = _set("", str, "HOST:PORT", "with --nodes: where machine 0 listens, an address that all reach", TALK)

@@ -142,7 +142,7 @@ class RunFolder:
 
     def write_config(self, config: TrainConfig) -> None:
         """`config.toml`: run it again with `thinwire train --config`."""
-        of_this_start = ("resume", "overwrite", "out", "node_rank", "master")
+        of_this_start = ("resume", "overwrite", "out", "force", "node_rank", "master")
         told = {name: value for name, value in dataclasses.asdict(config).items() if name not in of_this_start}
         self.write(CONFIG, tomli_w.dumps(told))
 

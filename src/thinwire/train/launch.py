@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from thinwire.errors import ConfigError
 from thinwire.say import Say, one_line
 from thinwire.train.config import TrainConfig, flags_of
+from thinwire.train.memory import must_fit
 from thinwire.train.supervise import Attempt, Supervisor
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def launch(config: TrainConfig, say: Say) -> int:
         say.note(f"warning: {config.workers} workers share {cores} cores: each waits for the others' turns")
     if config.nodes * config.workers == 1 and not config.restarts:
         return run_rank(config, say)
-    return _supervised(config, say, max(1, cores // config.workers))
+    threads = max(1, cores // config.workers)
+    must_fit(config, threads)
+    return _supervised(config, say, threads)
 
 
 def _supervised(config: TrainConfig, say: Say, threads: int) -> int:
