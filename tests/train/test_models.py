@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.planted import Planted
 from thinwire.data.text import Text
 from thinwire.data.tokenizer import tokenizer_from
 from thinwire.errors import ModelError
@@ -119,6 +122,16 @@ def test_a_damaged_configuration_is_refused(saved: Path, text: str) -> None:
     line = refused(str(saved))
     assert "cannot be read" in line
     assert "\n" not in line
+
+
+def test_weights_in_a_pickle_are_refused_and_not_run(saved: Path, tmp_path: Path) -> None:
+    weights = saved / "model.safetensors"
+    torch.save(load_file(weights), saved / "pytorch_model.bin")
+    weights.unlink()
+    assert "model.safetensors" in refused(str(saved))
+    (saved / "pytorch_model.bin").write_bytes(pickle.dumps(Planted(tmp_path / "run")))
+    assert "model.safetensors" in refused(str(saved))
+    assert not (tmp_path / "run").exists()
 
 
 def test_damaged_weights_are_refused(saved: Path) -> None:

@@ -212,7 +212,7 @@ def _loaded(spoken: str, place: str, local: bool, specials: Sequence[str]) -> Pr
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # whatever transformers, tokenizers and the HTTP client may raise; the user needs its line only
         where = "the folder holds no tokenizer, or a damaged one" if local else "check the name; hf: needs the network or its cache"
         raise DataError(f"the tokenizer {spoken!r} cannot be loaded ({told(error)}): {where}") from error

@@ -210,7 +210,13 @@ def _config(spoken: str, place: str, local: bool) -> PreTrainedConfig:
 
 
 def _weights(spoken: str, place: str, local: bool, config: PreTrainedConfig) -> PreTrainedModel:
-    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False, "output_loading_info": True}
+    # safetensors alone: .bin files are pickles
+    options: dict[str, Any] = {
+        "local_files_only": local,
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
     try:
         with quiet():
             model, told = auto_class(objective_of(config)).from_pretrained(place, config=config, dtype=torch.float32, **options)
