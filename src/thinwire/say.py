@@ -45,7 +45,8 @@ class Parser(argparse.ArgumentParser):
         self._words, self._problems = list(sys.argv[1:] if args is None else args), []
         options, unknown = super().parse_known_args(args, namespace)
         if unknown and not self._unknown_flags():
-            self.error(f"{unknown[0]!r} is one word too many")
+            setting = "; settings follow a comma, without a space" if "=" in unknown[0] else ""
+            self.error(f"{unknown[0]!r} is one word too many{setting}")
         if self._problems or unknown:
             self.error("")
         return options, unknown
@@ -54,6 +55,8 @@ class Parser(argparse.ArgumentParser):
         """A value that cannot be is noted, and the next flag is looked at."""
         if action.nargs == argparse.PARSER:  # a command: nothing can be read without it
             return super()._get_values(action, arg_strings)
+        if not action.option_strings and self._unknown_flags():  # it may be the value of such a flag
+            return None
         try:
             return super()._get_values(action, arg_strings)
         except argparse.ArgumentError as error:

@@ -75,6 +75,11 @@ def test_what_would_drive_a_terminal_is_not_printed(saved: Path, capfd: pytest.C
     [
         (["--model", "{root}/causal", "--prompt", ""], "the prompt is empty"),
         (["--model", "{root}/nowhere", "--prompt", "x"], "there is no such folder"),
+        (
+            ["--model", "nope"],
+            "--model nope: there is no such folder; give a run's folder, one that save_pretrained wrote, or hf:NAME; `thin",
+        ),
+        (["--model", "{root}/half/config.toml", "--prompt", "x"], "this is a file, and a model is a folder"),
         (["--model", "gpt2-nano", "--prompt", "x"], "there is no such folder"),
         (["--model", "{root}", "--prompt", "x"], "the folder holds no model"),
         (["--model", "{root}/half", "--prompt", "x"], "a run that is not finished"),
@@ -91,6 +96,17 @@ def test_what_cannot_be_is_one_line(words: list[str], says: str, saved: Path, ca
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert says in err
+
+
+def test_runs_that_look_like_a_missing_model_are_named(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(saved)
+    assert main(["generate", "--model", "runs/maskd", "--prompt", "x"]) == 2
+    assert "there is no such folder; did you mean 'masked'?; give" in capfd.readouterr().err
+    assert main(["generate", "--model", "zzz", "--prompt", "x"]) == 2
+    assert "trained here: runs/causal, runs/masked, runs/spans" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("data", "says"), [(b"", "the prompt is empty"), (b"\n", "the prompt is empty"), (b"\xff", "not UTF-8")])

@@ -54,6 +54,8 @@ def test_help_lists_every_command(capfd: pytest.CaptureFixture[str]) -> None:
         (["train", "-workers", "2"], "no flag is called -workers; did you mean '--workers'?"),
         (["train", "--save_every=2"], "no flag is called --save_every; did you mean '--save-every'?"),
         (["train", "--resume=true"], "argument --resume/--no-resume: it takes no value, but was given 'true'"),
+        (["train", "--strategy", "diloco", "period=8"], "'period=8' is one word too many; settings follow a comma, without a space"),
+        (["codecs", "--bitz", "3"], "no flag is called --bitz"),
         (["generate"], "the following arguments are required: --model"),
         (
             ["generate", "--promt", "x"],

@@ -13,6 +13,7 @@ from pathlib import Path
 from thinwire.errors import ModelError
 from thinwire.say import Say
 from thinwire.train.config import whole
+from thinwire.words import near
 
 ABOUT = """\
 Let a trained model go on with a text, or fill its gaps.
@@ -40,8 +41,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, say: Say) -> int:
     """Load the model, and say what it makes of the prompt."""
-    prompt = _prompt(options.prompt)
     place = model_place(options.model)
+    prompt = _prompt(options.prompt)
 
     from thinwire.data.text import Text
     from thinwire.data.tokenizer import tokenizer_from
@@ -72,7 +73,14 @@ def model_place(spoken: str) -> str:
         return spoken
     folder = Path(spoken).expanduser()
     if not folder.is_dir():
-        raise ModelError(f"--model {spoken}: there is no such folder; give a run's folder, one that save_pretrained wrote, or hf:NAME")
+        do = "give a run's folder, one that save_pretrained wrote, or hf:NAME"
+        if folder.is_file():
+            raise ModelError(f"--model {spoken}: this is a file, and a model is a folder; {do}")
+        runs = [str(place.parent) for place in sorted(Path("runs").glob("*/model"))]
+        beside = near(Path(spoken).name, [Path(run).name for run in runs]).rstrip(".") or (
+            f"; trained here: {', '.join(runs[:5])}" if runs else ""
+        )
+        raise ModelError(f"--model {spoken}: there is no such folder{beside}; {do}; `thinwire train --out {spoken}` trains one")
     inner = folder / "model"
     if (inner / "config.json").is_file():
         return str(inner.resolve())

@@ -75,6 +75,12 @@ def prepare_run(config: TrainConfig) -> Prepared:
     cache = Path(config.cache) if config.cache else None
     tokenizer, tokens = prepare(config.data, spoken, objective.specials, cache, host_names(config.data_hosts))
     objective = objective.fitted(tokenizer)
+    if not config.data.startswith(SET) and min(len(tokens.train), len(tokens.held)) < objective.length:
+        raise ConfigError(
+            f"--data {config.data}: the text is too short: {len(tokens.train):,} tokens to train on and {len(tokens.held):,} held out, "
+            f"and a row of --context {config.context} takes {objective.length:,} of each; "
+            f"give a text of at least {20 * objective.length:,} tokens or so, or a lower --context"
+        )
 
     @functools.cache  # built before ranks meet, since it may take its time
     def model() -> PreTrainedModel:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,9 @@ def strategy_from(text: str) -> Strategy:
     name, said = pieces(text)
     makers = recipes.names()
     if name not in makers:
+        begins = re.match(r"\w+", name)
+        if begins and begins[0] in makers:
+            raise StrategyError(f"no recipe is called {name!r}; settings follow a comma, as in {begins[0]},key=value")
         raise StrategyError(f"no recipe is called {name!r}{near(name, makers)} There are: {', '.join(makers)}; or give a .toml file")
     return makers[name](**_settings(name, makers[name], said))
 
