@@ -80,7 +80,10 @@ class _Probe:
                 break
             nbytes, before = min(more, MOST), rate
         again = rate and self._time_for(nbytes / rate + one)
-        return max(rate, self._rate_of(nbytes, one)[1]) if again else rate  # a busy moment makes one turn slow
+        if not again:
+            return rate
+        beyond, second = self._rate_of(nbytes, one)  # a busy moment makes one turn slow
+        return max(rate, second) if beyond > one else rate  # what takes no longer than a byte tells no rate
 
     def _rate_of(self, nbytes: int, one: float) -> tuple[float, float]:
         """Return what so many bytes take beyond a byte's time, and their rate."""
