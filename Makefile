@@ -46,7 +46,7 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
 
 # Most figures of benchmarks/README.md, on an otherwise idle machine; what it leaves out is said there.
-BENCHES := import_time meter_vs_counters step_time_vs_ddp kernels codec_share lab_truth wire overlap kills families convergence
+BENCHES := import_time meter_vs_counters cpu_time step_time_vs_ddp kernels codec_share lab_truth wire overlap kills families convergence
 bench: $(STAMP)
 	@for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done
 	$(BIN)/thinwire bench --out benchmarks/results/bench

@@ -33,6 +33,10 @@ class Handle(Protocol):
     @property
     def wire_s(self) -> float: ...
     @property
+    def carry_s(self) -> float:
+        """Processor time of the thread that carried the hops: copies to and from the wire, calls of the transport."""
+
+    @property
     def sent_bytes(self) -> float: ...
     def wait(self) -> Outcome:
         """The outcome, once landed.
@@ -58,6 +62,9 @@ class Driver(Protocol):
     @property
     def transport(self) -> Link:
         """What is known of the wire before it is measured: its window, whether a message waits; the rest is a local network's."""
+
+    def transport_s(self) -> float:
+        """Processor time so far of the transport's own threads, in seconds; 0 where it cannot be told."""
 
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Build the first so many lanes (`None`: all), and what all-reduces over these subsets need; every rank calls it alike."""

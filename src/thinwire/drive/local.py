@@ -191,6 +191,9 @@ class LocalDriver:
     def transport(self) -> Link:
         return LOCAL_NETWORK
 
+    def transport_s(self) -> float:
+        return 0.0
+
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Nothing to build."""
 
@@ -217,6 +220,7 @@ class LocalHandle:
     driver: LocalDriver
     label: str
     encode_s: float = 0.0
+    carry_s: float = 0.0
     stages: tuple[Stage, ...] = ()
 
     @property

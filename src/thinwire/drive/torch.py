@@ -26,6 +26,7 @@ from torch import Tensor
 from thinwire.core import LOCAL_NETWORK, AllReduce, Exchange, Flight, Hop, Link, Outcome, Ranks, Stage, allreduce_nbytes
 from thinwire.drive import interfaces
 from thinwire.drive.blame import Diagnosis, Hops
+from thinwire.drive.threads import thread_ids, thread_s
 from thinwire.drive.watch import Watch
 from thinwire.errors import FlightError, LinkLostError, RankLostError, ThinwireError
 from thinwire.kernels import memory
@@ -62,6 +63,8 @@ class TorchDriver:
         self.turn: AbstractContextManager[Any] = nullcontext() if device.type == "cuda" else threading.Lock()
         self.watch = self._start_watch()
         self._groups: dict[tuple[int, Ranks], Any] = {}
+        self._threads: set[int] = set()  # the transport's own, by their numbers
+        self._transport_s = 0.0
         self._make(lanes, tuple(range(self.world)))  # the control lane: enough to compare facts; `prepare` makes the rest
         self._lanes = [_Lane(self, index, device) for index in range(lanes + 1)]
         self._closed = False
@@ -81,6 +84,7 @@ class TorchDriver:
         """A process group. Within a subset of the world only its members call, and torch then names a group by its ranks alone."""
         members = [self._members[rank] for rank in ranks]
         if self.rank in ranks or not self.among:
+            before = thread_ids()
             try:
                 made = dist.new_group(members, timeout=self.timeout, backend=self._backend, use_local_synchronization=bool(self.among))
             except RuntimeError as error:
@@ -88,6 +92,12 @@ class TorchDriver:
                 self.watch.close(explained)
                 raise explained from error
             self._groups[lane, ranks] = made
+            self._threads |= thread_ids() - before
+
+    def transport_s(self) -> float:
+        if not self._closed:
+            self._transport_s = sum(map(thread_s, self._threads))
+        return self._transport_s
 
     def at(self, label: str) -> None:
         self.watch.at(label)
@@ -100,6 +110,7 @@ class TorchDriver:
         return handle
 
     def close(self) -> None:
+        self.transport_s()
         self._closed = True
         for lane in self._lanes:
             lane.stop()
@@ -110,6 +121,7 @@ class TorchDriver:
         self._groups.clear()
 
     def abandon(self, error: BaseException | None = None) -> None:
+        self.transport_s()
         self._closed = True
         for lane in self._lanes:
             lane.leave()
@@ -203,7 +215,7 @@ class TorchHandle:
 
     def __init__(self, driver: TorchDriver, lane: _Lane, flight: Flight, label: str) -> None:
         self.driver, self.lane, self.flight, self.label = driver, lane, flight, label
-        self.encode_s = self.wire_s = self.sent_bytes = 0.0
+        self.encode_s = self.carry_s = self.wire_s = self.sent_bytes = 0.0
         self.stages: list[Stage] = []
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
@@ -297,7 +309,9 @@ class _Lane:
                     left = time.perf_counter()
                     handle.stages.append(Stage("encode", clock, left))
             self.place = self.place[0], self.place[1] + 1, ()
+            begun = time.thread_time()
             reply, sent = self._driver.move(hop, self._index)
+            handle.carry_s += time.thread_time() - begun
             self._hop_begun = None
             handle.stages.append(Stage("wire", left, time.perf_counter(), sent))
             handle.wire_s += handle.stages[-1].end - left

@@ -132,6 +132,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         flights = Flights(strategy, how, dense, driver, built, meter, seed)
         weights = Weights(driver, meter, strategy.how, device)
         weights.begin(float(weight))
+        meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
         sync = Syncer(model, optimizer, flights, weights, options)  # last, as it hooks on to the model
     except BaseException:
         driver.close()

@@ -179,12 +179,14 @@ class Deferred:
         for index in wanted:
             bucket = self._pending.pop(index)
             handles = bucket.air[0].handles
-            self._sync.put([bucket])
+            with self._sync.meter.working():
+                self._sync.put([bucket])
             self._stages += [stage for handle in handles for stage in handle.stages]
             self._sent[index] += sum(handle.sent_bytes for handle in handles)
             if self._then is not None:
                 self._take_step({id(param) for param in bucket.params})
-                bucket.clear_grads()
+                with self._sync.meter.working():
+                    bucket.clear_grads()
 
     def drop(self) -> None:
         """Forget what is pending: another state is about to be loaded."""

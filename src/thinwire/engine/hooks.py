@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -63,18 +64,26 @@ class Hooks:
             scaler.step = self._scaler_step
 
     def _of_gradient(self, bucket: FlatBucket, i: int) -> Any:
+        meter = self._sync.meter
+
         def hook(_: Tensor) -> None:
             if not self._sync.within:
                 _refuse_reentrant()
-                self._sync.begin()
+                with meter.working():
+                    self._sync.begin()
                 self._task = torch._C._current_graph_task_id()
-                torch.autograd.Variable._execution_engine.queue_callback(self._sync.finish)
+                torch.autograd.Variable._execution_engine.queue_callback(self._of_end)
             elif torch._C._current_graph_task_id() != self._task:
                 raise AttachError(
                     "a gradient arrived from another backward pass than the one under way: either an earlier backward() failed half-way "
                     "(attach again), or activation checkpointing is reentrant (use checkpoint(…, use_reentrant=False))"
                 )
-            self._sync.take(bucket, i)
+            if meter.timed:
+                begun = time.thread_time()
+                self._sync.take(bucket, i)
+                meter.taken(time.thread_time() - begun)
+            else:
+                self._sync.take(bucket, i)
 
         return hook
 
@@ -97,20 +106,26 @@ class Hooks:
 
         return hook
 
+    def _of_end(self) -> None:
+        with self._sync.meter.working():
+            self._sync.finish()
+
     def _of_work(self, _: Tensor) -> None:
         self._sync.worked = True
 
     def _of_step(self, *_: Any) -> None:
         sync = self._sync
         if sync.worked:
-            sync.stepped()
+            with sync.meter.working():
+                sync.stepped()
         elif any(param.grad is not None for bucket in sync.buckets for param in bucket.params):
             warnings.warn("an optimizer.step() without a backward pass before it does not count as a step of the schedule", stacklevel=3)
 
     def _of_scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         result = self._scaler_step(optimizer, *args, **kwargs)
         if optimizer is self._sync.optimizer and self._sync.worked and self:
-            self._sync.stepped()
+            with self._sync.meter.working():
+                self._sync.stepped()
         return result
 
     def _refuse_step(self, *_: Any) -> None:

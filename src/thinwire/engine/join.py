@@ -216,6 +216,9 @@ class _Alone:
     def __init__(self, rank: int, world: int, board: Board) -> None:
         self.rank, self.world, self._board = rank, world, board
 
+    def transport_s(self) -> float:
+        return 0.0
+
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Nothing to build."""
 

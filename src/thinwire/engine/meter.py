@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from thinwire.core import Handle, allreduce_nbytes
+
+SAMPLED = 8
+"""Of so many launches one has its gradients timed."""
 
 
 @dataclass
@@ -13,7 +18,8 @@ class Row:
     """One bucket's account.
 
     flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: processor time of codecs and routes;
-    wire_s: in hops; exposed_s: the caller waited. route: what `auto` has chosen; empty where there was no choice.
+    wire_s: in hops; exposed_s: the caller waited; carry_s: processor time of the lane in hops. route: what `auto` has chosen; empty
+    where there was no choice.
     """
 
     name: str
@@ -24,12 +30,14 @@ class Row:
     wire_s: float = 0.0
     exposed_s: float = 0.0
     route: str = ""
+    carry_s: float = 0.0
 
     def add(self, handle: Handle) -> None:
         self.flights += 1
         self.sent_bytes += handle.sent_bytes
         self.encode_s += handle.encode_s
         self.wire_s += handle.wire_s
+        self.carry_s += handle.carry_s
 
 
 PROBE, FIRST_WEIGHTS, START = "link probe", "first weights", "agreeing at the start"
@@ -74,6 +82,45 @@ class Meter:
     around: dict[str, float] = field(default_factory=dict)
     pieces: str = ""
     skipped: int = 0
+    beside_s: float = 0.0
+    """Processor time of the loop's own thread in the engine: buckets filled, read and written, copies, finite checks."""
+    transport_s: Callable[[], float] = float
+    """Tells the processor time of the transport's own threads."""
+    transport_before_s: float = 0.0
+    """Of that, what was spent before the first step, or came from a checkpoint (below 0)."""
+    timed: bool = False
+    """Whether the gradients of this launch are timed one by one: of the first, the second and every eighth after that."""
+    _within: bool = False
+    _launches: int = 0
+    _first_s: float = 0.0
+    _some_s: float = 0.0
+    _some: int = 0
+
+    def launched(self) -> None:
+        """Count a backward pass that launches. Timing each gradient of each would cost more than it tells."""
+        self._launches += 1
+        self.timed = self._launches == 1 or self._launches % SAMPLED == 2
+        self._some += self.timed and self._launches > 1
+
+    def taken(self, seconds: float) -> None:
+        """Add the processor time of one gradient of a launch that is timed."""
+        if self._launches == 1:
+            self._first_s += seconds
+        else:
+            self._some_s += seconds
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count the processor time of this thread within the block, once where blocks lie in one another."""
+        if self._within:
+            yield
+            return
+        begun, self._within = time.thread_time(), True
+        try:
+            yield
+        finally:
+            self.beside_s += time.thread_time() - begun
+            self._within = False
 
     @property
     def setup_bytes(self) -> float:
@@ -85,8 +132,10 @@ class Meter:
         self.around[cause(label)] = self.around.get(cause(label), 0.0) + nbytes
 
     def report(self) -> Report:
+        takes_s = self._first_s + (self._some_s * (self._launches - 1) / self._some if self._some else 0.0)
+        beside_s, transport_s = self.beside_s + takes_s, self.transport_s() - self.transport_before_s
         rows = tuple(Row(**vars(row)) for row in self.rows)
-        return Report(self.world, self.steps, rows, self.setup_bytes, self.pieces, dict(self.around), self.skipped)
+        return Report(self.world, self.steps, rows, self.setup_bytes, self.pieces, dict(self.around), self.skipped, beside_s, transport_s)
 
 
 @dataclass(frozen=True)
@@ -109,6 +158,10 @@ class Report:
     """Of `setup_bytes`, what each cause has sent: the link probe, the first weights, validation, checks, …"""
     skipped: int = 0
     """Optimiser steps that were left out on all ranks, since gradients were not finite."""
+    beside_s: float = 0.0
+    """Processor time beside encode: buckets, reads and writes of the target, copies, finite checks."""
+    transport_s: float = 0.0
+    """Processor time of the transport's own threads since attach; 0 where the system does not tell."""
 
     @property
     def sent_bytes(self) -> float:
@@ -124,6 +177,11 @@ class Report:
     def ratio(self) -> float:
         """dense_bytes / sent_bytes; infinite where nothing was sent."""
         return self.dense_bytes / self.sent_bytes if self.sent_bytes else float("inf")
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of all of it, by threads: encode, beside encode, and the wire."""
+        return sum(row.encode_s + row.carry_s for row in self.rows) + self.beside_s + self.transport_s
 
     @property
     def exposed_s(self) -> float:
@@ -144,4 +202,8 @@ class Report:
             lines.append("around it: " + ", ".join(f"{name} {nbytes / 1e6:.3f} MB" for name, nbytes in parts))
         if self.skipped:
             lines.append(f"{self.skipped} optimiser steps were left out: gradients that were not finite")
+        encode, wire = sum(row.encode_s for row in self.rows), sum(row.carry_s for row in self.rows) + self.transport_s
+        lines.append(
+            f"processor time: encode {encode:.3f} s; beside encode: buckets, residuals, copies {self.beside_s:.3f} s; wire {wire:.3f} s"
+        )
         return "\n".join([*lines, *([self.pieces] if self.pieces else [])])

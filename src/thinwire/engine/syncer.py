@@ -90,10 +90,12 @@ class Syncer:
             if self.strategy.on.updates and not self.accumulating:
                 for bucket in self.buckets:
                     bucket.clear_grads()  # the last step's update, where nobody has zeroed it: no gradient
-            self.begin()
-            self.finish()
+            with self.meter.working():
+                self.begin()
+                self.finish()
         else:
-            self.stepped(rested=True)
+            with self.meter.working():
+                self.stepped(rested=True)
 
     def rests(self) -> bool:
         """Whether this rank is to call `skip_step()` in place of its next step: under `by_speed(…)`, where it is slower than others."""
@@ -282,6 +284,7 @@ class Syncer:
             self._late.begin(bool(tick.launch))
         self._next = 0
         if tick.launch:
+            self.meter.launched()
             self.weights.settle()
             self._scale = self._share / (self._loss_scale if self.flights.stateful else 1.0)
             for bucket in self.buckets:

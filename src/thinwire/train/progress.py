@@ -36,8 +36,15 @@ class Account:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         report = self.report()
-        rows = [[row.flights, row.sent_bytes, row.encode_s, row.wire_s, row.exposed_s] for row in report.rows]
-        return {"seconds": self.seconds, "input_s": self.input_s, "tokens": self.tokens, "around": dict(report.around), "rows": rows}
+        rows = [[row.flights, row.sent_bytes, row.encode_s, row.wire_s, row.exposed_s, row.carry_s] for row in report.rows]
+        return {
+            "seconds": self.seconds,
+            "input_s": self.input_s,
+            "tokens": self.tokens,
+            "around": dict(report.around),
+            "rows": rows,
+            "beside": [report.beside_s, report.transport_s],
+        }
 
     def take_up(self, told: dict[str, Any], done: int) -> None:
         """Go on from `state` after `done` batches; start-up and votes of this process are added to those before."""
@@ -47,9 +54,13 @@ class Account:
         before = told["around"] if isinstance(told["around"], dict) else {"before it went on": told["around"]}  # as older versions saved it
         for cause, nbytes in before.items():
             meter.around[cause] = meter.around.get(cause, 0.0) + nbytes
-        for row, (flights, sent, encode_s, wire_s, exposed_s) in zip(meter.rows, told["rows"], strict=False):
+        beside_s, transport_s = told.get("beside", [0.0, 0.0])  # earlier versions did not count them
+        meter.beside_s += beside_s
+        meter.transport_before_s -= transport_s
+        for row, (flights, sent, encode_s, wire_s, exposed_s, *carry_s) in zip(meter.rows, told["rows"], strict=False):
             row.flights += flights
             row.sent_bytes += sent
             row.encode_s += encode_s
             row.wire_s += wire_s
             row.exposed_s += exposed_s
+            row.carry_s += sum(carry_s)
