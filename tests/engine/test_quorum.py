@@ -319,6 +319,7 @@ def test_whoever_waits_for_an_anchor_that_nobody_serves_is_told() -> None:
 
 def test_parameters_that_are_not_finite_take_their_rank_out_and_no_other() -> None:
     mine = Rank(dist.HashStore(), 0)
+    mine.step()
     with torch.no_grad():
         next(iter(mine.model)).fill_(float("nan"))
     with pytest.raises(FlightError, match=r"round 0: this rank's '.*' is not finite"):

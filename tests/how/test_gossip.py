@@ -113,19 +113,18 @@ def test_it_is_no_part_of_routes_with_consensus() -> None:
 
 
 def test_an_engine_gossips_parameters() -> None:
-    """Ranks that start apart draw together, and their mean stays, through attach and the optimiser's steps."""
+    """Ranks that a step has led apart draw together, and their mean stays, through attach and the optimiser's steps."""
 
     def rank(driver: Driver) -> list[Tensor]:
         model = nn.Linear(6, 3)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         with attach(model, optimizer, Strategy(every(2), how=gossip("exponential"), on=parameters()), driver=driver) as sync:
-            with torch.no_grad():
-                for param in model.parameters():
-                    param.copy_(torch.full_like(param, float(driver.rank)))
             seen = []
-            for _ in range(4):
+            for step in range(4):
                 model(torch.ones(1, 6)).sum().backward()
                 optimizer.step()
+                for param in model.parameters() if step == 0 else ():
+                    param.data.fill_(float(driver.rank))
                 seen.append(model.weight.detach().clone())
             assert sync.report().sent_bytes == 2 * 4 * 21
         return seen

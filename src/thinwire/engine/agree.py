@@ -134,14 +134,18 @@ def _difference(name: str, values: list[Any]) -> str:
     return f"{name} differs ({told})"
 
 
-def compare(driver: Driver, meter: Meter, named: Sequence[tuple[str, Tensor]], device: torch.device) -> None:
-    """Raise on every rank unless all ranks hold the same bits.
+def compare(driver: Driver, meter: Meter, named: Sequence[tuple[str, Tensor]], device: torch.device, problems: Sequence[str] = ()) -> None:
+    """Raise on every rank unless all ranks hold the same bits, and none has problems.
 
     Raises:
+        AttachError: a rank has a problem, which is told.
         DisagreementError: it names the first tensor that differs, and the ranks that differ from rank 0.
     """
     hashes = [fingerprint(tensor) for _, tensor in named]
-    held = share(driver, meter, b"".join(hashes), "check: comparing hashes", device)
+    payload = b"".join(hashes) + "; ".join(problems).encode()
+    held = share(driver, meter, payload, "check: comparing hashes", device)
+    if troubled := {rank: other[16 * len(named) :].decode() for rank, other in enumerate(held) if len(other) > 16 * len(named)}:
+        raise AttachError("check():\n" + "\n".join(f"rank {rank}: {text}" for rank, text in troubled.items()))
     for i, (name, _) in enumerate(named):
         odd = [rank for rank, other in enumerate(held) if other[16 * i : 16 * i + 16] != held[0][16 * i : 16 * i + 16]]
         if odd:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from thinwire.core import Driver, Link, Route, Seat
 from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
-from thinwire.engine import agree, probe
+from thinwire.engine import agree, living, probe, savings, wrappers
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
@@ -42,6 +42,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     slice_bytes: int | Auto | None = None,
     lanes: int | Auto = 1,
     overlap: Overlap = "backward",
+    check_every: int | Auto | None = "auto",
     timeout: timedelta = timedelta(minutes=5),
     seed: int = 0,
     nonfinite: Policy = "raise",
@@ -73,6 +74,10 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             lands, and its parameters take their optimiser step, just before the next forward pass reaches them; the weights are the same
             bits. Whatever reads gradients, or weights by another way than the module that holds them, calls `sync.land()` first.
             "priority": so, too, and slices go in the order in which that pass needs them; small buckets and slices make the most of it.
+        check_every: compare what ranks must hold equal every so many steps (at the landing after them, on local steps) and raise on every
+            rank where it differs: a flipped bit, say. "auto": as often as costs less than 0.5 % of the time of training, which all ranks
+            measure in the first steps and agree on; off where they never hold equal parameters, or compute on different machines.
+            `None`: never. It finds ranks that are unequal; where all hold the same wrong values, it finds nothing.
         timeout: the longest that one hop may take; after it the ranks that no longer answer are named.
         seed: of every random draw (stochastic rounding, random-k, first factors); the same on every rank.
         nonfinite: what to do where some rank's gradients, or after local steps its parameters, are not finite. "raise": every rank
@@ -99,12 +104,13 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         0.0
     """
     strategy = strategy if strategy is not None else Strategy()
-    options = Options(bucket_bytes, slice_bytes, lanes, overlap, buffers, scaler, seed, nonfinite)
+    options = Options(bucket_bytes, slice_bytes, lanes, overlap, buffers, scaler, seed, nonfinite, check_every)
     found = problems(model, optimizer, strategy, options)
     device = next((param.device for param in model.parameters() if param.requires_grad), torch.device("cpu"))
     driver = driver if driver is not None else _driver(group, MOST_LANES if lanes == "auto" else lanes, timeout, device)
     meter = Meter(driver.world)
     try:
+        found += living.conflicts(model, strategy, driver.among, driver.world) if not found else []
         told = agree.share(driver, meter, "\n".join(found).encode(), "attach: asking every rank for problems", device)
         if any(told):
             said = [f"rank {rank}: {text.decode()}" for rank, text in enumerate(told) if text]
@@ -129,11 +135,12 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         for bucket in built:
             chosen = dict.fromkeys(repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices)
             meter.rows.append(Row(f"bucket {bucket.index}", bucket.spec.numel, route=", ".join(chosen) if how.measures else ""))
+        savings.warn_if_little(strategy, how, built, Seat(driver.rank, tuple(range(driver.world)), 0, seed), stacklevel=2)
         flights = Flights(strategy, how, dense, driver, built, meter, seed)
         weights = Weights(driver, meter, strategy.how, device)
         weights.begin(float(weight))
         meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
-        sync = Syncer(model, optimizer, flights, weights, options)  # last, as it hooks on to the model
+        sync = Syncer(model, wrappers.unwrapped(optimizer), flights, weights, options)  # last, as it hooks on to the model
     except BaseException:
         driver.close()
         raise
@@ -176,10 +183,12 @@ def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) ->
 def _runs(tensors: list[torch.Tensor], nbytes: int) -> Iterator[list[torch.Tensor]]:
     """The tensors in runs of about `nbytes`, so that starting equal needs no second copy of the model."""
     run: list[torch.Tensor] = []
+    size = 0
     for tensor in tensors:
         run.append(tensor)
-        if sum(t.numel() * t.dtype.itemsize for t in run) >= nbytes:
+        size += tensor.numel() * tensor.dtype.itemsize
+        if size >= nbytes:
             yield run
-            run = []
+            run, size = [], 0
     if run:
         yield run

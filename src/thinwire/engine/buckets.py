@@ -150,6 +150,11 @@ class FlatBucket:
             self._buffers.append(buffer)
             self._views.append([buffer[part.begin : part.end].view(part.shape) for part in self.spec.parts])
 
+    @property
+    def gradient_buffers(self) -> Sequence[Tensor]:
+        """Where gradients land; a `.grad` that has landed is a part of one."""
+        return self._buffers
+
     def turn(self) -> None:
         """Go on to the next buffer, before the hooks fill it."""
         self._now = (self._now + 1) % len(self._buffers)

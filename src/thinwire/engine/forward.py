@@ -273,7 +273,7 @@ class Deferred:
     def _asked_to_step(self, *args: Any, **kwargs: Any) -> Any:
         if not self._pending:
             return self._step(*args, **kwargs)
-        if args or any(value is not None for value in kwargs.values()):
+        if any(value is not None for value in (*args, *kwargs.values())):
             raise AttachError(
                 "optimizer.step(closure) with landing in the forward pass: the closure would run a pass of its own; call step() without"
             )

@@ -111,6 +111,7 @@ class Hooks:
             self._sync.finish()
 
     def _of_work(self, _: Tensor) -> None:
+        self._sync.watch.backward()
         self._sync.worked = True
 
     def _of_step(self, *_: Any) -> None:

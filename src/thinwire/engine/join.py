@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, Ranks, Seat, Spec
+from thinwire.engine import living, wrappers
 from thinwire.engine.board import Board
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.entries import Bounds, read_json
@@ -102,6 +103,7 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     found += _unfit_weights(weight, max_weight) + _unfit_numbers(rank, world, max_world)
     if options.slice_bytes == "auto":
         found.append("slice_bytes='auto': no link is measured between ranks that meet at a store; say how many bytes")
+    found += living.conflicts(model, strategy, (), world) if not found else []
     if found:
         raise AttachError("cannot join:\n" + "\n".join(found))
     ranks, most = max_world or world, max_weight if max_weight is not None else WEIGHTS * max(weight, 1.0)
@@ -114,7 +116,7 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     flights = Flights(strategy, strategy.how, strategy.how, driver, built, meter, seed)
     weights = Weights(driver, meter, strategy.how, built[0].device)
     board.bounds = Bounds(ranks, float(theirs["max_weight"]), *_most_bytes(strategy, built, model))
-    sync = QuorumSyncer(model, optimizer, flights, weights, options)
+    sync = QuorumSyncer(model, wrappers.unwrapped(optimizer), flights, weights, options)
     try:
         sync.enter(board, quorum, grace_s, timeout.total_seconds())
         sync.weigh(weight)

@@ -82,6 +82,7 @@ class Meter:
     around: dict[str, float] = field(default_factory=dict)
     pieces: str = ""
     skipped: int = 0
+    checks: str = ""
     beside_s: float = 0.0
     """Processor time of the loop's own thread in the engine: buckets filled, read and written, copies, finite checks."""
     transport_s: Callable[[], float] = float
@@ -135,7 +136,8 @@ class Meter:
         takes_s = self._first_s + (self._some_s * (self._launches - 1) / self._some if self._some else 0.0)
         beside_s, transport_s = self.beside_s + takes_s, self.transport_s() - self.transport_before_s
         rows = tuple(Row(**vars(row)) for row in self.rows)
-        return Report(self.world, self.steps, rows, self.setup_bytes, self.pieces, dict(self.around), self.skipped, beside_s, transport_s)
+        around = dict(self.around)
+        return Report(self.world, self.steps, rows, self.setup_bytes, self.pieces, around, self.skipped, beside_s, transport_s, self.checks)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,8 @@ class Report:
     """Processor time beside encode: buckets, reads and writes of the target, copies, finite checks."""
     transport_s: float = 0.0
     """Processor time of the transport's own threads since attach; 0 where the system does not tell."""
+    checks: str = ""
+    """How often ranks compare their weights, and what that costs."""
 
     @property
     def sent_bytes(self) -> float:
@@ -206,4 +210,4 @@ class Report:
         lines.append(
             f"processor time: encode {encode:.3f} s; beside encode: buckets, residuals, copies {self.beside_s:.3f} s; wire {wire:.3f} s"
         )
-        return "\n".join([*lines, *([self.pieces] if self.pieces else [])])
+        return "\n".join([*lines, *filter(None, (self.pieces, self.checks))])

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thinwire.engine import wrappers
 from thinwire.engine.buckets import plain_name, plan
+from thinwire.engine.guards import misfit
 from thinwire.engine.nonfinite import POLICIES, Policy
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
@@ -31,6 +33,7 @@ class Options:
     scaler: Any
     seed: int
     nonfinite: Policy = "raise"
+    check_every: int | Auto | None = None
 
 
 def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options) -> list[str]:
@@ -41,20 +44,21 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
     trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     if not trained:
         found.append("the model has nothing to train: no parameter requires a gradient. Unfreeze some before attach")
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        found.append("the model is wrapped in DistributedDataParallel, which averages gradients itself: attach the bare module")
+    if found_inside := wrappers.inside(model):
+        return found + found_inside
+    found += misfit(model, optimizer, options.scaler)
+    if found:
+        return found
+    optimizer = wrappers.unwrapped(optimizer)
     for name, param in trained:
-        if hasattr(param, "placements"):
-            found.append(
-                f"{name!r} is a DTensor: sharded parameters are not supported here; attach before sharding, or use replicated parameters"
-            )
-        elif not param.is_floating_point():
+        if not param.is_floating_point():
             found.append(f"{name!r} is of {param.dtype}: only real floating-point parameters have a place in a bucket")
     devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
     if len(devices) > 1:
         found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
     found += _of_updates(strategy, optimizer)
     found += _of_buffers(model, strategy, options)
+    found += _of_checks(strategy, options)
     if options.nonfinite == "skip" and strategy.on.clock != "backward":
         found.append(
             f"nonfinite='skip' with {strategy.on!r}: by a landing the local steps have applied the values. Take 'raise' and go on from a "
@@ -87,6 +91,7 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
         "buffers": options.buffers,
         "seed": options.seed,
         "nonfinite": options.nonfinite,
+        "check_every": options.check_every,
         "scaler given": options.scaler is not None,
         "model parameters": [[plain_name(name), list(p.shape), str(p.dtype), p.requires_grad] for name, p in model.named_parameters()],
         "model buffers": [[plain_name(name), list(b.shape), str(b.dtype)] for name, b in model.named_buffers()],
@@ -99,6 +104,7 @@ def _out_of_range(options: Options) -> list[str]:
         ("bucket_bytes", options.bucket_bytes, ()),
         ("slice_bytes", options.slice_bytes, (None, "auto")),
         ("lanes", options.lanes, ("auto",)),
+        ("check_every", options.check_every, (None, "auto")),
     )
     for name, value, also in numbers:
         if not (isinstance(value, int) and value >= 1) and value not in also:
@@ -111,6 +117,16 @@ def _out_of_range(options: Options) -> list[str]:
         if word not in words:
             found.append(f"{name}={word!r}: choose {' or '.join(map(repr, words))}")
     return found
+
+
+def _of_checks(strategy: Strategy, options: Options) -> list[str]:
+    """Why ranks have nothing to compare every so many steps."""
+    if not isinstance(options.check_every, int) or strategy.compares:
+        return []
+    return [
+        f"check_every={options.check_every}: with {strategy.what!r} over {strategy.how!r} on {strategy.on!r} ranks never hold equal "
+        "parameters. Take check_every=None"
+    ]
 
 
 def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:

@@ -22,6 +22,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ class QuorumSyncer(Syncer):
     ranks: `while sync.step < steps`.
     """
 
+    anchors_itself: ClassVar[bool] = False
     board: Board
     version: int = 0
     """Rounds whose contributions are in this rank's anchor."""
@@ -63,6 +65,7 @@ class QuorumSyncer(Syncer):
         self._pending: dict[Offer, int] = {}  # offered and not counted yet, and to which round
         if board.begin(-1, self._next_name()):
             board.serve(0, self._shot())
+            self.watch.restart()
         else:
             self._take_up()
 
@@ -321,6 +324,7 @@ class QuorumSyncer(Syncer):
         self._catch_up()
         self._at_anchor()
         self._begun, self.apart = self.step, 0
+        self.watch.restart()
 
     def _shared_tensors(self) -> list[Tensor]:
         """What all hold equal beside the anchor's own state: frozen parameters, and the buffers that are saved."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,11 @@ from torch.optim import Optimizer
 
 from thinwire.core import Tick
 from thinwire.engine import agree, checkpoint
-from thinwire.engine.buckets import Airborne, FlatBucket, plain_name
+from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.checks import Checks, comparable
 from thinwire.engine.flights import Flights, keep_entries
 from thinwire.engine.forward import Deferred
+from thinwire.engine.guards import Watch
 from thinwire.engine.hooks import Frozen, Hooks
 from thinwire.engine.meter import Report
 from thinwire.engine.nonfinite import Guard
@@ -32,12 +35,15 @@ from thinwire.engine.priority import by_index
 from thinwire.engine.status import Status
 from thinwire.engine.trace import Trace, recording
 from thinwire.engine.weights import Weights
-from thinwire.errors import AttachError, NotLandedError
+from thinwire.errors import AttachError
 from thinwire.when import by_speed
 
 
 class Syncer:
     """A strategy at work on one model and optimiser: what `thinwire.attach` returns. Close it, or use it as a context."""
+
+    anchors_itself: ClassVar[bool] = True
+    """Before its first step it may take other weights for its anchor, as all ranks then do."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, flights: Flights, weights: Weights, options: Options) -> None:
         self.model, self.optimizer, self.flights, self.weights, self.options = model, optimizer, flights, weights, options
@@ -66,8 +72,11 @@ class Syncer:
         self.worked = False
         """Whether there was a backward pass since the last counted step of the optimiser."""
         self._frozen = Frozen(model)
-        self._shared_buffers = persistent_buffers(model) if options.buffers == "broadcast" else []
+        self.frozen = self._frozen.named
+        self.shared_buffers = persistent_buffers(model) if options.buffers == "broadcast" else []
         self._hooks = Hooks(self)
+        self.watch = Watch(self, (param for _, param in self._frozen.named))
+        self.checks = Checks(self, options.check_every)
         self._late = Deferred(self, options.overlap == "priority") if options.overlap != "backward" else None
 
     # -- what users call ----------------------------------------------------------------------------------------------
@@ -118,27 +127,7 @@ class Syncer:
                 land by turns).
         """
         self.land()
-        named: list[tuple[str, Tensor]] = []
-        for bucket in self.buckets:
-            common = self.strategy.on.common(bucket, bucket.state)
-            if common is None:
-                if not self.strategy.compares:
-                    raise NotLandedError(
-                        f"check(): with {self.strategy.what!r} over {self.strategy.how!r} ranks never hold equal parameters, "
-                        "only near ones; compare what `with sync.common_weights():` shows"
-                    )
-                if self.apart:
-                    raise NotLandedError(
-                        f"check(): ranks have taken {self.apart} steps of their own since all parameters last landed at once, by "
-                        f"{self.strategy.when!r}; compare what `with sync.common_weights():` shows"
-                    )
-                common = bucket.weights()
-            named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
-        named.extend(self._frozen.named)
-        order = {plain_name(name): place for place, (name, _) in enumerate(self.model.named_parameters())}
-        named.sort(key=lambda item: order[item[0]])
-        buffers = [] if self.apart else self._shared_buffers  # equal since the last landing, until the next forward pass in training
-        agree.compare(self.driver, self.meter, named + buffers, self._device)
+        agree.compare(self.driver, self.meter, comparable(self), self._device, self.watch.problems())
 
     @contextmanager
     def common_weights(self) -> Iterator[nn.Module]:
@@ -156,11 +145,13 @@ class Syncer:
             self.flights.mean(bucket, mine, self._share) if held is None else held
             for bucket, mine, held in zip(self.buckets, own, common, strict=True)
         ]
+        self.watch.paused = True
         for bucket, flat in zip(self.buckets, shown, strict=True):
             bucket.set_weights(flat)
         try:
             yield self.model
         finally:
+            self.watch.paused = False
             for bucket, mine in zip(self.buckets, own, strict=True):
                 bucket.set_weights(mine)
 
@@ -226,6 +217,8 @@ class Syncer:
         self.apart = apart
         self.meter.steps = step
         self.accumulating = self._incomplete = False
+        self.watch.restart()
+        self.checks.restart()
 
     def close(self) -> None:
         """Land what is in flight, take the hooks off, stop the lanes.
@@ -265,6 +258,7 @@ class Syncer:
 
     def _unhook(self) -> None:
         self._hooks.close()
+        self.watch.close()
         if self._late is not None:
             self._late.close()
 
@@ -278,6 +272,7 @@ class Syncer:
     def begin(self) -> None:
         """The first gradient of a backward pass."""
         self._refuse_changed()
+        self.watch.backward()
         tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         if self._late is not None:
@@ -330,6 +325,7 @@ class Syncer:
             self._late.hold(landing)
         self.accumulating = not tick.launch
         self._end(tick)
+        self.checks.passed(bool(tick.launch))
 
     @torch.no_grad()
     def stepped(self, rested: bool = False) -> None:
@@ -337,11 +333,13 @@ class Syncer:
         self.worked = False
         self._refuse_changed()
         self._frozen.refuse_frozen(self.buckets)
+        self.watch.before_step()
         if self.pace is not None:
             self.pace.count(self.step, rested)
         tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         if tick.launch:
+            self.checks.launching()
             self.weights.settle()
             for index in tick.launch:
                 share = self._share if self.pace is None else self.pace.share(index, self.weights.shares)
@@ -356,14 +354,16 @@ class Syncer:
         self._end(tick)
         if self.pace is not None:
             self.pace.leave()
+        if tick.land:
+            self.checks.landed()
 
     def _end(self, tick: Tick) -> None:
         self._tick = None
         self.step += 1
         self.meter.steps += 1
         self.apart = 0 if len(tick.land) == len(self.buckets) else self.apart + 1
-        if tick.land and self._shared_buffers:
-            agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self._shared_buffers], f"step {self.step - 1}, buffers")
+        if tick.land and self.shared_buffers:
+            agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self.shared_buffers], f"step {self.step - 1}, buffers")
 
     def _tell_status(self, launched: Sequence[FlatBucket], absent: Sequence[frozenset[int]] | None) -> None:
         """Start the status of a launch on its way: it travels while the buckets do."""

@@ -28,6 +28,11 @@ def whole(text: str) -> int:
     return _whole(text, 0)
 
 
+def interval(text: str) -> str:
+    """`auto`, or a whole number of at least 0."""
+    return text if text == "auto" else str(_whole(text, 0))
+
+
 def positive(text: str) -> float:
     """A number above 0."""
     value = _number(text)
@@ -167,10 +172,27 @@ class TrainConfig:
     keep: int = _set(2, count, "N", "newest checkpoints to keep", WHERE)
     cache: str = _set("", str, "FOLDER", "tokenised text; default: $THINWIRE_CACHE, or thinwire in the user's cache", WHERE)
 
+    check_every: str = _set(
+        "auto",
+        interval,
+        "N",
+        "steps between two comparisons of ranks' weights; 0: none. auto: as often as costs less than 0.5 %% of the time",
+        WATCH,
+    )
     validate_every: int = _set(240, count, "N", "steps between validations", WATCH)
     windows: int = _set(256, count, "N", "rows of held-out text to validate on", WATCH)
     prompt: str = _set("", str, "TEXT", "what the sample at the end goes on from; default: one that suits the objective", WATCH)
     sample: int = _set(300, whole, "N", "tokens of it; 0: none", WATCH)
+
+
+def checks_of(config: TrainConfig) -> int | Literal["auto"] | None:
+    """Return `--check-every` as `attach` wants it.
+
+    Example:
+        >>> [checks_of(TrainConfig(check_every=each)) for each in ("auto", "50", "0")]
+        ['auto', 50, None]
+    """
+    return "auto" if config.check_every == "auto" else int(config.check_every) or None
 
 
 FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(TrainConfig)}

@@ -28,6 +28,7 @@ from thinwire.engine.agree import must_agree
 from thinwire.errors import CheckpointError
 from thinwire.train.adamw import optimizer_for, rate
 from thinwire.train.clock import landing, rounds
+from thinwire.train.config import checks_of
 from thinwire.train.objective import IGNORED, Batch
 from thinwire.train.objective import loss as loss_of
 from thinwire.train.progress import Account
@@ -64,7 +65,15 @@ def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Calla
     betas = (config.beta1, config.beta2)
     optimizer = optimizer_for(prepared.strategy, model, config.optimizer, config.lr, betas, config.weight_decay)
     timeout = timedelta(seconds=config.timeout)
-    with attach(model, optimizer, prepared.strategy, timeout=timeout, seed=config.seed, nonfinite=config.nonfinite) as sync:
+    with attach(
+        model,
+        optimizer,
+        prepared.strategy,
+        timeout=timeout,
+        seed=config.seed,
+        check_every=checks_of(config),
+        nonfinite=config.nonfinite,
+    ) as sync:
         return Run(prepared, model, optimizer, sync, show, saver).whole(asked)
 
 

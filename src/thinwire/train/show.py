@@ -54,6 +54,8 @@ class Lines(Show):
         size = f"{config.model}, {setting.parameters:,} parameters, {setting.steps:,} steps of {rows} × {config.context} tokens"
         self.console.print(f"[bold]thinwire {thinwire.__version__}[/]: {ranks}, {escape(size)}, {setting.objective}, {setting.precision}")
         self.console.print(escape(f"{setting.strategy!r}"), style="dim")
+        if setting.world > 1:
+            self.console.print(f"ranks compare their weights {_checks(setting)} (--check-every)", style="dim")
 
     def step(self, moment: Moment) -> None:
         self._last = moment
@@ -247,6 +249,14 @@ def written(console: Console) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
+def _checks(setting: Setting) -> str:
+    """How often ranks compare their weights, as it is known at the start."""
+    every = setting.config.check_every
+    if every == "0" or not setting.strategy.compares:
+        return "at the end only" if setting.strategy.compares else "never, as by this strategy they differ"
+    return "as often as costs less than 0.5 % of the time" if every == "auto" else f"every {every} steps"
+
+
 def _table(result: Result) -> Table:
     setting, end = result.setting, result.end
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False)
@@ -275,6 +285,8 @@ def _table(result: Result) -> Table:
     table.add_row("", _times(result.ratio_all), "with the start, too, which weighs less the longer a run is")
     if setting.strategy.compares:
         table.add_row("sync.check()", "passed", f"all {setting.world} ranks hold the same weights")
+        if end.report.checks:
+            table.add_row("", "", end.report.checks)
     else:
         table.add_row("ranks", "differ", "as the strategy has it; validated and saved is their mean")
     return table

@@ -1,0 +1,241 @@
+"""Compare between ranks what they must hold equal: once where they begin, and then every n steps.
+
+    begin     at the first launch: the weights that each rank began with, so that one that has loaded others alone is found
+    measure   over the next 8 steps: a step's time, the time of the checksums here, and of telling them
+    agree     n, so that comparing costs less than 0.5 % of the steps' time on the slowest rank; all ranks have the same n
+    compare   checksums (checksums.py), 16 bytes from each rank to each: after a backward pass on gradients, at a landing on local steps
+
+It finds ranks that are unequal. Where all of them hold the same wrong values, it finds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+import struct
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from thinwire.engine.buckets import plain_name
+from thinwire.engine.checksums import checksums
+from thinwire.errors import DisagreementError, NotLandedError
+
+if TYPE_CHECKING:
+    from thinwire.engine.syncer import Syncer
+
+MOST = 0.005
+"""The fraction of the time of training that comparing may take."""
+MEASURED = 8  # steps
+Every = int | Literal["auto"] | None
+
+
+class Checks:
+    """The comparisons of one syncer.
+
+    Args:
+        sync: whose weights.
+        every: steps from one comparison to the next; "auto" measures and agrees on them, `None` compares where ranks begin only.
+    """
+
+    def __init__(self, sync: Syncer, every: Every) -> None:
+        self._sync = sync
+        self.every: int | None = every if isinstance(every, int) else None
+        """Steps from one comparison to the next; `None`: not known yet, or never."""
+        self._together = sync.driver.world > 1 and sync.anchors_itself  # ranks of a quorum never wait for all
+        self._auto = every == "auto" and self._together and sync.strategy.compares
+        self._share_s = 0.0
+        self._tell()
+        self.restart()
+
+    def restart(self) -> None:
+        """Ranks go on from here: after attach, or from a checkpoint."""
+        self._begun = not self._together
+        self._fresh = self._sync.step == 0
+        self._last = self._sync.step
+        self._moment: tuple[int, float] | None = None
+        self._seconds: list[float] = []
+
+    # -- moments ------------------------------------------------------------------------------------------------------
+
+    def passed(self, launched: bool) -> None:
+        """A backward pass has ended, on gradients, and every rank holds the weights of the step before."""
+        if launched and not self._begun:
+            self._begin(self._params(), checksums(param for _, param in self._params()))
+        self._compare_if_due()
+
+    def launching(self) -> None:
+        """The first launch of local steps: each rank says what it began with."""
+        if self._begun:
+            return
+        sync = self._sync
+        anchors = [sync.strategy.on.common(bucket, bucket.state) for bucket in sync.buckets]
+        if self._fresh or (sync.strategy.compares and anchors[0] is None and sync.watch.began_equal):
+            self._begin(self._params(), sync.watch.began)
+        elif anchors[0] is not None:
+            named = self._commons()
+            self._begin(named, checksums(tensor for _, tensor in named))
+        else:  # saved when each rank had its own
+            self._begun = True
+
+    def landed(self) -> None:
+        """Means have landed, on local steps."""
+        sync = self._sync
+        anchored = sync.strategy.on.common(sync.buckets[0], sync.buckets[0].state) is not None
+        if sync.strategy.compares and (anchored or not sync.apart):
+            self._compare_if_due()
+
+    # -- comparing ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, named: Sequence[tuple[str, Tensor]], sums: list[int]) -> None:
+        self._begun = True
+        frozen = self._sync.frozen
+        begun = time.perf_counter()
+        self._agree([name for name, _ in (*named, *frozen)], sums + checksums(tensor for _, tensor in frozen), _BEGAN)
+        self._share_s = time.perf_counter() - begun
+
+    def _compare_if_due(self) -> None:
+        step = self._sync.step
+        if self._auto and self.every is None:
+            self._measure()
+        elif self._together and self.every is not None and step - self._last >= self.every:
+            self._last = step
+            named = self._commons()
+            self._agree([name for name, _ in named], checksums(tensor for _, tensor in named), _DIFFERS)
+
+    def _measure(self) -> None:
+        """Time steps; after enough of them agree on n."""
+        step, now = self._sync.step, time.perf_counter()
+        if self._moment is None:
+            self._moment, self._since = (step, now), step
+            return
+        before, then = self._moment
+        self._moment = (step, now)
+        self._seconds.append((now - then) / (step - before))
+        if step - self._since < MEASURED:
+            return
+        named = self._commons()
+        begun = time.perf_counter()
+        sums = checksums(tensor for _, tensor in named)
+        mine = [time.perf_counter() - begun, self._share_s, statistics.median(self._seconds), _machine(named[0][1].device)]
+        heard = [json.loads(other) for other in self._agree([name for name, _ in named], sums, _DIFFERS, json.dumps(mine).encode())]
+        self._last = step
+        if len({other[3] for other in heard}) > 1:
+            self._auto = False
+            self._sync.meter.checks = (
+                "weights are not compared: ranks compute on different machines, whose results may differ in the last bits "
+                f"({', '.join(sorted({other[3] for other in heard}))}); check_every=n compares them all the same"
+            )
+            return
+        self.every, cost, step_s = steps_between(*([other[i] for other in heard] for i in range(3)))
+        self._tell(f": {cost * 1e3:.1f} ms, {100 * cost / (self.every * step_s):.2f} % of the time of training")
+
+    def _commons(self) -> list[tuple[str, Tensor]]:
+        """What every rank must hold equal now of what trains."""
+        sync = self._sync
+        if sync.strategy.on.clock == "backward":
+            return self._params()
+        named: list[tuple[str, Tensor]] = []
+        for bucket in sync.buckets:
+            common = sync.strategy.on.common(bucket, bucket.state)
+            if common is None:
+                named += zip(bucket.names, bucket.params, strict=True)
+            else:
+                named += [(part.name, common[part.begin : part.end]) for part in bucket.spec.parts]
+        return named
+
+    def _params(self) -> list[tuple[str, Tensor]]:
+        return [pair for bucket in self._sync.buckets for pair in zip(bucket.names, bucket.params, strict=True)]
+
+    def _agree(self, names: Sequence[str], sums: Sequence[int], text: str, more: bytes = b"") -> list[bytes]:
+        """What every rank says beside; raise on every rank unless all have the same checksums."""
+        sync = self._sync
+        packed = struct.pack(f"<{len(sums)}q", *sums)
+        own = hashlib.blake2b(packed, digest_size=16).digest()
+        heard = sync.share(own + more, f"step {sync.step}: comparing checksums")
+        if all(other[:16] == own for other in heard):
+            return [other[16:] for other in heard]
+        every = sync.share(packed, f"step {sync.step}: check, which of them differ")
+        for i, name in enumerate(names):
+            words = [other[8 * i : 8 * i + 8] for other in every]
+            if odd := [rank for rank, word in enumerate(words) if word != words[0]]:
+                raise DisagreementError(text.format(name=repr(name), ranks=odd, step=sync.step))
+        raise DisagreementError(f"step {sync.step}: ranks hold other numbers of parameters: {[len(other) // 8 for other in every]}")
+
+    def _tell(self, cost: str = "") -> None:
+        if self.every is not None and self._together:
+            self._sync.meter.checks = f"weights are compared between ranks every {self.every} steps{cost}"
+
+
+_BEGAN = (
+    "ranks did not begin with the same weights: ranks {ranks} do not hold rank 0's {name}, so it was loaded or changed after attach, and "
+    "not on every rank alike. Load before attach, which gives every rank rank 0's; or load the same on every rank"
+)
+_DIFFERS = (
+    "{name} differs at step {step}: ranks {ranks} do not hold rank 0's bits. A message or memory was damaged, or something other than "
+    "the loop changes weights on one rank. Go on from a checkpoint of before; check_every= and sync.check() narrow it down"
+)
+
+
+def comparable(sync: Syncer) -> list[tuple[str, Tensor]]:
+    """List what ranks must hold equal now, by name and in the model's order.
+
+    Raises:
+        NotLandedError: they differ rightly; see `Syncer.check`.
+    """
+    named: list[tuple[str, Tensor]] = []
+    for bucket in sync.buckets:
+        common = sync.strategy.on.common(bucket, bucket.state)
+        if common is None:
+            if not sync.strategy.compares:
+                raise NotLandedError(
+                    f"check(): with {sync.strategy.what!r} over {sync.strategy.how!r} ranks never hold equal parameters, "
+                    "only near ones; compare what `with sync.common_weights():` shows"
+                )
+            if sync.apart:
+                raise NotLandedError(
+                    f"check(): ranks have taken {sync.apart} steps of their own since all parameters last landed at once, by "
+                    f"{sync.strategy.when!r}; compare what `with sync.common_weights():` shows"
+                )
+            common = bucket.weights()
+        named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
+    named.extend(sync.frozen)
+    order = {plain_name(name): place for place, (name, _) in enumerate(sync.model.named_parameters())}
+    named.sort(key=lambda item: order.get(item[0], len(order)))
+    buffers = [] if sync.apart else sync.shared_buffers  # equal since the last landing, until the next forward pass in training
+    return named + buffers
+
+
+def steps_between(hashing: Sequence[float], telling: Sequence[float], stepping: Sequence[float]) -> tuple[int, float, float]:
+    """Return n, the seconds of one comparison, and those of a step, from every rank's own seconds.
+
+    Example:
+        >>> steps_between([0.5, 0.4], telling=[0.1, 0.3], stepping=[2.0, 1.5])
+        (100, 0.6, 1.5)
+    """
+    cost, step_s = max(hashing) + min(telling), min(stepping)
+    return rounded(cost / (MOST * step_s)), cost, step_s
+
+
+def rounded(least: float) -> int:
+    """Return the next of 1, 2, 5, 10, 20, 50, … that is not below.
+
+    Example:
+        >>> [rounded(x) for x in (0.2, 3, 5, 51, 1001)]
+        [1, 5, 5, 100, 2000]
+    """
+    scale = int(10 ** math.floor(math.log10(max(least, 1.0))))
+    return next(step * scale for step in (1, 2, 5, 10) if step * scale >= least)
+
+
+def _machine(device: torch.device) -> str:
+    """What decides the last bits of this rank's arithmetic."""
+    kind: Any = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "cpu":
+        kind = torch.backends.cpu.get_cpu_capability()
+    return f"{kind}, torch {torch.__version__}"

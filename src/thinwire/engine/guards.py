@@ -1,0 +1,267 @@
+"""What would let ranks drift apart in silence, found while they train: parameters that no syncer holds, gradients that no backward
+pass brought, weights loaded after attach, another wrapper around the model.
+
+    attach       an optimiser of other parameters; wrappers and shards inside the model (wrappers.py); a second syncer (living.py)
+    backward     the first time: DDP or FSDP around the model
+    step         of the attached optimiser: parameters that joined it, gradients set by hand, and the model itself at every 16th
+                 of any other: parameters of the model that the syncer does not hold
+    check()      all of it
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thinwire.engine import living, wrappers
+from thinwire.engine.buckets import plain_name
+from thinwire.engine.checksums import checksum, checksums
+from thinwire.errors import AttachError, NotLandedError
+
+if TYPE_CHECKING:
+    from thinwire.engine.syncer import Syncer
+
+LOOK_EVERY = 16
+"""Steps between two looks at all of a model's parameters: 1 µs a parameter, and a step takes at least 20."""
+_AGAIN = "close the syncer and attach again"
+
+
+def misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
+    """Say why this optimiser cannot be the one of this model."""
+    plain = wrappers.unwrapped(optimizer)
+    if not hasattr(plain, "_optimizer_step_pre_hooks"):
+        return [f"the optimiser is a {type(optimizer).__name__}, which takes no hooks: give the torch.optim.Optimizer that it steps"]
+    trained = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
+    held = _params(plain)
+    found = []
+    outside = [param for param in held if id(param) not in trained and param.requires_grad and not living.holders(param)]
+    if trained and not any(id(param) in trained for param in held):
+        found.append(
+            f"the optimiser holds none of the model's {len(trained)} parameters that train: it is of another model, or was made before "
+            "they were replaced. Make it from this model's parameters, and then attach"
+        )
+    elif outside:
+        found.append(
+            f"the optimiser holds {len(outside)} parameters that are not the model's (the first of shape {tuple(outside[0].shape)}): no "
+            "rank would send them, and ranks would drift apart. Make them part of the model (in an nn.ModuleList with it), or, "
+            "if each rank is to keep its own, give them an optimiser of their own"
+        )
+    if plain is not optimizer and scaler is None and getattr(optimizer, "scaler", None) is not None:
+        found.append(f"the {type(optimizer).__name__} has a GradScaler of its own: give it to attach, too, as scaler=")
+    return found
+
+
+class Watch:
+    """The watch of one syncer."""
+
+    def __init__(self, sync: Syncer, frozen: Iterable[nn.Parameter | Tensor]) -> None:
+        self.sync = sync
+        self.trained = {id(param): param for bucket in sync.buckets for param in bucket.params}
+        self._names = {id(param): name for bucket in sync.buckets for name, param in zip(bucket.names, bucket.params, strict=True)}
+        self._held = set(self.trained) | {id(param) for param in frozen}
+        self._grads = {buffer.untyped_storage().data_ptr() for bucket in sync.buckets for buffer in bucket.gradient_buffers}
+        self._strangers = itertools.count()  # steps of other optimisers
+        self._looked_at: int | None = None  # the step of the last look at the model
+        self._unheld: dict[int, str] = {}  # what the last look at the model has found
+        self._alone = False  # whether a backward pass has shown that no wrapper is around
+        self._stepped_at = sync.step
+        self._handles: list[Any] = []
+        self.paused = False
+        """Whether the parameters are not this rank's own for now, but what ranks have in common."""
+        self._before: dict[int, int] = {}  # checksums of parameters that a module has loaded since the last step, before it did
+        if sync.strategy.on.clock == "step":
+            for module in sync.model.modules():
+                if any(id(param) in self.trained for param in module.parameters(recurse=False)):
+                    self._handles.append(module.register_load_state_dict_pre_hook(_Loading(self)))
+        self.restart()
+        living.add(self)
+
+    def close(self) -> None:
+        """Look no more."""
+        living.remove(self)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    # -- moments ------------------------------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Take the parameters as they are for where this rank goes on from: at attach, or after a checkpoint."""
+        self._stepped_at = self.sync.step
+        self._before.clear()
+        self._begun = False
+        self.began = checksums(self.trained.values()) if self.sync.strategy.on.clock == "step" else []
+        self.began_equal = not self.sync.apart
+
+    def backward(self) -> None:
+        """A gradient has come.
+
+        Raises:
+            AttachError: another wrapper holds the model, too.
+        """
+        if self._alone:
+            return
+        self._alone = True
+        if not dist.is_available() or not dist.is_initialized():  # which such a wrapper needs
+            return
+        if wrapper := wrappers.around(self.sync.model):
+            raise AttachError(
+                f"the model is attached and in {wrapper}, too, so both would synchronise it. {wrappers.ADVICE}; or close() the syncer and "
+                f"leave it to {wrapper}"
+            )
+
+    def stepping(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Some optimiser of this process is about to step.
+
+        Raises:
+            AttachError: it would step what the syncer does not hold.
+            NotLandedError: its gradients were set by hand.
+        """
+        if optimizer is not self.sync.optimizer:
+            step = next(self._strangers)
+            if not step & (step - 1) or not step % LOOK_EVERY:
+                self._unheld = self._new_parameters()
+            if self._unheld and (names := [self._unheld[id(param)] for param in _params(optimizer) if id(param) in self._unheld]):
+                raise AttachError(self._told_unheld(names))
+            return
+        self._refuse(self._outsiders(optimizer))
+        if self._looked_at is None or self.sync.step - self._looked_at >= LOOK_EVERY:
+            self._refuse(self._model_changes())
+            self._looked_at = self.sync.step
+        closure = kwargs.get("closure") is not None or any(arg is not None for arg in args[1:])
+        if not closure:  # which would run the backward pass only now
+            self._refuse_gradients_by_hand(optimizer)
+        self._stepped_at = self.sync.step
+        self.before_step()
+
+    def before_step(self) -> None:
+        """A step of the schedule begins, on local steps: see whether the parameters are still those that this rank goes on from.
+
+        Raises:
+            AttachError: they were loaded when rounds had begun.
+        """
+        sync = self.sync
+        if sync.strategy.on.clock != "step":
+            return
+        names = self._changed_at_start() if not self._begun else self._loaded()
+        self._begun = True
+        if not names:
+            return
+        if sync.step == 0 and sync.anchors_itself:
+            self.began = checksums(self.trained.values())
+            for bucket in sync.buckets:  # an anchor of what was there before would take all that was loaded for progress
+                bucket.state = sync.strategy.on.init(bucket)
+            return
+        raise AttachError(
+            f"{names[0]!r} was loaded, or changed by hand, at step {sync.step}, when the round had begun from other weights: the next mean "
+            "would take the difference for progress. Load the model first and then the syncer, with sync.load_state_dict(…) or "
+            f"sync.load_checkpoint(…) of the same checkpoint; or {_AGAIN} after loading"
+        )
+
+    def loading(self, module: nn.Module) -> None:
+        """A module is about to load its parameters."""
+        for param in module.parameters(recurse=False):
+            if id(param) in self.trained and not self.paused:
+                self._before.setdefault(id(param), int(checksum(param)))
+
+    def problems(self) -> list[str]:
+        """Say what the syncer does not hold, of the model and of its optimiser."""
+        return self._model_changes() + self._outsiders(self.sync.optimizer)
+
+    # -- looks --------------------------------------------------------------------------------------------------------
+
+    def _refuse(self, problems: list[str]) -> None:
+        if problems:
+            raise AttachError("; ".join(problems))
+
+    def _new_parameters(self) -> dict[int, str]:
+        """Parameters of the model that train and that the syncer does not hold."""
+        named = self.sync.model.named_parameters()
+        return {id(param): plain_name(name) for name, param in named if id(param) not in self._held and param.requires_grad}
+
+    def _model_changes(self) -> list[str]:
+        self._unheld = self._new_parameters()
+        return [self._told_unheld(list(self._unheld.values()))] if self._unheld else []
+
+    def _told_unheld(self, names: list[str]) -> str:
+        params = {plain_name(name): param for name, param in self.sync.model.named_parameters()}
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        if any(wrappers.is_sharded(params.get(name)) for name in names):
+            return f"{names[0]!r}{more}: the model was sharded after attach, so nothing would be synchronised. {wrappers.WHOLE}"
+        verb = "was replaced" if names[0] in self._names.values() else "joined the model"
+        return f"{names[0]!r}{more} {verb} after attach: no rank would send it, and ranks would drift apart. {_AGAIN.capitalize()}"
+
+    def _outsiders(self, optimizer: Optimizer) -> list[str]:
+        """What the optimiser steps and nobody holds."""
+        new = [param for param in _params(optimizer) if id(param) not in self._held and param.requires_grad]
+        outside = [param for param in new if not living.holders(param)]
+        if not outside:
+            return []
+        names = {id(param): plain_name(name) for name, param in self.sync.model.named_parameters()}
+        if named := [names[id(param)] for param in outside if id(param) in names]:
+            return [self._told_unheld(named)]
+        return [
+            f"the optimiser has been given {len(outside)} parameters that are not the model's (the first of shape "
+            f"{tuple(outside[0].shape)}): no rank would send them, and ranks would drift apart. Make them part of the model, and {_AGAIN}"
+        ]
+
+    def _refuse_gradients_by_hand(self, optimizer: Optimizer) -> None:
+        sync = self.sync
+        on_gradients = sync.strategy.on.clock == "backward"
+        if sync.worked or (on_gradients and (sync.step != self._stepped_at or sync.within)):
+            return
+        for param in _params(optimizer):
+            grad = param.grad
+            if id(param) not in self.trained or type(grad) is not Tensor or grad.untyped_storage().data_ptr() in self._grads:
+                continue
+            if not bool(grad.any()):  # torch's own checkpoints step with zeros, to make the optimiser's state
+                continue
+            cure = (
+                "call sync.skip_step() before the step, which sends what is in .grad"
+                if on_gradients
+                else "call loss.backward(), by which steps are counted"
+            )
+            raise NotLandedError(
+                f"optimizer.step() at step {sync.step}: no backward pass has brought the gradient of {self._names[id(param)]!r} since the "
+                f"last step (torch.autograd.grad, or one set by hand?), so it is this rank's own and ranks would drift apart; {cure}"
+            )
+
+    def _changed_at_start(self) -> list[str]:
+        self._before.clear()
+        before, self.began = self.began, checksums(self.trained.values())
+        return [self._names[key] for key, old, new in zip(self.trained, before, self.began, strict=True) if old != new]
+
+    def _loaded(self) -> list[str]:
+        if not self._before:
+            return []
+        names = [self._names[key] for key, before in self._before.items() if int(checksum(self.trained[key])) != before]
+        self._before.clear()
+        return names
+
+
+class _Loading:
+    """Tells a watch that a module loads; a copy of it, by deepcopy or pickle, tells nobody."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self._watch = watch
+
+    def __call__(self, module: nn.Module, *_: Any) -> None:
+        if self._watch is not None:
+            self._watch.loading(module)
+
+    def __deepcopy__(self, _: Any) -> _Loading:
+        return _Loading()
+
+    def __reduce__(self) -> Any:
+        return (_Loading, ())
+
+
+def _params(optimizer: Optimizer) -> list[Any]:
+    return [param for group in optimizer.param_groups for param in group["params"]]

@@ -1,0 +1,73 @@
+"""The syncers that are at work in this process, and what of another attach they rule out."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from thinwire.core import Ranks
+from thinwire.strategy import Strategy
+
+if TYPE_CHECKING:
+    from thinwire.engine.guards import Watch
+
+_lock = threading.Lock()
+_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+_handles: list[Any] = []  # one hook for all, which keeps no syncer alive
+
+
+def living() -> list[Watch]:
+    """List the watches of all syncers that have not been closed."""
+    with _lock:
+        return list(_watches)
+
+
+def add(watch: Watch) -> None:
+    """Count a syncer as at work; the first one has every optimiser of this process looked at as it steps."""
+    with _lock:
+        _watches.add(watch)
+        if not _handles:
+            _handles.append(register_optimizer_step_pre_hook(_stepping))
+
+
+def remove(watch: Watch) -> None:
+    """Count a syncer as closed."""
+    with _lock:
+        _watches.discard(watch)
+        if not _watches and _handles:
+            _handles.pop().remove()
+
+
+def holders(param: nn.Parameter) -> list[Watch]:
+    """List the living syncers that synchronise a parameter."""
+    return [watch for watch in living() if id(param) in watch.trained]
+
+
+def conflicts(model: nn.Module, strategy: Strategy, among: Ranks, world: int) -> list[str]:
+    """Say why another syncer that is at work rules this one out.
+
+    Two levels are two syncers on one model: gradients among some ranks, deltas or parameters among others.
+    """
+    for watch in living():
+        names = [name for name, param in model.named_parameters() if param.requires_grad and id(param) in watch.trained]
+        other = watch.sync
+        same_ranks = (other.driver.among, other.driver.world) == (among, world)
+        same_clock = other.strategy.on.clock == strategy.on.clock
+        twice = same_clock and (same_ranks or strategy.on.clock == "backward")
+        if not names or not (twice or (same_ranks and world > 1)):
+            continue
+        return [
+            f"{names[0]!r} is synchronised already, by a syncer that has not been closed ({other.strategy!r}, at step {other.step}): both "
+            "would send it and step it. Close that one first, with sync.close() or `with thinwire.attach(…)`. Two levels of periods are "
+            "gradients() in one group of ranks, and deltas(…) or parameters() in another"
+        ]
+    return []
+
+
+def _stepping(optimizer: Any, args: Any, kwargs: Any) -> None:
+    for watch in living():
+        watch.stepping(optimizer, args, kwargs)
