@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 WIDTH, CLASSES = 24, 5
+_drawing = threading.Lock()  # ranks that are threads have one generator between them
 
 
 def mlp(seed: int = 0, depth: int = 3, bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for _ in range(depth - 1):
-        layers += [nn.Linear(WIDTH, WIDTH, bias=bias), nn.Tanh()]
-    return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES, bias=bias)).to(dtype)
+    with _drawing:
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for _ in range(depth - 1):
+            layers += [nn.Linear(WIDTH, WIDTH, bias=bias), nn.Tanh()]
+        return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES, bias=bias)).to(dtype)
 
 
 def batch(step: int, rank: int, size: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

@@ -175,7 +175,7 @@ class FlatBucket:
         for i, param in enumerate(self.params):
             if self.taken[i]:
                 continue
-            landed = self.landed[i] and param.grad is not None
+            landed = self.landed[i] and param.grad is not None and self._is_ours(param.grad)
             if param.grad is None or landed:
                 absent.add(i)
             if landed:
@@ -185,6 +185,10 @@ class FlatBucket:
                     param.grad = mean
             self.take(i, scale)
         return frozenset(absent)
+
+    def _is_ours(self, grad: Tensor) -> bool:
+        """Whether a gradient lies in a buffer of this bucket; what the loop has put in its place does not."""
+        return any(grad.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr() for buffer in self._buffers)
 
     def take(self, i: int, scale: float) -> None:
         """Move parameter i's gradient, times `scale`, into the buffer; none counts as zeros."""
