@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from tests.train.test_strangers import listening
+from thinwire.cli.main import main
 from thinwire.drive import interfaces
 from thinwire.drive.interfaces import Interface, leading_to, resolve
 from thinwire.drive.torch import transport_cause
@@ -139,3 +140,33 @@ def test_gloos_failure_names_the_interface_to_set(monkeypatch: pytest.MonkeyPatc
     assert transport_cause(RuntimeError("Connection reset by peer")) == "Connection reset by peer"
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
     assert transport_cause(failed) == str(failed).partition("\n")[0], "the user has named one"
+
+
+def test_rank_0_without_a_launcher_serves_the_store_at_its_address_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the lab starts ranks: each by itself, with the variables of torchrun and nobody who serves."""
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.2", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    meets = meeting(print)
+    assert [address for address, there in listening(os.getpid()) if there == port] == ["127.0.0.2"]
+    assert meets.store is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--master=nonsense.invalid:1"], "--master=nonsense.invalid: this machine cannot resolve it"),
+        (["--master=127.0.0.1:1"], "which no other machine reaches"),
+        ([], "--nodes 2 needs --master HOST:PORT"),
+        (["--master=a:b:c"], "got 'a:b:c'"),
+        (["--master=10.0.0.1:1", "--node-rank=2"], "--node-rank 2 of --nodes 2: machines are 0 to 1"),
+    ],
+)
+def test_machines_that_cannot_meet_are_refused_in_a_line(flags: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--nodes=2", *flags]) == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thinwire.drive.interfaces import resolve
 from thinwire.errors import ConfigError
 from thinwire.say import Say, one_line
 from thinwire.train.config import TrainConfig, flags_of
@@ -40,6 +41,8 @@ LINGER_S = 5.0  # two looks at the heartbeats, and a little
 
 def launch(config: TrainConfig, say: Say) -> int:
     """Start the ranks and wait for them; the exit code."""
+    if config.nodes > 1:
+        resolve(_master(config)[0], "--master")  # refused before torch is loaded, which takes seconds
     from thinwire.train.folder import default_out
     from thinwire.train.rank import run_rank
     from thinwire.train.spoken import strategy_from

@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from thinwire.drive.interfaces import resolve
 from thinwire.errors import CheckpointError, DisagreementError, FlightError, RankLostError, ThinwireError
 from thinwire.say import Say, rank
 from thinwire.train.config import TrainConfig
@@ -94,6 +95,9 @@ def _train(config: TrainConfig, say: Say, asked: Asked) -> None:
 
 
 def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) -> None:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and os.environ.get("MASTER_ADDR"):
+        resolve(os.environ["MASTER_ADDR"], "MASTER_ADDR")  # refused before torch is loaded, which takes seconds
     import torch.distributed as dist
 
     from thinwire.train.job import run
@@ -103,7 +107,6 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) ->
     from thinwire.train.setup import prepare_run
     from thinwire.train.show import figures, show_on
 
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     meets = meeting(lambda text: say.note(text, speaker=rank() if _leads() else 0)) if world > 1 else None
     prepared = prepare_run(config)
     prepared.model()
