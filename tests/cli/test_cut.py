@@ -25,7 +25,9 @@ TIMEOUT_S = 8  # of a hop, as TINY has it
 NAMED_WITHIN_S = TIMEOUT_S + 12  # from the cut: a hop, two looks at the heartbeats, and cores that others use, too
 ENDED_WITHIN_S = 60
 HELD_S = 280  # a namespace lives no longer, even if this process is killed
-WAITED_IN = r"step \d+(, bucket 0|: which checkpoints are whole)"  # where the cut meets a rank: in a flight, or in what a save asks
+WAITED_IN = (
+    r"step \d+(, bucket 0|: which checkpoints are whole|: status of the launch)"  # where the cut meets a rank: a flight, a save, a launch
+)
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
