@@ -33,9 +33,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import thinwire
 from thinwire import recipes
 from thinwire.bench.records import environment
+from thinwire.engine import Syncer, attach  # here, lest each fork imports it
 from thinwire.errors import LinkLostError, RankLostError, ThinwireError
 from thinwire.lab import Lab, uniform
 from thinwire.lab.shape import DEV, address
@@ -158,7 +158,7 @@ def train(asked: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 8))
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    sync = thinwire.attach(model, optimizer, STRATEGIES[asked["strategy"]], timeout=timedelta(seconds=TIMEOUT_S), bucket_bytes=1 << 14)
+    sync = attach(model, optimizer, STRATEGIES[asked["strategy"]], timeout=timedelta(seconds=TIMEOUT_S), bucket_bytes=1 << 14)
     if asked["raises"] >= 0 and rank % 2:  # a loop without a context
         steps(asked, model, optimizer, sync)
         sync.close()
@@ -170,7 +170,7 @@ def train(asked: dict[str, Any]) -> None:
         sync.check()
 
 
-def steps(asked: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, sync: thinwire.engine.Syncer) -> None:
+def steps(asked: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer) -> None:
     rank, folder, first = asked["rank"], Path(asked["folder"]), asked["resume"]
     if first:
         saved = load_file(folder / f"{first}-{rank}.safetensors")
