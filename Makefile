@@ -9,7 +9,7 @@ ARGS ?=
 # One thread a process: ranks and test workers already fill the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup train test lint docs bench fuzz
+.PHONY: setup train test long lint docs bench fuzz
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# What is slow by nature: 34 seeded faults on four emulated hosts, about ten minutes; it fails where a target of them is missed.
+long: $(STAMP)
+	timeout --kill-after=30 2700 $(BIN)/python -m benchmarks.faults --seed 0 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

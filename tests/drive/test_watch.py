@@ -153,7 +153,7 @@ def test_a_slow_store_makes_nobody_lost(watches: Any, monkeypatch: pytest.Monkey
         monkeypatch.setattr(Watch, "_light", lambda _: None)
         monkeypatch.setattr(Watch, "_meet", lambda _: None)
     store = dist.HashStore()
-    ranks = watches(lambda _: Slow(store, 0.7), 3)
+    ranks = watches(lambda _: Slow(store, 0.4), 3)
     if beacons:
         until(lambda: bool(ranks[0]._addresses))
     found, _ = ranks[0].diagnose()

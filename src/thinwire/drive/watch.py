@@ -30,6 +30,7 @@ INTERVAL_S = 0.5
 _LOOK = 4  # intervals that a diagnosis looks on
 _MOVES = 2  # beats of its own that it must see meanwhile
 _ANSWER_S = 2 * _LOOK * INTERVAL_S  # that the store has
+_START_S = 60.0  # that it has at the start, when every rank asks at once
 _MEETING_S = 60.0  # until all ranks have put up their addresses
 _MOST_ASKED = 32  # ranks that a diagnosis asks
 _MOST_TOLD = 64  # ranks that are told of this one's end
@@ -59,9 +60,10 @@ class Watch:
         self._stop = threading.Event()
         self._process = os.getpid()
         self._asks.ask(lambda: store.set_timeout(timedelta(seconds=_ANSWER_S)))
-        self._token = self._asks.ask(lambda: store.compare_set("token", "", uuid.uuid4().hex)).decode(errors="replace")
+        token = self._asks.ask(lambda: store.compare_set("token", "", uuid.uuid4().hex), _START_S)
+        self._token = token.decode(errors="replace")
         self._beacon = self._light()
-        self._beat()
+        self._beat(_START_S)
         for target in (self._loop, self._meet):
             threading.Thread(target=target, name="thinwire-heartbeat", daemon=True).start()
         itself = weakref.ref(self)
@@ -148,16 +150,16 @@ class Watch:
             with contextlib.suppress(FlightError):  # a slow answer, or the store is gone and the flights will fail: try on
                 self._beat()
 
-    def _beat(self) -> None:
+    def _beat(self, limit_s: float = _ANSWER_S) -> None:
         text = json.dumps(self.standing.plain())
-        self._asks.ask(lambda: self._store.set(f"beat/{self.rank}", text))
+        self._asks.ask(lambda: self._store.set(f"beat/{self.rank}", text), limit_s)
 
     def _light(self) -> Beacon | None:
         try:
             beacon = Beacon(own_address(endpoint_of(self._store)), self._token, self._says, self._tries, self._hears)
         except OSError:  # no address: others go by the heartbeats alone
             return None
-        self._asks.ask(lambda: self._store.set(f"beacon/{self.rank}", beacon.address))
+        self._asks.ask(lambda: self._store.set(f"beacon/{self.rank}", beacon.address), _START_S)
         return beacon
 
     def _says(self) -> dict[str, Any]:
