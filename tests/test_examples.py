@@ -21,7 +21,7 @@ EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TRAINING = [name for name in NAMES if name != "choose_a_strategy"]
-TOLERANCE = 5e-3  # PowerSGD after 50 steps: 3.280 on a Zen 4, 3.273 on a Zen 5
+TOLERANCE = 0.008  # of a loss: processors add up in another order, and 24 steps apart that is 0.6 %
 DECIMAL = re.compile(r"\d+\.\d+")
 
 
