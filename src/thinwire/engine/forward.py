@@ -180,7 +180,7 @@ class Deferred:
             bucket = self._pending.pop(index)
             handles = bucket.air[0].handles
             with self._sync.meter.working():
-                self._sync.put([bucket])
+                self._sync.landings.put([bucket])
             self._stages += [stage for handle in handles for stage in handle.stages]
             self._sent[index] += sum(handle.sent_bytes for handle in handles)
             if self._then is not None:

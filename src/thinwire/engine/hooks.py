@@ -41,8 +41,9 @@ class Hooks:
         scaler = sync.options.scaler
         if on_gradients:
             self._handles.append(sync.optimizer.register_step_pre_hook(self._refuse_step))
-            self._handles.append(sync.optimizer.register_step_pre_hook(sync.guard.before_step))
-            self._handles.append(sync.optimizer.register_step_post_hook(sync.guard.after_step))
+            guard = sync.landings.guard
+            self._handles.append(sync.optimizer.register_step_pre_hook(guard.before_step))
+            self._handles.append(sync.optimizer.register_step_post_hook(guard.after_step))
         elif scaler is None:
             self._handles.append(sync.optimizer.register_step_post_hook(self._of_step))
         else:  # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted, or the clocks drift apart

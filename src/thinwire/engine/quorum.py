@@ -173,7 +173,7 @@ class QuorumSyncer(Syncer):
                 stacklevel=4,
             )
         self._at_anchor()
-        self._landed.update(bucket.index for bucket in self.buckets)
+        self.landings.written.update(bucket.index for bucket in self.buckets)
 
     def _contribution(self, began: int) -> bytes:
         """This rank's delta, encoded, bucket by bucket and slice by slice."""

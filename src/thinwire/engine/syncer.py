@@ -9,7 +9,7 @@ One backward pass (or optimiser step) is one step of the schedule:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,18 +21,17 @@ from torch.optim import Optimizer
 
 from thinwire.core import Tick
 from thinwire.engine import agree, checkpoint
-from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.checks import Checks, comparable
-from thinwire.engine.flights import Flights, keep_entries
+from thinwire.engine.flights import Flights
 from thinwire.engine.forward import Deferred
 from thinwire.engine.guards import Watch
 from thinwire.engine.hooks import Frozen, Hooks
+from thinwire.engine.landings import Landings
 from thinwire.engine.meter import Report
-from thinwire.engine.nonfinite import Guard
 from thinwire.engine.options import Options, persistent_buffers
 from thinwire.engine.pace import Pace
 from thinwire.engine.priority import by_index
-from thinwire.engine.status import Status
 from thinwire.engine.trace import Trace, recording
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError
@@ -51,7 +50,6 @@ class Syncer:
         self.step = 0
         """Steps of the schedule's clock so far."""
         self._begun = 0  # the step at which this syncer began
-        self._landed: set[int] = set()  # buckets of which a mean has landed since
         self.apart = 0
         """Steps since all buckets last landed at once: under `staggered` in several parts, all there have been."""
         self._on_gradients = self.strategy.on.clock == "backward"
@@ -64,10 +62,7 @@ class Syncer:
         """Whose slice goes on the wire next, by bucket."""
         self._next = 0  # the next of them in this step
         self._scale = 1.0  # what a gradient is multiplied by on its way into the bucket
-        self.guard = Guard(options.nonfinite, self._on_gradients, self.meter)
-        flights.look = self.guard.active
-        self._incomplete = False  # at the last landing every rank missed some gradient
-        self._first_status = True
+        self.landings = Landings(flights, options)
         self.accumulating = False
         self.worked = False
         """Whether there was a backward pass since the last counted step of the optimiser."""
@@ -216,7 +211,7 @@ class Syncer:
         self.step = self._begun = step
         self.apart = apart
         self.meter.steps = step
-        self.accumulating = self._incomplete = False
+        self.accumulating = self.landings.incomplete = False
         self.watch.restart()
         self.checks.restart()
 
@@ -233,10 +228,10 @@ class Syncer:
             self._unhook()
             while launched := [bucket.air[0].step for bucket in self.buckets if bucket.air]:
                 oldest = [bucket for bucket in self.buckets if bucket.air and bucket.air[0].step == min(launched)]
-                self.put(oldest, write=not self._on_gradients)
+                self.landings.put(oldest, write=not self._on_gradients)
         finally:
             self.driver.close()
-        never = [bucket.names[0] for bucket in self.buckets if bucket.index not in self._landed]
+        never = [bucket.names[0] for bucket in self.buckets if bucket.index not in self.landings.written]
         if never and self.step > self._begun:
             some = f" of {len(never)} of {len(self.buckets)} buckets (from {never[0]!r})" if len(never) < len(self.buckets) else ""
             left = "the optimiser has seen no gradient of theirs" if self._on_gradients else "each rank keeps its own parameters"
@@ -281,7 +276,7 @@ class Syncer:
         if tick.launch:
             self.meter.launched()
             self.weights.settle()
-            self._scale = self._share / (self._loss_scale if self.flights.stateful else 1.0)
+            self._scale = self._share / (self.landings.loss_scale if self.flights.stateful else 1.0)
             for bucket in self.buckets:
                 bucket.turn()
         self._tick = tick
@@ -315,12 +310,12 @@ class Syncer:
         if tick.launch:
             absent = [bucket.take_absent(self._scale) for bucket in self.buckets]
             self._launch_full()
-            self._tell_status(self.buckets, absent)
+            self.landings.launched(self.buckets, self.step, absent)
         for bucket in self.buckets if tick.launch else ():
             bucket.clear_grads()  # all at once: memory freed one by one would go back to the system and be faulted in again
         landing = [self.buckets[index] for index in tick.land]
         if self._late is None:
-            self.put(landing)
+            self.landings.put(landing)
         elif landing:
             self._late.hold(landing)
         self.accumulating = not tick.launch
@@ -344,11 +339,10 @@ class Syncer:
             for index in tick.launch:
                 share = self._share if self.pace is None else self.pace.share(index, self.weights.shares)
                 self.flights.launch(self.buckets[index], self.step, share, tick.dense)
-            if self.guard.active and self.strategy.how.consensus:
-                self._tell_status([self.buckets[index] for index in tick.launch], None)
+            self.landings.launched([self.buckets[index] for index in tick.launch], self.step, None)
         if self.pace is not None and 0 in tick.launch and not tick.dense:
             self.pace.tell()
-        self.put([self.buckets[index] for index in tick.land])
+        self.landings.put([self.buckets[index] for index in tick.land])
         if self.pace is not None and 0 in tick.land:
             self.pace.take_up()
         self._end(tick)
@@ -365,58 +359,6 @@ class Syncer:
         if tick.land and self.shared_buffers:
             agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self.shared_buffers], f"step {self.step - 1}, buffers")
 
-    def _tell_status(self, launched: Sequence[FlatBucket], absent: Sequence[frozenset[int]] | None) -> None:
-        """Start the status of a launch on its way: it travels while the buckets do."""
-        airs = [bucket.air[-1] for bucket in launched]
-        first_bad = [air.first_bad for air in airs]
-        status = Status(self.driver, self.meter, launched, self.step, first_bad, absent, bitmap=self._incomplete)
-        for air in airs:
-            air.status = status
-
-    def put(self, buckets: Sequence[FlatBucket], write: bool = True) -> None:
-        """Wait for the oldest launch of each bucket and write its mean where it belongs.
-
-        Raises:
-            NonFiniteError: on local steps, where some rank's parameters are not finite; nothing is written then.
-        """
-        landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
-        if not landing:
-            return
-        if write:
-            self._landed.update(bucket.index for bucket, _ in landing)
-        status = self._status_of(landing)
-        failed = status.bad if status is not None else any(int(air.first_bad) >= 0 for _, air in landing)
-        finite = self.flights.settle(landing, self._looks_at_sums or status is None, failed)
-        if not write:
-            return
-        if self.guard.active and (failed or not finite):
-            self.guard.failed(landing, status)
-        for bucket, air in landing:
-            bucket.silent = air.silent if status is None else status.silent.get(bucket.index, frozenset())
-            self.flights.take_back_silent(bucket, air)
-            if self._on_gradients and self.flights.stateful:
-                air.x.mul_(self._loss_scale)
-            self._write(bucket, air.x)
-
-    def _status_of(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> Status | None:
-        """Wait for the status of a launch; `None` where a checkpoint brought it, or ranks do not all meet."""
-        status = landing[0][1].status
-        if status is not None:
-            status.wait()
-            self._incomplete = status.incomplete
-            if self._first_status:
-                status.warn_of_absent()
-            self._first_status = False
-        return status
-
-    def _write(self, bucket: FlatBucket, total: Tensor) -> None:
-        """Write a mean; what the target keeps of parameters whose gradient no rank had stays as it was."""
-        before = [(leaf, leaf.value) for _, leaf in bucket.state.walk() if leaf.spec is not None] if bucket.silent else []
-        self.strategy.on.write(bucket, total, bucket.state)
-        names = frozenset(bucket.names[i] for i in bucket.silent)
-        for leaf, value in before:
-            leaf.value = keep_entries(leaf, value, leaf.value, names)
-
     def _refuse_changed(self) -> None:
         self._frozen.refuse_thawed()
         for bucket in self.buckets:
@@ -427,14 +369,3 @@ class Syncer:
     @property
     def _share(self) -> float:
         return self.weights.own if self.strategy.on.mean else 1.0
-
-    @property
-    def _loss_scale(self) -> float:
-        scaler = self.options.scaler
-        return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
-
-    @property
-    def _looks_at_sums(self) -> bool:
-        """Whether sums may be not finite though every rank's values are: a codec's range, a plain sum, or parameters."""
-        strategy = self.strategy
-        return self.guard.active and (not self._on_gradients or strategy.what.lossy or not strategy.on.mean)

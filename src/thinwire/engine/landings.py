@@ -1,0 +1,99 @@
+"""What happens where a launch lands: ranks' word on it is waited for, its sums are judged, and its means written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.flights import Flights, keep_entries
+from thinwire.engine.nonfinite import Guard
+from thinwire.engine.options import Options
+from thinwire.engine.status import Status
+
+
+class Landings:
+    """The launches of one syncer, from their status to what is written."""
+
+    def __init__(self, flights: Flights, options: Options) -> None:
+        self._flights, self._strategy, self._scaler = flights, flights.strategy, options.scaler
+        self._on_gradients = self._strategy.on.clock == "backward"
+        self.guard = Guard(options.nonfinite, self._on_gradients, flights.meter)
+        """What becomes of values that are not finite."""
+        flights.look = self.guard.active
+        self._first = True
+        self.incomplete = False
+        """At the last landing every rank missed some gradient."""
+        self.written: set[int] = set()
+        """Buckets of which a mean has landed since the syncer began."""
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by at this step."""
+        scaler = self._scaler
+        return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
+
+    def launched(self, buckets: Sequence[FlatBucket], step: int, absent: Sequence[frozenset[int]] | None) -> None:
+        """Start the status of a launch on its way: it travels while the buckets do.
+
+        Args:
+            absent: by bucket, the parameters without a gradient here; `None` on local steps, of which only what is not finite is told.
+        """
+        if absent is None and not (self.guard.active and self._strategy.how.consensus):
+            return
+        airs = [bucket.air[-1] for bucket in buckets]
+        first_bad = [air.first_bad for air in airs]
+        flights = self._flights
+        status = Status(flights.driver, flights.meter, buckets, step, first_bad, absent, bitmap=self.incomplete)
+        for air in airs:
+            air.status = status
+
+    def put(self, buckets: Sequence[FlatBucket], write: bool = True) -> None:
+        """Wait for the oldest launch of each bucket and write its mean where it belongs.
+
+        Raises:
+            NonFiniteError: on local steps, where some rank's parameters are not finite; nothing is written then.
+        """
+        landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
+        if not landing:
+            return
+        if write:
+            self.written.update(bucket.index for bucket, _ in landing)
+        status = self._status_of(landing)
+        failed = status.bad if status is not None else any(int(air.first_bad) >= 0 for _, air in landing)
+        finite = self._flights.settle(landing, self._looks_at_sums or status is None, failed)
+        if not write:
+            return
+        if self.guard.active and (failed or not finite):
+            self.guard.failed(landing, status)
+        for bucket, air in landing:
+            bucket.silent = air.silent if status is None else status.silent.get(bucket.index, frozenset())
+            self._flights.take_back_silent(bucket, air)
+            if self._on_gradients and self._flights.stateful:
+                air.x.mul_(self.loss_scale)
+            self._write(bucket, air.x)
+
+    def _status_of(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> Status | None:
+        """Wait for the status of a launch; `None` where a checkpoint brought it, or ranks do not all meet."""
+        status = landing[0][1].status
+        if status is not None:
+            status.wait()
+            self.incomplete = status.incomplete
+            if self._first:
+                status.warn_of_absent()
+            self._first = False
+        return status
+
+    @property
+    def _looks_at_sums(self) -> bool:
+        """Whether sums may be not finite though every rank's values are: a codec's range, a plain sum, or parameters."""
+        return self.guard.active and (not self._on_gradients or self._strategy.what.lossy or not self._strategy.on.mean)
+
+    def _write(self, bucket: FlatBucket, total: Tensor) -> None:
+        """Write a mean; what the target keeps of parameters whose gradient no rank had stays as it was."""
+        before = [(leaf, leaf.value) for _, leaf in bucket.state.walk() if leaf.spec is not None] if bucket.silent else []
+        self._strategy.on.write(bucket, total, bucket.state)
+        names = frozenset(bucket.names[i] for i in bucket.silent)
+        for leaf, value in before:
+            leaf.value = keep_entries(leaf, value, leaf.value, names)
