@@ -338,3 +338,55 @@ def test_busy_is_the_union_of_stages():
     stages = [Stage("wire", 0.0, 2.0), Stage("encode", 1.0, 3.0), Stage("wire", 5.0, 6.0), Stage("wire", 5.5, 5.7)]
     assert busy(stages) == 4.0
     assert busy([]) == 0.0
+
+
+def test_parts_of_a_model_are_saved_and_loaded_with_their_step_taken():
+    model, twin = mlp(), mlp()
+    for net, overlap in ((model, "forward"), (twin, "backward")):
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        with thinwire.attach(net, optimizer, overlap=overlap):
+            loss_of(net, 0, 0).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            part = {key: value.clone() for key, value in net[0].state_dict().items()}
+            net[2].load_state_dict(mlp(seed=5)[2].state_dict())
+            loss_of(net, 1, 0)
+        if net is model:
+            seen = part
+    assert all(torch.equal(seen[key], part[key]) for key in part)
+    assert torch.equal(weights_of(model), weights_of(twin))
+
+
+def test_the_step_is_none_of_the_forward_pass_that_it_is_taken_in():
+    """Neither its inference mode nor its autocast changes what the optimiser computes, or leaves it."""
+    weights = []
+    for overlap in ("backward", "forward"):
+        model = mlp()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+        with thinwire.attach(model, optimizer, overlap=overlap):
+            for step in range(4):
+                loss_of(model, step, 0).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                    loss_of(model, 9, 0)
+        weights.append(weights_of(model))
+    assert torch.equal(*weights)
+
+
+def test_weights_written_before_their_step_is_taken_and_step_hooks_are_refused():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sync = thinwire.attach(model, optimizer, overlap="forward")
+    loss_of(model, 0, 0).backward()
+    optimizer.step()
+    with torch.no_grad():
+        model[0].weight.clamp_(-0.01, 0.01)
+    with pytest.raises(AttachError, match=r"'0.weight' was written after optimizer.step\(\)"):
+        loss_of(model, 1, 0)
+    sync.driver.close()
+    other = mlp()
+    hooked = torch.optim.SGD(other.parameters(), 0.1)
+    hooked.register_step_pre_hook(lambda *_: None)
+    with pytest.raises(AttachError, match="step hooks of its own"):
+        thinwire.attach(other, hooked, overlap="forward")

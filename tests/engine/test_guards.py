@@ -360,3 +360,98 @@ def test_weights_loaded_after_join_are_refused() -> None:
 
 
 LOCAL_QUORUM = Strategy(every(2), how=thinwire.how.gather(), on=deltas())
+
+
+# -- the optimiser that steps is not the attached one -----------------------------------------------------------------
+
+
+def test_an_optimizer_made_anew_is_found_on_local_steps() -> None:
+    model = mlp()
+    attached = torch.optim.SGD(model.parameters(), 0.05)
+    with thinwire.attach(model, attached, Strategy(every(2), on=deltas())):
+        other = torch.optim.SGD(model.parameters(), 0.05)
+        loss_of(model, 0, 0).backward()
+        other.step()
+        loss_of(model, 1, 0).backward()
+        with pytest.raises(NotLandedError, match="that is not attached steps the model"):
+            other.step()
+
+
+def test_two_optimizers_of_one_model_take_turns_on_local_steps() -> None:
+    """The attached one steps last; that the other has moved weights is no load."""
+
+    def work(driver: Driver) -> int:
+        model = mlp()
+        first = torch.optim.SGD(model[0].parameters(), 0.05)
+        last = torch.optim.SGD([*model[2].parameters(), *model[4].parameters()], 0.05)
+        with thinwire.attach(model, last, Strategy(every(2), on=deltas()), driver=driver) as sync:
+            for step in range(4):
+                loss_of(model, step, driver.rank).backward()
+                first.step()
+                last.step()
+                model.zero_grad()
+            sync.check()
+            return sync.step
+
+    assert on_threads(2, work) == {0: 4, 1: 4}
+
+
+def test_another_optimizer_may_not_step_before_the_mean_has_landed() -> None:
+    model = mlp()
+    attached = torch.optim.SGD(model[0].parameters(), 0.05)
+    other = torch.optim.SGD([*model[2].parameters(), *model[4].parameters()], 0.05)
+    with thinwire.attach(model, attached, Strategy(every(2))):
+        loss_of(model, 0, 0).backward()
+        with pytest.raises(NotLandedError, match="no mean has landed"):
+            other.step()
+        loss_of(model, 1, 0).backward()
+        other.step()
+
+
+def test_a_scaler_that_is_off_counts_plain_steps_and_one_that_is_on_wants_its_own() -> None:
+    for enabled in (False, True):
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        scaler = torch.amp.GradScaler("cpu", enabled=enabled)
+        with thinwire.attach(model, optimizer, Strategy(every(2), on=deltas()), scaler=scaler) as sync:
+            scaler.scale(loss_of(model, 0, 0)).backward()
+            if enabled:
+                with pytest.raises(NotLandedError, match=r"counted in scaler\.step"):
+                    optimizer.step()
+                scaler.step(optimizer)
+            else:
+                optimizer.step()
+            assert sync.step == 1
+            scaler.update()
+            scaler.scale(loss_of(model, 1, 0)).backward()
+            if enabled:
+                scaler.step(optimizer)
+            else:
+                optimizer.step()
+
+
+def test_a_buffer_that_its_module_replaces_is_still_rank_0s() -> None:
+    class Averages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 1)
+            self.register_buffer("mean", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean().detach()
+            return self.layer(x)
+
+    def work(driver: Driver) -> torch.Tensor:
+        model = Averages()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        with thinwire.attach(model, optimizer, driver=driver) as sync:
+            for _ in range(3):
+                model(torch.full((1, 2), 1.0 + driver.rank)).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            sync.check()
+            return model.mean.clone()
+
+    means = on_threads(2, work)
+    assert torch.equal(means[0], means[1])
+    assert float(means[0]) == pytest.approx(0.271, abs=1e-3)

@@ -223,3 +223,77 @@ def test_passes_that_reach_other_parameters_add_up(strategy: Strategy) -> None:
     for a, b in on_threads(2, work).values():
         assert torch.allclose(a, expected(first), rtol=0, atol=1e-12)
         assert torch.allclose(b, expected((1,)), rtol=0, atol=1e-12)
+
+
+class Tasks(nn.Module):
+    """Two heads of one number each, whose gradient is what a pass multiplies them by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2))
+
+
+TASKS = {
+    "dense": (Strategy(), 0),
+    "sum": (Strategy(on=gradients(reduce="sum")), 0),
+    "topk": (Strategy(what=feedback(topk(1.0)), how=gather()), 0),
+    "delayed": (Strategy(delayed(1, every(1))), 1),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_head_that_only_the_first_of_several_passes_reaches_counts_once(name: str) -> None:
+    strategy, tau = TASKS[name]
+
+    def work(driver: Driver) -> list[tuple[float, float]]:
+        model = Tasks()
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        seen = []
+        with thinwire.attach(model, optimizer, strategy, driver=driver):
+            for step in range(3):
+                for index in range(4):
+                    head = model.a if index == 0 else model.b
+                    (head * (10.0 * step + index + 1)).sum().backward()
+                seen.append((0.0 if model.a.grad is None else float(model.a.grad), float(model.b.grad)))
+                optimizer.step()
+                optimizer.zero_grad()
+        return seen
+
+    times = 2 if name == "sum" else 1
+    for seen in on_threads(2, work).values():
+        for step, (a, b) in enumerate(seen):
+            last = 10.0 * (step - 1) + 4 if tau and step else 0.0  # of the step before, landing in this one's first pass
+            assert a == pytest.approx(times * (10.0 * step + 1))
+            assert b == pytest.approx(times * (30.0 * step + 9 - (10.0 * step + 4 if tau else 0)) + last)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_gradient_that_the_loop_puts_there_before_backward_is_the_ranks_own(name: str) -> None:
+    strategy, tau = TASKS[name]
+
+    def work(driver: Driver) -> float:
+        model = Tasks()
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        with thinwire.attach(model, optimizer, strategy, driver=driver):
+            for _ in range(2 + tau):
+                optimizer.zero_grad()
+                model.a.grad = torch.full((1,), 10.0 * (driver.rank + 1), dtype=torch.float64)
+                (model.a * (driver.rank + 1)).sum().backward()
+            return float(model.a.grad)
+
+    for got in on_threads(2, work).values():
+        assert got == pytest.approx(33.0 if name == "sum" else 16.5)
+
+
+def test_a_delayed_mean_that_is_zeroed_without_a_step_is_told() -> None:
+    model = Tasks()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with thinwire.attach(model, optimizer, TASKS["delayed"][0]):
+        for index in range(2):
+            (model.a * (index + 1)).sum().backward()
+        optimizer.zero_grad()
+        with pytest.warns(UserWarning, match=r"'a' was zeroed without an optimizer\.step"):
+            model.a.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        model.a.sum().backward()  # an ordinary loop is told nothing

@@ -309,3 +309,81 @@ def test_what_cannot_be_skipped_and_other_words_are_refused() -> None:
         thinwire.attach(model, optimizer, Strategy(every(2), on=deltas()), nonfinite="skip")
     with pytest.raises(AttachError, match=r"nonfinite='never': choose 'raise' or 'skip' or 'pass'"):
         thinwire.attach(model, optimizer, nonfinite="never")  # type: ignore[arg-type]
+
+
+def test_finite_buckets_keep_their_gradients() -> None:
+    """What a loop mends is the offending bucket; the others' means are as they would be."""
+
+    def work(driver: Driver) -> list[bool]:
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        with thinwire.attach(model, optimizer, driver=driver, bucket_bytes=16):
+            if driver.rank == 1:
+                poison(model)
+            loss_of(model, 0, driver.rank).backward()
+            return [bool(param.grad.isfinite().all()) for param in model.parameters()]
+
+    for finite in on_threads(2, work).values():
+        assert finite == [True, True, False, True, True, True]
+
+
+def test_another_optimizer_on_held_parameters_is_judged_too() -> None:
+    """Two optimisers on one model, of which one is attached: neither applies what is not finite, and both skip."""
+    for policy in ("raise", "skip"):
+        model = mlp()
+        first = torch.optim.SGD(model[0].parameters(), 0.05)
+        rest = torch.optim.SGD([*model[2].parameters(), *model[4].parameters()], 0.05)
+        with thinwire.attach(model, first, nonfinite=policy) as sync:  # type: ignore[arg-type]
+            poison(model)
+            loss_of(model, 0, 0).backward()
+            before = weights_of(model)
+            if policy == "raise":
+                first.step()  # its own gradients are finite
+                with pytest.raises(NonFiniteError, match=r"rank 0: '2.weight'"):
+                    rest.step()
+            else:
+                with pytest.warns(UserWarning, match="left out"):
+                    rest.step()
+                assert torch.equal(before, weights_of(model))
+                assert sync.report().skipped == 1
+
+
+def test_a_closure_that_failed_does_not_blame_the_next_backward() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    with thinwire.attach(model, optimizer, nonfinite="skip"):
+
+        def closure() -> float:
+            raise MemoryError("no room")
+
+        with pytest.raises(MemoryError):
+            optimizer.step(closure)
+        poison(model)
+        loss_of(model, 0, 0).backward()
+        with pytest.warns(UserWarning, match="left out"):
+            optimizer.step()
+
+
+def test_ranks_need_not_land_at_the_same_moment() -> None:
+    """Rank 0 alone lands early, where a parameter is unused and one is not finite: nothing waits for the other."""
+
+    def work(driver: Driver) -> str:
+        model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        sync = thinwire.attach(model, optimizer, driver=driver, overlap="forward")
+        try:
+            for step in range(3):
+                loss = model["used"](torch.ones(1, 2)).sum()
+                (loss * (float("nan") if step == 2 and driver.rank == 1 else 1.0)).backward()
+                optimizer.step()
+                if driver.rank == 0:
+                    model.state_dict()
+                sync.weigh(1.0)
+            sync.land()
+        except NonFiniteError as error:
+            return str(error)
+        return ""
+
+    for error in on_threads(2, work, timeout_s=5.0).values():
+        assert "step 2" in error
+        assert "rank 1: 'used." in error

@@ -88,8 +88,8 @@ class FlatBucket:
         """Parameters whose gradient no rank had at the last landing: their `.grad` stays as it was."""
         self.separate = False
         """A mean that has landed in `.grad` is kept out of the next launch and added back at its landing."""
-        self.landed = [False] * len(self.params)
-        """By parameter: `.grad` holds a mean that has landed, and nothing since."""
+        self.given: list[Tensor | None] = [None] * len(self.params)
+        """By parameter: what the last landing put into `.grad`, until a gradient is added to it."""
         self.held: list[Tensor | None] = [None] * len(self.params)
         """By parameter: a mean that landed before the gradients that are gathered now."""
         self.first_bad = -1
@@ -150,11 +150,6 @@ class FlatBucket:
             self._buffers.append(buffer)
             self._views.append([buffer[part.begin : part.end].view(part.shape) for part in self.spec.parts])
 
-    @property
-    def gradient_buffers(self) -> Sequence[Tensor]:
-        """Where gradients land; a `.grad` that has landed is a part of one."""
-        return self._buffers
-
     def turn(self) -> None:
         """Go on to the next buffer, before the hooks fill it."""
         self._now = (self._now + 1) % len(self._buffers)
@@ -164,8 +159,7 @@ class FlatBucket:
 
     def hold(self, i: int) -> None:
         """Set aside what has landed in parameter i's `.grad`, so that what comes next is counted by itself."""
-        self.landed[i] = False
-        grad = self.params[i].grad
+        grad, self.given[i] = self.params[i].grad, None
         self.held[i] = None if grad is None else grad.clone()  # the buffer that it lies in is filled anew
         self.params[i].grad = None
 
@@ -175,7 +169,7 @@ class FlatBucket:
         for i, param in enumerate(self.params):
             if self.taken[i]:
                 continue
-            landed = self.landed[i] and param.grad is not None and self._is_ours(param.grad)
+            landed = self.holds_landed(i)
             if param.grad is None or landed:
                 absent.add(i)
             if landed:
@@ -186,16 +180,16 @@ class FlatBucket:
             self.take(i, scale)
         return frozenset(absent)
 
-    def _is_ours(self, grad: Tensor) -> bool:
-        """Whether a gradient lies in a buffer of this bucket; what the loop has put in its place does not."""
-        return any(grad.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr() for buffer in self._buffers)
+    def holds_landed(self, i: int) -> bool:
+        """Whether parameter i's `.grad` is what has landed; what the loop has put in its place is not."""
+        return self.given[i] is not None and self.params[i].grad is self.given[i]
 
     def take(self, i: int, scale: float) -> None:
         """Move parameter i's gradient, times `scale`, into the buffer; none counts as zeros."""
         param, view = self.params[i], self._views[self._now][i]
         self.missing -= not self.taken[i]
         self.taken[i] = True
-        self.landed[i] = False
+        self.given[i] = None
         if param.grad is None:
             view.zero_()
             return
@@ -232,12 +226,12 @@ class FlatBucket:
                 param.grad = held
             else:
                 param.grad = view if held is None or not self.separate else view.add_(held)
-            self.landed[i] = True
+            self.given[i] = param.grad
 
     def clear_grads(self) -> None:
         for param in self.params:
             param.grad = None
-        self.landed = [False] * len(self.params)
+        self.given = [None] * len(self.params)
 
     def restore(self, totals: Sequence[Tensor]) -> list[Tensor]:
         """Put totals that a checkpoint brought, oldest first, where their flights would have landed."""

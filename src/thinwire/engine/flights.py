@@ -100,7 +100,7 @@ class Flights:
         for step in sorted({air.step for bucket in self.buckets for air in bucket.air}):
             landing = [(bucket, air) for bucket in self.buckets for air in bucket.air if air.step == step]
             status = landing[0][1].status
-            failed = status is not None and status.wait().bad
+            failed = status is not None and bool(status.wait().bad)
             self.settle(landing, check=False, failed=failed)
             for bucket, air in landing:
                 if failed:  # saved, it must land as what it is

@@ -87,6 +87,7 @@ class Deferred:
         self._sync, self._first_needed = sync, first_needed
         self._pending: dict[int, FlatBucket] = {}
         self._then: list[dict[str, Any]] | None = None  # each group's settings at the step that is to be taken
+        self._versions: dict[int, int] = {}  # of parameters, when the step was asked for
         self._swept: set[int] = set()
         self._asked: set[int] = set()  # modules that have run, until the first landing
         self._watching = True
@@ -176,6 +177,14 @@ class Deferred:
     def land(self, indices: Iterable[int] | None = None) -> None:
         """Land buckets that are pending (all of them by default) and take their part of the step, if there was one."""
         wanted = list(self._pending) if indices is None else [index for index in indices if index in self._pending]
+        if not wanted:
+            return
+        # the step is none of the forward pass that it is taken in, whatever that computes in
+        kind = self._sync.buckets[0].device.type
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
+            self._land(wanted)
+
+    def _land(self, wanted: Iterable[int]) -> None:
         for index in wanted:
             bucket = self._pending.pop(index)
             handles = bucket.air[0].handles
@@ -184,6 +193,7 @@ class Deferred:
             self._stages += [stage for handle in handles for stage in handle.stages]
             self._sent[index] += sum(handle.sent_bytes for handle in handles)
             if self._then is not None:
+                self._refuse_written(bucket)
                 self._take_step({id(param) for param in bucket.params})
                 with self._sync.meter.working():
                     bucket.clear_grads()
@@ -208,10 +218,10 @@ class Deferred:
             if held or module is sync.model:
                 hook = LandingHook(self, functools.partial(self._reached, held))
                 self._hooks.append(module.register_forward_pre_hook(hook, prepend=True))
-        model, optimizer = sync.model, sync.optimizer
+                self._hooks.append(module.register_state_dict_pre_hook(LandingHook(self, self._settle)))
+                self._hooks.append(module.register_load_state_dict_pre_hook(LandingHook(self, self._settle)))
+        optimizer = sync.optimizer
         self._hooks += [
-            model.register_state_dict_pre_hook(LandingHook(self, self._settle)),
-            model.register_load_state_dict_pre_hook(LandingHook(self, self._settle)),
             optimizer.register_state_dict_pre_hook(self._settle),
             optimizer.register_load_state_dict_pre_hook(self._settle),
         ]
@@ -281,11 +291,21 @@ class Deferred:
             raise NotLandedError("optimizer.step() twice after one backward pass: its means land once, in the next forward pass")
         self._then = [_settings(group) for group in self._sync.optimizer.param_groups]
         pending = {id(param) for bucket in self._pending.values() for param in bucket.params}
+        self._versions = {id(param): param._version for bucket in self._pending.values() for param in bucket.params}
         others = {id(param) for group in self._sync.optimizer.param_groups for param in group["params"]} - pending
         if others:
             self._take_step(others)
         self._sync.optimizer._opt_called = True  # type: ignore[attr-defined]  # what a scheduler looks for
         return None
+
+    def _refuse_written(self, bucket: FlatBucket) -> None:
+        """Raise where the loop has written weights between `optimizer.step()` and the forward pass that takes the step."""
+        for name, param in zip(bucket.names, bucket.params, strict=True):
+            if param._version != self._versions.get(id(param), param._version):
+                raise AttachError(
+                    f"{name!r} was written after optimizer.step() and before its step was taken, which is in this forward pass, so the "
+                    "step would be added to it. Call sync.land() before writing weights, or attach with overlap='backward'"
+                )
 
     def _take_step(self, params: set[int]) -> None:
         """The optimiser's step of some parameters, with the settings of the time when it was asked for."""

@@ -64,9 +64,10 @@ class Watch:
         self.trained = {id(param): param for bucket in sync.buckets for param in bucket.params}
         self._names = {id(param): name for bucket in sync.buckets for name, param in zip(bucket.names, bucket.params, strict=True)}
         self._held = set(self.trained) | {id(param) for param in frozen}
-        self._grads = {buffer.untyped_storage().data_ptr() for bucket in sync.buckets for buffer in bucket.gradient_buffers}
+        self._where = {id(param): (bucket, i) for bucket in sync.buckets for i, param in enumerate(bucket.params)}
         self._strangers = itertools.count()  # steps of other optimisers
-        self._looked_at: int | None = None  # the step of the last look at the model
+        self._steps = itertools.count()  # of the attached one
+        self._beside: set[int] = set()  # other optimisers that have stepped held parameters since the attached one did
         self._unheld: dict[int, str] = {}  # what the last look at the model has found
         self._alone = False  # whether a backward pass has shown that no wrapper is around
         self._stepped_at = sync.step
@@ -128,15 +129,48 @@ class Watch:
                 self._unheld = self._new_parameters()
             if self._unheld and (names := [self._unheld[id(param)] for param in _params(optimizer) if id(param) in self._unheld]):
                 raise AttachError(self._told_unheld(names))
+            if any(id(param) in self.trained for param in _params(optimizer)):
+                self._stepping_beside(optimizer)
             return
+        self._beside.clear()
+        if self.sync.hooks.counts_scaled and not self.sync.hooks.scaling:
+            raise NotLandedError(
+                f"{type(optimizer).__name__}.step() by itself, where attach was given a GradScaler: local steps are counted in "
+                "scaler.step(optimizer). Call that, or attach without scaler="
+            )
         self._refuse(self._outsiders(optimizer))
-        if self._looked_at is None or self.sync.step - self._looked_at >= LOOK_EVERY:
+        if next(self._steps) % LOOK_EVERY == 0:
             self._refuse(self._model_changes())
-            self._looked_at = self.sync.step
         closure = kwargs.get("closure") is not None or any(arg is not None for arg in args[1:])
         if not closure:  # which would run the backward pass only now
             self._refuse_gradients_by_hand(optimizer)
         self._stepped_at = self.sync.step
+        self._judge(optimizer)
+        self.before_step()
+
+    def _judge(self, optimizer: Optimizer) -> None:
+        """On gradients, raise where an optimiser would apply what has not landed or is not finite."""
+        if self.sync.strategy.on.clock == "backward":
+            self.sync.hooks.refuse_step()
+            self.sync.landings.applied = True
+            self.sync.landings.guard.before_step(optimizer)
+
+    def _stepping_beside(self, optimizer: Optimizer) -> None:
+        """Another optimiser than the attached one steps parameters that the syncer holds.
+
+        Raises:
+            NotLandedError: on local steps, it does so again while the attached one, by whose steps rounds are counted, has not stepped.
+        """
+        self._judge(optimizer)
+        if self.sync.strategy.on.clock != "step":
+            return
+        if id(optimizer) in self._beside:
+            raise NotLandedError(
+                f"a {type(optimizer).__name__} that is not attached steps the model, and the attached "
+                f"{type(self.sync.optimizer).__name__} does not: local rounds are counted by its steps, so no mean would ever land. "
+                "Attach the optimiser that steps (of several, the last one in each step)"
+            )
+        self._beside.add(id(optimizer))
         self.before_step()
 
     def before_step(self) -> None:
@@ -217,7 +251,10 @@ class Watch:
             return
         for param in _params(optimizer):
             grad = param.grad
-            if id(param) not in self.trained or type(grad) is not Tensor or grad.untyped_storage().data_ptr() in self._grads:
+            if id(param) not in self.trained or type(grad) is not Tensor:
+                continue
+            bucket, i = self._where[id(param)]
+            if bucket.holds_landed(i):
                 continue
             if not bool(grad.any()):  # torch's own checkpoints step with zeros, to make the optimiser's state
                 continue

@@ -26,6 +26,8 @@ class Hooks:
         self._sync = sync
         self._task = -1  # the graph task of the backward pass under way
         self._scaler_step: Any = None
+        self.scaling = False
+        """Within the scaler's step."""
         on_gradients = sync.strategy.on.clock == "backward"
         self._handles: list[Any] = []
         self._nodes: list[Any] = []  # autograd itself does not keep them
@@ -39,16 +41,18 @@ class Hooks:
                 hook = self._of_gradient(bucket, i) if on_gradients else self._of_work
                 self._handles.append(param.register_post_accumulate_grad_hook(hook))
         scaler = sync.options.scaler
-        if on_gradients:
-            self._handles.append(sync.optimizer.register_step_pre_hook(self._refuse_step))
-            guard = sync.landings.guard
-            self._handles.append(sync.optimizer.register_step_pre_hook(guard.before_step))
-            self._handles.append(sync.optimizer.register_step_post_hook(guard.after_step))
-        elif scaler is None:
+        if on_gradients:  # steps are judged by the watch, whichever optimiser takes them
+            return
+        if scaler is None or not scaler.is_enabled():
             self._handles.append(sync.optimizer.register_step_post_hook(self._of_step))
         else:  # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted, or the clocks drift apart
             self._scaler_step = scaler.step
             scaler.step = self._of_scaled_step
+
+    @property
+    def counts_scaled(self) -> bool:
+        """Steps are counted where the scaler takes them."""
+        return self._scaler_step is not None
 
     def __bool__(self) -> bool:
         """Whether they are on."""
@@ -90,13 +94,15 @@ class Hooks:
 
     def _before_gradient(self, bucket: FlatBucket, i: int) -> Any:
         """Of a strategy that must not send a mean again: set it aside just before autograd adds to it."""
-        updates = self._sync.strategy.on.updates
+        updates, landings = self._sync.strategy.on.updates, self._sync.landings
 
         def hook(*_: Any) -> None:
             grad = bucket.params[i].grad
+            if bucket.given[i] is not None and (grad is None or not (landings.applied or bool(grad.any()))):
+                landings.warn_dropped(bucket.names[i])
             if grad is None:
-                bucket.held[i], bucket.landed[i] = None, False  # the loop has dropped what there was
-            elif bucket.landed[i]:
+                bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
+            elif bucket.holds_landed(i):
                 if updates and bool(grad.any()):
                     raise NotLandedError(
                         f"backward() again while .grad of {bucket.names[i]!r} holds the update of the last landing, "
@@ -124,13 +130,22 @@ class Hooks:
             warnings.warn("an optimizer.step() without a backward pass before it does not count as a step of the schedule", stacklevel=3)
 
     def _of_scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        result = self._scaler_step(optimizer, *args, **kwargs)
+        self.scaling = True
+        try:
+            result = self._scaler_step(optimizer, *args, **kwargs)
+        finally:
+            self.scaling = False
         if optimizer is self._sync.optimizer and self._sync.worked and self:
             with self._sync.meter.working():
                 self._sync.stepped()
         return result
 
-    def _refuse_step(self, *_: Any) -> None:
+    def refuse_step(self) -> None:
+        """Raise where an optimiser is about to apply what is this rank's own.
+
+        Raises:
+            NotLandedError: no mean has landed.
+        """
         sync = self._sync
         if sync.accumulating:
             when = sync.strategy.when

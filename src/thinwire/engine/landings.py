@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -23,6 +24,9 @@ class Landings:
         """What becomes of values that are not finite."""
         flights.look = self.guard.active
         self._first = True
+        self.applied = True
+        """Some optimiser has stepped since the last landing."""
+        self._warned = False
         self.incomplete = False
         """At the last landing every rank missed some gradient."""
         self.written: set[int] = set()
@@ -61,7 +65,7 @@ class Landings:
         if write:
             self.written.update(bucket.index for bucket, _ in landing)
         status = self._status_of(landing)
-        failed = status.bad if status is not None else any(int(air.first_bad) >= 0 for _, air in landing)
+        failed = bool(status.bad) if status is not None else any(int(air.first_bad) >= 0 for _, air in landing)
         finite = self._flights.settle(landing, self._looks_at_sums or status is None, failed)
         if not write:
             return
@@ -73,6 +77,18 @@ class Landings:
             if self._on_gradients and self._flights.stateful:
                 air.x.mul_(self.loss_scale)
             self._write(bucket, air.x)
+        self.applied = False
+
+    def warn_dropped(self, name: str) -> None:
+        """Warn, once, where the loop has dropped a mean under a delay: it was another pass's than the one that the loop means."""
+        if self._strategy.when.delay and not self.applied and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the mean that had landed for {name!r} was zeroed without an optimizer.step(). With {self._strategy.when!r} it was of an "
+                "earlier backward pass, so that one's gradient is lost, and this one's lands later. Freeze what a pass is not to train "
+                "(requires_grad_(False)), or take a schedule without a delay",
+                stacklevel=3,
+            )
 
     def _status_of(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> Status | None:
         """Wait for the status of a launch; `None` where a checkpoint brought it, or ranks do not all meet."""

@@ -6,9 +6,10 @@ a step that a `GradScaler` skips, or gradients that the loop has mended, are no 
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch.optim import Optimizer
@@ -34,7 +35,9 @@ class Guard:
     def __init__(self, policy: Policy, on_gradients: bool, meter: Meter) -> None:
         self.policy, self._on_gradients, self._meter = policy, on_gradients, meter
         self._message = ""
-        self._stepping = False  # within optimizer.step(): a closure runs its own backward pass
+        self._step = -1  # of the launch that is waiting
+        self._judged = False  # some optimiser has stepped since it landed
+        self._skipped = -1  # the last launch that was left out
         self._warned = False
 
     @property
@@ -42,42 +45,48 @@ class Guard:
         """Whether values are looked at."""
         return self.policy != "pass"
 
+    def begin(self) -> None:
+        """A backward pass begins: what has been judged is done with; what has not may still be in `.grad`."""
+        if self._judged:
+            self._message, self._judged = "", False
+
     def failed(self, landing: Sequence[tuple[FlatBucket, Airborne]], status: Status | None) -> None:
         """Take note of a launch with values that are not finite, before its totals are written; every rank calls it.
 
         Raises:
             NonFiniteError: the landing itself would apply them: on local steps, or within a closure of the optimiser.
         """
-        step = landing[0][1].step
+        self._step = landing[0][1].step
         which = "gradients" if self._on_gradients else "parameters"
         if status is not None and status.bad:
-            where = ", ".join(status.offenders())
+            where = status.offender
         else:
             here = [bucket.name_at(int(air.first_bad)) for bucket, air in landing if int(air.first_bad) >= 0]
             where = f"this rank: {here[0]!r}" if here else f"not this rank's own, but the mean of bucket {landing[0][0].index}"
-        self._message = f"step {step}: {which} that are not finite ({where}). "
+        self._message, self._judged = f"step {self._step}: {which} that are not finite ({where}). ", False
         if not self._on_gradients:
             raise NonFiniteError(
                 f"{self._message}Nothing was written at this landing. Go on from the last checkpoint, with a lower rate or clipping, and "
                 "look at that rank's batches"
             )
-        for _, air in landing:
-            if bool(fast.all_finite(air.x)):  # a codec that sends some values only may have sent none of the bad ones
+        some = status is not None and len(landing) < status.whole  # the others are stepped by themselves, and may come first
+        for bucket, air in landing:
+            hidden = status is None or some or bucket.index in status.bad
+            if hidden and bool(fast.all_finite(air.x)):  # a codec that sends some values only may have sent none of the bad ones
                 air.x.fill_(torch.nan)
-        if self._stepping:
+        if _within_step():
             message, self._message = self._message, ""
             raise NonFiniteError(f"{message}They came from the closure of optimizer.step(), which would apply them")
 
-    def before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        """Judge the last landing where the optimiser is about to apply it.
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Judge the last landing where an optimiser is about to apply it.
 
         Raises:
             NonFiniteError: with the policy "raise", it would apply values that are not finite.
         """
-        self._stepping = True
-        message, self._message = self._message, ""
-        if not message:
+        if not self._message:
             return
+        self._judged = True
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and bool(found_inf):  # a fused optimiser leaves the step out by itself
             return
@@ -85,18 +94,24 @@ class Guard:
         if all(bool(fast.all_finite(param.grad)) for param in params):
             return
         if self.policy == "raise":
-            self._stepping = False
             raise NonFiniteError(
-                f"{message}optimizer.step() would have put them into every rank's weights; it did not. Clip, lower the rate, or look at "
-                "that rank's batch; attach(nonfinite='skip') leaves such steps out, nonfinite='pass' takes them"
+                f"{self._message}optimizer.step() would have put them into every rank's weights; it did not. Clip, lower the rate, or "
+                "look at that rank's batch; attach(nonfinite='skip') leaves such steps out, nonfinite='pass' takes them"
             )
-        self._meter.skipped += 1
         for param in params:
             param.grad = None
+        self._meter.skipped += self._skipped != self._step
+        self._skipped = self._step
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{message}The step was left out on all ranks; sync.report() counts such steps", stacklevel=4)
+            warnings.warn(f"{self._message}The step was left out on all ranks; sync.report() counts such steps", stacklevel=4)
 
-    def after_step(self, *_: Any) -> None:
-        """Note that the optimiser has stepped."""
-        self._stepping = False
+
+def _within_step() -> bool:
+    """Whether a closure of an optimiser's step is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("torch/optim/optimizer.py"):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

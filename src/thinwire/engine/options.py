@@ -73,6 +73,13 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
     return found
 
 
+def buffer_places(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """Where the buffers are that a checkpoint of the model holds: name, module and attribute."""
+    modules = dict(model.named_modules())
+    split = [(name, *name.rpartition(".")[::2]) for name, _ in persistent_buffers(model)]
+    return [(name, modules[owner], attribute) for name, owner, attribute in split]
+
+
 def persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
     """The buffers that a checkpoint of the model holds."""
     kept = set(model.state_dict(keep_vars=True))
@@ -185,4 +192,7 @@ def _of_overlap(model: nn.Module, optimizer: Optimizer, strategy: Strategy, opti
         found.append("a compiled model runs no hooks of its modules: attach the module itself, or take overlap='backward'")
     if any(getattr(hook, "__module__", "").startswith("thinwire") for hook in optimizer._optimizer_step_post_hooks.values()):
         found.append("another syncer counts this optimiser's steps, and would count each part of one: take overlap='backward'")
+    hooks = (*optimizer._optimizer_step_pre_hooks.values(), *optimizer._optimizer_step_post_hooks.values())
+    if any(not (getattr(hook, "__module__", None) or "").startswith("thinwire") for hook in hooks):
+        found.append("the optimiser has step hooks of its own, which would run for each bucket by itself: take overlap='backward'")
     return [f"overlap={options.overlap!r}: {why}" for why in found]

@@ -1,28 +1,29 @@
-"""What ranks tell one another with each launch: which parameters some rank reached, whose values are not finite.
+"""What ranks tell one another with each launch: which parameters some rank reached, and whose values are not finite.
 
-The message is a byte on good steps and travels on the control lane while the buckets do, so nobody waits for it:
-    bit 0   some value here is not finite
-    bit 1   every parameter here has a gradient
+The message is a byte or two on good steps and travels on the control lane while the buckets do, so nobody waits for it:
+    bit 0      every parameter here has a gradient
+    bit 1 …    a bit a bucket: some value of it here is not finite
     then, where the launch before had parameters without gradients on all ranks, a bit a parameter: it has one here
-Ranks combine messages by a bitwise OR in ceil(log2 K) exchanges: in round r each sends what it has to the rank 2^r further on.
-Where all ranks miss some parameter and the bits a parameter did not travel, they follow in a second message.
+Ranks combine messages by a bitwise OR in ceil(log2 K) exchanges: in round r each sends what it has to the rank 2^r further on. What the
+result calls for follows in the same flight, so that waiting for it never sends anything: the bits a parameter where all ranks miss
+some, and the first offender where a value is not finite.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Exchange, Flight, Handle, Outcome
-from thinwire.engine import agree
+from thinwire.core import Driver, Exchange, Flight, Outcome
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.meter import Meter
 
-_BAD, _COMPLETE = 1, 2
+_NOBODY = 2**63 - 1
+_INDEX_BITS = 40  # of an offender, below its rank
 
 
 class Status:
@@ -46,51 +47,36 @@ class Status:
         absent: Sequence[frozenset[int]] | None,
         bitmap: bool,
     ) -> None:
-        self._driver, self._meter, self._buckets, self.step = driver, meter, list(buckets), step
-        self._first_bad, self._absent = list(first_bad), absent
-        self._device = buckets[0].device
-        self._result: bytes | None = None
+        self._driver, self._meter, self.step = driver, meter, step
+        self._buckets, self._first_bad, self._absent = list(buckets), list(first_bad), absent
+        self._waited = False
         self.incomplete = False
         """Every rank misses the gradient of some parameter."""
-        self.bad = False
-        """Some rank's values are not finite."""
+        self.bad: frozenset[int] = frozenset()
+        """Indices of buckets of which some rank's values are not finite."""
+        self.offender = ""
+        """The lowest rank with such a value, and the parameter."""
         self.silent: dict[int, frozenset[int]] = {}
         """By bucket, the parameters whose gradient no rank has."""
-        self._offenders: list[str] | None = None
-        complete = absent is None or not any(absent)
-        self._bitmap = bitmap and absent is not None
-        bits = self._bits() if self._bitmap else b""
-        own = torch.frombuffer(bytearray([_COMPLETE * complete]) + bits, dtype=torch.uint8).to(self._device)
-        own[0] |= self._bad_here()
-        self._handle = self._start(own, f"step {step}: status of the launch") if driver.world > 1 else None
-        self._own = own
+        self._label = f"step {step}: status of the launch"
+        flight = self._flight(bitmap and absent is not None)
+        self._handle = driver.start(flight, driver.lanes, self._label) if driver.world > 1 else None
+        if self._handle is None:
+            for _ in flight:
+                raise AssertionError("a world of one has nobody to exchange with")
 
     @property
-    def here(self) -> bool:
-        """Whether values of this rank are not finite."""
-        return bool(self._bad_here())
+    def whole(self) -> int:
+        """How many buckets were launched."""
+        return len(self._buckets)
 
     def wait(self) -> Status:
-        """Wait for all ranks' messages; all ranks call it at the same landing."""
-        if self._result is None:
-            self._result = self._bytes(self._handle)
-            self.bad = bool(self._result[0] & _BAD)
-            self.incomplete = not self._result[0] & _COMPLETE
-            if self.incomplete:
-                self._agree_on_silent()
+        """Wait for all ranks' messages. It sends nothing, so ranks may call it at different moments."""
+        if self._handle is not None and not self._waited:
+            self._handle.wait()
+            self._meter.count(self._label, self._handle.sent_bytes)
+        self._waited = True
         return self
-
-    def offenders(self) -> list[str]:
-        """Name the first parameter that is not finite, by rank; the first call is a round trip, which all ranks take part in."""
-        if self._offenders is None:
-            self._offenders = self._ask_for_offenders()
-        return self._offenders
-
-    def _ask_for_offenders(self) -> list[str]:
-        mine = [bucket.name_at(int(at)) for bucket, at in zip(self._buckets, self._first_bad, strict=True) if int(at) >= 0]
-        label = f"step {self.step}: which values are not finite"
-        named = agree.share(self._driver, self._meter, json.dumps(mine[:1]).encode(), label, self._device)
-        return [f"rank {rank}: {json.loads(each)[0]!r}" for rank, each in enumerate(named) if json.loads(each)]
 
     def warn_of_absent(self) -> None:
         """Warn where another rank reached parameters that this rank did not."""
@@ -107,52 +93,87 @@ class Status:
                 stacklevel=2,
             )
 
-    def _agree_on_silent(self) -> None:
+    def _flight(self, bitmap: bool) -> Flight:
+        rank, world, device = self._driver.rank, self._driver.world, self._buckets[0].device
+        # 1. the flags, and at times the bits a parameter
+        first_bad = [int(each) for each in self._first_bad]  # on a device the lane's thread waits for it, not the loop's
+        flags = _packed([self._absent is None or not any(self._absent), *(at >= 0 for at in first_bad)])
+        own = flags + (self._reached() if bitmap else b"")
+        heard = yield from combined(_tensor(own, device), rank, world, torch.bitwise_or)
+        told = bytes(heard.cpu().numpy())
+        bits = _unpacked(told)
+        self.incomplete = not bits[0]
+        self.bad = frozenset(bucket.index for bucket, bad in zip(self._buckets, bits[1:], strict=False) if bad)
+        # 2. the bits a parameter, where they are wanted and did not travel
+        if self.incomplete:
+            reached = told[len(flags) :]
+            if not bitmap:
+                heard = yield from combined(_tensor(self._reached(), device), rank, world, torch.bitwise_or)
+                reached = bytes(heard.cpu().numpy())
+            self._take(_unpacked(reached))
+        # 3. the first offender of the lowest rank that has one
+        if self.bad:
+            here = any(at >= 0 for at in first_bad)
+            mine = torch.tensor([(rank << _INDEX_BITS) + self._place(first_bad) if here else _NOBODY])
+            lowest = yield from combined(mine.view(torch.uint8).to(device), rank, world, _lower)
+            self.offender = self._named(int(lowest.cpu().view(torch.int64)))
+        return Outcome(torch.empty(0))
+
+    def _place(self, first_bad: Sequence[int]) -> int:
+        """The first bad value here, counted over all buckets that were launched."""
+        before = 0
+        for bucket, at in zip(self._buckets, first_bad, strict=True):
+            if at >= 0:
+                return before + at
+            before += bucket.spec.numel
+        raise AssertionError("no value here is bad")
+
+    def _named(self, offender: int) -> str:
+        place = offender & (1 << _INDEX_BITS) - 1
+        for bucket in self._buckets:
+            if place < bucket.spec.numel:
+                return f"rank {offender >> _INDEX_BITS}: {bucket.name_at(place)!r}"
+            place -= bucket.spec.numel
+        raise AssertionError("the offender lies in no bucket")
+
+    def _reached(self) -> bytes:
         assert self._absent is not None
-        assert self._result is not None
-        bits = self._result[1:]
-        if not self._bitmap:
-            own = torch.frombuffer(bytearray(self._bits()), dtype=torch.uint8).to(self._device)
-            label = f"step {self.step}: parameters without gradients"
-            bits = self._bytes(self._start(own, label)) if self._driver.world > 1 else self._bits()
-        reached = [bool(byte >> k & 1) for byte in bits for k in range(8)]
+        return _packed(i not in gone for bucket, gone in zip(self._buckets, self._absent, strict=True) for i in range(len(bucket.params)))
+
+    def _take(self, reached: Sequence[bool]) -> None:
         at = 0
         for bucket in self._buckets:
-            own_bits = reached[at : at + len(bucket.params)]
-            self.silent[bucket.index] = frozenset(i for i, here in enumerate(own_bits) if not here)
+            own = reached[at : at + len(bucket.params)]
+            self.silent[bucket.index] = frozenset(i for i, here in enumerate(own) if not here)
             at += len(bucket.params)
 
-    def _bits(self) -> bytes:
-        assert self._absent is not None
-        here = [i not in gone for bucket, gone in zip(self._buckets, self._absent, strict=True) for i in range(len(bucket.params))]
-        return sum(1 << i for i, each in enumerate(here) if each).to_bytes(-(-len(here) // 8), "little")
 
-    def _bad_here(self) -> int | Tensor:
-        on_device = [each for each in self._first_bad if isinstance(each, Tensor)]
-        known = any(not isinstance(each, Tensor) and each >= 0 for each in self._first_bad)
-        return torch.stack(on_device).ge(0).any() | known if on_device else int(known)
+def combined(own: Tensor, rank: int, world: int, join: Callable[[Tensor, Tensor], Tensor]) -> Generator[Exchange, Any, Tensor]:
+    """Combine every rank's bytes in ceil(log2 K) exchanges, whatever the number K of ranks.
 
-    def _start(self, own: Tensor, label: str) -> Handle:
-        self._label = label
-        return self._driver.start(any_of(own, self._driver.rank, self._driver.world), self._driver.lanes, label)
-
-    def _bytes(self, handle: Handle | None) -> bytes:
-        if handle is None:
-            return bytes(self._own.cpu().numpy())
-        total = handle.wait().total
-        self._meter.count(self._label, handle.sent_bytes)
-        return bytes(total.cpu().numpy())
-
-
-def any_of(own: Tensor, rank: int, world: int) -> Flight:
-    """Combine every rank's bytes by a bitwise OR: ceil(log2 K) exchanges, whatever the number K of ranks.
-
-    After round r each rank holds the OR of 2^(r+1) ranks, its own and those before it; that some count twice changes nothing.
+    After round r each rank holds what 2^(r+1) ranks have, its own and those before it. Some count twice, so `join` must not mind.
     """
     distance = 1
     while distance < world:
         source = (rank - distance) % world
         answer = yield Exchange((((rank + distance) % world, own),), ((source, own.numel()),))
-        own = own | answer[source].to(own.device)
+        own = join(own, answer[source].to(own.device))
         distance *= 2
-    return Outcome(own)
+    return own
+
+
+def _lower(a: Tensor, b: Tensor) -> Tensor:
+    return torch.minimum(a.clone().view(torch.int64), b.clone().view(torch.int64)).view(torch.uint8)
+
+
+def _packed(bits: Iterable[bool]) -> bytes:
+    values = list(bits)
+    return sum(1 << i for i, bit in enumerate(values) if bit).to_bytes(-(-len(values) // 8), "little")
+
+
+def _unpacked(packed: bytes) -> list[bool]:
+    return [bool(byte >> k & 1) for byte in packed for k in range(8)]
+
+
+def _tensor(content: bytes, device: torch.device) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)

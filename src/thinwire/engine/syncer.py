@@ -29,7 +29,7 @@ from thinwire.engine.guards import Watch
 from thinwire.engine.hooks import Frozen, Hooks
 from thinwire.engine.landings import Landings
 from thinwire.engine.meter import Report
-from thinwire.engine.options import Options, persistent_buffers
+from thinwire.engine.options import Options, buffer_places
 from thinwire.engine.pace import Pace
 from thinwire.engine.priority import by_index
 from thinwire.engine.trace import Trace, recording
@@ -68,8 +68,8 @@ class Syncer:
         """Whether there was a backward pass since the last counted step of the optimiser."""
         self._frozen = Frozen(model)
         self.frozen = self._frozen.named
-        self.shared_buffers = persistent_buffers(model) if options.buffers == "broadcast" else []
-        self._hooks = Hooks(self)
+        self._buffers = buffer_places(model) if options.buffers == "broadcast" else []
+        self.hooks = Hooks(self)
         self.watch = Watch(self, (param for _, param in self._frozen.named))
         self.checks = Checks(self, options.check_every)
         self._late = Deferred(self, options.overlap == "priority") if options.overlap != "backward" else None
@@ -221,7 +221,7 @@ class Syncer:
         On deltas a landing is written; on gradients the means of the last tau steps of a delayed schedule are dropped, as no step
         is left to apply them.
         """
-        if not self._hooks:
+        if not self.hooks:
             return
         try:
             self.land()
@@ -252,7 +252,7 @@ class Syncer:
             self.driver.abandon(error)
 
     def _unhook(self) -> None:
-        self._hooks.close()
+        self.hooks.close()
         self.watch.close()
         if self._late is not None:
             self._late.close()
@@ -268,6 +268,7 @@ class Syncer:
         """The first gradient of a backward pass."""
         self._refuse_changed()
         self.watch.backward()
+        self.landings.guard.begin()
         tick = self.strategy.when.tick(self.step, len(self.buckets))
         self.driver.at(f"step {self.step}")
         if self._late is not None:
@@ -287,7 +288,7 @@ class Syncer:
         if self._launching:
             bucket.take(i, self._scale)
         else:
-            bucket.landed[i] = False
+            bucket.given[i] = None
         if self._late is not None:
             self._late.filled(bucket, i)
         if self._launching and not bucket.missing:
@@ -356,7 +357,7 @@ class Syncer:
         self.step += 1
         self.meter.steps += 1
         self.apart = 0 if len(tick.land) == len(self.buckets) else self.apart + 1
-        if tick.land and self.shared_buffers:
+        if tick.land and self._buffers:
             agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self.shared_buffers], f"step {self.step - 1}, buffers")
 
     def _refuse_changed(self) -> None:
@@ -365,6 +366,11 @@ class Syncer:
             bucket.refuse_converted()
 
     # -- odds and ends ------------------------------------------------------------------------------------------------
+
+    @property
+    def shared_buffers(self) -> list[tuple[str, Tensor]]:
+        """The buffers that are broadcast, as they are now: a module may put another tensor in the place of one."""
+        return [(name, getattr(module, attribute)) for name, module, attribute in self._buffers]
 
     @property
     def _share(self) -> float:
