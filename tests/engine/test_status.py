@@ -178,6 +178,7 @@ def test_the_residual_of_what_no_rank_reaches_stays_as_it_was_and_nothing_is_los
                     landed += param.grad.flatten()
                 if step in (6, 7, 13) and not when.delay:
                     same.append(torch.equal(before, _residual(sync, "heads.0.weight")))
+                optimizer.step()
                 optimizer.zero_grad()
             saved = sync.state_dict().items()
             landed += sum(value for key, value in saved if key.startswith("all|air/") and key.endswith("|heads.0.weight"))

@@ -46,9 +46,8 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
         found.append("the model has nothing to train: no parameter requires a gradient. Unfreeze some before attach")
     if found_inside := wrappers.inside(model):
         return found + found_inside
-    found += misfit(model, optimizer, options.scaler)
-    if found:
-        return found
+    if unfit := misfit(model, optimizer, options.scaler):
+        return found + unfit
     optimizer = wrappers.unwrapped(optimizer)
     for name, param in trained:
         if not param.is_floating_point():
