@@ -84,7 +84,7 @@ def test_losses_do_not_depend_on_the_link(bench: Bench) -> None:
     assert proof["validation"] == found(bench, "curve", "fedpaq")[0]["validation"]
     assert 0.2 < proof["predicted_s"] / proof["measured_s"] < 5
     assert [step for step, _, _ in proof["points"]] == [5, 10, 15, 20]
-    assert 1 < proof["burst_bytes"] / (5 * proof["bytes_per_step"]) < 1.5, "one step in five talks; the kernel counts headers, too"
+    assert 1 < proof["burst_bytes"] / (5 * proof["bytes_per_step"]) < 1.8, "one step in five talks; headers and statuses count, too"
 
 
 @needs_lab

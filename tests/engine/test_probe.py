@@ -103,10 +103,10 @@ def _cost(rank: int) -> tuple[float, float, dict[str, float], Link]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_over_loopback_it_sends_a_few_megabytes_within_a_second(world: int) -> None:
-    """It sent 100 MB: the rate of memory is of no use to a route."""
+def test_over_loopback_it_takes_a_second_at_most(world: int) -> None:
+    """A few megabytes are enough where a byte is there at once; on a busy machine it is not, and the budget ends it."""
     for seconds, sent, around, found in run_ranks(world, _cost):
-        assert sent < 45e6
+        assert sent < 3.1 * probe.MOST
         assert list(around) == ["link probe"]
         assert found.rate_bytes_per_s > 1e7
         assert seconds < 3, "one second and a last turn; other tests may run beside it"

@@ -213,7 +213,7 @@ def test_dropout_is_drawn_by_seed_step_and_rank() -> None:
         ({"objective": "masked"}, ModelError, "masked"),
         ({"data": "nowhere.txt"}, DataError, "nowhere.txt"),
         ({"tokenizer": "bytes"}, DataError, "byte"),
-        ({"context": 10**7}, DataError, "tokens"),
+        ({"context": 10**7}, ConfigError, "text is too short"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, object], error: type[Exception], said: str) -> None:
