@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 import thinwire
 from benchmarks.common import CONFIG, Neighbours, batch, emit, model, parser, run_ranks, table
 
-TARGET = 1.02
+TARGET = 1.03
 WARMUP = 5
 PARTS = ("forward+backward", "step", "cpu of a step")
 DDP, VIEWS, THIN = "DDP", "DDP with bucket views", "thinwire"

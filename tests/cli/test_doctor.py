@@ -112,7 +112,7 @@ def test_late_once_is_not_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     late = f"import os, sys, time\nif {first}:\n    open({str(once)!r}, 'w')\n    time.sleep(60)\n"
     monkeypatch.setattr(network, "WORKER", late + network.WORKER)
     monkeypatch.setattr(network, "busy", lambda: "")
-    (found,) = network.allreduce(start_s=60.0, meet_s=120.0)
+    (found,) = network.allreduce(start_s=15.0, meet_s=120.0)
     assert found.level == "ok", found
 
 
