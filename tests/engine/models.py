@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 WIDTH, CLASSES = 24, 5
-_drawing = threading.Lock()  # ranks that are threads have one generator between them
+DRAWING = threading.Lock()  # ranks that are threads have one generator between them
 
 
 def mlp(seed: int = 0, depth: int = 3, bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    with _drawing:
+    with DRAWING:
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
         for _ in range(depth - 1):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import thinwire
-from tests.engine.models import WIDTH, batch, loss_of, mlp, weights_of
+from tests.engine.models import DRAWING, WIDTH, batch, loss_of, mlp, weights_of
 from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire.core import Driver
@@ -200,8 +200,9 @@ def test_autograd_grad_leaves_what_has_landed_alone() -> None:
 class TwoHeads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(1)
-        self.a, self.b = (nn.Linear(WIDTH, 1).double() for _ in range(2))
+        with DRAWING:
+            torch.manual_seed(1)
+            self.a, self.b = (nn.Linear(WIDTH, 1).double() for _ in range(2))
 
 
 @pytest.mark.parametrize("strategy", [Strategy(), Strategy(delayed(1, every(1)))], ids=["dense", "delayed"])

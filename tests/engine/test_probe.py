@@ -108,7 +108,7 @@ def test_over_loopback_it_takes_a_second_at_most(world: int) -> None:
     for seconds, sent, around, found in run_ranks(world, _cost):
         assert sent < 3.1 * probe.MOST
         assert list(around) == ["link probe"]
-        assert found.rate_bytes_per_s > 1e7
+        assert found.rate_bytes_per_s > 1e6  # other tests may run beside it
         assert seconds < 3, "one second and a last turn; other tests may run beside it"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import thinwire
-from tests.engine.models import WIDTH, batch, weights_of
+from tests.engine.models import DRAWING, WIDTH, batch, weights_of
 from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire.core import Driver, Exchange, Outcome
@@ -33,9 +33,10 @@ class Heads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.trunk = nn.Linear(WIDTH, WIDTH)
-        self.heads = nn.ModuleList(nn.Linear(WIDTH, 1) for _ in range(HEADS))
+        with DRAWING:
+            torch.manual_seed(0)
+            self.trunk = nn.Linear(WIDTH, WIDTH)
+            self.heads = nn.ModuleList(nn.Linear(WIDTH, 1) for _ in range(HEADS))
 
     def forward(self, x: Tensor, used: tuple[int, ...]) -> Tensor:
         y = torch.tanh(self.trunk(x))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import thinwire
+from tests.engine.models import DRAWING
 from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire import Strategy, recipes
@@ -25,8 +26,9 @@ ONE_BIT = {"onebit_adam": recipes.onebit_adam(WARM), "zero_one_adam": recipes.ze
 
 def lookup(seed: int = 0) -> nn.Sequential:
     """An embedding whose last rows no batch looks up, and a head: two buckets, in whose blocks rows seen and unseen mix."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Embedding(ROWS, 8), nn.Linear(8, ROWS))
+    with DRAWING:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Embedding(ROWS, 8), nn.Linear(8, ROWS))
 
 
 def loss_of(model: nn.Module, step: int, rank: int, rows: int = ROWS - UNSEEN) -> Tensor:
