@@ -93,7 +93,7 @@ class Supervisor:
             failed = tuple(at for at, each in enumerate(ranks) if each.returncode)
             if failed and not first:
                 first, until = failed, min(until, time.monotonic() + self._grace_s)
-                for each in ranks:
+                for each in ranks if not passed_on else ():  # who has had a signal is ending, and may be saving
                     _send(each, signal.SIGTERM)
             if time.monotonic() > until:
                 return first
