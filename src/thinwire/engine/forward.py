@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ from torch.optim import Optimizer
 
 from thinwire.core import Stage
 from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.frames import called_within
 from thinwire.engine.priority import busy, by_need
 from thinwire.errors import AttachError, NotLandedError
 
@@ -261,7 +261,7 @@ class Deferred:
         if not self._pending or self._then is None:
             return
         self.land()
-        if not _within_torch_save():
+        if not called_within("_save", "torch/serialization.py"):
             raise NotLandedError(
                 "pickling a model whose last step had not landed: its old weights are in the pickle already. Call sync.land() before, or "
                 "use torch.save"
@@ -345,15 +345,6 @@ class Deferred:
 def _settings(group: dict[str, Any], copies: bool = True) -> dict[str, Any]:
     """A group's settings without its parameters; tensors (a rate on a device) are copied, since schedulers write into them."""
     return {name: value.clone() if copies and isinstance(value, Tensor) else value for name, value in group.items() if name != "params"}
-
-
-def _within_torch_save() -> bool:
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "_save" and frame.f_code.co_filename.endswith("torch/serialization.py"):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
 
 
 def _differs(a: Any, b: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thinwire.engine.buckets import FlatBucket, plain_name
+from thinwire.engine.frames import called_within
 from thinwire.errors import AttachError, NotLandedError
 
 if TYPE_CHECKING:
@@ -189,10 +189,7 @@ def _accumulator(param: nn.Parameter) -> Any:
 
 def _refuse_reentrant() -> None:
     """A reentrant checkpoint runs a backward pass within the backward pass, so that its end comes too early."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_name == "backward" and frame.f_code.co_filename.endswith("utils/checkpoint.py"):
-            raise AttachError(
-                "reentrant activation checkpointing cannot be synchronised during backward; use checkpoint(…, use_reentrant=False)"
-            )
-        frame = frame.f_back  # type: ignore[assignment]
+    if called_within("backward", "utils/checkpoint.py"):
+        raise AttachError(
+            "reentrant activation checkpointing cannot be synchronised during backward; use checkpoint(…, use_reentrant=False)"
+        )

@@ -6,7 +6,6 @@ a step that a `GradScaler` skips, or gradients that the loop has mended, are no 
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -15,6 +14,7 @@ import torch
 from torch.optim import Optimizer
 
 from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.frames import called_within
 from thinwire.engine.meter import Meter
 from thinwire.engine.status import Status
 from thinwire.errors import NonFiniteError
@@ -74,7 +74,7 @@ class Guard:
             hidden = status is None or some or bucket.index in status.bad
             if hidden and bool(fast.all_finite(air.x)):  # a codec that sends some values only may have sent none of the bad ones
                 air.x.fill_(torch.nan)
-        if _within_step():
+        if called_within("wrapper", "torch/optim/optimizer.py"):  # a closure is running
             message, self._message = self._message, ""
             raise NonFiniteError(f"{message}They came from the closure of optimizer.step(), which would apply them")
 
@@ -105,13 +105,3 @@ class Guard:
         if not self._warned:
             self._warned = True
             warnings.warn(f"{self._message}The step was left out on all ranks; sync.report() counts such steps", stacklevel=4)
-
-
-def _within_step() -> bool:
-    """Whether a closure of an optimiser's step is running."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("torch/optim/optimizer.py"):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
