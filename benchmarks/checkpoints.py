@@ -1,8 +1,10 @@
-"""How fast checkpoints of `thinwire train` are written and read, beside torch DCP, which wrote them before.
+"""How fast checkpoints of `thinwire train` are written and read, beside torch DCP, which wrote them
+before.
 
     python -m benchmarks.checkpoints --json benchmarks/results/checkpoints.json
 
-Both write and flush the same tensors, in turn. Ours hashes every tensor besides, when it writes and when it reads.
+Both write and flush the same tensors, in turn. Ours hashes every tensor besides, when it writes and
+when it reads.
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ def main() -> None:
             save(state, storage_writer=FileSystemWriter(folder / "dcp"), no_dist=True)
 
         def read_dcp() -> None:
-            load({key: torch.empty_like(tensor) for key, tensor in state.items()}, checkpoint_id=folder / "dcp", no_dist=True)
+            load(
+                {key: torch.empty_like(tensor) for key, tensor in state.items()},
+                checkpoint_id=folder / "dcp",
+                no_dist=True,
+            )
 
         ways: dict[str, Callable[[], object]] = {
             "written by DCP": write_dcp,
@@ -64,9 +70,15 @@ def main() -> None:
                 work()
                 rates.setdefault(way, []).append(gigabytes / (time.perf_counter() - begun))
                 processor.setdefault(way, []).append(time.process_time() - used)
-    rows = [[way, statistics.median(each), max(each), min(processor[way])] for way, each in rates.items()]
+    rows = [
+        [way, statistics.median(each), max(each), min(processor[way])]
+        for way, each in rates.items()
+    ]
     table(["", "GB/s, median", "GB/s, best", "least processor seconds"], rows)
-    emit(options.json, {"gigabytes": gigabytes, "runs": options.runs, "gb_per_s": rates, "processor_s": processor})
+    emit(
+        options.json,
+        {"gigabytes": gigabytes, "runs": options.runs, "gb_per_s": rates, "processor_s": processor},
+    )
 
 
 if __name__ == "__main__":

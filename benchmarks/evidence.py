@@ -1,16 +1,19 @@
-"""Whether the avoidance family trains as its papers say: a study of small runs that goes on where it stopped.
+"""Whether the avoidance family trains as its papers say: a study of small runs that goes on where
+it stopped.
 
-    python -m benchmarks.evidence                       # runs what is missing, seed by seed, into results/evidence; hours
-    python -m benchmarks.evidence --confirm             # two runs of a model four times as large; over an hour each
-    python -m benchmarks.evidence --claims              # what the records say, of all that is there
+    python -m benchmarks.evidence                       # runs what is missing, seed by seed, into
+    results/evidence; hours python -m benchmarks.evidence --confirm             # two runs of a
+    model four times as large; over an hour each python -m benchmarks.evidence --claims
+    # what the records say, of all that is there
 
-A GPT of 0.48 M parameters on the bundled text, 9.8 M tokens (20 to a parameter), the same tokens a step whatever the number of replicas:
-32 rows of 128 bytes over K. AdamW 3e-3 inside, cosine. Claims are of the last validation, in nats,
-means over the seeds that all runs of a claim have; one that holds of the means and not of every seed is told as that.
-Three runs are contestants of the bench, whose curves are in results/bench: data parallelism (its dense baseline),
-4-bit deltas every 30 steps, and 2-bit deltas with feedback every 10.
-Confirmed by a GPT of 2.0 M parameters on 40 M tokens, data parallel and in 4 replicas, one seed.
-What fragments send, and that a link's rate changes no bit of a loss, is claimed of short runs on emulated links.
+A GPT of 0.48 M parameters on the bundled text, 9.8 M tokens (20 to a parameter), the same tokens a
+step whatever the number of replicas: 32 rows of 128 bytes over K. AdamW 3e-3 inside, cosine. Claims
+are of the last validation, in nats, means over the seeds that all runs of a claim have; one that
+holds of the means and not of every seed is told as that. Three runs are contestants of the bench,
+whose curves are in results/bench: data parallelism (its dense baseline), 4-bit deltas every 30
+steps, and 2-bit deltas with feedback every 10. Confirmed by a GPT of 2.0 M parameters on 40 M
+tokens, data parallel and in 4 replicas, one seed. What fragments send, and that a link's rate
+changes no bit of a loss, is claimed of short runs on emulated links.
 """
 
 from __future__ import annotations
@@ -43,7 +46,11 @@ LINKS = links((1e8, 1e9), (0.0,))
 LARGER = {"vocab": 256, "context": 128, "layers": 5, "heads": 6, "width": 180}  # 2.0 M parameters
 LARGER_STEPS = 9840  # 20 tokens to a parameter
 PARALLEL = "data parallel"
-OF_BENCH = {DENSE: PARALLEL, "DiLoCo H=30, 4 bits": "4 bits", "DiLoCo H=10, 2 bits, feedback": "2 bits, H=10, feedback"}
+OF_BENCH = {
+    DENSE: PARALLEL,
+    "DiLoCo H=30, 4 bits": "4 bits",
+    "DiLoCo H=10, 2 bits, feedback": "2 bits, H=10, feedback",
+}
 """Contestants whose curves are taken, and what they are called here."""
 
 
@@ -64,7 +71,9 @@ def replicas(world: int, rate: float) -> str:
 
 def runs() -> dict[int, list[Contestant]]:
     """By world: what is run."""
-    made = {world: [ours(replicas(world, rate), local(rate), 30) for rate in RATES] for world in WORLDS}
+    made = {
+        world: [ours(replicas(world, rate), local(rate), 30) for rate in RATES] for world in WORLDS
+    }
     made[4] += [ours(f"H={period}", local(BEST, period), period) for period in (1, 10, 100)]
     made[4].append(ours("2 bits, H=10", averaged(10, OUTER_10, what=uniform(2, grid="rise")), 10))
     cut = local(BEST, fragments=3)
@@ -76,7 +85,16 @@ def runs() -> dict[int, list[Contestant]]:
 CONFIRMED = f"2 M, {PARALLEL}", "2 M, 4 replicas, 4 bits"
 
 
-NAMES = tuple(dict.fromkeys((PARALLEL, *(run.name for some in runs().values() for run in some), *OF_BENCH.values(), *CONFIRMED)))
+NAMES = tuple(
+    dict.fromkeys(
+        (
+            PARALLEL,
+            *(run.name for some in runs().values() for run in some),
+            *OF_BENCH.values(),
+            *CONFIRMED,
+        )
+    )
+)
 """Of all runs, in the order of the page."""
 
 
@@ -84,7 +102,13 @@ def confirmation() -> Study:
     """Data parallelism and DiLoCo, larger and longer."""
     dense = Strategy(every(1), identity(), two_shot(), gradients())
     taken = (ours(CONFIRMED[0], dense), ours(CONFIRMED[1], local(BEST, what=uniform(4)), 30))
-    curve = {**STUDY.curve, "model": LARGER, "steps": LARGER_STEPS, "stop": LARGER_STEPS, "validate_every": LARGER_STEPS // 20}
+    curve = {
+        **STUDY.curve,
+        "model": LARGER,
+        "steps": LARGER_STEPS,
+        "stop": LARGER_STEPS,
+        "validate_every": LARGER_STEPS // 20,
+    }
     return replace(STUDY, contestants=taken, seeds=1, curve=curve)
 
 
@@ -111,7 +135,9 @@ CLAIMS = (
     Claim(
         "2, 4, 8 replicas stand at most 3, 6, 12 % above",
         (PARALLEL, "2 replicas", "4 replicas", "8 replicas"),
-        lambda one, *more: all(loss <= one * (1 + most) for loss, most in zip(more, (0.03, 0.06, 0.12), strict=True)),
+        lambda one, *more: all(
+            loss <= one * (1 + most) for loss, most in zip(more, (0.03, 0.06, 0.12), strict=True)
+        ),
     ),
     Claim(
         "under an outer momentum H=1 is the worst period",
@@ -123,8 +149,16 @@ CLAIMS = (
         ("H=1", "H=10", replicas(4, BEST)),
         lambda first, *others: first > max(others),
     ),
-    Claim("4-bit deltas are as good as float32's, to 0.5 %", (replicas(4, BEST), "4 bits"), lambda whole, four: four <= 1.005 * whole),
-    Claim("2-bit deltas need feedback", ("2 bits, H=10, feedback", "2 bits, H=10"), lambda kept, lost: kept < lost),
+    Claim(
+        "4-bit deltas are as good as float32's, to 0.5 %",
+        (replicas(4, BEST), "4 bits"),
+        lambda whole, four: four <= 1.005 * whole,
+    ),
+    Claim(
+        "2-bit deltas need feedback",
+        ("2 bits, H=10, feedback", "2 bits, H=10"),
+        lambda kept, lost: kept < lost,
+    ),
     Claim(
         "3 fragments, one step late, merged by halves, train as well, to 1 %",
         (replicas(4, BEST), "3 fragments"),
@@ -176,7 +210,11 @@ def between(low: float, middle: float, high: float) -> float:
 
 def known(folder: Path) -> list[dict[str, Any]]:
     """The records of a folder, and the curves that the bench has run."""
-    shared = [each for each in read(RESULTS / "bench" / RECORDS) if each["kind"] == "curve" and each["name"] in OF_BENCH]
+    shared = [
+        each
+        for each in read(RESULTS / "bench" / RECORDS)
+        if each["kind"] == "curve" and each["name"] in OF_BENCH
+    ]
     return [*read(folder / RECORDS), *({**each, "name": OF_BENCH[each["name"]]} for each in shared)]
 
 
@@ -197,8 +235,11 @@ def word(holds: bool | None) -> str:
     return "–" if holds is None else "yes" if holds else "no"
 
 
-def judged(losses: Losses, names: Sequence[str], holds: Callable[..., bool]) -> tuple[list[float], str]:
-    """The means of these runs, and what a table says of a claim of them: in how many seeds, where it holds of the means and not of all."""
+def judged(
+    losses: Losses, names: Sequence[str], holds: Callable[..., bool]
+) -> tuple[list[float], str]:
+    """The means of these runs, and what a table says of a claim of them: in how many seeds, where
+    it holds of the means and not of all."""
     found, seeds = means(losses, names), [holds(*each) for each in by_seed(losses, names)]
     if found and holds(*found) and not all(seeds):
         return found, f"of the mean, {sum(seeds)} of {len(seeds)} seeds"
@@ -221,9 +262,14 @@ def claims(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     losses, rows = told(records), []
     for claim in CLAIMS:
         found, held = judged(losses, claim.runs, claim.holds)
-        words = ", ".join(f"{name} {mean:.4f}" for name, mean in zip(claim.runs, found, strict=False)) or "–"
+        words = (
+            ", ".join(f"{name} {mean:.4f}" for name, mean in zip(claim.runs, found, strict=False))
+            or "–"
+        )
         rows.append((claim.said, words, held))
-    found, held = judged(losses, [replicas(world, rate) for world in WORLDS for rate in RATES], rise)
+    found, held = judged(
+        losses, [replicas(world, rate) for world in WORLDS for rate in RATES], rise
+    )
     words = ", ".join(f"{rate:.2f}" for rate in best_rates(*found)) or "–"
     rows.append(("the best outer rate, between those run, rises with replicas", words, held))
     short = [record for record in records if record.get("kind") == "whole" and not record["error"]]
@@ -234,16 +280,29 @@ def claims(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     ):
         part = [pair[name][figure] for name in BURSTS if name in pair]
         near = abs(part[1] / part[0] / expected - 1) < NEAR if len(part) == len(BURSTS) else None
-        rows.append((f"{said}, to {100 * NEAR:.0f} %", "–" if near is None else f"{part[1]:,.0f} of {part[0]:,.0f}", word(near)))
+        rows.append(
+            (
+                f"{said}, to {100 * NEAR:.0f} %",
+                "–" if near is None else f"{part[1]:,.0f} of {part[0]:,.0f}",
+                word(near),
+            )
+        )
     ends = {record["link"]["name"]: record for record in short if record["name"] == "4 bits"}
     same = {(record["last_losses"], str(record["validation"])) for record in ends.values()}
     words = ", ".join(f"{link} {record['last_losses']}" for link, record in ends.items())
-    rows.append(("the link's rate changes no bit of the loss", words or "–", word(len(same) == 1 if len(ends) == len(LINKS) else None)))
+    rows.append(
+        (
+            "the link's rate changes no bit of the loss",
+            words or "–",
+            word(len(same) == 1 if len(ends) == len(LINKS) else None),
+        )
+    )
     return rows
 
 
 def on_links(folder: Path) -> None:
-    """The same three rounds on each link; on the last, where a fragment is there within a step, what goes at once and what in fragments."""
+    """The same three rounds on each link; on the last, where a fragment is there within a step,
+    what goes at once and what in fragments."""
     same = ours("4 bits", local(BEST, what=uniform(4)), 30)
     some = [each for each in runs()[4] if each.name in BURSTS]
     short = replace(STUDY, curve={**STUDY.curve, "stop": 95, "validate_every": 95})
@@ -257,29 +316,52 @@ def on_links(folder: Path) -> None:
 def main() -> None:
     made = parser(__doc__)
     which = made.add_mutually_exclusive_group()
-    which.add_argument("--claims", action="store_true", help="run nothing, tell what the records say")
-    which.add_argument("--confirm", action="store_true", help="the larger model's runs, and no others")
+    which.add_argument(
+        "--claims", action="store_true", help="run nothing, tell what the records say"
+    )
+    which.add_argument(
+        "--confirm", action="store_true", help="the larger model's runs, and no others"
+    )
     made.add_argument("--folder", type=Path, default=FOLDER)
-    made.add_argument("--seeds", type=int, default=SEEDS, help="of the small runs; a confirmation has one")
+    made.add_argument(
+        "--seeds", type=int, default=SEEDS, help="of the small runs; a confirmation has one"
+    )
     options = made.parse_args()
     if options.confirm:
-        Bench(confirmation(), options.folder, cache_folder() / "rivals", print).run("benchmarks.evidence --confirm", ("curves",))
+        Bench(confirmation(), options.folder, cache_folder() / "rivals", print).run(
+            "benchmarks.evidence --confirm", ("curves",)
+        )
     elif not options.claims:
         on_links(options.folder)
         for seeds in range(1, options.seeds + 1):
             for world, contestants in runs().items():
-                Bench(study(world, contestants, seeds), options.folder, cache_folder() / "rivals", print).run(
-                    "benchmarks.evidence", ("curves",)
-                )
+                Bench(
+                    study(world, contestants, seeds),
+                    options.folder,
+                    cache_folder() / "rivals",
+                    print,
+                ).run("benchmarks.evidence", ("curves",))
     print("\n".join(lines(known(options.folder))))
 
 
 def lines(records: Sequence[dict[str, Any]]) -> list[str]:
     """The tables of docs/evidence.md."""
     losses = told(records)
-    ends = [f"| {name} | {' '.join(f'{losses[name][seed]:.4f}' for seed in sorted(losses[name]))} |" for name in NAMES if name in losses]
+    ends = [
+        f"| {name} | {' '.join(f'{losses[name][seed]:.4f}' for seed in sorted(losses[name]))} |"
+        for name in NAMES
+        if name in losses
+    ]
     found = [f"| {' | '.join(row)} |" for row in claims(records)]
-    return ["| run | last loss, by seed |", "|---|---|", *ends, "", "| claim | found | holds |", "|---|---|---|", *found]
+    return [
+        "| run | last loss, by seed |",
+        "|---|---|",
+        *ends,
+        "",
+        "| claim | found | holds |",
+        "|---|---|---|",
+        *found,
+    ]
 
 
 def study(world: int, contestants: list[Contestant], seeds: int) -> Study:

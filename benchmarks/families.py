@@ -1,10 +1,12 @@
-"""Which codecs need feedback: each family, bare and in `feedback(…)`, trains the same small model on the same text.
+"""Which codecs need feedback: each family, bare and in `feedback(…)`, trains the same small model
+on the same text.
 
     python -m benchmarks.families --json benchmarks/results/families.json
     python -m benchmarks.families --markdown  # trains nothing: the tables of docs/families.md
 
-Two ranks in one process (the local driver), each with its own batch: each step's gradients are compressed and averaged, under SGD with
-momentum 0.9 and under AdamW, and some under SGD without momentum, of which feedback's theory speaks. Runs that stand in the JSON file are
+Two ranks in one process (the local driver), each with its own batch: each step's gradients are
+compressed and averaged, under SGD with momentum 0.9 and under AdamW, and some under SGD without
+momentum, of which feedback's theory speaks. Runs that stand in the JSON file are
 kept: stopped, the same command goes on. A new codec is one more row of `ROWS`, five seconds a run.
 """
 
@@ -52,7 +54,8 @@ LOST = 10.0  # a training loss above this, or no number, ends a run
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimiser and its learning rates, falling: a codec goes down from dense's best until its loss no longer falls."""
+    """An optimiser and its learning rates, falling: a codec goes down from dense's best until its
+    loss no longer falls."""
 
     name: str
     title: str
@@ -65,12 +68,15 @@ OPTIMIZERS = (
     Optimizer("plain", "SGD without momentum", (3.0, 1.0, 0.3, 0.1)),
 )
 ALL = tuple(each.name for each in OPTIMIZERS)
-DENSE_SEEDS = 3  # of the dense row, at its best rate: their spread is what a gap is to be measured against
+DENSE_SEEDS = (
+    3  # of the dense row, at its best rate: their spread is what a gap is to be measured against
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A codec in code. momentum: what SGD keeps, 0 where the codec brings its own. under: the optimisers that it makes sense under."""
+    """A codec in code. momentum: what SGD keeps, 0 where the codec brings its own. under: the
+    optimisers that it makes sense under."""
 
     code: str
     momentum: float = 0.9
@@ -152,11 +158,18 @@ class Runs:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.held: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"environment": environment(), "runs": []}
+        self.held: dict[str, Any] = (
+            json.loads(file.read_text())
+            if file.exists()
+            else {"environment": environment(), "runs": []}
+        )
         self.by_key: dict[Key, dict[str, Any]] = {_key(kept): kept for kept in self.held["runs"]}
 
-    def best(self, row: Row, codec: str, optimizer: Optimizer, make: Make | None, seed: int = 0) -> dict[str, Any] | None:
-        """The run of the best rate: down the rates until the loss no longer falls. Without `make`, only what is held counts."""
+    def best(
+        self, row: Row, codec: str, optimizer: Optimizer, make: Make | None, seed: int = 0
+    ) -> dict[str, Any] | None:
+        """The run of the best rate: down the rates until the loss no longer falls. Without `make`,
+        only what is held counts."""
         found: dict[str, Any] | None = None
         for rate in optimizer.rates:
             told = self.get(Run(codec, optimizer.name, rate, seed, row.momentum), make)
@@ -164,7 +177,11 @@ class Runs:
                 break
             found = told if found is None or nats(told) < nats(found) else found
             dense = self.get(Run(DENSE.code, optimizer.name, rate, seed), None)
-            if row is not DENSE and dense is not None and nats(told) <= (1 + NEAR) * nats(dense) < math.inf:
+            if (
+                row is not DENSE
+                and dense is not None
+                and nats(told) <= (1 + NEAR) * nats(dense) < math.inf
+            ):
                 break
         return found
 
@@ -175,9 +192,20 @@ class Runs:
             self.by_key[each.key] = made
             self.held["runs"].append(made)
             self._save()
-            told = f"{made['nats']:.4f} nats/byte" if made["status"] == "done" else made.get("error", made["status"])
+            told = (
+                f"{made['nats']:.4f} nats/byte"
+                if made["status"] == "done"
+                else made.get("error", made["status"])
+            )
             took = time.perf_counter() - begun
-            print(f"{each.optimizer} {each.rate:g} seed {each.seed} {each.codec}: {told}, {took:.0f} s", file=sys.stderr, flush=True)
+            print(
+                (
+                    f"{each.optimizer} {each.rate:g} seed {each.seed} {each.codec}: {told}, "
+                    f"{took:.0f} s"
+                ),
+                file=sys.stderr,
+                flush=True,
+            )
         return self.by_key.get(each.key)
 
     def _save(self) -> None:
@@ -187,17 +215,34 @@ class Runs:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", metavar="CODEC", help="a row's code; all without")
-    parser.add_argument("--optimizer", action="append", choices=[each.name for each in OPTIMIZERS], help="all without")
-    parser.add_argument("--markdown", action="store_true", help="train nothing: show what the JSON file holds")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", action="append", metavar="CODEC", help="a row's code; all without"
+    )
+    parser.add_argument(
+        "--optimizer",
+        action="append",
+        choices=[each.name for each in OPTIMIZERS],
+        help="all without",
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="train nothing: show what the JSON file holds"
+    )
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/families.json"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     runs = Runs(asked.json)
     make = None if asked.markdown else Task().trained
-    for optimizer in (each for each in OPTIMIZERS if not asked.optimizer or each.name in asked.optimizer):
-        rows = [row for row in ROWS if optimizer.name in row.under and (not asked.only or row.code in asked.only)]
+    for optimizer in (
+        each for each in OPTIMIZERS if not asked.optimizer or each.name in asked.optimizer
+    ):
+        rows = [
+            row
+            for row in ROWS
+            if optimizer.name in row.under and (not asked.only or row.code in asked.only)
+        ]
         for number, row in enumerate(rows, 1):
             for codec in row.variants:
                 best = runs.best(row, codec, optimizer, make)
@@ -205,7 +250,11 @@ def main() -> None:
                     for seed in range(1, DENSE_SEEDS):
                         runs.get(Run(codec, optimizer.name, best["rate"], seed, row.momentum), make)
             if make is not None:
-                print(f"-- {optimizer.name}: {number} of {len(rows)} rows", file=sys.stderr, flush=True)
+                print(
+                    f"-- {optimizer.name}: {number} of {len(rows)} rows",
+                    file=sys.stderr,
+                    flush=True,
+                )
     print(tables(runs))
 
 
@@ -225,34 +274,57 @@ def tables(runs: Runs) -> str:
 
 
 def table(runs: Runs, optimizers: Sequence[Optimizer]) -> str:
-    """A row for each codec that was tried under any of these. Gaps are to the dense run of the same seed, each at its own best rate."""
+    """A row for each codec that was tried under any of these. Gaps are to the dense run of the same
+    seed, each at its own best rate."""
     head = [f"{each.title}, {how}" for each in optimizers for how in ("bare", "feedback")]
-    lines = [f"| codec | bytes, dense / its | {' | '.join(head)} |", f"|---|---|{'---|' * len(head)}"]
+    lines = [
+        f"| codec | bytes, dense / its | {' | '.join(head)} |",
+        f"|---|---|{'---|' * len(head)}",
+    ]
     for row in ROWS:
         cells, ratios = [], []
         for optimizer in optimizers:
             base = runs.best(DENSE, DENSE.code, optimizer, None)
             for memory in (False, True):
                 codec = next((each for each in row.variants if (each != row.code) == memory), None)
-                told = runs.best(row, codec, optimizer, None) if codec is not None and optimizer.name in row.under else None
+                told = (
+                    runs.best(row, codec, optimizer, None)
+                    if codec is not None and optimizer.name in row.under
+                    else None
+                )
                 cells.append(_cell(told, base, len(optimizer.rates) > 1))
                 if told and base and told.get("bytes"):
                     ratios.append(base["bytes"] / told["bytes"])
         if ratios:
-            low, high = (f"{end:.1f}" if end < 9.95 else f"{end:.0f}" for end in (min(ratios), max(ratios)))
-            lines.append(f"| `{row.code}` | {low if low == high else f'{low} to {high}'} | {' | '.join(cells)} |")
+            low, high = (
+                f"{end:.1f}" if end < 9.95 else f"{end:.0f}" for end in (min(ratios), max(ratios))
+            )
+            lines.append(
+                f"| `{row.code}` | {low if low == high else f'{low} to {high}'} | "
+                f"{' | '.join(cells)} |"
+            )
     return "\n".join(lines)
 
 
 def _spread(runs: Runs, optimizer: Optimizer) -> str:
     best = runs.best(DENSE, DENSE.code, optimizer, None)
-    seeds = [runs.get(Run(DENSE.code, optimizer.name, best["rate"], seed), None) for seed in range(DENSE_SEEDS)] if best else []
+    seeds = (
+        [
+            runs.get(Run(DENSE.code, optimizer.name, best["rate"], seed), None)
+            for seed in range(DENSE_SEEDS)
+        ]
+        if best
+        else []
+    )
     each = [nats(told) for told in seeds if told is not None]
     if not each:
         return ""
     told = ", ".join(f"{one:.4f}" for one in each)
     widest = max(100 * abs(one / statistics.fmean(each) - 1) for one in each)
-    return f"- dense, {optimizer.title}: {told} nats/byte for {len(each)} seeds, within {widest:.1f} % of their mean"
+    return (
+        f"- dense, {optimizer.title}: {told} nats/byte for {len(each)} seeds, within {widest:.1f} "
+        "% of their mean"
+    )
 
 
 def _cell(told: dict[str, Any] | None, base: dict[str, Any] | None, rates: bool) -> str:
@@ -268,18 +340,29 @@ class Task:
     """The text, its validation windows, and how a run goes."""
 
     def __init__(self) -> None:
-        train, validation = (torch.frombuffer(bytearray(text), dtype=torch.uint8) for text in english())
+        train, validation = (
+            torch.frombuffer(bytearray(text), dtype=torch.uint8) for text in english()
+        )
         self.train = train
         self.validation = validation_windows(validation, length=CONFIG.context + 1, windows=WINDOWS)
 
     def trained(self, each: Run, look: Look | None = None) -> dict[str, Any]:
-        """One run: its loss at the end, its bytes, and how it ended. What raises is recorded as failed."""
+        """One run: its loss at the end, its bytes, and how it ended. What raises is recorded as
+        failed."""
         begun = time.process_time()
         model = Flat(each.seed)
-        kept = {"codec": each.codec, "optimizer": each.optimizer, "rate": each.rate, "seed": each.seed, "steps": STEPS}
+        kept = {
+            "codec": each.codec,
+            "optimizer": each.optimizer,
+            "rate": each.rate,
+            "seed": each.seed,
+            "steps": STEPS,
+        }
         try:
             ended = self._run(each, model, look)
-        except Exception as error:  # a codec that breaks must not end the study; it shows in the table
+        except (
+            Exception
+        ) as error:  # a codec that breaks must not end the study; it shows in the table
             ended = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         return {**kept, **ended, "cpu_s": round(time.process_time() - begun, 1)}
 
@@ -291,7 +374,15 @@ class Task:
         seats = {rank: Seat(rank, ranks, 0, each.seed) for rank in ranks}
         states = {rank: strategy.how.init(strategy.what, model.spec, seats[rank]) for rank in ranks}
         batches = {
-            rank: Batches(self.train, length=CONFIG.context + 1, batch=BATCH, seed=each.seed, rank=rank, world=WORLD) for rank in ranks
+            rank: Batches(
+                self.train,
+                length=CONFIG.context + 1,
+                batch=BATCH,
+                seed=each.seed,
+                rank=rank,
+                world=WORLD,
+            )
+            for rank in ranks
         }
         sent: dict[int, float] = {}
         first = torch.empty(0)
@@ -304,13 +395,24 @@ class Task:
                 x, own = model.gradient(batches[rank].at(step))
                 first = x / WORLD if rank == 0 else first
                 loss += own / WORLD
-                flights[rank] = strategy.how.carry(strategy.what, x / WORLD, model.spec, states[rank], replace(seats[rank], step=step))
+                flights[rank] = strategy.how.carry(
+                    strategy.what,
+                    x / WORLD,
+                    model.spec,
+                    states[rank],
+                    replace(seats[rank], step=step),
+                )
             if not loss < LOST:  # also of no number
-                return {"status": f"diverged at step {step}", "bytes": sum(sent.values()) / WORLD / max(1, step)}
+                return {
+                    "status": f"diverged at step {step}",
+                    "bytes": sum(sent.values()) / WORLD / max(1, step),
+                }
             with torch.no_grad():
                 outcomes = run(flights, sent)
             total = outcomes[0].total
-            assert all(torch.equal(total, other.total) for other in outcomes.values()), "ranks disagree"
+            assert all(torch.equal(total, other.total) for other in outcomes.values()), (
+                "ranks disagree"
+            )
             if look is not None and before is not None:
                 look(step, first, before, _residual(states[0]))
             model.weights.grad = total
@@ -318,11 +420,17 @@ class Task:
         bytes_a_step = sum(sent.values()) / WORLD / STEPS
         found = model.loss(self.validation)
         status = "done" if found < KNOWS_NOTHING else f"diverged: {found:.2f} at the end"
-        return {"status": status, "nats": found, "bytes": bytes_a_step, "owed": _owed(states[0], total)}
+        return {
+            "status": status,
+            "nats": found,
+            "bytes": bytes_a_step,
+            "owed": _owed(states[0], total),
+        }
 
 
 class Flat:
-    """The model with its weights and gradients in one flat run each, laid out as the engine's bucket is."""
+    """The model with its weights and gradients in one flat run each, laid out as the engine's
+    bucket is."""
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -355,19 +463,25 @@ class Flat:
 
 @torch.no_grad()
 def _draw(model: nn.Module) -> None:
-    """Weights by their fan-in, wide embeddings, a head of zeros: SGD then leaves the start at once."""
+    """Weights by their fan-in, wide embeddings, a head of zeros: SGD then leaves the start at
+    once."""
     for name, param in model.named_parameters():
         if name == "head.weight":
             param.zero_()
         elif name in ("embed.weight", "place.weight"):
             nn.init.normal_(param, std=0.3)
         elif param.dim() > 1:
-            nn.init.normal_(param, std=(0.5 if name.endswith("project.weight") else 1.0) / math.sqrt(param.shape[1]))
+            nn.init.normal_(
+                param,
+                std=(0.5 if name.endswith("project.weight") else 1.0) / math.sqrt(param.shape[1]),
+            )
 
 
 def _optimizer(each: Run, weights: nn.Parameter) -> torch.optim.Optimizer:
     if each.optimizer != "adamw":
-        return torch.optim.SGD([weights], each.rate, momentum=each.momentum if each.optimizer == "sgd" else 0.0)
+        return torch.optim.SGD(
+            [weights], each.rate, momentum=each.momentum if each.optimizer == "sgd" else 0.0
+        )
     return torch.optim.AdamW([weights], each.rate, betas=(0.9, 0.95), weight_decay=0.0)
 
 
@@ -384,7 +498,9 @@ def _residual(state: State) -> Tensor:
 
 def _owed(state: State, total: Tensor) -> float | None:
     """The norm of what rank 0 still owes, in last gradients; `None` without a residual."""
-    residuals = [leaf.value.double().norm() ** 2 for path, leaf in state.walk() if path.endswith("residual")]
+    residuals = [
+        leaf.value.double().norm() ** 2 for path, leaf in state.walk() if path.endswith("residual")
+    ]
     return float(sum(residuals) ** 0.5 / total.double().norm()) if residuals else None
 
 

@@ -1,11 +1,13 @@
-"""Break runs on four emulated hosts in 34 seeded ways, ask whom the surviving ranks blame, and resume them from their checkpoints.
+"""Break runs on four emulated hosts in 34 seeded ways, ask whom the surviving ranks blame, and
+resume them from their checkpoints.
 
     python -m benchmarks.faults --seed 0 --json benchmarks/results/faults.json
 
-Each fault strikes a run of top-k with feedback, DiLoCo or QSGD at a step that the seed draws: ranks are killed (also the one that holds the
-store, also two), sent SIGTERM, stopped, cut off one way, or raise an error. Then all four start again from the newest checkpoint that every
-rank has, and the final weights must be the bits of a run that nothing happened to. The exit code is 1 where a target is missed: no hang,
-no lost update, no wrong blame, 98 % of all verdicts right.
+Each fault strikes a run of top-k with feedback, DiLoCo or QSGD at a step that the seed draws: ranks
+are killed (also the one that holds the store, also two), sent SIGTERM, stopped, cut off one way, or
+raise an error. Then all four start again from the newest checkpoint that every rank has, and the
+final weights must be the bits of a run that nothing happened to. The exit code is 1 where a target
+is missed: no hang, no lost update, no wrong blame, 98 % of all verdicts right.
 """
 
 from __future__ import annotations
@@ -48,7 +50,14 @@ TIMEOUT_S = 5.0  # of a hop
 STARTS = 4  # tries to begin a run
 DIAGNOSIS_S = 20.0  # on top of it, until every survivor must have ended
 KINDS = [
-    *(["kill"] * 6 + ["kill host"] * 4 + ["kill two"] * 4 + ["sigterm"] * 4 + ["stop"] * 4 + ["stop host"] * 2),
+    *(
+        ["kill"] * 6
+        + ["kill host"] * 4
+        + ["kill two"] * 4
+        + ["sigterm"] * 4
+        + ["stop"] * 4
+        + ["stop host"] * 2
+    ),
     *(["cut"] * 4 + ["cut to host"] + ["cut from host"] + ["raise"] * 4),
 ]
 NOWHERE = "02:00:00:00:00:77"  # no host's
@@ -67,7 +76,9 @@ class Fault:
 
     @property
     def survivors(self) -> list[int]:
-        return [rank for rank in range(RANKS) if rank not in self.ranks or self.kind.startswith("cut")]
+        return [
+            rank for rank in range(RANKS) if rank not in self.ranks or self.kind.startswith("cut")
+        ]
 
 
 def drawn(seed: int) -> list[Fault]:
@@ -88,11 +99,14 @@ def drawn(seed: int) -> list[Fault]:
         elif kind == "raise":
             ranks = [draws.randrange(RANKS)]
         step = draws.randrange(SAVE_EVERY + 1, STEPS - 8)
-        faults.append(Fault(number, kind, list(STRATEGIES)[number % len(STRATEGIES)], tuple(ranks), step))
+        faults.append(
+            Fault(number, kind, list(STRATEGIES)[number % len(STRATEGIES)], tuple(ranks), step)
+        )
     return faults
 
 
-# -- a rank, forked on its host ---------------------------------------------------------------------------------------
+# -- a rank, forked on its host
+# ---------------------------------------------------------------------------------------
 
 
 def serve() -> None:
@@ -128,7 +142,8 @@ def say(**told: Any) -> None:
 
 
 def forked(asked: dict[str, Any]) -> None:
-    """A rank's whole life, which ends as a script does: with an error printed, exit handlers called, and no more."""
+    """A rank's whole life, which ends as a script does: with an error printed, exit handlers
+    called, and no more."""
     code = 0
     try:
         torch.set_num_threads(1)
@@ -139,8 +154,16 @@ def forked(asked: dict[str, Any]) -> None:
         except ThinwireError as error:
             ranks, one_way = getattr(error, "ranks", ()), getattr(error, "one_way", False)
             kind, words = type(error).__name__, str(error)
-            told = {"kind": kind, "ranks": list(ranks), "one_way": one_way, "words": words, "seconds": time.monotonic() - begun}
-            Path(asked["scratch"], f"verdict-{asked['run']}-{asked['rank']}.json").write_text(json.dumps(told))
+            told = {
+                "kind": kind,
+                "ranks": list(ranks),
+                "one_way": one_way,
+                "words": words,
+                "seconds": time.monotonic() - begun,
+            }
+            Path(asked["scratch"], f"verdict-{asked['run']}-{asked['rank']}.json").write_text(
+                json.dumps(told)
+            )
             raise
     except Exception as error:
         sys.last_value = error
@@ -156,9 +179,17 @@ def train(asked: dict[str, Any]) -> None:
     rank, folder = asked["rank"], Path(asked["folder"])
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 8))
+    model = nn.Sequential(
+        nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 8)
+    )
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    sync = attach(model, optimizer, STRATEGIES[asked["strategy"]], timeout=timedelta(seconds=TIMEOUT_S), bucket_bytes=1 << 14)
+    sync = attach(
+        model,
+        optimizer,
+        STRATEGIES[asked["strategy"]],
+        timeout=timedelta(seconds=TIMEOUT_S),
+        bucket_bytes=1 << 14,
+    )
     if asked["raises"] >= 0 and rank % 2:  # a loop without a context
         steps(asked, model, optimizer, sync)
         sync.close()
@@ -166,24 +197,42 @@ def train(asked: dict[str, Any]) -> None:
     with sync:
         steps(asked, model, optimizer, sync)
         with sync.common_weights():
-            save_file({name: value.clone() for name, value in model.state_dict().items()}, folder / f"final-{rank}.safetensors")
+            save_file(
+                {name: value.clone() for name, value in model.state_dict().items()},
+                folder / f"final-{rank}.safetensors",
+            )
         sync.check()
 
 
-def steps(asked: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer) -> None:
+def steps(
+    asked: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer
+) -> None:
     rank, folder, first = asked["rank"], Path(asked["folder"]), asked["resume"]
     if first:
         saved = load_file(folder / f"{first}-{rank}.safetensors")
-        model.load_state_dict({name[2:]: value for name, value in saved.items() if name.startswith("m/")})
+        model.load_state_dict(
+            {name[2:]: value for name, value in saved.items() if name.startswith("m/")}
+        )
         momenta = [value for name, value in sorted(saved.items()) if name.startswith("o/")]
         groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": {i: {"momentum_buffer": each} for i, each in enumerate(momenta)}, "param_groups": groups})
-        sync.load_state_dict({name[2:]: value for name, value in saved.items() if name.startswith("s/")})
+        optimizer.load_state_dict(
+            {
+                "state": {i: {"momentum_buffer": each} for i, each in enumerate(momenta)},
+                "param_groups": groups,
+            }
+        )
+        sync.load_state_dict(
+            {name[2:]: value for name, value in saved.items() if name.startswith("s/")}
+        )
     for step in range(first, STEPS):
         if asked["raises"] == step:
             raise ValueError(f"boom at step {step}")
         draws = torch.Generator().manual_seed(1000 * step + rank)
-        loss = (model(torch.randn(16, 64, generator=draws)) - torch.randn(16, 8, generator=draws)).square().mean()
+        loss = (
+            (model(torch.randn(16, 64, generator=draws)) - torch.randn(16, 8, generator=draws))
+            .square()
+            .mean()
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -191,13 +240,19 @@ def steps(asked: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimi
         if (step + 1) % SAVE_EVERY == 0 and step + 1 < STEPS:
             whole = {f"m/{name}": value for name, value in model.state_dict().items()}
             state = optimizer.state_dict()["state"]
-            whole |= {f"o/{i:03}": state[i]["momentum_buffer"] for i in state} | {f"s/{k}": v for k, v in sync.state_dict().items()}
-            save_file({name: value.clone().contiguous() for name, value in whole.items()}, folder / f"part-{rank}")
+            whole |= {f"o/{i:03}": state[i]["momentum_buffer"] for i in state} | {
+                f"s/{k}": v for k, v in sync.state_dict().items()
+            }
+            save_file(
+                {name: value.clone().contiguous() for name, value in whole.items()},
+                folder / f"part-{rank}",
+            )
             (folder / f"part-{rank}").rename(folder / f"{step + 1}-{rank}.safetensors")
         say(run=asked["run"], rank=rank, step=step)
 
 
-# -- the harness ------------------------------------------------------------------------------------------------------
+# -- the harness
+# ------------------------------------------------------------------------------------------------------
 
 
 class Hosts:
@@ -215,7 +270,16 @@ class Hosts:
         for host in lab.hosts:
             here, mine = os.pipe(), os.pipe()
             argv = [sys.executable, "-m", "benchmarks.faults", "--serve"]
-            self.servers.append(lab.popen(host, argv, stdin=mine[0], stdout=here[1], stderr=2, env=paths() | {"OMP_NUM_THREADS": "1"}))
+            self.servers.append(
+                lab.popen(
+                    host,
+                    argv,
+                    stdin=mine[0],
+                    stdout=here[1],
+                    stderr=2,
+                    env=paths() | {"OMP_NUM_THREADS": "1"},
+                )
+            )
             os.close(mine[0])
             os.close(here[1])
             self._inputs.append(mine[1])
@@ -227,23 +291,42 @@ class Hosts:
                 told = json.loads(line)
                 key = told["run"], told["rank"]
                 with self._news:
-                    for name, kept in (("pid", self._pids), ("step", self._steps), ("code", self.codes)):
+                    for name, kept in (
+                        ("pid", self._pids),
+                        ("step", self._steps),
+                        ("code", self.codes),
+                    ):
                         if name in told:
                             kept[key] = told[name]
                     self._news.notify_all()
 
-    def start(self, strategy: str, folder: Path, resume: int = 0, raises: tuple[int, int] = (-1, -1)) -> int:
+    def start(
+        self, strategy: str, folder: Path, resume: int = 0, raises: tuple[int, int] = (-1, -1)
+    ) -> int:
         self.runs += 1
         for rank in range(RANKS):
             own = self.lab.environment(rank) | {"MASTER_PORT": str(20000 + self.runs)}
-            asked = {"run": self.runs, "rank": rank, "strategy": strategy, "folder": str(folder), "resume": resume}
-            asked |= {"environment": own, "scratch": str(self.scratch), "raises": raises[1] if rank == raises[0] else -1}
+            asked = {
+                "run": self.runs,
+                "rank": rank,
+                "strategy": strategy,
+                "folder": str(folder),
+                "resume": resume,
+            }
+            asked |= {
+                "environment": own,
+                "scratch": str(self.scratch),
+                "raises": raises[1] if rank == raises[0] else -1,
+            }
             os.write(self._inputs[rank], json.dumps(asked).encode() + b"\n")
         return self.runs
 
     def signal(self, run: int, rank: int, number: int) -> None:
         if (run, rank) not in self.codes:
-            os.write(self._inputs[rank], json.dumps({"pid": self._pids[run, rank], "signal": int(number)}).encode() + b"\n")
+            os.write(
+                self._inputs[rank],
+                json.dumps({"pid": self._pids[run, rank], "signal": int(number)}).encode() + b"\n",
+            )
 
     def kill(self, run: int) -> None:
         """End what is left of a run."""
@@ -254,7 +337,12 @@ class Hosts:
     def reached(self, run: int, step: int) -> bool:
         """Whether a run has come to a step in time."""
         with self._news:
-            self._news.wait_for(lambda: self._at(run) >= step or any((run, rank) in self.codes for rank in range(RANKS)), 90)
+            self._news.wait_for(
+                lambda: (
+                    self._at(run) >= step or any((run, rank) in self.codes for rank in range(RANKS))
+                ),
+                90,
+            )
             return self._at(run) >= step
 
     def _at(self, run: int) -> int:
@@ -267,9 +355,15 @@ class Hosts:
             return [rank for rank in ranks if (run, rank) not in self.codes]
 
     def cut(self, sender: int, receiver: int, heal: bool = False) -> None:
-        """Nothing that one host sends reaches the other: it sends to an address of the link that nobody has."""
+        """Nothing that one host sends reaches the other: it sends to an address of the link that
+        nobody has."""
         neighbour = ["ip", "neigh", "del" if heal else "replace", address(receiver), "dev", DEV]
-        self.lab.call(f"host{sender}", neighbour if heal else [*neighbour[:4], "lladdr", NOWHERE, "nud", "permanent", *neighbour[4:]])
+        self.lab.call(
+            f"host{sender}",
+            neighbour
+            if heal
+            else [*neighbour[:4], "lladdr", NOWHERE, "nud", "permanent", *neighbour[4:]],
+        )
 
     def verdict(self, run: int, rank: int) -> dict[str, Any] | None:
         path = self.scratch / f"verdict-{run}-{rank}.json"
@@ -279,14 +373,18 @@ class Hosts:
 def struck(hosts: Hosts, fault: Fault, folder: Path) -> dict[str, Any]:
     """One fault: what the survivors say of it."""
     raises = (fault.ranks[0], fault.step) if fault.kind == "raise" else (-1, -1)
-    for _ in range(STARTS):  # on a busy machine gloo may not connect in time; nothing has been broken yet
+    for _ in range(
+        STARTS
+    ):  # on a busy machine gloo may not connect in time; nothing has been broken yet
         run = hosts.start(fault.strategy, folder, raises=raises)
         if hosts.reached(run, fault.step - 1):
             break
         hosts.kill(run)
     else:
         raise RuntimeError(f"no run of {STARTS} came to step {fault.step}")
-    number = {"sigterm": signal.SIGTERM, "stop": signal.SIGSTOP}.get(fault.kind.split()[0], signal.SIGKILL)
+    number = {"sigterm": signal.SIGTERM, "stop": signal.SIGSTOP}.get(
+        fault.kind.split()[0], signal.SIGKILL
+    )
     if fault.kind.startswith("cut"):
         hosts.cut(*fault.ranks)
     elif fault.kind != "raise":
@@ -300,7 +398,12 @@ def struck(hosts: Hosts, fault: Fault, folder: Path) -> dict[str, Any]:
         hosts.cut(*fault.ranks, heal=True)
     verdicts = {rank: hosts.verdict(run, rank) for rank in fault.survivors if rank not in hung}
     judged = {rank: judged_by(fault, rank, verdict) for rank, verdict in verdicts.items()}
-    return asdict(fault) | {"seconds": round(seconds, 1), "hung": hung, "judged": judged, "verdicts": verdicts}
+    return asdict(fault) | {
+        "seconds": round(seconds, 1),
+        "hung": hung,
+        "judged": judged,
+        "verdicts": verdicts,
+    }
 
 
 def judged_by(fault: Fault, rank: int, verdict: dict[str, Any] | None) -> str:
@@ -309,13 +412,21 @@ def judged_by(fault: Fault, rank: int, verdict: dict[str, Any] | None) -> str:
         return "none"
     named, words, guilty = set(verdict["ranks"]), verdict["words"], set(fault.ranks)
     if not named:  # a rank that is cut off from the store says that, and blames nobody
-        cut_off = fault.kind.startswith("cut") and {rank, 0} == guilty and "this rank cannot reach the store" in words
+        cut_off = (
+            fault.kind.startswith("cut")
+            and {rank, 0} == guilty
+            and "this rank cannot reach the store" in words
+        )
         return "right" if cut_off else "none"
     if fault.kind.startswith("cut"):
-        right = verdict["kind"] == LinkLostError.__name__ and (not verdict["one_way"] or tuple(verdict["ranks"]) == fault.ranks)
+        right = verdict["kind"] == LinkLostError.__name__ and (
+            not verdict["one_way"] or tuple(verdict["ranks"]) == fault.ranks
+        )
     else:
         right = verdict["kind"] == RankLostError.__name__
-        right = right and (fault.kind != "raise" or f"raised ValueError: boom at step {fault.step}" in words)
+        right = right and (
+            fault.kind != "raise" or f"raised ValueError: boom at step {fault.step}" in words
+        )
     return "right" if right and named == guilty else "wrong"
 
 
@@ -329,7 +440,9 @@ def newest(folder: Path) -> int:
     return max((step for step, count in counts.items() if count == RANKS), default=0)
 
 
-def finished(hosts: Hosts, strategy: str, folder: Path, resume: int) -> list[dict[str, torch.Tensor]]:
+def finished(
+    hosts: Hosts, strategy: str, folder: Path, resume: int
+) -> list[dict[str, torch.Tensor]]:
     """Run to the end, from a checkpoint; the final weights by rank."""
     for _ in range(STARTS):
         run = hosts.start(strategy, folder, resume)
@@ -338,18 +451,26 @@ def finished(hosts: Hosts, strategy: str, folder: Path, resume: int) -> list[dic
         if not late and not any(hosts.codes[run, rank] for rank in range(RANKS)):
             break
         if hosts.reached(run, resume):
-            raise RuntimeError(f"run {run} did not end well: {[hosts.verdict(run, rank) for rank in range(RANKS)]}, late {late}")
+            raise RuntimeError(
+                f"run {run} did not end well: "
+                f"{[hosts.verdict(run, rank) for rank in range(RANKS)]}, late {late}"
+            )
     else:
         raise RuntimeError(f"no run of {STARTS} began")
     return [load_file(folder / f"final-{rank}.safetensors") for rank in range(RANKS)]
 
 
 def same(one: list[dict[str, torch.Tensor]], other: list[dict[str, torch.Tensor]]) -> bool:
-    return all(a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in zip(one, other, strict=True))
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="faults by kind or number, such as 'cut,3'")
     parser.add_argument("--json", type=Path)
@@ -359,7 +480,11 @@ def main() -> int:
         serve()
         return 0
     faults, wanted = drawn(asked.seed), set(asked.only.split(",")) if asked.only else None
-    faults = [fault for fault in faults if wanted is None or fault.kind in wanted or str(fault.number) in wanted]
+    faults = [
+        fault
+        for fault in faults
+        if wanted is None or fault.kind in wanted or str(fault.number) in wanted
+    ]
     told: list[dict[str, Any]] = []
     whole: dict[str, list[dict[str, torch.Tensor]]] = {}
     begun = time.monotonic()
@@ -374,10 +499,24 @@ def main() -> int:
             folder.mkdir()
             record = struck(hosts, fault, folder)
             record["resumed_at"] = newest(folder)
-            record["same"] = same(finished(hosts, fault.strategy, folder, record["resumed_at"]), whole[fault.strategy])
+            record["same"] = same(
+                finished(hosts, fault.strategy, folder, record["resumed_at"]), whole[fault.strategy]
+            )
             told.append(record)
-            print(f"{fault.number:2} {fault.kind:13} {fault.strategy:6} ranks {fault.ranks} {record['seconds']:5.1f} s", end="  ")
-            print(f"{' '.join(record['judged'].values())}  hung {record['hung']}  same {record['same']}", flush=True)
+            print(
+                (
+                    f"{fault.number:2} {fault.kind:13} {fault.strategy:6} ranks {fault.ranks} "
+                    f"{record['seconds']:5.1f} s"
+                ),
+                end="  ",
+            )
+            print(
+                (
+                    f"{' '.join(record['judged'].values())}  hung {record['hung']}  same "
+                    f"{record['same']}"
+                ),
+                flush=True,
+            )
             for rank, how in record["judged"].items():
                 if how != "right":
                     print(f"   rank {rank}, {how}: {record['verdicts'][rank]}", flush=True)
@@ -387,15 +526,35 @@ def main() -> int:
 def report(asked: argparse.Namespace, told: list[dict[str, Any]], seconds: float) -> int:
     verdicts = [how for record in told for how in record["judged"].values()]
     counts = {how: verdicts.count(how) for how in ("right", "wrong", "none")}
-    hangs, lost = sum(len(record["hung"]) for record in told), sum(not record["same"] for record in told)
-    figures = {"faults": len(told), "verdicts": len(verdicts), **counts, "hangs": hangs, "runs with lost updates": lost}
+    hangs, lost = (
+        sum(len(record["hung"]) for record in told),
+        sum(not record["same"] for record in told),
+    )
+    figures = {
+        "faults": len(told),
+        "verdicts": len(verdicts),
+        **counts,
+        "hangs": hangs,
+        "runs with lost updates": lost,
+    }
     print(json.dumps(figures), f"{seconds:.0f} s")
     if asked.json:
-        whole = {"environment": environment(), "seed": asked.seed, "seconds": round(seconds), "figures": figures, "faults": told}
+        whole = {
+            "environment": environment(),
+            "seed": asked.seed,
+            "seconds": round(seconds),
+            "figures": figures,
+            "faults": told,
+        }
         asked.json.write_text(json.dumps(whole, indent=1) + "\n")
-    met = not hangs and not lost and not counts["wrong"] and counts["right"] >= TARGET * len(verdicts)
+    met = (
+        not hangs and not lost and not counts["wrong"] and counts["right"] >= TARGET * len(verdicts)
+    )
     if not met:
-        print(f"missed: no hang, no lost update, no wrong blame, {TARGET:.0%} of verdicts right", file=sys.stderr)
+        print(
+            f"missed: no hang, no lost update, no wrong blame, {TARGET:.0%} of verdicts right",
+            file=sys.stderr,
+        )
     return 0 if met else 1
 
 

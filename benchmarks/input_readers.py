@@ -1,7 +1,9 @@
-"""The same rows through each library's own reader: `python -m benchmarks.input_readers NAME FOLDER SECONDS` prints one JSON object.
+"""The same rows through each library's own reader: `python -m benchmarks.input_readers NAME FOLDER
+SECONDS` prints one JSON object.
 
-Every reader gives batches of 32 rows of 129 tokens, int64, in random order, out of the same 20 million tokens in the format that it is made
-for, which `prepare` writes. Each is run in a process of its own by `benchmarks.input`.
+Every reader gives batches of 32 rows of 129 tokens, int64, in random order, out of the same 20
+million tokens in the format that it is made for, which `prepare` writes. Each is run in a process
+of its own by `benchmarks.input`.
 """
 
 from __future__ import annotations
@@ -63,17 +65,25 @@ def thinwire_prefetch(folder: Path) -> Iterator[Any]:
 def thinwire_set(folder: Path) -> Iterator[Any]:
     from thinwire.data import Reader, SetReader, Streamed
 
-    stream = Streamed(SetReader(str(folder / "set"), folder / "cache", 10**10), Reader(ROWS), length=LENGTH, overlap=1)
+    stream = Streamed(
+        SetReader(str(folder / "set"), folder / "cache", 10**10),
+        Reader(ROWS),
+        length=LENGTH,
+        overlap=1,
+    )
     yield from map(stream.at, range(10**9))
 
 
 def processes(folder: Path) -> Iterator[Any]:
-    """Thinwire's batches made by a process, and sent as torch sends tensors: what `Prefetch` would be with processes."""
+    """Thinwire's batches made by a process, and sent as torch sends tensors: what `Prefetch` would
+    be with processes."""
     from thinwire.data import Batches
 
     class Steps(torch.utils.data.Dataset[torch.Tensor]):
         def __init__(self) -> None:
-            self.batches = Batches(torch.from_numpy(np.array(ids(folder))), length=LENGTH, batch=ROWS)
+            self.batches = Batches(
+                torch.from_numpy(np.array(ids(folder))), length=LENGTH, batch=ROWS
+            )
 
         def __len__(self) -> int:
             return 10**9
@@ -81,13 +91,17 @@ def processes(folder: Path) -> Iterator[Any]:
         def __getitem__(self, step: int) -> torch.Tensor:
             return self.batches.at(step)
 
-    yield from torch.utils.data.DataLoader(Steps(), batch_size=None, num_workers=1, prefetch_factor=2)
+    yield from torch.utils.data.DataLoader(
+        Steps(), batch_size=None, num_workers=1, prefetch_factor=2
+    )
 
 
 def loader(workers: int) -> Callable[[Path], Iterator[Any]]:
     def read(folder: Path) -> Iterator[Any]:
         while True:
-            yield from torch.utils.data.DataLoader(Rows(folder), batch_size=ROWS, shuffle=True, num_workers=workers)
+            yield from torch.utils.data.DataLoader(
+                Rows(folder), batch_size=ROWS, shuffle=True, num_workers=workers
+            )
 
     return read
 
@@ -97,7 +111,9 @@ def stateful(workers: int) -> Callable[[Path], Iterator[Any]]:
         from torchdata.stateful_dataloader import StatefulDataLoader
 
         while True:
-            yield from StatefulDataLoader(Rows(folder), batch_size=ROWS, shuffle=True, num_workers=workers)
+            yield from StatefulDataLoader(
+                Rows(folder), batch_size=ROWS, shuffle=True, num_workers=workers
+            )
 
     return read
 
@@ -123,17 +139,26 @@ def hf_datasets(folder: Path) -> Iterator[Any]:
 def litdata(folder: Path) -> Iterator[Any]:
     from litdata import StreamingDataLoader, StreamingDataset, TokensLoader
 
-    data = StreamingDataset(str(folder / "litdata"), item_loader=TokensLoader(block_size=LENGTH), shuffle=True)
+    data = StreamingDataset(
+        str(folder / "litdata"), item_loader=TokensLoader(block_size=LENGTH), shuffle=True
+    )
     while True:
-        yield from (batch.long() for batch in StreamingDataLoader(data, batch_size=ROWS, num_workers=0))
+        yield from (
+            batch.long() for batch in StreamingDataLoader(data, batch_size=ROWS, num_workers=0)
+        )
 
 
 def mosaic(folder: Path) -> Iterator[Any]:
     from streaming import StreamingDataset
 
-    data = StreamingDataset(local=str(folder / "mds"), shuffle=True, batch_size=ROWS, num_canonical_nodes=1)
+    data = StreamingDataset(
+        local=str(folder / "mds"), shuffle=True, batch_size=ROWS, num_canonical_nodes=1
+    )
     while True:
-        yield from (batch["ids"].long() for batch in torch.utils.data.DataLoader(data, batch_size=ROWS, num_workers=0))
+        yield from (
+            batch["ids"].long()
+            for batch in torch.utils.data.DataLoader(data, batch_size=ROWS, num_workers=0)
+        )
 
 
 READERS: dict[str, Callable[[Path], Iterator[Any]]] = {
@@ -171,7 +196,9 @@ def prepare(folder: Path, documents: list[bytes]) -> dict[str, str]:
     for name, write in (("datasets", _arrow), ("litdata", _litdata), ("mosaicml-streaming", _mds)):
         try:
             write(folder)
-        except Exception as error:  # not installed, or another version: the row is missing and says so
+        except (
+            Exception
+        ) as error:  # not installed, or another version: the row is missing and says so
             missing[name] = f"{type(error).__name__}: {error}"
     return missing
 

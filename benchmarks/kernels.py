@@ -1,12 +1,14 @@
-"""How fast the CPU kernels are: input rate over memcpy's, one thread, 64 MiB of float32; and beside other libraries' quantisers.
+"""How fast the CPU kernels are: input rate over memcpy's, one thread, 64 MiB of float32; and beside
+other libraries' quantisers.
 
     python -m benchmarks.kernels --json benchmarks/results/kernels.json
     python -m benchmarks.kernels --levels avx512 --no-rivals
 
-Each call is followed by a copy of the same 64 MiB, and the ratio is taken pair by pair: the median of so many pairs, and their
-quartiles. Time is the process's processor time, of all its threads, so that others on the machine cost less of it. Buffers that a kernel
-writes are there before, as memcpy's is; what a codec allocates itself (the last rows) counts.
-Rivals run in environments of their own, each beside its own copies; a rate is that of the values' float32 bytes.
+Each call is followed by a copy of the same 64 MiB, and the ratio is taken pair by pair: the median
+of so many pairs, and their quartiles. Time is the process's processor time, of all its threads, so
+that others on the machine cost less of it. Buffers that a kernel writes are there before, as
+memcpy's is; what a codec allocates itself (the last rows) counts. Rivals run in environments of
+their own, each beside its own copies; a rate is that of the values' float32 bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from thinwire.what import feedback, sampled, sign, topk, uniform
 
 N, BLOCK = 1 << 24, 256
 ROOT = Path(__file__).parents[1]
-# Of the issue that asked for the kernels: at least (with AVX-512, with AVX2), and what was aimed at.
+# Of the issue that asked for the kernels: at least (with AVX-512, with AVX2), and what was aimed
+# at.
 WANTED: dict[str, tuple[float, float, float]] = {
     "int8 encode": (1.35, 0.9, 1.6),
     "int4 encode": (1.45, 1.2, 1.8),
@@ -68,24 +71,43 @@ class Rate:
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--levels", nargs="*", default=[level for level in native.available() if level != "torch"])
+    made.add_argument(
+        "--levels", nargs="*", default=[level for level in native.available() if level != "torch"]
+    )
     made.add_argument("--pairs", type=int, default=21)
     made.add_argument("--only", default="", help="of our kernels, those whose name holds this")
     made.add_argument("--no-rivals", action="store_true")
-    made.add_argument("--library", help="measure this one alone, in the process's own environment, and print JSON")
+    made.add_argument(
+        "--library", help="measure this one alone, in the process's own environment, and print JSON"
+    )
     options = made.parse_args()
     torch.set_num_threads(1)
     if options.library:
-        print(json.dumps([asdict(each) for each in measured(RIVALS[options.library](), options.library, options.pairs)]))
+        print(
+            json.dumps(
+                [
+                    asdict(each)
+                    for each in measured(RIVALS[options.library](), options.library, options.pairs)
+                ]
+            )
+        )
         return
     found: list[Rate] = []
     for level in options.levels:
         with native.using(level):
-            found += measured((case for case in ours() if options.only in case[0]), level, options.pairs)
+            found += measured(
+                (case for case in ours() if options.only in case[0]), level, options.pairs
+            )
     found += measured(limits(), "torch", options.pairs)
     wanted = [WANTED.get(each.name) for each in found]
     rows = [
-        (each.name, each.level, f"{each.ratio:.2f}", f"{each.low:.2f} to {each.high:.2f}", *_wanted(each, want))
+        (
+            each.name,
+            each.level,
+            f"{each.ratio:.2f}",
+            f"{each.low:.2f} to {each.high:.2f}",
+            *_wanted(each, want),
+        )
         for each, want in zip(found, wanted, strict=True)
     ]
     table(("kernel", "build", "rate / memcpy", "quartiles", "at least", "aim", ""), rows)
@@ -95,14 +117,21 @@ def main() -> None:
             rivals[library] = rival(library, options.pairs)
         rows = [(library, *_words(each)) for library, told in rivals.items() for each in told]
         table(("library", "call", "rate / memcpy", "quartiles"), rows)
-    emit(options.json, {"values": N, "threads": 1, "kernels": [asdict(each) for each in found], "rivals": rivals})
+    emit(
+        options.json,
+        {"values": N, "threads": 1, "kernels": [asdict(each) for each in found], "rivals": rivals},
+    )
 
 
 def _wanted(rate: Rate, want: tuple[float, float, float] | None) -> tuple[str, str, str]:
     if want is None or rate.level not in ("avx2", "avx512"):
         return "–", "–", ""
     least = want[0] if rate.level == "avx512" else want[1]
-    return f"{least:.2f}", f"{want[2]:.2f}", "met" if rate.ratio >= least else f"missed by {1 - rate.ratio / least:.0%}"
+    return (
+        f"{least:.2f}",
+        f"{want[2]:.2f}",
+        "met" if rate.ratio >= least else f"missed by {1 - rate.ratio / least:.0%}",
+    )
 
 
 def _words(each: dict[str, Any]) -> tuple[str, str, str]:
@@ -111,8 +140,11 @@ def _words(each: dict[str, Any]) -> tuple[str, str, str]:
     return each["name"], f"{each['ratio']:.3f}", f"{each['low']:.3f} to {each['high']:.3f}"
 
 
-def measured(cases: Iterator[tuple[str, Callable[[], object], int]], level: str, pairs: int) -> list[Rate]:
-    """Each case beside memcpy. A case: its name, the call, and the float32 bytes it reads or writes."""
+def measured(
+    cases: Iterator[tuple[str, Callable[[], object], int]], level: str, pairs: int
+) -> list[Rate]:
+    """Each case beside memcpy. A case: its name, the call, and the float32 bytes it reads or
+    writes."""
     source, target = torch.ones(N), torch.empty(N)
 
     def copy() -> None:
@@ -132,7 +164,16 @@ def measured(cases: Iterator[tuple[str, Callable[[], object], int]], level: str,
             again = 4 * seconds["int8 decode-accumulate"]
             ratios = [again / each for each in times]
         quarters = statistics.quantiles(ratios, n=4)
-        out.append(Rate(name, level, statistics.median(ratios), quarters[0], quarters[2], nbytes / seconds[name] / 1e9))
+        out.append(
+            Rate(
+                name,
+                level,
+                statistics.median(ratios),
+                quarters[0],
+                quarters[2],
+                nbytes / seconds[name] / 1e9,
+            )
+        )
     return out
 
 
@@ -148,13 +189,31 @@ def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
     kernels = native.library(x)
     assert kernels is not None
     lib = kernels.lib
-    payload, out, left = torch.empty(4 * (N // BLOCK) + N, dtype=torch.uint8), torch.zeros(N), torch.empty(N)
+    payload, out, left = (
+        torch.empty(4 * (N // BLOCK) + N, dtype=torch.uint8),
+        torch.zeros(N),
+        torch.empty(N),
+    )
     at, to = x.data_ptr(), payload.data_ptr()
-    for name, bits, lots in (("int8 encode", 8, 0), ("int4 encode", 4, 0), ("int8 encode, stochastic", 8, 1)):
-        yield name, lambda bits=bits, lots=lots: lib.grid_encode(at, None, N, BLOCK, bits, 0, lots, 1, 2, to, 1), 4 * N
+    for name, bits, lots in (
+        ("int8 encode", 8, 0),
+        ("int4 encode", 4, 0),
+        ("int8 encode, stochastic", 8, 1),
+    ):
+        yield (
+            name,
+            lambda bits=bits, lots=lots: lib.grid_encode(
+                at, None, N, BLOCK, bits, 0, lots, 1, 2, to, 1
+            ),
+            4 * N,
+        )
     lib.grid_encode(at, None, N, BLOCK, 8, 0, 0, 0, 0, to, 1)
     for name, add in (("int8 decode", 0), ("int8 decode-accumulate", 1)):
-        yield name, lambda add=add: lib.grid_decode(to, N, BLOCK, 8, 0, add, out.data_ptr(), 1), 4 * N
+        yield (
+            name,
+            lambda add=add: lib.grid_decode(to, N, BLOCK, 8, 0, add, out.data_ptr(), 1),
+            4 * N,
+        )
     copies = [payload.clone() for _ in range(4)]
     four = (c_void_p * 4)(*(each.data_ptr() for each in copies))
     again = torch.empty_like(payload)
@@ -163,13 +222,24 @@ def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
         lambda: lib.grid_sum_encode(four, 4, N, BLOCK, 8, 0, 0, 0, 0, again.data_ptr(), 1),
         16 * N,
     )
-    for name, given, kept in (("residual", before, left), ("residual in bf16", before.bfloat16(), torch.empty(N, dtype=torch.bfloat16))):
+    for name, given, kept in (
+        ("residual", before, left),
+        ("residual in bf16", before.bfloat16(), torch.empty(N, dtype=torch.bfloat16)),
+    ):
         sums = (at, given.data_ptr(), given.dtype == torch.bfloat16, 1.0, N, BLOCK)
         for bits in (8, 4):
             last = (bits, 0, 0, 0, 0, to, kept.data_ptr(), 1)
-            yield f"int{bits} feedback + encode + {name}", lambda sums=sums, last=last: lib.grid_encode_left(*sums, *last), 4 * N
+            yield (
+                f"int{bits} feedback + encode + {name}",
+                lambda sums=sums, last=last: lib.grid_encode_left(*sums, *last),
+                4 * N,
+            )
         last = (to, kept.data_ptr(), 1)
-        yield f"sign feedback + encode + {name}", lambda sums=sums, last=last: lib.sign_encode_left(*sums, *last), 4 * N
+        yield (
+            f"sign feedback + encode + {name}",
+            lambda sums=sums, last=last: lib.sign_encode_left(*sums, *last),
+            4 * N,
+        )
     yield "sign encode", lambda: lib.sign_encode(at, N, BLOCK, to, 1), 4 * N
     yield "sign decode", lambda: lib.sign_decode(to, N, BLOCK, 0, out.data_ptr(), 1), 4 * N
     codecs: dict[str, Any] = {
@@ -181,22 +251,47 @@ def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
     }
     for name, codec in codecs.items():
         yield name, encoder(codec, x), 4 * N
-    matrix, rows, columns = x.view(-1, 2048), x[: 4 * (N // 2048)].view(-1, 4), x[: 4 * 2048].view(-1, 4)
+    matrix, rows, columns = (
+        x.view(-1, 2048),
+        x[: 4 * (N // 2048)].view(-1, 4),
+        x[: 4 * 2048].view(-1, 4),
+    )
     yield "product by 4 columns", lambda: fast.thin_product(matrix, columns), 4 * N
-    yield "product by 4 columns, transposed", lambda: fast.thin_product(matrix, rows, transposed=True), 4 * N
+    yield (
+        "product by 4 columns, transposed",
+        lambda: fast.thin_product(matrix, rows, transposed=True),
+        4 * N,
+    )
     yield "outer product of 4 columns", lambda: fast.outer(rows, columns, out.view(-1, 2048)), 4 * N
     yield "feedback(uniform(4)) as a codec", flight(feedback(uniform(4)), x), 4 * N
-    yield 'feedback(uniform(4), store="bf16") as a codec', flight(feedback(uniform(4), store="bf16"), x), 4 * N
-    yield "feedback(topk(64, per=4096) >> uniform(2)) as a codec", flight(feedback(topk(64, per=4096) >> uniform(2, grid="rise")), x), 4 * N
+    yield (
+        'feedback(uniform(4), store="bf16") as a codec',
+        flight(feedback(uniform(4), store="bf16"), x),
+        4 * N,
+    )
+    yield (
+        "feedback(topk(64, per=4096) >> uniform(2)) as a codec",
+        flight(feedback(topk(64, per=4096) >> uniform(2, grid="rise")), x),
+        4 * N,
+    )
 
 
 def limits() -> Iterator[tuple[str, Callable[[], object], int]]:
-    """What memory alone takes where a kernel must read or write as much: nothing is computed but a sum."""
+    """What memory alone takes where a kernel must read or write as much: nothing is computed but a
+    sum."""
     x, before = torch.randn(N), torch.randn(N)
     out, left = torch.zeros(N), torch.empty(N)
     yield "limit of sign encode: read x (x.sum())", x.sum, 4 * N
-    yield "limit of decode-accumulate: out read and written (out.add_(1))", lambda: out.add_(1), 4 * N
-    yield "limit of feedback: x and before read, left written (torch.add)", lambda: torch.add(x, before, out=left), 4 * N
+    yield (
+        "limit of decode-accumulate: out read and written (out.add_(1))",
+        lambda: out.add_(1),
+        4 * N,
+    )
+    yield (
+        "limit of feedback: x and before read, left written (torch.add)",
+        lambda: torch.add(x, before, out=left),
+        4 * N,
+    )
     yield "... and before written in place (before.add_(x))", lambda: before.add_(x), 4 * N
 
 
@@ -226,10 +321,18 @@ def of_torch() -> Iterator[tuple[str, Callable[[], object], int]]:
     """torch's own quantiser, our reference run eagerly, and compiled by inductor."""
     x = torch.randn(N)
     scale = float(x.abs().max()) / 127
-    yield "quantize_per_tensor, int8", lambda: torch.quantize_per_tensor(x, scale, 0, torch.qint8), 4 * N
+    yield (
+        "quantize_per_tensor, int8",
+        lambda: torch.quantize_per_tensor(x, scale, 0, torch.qint8),
+        4 * N,
+    )
     said = torch.quantize_per_tensor(x, scale, 0, torch.qint8)
     yield "dequantize, int8", said.dequantize, 4 * N
-    yield "eager, int8 blocks of 256", lambda: reference.grid_encode(x, BLOCK, 8, "tread", None), 4 * N
+    yield (
+        "eager, int8 blocks of 256",
+        lambda: reference.grid_encode(x, BLOCK, 8, "tread", None),
+        4 * N,
+    )
 
     def blocks(x: Tensor) -> tuple[Tensor, Tensor]:
         rows = x.view(-1, BLOCK)
@@ -251,10 +354,18 @@ def of_bitsandbytes() -> Iterator[tuple[str, Callable[[], object], int]]:
     from bitsandbytes import functional as bnb
 
     x, code = torch.randn(N), bnb.create_linear_map()
-    yield "quantize_blockwise, linear, 256", lambda: bnb.quantize_blockwise(x, code=code, blocksize=BLOCK), 4 * N
+    yield (
+        "quantize_blockwise, linear, 256",
+        lambda: bnb.quantize_blockwise(x, code=code, blocksize=BLOCK),
+        4 * N,
+    )
     said, state = bnb.quantize_blockwise(x, code=code, blocksize=BLOCK)
     yield "dequantize_blockwise, 256", lambda: bnb.dequantize_blockwise(said, state), 4 * N
-    yield "quantize_4bit, nf4, 256", lambda: bnb.quantize_4bit(x, blocksize=BLOCK, quant_type="nf4"), 4 * N
+    yield (
+        "quantize_4bit, nf4, 256",
+        lambda: bnb.quantize_4bit(x, blocksize=BLOCK, quant_type="nf4"),
+        4 * N,
+    )
 
 
 def of_hivemind() -> Iterator[tuple[str, Callable[[], object], int]]:
@@ -278,7 +389,9 @@ def of_piquant() -> Iterator[tuple[str, Callable[[], object], int]]:
 
             def work(dtype: torch.dtype = dtype, rounding: str = rounding) -> object:
                 scale, zero = piquant.torch.compute_quant_params(x, dtype=dtype)
-                return piquant.torch.quantize(x, scale=scale, zero_point=zero, dtype=dtype, round_mode=rounding)
+                return piquant.torch.quantize(
+                    x, scale=scale, zero_point=zero, dtype=dtype, round_mode=rounding
+                )
 
             yield f"quantize, {name}, {rounding}", work, 4 * N
 
@@ -295,12 +408,28 @@ def rival(library: str, pairs: int) -> list[dict[str, Any]]:
     """A library in its environment; its error where it cannot be installed or run."""
     try:
         python = python_for(REQUIRES[library], cache_folder() / "bench")
-        command = [str(python), "-m", "benchmarks.kernels", "--library", library, "--pairs", str(pairs)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600, check=False)
+        command = [
+            str(python),
+            "-m",
+            "benchmarks.kernels",
+            "--library",
+            library,
+            "--pairs",
+            str(pairs),
+        ]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=3600, check=False
+        )
     except BenchError as error:
         return [{"error": str(error)}]
     if done.returncode:
-        return [{"error": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"}]
+        return [
+            {
+                "error": done.stderr.strip().splitlines()[-1]
+                if done.stderr.strip()
+                else f"exit code {done.returncode}"
+            }
+        ]
     told: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return told
 

@@ -1,11 +1,13 @@
-"""The GPU kernels beside copy bandwidth: bytes that a kernel must move over its time, as a share of what `copy_` reaches on the same GPU.
+"""The GPU kernels beside copy bandwidth: bytes that a kernel must move over its time, as a share of
+what `copy_` reaches on the same GPU.
 
     python -m benchmarks.kernels_gpu --json benchmarks/results/kernels_gpu.json
 
-Bytes are those of the inputs and outputs, once each, so what a kernel reads twice counts against it. In every round each kernel runs in
-turn with a copy, its share is taken within the round, and the table has the median of all rounds. 64 Mi values are several times what a
-GPU's cache holds. Times are by the GPU's own events, around calls that are as codecs make them. Before all of this each kernel is run on
-fewer values, and must tell what the reference tells on the CPU.
+Bytes are those of the inputs and outputs, once each, so what a kernel reads twice counts against
+it. In every round each kernel runs in turn with a copy, its share is taken within the round, and
+the table has the median of all rounds. 64 Mi values are several times what a GPU's cache holds.
+Times are by the GPU's own events, around calls that are as codecs make them. Before all of this
+each kernel is run on fewer values, and must tell what the reference tells on the CPU.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ TARGETS = {"nearest": 0.85, "stochastic": 0.50}  # of copy bandwidth
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel: `make(x)` prepares what it is called on, and tells the call and the bytes that it must move."""
+    """A kernel: `make(x)` prepares what it is called on, and tells the call and the bytes that it
+    must move."""
 
     name: str
     make: Callable[[Tensor], tuple[Callable[[], Any], int]]
@@ -44,7 +47,9 @@ def nbytes(*tensors: Tensor) -> int:
     return sum(each.numel() * each.itemsize for each in tensors)
 
 
-def encode(bits: int, key: tuple[int, int] | None) -> Callable[[Tensor], tuple[Callable[[], Any], int]]:
+def encode(
+    bits: int, key: tuple[int, int] | None
+) -> Callable[[Tensor], tuple[Callable[[], Any], int]]:
     def make(x: Tensor) -> tuple[Callable[[], Any], int]:
         def call() -> Tensor:
             return fast.grid_encode(x, BLOCK, bits, "tread", key)
@@ -57,7 +62,9 @@ def encode(bits: int, key: tuple[int, int] | None) -> Callable[[Tensor], tuple[C
 def decode(bits: int) -> Callable[[Tensor], tuple[Callable[[], Any], int]]:
     def make(x: Tensor) -> tuple[Callable[[], Any], int]:
         payload = fast.grid_encode(x, BLOCK, bits, "tread", None)
-        return lambda: fast.grid_decode(payload, x.numel(), BLOCK, bits, "tread", x.dtype), nbytes(payload, x)
+        return lambda: fast.grid_decode(payload, x.numel(), BLOCK, bits, "tread", x.dtype), nbytes(
+            payload, x
+        )
 
     return make
 
@@ -110,12 +117,16 @@ def sign_decode(x: Tensor) -> tuple[Callable[[], Any], int]:
 
 def sign_left(x: Tensor) -> tuple[Callable[[], Any], int]:
     before = x.flip(0)
-    return lambda: fast.sign_encode_left(x, before, 0.9, BLOCK), nbytes(x, before, *fast.sign_encode_left(x, before, 0.9, BLOCK))
+    return lambda: fast.sign_encode_left(x, before, 0.9, BLOCK), nbytes(
+        x, before, *fast.sign_encode_left(x, before, 0.9, BLOCK)
+    )
 
 
 def sign_sum(x: Tensor) -> tuple[Callable[[], Any], int]:
     payloads = [fast.sign_encode(x.roll(i), BLOCK) for i in range(SUMMED)]
-    return lambda: fast.sign_sum_encode(payloads, x.numel(), BLOCK, x.dtype), nbytes(*payloads, payloads[0])
+    return lambda: fast.sign_sum_encode(payloads, x.numel(), BLOCK, x.dtype), nbytes(
+        *payloads, payloads[0]
+    )
 
 
 def topk(x: Tensor) -> tuple[Callable[[], Any], int]:
@@ -124,8 +135,14 @@ def topk(x: Tensor) -> tuple[Callable[[], Any], int]:
 
 
 CASES = (
-    *(Case(f"int{bits} encode, nearest", encode(bits, None), TARGETS["nearest"]) for bits in (8, 4)),
-    *(Case(f"int{bits} encode, stochastic", encode(bits, KEY), TARGETS["stochastic"]) for bits in (8, 4)),
+    *(
+        Case(f"int{bits} encode, nearest", encode(bits, None), TARGETS["nearest"])
+        for bits in (8, 4)
+    ),
+    *(
+        Case(f"int{bits} encode, stochastic", encode(bits, KEY), TARGETS["stochastic"])
+        for bits in (8, 4)
+    ),
     Case("3-bit encode, nearest", encode(3, None)),
     *(Case(f"int{bits} decode", decode(bits)) for bits in (8, 4)),
     *(Case(f"int{bits} decode, accumulate", accumulate(bits)) for bits in (8, 4)),
@@ -155,8 +172,12 @@ def agrees(case: Case, x: Tensor) -> bool:
     told = case.make(x.cuda())[0]()
     with native.using("torch"):
         expected = case.make(x)[0]()
-    pairs = zip(*((each,) if isinstance(each, Tensor) else each for each in (told, expected)), strict=True)
-    return all(torch.equal(a.cpu().view(torch.uint8), b.contiguous().view(torch.uint8)) for a, b in pairs)
+    pairs = zip(
+        *((each,) if isinstance(each, Tensor) else each for each in (told, expected)), strict=True
+    )
+    return all(
+        torch.equal(a.cpu().view(torch.uint8), b.contiguous().view(torch.uint8)) for a, b in pairs
+    )
 
 
 def measure(case: Case, x: Tensor, rounds: int, times: int) -> dict[str, Any]:
@@ -170,7 +191,9 @@ def measure(case: Case, x: Tensor, rounds: int, times: int) -> dict[str, Any]:
     for each in (call, copy):
         for _ in range(WARMUP):
             each()
-    own, theirs = zip(*((seconds(call, times), seconds(copy, times)) for _ in range(rounds)), strict=True)
+    own, theirs = zip(
+        *((seconds(call, times), seconds(copy, times)) for _ in range(rounds)), strict=True
+    )
     shares = [(moved / a) / (nbytes(x, other) / b) for a, b in zip(own, theirs, strict=True)]
     return {
         "bytes": moved,
@@ -185,21 +208,42 @@ def measure(case: Case, x: Tensor, rounds: int, times: int) -> dict[str, Any]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--values", type=int, default=1 << 26, help=f"float32 values, a multiple of {CHUNK} (default 64 Mi)")
-    arguments.add_argument("--rounds", type=int, default=15, help="a kernel and a copy in turn, so many times (default 15)")
-    arguments.add_argument("--times", type=int, default=10, help="calls that are timed together (default 10)")
+    arguments.add_argument(
+        "--values",
+        type=int,
+        default=1 << 26,
+        help=f"float32 values, a multiple of {CHUNK} (default 64 Mi)",
+    )
+    arguments.add_argument(
+        "--rounds",
+        type=int,
+        default=15,
+        help="a kernel and a copy in turn, so many times (default 15)",
+    )
+    arguments.add_argument(
+        "--times", type=int, default=10, help="calls that are timed together (default 10)"
+    )
     args = arguments.parse_args()
     if args.values % CHUNK or args.values <= 0:
-        raise SystemExit(f"--values {args.values}: top-k cuts them into chunks of {CHUNK}; give a multiple of that")
+        raise SystemExit(
+            f"--values {args.values}: top-k cuts them into chunks of {CHUNK}; give a multiple of "
+            "that"
+        )
     if not torch.cuda.is_available():
-        raise SystemExit("no GPU that torch sees: this benchmark times CUDA or ROCm kernels; those of a CPU are in benchmarks.kernels")
+        raise SystemExit(
+            "no GPU that torch sees: this benchmark times CUDA or ROCm kernels; those of a CPU "
+            "are in benchmarks.kernels"
+        )
     device = torch.device("cuda", torch.cuda.current_device())
     if why := gpu.lacks(device):
         raise SystemExit(f"no GPU kernels to time: {why}")
     draw = torch.Generator().manual_seed(0)
     few = torch.randn(FEW, generator=draw)
     if wrong := [case.name for case in CASES if not agrees(case, few)]:
-        raise SystemExit(f"other than the reference on {torch.cuda.get_device_name(device)}: {', '.join(wrong)}; please report it")
+        raise SystemExit(
+            f"other than the reference on {torch.cuda.get_device_name(device)}: "
+            f"{', '.join(wrong)}; please report it"
+        )
     x = torch.randn(args.values, generator=draw).to(device)
     rows, results = [], {}
     for case in CASES:
@@ -208,13 +252,36 @@ def main() -> None:
         met = None if case.least is None else share >= case.least
         results[case.name] = {**found, "target": case.least, "target_met": met}
         verdict = "" if met is None else f">= {case.least:.2f}, {'met' if met else 'missed'}"
-        told = (found["median_s"] * 1e3, found["bytes_per_s"] / 1e9, share, found["lowest_share"], found["highest_share"])
+        told = (
+            found["median_s"] * 1e3,
+            found["bytes_per_s"] / 1e9,
+            share,
+            found["lowest_share"],
+            found["highest_share"],
+        )
         rows.append((case.name, *told, verdict))
-    print(f"{torch.cuda.get_device_name(device)}: {args.values:,} values, a copy moves {found['copy_bytes_per_s'] / 1e9:,.0f} GB/s")
+    print(
+        f"{torch.cuda.get_device_name(device)}: {args.values:,} values, a copy moves "
+        f"{found['copy_bytes_per_s'] / 1e9:,.0f} GB/s"
+    )
     table(("", "ms", "GB/s", "over copy", "lowest", "highest", "target"), rows)
     triton = str(import_module("triton").__version__)  # the distribution has other names for ROCm
-    where = {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "hip": torch.version.hip, "triton": triton}
-    emit(args.json, {"device": where, "values": args.values, "rounds": args.rounds, "times": args.times, "results": results})
+    where = {
+        "gpu": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "triton": triton,
+    }
+    emit(
+        args.json,
+        {
+            "device": where,
+            "values": args.values,
+            "rounds": args.rounds,
+            "times": args.times,
+            "results": results,
+        },
+    )
 
 
 if __name__ == "__main__":

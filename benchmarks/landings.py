@@ -1,7 +1,8 @@
-"""What a late landing costs: rounds of 10 local steps that land on time, late, and eagerly, by the bench's curve cut at half its schedule.
+"""What a late landing costs: rounds of 10 local steps that land on time, late, and eagerly, by the
+bench's curve cut at half its schedule.
 
-    python -m benchmarks.landings             # runs what is missing into results/landings, then tells; two minutes a row
-    python -m benchmarks.landings --table     # what the records say
+    python -m benchmarks.landings             # runs what is missing into results/landings, then
+    tells; two minutes a row python -m benchmarks.landings --table     # what the records say
 
 The curves of results/bench at the same step stand beside them.
 """
@@ -36,14 +37,18 @@ BESIDE = (
 
 def late(tau: int, what: Codec, alpha: float = 0.0, eager: bool = False) -> Strategy:
     """A round every 10 steps, so many steps late."""
-    return Strategy(delayed(tau, every(10)), what, two_shot(), deltas(outer=OUTER_10, alpha=alpha, eager=eager))
+    return Strategy(
+        delayed(tau, every(10)), what, two_shot(), deltas(outer=OUTER_10, alpha=alpha, eager=eager)
+    )
 
 
 LATE = {
     "4 bits, 1 late": late(1, uniform(4)),
     "4 bits, 2 late, alpha 0.5": late(2, uniform(4), alpha=0.5),
     "4 bits, 1 late, eager": late(1, uniform(4), eager=True),
-    **{f"2 bits, feedback, {tau} late, eager": late(tau, TWO_BITS, eager=True) for tau in (1, 2, 4)},
+    **{
+        f"2 bits, feedback, {tau} late, eager": late(tau, TWO_BITS, eager=True) for tau in (1, 2, 4)
+    },
 }
 
 
@@ -54,7 +59,9 @@ def main() -> None:
     if not options.table:
         taken = tuple(ours(name, strategy, 10) for name, strategy in LATE.items())
         study = replace(STUDY, contestants=taken, seeds=1, curve={**STUDY.curve, "stop": HALF})
-        Bench(study, RESULTS / "landings", cache_folder() / "rivals", print).run("benchmarks.landings", ("curves",))
+        Bench(study, RESULTS / "landings", cache_folder() / "rivals", print).run(
+            "benchmarks.landings", ("curves",)
+        )
     curves = [
         record
         for name in ("bench", "landings")
@@ -62,7 +69,10 @@ def main() -> None:
         if record["kind"] == "curve" and record["seed"] == 0 and not record["error"]
     ]
     losses = {record["name"]: dict(record["validation"])[HALF] for record in curves}
-    table(("run", f"nats at step {HALF}"), [(name, losses[name]) for name in (*BESIDE, *LATE) if name in losses])
+    table(
+        ("run", f"nats at step {HALF}"),
+        [(name, losses[name]) for name in (*BESIDE, *LATE) if name in losses],
+    )
 
 
 if __name__ == "__main__":

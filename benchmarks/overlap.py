@@ -1,11 +1,13 @@
-"""What landing in the forward pass, and priority, save: steps of the bench's 12 M-parameter GPT over emulated links.
+"""What landing in the forward pass, and priority, save: steps of the bench's 12 M-parameter GPT
+over emulated links.
 
-    python -m benchmarks.overlap --json benchmarks/results/overlap.json
-    python -m benchmarks.overlap --only "2 ranks, dense" --json benchmarks/results/overlap.json     # these cells anew
+    python -m benchmarks.overlap --json benchmarks/results/overlap.json python -m benchmarks.overlap
+    --only "2 ranks, dense" --json benchmarks/results/overlap.json     # these cells anew
 
-Ranks of one thread each in the lab; on two cores, four ranks share them. The same strategy with `overlap="backward"`, `"forward"` and
-`"priority"`, in turns; exposed is how long a rank waited for means in a step. Target: at most 10 % of the step with 4 bits at 1 Gb/s.
-Clipping is left out: it looks at all gradients at once.
+Ranks of one thread each in the lab; on two cores, four ranks share them. The same strategy with
+`overlap="backward"`, `"forward"` and `"priority"`, in turns; exposed is how long a rank waited for
+means in a step. Target: at most 10 % of the step with 4 bits at 1 Gb/s. Clipping is left out: it
+looks at all gradients at once.
 """
 
 from __future__ import annotations
@@ -66,14 +68,25 @@ def main() -> None:
     for turn in range(options.turns):
         for cell in cells:
             for mode in options.modes if turn % 2 == 0 else options.modes[::-1]:
-                found.setdefault((cell.name, mode), []).append(measured(cell, mode, options.steps, options.lanes))
+                found.setdefault((cell.name, mode), []).append(
+                    measured(cell, mode, options.steps, options.lanes)
+                )
     rows, told = [], []
     for cell in cells:
         base = _mean(found[cell.name, options.modes[0]], "step_s")
         for mode in options.modes:
             turns = found[cell.name, mode]
             step, exposed = _mean(turns, "step_s"), _mean(turns, "exposed_s")
-            rows.append((cell.name, mode, f"{step * 1e3:.0f}", f"{exposed * 1e3:.0f}", f"{exposed / step:.1%}", f"{base / step:.2f}"))
+            rows.append(
+                (
+                    cell.name,
+                    mode,
+                    f"{step * 1e3:.0f}",
+                    f"{exposed * 1e3:.0f}",
+                    f"{exposed / step:.1%}",
+                    f"{base / step:.2f}",
+                )
+            )
             told.append({"cell": cell.name, "overlap": mode, "turns": turns})
     table(("cell", "overlap", "step, ms", "exposed, ms", "of the step", "faster"), rows)
     emit(
@@ -88,12 +101,26 @@ def main() -> None:
 
 def measured(cell: Cell, mode: str, steps: int, lanes: int) -> dict[str, float]:
     """The mean step, and how much of it a rank waited; of the slowest rank."""
-    attach: dict[str, Any] = {"overlap": mode, "lanes": lanes, "bucket_bytes": 4 << 20, "slice_bytes": cell.slice_bytes}
+    attach: dict[str, Any] = {
+        "overlap": mode,
+        "lanes": lanes,
+        "bucket_bytes": 4 << 20,
+        "slice_bytes": cell.slice_bytes,
+    }
     train, held = bundled(cache_folder() / "bench")
     (link,) = links((cell.rate,), (0.0,))
     settings = {"strategy": cell.strategy.to_toml(), "attach": attach}
     until = {"steps": 10_000, "stop": WARM + steps, "warm": WARM}
-    job = Job("thinwire", settings, model=LARGE, batch=cell.batch, train=train, held=held, clip=0.0, **until)
+    job = Job(
+        "thinwire",
+        settings,
+        model=LARGE,
+        batch=cell.batch,
+        train=train,
+        held=held,
+        clip=0.0,
+        **until,
+    )
     with link.lab(cell.world) as lab:
         ranks, _ = ran(lab, job, Path(sys.executable))
     return {

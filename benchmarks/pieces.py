@@ -1,7 +1,8 @@
-"""What lanes and slices that the link has chosen are worth: steps by attach's defaults beside those by `lanes="auto", slice_bytes="auto"`.
+"""What lanes and slices that the link has chosen are worth: steps by attach's defaults beside those
+by `lanes="auto", slice_bytes="auto"`.
 
-    python -m benchmarks.pieces          # runs what is missing into results/pieces, then tells; some minutes
-    python -m benchmarks.pieces --table  # what the records say
+    python -m benchmarks.pieces          # runs what is missing into results/pieces, then tells;
+    some minutes python -m benchmarks.pieces --table  # what the records say
 
 The 12.2 M-parameter GPT of `thinwire bench`, four hosts of the lab, steps interleaved as there.
 """
@@ -38,7 +39,12 @@ WAYS: dict[str, dict[str, Any]] = {"default": {}, "auto": {"lanes": "auto", "sli
 def contestants() -> tuple[Contestant, ...]:
     """Each strategy in each way; one that begins dense has all its steps timed, as in the bench."""
     return tuple(
-        ours(f"{name}, {way}", strategy, attach=attach, job=BEGINS_DENSE if name.startswith("PowerSGD") else {})
+        ours(
+            f"{name}, {way}",
+            strategy,
+            attach=attach,
+            job=BEGINS_DENSE if name.startswith("PowerSGD") else {},
+        )
         for name, strategy in STRATEGIES.items()
         for way, attach in WAYS.items()
     )
@@ -50,7 +56,9 @@ def main() -> None:
     options = made.parse_args()
     if not options.table:
         study = replace(STUDY, contestants=contestants(), links=LINKS, rounds=1)
-        Bench(study, FOLDER, cache_folder() / "rivals", print, retry=True).run("benchmarks.pieces", ("times",))
+        Bench(study, FOLDER, cache_folder() / "rivals", print, retry=True).run(
+            "benchmarks.pieces", ("times",)
+        )
     steps = {
         (each["name"], each["link"]["name"]): statistics.fmean(each["step_s"])
         for each in read(FOLDER / RECORDS)
@@ -61,7 +69,9 @@ def main() -> None:
         for link in LINKS:
             default, chosen = (steps.get((f"{name}, {way}", link.name)) for way in WAYS)
             if default and chosen:
-                rows.append((name, link.name, f"{default:.3f}", f"{chosen:.3f}", f"{default / chosen:.2f}"))
+                rows.append(
+                    (name, link.name, f"{default:.3f}", f"{chosen:.3f}", f"{default / chosen:.2f}")
+                )
     table(("strategy", "link", "default, s", "auto, s", "times as fast"), rows)
 
 

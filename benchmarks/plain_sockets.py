@@ -1,7 +1,9 @@
-"""What plain TCP sockets of Python reach in the lab, for `benchmarks.wire`: the messages of a phased exchange and nothing else.
+"""What plain TCP sockets of Python reach in the lab, for `benchmarks.wire`: the messages of a
+phased exchange and nothing else.
 
-Each pair of ranks has one connection. Slot k: a thread sends to the k-th rank after this one, while this one hears from the k-th before;
-the next slot begins when both are done. There is no codec, no sum, no torch.
+Each pair of ranks has one connection. Slot k: a thread sends to the k-th rank after this one, while
+this one hears from the k-th before; the next slot begins when both are done. There is no codec, no
+sum, no torch.
 """
 
 from __future__ import annotations

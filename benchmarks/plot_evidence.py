@@ -1,8 +1,10 @@
-"""Draw the study of avoidance: last losses by replicas and outer rate, by period, and by what the deltas say.
+"""Draw the study of avoidance: last losses by replicas and outer rate, by period, and by what the
+deltas say.
 
     python -m benchmarks.plot_evidence benchmarks/results/evidence docs/img/evidence.svg
 
-The figures are those of `python -m benchmarks.evidence`; a point is the mean over seeds, its bar the range, the line data parallelism.
+The figures are those of `python -m benchmarks.evidence`; a point is the mean over seeds, its bar
+the range, the line data parallelism.
 """
 
 from __future__ import annotations
@@ -17,7 +19,17 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-from benchmarks.evidence import BEST, CONFIRMED, NAMES, PARALLEL, RATES, WORLDS, known, replicas, told
+from benchmarks.evidence import (
+    BEST,
+    CONFIRMED,
+    NAMES,
+    PARALLEL,
+    RATES,
+    WORLDS,
+    known,
+    replicas,
+    told,
+)
 
 MARKS = "osD"
 PERIODS = {"1": "H=1", "10": "H=10", "30": replicas(4, BEST), "100": "H=100"}
@@ -42,7 +54,9 @@ def points(axes: Any, at: list[Any], losses: list[list[float]], mark: str, **mor
 def main(folder: str, out: str) -> None:
     mpl.rcParams["svg.hashsalt"] = "thinwire"  # the same figures give the same file
     losses = {name: list(of_seeds.values()) for name, of_seeds in told(known(Path(folder))).items()}
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), sharey=True, width_ratios=(1, 1, 1.6))
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(12, 3.8), sharey=True, width_ratios=(1, 1, 1.6)
+    )
     for mark, rate in zip(MARKS, RATES, strict=True):
         there = [world for world in WORLDS if replicas(world, rate) in losses]
         points(
@@ -68,10 +82,19 @@ def main(folder: str, out: str) -> None:
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
         if PARALLEL in losses:
-            axes.axhline(statistics.fmean(losses[PARALLEL]), color="black", linewidth=0.9, linestyle="--", zorder=2)
+            axes.axhline(
+                statistics.fmean(losses[PARALLEL]),
+                color="black",
+                linewidth=0.9,
+                linestyle="--",
+                zorder=2,
+            )
     counts = {len(losses[name]) for name in NAMES if name in losses and name not in CONFIRMED}
     seeds = f"{'up to ' if len(counts) > 1 else ''}{max(counts)} seeds"
-    figure.suptitle(f"0.48 M parameters, 9.8 M tokens in every run, {seeds}; dashed: data parallelism", fontsize=10)
+    figure.suptitle(
+        f"0.48 M parameters, 9.8 M tokens in every run, {seeds}; dashed: data parallelism",
+        fontsize=10,
+    )
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None}, facecolor="white")
 

@@ -1,9 +1,11 @@
-"""What other libraries' codecs make of a gradient, each by its public interface, in its own environment: for `benchmarks.codec_error`.
+"""What other libraries' codecs make of a gradient, each by its public interface, in its own
+environment: for `benchmarks.codec_error`.
 
     python -m benchmarks.rival_codecs bitsandbytes gradients.safetensors said.json
 
-Bytes are the fewest that the library's own decoder can do with: codes, packed where it has them one a byte, scales as wide as it keeps
-them, zero points as wide as a code. Tables that do not depend on the data are not counted.
+Bytes are the fewest that the library's own decoder can do with: codes, packed where it has them one
+a byte, scales as wide as it keeps them, zero points as wide as a code. Tables that do not depend on
+the data are not counted.
 """
 
 import argparse
@@ -29,7 +31,8 @@ REQUIRES: dict[str, tuple[str, ...]] = {
     "hivemind": (*hivemind_avg.REQUIRES, f"--no-deps {BITSANDBYTES}"),
     "pi-quant": ("pypiquant==4.1.0",),
 }
-WARM = 40  # flights of the same gradient after which a warm start has found what it will find, from any draw
+# flights of the same gradient after which a warm start has found what it will find, from any draw
+WARM = 40
 TURNS = 8  # cold starts, of different seeds, of whose errors the root mean square is taken
 
 Gradient = dict[str, Tensor]
@@ -52,15 +55,35 @@ class Said:
     spans: list[list[str]] = field(default_factory=list)
 
 
-def judged(codec: str, kind: str, gradient: Gradient, nbytes: int, values: Gradient, spans: list[list[str]] | None = None) -> Said:
+def judged(
+    codec: str,
+    kind: str,
+    gradient: Gradient,
+    nbytes: int,
+    values: Gradient,
+    spans: list[list[str]] | None = None,
+) -> Said:
     """Errors of what came back."""
-    wrong = {name: float((values[name].double() - x.double()).norm()) for name, x in gradient.items()}
+    wrong = {
+        name: float((values[name].double() - x.double()).norm()) for name, x in gradient.items()
+    }
     size = {name: float(x.double().norm()) for name, x in gradient.items()}
-    total = (sum(each**2 for each in wrong.values()) / sum(each**2 for each in size.values())) ** 0.5
-    return Said(codec, kind, nbytes, total, {name: wrong[name] / size[name] for name in gradient}, spans or [[name] for name in gradient])
+    total = (
+        sum(each**2 for each in wrong.values()) / sum(each**2 for each in size.values())
+    ) ** 0.5
+    return Said(
+        codec,
+        kind,
+        nbytes,
+        total,
+        {name: wrong[name] / size[name] for name in gradient},
+        spans or [[name] for name in gradient],
+    )
 
 
-def one_by_one(codec: str, kind: str, gradient: Gradient, work: Callable[[Tensor], tuple[int, Tensor]]) -> Said:
+def one_by_one(
+    codec: str, kind: str, gradient: Gradient, work: Callable[[Tensor], tuple[int, Tensor]]
+) -> Said:
     """A codec that takes a tensor and gives (bytes, what they decode to)."""
     said = {name: work(x.clone()) for name, x in gradient.items()}
     values = {name: value.reshape(gradient[name].shape) for name, (_, value) in said.items()}
@@ -70,43 +93,78 @@ def one_by_one(codec: str, kind: str, gradient: Gradient, work: Callable[[Tensor
 def of_torch(gradient: Gradient) -> Iterator[Said]:
     """DDP's communication hooks, and the quantisers of torch.ao."""
     from torch.ao.quantization import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
-    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook, quantization_hooks
+    from torch.distributed.algorithms.ddp_comm_hooks import (
+        default_hooks,
+        powerSGD_hook,
+        quantization_hooks,
+    )
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     world = dist.group.WORLD
     for name, kind, hook in (
         ("fp16_compress_hook", "cast fp16", default_hooks.fp16_compress_hook),
-        ("quantization_pertensor_hook", "uniform 8 zero", quantization_hooks.quantization_pertensor_hook),
-        ("quantization_perchannel_hook", "uniform 8 zero", quantization_hooks.quantization_perchannel_hook),
+        (
+            "quantization_pertensor_hook",
+            "uniform 8 zero",
+            quantization_hooks.quantization_pertensor_hook,
+        ),
+        (
+            "quantization_perchannel_hook",
+            "uniform 8 zero",
+            quantization_hooks.quantization_perchannel_hook,
+        ),
     ):
         yield flights(name, kind, gradient, world, hook, 2)
     for rank in (1, 4, 16):
         cold = []
         for seed in range(TURNS):
-            state = powerSGD_hook.PowerSGDState(world, rank, start_powerSGD_iter=2, use_error_feedback=False, random_seed=seed)
-            cold.append(flights(f"powerSGD_hook(rank={rank}), cold", f"cold rank {rank}", gradient, state, powerSGD_hook.powerSGD_hook, 3))
+            state = powerSGD_hook.PowerSGDState(
+                world, rank, start_powerSGD_iter=2, use_error_feedback=False, random_seed=seed
+            )
+            cold.append(
+                flights(
+                    f"powerSGD_hook(rank={rank}), cold",
+                    f"cold rank {rank}",
+                    gradient,
+                    state,
+                    powerSGD_hook.powerSGD_hook,
+                    3,
+                )
+            )
         yield mean(cold)
-        state = powerSGD_hook.PowerSGDState(world, rank, start_powerSGD_iter=2, use_error_feedback=False)
+        state = powerSGD_hook.PowerSGDState(
+            world, rank, start_powerSGD_iter=2, use_error_feedback=False
+        )
         name = f"powerSGD_hook(rank={rank}), after {WARM}"
-        yield flights(name, f"warm rank {rank}", gradient, state, powerSGD_hook.powerSGD_hook, 2 + WARM)
+        yield flights(
+            name, f"warm rank {rank}", gradient, state, powerSGD_hook.powerSGD_hook, 2 + WARM
+        )
 
-    yield one_by_one("Tensor.bfloat16()", "cast bf16", gradient, lambda x: (2 * x.numel(), x.bfloat16().float()))
+    yield one_by_one(
+        "Tensor.bfloat16()", "cast bf16", gradient, lambda x: (2 * x.numel(), x.bfloat16().float())
+    )
     for observer in (MinMaxObserver, HistogramObserver):
 
         def per_tensor(x: Tensor, observer: Any = observer) -> tuple[int, Tensor]:
             seen = observer()
             seen(x)
             scale, zero = seen.calculate_qparams()
-            return x.numel() + 4 + 1, torch.quantize_per_tensor(x, float(scale), int(zero), torch.quint8).dequantize()
+            return x.numel() + 4 + 1, torch.quantize_per_tensor(
+                x, float(scale), int(zero), torch.quint8
+            ).dequantize()
 
-        yield one_by_one(f"quantize_per_tensor, {observer.__name__}", "uniform 8 zero", gradient, per_tensor)
+        yield one_by_one(
+            f"quantize_per_tensor, {observer.__name__}", "uniform 8 zero", gradient, per_tensor
+        )
 
     def per_row(x: Tensor) -> tuple[int, Tensor]:
         rows = x if x.dim() > 1 else x[None]
         seen = PerChannelMinMaxObserver()
         seen(rows)
         scales, zeros = seen.calculate_qparams()
-        return x.numel() + len(rows) * (4 + 1), torch.quantize_per_channel(rows, scales, zeros, 0, torch.quint8).dequantize()
+        return x.numel() + len(rows) * (4 + 1), torch.quantize_per_channel(
+            rows, scales, zeros, 0, torch.quint8
+        ).dequantize()
 
     yield one_by_one("quantize_per_channel, rows", "uniform 8 zero row", gradient, per_row)
     dist.destroy_process_group()
@@ -114,7 +172,8 @@ def of_torch(gradient: Gradient) -> Iterator[Said]:
 
 @dataclass
 class Stacked:
-    """An all-gather whose future holds one stacked tensor, as NCCL's does and the quantising hooks expect; gloo's holds one a rank."""
+    """An all-gather whose future holds one stacked tensor, as NCCL's does and the quantising hooks
+    expect; gloo's holds one a rank."""
 
     work: dist.Work
 
@@ -123,15 +182,20 @@ class Stacked:
 
 
 def flights(name: str, kind: str, gradient: Gradient, state: Any, hook: Any, turns: int) -> Said:
-    """A DDP hook under a module whose gradient is the one asked for, on one rank: the last of so many steps."""
+    """A DDP hook under a module whose gradient is the one asked for, on one rank: the last of so
+    many steps."""
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.held = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros_like(x)) for x in gradient.values()])
+            self.held = torch.nn.ParameterList(
+                [torch.nn.Parameter(torch.zeros_like(x)) for x in gradient.values()]
+            )
 
         def forward(self) -> Tensor:
-            return torch.stack([(held * x).sum() for held, x in zip(self.held, gradient.values(), strict=True)]).sum()
+            return torch.stack(
+                [(held * x).sum() for held, x in zip(self.held, gradient.values(), strict=True)]
+            ).sum()
 
     net = Net()
     names = {id(held): name for held, name in zip(net.held, gradient, strict=True)}
@@ -146,36 +210,61 @@ def flights(name: str, kind: str, gradient: Gradient, state: Any, hook: Any, tur
         def call(*args: Any, **kwargs: Any) -> Any:
             sent[0] += args[place].nbytes
             work = function(*args, **kwargs)
-            work.get_future().wait()  # what a hook hangs on it then runs here; in gloo's two threads two buckets would wait for ever
+            # what a hook hangs on it then runs here; in gloo's two threads two buckets would wait
+            # for ever
+            work.get_future().wait()
             return answer(work)
 
         return call
 
     ddp = torch.nn.parallel.DistributedDataParallel(net)
     ddp.register_comm_hook(state, watched)
-    reduce, gather = counted(dist.all_reduce, 0, lambda work: work), counted(dist.all_gather, 1, Stacked)
+    reduce, gather = (
+        counted(dist.all_reduce, 0, lambda work: work),
+        counted(dist.all_gather, 1, Stacked),
+    )
     with patch.object(dist, "all_reduce", reduce), patch.object(dist, "all_gather", gather):
         for _ in range(turns):
             ddp.zero_grad()
             spans.clear()
             sent[0] = 0
             ddp().backward()
-    values = {name: held.grad.clone() for held, name in zip(net.held, gradient, strict=True) if held.grad is not None}
+    values = {
+        name: held.grad.clone()
+        for held, name in zip(net.held, gradient, strict=True)
+        if held.grad is not None
+    }
     return judged(name, kind, gradient, sent[0], values, [*spans])
 
 
 def mean(said: list[Said]) -> Said:
     """The same codec by other lots: the root of the mean square of its errors."""
     first, n = said[0], len(said)
-    errors = {name: (sum(each.errors[name] ** 2 for each in said) / n) ** 0.5 for name in first.errors}
-    return Said(first.codec, first.kind, first.nbytes, (sum(each.error**2 for each in said) / n) ** 0.5, errors, first.spans)
+    errors = {
+        name: (sum(each.errors[name] ** 2 for each in said) / n) ** 0.5 for name in first.errors
+    }
+    return Said(
+        first.codec,
+        first.kind,
+        first.nbytes,
+        (sum(each.error**2 for each in said) / n) ** 0.5,
+        errors,
+        first.spans,
+    )
 
 
 def of_torchao(gradient: Gradient) -> Iterator[Said]:
     """torchao's tensor kinds, and its prototypes of the OCP and NVIDIA formats."""
     from torchao.prototype.mx_formats.mx_tensor import MXTensor
     from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
-    from torchao.quantization import Float8Tensor, Int8Tensor, IntxUnpackedToInt8Tensor, MappingType, PerRow, PerTensor
+    from torchao.quantization import (
+        Float8Tensor,
+        Int8Tensor,
+        IntxUnpackedToInt8Tensor,
+        MappingType,
+        PerRow,
+        PerTensor,
+    )
     from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm as How
     from torchao.quantization.quantize_.workflows import to_nf4
 
@@ -192,14 +281,18 @@ def of_torchao(gradient: Gradient) -> Iterator[Said]:
 
             sided = " zero row" if isinstance(each, PerRow) else " zero"
             sort = f"uniform 8{sided if mapping is MappingType.ASYMMETRIC else ''}"
-            yield one_by_one(f"Int8Tensor({type(each).__name__}, {mapping.name})", sort, gradient, int8)
+            yield one_by_one(
+                f"Int8Tensor({type(each).__name__}, {mapping.name})", sort, gradient, int8
+            )
         for dtype, kind in ((torch.float8_e4m3fn, "e4m3"), (torch.float8_e5m2, "e5m2")):
 
             def float8(x: Tensor, each: Any = each, dtype: Any = dtype) -> tuple[int, Tensor]:
                 made = Float8Tensor.from_hp(rows(x), dtype, each)
                 return x.numel() + made.scale.nbytes, made.dequantize()
 
-            yield one_by_one(f"Float8Tensor({kind}, {type(each).__name__})", f"fp8 {kind}", gradient, float8)
+            yield one_by_one(
+                f"Float8Tensor({kind}, {type(each).__name__})", f"fp8 {kind}", gradient, float8
+            )
 
     for bits, groups in ((8, (64,)), (4, (32, 64, 192)), (3, (64,)), (2, (32, 64))):
         for group in groups:
@@ -212,26 +305,57 @@ def of_torchao(gradient: Gradient) -> Iterator[Said]:
                 for short in (False, True):
 
                     def intx(
-                        x: Tensor, b: int = bits, g: int = group, m: Any = mapping, how: Any = how, z: int = zero_bits, short: bool = short
+                        x: Tensor,
+                        b: int = bits,
+                        g: int = group,
+                        m: Any = mapping,
+                        how: Any = how,
+                        z: int = zero_bits,
+                        short: bool = short,
                     ) -> tuple[int, Tensor]:
                         made = IntxUnpackedToInt8Tensor.from_hp(
-                            x.view(1, -1), (1, g), getattr(torch, f"int{b}"), mapping_type=m, intx_choose_qparams_algorithm=how
+                            x.view(1, -1),
+                            (1, g),
+                            getattr(torch, f"int{b}"),
+                            mapping_type=m,
+                            intx_choose_qparams_algorithm=how,
                         )
                         if short:
                             made.scale = made.scale.bfloat16().float()
                         m_groups = made.scale.numel()
-                        return (x.numel() * b + 7) // 8 + m_groups * (2 if short else 4) + (m_groups * z + 7) // 8, made.dequantize()
+                        return (x.numel() * b + 7) // 8 + m_groups * (2 if short else 4) + (
+                            m_groups * z + 7
+                        ) // 8, made.dequantize()
 
-                    name = f"IntxUnpackedToInt8Tensor(int{bits}, {group}, {label}, {'bf16' if short else 'fp32'})"
-                    yield one_by_one(name, f"uniform {bits} zero" if zero_bits else f"uniform {bits}", gradient, intx)
+                    name = (
+                        f"IntxUnpackedToInt8Tensor(int{bits}, {group}, {label}, "
+                        f"{'bf16' if short else 'fp32'})"
+                    )
+                    yield one_by_one(
+                        name,
+                        f"uniform {bits} zero" if zero_bits else f"uniform {bits}",
+                        gradient,
+                        intx,
+                    )
 
     def nf4(x: Tensor) -> tuple[int, Tensor]:
-        made = to_nf4(x, 64, 288 if x.dim() > 1 else 9)  # of scales of 64 values; 256, its default, must divide their number
-        kept = (made.quantized_data, made.quantized_scalers, made.quantization_factor, made.scaler_mean)
+        made = to_nf4(
+            x, 64, 288 if x.dim() > 1 else 9
+        )  # of scales of 64 values; 256, its default, must divide their number
+        kept = (
+            made.quantized_data,
+            made.quantized_scalers,
+            made.quantization_factor,
+            made.scaler_mean,
+        )
         return sum(each.nbytes for each in kept), made.get_original_weight()
 
     yield one_by_one("to_nf4(64, 288)", "nf4", gradient, nf4)
-    for dtype, kind in ((torch.float8_e4m3fn, "fp8 e4m3"), (torch.float8_e5m2, "fp8 e5m2"), (torch.float4_e2m1fn_x2, "fp4")):
+    for dtype, kind in (
+        (torch.float8_e4m3fn, "fp8 e4m3"),
+        (torch.float8_e5m2, "fp8 e5m2"),
+        (torch.float4_e2m1fn_x2, "fp4"),
+    ):
 
         def mx(x: Tensor, dtype: Any = dtype) -> tuple[int, Tensor]:
             made = MXTensor.to_mx(rows(x), dtype, 32)
@@ -240,7 +364,9 @@ def of_torchao(gradient: Gradient) -> Iterator[Said]:
         yield one_by_one(f"MXTensor({kind}, 32)", kind, gradient, mx)
 
     def nv(x: Tensor) -> tuple[int, Tensor]:
-        made = NVFP4Tensor.to_nvfp4(rows(x), per_tensor_scale=per_tensor_amax_to_scale(x.abs().max()))
+        made = NVFP4Tensor.to_nvfp4(
+            rows(x), per_tensor_scale=per_tensor_amax_to_scale(x.abs().max())
+        )
         return made.qdata.nbytes + made.scale.nbytes + 4, made.dequantize()
 
     yield one_by_one("NVFP4Tensor(16)", "fp4", gradient, nv)
@@ -265,20 +391,38 @@ def of_bitsandbytes(gradient: Gradient) -> Iterator[Said]:
         for block in (64, 256, 1024, 4096) if name == "dynamic" else (64, 4096):
             for nested in (False, True):
 
-                def blockwise(x: Tensor, code: Any = code, block: int = block, nested: bool = nested) -> tuple[int, Tensor]:
-                    said, state = bnb.quantize_blockwise(x.view(-1), code=code, blocksize=block, nested=nested)
+                def blockwise(
+                    x: Tensor, code: Any = code, block: int = block, nested: bool = nested
+                ) -> tuple[int, Tensor]:
+                    said, state = bnb.quantize_blockwise(
+                        x.view(-1), code=code, blocksize=block, nested=nested
+                    )
                     return said.nbytes + kept(state), bnb.dequantize_blockwise(said, state)
 
-                yield one_by_one(f"quantize_blockwise({name}, {block}, nested={nested})", kind, gradient, blockwise)
+                yield one_by_one(
+                    f"quantize_blockwise({name}, {block}, nested={nested})",
+                    kind,
+                    gradient,
+                    blockwise,
+                )
     for kind in ("fp4", "nf4"):
         for block in (32, 64, 128, 256, 4096):
             for nested in (False, True):
 
-                def four(x: Tensor, kind: str = kind, block: int = block, nested: bool = nested) -> tuple[int, Tensor]:
-                    said, state = bnb.quantize_4bit(x.view(-1), blocksize=block, compress_statistics=nested, quant_type=kind)
+                def four(
+                    x: Tensor, kind: str = kind, block: int = block, nested: bool = nested
+                ) -> tuple[int, Tensor]:
+                    said, state = bnb.quantize_4bit(
+                        x.view(-1), blocksize=block, compress_statistics=nested, quant_type=kind
+                    )
                     return said.nbytes + kept(state), bnb.dequantize_4bit(said, state)
 
-                yield one_by_one(f"quantize_4bit({kind}, {block}, compress_statistics={nested})", kind, gradient, four)
+                yield one_by_one(
+                    f"quantize_4bit({kind}, {block}, compress_statistics={nested})",
+                    kind,
+                    gradient,
+                    four,
+                )
 
 
 def of_hivemind(gradient: Gradient) -> Iterator[Said]:
@@ -305,8 +449,9 @@ def of_hivemind(gradient: Gradient) -> Iterator[Said]:
 def of_piquant(gradient: Gradient) -> Iterator[Said]:
     """One scale and zero point a tensor.
 
-    Its stochastic rounding is unbiased, but all values of a call share one lot, and the few calls in which most values go the wrong way
-    make up most of the mean square: that is taken from the chances, not from calls.
+    Its stochastic rounding is unbiased, but all values of a call share one lot, and the few calls
+    in which most values go the wrong way make up most of the mean square: that is taken from the
+    chances, not from calls.
     """
     import piquant
 
@@ -318,7 +463,9 @@ def of_piquant(gradient: Gradient) -> Iterator[Said]:
 
         def nearest(x: Tensor, dtype: Any = dtype, bits: int = bits) -> tuple[int, Tensor]:
             scale, zero = params(x, dtype)
-            said = piquant.torch.quantize(x, scale=scale, zero_point=zero, dtype=dtype, round_mode="nearest")
+            said = piquant.torch.quantize(
+                x, scale=scale, zero_point=zero, dtype=dtype, round_mode="nearest"
+            )
             back = piquant.torch.dequantize(said, scale=scale, zero_point=zero, dtype=torch.float32)
             return (x.numel() * bits + 7) // 8 + 4 + 1, back
 
@@ -328,10 +475,16 @@ def of_piquant(gradient: Gradient) -> Iterator[Said]:
             code = x.double() / scale + zero
             held = code.clamp(0, 2**bits - 1)
             up = held - held.floor()
-            return (x.numel() * bits + 7) // 8 + 4 + 1, x + scale * (up * (1 - up) + (code - held) ** 2).sqrt()
+            return (x.numel() * bits + 7) // 8 + 4 + 1, x + scale * (
+                up * (1 - up) + (code - held) ** 2
+            ).sqrt()
 
-        yield one_by_one(f"quantize(uint{bits}, nearest)", f"uniform {bits} zero", gradient, nearest)
-        yield one_by_one(f"quantize(uint{bits}, stochastic)", f"uniform {bits} zero stochastic", gradient, by_lot)
+        yield one_by_one(
+            f"quantize(uint{bits}, nearest)", f"uniform {bits} zero", gradient, nearest
+        )
+        yield one_by_one(
+            f"quantize(uint{bits}, stochastic)", f"uniform {bits} zero stochastic", gradient, by_lot
+        )
 
 
 LIBRARIES: dict[str, Callable[[Gradient], Iterator[Said]]] = {

@@ -1,13 +1,16 @@
-"""Step time of `Strategy()` over DistributedDataParallel's: the same model, optimiser and batches in the same processes.
+"""Step time of `Strategy()` over DistributedDataParallel's: the same model, optimiser and batches
+in the same processes.
 
     python -m benchmarks.step_time_vs_ddp --json benchmarks/results/step_time_vs_ddp.json
 
-Two workers of one thread each train two copies of a GPT by AdamW with clipping, one step in turn: A B, B A, A B, …
-A barrier stands before each step, the slowest rank's time counts, and a ratio is taken within each pair, so what else the machine does
-meets both sides (it widens the interval; the script says how much there was). Where the allocator happens to put a copy is worth 1 to 2 %
-for as long as its process lives, so there are several launches, which build A or B first in turn, and the interval is taken over launches,
-then over pairs within them. DDP is taken as it comes, and with `gradient_as_bucket_view=True`, which spares it a copy (as thinwire does);
-DDP over DDP shows what the method itself reads. In the end both copies must hold the same bits.
+Two workers of one thread each train two copies of a GPT by AdamW with clipping, one step in turn: A
+B, B A, A B, … A barrier stands before each step, the slowest rank's time counts, and a ratio is
+taken within each pair, so what else the machine does meets both sides (it widens the interval; the
+script says how much there was). Where the allocator happens to put a copy is worth 1 to 2 % for as
+long as its process lives, so there are several launches, which build A or B first in turn, and the
+interval is taken over launches, then over pairs within them. DDP is taken as it comes, and with
+`gradient_as_bucket_view=True`, which spares it a copy (as thinwire does); DDP over DDP shows what
+the method itself reads. In the end both copies must hold the same bits.
 """
 
 from __future__ import annotations
@@ -39,11 +42,14 @@ class Side:
         if kind != THIN:
             self.net = DistributedDataParallel(self.net, gradient_as_bucket_view=kind == VIEWS)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=3e-4)
-        self.sync = thinwire.attach(self.net, self.optimizer, thinwire.Strategy()) if kind == THIN else None
+        self.sync = (
+            thinwire.attach(self.net, self.optimizer, thinwire.Strategy()) if kind == THIN else None
+        )
         self.seconds: list[tuple[float, ...]] = []
 
     def step(self, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[float, ...]:
-        """Seconds until backward has returned (the mean is in `.grad`), in all, and of all this process's threads on the cores."""
+        """Seconds until backward has returned (the mean is in `.grad`), in all, and of all this
+        process's threads on the cores."""
         begun, worked = time.perf_counter(), time.process_time()
         self.optimizer.zero_grad()
         _, loss = self.net(tokens, targets)
@@ -54,11 +60,16 @@ class Side:
         return landed - begun, time.perf_counter() - begun, time.process_time() - worked
 
 
-def measure(rank: int, kinds: tuple[str, str], swapped: bool, pairs: int, rows: int) -> tuple[np.ndarray, bool]:
-    """Seconds (2 sides, pairs, parts) of the slowest rank, and whether both sides ended with the same bits."""
+def measure(
+    rank: int, kinds: tuple[str, str], swapped: bool, pairs: int, rows: int
+) -> tuple[np.ndarray, bool]:
+    """Seconds (2 sides, pairs, parts) of the slowest rank, and whether both sides ended with the
+    same bits."""
     sides = [Side(kind) for kind in (reversed(kinds) if swapped else kinds)]
     for pair in range(-WARMUP, pairs):
-        tokens, targets = (batch(rows, CONFIG.context, seed=4 * pair + 2 * rank + i + 1000) for i in range(2))
+        tokens, targets = (
+            batch(rows, CONFIG.context, seed=4 * pair + 2 * rank + i + 1000) for i in range(2)
+        )
         for side in sides if pair % 2 else sides[::-1]:
             dist.barrier()
             taken = side.step(tokens, targets)
@@ -67,7 +78,9 @@ def measure(rank: int, kinds: tuple[str, str], swapped: bool, pairs: int, rows: 
     sides = sides[::-1] if swapped else sides
     told: list[Any] = [None, None]
     dist.all_gather_object(told, [side.seconds for side in sides])
-    same = all(torch.equal(a, b) for a, b in zip(*(side.net.parameters() for side in sides), strict=True))
+    same = all(
+        torch.equal(a, b) for a, b in zip(*(side.net.parameters() for side in sides), strict=True)
+    )
     for side in sides:
         if side.sync is not None:
             side.sync.close()
@@ -75,7 +88,8 @@ def measure(rank: int, kinds: tuple[str, str], swapped: bool, pairs: int, rows: 
 
 
 def ratios(logs: np.ndarray) -> dict[str, float]:
-    """Of log ratios (launches, pairs): median, geometric mean, and its 95 % interval by bootstrap of launches and of pairs within them."""
+    """Of log ratios (launches, pairs): median, geometric mean, and its 95 % interval by bootstrap
+    of launches and of pairs within them."""
     draw = np.random.default_rng(0)
     launches, pairs = logs.shape
     chosen = draw.integers(launches, size=(10_000, launches, 1))
@@ -86,17 +100,32 @@ def ratios(logs: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--launches", type=int, default=2, help="fresh pairs of processes for each comparison (default 2)")
-    arguments.add_argument("--pairs", type=int, default=30, help="pairs of timed steps in each launch (default 30)")
-    arguments.add_argument("--rows", type=int, default=8, help="rows of 64 tokens in a rank's batch (default 8)")
+    arguments.add_argument(
+        "--launches",
+        type=int,
+        default=2,
+        help="fresh pairs of processes for each comparison (default 2)",
+    )
+    arguments.add_argument(
+        "--pairs", type=int, default=30, help="pairs of timed steps in each launch (default 30)"
+    )
+    arguments.add_argument(
+        "--rows", type=int, default=8, help="rows of 64 tokens in a rank's batch (default 8)"
+    )
     args = arguments.parse_args()
     rows, results = [], {}
     for kinds in COMPARED:
         with Neighbours() as others:
-            found = [run_ranks(2, measure, kinds, bool(launch % 2), args.pairs, args.rows) for launch in range(args.launches)]
+            found = [
+                run_ranks(2, measure, kinds, bool(launch % 2), args.pairs, args.rows)
+                for launch in range(args.launches)
+            ]
         seconds = np.stack([launch[0] for launch in found], axis=1)  # (2, launches, pairs, parts)
         name = " over ".join(kinds)
-        results[name] = {"same_bits": all(launch[1] for launch in found), "others_cores": others.cores}
+        results[name] = {
+            "same_bits": all(launch[1] for launch in found),
+            "others_cores": others.cores,
+        }
         for column, part in enumerate(PARTS):
             first, second = seconds[..., column]
             logs = np.log(first / second)
@@ -104,14 +133,40 @@ def main() -> None:
             rows.append((f"{part}, {name}", *medians, *got.values()))
             by_launch = np.exp(logs.mean(axis=1)).round(4).tolist()
             pairs_s = np.stack([first, second], axis=-1).round(4).tolist()
-            results[name][part] = {"median_s": medians, **got, "by_launch": by_launch, "pairs_s": pairs_s}
+            results[name][part] = {
+                "median_s": medians,
+                **got,
+                "by_launch": by_launch,
+                "pairs_s": pairs_s,
+            }
         results[name]["target_met"] = results[name]["step"]["high_95"] <= TARGET
     table(("", "s", "over s", "median", "geo. mean", "low 95 %", "high 95 %"), rows)
     for name, found in results.items():
-        print(f"{name}: same bits {found['same_bits']}, cores busy with other work {found['others_cores']:.2f}, ", end="")
-        print(f"by launch {found['step']['by_launch']}, high 95 % of the step <= {TARGET}: {found['target_met']}")
-    print(f"{args.launches} launches of {args.pairs} pairs, 2 ranks of {args.rows} rows of {CONFIG.context} tokens")
-    emit(args.json, {"target": TARGET, "launches": args.launches, "pairs": args.pairs, "rows": args.rows, "results": results})
+        print(
+            (
+                f"{name}: same bits {found['same_bits']}, cores busy with other work "
+                f"{found['others_cores']:.2f}, "
+            ),
+            end="",
+        )
+        print(
+            f"by launch {found['step']['by_launch']}, high 95 % of the step <= {TARGET}: "
+            f"{found['target_met']}"
+        )
+    print(
+        f"{args.launches} launches of {args.pairs} pairs, 2 ranks of {args.rows} rows of "
+        f"{CONFIG.context} tokens"
+    )
+    emit(
+        args.json,
+        {
+            "target": TARGET,
+            "launches": args.launches,
+            "pairs": args.pairs,
+            "rows": args.rows,
+            "results": results,
+        },
+    )
 
 
 if __name__ == "__main__":

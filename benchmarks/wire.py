@@ -1,16 +1,20 @@
 """How near a route comes to the wire's limit in the lab, with gloo's own all-reduce beside it.
 
-    python -m benchmarks.wire --json benchmarks/results/wire.json      all cells; --only 1G: these alone anew
-    python -m benchmarks.wire --part routes --json benchmarks/results/wire_routes.json     routes beside their formula and the simulator
-    python -m benchmarks.wire --part broadcast         rank 0's 48 MB to 8 hosts, as attach sends them, by a chain and scattered
+    python -m benchmarks.wire --json benchmarks/results/wire.json      all cells; --only 1G: these
+    alone anew python -m benchmarks.wire --part routes --json benchmarks/results/wire_routes.json
+    routes beside their formula and the simulator python -m benchmarks.wire --part broadcast
+    rank 0's 48 MB to 8 hosts, as attach sends them, by a chain and scattered
 
-Every rank is a host of its own behind one link, which the lab holds to its rate, frames included: 0.956 is all that payload can have of it
-in frames of 1500 bytes. A cell is the median of some flights over warm connections, each from a common start to the last rank's end.
-limit: the bytes that a rank (of two levels: a node, outwards) must send, in closed form, over the link's rate, as a share of the time.
-plain sockets: that share for as many bytes by sockets of Python, slot by slot, in the same run. gloo: the time of gloo's own all_reduce of
-the same float32 values in the same run over ours. cores: those that the ranks' processes kept
-busy in a flight. outer: what the kernel counted out of the busiest node over the closed form.
-Of the part "routes", formula and simulator are given the link as the ranks measured it at first, as `attach` does for `auto()`.
+Every rank is a host of its own behind one link, which the lab holds to its rate, frames included:
+0.956 is all that payload can have of it in frames of 1500 bytes. A cell is the median of some
+flights over warm connections, each from a common start to the last rank's end.
+limit: the bytes that a rank (of two levels: a node, outwards) must send, in closed form, over the
+link's rate, as a share of the time. plain sockets: that share for as many bytes by sockets of
+Python, slot by slot, in the same run. gloo: the time of gloo's own all_reduce of the same float32
+values in the same run over ours. cores: those that the ranks' processes kept busy in a flight.
+outer: what the kernel counted out of the busiest node over the closed form. Of the part "routes",
+formula and simulator are given the link as the ranks measured it at first, as `attach` does for
+`auto()`.
 """
 
 from __future__ import annotations
@@ -49,14 +53,19 @@ TUNED = {
     "net.ipv4.tcp_wmem": "4096 131072 67108864",
 }
 MB = 1_000_000
-WAYS = {"chain": LOCAL_NETWORK, "scattered": Link(1e3, 1e9)}  # a link on which the formula takes that way
+WAYS = {
+    "chain": LOCAL_NETWORK,
+    "scattered": Link(1e3, 1e9),
+}  # a link on which the formula takes that way
 
 
 @dataclass(frozen=True)
 class Cell:
-    """values: float32 of each rank. They are cut in slices of `slice_bytes` of values, on `lanes` lanes, as `thinwire.attach` does.
+    """values: float32 of each rank. They are cut in slices of `slice_bytes` of values, on `lanes`
+    lanes, as `thinwire.attach` does.
 
-    node, inner: ranks of a node, and the rate inside one. probe: measure the link first, and settle the route by it.
+    node, inner: ranks of a node, and the rate inside one. probe: measure the link first, and settle
+    the route by it.
     """
 
     world: int
@@ -91,9 +100,14 @@ class Cell:
     @property
     def network(self) -> Network:
         """Where it is measured."""
-        wire, more = Wire(rtt=self.rtt), {"congestion": self.congestion, "sysctl": TUNED if self.rtt else {}}
+        wire, more = (
+            Wire(rtt=self.rtt),
+            {"congestion": self.congestion, "sysctl": TUNED if self.rtt else {}},
+        )
         if self.node > 1:
-            return two_level(self.world // self.node, self.node, self.inner, self.rate, wire, **more)
+            return two_level(
+                self.world // self.node, self.node, self.inner, self.rate, wire, **more
+            )
         return uniform(self.world, self.rate, wire, **more)
 
     @property
@@ -104,23 +118,48 @@ class Cell:
     def spans(self) -> tuple[Spec, ...]:
         """Its slices."""
         whole = Spec((), 0, self.values, torch.float32)
-        return whole.cut(-(-4 * self.values // self.slice_bytes), max(spelled("what", self.codec).grain * self.world, 1))
+        return whole.cut(
+            -(-4 * self.values // self.slice_bytes),
+            max(spelled("what", self.codec).grain * self.world, 1),
+        )
 
 
 def cells() -> list[Cell]:
     """The table: no round trip to speak of; 32 MB of values beside gloo; long links."""
     whole = 1 << 30  # one slice: on a short link a single lane fills the line best
     short = [(world, rate) for rate in (1e8, 1e9) for world in (2, 4, 8)]
-    made = [Cell(world, rate, 0.0, "identity()", 8 * MB, whole, 1, turns=3) for world, rate in short]  # 32 MB of payload
+    made = [
+        Cell(world, rate, 0.0, "identity()", 8 * MB, whole, 1, turns=3) for world, rate in short
+    ]  # 32 MB of payload
     made += [replace(cell, route="native()", gloo=False) for cell in made]
-    # as much; where the codec takes its time, other lanes encode meanwhile. On a slow line lanes of a ring do not meet at one receiver
+    # as much; where the codec takes its time, other lanes encode meanwhile. On a slow line lanes of
+    # a ring do not meet at one receiver
     lanes = {(2, 1e8): ("two_shot()", 2), (4, 1e8): ("ring()", 4), (8, 1e8): ("two_shot()", 1)}
     for world, rate in short:
         route, many = lanes.get((world, rate), ("two_shot()", 4))
-        made.append(Cell(world, rate, 0.0, "uniform(4)", 62 * MB, 16 * MB if many > 1 else whole, many, route, gloo=False, turns=3))
-    made += [Cell(4, rate, 0.0, codec, 8 * MB, 8 * MB, 2) for rate in (1e8, 1e9) for codec in ("uniform(4)", "sign()")]
+        made.append(
+            Cell(
+                world,
+                rate,
+                0.0,
+                "uniform(4)",
+                62 * MB,
+                16 * MB if many > 1 else whole,
+                many,
+                route,
+                gloo=False,
+                turns=3,
+            )
+        )
     made += [
-        Cell(4, 1e9, rtt, "identity()", 16 * MB, 16 * MB, 4, congestion=congestion, probe=True)  # 64 MB of payload
+        Cell(4, rate, 0.0, codec, 8 * MB, 8 * MB, 2)
+        for rate in (1e8, 1e9)
+        for codec in ("uniform(4)", "sign()")
+    ]
+    made += [
+        Cell(
+            4, 1e9, rtt, "identity()", 16 * MB, 16 * MB, 4, congestion=congestion, probe=True
+        )  # 64 MB of payload
         for rtt in (0.05, 0.1)
         for congestion in ("bbr", "cubic")
     ]
@@ -129,7 +168,10 @@ def cells() -> list[Cell]:
         ("identity()", "hierarchical(native(), ring(), 2)", 8 * MB),
         ("uniform(4)", "hierarchical(native(), two_shot(), 2)", 4 * MB),
     ]
-    made += [Cell(8, 1e8, 0.0, codec, 16 * MB, nbytes, 4, route, gloo=False, turns=5, node=2) for codec, route, nbytes in levels]
+    made += [
+        Cell(8, 1e8, 0.0, codec, 16 * MB, nbytes, 4, route, gloo=False, turns=5, node=2)
+        for codec, route, nbytes in levels
+    ]
     return made
 
 
@@ -139,7 +181,9 @@ def routes() -> list[Cell]:
     thin = ("gather()", "two_shot()", "ring()", "tree()", "halving_doubling()")
     pairs = [("identity()", route) for route in dense] + [("uniform(4)", route) for route in thin]
     return [
-        Cell(4, rate, rtt, codec, 2 * MB, 1 << 30, 1, route, "cubic", gloo=False, turns=3, probe=True)
+        Cell(
+            4, rate, rtt, codec, 2 * MB, 1 << 30, 1, route, "cubic", gloo=False, turns=3, probe=True
+        )
         for rate in (1e8, 1e9)
         for rtt in (0.0, 0.05)
         for codec, route in pairs
@@ -148,7 +192,11 @@ def routes() -> list[Cell]:
 
 def spread() -> list[Cell]:
     """Of 48 MB, in two flights as `attach` sends them."""
-    return [Cell(8, rate, 0.0, "identity()", 12 * MB, 24 * MB, 1, way, gloo=False, turns=3) for rate in (1e8, 1e9) for way in WAYS]
+    return [
+        Cell(8, rate, 0.0, "identity()", 12 * MB, 24 * MB, 1, way, gloo=False, turns=3)
+        for rate in (1e8, 1e9)
+        for way in WAYS
+    ]
 
 
 class Ranks:
@@ -159,8 +207,14 @@ class Ranks:
         self.driver = TorchDriver(None, cell.lanes, timedelta(seconds=120), torch.device("cpu"))
         self.link = link
         if cell.probe and link is None:
-            self.link = probe.measured(self.driver, Meter(cell.world), torch.device("cpu"), self.driver.transport)
-        self.codec, self.seat, self.spans = spelled("what", cell.codec), cell.seats[self.rank], cell.spans
+            self.link = probe.measured(
+                self.driver, Meter(cell.world), torch.device("cpu"), self.driver.transport
+            )
+        self.codec, self.seat, self.spans = (
+            spelled("what", cell.codec),
+            cell.seats[self.rank],
+            cell.spans,
+        )
         self.x = torch.randn(cell.values, generator=torch.Generator().manual_seed(self.rank))
         self.closed = 4.0 * cell.values
         if cell.route in WAYS:
@@ -169,10 +223,14 @@ class Ranks:
         self.route = spelled("how", cell.route).settle(cell.world, self.link)
         self.driver.prepare(self.route.groups(cell.world))
         self.states = [self.route.init(self.codec, span, self.seat) for span in self.spans]
-        self.closed = sum(self.route.sent_nbytes(self.codec, span, self.seat) or 0.0 for span in self.spans)
+        self.closed = sum(
+            self.route.sent_nbytes(self.codec, span, self.seat) or 0.0 for span in self.spans
+        )
         if cell.plain:
             each = torch.tensor(self.closed / 2 / (cell.world - 1))
-            dist.all_reduce(each, op=dist.ReduceOp.MAX)  # spans are not quite alike, but both ends must expect as much
+            dist.all_reduce(
+                each, op=dist.ReduceOp.MAX
+            )  # spans are not quite alike, but both ends must expect as much
             self.plain = Plain(self.rank, cell.world, int(each))
             dist.barrier()
             self.plain.connect()
@@ -181,25 +239,32 @@ class Ranks:
         """Every slice there and back."""
         handles = []
         for i, (span, state) in enumerate(zip(self.spans, self.states, strict=True)):
-            flight = self.route.carry(self.codec, self.x[span.begin : span.end], span, state, self.seat)
+            flight = self.route.carry(
+                self.codec, self.x[span.begin : span.end], span, state, self.seat
+            )
             handles.append(self.driver.start(flight, i % self.cell.lanes, f"slice {i}"))
         for handle in handles:
             handle.wait()
         sent = sum(handle.sent_bytes for handle in handles)
-        assert abs(sent - self.closed) <= 1e-9 * sent, f"the meter counts {sent} bytes, the closed form {self.closed}"
+        assert abs(sent - self.closed) <= 1e-9 * sent, (
+            f"the meter counts {sent} bytes, the closed form {self.closed}"
+        )
 
     def spread(self) -> None:
         """Rank 0's values to all, a slice after the other."""
         for i, span in enumerate(self.spans):
             flat = self.x[span.begin : span.end].view(torch.uint8)
-            self.driver.start(broadcast(flat, self.seat, WAYS[self.cell.route]), 0, f"slice {i}").wait()
+            self.driver.start(
+                broadcast(flat, self.seat, WAYS[self.cell.route]), 0, f"slice {i}"
+            ).wait()
 
     def gloo(self) -> None:
         """gloo's own."""
         dist.all_reduce(self.x)
 
     def timed(self, act: Any) -> tuple[float, float]:
-        """Seconds of a turn, from a common start to the last rank's end, and of processors that all ranks took."""
+        """Seconds of a turn, from a common start to the last rank's end, and of processors that all
+        ranks took."""
         dist.barrier()
         begun, idle = time.perf_counter(), time.process_time()
         act()
@@ -218,7 +283,9 @@ class Ranks:
     def run(self) -> dict[str, Any]:
         """Turns of all, one after the other."""
         acts: dict[str, Any] = {"ours": self.spread if self.cell.route in WAYS else self.fly}
-        acts |= ({"gloo": self.gloo} if self.cell.gloo else {}) | ({"plain": self.sockets} if self.plain else {})
+        acts |= ({"gloo": self.gloo} if self.cell.gloo else {}) | (
+            {"plain": self.sockets} if self.plain else {}
+        )
         for act in acts.values():
             self.timed(act)
         told: dict[str, Any] = {name: [] for name in acts}
@@ -231,7 +298,11 @@ class Ranks:
         self.driver.close()
         if self.plain is not None:
             self.plain.close()
-        return told | {"cores": busy / sum(told["ours"]), "closed_bytes": self.closed, "link": asdict(self.link) if self.link else None}
+        return told | {
+            "cores": busy / sum(told["ours"]),
+            "closed_bytes": self.closed,
+            "link": asdict(self.link) if self.link else None,
+        }
 
 
 def ranks_of(cells: list[Cell]) -> list[dict[str, Any]]:
@@ -250,16 +321,31 @@ def ranks_of(cells: list[Cell]) -> list[dict[str, Any]]:
 
 def measured(cells: list[Cell]) -> list[dict[str, Any]]:
     """Cells of one network, in a lab of its own."""
-    with tempfile.TemporaryDirectory() as scratch, Neighbours() as neighbours, Lab(cells[0].network) as lab:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Neighbours() as neighbours,
+        Lab(cells[0].network) as lab,
+    ):
         file = Path(scratch) / "told.json"
         heard: list[str] = []
-        command = [sys.executable, "-m", "benchmarks.wire", "--ranks", json.dumps([asdict(cell) for cell in cells]), "--json", str(file)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.wire",
+            "--ranks",
+            json.dumps([asdict(cell) for cell in cells]),
+            "--json",
+            str(file),
+        ]
         done = lab.run(command, timeout=600, on_line=lambda _host, line, _bad: heard.append(line))
         if done.worst:
             raise RuntimeError("\n".join(heard[-20:]))
         told = json.loads(file.read_text())
         counts = done.counts
-    return [_figures(cell, each, counts) | {"neighbours": neighbours.cores} for cell, each in zip(cells, told, strict=True)]
+    return [
+        _figures(cell, each, counts) | {"neighbours": neighbours.cores}
+        for cell, each in zip(cells, told, strict=True)
+    ]
 
 
 def _figures(cell: Cell, told: dict[str, Any], counts: dict[str, Count]) -> dict[str, Any]:
@@ -267,42 +353,91 @@ def _figures(cell: Cell, told: dict[str, Any], counts: dict[str, Count]) -> dict
     ours, must = statistics.median(told["ours"]), told["closed_bytes"]
     beside: dict[str, Any] = {}
     if cell.gloo:
-        beside = {"gloo_s": statistics.median(told["gloo"]), "gloo_over_ours": statistics.median(told["gloo"]) / ours}
+        beside = {
+            "gloo_s": statistics.median(told["gloo"]),
+            "gloo_over_ours": statistics.median(told["gloo"]) / ours,
+        }
     if cell.plain:
         beside["plain_limit"] = 8 * must / cell.rate / statistics.median(told["plain"])
     if cell.node > 1:
         route, codec = cast(hierarchical, spelled("how", cell.route)), spelled("what", cell.codec)
-        outer = [sum(route.outer_nbytes(codec, span, seat) or 0.0 for span in cell.spans) for seat in cell.seats]
-        must = max(sum(outer[first : first + cell.node]) for first in range(0, cell.world, cell.node))
-        counted = max(counts[f"node{node}-core"].sent_bytes for node in range(cell.world // cell.node))
-        beside = {"outer_bytes_a_node": must, "outer_counted_over_closed": counted / (must * (cell.turns + 1))}
-    shown = {"name": cell.name, **asdict(cell), "ours_s": ours, "limit": 8 * must / cell.rate / ours}
-    return shown | beside | {"cores": told["cores"], "link": told["link"], "closed_bytes": told["closed_bytes"], "turns_s": told["ours"]}
+        outer = [
+            sum(route.outer_nbytes(codec, span, seat) or 0.0 for span in cell.spans)
+            for seat in cell.seats
+        ]
+        must = max(
+            sum(outer[first : first + cell.node]) for first in range(0, cell.world, cell.node)
+        )
+        counted = max(
+            counts[f"node{node}-core"].sent_bytes for node in range(cell.world // cell.node)
+        )
+        beside = {
+            "outer_bytes_a_node": must,
+            "outer_counted_over_closed": counted / (must * (cell.turns + 1)),
+        }
+    shown = {
+        "name": cell.name,
+        **asdict(cell),
+        "ours_s": ours,
+        "limit": 8 * must / cell.rate / ours,
+    }
+    return (
+        shown
+        | beside
+        | {
+            "cores": told["cores"],
+            "link": told["link"],
+            "closed_bytes": told["closed_bytes"],
+            "turns_s": told["ours"],
+        }
+    )
 
 
 def reckoned(told: dict[str, Any]) -> dict[str, Any]:
     """By the formula, and by the simulator, of a cell in one slice that was measured."""
     cell = Cell(**{each.name: told[each.name] for each in fields(Cell)})
     link = Link(**told["link"])
-    route, codec, (span,) = spelled("how", cell.route).settle(cell.world, link), spelled("what", cell.codec), cell.spans
+    route, codec, (span,) = (
+        spelled("how", cell.route).settle(cell.world, link),
+        spelled("what", cell.codec),
+        cell.spans,
+    )
     seconds = max(route.seconds(codec, span, seat, link) for seat in cell.seats)
     x = torch.zeros(span.numel)
-    flights = {seat.rank: route.carry(codec, x.clone(), span, route.init(codec, span, seat), seat) for seat in cell.seats}
+    flights = {
+        seat.rank: route.carry(codec, x.clone(), span, route.init(codec, span, seat), seat)
+        for seat in cell.seats
+    }
     return told | {"formula_s": seconds, "simulated_s": simulate(flights, Wires(link)).seconds}
 
 
 def row(told: dict[str, Any]) -> list[str]:
     """A line of the table."""
     ratio = f"{told['gloo_over_ours']:.2f}" if "gloo_over_ours" in told else "–"
-    outer = f"{told['outer_counted_over_closed']:.4f}" if "outer_counted_over_closed" in told else "–"
+    outer = (
+        f"{told['outer_counted_over_closed']:.4f}" if "outer_counted_over_closed" in told else "–"
+    )
     plain = f"{told['plain_limit']:.3f}" if "plain_limit" in told else "–"
-    return [told["name"], f"{told['ours_s']:.3f}", f"{told['limit']:.3f}", plain, ratio, f"{told['cores']:.2f}", outer]
+    return [
+        told["name"],
+        f"{told['ours_s']:.3f}",
+        f"{told['limit']:.3f}",
+        plain,
+        ratio,
+        f"{told['cores']:.2f}",
+        outer,
+    ]
 
 
 def beside(told: dict[str, Any]) -> list[str]:
     """A line of the table of routes."""
     seconds = [told["formula_s"], told["simulated_s"], told["ours_s"]]
-    return [told["name"], *(f"{each:.3f}" for each in seconds), f"{told['ours_s'] / told['simulated_s']:.2f}", f"{told['cores']:.2f}"]
+    return [
+        told["name"],
+        *(f"{each:.3f}" for each in seconds),
+        f"{told['ours_s'] / told['simulated_s']:.2f}",
+        f"{told['cores']:.2f}",
+    ]
 
 
 def main() -> None:
@@ -310,7 +445,13 @@ def main() -> None:
     made.add_argument("--part", choices=("cells", "routes", "broadcast"), default="cells")
     made.add_argument("--only", default="")
     made.add_argument("--ranks", help="within a host of the lab: the cells")
-    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every cell, to try: lanes=4, slice_bytes=…")
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of every cell, to try: lanes=4, slice_bytes=…",
+    )
     asked = made.parse_args()
     if asked.ranks:
         told = ranks_of([Cell(**each) for each in json.loads(asked.ranks)])
@@ -327,14 +468,28 @@ def main() -> None:
     if asked.part == "routes":
         for _, alike in groupby(chosen, lambda cell: (cell.rate, cell.rtt)):
             rows += [reckoned(each) for each in measured(list(alike))]
-        table(["cell", "formula", "simulator", "lab", "lab / simulator", "cores"], [beside(each) for each in rows])
+        table(
+            ["cell", "formula", "simulator", "lab", "lab / simulator", "cores"],
+            [beside(each) for each in rows],
+        )
     else:
         for cell in chosen:
             rows += measured([cell])
             print(*row(rows[-1]), sep="  ", flush=True)
             emit(asked.json, {"rows": with_kept(asked.json, rows, "name")})
         print()
-        table(["cell", "seconds", "of the limit", "plain sockets", "gloo / ours", "cores", "outer, counted"], [row(each) for each in rows])
+        table(
+            [
+                "cell",
+                "seconds",
+                "of the limit",
+                "plain sockets",
+                "gloo / ours",
+                "cores",
+                "outer, counted",
+            ],
+            [row(each) for each in rows],
+        )
     emit(asked.json, {"rows": with_kept(asked.json, rows, "name")})
 
 

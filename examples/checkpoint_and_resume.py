@@ -2,9 +2,10 @@
 
     torchrun --standalone --nproc-per-node=2 examples/checkpoint_and_resume.py
 
-It trains twice: once without a stop, and once to the middle, from where another model, optimiser and syncer go on with nothing but what
-torch's distributed checkpoint (DCP) has on disk. The stop comes at a bad moment: every rank has weights of its own, and a fragment is in
-the air. Started alone, it is a world of one.
+It trains twice: once without a stop, and once to the middle, from where another model, optimiser
+and syncer go on with nothing but what torch's distributed checkpoint (DCP) has on disk. The stop
+comes at a bad moment: every rank has weights of its own, and a fragment is in the air. Started
+alone, it is a world of one.
 """
 
 import argparse
@@ -25,7 +26,9 @@ CONTEXT = 64
 STRATEGY = thinwire.recipes.streaming_diloco(period=8, fragments=2, tau=2, lr=0.7)
 
 
-def train(batches: Batches, steps: range, seed: int, load: Path | None = None, save: Path | None = None) -> tuple[list[float], Tensor]:
+def train(
+    batches: Batches, steps: range, seed: int, load: Path | None = None, save: Path | None = None
+) -> tuple[list[float], Tensor]:
     """The losses of these steps on this rank, and its weights at their end."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig(context=CONTEXT, layers=2, heads=4, width=64))
@@ -40,7 +43,9 @@ def train(batches: Batches, steps: range, seed: int, load: Path | None = None, s
         if load is not None:
             sync.load_checkpoint(load)  # last: what differs from rank to rank is in it
         for step in steps:
-            rows = batches.at(step)  # a function of the step, so there is nothing of the data to save
+            rows = batches.at(
+                step
+            )  # a function of the step, so there is nothing of the data to save
             _, loss = model(rows[:, :-1], rows[:, 1:])
             loss.backward()
             optimizer.step()
@@ -53,13 +58,18 @@ def train(batches: Batches, steps: range, seed: int, load: Path | None = None, s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Show that a run that was stopped and resumed is the run that never stopped.")
+    parser = argparse.ArgumentParser(
+        description="Show that a run that was stopped and resumed is the run that never stopped."
+    )
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--out", type=Path, default=Path("runs/checkpoint_and_resume"))
     options = parser.parse_args()
     middle = options.steps // 2 + 1
 
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets both
+    rank, world = (
+        int(os.environ.get("RANK", "0")),
+        int(os.environ.get("WORLD_SIZE", "1")),
+    )  # torchrun sets both
     if world > 1:
         dist.init_process_group("gloo")
     _, text = prepare("bundled", "byte", ["<|endoftext|>"])
@@ -67,16 +77,27 @@ def main() -> None:
 
     never, own = train(batches, range(options.steps), seed=0)
     first, _ = train(batches, range(middle), seed=0, save=options.out)
-    rest, own_again = train(batches, range(middle, options.steps), seed=1, load=options.out)  # another start, which must not show
+    rest, own_again = train(
+        batches, range(middle, options.steps), seed=1, load=options.out
+    )  # another start, which must not show
 
     same = first + rest == never and torch.equal(own, own_again)
     if rank == 0:
         print(f"stopped after {middle} of {options.steps} steps; ranks: {world}")
         for step in range(middle - 2, middle + 3):
-            print(f"step {step + 1:>4}  loss {never[step]:.3f} never stopped, {(first + rest)[step]:.3f} stopped and resumed")
+            print(
+                f"step {step + 1:>4}  loss {never[step]:.3f} never stopped, "
+                f"{(first + rest)[step]:.3f} stopped and resumed"
+            )
     for turn in range(world):
         if turn == rank:
-            print(f"rank {rank}: losses and weights are {'the same, bit for bit' if same else 'NOT the same'}", flush=True)
+            print(
+                (
+                    f"rank {rank}: losses and weights are "
+                    f"{'the same, bit for bit' if same else 'NOT the same'}"
+                ),
+                flush=True,
+            )
         if world > 1:
             dist.barrier()
     if world > 1:

@@ -1,9 +1,11 @@
-"""Any Hugging Face model in a plain torch loop: local steps, deltas in 4 bits, and the weights that ranks share.
+"""Any Hugging Face model in a plain torch loop: local steps, deltas in 4 bits, and the weights that
+ranks share.
 
     torchrun --standalone --nproc-per-node=2 examples/hugging_face_model.py
 
-The strategy is written out as its four slots: DiLoCo's (Douillard et al. 2023, arXiv:2311.08105) with another `what`. Between two rounds
-each rank has weights of its own, so it is the common ones that are validated and saved. Started alone, it is a world of one.
+The strategy is written out as its four slots: DiLoCo's (Douillard et al. 2023, arXiv:2311.08105)
+with another `what`. Between two rounds each rank has weights of its own, so it is the common ones
+that are validated and saved. Started alone, it is a world of one.
 """
 
 import argparse
@@ -34,13 +36,20 @@ def held_out_loss(model: nn.Module, windows: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a tiny GPT-2 in local steps whose deltas travel in 4 bits.")
+    parser = argparse.ArgumentParser(
+        description="Train a tiny GPT-2 in local steps whose deltas travel in 4 bits."
+    )
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--out", default="runs/hugging_face_model", help="where save_pretrained writes")
+    parser.add_argument(
+        "--out", default="runs/hugging_face_model", help="where save_pretrained writes"
+    )
     options = parser.parse_args()
     logging.set_verbosity_error()
 
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets both
+    rank, world = (
+        int(os.environ.get("RANK", "0")),
+        int(os.environ.get("WORLD_SIZE", "1")),
+    )  # torchrun sets both
     if world > 1:
         dist.init_process_group("gloo")
 
@@ -50,15 +59,27 @@ def main() -> None:
 
     torch.manual_seed(0)
     end = tokenizer.eos_token_id
-    sizes = {"vocab_size": len(tokenizer), "n_positions": CONTEXT, "n_layer": 2, "n_head": 4, "n_embd": 64}
-    model = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=end, eos_token_id=end))
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "n_positions": CONTEXT,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_embd": 64,
+    }
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            **sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=end, eos_token_id=end
+        )
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     strategy = thinwire.Strategy(
         when=every(10),  # ten steps on each rank, then a round
         what=uniform(bits=4),
         how=two_shot(),
-        on=deltas(outer=nesterov(lr=0.7, momentum=0.9)),  # a momentum step on what ten steps have changed, the mean over ranks
+        on=deltas(
+            outer=nesterov(lr=0.7, momentum=0.9)
+        ),  # a momentum step on what ten steps have changed, the mean over ranks
     )
     with thinwire.attach(model, optimizer, strategy) as sync:
         for step in range(options.steps):
@@ -78,9 +99,15 @@ def main() -> None:
 
     if rank == 0:
         again = GPT2LMHeadModel.from_pretrained(options.out)
-        print(f"read back from {options.out}: held-out loss {held_out_loss(again, windows):.3f} nats a token; ranks: {world}")
+        print(
+            f"read back from {options.out}: held-out loss {held_out_loss(again, windows):.3f} "
+            f"nats a token; ranks: {world}"
+        )
         if world > 1:
-            print(f"sent {sync.report().sent_bytes:,.0f} bytes from each rank, {sync.report().ratio:.1f}x fewer than dense fp32")
+            print(
+                f"sent {sync.report().sent_bytes:,.0f} bytes from each rank, "
+                f"{sync.report().ratio:.1f}x fewer than dense fp32"
+            )
     if world > 1:
         dist.destroy_process_group()
 

@@ -2,7 +2,8 @@
 
     torchrun --standalone --nproc-per-node=2 examples/your_own_loop.py
 
-Each rank reads its own batches; the gradients travel as PowerSGD's thin factors. Started alone, it is a world of one.
+Each rank reads its own batches; the gradients travel as PowerSGD's thin factors. Started alone, it
+is a world of one.
 """
 
 import argparse
@@ -20,11 +21,16 @@ CONTEXT = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a tiny GPT on real English over a thin wire.")
+    parser = argparse.ArgumentParser(
+        description="Train a tiny GPT on real English over a thin wire."
+    )
     parser.add_argument("--steps", type=int, default=100)
     steps = parser.parse_args().steps
 
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets both
+    rank, world = (
+        int(os.environ.get("RANK", "0")),
+        int(os.environ.get("WORLD_SIZE", "1")),
+    )  # torchrun sets both
     if world > 1:
         dist.init_process_group("gloo")
 
@@ -46,7 +52,13 @@ def main() -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
         if rank == 0 and (step + 1) % 25 == 0:
-            print(f"step {step + 1:>4}  loss {fmean(losses[-25:]):.3f} nats a byte, the mean of 25 steps", flush=True)
+            print(
+                (
+                    f"step {step + 1:>4}  loss {fmean(losses[-25:]):.3f} nats a byte, the mean of "
+                    "25 steps"
+                ),
+                flush=True,
+            )
 
     report = sync.report()
     sync.close()  # the second line
@@ -54,7 +66,10 @@ def main() -> None:
     if rank == 0:
         print(f"loss {fmean(losses[-25:]):.3f} nats a byte after {steps} steps; ranks: {world}")
         if world > 1:
-            print(f"sent {report.sent_bytes:,.0f} bytes from each rank, {report.ratio:.1f}x fewer than dense fp32")
+            print(
+                f"sent {report.sent_bytes:,.0f} bytes from each rank, {report.ratio:.1f}x fewer "
+                "than dense fp32"
+            )
     if world > 1:
         dist.destroy_process_group()
 

@@ -1,10 +1,13 @@
-"""Save real gradients of convolutions: a small network's on Fashion-MNIST (MIT), as Debian ships it, while it learns.
+"""Save real gradients of convolutions: a small network's on Fashion-MNIST (MIT), as Debian ships
+it, while it learns.
 
-    python scripts/conv_gradients.py convolutions.safetensors
-    python scripts/conv_gradients.py --matrices matrices.safetensors    kernels as rows of a matrix, for `benchmarks.codec_error`
+    python scripts/conv_gradients.py convolutions.safetensors python scripts/conv_gradients.py
+    --matrices matrices.safetensors    kernels as rows of a matrix, for `benchmarks.codec_error`
 
-Downloads one package (31 MB; needs apt-get) and writes the gradients of three 3 × 3 convolutions, 32 to 128 channels wide, at steps 10 and
-200: what `thinwire codecs --gradient` is to be run on for the codecs that see more than two dimensions.
+Downloads one package (31 MB; needs apt-get) and writes the gradients of three 3 × 3 convolutions,
+32 to 128 channels wide, at steps 10 and
+200: what `thinwire codecs --gradient` is to be run on for the codecs that see more than two
+dimensions.
 """
 
 from __future__ import annotations
@@ -25,9 +28,13 @@ STEPS, BATCH = (10, 200), 128
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--matrices", action="store_true", help="each kernel as a matrix, one row an output")
+    parser.add_argument(
+        "--matrices", action="store_true", help="each kernel as a matrix, one row an output"
+    )
     asked = parser.parse_args()
     out: Path = asked.out
     images, labels = dataset()
@@ -42,8 +49,16 @@ def main() -> None:
         loss.backward()
         if step in STEPS:
             print(f"step {step}: loss {float(loss.detach()):.3f} nats an image", flush=True)
-            weights = {name: param.grad for name, param in model.named_parameters() if param.dim() == 4 and param.shape[1] > 1}
-            seen = {name: grad.flatten(1) if asked.matrices else grad for name, grad in weights.items() if grad is not None}
+            weights = {
+                name: param.grad
+                for name, param in model.named_parameters()
+                if param.dim() == 4 and param.shape[1] > 1
+            }
+            seen = {
+                name: grad.flatten(1) if asked.matrices else grad
+                for name, grad in weights.items()
+                if grad is not None
+            }
             found |= {f"step{step}.{name}": grad.clone() for name, grad in seen.items()}
         optimizer.step()
     save_file(found, out)
@@ -51,10 +66,15 @@ def main() -> None:
 
 
 def network() -> nn.Module:
-    """Four convolutions with group norms, halved twice: 28 × 28 images to 10 logits, 240,000 parameters."""
+    """Four convolutions with group norms, halved twice: 28 × 28 images to 10 logits, 240,000
+    parameters."""
     layers: list[nn.Module] = []
     for inputs, outputs, stride in ((1, 32, 1), (32, 64, 2), (64, 128, 2), (128, 128, 1)):
-        layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.GroupNorm(8, outputs), nn.ReLU()]
+        layers += [
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.GroupNorm(8, outputs),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
@@ -64,8 +84,15 @@ def dataset() -> tuple[Tensor, Tensor]:
     with tempfile.TemporaryDirectory() as scratch:
         archive = shop.download(shop.find("debian", PACKAGE), Path(scratch))
         packed = {Path(path).name: content for path, content in files(archive)}
-    raw = {name: gzip.decompress(packed[f"train-{name}.gz"]) for name in ("images-idx3-ubyte", "labels-idx1-ubyte")}
-    images = torch.frombuffer(bytearray(raw["images-idx3-ubyte"][16:]), dtype=torch.uint8).view(-1, 1, 28, 28).float()
+    raw = {
+        name: gzip.decompress(packed[f"train-{name}.gz"])
+        for name in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    }
+    images = (
+        torch.frombuffer(bytearray(raw["images-idx3-ubyte"][16:]), dtype=torch.uint8)
+        .view(-1, 1, 28, 28)
+        .float()
+    )
     labels = torch.frombuffer(bytearray(raw["labels-idx1-ubyte"][8:]), dtype=torch.uint8).long()
     return (images - images.mean()) / images.std(), labels
 

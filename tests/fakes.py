@@ -24,7 +24,12 @@ class FakeBucket:
 
     def __post_init__(self) -> None:
         n = self.flat.numel()
-        self.spec = Spec((Part("w", (n - 1, 1), 0, "matrix"), Part("b", (1,), n - 1, "vector")), 0, n, torch.float32)
+        self.spec = Spec(
+            (Part("w", (n - 1, 1), 0, "matrix"), Part("b", (1,), n - 1, "vector")),
+            0,
+            n,
+            torch.float32,
+        )
         self.grad = torch.zeros(n)
 
     def weights(self) -> Tensor:

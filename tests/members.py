@@ -6,12 +6,22 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
-INTERFACES = {"when": "Schedule", "what": "Codec", "how": "Route", "on": "Target"}  # folder -> its interface in core
+INTERFACES = {
+    "when": "Schedule",
+    "what": "Codec",
+    "how": "Route",
+    "on": "Target",
+}  # folder -> its interface in core
 
 
 def files() -> list[tuple[str, str]]:
-    """(folder, module) of every public file in the idea folders; found on disk, so nothing that is there is missed."""
-    found = ((folder, path.stem) for folder in INTERFACES for path in (ROOT / "src" / "thinwire" / folder).glob("*.py"))
+    """(folder, module) of every public file in the idea folders; found on disk, so nothing that is
+    there is missed."""
+    found = (
+        (folder, path.stem)
+        for folder in INTERFACES
+        for path in (ROOT / "src" / "thinwire" / folder).glob("*.py")
+    )
     return sorted(pair for pair in found if not pair[1].startswith("_"))
 
 
@@ -29,12 +39,21 @@ def interface(folder: str, name: str) -> type:
 
 
 def classes(folder: str, name: str) -> list[type]:
-    """The public classes that the file itself defines and that subclass its interface by name (not merely by shape)."""
+    """The public classes that the file itself defines and that subclass its interface by name (not
+    merely by shape)."""
     module, base = load(folder, name), interface(folder, name)
-    mine = (cls for cls in vars(module).values() if isinstance(cls, type) and cls.__module__ == module.__name__)
+    mine = (
+        cls
+        for cls in vars(module).values()
+        if isinstance(cls, type) and cls.__module__ == module.__name__
+    )
     return [cls for cls in mine if base in cls.__mro__[1:] and not cls.__name__.startswith("_")]
 
 
 def concrete(folder: str, name: str) -> list[type]:
     """Those that a user can make."""
-    return [cls for cls in classes(folder, name) if not inspect.isabstract(cls) and not getattr(cls, "_is_protocol", False)]
+    return [
+        cls
+        for cls in classes(folder, name)
+        if not inspect.isabstract(cls) and not getattr(cls, "_is_protocol", False)
+    ]

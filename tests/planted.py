@@ -8,7 +8,8 @@ from typing import Any
 
 
 class Planted:
-    """Calls a function as soon as it is unpickled; by default it makes a folder, in place of anything worse."""
+    """Calls a function as soon as it is unpickled; by default it makes a folder, in place of
+    anything worse."""
 
     def __init__(self, mark: Path, function: Callable[..., Any] | None = None, *args: Any) -> None:
         self._call = (function, args) if function is not None else (_run, (str(mark),))

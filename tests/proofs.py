@@ -1,7 +1,9 @@
-"""The signatures, proved on bare flights: three buckets, several steps, one function for each rank's part and one that judges them all.
+"""The signatures, proved on bare flights: three buckets, several steps, one function for each
+rank's part and one that judges them all.
 
-`proof.fly(driver)` is one rank's part, on any `Driver`: threads and a `Fabric`, or processes and a process group. It returns what that rank
-saw, as plain tensors. `proof.judge(records)` takes the records of all ranks, in rank order, and asserts what must hold.
+`proof.fly(driver)` is one rank's part, on any `Driver`: threads and a `Fabric`, or processes and a
+process group. It returns what that rank saw, as plain tensors. `proof.judge(records)` takes the
+records of all ranks, in rank order, and asserts what must hold.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ STEPS = 4
 
 @dataclass
 class Record:
-    """What one rank saw: totals by (step, bucket), residuals at the end by bucket, bytes handed to the wire and stated."""
+    """What one rank saw: totals by (step, bucket), residuals at the end by bucket, bytes handed to
+    the wire and stated."""
 
     totals: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     kept: dict[int, Tensor] = field(default_factory=dict)
@@ -43,14 +46,19 @@ class Proof:
     def fly(self, driver: Driver) -> Record:
         record, group = Record(), tuple(range(driver.world))
         driver.prepare(self.route.groups(driver.world))
-        states = {b: self.route.init(self.codec, spec, self._seat(driver, group, 0, b)) for b, spec in SPECS.items()}
+        states = {
+            b: self.route.init(self.codec, spec, self._seat(driver, group, 0, b))
+            for b, spec in SPECS.items()
+        }
         air = {}
         for step in range(STEPS + self.delay):
             for b, spec in SPECS.items():
                 if step < STEPS:
                     seat, x = self._seat(driver, group, step, b), self.say(driver.rank, step, b)
                     flight = self.route.carry(self.codec, x, spec, states[b], seat)
-                    air[step, b] = driver.start(flight, b % driver.lanes, f"bucket {b} of step {step}")
+                    air[step, b] = driver.start(
+                        flight, b % driver.lanes, f"bucket {b} of step {step}"
+                    )
                     record.stated_bytes[b] = self.route.sent_nbytes(self.codec, spec, seat)
             for b in SPECS:
                 if step >= self.delay:
@@ -85,7 +93,10 @@ SPECS = {
 
 def normal(rank: int, step: int, bucket: int) -> Tensor:
     """What a rank says: noise, the same wherever it runs."""
-    return torch.randn(SPECS[bucket].numel, generator=torch.Generator().manual_seed(1000 * step + 10 * rank + bucket))
+    return torch.randn(
+        SPECS[bucket].numel,
+        generator=torch.Generator().manual_seed(1000 * step + 10 * rank + bucket),
+    )
 
 
 def little(rank: int, step: int, bucket: int) -> Tensor:
@@ -94,7 +105,8 @@ def little(rank: int, step: int, bucket: int) -> Tensor:
     return normal(rank, step, bucket) * speaks
 
 
-# -- what must hold ---------------------------------------------------------------------------------------------------
+# -- what must hold
+# ---------------------------------------------------------------------------------------------------
 
 
 def _said(proof: Proof, step: int, bucket: int) -> Tensor:
@@ -107,12 +119,15 @@ def _agree(records: list[Record]) -> None:
 
 
 def _nothing_is_lost(proof: Proof, records: list[Record]) -> None:
-    """What was heard plus what all ranks still keep is what was said; and something is kept, so the lossy branch ran."""
+    """What was heard plus what all ranks still keep is what was said; and something is kept, so the
+    lossy branch ran."""
     for b in SPECS:
         said = torch.stack([_said(proof, step, b) for step in range(STEPS)]).sum(0)
         heard = torch.stack([records[0].totals[step, b] for step in range(STEPS)]).sum(0)
         kept = torch.stack([record.kept[b] for record in records]).sum(0)
-        assert torch.allclose(heard + kept, said, atol=1e-4), f"bucket {b} is off by {(heard + kept - said).abs().max()}"
+        assert torch.allclose(heard + kept, said, atol=1e-4), (
+            f"bucket {b} is off by {(heard + kept - said).abs().max()}"
+        )
 
 
 def _bytes_are_as_stated(records: list[Record]) -> None:
@@ -128,7 +143,9 @@ def judge_powersgd(proof: Proof, records: list[Record]) -> None:
     for step in range(STEPS):
         matrix = records[0].totals[step, 0][:192].view(16, 12)
         assert torch.linalg.matrix_rank(matrix, rtol=1e-4) == 2
-        assert torch.allclose(records[0].totals[step, 2], _said(proof, step, 2), atol=1e-5), "vectors travel whole"
+        assert torch.allclose(records[0].totals[step, 2], _said(proof, step, 2), atol=1e-5), (
+            "vectors travel whole"
+        )
     assert all(record.kept[0][:192].any() and not record.kept[2].any() for record in records)
 
 
@@ -142,13 +159,17 @@ def judge_two_sided(proof: Proof, records: list[Record]) -> None:
 def judge_data_sized(proof: Proof, records: list[Record]) -> None:
     _agree(records)
     _nothing_is_lost(proof, records)
-    lengths = {gather: 8 * (proof.world - 1), two_shot: 2 * 8 * (proof.world - 1)}[type(proof.route)]
+    lengths = {gather: 8 * (proof.world - 1), two_shot: 2 * 8 * (proof.world - 1)}[
+        type(proof.route)
+    ]
     for rank, record in enumerate(records):
         for b in SPECS:
             assert record.stated_bytes[b] is None
             assert record.sent_bytes[0, b] == lengths, "nothing to say: lengths alone"
             assert not record.totals[0, b].any()
-        assert (record.sent_bytes[1, 0] > lengths) == (rank == 1 or type(proof.route) is two_shot), "one rank alone had something to say"
+        assert (record.sent_bytes[1, 0] > lengths) == (
+            rank == 1 or type(proof.route) is two_shot
+        ), "one rank alone had something to say"
         assert record.sent_bytes[2, 0] > lengths
 
 
@@ -160,7 +181,9 @@ def judge_two_levels(proof: Proof, records: list[Record]) -> None:
         heard = torch.stack([records[0].totals[step, b] for step in range(STEPS)]).sum(0)
         kept = torch.stack([record.kept[b] for record in records]).sum(0)
         off = (heard + kept - said).abs()
-        assert 0 < off.max() < 0.05 * said.abs().max(), "bf16 inside the nodes is lost, 4 bits between them are kept"
+        assert 0 < off.max() < 0.05 * said.abs().max(), (
+            "bf16 inside the nodes is lost, 4 bits between them are kept"
+        )
         assert kept.any()
 
 
@@ -172,12 +195,34 @@ def judge_delayed(proof: Proof, records: list[Record]) -> None:
 
 PROOFS = {
     "powersgd over three buckets": Proof(3, native(), feedback(lowrank(2)), judge_powersgd, normal),
-    "powersgd over three buckets, gathered": Proof(3, gather(), feedback(lowrank(2)), judge_powersgd, normal),
-    "two-sided feedback": Proof(3, two_shot(back=feedback(uniform(2, block=4))), feedback(uniform(2, block=8)), judge_two_sided, normal),
-    "data-sized payload, the empty one included": Proof(3, gather(), feedback(threshold(1.5)), judge_data_sized, little),
-    "data-sized payload both ways": Proof(3, two_shot(back=feedback(threshold(1.0))), feedback(threshold(1.5)), judge_data_sized, little),
-    "two-level route with a codec per level": Proof(
-        4, hierarchical((two_shot(), cast("bf16")), gather(), node=2), feedback(uniform(4, block=8)), judge_two_levels, normal
+    "powersgd over three buckets, gathered": Proof(
+        3, gather(), feedback(lowrank(2)), judge_powersgd, normal
     ),
-    "three flights of a bucket in the air": Proof(3, gather(), feedback(topk(0.2)), judge_delayed, normal, delay=2),
+    "two-sided feedback": Proof(
+        3,
+        two_shot(back=feedback(uniform(2, block=4))),
+        feedback(uniform(2, block=8)),
+        judge_two_sided,
+        normal,
+    ),
+    "data-sized payload, the empty one included": Proof(
+        3, gather(), feedback(threshold(1.5)), judge_data_sized, little
+    ),
+    "data-sized payload both ways": Proof(
+        3,
+        two_shot(back=feedback(threshold(1.0))),
+        feedback(threshold(1.5)),
+        judge_data_sized,
+        little,
+    ),
+    "two-level route with a codec per level": Proof(
+        4,
+        hierarchical((two_shot(), cast("bf16")), gather(), node=2),
+        feedback(uniform(4, block=8)),
+        judge_two_levels,
+        normal,
+    ),
+    "three flights of a bucket in the air": Proof(
+        3, gather(), feedback(topk(0.2)), judge_delayed, normal, delay=2
+    ),
 }

@@ -1,4 +1,5 @@
-"""Real ranks for tests: processes forked from a server that has torch loaded, joined by gloo on loopback."""
+"""Real ranks for tests: processes forked from a server that has torch loaded, joined by gloo on
+loopback."""
 
 from __future__ import annotations
 
@@ -17,24 +18,37 @@ import torch
 import torch.distributed as dist
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed", "thinwire.engine", "torch.distributed.checkpoint", "tests.preload"])
+_context.set_forkserver_preload(
+    [
+        "torch",
+        "torch.distributed",
+        "thinwire.engine",
+        "torch.distributed.checkpoint",
+        "tests.preload",
+    ]
+)
 
 
 class RankFailedError(AssertionError):
     """A rank raised; its traceback is the message."""
 
 
-def run_ranks(world: int, work: Callable[..., Any], *args: Any, timeout: float = 120, host: str = "parent") -> list[Any]:
+def run_ranks(
+    world: int, work: Callable[..., Any], *args: Any, timeout: float = 120, host: str = "parent"
+) -> list[Any]:
     """`work(rank, *args)` on `world` ranks of one gloo group; their results, by rank.
 
     Args:
-        host: who holds the store: "parent", or "rank0" as without a launcher. A rank that dies by a signal has the result `-signal`.
+        host: who holds the store: "parent", or "rank0" as without a launcher. A rank that dies by a
+            signal has the result `-signal`.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, processes = [], []
     for rank in range(world):
         here, there = _context.Pipe()
-        process = _context.Process(target=_rank, args=(rank, world, store.port, host, there, work, args), daemon=True)
+        process = _context.Process(
+            target=_rank, args=(rank, world, store.port, host, there, work, args), daemon=True
+        )
         process.start()
         there.close()
         pipes.append(here)
@@ -45,7 +59,9 @@ def run_ranks(world: int, work: Callable[..., Any], *args: Any, timeout: float =
         while open_pipes:
             ready = wait(list(open_pipes), timeout=timeout)
             if not ready:
-                raise RankFailedError(f"ranks {sorted(open_pipes.values())} did not finish within {timeout} s")
+                raise RankFailedError(
+                    f"ranks {sorted(open_pipes.values())} did not finish within {timeout} s"
+                )
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 rank = open_pipes.pop(pipe)
@@ -62,18 +78,30 @@ def run_ranks(world: int, work: Callable[..., Any], *args: Any, timeout: float =
 
 def _result(pipe: Connection, process: Any, rank: int) -> Any:
     try:
-        kind, value = pickle.loads(pipe.recv_bytes())  # the pipe's own would share tensors through a process that ends
+        kind, value = pickle.loads(
+            pipe.recv_bytes()
+        )  # the pipe's own would share tensors through a process that ends
     except EOFError:
         process.join(10)
         if process.exitcode is not None and process.exitcode < 0:
             return process.exitcode
-        raise RankFailedError(f"rank {rank} ended with exit code {process.exitcode} and said nothing") from None
+        raise RankFailedError(
+            f"rank {rank} ended with exit code {process.exitcode} and said nothing"
+        ) from None
     if kind == "raised":
         raise RankFailedError(f"rank {rank}:\n{value}")
     return value
 
 
-def _rank(rank: int, world: int, port: int, host: str, pipe: Connection, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int,
+    world: int,
+    port: int,
+    host: str,
+    pipe: Connection,
+    work: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
     torch.set_num_threads(1)
     try:
         if host == "parent":
@@ -85,7 +113,9 @@ def _rank(rank: int, world: int, port: int, host: str, pipe: Connection, work: C
                 meet.set("port", str(store.port))
             else:
                 store = dist.TCPStore("127.0.0.1", int(meet.get("port")), is_master=False)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+        dist.init_process_group(
+            "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60)
+        )
         pipe.send_bytes(pickle.dumps(("done", work(rank, *args))))
         dist.barrier()
         dist.destroy_process_group()

@@ -13,13 +13,16 @@ from tests.members import ROOT
 
 PAGE = (ROOT / "docs" / "adding_a_codec.md").read_text(encoding="utf-8")
 EDIT = re.compile(
-    r"^(?P<say>New file|In) `(?P<path>[^`]+)`(?:, (?:below (?P<ticks>`+) ?(?P<anchor>.+?) ?(?P=ticks)|at the end))?:\n\n"
+    r"^(?P<say>New file|In) `(?P<path>[^`]+)`(?:, (?:below (?P<ticks>`+) ?(?P<anchor>.+?) "
+    r"?(?P=ticks)|at the end))?:\n\n"
     r"(?P<fence>`{3,})\w+\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 COMMANDS = re.search(r"^## Run it\n\n```bash\n(.*?)```$", PAGE, re.MULTILINE | re.DOTALL)
 SAID = re.search(r"^\| it says \| so \|\n\|---\|---\|\n(.*?)\n\n", PAGE, re.MULTILINE | re.DOTALL)
-LAWS = re.search(r"^\| law \| what breaks it, most often \|\n\|---\|---\|\n(.*)", PAGE, re.MULTILINE | re.DOTALL)
+LAWS = re.search(
+    r"^\| law \| what breaks it, most often \|\n\|---\|---\|\n(.*)", PAGE, re.MULTILINE | re.DOTALL
+)
 
 
 @pytest.fixture
@@ -39,20 +42,27 @@ def edit(copy: Path, only: str = "") -> None:
         if only and found["path"] != only:
             continue
         if found["say"] == "New file":
-            assert not path.exists(), f"{found['path']} is there already: the page needs another example"
+            assert not path.exists(), (
+                f"{found['path']} is there already: the page needs another example"
+            )
             path.write_text(found["text"], encoding="utf-8")
             continue
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         at = len(lines) - 1
         if found["anchor"]:
-            at = next((i for i, line in enumerate(lines) if line.strip().startswith(found["anchor"])), -1)
+            at = next(
+                (i for i, line in enumerate(lines) if line.strip().startswith(found["anchor"])), -1
+            )
             assert at >= 0, f"{found['path']} has no line that begins with {found['anchor']!r}"
-        path.write_text("".join([*lines[: at + 1], found["text"], *lines[at + 1 :]]), encoding="utf-8")
+        path.write_text(
+            "".join([*lines[: at + 1], found["text"], *lines[at + 1 :]]), encoding="utf-8"
+        )
 
 
 # An editable install finds thinwire before PYTHONPATH does.
 FORGET = (
-    "import sys\n\nsys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != 'ScikitBuildRedirectingFinder']\n"
+    "import sys\n\nsys.meta_path[:] = [finder for finder in sys.meta_path if "
+    "type(finder).__name__ != 'ScikitBuildRedirectingFinder']\n"
 )
 
 
@@ -63,30 +73,54 @@ def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(site), str(copy / "src"), os.environ.get("PYTHONPATH", "")])
     settings = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=copy, env={**os.environ, **settings}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *arguments],
+        cwd=copy,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def test_who_follows_the_page_has_a_codec_that_passes_all_checks(copy: Path) -> None:
     edit(copy)
     assert COMMANDS is not None
-    commands = [line.removeprefix(".venv/bin/").removeprefix("python -m ") for line in COMMANDS[1].splitlines()]
-    taken = [command for command in commands if not any(word in command for word in ("mypy", "mkdocs", "test_pairs"))]
+    commands = [
+        line.removeprefix(".venv/bin/").removeprefix("python -m ")
+        for line in COMMANDS[1].splitlines()
+    ]
+    taken = [
+        command
+        for command in commands
+        if not any(word in command for word in ("mypy", "mkdocs", "test_pairs"))
+    ]
     assert [command.split()[0] for command in taken] == ["ruff", "ruff", "pytest", "pytest"]
     for command in [*taken, 'pytest -q tests/test_pairs.py -k "missing or (upper and gather)"']:
         words = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', command)]
         done = run(copy, *words)
         assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}{done.stderr[-2000:]}"
-    where = run(copy, "timeit", "-n1", "-r1", "import thinwire.what; print(thinwire.what.upper.__module__, thinwire.what.__file__)")
+    where = run(
+        copy,
+        "timeit",
+        "-n1",
+        "-r1",
+        "import thinwire.what; print(thinwire.what.upper.__module__, thinwire.what.__file__)",
+    )
     assert f"thinwire.what.upper {copy}" in where.stdout  # it was the copy that was tested
 
 
 def test_what_is_forgotten_is_told_as_the_page_says(copy: Path) -> None:
     assert SAID is not None
-    said = [words for row in SAID[1].splitlines() for words in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    said = [
+        words
+        for row in SAID[1].splitlines()
+        for words in re.findall(r"`([^`]+)`", row.split(" | ")[0])
+    ]
     edit(copy, only="src/thinwire/what/upper.py")
     names = ("test_exports.py", "test_docs.py", "test_pairs.py")
-    told = run(copy, "pytest", "-q", *(f"tests/{name}" for name in names), "-k", "what-upper or missing").stdout
+    told = run(
+        copy, "pytest", "-q", *(f"tests/{name}" for name in names), "-k", "what-upper or missing"
+    ).stdout
     edit(copy, only="src/thinwire/what/__init__.py")
     edit(copy, only="tests/cases.py")
     edit(copy, only="tests/what/test_upper.py")
@@ -100,6 +134,8 @@ def test_what_is_forgotten_is_told_as_the_page_says(copy: Path) -> None:
 def test_the_laws_of_the_page_are_those_of_the_checks() -> None:
     assert LAWS is not None
     laws = [row.strip("| ").split(" | ")[0] for row in LAWS[1].splitlines()]
-    checks = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/thinwire/testing").glob("*.py"))
+    checks = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "src/thinwire/testing").glob("*.py")
+    )
     assert len(laws) > 10
     assert [law for law in laws if f'"{law}"' not in checks] == []

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases import CODECS, SCHEDULES
-from thinwire.core import Codec, Grain, Leaf, Outcome, Part, Rounds, Seat, Spec, State, allreduce_nbytes
+from thinwire.core import (
+    Codec,
+    Grain,
+    Leaf,
+    Outcome,
+    Part,
+    Rounds,
+    Seat,
+    Spec,
+    State,
+    allreduce_nbytes,
+)
 from thinwire.kernels import reference
 from thinwire.testing import specs
 from thinwire.what import uniform
@@ -31,7 +42,9 @@ def span_of(numels: list[int], low: int = 0, high: int | None = None) -> Spec:
     ways=st.integers(1, 9),
     grain=st.integers(1, 20) | st.sampled_from(["part", "bucket"]),
 )
-def test_cuts_cover_the_span_in_order_at_the_grain(numels: list[int], ends: tuple[int, int], ways: int, grain: Grain) -> None:
+def test_cuts_cover_the_span_in_order_at_the_grain(
+    numels: list[int], ends: tuple[int, int], ways: int, grain: Grain
+) -> None:
     low, high = sorted(min(end, sum(numels)) for end in ends)
     spec = span_of(numels, low, high)
     runs = spec.cut(ways, grain)
@@ -39,15 +52,23 @@ def test_cuts_cover_the_span_in_order_at_the_grain(numels: list[int], ends: tupl
     assert runs[0].begin == spec.begin
     assert runs[-1].end == spec.end
     assert all(a.end == b.begin for a, b in pairwise(runs))
-    assert [p for run in runs for p in [(q.part, run.begin + q.at + k) for q in run.pieces() for k in range(q.high - q.low)]] == [
-        (q.part, spec.begin + q.at + k) for q in spec.pieces() for k in range(q.high - q.low)
-    ]
+    assert [
+        p
+        for run in runs
+        for p in [
+            (q.part, run.begin + q.at + k) for q in run.pieces() for k in range(q.high - q.low)
+        ]
+    ] == [(q.part, spec.begin + q.at + k) for q in spec.pieces() for k in range(q.high - q.low)]
     inner = [run.begin for run in runs[1:] if spec.begin < run.begin < spec.end]
     if isinstance(grain, int):
         assert all((mark - spec.begin) % grain == 0 for mark in inner)
         assert max(run.numel for run in runs) - min(run.numel for run in runs) < 2 * grain
     elif grain == "part":
-        assert all(piece.whole or piece.part.begin < spec.begin or piece.part.end > spec.end for run in runs for piece in run.pieces())
+        assert all(
+            piece.whole or piece.part.begin < spec.begin or piece.part.end > spec.end
+            for run in runs
+            for piece in run.pieces()
+        )
     else:
         assert inner == []
 
@@ -55,13 +76,22 @@ def test_cuts_cover_the_span_in_order_at_the_grain(numels: list[int], ends: tupl
 def test_a_key_survives_another_layout() -> None:
     part = Part("w", (10,), 5, "vector")
     moved = replace(part, begin=100)
-    assert Spec((part,), 5, 10, torch.float32).span(8, 12).key == Spec((moved,), 100, 10, torch.float32).span(103, 107).key == "w@3"
+    assert (
+        Spec((part,), 5, 10, torch.float32).span(8, 12).key
+        == Spec((moved,), 100, 10, torch.float32).span(103, 107).key
+        == "w@3"
+    )
     assert Spec((), 0, 0, torch.float32).key == "empty"
 
 
 @pytest.mark.parametrize(
     ("dtype", "work"),
-    [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)],
+    [
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float64, torch.float64),
+    ],
 )
 def test_sums_are_in_float32_or_wider(dtype: torch.dtype, work: torch.dtype) -> None:
     assert Spec((), 0, 1, dtype).work == work
@@ -78,19 +108,33 @@ def test_draws_are_keyed_by_everything_that_tells_speakers_apart() -> None:
     def drawn(seat: Seat, spec: Spec, shared: bool) -> float:
         return float(torch.rand((), generator=seat.draws(spec, shared=shared), dtype=torch.float64))
 
-    changes = [replace(seat, step=9), replace(seat, seed=9), replace(seat, key="other"), seat.under("back")]
+    changes = [
+        replace(seat, step=9),
+        replace(seat, seed=9),
+        replace(seat, key="other"),
+        seat.under("back"),
+    ]
     for shared in (True, False):
         first = drawn(seat, spec, shared)
         assert drawn(replace(seat), spec, shared) == first
         assert all(drawn(changed, spec, shared) != first for changed in changes)
         assert drawn(seat, spec.span(10, 20), shared) != first
         assert (drawn(replace(seat, rank=2), spec, shared) == first) == shared
-        assert drawn(replace(seat, group=(1, 2, 3)), spec, shared) == first  # the world's size moves nothing
+        assert (
+            drawn(replace(seat, group=(1, 2, 3)), spec, shared) == first
+        )  # the world's size moves nothing
 
 
 def test_walking_a_state_shows_names_and_hides_spans() -> None:
     leaf = Leaf(torch.zeros(1), "private")
-    state = State({"a": leaf}, {"0": State({"b": leaf}), "1": State({"b": leaf}), "inner": State({"c": leaf}, {"2": State({"d": leaf})})})
+    state = State(
+        {"a": leaf},
+        {
+            "0": State({"b": leaf}),
+            "1": State({"b": leaf}),
+            "inner": State({"c": leaf}, {"2": State({"d": leaf})}),
+        },
+    )
     assert [path for path, _ in state.walk()] == ["a", "b", "b", "inner/c", "inner/d"]
     assert state.child("inner")["c"] is leaf
 
@@ -108,11 +152,17 @@ def test_a_data_sized_codec_must_state_its_most() -> None:
         _loose().max_nbytes(specs()["many parts"])
 
 
-@pytest.mark.parametrize("codec", [codec for codecs in CODECS.values() for codec in codecs], ids=repr)
+@pytest.mark.parametrize(
+    "codec", [codec for codecs in CODECS.values() for codec in codecs], ids=repr
+)
 def test_codecs_are_values(codec: Codec) -> None:
     assert hash(codec) == hash(replace(codec))  # type: ignore[type-var]
     assert isinstance(codec.lossy, bool)
-    assert all(isinstance(schedule.depth, int) for schedules in SCHEDULES.values() for schedule in schedules)
+    assert all(
+        isinstance(schedule.depth, int)
+        for schedules in SCHEDULES.values()
+        for schedule in schedules
+    )
 
 
 def test_what_a_coder_sent_outlives_the_sum_that_a_route_writes_into_its_payload() -> None:

@@ -1,6 +1,7 @@
 """Every python block of the pages runs, and prints what the page says that it prints.
 
-The blocks of a page run in order in one namespace. A text block right after a python block is its output, compared word by word.
+The blocks of a page run in order in one namespace. A text block right after a python block is its
+output, compared word by word.
 """
 
 import contextlib
@@ -16,13 +17,25 @@ from tests.members import INTERFACES, ROOT, files, load
 from thinwire import recipes
 
 DOCS = ROOT / "docs"
-BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n*^```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL)
-SECTIONS = ["Steps", "Maths", "Strengths and weaknesses", "When to use it", "Example", "Source", "Refused"]
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\n*^```text\n(?P<output>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
+SECTIONS = [
+    "Steps",
+    "Maths",
+    "Strengths and weaknesses",
+    "When to use it",
+    "Example",
+    "Source",
+    "Refused",
+]
 
 
 @dataclass(frozen=True)
 class Block:
-    """One python block: its code, its first line in the page, and the output that the page shows."""
+    """One python block: its code, its first line in the page, and the output that the page
+    shows."""
 
     code: str
     line: int
@@ -47,7 +60,9 @@ def name(page: Path) -> str:
     return page.relative_to(DOCS).as_posix()
 
 
-PAGES = sorted(set(DOCS.rglob("*.md")) - {DOCS / "adding_a_codec.md"})  # test_adding_a_codec.py follows that one
+PAGES = sorted(
+    set(DOCS.rglob("*.md")) - {DOCS / "adding_a_codec.md"}
+)  # test_adding_a_codec.py follows that one
 TECHNIQUES = [page for page in PAGES if page.parent.name in INTERFACES]
 
 
@@ -81,12 +96,16 @@ def test_every_export_is_in_the_table(folder: str) -> None:
 
 
 @pytest.mark.parametrize(("folder", "member"), files())
-def test_a_member_has_a_page_and_the_table_and_the_menu_lead_there(folder: str, member: str) -> None:
+def test_a_member_has_a_page_and_the_table_and_the_menu_lead_there(
+    folder: str, member: str
+) -> None:
     page = f"{folder}/{member}.md"
     there = {
         f"write docs/{page}": (DOCS / page).is_file(),
-        f"give {member} a row in docs/members.md": f"]({page}) |" in (DOCS / "members.md").read_text(encoding="utf-8"),
-        f"give docs/{page} a line in mkdocs.yml": f": {page}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8"),
+        f"give {member} a row in docs/members.md": f"]({page}) |"
+        in (DOCS / "members.md").read_text(encoding="utf-8"),
+        f"give docs/{page} a line in mkdocs.yml": f": {page}\n"
+        in (ROOT / "mkdocs.yml").read_text(encoding="utf-8"),
     }
     assert all(there.values()), "; ".join(what for what, done in there.items() if not done)
 

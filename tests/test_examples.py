@@ -1,7 +1,9 @@
-"""The examples as a reader starts them: alone, and on two ranks, where they print what examples/golden has.
+"""The examples as a reader starts them: alone, and on two ranks, where they print what
+examples/golden has.
 
-Bytes, ratios and words are compared exactly. A loss (a decimal in a line that says "loss") may be off by TOLERANCE, since CPUs differ in
-the last bits of a float32 and training adds that up. After a change on purpose: run the README's command, and put its output there.
+Bytes, ratios and words are compared exactly. A loss (a decimal in a line that says "loss") may be
+off by TOLERANCE, since CPUs differ in the last bits of a float32 and training adds that up. After a
+change on purpose: run the README's command, and put its output there.
 """
 
 from __future__ import annotations
@@ -33,7 +35,13 @@ def printed(name: str, folder: Path, *flags: str, launch: list[str] | None = Non
     """What an example prints, started in an empty folder."""
     command = [sys.executable, *(launch or []), str(EXAMPLES / f"{name}.py"), *flags]
     ran = subprocess.run(
-        command, check=False, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+        command,
+        check=False,
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -42,14 +50,20 @@ def printed(name: str, folder: Path, *flags: str, launch: list[str] | None = Non
 def unlike(told: str, expected: str) -> list[str]:
     """Where two outputs differ, a line each."""
     pairs = zip_longest(told.splitlines(), expected.splitlines())
-    return [f"line {number}: {a!r}, expected {b!r}" for number, (a, b) in enumerate(pairs, 1) if not alike(a, b)]
+    return [
+        f"line {number}: {a!r}, expected {b!r}"
+        for number, (a, b) in enumerate(pairs, 1)
+        if not alike(a, b)
+    ]
 
 
 def alike(told: str | None, expected: str | None) -> bool:
     if told is None or expected is None or not re.search(r"\bloss\b", expected):
         return told == expected
     losses, due = ([float(each) for each in DECIMAL.findall(line)] for line in (told, expected))
-    return DECIMAL.sub("", told) == DECIMAL.sub("", expected) and losses == pytest.approx(due, rel=TOLERANCE)
+    return DECIMAL.sub("", told) == DECIMAL.sub("", expected) and losses == pytest.approx(
+        due, rel=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,14 +84,19 @@ def test_choosing_takes_no_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_changed_golden_fails(name: str) -> None:
-    """Each line left out, each with another word, and each number, a bit off: a byte, a step, or a loss beyond the tolerance."""
+    """Each line left out, each with another word, and each number, a bit off: a byte, a step, or a
+    loss beyond the tolerance."""
     text = golden(name)
     lines = text.splitlines()
     for place, line in enumerate(lines):
         changes = [[], [f"{line}!"]]
         for match in re.finditer(r"\d+(?:\.\d+)?", line):
             loss = "." in match[0] and "loss" in line
-            other = f"{float(match[0]) * 1.01:.3f}" if loss else match[0][:-1] + str((int(match[0][-1]) + 1) % 10)
+            other = (
+                f"{float(match[0]) * 1.01:.3f}"
+                if loss
+                else match[0][:-1] + str((int(match[0][-1]) + 1) % 10)
+            )
             changes.append([line[: match.start()] + other + line[match.end() :]])
         for change in changes:
             assert unlike(text, "\n".join([*lines[:place], *change, *lines[place + 1 :]])), change

@@ -23,17 +23,26 @@ def test_a_public_file_defines_a_member(folder: str, name: str) -> None:
 def test_a_member_is_exported(folder: str, name: str) -> None:
     package = load(folder)
     for cls in concrete(folder, name):
-        assert cls.__name__ in package.__all__, f"add {cls.__name__} to __all__ of {folder}/__init__.py"
-        assert getattr(package, cls.__name__) is cls, f"{folder}.{cls.__name__} is another thing than {folder}/{name}.py defines"
+        assert cls.__name__ in package.__all__, (
+            f"add {cls.__name__} to __all__ of {folder}/__init__.py"
+        )
+        assert getattr(package, cls.__name__) is cls, (
+            f"{folder}.{cls.__name__} is another thing than {folder}/{name}.py defines"
+        )
 
 
 @pytest.mark.parametrize(("folder", "name"), files())
 def test_a_member_is_documented(folder: str, name: str) -> None:
-    pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md")))
+    pages = "\n".join(
+        page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))
+    )
     for cls in concrete(folder, name):
-        # `topk`, `topk(64)` and `what.topk` name it; a fenced block, or a place inside another member's call, does not
+        # `topk`, `topk(64)` and `what.topk` name it; a fenced block, or a place inside another
+        # member's call, does not
         mention = re.compile(rf"(?<!`)`([\w.]+\.)?{re.escape(cls.__name__)}[`(]")
-        assert mention.search(pages), f"no page under docs/ mentions `{cls.__name__}`: docs/members.md is the place"
+        assert mention.search(pages), (
+            f"no page under docs/ mentions `{cls.__name__}`: docs/members.md is the place"
+        )
 
 
 @pytest.mark.parametrize("folder", INTERFACES)

@@ -11,7 +11,9 @@ PAGE = "docs/families.md"
 
 def test_the_page_shows_what_the_file_holds() -> None:
     held = Runs(ROOT / "benchmarks/results/families.json")
-    assert tables(held) in (ROOT / PAGE).read_text(encoding="utf-8"), f"paste `python -m benchmarks.families --markdown` into {PAGE}"
+    assert tables(held) in (ROOT / PAGE).read_text(encoding="utf-8"), (
+        f"paste `python -m benchmarks.families --markdown` into {PAGE}"
+    )
 
 
 def test_a_run_is_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +28,9 @@ def test_a_run_is_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Runs(file).get(asked, None) == made
 
 
-def test_what_raises_is_shown_and_not_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_raises_is_shown_and_not_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(families, "STEPS", 3)
     made = Runs(tmp_path / "families.json").get(Run("topk(-1)", "sgd", 0.3, 0), Task().trained)
     assert made is not None

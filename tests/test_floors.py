@@ -1,6 +1,7 @@
 """Imports only go down, floor by floor, and the four idea folders never import one another.
 
-The sources are parsed, not run, so an import inside a function or under TYPE_CHECKING counts like any other.
+The sources are parsed, not run, so an import inside a function or under TYPE_CHECKING counts like
+any other.
 """
 
 import ast
@@ -11,14 +12,16 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "thinwire"
 
-# Top-level module or folder -> floor. On one floor neighbours may import each other, save the four folders of ideas.
+# Top-level module or folder -> floor. On one floor neighbours may import each other, save the four
+# folders of ideas.
 FLOORS: dict[str, float] = {
     **dict.fromkeys(("core", "errors", "registry", "version", "say", "words", "kernels"), 0),
     **dict.fromkeys(("when", "what", "how", "on"), 1),
     **dict.fromkeys(("strategy", "recipes", "spell"), 2),
     **dict.fromkeys(("drive", "testing"), 3),
     **dict.fromkeys(("engine", "plan", "lab", "data"), 4),
-    "__init__": 4.5,  # the front door re-exports what lies below; only those above may come in through it
+    # the front door re-exports what lies below; only those above may come in through it
+    "__init__": 4.5,
     **dict.fromkeys(("adapters", "bench", "serve", "train"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
 }
@@ -31,7 +34,9 @@ def imports(source: str, package: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join([*above, *filter(None, [node.module])])
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
@@ -41,7 +46,9 @@ def room_of(name: str) -> str | None:
     head, *rest = name.split(".")
     if head != "thinwire":
         return None
-    return rest[0] if rest and rest[0] in FLOORS else "__init__"  # `from thinwire import attach` uses the front door
+    return (
+        rest[0] if rest and rest[0] in FLOORS else "__init__"
+    )  # `from thinwire import attach` uses the front door
 
 
 def trespasses(source: str, room: str, package: str) -> list[str]:
@@ -52,9 +59,15 @@ def trespasses(source: str, room: str, package: str) -> list[str]:
         if target is None or target == room:
             continue
         if FLOORS[target] > FLOORS[room]:
-            found.append(f"line {line}: {room} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[target]}): imports only go down")
+            found.append(
+                f"line {line}: {room} (floor {FLOORS[room]}) imports {name} (floor "
+                f"{FLOORS[target]}): imports only go down"
+            )
         elif room in IDEAS and target in IDEAS:
-            found.append(f"line {line}: {room} imports {name}: {', '.join(sorted(IDEAS))} never import one another; meet in core")
+            found.append(
+                f"line {line}: {room} imports {name}: {', '.join(sorted(IDEAS))} never import one "
+                "another; meet in core"
+            )
     return found
 
 
@@ -99,8 +112,16 @@ def test_an_import_that_goes_up_or_sideways_is_caught(room: str, package: str, s
     ("room", "package", "source"),
     [
         ("core", "thinwire", "import torch\nfrom .errors import ThinwireError"),
-        ("what", "thinwire.what", "from . import _pack\nfrom .uniform import uniform\nfrom ..core import Codec"),
-        ("kernels", "thinwire.kernels.cpu", "from .. import reference\nfrom ...errors import ThinwireError"),
+        (
+            "what",
+            "thinwire.what",
+            "from . import _pack\nfrom .uniform import uniform\nfrom ..core import Codec",
+        ),
+        (
+            "kernels",
+            "thinwire.kernels.cpu",
+            "from .. import reference\nfrom ...errors import ThinwireError",
+        ),
         ("recipes", "thinwire", "from .strategy import Strategy\nfrom . import what, how"),
         ("train", "thinwire.train", "import thinwire\nfrom thinwire import attach"),
     ],

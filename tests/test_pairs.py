@@ -1,4 +1,5 @@
-"""Every codec on every route: a legal pair obeys the laws, an illegal one is refused when the strategy is built."""
+"""Every codec on every route: a legal pair obeys the laws, an illegal one is refused when the
+strategy is built."""
 
 import pytest
 
@@ -46,14 +47,23 @@ def test_an_illegal_pair_says_why_and_what_to_do(route: Route, codec: Codec) -> 
 def test_legal_and_illegal_pairs_are_both_there() -> None:
     assert len(LEGAL) > 100
     assert {type(codec).__name__ for _, codec in LEGAL} == set(CODECS)
-    assert {type(route).__name__ for route, _ in ILLEGAL} == set(ROUTES) - {"auto", "gather"}  # gather carries everything
+    assert {type(route).__name__ for route, _ in ILLEGAL} == set(ROUTES) - {
+        "auto",
+        "gather",
+    }  # gather carries everything
 
 
 @pytest.mark.parametrize(
-    ("folder", "cases"), [("what", CODECS), ("how", ROUTES), ("when", SCHEDULES), ("on", {**TARGETS, **OUTERS})], ids=lambda x: str(x)[:6]
+    ("folder", "cases"),
+    [("what", CODECS), ("how", ROUTES), ("when", SCHEDULES), ("on", {**TARGETS, **OUTERS})],
+    ids=lambda x: str(x)[:6],
 )
 def test_no_exported_member_is_missing_here(folder: str, cases: dict[str, list[object]]) -> None:
-    exported = {cls.__name__ for kind, name in files() if kind == folder for cls in concrete(kind, name)}
+    exported = {
+        cls.__name__ for kind, name in files() if kind == folder for cls in concrete(kind, name)
+    }
     assert exported == set(cases), f"give every member of {folder}/ a line in tests/cases.py"
     for name, members in cases.items():
-        assert all(name in {type(part).__name__ for part in inside(member)} for member in members), f"{name} is not in all its cases"
+        assert all(
+            name in {type(part).__name__ for part in inside(member)} for member in members
+        ), f"{name} is not in all its cases"

@@ -1,4 +1,5 @@
-"""Recipes: every function that returns a strategy is found by name, and is the row that the design gives."""
+"""Recipes: every function that returns a strategy is found by name, and is the row that the design
+gives."""
 
 import inspect
 import re
@@ -11,7 +12,21 @@ from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native, server, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, parameters, sgd
 from thinwire.strategy import Strategy
-from thinwire.what import cast, dct, dgc, feedback, hadamard, identity, lowrank, on_change, randomk, sign, ternary, topk, uniform
+from thinwire.what import (
+    cast,
+    dct,
+    dgc,
+    feedback,
+    hadamard,
+    identity,
+    lowrank,
+    on_change,
+    randomk,
+    sign,
+    ternary,
+    topk,
+    uniform,
+)
 from thinwire.when import delayed, every, growing, staggered, thinning, warmup
 
 ROWS = {
@@ -27,14 +42,29 @@ ROWS = {
     "decentralised": Strategy(how=gossip("ring"), on=parameters()),
     "noloco": Strategy(when=every(50), how=gossip("pairs"), on=parameters(outer=sgd(0.7, 0.5))),
     "eager_diloco": Strategy(delayed(29, every(30)), on=deltas(nesterov(), eager=True)),
-    "intellect1": Strategy(every(100), uniform(8, 0, scale="sigma", at=6.0, grid="affine"), two_shot(), deltas(nesterov(0.7, 0.9))),
-    "muloco": Strategy(every(30), feedback(uniform(2, grid="rise"), 0.9), two_shot(), deltas(nesterov(0.8, 0.9))),
-    "for_link": Strategy(delayed(5, staggered(4, every(75))), uniform(4), two_shot(), deltas(nesterov(), alpha=0.5)),
+    "intellect1": Strategy(
+        every(100),
+        uniform(8, 0, scale="sigma", at=6.0, grid="affine"),
+        two_shot(),
+        deltas(nesterov(0.7, 0.9)),
+    ),
+    "muloco": Strategy(
+        every(30), feedback(uniform(2, grid="rise"), 0.9), two_shot(), deltas(nesterov(0.8, 0.9))
+    ),
+    "for_link": Strategy(
+        delayed(5, staggered(4, every(75))), uniform(4), two_shot(), deltas(nesterov(), alpha=0.5)
+    ),
     "topk_sgd": Strategy(what=feedback(topk(0.01)), how=gather()),
     "qsgd": Strategy(what=uniform(4, 256, rounding="stochastic"), how=two_shot()),
-    "demo": Strategy(every(1), feedback(dct(64) >> topk(32, per=4096), 0.999), gather(), gradients(then="sign")),
-    "onebit_adam": Strategy(warmup(100, every(1)), feedback(sign()), two_shot(back=feedback(sign())), momentum()),
-    "zero_one_adam": Strategy(thinning(1000, every(1)), feedback(sign()), two_shot(back=feedback(sign())), momentum()),
+    "demo": Strategy(
+        every(1), feedback(dct(64) >> topk(32, per=4096), 0.999), gather(), gradients(then="sign")
+    ),
+    "onebit_adam": Strategy(
+        warmup(100, every(1)), feedback(sign()), two_shot(back=feedback(sign())), momentum()
+    ),
+    "zero_one_adam": Strategy(
+        thinning(1000, every(1)), feedback(sign()), two_shot(back=feedback(sign())), momentum()
+    ),
     "two_level": Strategy(what=uniform(4), how=hierarchical(native(), two_shot(), node=8)),
     "local_sgd": Strategy(when=every(16), on=parameters()),
     "fedpaq": Strategy(every(8), uniform(4), two_shot(), deltas(outer=sgd(1.0))),
@@ -42,8 +72,15 @@ ROWS = {
     "stl_sgd": Strategy(when=growing(1, 32, 8), on=parameters()),
     "sparta": Strategy(what=randomk(0.005), on=parameters()),
     "diloco": Strategy(when=every(100), on=deltas(outer=nesterov())),
-    "streaming_diloco": Strategy(delayed(5, staggered(4, every(100))), uniform(4), two_shot(), deltas(nesterov(), alpha=0.5)),
-    "sparseloco": Strategy(every(30), feedback(topk(64, 4096) >> uniform(2, grid="rise"), 0.95), gather(), deltas(outer=sgd(1.0))),
+    "streaming_diloco": Strategy(
+        delayed(5, staggered(4, every(100))), uniform(4), two_shot(), deltas(nesterov(), alpha=0.5)
+    ),
+    "sparseloco": Strategy(
+        every(30),
+        feedback(topk(64, 4096) >> uniform(2, grid="rise"), 0.95),
+        gather(),
+        deltas(outer=sgd(1.0)),
+    ),
 }
 NEEDS = {
     "two_level": {"node": 8},
@@ -55,7 +92,11 @@ NEEDS = {
 
 
 def test_every_recipe_is_found_by_its_name() -> None:
-    public = {name for name, f in vars(recipes).items() if inspect.isfunction(f) and f.__module__ == recipes.__name__} - {"names"}
+    public = {
+        name
+        for name, f in vars(recipes).items()
+        if inspect.isfunction(f) and f.__module__ == recipes.__name__
+    } - {"names"}
     assert set(recipes.names()) == public == set(ROWS)
 
 
@@ -97,11 +138,15 @@ def test_a_link_has_its_default() -> None:
     assert at[400] == at[200] == Strategy(what=cast("bf16"))
     assert (at[100].what, at[100].on) == (hadamard(256) >> uniform(4), gradients())
     assert at[100].how == hierarchical((two_shot(), uniform(8)), two_shot(), "local")
-    assert recipes.for_link(100, node=8).how == hierarchical((two_shot(), uniform(8)), two_shot(), 8)
+    assert recipes.for_link(100, node=8).how == hierarchical(
+        (two_shot(), uniform(8)), two_shot(), 8
+    )
     assert at[10] == recipes.streaming_diloco(period=30)
     assert at[1] == recipes.streaming_diloco(period=75)
     assert (at[0.1].when, at[0.1].what) == (every(30), recipes.sparseloco().what)
-    assert at[0.1].how == two_shot(back=recipes.sparseloco().what), "sums come back as sparse as they went"
+    assert at[0.1].how == two_shot(back=recipes.sparseloco().what), (
+        "sums come back as sparse as they went"
+    )
     with pytest.raises(StrategyError, match=r"such as 0\.1 for 100 Mb/s"):
         recipes.for_link(0.0)
 

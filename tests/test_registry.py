@@ -10,7 +10,12 @@ from thinwire.errors import StrategyError
 from thinwire.registry import Member, find, from_table, inside, members, to_table
 from thinwire.what import by_role, feedback, topk, uniform
 
-ALL = [member for cases in (CODECS, ROUTES, SCHEDULES, TARGETS, OUTERS) for group in cases.values() for member in group]
+ALL = [
+    member
+    for cases in (CODECS, ROUTES, SCHEDULES, TARGETS, OUTERS)
+    for group in cases.values()
+    for member in group
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,11 @@ def test_a_table_is_plain(member: Member) -> None:
     def plain(value: object) -> bool:
         if isinstance(value, dict):
             return all(isinstance(key, str) and plain(item) for key, item in value.items())
-        return all(map(plain, value)) if isinstance(value, list) else type(value) in (str, int, float, bool)
+        return (
+            all(map(plain, value))
+            if isinstance(value, list)
+            else type(value) in (str, int, float, bool)
+        )
 
     assert plain(to_table(member))
 
@@ -45,7 +54,9 @@ def test_a_member_is_there_by_existing() -> None:
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(StrategyError, match=r"what: no member is called 'unifrom'. Did you mean uniform\?"):
+    with pytest.raises(
+        StrategyError, match=r"what: no member is called 'unifrom'. Did you mean uniform\?"
+    ):
         find("what", "unifrom")
     with pytest.raises(StrategyError, match="There are: knob"):
         find("knobs of a test", "zzz")
@@ -69,9 +80,16 @@ def test_two_members_of_one_name_are_an_error() -> None:
 
 def test_tuples_of_any_length_and_their_items_are_checked() -> None:
     problems: list[str] = []
-    assert from_table("knobs of a test", {"use": "knob", "turns": 1, "fine": [1, 2.5]}, "k", problems) == knob(1, (1.0, 2.5))
-    assert from_table("knobs of a test", {"use": "knob", "turns": 1, "fine": [1, "x"]}, "k", problems) is None
-    assert from_table("knobs of a test", {"use": "knob", "turns": 1, "fine": 3}, "k", problems) is None
+    assert from_table(
+        "knobs of a test", {"use": "knob", "turns": 1, "fine": [1, 2.5]}, "k", problems
+    ) == knob(1, (1.0, 2.5))
+    assert (
+        from_table("knobs of a test", {"use": "knob", "turns": 1, "fine": [1, "x"]}, "k", problems)
+        is None
+    )
+    assert (
+        from_table("knobs of a test", {"use": "knob", "turns": 1, "fine": 3}, "k", problems) is None
+    )
     assert problems == ["k.fine[1]: expected float, found 'x'", "k.fine: expected tuple, found 3"]
 
 

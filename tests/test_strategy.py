@@ -12,14 +12,30 @@ from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd
 from thinwire.registry import members
 from thinwire.strategy import Strategy
-from thinwire.what import by_role, cast, feedback, identity, lowrank, randomk, threshold, topk, uniform
+from thinwire.what import (
+    by_role,
+    cast,
+    feedback,
+    identity,
+    lowrank,
+    randomk,
+    threshold,
+    topk,
+    uniform,
+)
 from thinwire.when import delayed, every, growing, staggered, thinning, warmup
 
-NAMES: dict[str, Any] = {"Strategy": Strategy, **{name: getattr(m, name) for m in (when, what, how, on) for name in m.__all__}}
+NAMES: dict[str, Any] = {
+    "Strategy": Strategy,
+    **{name: getattr(m, name) for m in (when, what, how, on) for name in m.__all__},
+}
 
 
 def same_after_toml_and_repr(strategy: Strategy) -> bool:
-    return Strategy.from_toml(strategy.to_toml()) == strategy and eval(repr(strategy), dict(NAMES)) == strategy
+    return (
+        Strategy.from_toml(strategy.to_toml()) == strategy
+        and eval(repr(strategy), dict(NAMES)) == strategy
+    )
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -39,15 +55,29 @@ schedules = st.one_of(
     st.builds(every, st.integers(1, 50)),
     st.builds(lambda n, tau: delayed(tau * n, every(n)), st.integers(1, 9), st.integers(0, 4)),
     st.builds(lambda n, steps: warmup(steps, every(n)), st.integers(1, 9), st.integers(0, 99)),
-    st.builds(lambda n, parts: staggered(min(parts, n), every(n)), st.integers(1, 50), st.integers(1, 9)),
-    st.builds(lambda first, more, rounds, f: growing(first, first + more, rounds, f), *[st.integers(1, 9)] * 3, st.floats(1.01, 9)),
-    st.builds(lambda until, kappa: thinning(until, every(1), kappa), st.integers(1, 999), st.integers(1, 99)),
+    st.builds(
+        lambda n, parts: staggered(min(parts, n), every(n)), st.integers(1, 50), st.integers(1, 9)
+    ),
+    st.builds(
+        lambda first, more, rounds, f: growing(first, first + more, rounds, f),
+        *[st.integers(1, 9)] * 3,
+        st.floats(1.01, 9),
+    ),
+    st.builds(
+        lambda until, kappa: thinning(until, every(1), kappa),
+        st.integers(1, 999),
+        st.integers(1, 99),
+    ),
 )
 coders = st.one_of(
     st.just(identity()),
     st.builds(cast, st.sampled_from(["bf16", "fp16"])),
     st.builds(
-        uniform, st.sampled_from([8, 4, 2]), st.integers(0, 512), st.sampled_from(["nearest", "stochastic"]), st.none() | st.floats(1e-9, 9)
+        uniform,
+        st.sampled_from([8, 4, 2]),
+        st.integers(0, 512),
+        st.sampled_from(["nearest", "stochastic"]),
+        st.none() | st.floats(1e-9, 9),
     ),
 )
 transforms = st.one_of(
@@ -64,15 +94,24 @@ bare = st.one_of(
 )
 codecs = st.one_of(
     bare,
-    bare.filter(lambda codec: codec.lossy).flatmap(lambda codec: st.builds(feedback, st.just(codec), shares)),
+    bare.filter(lambda codec: codec.lossy).flatmap(
+        lambda codec: st.builds(feedback, st.just(codec), shares)
+    ),
     st.builds(feedback, st.builds(lowrank, st.integers(1, 64)), shares),
-    st.builds(by_role, matrix=st.builds(lowrank, st.integers(1, 9)) | bare, embedding=bare, vector=bare),
+    st.builds(
+        by_role, matrix=st.builds(lowrank, st.integers(1, 9)) | bare, embedding=bare, vector=bare
+    ),
 )
 routes = st.one_of(
     st.just(gather()),
     st.just(native()),
     st.builds(two_shot, st.none() | coders.filter(lambda codec: codec.lossy).map(feedback)),
-    st.builds(hierarchical, st.just(native()) | st.just((two_shot(), cast("bf16"))), st.just(gather()), st.integers(1, 8)),
+    st.builds(
+        hierarchical,
+        st.just(native()) | st.just((two_shot(), cast("bf16"))),
+        st.just(gather()),
+        st.integers(1, 8),
+    ),
 )
 averages = st.sampled_from([optim("AdamW", "lr=0.3, betas=(0.9, 0.95)"), optim("SGD")])
 outers = st.one_of(
@@ -83,7 +122,12 @@ outers = st.one_of(
 places = st.sampled_from([None, "cpu"])
 kept = {"store": st.sampled_from([None, "bf16"]), "place": places}
 targets = st.one_of(
-    st.builds(gradients, st.sampled_from(["mean", "sum"]), st.sampled_from([None, "sign"]), st.just(0.0) | st.floats(0, 9)),
+    st.builds(
+        gradients,
+        st.sampled_from(["mean", "sum"]),
+        st.sampled_from([None, "sign"]),
+        st.just(0.0) | st.floats(0, 9),
+    ),
     st.just(parameters()),
     st.builds(deltas, outers, st.floats(0, 1), **kept),
     st.builds(deltas, outers, eager=st.booleans(), **kept),
@@ -94,8 +138,15 @@ targets = st.one_of(
 
 
 @given(schedules, codecs, routes, targets)
-def test_any_strategy_survives_toml_and_repr_or_is_refused_with_reasons(when: Any, what: Any, how: Any, on: Any) -> None:
-    erased = what.partial and on.masked and not how.masks and f"Cannot use {what!r} over {how!r} on {on!r}: the route does not tell which"
+def test_any_strategy_survives_toml_and_repr_or_is_refused_with_reasons(
+    when: Any, what: Any, how: Any, on: Any
+) -> None:
+    erased = (
+        what.partial
+        and on.masked
+        and not how.masks
+        and f"Cannot use {what!r} over {how!r} on {on!r}: the route does not tell which"
+    )
     expected = [reason for reason in (how.refuses(what), on.refuses(when, what), erased) if reason]
     if expected:
         with pytest.raises(StrategyError) as caught:
@@ -107,7 +158,11 @@ def test_any_strategy_survives_toml_and_repr_or_is_refused_with_reasons(when: An
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    assert Strategy.from_toml("") == Strategy() == Strategy(every(1), identity(), native(), gradients())
+    assert (
+        Strategy.from_toml("")
+        == Strategy()
+        == Strategy(every(1), identity(), native(), gradients())
+    )
     assert Strategy.from_toml('[what]\nuse = "cast"') == Strategy(what=cast("bf16"))
 
 
@@ -118,17 +173,32 @@ LEVELS = '[how]\nuse = "hierarchical"\nnode = 2\nouter = {use = "native"}\n'
     ("toml", "told"),
     [
         ("when = [", "not TOML"),
-        ('[wen]\nuse = "every"', "wen: a strategy has the slots when, what, how and on; did you mean 'when'?"),
         (
-            '[when]\nuse = "staggered"\nparts = 2\ninner = {use = "warmup", steps = 1, inner = {use = "every"}}',
+            '[wen]\nuse = "every"',
+            "wen: a strategy has the slots when, what, how and on; did you mean 'when'?",
+        ),
+        (
+            (
+                '[when]\nuse = "staggered"\nparts = 2\ninner = {use = "warmup", steps = 1, inner '
+                '= {use = "every"}}'
+            ),
             "when.inner: expected every, found warmup(",
         ),
         ("when = 3", 'when: expected a table such as {use = "…"}, found 3'),
-        ("[when]\nn = 3", "when: the key 'use' is missing; it names the member, one of by_speed, delayed, every"),
-        ('[what]\nuse = "topkk"\nk = 3', "what: what: no member is called 'topkk'. Did you mean topk?"),
+        (
+            "[when]\nn = 3",
+            "when: the key 'use' is missing; it names the member, one of by_speed, delayed, every",
+        ),
+        (
+            '[what]\nuse = "topkk"\nk = 3',
+            "what: what: no member is called 'topkk'. Did you mean topk?",
+        ),
         ('[what]\nuse = "every"', "what: what: no member is called 'every'"),
         ('[when]\nuse = "every"\nm = 3', "when.m: every has no such key; it has: n"),
-        ('[what]\nuse = "uniform"\nbitz = 4', "what.bitz: uniform has no such key; did you mean 'bits'?"),
+        (
+            '[what]\nuse = "uniform"\nbitz = 4',
+            "what.bitz: uniform has no such key; did you mean 'bits'?",
+        ),
         ('[when]\nuse = "every"\nn = "3"', "when.n: expected int, found '3'"),
         ('[when]\nuse = "every"\nn = true', "when.n: expected int, found True"),
         ('[when]\nuse = "every"\nn = 2.5', "when.n: expected int, found 2.5"),
@@ -137,7 +207,10 @@ LEVELS = '[how]\nuse = "hierarchical"\nnode = 2\nouter = {use = "native"}\n'
         ('[what]\nuse = "randomk"\nk = 3\nunbiased = 1', "what.unbiased: expected bool, found 1"),
         ('[what]\nuse = "topk"', "what.k: topk needs it"),
         ('[what]\nuse = "topk"\nk = "x"', "what.k: expected int or float, found 'x'"),
-        ('[how]\nuse = "two_shot"\nback = 3', 'how.back: expected a table such as {use = "…"}, found 3'),
+        (
+            '[how]\nuse = "two_shot"\nback = 3',
+            'how.back: expected a table such as {use = "…"}, found 3',
+        ),
         (
             LEVELS + 'inner = {use = "two_shot"}',
             "how: hierarchical(inner=two_shot(back=None)): give",
@@ -147,8 +220,14 @@ LEVELS = '[how]\nuse = "hierarchical"\nnode = 2\nouter = {use = "native"}\n'
             LEVELS + 'inner = [{use = "native"}]',
             "how.inner: expected 2 items, found 1",
         ),
-        ('[how]\nuse = "two_shot"\nback = {use = "cast", dtype = "fp8"}', "how.back.dtype: 'fp8' is not one of 'bf16', 'fp16'"),
-        ('[on]\nuse = "deltas"\nouter = {use = "sgd", lr = -1.0}', "on.outer: sgd(lr=-1.0, momentum=0.0): an outer rate is positive"),
+        (
+            '[how]\nuse = "two_shot"\nback = {use = "cast", dtype = "fp8"}',
+            "how.back.dtype: 'fp8' is not one of 'bf16', 'fp16'",
+        ),
+        (
+            '[on]\nuse = "deltas"\nouter = {use = "sgd", lr = -1.0}',
+            "on.outer: sgd(lr=-1.0, momentum=0.0): an outer rate is positive",
+        ),
     ],
 )
 def test_bad_toml_is_told_with_its_path(toml: str, told: str) -> None:
@@ -159,13 +238,24 @@ def test_bad_toml_is_told_with_its_path(toml: str, told: str) -> None:
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(StrategyError) as caught:
-        Strategy.from_toml('[when]\nuse = "every"\nn = "x"\nm = 1\n[what]\nuse = "topk"\n[how]\nuse = "rinng"\n[off]\nuse = "x"')
-    assert [reason.split(":")[0] for reason in caught.value.reasons] == ["when.n", "when.m", "what.k", "how", "off"]
+        Strategy.from_toml(
+            '[when]\nuse = "every"\nn = "x"\nm = 1\n[what]\nuse = "topk"\n[how]\nuse = '
+            '"rinng"\n[off]\nuse = "x"'
+        )
+    assert [reason.split(":")[0] for reason in caught.value.reasons] == [
+        "when.n",
+        "when.m",
+        "what.k",
+        "how",
+        "off",
+    ]
 
 
 def test_integers_do_for_floats_and_lists_for_pairs() -> None:
     strategy = Strategy.from_toml(
-        '[on]\nuse = "deltas"\nouter = {use = "sgd", lr = 1}\n' + LEVELS + 'inner = [{use = "gather"}, {use = "cast"}]'
+        '[on]\nuse = "deltas"\nouter = {use = "sgd", lr = 1}\n'
+        + LEVELS
+        + 'inner = [{use = "gather"}, {use = "cast"}]'
     )
     assert strategy.on == deltas(outer=sgd(1.0))
     assert strategy.how == hierarchical((gather(), cast()), native(), 2)
@@ -175,7 +265,10 @@ def test_a_value_in_the_wrong_slot_is_refused() -> None:
     with pytest.raises(StrategyError) as caught:
         Strategy(when=identity(), what="topk")  # type: ignore[arg-type]
     assert len(caught.value.reasons) == 2
-    assert "this slot takes a schedule from thinwire.when, such as every(n=1)" in caught.value.reasons[0]
+    assert (
+        "this slot takes a schedule from thinwire.when, such as every(n=1)"
+        in caught.value.reasons[0]
+    )
 
 
 def test_two_pairs_that_do_not_fit_are_both_told() -> None:

@@ -1,4 +1,5 @@
-"""A setting of another type is refused when a member is made, whichever member, by name and with what was expected."""
+"""A setting of another type is refused when a member is made, whichever member, by name and with
+what was expected."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ WRONG = [
     (lambda: feedback(5), r"feedback\(inner=5\): expected Codec"),
     (lambda: feedback(every(1)), r"feedback\(inner=every\(n=1\)\): expected Codec"),
     (lambda: delayed(1, 5), r"delayed\(inner=5\): expected Schedule"),
-    (lambda: staggered(2, delayed(1, every(4))), r"staggered\(inner=delayed\(.*\)\): expected every"),
+    (
+        lambda: staggered(2, delayed(1, every(4))),
+        r"staggered\(inner=delayed\(.*\)\): expected every",
+    ),
     (lambda: staggered(2, warmup(1, every(4))), r"expected every"),
     (lambda: deltas(outer=3), r"deltas\(outer=3\): expected Outer"),
     (lambda: nesterov("fast"), r"nesterov\(lr='fast'\): expected float"),

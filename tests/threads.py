@@ -13,7 +13,9 @@ from thinwire.core import Driver
 from thinwire.drive.local import Fabric
 
 
-def on_threads(world: int, work: Callable[[Driver], Any], lanes: int = 1, timeout_s: float = 10.0) -> dict[int, Any]:
+def on_threads(
+    world: int, work: Callable[[Driver], Any], lanes: int = 1, timeout_s: float = 10.0
+) -> dict[int, Any]:
     """`work(driver)` on a thread for each rank; what it returned, or raised, by rank."""
     fabric, results = Fabric(world, timedelta(seconds=timeout_s)), {}
 

@@ -6,8 +6,9 @@ Two lines go into the loop you have:
     ...                                  # forward, backward, clipping, optimizer.step() as always
     sync.close()
 
-*When* to talk (`thinwire.when`), *what* to say (`thinwire.what`), *how* to carry it (`thinwire.how`) and *on* which
-tensors (`thinwire.on`) are the four slots of a `thinwire.Strategy`, freely combined.
+*When* to talk (`thinwire.when`), *what* to say (`thinwire.what`), *how* to carry it
+(`thinwire.how`) and *on* which tensors (`thinwire.on`) are the four slots of a `thinwire.Strategy`,
+freely combined.
 """
 
 from __future__ import annotations
@@ -25,13 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Strategy", "__version__", "attach", "join", "recipes"]
 
-_HOMES = {"Strategy": "thinwire.strategy", "attach": "thinwire.engine", "join": "thinwire.engine", "recipes": "thinwire.recipes"}
+_HOMES = {
+    "Strategy": "thinwire.strategy",
+    "attach": "thinwire.engine",
+    "join": "thinwire.engine",
+    "recipes": "thinwire.recipes",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load what is asked for when it is asked for, so that `import thinwire` stays quick."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'thinwire' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'thinwire' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     module = importlib.import_module(_HOMES[name])
     return module if module.__name__ == f"thinwire.{name}" else getattr(module, name)
 

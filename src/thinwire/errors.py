@@ -1,4 +1,5 @@
-"""What can go wrong, as types: each message says what was asked, why it cannot be, and what to do."""
+"""What can go wrong, as types: each message says what was asked, why it cannot be, and what to
+do."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class CheckpointError(ThinwireError, ValueError):
 
 
 class ConfigError(ThinwireError, ValueError):
-    """Settings of a run that cannot be, or an output folder or checkpoint that does not suit them."""
+    """Settings of a run that cannot be, or an output folder or checkpoint that does not suit
+    them."""
 
 
 class DataError(ThinwireError, ValueError):
@@ -40,15 +42,18 @@ class DataError(ThinwireError, ValueError):
 
 
 class ModelError(ThinwireError, ValueError):
-    """A model that cannot be built or read, or that does not fit its tokenizer, its context or what is asked of it."""
+    """A model that cannot be built or read, or that does not fit its tokenizer, its context or what
+    is asked of it."""
 
 
 class DisagreementError(ThinwireError, RuntimeError):
-    """Ranks that should hold the same thing hold different things: strategies, models, or trained weights."""
+    """Ranks that should hold the same thing hold different things: strategies, models, or trained
+    weights."""
 
 
 class NotLandedError(ThinwireError, RuntimeError):
-    """Something was asked for, or done, before its mean had landed: `optimizer.step()`, `check()`, a checkpoint, a gradient read."""
+    """Something was asked for, or done, before its mean had landed: `optimizer.step()`, `check()`,
+    a checkpoint, a gradient read."""
 
 
 class PayloadError(ThinwireError, ValueError):
@@ -56,15 +61,18 @@ class PayloadError(ThinwireError, ValueError):
 
 
 class FlightError(ThinwireError, RuntimeError):
-    """A flight that could not be carried to its end: it names the step, the bucket and what the transport said."""
+    """A flight that could not be carried to its end: it names the step, the bucket and what the
+    transport said."""
 
 
 class NonFiniteError(FlightError):
-    """Gradients or parameters with values that are not finite: it names the rank, the step and the parameter."""
+    """Gradients or parameters with values that are not finite: it names the rank, the step and the
+    parameter."""
 
 
 class RankLostError(FlightError):
-    """One or more ranks died, stopped, raised an error of their own, left or were cut off; `ranks` names them.
+    """One or more ranks died, stopped, raised an error of their own, left or were cut off; `ranks`
+    names them.
 
     Args:
         ranks: the ranks that no longer answer; empty where all answer but the flight timed out.
@@ -77,7 +85,8 @@ class RankLostError(FlightError):
 
 
 class LinkLostError(FlightError):
-    """Two ranks live, and nothing passes between them, or one way; `ranks` are the two, the sender first where the way is known.
+    """Two ranks live, and nothing passes between them, or one way; `ranks` are the two, the sender
+    first where the way is known.
 
     Args:
         ranks: the two ends.
@@ -96,8 +105,10 @@ class QuorumError(FlightError):
 
 
 class LabError(ThinwireError, RuntimeError):
-    """Emulated hosts that cannot be made, or that stopped being what was asked: it says what is missing and what to do."""
+    """Emulated hosts that cannot be made, or that stopped being what was asked: it says what is
+    missing and what to do."""
 
 
 class BenchError(ThinwireError, RuntimeError):
-    """A contestant of a bench that cannot be installed or run: it says what was tried and what came of it."""
+    """A contestant of a bench that cannot be installed or run: it says what was tried and what came
+    of it."""

@@ -1,7 +1,9 @@
-"""Members by name: `kind` and `id` <-> class <-> plain tables (TOML), all mistakes reported at once.
+"""Members by name: `kind` and `id` <-> class <-> plain tables (TOML), all mistakes reported at
+once.
 
-A member is a frozen dataclass. Its fields are its whole configuration, so `repr`, equality and the table form
-cost nothing: a member is the table `{use = "topk", k = 64, per = 4096}`, and members nest.
+A member is a frozen dataclass. Its fields are its whole configuration, so `repr`, equality and the
+table form cost nothing: a member is the table `{use = "topk", k = 64, per = 4096}`, and members
+nest.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ NONE = "none"
 
 
 class Member:
-    """A value of one of the slots `when`, `what`, `how`, `on` (or of a slot within one, such as `outer`)."""
+    """A value of one of the slots `when`, `what`, `how`, `on` (or of a slot within one, such as
+    `outer`)."""
 
     kind: ClassVar[str] = ""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Refuse settings of another type than the field's, before `__post_init__` reasons about their values."""
+        """Refuse settings of another type than the field's, before `__post_init__` reasons about
+        their values."""
         if args or settings:
             _refuse_types(cls, args, settings)
         return super().__new__(cls)
@@ -36,10 +40,18 @@ def members(kind: str) -> dict[str, type[Member]]:
     """Every concrete member class of a kind by its name; subclasses register by existing."""
     found: dict[str, type[Member]] = {}
     for cls in _subclasses(Member):
-        if cls.kind == kind and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
+        if (
+            cls.kind == kind
+            and dataclasses.is_dataclass(cls)
+            and not inspect.isabstract(cls)
+            and not cls.__name__.startswith("_")
+        ):
             other = found.setdefault(cls.__name__, cls)
             if other is not cls:
-                message = f"two classes are called {cls.__name__} in {kind!r}: {other.__module__} and {cls.__module__}. Rename one."
+                message = (
+                    f"two classes are called {cls.__name__} in {kind!r}: {other.__module__} and "
+                    f"{cls.__module__}. Rename one."
+                )
                 raise StrategyError(message)
     return found
 
@@ -54,7 +66,11 @@ def find(kind: str, name: str) -> type[Member]:
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(known)) or 'none'}."
+    hint = (
+        f"Did you mean {' or '.join(near)}?"
+        if near
+        else f"There are: {', '.join(sorted(known)) or 'none'}."
+    )
     raise StrategyError(f"{kind}: no member is called {name!r}. {hint}")
 
 
@@ -76,9 +92,11 @@ def inside(value: Any) -> Iterator[Member]:
 
 
 def spelled_out(member: Member, always: int) -> str:
-    """The code that makes a member: its first `always` settings, and of the later ones those that are not as by default.
+    """The code that makes a member: its first `always` settings, and of the later ones those that
+    are not as by default.
 
-    A setting that came with a later version thus leaves the name of what was saved without it as it was.
+    A setting that came with a later version thus leaves the name of what was saved without it as it
+    was.
     """
     said = []
     for place, field in enumerate(dataclasses.fields(member)):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
@@ -89,10 +107,11 @@ def spelled_out(member: Member, always: int) -> str:
 
 
 def to_table(member: Member, defaults: bool = True) -> dict[str, Any]:
-    """The plain table of a member, nested members as nested tables; a `None` field is left out (TOML has no null).
+    """The plain table of a member, nested members as nested tables; a `None` field is left out
+    (TOML has no null).
 
-    Where `None` is not the default, it is written as "none".
-    Without `defaults` so is each setting that is as by default, and a setting that comes with a later version changes nothing.
+    Where `None` is not the default, it is written as "none". Without `defaults` so is each setting
+    that is as by default, and a setting that comes with a later version changes nothing.
     """
     table: dict[str, Any] = {"use": type(member).__name__}
     for field in dataclasses.fields(member):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
@@ -105,18 +124,24 @@ def to_table(member: Member, defaults: bool = True) -> dict[str, Any]:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return (
+        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    )
 
 
 def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member | None:
-    """The member that a table describes; what is wrong is added to `problems` with its path, and `None` comes back."""
+    """The member that a table describes; what is wrong is added to `problems` with its path, and
+    `None` comes back."""
     if not isinstance(table, Mapping):
         problems.append(f'{path}: expected a table such as {{use = "…"}}, found {table!r}')
         return None
     rest = dict(table)
     name = rest.pop("use", None)
     if not isinstance(name, str):
-        problems.append(f"{path}: the key 'use' is missing; it names the member, one of {', '.join(sorted(members(kind)))}")
+        problems.append(
+            f"{path}: the key 'use' is missing; it names the member, one of "
+            f"{', '.join(sorted(members(kind)))}"
+        )
         return None
     try:
         cls = find(kind, name)
@@ -130,12 +155,20 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member 
     for key, value in rest.items():
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(fields) or 'no keys'}"
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"it has: {', '.join(fields) or 'no keys'}"
+            )
             problems.append(f"{path}.{key}: {name} has no such key; {hint}")
         else:
             values[key] = _typed(value, hints[key], f"{path}.{key}", problems)
     for key, field in fields.items():
-        if key not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        if (
+            key not in values
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ):
             problems.append(f"{path}.{key}: {name} needs it")
     if len(problems) > before:
         return None
@@ -149,22 +182,35 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member 
 def _refuse_types(cls: type[Member], args: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
     hints = typing.get_type_hints(cls)
     fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    given = dict(zip(fields, args, strict=False)) | {key: value for key, value in settings.items() if key in hints}
+    given = dict(zip(fields, args, strict=False)) | {
+        key: value for key, value in settings.items() if key in hints
+    }
     reasons = [
-        f"{cls.__name__}({key}={value!r}): expected {_named(hints[key])}" for key, value in given.items() if not _fits(value, hints[key])
+        f"{cls.__name__}({key}={value!r}): expected {_named(hints[key])}"
+        for key, value in given.items()
+        if not _fits(value, hints[key])
     ]
     if reasons:
         raise StrategyError(reasons)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """`value` is of the type that an annotation names; which of several words it may be, its class says better itself."""
+    """`value` is of the type that an annotation names; which of several words it may be, its class
+    says better itself."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, option) for option in options)
     if origin is tuple:
-        wanted = [options[0]] * len(value) if options[-1] is Ellipsis and isinstance(value, tuple) else options
-        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_fits, value, wanted))
+        wanted = (
+            [options[0]] * len(value)
+            if options[-1] is Ellipsis and isinstance(value, tuple)
+            else options
+        )
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(wanted)
+            and all(map(_fits, value, wanted))
+        )
     if origin is typing.Literal:
         return True
     if not inspect.isclass(hint):
@@ -214,16 +260,23 @@ def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
         problems.append(f"{path}: {value!r} is not one of {', '.join(map(repr, options))}")
     elif hint is float and type(value) is int:
         return float(value)
-    elif not inspect.isclass(hint) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+    elif (
+        not inspect.isclass(hint)
+        or not isinstance(value, hint)
+        or (hint is int and isinstance(value, bool))
+    ):
         problems.append(f"{path}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
     return value
 
 
 def _one_of(value: Any, options: tuple[Any, ...], path: str, problems: list[str]) -> Any:
-    """`value` as one of several annotations; where it has the shape of only one of them, that one says what is wrong."""
+    """`value` as one of several annotations; where it has the shape of only one of them, that one
+    says what is wrong."""
     if value == NONE and type(None) in options:
         return None
-    some = [option for option in options if option is not type(None)]  # a table leaves out what is None
+    some = [
+        option for option in options if option is not type(None)
+    ]  # a table leaves out what is None
     shaped = [option for option in some if _shape(option) is _kind_of(value)] or some
     if len(shaped) == 1:
         return _typed(value, shaped[0], path, problems)
@@ -232,7 +285,11 @@ def _one_of(value: Any, options: tuple[Any, ...], path: str, problems: list[str]
         result = _typed(value, option, path, tried)
         if not tried:
             return result
-    problems.append(f"{path}: expected {' or '.join(getattr(option, '__name__', str(option)) for option in shaped)}, found {value!r}")
+    problems.append(
+        f"{path}: expected "
+        f"{' or '.join(getattr(option, '__name__', str(option)) for option in shaped)}, found "
+        f"{value!r}"
+    )
     return None
 
 
@@ -244,12 +301,19 @@ def _shape(hint: Any) -> type:
 
 
 def _kind_of(value: Any) -> type:
-    return dict if isinstance(value, Mapping) else list if isinstance(value, list | tuple) else object
+    return (
+        dict if isinstance(value, Mapping) else list if isinstance(value, list | tuple) else object
+    )
 
 
-def _each_of(values: Sequence[Any], options: tuple[Any, ...], path: str, problems: list[str]) -> Any:
+def _each_of(
+    values: Sequence[Any], options: tuple[Any, ...], path: str, problems: list[str]
+) -> Any:
     wanted = [options[0]] * len(values) if options[-1] is Ellipsis else list(options)
     if len(wanted) != len(values):
         problems.append(f"{path}: expected {len(wanted)} items, found {len(values)}")
         return None
-    return tuple(_typed(value, want, f"{path}[{i}]", problems) for i, (value, want) in enumerate(zip(values, wanted, strict=True)))
+    return tuple(
+        _typed(value, want, f"{path}[{i}]", problems)
+        for i, (value, want) in enumerate(zip(values, wanted, strict=True))
+    )

@@ -1,4 +1,5 @@
-"""How a command speaks: results on standard output, progress on standard error, failures in one line and an exit code.
+"""How a command speaks: results on standard output, progress on standard error, failures in one
+line and an exit code.
 
 Every rank of a distributed command runs the same code; only one of them says what all of them know.
 """
@@ -16,7 +17,8 @@ PROGRAM = "thinwire"
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags that are refused in one line, once: every rank reads the same flags and ends alike, and rank 0 says why.
+    """Flags that are refused in one line, once: every rank reads the same flags and ends alike, and
+    rank 0 says why.
 
     All that is wrong is told at once, and flags that do not exist with those that look like them.
     """
@@ -55,7 +57,9 @@ class Parser(argparse.ArgumentParser):
         """A value that cannot be is noted, and the next flag is looked at."""
         if action.nargs == argparse.PARSER:  # a command: nothing can be read without it
             return super()._get_values(action, arg_strings)
-        if not action.option_strings and self._unknown_flags():  # it may be the value of such a flag
+        if (
+            not action.option_strings and self._unknown_flags()
+        ):  # it may be the value of such a flag
             return None
         try:
             return super()._get_values(action, arg_strings)
@@ -68,13 +72,18 @@ class Parser(argparse.ArgumentParser):
 
         if action.choices is not None and value not in action.choices:
             there = list(map(str, action.choices))
-            raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(there)}{near(str(value), there).rstrip('.')}")
+            raise argparse.ArgumentError(
+                action,
+                f"{value!r} is none of {', '.join(there)}{near(str(value), there).rstrip('.')}",
+            )
 
     def error(self, message: str) -> NoReturn:
         message = message.replace("ignored explicit argument", "it takes no value, but was given")
         problems = [*self._problems, *self._unknown_flags(), *([message] if message else [])]
         text = "\n".join(problems)
-        Say(self.prog, self.as_json).failure(f"{text}{'' if text.endswith('?') else '.'} See {self.prog} --help")
+        Say(self.prog, self.as_json).failure(
+            f"{text}{'' if text.endswith('?') else '.'} See {self.prog} --help"
+        )
         raise SystemExit(2)
 
     def _unknown_flags(self) -> list[str]:
@@ -84,13 +93,27 @@ class Parser(argparse.ArgumentParser):
         if any(
             action.nargs in (argparse.REMAINDER, argparse.PARSER) for action in self._actions
         ):  # what follows a command is the command's
-            before = next((at for at, word in enumerate(self._words) if not word.startswith("-")), len(self._words))
+            before = next(
+                (at for at, word in enumerate(self._words) if not word.startswith("-")),
+                len(self._words),
+            )
         else:
             before = self._words.index("--") if "--" in self._words else len(self._words)
         known = [option for option in self._option_string_actions if option.startswith("--")]
-        flags = [word.partition("=")[0] for word in self._words[:before] if word.startswith("-") and word.strip("-")]
-        unknown = [name for name in dict.fromkeys(flags) if name not in self._option_string_actions and not _is_number(name)]
-        return [f"no flag is called {name}{near('--' + name.lstrip('-'), known).rstrip('.')}" for name in unknown]
+        flags = [
+            word.partition("=")[0]
+            for word in self._words[:before]
+            if word.startswith("-") and word.strip("-")
+        ]
+        unknown = [
+            name
+            for name in dict.fromkeys(flags)
+            if name not in self._option_string_actions and not _is_number(name)
+        ]
+        return [
+            f"no flag is called {name}{near('--' + name.lstrip('-'), known).rstrip('.')}"
+            for name in unknown
+        ]
 
 
 def _is_number(word: str) -> bool:
@@ -116,11 +139,14 @@ class Say:
     def result(self, told: Mapping[str, Any], text: str) -> None:
         """The one object under `--json`, else the text, on standard output."""
         if rank() == 0:
-            sys.stdout.write((json.dumps(told, allow_nan=False) if self.as_json else text.rstrip("\n")) + "\n")
+            sys.stdout.write(
+                (json.dumps(told, allow_nan=False) if self.as_json else text.rstrip("\n")) + "\n"
+            )
             sys.stdout.flush()
 
     def failure(self, message: str, speaker: int = 0) -> None:
-        """Why it ends: a line on standard error, and under `--json` an object with `error` on standard output."""
+        """Why it ends: a line on standard error, and under `--json` an object with `error` on
+        standard output."""
         complain(self.program, message, speaker)
         if self.as_json and rank() == speaker:
             sys.stdout.write(json.dumps({"error": one_line(message)}) + "\n")

@@ -1,4 +1,5 @@
-"""A member from the code that makes it, as its `repr` prints: `feedback(topk(64, per=4096) >> uniform(bits=2), decay=0.95)`.
+"""A member from the code that makes it, as its `repr` prints: `feedback(topk(64, per=4096) >>
+uniform(bits=2), decay=0.95)`.
 
 Only calls of members, numbers, texts, tuples and `>>` are read; nothing is run.
 """
@@ -17,7 +18,8 @@ def spelled(kind: str, text: str) -> Any:
     """The member that `text` makes.
 
     Args:
-        kind: "when", "what", "how" or "on"; the folder must have been imported, so that its members are known.
+        kind: "when", "what", "how" or "on"; the folder must have been imported, so that its members
+            are known.
         text: code.
 
     Raises:
@@ -50,9 +52,18 @@ def _made(kind: str, node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name):
         return find(kind, node.id)()
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        settings = {each.arg: _made(kind, each.value, text) for each in node.keywords if each.arg is not None}
+        settings = {
+            each.arg: _made(kind, each.value, text)
+            for each in node.keywords
+            if each.arg is not None
+        }
         try:
-            return find(kind, node.func.id)(*(_made(kind, each, text) for each in node.args), **settings)
+            return find(kind, node.func.id)(
+                *(_made(kind, each, text) for each in node.args), **settings
+            )
         except TypeError as error:
             raise StrategyError(f"{ast.unparse(node)}: {error}") from error
-    raise StrategyError(f"{ast.unparse(node)!r} in {text!r} is not read here: calls of members, numbers, texts, tuples and >> are")
+    raise StrategyError(
+        f"{ast.unparse(node)!r} in {text!r} is not read here: calls of members, numbers, texts, "
+        "tuples and >> are"
+    )

@@ -40,7 +40,8 @@ class Strategy:
         on: a target, such as `gradients()`.
 
     Raises:
-        StrategyError: a slot holds something else, or two slots do not fit; all reasons at once, each with what to do.
+        StrategyError: a slot holds something else, or two slots do not fit; all reasons at once,
+            each with what to do.
 
     Example:
         >>> Strategy(when=every(4))
@@ -60,10 +61,15 @@ class Strategy:
             value = getattr(self, slot)
             if not isinstance(value, cls):
                 reasons.append(
-                    f"Strategy({slot}={value!r}): this slot takes a {cls.__name__.lower()} from thinwire.{slot}, such as {_default(slot)!r}"
+                    f"Strategy({slot}={value!r}): this slot takes a {cls.__name__.lower()} from "
+                    f"thinwire.{slot}, such as {_default(slot)!r}"
                 )
         if not reasons:
-            found = [self.how.refuses(self.what), self.on.refuses(self.when, self.what), self.how.suits(self.on)]
+            found = [
+                self.how.refuses(self.what),
+                self.on.refuses(self.when, self.what),
+                self.how.suits(self.on),
+            ]
             found += [self._unmasked(), self._unpaced()]
             reasons = [reason for reason in found if reason]
         if reasons:
@@ -74,7 +80,8 @@ class Strategy:
         if self.how.masks or not self.what.partial or not self.on.masked:
             return None
         return (
-            f"Cannot use {self.what!r} over {self.how!r} on {self.on!r}: the route does not tell which entries were drawn, so the others "
+            f"Cannot use {self.what!r} over {self.how!r} on {self.on!r}: the route does not tell "
+            "which entries were drawn, so the others "
             "would be erased. Use native(), gather() or gossip()"
         )
 
@@ -83,28 +90,44 @@ class Strategy:
         if not any(isinstance(member, Schedule) and member.uneven for member in inside(self.when)):
             return None
         if not self.when.uneven:
-            return f"Cannot use {self.when!r}: by_speed(…) goes around all other schedules, as in by_speed(delayed(…, every(…)))"
+            return (
+                f"Cannot use {self.when!r}: by_speed(…) goes around all other schedules, as in "
+                "by_speed(delayed(…, every(…)))"
+            )
         if self.on.clock == "backward":
             return (
-                f"Cannot use {self.when!r} on {self.on!r}: its steps are backward passes, whose gradients every optimiser step wants. "
-                "Use deltas(…) or parameters(), or give slow ranks smaller batches and attach(weight=…)"
+                f"Cannot use {self.when!r} on {self.on!r}: its steps are backward passes, whose "
+                "gradients every optimiser step wants. "
+                "Use deltas(…) or parameters(), or give slow ranks smaller batches and "
+                "attach(weight=…)"
             )
         if not self.how.consensus:
             return (
-                f"Cannot use {self.when!r} over {self.how!r}: ranks weigh by the steps they take, and where a rank hears only some of the "
-                "others, weights must be alike. Use a route with consensus, such as two_shot(), or another schedule"
+                f"Cannot use {self.when!r} over {self.how!r}: ranks weigh by the steps they take, "
+                "and where a rank hears only some of the "
+                "others, weights must be alike. Use a route with consensus, such as two_shot(), "
+                "or another schedule"
             )
         return None
 
     @property
     def adds_landed(self) -> bool:
-        """A mean that has landed in `.grad` may be launched again with the next gradients: the mean of both is the same sum."""
-        return not self.what.lossy and not self.when.delay and self.on.mean and self.on.linear and not self.on.updates
+        """A mean that has landed in `.grad` may be launched again with the next gradients: the mean
+        of both is the same sum."""
+        return (
+            not self.what.lossy
+            and not self.when.delay
+            and self.on.mean
+            and self.on.linear
+            and not self.on.updates
+        )
 
     @property
     def compares(self) -> bool:
         """After a landing ranks hold something equal, which `sync.check()` can prove."""
-        by_turns = self.what.partial or self.when.fragments > 1  # ranks are never equal in all parameters at once
+        by_turns = (
+            self.what.partial or self.when.fragments > 1
+        )  # ranks are never equal in all parameters at once
         return self.how.consensus and not (by_turns and self.on.masked)
 
     def to_toml(self) -> str:
@@ -114,7 +137,8 @@ class Strategy:
         return tomli_w.dumps({slot: to_table(getattr(self, slot)) for slot in _SLOTS})
 
     def short(self) -> dict[str, Any]:
-        """What differs from the defaults, as plain tables: a name that a setting of a later version leaves as it is.
+        """What differs from the defaults, as plain tables: a name that a setting of a later version
+        leaves as it is.
 
         Example:
             >>> Strategy().short()["what"]
@@ -127,7 +151,8 @@ class Strategy:
         """The strategy that TOML describes; a slot that is left out has its default.
 
         Raises:
-            StrategyError: bad TOML, unknown keys, wrong types, members that do not fit: all at once, each with its path.
+            StrategyError: bad TOML, unknown keys, wrong types, members that do not fit: all at
+                once, each with its path.
         """
         try:
             table = tomllib.loads(text)
@@ -140,7 +165,10 @@ class Strategy:
                 values[key] = from_table(key, value, key, problems)
             else:
                 near = difflib.get_close_matches(key, _SLOTS, n=1)
-                problems.append(f"{key}: a strategy has the slots when, what, how and on{f'; did you mean {near[0]!r}?' if near else ''}")
+                problems.append(
+                    f"{key}: a strategy has the slots when, what, how and "
+                    f"on{f'; did you mean {near[0]!r}?' if near else ''}"
+                )
         if not problems:
             try:
                 return cls(**values)
@@ -150,4 +178,8 @@ class Strategy:
 
 
 def _default(slot: str) -> Any:
-    return next(f.default_factory() for f in dataclasses.fields(Strategy) if f.name == slot and callable(f.default_factory))
+    return next(
+        f.default_factory()
+        for f in dataclasses.fields(Strategy)
+        if f.name == slot and callable(f.default_factory)
+    )

@@ -1,4 +1,5 @@
-"""Settings as one says them on a command line: `name,key=value,key=value`, each value of the type that its key has.
+"""Settings as one says them on a command line: `name,key=value,key=value`, each value of the type
+that its key has.
 
 A reader gathers every reason why words cannot be, so that the user is told once.
 """
@@ -14,7 +15,13 @@ import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "a word", types.NoneType: "none"}  # tried in this order
+EXPECTED = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    types.NoneType: "none",
+}  # tried in this order
 
 
 def pieces(text: str) -> tuple[str, list[str]]:
@@ -29,7 +36,8 @@ def pieces(text: str) -> tuple[str, list[str]]:
 
 
 def near(word: str, known: Collection[str], most: int = 1) -> str:
-    """The end of a sentence about an unknown word: the known ones that look like it (`most` of them), or a full stop.
+    """The end of a sentence about an unknown word: the known ones that look like it (`most` of
+    them), or a full stop.
 
     Example:
         >>> "no setting 'ranks'" + near("ranks", ["rank", "start"])
@@ -39,7 +47,9 @@ def near(word: str, known: Collection[str], most: int = 1) -> str:
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else "."
 
 
-def settings(name: str, said: Sequence[str], kinds: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+def settings(
+    name: str, said: Sequence[str], kinds: Mapping[str, Any], problems: list[str]
+) -> dict[str, Any]:
     """`key=value` pieces as values.
 
     Args:
@@ -78,7 +88,8 @@ def settings(name: str, said: Sequence[str], kinds: Mapping[str, Any], problems:
 
 
 def value(text: str, kind: Any) -> Any:
-    """`text` as a value of `kind`; of a union, the first of int, float, bool and str that it can be.
+    """`text` as a value of `kind`; of a union, the first of int, float, bool and str that it can
+    be.
 
     Raises:
         ValueError: it cannot; the message says what was expected.
@@ -92,7 +103,13 @@ def value(text: str, kind: Any) -> Any:
         ValueError: expected a number, got 'inf'
     """
     wanted = set(typing.get_args(kind) or (kind,))
-    for each, parse in ((types.NoneType, _none), (int, int), (float, _finite), (bool, _switch), (str, _word)):
+    for each, parse in (
+        (types.NoneType, _none),
+        (int, int),
+        (float, _finite),
+        (bool, _switch),
+        (str, _word),
+    ):
         if each in wanted:
             try:
                 return parse(text)
@@ -100,7 +117,10 @@ def value(text: str, kind: Any) -> Any:
                 continue
     if float in wanted:
         wanted -= {int}  # "an integer or a number" says no more than "a number"
-    raise ValueError(f"expected {' or '.join(words for each, words in EXPECTED.items() if each in wanted)}, got {text!r}")
+    raise ValueError(
+        f"expected {' or '.join(words for each, words in EXPECTED.items() if each in wanted)}, "
+        f"got {text!r}"
+    )
 
 
 def _none(text: str) -> None:
@@ -128,7 +148,8 @@ def _word(text: str) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows as lines of columns: the first `left` cells begin at the left, the others end at the right.
+    """Rows as lines of columns: the first `left` cells begin at the left, the others end at the
+    right.
 
     Example:
         >>> print(*columns([("", "sent"), ("host0", "3 MB")]), sep="\\n")
@@ -138,7 +159,8 @@ def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(wide) if i < left else cell.rjust(wide) for i, (cell, wide) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(wide) if i < left else cell.rjust(wide)
+            for i, (cell, wide) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
@@ -170,7 +192,8 @@ _PARSING = threading.Lock()
 
 
 def expression(text: str) -> ast.expr:
-    """The tree of an expression; one thread at a time, as CPython 3.11's parser counts its depth for all of them together.
+    """The tree of an expression; one thread at a time, as CPython 3.11's parser counts its depth
+    for all of them together.
 
     Raises:
         SyntaxError: it is none.

@@ -1,4 +1,5 @@
-"""What codecs make of a tensor: exact where nothing is lost, bytes as announced, and files that cannot be read."""
+"""What codecs make of a tensor: exact where nothing is lost, bytes as announced, and files that
+cannot be read."""
 
 import json
 from pathlib import Path
@@ -40,7 +41,10 @@ def test_an_error_by_hand() -> None:
 
 
 def test_heavy_tails_are_heavy() -> None:
-    kurtosis = [float((x**4).mean() / (x**2).mean() ** 2) for x in (gaussian(1 << 18, heavy)["matrix"] for heavy in (False, True))]
+    kurtosis = [
+        float((x**4).mean() / (x**2).mean() ** 2)
+        for x in (gaussian(1 << 18, heavy)["matrix"] for heavy in (False, True))
+    ]
     assert 2.8 < kurtosis[0] < 3.2
     assert kurtosis[1] > 6
 
@@ -84,12 +88,28 @@ def test_what_is_no_gradient(made: object, told: str, tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["codecs", "--json", "--size", "4096", "--codec", "uniform(4)", "--codec", "topk(0.1)", "--plot", str(tmp_path / "c.svg")]
+    flags = [
+        "codecs",
+        "--json",
+        "--size",
+        "4096",
+        "--codec",
+        "uniform(4)",
+        "--codec",
+        "topk(0.1)",
+        "--plot",
+        str(tmp_path / "c.svg"),
+    ]
     assert main(flags) == 0
     told = json.loads(capsys.readouterr().out)
     assert [row["codec"] for row in told["codecs"]] == [repr(uniform(4)), repr(topk(0.1))]
     assert "topk" in (tmp_path / "c.svg").read_text()
     assert main(["codecs", "--size", "4096", "--codec", "uniform(4)"]) == 0
     assert "4,096 float32 values" in capsys.readouterr().out
-    for wrong in (["--codec", "unifrom(4)"], ["--size", "3"], ["--plot", "c.png"], ["--heavy", "--gradient", "x.pt"]):
+    for wrong in (
+        ["--codec", "unifrom(4)"],
+        ["--size", "3"],
+        ["--plot", "c.png"],
+        ["--heavy", "--gradient", "x.pt"],
+    ):
         assert main(["codecs", *wrong]) == 2

@@ -12,12 +12,22 @@ from thinwire.bench.records import RECORDS
 
 def bench(*said: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "thinwire", "bench", *said]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_a_folder_of_curves_of_another_model(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    curve = {"kind": "curve", "key": "a", "name": "DDP", "seed": 0, "parameters": 480096, "error": None, "validation": [[1, 2.0]]}
+    curve = {
+        "kind": "curve",
+        "key": "a",
+        "name": "DDP",
+        "seed": 0,
+        "parameters": 480096,
+        "error": None,
+        "validation": [[1, 2.0]],
+    }
     before = json.dumps(curve) + "\n"
     (tmp_path / "there" / RECORDS).write_text(before)
     done = bench("--quick", "--only", "DDP", "--part", "curves", "--out", "there", folder=tmp_path)

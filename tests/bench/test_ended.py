@@ -1,4 +1,5 @@
-"""`thinwire bench` told to end, as by a job scheduler, leaves nothing behind: no lab, no process, no folder."""
+"""`thinwire bench` told to end, as by a job scheduler, leaves nothing behind: no lab, no process,
+no folder."""
 
 from __future__ import annotations
 
@@ -26,10 +27,17 @@ with ended_by_signals():
 
 
 def ended(command: list[str], folder: Path, begun: str) -> str:
-    """Start a command whose temporary files lie in a folder, end it once a file is there; what it complained of."""
-    process = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(folder)}, stderr=subprocess.PIPE, text=True)
+    """Start a command whose temporary files lie in a folder, end it once a file is there; what it
+    complained of."""
+    process = subprocess.Popen(
+        command, env=os.environ | {"TMPDIR": str(folder)}, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 100
-    while not any(path.stat().st_size for path in folder.glob(begun)) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not any(path.stat().st_size for path in folder.glob(begun))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, complaint = process.communicate(timeout=60)
@@ -42,7 +50,9 @@ def test_while_steps_are_made(tmp_path: Path) -> None:
     out, temporary = tmp_path / "out", tmp_path / "tmp"
     temporary.mkdir()
     flags = ["--quick", "--only", "DDP", "--part", "curves", "--out", str(out)]
-    complaint = ended([sys.executable, "-m", "thinwire", "bench", *flags], temporary, "thinwire-bench-*/job.json")
+    complaint = ended(
+        [sys.executable, "-m", "thinwire", "bench", *flags], temporary, "thinwire-bench-*/job.json"
+    )
     assert "Traceback" not in complaint
     assert [path for path in temporary.rglob("*") if not path.is_dir()] == []
     assert list(temporary.glob("thinwire-bench-*")) == []
@@ -53,4 +63,6 @@ def test_while_a_rival_is_installed(tmp_path: Path) -> None:
     ended([sys.executable, "-c", INSTALLS, str(tmp_path)], tmp_path, "pid")
     assert list((tmp_path / "kept").iterdir()) == []
     status = Path("/proc", (tmp_path / "pid").read_text(), "status")
-    assert not status.exists() or "State:\tZ" in status.read_text()  # a container's first process may not reap it
+    assert (
+        not status.exists() or "State:\tZ" in status.read_text()
+    )  # a container's first process may not reap it

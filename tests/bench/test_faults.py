@@ -22,12 +22,18 @@ def test_a_seed_draws_34_faults_of_every_kind_and_strategy() -> None:
         assert ("host" in fault.kind) <= (0 in fault.ranks)
 
 
-def said(kind: str, ranks: tuple[int, ...] = (), words: str = "", one_way: bool = False) -> dict[str, Any]:
+def said(
+    kind: str, ranks: tuple[int, ...] = (), words: str = "", one_way: bool = False
+) -> dict[str, Any]:
     return {"kind": kind, "ranks": list(ranks), "words": words, "one_way": one_way}
 
 
 KILL, TWO = Fault(0, "kill", "topk", (2,), 20), Fault(0, "kill two", "topk", (1, 2), 20)
-CUT, HOST, RAISE = Fault(0, "cut", "topk", (1, 2), 20), Fault(0, "cut to host", "topk", (3, 0), 20), Fault(0, "raise", "topk", (1,), 20)
+CUT, HOST, RAISE = (
+    Fault(0, "cut", "topk", (1, 2), 20),
+    Fault(0, "cut to host", "topk", (3, 0), 20),
+    Fault(0, "raise", "topk", (1,), 20),
+)
 UNREACHED = "this rank cannot reach the store at 10.77.0.1:1, held by rank 0: it does not answer"
 
 
@@ -52,11 +58,18 @@ UNREACHED = "this rank cannot reach the store at 10.77.0.1:1, held by rank 0: it
         (HOST, 3, said("FlightError", words=UNREACHED), "right"),
         (HOST, 2, said("FlightError", words=UNREACHED), "none"),
         (HOST, 3, said("RankLostError", (0,)), "wrong"),
-        (RAISE, 0, said("RankLostError", (1,), "rank 1 raised ValueError: boom at step 20. step 20 …"), "right"),
+        (
+            RAISE,
+            0,
+            said("RankLostError", (1,), "rank 1 raised ValueError: boom at step 20. step 20 …"),
+            "right",
+        ),
         (RAISE, 0, said("RankLostError", (1,), "rank 1 lost: no heartbeat"), "wrong"),
     ],
 )
-def test_a_verdict_is_judged(fault: Fault, rank: int, verdict: dict[str, Any] | None, judged: str) -> None:
+def test_a_verdict_is_judged(
+    fault: Fault, rank: int, verdict: dict[str, Any] | None, judged: str
+) -> None:
     assert judged_by(fault, rank, verdict) == judged
 
 

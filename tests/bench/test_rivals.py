@@ -1,4 +1,5 @@
-"""Rivals that need no environment of their own, run on two ranks; the others as far as text goes; and how their environments fail."""
+"""Rivals that need no environment of their own, run on two ranks; the others as far as text goes;
+and how their environments fail."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ from thinwire.bench.job import Job, Place
 from thinwire.bench.study import FREE, ran
 from thinwire.errors import BenchError
 
-RIVALS = sorted(path for path in (ROOT / "src/thinwire/bench/rivals").glob("*.py") if not path.stem.startswith("_"))
+RIVALS = sorted(
+    path
+    for path in (ROOT / "src/thinwire/bench/rivals").glob("*.py")
+    if not path.stem.startswith("_")
+)
 WORLD, STEPS, HALF = 2, 20, 10
 MODEL = {"vocab": 64, "context": 16, "layers": 1, "heads": 2, "width": 32}
 
@@ -34,7 +39,18 @@ def trained(folder: Path, contestant: str, settings: dict[str, Any]) -> dict[str
     path = str(folder / "text.npy")
     # No warm-up steps: the kernel's count of bytes is then that of all steps.
     job = Job(
-        contestant, settings, MODEL, path, path, batch=2, steps=STEPS, stop=STEPS, validate_every=HALF, windows=32, warmup=5, timeout=30
+        contestant,
+        settings,
+        MODEL,
+        path,
+        path,
+        batch=2,
+        steps=STEPS,
+        stop=STEPS,
+        validate_every=HALF,
+        windows=32,
+        warmup=5,
+        timeout=30,
     )
     with FREE.lab(WORLD) as lab:  # on loopback the kernel would count what other tests send, too
         ranks, _ = ran(lab, job, Path(sys.executable))
@@ -67,7 +83,10 @@ def test_ddp_is_dense_thinwire_bit_for_bit(told: Any) -> None:
 
 
 def test_powersgd_sends_less_and_learns_nearly_the_same(told: Any) -> None:
-    plain, low = told("ddp", hook="none"), told("ddp", hook="powersgd", rank=2, start=2, bucket_mb=1000)
+    plain, low = (
+        told("ddp", hook="none"),
+        told("ddp", hook="powersgd", rank=2, start=2, bucket_mb=1000),
+    )
     assert curve(low) != curve(plain)
     assert curve(low) == pytest.approx(curve(plain), rel=0.05)
     assert low["sent_bytes"] < 0.7 * plain["sent_bytes"]
@@ -75,7 +94,9 @@ def test_powersgd_sends_less_and_learns_nearly_the_same(told: Any) -> None:
 
 def test_post_local_averaging_after_every_step_is_close_to_ddp(told: Any) -> None:
     # Not equal: AdamW's state is each rank's own.
-    assert curve(told("post_local", period=1, start=0)) == pytest.approx(curve(told("ddp", hook="none")), rel=0.05)
+    assert curve(told("post_local", period=1, start=0)) == pytest.approx(
+        curve(told("ddp", hook="none")), rel=0.05
+    )
 
 
 def test_post_local_is_ddp_until_it_starts_and_then_talks_less(told: Any) -> None:
@@ -83,7 +104,9 @@ def test_post_local_is_ddp_until_it_starts_and_then_talks_less(told: Any) -> Non
     assert curve(late)[0] == curve(plain)[0]
     assert curve(late)[1] != curve(plain)[1]
     assert curve(late)[1] == pytest.approx(curve(plain)[1], rel=0.05)
-    assert late["sent_bytes"] < 0.7 * plain["sent_bytes"]  # 10 gradients, 1 average, and 1 more for the last validation, of 20 gradients
+    assert (
+        late["sent_bytes"] < 0.7 * plain["sent_bytes"]
+    )  # 10 gradients, 1 average, and 1 more for the last validation, of 20 gradients
 
 
 @pytest.mark.parametrize(
@@ -91,13 +114,19 @@ def test_post_local_is_ddp_until_it_starts_and_then_talks_less(told: Any) -> Non
     [
         ("post_local", {"period": 0, "start": 0}, "period=0"),
         ("local_sgd", {"period": 0}, "period=0"),
-        ("hivemind_avg", {"period": 1, "compression": "4bit"}, "no compression '4bit': none, float16, 8bit"),
+        (
+            "hivemind_avg",
+            {"period": 1, "compression": "4bit"},
+            "no compression '4bit': none, float16, 8bit",
+        ),
         ("horovod_ring", {"compression": "bf16"}, "no compression 'bf16': none, fp16"),
         ("deepspeed_zero", {"stage": 4}, "no stage 4: 1, 2, 3"),
         ("torchft_diloco", {"period": 4, "lr": 1.0, "fragments": 2}, "fragments=2"),
     ],
 )
-def test_an_unknown_setting_is_refused_before_anything_starts(contestant: str, settings: dict[str, Any], complaint: str) -> None:
+def test_an_unknown_setting_is_refused_before_anything_starts(
+    contestant: str, settings: dict[str, Any], complaint: str
+) -> None:
     rival = importlib.import_module(f"thinwire.bench.rivals.{contestant}")
     with pytest.raises(ValueError, match=complaint):
         rival.build(Job(contestant, settings, MODEL, "", ""), Place(0, 1, "127.0.0.1", 1))
@@ -116,8 +145,12 @@ def test_a_rival_tells_what_it_is_and_what_it_needs(path: Path) -> None:
     assert isinstance(ast.literal_eval(assigned["ABOUT"]), str)
     requires = ast.literal_eval(assigned["REQUIRES"])
     assert isinstance(requires, tuple)
-    assert all("==" in word for line in requires for word in line.split() if not word.startswith("--"))
-    (build,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build")
+    assert all(
+        "==" in word for line in requires for word in line.split() if not word.startswith("--")
+    )
+    (build,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build"
+    )
     assert [arg.arg for arg in build.args.args] == ["job", "place"]
 
 
@@ -133,9 +166,17 @@ def test_what_cannot_be_installed_is_told_and_leaves_nothing(tmp_path: Path) -> 
     assert list((tmp_path / "kept").iterdir()) == []
 
 
-def test_a_python_that_makes_no_environments_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_that_makes_no_environments_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on Debian without python3-venv."""
     monkeypatch.setattr(environments, "PIP", ("-I", "-m", "no_ensurepip"))
-    with pytest.raises(BenchError, match=r"no pip for a new environment \(on Debian: apt-get install python3-venv\):\n.*No module named"):
+    with pytest.raises(
+        BenchError,
+        match=(
+            r"no pip for a new environment \(on Debian: apt-get install python3-venv\):\n.*No "
+            r"module named"
+        ),
+    ):
         python_for(("six==1.17.0",), tmp_path)
     assert list(tmp_path.iterdir()) == []

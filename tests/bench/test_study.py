@@ -45,7 +45,9 @@ needs_lab = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    made = Bench(STUDY, tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("rivals"), lambda _: None)
+    made = Bench(
+        STUDY, tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("rivals"), lambda _: None
+    )
     made.run("thinwire bench")
     return made
 
@@ -84,7 +86,9 @@ def test_losses_do_not_depend_on_the_link(bench: Bench) -> None:
     assert proof["validation"] == found(bench, "curve", "fedpaq")[0]["validation"]
     assert 0.2 < proof["predicted_s"] / proof["measured_s"] < 5
     assert [step for step, _, _ in proof["points"]] == [5, 10, 15, 20]
-    assert 1 < proof["burst_bytes"] / (5 * proof["bytes_per_step"]) < 1.8, "one step in five talks; headers and statuses count, too"
+    assert 1 < proof["burst_bytes"] / (5 * proof["bytes_per_step"]) < 1.8, (
+        "one step in five talks; headers and statuses count, too"
+    )
 
 
 @needs_lab
@@ -95,17 +99,27 @@ def test_times_are_of_whole_periods_with_bytes_from_meter_and_kernel(bench: Benc
             assert each["kernel_bytes"] > 1000
             assert 0 < each["max_late_ms"] < 1000
             if name != "DDP":
-                assert each["metered_bytes"] < each["kernel_bytes"] < each["metered_bytes"] * 1.5 + 3000
+                assert (
+                    each["metered_bytes"]
+                    < each["kernel_bytes"]
+                    < each["metered_bytes"] * 1.5 + 3000
+                )
                 parts = sum(each[key] for key in ("compute_s", "encode_s", "exposed_s", "input_s"))
                 assert parts == pytest.approx(sum(each["step_s"]) / steps, rel=0.5)
-    assert found(bench, "time", "fedpaq")[0]["kernel_bytes"] < found(bench, "time", "dense")[0]["kernel_bytes"] / 4
+    assert (
+        found(bench, "time", "fedpaq")[0]["kernel_bytes"]
+        < found(bench, "time", "dense")[0]["kernel_bytes"] / 4
+    )
     slow = sum(found(bench, "time", "dense")[0]["step_s"])
     assert slow > sum(found(bench, "time", "fedpaq")[0]["step_s"])
 
 
 def test_curves_are_shown_of_the_seeds_that_all_have() -> None:
     curve = {"kind": "curve", "contestant": "thinwire", "validation": [[10, 2.0]], "error": None}
-    made = [curve | {"name": name, "seed": seed} for name, seed in (("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2))]
+    made = [
+        curve | {"name": name, "seed": seed}
+        for name, seed in (("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2))
+    ]
     failed = curve | {"name": "a", "seed": 2, "validation": [], "error": "diverged"}
     assert for_page(made) == made[:4]
     assert for_page([*made, failed]) == [*made, failed], "who failed has had its turn"
@@ -127,7 +141,9 @@ def test_a_step_of_the_rank_that_is_done_last_is_no_shorter_than_the_mean(bench:
 @needs_lab
 def test_the_proof_is_timed_as_it_is_run_whole(bench: Bench) -> None:
     assert found(bench, "time", "fedpaq")[0]["settings"]["attach"] == {"lanes": 2}
-    assert [found(bench, kind, "fedpaq")[0]["settings"]["attach"] for kind in ("small", "whole")] == [{}, {}]
+    assert [
+        found(bench, kind, "fedpaq")[0]["settings"]["attach"] for kind in ("small", "whole")
+    ] == [{}, {}]
 
 
 @needs_lab
@@ -135,7 +151,9 @@ def test_a_study_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
     path = bench.folder / RECORDS
     lines = path.read_text().splitlines()
     gone = next(i for i, line in enumerate(lines) if json.loads(line).get("kind") == "whole")
-    (tmp_path / RECORDS).write_text("\n".join(lines[:gone]) + "\n" + lines[gone][:50])  # cut off in the middle of a line
+    (tmp_path / RECORDS).write_text(
+        "\n".join(lines[:gone]) + "\n" + lines[gone][:50]
+    )  # cut off in the middle of a line
     measured: list[str] = []
     again = Bench(STUDY, tmp_path, tmp_path, measured.append)
     again.run("thinwire bench")
@@ -146,7 +164,11 @@ def test_a_study_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
 
 @needs_lab
 def test_slow_steps_are_few(tmp_path: Path) -> None:
-    study = replace(STUDY, contestants=STUDY.contestants[:1], timing=FIELDS | {"steps": 99, "warm": 1, "few": 2, "slow_s": 0.0})
+    study = replace(
+        STUDY,
+        contestants=STUDY.contestants[:1],
+        timing=FIELDS | {"steps": 99, "warm": 1, "few": 2, "slow_s": 0.0},
+    )
     made = Bench(study, tmp_path, tmp_path, lambda _: None)
     made.times()
     assert len(found(made, "time", "dense")[0]["step_s"]) == 2
@@ -156,14 +178,18 @@ def test_slow_steps_are_few(tmp_path: Path) -> None:
 def test_settings_for_slow_links_and_for_a_larger_model(tmp_path: Path) -> None:
     own = ours("dense", dense(), timed={"attach": {"lanes": 2}}, slow={"attach": {"lanes": 3}})
     links = (LINK, Link("1 Gb/s", 1e9))
-    made = Bench(replace(STUDY, contestants=(own,), links=links, seeds=1), tmp_path, tmp_path, lambda _: None)
+    made = Bench(
+        replace(STUDY, contestants=(own,), links=links, seeds=1), tmp_path, tmp_path, lambda _: None
+    )
     made.run("thinwire bench", ("curves", "times"))
     assert found(made, "curve", "dense")[0]["settings"]["attach"] == {}
     assert [each["settings"]["attach"]["lanes"] for each in found(made, "time", "dense")] == [3, 2]
 
 
 def test_an_unknown_contestant() -> None:
-    with pytest.raises(BenchError, match=r"no contestant is called 'DPD'; did you mean 'DDP'\? There are: "):
+    with pytest.raises(
+        BenchError, match=r"no contestant is called 'DPD'; did you mean 'DDP'\? There are: "
+    ):
         chosen(["DPD"], FULL)
 
 
@@ -175,8 +201,14 @@ def test_a_damaged_file_of_records(tmp_path: Path) -> None:
 
 def test_contestants_are_told_without_measuring() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "thinwire", "bench", "--list", "--json"], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "thinwire", "bench", "--list", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     told = json.loads(ran.stdout)
-    assert len({each["name"] for each in told["contestants"]}) == len(told["contestants"]) == len(FULL)
+    assert (
+        len({each["name"] for each in told["contestants"]}) == len(told["contestants"]) == len(FULL)
+    )
     assert "10 Mb/s, 50 ms" in told["links"]

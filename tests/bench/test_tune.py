@@ -1,4 +1,5 @@
-"""Which codec for a gradient: bytes and errors of each, budgets that fill what was asked for, and the best that fits."""
+"""Which codec for a gradient: bytes and errors of each, budgets that fill what was asked for, and
+the best that fits."""
 
 import json
 from pathlib import Path
@@ -20,7 +21,9 @@ from thinwire.what import budget
 def spread() -> dict[str, Tensor]:
     """Tensors of very different scale."""
     draw = torch.Generator().manual_seed(0)
-    return {f"w{i}": torch.randn(64, 48, generator=draw) * 10.0**-i for i in range(3)} | {"bias": torch.randn(48, generator=draw)}
+    return {f"w{i}": torch.randn(64, 48, generator=draw) * 10.0**-i for i in range(3)} | {
+        "bias": torch.randn(48, generator=draw)
+    }
 
 
 @pytest.fixture
@@ -65,9 +68,13 @@ def test_budgets_fill_what_is_asked_for(bits: float) -> None:
     spec = laid(spread())[1]
     room = int(bits * spec.numel / 8)
     found = [spelled("what", code) for code in filling(room, spec)]
-    assert len(found) == {0.3: 2, 1.0: 3}.get(bits, 4)  # the largest tensor takes 0.7 bits; without a 0, 2 are the least
+    assert len(found) == {0.3: 2, 1.0: 3}.get(
+        bits, 4
+    )  # the largest tensor takes 0.7 bits; without a 0, 2 are the least
     for codec in found:
-        assert room - codec.nbytes(spec) <= spec.numel * 0.01 / 8 + 2  # a hundredth of a bit a value
+        assert (
+            room - codec.nbytes(spec) <= spec.numel * 0.01 / 8 + 2
+        )  # a hundredth of a bit a value
 
 
 def test_no_budget_fills_what_is_too_little_or_too_much() -> None:
@@ -80,7 +87,14 @@ def test_the_best_within_some_bytes() -> None:
         Choice(name, nbytes, 0.0, error, False, None)
         for name, nbytes, error in (("a", 9, 0.1), ("b", 5, 0.3), ("c", 4, 0.3), ("d", 2, 0.9))
     ]
-    assert [best_within(rows, room).codec for room in (2, 3, 4, 8, 9, 99)] == ["d", "d", "c", "c", "a", "a"]
+    assert [best_within(rows, room).codec for room in (2, 3, 4, 8, 9, 99)] == [
+        "d",
+        "d",
+        "c",
+        "c",
+        "a",
+        "a",
+    ]
     with pytest.raises(ConfigError, match="the smallest, d, has 2 "):
         best_within(rows, 1)
 
@@ -105,8 +119,19 @@ def test_a_code_that_makes_no_codec_is_refused_before_any_is_tried() -> None:
         next(tried(["uniform(4)", "unifrom(4)"], spread()))
 
 
-def test_the_command_names_the_best_that_fits(saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--codec", "uniform(2)", "--codec", "uniform(8)", "--codec", "budget(4.0, per=0)", "--plot", str(tmp_path / "made" / "t.svg")]
+def test_the_command_names_the_best_that_fits(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        "--codec",
+        "uniform(2)",
+        "--codec",
+        "uniform(8)",
+        "--codec",
+        "budget(4.0, per=0)",
+        "--plot",
+        str(tmp_path / "made" / "t.svg"),
+    ]
     assert main(["codecs", "tune", saved, "--bits", "4.2", "--json", *flags]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["room_bytes"] == int(4.2 * told["values"] / 8)
@@ -114,7 +139,9 @@ def test_the_command_names_the_best_that_fits(saved: str, tmp_path: Path, capsys
     assert told["best"]["line"] == "what=budget(4.0, per=0)"
     assert told["best"] | {"frontier": True} == told["codecs"][2] | {"line": told["best"]["line"]}
     assert told["best"]["widths"]["w0"] > told["best"]["widths"]["w2"]
-    assert eval(told["best"]["line"].removeprefix("what="), {"budget": budget}) == budget(4.0, per=0)
+    assert eval(told["best"]["line"].removeprefix("what="), {"budget": budget}) == budget(
+        4.0, per=0
+    )
     assert "budget(4.0, per=0)" in (tmp_path / "made" / "t.svg").read_text()
 
     assert main(["codecs", "tune", saved, "--bytes", "5000", *flags]) == 0
@@ -124,7 +151,9 @@ def test_the_command_names_the_best_that_fits(saved: str, tmp_path: Path, capsys
     assert "bits of each tensor at" in out
 
 
-def test_the_usual_choices_on_the_command_line(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_usual_choices_on_the_command_line(
+    saved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["codecs", "tune", saved, "--bits", "3"]) == 0
     out, err = capsys.readouterr()
     best = next(line for line in out.splitlines() if line.startswith("    what=")).strip()
@@ -132,16 +161,25 @@ def test_the_usual_choices_on_the_command_line(saved: str, capsys: pytest.Captur
     assert "said later: what=feedback(…)" in out  # entries may be left out
     assert len(err.splitlines()) == len(CHOICES) + 4
 
-    assert main(["codecs", "--json", "--codec", "sign()", "tune", saved]) == 0  # flags may stand before it; no budget: only the table
+    assert (
+        main(["codecs", "--json", "--codec", "sign()", "tune", saved]) == 0
+    )  # flags may stand before it; no budget: only the table
     told = json.loads(capsys.readouterr().out)
-    assert ([row["codec"] for row in told["codecs"]], told["best"], told["room_bytes"]) == (["sign()"], None, None)
+    assert ([row["codec"] for row in told["codecs"]], told["best"], told["room_bytes"]) == (
+        ["sign()"],
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["--bits", "0.001"], "fits 1 bytes; the smallest, "),
-        (["--codec", "uniform(4)", "--bits", "1"], "no codec of the list fits 1,158 bytes; the smallest, uniform(4), has"),
+        (
+            ["--codec", "uniform(4)", "--bits", "1"],
+            "no codec of the list fits 1,158 bytes; the smallest, uniform(4), has",
+        ),
         (["--codec", "unifrom(4)"], "unifrom"),
         (["--codec", "every(4)"], "every"),
         (["--codec", "budget(9)"], "at most 8"),
@@ -150,19 +188,26 @@ def test_the_usual_choices_on_the_command_line(saved: str, capsys: pytest.Captur
         (["--plot", "tune.png"], "ends in .svg"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(words: list[str], told: str, saved: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_told_in_a_line(
+    words: list[str], told: str, saved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["codecs", "tune", saved, *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert told in error
 
 
-def test_files_that_cannot_be_tuned(tmp_path: Path, saved: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_cannot_be_tuned(
+    tmp_path: Path, saved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_file({"w": torch.zeros(4, 4)}, tmp_path / "zeros.safetensors")
     made: list[tuple[list[str], str]] = [
         (["codecs", "tune", str(tmp_path / "none.safetensors")], "No such file"),
         (["codecs", "tune", str(tmp_path / "zeros.safetensors")], "nothing but zeros"),
         (["codecs", "--size", "4096", "tune", saved], "leave out --gradient, --size and --heavy"),
-        (["codecs", "--gradient", saved, "tune", saved], "leave out --gradient, --size and --heavy"),
+        (
+            ["codecs", "--gradient", saved, "tune", saved],
+            "leave out --gradient, --size and --heavy",
+        ),
     ]
     for words, told in made:
         assert main(words) == 2

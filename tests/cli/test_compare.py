@@ -21,7 +21,9 @@ from thinwire.version import __version__
 NUMEL, STEPS, WORLD = 1000, 40, 2
 
 
-def a_run(strategy: str = "dense", nats: float = 2.0, sent: float = 4e3 * STEPS, **config: Any) -> dict[str, Any]:
+def a_run(
+    strategy: str = "dense", nats: float = 2.0, sent: float = 4e3 * STEPS, **config: Any
+) -> dict[str, Any]:
     """What run.json holds after a small run."""
     said = {
         "model": "gpt2-nano",
@@ -55,7 +57,13 @@ def a_run(strategy: str = "dense", nats: float = 2.0, sent: float = 4e3 * STEPS,
             "dense_bytes": 4e3 * STEPS * WORLD,
             "ratio": 4e3 * STEPS / sent if sent else None,
             "ratio_all": 1.0,
-            "time_shares": {"compute": 0.7, "exposed": 0.2, "input": 0.1, "encode": 0.0, "wire": 0.3},
+            "time_shares": {
+                "compute": 0.7,
+                "exposed": 0.2,
+                "input": 0.1,
+                "encode": 0.0,
+                "wire": 0.3,
+            },
             "resumed_at": [],
             "sample": "",
         },
@@ -77,7 +85,10 @@ def kept(folder: Path, run: dict[str, Any]) -> str:
 @pytest.fixture
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
-    return [kept(tmp_path / "one", a_run()), kept(tmp_path / "two", a_run("diloco,period=20", 2.1, 8e3))]
+    return [
+        kept(tmp_path / "one", a_run()),
+        kept(tmp_path / "two", a_run("diloco,period=20", 2.1, 8e3)),
+    ]
 
 
 def test_json_is_one_object(two: list[str], capfd: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +106,9 @@ def test_the_table_fits_and_tells_all_runs(
     wide: int, two: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(wide))
-    more = [kept(Path(f"run-{n}"), a_run(f"diloco,period={n}", 2 + n / 100, 8e3)) for n in (4, 5, 8, 10)]
+    more = [
+        kept(Path(f"run-{n}"), a_run(f"diloco,period={n}", 2 + n / 100, 8e3)) for n in (4, 5, 8, 10)
+    ]
     assert main(["compare", *two, *more]) == 0
     out = capfd.readouterr().out
     assert max(map(len, out.splitlines())) <= wide
@@ -104,18 +117,40 @@ def test_the_table_fits_and_tells_all_runs(
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [({"seed": 1}, "seed (0, 1)"), ({"model": "bert-nano"}, "model (gpt2-nano, bert-nano)"), ({"data": "x.txt"}, "data (bundled, x.txt)")],
+    [
+        ({"seed": 1}, "seed (0, 1)"),
+        ({"model": "bert-nano"}, "model (gpt2-nano, bert-nano)"),
+        ({"data": "x.txt"}, "data (bundled, x.txt)"),
+    ],
 )
-def test_runs_that_differ_are_told(change: dict[str, Any], what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folders = [kept(tmp_path / "one", a_run()), kept(tmp_path / "two", a_run("diloco,period=20", **change))]
+def test_runs_that_differ_are_told(
+    change: dict[str, Any], what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folders = [
+        kept(tmp_path / "one", a_run()),
+        kept(tmp_path / "two", a_run("diloco,period=20", **change)),
+    ]
     assert main(["compare", *folders, "--out", str(tmp_path / "x.svg")]) == 0
     assert f"the runs differ in {what}" in capfd.readouterr().err
 
 
-def test_another_number_of_tokens_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_another_number_of_tokens_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     other = a_run("diloco,period=20")
     other["result"]["tokens"] = 9
-    assert main(["compare", kept(tmp_path / "one", a_run()), kept(tmp_path / "two", other), "--out", str(tmp_path / "x.svg")]) == 0
+    assert (
+        main(
+            [
+                "compare",
+                kept(tmp_path / "one", a_run()),
+                kept(tmp_path / "two", other),
+                "--out",
+                str(tmp_path / "x.svg"),
+            ]
+        )
+        == 0
+    )
     assert "differ in tokens (1280, 9)" in capfd.readouterr().err
 
 
@@ -149,7 +184,9 @@ def damaged(path: str, value: Any = None) -> str:
         *((damaged(path), f"{path} is missing") for path in HOLDS),
     ],
 )
-def test_a_damaged_run_is_one_line(text: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_is_one_line(
+    text: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run.json").write_text(text)
     assert main(["compare", str(tmp_path), "--out", str(tmp_path / "x.svg")]) == 2
     out, err = capfd.readouterr()
@@ -158,7 +195,9 @@ def test_a_damaged_run_is_one_line(text: str, says: str, tmp_path: Path, capfd: 
     assert not (tmp_path / "x.svg").exists()
 
 
-def test_what_is_no_run_is_one_line(two: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_run_is_one_line(
+    two: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.toml").write_text("")
     for words, says in (
@@ -212,7 +251,13 @@ def test_bytes_of_a_step_are_those_of_its_flights() -> None:
     assert late[20:23] == pytest.approx([4 * flight, 5 * flight, 5 * flight])
     assert late[-1] == pytest.approx(6 * flight)
     strided = sent_megabytes(a_run("local_sgd,period=2", sent=5e3, accumulate=4))
-    assert [step + 1 for step in range(1, STEPS) if strided[step] > strided[step - 1]] == [8, 16, 24, 32, 40]
+    assert [step + 1 for step in range(1, STEPS) if strided[step] > strided[step - 1]] == [
+        8,
+        16,
+        24,
+        32,
+        40,
+    ]
 
 
 def test_words_fold_where_they_may() -> None:

@@ -33,7 +33,10 @@ def test_it_is_well_here(capfd: pytest.CaptureFixture[str]) -> None:
     assert checks["all-reduce"]["level"] == "ok", checks["all-reduce"]
     assert re.search(r"in [\d.]+ ms", checks["all-reduce"]["told"])
     assert checks["torch"]["level"] == checks["bf16"]["level"] == "ok"
-    assert native.chosen() in checks["kernels"]["told"] or "none were built" in checks["kernels"]["told"]
+    assert (
+        native.chosen() in checks["kernels"]["told"]
+        or "none were built" in checks["kernels"]["told"]
+    )
     assert not [each for each in told["checks"] if "could not be looked at" in each["told"]]
     assert all(each["do"] for each in told["checks"] if each["level"] != "ok")
 
@@ -41,9 +44,17 @@ def test_it_is_well_here(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("levels", "code"), [(["ok", "note"], 0), (["ok", "problem"], 1)])
 @pytest.mark.parametrize("wide", [80, 120])
 def test_a_problem_is_the_exit_code(
-    levels: list[Any], code: int, wide: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    levels: list[Any],
+    code: int,
+    wide: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", (lambda: iter([Finding(each, each, "as it is " * 20, "do it") for each in levels]),))
+    monkeypatch.setattr(
+        doctor,
+        "CHECKS",
+        (lambda: iter([Finding(each, each, "as it is " * 20, "do it") for each in levels]),),
+    )
     monkeypatch.setenv("COLUMNS", str(wide))
     assert main(["doctor"]) == code
     out = capfd.readouterr().out
@@ -56,21 +67,37 @@ def test_a_check_that_cannot_look_says_so() -> None:
         raise PermissionError("not for you")
         yield
 
-    assert list(doctor.looked(broken)) == [Finding("note", "broken", "could not be looked at: PermissionError: not for you")]
+    assert list(doctor.looked(broken)) == [
+        Finding("note", "broken", "could not be looked at: PermissionError: not for you")
+    ]
 
 
 @pytest.mark.parametrize(
     ("here", "asked", "level", "words"),
     [
         (("torch", "baseline", "avx2"), None, "ok", "C++ for avx2, the best of baseline, avx2"),
-        (("torch", "baseline", "avx2"), "baseline", "note", "baseline, as THINWIRE_KERNELS asks; avx2 runs here"),
+        (
+            ("torch", "baseline", "avx2"),
+            "baseline",
+            "note",
+            "baseline, as THINWIRE_KERNELS asks; avx2 runs here",
+        ),
         (("torch",), None, "note", "none were built"),
-        (("torch", "baseline"), "avx512", "problem", "not built, or not run by this processor; here are torch, baseline"),
+        (
+            ("torch", "baseline"),
+            "avx512",
+            "problem",
+            "not built, or not run by this processor; here are torch, baseline",
+        ),
         (("torch", "baseline"), "sse", "problem", "choose one of torch, baseline, avx2, avx512"),
     ],
 )
 def test_it_tells_which_kernels_are_in_use(
-    here: tuple[str, ...], asked: str | None, level: str, words: str, monkeypatch: pytest.MonkeyPatch
+    here: tuple[str, ...],
+    asked: str | None,
+    level: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(native, "available", lambda: here)
     monkeypatch.setattr(native, "chosen", lambda: native._asked.__wrapped__(asked))
@@ -83,8 +110,13 @@ SLEEPS = "import time; time.sleep(60)"
 STARTS = "import sys, time; open(f'{sys.argv[2]}/ready{sys.argv[1]}', 'w').close(); time.sleep(60)"
 
 
-@pytest.mark.parametrize(("worker", "words"), [(SLEEPS, "had not started after 1 s, twice"), (STARTS, "were not done after 1 s, twice")])
-def test_two_processes_that_never_meet_are_a_problem(worker: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("worker", "words"),
+    [(SLEEPS, "had not started after 1 s, twice"), (STARTS, "were not done after 1 s, twice")],
+)
+def test_two_processes_that_never_meet_are_a_problem(
+    worker: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(network, "WORKER", worker)
     monkeypatch.setattr(network, "busy", lambda: "")
     start_s = 0.5 if worker == SLEEPS else 30.0
@@ -93,7 +125,9 @@ def test_two_processes_that_never_meet_are_a_problem(worker: str, words: str, mo
 
 
 @pytest.mark.parametrize("worker", [SLEEPS, STARTS])
-def test_on_a_busy_machine_lateness_is_a_note(worker: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_on_a_busy_machine_lateness_is_a_note(
+    worker: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(network, "WORKER", worker)
     monkeypatch.setattr(network, "busy", lambda: "this machine is busy: a loop gets 12% of a core")
     start_s = 0.3 if worker == SLEEPS else 30.0
@@ -117,8 +151,12 @@ def test_late_once_is_not_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_two_processes_that_fail_are_a_problem_however_busy(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    fails = f"import sys, time\ntime.sleep(60) if int(sys.argv[1]) != {rank} else sys.exit('no route')"
+def test_two_processes_that_fail_are_a_problem_however_busy(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = (
+        f"import sys, time\ntime.sleep(60) if int(sys.argv[1]) != {rank} else sys.exit('no route')"
+    )
     monkeypatch.setattr(network, "WORKER", fails)
     monkeypatch.setattr(network, "busy", lambda: "this machine is busy")
     (found,) = network.allreduce(start_s=120.0, meet_s=120.0)
@@ -155,7 +193,9 @@ def test_an_interface_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyP
         ("192.0.2.7", "ok", "this machine's"),
     ],
 )
-def test_what_the_host_name_resolves_to(named: str, level: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_host_name_resolves_to(
+    named: str, level: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(network, "addresses", lambda: {"lo": ["127.0.0.1"], "eth0": ["192.0.2.7"]})
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(2, 1, 6, "", (named, 0))])
@@ -205,7 +245,9 @@ def test_every_extra_package_is_looked_for() -> None:
     told = {}
     for line in (Path(__file__).parents[2] / "pyproject.toml").read_text().splitlines():
         if found := re.fullmatch(r"(train|hub) = \[(.*)\]", line):
-            told |= {re.split(r"[><=]", name.strip(' "'))[0]: found[1] for name in found[2].split(",")}
+            told |= {
+                re.split(r"[><=]", name.strip(' "'))[0]: found[1] for name in found[2].split(",")
+            }
     assert told == {name: extra for name, (_, extra) in doctor.PACKAGES.items()}
 
 

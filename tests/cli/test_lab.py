@@ -35,7 +35,9 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 
 def test_links_between_nodes_have_two_ways() -> None:
     network = asked("--nodes", "2", "--inner-rate", "10gbit", "--up", "100mbit", "--down", "10mbit")
-    assert [(link.between[1], link.up, link.down) for link in network.links] == [("core", 1e8, 1e7)] * 2
+    assert [(link.between[1], link.up, link.down) for link in network.links] == [
+        ("core", 1e8, 1e7)
+    ] * 2
     assert network.rate("host0", "host1") == 1e7
     assert {(host.up, host.down) for host in network.hosts} == {(1e10, 1e10)}
 
@@ -44,22 +46,36 @@ def test_links_between_nodes_have_two_ways() -> None:
     ("flags", "told"),
     [
         (["show", "--hosts", "0"], "0 hosts: there may be 1 to 64"),
-        (["show", "--nodes", "0", "--inner-rate", "1gbit"], "--nodes 0 cannot share 2 --hosts evenly"),
+        (
+            ["show", "--nodes", "0", "--inner-rate", "1gbit"],
+            "--nodes 0 cannot share 2 --hosts evenly",
+        ),
         (["show", "--rate", "1000gbit"], "more than the 4.29 GB that tc holds back"),
-        (["show", "--rate", "10gbit", "--queue", "60s"], "more than the 4.29 GB that tc holds back"),
-        (["run", "--sysctl", "fs.inotify.max_queued_events=16384", "--", "true"], "only net.* can be set in a lab"),
+        (
+            ["show", "--rate", "10gbit", "--queue", "60s"],
+            "more than the 4.29 GB that tc holds back",
+        ),
+        (
+            ["run", "--sysctl", "fs.inotify.max_queued_events=16384", "--", "true"],
+            "only net.* can be set in a lab",
+        ),
         (["run", "--timeout", "-1", "--", "true"], "timeout=-1 s cannot be waited for"),
         (["run", "--timeout", "nan", "--", "true"], "timeout=nan s cannot be waited for"),
         (["run", "--grace", "-1", "--", "true"], "grace=-1 s cannot be waited for"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_line(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_refused_in_a_line(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert told in refused(capsys, *flags)
 
 
 def test_a_share_says_by_which_interval_it_is_judged() -> None:
     words = lab._words(Finding("loss", "host0", "host1", 0.01, 0.012, True, 9000, 0.0099, 0.0145))
-    assert words.endswith("asked 1.000%     measured 1.200% (0.990% to 1.450% at 95 %, judged at 99.9 %; 9,000 packets)")
+    assert words.endswith(
+        "asked 1.000%     measured 1.200% (0.990% to 1.450% at 95 %, judged at 99.9 %; 9,000 "
+        "packets)"
+    )
 
 
 @needs_labs
@@ -71,11 +87,15 @@ def test_nothing_to_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @needs_labs
-def test_a_change_at_the_beginning_is_what_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_change_at_the_beginning_is_what_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "lab.toml"
     file.write_text('hosts = 2\nrate = "100mbit"\n[[change]]\nat = "0s"\nrate = "10mbit"\n')
     main(["lab", "check", "--json", "--file", str(file)])
-    found = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["what"] == "rate"]
+    found = [
+        each for each in json.loads(capsys.readouterr().out)["findings"] if each["what"] == "rate"
+    ]
     assert [(each["asked"], each["ok"]) for each in found] == [(1e7, True)] * 2
 
 
@@ -83,6 +103,22 @@ def test_a_change_at_the_beginning_is_what_is_measured(tmp_path: Path, capsys: p
 def test_a_long_environment_and_small_packets() -> None:
     """Two variables of 90 kB, on the smallest packets that IPv4 asks for."""
     long = {f"LONG{i}": "x" * 90_000 for i in range(2)}
-    command = [sys.executable, "-m", "thinwire", "lab", "run", "--hosts", "1", "--mtu", "576", "--", "sh", "-c", "echo ${#LONG0} ${#LONG1}"]
-    ran = subprocess.run(command, env=os.environ | long, capture_output=True, text=True, timeout=60, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "thinwire",
+        "lab",
+        "run",
+        "--hosts",
+        "1",
+        "--mtu",
+        "576",
+        "--",
+        "sh",
+        "-c",
+        "echo ${#LONG0} ${#LONG1}",
+    ]
+    ran = subprocess.run(
+        command, env=os.environ | long, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (ran.stdout, ran.returncode) == ("[host0] 90000 90000\n", 0), ran.stderr

@@ -1,4 +1,5 @@
-"""The front of the command line: help at once and with nothing heavy behind it, and bad words in one line."""
+"""The front of the command line: help at once and with nothing heavy behind it, and bad words in
+one line."""
 
 import json
 import subprocess
@@ -27,7 +28,9 @@ def test_help_loads_nothing_heavy_and_is_instant(words: list[str]) -> None:
     best = float("inf")
     for _ in range(5):
         begin = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", LOOK, *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", LOOK, *words], capture_output=True, text=True, check=False
+        )
         best = min(best, time.perf_counter() - begin)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("usage: thinwire")
@@ -52,23 +55,49 @@ def test_help_lists_every_command(capfd: pytest.CaptureFixture[str]) -> None:
         (["recipes", "--wrold", "2"], "no flag is called --wrold; did you mean '--world'?"),
         (["recipes", "dense", "powersgd"], "'powersgd' is one word too many"),
         (["train", "-workers", "2"], "no flag is called -workers; did you mean '--workers'?"),
-        (["train", "--save_every=2"], "no flag is called --save_every; did you mean '--save-every'?"),
-        (["train", "--resume=true"], "argument --resume/--no-resume: it takes no value, but was given 'true'"),
-        (["train", "--strategy", "diloco", "period=8"], "'period=8' is one word too many; settings follow a comma, without a space"),
+        (
+            ["train", "--save_every=2"],
+            "no flag is called --save_every; did you mean '--save-every'?",
+        ),
+        (
+            ["train", "--resume=true"],
+            "argument --resume/--no-resume: it takes no value, but was given 'true'",
+        ),
+        (
+            ["train", "--strategy", "diloco", "period=8"],
+            "'period=8' is one word too many; settings follow a comma, without a space",
+        ),
         (["codecs", "--bitz", "3"], "no flag is called --bitz"),
         (["generate"], "the following arguments are required: --model"),
         (
             ["generate", "--promt", "x"],
-            "no flag is called --promt; did you mean '--prompt'?; the following arguments are required: --model",
+            (
+                "no flag is called --promt; did you mean '--prompt'?; the following arguments are "
+                "required: --model"
+            ),
         ),
-        (["data", "fetsh"], "argument fetch|pack: 'fetsh' is none of fetch, pack; did you mean 'fetch'?"),
-        (["data", "fetch", "--sourse", "bible"], "no flag is called --sourse; did you mean '--source'?"),
+        (
+            ["data", "fetsh"],
+            "argument fetch|pack: 'fetsh' is none of fetch, pack; did you mean 'fetch'?",
+        ),
+        (
+            ["data", "fetch", "--sourse", "bible"],
+            "no flag is called --sourse; did you mean '--source'?",
+        ),
         (["data", "--jsn", "fetch"], "no flag is called --jsn; did you mean '--json'?"),
-        (["lab", "run", "--host", "2", "--", "ls", "--colour"], "no flag is called --host; did you mean '--hosts'?"),
-        (["lab", "check", "--means", "netm"], "argument --means: 'netm' is none of auto, netem, queue; did you mean 'netem'?"),
+        (
+            ["lab", "run", "--host", "2", "--", "ls", "--colour"],
+            "no flag is called --host; did you mean '--hosts'?",
+        ),
+        (
+            ["lab", "check", "--means", "netm"],
+            "argument --means: 'netm' is none of auto, netem, queue; did you mean 'netem'?",
+        ),
     ],
 )
-def test_bad_words_are_one_line(words: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_words_are_one_line(
+    words: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(words)
     out, err = capfd.readouterr()
@@ -77,7 +106,19 @@ def test_bad_words_are_one_line(words: list[str], says: str, capfd: pytest.Captu
 
 
 def test_all_bad_flags_are_told_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["train", "--stepz", "3", "--batch=none", "--optimizer", "adamx", "--lr", "-1", "--strateggy=diloco", "--seed", "4"]
+    words = [
+        "train",
+        "--stepz",
+        "3",
+        "--batch=none",
+        "--optimizer",
+        "adamx",
+        "--lr",
+        "-1",
+        "--strateggy=diloco",
+        "--seed",
+        "4",
+    ]
     with pytest.raises(SystemExit) as end:
         main(words)
     out, err = capfd.readouterr()
@@ -93,8 +134,17 @@ def test_all_bad_flags_are_told_at_once(capfd: pytest.CaptureFixture[str]) -> No
     assert "seed" not in err
 
 
-@pytest.mark.parametrize("words", [["--json", "data", "fetsh"], ["data", "fetch", "--json", "--x"], ["data", "--json", "fetch", "--x"]])
-def test_bad_flags_of_an_action_are_an_object_under_json(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--json", "data", "fetsh"],
+        ["data", "fetch", "--json", "--x"],
+        ["data", "--json", "fetch", "--x"],
+    ],
+)
+def test_bad_flags_of_an_action_are_an_object_under_json(
+    words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     words = words if words[0] != "--json" else [words[1], "--json", words[2]]
     with pytest.raises(SystemExit):
         main(words)

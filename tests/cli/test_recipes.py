@@ -44,12 +44,17 @@ def told(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_bytes_are_what_engines_send(name: str) -> None:
-    """Ranks train a model of that shape for a whole period after any warm-up, and their meters say the same."""
+    """Ranks train a model of that shape for a whole period after any warm-up, and their meters say
+    the same."""
     strategy, w = STRATEGIES[name], SMALL.width
 
     def work(driver: Driver) -> list[float]:
         torch.manual_seed(driver.rank)
-        model = nn.ParameterList(torch.randn(s) for _ in range(SMALL.layers) for s in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w)))
+        model = nn.ParameterList(
+            torch.randn(s)
+            for _ in range(SMALL.layers)
+            for s in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))
+        )
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
         begin, period = strategy.when.settles, strategy.when.period
         seen = []
@@ -60,13 +65,23 @@ def test_bytes_are_what_engines_send(name: str) -> None:
                     optimizer.step()
                     optimizer.zero_grad()
                 seen.append(sync.report().sent_bytes)
-            return [seen[begin + strategy.when.delay - 1] if begin + strategy.when.delay else 0.0, seen[-1]]
+            return [
+                seen[begin + strategy.when.delay - 1] if begin + strategy.when.delay else 0.0,
+                seen[-1],
+            ]
 
     seen = on_threads(WORLD, work)
     assert all(isinstance(each, list) for each in seen.values()), seen
-    mean = sum(last - first for first, last in seen.values()) / WORLD / SMALL.parameters / strategy.when.period
+    mean = (
+        sum(last - first for first, last in seen.values())
+        / WORLD
+        / SMALL.parameters
+        / strategy.when.period
+    )
     stated = sent(strategy, SMALL, WORLD).sent_bytes
-    assert stated == pytest.approx(mean, rel=1e-9) if name != "lag" else stated is None, "of lag the data decides"
+    assert stated == pytest.approx(mean, rel=1e-9) if name != "lag" else stated is None, (
+        "of lag the data decides"
+    )
 
 
 def test_every_recipe_is_told(capfd: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +92,9 @@ def test_every_recipe_is_told(capfd: pytest.CaptureFixture[str]) -> None:
         if row["recipe"] == "lag":  # the data decides
             assert row["bytes"]["sent_bytes"] is row["bytes"]["fewer"] is None
         else:
-            assert row["bytes"]["fewer"] == pytest.approx(row["bytes"]["dense_bytes"] / row["bytes"]["sent_bytes"])
+            assert row["bytes"]["fewer"] == pytest.approx(
+                row["bytes"]["dense_bytes"] / row["bytes"]["sent_bytes"]
+            )
         assert row["source"] or row["recipe"] in ("dense", "accumulation")
 
 
@@ -88,7 +105,9 @@ def members() -> dict[str, Any]:
     import thinwire.when
 
     return {"Strategy": Strategy} | {
-        key: value for each in (thinwire.how, thinwire.on, thinwire.what, thinwire.when) for key, value in vars(each).items()
+        key: value
+        for each in (thinwire.how, thinwire.on, thinwire.what, thinwire.when)
+        for key, value in vars(each).items()
     }
 
 
@@ -103,12 +122,16 @@ def test_one_recipe_with_settings(capfd: pytest.CaptureFixture[str]) -> None:
     assert one["bytes"]["fewer"] == pytest.approx(60)
 
 
-def test_a_setting_without_default_gets_an_example_that_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_setting_without_default_gets_an_example_that_is_told(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     assert main(["recipes", "two_level", "--world", "6"]) == 0
     assert "no default; here 3" in capfd.readouterr().out
 
 
-def test_a_file_and_bytes_that_data_decide(tmp_path: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_and_bytes_that_data_decide(
+    tmp_path: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     from thinwire.how import gather
     from thinwire.what import feedback, threshold
 
@@ -120,7 +143,9 @@ def test_a_file_and_bytes_that_data_decide(tmp_path: Any, capfd: pytest.CaptureF
 
 
 @pytest.mark.parametrize("wide", [80, 120])
-def test_the_table_fits(wide: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_table_fits(
+    wide: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", str(wide))
     assert main(["recipes"]) == 0
     assert max(map(len, capfd.readouterr().out.splitlines())) <= wide
@@ -139,14 +164,17 @@ def test_the_table_fits(wide: int, monkeypatch: pytest.MonkeyPatch, capfd: pytes
         (["streaming_diloco,fragments=90", "--layers", "1"], "only 4 parameters"),
     ],
 )
-def test_what_cannot_be_is_one_line(words: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_one_line(
+    words: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["recipes", *words]) == 2
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert says in err
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -154,15 +182,29 @@ def test_memory_is_what_engines_keep(name: str) -> None:
     """Counted without storage, it is what `attach` has allocated for state on rank 0."""
     strategy, w = STRATEGIES[name], SMALL.width
     models = [
-        nn.ParameterList(torch.zeros(s) for _ in range(SMALL.layers) for s in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w)))
+        nn.ParameterList(
+            torch.zeros(s)
+            for _ in range(SMALL.layers)
+            for s in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))
+        )
         for _ in range(WORLD)
     ]
 
     def work(driver: Driver) -> int:
         model = models[driver.rank]
-        with attach(model, torch.optim.SGD(model.parameters(), lr=1e-3), strategy, driver=driver) as sync:
-            states = [state for bucket in sync.buckets for state in (bucket.state, *(part.state for part in bucket.slices))]
-            return sum(leaf.value.numel() * leaf.value.dtype.itemsize for state in states for _, leaf in state.walk())
+        with attach(
+            model, torch.optim.SGD(model.parameters(), lr=1e-3), strategy, driver=driver
+        ) as sync:
+            states = [
+                state
+                for bucket in sync.buckets
+                for state in (bucket.state, *(part.state for part in bucket.slices))
+            ]
+            return sum(
+                leaf.value.numel() * leaf.value.dtype.itemsize
+                for state in states
+                for _, leaf in state.walk()
+            )
 
     seen = on_threads(WORLD, work)
     assert isinstance(seen[0], int), seen[0]
@@ -179,7 +221,9 @@ def test_the_options_that_save_memory_show() -> None:
     module = SMALL.module()
     sizes = {
         "plain": kept_bytes(recipes.diloco(), module, WORLD),
-        "bf16": kept_bytes(Strategy(every(100), on=deltas(nesterov(), store="bf16")), module, WORLD),
+        "bf16": kept_bytes(
+            Strategy(every(100), on=deltas(nesterov(), store="bf16")), module, WORLD
+        ),
         "AdamW": kept_bytes(Strategy(every(100), on=deltas(optim("AdamW"))), module, WORLD),
         "host": kept_bytes(Strategy(every(100), on=deltas(nesterov(), place="cpu")), module, WORLD),
     }
@@ -194,15 +238,24 @@ def test_matrices_of_one_shape_and_two_roles_send_what_each_of_them_does(head_fi
     with torch.device("meta"):
         modules = [nn.Embedding(16384, 64), nn.Linear(64, 16384, bias=False)]
         model = nn.Sequential(*reversed(modules) if head_first else modules)
-    strategy = Strategy(every(1), by_role(embedding=uniform(8), matrix=uniform(1, grid="rise")), gather(), gradients())
+    strategy = Strategy(
+        every(1),
+        by_role(embedding=uniform(8), matrix=uniform(1, grid="rise")),
+        gather(),
+        gradients(),
+    )
     assert len(buckets_of(strategy, model)) == 2
-    assert sent(strategy, Named("two", model), 2).sent_bytes == pytest.approx((8 + 1) / 2 / 8, rel=0.05)
+    assert sent(strategy, Named("two", model), 2).sent_bytes == pytest.approx(
+        (8 + 1) / 2 / 8, rel=0.05
+    )
 
 
 def test_fragments_share_what_is_in_the_air() -> None:
     n = 4 * SMALL.parameters
     assert kept_bytes(recipes.local_sgd(), SMALL.module(), WORLD)[AIR] == n
-    streaming = kept_bytes(recipes.streaming_diloco(fragments=2, period=20, tau=5), SMALL.module(), WORLD)
+    streaming = kept_bytes(
+        recipes.streaming_diloco(fragments=2, period=20, tau=5), SMALL.module(), WORLD
+    )
     assert n / 4 < streaming[AIR] < n
     eager = kept_bytes(recipes.eager_diloco(), SMALL.module(), WORLD)
     assert (eager[AIR], eager["ahead"]) == (n, n)

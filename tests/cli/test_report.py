@@ -16,7 +16,10 @@ def put(folder: Path, **more: object) -> Path:
 
 
 def test_a_page_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [put(tmp_path / "one"), put(tmp_path / "two", strategy="diloco,period=10", nats=2.1, sent=1e3)]
+    runs = [
+        put(tmp_path / "one"),
+        put(tmp_path / "two", strategy="diloco,period=10", nats=2.1, sent=1e3),
+    ]
     assert main(["report", *map(str, runs), "--out", str(tmp_path / "page.html"), "--json"]) == 0
     page = (tmp_path / "page.html").read_text()
     assert json.loads(capsys.readouterr().out) == {"report": str(tmp_path / "page.html")}
@@ -25,10 +28,24 @@ def test_a_page_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_page_of_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    curve = {"name": "DDP", "contestant": "ddp", "settings": {}, "seed": 0, "parameters": 10, "tokens_per_step": 8, "error": None}
+    curve = {
+        "name": "DDP",
+        "contestant": "ddp",
+        "settings": {},
+        "seed": 0,
+        "parameters": 10,
+        "tokens_per_step": 8,
+        "error": None,
+    }
     records = [
         {"kind": "environment", "thinwire": "0.1.0", "command": "thinwire bench"},
-        {"kind": "curve", **curve, "steps": 20, "validation": [[10, 3.0], [20, 2.0]], "bytes_per_step": 40.0},
+        {
+            "kind": "curve",
+            **curve,
+            "steps": 20,
+            "validation": [[10, 3.0], [20, 2.0]],
+            "bytes_per_step": 40.0,
+        },
     ]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0

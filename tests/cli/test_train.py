@@ -1,4 +1,5 @@
-"""`thinwire train` as an operator runs it: launched, stopped, killed, stalled, and asked for what cannot be."""
+"""`thinwire train` as an operator runs it: launched, stopped, killed, stalled, and asked for what
+cannot be."""
 
 from __future__ import annotations
 
@@ -18,15 +19,28 @@ from thinwire.cli.main import main
 
 TINY = [
     "--model=gpt2-nano,n_layer=1,n_head=2,n_embd=16",
-    *("--context=16", "--batch=2", "--windows=8", "--sample=8", "--timeout=8", "--strategy=fedpaq,period=4"),
+    *(
+        "--context=16",
+        "--batch=2",
+        "--windows=8",
+        "--sample=8",
+        "--timeout=8",
+        "--strategy=fedpaq,period=4",
+    ),
 ]
 MARK = f"THINWIRE_TEST={uuid.uuid4().hex}".encode()
-ENV = os.environ | dict([MARK.decode().split("=")]) | {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
+ENV = (
+    os.environ
+    | dict([MARK.decode().split("=")])
+    | {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
+)
 
 
 def start(*flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "thinwire", "train", *TINY, *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV
+    )
 
 
 def ended(process: subprocess.Popen[str], within_s: float = 120) -> tuple[int, str, str]:
@@ -40,7 +54,8 @@ def ended(process: subprocess.Popen[str], within_s: float = 120) -> tuple[int, s
 
 
 def family() -> dict[int, list[bytes]]:
-    """The living processes that this test has started, launchers and workers (in sessions of their own), with their variables."""
+    """The living processes that this test has started, launchers and workers (in sessions of their
+    own), with their variables."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -55,7 +70,12 @@ def family() -> dict[int, list[bytes]]:
 
 def workers() -> dict[int, int]:
     """The process of each rank."""
-    return {int(line.partition(b"=")[2]): pid for pid, variables in family().items() for line in variables if line.startswith(b"RANK=")}
+    return {
+        int(line.partition(b"=")[2]): pid
+        for pid, variables in family().items()
+        for line in variables
+        if line.startswith(b"RANK=")
+    }
 
 
 def until_saved(out: Path, process: subprocess.Popen[str]) -> None:
@@ -71,12 +91,18 @@ def until_saved(out: Path, process: subprocess.Popen[str]) -> None:
 def memory() -> set[str]:
     """Shared memory that outlives whoever made it: torch puts the maker's process into the name."""
     shared = Path("/dev/shm").iterdir() if Path("/dev/shm").exists() else ()
-    return {path.name for path in shared if not Path("/proc", path.name.split("_")[1] if "_" in path.name else "").is_dir()}
+    return {
+        path.name
+        for path in shared
+        if not Path("/proc", path.name.split("_")[1] if "_" in path.name else "").is_dir()
+    }
 
 
 def test_two_workers_train_and_say_where_things_are(tmp_path: Path) -> None:
     out, before = tmp_path / "out", memory()
-    code, told, progress = ended(start("--workers=2", "--steps=40", "--save-every=16", f"--out={out}", "--json"))
+    code, told, progress = ended(
+        start("--workers=2", "--steps=40", "--save-every=16", f"--out={out}", "--json")
+    )
     assert code == 0, progress
     figures: dict[str, Any] = json.loads(told)
     assert "validation" in progress
@@ -86,7 +112,9 @@ def test_two_workers_train_and_say_where_things_are(tmp_path: Path) -> None:
     assert result["steps"] == 40
     assert result["dense_bytes"] == 2 * 40 * 4 * figures["parameters"]
     assert result["ratio"] == result["dense_bytes"] / sum(result["sent_bytes"]) > 10
-    assert 0.99 < sum(result["time_shares"][name] for name in ("compute", "exposed", "input")) < 1.01
+    assert (
+        0.99 < sum(result["time_shares"][name] for name in ("compute", "exposed", "input")) < 1.01
+    )
     assert len(figures["curve"]["train"]) == 40
     for place in figures["places"].values():
         assert Path(place).exists(), place
@@ -110,17 +138,23 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path: Path) -> None:
     code, _, progress = ended(process)
     assert code == 143, progress
     assert "stopped as asked after" in progress
-    saved = max(int(path.name.removeprefix("step-")) for path in (out / "checkpoints").glob("host-*/step-*"))
+    saved = max(
+        int(path.name.removeprefix("step-")) for path in (out / "checkpoints").glob("host-*/step-*")
+    )
     assert f"stopped as asked after {saved} of 100000 steps" in progress
     steps = saved + 8
-    code, told, progress = ended(start("--workers=2", f"--steps={steps}", f"--out={out}", "--resume", "--json"))
+    code, told, progress = ended(
+        start("--workers=2", f"--steps={steps}", f"--out={out}", "--resume", "--json")
+    )
     assert code == 0, progress
     assert json.loads(told)["result"]["resumed_at"] == [saved]
 
 
 def test_a_killed_worker_is_named_and_restarts_go_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start("--workers=2", "--steps=400", "--save-every=20", f"--out={out}", "--json", "--restarts=1")
+    process = start(
+        "--workers=2", "--steps=400", "--save-every=20", f"--out={out}", "--json", "--restarts=1"
+    )
     until_saved(out, process)
     os.kill(workers()[1], signal.SIGKILL)
     code, told, progress = ended(process)
@@ -153,7 +187,10 @@ def test_without_its_launcher_no_worker_stays(tmp_path: Path) -> None:
     ("flags", "said"),
     [
         (["--strategy=powersdg"], "did you mean 'powersgd'"),
-        (["--strategy=powersgd,rank=four"], "powersgd: setting 'rank': expected an integer, got 'four'"),
+        (
+            ["--strategy=powersgd,rank=four"],
+            "powersgd: setting 'rank': expected an integer, got 'four'",
+        ),
         (["--model=gpt3-nano"], "no model is called 'gpt3-nano'"),
         (["--model=nowhere/model"], "not there"),
         (["--data=nowhere.txt"], "nowhere.txt"),
@@ -163,10 +200,14 @@ def test_without_its_launcher_no_worker_stays(tmp_path: Path) -> None:
         (["--device=cuda"], "torch sees 0 GPUs"),
     ],
 )
-def test_what_cannot_be_is_one_line(flags: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_one_line(
+    flags: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for mode in ([], ["--json"]):
         try:
-            code = main(["train", *TINY[:-1], f"--out={tmp_path / 'out'}", "--overwrite", *mode, *flags])
+            code = main(
+                ["train", *TINY[:-1], f"--out={tmp_path / 'out'}", "--overwrite", *mode, *flags]
+            )
         except SystemExit as end:
             code = int(end.code or 0)
         out, err = capfd.readouterr()
@@ -181,7 +222,19 @@ def test_data_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     (tmp_path / "binary.txt").write_bytes(b"text\0more" * 100)
     (tmp_path / "tiny.txt").write_text("to be or not to be, that is the question.\n\n" * 2)
     for name in ("empty", "binary", "tiny"):
-        assert main(["train", *TINY, "--steps=4", f"--data={tmp_path / name}.txt", f"--out={tmp_path / 'out'}", "--overwrite"]) == 2, name
+        assert (
+            main(
+                [
+                    "train",
+                    *TINY,
+                    "--steps=4",
+                    f"--data={tmp_path / name}.txt",
+                    f"--out={tmp_path / 'out'}",
+                    "--overwrite",
+                ]
+            )
+            == 2
+        ), name
         out, err = capfd.readouterr()
         assert out == ""
         assert err.startswith("thinwire train: "), name
@@ -189,15 +242,31 @@ def test_data_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
 
 def test_more_workers_than_cores_work_and_warn(tmp_path: Path) -> None:
     cores = os.cpu_count() or 1
-    code, _, progress = ended(start(f"--workers={cores + 1}", "--steps=4", f"--out={tmp_path / 'out'}"))
+    code, _, progress = ended(
+        start(f"--workers={cores + 1}", "--steps=4", f"--out={tmp_path / 'out'}")
+    )
     assert code == 0, progress
     assert f"warning: {cores + 1} workers share {cores} cores" in progress
 
 
 def test_torchrun_starts_it_too(tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "thinwire", "train"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "thinwire",
+        "train",
+    ]
     flags = [*TINY, "--steps=8", f"--out={tmp_path / 'out'}"]
     ran = subprocess.run([*launch, *flags], check=False, env=ENV, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count("torchrun's c10d rendezvous runs what strangers write into its port as code") == 1
+    assert (
+        ran.stderr.count(
+            "torchrun's c10d rendezvous runs what strangers write into its port as code"
+        )
+        == 1
+    )
     assert "all 2 ranks hold the same weights" in ran.stdout

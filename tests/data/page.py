@@ -1,7 +1,13 @@
 """A page of a manual: what is prose in it, and all that is not."""
 
-PROSE = "The queue is called a workqueue and the thread that serves it is called a worker, as there may be more than one of them."
-MORE = "When there is no work left in the queue the worker becomes idle, and it begins again when a new item has been put there."
+PROSE = (
+    "The queue is called a workqueue and the thread that serves it is called a worker, as there "
+    "may be more than one of them."
+)
+MORE = (
+    "When there is no work left in the queue the worker becomes idle, and it begins again when a "
+    "new item has been put there."
+)
 PAGE = f"""<html><head><title>Queues</title><style>p {{ color: red }}</style></head><body>
 <nav><a href=x>Home of all the pages that there are in this manual.</a></nav>
 <h1>Work queues<a class=headerlink>¶</a></h1><p>{PROSE}</p>

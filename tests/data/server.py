@@ -1,4 +1,5 @@
-"""An HTTP server of some files that misbehaves as it is told to; `python -m tests.data.server FOLDER PORT` serves a folder for real."""
+"""An HTTP server of some files that misbehaves as it is told to; `python -m tests.data.server
+FOLDER PORT` serves a folder for real."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 Fault = Callable[["Handler", bytes, int, int, int], None]
-"""What a request gets in place of its answer; told the file, the first and last byte asked for, and how many requests came before."""
+"""What a request gets in place of its answer; told the file, the first and last byte asked for, and
+how many requests came before."""
 
 
 @dataclass
@@ -57,7 +59,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         part = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
-        first, last = (int(part[1]), min(int(part[2]), len(data) - 1)) if part and site.ranges else (0, len(data) - 1)
+        first, last = (
+            (int(part[1]), min(int(part[2]), len(data) - 1))
+            if part and site.ranges
+            else (0, len(data) - 1)
+        )
         fault = site.faults.pop(0) if site.faults else site.every
         if fault is not None:
             fault(self, data, first, last, number)
@@ -65,10 +71,16 @@ class Handler(BaseHTTPRequestHandler):
             self.head(416, 0, f"bytes */{len(data)}")
         else:
             ranged = part and site.ranges
-            self.head(206 if ranged else 200, last - first + 1, f"bytes {first}-{last}/{len(data)}" if ranged else None)
+            self.head(
+                206 if ranged else 200,
+                last - first + 1,
+                f"bytes {first}-{last}/{len(data)}" if ranged else None,
+            )
             self.send(data[first : last + 1])
 
-    def head(self, status: int, length: int | None, part: str | None = None, etag: str | None = None) -> None:
+    def head(
+        self, status: int, length: int | None, part: str | None = None, etag: str | None = None
+    ) -> None:
         self.send_response(status)
         if length is not None:
             self.send_header("Content-Length", str(length))
@@ -153,7 +165,9 @@ def served(site: Site, host: str = "127.0.0.1", port: int = 0) -> Iterator[Site]
     server = ThreadingHTTPServer((host, port), functools.partial(Handler, site))
     server.daemon_threads = True
     site.url = f"http://{host}:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield site

@@ -1,4 +1,5 @@
-"""The laws of batches: a function of the step, every window once an epoch, ranks apart and together."""
+"""The laws of batches: a function of the step, every window once an epoch, ranks apart and
+together."""
 
 from __future__ import annotations
 
@@ -30,8 +31,12 @@ def windows(batches: Batches, step: int) -> list[list[int]]:
 
 @patient
 @given(world=worlds, batch=batch_sizes, step=steps, seed=seeds, length=st.integers(1, 50))
-def test_rows_are_windows_of_the_corpus(world: int, batch: int, step: int, seed: int, length: int) -> None:
-    rows = Batches(CORPUS, length=length, batch=batch, seed=seed, world=world, rank=world - 1).at(step)
+def test_rows_are_windows_of_the_corpus(
+    world: int, batch: int, step: int, seed: int, length: int
+) -> None:
+    rows = Batches(CORPUS, length=length, batch=batch, seed=seed, world=world, rank=world - 1).at(
+        step
+    )
     assert rows.shape == (batch, length)
     assert rows.dtype == torch.int64
     everywhere = CORPUS.long().unfold(0, length, 1)
@@ -40,7 +45,9 @@ def test_rows_are_windows_of_the_corpus(world: int, batch: int, step: int, seed:
 
 @patient
 @given(step=steps, seed=seeds, detour=st.lists(steps, max_size=3))
-def test_a_step_is_the_same_whatever_was_read_before(step: int, seed: int, detour: list[int]) -> None:
+def test_a_step_is_the_same_whatever_was_read_before(
+    step: int, seed: int, detour: list[int]
+) -> None:
     fresh = Batches(CORPUS, length=3, batch=4, seed=seed)
     used = Batches(CORPUS, length=3, batch=4, seed=seed)
     for other in detour:
@@ -50,20 +57,38 @@ def test_a_step_is_the_same_whatever_was_read_before(step: int, seed: int, detou
 
 @patient
 @given(world=worlds, batch=batch_sizes, step=steps, seed=seeds)
-def test_ranks_together_read_what_one_large_rank_reads(world: int, batch: int, step: int, seed: int) -> None:
-    ranks = (Batches(CORPUS, length=3, batch=batch, seed=seed, rank=rank, world=world) for rank in range(world))
+def test_ranks_together_read_what_one_large_rank_reads(
+    world: int, batch: int, step: int, seed: int
+) -> None:
+    ranks = (
+        Batches(CORPUS, length=3, batch=batch, seed=seed, rank=rank, world=world)
+        for rank in range(world)
+    )
     apart = [row for batches in ranks for row in windows(batches, step)]
     assert apart == windows(Batches(CORPUS, length=3, batch=world * batch, seed=seed), step)
 
 
 @patient
-@given(size=st.integers(4, 60), length=st.integers(1, 4), batch=batch_sizes, seed=seeds, epoch=st.integers(0, 3))
-def test_an_epoch_reads_every_window_once(size: int, length: int, batch: int, seed: int, epoch: int) -> None:
+@given(
+    size=st.integers(4, 60),
+    length=st.integers(1, 4),
+    batch=batch_sizes,
+    seed=seeds,
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_reads_every_window_once(
+    size: int, length: int, batch: int, seed: int, epoch: int
+) -> None:
     corpus, starts = torch.arange(size), size - length + 1
     batches = Batches(corpus, length=length, batch=min(batch, starts), seed=seed)
-    first, after = epoch * starts, (epoch + 1) * starts  # counted in rows; the epoch may begin and end within a batch
+    first, after = (
+        epoch * starts,
+        (epoch + 1) * starts,
+    )  # counted in rows; the epoch may begin and end within a batch
     steps_read = range(first // batches.batch, -(-after // batches.batch))
-    read = [row for step in steps_read for row in windows(batches, step)][first % batches.batch :][:starts]
+    read = [row for step in steps_read for row in windows(batches, step)][first % batches.batch :][
+        :starts
+    ]
     assert sorted(read) == [list(range(at, at + length)) for at in range(starts)]
 
 
@@ -74,7 +99,12 @@ def test_permuted_is_a_permutation(size: int, key: str) -> None:
 
 
 def test_the_order_is_the_one_that_older_runs_had() -> None:
-    assert Batches(torch.arange(256), length=2, batch=4, seed=7).at(3)[:, 0].tolist() == [228, 232, 75, 40]
+    assert Batches(torch.arange(256), length=2, batch=4, seed=7).at(3)[:, 0].tolist() == [
+        228,
+        232,
+        75,
+        40,
+    ]
 
 
 def test_seeds_and_epochs_give_other_orders() -> None:
@@ -83,7 +113,9 @@ def test_seeds_and_epochs_give_other_orders() -> None:
     epoch = one.starts // 2
     assert one.starts == 2 * epoch
     pairs = Batches(CORPUS, length=3, batch=2, seed=1)
-    assert [windows(pairs, step) for step in range(20)] != [windows(pairs, step + epoch) for step in range(20)]
+    assert [windows(pairs, step) for step in range(20)] != [
+        windows(pairs, step + epoch) for step in range(20)
+    ]
 
 
 def test_windows_fall_evenly_on_a_large_corpus() -> None:
@@ -105,7 +137,9 @@ def test_a_batch_is_the_callers_to_change() -> None:
 
 @patient
 @given(size=st.integers(1, 300), length=st.integers(1, 20), count=st.integers(1, 20))
-def test_validation_windows_span_the_corpus_and_never_overlap(size: int, length: int, count: int) -> None:
+def test_validation_windows_span_the_corpus_and_never_overlap(
+    size: int, length: int, count: int
+) -> None:
     if length > size:
         with pytest.raises(DataError, match=f"it has {size} tokens, and {length} are needed"):
             validation_windows(torch.arange(size), length=length, windows=count)
@@ -131,11 +165,23 @@ def test_validation_windows_span_the_corpus_and_never_overlap(size: int, length:
         ({"tokens": torch.zeros(8)}, ValueError, "no vector of integers"),
         ({"tokens": torch.zeros((2, 4), dtype=torch.int32)}, ValueError, "no vector of integers"),
         ({"tokens": torch.arange(4)}, DataError, "4 tokens hold 0 of length 5; take a longer text"),
-        ({"batch": 3}, DataError, "a step needs 6 different windows, but 8 tokens hold 4 of length 5"),
+        (
+            {"batch": 3},
+            DataError,
+            "a step needs 6 different windows, but 8 tokens hold 4 of length 5",
+        ),
     ],
 )
-def test_what_cannot_be_read_is_refused_when_it_is_asked(change: dict[str, object], kind: type[Exception], message: str) -> None:
-    asked: dict[str, object] = {"tokens": torch.arange(8), "length": 5, "batch": 2, "world": 2, **change}
+def test_what_cannot_be_read_is_refused_when_it_is_asked(
+    change: dict[str, object], kind: type[Exception], message: str
+) -> None:
+    asked: dict[str, object] = {
+        "tokens": torch.arange(8),
+        "length": 5,
+        "batch": 2,
+        "world": 2,
+        **change,
+    }
     tokens = asked.pop("tokens")
     with pytest.raises(kind, match=message):
         Batches(tokens, **asked)  # type: ignore[arg-type]

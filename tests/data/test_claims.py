@@ -1,4 +1,5 @@
-"""The laws of claims: one at a time, given back by the dead, taken from nobody who lives; and what happens when that fails."""
+"""The laws of claims: one at a time, given back by the dead, taken from nobody who lives; and what
+happens when that fails."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def dead() -> str:
     """The name of a process of this host that has ended."""
     code = "from thinwire.data.claims import owner; print(owner())"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def elsewhere() -> str:
@@ -98,7 +101,9 @@ def test_an_owner_renews_its_claim_and_its_folder(tmp_path: Path) -> None:
             time.sleep(0.01)
 
 
-def test_a_claim_made_while_an_old_one_was_broken_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_made_while_an_old_one_was_broken_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = tmp_path / f"folder{LOCK}"
     lock.write_text("new")
     answers = iter(["old"])
@@ -110,7 +115,11 @@ def test_a_claim_made_while_an_old_one_was_broken_is_put_back(tmp_path: Path, mo
 
 
 def test_only_what_the_dead_left_is_swept(tmp_path: Path) -> None:
-    mine, other, old = partial(tmp_path / "a"), tmp_path / f"b.{elsewhere()}{PARTIAL}", tmp_path / f"c.{elsewhere()}{PARTIAL}"
+    mine, other, old = (
+        partial(tmp_path / "a"),
+        tmp_path / f"b.{elsewhere()}{PARTIAL}",
+        tmp_path / f"c.{elsewhere()}{PARTIAL}",
+    )
     gone = tmp_path / f"d.{dead()}{PARTIAL}"
     for path in (mine, other, old, gone):
         path.mkdir()
@@ -131,7 +140,11 @@ def test_two_that_build_at_once_end_with_the_first_ones(tmp_path: Path) -> None:
         (at / "who").write_text("slow")
 
     def build(name: str) -> None:
-        found[name] = built_once(folder, slow if name == "slow" else (lambda at: (at / "who").write_text(name) and None), read)
+        found[name] = built_once(
+            folder,
+            slow if name == "slow" else (lambda at: (at / "who").write_text(name) and None),
+            read,
+        )
 
     def read(at: Path) -> str:
         return (at / "who").read_text()

@@ -1,4 +1,5 @@
-"""Collators: nothing of the text is lost, as much is masked as was asked, and a row's draws are its own."""
+"""Collators: nothing of the text is lost, as much is masked as was asked, and a row's draws are its
+own."""
 
 from __future__ import annotations
 
@@ -51,14 +52,19 @@ def test_an_encoder_reads_the_rows(texts: list[list[int]], most: int, multiple: 
 
 @patient
 @given(texts=rows, share=st.floats(0.05, 0.9), seed=st.integers(0, 99))
-def test_what_is_masked_is_named_and_all_else_is_left(texts: list[list[int]], share: float, seed: int) -> None:
+def test_what_is_masked_is_named_and_all_else_is_left(
+    texts: list[list[int]], share: float, seed: int
+) -> None:
     batch = MAKE["masked"](share=share, seed=seed)(arrays(texts), range(len(texts)))
     for at, text in enumerate(texts):
         shown, labels = filled(batch, at), batch["labels"][at]
         picked = labels != IGNORED
         assert int(picked.sum()) == max(1, round(share * len(text)))
         assert not picked[len(text) :].any()
-        back = [int(label) if label != IGNORED else here for here, label in zip(shown, labels.tolist(), strict=False)]
+        back = [
+            int(label) if label != IGNORED else here
+            for here, label in zip(shown, labels.tolist(), strict=False)
+        ]
         assert back == text
 
 
@@ -70,13 +76,17 @@ def test_special_tokens_are_neither_picked_nor_drawn() -> None:
     shown = batch["input_ids"][0][picked]
     counts = [int((shown == MASK).sum()), int((shown == 5).sum())]
     others = len(shown) - sum(counts)
-    assert [count / len(shown) for count in (*counts, others)] == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
+    assert [count / len(shown) for count in (*counts, others)] == pytest.approx(
+        [0.8, 0.1, 0.1], abs=0.03
+    )
     assert not np.isin(shown[(shown != MASK)].numpy(), SPECIAL).any()
 
 
 @patient
 @given(texts=rows, share=st.floats(0.05, 0.8), span=st.floats(1, 8), seed=st.integers(0, 99))
-def test_spans_put_back_are_the_text(texts: list[list[int]], share: float, span: float, seed: int) -> None:
+def test_spans_put_back_are_the_text(
+    texts: list[list[int]], share: float, span: float, seed: int
+) -> None:
     collate = MAKE["spans"](share=share, mean_span=span, seed=seed, most=60)
     batch = collate(arrays(texts), range(len(texts)))
     for at, text in enumerate(texts):
@@ -89,7 +99,9 @@ def test_spans_put_back_are_the_text(texts: list[list[int]], share: float, span:
                 cut[each] = []
             else:
                 cut[list(cut)[-1]].append(each)
-        assert [piece for each in shown for piece in (cut[each] if each in SENTINELS else [each])] == text
+        assert [
+            piece for each in shown for piece in (cut[each] if each in SENTINELS else [each])
+        ] == text
         assert list(cut) == list(SENTINELS[: len(cut)])
         if len(text) > 1:
             noise, spans = collate._counts(len(text))
@@ -132,10 +144,24 @@ def test_what_cannot_be_is_refused(make: Callable[[], object], line: str) -> Non
 def test_models_take_the_batches_as_they_are() -> None:
     transformers = pytest.importorskip("transformers")
     bert = transformers.BertForMaskedLM(
-        transformers.BertConfig(vocab_size=1000, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        transformers.BertConfig(
+            vocab_size=1000,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+        )
     )
     t5 = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(vocab_size=1000, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8, decoder_start_token_id=PAD)
+        transformers.T5Config(
+            vocab_size=1000,
+            d_model=16,
+            d_ff=16,
+            num_layers=1,
+            num_heads=2,
+            d_kv=8,
+            decoder_start_token_id=PAD,
+        )
     )
     texts = arrays([range(100, 140), range(200, 210)])
     for model, name in ((bert, "masked"), (t5, "spans")):

@@ -1,4 +1,5 @@
-"""A cache of what was fetched: never more than its limit, never another's bytes, and whole for whoever holds it."""
+"""A cache of what was fetched: never more than its limit, never another's bytes, and whole for
+whoever holds it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def content(key: str) -> bytes:
 
 @settings(deadline=None, max_examples=40)
 @given(keys=st.lists(st.sampled_from("abcdefgh"), max_size=25), limit=st.integers(50, 400))
-def test_it_gives_what_was_asked_and_holds_no_more_than_its_limit(keys: list[str], limit: int) -> None:
+def test_it_gives_what_was_asked_and_holds_no_more_than_its_limit(
+    keys: list[str], limit: int
+) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -31,7 +34,9 @@ def test_it_gives_what_was_asked_and_holds_no_more_than_its_limit(keys: list[str
         for key in keys:
             held.append((cache.get(key, lambda key=key: content(key)), key))  # type: ignore[misc]
             assert cache.used_bytes() <= limit
-        assert all(bytes(view) == content(key) for view, key in held), "what a reader holds outlives its eviction"
+        assert all(bytes(view) == content(key) for view, key in held), (
+            "what a reader holds outlives its eviction"
+        )
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
@@ -61,7 +66,14 @@ def test_a_damaged_entry_is_fetched_again(tmp_path: Path, damage: str) -> None:
     cache.get("a", lambda: content("a"))
     [path] = tmp_path.iterdir()
     data = path.read_bytes()
-    path.write_bytes({"cut": data[:-20], "empty": b"", "flipped": bytes([data[0] ^ 1]) + data[1:], "a few bytes": data[:5]}[damage])
+    path.write_bytes(
+        {
+            "cut": data[:-20],
+            "empty": b"",
+            "flipped": bytes([data[0] ^ 1]) + data[1:],
+            "a few bytes": data[:5],
+        }[damage]
+    )
     fetched = []
     assert bytes(cache.get("a", lambda: fetched.append(1) or content("a"))) == content("a")  # type: ignore[func-returns-value]
     assert fetched
@@ -74,7 +86,9 @@ def test_of_several_that_want_the_same_one_fetches(tmp_path: Path) -> None:
 
     def ask(number: int) -> None:
         gate.wait(20)
-        assert bytes(DiskCache(tmp_path).get("a", lambda: fetched.append(number) or content("a"))) == content("a")  # type: ignore[func-returns-value]
+        assert bytes(
+            DiskCache(tmp_path).get("a", lambda: fetched.append(number) or content("a"))
+        ) == content("a")  # type: ignore[func-returns-value]
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -101,7 +115,10 @@ def test_a_full_disk_makes_room_or_says_so(tmp_path: Path, monkeypatch: pytest.M
     assert cache.used_bytes() <= 150, "what was used least made room"
     full[:] = [True] * 9
     monkeypatch.setattr(cache, "_make_room", lambda *_: 0)
-    with pytest.raises(DataError, match=r"no room in .* \(No space left on device\): make some, or set THINWIRE_CACHE"):
+    with pytest.raises(
+        DataError,
+        match=r"no room in .* \(No space left on device\): make some, or set THINWIRE_CACHE",
+    ):
         cache.get("e", lambda: content("e"))
     assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob("*.lock"))
 

@@ -48,7 +48,9 @@ def test_validation_is_the_end_of_every_work(packed: bytes) -> None:
 
 def test_no_long_passage_lies_in_both_parts() -> None:
     train, validation = english()
-    repeated = sum(validation[at : at + 100] in train for at in range(0, len(validation) - 100, 10_000))
+    repeated = sum(
+        validation[at : at + 100] in train for at in range(0, len(validation) - 100, 10_000)
+    )
     assert repeated == 0
 
 

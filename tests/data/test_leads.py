@@ -1,4 +1,5 @@
-"""Where an address may lead: a server that sends a reader elsewhere is followed only as far as the user has allowed."""
+"""Where an address may lead: a server that sends a reader elsewhere is followed only as far as the
+user has allowed."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ from thinwire.data.sets import SetReader
 from thinwire.data.text import read_text
 from thinwire.errors import DataError
 
-TEXT = b"Call me Ishmael. Some years ago, never mind how long precisely.\n\nHaving little or no money in my purse.\n" * 50
+TEXT = (
+    b"Call me Ishmael. Some years ago, never mind how long precisely.\n\nHaving little or no money in my purse.\n"
+    * 50
+)
 
 
 @pytest.fixture
@@ -53,7 +57,13 @@ def test_the_same_host_is_followed(site: Site, code: int, to: str) -> None:
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_another_host_is_not_until_it_is_allowed(site: Site, code: int) -> None:
     site.faults = [lead(f"{localhost(site.url)}/b.txt", code)]
-    with pytest.raises(DataError, match=r"a.txt' leads to 'http://localhost:.*/b.txt', on another host: .* --data-hosts localhost"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"a.txt' leads to 'http://localhost:.*/b.txt', on another host: .* --data-hosts "
+            r"localhost"
+        ),
+    ):
         Http(tries=1).about(f"{site.url}/a.txt")
     assert [path for path, _ in site.asked] == ["/a.txt"], "nothing was asked of it"
     site.faults = [lead(f"{localhost(site.url)}/b.txt", code)]
@@ -68,14 +78,19 @@ def test_the_second_of_two_redirects_is_judged_by_the_first_address(site: Site) 
         Http(tries=1).about(f"{site.url}/a.txt")
 
 
-@pytest.mark.parametrize("to", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,hello", "gopher://127.0.0.1/"])
+@pytest.mark.parametrize(
+    "to",
+    ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,hello", "gopher://127.0.0.1/"],
+)
 def test_what_is_no_address_of_a_server_is_never_followed(site: Site, to: str) -> None:
     site.faults = [lead(to)]
     with pytest.raises(DataError, match="only http:// and https:// are followed"):
         Http(tries=1, hosts=("127.0.0.1", "localhost", "")).about(f"{site.url}/a.txt")
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,hello"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,hello"]
+)
 def test_a_reader_of_servers_opens_nothing_else(url: str) -> None:
     with pytest.raises(DataError, match="is no address that can be read"):
         Http(tries=1).about(url)
@@ -102,12 +117,22 @@ def test_https_does_not_lead_to_http() -> None:
 def test_an_address_inside_is_refused_from_outside_though_its_name_is_allowed(
     address: str, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {"cdn.example": address, "outside.example": "93.184.216.34", "inside.example": "192.168.1.2"}
-    monkeypatch.setattr(leads.socket, "getaddrinfo", lambda host, _: [(0, 0, 0, "", (known.get(host, host), 0))])
-    with pytest.raises(DataError, match=f"whose address {named} is inside .* --data-hosts .*{named}"):
+    known = {
+        "cdn.example": address,
+        "outside.example": "93.184.216.34",
+        "inside.example": "192.168.1.2",
+    }
+    monkeypatch.setattr(
+        leads.socket, "getaddrinfo", lambda host, _: [(0, 0, 0, "", (known.get(host, host), 0))]
+    )
+    with pytest.raises(
+        DataError, match=f"whose address {named} is inside .* --data-hosts .*{named}"
+    ):
         must_be_allowed("https://outside.example/", "https://cdn.example/", ("cdn.example",))
     assert must_be_allowed("https://inside.example/", "https://cdn.example/", ("cdn.example",))
-    assert must_be_allowed("https://outside.example/", "https://cdn.example/", ("cdn.example", address))
+    assert must_be_allowed(
+        "https://outside.example/", "https://cdn.example/", ("cdn.example", address)
+    )
     known["cdn.example"] = "93.184.216.35"
     assert must_be_allowed("https://outside.example/", "https://cdn.example/", ("cdn.example",))
 
@@ -120,11 +145,23 @@ def test_a_host_that_does_not_resolve_is_left_to_a_proxy(monkeypatch: pytest.Mon
     assert must_be_allowed("https://a.example/", "https://b.example/", ("b.example",))
 
 
-@pytest.mark.parametrize("line", ["file:///etc/hostname", "http://localhost:{port}/b.txt", "//localhost:{port}/b.txt", "ftp://x/y"])
-def test_a_list_of_files_leads_no_further_than_a_redirect(site: Site, tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "file:///etc/hostname",
+        "http://localhost:{port}/b.txt",
+        "//localhost:{port}/b.txt",
+        "ftp://x/y",
+    ],
+)
+def test_a_list_of_files_leads_no_further_than_a_redirect(
+    site: Site, tmp_path: Path, line: str
+) -> None:
     port = site.url.rpartition(":")[2]
     site.files["/set/files.txt"] = f"../a.txt\n{line.format(port=port)}\n".encode()
-    with pytest.raises(DataError, match=r"files.txt' leads to '.*', (on another host|which is no address)"):
+    with pytest.raises(
+        DataError, match=r"files.txt' leads to '.*', (on another host|which is no address)"
+    ):
         read_text(f"{site.url}/set/", tmp_path)
     assert not [path for path, _ in site.asked if path != "/set/files.txt"]
 
@@ -153,7 +190,9 @@ def test_a_chain_of_addresses_is_refused() -> None:
             store_of(url)
 
 
-@pytest.mark.parametrize("text", ["https://a.example", "a.example/b", "a b", "a.example:80", "user@a.example"])
+@pytest.mark.parametrize(
+    "text", ["https://a.example", "a.example/b", "a b", "a.example:80", "user@a.example"]
+)
 def test_what_is_no_name_of_a_host_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not the name of a host"):
         host_names(text)

@@ -27,7 +27,9 @@ def written(folder: Path, shards: list[int]) -> tuple[list[Path], torch.Tensor]:
     return paths, ids
 
 
-@pytest.mark.parametrize("shards", [[7], [PAGE], [PAGE, 3], [2 * PAGE, PAGE, PAGE - 1], [PAGE, 0], [PAGE, 0, 5], [0]])
+@pytest.mark.parametrize(
+    "shards", [[7], [PAGE], [PAGE, 3], [2 * PAGE, PAGE, PAGE - 1], [PAGE, 0], [PAGE, 0, 5], [0]]
+)
 def test_shards_side_by_side_are_one_tensor(tmp_path: Path, shards: list[int]) -> None:
     paths, ids = written(tmp_path, shards)
     found = mapped(paths, len(ids))
@@ -40,7 +42,9 @@ def test_shards_side_by_side_are_one_tensor(tmp_path: Path, shards: list[int]) -
 
 def test_the_addresses_are_given_back_with_the_tensor(tmp_path: Path) -> None:
     def mappings() -> int:
-        return sum(str(tmp_path) in line for line in Path("/proc/self/maps").read_text().splitlines())
+        return sum(
+            str(tmp_path) in line for line in Path("/proc/self/maps").read_text().splitlines()
+        )
 
     paths, ids = written(tmp_path, [PAGE, PAGE, 5])
     found = mapped(paths, len(ids))
@@ -66,6 +70,11 @@ def test_what_would_leave_a_gap_or_reach_beyond_is_refused(tmp_path: Path) -> No
 @given(sizes=st.lists(st.integers(0, 30), max_size=8), room=st.integers(1, 12))
 def test_pieces_fill_shards_in_order(sizes: list[int], room: int) -> None:
     whole = np.arange(sum(sizes), dtype=np.int32)
-    shards = [np.concatenate(list(shard)).tolist() for shard in in_shards(np.split(whole, np.cumsum(sizes)[:-1]) if sizes else [], room)]
+    shards = [
+        np.concatenate(list(shard)).tolist()
+        for shard in in_shards(np.split(whole, np.cumsum(sizes)[:-1]) if sizes else [], room)
+    ]
     assert list(chain(*shards)) == whole.tolist()
-    assert [len(shard) for shard in shards] == [room] * (len(whole) // room) + [len(whole) % room] * (len(whole) % room > 0)
+    assert [len(shard) for shard in shards] == [room] * (len(whole) // room) + [
+        len(whole) % room
+    ] * (len(whole) % room > 0)

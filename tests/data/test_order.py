@@ -1,4 +1,5 @@
-"""The laws of orders: every sample once an epoch, whoever reads; each rank stays in its own part of the shards."""
+"""The laws of orders: every sample once an epoch, whoever reads; each rank stays in its own part of
+the shards."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def rows_of(order: Order, first: int, count: int) -> torch.Tensor:
     return order.of(torch.arange(first, first + count))
 
 
-def step_of(order: Order, step: int, world: int, batch: int, origin: tuple[int, int] = (0, 0)) -> list[list[int]]:
+def step_of(
+    order: Order, step: int, world: int, batch: int, origin: tuple[int, int] = (0, 0)
+) -> list[list[int]]:
     """What each rank reads at a step."""
     return [order.at(step, Reader(batch, rank, world, origin)).tolist() for rank in range(world)]
 
@@ -41,20 +44,28 @@ def step_of(order: Order, step: int, world: int, batch: int, origin: tuple[int, 
 @patient
 @given(order=orders(), epoch=st.integers(0, 2))
 def test_an_epoch_is_every_sample_once(order: Order, epoch: int) -> None:
-    assert rows_of(order, epoch * order.size, order.size).sort().values.equal(torch.arange(order.size))
+    assert (
+        rows_of(order, epoch * order.size, order.size).sort().values.equal(torch.arange(order.size))
+    )
 
 
 @patient
 @given(order=orders(), who=readers(), step=st.integers(0, 10**6))
-def test_ranks_together_read_what_one_reads_and_each_its_batch(order: Order, who: tuple[int, int], step: int) -> None:
+def test_ranks_together_read_what_one_reads_and_each_its_batch(
+    order: Order, who: tuple[int, int], step: int
+) -> None:
     world, batch = who
     ranks = step_of(order, step, world, batch)
     assert {len(rank) for rank in ranks} == {batch}
-    assert sorted(chain(*ranks)) == sorted(rows_of(order, step * world * batch, world * batch).tolist())
+    assert sorted(chain(*ranks)) == sorted(
+        rows_of(order, step * world * batch, world * batch).tolist()
+    )
 
 
 @patient
-@given(order=orders(), whos=st.lists(st.tuples(readers(), st.integers(0, 6)), min_size=1, max_size=4))
+@given(
+    order=orders(), whos=st.lists(st.tuples(readers(), st.integers(0, 6)), min_size=1, max_size=4)
+)
 def test_through_any_worlds_the_sequence_is_the_one_of_a_run_that_never_stopped(
     order: Order, whos: list[tuple[tuple[int, int], int]]
 ) -> None:
@@ -67,8 +78,13 @@ def test_through_any_worlds_the_sequence_is_the_one_of_a_run_that_never_stopped(
             assert sorted(here) == sorted(rows_of(order, rows, world * batch).tolist())
             read += here
             step, rows = step + 1, rows + world * batch
-        assert Reader(batch, 0, world, origin).resized(step, batch=3, rank=0, world=1).origin == (step, rows)
-    for epoch in range(rows // order.size):  # nothing twice and nothing lost, wherever worlds changed
+        assert Reader(batch, 0, world, origin).resized(step, batch=3, rank=0, world=1).origin == (
+            step,
+            rows,
+        )
+    for epoch in range(
+        rows // order.size
+    ):  # nothing twice and nothing lost, wherever worlds changed
         assert len(set(rows_of(order, epoch * order.size, order.size).tolist())) == order.size
     whole, rest = divmod(rows, order.size)
     counts = torch.bincount(torch.tensor(read, dtype=torch.int64), minlength=order.size)
@@ -78,7 +94,9 @@ def test_through_any_worlds_the_sequence_is_the_one_of_a_run_that_never_stopped(
 
 @patient
 @given(order=orders(), who=readers(), steps=st.lists(st.integers(0, 1000), min_size=2, max_size=4))
-def test_a_step_does_not_ask_what_was_read_before(order: Order, who: tuple[int, int], steps: list[int]) -> None:
+def test_a_step_does_not_ask_what_was_read_before(
+    order: Order, who: tuple[int, int], steps: list[int]
+) -> None:
     alone = {step: step_of(order, step, *who) for step in sorted(steps)}
     assert all(step_of(order, step, *who) == alone[step] for step in steps)
 
@@ -117,7 +135,9 @@ def test_a_batch_mixes_as_many_shards_as_it_has_rows() -> None:
 
 @patient
 @given(sizes=shards, seed=seeds, world=st.integers(1, 4), step=st.integers(0, 50))
-def test_the_shards_ahead_are_those_that_are_read(sizes: list[int], seed: int, world: int, step: int) -> None:
+def test_the_shards_ahead_are_those_that_are_read(
+    sizes: list[int], seed: int, world: int, step: int
+) -> None:
     order = striped.over(sizes, seed)
     reader = Reader(4, world - 1, world)
     bounds = torch.tensor(sizes).cumsum(0)

@@ -1,4 +1,5 @@
-"""Over a thin emulated wire, from a server that misbehaves: the same rows, and each host its share of the bytes."""
+"""Over a thin emulated wire, from a server that misbehaves: the same rows, and each host its share
+of the bytes."""
 
 from __future__ import annotations
 
@@ -49,18 +50,36 @@ else:
 
 
 @pytest.mark.timeout(280)
-def test_hosts_behind_a_thin_wire_read_their_shares_whatever_the_server_does(tmp_path: Path) -> None:
-    text = Text("letters", tuple(f"{at}: {at * 7919 % 10007} and so on".encode() * 40 for at in range(240)), (b"held",))
+def test_hosts_behind_a_thin_wire_read_their_shares_whatever_the_server_does(
+    tmp_path: Path,
+) -> None:
+    text = Text(
+        "letters",
+        tuple(f"{at}: {at * 7919 % 10007} and so on".encode() * 40 for at in range(240)),
+        (b"held",),
+    )
     made = write_set(tmp_path / "set", text, tokenizer_from("byte", text, ["<|endoftext|>"]), 4096)
     begun = time.monotonic()
     with Lab(uniform(3, rate=4e6, wire=Wire(rtt=0.02))) as lab:
-        ran = lab.run([sys.executable, "-c", PROGRAM, str(tmp_path)], timeout=240, env={"OMP_NUM_THREADS": "1"})
+        ran = lab.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path)],
+            timeout=240,
+            env={"OMP_NUM_THREADS": "1"},
+        )
     assert ran.worst == 0
     assert time.monotonic() - begun < 240
     told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (1, 2)]
-    here = Streamed(SetReader(str(tmp_path / "set"), tmp_path / "no", 10**9), Reader(16), length=65, overlap=1, stripes=8)
+    here = Streamed(
+        SetReader(str(tmp_path / "set"), tmp_path / "no", 10**9),
+        Reader(16),
+        length=65,
+        overlap=1,
+        stripes=8,
+    )
     whole = [row for step in range(STEPS) for row in here.at(step).tolist()]
     here.close()
     assert sorted(told[0]["rows"] + told[1]["rows"]) == sorted(whole)
     everything = sum(2 * shard.tokens for shard in made.train)
-    assert all(0 < each["fetched"] < 0.75 * everything for each in told), "half of it, and the shards at the ends"
+    assert all(0 < each["fetched"] < 0.75 * everything for each in told), (
+        "half of it, and the shards at the ends"
+    )

@@ -27,7 +27,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ports(count: int) -> list[str]:
     with ExitStack() as open_:
-        sockets = [open_.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        sockets = [
+            open_.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
 
 
@@ -45,7 +47,8 @@ def hosts(count: int, site: Site, folder: Path, silent: int = -1) -> Iterator[li
 
 
 def test_who_shares_a_cache_does_not_wait_for_itself(packed: Path, tmp_path: Path) -> None:
-    """Another host asks for what it is fetching into the folder that both share: it is told at once that it gets nothing here."""
+    """Another host asks for what it is fetching into the folder that both share: it is told at once
+    that it gets nothing here."""
     with served(Site(folder=packed)) as site:
         source = SetReader(site.url, tmp_path, 10**9)
         shard = source.set.train[0]
@@ -61,7 +64,9 @@ def test_who_shares_a_cache_does_not_wait_for_itself(packed: Path, tmp_path: Pat
         assert len(source.by_checksum(shard.sha256)) == 1024
 
 
-def test_everyone_reads_everything_and_it_comes_from_afar_once(packed: Path, tmp_path: Path) -> None:
+def test_everyone_reads_everything_and_it_comes_from_afar_once(
+    packed: Path, tmp_path: Path
+) -> None:
     with served(Site(folder=packed)) as site, hosts(3, site, tmp_path) as sources:
         found: dict[int, list[list[int]]] = {}
 
@@ -87,7 +92,9 @@ def test_batches_are_the_same(packed: Path, tmp_path: Path) -> None:
     with served(Site(folder=packed)) as site, hosts(2, site, tmp_path) as sources:
         for rank, source in enumerate(sources):
             one = Streamed(source, Reader(4, rank, 2), length=9, overlap=1)
-            other = Streamed(SetReader(str(packed), tmp_path, 10**9), Reader(4, rank, 2), length=9, overlap=1)
+            other = Streamed(
+                SetReader(str(packed), tmp_path, 10**9), Reader(4, rank, 2), length=9, overlap=1
+            )
             assert all(one.at(step).equal(other.at(step)) for step in range(0, 100, 9))
             one.close()
             other.close()

@@ -1,4 +1,5 @@
-"""What is made ahead is what would have been made on demand, in order, and never beyond what was asked."""
+"""What is made ahead is what would have been made on demand, in order, and never beyond what was
+asked."""
 
 from __future__ import annotations
 
@@ -16,8 +17,14 @@ PATIENCE_S = 20
 
 
 @settings(deadline=None, max_examples=30)
-@given(steps=st.lists(st.integers(0, 11), max_size=15), depth=st.integers(1, 4), threads=st.integers(1, 3))
-def test_any_steps_in_any_order_are_those_of_the_batches(steps: list[int], depth: int, threads: int) -> None:
+@given(
+    steps=st.lists(st.integers(0, 11), max_size=15),
+    depth=st.integers(1, 4),
+    threads=st.integers(1, 3),
+)
+def test_any_steps_in_any_order_are_those_of_the_batches(
+    steps: list[int], depth: int, threads: int
+) -> None:
     batches = Batches(torch.arange(50), length=3, batch=2)
     with Prefetch(batches.at, stop=12, depth=depth, threads=threads) as ahead:
         for step in steps:
@@ -88,7 +95,9 @@ def test_one_thread_goes_step_by_step() -> None:
         return list(inside)
 
     with Prefetch(make, depth=4) as ahead:
-        assert [ahead.at(step) for step in range(10)] == [list(range(step + 1)) for step in range(10)]
+        assert [ahead.at(step) for step in range(10)] == [
+            list(range(step + 1)) for step in range(10)
+        ]
 
 
 def test_no_thread_stays() -> None:

@@ -1,4 +1,5 @@
-"""Texts that lie elsewhere: on a server, in an object store; the same documents as on the disk, fetched once."""
+"""Texts that lie elsewhere: on a server, in an object store; the same documents as on the disk,
+fetched once."""
 
 from __future__ import annotations
 
@@ -54,7 +55,9 @@ def _halves() -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     return held_out([text.encode() for text in TEXTS])
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.jsonl?key=1"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.jsonl?key=1"]
+)
 def test_a_file_on_a_server_is_the_file(site: Site, tmp_path: Path, name: str) -> None:
     site.faults = [None, cut(0.3), status(503)]
     assert same(read_text(f"{site.url}/{name}", tmp_path / "cache"))
@@ -63,7 +66,9 @@ def test_a_file_on_a_server_is_the_file(site: Site, tmp_path: Path, name: str) -
 def test_a_folder_on_a_server_is_what_its_list_says(site: Site, tmp_path: Path) -> None:
     assert len(read_text(f"{site.url}/notes/", tmp_path).train) == 4
     site.files["/notes/files.txt"] = b"\n"
-    with pytest.raises(DataError, match=r"holds no text files; put some there, and their names in files.txt"):
+    with pytest.raises(
+        DataError, match=r"holds no text files; put some there, and their names in files.txt"
+    ):
         read_text(f"{site.url}/notes/", tmp_path)
     with pytest.raises(DataError, match="404"):
         read_text(f"{site.url}/other/", tmp_path)
@@ -119,24 +124,31 @@ def test_a_set_in_an_object_store_is_read_like_one_here(bucket: Any, tmp_path: P
     write_set(tmp_path / "set", text, tokenizer_from("byte", text, SPECIALS), 4096)
     bucket.put(f"{tmp_path}/set/", "/bucket/set/", recursive=True)
     place, here = (
-        Streamed(SetReader(f"{where}/set/", tmp_path / "cache", 10**9), Reader(4), length=33) for where in ("memory://bucket", tmp_path)
+        Streamed(SetReader(f"{where}/set/", tmp_path / "cache", 10**9), Reader(4), length=33)
+        for where in ("memory://bucket", tmp_path)
     )
     assert all(place.at(step).equal(here.at(step)) for step in range(20))
-    assert place.source.tokenizer(SPECIALS).get_vocab() == here.source.tokenizer(SPECIALS).get_vocab()
+    assert (
+        place.source.tokenizer(SPECIALS).get_vocab() == here.source.tokenizer(SPECIALS).get_vocab()
+    )
     place.close()
     here.close()
 
 
 def test_an_object_that_changes_while_it_is_read_is_refused(bucket: Any, tmp_path: Path) -> None:
     bucket.pipe("/bucket/a.txt", b"text " * 1000)
-    with RemoteFile("memory://bucket/a.txt", store_of("memory://bucket/a.txt"), DiskCache(tmp_path), 1000) as file:
+    with RemoteFile(
+        "memory://bucket/a.txt", store_of("memory://bucket/a.txt"), DiskCache(tmp_path), 1000
+    ) as file:
         assert file.read(1000) == b"text " * 200
         bucket.pipe("/bucket/a.txt", b"TEXT " * 1000)
         with pytest.raises(DataError, match=r"has changed while it was read: start again"):
             file.read(1000)
 
 
-def test_a_store_with_one_connection_is_asked_by_one_thread_at_a_time(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_with_one_connection_is_asked_by_one_thread_at_a_time(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As ftp is: its answers would go to whoever listens."""
     bucket.pipe("/bucket/a.txt", b"text " * 1000)
     whole, inside, most = bucket.cat_file, [], []
@@ -148,15 +160,25 @@ def test_a_store_with_one_connection_is_asked_by_one_thread_at_a_time(bucket: An
         inside.pop()
         return whole(*given, **more)
 
-    monkeypatch.setattr(type(bucket), "cat_file", lambda _, *given, **more: cat_file(*given, **more))
+    monkeypatch.setattr(
+        type(bucket), "cat_file", lambda _, *given, **more: cat_file(*given, **more)
+    )
     store = store_of("memory://bucket/a.txt")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda at: store.read("memory://bucket/a.txt", at, at + 5, About(5000, "")), range(8)))
+        list(
+            pool.map(
+                lambda at: store.read("memory://bucket/a.txt", at, at + 5, About(5000, "")),
+                range(8),
+            )
+        )
     assert most == [1] * 8
 
 
 def test_names_with_spaces_are_addresses_too(site: Site, tmp_path: Path) -> None:
-    site.files |= {"/named/files.txt": "my file é.jsonl\n".encode(), "/named/my%20file%20%C3%A9.jsonl": LINES}
+    site.files |= {
+        "/named/files.txt": "my file é.jsonl\n".encode(),
+        "/named/my%20file%20%C3%A9.jsonl": LINES,
+    }
     assert same(read_text(f"{site.url}/named/", tmp_path))
 
 

@@ -1,4 +1,5 @@
-"""A packed set: the text's own ids wherever it lies, each host fetching its share, and nothing taken on trust."""
+"""A packed set: the text's own ids wherever it lies, each host fetching its share, and nothing
+taken on trust."""
 
 from __future__ import annotations
 
@@ -27,8 +28,17 @@ from thinwire.errors import DataError
 
 SPECIALS = ("<|endoftext|>", "<pad>")
 # Every three letters in a row are unlike all others, so that a window tells where it began.
-LETTERS = "".join(f"{chr(97 + high)}{chr(97 + mid)}{chr(65 + low)}" for high in range(20) for mid in range(26) for low in range(26))
-TEXT = Text("letters", tuple(LETTERS[at : at + 4000].encode() for at in range(0, len(LETTERS), 4000)), (b"held out", b"and this"))
+LETTERS = "".join(
+    f"{chr(97 + high)}{chr(97 + mid)}{chr(65 + low)}"
+    for high in range(20)
+    for mid in range(26)
+    for low in range(26)
+)
+TEXT = Text(
+    "letters",
+    tuple(LETTERS[at : at + 4000].encode() for at in range(0, len(LETTERS), 4000)),
+    (b"held out", b"and this"),
+)
 SHARD = 1024  # bytes, 512 tokens
 
 
@@ -67,10 +77,15 @@ def test_its_digest_is_that_of_the_unpacked_text(tmp_path: Path) -> None:
 
     text = read_text(str(tmp_path / "a.txt"))
     made = write_set(tmp_path / "set", text, tokenizer_from("byte", text, SPECIALS), SHARD)
-    assert made.digest == prepare(str(tmp_path / "a.txt"), "byte", SPECIALS, tmp_path / "cache")[1].digest
+    assert (
+        made.digest
+        == prepare(str(tmp_path / "a.txt"), "byte", SPECIALS, tmp_path / "cache")[1].digest
+    )
 
 
-def stream(source: SetReader, world: int = 1, rank: int = 0, batch: int = 4, **more: object) -> Streamed:
+def stream(
+    source: SetReader, world: int = 1, rank: int = 0, batch: int = 4, **more: object
+) -> Streamed:
     given = {"length": 9, "overlap": 1, "seed": 5, "ahead": 2, **more}
     origin = given.pop("origin", (0, 0))
     return Streamed(source, Reader(batch, rank, world, origin), **given)  # type: ignore[arg-type]
@@ -78,20 +93,31 @@ def stream(source: SetReader, world: int = 1, rank: int = 0, batch: int = 4, **m
 
 def test_an_epoch_reads_every_window_once(packed: Path, tmp_path: Path) -> None:
     one = stream(reader(packed, tmp_path), batch=7)
-    size, ids = one.order.size, np.concatenate([one.source.ids(shard) for shard in one.source.set.train])
+    size, ids = (
+        one.order.size,
+        np.concatenate([one.source.ids(shard) for shard in one.source.set.train]),
+    )
     begins = {tuple(ids[at : at + 9].tolist()): at for at in range(len(ids) - 8)}
     for epoch in range(2):
         first, after = epoch * size, (epoch + 1) * size
-        rows = torch.cat([one.at(step) for step in range(first // 7, -(-after // 7))])[first % 7 :][:size]
+        rows = torch.cat([one.at(step) for step in range(first // 7, -(-after // 7))])[first % 7 :][
+            :size
+        ]
         found = sorted(begins[tuple(row)] for row in rows.tolist())
-        assert all(later - earlier >= 8 for earlier, later in pairwise(found)), "windows share one token at most"
+        assert all(later - earlier >= 8 for earlier, later in pairwise(found)), (
+            "windows share one token at most"
+        )
         assert len(found) == size >= len(ids) // 8 - len(one.source.set.train)
     one.close()
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
-    whos=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=3),
+    whos=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=3
+    ),
     start=st.integers(0, 10**4),
 )
 def test_stopped_anywhere_and_resumed_in_any_world_it_is_the_same_sequence(
@@ -108,13 +134,17 @@ def test_stopped_anywhere_and_resumed_in_any_world_it_is_the_same_sequence(
         one = stream(source, 1, 0, 1)
         if steps:
             alone = sorted(one.at(row).tolist()[0] for row in range(rows, rows + world * batch))
-            assert sorted(whole.at(step).tolist()) == alone, "the same rows as one by one from the first step"
+            assert sorted(whole.at(step).tolist()) == alone, (
+                "the same rows as one by one from the first step"
+            )
         step, rows = step + steps, rows + steps * world * batch
         for opened in (*ranks, whole, one):
             opened.close()
 
 
-def test_over_http_it_is_the_same_and_each_rank_fetches_its_share(packed: Path, site: Site, tmp_path: Path) -> None:
+def test_over_http_it_is_the_same_and_each_rank_fetches_its_share(
+    packed: Path, site: Site, tmp_path: Path
+) -> None:
     site.faults = [None, None, cut(0.5), status(503), cut(0.1)]
     here = stream(reader(packed, tmp_path / "no"), batch=8, stripes=8)
     epoch = here.order.size // 8
@@ -123,7 +153,8 @@ def test_over_http_it_is_the_same_and_each_rank_fetches_its_share(packed: Path, 
         source = reader(site.url, tmp_path / str(rank))
         far = stream(source, 4, rank, 2, stripes=8)
         assert all(
-            sorted(far.at(step).tolist()) == sorted(stream(reader(packed, tmp_path), 4, rank, 2, stripes=8).at(step).tolist())
+            sorted(far.at(step).tolist())
+            == sorted(stream(reader(packed, tmp_path), 4, rank, 2, stripes=8).at(step).tolist())
             for step in range(0, epoch - 4, 37)
         )
         for step in range(epoch - 4):
@@ -150,7 +181,9 @@ def test_a_second_epoch_and_a_second_run_need_no_server(packed: Path, tmp_path: 
     assert len(site.asked) == before
 
 
-def test_a_small_cache_is_kept_small_and_what_was_evicted_comes_again(site: Site, tmp_path: Path) -> None:
+def test_a_small_cache_is_kept_small_and_what_was_evicted_comes_again(
+    site: Site, tmp_path: Path
+) -> None:
     source = reader(site.url, tmp_path, limit=20 * SHARD)
     small = stream(source, stripes=4)
     for step in range(0, 2 * small.order.size // 4, 7):
@@ -162,27 +195,51 @@ def test_a_small_cache_is_kept_small_and_what_was_evicted_comes_again(site: Site
 
 def with_shards(part: str, shards: list[object]) -> Callable[[bytes], bytes]:
     """An index that says that a part has other shards."""
-    return lambda data: json.dumps({**json.loads(data), part: {"bytes": 1, "shards": shards}}).encode()
+    return lambda data: json.dumps(
+        {**json.loads(data), part: {"bytes": 1, "shards": shards}}
+    ).encode()
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "line", "far_line"),
     [
-        ("train-00001.bin", lambda data: data[:-2], "1022 bytes, not 1024", "has changed|cannot be read"),
+        (
+            "train-00001.bin",
+            lambda data: data[:-2],
+            "1022 bytes, not 1024",
+            "has changed|cannot be read",
+        ),
         ("train-00001.bin", lambda data: data[:-1] + b"!", "another checksum", "another checksum"),
         ("held-00000.bin", lambda data: data[:0], "0 bytes, not", "cannot be read|lies|changed"),
         (INDEX, lambda data: data[:50], "no index of a set", "no index of a set"),
-        (INDEX, lambda data: data.replace(b'"thinwire set": 1', b'"thinwire set": 9'), "has format 9", "has format 9"),
-        (INDEX, lambda data: data.replace(b"train-00000.bin", b"../00000.bin"), "no index of a set", "no index of a set"),
+        (
+            INDEX,
+            lambda data: data.replace(b'"thinwire set": 1', b'"thinwire set": 9'),
+            "has format 9",
+            "has format 9",
+        ),
+        (
+            INDEX,
+            lambda data: data.replace(b"train-00000.bin", b"../00000.bin"),
+            "no index of a set",
+            "no index of a set",
+        ),
         (INDEX, lambda data: b"[]" + data[:0], "no index of a set", "no index of a set"),
         (INDEX, with_shards("train", []), "an empty shard, or none", "an empty shard, or none"),
         (INDEX, with_shards("held", []), "an empty shard, or none", "an empty shard, or none"),
-        (INDEX, with_shards("train", [["train-00000.bin", 0, ""]]), "an empty shard, or none", "an empty shard, or none"),
+        (
+            INDEX,
+            with_shards("train", [["train-00000.bin", 0, ""]]),
+            "an empty shard, or none",
+            "an empty shard, or none",
+        ),
     ],
     ids=range(10),
 )
 @pytest.mark.parametrize("far", [False, True])
-def test_a_damaged_set_is_refused(packed: Path, tmp_path: Path, name: str, damage, line: str, far_line: str, far: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_set_is_refused(
+    packed: Path, tmp_path: Path, name: str, damage, line: str, far_line: str, far: bool
+) -> None:  # type: ignore[no-untyped-def]
     copy = tmp_path / "copy"
     shutil.copytree(packed, copy)
     (copy / name).write_bytes(damage((copy / name).read_bytes()))
@@ -194,11 +251,16 @@ def test_a_damaged_set_is_refused(packed: Path, tmp_path: Path, name: str, damag
         for step in range(one.order.size // 4):
             one.at(step)
 
-    with served(Site(folder=copy)) as site, pytest.raises(DataError, match=far_line if far else line):
+    with (
+        served(Site(folder=copy)) as site,
+        pytest.raises(DataError, match=far_line if far else line),
+    ):
         read(site.url if far else str(copy))
 
 
-def test_a_failure_comes_with_the_step_that_needs_the_shard_and_goes_when_it_is_mended(packed: Path, tmp_path: Path) -> None:
+def test_a_failure_comes_with_the_step_that_needs_the_shard_and_goes_when_it_is_mended(
+    packed: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(packed, copy)
     for path in copy.glob("train-*.bin"):
@@ -217,7 +279,9 @@ def test_what_cannot_be_is_refused(packed: Path, tmp_path: Path) -> None:
         write_set(packed, TEXT, tokenizer_from("byte", TEXT, SPECIALS))
     with pytest.raises(DataError, match="give the folder or address of a set that thinwire packed"):
         reader(tmp_path / "nothing", tmp_path)
-    with pytest.raises(DataError, match="hold 0; take a smaller batch, a shorter context or larger shards"):
+    with pytest.raises(
+        DataError, match="hold 0; take a smaller batch, a shorter context or larger shards"
+    ):
         stream(reader(packed, tmp_path), length=600)
     with pytest.raises(ValueError, match="shares 0 to 8 tokens"):
         stream(reader(packed, tmp_path), overlap=9)
@@ -257,7 +321,9 @@ def test_a_set_writes_to_no_other_place(packed: Path, tmp_path: Path, name: str)
         reader(tmp_path / "set", tmp_path)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, files = sets._write, []
 
     def write(path: Path, *more: object) -> object:
@@ -267,7 +333,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         return whole(path, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sets, "_write", write)
-    with pytest.raises(DataError, match=r"packing into .* stopped .*No space left on device.*: make room there"):
+    with pytest.raises(
+        DataError, match=r"packing into .* stopped .*No space left on device.*: make room there"
+    ):
         write_set(tmp_path / "set", TEXT, tokenizer_from("byte", TEXT, SPECIALS), SHARD)
     assert list(tmp_path.iterdir()) == []
 
@@ -276,23 +344,40 @@ def test_a_disk_too_full_for_the_tokenizer_is_told_and_leaves_nothing(tmp_path: 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     tokenizer = tokenizer_from("byte", TEXT, SPECIALS)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * SHARD, before[1]))  # shards fit; tokenizer.json, which Rust writes, does not
-        with pytest.raises(DataError) as error:  # the kernel says EFBIG where a full disk says ENOSPC
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (2 * SHARD, before[1])
+        )  # shards fit; tokenizer.json, which Rust writes, does not
+        with pytest.raises(
+            DataError
+        ) as error:  # the kernel says EFBIG where a full disk says ENOSPC
             write_set(tmp_path / "out" / "set", TEXT, tokenizer, SHARD)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert re.fullmatch(r"packing into '.*/out/set' stopped \(File too large\): make room there, or give another folder", str(error.value))
+    assert re.fullmatch(
+        (
+            r"packing into '.*/out/set' stopped \(File too large\): make room there, or give "
+            r"another folder"
+        ),
+        str(error.value),
+    )
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"stopped \(File exists\): see that you may write there, or give another folder"):
+    with pytest.raises(
+        DataError,
+        match=r"stopped \(File exists\): see that you may write there, or give another folder",
+    ):
         write_set(tmp_path / "file" / "set", TEXT, tokenizer_from("byte", TEXT, SPECIALS), SHARD)
 
 
-@pytest.mark.parametrize(("train", "held", "lacks"), [((), (b"a",), "train on"), ((b"a",), (), "hold out")])
-def test_a_text_that_lacks_a_part_is_not_packed(tmp_path: Path, train: tuple[bytes, ...], held: tuple[bytes, ...], lacks: str) -> None:
+@pytest.mark.parametrize(
+    ("train", "held", "lacks"), [((), (b"a",), "train on"), ((b"a",), (), "hold out")]
+)
+def test_a_text_that_lacks_a_part_is_not_packed(
+    tmp_path: Path, train: tuple[bytes, ...], held: tuple[bytes, ...], lacks: str
+) -> None:
     with pytest.raises(DataError, match=f"the text 'a' has nothing to {lacks}"):
         write_set(tmp_path / "set", Text("a", train, held), tokenizer_from("byte", TEXT, SPECIALS))
     assert list(tmp_path.iterdir()) == []

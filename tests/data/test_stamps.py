@@ -48,18 +48,25 @@ def test_a_second_start_reads_no_text(novel: str, tmp_path: Path, reads: list[st
     assert reads == [novel] * 2
 
 
-def test_a_changed_text_is_read_again_whatever_its_size_and_date_say(novel: str, tmp_path: Path, reads: list[str]) -> None:
+def test_a_changed_text_is_read_again_whatever_its_size_and_date_say(
+    novel: str, tmp_path: Path, reads: list[str]
+) -> None:
     before = os.stat(novel)
     _, first = prepare(novel, "byte", SPECIALS, tmp_path / "cache")
     Path(novel).write_text(PROSE.replace("long", "LONG"))
     os.utime(novel, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert (os.stat(novel).st_size, os.stat(novel).st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert (os.stat(novel).st_size, os.stat(novel).st_mtime_ns) == (
+        before.st_size,
+        before.st_mtime_ns,
+    )
     _, second = prepare(novel, "byte", SPECIALS, tmp_path / "cache")
     assert len(reads) == 2
     assert first.digest != second.digest
 
 
-def test_a_folder_is_stamped_by_all_its_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_stamped_by_all_its_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stamps, "SETTLED_S", -60.0)
     (tmp_path / "a.txt").write_text("a")
     first = stamps.stamp(str(tmp_path))
@@ -79,8 +86,13 @@ def test_what_has_no_files_has_no_stamp(source: str) -> None:
     assert stamps.stamp(source) is None
 
 
-def test_of_several_that_start_at_once_one_reads_and_one_builds(novel: str, tmp_path: Path, reads: list[str]) -> None:
-    threads = [threading.Thread(target=prepare, args=(novel, "byte", SPECIALS, tmp_path / "cache")) for _ in range(4)]
+def test_of_several_that_start_at_once_one_reads_and_one_builds(
+    novel: str, tmp_path: Path, reads: list[str]
+) -> None:
+    threads = [
+        threading.Thread(target=prepare, args=(novel, "byte", SPECIALS, tmp_path / "cache"))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -88,10 +100,14 @@ def test_of_several_that_start_at_once_one_reads_and_one_builds(novel: str, tmp_
     assert len(reads) in (1, 2)  # the one that builds may be another than the one that read first
 
 
-def test_a_text_that_changes_while_it_is_built_is_refused(novel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_changes_while_it_is_built_is_refused(
+    novel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(novel, "byte", SPECIALS, tmp_path / "cache")
     stamped = stamps.stamp(novel)
-    monkeypatch.setattr(tokens, "stamp", lambda *_: stamped)  # it was looked at before, and is written now
+    monkeypatch.setattr(
+        tokens, "stamp", lambda *_: stamped
+    )  # it was looked at before, and is written now
     Path(novel).write_text(PROSE * 2)
     with pytest.raises(DataError, match="was changed while it was read"):
         prepare(novel, "bpe,vocab=300", SPECIALS, tmp_path / "cache")
@@ -105,7 +121,9 @@ def test_no_room_for_stamps_is_no_error(novel: str, tmp_path: Path, reads: list[
     assert reads == [novel] * 2
 
 
-def test_a_large_text_lies_in_shards_and_reads_as_one(novel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_text_lies_in_shards_and_reads_as_one(
+    novel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path(novel).write_text("".join(chr(ord("a") + i * i % 26) for i in range(5 * PAGE_TOKENS)))
     _, whole = prepare(novel, "byte", SPECIALS, tmp_path / "one")
     monkeypatch.setattr("thinwire.data.mapped.SHARD_TOKENS", PAGE_TOKENS)

@@ -1,4 +1,5 @@
-"""The laws of texts: nothing lost, nothing in both parts, and every text that cannot be is refused in one line that says why."""
+"""The laws of texts: nothing lost, nothing in both parts, and every text that cannot be is refused
+in one line that says why."""
 
 from __future__ import annotations
 
@@ -75,8 +76,12 @@ def write(folder: Path) -> None:
     (folder / ".git").mkdir()
     (folder / "b.TXT").write_text(PROSE + "b")
     (folder / "a.md.gz").write_bytes(gzip.compress((PROSE + "a").encode()))
-    (folder / "deep" / "c.jsonl").write_text("".join(json.dumps({"text": PROSE + letter}) + "\n" for letter in "cd") + "\n")
-    (folder / "e.jsonl.gz").write_bytes(gzip.compress(json.dumps({"n": 1, "text": PROSE + "é"}).encode()))
+    (folder / "deep" / "c.jsonl").write_text(
+        "".join(json.dumps({"text": PROSE + letter}) + "\n" for letter in "cd") + "\n"
+    )
+    (folder / "e.jsonl.gz").write_bytes(
+        gzip.compress(json.dumps({"n": 1, "text": PROSE + "é"}).encode())
+    )
     (folder / "empty.txt").touch()
     (folder / "picture.png").write_bytes(b"\x89PNG\0")
     (folder / ".git" / "hidden.txt").write_text("hidden")
@@ -88,10 +93,15 @@ def test_a_folder_is_read_whole_in_the_order_of_paths(tmp_path: Path) -> None:
     text = read_text(str(tmp_path))
     ends = [held.decode()[-1] for held in text.held]
     assert ends == ["a", "b", "c", "d", "é"]
-    assert [train + held for train, held in zip(text.train, text.held, strict=True)] == [(PROSE + end).encode() for end in ends]
+    assert [train + held for train, held in zip(text.train, text.held, strict=True)] == [
+        (PROSE + end).encode() for end in ends
+    ]
 
 
-@pytest.mark.parametrize(("name", "documents"), [("a.md.gz", 1), ("b.TXT", 1), ("deep/c.jsonl", 2), ("e.jsonl.gz", 1), ("copy", 1)])
+@pytest.mark.parametrize(
+    ("name", "documents"),
+    [("a.md.gz", 1), ("b.TXT", 1), ("deep/c.jsonl", 2), ("e.jsonl.gz", 1), ("copy", 1)],
+)
 def test_a_file_of_any_name_is_read(tmp_path: Path, name: str, documents: int) -> None:
     write(tmp_path)
     (tmp_path / "copy").write_text(PROSE)
@@ -109,25 +119,51 @@ def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 FILES: list[tuple[str, bytes | str, str]] = [
     ("empty.txt", "", r"is empty: there is nothing to train on"),
     ("blank.jsonl", '\n{"text": ""}\n', r"is empty"),
-    ("binary.txt", b"text\0text", r"binary.txt' is not text: a NUL byte, at offset 4; give text in UTF-8"),
-    ("latin.txt", "na\u00efve".encode("latin-1"), r"latin.txt' is not text: byte 0xef, which is not UTF-8 there, at offset 2"),
+    (
+        "binary.txt",
+        b"text\0text",
+        r"binary.txt' is not text: a NUL byte, at offset 4; give text in UTF-8",
+    ),
+    (
+        "latin.txt",
+        "na\u00efve".encode("latin-1"),
+        r"latin.txt' is not text: byte 0xef, which is not UTF-8 there, at offset 2",
+    ),
     ("cut.txt", "é".encode()[:1], r"cut.txt' is not text: byte 0xc3"),
     ("wide.txt", "wide".encode("utf-16"), r"not text"),
     ("binary.txt.gz", gzip.compress(b"text\0"), r"a NUL byte, at offset 4 of what it unpacks to"),
-    ("plain.txt.gz", PROSE, r"plain.txt.gz' cannot be unpacked \(Not a gzipped file.*pack it again"),
+    (
+        "plain.txt.gz",
+        PROSE,
+        r"plain.txt.gz' cannot be unpacked \(Not a gzipped file.*pack it again",
+    ),
     ("cut.txt.gz", gzip.compress(PROSE.encode())[:-9], r"cut.txt.gz' cannot be unpacked"),
-    ("damaged.txt.gz", gzip.compress(PROSE.encode())[:20] + bytes(9), r"damaged.txt.gz' cannot be unpacked"),
-    ("other.jsonl", '{"text": "a"}\n{"body": "b", "n": 1}\n', r"other.jsonl:2 has no text in a field 'text' \(it has: body, n\)"),
+    (
+        "damaged.txt.gz",
+        gzip.compress(PROSE.encode())[:20] + bytes(9),
+        r"damaged.txt.gz' cannot be unpacked",
+    ),
+    (
+        "other.jsonl",
+        '{"text": "a"}\n{"body": "b", "n": 1}\n',
+        r"other.jsonl:2 has no text in a field 'text' \(it has: body, n\)",
+    ),
     ("list.jsonl", '\n["a"]\n', r"list.jsonl:2 has no text in a field 'text' \(it is a list\)"),
     ("number.jsonl", '{"text": 3}', r"number.jsonl:1 has no text"),
     ("words.jsonl", "words\n", r"words.jsonl:1 is not JSON"),
     ("half.jsonl", r'{"text": "\ud83d"}', r"half.jsonl:1 holds half a character"),
-    ("letter.txt", "a", r"is too short to hold some of it out: it has 1 bytes in 1 document; give a few paragraphs"),
+    (
+        "letter.txt",
+        "a",
+        r"is too short to hold some of it out: it has 1 bytes in 1 document; give a few paragraphs",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FILES, ids=[name for name, _, _ in FILES])
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
+def test_a_file_that_is_no_text_is_refused(
+    tmp_path: Path, name: str, content: bytes | str, message: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(DataError, match=message) as caught:
@@ -140,7 +176,10 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, name: str, content: b
 
 def test_a_missing_path_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "novel.txt").write_text(PROSE)
-    with pytest.raises(DataError, match=rf"there is no such file or folder in '{tmp_path}'; did you mean 'novel.txt'\?"):
+    with pytest.raises(
+        DataError,
+        match=rf"there is no such file or folder in '{tmp_path}'; did you mean 'novel.txt'\?",
+    ):
         read_text(str(tmp_path / "novell.txt"))
     with pytest.raises(DataError, match=rf"the folder '{tmp_path}/letters' does not exist\."):
         read_text(str(tmp_path / "letters" / "novel.txt"))
@@ -168,7 +207,13 @@ def test_a_word_that_names_no_text_is_refused(source: str, message: str) -> None
 
 def test_a_folder_without_text_says_what_counts(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    with pytest.raises(DataError, match=r"holds no text files: \.txt, \.md, \.jsonl, \.parquet count, and these packed as \.gz or \.zst"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"holds no text files: \.txt, \.md, \.jsonl, \.parquet count, and these packed as "
+            r"\.gz or \.zst"
+        ),
+    ):
         read_text(str(tmp_path))
 
 
@@ -197,11 +242,15 @@ def test_a_dataset_holds_out_its_own_split(tmp_path: Path) -> None:
     assert read_text(f"{source},split=train[:1]").train == (b"one",)
     asked = read_text(f"{source},split=validation")  # which cannot be held out of itself
     assert (asked.train, asked.held) == ((b"fou", b"fiv"), (b"r", b"e"))
-    with pytest.raises(DataError, match=r"has no field 'txt'; did you mean 'text'\? Say field= one of: text, label"):
+    with pytest.raises(
+        DataError, match=r"has no field 'txt'; did you mean 'text'\? Say field= one of: text, label"
+    ):
         read_text(f"{source},field=txt")
     with pytest.raises(DataError, match=r"the field 'label' of the dataset .* holds int, not text"):
         read_text(f"{source},field=label")
-    with pytest.raises(DataError, match=r"cannot be loaded .*check its name, config and split") as caught:
+    with pytest.raises(
+        DataError, match=r"cannot be loaded .*check its name, config and split"
+    ) as caught:
         read_text(f"{source},split=trian")
     assert "\n" not in str(caught.value)
 
@@ -209,15 +258,19 @@ def test_a_dataset_holds_out_its_own_split(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("datasets_cache")
 def test_a_dataset_of_one_split_is_cut(tmp_path: Path) -> None:
     (tmp_path / "lines").mkdir()
-    (tmp_path / "lines" / "train.jsonl").write_text("".join(json.dumps({"story": f"story {number}"}) + "\n" for number in range(200)))
+    (tmp_path / "lines" / "train.jsonl").write_text(
+        "".join(json.dumps({"story": f"story {number}"}) + "\n" for number in range(200))
+    )
     text = read_text(f"hf:{tmp_path / 'lines'},field=story")
     assert (len(text.train), next(iter(text.held))) == (190, b"story 19")
 
 
 def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
     asked = (
-        "from thinwire.data import read_text, tokenizer_from, Text\nfrom thinwire.errors import DataError\n"
-        "for ask in (lambda: read_text('hf:nobody/nothing'), lambda: tokenizer_from('hf:nobody/nothing', Text('', (), ()), [])):\n"
+        "from thinwire.data import read_text, tokenizer_from, Text\nfrom thinwire.errors import "
+        "DataError\n"
+        "for ask in (lambda: read_text('hf:nobody/nothing'), lambda: "
+        "tokenizer_from('hf:nobody/nothing', Text('', (), ()), [])):\n"
         "    try:\n        ask()\n    except DataError as error:\n        print(error)\n"
     )
     told = subprocess.run(
@@ -237,7 +290,9 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"needs a package that cannot be imported .*pip install 'thinwire\[hub\]'"):
+    with pytest.raises(
+        DataError, match=r"needs a package that cannot be imported .*pip install 'thinwire\[hub\]'"
+    ):
         read_text("hf:nobody/nothing")
 
 
@@ -258,7 +313,9 @@ def write_parquet(path: Path, **columns: list[object]) -> None:
 
 
 def test_every_format_holds_the_same_documents(tmp_path: Path) -> None:
-    frames = b"".join(zst(lines_of([text])) for text in TEXTS)  # as pzstd and others write: a frame for each part
+    frames = b"".join(
+        zst(lines_of([text])) for text in TEXTS
+    )  # as pzstd and others write: a frame for each part
     (tmp_path / "a.jsonl").write_bytes(lines_of(TEXTS))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines_of(TEXTS)))
     (tmp_path / "c.jsonl.zst").write_bytes(zst(lines_of(TEXTS)))
@@ -266,16 +323,26 @@ def test_every_format_holds_the_same_documents(tmp_path: Path) -> None:
     write_parquet(tmp_path / "e.parquet", id=[1, 2, 3, 4], text=[*TEXTS, None])
     for path in sorted(tmp_path.iterdir()):
         assert [document.decode() for document in file_documents(path)] == TEXTS, path.name
-    assert len([document for path in text_files(tmp_path) for document in file_documents(path)]) == 5 * len(TEXTS)
+    assert len(
+        [document for path in text_files(tmp_path) for document in file_documents(path)]
+    ) == 5 * len(TEXTS)
     (tmp_path / "a.txt.zst").write_bytes(zst(PROSE.encode()))
     assert [document.decode() for document in file_documents(tmp_path / "a.txt.zst")] == [PROSE]
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
-def test_lines_do_not_ask_how_they_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_lines_do_not_ask_how_they_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     monkeypatch.setattr(files, "CHUNK", block)
-    (tmp_path / "a.jsonl").write_bytes(b"\n" + lines_of(["é", "b"]) + b"\n  \n" + lines_of(["c"]).strip())
-    assert [document.decode() for document in file_documents(tmp_path / "a.jsonl")] == ["é", "b", "c"]
+    (tmp_path / "a.jsonl").write_bytes(
+        b"\n" + lines_of(["é", "b"]) + b"\n  \n" + lines_of(["c"]).strip()
+    )
+    assert [document.decode() for document in file_documents(tmp_path / "a.jsonl")] == [
+        "é",
+        "b",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -284,17 +351,35 @@ def test_lines_do_not_ask_how_they_were_read(tmp_path: Path, monkeypatch: pytest
         ("a.jsonl.zst", lambda: zst(lines_of(TEXTS))[:-9], "it ends within a frame.*cut off"),
         ("a.jsonl.zst", lambda: zst(lines_of(TEXTS)) + b"more", "no zstd file, or a damaged one"),
         ("b.jsonl.zst", lambda: b"no zstd at all", "no zstd file, or a damaged one"),
-        ("a.jsonl.gz", lambda: gzip.compress(lines_of(TEXTS))[:-9], "no gzip file, or a damaged one"),
-        ("a.jsonl", lambda: lines_of(["a"]) + b'{"text": "\xff"}', r"byte 0xff, which is not UTF-8 there, at offset 24"),
-        ("a.jsonl.zst", lambda: zst(lines_of(["a"]) + b"\xff"), r"at offset 14 of what it unpacks to"),
+        (
+            "a.jsonl.gz",
+            lambda: gzip.compress(lines_of(TEXTS))[:-9],
+            "no gzip file, or a damaged one",
+        ),
+        (
+            "a.jsonl",
+            lambda: lines_of(["a"]) + b'{"text": "\xff"}',
+            r"byte 0xff, which is not UTF-8 there, at offset 24",
+        ),
+        (
+            "a.jsonl.zst",
+            lambda: zst(lines_of(["a"]) + b"\xff"),
+            r"at offset 14 of what it unpacks to",
+        ),
         ("a.parquet", lambda: b"no parquet", "cannot be read as parquet"),
         ("empty.parquet", lambda: b"", "cannot be read as parquet"),
         ("empty.jsonl", lambda: b"", "is empty"),
         ("empty.txt.gz", lambda: gzip.compress(b""), "is empty"),
-        ("a.jsonl", lambda: b'{"txt": "a"}', "a.jsonl:1 has no text in a field 'text' .it has: txt"),
+        (
+            "a.jsonl",
+            lambda: b'{"txt": "a"}',
+            "a.jsonl:1 has no text in a field 'text' .it has: txt",
+        ),
     ],
 )
-def test_a_damaged_file_is_refused_with_its_place(tmp_path: Path, name: str, make, line: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_file_is_refused_with_its_place(
+    tmp_path: Path, name: str, make, line: str
+) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / name).write_bytes(make())
     with pytest.raises(DataError, match=line):
         read_text(str(tmp_path / name))
@@ -318,7 +403,10 @@ def test_an_empty_shard_among_others_is_no_error(tmp_path: Path) -> None:
 def many(folder: Path, count: int) -> str:
     folder.mkdir()
     for part in range(3):
-        lines = [json.dumps({"text": f"{number}: {PROSE}" if number % 7 else ""}) + "\n" for number in range(part, count, 3)]
+        lines = [
+            json.dumps({"text": f"{number}: {PROSE}" if number % 7 else ""}) + "\n"
+            for number in range(part, count, 3)
+        ]
         (folder / f"{part}.jsonl").write_text("".join(lines))
     return str(folder)
 
@@ -326,7 +414,9 @@ def many(folder: Path, count: int) -> str:
 @pytest.mark.parametrize("count", [20, 300])
 @pytest.mark.parametrize("kind", ["files", "hf"])
 @pytest.mark.usefixtures("datasets_cache")
-def test_a_large_text_is_the_same_text_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, kind: str) -> None:
+def test_a_large_text_is_the_same_text_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, kind: str
+) -> None:
     source = ("hf:" if kind == "hf" else "") + many(tmp_path / "text", count)
     small = read_text(source)
     monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
@@ -335,22 +425,32 @@ def test_a_large_text_is_the_same_text_read_anew(tmp_path: Path, monkeypatch: py
     assert isinstance(large.train, Documents)
     for _ in range(2):
         assert (tuple(large.train), tuple(large.held)) == (small.train, small.held)
-    assert (len(large.train), large.sizes(), large.digest) == (len(small.train), small.sizes(), small.digest)
+    assert (len(large.train), large.sizes(), large.digest) == (
+        len(small.train),
+        small.sizes(),
+        small.digest,
+    )
     assert next(iter(small.held)) in large.held
     assert b"another" not in large.held
 
 
-def test_a_large_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_text_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
     text = read_text(many(tmp_path / "text", 300))
     (tmp_path / "text" / "2.jsonl").write_text(json.dumps({"text": PROSE}))
-    with pytest.raises(DataError, match=r"was changed while it was read; start again once it stays as it is"):
+    with pytest.raises(
+        DataError, match=r"was changed while it was read; start again once it stays as it is"
+    ):
         list(text.train)
     with pytest.raises(DataError, match=r"was changed while it was read"):
         tokenizer_from("bpe,vocab=300", text, [])
 
 
-def test_a_large_text_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_text_is_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with (tmp_path / "large.jsonl").open("w") as file:
         for number in range(1500):
             file.write(json.dumps({"text": f"{number} " + "a line of text\n" * 300}) + "\n")
@@ -367,11 +467,16 @@ def test_a_large_text_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.
     assert peak < 3_500_000
 
 
-def test_documents_are_cleaned_before_some_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_are_cleaned_before_some_are_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = [json.dumps({"text": f"{PROSE}{number // 2}  \r\n"}) for number in range(300)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     small = read_text(str(tmp_path), clean=lambda: cleaners(["tidied", "unseen"]))
     assert len(set(small.train) | set(small.held)) == len(small.train) + len(small.held) == 150
     assert not any(b"\r" in document for document in small.train)
     monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
-    assert read_text(str(tmp_path), clean=lambda: cleaners(["tidied", "unseen"])).digest == small.digest
+    assert (
+        read_text(str(tmp_path), clean=lambda: cleaners(["tidied", "unseen"])).digest
+        == small.digest
+    )

@@ -1,4 +1,5 @@
-"""The laws of tokenizers: text comes back as it was, also after saving; and documents get the ids that the tokenizer would give."""
+"""The laws of tokenizers: text comes back as it was, also after saving; and documents get the ids
+that the tokenizer would give."""
 
 from __future__ import annotations
 
@@ -25,7 +26,19 @@ KINDS = ["byte", "bpe,vocab=400"]
 
 # Words and white space of every kind, and the letters of special tokens; and any characters at all.
 words = st.lists(
-    st.sampled_from([*"\n\n\n  \t\r\0\x1c\u3000\u00a0\u2028", "the", "The end.", "'s", "12", "é😀", "<pad>", "<mask>", "\u200b"])
+    st.sampled_from(
+        [
+            *"\n\n\n  \t\r\0\x1c\u3000\u00a0\u2028",
+            "the",
+            "The end.",
+            "'s",
+            "12",
+            "é😀",
+            "<pad>",
+            "<mask>",
+            "\u200b",
+        ]
+    )
 )
 texts = st.one_of(st.text(), words.map("".join))
 
@@ -36,7 +49,9 @@ def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
 
 
 @pytest.fixture(scope="module")
-def saved(tokenizers: dict[str, PreTrainedTokenizerFast], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def saved(
+    tokenizers: dict[str, PreTrainedTokenizerFast], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     folders = {kind: tmp_path_factory.mktemp("saved") for kind in KINDS}
     for kind, folder in folders.items():
         tokenizers[kind].save_pretrained(folder)
@@ -45,7 +60,9 @@ def saved(tokenizers: dict[str, PreTrainedTokenizerFast], tmp_path_factory: pyte
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=texts)
-def test_text_comes_back_as_it_was(tokenizers: dict[str, PreTrainedTokenizerFast], kind: str, text: str) -> None:
+def test_text_comes_back_as_it_was(
+    tokenizers: dict[str, PreTrainedTokenizerFast], kind: str, text: str
+) -> None:
     tokenizer = tokenizers[kind]
     assert tokenizer.decode(tokenizer.encode(text)) == text  # special tokens in it included
     [ids] = encode(tokenizer, [text.encode()])
@@ -56,9 +73,17 @@ def test_text_comes_back_as_it_was(tokenizers: dict[str, PreTrainedTokenizerFast
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(documents=st.lists(texts, max_size=4))
-def test_documents_get_the_tokenizers_own_ids(tokenizers: dict[str, PreTrainedTokenizerFast], kind: str, documents: list[str]) -> None:
+def test_documents_get_the_tokenizers_own_ids(
+    tokenizers: dict[str, PreTrainedTokenizerFast], kind: str, documents: list[str]
+) -> None:
     tokenizer = tokenizers[kind]
-    own = [[*tokenizer.encode(text, split_special_tokens=True, add_special_tokens=False), tokenizer.eos_token_id] for text in documents]
+    own = [
+        [
+            *tokenizer.encode(text, split_special_tokens=True, add_special_tokens=False),
+            tokenizer.eos_token_id,
+        ]
+        for text in documents
+    ]
     assert [ids.tolist() for ids in encode(tokenizer, (text.encode() for text in documents))] == own
 
 
@@ -75,7 +100,11 @@ def test_numpy_and_the_byte_tokenizer_agree_on_every_byte(
     monkeypatch.setattr(module, "_is_byte", lambda _: False)
     slow = np.concatenate(list(encode(tokenizers["byte"], [every, b"", ENGLISH])))
     assert np.array_equal(fast, slow)
-    assert set(fast.tolist()) == set(range(257)) - {0xC0, 0xC1, *range(0xF5, 0x100)}  # bytes that UTF-8 never has
+    assert set(fast.tolist()) == set(range(257)) - {
+        0xC0,
+        0xC1,
+        *range(0xF5, 0x100),
+    }  # bytes that UTF-8 never has
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,13 +129,19 @@ def test_pieces_are_the_text_and_get_the_ids_of_the_text(
     assert "".join(cut) == text
     assert all(size <= len(piece) <= 2 * size for piece in cut[:-1])
     assert not cut or 1 <= len(cut[-1]) <= 2 * size
-    assume(all(len(piece) < 2 * size for piece in cut[:-1]))  # else one word filled a piece, and was cut through
+    assume(
+        all(len(piece) < 2 * size for piece in cut[:-1])
+    )  # else one word filled a piece, and was cut through
     tokenizer = tokenizers["bpe,vocab=400"]
     whole = tokenizer.encode(text, split_special_tokens=True)
-    assert [token for piece in cut for token in tokenizer.encode(piece, split_special_tokens=True)] == whole
+    assert [
+        token for piece in cut for token in tokenizer.encode(piece, split_special_tokens=True)
+    ] == whole
 
 
-def test_a_long_document_gets_the_ids_of_the_whole(tokenizers: dict[str, PreTrainedTokenizerFast]) -> None:
+def test_a_long_document_gets_the_ids_of_the_whole(
+    tokenizers: dict[str, PreTrainedTokenizerFast],
+) -> None:
     document = ENGLISH * (4 * PIECE // len(ENGLISH) + 1)
     assert len(list(pieces(document.decode()))) > 2
     [ids, short] = encode(tokenizers["bpe,vocab=400"], [document, b"short"])
@@ -114,7 +149,9 @@ def test_a_long_document_gets_the_ids_of_the_whole(tokenizers: dict[str, PreTrai
     assert short[-1] == ids[-1] == 400 - len(SPECIALS)
 
 
-def test_batches_keep_documents_apart(tokenizers: dict[str, PreTrainedTokenizerFast], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_keep_documents_apart(
+    tokenizers: dict[str, PreTrainedTokenizerFast], monkeypatch: pytest.MonkeyPatch
+) -> None:
     documents = [ENGLISH[at : at + at % 997] for at in range(0, 30_000, 501)]
     whole = [ids.tolist() for ids in encode(tokenizers["bpe,vocab=400"], documents)]
     monkeypatch.setattr(module, "PIECE", 50)  # batches of 1600 letters
@@ -123,7 +160,9 @@ def test_batches_keep_documents_apart(tokenizers: dict[str, PreTrainedTokenizerF
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_follow_and_have_their_roles(tokenizers: dict[str, PreTrainedTokenizerFast], kind: str) -> None:
+def test_special_tokens_follow_and_have_their_roles(
+    tokenizers: dict[str, PreTrainedTokenizerFast], kind: str
+) -> None:
     tokenizer = tokenizers[kind]
     first = len(tokenizer) - len(SPECIALS)
     assert first == (256 if kind == "byte" else 400 - len(SPECIALS))
@@ -140,7 +179,9 @@ def test_training_is_the_same_every_time(tokenizers: dict[str, PreTrainedTokeniz
 
 
 def test_a_short_text_gives_a_small_vocabulary() -> None:
-    tokenizer = tokenizer_from("bpe,vocab=4096", Text("short", (b"the end, the end",), ()), SPECIALS)
+    tokenizer = tokenizer_from(
+        "bpe,vocab=4096", Text("short", (b"the end, the end",), ()), SPECIALS
+    )
     assert 256 + len(SPECIALS) < len(tokenizer) < 300
 
 
@@ -151,7 +192,9 @@ def test_a_digest_is_of_the_tokenizer_and_not_of_its_last_call(
     assert len(set(digests.values())) == 2
     for kind, tokenizer in tokenizers.items():
         loaded = tokenizer_from(str(saved[kind]), TEXT, SPECIALS)
-        assert tokenizer_digest(loaded) == tokenizer_key(str(saved[kind]), SPECIALS) == digests[kind]
+        assert (
+            tokenizer_digest(loaded) == tokenizer_key(str(saved[kind]), SPECIALS) == digests[kind]
+        )
         loaded(["a long text", "b"], truncation=True, max_length=4, padding=True)
         assert tokenizer_digest(loaded) == digests[kind]
         [ids] = encode(loaded, [b"a long text"])  # which the settings of that call do not cut
@@ -167,11 +210,19 @@ def test_a_loaded_tokenizer_needs_roles_by_any_name_and_the_others_by_name(tmp_p
     assert [ids.tolist() for ids in encode(loaded, [b"a"])] == [[97, 256]]
     assert len(loaded) == len(other)
     with pytest.raises(
-        DataError, match=r"lacks special tokens .*: pad \(such as <pad>\), mask \(such as <mask>\), <extra_id_1>.*; take byte"
+        DataError,
+        match=(
+            r"lacks special tokens .*: pad \(such as <pad>\), mask \(such as <mask>\), "
+            r"<extra_id_1>.*; take byte"
+        ),
     ):
-        tokenizer_from(str(tmp_path), TEXT, [*SPECIALS, *(f"<extra_id_{number}>" for number in range(3, 100))])
+        tokenizer_from(
+            str(tmp_path), TEXT, [*SPECIALS, *(f"<extra_id_{number}>" for number in range(3, 100))]
+        )
     with pytest.raises(DataError, match="and 95 more"):
-        tokenizer_from(str(tmp_path), TEXT, ["<pad>", *(f"<extra_id_{number}>" for number in range(100))])
+        tokenizer_from(
+            str(tmp_path), TEXT, ["<pad>", *(f"<extra_id_{number}>" for number in range(100))]
+        )
 
 
 def test_without_an_eos_token_nothing_is_encoded() -> None:
@@ -179,7 +230,9 @@ def test_without_an_eos_token_nothing_is_encoded() -> None:
         encode(tokenizer_from("byte", TEXT, []), [b"a"])
 
 
-def test_what_is_like_bytes_but_is_not_takes_the_long_way(tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerFast]) -> None:
+def test_what_is_like_bytes_but_is_not_takes_the_long_way(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerFast]
+) -> None:
     tokenizers["byte"].save_pretrained(tmp_path)
     state = json.loads((tmp_path / "tokenizer.json").read_text())
     state["normalizer"] = {"type": "Lowercase"}
@@ -191,11 +244,20 @@ def test_what_is_like_bytes_but_is_not_takes_the_long_way(tmp_path: Path, tokeni
 @pytest.mark.parametrize(
     ("spoken", "message"),
     [
-        ("bytes", r"there is no tokenizer 'bytes'; did you mean 'byte'\? Say byte, bpe,vocab=4096, a folder or hf:NAME"),
+        (
+            "bytes",
+            (
+                r"there is no tokenizer 'bytes'; did you mean 'byte'\? Say byte, bpe,vocab=4096, "
+                r"a folder or hf:NAME"
+            ),
+        ),
         ("", "there is no tokenizer ''"),
         ("bpe", "needs the size of its vocabulary: say bpe,vocab=4096"),
         ("bpe,vocab=many", "vocab=many is no whole number"),
-        ("bpe,vocab=262", "256 bytes, 6 special tokens and a pair take vocab=263 at least; or take byte"),
+        (
+            "bpe,vocab=262",
+            "256 bytes, 6 special tokens and a pair take vocab=263 at least; or take byte",
+        ),
         ("bpe,size=300", r"bpe has no setting 'size'\. bpe has: vocab"),
         ("byte,vocab=300", r"byte has no setting 'vocab'\. byte has: no settings"),
         ("hf:", "names no repository; say hf:NAME"),
@@ -204,7 +266,10 @@ def test_what_is_like_bytes_but_is_not_takes_the_long_way(tmp_path: Path, tokeni
     ],
 )
 def test_what_names_no_tokenizer_is_refused(spoken: str, message: str) -> None:
-    for ask in (lambda: tokenizer_from(spoken, TEXT, SPECIALS), lambda: tokenizer_key(spoken, SPECIALS)):
+    for ask in (
+        lambda: tokenizer_from(spoken, TEXT, SPECIALS),
+        lambda: tokenizer_key(spoken, SPECIALS),
+    ):
         with pytest.raises(DataError, match=message):
             ask()
 
@@ -230,15 +295,21 @@ def test_a_missing_folder_names_its_neighbours(tmp_path: Path) -> None:
     "files",
     [
         {},
-        {"config.json": '{"model_type": "gpt2"}'},  # of which transformers makes up an empty tokenizer
+        {
+            "config.json": '{"model_type": "gpt2"}'
+        },  # of which transformers makes up an empty tokenizer
         {"tokenizer.json": "{", "tokenizer_config.json": "{}"},
         {"tokenizer_config.json": "{}"},
     ],
 )
-def test_a_folder_without_a_tokenizer_is_refused_in_a_line(tmp_path: Path, files: dict[str, str]) -> None:
+def test_a_folder_without_a_tokenizer_is_refused_in_a_line(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=r"holds no tokenizer, or a damaged one|no tokenizer\.json lies there") as caught:
+    with pytest.raises(
+        DataError, match=r"holds no tokenizer, or a damaged one|no tokenizer\.json lies there"
+    ) as caught:
         tokenizer_from(str(tmp_path), TEXT, [])
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,5 @@
-"""The laws of prepared tokens: the text's own ids, built once by whoever comes first, whole or not there at any moment."""
+"""The laws of prepared tokens: the text's own ids, built once by whoever comes first, whole or not
+there at any moment."""
 
 from __future__ import annotations
 
@@ -29,7 +30,11 @@ PATIENCE_S = 200  # a fork server starts slowly on a busy machine
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["thinwire.data", "transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers"]
+    [
+        "thinwire.data",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.tokenization_utils_tokenizers",
+    ]
 )
 
 
@@ -54,10 +59,15 @@ def entry(kept: Path) -> Path:
 
 
 @pytest.mark.parametrize("spoken", ["byte", "bpe,vocab=300"])
-def test_tokens_are_the_texts_ids_with_eos_after_each_document(novel: str, kept: Path, spoken: str) -> None:
+def test_tokens_are_the_texts_ids_with_eos_after_each_document(
+    novel: str, kept: Path, spoken: str
+) -> None:
     tokenizer, found = prepare(novel, spoken, SPECIALS, kept)
     text = read_text(novel)
-    for ids, documents, size in ((found.train, text.train, found.train_bytes), (found.held, text.held, found.held_bytes)):
+    for ids, documents, size in (
+        (found.train, text.train, found.train_bytes),
+        (found.held, text.held, found.held_bytes),
+    ):
         assert ids.dtype == torch.int32
         assert ids.tolist() == np.concatenate(list(encode(tokenizer, documents))).tolist()
         assert size == sum(map(len, documents))
@@ -66,7 +76,9 @@ def test_tokens_are_the_texts_ids_with_eos_after_each_document(novel: str, kept:
         assert tokenizer.decode(ids[: ends[0]]) == documents[0].decode()
 
 
-def test_a_second_call_builds_nothing(novel: str, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_builds_nothing(
+    novel: str, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, built = prepare(novel, "bpe,vocab=300", SPECIALS, kept)
     monkeypatch.setattr(tokens, "_build", None)
     second, found = prepare(novel, "bpe,vocab=300", SPECIALS, kept)
@@ -91,7 +103,9 @@ def test_what_differs_has_a_folder_of_its_own(novel: str, kept: Path, tmp_path: 
 
     tokenizer, first = prepare(novel, "byte", SPECIALS, kept)
     assert ask("bpe,vocab=300").digest != first.digest
-    assert ask(specials=SPECIALS[:2]).digest == first.digest  # the ids are the same, the tokenizer is not
+    assert (
+        ask(specials=SPECIALS[:2]).digest == first.digest
+    )  # the ids are the same, the tokenizer is not
     folder = tmp_path / "own"
     for number in range(2):  # the folder of a tokenizer keeps its name while its content changes
         tokenizer.add_special_tokens({"extra_special_tokens": [f"<new_{number}>"]})
@@ -111,7 +125,9 @@ def test_a_wrong_tokenizer_or_text_leaves_no_cache(novel: str, kept: Path) -> No
     assert not [path for path in (kept / "tokens").iterdir() if path.is_dir()]
 
 
-def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, novel: str) -> None:
+def test_the_default_folder_is_the_users(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, novel: str
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("THINWIRE_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -133,11 +149,15 @@ def test_no_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("place", ["/proc/thinwire", "/sys/thinwire", "{file}/below"])
 def test_a_folder_that_cannot_be_written_is_refused(novel: str, place: str) -> None:
-    with pytest.raises(DataError, match=r"cannot be used .*: set THINWIRE_CACHE to a folder that you may write"):
+    with pytest.raises(
+        DataError, match=r"cannot be used .*: set THINWIRE_CACHE to a folder that you may write"
+    ):
         prepare(novel, "byte", SPECIALS, Path(place.format(file=f"{novel}/a.txt")))
 
 
-def test_what_is_built_serves_where_nothing_can_be_written(novel: str, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_built_serves_where_nothing_can_be_written(
+    novel: str, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(novel, "byte", SPECIALS, kept)
 
     def refuse(*_: object, **__: object) -> None:
@@ -183,11 +203,15 @@ def test_a_damaged_folder_is_built_anew_after_a_warning(
     assert len(warned) == 1
     assert "\n" not in str(warned[0].message)
     assert mended.digest == whole.digest
-    assert mended.train.equal(torch.tensor(np.fromfile(entry(kept) / "train-00000.bin", dtype="<i4")))
+    assert mended.train.equal(
+        torch.tensor(np.fromfile(entry(kept) / "train-00000.bin", dtype="<i4"))
+    )
     prepare(novel, "byte", SPECIALS, kept)  # without a warning, which would be an error here
 
 
-def test_large_files_are_checked_by_size_alone(novel: str, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_are_checked_by_size_alone(
+    novel: str, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(novel, "byte", SPECIALS, kept)
     flip(entry(kept) / "train-00000.bin")
     monkeypatch.setattr(tokens, "VERIFIED_BYTES", 1)
@@ -225,7 +249,8 @@ def _run(pipe: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
 
 
 def build_beside_others(pipe: Any, start: Any, source: str, kept: Path) -> None:
-    """Prepare at the same moment as others; tells whether it was this process that built, and what it found."""
+    """Prepare at the same moment as others; tells whether it was this process that built, and what
+    it found."""
     built = []
     inner = tokens._build
 
@@ -237,13 +262,18 @@ def build_beside_others(pipe: Any, start: Any, source: str, kept: Path) -> None:
     tokens._build = build
     start.wait(PATIENCE_S)
     _, found = prepare(source, "bpe,vocab=300", SPECIALS, kept)
-    pipe.send((bool(built), found.digest, hashlib.sha256(found.train.numpy().tobytes()).hexdigest()))
+    pipe.send(
+        (bool(built), found.digest, hashlib.sha256(found.train.numpy().tobytes()).hexdigest())
+    )
 
 
 def test_of_three_processes_one_builds_and_all_find_the_same(novel: str, kept: Path) -> None:
     start = processes.Barrier(3)
     pipes, children = zip(*(processes.Pipe() for _ in range(3)), strict=True)
-    started = [processes.Process(target=build_beside_others, args=(pipe, start, novel, kept), daemon=True) for pipe in children]
+    started = [
+        processes.Process(target=build_beside_others, args=(pipe, start, novel, kept), daemon=True)
+        for pipe in children
+    ]
     for process in started:
         process.start()
     assert all(pipe.poll(PATIENCE_S) for pipe in pipes)
@@ -287,7 +317,9 @@ def hang_at(place: str, reached: Any, source: str, kept: Path) -> None:
         ("cache.shutil.rmtree", True),  # after
     ],
 )
-def test_a_builder_killed_at_any_moment_leaves_nothing_that_is_taken_for_whole(novel: str, kept: Path, place: str, damaged: bool) -> None:
+def test_a_builder_killed_at_any_moment_leaves_nothing_that_is_taken_for_whole(
+    novel: str, kept: Path, place: str, damaged: bool
+) -> None:
     if damaged:
         prepare(novel, "byte", SPECIALS, kept)
         cut(entry(kept) / "train-00000.bin")
@@ -305,12 +337,21 @@ def test_a_builder_killed_at_any_moment_leaves_nothing_that_is_taken_for_whole(n
         _, found = prepare(novel, "byte", SPECIALS, kept)
     assert len(told) == (left == {""})
     assert found.train_bytes == sum(map(len, read_text(novel).train))
-    assert {path.name for path in entry(kept).iterdir()} == {"train-00000.bin", "held-00000.bin", "meta.json", "tokenizer"}
+    assert {path.name for path in entry(kept).iterdir()} == {
+        "train-00000.bin",
+        "held-00000.bin",
+        "meta.json",
+        "tokenizer",
+    }
 
 
-def test_what_a_killed_builder_of_another_text_left_is_removed_too_but_not_what_is_being_built(novel: str, kept: Path) -> None:
+def test_what_a_killed_builder_of_another_text_left_is_removed_too_but_not_what_is_being_built(
+    novel: str, kept: Path
+) -> None:
     reached = processes.Event()
-    builder = processes.Process(target=hang_at, args=("tokens.os.fsync", reached, novel, kept), daemon=True)
+    builder = processes.Process(
+        target=hang_at, args=("tokens.os.fsync", reached, novel, kept), daemon=True
+    )
     builder.start()
     assert reached.wait(PATIENCE_S)
     [partial] = (kept / "tokens").glob("*" + PARTIAL)
@@ -324,17 +365,25 @@ def test_what_a_killed_builder_of_another_text_left_is_removed_too_but_not_what_
 
 
 def prepare_within(room_bytes: int, source: str, kept: Path) -> None:
-    """Prepare where no file can be larger; the kernel then says EFBIG where a full disk says ENOSPC."""
+    """Prepare where no file can be larger; the kernel then says EFBIG where a full disk says
+    ENOSPC."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, resource.RLIM_INFINITY))
     prepare(source, "byte", SPECIALS, kept)
 
 
-@pytest.mark.parametrize("room_bytes", [10_000, 1000])  # train.bin does not fit; tokenizer.json, which Rust writes, does not
-def test_no_room_is_one_line_and_leaves_nothing(tmp_path: Path, kept: Path, room_bytes: int) -> None:
+@pytest.mark.parametrize(
+    "room_bytes", [10_000, 1000]
+)  # train.bin does not fit; tokenizer.json, which Rust writes, does not
+def test_no_room_is_one_line_and_leaves_nothing(
+    tmp_path: Path, kept: Path, room_bytes: int
+) -> None:
     (tmp_path / "novel.txt").write_text(PROSE if room_bytes == 10_000 else PROSE[:200])
     error = run(prepare_within, room_bytes, str(tmp_path / "novel.txt"), kept)
     assert type(error) is DataError
-    assert f"there is no room for the tokens in '{kept}/tokens' (File too large): make some, or set THINWIRE_CACHE elsewhere" in str(error)
+    assert (
+        f"there is no room for the tokens in '{kept}/tokens' (File too large): make some, or "
+        "set THINWIRE_CACHE elsewhere"
+    ) in str(error)
     assert list((kept / "tokens").iterdir()) == []
     assert prepare(str(tmp_path / "novel.txt"), "byte", SPECIALS, kept)
 
@@ -353,8 +402,20 @@ def test_meta_says_what_the_files_are(novel: str, kept: Path) -> None:
     _, found = prepare(novel, "byte", SPECIALS, kept)
     meta = json.loads((entry(kept) / "meta.json").read_text())
     sha256 = hashlib.sha256(found.train.numpy().tobytes()).hexdigest()
-    assert meta["train"] == {"tokens": len(found.train), "bytes": found.train_bytes, "sha256": sha256, "shards": ["train-00000.bin"]}
-    assert found.digest == hashlib.sha256((sha256 + meta["held"]["sha256"]).encode()).hexdigest()  # that older versions gave, too
+    assert meta["train"] == {
+        "tokens": len(found.train),
+        "bytes": found.train_bytes,
+        "sha256": sha256,
+        "shards": ["train-00000.bin"],
+    }
+    assert (
+        found.digest == hashlib.sha256((sha256 + meta["held"]["sha256"]).encode()).hexdigest()
+    )  # that older versions gave, too
     files: Iterable[str] = sorted(meta["files"])
-    assert files == ["held-00000.bin", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "train-00000.bin"]
+    assert files == [
+        "held-00000.bin",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "train-00000.bin",
+    ]
     assert meta["files"]["train-00000.bin"]["bytes"] == 4 * len(found.train)

@@ -1,4 +1,5 @@
-"""Threads ahead: what was asked for is done in order, and nobody waits for one whose server has stalled."""
+"""Threads ahead: what was asked for is done in order, and nobody waits for one whose server has
+stalled."""
 
 from __future__ import annotations
 
@@ -12,12 +13,22 @@ from pathlib import Path
 import pytest
 
 from tests.data.server import Site, served, stall
-from thinwire.data import Pipeline, Prefetch, Reader, SetReader, Streamed, Text, tokenizer_from, write_set
+from thinwire.data import (
+    Pipeline,
+    Prefetch,
+    Reader,
+    SetReader,
+    Streamed,
+    Text,
+    tokenizer_from,
+    write_set,
+)
 from thinwire.data.disk import DiskCache
 from thinwire.data.remote import RemoteFile, store_of
 from thinwire.data.workers import Workers
 
-# That the stall still lasts shows that nobody waited for it (its server is given up after some 100 s); clocks say little on a busy machine.
+# That the stall still lasts shows that nobody waited for it (its server is given up after some 100
+# s); clocks say little on a busy machine.
 STALL = stall(0.1, 300)
 
 
@@ -70,7 +81,10 @@ def test_close_lets_go_of_who_waits_and_of_what_does_not_end() -> None:
 
 
 def test_a_process_ends_though_a_thread_does_not() -> None:
-    program = "import threading; from thinwire.data.workers import Workers; w = Workers(1, 'x'); w.ask(threading.Event().wait, 290)"
+    program = (
+        "import threading; from thinwire.data.workers import Workers; w = Workers(1, 'x'); "
+        "w.ask(threading.Event().wait, 290)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
 
 
@@ -90,7 +104,9 @@ def test_training_stops_while_a_server_stalls(tmp_path: Path) -> None:
     text = Text("letters", tuple(f"{at} and so on".encode() * 9 for at in range(300)), (b"held",))
     write_set(tmp_path / "set", text, tokenizer_from("byte", text, ["<|endoftext|>"]), 4096)
     with served(Site(folder=tmp_path / "set")) as site:
-        stream = Streamed(SetReader(f"{site.url}/", tmp_path / "cache", 10**9), Reader(4), length=33)
+        stream = Streamed(
+            SetReader(f"{site.url}/", tmp_path / "cache", 10**9), Reader(4), length=33
+        )
         site.every = STALL
         ahead = Prefetch(stream.at)
         when_asked(site, ahead.close)
@@ -98,7 +114,9 @@ def test_training_stops_while_a_server_stalls(tmp_path: Path) -> None:
             ahead.at(0)
         ahead.close()
         stream.close()
-        assert any(coming.running() for coming in stream._coming.values()), "it did stall, and still does"
+        assert any(coming.running() for coming in stream._coming.values()), (
+            "it did stall, and still does"
+        )
         with pytest.raises(RuntimeError, match="closed"):
             stream.at(0)
 

@@ -50,29 +50,53 @@ def test_payloads_arrive_as_they_were_when_they_were_sent() -> None:
 
 def test_nothing_is_moved_for_a_size_of_zero() -> None:
     sent: dict[int, float] = {}
-    run({rank: flight(Exchange(((1 - rank, bytes_of(0)),), ((1 - rank, 0),))) for rank in (0, 1)}, sent)
+    run(
+        {rank: flight(Exchange(((1 - rank, bytes_of(0)),), ((1 - rank, 0),))) for rank in (0, 1)},
+        sent,
+    )
     assert sent == {0: 0.0, 1: 0.0}
 
 
 @pytest.mark.parametrize(
     ("flights", "told"),
     [
-        ({0: flight(Exchange((), ((1, 5),))), 1: flight()}, "no rank can go on: rank 0 waits in an exchange, for 5 bytes from rank 1"),
-        ({0: flight(AllReduce(ones(), (0, 1))), 1: flight()}, r"rank 0 waits in an all-reduce over \(0, 1\)"),
+        (
+            {0: flight(Exchange((), ((1, 5),))), 1: flight()},
+            "no rank can go on: rank 0 waits in an exchange, for 5 bytes from rank 1",
+        ),
+        (
+            {0: flight(AllReduce(ones(), (0, 1))), 1: flight()},
+            r"rank 0 waits in an all-reduce over \(0, 1\)",
+        ),
         (
             {0: flight(AllReduce(ones(), (0, 1))), 1: flight(Exchange((), ((0, 8),)))},
-            r"rank 0 waits in an all-reduce over \(0, 1\); rank 1 waits in an exchange, for 8 bytes from rank 0",
+            (
+                r"rank 0 waits in an all-reduce over \(0, 1\); rank 1 waits in an exchange, for 8 "
+                r"bytes from rank 0"
+            ),
         ),
-        ({0: flight(AllReduce(ones(), (0, 1))), 1: flight(AllReduce(ones(), (1,)))}, r"rank 0 waits in an all-reduce over \(0, 1\)"),
+        (
+            {0: flight(AllReduce(ones(), (0, 1))), 1: flight(AllReduce(ones(), (1,)))},
+            r"rank 0 waits in an all-reduce over \(0, 1\)",
+        ),
         (
             {0: flight(Exchange(((1, bytes_of(4)),), ())), 1: flight(Exchange((), ((0, 5),)))},
             "rank 1 expects 5 bytes from rank 0 and 4 came: their hops crossed",
         ),
-        ({0: flight(Exchange(((1, bytes_of(4)),), ())), 1: flight()}, "nobody took 4 bytes from rank 0 to rank 1"),
-        ({0: flight(Exchange(((1, bytes_of(4)),), ())), 1: flight(Exchange((), ((0, 0),)))}, "nobody took 4 bytes from rank 0 to rank 1"),
+        (
+            {0: flight(Exchange(((1, bytes_of(4)),), ())), 1: flight()},
+            "nobody took 4 bytes from rank 0 to rank 1",
+        ),
+        (
+            {0: flight(Exchange(((1, bytes_of(4)),), ())), 1: flight(Exchange((), ((0, 0),)))},
+            "nobody took 4 bytes from rank 0 to rank 1",
+        ),
         (
             {0: flight(AllReduce(ones(), (0, 1))), 1: flight(AllReduce(torch.ones(3), (0, 1)))},
-            r"all-reduce over \(0, 1\) of different tensors: \[\(2, torch.float32\), \(3, torch.float32\)\]",
+            (
+                r"all-reduce over \(0, 1\) of different tensors: \[\(2, torch.float32\), \(3, "
+                r"torch.float32\)\]"
+            ),
         ),
     ],
     ids=[
@@ -94,14 +118,21 @@ def test_ranks_that_do_not_meet_are_named(flights: dict[int, Flight], told: str)
 def test_a_fabric_joins_threads() -> None:
     def work(driver: Driver) -> list[float]:
         driver.prepare(((0, 1),))
-        handles = [driver.start(flight(AllReduce(torch.full((1,), float(i)), (0, 1, 2))), i % 2, f"flight {i}") for i in range(6)]
+        handles = [
+            driver.start(
+                flight(AllReduce(torch.full((1,), float(i)), (0, 1, 2))), i % 2, f"flight {i}"
+            )
+            for i in range(6)
+        ]
         landed = [float(handle.wait().total) for handle in reversed(handles)]
         assert all(handle.sent_bytes == pytest.approx(2 * 2 / 3 * 4) for handle in handles)
         assert all(handle.encode_s == handle.wire_s == 0 for handle in handles)
         driver.close()
         return landed
 
-    assert on_threads(3, work, lanes=2) == {rank: [15.0, 12.0, 9.0, 6.0, 3.0, 0.0] for rank in range(3)}
+    assert on_threads(3, work, lanes=2) == {
+        rank: [15.0, 12.0, 9.0, 6.0, 3.0, 0.0] for rank in range(3)
+    }
 
 
 def test_an_error_in_one_ranks_flight_reaches_all() -> None:
@@ -110,7 +141,9 @@ def test_an_error_in_one_ranks_flight_reaches_all() -> None:
         raise ValueError("it fell over")
 
     def work(driver: Driver) -> None:
-        driver.start(bad() if driver.rank else flight(AllReduce(ones(), (0, 1))), 0, "step 3 of bucket 1").wait()
+        driver.start(
+            bad() if driver.rank else flight(AllReduce(ones(), (0, 1))), 0, "step 3 of bucket 1"
+        ).wait()
 
     for error in on_threads(2, work).values():
         assert isinstance(error, FlightError)

@@ -50,18 +50,27 @@ def test_both_directions_at_once() -> None:
 
 
 def test_sends_go_out_one_at_a_time_in_the_order_given() -> None:
-    told = simulate({0: flight(to((2, 100), (1, 100))), 1: flight(at((0, 100))), 2: flight(at((0, 100)))}, Wires(SLOW))
+    told = simulate(
+        {0: flight(to((2, 100), (1, 100))), 1: flight(at((0, 100))), 2: flight(at((0, 100)))},
+        Wires(SLOW),
+    )
     assert told.ends == {0: 2.0, 1: 3.0, 2: 2.0}
 
 
 def test_each_message_holds_its_sender() -> None:
-    told = simulate({0: flight(to((1, 100), (1, 100))), 1: flight(at((0, 100)), at((0, 100)))}, Wires(Link(1.0, 100.0, message_s=0.5)))
+    told = simulate(
+        {0: flight(to((1, 100), (1, 100))), 1: flight(at((0, 100)), at((0, 100)))},
+        Wires(Link(1.0, 100.0, message_s=0.5)),
+    )
     assert told.ends == {0: 3.0, 1: 4.0}
 
 
 def test_a_way_is_shared_evenly_and_what_one_leaves_the_other_takes() -> None:
     """Two senders to one host: 50 bytes a second each until the short one has left, then 100."""
-    told = simulate({0: flight(to((2, 100))), 1: flight(to((2, 200))), 2: flight(at((0, 100), (1, 200)))}, Wires(SLOW))
+    told = simulate(
+        {0: flight(to((2, 100))), 1: flight(to((2, 200))), 2: flight(at((0, 100), (1, 200)))},
+        Wires(SLOW),
+    )
     assert told.ends == {0: 2.0, 1: 3.0, 2: 4.0}
 
 
@@ -79,15 +88,36 @@ def test_hosts_have_rates_of_their_own_and_pairs_links() -> None:
 
 def test_ranks_of_a_host_share_its_wire_and_talk_within_it_on_another() -> None:
     wires = Wires(Link(1.0, 100.0, inside=Link(0.0, 1000.0)), hosts=(0, 0, 1, 1))
-    across = simulate({0: flight(to((2, 100))), 1: flight(to((3, 100))), 2: flight(at((0, 100))), 3: flight(at((1, 100)))}, wires)
+    across = simulate(
+        {
+            0: flight(to((2, 100))),
+            1: flight(to((3, 100))),
+            2: flight(at((0, 100))),
+            3: flight(at((1, 100))),
+        },
+        wires,
+    )
     assert across.seconds == 3.0
-    within = simulate({0: flight(swap(1, 100)), 1: flight(swap(0, 100)), 2: flight(swap(3, 100)), 3: flight(swap(2, 100))}, wires)
+    within = simulate(
+        {
+            0: flight(swap(1, 100)),
+            1: flight(swap(0, 100)),
+            2: flight(swap(3, 100)),
+            3: flight(swap(2, 100)),
+        },
+        wires,
+    )
     assert within.seconds == 0.1
 
 
 def test_a_channel_is_shared_by_hosts() -> None:
     def end(*channels: Channel) -> float:
-        flights = {0: flight(to((2, 100))), 1: flight(to((3, 100))), 2: flight(at((0, 100))), 3: flight(at((1, 100)))}
+        flights = {
+            0: flight(to((2, 100))),
+            1: flight(to((3, 100))),
+            2: flight(at((0, 100))),
+            3: flight(at((1, 100))),
+        }
         return simulate(flights, Wires(SLOW, channels=channels)).seconds
 
     assert end() == 2.0
@@ -111,27 +141,46 @@ def test_lanes_run_side_by_side_on_the_same_wires() -> None:
 
 
 def test_flights_start_when_they_may_and_ranks_think() -> None:
-    launches = [Launch({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}, at={0: 3.0}), Launch({0: flight(), 1: flight()}, at=9.0)]
+    launches = [
+        Launch({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}, at={0: 3.0}),
+        Launch({0: flight(), 1: flight()}, at=9.0),
+    ]
     assert simulate([launches[:1]], Wires(SLOW)).ends == {0: 4.0, 1: 5.0}
     assert simulate([[Launch({0: flight(), 1: flight()}, at=9.0)]], Wires(SLOW)).seconds == 9.0
-    told = simulate({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}, Wires(SLOW), think=lambda rank, n: 0.5 * rank + n)
-    assert told.ends == {0: 3.5, 1: 3.5}  # rank 1 begins at 0.5, so rank 0 hears all at 2.5 and rank 1 at 2; then they think for 1 and 1.5
+    told = simulate(
+        {0: flight(swap(1, 100)), 1: flight(swap(0, 100))},
+        Wires(SLOW),
+        think=lambda rank, n: 0.5 * rank + n,
+    )
+    assert (
+        told.ends == {0: 3.5, 1: 3.5}
+    )  # rank 1 begins at 0.5, so rank 0 hears all at 2.5 and rank 1 at 2; then they think for 1 and 1.5
 
 
 def test_the_transports_all_reduce_is_a_ring() -> None:
     def end(link: Link) -> float:
-        flights = {rank: flight(AllReduce(torch.full((100,), float(rank)), (0, 1, 2, 3))) for rank in range(4)}
+        flights = {
+            rank: flight(AllReduce(torch.full((100,), float(rank)), (0, 1, 2, 3)))
+            for rank in range(4)
+        }
         told = simulate(flights, Wires(link))
         assert all(outcome.total.tolist() == [6.0] * 100 for outcome in told.outcome.values())
-        assert (told.sent_bytes, told.messages) == (dict.fromkeys(range(4), 600.0), dict.fromkeys(range(4), 6))
+        assert (told.sent_bytes, told.messages) == (
+            dict.fromkeys(range(4), 600.0),
+            dict.fromkeys(range(4), 6),
+        )
         return told.seconds
 
     assert end(SLOW) == pytest.approx(6 * (1 + 1.0))
-    assert end(Link(1.0, 100.0, window_bytes=20)) == pytest.approx(6 * (1 + 1 + 4 * 1.8))  # 4 times a round trip of 2 s, less a window
+    assert end(Link(1.0, 100.0, window_bytes=20)) == pytest.approx(
+        6 * (1 + 1 + 4 * 1.8)
+    )  # 4 times a round trip of 2 s, less a window
 
 
 def test_all_reduces_of_groups_are_side_by_side_and_wait_for_the_last() -> None:
-    flights = {rank: flight(AllReduce(torch.ones(2), (rank % 2, rank % 2 + 2))) for rank in range(4)}
+    flights = {
+        rank: flight(AllReduce(torch.ones(2), (rank % 2, rank % 2 + 2))) for rank in range(4)
+    }
     told = simulate([[Launch(flights, at={3: 7.0})]], Wires(SLOW))
     assert told.ends[0] == told.ends[2] == pytest.approx(2 * 1.04)
     assert told.ends[1] >= told.ends[3] - 1.1
@@ -140,7 +189,11 @@ def test_all_reduces_of_groups_are_side_by_side_and_wait_for_the_last() -> None:
 
 def test_nothing_moves_for_nothing() -> None:
     told = simulate(
-        {0: flight(swap(1, 0), AllReduce(torch.empty(0), (0, 1))), 1: flight(swap(0, 0), AllReduce(torch.empty(0), (0, 1)))}, Wires(SLOW)
+        {
+            0: flight(swap(1, 0), AllReduce(torch.empty(0), (0, 1))),
+            1: flight(swap(0, 0), AllReduce(torch.empty(0), (0, 1))),
+        },
+        Wires(SLOW),
     )
     assert (told.seconds, told.messages) == (0.0, {0: 0, 1: 0})
 
@@ -151,7 +204,10 @@ def test_the_flights_are_those_of_the_other_drivers_and_no_time_passes() -> None
         one, other = (launch(route, codec, values(5, spec), spec) for _ in range(2))
         told = simulate(one, Wires(Link(3600.0, 1.0)))
         assert told.seconds > 2 * 3600
-        assert all(torch.equal(told.outcome[rank].total, outcome.total) for rank, outcome in run(other).items())
+        assert all(
+            torch.equal(told.outcome[rank].total, outcome.total)
+            for rank, outcome in run(other).items()
+        )
     assert time.perf_counter() - begin < 60
 
 
@@ -176,7 +232,10 @@ def test_shares_are_max_min_fair() -> None:
 
 
 def test_what_nobody_sends_is_told() -> None:
-    with pytest.raises(FlightError, match=r"no rank can go on: rank 1 waits in an exchange, for 5 bytes from rank 0"):
+    with pytest.raises(
+        FlightError,
+        match=r"no rank can go on: rank 1 waits in an exchange, for 5 bytes from rank 0",
+    ):
         simulate({0: flight(), 1: flight(at((0, 5)))}, Wires(SLOW))
 
 
@@ -184,12 +243,17 @@ def test_a_missing_rank_is_told() -> None:
     spec = bucket()
     flights = launch(two_shot(), identity(), values(3, spec), spec)
     del flights[2]
-    with pytest.raises(FlightError, match=r"no rank can go on: rank 0 waits in an exchange, for .* bytes from rank 2"):
+    with pytest.raises(
+        FlightError,
+        match=r"no rank can go on: rank 0 waits in an exchange, for .* bytes from rank 2",
+    ):
         simulate(flights, Wires(SLOW))
 
 
 def test_what_nobody_takes_is_told() -> None:
-    with pytest.raises(FlightError, match="all ranks are done and nobody took 5 bytes from rank 0 to rank 1"):
+    with pytest.raises(
+        FlightError, match="all ranks are done and nobody took 5 bytes from rank 0 to rank 1"
+    ):
         simulate({0: flight(to((1, 5))), 1: flight()}, Wires(SLOW))
 
 
@@ -200,7 +264,9 @@ def test_a_payload_of_another_size_is_told() -> None:
 
 def test_different_tensors_in_one_all_reduce_are_told() -> None:
     with pytest.raises(FlightError, match="of different tensors"):
-        simulate({rank: flight(AllReduce(torch.ones(rank + 1), (0, 1))) for rank in (0, 1)}, Wires(SLOW))
+        simulate(
+            {rank: flight(AllReduce(torch.ones(rank + 1), (0, 1))) for rank in (0, 1)}, Wires(SLOW)
+        )
 
 
 def test_wires_that_cannot_be_are_refused() -> None:
@@ -230,10 +296,16 @@ def test_an_engine_on_simulated_wires_meters_virtual_seconds() -> None:
 
 def test_a_message_waits_for_its_receivers_word() -> None:
     gloo = Wires(Link(1.0, 100.0, waits=True))
-    assert simulate({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}, gloo).seconds == 3.0  # there and back, and a second to send
-    late = simulate([[Launch({0: flight(to((1, 100))), 1: flight(at((0, 100)))}, at={1: 5.0})]], gloo)
+    assert (
+        simulate({0: flight(swap(1, 100)), 1: flight(swap(0, 100))}, gloo).seconds == 3.0
+    )  # there and back, and a second to send
+    late = simulate(
+        [[Launch({0: flight(to((1, 100))), 1: flight(at((0, 100)))}, at={1: 5.0})]], gloo
+    )
     assert late.ends == {0: 7.0, 1: 8.0}
-    early = simulate([[Launch({0: flight(to((1, 100))), 1: flight(at((0, 100)))}, at={0: 5.0})]], gloo)
+    early = simulate(
+        [[Launch({0: flight(to((1, 100))), 1: flight(at((0, 100)))}, at={0: 5.0})]], gloo
+    )
     assert early.ends == {0: 6.0, 1: 7.0}  # the word had come long before
     with pytest.raises(FlightError, match="rank 0 has bytes for rank 1, which does not expect any"):
         simulate({0: flight(to((1, 5))), 1: flight()}, gloo)

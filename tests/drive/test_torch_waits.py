@@ -32,6 +32,9 @@ def _stuck(rank: int) -> tuple[str, float]:
 
 def test_a_transport_that_never_answers_ends_in_an_error() -> None:
     for words, seconds in run_ranks(2, _stuck):
-        assert "attach: asking every rank for problems could not be carried within 2 s, though every rank's heart beats" in words
+        assert (
+            "attach: asking every rank for problems could not be carried within 2 s, though "
+            "every rank's heart beats"
+        ) in words
         assert "the transport gave no answer within 2 s, nor an error" in words
         assert seconds < 40

@@ -43,7 +43,10 @@ def watches() -> Iterator[Callable[..., list[Watch]]]:
     made: list[Watch] = []
 
     def make(store: Any, ranks: int, world: int | None = None, **options: Any) -> list[Watch]:
-        new = [Watch(store(rank) if callable(store) else store, rank, world or ranks, **options) for rank in range(ranks)]
+        new = [
+            Watch(store(rank) if callable(store) else store, rank, world or ranks, **options)
+            for rank in range(ranks)
+        ]
         made.extend(new)
         return new
 
@@ -85,14 +88,22 @@ def met(each: Watch, ranks: int) -> bool:
     return len(each._met) == ranks - 1
 
 
-# -- who is lost ------------------------------------------------------------------------------------------------------
+# -- who is lost
+# ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "its process has ended"), (signal.SIGSTOP, "is stopped or hangs")])
-def test_a_rank_that_is_killed_or_stopped_is_lost(watches: Any, process: Any, number: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGKILL, "its process has ended"), (signal.SIGSTOP, "is stopped or hangs")],
+)
+def test_a_rank_that_is_killed_or_stopped_is_lost(
+    watches: Any, process: Any, number: int, words: str
+) -> None:
     host = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pid, _ = process(2, 3, host.port)
-    zero, one = watches(lambda _: dist.TCPStore("127.0.0.1", host.port, is_master=False), 2, world=3)
+    zero, one = watches(
+        lambda _: dist.TCPStore("127.0.0.1", host.port, is_master=False), 2, world=3
+    )
     until(lambda: met(zero, 3) and met(one, 3))
     os.kill(pid, number)
     for each in (zero, one):
@@ -101,8 +112,13 @@ def test_a_rank_that_is_killed_or_stopped_is_lost(watches: Any, process: Any, nu
         assert words in found.text
 
 
-@pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "its process has ended"), (signal.SIGSTOP, "is stopped or hangs")])
-def test_a_holder_of_the_store_that_is_killed_or_stopped_is_lost(watches: Any, process: Any, number: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGKILL, "its process has ended"), (signal.SIGSTOP, "is stopped or hangs")],
+)
+def test_a_holder_of_the_store_that_is_killed_or_stopped_is_lost(
+    watches: Any, process: Any, number: int, words: str
+) -> None:
     pid, port = process(0, 2)
     mine = Watch(dist.TCPStore("127.0.0.1", port, is_master=False), 1, 2)
     until(lambda: met(mine, 2))
@@ -115,7 +131,9 @@ def test_a_holder_of_the_store_that_is_killed_or_stopped_is_lost(watches: Any, p
     assert time.monotonic() - begun < 15
 
 
-def test_a_store_that_falls_silent_is_nobodys_fault_where_its_holder_answers(watches: Any, process: Any) -> None:
+def test_a_store_that_falls_silent_is_nobodys_fault_where_its_holder_answers(
+    watches: Any, process: Any
+) -> None:
     """The store is in a process of its own here, which stops; ranks 0 and 1 live."""
     pid, port = process(5, 6)
     both = watches(lambda _: dist.TCPStore("127.0.0.1", port, is_master=False), 2)
@@ -124,7 +142,9 @@ def test_a_store_that_falls_silent_is_nobodys_fault_where_its_holder_answers(wat
     begun = time.monotonic()
     found, standings = both[1].diagnose()
     assert (found.kind, found.ranks) == ("store", ())
-    assert found.text == f"this rank cannot reach the store at 127.0.0.1:{port}, held by rank 0: it does not answer"
+    assert found.text == (
+        f"this rank cannot reach the store at 127.0.0.1:{port}, held by rank 0: it does not answer"
+    )
     assert set(standings) == {0, 1}
     for each in both:
         each.close()
@@ -148,7 +168,9 @@ class Slow:
 
 
 @pytest.mark.parametrize("beacons", [True, False])
-def test_a_slow_store_makes_nobody_lost(watches: Any, monkeypatch: pytest.MonkeyPatch, beacons: bool) -> None:
+def test_a_slow_store_makes_nobody_lost(
+    watches: Any, monkeypatch: pytest.MonkeyPatch, beacons: bool
+) -> None:
     if not beacons:
         monkeypatch.setattr(Watch, "_light", lambda _: None)
         monkeypatch.setattr(Watch, "_meet", lambda _: None)
@@ -167,7 +189,8 @@ def test_a_rank_that_never_came_is_lost(watches: Any) -> None:
     assert standings[1].label == "never came"
 
 
-# -- who ended, and how -----------------------------------------------------------------------------------------------
+# -- who ended, and how
+# -----------------------------------------------------------------------------------------------
 
 
 def test_an_end_is_heard_by_all_though_the_store_is_gone(watches: Any) -> None:
@@ -176,20 +199,32 @@ def test_an_end_is_heard_by_all_though_the_store_is_gone(watches: Any) -> None:
     one.close(ValueError("no such layer\nand more"))
     assert zero._heard[1].ended == two._heard[1].ended == "raised"
     found, _ = zero.diagnose()
-    assert (found.kind, found.ranks, found.text) == ("raised", (1,), "rank 1 raised ValueError: no such layer and more")
+    assert (found.kind, found.ranks, found.text) == (
+        "raised",
+        (1,),
+        "rank 1 raised ValueError: no such layer and more",
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_process_that_ends_by_an_error_says_so_though_nobody_closed(watches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ends_by_an_error_says_so_though_nobody_closed(
+    watches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     zero, one = watches(dist.HashStore(), 2)
     until(lambda: met(one, 2))
     monkeypatch.setattr(sys, "last_value", KeyError("loss"), raising=False)
     watch._exiting(weakref.ref(one))
     found, _ = zero.diagnose()
-    assert (found.kind, found.ranks, found.text) == ("raised", (1,), "rank 1 raised KeyError: 'loss'")
+    assert (found.kind, found.ranks, found.text) == (
+        "raised",
+        (1,),
+        "rank 1 raised KeyError: 'loss'",
+    )
 
 
-def test_a_process_that_ends_without_closing_is_said_to_have_left(watches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ends_without_closing_is_said_to_have_left(
+    watches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     zero, one = watches(dist.HashStore(), 2)
     until(lambda: met(one, 2))
     monkeypatch.delattr(sys, "last_value", raising=False)
@@ -236,19 +271,32 @@ def test_a_rank_that_raised_is_reported_with_its_words_by_all_others(victim: int
         assert words.startswith(f"rank {victim} raised ValueError: boom at step 3. step "), words
 
 
-# -- beacons and asks -------------------------------------------------------------------------------------------------
+# -- beacons and asks
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_beacon_answers_only_who_knows_the_token_and_is_held_up_by_nobody() -> None:
     heard: list[Any] = []
-    beacon = Beacon("127.0.0.1", "abc", lambda: {"label": "step 1"}, lambda rank: {"state": "answers", "rank": rank}, heard.append)
+    beacon = Beacon(
+        "127.0.0.1",
+        "abc",
+        lambda: {"label": "step 1"},
+        lambda rank: {"state": "answers", "rank": rank},
+        heard.append,
+    )
     host, port = beacon.address.split()
     idle = [socket.create_connection((host, int(port))) for _ in range(10)]
     assert ask(beacon.address, "abc", "how") == ("answers", {"label": "step 1"})
     assert ask(beacon.address, "abc", "try 3") == ("answers", {"state": "answers", "rank": 3})
     assert ask(beacon.address, "abc", 'ended [1, {"a": 2}]')[0] == "answers"
     assert heard == [[1, {"a": 2}]]
-    for token, question in (("abd", "how"), ("", ""), ("abc", "try x"), ("abc", "ended ["), ("abc", "x" * 100_000)):
+    for token, question in (
+        ("abd", "how"),
+        ("", ""),
+        ("abc", "try x"),
+        ("abc", "ended ["),
+        ("abc", "x" * 100_000),
+    ):
         assert ask(beacon.address, token, question)[0] in ("refused", "answers")
     assert ask(beacon.address, "abd", "how") == ("refused", {})
     assert heard == [[1, {"a": 2}]]
@@ -260,10 +308,14 @@ def test_a_beacon_answers_only_who_knows_the_token_and_is_held_up_by_nobody() ->
         assert ask(address, "abc", "how") == ("unknown", {})
 
 
-def test_a_question_that_takes_too_long_is_given_up_and_later_ones_at_once_until_it_is_answered() -> None:
+def test_a_question_that_takes_too_long_is_given_up_and_later_ones_at_once_until_it_is_answered() -> (
+    None
+):
     asks = Asks("here:1", 0.2)
     assert asks.ask(lambda: 3) == 3
-    with pytest.raises(NoAnswerError, match=r"cannot reach the store at here:1: it gave no answer within 0\.2 s") as error:
+    with pytest.raises(
+        NoAnswerError, match=r"cannot reach the store at here:1: it gave no answer within 0\.2 s"
+    ) as error:
         asks.ask(lambda: time.sleep(1))
     assert error.value.silent
     begun = time.monotonic()

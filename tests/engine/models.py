@@ -1,4 +1,5 @@
-"""Small models and data that tests train: the same on every rank from a seed, other data for each rank."""
+"""Small models and data that tests train: the same on every rank from a seed, other data for each
+rank."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ WIDTH, CLASSES = 24, 5
 DRAWING = threading.Lock()  # ranks that are threads have one generator between them
 
 
-def mlp(seed: int = 0, depth: int = 3, bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def mlp(
+    seed: int = 0, depth: int = 3, bias: bool = True, dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
     with DRAWING:
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
@@ -21,9 +24,13 @@ def mlp(seed: int = 0, depth: int = 3, bias: bool = True, dtype: torch.dtype = t
         return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES, bias=bias)).to(dtype)
 
 
-def batch(step: int, rank: int, size: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def batch(
+    step: int, rank: int, size: int = 8, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     draws = torch.Generator().manual_seed(1000 * step + rank)
-    return torch.randn(size, WIDTH, generator=draws).to(dtype), torch.randint(0, CLASSES, (size,), generator=draws)
+    return torch.randn(size, WIDTH, generator=draws).to(dtype), torch.randint(
+        0, CLASSES, (size,), generator=draws
+    )
 
 
 def loss_of(model: nn.Module, step: int, rank: int, size: int = 8) -> Tensor:
@@ -32,7 +39,12 @@ def loss_of(model: nn.Module, step: int, rank: int, size: int = 8) -> Tensor:
 
 
 def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, steps: range, passes: int = 1, each: Callable[[int], None] | None = None
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rank: int,
+    steps: range,
+    passes: int = 1,
+    each: Callable[[int], None] | None = None,
 ) -> None:
     """The user's loop: `passes` backward passes a step, clipping, a step of the optimiser."""
     for step in steps:

@@ -24,11 +24,21 @@ MODEL = mlp()
 LOCAL = Strategy(every(3), on=deltas(nesterov(0.7, 0.9)))
 
 
-def broken_at(driver: Driver, strategy: Strategy, check_every: Any, step: int, steps: int, anchor: bool = False) -> Any:
-    """Train, and flip a bit of rank 1's weights (or anchor) before a step; the step at which that was found."""
+def broken_at(
+    driver: Driver,
+    strategy: Strategy,
+    check_every: Any,
+    step: int,
+    steps: int,
+    anchor: bool = False,
+) -> Any:
+    """Train, and flip a bit of rank 1's weights (or anchor) before a step; the step at which that
+    was found."""
     model = copy.deepcopy(MODEL)
     optimizer = sgd_of(model)
-    with thinwire.attach(model, optimizer, strategy, driver=driver, check_every=check_every) as sync:
+    with thinwire.attach(
+        model, optimizer, strategy, driver=driver, check_every=check_every
+    ) as sync:
 
         def each(done: int) -> None:
             if driver.rank == 1 and done + 1 == step:
@@ -63,8 +73,15 @@ def test_a_flipped_bit_of_an_anchor_is_found_at_the_landing_after_n_steps() -> N
 
 
 def test_ranks_that_stay_equal_train_on() -> None:
-    for strategy in (Strategy(), Strategy(delayed(1, every(1))), LOCAL, Strategy(every(2), on=parameters())):
-        for step, every_n in ranks(2, lambda driver, strategy=strategy: broken_at(driver, strategy, 1, 99, 6)):
+    for strategy in (
+        Strategy(),
+        Strategy(delayed(1, every(1))),
+        LOCAL,
+        Strategy(every(2), on=parameters()),
+    ):
+        for step, every_n in ranks(
+            2, lambda driver, strategy=strategy: broken_at(driver, strategy, 1, 99, 6)
+        ):
             assert (step, every_n) == (6, 1)
 
 
@@ -86,15 +103,23 @@ def test_ranks_measure_and_agree_on_n_and_say_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hashing", "telling", "stepping"), [([2.0, 1.5], [1.0, 3.0], [100.0, 50.0]), ([1e-4] * 2, [3e-4] * 2, [0.004] * 2)]
+    ("hashing", "telling", "stepping"),
+    [([2.0, 1.5], [1.0, 3.0], [100.0, 50.0]), ([1e-4] * 2, [3e-4] * 2, [0.004] * 2)],
 )
-def test_n_is_such_that_comparing_costs_less_than_half_a_percent(hashing: list[float], telling: list[float], stepping: list[float]) -> None:
+def test_n_is_such_that_comparing_costs_less_than_half_a_percent(
+    hashing: list[float], telling: list[float], stepping: list[float]
+) -> None:
     n, cost, step = checks.steps_between(hashing, telling, stepping)
-    assert (cost, step) == (max(hashing) + min(telling), min(stepping))  # who waits for a slow rank spends nothing
+    assert (cost, step) == (
+        max(hashing) + min(telling),
+        min(stepping),
+    )  # who waits for a slow rank spends nothing
     assert cost / (n * step) <= checks.MOST < cost / (n / 2.5 * step)
 
 
-def test_ranks_of_different_machines_do_not_compare_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_different_machines_do_not_compare_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     names = iter(["one CPU", "another CPU", "one CPU", "another CPU"])
     monkeypatch.setattr(checks, "_machine", lambda _: next(names))
 
@@ -118,7 +143,9 @@ def test_ranks_of_different_machines_do_not_compare_by_themselves(monkeypatch: p
     ],
     ids=repr,
 )
-def test_strategies_whose_ranks_are_never_equal_refuse_n_and_are_let_be_by_default(strategy: Strategy) -> None:
+def test_strategies_whose_ranks_are_never_equal_refuse_n_and_are_let_be_by_default(
+    strategy: Strategy,
+) -> None:
     def work(driver: Driver) -> Any:
         model = copy.deepcopy(MODEL)
         optimizer = sgd_of(model)
@@ -147,10 +174,13 @@ def test_different_n_is_refused() -> None:
         assert "check_every differs" in str(error)
 
 
-# -- checksums --------------------------------------------------------------------------------------------------------
+# -- checksums
+# --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.bool]
+)
 @pytest.mark.parametrize("size", [0, 1, 7, ROW, 3 * ROW + 5, 20 * ROW])
 def test_checksums_hold_every_word_and_its_place(dtype: torch.dtype, size: int) -> None:
     drawn = torch.Generator().manual_seed(size)
@@ -158,10 +188,15 @@ def test_checksums_hold_every_word_and_its_place(dtype: torch.dtype, size: int) 
     own = int(checksum(x))
     assert own == int(checksum(x.clone()))
     bits = x.view(torch.uint8) if size else x
-    for place in torch.randint(0, max(bits.numel(), 1), (20,), generator=drawn).tolist() if size else []:
+    for place in (
+        torch.randint(0, max(bits.numel(), 1), (20,), generator=drawn).tolist() if size else []
+    ):
         flipped = bits.clone()
         flipped[place] ^= 0x80 if dtype != torch.bool else 1
-        assert int(checksum(flipped.view(dtype) if dtype != torch.bool else flipped.to(torch.bool))) != own
+        assert (
+            int(checksum(flipped.view(dtype) if dtype != torch.bool else flipped.to(torch.bool)))
+            != own
+        )
 
 
 def test_differences_that_cancel_in_a_plain_sum_are_found() -> None:

@@ -1,4 +1,5 @@
-"""What users do with an attached model beside training it: copy it, average it, save it, compile it, convert it."""
+"""What users do with an attached model beside training it: copy it, average it, save it, compile
+it, convert it."""
 
 from __future__ import annotations
 
@@ -45,19 +46,27 @@ def averaged(model: nn.Module) -> nn.Module:
 COPIES = {"deepcopy": copy.deepcopy, "AveragedModel": averaged, "torch.save": saved}
 
 
-def train(rank: int, driver: Driver | None, overlap: str, copied: Any, strategy: Strategy) -> list[Tensor]:
-    """Weights after each step, as a copy has them that is taken at once, and the loss that the copy tells; then the model's own."""
+def train(
+    rank: int, driver: Driver | None, overlap: str, copied: Any, strategy: Strategy
+) -> list[Tensor]:
+    """Weights after each step, as a copy has them that is taken at once, and the loss that the copy
+    tells; then the model's own."""
     model = copy.deepcopy(START)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     seen = []
-    with thinwire.attach(model, optimizer, strategy, driver=driver, overlap=overlap, **SMALL) as sync:
+    with thinwire.attach(
+        model, optimizer, strategy, driver=driver, overlap=overlap, **SMALL
+    ) as sync:
         assert len(sync.buckets) > 1
         for step in range(4):
             loss_of(model, step, rank).backward()
             optimizer.step()
             if step < 3:
                 twin = copied(model)
-                assert all(p is not q and p.grad is None for p, q in zip(twin.parameters(), model.parameters(), strict=True))
+                assert all(
+                    p is not q and p.grad is None
+                    for p, q in zip(twin.parameters(), model.parameters(), strict=True)
+                )
                 optimizer.zero_grad()
                 seen.append(weights_of(twin))
                 loss_of(twin, step, rank).backward()  # its own, of which the syncer hears nothing
@@ -87,7 +96,11 @@ def mlp_of(model: nn.Module) -> nn.Module:
     return twin
 
 
-@pytest.mark.parametrize("strategy", [recipes.diloco(period=2), recipes.onebit_adam(2), recipes.delayed_update()], ids=repr)
+@pytest.mark.parametrize(
+    "strategy",
+    [recipes.diloco(period=2), recipes.onebit_adam(2), recipes.delayed_update()],
+    ids=repr,
+)
 def test_models_of_other_strategies_are_copied_too(strategy: Strategy) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 1e-2)
@@ -125,17 +138,29 @@ def test_a_pickle_of_old_weights_is_refused() -> None:
         assert pickle.dumps(model)
 
 
-# -- gradients with a graph -------------------------------------------------------------------------------------------
+# -- gradients with a graph
+# -------------------------------------------------------------------------------------------
 
 
-def with_graph(rank: int, driver: Driver | None, strategy: Strategy | None, graph: bool, overlap: str = "backward") -> Tensor:
+def with_graph(
+    rank: int,
+    driver: Driver | None,
+    strategy: Strategy | None,
+    graph: bool,
+    overlap: str = "backward",
+) -> Tensor:
     model = copy.deepcopy(START)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with thinwire.attach(model, optimizer, strategy, driver=driver, overlap=overlap, **SMALL) as sync:
+    with thinwire.attach(
+        model, optimizer, strategy, driver=driver, overlap=overlap, **SMALL
+    ) as sync:
         for step in range(4):
             loss_of(model, step, rank).backward(create_graph=graph)
             sync.land()
-            assert all(param.grad is not None and not param.grad.requires_grad for param in model.parameters())
+            assert all(
+                param.grad is not None and not param.grad.requires_grad
+                for param in model.parameters()
+            )
             optimizer.step()
             optimizer.zero_grad()
         sync.check()
@@ -144,10 +169,19 @@ def with_graph(rank: int, driver: Driver | None, strategy: Strategy | None, grap
 
 @pytest.mark.filterwarnings("ignore:Using backward\\(\\) with create_graph=True")
 @pytest.mark.parametrize("overlap", ["backward", "forward"])
-@pytest.mark.parametrize("strategy", [None, Strategy(what=feedback(topk(0.1)), how=gather()), recipes.powersgd(2)], ids=repr)
-def test_gradients_with_a_graph_have_the_same_values(strategy: Strategy | None, overlap: str) -> None:
-    """What is sent is a value: the mean over ranks has no graph, which reaches this rank's loss alone."""
-    graph = on_threads(3, lambda driver: with_graph(driver.rank, driver, strategy, graph=True, overlap=overlap))
+@pytest.mark.parametrize(
+    "strategy",
+    [None, Strategy(what=feedback(topk(0.1)), how=gather()), recipes.powersgd(2)],
+    ids=repr,
+)
+def test_gradients_with_a_graph_have_the_same_values(
+    strategy: Strategy | None, overlap: str
+) -> None:
+    """What is sent is a value: the mean over ranks has no graph, which reaches this rank's loss
+    alone."""
+    graph = on_threads(
+        3, lambda driver: with_graph(driver.rank, driver, strategy, graph=True, overlap=overlap)
+    )
     plain = on_threads(3, lambda driver: with_graph(driver.rank, driver, strategy, graph=False))
     for rank in range(3):
         assert not isinstance(graph[rank], Exception), graph[rank]
@@ -157,7 +191,9 @@ def test_gradients_with_a_graph_have_the_same_values(strategy: Strategy | None, 
 @pytest.mark.filterwarnings("ignore:Using backward\\(\\) with create_graph=True")
 def test_within_an_accumulation_the_graph_is_this_ranks_own() -> None:
     model = mlp()
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), recipes.accumulation(2), **SMALL) as sync:
+    with thinwire.attach(
+        model, torch.optim.SGD(model.parameters(), 0.1), recipes.accumulation(2), **SMALL
+    ) as sync:
         loss_of(model, 0, 0).backward(create_graph=True)
         assert sync.accumulating
         assert all(param.grad.requires_grad for param in model.parameters())
@@ -175,7 +211,9 @@ def test_a_gradient_penalty_by_autograd_grad_is_the_whole_losss_gradient() -> No
 
     def work(driver: Driver) -> list[Tensor]:
         model = copy.deepcopy(START)
-        with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), driver=driver, **SMALL):
+        with thinwire.attach(
+            model, torch.optim.SGD(model.parameters(), 0.1), driver=driver, **SMALL
+        ):
             loss(model, driver.rank).backward()
             return [param.grad.clone() for param in model.parameters()]
 
@@ -185,7 +223,8 @@ def test_a_gradient_penalty_by_autograd_grad_is_the_whole_losss_gradient() -> No
         assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, alone, strict=True))
 
 
-# -- another type -----------------------------------------------------------------------------------------------------
+# -- another type
+# -----------------------------------------------------------------------------------------------------
 
 TURNED = {
     "bfloat16": lambda model: model.bfloat16(),
@@ -195,14 +234,22 @@ TURNED = {
 
 
 @pytest.mark.parametrize("turned", TURNED.values(), ids=TURNED)
-@pytest.mark.parametrize("strategy", [Strategy(), recipes.diloco(period=2)], ids=["gradients", "deltas"])
+@pytest.mark.parametrize(
+    "strategy", [Strategy(), recipes.diloco(period=2)], ids=["gradients", "deltas"]
+)
 def test_a_model_of_another_type_than_at_attach_is_refused(strategy: Strategy, turned: Any) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     sync = thinwire.attach(model, optimizer, strategy, **SMALL)
     turned(model)
     loss = sum(param.square().sum() for param in model[0].parameters())
-    with pytest.raises(AttachError, match=r"was torch.float32 on cpu at attach and is torch.\w+ on \w+ now: convert the model before"):
+    with pytest.raises(
+        AttachError,
+        match=(
+            r"was torch.float32 on cpu at attach and is torch.\w+ on \w+ now: convert the model "
+            r"before"
+        ),
+    ):
         (loss.backward(), optimizer.step())
     sync.__exit__(AttachError, None, None)
 
@@ -217,15 +264,23 @@ def test_a_model_that_is_turned_before_attach_trains() -> None:
     assert not torch.equal(weights_of(model), before)
 
 
-# -- compiled ---------------------------------------------------------------------------------------------------------
+# -- compiled
+# ---------------------------------------------------------------------------------------------------------
 
 LOSSY = Strategy(what=feedback(topk(0.1)), how=gather())
-STATES = {"feedback": LOSSY, "deltas": recipes.diloco(period=2), "parameters": recipes.local_sgd(2), "one bit": recipes.onebit_adam(2)}
+STATES = {
+    "feedback": LOSSY,
+    "deltas": recipes.diloco(period=2),
+    "parameters": recipes.local_sgd(2),
+    "one bit": recipes.onebit_adam(2),
+}
 
 
 def buffered() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)))
+    return nn.Sequential(
+        nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2))
+    )
 
 
 @pytest.fixture
@@ -244,7 +299,8 @@ def wrapped(model: nn.Sequential, how: str) -> nn.Module:
 
 
 def ended(strategy: Strategy, first: str, then: str) -> tuple[Tensor, list[str]]:
-    """Four steps, the last two of them on a model that is wrapped in another way and has taken up the state; and the state's keys."""
+    """Four steps, the last two of them on a model that is wrapped in another way and has taken up
+    the state; and the state's keys."""
     old: list[Tensor] = []
     keys: list[str] = []
     state: dict[str, Tensor] = {}
@@ -270,8 +326,13 @@ def ended(strategy: Strategy, first: str, then: str) -> tuple[Tensor, list[str]]
 
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("strategy", STATES.values(), ids=STATES)
-@pytest.mark.parametrize(("first", "then"), [("whole", "plain"), ("plain", "whole"), ("a part", "plain"), ("whole", "a part")])
-def test_a_compiled_models_state_is_the_plain_ones(strategy: Strategy, first: str, then: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("whole", "plain"), ("plain", "whole"), ("a part", "plain"), ("whole", "a part")],
+)
+def test_a_compiled_models_state_is_the_plain_ones(
+    strategy: Strategy, first: str, then: str
+) -> None:
     plain, keys = ended(strategy, "plain", "plain")
     weights, own = ended(strategy, first, then)
     assert torch.equal(weights, plain)
@@ -281,7 +342,8 @@ def test_a_compiled_models_state_is_the_plain_ones(strategy: Strategy, first: st
 
 @pytest.mark.usefixtures("uncompiled")
 def test_ranks_may_compile_or_not() -> None:
-    """Names are told without what `torch.compile` puts before them, so ranks with and without it are of one model."""
+    """Names are told without what `torch.compile` puts before them, so ranks with and without it
+    are of one model."""
 
     def work(driver: Driver) -> Tensor:
         net = wrapped(models[driver.rank], "whole" if driver.rank else "plain")
@@ -309,12 +371,16 @@ def test_a_state_that_an_earlier_version_saved_of_a_compiled_model_is_read() -> 
         old = {_prefixed(key): value for key, value in state.items()}
         assert old.keys() != state.keys()
         facts = checkpoint.unpack_json(state[META])
-        named = sorted((f"_orig_mod.{name}", param.shape) for name, param in buffered().named_parameters())
+        named = sorted(
+            (f"_orig_mod.{name}", param.shape) for name, param in buffered().named_parameters()
+        )
         old[META] = checkpoint.pack_json({**facts, "model": checkpoint.fingerprint(named)})
         sync.load_state_dict(old)
         again = sync.state_dict()
         assert all(torch.equal(again[key], state[key]) for key in state)
-    with thinwire.attach(model := buffered(), torch.optim.SGD(model.parameters(), 0.1), LOSSY, **SMALL) as sync:
+    with thinwire.attach(
+        model := buffered(), torch.optim.SGD(model.parameters(), 0.1), LOSSY, **SMALL
+    ) as sync:
         sync.load_state_dict(old)
 
 
@@ -326,12 +392,17 @@ def _prefixed(key: str) -> str:
     return "|".join([*head, f"_orig_mod.{part}"])
 
 
-# -- over gloo --------------------------------------------------------------------------------------------------------
+# -- over gloo
+# --------------------------------------------------------------------------------------------------------
 
 
 def _on_gloo(rank: int) -> list[list[Tensor]]:
     """A driver with threads and locks, which neither copies nor pickles."""
-    return [train(rank, None, overlap, copied, LOSSY) for overlap in ("backward", "forward") for copied in COPIES.values()]
+    return [
+        train(rank, None, overlap, copied, LOSSY)
+        for overlap in ("backward", "forward")
+        for copied in COPIES.values()
+    ]
 
 
 def test_copies_over_gloo() -> None:

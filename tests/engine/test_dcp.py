@@ -1,4 +1,5 @@
-"""A DCP folder is read without running what is pickled in it; the folder of an older version gives the same bits."""
+"""A DCP folder is read without running what is pickled in it; the folder of an older version gives
+the same bits."""
 
 from __future__ import annotations
 
@@ -41,9 +42,14 @@ def bits(tensor: torch.Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
 
 
 def test_what_dcp_saves_is_read_bit_for_bit(tmp_path: Path) -> None:
-    torch_dcp.save({"a": TENSORS, "b": {"x": torch.ones(2)}, "object": {"some": "thing"}}, checkpoint_id=tmp_path)
+    torch_dcp.save(
+        {"a": TENSORS, "b": {"x": torch.ones(2)}, "object": {"some": "thing"}},
+        checkpoint_id=tmp_path,
+    )
     read = dcp.read_tensors(tmp_path, lambda name: name.startswith("a."))
-    assert {name: bits(tensor) for name, tensor in read.items()} == {f"a.{name}": bits(each) for name, each in TENSORS.items()}
+    assert {name: bits(tensor) for name, tensor in read.items()} == {
+        f"a.{name}": bits(each) for name, each in TENSORS.items()
+    }
     assert dcp.tensor_names(tmp_path) == [*(f"a.{name}" for name in TENSORS), "b.x"]
 
 
@@ -54,7 +60,10 @@ def test_a_folder_of_the_first_format_is_read_bit_for_bit(tmp_path: Path) -> Non
     facts = json.loads((tmp_path / "facts.json").read_text())
     read = dcp.read_tensors(tmp_path / "step-00000004", lambda _: True)
     assert len(facts) == 150
-    assert {name: [str(each.dtype), list(each.shape), fingerprint(each).hex()] for name, each in read.items()} == facts
+    assert {
+        name: [str(each.dtype), list(each.shape), fingerprint(each).hex()]
+        for name, each in read.items()
+    } == facts
 
 
 PLANTED = {
@@ -71,7 +80,10 @@ def test_a_pickle_planted_in_the_index_is_not_run(tmp_path: Path, name: str) -> 
     metadata = pickle.loads(index.read_bytes())
     metadata.planner_data = PLANTED[name](mark)
     index.write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match=r"\.metadata cannot be read .*which DCP does not write: nothing of it was run"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"\.metadata cannot be read .*which DCP does not write: nothing of it was run",
+    ):
         dcp.read_tensors(tmp_path, lambda _: True)
     assert not mark.exists()
 
@@ -88,7 +100,9 @@ def test_a_pickle_planted_in_the_tensors_is_not_run(tmp_path: Path) -> None:
 
 def test_a_pickle_cannot_write_into_a_class_of_torch(tmp_path: Path) -> None:
     name = Metadata.__module__.encode()
-    (tmp_path / ".metadata").write_bytes(b"\x80\x02c" + name + b"\nMetadata\n(Nd" + b"\x8c\x01xNs\x86b.")
+    (tmp_path / ".metadata").write_bytes(
+        b"\x80\x02c" + name + b"\nMetadata\n(Nd" + b"\x8c\x01xNs\x86b."
+    )
     with pytest.raises(CheckpointError, match="cannot be read"):
         dcp.tensor_names(tmp_path)
     assert not hasattr(Metadata, "x")
@@ -103,7 +117,9 @@ def test_an_index_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_folder_without_an_index_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no torch DCP checkpoint: there is no \.metadata in it"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no torch DCP checkpoint: there is no \.metadata in it"
+    ):
         dcp.read_tensors(tmp_path, lambda _: True)
 
 
@@ -121,7 +137,9 @@ def test_load_checkpoint_takes_up_what_dcp_saved_and_runs_no_pickle(tmp_path: Pa
     _, _, again = start()
     again.load_checkpoint(tmp_path)
     assert {key: bits(value) for key, value in again.state_dict().items()} == before
-    with pytest.raises(AttachError, match=r"no syncer called 'other'; it was saved with the keys sync"):
+    with pytest.raises(
+        AttachError, match=r"no syncer called 'other'; it was saved with the keys sync"
+    ):
         again.load_checkpoint(tmp_path, "other")
     index = tmp_path / ".metadata"
     index.write_bytes(pickle.dumps(Planted(tmp_path / "run")))

@@ -21,7 +21,9 @@ def _gpt() -> nn.Module:
 
 
 def _gpt_loss(model: nn.Module, step: int, rank: int) -> torch.Tensor:
-    tokens = torch.randint(0, 256, (4, 33), generator=torch.Generator().manual_seed(1000 * step + rank))
+    tokens = torch.randint(
+        0, 256, (4, 33), generator=torch.Generator().manual_seed(1000 * step + rank)
+    )
     return model(tokens[:, :-1], tokens[:, 1:])[1]
 
 
@@ -30,7 +32,9 @@ def _mlp_loss(model: nn.Module, step: int, rank: int) -> torch.Tensor:
     return nn.functional.cross_entropy(model(x), y)
 
 
-def _train(model: nn.Module, optimizer: torch.optim.Optimizer, loss_of, rank: int) -> list[torch.Tensor]:
+def _train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of, rank: int
+) -> list[torch.Tensor]:
     seen = []
     for step in range(STEPS):
         loss_of(model, step, rank).backward()
@@ -51,11 +55,16 @@ def _pair(rank: int, make, loss_of) -> list[float]:
         mine = _train(ours, optimizer, loss_of, rank)
         sync.check()
     yours = _train(theirs, torch.optim.AdamW(theirs.parameters(), 3e-3), loss_of, rank)
-    return [float(((a - b).abs().amax() / b.abs().amax()).item()) for a, b in zip(mine, yours, strict=True)]
+    return [
+        float(((a - b).abs().amax() / b.abs().amax()).item())
+        for a, b in zip(mine, yours, strict=True)
+    ]
 
 
 def _straight_mlp() -> nn.Module:
-    return mlp(bias=False)  # gradients arrive in reverse order of registration: DDP's rebuilt layout is ours
+    return mlp(
+        bias=False
+    )  # gradients arrive in reverse order of registration: DDP's rebuilt layout is ours
 
 
 def test_two_ranks_equal_ddp_bit_for_bit():
@@ -69,7 +78,8 @@ def test_three_ranks_equal_ddp_bit_for_bit_in_its_layout():
 
 
 def _three_gpt_gradients(rank: int) -> float:
-    """AdamW amplifies rounding near zero gradients, so the mean gradients themselves are compared, on equal weights."""
+    """AdamW amplifies rounding near zero gradients, so the mean gradients themselves are compared,
+    on equal weights."""
     ours, theirs = _gpt(), DistributedDataParallel(_gpt())
     optimizer = torch.optim.SGD(ours.parameters(), 0.1)
     worst = 0.0
@@ -101,7 +111,10 @@ def test_slices_and_lanes_change_nothing_but_the_order_of_sums(slice_bytes):
 def _sliced(rank: int, slice_bytes: int | None) -> float:
     whole, cut = mlp(), mlp()
     optimizers = [torch.optim.AdamW(model.parameters(), 1e-3) for model in (whole, cut)]
-    with thinwire.attach(whole, optimizers[0]), thinwire.attach(cut, optimizers[1], bucket_bytes=2000, slice_bytes=slice_bytes, lanes=3):
+    with (
+        thinwire.attach(whole, optimizers[0]),
+        thinwire.attach(cut, optimizers[1], bucket_bytes=2000, slice_bytes=slice_bytes, lanes=3),
+    ):
         for model, optimizer in zip((whole, cut), optimizers, strict=True):
             _train(model, optimizer, _mlp_loss, rank)
     return float((weights_of(whole) - weights_of(cut)).abs().max())

@@ -1,4 +1,5 @@
-"""Ranks that die, stop, disagree or bring nonsense: a clear error on every rank, no hang, nothing lost."""
+"""Ranks that die, stop, disagree or bring nonsense: a clear error on every rank, no hang, nothing
+lost."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ import thinwire
 from tests.engine.models import loss_of, mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
-from thinwire.errors import AttachError, DisagreementError, FlightError, NotLandedError, RankLostError
+from thinwire.errors import (
+    AttachError,
+    DisagreementError,
+    FlightError,
+    NotLandedError,
+    RankLostError,
+)
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, parameters, sgd
 from thinwire.what import feedback, lowrank, topk, uniform
@@ -26,7 +33,9 @@ TIMEOUT = timedelta(seconds=8)
 FEEDBACK = Strategy(what=feedback(topk(0.1)), how=gather())
 
 
-def _dying(rank: int, victim: int, how: int, strategy: Strategy) -> tuple[str, tuple[int, ...], str, float]:
+def _dying(
+    rank: int, victim: int, how: int, strategy: Strategy
+) -> tuple[str, tuple[int, ...], str, float]:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     sync = thinwire.attach(model, optimizer, strategy, timeout=TIMEOUT)
@@ -98,14 +107,17 @@ def test_ranks_with_different_numbers_of_steps_are_told():
     assert "step 3" in said
 
 
-# -- disagreement and bad input at attach -----------------------------------------------------------------------------
+# -- disagreement and bad input at attach
+# -----------------------------------------------------------------------------
 
 
 def _attach_error(rank: int, make_model, strategies, options=None) -> str:
     model = make_model(rank)
     optimizer = torch.optim.SGD([*model.parameters()] or [torch.zeros(1)], 0.1)
     try:
-        thinwire.attach(model, optimizer, strategies[rank], timeout=TIMEOUT, **(options or [{}, {}])[rank]).close()
+        thinwire.attach(
+            model, optimizer, strategies[rank], timeout=TIMEOUT, **(options or [{}, {}])[rank]
+        ).close()
     except (AttachError, DisagreementError, thinwire.strategy.StrategyError) as error:
         return f"{type(error).__name__}: {error}"
     return "attached"
@@ -180,7 +192,9 @@ def test_several_problems_are_told_at_once():
     model = mlp().requires_grad_(False)
     with pytest.raises(AttachError) as error:
         thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), lanes=0, bucket_bytes=0)
-    assert all(word in str(error.value) for word in ("nothing to train", "lanes=0", "bucket_bytes=0"))
+    assert all(
+        word in str(error.value) for word in ("nothing to train", "lanes=0", "bucket_bytes=0")
+    )
 
 
 def test_a_launcher_without_a_process_group_is_told(monkeypatch):
@@ -195,10 +209,15 @@ def test_more_fragments_than_parameters_are_refused():
 
     model = nn.Linear(2, 2)
     with pytest.raises(AttachError, match="5 fragments"):
-        thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(staggered(5, every(10)), on=deltas()))
+        thinwire.attach(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            Strategy(staggered(5, every(10)), on=deltas()),
+        )
 
 
-# -- what ranks hold --------------------------------------------------------------------------------------------------
+# -- what ranks hold
+# --------------------------------------------------------------------------------------------------
 
 
 def _bent(rank: int) -> str:
@@ -238,11 +257,17 @@ def test_parameters_and_buffers_start_as_rank_0s():
         assert torch.equal(held, torch.full_like(held, 7))
 
 
-# -- values that are not finite ---------------------------------------------------------------------------------------
+# -- values that are not finite
+# ---------------------------------------------------------------------------------------
 
 
 def _residuals(sync) -> list[torch.Tensor]:
-    return [leaf.value.clone() for bucket in sync.buckets for part in bucket.slices for _, leaf in part.state.walk()]
+    return [
+        leaf.value.clone()
+        for bucket in sync.buckets
+        for part in bucket.slices
+        for _, leaf in part.state.walk()
+    ]
 
 
 def _poisoned(rank: int, strategy: Strategy) -> dict[str, object]:
@@ -268,7 +293,11 @@ def _poisoned(rank: int, strategy: Strategy) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "strategy",
-    [FEEDBACK, Strategy(what=feedback(lowrank(1))), Strategy(what=feedback(uniform(4)), how=two_shot(back=feedback(uniform(4))))],
+    [
+        FEEDBACK,
+        Strategy(what=feedback(lowrank(1))),
+        Strategy(what=feedback(uniform(4)), how=two_shot(back=feedback(uniform(4)))),
+    ],
     ids=["topk", "powersgd", "two-sided"],
 )
 def test_one_ranks_infinite_gradient_is_not_finite_on_all_and_leaves_residuals_alone(strategy):
@@ -282,7 +311,8 @@ def test_one_ranks_infinite_gradient_is_not_finite_on_all_and_leaves_residuals_a
 
 
 def _poisoned_delayed(rank: int) -> tuple[bool, float]:
-    """What the failed flight had taken out of the residual comes back, though later flights have built on it."""
+    """What the failed flight had taken out of the residual comes back, though later flights have
+    built on it."""
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     strategy = Strategy(delayed(2, every(1)), feedback(topk(0.1), decay=0.5), gather())
@@ -334,10 +364,13 @@ def test_a_mean_of_weights_that_is_not_finite_raises_on_all_and_writes_nothing(o
         assert "not finite" in said
         assert clean
     for said, _ in results:
-        assert "(rank 1: '4.bias')" in said  # its gradients were not finite, so its steps took all with them
+        assert (
+            "(rank 1: '4.bias')" in said
+        )  # its gradients were not finite, so its steps took all with them
 
 
-# -- steps that have not landed ---------------------------------------------------------------------------------------
+# -- steps that have not landed
+# ---------------------------------------------------------------------------------------
 
 
 def test_a_step_before_the_mean_has_landed_is_refused():

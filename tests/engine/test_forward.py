@@ -1,4 +1,5 @@
-"""Landing in the forward pass: the same bits as landing in backward, and clear errors where something reads too early."""
+"""Landing in the forward pass: the same bits as landing in backward, and clear errors where
+something reads too early."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ OPTIMIZERS = {
     "sgd": lambda params: torch.optim.SGD(params, 0.1, momentum=0.9, nesterov=True),
     "plain": lambda params: torch.optim.SGD(params, 1e-3),
     "rmsprop": lambda params: torch.optim.RMSprop(params, 1e-3, centered=True),
-    "groups": lambda params: torch.optim.Adam([{"params": params[::2], "lr": 1e-2}, {"params": params[1::2]}], 1e-3),
+    "groups": lambda params: torch.optim.Adam(
+        [{"params": params[::2], "lr": 1e-2}, {"params": params[1::2]}], 1e-3
+    ),
     "tensor rate": lambda params: torch.optim.Adam(params, torch.tensor(1e-2), foreach=False),
 }
 
@@ -45,14 +48,25 @@ def _tied() -> GPT:
 
 
 def _gpt_loss(model: nn.Module, step: int, rank: int) -> torch.Tensor:
-    tokens = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(1000 * step + rank))
+    tokens = torch.randint(
+        0, 256, (4, 17), generator=torch.Generator().manual_seed(1000 * step + rank)
+    )
     return model(tokens[:, :-1], tokens[:, 1:])[1]
 
 
 def _run(
-    rank: int, make, loss, optimizer_name: str, strategy: Strategy, overlap: str, steps: int = 6, passes: int = 1, **options
+    rank: int,
+    make,
+    loss,
+    optimizer_name: str,
+    strategy: Strategy,
+    overlap: str,
+    steps: int = 6,
+    passes: int = 1,
+    **options,
 ) -> list[torch.Tensor]:
-    """The user's loop with a scheduler; weights after each step, read where they are allowed to be."""
+    """The user's loop with a scheduler; weights after each step, read where they are allowed to
+    be."""
     model = make()
     optimizer = OPTIMIZERS[optimizer_name](list(model.parameters()))
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
@@ -60,7 +74,8 @@ def _run(
     with thinwire.attach(model, optimizer, strategy, overlap=overlap, **(SMALL | options)) as sync:
         for step in range(steps):
             if step % 2 == 0:
-                optimizer.zero_grad()  # before the pass that lands the last step's means, or after the step
+                # before the pass that lands the last step's means, or after the step
+                optimizer.zero_grad()
             for micro in range(passes):
                 loss(model, step * passes + micro, rank).backward()
             optimizer.step()
@@ -71,14 +86,20 @@ def _run(
                 sync.check()
                 seen.append(weights_of(model))
         held = [param.grad for param in model.parameters()]
-        assert overlap == "backward" or any(isinstance(grad, Late) for grad in held) or all(grad is None for grad in held)
+        assert (
+            overlap == "backward"
+            or any(isinstance(grad, Late) for grad in held)
+            or all(grad is None for grad in held)
+        )
     return [*seen, weights_of(model)]
 
 
 def _both(rank: int, *args, overlap: str, **options) -> bool:
     plain = _run(rank, *args, "backward", **options)
     late = _run(rank, *args, overlap, **options)
-    return len(plain) == len(late) and all(torch.equal(a, b) for a, b in zip(plain, late, strict=True))
+    return len(plain) == len(late) and all(
+        torch.equal(a, b) for a, b in zip(plain, late, strict=True)
+    )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -90,10 +111,27 @@ def _cases(rank: int, overlap: str) -> list[bool]:
     twice = Strategy(every(2), feedback(uniform(4, block=32)), two_shot(), gradients())
     return [
         _both(rank, mlp, loss_of, "adamw", DENSE, overlap=overlap),
-        _both(rank, _tied, _gpt_loss, "adamw", LOSSY, overlap=overlap, lanes=2, bucket_bytes=20_000, slice_bytes=8_000),
+        _both(
+            rank,
+            _tied,
+            _gpt_loss,
+            "adamw",
+            LOSSY,
+            overlap=overlap,
+            lanes=2,
+            bucket_bytes=20_000,
+            slice_bytes=8_000,
+        ),
         _both(rank, mlp, loss_of, "sgd", twice, overlap=overlap, passes=2),
         _both(rank, mlp, loss_of, "sgd", recipes.powersgd(rank=2, start=2), overlap=overlap),
-        _both(rank, mlp, loss_of, "plain", Strategy(warmup(2, every(1)), LOSSY.what, two_shot(), momentum((0.9, 0.95))), overlap=overlap),
+        _both(
+            rank,
+            mlp,
+            loss_of,
+            "plain",
+            Strategy(warmup(2, every(1)), LOSSY.what, two_shot(), momentum((0.9, 0.95))),
+            overlap=overlap,
+        ),
     ]
 
 
@@ -103,7 +141,8 @@ def test_weights_are_the_same_bits_on_three_ranks(overlap):
 
 
 def _reordered(rank: int) -> tuple[bool, tuple[int, ...], tuple[int, ...]]:
-    """Slices planned by hand from the last bucket to the first: flights go in another order than buckets fill in."""
+    """Slices planned by hand from the last bucket to the first: flights go in another order than
+    buckets fill in."""
     plain = _run(rank, mlp, loss_of, "adamw", LOSSY, "backward", steps=6, lanes=2)
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.1)
@@ -116,7 +155,10 @@ def _reordered(rank: int) -> tuple[bool, tuple[int, ...], tuple[int, ...]]:
             optimizer.step()
             scheduler.step()
         sync.order = by_need(
-            [0.0] * len(sync.buckets), [1.0] * len(sync.buckets), [len(b.slices) for b in sync.buckets], [2, 0, 1, 3][: len(sync.buckets)]
+            [0.0] * len(sync.buckets),
+            [1.0] * len(sync.buckets),
+            [len(b.slices) for b in sync.buckets],
+            [2, 0, 1, 3][: len(sync.buckets)],
         )
         for step in range(3, 6):
             loss_of(model, step, rank).backward()
@@ -165,7 +207,10 @@ def test_validation_saving_and_closing_see_the_step(tmp_path):
                 elif step == 1:
                     seen += [copy.deepcopy(tensor) for tensor in model.state_dict().values()]
                 elif step == 2:
-                    seen += [state["exp_avg"].clone() for state in optimizer.state_dict()["state"].values()]
+                    seen += [
+                        state["exp_avg"].clone()
+                        for state in optimizer.state_dict()["state"].values()
+                    ]
         return [*seen, weights_of(model)]
 
     for a, b in zip(run("backward"), run("forward"), strict=True):
@@ -208,7 +253,9 @@ class _Around(nn.Module):
 def test_weights_used_around_their_module_land_with_the_model():
     def run(overlap: str) -> torch.Tensor:
         torch.manual_seed(0)
-        return _run(0, lambda: _Around(later=False), loss_of, "sgd", DENSE, overlap, bucket_bytes=1)[-1]
+        return _run(
+            0, lambda: _Around(later=False), loss_of, "sgd", DENSE, overlap, bucket_bytes=1
+        )[-1]
 
     torch.manual_seed(0)
     assert torch.equal(run("backward"), run("forward"))
@@ -275,7 +322,9 @@ def _refused(strategy: Strategy = DENSE, **options) -> str:
 def test_what_cannot_land_late_is_refused():
     assert "'backward' or 'forward' or 'priority'" in _refused(overlap="sideways")
     assert "delayed" in _refused(Strategy(every(2), identity(), two_shot(), deltas()))
-    assert "hidden already" in _refused(Strategy(delayed(1, every(1)), identity(), two_shot(), gradients()))
+    assert "hidden already" in _refused(
+        Strategy(delayed(1, every(1)), identity(), two_shot(), gradients())
+    )
     assert "bf16" in _refused(scaler=torch.amp.GradScaler("cpu"))
     assert "LBFGS" in _refused(optimizer=torch.optim.LBFGS)
 
@@ -284,9 +333,15 @@ def test_two_syncers_on_one_optimizer_do_not_cut_its_steps():
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     local = Strategy(every(2), identity(), two_shot(), deltas())
-    with thinwire.attach(model, optimizer, DENSE, overlap="forward"), pytest.raises(AttachError, match="another syncer"):
+    with (
+        thinwire.attach(model, optimizer, DENSE, overlap="forward"),
+        pytest.raises(AttachError, match="another syncer"),
+    ):
         thinwire.attach(model, optimizer, local)
-    with thinwire.attach(model, optimizer, local), pytest.raises(AttachError, match="another syncer"):
+    with (
+        thinwire.attach(model, optimizer, local),
+        pytest.raises(AttachError, match="another syncer"),
+    ):
         thinwire.attach(model, optimizer, DENSE, overlap="forward")
     assert "step" not in optimizer.__dict__ or not hasattr(optimizer.step, "thinwire_deferred")
 
@@ -294,7 +349,9 @@ def test_two_syncers_on_one_optimizer_do_not_cut_its_steps():
 def _stops(rank: int) -> str:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    sync = thinwire.attach(model, optimizer, DENSE, overlap="priority", timeout=timedelta(seconds=2), **SMALL)
+    sync = thinwire.attach(
+        model, optimizer, DENSE, overlap="priority", timeout=timedelta(seconds=2), **SMALL
+    )
     loss_of(model, 0, rank).backward()
     optimizer.step()
     loss_of(model, 1, rank)
@@ -318,12 +375,18 @@ def test_a_rank_that_stops_is_named_in_the_forward_pass():
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 10), st.floats(0, 5), st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=6),
+    st.lists(
+        st.tuples(st.floats(0, 10), st.floats(0, 5), st.integers(1, 4), st.integers(0, 5)),
+        min_size=1,
+        max_size=6,
+    ),
 )
 def test_a_plan_sends_everything_once_and_never_waits_while_something_is_full(buckets):
     full, takes, slices, needed = ([each[i] for each in buckets] for i in range(4))
     order = by_need(full, takes, slices, needed)
-    assert sorted(order) == sorted(index for index, count in enumerate(slices) for _ in range(count))
+    assert sorted(order) == sorted(
+        index for index, count in enumerate(slices) for _ in range(count)
+    )
     now, left = 0.0, list(slices)
     for index in order:
         ready = [other for other, count in enumerate(left) if count and full[other] <= now]
@@ -335,7 +398,12 @@ def test_a_plan_sends_everything_once_and_never_waits_while_something_is_full(bu
 
 
 def test_busy_is_the_union_of_stages():
-    stages = [Stage("wire", 0.0, 2.0), Stage("encode", 1.0, 3.0), Stage("wire", 5.0, 6.0), Stage("wire", 5.5, 5.7)]
+    stages = [
+        Stage("wire", 0.0, 2.0),
+        Stage("encode", 1.0, 3.0),
+        Stage("wire", 5.0, 6.0),
+        Stage("wire", 5.5, 5.7),
+    ]
     assert busy(stages) == 4.0
     assert busy([]) == 0.0
 
@@ -358,7 +426,8 @@ def test_parts_of_a_model_are_saved_and_loaded_with_their_step_taken():
 
 
 def test_the_step_is_none_of_the_forward_pass_that_it_is_taken_in():
-    """Neither its inference mode nor its autocast changes what the optimiser computes, or leaves it."""
+    """Neither its inference mode nor its autocast changes what the optimiser computes, or leaves
+    it."""
     weights = []
     for overlap in ("backward", "forward"):
         model = mlp()

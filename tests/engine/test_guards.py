@@ -22,7 +22,9 @@ from thinwire.errors import AttachError, DisagreementError, NotLandedError, Thin
 from thinwire.on import deltas, nesterov, parameters, sgd
 from thinwire.when import every
 
-MODELS = {seed: drawn(seed) for seed in range(10)}  # drawn once: threads have one generator between them
+MODELS = {
+    seed: drawn(seed) for seed in range(10)
+}  # drawn once: threads have one generator between them
 LOCAL = Strategy(every(2), on=deltas(outer=nesterov(0.7, 0.9)))
 AVERAGED = Strategy(every(2), on=parameters())
 
@@ -44,7 +46,8 @@ def ranks(world: int, work: Callable[[Driver], Any]) -> list[Any]:
     return [results[rank] for rank in range(world)]
 
 
-# -- weights loaded after attach --------------------------------------------------------------------------------------
+# -- weights loaded after attach
+# --------------------------------------------------------------------------------------
 
 
 def loaded(model: nn.Module, seed: int, how: str) -> None:
@@ -60,7 +63,10 @@ def loaded(model: nn.Module, seed: int, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["whole", "by layer", "in place"])
-@pytest.mark.parametrize("strategy", [LOCAL, AVERAGED, Strategy(every(2), on=parameters(outer=sgd(0.5, 0.5))), Strategy()])
+@pytest.mark.parametrize(
+    "strategy",
+    [LOCAL, AVERAGED, Strategy(every(2), on=parameters(outer=sgd(0.5, 0.5))), Strategy()],
+)
 def test_weights_loaded_after_attach_are_where_rounds_begin(strategy: Strategy, how: str) -> None:
     def after(driver: Driver) -> Tensor:
         model = mlp(seed=driver.rank)
@@ -81,7 +87,9 @@ def test_weights_loaded_after_attach_are_where_rounds_begin(strategy: Strategy, 
     assert all(map(torch.equal, ranks(2, after), ranks(2, before)))
 
 
-@pytest.mark.parametrize("strategy", [LOCAL, AVERAGED, Strategy()], ids=lambda each: type(each.on).__name__)
+@pytest.mark.parametrize(
+    "strategy", [LOCAL, AVERAGED, Strategy()], ids=lambda each: type(each.on).__name__
+)
 def test_one_rank_that_loads_alone_is_found_by_all(strategy: Strategy) -> None:
     def work(driver: Driver) -> Any:
         model = mlp()
@@ -159,15 +167,21 @@ def test_an_attached_model_can_still_be_copied_and_saved() -> None:
         assert torch.equal(weights_of(other), weights_of(mlp(seed=3)))
 
 
-# -- what the syncer does not hold ------------------------------------------------------------------------------------
+# -- what the syncer does not hold
+# ------------------------------------------------------------------------------------
 
 
 def test_an_optimiser_of_other_parameters_is_refused() -> None:
     model, other = mlp(), mlp()
     extra = nn.Parameter(torch.zeros(3, 4))
-    with pytest.raises(AttachError, match=r"none of the model's 6 parameters that train: it is of another model"):
+    with pytest.raises(
+        AttachError, match=r"none of the model's 6 parameters that train: it is of another model"
+    ):
         thinwire.attach(model, sgd_of(other))
-    with pytest.raises(AttachError, match=r"holds 1 parameters that are not the model's \(the first of shape \(3, 4\)\)"):
+    with pytest.raises(
+        AttachError,
+        match=r"holds 1 parameters that are not the model's \(the first of shape \(3, 4\)\)",
+    ):
         thinwire.attach(model, torch.optim.SGD([*model.parameters(), extra], 0.1))
     frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
     thinwire.attach(model, torch.optim.SGD([*model.parameters(), frozen], 0.1)).close()
@@ -199,7 +213,9 @@ def given(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_parameters_that_come_later_are_found_by_check_and_at_the_step(strategy: Strategy, change: Any, message: str) -> None:
+def test_parameters_that_come_later_are_found_by_check_and_at_the_step(
+    strategy: Strategy, change: Any, message: str
+) -> None:
     def work(driver: Driver) -> tuple[str, str]:
         model = mlp()
         optimizer = sgd_of(model)
@@ -251,7 +267,9 @@ def test_gradients_set_by_hand_are_refused(strategy: Strategy) -> None:
             for param, gradient in zip(model.parameters(), gradients, strict=True):
                 param.grad = gradient
             before = weights_of(model)
-            with pytest.raises(NotLandedError, match=r"no backward pass has brought the gradient of '0\.weight'"):
+            with pytest.raises(
+                NotLandedError, match=r"no backward pass has brought the gradient of '0\.weight'"
+            ):
                 optimizer.step()
             assert torch.equal(weights_of(model), before)
             optimizer.zero_grad()
@@ -265,7 +283,9 @@ def test_gradients_set_by_hand_can_be_sent() -> None:
         optimizer = sgd_of(model)
         with thinwire.attach(model, optimizer, driver=driver) as sync:
             for step in range(2):
-                gradients = torch.autograd.grad(loss_of(model, step, driver.rank), list(model.parameters()))
+                gradients = torch.autograd.grad(
+                    loss_of(model, step, driver.rank), list(model.parameters())
+                )
                 for param, gradient in zip(model.parameters(), gradients, strict=True):
                     param.grad = gradient
                 sync.skip_step()
@@ -294,7 +314,8 @@ def test_a_closure_brings_its_gradients_itself() -> None:
         assert sync.step == 3
 
 
-# -- two syncers ------------------------------------------------------------------------------------------------------
+# -- two syncers
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", [LOCAL, Strategy()], ids=lambda each: type(each.on).__name__)
@@ -312,7 +333,10 @@ def test_a_second_syncer_of_the_same_parameters_is_refused(strategy: Strategy) -
         return str(error.value)
 
     for message in ranks(2, work):
-        assert "rank 1: '0.weight' is synchronised already, by a syncer that has not been closed" in message
+        assert (
+            "rank 1: '0.weight' is synchronised already, by a syncer that has not been closed"
+            in message
+        )
         assert f"({strategy!r}, at step 2)" in message
 
 
@@ -335,7 +359,10 @@ def test_gradients_and_deltas_among_the_same_ranks_are_refused_and_among_others_
 def test_syncers_of_other_parameters_go_together() -> None:
     model = nn.ModuleList([mlp(), mlp(seed=1)])
     optimizers = [sgd_of(each) for each in model]
-    with thinwire.attach(model[0], optimizers[0], LOCAL), thinwire.attach(model[1], optimizers[1]) as second:
+    with (
+        thinwire.attach(model[0], optimizers[0], LOCAL),
+        thinwire.attach(model[1], optimizers[1]) as second,
+    ):
         for each, optimizer in zip(model, optimizers, strict=True):
             train(each, optimizer, 0, range(2))
         assert second.step == 2
@@ -344,15 +371,28 @@ def test_syncers_of_other_parameters_go_together() -> None:
 def test_a_second_join_is_refused() -> None:
     model = mlp()
     optimizer = sgd_of(model)
-    run: dict[str, Any] = {"store": torch.distributed.HashStore(), "rank": 0, "world": 1, "quorum": 1}
-    with thinwire.join(model, optimizer, LOCAL_QUORUM, **run), pytest.raises(AttachError, match="synchronised already"):
+    run: dict[str, Any] = {
+        "store": torch.distributed.HashStore(),
+        "rank": 0,
+        "world": 1,
+        "quorum": 1,
+    }
+    with (
+        thinwire.join(model, optimizer, LOCAL_QUORUM, **run),
+        pytest.raises(AttachError, match="synchronised already"),
+    ):
         thinwire.join(model, optimizer, LOCAL_QUORUM, **run)
 
 
 def test_weights_loaded_after_join_are_refused() -> None:
     model = mlp()
     optimizer = sgd_of(model)
-    run: dict[str, Any] = {"store": torch.distributed.HashStore(), "rank": 0, "world": 1, "quorum": 1}
+    run: dict[str, Any] = {
+        "store": torch.distributed.HashStore(),
+        "rank": 0,
+        "world": 1,
+        "quorum": 1,
+    }
     with thinwire.join(model, optimizer, LOCAL_QUORUM, **run):
         model.load_state_dict(mlp(seed=4).state_dict())
         with pytest.raises(AttachError, match="was loaded, or changed by hand, at step 0"):
@@ -362,7 +402,8 @@ def test_weights_loaded_after_join_are_refused() -> None:
 LOCAL_QUORUM = Strategy(every(2), how=thinwire.how.gather(), on=deltas())
 
 
-# -- the optimiser that steps is not the attached one -----------------------------------------------------------------
+# -- the optimiser that steps is not the attached one
+# -----------------------------------------------------------------
 
 
 def test_an_optimizer_made_anew_is_found_on_local_steps() -> None:
@@ -413,7 +454,9 @@ def test_a_scaler_that_is_off_counts_plain_steps_and_one_that_is_on_wants_its_ow
         model = mlp()
         optimizer = torch.optim.SGD(model.parameters(), 0.05)
         scaler = torch.amp.GradScaler("cpu", enabled=enabled)
-        with thinwire.attach(model, optimizer, Strategy(every(2), on=deltas()), scaler=scaler) as sync:
+        with thinwire.attach(
+            model, optimizer, Strategy(every(2), on=deltas()), scaler=scaler
+        ) as sync:
             scaler.scale(loss_of(model, 0, 0)).backward()
             if enabled:
                 with pytest.raises(NotLandedError, match=r"counted in scaler\.step"):

@@ -1,4 +1,5 @@
-"""What would leave ranks unequal in silence, over gloo with 3 ranks: found by all of them, in one run of processes."""
+"""What would leave ranks unequal in silence, over gloo with 3 ranks: found by all of them, in one
+run of processes."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def loads_alike(rank: int, strategy: Strategy) -> None:
         before = copy.deepcopy(model.state_dict())
         train(model, optimizer, rank, range(2))
         sync.check()
-        farthest = max(float((model.state_dict()[name] - value).abs().max()) for name, value in before.items())
+        farthest = max(
+            float((model.state_dict()[name] - value).abs().max()) for name, value in before.items()
+        )
         assert farthest < 0.05, f"two small steps, and a weight has moved by {farthest}"
 
 
@@ -83,7 +86,13 @@ CASES: list[tuple[str, Callable[[int, Strategy], None], Strategy]] = [
     (f"{work.__name__} {name}", work, strategy)
     for work in (loads_alone, loads_alike, layer_later, attached_twice, byte_flips)
     for name, strategy in (("dense", Strategy()), ("qsgd", recipes.qsgd()), ("deltas", LOCAL))
-    if (work, name) not in ((loads_alone, "qsgd"), (layer_later, "qsgd"), (attached_twice, "qsgd"), (loads_alike, "qsgd"))
+    if (work, name)
+    not in (
+        (loads_alone, "qsgd"),
+        (layer_later, "qsgd"),
+        (attached_twice, "qsgd"),
+        (loads_alike, "qsgd"),
+    )
 ]
 
 
@@ -103,7 +112,10 @@ def test_unequal_ranks_are_found_over_gloo() -> None:
     results = run_ranks(3, _all)
     for found in results:
         for name in ("loads_alone dense", "loads_alone deltas"):
-            assert "DisagreementError: ranks did not begin with the same weights: ranks [2]" in found[name], found[name]
+            assert (
+                "DisagreementError: ranks did not begin with the same weights: ranks [2]"
+                in found[name]
+            ), found[name]
         for name in ("loads_alike dense", "loads_alike deltas"):
             assert found[name] == ""
         for name in ("layer_later dense", "layer_later deltas"):

@@ -1,4 +1,5 @@
-"""Ranks that differ in batch, precision, codec and wire, in one run: weights are right, and what cannot be is refused."""
+"""Ranks that differ in batch, precision, codec and wire, in one run: weights are right, and what
+cannot be is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +30,10 @@ NARROW = 1  # the rank that computes in bf16
 
 def gradient_of(weight: Tensor, rank: int, step: int) -> Tensor:
     """Of the mean over the rank's rows, in its precision; in float64 like the weight."""
-    x, y = noise(ROWS[rank], 6, key=100 * step + rank), noise(ROWS[rank], key=100 * step + rank + 50)
+    x, y = (
+        noise(ROWS[rank], 6, key=100 * step + rank),
+        noise(ROWS[rank], key=100 * step + rank + 50),
+    )
     leaf = weight.detach().clone().requires_grad_()
     kind = torch.bfloat16 if rank == NARROW else torch.float64
     ((x.to(kind) @ leaf.to(kind)).double() - y).square().mean().backward()
@@ -46,7 +50,9 @@ def ran(results: dict[int, Any]) -> list[Any]:
 
 @pytest.mark.parametrize("how", [native(), gather(), two_shot()], ids=repr)
 @pytest.mark.parametrize("weigh", [False, True])
-def test_the_mean_of_ranks_of_other_batch_and_precision_is_the_pooled_one(how: Route, weigh: bool) -> None:
+def test_the_mean_of_ranks_of_other_batch_and_precision_is_the_pooled_one(
+    how: Route, weigh: bool
+) -> None:
     start = noise(6, key=1)
 
     def work(driver: Driver) -> Tensor:
@@ -54,7 +60,11 @@ def test_the_mean_of_ranks_of_other_batch_and_precision_is_the_pooled_one(how: R
         rows = float(ROWS[driver.rank])
         optimizer = torch.optim.SGD([weight], 0.1)
         with thinwire.attach(
-            nn.ParameterList([weight]), optimizer, Strategy(how=how), driver=driver, weight=1.0 if weigh else rows
+            nn.ParameterList([weight]),
+            optimizer,
+            Strategy(how=how),
+            driver=driver,
+            weight=1.0 if weigh else rows,
         ) as sync:
             if weigh:
                 sync.weigh(rows)
@@ -75,7 +85,9 @@ def test_so_is_the_mean_of_what_they_have_become_after_local_steps(on: deltas | 
         weight = nn.Parameter(start.clone())
         optimizer = torch.optim.SGD([weight], lr)
         strategy = Strategy(every(4), on=on)
-        with thinwire.attach(nn.ParameterList([weight]), optimizer, strategy, driver=driver, weight=ROWS[driver.rank]) as sync:
+        with thinwire.attach(
+            nn.ParameterList([weight]), optimizer, strategy, driver=driver, weight=ROWS[driver.rank]
+        ) as sync:
             for step in range(4):
                 (weight * gradient_of(weight, driver.rank, step)).sum().backward()
                 optimizer.step()
@@ -116,7 +128,12 @@ def test_autocast_on_one_rank_only_trains_alike() -> None:
 def test_parameters_of_another_precision_on_one_rank_are_refused() -> None:
     def work(driver: Driver) -> None:
         model = nn.Linear(4, 4).to(torch.bfloat16 if driver.rank == NARROW else torch.float32)
-        thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(every(2), on=deltas()), driver=driver)
+        thinwire.attach(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            Strategy(every(2), on=deltas()),
+            driver=driver,
+        )
 
     for result in on_threads(3, work).values():
         assert isinstance(result, DisagreementError)
@@ -137,7 +154,12 @@ def test_each_level_of_links_has_its_codec() -> None:
 
     route = hierarchical((two_shot(), inside), two_shot(), 2)
     seats = [Seat(rank, world, 0, 0) for rank in world]
-    flights = {r: route.carry(outside, noise(4096, key=r).float(), spec, route.init(outside, spec, seats[r]), seats[r]) for r in world}
+    flights = {
+        r: route.carry(
+            outside, noise(4096, key=r).float(), spec, route.init(outside, spec, seats[r]), seats[r]
+        )
+        for r in world
+    }
     outcomes = run({r: watched(flight, partial(look, r)) for r, flight in flights.items()})
     assert all(torch.equal(outcomes[rank].total, outcomes[0].total) for rank in world)
     halves = spec.cut(2, 256)
@@ -145,14 +167,20 @@ def test_each_level_of_links_has_its_codec() -> None:
     def whole(codec: Codec) -> int:
         return sum(codec.nbytes(half) or 0 for half in halves)
 
-    assert sent[False] == 2 * whole(outside), "each rank's half of its node's sum, a half of it there and back"
+    assert sent[False] == 2 * whole(outside), (
+        "each rank's half of its node's sum, a half of it there and back"
+    )
     exact = 4 * 2048 * 4
-    assert sent[True] == 4 * whole(inside) + exact, "two nodes, halves there and sums back in 8 bits; then each rank's half of the total"
+    assert sent[True] == 4 * whole(inside) + exact, (
+        "two nodes, halves there and sums back in 8 bits; then each rank's half of the total"
+    )
 
 
 def test_identity_stays_where_a_level_has_none() -> None:
     assert hierarchical(native(), two_shot(), 2).refuses(uniform(4)) is None
-    assert Strategy(what=identity(), how=hierarchical((two_shot(), uniform(8)), native(), 2), on=gradients())
+    assert Strategy(
+        what=identity(), how=hierarchical((two_shot(), uniform(8)), native(), 2), on=gradients()
+    )
 
 
 def _of_two_devices(rank: int, strategy: Strategy) -> Tensor:

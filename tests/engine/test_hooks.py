@@ -1,4 +1,5 @@
-"""Several backward passes to an optimiser step, in the user's own loop: every gradient counts once."""
+"""Several backward passes to an optimiser step, in the user's own loop: every gradient counts
+once."""
 
 from __future__ import annotations
 
@@ -24,7 +25,12 @@ STEPS, PASSES = 5, 3
 
 
 def grads_of(model: nn.Module) -> Tensor:
-    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in model.parameters()])
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+            for p in model.parameters()
+        ]
+    )
 
 
 def means(world: int, passes: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -38,12 +44,17 @@ def means(world: int, passes: int, dtype: torch.dtype = torch.float64) -> list[T
     return out
 
 
-def passes_at_rest(driver: Driver, strategy: Strategy, zero: bool, **options: Any) -> tuple[list[Tensor], Tensor]:
-    """What `optimizer.step()` finds in `.grad` with a rate of 0 and PASSES backward passes a step; the sum of what has not landed."""
+def passes_at_rest(
+    driver: Driver, strategy: Strategy, zero: bool, **options: Any
+) -> tuple[list[Tensor], Tensor]:
+    """What `optimizer.step()` finds in `.grad` with a rate of 0 and PASSES backward passes a step;
+    the sum of what has not landed."""
     model = mlp(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     seen = []
-    with thinwire.attach(model, optimizer, strategy, driver=driver, bucket_bytes=4000, **options) as sync:
+    with thinwire.attach(
+        model, optimizer, strategy, driver=driver, bucket_bytes=4000, **options
+    ) as sync:
         for step in range(STEPS):
             for index in range(PASSES):
                 loss_of(model, step * PASSES + index, driver.rank).backward()
@@ -102,7 +113,11 @@ def test_what_was_applied_and_what_is_left_is_the_sum_of_all_passes(name: str) -
 
 def _over_gloo(rank: int) -> list[Tensor]:
     out = []
-    for strategy in (Strategy(delayed(2, every(1))), Strategy(on=gradients(reduce="sum")), FEEDBACK["topk"]):
+    for strategy in (
+        Strategy(delayed(2, every(1))),
+        Strategy(on=gradients(reduce="sum")),
+        FEEDBACK["topk"],
+    ):
         model = mlp()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
         with thinwire.attach(model, optimizer, strategy) as sync:
@@ -130,7 +145,11 @@ def test_three_ranks_over_gloo_train_as_threads_do() -> None:
                 optimizer.zero_grad()
         return weights_of(model)
 
-    strategies = (Strategy(delayed(2, every(1))), Strategy(on=gradients(reduce="sum")), FEEDBACK["topk"])
+    strategies = (
+        Strategy(delayed(2, every(1))),
+        Strategy(on=gradients(reduce="sum")),
+        FEEDBACK["topk"],
+    )
     for i, strategy in enumerate(strategies):
         on_fabric = on_threads(3, lambda driver, chosen=strategy: work(driver, chosen))
         for rank in range(3):
@@ -138,7 +157,9 @@ def test_three_ranks_over_gloo_train_as_threads_do() -> None:
 
 
 UPDATES = {
-    "momentum": Strategy(warmup(2, every(1)), feedback(sign(16)), two_shot(back=feedback(sign(16))), momentum()),
+    "momentum": Strategy(
+        warmup(2, every(1)), feedback(sign(16)), two_shot(back=feedback(sign(16))), momentum()
+    ),
     "sign": Strategy(what=feedback(topk(0.1)), how=gather(), on=gradients(then="sign")),
 }
 
@@ -153,7 +174,9 @@ def test_a_gradient_is_never_added_to_an_update(name: str) -> None:
         for step in range(4):
             loss_of(model, step, driver.rank).backward()
             if step == 3:
-                with pytest.raises(NotLandedError, match=r"holds the update of the last landing") as caught:
+                with pytest.raises(
+                    NotLandedError, match=r"holds the update of the last landing"
+                ) as caught:
                     loss_of(model, step, driver.rank).backward()
                 said.append(str(caught.value))
             optimizer.step()
@@ -167,7 +190,8 @@ def test_a_gradient_is_never_added_to_an_update(name: str) -> None:
 
 
 def test_zeroing_between_two_passes_drops_what_had_landed() -> None:
-    """Under every(2) the first pass sets the landed mean aside; a loop that then zeroes has given it up."""
+    """Under every(2) the first pass sets the landed mean aside; a loop that then zeroes has given
+    it up."""
 
     def work(driver: Driver) -> tuple[Tensor, Tensor]:
         model = mlp(dtype=torch.float64)
@@ -205,7 +229,9 @@ class TwoHeads(nn.Module):
             self.a, self.b = (nn.Linear(WIDTH, 1).double() for _ in range(2))
 
 
-@pytest.mark.parametrize("strategy", [Strategy(), Strategy(delayed(1, every(1)))], ids=["dense", "delayed"])
+@pytest.mark.parametrize(
+    "strategy", [Strategy(), Strategy(delayed(1, every(1)))], ids=["dense", "delayed"]
+)
 def test_passes_that_reach_other_parameters_add_up(strategy: Strategy) -> None:
     """A GAN's or a multi-task loop: each pass has its own loss and its own part of the model."""
 
@@ -218,7 +244,9 @@ def test_passes_that_reach_other_parameters_add_up(strategy: Strategy) -> None:
             return [head.weight.grad.flatten() for head in (model.a, model.b)]
 
     def expected(indices: tuple[int, ...]) -> Tensor:
-        return sum(batch(i, rank, dtype=torch.float64)[0].sum(0) / 2 for i in indices for rank in range(2))
+        return sum(
+            batch(i, rank, dtype=torch.float64)[0].sum(0) / 2 for i in indices for rank in range(2)
+        )
 
     first = (0, 2) if strategy.when.delay else (0, 2, 3)
     for a, b in on_threads(2, work).values():
@@ -255,7 +283,9 @@ def test_a_head_that_only_the_first_of_several_passes_reaches_counts_once(name: 
                 for index in range(4):
                     head = model.a if index == 0 else model.b
                     (head * (10.0 * step + index + 1)).sum().backward()
-                seen.append((0.0 if model.a.grad is None else float(model.a.grad), float(model.b.grad)))
+                seen.append(
+                    (0.0 if model.a.grad is None else float(model.a.grad), float(model.b.grad))
+                )
                 optimizer.step()
                 optimizer.zero_grad()
         return seen
@@ -263,9 +293,13 @@ def test_a_head_that_only_the_first_of_several_passes_reaches_counts_once(name: 
     times = 2 if name == "sum" else 1
     for seen in on_threads(2, work).values():
         for step, (a, b) in enumerate(seen):
-            last = 10.0 * (step - 1) + 4 if tau and step else 0.0  # of the step before, landing in this one's first pass
+            last = (
+                10.0 * (step - 1) + 4 if tau and step else 0.0
+            )  # of the step before, landing in this one's first pass
             assert a == pytest.approx(times * (10.0 * step + 1))
-            assert b == pytest.approx(times * (30.0 * step + 9 - (10.0 * step + 4 if tau else 0)) + last)
+            assert b == pytest.approx(
+                times * (30.0 * step + 9 - (10.0 * step + 4 if tau else 0)) + last
+            )
 
 
 @pytest.mark.parametrize("name", TASKS)

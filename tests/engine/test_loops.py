@@ -1,4 +1,5 @@
-"""Training loops that users have: each does what one process with all the data would do, or says why not."""
+"""Training loops that users have: each does what one process with all the data would do, or says
+why not."""
 
 from __future__ import annotations
 
@@ -23,25 +24,39 @@ from thinwire.when import delayed, every, staggered, warmup
 WORLD = 2
 
 
-def _alone(steps: int, passes: int = 1, ranks: int = WORLD, weights=None, lr: float = 0.1, momentum: float = 0.9) -> torch.Tensor:
-    """One process, float64: the gradient is the (weighted) mean over ranks of each rank's sum over passes."""
+def _alone(
+    steps: int,
+    passes: int = 1,
+    ranks: int = WORLD,
+    weights=None,
+    lr: float = 0.1,
+    momentum: float = 0.9,
+) -> torch.Tensor:
+    """One process, float64: the gradient is the (weighted) mean over ranks of each rank's sum over
+    passes."""
     weights = weights or [1.0] * ranks
     model = mlp(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum)
     for step in range(steps):
         for rank in range(ranks):
             for micro in range(passes):
-                (loss_of(model, step * passes + micro, rank) * weights[rank] / sum(weights)).backward()
+                (
+                    loss_of(model, step * passes + micro, rank) * weights[rank] / sum(weights)
+                ).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     return weights_of(model)
 
 
-def _together(rank: int, strategy: Strategy, passes: int, weight: float, weigh: bool) -> torch.Tensor:
+def _together(
+    rank: int, strategy: Strategy, passes: int, weight: float, weigh: bool
+) -> torch.Tensor:
     model = mlp(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    with thinwire.attach(model, optimizer, strategy, weight=1.0 if weigh else [1.0, weight][rank]) as sync:
+    with thinwire.attach(
+        model, optimizer, strategy, weight=1.0 if weigh else [1.0, weight][rank]
+    ) as sync:
         if weigh:
             sync.weigh([1.0, weight][rank])
         train(model, optimizer, rank, range(10), passes)
@@ -76,7 +91,9 @@ def _pooled(rank: int) -> torch.Tensor:
 def test_weights_by_batch_size_give_the_pooled_mean():
     model = mlp(dtype=torch.float64)
     rows = [batch(0, rank, [3, 7][rank], torch.float64) for rank in range(2)]
-    nn.functional.cross_entropy(model(torch.cat([x for x, _ in rows])), torch.cat([y for _, y in rows])).backward()
+    nn.functional.cross_entropy(
+        model(torch.cat([x for x, _ in rows])), torch.cat([y for _, y in rows])
+    ).backward()
     expected = torch.cat([param.grad.reshape(-1) for param in model.parameters()])
     for got in run_ranks(2, _pooled):
         assert torch.allclose(got, expected, rtol=0, atol=1e-14)
@@ -84,7 +101,12 @@ def test_weights_by_batch_size_give_the_pooled_mean():
 
 def _summed(rank: int) -> torch.Tensor:
     model = mlp(dtype=torch.float64)
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(on=gradients(reduce="sum")), weight=rank + 1):
+    with thinwire.attach(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        Strategy(on=gradients(reduce="sum")),
+        weight=rank + 1,
+    ):
         loss_of(model, 0, rank).backward()
         return torch.cat([param.grad.reshape(-1) for param in model.parameters()])
 
@@ -98,7 +120,8 @@ def test_reduce_sum_adds_what_the_ranks_have():
         assert torch.allclose(got, expected, rtol=0, atol=1e-13)
 
 
-# -- delay ------------------------------------------------------------------------------------------------------------
+# -- delay
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _delayed(rank: int, tau: int, n: int) -> list[torch.Tensor]:
@@ -123,7 +146,9 @@ def test_delayed_is_the_recurrence(tau, n):
         gradients_then.append([param.grad.clone() for param in model.parameters()])
         optimizer.zero_grad()
         if step >= tau // n:
-            for param, grad in zip(model.parameters(), gradients_then[step - tau // n], strict=True):
+            for param, grad in zip(
+                model.parameters(), gradients_then[step - tau // n], strict=True
+            ):
                 param.grad = grad.clone()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -135,7 +160,8 @@ def test_delayed_is_the_recurrence(tau, n):
             assert torch.allclose(got, want, rtol=0, atol=1e-12)
 
 
-# -- local steps ------------------------------------------------------------------------------------------------------
+# -- local steps
+# ------------------------------------------------------------------------------------------------------
 
 
 def _local(rank: int, strategy: Strategy, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,7 +185,9 @@ def test_local_sgd_averages_what_the_ranks_have_become():
     start = weights_of(mlp(dtype=torch.float64))
     mean = sum(_locally(start, rank, range(3)) for rank in range(WORLD)) / WORLD
     own = [_locally(mean, rank, range(3, 5)) for rank in range(WORLD)]
-    for rank, (got, common) in enumerate(run_ranks(WORLD, _local, Strategy(every(3), on=parameters()), 5)):
+    for rank, (got, common) in enumerate(
+        run_ranks(WORLD, _local, Strategy(every(3), on=parameters()), 5)
+    ):
         assert torch.allclose(got, own[rank], rtol=0, atol=1e-12)
         assert torch.allclose(common, sum(own) / WORLD, rtol=0, atol=1e-12)
 
@@ -169,9 +197,13 @@ def test_diloco_is_an_outer_step_on_the_mean_delta(outer):
     anchor = weights_of(mlp(dtype=torch.float64))
     reference = nn.Parameter(anchor.clone())
     momentum = outer.momentum
-    torch_outer = torch.optim.SGD([reference], outer.lr, momentum=momentum, nesterov=isinstance(outer, nesterov))
+    torch_outer = torch.optim.SGD(
+        [reference], outer.lr, momentum=momentum, nesterov=isinstance(outer, nesterov)
+    )
     for first in (0, 4):
-        ends = [_locally(reference.detach(), rank, range(first, first + 4)) for rank in range(WORLD)]
+        ends = [
+            _locally(reference.detach(), rank, range(first, first + 4)) for rank in range(WORLD)
+        ]
         reference.grad = reference.detach() - sum(ends) / WORLD
         torch_outer.step()
     for got, common in run_ranks(WORLD, _local, Strategy(every(4), on=deltas(outer=outer)), 8):
@@ -194,7 +226,9 @@ def test_a_delayed_delta_merges_with_what_was_done_meanwhile():
 def _closed(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     model = mlp(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    sync = thinwire.attach(model, optimizer, Strategy(delayed(2, every(4)), on=deltas(outer=sgd(1.0))))
+    sync = thinwire.attach(
+        model, optimizer, Strategy(delayed(2, every(4)), on=deltas(outer=sgd(1.0)))
+    )
     train(model, optimizer, rank, range(5))  # launched at step 4, due at step 6
     before = weights_of(model)
     sync.close()
@@ -215,16 +249,27 @@ def test_a_run_that_is_shorter_than_the_period_is_told_at_its_end(on):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     sync = thinwire.attach(model, optimizer, Strategy(every(10), on=on))
     train(model, optimizer, 0, range(4))
-    with pytest.warns(UserWarning, match=r"closed after 4 steps without a mean over ranks: every\(n=10\) is longer than the run"):
+    with pytest.warns(
+        UserWarning,
+        match=r"closed after 4 steps without a mean over ranks: every\(n=10\) is longer than the run",
+    ):
         sync.close()
 
 
 def _fragments(rank: int) -> list[int]:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with thinwire.attach(model, optimizer, Strategy(staggered(3, every(6)), on=deltas(outer=sgd(1.0)))) as sync:
+    with thinwire.attach(
+        model, optimizer, Strategy(staggered(3, every(6)), on=deltas(outer=sgd(1.0)))
+    ) as sync:
         sent = []
-        train(model, optimizer, rank, range(12), each=lambda _: sent.append(round(sync.report().sent_bytes)))
+        train(
+            model,
+            optimizer,
+            rank,
+            range(12),
+            each=lambda _: sent.append(round(sync.report().sent_bytes)),
+        )
         assert len(sync.buckets) >= 3
         total = 2 * 4 * sum(bucket.spec.numel for bucket in sync.buckets)
         assert sent[-1] == total  # K = 2: all of the model, twice in two periods
@@ -244,8 +289,15 @@ def _warm(rank: int) -> list[float]:
     sent = []
     strategy = Strategy(warmup(3, every(1)), feedback(topk(0.05)), gather())
     with thinwire.attach(model, optimizer, strategy) as sync:
-        train(model, optimizer, rank, range(6), each=lambda _: sent.append(sync.report().sent_bytes))
-        residuals = [leaf.value.any() for bucket in sync.buckets for part in bucket.slices for _, leaf in part.state.walk()]
+        train(
+            model, optimizer, rank, range(6), each=lambda _: sent.append(sync.report().sent_bytes)
+        )
+        residuals = [
+            leaf.value.any()
+            for bucket in sync.buckets
+            for part in bucket.slices
+            for _, leaf in part.state.walk()
+        ]
         assert any(residuals)
     return sent
 
@@ -257,10 +309,13 @@ def test_warmup_is_dense_then_thin():
         assert 0 < sent[3] - sent[2] < dense / 10
 
 
-# -- AMP --------------------------------------------------------------------------------------------------------------
+# -- AMP
+# --------------------------------------------------------------------------------------------------------------
 
 
-def _amp(rank: int, strategy: Strategy, overflow_on: tuple[int, ...], scale: float) -> dict[str, object]:
+def _amp(
+    rank: int, strategy: Strategy, overflow_on: tuple[int, ...], scale: float
+) -> dict[str, object]:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
@@ -287,12 +342,19 @@ def _amp(rank: int, strategy: Strategy, overflow_on: tuple[int, ...], scale: flo
             "scale": scaler.get_scale(),
             "weights": weights_of(model),
             "finite": bool(weights_of(model).isfinite().all()),
-            "residual": sum(float(leaf.value.norm()) for bucket in sync.buckets for part in bucket.slices for _, leaf in part.state.walk()),
+            "residual": sum(
+                float(leaf.value.norm())
+                for bucket in sync.buckets
+                for part in bucket.slices
+                for _, leaf in part.state.walk()
+            ),
         }
 
 
 def test_an_overflow_on_one_rank_is_skipped_by_all_scalers():
-    for result in run_ranks(2, _amp, Strategy(what=feedback(topk(0.1)), how=gather()), (1,), 1024.0):
+    for result in run_ranks(
+        2, _amp, Strategy(what=feedback(topk(0.1)), how=gather()), (1,), 1024.0
+    ):
         assert result["taken"] == [True, True, True, False, True, True, True, True]
         assert result["scale"] == 512.0
         assert result["finite"]
@@ -308,8 +370,15 @@ def test_residuals_live_in_unscaled_units():
 
 
 def test_an_overflow_on_one_rank_does_not_make_local_clocks_drift():
-    """Rank 1's scaler leaves its optimiser alone at step 3; both ranks still launch after 4 attempts."""
-    results = run_ranks(2, _amp, Strategy(every(4), feedback(uniform(4)), gather(), deltas(outer=sgd(1.0))), (1,), 1024.0)
+    """Rank 1's scaler leaves its optimiser alone at step 3; both ranks still launch after 4
+    attempts."""
+    results = run_ranks(
+        2,
+        _amp,
+        Strategy(every(4), feedback(uniform(4)), gather(), deltas(outer=sgd(1.0))),
+        (1,),
+        1024.0,
+    )
     assert [result["steps"] for result in results] == [8, 8]
     assert results[0]["taken"][3]
     assert results[1]["finite"]
@@ -345,11 +414,13 @@ def test_a_rank_without_data_takes_part_with_zeros():
         assert torch.allclose(got, weights_of(model), rtol=0, atol=1e-12)
 
 
-# -- models -----------------------------------------------------------------------------------------------------------
+# -- models
+# -----------------------------------------------------------------------------------------------------------
 
 
 class _Odd(nn.Module):
-    """Tied weights, a frozen layer, a parameter that nobody uses, one that only rank 0 uses, two dtypes, BatchNorm, checkpointing."""
+    """Tied weights, a frozen layer, a parameter that nobody uses, one that only rank 0 uses, two
+    dtypes, BatchNorm, checkpointing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,20 +444,30 @@ class _Odd(nn.Module):
 
 def _odd(rank: int) -> dict[str, object]:
     model = _Odd()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2, weight_decay=0.5)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], 1e-2, weight_decay=0.5
+    )
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with warnings.catch_warnings(record=True) as caught, thinwire.attach(model, optimizer) as sync:
         warnings.simplefilter("always")
         for step in range(5):
             x, y = batch(step, rank)
             nn.functional.cross_entropy(model(x, rank), y).backward()
-            grads = {name: None if param.grad is None else param.grad.clone() for name, param in model.named_parameters()}
+            grads = {
+                name: None if param.grad is None else param.grad.clone()
+                for name, param in model.named_parameters()
+            }
             optimizer.step()
             optimizer.zero_grad()
         sync.check()
         end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     moved = {name for name in start if not torch.equal(start[name], end[name])}
-    return {"moved": moved, "grads": {n: g is None for n, g in grads.items()}, "end": end, "warned": [str(w.message) for w in caught]}
+    return {
+        "moved": moved,
+        "grads": {n: g is None for n, g in grads.items()},
+        "end": end,
+        "warned": [str(w.message) for w in caught],
+    }
 
 
 def test_odd_models_train_alike_on_all_ranks():
@@ -441,7 +522,10 @@ def test_reentrant_checkpointing_is_refused(head_trains):
 
 def test_a_sparse_gradient_is_refused():
     model = nn.Sequential(nn.Embedding(10, 4, sparse=True))
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1)), pytest.raises(AttachError, match="sparse=False"):
+    with (
+        thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1)),
+        pytest.raises(AttachError, match="sparse=False"),
+    ):
         model(torch.tensor([1])).sum().backward()
 
 
@@ -460,10 +544,18 @@ def test_a_complex_or_wrapped_model_is_refused():
         thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1))
 
 
-# -- world of one, set_to_none, compile -------------------------------------------------------------------------------
+# -- world of one, set_to_none, compile
+# -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", [Strategy(), Strategy(what=cast(), how=gather()), Strategy(every(2), on=deltas(outer=sgd(1.0)))])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy(),
+        Strategy(what=cast(), how=gather()),
+        Strategy(every(2), on=deltas(outer=sgd(1.0))),
+    ],
+)
 def test_a_world_of_one_works_and_sends_nothing(strategy):
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -528,14 +620,27 @@ def test_check_between_two_averages_says_that_ranks_differ_rightly():
 def _report(rank: int, strategy: Strategy) -> tuple[float, float, str]:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with thinwire.attach(model, optimizer, strategy, bucket_bytes=2000, slice_bytes=1000, lanes=2) as sync:
+    with thinwire.attach(
+        model, optimizer, strategy, bucket_bytes=2000, slice_bytes=1000, lanes=2
+    ) as sync:
         train(model, optimizer, rank, range(5))
         seat = Seat(rank, tuple(range(sync.driver.world)), 0, 0)
-        closed = sum(strategy.how.sent_nbytes(strategy.what, part.spec, seat) * 5 for bucket in sync.buckets for part in bucket.slices)
+        closed = sum(
+            strategy.how.sent_nbytes(strategy.what, part.spec, seat) * 5
+            for bucket in sync.buckets
+            for part in bucket.slices
+        )
         return sync.report().sent_bytes, closed, str(sync.report())
 
 
-@pytest.mark.parametrize("strategy", [Strategy(), Strategy(what=feedback(uniform(4)), how=gather()), Strategy(what=cast(), how=native())])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy(),
+        Strategy(what=feedback(uniform(4)), how=gather()),
+        Strategy(what=cast(), how=native()),
+    ],
+)
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_meter_is_the_closed_form(strategy, world):
     for sent, closed, table in run_ranks(world, _report, strategy):

@@ -43,7 +43,11 @@ def calls(count: int, strategy: Strategy, world: int) -> int:
 
 
 @pytest.mark.parametrize("world", [1, 3])
-@pytest.mark.parametrize("strategy", [Strategy(), Strategy(every(1), on=deltas())], ids=lambda each: type(each.on).__name__)
+@pytest.mark.parametrize(
+    "strategy",
+    [Strategy(), Strategy(every(1), on=deltas())],
+    ids=lambda each: type(each.on).__name__,
+)
 def test_attach_is_linear_in_the_number_of_parameters(strategy: Strategy, world: int) -> None:
     few, many = calls(200, strategy, world), calls(1600, strategy, world)
     assert many < 8.8 * few

@@ -53,8 +53,11 @@ def busy(monkeypatch: pytest.MonkeyPatch, clock: Clock, owner: Any, name: str) -
 
 @pytest.mark.parametrize("overlap", ["backward", "forward"])
 @pytest.mark.parametrize("name", ["read", "write"])
-def test_reads_and_writes_of_the_target_are_counted(monkeypatch: pytest.MonkeyPatch, clock: Clock, name: str, overlap: str) -> None:
-    """A second each, and nothing of what the loop does beside; reads come with gradients, of which not all are timed."""
+def test_reads_and_writes_of_the_target_are_counted(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, name: str, overlap: str
+) -> None:
+    """A second each, and nothing of what the loop does beside; reads come with gradients, of which
+    not all are timed."""
     busy(monkeypatch, clock, gradients, name)
     model = copy.deepcopy(START)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -69,8 +72,11 @@ def test_reads_and_writes_of_the_target_are_counted(monkeypatch: pytest.MonkeyPa
         assert len(sync.buckets) > 1
 
 
-def test_of_gradients_that_are_timed_now_and_then_the_whole_is_told(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    """Also where only every eighth pass launches, so that one and the same pass of eight would be timed for ever."""
+def test_of_gradients_that_are_timed_now_and_then_the_whole_is_told(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Also where only every eighth pass launches, so that one and the same pass of eight would be
+    timed for ever."""
     model = copy.deepcopy(START)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with thinwire.attach(model, optimizer, recipes.accumulation(8), bucket_bytes=2000) as sync:
@@ -127,12 +133,14 @@ def test_the_report_tells_encode_beside_and_wire() -> None:
     report = Report(2, 1, (row,), 0.0, beside_s=0.5, transport_s=0.125)
     assert report.cpu_s == 1.875
     assert str(report).splitlines()[-1] == (
-        "processor time: encode 1.000 s; beside encode: buckets, residuals, copies 0.500 s; wire 0.375 s"
+        "processor time: encode 1.000 s; beside encode: buckets, residuals, copies 0.500 s; wire "
+        "0.375 s"
     )
 
 
 def _over_gloo(rank: int) -> tuple[float, float, float, float, float]:
-    """Seconds of a process while it only synchronises, and what the meter has of them: encode, beside, lanes, transport."""
+    """Seconds of a process while it only synchronises, and what the meter has of them: encode,
+    beside, lanes, transport."""
     torch.manual_seed(0)
     model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(500_000)) for _ in range(4)])
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -148,11 +156,18 @@ def _over_gloo(rank: int) -> tuple[float, float, float, float, float]:
     rows = list(zip(before.rows, after.rows, strict=True))
     lanes = sum(new.carry_s - old.carry_s for old, new in rows)
     encode = sum(new.encode_s - old.encode_s for old, new in rows)
-    return spent, encode, after.beside_s - before.beside_s, lanes, after.transport_s - before.transport_s
+    return (
+        spent,
+        encode,
+        after.beside_s - before.beside_s,
+        lanes,
+        after.transport_s - before.transport_s,
+    )
 
 
 def test_nearly_all_of_a_process_that_only_synchronises_is_accounted_for() -> None:
-    """Over gloo, with residuals: what the codec takes is less than the whole, and the whole is told."""
+    """Over gloo, with residuals: what the codec takes is less than the whole, and the whole is
+    told."""
     for spent, *parts in run_ranks(3, _over_gloo):
         assert all(part > 0 for part in parts)
         assert 0.85 * spent < sum(parts) < 1.05 * spent, (spent, parts)

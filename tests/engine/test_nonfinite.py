@@ -1,4 +1,5 @@
-"""Values that are not finite: every rank hears which rank, step and parameter, before they are applied."""
+"""Values that are not finite: every rank hears which rank, step and parameter, before they are
+applied."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def poison(model: nn.Module, value: float = float("nan")) -> Any:
     return handle
 
 
-def train_on(model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, steps: int, bad_rank: int = 1) -> tuple[str, Tensor, int]:
+def train_on(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, steps: int, bad_rank: int = 1
+) -> tuple[str, Tensor, int]:
     """The error, the weights before the step that raised it, and that step."""
     before = weights_of(model)
     for step in range(steps):
@@ -74,7 +77,12 @@ def test_every_rank_raises_and_names_the_rank_before_a_bad_update_is_applied(nam
         optimizer = torch.optim.SGD(model.parameters(), 0.05)
         with thinwire.attach(model, optimizer, strategy, driver=driver, bucket_bytes=2000) as sync:
             error, before, step = train_on(model, optimizer, driver.rank, 8)
-            states = [leaf.value for b in sync.buckets for part in b.slices for _, leaf in part.state.walk()]
+            states = [
+                leaf.value
+                for b in sync.buckets
+                for part in b.slices
+                for _, leaf in part.state.walk()
+            ]
             finite = all(bool(each.isfinite().all()) for each in states if each.is_floating_point())
             return error, torch.equal(before, weights_of(model)), step, finite
 
@@ -107,7 +115,9 @@ def test_overlap_raises_in_the_forward_pass_that_would_have_stepped() -> None:
     def work(driver: Driver) -> tuple[str, bool, int]:
         model = mlp()
         optimizer = torch.optim.SGD(model.parameters(), 0.05)
-        thinwire.attach(model, optimizer, Strategy(), driver=driver, overlap="forward", bucket_bytes=2000)
+        thinwire.attach(
+            model, optimizer, Strategy(), driver=driver, overlap="forward", bucket_bytes=2000
+        )
         error, before, step = train_on(model, optimizer, driver.rank, 8)
         return error, torch.equal(before, weights_of(model)), step
 
@@ -125,7 +135,9 @@ def test_skip_leaves_the_step_out_on_every_rank_and_goes_on(name: str) -> None:
     def work(driver: Driver, skips: bool) -> tuple[Tensor, int]:
         model = mlp()
         optimizer = torch.optim.SGD(model.parameters(), 0.05)
-        with thinwire.attach(model, optimizer, STRATEGIES[name], driver=driver, nonfinite="skip") as sync:
+        with thinwire.attach(
+            model, optimizer, STRATEGIES[name], driver=driver, nonfinite="skip"
+        ) as sync:
             if skips:
                 train_on(model, optimizer, driver.rank, 8)
             else:
@@ -156,7 +168,11 @@ def test_a_skipped_step_of_a_plain_sum_is_a_step_that_was_not_taken() -> None:
                 if step == BAD_STEP:
                     poison(net, float("inf"))
                 loss_of(net, step, 0).backward()
-                with pytest.warns(UserWarning, match=r"step 3: .*left out on all ranks") if step == BAD_STEP else _nothing():
+                with (
+                    pytest.warns(UserWarning, match=r"step 3: .*left out on all ranks")
+                    if step == BAD_STEP
+                    else _nothing()
+                ):
                     optimizer.step()
                 optimizer.zero_grad()
     assert torch.equal(weights_of(model), weights_of(twin))
@@ -181,14 +197,17 @@ def test_pass_applies_what_lands() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", ["dense", "randomk"])
 def test_a_step_that_the_scaler_skips_is_no_trouble(name: str, fused: bool) -> None:
-    """Also where the codec did not send the entry, all scalers skip; a fused optimiser steps itself, with found_inf."""
+    """Also where the codec did not send the entry, all scalers skip; a fused optimiser steps
+    itself, with found_inf."""
 
     def work(driver: Driver) -> tuple[str, Tensor, list[float]]:
         model = mlp()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-2, fused=fused)
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1000)
         scales = []
-        with thinwire.attach(model, optimizer, STRATEGIES[name], driver=driver, scaler=scaler) as sync:
+        with thinwire.attach(
+            model, optimizer, STRATEGIES[name], driver=driver, scaler=scaler
+        ) as sync:
             for step in range(6):
                 if step == BAD_STEP and driver.rank == 1:
                     poison(model, float("inf"))
@@ -305,7 +324,10 @@ def test_local_steps_raise_at_the_landing_and_write_nothing(name: str) -> None:
 def test_what_cannot_be_skipped_and_other_words_are_refused() -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    with pytest.raises(AttachError, match=r"nonfinite='skip' with deltas.*: by a landing the local steps have applied"):
+    with pytest.raises(
+        AttachError,
+        match=r"nonfinite='skip' with deltas.*: by a landing the local steps have applied",
+    ):
         thinwire.attach(model, optimizer, Strategy(every(2), on=deltas()), nonfinite="skip")
     with pytest.raises(AttachError, match=r"nonfinite='never': choose 'raise' or 'skip' or 'pass'"):
         thinwire.attach(model, optimizer, nonfinite="never")  # type: ignore[arg-type]
@@ -328,7 +350,8 @@ def test_finite_buckets_keep_their_gradients() -> None:
 
 
 def test_another_optimizer_on_held_parameters_is_judged_too() -> None:
-    """Two optimisers on one model, of which one is attached: neither applies what is not finite, and both skip."""
+    """Two optimisers on one model, of which one is attached: neither applies what is not finite,
+    and both skip."""
     for policy in ("raise", "skip"):
         model = mlp()
         first = torch.optim.SGD(model[0].parameters(), 0.05)
@@ -365,7 +388,8 @@ def test_a_closure_that_failed_does_not_blame_the_next_backward() -> None:
 
 
 def test_ranks_need_not_land_at_the_same_moment() -> None:
-    """Rank 0 alone lands early, where a parameter is unused and one is not finite: nothing waits for the other."""
+    """Rank 0 alone lands early, where a parameter is unused and one is not finite: nothing waits
+    for the other."""
 
     def work(driver: Driver) -> str:
         model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})

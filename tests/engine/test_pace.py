@@ -33,12 +33,19 @@ def _a_clock_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(
-    driver: Driver, strategy: Strategy, seconds: list[list[float]], steps: range, state: Any = None, **options: Any
+    driver: Driver,
+    strategy: Strategy,
+    seconds: list[list[float]],
+    steps: range,
+    state: Any = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Descend to a minimum of the rank's own; a step of round r lasts seconds[r][rank]."""
     model = nn.ParameterList(nn.Parameter(start.clone()) for start in STARTS)
     optimizer, taken, paces = torch.optim.SGD(model.parameters(), RATE), [], []
-    with thinwire.attach(model, optimizer, strategy, driver=driver, bucket_bytes=24, **options) as sync:
+    with thinwire.attach(
+        model, optimizer, strategy, driver=driver, bucket_bytes=24, **options
+    ) as sync:
         if state is not None:
             sync.load_state_dict(state[driver.rank])
         assert sync.pace is not None
@@ -51,7 +58,9 @@ def train(
             taken.append(step)
             flat = torch.cat([param.reshape(-1) for param in model])
             (0.5 * (flat - OWN[driver.rank]).square().sum()).backward()
-            watch.seconds = getattr(watch, "seconds", 0.0) + seconds[step // strategy.when.period][driver.rank]
+            watch.seconds = (
+                getattr(watch, "seconds", 0.0) + seconds[step // strategy.when.period][driver.rank]
+            )
             optimizer.step()
             optimizer.zero_grad()
         if not sync.apart:
@@ -72,11 +81,19 @@ def ran(results: dict[int, Any]) -> list[dict[str, Any]]:
 WEIGHTS = [1.0, 3.0, 2.0]
 
 
-@pytest.mark.parametrize("on", [deltas(sgd(1.0)), parameters(), deltas(nesterov(0.7, 0.9))], ids=repr)
+@pytest.mark.parametrize(
+    "on", [deltas(sgd(1.0)), parameters(), deltas(nesterov(0.7, 0.9))], ids=repr
+)
 def test_slower_ranks_take_fewer_steps_and_weigh_by_what_they_took(on: deltas | parameters) -> None:
-    """Batches of 1, 3 and 2 rows; by the tokens of a round the mean weighs 8 · 1, 4 · 3 and 2 · 2, as pooled."""
+    """Batches of 1, 3 and 2 rows; by the tokens of a round the mean weighs 8 · 1, 4 · 3 and 2 · 2,
+    as pooled."""
     strategy, speeds = Strategy(by_speed(every(8)), on=on), [[1.0, 2.0, 4.0]] * 3
-    seen = ran(on_threads(3, lambda driver: train(driver, strategy, speeds, range(24), weight=WEIGHTS[driver.rank])))
+    seen = ran(
+        on_threads(
+            3,
+            lambda driver: train(driver, strategy, speeds, range(24), weight=WEIGHTS[driver.rank]),
+        )
+    )
     assert [len(rank["taken"]) for rank in seen] == [24, 8 + 4 + 4, 8 + 2 + 2]
     assert seen[2]["taken"] == [*range(8), 11, 15, 19, 23]
 
@@ -84,7 +101,10 @@ def test_slower_ranks_take_fewer_steps_and_weigh_by_what_they_took(on: deltas | 
     step_outer = torch.optim.SGD([outer], 0.7, momentum=0.9, nesterov=True)
     for steps in ((8, 8, 8), (8, 4, 2), (8, 4, 2)):
         tokens = [count * weight for count, weight in zip(steps, WEIGHTS, strict=True)]
-        ends = [(1 - RATE) ** count * (anchor - own) + own for count, own in zip(steps, OWN, strict=True)]
+        ends = [
+            (1 - RATE) ** count * (anchor - own) + own
+            for count, own in zip(steps, OWN, strict=True)
+        ]
         mean = sum(share * end for share, end in zip(tokens, ends, strict=True)) / sum(tokens)
         if on == deltas(nesterov(0.7, 0.9)):
             outer.grad = anchor - mean
@@ -96,7 +116,9 @@ def test_slower_ranks_take_fewer_steps_and_weigh_by_what_they_took(on: deltas | 
 
 
 def test_a_pace_follows_the_speed_from_the_landing_on_and_all_know_it() -> None:
-    strategy = Strategy(by_speed(delayed(2, staggered(2, every(6)))), on=deltas(nesterov(0.6), alpha=0.5))
+    strategy = Strategy(
+        by_speed(delayed(2, staggered(2, every(6)))), on=deltas(nesterov(0.6), alpha=0.5)
+    )
     speeds = [[1.0, 3.0, 1.0], [1.0, 3.0, 1.0], [2.0, 1.0, 1.0], [2.0, 1.0, 1.0]]
     seen = ran(on_threads(3, lambda driver: train(driver, strategy, speeds, range(24))))
     assert seen[0]["paces"] == seen[1]["paces"] == seen[2]["paces"]
@@ -112,13 +134,22 @@ def test_shares_of_a_launch_sum_to_one_whatever_changes(monkeypatch: pytest.Monk
 
     def noting(self: pace.Pace, bucket: int, shares: Any) -> float:
         mine = share(self, bucket, shares)
-        told.setdefault((bucket, len([key for key in told if key[0] == bucket and len(told[key]) == 3])), []).append(mine)
+        told.setdefault(
+            (bucket, len([key for key in told if key[0] == bucket and len(told[key]) == 3])), []
+        ).append(mine)
         return mine
 
     monkeypatch.setattr(pace.Pace, "share", noting)
-    strategy = Strategy(by_speed(delayed(1, staggered(2, every(5)))), on=deltas(sgd(0.9), alpha=0.2))
+    strategy = Strategy(
+        by_speed(delayed(1, staggered(2, every(5)))), on=deltas(sgd(0.9), alpha=0.2)
+    )
     speeds = [[1.0, 1.7, 5.0], [1.0, 2.5, 1.1], [3.0, 1.0, 1.0], [1.0, 1.0, 9.0]]
-    ran(on_threads(3, lambda driver: train(driver, strategy, speeds, range(20), weight=WEIGHTS[driver.rank])))
+    ran(
+        on_threads(
+            3,
+            lambda driver: train(driver, strategy, speeds, range(20), weight=WEIGHTS[driver.rank]),
+        )
+    )
     rounds = [shares for shares in told.values() if len(shares) == 3]
     assert len(rounds) >= 7
     assert all(abs(sum(shares) - 1) < 1e-12 for shares in rounds)
@@ -132,9 +163,13 @@ def test_resumed_is_never_stopped() -> None:
         return train(driver, strategy, speeds, range(13))
 
     whole = ran(on_threads(3, lambda driver: train(driver, strategy, speeds, range(24))))
-    first = ran(on_threads(3, parts))  # stopped while the news of a round is heard and does not hold yet
+    first = ran(
+        on_threads(3, parts)
+    )  # stopped while the news of a round is heard and does not hold yet
     state = [rank["state"] for rank in first]
-    second = ran(on_threads(3, lambda driver: train(driver, strategy, speeds, range(13, 24), state)))
+    second = ran(
+        on_threads(3, lambda driver: train(driver, strategy, speeds, range(13, 24), state))
+    )
     for rank in range(3):
         assert second[rank]["paces"] == whole[rank]["paces"][13:]
         assert torch.equal(second[rank]["common"], whole[rank]["common"])
@@ -163,7 +198,9 @@ def _measured(rank: int) -> tuple[list[int], Tensor, int]:
     torch.manual_seed(rank)
     model, taken = nn.Linear(8, 8), 0
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with thinwire.attach(model, optimizer, Strategy(by_speed(every(10)), on=deltas(sgd(1.0)))) as sync:
+    with thinwire.attach(
+        model, optimizer, Strategy(by_speed(every(10)), on=deltas(sgd(1.0)))
+    ) as sync:
         for _ in range(30):
             if sync.rests():
                 sync.skip_step()

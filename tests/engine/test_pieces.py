@@ -1,4 +1,5 @@
-"""Lanes and slices that the link asks for: reckoned as the simulator has it, agreed on, and told."""
+"""Lanes and slices that the link asks for: reckoned as the simulator has it, agreed on, and
+told."""
 
 from __future__ import annotations
 
@@ -38,8 +39,14 @@ SMALL = (None, 1 << 19, 1 << 18)  # bytes of slices
 
 def simulated(codec: Codec, route: Route, link: Link, lanes: int, size: int | None) -> float:
     """Seconds of the model's flights on simulated wires."""
-    flights = [Launch(launch(route, codec, values(WORLD, span), span)) for spec in MODEL for span in spans(spec, size, codec)]
-    return simulate([flights[lane::lanes] for lane in range(min(lanes, len(flights)))], Wires(link)).seconds
+    flights = [
+        Launch(launch(route, codec, values(WORLD, span), span))
+        for spec in MODEL
+        for span in spans(spec, size, codec)
+    ]
+    return simulate(
+        [flights[lane::lanes] for lane in range(min(lanes, len(flights)))], Wires(link)
+    ).seconds
 
 
 @settings(max_examples=20, deadline=None)
@@ -48,7 +55,14 @@ def simulated(codec: Codec, route: Route, link: Link, lanes: int, size: int | No
     rate=st.sampled_from((1e6, 1e7, 1e8)),
     waits=st.booleans(),
     windowed=st.booleans(),
-    how=st.sampled_from(((identity(), direct()), (uniform(4), two_shot()), (sign(), gather()), (identity(), native()))),
+    how=st.sampled_from(
+        (
+            (identity(), direct()),
+            (uniform(4), two_shot()),
+            (sign(), gather()),
+            (identity(), native()),
+        )
+    ),
 )
 def test_the_choice_is_near_the_best_that_the_simulator_finds(
     latency: float, rate: float, waits: bool, windowed: bool, how: tuple[Codec, Route]
@@ -63,7 +77,10 @@ def test_the_choice_is_near_the_best_that_the_simulator_finds(
 
 def test_a_codec_that_takes_its_time_is_hidden_behind_other_slices() -> None:
     link = Link(1e-5, 1e8)
-    free, slow = (chosen([MODEL], uniform(4), two_shot(), SEAT, link, codec_s, COUNTS, SMALL) for codec_s in (0.0, 2e-8))
+    free, slow = (
+        chosen([MODEL], uniform(4), two_shot(), SEAT, link, codec_s, COUNTS, SMALL)
+        for codec_s in (0.0, 2e-8)
+    )
     assert (free.lanes, free.slice_bytes) == (1, None)
     assert slow.lanes > 1
     assert slow.slice_bytes is not None
@@ -77,7 +94,9 @@ def test_a_codec_that_wants_whole_buckets_is_not_cut() -> None:
 
 def test_on_a_long_link_all_lanes_carry_alike() -> None:
     large = [Spec((), 0, 50 * spec.numel, torch.float32) for spec in MODEL]
-    found = chosen([large], identity(), direct(), SEAT, Link(0.05, 1e7, waits=True), 0.0, COUNTS, SIZES)
+    found = chosen(
+        [large], identity(), direct(), SEAT, Link(0.05, 1e7, waits=True), 0.0, COUNTS, SIZES
+    )
     assert found.lanes == COUNTS[-1]
     cut = [span.numel for spec in large for span in spans(spec, found.slice_bytes, identity())]
     carried = [sum(cut[lane :: found.lanes]) for lane in range(found.lanes)]
@@ -89,7 +108,9 @@ def test_on_a_long_link_all_lanes_carry_alike() -> None:
 def test_a_window_is_a_wait_and_the_wire_is_as_busy_as_without_one() -> None:
     large = [Spec((), 0, 64 << 20, torch.float32)] * 8
     seat = Seat(0, (0, 1, 2, 3), 0, 0)
-    found = chosen([large], identity(), native(), seat, Link(0.01, 125e6, 0.0, 2 << 20), 0.0, COUNTS, SIZES)
+    found = chosen(
+        [large], identity(), native(), seat, Link(0.01, 125e6, 0.0, 2 << 20), 0.0, COUNTS, SIZES
+    )
     seconds = float(found.said.partition("flights, ")[2].partition(" s")[0])
     assert seconds >= 8 * 1.5 * 4 * (64 << 20) / 125e6
 
@@ -118,15 +139,25 @@ def test_a_route_without_a_formula_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"lanes": "auto", "slice_bytes": "auto"}, {"lanes": 3, "slice_bytes": "auto"}, {"lanes": "auto", "slice_bytes": 1 << 18}],
+    [
+        {"lanes": "auto", "slice_bytes": "auto"},
+        {"lanes": 3, "slice_bytes": "auto"},
+        {"lanes": "auto", "slice_bytes": 1 << 18},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("what", [identity(), feedback(topk(0.1))], ids=repr)
-def test_what_was_chosen_trains_as_the_same_said_by_hand(what: Codec, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_chosen_trains_as_the_same_said_by_hand(
+    what: Codec, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dense steps of a warm-up, too: lanes and slices alone leave their route as it is."""
     monkeypatch.setattr(probe, "measured", lambda *_: Link(1e-5, 1e8))
-    monkeypatch.setattr(sys.modules["thinwire.engine.attach"], "measured_codec", lambda *_: 1e-6)  # so that slices are worth it
-    strategy = Strategy(warmup(2, every(1)), what, direct() if what == identity() else gather(), gradients())
+    monkeypatch.setattr(
+        sys.modules["thinwire.engine.attach"], "measured_codec", lambda *_: 1e-6
+    )  # so that slices are worth it
+    strategy = Strategy(
+        warmup(2, every(1)), what, direct() if what == identity() else gather(), gradients()
+    )
 
     torch.manual_seed(0)
     start = nn.Linear(700, 700)
@@ -136,7 +167,9 @@ def test_what_was_chosen_trains_as_the_same_said_by_hand(what: Codec, options: d
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         with thinwire.attach(model, optimizer, strategy, driver=driver, **given) as sync:
             for step in range(4):
-                x = torch.randn(4, 700, generator=torch.Generator().manual_seed(10 * step + driver.rank))
+                x = torch.randn(
+                    4, 700, generator=torch.Generator().manual_seed(10 * step + driver.rank)
+                )
                 model(x).square().mean().backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -149,12 +182,16 @@ def test_what_was_chosen_trains_as_the_same_said_by_hand(what: Codec, options: d
     count, size = (word.partition("=")[2] for word in chose[0][0].partition(":")[0].split(", "))
     assert int(count) > 1
     assert int(size) < 4 * 700 * 700
-    hand = on_threads(2, lambda driver: work(driver, lanes=int(count), slice_bytes=int(size)), lanes=int(count))
+    hand = on_threads(
+        2, lambda driver: work(driver, lanes=int(count), slice_bytes=int(size)), lanes=int(count)
+    )
     for rank in range(2):
         assert all(map(torch.equal, chose[rank][1], hand[rank][1]))
 
 
-def attached(rank: int, strategy: Strategy, **options: object) -> tuple[str, str, list[torch.Tensor]]:
+def attached(
+    rank: int, strategy: Strategy, **options: object
+) -> tuple[str, str, list[torch.Tensor]]:
     """What the report tells of lanes and slices, of routes, and the weights after some steps."""
     torch.manual_seed(0)
     model = mlp()
@@ -162,7 +199,11 @@ def attached(rank: int, strategy: Strategy, **options: object) -> tuple[str, str
     with thinwire.attach(model, optimizer, strategy, bucket_bytes=1000, **options) as sync:  # type: ignore[arg-type]
         for step in range(3):
             model(
-                torch.randn(4, model[0].in_features, generator=torch.Generator().manual_seed(10 * step + rank))
+                torch.randn(
+                    4,
+                    model[0].in_features,
+                    generator=torch.Generator().manual_seed(10 * step + rank),
+                )
             ).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -171,7 +212,9 @@ def attached(rank: int, strategy: Strategy, **options: object) -> tuple[str, str
     return report.pieces, report.rows[0].route, [param.detach() for param in model.parameters()]
 
 
-@pytest.mark.parametrize("what", [identity(), feedback(uniform(4)), topk(0.1), lowrank(1)], ids=repr)
+@pytest.mark.parametrize(
+    "what", [identity(), feedback(uniform(4)), topk(0.1), lowrank(1)], ids=repr
+)
 def test_ranks_agree_and_train_as_with_the_same_pieces_given(what: Codec) -> None:
     strategy = Strategy(what=what, how=gather())
     told = run_ranks(2, attached, strategy, timeout=120)
@@ -194,7 +237,10 @@ def test_one_rank_has_one_lane() -> None:
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"lanes": "many"}, "lanes='many': at least 1, or 'auto'"), ({"slice_bytes": 0}, "at least 1, or None, or 'auto'")],
+    [
+        ({"lanes": "many"}, "lanes='many': at least 1, or 'auto'"),
+        ({"slice_bytes": 0}, "at least 1, or None, or 'auto'"),
+    ],
 )
 def test_what_is_no_number_of_lanes_or_bytes(options: dict[str, object], reason: str) -> None:
     with pytest.raises(AttachError, match=reason):

@@ -32,7 +32,8 @@ def measured(world: int, link: Link) -> list[Link]:
 
 
 def measured_on(link: Link, meters: list[Meter]) -> tuple[list[Link], float]:
-    """What every rank finds of simulated wires, and the seconds that the hops of the slowest took."""
+    """What every rank finds of simulated wires, and the seconds that the hops of the slowest
+    took."""
     world = len(meters)
     fabric = SimFabric(world, Wires(link), timedelta(seconds=30))
     found: dict[int, Link] = {}
@@ -47,7 +48,9 @@ def measured_on(link: Link, meters: list[Meter]) -> tuple[list[Link], float]:
             return handles[number][-1]
 
         driver.start = noted  # type: ignore[method-assign]
-        found[number] = probe.measured(driver, meters[number], torch.device("cpu"), replace(LOCAL_NETWORK, waits=link.waits))
+        found[number] = probe.measured(
+            driver, meters[number], torch.device("cpu"), replace(LOCAL_NETWORK, waits=link.waits)
+        )
 
     threads = [threading.Thread(target=rank, args=(number,)) for number in range(world)]
     for thread in threads:
@@ -80,7 +83,11 @@ def _ours(rank: int) -> tuple[list[str], str, torch.Tensor]:
         train(model, optimizer, rank, range(4))
         sync.check()
         report = sync.report()
-        return [row.route for row in report.rows], str(report), torch.cat([p.detach().view(-1) for p in model.parameters()])
+        return (
+            [row.route for row in report.rows],
+            str(report),
+            torch.cat([p.detach().view(-1) for p in model.parameters()]),
+        )
 
 
 def test_the_choice_is_alike_on_all_ranks_and_told() -> None:
@@ -104,7 +111,8 @@ def _cost(rank: int) -> tuple[float, float, dict[str, float], Link]:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_over_loopback_it_takes_a_second_at_most(world: int) -> None:
-    """A few megabytes are enough where a byte is there at once; on a busy machine it is not, and the budget ends it."""
+    """A few megabytes are enough where a byte is there at once; on a busy machine it is not, and
+    the budget ends it."""
     for seconds, sent, around, found in run_ranks(world, _cost):
         assert sent < 3.1 * probe.MOST
         assert list(around) == ["link probe"]
@@ -124,8 +132,11 @@ def test_over_loopback_it_takes_a_second_at_most(world: int) -> None:
     ],
     ids=["1 Gb/s", "10 Mb/s", "1 Mb/s", "1 Gb/s, 50 ms", "1 Gb/s, 200 ms", "100 Mb/s, 600 ms"],
 )
-def test_it_ends_in_about_a_second_and_all_ranks_measure_alike(link: Link, most_s: float, most_bytes: float) -> None:
-    """On the wire's own clock; on long links it takes 20 round trips, and the turn in which they end."""
+def test_it_ends_in_about_a_second_and_all_ranks_measure_alike(
+    link: Link, most_s: float, most_bytes: float
+) -> None:
+    """On the wire's own clock; on long links it takes 20 round trips, and the turn in which they
+    end."""
     meters = [Meter(3) for _ in range(3)]
     found, seconds = measured_on(link, meters)
     assert len(set(found)) == 1
@@ -146,19 +157,28 @@ def test_a_route_that_hangs_on_no_link_measures_nothing() -> None:
     assert not two_shot(slot_bytes=1 << 20).measures
     assert two_shot().measures
     model = mlp()
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(how=ring())) as sync:
+    with thinwire.attach(
+        model, torch.optim.SGD(model.parameters(), 0.1), Strategy(how=ring())
+    ) as sync:
         assert [row.route for row in sync.report().rows] == [""] * len(sync.buckets)
 
 
-LONG = Link(latency_s=0.025, rate_bytes_per_s=125e6, message_s=1e-4, window_bytes=2 << 20, waits=True)
+LONG = Link(
+    latency_s=0.025, rate_bytes_per_s=125e6, message_s=1e-4, window_bytes=2 << 20, waits=True
+)
 
 
 def _dense(rank: int, link: Link | None) -> tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two dense steps, then the mean of parameters that have drifted apart; the link is as told, whatever would be measured."""
+    """Two dense steps, then the mean of parameters that have drifted apart; the link is as told,
+    whatever would be measured."""
     probe.measured = lambda *_: link  # type: ignore[assignment]  # in a process of its own
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with thinwire.attach(model, optimizer, Strategy(warmup(2, every(1)), uniform(4, block=64), two_shot(), gradients())) as sync:
+    with thinwire.attach(
+        model,
+        optimizer,
+        Strategy(warmup(2, every(1)), uniform(4, block=64), two_shot(), gradients()),
+    ) as sync:
         train(model, optimizer, rank, range(2))
         sync.check()
         large = Spec((), 0, 16_000_000, torch.float32)
@@ -167,7 +187,11 @@ def _dense(rank: int, link: Link | None) -> tuple[str, torch.Tensor, torch.Tenso
     with torch.no_grad():
         for param in model.parameters():
             param.fill_(rank)
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(every(9), how=two_shot(), on=parameters())) as sync:
+    with thinwire.attach(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        Strategy(every(9), how=two_shot(), on=parameters()),
+    ) as sync:
         with torch.no_grad():  # attach has made them equal
             for param in model.parameters():
                 param.add_(rank)
@@ -177,7 +201,8 @@ def _dense(rank: int, link: Link | None) -> tuple[str, torch.Tensor, torch.Tenso
 
 
 def test_dense_ticks_and_common_weights_go_by_what_is_fastest_on_the_link() -> None:
-    """gloo's own all-reduce waits for its window at each round trip, so on a long link it is not the one."""
+    """gloo's own all-reduce waits for its window at each round trip, so on a long link it is not
+    the one."""
     far, near = run_ranks(3, _dense, LONG), run_ranks(3, _dense, None)
     for chosen, stepped, common, own in far:
         assert chosen.startswith("direct(")

@@ -1,6 +1,8 @@
-"""The signatures, proved on whole training runs: 3 ranks (4 where there are two levels), three buckets, in one process and over gloo.
+"""The signatures, proved on whole training runs: 3 ranks (4 where there are two levels), three
+buckets, in one process and over gloo.
 
-Both drivers run the same generators, so wherever the sums' order is the route's own they must agree bit for bit.
+Both drivers run the same generators, so wherever the sums' order is the route's own they must agree
+bit for bit.
 """
 
 from __future__ import annotations
@@ -27,31 +29,79 @@ STEPS = 9
 NEVER = 1e6  # a threshold that no gradient reaches: every payload is empty
 
 PROOFS = {
-    "powersgd over three buckets": (3, Strategy(every(1), feedback(lowrank(2)), native(), gradients())),
+    "powersgd over three buckets": (
+        3,
+        Strategy(every(1), feedback(lowrank(2)), native(), gradients()),
+    ),
     "powersgd gathered": (3, Strategy(every(1), feedback(lowrank(2)), gather(), gradients())),
-    "two-sided feedback": (3, Strategy(every(1), feedback(uniform(2)), two_shot(back=feedback(uniform(2))), gradients())),
-    "delayed with feedback": (3, Strategy(delayed(2, every(1)), feedback(topk(0.1)), gather(), gradients())),
-    "delayed powersgd": (3, Strategy(delayed(2, every(1)), feedback(lowrank(1)), gather(), gradients())),
+    "two-sided feedback": (
+        3,
+        Strategy(every(1), feedback(uniform(2)), two_shot(back=feedback(uniform(2))), gradients()),
+    ),
+    "delayed with feedback": (
+        3,
+        Strategy(delayed(2, every(1)), feedback(topk(0.1)), gather(), gradients()),
+    ),
+    "delayed powersgd": (
+        3,
+        Strategy(delayed(2, every(1)), feedback(lowrank(1)), gather(), gradients()),
+    ),
     "two levels, a codec each": (
         4,
-        Strategy(every(1), feedback(uniform(4)), hierarchical((two_shot(), cast("bf16")), gather(), node=2), gradients()),
+        Strategy(
+            every(1),
+            feedback(uniform(4)),
+            hierarchical((two_shot(), cast("bf16")), gather(), node=2),
+            gradients(),
+        ),
     ),
-    "two levels, exact inside": (4, Strategy(every(1), topk(0.2) >> cast("fp16"), hierarchical(native(), gather(), node=2), gradients())),
+    "two levels, exact inside": (
+        4,
+        Strategy(
+            every(1),
+            topk(0.2) >> cast("fp16"),
+            hierarchical(native(), gather(), node=2),
+            gradients(),
+        ),
+    ),
     "data-sized": (3, Strategy(every(1), feedback(threshold(0.02)), gather(), gradients())),
-    "data-sized and empty": (3, Strategy(every(1), feedback(threshold(NEVER) >> cast()), gather(), gradients())),
+    "data-sized and empty": (
+        3,
+        Strategy(every(1), feedback(threshold(NEVER) >> cast()), gather(), gradients()),
+    ),
     "data-sized, two shots": (
         3,
-        Strategy(every(1), feedback(threshold(0.02)), two_shot(back=feedback(threshold(0.01))), gradients()),
+        Strategy(
+            every(1),
+            feedback(threshold(0.02)),
+            two_shot(back=feedback(threshold(0.01))),
+            gradients(),
+        ),
     ),
     "each role its own way": (
         3,
-        Strategy(every(1), by_role(matrix=feedback(lowrank(1)), vector=feedback(threshold(0.01))), gather(), gradients()),
+        Strategy(
+            every(1),
+            by_role(matrix=feedback(lowrank(1)), vector=feedback(threshold(0.01))),
+            gather(),
+            gradients(),
+        ),
     ),
-    "deltas with feedback": (3, Strategy(every(3), feedback(topk(0.1) >> uniform(2, grid="rise")), gather(), deltas(outer=sgd(1.0)))),
+    "deltas with feedback": (
+        3,
+        Strategy(
+            every(3),
+            feedback(topk(0.1) >> uniform(2, grid="rise")),
+            gather(),
+            deltas(outer=sgd(1.0)),
+        ),
+    ),
 }
 
 
-def _work(rank: int, strategy: Strategy, model: nn.Module, driver: Driver | None) -> dict[str, object]:
+def _work(
+    rank: int, strategy: Strategy, model: nn.Module, driver: Driver | None
+) -> dict[str, object]:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.5)
     options = {"driver": driver} if driver is not None else {"timeout": timedelta(seconds=30)}
     with thinwire.attach(model, optimizer, strategy, bucket_bytes=1000, lanes=2, **options) as sync:
@@ -67,9 +117,19 @@ def _work(rank: int, strategy: Strategy, model: nn.Module, driver: Driver | None
             optimizer.zero_grad()
         sync.check()
         sync.state_dict()  # waits for what is in the air, whose flights still settle residuals
-        leaves = [leaf.value for bucket in sync.buckets for part in bucket.slices for _, leaf in part.state.walk()]
+        leaves = [
+            leaf.value
+            for bucket in sync.buckets
+            for part in bucket.slices
+            for _, leaf in part.state.walk()
+        ]
         residual = torch.cat([leaf.reshape(-1) for leaf in leaves]) if leaves else torch.zeros(1)
-        return {"weights": weights_of(model), "residual": residual, "sent": sync.report().sent_bytes, "steps": sync.step}
+        return {
+            "weights": weights_of(model),
+            "residual": residual,
+            "sent": sync.report().sent_bytes,
+            "steps": sync.step,
+        }
 
 
 def _over_gloo(rank: int, strategy: Strategy) -> dict[str, object]:
@@ -87,7 +147,9 @@ def _in_one_process(world: int, strategy: Strategy) -> list[dict[str, object]]:
     errors: list[BaseException] = []
 
     def rank_thread(rank: int) -> None:
-        torch.set_num_threads(1)  # as the real ranks have it: a product split over threads rounds otherwise
+        torch.set_num_threads(
+            1
+        )  # as the real ranks have it: a product split over threads rounds otherwise
         try:
             results[rank] = _work(rank, strategy, models[rank], fabric.driver(rank, lanes=2))
         except BaseException as error:
@@ -124,7 +186,9 @@ def test_proof(name: str):
             assert torch.equal(a["residual"], b["residual"]), rank
         silent = name == "data-sized and empty"
         assert torch.equal(b["weights"], start) == silent
-        assert not (silent and b["residual"].abs().max() == 0), "what was never sent is in the residual"
+        assert not (silent and b["residual"].abs().max() == 0), (
+            "what was never sent is in the residual"
+        )
 
 
 def test_every_lossy_proof_differs_from_dense():

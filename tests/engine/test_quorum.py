@@ -1,4 +1,5 @@
-"""Rounds with a quorum: late ranks count later, those that leave are missed once, those that come take up the newest anchor."""
+"""Rounds with a quorum: late ranks count later, those that leave are missed once, those that come
+take up the newest anchor."""
 
 from __future__ import annotations
 
@@ -44,12 +45,22 @@ def strategy(what: Codec = PLAIN.what, outer: Outer = PLAIN.on.outer) -> Strateg
 class Rank:
     """A rank that descends to its own minimum."""
 
-    def __init__(self, store: Any, rank: int, given: Strategy = PLAIN, seed: int = 0, **options: Any) -> None:
+    def __init__(
+        self, store: Any, rank: int, given: Strategy = PLAIN, seed: int = 0, **options: Any
+    ) -> None:
         self.rank = rank
         self.model = nn.ParameterList(nn.Parameter(start + seed) for start in STARTS)
         self.optimizer = torch.optim.SGD(self.model.parameters(), RATE)
-        settings = {"world": 3, "quorum": 2, "grace_s": 30.0, "timeout": timedelta(seconds=150), "bucket_bytes": 24} | options
-        self.sync: QuorumSyncer = thinwire.join(self.model, self.optimizer, given, store=store, rank=rank, **settings)
+        settings = {
+            "world": 3,
+            "quorum": 2,
+            "grace_s": 30.0,
+            "timeout": timedelta(seconds=150),
+            "bucket_bytes": 24,
+        } | options
+        self.sync: QuorumSyncer = thinwire.join(
+            self.model, self.optimizer, given, store=store, rank=rank, **settings
+        )
 
     @property
     def flat(self) -> Tensor:
@@ -105,9 +116,16 @@ def test_ranks_in_time_train_as_if_attached(what: Codec, outer: Outer) -> None:
     def attached(driver: Driver) -> Tensor:
         model = nn.ParameterList(nn.Parameter(start.clone()) for start in STARTS)
         optimizer = torch.optim.SGD(model.parameters(), RATE)
-        with thinwire.attach(model, optimizer, given, driver=driver, bucket_bytes=24, weight=WEIGHTS[driver.rank]):
+        with thinwire.attach(
+            model, optimizer, given, driver=driver, bucket_bytes=24, weight=WEIGHTS[driver.rank]
+        ):
             for _ in range(3 * H):
-                (0.5 * (torch.cat([param.reshape(-1) for param in model]) - OWN[driver.rank]).square().sum()).backward()
+                (
+                    0.5
+                    * (torch.cat([param.reshape(-1) for param in model]) - OWN[driver.rank])
+                    .square()
+                    .sum()
+                ).backward()
                 optimizer.step()
                 optimizer.zero_grad()
         return torch.cat([param.detach().reshape(-1) for param in model])
@@ -140,7 +158,9 @@ def test_all_start_as_the_first_does() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:round .* closed without", "ignore:rank . came late")
-def test_what_comes_late_counts_in_the_next_round_and_its_rank_goes_on_from_the_newest_anchor() -> None:
+def test_what_comes_late_counts_in_the_next_round_and_its_rank_goes_on_from_the_newest_anchor() -> (
+    None
+):
     closed, offered, over = threading.Event(), threading.Event(), threading.Event()
 
     def work(rank: int, store: Any) -> list[Tensor]:
@@ -268,11 +288,15 @@ def test_a_rank_that_comes_later_takes_up_the_newest_anchor_and_its_outer_moment
             return mine.flat
 
     flats = together(3, work)
-    assert sum(torch.equal(flats[a], flats[b]) for a, b in ((0, 1), (1, 2), (0, 2))) >= 1, "those that ended at the same round"
+    assert sum(torch.equal(flats[a], flats[b]) for a, b in ((0, 1), (1, 2), (0, 2))) >= 1, (
+        "those that ended at the same round"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:round .* closed without", "ignore:rank . came late")
-def test_a_rank_that_slept_for_longer_than_contributions_are_kept_takes_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_slept_for_longer_than_contributions_are_kept_takes_a_snapshot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(board, "KEEP", 2)
     asleep, awake, done = threading.Event(), threading.Event(), threading.Event()
     ends: list[int] = []
@@ -293,7 +317,9 @@ def test_a_rank_that_slept_for_longer_than_contributions_are_kept_takes_a_snapsh
             assert asleep.wait(150)
             while not ends or sync.version < ends[0]:
                 if rank == 0 and done.is_set() and not ends:
-                    ends.append(sync.version + 1)  # said before a round that the other cannot close without it, so neither is left alone
+                    ends.append(
+                        sync.version + 1
+                    )  # said before a round that the other cannot close without it, so neither is left alone
                 mine.round()
                 sync.check()
                 if sync.version >= 5:
@@ -304,7 +330,9 @@ def test_a_rank_that_slept_for_longer_than_contributions_are_kept_takes_a_snapsh
 
 def test_a_round_without_its_quorum_says_who_came() -> None:
     mine = Rank(dist.HashStore(), 1, timeout=timedelta(seconds=0.2))
-    with pytest.raises(QuorumError, match=r"round 0: only ranks \[1\] came within 0\.2 s, and 2 make the quorum"):
+    with pytest.raises(
+        QuorumError, match=r"round 0: only ranks \[1\] came within 0\.2 s, and 2 make the quorum"
+    ):
         mine.round()
 
 
@@ -331,7 +359,9 @@ def test_anchors_that_differ_are_found() -> None:
     one, other = Rank(store, 0), Rank(store, 1)
     one.sync.check()
     other.sync.buckets[0].state["anchor"].value = other.sync.buckets[0].state["anchor"].value + 1
-    with pytest.raises(DisagreementError, match=r"'1' differs after 0 rounds: rank 1 has not rank 0's bits"):
+    with pytest.raises(
+        DisagreementError, match=r"'1' differs after 0 rounds: rank 1 has not rank 0's bits"
+    ):
         other.sync.check()
 
 
@@ -365,14 +395,24 @@ def test_a_checkpoint_goes_on_in_a_new_store() -> None:
             sync.check()
         return mine.flat
 
-    assert all(torch.equal(a, b) for a, b in zip(together(3, whole), together(3, second), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(together(3, whole), together(3, second), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "options", "told"),
     [
-        (Strategy(delayed(1, every(3)), how=gather(), on=deltas()), {}, r"a round is so many local steps; take every\(n\)"),
-        (Strategy(every(3, phase=0), how=gather(), on=deltas()), {}, r"take every\(n\), without a phase"),
+        (
+            Strategy(delayed(1, every(3)), how=gather(), on=deltas()),
+            {},
+            r"a round is so many local steps; take every\(n\)",
+        ),
+        (
+            Strategy(every(3, phase=0), how=gather(), on=deltas()),
+            {},
+            r"take every\(n\), without a phase",
+        ),
         (Strategy(every(3), how=native(), on=deltas()), {}, r"take gather\(\)"),
         (Strategy(every(3), how=gather(), on=parameters()), {}, r"take deltas\(outer=…\)"),
         (Strategy(every(3), how=gather(), on=deltas(alpha=0.5)), {}, "without alpha and eager"),
@@ -397,7 +437,9 @@ def test_what_cannot_be_is_refused(given: Strategy, options: dict[str, Any], tol
 def test_another_run_is_not_joined() -> None:
     store = dist.HashStore()
     Rank(store, 0)
-    with pytest.raises(DisagreementError, match=r"cannot join: quorum differs \(the run: 2; here: 3\)"):
+    with pytest.raises(
+        DisagreementError, match=r"cannot join: quorum differs \(the run: 2; here: 3\)"
+    ):
         Rank(store, 1, quorum=3)
     mine = Rank(store, 1)
     with pytest.raises(AttachError, match="never wait for all"):
@@ -414,7 +456,8 @@ def test_a_store_that_is_gone_says_so() -> None:
         mine.round()
 
 
-# -- real processes ---------------------------------------------------------------------------------------------------
+# -- real processes
+# ---------------------------------------------------------------------------------------------------
 
 
 def _process(port: int, rank: int, label: str, steps: int, pause_s: float, dies_at: int) -> None:
@@ -434,7 +477,12 @@ def _process(port: int, rank: int, label: str, steps: int, pause_s: float, dies_
                 mine.step()
             late += sync.version > before + 1
             sync.check()
-        store.set(f"done/{label}", json.dumps([sync.version, late, sync.members, [float(x).hex() for x in anchor_of(sync)]]))
+        store.set(
+            f"done/{label}",
+            json.dumps(
+                [sync.version, late, sync.members, [float(x).hex() for x in anchor_of(sync)]]
+            ),
+        )
 
 
 def anchor_of(sync: QuorumSyncer) -> list[Tensor]:
@@ -443,14 +491,22 @@ def anchor_of(sync: QuorumSyncer) -> list[Tensor]:
 
 @pytest.mark.timeout(280)
 def test_processes_are_slow_are_killed_and_come_and_all_anchors_are_equal() -> None:
-    """Rank 2 is slow, rank 3 is killed between two rounds, and comes again while the others go on."""
+    """Rank 2 is slow, rank 3 is killed between two rounds, and comes again while the others go
+    on."""
     host = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     steps = 16 * H
-    asked = {"a": (0, 0.05, 10**9), "b": (1, 0.05, 10**9), "slow": (2, 0.35, 10**9), "killed": (3, 0.05, 2 * H)}
+    asked = {
+        "a": (0, 0.05, 10**9),
+        "b": (1, 0.05, 10**9),
+        "slow": (2, 0.35, 10**9),
+        "killed": (3, 0.05, 2 * H),
+    }
     processes = {}
 
     def start(label: str, rank: int, pause_s: float, dies_at: int) -> None:
-        processes[label] = _context.Process(target=_process, args=(host.port, rank, label, steps, pause_s, dies_at), daemon=True)
+        processes[label] = _context.Process(
+            target=_process, args=(host.port, rank, label, steps, pause_s, dies_at), daemon=True
+        )
         processes[label].start()
 
     for label, (rank, pause_s, dies_at) in asked.items():

@@ -1,4 +1,5 @@
-"""Quorums that go on from checkpoints in a new store: one run on a board, and newcomers take its newest anchor, at any round."""
+"""Quorums that go on from checkpoints in a new store: one run on a board, and newcomers take its
+newest anchor, at any round."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def of(rank: int, state: State) -> State:
 
 
 def go_on_as_one(*ranks: Rank) -> None:
-    """With a quorum of 1: the first closes a round, the others are late to it, and all hold its anchor then."""
+    """With a quorum of 1: the first closes a round, the others are late to it, and all hold its
+    anchor then."""
     for _ in range(2):
         for mine in ranks:
             mine.round()
@@ -58,7 +60,9 @@ def go_on_as_one(*ranks: Rank) -> None:
 @pytest.mark.parametrize("closed", [0, 1, 6])
 @pytest.mark.parametrize("version", [0, 3, 10])
 @pytest.mark.parametrize("quorum", [1, 2])
-def test_a_newcomer_after_a_resume_takes_the_newest_anchor(quorum: int, version: int, closed: int) -> None:
+def test_a_newcomer_after_a_resume_takes_the_newest_anchor(
+    quorum: int, version: int, closed: int
+) -> None:
     def first(rank: int, store: Any) -> State:
         mine = new(store, rank, quorum, grace_s=30.0, world=quorum, seed=4)
         while mine.sync.version < version:
@@ -121,7 +125,10 @@ def test_who_came_before_the_resume_goes_over_to_it(version: int) -> None:
     for _ in range(H - 1):
         before.step()
     resumed.sync.load_state_dict(state)
-    with pytest.warns(UserWarning, match=f"rank 2 goes over to a checkpoint that another rank has loaded, of round {version}"):
+    with pytest.warns(
+        UserWarning,
+        match=f"rank 2 goes over to a checkpoint that another rank has loaded, of round {version}",
+    ):
         before.step()
     assert before.sync.step == version * H
     assert torch.equal(anchor(before), anchor(resumed))
@@ -131,7 +138,8 @@ def test_who_came_before_the_resume_goes_over_to_it(version: int) -> None:
 @pytest.mark.filterwarnings("ignore:rank 1 goes over")
 @pytest.mark.parametrize("version", [0, 3])
 def test_who_waits_for_a_quorum_goes_over_to_a_resume(version: int) -> None:
-    """What it had offered to the round that nobody closed is of another anchor, and does not count."""
+    """What it had offered to the round that nobody closed is of another anchor, and does not
+    count."""
     (state,) = alone(version)
 
     def work(rank: int, store: Any) -> Tensor:
@@ -160,12 +168,18 @@ def test_of_several_checkpoints_the_run_goes_on_from_the_newest(newest_first: bo
     zero, one = new(store, 0), new(store, 1)
     if newest_first:
         one.sync.load_state_dict(of(1, newest))
-        with pytest.warns(UserWarning, match="rank 0 loaded round 3, and the run in this store goes on from round 4"):
+        with pytest.warns(
+            UserWarning,
+            match="rank 0 loaded round 3, and the run in this store goes on from round 4",
+        ):
             zero.sync.load_state_dict(old)
     else:
         zero.sync.load_state_dict(old)
         one.sync.load_state_dict(of(1, newest))
-        with pytest.warns(UserWarning, match="rank 0 goes over to a checkpoint that another rank has loaded, of round 4"):
+        with pytest.warns(
+            UserWarning,
+            match="rank 0 goes over to a checkpoint that another rank has loaded, of round 4",
+        ):
             zero.round()
     newcomer = new(store, 2)
     assert [mine.sync.version for mine in (zero, one, newcomer)] == [4, 4, 4]
@@ -173,13 +187,16 @@ def test_of_several_checkpoints_the_run_goes_on_from_the_newest(newest_first: bo
 
 
 def test_a_checkpoint_older_than_the_run_takes_its_newest_anchor() -> None:
-    """Also such as lie between where the run began here and where it is: its rounds went otherwise than those of the checkpoint."""
+    """Also such as lie between where the run began here and where it is: its rounds went otherwise
+    than those of the checkpoint."""
     states, store = alone(3, 4), dist.HashStore()
     resumed, late = new(store, 0), new(store, 1)
     resumed.sync.load_state_dict(states[0])
     resumed.round()
     resumed.round()
-    with pytest.warns(UserWarning, match="rank 1 loaded round 4, and the run in this store goes on from round 5"):
+    with pytest.warns(
+        UserWarning, match="rank 1 loaded round 4, and the run in this store goes on from round 5"
+    ):
         late.sync.load_state_dict(of(1, states[1]))
     assert (late.sync.version, late.sync.step, late.sync.apart) == (5, 5 * H, 0)
     go_on_as_one(resumed, late)
@@ -189,13 +206,19 @@ def test_a_checkpoint_newer_than_a_run_under_way_is_refused() -> None:
     (state,), store = alone(3), dist.HashStore()
     afresh, other = new(store, 0), new(store, 1)
     afresh.round()
-    with pytest.raises(AttachError, match="state is of round 3, and the run in this store has come to round 1 without it"):
+    with pytest.raises(
+        AttachError,
+        match="state is of round 3, and the run in this store has come to round 1 without it",
+    ):
         other.sync.load_state_dict(of(1, state))
     go_on_as_one(afresh, other)
 
 
-def test_a_newcomer_makes_the_quorum_of_one_who_waits_with_an_anchor_that_the_store_has_not() -> None:
-    """After more rounds than contributions are kept of: the one who waits for a quorum puts up what the newcomer waits for."""
+def test_a_newcomer_makes_the_quorum_of_one_who_waits_with_an_anchor_that_the_store_has_not() -> (
+    None
+):
+    """After more rounds than contributions are kept of: the one who waits for a quorum puts up what
+    the newcomer waits for."""
 
     def work(rank: int, store: Any) -> None:
         mine = new(store, rank, 2, world=2)

@@ -1,4 +1,5 @@
-"""The store of a quorum: it falls silent, it is gone, or a stranger writes to it. Ranks end with an error in time, or pass it over."""
+"""The store of a quorum: it falls silent, it is gone, or a stranger writes to it. Ranks end with an
+error in time, or pass it over."""
 
 from __future__ import annotations
 
@@ -21,7 +22,17 @@ from tests.engine.models import near
 from tests.engine.test_quorum import PLAIN, START, H, Rank, moved, strategy
 from tests.ranks import _context
 from thinwire.engine import board
-from thinwire.engine.entries import Bounds, Offer, is_name, pack, read_json, read_offer, read_ranks, read_weight, unpack
+from thinwire.engine.entries import (
+    Bounds,
+    Offer,
+    is_name,
+    pack,
+    read_json,
+    read_offer,
+    read_ranks,
+    read_weight,
+    unpack,
+)
 from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, QuorumError
 from thinwire.what import topk
 
@@ -54,16 +65,25 @@ def alone(store: Any, **options: Any) -> Rank:
     return Rank(store, 0, **{"world": 1, "quorum": 1, "grace_s": 0.0} | options)
 
 
-# -- a store that does not answer -------------------------------------------------------------------------------------
+# -- a store that does not answer
+# -------------------------------------------------------------------------------------
 
 
-def test_a_store_that_falls_silent_ends_in_an_error_within_the_timeout(host: tuple[int, int]) -> None:
+def test_a_store_that_falls_silent_ends_in_an_error_within_the_timeout(
+    host: tuple[int, int],
+) -> None:
     pid, port = host
     mine = alone(dist.TCPStore("127.0.0.1", port, is_master=False), timeout=timedelta(seconds=2))
     mine.round()
     os.kill(pid, signal.SIGSTOP)
     begun = time.monotonic()
-    with pytest.raises(FlightError, match=rf"this rank cannot reach the store at 127\.0\.0\.1:{port}: it gave no answer within 2 s"):
+    with pytest.raises(
+        FlightError,
+        match=(
+            rf"this rank cannot reach the store at 127\.0\.0\.1:{port}: it gave no answer within "
+            r"2 s"
+        ),
+    ):
         mine.round()
     mine.sync.close()
     assert time.monotonic() - begun < 6
@@ -89,7 +109,8 @@ def test_a_silent_store_ends_a_wait_for_others(host: tuple[int, int]) -> None:
     assert time.monotonic() - begun < 8
 
 
-# -- what a stranger writes -------------------------------------------------------------------------------------------
+# -- what a stranger writes
+# -------------------------------------------------------------------------------------------
 
 
 class Stranger:
@@ -99,21 +120,36 @@ class Stranger:
         self.store = dist.PrefixStore("thinwire-rounds", store)
         self.start, self.mine = mine.sync.board.start, mine
 
-    def delta(self, rank: int, value: float, weight: Any = 1.0, began: Any = 0, name: str | None = None, **head: Any) -> Offer:
+    def delta(
+        self,
+        rank: int,
+        value: float,
+        weight: Any = 1.0,
+        began: Any = 0,
+        name: str | None = None,
+        **head: Any,
+    ) -> Offer:
         """A contribution that moves every weight by `value`; offered with `offer`."""
         payloads = [
             torch.full((part.spec.numel,), value, dtype=part.spec.dtype).view(torch.uint8)
             for bucket in self.mine.sync.buckets
             for part in bucket.slices
         ]
-        return self.pin(name or f"{rank}.{LIFE}.1", pack({"rank": rank, "began": began, "weight": weight} | head, payloads), began)
+        return self.pin(
+            name or f"{rank}.{LIFE}.1",
+            pack({"rank": rank, "began": began, "weight": weight} | head, payloads),
+            began,
+        )
 
     def pin(self, name: str, blob: bytes, began: Any = 0) -> Offer:
         self.store.set(f"c/{name}/0", blob)
         return Offer(name, len(blob), began)
 
     def offer(self, entry: Any, round_: int = 0, slot: int = 0) -> None:
-        self.store.set(f"r/{self.start}/{round_}/{slot}", entry if isinstance(entry, str | bytes) else json.dumps(entry))
+        self.store.set(
+            f"r/{self.start}/{round_}/{slot}",
+            entry if isinstance(entry, str | bytes) else json.dumps(entry),
+        )
 
 
 def joined(**options: Any) -> tuple[Rank, Stranger]:
@@ -136,7 +172,9 @@ def test_a_contribution_of_a_rank_that_is_none_does_not_count(rank: int) -> None
 
 @pytest.mark.filterwarnings("ignore:what the store holds")
 @pytest.mark.parametrize(
-    "weight", [1e6, -1.0, float("nan"), float("inf"), "many", None, True, [1.0], 10**400], ids=lambda each: str(each)[:9]
+    "weight",
+    [1e6, -1.0, float("nan"), float("inf"), "many", None, True, [1.0], 10**400],
+    ids=lambda each: str(each)[:9],
 )
 def test_a_weight_out_of_bounds_does_not_count(weight: Any) -> None:
     mine, stranger = joined(world=2)
@@ -196,14 +234,22 @@ BLOBS = {
     "a type that is none": _head(46, b'{"tensors": [["_C", [1]]], "rank": 1,"began":0}'[:46]),
     "bytes left over": pack({"rank": 1, "began": 0, "weight": 1.0}, []) + b"12345",
     "too few payloads": pack({"rank": 1, "began": 0, "weight": 1.0}, []),
-    "payloads that are no bytes": pack({"rank": 1, "began": 0, "weight": 1.0}, [torch.ones(3), torch.ones(4)]),
-    "payloads that are cut": pack({"rank": 1, "began": 0, "weight": 1.0}, [torch.zeros(2, dtype=torch.uint8)] * 2),
-    "another rank's": pack({"rank": 0, "began": 0, "weight": 1.0}, [torch.zeros(12, dtype=torch.uint8)] * 2),
+    "payloads that are no bytes": pack(
+        {"rank": 1, "began": 0, "weight": 1.0}, [torch.ones(3), torch.ones(4)]
+    ),
+    "payloads that are cut": pack(
+        {"rank": 1, "began": 0, "weight": 1.0}, [torch.zeros(2, dtype=torch.uint8)] * 2
+    ),
+    "another rank's": pack(
+        {"rank": 0, "began": 0, "weight": 1.0}, [torch.zeros(12, dtype=torch.uint8)] * 2
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BLOBS)
-def test_a_contribution_that_no_rank_can_have_made_does_not_count_and_a_warning_says_why(name: str) -> None:
+def test_a_contribution_that_no_rank_can_have_made_does_not_count_and_a_warning_says_why(
+    name: str,
+) -> None:
     mine, stranger = joined(world=2)
     stranger.offer(stranger.pin(f"1.{LIFE}.1", BLOBS[name]))
     with pytest.warns(UserWarning, match="rank 1's contribution of round 0 does not count"):
@@ -241,15 +287,21 @@ def test_a_round_full_of_entries_is_named() -> None:
     mine, stranger = joined()
     for slot in range(200):
         stranger.offer("[]", slot=slot)
-    with pytest.raises(FlightError, match=r"round 0 has more than 80 offers .* more than 1 ranks make"):
+    with pytest.raises(
+        FlightError, match=r"round 0 has more than 80 offers .* more than 1 ranks make"
+    ):
         mine.round()
 
 
-@pytest.mark.parametrize("members", ["[", "[]", "{}", "[[1, 2, 3]]", '[["77.0123456789ab.1", 100, 0]]', "[null]"])
+@pytest.mark.parametrize(
+    "members", ["[", "[]", "{}", "[[1, 2, 3]]", '[["77.0123456789ab.1", 100, 0]]', "[null]"]
+)
 def test_members_that_no_rank_can_have_written_are_named(members: str) -> None:
     mine, stranger = joined()
     stranger.store.set(f"r/{stranger.start}/0/members", members)
-    with pytest.raises(FlightError, match=r"under 'r/.*/0/members', which no rank of this run writes"):
+    with pytest.raises(
+        FlightError, match=r"under 'r/.*/0/members', which no rank of this run writes"
+    ):
         mine.round()
 
 
@@ -298,16 +350,22 @@ def test_a_snapshot_of_other_tensors_is_refused_and_changes_nothing() -> None:
     blob = pack({"members": [], "in_time": [], "missed": []}, [torch.ones(3)])
     stranger.store.set(f"s/{stranger.start}/0/0", blob)
     stranger.store.set(f"snapshot/{stranger.start}", json.dumps([0, len(blob), 0]))
-    with pytest.raises(FlightError, match="the anchor of round 0 is none: it has other tensors than this model"):
+    with pytest.raises(
+        FlightError, match="the anchor of round 0 is none: it has other tensors than this model"
+    ):
         alone(stranger.store.underlying_store)
 
 
-# -- numbers that ranks agree on --------------------------------------------------------------------------------------
+# -- numbers that ranks agree on
+# --------------------------------------------------------------------------------------
 
 
 def test_a_rank_beyond_the_world_is_refused_unless_all_have_agreed_on_more() -> None:
     store = dist.HashStore()
-    with pytest.raises(AttachError, match=r"rank=3: this run's ranks are below 3\. Where others than the first 3 may come"):
+    with pytest.raises(
+        AttachError,
+        match=r"rank=3: this run's ranks are below 3\. Where others than the first 3 may come",
+    ):
         Rank(store, 3)
     Rank(store, 0, max_world=5)
     Rank(store, 4, max_world=5)
@@ -323,15 +381,20 @@ def test_the_greatest_weight_is_the_first_ranks_choice() -> None:
     other = Rank(store, 1, weight=1.0)
     for mine in (first, other):
         mine.sync.weigh(50_000.0)
-        with pytest.raises(AttachError, match=r"weigh\(50001\): the ranks of this run have agreed on at most 50000"):
+        with pytest.raises(
+            AttachError, match=r"weigh\(50001\): the ranks of this run have agreed on at most 50000"
+        ):
             mine.sync.weigh(50_001.0)
-    with pytest.raises(DisagreementError, match=r"max_weight differs \(the run: 50000\.0; here: 7\.0\)"):
+    with pytest.raises(
+        DisagreementError, match=r"max_weight differs \(the run: 50000\.0; here: 7\.0\)"
+    ):
         Rank(store, 2, max_weight=7.0)
     with pytest.raises(AttachError, match="max_weight=0: finite, and above 0"):
         Rank(dist.HashStore(), 0, max_weight=0)
 
 
-# -- entries ----------------------------------------------------------------------------------------------------------
+# -- entries
+# ----------------------------------------------------------------------------------------------------------
 
 BOUNDS = Bounds(ranks=3, weight=10.0, contribution_bytes=1000, snapshot_bytes=1000)
 
@@ -358,7 +421,10 @@ def test_entries_are_read_within_bounds() -> None:
 
 
 def test_every_prefix_and_every_flipped_byte_of_a_value_is_read_or_refused() -> None:
-    blob = pack({"rank": 1, "began": 0, "weight": 1.0}, [torch.ones(2), torch.zeros(0), torch.tensor([True])])
+    blob = pack(
+        {"rank": 1, "began": 0, "weight": 1.0},
+        [torch.ones(2), torch.zeros(0), torch.tensor([True])],
+    )
     for cut in range(len(blob)):
         with pytest.raises(PayloadError):
             unpack(blob[:cut])

@@ -1,4 +1,5 @@
-"""Nothing is lost: killed and resumed is never stopped, bit for bit; another world size keeps the sum of residuals."""
+"""Nothing is lost: killed and resumed is never stopped, bit for bit; another world size keeps the
+sum of residuals."""
 
 from __future__ import annotations
 
@@ -18,26 +19,67 @@ from thinwire import Strategy
 from thinwire.errors import AttachError
 from thinwire.how import gather, gossip, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, parameters, sgd
-from thinwire.what import by_role, cast, clip, dgc, ef21, feedback, identity, lowrank, on_change, randomk, sampled, topk, uniform
+from thinwire.what import (
+    by_role,
+    cast,
+    clip,
+    dgc,
+    ef21,
+    feedback,
+    identity,
+    lowrank,
+    on_change,
+    randomk,
+    sampled,
+    topk,
+    uniform,
+)
 from thinwire.when import delayed, every, staggered, warmup
 
 SAVED, KILLED, ALL = 7, 9, 16
 
 STRATEGIES = {
-    "gradient": Strategy(every(1), feedback(topk(0.1) >> uniform(4, rounding="stochastic"), decay=0.9), gather(), gradients()),
+    "gradient": Strategy(
+        every(1),
+        feedback(topk(0.1) >> uniform(4, rounding="stochastic"), decay=0.9),
+        gather(),
+        gradients(),
+    ),
     "accumulated": Strategy(every(2), feedback(randomk(0.2)), native(), gradients()),
-    "two-sided": Strategy(warmup(3, every(1)), feedback(uniform(2)), two_shot(back=feedback(uniform(4))), gradients()),
-    "powersgd": Strategy(every(1), by_role(matrix=feedback(lowrank(2)), vector=cast("bf16")), native(), gradients()),
+    "two-sided": Strategy(
+        warmup(3, every(1)), feedback(uniform(2)), two_shot(back=feedback(uniform(4))), gradients()
+    ),
+    "powersgd": Strategy(
+        every(1), by_role(matrix=feedback(lowrank(2)), vector=cast("bf16")), native(), gradients()
+    ),
     "delta": Strategy(every(3), feedback(uniform(4)), gather(), deltas(outer=nesterov(0.6, 0.9))),
-    "streaming": Strategy(delayed(2, staggered(2, every(4))), uniform(4), two_shot(), deltas(outer=nesterov(0.6, 0.9), alpha=0.5)),
+    "streaming": Strategy(
+        delayed(2, staggered(2, every(4))),
+        uniform(4),
+        two_shot(),
+        deltas(outer=nesterov(0.6, 0.9), alpha=0.5),
+    ),
     "delayed": Strategy(delayed(2, every(1)), feedback(topk(0.1)), gather(), gradients()),
     "parameters": Strategy(every(5), identity(), native(), parameters()),
     "stored": Strategy(every(1), feedback(topk(0.1), store="bf16"), gather(), gradients()),
-    "stored in 8 bits": Strategy(every(1), feedback(topk(0.1), store="int8"), gather(), gradients()),
-    "8 bits on both sides": Strategy(every(1), feedback(uniform(2)), two_shot(back=feedback(uniform(2), store="int8")), gradients()),
-    "moving decay": Strategy(delayed(2, every(1)), feedback(topk(0.1), start=2, ramp=9, reset=5), gather(), gradients()),
-    "clipped": Strategy(every(1), clip(feedback(topk(0.1)), times=0.9, window=4), gather(), gradients()),
-    "sampled": Strategy(every(2), feedback(sampled(0.1, band=1.2)), gather(), deltas(outer=nesterov(0.6, 0.9))),
+    "stored in 8 bits": Strategy(
+        every(1), feedback(topk(0.1), store="int8"), gather(), gradients()
+    ),
+    "8 bits on both sides": Strategy(
+        every(1),
+        feedback(uniform(2)),
+        two_shot(back=feedback(uniform(2), store="int8")),
+        gradients(),
+    ),
+    "moving decay": Strategy(
+        delayed(2, every(1)), feedback(topk(0.1), start=2, ramp=9, reset=5), gather(), gradients()
+    ),
+    "clipped": Strategy(
+        every(1), clip(feedback(topk(0.1)), times=0.9, window=4), gather(), gradients()
+    ),
+    "sampled": Strategy(
+        every(2), feedback(sampled(0.1, band=1.2)), gather(), deltas(outer=nesterov(0.6, 0.9))
+    ),
     "dgc": Strategy(every(1), dgc(topk(0.1)), gather(), gradients()),
     "ef21": Strategy(every(1), ef21(topk(0.1)), gather(), gradients()),
     "noloco": Strategy(every(3), identity(), gossip(), parameters(outer=sgd(0.7, 0.5), pull=0.8)),
@@ -48,11 +90,19 @@ STRATEGIES = {
 def _start(strategy: Strategy, seed: int):
     model = mlp(seed=seed)  # another start for a resumed run: all must come from the checkpoint
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    return model, optimizer, thinwire.attach(model, optimizer, strategy, bucket_bytes=2000, slice_bytes=1500, lanes=2)
+    return (
+        model,
+        optimizer,
+        thinwire.attach(model, optimizer, strategy, bucket_bytes=2000, slice_bytes=1500, lanes=2),
+    )
 
 
 def _passes(strategy: Strategy) -> int:
-    return strategy.when.period if strategy.on.clock == "backward" and not isinstance(strategy.when, warmup) else 1
+    return (
+        strategy.when.period
+        if strategy.on.clock == "backward" and not isinstance(strategy.when, warmup)
+        else 1
+    )
 
 
 def _whole_run(rank: int, strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,12 +161,18 @@ def test_killed_and_resumed_is_never_stopped(name, tmp_path):
         assert torch.equal(common, common_again)
 
 
-# -- another world size -----------------------------------------------------------------------------------------------
+# -- another world size
+# -----------------------------------------------------------------------------------------------
 
 RESHARDED = {
     "gather": Strategy(every(1), feedback(topk(0.1), decay=0.9), gather(), gradients()),
     "native": Strategy(every(1), feedback(lowrank(1)), native(), gradients()),
-    "two-sided": Strategy(every(1), feedback(uniform(2, block=64)), two_shot(back=feedback(uniform(2, block=64))), gradients()),
+    "two-sided": Strategy(
+        every(1),
+        feedback(uniform(2, block=64)),
+        two_shot(back=feedback(uniform(2, block=64))),
+        gradients(),
+    ),
     "delta": Strategy(every(2), feedback(uniform(2)), gather(), deltas(outer=nesterov(0.6, 0.9))),
     "delayed": Strategy(delayed(2, every(1)), feedback(topk(0.1)), gather(), gradients()),
     "dgc": Strategy(every(1), dgc(topk(0.1)), gather(), gradients()),
@@ -134,7 +190,9 @@ def _sums(sync) -> dict[str, torch.Tensor]:
         if path.endswith(("residual", "velocity", "known")) and scope != "all":
             span, part = rest
             low, high = map(int, span.split(":"))
-            sums.setdefault(f"{path} {part}", torch.zeros(sizes[part], dtype=torch.float64))[low:high] += value.double()
+            sums.setdefault(f"{path} {part}", torch.zeros(sizes[part], dtype=torch.float64))[
+                low:high
+            ] += value.double()
     return sums
 
 
@@ -175,13 +233,19 @@ def test_another_world_keeps_the_sum_of_residuals(name, world, tmp_path):
 
 
 def test_hierarchical_residuals_survive_another_number_of_nodes(tmp_path):
-    strategy = Strategy(every(1), feedback(uniform(2)), hierarchical(native(), gather(), node=2), gradients())
+    strategy = Strategy(
+        every(1), feedback(uniform(2)), hierarchical(native(), gather(), node=2), gradients()
+    )
     before = run_ranks(4, _save_residuals, strategy, tmp_path)
     after = run_ranks(2, _load_at_two, strategy, tmp_path)
     keys = {key for sums, _ in before for key in sums}
     assert keys
-    for key in keys:  # one node of two ranks is left, so each element has one owner and float32 must hold the sum
-        old, new = (sum(sums[key] for sums, _ in results if key in sums) for results in (before, after))
+    for key in (
+        keys
+    ):  # one node of two ranks is left, so each element has one owner and float32 must hold the sum
+        old, new = (
+            sum(sums[key] for sums, _ in results if key in sums) for results in (before, after)
+        )
         assert torch.equal(old.float(), new.float()), key
         assert (old - new).abs().max() <= 2**-24 * old.abs().max()
 
@@ -194,7 +258,8 @@ def _load_at_two(rank: int, strategy: Strategy, folder: Path):
     return sums, sync.step
 
 
-# -- what does not fit ------------------------------------------------------------------------------------------------
+# -- what does not fit
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_state_of_another_strategy_model_or_half_a_world_is_refused(tmp_path):
@@ -203,14 +268,20 @@ def test_a_state_of_another_strategy_model_or_half_a_world_is_refused(tmp_path):
     with thinwire.attach(model, optimizer, Strategy()) as sync:
         state = sync.state_dict()
     other = mlp(depth=2)
-    with thinwire.attach(other, torch.optim.SGD(other.parameters(), 0.1)) as sync, pytest.raises(AttachError, match="another model"):
+    with (
+        thinwire.attach(other, torch.optim.SGD(other.parameters(), 0.1)) as sync,
+        pytest.raises(AttachError, match="another model"),
+    ):
         sync.load_state_dict(state)
     with (
         thinwire.attach(model, optimizer, Strategy(every(2))) as sync,
         pytest.raises(AttachError, match="another strategy"),
     ):
         sync.load_state_dict(state)
-    with thinwire.attach(model, optimizer) as sync, pytest.raises(AttachError, match="no state of a syncer"):
+    with (
+        thinwire.attach(model, optimizer) as sync,
+        pytest.raises(AttachError, match="no state of a syncer"),
+    ):
         sync.load_state_dict({})
 
 

@@ -79,7 +79,11 @@ def _norm_between_landings(rank: int, strategy: Strategy) -> int:
         return sync.step
 
 
-@pytest.mark.parametrize("strategy", [Strategy(every(2)), Strategy(every(2), on=deltas(outer=sgd(1.0)))], ids=["gradients", "deltas"])
+@pytest.mark.parametrize(
+    "strategy",
+    [Strategy(every(2)), Strategy(every(2), on=deltas(outer=sgd(1.0)))],
+    ids=["gradients", "deltas"],
+)
 def test_check_between_landings_leaves_buffers_out(strategy):
     assert run_ranks(2, _norm_between_landings, strategy) == [3, 3]
 
@@ -87,7 +91,9 @@ def test_check_between_landings_leaves_buffers_out(strategy):
 def _fragments(rank: int) -> None:
     model = mlp()
     optimizer = _sgd(model)
-    with thinwire.attach(model, optimizer, Strategy(staggered(2, every(4)), on=parameters())) as sync:
+    with thinwire.attach(
+        model, optimizer, Strategy(staggered(2, every(4)), on=parameters())
+    ) as sync:
         train(model, optimizer, rank, range(2))
         with pytest.raises(NotLandedError):
             sync.check()
@@ -100,7 +106,9 @@ def test_check_knows_that_one_fragment_is_not_all():
 def _weighted(rank: int, common: bool) -> torch.Tensor:
     model = mlp(dtype=torch.float64)
     optimizer = _sgd(model)
-    with thinwire.attach(model, optimizer, Strategy(every(2), on=parameters()), weight=[1, 3][rank]) as sync:
+    with thinwire.attach(
+        model, optimizer, Strategy(every(2), on=parameters()), weight=[1, 3][rank]
+    ) as sync:
         train(model, optimizer, rank, range(1))
         mine = weights_of(model)
         with sync.common_weights():
@@ -123,7 +131,10 @@ def _reweighed(rank: int) -> list[float]:
     with thinwire.attach(model, _sgd(model)) as sync:
         sync.load_state_dict(state)
         held = list(sync.weights.shares)
-    with thinwire.attach(model, _sgd(model), seed=1) as sync, pytest.raises(AttachError, match="seed=0"):
+    with (
+        thinwire.attach(model, _sgd(model), seed=1) as sync,
+        pytest.raises(AttachError, match="seed=0"),
+    ):
         sync.load_state_dict(state)
     return held
 
@@ -135,7 +146,9 @@ def test_weights_and_seed_are_in_the_checkpoint():
 def _recut(rank: int, slice_bytes: int | None, states: list | None):
     model = mlp()
     optimizer = _sgd(model)
-    strategy = Strategy(every(1), feedback(uniform(4, block=2)), hierarchical(native(), gather(), 2))
+    strategy = Strategy(
+        every(1), feedback(uniform(4, block=2)), hierarchical(native(), gather(), 2)
+    )
     with thinwire.attach(model, optimizer, strategy, slice_bytes=slice_bytes) as sync:
         if states is None:
             train(model, optimizer, rank, range(3))
@@ -155,7 +168,9 @@ def test_residuals_survive_another_slicing_of_a_hierarchy():
                 scope, path, *rest = key.split("|", 3)
                 if path.endswith("residual"):
                     low, high = map(int, rest[0].split(":"))
-                    total.setdefault(rest[1], torch.zeros(WIDTH * WIDTH, dtype=torch.float64))[low:high] += value.double()
+                    total.setdefault(rest[1], torch.zeros(WIDTH * WIDTH, dtype=torch.float64))[
+                        low:high
+                    ] += value.double()
                     assert scope.startswith("rank")
         sums.append(total)
     assert sums[0].keys() == sums[1].keys()
@@ -168,7 +183,10 @@ def test_closing_one_of_two_syncers_on_a_scaler_leaves_the_other_at_work():
     models = [mlp(), mlp()]
     optimizers = [_sgd(model) for model in models]
     strategy = Strategy(every(1), on=deltas(outer=sgd(1.0)))
-    first, second = (thinwire.attach(m, o, strategy, scaler=scaler) for m, o in zip(models, optimizers, strict=True))
+    first, second = (
+        thinwire.attach(m, o, strategy, scaler=scaler)
+        for m, o in zip(models, optimizers, strict=True)
+    )
     first.close()
     scaler.scale(loss_of(models[1], 0, 0)).backward()
     scaler.step(optimizers[1])

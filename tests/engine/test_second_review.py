@@ -28,7 +28,9 @@ from thinwire.when import by_speed, delayed, every, growing
 BUILDING = threading.Lock()  # torch's seed is one for all threads
 
 
-def built(strategy: Strategy, driver: Driver, **settings: object) -> tuple[nn.Module, torch.optim.Optimizer, thinwire.Syncer]:
+def built(
+    strategy: Strategy, driver: Driver, **settings: object
+) -> tuple[nn.Module, torch.optim.Optimizer, thinwire.Syncer]:
     with BUILDING:
         model = mlp(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -38,7 +40,9 @@ def built(strategy: Strategy, driver: Driver, **settings: object) -> tuple[nn.Mo
 @pytest.mark.parametrize("topology", ["pairs", "ring", "exponential"])
 def test_gossip_wants_weights_that_are_alike(topology: str) -> None:
     strategy = Strategy(how=gossip(topology), on=parameters())  # type: ignore[arg-type]
-    for error in on_threads(3, lambda driver: built(strategy, driver, weight=driver.rank + 1.0)).values():
+    for error in on_threads(
+        3, lambda driver: built(strategy, driver, weight=driver.rank + 1.0)
+    ).values():
         assert isinstance(error, AttachError)
         assert "weights must be alike" in str(error)
 
@@ -60,8 +64,11 @@ OF_EACH_RANKS_OWN = {
 }
 
 
-def saved(driver: Driver, strategy: Strategy, weight: float) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
-    """A checkpoint after seven steps, the weights that ranks have in common, and each leaf of the target."""
+def saved(
+    driver: Driver, strategy: Strategy, weight: float
+) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
+    """A checkpoint after seven steps, the weights that ranks have in common, and each leaf of the
+    target."""
     model, optimizer, sync = built(strategy, driver, weight=weight)
     with sync:
         train(model, optimizer, driver.rank, range(7))
@@ -71,7 +78,12 @@ def saved(driver: Driver, strategy: Strategy, weight: float) -> tuple[dict[str, 
 
 
 def kept(sync: thinwire.Syncer) -> list[Tensor]:
-    return [leaf.flat.clone() for bucket in sync.buckets for _, leaf in bucket.state.walk() if leaf.spec is not None]
+    return [
+        leaf.flat.clone()
+        for bucket in sync.buckets
+        for _, leaf in bucket.state.walk()
+        if leaf.spec is not None
+    ]
 
 
 @pytest.mark.parametrize("world", [2, 5])
@@ -79,7 +91,9 @@ def kept(sync: thinwire.Syncer) -> list[Tensor]:
 def test_another_world_starts_at_the_mean_of_what_each_rank_had(name: str, world: int) -> None:
     strategy = OF_EACH_RANKS_OWN[name]
     alike = not strategy.how.consensus
-    found = on_threads(3, lambda driver: saved(driver, strategy, 1.0 if alike else 1.0 + driver.rank))
+    found = on_threads(
+        3, lambda driver: saved(driver, strategy, 1.0 if alike else 1.0 + driver.rank)
+    )
     states, commons, leaves = zip(*found.values(), strict=True)
     merged = {key: value for state in states for key, value in state.items()}
 
@@ -91,18 +105,25 @@ def test_another_world_starts_at_the_mean_of_what_each_rank_had(name: str, world
 
     for weights, own in on_threads(world, loaded).values():
         assert torch.allclose(weights, commons[0], rtol=0, atol=1e-12)
-        for got, of_ranks in zip(own, zip(*leaves, strict=True), strict=True):  # anchors and outer momentum
+        for got, of_ranks in zip(
+            own, zip(*leaves, strict=True), strict=True
+        ):  # anchors and outer momentum
             assert torch.allclose(got, torch.stack(of_ranks).mean(0), rtol=0, atol=1e-12)
 
 
 def test_fragments_of_which_none_has_landed_are_told_at_the_end() -> None:
     def short(driver: Driver, steps: int) -> None:
-        model, optimizer, sync = built(recipes.streaming_diloco(period=20, fragments=2, tau=1), driver, bucket_bytes=2000)
+        model, optimizer, sync = built(
+            recipes.streaming_diloco(period=20, fragments=2, tau=1), driver, bucket_bytes=2000
+        )
         assert len(sync.buckets) == 2
         train(model, optimizer, driver.rank, range(steps))
         sync.close()
 
-    with pytest.warns(UserWarning, match=r"closed after 15 steps without a mean over ranks of 1 of 2 buckets \(from '.*longer"):
+    with pytest.warns(
+        UserWarning,
+        match=r"closed after 15 steps without a mean over ranks of 1 of 2 buckets \(from '.*longer",
+    ):
         short(Fabric(1).driver(0, 1), 15)
     short(Fabric(1).driver(0, 1), 22)  # nothing to tell
 
@@ -112,7 +133,9 @@ def test_a_delay_that_is_longer_than_the_run_is_told_at_its_end() -> None:
     start = weights_of(model)
     train(model, optimizer, 0, range(10))
     assert torch.equal(weights_of(model), start)
-    with pytest.warns(UserWarning, match="closed after 10 steps without a mean over ranks.*has seen no gradient"):
+    with pytest.warns(
+        UserWarning, match="closed after 10 steps without a mean over ranks.*has seen no gradient"
+    ):
         sync.close()
 
 
@@ -138,9 +161,15 @@ def test_by_speed_wants_every_step_that_it_counts() -> None:
         assert "was skipped by a rank that takes it" in str(error)
 
 
-def test_a_launch_after_steps_of_weightless_ranks_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_after_steps_of_weightless_ranks_alone_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def lone(driver: Driver) -> None:
-        model, optimizer, sync = built(Strategy(by_speed(growing(2, 8, rounds=3)), on=deltas()), driver, weight=1.0 - driver.rank)
+        model, optimizer, sync = built(
+            Strategy(by_speed(growing(2, 8, rounds=3)), on=deltas()),
+            driver,
+            weight=1.0 - driver.rank,
+        )
         assert sync.pace is not None
         with sync:
             sync.pace.steps = [1, 8]  # as if rank 0 had been found to be eight times as slow
@@ -164,7 +193,12 @@ def _two_levels(rank: int, folder: str) -> tuple[list[Tensor], list[Tensor], str
     mine, _ = dist.new_subgroups(2)
 
     def residuals(sync: thinwire.Syncer) -> list[Tensor]:
-        return [leaf.flat.clone() for bucket in sync.buckets for part in bucket.slices for _, leaf in part.state.walk()]
+        return [
+            leaf.flat.clone()
+            for bucket in sync.buckets
+            for part in bucket.slices
+            for _, leaf in part.state.walk()
+        ]
 
     with (
         thinwire.attach(model, optimizer, INSIDE, group=mine) as inside,

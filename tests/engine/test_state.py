@@ -1,4 +1,5 @@
-"""Kinds and forms of state: what a rank keeps for itself, what is packed, and what is left of a step that failed."""
+"""Kinds and forms of state: what a rank keeps for itself, what is packed, and what is left of a
+step that failed."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from thinwire.how import gather, two_shot
 from thinwire.what import cast, clip, ef21, feedback, sampled, topk, uniform
 from thinwire.when import every
 
-# -- a private leaf that is flat over its span ------------------------------------------------------------------------
+# -- a private leaf that is flat over its span
+# ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,13 @@ def _attached(strategy: Strategy, **settings):
 
 
 def _own(sync) -> list[Tensor]:
-    return [leaf.value for bucket in sync.buckets for part in bucket.slices for _, leaf in part.state.walk() if leaf.kind == "private"]
+    return [
+        leaf.value
+        for bucket in sync.buckets
+        for part in bucket.slices
+        for _, leaf in part.state.walk()
+        if leaf.kind == "private"
+    ]
 
 
 def _saved_own(rank: int) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -71,14 +79,19 @@ def test_a_private_flat_leaf_is_taken_from_rank_r_modulo_the_old_world(before, a
         assert all(map(torch.equal, got, owns[rank % before]))
 
 
-# -- small private leaves ---------------------------------------------------------------------------------------------
+# -- small private leaves
+# ---------------------------------------------------------------------------------------------
 
 SMALL = {
     "window": Strategy(what=clip(feedback(topk(0.1)), times=1.0, window=3), how=gather()),
     "threshold": Strategy(what=feedback(sampled(0.1)), how=gather()),
     "flown": Strategy(every(2), feedback(topk(0.1), reset=6), gather()),
-    "of each share": Strategy(what=clip(feedback(uniform(4)), times=1.0, window=3, per="span"), how=two_shot()),
-    "of the second side": Strategy(what=uniform(4), how=two_shot(back=feedback(uniform(4), reset=6))),
+    "of each share": Strategy(
+        what=clip(feedback(uniform(4)), times=1.0, window=3, per="span"), how=two_shot()
+    ),
+    "of the second side": Strategy(
+        what=uniform(4), how=two_shot(back=feedback(uniform(4), reset=6))
+    ),
 }
 LAYOUT = {"bucket_bytes": 2000, "slice_bytes": 1500, "lanes": 2}
 
@@ -90,7 +103,9 @@ def _kept_small(rank: int, strategy: Strategy) -> tuple[dict[str, Tensor], list[
         return sync.state_dict(), _own(sync)
 
 
-def _taken_up_small(rank: int, strategy: Strategy, states: list, layout: dict) -> tuple[list[Tensor], list[str]]:
+def _taken_up_small(
+    rank: int, strategy: Strategy, states: list, layout: dict
+) -> tuple[list[Tensor], list[str]]:
     """Into a syncer that has gone other steps before."""
     model, optimizer, sync = _attached(strategy, **layout)
     with sync:
@@ -102,18 +117,24 @@ def _taken_up_small(rank: int, strategy: Strategy, states: list, layout: dict) -
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_private_state_is_restored_in_the_same_world_and_layout_and_begins_anew_in_others(name):
+def test_small_private_state_is_restored_in_the_same_world_and_layout_and_begins_anew_in_others(
+    name,
+):
     strategy = SMALL[name]
     states, owns = zip(*run_ranks(2, _kept_small, strategy), strict=True)
     assert owns[0], "there is some"
-    for rank, (got, said) in enumerate(run_ranks(2, _taken_up_small, strategy, list(states), LAYOUT)):
+    for rank, (got, said) in enumerate(
+        run_ranks(2, _taken_up_small, strategy, list(states), LAYOUT)
+    ):
         assert said == []
         assert all(map(torch.equal, got, owns[rank]))
     for world, layout in ((3, LAYOUT), (2, {**LAYOUT, "bucket_bytes": 20000})):
         for got, said in run_ranks(world, _taken_up_small, strategy, list(states), layout):
             assert len(said) == 1
             assert "start anew: fly/" in said[0]
-            assert all(bool((value == (-1 if value.dtype == torch.int64 else 0)).all()) for value in got)
+            assert all(
+                bool((value == (-1 if value.dtype == torch.int64 else 0)).all()) for value in got
+            )
 
 
 def test_ranks_and_spans_have_windows_of_their_own():
@@ -122,20 +143,27 @@ def test_ranks_and_spans_have_windows_of_their_own():
     assert len(set(windows)) == len(windows) > 4
 
 
-# -- residuals in 8 bits ----------------------------------------------------------------------------------------------
+# -- residuals in 8 bits
+# ----------------------------------------------------------------------------------------------
 
 INT8 = Strategy(what=feedback(topk(0.1), store="int8"), how=gather())
 
 
 def _residuals(sync) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The bytes that are kept, and the values by parameter and element."""
-    leaves = [leaf for bucket in sync.buckets for part in bucket.slices for path, leaf in part.state.walk() if path.endswith("residual")]
+    leaves = [
+        leaf
+        for bucket in sync.buckets
+        for part in bucket.slices
+        for path, leaf in part.state.walk()
+        if path.endswith("residual")
+    ]
     flat: dict[str, Tensor] = {}
     for leaf in leaves:
         for piece in leaf.spec.pieces():
-            flat.setdefault(piece.part.name, torch.zeros(piece.part.numel))[piece.low : piece.high] = leaf.flat[piece.at :][
-                : piece.high - piece.low
-            ]
+            flat.setdefault(piece.part.name, torch.zeros(piece.part.numel))[
+                piece.low : piece.high
+            ] = leaf.flat[piece.at :][: piece.high - piece.low]
     return [leaf.value for leaf in leaves], flat
 
 
@@ -163,13 +191,16 @@ def test_another_world_keeps_the_sum_of_8_bits_to_within_their_precision(world):
     _, _, after = zip(*run_ranks(world, _kept_in_int8, list(states)), strict=True)
     off, most = 0.0, 0.0
     for name in before[0]:
-        old, new = (torch.stack([flat[name].double() for flat in flats]).sum(0) for flats in (before, after))
+        old, new = (
+            torch.stack([flat[name].double() for flat in flats]).sum(0) for flats in (before, after)
+        )
         off = max(off, float((new - old).abs().max()))
         most = max(most, float(torch.stack([flat[name] for flat in after]).abs().max()))
     assert 0 < off <= 1.01 * most / 254  # each element lies on one rank, rounded by half a step
 
 
-# -- a step that failed -----------------------------------------------------------------------------------------------
+# -- a step that failed
+# -----------------------------------------------------------------------------------------------
 
 SPEC = Spec((Part("w", (300,), 0, "vector"),), 0, 300, torch.float32)
 SEAT = Seat(0, (0,), 0, 0)
@@ -184,7 +215,13 @@ def _flown(part: Slice, codec: Codec, step: int) -> tuple[Airborne, Tensor]:
     """A flight, and what it left unsaid."""
     x = torch.randn(300, generator=torch.Generator().manual_seed(step))
     track = Track()
-    outcome = run({0: _tracked(gather().carry(codec, x, SPEC, part.state, replace(SEAT, step=step)), part, track)})[0]
+    outcome = run(
+        {
+            0: _tracked(
+                gather().carry(codec, x, SPEC, part.state, replace(SEAT, step=step)), part, track
+            )
+        }
+    )[0]
     return Airborne(step, x, [], [track]), x - outcome.total
 
 
@@ -205,8 +242,11 @@ def _taken_back(failed: Airborne, later: deque[Airborne]) -> None:
     ids=lambda codec: repr(codec).partition("decay")[2],
 )
 @pytest.mark.parametrize("failed", [0, 2, 4, 6])
-def test_of_a_failed_step_nothing_is_left_in_the_residual_whatever_the_decay_was(codec: feedback, failed: int):
-    """e = sum of (x_i - sent_i) · (decays after i), without the failed one: neither its values nor its decay."""
+def test_of_a_failed_step_nothing_is_left_in_the_residual_whatever_the_decay_was(
+    codec: feedback, failed: int
+):
+    """e = sum of (x_i - sent_i) · (decays after i), without the failed one: neither its values nor
+    its decay."""
     last = 6
     part, state = _slice(codec)
     left, decays, airs = [], [], []
@@ -219,7 +259,9 @@ def test_of_a_failed_step_nothing_is_left_in_the_residual_whatever_the_decay_was
     expected = torch.zeros(300)
     for i in range(last + 1):
         if i != failed:
-            expected += left[i] * math.prod(decays[j] for j in range(i + 1, last + 1) if j != failed)
+            expected += left[i] * math.prod(
+                decays[j] for j in range(i + 1, last + 1) if j != failed
+            )
     assert torch.allclose(state["residual"].flat, expected, atol=0.05 if codec.store else 1e-5)
 
 

@@ -53,11 +53,19 @@ def used_at(step: int, rank: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("world", range(1, 10))
 def test_messages_are_combined_by_or_on_any_number_of_ranks(world: int) -> None:
     draws = random.Random(world)
-    own = [bytes(draws.randrange(256) & draws.randrange(256) for _ in range(5)) for _ in range(world)]
+    own = [
+        bytes(draws.randrange(256) & draws.randrange(256) for _ in range(5)) for _ in range(world)
+    ]
     sent: dict[int, float] = {}
 
     def flight(rank: int) -> Generator[Exchange, Any, Outcome]:
-        return Outcome((yield from combined(torch.tensor(list(own[rank]), dtype=torch.uint8), rank, world, torch.bitwise_or)))
+        return Outcome(
+            (
+                yield from combined(
+                    torch.tensor(list(own[rank]), dtype=torch.uint8), rank, world, torch.bitwise_or
+                )
+            )
+        )
 
     outcomes = run({rank: flight(rank) for rank in range(world)}, sent)
     expected = [0] * 5
@@ -113,16 +121,23 @@ STRATEGIES = {
 
 @pytest.mark.parametrize(
     ("name", "overlap"),
-    [*((name, "backward") for name in STRATEGIES), *((name, "forward") for name in STRATEGIES if name != "delayed")],
+    [
+        *((name, "backward") for name in STRATEGIES),
+        *((name, "forward") for name in STRATEGIES if name != "delayed"),
+    ],
 )
-def test_what_is_frozen_later_or_not_reached_by_any_rank_moves_no_more(name: str, overlap: Any) -> None:
+def test_what_is_frozen_later_or_not_reached_by_any_rank_moves_no_more(
+    name: str, overlap: Any
+) -> None:
     strategy = STRATEGIES[name]
 
     def work(driver: Driver) -> tuple[list[Tensor], list[bool], bool]:
         model = Heads()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.1)
         seen, none = [], []
-        with thinwire.attach(model, optimizer, strategy, driver=driver, overlap=overlap, bucket_bytes=1000) as sync:
+        with thinwire.attach(
+            model, optimizer, strategy, driver=driver, overlap=overlap, bucket_bytes=1000
+        ) as sync:
             for step in range(16):
                 if step == 8:
                     model.heads[1].requires_grad_(False)
@@ -159,14 +174,22 @@ def _residual(sync: Any, name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("when", [every(1), delayed(2, every(1))], ids=["at once", "delayed"])
-def test_the_residual_of_what_no_rank_reaches_stays_as_it_was_and_nothing_is_lost(when: Any) -> None:
-    """The sum of what has landed, of what is in the air and of all residuals is the sum of all gradients."""
+def test_the_residual_of_what_no_rank_reaches_stays_as_it_was_and_nothing_is_lost(
+    when: Any,
+) -> None:
+    """The sum of what has landed, of what is in the air and of all residuals is the sum of all
+    gradients."""
 
     def work(driver: Driver) -> tuple[Tensor, Tensor, Tensor, bool]:
         model = Heads()
         optimizer = torch.optim.SGD(model.parameters(), 0.0)
         strategy = Strategy(when, feedback(sign(16)), gather())
-        param, landed, given, same = model.heads[0].weight, torch.zeros(WIDTH), torch.zeros(WIDTH), []
+        param, landed, given, same = (
+            model.heads[0].weight,
+            torch.zeros(WIDTH),
+            torch.zeros(WIDTH),
+            [],
+        )
         with thinwire.attach(model, optimizer, strategy, driver=driver) as sync:
             for step in range(14):
                 used = (1, 2) if step in (5, 6, 7, 12, 13) else (0, 1, 2)
@@ -182,7 +205,11 @@ def test_the_residual_of_what_no_rank_reaches_stays_as_it_was_and_nothing_is_los
                 optimizer.step()
                 optimizer.zero_grad()
             saved = sync.state_dict().items()
-            landed += sum(value for key, value in saved if key.startswith("all|air/") and key.endswith("|heads.0.weight"))
+            landed += sum(
+                value
+                for key, value in saved
+                if key.startswith("all|air/") and key.endswith("|heads.0.weight")
+            )
             return landed, given, _residual(sync, "heads.0.weight"), all(same)
 
     results = on_threads(2, work)
@@ -197,20 +224,30 @@ def test_momentum_of_what_no_rank_reaches_stays_as_it_was() -> None:
     def work(driver: Driver) -> list[bool]:
         model = Heads()
         optimizer = torch.optim.SGD(model.parameters(), 1e-2)
-        strategy = Strategy(warmup(3, every(1)), feedback(sign(16)), two_shot(back=feedback(sign(16))), momentum())
+        strategy = Strategy(
+            warmup(3, every(1)), feedback(sign(16)), two_shot(back=feedback(sign(16))), momentum()
+        )
         out = []
         with thinwire.attach(model, optimizer, strategy, driver=driver) as sync:
             for step in range(8):
                 used = (1, 2) if step in (2, 5) else (0, 1, 2)
                 (bucket,) = sync.buckets
                 at = next(part for part in bucket.spec.parts if part.name == "heads.0.weight")
-                before = [bucket.state[key].flat[at.begin : at.end].clone() for key in ("mean", "variance")]
+                before = [
+                    bucket.state[key].flat[at.begin : at.end].clone()
+                    for key in ("mean", "variance")
+                ]
                 weight = model.heads[0].weight.detach().clone()
                 model(batch(step, driver.rank)[0], used).backward()
                 if step in (2, 5):
-                    after = [bucket.state[key].flat[at.begin : at.end] for key in ("mean", "variance")]
+                    after = [
+                        bucket.state[key].flat[at.begin : at.end] for key in ("mean", "variance")
+                    ]
                     optimizer.step()
-                    out += [all(map(torch.equal, before, after)), torch.equal(weight, model.heads[0].weight)]
+                    out += [
+                        all(map(torch.equal, before, after)),
+                        torch.equal(weight, model.heads[0].weight),
+                    ]
                 else:
                     optimizer.step()
                     out.append(not torch.equal(weight, model.heads[0].weight))
@@ -248,6 +285,8 @@ def test_freezing_is_refused_on_local_steps() -> None:
     with thinwire.attach(model, optimizer, Strategy(every(4), on=deltas())) as sync:
         model.heads[0].requires_grad_(False)
         model(batch(0, 0)[0], (1,)).backward()
-        with pytest.raises(thinwire.errors.AttachError, match=r"'heads.0.bias' trained at attach and is frozen now"):
+        with pytest.raises(
+            thinwire.errors.AttachError, match=r"'heads.0.bias' trained at attach and is frozen now"
+        ):
             optimizer.step()
         sync.resume(0, 0)

@@ -31,8 +31,13 @@ def test_an_eager_flight_in_the_air_lands_on_other_slices(slice_bytes: int | Non
 
     def work(driver: Driver) -> tuple[Tensor, Tensor]:
         model, optimizer, sync = built(EAGER, driver)
-        train(model, optimizer, driver.rank, range(5))  # launched at the fourth, and lands at the sixth
-        state, own = sync.state_dict(), {name: value.clone() for name, value in model.state_dict().items()}
+        train(
+            model, optimizer, driver.rank, range(5)
+        )  # launched at the fourth, and lands at the sixth
+        state, own = (
+            sync.state_dict(),
+            {name: value.clone() for name, value in model.state_dict().items()},
+        )
         assert any(key.startswith("all|air/") for key in state)
         train(model, optimizer, driver.rank, range(5, 12))
         unbroken = weights_of(model)
@@ -61,7 +66,9 @@ def test_gossip_broadcasts_no_buffers() -> None:
     def work(driver: Driver, **settings: object) -> None:
         model = Normed()
         given = Strategy(how=gossip(), on=parameters())
-        thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), given, driver=driver, **settings).close()  # type: ignore[arg-type]
+        thinwire.attach(
+            model, torch.optim.SGD(model.parameters(), 0.1), given, driver=driver, **settings
+        ).close()  # type: ignore[arg-type]
 
     for error in on_threads(2, work).values():
         assert isinstance(error, AttachError)
@@ -90,7 +97,9 @@ def test_an_attach_that_failed_leaves_no_hooks() -> None:
 
 def _after_close(rank: int) -> list[str]:
     model, said = mlp(), []
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), timeout=timedelta(seconds=20)) as sync:
+    with thinwire.attach(
+        model, torch.optim.SGD(model.parameters(), 0.1), timeout=timedelta(seconds=20)
+    ) as sync:
         train(model, sync.optimizer, rank, range(1))
     for ask in (sync.check, lambda: sync.share(b"", "late"), lambda: sync.weigh(1.0)):
         with pytest.raises(FlightError) as error:
@@ -161,7 +170,9 @@ class Fails(torch.autograd.Function):
 
 def test_a_step_is_not_skipped_within_a_backward_pass_that_failed() -> None:
     first, last = nn.Linear(2, 2), nn.Linear(2, 2)
-    sync = thinwire.attach(nn.Sequential(first, last), torch.optim.SGD([*first.parameters(), *last.parameters()], 0.1))
+    sync = thinwire.attach(
+        nn.Sequential(first, last), torch.optim.SGD([*first.parameters(), *last.parameters()], 0.1)
+    )
     with pytest.raises(MemoryError):
         last(Fails.apply(first(torch.ones(1, 2)))).sum().backward()
     with pytest.raises(AttachError, match="failed half-way"):
@@ -169,7 +180,8 @@ def test_a_step_is_not_skipped_within_a_backward_pass_that_failed() -> None:
 
 
 def test_drivers_are_counted_by_the_ranks_among_which_they_are() -> None:
-    """A rank in two groups has made more drivers than those that share one with it; they must meet under the same keys."""
+    """A rank in two groups has made more drivers than those that share one with it; they must meet
+    under the same keys."""
     first = _next_generation((7, 90))
     _next_generation((7, 91))
     assert _next_generation((7, 90)) == first + 1

@@ -27,7 +27,9 @@ WORLD = 2
 def _traced(rank: int, path: str, strategy: Strategy, steps: int) -> tuple[int, int, int]:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with thinwire.attach(model, optimizer, strategy, bucket_bytes=256, slice_bytes=512, lanes=2) as sync:
+    with thinwire.attach(
+        model, optimizer, strategy, bucket_bytes=256, slice_bytes=512, lanes=2
+    ) as sync:
         train(model, optimizer, rank, range(4))
         before = sync.report()
         with sync.trace(path):
@@ -51,18 +53,35 @@ def test_every_flight_of_every_rank_is_there(tmp_path: Path, on: str) -> None:
     for rank, (flights, buckets, sent_bytes) in enumerate(told):
         own = [event for event in events if event["pid"] == rank and event["ph"] == "X"]
         wire = [event for event in own if event["name"].startswith("wire")]
-        flown = {(event["args"]["step"], event["args"]["bucket"], event["args"]["slice"]) for event in wire}
+        flown = {
+            (event["args"]["step"], event["args"]["bucket"], event["args"]["slice"])
+            for event in wire
+        }
         assert len(flown) == flights > buckets > 1
         assert sum(event["args"]["sent_bytes"] for event in wire) == sent_bytes
         names = [event["name"] for event in own]
         assert [names.count(name) for name in ("forward", "backward", "optimizer")] == [4, 4, 4]
-        tracks = {event["tid"]: event["args"]["name"] for event in events if event["pid"] == rank and event["name"] == "thread_name"}
+        tracks = {
+            event["tid"]: event["args"]["name"]
+            for event in events
+            if event["pid"] == rank and event["name"] == "thread_name"
+        }
         assert sorted(tracks.values()) == ["compute", "lane 0", "lane 1"]
-        for tid in tracks:  # one thing after another on a track, but for the waits within a backward pass
-            spans = sorted(_span(event) for event in own if event["tid"] == tid and not event["name"].startswith("wait"))
+        for (
+            tid
+        ) in tracks:  # one thing after another on a track, but for the waits within a backward pass
+            spans = sorted(
+                _span(event)
+                for event in own
+                if event["tid"] == tid and not event["name"].startswith("wait")
+            )
             assert all(end <= begin + 1e-3 for (_, end), (begin, _) in pairwise(spans))
         for event in wire:  # what is encoded comes before what is sent
-            encoded = [_span(other) for other in own if other["name"].startswith("encode") and other["args"] == _place(event)]
+            encoded = [
+                _span(other)
+                for other in own
+                if other["name"].startswith("encode") and other["args"] == _place(event)
+            ]
             assert any(end <= _span(event)[0] + 1e-3 for _, end in encoded)
 
 
@@ -87,7 +106,10 @@ def test_where_a_block_fails_each_rank_leaves_what_it_has(tmp_path: Path) -> Non
             _failing(sync, tmp_path / "trace.json")
         told = json.loads((tmp_path / "trace.rank0.json").read_text())["traceEvents"]
         assert [event["name"] for event in told].count("optimizer") == 2
-        with sync.trace(tmp_path / "trace.json"), pytest.raises(AttachError, match="another trace is being recorded"):
+        with (
+            sync.trace(tmp_path / "trace.json"),
+            pytest.raises(AttachError, match="another trace is being recorded"),
+        ):
             _failing(sync, tmp_path / "other.json")
         with pytest.raises(AttachError, match="there is no folder"):
             _failing(sync, tmp_path / "nowhere" / "trace.json")

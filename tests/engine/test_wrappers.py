@@ -1,4 +1,5 @@
-"""Other frameworks around a model or an optimiser: refused, in words that say what to do, or taken for what they are."""
+"""Other frameworks around a model or an optimiser: refused, in words that say what to do, or taken
+for what they are."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def sgd_of(model: nn.Module) -> torch.optim.SGD:
 def group() -> Iterator[None]:
     """A process group of this process alone, which DDP and FSDP ask for."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=20))
+    dist.init_process_group(
+        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=20)
+    )
     yield
     dist.destroy_process_group()
 
@@ -45,13 +48,17 @@ def group() -> Iterator[None]:
 @pytest.mark.parametrize("strategy", [LOCAL, Strategy()], ids=lambda each: type(each.on).__name__)
 @pytest.mark.parametrize("first", ["attach", "DDP"])
 @pytest.mark.usefixtures("group")
-def test_ddp_around_an_attached_model_is_found_at_the_first_backward(strategy: Strategy, first: str) -> None:
+def test_ddp_around_an_attached_model_is_found_at_the_first_backward(
+    strategy: Strategy, first: str
+) -> None:
     model = mlp()
     wrapped = DistributedDataParallel(model) if first == "DDP" else None
     with thinwire.attach(model, sgd_of(model), strategy):
         wrapped = wrapped or DistributedDataParallel(nn.Sequential(model))
         loss = wrapped(torch.zeros(1, 24)).sum()
-        with pytest.raises(AttachError, match="attached and in DistributedDataParallel, too") as error:
+        with pytest.raises(
+            AttachError, match="attached and in DistributedDataParallel, too"
+        ) as error:
             loss.backward()
     assert "Call the bare model and wrap it in nothing" in str(error.value)
     assert "Accelerate: leave the model out of prepare()" in str(error.value)
@@ -83,14 +90,20 @@ def test_fsdp_of_both_kinds_is_refused_in_one_line() -> None:
 
     mesh = init_device_mesh("cpu", (1,))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a world of 1 has nothing to shard, and that FSDP1 is the old one
+        warnings.simplefilter(
+            "ignore"
+        )  # that a world of 1 has nothing to shard, and that FSDP1 is the old one
         one = FullyShardedDataParallel(mlp(), device_mesh=mesh, device_id=torch.device("cpu"))
-    with pytest.raises(AttachError, match=r"wrapped in FullyShardedDataParallel \(FSDP1\)") as error:
+    with pytest.raises(
+        AttachError, match=r"wrapped in FullyShardedDataParallel \(FSDP1\)"
+    ) as error:
         thinwire.attach(one, sgd_of(one))
     assert len(str(error.value).splitlines()) == 2
     two = mlp()
     fully_shard(two, mesh=mesh)
-    with pytest.raises(AttachError, match=r"'0.weight' and 5 more: DTensors, sharded by fully_shard") as error:
+    with pytest.raises(
+        AttachError, match=r"'0.weight' and 5 more: DTensors, sharded by fully_shard"
+    ) as error:
         thinwire.attach(two, sgd_of(two))
     assert len(str(error.value).splitlines()) == 2
     assert "attach before sharding" not in str(error.value)
@@ -99,7 +112,9 @@ def test_fsdp_of_both_kinds_is_refused_in_one_line() -> None:
 @pytest.mark.parametrize("strategy", [LOCAL, Strategy()], ids=lambda each: type(each.on).__name__)
 @pytest.mark.parametrize("optimizer_of", ["attach", "the sharded model"])
 @pytest.mark.usefixtures("group")
-def test_fully_shard_after_attach_is_found_at_the_first_step_and_by_check(strategy: Strategy, optimizer_of: str) -> None:
+def test_fully_shard_after_attach_is_found_at_the_first_step_and_by_check(
+    strategy: Strategy, optimizer_of: str
+) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -110,7 +125,10 @@ def test_fully_shard_after_attach_is_found_at_the_first_step_and_by_check(strate
     if optimizer_of != "attach":
         optimizer = sgd_of(model)
     model(torch.zeros(1, 24)).sum().backward()
-    with pytest.raises(AttachError, match=r"'0\.weight'( and 5 more)?: the model was sharded after attach, so nothing"):
+    with pytest.raises(
+        AttachError,
+        match=r"'0\.weight'( and 5 more)?: the model was sharded after attach, so nothing",
+    ):
         optimizer.step()
     with pytest.raises(AttachError, match="sharded after attach"):
         sync.check()
@@ -118,9 +136,12 @@ def test_fully_shard_after_attach_is_found_at_the_first_step_and_by_check(strate
 
 
 class Accelerated(torch.optim.Optimizer):
-    """The seam of `accelerate.optimizer.AcceleratedOptimizer` 1.2: it never calls its parent's `__init__`."""
+    """The seam of `accelerate.optimizer.AcceleratedOptimizer` 1.2: it never calls its parent's
+    `__init__`."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, every: int = 1, scaler: Any = None) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, every: int = 1, scaler: Any = None
+    ) -> None:
         self.optimizer, self.scaler, self._every, self._asked = optimizer, scaler, every, 0
 
     @property
@@ -148,7 +169,9 @@ def test_an_accelerated_optimiser_is_the_one_inside(overlap: Any) -> None:
         model = mlp()
         optimizer = wrapping(sgd_of(model))
         with thinwire.attach(model, optimizer, overlap=overlap) as sync:
-            train(model, optimizer, 0, range(3)) if overlap == "backward" else _train_without_clipping(model, optimizer)
+            train(
+                model, optimizer, 0, range(3)
+            ) if overlap == "backward" else _train_without_clipping(model, optimizer)
             assert sync.step == 3
         weights.append(weights_of(model))
     assert torch.equal(*weights)
@@ -194,7 +217,8 @@ def test_a_compiled_model_still_trains(attached: str) -> None:
         assert sync.step == 4
 
 
-# -- what a codec saves -----------------------------------------------------------------------------------------------
+# -- what a codec saves
+# -----------------------------------------------------------------------------------------------
 
 
 class Adapters(nn.Module):
@@ -203,20 +227,30 @@ class Adapters(nn.Module):
     def __init__(self, rank: int) -> None:
         super().__init__()
         self.frozen = nn.Linear(512, 512).requires_grad_(False)
-        self.pairs = nn.ModuleList(nn.ModuleList([nn.Linear(512, rank, bias=False), nn.Linear(rank, 512, bias=False)]) for _ in range(8))
+        self.pairs = nn.ModuleList(
+            nn.ModuleList([nn.Linear(512, rank, bias=False), nn.Linear(rank, 512, bias=False)])
+            for _ in range(8)
+        )
 
 
 @pytest.mark.parametrize("strategy", [recipes.powersgd(rank=4), recipes.powersgd(rank=8)], ids=repr)
 def test_a_lossy_codec_that_saves_nothing_on_adapters_is_told(strategy: Strategy) -> None:
     def work(driver: Driver) -> None:
         model = Adapters(rank=4)
-        optimizer = torch.optim.SGD([param for param in model.parameters() if param.requires_grad], 0.1)
+        optimizer = torch.optim.SGD(
+            [param for param in model.parameters() if param.requires_grad], 0.1
+        )
         thinwire.attach(model, optimizer, strategy, driver=driver).close()
 
-    with pytest.warns(UserWarning, match="fewer bytes on this model than exact values: 16 of 16 parameters gain nothing") as found:
+    with pytest.warns(
+        UserWarning,
+        match="fewer bytes on this model than exact values: 16 of 16 parameters gain nothing",
+    ) as found:
         assert ranks(2, work) == [None, None]
     assert len(found) == 1
-    assert "of shape (4, 512)" in str(found[0].message) or "of shape (512, 4)" in str(found[0].message)
+    assert "of shape (4, 512)" in str(found[0].message) or "of shape (512, 4)" in str(
+        found[0].message
+    )
 
 
 def test_a_codec_that_saves_is_not_told() -> None:
@@ -227,8 +261,18 @@ def test_a_codec_that_saves_is_not_told() -> None:
 
 def _warned(model: nn.Module, strategy: Strategy) -> str:
     """What attach says of the bytes, on rank 0 of 4."""
-    built = build(plan(model, 25 << 20, strategy.when, wide=False), strategy, strategy.how, Fabric(4).driver(0), 1, None, 0)
+    built = build(
+        plan(model, 25 << 20, strategy.when, wide=False),
+        strategy,
+        strategy.how,
+        Fabric(4).driver(0),
+        1,
+        None,
+        0,
+    )
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        warn_if_little(strategy, strategy.how.settle(4), built, Seat(0, (0, 1, 2, 3), 0, 0), stacklevel=1)
+        warn_if_little(
+            strategy, strategy.how.settle(4), built, Seat(0, (0, 1, 2, 3), 0, 0), stacklevel=1
+        )
     return "".join(str(each.message) for each in found)

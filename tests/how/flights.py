@@ -1,4 +1,5 @@
-"""Flights of all ranks for the tests of routes: a bucket that every world divides, and what a route does with it."""
+"""Flights of all ranks for the tests of routes: a bucket that every world divides, and what a route
+does with it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,17 +19,25 @@ def bucket(numel: int = EVEN) -> Spec:
 
 
 def values(world: int, spec: Spec, seed: int = 0) -> dict[int, Tensor]:
-    return {rank: torch.randn(spec.numel, generator=torch.Generator().manual_seed(100 * seed + rank)) for rank in range(world)}
+    return {
+        rank: torch.randn(spec.numel, generator=torch.Generator().manual_seed(100 * seed + rank))
+        for rank in range(world)
+    }
 
 
 def seats_of(world: int, step: int = 0) -> dict[int, Seat]:
     return {rank: Seat(rank, tuple(range(world)), step, 0) for rank in range(world)}
 
 
-def launch(route: Route, codec: Codec, xs: Mapping[int, Tensor], spec: Spec, step: int = 0) -> dict[int, Flight]:
+def launch(
+    route: Route, codec: Codec, xs: Mapping[int, Tensor], spec: Spec, step: int = 0
+) -> dict[int, Flight]:
     """Fresh flights of all ranks."""
     at = seats_of(len(xs), step)
-    return {rank: route.carry(codec, x.clone(), spec, route.init(codec, spec, at[rank]), at[rank]) for rank, x in xs.items()}
+    return {
+        rank: route.carry(codec, x.clone(), spec, route.init(codec, spec, at[rank]), at[rank])
+        for rank, x in xs.items()
+    }
 
 
 def fly(route: Route, codec: Codec, world: int, spec: Spec | None = None) -> dict[int, Outcome]:
@@ -52,7 +61,11 @@ def partners(route: Route, codec: Codec, world: int) -> dict[int, set[int]]:
     spec = bucket()
 
     def look(rank: int) -> Callable[[Any], None]:
-        return lambda hop: told[rank].update(to for to, payload in hop.send if payload.numel()) if isinstance(hop, Exchange) else None
+        return lambda hop: (
+            told[rank].update(to for to, payload in hop.send if payload.numel())
+            if isinstance(hop, Exchange)
+            else None
+        )
 
     flights = launch(route, codec, values(world, spec), spec)
     run({rank: watched(flight, look(rank)) for rank, flight in flights.items()})

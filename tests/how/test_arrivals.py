@@ -1,4 +1,5 @@
-"""Whatever the order and the delay in which messages arrive: nobody waits for ever, and every rank ends with the same bits."""
+"""Whatever the order and the delay in which messages arrive: nobody waits for ever, and every rank
+ends with the same bits."""
 
 import random
 
@@ -11,7 +12,20 @@ from tests.how.flights import seats_of, values
 from thinwire.core import Codec, Flight, Link, Part, Route, Seat, Spec
 from thinwire.drive.local import run
 from thinwire.drive.sim import Launch, Report, Wires, simulate
-from thinwire.how import checked, direct, gather, gossip, halving_doubling, hierarchical, native, ring, server, torus, tree, two_shot
+from thinwire.how import (
+    checked,
+    direct,
+    gather,
+    gossip,
+    halving_doubling,
+    hierarchical,
+    native,
+    ring,
+    server,
+    torus,
+    tree,
+    two_shot,
+)
 from thinwire.what import entropy, feedback, identity, lowrank, topk, uniform
 
 WORLD, STEPS, BUCKETS = 4, 2, (600, 64, 257)
@@ -37,34 +51,51 @@ def slices(codec: Codec) -> list[tuple[int, Spec]]:
     """(lane, span) of every slice of every bucket: each keeps its lane."""
     cut: list[Spec] = []
     for n in BUCKETS:
-        parts = (Part("a", (n // 8, 4), 0, "matrix"), Part("b", (n - n // 8 * 4,), n // 8 * 4, "vector"))
+        parts = (
+            Part("a", (n // 8, 4), 0, "matrix"),
+            Part("b", (n - n // 8 * 4,), n // 8 * 4, "vector"),
+        )
         cut += Spec(parts, 0, n, torch.float32).cut(2, codec.grain)
     return [(i % 2, span) for i, span in enumerate(cut)]
 
 
 class Ranks:
-    """The flights of all ranks, slice by slice and step by step, with the state that each rank keeps between them."""
+    """The flights of all ranks, slice by slice and step by step, with the state that each rank
+    keeps between them."""
 
     def __init__(self, route: Route, codec: Codec) -> None:
         self.route, self.codec, self.slices = route, codec, slices(codec)
-        self.states = [{rank: route.init(codec, span, seat) for rank, seat in seats_of(WORLD).items()} for _, span in slices(codec)]
+        self.states = [
+            {rank: route.init(codec, span, seat) for rank, seat in seats_of(WORLD).items()}
+            for _, span in slices(codec)
+        ]
 
     def flights(self, number: int, step: int) -> dict[int, Flight]:
         _, span = self.slices[number]
         xs = values(WORLD, span, seed=step)
         seats: dict[int, Seat] = seats_of(WORLD, step)
-        return {r: self.route.carry(self.codec, xs[r], span, self.states[number][r], seat) for r, seat in seats.items()}
+        return {
+            r: self.route.carry(self.codec, xs[r], span, self.states[number][r], seat)
+            for r, seat in seats.items()
+        }
 
 
 def in_order(route: Route, codec: Codec) -> list[dict[int, torch.Tensor]]:
     """Each flight by itself, by the driver that knows no time."""
     ranks = Ranks(route, codec)
-    done = [run(ranks.flights(number, step)) for step in range(STEPS) for number in range(len(slices(codec)))]
+    done = [
+        run(ranks.flights(number, step))
+        for step in range(STEPS)
+        for number in range(len(slices(codec)))
+    ]
     return [{rank: outcome.total for rank, outcome in each.items()} for each in done]
 
 
-def permuted(route: Route, codec: Codec, chance: random.Random) -> tuple[list[dict[int, torch.Tensor]], Report]:
-    """All of them side by side on two lanes, where each pair has a wire of its own, and each rank starts and thinks as it likes."""
+def permuted(
+    route: Route, codec: Codec, chance: random.Random
+) -> tuple[list[dict[int, torch.Tensor]], Report]:
+    """All of them side by side on two lanes, where each pair has a wire of its own, and each rank
+    starts and thinks as it likes."""
     ranks = Ranks(route, codec)
     lanes: list[list[Launch]] = [[], []]
     places = []
@@ -74,14 +105,23 @@ def permuted(route: Route, codec: Codec, chance: random.Random) -> tuple[list[di
             places.append((lane, len(lanes[lane])))
             lanes[lane].append(Launch(ranks.flights(number, step), at))
     pairs = {
-        (a, b): Link(chance.choice((0.0, 0.001, 1.0)) * chance.random(), 10 ** chance.uniform(2, 6), waits=chance.random() < 0.5)
+        (a, b): Link(
+            chance.choice((0.0, 0.001, 1.0)) * chance.random(),
+            10 ** chance.uniform(2, 6),
+            waits=chance.random() < 0.5,
+        )
         for a in range(WORLD)
         for b in range(WORLD)
     }
     told = simulate(
-        lanes, Wires(Link(0.001, 1e5), pairs=pairs), think=lambda _rank, _hop: chance.choice((0.0, 0.01, 0.5)) * chance.random()
+        lanes,
+        Wires(Link(0.001, 1e5), pairs=pairs),
+        think=lambda _rank, _hop: chance.choice((0.0, 0.01, 0.5)) * chance.random(),
     )
-    return [{rank: outcome.total for rank, outcome in told.outcomes[lane][at].items()} for lane, at in places], told
+    return [
+        {rank: outcome.total for rank, outcome in told.outcomes[lane][at].items()}
+        for lane, at in places
+    ], told
 
 
 @pytest.mark.parametrize(("route", "codec"), PAIRS, ids=repr)
@@ -96,20 +136,31 @@ def test_arrivals_in_any_order_give_the_same_bits(route: Route, codec: Codec, se
 
 @pytest.mark.parametrize(("route", "codec"), [PAIRS[3], PAIRS[8]], ids=repr)
 def test_arrivals_are_permuted_in_fact(route: Route, codec: Codec) -> None:
-    """So that the test above can fail: sends end in another order from seed to seed, and lanes overtake one another."""
+    """So that the test above can fail: sends end in another order from seed to seed, and lanes
+    overtake one another."""
 
     def order(seed: int) -> list[tuple[int, int, int, int | None]]:
         told = permuted(route, codec, random.Random(seed))[1]
-        return [(event.lane, event.flight, event.rank, event.peer) for event in told.events if event.kind == "send"]
+        return [
+            (event.lane, event.flight, event.rank, event.peer)
+            for event in told.events
+            if event.kind == "send"
+        ]
 
     orders = [order(seed) for seed in range(4)]
     assert len({tuple(each) for each in orders}) == 4
     assert all(sorted(each, key=str) == sorted(orders[0], key=str) for each in orders)
-    assert any([flight for lane, flight, *_ in each if lane] != sorted(flight for lane, flight, *_ in each if lane) for each in orders)
+    assert any(
+        [flight for lane, flight, *_ in each if lane]
+        != sorted(flight for lane, flight, *_ in each if lane)
+        for each in orders
+    )
 
 
 @settings(max_examples=25, deadline=None)
 @given(order=st.permutations(range(WORLD)), pair=st.sampled_from(PAIRS))
-def test_ranks_that_are_run_in_any_order_give_the_same_bits(order: list[int], pair: tuple[Route, Codec]) -> None:
+def test_ranks_that_are_run_in_any_order_give_the_same_bits(
+    order: list[int], pair: tuple[Route, Codec]
+) -> None:
     one, other = (run(Ranks(*pair).flights(0, 0), order=ranks) for ranks in (None, order))
     assert all(torch.equal(one[rank].total, other[rank].total) for rank in range(WORLD))

@@ -1,4 +1,5 @@
-"""A rank that is missing, or says something else than it announced: told, with what was expected, and nobody hangs."""
+"""A rank that is missing, or says something else than it announced: told, with what was expected,
+and nobody hangs."""
 
 from typing import Any
 
@@ -13,7 +14,15 @@ from thinwire.how import gossip, halving_doubling, ring, server, torus, tree, tw
 from thinwire.testing.talk import relayed
 from thinwire.what import entropy, identity, uniform
 
-ROUTES = [ring(), tree(2), halving_doubling(), torus(2, 2), server((1, 2)), two_shot(), gossip("ring")]
+ROUTES = [
+    ring(),
+    tree(2),
+    halving_doubling(),
+    torus(2, 2),
+    server((1, 2)),
+    two_shot(),
+    gossip("ring"),
+]
 DATA_SIZED = entropy(uniform(4))
 
 
@@ -23,7 +32,11 @@ def lying(flight: Flight, lie: Any) -> Flight:
 
     def through(hop: Hop) -> Hop:
         nonlocal told
-        if isinstance(hop, Exchange) and not told and any(payload.numel() for _, payload in hop.send):
+        if (
+            isinstance(hop, Exchange)
+            and not told
+            and any(payload.numel() for _, payload in hop.send)
+        ):
             (to, payload), *others = hop.send
             told = True
             return Exchange(((to, lie(payload)), *others), hop.recv)
@@ -36,7 +49,9 @@ def lying(flight: Flight, lie: Any) -> Flight:
 def test_a_missing_rank_is_told(route: Route) -> None:
     flights = launch(route, identity(), values(4, bucket()), bucket())
     del flights[2]
-    with pytest.raises(FlightError, match=r"no rank can go on: .*waits in an exchange, for .*bytes from rank"):
+    with pytest.raises(
+        FlightError, match=r"no rank can go on: .*waits in an exchange, for .*bytes from rank"
+    ):
         run(flights)
 
 
@@ -44,7 +59,9 @@ def test_a_missing_rank_is_told(route: Route) -> None:
 def test_a_length_that_no_payload_can_have_is_told(route: Route) -> None:
     flights = launch(route, DATA_SIZED, values(4, bucket()), bucket())
     flights[3] = lying(flights[3], lambda payload: torch.full_like(payload, 0x7F))
-    with pytest.raises(PayloadError, match=r"rank 3 announces \d+ bytes where entropy.* sends at most \d+"):
+    with pytest.raises(
+        PayloadError, match=r"rank 3 announces \d+ bytes where entropy.* sends at most \d+"
+    ):
         run(flights)
 
 

@@ -1,4 +1,5 @@
-"""One rank's bytes to all: the same bytes on every rank, by the way that the formula says is faster."""
+"""One rank's bytes to all: the same bytes on every rank, by the way that the formula says is
+faster."""
 
 import pytest
 import torch
@@ -16,7 +17,12 @@ FAR = Link(0.05, 125e6, waits=True)
 
 def held(world: int, nbytes: int) -> list[torch.Tensor]:
     made = [torch.full((nbytes,), rank, dtype=torch.uint8) for rank in range(world)]
-    made[0] = torch.arange(nbytes, dtype=torch.int64).mul_(2654435761).bitwise_right_shift_(16).to(torch.uint8)
+    made[0] = (
+        torch.arange(nbytes, dtype=torch.int64)
+        .mul_(2654435761)
+        .bitwise_right_shift_(16)
+        .to(torch.uint8)
+    )
     return made
 
 
@@ -33,7 +39,9 @@ def test_every_rank_ends_with_the_first_ones_bytes(world: int, link: Link) -> No
         sent: dict[int, float] = {}
         run(flights(world, nbytes, link, has), sent)
         assert all(torch.equal(each, first) for each in has)
-        most = nbytes if segments_of(nbytes, world, link) else 2 * nbytes + world  # shares are rounded
+        most = (
+            nbytes if segments_of(nbytes, world, link) else 2 * nbytes + world
+        )  # shares are rounded
         assert max(sent.values()) <= most
 
 

@@ -15,7 +15,21 @@ from thinwire.drive.local import run
 from thinwire.drive.sim import Wires, simulate
 from thinwire.drive.torch import TorchDriver
 from thinwire.errors import FlightError, PayloadError, StrategyError
-from thinwire.how import auto, checked, direct, gather, gossip, halving_doubling, hierarchical, native, ring, server, torus, tree, two_shot
+from thinwire.how import (
+    auto,
+    checked,
+    direct,
+    gather,
+    gossip,
+    halving_doubling,
+    hierarchical,
+    native,
+    ring,
+    server,
+    torus,
+    tree,
+    two_shot,
+)
 from thinwire.how.checked import crc
 from thinwire.on import gradients, parameters
 from thinwire.strategy import Strategy
@@ -25,14 +39,25 @@ from thinwire.what import entropy, feedback, identity, lowrank, topk, uniform
 
 LEVELS = hierarchical((direct(), identity()), two_shot(), 2)
 ROUTES: list[Route] = [
-    *(gather(), direct(), direct(slot_bytes=0), two_shot(back=feedback(uniform(8))), ring(), tree(2), halving_doubling(), torus(2, 2)),
+    *(
+        gather(),
+        direct(),
+        direct(slot_bytes=0),
+        two_shot(back=feedback(uniform(8))),
+        ring(),
+        tree(2),
+        halving_doubling(),
+        torus(2, 2),
+    ),
     *(server((1, 2)), gossip("ring"), LEVELS, auto(routes=(gather(), two_shot()))),
 ]
 CODECS: list[Codec] = [identity(), uniform(4, block=32), entropy(uniform(4, block=32))]
 
 
 @pytest.mark.parametrize("codec", [identity(), feedback(topk(0.1)), lowrank(2)], ids=repr)
-@pytest.mark.parametrize("route", [checked(gather()), checked(two_shot()), checked(gossip())], ids=repr)
+@pytest.mark.parametrize(
+    "route", [checked(gather()), checked(two_shot()), checked(gossip())], ids=repr
+)
 def test_laws(route: Route, codec: Codec) -> None:
     if route.refuses(codec) is None:
         check_route(route, codec, worlds=(1, 2, 5))
@@ -43,7 +68,9 @@ def test_laws(route: Route, codec: Codec) -> None:
     [(route, codec) for route in ROUTES for codec in CODECS if not route.refuses(codec)],
     ids=repr,
 )
-def test_the_sums_are_the_routes_own_and_four_bytes_go_with_each_message(route: Route, codec: Codec) -> None:
+def test_the_sums_are_the_routes_own_and_four_bytes_go_with_each_message(
+    route: Route, codec: Codec
+) -> None:
     spec, xs = bucket(998), values(4, bucket(998))
     bare = simulate(launch(route, codec, xs, spec), Wires(Link(0.0, 1e9)))
     sealed = simulate(launch(checked(route), codec, xs, spec), Wires(Link(0.0, 1e9)))
@@ -86,7 +113,9 @@ class Noise:
     message=st.integers(0, 30),
     bit=st.floats(0, 1, exclude_max=True),
 )
-def test_any_bit_that_is_turned_over_is_found(route: Route, codec: Codec, message: int, bit: float) -> None:
+def test_any_bit_that_is_turned_over_is_found(
+    route: Route, codec: Codec, message: int, bit: float
+) -> None:
     if route.refuses(codec):
         return
     noise, spec = Noise(message, bit), bucket(600)
@@ -103,7 +132,12 @@ def test_any_bit_that_is_turned_over_is_found(route: Route, codec: Codec, messag
 def test_without_it_a_turned_bit_gets_through() -> None:
     """So that the test above can fail."""
     noise, spec = Noise(0, 0.3), bucket(600)
-    run({rank: noise.on(flight) for rank, flight in launch(direct(), identity(), values(4, spec), spec).items()})
+    run(
+        {
+            rank: noise.on(flight)
+            for rank, flight in launch(direct(), identity(), values(4, spec), spec).items()
+        }
+    )
     assert noise.turned
 
 
@@ -112,7 +146,10 @@ def test_it_says_who_heard_what_from_whom() -> None:
     route, noise = checked(direct()), Noise(0, 0.0)
     flights = launch(route, identity(), values(3, spec), spec, step=12)
     flights[2] = noise.on(flights[2])
-    want = r"rank 0, step 12, values 200 to 500 \(from 'layer.weight'\), over direct.*: 400 bytes from rank 2 came corrupted"
+    want = (
+        r"rank 0, step 12, values 200 to 500 \(from 'layer.weight'\), over direct.*: 400 bytes "
+        r"from rank 2 came corrupted"
+    )
     with pytest.raises(PayloadError, match=want):
         run(flights)
 
@@ -123,7 +160,9 @@ def over_gloo(rank: int) -> str:
         driver.prepare(())
         spec = bucket(600)
         flight = launch(checked(ring()), identity(), values(3, spec), spec, step=3)[rank]
-        handle = driver.start(Noise(0, 0.5).on(flight) if rank == 1 else flight, 0, "step 3, bucket 0")
+        handle = driver.start(
+            Noise(0, 0.5).on(flight) if rank == 1 else flight, 0, "step 3, bucket 0"
+        )
         try:
             handle.wait()
         except (PayloadError, FlightError) as error:
@@ -141,7 +180,13 @@ def test_every_rank_hears_of_it_over_gloo() -> None:
 
 
 @pytest.mark.parametrize(
-    "route", [native(), hierarchical(native(), two_shot(), 2), auto(), hierarchical((direct(), identity()), native(), 2)]
+    "route",
+    [
+        native(),
+        hierarchical(native(), two_shot(), 2),
+        auto(),
+        hierarchical((direct(), identity()), native(), 2),
+    ],
 )
 def test_what_the_transport_adds_is_refused(route: Route) -> None:
     with pytest.raises(StrategyError, match=r"the transport adds up by itself there.*\. Use"):
@@ -156,7 +201,9 @@ def test_twice_is_refused() -> None:
 def test_other_devices_are_refused() -> None:
     spec, seat = bucket(8), seats_of(2)[0]
     state = ring().init(identity(), spec, seat)
-    flight: Any = checked(ring()).carry(identity(), torch.empty(8, device="meta"), spec, state, seat)
+    flight: Any = checked(ring()).carry(
+        identity(), torch.empty(8, device="meta"), spec, state, seat
+    )
     with pytest.raises(StrategyError, match="reads each payload on the CPU, and these are on meta"):
         next(flight)
 

@@ -29,21 +29,33 @@ def test_everyone_talks_to_everyone() -> None:
 def test_sums_are_in_rank_order() -> None:
     xs = values(5, bucket())
     total = xs[0] + xs[1] + xs[2] + xs[3] + xs[4]
-    assert all(torch.equal(outcome.total, total) for outcome in fly(direct(), identity(), 5).values())
+    assert all(
+        torch.equal(outcome.total, total) for outcome in fly(direct(), identity(), 5).values()
+    )
 
 
 def test_narrow_floats_are_rounded_once() -> None:
     xs = values(9, bucket())
     exact = torch.stack([x.bfloat16().float() for x in xs.values()]).double().sum(0)
     total = fly(direct(), cast(), 9)[0].total
-    assert torch.equal(total, exact.bfloat16().float()) or float((total - exact).abs().max()) <= float(exact.abs().max()) * 2**-8
+    assert (
+        torch.equal(total, exact.bfloat16().float())
+        or float((total - exact).abs().max()) <= float(exact.abs().max()) * 2**-8
+    )
     ones = [torch.tensor([v], dtype=torch.bfloat16).view(torch.uint8) for v in (256.0, *[1.0] * 8)]
-    assert added(ones, ((2, torch.bfloat16),)).view(torch.bfloat16).item() == 264.0  # one after another it would stay at 256
+    assert (
+        added(ones, ((2, torch.bfloat16),)).view(torch.bfloat16).item() == 264.0
+    )  # one after another it would stay at 256
 
 
-@pytest.mark.parametrize(("codec", "told"), [(uniform(4), r"Use two_shot\(\)"), (topk(0.1), r"Use gather\(\)")], ids=repr)
+@pytest.mark.parametrize(
+    ("codec", "told"), [(uniform(4), r"Use two_shot\(\)"), (topk(0.1), r"Use gather\(\)")], ids=repr
+)
 def test_what_does_not_add_is_refused(codec: Codec, told: str) -> None:
-    with pytest.raises(StrategyError, match=rf"Cannot carry .* over direct\(\): its payloads cannot be added unopened. {told}"):
+    with pytest.raises(
+        StrategyError,
+        match=rf"Cannot carry .* over direct\(\): its payloads cannot be added unopened. {told}",
+    ):
         Strategy(what=codec, how=direct())
 
 

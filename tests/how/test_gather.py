@@ -24,7 +24,12 @@ def test_one_loss_and_not_two() -> None:
     xs = {rank: torch.randn(MANY.numel) for rank in range(3)}
     at = seats(group=(0, 1, 2))
     codec = uniform(4)
-    outcomes = run({r: gather().carry(codec, xs[r].clone(), MANY, gather().init(codec, MANY, at[r]), at[r]) for r in xs})
+    outcomes = run(
+        {
+            r: gather().carry(codec, xs[r].clone(), MANY, gather().init(codec, MANY, at[r]), at[r])
+            for r in xs
+        }
+    )
     own = [outcome.sent() for outcome in outcomes.values() if outcome.sent]
     assert torch.equal(outcomes[0].total, own[0] + own[1] + own[2])
 
@@ -33,7 +38,15 @@ def test_rounds_are_phased_in_pairs() -> None:
     """In round k everyone sends to the k-th after it, and hears from the k-th before it."""
     at = seats(group=(0, 1, 2, 3))
     hops = {
-        rank: next(gather().carry(identity(), torch.zeros(MANY.numel), MANY, gather().init(identity(), MANY, at[rank]), at[rank]))
+        rank: next(
+            gather().carry(
+                identity(),
+                torch.zeros(MANY.numel),
+                MANY,
+                gather().init(identity(), MANY, at[rank]),
+                at[rank],
+            )
+        )
         for rank in at
     }
     for k in range(3):
@@ -43,13 +56,17 @@ def test_rounds_are_phased_in_pairs() -> None:
             assert hop.recv[k][0] == (rank - k - 1) % 4
 
 
-@pytest.mark.parametrize(("codec", "hops"), [(topk(0.1), 1), (threshold(1.0), 2), (lowrank(2), 2)], ids=repr)
+@pytest.mark.parametrize(
+    ("codec", "hops"), [(topk(0.1), 1), (threshold(1.0), 2), (lowrank(2), 2)], ids=repr
+)
 def test_lengths_go_first_only_where_the_data_sizes_payloads(codec: Codec, hops: int) -> None:
     at = seats(group=(0, 1))
     seen: list[object] = []
 
     def carried(rank: int) -> Flight:
-        return gather().carry(codec, torch.randn(MANY.numel), MANY, gather().init(codec, MANY, at[rank]), at[rank])
+        return gather().carry(
+            codec, torch.randn(MANY.numel), MANY, gather().init(codec, MANY, at[rank]), at[rank]
+        )
 
     run({rank: watched(carried(rank), seen.append) for rank in at})
     assert len(seen) == 2 * hops

@@ -1,4 +1,5 @@
-"""Every route over gloo, between processes: the same bits and bytes as in one process, and nobody waits for ever."""
+"""Every route over gloo, between processes: the same bits and bytes as in one process, and nobody
+waits for ever."""
 
 import hashlib
 import time
@@ -13,10 +14,25 @@ from tests.ranks import run_ranks
 from thinwire.core import Codec, Exchange, Flight, Outcome, Route, Spec
 from thinwire.drive.local import run
 from thinwire.drive.torch import TorchDriver
-from thinwire.how import auto, checked, direct, gather, gossip, halving_doubling, hierarchical, ring, server, torus, tree, two_shot
+from thinwire.how import (
+    auto,
+    checked,
+    direct,
+    gather,
+    gossip,
+    halving_doubling,
+    hierarchical,
+    ring,
+    server,
+    torus,
+    tree,
+    two_shot,
+)
 from thinwire.what import entropy, feedback, identity, uniform
 
-OURS = auto(losses=9, routes=(gather(), direct(), two_shot(), tree(2)))  # not native: gloo adds in an order of its own
+OURS = auto(
+    losses=9, routes=(gather(), direct(), two_shot(), tree(2))
+)  # not native: gloo adds in an order of its own
 ROUTES: dict[int, list[Route]] = {
     5: [
         direct(),
@@ -31,14 +47,25 @@ ROUTES: dict[int, list[Route]] = {
         OURS,
         checked(two_shot(slot_bytes=0)),
     ],
-    6: [torus(3, 2), tree(1), server((3, 2)), hierarchical((ring(), identity()), hierarchical((direct(), identity()), tree(2), 1), 3)],
+    6: [
+        torus(3, 2),
+        tree(1),
+        server((3, 2)),
+        hierarchical((ring(), identity()), hierarchical((direct(), identity()), tree(2), 1), 3),
+    ],
 }
 CODECS: list[Codec] = [identity(), feedback(uniform(4)), entropy(uniform(4))]
 SIZES = (10_080, 300_000, 3, 0)
 
 
 def pairs(world: int) -> list[tuple[Route, Codec, Spec]]:
-    return [(route, codec, bucket(n)) for route in ROUTES[world] for codec in CODECS for n in SIZES if route.refuses(codec) is None]
+    return [
+        (route, codec, bucket(n))
+        for route in ROUTES[world]
+        for codec in CODECS
+        for n in SIZES
+        if route.refuses(codec) is None
+    ]
 
 
 def told(total: torch.Tensor, sent: float) -> tuple[str, float]:
@@ -52,7 +79,13 @@ def over_gloo(rank: int, world: int) -> list[tuple[str, float]]:
         driver.prepare(())
         handles = []
         for lane, (route, codec, spec) in enumerate(pairs(world)):  # side by side on two lanes
-            handles.append(driver.start(launch(route, codec, values(world, spec), spec)[rank], lane % 2, f"{route!r} {codec!r}"))
+            handles.append(
+                driver.start(
+                    launch(route, codec, values(world, spec), spec)[rank],
+                    lane % 2,
+                    f"{route!r} {codec!r}",
+                )
+            )
         for handle in handles:
             total = handle.wait().total
             found.append(told(total, handle.sent_bytes))
@@ -70,7 +103,11 @@ def test_every_route_carries_the_same_bits_between_processes(world: int) -> None
         for rank in range(world):
             here[rank].append(told(outcomes[rank].total, sent[rank]))
     for rank, heard in enumerate(run_ranks(world, over_gloo, world)):
-        differ = [pair[:2] for pair, one, other in zip(pairs(world), here[rank], heard, strict=True) if one != other]
+        differ = [
+            pair[:2]
+            for pair, one, other in zip(pairs(world), here[rank], heard, strict=True)
+            if one != other
+        ]
         assert not differ, f"rank {rank}"
 
 

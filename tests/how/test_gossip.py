@@ -29,16 +29,25 @@ def test_laws(topology: Topology) -> None:
     check_route(gossip(topology), identity())
 
 
-@pytest.mark.parametrize("codec", [entropy(identity()), randomk(0.1), feedback(topk(0.1)), uniform(8)], ids=repr)
+@pytest.mark.parametrize(
+    "codec", [entropy(identity()), randomk(0.1), feedback(topk(0.1)), uniform(8)], ids=repr
+)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_laws_with_other_codecs(topology: Topology, codec: Codec) -> None:
     check_route(gossip(topology), codec, worlds=(2, 5))
 
 
-def average(route: Route, xs: dict[int, Tensor], states: dict[int, State], step: int) -> dict[int, Tensor]:
+def average(
+    route: Route, xs: dict[int, Tensor], states: dict[int, State], step: int
+) -> dict[int, Tensor]:
     """One landing on parameters(): each rank says its share, and takes what it hears."""
     spec, at = bucket(64), seats_of(len(xs), step)
-    outcomes = run({rank: route.carry(identity(), x / len(xs), spec, states[rank], at[rank]) for rank, x in xs.items()})
+    outcomes = run(
+        {
+            rank: route.carry(identity(), x / len(xs), spec, states[rank], at[rank])
+            for rank, x in xs.items()
+        }
+    )
     return {rank: outcome.total for rank, outcome in outcomes.items()}
 
 
@@ -46,7 +55,9 @@ def average(route: Route, xs: dict[int, Tensor], states: dict[int, State], step:
 @pytest.mark.parametrize("world", [2, 5, 8])
 def test_parameters_draw_together_and_their_mean_stays(topology: Topology, world: int) -> None:
     route, xs = gossip(topology), values(world, bucket(64))
-    states = {rank: route.init(identity(), bucket(64), seat) for rank, seat in seats_of(world).items()}
+    states = {
+        rank: route.init(identity(), bucket(64), seat) for rank, seat in seats_of(world).items()
+    }
     mean, spread = torch.stack(list(xs.values())).mean(0), [1.0]
     apart = float((torch.stack(list(xs.values())) - mean).norm())
     for step in range(40):
@@ -60,12 +71,16 @@ def test_parameters_draw_together_and_their_mean_stays(topology: Topology, world
 @pytest.mark.parametrize("world", [2, 4, 8, 16])
 def test_one_peer_exponential_is_exact_after_log2_flights(world: int) -> None:
     route, xs = gossip("exponential"), values(world, bucket(64))
-    states = {rank: route.init(identity(), bucket(64), seat) for rank, seat in seats_of(world).items()}
+    states = {
+        rank: route.init(identity(), bucket(64), seat) for rank, seat in seats_of(world).items()
+    }
     mean = torch.stack(list(xs.values())).mean(0)
     flights = world.bit_length() - 1
     for step in range(flights):
         assert not torch.allclose(xs[0], mean, atol=1e-3)
-        xs = average(route, xs, states, 100 * step)  # whatever the schedule's period: it counts flights
+        xs = average(
+            route, xs, states, 100 * step
+        )  # whatever the schedule's period: it counts flights
     assert all(torch.allclose(x, mean, atol=1e-5) for x in xs.values())
 
 
@@ -85,12 +100,17 @@ def test_pairs_change_from_step_to_step() -> None:
 
 
 def test_neighbours_of_a_ring() -> None:
-    assert partners(gossip("ring"), identity(), 5) == {rank: {(rank + 1) % 5, (rank - 1) % 5} for rank in range(5)}
+    assert partners(gossip("ring"), identity(), 5) == {
+        rank: {(rank + 1) % 5, (rank - 1) % 5} for rank in range(5)
+    }
 
 
 @pytest.mark.parametrize("on", [gradients(), deltas()], ids=repr)
 def test_only_parameters_may_be_gossiped(on: object) -> None:
-    with pytest.raises(StrategyError, match=r"Cannot use gossip.*nothing would bring the ranks' parameters.*Use parameters\(\)"):
+    with pytest.raises(
+        StrategyError,
+        match=r"Cannot use gossip.*nothing would bring the ranks' parameters.*Use parameters\(\)",
+    ):
         Strategy(when=every(4), how=gossip(), on=on)  # type: ignore[arg-type]
     assert Strategy(when=every(4), how=gossip(), on=parameters()).how == gossip()
 
@@ -113,12 +133,18 @@ def test_it_is_no_part_of_routes_with_consensus() -> None:
 
 
 def test_an_engine_gossips_parameters() -> None:
-    """Ranks that a step has led apart draw together, and their mean stays, through attach and the optimiser's steps."""
+    """Ranks that a step has led apart draw together, and their mean stays, through attach and the
+    optimiser's steps."""
 
     def rank(driver: Driver) -> list[Tensor]:
         model = nn.Linear(6, 3)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        with attach(model, optimizer, Strategy(every(2), how=gossip("exponential"), on=parameters()), driver=driver) as sync:
+        with attach(
+            model,
+            optimizer,
+            Strategy(every(2), how=gossip("exponential"), on=parameters()),
+            driver=driver,
+        ) as sync:
             seen = []
             for step in range(4):
                 model(torch.ones(1, 6)).sum().backward()
@@ -131,4 +157,9 @@ def test_an_engine_gossips_parameters() -> None:
 
     told = on_threads(4, rank)
     steps = [[float(told[number][step].mean()) for number in range(4)] for step in range(4)]
-    assert steps == [[0.0, 1.0, 2.0, 3.0], [1.5, 0.5, 1.5, 2.5], [1.5, 0.5, 1.5, 2.5], [1.5, 1.5, 1.5, 1.5]]
+    assert steps == [
+        [0.0, 1.0, 2.0, 3.0],
+        [1.5, 0.5, 1.5, 2.5],
+        [1.5, 0.5, 1.5, 2.5],
+        [1.5, 1.5, 1.5, 1.5],
+    ]

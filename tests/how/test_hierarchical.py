@@ -38,24 +38,38 @@ def test_laws_with_a_lossy_codec(route: hierarchical, codec: Codec) -> None:
 
 
 def test_only_the_codec_crosses_the_thin_wire() -> None:
-    """Bytes between nodes: what the codec needs for the rank's share of its node's sum, there and back."""
+    """Bytes between nodes: what the codec needs for the rank's share of its node's sum, there and
+    back."""
     crossing = dict.fromkeys(range(4), 0.0)
 
     def look(rank: int, hop: Any) -> None:
         if isinstance(hop, Exchange):
-            crossing[rank] += sum(payload.numel() for peer, payload in hop.send if peer // 2 != rank // 2)
+            crossing[rank] += sum(
+                payload.numel() for peer, payload in hop.send if peer // 2 != rank // 2
+            )
         elif isinstance(hop, AllReduce):
-            assert len({peer // 2 for peer in hop.group}) == 1, "an all-reduce between nodes would be dense"
+            assert len({peer // 2 for peer in hop.group}) == 1, (
+                "an all-reduce between nodes would be dense"
+            )
 
     route, codec, at = hierarchical(native(), two_shot(), 2), uniform(4), seats(group=(0, 1, 2, 3))
-    flights = {r: route.carry(codec, torch.randn(MANY.numel), MANY, route.init(codec, MANY, at[r]), at[r]) for r in at}
+    flights = {
+        r: route.carry(codec, torch.randn(MANY.numel), MANY, route.init(codec, MANY, at[r]), at[r])
+        for r in at
+    }
     run({r: watched(flight, partial(look, r)) for r, flight in flights.items()})
     assert sum(crossing.values()) == 2 * sum(codec.nbytes(span) for span in MANY.cut(2, 256))
 
 
 def test_groups_are_peers_and_nodes_that_all_reduce_of_more_than_one_rank() -> None:
     assert hierarchical(native(), native(), 3).groups(6) == ((0, 3), (1, 4), (2, 5))
-    assert hierarchical((native(), identity()), native(), 3).groups(6) == ((0, 1, 2), (3, 4, 5), (0, 3), (1, 4), (2, 5))
+    assert hierarchical((native(), identity()), native(), 3).groups(6) == (
+        (0, 1, 2),
+        (3, 4, 5),
+        (0, 3),
+        (1, 4),
+        (2, 5),
+    )
     assert hierarchical(native(), native(), 1).groups(3) == ()
     assert hierarchical(native(), native(), 4).groups(4) == ()
 
@@ -95,7 +109,11 @@ def test_levels_may_be_nested() -> None:
         *((place, place + 6) for place in range(6)),
     }
     check_route(three, identity(), worlds=[6, 12])
-    check_route(hierarchical((hierarchical(native(), native(), 2), identity()), two_shot(), 4), uniform(8), worlds=[8])
+    check_route(
+        hierarchical((hierarchical(native(), native(), 2), identity()), two_shot(), 4),
+        uniform(8),
+        worlds=[8],
+    )
 
 
 def test_nodes_are_as_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +122,9 @@ def test_nodes_are_as_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None
     assert route.groups(6) == hierarchical(native(), two_shot(), 3).groups(6)
     assert route.settle(6) == hierarchical(native(), two_shot(), 3)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    with pytest.raises(StrategyError, match=r"LOCAL_WORLD_SIZE is ''.*Start with torchrun, or give node="):
+    with pytest.raises(
+        StrategyError, match=r"LOCAL_WORLD_SIZE is ''.*Start with torchrun, or give node="
+    ):
         route.groups(6)
 
 
@@ -124,6 +144,8 @@ def test_the_levels_of_a_mesh() -> None:
     ],
     ids=str,
 )
-def test_a_mesh_that_has_no_levels_is_refused(ranks: Tensor, levels: tuple[Any, ...], told: str) -> None:
+def test_a_mesh_that_has_no_levels_is_refused(
+    ranks: Tensor, levels: tuple[Any, ...], told: str
+) -> None:
     with pytest.raises(StrategyError, match=told):
         hierarchical.on_mesh(SimpleNamespace(mesh=ranks), *levels)

@@ -44,5 +44,8 @@ def test_each_width_of_number_is_an_all_reduce_of_its_own() -> None:
 
 
 def test_what_cannot_be_added_is_refused() -> None:
-    with pytest.raises(StrategyError, match=r"its payloads cannot be added unopened. Use gather\(\) for 2 ranks .* two_shot\(\)"):
+    with pytest.raises(
+        StrategyError,
+        match=r"its payloads cannot be added unopened. Use gather\(\) for 2 ranks .* two_shot\(\)",
+    ):
         Strategy(what=uniform(4), how=native())

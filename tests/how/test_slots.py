@@ -1,4 +1,5 @@
-"""Large messages of `two_shot` and `direct` go in slots: the same sums, and no two messages meet at one rank."""
+"""Large messages of `two_shot` and `direct` go in slots: the same sums, and no two messages meet at
+one rank."""
 
 import pytest
 import torch
@@ -21,7 +22,10 @@ def test_laws(codec: Codec) -> None:
 
 def test_the_sums_are_the_same() -> None:
     xs, spec = values(5, bucket()), bucket()
-    for ours, slots in ((two_shot(), two_shot(slot_bytes=1)), (two_shot(uniform(8)), two_shot(uniform(8), slot_bytes=1))):
+    for ours, slots in (
+        (two_shot(), two_shot(slot_bytes=1)),
+        (two_shot(uniform(8)), two_shot(uniform(8), slot_bytes=1)),
+    ):
         one, other = (run(launch(route, uniform(4, block=8), xs, spec)) for route in (ours, slots))
         assert all(torch.equal(one[rank].total, other[rank].total) for rank in xs)
 
@@ -51,7 +55,9 @@ def test_a_slot_has_one_message_there_and_one_back() -> None:
 def test_what_was_measured_says_from_which_size_on() -> None:
     assert two_shot().measures
     assert not two_shot(slot_bytes=5).measures
-    assert two_shot().settle(4, FAR) == two_shot(slot_bytes=100_000_000)  # a round trip of 100 ms is an eighth of it
+    assert two_shot().settle(4, FAR) == two_shot(
+        slot_bytes=100_000_000
+    )  # a round trip of 100 ms is an eighth of it
     assert direct().settle(4, NEAR) == direct(slot_bytes=1 << 20)
     assert direct().settle(4) == direct()
     assert direct(slot_bytes=7).settle(4, FAR) == direct(slot_bytes=7)
@@ -65,11 +71,14 @@ def test_what_was_measured_says_from_which_size_on() -> None:
 def test_auto_reckons_with_the_slots_of_its_link() -> None:
     (chosen,) = {route for route in auto(latency_s=0.05).candidates if isinstance(route, two_shot)}
     assert chosen == two_shot(slot_bytes=100_000_000)
-    assert chosen.seconds(uniform(4), bucket(), seats_of(8)[0], FAR) < two_shot(slot_bytes=0).seconds(
-        uniform(4), bucket(), seats_of(8)[0], FAR
-    )
+    assert chosen.seconds(uniform(4), bucket(), seats_of(8)[0], FAR) < two_shot(
+        slot_bytes=0
+    ).seconds(uniform(4), bucket(), seats_of(8)[0], FAR)
 
 
 def test_a_size_below_nothing_is_refused() -> None:
-    with pytest.raises(StrategyError, match="slot_bytes is the size of the smallest message with a slot, at least 0"):
+    with pytest.raises(
+        StrategyError,
+        match="slot_bytes is the size of the smallest message with a slot, at least 0",
+    ):
         direct(slot_bytes=-1)

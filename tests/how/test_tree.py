@@ -18,7 +18,9 @@ def test_laws(segments: int) -> None:
     check_route(tree(segments), identity())
 
 
-@pytest.mark.parametrize("codec", [cast(), feedback(uniform(4)), entropy(uniform(4)), feedback(lowrank(2))], ids=repr)
+@pytest.mark.parametrize(
+    "codec", [cast(), feedback(uniform(4)), entropy(uniform(4)), feedback(lowrank(2))], ids=repr
+)
 def test_laws_with_a_lossy_codec(codec: Codec) -> None:
     check_route(tree(2), codec, worlds=(2, 3, 6))
 
@@ -29,11 +31,16 @@ def test_the_trees_complement_one_another(world: int) -> None:
     assert max(each.height for each in both) == math.ceil(math.log2(world))
     for each in both:
         assert sum(parent is None for parent in each.parents) == 1
-        assert all(each.depths[place] <= each.height for place in range(world))  # each place hangs below the root
+        assert all(
+            each.depths[place] <= each.height for place in range(world)
+        )  # each place hangs below the root
     children = [tuple(len(each.children[place]) for each in both) for place in range(world)]
     assert max(map(sum, children)) <= 2
     assert sum(min(pair) for pair in children) <= 1  # inside both: one place, in odd worlds
-    assert all(one is None or one != other for one, other in zip(both[0].parents, both[1].parents, strict=True))
+    assert all(
+        one is None or one != other
+        for one, other in zip(both[0].parents, both[1].parents, strict=True)
+    )
 
 
 @given(st.integers(2, 120))

@@ -11,7 +11,14 @@ from tests.members import ROOT
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 def test_random_bytes_and_sizes_harm_no_kernel() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "fuzz_kernels.py"), "--seconds", "2", "--seed", "1"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "fuzz_kernels.py"),
+        "--seconds",
+        "2",
+        "--seed",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" rounds") >= 1

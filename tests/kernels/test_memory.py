@@ -56,7 +56,9 @@ def test_threads_never_share_a_region() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.int64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.uint8, torch.int64, torch.bfloat16]
+)
 @pytest.mark.parametrize("n", [0, 1, 100, N])
 def test_it_is_like_torch_empty(n: int, dtype: torch.dtype) -> None:
     x = memory.empty(n, dtype)

@@ -16,7 +16,9 @@ from thinwire.what import _places
 from thinwire.what import topk as topk_codec
 
 BUILT = native.available()[1:]
-pytestmark = pytest.mark.skipif(not BUILT, reason="built without a compiler: there are no native kernels")
+pytestmark = pytest.mark.skipif(
+    not BUILT, reason="built without a compiler: there are no native kernels"
+)
 
 levels = pytest.mark.parametrize("level", BUILT or ("torch",))
 blocks = st.sampled_from([8, 16, 24, 256, 512, 4096, 0])
@@ -28,7 +30,11 @@ KEPT = (torch.float32, torch.bfloat16)
 @levels
 @given(x=tensors, block=blocks, grid=grids, key=keys)
 def test_grid_encode_and_decode(
-    level: native.Level, x: Tensor, block: int, grid: tuple[int, reference.Grid], key: reference.Key | None
+    level: native.Level,
+    x: Tensor,
+    block: int,
+    grid: tuple[int, reference.Grid],
+    key: reference.Key | None,
 ) -> None:
     block = block or x.numel()
     expected = reference.grid_encode(x, block, *grid, key)
@@ -46,7 +52,12 @@ def test_grid_encode_and_decode(
 @levels
 @given(x=tensors, block=blocks, grid=grids, key=keys, scale=st.floats(0.01, 2.0))
 def test_grid_encode_with_steps_of_ones_own(
-    level: native.Level, x: Tensor, block: int, grid: tuple[int, reference.Grid], key: reference.Key | None, scale: float
+    level: native.Level,
+    x: Tensor,
+    block: int,
+    grid: tuple[int, reference.Grid],
+    key: reference.Key | None,
+    scale: float,
 ) -> None:
     block = block or x.numel()
     steps = reference.block_steps(reference.to_blocks(x, block), *grid) * scale
@@ -65,10 +76,42 @@ def test_grid_encode_with_steps_of_ones_own(
     decay=st.sampled_from([1.0, 0.9, 0.0]),
     kept=st.sampled_from(KEPT),
 )
-@example(x=values(70_000, 1, 0.0, 5), seed=1, block=256, grid=(4, "tread"), key=None, decay=1.0, kept=torch.bfloat16)
-@example(x=values(70_000, 1, 0.0, 5), seed=1, block=256, grid=(8, "tread"), key=(1, 2), decay=0.9, kept=torch.float32)
-@example(x=values(70_000, 1, 0.0, 5), seed=1, block=1024, grid=(2, "rise"), key=None, decay=0.9, kept=torch.bfloat16)
-@example(x=torch.full((300,), 3.4e38), seed=1, block=256, grid=(1, "rise"), key=None, decay=0.0, kept=torch.bfloat16)
+@example(
+    x=values(70_000, 1, 0.0, 5),
+    seed=1,
+    block=256,
+    grid=(4, "tread"),
+    key=None,
+    decay=1.0,
+    kept=torch.bfloat16,
+)
+@example(
+    x=values(70_000, 1, 0.0, 5),
+    seed=1,
+    block=256,
+    grid=(8, "tread"),
+    key=(1, 2),
+    decay=0.9,
+    kept=torch.float32,
+)
+@example(
+    x=values(70_000, 1, 0.0, 5),
+    seed=1,
+    block=1024,
+    grid=(2, "rise"),
+    key=None,
+    decay=0.9,
+    kept=torch.bfloat16,
+)
+@example(
+    x=torch.full((300,), 3.4e38),
+    seed=1,
+    block=256,
+    grid=(1, "rise"),
+    key=None,
+    decay=0.0,
+    kept=torch.bfloat16,
+)
 def test_grid_encode_left(
     level: native.Level,
     x: Tensor,
@@ -89,12 +132,30 @@ def test_grid_encode_left(
 
 
 @levels
-@given(n=sizes, seed=st.integers(0, 2**32), count=st.integers(1, 5), block=blocks, grid=grids, key=keys, odd=st.sampled_from([0, 0, 2]))
+@given(
+    n=sizes,
+    seed=st.integers(0, 2**32),
+    count=st.integers(1, 5),
+    block=blocks,
+    grid=grids,
+    key=keys,
+    odd=st.sampled_from([0, 0, 2]),
+)
 def test_grid_sum_encode(
-    level: native.Level, n: int, seed: int, count: int, block: int, grid: tuple[int, reference.Grid], key: reference.Key | None, odd: int
+    level: native.Level,
+    n: int,
+    seed: int,
+    count: int,
+    block: int,
+    grid: tuple[int, reference.Grid],
+    key: reference.Key | None,
+    odd: int,
 ) -> None:
     block = block or n
-    payloads = [reference.grid_encode(values(n, seed + i, 0.0, odd), block, *grid, None) for i in range(count)]
+    payloads = [
+        reference.grid_encode(values(n, seed + i, 0.0, odd), block, *grid, None)
+        for i in range(count)
+    ]
     with native.using(level):
         payload = fast.grid_sum_encode(payloads, n, block, *grid, key, torch.float32)
     with native.using("torch"):
@@ -103,12 +164,32 @@ def test_grid_sum_encode(
 
 @levels
 @given(
-    x=tensors, seed=st.integers(0, 99), block=blocks, count=st.integers(1, 4), decay=st.sampled_from([1.0, 0.9]), kept=st.sampled_from(KEPT)
+    x=tensors,
+    seed=st.integers(0, 99),
+    block=blocks,
+    count=st.integers(1, 4),
+    decay=st.sampled_from([1.0, 0.9]),
+    kept=st.sampled_from(KEPT),
 )
 @example(x=torch.ones(70_001), seed=0, block=0, count=1, decay=1.0, kept=torch.float32)
 @example(x=values(70_000, 1, 0.0, 5), seed=1, block=256, count=1, decay=0.9, kept=torch.bfloat16)
-@example(x=torch.zeros(1024).index_fill(0, torch.tensor(9), 3.4028e38), seed=1, block=0, count=1, decay=1.0, kept=torch.bfloat16)
-def test_sign(level: native.Level, x: Tensor, seed: int, block: int, count: int, decay: float, kept: torch.dtype) -> None:
+@example(
+    x=torch.zeros(1024).index_fill(0, torch.tensor(9), 3.4028e38),
+    seed=1,
+    block=0,
+    count=1,
+    decay=1.0,
+    kept=torch.bfloat16,
+)
+def test_sign(
+    level: native.Level,
+    x: Tensor,
+    seed: int,
+    block: int,
+    count: int,
+    decay: float,
+    kept: torch.dtype,
+) -> None:
     n, before, block = x.numel(), values(x.numel(), seed, 0.0, 1), block or x.numel()
     payloads = [reference.sign_encode(values(n, seed + i, 0.0, 0), block) for i in range(count)]
     told = {}
@@ -119,7 +200,13 @@ def test_sign(level: native.Level, x: Tensor, seed: int, block: int, count: int,
             fast.sign_accumulate(total, payload, block)
             left = fast.sign_encode_left(x, before.to(kept), decay, block)
             decoded = fast.sign_decode(payload, n, block, torch.float32)
-            told[each] = [payload, decoded, total, *left, fast.sign_sum_encode(payloads, n, block, torch.float32)]
+            told[each] = [
+                payload,
+                decoded,
+                total,
+                *left,
+                fast.sign_sum_encode(payloads, n, block, torch.float32),
+            ]
     assert all(same(a, b) for a, b in zip(told[level], told["torch"], strict=True))
 
 
@@ -129,7 +216,9 @@ def test_sign(level: native.Level, x: Tensor, seed: int, block: int, count: int,
 @example(x=torch.zeros(100_000), chunks=1, share=0.1, rounded=True)
 def test_largest(level: native.Level, x: Tensor, chunks: int, share: float, rounded: bool) -> None:
     x = x.round() if rounded else x  # many equals
-    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(min(chunks, x.numel()), -1)
+    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(
+        min(chunks, x.numel()), -1
+    )
     k = max(1, int(share * rows.shape[1]))
     with native.using(level):
         places, found = fast.largest(rows, k)
@@ -139,11 +228,20 @@ def test_largest(level: native.Level, x: Tensor, chunks: int, share: float, roun
 
 
 @levels
-@given(x=tensors, chunks=st.integers(1, 9), share=st.floats(0, 1), decay=st.sampled_from([0.0, 0.95, 1.0]))
+@given(
+    x=tensors,
+    chunks=st.integers(1, 9),
+    share=st.floats(0, 1),
+    decay=st.sampled_from([0.0, 0.95, 1.0]),
+)
 @example(x=values(200_000, 1, 0.0, 5), chunks=1, share=0.01, decay=0.95)
 @example(x=values(6400, 1, 0.0, 5), chunks=100, share=0.125, decay=1.0)
-def test_largest_of_a_sum(level: native.Level, x: Tensor, chunks: int, share: float, decay: float) -> None:
-    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(min(chunks, x.numel()), -1)
+def test_largest_of_a_sum(
+    level: native.Level, x: Tensor, chunks: int, share: float, decay: float
+) -> None:
+    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(
+        min(chunks, x.numel()), -1
+    )
     before = rows.flip(0, 1).contiguous()
     k = max(1, int(share * rows.shape[1]))
     y = torch.empty_like(rows)
@@ -157,14 +255,21 @@ def test_largest_of_a_sum(level: native.Level, x: Tensor, chunks: int, share: fl
 
 @levels
 @given(
-    kinds=st.lists(st.sampled_from(["alike", "huge", "tiny", "zeros", "equal", "rounded", "odd"]), min_size=1, max_size=14),
+    kinds=st.lists(
+        st.sampled_from(["alike", "huge", "tiny", "zeros", "equal", "rounded", "odd"]),
+        min_size=1,
+        max_size=14,
+    ),
     k=st.integers(1, 64),
     seed=st.integers(0, 99),
 )
 @example(kinds=["alike"] * 8, k=8, seed=0)
 @example(kinds=["alike", "huge", "tiny", "alike", "zeros"], k=8, seed=1)
-def test_largest_of_chunks_of_64_side_by_side(level: native.Level, kinds: list[str], k: int, seed: int) -> None:
-    """Chunks are sought four at a time from the last one's bar on: whatever is between or after them, each has its own k."""
+def test_largest_of_chunks_of_64_side_by_side(
+    level: native.Level, kinds: list[str], k: int, seed: int
+) -> None:
+    """Chunks are sought four at a time from the last one's bar on: whatever is between or after
+    them, each has its own k."""
     rows = torch.randn(len(kinds), 64, generator=torch.Generator().manual_seed(seed))
     scale = {"huge": 1e30, "tiny": 1e-38, "zeros": 0.0}
     for row, kind in zip(rows, kinds, strict=True):
@@ -190,7 +295,9 @@ def test_largest_of_chunks_of_64_side_by_side(level: native.Level, kinds: list[s
 @given(x=tensors, chunks=st.integers(1, 9), share=st.floats(0, 1))
 @example(x=values(200_000, 1, 0.0, 5), chunks=3000, share=0.125)
 def test_what_is_left_at_places(level: native.Level, x: Tensor, chunks: int, share: float) -> None:
-    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(min(chunks, x.numel()), -1)
+    rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(
+        min(chunks, x.numel()), -1
+    )
     places = reference.largest(rows, max(1, int(share * rows.shape[1])))
     found = rows.gather(1, places)
     y, said = rows.clone(), found.flip(0)
@@ -202,7 +309,11 @@ def test_what_is_left_at_places(level: native.Level, x: Tensor, chunks: int, sha
 
 
 @levels
-@given(x=tensors, bar=st.one_of(st.floats(0, 3, width=32), st.sampled_from(ODD)), most=st.one_of(st.none(), st.integers(0, 300)))
+@given(
+    x=tensors,
+    bar=st.one_of(st.floats(0, 3, width=32), st.sampled_from(ODD)),
+    most=st.one_of(st.none(), st.integers(0, 300)),
+)
 def test_above(level: native.Level, x: Tensor, bar: float, most: int | None) -> None:
     with native.using(level):
         told = fast.above(x, torch.tensor(bar), most)
@@ -224,9 +335,13 @@ def test_above(level: native.Level, x: Tensor, bar: float, most: int | None) -> 
     seed=st.integers(0, 99),
     coding=st.sampled_from(_places.CODINGS),
 )
-def test_places(level: native.Level, chunks: int, per: int, share: float, seed: int, coding: _places.Coding) -> None:
+def test_places(
+    level: native.Level, chunks: int, per: int, share: float, seed: int, coding: _places.Coding
+) -> None:
     k, draw = int(share * per), torch.Generator().manual_seed(seed)
-    places = torch.stack([torch.randperm(per, generator=draw)[:k].sort().values for _ in range(chunks)])
+    places = torch.stack(
+        [torch.randperm(per, generator=draw)[:k].sort().values for _ in range(chunks)]
+    )
     with native.using("torch"):
         expected = _places.write(places, per, coding)
     with native.using(level):
@@ -237,13 +352,26 @@ def test_places(level: native.Level, chunks: int, per: int, share: float, seed: 
 
 
 @levels
-@given(chunks=st.integers(1, 3), per=st.integers(1, 300), share=st.floats(0, 1), data=st.data(), coding=st.sampled_from(_places.CODINGS))
+@given(
+    chunks=st.integers(1, 3),
+    per=st.integers(1, 300),
+    share=st.floats(0, 1),
+    data=st.data(),
+    coding=st.sampled_from(_places.CODINGS),
+)
 def test_random_bytes_are_read_or_refused_alike(
-    level: native.Level, chunks: int, per: int, share: float, data: st.DataObject, coding: _places.Coding
+    level: native.Level,
+    chunks: int,
+    per: int,
+    share: float,
+    data: st.DataObject,
+    coding: _places.Coding,
 ) -> None:
     k = int(share * per)
     nbytes = _places.nbytes(coding, k, per, chunks)
-    side = torch.frombuffer(bytearray(data.draw(st.binary(min_size=nbytes, max_size=nbytes)) + b"x"), dtype=torch.uint8)[:nbytes]
+    side = torch.frombuffer(
+        bytearray(data.draw(st.binary(min_size=nbytes, max_size=nbytes)) + b"x"), dtype=torch.uint8
+    )[:nbytes]
     told: dict[str, object] = {}
     for each in (level, "torch"):
         with native.using(each):
@@ -258,10 +386,18 @@ def test_random_bytes_are_read_or_refused_alike(
 def test_threads_change_nothing(threads: int) -> None:
     x = values(3_000_000, 0, 0.0, 3)
     before = torch.get_num_threads()
-    one = [fast.grid_encode(x, 256, 4, "tread", (1, 2)), fast.sign_encode(x, 256), *fast.largest(x.view(1000, -1), 30)]
+    one = [
+        fast.grid_encode(x, 256, 4, "tread", (1, 2)),
+        fast.sign_encode(x, 256),
+        *fast.largest(x.view(1000, -1), 30),
+    ]
     try:
         torch.set_num_threads(threads)
-        many = [fast.grid_encode(x, 256, 4, "tread", (1, 2)), fast.sign_encode(x, 256), *fast.largest(x.view(1000, -1), 30)]
+        many = [
+            fast.grid_encode(x, 256, 4, "tread", (1, 2)),
+            fast.sign_encode(x, 256),
+            *fast.largest(x.view(1000, -1), 30),
+        ]
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
@@ -271,17 +407,28 @@ def test_the_draws_are_even_and_their_mean_is_a_half() -> None:
     drawn = reference.draws(1 << 20, (12345, 67890))
     counts = torch.bincount(drawn >> 8, minlength=256).double()
     assert abs(float(drawn.double().mean()) / 65536 - 0.5) < 4 / math.sqrt(12 * drawn.numel())
-    assert 150 < float(((counts - 4096) ** 2 / 4096).sum()) < 370  # chi² of 255 degrees: 5 standard deviations either side
+    assert (
+        150 < float(((counts - 4096) ** 2 / 4096).sum()) < 370
+    )  # chi² of 255 degrees: 5 standard deviations either side
 
 
 @pytest.mark.parametrize(
-    "other", [Seat(1, (0, 1), 0, 0), Seat(0, (0, 1), 1, 0), Seat(0, (0, 1), 0, 1), Seat(0, (0, 1), 0, 0, "back")], ids=repr
+    "other",
+    [
+        Seat(1, (0, 1), 0, 0),
+        Seat(0, (0, 1), 1, 0),
+        Seat(0, (0, 1), 0, 1),
+        Seat(0, (0, 1), 0, 0, "back"),
+    ],
+    ids=repr,
 )
 def test_another_rank_step_seed_or_hop_draws_others(other: Seat) -> None:
     spec = Spec((), 0, 1 << 16, torch.float32)
     a, b = (reference.draws(spec.numel, seat.lots(spec)) for seat in (Seat(0, (0, 1), 0, 0), other))
     assert abs(float(torch.corrcoef(torch.stack([a, b]).double())[0, 1])) < 5 / 256
-    counts = torch.bincount((a >> 12) * 16 + (b >> 12), minlength=256).double()  # both together fill the square evenly
+    counts = torch.bincount(
+        (a >> 12) * 16 + (b >> 12), minlength=256
+    ).double()  # both together fill the square evenly
     assert 150 < float(((counts - 256) ** 2 / 256).sum()) < 370
 
 
@@ -290,11 +437,21 @@ sides = st.one_of(st.integers(1, 40), st.sampled_from([64, 1023, 1025, 2100]))
 
 @levels
 @given(
-    rows=sides, n=st.integers(1, 70), turned=st.booleans(), rank=st.integers(1, 19), seed=st.integers(0, 99), odd=st.sampled_from([0, 0, 2])
+    rows=sides,
+    n=st.integers(1, 70),
+    turned=st.booleans(),
+    rank=st.integers(1, 19),
+    seed=st.integers(0, 99),
+    odd=st.sampled_from([0, 0, 2]),
 )
-def test_outer(level: native.Level, rows: int, n: int, turned: bool, rank: int, seed: int, odd: int) -> None:
+def test_outer(
+    level: native.Level, rows: int, n: int, turned: bool, rank: int, seed: int, odd: int
+) -> None:
     rows, n = (n, rows) if turned else (rows, n)
-    p, q = values(rows * rank, seed, 0.0, odd).view(rows, rank), values(n * rank, seed + 1, 0.0, 0).view(n, rank)
+    p, q = (
+        values(rows * rank, seed, 0.0, odd).view(rows, rank),
+        values(n * rank, seed + 1, 0.0, 0).view(n, rank),
+    )
     expected = torch.empty(rows, n)
     reference.outer(p, q, expected)
     out = torch.empty(rows, n)
@@ -307,10 +464,18 @@ def test_outer(level: native.Level, rows: int, n: int, turned: bool, rank: int, 
 
 @levels
 @given(
-    rows=sides, n=st.integers(1, 70), turned=st.booleans(), rank=st.integers(1, 19), seed=st.integers(0, 99), odd=st.sampled_from([0, 0, 1])
+    rows=sides,
+    n=st.integers(1, 70),
+    turned=st.booleans(),
+    rank=st.integers(1, 19),
+    seed=st.integers(0, 99),
+    odd=st.sampled_from([0, 0, 1]),
 )
-def test_thin_product(level: native.Level, rows: int, n: int, turned: bool, rank: int, seed: int, odd: int) -> None:
-    """Both ways round: as exact as sums of so many float32 values are, the same bits in every build; not finite where torch's is not."""
+def test_thin_product(
+    level: native.Level, rows: int, n: int, turned: bool, rank: int, seed: int, odd: int
+) -> None:
+    """Both ways round: as exact as sums of so many float32 values are, the same bits in every
+    build; not finite where torch's is not."""
     rows, n = (n, rows) if turned else (rows, n)
     m = values(rows * n, seed, 0.0, odd).view(rows, n)
     for thin, transposed in (
@@ -343,7 +508,9 @@ def test_thin_kernels_in_threads(level: native.Level) -> None:
             with native.using(level):
                 out = torch.empty(900, 1100)
                 fast.outer(p, q, out)
-                results.append([fast.thin_product(m, q), fast.thin_product(m, p, transposed=True), out])
+                results.append(
+                    [fast.thin_product(m, q), fast.thin_product(m, p, transposed=True), out]
+                )
     finally:
         torch.set_num_threads(before)
     assert all(same(*pair) for pair in zip(*results, strict=True))

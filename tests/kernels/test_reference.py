@@ -30,7 +30,9 @@ def test_unpack_is_the_inverse_of_pack(bits: int, n: int, seed: int) -> None:
 def test_bits_lie_first_value_lowest_and_spare_bits_are_zero(bits: int, n: int, seed: int) -> None:
     values = torch.randint(0, 2**bits, (n,), generator=generator(seed)).tolist()
     number = sum(value << (i * bits) for i, value in enumerate(values))
-    assert bytes(reference.pack(torch.tensor(values), bits).tolist()) == number.to_bytes(math.ceil(n * bits / 8), "little")
+    assert bytes(reference.pack(torch.tensor(values), bits).tolist()) == number.to_bytes(
+        math.ceil(n * bits / 8), "little"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
@@ -49,9 +51,15 @@ def test_blocks_are_filled_up_with_zeros(n: int, block: int) -> None:
 
 
 @given(
-    seed=draws, bits=st.sampled_from([2, 4, 8]), grid=st.sampled_from(["tread", "rise"]), stochastic=st.booleans(), scale=st.floats(-30, 30)
+    seed=draws,
+    bits=st.sampled_from([2, 4, 8]),
+    grid=st.sampled_from(["tread", "rise"]),
+    stochastic=st.booleans(),
+    scale=st.floats(-30, 30),
 )
-def test_quantise_stays_within_a_step(seed: int, bits: int, grid: reference.Grid, stochastic: bool, scale: float) -> None:
+def test_quantise_stays_within_a_step(
+    seed: int, bits: int, grid: reference.Grid, stochastic: bool, scale: float
+) -> None:
     x = torch.randn(6, 16, generator=generator(seed)) * 2.0**scale
     steps = reference.block_steps(x, bits, grid)[:, None]
     noise = reference.draws(x.numel(), (seed & 0xFFFFFFFF, 7)).view(x.shape) if stochastic else None
@@ -61,7 +69,12 @@ def test_quantise_stays_within_a_step(seed: int, bits: int, grid: reference.Grid
     assert int(codes.max()) < count
     error = (reference.dequantise(codes, steps, bits, grid) - x).abs()
     assert (error <= (1.0 if stochastic else 0.5) * steps + 1e-6 * top * steps).all()
-    assert torch.allclose(reference.dequantise(codes, steps, bits, grid).abs().amax(1), x.abs().amax(1), rtol=1e-5) or stochastic
+    assert (
+        torch.allclose(
+            reference.dequantise(codes, steps, bits, grid).abs().amax(1), x.abs().amax(1), rtol=1e-5
+        )
+        or stochastic
+    )
 
 
 def test_a_block_that_is_zero_or_no_number() -> None:
@@ -69,7 +82,9 @@ def test_a_block_that_is_zero_or_no_number() -> None:
     steps = reference.block_steps(blocks, 4, "tread")
     assert steps[0] == 0
     assert steps.isnan().tolist() == [False, True, True, False]
-    values = reference.dequantise(reference.quantise(blocks, steps[:, None], 4, "tread", None), steps[:, None], 4, "tread")
+    values = reference.dequantise(
+        reference.quantise(blocks, steps[:, None], 4, "tread", None), steps[:, None], 4, "tread"
+    )
     assert values[0].tolist() == [0.0, 0.0]
     assert values[3].tolist() == [1.0, -1.0]
     assert values[1:3].isnan().all()
@@ -83,7 +98,9 @@ def test_bytes_and_back_whatever_the_alignment(dtype: torch.dtype) -> None:
         assert torch.equal(reference.from_bytes(payload, dtype), x)
 
 
-@pytest.mark.parametrize(("n", "begin", "stride"), [(4, 0, 2), (2, 0, 2), (4, 1, 4), (5, 4, 1), (0, 0, 1)])
+@pytest.mark.parametrize(
+    ("n", "begin", "stride"), [(4, 0, 2), (2, 0, 2), (4, 1, 4), (5, 4, 1), (0, 0, 1)]
+)
 def test_bytes_of_strided_values_of_a_single_one_too(n: int, begin: int, stride: int) -> None:
     x = torch.arange(float(n))[begin::stride]
     assert reference.as_bytes(x).view(torch.float32).tolist() == x.tolist()

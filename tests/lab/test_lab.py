@@ -1,4 +1,5 @@
-"""Labs for real: what a command sees, what a wire delivers, and that nothing stays, however it ends."""
+"""Labs for real: what a command sees, what a wire delivers, and that nothing stays, however it
+ends."""
 
 from __future__ import annotations
 
@@ -63,31 +64,55 @@ def ancestor(pid: int) -> bool:
 
 def lines(lab: Lab, argv: list[str], **more: object) -> tuple[dict[str, list[str]], object]:
     heard: dict[str, list[str]] = {}
-    done = lab.run(argv, on_line=lambda host, line, _: heard.setdefault(host, []).append(line), **more)  # type: ignore[arg-type]
+    done = lab.run(
+        argv, on_line=lambda host, line, _: heard.setdefault(host, []).append(line), **more
+    )  # type: ignore[arg-type]
     return heard, done
 
 
 def test_each_host_has_torchruns_environment_and_a_network_of_its_own() -> None:
-    names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "GLOO_SOCKET_IFNAME"]
+    names = [
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "MASTER_ADDR",
+        "GLOO_SOCKET_IFNAME",
+    ]
     told = "; ".join(f"echo {name}=${name}" for name in names)
     with Lab(two_level(2, 2, inner=None, outer=1e8)) as lab:
-        heard, done = lines(lab, ["sh", "-c", f"{told}; hostname; ls /sys/class/net; grep -c host /etc/hosts"])
+        heard, done = lines(
+            lab, ["sh", "-c", f"{told}; hostname; ls /sys/class/net; grep -c host /etc/hosts"]
+        )
     assert done.worst == 0
     for rank, host in enumerate(lab.hosts):
         local, node = str(rank % 2), str(rank // 2)
         values = [str(rank), "4", local, "2", node, "10.77.0.1", "eth0"]
-        assert heard[host] == [*map("=".join, zip(names, values, strict=True)), host, "eth0", "lo", "9"]
+        assert heard[host] == [
+            *map("=".join, zip(names, values, strict=True)),
+            host,
+            "eth0",
+            "lo",
+            "9",
+        ]
 
 
 def test_codes_time_outs_and_hosts_that_hang() -> None:
     with Lab(uniform(3)) as lab:
         _, done = lines(lab, ["sh", "-c", "exit $RANK"])
-        assert (done.codes, done.worst, done.stopped) == ({"host0": 0, "host1": 1, "host2": 2}, 2, {})
+        assert (done.codes, done.worst, done.stopped) == (
+            {"host0": 0, "host1": 1, "host2": 2},
+            2,
+            {},
+        )
         _, done = lines(lab, ["sh", "-c", "test $RANK = 1 && exit 3; sleep 60"], grace=0.3)
         assert done.codes["host1"] == 3
         assert done.worst == 3
         assert done.stopped == dict.fromkeys(("host0", "host2"), "another host failed")
-        _, done = lines(lab, ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], timeout=0.3, grace=0.3)
+        _, done = lines(
+            lab, ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], timeout=0.3, grace=0.3
+        )
         assert done.worst == 124
         assert set(done.codes.values()) == {-signal.SIGKILL}
         assert done.seconds < 10
@@ -114,7 +139,8 @@ def test_a_wire_is_as_long_thin_and_lossy_as_asked() -> None:
         found = {(each.source, each.what): each for each in check(lab)}
         stats = lab.line_stats()
     assert found["host1", "rate"].asked == 1e7
-    # Another test may have the cores: rates and lossy shares hold all the same, a round trip only from below.
+    # Another test may have the cores: rates and lossy shares hold all the same, a round trip only
+    # from below.
     assert all(each.ok for key, each in found.items() if key[1] != "rtt"), found
     assert 0.04 <= found["host0", "rtt"].measured < 0.4
     assert stats is not None
@@ -127,7 +153,8 @@ def test_the_kernel_counts_what_was_sent() -> None:
         "import os, socket, time\n"
         "if os.environ['RANK'] == '0':\n"
         "    time.sleep(0.5)\n"
-        "    with socket.create_connection(('host1', 7000)) as s: s.sendall(bytes(3_000_000)); s.shutdown(1); s.recv(1)\n"
+        "    with socket.create_connection(('host1', 7000)) as s: s.sendall(bytes(3_000_000)); "
+        "s.shutdown(1); s.recv(1)\n"
         "else:\n"
         "    s, n = socket.create_server(('', 7000)).accept()[0], 0\n"
         "    while d := s.recv(1 << 20): n += len(d)\n"
@@ -137,7 +164,9 @@ def test_the_kernel_counts_what_was_sent() -> None:
         done = lab.run([sys.executable, "-c", code], timeout=30, on_line=lambda *_: None)
     assert done.worst == 0
     assert 3_000_000 < done.counts["host0"].sent_bytes < 3_000_000 * 1.06
-    assert done.counts["host0"].sent_bytes == pytest.approx(done.counts["host1"].received_bytes, abs=2000)
+    assert done.counts["host0"].sent_bytes == pytest.approx(
+        done.counts["host1"].received_bytes, abs=2000
+    )
     assert done.counts["host1"].sent_bytes < 300_000
     assert done.counts["host0"].dropped == 0
 
@@ -147,9 +176,11 @@ def test_a_schedule_changes_rates_and_cuts_hosts_off() -> None:
         "import socket, time, os\n"
         "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); begun = time.monotonic()\n"
         "if os.environ['RANK'] == '0':\n"
-        "    while time.monotonic() < begun + 2.5: s.sendto(b'.', ('host1', 7000)); time.sleep(0.01)\n"
+        "    while time.monotonic() < begun + 2.5: s.sendto(b'.', ('host1', 7000)); "
+        "time.sleep(0.01)\n"
         "else:\n"
-        "    s.bind(('', 7000)); s.settimeout(3.5); s.recv(1); begun = last = time.monotonic(); gap = 0\n"
+        "    s.bind(('', 7000)); s.settimeout(3.5); s.recv(1); begun = last = time.monotonic(); "
+        "gap = 0\n"
         "    while time.monotonic() < begun + 2.2:\n"
         "        s.recv(1); now = time.monotonic(); gap = max(gap, now - last); last = now\n"
         "    print(gap)\n"
@@ -161,7 +192,9 @@ def test_a_schedule_changes_rates_and_cuts_hosts_off() -> None:
         assert 0.6 < float(heard["host1"][0]) < 2.0
         assert [due for due, _ in done.changes] == pytest.approx([0.2, 0.6, 1.4])
         assert all(0 <= at - due < 1.0 for due, at in done.changes)
-        assert "100Mbit" in lab.call("host0", ["tc", "qdisc", "show", "dev", "eth0"]), "it is as it was at first"
+        assert "100Mbit" in lab.call("host0", ["tc", "qdisc", "show", "dev", "eth0"]), (
+            "it is as it was at first"
+        )
         lab.apply(1.0)
         assert "2Mbit" in lab.call("host0", ["tc", "qdisc", "show", "dev", "eth0"])
 
@@ -178,9 +211,12 @@ print(*(each / wall for each in spent))
 
 
 def test_a_slowed_host_computes_slowly() -> None:
-    """By the kernel's clocks: whatever else runs here takes from the time on a core, and what is stopped may first wait for one."""
+    """By the kernel's clocks: whatever else runs here takes from the time on a core, and what is
+    stopped may first wait for one."""
     network = uniform(2)
-    with Lab(replace(network, hosts=(network.hosts[0], replace(network.hosts[1], slow=4.0)))) as lab:
+    with Lab(
+        replace(network, hosts=(network.hosts[0], replace(network.hosts[1], slow=4.0)))
+    ) as lab:
         spins = [lab.popen(host, [sys.executable, "-c", "while True: pass"]) for host in lab.hosts]
         time.sleep(0.5)  # the brake looks for new processes every tenth of a second
         told = lab.call(None, [sys.executable, "-c", RAN, *(str(spin.pid) for spin in spins)])
@@ -193,7 +229,14 @@ def test_a_slowed_host_computes_slowly() -> None:
 def test_without_its_line_a_lab_stops() -> None:
     with Lab(uniform(2, wire=Wire(rtt=0.01)), "queue") as lab:
         ask = "import socket; s = socket.create_connection(('host0', 7000), timeout=2)"
-        serve = lab.popen("host0", [sys.executable, "-c", "import socket, time; s = socket.create_server(('', 7000)); time.sleep(60)"])
+        serve = lab.popen(
+            "host0",
+            [
+                sys.executable,
+                "-c",
+                "import socket, time; s = socket.create_server(('', 7000)); time.sleep(60)",
+            ],
+        )
         time.sleep(0.5)
         lab.call("host1", [sys.executable, "-c", ask])
         assert lab._line is not None
@@ -210,7 +253,14 @@ def test_without_its_line_a_lab_stops() -> None:
 def test_two_labs_at_once_know_nothing_of_each_other() -> None:
     with Lab(uniform(2, rate=1e8)) as one, Lab(uniform(2, rate=1e9)) as other:
         for lab in (one, other):
-            lab.popen("host0", [sys.executable, "-c", "import socket, time; s = socket.create_server(('', 29511)); time.sleep(30)"])
+            lab.popen(
+                "host0",
+                [
+                    sys.executable,
+                    "-c",
+                    "import socket, time; s = socket.create_server(('', 29511)); time.sleep(30)",
+                ],
+            )
         assert "100Mbit" in one.call("host1", ["tc", "qdisc", "show", "dev", "eth0"])
         assert "1Gbit" in other.call("host1", ["tc", "qdisc", "show", "dev", "eth0"])
         assert len([note for note in labs.listed() if note.owner == os.getpid()]) == 2
@@ -230,7 +280,9 @@ time.sleep(300)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_lab_ends_with_its_owner(number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as owner:
         assert owner.stdout is not None
         keeper = int(owner.stdout.readline())
         owner.send_signal(number)
@@ -239,7 +291,12 @@ def test_a_lab_ends_with_its_owner(number: signal.Signals) -> None:
 
 
 def test_a_lab_left_behind_is_found_and_ended() -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER, "fork"], stdout=subprocess.PIPE, text=True, start_new_session=True) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, "fork"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as owner:
         assert owner.stdout is not None
         keeper = int(owner.stdout.readline())
         owner.kill()  # its fork still holds the socket
@@ -264,8 +321,24 @@ def gone(pid: int, within: float = 10.0) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_line_cleans_up_when_it_is_stopped(number: signal.Signals) -> None:
-    command = [*THINWIRE, "lab", "run", "--hosts", "2", "--rtt", "5ms", "--grace", "1", "--", "sh", "-c", "echo up; sleep 60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ran:
+    command = [
+        *THINWIRE,
+        "lab",
+        "run",
+        "--hosts",
+        "2",
+        "--rtt",
+        "5ms",
+        "--grace",
+        "1",
+        "--",
+        "sh",
+        "-c",
+        "echo up; sleep 60",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as ran:
         assert ran.stdout is not None
         assert ran.stdout.readline().endswith("up\n")
         ran.send_signal(number)
@@ -297,13 +370,29 @@ def test_the_command_line_as_json() -> None:
     assert "[host1] 1" in ran.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root to become nobody")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root to become nobody"
+)
 def test_root_is_not_needed() -> None:
     python = shutil.which("python3", path="/usr/bin:/bin")  # one that nobody may run
-    if python is None or subprocess.run([python, "-c", "import sys; assert sys.version_info >= (3, 11)"], check=False).returncode:
+    if (
+        python is None
+        or subprocess.run(
+            [python, "-c", "import sys; assert sys.version_info >= (3, 11)"], check=False
+        ).returncode
+    ):
         pytest.skip("no Python 3.11 in /usr/bin")
     source = str(Path(__file__).parents[2] / "src")
-    become = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", f"PYTHONPATH={source}"]
+    become = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "env",
+        f"PYTHONPATH={source}",
+    ]
     flags = ["--hosts", "2", "--rate", "100mbit", "--rtt", "20ms"]
     ran = subprocess.run(
         [*become, python, "-m", "thinwire", "lab", "check", "--json", *flags],
@@ -322,7 +411,9 @@ def test_root_is_not_needed() -> None:
 
 def refused(flags: list[str], **env: str) -> str:
     command = [*THINWIRE, "lab", "run", *flags, "--", "true"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | env)
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | env
+    )
     assert ran.returncode == 2
     assert ran.stderr.count("\n") == 1
     return ran.stderr
@@ -341,14 +432,18 @@ def test_bad_input_is_told_in_a_line(tmp_path: Path) -> None:
     assert "no congestion control 'warp'" in refused(["--congestion", "warp"])
     assert "'10zbit' is no rate" in refused(["--rate", "10zbit"])
     assert "--nodes and --inner-rate belong together" in refused(["--nodes", "2"])
-    assert "cannot share 3 --hosts" in refused(["--hosts", "3", "--nodes", "2", "--inner-rate", "1gbit"])
+    assert "cannot share 3 --hosts" in refused(
+        ["--hosts", "3", "--nodes", "2", "--inner-rate", "1gbit"]
+    )
     assert "No such file" in refused(["--file", str(tmp_path / "none.toml")])
     assert "leave out --rate" in refused(["--file", "x", "--rate", "1mbit"])
     assert "sysctl net.ipv4.no_such" in refused(["--sysctl", "net.ipv4.no_such=1"])
     assert "host.host9 is none of the hosts" in refused(["--slow", "host9=2"])
 
 
-def test_a_machine_without_the_tools_or_the_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_the_tools_or_the_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from thinwire.lab import spaces
 
     def environment() -> dict[str, str]:
@@ -356,12 +451,19 @@ def test_a_machine_without_the_tools_or_the_rights(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(spaces, "environment", environment)
     monkeypatch.setattr("thinwire.lab.delay.environment", environment)
-    with pytest.raises(LabError, match=r"needs unshare and ip and tc: install iproute2 and util-linux"):
+    with pytest.raises(
+        LabError, match=r"needs unshare and ip and tc: install iproute2 and util-linux"
+    ):
         Lab(uniform(2))
     only(tmp_path, "ip", "tc", "sh")
-    (tmp_path / "unshare").write_text("#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2; exit 1\n")
+    (tmp_path / "unshare").write_text(
+        "#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2; exit 1\n"
+    )
     (tmp_path / "unshare").chmod(0o755)
-    with pytest.raises(LabError, match=r"no network namespaces \(unshare: unshare failed: Operation not permitted\): "):
+    with pytest.raises(
+        LabError,
+        match=r"no network namespaces \(unshare: unshare failed: Operation not permitted\): ",
+    ):
         Lab(uniform(2))
     (tmp_path / "unshare").unlink()
     only(tmp_path, "unshare", "mount")

@@ -19,8 +19,12 @@ def test_two_labs_of_a_process_outlive_another_that_looks() -> None:
     look = "from thinwire.lab import labs; print([note.keeper for note in labs.clean()])"
     with Lab(uniform(1)) as one, Lab(uniform(1)) as two:
         labs.listed()
-        ended = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True).stdout
-        assert not {str(lab._keeper.pid) for lab in (one, two)} & set(ended.strip("[]\n").split(", "))
+        ended = subprocess.run(
+            [sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+        assert not {str(lab._keeper.pid) for lab in (one, two)} & set(
+            ended.strip("[]\n").split(", ")
+        )
         assert one.call("host0", ["echo", "well"]) == "well\n"
         assert two.call("host0", ["echo", "well"]) == "well\n"
 
@@ -29,5 +33,8 @@ def test_a_file_where_notes_should_lie(tmp_path: Path, monkeypatch: pytest.Monke
     there = tmp_path / "thinwire-0"
     there.touch()
     monkeypatch.setattr(private, "folder", lambda: there)
-    with pytest.raises(LabError, match=r"cannot be noted in .*thinwire-0: it is no folder.*remove it .* or set TMPDIR"):
+    with pytest.raises(
+        LabError,
+        match=r"cannot be noted in .*thinwire-0: it is no folder.*remove it .* or set TMPDIR",
+    ):
         Lab(uniform(1))

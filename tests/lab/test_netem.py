@@ -1,4 +1,5 @@
-"""The devices and lines of `tc` around netem, with a plain queue in its place where the kernel has none: it delays nothing."""
+"""The devices and lines of `tc` around netem, with a plain queue in its place where the kernel has
+none: it delays nothing."""
 
 from __future__ import annotations
 
@@ -53,13 +54,23 @@ def test_a_scheduled_rate_leaves_the_delay_in_place() -> None:
         assert "tbf" not in lab.call(None, ["tc", "qdisc", "show"]), "it is as it was at first"
         for device, sources in (("n0", 2), ("n1", 1)):
             assert lab.call(None, ["tc", "qdisc", "show", "dev", device]).count("pfifo") == sources
-        assert lab.call("host2", ["sh", "-c", "hostname; ls /sys/class/net"]).split() == ["host2", "eth0", "lo"]
+        assert lab.call("host2", ["sh", "-c", "hostname; ls /sys/class/net"]).split() == [
+            "host2",
+            "eth0",
+            "lo",
+        ]
 
 
 def test_each_netem_has_a_seed_of_its_own_where_it_takes_one() -> None:
     network = uniform(2, wire=Wire(0.05, 0.01, 0.01), seed=7)
     queues = shape.queues(network)
     lines = [shape.netem(network, queue, 1, "add", seeded=True) for queue in queues]
-    assert [line.rpartition(" seed ")[2] for line in lines] == [str(7 * 65536 + 1), str(7 * 65536 + 2)]
-    assert lines[0].startswith("qdisc add dev n0 parent 10:1 handle 11: netem limit 400000 delay 27500us 2500us loss random 1.000000% seed")
+    assert [line.rpartition(" seed ")[2] for line in lines] == [
+        str(7 * 65536 + 1),
+        str(7 * 65536 + 2),
+    ]
+    assert lines[0].startswith(
+        "qdisc add dev n0 parent 10:1 handle 11: netem limit 400000 delay 27500us 2500us loss "
+        "random 1.000000% seed"
+    )
     assert "seed" not in shape.netem(network, queues[0], 1, "add", seeded=False)

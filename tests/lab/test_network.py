@@ -11,7 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.errors import LabError
-from thinwire.lab import Change, Host, Link, Network, Pair, Wire, network_of, read, shape, table_of, two_level, uniform, units
+from thinwire.lab import (
+    Change,
+    Host,
+    Link,
+    Network,
+    Pair,
+    Wire,
+    network_of,
+    read,
+    shape,
+    table_of,
+    two_level,
+    uniform,
+    units,
+)
 
 RATES = st.none() | st.integers(8_000, 10**11).map(float)
 SECONDS = st.integers(0, 60_000_000).map(lambda us: us / 1e6)
@@ -22,15 +36,39 @@ WIRES = st.builds(Wire, SECONDS, SECONDS, st.integers(0, 9999).map(lambda n: n /
 def networks(draw: st.DrawFn) -> Network:
     switches = ["switch", "east", "west"][: draw(st.integers(1, 3))]
     hosts = [
-        Host(f"host{i}", draw(RATES), draw(RATES), draw(st.sampled_from(switches)), draw(st.sampled_from([1.0, 2.5]))) for i in range(4)
+        Host(
+            f"host{i}",
+            draw(RATES),
+            draw(RATES),
+            draw(st.sampled_from(switches)),
+            draw(st.sampled_from([1.0, 2.5])),
+        )
+        for i in range(4)
     ]
     hosts[0] = replace(hosts[0], switch="switch")
     links = [
-        Link((draw(st.sampled_from(switches[:i])), switches[i]), draw(RATES), draw(RATES), draw(WIRES)) for i in range(1, len(switches))
+        Link(
+            (draw(st.sampled_from(switches[:i])), switches[i]),
+            draw(RATES),
+            draw(RATES),
+            draw(WIRES),
+        )
+        for i in range(1, len(switches))
     ]
     pairs = [Pair(("host0", "host3"), draw(WIRES))] if draw(st.booleans()) else []
-    changes = [Change(3.0, 2.0, cut=("host1",)), Change(1.0, up=2e6), Change(1.5, pair=("host1", "host2"), rtt=0.25)]
-    return Network(tuple(hosts), tuple(links), draw(WIRES), tuple(pairs), tuple(draw(st.permutations(changes))), sysctl={"net.a.b": "1"})
+    changes = [
+        Change(3.0, 2.0, cut=("host1",)),
+        Change(1.0, up=2e6),
+        Change(1.5, pair=("host1", "host2"), rtt=0.25),
+    ]
+    return Network(
+        tuple(hosts),
+        tuple(links),
+        draw(WIRES),
+        tuple(pairs),
+        tuple(draw(st.permutations(changes))),
+        sysctl={"net.a.b": "1"},
+    )
 
 
 @given(networks())
@@ -47,7 +85,9 @@ def test_a_lab_file_reads_back_to_the_same(network: Network) -> None:
 @given(st.integers(8_000, 10**12), st.integers(0, 10**8))
 def test_units_say_what_they_read(rate: int, microseconds: int) -> None:
     assert units.rate(units.rate_words(rate)) == pytest.approx(rate, rel=1e-11)
-    assert units.seconds(units.seconds_words(microseconds / 1e6)) == pytest.approx(microseconds / 1e6, rel=1e-11)
+    assert units.seconds(units.seconds_words(microseconds / 1e6)) == pytest.approx(
+        microseconds / 1e6, rel=1e-11
+    )
 
 
 @pytest.mark.parametrize("text", ["", "10", "mbit", "-1mbit", "1e9bit", "10zbit", "nan", "1kbit"])
@@ -82,11 +122,26 @@ def test_a_schedule_is_a_function_of_the_second() -> None:
     )
     network = uniform(3, rate=1e8, wire=Wire(rtt=0.05), changes=changes)
     assert network.moments() == [30, 40, 45, 50, 60, 65]
-    assert [network.at(second).hosts[0].up for second in (0, 29.9, 30, 1000)] == [1e8, 1e8, 2e7, 2e7]
-    assert [network.at(second).between("host0", "host2").rtt for second in (39, 40, 49.9, 50)] == [0.05, 0.2, 0.2, 0.05]
+    assert [network.at(second).hosts[0].up for second in (0, 29.9, 30, 1000)] == [
+        1e8,
+        1e8,
+        2e7,
+        2e7,
+    ]
+    assert [network.at(second).between("host0", "host2").rtt for second in (39, 40, 49.9, 50)] == [
+        0.05,
+        0.2,
+        0.2,
+        0.05,
+    ]
     assert network.at(46).between("host0", "host1") == Wire(0.2, 0, 0.5)
     assert network.at(51).between("host0", "host1") == Wire(0.05, 0, 0.5)
-    assert [network.cut_at(second) for second in (59, 60, 64.9, 65)] == [frozenset(), {"host2"}, {"host2"}, frozenset()]
+    assert [network.cut_at(second) for second in (59, 60, 64.9, 65)] == [
+        frozenset(),
+        {"host2"},
+        {"host2"},
+        frozenset(),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +152,17 @@ def test_a_schedule_is_a_function_of_the_second() -> None:
         (lambda: Network((Host("a"), Host("a"))), "same name"),
         (lambda: Network((Host("a b"),)), "no name"),
         (lambda: Network((Host("a"), Host("b", switch="far"))), "no link leads from switch to far"),
-        (lambda: Network((Host("a"), Host("b", switch="x"), Host("c", switch="y")), _links("switch x", "x y", "y switch")), "loop"),
-        (lambda: Network((Host("a"), Host("b", switch="x")), _links("switch x", "x switch")), "two links"),
+        (
+            lambda: Network(
+                (Host("a"), Host("b", switch="x"), Host("c", switch="y")),
+                _links("switch x", "x y", "y switch"),
+            ),
+            "loop",
+        ),
+        (
+            lambda: Network((Host("a"), Host("b", switch="x")), _links("switch x", "x switch")),
+            "two links",
+        ),
         (lambda: Network((Host("a"),), _links("switch switch")), "two different"),
         (lambda: Network((Host("a", slow=0.5),)), "slow=0.5"),
         (lambda: uniform(2, wire=Wire(loss=1.0)), "below 100%"),
@@ -106,14 +170,23 @@ def test_a_schedule_is_a_function_of_the_second() -> None:
         (lambda: uniform(2, mtu=100), "mtu=100"),
         (lambda: uniform(2, queue=0.0), "queue=0"),
         (lambda: uniform(2, rate=1e12), r"queue=0.2 s at 1000 Gb/s is more than the 4.29 GB"),
-        (lambda: uniform(2, queue=60.0, changes=(Change(1, up=1e10),)), "queue=60 s at 10 Gb/s is more"),
-        (lambda: uniform(2, sysctl={"fs.inotify.max_queued_events": "9"}), r"the whole machine's, not a host's: only net\.\*"),
+        (
+            lambda: uniform(2, queue=60.0, changes=(Change(1, up=1e10),)),
+            "queue=60 s at 10 Gb/s is more",
+        ),
+        (
+            lambda: uniform(2, sysctl={"fs.inotify.max_queued_events": "9"}),
+            r"the whole machine's, not a host's: only net\.\*",
+        ),
         (lambda: uniform(2, pairs=(Pair(("host0", "host0"), Wire()),)), "a pair is two"),
         (lambda: uniform(2, changes=(Change(1),)), "changes nothing"),
         (lambda: uniform(2, changes=(Change(-1, up=1e6),)), "begins at 0"),
         (lambda: uniform(2, changes=(Change(1, cut=("host7",)),)), "speaks of host7"),
         (lambda: uniform(2, changes=(Change(1, link=("a", "b"), up=1e6),)), "there is none"),
-        (lambda: uniform(2, changes=(Change(1, pair=("host0", "host1"), up=1e6),)), "no rate of its own"),
+        (
+            lambda: uniform(2, changes=(Change(1, pair=("host0", "host1"), up=1e6),)),
+            "no rate of its own",
+        ),
         (lambda: uniform(2, changes=(Change(1, hosts=("host0",), rtt=0.1),)), "hosts have rates"),
     ],
 )
@@ -128,17 +201,33 @@ def _links(*ends: str) -> tuple[Link, ...]:
 
 def test_a_lab_file_tells_all_its_faults_at_once(tmp_path: Path) -> None:
     path = tmp_path / "lab.toml"
-    path.write_text('hosts = 2\nrat = "1mbit"\nrtt = "50"\n[host.host9]\nup = "1mbit"\n[[change]]\ncut = ["host0"]\n')
+    path.write_text(
+        'hosts = 2\nrat = "1mbit"\nrtt = "50"\n[host.host9]\nup = "1mbit"\n[[change]]\ncut = '
+        '["host0"]\n'
+    )
     with pytest.raises(LabError) as caught:
         read(path)
     told = str(caught.value)
-    for part in ("'rat'; did you mean 'rate'?", "rtt: '50' is no time", "host.host9 is none of the hosts", "change 1: at is missing"):
+    for part in (
+        "'rat'; did you mean 'rate'?",
+        "rtt: '50' is no time",
+        "host.host9 is none of the hosts",
+        "change 1: at is missing",
+    ):
         assert part in told
     assert told.count(str(path)) == 4
 
 
 @pytest.mark.parametrize(
-    "text", ["hosts = 2\nloss = 0.5", "hosts = true", "hosts = 2\nhost = 3", "hosts = 2\n[[link]]\nrate = '1mbit'", "rate = '1mbit'", "= 3"]
+    "text",
+    [
+        "hosts = 2\nloss = 0.5",
+        "hosts = true",
+        "hosts = 2\nhost = 3",
+        "hosts = 2\n[[link]]\nrate = '1mbit'",
+        "rate = '1mbit'",
+        "= 3",
+    ],
 )
 def test_no_lab_file(text: str, tmp_path: Path) -> None:
     path = tmp_path / "lab.toml"
@@ -180,5 +269,8 @@ def test_queues_are_for_sources_that_are_alike_at_all_times() -> None:
 
 def test_a_bucket_saves_up_little() -> None:
     line = shape.limited(uniform(2), "eth0", 1e8)
-    assert line == "qdisc replace dev eth0 root handle 1: tbf rate 100000000bit burst 16000 limit 2500000"
+    assert (
+        line
+        == "qdisc replace dev eth0 root handle 1: tbf rate 100000000bit burst 16000 limit 2500000"
+    )
     assert shape.limited(uniform(2), "eth0", None) == "qdisc del dev eth0 root"

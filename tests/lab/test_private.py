@@ -1,4 +1,5 @@
-"""Notes of labs in a folder that any user may write: what is not this user's own is refused, and nobody is killed for it."""
+"""Notes of labs in a folder that any user may write: what is not this user's own is refused, and
+nobody is killed for it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from thinwire.errors import LabError
 from thinwire.lab import labs, private
 
 STRANGER = 12_345
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can give a folder to another user"
+)
 
 
 @pytest.fixture
@@ -40,7 +43,9 @@ def victim() -> Iterator[subprocess.Popen[bytes]]:
 
 def note_of(pid: int, began: str | None = None) -> str:
     began = labs._began(pid) if began is None else began
-    return json.dumps({"owner": 999_999, "keeper": pid, "keeper_began": began, "begun": 0.0, "hosts": ["host0"]})
+    return json.dumps(
+        {"owner": 999_999, "keeper": pid, "keeper_began": began, "begun": 0.0, "hosts": ["host0"]}
+    )
 
 
 def plant(folder: Path, text: str) -> Path:
@@ -80,7 +85,9 @@ def test_notes_lie_in_a_folder_of_this_user_alone(shared: Path) -> None:
 
 
 @as_root
-def test_a_folder_of_another_user_is_refused_and_nobody_is_killed(shared: Path, victim: subprocess.Popen[bytes]) -> None:
+def test_a_folder_of_another_user_is_refused_and_nobody_is_killed(
+    shared: Path, victim: subprocess.Popen[bytes]
+) -> None:
     note = plant(own_folder(shared), note_of(victim.pid))
     for path in (note, note.parent):
         os.chown(path, STRANGER, STRANGER)
@@ -90,7 +97,9 @@ def test_a_folder_of_another_user_is_refused_and_nobody_is_killed(shared: Path, 
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
-def test_a_folder_that_others_may_write_in_is_refused(shared: Path, victim: subprocess.Popen[bytes], mode: int) -> None:
+def test_a_folder_that_others_may_write_in_is_refused(
+    shared: Path, victim: subprocess.Popen[bytes], mode: int
+) -> None:
     note = plant(own_folder(shared), note_of(victim.pid))
     note.parent.chmod(mode)
     refused(rf"other users may write in it \(mode {mode:o}\)")
@@ -137,7 +146,9 @@ def test_what_is_no_plain_file_or_no_note_is_passed_over(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("began", ["1", ""])
-def test_another_process_of_the_same_number_is_left_alone(shared: Path, victim: subprocess.Popen[bytes], began: str) -> None:
+def test_another_process_of_the_same_number_is_left_alone(
+    shared: Path, victim: subprocess.Popen[bytes], began: str
+) -> None:
     note = plant(own_folder(shared), note_of(victim.pid, began))
     assert labs.clean() == []
     assert victim.poll() is None

@@ -10,18 +10,25 @@ from thinwire.strategy import Strategy
 from thinwire.when import delayed, every, staggered, warmup
 
 
-def exchange(target: deltas, buckets: list[FakeBucket], shares: list[float], rounds: int, move: torch.Tensor) -> list[torch.Tensor]:
-    """Some rounds of local moves (rank r moves by r + 1 times `move`), each followed by a weighted sum of deltas; the anchors."""
+def exchange(
+    target: deltas, buckets: list[FakeBucket], shares: list[float], rounds: int, move: torch.Tensor
+) -> list[torch.Tensor]:
+    """Some rounds of local moves (rank r moves by r + 1 times `move`), each followed by a weighted
+    sum of deltas; the anchors."""
     states = [target.init(bucket) for bucket in buckets]
     anchors = []
     for _ in range(rounds):
         for rank, bucket in enumerate(buckets):
             bucket.flat = bucket.flat - (rank + 1) * move
-        total = sum(target.read(b, s, share) for b, s, share in zip(buckets, states, shares, strict=True))
+        total = sum(
+            target.read(b, s, share) for b, s, share in zip(buckets, states, shares, strict=True)
+        )
         assert isinstance(total, torch.Tensor)
         for bucket, state in zip(buckets, states, strict=True):
             target.write(bucket, total, state)
-        common = [target.common(bucket, state) for bucket, state in zip(buckets, states, strict=True)]
+        common = [
+            target.common(bucket, state) for bucket, state in zip(buckets, states, strict=True)
+        ]
         assert all(torch.equal(anchor, common[0]) for anchor in common)
         anchors.append(common[0])
     return anchors
@@ -38,7 +45,13 @@ def test_the_outer_optimiser_sees_the_mean_delta_as_a_gradient() -> None:
     move = torch.tensor([1.0, -2.0, 0.5])
     param = torch.nn.Parameter(torch.zeros(3))
     theirs = torch.optim.SGD([param], lr=0.7, momentum=0.9, nesterov=True)
-    for ours in exchange(deltas(outer=nesterov(0.7, 0.9)), [FakeBucket(torch.zeros(3)) for _ in range(2)], [0.5, 0.5], 4, move):
+    for ours in exchange(
+        deltas(outer=nesterov(0.7, 0.9)),
+        [FakeBucket(torch.zeros(3)) for _ in range(2)],
+        [0.5, 0.5],
+        4,
+        move,
+    ):
         param.grad = 1.5 * move
         theirs.step()
         assert torch.allclose(ours, param.detach(), atol=1e-5)
@@ -48,7 +61,10 @@ def test_alpha_keeps_a_share_of_a_ranks_own_parameters() -> None:
     buckets = [FakeBucket(torch.zeros(2)) for _ in range(2)]
     anchors = exchange(deltas(outer=sgd(1.0), alpha=0.25), buckets, [0.5, 0.5], 1, torch.ones(2))
     assert anchors[0].tolist() == [-1.5] * 2
-    assert [bucket.flat[0].item() for bucket in buckets] == [0.25 * -1 + 0.75 * -1.5, 0.25 * -2 + 0.75 * -1.5]
+    assert [bucket.flat[0].item() for bucket in buckets] == [
+        0.25 * -1 + 0.75 * -1.5,
+        0.25 * -2 + 0.75 * -1.5,
+    ]
 
 
 def test_its_state_is_replaced_and_equal_on_all_ranks() -> None:
@@ -61,12 +77,18 @@ def test_its_state_is_replaced_and_equal_on_all_ranks() -> None:
     assert [path for path, _ in state.walk()] == ["anchor", "outer/velocity"]
 
 
-@pytest.mark.parametrize("when", [every(4), delayed(3, every(4)), delayed(2, staggered(4, every(8))), warmup(2, every(4))], ids=repr)
+@pytest.mark.parametrize(
+    "when",
+    [every(4), delayed(3, every(4)), delayed(2, staggered(4, every(8))), warmup(2, every(4))],
+    ids=repr,
+)
 def test_a_delta_that_lands_before_the_next_is_taken_is_fine(when: Schedule) -> None:
     assert Strategy(when=when, on=deltas()).when == when
 
 
-@pytest.mark.parametrize("when", [delayed(4, every(4)), delayed(1, every(1)), delayed(1, warmup(2, every(8)))], ids=repr)
+@pytest.mark.parametrize(
+    "when", [delayed(4, every(4)), delayed(1, every(1)), delayed(1, warmup(2, every(8)))], ids=repr
+)
 def test_a_delta_that_lands_later_is_refused(when: Schedule) -> None:
     with pytest.raises(StrategyError, match="local progress counts twice"):
         Strategy(when=when, on=deltas())
@@ -88,12 +110,16 @@ def test_alpha_one_never_looks_at_the_anchor() -> None:
     assert target.common(bucket, state).tolist() == [-5.0, -5.0]
 
 
-# -- eager ------------------------------------------------------------------------------------------------------------
+# -- eager
+# ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outer", [sgd(0.7), nesterov(0.7, 0.9), optim("AdamW", "lr=0.1")], ids=repr)
+@pytest.mark.parametrize(
+    "outer", [sgd(0.7), nesterov(0.7, 0.9), optim("AdamW", "lr=0.1")], ids=repr
+)
 def test_eager_goes_on_from_its_own_step_and_puts_it_right(outer: Outer) -> None:
-    """Launch, one step meanwhile, landing; twice. What stays is the common anchor plus the step meanwhile."""
+    """Launch, one step meanwhile, landing; twice. What stays is the common anchor plus the step
+    meanwhile."""
     bucket, plain = FakeBucket(torch.zeros(3)), FakeBucket(torch.zeros(3))
     target = deltas(outer=outer, eager=True)
     state, trial = target.init(bucket), deltas(outer=outer).init(plain)
@@ -104,14 +130,20 @@ def test_eager_goes_on_from_its_own_step_and_puts_it_right(outer: Outer) -> None
         said = target.read(bucket, state, share=0.5)
         alone = FakeBucket(torch.zeros(3))
         alone_state = twin(trial)
-        delta = target.common(bucket, state) - (target.common(bucket, state) - own - (meanwhile if step else 0))
+        delta = target.common(bucket, state) - (
+            target.common(bucket, state) - own - (meanwhile if step else 0)
+        )
         deltas(outer=outer).write(alone, delta, alone_state)
-        assert torch.allclose(bucket.flat, alone.flat, atol=1e-6), "it goes on from where its own delta would have led"
+        assert torch.allclose(bucket.flat, alone.flat, atol=1e-6), (
+            "it goes on from where its own delta would have led"
+        )
         bucket.flat = bucket.flat - meanwhile
         total = said + 0.5 * other
         target.write(bucket, total, state)
         deltas(outer=outer).write(plain, total, trial)
-        assert torch.equal(target.common(bucket, state), deltas(outer=outer).common(plain, trial)), "all ranks keep one anchor"
+        assert torch.equal(
+            target.common(bucket, state), deltas(outer=outer).common(plain, trial)
+        ), "all ranks keep one anchor"
         assert torch.allclose(bucket.flat, target.common(bucket, state) - meanwhile, atol=1e-6)
         assert state["ahead"].value.numel() == 1, "nothing is kept while nothing is in the air"
 
@@ -121,7 +153,8 @@ def test_eager_and_alpha_are_two_answers_to_one_question() -> None:
         deltas(alpha=0.5, eager=True)
 
 
-# -- how it is kept ---------------------------------------------------------------------------------------------------
+# -- how it is kept
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_bf16_halves_the_memory_of_anchor_and_outer_state() -> None:
@@ -131,7 +164,9 @@ def test_bf16_halves_the_memory_of_anchor_and_outer_state() -> None:
     for step in range(3):
         target.write(bucket, torch.full((1000,), 0.01 * step), state)
         assert {leaf.value.dtype for _, leaf in state.walk()} == {torch.bfloat16}
-        assert torch.equal(bucket.flat, target.common(bucket, state)), "a rank starts from what all ranks keep"
+        assert torch.equal(bucket.flat, target.common(bucket, state)), (
+            "a rank starts from what all ranks keep"
+        )
 
 
 def test_bf16_anchors_move_by_less_than_their_step_in_the_mean() -> None:
@@ -161,10 +196,14 @@ def test_bf16_rounds_alike_on_every_rank_and_anew_each_time() -> None:
 def test_float64_is_never_narrowed_and_the_host_may_keep_it() -> None:
     bucket = FakeBucket(torch.zeros(4, dtype=torch.float64))
     state = deltas(store="bf16", place="cpu").init(bucket)
-    assert {(leaf.value.dtype, leaf.value.device.type) for _, leaf in state.walk()} == {(torch.float64, "cpu")}
+    assert {(leaf.value.dtype, leaf.value.device.type) for _, leaf in state.walk()} == {
+        (torch.float64, "cpu")
+    }
 
 
-@pytest.mark.parametrize(("setting", "told"), [({"store": "fp8"}, "choose 'bf16'"), ({"place": "disk"}, "choose 'cpu'")])
+@pytest.mark.parametrize(
+    ("setting", "told"), [({"store": "fp8"}, "choose 'bf16'"), ({"place": "disk"}, "choose 'cpu'")]
+)
 def test_another_word_is_refused(setting: dict[str, str], told: str) -> None:
     with pytest.raises(StrategyError, match=told):
         deltas(**setting)  # type: ignore[arg-type]

@@ -27,7 +27,15 @@ def test_mean_or_sum() -> None:
 
 
 @pytest.mark.parametrize(
-    "when", [every(4), delayed(2, every(1)), delayed(4, every(2)), delayed(1, warmup(5, every(1))), warmup(5, every(4))], ids=repr
+    "when",
+    [
+        every(4),
+        delayed(2, every(1)),
+        delayed(4, every(2)),
+        delayed(1, warmup(5, every(1))),
+        warmup(5, every(4)),
+    ],
+    ids=repr,
 )
 def test_a_mean_lands_where_an_accumulation_ends(when: Schedule) -> None:
     assert Strategy(when=when).when == when
@@ -72,4 +80,9 @@ def test_signs_with_a_scaler_are_refused() -> None:
     model = torch.nn.Linear(2, 1)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     with pytest.raises(AttachError, match="not in units of the loss"):
-        thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(on=gradients(then="sign")), scaler=scaler)
+        thinwire.attach(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            Strategy(on=gradients(then="sign")),
+            scaler=scaler,
+        )

@@ -1,4 +1,5 @@
-"""Adam behind the wire: what torch's Adam does while dense, and its closed form with a frozen variance after that."""
+"""Adam behind the wire: what torch's Adam does while dense, and its closed form with a frozen
+variance after that."""
 
 from __future__ import annotations
 
@@ -62,19 +63,29 @@ def test_with_identity_it_is_adam_with_a_frozen_variance(when: Schedule) -> None
     dense = {step for step in range(15) if when.tick(step, 1).dense}
     assert len(dense) < 10
     expected = by_hand(15, 3, dense)
-    for seen in fly(3, Strategy(when, identity(), gather(), momentum(BETAS, EPS)), [noise(6, key=0)], linear, 15, sgd_of(LR)):
+    for seen in fly(
+        3,
+        Strategy(when, identity(), gather(), momentum(BETAS, EPS)),
+        [noise(6, key=0)],
+        linear,
+        15,
+        sgd_of(LR),
+    ):
         assert all(near(got, want) for got, want in zip(seen.weights, expected, strict=True))
 
 
 def test_weights_of_ranks_enter_the_momentum_as_shares() -> None:
-    """Ranks that count 1 and 3: the momentum is the weighted mean's, before and after the freeze."""
+    """Ranks that count 1 and 3: the momentum is the weighted mean's, before and after the
+    freeze."""
     expected, w = [], noise(6, key=0)
     m = v = torch.zeros(6, dtype=torch.float64)
     for step in range(8):
         g = 0.25 * squares(*rows(step, 0, 5), w) + 0.75 * squares(*rows(step, 1, 5), w)
         m = 0.9 * m + 0.1 * g
         v = 0.95 * v + 0.05 * g * g if step < 3 else v
-        w = w - LR * m / (1 - 0.9 ** (step + 1)) / ((v / (1 - 0.95 ** min(step + 1, 3))).sqrt() + EPS)
+        w = w - LR * m / (1 - 0.9 ** (step + 1)) / (
+            (v / (1 - 0.95 ** min(step + 1, 3))).sqrt() + EPS
+        )
         expected.append(w)
 
     def pull(rank: int, step: int, weights: list[Tensor]) -> list[Tensor]:
@@ -86,7 +97,13 @@ def test_weights_of_ranks_enter_the_momentum_as_shares() -> None:
         weight, seen = nn.Parameter(noise(6, key=0)), []
         optimizer = torch.optim.SGD([weight], LR)
         strategy = Strategy(warmup(3, every(1)), on=momentum(BETAS, EPS))
-        with thinwire.attach(nn.ParameterList([weight]), optimizer, strategy, driver=driver, weight=1.0 + 2 * driver.rank):
+        with thinwire.attach(
+            nn.ParameterList([weight]),
+            optimizer,
+            strategy,
+            driver=driver,
+            weight=1.0 + 2 * driver.rank,
+        ):
             for step in range(8):
                 (weight * pull(driver.rank, step, [weight.detach().clone()])[0]).sum().backward()
                 optimizer.step()
@@ -113,7 +130,9 @@ def test_accumulated_passes_are_one_step() -> None:
         steps = [leaf for path, leaf in sync.buckets[0].state.walk() if path == "steps"]
         assert [int(leaf.value) for leaf in steps] == [2 + 3]
         mean = sync.buckets[0].state["mean"].flat
-        assert near(mean, torch.full((3,), 2 + (1 - 2) * 0.9**3 - 0.9**5, dtype=torch.float64)), "G is 1, 1, 2, 2, 2"
+        assert near(mean, torch.full((3,), 2 + (1 - 2) * 0.9**3 - 0.9**5, dtype=torch.float64)), (
+            "G is 1, 1, 2, 2, 2"
+        )
 
 
 def test_one_bit_adam_trains_nearly_as_adam_does_and_ranks_stay_equal() -> None:
@@ -125,11 +144,20 @@ def test_one_bit_adam_trains_nearly_as_adam_does_and_ranks_stay_equal() -> None:
         return [w[0] - target[rank] + noise(40, key=10_000 + 3 * step + rank)]
 
     ours = fly(3, strategy, [start], pull, 150, sgd_of(0.02))
-    exact = fly(3, Strategy(warmup(30, every(1)), identity(), two_shot(), momentum((0.9, 0.95))), [start], pull, 150, sgd_of(0.02))
+    exact = fly(
+        3,
+        Strategy(warmup(30, every(1)), identity(), two_shot(), momentum((0.9, 0.95))),
+        [start],
+        pull,
+        150,
+        sgd_of(0.02),
+    )
     best = sum(target) / 3
     assert all(torch.equal(a.weights[-1], ours[0].weights[-1]) for a in ours)
     assert not near(ours[0].weights[-1], exact[0].weights[-1], 1e-6), "signs lost something"
-    off, dense_off = (float((seen[0].weights[-1] - best).norm() / (start - best).norm()) for seen in (ours, exact))
+    off, dense_off = (
+        float((seen[0].weights[-1] - best).norm() / (start - best).norm()) for seen in (ours, exact)
+    )
     assert off < 0.25, (off, dense_off)
 
 
@@ -143,7 +171,11 @@ def test_what_is_not_finite_leaves_the_averages_as_they_were() -> None:
         target.write(bucket, torch.tensor(total), state)
         if total[0] == float("inf"):
             assert bucket.grad.isnan().all()
-            assert all(torch.equal(leaf.value, before[path]) for path, leaf in state.walk() if path != "step")
+            assert all(
+                torch.equal(leaf.value, before[path])
+                for path, leaf in state.walk()
+                if path != "step"
+            )
         else:
             assert bucket.grad.isfinite().all()
             assert not torch.equal(state["mean"].value, before["mean"])
@@ -178,7 +210,11 @@ class Stranger(torch.optim.Optimizer):
         super().__init__(params, {})
 
 
-UPDATES = {"momentum": recipes.onebit_adam(2), "demo": recipes.demo(), "signs": Strategy(on=gradients(then="sign"))}
+UPDATES = {
+    "momentum": recipes.onebit_adam(2),
+    "demo": recipes.demo(),
+    "signs": Strategy(on=gradients(then="sign")),
+}
 
 
 @pytest.mark.parametrize("strategy", UPDATES.values(), ids=UPDATES)
@@ -186,7 +222,9 @@ UPDATES = {"momentum": recipes.onebit_adam(2), "demo": recipes.demo(), "signs": 
     "make",
     [
         lambda model: torch.optim.AdamW(model.parameters()),
-        lambda model: torch.optim.SGD([{"params": [model[0].weight]}, {"params": [model[1].weight], "momentum": 0.9}], 0.1),
+        lambda model: torch.optim.SGD(
+            [{"params": [model[0].weight]}, {"params": [model[1].weight], "momentum": 0.9}], 0.1
+        ),
         lambda model: MyAdam(model.parameters()),
         lambda model: Stranger(model.parameters()),
         muon,
@@ -194,7 +232,8 @@ UPDATES = {"momentum": recipes.onebit_adam(2), "demo": recipes.demo(), "signs": 
     ids=["AdamW", "momentum in one group", "subclass", "stranger", "muon"],
 )
 def test_an_optimiser_that_averages_by_itself_is_refused(make: Any, strategy: Strategy) -> None:
-    """Whatever its class is called and wherever it is written, for every target that makes the update."""
+    """Whatever its class is called and wherever it is written, for every target that makes the
+    update."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     with pytest.raises(AttachError, match=r"would average it once more: use torch.optim.SGD"):
         thinwire.attach(model, make(model), strategy)
@@ -219,7 +258,12 @@ def test_a_scaler_is_refused() -> None:
     model = nn.Linear(2, 1)
     strategy = Strategy(warmup(3, every(1)), feedback(sign()), two_shot(), momentum())
     with pytest.raises(AttachError, match="not in units of the loss"):
-        thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), strategy, scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
+        thinwire.attach(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            strategy,
+            scaler=torch.amp.GradScaler("cpu", init_scale=8.0),
+        )
 
 
 def test_wrong_arguments_are_refused() -> None:

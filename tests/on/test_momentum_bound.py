@@ -1,4 +1,5 @@
-"""One-bit Adam on weights of small frozen variance: what a sign decodes to there is not an update."""
+"""One-bit Adam on weights of small frozen variance: what a sign decodes to there is not an
+update."""
 
 from __future__ import annotations
 
@@ -21,18 +22,24 @@ from thinwire.errors import StrategyError
 from thinwire.on import momentum
 
 ROWS, UNSEEN, LR, WARM = 40, 10, 0.01, 20
-ONE_BIT = {"onebit_adam": recipes.onebit_adam(WARM), "zero_one_adam": recipes.zero_one_adam(30, kappa=4)}
+ONE_BIT = {
+    "onebit_adam": recipes.onebit_adam(WARM),
+    "zero_one_adam": recipes.zero_one_adam(30, kappa=4),
+}
 
 
 def lookup(seed: int = 0) -> nn.Sequential:
-    """An embedding whose last rows no batch looks up, and a head: two buckets, in whose blocks rows seen and unseen mix."""
+    """An embedding whose last rows no batch looks up, and a head: two buckets, in whose blocks rows
+    seen and unseen mix."""
     with DRAWING:
         torch.manual_seed(seed)
         return nn.Sequential(nn.Embedding(ROWS, 8), nn.Linear(8, ROWS))
 
 
 def loss_of(model: nn.Module, step: int, rank: int, rows: int = ROWS - UNSEEN) -> Tensor:
-    tokens = torch.randint(0, rows, (16,), generator=torch.Generator().manual_seed(10 * step + rank))
+    tokens = torch.randint(
+        0, rows, (16,), generator=torch.Generator().manual_seed(10 * step + rank)
+    )
     return nn.functional.cross_entropy(model(tokens), (7 * tokens + 3) % (ROWS - UNSEEN))
 
 
@@ -44,7 +51,8 @@ def train(
     steps: int = 40,
     skip: Literal["never", "zeroed", "as it is"] = "never",
 ) -> tuple[Tensor, Tensor]:
-    """How far each row of the embedding has moved at most, and where it is; ranks that skip do so by turns."""
+    """How far each row of the embedding has moved at most, and where it is; ranks that skip do so
+    by turns."""
     model = lookup()
     start = model[0].weight.detach().clone()
     optimizer = (torch.optim.Adam if adam else torch.optim.SGD)(model.parameters(), LR)
@@ -77,7 +85,9 @@ def test_rows_unseen_in_warm_up_stay_where_adam_leaves_them(strategy: Strategy) 
     adams, _ = on_three(Strategy(), adam=True)[0]
     assert not adams[-UNSEEN:].any()
     assert not moved[-UNSEEN:].any(), moved[-UNSEEN:]
-    assert 0.1 * adams.max() < moved.max() < 3 * adams.max(), "rows that were seen train as far as Adam takes them"
+    assert 0.1 * adams.max() < moved.max() < 3 * adams.max(), (
+        "rows that were seen train as far as Adam takes them"
+    )
 
 
 @pytest.mark.parametrize("strategy", ONE_BIT.values(), ids=ONE_BIT)
@@ -90,14 +100,16 @@ def test_no_step_is_longer_than_the_bound(strategy: Strategy) -> None:
 
 @pytest.mark.parametrize("strategy", ONE_BIT.values(), ids=ONE_BIT)
 def test_without_a_bound_the_published_recurrence_throws_them(strategy: Strategy) -> None:
-    """What the default is for: an unseen row decodes to plus or minus its block's magnitude, over eps."""
+    """What the default is for: an unseen row decodes to plus or minus its block's magnitude, over
+    eps."""
     moved, _ = on_three(replace(strategy, on=replace(strategy.on, bound=None)))[0]
     assert moved[-UNSEEN:].max() > 100
 
 
 @pytest.mark.parametrize("strategy", ONE_BIT.values(), ids=ONE_BIT)
 def test_a_skipped_step_adds_no_update_to_the_momentum(strategy: Strategy) -> None:
-    """`.grad` holds the last update where nobody has zeroed it, which is a thousand times a gradient."""
+    """`.grad` holds the last update where nobody has zeroed it, which is a thousand times a
+    gradient."""
     moved, weights = on_three(strategy, skip="as it is")[0]
     assert torch.equal(weights, on_three(strategy, skip="zeroed")[0][1])
     assert 0.1 < moved.max() / on_three(strategy)[0][0].max() < 2

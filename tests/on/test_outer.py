@@ -13,7 +13,9 @@ from thinwire.when import every
 
 SPEC = Spec((), 0, 5, torch.float32)
 rates, momenta = st.floats(0.01, 2), st.floats(0.01, 0.99)
-outers = st.one_of(st.builds(sgd, rates), st.builds(sgd, rates, momenta), st.builds(nesterov, rates, momenta))
+outers = st.one_of(
+    st.builds(sgd, rates), st.builds(sgd, rates, momenta), st.builds(nesterov, rates, momenta)
+)
 
 
 @given(outer=outers, steps=st.integers(1, 6), seed=st.integers(0, 2**32))
@@ -21,7 +23,9 @@ def test_it_is_torch_optim_sgd(outer: sgd | nesterov, steps: int, seed: int) -> 
     draws = torch.Generator().manual_seed(seed)
     anchor = torch.randn(5, generator=draws)
     param = torch.nn.Parameter(anchor.clone())
-    theirs = torch.optim.SGD([param], lr=outer.lr, momentum=outer.momentum, nesterov=isinstance(outer, nesterov))
+    theirs = torch.optim.SGD(
+        [param], lr=outer.lr, momentum=outer.momentum, nesterov=isinstance(outer, nesterov)
+    )
     state = outer.init(SPEC, anchor)
     for _ in range(steps):
         delta = torch.randn(5, generator=draws)
@@ -47,9 +51,16 @@ def test_without_momentum_there_is_no_state() -> None:
 
 
 @pytest.mark.parametrize("make", [sgd, nesterov])
-@pytest.mark.parametrize(("lr", "momentum"), [(0.0, 0.5), (-1.0, 0.5), (float("nan"), 0.5), (0.5, 1.0), (0.5, -0.1), (float("inf"), 0.5)])
-def test_a_wrong_argument_is_refused(make: type[sgd] | type[nesterov], lr: float, momentum: float) -> None:
-    with pytest.raises(StrategyError, match=r"an outer rate is positive and finite|a momentum lies in"):
+@pytest.mark.parametrize(
+    ("lr", "momentum"),
+    [(0.0, 0.5), (-1.0, 0.5), (float("nan"), 0.5), (0.5, 1.0), (0.5, -0.1), (float("inf"), 0.5)],
+)
+def test_a_wrong_argument_is_refused(
+    make: type[sgd] | type[nesterov], lr: float, momentum: float
+) -> None:
+    with pytest.raises(
+        StrategyError, match=r"an outer rate is positive and finite|a momentum lies in"
+    ):
         make(lr, momentum)
 
 
@@ -61,17 +72,29 @@ def test_all_wrong_arguments_are_told_at_once() -> None:
         nesterov(0.7, 0.0)
 
 
-# -- the default rate -------------------------------------------------------------------------------------------------
+# -- the default rate
+# -------------------------------------------------------------------------------------------------
 
 
-def test_the_rate_by_replicas_is_the_published_one_for_long_rounds_and_falls_with_short_ones() -> None:
-    assert [outer_rate(world, 30) for world in (1, 2, 4, 8, 9, 100)] == [0.4, 0.6, 0.6, 0.8, 0.8, 0.8]
+def test_the_rate_by_replicas_is_the_published_one_for_long_rounds_and_falls_with_short_ones() -> (
+    None
+):
+    assert [outer_rate(world, 30) for world in (1, 2, 4, 8, 9, 100)] == [
+        0.4,
+        0.6,
+        0.6,
+        0.8,
+        0.8,
+        0.8,
+    ]
     assert outer_rate(3, 500) == pytest.approx(0.6)
     assert 0.6 < outer_rate(6, 30) < 0.8
     for world in (1, 2, 8):
         rates = [outer_rate(world, period) for period in (1, 2, 5, 10, 29, 30, 1000)]
         assert rates == sorted(rates)
-        assert rates[0] == pytest.approx(0.1), "a steady delta of one step moves the anchor by 0.1 / (1 - 0.9) of it: by itself"
+        assert rates[0] == pytest.approx(0.1), (
+            "a steady delta of one step moves the anchor by 0.1 / (1 - 0.9) of it: by itself"
+        )
 
 
 @pytest.mark.parametrize(("world", "period"), [(2, 30), (8, 4)])
@@ -89,9 +112,15 @@ def test_no_rate_is_known_for_another_momentum() -> None:
         nesterov(momentum=0.8)
 
 
-# -- any optimiser of torch -------------------------------------------------------------------------------------------
+# -- any optimiser of torch
+# -------------------------------------------------------------------------------------------
 
-PARTS = Spec((Part("w", (3, 4), 0, "matrix"), Part("b", (5,), 12, "vector"), Part("s", (), 17, "vector")), 0, 18, torch.float32)
+PARTS = Spec(
+    (Part("w", (3, 4), 0, "matrix"), Part("b", (5,), 12, "vector"), Part("s", (), 17, "vector")),
+    0,
+    18,
+    torch.float32,
+)
 MATRIX = Spec((Part("w", (3, 4), 0, "matrix"),), 0, 12, torch.float32)
 OTHERS = {
     "AdamW": "lr=0.3, betas=(0.9, 0.95), weight_decay=0.1",
@@ -110,7 +139,10 @@ def test_it_is_torchs_own_bit_for_bit(name: str) -> None:
     outer, spec = optim(name, OTHERS[name]), MATRIX if name == "Muon" else PARTS
     draws = torch.Generator().manual_seed(3)
     anchor = torch.randn(spec.numel, generator=draws)
-    theirs = [torch.nn.Parameter(anchor[part.begin : part.end].view(part.shape).clone()) for part in spec.parts]
+    theirs = [
+        torch.nn.Parameter(anchor[part.begin : part.end].view(part.shape).clone())
+        for part in spec.parts
+    ]
     optimizer, state = outer.make(theirs), outer.init(spec, anchor)
     for _ in range(5):
         delta = torch.randn(spec.numel, generator=draws)
@@ -149,12 +181,20 @@ def test_it_is_our_nesterov_where_it_is_told_to_be() -> None:
         ("SparseAdam", "", "does not support dense gradients"),
     ],
 )
-def test_what_torch_refuses_is_refused_when_it_is_written_down(name: str, settings: str, told: str) -> None:
+def test_what_torch_refuses_is_refused_when_it_is_written_down(
+    name: str, settings: str, told: str
+) -> None:
     with pytest.raises(StrategyError, match=told):
         optim(name, settings)
 
 
 def test_a_parameter_that_it_refuses_is_named_at_attach() -> None:
     model = torch.nn.Linear(2, 3)
-    with pytest.raises(StrategyError, match=r"'bias' of shape \(3,\).*Take another outer optimiser"):
-        attach(model, torch.optim.SGD(model.parameters(), 0.1), Strategy(when=every(2), on=deltas(optim("Muon"))))
+    with pytest.raises(
+        StrategyError, match=r"'bias' of shape \(3,\).*Take another outer optimiser"
+    ):
+        attach(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            Strategy(when=every(2), on=deltas(optim("Muon"))),
+        )

@@ -19,13 +19,18 @@ from thinwire.when import delayed, every
 
 def test_shares_of_parameters_sum_to_their_weighted_mean() -> None:
     buckets = [FakeBucket(torch.full((3,), value)) for value in (1.0, 4.0)]
-    total = sum(parameters().read(bucket, State(), share) for bucket, share in zip(buckets, (0.25, 0.75), strict=True))
+    total = sum(
+        parameters().read(bucket, State(), share)
+        for bucket, share in zip(buckets, (0.25, 0.75), strict=True)
+    )
     assert isinstance(total, torch.Tensor)
     assert buckets[0].flat.tolist() == [1.0] * 3
     for bucket in buckets:
         parameters().write(bucket, total, State())
         assert bucket.flat.tolist() == [3.25] * 3
-    assert parameters().common(buckets[0], State()) is None  # between landings each rank has its own
+    assert (
+        parameters().common(buckets[0], State()) is None
+    )  # between landings each rank has its own
 
 
 @pytest.mark.parametrize(
@@ -70,7 +75,8 @@ def gradient(rank: int, _: int, weights: list[torch.Tensor]) -> list[torch.Tenso
 
 @pytest.mark.parametrize("pull", [1.0, 0.6, 1.4])
 def test_over_gossip_it_is_the_step_of_noloco(pull: float) -> None:
-    """delta = alpha · delta + beta · mean of the pair's (w - phi) - gamma · (phi - the pair's mean phi); phi = phi + delta."""
+    """delta = alpha · delta + beta · mean of the pair's (w - phi) - gamma · (phi - the pair's mean
+    phi); phi = phi + delta."""
     alpha, beta = 0.5, 0.7
     gamma = pull * beta
     route, rounds = gossip("pairs"), 5
@@ -81,7 +87,10 @@ def test_over_gossip_it_is_the_step_of_noloco(pull: float) -> None:
     delta = [torch.zeros(11, dtype=torch.float64) for _ in range(WORLD)]
     partners = set()
     for round_ in range(rounds):
-        moved = [(1 - INNER) ** H * (anchor - own) + own - anchor for anchor, own in zip(phi, OWN, strict=True)]
+        moved = [
+            (1 - INNER) ** H * (anchor - own) + own - anchor
+            for anchor, own in zip(phi, OWN, strict=True)
+        ]
         new = list(phi)
         for rank in range(WORLD):
             (peer,), _ = route.peers(Seat(rank, tuple(range(WORLD)), (round_ + 1) * H - 1, 3))
@@ -98,7 +107,14 @@ def test_over_gossip_it_is_the_step_of_noloco(pull: float) -> None:
 @pytest.mark.parametrize("outer", [sgd(0.5, 0.9), nesterov(0.7, 0.8)], ids=repr)
 def test_where_all_hear_all_it_is_diloco(outer: sgd | nesterov) -> None:
     ours, theirs = (
-        fly(WORLD, Strategy(every(H), identity(), native(), on), STARTS, gradient, 4 * H, sgd_of(INNER))
+        fly(
+            WORLD,
+            Strategy(every(H), identity(), native(), on),
+            STARTS,
+            gradient,
+            4 * H,
+            sgd_of(INNER),
+        )
         for on in (parameters(outer=outer), deltas(outer=outer))
     )
     assert all(near(a.weights[-1], b.weights[-1]) for a, b in zip(ours, theirs, strict=True))
@@ -108,9 +124,18 @@ def test_anchors_that_differ_draw_together_and_towards_the_common_minimum() -> N
     apart = []
     for pull in (0.02, 1.0):
         on = parameters(outer=sgd(0.7, 0.5), pull=pull)
-        seen = fly(WORLD, Strategy(every(H), identity(), gossip("pairs"), on), STARTS, gradient, 40 * H, sgd_of(INNER))
+        seen = fly(
+            WORLD,
+            Strategy(every(H), identity(), gossip("pairs"), on),
+            STARTS,
+            gradient,
+            40 * H,
+            sgd_of(INNER),
+        )
         ends = torch.stack([rank.weights[-1] for rank in seen])
-        assert (ends.mean(0) - torch.stack(OWN).mean(0)).norm() < 0.1 * (flat(STARTS) - torch.stack(OWN).mean(0)).norm()
+        assert (ends.mean(0) - torch.stack(OWN).mean(0)).norm() < 0.1 * (
+            flat(STARTS) - torch.stack(OWN).mean(0)
+        ).norm()
         apart.append(float((ends - ends.mean(0)).norm()))
     assert apart[1] < 0.8 * apart[0]
 
@@ -125,13 +150,19 @@ def test_the_anchor_is_a_ranks_own_state() -> None:
 
 
 @pytest.mark.parametrize("on", [parameters, deltas])
-def test_bf16_halves_what_is_kept_and_the_host_may_keep_it(on: type[parameters] | type[deltas]) -> None:
+def test_bf16_halves_what_is_kept_and_the_host_may_keep_it(
+    on: type[parameters] | type[deltas],
+) -> None:
     n = 16 * 4
     model = nn.Linear(16, 4, bias=False, device="meta")
     sizes = {
         "plain": kept_bytes(Strategy(every(2), on=on(outer=sgd(0.7, 0.5))), model, WORLD),
-        "bf16": kept_bytes(Strategy(every(2), on=on(outer=sgd(0.7, 0.5), store="bf16")), model, WORLD),
-        "host": kept_bytes(Strategy(every(2), on=on(outer=sgd(0.7, 0.5), place="cpu")), model, WORLD),
+        "bf16": kept_bytes(
+            Strategy(every(2), on=on(outer=sgd(0.7, 0.5), store="bf16")), model, WORLD
+        ),
+        "host": kept_bytes(
+            Strategy(every(2), on=on(outer=sgd(0.7, 0.5), place="cpu")), model, WORLD
+        ),
     }
     assert sizes["plain"] == sizes["host"] == {"anchor": 4 * n, "velocity": 4 * n, AIR: 4 * n}
     assert sizes["bf16"] == {"anchor": 2 * n, "velocity": 2 * n, AIR: 4 * n}
@@ -165,7 +196,9 @@ def test_a_bf16_anchor_moves_by_less_than_its_step_in_the_mean() -> None:
     on, move = parameters(outer=sgd(1.0), store="bf16"), 2**-7 / 10
     state = on.init(bucket)
     for step in range(20):
-        on.write(bucket, bucket.flat + (move + 1e-6 * step), state)  # another d each time, and so other draws
+        on.write(
+            bucket, bucket.flat + (move + 1e-6 * step), state
+        )  # another d each time, and so other draws
     assert float(bucket.flat.mean()) - 1 == pytest.approx(20 * move, rel=0.05)
     assert bucket.flat.unique().numel() > 2
 
@@ -177,7 +210,9 @@ def test_where_all_hear_all_bf16_anchors_are_equal() -> None:
     for _ in range(3):
         for rank, bucket in enumerate(buckets):
             bucket.flat = bucket.flat - 0.01 * (rank + 1)
-        total = sum(on.read(bucket, state, share=0.5) for bucket, state in zip(buckets, states, strict=True))
+        total = sum(
+            on.read(bucket, state, share=0.5) for bucket, state in zip(buckets, states, strict=True)
+        )
         assert isinstance(total, torch.Tensor)
         for bucket, state in zip(buckets, states, strict=True):
             on.write(bucket, total, state)
@@ -186,8 +221,14 @@ def test_where_all_hear_all_bf16_anchors_are_equal() -> None:
 
 
 def test_how_it_is_kept_leaves_no_trace_unsaid_and_survives_toml() -> None:
-    assert repr(parameters(outer=sgd(0.7, 0.5), pull=0.9)) == "parameters(outer=sgd(lr=0.7, momentum=0.5), pull=0.9)"
-    assert repr(parameters(sgd(1.0), store="bf16")) == "parameters(outer=sgd(lr=1.0, momentum=0.0), store='bf16')"
+    assert (
+        repr(parameters(outer=sgd(0.7, 0.5), pull=0.9))
+        == "parameters(outer=sgd(lr=0.7, momentum=0.5), pull=0.9)"
+    )
+    assert (
+        repr(parameters(sgd(1.0), store="bf16"))
+        == "parameters(outer=sgd(lr=1.0, momentum=0.0), store='bf16')"
+    )
     full = Strategy(every(4), on=parameters(sgd(0.7), pull=0.9, store="bf16", place="cpu"))
     assert Strategy.from_toml(full.to_toml()) == full
 

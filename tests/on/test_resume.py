@@ -1,4 +1,5 @@
-"""What targets keep survives a checkpoint: stopped and resumed is never stopped, bit for bit; another world or period is defined."""
+"""What targets keep survives a checkpoint: stopped and resumed is never stopped, bit for bit;
+another world or period is defined."""
 
 from __future__ import annotations
 
@@ -21,29 +22,55 @@ from thinwire.what import dct, feedback, identity, randomk, sign, topk, uniform
 from thinwire.when import delayed, every, growing, staggered, warmup
 
 STRATEGIES = {
-    "signs": Strategy(what=feedback(dct(4) >> topk(3, per=16), 0.9), how=gather(), on=gradients(then="sign")),
+    "signs": Strategy(
+        what=feedback(dct(4) >> topk(3, per=16), 0.9), how=gather(), on=gradients(then="sign")
+    ),
     "compensated": Strategy(delayed(2, every(1)), on=gradients(compensate=0.1)),
-    "one bit": Strategy(warmup(4, every(1)), feedback(sign()), two_shot(back=feedback(sign())), momentum()),
-    "one bit, in its warm-up": Strategy(warmup(9, every(1)), feedback(sign()), two_shot(back=feedback(sign())), momentum()),
+    "one bit": Strategy(
+        warmup(4, every(1)), feedback(sign()), two_shot(back=feedback(sign())), momentum()
+    ),
+    "one bit, in its warm-up": Strategy(
+        warmup(9, every(1)), feedback(sign()), two_shot(back=feedback(sign())), momentum()
+    ),
     "drawn": Strategy(every(2), randomk(0.2), native(), parameters()),
     "growing": Strategy(growing(1, 4), on=parameters()),
-    "eager, in the air": Strategy(delayed(2, every(3)), feedback(uniform(4)), gather(), deltas(nesterov(0.6, 0.9), eager=True)),
+    "eager, in the air": Strategy(
+        delayed(2, every(3)), feedback(uniform(4)), gather(), deltas(nesterov(0.6, 0.9), eager=True)
+    ),
     "bf16": Strategy(every(2), uniform(4), two_shot(), deltas(nesterov(), store="bf16")),
     "on the host": Strategy(delayed(1, every(3)), on=deltas(nesterov(), alpha=0.5, place="cpu")),
     "any optimiser": Strategy(every(2), identity(), native(), deltas(optim("AdamW", "lr=0.01"))),
     "odd state": Strategy(every(2), identity(), native(), deltas(optim("Adafactor", "lr=0.01"))),
-    "own anchors": Strategy(every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), pull=0.9)),
-    "own anchors in bf16": Strategy(every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), store="bf16", place="cpu")),
-    "own anchors, any optimiser": Strategy(every(2), identity(), gossip("pairs"), parameters(optim("AdamW", "lr=0.01"))),
+    "own anchors": Strategy(
+        every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), pull=0.9)
+    ),
+    "own anchors in bf16": Strategy(
+        every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), store="bf16", place="cpu")
+    ),
+    "own anchors, any optimiser": Strategy(
+        every(2), identity(), gossip("pairs"), parameters(optim("AdamW", "lr=0.01"))
+    ),
 }
 SAVED, ALL = 6, 13
-MODELS = [mlp(seed=seed, depth=2) for seed in range(2)]  # made here, as threads share torch's generator
+MODELS = [
+    mlp(seed=seed, depth=2) for seed in range(2)
+]  # made here, as threads share torch's generator
 
 
-def start(strategy: Strategy, driver: Driver, seed: int = 0, **options: Any) -> tuple[nn.Module, torch.optim.Optimizer, thinwire.Syncer]:
+def start(
+    strategy: Strategy, driver: Driver, seed: int = 0, **options: Any
+) -> tuple[nn.Module, torch.optim.Optimizer, thinwire.Syncer]:
     model = copy.deepcopy(MODELS[seed])
-    optimizer = torch.optim.SGD(model.parameters(), 1e-2) if strategy.on.updates else torch.optim.AdamW(model.parameters(), 1e-2)
-    return model, optimizer, thinwire.attach(model, optimizer, strategy, driver=driver, bucket_bytes=1200, **options)
+    optimizer = (
+        torch.optim.SGD(model.parameters(), 1e-2)
+        if strategy.on.updates
+        else torch.optim.AdamW(model.parameters(), 1e-2)
+    )
+    return (
+        model,
+        optimizer,
+        thinwire.attach(model, optimizer, strategy, driver=driver, bucket_bytes=1200, **options),
+    )
 
 
 def steps(model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, which: range) -> None:
@@ -104,7 +131,8 @@ def test_resumed_is_never_stopped(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:the state holds none of this world")
 @pytest.mark.parametrize("name", ["eager, in the air", "any optimiser", "bf16"])
 def test_another_world_goes_on_from_the_anchor(name: str) -> None:
-    """Three ranks take up what two have saved: all start at one anchor, and it moves as the sum in the air says."""
+    """Three ranks take up what two have saved: all start at one anchor, and it moves as the sum in
+    the air says."""
     strategy = STRATEGIES[name]
     before = saved(strategy, 2)
     merged = {key: value for told in before.values() for key, value in told[2].items()}
@@ -129,7 +157,8 @@ def test_another_world_goes_on_from_the_anchor(name: str) -> None:
 
 
 def test_an_eager_move_that_another_world_takes_up_is_forgotten_and_the_mean_still_lands() -> None:
-    """Saved between launch and landing: the new ranks start at the anchor, so the landing alone moves them to the new one."""
+    """Saved between launch and landing: the new ranks start at the anchor, so the landing alone
+    moves them to the new one."""
     strategy = Strategy(delayed(2, every(3)), on=deltas(sgd(1.0), eager=True))
     before = saved(strategy, 2, at=4)  # launched at step 2, due at step 4
     merged = {key: value for told in before.values() for key, value in told[2].items()}
@@ -154,11 +183,13 @@ def test_an_eager_move_that_another_world_takes_up_is_forgotten_and_the_mean_sti
         assert torch.allclose(got[rank][0], got[rank][1], atol=1e-7)
 
 
-# -- another period ---------------------------------------------------------------------------------------------------
+# -- another period
+# ---------------------------------------------------------------------------------------------------
 
 
 def taken_up(before: dict[int, Any], strategy: Strategy, until: int) -> dict[int, Any]:
-    """Two ranks go on from what was saved; the steps at which they were equal, and the anchor at the end."""
+    """Two ranks go on from what was saved; the steps at which they were equal, and the anchor at
+    the end."""
 
     def again(driver: Driver) -> tuple[list[Tensor], Tensor]:
         model, optimizer, sync = start(strategy, driver, seed=1)
@@ -180,12 +211,20 @@ def taken_up(before: dict[int, Any], strategy: Strategy, until: int) -> dict[int
 
 @pytest.mark.parametrize("on", [deltas(sgd(0.8, 0.5)), parameters(), deltas(nesterov())], ids=repr)
 def test_a_state_goes_on_under_another_period_and_says_so(on: Target) -> None:
-    """Saved at step 6 under every(3); under every(5) the next landings are those of steps 9 and 14, as from the start."""
+    """Saved at step 6 under every(3); under every(5) the next landings are those of steps 9 and 14,
+    as from the start."""
     before = saved(Strategy(every(3), on=on), 2)
-    with pytest.warns(UserWarning, match=r"saved under every\(n=3\) and goes on under every\(n=5\), counted from step 6"):
+    with pytest.warns(
+        UserWarning,
+        match=r"saved under every\(n=3\) and goes on under every\(n=5\), counted from step 6",
+    ):
         got = taken_up(before, Strategy(every(5), on=on), 15)
     assert not isinstance(got[0], BaseException), got[0]
-    equal = [SAVED + i for i, (a, b) in enumerate(zip(got[0][0], got[1][0], strict=True)) if torch.equal(a, b)]
+    equal = [
+        SAVED + i
+        for i, (a, b) in enumerate(zip(got[0][0], got[1][0], strict=True))
+        if torch.equal(a, b)
+    ]
     assert equal == [9, 14]
     assert torch.equal(got[0][1], got[1][1])
 
@@ -193,11 +232,21 @@ def test_a_state_goes_on_under_another_period_and_says_so(on: Target) -> None:
 @pytest.mark.parametrize(
     ("then", "now", "told"),
     [
-        (Strategy(every(3), on=deltas(sgd(1.0))), Strategy(every(5), on=deltas(sgd(0.9))), "another strategy"),
-        (Strategy(every(1)), Strategy(every(2)), "another strategy"),
-        (Strategy(every(3), on=deltas(sgd(1.0))), Strategy(every(3), uniform(4), two_shot(), deltas(sgd(1.0))), "another strategy"),
         (
-            Strategy(delayed(2, every(5)), on=deltas(sgd(1.0))),  # launched at step 4, saved after step 5
+            Strategy(every(3), on=deltas(sgd(1.0))),
+            Strategy(every(5), on=deltas(sgd(0.9))),
+            "another strategy",
+        ),
+        (Strategy(every(1)), Strategy(every(2)), "another strategy"),
+        (
+            Strategy(every(3), on=deltas(sgd(1.0))),
+            Strategy(every(3), uniform(4), two_shot(), deltas(sgd(1.0))),
+            "another strategy",
+        ),
+        (
+            Strategy(
+                delayed(2, every(5)), on=deltas(sgd(1.0))
+            ),  # launched at step 4, saved after step 5
             Strategy(delayed(2, every(4)), on=deltas(sgd(1.0))),
             "holds flights or fragments of another schedule",
         ),
@@ -217,7 +266,8 @@ def test_anything_else_that_differs_is_refused(then: Strategy, now: Strategy, to
     assert repr(now) in str(got[0])
 
 
-# -- Muon inside ------------------------------------------------------------------------------------------------------
+# -- Muon inside
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_muloco_takes_torchs_muon_inside_and_resumes_with_it() -> None:
@@ -234,7 +284,9 @@ def test_muloco_takes_torchs_muon_inside_and_resumes_with_it() -> None:
         if state is not None:
             sync.load_state_dict(state[driver.rank][0])
         for _ in range(sync.step, stop):
-            sum((p - m).square().sum() for p, m in zip(model, minima[driver.rank], strict=True)).backward()  # type: ignore[union-attr]
+            sum(
+                (p - m).square().sum() for p, m in zip(model, minima[driver.rank], strict=True)
+            ).backward()  # type: ignore[union-attr]
             optimizer.step()
             optimizer.zero_grad()
         told = sync.state_dict(), torch.cat([p.detach().reshape(-1) for p in model])
@@ -249,5 +301,7 @@ def test_muloco_takes_torchs_muon_inside_and_resumes_with_it() -> None:
     resumed = on_threads(2, lambda driver: work(12, half, driver))
     assert all(torch.equal(resumed[rank][1], whole[rank][1]) for rank in range(2))
     mean = [(a + b) / 2 for a, b in zip(*minima, strict=True)]
-    goal, begun = (torch.cat([each.reshape(-1) for each in matrices]) for matrices in (mean, firsts))
+    goal, begun = (
+        torch.cat([each.reshape(-1) for each in matrices]) for matrices in (mean, firsts)
+    )
     assert float((whole[0][1] - goal).norm()) < float((begun - goal).norm())

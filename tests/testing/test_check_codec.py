@@ -121,11 +121,15 @@ class _TakesAnyLength(cast):
 
 
 class _TrustsPlaces(topk):
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> Tensor:
         try:
             return super().join(core, side, spec, state, seat, sender)
         except PayloadError:
-            return core[core.numel() :][0]  # an IndexError, as from a place that nobody has looked at
+            return core[core.numel() :][
+                0
+            ]  # an IndexError, as from a place that nobody has looked at
 
 
 class _AddsWhatCannotBe(uniform):
@@ -154,7 +158,9 @@ class _SaysItInTwoDimensions(cast):
 
 class _AddsOnlyHalf(cast):
     def packet(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
-        return replace(super().packet(x, spec, state, seat), sums=((2 * (spec.numel // 2), torch.bfloat16),))
+        return replace(
+            super().packet(x, spec, state, seat), sums=((2 * (spec.numel // 2), torch.bfloat16),)
+        )
 
 
 class _TalksTwiceOnOneRank(cast):
@@ -192,7 +198,9 @@ class _RemembersNaN(cast):
         return State({"largest": Leaf(torch.zeros(()), "private")})
 
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        state["largest"].value = torch.maximum(state["largest"].value, x.abs().amax() if spec.numel else torch.zeros(()))
+        state["largest"].value = torch.maximum(
+            state["largest"].value, x.abs().amax() if spec.numel else torch.zeros(())
+        )
         return super().encode(x + 0 * state["largest"].value, spec, state, seat)
 
 
@@ -245,7 +253,9 @@ class _halves(Coder):
         return spec.numel
 
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        codes = torch.where(x.isfinite(), (x.to(spec.work) * 2).round().clamp(-127, 127) + 127, 255.0)
+        codes = torch.where(
+            x.isfinite(), (x.to(spec.work) * 2).round().clamp(-127, 127) + 127, 255.0
+        )
         return codes.to(torch.uint8)
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:

@@ -25,7 +25,11 @@ class _OneRankDiffers(gather):
 
 class _LeavesOneOut(gather):
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        return (yield from super().carry(codec, x if seat.rank else torch.zeros_like(x), spec, state, seat))
+        return (
+            yield from super().carry(
+                codec, x if seat.rank else torch.zeros_like(x), spec, state, seat
+            )
+        )
 
 
 class _GossipsTooMuch(gossip):
@@ -55,7 +59,9 @@ class _GoesByWhoComesFirst(gather):
 
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
         late = next(self.came) % seat.world == seat.world - 1
-        outcome = yield from super().carry(codec, x * (1 + 1e-7 * (late and seat.rank == 0)), spec, state, seat)
+        outcome = yield from super().carry(
+            codec, x * (1 + 1e-7 * (late and seat.rank == 0)), spec, state, seat
+        )
         return outcome
 
 
@@ -75,7 +81,10 @@ class _WaitsForNobody(gather):
 
 class _SendsNumbers(gather):
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        got = yield Exchange(tuple((rank, x) for rank in seat.others), tuple((rank, x.numel()) for rank in seat.others))
+        got = yield Exchange(
+            tuple((rank, x) for rank in seat.others),
+            tuple((rank, x.numel()) for rank in seat.others),
+        )
         return Outcome(x + sum(got.values()))
 
 
@@ -87,7 +96,9 @@ class _EndsInAnotherDtype(gather):
 
 class _SendsToItself(gather):
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        yield Exchange(((seat.rank, reference.as_bytes(x)),), ((seat.rank, x.numel() * x.dtype.itemsize),))
+        yield Exchange(
+            ((seat.rank, reference.as_bytes(x)),), ((seat.rank, x.numel() * x.dtype.itemsize),)
+        )
         return Outcome(x)
 
 
@@ -108,7 +119,11 @@ BROKEN: list[tuple[Any, Codec, str]] = [
     (_LiesAboutTheWire(), identity(), "a rank hands sent_nbytes bytes to the wire"),
     (_MiscountsMessages(), identity(), "a rank sends sent_messages messages"),
     (_GoesByWhoComesFirst(), identity(), "the order in which ranks come does not matter"),
-    (_HidesItsGroups(native(), native(), 2), identity(), "groups(world) holds every subset that it all-reduces over"),
+    (
+        _HidesItsGroups(native(), native(), 2),
+        identity(),
+        "groups(world) holds every subset that it all-reduces over",
+    ),
     (_SendsNumbers(), identity(), "what is exchanged is flat, contiguous bytes"),
     (_EndsInAnotherDtype(), identity(), "the total is flat, in the work dtype"),
     (_SendsToItself(), identity(), "a rank sends to others of its world"),
@@ -125,7 +140,9 @@ def test_a_broken_route_is_caught(route: Any, codec: Codec, law: str) -> None:
 
 
 def test_a_route_that_hangs_is_caught() -> None:
-    with pytest.raises(FlightError, match="no rank can go on: rank 0 waits in an exchange, for 8 bytes from rank 1"):
+    with pytest.raises(
+        FlightError, match="no rank can go on: rank 0 waits in an exchange, for 8 bytes from rank 1"
+    ):
         check_route(_WaitsForNobody(), identity(), worlds=[2])
 
 

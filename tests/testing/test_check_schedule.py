@@ -50,18 +50,53 @@ LANDS, ONCE, SAME, THERE = (
 )
 BROKEN: dict[str, tuple[Schedule, str]] = {
     "never lands": (_broken(every(2), lambda at: replace(at.tick, land=())), LANDS),
-    "lands twice": (_broken(LATE, lambda at: replace(at.tick, land=at.tick.land or tuple(range(at.buckets)))), LANDS),
-    "lands late": (_broken(LATE, lambda at: replace(at.tick, land=delayed(2, every(3)).tick(at.step, at.buckets).land)), LANDS),
+    "lands twice": (
+        _broken(LATE, lambda at: replace(at.tick, land=at.tick.land or tuple(range(at.buckets)))),
+        LANDS,
+    ),
+    "lands late": (
+        _broken(
+            LATE,
+            lambda at: replace(at.tick, land=delayed(2, every(3)).tick(at.step, at.buckets).land),
+        ),
+        LANDS,
+    ),
     "stops": (_broken(every(2), lambda at: at.tick if at.step < 5 else Tick()), ONCE),
-    "forgets a bucket": (_broken(every(2), lambda at: Tick(at.tick.launch[:1], at.tick.land[:1])), ONCE),
-    "too often": (_broken(every(4), lambda at: every(2).tick(at.step, at.buckets)), "launches are never closer than `gap`"),
-    "drifts": (_broken(every(4), lambda at: every(4, phase=2 if at.step < 4 else 3).tick(at.step, at.buckets)), SAME),
-    "a bucket too many": (_broken(every(2), lambda at: Tick((0, at.buckets), (0, at.buckets))), THERE),
-    "out of order": (_broken(every(1), lambda at: Tick(at.tick.launch[::-1], at.tick.land[::-1])), THERE),
-    "impure": (_broken(every(1), lambda at: replace(at.tick, dense=next(_calls) % 3 == 1)), "a tick depends on its step alone"),
-    "dense for ever": (_broken(every(2), lambda at: replace(at.tick, dense=at.step >= 3)), "nothing is dense once it has settled"),
+    "forgets a bucket": (
+        _broken(every(2), lambda at: Tick(at.tick.launch[:1], at.tick.land[:1])),
+        ONCE,
+    ),
+    "too often": (
+        _broken(every(4), lambda at: every(2).tick(at.step, at.buckets)),
+        "launches are never closer than `gap`",
+    ),
+    "drifts": (
+        _broken(
+            every(4), lambda at: every(4, phase=2 if at.step < 4 else 3).tick(at.step, at.buckets)
+        ),
+        SAME,
+    ),
+    "a bucket too many": (
+        _broken(every(2), lambda at: Tick((0, at.buckets), (0, at.buckets))),
+        THERE,
+    ),
+    "out of order": (
+        _broken(every(1), lambda at: Tick(at.tick.launch[::-1], at.tick.land[::-1])),
+        THERE,
+    ),
+    "impure": (
+        _broken(every(1), lambda at: replace(at.tick, dense=next(_calls) % 3 == 1)),
+        "a tick depends on its step alone",
+    ),
+    "dense for ever": (
+        _broken(every(2), lambda at: replace(at.tick, dense=at.step >= 3)),
+        "nothing is dense once it has settled",
+    ),
     "shallow": (_broken(delayed(2, every(1)), deep=2), "no more flights in the air than `depth`"),
-    "other fragments": (_broken(staggered(2, every(4)), parts=3), "fragments says how many groups of buckets there are"),
+    "other fragments": (
+        _broken(staggered(2, every(4)), parts=3),
+        "fragments says how many groups of buckets there are",
+    ),
 }
 
 

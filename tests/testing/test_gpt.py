@@ -26,7 +26,12 @@ def tokens(rows: int = 3, length: int = 8, seed: int = 1) -> torch.Tensor:
 def test_the_parameters_are_those_of_the_sizes(tie: bool, bias: bool) -> None:
     config = GPTConfig(vocab=11, context=8, layers=3, heads=2, width=16, tie=tie, bias=bias)
     c = config.width
-    expected = config.layers * (12 * c * c + 2 * c) + config.vocab * c * (1 if tie else 2) + config.context * c + c
+    expected = (
+        config.layers * (12 * c * c + 2 * c)
+        + config.vocab * c * (1 if tie else 2)
+        + config.context * c
+        + c
+    )
     if bias:
         expected += config.layers * (9 * c + 2 * c) + c
     built = model(config)
@@ -106,7 +111,9 @@ def test_it_learns_to_copy_a_batch() -> None:
 @pytest.mark.parametrize("temperature", [0, 0.7, 1.0])
 def test_generation_keeps_the_prompt_and_follows_the_generator(temperature: float) -> None:
     gpt, prompt = model(), tokens(length=6)
-    first, again = (gpt.generate(prompt, 7, temperature, torch.Generator().manual_seed(5)) for _ in range(2))
+    first, again = (
+        gpt.generate(prompt, 7, temperature, torch.Generator().manual_seed(5)) for _ in range(2)
+    )
     assert first.shape == (3, 13)
     assert first[:, :6].equal(prompt)
     assert first.equal(again)
@@ -115,7 +122,9 @@ def test_generation_keeps_the_prompt_and_follows_the_generator(temperature: floa
 
 def test_generation_reads_the_last_context_of_a_long_prompt() -> None:
     gpt, prompt = model(), tokens(length=20)
-    assert gpt.generate(prompt, 1, temperature=0)[:, -1].equal(gpt(prompt[:, -8:])[0][:, -1].argmax(-1))
+    assert gpt.generate(prompt, 1, temperature=0)[:, -1].equal(
+        gpt(prompt[:, -8:])[0][:, -1].argmax(-1)
+    )
 
 
 def test_what_cannot_be_built_or_run_is_refused() -> None:

@@ -71,7 +71,9 @@ class Noted(Say):
         self.notes.append(text)
 
 
-def kept(rank: int, config: TrainConfig, out: Path, stop_at: int = 0) -> tuple[Result | str, list[str]]:
+def kept(
+    rank: int, config: TrainConfig, out: Path, stop_at: int = 0
+) -> tuple[Result | str, list[str]]:
     """A run that keeps checkpoints in a folder; what came of it, and what it noted."""
     say = Noted()
     folder = RunFolder(out)
@@ -81,7 +83,9 @@ def kept(rank: int, config: TrainConfig, out: Path, stop_at: int = 0) -> tuple[R
     show = Stopping(stop_at) if stop_at else Show()
     votes.SECONDS = 0.0 if stop_at else 1.0  # these runs are over before a second is
     try:
-        done: Result | str = run(prepare_run(config), show, saver, lambda: getattr(show, "now", False))
+        done: Result | str = run(
+            prepare_run(config), show, saver, lambda: getattr(show, "now", False)
+        )
     except InterruptedError as error:
         done = str(error)
     finally:
@@ -106,7 +110,9 @@ def told(rank: int, config: TrainConfig, out: Path, stop_at: int = 0) -> dict[st
     }
 
 
-def killed(rank: int, config: TrainConfig, out: Path, after_s: float, victim: int) -> dict[str, Any]:
+def killed(
+    rank: int, config: TrainConfig, out: Path, after_s: float, victim: int
+) -> dict[str, Any]:
     """As `told`, but one rank is killed after a while; the others find out."""
     if rank == victim:
         threading.Thread(target=_kill, args=(after_s,), daemon=True).start()
@@ -126,7 +132,8 @@ def digest(out: Path) -> str:
 
 
 def rows_read(monkeypatch: Any) -> list[torch.Tensor]:
-    """Every window that this process trains on from now on; those made ahead and not asked for do not count."""
+    """Every window that this process trains on from now on; those made ahead and not asked for do
+    not count."""
     from thinwire.data import Batches, Prefetch
 
     made: dict[int, torch.Tensor] = {}
@@ -147,4 +154,15 @@ def rows_read(monkeypatch: Any) -> list[torch.Tensor]:
     return seen
 
 
-__all__ = ["MODELS", "SMALL", "Stopping", "digest", "kept", "killed", "result", "rows_read", "small", "told"]
+__all__ = [
+    "MODELS",
+    "SMALL",
+    "Stopping",
+    "digest",
+    "kept",
+    "killed",
+    "result",
+    "rows_read",
+    "small",
+    "told",
+]

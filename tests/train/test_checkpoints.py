@@ -23,11 +23,15 @@ from thinwire.train.checkpoints import Checkpoints, Member, host_groups
 from thinwire.train.parts import DamagedError
 
 
-def alone(folder: Path, keep: int = 2, host: str = "ant", rank: int = 0, run: str = "x") -> Checkpoints:
+def alone(
+    folder: Path, keep: int = 2, host: str = "ant", rank: int = 0, run: str = "x"
+) -> Checkpoints:
     return Checkpoints(folder, Member(host, rank=rank, world=2, run=run), keep, lambda _: None)
 
 
-def of_rank(rank: int, folder: Path, failures: list[str], timeout: timedelta | None = None) -> Checkpoints:
+def of_rank(
+    rank: int, folder: Path, failures: list[str], timeout: timedelta | None = None
+) -> Checkpoints:
     """One of two ranks of a host."""
     group = host_groups([0, 0], timeout)
     return Checkpoints(folder, Member("ant", rank == 0, group, rank, 2, "x"), 2, failures.append)
@@ -118,11 +122,14 @@ def _beside_one_that_dies(rank: int, folder: Path) -> str | None:
 def test_a_rank_that_is_lost_meanwhile_is_told_and_no_disk_is_blamed(tmp_path: Path) -> None:
     failure, died = run_ranks(2, _beside_one_that_dies, tmp_path)
     assert died == -signal.SIGKILL
-    assert failure.startswith("the checkpoint of step 10 was not saved: another rank of this host was lost meanwhile")
+    assert failure.startswith(
+        "the checkpoint of step 10 was not saved: another rank of this host was lost meanwhile"
+    )
     assert "are free in" not in failure
 
 
-# -- damage -----------------------------------------------------------------------------------------------------------
+# -- damage
+# -----------------------------------------------------------------------------------------------------------
 
 
 def saved(folder: Path, step: int = 10, **settings: object) -> Checkpoints:
@@ -152,8 +159,13 @@ def test_no_flipped_bit_is_read_as_good(tmp_path: Path) -> None:
     assert [path.name for path in files] == ["manifest.json", "rank-0.safetensors"]
     draws = random.Random(0)
     sizes = [path.stat().st_size for path in files]
-    flips = [(index, draws.randrange(8 * sizes[index])) for index in draws.choices(range(2), sizes, k=160)]
-    flips += [(0, draws.randrange(8 * sizes[0])) for _ in range(40)]  # the manifest is short beside the tensors
+    flips = [
+        (index, draws.randrange(8 * sizes[index]))
+        for index in draws.choices(range(2), sizes, k=160)
+    ]
+    flips += [
+        (0, draws.randrange(8 * sizes[0])) for _ in range(40)
+    ]  # the manifest is short beside the tensors
     for index, bit in flips:
         whole = files[index].read_bytes()
         damaged = bytearray(whole)
@@ -178,14 +190,19 @@ def test_a_copy_of_another_hosts_folder_is_refused(tmp_path: Path) -> None:
     assert set(ant.read(10).tensors) == {"a", "b.c"}
     shutil.rmtree(tmp_path / "host-bee")
     shutil.copytree(tmp_path / "host-ant", tmp_path / "host-bee")
-    with pytest.raises(DamagedError, match=r"host-bee/step-00000010 and .*host-ant/step-00000010 both hold rank 0: one is a copy"):
+    with pytest.raises(
+        DamagedError,
+        match=r"host-bee/step-00000010 and .*host-ant/step-00000010 both hold rank 0: one is a copy",
+    ):
         ant.read(10)
 
 
 def test_a_folder_of_another_run_is_left_out_and_told(tmp_path: Path) -> None:
     ant = saved(tmp_path)
     saved(tmp_path, host="bee", rank=1, run="y")
-    assert [note.partition(" was saved by another run")[0] for note in ant.read(10).notes] == [str(tmp_path / "host-bee/step-00000010")]
+    assert [note.partition(" was saved by another run")[0] for note in ant.read(10).notes] == [
+        str(tmp_path / "host-bee/step-00000010")
+    ]
 
 
 def test_what_is_damaged_is_kept_aside_until_it_is_old(tmp_path: Path) -> None:
@@ -204,7 +221,8 @@ def test_what_is_damaged_is_kept_aside_until_it_is_old(tmp_path: Path) -> None:
     assert names(checkpoints) == ["step-00000030", "step-00000040"]
 
 
-# -- ranks that send what they should not -----------------------------------------------------------------------------
+# -- ranks that send what they should not
+# -----------------------------------------------------------------------------
 
 
 def _beside_a_rogue(rank: int, folder: Path, how: str) -> str | None:
@@ -223,13 +241,22 @@ def _beside_a_rogue(rank: int, folder: Path, how: str) -> str | None:
     elif how == "list":
         module.all_gather(group, b'{"made": ["a", "b"]}')
     else:
-        dist.all_gather([torch.zeros(1, dtype=torch.int64) for _ in range(2)], torch.tensor([1 << 62]), group=group)
+        dist.all_gather(
+            [torch.zeros(1, dtype=torch.int64) for _ in range(2)],
+            torch.tensor([1 << 62]),
+            group=group,
+        )
     return None
 
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("gather_object", ""), ("pickle", "rank 1 of this host sent"), ("list", "rank 1 of this host sent"), ("huge", "announces 4,6")],
+    [
+        ("gather_object", ""),
+        ("pickle", "rank 1 of this host sent"),
+        ("list", "rank 1 of this host sent"),
+        ("huge", "announces 4,6"),
+    ],
 )
 def test_a_pickle_that_a_rank_sends_is_not_run(tmp_path: Path, how: str, reason: str) -> None:
     failure, _ = run_ranks(2, _beside_a_rogue, tmp_path, how)
@@ -241,7 +268,14 @@ def test_a_pickle_that_a_rank_sends_is_not_run(tmp_path: Path, how: str, reason:
 
 def _shared_tensors(rank: int, folder: Path) -> None:
     checkpoints = of_rank(rank, folder, [])
-    checkpoints.save(10, {"model": torch.arange(1000), f"rank{rank}": torch.full((900,), rank), "small": torch.tensor(5)})
+    checkpoints.save(
+        10,
+        {
+            "model": torch.arange(1000),
+            f"rank{rank}": torch.full((900,), rank),
+            "small": torch.tensor(5),
+        },
+    )
     checkpoints.wait()
     assert checkpoints.failure is None
 
@@ -250,11 +284,15 @@ def test_a_tensor_that_ranks_share_is_written_once(tmp_path: Path) -> None:
     run_ranks(2, _shared_tensors, tmp_path)
     found = alone(tmp_path).read(10)
     assert found.manifest is not None
-    assert [sorted(part.tensors) for part in found.manifest.parts] == [["model", "rank0"], ["rank1", "small"]]
+    assert [sorted(part.tensors) for part in found.manifest.parts] == [
+        ["model", "rank0"],
+        ["rank1", "small"],
+    ]
     assert torch.equal(found.tensors["rank1"], torch.ones(900, dtype=torch.int64))
 
 
-# -- what stays -------------------------------------------------------------------------------------------------------
+# -- what stays
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:

@@ -41,9 +41,14 @@ def test_flags_say_it_again(config: TrainConfig) -> None:
 
 
 @given(CONFIGS)
-def test_a_file_says_the_same(tmp_path_factory: pytest.TempPathFactory, config: TrainConfig) -> None:
+def test_a_file_says_the_same(
+    tmp_path_factory: pytest.TempPathFactory, config: TrainConfig
+) -> None:
     file = tmp_path_factory.mktemp("config") / "run.toml"
-    file.write_text(tomli_w.dumps({name.replace("_", "-"): getattr(config, name) for name in FIELDS}), encoding="utf-8")
+    file.write_text(
+        tomli_w.dumps({name.replace("_", "-"): getattr(config, name) for name in FIELDS}),
+        encoding="utf-8",
+    )
     assert config_from({}, file) == config
 
 

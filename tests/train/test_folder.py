@@ -47,8 +47,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, overwrite: boo
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     make = f"RunFolder(Path({str(tmp_path / 'out')!r})).claim(resume=False, overwrite=False)"
-    code = f"from pathlib import Path; from thinwire.train.folder import RunFolder; kept = {make}; print('held', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    code = (
+        f"from pathlib import Path; from thinwire.train.folder import RunFolder; kept = {make}; "
+        "print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match="another run that is going on"):
@@ -58,7 +63,12 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_hosts_of_one_run_may_share_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "ant", "MASTER_PORT": "29500"}.items():
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "ant",
+        "MASTER_PORT": "29500",
+    }.items():
         monkeypatch.setenv(name, value)
     first = RunFolder(tmp_path).claim(resume=False, overwrite=False)
     first.write_config(TrainConfig(steps=7))

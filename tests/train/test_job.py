@@ -1,4 +1,5 @@
-"""The training job: every recipe and every kind of model runs, alike on every rank and decided by the seed."""
+"""The training job: every recipe and every kind of model runs, alike on every rank and decided by
+the seed."""
 
 from __future__ import annotations
 
@@ -64,8 +65,14 @@ def on_a_rank(rank: int) -> list[dict[str, tuple[tuple[float, ...], float, float
 
 
 def objectives_on_a_rank(rank: int) -> dict[str, tuple[float, float]]:
-    runs = {name: result(small(model=model, steps=60, lr=1e-2, warmup=5)) for name, model in MODELS.items()}
-    return {name: (done.nats, sum(done.curve[:5]) / 5 - sum(done.curve[-5:]) / 5) for name, done in runs.items()}
+    runs = {
+        name: result(small(model=model, steps=60, lr=1e-2, warmup=5))
+        for name, model in MODELS.items()
+    }
+    return {
+        name: (done.nats, sum(done.curve[:5]) / 5 - sum(done.curve[-5:]) / 5)
+        for name, done in runs.items()
+    }
 
 
 def test_every_recipe_is_run() -> None:
@@ -83,15 +90,22 @@ def test_a_recipe_runs_alone(spoken: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["muloco,period=3", "dense"])
-def test_muon_and_sgd_are_chosen_by_their_names(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_muon_and_sgd_are_chosen_by_their_names(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[torch.optim.Optimizer] = []
 
-    def noting(model: torch.nn.Module, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> Syncer:
+    def noting(
+        model: torch.nn.Module, optimizer: torch.optim.Optimizer, *args: Any, **options: Any
+    ) -> Syncer:
         made.append(optimizer)
         return attach(model, optimizer, *args, **options)
 
     monkeypatch.setattr("thinwire.train.job.attach", noting)
-    runs = [result(small(strategy=strategy, optimizer=name, beta1=0.5)) for name in ("auto", "muon", "sgd")]
+    runs = [
+        result(small(strategy=strategy, optimizer=name, beta1=0.5))
+        for name in ("auto", "muon", "sgd")
+    ]
     assert [type(optimizer) for optimizer in made] == [torch.optim.AdamW, Together, torch.optim.SGD]
     assert made[2].param_groups[0]["momentum"] == 0.5
     assert len({done.curve for done in runs}) == 3
@@ -99,7 +113,10 @@ def test_muon_and_sgd_are_chosen_by_their_names(strategy: str, monkeypatch: pyte
 
 
 def test_an_optimiser_that_does_not_suit_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--optimizer muon: momentum\(.* whole updates in \.grad.* take auto or sgd"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--optimizer muon: momentum\(.* whole updates in \.grad.* take auto or sgd",
+    ):
         prepare_run(small(strategy="onebit_adam,start=3", optimizer="muon"))
 
 
@@ -123,7 +140,11 @@ def test_every_recipe_runs_on_two_ranks_and_is_decided_by_its_seed() -> None:
         assert curve != other[name][0], "each rank reads batches of its own"
         assert nats == other[name][1], "and validates the same weights"
         assert ratio is not None
-        assert ratio == pytest.approx(1) if name in ("dense", "delayed_update", "parameter_server", "decentralised") else ratio > 1.1
+        assert (
+            ratio == pytest.approx(1)
+            if name in ("dense", "delayed_update", "parameter_server", "decentralised")
+            else ratio > 1.1
+        )
 
 
 def test_every_kind_of_model_learns_on_two_ranks() -> None:
@@ -181,7 +202,9 @@ def test_tokens_say_how_long() -> None:
     assert result(small(tokens=320)).end.tokens == 320
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # Dynamo asks for it and hides the warning itself
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning"
+)  # Dynamo asks for it and hides the warning itself
 def test_bf16_and_compiled_blocks_learn() -> None:
     for settings in ({"precision": "bf16"}, {"compile": True}):
         curve = result(small(steps=40, lr=1e-2, warmup=5, **settings)).curve
@@ -216,6 +239,8 @@ def test_dropout_is_drawn_by_seed_step_and_rank() -> None:
         ({"context": 10**7}, ConfigError, "text is too short"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, object], error: type[Exception], said: str) -> None:
+def test_what_cannot_be_is_refused(
+    settings: dict[str, object], error: type[Exception], said: str
+) -> None:
     with pytest.raises(error, match=said):
         result(small(**settings))

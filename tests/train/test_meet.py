@@ -1,4 +1,5 @@
-"""Ranks meet in a store that has seen earlier attempts, and never take a dead rank's name for a living one's."""
+"""Ranks meet in a store that has seen earlier attempts, and never take a dead rank's name for a
+living one's."""
 
 from __future__ import annotations
 
@@ -15,10 +16,15 @@ from thinwire.train.meet import met
 SOON = timedelta(seconds=20)
 
 
-def together(store: Any, world: int, absent: tuple[int, ...] = (), timeout: timedelta = SOON) -> list[str]:
+def together(
+    store: Any, world: int, absent: tuple[int, ...] = (), timeout: timedelta = SOON
+) -> list[str]:
     ranks = [rank for rank in range(world) if rank not in absent]
     with ThreadPoolExecutor(world) as pool:
-        return [done.result() for done in [pool.submit(met, store, rank, world, timeout) for rank in ranks]]
+        return [
+            done.result()
+            for done in [pool.submit(met, store, rank, world, timeout) for rank in ranks]
+        ]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

@@ -1,4 +1,5 @@
-"""Workers that memory does not hold are refused before any is started; one rank is measured only where it may matter."""
+"""Workers that memory does not hold are refused before any is started; one rank is measured only
+where it may matter."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from thinwire.train.memory import GB, Usage, free_bytes, measured, must_fit
 MB = 1 << 20
 
 
-def bounded(monkeypatch: pytest.MonkeyPatch, free: int, usage: Usage | None = None) -> list[TrainConfig]:
+def bounded(
+    monkeypatch: pytest.MonkeyPatch, free: int, usage: Usage | None = None
+) -> list[TrainConfig]:
     """A machine with so much free; whose ranks take `usage`. What was measured."""
     asked: list[TrainConfig] = []
 
@@ -31,7 +34,9 @@ def bounded(monkeypatch: pytest.MonkeyPatch, free: int, usage: Usage | None = No
     return asked
 
 
-def test_a_thousand_workers_are_refused_with_numbers_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_workers_are_refused_with_numbers_and_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = bounded(monkeypatch, int(23 * GB), Usage(own=int(0.4 * GB), shared=int(0.2 * GB)))
     with pytest.raises(ConfigError) as refused:
         must_fit(small(workers=1000), 1)
@@ -66,17 +71,23 @@ def test_an_ordinary_run_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_rank_is_measured_as_it_trains(tmp_path: Path) -> None:
-    """Of each of 64 million parameters: weights, gradients and AdamW's two averages, 16 bytes, beside what Python and torch take."""
+    """Of each of 64 million parameters: weights, gradients and AdamW's two averages, 16 bytes,
+    beside what Python and torch take."""
     wide = "gpt2-nano,n_layer=1,n_head=2,n_embd=2304"
     usage = measured(small(model=wide, workers=4, cache=str(tmp_path)), 1)
     assert 64e6 * 16 < usage.own < 64e6 * 16 + 1.5 * GB
     assert 10 * MB < usage.shared < GB
 
 
-def test_the_command_starts_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_starts_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     bounded(monkeypatch, int(23 * GB), Usage(own=int(0.4 * GB), shared=int(0.2 * GB)))
     assert main(["train", "--workers=1000", f"--out={tmp_path / 'out'}"]) == 2
-    assert "thinwire train: --workers 1000 need 400.2 GB of memory, and 23.0 GB are free" in capfd.readouterr().err
+    assert (
+        "thinwire train: --workers 1000 need 400.2 GB of memory, and 23.0 GB are free"
+        in capfd.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -86,12 +97,20 @@ def test_what_cannot_be_is_said_instead_of_measured() -> None:
 
 
 GROUP: dict[str, Any] = {"v2": ("0::/a/b", "", "memory.max", "memory.current", "inactive_file")}
-GROUP["v1"] = ("4:cpu,memory:/a/b", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+GROUP["v1"] = (
+    "4:cpu,memory:/a/b",
+    "memory",
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_inactive_file",
+)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("inside", ["a/b", "a", ""])
-def test_a_control_group_above_bounds_what_is_free(version: str, inside: str, tmp_path: Path) -> None:
+def test_a_control_group_above_bounds_what_is_free(
+    version: str, inside: str, tmp_path: Path
+) -> None:
     line, top, limit, usage, cache = GROUP[version]
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {800 * 1024} kB\n")

@@ -1,4 +1,5 @@
-"""Models by words: built as the seed says, read back as they were saved, and refused in a line where they cannot be."""
+"""Models by words: built as the seed says, read back as they were saved, and refused in a line
+where they cannot be."""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ def test_the_seed_decides_the_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NANO)
-def test_a_model_that_was_saved_is_the_same_model(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_was_saved_is_the_same_model(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     model, batch = built(name), batch_for(name)
     model.save_pretrained(tmp_path)
     capfd.readouterr()
@@ -79,7 +82,9 @@ def test_a_model_that_was_saved_is_the_same_model(name: str, tmp_path: Path, cap
 
 def test_weights_are_read_as_float32(saved: Path) -> None:
     built("gpt2-nano,n_layer=1").bfloat16().save_pretrained(saved)
-    assert {weight.dtype for weight in model_from(str(saved), TOKENIZER, 32).parameters()} == {torch.float32}
+    assert {weight.dtype for weight in model_from(str(saved), TOKENIZER, 32).parameters()} == {
+        torch.float32
+    }
 
 
 @pytest.mark.parametrize("name", NANO)
@@ -93,13 +98,23 @@ def test_kinds_are_told_by_configurations() -> None:
     from transformers import AutoConfig
 
     for_model = AutoConfig.for_model
-    assert objective_of(for_model("roberta")) == objective_of(for_model("distilbert")) == objective_of(for_model("modernbert")) == "masked"
     assert (
-        objective_of(for_model("bert", is_decoder=True)) == objective_of(for_model("qwen2")) == objective_of(for_model("mamba")) == "causal"
+        objective_of(for_model("roberta"))
+        == objective_of(for_model("distilbert"))
+        == objective_of(for_model("modernbert"))
+        == "masked"
+    )
+    assert (
+        objective_of(for_model("bert", is_decoder=True))
+        == objective_of(for_model("qwen2"))
+        == objective_of(for_model("mamba"))
+        == "causal"
     )
     assert objective_of(for_model("bart")) == objective_of(for_model("mt5")) == "spans"
     assert positions_of(for_model("roberta", max_position_embeddings=514, pad_token_id=1)) == 512
-    with pytest.raises(ModelError, match="a model of type 'vit' is no decoder, encoder or encoder-decoder of text"):
+    with pytest.raises(
+        ModelError, match="a model of type 'vit' is no decoder, encoder or encoder-decoder of text"
+    ):
         objective_of(for_model("vit"))
 
 
@@ -111,7 +126,9 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
 
 def test_a_folder_that_holds_no_model_is_refused(saved: Path) -> None:
     assert f"did you mean '{saved}'?" in refused(str(saved.parent))
-    assert "has no config.json, so it holds no model; give the folder" in refused(str(saved.parent.parent))
+    assert "has no config.json, so it holds no model; give the folder" in refused(
+        str(saved.parent.parent)
+    )
     assert "is not there; give the folder that save_pretrained wrote" in refused("./nowhere")
     assert "is a file; give the folder" in refused(str(saved / "config.json"))
 
@@ -146,7 +163,9 @@ def test_damaged_weights_are_refused(saved: Path) -> None:
     assert "model.safetensors" in refused(str(saved))
 
 
-def test_weights_without_a_head_are_refused_and_a_tied_head_needs_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_weights_without_a_head_are_refused_and_a_tied_head_needs_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     bert, gpt = built("bert-nano,num_hidden_layers=1"), built("gpt2-nano,n_layer=1")
     bert.bert.save_pretrained(tmp_path / "bert")
     gpt.transformer.save_pretrained(tmp_path / "gpt")
@@ -168,16 +187,23 @@ def test_weights_of_other_sizes_are_refused(saved: Path) -> None:
 
 def test_a_tokenizer_that_is_too_large_is_refused(saved: Path) -> None:
     assert refused("gpt2-nano,vocab_size=260") == (
-        "the tokenizer has 267 tokens, but gpt2-nano,vocab_size=260 has embeddings for 260; leave vocab_size out"
+        "the tokenizer has 267 tokens, but gpt2-nano,vocab_size=260 has embeddings for 260; leave "
+        "vocab_size out"
     )
     larger = tokenizer_from("byte", Text("nothing", (), ()), [*SPECIALS, "<one_more>"])
     assert "the tokenizer has 268 tokens, but" in refused(str(saved), tokenizer=larger)
-    assert "has embeddings for 267; take the model's own tokenizer, or one with fewer tokens" in refused(str(saved), tokenizer=larger)
+    assert (
+        "has embeddings for 267; take the model's own tokenizer, or one with fewer tokens"
+        in refused(str(saved), tokenizer=larger)
+    )
     assert built("gpt2-nano,vocab_size=320").get_input_embeddings().num_embeddings == 320
 
 
 def test_a_context_beyond_the_positions_is_refused(saved: Path) -> None:
-    assert refused(str(saved), context=33) == f"rows of 33 tokens were asked for, but {saved} has 32 positions; take a shorter context"
+    assert (
+        refused(str(saved), context=33)
+        == f"rows of 33 tokens were asked for, but {saved} has 32 positions; take a shorter context"
+    )
     assert "has 16 positions" in refused("gpt2-nano,n_positions=16")
     assert built("gpt2-nano,n_positions=40").config.n_positions == 40
 
@@ -185,7 +211,10 @@ def test_a_context_beyond_the_positions_is_refused(saved: Path) -> None:
 def test_an_encoder_decoder_starts_from_the_padding(tmp_path: Path) -> None:
     config = configuration("t5-nano", vocab=len(TOKENIZER), context=32, eos=256, pad=3)
     config.save_pretrained(tmp_path)
-    assert "starts to write from token 3, but is trained to start from the tokenizer's padding, which is 257" in refused(str(tmp_path))
+    assert (
+        "starts to write from token 3, but is trained to start from the tokenizer's padding, "
+        "which is 257"
+    ) in refused(str(tmp_path))
     bare = tokenizer_from("byte", Text("nothing", (), ()), ["<|endoftext|>"])
     assert "starts to write from token None" in refused("t5-nano", tokenizer=bare)
 
@@ -195,7 +224,9 @@ def test_sizes_that_do_not_go_together_are_refused() -> None:
     assert "num_key_value_heads=3" in refused("llama-nano,num_key_value_heads=3")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_hub_that_cannot_be_reached_is_one_line_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def unknown(*_: object) -> None:
         raise OSError("Name or service not known")
 
@@ -203,7 +234,10 @@ def test_a_hub_that_cannot_be_reached_is_one_line_at_once(monkeypatch: pytest.Mo
     monkeypatch.setattr("urllib.request.getproxies", dict)
     begun = time.monotonic()
     line = refused("hf:nobody/no-such-model")
-    assert line.startswith("the model 'hf:nobody/no-such-model' is not in this machine's cache, and the hub cannot be reached; connect, or")
+    assert line.startswith(
+        "the model 'hf:nobody/no-such-model' is not in this machine's cache, and the hub cannot "
+        "be reached; connect, or"
+    )
     assert "\n" not in line
     with pytest.raises(ModelError, match="the hub cannot be reached"):
         kind_of("hf:nobody/no-such-model")

@@ -1,4 +1,5 @@
-"""Muon and AdamW as one optimiser: what each does alone, under an engine and through a checkpoint."""
+"""Muon and AdamW as one optimiser: what each does alone, under an engine and through a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +20,12 @@ from thinwire.train.muon import Together, muon
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.inside, self.norm, self.lm_head = nn.Embedding(11, 8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 11)
+        self.embed, self.inside, self.norm, self.lm_head = (
+            nn.Embedding(11, 8),
+            nn.Linear(8, 8),
+            nn.LayerNorm(8),
+            nn.Linear(8, 11),
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.lm_head(self.norm(torch.tanh(self.inside(self.embed(tokens)))))
@@ -38,7 +44,9 @@ def backward(model: nn.Module, step: int, rank: int = 0) -> None:
 def test_each_part_is_torchs_own_bit_for_bit_and_follows_the_rate() -> None:
     ours, theirs = copy.deepcopy(MODEL), copy.deepcopy(MODEL)
     together = muon(ours, lr=0.02, weight_decay=0.1)
-    first = torch.optim.Muon([theirs.inside.weight], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    first = torch.optim.Muon(
+        [theirs.inside.weight], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
     vectors = [theirs.inside.bias, theirs.norm.weight, theirs.norm.bias, theirs.lm_head.bias]
     groups = [
         {"params": [theirs.embed.weight, theirs.lm_head.weight], "weight_decay": 0.1},
@@ -56,7 +64,9 @@ def test_each_part_is_torchs_own_bit_for_bit_and_follows_the_rate() -> None:
         second.step()
         for optimizer in (together, first, second):
             optimizer.zero_grad()
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
     assert len(together.state) == len(list(ours.parameters()))
 
 
@@ -74,7 +84,9 @@ def test_its_state_dict_is_taken_up_by_all_parts() -> None:
             two = muon(half, lr=9.0)
             two.load_state_dict(saved)
             assert {group["lr"] for part in two.parts for group in part.param_groups} == {0.02}
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), half.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), half.parameters(), strict=True)
+    )
 
 
 def test_muloco_trains_a_whole_model_with_it_and_resumes() -> None:
@@ -89,11 +101,17 @@ def test_muloco_trains_a_whole_model_with_it_and_resumes() -> None:
             backward(model, step, driver.rank)
             optimizer.step()
             optimizer.zero_grad()
-        told = sync.state_dict(), torch.cat([param.detach().reshape(-1) for param in model.parameters()])
+        told = (
+            sync.state_dict(),
+            torch.cat([param.detach().reshape(-1) for param in model.parameters()]),
+        )
         sync.close()
         return told
 
-    whole, half = on_threads(2, lambda driver: work(12, None, driver)), on_threads(2, lambda driver: work(7, None, driver))
+    whole, half = (
+        on_threads(2, lambda driver: work(12, None, driver)),
+        on_threads(2, lambda driver: work(7, None, driver)),
+    )
     resumed = on_threads(2, lambda driver: work(12, half, driver))
     for rank in range(2):
         assert not isinstance(resumed[rank], BaseException), resumed[rank]
@@ -103,9 +121,13 @@ def test_muloco_trains_a_whole_model_with_it_and_resumes() -> None:
 
 
 def test_nothing_for_one_of_the_two_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no parameter is left to AdamW: use torch.optim.Muon alone"):
+    with pytest.raises(
+        ValueError, match=r"no parameter is left to AdamW: use torch.optim.Muon alone"
+    ):
         muon(nn.Linear(4, 4, bias=False))
-    with pytest.raises(ValueError, match=r"no parameter is left to Muon: use torch.optim.AdamW alone"):
+    with pytest.raises(
+        ValueError, match=r"no parameter is left to Muon: use torch.optim.AdamW alone"
+    ):
         muon(nn.LayerNorm(4))
 
 

@@ -1,4 +1,5 @@
-"""The laws of objectives: exact counts, nothing lost, everything from the generator; and the small models learn by each of them."""
+"""The laws of objectives: exact counts, nothing lost, everything from the generator; and the small
+models learn by each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,19 @@ from thinwire.data.text import Text
 from thinwire.data.tokenizer import tokenizer_from
 from thinwire.errors import ModelError
 from thinwire.train.models import kind_of, model_from
-from thinwire.train.objective import IGNORED, Batch, Objective, Tokens, _parted, _text, causal, loss, masked, objective_from, spans
+from thinwire.train.objective import (
+    IGNORED,
+    Batch,
+    Objective,
+    Tokens,
+    _parted,
+    _text,
+    causal,
+    loss,
+    masked,
+    objective_from,
+    spans,
+)
 
 NOTHING = Text("nothing", (), ())
 SEEDS = st.integers(0, 2**63 - 1)
@@ -38,7 +51,9 @@ def windows(objective: Objective, rows: int, seed: int = 0, eos: float = 0.0) ->
 
 
 def same(one: Batch, two: Batch) -> bool:
-    return one.targets.equal(two.targets) and all(tensor.equal(two.inputs[name]) for name, tensor in one.inputs.items())
+    return one.targets.equal(two.targets) and all(
+        tensor.equal(two.inputs[name]) for name, tensor in one.inputs.items()
+    )
 
 
 @given(context=st.integers(1, 60), rows=st.integers(1, 4), seed=SEEDS)
@@ -52,7 +67,9 @@ def test_causal_targets_follow_their_inputs(context: int, rows: int, seed: int) 
 
 
 @given(context=st.integers(1, 80), share=st.floats(0.01, 0.6), rows=st.integers(1, 5), seed=SEEDS)
-def test_masked_rows_have_the_same_number_of_targets_and_touch_nothing_else(context: int, share: float, rows: int, seed: int) -> None:
+def test_masked_rows_have_the_same_number_of_targets_and_touch_nothing_else(
+    context: int, share: float, rows: int, seed: int
+) -> None:
     objective = fitted(masked(context, share))
     text = windows(objective, rows, seed, eos=0.1)
     batch = objective.batch(text, generator(seed))
@@ -102,7 +119,11 @@ def put_back(inputs: list[int], targets: list[int], sentinels: tuple[int, ...]) 
             span = written.setdefault(token, [])
         else:
             span.append(token)
-    return [each for token in inputs[:-1] for each in (written[token] if token in sentinels else [token])]
+    return [
+        each
+        for token in inputs[:-1]
+        for each in (written[token] if token in sentinels else [token])
+    ]
 
 
 @given(
@@ -112,7 +133,9 @@ def put_back(inputs: list[int], targets: list[int], sentinels: tuple[int, ...]) 
     rows=st.integers(1, 4),
     seed=SEEDS,
 )
-def test_spans_put_back_are_the_text(context: int, share: float, mean_span: float, rows: int, seed: int) -> None:
+def test_spans_put_back_are_the_text(
+    context: int, share: float, mean_span: float, rows: int, seed: int
+) -> None:
     objective = fitted(spans(context, share, mean_span))
     assert objective.tokens is not None
     text = windows(objective, rows, seed, eos=0.1)
@@ -125,10 +148,16 @@ def test_spans_put_back_are_the_text(context: int, share: float, mean_span: floa
     assert written[:, 1:].equal(batch.targets[:, :-1])
     assert (written[:, 0] == objective.tokens.pad).all()
     sentinels = objective.tokens.sentinels
-    for row, target, whole in zip(inputs.tolist(), batch.targets.tolist(), text.tolist(), strict=True):
+    for row, target, whole in zip(
+        inputs.tolist(), batch.targets.tolist(), text.tolist(), strict=True
+    ):
         assert put_back(row, target, sentinels) == whole
         assert row[-1] == target[-1] == objective.tokens.eos
-        assert [token for token in row if token in sentinels] == [token for token in target if token in sentinels] == list(sentinels)
+        assert (
+            [token for token in row if token in sentinels]
+            == [token for token in target if token in sentinels]
+            == list(sentinels)
+        )
 
 
 @pytest.mark.parametrize("context", [3, 4, 16, 64, 128, 200, 512, 1024])
@@ -170,24 +199,48 @@ def test_a_generator_decides_a_batch_and_rows_keep_their_order(name: str) -> Non
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: causal(0), "causal(context=0): a row has at least 1 token; take context=1 or more"),
-        (lambda: masked(8, share=1.0), "the share of masked positions lies between 0 and 1; take 0.15"),
+        (
+            lambda: causal(0),
+            "causal(context=0): a row has at least 1 token; take context=1 or more",
+        ),
+        (
+            lambda: masked(8, share=1.0),
+            "the share of masked positions lies between 0 and 1; take 0.15",
+        ),
         (
             lambda: spans(2),
             "a token, a sentinel and the end are 3 tokens; take context=3 or more",
         ),
-        (lambda: spans(8, share=0.95), "the share that is cut out lies between 0 and 0.9; take 0.15"),
+        (
+            lambda: spans(8, share=0.95),
+            "the share that is cut out lies between 0 and 0.9; take 0.15",
+        ),
         (lambda: spans(8, mean_span=0.5), "a span has at least 1 token; take mean_span=3"),
-        (lambda: objective_from("causl", 8), "no objective is called 'causl'; did you mean 'causal'? There are: causal, masked, spans"),
+        (
+            lambda: objective_from("causl", 8),
+            (
+                "no objective is called 'causl'; did you mean 'causal'? There are: causal, "
+                "masked, spans"
+            ),
+        ),
         (
             lambda: objective_from("causal", 8, "masked"),
             "the objective causal is for decoders (gpt2-…, llama-…), but this model is one of",
         ),
-        (lambda: causal(8).batch(torch.zeros(1, 9), generator(0)), "causal(context=8) knows no ids yet; call fitted(tokenizer)"),
-        (lambda: fitted(causal(8)).batch(torch.zeros(1, 8), generator(0)), "reads rows of 9 tokens, not a tensor of shape (1, 8)"),
+        (
+            lambda: causal(8).batch(torch.zeros(1, 9), generator(0)),
+            "causal(context=8) knows no ids yet; call fitted(tokenizer)",
+        ),
+        (
+            lambda: fitted(causal(8)).batch(torch.zeros(1, 8), generator(0)),
+            "reads rows of 9 tokens, not a tensor of shape (1, 8)",
+        ),
         (
             lambda: spans(64).fitted(tokenizer_from("byte", NOTHING, ["<|endoftext|>"])),
-            "spans needs special tokens that the tokenizer lacks: <pad>, <extra_id_0>, <extra_id_1> and 1 more; add them",
+            (
+                "spans needs special tokens that the tokenizer lacks: <pad>, <extra_id_0>, "
+                "<extra_id_1> and 1 more; add them"
+            ),
         ),
     ],
 )
@@ -204,7 +257,12 @@ def test_a_small_model_learns(name: str) -> None:
     objective = objective.fitted(tokenizer)
     torch.manual_seed(0)
     model = model_from(name, tokenizer, 48)
-    text = torch.tensor(list(b"The quality of mercy is not strain'd, it droppeth as the gentle rain from heaven " * 20))
+    text = torch.tensor(
+        list(
+            b"The quality of mercy is not strain'd, it droppeth as the gentle rain from heaven "
+            * 20
+        )
+    )
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     draws, losses = generator(0), []
     for _ in range(30):
@@ -212,7 +270,9 @@ def test_a_small_model_learns(name: str) -> None:
         rows = torch.stack([text[start : start + objective.length] for start in at.tolist()])
         value = loss(model, objective.batch(rows, draws))
         value.backward()
-        assert all(weight.grad is not None for weight in model.parameters()), "the wire waits for every gradient"
+        assert all(weight.grad is not None for weight in model.parameters()), (
+            "the wire waits for every gradient"
+        )
         optimizer.step()
         optimizer.zero_grad()
         losses.append(value.item())
@@ -232,6 +292,8 @@ def test_the_loss_is_the_mean_over_targets_in_float32() -> None:
 
     value = loss(Answers(), batch)
     picked = batch.targets != IGNORED
-    expected = -logits.float().log_softmax(-1)[picked].gather(1, batch.targets[picked][:, None]).mean()
+    expected = (
+        -logits.float().log_softmax(-1)[picked].gather(1, batch.targets[picked][:, None]).mean()
+    )
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, expected)

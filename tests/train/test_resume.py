@@ -1,4 +1,5 @@
-"""Nothing is lost: stopped, killed and resumed is never stopped, bit for bit; another world goes on with rows that nobody has read."""
+"""Nothing is lost: stopped, killed and resumed is never stopped, bit for bit; another world goes on
+with rows that nobody has read."""
 
 from __future__ import annotations
 
@@ -38,8 +39,13 @@ KILLS = 3  # benchmarks.kills does twenty, with the elastic agent
 SAME = ("curve", "validation", "nats", "sent", "tokens", "weights")
 
 
-def in_turn(rank: int, configs: list[Any], outs: list[Path], stops: list[int]) -> list[dict[str, Any]]:
-    return [told(rank, config, out, stop) for config, out, stop in zip(configs, outs, stops, strict=True)]
+def in_turn(
+    rank: int, configs: list[Any], outs: list[Path], stops: list[int]
+) -> list[dict[str, Any]]:
+    return [
+        told(rank, config, out, stop)
+        for config, out, stop in zip(configs, outs, stops, strict=True)
+    ]
 
 
 def test_stopped_and_resumed_is_never_stopped(tmp_path: Path) -> None:
@@ -74,7 +80,9 @@ def test_muon_goes_on_as_if_it_had_never_stopped(spoken: str, tmp_path: Path) ->
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_killed_and_resumed_is_never_stopped(seed: int, tmp_path: Path) -> None:
     draws = random.Random(seed)
-    config = small(strategy=STRATEGIES[seed % len(STRATEGIES)], steps=60, save_every=5, validate_every=20)
+    config = small(
+        strategy=STRATEGIES[seed % len(STRATEGIES)], steps=60, save_every=5, validate_every=20
+    )
     whole, _ = run_ranks(2, told, config, tmp_path / "whole")
     victim = draws.randrange(2)
     fate = run_ranks(2, killed, config, tmp_path / "parts", draws.uniform(0.05, 1.5), victim)
@@ -106,10 +114,14 @@ def test_another_world_goes_on(spoken: str, worlds: tuple[int, int], tmp_path: P
     assert len({done["nats"] for done in again}) == 1
 
 
-def test_no_row_is_read_twice_by_another_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_is_read_twice_by_another_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = rows_read(monkeypatch)
     kept(0, small(steps=12, save_every=4, data=_letters(tmp_path)), tmp_path / "out", stop_at=5)
-    done, _ = kept(0, small(steps=12, batch=5, resume=True, data=_letters(tmp_path)), tmp_path / "out")
+    done, _ = kept(
+        0, small(steps=12, batch=5, resume=True, data=_letters(tmp_path)), tmp_path / "out"
+    )
     assert isinstance(done, Result)
     firsts = torch.cat(
         [rows[:, 0] * 65536 + rows[:, 1] * 256 + rows[:, 2] for rows in seen]
@@ -126,7 +138,9 @@ def _letters(folder: Path) -> str:
         text = "aa"
         draws = random.Random(0)
         while len(text) < 3000:
-            free = [letter for letter in "abcdefghijklmnopqrstuvwxyz" if text[-2:] + letter not in used]
+            free = [
+                letter for letter in "abcdefghijklmnopqrstuvwxyz" if text[-2:] + letter not in used
+            ]
             text += draws.choice(free)
             used.add(text[-3:])
         path.write_text(text)
@@ -147,11 +161,21 @@ def test_the_objectives_resume_too(tmp_path: Path) -> None:
 def test_local_steps_go_on_with_another_period(tmp_path: Path) -> None:
     config = small(strategy="diloco,period=4", steps=12)
     told(0, config, tmp_path / "run", 5)
-    with pytest.warns(UserWarning, match=r"saved under every\(n=4\) and goes on under every\(n=6\)"):
-        again = told(0, small(**(vars(config) | {"resume": True, "strategy": "diloco,period=6"})), tmp_path / "run")
+    with pytest.warns(
+        UserWarning, match=r"saved under every\(n=4\) and goes on under every\(n=6\)"
+    ):
+        again = told(
+            0,
+            small(**(vars(config) | {"resume": True, "strategy": "diloco,period=6"})),
+            tmp_path / "run",
+        )
     assert again["resumed"]
     with pytest.raises(CheckpointError, match="of another strategy"):
-        kept(0, small(**(vars(config) | {"resume": True, "strategy": "diloco,period=4,lr=0.5"})), tmp_path / "run")
+        kept(
+            0,
+            small(**(vars(config) | {"resume": True, "strategy": "diloco,period=4,lr=0.5"})),
+            tmp_path / "run",
+        )
 
 
 def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
@@ -170,7 +194,9 @@ def test_resume_without_a_checkpoint_says_so(tmp_path: Path) -> None:
         ({"tokenizer": "bpe,vocab=300"}, "of another (model|text and tokenizer)"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+def test_a_checkpoint_of_something_else_is_refused(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
     config = small(strategy="fedpaq,period=3")
     kept(0, config, tmp_path)
     with pytest.raises(CheckpointError, match=said):
@@ -178,14 +204,20 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, settings: dic
     assert list((tmp_path / "checkpoints").glob("host-*/step-*")), "and left where it is"
 
 
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept(0, small(save_every=3), tmp_path)
     steps = list(tmp_path.glob("checkpoints/host-*/step-*"))
     monkeypatch.setattr("thinwire.train.parts.FORMAT", 3)
-    with pytest.raises(CheckpointError, match=r"has format 2 of thinwire .*; this version reads 1 and 3"):
+    with pytest.raises(
+        CheckpointError, match=r"has format 2 of thinwire .*; this version reads 1 and 3"
+    ):
         kept(0, small(resume=True), tmp_path)
     assert len(steps) == 2, "there is an older one"
-    assert list(tmp_path.glob("checkpoints/host-*/step-*")) == steps, "and nothing is taken from a newer version's run"
+    assert list(tmp_path.glob("checkpoints/host-*/step-*")) == steps, (
+        "and nothing is taken from a newer version's run"
+    )
 
 
 def test_a_shorter_run_than_the_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -194,7 +226,8 @@ def test_a_shorter_run_than_the_checkpoint_is_refused(tmp_path: Path) -> None:
         kept(0, small(steps=4, resume=True), tmp_path)
 
 
-# -- damage -----------------------------------------------------------------------------------------------------------
+# -- damage
+# -----------------------------------------------------------------------------------------------------------
 
 
 def newest(out: Path) -> Path:
@@ -214,7 +247,9 @@ def cut_off(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [flip, cut_off, Path.unlink])
 @pytest.mark.parametrize("victim", ["rank-0.safetensors", "manifest.json"])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(tmp_path: Path, harm: Any, victim: str) -> None:
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
+    tmp_path: Path, harm: Any, victim: str
+) -> None:
     config = small(steps=8, save_every=2, strategy="topk_sgd,share=0.05")
     whole, _ = kept(0, config, tmp_path)
     harm(newest(tmp_path) / victim)
@@ -234,9 +269,14 @@ def test_where_all_are_damaged_each_is_named(tmp_path: Path) -> None:
     kept(0, small(save_every=3), tmp_path)
     for part in tmp_path.glob("checkpoints/host-*/step-*/*.safetensors"):
         cut_off(part)
-    with pytest.raises(CheckpointError, match=r"no checkpoint is whole and undamaged \(step 6: .*; step 3: .*--overwrite"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"no checkpoint is whole and undamaged \(step 6: .*; step 3: .*--overwrite",
+    ):
         kept(0, small(resume=True), tmp_path)
-    assert len(list(tmp_path.glob("checkpoints/host-*/step-*"))) == 2, "and they are left where they are"
+    assert len(list(tmp_path.glob("checkpoints/host-*/step-*"))) == 2, (
+        "and they are left where they are"
+    )
 
 
 def test_a_step_that_bears_anothers_name_is_refused(tmp_path: Path) -> None:
@@ -250,7 +290,8 @@ def test_a_step_that_bears_anothers_name_is_refused(tmp_path: Path) -> None:
     assert f"{last} holds a checkpoint of step 3" in notes[0]
 
 
-# -- two hosts, each with a disk of its own -----------------------------------------------------------------------------
+# -- two hosts, each with a disk of its own
+# -----------------------------------------------------------------------------
 
 
 def on_a_host(rank: int, config: Any, outs: list[Path], stop_at: int = 0) -> dict[str, Any]:
@@ -261,7 +302,12 @@ def on_a_host(rank: int, config: Any, outs: list[Path], stop_at: int = 0) -> dic
         return {"error": str(error)}
     if isinstance(done, str):
         return {"notes": notes, "stopped": done}
-    return {"notes": notes, "resumed": done.resumed, "nats": done.nats, "weights": digest(outs[rank])}
+    return {
+        "notes": notes,
+        "resumed": done.resumed,
+        "nats": done.nats,
+        "weights": digest(outs[rank]),
+    }
 
 
 def test_hosts_go_back_together_where_one_of_them_is_damaged(tmp_path: Path) -> None:
@@ -285,7 +331,10 @@ def test_a_folder_copied_from_another_host_or_run_is_refused(tmp_path: Path) -> 
     shutil.copytree(outs[1], tmp_path / "kept")
     (host,) = outs[1].glob("checkpoints/host-*")
     resume = small(**(vars(config) | {"resume": True}))
-    for source, reason in ((others[1], "were saved by different runs"), (outs[0], "both hold rank 0: one is a copy of the other")):
+    for source, reason in (
+        (others[1], "were saved by different runs"),
+        (outs[0], "both hold rank 0: one is a copy of the other"),
+    ):
         shutil.rmtree(host)
         shutil.copytree(next(source.glob("checkpoints/host-*")), host)
         for each in run_ranks(2, on_a_host, resume, outs):
@@ -295,7 +344,8 @@ def test_a_folder_copied_from_another_host_or_run_is_refused(tmp_path: Path) -> 
     assert [each["resumed"] for each in run_ranks(2, on_a_host, resume, outs)] == [(4,), (4,)]
 
 
-# -- strangers' folders -------------------------------------------------------------------------------------------------
+# -- strangers' folders
+# -------------------------------------------------------------------------------------------------
 
 
 def as_dcp(out: Path) -> None:
@@ -343,7 +393,9 @@ def test_a_pickle_in_a_checkpoint_is_not_run(tmp_path: Path, also: str) -> None:
         ({"step": None}, "holds a checkpoint of step None"),
     ],
 )
-def test_a_state_that_makes_no_sense_is_refused(tmp_path: Path, job: dict[str, Any], reason: str) -> None:
+def test_a_state_that_makes_no_sense_is_refused(
+    tmp_path: Path, job: dict[str, Any], reason: str
+) -> None:
     kept(0, small(), tmp_path)
     folder = newest(tmp_path)
     state = load_file(folder / "rank-0.safetensors")

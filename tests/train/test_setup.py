@@ -18,14 +18,30 @@ from thinwire.train.spoken import strategy_from
 @pytest.mark.parametrize("strategy", ["dense", "fedpaq,period=8"])
 def test_a_text_of_five_bytes_has_a_sentence_of_its_own(strategy: str, tmp_path: Path) -> None:
     (tmp_path / "five.txt").write_text("hello")
-    config = small(data=str(tmp_path / "five.txt"), cache=str(tmp_path / "cache"), strategy=strategy, context=128)
-    says = r"five.txt: the text is too short: 5 tokens to train on and 2 held out, and a row of --context 128 takes 129 of each; "
-    with pytest.raises(ConfigError, match=says + r"give a text of at least 2,580 tokens or so, or a lower --context"):
+    config = small(
+        data=str(tmp_path / "five.txt"),
+        cache=str(tmp_path / "cache"),
+        strategy=strategy,
+        context=128,
+    )
+    says = (
+        r"five.txt: the text is too short: 5 tokens to train on and 2 held out, and a row of "
+        r"--context 128 takes 129 of each; "
+    )
+    with pytest.raises(
+        ConfigError,
+        match=says + r"give a text of at least 2,580 tokens or so, or a lower --context",
+    ):
         prepare_run(config)
 
 
 def test_settings_after_a_colon() -> None:
-    with pytest.raises(StrategyError, match="no recipe is called 'diloco:period=5'; settings follow a comma, as in diloco,key=value"):
+    with pytest.raises(
+        StrategyError,
+        match=(
+            "no recipe is called 'diloco:period=5'; settings follow a comma, as in diloco,key=value"
+        ),
+    ):
         strategy_from("diloco:period=5")
 
 
@@ -49,5 +65,7 @@ def test_bytes_beside_the_schedule_go_on_with_a_run(saved_by: str) -> None:
     Account(second, 1).take_up(told, 4)  # type: ignore[arg-type]
     assert second.meter.setup_bytes == 220.0
     named = {"link probe": 200.0, "validation": 20.0}
-    assert second.meter.around == (named if saved_by == "this version" else {"link probe": 100.0, "before it went on": 120.0})
+    assert second.meter.around == (
+        named if saved_by == "this version" else {"link probe": 100.0, "before it went on": 120.0}
+    )
     assert dataclasses.asdict(second.meter)["around"] == second.meter.around

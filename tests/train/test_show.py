@@ -17,7 +17,14 @@ from thinwire.train.show import Lines, LiveLine, figures
 
 
 def moment(step: int) -> Moment:
-    return Moment(step, 100, 2.5, 2.0, 1024 * step, Report(2, step, (Row("bucket 0", 250_000, step, 5e4 * step, exposed_s=0.1),), 0.0))
+    return Moment(
+        step,
+        100,
+        2.5,
+        2.0,
+        1024 * step,
+        Report(2, step, (Row("bucket 0", 250_000, step, 5e4 * step, exposed_s=0.1),), 0.0),
+    )
 
 
 def test_elsewhere_only_validations_are_told() -> None:
@@ -28,8 +35,14 @@ def test_elsewhere_only_validations_are_told() -> None:
         if step % 50 == 0:
             show.validated(step, 2.25)
     assert out.getvalue().splitlines() == [
-        "step 50  validation 2.2500 nats/token  training 2.500  25,600 tokens/s  50.0 kB/step, 20.0x fewer",
-        "step 100  validation 2.2500 nats/token  training 2.500  51,200 tokens/s  50.0 kB/step, 20.0x fewer",
+        (
+            "step 50  validation 2.2500 nats/token  training 2.500  25,600 tokens/s  50.0 "
+            "kB/step, 20.0x fewer"
+        ),
+        (
+            "step 100  validation 2.2500 nats/token  training 2.500  51,200 tokens/s  50.0 "
+            "kB/step, 20.0x fewer"
+        ),
     ]
 
 
@@ -54,18 +67,29 @@ def test_the_table_fits_and_tells_what_run_json_tells(width: int) -> None:
     assert f"{told['result']['validation_nats_per_token']:.4f}" in text
     assert f"{told['result']['validation_bits_per_byte']:.4f}" in text
     assert told["result"]["ratio"] is None
-    assert told["result"]["validation_bits_per_byte"] == pytest.approx(done.nats / 0.693147 * 291_482 / 291_461, rel=1e-4)
+    assert told["result"]["validation_bits_per_byte"] == pytest.approx(
+        done.nats / 0.693147 * 291_482 / 291_461, rel=1e-4
+    )
 
 
 def test_masks_have_no_bits_per_byte() -> None:
-    done = result(small(model="bert-nano,num_hidden_layers=1,hidden_size=16,intermediate_size=32,num_attention_heads=2"))
+    done = result(
+        small(
+            model="bert-nano,num_hidden_layers=1,hidden_size=16,intermediate_size=32,num_attention_heads=2"
+        )
+    )
     assert done.bits_per_byte is None
     assert "that was hidden" in figures(done, 80)
 
 
 def _closing(rank: int) -> tuple[str, dict[str, Any], list[float], str]:
     done = result(small(strategy="fedpaq,period=2", steps=4, validate_every=3))
-    return figures(done, 120), done.figures()["result"], [sum(each.values()) for each in done.around], str(done.end.report)
+    return (
+        figures(done, 120),
+        done.figures()["result"],
+        [sum(each.values()) for each in done.around],
+        str(done.end.report),
+    )
 
 
 def test_what_is_sent_beside_the_schedule_is_named_by_its_cause() -> None:
@@ -74,7 +98,14 @@ def test_what_is_sent_beside_the_schedule_is_named_by_its_cause() -> None:
     assert told["around"] == others["around"]
     assert sums == pytest.approx(told["around_bytes"])
     for each in told["around"]:
-        assert {"link probe", "first weights", "agreeing at the start", "validation", "votes", "checks"} <= set(each)
+        assert {
+            "link probe",
+            "first weights",
+            "agreeing at the start",
+            "validation",
+            "votes",
+            "checks",
+        } <= set(each)
     lines = {line.split("  ")[0].strip() or "": line for line in table.splitlines()}
     start = next(line for line in table.splitlines() if "once, at start" in line)
     assert "link probe" in start
@@ -84,8 +115,14 @@ def test_what_is_sent_beside_the_schedule_is_named_by_its_cause() -> None:
     assert "link probe" not in beside
     assert "link probe" in shown, "sync.report() has it, too"
     assert told["ratio"] > told["ratio_running"] > told["ratio_all"]
-    once = sum(each[name] for each in told["around"] for name in ("link probe", "first weights", "agreeing at the start"))
+    once = sum(
+        each[name]
+        for each in told["around"]
+        for name in ("link probe", "first weights", "agreeing at the start")
+    )
     going = sum(told["sent_bytes"]) + sum(told["around_bytes"]) - once
     assert told["ratio_running"] == pytest.approx(told["dense_bytes"] / going)
-    assert f"{told['ratio_all']:.1f}x" in next(line for line in table.splitlines() if "with the start, too" in line)
+    assert f"{told['ratio_all']:.1f}x" in next(
+        line for line in table.splitlines() if "with the start, too" in line
+    )
     assert "fewer bytes" in lines

@@ -1,4 +1,5 @@
-"""What a stranger who reaches the store's port can do to `thinwire train`: disturb a run, and never run code in it."""
+"""What a stranger who reaches the store's port can do to `thinwire train`: disturb a run, and never
+run code in it."""
 
 from __future__ import annotations
 
@@ -52,26 +53,45 @@ def listening(pid: int) -> Iterator[tuple[str, int]]:
             local, _, state, *rest = line.split()[1:]
             if state == LISTENS and f"socket:[{rest[5]}]" in held:
                 digits, _, port = local.partition(":")
-                words = [int(digits[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(digits), 8)]
+                words = [
+                    int(digits[at : at + 8], 16).to_bytes(4, "little")
+                    for at in range(0, len(digits), 8)
+                ]
                 yield str(ipaddress.ip_address(b"".join(words))), int(port, 16)
 
 
 def test_the_check_sees_what_listens_everywhere() -> None:
     everywhere = TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=10), False)
-    assert any(port == everywhere.port and not ipaddress.ip_address(host).is_loopback for host, port in listening(os.getpid()))
+    assert any(
+        port == everywhere.port and not ipaddress.ip_address(host).is_loopback
+        for host, port in listening(os.getpid())
+    )
 
 
 def test_one_machine_listens_on_loopback_alone_and_reads_no_pickle(tmp_path: Path) -> None:
-    """Everything in the store becomes a pickle while ranks train, then a rank is lost and all meet anew over what is planted."""
+    """Everything in the store becomes a pickle while ranks train, then a rank is lost and all meet
+    anew over what is planted."""
     out, created = tmp_path / "out", tmp_path / "created"
     process = start("--workers=2", "--steps=60", "--save-every=20", f"--out={out}", "--restarts=1")
     until_saved(out, process)
     there = {place for pid in family() for place in listening(pid)}
     assert [place for place in there if not ipaddress.ip_address(place[0]).is_loopback] == []
     variables = next(iter(variables for variables in family().values() if b"RANK=1" in variables))
-    run = next(line.decode().partition("=")[2] for line in variables if line.startswith(b"TORCHELASTIC_RUN_ID="))
-    names = {f"torch.rendezvous.{run}", run, "thinwire-meet/roster", *(f"thinwire-meet/join/{rank}" for rank in range(2))}
-    stores = [TCPStore("127.0.0.1", port, None, False, timedelta(seconds=10), False) for _, port in listening(process.pid)]
+    run = next(
+        line.decode().partition("=")[2]
+        for line in variables
+        if line.startswith(b"TORCHELASTIC_RUN_ID=")
+    )
+    names = {
+        f"torch.rendezvous.{run}",
+        run,
+        "thinwire-meet/roster",
+        *(f"thinwire-meet/join/{rank}" for rank in range(2)),
+    }
+    stores = [
+        TCPStore("127.0.0.1", port, None, False, timedelta(seconds=10), False)
+        for _, port in listening(process.pid)
+    ]
     assert stores
     for bomb in bombs(created):
         for store in stores:

@@ -1,4 +1,5 @@
-"""Ranks that end, fail, crash, ignore signals or leave children, watched by the supervisor; each rank is a line of shell."""
+"""Ranks that end, fail, crash, ignore signals or leave children, watched by the supervisor; each
+rank is a line of shell."""
 
 from __future__ import annotations
 
@@ -26,14 +27,22 @@ def test_all_end_well() -> None:
 def test_one_failure_ends_the_others_and_is_known_as_the_first(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     begun = time.monotonic()
-    attempt = ran(["sleep 0.3; exit 7", f"trap 'touch {asked}; exit 143' TERM; while :; do sleep 0.05; done", "sleep 60"])
+    attempt = ran(
+        [
+            "sleep 0.3; exit 7",
+            f"trap 'touch {asked}; exit 143' TERM; while :; do sleep 0.05; done",
+            "sleep 60",
+        ]
+    )
     assert attempt == Attempt((7, 143, -signal.SIGTERM), first=(0,))
     assert asked.exists()
     assert time.monotonic() - begun < 20
 
 
 def test_a_crash_is_a_negative_code() -> None:
-    assert ran(["kill -KILL $$", "sleep 60"]) == Attempt((-signal.SIGKILL, -signal.SIGTERM), first=(0,))
+    assert ran(["kill -KILL $$", "sleep 60"]) == Attempt(
+        (-signal.SIGKILL, -signal.SIGTERM), first=(0,)
+    )
 
 
 def test_who_does_not_end_within_the_grace_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -49,24 +58,37 @@ def test_who_does_not_end_within_the_grace_is_killed_with_its_children(tmp_path:
         raise AssertionError("a rank's child is left")
 
 
-@pytest.mark.parametrize(("sent", "reaches"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM"), (signal.SIGHUP, "TERM")])
-def test_a_signal_reaches_every_rank_once(sent: signal.Signals, reaches: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "reaches"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM"), (signal.SIGHUP, "TERM")]
+)
+def test_a_signal_reaches_every_rank_once(
+    sent: signal.Signals, reaches: str, tmp_path: Path
+) -> None:
     scripts = []
     for rank in range(2):
         mark = tmp_path / str(rank)
-        saving = "sleep 0.5; " if rank == 0 else ""  # longer than the other: it is not to be hurried
-        scripts.append(f"trap '{saving}echo {reaches} >> {mark}; exit 3' {reaches}; touch {mark}; while :; do sleep 0.05; done")
+        saving = (
+            "sleep 0.5; " if rank == 0 else ""
+        )  # longer than the other: it is not to be hurried
+        scripts.append(
+            f"trap '{saving}echo {reaches} >> {mark}; exit 3' {reaches}; touch {mark}; while :; "
+            "do sleep 0.05; done"
+        )
 
     def send() -> None:
         while len(list(tmp_path.iterdir())) < len(scripts):
             time.sleep(0.05)
         os.kill(os.getpid(), sent)
 
-    found = signal.signal(sent, signal.SIG_DFL)  # SIGHUP may be ignored here, and then the supervisor leaves it so
+    found = signal.signal(
+        sent, signal.SIG_DFL
+    )  # SIGHUP may be ignored here, and then the supervisor leaves it so
     supervisor = Supervisor(["sh", "-c", 'eval "$SCRIPT"'], 10.0)
     with supervisor.listening():
         threading.Thread(target=send, daemon=True).start()
-        attempt = supervisor.attempt([{"SCRIPT": script, "PATH": os.environ["PATH"]} for script in scripts])
+        attempt = supervisor.attempt(
+            [{"SCRIPT": script, "PATH": os.environ["PATH"]} for script in scripts]
+        )
     assert attempt.signal == sent
     assert attempt.codes == (3, 3)
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [f"{reaches}\n"] * 2

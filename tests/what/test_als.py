@@ -16,7 +16,14 @@ from thinwire.what import als, cast, chain, svd, uniform
 def span(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Spec:
     parts: list[Part] = []
     for i, shape in enumerate(shapes):
-        parts.append(Part(f"p{i}", shape, parts[-1].end if parts else 0, "matrix" if len(shape) > 1 else "vector"))
+        parts.append(
+            Part(
+                f"p{i}",
+                shape,
+                parts[-1].end if parts else 0,
+                "matrix" if len(shape) > 1 else "vector",
+            )
+        )
     return Spec(tuple(parts), 0, parts[-1].end, dtype)
 
 
@@ -33,10 +40,15 @@ def said(codec: als | svd | chain, m: Tensor, step: int = 0) -> Tensor:
     return through(codec, m.reshape(-1), span(tuple(m.shape), dtype=m.dtype), step).view(m.shape)
 
 
-def of_values(values: Tensor, rows: int = 60, columns: int = 40, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def of_values(
+    values: Tensor, rows: int = 60, columns: int = 40, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """U, S, V in float64 of a matrix with these singular values."""
     draws = torch.Generator().manual_seed(seed)
-    u, v = (torch.linalg.qr(torch.randn(n, len(values), generator=draws, dtype=torch.float64)).Q for n in (rows, columns))
+    u, v = (
+        torch.linalg.qr(torch.randn(n, len(values), generator=draws, dtype=torch.float64)).Q
+        for n in (rows, columns)
+    )
     return u, values.double(), v
 
 
@@ -48,7 +60,10 @@ def decaying(power: float, seed: int = 0) -> Tensor:
 
 def over_best(codec: als | svd, m: Tensor, step: int = 0) -> float:
     """The error over the least of any matrix of that rank."""
-    return float((said(codec, m, step) - m).double().norm() / torch.linalg.svdvals(m.double())[codec.rank :].norm())
+    return float(
+        (said(codec, m, step) - m).double().norm()
+        / torch.linalg.svdvals(m.double())[codec.rank :].norm()
+    )
 
 
 @pytest.mark.parametrize("codec", CODECS["als"], ids=repr)
@@ -65,9 +80,16 @@ def test_the_default_is_near_the_least_error_and_never_below(rank: int, power: f
     assert 1 + 1e-5 < sum(ratios) / len(ratios) < 1.05
 
 
-@given(rows=st.integers(9, 70), columns=st.integers(9, 70), power=st.floats(0.2, 2.0), seed=st.integers(0, 99))
+@given(
+    rows=st.integers(9, 70),
+    columns=st.integers(9, 70),
+    power=st.floats(0.2, 2.0),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=25)
-def test_no_matrix_is_said_better_than_the_best(rows: int, columns: int, power: float, seed: int) -> None:
+def test_no_matrix_is_said_better_than_the_best(
+    rows: int, columns: int, power: float, seed: int
+) -> None:
     u, s, v = of_values(torch.arange(1.0, min(rows, columns) + 1) ** -power, rows, columns, seed)
     m = (u * s @ v.T).float()
     assert 1 - 1e-4 < over_best(als(3), m, seed) < 2
@@ -76,7 +98,10 @@ def test_no_matrix_is_said_better_than_the_best(rows: int, columns: int, power: 
 
 def test_each_sweep_comes_nearer() -> None:
     m = decaying(1.0)
-    means = [sum(over_best(als(4, sweeps), m, step) for step in range(20)) / 20 for sweeps in (1, 2, 3, 5, 8)]
+    means = [
+        sum(over_best(als(4, sweeps), m, step) for step in range(20)) / 20
+        for sweeps in (1, 2, 3, 5, 8)
+    ]
     assert 1.3 < means[0] < 1.8
     assert means == sorted(means, reverse=True)
     assert 1 < means[-1] < 1.002
@@ -85,11 +110,14 @@ def test_each_sweep_comes_nearer() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rank", [1, 3, 12])
 def test_a_matrix_of_no_higher_rank_is_exact(rank: int, dtype: torch.dtype) -> None:
-    """More columns than it has directions do no harm either, though their products have no inverse."""
+    """More columns than it has directions do no harm either, though their products have no
+    inverse."""
     for values in (torch.ones(1), 10.0 ** -torch.arange(rank)[:3]):
         u, s, v = of_values(values)
         m = u * s @ v.T
-        assert (said(als(rank), m.to(dtype)).double() - m).norm() < (2e-6 if dtype == torch.float32 else 1e-10) * m.norm()
+        assert (said(als(rank), m.to(dtype)).double() - m).norm() < (
+            2e-6 if dtype == torch.float32 else 1e-10
+        ) * m.norm()
 
 
 def test_singular_values_far_apart_are_all_kept() -> None:
@@ -106,11 +134,16 @@ def test_a_ridge_lowers_singular_values_and_drops_small_ones(ridge: float) -> No
     m = u * s @ v.T
     low = (s - ridge * float(m.abs().max())).clamp(min=0)
     best = u[:, :4] * low[:4] @ v[:, :4].T
-    off = [float((said(als(4, sweeps, ridge), m.float()).double() - best).norm()) for sweeps in (3, 10, 100)]
+    off = [
+        float((said(als(4, sweeps, ridge), m.float()).double() - best).norm())
+        for sweeps in (3, 10, 100)
+    ]
     assert off[0] > 1e-3 > off[2]
     assert off == sorted(off, reverse=True)
     error = float((said(als(4, 100, ridge), m.float()).double() - m).norm())
-    assert error == pytest.approx(float((s - torch.cat([low[:4], torch.zeros(36)])).norm()), rel=1e-3)
+    assert error == pytest.approx(
+        float((s - torch.cat([low[:4], torch.zeros(36)])).norm()), rel=1e-3
+    )
 
 
 def test_a_ridge_is_in_units_of_the_largest_value() -> None:
@@ -133,7 +166,10 @@ def test_zeros_arrive_as_zeros() -> None:
 def test_matrices_of_one_shape_do_not_mix() -> None:
     spec = span((60, 40), (60, 40), (7,))
     x = torch.cat([decaying(1.0).view(-1), 1e-20 * decaying(0.5, 1).view(-1), torch.randn(7)])
-    both, alone = through(als(4), x, spec), through(als(4), torch.cat([torch.zeros(2400), x[2400:]]), spec)
+    both, alone = (
+        through(als(4), x, spec),
+        through(als(4), torch.cat([torch.zeros(2400), x[2400:]]), spec),
+    )
     assert torch.allclose(both[2400:] * 1e20, alone[2400:] * 1e20, rtol=1e-4)
     assert torch.equal(both[4800:], x[4800:])
 
@@ -155,7 +191,9 @@ def test_factors_may_be_said_shorter(shorter: cast | uniform, most: float) -> No
 
 
 def test_what_two_factors_would_not_shrink_travels_whole() -> None:
-    assert als(2).nbytes(specs()["many parts"]) == 4 * (7 + 2 * (24 + 20) + 1 + 2 * (9 + 8) + 24 + 33 + 5)
+    assert als(2).nbytes(specs()["many parts"]) == 4 * (
+        7 + 2 * (24 + 20) + 1 + 2 * (9 + 8) + 24 + 33 + 5
+    )
     assert als(40).nbytes(span((60, 40))) == 4 * 2400
     m = torch.randn(60, 40)
     assert torch.equal(said(als(40), m), m)

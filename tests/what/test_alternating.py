@@ -10,17 +10,27 @@ from thinwire.how import native
 from thinwire.testing import check_codec, seats, specs
 from thinwire.what import alternating, feedback, lowrank
 
-SPEC = Spec((Part("w", (30, 20), 0, "matrix"), Part("b", (30,), 600, "vector")), 0, 630, torch.float32)
+SPEC = Spec(
+    (Part("w", (30, 20), 0, "matrix"), Part("b", (30,), 600, "vector")), 0, 630, torch.float32
+)
 
 
-def flights(codec: Codec, xs: dict[int, Tensor], steps: int) -> tuple[list[Tensor], dict[int, State], list[float]]:
-    """The totals of several flights of the same values, the states after them, and the bytes that a rank sent in each."""
+def flights(
+    codec: Codec, xs: dict[int, Tensor], steps: int
+) -> tuple[list[Tensor], dict[int, State], list[float]]:
+    """The totals of several flights of the same values, the states after them, and the bytes that a
+    rank sent in each."""
     ranks = tuple(xs)
     states = {rank: codec.init(SPEC, seat) for rank, seat in seats(group=ranks).items()}
     totals, nbytes = [], []
     for step in range(steps):
         at, sent = seats(step, group=ranks), dict.fromkeys(ranks, 0.0)
-        carried = {rank: native().carry(codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]) for rank in ranks}
+        carried = {
+            rank: native().carry(
+                codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]
+            )
+            for rank in ranks
+        }
         totals.append(run(carried, sent)[ranks[0]].total)
         nbytes.append(sent[ranks[0]])
     return totals, states, nbytes
@@ -32,7 +42,9 @@ def test_laws(codec: Codec) -> None:
 
 
 def test_each_turn_sends_one_factor() -> None:
-    xs = {rank: torch.randn(630) for rank in (0, 1)}  # between two ranks, a ring sends a payload once
+    xs = {
+        rank: torch.randn(630) for rank in (0, 1)
+    }  # between two ranks, a ring sends a payload once
     assert flights(alternating(3), xs, 4)[2] == [4 * (30 + 3 * 30), 4 * (30 + 3 * 20)] * 2
     assert flights(lowrank(3), xs, 1)[2] == [4 * (30 + 3 * 50)]
 
@@ -40,7 +52,12 @@ def test_each_turn_sends_one_factor() -> None:
 def test_a_sum_of_rank_r_is_exact_from_the_second_turn_on() -> None:
     draws = torch.Generator().manual_seed(0)
     left, right = torch.randn(30, 2, generator=draws), torch.randn(2, 20, generator=draws)
-    xs = {rank: torch.cat([(left @ torch.diag(torch.tensor([1.0, rank])) @ right).view(-1), torch.randn(30)]) for rank in (0, 1, 2)}
+    xs = {
+        rank: torch.cat(
+            [(left @ torch.diag(torch.tensor([1.0, rank])) @ right).view(-1), torch.randn(30)]
+        )
+        for rank in (0, 1, 2)
+    }
     totals, _, _ = flights(alternating(2), xs, 3)
     whole = torch.stack(list(xs.values())).sum(0)
     assert not torch.allclose(totals[0], whole, atol=1e-1)
@@ -52,8 +69,14 @@ def test_warm_starts_reach_the_best_approximation_in_twice_the_turns() -> None:
     xs = {rank: torch.randn(630, generator=torch.Generator().manual_seed(rank)) for rank in (0, 1)}
     m = (xs[0] + xs[1])[:600].view(30, 20)
     best = torch.linalg.svdvals(m)[4:].norm()
-    errors = [float((total[:600].view(30, 20) - m).norm() / best) for total in flights(alternating(4), xs, 120)[0]]
-    whole = [float((total[:600].view(30, 20) - m).norm() / best) for total in flights(lowrank(4), xs, 60)[0]]
+    errors = [
+        float((total[:600].view(30, 20) - m).norm() / best)
+        for total in flights(alternating(4), xs, 120)[0]
+    ]
+    whole = [
+        float((total[:600].view(30, 20) - m).norm() / best)
+        for total in flights(lowrank(4), xs, 60)[0]
+    ]
     assert errors[0] > 1.05
     assert 1 - 1e-5 < errors[-1] < 1.01
     assert abs(errors[-1] - whole[-1]) < 1e-3
@@ -90,5 +113,7 @@ def test_bytes_are_stated_where_every_turn_has_as_many() -> None:
 
 
 def test_a_rank_is_at_least_one() -> None:
-    with pytest.raises(StrategyError, match=r"alternating\(rank=0\): a factor has at least 1 column"):
+    with pytest.raises(
+        StrategyError, match=r"alternating\(rank=0\): a factor has at least 1 column"
+    ):
         alternating(0)

@@ -20,7 +20,9 @@ def span(n: int) -> Spec:
 
 
 def through(codec: blockk, x: Tensor) -> Tensor:
-    return codec.decode(codec.encode(x, span(x.numel()), State(), SEAT), span(x.numel()), State(), SEAT, 1)
+    return codec.decode(
+        codec.encode(x, span(x.numel()), State(), SEAT), span(x.numel()), State(), SEAT, 1
+    )
 
 
 @pytest.mark.parametrize("codec", CODECS["blockk"], ids=repr)
@@ -28,7 +30,12 @@ def test_laws(codec: Codec) -> None:
     check_codec(codec)
 
 
-@given(seed=st.integers(0, 2**32), n=st.integers(0, 200), k=st.integers(1, 20), block=st.integers(1, 30))
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(0, 200),
+    k=st.integers(1, 20),
+    block=st.integers(1, 30),
+)
 def test_it_keeps_the_blocks_of_largest_norm_whole(seed: int, n: int, k: int, block: int) -> None:
     x = torch.randn(n, generator=torch.Generator().manual_seed(seed))
     sent = through(blockk(k, block), x)
@@ -37,22 +44,35 @@ def test_it_keeps_the_blocks_of_largest_norm_whole(seed: int, n: int, k: int, bl
     assert sum(kept) == min(k, len(kept))
     assert all(keep or not own.any() for keep, own in zip(kept, heard, strict=False))
     smallest = min((run.norm() for run, keep in zip(runs, kept, strict=False) if keep), default=0.0)
-    assert all(run.norm() <= smallest * (1 + 1e-5) for run, keep in zip(runs, kept, strict=False) if not keep)
-    assert (x - sent).square().sum() <= (1 - min(k, len(kept)) / max(len(kept), 1)) * x.square().sum() + 1e-5
+    assert all(
+        run.norm() <= smallest * (1 + 1e-5)
+        for run, keep in zip(runs, kept, strict=False)
+        if not keep
+    )
+    assert (x - sent).square().sum() <= (
+        1 - min(k, len(kept)) / max(len(kept), 1)
+    ) * x.square().sum() + 1e-5
 
 
 @given(n=st.integers(0, 500), k=st.integers(1, 20), block=st.integers(1, 30))
 def test_bytes_are_whole_blocks_and_their_places(n: int, k: int, block: int) -> None:
     blocks = math.ceil(n / block)
     kept = min(k, blocks)
-    assert blockk(k, block).nbytes(span(n)) == 4 * kept * block + _places.smallest_nbytes(kept, blocks)
-    assert (blockk(k, block) >> cast()).nbytes(span(n)) == 2 * kept * block + _places.smallest_nbytes(kept, blocks)
+    assert blockk(k, block).nbytes(span(n)) == 4 * kept * block + _places.smallest_nbytes(
+        kept, blocks
+    )
+    assert (blockk(k, block) >> cast()).nbytes(
+        span(n)
+    ) == 2 * kept * block + _places.smallest_nbytes(kept, blocks)
 
 
 def test_of_one_value_a_block_it_is_topk() -> None:
     x = torch.randn(1000)
     assert torch.equal(
-        through(blockk(70, block=1), x), topk(70).decode(topk(70).encode(x, span(1000), State(), SEAT), span(1000), State(), SEAT, 1)
+        through(blockk(70, block=1), x),
+        topk(70).decode(
+            topk(70).encode(x, span(1000), State(), SEAT), span(1000), State(), SEAT, 1
+        ),
     )
 
 

@@ -23,7 +23,10 @@ ALL = (0, 2, 3, 4, 5, 6, 7, 8)
 
 def span(*sizes: int, dtype: torch.dtype = torch.float32) -> Spec:
     ends = list(itertools.accumulate(sizes))
-    parts = tuple(Part(f"p{i}", (size,), end - size, "vector") for i, (size, end) in enumerate(zip(sizes, ends, strict=True)))
+    parts = tuple(
+        Part(f"p{i}", (size,), end - size, "vector")
+        for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+    )
     return Spec(parts, 0, sum(sizes), dtype)
 
 
@@ -41,7 +44,9 @@ def scaled(spec: Spec, ratio: float, seed: int = 0) -> Tensor:
 
 def through(codec: Any, x: Tensor, spec: Spec, state: State | None = None, step: int = 0) -> Tensor:
     """What a rank that keeps no state hears."""
-    payload = codec.encode(x, spec, codec.init(spec, SEAT) if state is None else state, seats(step)[1])
+    payload = codec.encode(
+        x, spec, codec.init(spec, SEAT) if state is None else state, seats(step)[1]
+    )
     assert payload.numel() == codec.nbytes(spec)
     return codec.decode(payload, spec, State(), seats(step)[2], 1)  # type: ignore[no-any-return]
 
@@ -55,15 +60,25 @@ def test_laws(codec: Codec) -> None:
     check_codec(codec)
 
 
-@given(sizes=st.lists(st.integers(1, 300), max_size=5), bits=st.integers(2, 8), block=st.integers(1, 40), blocks=st.integers(0, 4))
+@given(
+    sizes=st.lists(st.integers(1, 300), max_size=5),
+    bits=st.integers(2, 8),
+    block=st.integers(1, 40),
+    blocks=st.integers(0, 4),
+)
 @settings(max_examples=50)
-def test_bytes_are_those_of_uniform_and_half_a_byte_a_piece(sizes: list[int], bits: int, block: int, blocks: int) -> None:
+def test_bytes_are_those_of_uniform_and_half_a_byte_a_piece(
+    sizes: list[int], bits: int, block: int, blocks: int
+) -> None:
     runs = [run for size in sizes for run in _runs(size, blocks * block)]
     for itemsize, dtype in ((4, torch.float32), (4, torch.bfloat16), (8, torch.float64)):
-        codes, steps = sum(math.ceil(run * bits / 8) for run in runs), itemsize * sum(math.ceil(run / block) for run in runs)
-        assert budget(float(bits), per=blocks * block, block=block).nbytes(span(*sizes, dtype=dtype)) == codes + steps + math.ceil(
-            len(runs) / 2
+        codes, steps = (
+            sum(math.ceil(run * bits / 8) for run in runs),
+            itemsize * sum(math.ceil(run / block) for run in runs),
         )
+        assert budget(float(bits), per=blocks * block, block=block).nbytes(
+            span(*sizes, dtype=dtype)
+        ) == codes + steps + math.ceil(len(runs) / 2)
 
 
 def _runs(size: int, per: int) -> list[int]:
@@ -93,12 +108,18 @@ def test_the_error_is_never_above_that_of_uniform(
     spec = span(*(block * size for size in sizes))  # so that uniform's blocks are these
     x = scaled(spec, ratio, seed) ** power
     chosen, alike = budget(float(bits), per=per * block, block=block), uniform(bits, block)
-    assert chosen.nbytes(spec) - alike.nbytes(spec) <= (sum(sizes) + 1) // 2  # of widths: half a byte a piece
+    assert (
+        chosen.nbytes(spec) - alike.nbytes(spec) <= (sum(sizes) + 1) // 2
+    )  # of widths: half a byte a piece
     assert error(chosen, x, spec) <= error(alike, x, spec) * (1 + 1e-6)
 
 
-@pytest.mark.parametrize(("per", "choices", "gain"), [(256, ALL[1:], 12), (0, ALL[1:], 12), (256, ALL, 14)])
-def test_tensors_of_very_different_scale_gain_much(per: int, choices: tuple[int, ...], gain: float) -> None:
+@pytest.mark.parametrize(
+    ("per", "choices", "gain"), [(256, ALL[1:], 12), (0, ALL[1:], 12), (256, ALL, 14)]
+)
+def test_tensors_of_very_different_scale_gain_much(
+    per: int, choices: tuple[int, ...], gain: float
+) -> None:
     spec = span(*[4096] * 6)
     x = scaled(spec, 0.1)
     assert error(uniform(4), x, spec) > gain * error(budget(4.0, choices, per=per), x, spec)
@@ -111,7 +132,11 @@ def test_the_gradient_of_a_small_gpt_gains() -> None:
     model(tokens[:, :-1], tokens[:, 1:])[1].backward()
     grads = [param.grad.reshape(-1) for param in model.parameters() if param.grad is not None]
     spec, x = span(*map(len, grads)), torch.cat(grads)
-    cases: list[tuple[Any, tuple[int, ...], float]] = [(4, ALL[1:], 1.8), (3, ALL[1:], 1.5), (2, ALL, 3)]
+    cases: list[tuple[Any, tuple[int, ...], float]] = [
+        (4, ALL[1:], 1.8),
+        (3, ALL[1:], 1.5),
+        (2, ALL, 3),
+    ]
     for bits, choices, gain in cases:
         codec = budget(float(bits), choices, per=64, block=64)
         assert error(uniform(bits, 64), x, spec) > gain * error(codec, x, spec)
@@ -134,17 +159,22 @@ def test_what_is_zero_pays_for_the_rest() -> None:
 
 
 def test_measured_errors_are_those_that_come() -> None:
-    """The sum that is made least is the squared error itself, to nearest, and its mean at random."""
+    """The sum that is made least is the squared error itself, to nearest, and its mean at
+    random."""
     spec, draws = span(2048), 200
     x = normal(2048) ** 3
     nearest = [error(uniform(b, 64), x, spec) for b in (2, 4, 8)]
     for bits, alone in zip((2.0, 4.0, 8.0), nearest, strict=True):
-        assert error(budget(bits, (int(bits),), per=64, block=64), x, spec) == pytest.approx(alone, rel=1e-6)
+        assert error(budget(bits, (int(bits),), per=64, block=64), x, spec) == pytest.approx(
+            alone, rel=1e-6
+        )
     codec = budget(3.0, per=64, block=64, rounding="stochastic")
     other = uniform(3, 64, "stochastic")
 
     def mean(codec: Any) -> float:
-        told = [float((through(codec, x, spec, step=step) - x).square().sum()) for step in range(draws)]
+        told = [
+            float((through(codec, x, spec, step=step) - x).square().sum()) for step in range(draws)
+        ]
         return sum(told) / draws
 
     assert mean(codec) < 0.75 * mean(other)
@@ -152,18 +182,26 @@ def test_measured_errors_are_those_that_come() -> None:
 
 def test_widths_are_kept_between_choices_whatever_steps_are_flown() -> None:
     spec, codec = span(256, 256), budget(4.0, per=0, every=50)
-    first, second = torch.cat([normal(256), 0.01 * normal(256)]), torch.cat([0.01 * normal(256), normal(256)])
+    first, second = (
+        torch.cat([normal(256), 0.01 * normal(256)]),
+        torch.cat([0.01 * normal(256), normal(256)]),
+    )
     state = codec.init(spec, SEAT)
 
     def widths(x: Tensor, step: int) -> list[int]:
         through(codec, x, spec, state, step)
         return state["widths"].value.tolist()
 
-    high_low, low_high = [int(b) for b in codec.chosen(first, spec).values()], [int(b) for b in codec.chosen(second, spec).values()]
+    high_low, low_high = (
+        [int(b) for b in codec.chosen(first, spec).values()],
+        [int(b) for b in codec.chosen(second, spec).values()],
+    )
     assert high_low[0] > 4 > high_low[1]
     assert widths(first, 25) == high_low
     assert widths(second, 26) == widths(second, 49) == high_low  # kept
-    assert widths(second, 75) == low_high  # a new fifty steps, though no flight falls on a multiple of 50
+    assert (
+        widths(second, 75) == low_high
+    )  # a new fifty steps, though no flight falls on a multiple of 50
     assert widths(first, 99) == low_high
     assert widths(first, 125) == high_low
 
@@ -177,10 +215,15 @@ def test_kept_widths_travel() -> None:
     assert state["widths"].value.tolist() != other["widths"].value.tolist()
     x = scaled(spec, 100.0)
     payload = codec.encode(x, spec, state, seats(1)[1])
-    told = [codec.decode(payload.clone(), spec, each, seats(1)[2], 1) for each in (state, other, State())]
+    told = [
+        codec.decode(payload.clone(), spec, each, seats(1)[2], 1)
+        for each in (state, other, State())
+    ]
     assert told[0].equal(told[1])
     assert told[0].equal(told[2])
-    assert (told[0] - x).norm() > (through(codec, x, spec, other, 1) - x).norm()  # they are of another x
+    assert (told[0] - x).norm() > (
+        through(codec, x, spec, other, 1) - x
+    ).norm()  # they are of another x
 
 
 def test_kept_widths_leave_out_nothing_that_is_not_finite() -> None:
@@ -287,7 +330,9 @@ def test_all_wrong_arguments_are_told_at_once() -> None:
     prices=st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=5, max_size=5),
     room=st.integers(0, 60),
 )
-def test_the_allocation_is_within_a_move_of_the_best(errors: list[list[float]], prices: list[list[int]], room: int) -> None:
+def test_the_allocation_is_within_a_move_of_the_best(
+    errors: list[list[float]], prices: list[list[int]], room: int
+) -> None:
     worth = torch.tensor(errors, dtype=torch.float64)
     costs = torch.tensor([[0, *itertools.accumulate(each)] for each in prices[: len(errors)]])
     picked = allocate(worth, costs, room)

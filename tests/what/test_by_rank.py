@@ -27,13 +27,20 @@ def test_each_rank_sends_its_own_width_and_all_hear_the_same(route: Any, own: in
     codec, world = by_rank((uniform(8), uniform(8), uniform(2))), (0, 1, 2)
     xs = [torch.randn(4096, generator=torch.Generator().manual_seed(rank)) for rank in world]
     seats = [Seat(rank, world, 0, 0) for rank in world]
-    flights = {rank: route.carry(codec, xs[rank].clone(), SPEC, route.init(codec, SPEC, seats[rank]), seats[rank]) for rank in world}
+    flights = {
+        rank: route.carry(
+            codec, xs[rank].clone(), SPEC, route.init(codec, SPEC, seats[rank]), seats[rank]
+        )
+        for rank in world
+    }
     sent: dict[int, float] = {}
     outcomes = run(flights, sent)
     assert all(torch.equal(outcomes[rank].total, outcomes[0].total) for rank in world)
     assert sent[2] < 0.4 * sent[0]
     if own:
-        assert [sent[rank] for rank in world] == [own * (8 + codec.codecs[rank].nbytes(SPEC)) for rank in world]
+        assert [sent[rank] for rank in world] == [
+            own * (8 + codec.codecs[rank].nbytes(SPEC)) for rank in world
+        ]
         errors = [float((outcomes[rank].sent() - xs[rank]).norm()) for rank in world]  # type: ignore[misc]
         assert max(errors[:2]) < 0.05 * errors[2], "only the rank of 2 bits loses much"
 
@@ -74,8 +81,14 @@ def test_a_rank_without_a_codec_is_told_at_attach() -> None:
     def work(driver: Driver) -> None:
         model = torch.nn.Linear(4, 4)
         thinwire.attach(
-            model, torch.optim.SGD(model.parameters(), 0.1), Strategy(what=by_rank((uniform(8), uniform(4))), how=gather()), driver=driver
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            Strategy(what=by_rank((uniform(8), uniform(4))), how=gather()),
+            driver=driver,
         )
 
     results = on_threads(3, work)
-    assert all("names codecs for ranks 0 to 1, and there is a rank 2" in str(result) for result in results.values())
+    assert all(
+        "names codecs for ranks 0 to 1, and there is a rank 2" in str(result)
+        for result in results.values()
+    )

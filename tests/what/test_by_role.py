@@ -28,10 +28,15 @@ def test_each_role_is_said_as_if_it_were_alone() -> None:
         flow.send(packet.open(packet.payload, 1))
     total = end.value.value.total
     matrix, embedding, vector = (
-        torch.tensor([i for p in MANY.parts if p.role == role for i in range(p.begin, p.end)]) for role in ("matrix", "embedding", "vector")
+        torch.tensor([i for p in MANY.parts if p.role == role for i in range(p.begin, p.end)])
+        for role in ("matrix", "embedding", "vector")
     )
-    assert total[matrix].nonzero().view(-1).tolist() == sorted(x[matrix].abs().topk(7).indices.tolist())
-    assert 0 < (total[embedding] - x[embedding]).abs().max() <= x[embedding].abs().max() / 14 * 1.0001
+    assert total[matrix].nonzero().view(-1).tolist() == sorted(
+        x[matrix].abs().topk(7).indices.tolist()
+    )
+    assert (
+        0 < (total[embedding] - x[embedding]).abs().max() <= x[embedding].abs().max() / 14 * 1.0001
+    )
     assert torch.equal(total[vector], x[vector].bfloat16().float())
 
 
@@ -41,7 +46,9 @@ def test_a_bucket_of_one_role_travels_as_its_codec_alone() -> None:
 
 
 def test_numbers_stay_aligned_and_summable_whatever_their_widths() -> None:
-    packet = first_packet(by_role(matrix=cast(), embedding=identity(), vector=cast("fp16")), torch.randn(MANY.numel))
+    packet = first_packet(
+        by_role(matrix=cast(), embedding=identity(), vector=cast("fp16")), torch.randn(MANY.numel)
+    )
     assert [dtype for _, dtype in packet.sums] == [torch.float32, torch.bfloat16, torch.float16]
     assert sum(nbytes for nbytes, _ in packet.sums) == packet.payload.numel()
 
@@ -55,7 +62,9 @@ def test_grain(codec: by_role, grain: object) -> None:
 
 
 def test_lengths_go_before_what_the_data_sizes_and_are_checked() -> None:
-    packet = first_packet(by_role(matrix=threshold(1.0), vector=threshold(1.0)), torch.randn(MANY.numel))
+    packet = first_packet(
+        by_role(matrix=threshold(1.0), vector=threshold(1.0)), torch.randn(MANY.numel)
+    )
     payload = packet.payload.clone()
     payload[:8] = torch.tensor([2**50]).view(torch.uint8)
     with pytest.raises(PayloadError, match="cut or corrupted"):

@@ -5,7 +5,18 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.testing import check_codec, seats
-from thinwire.what import by_role, cast, chain, feedback, identity, lowrank, randomk, threshold, topk, uniform
+from thinwire.what import (
+    by_role,
+    cast,
+    chain,
+    feedback,
+    identity,
+    lowrank,
+    randomk,
+    threshold,
+    topk,
+    uniform,
+)
 
 SEAT, SPEC = seats()[1], Spec((), 0, 1000, torch.float32)
 
@@ -51,10 +62,17 @@ def test_bytes(codec: chain, nbytes: int | None, most: int) -> None:
 
 @pytest.mark.parametrize(
     ("codec", "summable"),
-    [(randomk(10) >> cast(), True), (randomk(10) >> uniform(4), False), (topk(10) >> cast(), False), (randomk(99) >> randomk(3), True)],
+    [
+        (randomk(10) >> cast(), True),
+        (randomk(10) >> uniform(4), False),
+        (topk(10) >> cast(), False),
+        (randomk(99) >> randomk(3), True),
+    ],
     ids=repr,
 )
-def test_it_may_be_added_where_all_pick_the_same_core_and_its_values_may(codec: chain, summable: bool) -> None:
+def test_it_may_be_added_where_all_pick_the_same_core_and_its_values_may(
+    codec: chain, summable: bool
+) -> None:
     assert codec.summable is summable
     assert (codec.sum_dtype(SPEC) is not None) is summable
 

@@ -16,7 +16,9 @@ from thinwire.testing import check_codec, seats
 from thinwire.what import codebook, feedback, topk, uniform
 
 SEAT = seats()[1]
-SPEC = Spec((Part("w", (128, 64), 0, "matrix"), Part("b", (30,), 8192, "vector")), 0, 8222, torch.float32)
+SPEC = Spec(
+    (Part("w", (128, 64), 0, "matrix"), Part("b", (30,), 8192, "vector")), 0, 8222, torch.float32
+)
 
 
 def through(codec: codebook | uniform, x: Tensor) -> Tensor:
@@ -33,7 +35,12 @@ def flights(codec: Codec, draw: Any, steps: int) -> tuple[list[float], dict[int,
     errors = []
     for step in range(steps):
         at, xs = seats(step, group=ranks), {rank: draw(step, rank) for rank in ranks}
-        carried = {rank: gather().carry(codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]) for rank in ranks}
+        carried = {
+            rank: gather().carry(
+                codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]
+            )
+            for rank in ranks
+        }
         exact = torch.stack(list(xs.values())).sum(0)
         errors.append(float((run(carried)[0].total - exact).norm() / exact.norm()))
     return errors, states
@@ -51,8 +58,16 @@ def test_laws(codec: Codec) -> None:
     check_codec(codec)
 
 
-@given(n=st.integers(0, 400), dim=st.integers(1, 9), bits=st.integers(2, 5), stages=st.integers(1, 3), blocks=st.integers(1, 9))
-def test_bytes_are_numbers_and_one_scale_a_block(n: int, dim: int, bits: int, stages: int, blocks: int) -> None:
+@given(
+    n=st.integers(0, 400),
+    dim=st.integers(1, 9),
+    bits=st.integers(2, 5),
+    stages=st.integers(1, 3),
+    blocks=st.integers(1, 9),
+)
+def test_bytes_are_numbers_and_one_scale_a_block(
+    n: int, dim: int, bits: int, stages: int, blocks: int
+) -> None:
     codec = codebook(dim, bits, stages, dim * blocks)
     numbers = math.ceil(math.ceil(n / dim) * stages * bits / 8)
     for dtype, wide in ((torch.float32, 4), (torch.float64, 8)):
@@ -62,12 +77,17 @@ def test_bytes_are_numbers_and_one_scale_a_block(n: int, dim: int, bits: int, st
 
 
 @pytest.mark.parametrize(
-    ("dim", "bits", "stages", "low", "high"), [(1, 2, 1, 0.33, 0.36), (2, 4, 1, 0.32, 0.345), (4, 8, 1, 0.31, 0.33), (2, 4, 2, 0.10, 0.13)]
+    ("dim", "bits", "stages", "low", "high"),
+    [(1, 2, 1, 0.33, 0.36), (2, 4, 1, 0.32, 0.345), (4, 8, 1, 0.31, 0.33), (2, 4, 2, 0.10, 0.13)],
 )
-def test_the_first_book_is_near_the_best_for_normal_values(dim: int, bits: int, stages: int, low: float, high: float) -> None:
+def test_the_first_book_is_near_the_best_for_normal_values(
+    dim: int, bits: int, stages: int, low: float, high: float
+) -> None:
     x = torch.randn(65536, generator=torch.Generator().manual_seed(5))
     error = float((through(codebook(dim, bits, stages), x) - x).norm() / x.norm())
-    assert low < error < high  # 2 bits a value: Lloyd and Max reach 0.343, nothing is below 0.25; two stages are 4 bits
+    assert (
+        low < error < high
+    )  # 2 bits a value: Lloyd and Max reach 0.343, nothing is below 0.25; two stages are 4 bits
     assert float((through(uniform(2, grid="rise"), x) - x).norm() / x.norm()) > 0.5
 
 
@@ -87,7 +107,9 @@ def test_books_are_the_same_on_all_ranks_and_belong_to_large_parameters() -> Non
         assert all(torch.equal(value, values[0]) for value in values)
     assert set(states[0].leaves) == {"book/w", "used/w", "turn/w"}
     assert int(states[0]["turn/w"].value) == 5
-    assert codebook(8, 8).init(SPEC, SEAT).leaves == {}  # 8192 values are too few for 256 entries of 8
+    assert (
+        codebook(8, 8).init(SPEC, SEAT).leaves == {}
+    )  # 8192 values are too few for 256 entries of 8
 
 
 def test_entries_are_learned_by_turns() -> None:
@@ -106,7 +128,15 @@ def test_with_feedback_what_was_said_catches_up() -> None:
     states = {0: codec.init(SPEC, SEAT)}
     for step in range(60):
         at = seats(step, group=(0,))[0]
-        totals.append(run({0: gather().carry(codec, x.clone(), SPEC, State(children={"codec": states[0]}), at)})[0].total)
+        totals.append(
+            run(
+                {
+                    0: gather().carry(
+                        codec, x.clone(), SPEC, State(children={"codec": states[0]}), at
+                    )
+                }
+            )[0].total
+        )
     assert 0 < (torch.stack(totals).mean(0) - x).norm() / x.norm() < 0.05
 
 
@@ -114,7 +144,9 @@ def test_a_bad_value_spoils_its_block_and_no_other() -> None:
     for bad in (float("nan"), float("inf"), -float("inf")):
         x = torch.ones(24)
         x[10] = bad
-        assert through(codebook(4, 4, block=8), x).isnan().tolist() == [8 <= i < 16 for i in range(24)]
+        assert through(codebook(4, 4, block=8), x).isnan().tolist() == [
+            8 <= i < 16 for i in range(24)
+        ]
 
 
 def test_a_fixed_book_speaks_once_and_may_say_a_core() -> None:
@@ -124,7 +156,12 @@ def test_a_fixed_book_speaks_once_and_may_say_a_core() -> None:
     codec = topk(64, per=256) >> codebook(4, 8, block=64)
     x = torch.randn(4096)
     state = codec.init(spec, SEAT)
-    assert 0.5 < (codec.decode(codec.encode(x, spec, state, SEAT), spec, state, SEAT, 1) - x).norm() / x.norm() < 0.8
+    assert (
+        0.5
+        < (codec.decode(codec.encode(x, spec, state, SEAT), spec, state, SEAT, 1) - x).norm()
+        / x.norm()
+        < 0.8
+    )
 
 
 @pytest.mark.parametrize(

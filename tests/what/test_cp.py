@@ -14,11 +14,20 @@ from thinwire.what import als, cast, chain, cp, svd, tensortrain, uniform
 def span(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Spec:
     parts: list[Part] = []
     for i, shape in enumerate(shapes):
-        parts.append(Part(f"p{i}", shape, parts[-1].end if parts else 0, "matrix" if len(shape) > 1 else "vector"))
+        parts.append(
+            Part(
+                f"p{i}",
+                shape,
+                parts[-1].end if parts else 0,
+                "matrix" if len(shape) > 1 else "vector",
+            )
+        )
     return Spec(tuple(parts), 0, parts[-1].end, dtype)
 
 
-def through(codec: cp | als | svd | tensortrain | chain, x: Tensor, spec: Spec, step: int = 0) -> Tensor:
+def through(
+    codec: cp | als | svd | tensortrain | chain, x: Tensor, spec: Spec, step: int = 0
+) -> Tensor:
     seat = seats(step)[1]
     state = codec.init(spec, seat)
     payload = codec.encode(x, spec, state, seat)
@@ -41,13 +50,19 @@ def error(codec: cp | als | svd | tensortrain | chain, x: Tensor, step: int = 0)
 def factors(codec: cp, x: Tensor, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """What is sent of a tensor whose longest dimension is the last: (r, n) each, float64."""
     lengths = [codec.rank * length for length in x.shape]
-    core, _ = codec.split(x.reshape(-1), span(tuple(x.shape)), codec.init(span(tuple(x.shape)), seats(step)[1]), seats(step)[1])
+    core, _ = codec.split(
+        x.reshape(-1),
+        span(tuple(x.shape)),
+        codec.init(span(tuple(x.shape)), seats(step)[1]),
+        seats(step)[1],
+    )
     a, b, c = (rows.view(codec.rank, -1).double() for rows in core.split(lengths))
     return a, b, c
 
 
 def terms(shape: tuple[int, int, int], rank: int, seed: int = 0, alike: float = 0.0) -> Tensor:
-    """A sum of so many outer products of normal vectors; `alike` is the share that the vectors of a dimension have in common."""
+    """A sum of so many outer products of normal vectors; `alike` is the share that the vectors of a
+    dimension have in common."""
     draws = torch.Generator().manual_seed(seed)
     a, b, c = (torch.randn(rank, length, generator=draws, dtype=torch.float64) for length in shape)
     a, b, c = ((1 - alike) ** 0.5 * rows + alike**0.5 * rows[:1] for rows in (a, b, c))
@@ -68,25 +83,38 @@ def test_laws(codec: Codec) -> None:
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 2e-5), (torch.float64, 1e-8)])
 @pytest.mark.parametrize("shape", [(32, 24, 9), (9, 32, 24), (24, 9, 32)])
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_a_sum_of_few_terms_is_found(rank: int, shape: tuple[int, int, int], dtype: torch.dtype, least: float) -> None:
+def test_a_sum_of_few_terms_is_found(
+    rank: int, shape: tuple[int, int, int], dtype: torch.dtype, least: float
+) -> None:
     """From most starts; from some it takes longer."""
     x = terms(shape, rank).to(dtype)
     errors = sorted(error(cp(rank, sweeps=100, ridge=0.0), x, step) for step in range(5))
     assert errors[2] < least
-    assert sorted(error(cp(rank, sweeps=60), x, step) for step in range(5))[2] == pytest.approx(1e-3, rel=0.1)  # the ridge's share
+    assert sorted(error(cp(rank, sweeps=60), x, step) for step in range(5))[2] == pytest.approx(
+        1e-3, rel=0.1
+    )  # the ridge's share
 
 
-@pytest.mark.parametrize(("alike", "most"), [(0.5, 0.09), (0.9, 0.012), (0.99, 2e-3), (0.999, 1e-3), (1 - 1e-9, 1e-3)])
+@pytest.mark.parametrize(
+    ("alike", "most"), [(0.5, 0.09), (0.9, 0.012), (0.99, 2e-3), (0.999, 1e-3), (1 - 1e-9, 1e-3)]
+)
 @pytest.mark.parametrize("rank", [3, 6, 12])
 def test_terms_that_are_nearly_alike_do_no_harm(rank: int, alike: float, most: float) -> None:
-    errors = [error(cp(rank), terms((24, 9, 32), rank, seed, alike).float(), seed) for seed in range(7)]
+    errors = [
+        error(cp(rank), terms((24, 9, 32), rank, seed, alike).float(), seed) for seed in range(7)
+    ]
     assert sorted(errors)[3] < most
 
 
 @pytest.mark.parametrize("rank", [3, 6, 12])
 def test_a_ridge_that_falls_finds_terms_that_are_alike_sooner(rank: int) -> None:
     ridge, bare = (
-        sorted(error(cp(rank, sweeps=10, ridge=ridge), terms((24, 9, 32), rank, seed, 0.9).float(), seed) for seed in range(7))[3]
+        sorted(
+            error(
+                cp(rank, sweeps=10, ridge=ridge), terms((24, 9, 32), rank, seed, 0.9).float(), seed
+            )
+            for seed in range(7)
+        )[3]
         for ridge in (1e-3, 0.0)
     )
     assert ridge < 0.8 * bare
@@ -94,20 +122,30 @@ def test_a_ridge_that_falls_finds_terms_that_are_alike_sooner(rank: int) -> None
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 1e-1])
 def test_terms_that_would_grow_without_bound_are_held(ridge: float) -> None:
-    """a∘a∘b + a∘b∘a + b∘a∘a is as near as one likes to two terms, which then cancel each other, and never two terms."""
+    """a∘a∘b + a∘b∘a + b∘a∘a is as near as one likes to two terms, which then cancel each other, and
+    never two terms."""
     draws = torch.Generator().manual_seed(0)
-    u, v, w = (torch.linalg.qr(torch.randn(length, 2, generator=draws)).Q.T for length in (16, 20, 24))
-    x = sum(torch.einsum("a,b,c->abc", u[i], v[j], w[k]) for i, j, k in ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
+    u, v, w = (
+        torch.linalg.qr(torch.randn(length, 2, generator=draws)).Q.T for length in (16, 20, 24)
+    )
+    x = sum(
+        torch.einsum("a,b,c->abc", u[i], v[j], w[k])
+        for i, j, k in ((0, 0, 1), (0, 1, 0), (1, 0, 0))
+    )
     assert isinstance(x, Tensor)
     sizes = [factor.norm(dim=1) for factor in factors(cp(2, sweeps=300, ridge=ridge), x)]
-    assert (sizes[0] * sizes[1] * sizes[2]).max() < float(x.norm()) / max(ridge, 64 * torch.finfo(torch.float32).eps) ** 0.5
+    assert (sizes[0] * sizes[1] * sizes[2]).max() < float(x.norm()) / max(
+        ridge, 64 * torch.finfo(torch.float32).eps
+    ) ** 0.5
     off = error(cp(2, sweeps=300, ridge=ridge), x)
     assert (0.002 if ridge == 0 else 0.02) < off < {0.0: 0.1, 1e-3: 0.25, 1e-1: 0.7}[ridge]
 
 
 @pytest.mark.parametrize("sweeps", [1, 4])
 @pytest.mark.parametrize("ridge", [0.001, 0.3])
-def test_the_factor_that_is_fitted_last_is_the_best_for_the_others(ridge: float, sweeps: int) -> None:
+def test_the_factor_that_is_fitted_last_is_the_best_for_the_others(
+    ridge: float, sweeps: int
+) -> None:
     x = noisy()
     a, b, c = factors(cp(5, sweeps=sweeps, ridge=ridge), x)
     across = torch.einsum("ra,rb->rab", a, b).flatten(1)  # (r, a · b); a term is across_j ∘ c_j
@@ -125,7 +163,10 @@ def test_the_vectors_of_a_term_are_of_one_length() -> None:
 
 def test_more_sweeps_come_nearer_and_never_below_the_best_matrix() -> None:
     x = noisy()
-    means = [sum(error(cp(6, sweeps=sweeps, ridge=1e-4), x, step) for step in range(15)) / 15 for sweeps in (1, 2, 4, 10, 40)]
+    means = [
+        sum(error(cp(6, sweeps=sweeps, ridge=1e-4), x, step) for step in range(15)) / 15
+        for sweeps in (1, 2, 4, 10, 40)
+    ]
     assert means == sorted(means, reverse=True)
     assert means[0] > 1.1 * means[-1]
     unfolded = x.double().flatten(0, 1)
@@ -141,7 +182,9 @@ def test_no_more_terms_than_a_tensor_has_do_no_harm() -> None:
 @pytest.mark.parametrize("shape", [(60, 40), (60, 40, 1, 1), (60, 1, 40)])
 def test_a_matrix_is_said_as_by_als(shape: tuple[int, ...]) -> None:
     x = torch.randn(2400)
-    assert torch.equal(through(cp(3, sweeps=4), x, span(shape)), through(als(3, 4), x, span((60, 40))))
+    assert torch.equal(
+        through(cp(3, sweeps=4), x, span(shape)), through(als(3, 4), x, span((60, 40)))
+    )
 
 
 def test_heads_may_share_terms() -> None:
@@ -156,7 +199,12 @@ def test_heads_may_share_terms() -> None:
 def test_a_convolution_of_few_terms_takes_fewer_bytes() -> None:
     x = terms((32, 24, 9), 4).float().view(32, 24, 3, 3)
     spec = span((32, 24, 3, 3))
-    assert cp(4).nbytes(spec) == 4 * 4 * (32 + 24 + 9) < 0.75 * nbytes(tensortrain(4), spec) < nbytes(svd(4), spec)
+    assert (
+        cp(4).nbytes(spec)
+        == 4 * 4 * (32 + 24 + 9)
+        < 0.75 * nbytes(tensortrain(4), spec)
+        < nbytes(svd(4), spec)
+    )
     assert sorted(error(cp(4, sweeps=60), x, step) for step in range(7))[2] < 2e-3
     assert nbytes(tensortrain(3), spec) < nbytes(cp(4), spec)
     assert error(tensortrain(3), x) > 0.1
@@ -166,7 +214,10 @@ def test_tensors_of_one_shape_do_not_mix() -> None:
     spec = span((24, 9, 32), (24, 9, 32), (7,))
     size = 24 * 9 * 32
     x = torch.cat([noisy(0).view(-1), 1e-20 * noisy(1).view(-1), torch.randn(7)])
-    both, alone = through(cp(4), x, spec), through(cp(4), torch.cat([torch.zeros(size), x[size:]]), spec)
+    both, alone = (
+        through(cp(4), x, spec),
+        through(cp(4), torch.cat([torch.zeros(size), x[size:]]), spec),
+    )
     assert torch.allclose(both[size:] * 1e20, alone[size:] * 1e20, rtol=1e-3, atol=1e-3)
     assert not alone[:size].any()
     assert torch.equal(both[2 * size :], x[2 * size :])
@@ -193,7 +244,9 @@ def test_factors_may_be_said_shorter(shorter: cast | uniform, most: float) -> No
 
 
 def test_what_would_not_shrink_travels_whole() -> None:
-    assert cp(2).nbytes(specs()["many parts"]) == 4 * (7 + 2 * (24 + 20) + 1 + 2 * (9 + 8) + 2 * (2 + 3 + 4) + 33 + 5)
+    assert cp(2).nbytes(specs()["many parts"]) == 4 * (
+        7 + 2 * (24 + 20) + 1 + 2 * (9 + 8) + 2 * (2 + 3 + 4) + 33 + 5
+    )
     spec = span((3, 3), (5, 1), (9,), (1, 1), (4, 4, 2, 2, 2), (1,))
     assert cp(13).nbytes(spec) == 4 * spec.numel
     x = torch.randn(spec.numel)

@@ -37,10 +37,19 @@ def test_laws(codec: Codec) -> None:
     check_codec(codec)
 
 
-@given(rows=st.integers(1, 40), columns=st.integers(1, 40), more=st.integers(1, 30), size=st.integers(2, 17))
-def test_back_it_is_the_same_as_long_and_as_many(rows: int, columns: int, more: int, size: int) -> None:
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    more=st.integers(1, 30),
+    size=st.integers(2, 17),
+)
+def test_back_it_is_the_same_as_long_and_as_many(
+    rows: int, columns: int, more: int, size: int
+) -> None:
     spec, codec = span((rows, columns), (more,)), dct(size)
-    x = torch.randn(spec.numel, generator=torch.Generator().manual_seed(rows * columns), dtype=torch.float32)
+    x = torch.randn(
+        spec.numel, generator=torch.Generator().manual_seed(rows * columns), dtype=torch.float32
+    )
     core = core_of(codec, x, spec)
     assert core.numel() == codec.core_numel(spec) == spec.numel
     assert codec.nbytes(spec) == 4 * spec.numel
@@ -53,12 +62,18 @@ def test_it_is_the_cosine_transform_as_written() -> None:
     expected = torch.zeros(4, 4, dtype=torch.float64)
     for k in range(4):
         for j in range(4):
-            weight = (math.sqrt(0.25) if k == 0 else math.sqrt(0.5)) * (math.sqrt(0.25) if j == 0 else math.sqrt(0.5))
+            weight = (math.sqrt(0.25) if k == 0 else math.sqrt(0.5)) * (
+                math.sqrt(0.25) if j == 0 else math.sqrt(0.5)
+            )
             for a in range(4):
                 for b in range(4):
-                    wave = math.cos(math.pi * (2 * a + 1) * k / 8) * math.cos(math.pi * (2 * b + 1) * j / 8)
+                    wave = math.cos(math.pi * (2 * a + 1) * k / 8) * math.cos(
+                        math.pi * (2 * b + 1) * j / 8
+                    )
                     expected[k, j] += weight * wave * x[a, b]
-    assert torch.allclose(core_of(dct(4), x.view(-1), span((4, 4), dtype=torch.float64)).view(4, 4), expected)
+    assert torch.allclose(
+        core_of(dct(4), x.view(-1), span((4, 4), dtype=torch.float64)).view(4, 4), expected
+    )
 
 
 def test_a_wave_is_one_frequency_and_a_constant_the_first() -> None:
@@ -89,7 +104,10 @@ def test_topk_keeps_as_many_of_every_full_tile() -> None:
 
 def test_smooth_matrices_are_said_better_than_by_their_largest_entries() -> None:
     rows, columns = torch.linspace(0, 3, 64)[:, None], torch.linspace(0, 5, 64)
-    x = (torch.sin(rows) * torch.cos(columns) + 0.01 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))).view(-1)
+    x = (
+        torch.sin(rows) * torch.cos(columns)
+        + 0.01 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    ).view(-1)
     spec = span((64, 64))
     error = (through(dct(64) >> topk(32, per=4096), x, spec) - x).norm() / x.norm()
     assert 0.01 < error < 0.1
@@ -98,7 +116,10 @@ def test_smooth_matrices_are_said_better_than_by_their_largest_entries() -> None
 
 def test_white_noise_gains_nothing() -> None:
     x = torch.randn(64 * 64, generator=torch.Generator().manual_seed(0))
-    errors = [(through(codec, x, span((64, 64))) - x).norm() / x.norm() for codec in (dct(64) >> topk(409), topk(409) >> uniform(8))]
+    errors = [
+        (through(codec, x, span((64, 64))) - x).norm() / x.norm()
+        for codec in (dct(64) >> topk(409), topk(409) >> uniform(8))
+    ]
     assert abs(errors[0] - errors[1]) < 0.02
 
 
@@ -126,5 +147,7 @@ def test_demo_can_be_written() -> None:
 
 
 def test_a_tile_has_at_least_two_rows() -> None:
-    with pytest.raises(StrategyError, match=r"dct\(size=1\): a tile has at least 2 rows and columns"):
+    with pytest.raises(
+        StrategyError, match=r"dct\(size=1\): a tile has at least 2 rows and columns"
+    ):
         dct(1)

@@ -36,7 +36,9 @@ def test_laws(codec: Codec) -> None:
 
 
 @given(seed=st.integers(0, 2**32), momentum=st.sampled_from([0.5, 0.9]))
-def test_of_all_entries_without_a_mask_it_is_sgd_with_momentum_bit_for_bit(seed: int, momentum: float) -> None:
+def test_of_all_entries_without_a_mask_it_is_sgd_with_momentum_bit_for_bit(
+    seed: int, momentum: float
+) -> None:
     xs = drawn(seed, 6)
     w = torch.nn.Parameter(torch.zeros(60))
     own = torch.zeros(60)
@@ -54,9 +56,13 @@ def test_of_all_entries_with_a_mask_it_is_plain_sgd() -> None:
 
 
 @given(
-    seed=st.integers(0, 2**32), flights=st.integers(1, 10), inner=st.sampled_from([topk(5), topk(9) >> uniform(2, grid="rise"), uniform(2)])
+    seed=st.integers(0, 2**32),
+    flights=st.integers(1, 10),
+    inner=st.sampled_from([topk(5), topk(9) >> uniform(2, grid="rise"), uniform(2)]),
 )
-def test_without_a_mask_what_was_said_lags_behind_momentum_by_the_residual(seed: int, flights: int, inner: Codec) -> None:
+def test_without_a_mask_what_was_said_lags_behind_momentum_by_the_residual(
+    seed: int, flights: int, inner: Codec
+) -> None:
     xs = drawn(seed, flights)
     velocity, moved = torch.zeros(60), torch.zeros(60)
     for x in xs:
@@ -71,13 +77,19 @@ def test_what_was_sent_has_no_velocity_left_and_what_waits_has() -> None:
     (first, second), state = said(dgc(topk(1)), [x, torch.zeros(60)])
     assert first.nonzero().tolist() == [[59]]
     assert second.nonzero().tolist() == [[58]]
-    assert float(second[58]) == pytest.approx(58 + 0.9 * 58)  # waited for one flight, with its momentum
-    assert state["velocity"].value[[57, 58, 59]].tolist() == pytest.approx([0.81 * 57 / 0.9, 0.0, 0.0])
+    assert float(second[58]) == pytest.approx(
+        58 + 0.9 * 58
+    )  # waited for one flight, with its momentum
+    assert state["velocity"].value[[57, 58, 59]].tolist() == pytest.approx(
+        [0.81 * 57 / 0.9, 0.0, 0.0]
+    )
 
 
 def test_its_states_are_of_the_span_and_summed() -> None:
     leaves = dgc(topk(1), momentum=0.5).init(SPEC, seats()[2]).leaves
-    assert {name: (leaf.kind, leaf.spec, leaf.group, leaf.fade) for name, leaf in leaves.items()} == {
+    assert {
+        name: (leaf.kind, leaf.spec, leaf.group, leaf.fade) for name, leaf in leaves.items()
+    } == {
         "velocity": ("summed", SPEC, (1, 2, 5), 0.5),
         "residual": ("summed", SPEC, (1, 2, 5), 1.0),
     }
@@ -85,11 +97,16 @@ def test_its_states_are_of_the_span_and_summed() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 1.0, -0.1, float("nan")])
 def test_momentum_lies_between(momentum: float) -> None:
-    with pytest.raises(StrategyError, match=r"dgc\(momentum=.*\): it lies in \(0, 1\); without momentum, use feedback"):
+    with pytest.raises(
+        StrategyError,
+        match=r"dgc\(momentum=.*\): it lies in \(0, 1\); without momentum, use feedback",
+    ):
         dgc(topk(1), momentum)
 
 
-@pytest.mark.parametrize("inner", [feedback(topk(1)), by_role(matrix=feedback(cast())), dgc(topk(1))], ids=repr)
+@pytest.mark.parametrize(
+    "inner", [feedback(topk(1)), by_role(matrix=feedback(cast())), dgc(topk(1))], ids=repr
+)
 def test_one_residual_is_enough(inner: Codec) -> None:
     with pytest.raises(StrategyError, match="would count a loss twice"):
         dgc(inner)

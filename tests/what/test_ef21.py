@@ -14,17 +14,23 @@ SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
 RANKS = (1, 2, 5)
 
 
-def fly(codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int = 0) -> dict[int, Outcome]:
+def fly(
+    codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int = 0
+) -> dict[int, Outcome]:
     """What comes of one flight of one packet, of all ranks."""
     return told(codec, xs, states, step)[1]
 
 
-def told(codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int) -> tuple[dict[int, Packet], dict[int, Outcome]]:
+def told(
+    codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int
+) -> tuple[dict[int, Packet], dict[int, Outcome]]:
     """What each rank says in a flight of one packet, and what comes of it."""
     at = seats(step, group=tuple(xs))
     flows = {rank: codec.rounds(x, SPEC, states[rank], at[rank]) for rank, x in xs.items()}
     packets: dict[int, Packet] = {rank: next(flow) for rank, flow in flows.items()}
-    total = torch.stack([packet.open(packet.payload.clone(), rank) for rank, packet in packets.items()]).sum(0)
+    total = torch.stack(
+        [packet.open(packet.payload.clone(), rank) for rank, packet in packets.items()]
+    ).sum(0)
     outcomes = {}
     for rank, flow in flows.items():
         with pytest.raises(StopIteration) as end:
@@ -44,7 +50,9 @@ def test_laws(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize(("inner", "kept"), [(topk(6), 0.1), (topk(15), 0.25)], ids=repr)
-def test_of_values_that_stand_still_the_error_shrinks_as_stated_and_is_there(inner: Codec, kept: float) -> None:
+def test_of_values_that_stand_still_the_error_shrinks_as_stated_and_is_there(
+    inner: Codec, kept: float
+) -> None:
     codec = ef21(inner)
     xs, states = begin(codec)
     for flight in range(1, 4):
@@ -64,8 +72,12 @@ def test_the_total_is_the_sum_of_what_is_known_of_all() -> None:
     for step in range(5):
         outcomes = fly(codec, {rank: x * step for rank, x in xs.items()}, states, step)
         known = torch.stack([state["known"].value for state in states.values()]).sum(0)
-        assert all(torch.allclose(state["total"].value, known, atol=1e-5) for state in states.values())
-        assert all(torch.equal(outcome.total, states[1]["total"].value) for outcome in outcomes.values())
+        assert all(
+            torch.allclose(state["total"].value, known, atol=1e-5) for state in states.values()
+        )
+        assert all(
+            torch.equal(outcome.total, states[1]["total"].value) for outcome in outcomes.values()
+        )
 
 
 def test_a_flight_that_is_no_number_leaves_every_rank_as_it_was() -> None:
@@ -89,11 +101,14 @@ def test_its_states_survive_another_world() -> None:
 
 
 def test_no_owner_can_open_its_packets() -> None:
-    assert "speaks in several rounds or parts" in str(two_shot(back=ef21(uniform(4))).refuses(uniform(4)))
+    assert "speaks in several rounds or parts" in str(
+        two_shot(back=ef21(uniform(4))).refuses(uniform(4))
+    )
 
 
 def test_no_route_may_encode_its_sums_again() -> None:
-    """H adds up the sums of changes: an error in one of them would stay there, as nobody's h knows of it."""
+    """H adds up the sums of changes: an error in one of them would stay there, as nobody's h knows
+    of it."""
     for how in (two_shot(), server((0,)), ring()):
         with pytest.raises(StrategyError, match=r"Use"):
             Strategy(what=ef21(uniform(4)), how=how)
@@ -102,7 +117,11 @@ def test_no_route_may_encode_its_sums_again() -> None:
     assert Strategy(what=ef21(lowrank(2)))
 
 
-@pytest.mark.parametrize("inner", [feedback(topk(1)), by_role(matrix=feedback(cast())), dgc(topk(1)), ef21(topk(1))], ids=repr)
+@pytest.mark.parametrize(
+    "inner",
+    [feedback(topk(1)), by_role(matrix=feedback(cast())), dgc(topk(1)), ef21(topk(1))],
+    ids=repr,
+)
 def test_one_residual_is_enough(inner: Codec) -> None:
     with pytest.raises(StrategyError, match="would count a loss twice"):
         ef21(inner)

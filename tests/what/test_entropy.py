@@ -17,7 +17,18 @@ from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
 from thinwire.registry import from_table, to_table
 from thinwire.testing import check_codec, seats
-from thinwire.what import cast, codebook, entropy, feedback, identity, lowrank, natural, threshold, topk, uniform
+from thinwire.what import (
+    cast,
+    codebook,
+    entropy,
+    feedback,
+    identity,
+    lowrank,
+    natural,
+    threshold,
+    topk,
+    uniform,
+)
 from thinwire.what.entropy import _joined, _parted
 
 SEAT, N = seats()[1], 1 << 17  # zstd makes a table for each 2^17 bytes
@@ -47,7 +58,10 @@ def test_laws(codec: Codec) -> None:
 
 def test_the_exponent_has_a_plane_of_its_own() -> None:
     x = torch.tensor([1.0, -1.5, 2.0, float("-inf"), -0.0], dtype=torch.bfloat16)
-    assert _parted(reference.as_bytes(x), 2).tolist() == [[0, 0x81, 0, 1, 1], [127, 127, 128, 255, 0]]
+    assert _parted(reference.as_bytes(x), 2).tolist() == [
+        [0, 0x81, 0, 1, 1],
+        [127, 127, 128, 255, 0],
+    ]
     assert _parted(reference.as_bytes(x.float()), 4)[3].tolist() == [127, 127, 128, 255, 0]
 
 
@@ -66,9 +80,19 @@ def test_nothing_is_lost_of_any_dtype(dtype: torch.dtype) -> None:
     assert torch.equal(heard(entropy(identity()), payload, spec), x.to(spec.work))
 
 
-@pytest.mark.parametrize("inner", [cast("bf16"), cast("fp16"), uniform(4), natural("nearest"), topk(0.01), threshold(1.0)], ids=repr)
-@given(seed=st.integers(0, 2**32), n=st.integers(0, 700), scale=st.sampled_from([0.0, 1e-30, 1.0, 1e30]))
-def test_what_is_heard_is_what_the_inner_codec_would_have_said(inner: Coder, seed: int, n: int, scale: float) -> None:
+@pytest.mark.parametrize(
+    "inner",
+    [cast("bf16"), cast("fp16"), uniform(4), natural("nearest"), topk(0.01), threshold(1.0)],
+    ids=repr,
+)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(0, 700),
+    scale=st.sampled_from([0.0, 1e-30, 1.0, 1e30]),
+)
+def test_what_is_heard_is_what_the_inner_codec_would_have_said(
+    inner: Coder, seed: int, n: int, scale: float
+) -> None:
     spec = replace(SPEC, numel=n)
     x = scale * torch.randn(n, generator=torch.Generator().manual_seed(seed))
     payload = said(entropy(inner), x, spec)
@@ -88,7 +112,11 @@ def test_bytes_are_the_entropy_of_the_exponents_and_a_byte_each() -> None:
     assert least < said(entropy(), NORMAL).numel() < 1.01 * least
 
 
-@pytest.mark.parametrize(("inner", "share"), [(uniform(4), 0.83), (uniform(8), 0.93), (natural("nearest"), 0.4)], ids=repr)
+@pytest.mark.parametrize(
+    ("inner", "share"),
+    [(uniform(4), 0.83), (uniform(8), 0.93), (natural("nearest"), 0.4)],
+    ids=repr,
+)
 def test_codes_travel_in_about_their_entropy(inner: Coder, share: float) -> None:
     raw = said(inner, NORMAL)
     least = sum(block.numel() * bits_of(block) / 8 for block in raw.split(N))
@@ -99,13 +127,21 @@ def test_codes_travel_in_about_their_entropy(inner: Coder, share: float) -> None
 def test_what_a_chain_picked_has_planes() -> None:
     bare, coded = topk(0.01) >> cast(), topk(0.01) >> entropy()
     assert torch.equal(heard(coded, said(coded, NORMAL)), heard(bare, said(bare, NORMAL)))
-    assert said(coded, NORMAL).numel() < said(bare, NORMAL).numel() - 0.8 * N // 100  # the exponents of the largest are nearly all alike
+    assert (
+        said(coded, NORMAL).numel() < said(bare, NORMAL).numel() - 0.8 * N // 100
+    )  # the exponents of the largest are nearly all alike
 
 
 def test_noise_travels_as_it_is() -> None:
-    noise = torch.randint(-(2**15), 2**15, (N,), dtype=torch.int16, generator=torch.Generator().manual_seed(0)).view(torch.bfloat16)
+    noise = torch.randint(
+        -(2**15), 2**15, (N,), dtype=torch.int16, generator=torch.Generator().manual_seed(0)
+    ).view(torch.bfloat16)
     payload = said(entropy(identity()), noise, replace(SPEC, dtype=torch.bfloat16))
-    assert payload.numel() == entropy(identity()).max_nbytes(replace(SPEC, dtype=torch.bfloat16)) == 2 * N + 16
+    assert (
+        payload.numel()
+        == entropy(identity()).max_nbytes(replace(SPEC, dtype=torch.bfloat16))
+        == 2 * N + 16
+    )
 
 
 def test_zeros_travel_in_a_few_bytes() -> None:
@@ -119,7 +155,9 @@ def patched(payload: Tensor, at: int, value: int) -> Tensor:
     return payload
 
 
-@pytest.mark.parametrize(("at", "value"), [(0, N + 1), (0, 0), (1, -1), (1, 2**62), (0, N - 1), (1, 10)])
+@pytest.mark.parametrize(
+    ("at", "value"), [(0, N + 1), (0, 0), (1, -1), (1, 2**62), (0, N - 1), (1, 10)]
+)
 def test_lengths_that_cannot_be_are_refused(at: int, value: int) -> None:
     with pytest.raises(PayloadError, match=r"planes of \[|bytes where"):
         heard(entropy(), patched(said(entropy(), NORMAL), at, value))
@@ -141,11 +179,15 @@ def test_a_payload_that_ends_within_its_lengths_is_refused(length: int) -> None:
 def with_frame(frame: bytes) -> Tensor:
     """A payload of bf16 zeros whose exponents are said by this frame."""
     head = np.array([N, len(frame)], dtype=np.int64).view(np.uint8)
-    return torch.from_numpy(np.concatenate([head, np.zeros(N, dtype=np.uint8), np.frombuffer(frame, dtype=np.uint8)]))
+    return torch.from_numpy(
+        np.concatenate([head, np.zeros(N, dtype=np.uint8), np.frombuffer(frame, dtype=np.uint8)])
+    )
 
 
 BOMB = zstandard.compress(bytes(1 << 26))
-LIAR = BOMB[:5] + BOMB[5:].replace((1 << 26).to_bytes(4, "little"), N.to_bytes(4, "little"), 1)  # 64 MiB that claim to be 128 KiB
+LIAR = BOMB[:5] + BOMB[5:].replace(
+    (1 << 26).to_bytes(4, "little"), N.to_bytes(4, "little"), 1
+)  # 64 MiB that claim to be 128 KiB
 GOOD = zstandard.compress(bytes(N))
 
 
@@ -165,13 +207,31 @@ def test_a_frame_of_zeros_is_heard() -> None:
         GOOD + GOOD,
         b"no frame at all",
         b"\x50\x2a\x4d\x18\x01\x00\x00\x00\x00",  # one to skip
-        zstandard.ZstdCompressor(dict_data=zstandard.ZstdCompressionDict(bytes(range(256)) * 8)).compress(bytes(N)),
+        zstandard.ZstdCompressor(
+            dict_data=zstandard.ZstdCompressionDict(bytes(range(256)) * 8)
+        ).compress(bytes(N)),
     ],
-    ids=["bomb", "liar", "short", "sizeless", "cut", "tail", "twice", "text", "skippable", "raw dictionary"],
+    ids=[
+        "bomb",
+        "liar",
+        "short",
+        "sizeless",
+        "cut",
+        "tail",
+        "twice",
+        "text",
+        "skippable",
+        "raw dictionary",
+    ],
 )
-def test_a_hostile_frame_is_refused_and_takes_no_more_memory_than_the_span(frame: bytes, request: pytest.FixtureRequest) -> None:
+def test_a_hostile_frame_is_refused_and_takes_no_more_memory_than_the_span(
+    frame: bytes, request: pytest.FixtureRequest
+) -> None:
     assert frame != BOMB or zstandard.get_frame_parameters(frame).content_size == 1 << 26
-    assert request.node.callspec.id != "liar" or zstandard.get_frame_parameters(frame).content_size == N
+    assert (
+        request.node.callspec.id != "liar"
+        or zstandard.get_frame_parameters(frame).content_size == N
+    )
     payload = with_frame(frame)
     tracemalloc.start()
     try:
@@ -208,13 +268,24 @@ def test_without_zstandard_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 
 
 def test_zstandard_is_loaded_only_when_it_is_asked_for() -> None:
-    code = "import sys, thinwire.what; assert 'zstandard' not in sys.modules; thinwire.what.entropy(); assert 'zstandard' in sys.modules"
+    code = (
+        "import sys, thinwire.what; assert 'zstandard' not in sys.modules; "
+        "thinwire.what.entropy(); assert 'zstandard' in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("codec", [entropy(), entropy(uniform(4)), topk(10) >> entropy(identity())], ids=repr)
+@pytest.mark.parametrize(
+    "codec", [entropy(), entropy(uniform(4)), topk(10) >> entropy(identity())], ids=repr
+)
 def test_it_survives_its_table_and_its_repr(codec: Codec) -> None:
     problems: list[str] = []
     assert from_table("what", to_table(codec), "what", problems) == codec, problems
-    names = {"entropy": entropy, "cast": cast, "uniform": uniform, "topk": topk, "identity": identity}
+    names = {
+        "entropy": entropy,
+        "cast": cast,
+        "uniform": uniform,
+        "topk": topk,
+        "identity": identity,
+    }
     assert eval(repr(codec), names) == codec

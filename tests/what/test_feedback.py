@@ -58,7 +58,9 @@ def test_one_packet_settles_its_residual_before_it_flies() -> None:
     state = codec.init(SPEC, SEAT)
     first = codec.rounds(torch.arange(60.0), SPEC, state, SEAT)
     next(first)
-    second = codec.rounds(torch.zeros(60), SPEC, state, SEAT)  # launched before the first has landed
+    second = codec.rounds(
+        torch.zeros(60), SPEC, state, SEAT
+    )  # launched before the first has landed
     packet = next(second)
     assert packet.open(packet.payload, 0).nonzero().tolist() == [[58]]
 
@@ -70,7 +72,9 @@ def test_the_residual_belongs_to_its_span_and_to_the_ranks_that_sum_it() -> None
 
 @pytest.mark.parametrize("inner", [topk(3), uniform(2), uniform(2, block="row"), sign()], ids=repr)
 @given(seed=st.integers(0, 2**32), flights=st.integers(1, 12))
-def test_a_residual_in_bf16_loses_what_is_rounded_off_and_no_more(inner: Codec, seed: int, flights: int) -> None:
+def test_a_residual_in_bf16_loses_what_is_rounded_off_and_no_more(
+    inner: Codec, seed: int, flights: int
+) -> None:
     draws = torch.Generator().manual_seed(seed)
     codec = feedback(inner, store="bf16")
     state = codec.init(SPEC, SEAT)
@@ -125,7 +129,9 @@ def test_a_float64_residual_is_kept_whole_whatever_is_asked() -> None:
         assert (leaf.value.dtype, leaf.form) == (torch.float64, None)
 
 
-def flown(codec: feedback, steps: list[int], xs: list[torch.Tensor]) -> tuple[State, list[torch.Tensor]]:
+def flown(
+    codec: feedback, steps: list[int], xs: list[torch.Tensor]
+) -> tuple[State, list[torch.Tensor]]:
     """The state after flights of these at these steps of training, and what was sent in each."""
     state, sent = codec.init(SPEC, SEAT), []
     for step, x in zip(steps, xs, strict=True):
@@ -142,9 +148,13 @@ def test_before_its_start_nothing_is_kept_and_the_inner_codec_speaks_alone() -> 
 
 def test_a_ramp_is_linear_in_steps_of_training_and_not_in_flights() -> None:
     codec = feedback(topk(1), decay=0.8, start=10, ramp=40)
-    assert [codec.decay_at(step) for step in (0, 9, 10, 20, 30, 50, 51, 10**6)] == pytest.approx([0, 0, 0, 0.2, 0.4, 0.8, 0.8, 0.8])
+    assert [codec.decay_at(step) for step in (0, 9, 10, 20, 30, 50, 51, 10**6)] == pytest.approx(
+        [0, 0, 0, 0.2, 0.4, 0.8, 0.8, 0.8]
+    )
     state, _ = flown(codec, [19, 29, 39], [torch.ones(60)] * 3)  # as every(10) flies
-    waited = (1 * codec.decay_at(29) + 1) * codec.decay_at(39) + 1  # an entry that was never the largest
+    waited = (1 * codec.decay_at(29) + 1) * codec.decay_at(
+        39
+    ) + 1  # an entry that was never the largest
     assert float(state["residual"].flat.min()) == 0.0
     assert float(state["residual"].flat.max()) == pytest.approx(waited)
     assert state["residual"].fade == codec.decay_at(39)
@@ -154,12 +164,17 @@ def test_a_ramp_is_linear_in_steps_of_training_and_not_in_flights() -> None:
     ("steps", "forgets"),
     [
         (range(9), {4, 8}),  # every step
-        (range(2, 30, 3), {5, 8, 14, 17, 20, 26, 29}),  # a flight every three steps: the first of each four
+        (
+            range(2, 30, 3),
+            {5, 8, 14, 17, 20, 26, 29},
+        ),  # a flight every three steps: the first of each four
         ([6, 13, 20, 27], {13, 20, 27}),  # flights rarer than resets: nothing is ever kept
     ],
     ids=["every 1", "every 3", "every 7"],
 )
-def test_a_reset_forgets_at_the_first_flight_of_each_period_wherever_flights_fall(steps: Sequence[int], forgets: set[int]) -> None:
+def test_a_reset_forgets_at_the_first_flight_of_each_period_wherever_flights_fall(
+    steps: Sequence[int], forgets: set[int]
+) -> None:
     codec = feedback(topk(1), reset=4)
     state = codec.init(SPEC, SEAT)
     found = set()
@@ -198,7 +213,10 @@ def test_all_wrong_arguments_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("decay", [0.0, -1.0, 1.1, float("nan")])
 def test_decay_is_a_share(decay: float) -> None:
-    with pytest.raises(StrategyError, match=r"feedback\(decay=.*\): the share of the residual that is kept lies in \(0, 1\]"):
+    with pytest.raises(
+        StrategyError,
+        match=r"feedback\(decay=.*\): the share of the residual that is kept lies in \(0, 1\]",
+    ):
         feedback(topk(1), decay)
 
 
@@ -207,7 +225,14 @@ def test_what_loses_nothing_needs_none() -> None:
         feedback(identity())
 
 
-@pytest.mark.parametrize("inner", [feedback(topk(1)), by_role(matrix=feedback(topk(1))), by_role(vector=by_role(matrix=feedback(cast())))])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        feedback(topk(1)),
+        by_role(matrix=feedback(topk(1))),
+        by_role(vector=by_role(matrix=feedback(cast()))),
+    ],
+)
 def test_one_residual_is_enough(inner: Codec) -> None:
     with pytest.raises(StrategyError, match="would count a loss twice"):
         feedback(inner)

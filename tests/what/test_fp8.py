@@ -32,7 +32,10 @@ def test_bytes_are_a_byte_a_value_and_one_scale_a_block(n: int, block: int, form
     assert fp8(format, block).nbytes(Spec((), 0, n, torch.float64)) == n + 8 * blocks
 
 
-@pytest.mark.parametrize(("format", "dtype", "top"), [("e4m3", torch.float8_e4m3fn, 448), ("e5m2", torch.float8_e5m2, 57344)])
+@pytest.mark.parametrize(
+    ("format", "dtype", "top"),
+    [("e4m3", torch.float8_e4m3fn, 448), ("e5m2", torch.float8_e5m2, 57344)],
+)
 def test_bytes_are_torchs_own_floats(format: Any, dtype: torch.dtype, top: float) -> None:
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     x[7] = -top  # so that the scale is 1

@@ -48,7 +48,10 @@ def test_the_core_is_whole_blocks_and_a_power_of_two(n: int, log: int) -> None:
 
 
 def test_the_error_of_what_follows_keeps_its_norm() -> None:
-    x, spec = torch.randn(4096, generator=torch.Generator().manual_seed(0)), Spec((), 0, 4096, torch.float32)
+    x, spec = (
+        torch.randn(4096, generator=torch.Generator().manual_seed(0)),
+        Spec((), 0, 4096, torch.float32),
+    )
     codec = hadamard(256)
     core, _ = codec.split(x, spec, State(), SEAT)
     error = (through(codec >> cast(), x) - x).norm()
@@ -64,7 +67,10 @@ def test_an_outlier_is_spread_over_its_block() -> None:
 
 def test_signs_are_shared_by_ranks_and_change_with_the_step() -> None:
     x, spec = torch.ones(64), Spec((), 0, 64, torch.float32)
-    cores = [hadamard(64).split(x, spec, State(), seats(step)[rank])[0] for step, rank in ((0, 1), (0, 2), (1, 1))]
+    cores = [
+        hadamard(64).split(x, spec, State(), seats(step)[rank])[0]
+        for step, rank in ((0, 1), (0, 2), (1, 1))
+    ]
     assert torch.equal(cores[0], cores[1])
     assert not torch.equal(cores[0], cores[2])
 
@@ -81,7 +87,14 @@ def test_a_wrong_block_is_refused(block: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "codec", [by_role(matrix=hadamard(32) >> uniform(8), vector=cast()), feedback(hadamard(64) >> uniform(2))], ids=repr
+    "codec",
+    [
+        by_role(matrix=hadamard(32) >> uniform(8), vector=cast()),
+        feedback(hadamard(64) >> uniform(2)),
+    ],
+    ids=repr,
 )
-def test_a_sum_that_is_said_again_is_turned_back_by_the_signs_it_was_turned_by(codec: Codec) -> None:
+def test_a_sum_that_is_said_again_is_turned_back_by_the_signs_it_was_turned_by(
+    codec: Codec,
+) -> None:
     check_route(two_shot(), codec, worlds=[3])

@@ -21,4 +21,6 @@ def test_it_sends_the_buckets_own_dtype(dtype: torch.dtype) -> None:
 
 def test_it_copies_nothing_where_the_dtype_is_right() -> None:
     x = torch.randn(specs()["many parts"].numel)
-    assert identity().encode(x, specs()["many parts"], State(), seats()[1]).data_ptr() == x.data_ptr()
+    assert (
+        identity().encode(x, specs()["many parts"], State(), seats()[1]).data_ptr() == x.data_ptr()
+    )

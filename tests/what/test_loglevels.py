@@ -28,11 +28,22 @@ def test_laws(codec: Codec) -> None:
 @given(n=st.integers(0, 300), bits=st.integers(3, 8), block=st.integers(0, 40))
 def test_bytes_are_codes_and_one_scale_a_block(n: int, bits: int, block: int) -> None:
     blocks = -(-n // (block or max(n, 1)))
-    assert loglevels(bits, block=block).nbytes(Spec((), 0, n, torch.float32)) == -(-n * bits // 8) + 4 * blocks
+    assert (
+        loglevels(bits, block=block).nbytes(Spec((), 0, n, torch.float32))
+        == -(-n * bits // 8) + 4 * blocks
+    )
 
 
 @pytest.mark.parametrize(
-    ("bits", "grid", "count"), [(3, "tread", 7), (4, "tread", 15), (8, "tread", 255), (2, "rise", 4), (4, "rise", 16), (8, "rise", 256)]
+    ("bits", "grid", "count"),
+    [
+        (3, "tread", 7),
+        (4, "tread", 15),
+        (8, "tread", 255),
+        (2, "rise", 4),
+        (4, "rise", 16),
+        (8, "rise", 256),
+    ],
 )
 def test_all_levels_are_used_and_evenly_spaced_in_log(bits: int, grid: Any, count: int) -> None:
     sent = through(loglevels(bits, 0.1, block=0, grid=grid), torch.linspace(-1, 1, 20_001)).unique()
@@ -46,7 +57,9 @@ def test_four_bits_down_to_a_64th_are_powers_of_two() -> None:
     x = torch.linspace(1 / 64, 1, 5000)
     sent = through(loglevels(4, 1 / 64, block=0, rounding="stochastic"), torch.cat([x, -x]))
     assert set(sent.abs().log2().unique().tolist()) <= set(range(-6, 1))
-    assert natural().nbytes(Spec((), 0, 1000, torch.float32)) > loglevels(4).nbytes(Spec((), 0, 1000, torch.float32))
+    assert natural().nbytes(Spec((), 0, 1000, torch.float32)) > loglevels(4).nbytes(
+        Spec((), 0, 1000, torch.float32)
+    )
 
 
 def test_the_relative_error_reaches_its_bound() -> None:

@@ -12,17 +12,26 @@ from thinwire.how import gather
 from thinwire.testing import check_codec, seats, specs
 from thinwire.what import lowrank
 
-SPEC = Spec((Part("w", (30, 20), 0, "matrix"), Part("b", (30,), 600, "vector")), 0, 630, torch.float32)
+SPEC = Spec(
+    (Part("w", (30, 20), 0, "matrix"), Part("b", (30,), 600, "vector")), 0, 630, torch.float32
+)
 
 
-def flights(codec: Codec, xs: dict[int, Tensor], steps: int) -> tuple[list[Tensor], dict[int, State]]:
+def flights(
+    codec: Codec, xs: dict[int, Tensor], steps: int
+) -> tuple[list[Tensor], dict[int, State]]:
     """The totals of several flights of the same values, and the states after them."""
     ranks = tuple(xs)
     states = {rank: codec.init(SPEC, seat) for rank, seat in seats(group=ranks).items()}
     totals = []
     for step in range(steps):
         at = seats(step, group=ranks)
-        carried = {rank: gather().carry(codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]) for rank in ranks}
+        carried = {
+            rank: gather().carry(
+                codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]
+            )
+            for rank in ranks
+        }
         totals.append(run(carried)[ranks[0]].total)
     return totals, states
 
@@ -35,7 +44,12 @@ def test_laws(codec: Codec) -> None:
 def test_a_sum_of_rank_r_is_exact_at_once() -> None:
     draws = torch.Generator().manual_seed(0)
     left, right = torch.randn(30, 2, generator=draws), torch.randn(2, 20, generator=draws)
-    xs = {rank: torch.cat([(left @ torch.diag(torch.tensor([1.0, rank])) @ right).view(-1), torch.randn(30)]) for rank in (0, 1, 2)}
+    xs = {
+        rank: torch.cat(
+            [(left @ torch.diag(torch.tensor([1.0, rank])) @ right).view(-1), torch.randn(30)]
+        )
+        for rank in (0, 1, 2)
+    }
     totals, _ = flights(lowrank(2), xs, 1)
     assert torch.allclose(totals[0], sum(xs.values()), atol=1e-4)  # type: ignore[arg-type]
 
@@ -44,7 +58,10 @@ def test_warm_starts_reach_the_best_approximation() -> None:
     xs = {rank: torch.randn(630, generator=torch.Generator().manual_seed(rank)) for rank in (0, 1)}
     matrix = (xs[0] + xs[1])[:600].view(30, 20)
     best = torch.linalg.svdvals(matrix)[4:].norm()
-    errors = [(total[:600].view(30, 20) - matrix).norm() / best for total in flights(lowrank(4), xs, 60)[0]]
+    errors = [
+        (total[:600].view(30, 20) - matrix).norm() / best
+        for total in flights(lowrank(4), xs, 60)[0]
+    ]
     assert errors[0] > 1.05
     assert 1 - 1e-5 < errors[-1] < 1.01
 
@@ -69,7 +86,10 @@ def test_gradients_near_the_smallest_number_do_not_vanish() -> None:
 def test_what_two_factors_would_not_shrink_travels_whole() -> None:
     many = specs()["many parts"]
     assert list(lowrank(1).init(many, seats()[1]).leaves) == ["q/p1", "q/p3", "q/p4"]
-    assert list(lowrank(2).init(many, seats()[1]).leaves) == ["q/p1", "q/p3"]  # 2 (2 + 12) numbers for (2, 3, 4) are no gain
+    assert list(lowrank(2).init(many, seats()[1]).leaves) == [
+        "q/p1",
+        "q/p3",
+    ]  # 2 (2 + 12) numbers for (2, 3, 4) are no gain
     assert lowrank(2).nbytes(many) == 4 * (7 + 2 * (24 + 20) + 1 + 2 * (9 + 8) + 24 + 33 + 5)
 
 
@@ -79,14 +99,28 @@ def resnet18() -> Spec:
     before = 64
     for width in (64, 128, 256, 512):
         for _ in range(2):
-            shapes += [(width, before, 3, 3), (width,), (width,), (width, width, 3, 3), (width,), (width,)]
+            shapes += [
+                (width, before, 3, 3),
+                (width,),
+                (width,),
+                (width, width, 3, 3),
+                (width,),
+                (width,),
+            ]
             if before != width:
                 shapes += [(width, before, 1, 1), (width,), (width,)]
             before = width
     shapes += [(10, 512), (10,)]
     parts: list[Part] = []
     for i, shape in enumerate(shapes):
-        parts.append(Part(f"p{i}", shape, parts[-1].end if parts else 0, "matrix" if len(shape) > 1 else "vector"))
+        parts.append(
+            Part(
+                f"p{i}",
+                shape,
+                parts[-1].end if parts else 0,
+                "matrix" if len(shape) > 1 else "vector",
+            )
+        )
     return Spec(tuple(parts), 0, parts[-1].end, torch.float32)
 
 
@@ -97,13 +131,24 @@ def test_bytes_of_an_epoch_of_resnet18_are_the_published_ones(rank: int, mib: fl
     assert round(24 * lowrank(rank).nbytes(spec) / 2**20, 2) == mib
 
 
-def test_matrices_of_one_shape_are_orthogonalised_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrices_of_one_shape_are_orthogonalised_in_one_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shapes, plain = [], torch.linalg.qr
     monkeypatch.setattr(torch.linalg, "qr", lambda a: shapes.append(tuple(a.shape)) or plain(a))
-    parts = tuple(Part(f"w{at}", shape, at, "matrix") for at, shape in [(0, (8, 9)), (72, (8, 9)), (144, (7, 9)), (207, (8, 9))])
+    parts = tuple(
+        Part(f"w{at}", shape, at, "matrix")
+        for at, shape in [(0, (8, 9)), (72, (8, 9)), (144, (7, 9)), (207, (8, 9))]
+    )
     spec = Spec(parts, 0, 279, torch.float32)
     seat = replace(seats()[1], group=(1,))
-    run({1: gather().carry(lowrank(2), torch.randn(279), spec, gather().init(lowrank(2), spec, seat), seat)})
+    run(
+        {
+            1: gather().carry(
+                lowrank(2), torch.randn(279), spec, gather().init(lowrank(2), spec, seat), seat
+            )
+        }
+    )
     assert sorted(shapes) == [(1, 7, 2), (3, 8, 2)]
 
 

@@ -54,7 +54,9 @@ def test_the_smallest_and_the_largest() -> None:
     tiny = torch.finfo(torch.float32).smallest_normal
     x = torch.tensor([0.2 * tiny, 0.8 * tiny, -0.8 * tiny, 3.4e38, -3.4e38])
     assert through(natural("nearest"), x).tolist() == [0.0, tiny, -tiny, 2.0**127, -(2.0**127)]
-    assert through(natural(), torch.full((40_000,), 0.2 * tiny)).mean() == pytest.approx(0.2 * tiny, rel=0.1)
+    assert through(natural(), torch.full((40_000,), 0.2 * tiny)).mean() == pytest.approx(
+        0.2 * tiny, rel=0.1
+    )
 
 
 def test_a_bad_value_spoils_itself_alone() -> None:

@@ -49,7 +49,9 @@ def test_the_error_reaches_half_the_widest_gap() -> None:
 
 def test_on_normal_values_it_beats_other_grids_of_4_bits() -> None:
     x = torch.randn(65_536, generator=torch.Generator().manual_seed(0))
-    errors = [float((through(codec, x) - x).norm()) for codec in (nf4(64), fp4(block=64), uniform(4, 64))]
+    errors = [
+        float((through(codec, x) - x).norm()) for codec in (nf4(64), fp4(block=64), uniform(4, 64))
+    ]
     assert errors[0] < min(errors[1:])
 
 

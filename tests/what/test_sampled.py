@@ -43,10 +43,16 @@ def test_laws(codec: Codec) -> None:
 
 
 @given(
-    *(st.sampled_from(["normal", "heavy", "sorted", "periodic", "equal"]), st.integers(0, 2**32), st.integers(1, 20_000)),
+    *(
+        st.sampled_from(["normal", "heavy", "sorted", "periodic", "equal"]),
+        st.integers(0, 2**32),
+        st.integers(1, 20_000),
+    ),
     *(st.sampled_from([0.01, 0.1, 0.5, 1.0]), st.integers(0, 70)),
 )
-def test_the_density_stays_in_its_band_whatever_the_values(kind: str, seed: int, n: int, density: float, step: int) -> None:
+def test_the_density_stays_in_its_band_whatever_the_values(
+    kind: str, seed: int, n: int, density: float, step: int
+) -> None:
     x, codec = values(kind, seed, n), sampled(density)
     sent = through(codec, x, step)
     count, wanted = int((sent != 0).sum()), codec._wanted(span(n))
@@ -72,7 +78,9 @@ def test_on_large_spans_the_sample_is_enough(kind: str, monkeypatch: pytest.Monk
 def spied(monkeypatch: pytest.MonkeyPatch, tell: Callable[[int], None]) -> None:
     """Tell of how many values each search for the largest is."""
     of_sample, of_span = torch.Tensor.topk, fast.largest
-    monkeypatch.setattr(torch.Tensor, "topk", lambda x, *a, **k: (tell(x.numel()), of_sample(x, *a, **k))[1])
+    monkeypatch.setattr(
+        torch.Tensor, "topk", lambda x, *a, **k: (tell(x.numel()), of_sample(x, *a, **k))[1]
+    )
     monkeypatch.setattr(fast, "largest", lambda x, k: (tell(x.numel()), of_span(x, k))[1])
 
 
@@ -80,8 +88,11 @@ def parts(n: int) -> Spec:
     return Spec((Part("w", (n,), 0, "vector"),), 0, n, torch.float32)
 
 
-def flights(codec: sampled, xs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[list[int]], list[float]]:
-    """What was sent in each flight of one rank, the sizes of what was searched for it, and the threshold afterwards."""
+def flights(
+    codec: sampled, xs: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Tensor], list[list[int]], list[float]]:
+    """What was sent in each flight of one rank, the sizes of what was searched for it, and the
+    threshold afterwards."""
     spec, searched = parts(xs[0].numel()), []
     state, sent, bars = codec.init(spec, SEAT), [], []
 
@@ -92,14 +103,21 @@ def flights(codec: sampled, xs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -
     for step, x in enumerate(xs):
         searched.append([])
         seat = seats(step)[1]
-        sent.append(codec.decode(codec.encode(x, spec, state, seat), spec, State(), seat, 1))  # a payload says all that it takes
+        sent.append(
+            codec.decode(codec.encode(x, spec, state, seat), spec, State(), seat, 1)
+        )  # a payload says all that it takes
         bars.append(float(state["bar"].value))
     return sent, searched, bars
 
 
-def test_a_threshold_is_kept_while_its_count_stays_in_the_band(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_threshold_is_kept_while_its_count_stays_in_the_band(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     n, d = 2**16, 656
-    xs = [values("normal", seed, n) * scale for seed, scale in enumerate([1.0, 1.0, 1.05, 1.05, 1.5, 1.5, 0.9])]
+    xs = [
+        values("normal", seed, n) * scale
+        for seed, scale in enumerate([1.0, 1.0, 1.05, 1.05, 1.5, 1.5, 0.9])
+    ]
     sent, searched, bars = flights(sampled(0.01), xs, monkeypatch)
     assert [bool(each) for each in searched] == [True, False, False, False, True, False, True]
     assert bars[0] == bars[1] == bars[2] == bars[3] != bars[4] == bars[5] != bars[6]
@@ -109,9 +127,13 @@ def test_a_threshold_is_kept_while_its_count_stays_in_the_band(monkeypatch: pyte
     assert int((sent[3] != 0).sum()) > 1.2 * d  # it did wander
 
 
-def test_a_threshold_that_fits_no_more_is_sampled_anew_and_if_that_fails_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_threshold_that_fits_no_more_is_sampled_anew_and_if_that_fails_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     n = 2**16
-    xs = [values("periodic", seed, n) for seed in range(4)]  # nothing but zeros between the multiples of 64
+    xs = [
+        values("periodic", seed, n) for seed in range(4)
+    ]  # nothing but zeros between the multiples of 64
     sent, searched, bars = flights(sampled(0.01), xs, monkeypatch)
     assert searched[1] == []  # the exact threshold of the first serves the next
     assert n in searched[0]
@@ -136,7 +158,12 @@ def test_what_is_no_number_leaves_the_threshold_as_it_was() -> None:
 
 def test_its_threshold_is_a_ranks_own_and_none_where_places_move() -> None:
     leaf = sampled(0.01).init(parts(100), SEAT)["bar"]
-    assert (leaf.kind, leaf.spec, leaf.part, leaf.value.shape) == ("private", None, "w@0", torch.Size([]))
+    assert (leaf.kind, leaf.spec, leaf.part, leaf.value.shape) == (
+        "private",
+        None,
+        "w@0",
+        torch.Size([]),
+    )
     assert sampled(0.01).init(span(100), SEAT).leaves == {}
     assert not list((topk(0.5) >> sampled(0.1)).init(parts(100), SEAT).walk())
 
@@ -154,7 +181,10 @@ def test_bytes() -> None:
     places = _places.smallest_nbytes(count, 2**16)
     assert codec.encode(x, span(2**16), State(), SEAT).numel() == 8 + places + 4 * count
     both = codec >> cast()
-    assert both.encode(x, span(2**16), both.init(span(2**16), SEAT), SEAT).numel() == 8 + places + 2 * count
+    assert (
+        both.encode(x, span(2**16), both.init(span(2**16), SEAT), SEAT).numel()
+        == 8 + places + 2 * count
+    )
 
 
 def test_what_is_no_number_is_heard_and_zeros_are_silent() -> None:

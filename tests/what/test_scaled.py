@@ -40,7 +40,11 @@ def test_scales_are_a_share_of_an_octave_apart(fit: str, octave: int) -> None:
 
 
 def test_small_blocks_err_less_than_float_scales_of_the_same_bytes() -> None:
-    for inner, alone in ((nf4(0), nf4(128)), (fp4("e2m1", 0), fp4("e2m1", 128)), (uniform(4, step=1 / 7), uniform(4, 128))):
+    for inner, alone in (
+        (nf4(0), nf4(128)),
+        (fp4("e2m1", 0), fp4("e2m1", 128)),
+        (uniform(4, step=1 / 7), uniform(4, 128)),
+    ):
         codec = scaled(33) >> inner
         assert codec.nbytes(SPEC) <= alone.nbytes(SPEC)  # type: ignore[operator]
         assert error(codec) < 0.8 * error(alone)
@@ -53,7 +57,9 @@ def test_the_best_scale_errs_least(bits: int) -> None:
     assert errors[0] < min(errors[1:]) * {2: 0.9, 3: 0.95, 4: 0.99, 8: 0.999}[bits]
 
 
-@pytest.mark.parametrize("inner", [nf4(0), fp4("e2m1", 0), fp4("e3m0", 0), fp8("e4m3", 0), fp8("e5m2", 0)], ids=repr)
+@pytest.mark.parametrize(
+    "inner", [nf4(0), fp4("e2m1", 0), fp4("e3m0", 0), fp8("e4m3", 0), fp8("e5m2", 0)], ids=repr
+)
 def test_the_best_scale_of_a_table_errs_least(inner: Levels) -> None:
     fit = getattr(inner, "format", "nf4")
     errors = [error(scaled(32, each) >> inner) for each in (fit, "near", "cover")]  # type: ignore[arg-type]
@@ -63,12 +69,16 @@ def test_the_best_scale_of_a_table_errs_least(inner: Levels) -> None:
 def test_a_block_far_below_the_largest_is_said_on_the_last_grid() -> None:
     x = torch.zeros(64)
     x[0], x[32:] = 1.0, 1e-6
-    value = spoken(scaled(32) >> uniform(8, step=1 / 127), x, Spec((), 0, 64, torch.float32), SEAT)[1]
+    value = spoken(scaled(32) >> uniform(8, step=1 / 127), x, Spec((), 0, 64, torch.float32), SEAT)[
+        1
+    ]
     assert value[0] == 1
     assert (value[32:] - 1e-6).abs().max() < 2e-5 / 254
 
 
-ASIDE = torch.randn(512, 1, generator=torch.Generator().manual_seed(1)) + 0.3 * HEAVY.view(512, 32)  # blocks to one side of zero
+ASIDE = torch.randn(512, 1, generator=torch.Generator().manual_seed(1)) + 0.3 * HEAVY.view(
+    512, 32
+)  # blocks to one side of zero
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -83,7 +93,10 @@ def test_a_zero_point_pays_where_blocks_lie_to_one_side(bits: int) -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_the_best_zero_point_errs_least(bits: int) -> None:
     inner = uniform(bits, 0, grid="rise")  # type: ignore[arg-type]
-    errors = [error(scaled(32, fit, zero=True) >> inner, ASIDE.view(-1)) for fit in (bits, "near", "cover")]  # type: ignore[arg-type]
+    errors = [
+        error(scaled(32, fit, zero=True) >> inner, ASIDE.view(-1))
+        for fit in (bits, "near", "cover")
+    ]  # type: ignore[arg-type]
     assert errors[0] < min(errors[1:]) * {2: 0.9, 3: 0.95, 4: 0.99, 8: 1.0}[bits]
 
 
@@ -101,7 +114,10 @@ def test_to_cover_with_a_zero_point_cuts_nothing(octave: int, fit: str) -> None:
 def test_floats_around_the_mean_err_least_where_few_values_are_large() -> None:
     x = (5 + 0.1 * HEAVY).view(-1)
     inner = cast("fp16")
-    errors = [error(codec >> inner, x) for codec in (scaled(32, "mean", True), scaled(32, "cover", True), scaled(32, "cover"))]
+    errors = [
+        error(codec >> inner, x)
+        for codec in (scaled(32, "mean", True), scaled(32, "cover", True), scaled(32, "cover"))
+    ]
     assert errors[0] < 0.8 * errors[1] < 0.3 * errors[2]
 
 
@@ -115,18 +131,28 @@ def test_blocks_far_from_zero_are_said_by_a_longer_scale() -> None:
 def test_what_lies_near_the_largest_number_stays_finite() -> None:
     x = torch.tensor([3.4e38, -3.4e38, 3.4e38, 3.3e38]).repeat_interleave(8)
     for fit in ("near", "cover", 4):
-        value = spoken(scaled(8, fit, zero=True) >> uniform(8, 0, grid="rise"), x, Spec((), 0, 32, torch.float32), SEAT)[1]  # type: ignore[arg-type]
+        value = spoken(
+            scaled(8, fit, zero=True) >> uniform(8, 0, grid="rise"),
+            x,
+            Spec((), 0, 32, torch.float32),
+            SEAT,
+        )[1]  # type: ignore[arg-type]
         assert (value / 3.4e38 - x / 3.4e38).abs().max() < 0.1
 
 
 def test_finer_scales_err_less_in_8_bits() -> None:
-    errors = [error(scaled(32, 8, octave=octave) >> uniform(8, step=1 / 127), torch.rand(2**14)) for octave in (16, 32, 64)]  # type: ignore[arg-type]
+    errors = [
+        error(scaled(32, 8, octave=octave) >> uniform(8, step=1 / 127), torch.rand(2**14))
+        for octave in (16, 32, 64)
+    ]  # type: ignore[arg-type]
     assert errors[2] < errors[1] < 0.995 * errors[0]
 
 
 def test_what_is_as_by_default_is_not_said() -> None:
     assert repr(scaled(16, 4)) == "scaled(block=16, fit=4)"
-    assert repr(scaled(16, "cover", True, 64)) == "scaled(block=16, fit='cover', zero=True, octave=64)"
+    assert (
+        repr(scaled(16, "cover", True, 64)) == "scaled(block=16, fit='cover', zero=True, octave=64)"
+    )
 
 
 @pytest.mark.parametrize(

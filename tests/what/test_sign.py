@@ -33,7 +33,9 @@ def test_bytes_are_bits_and_one_scale_a_block(n: int, block: int) -> None:
 
 
 def test_the_mean_magnitude_of_a_block_and_the_sign_of_a_value_arrive() -> None:
-    x = torch.tensor([1.0, -3.0, 0.0, 4.0, 10.0, -20.0])  # the last block is short: its mean is of two
+    x = torch.tensor(
+        [1.0, -3.0, 0.0, 4.0, 10.0, -20.0]
+    )  # the last block is short: its mean is of two
     assert through(sign(block=4), x).tolist() == [2.0, -2.0, 2.0, 2.0, 15.0, -15.0]
 
 

@@ -20,7 +20,9 @@ def values(kind: str, seed: int, n: int) -> Tensor:
         "every scale": normal.clamp(-3, 3) * torch.exp2(scales),
         "tiny": normal.clamp(-3, 3) * 1e-39,
         "subnormal": torch.full((n,), 2.0**-149, dtype=torch.float64) * normal.sign(),
-        "huge": normal.sign() * INFO.max * torch.rand(n, generator=torch.Generator().manual_seed(seed + 1)).double(),
+        "huge": normal.sign()
+        * INFO.max
+        * torch.rand(n, generator=torch.Generator().manual_seed(seed + 1)).double(),
         "largest": normal.sign() * INFO.max,
     }[kind].float()
 
@@ -50,7 +52,9 @@ def test_it_does_round() -> None:
     assert float((Int8(1000).unpack(Int8(1000).pack(x)) - x).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize(("n", "nbytes"), [(0, 0), (1, 5), (256, 260), (257, 265), (1 << 20, (1 << 20) + (1 << 14))])
+@pytest.mark.parametrize(
+    ("n", "nbytes"), [(0, 0), (1, 5), (256, 260), (257, 265), (1 << 20, (1 << 20) + (1 << 14))]
+)
 def test_bytes(n: int, nbytes: int) -> None:
     kept = Int8(n).pack(torch.zeros(n))
     assert (kept.numel(), kept.dtype) == (nbytes, torch.uint8)

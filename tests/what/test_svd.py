@@ -11,7 +11,14 @@ from thinwire.testing import check_codec, seats, specs
 from thinwire.what import cast, chain, svd
 
 SPEC = Spec(
-    (Part("w", (60, 40), 0, "matrix"), Part("b", (30,), 2400, "vector"), Part("v", (60, 40), 2430, "matrix")), 0, 4830, torch.float32
+    (
+        Part("w", (60, 40), 0, "matrix"),
+        Part("b", (30,), 2400, "vector"),
+        Part("v", (60, 40), 2430, "matrix"),
+    ),
+    0,
+    4830,
+    torch.float32,
 )
 
 
@@ -30,7 +37,10 @@ def best(m: Tensor, rank: int) -> Tensor:
 def decaying(power: float, seed: int = 0) -> Tensor:
     """A 60 × 40 matrix with singular values j^-power."""
     draws = torch.Generator().manual_seed(seed)
-    u, v = (torch.linalg.qr(torch.randn(n, 40, generator=draws, dtype=torch.float64)).Q for n in (60, 40))
+    u, v = (
+        torch.linalg.qr(torch.randn(n, 40, generator=draws, dtype=torch.float64)).Q
+        for n in (60, 40)
+    )
     return (u * torch.arange(1.0, 41).double() ** -power @ v.T).float()
 
 
@@ -46,16 +56,24 @@ def test_exact_is_the_best_of_its_rank(rank: int, power: float) -> None:
     x = torch.cat([m.view(-1), torch.randn(30), 3 * m.flip(0).view(-1)])
     sent = through(svd(rank, exact=True), x)
     assert torch.allclose((sent[:2400].view(60, 40) - m).norm().double(), best(m, rank), rtol=1e-4)
-    assert torch.allclose((sent[2430:].view(60, 40) - 3 * m.flip(0)).norm().double(), 3 * best(m, rank), rtol=1e-4)
+    assert torch.allclose(
+        (sent[2430:].view(60, 40) - 3 * m.flip(0)).norm().double(), 3 * best(m, rank), rtol=1e-4
+    )
     assert torch.equal(sent[2400:2430], x[2400:2430])
 
 
-@pytest.mark.parametrize(("iterations", "power", "most"), [(0, 1.0, (1 + 4 / 7) ** 0.5), (1, 1.0, 1.01), (1, 0.3, 1.03), (3, 0.3, 1.01)])
+@pytest.mark.parametrize(
+    ("iterations", "power", "most"),
+    [(0, 1.0, (1 + 4 / 7) ** 0.5), (1, 1.0, 1.01), (1, 0.3, 1.03), (3, 0.3, 1.01)],
+)
 def test_a_sketch_is_within_the_stated_factor(iterations: int, power: float, most: float) -> None:
     m = decaying(power)
     x = torch.cat([m.view(-1), torch.zeros(2430)])
     codec = svd(4, iterations=iterations)
-    ratios = [float((through(codec, x, step=step)[:2400].view(60, 40) - m).norm() / best(m, 4)) for step in range(20)]
+    ratios = [
+        float((through(codec, x, step=step)[:2400].view(60, 40) - m).norm() / best(m, 4))
+        for step in range(20)
+    ]
     assert min(ratios) > 1 - 1e-4
     assert 1 + 1e-6 < sum(ratios) / len(ratios) < most
 
@@ -92,7 +110,9 @@ def test_factors_may_be_said_shorter() -> None:
 
 
 def test_what_two_factors_would_not_shrink_travels_whole() -> None:
-    assert svd(2).nbytes(specs()["many parts"]) == 4 * (7 + 2 * (24 + 20) + 1 + 2 * (9 + 8) + 24 + 33 + 5)
+    assert svd(2).nbytes(specs()["many parts"]) == 4 * (
+        7 + 2 * (24 + 20) + 1 + 2 * (9 + 8) + 24 + 33 + 5
+    )
     assert svd(40).nbytes(SPEC) == 4 * 4830
 
 

@@ -16,7 +16,14 @@ SEAT = seats()[1]
 def span(*shapes: tuple[int, ...]) -> Spec:
     parts: list[Part] = []
     for i, shape in enumerate(shapes):
-        parts.append(Part(f"p{i}", shape, parts[-1].end if parts else 0, "matrix" if len(shape) > 1 else "vector"))
+        parts.append(
+            Part(
+                f"p{i}",
+                shape,
+                parts[-1].end if parts else 0,
+                "matrix" if len(shape) > 1 else "vector",
+            )
+        )
     return Spec(tuple(parts), 0, parts[-1].end, torch.float32)
 
 
@@ -30,7 +37,10 @@ def through(codec: tensortrain | svd | chain, x: Tensor, spec: Spec) -> Tensor:
 def train(outputs: int, inputs: int, kernel: int, rank: int, seed: int = 0) -> Tensor:
     """outputs × inputs × kernel, a train outputs - kernel - inputs of this rank."""
     draws = torch.Generator().manual_seed(seed)
-    a, b, c = (torch.randn(shape, generator=draws) for shape in ((outputs, rank), (rank, kernel, rank), (rank, inputs)))
+    a, b, c = (
+        torch.randn(shape, generator=draws)
+        for shape in ((outputs, rank), (rank, kernel, rank), (rank, inputs))
+    )
     return torch.einsum("or,rks,si->oik", a, b, c).reshape(-1)
 
 
@@ -52,16 +62,22 @@ def test_a_train_of_rank_r_is_exact() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_error_is_between_the_worst_cut_and_all_together(seed: int) -> None:
     spec = span((16, 12, 3, 3))
-    x = train(16, 12, 9, 3, seed) + 4 * torch.randn(1728, generator=torch.Generator().manual_seed(seed))
+    x = train(16, 12, 9, 3, seed) + 4 * torch.randn(
+        1728, generator=torch.Generator().manual_seed(seed)
+    )
     ordered = x.view(16, 12, 9).movedim(2, 1)
-    lost = [float(torch.linalg.svdvals(ordered.reshape(rows, -1))[3:].norm()) for rows in (16, 16 * 9)]
+    lost = [
+        float(torch.linalg.svdvals(ordered.reshape(rows, -1))[3:].norm()) for rows in (16, 16 * 9)
+    ]
     error = float((through(tensortrain(3), x, spec) - x).norm())
     assert max(lost) * (1 - 1e-4) <= error <= sum(tail**2 for tail in lost) ** 0.5 * (1 + 1e-4)
 
 
 def test_a_matrix_is_said_as_by_its_singular_vectors() -> None:
     spec, x = span((40, 30)), torch.randn(1200)
-    assert torch.allclose(through(tensortrain(4), x, spec), through(svd(4, exact=True), x, spec), atol=1e-4)
+    assert torch.allclose(
+        through(tensortrain(4), x, spec), through(svd(4, exact=True), x, spec), atol=1e-4
+    )
     assert tensortrain(4).nbytes(spec) == svd(4).nbytes(spec)
 
 
@@ -70,7 +86,9 @@ def test_heads_stand_in_the_middle() -> None:
     x = train(12, 32, 4, 2).view(12, 32, 4).movedim(2, 0).reshape(-1)  # 4 heads of 12 rows
     assert (through(tensortrain(2, fold=4), x, spec) - x).norm() < 1e-4 * x.norm()
     assert tensortrain(2, fold=4).nbytes(spec) == 4 * (12 * 2 + 2 * 4 * 2 + 2 * 32)
-    assert (through(tensortrain(2), x, spec) - x).norm() < 1e-4 * x.norm()  # the last joint alone is of rank 2, too, at more bytes
+    assert (
+        through(tensortrain(2), x, spec) - x
+    ).norm() < 1e-4 * x.norm()  # the last joint alone is of rank 2, too, at more bytes
     assert tensortrain(2).nbytes(spec) == 4 * 2 * (48 + 32)
 
 

@@ -37,7 +37,10 @@ def test_bytes_are_a_fifth_a_value_and_one_scale_a_block(n: int, block: int) -> 
 def test_digits_are_packed_in_base_3_the_first_lowest(digits: list[int]) -> None:
     payload = pack_digits(torch.tensor(digits, dtype=torch.uint8))
     assert unpack_digits(payload, len(digits)).tolist() == digits
-    number = [sum(digit * 3**i for i, digit in enumerate(digits[at : at + 5])) for at in range(0, len(digits), 5)]
+    number = [
+        sum(digit * 3**i for i, digit in enumerate(digits[at : at + 5]))
+        for at in range(0, len(digits), 5)
+    ]
     assert payload.tolist() == number
 
 
@@ -45,7 +48,9 @@ def test_three_levels_arrive() -> None:
     x = torch.linspace(-1, 1, 20_001)
     drawn, nearest = through(ternary(block=0), x), through(ternary(block=0, rounding="nearest"), x)
     assert drawn.unique().tolist() == [-1.0, 0.0, 1.0]
-    assert 0.97 < (drawn - x).abs().max() <= 1  # of 600 values within 0.03 of zero, 9 are drawn far from it
+    assert (
+        0.97 < (drawn - x).abs().max() <= 1
+    )  # of 600 values within 0.03 of zero, 9 are drawn far from it
     s = float(nearest.max())
     assert nearest.unique().tolist() == [-s, 0.0, s]
     assert s == pytest.approx(0.675, abs=1e-3)  # the mean of those above 0.7 · ½

@@ -52,7 +52,10 @@ def test_a_count_that_cannot_be_is_refused(count: int) -> None:
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 200), t=st.floats(0.01, 4))
 def test_bytes_are_a_count_the_smallest_places_and_the_values(seed: int, n: int, t: float) -> None:
-    x, spec = torch.randn(n, generator=torch.Generator().manual_seed(seed)), Spec((), 0, n, torch.float32)
+    x, spec = (
+        torch.randn(n, generator=torch.Generator().manual_seed(seed)),
+        Spec((), 0, n, torch.float32),
+    )
     payload = threshold(t).encode(x, spec, State(), SEAT)
     count = int((x.abs() >= t).sum())
     assert payload.numel() == (8 + 4 * count + _places.smallest_nbytes(count, n) if count else 0)
@@ -60,18 +63,24 @@ def test_bytes_are_a_count_the_smallest_places_and_the_values(seed: int, n: int,
 
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-20, 1.0, 1e30])
-@pytest.mark.parametrize(("codec", "bar"), [(threshold(0.5, of="max"), 2.0), (threshold(1.5, of="rms"), 1.5 * 6.5**0.5)], ids=repr)
+@pytest.mark.parametrize(
+    ("codec", "bar"),
+    [(threshold(0.5, of="max"), 2.0), (threshold(1.5, of="rms"), 1.5 * 6.5**0.5)],
+    ids=repr,
+)
 def test_a_relative_threshold_follows_the_scale(codec: threshold, bar: float, scale: float) -> None:
     x = torch.tensor([0.0, 3.0, -4.0, 1.0]) * scale
     assert float(codec.bar(x)) == pytest.approx(bar * scale, rel=0.01)
     spec = Spec((), 0, 4, torch.float32)
-    assert codec.decode(codec.encode(x, spec, State(), SEAT), spec, State(), SEAT, 1).nonzero().view(-1).tolist() == (
-        [1, 2] if bar < 3 else [2]
-    )
+    assert codec.decode(
+        codec.encode(x, spec, State(), SEAT), spec, State(), SEAT, 1
+    ).nonzero().view(-1).tolist() == ([1, 2] if bar < 3 else [2])
 
 
 @pytest.mark.parametrize("codec", [threshold(0.5, of="max"), threshold(1.5, of="rms")], ids=repr)
-def test_a_relative_threshold_hears_what_is_no_number_and_is_silent_on_zeros(codec: threshold) -> None:
+def test_a_relative_threshold_hears_what_is_no_number_and_is_silent_on_zeros(
+    codec: threshold,
+) -> None:
     spec = Spec((), 0, 4, torch.float32)
     assert codec.encode(torch.zeros(4), spec, State(), SEAT).numel() == 0
     x = torch.tensor([float("nan"), float("inf"), 4.0, 0.1])

@@ -54,25 +54,39 @@ def test_all_levels_are_used_and_evenly_spaced(bits: Any, grid: Any, count: int)
 def test_the_error_reaches_half_a_step_to_nearest_and_nearly_a_step_at_random() -> None:
     x = torch.linspace(-1, 1, 20_001)
     assert 0.99 / 14 < (through(uniform(4, block=0), x) - x).abs().max() <= 1.0001 / 14
-    assert 1.9 / 14 < (through(uniform(4, block=0, rounding="stochastic"), x) - x).abs().max() < 2.0001 / 14
+    assert (
+        1.9 / 14
+        < (through(uniform(4, block=0, rounding="stochastic"), x) - x).abs().max()
+        < 2.0001 / 14
+    )
 
 
 def test_a_bad_value_spoils_its_block_and_no_other() -> None:
     for bad in (float("nan"), float("inf"), -float("inf")):
         x = torch.ones(12)
         x[5] = bad
-        assert through(uniform(4, block=4), x).isnan().tolist() == [False] * 4 + [True] * 4 + [False] * 4
+        assert (
+            through(uniform(4, block=4), x).isnan().tolist()
+            == [False] * 4 + [True] * 4 + [False] * 4
+        )
         assert through(uniform(4, step=0.5), x).isnan().tolist() == [i == 5 for i in range(12)]
 
 
 def test_a_fixed_step_clips_at_the_last_level() -> None:
-    assert through(uniform(4, step=0.5), torch.tensor([0.2, 0.3, -3.5, 100.0])).tolist() == [0.0, 0.5, -3.5, 3.5]
+    assert through(uniform(4, step=0.5), torch.tensor([0.2, 0.3, -3.5, 100.0])).tolist() == [
+        0.0,
+        0.5,
+        -3.5,
+        3.5,
+    ]
 
 
 def test_ranks_round_by_their_own_lots() -> None:
     x, codec = torch.linspace(-1, 1, 500), uniform(2, rounding="stochastic")
     a, b = (through(codec, x, rank) - x for rank in (1, 2))
-    assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.2  # errors that fell together would not average out
+    assert (
+        abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.2
+    )  # errors that fell together would not average out
 
 
 def test_cuts_keep_blocks_and_bytes_whole() -> None:
@@ -133,7 +147,9 @@ def test_a_row_is_what_an_entry_of_the_first_dimension_holds() -> None:
     spec, codec = parted(), uniform(8, "row")
     assert list(runs(spec, "row")) == [(0, 3, 8), (24, 1, 5), (29, 2, 6), (41, 1, 1)]
     assert codec.nbytes(spec) == 42 + 4 * (3 + 1 + 2 + 1)
-    x = torch.cat([torch.full((m * size,), 10.0**i) for i, (_, m, size) in enumerate(runs(spec, "row"))])
+    x = torch.cat(
+        [torch.full((m * size,), 10.0**i) for i, (_, m, size) in enumerate(runs(spec, "row"))]
+    )
     x[::2] *= 0.5
     sent = codec.decode(codec.encode(x, spec, State(), SEAT), spec, State(), SEAT, 1)
     assert torch.allclose(sent, x, rtol=0.01)  # in one block the largest would drown the smallest
@@ -143,9 +159,13 @@ def test_a_row_is_what_an_entry_of_the_first_dimension_holds() -> None:
 def test_a_row_that_is_cut_has_a_step_on_each_side(low: int, high: int) -> None:
     span = parted().span(min(low, high), max(low, high))
     found = list(runs(span, "row"))
-    assert [begin for begin, _, _ in found] == [sum(m * size for _, m, size in found[:i]) for i in range(len(found))]
+    assert [begin for begin, _, _ in found] == [
+        sum(m * size for _, m, size in found[:i]) for i in range(len(found))
+    ]
     assert sum(m * size for _, m, size in found) == span.numel
-    assert uniform(4, "row").nbytes(span) == math.ceil(span.numel / 2) + 4 * sum(m for _, m, _ in found)
+    assert uniform(4, "row").nbytes(span) == math.ceil(span.numel / 2) + 4 * sum(
+        m for _, m, _ in found
+    )
 
 
 def test_affine_sends_two_numbers_a_block_and_covers_it_from_end_to_end() -> None:
@@ -166,25 +186,45 @@ def test_affine_of_the_largest_values() -> None:
 
 def test_affine_of_equal_values_loses_nothing() -> None:
     for value in (0.0, 0.3, -7.0, 1e-40):
-        assert torch.equal(through(uniform(2, grid="affine"), torch.full((9,), value)), torch.full((9,), value))
+        assert torch.equal(
+            through(uniform(2, grid="affine"), torch.full((9,), value)), torch.full((9,), value)
+        )
 
 
 @given(n=st.integers(0, 300), bits=st.integers(2, 8), block=st.integers(0, 40))
 def test_point_sends_a_step_and_a_byte_a_block(n: int, bits: Any, block: int) -> None:
     blocks = math.ceil(n / (block or max(n, 1)))
     for dtype, size in ((torch.float32, 4), (torch.float64, 8)):
-        assert uniform(bits, block, grid="point").nbytes(Spec((), 0, n, dtype)) == math.ceil(n * bits / 8) + (size + 1) * blocks
+        assert (
+            uniform(bits, block, grid="point").nbytes(Spec((), 0, n, dtype))
+            == math.ceil(n * bits / 8) + (size + 1) * blocks
+        )
 
 
-@pytest.mark.parametrize(("rounding", "scale"), [("nearest", "absmax"), ("stochastic", "absmax"), ("stochastic", "range")])
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-0.1, 1.0), (-3.0, 0.2), (0.0, 5.0), (-5.0, -1.0), (2.0, 3.0), (-1e-4, 1.0)])
-def test_point_has_a_level_at_zero_and_covers_the_rest(rounding: Any, scale: Any, low: float, high: float) -> None:
-    x, codec = torch.cat([torch.linspace(low, high, 20_001), torch.zeros(50)]), uniform(3, 0, rounding, grid="point", scale=scale)
+@pytest.mark.parametrize(
+    ("rounding", "scale"),
+    [("nearest", "absmax"), ("stochastic", "absmax"), ("stochastic", "range")],
+)
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-1.0, 1.0), (-0.1, 1.0), (-3.0, 0.2), (0.0, 5.0), (-5.0, -1.0), (2.0, 3.0), (-1e-4, 1.0)],
+)
+def test_point_has_a_level_at_zero_and_covers_the_rest(
+    rounding: Any, scale: Any, low: float, high: float
+) -> None:
+    x, codec = (
+        torch.cat([torch.linspace(low, high, 20_001), torch.zeros(50)]),
+        uniform(3, 0, rounding, grid="point", scale=scale),
+    )
     sent = through(codec, x)
     first, step = (float(each) for each in codec.levels(x[None]) if each is not None)
     assert (sent[-50:] == 0).all()
     assert (sent - x).abs().max() <= step * (0.5001 if rounding == "nearest" else 1.0001)
-    below, above, span = first - min(low, 0), max(high, 0) - first - 7 * step, max(high, 0) - min(low, 0)
+    below, above, span = (
+        first - min(low, 0),
+        max(high, 0) - first - 7 * step,
+        max(high, 0) - min(low, 0),
+    )
     if scale == "range" or rounding == "nearest":
         assert step == pytest.approx(span / 7)
         assert max(below, above) < 0.5001 * step
@@ -195,7 +235,10 @@ def test_point_has_a_level_at_zero_and_covers_the_rest(rounding: Any, scale: Any
 
 def test_point_at_random_is_unbiased_up_to_both_ends_and_range_is_not() -> None:
     x = torch.tensor([-0.45, 1.0, 0.3, -0.1, 0.0, 0.9])
-    for scale, off in (("absmax", 0.0), ("range", 0.05)):  # of steps of 1.45 / 3, one lies below zero and two above: up to 0.967
+    for scale, off in (
+        ("absmax", 0.0),
+        ("range", 0.05),
+    ):  # of steps of 1.45 / 3, one lies below zero and two above: up to 0.967
         codec = uniform(2, 0, "stochastic", grid="point", scale=scale)  # type: ignore[arg-type]
         mean = torch.stack([through(codec, x, step=step) for step in range(4000)]).mean(0)
         assert (mean - x)[torch.arange(6) != 1].abs().max() < 0.02
@@ -214,14 +257,26 @@ def test_point_of_one_sign_has_every_level_on_its_side() -> None:
 def test_the_best_point_loses_no_more_than_the_best_tread(bits: Any) -> None:
     for power in (1, 3):
         x = torch.randn(65_536, generator=torch.Generator().manual_seed(0)) ** power
-        point, tread = ((through(uniform(bits, grid=grid, scale="mse"), x) - x).norm() for grid in ("point", "tread"))  # type: ignore[arg-type]
+        point, tread = (
+            (through(uniform(bits, grid=grid, scale="mse"), x) - x).norm()
+            for grid in ("point", "tread")
+        )  # type: ignore[arg-type]
         assert point < 0.999 * tread
 
 
 def test_point_cuts_each_end_by_itself() -> None:
-    x = torch.cat([torch.rand(4000, generator=torch.Generator().manual_seed(0)) - 0.5, torch.tensor([3.0])])
-    errors = [float((through(uniform(4, 0, grid=grid, scale="mse"), x) - x).norm()) for grid in ("point", "tread")]  # type: ignore[arg-type]
-    low, step = (float(each) for each in uniform(4, 0, grid="point", scale="mse").levels(x[None]) if each is not None)
+    x = torch.cat(
+        [torch.rand(4000, generator=torch.Generator().manual_seed(0)) - 0.5, torch.tensor([3.0])]
+    )
+    errors = [
+        float((through(uniform(4, 0, grid=grid, scale="mse"), x) - x).norm())
+        for grid in ("point", "tread")
+    ]  # type: ignore[arg-type]
+    low, step = (
+        float(each)
+        for each in uniform(4, 0, grid="point", scale="mse").levels(x[None])
+        if each is not None
+    )
     assert errors[0] < 0.99 * errors[1]
     assert low > -0.6
     assert low + 15 * step < 1.5
@@ -230,21 +285,34 @@ def test_point_cuts_each_end_by_itself() -> None:
 def test_point_of_extremes() -> None:
     x = torch.tensor([-3e38, -1e38, 0.0, 1e38, 3e38])
     for rounding in ("nearest", "stochastic"):
-        assert ((through(uniform(8, rounding=rounding, grid="point"), x) - x).abs() <= 1.01 * 6e38 / 254).all()  # type: ignore[arg-type]
+        assert (
+            (through(uniform(8, rounding=rounding, grid="point"), x) - x).abs() <= 1.01 * 6e38 / 254
+        ).all()  # type: ignore[arg-type]
         for value in (0.0, 0.3, -7.0):
             even = torch.full((9,), value)
-            assert torch.allclose(through(uniform(2, rounding=rounding, grid="point"), even), even, rtol=1e-6)  # type: ignore[arg-type]
+            assert torch.allclose(
+                through(uniform(2, rounding=rounding, grid="point"), even), even, rtol=1e-6
+            )  # type: ignore[arg-type]
     for bad in (float("nan"), float("inf"), -float("inf")):
         x = torch.ones(12)
         x[5] = bad
-        assert through(uniform(4, block=4, grid="point"), x).isnan().tolist() == [False] * 4 + [True] * 4 + [False] * 4
+        assert (
+            through(uniform(4, block=4, grid="point"), x).isnan().tolist()
+            == [False] * 4 + [True] * 4 + [False] * 4
+        )
 
 
 def test_every_scale_cuts_where_it_says() -> None:
     x = torch.cat([torch.linspace(-1, 1, 2000), torch.tensor([10.0])])
     largest = {
         scale: float(through(uniform(8, block=0, scale=scale, at=at), x).max())  # type: ignore[arg-type]
-        for scale, at in (("absmax", None), ("norm", None), ("percentile", 99.0), ("sigma", 3.0), ("mse", None))
+        for scale, at in (
+            ("absmax", None),
+            ("norm", None),
+            ("percentile", 99.0),
+            ("sigma", 3.0),
+            ("mse", None),
+        )
     }
     assert largest["absmax"] == pytest.approx(10)
     assert largest["norm"] == pytest.approx(10, abs=0.6 * float(x.norm()) / 127)
@@ -259,7 +327,9 @@ def test_affine_scales_cut_each_end_by_itself() -> None:
         sent = through(uniform(8, block=0, grid="affine", scale=scale, at=at), x)  # type: ignore[arg-type]
         assert 3.99 < float(sent.min()) < 4.1
         assert 5.9 < float(sent.max()) <= 100.0001
-    assert float(through(uniform(8, block=0, grid="affine", scale="percentile", at=99.0), x).max()) < 6
+    assert (
+        float(through(uniform(8, block=0, grid="affine", scale="percentile", at=99.0), x).max()) < 6
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -267,7 +337,10 @@ def test_affine_scales_cut_each_end_by_itself() -> None:
 def test_mse_never_loses_more_than_absmax(bits: Any, grid: Any) -> None:
     for power in (1, 3):
         x = torch.randn(65_536, generator=torch.Generator().manual_seed(0)) ** power
-        best, plain = ((through(uniform(bits, grid=grid, scale=scale), x) - x).norm() for scale in ("mse", "absmax"))  # type: ignore[arg-type]
+        best, plain = (
+            (through(uniform(bits, grid=grid, scale=scale), x) - x).norm()
+            for scale in ("mse", "absmax")
+        )  # type: ignore[arg-type]
         assert best < plain
 
 
@@ -281,20 +354,33 @@ def test_huge_and_tiny_blocks_have_every_scale() -> None:
 
 def test_one_bit_at_random_is_unbiased() -> None:
     x = torch.tensor([0.5, -0.25, 1.0, -1.0])
-    sent = torch.stack([through(uniform(1, grid="rise", rounding="stochastic"), x, step=step) for step in range(2000)])
+    sent = torch.stack(
+        [
+            through(uniform(1, grid="rise", rounding="stochastic"), x, step=step)
+            for step in range(2000)
+        ]
+    )
     assert sent.unique().tolist() == [-1.0, 1.0]
     assert torch.allclose(sent.mean(0), x, atol=0.1)
 
 
 def test_its_repr_names_a_scale_only_where_one_is_set() -> None:
-    assert repr(uniform(4)) == "uniform(bits=4, block=256, rounding='nearest', step=None, grid='tread')"
+    assert (
+        repr(uniform(4))
+        == "uniform(bits=4, block=256, rounding='nearest', step=None, grid='tread')"
+    )
     for codec in (uniform(3, scale="mse"), uniform(3, "row", scale="sigma", at=2.0), uniform(4)):
         assert eval(repr(codec), {"uniform": uniform}) == codec
 
 
 @pytest.mark.parametrize(
     "codec",
-    [uniform(3, "row", grid="affine"), uniform(4, scale="mse"), uniform(4, 0, scale="sigma", at=2.5), uniform(2, grid="point")],
+    [
+        uniform(3, "row", grid="affine"),
+        uniform(4, scale="mse"),
+        uniform(4, 0, scale="sigma", at=2.5),
+        uniform(2, grid="point"),
+    ],
     ids=repr,
 )
 def test_every_grid_and_scale_travels(codec: Codec) -> None:

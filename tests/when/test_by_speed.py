@@ -19,7 +19,9 @@ def test_laws(schedule: Schedule) -> None:
 
 
 @given(st.integers(2, 40), st.data())
-def test_of_any_period_on_end_a_rank_takes_its_steps_evenly(period: int, data: st.DataObject) -> None:
+def test_of_any_period_on_end_a_rank_takes_its_steps_evenly(
+    period: int, data: st.DataObject
+) -> None:
     steps, begin = data.draw(st.integers(1, period)), data.draw(st.integers(0, 1000))
     schedule = by_speed(every(period))
     worked = [step for step in range(begin, begin + period) if schedule.works(step, steps)]
@@ -42,5 +44,7 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(StrategyError, match="goes around all other schedules"):
             Strategy(when, on=deltas())
     for on in (gradients(), momentum()):
-        with pytest.raises(StrategyError, match=r"give slow ranks smaller batches and attach\(weight=…\)"):
+        with pytest.raises(
+            StrategyError, match=r"give slow ranks smaller batches and attach\(weight=…\)"
+        ):
             Strategy(by_speed(every(4)), on=on)

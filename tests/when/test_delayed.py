@@ -14,7 +14,12 @@ def test_laws(schedule: Schedule) -> None:
 
 def test_the_first_tau_steps_land_nothing() -> None:
     ticks = [delayed(2, every(1)).tick(step, 1) for step in range(4)]
-    assert [(tick.launch, tick.land) for tick in ticks] == [((0,), ()), ((0,), ()), ((0,), (0,)), ((0,), (0,))]
+    assert [(tick.launch, tick.land) for tick in ticks] == [
+        ((0,), ()),
+        ((0,), ()),
+        ((0,), (0,)),
+        ((0,), (0,)),
+    ]
 
 
 @pytest.mark.parametrize(

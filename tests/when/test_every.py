@@ -16,7 +16,13 @@ def test_laws(schedule: Schedule) -> None:
 def test_all_buckets_talk_at_the_last_step_of_each_period() -> None:
     nothing, all_three = Tick(), Tick((0, 1, 2), (0, 1, 2))
     assert [every(3).tick(step, 3) for step in range(6)] == [nothing, nothing, all_three] * 2
-    assert (every(3).period, every(3).gap, every(3).delay, every(3).depth, every(3).fragments) == (3, 3, 0, 1, 1)
+    assert (every(3).period, every(3).gap, every(3).delay, every(3).depth, every(3).fragments) == (
+        3,
+        3,
+        0,
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("n", [0, -2])
@@ -26,7 +32,11 @@ def test_a_period_has_a_step(n: int) -> None:
 
 
 def test_a_phase_is_the_first_step_that_talks() -> None:
-    assert [step for step in range(12) if every(4, phase=1).tick(step, 2).launch == (0, 1)] == [1, 5, 9]
+    assert [step for step in range(12) if every(4, phase=1).tick(step, 2).launch == (0, 1)] == [
+        1,
+        5,
+        9,
+    ]
 
 
 def test_the_last_step_of_a_period_is_the_default() -> None:
@@ -41,7 +51,10 @@ def test_the_last_step_of_a_period_is_the_default() -> None:
 
 @pytest.mark.parametrize("phase", [-1, 4, 7])
 def test_a_phase_lies_in_the_period(phase: int) -> None:
-    with pytest.raises(StrategyError, match=rf"every\(4, phase={phase}\): a phase is a step of the period, from 0 to 3"):
+    with pytest.raises(
+        StrategyError,
+        match=rf"every\(4, phase={phase}\): a phase is a step of the period, from 0 to 3",
+    ):
         every(4, phase=phase)
 
 

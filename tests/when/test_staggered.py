@@ -18,7 +18,11 @@ def test_fragments_are_dealt_like_cards_and_spread_over_the_period() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"), [(0, "there is at least 1 fragment"), (5, "5 fragments cannot have a step each in a period of 4")]
+    ("parts", "told"),
+    [
+        (0, "there is at least 1 fragment"),
+        (5, "5 fragments cannot have a step each in a period of 4"),
+    ],
 )
 def test_fragments_fit_the_period(parts: int, told: str) -> None:
     with pytest.raises(StrategyError, match=told):

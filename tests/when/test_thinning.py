@@ -22,7 +22,9 @@ def test_dense_steps_lie_apart_by_the_papers_rule(kappa: int) -> None:
     schedule = thinning(until, every(1), kappa)
     found = [step for step in range(2 * until) if schedule.tick(step, 3).dense]
     assert found == [step for step in expected if step < until]
-    assert all(schedule.tick(step, 3).launch == (0, 1, 2) for step in range(until)), "every step talks"
+    assert all(schedule.tick(step, 3).launch == (0, 1, 2) for step in range(until)), (
+        "every step talks"
+    )
 
 
 @pytest.mark.parametrize("inner", [every(2), delayed(1, every(1)), warmup(3, every(1))], ids=repr)

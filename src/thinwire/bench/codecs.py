@@ -1,4 +1,5 @@
-"""What codecs make of a tensor: bytes, error, and how fast, beside a copy of memory in the same run."""
+"""What codecs make of a tensor: bytes, error, and how fast, beside a copy of memory in the same
+run."""
 
 from __future__ import annotations
 
@@ -34,9 +35,11 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One codec on one tensor. error: ||Q(x) - x|| / ||x||; rates: bytes of x a second, and over memcpy's.
+    """One codec on one tensor. error: ||Q(x) - x|| / ||x||; rates: bytes of x a second, and over
+    memcpy's.
 
-    decode rates are `None` for a codec that talks in several rounds: its maths lie between them, and all are in encode.
+    decode rates are `None` for a codec that talks in several rounds: its maths lie between them,
+    and all are in encode.
     """
 
     codec: str
@@ -68,7 +71,8 @@ P = TypeVar("P", bound=Priced)
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came of a tensor: the bytes that travelled, ||Q(x) - x|| / ||x||, and the cosine of the two."""
+    """What came of a tensor: the bytes that travelled, ||Q(x) - x|| / ||x||, and the cosine of the
+    two."""
 
     nbytes: int
     error: float
@@ -85,10 +89,23 @@ def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> F
     seat = Seat(rank=0, group=(0,), step=0, seed=SEED)
     told = heard(codec, x, spec, seat)
     encode_s, decode_s = _seconds(codec, x, spec, seat)
-    encode, decode = x.nbytes / encode_s / 1e9, None if decode_s is None else x.nbytes / decode_s / 1e9
+    encode, decode = (
+        x.nbytes / encode_s / 1e9,
+        None if decode_s is None else x.nbytes / decode_s / 1e9,
+    )
     ratio = None if decode is None else decode / copy_gb_s
     bits = 8 * told.nbytes / x.numel()
-    return Figures(repr(codec), told.nbytes, bits, told.error, told.cosine, encode, decode, encode / copy_gb_s, ratio)
+    return Figures(
+        repr(codec),
+        told.nbytes,
+        bits,
+        told.error,
+        told.cosine,
+        encode,
+        decode,
+        encode / copy_gb_s,
+        ratio,
+    )
 
 
 def heard(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> Heard:
@@ -125,17 +142,21 @@ def laid(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Spec]:
         role = "vector" if tensor.dim() < 2 else "embedding" if "embed" in name else "matrix"
         parts.append(Part(name, tuple(tensor.shape), at, role))  # type: ignore[arg-type]  # one of the three roles
         at += tensor.numel()
-    return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors.values()]), Spec(tuple(parts), 0, at, torch.float32)
+    return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors.values()]), Spec(
+        tuple(parts), 0, at, torch.float32
+    )
 
 
 def copy_gb_s(nbytes: int = 64 << 20) -> float:
-    """How fast this machine copies memory, with torch's threads as they are: bytes read a second."""
+    """How fast this machine copies memory, with torch's threads as they are: bytes read a
+    second."""
     source, target = torch.ones(nbytes // 4), torch.empty(nbytes // 4)
     return nbytes / _quickest(lambda: target.copy_(source)) / 1e9
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a saved gradient: a .safetensors file, or what torch.save wrote of a tensor or a table of them.
+    """The tensors of a saved gradient: a .safetensors file, or what torch.save wrote of a tensor or
+    a table of them.
 
     Raises:
         DataError: it cannot be read, or holds none of floating point, or nothing but zeros.
@@ -152,18 +173,25 @@ def read(path: Path) -> dict[str, Tensor]:
     table = {"tensor": found} if isinstance(found, Tensor) else found
     if not isinstance(table, Mapping):
         raise DataError(f"{path} holds a {type(found).__name__}, not tensors by name")
-    tensors = {str(name): each for name, each in table.items() if isinstance(each, Tensor) and each.is_floating_point() and each.numel()}
+    tensors = {
+        str(name): each
+        for name, each in table.items()
+        if isinstance(each, Tensor) and each.is_floating_point() and each.numel()
+    }
     if not tensors:
         raise DataError(f"{path} holds no tensor of floating point")
     if bad := [name for name, each in tensors.items() if not each.isfinite().all()]:
-        raise DataError(f"{path}: {bad[0]!r} holds values that are not finite; errors would say nothing")
+        raise DataError(
+            f"{path}: {bad[0]!r} holds values that are not finite; errors would say nothing"
+        )
     if not any(bool(each.any()) for each in tensors.values()):
         raise DataError(f"{path} holds nothing but zeros; an error in shares of them says nothing")
     return tensors
 
 
 def gaussian(numel: int, heavy: bool = False) -> dict[str, Tensor]:
-    """A square matrix of independent draws: normal, or Student's t with 3 degrees of freedom, as heavy-tailed as gradients."""
+    """A square matrix of independent draws: normal, or Student's t with 3 degrees of freedom, as
+    heavy-tailed as gradients."""
     side = max(1, int(numel**0.5))
     draw = torch.Generator().manual_seed(SEED)
     normal = torch.randn(side, side, generator=draw)

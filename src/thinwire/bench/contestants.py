@@ -18,18 +18,22 @@ from thinwire.words import near
 OURS = "thinwire"
 SLOW = 5e8  # bits a second: below, a contestant's settings for slow links are taken
 SLICES = {"lanes": 4, "slice_bytes": 1 << 20}
-BEGINS_DENSE = {"few": 0}  # its first steps are no measure of how long the others are: all of them are timed
+BEGINS_DENSE = {
+    "few": 0
+}  # its first steps are no measure of how long the others are: all of them are timed
 
 
 @dataclass(frozen=True)
 class Contestant:
     """A row of the tables.
 
-    module: `thinwire`, or one of `thinwire.bench.rivals`. period: steps after which its talk repeats. timed: settings that bring it
-    to its steady state before steps are timed, such as an early end of a dense beginning, or suit the larger model; slow: those that it
-    wants on links below SLOW, as their user would.
-    job: fields of a job that it wants otherwise, such as AdamW's betas. same_as: whose loss curve it must have, to the last bits of float32
-    sums; its own is run for the first seed only, to prove it.
+    module: `thinwire`, or one of `thinwire.bench.rivals`. period: steps after which its talk
+    repeats. timed: settings that bring it to its steady state before steps are timed, such as an
+    early end of a dense beginning, or suit the larger model; slow: those that it wants on links
+    below SLOW, as their user would.
+    job: fields of a job that it wants otherwise, such as AdamW's betas. same_as: whose loss curve
+    it must have, to the last bits of float32 sums; its own is run for the first seed only, to prove
+    it.
     """
 
     name: str
@@ -46,20 +50,39 @@ class Contestant:
         return self.module == OURS
 
 
-def ours(name: str, strategy: Strategy, period: int = 1, attach: dict[str, Any] | None = None, **more: Any) -> Contestant:
+def ours(
+    name: str,
+    strategy: Strategy,
+    period: int = 1,
+    attach: dict[str, Any] | None = None,
+    **more: Any,
+) -> Contestant:
     """A strategy of thinwire."""
-    return Contestant(name, OURS, {"strategy": strategy.to_toml(), "attach": attach or {}}, period, **more)
+    return Contestant(
+        name, OURS, {"strategy": strategy.to_toml(), "attach": attach or {}}, period, **more
+    )
 
 
-def averaged(period: int, outer: Any, fragments: int = 0, tau: int = 1, what: Codec | None = None, eager: bool = False) -> Strategy:
-    """4-bit deltas, or others, once in a period, or a fragment of them at a time, merged by halves or eager."""
+def averaged(
+    period: int,
+    outer: Any,
+    fragments: int = 0,
+    tau: int = 1,
+    what: Codec | None = None,
+    eager: bool = False,
+) -> Strategy:
+    """4-bit deltas, or others, once in a period, or a fragment of them at a time, merged by halves
+    or eager."""
     when = delayed(tau, staggered(fragments, every(period))) if fragments else every(period)
     alpha = 0.5 if fragments and not eager else 0.0
-    return Strategy(when, what or uniform(4), two_shot(), deltas(outer=outer, alpha=alpha, eager=eager))
+    return Strategy(
+        when, what or uniform(4), two_shot(), deltas(outer=outer, alpha=alpha, eager=eager)
+    )
 
 
 def sliced(mebibytes: int, **more: Any) -> dict[str, Any]:
-    """Settings of a larger model's flights: slices of 1 MiB would each pay a round trip for little. `docs/log.md` has the figures."""
+    """Settings of a larger model's flights: slices of 1 MiB would each pay a round trip for little.
+    `docs/log.md` has the figures."""
     return {"attach": {"lanes": 4, "slice_bytes": mebibytes << 20, **more}}
 
 
@@ -69,21 +92,30 @@ def strategy(other: Strategy) -> dict[str, Any]:
 
 
 def whole(what: Codec) -> dict[str, Any]:
-    """Gradients over gloo's ring in whole buckets, two at a time: where a line is slow, several senders to one receiver lose packets."""
+    """Gradients over gloo's ring in whole buckets, two at a time: where a line is slow, several
+    senders to one receiver lose packets."""
     return {**strategy(Strategy(every(1), what, native(), gradients())), "attach": {"lanes": 2}}
 
 
 PIECES = {"attach": {"lanes": "auto", "slice_bytes": "auto"}}
 """Of rounds, whose flights all start at once: as the link asks."""
 FRAGMENTS = {"attach": {"bucket_bytes": 1 << 20, "lanes": "auto"}}
-"""Of fragments: in several buckets each, so that one's codec runs beside another's way over the wire."""
+"""Of fragments: in several buckets each, so that one's codec runs beside another's way over the
+wire."""
 TWO_BITS = feedback(uniform(2, grid="rise"), decay=0.9)
 OUTER_10 = nesterov(0.5, 0.8)
-"""Of rounds of 10 steps; those of 30 are timed with it, too: a rate changes what is learnt, not how long it takes."""
+"""Of rounds of 10 steps; those of 30 are timed with it, too: a rate changes what is learnt, not how
+long it takes."""
 DENSE = "dense, sliced"
 DDP = "DDP"
 FULL = (
-    ours(DENSE, Strategy(every(1), identity(), two_shot(), gradients()), attach=SLICES, timed=sliced(8), slow=whole(identity())),
+    ours(
+        DENSE,
+        Strategy(every(1), identity(), two_shot(), gradients()),
+        attach=SLICES,
+        timed=sliced(8),
+        slow=whole(identity()),
+    ),
     ours(
         "bf16 gradients",
         Strategy(every(1), cast("bf16"), two_shot(), gradients()),
@@ -100,7 +132,12 @@ FULL = (
     ),
     ours(
         "top-k 8 of 64 of each update, 2 bits",
-        Strategy(every(1), feedback(topk(8, per=64) >> uniform(2, grid="rise")), gather(), deltas(outer=sgd(1.0))),
+        Strategy(
+            every(1),
+            feedback(topk(8, per=64) >> uniform(2, grid="rise")),
+            gather(),
+            deltas(outer=sgd(1.0)),
+        ),
         job={"betas": (0.2, 0.95)},
     ),
     ours(
@@ -119,17 +156,43 @@ FULL = (
         10,
         timed=FRAGMENTS,
     ),
-    ours("DiLoCo H=30, 4 bits", averaged(30, nesterov(0.9, 0.6)), 30, timed=strategy(averaged(30, OUTER_10)) | PIECES),
-    ours("Streaming DiLoCo H=30, 4 bits", averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2), 30, timed=PIECES),
+    ours(
+        "DiLoCo H=30, 4 bits",
+        averaged(30, nesterov(0.9, 0.6)),
+        30,
+        timed=strategy(averaged(30, OUTER_10)) | PIECES,
+    ),
+    ours(
+        "Streaming DiLoCo H=30, 4 bits",
+        averaged(30, nesterov(0.5, 0.8), fragments=3, tau=2),
+        30,
+        timed=PIECES,
+    ),
     ours("SparseLoCo-like H=15", sparseloco(period=15, lr=1.0), 15, timed=PIECES),
     Contestant(DDP, "ddp", {"hook": "none"}, same_as=DENSE),
     Contestant("DDP, fp16 hook", "ddp", {"hook": "fp16"}),
     Contestant(
-        "DDP, PowerSGD rank 4", "ddp", {"hook": "powersgd", "rank": 4, "start": 10, "bucket_mb": 1000}, job=BEGINS_DENSE, timed={"start": 2}
+        "DDP, PowerSGD rank 4",
+        "ddp",
+        {"hook": "powersgd", "rank": 4, "start": 10, "bucket_mb": 1000},
+        job=BEGINS_DENSE,
+        timed={"start": 2},
     ),
-    Contestant("torch post-local SGD H=10", "post_local", {"period": 10, "start": 100}, 10, job=BEGINS_DENSE, timed={"start": 2}),
+    Contestant(
+        "torch post-local SGD H=10",
+        "post_local",
+        {"period": 10, "start": 100},
+        10,
+        job=BEGINS_DENSE,
+        timed={"start": 2},
+    ),
     Contestant("accelerate LocalSGD H=10", "local_sgd", {"period": 10}, 10),
-    Contestant("torchft DiLoCo H=10", "torchft_diloco", {"period": 10, "lr": 0.5, "momentum": 0.8, "fragments": 1}, 10),
+    Contestant(
+        "torchft DiLoCo H=10",
+        "torchft_diloco",
+        {"period": 10, "lr": 0.5, "momentum": 0.8, "fragments": 1},
+        10,
+    ),
     Contestant(
         "torchft streaming DiLoCo H=10",
         "torchft_diloco",
@@ -151,7 +214,15 @@ QUICK = tuple(
     each
     for each in FULL
     if each.name
-    in (DENSE, "4-bit gradients, feedback", "PowerSGD rank 4", "local steps H=10, 4 bits", DDP, "DDP, fp16 hook", "DDP, PowerSGD rank 4")
+    in (
+        DENSE,
+        "4-bit gradients, feedback",
+        "PowerSGD rank 4",
+        "local steps H=10, 4 bits",
+        DDP,
+        "DDP, fp16 hook",
+        "DDP, PowerSGD rank 4",
+    )
 )
 
 
@@ -163,5 +234,8 @@ def chosen(names: list[str], among: tuple[Contestant, ...]) -> tuple[Contestant,
     """
     known = {each.name: each for each in among}
     if unknown := [name for name in names if name not in known]:
-        raise BenchError(f"no contestant is called {unknown[0]!r}{near(unknown[0], known)} There are: {'; '.join(known)}")
+        raise BenchError(
+            f"no contestant is called {unknown[0]!r}{near(unknown[0], known)} There are: "
+            f"{'; '.join(known)}"
+        )
     return tuple(known[name] for name in names)

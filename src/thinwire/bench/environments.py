@@ -1,10 +1,12 @@
-"""Environments of rivals: thinwire's own, plus what one rival needs, kept apart from what others need.
+"""Environments of rivals: thinwire's own, plus what one rival needs, kept apart from what others
+need.
 
 A rival's `REQUIRES` holds lines; each line is the arguments of one `pip install`, in order:
 
     REQUIRES = ("setuptools==80.9.0 wheel==0.45.1", "--no-build-isolation deepspeed==0.19.8")
 
-The environment sees the packages of the one that made it, after its own: torch is shared, and pinned, so that pip never brings another.
+The environment sees the packages of the one that made it, after its own: torch is shared, and
+pinned, so that pip never brings another.
 """
 
 from __future__ import annotations
@@ -29,25 +31,33 @@ SAID = 5  # lines of a complaint that an error repeats
 PIP = ("-I", "-m", "ensurepip", "--default-pip")
 
 
-def python_for(requires: tuple[str, ...], folder: Path, build_env: Mapping[str, str] | None = None) -> Path:
-    """The interpreter of an environment that has what `requires` asks for, built under `folder` where it is not there yet.
+def python_for(
+    requires: tuple[str, ...], folder: Path, build_env: Mapping[str, str] | None = None
+) -> Path:
+    """The interpreter of an environment that has what `requires` asks for, built under `folder`
+    where it is not there yet.
 
-    It is built aside and renamed, so an interrupted or failed build leaves nothing behind that looks whole, and two builders do not clash.
-    Scripts in its bin/ name the folder it was built in: run modules (`python -m`), not scripts.
+    It is built aside and renamed, so an interrupted or failed build leaves nothing behind that
+    looks whole, and two builders do not clash. Scripts in its bin/ name the folder it was built in:
+    run modules (`python -m`), not scripts.
 
     Args:
         requires: the arguments of each `pip install`; none: the interpreter that runs this.
-        folder: where environments are kept, each under a hash of `requires`, `build_env`, Python's version and torch's.
+        folder: where environments are kept, each under a hash of `requires`, `build_env`, Python's
+            version and torch's.
         build_env: environment variables for pip's builds.
 
     Raises:
-        BenchError: it could not be made, or pip could not install what it asks for; the last lines that were said.
+        BenchError: it could not be made, or pip could not install what it asks for; the last lines
+            that were said.
     """
     if not requires:
         return Path(sys.executable)
     build_env = dict(build_env or {})
     torch = version("torch")
-    key = hashlib.sha256(json.dumps([requires, build_env, sys.version, torch], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps([requires, build_env, sys.version, torch], sort_keys=True).encode()
+    ).hexdigest()[:16]
     home = folder.resolve() / key
     python = home / "bin" / "python"
     if python.exists():
@@ -73,28 +83,56 @@ def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping
     scratch = home / "scratch"  # of builds: what is interrupted leaves nothing elsewhere
     scratch.mkdir()
     env = {**os.environ, "TMPDIR": str(scratch), **build_env}
-    _ran([python, *PIP], env, "no pip for a new environment (on Debian: apt-get install python3-venv)")
-    own = Path(_ran([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], env, f"{python} does not run"))
+    _ran(
+        [python, *PIP],
+        env,
+        "no pip for a new environment (on Debian: apt-get install python3-venv)",
+    )
+    own = Path(
+        _ran(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            env,
+            f"{python} does not run",
+        )
+    )
     shared = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    # addsitedir: an editable install in the shared packages is a .pth file of theirs, which a bare path line would not read.
-    # The end: what is installed here comes first.
-    (own / "shared.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in shared))
+    # addsitedir: an editable install in the shared packages is a .pth file of theirs, which a bare
+    # path line would not read. The end: what is installed here comes first.
+    (own / "shared.pth").write_text(
+        "".join(f"import site; site.addsitedir({path!r})\n" for path in shared)
+    )
     pins = home / "pins.txt"
     pins.write_text(f"torch=={torch}\n")
     for line in requires:
-        command = [python, "-m", "pip", "install", "--no-input", "--constraint", str(pins), *shlex.split(line)]
+        command = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--no-input",
+            "--constraint",
+            str(pins),
+            *shlex.split(line),
+        ]
         _ran(command, env, f"pip install {line} failed")
     shutil.rmtree(scratch)
 
 
 def _ran(command: list[str], env: Mapping[str, str], failed: str) -> str:
-    """What a command writes; where this process is told to end meanwhile, the command and all that it has started end before.
+    """What a command writes; where this process is told to end meanwhile, the command and all that
+    it has started end before.
 
     Raises:
         BenchError: `failed`, and the last lines that it said.
     """
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=env, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=env,
+        start_new_session=True,
     ) as process:
         try:
             out, complaint = process.communicate()

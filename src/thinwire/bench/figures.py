@@ -1,6 +1,8 @@
-"""The pictures of a bench page: SVG that takes its colours from the page, so that one picture suits light and dark.
+"""The pictures of a bench page: SVG that takes its colours from the page, so that one picture suits
+light and dark.
 
-matplotlib draws with stand-in colours, each of which becomes a CSS variable. Letters stay letters, in the reader's own font.
+matplotlib draws with stand-in colours, each of which becomes a CSS variable. Letters stay letters,
+in the reader's own font.
 """
 
 from __future__ import annotations
@@ -34,13 +36,21 @@ MARKERS = {  # matplotlib's name: the same shape in a 34 × 14 swatch
     "P": "M15.6 3h2.8v2.6h2.6v2.8h-2.6v2.6h-2.8v-2.6h-2.6v-2.8h2.6z",
     "p": "M17 2.8l4.2 3l-1.6 5h-5.2l-1.6-5z",
 }
-PARTS = {"compute": "compute", "encode": "encode", "exposed": "wire, waited for", "input": "input", "untold": "not told apart"}
+PARTS = {
+    "compute": "compute",
+    "encode": "encode",
+    "exposed": "wire, waited for",
+    "input": "input",
+    "untold": "not told apart",
+}
 INKS = ("ink", "muted", "grid", "paper", *(f"c{n}" for n in range(COLOURS)), *PARTS)
 STAND_INS = {ink: f"#0000{place:02x}" for place, ink in enumerate(INKS, start=1)}
 LOG_FROM = 4.0  # x goes logarithmic where the lines' ends lie further apart than this
 SIZE = (6.3, 4.0)  # inches of 72 units
 STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],  # measured with matplotlib's own, which is wider than most; shown in the reader's
+    "font.family": [
+        "DejaVu Sans"
+    ],  # measured with matplotlib's own, which is wider than most; shown in the reader's
     "font.size": 10,
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -91,7 +101,8 @@ def sig(value: float, digits: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """How a contestant looks in every picture: its place among all, and whether it is somebody else's."""
+    """How a contestant looks in every picture: its place among all, and whether it is somebody
+    else's."""
 
     place: int
     rival: bool
@@ -107,9 +118,14 @@ class Look:
 
     def swatch(self) -> str:
         """A piece of its line, for legends and tables."""
-        dashes, fill = (' stroke-dasharray="5 3"', "var(--paper)") if self.rival else ("", f"var(--{self.ink})")
+        dashes, fill = (
+            (' stroke-dasharray="5 3"', "var(--paper)")
+            if self.rival
+            else ("", f"var(--{self.ink})")
+        )
         return (
-            f'<svg class="swatch" width="34" height="14" viewBox="0 0 34 14" aria-hidden="true" style="stroke: var(--{self.ink})">'
+            '<svg class="swatch" width="34" height="14" viewBox="0 0 34 14" aria-hidden="true" '
+            f'style="stroke: var(--{self.ink})">'
             f'<path d="M1 7H33" fill="none" stroke-width="2.2"{dashes}/>'
             f'<path d="{MARKERS[self.marker]}" stroke-width="1.4" style="fill: {fill}"/></svg>'
         )
@@ -117,7 +133,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Line:
-    """A mean over seeds with its band; `points`: markers without a line, `bare`: a line without markers."""
+    """A mean over seeds with its band; `points`: markers without a line, `bare`: a line without
+    markers."""
 
     look: Look
     x: Sequence[float]
@@ -128,7 +145,13 @@ class Line:
     bare: bool = False
 
 
-def curves(lines: Sequence[Line], told: tuple[str, str], unit: str, levels: Sequence[float] = (), chosen: int = 0) -> str:
+def curves(
+    lines: Sequence[Line],
+    told: tuple[str, str],
+    unit: str,
+    levels: Sequence[float] = (),
+    chosen: int = 0,
+) -> str:
     """Loss against something.
 
     Args:
@@ -149,7 +172,13 @@ def curves(lines: Sequence[Line], told: tuple[str, str], unit: str, levels: Sequ
         low, high = _limits(lines)
         axes.set_ylim(low, high)
         for place, level in enumerate(levels):
-            axes.axhline(level, color=STAND_INS["muted"], linewidth=1.1, linestyle=(0, (1, 2)), gid=f"t-{place}")
+            axes.axhline(
+                level,
+                color=STAND_INS["muted"],
+                linewidth=1.1,
+                linestyle=(0, (1, 2)),
+                gid=f"t-{place}",
+            )
             axes.annotate(
                 f"target {level:.3f}",
                 (0, level),
@@ -163,11 +192,18 @@ def curves(lines: Sequence[Line], told: tuple[str, str], unit: str, levels: Sequ
             )
         if log:
             axes.set_xscale("log")
-            seen = [x for line in lines for x, y in zip(line.x, line.y, strict=True) if x > 0 and y <= high]
+            seen = [
+                x
+                for line in lines
+                for x, y in zip(line.x, line.y, strict=True)
+                if x > 0 and y <= high
+            ]
             left, right = axes.get_xlim()
             left = max(left, 0.7 * min(seen, default=left))
             axes.set_xlim(left, right)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if right / left > 300 else (1.0, 3.0)))
+            axes.xaxis.set_major_locator(
+                LogLocator(subs=(1.0,) if right / left > 300 else (1.0, 3.0))
+            )
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_xlim(left=0)
@@ -175,11 +211,21 @@ def curves(lines: Sequence[Line], told: tuple[str, str], unit: str, levels: Sequ
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.set_xlabel(unit + (" (log scale)" if log else ""))
         axes.set_ylabel("validation loss, nats a token")
-    return re.sub(r'class="t t(\d+)"', lambda each: each[0] if int(each[1]) == chosen else f'class="t t{each[1]} off"', finished(told))
+    return re.sub(
+        r'class="t t(\d+)"',
+        lambda each: each[0] if int(each[1]) == chosen else f'class="t t{each[1]} off"',
+        finished(told),
+    )
 
 
-def bars(rows: Sequence[tuple[str, Mapping[str, float], float]], told: tuple[str, str], scale: float, unit: str) -> str:
-    """Where a step's time went: for each contestant its name, seconds by part (see `PARTS`), and the mean step.
+def bars(
+    rows: Sequence[tuple[str, Mapping[str, float], float]],
+    told: tuple[str, str],
+    scale: float,
+    unit: str,
+) -> str:
+    """Where a step's time went: for each contestant its name, seconds by part (see `PARTS`), and
+    the mean step.
 
     A tick stands at the mean step; parts that run beside one another make a bar that is longer.
     """
@@ -189,12 +235,35 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float], float]], told: tuple[str
             left = 0.0
             for part in PARTS:
                 if (width := parts.get(part, 0.0) * scale) > 0:
-                    axes.barh(at, width, 0.62, left, color=STAND_INS[part], edgecolor=STAND_INS["paper"], linewidth=0.8)
+                    axes.barh(
+                        at,
+                        width,
+                        0.62,
+                        left,
+                        color=STAND_INS[part],
+                        edgecolor=STAND_INS["paper"],
+                        linewidth=0.8,
+                    )
                     left += width
-            axes.plot([mean * scale] * 2, [at - 0.4, at + 0.4], color=STAND_INS["ink"], linewidth=1.6)
+            axes.plot(
+                [mean * scale] * 2, [at - 0.4, at + 0.4], color=STAND_INS["ink"], linewidth=1.6
+            )
             place = (max(left, mean * scale), at)
-            axes.annotate(sig(mean * scale), place, (5, 0), textcoords="offset points", va="center", fontsize=9)
-        axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(clean(name), 26, max_lines=2, placeholder=" …")) for name, _, _ in rows])
+            axes.annotate(
+                sig(mean * scale),
+                place,
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+        axes.set_yticks(
+            range(len(rows)),
+            [
+                "\n".join(textwrap.wrap(clean(name), 26, max_lines=2, placeholder=" …"))
+                for name, _, _ in rows
+            ],
+        )
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
@@ -208,17 +277,35 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float], float]], told: tuple[str
 
 def parts_legend() -> str:
     """What the colours of `bars` say."""
-    items = (f'<li><span class="block" style="background: var(--{part})"></span>{escape(said)}</li>' for part, said in PARTS.items())
-    return f'<ul class="legend parts">{"".join(items)}<li><span class="tick"></span>mean step</li></ul>'
+    items = (
+        f'<li><span class="block" style="background: var(--{part})"></span>{escape(said)}</li>'
+        for part, said in PARTS.items()
+    )
+    return (
+        f'<ul class="legend parts">{"".join(items)}<li><span class="tick"></span>mean '
+        "step</li></ul>"
+    )
 
 
 def _draw(axes: Axes, line: Line, log: bool) -> None:
     last = len(line.x) - 1  # of validations between which nothing was sent, the last one
-    there = [at for at, x in enumerate(line.x) if (x > 0 or not log) and (at == last or line.x[at + 1] > x)]
+    there = [
+        at
+        for at, x in enumerate(line.x)
+        if (x > 0 or not log) and (at == last or line.x[at + 1] > x)
+    ]
     x, y = [line.x[at] for at in there], [line.y[at] for at in there]
     ink, gid = STAND_INS[line.look.ink], f"s-{line.look.place}"
     if line.low and any(high > low for low, high in zip(line.low, line.high, strict=True)):
-        axes.fill_between(x, [line.low[at] for at in there], [line.high[at] for at in there], color=ink, alpha=0.16, linewidth=0, gid=gid)
+        axes.fill_between(
+            x,
+            [line.low[at] for at in there],
+            [line.high[at] for at in there],
+            color=ink,
+            alpha=0.16,
+            linewidth=0,
+            gid=gid,
+        )
     every = 1 if line.points else max(1, len(x) // 7)
     axes.plot(
         x,
@@ -239,7 +326,9 @@ def _draw(axes: Axes, line: Line, log: bool) -> None:
 def _limits(lines: Sequence[Line]) -> tuple[float, float]:
     """Of y, without the first steep fall, which would flatten all that differs."""
     low = min(min(line.low or line.y) for line in lines)
-    early = statistics.median(line.y[min(len(line.y) - 1, max(1, len(line.y) // 8))] for line in lines)
+    early = statistics.median(
+        line.y[min(len(line.y) - 1, max(1, len(line.y) // 8))] for line in lines
+    )
     high = max(early, *(line.y[-1] + 0.1 * (line.y[-1] - low) for line in lines))
     room = 0.05 * (high - low) or 0.1
     return low - room, high + room
@@ -254,7 +343,9 @@ def need_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"the page needs matplotlib ({error}): pip install 'thinwire[train]'") from error
+        raise ConfigError(
+            f"the page needs matplotlib ({error}): pip install 'thinwire[train]'"
+        ) from error
 
 
 @contextmanager
@@ -283,12 +374,15 @@ def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Callable[[tuple
             axes.patch.set_visible(False)
         matplotlib.rcParams["svg.hashsalt"] = f"{size}"
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(
+            out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
         kept.append(out.getvalue())
 
 
 def _inline(svg: str, title: str, about: str) -> str:
-    """matplotlib's file as a part of a page: no declarations, no addresses, no ids that a second picture would have too."""
+    """matplotlib's file as a part of a page: no declarations, no addresses, no ids that a second
+    picture would have too."""
     body = svg[svg.index("<svg") :]
     head, body = body[: body.index(">") + 1], body[body.index(">") + 1 :]
     box = re.search(r'viewBox="([^"]+)"', head)
@@ -303,8 +397,10 @@ def _inline(svg: str, title: str, about: str) -> str:
     body = re.sub(r"\n\s*", "\n", body)
     ids = f"{salt}title", f"{salt}about"
     return (
-        f'<svg role="img" viewBox="{box[1] if box else ""}" aria-labelledby="{ids[0]}" aria-describedby="{ids[1]}">'
-        f'<title id="{ids[0]}">{escape(title)}</title><desc id="{ids[1]}">{escape(about)}</desc>{body.strip()}'
+        f'<svg role="img" viewBox="{box[1] if box else ""}" aria-labelledby="{ids[0]}" '
+        f'aria-describedby="{ids[1]}">'
+        f'<title id="{ids[0]}">{escape(title)}</title><desc '
+        f'id="{ids[1]}">{escape(about)}</desc>{body.strip()}'
     )
 
 

@@ -1,11 +1,13 @@
-"""What a contestant is given, and what it must offer: the same model, text, batches and optimiser for all.
+"""What a contestant is given, and what it must offer: the same model, text, batches and optimiser
+for all.
 
-A contestant is a module with `ABOUT` (a line), `REQUIRES` (what pip installs for it, pinned; empty where thinwire's own environment does)
-and
+A contestant is a module with `ABOUT` (a line), `REQUIRES` (what pip installs for it, pinned; empty
+where thinwire's own environment does) and
 
     build(job: Job, place: Place) -> Trainer
 
-It runs in its own processes, one a rank, under torchrun's environment variables, and talks through its own library's public interface.
+It runs in its own processes, one a rank, under torchrun's environment variables, and talks through
+its own library's public interface.
 """
 
 from __future__ import annotations
@@ -29,12 +31,16 @@ from thinwire.train.adamw import adamw, rate
 class Job:
     """One run of a contestant.
 
-    contestant: a module of `thinwire.bench.rivals`, or `thinwire`; settings: its own, such as {"period": 30}.
-    train, held: .npy files of token numbers. batch: rows to a rank and step. steps: of the whole schedule; stop: where to end.
-    warm: steps before anything is timed or counted. few: where steps take over `slow_s`, so many timed ones are enough (0: all are done).
+    contestant: a module of `thinwire.bench.rivals`, or `thinwire`; settings: its own, such as
+    {"period": 30}.
+    train, held: .npy files of token numbers. batch: rows to a rank and step. steps: of the whole
+    schedule; stop: where to end.
+    warm: steps before anything is timed or counted. few: where steps take over `slow_s`, so many
+    timed ones are enough (0: all are done).
     validate_every: steps between validations; 0: none. windows: held-out rows of one.
-    matmul: torch's word for the precision of float32 products. "medium" has oneDNN multiply, where there is AVX-512 twice as fast as MKL on
-    other makers' processors: in float32, but where the processor has products of bf16 in tiles (AMX).
+    matmul: torch's word for the precision of float32 products. "medium" has oneDNN multiply, where
+    there is AVX-512 twice as fast as MKL on other makers' processors: in float32, but where the
+    processor has products of bf16 in tiles (AMX).
     """
 
     contestant: str
@@ -98,15 +104,18 @@ class Trainer(Protocol):
     """A contestant at work."""
 
     def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """One batch (rows, context) int64 of this rank: forward, backward, clipping, talk, update at rate `lr`; the batch's loss."""
+        """One batch (rows, context) int64 of this rank: forward, backward, clipping, talk, update
+        at rate `lr`; the batch's loss."""
         ...
 
     def common(self) -> AbstractContextManager[nn.Module]:
-        """The model that a user would keep now, as the library gives it: agreed on before, or averaged on request. All ranks ask alike."""
+        """The model that a user would keep now, as the library gives it: agreed on before, or
+        averaged on request. All ranks ask alike."""
         ...
 
     def split(self) -> dict[str, float]:
-        """Seconds so far of `encode_s` and `exposed_s`, and `metered_bytes`, where the library can tell; else empty."""
+        """Seconds so far of `encode_s` and `exposed_s`, and `metered_bytes`, where the library can
+        tell; else empty."""
         ...
 
     def close(self) -> None:
@@ -115,14 +124,17 @@ class Trainer(Protocol):
 
 
 def batches(job: Job, place: Place) -> Any:
-    """The rows of each step: (batch, context + 1) int64, drawn from the text by (seed, step, rank)."""
+    """The rows of each step: (batch, context + 1) int64, drawn from the text by (seed, step,
+    rank)."""
     text = np.load(job.train, mmap_mode="r")
     length = job.model["context"] + 1
 
     def at(step: int) -> Tensor:
         draw = np.random.default_rng([job.seed, step, place.rank])
         begins = draw.integers(0, len(text) - length, job.batch)
-        return torch.from_numpy(np.stack([text[begin : begin + length] for begin in begins]).astype(np.int64))
+        return torch.from_numpy(
+            np.stack([text[begin : begin + length] for begin in begins]).astype(np.int64)
+        )
 
     return at
 
@@ -132,5 +144,7 @@ def validation(job: Job) -> list[Tensor]:
     text = np.load(job.held, mmap_mode="r")
     length = job.model["context"] + 1
     begins = np.linspace(0, len(text) - length, job.windows).astype(int)
-    rows = torch.from_numpy(np.stack([text[begin : begin + length] for begin in begins]).astype(np.int64))
+    rows = torch.from_numpy(
+        np.stack([text[begin : begin + length] for begin in begins]).astype(np.int64)
+    )
     return list(rows.split(32))

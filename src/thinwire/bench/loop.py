@@ -1,4 +1,5 @@
-"""The training loop that contestants share: what differs between them is how a gradient is made, talked about and applied."""
+"""The training loop that contestants share: what differs between them is how a gradient is made,
+talked about and applied."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 
 class Loop:
-    """The loop of most tutorials. A contestant sets `net`, `optimizer` and `clip`, and overrides what its library does otherwise."""
+    """The loop of most tutorials. A contestant sets `net`, `optimizer` and `clip`, and overrides
+    what its library does otherwise."""
 
     net: Any  # nn.Module, or what a library wraps around one
     optimizer: Any

@@ -1,4 +1,5 @@
-"""The words of a bench's page around its figures: what, where, how it was counted, what failed, how to do it again."""
+"""The words of a bench's page around its figures: what, where, how it was counted, what failed, how
+to do it again."""
 
 from __future__ import annotations
 
@@ -16,9 +17,17 @@ if TYPE_CHECKING:
 
 def opening(bench: Bench) -> str:
     """What was measured, and where."""
-    curves_of = [record for (_, link), some in bench.records.items() if link is None for record in some]
-    told = [f"{so_many(len(bench.contestants), 'contestant')} on {so_many(len(bench.links), 'link')}"]
-    for key, words in (("parameters", "a model of {} parameters"), ("tokens_per_step", "{} tokens a step"), ("steps", "up to {} steps")):
+    curves_of = [
+        record for (_, link), some in bench.records.items() if link is None for record in some
+    ]
+    told = [
+        f"{so_many(len(bench.contestants), 'contestant')} on {so_many(len(bench.links), 'link')}"
+    ]
+    for key, words in (
+        ("parameters", "a model of {} parameters"),
+        ("tokens_per_step", "{} tokens a step"),
+        ("steps", "up to {} steps"),
+    ):
         if values := sorted({record[key] for record in curves_of if record.get(key) is not None}):
             told.append(words.format(" or ".join(f"{value:,}" for value in values)))
     if worlds := sorted({world for world, _ in bench.setups.values() if world is not None}):
@@ -39,8 +48,10 @@ def opening(bench: Bench) -> str:
     how = ""
     if bench.targets:
         how = (
-            f" The time to a loss is the steps that a contestant's mean curve needs × its mean step on the link; "
-            f"target losses are those that {escape(bench.baseline)} has reached at some share of its steps."
+            " The time to a loss is the steps that a contestant's mean curve needs × its mean "
+            "step on the link; "
+            f"target losses are those that {escape(bench.baseline)} has reached at some share of "
+            "its steps."
         )
     return f'<p class="lead">{escape(", ".join(told))}.{where}{how}</p>'
 
@@ -49,15 +60,30 @@ def cautions(bench: Bench) -> str:
     """What a reader would otherwise take for granted."""
     out = []
     if bench.baseline is None:
-        out.append("None of the contestants is a dense DDP baseline: there is no target loss, no gap and no speed-up.")
+        out.append(
+            "None of the contestants is a dense DDP baseline: there is no target loss, no gap and "
+            "no speed-up."
+        )
     elif bench.baseline not in bench.curves:
-        out.append(f"{bench.baseline} has no curve without errors: there is no target loss, no gap and no speed-up.")
-    curves_of = [record for (_, link), some in bench.records.items() if link is None for record in some]
-    models: set[int] = {record["parameters"] for record in curves_of if record.get("parameters") is not None}
+        out.append(
+            f"{bench.baseline} has no curve without errors: there is no target loss, no gap and "
+            "no speed-up."
+        )
+    curves_of = [
+        record for (_, link), some in bench.records.items() if link is None for record in some
+    ]
+    models: set[int] = {
+        record["parameters"] for record in curves_of if record.get("parameters") is not None
+    }
     timed = {parameters for _, parameters in bench.setups.values() if parameters is not None}
     if models and timed - models:
-        words = [" and ".join(f"{number:,}" for number in sorted(numbers)) for numbers in (models, timed)]
-        out.append(f"Steps to a loss are those of a model of {words[0]} parameters; seconds and bytes those of {words[1]} parameters.")
+        words = [
+            " and ".join(f"{number:,}" for number in sorted(numbers)) for numbers in (models, timed)
+        ]
+        out.append(
+            f"Steps to a loss are those of a model of {words[0]} parameters; seconds and bytes "
+            f"those of {words[1]} parameters."
+        )
     if len({_json(_machine(here)) for here in bench.environments}) > 1:
         out.append("The records come from several environments; see the end of the page.")
     if not bench.environments:
@@ -72,7 +98,9 @@ def measures(bench: Bench, told: Told) -> str:
         Head("rounds"),
         Head("timed steps"),
         Head("sent", "kB, by a rank and step"),
-        Head("kernel over meter", "×", "Bytes on the interface over those that the library counted"),
+        Head(
+            "kernel over meter", "×", "Bytes on the interface over those that the library counted"
+        ),
         Head("greatest lateness", "ms", "Of the emulated link, behind its own schedule"),
     ]
     rows = [
@@ -110,45 +138,84 @@ def measures(bench: Bench, told: Told) -> str:
         )
         for name, link in bench.links.items()
     ]
-    return (table("Links", links, wires) if wires else "") + (table("How it was counted", heads, rows) if rows else "")
+    return (table("Links", links, wires) if wires else "") + (
+        table("How it was counted", heads, rows) if rows else ""
+    )
 
 
 def failures(bench: Bench) -> str:
     items = []
     for (name, link), errors in bench.errors.items():
         where = "its curve" if link is None else link
-        items += [f"<li><strong>{escape(name)}</strong>, {escape(where)}: <code>{escape(error)}</code></li>" for error in errors]
+        items += [
+            (
+                f"<li><strong>{escape(name)}</strong>, {escape(where)}: "
+                f"<code>{escape(error)}</code></li>"
+            )
+            for error in errors
+        ]
     items += [
-        f"<li><strong>{escape(whole['name'])}</strong>, whole run: <code>{escape(whole['error'])}</code></li>"
+        (
+            f"<li><strong>{escape(whole['name'])}</strong>, whole run: "
+            f"<code>{escape(whole['error'])}</code></li>"
+        )
         for whole in bench.wholes
         if whole.get("error")
     ]
     return f'<ul class="plain name">{"".join(items)}</ul>' if items else ""
 
 
-TOLD = ("contestant", "settings", "commands", "libraries", "job of curves", "job of times", "curves", "times")
-CURVE, TIME = ("seed", "steps", "tokens_per_step", "parameters"), ("link", "world", "parameters", "round")
+TOLD = (
+    "contestant",
+    "settings",
+    "commands",
+    "libraries",
+    "job of curves",
+    "job of times",
+    "curves",
+    "times",
+)
+CURVE, TIME = (
+    ("seed", "steps", "tokens_per_step", "parameters"),
+    ("link", "world", "parameters", "round"),
+)
 
 
 def reproduce(bench: Bench) -> str:
     """The commands, and of each contestant every setting that it was run with."""
     commands = dict.fromkeys(here["command"] for here in bench.environments if here.get("command"))
     out = [f"<pre><code>{escape(command)}</code></pre>" for command in commands]
-    out += dict.fromkeys(details("environment", {key: here[key] for key in here if key != "kind"}) for here in bench.environments)
+    out += dict.fromkeys(
+        details("environment", {key: here[key] for key in here if key != "kind"})
+        for here in bench.environments
+    )
     typed = {here["id"]: here.get("command") for here in bench.environments if here.get("id")}
     for name, contestant in bench.contestants.items():
         sets: dict[str, dict[str, Any]] = {}
         for (whose, link), records in bench.records.items():
             for record in records if whose == name else ():
                 settings, place = record.get("settings") or {}, record.get("environment")
-                told = sets.setdefault(_json(settings), {"contestant": contestant, "settings": settings})
+                told = sets.setdefault(
+                    _json(settings), {"contestant": contestant, "settings": settings}
+                )
                 kind, keys = ("curves", CURVE) if link is None else ("times", TIME)
-                told.setdefault(kind, []).append({key: record.get(key) for key in keys} | ({"environment": place} if place else {}))
-                job = {key: value for key, value in (record.get("job") or {}).items() if key != "seed"}
-                for key, value in ((f"job of {kind}", job), ("libraries", record.get("libraries")), ("commands", typed.get(place))):
+                told.setdefault(kind, []).append(
+                    {key: record.get(key) for key in keys}
+                    | ({"environment": place} if place else {})
+                )
+                job = {
+                    key: value for key, value in (record.get("job") or {}).items() if key != "seed"
+                }
+                for key, value in (
+                    (f"job of {kind}", job),
+                    ("libraries", record.get("libraries")),
+                    ("commands", typed.get(place)),
+                ):
                     if value and value not in told.get(key, []):
                         told.setdefault(key, []).append(value)
-        out += [details(name, {key: told[key] for key in TOLD if key in told}) for told in sets.values()]
+        out += [
+            details(name, {key: told[key] for key in TOLD if key in told}) for told in sets.values()
+        ]
     return "".join(out)
 
 

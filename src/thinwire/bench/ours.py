@@ -1,4 +1,5 @@
-"""Thinwire itself. Settings: `strategy`, its TOML; `attach`, keyword arguments of `thinwire.attach`."""
+"""Thinwire itself. Settings: `strategy`, its TOML; `attach`, keyword arguments of
+`thinwire.attach`."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ class Ours(Loop):
         self.net = job.new_model()
         self.optimizer = job.new_optimizer(self.net)
         strategy = thinwire.Strategy.from_toml(job.settings["strategy"])
-        self.sync = thinwire.attach(self.net, self.optimizer, strategy, timeout=timeout, **job.settings.get("attach", {}))
+        self.sync = thinwire.attach(
+            self.net, self.optimizer, strategy, timeout=timeout, **job.settings.get("attach", {})
+        )
         self.clip = job.clip
 
     def common(self) -> AbstractContextManager[nn.Module]:

@@ -1,6 +1,7 @@
 """Bench pages: one HTML file each, which needs nothing else, neither a server nor a network.
 
-The parts of any page; `sections.py` has what the two kinds of page say. Words that come from records go through `escape`.
+The parts of any page; `sections.py` has what the two kinds of page say. Words that come from
+records go through `escape`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from thinwire.bench.figures import clean, escape, sig
 if TYPE_CHECKING:
     pass
 
-STAR = '<span class="star" aria-hidden="true">★</span><span class="heard">fastest on this link: </span>'
+STAR = (
+    '<span class="star" aria-hidden="true">★</span><span class="heard">fastest on this link: '
+    "</span>"
+)
 NONE = '<span class="none">–</span>'
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows in a place: one text, or one for each target that the reader can choose; `values` are what sorting goes by."""
+    """What a table shows in a place: one text, or one for each target that the reader can choose;
+    `values` are what sorting goes by."""
 
     texts: tuple[str, ...]
     values: tuple[float | str | None, ...]
@@ -40,7 +45,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """A column. `unit` stands below; `about` is said where the pointer rests; `large`: whether the first sort puts the largest first."""
+    """A column. `unit` stands below; `about` is said where the pointer rests; `large`: whether the
+    first sort puts the largest first."""
 
     words: str
     unit: str = ""
@@ -68,10 +74,16 @@ class Choice:
 
     def html(self) -> str:
         options = (
-            f'<option value="{escape(value)}"{" selected" if value == self.chosen else ""}>{escape(words)}</option>'
+            (
+                "<option "
+                f'value="{escape(value)}"{" selected" if value == self.chosen else ""}>{escape(words)}</option>'
+            )
             for value, words in self.options
         )
-        return f'<label>{escape(self.label)} <select id="{self.name}">{"".join(options)}</select></label>'
+        return (
+            f"<label>{escape(self.label)} <select "
+            f'id="{self.name}">{"".join(options)}</select></label>'
+        )
 
 
 def each(texts: Sequence[str], chosen: int, tag: str = "span") -> str:
@@ -83,7 +95,10 @@ def each(texts: Sequence[str], chosen: int, tag: str = "span") -> str:
     """
     if len(texts) == 1:
         return texts[0]
-    return "".join(f'<{tag} data-t="{at}"{"" if at == chosen else " hidden"}>{text}</{tag}>' for at, text in enumerate(texts))
+    return "".join(
+        f'<{tag} data-t="{at}"{"" if at == chosen else " hidden"}>{text}</{tag}>'
+        for at, text in enumerate(texts)
+    )
 
 
 def table(caption: str, heads: Sequence[Head], rows: Sequence[Row], chosen: int = 0) -> str:
@@ -93,22 +108,29 @@ def table(caption: str, heads: Sequence[Head], rows: Sequence[Row], chosen: int 
         unit = f'<span class="unit">{escape(head.unit)}</span>' if head.unit else ""
         about = f' title="{escape(head.about)}"' if head.about else ""
         top.append(
-            f'<th scope="col" aria-sort="none"{" class=n" if head.number else ""}{" data-large" if head.large else ""}>'
-            f'<button type="button"{about}><span class="by">{escape(head.words)}</span>{unit}</button></th>'
+            '<th scope="col" '
+            f'aria-sort="none"{" class=n" if head.number else ""}{" data-large" if head.large else ""}>'
+            f'<button type="button"{about}><span '
+            f'class="by">{escape(head.words)}</span>{unit}</button></th>'
         )
     body = []
     for row in rows:
         cells = []
         for at, (head, cell) in enumerate(zip(heads, row.cells, strict=True)):
             values = "".join(
-                f' data-v{n if len(cell.values) > 1 else ""}="{escape(value)}"' for n, value in enumerate(cell.values) if value is not None
+                f' data-v{n if len(cell.values) > 1 else ""}="{escape(value)}"'
+                for n, value in enumerate(cell.values)
+                if value is not None
             )
             tag = 'th scope="row"' if at == 0 else "td"
             css = " class=n" if head.number else ""
-            cells.append(f"<{tag}{css}{values}{cell.attributes}>{each(cell.texts, chosen)}</{tag[:2]}>")
+            cells.append(
+                f"<{tag}{css}{values}{cell.attributes}>{each(cell.texts, chosen)}</{tag[:2]}>"
+            )
         body.append(f"<tr{row.attributes}>{''.join(cells)}</tr>")
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
+        '<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
         f"<thead><tr>{''.join(top)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -118,14 +140,18 @@ def figure(svg: str, words: str, below: str = "", attributes: str = "") -> str:
     below = f'<p class="below">{below}</p>' if below else ""
     return (
         f"<figure{attributes}><figcaption>{escape(words)}</figcaption>"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(words)}">{svg}</div>{below}</figure>'
+        '<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(words)}">{svg}</div>{below}</figure>'
     )
 
 
 def legend(entries: Sequence[tuple[int, str, str]]) -> str:
     """Buttons that single lines out: each contestant's place, swatch and name."""
     items = (
-        f'<li><button type="button" class="pick" data-c="{place}" aria-pressed="false">{swatch}{escape(name)}</button></li>'
+        (
+            f'<li><button type="button" class="pick" data-c="{place}" '
+            f'aria-pressed="false">{swatch}{escape(name)}</button></li>'
+        )
         for place, swatch, name in entries
     )
     return f'<ul class="legend">{"".join(items)}</ul>'
@@ -142,9 +168,11 @@ def document(title: str, *parts: str) -> str:
     inner = "\n".join(part for part in parts if part)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta '
+        'name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{inner}\n</main>\n"
-        f'<p role="status" class="heard" id="said"></p>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
+        '<p role="status" class="heard" '
+        f'id="said"></p>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
     )
 
 

@@ -1,4 +1,5 @@
-"""The file of records that a bench keeps: one JSON object a line, what it is read from, and what of it a page shows."""
+"""The file of records that a bench keeps: one JSON object a line, what it is read from, and what of
+it a page shows."""
 
 from __future__ import annotations
 
@@ -28,14 +29,18 @@ def environment() -> dict[str, Any]:
         "thinwire": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
-        "cpu": next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()),
+        "cpu": next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+            platform.processor(),
+        ),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
     }
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; a last line that was cut off by the end of a run is left out, since it is measured again.
+    """The records of a file; a last line that was cut off by the end of a run is left out, since it
+    is measured again.
 
     Raises:
         BenchError: another line is no record.
@@ -78,7 +83,9 @@ def no_number(validation: Sequence[tuple[int, float | None]]) -> str:
 
 def write(path: Path, records: list[dict[str, Any]]) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in records), encoding="utf-8")
+    partial.write_text(
+        "".join(json.dumps(each, allow_nan=False) + "\n" for each in records), encoding="utf-8"
+    )
     partial.replace(path)
 
 
@@ -89,11 +96,16 @@ def curve_models(records: Iterable[Mapping[str, Any]]) -> set[int]:
         >>> curve_models([{"kind": "curve", "parameters": 480_096}, {"kind": "curve", "error": "hangs"}, {"kind": "time", "parameters": 7}])
         {480096}
     """
-    return {int(each["parameters"]) for each in records if each["kind"] == "curve" and each.get("parameters") is not None}
+    return {
+        int(each["parameters"])
+        for each in records
+        if each["kind"] == "curve" and each.get("parameters") is not None
+    }
 
 
 def early(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Curves of seeds that not every contestant has had its turn with: means over other seeds are no match for one another.
+    """Curves of seeds that not every contestant has had its turn with: means over other seeds are
+    no match for one another.
 
     Example:
         >>> curves = [{"kind": "curve", "name": name, "seed": seed} for name, seed in (("a", 0), ("a", 1), ("b", 0))]
@@ -109,9 +121,16 @@ def early(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the page shows: curves of the same seeds, a proof beside what was predicted of it, and no step times of the small model."""
-    small = {each["name"]: each for each in records if each["kind"] == "small" and not each["error"]}
-    curves = {each["name"]: each for each in records if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]}
+    """What the page shows: curves of the same seeds, a proof beside what was predicted of it, and
+    no step times of the small model."""
+    small = {
+        each["name"]: each for each in records if each["kind"] == "small" and not each["error"]
+    }
+    curves = {
+        each["name"]: each
+        for each in records
+        if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]
+    }
     apart = early(records)
     out = [each for each in records if each["kind"] in ("curve", "time") and each not in apart]
     for whole in (each for each in records if each["kind"] == "whole"):
@@ -123,7 +142,9 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         target = float(np.interp(0.8 * steps[-1], steps, losses))
         needed = _reached(steps, losses, target)
         assert needed is not None  # the target was read from this curve
-        took = _reached([at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target)
+        took = _reached(
+            [at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target
+        )
         mean = statistics.mean(step["step_s"])
         told = {"target": target, "predicted_s": needed * mean, "measured_s": took, "step_s": mean}
         out.append({**whole, **told, "same_losses": whole["validation"] == curve["validation"]})

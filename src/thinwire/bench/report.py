@@ -1,7 +1,9 @@
-"""What came of a bench: which contestant gets to a loss first, on which link, as plain data and as one page.
+"""What came of a bench: which contestant gets to a loss first, on which link, as plain data and as
+one page.
 
-The time to a loss is the steps that the curve, averaged over seeds, needs to get there, times the mean step on the link. Targets are the
-losses that the dense baseline has reached at some shares of its steps. Records: `thinwire.bench.results`.
+The time to a loss is the steps that the curve, averaged over seeds, needs to get there, times the
+mean step on the link. Targets are the losses that the dense baseline has reached at some shares of
+its steps. Records: `thinwire.bench.results`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ def rows(bench: Bench) -> list[dict[str, Any]]:
     out = []
     for link in [*bench.links, None]:
         for name in bench.contestants:
-            if (name, link) in bench.records and (link is not None or not any((name, each) in bench.records for each in bench.links)):
+            if (name, link) in bench.records and (
+                link is not None or not any((name, each) in bench.records for each in bench.links)
+            ):
                 out.append(_row(bench, name, link))
     for link in bench.links:
         here = [row for row in out if row["link"] == link]
@@ -37,26 +41,44 @@ def rows(bench: Bench) -> list[dict[str, Any]]:
                 row["targets"][place]["speedup"] = against / time if against and time else None
     for row in out:
         shown = row["targets"][bench.chosen] if row["targets"] else {}
-        row.update({key: shown.get(other) for key, other in CHOSEN.items()}, winner=bool(shown.get("winner")))
+        row.update(
+            {key: shown.get(other) for key, other in CHOSEN.items()},
+            winner=bool(shown.get("winner")),
+        )
     order = {link: place for place, link in enumerate([*bench.links, None])}
-    return sorted(out, key=lambda row: (order[row["link"]], math.inf if row["time_to_target_s"] is None else row["time_to_target_s"]))
+    return sorted(
+        out,
+        key=lambda row: (
+            order[row["link"]],
+            math.inf if row["time_to_target_s"] is None else row["time_to_target_s"],
+        ),
+    )
 
 
-CHOSEN = {"target_nats": "nats", "steps_to_target": "steps", "time_to_target_s": "s", "bytes_to_target": "bytes", "speedup": "speedup"}
+CHOSEN = {
+    "target_nats": "nats",
+    "steps_to_target": "steps",
+    "time_to_target_s": "s",
+    "bytes_to_target": "bytes",
+    "speedup": "speedup",
+}
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the table, a dict for each link and contestant, each link's quickest to the target first.
+    """The rows of the table, a dict for each link and contestant, each link's quickest to the
+    target first.
 
     Args:
         records: see this module; in any order.
 
     Returns:
-        Of each row: link (None where it was not timed), name, contestant, kind, world, parameters, rounds, timed_steps, step_median_s,
-        step_p10_s, step_p90_s, step_mean_s, tokens_per_s, bytes_per_step, fewer_bytes (dense ones over its own), final_nats, final_spread,
-        seeds, gap (to the dense final loss), target_nats, steps_to_target, time_to_target_s, bytes_to_target, speedup (over the dense
-        baseline on that link), winner, targets (the last six for each target), peak_bytes, max_late_ms, kernel_over_meter, parts
-        (seconds a step) and errors. What is not known is None.
+        Of each row: link (None where it was not timed), name, contestant, kind, world, parameters,
+        rounds, timed_steps, step_median_s, step_p10_s, step_p90_s, step_mean_s, tokens_per_s,
+        bytes_per_step, fewer_bytes (dense ones over its own), final_nats, final_spread, seeds, gap
+        (to the dense final loss), target_nats, steps_to_target, time_to_target_s, bytes_to_target,
+        speedup (over the dense baseline on that link), winner, targets (the last six for each
+        target), peak_bytes, max_late_ms, kernel_over_meter, parts (seconds a step) and errors. What
+        is not known is None.
 
     Raises:
         ConfigError: there is nothing to report, or a record is none.
@@ -80,7 +102,8 @@ def bench_page(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def runs_page(runs: Sequence[Path]) -> str:
-    """One HTML page of finished runs of `thinwire train`; the first is what the others are held against.
+    """One HTML page of finished runs of `thinwire train`; the first is what the others are held
+    against.
 
     Args:
         runs: their folders, or the run.json in them.
@@ -93,11 +116,18 @@ def runs_page(runs: Sequence[Path]) -> str:
     from thinwire.bench.sections import runs_sections
     from thinwire.train.finished import differences, read
 
-    if twice := [str(path) for place, path in enumerate(runs) if path.resolve() in [each.resolve() for each in runs[:place]]]:
+    if twice := [
+        str(path)
+        for place, path in enumerate(runs)
+        if path.resolve() in [each.resolve() for each in runs[:place]]
+    ]:
         raise ConfigError(f"{twice[0]!r} is given twice; once is enough")
     told = [read(path) for path in runs]
     names = _names(runs, told)
-    bench = sorted_out([record for name, run in zip(names, told, strict=True) for record in _records(name, run)], baseline=names[0])
+    bench = sorted_out(
+        [record for name, run in zip(names, told, strict=True) for record in _records(name, run)],
+        baseline=names[0],
+    )
     table = rows(bench)
     for row in table:
         row["fewer_bytes"] = told[names.index(row["name"])]["result"]["ratio"]
@@ -118,7 +148,9 @@ def write(page: str, path: Path) -> Path:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"the page cannot be written to {str(path)!r}: {error.strerror}") from error
+        raise ConfigError(
+            f"the page cannot be written to {str(path)!r}: {error.strerror}"
+        ) from error
     return path
 
 
@@ -127,7 +159,13 @@ def _row(bench: Bench, name: str, link: str | None) -> dict[str, Any]:
     dense = bench.curves.get(bench.baseline or "")
     world, parameters = bench.setups.get(link or "", (None, None))
     middle = np.percentile(timing.step_s, (10, 50, 90)).tolist() if timing else [None] * 3
-    sends = bench.bytes_per_step(name) if timing is None else timing.metered if timing.kernel is None else timing.kernel
+    sends = (
+        bench.bytes_per_step(name)
+        if timing is None
+        else timing.metered
+        if timing.kernel is None
+        else timing.kernel
+    )
     sends = bench.bytes_per_step(name) if sends is None else sends
     targets = []
     for at, nats in bench.targets:
@@ -135,9 +173,20 @@ def _row(bench: Bench, name: str, link: str | None) -> dict[str, Any]:
         sent = curve.bytes_at([steps], sends) if curve and steps is not None else None
         time = steps * timing.mean if timing and steps is not None else None
         targets.append(
-            {"at": at, "nats": nats, "steps": steps, "s": time, "bytes": sent[0] if sent else None, "speedup": None, "winner": False}
+            {
+                "at": at,
+                "nats": nats,
+                "steps": steps,
+                "s": time,
+                "bytes": sent[0] if sent else None,
+                "speedup": None,
+                "winner": False,
+            }
         )
-    errors = [*bench.errors.get((name, link), []), *(bench.errors.get((name, None), []) if link is not None else [])]
+    errors = [
+        *bench.errors.get((name, link), []),
+        *(bench.errors.get((name, None), []) if link is not None else []),
+    ]
     return {
         "link": link,
         "name": name,
@@ -161,15 +210,21 @@ def _row(bench: Bench, name: str, link: str | None) -> dict[str, Any]:
         "targets": targets,
         "peak_bytes": timing.peak_bytes if timing else None,
         "max_late_ms": timing.late_ms if timing else None,
-        "kernel_over_meter": timing.kernel / timing.metered if timing and timing.kernel is not None and timing.metered else None,
+        "kernel_over_meter": timing.kernel / timing.metered
+        if timing and timing.kernel is not None and timing.metered
+        else None,
         "parts": timing.parts if timing else {},
         "errors": errors,
     }
 
 
 def _fewer(bench: Bench, name: str, link: str | None) -> float | None:
-    """Dense float32 bytes over a contestant's, both by the same count; of dense ones that were not counted, the closed form."""
-    timing, base = bench.timings.get((name, link or "")), bench.timings.get((bench.baseline or "", link or ""))
+    """Dense float32 bytes over a contestant's, both by the same count; of dense ones that were not
+    counted, the closed form."""
+    timing, base = (
+        bench.timings.get((name, link or "")),
+        bench.timings.get((bench.baseline or "", link or "")),
+    )
     world, parameters = bench.setups.get(link or "", (None, None))
     if timing is None:
         own, dense = bench.bytes_per_step(name), bench.bytes_per_step(bench.baseline or "")
@@ -209,7 +264,9 @@ def _records(name: str, run: Mapping[str, Any]) -> list[dict[str, Any]]:
             "settings": run["config"],
             "link": {"name": "as trained"},
             "step_s": [mean],
-            **{f"{part}_s": shares[part] * mean for part in ("compute", "exposed", "input")},  # encode runs beside them: they make 1
+            **{
+                f"{part}_s": shares[part] * mean for part in ("compute", "exposed", "input")
+            },  # encode runs beside them: they make 1
             "metered_bytes": sum(result["sent_bytes"]) / run["world"] / result["steps"],
             "tokens_per_s": result["tokens_per_s"],
         },
@@ -219,7 +276,10 @@ def _records(name: str, run: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _names(paths: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Strategies, where they tell the runs apart; else folders."""
     folders = [(path.parent if path.suffix == ".json" else path).resolve() for path in paths]
-    for names in ([str(run["config"]["strategy"]) for run in runs], [folder.name for folder in folders]):
+    for names in (
+        [str(run["config"]["strategy"]) for run in runs],
+        [folder.name for folder in folders],
+    ):
         if len(set(names)) == len(names):
             return names
     return [str(folder) for folder in folders]

@@ -1,11 +1,12 @@
 """Records of a bench, sorted out: curves by contestant, step times by contestant and link.
 
-Records are dicts, as `thinwire bench` writes them, a JSON line each; `kind` says what a record tells:
+Records are dicts, as `thinwire bench` writes them, a JSON line each; `kind` says what a record
+tells:
 
-environment  where and how it was measured
-curve        validation losses of a contestant and seed, by steps
-time         seconds of the steps of a contestant over a link, in one round
-whole        one training run over a link from its first to its last step, against what the other two kinds predict of it
+environment  where and how it was measured curve        validation losses of a contestant and seed,
+by steps time         seconds of the steps of a contestant over a link, in one round whole
+one training run over a link from its first to its last step, against what the other two kinds
+predict of it
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Curve:
                 if at == 0:
                     return float(self.steps[0])
                 before, there = self.steps[at - 1], self.steps[at]
-                return before + (there - before) * (self.mean[at - 1] - target) / (self.mean[at - 1] - loss)
+                return before + (there - before) * (self.mean[at - 1] - target) / (
+                    self.mean[at - 1] - loss
+                )
         return None
 
     def bytes_at(self, steps: Sequence[float], bytes_per_step: float | None) -> list[float] | None:
@@ -89,7 +92,8 @@ class Timing:
 
 @dataclass
 class Bench:
-    """Records, sorted out. Names stand in the order in which they first came, links the fastest first."""
+    """Records, sorted out. Names stand in the order in which they first came, links the fastest
+    first."""
 
     environments: list[Mapping[str, Any]] = field(default_factory=list)
     contestants: dict[str, str] = field(default_factory=dict)
@@ -106,8 +110,15 @@ class Bench:
 
     @property
     def fastest_first(self) -> list[str]:
-        """The links by their rate, those without a limit before; of one rate the shortest round trip first."""
-        return sorted(self.links, key=lambda link: (-(self.links[link].get("rate") or math.inf), self.links[link].get("rtt") or 0.0))
+        """The links by their rate, those without a limit before; of one rate the shortest round
+        trip first."""
+        return sorted(
+            self.links,
+            key=lambda link: (
+                -(self.links[link].get("rate") or math.inf),
+                self.links[link].get("rtt") or 0.0,
+            ),
+        )
 
     @property
     def targets(self) -> list[tuple[float, float]]:
@@ -116,18 +127,34 @@ class Bench:
         if curve is None:
             return []
         end = curve.steps[-1]
-        return [(at, float(np.interp(at * end, curve.steps, curve.mean))) for at in TARGETS if at * end >= curve.steps[0]]
+        return [
+            (at, float(np.interp(at * end, curve.steps, curve.mean)))
+            for at in TARGETS
+            if at * end >= curve.steps[0]
+        ]
 
     @property
     def chosen(self) -> int:
-        """The place of the target that is shown first: the hardest that more than half of the contestants reach, else the easiest."""
-        reached = [sum(curve.steps_to(nats) is not None for curve in self.curves.values()) for _, nats in self.targets]
-        return max((place for place, count in enumerate(reached) if 2 * count > len(self.curves)), default=0)
+        """The place of the target that is shown first: the hardest that more than half of the
+        contestants reach, else the easiest."""
+        reached = [
+            sum(curve.steps_to(nats) is not None for curve in self.curves.values())
+            for _, nats in self.targets
+        ]
+        return max(
+            (place for place, count in enumerate(reached) if 2 * count > len(self.curves)),
+            default=0,
+        )
 
     def bytes_per_step(self, name: str) -> float | None:
-        """What a rank sends, on average over links: as the kernel counted, else as metered, else as its curves say."""
+        """What a rank sends, on average over links: as the kernel counted, else as metered, else as
+        its curves say."""
         timings = [timing for (whose, _), timing in self.timings.items() if whose == name]
-        for each in ([t.kernel for t in timings], [t.metered for t in timings], [c.get("bytes_per_step") for c in self.good(name)]):
+        for each in (
+            [t.kernel for t in timings],
+            [t.metered for t in timings],
+            [c.get("bytes_per_step") for c in self.good(name)],
+        ):
             if there := [value for value in each if value is not None]:
                 return statistics.fmean(there)
         return None
@@ -156,9 +183,15 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
             bench.wholes.append(record)
     told = [record for record in records if record["kind"] in ("curve", "time")]
     if not told:
-        raise ConfigError("there is nothing to report: no record of a curve or of times; run `thinwire bench` first")
+        raise ConfigError(
+            "there is nothing to report: no record of a curve or of times; run `thinwire bench` "
+            "first"
+        )
     if len(models := curve_models(told)) > 1:
-        raise ConfigError(f"the curves are of models of {' and '.join(map(str, sorted(models)))} parameters: make a page of each")
+        raise ConfigError(
+            f"the curves are of models of {' and '.join(map(str, sorted(models)))} parameters: "
+            "make a page of each"
+        )
     setups = _setups(told)
     for record in told:
         _keep(bench, record, setups)
@@ -170,7 +203,12 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
             else:
                 bench.timings[name, link] = _timing(good)
     if bench.baseline is None:
-        dense = (r["name"] for r in told if r["contestant"] == DENSE and (r.get("settings") or {}).get("hook", "none") in ("none", None))
+        dense = (
+            r["name"]
+            for r in told
+            if r["contestant"] == DENSE
+            and (r.get("settings") or {}).get("hook", "none") in ("none", None)
+        )
         bench.baseline = next(dense, None)
     return bench
 
@@ -179,14 +217,21 @@ def _check(place: int, record: Mapping[str, Any]) -> None:
     kind = record.get("kind")
     if kind not in NEEDS:
         raise ConfigError(f"record {place} is of kind {kind!r}; there are {', '.join(NEEDS)}")
-    if missing := [key for key in NEEDS[kind] if record.get(key) is None and not (key == "validation" and record.get("error"))]:
+    if missing := [
+        key
+        for key in NEEDS[kind]
+        if record.get(key) is None and not (key == "validation" and record.get("error"))
+    ]:
         raise ConfigError(f"record {place}, of kind {kind}, lacks {' and '.join(missing)}")
-    if "link" in NEEDS[kind] and not (isinstance(record["link"], Mapping) and record["link"].get("name")):
+    if "link" in NEEDS[kind] and not (
+        isinstance(record["link"], Mapping) and record["link"].get("name")
+    ):
         raise ConfigError(f"record {place}, of kind {kind}, has a link without a name")
 
 
 def _setups(records: Sequence[Mapping[str, Any]]) -> dict[str, set[tuple[int, int]]]:
-    """Of each link's name the worlds and models that were timed over it; failures may not know theirs."""
+    """Of each link's name the worlds and models that were timed over it; failures may not know
+    theirs."""
     out: dict[str, set[tuple[int, int]]] = {}
     for record in records:
         if record["kind"] == "time":
@@ -196,11 +241,16 @@ def _setups(records: Sequence[Mapping[str, Any]]) -> dict[str, set[tuple[int, in
     return out
 
 
-def _keep(bench: Bench, record: Mapping[str, Any], setups: Mapping[str, set[tuple[int, int]]]) -> None:
+def _keep(
+    bench: Bench, record: Mapping[str, Any], setups: Mapping[str, set[tuple[int, int]]]
+) -> None:
     """Put a curve or times where they belong."""
     name, link = record["name"], None
     if bench.contestants.setdefault(name, record["contestant"]) != record["contestant"]:
-        raise ConfigError(f"{name!r} is a name of {bench.contestants[name]} and of {record['contestant']}: give each its own")
+        raise ConfigError(
+            f"{name!r} is a name of {bench.contestants[name]} and of {record['contestant']}: give "
+            "each its own"
+        )
     if record["kind"] == "time":
         link = _label(record, setups[record["link"]["name"]])
         bench.links.setdefault(link, record["link"])
@@ -212,17 +262,25 @@ def _keep(bench: Bench, record: Mapping[str, Any], setups: Mapping[str, set[tupl
 
 
 def _label(record: Mapping[str, Any], setups: set[tuple[int, int]]) -> str:
-    """What the page calls a link: its name, and of which ranks and model where it was used by several."""
+    """What the page calls a link: its name, and of which ranks and model where it was used by
+    several."""
     name = str(record["link"]["name"])
     if len(setups) < 2:
         return name
     world, parameters = record.get("world"), record.get("parameters")
-    told = [f"{world} ranks" if world is not None else "", f"{parameters / 1e6:,.3g} M parameters" if parameters is not None else ""]
+    told = [
+        f"{world} ranks" if world is not None else "",
+        f"{parameters / 1e6:,.3g} M parameters" if parameters is not None else "",
+    ]
     return " · ".join([name, *filter(None, told)])
 
 
 def _which(record: Mapping[str, Any]) -> str:
-    return f"seed {record.get('seed', 0)}" if record["kind"] == "curve" else f"round {record.get('round', 0)}"
+    return (
+        f"seed {record.get('seed', 0)}"
+        if record["kind"] == "curve"
+        else f"round {record.get('round', 0)}"
+    )
 
 
 def _wrong(record: Mapping[str, Any]) -> str:
@@ -234,15 +292,25 @@ def _wrong(record: Mapping[str, Any]) -> str:
             return "it was never validated"
         return no_number(record["validation"])
     steps = record.get("step_s") or []
-    return "" if steps and all(step is not None and 0 < step < math.inf for step in steps) else "no steps were timed"
+    return (
+        ""
+        if steps and all(step is not None and 0 < step < math.inf for step in steps)
+        else "no steps were timed"
+    )
 
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> Curve:
-    """Seeds that were validated at different steps are read linearly, where all of them were there."""
-    seeds = [sorted((float(step), float(nats)) for step, nats in record["validation"]) for record in records]
+    """Seeds that were validated at different steps are read linearly, where all of them were
+    there."""
+    seeds = [
+        sorted((float(step), float(nats)) for step, nats in record["validation"])
+        for record in records
+    ]
     first, last = max(seed[0][0] for seed in seeds), min(seed[-1][0] for seed in seeds)
     steps = sorted({step for seed in seeds for step, _ in seed if first <= step <= last}) or [last]
-    losses = np.array([np.interp(steps, [step for step, _ in seed], [nats for _, nats in seed]) for seed in seeds])  # (seeds, steps)
+    losses = np.array(
+        [np.interp(steps, [step for step, _ in seed], [nats for _, nats in seed]) for seed in seeds]
+    )  # (seeds, steps)
     ends = [seed[-1][1] for seed in seeds]
     sent = records[0].get("sent")
     return Curve(
@@ -263,8 +331,16 @@ def _timing(records: Sequence[Mapping[str, Any]]) -> Timing:
     seconds = [math.fsum(record["step_s"]) for record in records]
 
     def mean(key: str, weights: Sequence[float] = counts) -> float | None:
-        known = [(record[key], weight) for record, weight in zip(records, weights, strict=True) if record.get(key) is not None]
-        return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
+        known = [
+            (record[key], weight)
+            for record, weight in zip(records, weights, strict=True)
+            if record.get(key) is not None
+        ]
+        return (
+            sum(value * weight for value, weight in known) / sum(weight for _, weight in known)
+            if known
+            else None
+        )
 
     def most(key: str) -> float | None:
         return max((record[key] for record in records if record.get(key) is not None), default=None)

@@ -13,7 +13,8 @@ from thinwire.lab import Lab
 from thinwire.lab.delay import LineStats
 
 BEGIN_S, STEP_S = 1800.0, 2.0
-"""What a job may take: setting up, warming up and long steps of few; then each step. The slowest so far took a third of it, and 1.67 s."""
+"""What a job may take: setting up, warming up and long steps of few; then each step. The slowest so
+far took a third of it, and 1.67 s."""
 
 
 def limit_s(job: Job) -> float:
@@ -41,16 +42,31 @@ def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineSta
         if done.worst:
             for host in lab.hosts:
                 lab.call(host, ["true"])  # where one is gone, so is what ran there
-            failed = next((host for host, code in done.codes.items() if code and host not in done.stopped), None)
+            failed = next(
+                (host for host, code in done.codes.items() if code and host not in done.stopped),
+                None,
+            )
             if failed is None:
                 last = _reason(heard[lab.hosts[0]])
-                raise BenchError(f"not done in {limit_s(job):,.0f} s, the limit for {job.stop:,} steps; {lab.hosts[0]} said last: {last}")
-            raise BenchError(f"{failed}: {_reason(heard[failed]) or f'exit code {done.codes[failed]}'}")
-        return [json.loads((Path(scratch) / f"rank{rank}.json").read_text()) for rank in range(len(lab.hosts))], done.line
+                raise BenchError(
+                    f"not done in {limit_s(job):,.0f} s, the limit for {job.stop:,} steps; "
+                    f"{lab.hosts[0]} said last: {last}"
+                )
+            raise BenchError(
+                f"{failed}: {_reason(heard[failed]) or f'exit code {done.codes[failed]}'}"
+            )
+        return [
+            json.loads((Path(scratch) / f"rank{rank}.json").read_text())
+            for rank in range(len(lab.hosts))
+        ], done.line
 
 
 def _reason(lines: list[str]) -> str:
     """The line that says why: the last that looks like an error's."""
     said = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in said if "Error" in line.partition(":")[0] or line.startswith("terminate called")]
+    errors = [
+        line
+        for line in said
+        if "Error" in line.partition(":")[0] or line.startswith("terminate called")
+    ]
     return (errors or said or [""])[-1][:500]

@@ -1,9 +1,13 @@
-"""What a bench measures: contestants × links × seeds, in a file of records that grows, so that a long study goes on where it stopped.
+"""What a bench measures: contestants × links × seeds, in a file of records that grows, so that a
+long study goes on where it stopped.
 
-1. Curves: the loss of every contestant and seed, once, on a network without limits: it does not depend on the link.
-2. Times: steps of a larger model in each link's lab, contestants in turn, all links in several rounds.
-3. Proof: one contestant trained whole in one link's lab. Its losses must be those of its curve, bit for bit, and the time that it took to a
-   loss is held against the steps that its curve needed × the step time measured there.
+1. Curves: the loss of every contestant and seed, once, on a network without limits: it does not
+   depend on the link.
+2. Times: steps of a larger model in each link's lab, contestants in turn, all links in several
+   rounds.
+3. Proof: one contestant trained whole in one link's lab. Its losses must be those of its curve, bit
+   for bit, and the time that it took to a loss is held against the steps that its curve needed ×
+   the step time measured there.
 """
 
 from __future__ import annotations
@@ -46,7 +50,14 @@ class Link:
 
     def lab(self, world: int) -> Lab:
         """Hosts joined by it."""
-        return Lab(uniform(world, rate=self.rate, wire=Wire(self.rtt, 0.0, self.loss), congestion=self.congestion))
+        return Lab(
+            uniform(
+                world,
+                rate=self.rate,
+                wire=Wire(self.rtt, 0.0, self.loss),
+                congestion=self.congestion,
+            )
+        )
 
 
 FREE = Link("no limits", None)
@@ -56,7 +67,8 @@ FREE = Link("no limits", None)
 class Study:
     """What is measured.
 
-    curve, timing: fields of the jobs. rounds: of timed steps; each has `timed` steps at least, and whole periods.
+    curve, timing: fields of the jobs. rounds: of timed steps; each has `timed` steps at least, and
+    whole periods.
     proof: the contestant and the link that are run whole.
     """
 
@@ -71,12 +83,22 @@ class Study:
     proof: tuple[str, Link]
 
     def warm(self, contestant: Contestant) -> int:
-        """Steps before any is timed; the first two rounds of who talks seldom, since they open connections and claim memory."""
+        """Steps before any is timed; the first two rounds of who talks seldom, since they open
+        connections and claim memory."""
         return max(int(self.timing["warm"]), 2 * contestant.period if contestant.period > 1 else 0)
 
-    def job(self, contestant: Contestant, seed: int, fields: Mapping[str, Any], train: str, held: str) -> Job:
+    def job(
+        self, contestant: Contestant, seed: int, fields: Mapping[str, Any], train: str, held: str
+    ) -> Job:
         """A contestant's job."""
-        return Job(contestant.module, contestant.settings, train=train, held=held, seed=seed, **{**fields, **contestant.job})
+        return Job(
+            contestant.module,
+            contestant.settings,
+            train=train,
+            held=held,
+            seed=seed,
+            **{**fields, **contestant.job},
+        )
 
 
 def links(rates: tuple[float, ...], rtts: tuple[float, ...]) -> tuple[Link, ...]:
@@ -86,8 +108,12 @@ def links(rates: tuple[float, ...], rtts: tuple[float, ...]) -> tuple[Link, ...]
         >>> [link.name for link in links((1e8, 1e9), (0.05,))]
         ['100 Mb/s, 50 ms', '1 Gb/s, 50 ms']
     """
-    words = {rate: f"{rate / 1e9:g} Gb/s" if rate >= 1e9 else f"{rate / 1e6:g} Mb/s" for rate in rates}
-    return tuple(Link(f"{words[rate]}, {rtt * 1e3:g} ms", rate, rtt) for rate in rates for rtt in rtts)
+    words = {
+        rate: f"{rate / 1e9:g} Gb/s" if rate >= 1e9 else f"{rate / 1e6:g} Mb/s" for rate in rates
+    }
+    return tuple(
+        Link(f"{words[rate]}, {rtt * 1e3:g} ms", rate, rtt) for rate in rates for rtt in rtts
+    )
 
 
 SMALL = {"vocab": 256, "context": 128, "layers": 4, "heads": 4, "width": 96}  # 0.48 M parameters
@@ -98,7 +124,15 @@ STUDY = Study(
     links=links((1e7, 1e8, 1e9), (0.0, 0.05)),
     seeds=3,
     # 4 ranks × 8 rows × 128 bytes × 2400 steps: 9.8 M tokens, 20 to a parameter
-    curve={"model": SMALL, "batch": 8, "steps": 2400, "stop": 2400, "validate_every": 120, "warmup": 120, "matmul": "medium"},
+    curve={
+        "model": SMALL,
+        "batch": 8,
+        "steps": 2400,
+        "stop": 2400,
+        "validate_every": 120,
+        "warmup": 120,
+        "matmul": "medium",
+    },
     timing={"model": LARGE, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
     timed=15,
     rounds=2,
@@ -109,8 +143,21 @@ QUICK_STUDY = Study(
     contestants=QUICK,
     links=links((1e8,), (0.0, 0.05)),
     seeds=1,
-    curve={"model": SMALL | {"layers": 2, "context": 64}, "batch": 8, "steps": 300, "stop": 300, "validate_every": 30, "warmup": 30},
-    timing={"model": LARGE | {"layers": 2, "vocab": 256, "width": 252}, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
+    curve={
+        "model": SMALL | {"layers": 2, "context": 64},
+        "batch": 8,
+        "steps": 300,
+        "stop": 300,
+        "validate_every": 30,
+        "warmup": 30,
+    },
+    timing={
+        "model": LARGE | {"layers": 2, "vocab": 256, "width": 252},
+        "batch": 4,
+        "steps": 10_000,
+        "warm": 3,
+        "few": 3,
+    },
     timed=10,
     rounds=2,
     proof=("local steps H=10, 4 bits", Link("100 Mb/s, 50 ms", 1e8, 0.05)),
@@ -128,12 +175,23 @@ class Bench:
         retry: measure again what failed before.
     """
 
-    def __init__(self, study: Study, folder: Path, environments: Path, say: Callable[[str], None], retry: bool = False) -> None:
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        environments: Path,
+        say: Callable[[str], None],
+        retry: bool = False,
+    ) -> None:
         self.study, self.folder, self.environments, self.say = study, folder, environments, say
         folder.mkdir(parents=True, exist_ok=True)
         self.records = read(folder / RECORDS)
         write(folder / RECORDS, self.records)  # without what was cut off
-        self._done = {each["key"] for each in self.records if "key" in each and not (retry and each.get("error"))}
+        self._done = {
+            each["key"]
+            for each in self.records
+            if "key" in each and not (retry and each.get("error"))
+        }
         self._here: str | None = None  # the environment record of what is measured now
         self._pythons: dict[str, Path | str] = {}
         self.train, self.held = bundled(environments)
@@ -141,7 +199,9 @@ class Bench:
     def run(self, command: str, parts: Sequence[str] = PARTS) -> list[dict[str, Any]]:
         """Measure all of these parts that is not there yet; every record."""
         here = {"kind": "environment", **environment(), "command": command}
-        last: dict[str, Any] = next((each for each in reversed(self.records) if each["kind"] == "environment"), {})
+        last: dict[str, Any] = next(
+            (each for each in reversed(self.records) if each["kind"] == "environment"), {}
+        )
         if "id" not in last or {**here, "date": last["date"], "id": last["id"]} != last:
             here["date"] = time.strftime("%Y-%m-%d")
             last = here | {"id": hashlib.sha256(json.dumps(here).encode()).hexdigest()[:8]}
@@ -154,7 +214,9 @@ class Bench:
     @property
     def curve_parameters(self) -> int:
         """Of the model whose losses are measured."""
-        return _parameters(self.study.job(self.study.contestants[0], 0, self.study.curve, self.train, self.held))
+        return _parameters(
+            self.study.job(self.study.contestants[0], 0, self.study.curve, self.train, self.held)
+        )
 
     def curves(self) -> None:
         """Losses, once for each contestant and seed."""
@@ -168,7 +230,8 @@ class Bench:
                     self._measure("curve", contestant, job, lab, seed=seed)
 
     def _shared(self, contestant: Contestant, seed: int) -> bool:
-        """Take the curve of the one whose maths are the same, once its own first seed has shown that they are."""
+        """Take the curve of the one whose maths are the same, once its own first seed has shown
+        that they are."""
         own, theirs = self._curve(contestant.name, 0), self._curve(contestant.same_as, 0)
         source = self._curve(contestant.same_as, seed)
         if own is None or theirs is None or source is None:
@@ -178,22 +241,35 @@ class Bench:
             return False
         key = f"{own['key']}-{seed}"
         if key not in self._done:
-            taken = {name: source.get(name) for name in ("seed", "validation", "job", "environment")}
+            taken = {
+                name: source.get(name) for name in ("seed", "validation", "job", "environment")
+            }
             self._keep({**own, **taken, "key": key, "shared": contestant.same_as})
         return True
 
     def _curve(self, name: str | None, seed: int) -> dict[str, Any] | None:
-        found = [each for each in self.records if each["kind"] == "curve" and each["name"] == name and each["seed"] == seed]
+        found = [
+            each
+            for each in self.records
+            if each["kind"] == "curve" and each["name"] == name and each["seed"] == seed
+        ]
         return next((each for each in found if not each["error"]), None)
 
     def times(self) -> None:
-        """Step times on every link, contestants in turn; then all links again, so that rounds lie far apart."""
+        """Step times on every link, contestants in turn; then all links again, so that rounds lie
+        far apart."""
         study = self.study
         for number in range(study.rounds):
             for link in study.links:
                 with link.lab(study.world) as lab:
                     for contestant in study.contestants:
-                        self._time(contestant, link, lab, number, {**study.timing, "warm": study.warm(contestant)})
+                        self._time(
+                            contestant,
+                            link,
+                            lab,
+                            number,
+                            {**study.timing, "warm": study.warm(contestant)},
+                        )
 
     def proof(self) -> None:
         """One cell run whole, and its step time measured apart."""
@@ -203,7 +279,9 @@ class Bench:
         apart = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
         contestant = replace(contestant, timed={}, slow={})  # as it is run whole
         with link.lab(study.world) as lab:
-            self._time(contestant, link, lab, 0, apart, kind="small", least=4 * study.timed)  # its steps are short
+            self._time(
+                contestant, link, lab, 0, apart, kind="small", least=4 * study.timed
+            )  # its steps are short
             self.whole(contestant, link, lab)
 
     def whole(self, contestant: Contestant, link: Link, lab: Lab) -> None:
@@ -221,38 +299,68 @@ class Bench:
         kind: str = "time",
         least: int = 0,
     ) -> None:
-        settings = contestant.settings | contestant.timed | (contestant.slow if link.rate and link.rate < SLOW else {})
+        settings = (
+            contestant.settings
+            | contestant.timed
+            | (contestant.slow if link.rate and link.rate < SLOW else {})
+        )
         contestant = replace(contestant, settings=settings)
         periods = -(-(least or self.study.timed) // contestant.period)
-        job = self.study.job(contestant, 0, {**fields, "stop": fields["warm"] + periods * contestant.period}, self.train, self.held)
+        job = self.study.job(
+            contestant,
+            0,
+            {**fields, "stop": fields["warm"] + periods * contestant.period},
+            self.train,
+            self.held,
+        )
         self._measure(kind, contestant, job, lab, link=asdict(link), round=number)
 
     def _measure(self, kind: str, contestant: Contestant, job: Job, lab: Lab, **more: Any) -> None:
-        told = {"kind": kind, "name": contestant.name, "contestant": contestant.module, "settings": contestant.settings, **more}
+        told = {
+            "kind": kind,
+            "name": contestant.name,
+            "contestant": contestant.module,
+            "settings": contestant.settings,
+            **more,
+        }
         told |= {"world": self.study.world, "same_as": contestant.same_as}
         key = _key(told, job)
         if key in self._done:
             return
-        told |= {"job": _fields(job), "libraries": _libraries(contestant), "environment": self._here}
+        told |= {
+            "job": _fields(job),
+            "libraries": _libraries(contestant),
+            "environment": self._here,
+        }
         begun = time.monotonic()
         try:
             ranks, line = ran(lab, job, self._python(contestant))
             told |= {**FIGURES[kind](job, ranks), "max_late_ms": line.max_late_ms if line else None}
             told["error"] = no_number(told.get("validation", ())) or None
         except LabError as error:
-            raise LabError(f"the lab failed while {contestant.name} ran: {error}; the same command goes on from here") from error
+            raise LabError(
+                f"the lab failed while {contestant.name} ran: {error}; the same command goes on "
+                "from here"
+            ) from error
         except BenchError as error:
             told["error"] = str(error)
         self._keep({"key": key, **told})
-        where = " ".join(str(more[name]["name"] if name == "link" else f"{name} {more[name]}") for name in more)
-        self.say(f"{kind:<6} {contestant.name:<38} {where:<28} {_words(told)}  ({time.monotonic() - begun:.0f} s)")
+        where = " ".join(
+            str(more[name]["name"] if name == "link" else f"{name} {more[name]}") for name in more
+        )
+        self.say(
+            f"{kind:<6} {contestant.name:<38} {where:<28} {_words(told)}  "
+            f"({time.monotonic() - begun:.0f} s)"
+        )
 
     def _python(self, contestant: Contestant) -> Path:
         """The interpreter for a contestant; what could not be installed is told each time."""
         if contestant.module not in self._pythons:
             try:
                 module = _module(contestant.module)
-                found: Path | str = python_for(module.REQUIRES, self.environments, getattr(module, "BUILD_ENV", None))
+                found: Path | str = python_for(
+                    module.REQUIRES, self.environments, getattr(module, "BUILD_ENV", None)
+                )
             except (BenchError, OSError) as error:
                 found = f"cannot be installed: {error}"
             self._pythons[contestant.module] = found
@@ -265,7 +373,10 @@ class Bench:
         """Add a record to the file; the failure that was tried again is forgotten."""
         path, told, key = self.folder / RECORDS, finite(told), told.get("key", "")
         if any(each.get("key") == key for each in self.records):
-            self.records, there = ([each for each in some if each.get("key") != key] for some in (self.records, read(path)))
+            self.records, there = (
+                [each for each in some if each.get("key") != key]
+                for some in (self.records, read(path))
+            )
             write(path, there)
         self.records.append(told)
         self._done.add(key)
@@ -274,21 +385,33 @@ class Bench:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module("thinwire.bench.ours" if name == "thinwire" else f"thinwire.bench.rivals.{name}")
+    return importlib.import_module(
+        "thinwire.bench.ours" if name == "thinwire" else f"thinwire.bench.rivals.{name}"
+    )
 
 
 def _libraries(contestant: Contestant) -> list[str]:
     """What a rival pins, each as `name==version`."""
-    return [word for line in _module(contestant.module).REQUIRES for word in line.split() if "==" in word]
+    return [
+        word
+        for line in _module(contestant.module).REQUIRES
+        for word in line.split()
+        if "==" in word
+    ]
 
 
 def _fields(job: Job) -> dict[str, Any]:
     """What a record tells of a job beside its contestant and settings: all but where files lie."""
-    return {key: value for key, value in asdict(job).items() if key not in ("contestant", "settings", "train", "held")}
+    return {
+        key: value
+        for key, value in asdict(job).items()
+        if key not in ("contestant", "settings", "train", "held")
+    }
 
 
 def _key(told: dict[str, Any], job: Job) -> str:
-    """What a measurement is known by: all that was asked for, but for where files lie, settings as by default, and who multiplies."""
+    """What a measurement is known by: all that was asked for, but for where files lie, settings as
+    by default, and who multiplies."""
     settings = dict(told["settings"])
     if "strategy" in settings:
         settings["strategy"] = Strategy.from_toml(settings["strategy"]).short()
@@ -301,8 +424,11 @@ def _key(told: dict[str, Any], job: Job) -> str:
 def _curve(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
     first = ranks[0]
     steps = len(first["seconds"])
-    # the kernel does not tell what is in flight at a validation from what that sends; our meter does
-    sent = [rank["split"]["metered_bytes"] if rank["split"] else rank["sent_bytes"] for rank in ranks]
+    # the kernel does not tell what is in flight at a validation from what that sends; our meter
+    # does
+    sent = [
+        rank["split"]["metered_bytes"] if rank["split"] else rank["sent_bytes"] for rank in ranks
+    ]
     return {
         "parameters": _parameters(job),
         "tokens_per_step": job.batch * job.model["context"] * len(ranks),
@@ -319,25 +445,39 @@ def _whole(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
     burst = max(rank["burst_bytes"] for rank in ranks)  # of one host in one step
     return _curve(job, ranks) | {
         "burst_bytes": burst,
-        "points": [[step, round(float(seconds[step - 1]), 3), nats] for step, nats in ranks[0]["validation"]],
+        "points": [
+            [step, round(float(seconds[step - 1]), 3), nats]
+            for step, nats in ranks[0]["validation"]
+        ],
     }
 
 
 def _time_figures(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
     warm = ranks[0]["warm"]
-    step_s = np.mean([rank["seconds"][warm:] for rank in ranks], axis=0)  # ranks that take local steps do not wait for one another
+    step_s = np.mean(
+        [rank["seconds"][warm:] for rank in ranks], axis=0
+    )  # ranks that take local steps do not wait for one another
     n = len(step_s)
     first, mean = ranks[0], float(step_s.mean())
     split: dict[str, float] = first["split"]
-    told: dict[str, float | None] = dict.fromkeys(("compute_s", "encode_s", "exposed_s", "metered_bytes"))
+    told: dict[str, float | None] = dict.fromkeys(
+        ("compute_s", "encode_s", "exposed_s", "metered_bytes")
+    )
     if split:
-        told = {"encode_s": split["encode_s"] / n, "exposed_s": split["exposed_s"] / n, "metered_bytes": split["metered_bytes"] / n}
+        told = {
+            "encode_s": split["encode_s"] / n,
+            "exposed_s": split["exposed_s"] / n,
+            "metered_bytes": split["metered_bytes"] / n,
+        }
         own = float(np.mean(first["seconds"][warm:]))
-        told["compute_s"] = max(0.0, own - (split["encode_s"] + split["exposed_s"] + first["input_s"]) / n)
+        told["compute_s"] = max(
+            0.0, own - (split["encode_s"] + split["exposed_s"] + first["input_s"]) / n
+        )
     return {
         "parameters": _parameters(job),
         "step_s": [round(float(each), 5) for each in step_s],
-        "slowest_s": max(sum(rank["seconds"][warm:]) for rank in ranks) / n,  # a step of the rank that is done last
+        "slowest_s": max(sum(rank["seconds"][warm:]) for rank in ranks)
+        / n,  # a step of the rank that is done last
         "input_s": first["input_s"] / n,
         **told,
         "kernel_bytes": statistics.mean(rank["sent_bytes"] for rank in ranks) / n,
@@ -363,7 +503,9 @@ def _words(told: Mapping[str, Any]) -> str:
     if told["error"]:
         return f"failed: {told['error'][:120]}"
     if "step_s" in told:
-        return f"{statistics.mean(told['step_s']):.3f} s a step, {told['kernel_bytes'] / 1e6:.3f} MB"
+        return (
+            f"{statistics.mean(told['step_s']):.3f} s a step, {told['kernel_bytes'] / 1e6:.3f} MB"
+        )
     return f"{told['validation'][-1][1]:.4f} nats"
 
 

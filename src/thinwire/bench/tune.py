@@ -1,4 +1,5 @@
-"""Which codec for a gradient, within how many bytes: error against bytes over a list of choices, and the best that fits."""
+"""Which codec for a gradient, within how many bytes: error against bytes over a list of choices,
+and the best that fits."""
 
 from __future__ import annotations
 
@@ -17,22 +18,49 @@ from thinwire.what import budget
 
 _EVERY = "(0, 2, 3, 4, 5, 6, 7, 8)"
 CHOICES = (
-    *("cast('bf16')", "fp8()", "nf4()", "fp4()", "loglevels(4)", "sign()", "ternary(rounding='nearest')"),
+    *(
+        "cast('bf16')",
+        "fp8()",
+        "nf4()",
+        "fp4()",
+        "loglevels(4)",
+        "sign()",
+        "ternary(rounding='nearest')",
+    ),
     *(f"uniform({bits})" for bits in range(2, 9)),
     *(f"uniform({bits}, scale='mse')" for bits in (2, 3, 4)),
     *(f"hadamard(256) >> uniform({bits})" for bits in (2, 3, 4, 5, 6, 8)),
     *(f"budget({bits}, {_EVERY})" for bits in (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)),
     *(f"hadamard(256) >> budget({bits}, {_EVERY})" for bits in (2.0, 3.0, 4.0, 5.0)),
     *("budget(3.0)", "budget(4.0)", "budget(3.0, per=0)", "budget(4.0, per=0)"),
-    *(f"topk({share}) >> {then}" for share, then in ((0.001, "fp8()"), (0.003, "fp8()"), (0.01, "fp8()"), (0.03, "fp8()"), (0.1, "fp8()"))),
-    *("topk(0.01)", "topk(0.03) >> nf4()", "topk(0.1) >> nf4()", "topk(64, per=4096) >> uniform(2, grid='rise')"),
+    *(
+        f"topk({share}) >> {then}"
+        for share, then in (
+            (0.001, "fp8()"),
+            (0.003, "fp8()"),
+            (0.01, "fp8()"),
+            (0.03, "fp8()"),
+            (0.1, "fp8()"),
+        )
+    ),
+    *(
+        "topk(0.01)",
+        "topk(0.03) >> nf4()",
+        "topk(0.1) >> nf4()",
+        "topk(64, per=4096) >> uniform(2, grid='rise')",
+    ),
     *(f"svd({rank})" for rank in (1, 4, 16, 64)),
     *("svd(16) >> fp8()", "lowrank(4)", "lowrank(16)"),
 )
-"""What is tried unless one says otherwise; budgets that fill what was asked for come on top (`filling`)."""
+"""What is tried unless one says otherwise; budgets that fill what was asked for come on top
+(`filling`)."""
 
 _FILLED = (
-    *(("budget({bits}, " + _EVERY + ")", 1), ("budget({bits}, " + _EVERY + ", per=0)", 1), ("budget({bits})", 200)),
+    *(
+        ("budget({bits}, " + _EVERY + ")", 1),
+        ("budget({bits}, " + _EVERY + ", per=0)", 1),
+        ("budget({bits})", 200),
+    ),
     ("hadamard(256) >> budget({bits}, " + _EVERY + ")", 1),
 )
 """Budgets with a gap, and the fewest bits that each may have, in hundredths."""
@@ -40,7 +68,8 @@ _FILLED = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One codec on one gradient. error: ||Q(x) - x|| / ||x||; widths: the mean width of each tensor, where the codec is a `budget`."""
+    """One codec on one gradient. error: ||Q(x) - x|| / ||x||; widths: the mean width of each
+    tensor, where the codec is a `budget`."""
 
     codec: str
     nbytes: int
@@ -62,16 +91,21 @@ def tried(codes: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[Choic
         PayloadError: a codec's own payload does not decode.
     """
     x, spec = laid(tensors)
-    codecs: dict[str, Codec] = {code: spelled("what", code) for code in codes}  # before the first one takes its time
+    codecs: dict[str, Codec] = {
+        code: spelled("what", code) for code in codes
+    }  # before the first one takes its time
     for code, codec in codecs.items():
         told = heard(codec, x, spec, Seat(rank=0, group=(0,), step=0, seed=SEED))
         within = next((part for part in inside(codec) if isinstance(part, budget)), None)
         widths = within.chosen(x, spec) if within is not None and _whole(codec) else None
-        yield Choice(code, told.nbytes, 8 * told.nbytes / spec.numel, told.error, codec.drops, widths)
+        yield Choice(
+            code, told.nbytes, 8 * told.nbytes / spec.numel, told.error, codec.drops, widths
+        )
 
 
 def asked_nbytes(bits: float | None, nbytes: int | None, values: int) -> int | None:
-    """The bytes that a codec may have, from bits a value or from themselves; `None` where nobody asks.
+    """The bytes that a codec may have, from bits a value or from themselves; `None` where nobody
+    asks.
 
     Raises:
         ConfigError: both are asked for, or less than a byte.
@@ -81,17 +115,24 @@ def asked_nbytes(bits: float | None, nbytes: int | None, values: int) -> int | N
         (375, 500, None)
     """
     if bits is not None and nbytes is not None:
-        raise ConfigError("--bits and --bytes say the same thing: bits a value, or bytes of all values; leave one out")
+        raise ConfigError(
+            "--bits and --bytes say the same thing: bits a value, or bytes of all values; leave "
+            "one out"
+        )
     if bits is not None and not 0 < bits < math.inf:
         raise ConfigError(f"--bits {bits:g}: bits a value, more than 0")
     room = nbytes if bits is None else int(bits * values / 8)
     if room is not None and room < 1:
-        raise ConfigError(f"{'--bytes' if bits is None else '--bits'}: {room} bytes for {values:,} values; at least 1 byte goes here")
+        raise ConfigError(
+            f"{'--bytes' if bits is None else '--bits'}: {room} bytes for {values:,} values; at "
+            "least 1 byte goes here"
+        )
     return room
 
 
 def filling(room: int, spec: Spec) -> list[str]:
-    """Budgets that fill so many bytes, to a hundredth of a bit a value; none where they cannot be so few or so many."""
+    """Budgets that fill so many bytes, to a hundredth of a bit a value; none where they cannot be
+    so few or so many."""
     found = []
     for code, least in _FILLED:
         below, above = least, 801  # in hundredths of a bit: `below` fits, `above` does not
@@ -123,7 +164,8 @@ def best_within(rows: Sequence[Choice], room: int) -> Choice:
 
 
 def _whole(codec: Codec) -> bool:
-    """A budget, or one in a wrapper, sees the gradient itself; in a chain or under a role it sees another span."""
+    """A budget, or one in a wrapper, sees the gradient itself; in a chain or under a role it sees
+    another span."""
     while not isinstance(codec, budget):
         inner = getattr(codec, "inner", None)
         if not isinstance(inner, Codec):

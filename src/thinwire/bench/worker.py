@@ -1,4 +1,5 @@
-"""One rank of one contestant: `python -m thinwire.bench.worker JOB.json FOLDER`, under torchrun's environment.
+"""One rank of one contestant: `python -m thinwire.bench.worker JOB.json FOLDER`, under torchrun's
+environment.
 
 What came of it stands in FOLDER/rank{n}.json.
 """
@@ -29,7 +30,13 @@ class Meeting:
 
     def __init__(self, place: Place, timeout: float) -> None:
         self._place, self._count = place, 0
-        self._store = TCPStore(place.address, place.port + BESIDE, place.world, place.rank == 0, timeout=timedelta(seconds=timeout))
+        self._store = TCPStore(
+            place.address,
+            place.port + BESIDE,
+            place.world,
+            place.rank == 0,
+            timeout=timedelta(seconds=timeout),
+        )
 
     def wait(self) -> None:
         """Until all are here."""
@@ -39,7 +46,9 @@ class Meeting:
         """Every rank's number, once all are here."""
         self._count += 1
         self._store.set(f"{self._count}/{self._place.rank}", repr(value))
-        return [float(self._store.get(f"{self._count}/{rank}")) for rank in range(self._place.world)]
+        return [
+            float(self._store.get(f"{self._count}/{rank}")) for rank in range(self._place.world)
+        ]
 
     def leave(self) -> None:
         """The end: rank 0, whose process holds the store, goes last."""
@@ -54,10 +63,16 @@ def main(job_file: str, folder: str) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_float32_matmul_precision(job.matmul)
     if job.matmul == "medium":
-        torch.backends.cuda.enable_flash_sdp(False)  # the CPU's, too: oneDNN takes thrice as long for its products of few rows
+        torch.backends.cuda.enable_flash_sdp(
+            False
+        )  # the CPU's, too: oneDNN takes thrice as long for its products of few rows
     meeting = Meeting(place, job.timeout)
     begun = time.perf_counter()
-    name = "thinwire.bench.ours" if job.contestant == "thinwire" else f"thinwire.bench.rivals.{job.contestant}"
+    name = (
+        "thinwire.bench.ours"
+        if job.contestant == "thinwire"
+        else f"thinwire.bench.rivals.{job.contestant}"
+    )
     trainer: Trainer = importlib.import_module(name).build(job, place)
     meeting.wait()
     told: dict[str, Any] = {"setup_s": time.perf_counter() - begun}
@@ -75,16 +90,31 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
     seconds: list[float] = []
     losses: list[float] = []
     validations: list[tuple[int, float]] = []
-    input_s, before, sent, warm, processor = 0.0, trainer.split(), sent_bytes(), job.warm, time.process_time()
+    input_s, before, sent, warm, processor = (
+        0.0,
+        trainer.split(),
+        sent_bytes(),
+        job.warm,
+        time.process_time(),
+    )
     burst = 0
     for step in range(job.stop):
         if job.few and step == 1 and max(meeting.share(seconds[0])) > job.slow_s:
             warm = 1  # long steps need no more
-        if job.few and step == warm + job.few and max(meeting.share(statistics.mean(seconds[warm:]))) > job.slow_s:
+        if (
+            job.few
+            and step == warm + job.few
+            and max(meeting.share(statistics.mean(seconds[warm:]))) > job.slow_s
+        ):
             break
         if step == warm:
             meeting.wait()
-            input_s, before, sent, processor = 0.0, trainer.split(), sent_bytes(), time.process_time()
+            input_s, before, sent, processor = (
+                0.0,
+                trainer.split(),
+                sent_bytes(),
+                time.process_time(),
+            )
         counted, begun = sent_bytes(), time.perf_counter()
         rows = at(step)
         read = time.perf_counter()
@@ -117,7 +147,9 @@ def validated(job: Job, place: Place, trainer: Trainer) -> float:
     with trainer.common() as model, torch.no_grad():
         if place.rank:
             return float("nan")
-        losses = [float(model(rows[:, :-1], rows[:, 1:])[1]) * len(rows) for rows in validation(job)]
+        losses = [
+            float(model(rows[:, :-1], rows[:, 1:])[1]) * len(rows) for rows in validation(job)
+        ]
     return sum(losses) / job.windows
 
 

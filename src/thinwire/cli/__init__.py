@@ -1,1 +1,2 @@
-"""The command line: one file a command, each with `ABOUT`, `arguments(parser)` and `run(options, say)`."""
+"""The command line: one file a command, each with `ABOUT`, `arguments(parser)` and `run(options,
+say)`."""

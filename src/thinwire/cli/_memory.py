@@ -1,4 +1,5 @@
-"""What a strategy keeps in memory, counted on tensors that have a shape and no storage: nothing is allocated, whatever the model."""
+"""What a strategy keeps in memory, counted on tensors that have a shape and no storage: nothing is
+allocated, whatever the model."""
 
 from __future__ import annotations
 
@@ -26,10 +27,12 @@ def buckets_of(strategy: Strategy, model: nn.Module) -> list[FlatBucket]:
 
 
 def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, int]:
-    """Bytes that rank 0 keeps beside parameters, gradients and the loop's own optimiser, by what they are.
+    """Bytes that rank 0 keeps beside parameters, gradients and the loop's own optimiser, by what
+    they are.
 
-    Anchors, outer state and averages of the target; residuals and warm starts of codec and route; flat gradient buffers, one for each
-    flight of a bucket that may be in the air; on local steps the contributions in the air.
+    Anchors, outer state and averages of the target; residuals and warm starts of codec and route;
+    flat gradient buffers, one for each flight of a bucket that may be in the air; on local steps
+    the contributions in the air.
 
     Args:
         strategy: the strategy.
@@ -65,7 +68,8 @@ def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, in
 
 
 def _most_in_the_air(when: Schedule, sizes: list[int]) -> int:
-    """The most bytes of buckets that fly at once, from the step on at which the schedule has settled."""
+    """The most bytes of buckets that fly at once, from the step on at which the schedule has
+    settled."""
     flying: Counter[int] = Counter()
     most = 0
     for step in range(when.settles, when.settles + 2 * when.period + when.delay):

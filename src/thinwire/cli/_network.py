@@ -1,4 +1,5 @@
-"""What `thinwire doctor` finds of the network: interfaces, TCP's settings, and whether two processes meet."""
+"""What `thinwire doctor` finds of the network: interfaces, TCP's settings, and whether two
+processes meet."""
 
 from __future__ import annotations
 
@@ -31,17 +32,29 @@ def interfaces() -> Iterator[Finding]:
         unknown = [name for name in said.split(",") if name not in there]
         if unknown:
             yield Finding(
-                "problem", "gloo's interface", f"GLOO_SOCKET_IFNAME={said}: there is no {unknown[0]!r}", f"name one of {', '.join(there)}"
+                "problem",
+                "gloo's interface",
+                f"GLOO_SOCKET_IFNAME={said}: there is no {unknown[0]!r}",
+                f"name one of {', '.join(there)}",
             )
         else:
             yield Finding("ok", "gloo's interface", f"GLOO_SOCKET_IFNAME={said}")
         return
-    host, do = socket.gethostname(), f"for several machines: export GLOO_SOCKET_IFNAME={outward[0] if outward else 'INTERFACE'}"
+    host, do = (
+        socket.gethostname(),
+        f"for several machines: export GLOO_SOCKET_IFNAME={outward[0] if outward else 'INTERFACE'}",
+    )
     try:
         named = sorted({str(each[4][0]) for each in socket.getaddrinfo(host, None)})
     except OSError:
         yield Finding(
-            "note", "host name", f"{host!r} resolves to nothing; gloo then falls back to loopback, where no other machine reaches it", do
+            "note",
+            "host name",
+            (
+                f"{host!r} resolves to nothing; gloo then falls back to loopback, where no other "
+                "machine reaches it"
+            ),
+            do,
         )
         return
     ours = {each for own in there.values() for each in own}
@@ -50,45 +63,81 @@ def interfaces() -> Iterator[Finding]:
         yield Finding(
             "note",
             "host name",
-            f"{words}, no address of this machine; gloo then falls back to loopback, where no other machine reaches it",
+            (
+                f"{words}, no address of this machine; gloo then falls back to loopback, where no "
+                "other machine reaches it"
+            ),
             do,
         )
     elif any(map(is_loopback, named)):
-        yield Finding("note", "host name", f"{words}; gloo listens there, and no other machine reaches it", do)
+        yield Finding(
+            "note", "host name", f"{words}; gloo listens there, and no other machine reaches it", do
+        )
     else:
         yield Finding("ok", "host name", f"{words}, this machine's; gloo listens there")
 
 
 def tcp() -> Iterator[Finding]:
-    way, ways = (read(f"/proc/sys/net/ipv4/tcp_{key}congestion_control") for key in ("", "available_"))
+    way, ways = (
+        read(f"/proc/sys/net/ipv4/tcp_{key}congestion_control") for key in ("", "available_")
+    )
     bbr = (
-        "sudo sysctl -w net.ipv4.tcp_congestion_control=bbr" if "bbr" in (ways or "").split() else "sudo modprobe tcp_bbr, then choose bbr"
+        "sudo sysctl -w net.ipv4.tcp_congestion_control=bbr"
+        if "bbr" in (ways or "").split()
+        else "sudo modprobe tcp_bbr, then choose bbr"
     )
     if way is None:
         yield Finding(
-            "note", "congestion", "the kernel does not show it here", "look on the host: /proc/sys/net/ipv4/tcp_congestion_control"
+            "note",
+            "congestion",
+            "the kernel does not show it here",
+            "look on the host: /proc/sys/net/ipv4/tcp_congestion_control",
         )
     elif way == "bbr":
         yield Finding("ok", "congestion", way)
     else:
-        yield Finding("note", "congestion", f"{way}, which slows down at every loss", f"for long, fat or lossy links: {bbr}")
+        yield Finding(
+            "note",
+            "congestion",
+            f"{way}, which slows down at every loss",
+            f"for long, fat or lossy links: {bbr}",
+        )
     idle = read("/proc/sys/net/ipv4/tcp_slow_start_after_idle")
     if idle == "1":
         do = "for strategies that talk seldom: sudo sysctl -w net.ipv4.tcp_slow_start_after_idle=0"
-        yield Finding("note", "slow start", "again after every pause (tcp_slow_start_after_idle=1)", do)
+        yield Finding(
+            "note", "slow start", "again after every pause (tcp_slow_start_after_idle=1)", do
+        )
     elif idle is not None:
-        yield Finding("ok", "slow start", f"only at the beginning (tcp_slow_start_after_idle={idle})")
+        yield Finding(
+            "ok", "slow start", f"only at the beginning (tcp_slow_start_after_idle={idle})"
+        )
     for way, key in (("receive", "rmem"), ("send", "wmem")):
         grown, most = read(f"/proc/sys/net/ipv4/tcp_{key}"), read(f"/proc/sys/net/core/{key}_max")
         if grown is None:
-            yield Finding("note", f"{way} buffer", f"the kernel does not show tcp_{key} here", "look on the host")
+            yield Finding(
+                "note",
+                f"{way} buffer",
+                f"the kernel does not show tcp_{key} here",
+                "look on the host",
+            )
             continue
         top = int(grown.split()[-1])
         core = f", {key}_max {int(most) / 1e6:.1f} MB" if most else ""
-        speed = f"{top * 8 / ROUND_TRIP_S / 1e6:,.0f} Mbit/s a connection over a round trip of {ROUND_TRIP_S * 1e3:.0f} ms"
+        speed = (
+            f"{top * 8 / ROUND_TRIP_S / 1e6:,.0f} Mbit/s a connection over a round trip of "
+            f"{ROUND_TRIP_S * 1e3:.0f} ms"
+        )
         words = f"grows to {top / 1e6:.1f} MB{core}: at most {speed}"
-        do = f"for long fat links: sudo sysctl -w net.ipv4.tcp_{key}='4096 131072 67108864' net.core.{key}_max=67108864"
-        yield Finding("ok", f"{way} buffer", words) if top >= 1 << 24 else Finding("note", f"{way} buffer", words, do)
+        do = (
+            f"for long fat links: sudo sysctl -w net.ipv4.tcp_{key}='4096 131072 67108864' "
+            f"net.core.{key}_max=67108864"
+        )
+        yield (
+            Finding("ok", f"{way} buffer", words)
+            if top >= 1 << 24
+            else Finding("note", f"{way} buffer", words, do)
+        )
 
 
 WORKER = """
@@ -114,20 +163,28 @@ print(json.dumps(seconds[1:]))
 
 
 def allreduce(start_s: float = START_S, meet_s: float = MEET_S) -> Iterator[Finding]:
-    """Two processes sum 4 MB over loopback, ten times; the best of them counts, as others may be at work on this machine.
+    """Two processes sum 4 MB over loopback, ten times; the best of them counts, as others may be at
+    work on this machine.
 
-    Processes that are not done in time get twice as long once more. If they are late again, that is a problem on a machine with nothing
-    else to do. On a busy one nothing is known, and a note says so.
+    Processes that are not done in time get twice as long once more. If they are late again, that is
+    a problem on a machine with nothing else to do. On a busy one nothing is known, and a note says
+    so.
     """
     loopback = next((name for name, own in addresses().items() if "127.0.0.1" in own), "lo")
-    do = "training on several ranks will not work either; read what gloo says, and look for a firewall on loopback"
+    do = (
+        "training on several ranks will not work either; read what gloo says, and look for a "
+        "firewall on loopback"
+    )
     what, pair = "all-reduce", f"two processes over {loopback}"
     seconds, late, failed = _summed(loopback, start_s, meet_s)
     if late:
         seconds, late, failed = _summed(loopback, 2 * start_s, 2 * meet_s)
     if late and (why := busy()):
         yield Finding(
-            "note", what, f"{pair} {late}; but {why}, so nothing is known of the network", "run thinwire doctor again when it is idle"
+            "note",
+            what,
+            f"{pair} {late}; but {why}, so nothing is known of the network",
+            "run thinwire doctor again when it is idle",
         )
     elif late:
         yield Finding("problem", what, f"{pair} {late}, twice", do)
@@ -136,36 +193,64 @@ def allreduce(start_s: float = START_S, meet_s: float = MEET_S) -> Iterator[Find
     else:
         best, nbytes = min(seconds), 4 * VALUES
         speed = f"{best * 1e3:.1f} ms ({nbytes / best / 1e9:.2f} GB/s each way)"
-        yield Finding("ok", what, f"{pair} sum {nbytes / 1e6:.1f} MB in {speed}, the best of {len(seconds)}")
+        yield Finding(
+            "ok", what, f"{pair} sum {nbytes / 1e6:.1f} MB in {speed}, the best of {len(seconds)}"
+        )
         if why := busy():
             yield Finding(
-                "note", "busy", f"{why}: what is timed here takes longer than it would", "run thinwire doctor again when it is idle"
+                "note",
+                "busy",
+                f"{why}: what is timed here takes longer than it would",
+                "run thinwire doctor again when it is idle",
             )
 
 
 def _summed(loopback: str, start_s: float, meet_s: float) -> tuple[list[float], str, str]:
-    """Return the seconds of each all-reduce; or what was late; or what failed. Loading torch is waited for apart."""
+    """Return the seconds of each all-reduce; or what was late; or what failed. Loading torch is
+    waited for apart."""
     env = {**os.environ, "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="thinwire-doctor-") as folder:
         command = [sys.executable, "-c", WORKER]
         started = [
             subprocess.Popen(
-                [*command, str(rank), folder, str(VALUES), str(meet_s)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                [*command, str(rank), folder, str(VALUES), str(meet_s)],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             for rank in range(2)
         ]
         try:
             ready = [f"{folder}/ready{rank}" for rank in range(2)]
-            if not _until(lambda: all(map(os.path.exists, ready)) or any(each.poll() is not None for each in started), start_s):
+            if not _until(
+                lambda: (
+                    all(map(os.path.exists, ready))
+                    or any(each.poll() is not None for each in started)
+                ),
+                start_s,
+            ):
                 return [], f"had not started after {start_s:g} s", ""
             with open(f"{folder}/go", "w"):
                 pass
-            if not _until(lambda: all(each.poll() == 0 for each in started) or any(each.poll() for each in started), meet_s):
+            if not _until(
+                lambda: (
+                    all(each.poll() == 0 for each in started)
+                    or any(each.poll() for each in started)
+                ),
+                meet_s,
+            ):
                 return [], f"were not done after {meet_s:g} s", ""
-            if failed := next((each for each in started if each.returncode), None):  # the other may wait for it
+            if failed := next(
+                (each for each in started if each.returncode), None
+            ):  # the other may wait for it
                 lines = failed.communicate()[1].strip().splitlines()
                 last = lines[-1] if lines else "nothing"
-                return ([], f"were not done after {meet_s:g} s", "") if "timed out" in last.lower() else ([], "", last)
+                return (
+                    ([], f"were not done after {meet_s:g} s", "")
+                    if "timed out" in last.lower()
+                    else ([], "", last)
+                )
             told = [json.loads(each.communicate()[0]) for each in started]
         finally:
             for each in started:
@@ -188,7 +273,8 @@ def _until(true: Callable[[], bool], seconds: float) -> bool:
 def busy() -> str:
     """Say what else this machine is doing, where that is much; empty where it has time.
 
-    Both are asked: how much of a core a loop gets now, and how many processes were ready to run in the last minute.
+    Both are asked: how much of a core a loop gets now, and how many processes were ready to run in
+    the last minute.
     """
     wall, own = time.perf_counter(), time.thread_time()
     while time.perf_counter() - wall < SPIN_S:
@@ -198,5 +284,8 @@ def busy() -> str:
     if gets < ENOUGH:
         return f"this machine is busy: a loop gets {gets:.0%} of a core"
     if load > cores:
-        return f"this machine is busy: {load:.1f} processes were ready for its {cores} cores in the last minute"
+        return (
+            f"this machine is busy: {load:.1f} processes were ready for its {cores} cores in the "
+            "last minute"
+        )
     return ""

@@ -33,21 +33,44 @@ Records are in --out/records.jsonl, the page, of all that lies there, in --out/r
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire bench`."""
     parser.add_argument("--quick", action="store_true", help="the small study")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default runs/bench, with --quick runs/bench-quick")
-    parser.add_argument("--only", action="append", metavar="NAME", help="a contestant of --list; may be repeated; default: all")
     parser.add_argument(
-        "--add", action="append", metavar="STRATEGY", help="a recipe such as diloco,period=20, or a .toml file; may be repeated"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="default runs/bench, with --quick runs/bench-quick",
     )
-    parser.add_argument("--link", action="append", metavar="NAME", help="a link of --list; may be repeated; default: all")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="a contestant of --list; may be repeated; default: all",
+    )
+    parser.add_argument(
+        "--add",
+        action="append",
+        metavar="STRATEGY",
+        help="a recipe such as diloco,period=20, or a .toml file; may be repeated",
+    )
+    parser.add_argument(
+        "--link",
+        action="append",
+        metavar="NAME",
+        help="a link of --list; may be repeated; default: all",
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="of the loss curves")
     parser.add_argument(
         "--part",
         action="append",
         choices=("curves", "times", "proof"),
-        help="may be repeated; default: all, in this order, the proof where its contestant and link are chosen",
+        help=(
+            "may be repeated; default: all, in this order, the proof where its contestant and "
+            "link are chosen"
+        ),
     )
     parser.add_argument("--retry", action="store_true", help="measure again what failed")
-    parser.add_argument("--list", action="store_true", help="show contestants and links, measure nothing")
+    parser.add_argument(
+        "--list", action="store_true", help="show contestants and links, measure nothing"
+    )
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
@@ -61,9 +84,16 @@ def run(options: argparse.Namespace, say: Say) -> int:
 
     study: Study = QUICK_STUDY if options.quick else STUDY
     if options.only:
-        study = replace(study, contestants=chosen(options.only, study.contestants if options.quick else STUDY.contestants))
+        study = replace(
+            study,
+            contestants=chosen(
+                options.only, study.contestants if options.quick else STUDY.contestants
+            ),
+        )
     if options.add:
-        more = tuple(ours(each, made := strategy_from(each), made.when.period or 1) for each in options.add)
+        more = tuple(
+            ours(each, made := strategy_from(each), made.when.period or 1) for each in options.add
+        )
         study = replace(study, contestants=(*study.contestants, *more))
     if options.link:
         known = {link.name: link for link in study.links}
@@ -77,7 +107,10 @@ def run(options: argparse.Namespace, say: Say) -> int:
     if options.list:
         return _list(study, say)
     need_matplotlib()  # before hours of measuring
-    parts, folder = _parts(study, options.part, say), options.out or Path("runs", "bench-quick" if options.quick else "bench")
+    parts, folder = (
+        _parts(study, options.part, say),
+        options.out or Path("runs", "bench-quick" if options.quick else "bench"),
+    )
     bench = Bench(study, folder, cache_folder() / "rivals", say.note, options.retry)
     _one_model(bench)
     with ended_by_signals():
@@ -88,7 +121,10 @@ def run(options: argparse.Namespace, say: Say) -> int:
     page = folder / "report.html"
     write(bench_page(records), page)
     rows = summary(records)
-    say.result({"out": str(folder), "report": str(page), "rows": rows}, f"{as_table(rows)}\n\n{left_out(measured)}{page}")
+    say.result(
+        {"out": str(folder), "report": str(page), "rows": rows},
+        f"{as_table(rows)}\n\n{left_out(measured)}{page}",
+    )
     return 0
 
 
@@ -97,12 +133,19 @@ def _parts(study: Study, asked: list[str] | None, say: Say) -> list[str]:
     from thinwire.bench.study import PARTS
 
     name, link = study.proof
-    if name in [each.name for each in study.contestants] and link.name in [each.name for each in study.links]:
+    if name in [each.name for each in study.contestants] and link.name in [
+        each.name for each in study.links
+    ]:
         return asked or list(PARTS)
     if "proof" in (asked or ()):
-        raise BenchError(f"--part proof is a whole run of {name!r} over {link.name!r}: choose them, too, by --only and --link")
+        raise BenchError(
+            f"--part proof is a whole run of {name!r} over {link.name!r}: choose them, too, by "
+            "--only and --link"
+        )
     if asked is None:
-        say.note(f"no proof: it is a whole run of {name!r} over {link.name!r}, which are not both chosen")
+        say.note(
+            f"no proof: it is a whole run of {name!r} over {link.name!r}, which are not both chosen"
+        )
     return asked or [part for part in PARTS if part != "proof"]
 
 
@@ -113,24 +156,34 @@ def _one_model(bench: Bench) -> None:
     mine = bench.curve_parameters
     if others := sorted(curve_models(bench.records) - {mine}):
         raise BenchError(
-            f"{bench.folder} holds curves of a model of {others[0]:,} parameters, and these would be of one of {mine:,}: "
+            f"{bench.folder} holds curves of a model of {others[0]:,} parameters, and these would "
+            f"be of one of {mine:,}: "
             "no page could show both. Give this study an --out of its own"
         )
 
 
 def typed(options: argparse.Namespace) -> str:
-    """The command that measures the same on any machine: a file of --add is told without its folder; its text is in the records."""
+    """The command that measures the same on any machine: a file of --add is told without its
+    folder; its text is in the records."""
     words = [PROGRAM, "bench", *(["--quick"] if options.quick else [])]
     for flag in ("only", "add", "link", "part"):
         for value in getattr(options, flag) or ():
             words += [f"--{flag}", value.rpartition(os.sep)[2] if flag == "add" else value]
-    return shlex.join([*words, *(["--seeds", str(options.seeds)] if options.seeds is not None else [])])
+    return shlex.join(
+        [*words, *(["--seeds", str(options.seeds)] if options.seeds is not None else [])]
+    )
 
 
 def _list(study: Study, say: Say) -> int:
-    rows = [{"name": each.name, "module": each.module, "settings": each.settings} for each in study.contestants]
+    rows = [
+        {"name": each.name, "module": each.module, "settings": each.settings}
+        for each in study.contestants
+    ]
     links = [link.name for link in study.links]
-    lines = [f"{each.name:<42}{'thinwire' if each.ours else 'rival: ' + each.module}" for each in study.contestants]
+    lines = [
+        f"{each.name:<42}{'thinwire' if each.ours else 'rival: ' + each.module}"
+        for each in study.contestants
+    ]
     say.result({"contestants": rows, "links": links}, "\n".join([*lines, "", *links]))
     return 0
 
@@ -143,7 +196,10 @@ def left_out(measured: list[dict[str, Any]]) -> str:
     if not (apart := early(measured)):
         return ""
     seeds = ", ".join(map(str, sorted({each["seed"] for each in apart})))
-    return f"left out: {so_many(len(apart), 'curve')} of seeds that not every contestant has yet ({seeds}); `thinwire bench` runs them\n"
+    return (
+        f"left out: {so_many(len(apart), 'curve')} of seeds that not every contestant has yet "
+        f"({seeds}); `thinwire bench` runs them\n"
+    )
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
@@ -164,7 +220,11 @@ def as_table(rows: list[dict[str, Any]]) -> str:
                 _shown(row["speedup"], "{:.2f}x"),
             )
         )
-    failed = [f"{row['name']} ({row['link'] or 'curve'}): {error}" for row in rows for error in row["errors"]]
+    failed = [
+        f"{row['name']} ({row['link'] or 'curve'}): {error}"
+        for row in rows
+        for error in row["errors"]
+    ]
     return "\n".join([*columns(lines, left=3), *([""] if failed else []), *failed])
 
 

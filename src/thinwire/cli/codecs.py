@@ -34,26 +34,60 @@ _NAMED = 16  # codecs that have room for a name each in a picture; of more, the 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire codecs`."""
-    parser.add_argument("--gradient", type=Path, metavar="FILE", help=".safetensors, or what torch.save wrote; without it, random draws")
+    parser.add_argument(
+        "--gradient",
+        type=Path,
+        metavar="FILE",
+        help=".safetensors, or what torch.save wrote; without it, random draws",
+    )
     parser.add_argument("--size", type=int, metavar="N", help="values to draw; default 4,194,304")
-    parser.add_argument("--heavy", action="store_true", help="draw from Student's t with 3 degrees of freedom, not from the normal")
-    parser.add_argument("--codec", action="append", metavar="CODE", help="as its repr; may be repeated; default: the usual ones")
+    parser.add_argument(
+        "--heavy",
+        action="store_true",
+        help="draw from Student's t with 3 degrees of freedom, not from the normal",
+    )
+    parser.add_argument(
+        "--codec",
+        action="append",
+        metavar="CODE",
+        help="as its repr; may be repeated; default: the usual ones",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw error against bits")
     actions = parser.add_subparsers(dest="action", metavar="tune")
-    tune = actions.add_parser("tune", help="error against bytes for a saved gradient, and the best codec that fits", allow_abbrev=False)
-    tune.add_argument("file", type=Path, metavar="FILE", help=".safetensors, or what torch.save wrote")
-    tune.add_argument("--bits", type=float, metavar="B", help="bits a value that the codec may have")
-    tune.add_argument("--bytes", type=int, dest="nbytes", metavar="N", help="or bytes for all of the file")
+    tune = actions.add_parser(
+        "tune",
+        help="error against bytes for a saved gradient, and the best codec that fits",
+        allow_abbrev=False,
+    )
+    tune.add_argument(
+        "file", type=Path, metavar="FILE", help=".safetensors, or what torch.save wrote"
+    )
+    tune.add_argument(
+        "--bits", type=float, metavar="B", help="bits a value that the codec may have"
+    )
+    tune.add_argument(
+        "--bytes", type=int, dest="nbytes", metavar="N", help="or bytes for all of the file"
+    )
     kept = argparse.SUPPRESS  # these flags may stand before `tune`, too
-    tune.add_argument("--codec", action="append", metavar="CODE", default=kept, help="may be repeated; default: a list of fifty-five")
-    tune.add_argument("--plot", type=Path, metavar="FILE.svg", default=kept, help="draw error against bits")
+    tune.add_argument(
+        "--codec",
+        action="append",
+        metavar="CODE",
+        default=kept,
+        help="may be repeated; default: a list of fifty-five",
+    )
+    tune.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", default=kept, help="draw error against bits"
+    )
     tune.add_argument("--json", action="store_true", dest="as_json", default=kept, help=kept)
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
     """Measure each codec and tell."""
     if options.plot is not None and options.plot.suffix != ".svg":
-        raise ConfigError(f"--plot {options.plot}: the picture is an SVG; give a name that ends in .svg")
+        raise ConfigError(
+            f"--plot {options.plot}: the picture is an SVG; give a name that ends in .svg"
+        )
     if options.action == "tune":
         return _tune(options, say)
     size = 1 << 22 if options.size is None else options.size
@@ -66,7 +100,9 @@ def run(options: argparse.Namespace, say: Say) -> int:
     from thinwire.spell import spelled
 
     codecs = [spelled("what", code) for code in options.codec or USUAL]
-    tensors = read(options.gradient) if options.gradient is not None else gaussian(size, options.heavy)
+    tensors = (
+        read(options.gradient) if options.gradient is not None else gaussian(size, options.heavy)
+    )
     copy = copy_gb_s()
     rows = []
     for codec in codecs:
@@ -76,17 +112,33 @@ def run(options: argparse.Namespace, say: Say) -> int:
     if options.plot is not None:
         _plot(rows, options.plot)
     values = sum(each.numel() for each in tensors.values())
-    told = {"values": values, "copy_gb_s": copy, "codecs": [{**asdict(row), "frontier": row.codec in best} for row in rows]}
+    told = {
+        "values": values,
+        "copy_gb_s": copy,
+        "codecs": [{**asdict(row), "frontier": row.codec in best} for row in rows],
+    }
     say.result(told, _table(rows, best, values, copy))
     return 0
 
 
 def _table(rows: list[Figures], best: set[str], values: int, copy: float) -> str:
-    head = ("codec", "bits", "bytes", "error", "cosine", "encode GB/s", "of copy", "decode GB/s", "of copy")
+    head = (
+        "codec",
+        "bits",
+        "bytes",
+        "error",
+        "cosine",
+        "encode GB/s",
+        "of copy",
+        "decode GB/s",
+        "of copy",
+    )
     lines = [head]
     for row in sorted(rows, key=lambda each: -each.bits):
         decode = (
-            ("–", "–") if row.decode_gb_s is None or row.decode_ratio is None else (f"{row.decode_gb_s:.2f}", f"{row.decode_ratio:.3f}")
+            ("–", "–")
+            if row.decode_gb_s is None or row.decode_ratio is None
+            else (f"{row.decode_gb_s:.2f}", f"{row.decode_ratio:.3f}")
         )
         lines.append(
             (
@@ -96,13 +148,18 @@ def _table(rows: list[Figures], best: set[str], values: int, copy: float) -> str
                 *decode,
             )
         )
-    note = f"{values:,} float32 values; * no other has both fewer bits and less error; memory is copied at {copy:.1f} GB/s"
+    note = (
+        f"{values:,} float32 values; * no other has both fewer bits and less error; memory is "
+        f"copied at {copy:.1f} GB/s"
+    )
     return "\n".join([*columns(lines), "", note])
 
 
 def _tune(options: argparse.Namespace, say: Say) -> int:
     if options.gradient is not None or options.heavy or options.size is not None:
-        raise ConfigError("tune reads the FILE that it is given: leave out --gradient, --size and --heavy")
+        raise ConfigError(
+            "tune reads the FILE that it is given: leave out --gradient, --size and --heavy"
+        )
     import thinwire.what  # noqa: F401  (its members are what is spelled)
     from thinwire.bench.codecs import frontier, laid, read
     from thinwire.bench.tune import CHOICES, asked_nbytes, best_within, filling, tried
@@ -110,7 +167,10 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
     tensors = read(options.file)
     values = sum(each.numel() for each in tensors.values())
     room = asked_nbytes(options.bits, options.nbytes, values)
-    codes = options.codec or [*CHOICES, *(filling(room, laid(tensors)[1]) if room is not None else ())]
+    codes = options.codec or [
+        *CHOICES,
+        *(filling(room, laid(tensors)[1]) if room is not None else ()),
+    ]
     rows: list[Choice] = []
     for row in tried(codes, tensors):
         rows.append(row)
@@ -125,11 +185,25 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
         "best": None if pick is None else asdict(pick) | {"line": _line(pick)},
         "codecs": [{**asdict(row), "frontier": row in best} for row in rows],
     }
-    lines = [*_choices(rows, best, values), *_widths(frontier([row for row in rows if row.widths is not None]), tensors)]
+    lines = [
+        *_choices(rows, best, values),
+        *_widths(frontier([row for row in rows if row.widths is not None]), tensors),
+    ]
     if pick is not None:
-        lines += ["", f"best within {room:,} bytes: {pick.bits:.3f} bits a value, error {pick.error:.4f}", "", f"    {_line(pick)}"]
+        lines += [
+            "",
+            f"best within {room:,} bytes: {pick.bits:.3f} bits a value, error {pick.error:.4f}",
+            "",
+            f"    {_line(pick)}",
+        ]
         if pick.drops:
-            lines += ["", "It leaves entries out, which are lost unless they are said later: what=feedback(…)"]
+            lines += [
+                "",
+                (
+                    "It leaves entries out, which are lost unless they are said later: "
+                    "what=feedback(…)"
+                ),
+            ]
     say.result(told, "\n".join(lines))
     return 0
 
@@ -141,17 +215,32 @@ def _line(pick: Choice) -> str:
 def _choices(rows: list[Choice], best: list[Choice], values: int) -> list[str]:
     lines = [("codec", "bits", "bytes", "error")]
     for row in sorted(rows, key=lambda each: (each.nbytes, each.error)):
-        lines.append((f"{'* ' if row in best else '  '}{row.codec}", f"{row.bits:.3f}", f"{row.nbytes:,}", f"{row.error:.4f}"))
-    return [*columns(lines), "", f"{values:,} float32 values; * no other has both fewer bits and less error"]
+        lines.append(
+            (
+                f"{'* ' if row in best else '  '}{row.codec}",
+                f"{row.bits:.3f}",
+                f"{row.nbytes:,}",
+                f"{row.error:.4f}",
+            )
+        )
+    return [
+        *columns(lines),
+        "",
+        f"{values:,} float32 values; * no other has both fewer bits and less error",
+    ]
 
 
 def _widths(rows: list[Choice], tensors: Mapping[str, Tensor]) -> list[str]:
-    """The mean width that each of some budgets gives each tensor, under the bits that it has in the table above."""
+    """The mean width that each of some budgets gives each tensor, under the bits that it has in the
+    table above."""
     told = [(row, row.widths) for row in rows if row.widths is not None]
     if not told:
         return []
     lines = [("bits of each tensor at", "values", *(f"{row.bits:.3f}" for row, _ in told))]
-    lines += [(name, f"{each.numel():,}", *(f"{widths[name]:.2f}" for _, widths in told)) for name, each in tensors.items()]
+    lines += [
+        (name, f"{each.numel():,}", *(f"{widths[name]:.2f}" for _, widths in told))
+        for name, each in tensors.items()
+    ]
     return ["", *columns(lines)]
 
 
@@ -159,7 +248,9 @@ def _plot(rows: Sequence[P], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(f"the picture needs matplotlib ({error}): pip install 'thinwire[train]'") from error
+        raise ConfigError(
+            f"the picture needs matplotlib ({error}): pip install 'thinwire[train]'"
+        ) from error
     from thinwire.bench.codecs import frontier
 
     many = len(rows) > _NAMED
@@ -174,7 +265,9 @@ def _plot(rows: Sequence[P], path: Path) -> None:
         if many:
             axes.plot([], [], " ", label=f"{i}  {row.codec}")
     if many:
-        figure.legend(loc="outside right upper", fontsize=7, handlelength=0, handletextpad=0, frameon=False)
+        figure.legend(
+            loc="outside right upper", fontsize=7, handlelength=0, handletextpad=0, frameon=False
+        )
     axes.set_yscale("log" if all(row.error > 0 for row in rows) else "linear")
     axes.set(xscale="log", xlabel="bits a value (log scale)", ylabel="error: ||Q(x) - x|| / ||x||")
     axes.grid(alpha=0.3)

@@ -1,7 +1,8 @@
 """`thinwire compare`: finished runs side by side, as a table and as a picture.
 
-It reads what each run wrote into its `run.json`. The first run is what the others are held against; where runs differ in more than how
-their ranks talk, it says so, because then the strategy is not all that the figures compare.
+It reads what each run wrote into its `run.json`. The first run is what the others are held against;
+where runs differ in more than how their ranks talk, it says so, because then the strategy is not
+all that the figures compare.
 """
 
 from __future__ import annotations
@@ -33,29 +34,55 @@ WIDEST = 120
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire compare`."""
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a run's folder, or its run.json")
-    parser.add_argument("--out", type=Path, metavar="FILE", default=Path("compare.svg"), help="the picture; default compare.svg")
+    parser.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="a run's folder, or its run.json"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        default=Path("compare.svg"),
+        help="the picture; default compare.svg",
+    )
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
     """Read the runs, draw them, and tell."""
     folders = [Path(folder) for folder in options.folders]
     if options.out.suffix != ".svg":
-        raise ConfigError(f"--out {options.out}: the picture is an SVG; give a name that ends in .svg")
+        raise ConfigError(
+            f"--out {options.out}: the picture is an SVG; give a name that ends in .svg"
+        )
     if not options.out.resolve().parent.is_dir():
-        raise ConfigError(f"--out {options.out}: the folder {str(options.out.parent)!r} does not exist; make it first")
-    if twice := [str(folder) for place, folder in enumerate(folders) if folder.resolve() in [each.resolve() for each in folders[:place]]]:
+        raise ConfigError(
+            f"--out {options.out}: the folder {str(options.out.parent)!r} does not exist; make it "
+            "first"
+        )
+    if twice := [
+        str(folder)
+        for place, folder in enumerate(folders)
+        if folder.resolve() in [each.resolve() for each in folders[:place]]
+    ]:
         raise ConfigError(f"{twice[0]!r} is given twice; once is enough")
     runs = [read(folder) for folder in folders]
     names = _names(folders, runs)
     differ = differences(runs)
     for what, values in differ.items():
-        say.note(f"warning: the runs differ in {what} ({', '.join(map(str, values))}): the strategy is not all that is compared here")
-    from thinwire.train.plot import draw  # loads torch, to play the schedules: after all that can be refused without it
+        say.note(
+            f"warning: the runs differ in {what} ({', '.join(map(str, values))}): the strategy is "
+            "not all that is compared here"
+        )
+    from thinwire.train.plot import (
+        draw,
+    )  # loads torch, to play the schedules: after all that can be refused without it
 
     picture = draw(runs, names, options.out)
     rows = [_figures(folder, each, runs[0]) for folder, each in zip(folders, runs, strict=True)]
-    told = {"runs": rows, "differ": {what: list(each) for what, each in differ.items()}, "picture": str(picture)}
+    told = {
+        "runs": rows,
+        "differ": {what: list(each) for what, each in differ.items()},
+        "picture": str(picture),
+    }
     say.result(told, _text(rows, names, picture))
     return 0
 
@@ -100,7 +127,9 @@ def _text(rows: Sequence[dict[str, Any]], names: Sequence[str], picture: Path) -
     try:
         from rich.console import Console
     except ImportError as error:
-        raise ConfigError(f"the table needs rich ({error}): pip install 'thinwire[train]', or ask for --json") from error
+        raise ConfigError(
+            f"the table needs rich ({error}): pip install 'thinwire[train]', or ask for --json"
+        ) from error
     from thinwire.train.show import written
 
     wide = min(Console().width, WIDEST)
@@ -114,7 +143,8 @@ def _text(rows: Sequence[dict[str, Any]], names: Sequence[str], picture: Path) -
 
 
 def folded(words: str, width: int) -> str:
-    """Words in lines of at most that width, broken after a comma, a slash or a dash where there is one.
+    """Words in lines of at most that width, broken after a comma, a slash or a dash where there is
+    one.
 
     Example:
         >>> folded("diloco,period=20,lr=0.5", 16)
@@ -138,7 +168,9 @@ def _table(rows: Sequence[dict[str, Any]], names: Sequence[str], width: int) -> 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", style="bold", no_wrap=True)
     for name in names:
-        table.add_column(Text(folded(name, width)), justify="right", overflow="fold", min_width=COLUMN)
+        table.add_column(
+            Text(folded(name, width)), justify="right", overflow="fold", min_width=COLUMN
+        )
 
     def row(label: str, cells: Sequence[str]) -> None:
         table.add_row(label, *map(Text, cells))
@@ -151,14 +183,26 @@ def _table(rows: Sequence[dict[str, Any]], names: Sequence[str], width: int) -> 
         row("strategy", [folded(each["strategy"], width) for each in rows])
     row("validation loss", [f"{each['validation_nats_per_token']:.4f}" for each in rows])
     row("  to the first", [f"{each['gap']:+.2%}" for each in rows])
-    row("bits a byte", ["–" if each["validation_bits_per_byte"] is None else f"{each['validation_bits_per_byte']:.4f}" for each in rows])
+    row(
+        "bits a byte",
+        [
+            "–"
+            if each["validation_bits_per_byte"] is None
+            else f"{each['validation_bits_per_byte']:.4f}"
+            for each in rows
+        ],
+    )
     row("sent by a rank", [size(each["sent_bytes_per_rank"]) for each in rows])
     row("  around it", [size(each["around_bytes_per_rank"]) for each in rows])
     row("fewer than dense", [times(each["ratio"]) for each in rows])
     row("  with all around", [times(each["ratio_all"]) for each in rows])
     row("tokens/s", [f"{each['tokens_per_s']:,.0f}" for each in rows])
     row("time", [clock(each["train_s"]) for each in rows])
-    for label, key in (("  compute", "compute"), ("  wait for wire", "exposed"), ("  wait for input", "input")):
+    for label, key in (
+        ("  compute", "compute"),
+        ("  wait for wire", "exposed"),
+        ("  wait for input", "input"),
+    ):
         row(label, [f"{each['time_shares'][key]:.1%}" for each in rows])
     for label, key in (("beside: encoding", "encode"), ("beside: wire", "wire")):
         row(label, [f"{each['time_shares'][key]:.1%}" for each in rows])

@@ -1,4 +1,5 @@
-"""`thinwire data`: build a larger text to train on (`fetch`), or pack one to be trained on over a wire (`pack`)."""
+"""`thinwire data`: build a larger text to train on (`fetch`), or pack one to be trained on over a
+wire (`pack`)."""
 
 from __future__ import annotations
 
@@ -35,35 +36,97 @@ SPECIALS = ("<|endoftext|>", "<pad>", "<mask>", *(f"<extra_id_{number}>" for num
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire data`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="fetch|pack")
-    fetch = actions.add_parser("fetch", help="build the folder, or bring it up to date", allow_abbrev=False)
-    fetch.add_argument("--out", type=Path, default=Path("english"), metavar="FOLDER", help="new, empty, or built before; default ./english")
-    fetch.add_argument("--source", action="append", metavar="NAME", help="one of those that --list shows; may be repeated; default: all")
+    fetch = actions.add_parser(
+        "fetch", help="build the folder, or bring it up to date", allow_abbrev=False
+    )
+    fetch.add_argument(
+        "--out",
+        type=Path,
+        default=Path("english"),
+        metavar="FOLDER",
+        help="new, empty, or built before; default ./english",
+    )
+    fetch.add_argument(
+        "--source",
+        action="append",
+        metavar="NAME",
+        help="one of those that --list shows; may be repeated; default: all",
+    )
     fetch.add_argument("--list", action="store_true", help="show the sources, fetch nothing")
-    fetch.add_argument("--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # before or after
-    pack = actions.add_parser("pack", help="ids of a text in small shards, with an index", allow_abbrev=False)
+    fetch.add_argument(
+        "--json",
+        action="store_true",
+        dest="as_json",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )  # before or after
+    pack = actions.add_parser(
+        "pack", help="ids of a text in small shards, with an index", allow_abbrev=False
+    )
     pack.add_argument("--data", required=True, metavar="TEXT", help="as thinwire train takes it")
-    pack.add_argument("--data-hosts", type=hosts, default=(), metavar="HOSTS", help="that an address may lead to, with commas between")
-    pack.add_argument("--tokenizer", default="byte", metavar="NAME", help="byte; bpe,vocab=4096; or a folder; default byte")
-    pack.add_argument("--clean", default="", metavar="NAMES", help="of tidied, long_enough and unseen, with commas between; default: none")
+    pack.add_argument(
+        "--data-hosts",
+        type=hosts,
+        default=(),
+        metavar="HOSTS",
+        help="that an address may lead to, with commas between",
+    )
+    pack.add_argument(
+        "--tokenizer",
+        default="byte",
+        metavar="NAME",
+        help="byte; bpe,vocab=4096; or a folder; default byte",
+    )
+    pack.add_argument(
+        "--clean",
+        default="",
+        metavar="NAMES",
+        help="of tidied, long_enough and unseen, with commas between; default: none",
+    )
     pack.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one")
-    pack.add_argument("--shard", type=int, default=512, metavar="KIB", help="size of a shard; default 512")
-    pack.add_argument("--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    pack.add_argument(
+        "--shard", type=int, default=512, metavar="KIB", help="size of a shard; default 512"
+    )
+    pack.add_argument(
+        "--json",
+        action="store_true",
+        dest="as_json",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
     """Fetch, list the sources, or pack."""
     if options.action == "pack":
-        packed = pack(options.data, options.tokenizer, options.out, options.shard, options.clean, options.data_hosts)
+        packed = pack(
+            options.data,
+            options.tokenizer,
+            options.out,
+            options.shard,
+            options.clean,
+            options.data_hosts,
+        )
         say.result(
-            packed, f"{packed['out']}: {packed['tokens']:,} tokens to train on; {packed['shards']} shards, {packed['bytes'] / 1e6:.1f} MB"
+            packed,
+            (
+                f"{packed['out']}: {packed['tokens']:,} tokens to train on; {packed['shards']} "
+                f"shards, {packed['bytes'] / 1e6:.1f} MB"
+            ),
         )
         return 0
     told = report(options, say.note)
     if options.list:
-        rows = [(name, row["package"], row["licence"], row["about"]) for name, row in told["sources"].items()]
+        rows = [
+            (name, row["package"], row["licence"], row["about"])
+            for name, row in told["sources"].items()
+        ]
         say.result(told, "\n".join(columns(rows, left=4)))
     else:
-        say.result(told, f"{told['out']}: {told['documents']:,} documents, {told['tokens'] / 1e6:.1f} M tokens")
+        say.result(
+            told,
+            f"{told['out']}: {told['documents']:,} documents, {told['tokens'] / 1e6:.1f} M tokens",
+        )
     return 0
 
 
@@ -78,10 +141,23 @@ def report(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str
 
     if options.list:
         rows = sources_named(options.source)
-        return {"sources": {name: {"package": row.package, "licence": row.licence, "about": row.about} for name, row in rows.items()}}
+        return {
+            "sources": {
+                name: {"package": row.package, "licence": row.licence, "about": row.about}
+                for name, row in rows.items()
+            }
+        }
     fetched = fetch(options.out, sources=options.source, say=note)
-    totals = {"documents": fetched.documents, "characters": fetched.characters, "tokens": fetched.tokens}
-    return {"out": str(fetched.folder), **totals, "sources": {built.source: asdict(built) for built in fetched.sources}}
+    totals = {
+        "documents": fetched.documents,
+        "characters": fetched.characters,
+        "tokens": fetched.tokens,
+    }
+    return {
+        "out": str(fetched.folder),
+        **totals,
+        "sources": {built.source: asdict(built) for built in fetched.sources},
+    }
 
 
 def hosts(text: str) -> tuple[str, ...]:
@@ -94,11 +170,19 @@ def hosts(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def pack(data: str, tokenizer: str, out: Path, shard_kib: int, clean: str = "", hosts: Collection[str] = ()) -> dict[str, Any]:
+def pack(
+    data: str,
+    tokenizer: str,
+    out: Path,
+    shard_kib: int,
+    clean: str = "",
+    hosts: Collection[str] = (),
+) -> dict[str, Any]:
     """Pack a text; what --json prints.
 
     Raises:
-        DataError: the text or tokenizer cannot be had, there is no such cleaner, or the folder cannot be written.
+        DataError: the text or tokenizer cannot be had, there is no such cleaner, or the folder
+            cannot be written.
     """
     from thinwire.data.clean import cleaners
     from thinwire.data.sets import write_set
@@ -113,4 +197,10 @@ def pack(data: str, tokenizer: str, out: Path, shard_kib: int, clean: str = "", 
     text = read_text(data, clean=lambda: cleaners(names), hosts=hosts)
     made = write_set(out, text, tokenizer_from(tokenizer, text, SPECIALS), shard_kib << 10)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return {"out": str(out), "tokens": made.train_tokens, "shards": len(made.train) + len(made.held), "bytes": size, "digest": made.digest}
+    return {
+        "out": str(out),
+        "tokens": made.train_tokens,
+        "shards": len(made.train) + len(made.held),
+        "bytes": size,
+        "digest": made.digest,
+    }

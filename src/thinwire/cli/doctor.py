@@ -1,8 +1,9 @@
 """`thinwire doctor`: what is here, what works, and what to do about the rest.
 
-Every check looks at this machine and says what it found: `ok`, a `note` (it works, and could be better or matters only elsewhere), or a
-`problem` (something that Thinwire needs does not work). Checks look; they change nothing, and one that fails to look says so. What a busy
-machine was too slow for is a note, as nothing is known of it.
+Every check looks at this machine and says what it found: `ok`, a `note` (it works, and could be
+better or matters only elsewhere), or a `problem` (something that Thinwire needs does not work).
+Checks look; they change nothing, and one that fails to look says so. What a busy machine was too
+slow for is a note, as nothing is known of it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Say) -> int:  # noqa: ARG001  (every command takes them)
     """Look at everything; 1 where there is a problem."""
     found = [finding for check in CHECKS for finding in looked(check)]
-    counts = {level: sum(each.level == level for each in found) for level in ("ok", "note", "problem")}
+    counts = {
+        level: sum(each.level == level for each in found) for level in ("ok", "note", "problem")
+    }
     say.result({**counts, "checks": [asdict(each) for each in found]}, _text(found, counts))
     return 1 if counts["problem"] else 0
 
@@ -59,14 +62,21 @@ def looked(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except Exception as error:  # whatever a strange machine makes of it: the other checks go on
-        yield Finding("note", check.__name__.strip("_"), f"could not be looked at: {type(error).__name__}: {error}")
+        yield Finding(
+            "note",
+            check.__name__.strip("_"),
+            f"could not be looked at: {type(error).__name__}: {error}",
+        )
 
 
-# -- software ---------------------------------------------------------------------------------------------------------
+# -- software
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _software() -> Iterator[Finding]:
-    yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding(
+        "ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
     yield Finding("ok", "thinwire", f"{__version__} in {Path(__file__).parents[1]}")
     try:
         import torch
@@ -76,12 +86,22 @@ def _software() -> Iterator[Finding]:
         return
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     able = [
-        name for name, there in (("gloo", dist.is_available() and dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if there
+        name
+        for name, there in (
+            ("gloo", dist.is_available() and dist.is_gloo_available()),
+            ("nccl", dist.is_nccl_available()),
+        )
+        if there
     ]
     if "gloo" in able:
         yield Finding("ok", "torch", f"{torch.__version__}, {build}, with {', '.join(able)}")
     else:
-        yield Finding("problem", "torch", f"{torch.__version__} has no gloo", "install a torch built with torch.distributed")
+        yield Finding(
+            "problem",
+            "torch",
+            f"{torch.__version__} has no gloo",
+            "install a torch built with torch.distributed",
+        )
 
 
 def _kernels() -> Iterator[Finding]:
@@ -91,13 +111,31 @@ def _kernels() -> Iterator[Finding]:
     try:
         used = native.chosen()
     except native.KernelError as error:
-        yield Finding("problem", "kernels", str(error), f"unset {native.VARIABLE}, or choose one of {', '.join(here)}")
+        yield Finding(
+            "problem",
+            "kernels",
+            str(error),
+            f"unset {native.VARIABLE}, or choose one of {', '.join(here)}",
+        )
         return
     if here == ("torch",):
-        again = "install a C++ compiler, then thinwire again: pip install --force-reinstall --no-deps thinwire"
-        yield Finding("note", "kernels", "none were built, so codecs run in plain torch, many times slower", again)
+        again = (
+            "install a C++ compiler, then thinwire again: pip install --force-reinstall --no-deps "
+            "thinwire"
+        )
+        yield Finding(
+            "note",
+            "kernels",
+            "none were built, so codecs run in plain torch, many times slower",
+            again,
+        )
     elif used != here[-1]:
-        yield Finding("note", "kernels", f"{used}, as {native.VARIABLE} asks; {here[-1]} runs here", f"unset {native.VARIABLE}")
+        yield Finding(
+            "note",
+            "kernels",
+            f"{used}, as {native.VARIABLE} asks; {here[-1]} runs here",
+            f"unset {native.VARIABLE}",
+        )
     else:
         yield Finding("ok", "kernels", f"C++ for {used}, the best of {', '.join(here[1:])}")
 
@@ -111,10 +149,18 @@ def _gpu_kernels() -> Iterator[Finding]:
         lacks = gpu.lacks(torch.device("cuda", index))
         if lacks is not None:
             yield Finding(
-                "problem", f"kernels, gpu {index}", f"codecs run in plain torch: {lacks}", f"do so, or set {native.VARIABLE}=torch"
+                "problem",
+                f"kernels, gpu {index}",
+                f"codecs run in plain torch: {lacks}",
+                f"do so, or set {native.VARIABLE}=torch",
             )
         elif native.chosen() == "torch":
-            yield Finding("note", f"kernels, gpu {index}", f"plain torch, as {native.VARIABLE} asks", f"unset {native.VARIABLE}")
+            yield Finding(
+                "note",
+                f"kernels, gpu {index}",
+                f"plain torch, as {native.VARIABLE} asks",
+                f"unset {native.VARIABLE}",
+            )
         else:
             version = importlib.import_module("triton").__version__
             told = f"Triton {version}; the first use of a setting compiles for a second or two"
@@ -126,10 +172,16 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding("ok", name, f"{importlib.metadata.version(name)}, for {commands}")
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("note", name, f"not installed; needed for {commands}", f"pip install 'thinwire[{extra}]'")
+            yield Finding(
+                "note",
+                name,
+                f"not installed; needed for {commands}",
+                f"pip install 'thinwire[{extra}]'",
+            )
 
 
-# -- the machine ------------------------------------------------------------------------------------------------------
+# -- the machine
+# ------------------------------------------------------------------------------------------------------
 
 
 def _cores() -> Iterator[Finding]:
@@ -138,29 +190,50 @@ def _cores() -> Iterator[Finding]:
     allowed = int(quota[0]) / int(quota[1]) if quota[0] != "max" else float(ours)
     if min(ours, allowed) < there:
         yield Finding(
-            "note", "cores", f"{there}, of which this process may use {min(ours, allowed):g}", "start no more --workers than that"
+            "note",
+            "cores",
+            f"{there}, of which this process may use {min(ours, allowed):g}",
+            "start no more --workers than that",
         )
     else:
         yield Finding("ok", "cores", str(there))
     said = os.environ.get("OMP_NUM_THREADS")
     if said is None:
-        yield Finding("ok", "threads", "OMP_NUM_THREADS is not set; --workers shares the cores out, torchrun gives each rank one thread")
+        yield Finding(
+            "ok",
+            "threads",
+            (
+                "OMP_NUM_THREADS is not set; --workers shares the cores out, torchrun gives each "
+                "rank one thread"
+            ),
+        )
     elif said.isdecimal() and 1 <= int(said) <= there:
         yield Finding("ok", "threads", f"OMP_NUM_THREADS={said}, for each rank")
     else:
-        yield Finding("note", "threads", f"OMP_NUM_THREADS={said} on {there} cores", "unset it, or set it to cores / ranks")
+        yield Finding(
+            "note",
+            "threads",
+            f"OMP_NUM_THREADS={said} on {there} cores",
+            "unset it, or set it to cores / ranks",
+        )
 
 
 def _memory() -> Iterator[Finding]:
     told = dict(line.split(":", 1) for line in (read("/proc/meminfo") or "").splitlines())
     whole, free = (int(told[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
     limit = read("/sys/fs/cgroup/memory.max") or "max"
-    bound = f"; this container may use {int(limit) / GB:.1f} GB" if limit != "max" and int(limit) < whole else ""
+    bound = (
+        f"; this container may use {int(limit) / GB:.1f} GB"
+        if limit != "max" and int(limit) < whole
+        else ""
+    )
     words = f"{free / GB:.1f} of {whole / GB:.1f} GB free{bound}"
     yield (
         Finding("ok", "memory", words)
         if free > GB
-        else Finding("note", "memory", words, "a rank takes about 0.5 GB: stop something else first")
+        else Finding(
+            "note", "memory", words, "a rank takes about 0.5 GB: stop something else first"
+        )
     )
 
 
@@ -179,12 +252,22 @@ def _devices() -> Iterator[Finding]:
     a = torch.ones(8, 8, dtype=torch.bfloat16, device=device)
     if not bool((a @ a == 8).all()):
         yield Finding(
-            "problem", "bf16", f"a product in bf16 on {device.type} is wrong", "train with --precision fp32, and tell torch's makers"
+            "problem",
+            "bf16",
+            f"a product in bf16 on {device.type} is wrong",
+            "train with --precision fp32, and tell torch's makers",
         )
     elif computes_bf16(device):
         yield Finding("ok", "bf16", f"{device.type} computes in it; --precision auto takes it")
     else:
-        yield Finding("ok", "bf16", f"works on {device.type}, which has no matrix units for it; --precision auto takes fp32")
+        yield Finding(
+            "ok",
+            "bf16",
+            (
+                f"works on {device.type}, which has no matrix units for it; --precision auto "
+                "takes fp32"
+            ),
+        )
 
 
 def _room() -> Iterator[Finding]:
@@ -196,16 +279,27 @@ def _room() -> Iterator[Finding]:
         words = f"{free / GB:.1f} GB free in {folder}"
         if not os.access(above, os.W_OK):
             yield Finding(
-                "problem", what, f"{folder} cannot be written", "set THINWIRE_CACHE" if what == "cache" else "give --out elsewhere"
+                "problem",
+                what,
+                f"{folder} cannot be written",
+                "set THINWIRE_CACHE" if what == "cache" else "give --out elsewhere",
             )
         elif free < 0.5 * GB:
             yield Finding("problem", what, words, "make room: checkpoints and tokens will not fit")
         else:
-            yield Finding("ok" if free > 5 * GB else "note", what, words, "" if free > 5 * GB else "large models' checkpoints will not fit")
+            yield Finding(
+                "ok" if free > 5 * GB else "note",
+                what,
+                words,
+                "" if free > 5 * GB else "large models' checkpoints will not fit",
+            )
     shm = shutil.disk_usage("/dev/shm").total
     few = shm < 256e6
     yield Finding(
-        "note" if few else "ok", "/dev/shm", f"{shm / GB:.2f} GB", "start the container with --shm-size=1g: NCCL needs it" if few else ""
+        "note" if few else "ok",
+        "/dev/shm",
+        f"{shm / GB:.2f} GB",
+        "start the container with --shm-size=1g: NCCL needs it" if few else "",
     )
 
 
@@ -217,7 +311,10 @@ def _files() -> Iterator[Finding]:
         yield Finding("ok", "open files", f"at most {soft:,}")
     else:
         yield Finding(
-            "note", "open files", f"at most {soft:,} (up to {hard:,})", "ulimit -n 4096: each rank holds connections to all others"
+            "note",
+            "open files",
+            f"at most {soft:,} (up to {hard:,})",
+            "ulimit -n 4096: each rank holds connections to all others",
         )
 
 
@@ -230,12 +327,29 @@ def _lab() -> Iterator[Finding]:
             stats = lab.line_stats()
     except LabError as error:
         if "was not done within" in str(error) and (why := busy()):
-            yield Finding("note", "lab", f"emulated hosts were not up in time; but {why}", "run thinwire doctor again when it is idle")
+            yield Finding(
+                "note",
+                "lab",
+                f"emulated hosts were not up in time; but {why}",
+                "run thinwire doctor again when it is idle",
+            )
         else:
-            yield Finding("note", "lab", f"no emulated hosts here: {error}", "needed for thinwire lab and thinwire bench only")
+            yield Finding(
+                "note",
+                "lab",
+                f"no emulated hosts here: {error}",
+                "needed for thinwire lab and thinwire bench only",
+            )
         return
-    means = {"netem": "delayed by netem", "queue": "delayed by a packet queue of its own: this kernel has no netem"}
-    yield Finding("ok", "lab", f"emulated hosts work; packets are {means[stats.means] if stats else 'not delayed'}")
+    means = {
+        "netem": "delayed by netem",
+        "queue": "delayed by a packet queue of its own: this kernel has no netem",
+    }
+    yield Finding(
+        "ok",
+        "lab",
+        f"emulated hosts work; packets are {means[stats.means] if stats else 'not delayed'}",
+    )
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
@@ -251,7 +365,21 @@ def _text(found: list[Finding], counts: dict[str, int]) -> str:
     lines = []
     for each in found:
         head = f"{each.level:<7}  {each.what:<{first}}  "
-        lines += textwrap.wrap(each.told, wide, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
-        lines += textwrap.wrap(each.do, wide, initial_indent=indent + "→ ", subsequent_indent=indent + "  ", break_on_hyphens=False)
-    problems = "no problems" if not counts["problem"] else f"{counts['problem']} problem{'s' * (counts['problem'] > 1)}"
-    return "\n".join([*lines, "", f"{problems}, {counts['note']} note{'s' * (counts['note'] != 1)}"])
+        lines += textwrap.wrap(
+            each.told, wide, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
+        )
+        lines += textwrap.wrap(
+            each.do,
+            wide,
+            initial_indent=indent + "→ ",
+            subsequent_indent=indent + "  ",
+            break_on_hyphens=False,
+        )
+    problems = (
+        "no problems"
+        if not counts["problem"]
+        else f"{counts['problem']} problem{'s' * (counts['problem'] > 1)}"
+    )
+    return "\n".join(
+        [*lines, "", f"{problems}, {counts['note']} note{'s' * (counts['note'] != 1)}"]
+    )

@@ -1,7 +1,7 @@
 """`thinwire generate`: let a trained model go on with a text, or fill its gaps.
 
-What a model does with a prompt is its kind's: a decoder goes on, an encoder fills each `<mask>` with a token, an encoder-decoder fills each
-`<extra_id_0>`, `<extra_id_1>`, … with a span.
+What a model does with a prompt is its kind's: a decoder goes on, an encoder fills each `<mask>`
+with a token, an encoder-decoder fills each `<extra_id_0>`, `<extra_id_1>`, … with a span.
 """
 
 from __future__ import annotations
@@ -27,16 +27,35 @@ Let a trained model go on with a text, or fill its gaps.
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire generate`."""
-    parser.add_argument("--model", required=True, metavar="FOLDER", help="a run's folder, one that save_pretrained wrote, or hf:NAME")
-    parser.add_argument("--prompt", metavar="TEXT", help="default: what comes on standard input, without the line end at its end")
-    parser.add_argument("--tokens", type=whole, default=200, metavar="N", help="the most tokens that are added; default 200")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="FOLDER",
+        help="a run's folder, one that save_pretrained wrote, or hf:NAME",
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="default: what comes on standard input, without the line end at its end",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=whole,
+        default=200,
+        metavar="N",
+        help="the most tokens that are added; default 200",
+    )
     parser.add_argument(
         "--temperature",
         type=float,
         metavar="X",
-        help="0: the likeliest token, 1: as the model predicts; default 0.8 to go on, 0 to fill gaps",
+        help=(
+            "0: the likeliest token, 1: as the model predicts; default 0.8 to go on, 0 to fill gaps"
+        ),
     )
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the draws; default 0")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of the draws; default 0"
+    )
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
@@ -51,11 +70,19 @@ def run(options: argparse.Namespace, say: Say) -> int:
     from thinwire.train.sample import sample
     from thinwire.train.show import printable
 
-    specials = {"causal": (EOS,), "masked": (EOS, PAD, MASK), "spans": (EOS, PAD, sentinel(0))}[kind_of(place)]
+    specials = {"causal": (EOS,), "masked": (EOS, PAD, MASK), "spans": (EOS, PAD, sentinel(0))}[
+        kind_of(place)
+    ]
     tokenizer = tokenizer_from(place, Text("none", (), ()), specials)
-    model = model_from(place, tokenizer, context=1)  # any prompt is cut to what the model reads, or refused, by `sample`
-    text = sample(model, tokenizer, prompt, options.tokens, temperature=options.temperature, seed=options.seed)
-    say.result({"prompt": prompt, "text": text, "model": place, "seed": options.seed}, printable(text))
+    model = model_from(
+        place, tokenizer, context=1
+    )  # any prompt is cut to what the model reads, or refused, by `sample`
+    text = sample(
+        model, tokenizer, prompt, options.tokens, temperature=options.temperature, seed=options.seed
+    )
+    say.result(
+        {"prompt": prompt, "text": text, "model": place, "seed": options.seed}, printable(text)
+    )
     return 0
 
 
@@ -80,12 +107,19 @@ def model_place(spoken: str) -> str:
         beside = near(Path(spoken).name, [Path(run).name for run in runs]).rstrip(".") or (
             f"; trained here: {', '.join(runs[:5])}" if runs else ""
         )
-        raise ModelError(f"--model {spoken}: there is no such folder{beside}; {do}; `thinwire train --out {spoken}` trains one")
+        raise ModelError(
+            f"--model {spoken}: there is no such folder{beside}; {do}; `thinwire train --out "
+            f"{spoken}` trains one"
+        )
     inner = folder / "model"
     if (inner / "config.json").is_file():
         return str(inner.resolve())
     if not (folder / "config.json").is_file():
-        what = "a run that is not finished: `thinwire train --resume` goes on with it" if (folder / "config.toml").is_file() else "no model"
+        what = (
+            "a run that is not finished: `thinwire train --resume` goes on with it"
+            if (folder / "config.toml").is_file()
+            else "no model"
+        )
         raise ModelError(f"--model {spoken}: the folder holds {what}")
     return str(folder.resolve())  # a whole path: it is never taken for a preset's name
 

@@ -33,7 +33,19 @@ Emulated hosts on this machine, joined by wires as thin, long and lossy as you s
 
 The exit code of run is the worst of the hosts' (124: --timeout). Nothing of the machine's own network is touched, and nothing stays.
 """
-TABLE = ("hosts", "rate", "up", "down", "rtt", "jitter", "loss", "congestion", "queue", "mtu", "seed")
+TABLE = (
+    "hosts",
+    "rate",
+    "up",
+    "down",
+    "rtt",
+    "jitter",
+    "loss",
+    "congestion",
+    "queue",
+    "mtu",
+    "seed",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,16 +59,36 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     }
     for name, about in told.items():
         action = actions.add_parser(name, help=about, allow_abbrev=False)
-        action.add_argument("--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        action.add_argument(
+            "--json",
+            action="store_true",
+            dest="as_json",
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
         if name == "list":
             continue
         _network_flags(action)
         if name != "show":
-            action.add_argument("--means", choices=("auto", "netem", "queue"), default="auto", help="of delaying packets; default auto")
-        if name == "run":
-            action.add_argument("--timeout", type=float, metavar="SECONDS", help="stop all hosts after it; default: never")
             action.add_argument(
-                "--grace", type=float, default=30.0, metavar="SECONDS", help="for the others, once a host fails; default 30"
+                "--means",
+                choices=("auto", "netem", "queue"),
+                default="auto",
+                help="of delaying packets; default auto",
+            )
+        if name == "run":
+            action.add_argument(
+                "--timeout",
+                type=float,
+                metavar="SECONDS",
+                help="stop all hosts after it; default: never",
+            )
+            action.add_argument(
+                "--grace",
+                type=float,
+                default=30.0,
+                metavar="SECONDS",
+                help="for the others, once a host fails; default 30",
             )
             action.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
 
@@ -75,7 +107,9 @@ def run(options: argparse.Namespace, say: Say) -> int:
         check_seconds(options.timeout, options.grace)
     with ended_by_signals(), Lab(network, options.means) as lab:
         for note in lab.stale:
-            say.note(f"ended a lab that process {note.owner} had left behind ({len(note.hosts)} hosts)")
+            say.note(
+                f"ended a lab that process {note.owner} had left behind ({len(note.hosts)} hosts)"
+            )
         if lab.missing:
             say.note(f"hosts share with this machine: {', '.join(lab.missing)}")
         return _run(lab, options, say) if options.action == "run" else _check(lab, say)
@@ -89,13 +123,23 @@ def network_asked(options: argparse.Namespace) -> Network:
     """
     from thinwire.lab import Wire, network_of, read, two_level, units
 
-    given = {name: value for name in (*TABLE, "slow", "sysctl", "nodes", "inner_rate") if (value := getattr(options, name)) is not None}
+    given = {
+        name: value
+        for name in (*TABLE, "slow", "sysctl", "nodes", "inner_rate")
+        if (value := getattr(options, name)) is not None
+    }
     if options.file is not None:
         if given:
-            raise LabError(f"--file says what the network is; leave out {', '.join('--' + name.replace('_', '-') for name in given)}")
+            raise LabError(
+                "--file says what the network is; leave out "
+                f"{', '.join('--' + name.replace('_', '-') for name in given)}"
+            )
         return read(options.file)
     if (options.nodes is None) != (options.inner_rate is None):
-        raise LabError("--nodes and --inner-rate belong together: the nodes, and the rate inside them; --rate is then between them")
+        raise LabError(
+            "--nodes and --inner-rate belong together: the nodes, and the rate inside them; "
+            "--rate is then between them"
+        )
     table: dict[str, Any] = {name: given[name] for name in TABLE if name in given} | {
         "hosts": 2 if options.hosts is None else options.hosts
     }
@@ -114,28 +158,59 @@ def network_asked(options: argparse.Namespace) -> Network:
     from dataclasses import replace
 
     two = two_level(options.nodes, len(flat.hosts) // options.nodes, inner, None, flat.wire)
-    hosts = tuple(replace(host, slow=other.slow) for host, other in zip(two.hosts, flat.hosts, strict=True))
+    hosts = tuple(
+        replace(host, slow=other.slow) for host, other in zip(two.hosts, flat.hosts, strict=True)
+    )
     links = tuple(replace(link, up=flat.hosts[0].up, down=flat.hosts[0].down) for link in two.links)
     return replace(flat, hosts=hosts, links=links, wire=Wire())
 
 
 def _network_flags(parser: argparse.ArgumentParser) -> None:
     wire = parser.add_argument_group("the network")
-    wire.add_argument("--file", type=Path, metavar="LAB.toml", help="a lab file, instead of the flags below")
+    wire.add_argument(
+        "--file", type=Path, metavar="LAB.toml", help="a lab file, instead of the flags below"
+    )
     wire.add_argument("--hosts", type=int, metavar="N", help="default 2")
-    wire.add_argument("--rate", metavar="RATE", help="of each host's link, up and down, such as 100mbit; default: as fast as it goes")
+    wire.add_argument(
+        "--rate",
+        metavar="RATE",
+        help="of each host's link, up and down, such as 100mbit; default: as fast as it goes",
+    )
     wire.add_argument("--up", metavar="RATE", help="from a host, or from a node; default --rate")
     wire.add_argument("--down", metavar="RATE", help="to a host, or to a node; default --rate")
-    wire.add_argument("--rtt", metavar="TIME", help="there and back between two hosts, such as 50ms")
+    wire.add_argument(
+        "--rtt", metavar="TIME", help="there and back between two hosts, such as 50ms"
+    )
     wire.add_argument("--jitter", metavar="TIME", help="that a round trip may take longer")
     wire.add_argument("--loss", metavar="SHARE", help="of packets lost each way, such as 0.1%%")
-    wire.add_argument("--nodes", type=int, metavar="N", help="hosts stand in so many nodes; --rate, --rtt, … are between nodes")
+    wire.add_argument(
+        "--nodes",
+        type=int,
+        metavar="N",
+        help="hosts stand in so many nodes; --rate, --rtt, … are between nodes",
+    )
     wire.add_argument("--inner-rate", metavar="RATE", help="inside a node, such as 10gbit")
-    wire.add_argument("--congestion", metavar="NAME", help="TCP's congestion control on every host; default cubic")
-    wire.add_argument("--queue", metavar="TIME", help="of traffic that a full link holds back before it drops; default 200ms")
+    wire.add_argument(
+        "--congestion", metavar="NAME", help="TCP's congestion control on every host; default cubic"
+    )
+    wire.add_argument(
+        "--queue",
+        metavar="TIME",
+        help="of traffic that a full link holds back before it drops; default 200ms",
+    )
     wire.add_argument("--mtu", type=int, metavar="BYTES", help="default 1500")
-    wire.add_argument("--slow", action="append", metavar="HOST=TIMES", help="a host computes so many times slower; may be repeated")
-    wire.add_argument("--sysctl", action="append", metavar="KEY=VALUE", help="a kernel setting net.* of every host; may be repeated")
+    wire.add_argument(
+        "--slow",
+        action="append",
+        metavar="HOST=TIMES",
+        help="a host computes so many times slower; may be repeated",
+    )
+    wire.add_argument(
+        "--sysctl",
+        action="append",
+        metavar="KEY=VALUE",
+        help="a kernel setting net.* of every host; may be repeated",
+    )
     wire.add_argument("--seed", type=int, metavar="N", help="of loss and jitter; default 0")
 
 
@@ -167,10 +242,26 @@ def _list(say: Say) -> int:
     from thinwire.lab import labs
 
     ended, going = labs.clean(), labs.listed()
-    rows = [{"owner": note.owner, "hosts": list(note.hosts), "seconds": round(time.time() - note.begun, 1)} for note in going]
-    lines = [f"process {note.owner}: {', '.join(note.hosts)}, up for {time.time() - note.begun:.0f} s" for note in going]
-    lines += [f"ended what process {note.owner} had left behind: {', '.join(note.hosts)}" for note in ended]
-    told = {"labs": rows, "ended": [{"owner": note.owner, "hosts": list(note.hosts)} for note in ended]}
+    rows = [
+        {
+            "owner": note.owner,
+            "hosts": list(note.hosts),
+            "seconds": round(time.time() - note.begun, 1),
+        }
+        for note in going
+    ]
+    lines = [
+        f"process {note.owner}: {', '.join(note.hosts)}, up for {time.time() - note.begun:.0f} s"
+        for note in going
+    ]
+    lines += [
+        f"ended what process {note.owner} had left behind: {', '.join(note.hosts)}"
+        for note in ended
+    ]
+    told = {
+        "labs": rows,
+        "ended": [{"owner": note.owner, "hosts": list(note.hosts)} for note in ended],
+    }
     say.result(told, "\n".join(lines) or "no labs")
     return 0
 
@@ -182,10 +273,20 @@ def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
     def to_error(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
         tell(sys.stderr, f"[{host}] {line}")
 
-    done = lab.run(options.command, timeout=options.timeout, grace=options.grace, on_line=to_error if options.as_json else None)
+    done = lab.run(
+        options.command,
+        timeout=options.timeout,
+        grace=options.grace,
+        on_line=to_error if options.as_json else None,
+    )
     for host, why in done.stopped.items():
         tell(sys.stderr, f"{host} was stopped: {why}")
-    told = {"network": table_of(lab.network), "command": options.command, "worst": done.worst, **asdict(done)}
+    told = {
+        "network": table_of(lab.network),
+        "command": options.command,
+        "worst": done.worst,
+        **asdict(done),
+    }
     if options.as_json:
         say.result(told, "")
     else:
@@ -198,13 +299,26 @@ def summary(done: Ran) -> str:
     rows = [("", "sent", "received", "dropped", "exit code")]
     for name, count in done.counts.items():
         code = "" if name not in done.codes else str(done.codes[name])
-        rows.append((name, f"{count.sent_bytes / 1e6:,.2f} MB", f"{count.received_bytes / 1e6:,.2f} MB", f"{count.dropped:,}", code))
+        rows.append(
+            (
+                name,
+                f"{count.sent_bytes / 1e6:,.2f} MB",
+                f"{count.received_bytes / 1e6:,.2f} MB",
+                f"{count.dropped:,}",
+                code,
+            )
+        )
     lines = columns(rows)
     words = f"{done.seconds:.1f} s"
     if done.line is not None and done.line.seen:
-        words += f"; {done.line.lost:,} of {done.line.seen:,} packets lost on purpose, {done.line.lateness}"
+        words += (
+            f"; {done.line.lost:,} of {done.line.seen:,} packets lost on purpose, "
+            f"{done.line.lateness}"
+        )
     if done.line is not None and done.line.dropped:
-        words += f"; {done.line.dropped:,} could not be held: this machine is too slow for such a line"
+        words += (
+            f"; {done.line.dropped:,} could not be held: this machine is too slow for such a line"
+        )
     return "\n".join([*lines, words])
 
 
@@ -219,7 +333,11 @@ def _check(lab: Lab, say: Say) -> int:
     stats = lab.line_stats()
     bad = sum(not each.ok for each in found)
     means = "nothing is delayed" if stats is None else f"delayed by {stats.means}, {stats.lateness}"
-    told = {"ok": not bad, "findings": [asdict(each) for each in found], "line": None if stats is None else asdict(stats)}
+    told = {
+        "ok": not bad,
+        "findings": [asdict(each) for each in found],
+        "line": None if stats is None else asdict(stats),
+    }
     say.result(told, f"{len(found)} figures, {bad} not as asked; {means}")
     return 1 if bad else 0
 
@@ -238,20 +356,29 @@ def _words(each: Finding) -> str:
     interval = (
         ""
         if each.low is None or each.high is None
-        else f" ({form(each.low)} to {form(each.high)} at 95 %, judged at 99.9 %; {each.n:,} packets)"
+        else (
+            f" ({form(each.low)} to {form(each.high)} at 95 %, judged at 99.9 %; {each.n:,} "
+            "packets)"
+        )
     )
     way = each.source if each.source == each.to else f"{each.source} → {each.to}"
-    return f"{'ok ' if each.ok else 'BAD'}  {way:<18}  {each.what:<5} asked {asked:<10} measured {form(each.measured)}{interval}"
+    return (
+        f"{'ok ' if each.ok else 'BAD'}  {way:<18}  {each.what:<5} asked {asked:<10} measured "
+        f"{form(each.measured)}{interval}"
+    )
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the lab as Ctrl-C does, so that nothing stays; one that is ignored, as under nohup, is ignored still."""
+    """SIGTERM and SIGHUP end the lab as Ctrl-C does, so that nothing stays; one that is ignored, as
+    under nohup, is ignored still."""
 
     def end(number: int, frame: object) -> None:  # noqa: ARG001
         sys.exit(128 + number)
 
-    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+    heard = [
+        each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN
+    ]
     before = {each: signal.signal(each, end) for each in heard}
     try:
         yield

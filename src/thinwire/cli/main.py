@@ -1,6 +1,7 @@
 """`thinwire COMMAND …`: find the command, load only its file, run it.
 
-Exit codes: 0 done; 1 it failed on the way; 2 what was asked cannot be; 128 + n ended by signal n. Whatever fails is said in one line.
+Exit codes: 0 done; 1 it failed on the way; 2 what was asked cannot be; 128 + n ended by signal n.
+Whatever fails is said in one line.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ to begin with:
     thinwire compare runs/*                                  what the strategy has changed
     thinwire train --nodes 2 --node-rank 0 --master HOST:PORT    the first of two machines
 """
-MORE = f"`{PROGRAM} COMMAND --help` tells a command's flags. With --json a command prints one JSON object."
+MORE = (
+    f"`{PROGRAM} COMMAND --help` tells a command's flags. With --json a command prints one JSON "
+    "object."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(_unknown(asked.command))
     module = importlib.import_module(f"thinwire.cli.{asked.command}")
     name = f"{PROGRAM} {asked.command}"
-    own = Parser(name, description=module.ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    own.add_argument("--json", action="store_true", dest="as_json", help="one JSON object on standard output; progress on standard error")
+    own = Parser(
+        name,
+        description=module.ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    own.add_argument(
+        "--json",
+        action="store_true",
+        dest="as_json",
+        help="one JSON object on standard output; progress on standard error",
+    )
     module.arguments(own)
     own.tell_as_json("--json" in asked.rest)
     options = own.parse_args(asked.rest)

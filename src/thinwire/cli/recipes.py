@@ -1,9 +1,10 @@
 """`thinwire recipes`: the named strategies, what they are made of, and what they would send.
 
-Nothing here is typed from a paper: a recipe's slots are read off its value, its settings off its signature, its source off its docstring,
-and its bytes are the closed form of its route and codec, on the very buckets that `attach` would make of the given model or shape. What it
-keeps in memory is counted on the state that it would make of them, without storage.
-In each period every bucket flies once, so bytes a step are those of all flights over the period; a warm-up is left out.
+Nothing here is typed from a paper: a recipe's slots are read off its value, its settings off its
+signature, its source off its docstring, and its bytes are the closed form of its route and codec,
+on the very buckets that `attach` would make of the given model or shape. What it keeps in memory is
+counted on the state that it would make of them, without storage. In each period every bucket flies
+once, so bytes a step are those of all flights over the period; a warm-up is left out.
 """
 
 from __future__ import annotations
@@ -41,23 +42,47 @@ The named strategies: what each is made of, where it comes from, and what it sen
     thinwire recipes diloco --model gpt2-nano   the same for a model as `thinwire train --model` takes it
 """
 WIDTH, LAYERS, WORLD = 768, 12, 8
-MOST_RANKS = 256  # the bytes of every rank are counted, and a route cuts each bucket for every one of them
-SOURCE = re.compile(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*?)\.?\)")  # (Vogels et al. 2019, arXiv:1905.13727.)
-EXAMPLES = {"start": 100, "until": 1000, "gbits": 1.0}  # of what has no default; any other is half the ranks, where that divides
+MOST_RANKS = (
+    256  # the bytes of every rank are counted, and a route cuts each bucket for every one of them
+)
+SOURCE = re.compile(
+    r"\(([^()]*\b(?:19|20)\d\d\b[^()]*?)\.?\)"
+)  # (Vogels et al. 2019, arXiv:1905.13727.)
+EXAMPLES = {
+    "start": 100,
+    "until": 1000,
+    "gbits": 1.0,
+}  # of what has no default; any other is half the ranks, where that divides
 WIDEST = 120
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire recipes`."""
     parser.add_argument(
-        "recipe", nargs="?", metavar="NAME[,key=value…]", help="one recipe, or the path of a .toml file; default: all recipes"
+        "recipe",
+        nargs="?",
+        metavar="NAME[,key=value…]",
+        help="one recipe, or the path of a .toml file; default: all recipes",
     )
-    shape = parser.add_argument_group("the model whose bytes are told", "a transformer's matrices: 12 width² parameters a layer")
-    shape.add_argument("--model", metavar="NAME", help="a preset with its settings, a saved folder, or hf:NAME: only its shapes are read")
-    shape.add_argument("--parameters", type=count, metavar="N", help="about so many parameters, in layers as wide as 64 times their number")
+    shape = parser.add_argument_group(
+        "the model whose bytes are told", "a transformer's matrices: 12 width² parameters a layer"
+    )
+    shape.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a preset with its settings, a saved folder, or hf:NAME: only its shapes are read",
+    )
+    shape.add_argument(
+        "--parameters",
+        type=count,
+        metavar="N",
+        help="about so many parameters, in layers as wide as 64 times their number",
+    )
     shape.add_argument("--width", type=count, metavar="N", help=f"default {WIDTH}")
     shape.add_argument("--layers", type=count, metavar="N", help=f"default {LAYERS}")
-    shape.add_argument("--world", type=count, metavar="K", default=WORLD, help=f"ranks; default {WORLD}")
+    shape.add_argument(
+        "--world", type=count, metavar="K", default=WORLD, help=f"ranks; default {WORLD}"
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +103,8 @@ class Shape:
 
     @classmethod
     def about(cls, parameters: int) -> Shape:
-        """The shape of about so many parameters that is 64 times as wide as it has layers, in whole eights.
+        """The shape of about so many parameters that is 64 times as wide as it has layers, in whole
+        eights.
 
         Example:
             >>> Shape.about(85_000_000), Shape.about(10**9).parameters
@@ -89,7 +115,10 @@ class Shape:
 
     @property
     def told(self) -> str:
-        return f"{self.layers} layers of width {self.width:,} ({self.parameters:,} parameters in matrices)"
+        return (
+            f"{self.layers} layers of width {self.width:,} ({self.parameters:,} parameters in "
+            "matrices)"
+        )
 
     def module(self) -> nn.Module:
         """The matrices, without storage."""
@@ -99,7 +128,11 @@ class Shape:
         w = self.width
         with torch.device("meta"):  # nothing is allocated
             return nn.ParameterList(
-                [nn.Parameter(torch.empty(shape)) for _ in range(self.layers) for shape in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))]
+                [
+                    nn.Parameter(torch.empty(shape))
+                    for _ in range(self.layers)
+                    for shape in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))
+                ]
             )
 
 
@@ -124,10 +157,12 @@ class Named:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a strategy sends, a rank, parameter and step, on average over ranks; `None` where the data decides.
+    """What a strategy sends, a rank, parameter and step, on average over ranks; `None` where the
+    data decides.
 
-    between_bytes: of these, what crosses from node to node, where the route knows nodes; dense_bytes: of a float32 all-reduce at every
-    step; fewer: how many times less is sent than that.
+    between_bytes: of these, what crosses from node to node, where the route knows nodes;
+    dense_bytes: of a float32 all-reduce at every step; fewer: how many times less is sent than
+    that.
     """
 
     sent_bytes: float | None
@@ -156,12 +191,21 @@ def sent(strategy: Strategy, shape: Shape | Named, world: int) -> Sent:
     from thinwire.how import hierarchical
 
     strategy.how.groups(world)
-    specs, period = [bucket.spec for bucket in buckets_of(strategy, shape.module())], strategy.when.period
+    specs, period = (
+        [bucket.spec for bucket in buckets_of(strategy, shape.module())],
+        strategy.when.period,
+    )
     scale = shape.parameters * period
     whole = _flight_bytes(strategy, specs, world)
     between = None
-    if isinstance(strategy.how, hierarchical) and isinstance(strategy.how.node, int) and whole is not None:
-        inside = _flight_bytes(strategy, specs, strategy.how.node)  # a world of one node sends all but what goes between nodes
+    if (
+        isinstance(strategy.how, hierarchical)
+        and isinstance(strategy.how.node, int)
+        and whole is not None
+    ):
+        inside = _flight_bytes(
+            strategy, specs, strategy.how.node
+        )  # a world of one node sends all but what goes between nodes
         between = (whole - inside) / scale if inside is not None else None
     dense = allreduce_nbytes(4 * shape.parameters, world) / shape.parameters
     return Sent(whole / scale if whole is not None else None, between, dense, period)
@@ -174,7 +218,9 @@ def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> floa
     total, group = 0.0, tuple(range(world))
     kinds = [(spec.dtype, *((part.shape, part.role) for part in spec.parts)) for spec in specs]
     first = dict(zip(kinds, specs, strict=True))
-    for kind, times in Counter(kinds).items():  # most layers are alike: what they send is counted once
+    for kind, times in Counter(
+        kinds
+    ).items():  # most layers are alike: what they send is counted once
         for rank in group:
             nbytes = strategy.how.sent_nbytes(strategy.what, first[kind], Seat(rank, group, 0, 0))
             if nbytes is None:
@@ -186,7 +232,11 @@ def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> floa
 def run(options: argparse.Namespace, say: Say) -> int:
     """Tell of all recipes, or of one."""
     shape, world = _shape(options), options.world
-    sizes = {"width": shape.width, "layers": shape.layers} if isinstance(shape, Shape) else {"model": shape.name}
+    sizes = (
+        {"width": shape.width, "layers": shape.layers}
+        if isinstance(shape, Shape)
+        else {"model": shape.name}
+    )
     reference = {**sizes, "parameters": shape.parameters, "world": world}
     size = f"{shape.told} on {world} ranks"
     wide = min(shutil.get_terminal_size().columns, WIDEST)
@@ -205,7 +255,8 @@ def one(spoken: str, shape: Shape | Named, world: int) -> dict[str, Any]:
     """Everything about one recipe, or about a strategy in a file, as JSON takes it.
 
     Raises:
-        ThinwireError: no such recipe, setting or file, or a strategy that cannot serve such a model or world.
+        ThinwireError: no such recipe, setting or file, or a strategy that cannot serve such a model
+            or world.
     """
     from thinwire import recipes
     from thinwire.train.spoken import strategy_from
@@ -215,7 +266,11 @@ def one(spoken: str, shape: Shape | Named, world: int) -> dict[str, Any]:
     maker = recipes.names().get(name)
     settings = _settings(maker) if maker is not None else []
     given = {piece.partition("=")[0].strip() for piece in pieces(spoken)[1]}
-    examples = {key: EXAMPLES.get(key, _half(world)) for key in (each["name"] for each in settings if each["required"]) if key not in given}
+    examples = {
+        key: EXAMPLES.get(key, _half(world))
+        for key in (each["name"] for each in settings if each["required"])
+        if key not in given
+    }
     spoken = ",".join([spoken, *(f"{key}={value}" for key, value in examples.items())])
     strategy = strategy_from(spoken)
     settled = dataclasses.replace(strategy, how=strategy.how.settle(world))
@@ -267,16 +322,23 @@ def short(value: Any) -> str:
         default = each.default_factory() if each.default_factory is not MISSING else each.default
         shown = isinstance(own, int | float | Member) and place == 0
         if own != default or shown:
-            said.append(short(own) if each.default is MISSING or place == 0 else f"{each.name}={short(own)}")
+            said.append(
+                short(own) if each.default is MISSING or place == 0 else f"{each.name}={short(own)}"
+            )
     return f"{type(value).__name__}({', '.join(said)})"
 
 
 def _shape(options: argparse.Namespace) -> Shape | Named:
     if not 2 <= options.world <= MOST_RANKS:
-        raise ConfigError(f"--world {options.world}: bytes are counted for 2 to {MOST_RANKS} ranks; one rank has nobody to talk to")
+        raise ConfigError(
+            f"--world {options.world}: bytes are counted for 2 to {MOST_RANKS} ranks; one rank "
+            "has nobody to talk to"
+        )
     if options.model is not None:
         if options.parameters or options.width or options.layers:
-            raise ConfigError("--model has sizes of its own: give it, or --parameters, --width and --layers")
+            raise ConfigError(
+                "--model has sizes of its own: give it, or --parameters, --width and --layers"
+            )
         from thinwire.train.models import meta_model
 
         return Named(options.model, meta_model(options.model))
@@ -287,7 +349,10 @@ def _shape(options: argparse.Namespace) -> Shape | Named:
     else:
         shape = Shape.about(options.parameters)
     if shape.parameters > 10**13:
-        raise ConfigError(f"a model of {shape.parameters:,} parameters is beyond what is counted here; take at most 10,000,000,000,000")
+        raise ConfigError(
+            f"a model of {shape.parameters:,} parameters is beyond what is counted here; take at "
+            "most 10,000,000,000,000"
+        )
     return shape
 
 
@@ -318,36 +383,65 @@ def _half(world: int) -> int:
 
 def _bytes_words(told: dict[str, Any]) -> tuple[str, str]:
     sent_bytes, fewer = told["bytes"]["sent_bytes"], told["bytes"]["fewer"]
-    return ("by data", "–") if sent_bytes is None else (f"{sent_bytes:.3g}", f"{fewer:,.{1 if fewer < 100 else 0}f}x")
+    return (
+        ("by data", "–")
+        if sent_bytes is None
+        else (f"{sent_bytes:.3g}", f"{fewer:,.{1 if fewer < 100 else 0}f}x")
+    )
 
 
 def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
     first, second, third, fourth = max(len(row["recipe"]) for row in rows), 7, 7, 5
     indent = " " * (first + second + third + fourth + 8)
     lines = [
-        f"{'recipe':<{first}}  {'bytes':>{second}}  {'fewer':>{third}}  {'keeps':>{fourth}}  when × what × how × on; source",
+        (
+            f"{'recipe':<{first}}  {'bytes':>{second}}  {'fewer':>{third}}  {'keeps':>{fourth}}  "
+            "when × what × how × on; source"
+        ),
         "─" * wide,
     ]
     for row in rows:
         sent_bytes, fewer = _bytes_words(row)
-        slots = textwrap.wrap(" × ".join(row["slots"].values()), wide - len(indent), break_long_words=False)
+        slots = textwrap.wrap(
+            " × ".join(row["slots"].values()), wide - len(indent), break_long_words=False
+        )
         source = textwrap.wrap(row["source"] or row["about"], wide - len(indent))
         keeps = f"{row['memory']['a_parameter']:.1f}"
-        lines.append(f"{row['recipe']:<{first}}  {sent_bytes:>{second}}  {fewer:>{third}}  {keeps:>{fourth}}  {slots[0]}")
+        lines.append(
+            f"{row['recipe']:<{first}}  {sent_bytes:>{second}}  {fewer:>{third}}  "
+            f"{keeps:>{fourth}}  {slots[0]}"
+        )
         lines += [indent + more for more in (*slots[1:], *source)]
     told = (
-        f"bytes: sent by a rank, a parameter and step, on average over ranks and steps, warm-up apart; fewer: than dense fp32 at every "
-        f"step; keeps: bytes of memory a rank and parameter beside parameters, gradients and the loop's optimiser. For {size}; --model, "
+        "bytes: sent by a rank, a parameter and step, on average over ranks and steps, warm-up "
+        "apart; fewer: than dense fp32 at every "
+        "step; keeps: bytes of memory a rank and parameter beside parameters, gradients and the "
+        f"loop's optimiser. For {size}; --model, "
         f"--parameters, --width, --layers and --world choose others."
     )
-    examples = "; ".join(f"{row['recipe']} with {_said(row['examples'])}" for row in rows if row["examples"])
+    examples = "; ".join(
+        f"{row['recipe']} with {_said(row['examples'])}" for row in rows if row["examples"]
+    )
     inside = "; ".join(
-        f"{row['recipe']} sends {row['bytes']['between_bytes']:.3g} of its {row['bytes']['sent_bytes']:.3g} between nodes"
+        (
+            f"{row['recipe']} sends {row['bytes']['between_bytes']:.3g} of its "
+            f"{row['bytes']['sent_bytes']:.3g} between nodes"
+        )
         for row in rows
         if row["bytes"]["between_bytes"] is not None
     )
-    notes = [told, f"Here {examples}." if examples else "", f"{inside}, the rest inside them." if inside else ""]
-    return "\n".join([*lines, "─" * wide, *(line for note in notes if note for line in textwrap.wrap(note, wide))])
+    notes = [
+        told,
+        f"Here {examples}." if examples else "",
+        f"{inside}, the rest inside them." if inside else "",
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "─" * wide,
+            *(line for note in notes if note for line in textwrap.wrap(note, wide)),
+        ]
+    )
 
 
 def _page(told: dict[str, Any], size: str, wide: int) -> str:
@@ -355,27 +449,57 @@ def _page(told: dict[str, Any], size: str, wide: int) -> str:
     if told["doc"]:
         lines += [told["doc"], ""]
     for each in told["settings"]:
-        example = f"; here {told['examples'][each['name']]}" if each["name"] in told["examples"] else ""
+        example = (
+            f"; here {told['examples'][each['name']]}" if each["name"] in told["examples"] else ""
+        )
         default = f"no default{example}" if each["required"] else f"default {each['default']}"
-        lines.append(f"    {each['name']:<12}{each['type']:<8}{default}".replace("default None", "by what else is said"))
+        lines.append(
+            f"    {each['name']:<12}{each['type']:<8}{default}".replace(
+                "default None", "by what else is said"
+            )
+        )
     sent_bytes, fewer = _bytes_words(told)
     bytes_told = told["bytes"]
     words = "the data decides what is sent"
     if bytes_told["sent_bytes"] is not None:
-        times = f"{fewer} fewer" if bytes_told["fewer"] >= 1 else f"{1 / bytes_told['fewer']:.1f}x more"
-        words = f"{sent_bytes} a rank, parameter and step, {times} than dense fp32 ({bytes_told['dense_bytes']:.3g})"
+        times = (
+            f"{fewer} fewer" if bytes_told["fewer"] >= 1 else f"{1 / bytes_told['fewer']:.1f}x more"
+        )
+        words = (
+            f"{sent_bytes} a rank, parameter and step, {times} than dense fp32 "
+            f"({bytes_told['dense_bytes']:.3g})"
+        )
         if bytes_told["between_bytes"] is not None:
             words += f"; {bytes_told['between_bytes']:.3g} of it between nodes"
-    period = "at every step" if bytes_told["period"] == 1 else f"once in {bytes_told['period']:,} steps"
+    period = (
+        "at every step" if bytes_told["period"] == 1 else f"once in {bytes_told['period']:,} steps"
+    )
     lines += [""] if told["settings"] else []
     from thinwire.train.show import size as size_of
 
     memory = told["memory"]
-    parts = ", ".join(f"{name} {size_of(nbytes)}" for name, nbytes in memory["of"].items() if nbytes > memory["bytes"] / 1000)
+    parts = ", ".join(
+        f"{name} {size_of(nbytes)}"
+        for name, nbytes in memory["of"].items()
+        if nbytes > memory["bytes"] / 1000
+    )
     host = "; what the target keeps is in the host's memory" if memory["host"] else ""
-    keeps = f"{size_of(memory['bytes'])} a rank beside parameters, gradients and the loop's optimiser ({parts}){host}."
-    for name, text in (("strategy", told["strategy"]), ("bytes", f"{words}. For {size}; each bucket is sent {period}."), ("memory", keeps)):
-        lines += textwrap.wrap(text, wide, initial_indent=f"{name:<10}", subsequent_indent=" " * 10, break_long_words=False)
+    keeps = (
+        f"{size_of(memory['bytes'])} a rank beside parameters, gradients and the loop's optimiser "
+        f"({parts}){host}."
+    )
+    for name, text in (
+        ("strategy", told["strategy"]),
+        ("bytes", f"{words}. For {size}; each bucket is sent {period}."),
+        ("memory", keeps),
+    ):
+        lines += textwrap.wrap(
+            text,
+            wide,
+            initial_indent=f"{name:<10}",
+            subsequent_indent=" " * 10,
+            break_long_words=False,
+        )
     return "\n".join([*lines, "", "as TOML, for --strategy FILE.toml:", "", told["toml"]])
 
 

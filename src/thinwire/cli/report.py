@@ -18,8 +18,16 @@ One self-contained page: loss against seconds and bytes, where the time went, an
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire report`."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="output folders of thinwire train, or one of thinwire bench")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="output folders of thinwire train, or one of thinwire bench",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html"
+    )
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
@@ -39,5 +47,8 @@ def run(options: argparse.Namespace, say: Say) -> int:
     records = for_page(measured)
     write(bench_page(records), options.out)
     rows = summary(records)
-    say.result({"report": str(options.out), "rows": rows}, f"{as_table(rows)}\n\n{left_out(measured)}{options.out}")
+    say.result(
+        {"report": str(options.out), "rows": rows},
+        f"{as_table(rows)}\n\n{left_out(measured)}{options.out}",
+    )
     return 0

@@ -27,7 +27,9 @@ def run(options: argparse.Namespace, say: Say) -> int:
     given = {name: value for name, value in vars(options).items() if name in FIELDS}
     config = config_from(given, getattr(options, "config", None))
     if "RANK" in os.environ:  # a launcher has started this rank
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is loaded: we say ourselves what does not connect
+        os.environ.setdefault(
+            "TORCH_CPP_LOG_LEVEL", "ERROR"
+        )  # before torch is loaded: we say ourselves what does not connect
         from thinwire.train.rank import run_rank
 
         return run_rank(config, say)

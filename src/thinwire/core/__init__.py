@@ -1,17 +1,30 @@
 """Every noun of the house: what a bucket is, what travels, who decides and who moves.
 
-Code that decides is a generator that yields what it wants moved; code that touches a network or a clock is a
-small driver. A codec yields a `Packet` and is sent back the *sum over ranks of what those packets decode to*;
-a route drives the codec and yields `Hop`s; a driver moves them. So PowerSGD (two packets, the second made from
-the answer to the first) and 8-bit rounding (one packet) travel every route, on a cluster and in a test alike.
+Code that decides is a generator that yields what it wants moved; code that touches a network or a
+clock is a small driver. A codec yields a `Packet` and is sent back the *sum over ranks of what
+those packets decode to*; a route drives the codec and yields `Hop`s; a driver moves them. So
+PowerSGD (two packets, the second made from the answer to the first) and 8-bit rounding (one packet)
+travel every route, on a cluster and in a test alike.
 
-Routes **sum**. The engine scales each rank's contribution by its weight over the sum of weights beforehand, so a
-sum is the weighted mean, and residuals (in the same units) may be added over ranks and handed to another world.
+Routes **sum**. The engine scales each rank's contribution by its weight over the sum of weights
+beforehand, so a sum is the weighted mean, and residuals (in the same units) may be added over ranks
+and handed to another world.
 """
 
 from thinwire.core.codec import Codec, Coder, Outcome, Packet, Rounds, Unsaid, side_by_side
 from thinwire.core.driver import Driver, Handle, Stage
-from thinwire.core.route import LOCAL_NETWORK, AllReduce, Cost, Exchange, Flight, Hop, Link, Route, allreduce_messages, allreduce_nbytes
+from thinwire.core.route import (
+    LOCAL_NETWORK,
+    AllReduce,
+    Cost,
+    Exchange,
+    Flight,
+    Hop,
+    Link,
+    Route,
+    allreduce_messages,
+    allreduce_nbytes,
+)
 from thinwire.core.schedule import Schedule, Tick
 from thinwire.core.spec import Grain, Part, Piece, Ranks, Role, Seat, Spec
 from thinwire.core.state import Form, Kind, Leaf, State

@@ -22,8 +22,10 @@ class Packet:
     """What travels: one contiguous uint8 buffer, and how its answer is opened.
 
     payload: (nbytes,) uint8; scales and indices are inside it.
-    spec: what it decodes to (the span, or an intermediate of the codec's maths such as PowerSGD's factors).
-    sums: (nbytes, dtype) of the runs that may be added unopened as numbers; empty where the payload must be opened.
+    spec: what it decodes to (the span, or an intermediate of the codec's maths such as PowerSGD's
+    factors).
+    sums: (nbytes, dtype) of the runs that may be added unopened as numbers; empty where the payload
+    must be opened.
     """
 
     payload: Tensor
@@ -43,7 +45,8 @@ class Packet:
         return self.coder.decode(payload, self.spec, self.state, self.seat, sender)
 
     def add(self, total: Tensor | None, payload: Tensor, sender: int) -> Tensor:
-        """`total` plus what `sender`'s payload decodes to, in place; a new tensor where there is no total yet."""
+        """`total` plus what `sender`'s payload decodes to, in place; a new tensor where there is no
+        total yet."""
         if total is None:
             return self.open(payload, sender)
         self.coder.accumulate(total, payload, self.spec, self.state, self.seat, sender)
@@ -52,7 +55,8 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Unsaid:
-    """A packet, and what of the values that it says is left: (spec.numel,), finite or not (bool, a tensor of no dimension).
+    """A packet, and what of the values that it says is left: (spec.numel,), finite or not (bool, a
+    tensor of no dimension).
 
     sent: what the packet's payload decodes to.
     """
@@ -67,10 +71,13 @@ class Unsaid:
 class Outcome:
     """What came of a flight: the sum over ranks, and what this rank's share of it was.
 
-    total: (spec.numel,) the sum of the contributions as decoded, bitwise equal on every rank of the group.
-    sent: what this rank contributed after loss, computed when asked; `None` from a codec that loses nothing: what it was given, in the
-        span's dtype. A route may not know it, and says `None` too.
-    mask: which entries the total speaks of, computed when asked: (spec.numel,) bool, equal on every rank; `None` for all of them.
+    total: (spec.numel,) the sum of the contributions as decoded, bitwise equal on every rank of the
+    group.
+    sent: what this rank contributed after loss, computed when asked; `None` from a codec that loses
+        nothing: what it was given, in the span's dtype. A route may not know it, and says `None`
+        too.
+    mask: which entries the total speaks of, computed when asked: (spec.numel,) bool, equal on every
+    rank; `None` for all of them.
     """
 
     total: Tensor
@@ -82,14 +89,19 @@ Rounds: TypeAlias = Generator[Packet, Tensor, Outcome]
 
 
 def side_by_side(
-    flows: Sequence[Rounds], answer: Callable[[dict[int, Packet]], Generator[Any, Any, Mapping[int, Tensor]]]
+    flows: Sequence[Rounds],
+    answer: Callable[[dict[int, Packet]], Generator[Any, Any, Mapping[int, Tensor]]],
 ) -> Generator[Any, Any, list[Outcome]]:
-    """Drive several codecs' rounds together: the packets of a round, {which: packet}, are answered by what `answer` makes of them.
+    """Drive several codecs' rounds together: the packets of a round, {which: packet}, are answered
+    by what `answer` makes of them.
 
     Returns:
         Their outcomes, in the order given.
     """
-    talking, replies = dict(enumerate(flows)), cast(dict[int, Any], dict.fromkeys(range(len(flows))))
+    talking, replies = (
+        dict(enumerate(flows)),
+        cast(dict[int, Any], dict.fromkeys(range(len(flows)))),
+    )
     outcomes: dict[int, Outcome] = {}
     while talking:
         packets: dict[int, Packet] = {}
@@ -107,7 +119,8 @@ def side_by_side(
 class Codec(Member, ABC):
     """What to say: a frozen configuration; its state lives in the engine. All tensors are flat.
 
-    A codec talks by `rounds`. One that speaks once is a `Coder` and gives `encode`, `decode` and `nbytes`.
+    A codec talks by `rounds`. One that speaks once is a `Coder` and gives `encode`, `decode` and
+    `nbytes`.
     """
 
     kind: ClassVar[str] = "what"
@@ -133,17 +146,20 @@ class Codec(Member, ABC):
 
     @property
     def partial(self) -> bool:
-        """Of some entries, the same ones on every rank, it loses nothing, and of the others it says nothing: outcomes carry a `mask`."""
+        """Of some entries, the same ones on every rank, it loses nothing, and of the others it says
+        nothing: outcomes carry a `mask`."""
         return False
 
     @property
     def opener(self) -> Coder | None:
-        """Who opens its one packet a flight; `None` where it talks in several rounds or in parts."""
+        """Who opens its one packet a flight; `None` where it talks in several rounds or in
+        parts."""
         return None
 
     @property
     def rereads(self) -> bool:
-        """It may look at `x` again after its last answer has come, so no route may write that answer there."""
+        """It may look at `x` again after its last answer has come, so no route may write that
+        answer there."""
         return self.opener is None
 
     def init(self, spec: Spec, seat: Seat) -> State:
@@ -151,7 +167,10 @@ class Codec(Member, ABC):
         return State()
 
     def __rshift__(self, other: Codec) -> Codec:
-        raise StrategyError(f"{self!r} >> {other!r}: the left side must hand on a core (topk, threshold, randomk), not bytes")
+        raise StrategyError(
+            f"{self!r} >> {other!r}: the left side must hand on a core (topk, threshold, "
+            "randomk), not bytes"
+        )
 
     @abstractmethod
     def nbytes(self, spec: Spec) -> int | None:
@@ -161,14 +180,18 @@ class Codec(Member, ABC):
         """No flight of this span has more bytes."""
         exact = self.nbytes(spec)
         if exact is None:
-            raise TypeError(f"{type(self).__name__} has data-sized payloads and must give max_nbytes")
+            raise TypeError(
+                f"{type(self).__name__} has data-sized payloads and must give max_nbytes"
+            )
         return exact
 
     @abstractmethod
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        """Yield packets of x (spec.numel,), each answered with the sum over ranks of what it decodes to; return the outcome.
+        """Yield packets of x (spec.numel,), each answered with the sum over ranks of what it
+        decodes to; return the outcome.
 
-        `x` stays as it is (a payload may alias it), and what is replaced in `state` before the last answer is settled.
+        `x` stays as it is (a payload may alias it), and what is replaced in `state` before the last
+        answer is settled.
         """
 
 
@@ -181,38 +204,59 @@ class Coder(Codec):
 
     @abstractmethod
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        """The payload of `x` (spec.numel,): (nbytes,) uint8, contiguous. `x` stays as it is (the payload may alias it)."""
+        """The payload of `x` (spec.numel,): (nbytes,) uint8, contiguous. `x` stays as it is (the
+        payload may alias it)."""
 
     @abstractmethod
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        """(spec.numel,) spec.work from a payload; it may alias the payload, which the caller hands over.
+        """(spec.numel,) spec.work from a payload; it may alias the payload, which the caller hands
+        over.
 
         Raises:
             PayloadError: the payload's length or content cannot be of this span.
         """
 
-    def fill(self, out: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
-        """`out = decode(payload)`, which may lie in the payload; a codec overrides it where it can write there at once."""
+    def fill(
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> None:
+        """`out = decode(payload)`, which may lie in the payload; a codec overrides it where it can
+        write there at once."""
         out.copy_(self.decode(payload, spec, state, seat, sender))
 
-    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+    def accumulate(
+        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> None:
         """`total += decode(payload)`; a codec overrides it where one pass does both."""
         total.add_(self.decode(payload, spec, state, seat, sender))
 
-    def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
-        """Say y = x + decay · before, and what of y that leaves unsaid; a codec overrides it where one pass does all of it.
+    def packet_left(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+    ) -> Unsaid:
+        """Say y = x + decay · before, and what of y that leaves unsaid; a codec overrides it where
+        one pass does all of it.
 
-        x, before: (spec.numel,), `before` of spec.work or bf16, in which what is left may come, too.
+        x, before: (spec.numel,), `before` of spec.work or bf16, in which what is left may come,
+            too.
         """
         y = fast.summed(x.to(spec.work), before.to(spec.work), decay)
         packet = self.packet(y, spec, state, seat)
-        own = packet.payload if self.lossy else packet.payload.clone()  # what opens to itself is what a route may write into
+        own = (
+            packet.payload if self.lossy else packet.payload.clone()
+        )  # what opens to itself is what a route may write into
         sent = packet.open(own, seat.rank)
         left = y - sent
         return Unsaid(packet, left, fast.all_finite(left), lambda: sent)
 
-    def encode_sum(self, payloads: Sequence[tuple[int, Tensor]], spec: Spec, state: State, seat: Seat, again: Seat) -> Tensor:
-        """The payload, at the seat `again`, of the sum of what the (sender, payload) of `seat` decode to, added in order.
+    def encode_sum(
+        self,
+        payloads: Sequence[tuple[int, Tensor]],
+        spec: Spec,
+        state: State,
+        seat: Seat,
+        again: Seat,
+    ) -> Tensor:
+        """The payload, at the seat `again`, of the sum of what the (sender, payload) of `seat`
+        decode to, added in order.
 
         A codec overrides it where one pass does both.
         """
@@ -238,11 +282,16 @@ class Coder(Codec):
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
         packet = self.packet(x, spec, state, seat)
-        own = packet.payload.clone() if self.lossy and packet.sums else packet.payload  # what may be added is added in place
+        own = (
+            packet.payload.clone() if self.lossy and packet.sums else packet.payload
+        )  # what may be added is added in place
         total = yield packet
         return Outcome(total, (lambda: packet.open(own, seat.rank)) if self.lossy else None)
 
     def expect(self, payload: Tensor, nbytes: int) -> None:
         """Raise unless a payload has the length that it must have."""
         if payload.numel() != nbytes:
-            raise PayloadError(f"{self!r}: a payload of {payload.numel()} bytes where {nbytes} were due; it was cut or is of another span")
+            raise PayloadError(
+                f"{self!r}: a payload of {payload.numel()} bytes where {nbytes} were due; it was "
+                "cut or is of another span"
+            )

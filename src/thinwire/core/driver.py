@@ -13,7 +13,8 @@ from thinwire.core.spec import Ranks
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a flight: what codecs and routes computed ("encode"), or a hop ("wire"), in seconds of time.perf_counter()."""
+    """A part of a flight: what codecs and routes computed ("encode"), or a hop ("wire"), in seconds
+    of time.perf_counter()."""
 
     what: Literal["encode", "wire"]
     begin: float
@@ -34,7 +35,8 @@ class Handle(Protocol):
     def wire_s(self) -> float: ...
     @property
     def carry_s(self) -> float:
-        """Processor time of the thread that carried the hops: copies to and from the wire, calls of the transport."""
+        """Processor time of the thread that carried the hops: copies to and from the wire, calls of
+        the transport."""
 
     @property
     def sent_bytes(self) -> float: ...
@@ -57,29 +59,36 @@ class Driver(Protocol):
     def lanes(self) -> int: ...
     @property
     def among(self) -> Ranks:
-        """The ranks that take part, by their numbers in the whole world; none where that is all of them."""
+        """The ranks that take part, by their numbers in the whole world; none where that is all of
+        them."""
 
     @property
     def transport(self) -> Link:
-        """What is known of the wire before it is measured: its window, whether a message waits; the rest is a local network's."""
+        """What is known of the wire before it is measured: its window, whether a message waits; the
+        rest is a local network's."""
 
     def transport_s(self) -> float:
-        """Processor time so far of the transport's own threads, in seconds; 0 where it cannot be told."""
+        """Processor time so far of the transport's own threads, in seconds; 0 where it cannot be
+        told."""
 
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
-        """Build the first so many lanes (`None`: all), and what all-reduces over these subsets need; every rank calls it alike."""
+        """Build the first so many lanes (`None`: all), and what all-reduces over these subsets
+        need; every rank calls it alike."""
 
     def at(self, label: str) -> None:
         """Where this rank stands, for the others to hear if a flight fails."""
 
     def start(self, flight: Flight, lane: int, label: str) -> Handle:
-        """Put a flight on a lane: lanes run side by side, the flights of one lane one after another to completion.
+        """Put a flight on a lane: lanes run side by side, the flights of one lane one after another
+        to completion.
 
-        Lane number `lanes` is the control lane, for what ranks tell one another outside the schedule.
+        Lane number `lanes` is the control lane, for what ranks tell one another outside the
+        schedule.
         """
 
     def close(self) -> None:
         """Run what was started to its end, then stop."""
 
     def abandon(self, error: BaseException | None = None) -> None:
-        """Leave without waiting for flights that may never land; the others are told that this rank has left, and by which error."""
+        """Leave without waiting for flights that may never land; the others are told that this rank
+        has left, and by which error."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AllReduce:
-    """Sum `tensor` over `group` in place, by whatever the transport calls all-reduce; answered with it."""
+    """Sum `tensor` over `group` in place, by whatever the transport calls all-reduce; answered with
+    it."""
 
     tensor: Tensor
     group: Ranks
@@ -28,7 +29,8 @@ class AllReduce:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Send bytes to some ranks, receive from some, in the order given; answered with {rank: payload}.
+    """Send bytes to some ranks, receive from some, in the order given; answered with {rank:
+    payload}.
 
     Sizes are known to both sides; nothing is moved for a size of 0.
     """
@@ -38,7 +40,8 @@ class Exchange:
 
 
 def allreduce_nbytes(nbytes: int, world: int) -> float:
-    """Bytes that each rank hands to the wire in a ring all-reduce (gloo's and NCCL's), on average over ranks: 2 (K-1)/K · M."""
+    """Bytes that each rank hands to the wire in a ring all-reduce (gloo's and NCCL's), on average
+    over ranks: 2 (K-1)/K · M."""
     return 2 * (world - 1) * nbytes / world
 
 
@@ -49,13 +52,15 @@ def allreduce_messages(nbytes: int, world: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The wire from any rank to any other, as cost formulas see it (the α-β model, with a time a message): a rank sends one message after
-    another, each holds its sender for `message_s + nbytes / rate_bytes_per_s` and arrives `latency_s` (α) later; it hears at the same time.
+    """The wire from any rank to any other, as cost formulas see it (the α-β model, with a time a
+    message): a rank sends one message after another, each holds its sender for `message_s + nbytes
+    / rate_bytes_per_s` and arrives `latency_s` (α) later; it hears at the same time.
 
-    window_bytes: what the transport's own all-reduce keeps in flight of a message; `None` for no such limit (gloo: 2 MiB).
+    window_bytes: what the transport's own all-reduce keeps in flight of a message; `None` for no
+    such limit (gloo: 2 MiB).
     inside: the wire between ranks of one node, where that is another; for routes that know nodes.
-    waits: a message leaves once its receiver's word that it is ready has come, so an exchange takes a round trip, 2 α (gloo). NCCL's
-        buffers, and TCP by itself, do not wait.
+    waits: a message leaves once its receiver's word that it is ready has come, so an exchange takes
+        a round trip, 2 α (gloo). NCCL's buffers, and TCP by itself, do not wait.
 
     Raises:
         ValueError: a time below 0, or a rate or window that is not positive.
@@ -73,11 +78,23 @@ class Link:
     waits: bool = False
 
     def __post_init__(self) -> None:
-        wrong = [f"{name}={value}" for name, value in (("latency_s", self.latency_s), ("message_s", self.message_s)) if not value >= 0]
-        wrong += [f"rate_bytes_per_s={self.rate_bytes_per_s}"] if not self.rate_bytes_per_s > 0 else []
-        wrong += [f"window_bytes={self.window_bytes}"] if self.window_bytes is not None and self.window_bytes < 1 else []
+        wrong = [
+            f"{name}={value}"
+            for name, value in (("latency_s", self.latency_s), ("message_s", self.message_s))
+            if not value >= 0
+        ]
+        wrong += (
+            [f"rate_bytes_per_s={self.rate_bytes_per_s}"] if not self.rate_bytes_per_s > 0 else []
+        )
+        wrong += (
+            [f"window_bytes={self.window_bytes}"]
+            if self.window_bytes is not None and self.window_bytes < 1
+            else []
+        )
         if wrong:
-            raise ValueError(f"Link({', '.join(wrong)}): times are at least 0 s, rates and windows positive")
+            raise ValueError(
+                f"Link({', '.join(wrong)}): times are at least 0 s, rates and windows positive"
+            )
 
     @property
     def delay_s(self) -> float:
@@ -85,7 +102,8 @@ class Link:
         return self.latency_s * (1 + self.waits)
 
     def windowed(self, nbytes: float) -> float:
-        """Bytes a second of one message of the transport's own all-reduce: after each window but the last it waits for a round trip.
+        """Bytes a second of one message of the transport's own all-reduce: after each window but
+        the last it waits for a round trip.
 
         Example:
             >>> long = Link(latency_s=0.025, rate_bytes_per_s=125e6, window_bytes=2 << 20)
@@ -98,9 +116,14 @@ class Link:
         return nbytes / (nbytes / self.rate_bytes_per_s + (nbytes / self.window_bytes - 1) * idle)
 
     def seconds(self, *sizes: float) -> float:
-        """From the first byte sent to the last one there, of messages of these sizes one behind the other; none is sent of size 0."""
+        """From the first byte sent to the last one there, of messages of these sizes one behind the
+        other; none is sent of size 0."""
         some = [size for size in sizes if size]
-        return self.delay_s + sum(self.message_s + size / self.rate_bytes_per_s for size in some) if some else 0.0
+        return (
+            self.delay_s + sum(self.message_s + size / self.rate_bytes_per_s for size in some)
+            if some
+            else 0.0
+        )
 
 
 LOCAL_NETWORK = Link(latency_s=100e-6, rate_bytes_per_s=125e6, message_s=20e-6)
@@ -109,9 +132,11 @@ LOCAL_NETWORK = Link(latency_s=100e-6, rate_bytes_per_s=125e6, message_s=20e-6)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a flight costs one rank: the bytes and messages that it sends, `None` where the data decides, and the seconds on the wire.
+    """What a flight costs one rank: the bytes and messages that it sends, `None` where the data
+    decides, and the seconds on the wire.
 
-    The seconds are those of the slowest rank, where all links are alike and all ranks start together; encoding is not in them.
+    The seconds are those of the slowest rank, where all links are alike and all ranks start
+    together; encoding is not in them.
     """
 
     sent_bytes: float | None
@@ -124,7 +149,8 @@ Flight: TypeAlias = Generator[Hop, Any, Outcome]
 
 
 class Route(Member, ABC):
-    """How to carry it: drives `codec.rounds` and yields hops; never touches a process group. It may write into `x`."""
+    """How to carry it: drives `codec.rounds` and yields hops; never touches a process group. It may
+    write into `x`."""
 
     kind: ClassVar[str] = "how"
     consensus: ClassVar[bool] = True
@@ -143,7 +169,8 @@ class Route(Member, ABC):
         return False
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
-        """Fresh state of the codec (and of the route's own codecs) for the spans that this rank will encode."""
+        """Fresh state of the codec (and of the route's own codecs) for the spans that this rank
+        will encode."""
         return State(children={"codec": codec.init(spec, seat)})
 
     def groups(self, world: int) -> tuple[Ranks, ...]:
@@ -163,7 +190,8 @@ class Route(Member, ABC):
         return None
 
     def settle(self, world: int, link: Link | None = None) -> Self:
-        """The route with what is only known at attach written into it: the ranks of a host, the link as all ranks agreed to measure it.
+        """The route with what is only known at attach written into it: the ranks of a host, the
+        link as all ranks agreed to measure it.
 
         Called once, on every rank with the same arguments, before anything is made for the route.
 
@@ -183,22 +211,30 @@ class Route(Member, ABC):
 
     @abstractmethod
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        """Bytes that this rank hands to the wire for one flight, in closed form; `None` where the data decides."""
+        """Bytes that this rank hands to the wire for one flight, in closed form; `None` where the
+        data decides."""
 
     def again(self, codec: Codec, world: int) -> int:
-        """How many times a sum is encoded again on its way; each is a loss more, where the codec loses something."""
+        """How many times a sum is encoded again on its way; each is a loss more, where the codec
+        loses something."""
         return 0
 
     def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        """Messages that this rank sends for one flight, in closed form; `None` where the data, or the codec's rounds, decide."""
+        """Messages that this rank sends for one flight, in closed form; `None` where the data, or
+        the codec's rounds, decide."""
         return None
 
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        """Seconds on the wire, in closed form, if all links are alike and all ranks start together; a codec of several rounds counts as one
-        of one, and one whose bytes the data decides at its largest.
+        """Seconds on the wire, in closed form, if all links are alike and all ranks start together;
+        a codec of several rounds counts as one of one, and one whose bytes the data decides at its
+        largest.
         """
         raise NotImplementedError(f"{self!r} gives no formula of its seconds")
 
     def cost(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> Cost:
         """Bytes, messages and seconds of one flight."""
-        return Cost(self.sent_nbytes(codec, spec, seat), self.sent_messages(codec, spec, seat), self.seconds(codec, spec, seat, link))
+        return Cost(
+            self.sent_nbytes(codec, spec, seat),
+            self.sent_messages(codec, spec, seat),
+            self.seconds(codec, spec, seat, link),
+        )

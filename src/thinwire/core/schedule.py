@@ -12,7 +12,8 @@ from thinwire.registry import Member
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What happens at one step: which buckets to launch and to land, and whether launches go dense (identity, native)."""
+    """What happens at one step: which buckets to launch and to land, and whether launches go dense
+    (identity, native)."""
 
     launch: Ranks = ()
     land: Ranks = ()
@@ -27,16 +28,19 @@ class Schedule(Member, ABC):
     @property
     @abstractmethod
     def period(self) -> int:
-        """Steps from one launch of a bucket to its next, from step `settles` on; which of them it is, its phase, stays the same."""
+        """Steps from one launch of a bucket to its next, from step `settles` on; which of them it
+        is, its phase, stays the same."""
 
     @property
     def gap(self) -> int:
-        """The fewest steps between two launches of a bucket: 1 in a warm-up, less than the period while it grows."""
+        """The fewest steps between two launches of a bucket: 1 in a warm-up, less than the period
+        while it grows."""
         return self.period
 
     @property
     def settles(self) -> int:
-        """The step from which every bucket launches once a period and nothing is dense: 0, or the end of a warm-up or of a growth."""
+        """The step from which every bucket launches once a period and nothing is dense: 0, or the
+        end of a warm-up or of a growth."""
         return 0
 
     @property

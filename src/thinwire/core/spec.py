@@ -13,7 +13,8 @@ import torch
 Role: TypeAlias = Literal["matrix", "embedding", "vector"]
 Ranks: TypeAlias = tuple[int, ...]
 Grain: TypeAlias = int | Literal["part", "bucket"]
-"""Where a route may cut a bucket: after every n-th element, between parts (parameters), or not at all."""
+"""Where a route may cut a bucket: after every n-th element, between parts (parameters), or not at
+all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ class Spec:
         return Spec(inside, begin, end - begin, self.dtype)
 
     def cut(self, ways: int, grain: Grain) -> tuple[Spec, ...]:
-        """The span in `ways` runs as even as the grain allows; some are empty where there is too little to share.
+        """The span in `ways` runs as even as the grain allows; some are empty where there is too
+        little to share.
 
         Example:
             >>> spec = Spec((Part("a", (10,), 0, "vector"),), 0, 10, torch.float32)
@@ -104,11 +106,19 @@ class Spec:
         if grain == "bucket":
             marks = [self.begin] + [self.end] * ways
         elif grain == "part":
-            ends = [self.begin] + [self.begin + piece.at + piece.high - piece.low for piece in self.pieces()]
-            marks = [min(ends, key=lambda end: (abs(end - self.begin - i * self.numel / ways), end)) for i in range(ways)] + [self.end]
+            ends = [self.begin] + [
+                self.begin + piece.at + piece.high - piece.low for piece in self.pieces()
+            ]
+            marks = [
+                min(ends, key=lambda end: (abs(end - self.begin - i * self.numel / ways), end))
+                for i in range(ways)
+            ] + [self.end]
         else:
             blocks = -(-self.numel // grain)
-            marks = [min(self.begin + (i * blocks + ways - 1) // ways * grain, self.end) for i in range(ways + 1)]
+            marks = [
+                min(self.begin + (i * blocks + ways - 1) // ways * grain, self.end)
+                for i in range(ways + 1)
+            ]
         return tuple(self.span(low, high) for low, high in pairwise(marks))
 
 
@@ -135,20 +145,27 @@ class Seat:
 
     @property
     def others(self) -> Ranks:
-        """The other ranks in the order of a phased exchange: round k goes to the k-th rank after this one."""
+        """The other ranks in the order of a phased exchange: round k goes to the k-th rank after
+        this one."""
         return self.group[self.place + 1 :] + self.group[: self.place]
 
     def under(self, key: str) -> Seat:
         return replace(self, key=f"{self.key}/{key}")
 
     def draws(self, spec: Spec, *, shared: bool) -> torch.Generator:
-        """A CPU generator keyed by (seed, step, key, span) and, unless `shared`, by rank: the same on every machine."""
-        return torch.Generator().manual_seed(int.from_bytes(self._digest(spec, "*" if shared else str(self.rank)), "little") >> 1)
+        """A CPU generator keyed by (seed, step, key, span) and, unless `shared`, by rank: the same
+        on every machine."""
+        return torch.Generator().manual_seed(
+            int.from_bytes(self._digest(spec, "*" if shared else str(self.rank)), "little") >> 1
+        )
 
     def lots(self, spec: Spec) -> tuple[int, int]:
-        """This rank's key of `kernels.reference.draws`, of (seed, step, key, span, rank): what values are rounded at random by."""
+        """This rank's key of `kernels.reference.draws`, of (seed, step, key, span, rank): what
+        values are rounded at random by."""
         digest = self._digest(spec, f"lots of {self.rank}")
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
     def _digest(self, spec: Spec, who: str) -> bytes:
-        return hashlib.blake2b(f"{self.seed}/{self.step}/{self.key}/{spec.key}/{who}".encode(), digest_size=8).digest()
+        return hashlib.blake2b(
+            f"{self.seed}/{self.step}/{self.key}/{spec.key}/{who}".encode(), digest_size=8
+        ).digest()

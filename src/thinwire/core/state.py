@@ -1,4 +1,5 @@
-"""State: tensors that outlive a flight, with their kinds. The engine owns, saves and reshards them."""
+"""State: tensors that outlive a flight, with their kinds. The engine owns, saves and reshards
+them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ Kind: TypeAlias = Literal["summed", "sharded", "replicated", "private"]
 
 
 class Form(Protocol):
-    """How the values of a span are kept in fewer bytes. What was packed once is packed to the same bits again: pack(unpack(v)) = v."""
+    """How the values of a span are kept in fewer bytes. What was packed once is packed to the same
+    bits again: pack(unpack(v)) = v."""
 
     def pack(self, flat: Tensor) -> Tensor:
         """(spec.numel,) spec.work -> the tensor that is kept; finite values stay finite."""
@@ -27,12 +29,14 @@ class Form(Protocol):
 class Leaf:
     """A state tensor, what kind of state it is, and which parameters it belongs to.
 
-    kind: *summed* (only its sum over ranks matters: residuals), *sharded* (each element has one owner),
-        *replicated* (equal on all ranks) or *private* (a rank's own).
+    kind: *summed* (only its sum over ranks matters: residuals), *sharded* (each element has one
+        owner), *replicated* (equal on all ranks) or *private* (a rank's own).
     spec: set where the leaf is flat over that span; it is then saved by parameter and element.
-    part: else the parameter that the whole tensor belongs to; of a *private* one, the span (`spec.key`). Such a small private tensor (a
-        scale, a threshold, a window of norms) starts anew in another world or layout.
-    fade: how much of the older value the newest one holds (a residual's decay); a codec whose decay moves sets it in every flight.
+    part: else the parameter that the whole tensor belongs to; of a *private* one, the span
+        (`spec.key`). Such a small private tensor (a scale, a threshold, a window of norms) starts
+        anew in another world or layout.
+    fade: how much of the older value the newest one holds (a residual's decay); a codec whose decay
+    moves sets it in every flight.
     group: the ranks whose values of this span a *summed* leaf is the sum of; empty for all.
     form: how a flat leaf is kept; `None` where `value` is its values, in whatever float type.
     """
@@ -67,7 +71,9 @@ class Leaf:
 
     def pack(self, flat: Tensor) -> Tensor:
         """What these values are kept as: a tensor for `value`."""
-        return flat.to(self.value) if self.form is None else self.form.pack(flat.to(self.value.device))
+        return (
+            flat.to(self.value) if self.form is None else self.form.pack(flat.to(self.value.device))
+        )
 
     def unpack(self, value: Tensor) -> Tensor:
         """The values that a tensor of `value`'s make holds."""
@@ -80,7 +86,8 @@ class Leaf:
 class State:
     """A tree of leaves, owned, saved and resharded by the engine; codecs and routes own no tensors.
 
-    A codec replaces `leaf.value` by a new tensor and never writes into it, so that the engine can take a step back.
+    A codec replaces `leaf.value` by a new tensor and never writes into it, so that the engine can
+    take a step back.
     """
 
     leaves: dict[str, Leaf] = field(default_factory=dict)
@@ -93,7 +100,8 @@ class State:
         return self.children[name]
 
     def walk(self, path: str = "") -> Iterator[tuple[str, Leaf]]:
-        """Every leaf with its path; children with a number for a name (spans of one bucket) do not show in it."""
+        """Every leaf with its path; children with a number for a name (spans of one bucket) do not
+        show in it."""
         for name, leaf in self.leaves.items():
             yield path + name, leaf
         for name, child in self.children.items():

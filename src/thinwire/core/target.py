@@ -34,10 +34,12 @@ class Bucket(Protocol):
         """Copy these values into the parameters: (spec.numel,)."""
 
     def spoken(self) -> Tensor | None:
-        """Which entries the total that has just landed speaks of: (spec.numel,) bool; `None` for all of them."""
+        """Which entries the total that has just landed speaks of: (spec.numel,) bool; `None` for
+        all of them."""
 
     def grads(self) -> Tensor:
-        """The flat buffer that the hooks filled: (spec.numel,) spec.dtype, already scaled by this rank's weight."""
+        """The flat buffer that the hooks filled: (spec.numel,) spec.dtype, already scaled by this
+        rank's weight."""
 
     def set_grads(self, flat: Tensor) -> None: ...
 
@@ -51,27 +53,32 @@ class Target(Member, ABC):
 
     @property
     def mean(self) -> bool:
-        """Contributions are scaled by their share of the weights, so the sum is the weighted mean; else they are summed as they are."""
+        """Contributions are scaled by their share of the weights, so the sum is the weighted mean;
+        else they are summed as they are."""
         return True
 
     @property
     def masked(self) -> bool:
-        """What a total does not speak of stays as it is, so `write` asks the bucket for the mask."""
+        """What a total does not speak of stays as it is, so `write` asks the bucket for the
+        mask."""
         return False
 
     @property
     def draws(self) -> bool:
-        """What it writes draws ranks together that hear different means; of others, such ranks would drift apart for good."""
+        """What it writes draws ranks together that hear different means; of others, such ranks
+        would drift apart for good."""
         return False
 
     @property
     def updates(self) -> bool:
-        """What lands in `.grad` is a whole update for a plain SGD, neither to be averaged nor to be clipped."""
+        """What lands in `.grad` is a whole update for a plain SGD, neither to be averaged nor to be
+        clipped."""
         return False
 
     @property
     def linear(self) -> bool:
-        """What it writes is as large as what it reads, so a `GradScaler` may scale the one and unscale the other."""
+        """What it writes is as large as what it reads, so a `GradScaler` may scale the one and
+        unscale the other."""
         return True
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:
@@ -83,14 +90,16 @@ class Target(Member, ABC):
 
     @abstractmethod
     def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
-        """This rank's contribution times its share of the weights: (spec.numel,), handed over to the route."""
+        """This rank's contribution times its share of the weights: (spec.numel,), handed over to
+        the route."""
 
     @abstractmethod
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
         """Put the weighted mean where it belongs."""
 
     def common(self, bucket: Bucket, state: State) -> Tensor | None:
-        """What every rank must hold equal: (spec.numel,); `None` where that is the parameters, but only just after a landing."""
+        """What every rank must hold equal: (spec.numel,); `None` where that is the parameters, but
+        only just after a landing."""
         return bucket.weights()
 
 

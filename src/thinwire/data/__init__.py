@@ -1,4 +1,5 @@
-"""What a model learns from: texts, tokenizers, tokens on disk, packed sets, records, batches; and 6 MB of English without a download."""
+"""What a model learns from: texts, tokenizers, tokens on disk, packed sets, records, batches; and 6
+MB of English without a download."""
 
 from thinwire.data.batches import Batches, validation_windows
 from thinwire.data.collate import encoder_batch, masked_batch, span_batch

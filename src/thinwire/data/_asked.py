@@ -14,7 +14,8 @@ def settings(spoken: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
     """The word before the first comma, and the settings after it.
 
     Raises:
-        DataError: a piece that is no `key=value`, a key that is not among `known` or comes twice, or a key without a value.
+        DataError: a piece that is no `key=value`, a key that is not among `known` or comes twice,
+            or a key without a value.
 
     Example:
         >>> settings("hf:roneneldan/TinyStories,split=train", ["config", "split", "field"])
@@ -33,17 +34,22 @@ def settings(spoken: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
 
 
 def path_from(spoken: str, what: str) -> Path:
-    """The path that was given for a `what`, once it is known that the file system can be asked for it."""
+    """The path that was given for a `what`, once it is known that the file system can be asked for
+    it."""
     try:
         path = Path(spoken).expanduser()
         path.exists()
-    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be entered, a user without a home
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # a name too long, a folder that may not be entered, a user without a home
         raise DataError(f"the {what} {spoken!r} cannot be read: {words.told(error)}") from error
     return path
 
 
 def absent(path: Path, others: Sequence[str] = ()) -> str:
-    """Where a path stops existing and what stands there instead; `others` are what else may be said in place of a path."""
+    """Where a path stops existing and what stands there instead; `others` are what else may be said
+    in place of a path."""
     parent = path.parent
     if not parent.is_dir():
         return f"the folder {str(parent)!r} does not exist{words.near(str(path), others, 3)}"
@@ -51,13 +57,20 @@ def absent(path: Path, others: Sequence[str] = ()) -> str:
         beside = sorted(entry.name for entry in parent.iterdir())
     except OSError:
         beside = []
-    return f"there is no such file or folder in {str(parent.resolve())!r}{words.near(path.name, [*others, *beside], 3)}"
+    return (
+        "there is no such file or folder in "
+        f"{str(parent.resolve())!r}{words.near(path.name, [*others, *beside], 3)}"
+    )
 
 
 @contextmanager
 def extra(what: str, name: str = "train") -> Iterator[None]:
-    """Around the import of an optional package, which the extra `name` of thinwire brings, for a `what` that needs it."""
+    """Around the import of an optional package, which the extra `name` of thinwire brings, for a
+    `what` that needs it."""
     try:
         yield
     except ImportError as error:
-        raise DataError(f"{what} needs a package that cannot be imported ({words.told(error)}): pip install 'thinwire[{name}]'") from error
+        raise DataError(
+            f"{what} needs a package that cannot be imported ({words.told(error)}): pip install "
+            f"'thinwire[{name}]'"
+        ) from error

@@ -1,8 +1,10 @@
-"""A folder that is built once, by whichever process of whichever host comes first, and is either whole or not there.
+"""A folder that is built once, by whichever process of whichever host comes first, and is either
+whole or not there.
 
-It is built beside its place under a name of its own, and moved there in one step: a process killed at any moment leaves at most that
-other folder, which the next builder removes. While one builds, the others wait for its claim (`claims`) to end; two that build at once,
-each taking the other for dead, both end with the folder of the first.
+It is built beside its place under a name of its own, and moved there in one step: a process killed
+at any moment leaves at most that other folder, which the next builder removes. While one builds,
+the others wait for its claim (`claims`) to end; two that build at once, each taking the other for
+dead, both end with the folder of the first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from thinwire.data.claims import LOCK, PARTIAL, claimed, left_behind, partial, r
 from thinwire.errors import DataError
 from thinwire.words import told
 
-__all__ = ["LOCK", "PARTIAL", "DamageError", "built_once", "cache_folder", "explained", "fetched_limit", "refused"]
+__all__ = [
+    "LOCK",
+    "PARTIAL",
+    "DamageError",
+    "built_once",
+    "cache_folder",
+    "explained",
+    "fetched_limit",
+    "refused",
+]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
@@ -31,7 +42,8 @@ class DamageError(DataError):
 
 
 def cache_folder() -> Path:
-    """Where Thinwire keeps what it can make again: `$THINWIRE_CACHE`, else `$XDG_CACHE_HOME/thinwire`, else `~/.cache/thinwire`.
+    """Where Thinwire keeps what it can make again: `$THINWIRE_CACHE`, else
+    `$XDG_CACHE_HOME/thinwire`, else `~/.cache/thinwire`.
 
     Raises:
         DataError: none of them is set and there is no home folder.
@@ -43,7 +55,10 @@ def cache_folder() -> Path:
     try:
         return Path.home() / ".cache" / "thinwire"
     except RuntimeError as error:
-        raise DataError("there is no home folder to keep tokens in: set THINWIRE_CACHE to a folder that you may write") from error
+        raise DataError(
+            "there is no home folder to keep tokens in: set THINWIRE_CACHE to a folder that you "
+            "may write"
+        ) from error
 
 
 def fetched_limit() -> int:
@@ -58,7 +73,10 @@ def fetched_limit() -> int:
             return limit
     except (ValueError, OverflowError):
         pass
-    raise DataError(f"THINWIRE_FETCHED_GB={said!r} is no number of gigabytes above 0: set it to 20, say, or leave it out")
+    raise DataError(
+        f"THINWIRE_FETCHED_GB={said!r} is no number of gigabytes above 0: set it to 20, say, or "
+        "leave it out"
+    )
 
 
 def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
@@ -67,7 +85,8 @@ def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path
     Args:
         folder: its place; the folders above it are made as needed.
         build: fills an empty folder that it is given, in another place.
-        read: opens the folder, and raises `DamageError` if it is not whole; it is then built anew, after a warning.
+        read: opens the folder, and raises `DamageError` if it is not whole; it is then built anew,
+            after a warning.
 
     Raises:
         DataError: there is no room, or no right to write there; nothing half-built stays behind.
@@ -86,7 +105,10 @@ def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path
                 try:
                     return read(folder)
                 except DamageError as damage:
-                    warnings.warn(f"the cache {str(folder)!r} is damaged ({damage}): it is built anew", stacklevel=3)
+                    warnings.warn(
+                        f"the cache {str(folder)!r} is damaged ({damage}): it is built anew",
+                        stacklevel=3,
+                    )
                     aside = partial(folder)
                     os.replace(folder, aside)  # never half-removed under its own name
                     shutil.rmtree(aside)
@@ -124,7 +146,11 @@ def refused(error: Exception) -> int:
         >>> refused(OSError(28, "")), refused(Exception("No space left on device (os error 28)"))  # as Rust raises it
         (28, 28)
     """
-    return (error.errno or 0) if isinstance(error, OSError) else int((re.findall(r"\(os error (\d+)\)", str(error)) or ["0"])[0])
+    return (
+        (error.errno or 0)
+        if isinstance(error, OSError)
+        else int((re.findall(r"\(os error (\d+)\)", str(error)) or ["0"])[0])
+    )
 
 
 @contextmanager
@@ -139,8 +165,12 @@ def explained(parent: Path) -> Iterator[None]:
             raise
         if number in NO_ROOM:
             message = (
-                f"there is no room for the tokens in {str(parent)!r} ({os.strerror(number)}): make some, or set THINWIRE_CACHE elsewhere"
+                f"there is no room for the tokens in {str(parent)!r} ({os.strerror(number)}): "
+                "make some, or set THINWIRE_CACHE elsewhere"
             )
         else:
-            message = f"the cache {str(parent)!r} cannot be used ({told(error)}): set THINWIRE_CACHE to a folder that you may write"
+            message = (
+                f"the cache {str(parent)!r} cannot be used ({told(error)}): set THINWIRE_CACHE to "
+                "a folder that you may write"
+            )
         raise DataError(message) from error

@@ -1,10 +1,13 @@
-"""Who builds: a claim is a file that only one process can make, on any file system that hosts share.
+"""Who builds: a claim is a file that only one process can make, on any file system that hosts
+share.
 
-It says whose it is and its time is renewed while its owner lives. It saves work and decides nothing: what is built is moved to its place
-in one step, and whoever comes second finds it there. So a claim that is taken from a living owner costs a second building, no more.
+It says whose it is and its time is renewed while its owner lives. It saves work and decides
+nothing: what is built is moved to its place in one step, and whoever comes second finds it there.
+So a claim that is taken from a living owner costs a second building, no more.
 
-A claim is abandoned when its owner is known to be dead (on this host, in this namespace of processes: that process is gone, or its number
-is another's now), or else when nobody has renewed it for `STALE_S`, by the clock of the file system, since hosts' clocks differ.
+A claim is abandoned when its owner is known to be dead (on this host, in this namespace of
+processes: that process is gone, or its number is another's now), or else when nobody has renewed it
+for `STALE_S`, by the clock of the file system, since hosts' clocks differ.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ _numbers = itertools.count()
 
 
 def owner() -> str:
-    """This process, told from every other of any host, and each call from the last: `host-pid-begun-number`."""
+    """This process, told from every other of any host, and each call from the last:
+    `host-pid-begun-number`."""
     pid = os.getpid()
     return f"{_host()}-{pid}-{_begun(pid)}-{next(_numbers)}"
 
@@ -87,8 +91,13 @@ def partial(path: Path) -> Path:
 
 
 def left_behind(folder: Path) -> list[Path]:
-    """What builders left in a folder that have died: all that goes by the name of a partial one whose owner is gone."""
-    return [path for path in folder.glob("*" + PARTIAL) if _gone(path, path.name.removesuffix(PARTIAL).rpartition(".")[2])]
+    """What builders left in a folder that have died: all that goes by the name of a partial one
+    whose owner is gone."""
+    return [
+        path
+        for path in folder.glob("*" + PARTIAL)
+        if _gone(path, path.name.removesuffix(PARTIAL).rpartition(".")[2])
+    ]
 
 
 def _made(lock: Path, mine: str) -> bool:
@@ -123,7 +132,9 @@ def _break(lock: Path, mine: str) -> None:
     except FileNotFoundError:
         return  # another was faster
     if _read(aside) != whose:
-        with contextlib.suppress(OSError):  # where there are no hard links, or already a third one: two may build then
+        with contextlib.suppress(
+            OSError
+        ):  # where there are no hard links, or already a third one: two may build then
             os.link(aside, lock)
     aside.unlink(missing_ok=True)
 
@@ -155,16 +166,24 @@ def _clock(folder: Path) -> float:
 def _host() -> str:
     """This boot of this machine, and the namespace that its process numbers are of."""
     try:
-        place = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/pid")
+        place = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink(
+            "/proc/self/ns/pid"
+        )
     except OSError:
         place = os.uname().nodename
     return hashlib.sha256(place.encode()).hexdigest()[:12]
 
 
 def _begun(pid: int) -> str:
-    """When a process began, in the kernel's ticks since boot; empty if there is none, or only its exit code is left."""
+    """When a process began, in the kernel's ticks since boot; empty if there is none, or only its
+    exit code is left."""
     try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        state, *rest = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except (OSError, ValueError):
         return ""
     return "" if state in "ZX" else rest[18]

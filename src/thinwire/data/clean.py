@@ -16,16 +16,21 @@ Cleaner = Callable[[bytes], bytes]
 
 
 def tidied(document: bytes) -> bytes:
-    r"""Composed characters (Unicode's NFC), lines that end in a newline alone and without spaces, two empty lines at most, no controls.
+    r"""Composed characters (Unicode's NFC), lines that end in a newline alone and without spaces,
+    two empty lines at most, no controls.
 
     Example:
         >>> tidied("cafe\u0301  \r\nau lait\x0b\n\n\n\n\nend".encode()).decode()
         'café\nau lait\n\n\nend'
     """
     text = unicodedata.normalize("NFC", document.decode()).replace("\r\n", "\n").replace("\r", "\n")
-    text = "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc")
+    text = "".join(
+        letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc"
+    )
     lines = [line.rstrip() for line in text.split("\n")]
-    return "\n".join(line for at, line in enumerate(lines) if line or at < 2 or lines[at - 1] or lines[at - 2]).encode()
+    return "\n".join(
+        line for at, line in enumerate(lines) if line or at < 2 or lines[at - 1] or lines[at - 2]
+    ).encode()
 
 
 def long_enough(least: int = 200) -> Cleaner:
@@ -47,7 +52,11 @@ def unseen() -> Cleaner:
     return clean
 
 
-CLEANERS: dict[str, Callable[[], Cleaner]] = {"tidied": lambda: tidied, "long_enough": long_enough, "unseen": unseen}
+CLEANERS: dict[str, Callable[[], Cleaner]] = {
+    "tidied": lambda: tidied,
+    "long_enough": long_enough,
+    "unseen": unseen,
+}
 
 
 def cleaners(spoken: Sequence[str]) -> list[Cleaner]:
@@ -64,7 +73,10 @@ def cleaners(spoken: Sequence[str]) -> list[Cleaner]:
     """
     for name in spoken:
         if name not in CLEANERS:
-            raise DataError(f"no cleaner is called {name!r}{near(name, CLEANERS)} There are: {', '.join(CLEANERS)}")
+            raise DataError(
+                f"no cleaner is called {name!r}{near(name, CLEANERS)} There are: "
+                f"{', '.join(CLEANERS)}"
+            )
     return [CLEANERS[name]() for name in spoken]
 
 

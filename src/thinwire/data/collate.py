@@ -1,8 +1,10 @@
-"""Rows of any length as batches: padded for an encoder, masked as BERT is trained, cut in spans as T5 is.
+"""Rows of any length as batches: padded for an encoder, masked as BERT is trained, cut in spans as
+T5 is.
 
-Each collator takes the rows' ids and the rows' numbers in the run, and draws by (seed, number): what is masked in a row does not depend on
-who reads it, or with which others. Rows of one length, as packing makes them, are what `thinwire train`'s objectives are for; these take
-rows as documents give them. Targets that do not count are -100, as torch's cross-entropy leaves out.
+Each collator takes the rows' ids and the rows' numbers in the run, and draws by (seed, number):
+what is masked in a row does not depend on who reads it, or with which others. Rows of one length,
+as packing makes them, are what `thinwire train`'s objectives are for; these take rows as documents
+give them. Targets that do not count are -100, as torch's cross-entropy leaves out.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def padded(rows: Sequence[Row], fill: int, multiple: int = 1, most: int | None =
 
 @dataclass(frozen=True)
 class encoder_batch:
-    """Rows as an encoder reads them: `input_ids`, and `attention_mask`, which is 1 where there is text.
+    """Rows as an encoder reads them: `input_ids`, and `attention_mask`, which is 1 where there is
+    text.
 
     Args:
         pad: the id of the padding.
@@ -69,12 +72,16 @@ class encoder_batch:
     def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
         kept = _cut(rows, self.most)
         ones = [np.ones(len(row), dtype=np.int64) for row in kept]
-        return {"input_ids": padded(kept, self.pad, self.multiple), "attention_mask": padded(ones, 0, self.multiple)}
+        return {
+            "input_ids": padded(kept, self.pad, self.multiple),
+            "attention_mask": padded(ones, 0, self.multiple),
+        }
 
 
 @dataclass(frozen=True)
 class masked_batch:
-    """Rows with a share of their tokens to be named: of these 80 % show a mask, 10 % another token, 10 % their own; and `labels`.
+    """Rows with a share of their tokens to be named: of these 80 % show a mask, 10 % another token,
+    10 % their own; and `labels`.
 
     Of a row of n tokens that are not special, round(share n) are picked, and at least 1.
 
@@ -113,7 +120,9 @@ class masked_batch:
         _share(self.share)
         known = {*self.special, self.pad, self.mask}
         if min(known) < 0 or max(known) >= self.vocab or len(known) >= self.vocab:
-            raise DataError(f"{self!r}: special ids lie from 0 to vocab - 1, and some ids are not special")
+            raise DataError(
+                f"{self!r}: special ids lie from 0 to vocab - 1, and some ids are not special"
+            )
 
     def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
         special = np.array(sorted({*self.special, self.pad, self.mask}))
@@ -127,7 +136,9 @@ class masked_batch:
             kind = draws.random(len(picked))
             out[picked[kind < 0.8]] = self.mask
             others = picked[(kind >= 0.8) & (kind < 0.9)]
-            out[others] = _not_special(draws.integers(self.vocab - len(special), size=len(others)), special)
+            out[others] = _not_special(
+                draws.integers(self.vocab - len(special), size=len(others)), special
+            )
             shown.append(out)
             labels.append(label)
         ones = [np.ones(len(row), dtype=np.int64) for row in shown]
@@ -140,12 +151,14 @@ class masked_batch:
 
 @dataclass(frozen=True)
 class span_batch:
-    """Rows with spans cut out, each behind a sentinel, and `labels` that name them one after the other.
+    """Rows with spans cut out, each behind a sentinel, and `labels` that name them one after the
+    other.
 
         input     The <0> sat on the <1> .           labels     <0> cat <1> old mat <end>
 
-    Of a row of n tokens, round(share n) are cut out, in round(that / mean_span) spans of random lengths at random places, none at the very
-    beginning, and at least one where the row has two tokens.
+    Of a row of n tokens, round(share n) are cut out, in round(that / mean_span) spans of random
+    lengths at random places, none at the very beginning, and at least one where the row has two
+    tokens.
 
     Args:
         pad, eos: ids.
@@ -156,7 +169,8 @@ class span_batch:
         most, multiple: as for `encoder_batch`.
 
     Raises:
-        DataError: a share outside 0 to 1, a span below 1, too few sentinels for the longest row, or a row without tokens.
+        DataError: a share outside 0 to 1, a span below 1, too few sentinels for the longest row, or
+            a row without tokens.
 
     Example:
         >>> collate = span_batch(pad=0, eos=1, sentinels=(90, 91, 92), most=20)
@@ -164,9 +178,11 @@ class span_batch:
         >>> batch["input_ids"][0, -1].item(), batch["labels"][0, [0, -1]].tolist()
         (1, [90, 1])
 
-    Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", arXiv:1910.10683.
+    Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+    Transformer", arXiv:1910.10683.
 
-    Differs from the paper: there every row ends with a span, so the one span of a short row is always its end; here text may follow it.
+    Differs from the paper: there every row ends with a span, so the one span of a short row is
+    always its end; here text may follow it.
     """
 
     pad: int
@@ -184,7 +200,8 @@ class span_batch:
             raise DataError(f"{self!r}: a span has at least 1 token; take mean_span=3")
         if (needed := self._counts(self.most)[1]) > len(self.sentinels):
             raise DataError(
-                f"{self!r}: a row of {self.most} tokens has {needed} spans, and there are {len(self.sentinels)} sentinels; add some"
+                f"{self!r}: a row of {self.most} tokens has {needed} spans, and there are "
+                f"{len(self.sentinels)} sentinels; add some"
             )
 
     def _counts(self, length: int) -> tuple[int, int]:
@@ -205,22 +222,33 @@ class span_batch:
             "labels": padded(labels, IGNORED, self.multiple),
         }
 
-    def _corrupted(self, row: NDArray[np.int64], draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _corrupted(
+        self, row: NDArray[np.int64], draws: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if len(row) < 2:
             return np.append(row, self.eos), np.array([self.eos])
         noise, spans = self._counts(len(row))
-        *texts, _ = _parted(len(row) - noise + 1, spans + 1, draws)  # what follows the last span may be nothing
+        *texts, _ = _parted(
+            len(row) - noise + 1, spans + 1, draws
+        )  # what follows the last span may be nothing
         inputs, outputs, at = [], [], 0
-        for sentinel, text, cut in zip(self.sentinels, texts, _parted(noise, spans, draws), strict=False):
+        for sentinel, text, cut in zip(
+            self.sentinels, texts, _parted(noise, spans, draws), strict=False
+        ):
             inputs += [row[at : at + text], [sentinel]]
             outputs += [[sentinel], row[at + text : at + text + cut]]
             at += text + cut
-        return np.concatenate([*inputs, row[at:], [self.eos]]), np.concatenate([*outputs, [self.eos]])
+        return np.concatenate([*inputs, row[at:], [self.eos]]), np.concatenate(
+            [*outputs, [self.eos]]
+        )
 
 
 def _cut(rows: Sequence[Row], most: int) -> list[Row]:
     if not rows or not min(map(len, rows)):
-        raise DataError("a batch has a row without tokens, or none: drop empty documents before they are collated")
+        raise DataError(
+            "a batch has a row without tokens, or none: drop empty documents before they are "
+            "collated"
+        )
     return [row[:most] for row in rows]
 
 

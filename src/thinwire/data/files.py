@@ -1,6 +1,8 @@
-"""Documents from files and folders: UTF-8 text, jsonl with one document to a line, parquet with one to a row; the first two also packed.
+"""Documents from files and folders: UTF-8 text, jsonl with one document to a line, parquet with one
+to a row; the first two also packed.
 
-One document is in memory at a time: of a text file all of it, of jsonl a line, of parquet some hundreds of rows.
+One document is in memory at a time: of a text file all of it, of jsonl a line, of parquet some
+hundreds of rows.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from thinwire.words import near, told
 
 FIELD = "text"  # of a line of jsonl, or a column of parquet
 PARQUET = ".parquet"
-SUFFIXES = (".txt", ".md", ".jsonl", PARQUET)  # read from folders; all but parquet with or without a packing after them
+SUFFIXES = (
+    ".txt",
+    ".md",
+    ".jsonl",
+    PARQUET,
+)  # read from folders; all but parquet with or without a packing after them
 PACKED = (".gz", ".zst")
 CHUNK = 1 << 20  # bytes read at once
 ROWS = 256  # of parquet
@@ -35,10 +42,14 @@ def text_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    found = sorted((each for each in _below(path) if _suffix(each.name) in SUFFIXES), key=lambda each: each.relative_to(path).parts)
+    found = sorted(
+        (each for each in _below(path) if _suffix(each.name) in SUFFIXES),
+        key=lambda each: each.relative_to(path).parts,
+    )
     if not found:
         raise DataError(
-            f"the folder {str(path)!r} holds no text files: {', '.join(SUFFIXES)} count, and these packed as {' or '.join(PACKED)}; "
+            f"the folder {str(path)!r} holds no text files: {', '.join(SUFFIXES)} count, and "
+            f"these packed as {' or '.join(PACKED)}; "
             "give such a folder, or one file of any name"
         )
     return found
@@ -90,11 +101,17 @@ def documents(told_as: str, name: str, opened: Opener) -> Iterator[bytes]:
 
 def _below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
-        raise DataError(f"the folder {error.filename!r} cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"the folder {error.filename!r} cannot be read: {error.strerror}"
+        ) from error
 
     for above, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (path for name in names if not name.startswith(".") and (path := Path(above, name)).is_file())
+        yield from (
+            path
+            for name in names
+            if not name.startswith(".") and (path := Path(above, name)).is_file()
+        )
 
 
 def _packing(name: str) -> str:
@@ -112,7 +129,10 @@ def _explained(told_as: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{told_as!r} cannot be unpacked ({error}): it is no gzip file, or a damaged one; pack it again") from error
+        raise DataError(
+            f"{told_as!r} cannot be unpacked ({error}): it is no gzip file, or a damaged one; "
+            "pack it again"
+        ) from error
     except OSError as error:
         if isinstance(error, DataError):
             raise
@@ -145,9 +165,15 @@ def _zstandard(told_as: str, file: IO[bytes]) -> Iterator[bytes]:
                 packed = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
     except zstandard.ZstdError as error:
-        raise DataError(f"{told_as!r} cannot be unpacked ({error}): it is no zstd file, or a damaged one; pack it again") from error
+        raise DataError(
+            f"{told_as!r} cannot be unpacked ({error}): it is no zstd file, or a damaged one; "
+            "pack it again"
+        ) from error
     if frame is not None:
-        raise DataError(f"{told_as!r} cannot be unpacked (it ends within a frame): it was cut off; fetch or pack it again")
+        raise DataError(
+            f"{told_as!r} cannot be unpacked (it ends within a frame): it was cut off; fetch or "
+            "pack it again"
+        )
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, int, bytes]]:
@@ -173,10 +199,16 @@ def _must_be_text(data: bytes, begin: int, told_as: str, name: str) -> None:
         try:
             data.decode()
         except UnicodeDecodeError as error:
-            offset, reason = error.start, f"byte 0x{data[error.start]:02x}, which is not UTF-8 there"
+            offset, reason = (
+                error.start,
+                f"byte 0x{data[error.start]:02x}, which is not UTF-8 there",
+            )
     if reason:
         place = f"offset {begin + offset}{' of what it unpacks to' if _packing(name) else ''}"
-        raise DataError(f"{told_as!r} is not text: {reason}, at {place}; give text in UTF-8 (iconv -t UTF-8 turns other text into it)")
+        raise DataError(
+            f"{told_as!r} is not text: {reason}, at {place}; give text in UTF-8 (iconv -t UTF-8 "
+            "turns other text into it)"
+        )
 
 
 def _rows(told_as: str, opened: Opener) -> Iterator[bytes]:
@@ -190,20 +222,24 @@ def _rows(told_as: str, opened: Opener) -> Iterator[bytes]:
             names = list(table.schema_arrow.names)
             if FIELD not in names:
                 raise DataError(
-                    f"{told_as!r} has no column {FIELD!r}{near(FIELD, names)} It has: {', '.join(names) or 'none'}; name one so"
+                    f"{told_as!r} has no column {FIELD!r}{near(FIELD, names)} It has: "
+                    f"{', '.join(names) or 'none'}; name one so"
                 )
             for batch in table.iter_batches(ROWS, columns=[FIELD]):
                 yield from _texts(batch.column(0).to_pylist(), told_as)
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise DataError(
-                f"{told_as!r} cannot be read as parquet ({told(error)}): it is another kind of file, or a damaged one"
+                f"{told_as!r} cannot be read as parquet ({told(error)}): it is another kind of "
+                "file, or a damaged one"
             ) from error
 
 
 def _texts(rows: list[Any], told_as: str) -> Iterator[bytes]:
     for row in rows:
         if not isinstance(row, str | None):
-            raise DataError(f"the column {FIELD!r} of {told_as!r} holds {type(row).__name__}, not text")
+            raise DataError(
+                f"the column {FIELD!r} of {told_as!r} holds {type(row).__name__}, not text"
+            )
         if row:
             yield row.encode()
 
@@ -213,11 +249,22 @@ def _document(line: bytes, place: str) -> bytes:
     try:
         row = json.loads(line.decode())
     except ValueError as error:
-        raise DataError(f"{place} is not JSON ({error}); a line of .jsonl is an object such as {{{FIELD!r}: '…'}}") from error
+        raise DataError(
+            f"{place} is not JSON ({error}); a line of .jsonl is an object such as {{{FIELD!r}: "
+            f"'…'}}"
+        ) from error
     if not isinstance(row, dict) or not isinstance(row.get(FIELD), str):
-        has = f"it has: {', '.join(map(str, row)) or 'nothing'}" if isinstance(row, dict) else f"it is a {type(row).__name__}"
+        has = (
+            f"it has: {', '.join(map(str, row)) or 'nothing'}"
+            if isinstance(row, dict)
+            else f"it is a {type(row).__name__}"
+        )
         raise DataError(f"{place} has no text in a field {FIELD!r} ({has}); give every line one")
     try:
         return str(row[FIELD]).encode()
-    except UnicodeEncodeError as error:  # JSON may spell half of a surrogate pair, which no encoding can hold
-        raise DataError(f"{place} holds half a character ({error.reason}); mend or drop the line") from error
+    except (
+        UnicodeEncodeError
+    ) as error:  # JSON may spell half of a surrogate pair, which no encoding can hold
+        raise DataError(
+            f"{place} holds half a character ({error.reason}); mend or drop the line"
+        ) from error

@@ -1,7 +1,9 @@
-"""What a run never trains on: the end of every document, or every twentieth document where there are many.
+"""What a run never trains on: the end of every document, or every twentieth document where there
+are many.
 
-A tail of each document keeps both parts of the same kind, so the held part measures the text and not the choice of documents. With
-many documents their tails would be crumbs, too short to read a window in; there whole documents are held out.
+A tail of each document keeps both parts of the same kind, so the held part measures the text and
+not the choice of documents. With many documents their tails would be crumbs, too short to read a
+window in; there whole documents are held out.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ MANY = 100  # documents beyond which whole ones are held out
 
 
 def held_out(documents: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """Documents as `(train, held)`, neither with an empty document; either may lack any if the text is a few letters.
+    """Documents as `(train, held)`, neither with an empty document; either may lack any if the text
+    is a few letters.
 
     Example:
         >>> held_out([b"To be, or not to be.\\n", b"That is the question.\\n"])
@@ -23,20 +26,29 @@ def held_out(documents: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes
         (190, 10)
     """
     pairs = list(parted(documents, len(documents) > MANY))
-    return tuple(document for held, document in pairs if not held), tuple(document for held, document in pairs if held)
+    return tuple(document for held, document in pairs if not held), tuple(
+        document for held, document in pairs if held
+    )
 
 
 def parted(documents: Iterable[bytes], many: bool) -> Iterator[tuple[bool, bytes]]:
-    """The parts as they come, none of them empty, and whether each is held out; `many`: whole documents are."""
+    """The parts as they come, none of them empty, and whether each is held out; `many`: whole
+    documents are."""
     for number, document in enumerate(documents, 1):
-        parts = ((number % SHARE == 0, document),) if many else zip((False, True), split(document), strict=True)
+        parts = (
+            ((number % SHARE == 0, document),)
+            if many
+            else zip((False, True), split(document), strict=True)
+        )
         yield from (part for part in parts if part[1])
 
 
 def split(document: bytes) -> tuple[bytes, bytes]:
-    r"""One document of UTF-8 as `(train, held)`: the last 1/20 is held, from the first paragraph that begins there.
+    r"""One document of UTF-8 as `(train, held)`: the last 1/20 is held, from the first paragraph
+    that begins there.
 
-    Without a paragraph there that leaves at least half of it, a line will do, or else a character; the two together are the document.
+    Without a paragraph there that leaves at least half of it, a line will do, or else a character;
+    the two together are the document.
 
     Example:
         >>> split(b"A paragraph of the novel.\n\n" * 39 + b"The end.\n")
@@ -49,6 +61,8 @@ def split(document: bytes) -> tuple[bytes, bytes]:
         cut = document.find(end, start) + len(end)
         if cut > start and len(document) - cut >= max(1, (len(document) - start) // 2):
             return document[:cut], document[cut:]
-    while start and document[start] & 0xC0 == 0x80:  # inside a character: bytes after its first are 10xxxxxx
+    while (
+        start and document[start] & 0xC0 == 0x80
+    ):  # inside a character: bytes after its first are 10xxxxxx
         start -= 1
     return document[:start], document[start:]

@@ -1,4 +1,5 @@
-"""Documents from a dataset of the Hugging Face hub, or from a local folder in the same layout, through `datasets`.
+"""Documents from a dataset of the Hugging Face hub, or from a local folder in the same layout,
+through `datasets`.
 
 hf:roneneldan/TinyStories
 hf:Salesforce/wikitext,config=wikitext-2-raw-v1,split=train[:10%],field=text
@@ -21,22 +22,36 @@ Read = Callable[[], Iterator[bytes]]
 
 
 def hub_documents(spoken: str) -> tuple[Read, Read | None]:
-    """What reads the documents to train on, and those to hold out if the dataset has a split for it; rows are mapped, not in memory.
+    """What reads the documents to train on, and those to hold out if the dataset has a split for
+    it; rows are mapped, not in memory.
 
     Args:
-        spoken: `hf:NAME`, with any of `config=`, `split=` (default train) and `field=` (default text).
+        spoken: `hf:NAME`, with any of `config=`, `split=` (default train) and `field=` (default
+            text).
 
     Raises:
-        DataError: `datasets` is missing, the hub cannot be reached, or there is no such dataset, config, split or field.
+        DataError: `datasets` is missing, the hub cannot be reached, or there is no such dataset,
+            config, split or field.
     """
     name, given = settings(spoken, ["config", "split", "field"])
     name = name.removeprefix("hf:")
     if not name:
-        raise DataError(f"{spoken!r} names no dataset; say hf:NAME, such as hf:roneneldan/TinyStories")
-    config, split, field = given.get("config"), given.get("split", "train"), given.get("field", "text")
+        raise DataError(
+            f"{spoken!r} names no dataset; say hf:NAME, such as hf:roneneldan/TinyStories"
+        )
+    config, split, field = (
+        given.get("config"),
+        given.get("split", "train"),
+        given.get("field", "text"),
+    )
     rows = _load(name, config, split)
-    asked = {re.split(r"\[", part.strip())[0] for part in split.split("+")}  # `train[:10%]` is of train
-    apart = next((held for held in HELD_SPLITS if held in (rows.info.splits or {}) and held not in asked), None)
+    asked = {
+        re.split(r"\[", part.strip())[0] for part in split.split("+")
+    }  # `train[:10%]` is of train
+    apart = next(
+        (held for held in HELD_SPLITS if held in (rows.info.splits or {}) and held not in asked),
+        None,
+    )
     held = _documents(_load(name, config, apart), field, name) if apart else None
     return _documents(rows, field, name), held
 
@@ -48,7 +63,8 @@ def _load(name: str, config: str | None, split: str) -> Any:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # whatever datasets, pyarrow, fsspec and the HTTP client may raise; the user needs its line only
         raise DataError(
-            f"the dataset {name!r} cannot be loaded ({told(error)}): check its name, config and split; "
+            f"the dataset {name!r} cannot be loaded ({told(error)}): check its name, config and "
+            "split; "
             "hf: needs the network, unless NAME is a local folder or was loaded before"
         ) from error
 
@@ -56,14 +72,22 @@ def _load(name: str, config: str | None, split: str) -> Any:
 def _documents(rows: Any, field: str, name: str) -> Read:
     if field not in rows.column_names:
         known = list(rows.column_names)
-        raise DataError(f"the dataset {name!r} has no field {field!r}{near(field, known, 3)} Say field= one of: {', '.join(known)}")
+        raise DataError(
+            f"the dataset {name!r} has no field {field!r}{near(field, known, 3)} Say field= one "
+            f"of: {', '.join(known)}"
+        )
 
     def read() -> Iterator[bytes]:
         for batch in rows.with_format("arrow").iter(1000):
             texts = batch[field].to_pylist()
             strange = next((text for text in texts if not isinstance(text, str | None)), None)
             if strange is not None:
-                raise DataError(f"the field {field!r} of the dataset {name!r} holds {type(strange).__name__}, not text; say field=…")
-            yield from (text.encode() for text in texts if text)  # a row without text is no document
+                raise DataError(
+                    f"the field {field!r} of the dataset {name!r} holds {type(strange).__name__}, "
+                    "not text; say field=…"
+                )
+            yield from (
+                text.encode() for text in texts if text
+            )  # a row without text is no document
 
     return read

@@ -1,7 +1,9 @@
-"""Say where an address of data may lead: by a redirect of its server, or by a list of files that was fetched.
+"""Say where an address of data may lead: by a redirect of its server, or by a list of files that
+was fetched.
 
-A user has chosen to trust one host. What that host says is followed to the same host, and to others that the user allows; never to a file
-here, never from https to http, and never from outside to an address inside this network, which only this machine may be able to reach.
+A user has chosen to trust one host. What that host says is followed to the same host, and to others
+that the user allows; never to a file here, never from https to http, and never from outside to an
+address inside this network, which only this machine may be able to reach.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Leads(urllib.request.HTTPRedirectHandler):
         self._origin, self._hosts = origin, hosts
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """What opens http and https, and nothing else: urllib's own opens files, FTP and data in an address, too."""
+        """What opens http and https, and nothing else: urllib's own opens files, FTP and data in an
+        address, too."""
         made = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -64,7 +67,9 @@ class Leads(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
-def must_be_allowed(said_by: str, to: str, hosts: Collection[str], origin: str | None = None) -> str:
+def must_be_allowed(
+    said_by: str, to: str, hosts: Collection[str], origin: str | None = None
+) -> str:
     """Return `to`, if what was read at `said_by` may lead there.
 
     Args:
@@ -89,25 +94,37 @@ def must_be_allowed(said_by: str, to: str, hosts: Collection[str], origin: str |
     start = f"{said_by!r} leads to {to!r}"
     host, own = host_of(to), host_of(origin)
     if host is None:
-        raise DataError(f"{start}, which is no address that a server may lead to: only http:// and https:// are followed")
+        raise DataError(
+            f"{start}, which is no address that a server may lead to: only http:// and https:// "
+            "are followed"
+        )
     if urlsplit(said_by).scheme.lower() == "https" and urlsplit(to).scheme.lower() == "http":
-        raise DataError(f"{start}, from https to http, where anybody on the way can read and change it: ask whoever serves it for https")
+        raise DataError(
+            f"{start}, from https to http, where anybody on the way can read and change it: ask "
+            "whoever serves it for https"
+        )
     if host == own:
         return to
     if host not in hosts:
         allowed = ",".join(sorted({*hosts, host}))
-        raise DataError(f"{start}, on another host: if that is right, allow it with --data-hosts {allowed} (hosts= in Python)")
+        raise DataError(
+            f"{start}, on another host: if that is right, allow it with --data-hosts {allowed} "
+            "(hosts= in Python)"
+        )
     inside = _inside(host)
     if inside and not inside & {host, *hosts} and not _inside(own or ""):
         raise DataError(
-            f"{start}, whose address {min(inside)} is inside this machine's own network, where {own} is not: "
-            f"if that is right, allow it with --data-hosts {','.join(sorted({*hosts, min(inside)}))}"
+            f"{start}, whose address {min(inside)} is inside this machine's own network, where "
+            f"{own} is not: "
+            "if that is right, allow it with --data-hosts "
+            f"{','.join(sorted({*hosts, min(inside)}))}"
         )
     return to
 
 
 def host_of(url: str) -> str | None:
-    """Return the name of the host of an http or https address, in small letters; None where it is no such address.
+    """Return the name of the host of an http or https address, in small letters; None where it is
+    no such address.
 
     Example:
         >>> host_of("https://Data.Example:8443/a"), host_of("file:///etc/passwd"), host_of("http://")
@@ -132,13 +149,20 @@ def host_names(text: str) -> tuple[str, ...]:
     """
     names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
     for name in names:
-        if not re.fullmatch(r"[\w.:-]+", name) or name not in (host_of(f"http://{name}/"), host_of(f"http://[{name}]/")):
-            raise ValueError(f"{name!r} is not the name of a host; write names such as cdn.example, with commas between")
+        if not re.fullmatch(r"[\w.:-]+", name) or name not in (
+            host_of(f"http://{name}/"),
+            host_of(f"http://[{name}]/"),
+        ):
+            raise ValueError(
+                f"{name!r} is not the name of a host; write names such as cdn.example, with "
+                "commas between"
+            )
     return names
 
 
 def _inside(host: str) -> set[str]:
-    """Return those addresses of a host that are not on the public internet; none where this machine cannot resolve it (a proxy may)."""
+    """Return those addresses of a host that are not on the public internet; none where this machine
+    cannot resolve it (a proxy may)."""
     try:
         found = {str(each[4][0]).partition("%")[0] for each in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):

@@ -1,7 +1,8 @@
-"""Integers in shards on disk as one tensor: the files are mapped side by side into one range of addresses.
+"""Integers in shards on disk as one tensor: the files are mapped side by side into one range of
+addresses.
 
-So a window that lies across two shards is read like any other, and a batch is one gather. Nothing is read before it is used; ranks of a
-host share the pages; a write stays in its process.
+So a window that lies across two shards is read like any other, and a batch is one gather. Nothing
+is read before it is used; ranks of a host share the pages; a write stays in its process.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SHARD_TOKENS = 1 << 24  # 64 MiB: a whole number of pages on any machine, so that the next shard follows it without a gap
+SHARD_TOKENS = (
+    1 << 24
+)  # 64 MiB: a whole number of pages on any machine, so that the next shard follows it without a gap
 PAGE_TOKENS = mmap.PAGESIZE // 4
 MAP_FIXED = 0x10  # on Linux and the BSDs; Python's mmap does not offer it
 
@@ -31,14 +34,19 @@ def mapped(paths: Sequence[Path], tokens: int) -> Tensor:
 
     Raises:
         OSError: a file cannot be opened or mapped.
-        ValueError: a file that is not the last ends within a page, or the files are shorter than they should be.
+        ValueError: a file that is not the last ends within a page, or the files are shorter than
+            they should be.
     """
     if not tokens:
         return torch.empty(0, dtype=torch.int32)
     sizes = [path.stat().st_size for path in paths]
     if any(size % mmap.PAGESIZE for size in sizes[:-1]) or sum(sizes) < 4 * tokens:
-        raise ValueError(f"{len(paths)} files of {sizes} bytes cannot be mapped as {tokens} tokens in a row")
-    room = mmap.mmap(-1, sum(sizes), flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0))  # given back with the tensor
+        raise ValueError(
+            f"{len(paths)} files of {sizes} bytes cannot be mapped as {tokens} tokens in a row"
+        )
+    room = mmap.mmap(
+        -1, sum(sizes), flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+    )  # given back with the tensor
     base = ctypes.addressof(ctypes.c_char.from_buffer(room))
     for path, size, begin in zip(paths, sizes, np.cumsum([0, *sizes]).tolist(), strict=False):
         if size:
@@ -49,14 +57,34 @@ def mapped(paths: Sequence[Path], tokens: int) -> Tensor:
 def _put(path: Path, address: int, size: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    libc.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    ]
     with path.open("rb") as file:
-        if libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED, file.fileno(), 0) != address:
+        if (
+            libc.mmap(
+                address,
+                size,
+                mmap.PROT_READ | mmap.PROT_WRITE,
+                mmap.MAP_PRIVATE | MAP_FIXED,
+                file.fileno(),
+                0,
+            )
+            != address
+        ):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
 
 
-def in_shards(arrays: Iterable[NDArray[np.int32]], tokens: int) -> Iterator[Iterator[NDArray[np.int32]]]:
-    """Arrays cut where a shard of so many tokens is full: one iterator of pieces to a shard, each to be used up before the next.
+def in_shards(
+    arrays: Iterable[NDArray[np.int32]], tokens: int
+) -> Iterator[Iterator[NDArray[np.int32]]]:
+    """Arrays cut where a shard of so many tokens is full: one iterator of pieces to a shard, each
+    to be used up before the next.
 
     Example:
         >>> pieces = (np.arange(n, dtype=np.int32) for n in (3, 4))

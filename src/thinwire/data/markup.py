@@ -1,4 +1,5 @@
-"""Documentation taken apart into blocks: HTML by its elements, Perl's pod by its commands, vim's help by its layout."""
+"""Documentation taken apart into blocks: HTML by its elements, Perl's pod by its commands, vim's
+help by its layout."""
 
 from __future__ import annotations
 
@@ -7,19 +8,26 @@ from collections.abc import Iterator
 
 from thinwire.data.prose import Block, Kind
 
-# Where a page keeps its words, first match first: Sphinx's two themes, LibreOffice's help, HTML5, anything else.
+# Where a page keeps its words, first match first: Sphinx's two themes, LibreOffice's help, HTML5,
+# anything else.
 MAIN = ("[role=main]", "div.body", "#DisplayArea", "main", "article", "body")
 
-# What is not prose wherever it stands: code, signatures, drawings, menus, tables of contents, legal notices.
+# What is not prose wherever it stands: code, signatures, drawings, menus, tables of contents, legal
+# notices.
 DROPPED = (
-    "script, style, noscript, nav, header, footer, aside, form, button, select, svg, math, pre, [role=navigation], [role=search], "
+    "script, style, noscript, nav, header, footer, aside, form, button, select, svg, math, pre, "
+    "[role=navigation], [role=search], "
     ".programlisting, .synopsis, .funcsynopsis, .highlight, .sig, .headerlink, .indexterm, "
     ".related, .sphinxsidebar, .navheader, .navfooter, .spirit-nav, .menu, .nosearch, .bug, "
-    ".toc, .toctree-wrapper, .contents, .fancy_toc, .index, .genindex-jumpbox, .copyright, .copyright-footer, .legalnotice, .authorgroup"
+    ".toc, .toctree-wrapper, .contents, .fancy_toc, .index, .genindex-jumpbox, .copyright, "
+    ".copyright-footer, .legalnotice, .authorgroup"
 )
 BLOCKS = "p, li, dd, td, th, div, section, blockquote, caption, figcaption, tr, hr"
 HEADINGS = "h1, h2, h3, h4, h5, h6, dt"
-CUT, TITLE = "\x1e", "\x1f"  # ASCII's own marks for the end of a record and of a unit; no page has them
+CUT, TITLE = (
+    "\x1e",
+    "\x1f",
+)  # ASCII's own marks for the end of a record and of a unit; no page has them
 
 
 def decode(data: bytes) -> str:
@@ -71,7 +79,8 @@ ESCAPES = {"lt": "<", "gt": ">", "sol": "/", "verbar": "|", "quot": '"', "amp": 
 
 
 def pod(data: bytes) -> list[Block]:
-    r"""The paragraphs and headings of Perl's plain old documentation; indented paragraphs are code and are left out.
+    r"""The paragraphs and headings of Perl's plain old documentation; indented paragraphs are code
+    and are left out.
 
     Example:
         >>> pod(b"=head1 NAME\n\nThe C<sort> of L<lists|perlfunc/sort> is I<stable>.\n\n  sort @list;\n\n=cut\n")
@@ -93,7 +102,9 @@ def pod(data: bytes) -> list[Block]:
 def _unmarked(text: str) -> str:
     """Pod without its formatting codes, from the innermost outwards."""
     text = re.sub(r"[XZ]<[^<>]*>", "", text)
-    text = re.sub(r"E<(\w+)>", lambda match: f"\x1e{match[1]}\x1f", text)  # E<lt> must not open a code
+    text = re.sub(
+        r"E<(\w+)>", lambda match: f"\x1e{match[1]}\x1f", text
+    )  # E<lt> must not open a code
     before = None
     while before != text:
         before = text
@@ -111,7 +122,8 @@ def _inside(match: re.Match[str]) -> str:
 
 
 def vim(data: bytes) -> Iterator[Block]:
-    r"""The paragraphs of vim's help, which is laid out text in one `pre`: what is indented by a tab is an example or a table.
+    r"""The paragraphs of vim's help, which is laid out text in one `pre`: what is indented by a tab
+    is an example or a table.
 
     Example:
         >>> list(vim(b"<pre>*<b>04.2</b>*\tChanging text\n\nIt <b>acts</b>\nat once.\n<b>\tcw</b>\n\n\tx\tdelete\n</pre>"))
@@ -120,7 +132,9 @@ def vim(data: bytes) -> Iterator[Block]:
     from selectolax.lexbor import LexborHTMLParser
 
     page = LexborHTMLParser(decode(data)).css_first("pre")
-    text = re.sub(r"\*[^\s*]+\*|\|(?=\S)|(?<=\S)\|", "", page.text()) if page is not None else ""  # *targets* and |links|
+    text = (
+        re.sub(r"\*[^\s*]+\*|\|(?=\S)|(?<=\S)\|", "", page.text()) if page is not None else ""
+    )  # *targets* and |links|
     for paragraph in re.split(r"\n\s*\n|^(?=-\s)|^[=-]{20,}$", text, flags=re.MULTILINE):
         lines = [line.strip() for line in paragraph.splitlines() if not re.match(r"\t|  {3}", line)]
         if any(lines):

@@ -1,14 +1,18 @@
-"""In which order samples come: a function of their number alone, so that nothing of it is saved, replayed or sent.
+"""In which order samples come: a function of their number alone, so that nothing of it is saved,
+replayed or sent.
 
-Row g of a run is counted through steps, then ranks, then rows of a batch. It is sample pi(g mod n) of the n there are, and pi, keyed by
-(seed, g div n), is a permutation of 0 … n - 1. So no sample comes twice until all have come; a run goes on from the number of rows that
-were read; and it may do so with another world or batch, for both only say who takes which rows.
+Row g of a run is counted through steps, then ranks, then rows of a batch. It is sample pi(g mod n)
+of the n there are, and pi, keyed by (seed, g div n), is a permutation of 0 … n - 1. So no sample
+comes twice until all have come; a run goes on from the number of rows that were read; and it may do
+so with another world or batch, for both only say who takes which rows.
 
-    scattered    pi is a Feistel network: any sample may follow any other            data in memory, or mapped from a disk
-    striped      pi goes through shards, in some sixty places at once                data that must be fetched, shard by shard
+    scattered    pi is a Feistel network: any sample may follow any other            data in memory,
+    or mapped from a disk striped      pi goes through shards, in some sixty places at once
+    data that must be fetched, shard by shard
 
-Under `striped`, the rows of a step are dealt by their place, not by their number: each rank stays in its own part of the shards, and a
-host fetches its share of them. What ranks read together is the same whoever reads it.
+Under `striped`, the rows of a step are dealt by their place, not by their number: each rank stays
+in its own part of the shards, and a host fetches its share of them. What ranks read together is the
+same whoever reads it.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 ROUNDS = 4
-BLOCK = 4096  # rows that are put in order at once: a call for a few costs as much as one for hundreds
+BLOCK = (
+    4096  # rows that are put in order at once: a call for a few costs as much as one for hundreds
+)
 STRIPES = 64
 Ints = NDArray[np.int64]
 
@@ -39,7 +45,8 @@ class Reader:
         batch: rows to a step, on this rank.
         rank: this process, from 0.
         world: how many processes share the steps.
-        origin: a step, and the rows that all ranks together had read before it: where another world or batch size takes over.
+        origin: a step, and the rows that all ranks together had read before it: where another world
+            or batch size takes over.
 
     Raises:
         ValueError: a size below 1, or a rank outside the world.
@@ -59,9 +66,15 @@ class Reader:
     def __post_init__(self) -> None:
         for name in ("batch", "world"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: there must be at least 1 of it; take {name}=1 or more")
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: there must be at least 1 of it; take {name}=1 "
+                    "or more"
+                )
         if not 0 <= self.rank < self.world:
-            raise ValueError(f"rank={self.rank}, world={self.world}: ranks count from 0 to {self.world - 1}; give this process's own")
+            raise ValueError(
+                f"rank={self.rank}, world={self.world}: ranks count from 0 to {self.world - 1}; "
+                "give this process's own"
+            )
         if min(self.origin) < 0:
             raise ValueError(f"origin={self.origin}: a step and a number of rows, neither below 0")
 
@@ -73,11 +86,14 @@ class Reader:
         """
         since, rows = self.origin
         if step < since:
-            raise ValueError(f"step={step}: steps count from {since}; give the number of steps already taken")
+            raise ValueError(
+                f"step={step}: steps count from {since}; give the number of steps already taken"
+            )
         return rows + (step - since) * self.world * self.batch
 
     def resized(self, step: int, *, batch: int, rank: int, world: int) -> Reader:
-        """The reader that takes over before `step`, for another world or batch: no row is lost and none comes twice."""
+        """The reader that takes over before `step`, for another world or batch: no row is lost and
+        none comes twice."""
         return Reader(batch, rank, world, (step, self.first(step)))
 
 
@@ -95,7 +111,10 @@ class Order(ABC):
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"{type(self).__name__}(size={self.size}): there is nothing to put in order; give at least one sample")
+            raise ValueError(
+                f"{type(self).__name__}(size={self.size}): there is nothing to put in order; give "
+                "at least one sample"
+            )
 
     @abstractmethod
     def epoch(self, number: int, rows: Tensor) -> Tensor:
@@ -103,7 +122,8 @@ class Order(ABC):
 
     @abstractmethod
     def dealt(self, rows: Tensor) -> Tensor:
-        """(r,) int64 by which those rows of a step that are of one epoch are dealt to ranks, smallest first."""
+        """(r,) int64 by which those rows of a step that are of one epoch are dealt to ranks,
+        smallest first."""
 
     def of(self, rows: Tensor) -> Tensor:
         """The samples of some rows of a run: both (r,) int64.
@@ -128,8 +148,13 @@ class Order(ABC):
         first, begin = reader.first(step), reader.rank * reader.batch
         rows = torch.arange(first, first + reader.world * reader.batch)
         if reader.world > 1:
-            parts = [rows[rows // self.size == number] for number in range(first // self.size, int(rows[-1]) // self.size + 1)]
-            rows = torch.cat([part[self.dealt(part % self.size).argsort(stable=True)] for part in parts])
+            parts = [
+                rows[rows // self.size == number]
+                for number in range(first // self.size, int(rows[-1]) // self.size + 1)
+            ]
+            rows = torch.cat(
+                [part[self.dealt(part % self.size).argsort(stable=True)] for part in parts]
+            )
         return rows[begin : begin + reader.batch]
 
     def at(self, step: int, reader: Reader) -> Tensor:
@@ -190,22 +215,26 @@ class scattered(Order):
 class striped(Order):
     """Shard by shard, in `stripes` places at once.
 
-    In each epoch the shards are put in another order and, in it, their samples one after the other in a line of n. The line is cut in C
-    stripes (a power of two) and row q reads stripe b(q mod C) at offset q div C, where b turns the bits of a number round: so the rows of
-    a step are spread evenly over the line, and dealt by their place on it, each rank gets a run of the line that moves little from step
-    to step. Within a shard samples come in an order of their own.
+    In each epoch the shards are put in another order and, in it, their samples one after the other
+    in a line of n. The line is cut in C stripes (a power of two) and row q reads stripe b(q mod C)
+    at offset q div C, where b turns the bits of a number round: so the rows of a step are spread
+    evenly over the line, and dealt by their place on it, each rank gets a run of the line that
+    moves little from step to step. Within a shard samples come in an order of their own.
 
-    Each rank then reads about 1/world of the shards, and exactly that where world * batch is a power of two. C shards are open at a time,
-    C/world on a rank; a batch mixes rows of as many shards as it has rows, up to that.
+    Each rank then reads about 1/world of the shards, and exactly that where world * batch is a
+    power of two. C shards are open at a time, C/world on a rank; a batch mixes rows of as many
+    shards as it has rows, up to that.
 
     Args:
         size: how many samples there are.
         seed: another seed, another order.
         shards: the samples of each shard, which sum to `size`.
-        stripes: C, at least the largest world that will ever read; fewer mix less and fetch less ahead.
+        stripes: C, at least the largest world that will ever read; fewer mix less and fetch less
+            ahead.
 
     Raises:
-        ValueError: a size below 1, shards that do not sum to it, or stripes that are no power of two.
+        ValueError: a size below 1, shards that do not sum to it, or stripes that are no power of
+            two.
 
     Example:
         >>> order = striped.over([4, 4, 4, 4], seed=1, stripes=4)
@@ -220,9 +249,15 @@ class striped(Order):
     def __post_init__(self) -> None:
         super().__post_init__()
         if sum(self.shards) != self.size or min(self.shards) < 0:
-            raise ValueError(f"striped: the shards hold {sum(self.shards)} samples, not {self.size}; give how many each shard holds")
+            raise ValueError(
+                f"striped: the shards hold {sum(self.shards)} samples, not {self.size}; give how "
+                "many each shard holds"
+            )
         if self.stripes < 1 or self.stripes & (self.stripes - 1):
-            raise ValueError(f"striped(stripes={self.stripes}): bits are turned round, so it must be a power of two; take {STRIPES}")
+            raise ValueError(
+                f"striped(stripes={self.stripes}): bits are turned round, so it must be a power "
+                f"of two; take {STRIPES}"
+            )
 
     @classmethod
     def over(cls, shards: Sequence[int], seed: int = 0, stripes: int = STRIPES) -> striped:
@@ -235,7 +270,9 @@ class striped(Order):
         slot = torch.searchsorted(ends, place, right=True)
         shard = chosen[slot]
         offset = place - torch.where(slot > 0, ends[slot - 1], 0)
-        return begins[shard] + permuted_each(offset, sizes[shard], shard, f"{self.seed}/{number}/shards")
+        return begins[shard] + permuted_each(
+            offset, sizes[shard], shard, f"{self.seed}/{number}/shards"
+        )
 
     def dealt(self, rows: Tensor) -> Tensor:
         return self._places(rows)
@@ -243,7 +280,9 @@ class striped(Order):
     def steps(self, step: int, count: int, reader: Reader) -> Tensor:
         each = reader.world * reader.batch
         first = reader.first(step)
-        if first // self.size != (first + count * each - 1) // self.size:  # an epoch ends among them
+        if (
+            first // self.size != (first + count * each - 1) // self.size
+        ):  # an epoch ends among them
             return super().steps(step, count, reader)
         rows = torch.arange(first, first + count * each).view(count, each)
         if reader.world > 1:
@@ -251,11 +290,16 @@ class striped(Order):
         return rows[:, reader.rank * reader.batch : (reader.rank + 1) * reader.batch].contiguous()
 
     def shards_ahead(self, step: int, steps: int, reader: Reader) -> list[int]:
-        """The shards that a rank reads in some steps to come, each once, in the order in which it needs them."""
+        """The shards that a rank reads in some steps to come, each once, in the order in which it
+        needs them."""
         bounds = torch.tensor(self.shards).cumsum(0)
         seen: dict[int, None] = {}
         for each in range(step, step + steps):
-            seen.update(dict.fromkeys(torch.searchsorted(bounds, self.at(each, reader), right=True).tolist()))
+            seen.update(
+                dict.fromkeys(
+                    torch.searchsorted(bounds, self.at(each, reader), right=True).tolist()
+                )
+            )
         return list(seen)
 
     def _places(self, rows: Tensor) -> Tensor:
@@ -271,9 +315,12 @@ def _block(order: scattered, number: int) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _stripes(size: int, stripes: int) -> tuple[Tensor, Tensor]:
-    """Where each stripe begins on the line, and each number below `stripes` with its bits turned round."""
+    """Where each stripe begins on the line, and each number below `stripes` with its bits turned
+    round."""
     bits = stripes.bit_length() - 1
-    turned = torch.tensor([int(f"{number:0{bits}b}"[::-1], 2) if bits else 0 for number in range(stripes)])
+    turned = torch.tensor(
+        [int(f"{number:0{bits}b}"[::-1], 2) if bits else 0 for number in range(stripes)]
+    )
     lengths = torch.full((stripes,), size // stripes)
     lengths[turned[: size % stripes]] += 1  # the last rows of an epoch, which do not go round
     return lengths.cumsum(0) - lengths, turned
@@ -281,7 +328,8 @@ def _stripes(size: int, stripes: int) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=16)
 def _line(shards: tuple[int, ...], key: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The line of an epoch: where each of its shards ends and which one it is; by their numbers, shards' first samples and sizes."""
+    """The line of an epoch: where each of its shards ends and which one it is; by their numbers,
+    shards' first samples and sizes."""
     sizes = torch.tensor(shards)
     chosen = permuted(torch.arange(len(shards)), len(shards), key)
     return sizes[chosen].cumsum(0), chosen, sizes.cumsum(0) - sizes, sizes
@@ -290,8 +338,9 @@ def _line(shards: tuple[int, ...], key: str) -> tuple[Tensor, Tensor, Tensor, Te
 def permuted(numbers: Tensor, size: int, key: str) -> Tensor:
     """Where a permutation of 0 … size - 1, chosen by `key`, sends `numbers` (any shape, int64).
 
-    Each round turns (left, right) into (right, left xor f(right)), which any f leaves invertible; a result outside the range
-    goes through again, which leads back inside, for a permutation's cycles are closed.
+    Each round turns (left, right) into (right, left xor f(right)), which any f leaves invertible; a
+    result outside the range goes through again, which leads back inside, for a permutation's cycles
+    are closed.
 
     Example:
         >>> sorted(permuted(torch.arange(5), 5, "any key").tolist())
@@ -299,19 +348,26 @@ def permuted(numbers: Tensor, size: int, key: str) -> Tensor:
     """
     half = _half(size)
     flat = numbers.numpy().reshape(-1)
-    return torch.from_numpy(_walked(flat, np.int64(size), np.int64(half), _keys(key))).view(numbers.shape)
+    return torch.from_numpy(_walked(flat, np.int64(size), np.int64(half), _keys(key))).view(
+        numbers.shape
+    )
 
 
 def permuted_each(numbers: Tensor, sizes: Tensor, which: Tensor, key: str) -> Tensor:
-    """The same where every number has a range and a permutation of its own: of 0 … sizes - 1, chosen by `key` and `which`; all (r,) int64.
+    """The same where every number has a range and a permutation of its own: of 0 … sizes - 1,
+    chosen by `key` and `which`; all (r,) int64.
 
     Example:
         >>> permuted_each(torch.tensor([0, 1, 0, 1]), torch.tensor([2, 2, 9, 9]), torch.tensor([0, 0, 1, 1]), "a").tolist()
         [0, 1, 4, 6]
     """
     size, shard = sizes.numpy(), mixed(which.numpy() + 1)
-    half = np.maximum(1, (np.frexp(size - 1)[1] + 1) // 2).astype(np.int64)  # as `_half`: frexp's exponent is the bit length
-    return torch.from_numpy(_walked(numbers.numpy(), size, half, [mixed(shard ^ each) for each in _keys(key)]))
+    half = np.maximum(1, (np.frexp(size - 1)[1] + 1) // 2).astype(
+        np.int64
+    )  # as `_half`: frexp's exponent is the bit length
+    return torch.from_numpy(
+        _walked(numbers.numpy(), size, half, [mixed(shard ^ each) for each in _keys(key)])
+    )
 
 
 def _half(size: int) -> int:
@@ -321,7 +377,9 @@ def _half(size: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _keys(key: str) -> list[np.uint32]:
-    return list(np.frombuffer(hashlib.blake2b(key.encode(), digest_size=4 * ROUNDS).digest(), dtype="<u4"))
+    return list(
+        np.frombuffer(hashlib.blake2b(key.encode(), digest_size=4 * ROUNDS).digest(), dtype="<u4")
+    )
 
 
 def _walked(numbers: Ints, size: Any, half: Any, keys: Sequence[Any]) -> Ints:
@@ -329,7 +387,9 @@ def _walked(numbers: Ints, size: Any, half: Any, keys: Sequence[Any]) -> Ints:
     room = ((np.int64(1) << half) - 1).astype(np.uint32)
     out, outside = numbers.copy(), np.arange(len(numbers))
     while len(outside):
-        bits, end, mask, *round_keys = (each[outside] if np.ndim(each) else each for each in (half, size, room, *keys))
+        bits, end, mask, *round_keys = (
+            each[outside] if np.ndim(each) else each for each in (half, size, room, *keys)
+        )
         here = out[outside]
         left, right = (here >> bits).astype(np.uint32), here.astype(np.uint32) & mask
         for round_key in round_keys:

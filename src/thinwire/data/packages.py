@@ -1,4 +1,5 @@
-"""Packages from the two registries that most machines reach: Debian's through apt-get, PyPI through pip. Their files, without unpacking."""
+"""Packages from the two registries that most machines reach: Debian's through apt-get, PyPI through
+pip. Their files, without unpacking."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Shop(Protocol):
     """Where packages come from; the tests bring their own."""
 
     def find(self, registry: str, pattern: str) -> Package:
-        """The newest package whose whole name matches `pattern`, a regular expression; for PyPI it is `name==version`.
+        """The newest package whose whole name matches `pattern`, a regular expression; for PyPI it
+        is `name==version`.
 
         Raises:
             DataError: there is none.
@@ -58,21 +60,34 @@ class Registries:
         listed = _ask("apt-cache", "search", "--names-only", f"^{pattern}$").splitlines()
         names = [name for line in listed if re.fullmatch(pattern, name := line.partition(" ")[0])]
         for name in sorted(names, key=numbers, reverse=True):
-            if found := re.search(r"Candidate: (?!\(none\))(\S+)", _ask("apt-cache", "policy", name)):
+            if found := re.search(
+                r"Candidate: (?!\(none\))(\S+)", _ask("apt-cache", "policy", name)
+            ):
                 return Package(registry, name, found[1])
         raise DataError(
-            f"apt knows no package {pattern}: its lists are old or empty (sudo apt-get update), or this system does not have it"
+            f"apt knows no package {pattern}: its lists are old or empty (sudo apt-get update), "
+            "or this system does not have it"
         )
 
     def download(self, package: Package, folder: Path) -> Path:
         if package.registry == "pypi":
-            pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check")
+            pip = (
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--disable-pip-version-check",
+            )
             _ask(*pip, "--dest", str(folder), f"{package.name}=={package.version}")
         else:
             _ask("apt-get", "download", f"{package.name}={package.version}", folder=folder)
         found = [path for path in folder.iterdir() if path.is_file()]
         if len(found) != 1:
-            raise DataError(f"downloading {package.name} left {len(found)} files, not one archive; try again")
+            raise DataError(
+                f"downloading {package.name} left {len(found)} files, not one archive; try again"
+            )
         return found[0]
 
 
@@ -92,7 +107,8 @@ def apt_is_here() -> bool:
 
 
 def files(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of every plain file in a .deb, a wheel or a source archive, in the archive's order; nothing is written to disk.
+    """Path and bytes of every plain file in a .deb, a wheel or a source archive, in the archive's
+    order; nothing is written to disk.
 
     Raises:
         DataError: the archive is damaged, or of another kind.
@@ -102,11 +118,20 @@ def files(archive: Path) -> Iterator[tuple[str, bytes]]:
             yield from _debian(archive)
         elif archive.suffix in (".whl", ".zip"):
             with zipfile.ZipFile(archive) as wheel:
-                yield from ((name, wheel.read(name)) for name in wheel.namelist() if not name.endswith("/"))
+                yield from (
+                    (name, wheel.read(name)) for name in wheel.namelist() if not name.endswith("/")
+                )
         else:
             with tarfile.open(archive) as source:
                 yield from _members(source)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        gzip.BadGzipFile,
+        lzma.LZMAError,
+        zlib.error,
+    ) as error:
         raise DataError(f"{archive.name} is damaged or no archive ({error}); try again") from error
 
 
@@ -118,14 +143,19 @@ def _debian(archive: Path) -> Iterator[tuple[str, bytes]]:
                 yield from _members(tree)
             _, said = unpacking.communicate()
         except tarfile.TarError:
-            _, said = unpacking.communicate()  # dpkg-deb knows better than tarfile why there is no tar
+            _, said = (
+                unpacking.communicate()
+            )  # dpkg-deb knows better than tarfile why there is no tar
             if not said:
                 raise
         finally:
             unpacking.kill()  # where the reader stopped early; else it has ended
     if said or unpacking.returncode:
         reason = said.decode(errors="replace").strip().partition("\n")[0]
-        raise DataError(f"{archive.name} is damaged or no Debian package ({reason or f'exit code {unpacking.returncode}'}); try again")
+        raise DataError(
+            f"{archive.name} is damaged or no Debian package "
+            f"({reason or f'exit code {unpacking.returncode}'}); try again"
+        )
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
@@ -150,9 +180,19 @@ def _ask(*command: str, folder: Path | None = None) -> str:
     except FileNotFoundError:
         raise DataError(f"{command[0]} is not on this system") from None
     except subprocess.TimeoutExpired:
-        raise DataError(f"{shown} took over {DOWNLOAD_S // 60} minutes; try again on a better line") from None
+        raise DataError(
+            f"{shown} took over {DOWNLOAD_S // 60} minutes; try again on a better line"
+        ) from None
     if done.returncode:
-        said = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        reasons = [line for line in said if line.startswith(("E: ", "ERROR: "))] or said[-1:] or [f"exit code {done.returncode}"]
+        said = [
+            line.strip()
+            for line in done.stderr.decode(errors="replace").splitlines()
+            if line.strip()
+        ]
+        reasons = (
+            [line for line in said if line.startswith(("E: ", "ERROR: "))]
+            or said[-1:]
+            or [f"exit code {done.returncode}"]
+        )
         raise DataError(f"{shown} failed: {reasons[-1]}")
     return done.stdout.decode(errors="replace")

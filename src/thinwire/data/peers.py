@@ -1,9 +1,11 @@
-"""Hosts that fetch for each other: every shard has one host that fetches it from afar, and the others have it from that one.
+"""Hosts that fetch for each other: every shard has one host that fetches it from afar, and the
+others have it from that one.
 
     THINWIRE_PEERS=10.0.0.1:7700,10.0.0.2:7700        the hosts' addresses on the fast link, in the order of torchrun's nodes
 
-What is handed on is known by its checksum, which the receiver checks, and only what a set's index names is handed out. Where a peer does
-not answer, the shard comes from afar after all, with one warning.
+What is handed on is known by its checksum, which the receiver checks, and only what a set's index
+names is handed out. Where a peer does not answer, the shard comes from afar after all, with one
+warning.
 """
 
 from __future__ import annotations
@@ -36,9 +38,15 @@ class Peers:
     def __init__(self, addresses: Sequence[str], own: int) -> None:
         for address in addresses:
             if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdecimal():
-                raise DataError(f"{PEERS} holds {address!r}, which is no HOST:PORT; give one to a host, with commas between")
+                raise DataError(
+                    f"{PEERS} holds {address!r}, which is no HOST:PORT; give one to a host, with "
+                    "commas between"
+                )
         if not 0 <= own < len(addresses):
-            raise DataError(f"{PEERS} holds {len(addresses)} addresses, and this is host {own} of the run; give one to each host")
+            raise DataError(
+                f"{PEERS} holds {len(addresses)} addresses, and this is host {own} of the run; "
+                "give one to each host"
+            )
         self.addresses, self.own = tuple(addresses), own
         self.received_bytes = 0
         self._server: ThreadingHTTPServer | None = None
@@ -51,17 +59,26 @@ class Peers:
         if owner == self.own:
             return from_afar()
         try:
-            data = self._http.read(f"http://{self.addresses[owner]}/{sha256}", 0, size, About(size, ""))
+            data = self._http.read(
+                f"http://{self.addresses[owner]}/{sha256}", 0, size, About(size, "")
+            )
         except DataError as error:
             if not self._warned:
                 self._warned = True
-                warnings.warn(f"the peer {self.addresses[owner]} hands nothing out ({error}): fetching it from afar", stacklevel=2)
+                warnings.warn(
+                    (
+                        f"the peer {self.addresses[owner]} hands nothing out ({error}): fetching "
+                        "it from afar"
+                    ),
+                    stacklevel=2,
+                )
             return from_afar()
         self.received_bytes += len(data)
         return data
 
     def serve(self, find: Callable[[str], Bytes]) -> None:
-        """Hand out what `find` has for a checksum (it raises `LookupError` for others), until `close`.
+        """Hand out what `find` has for a checksum (it raises `LookupError` for others), until
+        `close`.
 
         Raises:
             DataError: the address cannot be listened on.
@@ -89,10 +106,13 @@ class Peers:
             self._server = ThreadingHTTPServer((host, int(port)), Handler)
         except OSError as error:
             raise DataError(
-                f"{PEERS}: this host cannot listen on {self.addresses[self.own]} ({error.strerror}): give its own address and a free port"
+                f"{PEERS}: this host cannot listen on {self.addresses[self.own]} "
+                f"({error.strerror}): give its own address and a free port"
             ) from error
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, name="thinwire-peers", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, name="thinwire-peers", daemon=True
+        ).start()
 
     def close(self) -> None:
         """Hand out nothing more."""

@@ -1,11 +1,13 @@
 r"""A long text cut into pieces, at places where a tokenizer would cut it anyway.
 
-Tokenizers of the GPT-2 kind first cut a text into words: a run of white space gives its last character to the next word, or leaves it
-as a word of its own, and no word is merged with another. So a cut right before the last white space of a run changes no id:
+Tokenizers of the GPT-2 kind first cut a text into words: a run of white space gives its last
+character to the next word, or leaves it as a word of its own, and no word is merged with another.
+So a cut right before the last white space of a run changes no id:
 
     the end.\n | \nThe next paragraph         the end. | \nThe next line         the end | of it
 
-Other kinds (Llama 3's `\s*[\r\n]+`, SentencePiece's mark before the first word) differ by a token a piece, one in many thousands.
+Other kinds (Llama 3's `\s*[\r\n]+`, SentencePiece's mark before the first word) differ by a token a
+piece, one in many thousands.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-PIECE = 1 << 17  # characters: thousands of words, yet enough pieces in a few MB to keep all cores busy
+PIECE = (
+    1 << 17
+)  # characters: thousands of words, yet enough pieces in a few MB to keep all cores busy
 
-# Best first. \S is any character that Unicode does not call white space, as in the tokenizers' own patterns.
+# Best first. \S is any character that Unicode does not call white space, as in the tokenizers' own
+# patterns.
 PLACES = tuple(map(re.compile, (r"(?<=\n)\n(?=\S)", r"\n(?=\S)", r" (?=\S)")))
 
 
 def pieces(text: str, size: int = PIECE) -> Iterator[str]:
-    r"""Pieces of `size` to twice `size` characters (the last one may be shorter) that together are the text.
+    r"""Pieces of `size` to twice `size` characters (the last one may be shorter) that together are
+    the text.
 
     Example:
         >>> list(pieces("One paragraph.\n\nAnother,\nof two lines.", size=12))
@@ -30,7 +36,9 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
     while len(text) - at > 2 * size:
         window = at + size, at + 2 * size
         places = (place.search(text, *window) for place in PLACES)
-        found = next((match.start() for match in places if match), at + 2 * size)  # one word as long as that: cut it anywhere
+        found = next(
+            (match.start() for match in places if match), at + 2 * size
+        )  # one word as long as that: cut it anywhere
         yield text[at:found]
         at = found
     if at < len(text):

@@ -1,4 +1,5 @@
-"""Text as it streams by: read, clean, tokenize, pack, batch; for what is too large to be packed first, or changes all the time.
+"""Text as it streams by: read, clean, tokenize, pack, batch; for what is too large to be packed
+first, or changes all the time.
 
     read        documents, from wherever they come, in one lane or several
     clean       `clean.cleaners`, which change or drop them
@@ -7,10 +8,11 @@
     batch       each rank's rows of a step
     device      made ahead by `Prefetch`, copied by the caller
 
-With n lanes, row g of the run is row g div n of lane g mod n. The rows of a step are dealt to ranks by their lanes, so a rank reads its
-own lanes and no others wherever world divides n and n divides world * batch; elsewhere it reads some that are others', too, and the rows
-are as right. Each lane goes round on its own. Nothing is shuffled but what the reader shuffles: a packed set (`sets`) does better there.
-One may stop at any step and go on in any world.
+With n lanes, row g of the run is row g div n of lane g mod n. The rows of a step are dealt to ranks
+by their lanes, so a rank reads its own lanes and no others wherever world divides n and n divides
+world * batch; elsewhere it reads some that are others', too, and the rows are as right. Each lane
+goes round on its own. Nothing is shuffled but what the reader shuffles: a packed set (`sets`) does
+better there. One may stop at any step and go on in any world.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ Read = Callable[[], Iterable[bytes]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a lane stands: before its row `row`, which begins `offset` tokens into its document `document`, counted through epochs' ends.
+    """Where a lane stands: before its row `row`, which begins `offset` tokens into its document
+    `document`, counted through epochs' ends.
 
     Documents are counted after cleaning, from the first of the first epoch.
     """
@@ -50,12 +53,16 @@ class Place:
     offset: int = 0
 
 
-def lanes_of(source: str, count: int, cache: Path | None = None, hosts: Collection[str] = ()) -> tuple[Read, ...]:
-    """The files of a text, dealt to lanes: file i is in lane i mod `count`, and is fetched by whoever reads that lane.
+def lanes_of(
+    source: str, count: int, cache: Path | None = None, hosts: Collection[str] = ()
+) -> tuple[Read, ...]:
+    """The files of a text, dealt to lanes: file i is in lane i mod `count`, and is fetched by
+    whoever reads that lane.
 
     Args:
         source: a file, folder or address, as `read_text` takes it.
-        count: a multiple of the ranks of any world that will read, so that each file has one reader.
+        count: a multiple of the ranks of any world that will read, so that each file has one
+            reader.
         cache: a folder that keeps what is fetched from an address, by default `cache_folder()`.
         hosts: names of hosts that an address may lead to, beside its own.
 
@@ -64,22 +71,27 @@ def lanes_of(source: str, count: int, cache: Path | None = None, hosts: Collecti
     """
     if source == "bundled" or source.startswith("hf:"):
         raise DataError(
-            f"lanes_of({source!r}): lanes are made of whole files; of a dataset take rows.shard(n, k) for each, of 'bundled' one lane"
+            f"lanes_of({source!r}): lanes are made of whole files; of a dataset take "
+            "rows.shard(n, k) for each, of 'bundled' one lane"
         )
     files = readers_of(source, cache, hosts)
     if not 1 <= count <= len(files):
         raise DataError(
-            f"lanes_of({source!r}, {count}): a lane is made of whole files, and there are {len(files)}; ask for 1 to {len(files)}"
+            f"lanes_of({source!r}, {count}): a lane is made of whole files, and there are "
+            f"{len(files)}; ask for 1 to {len(files)}"
         )
 
     def lane(number: int) -> Read:
-        return lambda: (document for read in files[number::count] for document in read() if document)
+        return lambda: (
+            document for read in files[number::count] for document in read() if document
+        )
 
     return tuple(map(lane, range(count)))
 
 
 def furthest(*places: Sequence[Place]) -> tuple[Place, ...]:
-    """Of what all ranks have told of their lanes, how far each lane has been read: what another world goes on from.
+    """Of what all ranks have told of their lanes, how far each lane has been read: what another
+    world goes on from.
 
     Example:
         >>> furthest([Place(4, 2, 0), Place()], [Place(), Place(4, 7, 3)])
@@ -92,13 +104,16 @@ class Pipeline:
     """Rows of a stream of documents, each rank's own, step after step.
 
     Args:
-        read: the documents, from the first one on, called again at the end of each epoch; or several such lanes.
+        read: the documents, from the first one on, called again at the end of each epoch; or
+            several such lanes.
         tokenizer: any with an eos token.
         who: this rank, its batch and its world.
         length: tokens to a row.
         overlap: tokens that a row shares with the next one of its lane.
-        clean: what is done to documents, made anew for each epoch of each lane (`unseen` remembers).
-        places: of all lanes, to go on from: those of this rank, or the `furthest` of all; without them what was read is read again.
+        clean: what is done to documents, made anew for each epoch of each lane (`unseen`
+            remembers).
+        places: of all lanes, to go on from: those of this rank, or the `furthest` of all; without
+            them what was read is read again.
 
     Raises:
         ValueError: an overlap that is none, no lanes, or places of another number of lanes.
@@ -125,13 +140,20 @@ class Pipeline:
         places: Sequence[Place] = (),
     ) -> None:
         if not 0 <= overlap < length:
-            raise ValueError(f"Pipeline(length={length}, overlap={overlap}): a row shares 0 to {length - 1} tokens with the next")
+            raise ValueError(
+                f"Pipeline(length={length}, overlap={overlap}): a row shares 0 to {length - 1} "
+                "tokens with the next"
+            )
         each = (read,) if callable(read) else tuple(read)
         if not each or (places and len(places) != len(each)):
-            raise ValueError(f"Pipeline: {len(each)} lanes and {len(places)} places; give at least one lane, and a place to each or none")
+            raise ValueError(
+                f"Pipeline: {len(each)} lanes and {len(places)} places; give at least one lane, "
+                "and a place to each or none"
+            )
         self.who = who
         self._lanes = [
-            _Lane(one, tokenizer, length, overlap, clean, place) for one, place in zip(each, places or [Place()] * len(each), strict=True)
+            _Lane(one, tokenizer, length, overlap, clean, place)
+            for one, place in zip(each, places or [Place()] * len(each), strict=True)
         ]
 
     @property
@@ -150,9 +172,13 @@ class Pipeline:
             DataError: a lane without documents, or a document that cannot be read.
         """
         who, first, count = self.who, self.who.first(step), len(self._lanes)
-        rows = sorted((row % count, row // count) for row in range(first, first + who.world * who.batch))
+        rows = sorted(
+            (row % count, row // count) for row in range(first, first + who.world * who.batch)
+        )
         mine = rows[who.rank * who.batch : (who.rank + 1) * who.batch]
-        return torch.from_numpy(np.stack([self._lanes[lane].at(row) for lane, row in mine]).astype(np.int64))
+        return torch.from_numpy(
+            np.stack([self._lanes[lane].at(row) for lane, row in mine]).astype(np.int64)
+        )
 
     def close(self) -> None:
         """Nothing to close."""
@@ -187,7 +213,9 @@ class _Lane:
         self.place = place
         """Before the next row."""
         self._documents = self._ids(place.document)
-        self._ahead: list[NDArray[np.int32]] = []  # documents whose tokens are not all used, the first from `place.offset` on
+        self._ahead: list[
+            NDArray[np.int32]
+        ] = []  # documents whose tokens are not all used, the first from `place.offset` on
 
     def _row(self) -> NDArray[np.int32]:
         """The next row."""
@@ -222,6 +250,8 @@ class _Lane:
 
             yield from encode(self._tokenizer, islice(counting(), skip, None))
             if not counted:
-                raise DataError("the stream has no documents, or cleaning leaves none: give it some")
+                raise DataError(
+                    "the stream has no documents, or cleaning leaves none: give it some"
+                )
             self._per_epoch = counted
             skip = max(0, skip - counted)

@@ -1,7 +1,8 @@
 """Batches made before they are asked for: while a step computes, a thread makes the next ones.
 
-Threads, not processes: making a batch is a gather, a copy and the tokenizer's own code, which let go of the interpreter, and nothing has to
-be sent from process to process (`benchmarks.input` has both).
+Threads, not processes: making a batch is a gather, a copy and the tokenizer's own code, which let
+go of the interpreter, and nothing has to be sent from process to process (`benchmarks.input` has
+both).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Prefetch(Generic[T]):
     """What a function makes of the steps to come, in order.
 
     Args:
-        make: a step's batch. With one thread it is called for one step after the other, so it may read on from where it was; with more
-            it must not mind the order.
+        make: a step's batch. With one thread it is called for one step after the other, so it may
+            read on from where it was; with more it must not mind the order.
         stop: the step that is never made; None: there is no last one.
         depth: how many batches may wait to be asked for.
         threads: how many make them.
@@ -37,9 +38,13 @@ class Prefetch(Generic[T]):
         [0, 10, 20, 40]
     """
 
-    def __init__(self, make: Callable[[int], T], *, stop: int | None = None, depth: int = 2, threads: int = 1) -> None:
+    def __init__(
+        self, make: Callable[[int], T], *, stop: int | None = None, depth: int = 2, threads: int = 1
+    ) -> None:
         if depth < 1 or threads < 1:
-            raise ValueError(f"Prefetch(depth={depth}, threads={threads}): there must be at least 1 of each")
+            raise ValueError(
+                f"Prefetch(depth={depth}, threads={threads}): there must be at least 1 of each"
+            )
         self._make, self._stop, self._depth = make, stop, depth
         self._workers = Workers(threads, "thinwire-input")
         self._ahead: deque[tuple[int, Future[T]]] = deque()
@@ -47,7 +52,8 @@ class Prefetch(Generic[T]):
         """Seconds that `at` has waited for, in all: the time that input took from training."""
 
     def at(self, step: int) -> T:
-        """The batch of a step, waited for if need be; those after it are begun. A step that was not expected starts anew from there.
+        """The batch of a step, waited for if need be; those after it are begun. A step that was not
+        expected starts anew from there.
 
         Raises:
             Exception: whatever making it raised, here and not before.
@@ -68,7 +74,8 @@ class Prefetch(Generic[T]):
             self.wait_s += time.perf_counter() - begun
 
     def close(self) -> None:
-        """Drop what was not asked for, and wait for the one that is being made: a moment, for its server may have stalled."""
+        """Drop what was not asked for, and wait for the one that is being made: a moment, for its
+        server may have stalled."""
         self._drop()
         self._workers.close()
 
@@ -88,5 +95,10 @@ class Prefetch(Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()

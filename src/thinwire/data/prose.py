@@ -1,8 +1,9 @@
 """Which paragraphs of a document are English prose, and the document that they make.
 
-A reader (`markup.py`, `readers.py`) takes a document apart into blocks: paragraphs, headings, and passages known to be literature. Here
-they are judged one by one, by what can be counted: words, letters, the commonest words of English, the mark at the end. Tables of
-symbols, signatures, menus, licences and other languages fail the count; no list of sites or authors is kept.
+A reader (`markup.py`, `readers.py`) takes a document apart into blocks: paragraphs, headings, and
+passages known to be literature. Here they are judged one by one, by what can be counted: words,
+letters, the commonest words of English, the mark at the end. Tables of symbols, signatures, menus,
+licences and other languages fail the count; no list of sites or authors is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ LETTERS = string.ascii_letters.encode() + b" "
 LEAST_WORDS = 6  # fewer is a label
 SENTENCE_WORDS = 12  # fewer must end as a sentence does; else it is a caption or a table's cell
 LEAST_LETTERS = 0.80  # of all characters, spaces counted as letters
-LEAST_COMMON = 0.20  # of all words: English prose has 0.4 to 0.5, technical prose 0.3, other languages under 0.1
+# of all words: English prose has 0.4 to 0.5, technical prose 0.3, other languages under 0.1
+LEAST_COMMON = 0.20
 LEAST_DOCUMENT = 200  # characters; less is a stub
 
 COMMON_WORDS = """a about after all also an and any are as at be because been before between but by can could do does each for from had has
@@ -31,8 +33,10 @@ SENTENCE_END = re.compile(r"[.!?:;][\"'\u201d\u2019)\]]*$")
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 BOILERPLATE = re.compile(
     r"^(?:©|copyright\b)|copyright ?(?:\(c\)|©|\d{4})|\(c\) ?copyright|\ball rights reserved"
-    r"|\bpermission is (?:hereby )?granted|\bwithout (?:any |even the implied )?warranty|free software; you can"
-    r"|\b(?:distributed|licen[sc]ed|released|available) under (?:the|a) |\bpublic licen[sc]e|free software foundation",
+    r"|\bpermission is (?:hereby )?granted|\bwithout (?:any |even the implied )?warranty|free "
+    r"software; you can"
+    r"|\b(?:distributed|licen[sc]ed|released|available) under (?:the|a) |\bpublic licen[sc]e|free "
+    r"software foundation",
     re.IGNORECASE,
 )
 HEADING = re.compile(r"(?!.*::)(?:[\d.]+ )?[A-Z“\"'][^_*{}()<>=;\\/]{2,79}")
@@ -77,7 +81,9 @@ def fault(paragraph: str) -> str:
     words = WORD.findall(paragraph)
     if len(words) < LEAST_WORDS:
         return "few words"
-    others = paragraph.encode("ascii", "replace").translate(None, LETTERS)  # one byte to a character
+    others = paragraph.encode("ascii", "replace").translate(
+        None, LETTERS
+    )  # one byte to a character
     if len(paragraph) - len(others) < LEAST_LETTERS * len(paragraph):
         return "few letters"
     if sum(word.lower() in COMMON for word in words) < LEAST_COMMON * len(words):
@@ -90,11 +96,13 @@ def fault(paragraph: str) -> str:
 
 
 def document(blocks: Iterable[Block], seen: set[str]) -> str:
-    r"""The text of a document: what is kept of its blocks, with a blank line between two; empty if too little is.
+    r"""The text of a document: what is kept of its blocks, with a blank line between two; empty if
+    too little is.
 
     Args:
         blocks: the document as a reader took it apart.
-        seen: paragraphs that an earlier document has; those of this one are added, and no paragraph is kept twice.
+        seen: paragraphs that an earlier document has; those of this one are added, and no paragraph
+            is kept twice.
 
     Example:
         >>> blocks = [Block("Menu"), Block("Why", Kind.HEADING), Block("It is so because it was so. " * 8), Block("See also", Kind.HEADING)]

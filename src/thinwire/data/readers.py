@@ -1,6 +1,8 @@
-"""From a file of a package to the documents in it, each as blocks: one reader for each kind of file that `sources.py` names.
+"""From a file of a package to the documents in it, each as blocks: one reader for each kind of file
+that `sources.py` names.
 
-A page is one document. Dictionaries are cut by the alphabet and the Bible by its books, so that no document is a whole source.
+A page is one document. Dictionaries are cut by the alphabet and the Bible by its books, so that no
+document is a whole source.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ ENTRIES = 400  # of a dictionary to a document: some 60 kB
 
 # Words of printers and editors, not of the author.
 EDITORIAL = re.compile(
-    r"\[End volume one of this edition\..*?\]|\[At this point in the first and second editions, Volume .*?\]|^A NOTE ON THE TEXT$[\s\S]*",
+    (
+        r"\[End volume one of this edition\..*?\]|\[At this point in the first and second "
+        r"editions, Volume .*?\]|^A NOTE ON THE TEXT$[\s\S]*"
+    ),
     re.M,
 )
 
@@ -34,14 +39,17 @@ def page(blocks: Callable[[bytes], Iterable[Block]]) -> Reader:
 
 
 def verse(data: bytes) -> list[Document]:
-    r"""A work of literature with its lines as they are, but for line numbers and dots that stand for indentation.
+    r"""A work of literature with its lines as they are, but for line numbers and dots that stand for
+    indentation.
 
     Example:
         >>> [[block]] = verse(b"HENCE, loathed Melancholy,\r\n......Of Cerberus and blackest Midnight born      300\r\n\r\n\r\n\r\nIn")
         >>> block.text
         'HENCE, loathed Melancholy,\n  Of Cerberus and blackest Midnight born\n\nIn'
     """
-    lines = (re.sub(r"\s{4,}\d+$", "", line.rstrip()) for line in data.decode("utf-8-sig").splitlines())
+    lines = (
+        re.sub(r"\s{4,}\d+$", "", line.rstrip()) for line in data.decode("utf-8-sig").splitlines()
+    )
     work = "\n".join(re.sub(r"^\.{3,}", "  ", line) for line in lines)
     return [[Block(re.sub(r"\n{3,}", "\n\n", work).strip(), Kind.WORK)]]
 
@@ -49,11 +57,15 @@ def verse(data: bytes) -> list[Document]:
 def novels(data: bytes) -> Iterator[Document]:
     """The novels of an R lazy-load data base, each a vector of its lines."""
     for lines in r_vectors(data):
-        yield [Block(" ".join(paragraph.split()), Kind.WORK) for paragraph in _paragraphs(EDITORIAL.sub("", "\n".join(lines)))]
+        yield [
+            Block(" ".join(paragraph.split()), Kind.WORK)
+            for paragraph in _paragraphs(EDITORIAL.sub("", "\n".join(lines)))
+        ]
 
 
 def r_vectors(data: bytes) -> Iterator[list[str]]:
-    """The character vectors of an R lazy-load data base, whose chunks are 4 bytes for the length unpacked and a zlib stream."""
+    """The character vectors of an R lazy-load data base, whose chunks are 4 bytes for the length
+    unpacked and a zlib stream."""
     while data:
         unpacker = zlib.decompressobj()
         yield list(_r_strings(unpacker.decompress(data[4:])))
@@ -88,13 +100,19 @@ def bible(data: bytes) -> Iterator[Document]:
     verses = [json.loads(line) for line in data.splitlines()]
     for _, book in groupby(verses, lambda verse: verse["book"]):
         blocks = []
-        for (name, number), chapter in groupby(book, lambda verse: (verse["book"], verse["chapter"])):
-            blocks += [Block(f"{name} {number}", Kind.WORK), Block(" ".join(verse["text"] for verse in chapter), Kind.WORK)]
+        for (name, number), chapter in groupby(
+            book, lambda verse: (verse["book"], verse["chapter"])
+        ):
+            blocks += [
+                Block(f"{name} {number}", Kind.WORK),
+                Block(" ".join(verse["text"] for verse in chapter), Kind.WORK),
+            ]
         yield blocks
 
 
 def wordnet(data: bytes) -> Iterator[Document]:
-    """Words and what they mean, from a file of synsets; a document holds neighbours of one field, such as animals or motion.
+    """Words and what they mean, from a file of synsets; a document holds neighbours of one field,
+    such as animals or motion.
 
     Example:
         >>> row = b'00002684 03 n 02 object 0 physical_object 0 001 @ 00001930 n 0000 | a thing that can be seen; "it was full of objects"'
@@ -108,7 +126,10 @@ def wordnet(data: bytes) -> Iterator[Document]:
             continue
         fields = left.split()
         count = int(fields[3], 16)
-        words = (re.sub(r"\(\w+\)$", "", word).replace("_", " ") for word in fields[4 : 4 + 2 * count : 2])
+        words = (
+            re.sub(r"\(\w+\)$", "", word).replace("_", " ")
+            for word in fields[4 : 4 + 2 * count : 2]
+        )
         entries.append((fields[1], f"{', '.join(words)}: {gloss.strip().rstrip('.')}."))
     for _, field in groupby(entries, lambda entry: entry[0]):
         yield from _chunks(Block(text, Kind.WORK) for _, text in field)
@@ -133,14 +154,19 @@ def jargon(data: bytes) -> Iterator[Document]:
         yield blocks
 
 
-# What may stand between a word of the dictionary and its meaning: sounds, parts of speech, forms and origin.
+# What may stand between a word of the dictionary and its meaning: sounds, parts of speech, forms
+# and origin.
 GRAMMAR = re.compile(
     r"(?:\s+|[,;&.]|(?:or|and|also)\b|\\[^\\]*\\|\([^()]*\)|\{[^{}]*\}|\[(?:[^\[\]]|\[[^\[\]]*\])*\]"
     r"|(?:n|a|v|t|i|p|adj|adv|prop|prep|conj|interj|pron|pl|sing|imp|pr|ppr|vb|fem|masc|compar|superl|obs)\.)*"
 )
 COPIED = re.compile(r"\[WordNet ")  # a source of its own
-EDITION = re.compile(r"\[(?:[^\]]*(?:Webster|Suppl\.|Century)[^\]]*|[A-Z]{2,4})\].*")  # what follows it is the next entry's word
-USAGE = re.compile(r"\s*\[(?:R|Obs|Obsoles|Archaic|Poetic|Colloq|Slang|Rare|Eng|U\. ?S|Scot|Prov)\.?[^\]]{0,30}\]")
+EDITION = re.compile(
+    r"\[(?:[^\]]*(?:Webster|Suppl\.|Century)[^\]]*|[A-Z]{2,4})\].*"
+)  # what follows it is the next entry's word
+USAGE = re.compile(
+    r"\s*\[(?:R|Obs|Obsoles|Archaic|Poetic|Colloq|Slang|Rare|Eng|U\. ?S|Scot|Prov)\.?[^\]]{0,30}\]"
+)
 ACCENTS = {
     "'": "\u0301",
     "`": "\u0300",
@@ -155,7 +181,8 @@ ACCENTS = {
 
 
 def webster(data: bytes) -> Iterator[Document]:
-    r"""Entries of the GNU Collaborative International Dictionary of English (Webster's of 1913 and later): a word, then its meanings.
+    r"""Entries of the GNU Collaborative International Dictionary of English (Webster's of 1913 and
+    later): a word, then its meanings.
 
     Example:
         >>> entry = 'Abature \\Ab"a*ture\\ ([.a]b"[.a]*t[-u]r; 135), n. [F.]\n   Grass beaten down by a stag. --Crabb.\n   [1913 Webster]\n'
@@ -175,7 +202,9 @@ def _entry(entry: str) -> Block | None:
         if COPIED.search(paragraph):
             continue
         text = re.sub(r"^\s*\d+\.\s+", "", USAGE.sub("", EDITION.sub("", paragraph)))
-        text = re.sub(r"\[([^\w\s])(\w)\]|\[(\w)([^\w\s])\]", _accented, re.sub(r"\[([ao]e)\]", r"\1", text))
+        text = re.sub(
+            r"\[([^\w\s])(\w)\]|\[(\w)([^\w\s])\]", _accented, re.sub(r"\[([ao]e)\]", r"\1", text)
+        )
         senses.append(" ".join(re.sub(r"[{}]", "", text).split()))
     meaning = " ".join(filter(None, senses))
     return Block(f"{word}: {meaning}") if meaning else None

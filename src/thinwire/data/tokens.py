@@ -1,12 +1,16 @@
-"""A text as numbers on disk, made once for all ranks and jobs of a host and mapped into memory by each.
+"""A text as numbers on disk, made once for all ranks and jobs of a host and mapped into memory by
+each.
 
-    <cache>/tokens/<key>/train-00000.bin, …, held-00000.bin, …     ids, int32, little-endian, 64 MiB to a shard
+    <cache>/tokens/<key>/train-00000.bin, …, held-00000.bin, …     ids, int32, little-endian, 64 MiB
+    to a shard
                          tokenizer/                                what `save_pretrained` wrote
-                         meta.json                                 counts, and the size and sha256 of every other file
-           texts/<stamp>                                           the digest of a text, by the look of its files (`stamps`)
+                         meta.json                                 counts, and the size and sha256
+                         of every other file
+           texts/<stamp>                                           the digest of a text, by the look
+           of its files (`stamps`)
 
-The key is a digest of the text, the tokenizer's settings and this layout's version: another text or tokenizer has another folder,
-and none is ever changed in place.
+The key is a digest of the text, the tokenizer's settings and this layout's version: another text or
+tokenizer has another folder, and none is ever changed in place.
 """
 
 from __future__ import annotations
@@ -47,7 +51,9 @@ if TYPE_CHECKING:
 FORMAT = 2
 SET = "set:"
 META, TOKENIZER = "meta.json", "tokenizer"
-VERIFIED_BYTES = 2 * 10**9  # of all files together; checksums of more would delay every start by seconds
+VERIFIED_BYTES = (
+    2 * 10**9
+)  # of all files together; checksums of more would delay every start by seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +64,10 @@ class Tokens:
         train: (tokens,) int32, mapped into memory; a write to it stays in this process.
         held: the same of the held part.
         train_bytes: bytes of text that `train` stands for; the eos tokens stand for none.
-        held_bytes: the same of `held`. Bits per byte = nats per token · len(held) / (held_bytes · ln 2).
-        digest: sha256 in hexadecimal of the ids of both parts, which ranks and resumed runs must agree on.
+        held_bytes: the same of `held`. Bits per byte = nats per token · len(held) / (held_bytes ·
+            ln 2).
+        digest: sha256 in hexadecimal of the ids of both parts, which ranks and resumed runs must
+            agree on.
     """
 
     train: Tensor
@@ -72,9 +80,20 @@ class Tokens:
     def train_tokens(self) -> int:
         return len(self.train)
 
-    def batches(self, who: Reader, *, length: int, overlap: int = 0, seed: int = 0) -> Batches | Streamed:
-        """The rows of a rank by step; `overlap` is for sets alone, whose windows lie side by side."""
-        return Batches(self.train, length=length, batch=who.batch, seed=seed, rank=who.rank, world=who.world, origin=who.origin)
+    def batches(
+        self, who: Reader, *, length: int, overlap: int = 0, seed: int = 0
+    ) -> Batches | Streamed:
+        """The rows of a rank by step; `overlap` is for sets alone, whose windows lie side by
+        side."""
+        return Batches(
+            self.train,
+            length=length,
+            batch=who.batch,
+            seed=seed,
+            rank=who.rank,
+            world=who.world,
+            origin=who.origin,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,20 +106,27 @@ class StreamedTokens(Tokens):
     def train_tokens(self) -> int:
         return self.source.set.train_tokens
 
-    def batches(self, who: Reader, *, length: int, overlap: int = 0, seed: int = 0) -> Batches | Streamed:
+    def batches(
+        self, who: Reader, *, length: int, overlap: int = 0, seed: int = 0
+    ) -> Batches | Streamed:
         return Streamed(self.source, who, length=length, overlap=overlap, seed=seed)
 
 
 def prepare(
-    source: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path | None = None, hosts: Collection[str] = ()
+    source: str,
+    spoken_tokenizer: str,
+    specials: Sequence[str],
+    cache: Path | None = None,
+    hosts: Collection[str] = (),
 ) -> tuple[PreTrainedTokenizerFast, Tokens]:
     """The tokenizer and the text's ids, from the cache or made into it.
 
     Any number of processes may call this at once: one builds and the others wait for it.
 
     Args:
-        source: the text, as `read_text` takes it, or `set:PLACE`, a packed set in a folder or at an address, which has a tokenizer of its
-            own: `spoken_tokenizer` is then empty. A text is read where its files are not known to be those in the cache (`stamps`).
+        source: the text, as `read_text` takes it, or `set:PLACE`, a packed set in a folder or at an
+            address, which has a tokenizer of its own: `spoken_tokenizer` is then empty. A text is
+            read where its files are not known to be those in the cache (`stamps`).
         spoken_tokenizer: as `tokenizer_from` takes it.
         specials: the special tokens that are needed, `<|endoftext|>` among them.
         cache: a folder to keep it in, by default `cache_folder()`.
@@ -118,8 +144,16 @@ def prepare(
     """
     specials = tuple(specials)
     if source.startswith(SET):
-        return _streamed(source.removeprefix(SET), spoken_tokenizer, specials, (cache or cache_folder()).expanduser(), hosts)
-    key = tokenizer_key(spoken_tokenizer, specials)  # first, because it takes no time to refuse a wrong word
+        return _streamed(
+            source.removeprefix(SET),
+            spoken_tokenizer,
+            specials,
+            (cache or cache_folder()).expanduser(),
+            hosts,
+        )
+    key = tokenizer_key(
+        spoken_tokenizer, specials
+    )  # first, because it takes no time to refuse a wrong word
     kept = (cache or cache_folder()).expanduser()
     text = _Text(source, kept, hosts)
     asked = json.dumps([FORMAT, text.digest, key, specials])
@@ -136,21 +170,29 @@ def _streamed(
     place: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path, hosts: Collection[str]
 ) -> tuple[PreTrainedTokenizerFast, Tokens]:
     if spoken_tokenizer:
-        raise DataError(f"the set {place!r} comes with its own tokenizer, and {spoken_tokenizer!r} was asked for; leave that out")
+        raise DataError(
+            f"the set {place!r} comes with its own tokenizer, and {spoken_tokenizer!r} was asked "
+            "for; leave that out"
+        )
     if not place:
         raise DataError(f"{SET!r} names no set; say {SET}FOLDER or {SET}https://HOST/FOLDER/")
     peers = peers_from()
     source = SetReader(place, cache / "fetched", fetched_limit(), peers, hosts)
-    if peers is not None and os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a host share its cache
+    if (
+        peers is not None and os.environ.get("LOCAL_RANK", "0") == "0"
+    ):  # the ranks of a host share its cache
         peers.serve(source.by_checksum)
     packed = source.set
     tokenizer = source.tokenizer(specials)
     held = torch.from_numpy(source.held())
-    return tokenizer, StreamedTokens(held[:0], held, packed.held_bytes, packed.train_bytes, packed.digest, source)
+    return tokenizer, StreamedTokens(
+        held[:0], held, packed.held_bytes, packed.train_bytes, packed.digest, source
+    )
 
 
 class _Text:
-    """A text that is read when its content is asked for, and its digest known without that where its files are as they were."""
+    """A text that is read when its content is asked for, and its digest known without that where
+    its files are as they were."""
 
     def __init__(self, source: str, cache: Path, hosts: Collection[str]) -> None:
         self._source, self._cache, self._hosts = source, cache, hosts
@@ -187,19 +229,32 @@ def _build(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast) -> None
     written: dict[str, dict[str, Any]] = {}
     for name, size in zip(("train", "held"), text.sizes(), strict=True):
         shards, digest = [], hashlib.sha256()
-        for number, ids in enumerate(in_shards(encode(tokenizer, getattr(text, name)), mapped_files.SHARD_TOKENS)):
+        for number, ids in enumerate(
+            in_shards(encode(tokenizer, getattr(text, name)), mapped_files.SHARD_TOKENS)
+        ):
             file = f"{name}-{number:05}.bin"
             written[file] = _write(folder / file, ids, digest)
             shards.append(file)
         tokens = sum(written[file]["bytes"] for file in shards) // 4
-        meta[name] = {"tokens": tokens, "bytes": size, "sha256": digest.hexdigest(), "shards": shards}
+        meta[name] = {
+            "tokens": tokens,
+            "bytes": size,
+            "sha256": digest.hexdigest(),
+            "shards": shards,
+        }
     tokenizer.save_pretrained(folder / TOKENIZER)
     for path in sorted((folder / TOKENIZER).rglob("*")):
         if path.is_file():
-            written[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            written[path.relative_to(folder).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
     meta["files"] = written
     (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    for path in (*(folder / name for name in written), folder / META):  # or a power cut could leave the new name with empty files
+    for path in (
+        *(folder / name for name in written),
+        folder / META,
+    ):  # or a power cut could leave the new name with empty files
         with path.open("rb") as opened:
             os.fsync(opened.fileno())
 
@@ -228,10 +283,24 @@ def _open(folder: Path) -> Tokens:
         files: dict[str, dict[str, Any]] = meta["files"]
         whole = sum(int(written["bytes"]) for written in files.values()) < VERIFIED_BYTES
         with ThreadPoolExecutor(2) as pool:  # sha256 lets go of the interpreter
-            list(pool.map(lambda name: _verify(folder / name, int(files[name]["bytes"]), whole and str(files[name]["sha256"])), files))
+            list(
+                pool.map(
+                    lambda name: _verify(
+                        folder / name,
+                        int(files[name]["bytes"]),
+                        whole and str(files[name]["sha256"]),
+                    ),
+                    files,
+                )
+            )
         shards = {name: list(map(str, meta[name]["shards"])) for name in ("train", "held")}
-        train, held = (mapped_files.mapped([folder / file for file in shards[name]], int(meta[name]["tokens"])) for name in shards)
-        digest = hashlib.sha256("".join(str(meta[name]["sha256"]) for name in shards).encode()).hexdigest()
+        train, held = (
+            mapped_files.mapped([folder / file for file in shards[name]], int(meta[name]["tokens"]))
+            for name in shards
+        )
+        digest = hashlib.sha256(
+            "".join(str(meta[name]["sha256"]) for name in shards).encode()
+        ).hexdigest()
         return Tokens(train, held, int(meta["held"]["bytes"]), int(meta["train"]["bytes"]), digest)
     except DamageError:  # which is a ValueError, like all of DataError
         raise

@@ -1,7 +1,9 @@
-"""Threads that work ahead, and that nobody has to wait for: what they read from may stall for minutes.
+"""Threads that work ahead, and that nobody has to wait for: what they read from may stall for
+minutes.
 
-As `ThreadPoolExecutor`, but for the end: that one waits for what is being done, at `shutdown` or when Python ends. These get `PATIENCE_S`,
-and what is not done by then is left to itself, in a thread that holds up neither its caller nor the end of the process.
+As `ThreadPoolExecutor`, but for the end: that one waits for what is being done, at `shutdown` or
+when Python ends. These get `PATIENCE_S`, and what is not done by then is left to itself, in a
+thread that holds up neither its caller nor the end of the process.
 """
 
 from __future__ import annotations
@@ -33,12 +35,19 @@ class Workers:
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._asked: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = (
+            SimpleQueue()
+        )
         self._over: Future[None] = Future()
-        threads = [threading.Thread(target=_work, args=(self._asked,), name=f"{name}_{at}", daemon=True) for at in range(count)]
+        threads = [
+            threading.Thread(target=_work, args=(self._asked,), name=f"{name}_{at}", daemon=True)
+            for at in range(count)
+        ]
         for thread in threads:
             thread.start()
-        self._end = weakref.finalize(self, _ended, self._asked, threads)  # also where nobody calls `close`, and when Python ends
+        self._end = weakref.finalize(
+            self, _ended, self._asked, threads
+        )  # also where nobody calls `close`, and when Python ends
 
     def ask(self, do: Callable[..., T], *given: Any) -> Future[T]:
         """What `do(*given)` will return or raise.
@@ -94,5 +103,7 @@ def _ended(asked: SimpleQueue[Any], threads: Sequence[threading.Thread]) -> None
         asked.put(None)
     until = time.monotonic() + PATIENCE_S
     for thread in threads:
-        if thread is not threading.current_thread():  # which may be the one that drops the last reference
+        if (
+            thread is not threading.current_thread()
+        ):  # which may be the one that drops the last reference
             thread.join(max(0.0, until - time.monotonic()))

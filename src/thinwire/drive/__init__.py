@@ -1,1 +1,2 @@
-"""Drivers: the only code that knows a network or a clock. `local` runs N ranks in one process, `torch` any process group."""
+"""Drivers: the only code that knows a network or a clock. `local` runs N ranks in one process,
+`torch` any process group."""

@@ -1,4 +1,5 @@
-"""The wires of a simulation: who shares what, and how fast each message is when several are on their way."""
+"""The wires of a simulation: who shares what, and how fast each message is when several are on
+their way."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from thinwire.core import Link
 
 @dataclass(frozen=True)
 class Channel:
-    """A wire that several hosts share: all bytes between two of `hosts` (or to and from one of them, with `leaving`) go through it.
+    """A wire that several hosts share: all bytes between two of `hosts` (or to and from one of
+    them, with `leaving`) go through it.
 
     Args:
         rate_bytes_per_s: of all of them together.
         hosts: who.
-        leaving: it is the way out of these hosts to all others (and in from them), not the way among them.
+        leaving: it is the way out of these hosts to all others (and in from them), not the way
+            among them.
     """
 
     rate_bytes_per_s: float
@@ -30,13 +33,16 @@ class Channel:
 
 @dataclass(frozen=True)
 class Wires:
-    """What lies between ranks. Each host has an up-link and a down-link of the link's rate, full duplex, which its ranks and lanes share.
+    """What lies between ranks. Each host has an up-link and a down-link of the link's rate, full
+    duplex, which its ranks and lanes share.
 
     Args:
-        link: between hosts. Its `inside`, if any, is between ranks of one host, of which each has its own way in and out at that rate.
+        link: between hosts. Its `inside`, if any, is between ranks of one host, of which each has
+            its own way in and out at that rate.
         hosts: the host of each rank; empty for a host each.
         up_bytes_per_s, down_bytes_per_s: of single hosts, where they are not the link's.
-        pairs: of single pairs (source host, host), in that direction: latency, the most that a message gets, and time a message.
+        pairs: of single pairs (source host, host), in that direction: latency, the most that a
+            message gets, and time a message.
         channels: wires that hosts share beside.
 
     Raises:
@@ -56,7 +62,11 @@ class Wires:
     channels: tuple[Channel, ...] = ()
 
     def __post_init__(self) -> None:
-        rates = chain(self.up_bytes_per_s.values(), self.down_bytes_per_s.values(), (channel.rate_bytes_per_s for channel in self.channels))
+        rates = chain(
+            self.up_bytes_per_s.values(),
+            self.down_bytes_per_s.values(),
+            (channel.rate_bytes_per_s for channel in self.channels),
+        )
         if not all(rate > 0 for rate in rates):
             raise ValueError("Wires(…): every rate is positive; leave out what does not exist")
 
@@ -69,7 +79,9 @@ class Wires:
         if not self.hosts:
             return rank
         if rank >= len(self.hosts):
-            raise ValueError(f"Wires(hosts={self.hosts}): rank {rank} has no host; give one for each rank")
+            raise ValueError(
+                f"Wires(hosts={self.hosts}): rank {rank} has no host; give one for each rank"
+            )
         return self.hosts[rank]
 
     def between(self, source: int, to: int) -> Link:
@@ -97,7 +109,8 @@ class Wires:
 
 @dataclass(eq=False)
 class Flow:
-    """A message on its way out: the bytes that are left, its ways and the most that it may get of them."""
+    """A message on its way out: the bytes that are left, its ways and the most that it may get of
+    them."""
 
     left: float
     ways: dict[Hashable, float]
@@ -107,7 +120,8 @@ class Flow:
 
 
 def share(flows: Iterable[Flow]) -> None:
-    """Set the rate of each flow: all grow alike until a way is full, whose flows keep what they have, and so on (max-min fairness).
+    """Set the rate of each flow: all grow alike until a way is full, whose flows keep what they
+    have, and so on (max-min fairness).
 
     Example:
         >>> narrow = {"up a": 10.0}

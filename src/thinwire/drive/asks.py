@@ -1,8 +1,8 @@
 """Ask a store of `torch.distributed`, and wait no longer than a limit.
 
-torch's TCPStore client reads the answer to `set`, `add`, `check`, `compare_set` and `delete_key` from its socket without any
-limit, whatever `set_timeout` says: where the host is stopped or cut off, the call never returns. So a thread asks, and the
-caller waits for it.
+torch's TCPStore client reads the answer to `set`, `add`, `check`, `compare_set` and `delete_key`
+from its socket without any limit, whatever `set_timeout` says: where the host is stopped or cut
+off, the call never returns. So a thread asks, and the caller waits for it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Asks:
         self.address, self.limit_s = address, limit_s
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._overdue: _Question | None = None
-        threading.Thread(target=_answer, args=(self._questions,), name="thinwire-store", daemon=True).start()
+        threading.Thread(
+            target=_answer, args=(self._questions,), name="thinwire-store", daemon=True
+        ).start()
         self._finalizer = weakref.finalize(self, self._questions.put, None)
 
     @property
@@ -62,10 +64,13 @@ class Asks:
         """Return the store's answer.
 
         Raises:
-            NoAnswerError: none came in time, or the connection failed. Where an earlier question still waits, at once.
+            NoAnswerError: none came in time, or the connection failed. Where an earlier question
+                still waits, at once.
         """
         if not self._finalizer.alive:
-            raise NoAnswerError(f"nobody asks the store at {self.address} any more: this was closed", silent=False)
+            raise NoAnswerError(
+                f"nobody asks the store at {self.address} any more: this was closed", silent=False
+            )
         limit = self.limit_s if limit_s is None else limit_s
         asked = _Question(question)
         if not self.stuck:
@@ -73,13 +78,15 @@ class Asks:
         if self.stuck or not asked.done.wait(limit):
             self._overdue = self._overdue if self.stuck else asked
             raise NoAnswerError(
-                f"this rank cannot reach the store at {self.address}: it gave no answer within {limit:g} s. The process that holds it is "
+                f"this rank cannot reach the store at {self.address}: it gave no answer within "
+                f"{limit:g} s. The process that holds it is "
                 "stopped, or this rank is cut off from it",
                 silent=True,
             )
         if asked.error is not None:
             raise NoAnswerError(
-                f"this rank cannot reach the store at {self.address} ({first_line(asked.error)}): the process that holds it has ended, or "
+                f"this rank cannot reach the store at {self.address} ({first_line(asked.error)}): "
+                "the process that holds it has ended, or "
                 "the connection was cut",
                 silent=False,
             ) from asked.error

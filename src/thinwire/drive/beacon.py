@@ -1,11 +1,14 @@
-"""A rank's beacon: a TCP port at which others ask whether this rank lives, what it waits for, and whom it reaches.
+"""A rank's beacon: a TCP port at which others ask whether this rank lives, what it waits for, and
+whom it reaches.
 
-Heartbeats go through the store, so they cannot tell a rank that is cut off from the store's host from one that died. A beacon can, rank by
-rank. It is used when a flight has failed, and once at the start with a few ranks. Where a rank gets no answer itself it asks others to try,
-as SWIM does (Das, Gupta and Motivala 2002): only what nobody reaches is lost.
+Heartbeats go through the store, so they cannot tell a rank that is cut off from the store's host
+from one that died. A beacon can, rank by rank. It is used when a flight has failed, and once at the
+start with a few ranks. Where a rank gets no answer itself it asks others to try, as SWIM does (Das,
+Gupta and Motivala 2002): only what nobody reaches is lost.
 
     asked:     TOKEN COMMAND [RANK | JSON] \\n     the token is the run's, from the store
-    answered:  JSON \\n                            what this rank says of itself, or of the rank that it was asked to try
+    answered:  JSON \\n                            what this rank says of itself, or of the rank
+    that it was asked to try
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 State: TypeAlias = Literal["answers", "silent", "refused", "unreachable", "unknown"]
-"""silent: it took the connection and said nothing; refused: nobody listens there any more; unknown: it has no beacon."""
+"""silent: it took the connection and said nothing; refused: nobody listens there any more; unknown:
+it has no beacon."""
 
 CONNECT_S = 2.0
 ANSWER_S = 2.0
@@ -50,7 +54,9 @@ class Beacon:
         tries: Callable[[int], dict[str, Any]],
         hears: Callable[[Any], None],
     ) -> None:
-        self._socket = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=64)
+        self._socket = socket.create_server(
+            (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=64
+        )
         self.address = f"{host} {self._socket.getsockname()[1]}"
         self._token, self._says, self._tries, self._hears = token, says, tries, hears
         self._room = threading.BoundedSemaphore(_MOST_AT_ONCE)
@@ -68,14 +74,21 @@ class Beacon:
                 connection, _ = self._socket.accept()
             except OSError:  # closed
                 return
-            if not self._room.acquire(blocking=False):  # more than ranks ask: whoever floods it gets no thread
+            if not self._room.acquire(
+                blocking=False
+            ):  # more than ranks ask: whoever floods it gets no thread
                 connection.close()
                 continue
-            threading.Thread(target=self._answer, args=(connection,), name="thinwire-beacon", daemon=True).start()
+            threading.Thread(
+                target=self._answer, args=(connection,), name="thinwire-beacon", daemon=True
+            ).start()
 
     def _answer(self, connection: socket.socket) -> None:
         try:
-            with connection, contextlib.suppress(OSError, ValueError, RecursionError):  # who asks has gone, or is no rank
+            with (
+                connection,
+                contextlib.suppress(OSError, ValueError, RecursionError),
+            ):  # who asks has gone, or is no rank
                 connection.settimeout(ANSWER_S)
                 token, _, rest = _line(connection).partition(" ")
                 command, _, argument = rest.partition(" ")
@@ -91,7 +104,9 @@ class Beacon:
             self._room.release()
 
 
-def ask(address: str, token: str, question: str, patience_s: float = ANSWER_S) -> tuple[State, dict[str, Any]]:
+def ask(
+    address: str, token: str, question: str, patience_s: float = ANSWER_S
+) -> tuple[State, dict[str, Any]]:
     """Ask the beacon at an address, and return what came of it and its answer."""
     host, _, port = address.partition(" ")
     if not port.isdecimal() or not 0 < int(port) < 1 << 16:
@@ -110,7 +125,11 @@ def ask(address: str, token: str, question: str, patience_s: float = ANSWER_S) -
             return ("answers", answer) if isinstance(answer, dict) else ("refused", {})
         except TimeoutError:
             return "silent", {}
-        except (OSError, ValueError, RecursionError):  # it ended meanwhile, or another program has its port
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+        ):  # it ended meanwhile, or another program has its port
             return "refused", {}
 
 
@@ -142,7 +161,8 @@ def _line(connection: socket.socket) -> str:
 
 
 def own_address(endpoint: tuple[str, int] | None) -> str:
-    """Return the address by which others reach this host: GLOO_SOCKET_IFNAME's, else the one that leads to the store.
+    """Return the address by which others reach this host: GLOO_SOCKET_IFNAME's, else the one that
+    leads to the store.
 
     Raises:
         OSError: there is none.
@@ -153,7 +173,9 @@ def own_address(endpoint: tuple[str, int] | None) -> str:
     """
     device = os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
     if device:
-        with contextlib.suppress(OSError, ImportError):  # it has no such device, or only an IPv6 address
+        with contextlib.suppress(
+            OSError, ImportError
+        ):  # it has no such device, or only an IPv6 address
             return _address_of_device(device)
     if endpoint is None:
         return "127.0.0.1"

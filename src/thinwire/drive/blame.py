@@ -1,7 +1,9 @@
-"""Who is to blame for a flight that failed: from what a rank has seen to a verdict. Nothing here waits or touches a network.
+"""Who is to blame for a flight that failed: from what a rank has seen to a verdict. Nothing here
+waits or touches a network.
 
-A rank is accused only where its process is known to have ended or stopped, or where no rank that was asked reaches it. A rank that only
-this one cannot reach is not accused: the link between the two is named. Who cannot reach the store says so.
+A rank is accused only where its process is known to have ended or stopped, or where no rank that
+was asked reaches it. A rank that only this one cannot reach is not accused: the link between the
+two is named. Who cannot reach the store says so.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ _WORDS = 600  # of a sentence from another rank
 class Diagnosis:
     """A verdict.
 
-    kind: ranks *raised* an error, are *lost*, or *left* in good order; the *link* between two carries nothing; this rank reaches no other
-        (*alone*), or not the *store*; or *nobody* is to blame that this rank knows of.
+    kind: ranks *raised* an error, are *lost*, or *left* in good order; the *link* between two
+        carries nothing; this rank reaches no other (*alone*), or not the *store*; or *nobody* is to
+        blame that this rank knows of.
     ranks: those that are to blame; of a link its two ends.
     link: (sender, receiver) where the direction is known.
     """
@@ -38,7 +41,12 @@ class Diagnosis:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return {"kind": self.kind, "ranks": list(self.ranks), "text": self.text[:_WORDS], "link": self.link and list(self.link)}
+        return {
+            "kind": self.kind,
+            "ranks": list(self.ranks),
+            "text": self.text[:_WORDS],
+            "link": self.link and list(self.link),
+        }
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ class Standing:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        hops = [[lane, flight, hop, list(peers)] for lane, (flight, hop, peers) in self.hops.items()]
+        hops = [
+            [lane, flight, hop, list(peers)] for lane, (flight, hop, peers) in self.hops.items()
+        ]
         verdict = self.verdict.plain() if self.verdict is not None else None
         return {
             "count": self.count,
@@ -74,10 +84,20 @@ def read_standing(value: Any, world: int) -> Standing | None:
     """Return a standing from what another rank wrote; `None` where no rank writes that."""
     try:
         value = json.loads(value) if isinstance(value, str | bytes) else value
-        hops = {int(lane): (int(flight), int(hop), _ranks(peers, world)) for lane, flight, hop, peers in value["hops"][:64]}
+        hops = {
+            int(lane): (int(flight), int(hop), _ranks(peers, world))
+            for lane, flight, hop, peers in value["hops"][:64]
+        }
         verdict = read_diagnosis(value["verdict"], world) if value["verdict"] is not None else None
         ended = _ENDS[value["ended"]]
-        return Standing(int(value["count"]), str(value["label"])[:_WORDS], hops, ended, str(value["why"])[:_WORDS], verdict)
+        return Standing(
+            int(value["count"]),
+            str(value["label"])[:_WORDS],
+            hops,
+            ended,
+            str(value["why"])[:_WORDS],
+            verdict,
+        )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # told by `None`
         return None
 
@@ -88,7 +108,12 @@ def read_diagnosis(value: Any, world: int) -> Diagnosis | None:
         return None
     link = _ranks(value.get("link") or (), world)
     both = (link[0], link[1]) if len(link) == 2 else None
-    return Diagnosis(value["kind"], _ranks(value.get("ranks") or (), world), str(value.get("text"))[:_WORDS], both)
+    return Diagnosis(
+        value["kind"],
+        _ranks(value.get("ranks") or (), world),
+        str(value.get("text"))[:_WORDS],
+        both,
+    )
 
 
 def _ranks(values: Iterable[Any], world: int) -> tuple[int, ...]:
@@ -104,8 +129,10 @@ class Evidence:
 
     holder: the rank whose process holds the store at `address`, or `None` where a launcher does.
     store: whether it answers.
-    standings: the newest that is known of each rank; moving: whose heartbeats moved meanwhile; met: whose beacon has ever answered.
-    probes: what came of asking each rank's beacon; tried: {who asked: {whom: what came of it}}, by others.
+    standings: the newest that is known of each rank; moving: whose heartbeats moved meanwhile; met:
+    whose beacon has ever answered.
+    probes: what came of asking each rank's beacon; tried: {who asked: {whom: what came of it}}, by
+    others.
     """
 
     rank: int
@@ -128,12 +155,24 @@ class Evidence:
 
     def of_others(self, rank: int) -> dict[int, State]:
         """What came of others' asking a rank."""
-        return {asker: states[rank] for asker, states in self.tried.items() if rank in states and asker != rank}
+        return {
+            asker: states[rank]
+            for asker, states in self.tried.items()
+            if rank in states and asker != rank
+        }
 
 
 def judge(seen: Evidence) -> Diagnosis:
     """Return the verdict: the gravest that the evidence bears out."""
-    found = _raised(seen) or _lost(seen) or _links(seen) or _alone(seen) or _by_others(seen) or _left(seen) or _store(seen)
+    found = (
+        _raised(seen)
+        or _lost(seen)
+        or _links(seen)
+        or _alone(seen)
+        or _by_others(seen)
+        or _left(seen)
+        or _store(seen)
+    )
     return found or Diagnosis("nobody", (), "every rank that was asked answers")
 
 
@@ -141,11 +180,19 @@ def _raised(seen: Evidence) -> Diagnosis | None:
     raised = [rank for rank in seen.others if seen.ended(rank) == "raised"]
     if not raised:
         return None
-    return Diagnosis("raised", tuple(raised), "; ".join(f"rank {rank} raised {seen.standings[rank].why}" for rank in raised))
+    return Diagnosis(
+        "raised",
+        tuple(raised),
+        "; ".join(f"rank {rank} raised {seen.standings[rank].why}" for rank in raised),
+    )
 
 
 def _lost(seen: Evidence) -> Diagnosis | None:
-    why = {rank: reason for rank in seen.others if not seen.ended(rank) and (reason := _reason(seen, rank))}
+    why = {
+        rank: reason
+        for rank in seen.others
+        if not seen.ended(rank) and (reason := _reason(seen, rank))
+    }
     if not why:
         return None
     who = " and ".join(f"rank {rank}" for rank in why)
@@ -161,17 +208,33 @@ def _reason(seen: Evidence, rank: int) -> str:
     heard, holds = seen.store == "answers", seen.holder == rank
     reasons = (
         ("refused" in states, "no heartbeat, and its process has ended"),
-        ("silent" in states, "no heartbeat; its process takes connections and does not answer, so it is stopped or hangs"),
-        (state == "unreachable" and of_others, f"no heartbeat, and neither this rank nor {_named(of_others)} can reach it"),
-        (state == "unreachable" and heard and not holds and not _cut_off(seen), "no heartbeat, and this rank cannot reach it"),
+        (
+            "silent" in states,
+            (
+                "no heartbeat; its process takes connections and does not answer, so it is "
+                "stopped or hangs"
+            ),
+        ),
+        (
+            state == "unreachable" and of_others,
+            f"no heartbeat, and neither this rank nor {_named(of_others)} can reach it",
+        ),
+        (
+            state == "unreachable" and heard and not holds and not _cut_off(seen),
+            "no heartbeat, and this rank cannot reach it",
+        ),
         (state == "unknown" and heard, "no heartbeat"),
-        (state == "unknown" and seen.store == "refused" and holds, f"the store at {seen.address}, which its process holds, is gone"),
+        (
+            state == "unknown" and seen.store == "refused" and holds,
+            f"the store at {seen.address}, which its process holds, is gone",
+        ),
     )
     return next((words for true, words in reasons if true), "")
 
 
 def _cut_off(seen: Evidence) -> bool:
-    """Whether this rank reaches no other, though there are several: its own link is the likelier cause."""
+    """Whether this rank reaches no other, though there are several: its own link is the likelier
+    cause."""
     states = [seen.probes.get(rank, "unknown") for rank in seen.others if not seen.ended(rank)]
     local = seen.store != "answers" or seen.holder == seen.rank
     return local and len(states) > 1 and all(state == "unreachable" for state in states)
@@ -191,21 +254,30 @@ def _links(seen: Evidence) -> Diagnosis | None:
 
 def _cut_links(seen: Evidence) -> Iterator[tuple[int, int]]:
     """Pairs of ranks that live and do not reach one another."""
-    waits = {peer for _, _, peers in seen.standings.get(seen.rank, Standing()).hops.values() for peer in peers}
+    waits = {
+        peer
+        for _, _, peers in seen.standings.get(seen.rank, Standing()).hops.values()
+        for peer in peers
+    }
     for rank in seen.others:
         lives = rank in seen.moving or "answers" in seen.of_others(rank).values()
         if seen.probes.get(rank) == "unreachable" and lives and (rank in seen.met or rank in waits):
             yield seen.rank, rank
     for asker, states in seen.tried.items():
         for rank, state in states.items():
-            if state == "unreachable" and seen.probes.get(rank) == seen.probes.get(asker) == "answers":
+            if (
+                state == "unreachable"
+                and seen.probes.get(rank) == seen.probes.get(asker) == "answers"
+            ):
                 yield asker, rank
 
 
 def direction(one: int, other: int, standings: Mapping[int, Standing]) -> tuple[int, int] | None:
-    """Return (sender, receiver) of the way that carries nothing between two ranks, as far as their hops tell.
+    """Return (sender, receiver) of the way that carries nothing between two ranks, as far as their
+    hops tell.
 
-    A rank that waits for another's bytes, of a hop that the other has left behind, was sent them in vain.
+    A rank that waits for another's bytes, of a hop that the other has left behind, was sent them in
+    vain.
 
     Example:
         >>> ahead = Standing(hops={0: (7, 2, (3,))})
@@ -226,20 +298,35 @@ def _alone(seen: Evidence) -> Diagnosis | None:
     if not _cut_off(seen):
         return None
     tried = _named(dict.fromkeys(rank for rank in seen.others if not seen.ended(rank)))
-    return Diagnosis("alone", (), f"this rank reaches neither of {tried}{_nor_store(seen)}: its own link is cut, or theirs are")
+    return Diagnosis(
+        "alone",
+        (),
+        (
+            f"this rank reaches neither of {tried}{_nor_store(seen)}: its own link is cut, or "
+            "theirs are"
+        ),
+    )
 
 
 def _left(seen: Evidence) -> Diagnosis | None:
     left = [rank for rank in seen.others if seen.ended(rank) == "closed"]
     if not left:
         return None
-    why = "; ".join(dict.fromkeys(seen.standings[rank].why for rank in left if seen.standings[rank].why))
-    return Diagnosis("left", tuple(left), f"{_named(left)} closed and left" + (f" ({why})" if why else ""))
+    why = "; ".join(
+        dict.fromkeys(seen.standings[rank].why for rank in left if seen.standings[rank].why)
+    )
+    return Diagnosis(
+        "left", tuple(left), f"{_named(left)} closed and left" + (f" ({why})" if why else "")
+    )
 
 
 def _by_others(seen: Evidence) -> Diagnosis | None:
     """What ranks have found that ended before this one looked."""
-    verdicts = {rank: standing.verdict for rank, standing in seen.standings.items() if rank != seen.rank and standing.verdict is not None}
+    verdicts = {
+        rank: standing.verdict
+        for rank, standing in seen.standings.items()
+        if rank != seen.rank and standing.verdict is not None
+    }
     for kind in ("raised", "lost", "link", "left"):
         for rank, verdict in sorted(verdicts.items()):
             if verdict.kind != kind:
@@ -256,7 +343,9 @@ def _store(seen: Evidence) -> Diagnosis | None:
     if seen.store == "answers":
         return None
     how = "does not answer" if seen.store == "silent" else "has closed the connection"
-    return Diagnosis("store", (), f"this rank cannot reach the store at {seen.address}{_held(seen)}: it {how}")
+    return Diagnosis(
+        "store", (), f"this rank cannot reach the store at {seen.address}{_held(seen)}: it {how}"
+    )
 
 
 def _held(seen: Evidence) -> str:

@@ -1,6 +1,7 @@
 """Find the network interface that leads to an address.
 
-gloo by itself listens where the host's own name resolves, which on many systems is loopback, where no other machine reaches it.
+gloo by itself listens where the host's own name resolves, which on many systems is loopback, where
+no other machine reaches it.
 """
 
 from __future__ import annotations
@@ -88,15 +89,22 @@ def resolve(host: str, what: str) -> list[str]:
     def ask() -> None:
         try:
             answers.append(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:  # UnicodeError: a label of no or too many characters
+        except (
+            OSError,
+            UnicodeError,
+        ) as error:  # UnicodeError: a label of no or too many characters
             answers.append(error)
 
-    thread = threading.Thread(target=ask, name="thinwire-resolve", daemon=True)  # it has no timeout of its own
+    thread = threading.Thread(
+        target=ask, name="thinwire-resolve", daemon=True
+    )  # it has no timeout of its own
     thread.start()
     thread.join(RESOLVES_WITHIN_S)
     do = "give the address of rank 0's machine, such as 10.0.0.1, or correct the name"
     if not answers:
-        raise ConfigError(f"{what}={host}: no name server answered within {RESOLVES_WITHIN_S:g} s; {do}")
+        raise ConfigError(
+            f"{what}={host}: no name server answered within {RESOLVES_WITHIN_S:g} s; {do}"
+        )
     if isinstance(answers[0], Exception):
         why = getattr(answers[0], "strerror", None) or str(answers[0])
         raise ConfigError(f"{what}={host}: this machine cannot resolve it ({why}); {do}")
@@ -104,14 +112,17 @@ def resolve(host: str, what: str) -> list[str]:
 
 
 def leading_to(address: str) -> Interface | None:
-    """Return the interface that holds a numeric address or that routes to it; `None` where none does.
+    """Return the interface that holds a numeric address or that routes to it; `None` where none
+    does.
 
     Example:
         >>> leading_to("127.0.0.1")
         Interface(name='lo', address='127.0.0.1')
     """
     try:
-        family, kind, _, _, place = socket.getaddrinfo(address, DISCARD, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0]
+        family, kind, _, _, place = socket.getaddrinfo(
+            address, DISCARD, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+        )[0]
         with socket.socket(family, kind) as probe:
             probe.connect(place)
             own = str(probe.getsockname()[0]).partition("%")[0]
@@ -124,7 +135,8 @@ def leading_to(address: str) -> Interface | None:
 
 
 def advice(said: str) -> str:
-    """Return which variable to set where gloo could not connect ranks, or nothing where it is no trouble of interfaces.
+    """Return which variable to set where gloo could not connect ranks, or nothing where it is no
+    trouble of interfaces.
 
     Args:
         said: what gloo said.
@@ -136,11 +148,22 @@ def advice(said: str) -> str:
         found = next(filter(None, map(leading_to, resolve(host, "MASTER_ADDR"))), None)
     except ConfigError:  # then nobody knows
         return ""
-    leads = f"{VARIABLE}={found.name}, as {found} leads to MASTER_ADDR={host}" if found else f"{VARIABLE} to one of its interfaces"
-    return f"; gloo listens where a host's own name resolves: on each machine set {VARIABLE}, here {leads}"
+    leads = (
+        f"{VARIABLE}={found.name}, as {found} leads to MASTER_ADDR={host}"
+        if found
+        else f"{VARIABLE} to one of its interfaces"
+    )
+    return (
+        f"; gloo listens where a host's own name resolves: on each machine set {VARIABLE}, here "
+        f"{leads}"
+    )
 
 
 def reachable() -> list[Interface]:
     """Return the interfaces with an address that other machines may reach."""
     held = [Interface(name, each) for name, own in addresses().items() for each in own]
-    return [each for each in held if not (is_loopback(each.address) or ipaddress.ip_address(each.address).is_link_local)]
+    return [
+        each
+        for each in held
+        if not (is_loopback(each.address) or ipaddress.ip_address(each.address).is_link_local)
+    ]

@@ -1,6 +1,7 @@
 """N ranks in one process, and no network: the flights of all ranks are run in step by one loop.
 
-`run` takes one generator a rank and moves what they yield. `Fabric` gives each of N threads a driver, so that N engines run in one process.
+`run` takes one generator a rank and moves what they yield. `Fabric` gives each of N threads a
+driver, so that N engines run in one process.
 """
 
 from __future__ import annotations
@@ -15,11 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.core import LOCAL_NETWORK, AllReduce, Exchange, Flight, Hop, Link, Outcome, Ranks, Stage, allreduce_nbytes
+from thinwire.core import (
+    LOCAL_NETWORK,
+    AllReduce,
+    Exchange,
+    Flight,
+    Hop,
+    Link,
+    Outcome,
+    Ranks,
+    Stage,
+    allreduce_nbytes,
+)
 from thinwire.errors import FlightError, RankLostError
 
 
-def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None, order: Sequence[int] | None = None) -> dict[int, Outcome]:
+def run(
+    flights: Mapping[int, Flight],
+    sent: dict[int, float] | None = None,
+    order: Sequence[int] | None = None,
+) -> dict[int, Outcome]:
     """Run one flight a rank to the end and return their outcomes.
 
     Args:
@@ -28,8 +44,8 @@ def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None, ord
         order: the ranks in the order in which they come; ascending by default.
 
     Raises:
-        FlightError: the ranks wait for something that nobody sends, or send what nobody takes, or sizes do not match; the message says
-            which ranks.
+        FlightError: the ranks wait for something that nobody sends, or send what nobody takes, or
+            sizes do not match; the message says which ranks.
 
     Example:
         >>> def flight(rank):
@@ -65,7 +81,9 @@ def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None, ord
         moved = False
         for rank in order:
             hop = waiting.get(rank)
-            if isinstance(hop, Exchange) and all(not n or mail.get((source, rank)) for source, n in hop.recv):
+            if isinstance(hop, Exchange) and all(
+                not n or mail.get((source, rank)) for source, n in hop.recv
+            ):
                 advance(rank, {source: _receive(mail, source, rank, n) for source, n in hop.recv})
                 moved = True
             elif isinstance(hop, AllReduce) and _met(hop, waiting):
@@ -76,19 +94,33 @@ def run(flights: Mapping[int, Flight], sent: dict[int, float] | None = None, ord
                     advance(peer, peer_hop.tensor)
                 moved = True
         if not moved:
-            raise FlightError(f"no rank can go on: {'; '.join(f'rank {r} waits in {say(h)}' for r, h in sorted(waiting.items()))}")
-    left = [f"{sum(p.numel() for p in box)} bytes from rank {source} to rank {to}" for (source, to), box in sorted(mail.items()) if box]
+            raise FlightError(
+                "no rank can go on: "
+                f"{'; '.join(f'rank {r} waits in {say(h)}' for r, h in sorted(waiting.items()))}"
+            )
+    left = [
+        f"{sum(p.numel() for p in box)} bytes from rank {source} to rank {to}"
+        for (source, to), box in sorted(mail.items())
+        if box
+    ]
     if left:
-        raise FlightError(f"all ranks are done and nobody took {', '.join(left)}: their hops crossed")
+        raise FlightError(
+            f"all ranks are done and nobody took {', '.join(left)}: their hops crossed"
+        )
     return outcomes
 
 
-def _receive(mail: dict[tuple[int, int], deque[Tensor]], source: int, rank: int, nbytes: int) -> Tensor:
+def _receive(
+    mail: dict[tuple[int, int], deque[Tensor]], source: int, rank: int, nbytes: int
+) -> Tensor:
     if not nbytes:
         return torch.empty(0, dtype=torch.uint8)
     payload = mail[source, rank].popleft()
     if payload.numel() != nbytes:
-        raise FlightError(f"rank {rank} expects {nbytes} bytes from rank {source} and {payload.numel()} came: their hops crossed")
+        raise FlightError(
+            f"rank {rank} expects {nbytes} bytes from rank {source} and {payload.numel()} came: "
+            "their hops crossed"
+        )
     return payload
 
 
@@ -111,7 +143,10 @@ def sum_up(tensors: Sequence[Tensor], group: Ranks) -> None:
         FlightError: the tensors are not alike.
     """
     if len({(t.numel(), t.dtype) for t in tensors}) > 1:
-        raise FlightError(f"all-reduce over {group} of different tensors: {[(t.numel(), t.dtype) for t in tensors]}")
+        raise FlightError(
+            f"all-reduce over {group} of different tensors: "
+            f"{[(t.numel(), t.dtype) for t in tensors]}"
+        )
     total = tensors[0].clone()
     for tensor in tensors[1:]:
         total += tensor
@@ -123,7 +158,10 @@ def say(hop: Hop) -> str:
     """What a rank in this hop waits for."""
     if isinstance(hop, AllReduce):
         return f"an all-reduce over {hop.group}"
-    return f"an exchange, for {', '.join(f'{n} bytes from rank {source}' for source, n in hop.recv if n)}"
+    return (
+        "an exchange, for "
+        f"{', '.join(f'{n} bytes from rank {source}' for source, n in hop.recv if n)}"
+    )
 
 
 @dataclass
@@ -139,9 +177,11 @@ class _Meeting:
 
 
 class Fabric:
-    """A world of `world` ranks in one process: give `fabric.driver(rank)` to the engine of each thread.
+    """A world of `world` ranks in one process: give `fabric.driver(rank)` to the engine of each
+    thread.
 
-    The last rank to start a flight runs it for all; a rank that never comes makes the others raise after `timeout`.
+    The last rank to start a flight runs it for all; a rank that never comes makes the others raise
+    after `timeout`.
     """
 
     def __init__(self, world: int, timeout: timedelta = timedelta(seconds=30)) -> None:
@@ -167,7 +207,13 @@ class Fabric:
         meeting.done.set()
         return meeting
 
-    def carry(self, flights: Mapping[int, Flight], sent: dict[int, float], seconds: dict[int, float], lane: int) -> dict[int, Outcome]:
+    def carry(
+        self,
+        flights: Mapping[int, Flight],
+        sent: dict[int, float],
+        seconds: dict[int, float],
+        lane: int,
+    ) -> dict[int, Outcome]:
         """Run one flight of all ranks, and tell what each has sent and how long its wire took."""
         return run(flights, sent)
 
@@ -235,7 +281,13 @@ class LocalHandle:
         fabric = self.driver.fabric
         if not self.meeting.done.wait(fabric.timeout.total_seconds()):
             missing = sorted(set(range(fabric.world)) - set(self.meeting.flights))
-            raise RankLostError(missing, f"{self.label}: ranks {missing} did not come within {fabric.timeout.total_seconds():g} s")
+            raise RankLostError(
+                missing,
+                (
+                    f"{self.label}: ranks {missing} did not come within "
+                    f"{fabric.timeout.total_seconds():g} s"
+                ),
+            )
         if self.meeting.error is not None:
             raise FlightError(f"{self.label}: {self.meeting.error}") from self.meeting.error
         assert self.meeting.outcomes is not None

@@ -1,12 +1,15 @@
 """N ranks in one process on simulated wires: the same flights, a virtual clock, and no waiting.
 
-Messages are as the torch driver sends them: all receives of an exchange are posted, then its sends go out one at a time in the order
-given, each once the one before has left; the exchange ends when the last send has left and the last receive is there. A message holds its
-sender for `message_s`, then its bytes leave at the rate that it gets of the ways that it shares with others (max-min fairness),
-and it is there `latency_s` after the last of them has left. Where the link `waits` (gloo), it begins when its receiver's word that it is
-ready is there. The transport's own all-reduce is a ring. Encoding takes no time, or what `think` says.
+Messages are as the torch driver sends them: all receives of an exchange are posted, then its sends
+go out one at a time in the order given, each once the one before has left; the exchange ends when
+the last send has left and the last receive is there. A message holds its sender for `message_s`,
+then its bytes leave at the rate that it gets of the ways that it shares with others (max-min
+fairness), and it is there `latency_s` after the last of them has left. Where the link `waits`
+(gloo), it begins when its receiver's word that it is ready is there. The transport's own all-reduce
+is a ring. Encoding takes no time, or what `think` says.
 
-What it does not know: TCP's slow start and losses, a receiver's buffers, processors that are busy. The lab has those.
+What it does not know: TCP's slow start and losses, a receiver's buffers, processors that are busy.
+The lab has those.
 """
 
 from __future__ import annotations
@@ -28,12 +31,14 @@ from thinwire.errors import FlightError
 __all__ = ["Channel", "Event", "Launch", "Report", "SimFabric", "Wires", "simulate"]
 
 Think = Callable[[int, int], float]
-"""Seconds that a rank computes before its n-th hop (and before its end, after the last), from (rank, n)."""
+"""Seconds that a rank computes before its n-th hop (and before its end, after the last), from
+(rank, n)."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One flight of all ranks, and when it may start: at one time, or at each rank's own (when its bucket is full, say)."""
+    """One flight of all ranks, and when it may start: at one time, or at each rank's own (when its
+    bucket is full, say)."""
 
     flights: Mapping[int, Flight]
     at: float | Mapping[int, float] = 0.0
@@ -44,7 +49,8 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a rank did on a lane: "think", "send" (to `peer`, `nbytes`) or "wait", from `begin` to `end`."""
+    """What a rank did on a lane: "think", "send" (to `peer`, `nbytes`) or "wait", from `begin` to
+    `end`."""
 
     rank: int
     lane: int
@@ -60,7 +66,8 @@ class Event:
 class Report:
     """What came of a simulation.
 
-    seconds: when the last rank had done; ends: when each had. ways: the bytes that went through each up-link, down-link and channel.
+    seconds: when the last rank had done; ends: when each had. ways: the bytes that went through
+    each up-link, down-link and channel.
     outcomes: by lane and flight, {rank: outcome}. events: in the order in which they ended.
     """
 
@@ -82,17 +89,22 @@ class Report:
         return only
 
 
-def simulate(flights: Mapping[int, Flight] | Sequence[Sequence[Launch]], wires: Wires, think: Think | None = None) -> Report:
+def simulate(
+    flights: Mapping[int, Flight] | Sequence[Sequence[Launch]],
+    wires: Wires,
+    think: Think | None = None,
+) -> Report:
     """Run flights on a virtual clock.
 
     Args:
-        flights: {rank: generator}; or for each lane its launches: those of one lane run one after another, lanes side by side.
+        flights: {rank: generator}; or for each lane its launches: those of one lane run one after
+            another, lanes side by side.
         wires: what lies between the ranks.
         think: how long a rank computes between hops.
 
     Raises:
-        FlightError: the ranks wait for something that nobody sends, or send what nobody takes, or sizes do not match; the message says
-            which ranks.
+        FlightError: the ranks wait for something that nobody sends, or send what nobody takes, or
+            sizes do not match; the message says which ranks.
 
     Example:
         >>> from thinwire.core import Link, Seat, Spec
@@ -128,7 +140,8 @@ class _Rank:
 
 @dataclass(frozen=True)
 class _Step:
-    """One step of the transport's all-reduce: so many bytes on to the next rank, as many from the one before."""
+    """One step of the transport's all-reduce: so many bytes on to the next rank, as many from the
+    one before."""
 
     to: int
     source: int
@@ -136,7 +149,9 @@ class _Step:
 
 
 class _Simulation:
-    def __init__(self, lanes: Sequence[Sequence[Launch]], wires: Wires, think: Think | None) -> None:
+    def __init__(
+        self, lanes: Sequence[Sequence[Launch]], wires: Wires, think: Think | None
+    ) -> None:
         self.lanes, self.wires, self.think = lanes, wires, think
         self.report = Report(outcomes=[[{} for _ in lane] for lane in lanes])
         self.now = 0.0
@@ -147,8 +162,12 @@ class _Simulation:
         self.sums: dict[tuple[int, Ranks], list[dict[int, AllReduce]]] = {}
         self.counts: Counter[tuple[int, int, Ranks]] = Counter()
         self.ranks: dict[tuple[int, int], _Rank] = {}
-        self.posted: dict[tuple[int, int, int], deque[float]] = {}  # when receives were posted that no message has been sent for
-        self.held: dict[tuple[int, int, int], Callable[[], None]] = {}  # messages that wait for a receive
+        self.posted: dict[
+            tuple[int, int, int], deque[float]
+        ] = {}  # when receives were posted that no message has been sent for
+        self.held: dict[
+            tuple[int, int, int], Callable[[], None]
+        ] = {}  # messages that wait for a receive
 
     def run(self) -> Report:
         for number, lane in enumerate(self.lanes):
@@ -183,7 +202,8 @@ class _Simulation:
         self.ticks += 1  # of equal times the earlier entry comes first, so that runs are alike
         heapq.heappush(self.timers, (self.now + seconds, self.ticks, act))
 
-    # -- a rank's life ------------------------------------------------------------------------------------------------
+    # -- a rank's life
+    # ------------------------------------------------------------------------------------------------
 
     def _next_flight(self, who: _Rank) -> None:
         launches = self.lanes[who.lane]
@@ -228,10 +248,14 @@ class _Simulation:
         else:
             who.ring = None
             self._exchange(
-                who, [(to, payload.clone(), float(payload.numel())) for to, payload in hop.send], [(at, float(n)) for at, n in hop.recv]
+                who,
+                [(to, payload.clone(), float(payload.numel())) for to, payload in hop.send],
+                [(at, float(n)) for at, n in hop.recv],
             )
 
-    def _exchange(self, who: _Rank, send: Sequence[tuple[int, Any, float]], recv: Sequence[tuple[int, float]]) -> None:
+    def _exchange(
+        self, who: _Rank, send: Sequence[tuple[int, Any, float]], recv: Sequence[tuple[int, float]]
+    ) -> None:
         who.sends = deque((to, payload, n) for to, payload, n in send if n)
         who.waits = tuple(recv)
         for source, nbytes in recv:
@@ -285,7 +309,13 @@ class _Simulation:
 
     def _look(self, who: _Rank) -> None:
         """On to the next hop, if all that this one waits for is there."""
-        if who.hop is None or who.sending or not all(not n or self.mail.get((who.lane, source, who.rank)) for source, n in who.waits):
+        if (
+            who.hop is None
+            or who.sending
+            or not all(
+                not n or self.mail.get((who.lane, source, who.rank)) for source, n in who.waits
+            )
+        ):
             return
         got = {source: self._take(who, source, n) for source, n in who.waits}
         self._note(who, "wait", who.since)
@@ -300,10 +330,14 @@ class _Simulation:
             return torch.empty(0, dtype=torch.uint8)
         payload, came = self.mail[who.lane, source, who.rank].popleft()
         if came != nbytes:
-            raise FlightError(f"rank {who.rank} expects {nbytes:g} bytes from rank {source} and {came:g} came: their hops crossed")
+            raise FlightError(
+                f"rank {who.rank} expects {nbytes:g} bytes from rank {source} and {came:g} came: "
+                "their hops crossed"
+            )
         return payload
 
-    # -- the transport's all-reduce -----------------------------------------------------------------------------------
+    # -- the transport's all-reduce
+    # -----------------------------------------------------------------------------------
 
     def _join(self, who: _Rank, hop: AllReduce) -> None:
         """Into the n-th sum over this group on this lane, n the same for every rank."""
@@ -314,7 +348,9 @@ class _Simulation:
             meetings.append({})
         meetings[at][who.rank] = hop
         if len(meetings[at]) == len(hop.group):
-            sum_up([meetings[at][rank].tensor for rank in hop.group], hop.group)  # nobody has done before the last has come
+            sum_up(
+                [meetings[at][rank].tensor for rank in hop.group], hop.group
+            )  # nobody has done before the last has come
 
     def _next_step(self, who: _Rank) -> None:
         assert who.ring is not None
@@ -325,23 +361,39 @@ class _Simulation:
         who.ring, who.sending = None, True
         self._think(who, who.hop.tensor)
 
-    # -- odds and ends ------------------------------------------------------------------------------------------------
+    # -- odds and ends
+    # ------------------------------------------------------------------------------------------------
 
-    def _note(self, who: _Rank, kind: str, begin: float, peer: int | None = None, nbytes: float = 0.0) -> None:
+    def _note(
+        self, who: _Rank, kind: str, begin: float, peer: int | None = None, nbytes: float = 0.0
+    ) -> None:
         if self.now > begin:
-            self.report.events.append(Event(who.rank, who.lane, who.number, kind, begin, self.now, peer, nbytes))
+            self.report.events.append(
+                Event(who.rank, who.lane, who.number, kind, begin, self.now, peer, nbytes)
+            )
 
     def _left_over(self) -> None:
         stuck = [who for who in self.ranks.values() if who.flight is not None]
         if stuck:
-            unheard = [f"rank {source} has bytes for rank {to}, which does not expect any" for _, source, to in self.held]
-            waiting = [f"rank {who.rank} waits in {say(who.hop)}" for who in stuck if any(n for _, n in who.waits)]
+            unheard = [
+                f"rank {source} has bytes for rank {to}, which does not expect any"
+                for _, source, to in self.held
+            ]
+            waiting = [
+                f"rank {who.rank} waits in {say(who.hop)}"
+                for who in stuck
+                if any(n for _, n in who.waits)
+            ]
             raise FlightError(f"no rank can go on: {'; '.join((*waiting, *unheard))}")
         left = [
-            f"{sum(n for _, n in box):g} bytes from rank {source} to rank {to}" for (_, source, to), box in sorted(self.mail.items()) if box
+            f"{sum(n for _, n in box):g} bytes from rank {source} to rank {to}"
+            for (_, source, to), box in sorted(self.mail.items())
+            if box
         ]
         if left:
-            raise FlightError(f"all ranks are done and nobody took {', '.join(left)}: their hops crossed")
+            raise FlightError(
+                f"all ranks are done and nobody took {', '.join(left)}: their hops crossed"
+            )
 
 
 def _ring(rank: int, hop: AllReduce) -> Iterator[_Step]:
@@ -349,24 +401,37 @@ def _ring(rank: int, hop: AllReduce) -> Iterator[_Step]:
     nbytes = hop.tensor.numel() * hop.tensor.dtype.itemsize
     if not nbytes or world == 1:
         return
-    step = _Step(hop.group[(at + 1) % world], hop.group[at - 1], allreduce_nbytes(nbytes, world) / (2 * (world - 1)))
+    step = _Step(
+        hop.group[(at + 1) % world],
+        hop.group[at - 1],
+        allreduce_nbytes(nbytes, world) / (2 * (world - 1)),
+    )
     for _ in range(2 * (world - 1)):
         yield step
 
 
 class SimFabric(Fabric):
-    """A world of ranks in one process, on wires: give `fabric.driver(rank)` to the engine of each thread, as of a `Fabric`.
+    """A world of ranks in one process, on wires: give `fabric.driver(rank)` to the engine of each
+    thread, as of a `Fabric`.
 
-    Each flight is simulated by itself, from its start on all ranks; its `wire_s` is in virtual seconds. `clock_s` is, for each lane, the
-    sum of its flights' so far.
+    Each flight is simulated by itself, from its start on all ranks; its `wire_s` is in virtual
+    seconds. `clock_s` is, for each lane, the sum of its flights' so far.
     """
 
-    def __init__(self, world: int, wires: Wires, timeout: timedelta = timedelta(seconds=30)) -> None:
+    def __init__(
+        self, world: int, wires: Wires, timeout: timedelta = timedelta(seconds=30)
+    ) -> None:
         super().__init__(world, timeout)
         self.wires = wires
         self.clock_s: dict[int, float] = {}
 
-    def carry(self, flights: Mapping[int, Flight], sent: dict[int, float], seconds: dict[int, float], lane: int) -> dict[int, Outcome]:
+    def carry(
+        self,
+        flights: Mapping[int, Flight],
+        sent: dict[int, float],
+        seconds: dict[int, float],
+        lane: int,
+    ) -> dict[int, Outcome]:
         report = simulate(flights, self.wires)
         sent.update(report.sent_bytes)
         seconds.update(report.ends)

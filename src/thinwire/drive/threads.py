@@ -1,4 +1,5 @@
-"""Processor time of threads that others started, such as a transport's: read from /proc, where the system has one."""
+"""Processor time of threads that others started, such as a transport's: read from /proc, where the
+system has one."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ def thread_ids() -> set[int]:
 
 
 def thread_s(thread: int) -> float:
-    """Return the seconds that a thread has spent on a processor; 0 where it has ended or the system does not say.
+    """Return the seconds that a thread has spent on a processor; 0 where it has ended or the system
+    does not say.
 
     Example:
         >>> import threading
@@ -22,5 +24,9 @@ def thread_s(thread: int) -> float:
     """
     try:
         return int((_TASKS / str(thread) / "schedstat").read_text().split()[0]) / 1e9
-    except (OSError, ValueError, IndexError):  # it has ended, or this kernel keeps no such statistics
+    except (
+        OSError,
+        ValueError,
+        IndexError,
+    ):  # it has ended, or this kernel keeps no such statistics
         return 0.0

@@ -1,9 +1,10 @@
 """Any `torch.distributed` process group: hops become all-reduces and phased isend/irecv on bytes.
 
-Each lane is a process group and a thread of its own. A lane runs its flights one after another to completion, in the order in which every
-rank starts them, so equal-sized collectives cannot cross. On CPUs lanes compute in turns, so that one's bytes leave while the next one
-encodes: all at once, none would have any to send for as long as all take. On CUDA a lane has a side stream; events order it against the
-caller's.
+Each lane is a process group and a thread of its own. A lane runs its flights one after another to
+completion, in the order in which every rank starts them, so equal-sized collectives cannot cross.
+On CPUs lanes compute in turns, so that one's bytes leave while the next one
+encodes: all at once, none would have any to send for as long as all take. On CUDA a lane has a side
+stream; events order it against the caller's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thinwire.core import LOCAL_NETWORK, AllReduce, Exchange, Flight, Hop, Link, Outcome, Ranks, Stage, allreduce_nbytes
+from thinwire.core import (
+    LOCAL_NETWORK,
+    AllReduce,
+    Exchange,
+    Flight,
+    Hop,
+    Link,
+    Outcome,
+    Ranks,
+    Stage,
+    allreduce_nbytes,
+)
 from thinwire.drive import interfaces
 from thinwire.drive.blame import Diagnosis, Hops
 from thinwire.drive.threads import thread_ids, thread_s
@@ -49,23 +61,39 @@ class TorchDriver:
     """
 
     def __init__(self, group: Any, lanes: int, timeout: timedelta, device: torch.device) -> None:
-        self.rank, self.world, self.lanes, self.timeout = dist.get_rank(group), dist.get_world_size(group), lanes, timeout
-        self._members = dist.get_process_group_ranks(group if group is not None else dist.group.WORLD)
-        self.among: Ranks = tuple(self._members) if len(self._members) < dist.get_world_size() else ()
+        self.rank, self.world, self.lanes, self.timeout = (
+            dist.get_rank(group),
+            dist.get_world_size(group),
+            lanes,
+            timeout,
+        )
+        self._members = dist.get_process_group_ranks(
+            group if group is not None else dist.group.WORLD
+        )
+        self.among: Ranks = (
+            tuple(self._members) if len(self._members) < dist.get_world_size() else ()
+        )
         self._backend = dist.get_backend(group)
         self._device = device
         # gloo carries from the host's memory alone, so that ranks may differ in device
-        self._wire = torch.device("cpu") if device.type == "cuda" and self._backend == "gloo" else device
+        self._wire = (
+            torch.device("cpu") if device.type == "cuda" and self._backend == "gloo" else device
+        )
         self._explained: FlightError | None = None
         self._explaining = threading.Lock()
         self._lanes: list[_Lane] = []
-        # on CUDA a codec may wait for bytes whose hop was only enqueued: under a lock two ranks could wait for one another for ever
-        self.turn: AbstractContextManager[Any] = nullcontext() if device.type == "cuda" else threading.Lock()
+        # on CUDA a codec may wait for bytes whose hop was only enqueued: under a lock two ranks
+        # could wait for one another for ever
+        self.turn: AbstractContextManager[Any] = (
+            nullcontext() if device.type == "cuda" else threading.Lock()
+        )
         self.watch = self._start_watch()
         self._groups: dict[tuple[int, Ranks], Any] = {}
         self._threads: set[int] = set()  # the transport's own, by their numbers
         self._transport_s = 0.0
-        self._make(lanes, tuple(range(self.world)))  # the control lane: enough to compare facts; `prepare` makes the rest
+        self._make(
+            lanes, tuple(range(self.world))
+        )  # the control lane: enough to compare facts; `prepare` makes the rest
         self._lanes = [_Lane(self, index, device) for index in range(lanes + 1)]
         self._closed = False
 
@@ -81,12 +109,18 @@ class TorchDriver:
                     self._make(lane, ranks)
 
     def _make(self, lane: int, ranks: Ranks) -> None:
-        """A process group. Within a subset of the world only its members call, and torch then names a group by its ranks alone."""
+        """A process group. Within a subset of the world only its members call, and torch then names
+        a group by its ranks alone."""
         members = [self._members[rank] for rank in ranks]
         if self.rank in ranks or not self.among:
             before = thread_ids()
             try:
-                made = dist.new_group(members, timeout=self.timeout, backend=self._backend, use_local_synchronization=bool(self.among))
+                made = dist.new_group(
+                    members,
+                    timeout=self.timeout,
+                    backend=self._backend,
+                    use_local_synchronization=bool(self.among),
+                )
             except RuntimeError as error:
                 explained = self.explain(error, "attach: connecting")
                 self.watch.close(explained)
@@ -104,7 +138,9 @@ class TorchDriver:
 
     def start(self, flight: Flight, lane: int, label: str) -> TorchHandle:
         if self._closed:  # no thread would take it up, and whoever waits for it would wait for good
-            raise FlightError(f"{label}: the syncer is closed, and nothing flies any more. Attach again")
+            raise FlightError(
+                f"{label}: the syncer is closed, and nothing flies any more. Attach again"
+            )
         handle = TorchHandle(self, self._lanes[lane], flight, label)
         self._lanes[lane].put(handle)
         return handle
@@ -116,7 +152,9 @@ class TorchDriver:
             lane.stop()
         self.watch.close(sys.exc_info()[1])
         for (_, ranks), made in self._groups.items():
-            if self.rank in ranks and not self.among:  # a group made again under the same name would meet its predecessor's addresses
+            if (
+                self.rank in ranks and not self.among
+            ):  # a group made again under the same name would meet its predecessor's addresses
                 dist.destroy_process_group(made)
         self._groups.clear()
 
@@ -128,7 +166,8 @@ class TorchDriver:
         self.watch.close(error)
 
     def hops(self) -> Hops:
-        """Where each lane is: which flight, which hop of it, and the ranks whose bytes it waits for."""
+        """Where each lane is: which flight, which hop of it, and the ranks whose bytes it waits
+        for."""
         return {index: lane.place for index, lane in enumerate(self._lanes)}
 
     def move(self, hop: Hop, lane: int) -> tuple[Any, float]:
@@ -140,31 +179,54 @@ class TorchDriver:
             dist.all_reduce(on_wire, group=self._groups[lane, hop.group])
             if on_wire is not hop.tensor:
                 hop.tensor.copy_(on_wire)
-            return hop.tensor, allreduce_nbytes(hop.tensor.numel() * hop.tensor.dtype.itemsize, len(hop.group))
+            return hop.tensor, allreduce_nbytes(
+                hop.tensor.numel() * hop.tensor.dtype.itemsize, len(hop.group)
+            )
         return self._exchange(hop, self._groups[lane, tuple(range(self.world))], waits)
 
-    def _exchange(self, hop: Exchange, group: Any, waits: Callable[[Sequence[int]], None]) -> tuple[dict[int, Tensor], float]:
-        """All receives are posted first, then the sends go out one at a time: 0.95 of a line where all at once gives 0.6."""
+    def _exchange(
+        self, hop: Exchange, group: Any, waits: Callable[[Sequence[int]], None]
+    ) -> tuple[dict[int, Tensor], float]:
+        """All receives are posted first, then the sends go out one at a time: 0.95 of a line where
+        all at once gives 0.6."""
         buffers = {rank: memory.empty(nbytes, torch.uint8, self._wire) for rank, nbytes in hop.recv}
         outgoing = [(rank, payload.to(self._wire)) for rank, payload in hop.send if payload.numel()]
         sent = float(sum(payload.numel() for _, payload in outgoing))
         waits([rank for rank, nbytes in hop.recv if nbytes])
         if self._wire.type == "cuda":
-            ops = [dist.P2POp(dist.irecv, buffer, group=group, group_peer=rank) for rank, buffer in buffers.items() if buffer.numel()]
-            ops += [dist.P2POp(dist.isend, payload, group=group, group_peer=rank) for rank, payload in outgoing]
+            ops = [
+                dist.P2POp(dist.irecv, buffer, group=group, group_peer=rank)
+                for rank, buffer in buffers.items()
+                if buffer.numel()
+            ]
+            ops += [
+                dist.P2POp(dist.isend, payload, group=group, group_peer=rank)
+                for rank, payload in outgoing
+            ]
             for work in dist.batch_isend_irecv(ops) if ops else ():
                 work.wait()
             return buffers, sent
-        receives = {rank: dist.irecv(buffer, group=group, group_src=rank) for rank, buffer in buffers.items() if buffer.numel()}
+        receives = {
+            rank: dist.irecv(buffer, group=group, group_src=rank)
+            for rank, buffer in buffers.items()
+            if buffer.numel()
+        }
         for rank, payload in outgoing:
             _wait(dist.isend(payload, group=group, group_dst=rank))
         for rank, receive in receives.items():
-            waits([other for other, work in receives.items() if other == rank or work is None or not work.is_completed()])
+            waits(
+                [
+                    other
+                    for other, work in receives.items()
+                    if other == rank or work is None or not work.is_completed()
+                ]
+            )
             _wait(receive)
         return {rank: buffer.to(self._device) for rank, buffer in buffers.items()}, sent
 
     def explain(self, error: BaseException, label: str) -> ThinwireError:
-        """What a failed flight means, by heartbeats and beacons; the others are told, lest they blame this rank when it ends."""
+        """What a failed flight means, by heartbeats and beacons; the others are told, lest they
+        blame this rank when it ends."""
         if isinstance(error, ThinwireError):
             return error
         with self._explaining:
@@ -181,22 +243,36 @@ class TorchDriver:
         if found.kind in ("raised", "lost"):
             return found, RankLostError(found.ranks, f"{found.text}. {carried}")
         if found.kind == "left":
-            return found, RankLostError(found.ranks, f"{found.text} while others were in {label} ({cause}). Last heard: {last}")
+            return found, RankLostError(
+                found.ranks,
+                f"{found.text} while others were in {label} ({cause}). Last heard: {last}",
+            )
         if found.kind == "link":
-            return found, LinkLostError(found.ranks, found.link is not None, f"{found.text}. {carried}")
+            return found, LinkLostError(
+                found.ranks, found.link is not None, f"{found.text}. {carried}"
+            )
         if found.kind in ("alone", "store"):
             return found, FlightError(f"{found.text}. {carried}")
         return found, FlightError(
-            f"{label} could not be carried within {self.timeout.total_seconds():g} s, though every rank's heart beats ({cause}). "
+            f"{label} could not be carried within {self.timeout.total_seconds():g} s, though "
+            f"every rank's heart beats ({cause}). "
             f"Last heard: {last}. Do all ranks run the same number of steps?"
         )
 
     def _start_watch(self) -> Watch:
         c10d: Any = dist.distributed_c10d
-        keys = f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation(tuple(self._members))}"
+        keys = (
+            f"thinwire/{'-'.join(map(str, self._members))}/{_next_generation(tuple(self._members))}"
+        )
         store = c10d.PrefixStore(keys, c10d._get_default_store()).clone()
         held_by_agent = dist.is_torchelastic_launched() or 0 not in self._members
-        return Watch(store, self.rank, self.world, host=None if held_by_agent else self._members.index(0), hops=self.hops)
+        return Watch(
+            store,
+            self.rank,
+            self.world,
+            host=None if held_by_agent else self._members.index(0),
+            hops=self.hops,
+        )
 
 
 def transport_cause(error: BaseException) -> str:
@@ -227,7 +303,9 @@ class TorchHandle:
         while not self.done.wait(LOOK_S):
             if self.lane.stalled():  # the transport has a timeout of its own, and did not keep it
                 limit = self.driver.timeout.total_seconds()
-                error = TimeoutError(f"the transport gave no answer within {limit:g} s, nor an error")
+                error = TimeoutError(
+                    f"the transport gave no answer within {limit:g} s, nor an error"
+                )
                 raise self.driver.explain(error, self.label) from error
         if self.error is not None:
             raise self.driver.explain(self.error, self.label) from self.error
@@ -247,11 +325,14 @@ class _Lane:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._broken: BaseException | None = None
         self.place: tuple[int, int, tuple[int, ...]] = 0, 0, ()
-        """Flights that this lane has carried, hops of the one under way, and the ranks whose bytes it waits for."""
+        """Flights that this lane has carried, hops of the one under way, and the ranks whose bytes
+        it waits for."""
         self._hop_begun: float | None = None
         self._queue: queue.SimpleQueue[TorchHandle | None] = queue.SimpleQueue()
         self._threads = torch.get_num_threads()
-        self._thread = threading.Thread(target=self._loop, name=f"thinwire-lane-{index}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop, name=f"thinwire-lane-{index}", daemon=True
+        )
         self._thread.start()
 
     def put(self, handle: TorchHandle) -> None:
@@ -281,7 +362,10 @@ class _Lane:
     def _loop(self) -> None:
         torch.set_num_threads(self._threads)  # a new thread would start with all cores
         while (handle := self._queue.get()) is not None:
-            with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext(), torch.no_grad():
+            with (
+                torch.cuda.stream(self._stream) if self._stream is not None else nullcontext(),
+                torch.no_grad(),
+            ):
                 try:
                     if self._broken is not None:
                         raise self._broken
@@ -298,7 +382,9 @@ class _Lane:
         while True:
             with self._driver.turn:
                 clock = time.perf_counter()
-                begun = time.thread_time()  # of this thread's own: what it waits for the interpreter or a core is not the codec's
+                # of this thread's own: what it waits for the interpreter or a core is not the
+                # codec's
+                begun = time.thread_time()
                 try:
                     hop = handle.flight.send(reply)
                 except StopIteration as stop:
@@ -321,7 +407,8 @@ class _Lane:
             self._await(handle)
 
     def _await(self, handle: TorchHandle) -> None:
-        """Until the stream has carried the flight: NCCL only enqueues, so a lost rank would be seen nowhere else."""
+        """Until the stream has carried the flight: NCCL only enqueues, so a lost rank would be seen
+        nowhere else."""
         begun = time.perf_counter()
         limit = self._driver.timeout.total_seconds()
         while not handle.landed.query():
@@ -340,6 +427,7 @@ _generations: Counter[Ranks] = Counter()
 
 
 def _next_generation(members: Ranks) -> int:
-    """How many drivers this process has made among these ranks; they all count alike, so each driver has its own keys in the store."""
+    """How many drivers this process has made among these ranks; they all count alike, so each
+    driver has its own keys in the store."""
     _generations[members] += 1
     return _generations[members]

@@ -1,8 +1,10 @@
-"""Heartbeats in the store, and a beacon at every rank: when a flight fails, they tell who is gone and where the others stand.
+"""Heartbeats in the store, and a beacon at every rank: when a flight fails, they tell who is gone
+and where the others stand.
 
-Each rank's thread writes a counter, its step and the hops that it is in once an `interval`. Nobody compares clocks: a rank whose counter
-does not move while a diagnosis looks on is silent. Before it is called lost its beacon is asked, by this rank and by others (`beacon`), and
-what all that comes to is judged by `blame`.
+Each rank's thread writes a counter, its step and the hops that it is in once an `interval`. Nobody
+compares clocks: a rank whose counter does not move while a diagnosis looks on is silent. Before it
+is called lost its beacon is asked, by this rank and by others (`beacon`), and what all that comes
+to is judged by `blame`.
 """
 
 from __future__ import annotations
@@ -48,7 +50,14 @@ class Watch:
         hops: where this rank's flights are, by lane.
     """
 
-    def __init__(self, store: Any, rank: int, world: int, host: int | None = 0, hops: Callable[[], Hops] = dict) -> None:
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        world: int,
+        host: int | None = 0,
+        hops: Callable[[], Hops] = dict,
+    ) -> None:
         self._store, self.rank, self.world, self._host, self._hops = store, rank, world, host, hops
         self._asks = Asks(address_of(store), _ANSWER_S)
         self._label = "attach"
@@ -80,8 +89,11 @@ class Watch:
         return Standing(self._count, self._label, self._hops(), *self._end)
 
     def diagnose(self) -> tuple[Diagnosis, dict[int, Standing]]:
-        """Look at heartbeats and beacons for a while; the verdict, and what is known of where ranks stand."""
-        seen = Evidence(self.rank, self.world, self._host, self._asks.address, "answers", met=set(self._met))
+        """Look at heartbeats and beacons for a while; the verdict, and what is known of where ranks
+        stand."""
+        seen = Evidence(
+            self.rank, self.world, self._host, self._asks.address, "answers", met=set(self._met)
+        )
         before = self._read(seen)
         seen.standings |= {rank: standing for rank, standing in before.items() if standing.ended}
         if judge(seen).kind == "raised":  # no need to look on
@@ -92,16 +104,34 @@ class Watch:
         own = 0
         while seen.store == "answers":
             after = self._read(seen)
-            seen.moving |= {rank for rank, standing in after.items() if standing.count != before.get(rank, standing).count}
-            own = after[self.rank].count - before[self.rank].count if self.rank in after and self.rank in before else own
+            seen.moving |= {
+                rank
+                for rank, standing in after.items()
+                if standing.count != before.get(rank, standing).count
+            }
+            own = (
+                after[self.rank].count - before[self.rank].count
+                if self.rank in after and self.rank in before
+                else own
+            )
             if own >= _MOVES or self._stop.is_set() or time.monotonic() - looked > 3 * _ANSWER_S:
                 break
-            time.sleep(INTERVAL_S)  # where this rank's own beats reach the store slowly, so do the others'
+            time.sleep(
+                INTERVAL_S
+            )  # where this rank's own beats reach the store slowly, so do the others'
         if own < _MOVES and not self._stop.is_set():
-            seen.moving |= {rank for rank, standing in after.items() if standing.count}  # nobody can be told by this store
-        late = {rank: state for rank, state in seen.probes.items() if state in ("silent", "refused") and not self._ended(rank, after)}
+            seen.moving |= {
+                rank for rank, standing in after.items() if standing.count
+            }  # nobody can be told by this store
+        late = {
+            rank: state
+            for rank, state in seen.probes.items()
+            if state in ("silent", "refused") and not self._ended(rank, after)
+        }
         self._probe(seen, list(late))  # a busy process has had its time
-        self._have_tried(seen, [rank for rank, state in seen.probes.items() if state == "unreachable"])
+        self._have_tried(
+            seen, [rank for rank, state in seen.probes.items() if state == "unreachable"]
+        )
         verdict = self._judged(seen, before | after)
         if verdict[0].kind in ("nobody", "store", "left"):
             self._follow_waits(seen)
@@ -114,7 +144,9 @@ class Watch:
             return
         self._end = how, why, verdict
         if not self._asks.stuck:
-            with contextlib.suppress(FlightError):  # the others hear it from this rank's own beacon, or by the lines below
+            with contextlib.suppress(
+                FlightError
+            ):  # the others hear it from this rank's own beacon, or by the lines below
                 self._beat()
         text = f"ended {json.dumps([self.rank, self.standing.plain()])}"
         others = [rank for rank in self._addresses if rank != self.rank][:_MOST_TOLD]
@@ -142,12 +174,15 @@ class Watch:
             linger.daemon = True
             linger.start()
 
-    # -- this rank ----------------------------------------------------------------------------------------------------
+    # -- this rank
+    # ----------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         while not self._stop.wait(INTERVAL_S):
             self._count += 1
-            with contextlib.suppress(FlightError):  # a slow answer, or the store is gone and the flights will fail: try on
+            with contextlib.suppress(
+                FlightError
+            ):  # a slow answer, or the store is gone and the flights will fail: try on
                 self._beat()
 
     def _beat(self, limit_s: float = _ANSWER_S) -> None:
@@ -156,7 +191,13 @@ class Watch:
 
     def _light(self) -> Beacon | None:
         try:
-            beacon = Beacon(own_address(endpoint_of(self._store)), self._token, self._says, self._tries, self._hears)
+            beacon = Beacon(
+                own_address(endpoint_of(self._store)),
+                self._token,
+                self._says,
+                self._tries,
+                self._hears,
+            )
         except OSError:  # no address: others go by the heartbeats alone
             return None
         self._asks.ask(lambda: self._store.set(f"beacon/{self.rank}", beacon.address), _START_S)
@@ -173,22 +214,33 @@ class Watch:
 
     def _hears(self, value: Any) -> None:
         """Another rank's end."""
-        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and 0 <= value[0] < self.world:
+        if (
+            isinstance(value, list)
+            and len(value) == 2
+            and isinstance(value[0], int)
+            and 0 <= value[0] < self.world
+        ):
             standing = read_standing(value[1], self.world)
             if standing is not None:
                 self._heard[value[0]] = standing
 
-    # -- the others ---------------------------------------------------------------------------------------------------
+    # -- the others
+    # ---------------------------------------------------------------------------------------------------
 
     def _meet(self) -> None:
-        """Learn where the others' beacons are, while the store is there; and whether some can be reached at all."""
+        """Learn where the others' beacons are, while the store is there; and whether some can be
+        reached at all."""
         keys = [f"beacon/{rank}" for rank in range(self.world)]
         until = time.monotonic() + _MEETING_S
-        with contextlib.suppress(FlightError):  # without addresses a diagnosis goes by the heartbeats alone
+        with contextlib.suppress(
+            FlightError
+        ):  # without addresses a diagnosis goes by the heartbeats alone
             while not self._asks.ask(lambda: self._store.check(keys)) and time.monotonic() < until:
                 if self._stop.wait(INTERVAL_S / 5):
                     return
-            self._addresses = {rank: text.decode(errors="replace") for rank, text in self._values("beacon").items()}
+            self._addresses = {
+                rank: text.decode(errors="replace") for rank, text in self._values("beacon").items()
+            }
             near = [(self.rank + step) % self.world for step in range(1, 9)]
             self._ask_ranks([rank for rank in dict.fromkeys(near) if rank != self.rank])
 
@@ -199,7 +251,11 @@ class Watch:
             keys = [f"{name}/{rank}" for rank in range(self.world)]
             if self._store.check(keys):
                 return dict(enumerate(self._store.multi_get(keys)))
-            return {rank: self._store.get(key) for rank, key in enumerate(keys) if self._store.check([key])}
+            return {
+                rank: self._store.get(key)
+                for rank, key in enumerate(keys)
+                if self._store.check([key])
+            }
 
         return self._asks.ask(read)
 
@@ -210,7 +266,10 @@ class Watch:
         except NoAnswerError as error:
             seen.store = "silent" if error.silent else "refused"
             return {}
-        found = {rank: read_standing(beats[rank], self.world) if rank in beats else Standing() for rank in range(self.world)}
+        found = {
+            rank: read_standing(beats[rank], self.world) if rank in beats else Standing()
+            for rank in range(self.world)
+        }
         return {rank: standing for rank, standing in found.items() if standing is not None}
 
     def _ask_ranks(self, ranks: Collection[int]) -> dict[int, tuple[State, dict[str, Any]]]:
@@ -220,12 +279,17 @@ class Watch:
         return results
 
     def _worth_asking(self, seen: Evidence, beats: dict[int, Standing]) -> list[int]:
-        """The ranks to ask: all of a small world; else those that this rank waits for, the store's holder, and neighbours."""
+        """The ranks to ask: all of a small world; else those that this rank waits for, the store's
+        holder, and neighbours."""
         waits = [peer for _, _, peers in self._hops().values() for peer in peers]
         near = [(self.rank + step) % self.world for step in range(1, self.world)]
         holder = [] if self._host is None else [self._host]
         behind = sorted(beats, key=lambda rank: beats[rank].count)[:_HELPERS]
-        return [rank for rank in dict.fromkeys([*waits[:_MOST_ASKED], *holder, *behind, *near]) if rank != self.rank][:_MOST_ASKED]
+        return [
+            rank
+            for rank in dict.fromkeys([*waits[:_MOST_ASKED], *holder, *behind, *near])
+            if rank != self.rank
+        ][:_MOST_ASKED]
 
     def _probe(self, seen: Evidence, ranks: Collection[int]) -> None:
         for rank, (state, answer) in self._ask_ranks(ranks).items():
@@ -234,31 +298,55 @@ class Watch:
             if standing is not None:
                 seen.standings[rank] = standing
 
-    def _have_tried(self, seen: Evidence, ranks: Collection[int], helpers: Collection[int] = ()) -> None:
+    def _have_tried(
+        self, seen: Evidence, ranks: Collection[int], helpers: Collection[int] = ()
+    ) -> None:
         """Have ranks that answer try those that do not answer here."""
-        helpers = helpers or [rank for rank, state in seen.probes.items() if state == "answers"][:_HELPERS]
+        helpers = (
+            helpers
+            or [rank for rank, state in seen.probes.items() if state == "answers"][:_HELPERS]
+        )
         for rank in ranks:
-            asked = {helper: self._addresses[helper] for helper in helpers if helper != rank and helper in self._addresses}
+            asked = {
+                helper: self._addresses[helper]
+                for helper in helpers
+                if helper != rank and helper in self._addresses
+            }
             results = ask_all(asked, self._token, f"try {rank}", CONNECT_S + 2 * ANSWER_S)
             for helper, (state, answer) in results.items():
                 found = answer.get("state")
                 if state == "answers" and found in ("answers", "silent", "refused", "unreachable"):
                     seen.tried.setdefault(helper, {})[rank] = found
-                    standing = read_standing(answer["standing"], self.world) if answer.get("standing") else None
+                    standing = (
+                        read_standing(answer["standing"], self.world)
+                        if answer.get("standing")
+                        else None
+                    )
                     if standing is not None and (rank not in seen.standings or standing.ended):
                         seen.standings[rank] = standing
 
     def _follow_waits(self, seen: Evidence) -> None:
-        """Have ranks that answer try those that they wait for: two that live may not reach one another."""
+        """Have ranks that answer try those that they wait for: two that live may not reach one
+        another."""
         answering = [rank for rank, state in seen.probes.items() if state == "answers"]
         for rank in answering[: _HELPERS * 2]:
-            waits = {peer for _, _, peers in seen.standings.get(rank, Standing()).hops.values() for peer in peers}
-            self._have_tried(seen, [peer for peer in answering if peer in waits and peer != rank][:_HELPERS], [rank])
+            waits = {
+                peer
+                for _, _, peers in seen.standings.get(rank, Standing()).hops.values()
+                for peer in peers
+            }
+            self._have_tried(
+                seen,
+                [peer for peer in answering if peer in waits and peer != rank][:_HELPERS],
+                [rank],
+            )
 
     def _ended(self, rank: int, beats: dict[int, Standing]) -> bool:
         return bool(beats.get(rank, Standing()).ended) or rank in self._heard
 
-    def _judged(self, seen: Evidence, beats: dict[int, Standing]) -> tuple[Diagnosis, dict[int, Standing]]:
+    def _judged(
+        self, seen: Evidence, beats: dict[int, Standing]
+    ) -> tuple[Diagnosis, dict[int, Standing]]:
         for rank, standing in (*beats.items(), *self._heard.items()):
             known = seen.standings.get(rank)
             if known is None or (standing.ended and not known.ended):
@@ -279,7 +367,8 @@ def described(error: BaseException) -> str:
 
 
 def _exiting(watch: weakref.ref[Watch]) -> None:
-    """The process ends, and nobody has closed the syncer: tell the others why, where Python knows."""
+    """The process ends, and nobody has closed the syncer: tell the others why, where Python
+    knows."""
     living = watch()
     if living is not None:
         error = getattr(sys, "last_value", None)

@@ -1,4 +1,5 @@
-"""The engine: `attach` puts a strategy to work on a model and an optimiser; `join` does where ranks may be late, leave and come."""
+"""The engine: `attach` puts a strategy to work on a model and an optimiser; `join` does where ranks
+may be late, leave and come."""
 
 from thinwire.engine.attach import attach
 from thinwire.engine.join import join

@@ -1,7 +1,8 @@
-"""What ranks tell one another outside the schedule: facts at attach, hashes in a check, weights, the first parameters.
+"""What ranks tell one another outside the schedule: facts at attach, hashes in a check, weights,
+the first parameters.
 
-All of it travels as flights, through the same driver and meter as everything else, on the control lane: never behind a bucket's
-way over the wire.
+All of it travels as flights, through the same driver and meter as everything else, on the control
+lane: never behind a bucket's way over the wire.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _LENGTH = 8
 class Sharing:
     """Bytes on their way to every rank; `result` waits for the others'."""
 
-    def __init__(self, driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device) -> None:
+    def __init__(
+        self, driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device
+    ) -> None:
         self._driver, self._meter = driver, meter
         self._heard: dict[int, bytes] = {driver.rank: payload}
         self._label = label
@@ -39,9 +42,15 @@ class Sharing:
         if payload:
             own = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device)
         length = torch.tensor([own.numel()]).view(torch.uint8).to(device)
-        told = yield Exchange(tuple((rank, length) for rank in others), tuple((rank, _LENGTH) for rank in reversed(others)))
+        told = yield Exchange(
+            tuple((rank, length) for rank in others),
+            tuple((rank, _LENGTH) for rank in reversed(others)),
+        )
         sizes = {rank: int(told[rank].cpu().view(torch.int64)) for rank in others}
-        got = yield Exchange(tuple((rank, own) for rank in others), tuple((rank, sizes[rank]) for rank in reversed(others)))
+        got = yield Exchange(
+            tuple((rank, own) for rank in others),
+            tuple((rank, sizes[rank]) for rank in reversed(others)),
+        )
         self._heard.update({rank: got[rank].cpu().numpy().tobytes() for rank in others})
         return Outcome(torch.empty(0))
 
@@ -52,43 +61,63 @@ class Sharing:
         return [self._heard[rank] for rank in range(self._driver.world)]
 
 
-def share(driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device) -> list[bytes]:
+def share(
+    driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device
+) -> list[bytes]:
     """Every rank's bytes, by rank. All ranks call it alike."""
     return Sharing(driver, meter, payload, label, device).result()
 
 
-def slowest(driver: Driver, meter: Meter, seconds: float, label: str, device: torch.device) -> float:
+def slowest(
+    driver: Driver, meter: Meter, seconds: float, label: str, device: torch.device
+) -> float:
     """The most seconds that any rank tells. All ranks call it alike."""
-    return max(float(struct.unpack("<d", told)[0]) for told in share(driver, meter, struct.pack("<d", seconds), label, device))
+    return max(
+        float(struct.unpack("<d", told)[0])
+        for told in share(driver, meter, struct.pack("<d", seconds), label, device)
+    )
 
 
 def shares(weights: Sequence[float], route: Route | None = None) -> list[float]:
     """Each rank's share of the weights.
 
     Raises:
-        AttachError: a weight is negative or not finite, or all are 0, or they differ on a route where a rank hears only some others; the
-            ranks are named.
+        AttachError: a weight is negative or not finite, or all are 0, or they differ on a route
+            where a rank hears only some others; the ranks are named.
 
     Example:
         >>> shares([1, 3])
         [0.25, 0.75]
     """
-    bad = {rank: weight for rank, weight in enumerate(weights) if not (math.isfinite(weight) and weight >= 0)}
+    bad = {
+        rank: weight
+        for rank, weight in enumerate(weights)
+        if not (math.isfinite(weight) and weight >= 0)
+    }
     if bad or not sum(weights):
-        raise AttachError(f"weights must be finite, at least 0 and not all 0; by rank: {bad or dict(enumerate(weights))}")
+        raise AttachError(
+            "weights must be finite, at least 0 and not all 0; by rank: "
+            f"{bad or dict(enumerate(weights))}"
+        )
     if route is not None and not route.consensus and len(set(weights)) > 1:
         raise AttachError(
-            f"{route!r}: a rank hears only some of the others, so weights must be alike; by rank: {dict(enumerate(weights))}. "
+            f"{route!r}: a rank hears only some of the others, so weights must be alike; by rank: "
+            f"{dict(enumerate(weights))}. "
             "Give every rank the same weight, or take a route with consensus, such as two_shot()"
         )
     return [weight / sum(weights) for weight in weights]
 
 
-def broadcast(driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: str, link: Link | None = None) -> None:
-    """Rank 0's values in every rank's tensors, by the way that is faster on the link; `None`: as the driver knows it."""
+def broadcast(
+    driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: str, link: Link | None = None
+) -> None:
+    """Rank 0's values in every rank's tensors, by the way that is faster on the link; `None`: as
+    the driver knows it."""
     if driver.world == 1 or not tensors:
         return
-    flat = torch.cat([tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors])
+    flat = torch.cat(
+        [tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+    )
     seat = Seat(driver.rank, tuple(range(driver.world)), 0, 0)
     handle = driver.start(how.broadcast(flat, seat, link or driver.transport), driver.lanes, label)
     handle.wait()
@@ -109,19 +138,30 @@ def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torc
         DisagreementError: it names the first fact that differs and who holds what.
     """
     text = json.dumps(facts).encode()
-    digests = share(driver, meter, hashlib.sha256(text).digest(), "attach: comparing digests", device)
+    digests = share(
+        driver, meter, hashlib.sha256(text).digest(), "attach: comparing digests", device
+    )
     if len(set(digests)) == 1:
         return
-    held = [json.loads(other) for other in share(driver, meter, text, "attach: comparing facts", device)]
+    held = [
+        json.loads(other) for other in share(driver, meter, text, "attach: comparing facts", device)
+    ]
     for name in facts:
         values = [other.get(name) for other in held]
         if any(value != values[0] for value in values):
-            raise DisagreementError(f"ranks cannot train together: {_difference(name, values)}. Give every rank the same")
-    raise DisagreementError("ranks cannot train together: they run different versions of thinwire. Give every rank the same")
+            raise DisagreementError(
+                f"ranks cannot train together: {_difference(name, values)}. Give every rank the "
+                "same"
+            )
+    raise DisagreementError(
+        "ranks cannot train together: they run different versions of thinwire. Give every rank "
+        "the same"
+    )
 
 
 def _difference(name: str, values: list[Any]) -> str:
-    """The first difference in a fact (of a list, in its first item that differs), told with the ranks that hold each value."""
+    """The first difference in a fact (of a list, in its first item that differs), told with the
+    ranks that hold each value."""
     if isinstance(values[0], list):
         length = max(len(value) for value in values)
         rows = [[value[i] if i < len(value) else None for value in values] for i in range(length)]
@@ -130,26 +170,49 @@ def _difference(name: str, values: list[Any]) -> str:
     sides: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         sides.setdefault(json.dumps(value), []).append(rank)
-    told = "; ".join(f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: {value}" for value, ranks in sides.items())
+    told = "; ".join(
+        f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: {value}"
+        for value, ranks in sides.items()
+    )
     return f"{name} differs ({told})"
 
 
-def compare(driver: Driver, meter: Meter, named: Sequence[tuple[str, Tensor]], device: torch.device, problems: Sequence[str] = ()) -> None:
+def compare(
+    driver: Driver,
+    meter: Meter,
+    named: Sequence[tuple[str, Tensor]],
+    device: torch.device,
+    problems: Sequence[str] = (),
+) -> None:
     """Raise on every rank unless all ranks hold the same bits, and none has problems.
 
     Raises:
         AttachError: a rank has a problem, which is told.
-        DisagreementError: it names the first tensor that differs, and the ranks that differ from rank 0.
+        DisagreementError: it names the first tensor that differs, and the ranks that differ from
+            rank 0.
     """
     hashes = [fingerprint(tensor) for _, tensor in named]
     payload = b"".join(hashes) + "; ".join(problems).encode()
     held = share(driver, meter, payload, "check: comparing hashes", device)
-    if troubled := {rank: other[16 * len(named) :].decode() for rank, other in enumerate(held) if len(other) > 16 * len(named)}:
-        raise AttachError("check():\n" + "\n".join(f"rank {rank}: {text}" for rank, text in troubled.items()))
+    if troubled := {
+        rank: other[16 * len(named) :].decode()
+        for rank, other in enumerate(held)
+        if len(other) > 16 * len(named)
+    }:
+        raise AttachError(
+            "check():\n" + "\n".join(f"rank {rank}: {text}" for rank, text in troubled.items())
+        )
     for i, (name, _) in enumerate(named):
-        odd = [rank for rank, other in enumerate(held) if other[16 * i : 16 * i + 16] != held[0][16 * i : 16 * i + 16]]
+        odd = [
+            rank
+            for rank, other in enumerate(held)
+            if other[16 * i : 16 * i + 16] != held[0][16 * i : 16 * i + 16]
+        ]
         if odd:
-            raise DisagreementError(f"{name!r} differs: ranks {odd} do not hold rank 0's bits (the first of {len(named)} that differs)")
+            raise DisagreementError(
+                f"{name!r} differs: ranks {odd} do not hold rank 0's bits (the first of "
+                f"{len(named)} that differs)"
+            )
 
 
 def fingerprint(tensor: Tensor) -> bytes:

@@ -48,49 +48,64 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     nonfinite: Policy = "raise",
     driver: Driver | None = None,
 ) -> Syncer:
-    """Put a strategy to work; the training loop stays as it is. Every rank of the group calls it alike.
+    """Put a strategy to work; the training loop stays as it is. Every rank of the group calls it
+    alike.
 
-    With gradients, the mean is in `.grad` when `backward()` returns, unless `overlap` says otherwise. All parameters and buffers start as
-    rank 0's.
+    With gradients, the mean is in `.grad` when `backward()` returns, unless `overlap` says
+    otherwise. All parameters and buffers start as rank 0's.
 
     Args:
-        model: any module whose trained parameters are on one device; frozen and shared ones are welcome. Not wrapped in DDP or FSDP.
+        model: any module whose trained parameters are on one device; frozen and shared ones are
+            welcome. Not wrapped in DDP or FSDP.
         optimizer: the one that updates it.
         strategy: when × what × how × on; `None` is plain data parallelism.
-        group: a process group of `torch.distributed`; `None` is the default group, or a world of 1 where there is none.
-        weight: this rank's weight in means, at least 0 (its batch size, say); `sync.weigh` changes it.
-        scaler: the `torch.amp.GradScaler` of the loop, where there is one: residuals are then kept in unscaled units, and a step
-            that one rank's scaler skips counts for its clock.
-        buffers: "broadcast" gives every rank rank 0's persistent buffers (BatchNorm's statistics) at each landing, as DDP does;
-            "local" leaves each rank its own.
+        group: a process group of `torch.distributed`; `None` is the default group, or a world of 1
+            where there is none.
+        weight: this rank's weight in means, at least 0 (its batch size, say); `sync.weigh` changes
+            it.
+        scaler: the `torch.amp.GradScaler` of the loop, where there is one: residuals are then kept
+            in unscaled units, and a step that one rank's scaler skips counts for its clock.
+        buffers: "broadcast" gives every rank rank 0's persistent buffers (BatchNorm's statistics)
+            at each landing, as DDP does; "local" leaves each rank its own.
         bucket_bytes: how much is gathered before it is sent; the first bucket is 1 MiB.
-        slice_bytes: cut buckets into flights of about this size, at the codec's grain. Codecs that choose among values do so in each slice.
-        lanes: flights that travel side by side, each lane with its own connections (and thread, or CUDA stream). A `driver` that is given
-            has its own number of them, and its own timeout.
-            "auto", of one or both: as many, and of such a size, as take the least time on the link, which is measured (in a second at
-            most, or 20 round trips where these are longer than 50 ms), by the route's formula and the codec's speed here.
-            `sync.report()` tells them.
-        overlap: what gradients' way over the wire is hidden behind. "backward": they are in `.grad` when it returns. "forward": a bucket
-            lands, and its parameters take their optimiser step, just before the next forward pass reaches them; the weights are the same
-            bits. Whatever reads gradients, or weights by another way than the module that holds them, calls `sync.land()` first.
-            "priority": so, too, and slices go in the order in which that pass needs them; small buckets and slices make the most of it.
-        check_every: compare what ranks must hold equal every so many steps (at the landing after them, on local steps) and raise on every
-            rank where it differs: a flipped bit, say. "auto": as often as costs less than 0.5 % of the time of training, which all ranks
-            measure in the first steps and agree on; off where they never hold equal parameters, or compute on different machines.
-            `None`: never. It finds ranks that are unequal; where all hold the same wrong values, it finds nothing.
-        timeout: the longest that one hop may take; after it the ranks that no longer answer are named.
-        seed: of every random draw (stochastic rounding, random-k, first factors); the same on every rank.
-        nonfinite: what to do where some rank's gradients, or after local steps its parameters, are not finite. "raise": every rank
-            raises `NonFiniteError` before they are applied, naming rank, step and parameter. "skip": the optimiser's step is left out on
-            every rank (on gradients only). "pass": they are applied. On gradients it is judged in `optimizer.step()`, so a step that a
-            GradScaler skips is no trouble. Values that are large but finite pass: clip them.
-        driver: who moves the flights; `None` is `torch.distributed`. `thinwire.drive.local.Fabric` runs N ranks in one process.
+        slice_bytes: cut buckets into flights of about this size, at the codec's grain. Codecs that
+            choose among values do so in each slice.
+        lanes: flights that travel side by side, each lane with its own connections (and thread, or
+            CUDA stream). A `driver` that is given has its own number of them, and its own timeout.
+            "auto", of one or both: as many, and of such a size, as take the least time on the link,
+            which is measured (in a second at most, or 20 round trips where these are longer than 50
+            ms), by the route's formula and the codec's speed here. `sync.report()` tells them.
+        overlap: what gradients' way over the wire is hidden behind. "backward": they are in `.grad`
+            when it returns. "forward": a bucket lands, and its parameters take their optimiser
+            step, just before the next forward pass reaches them; the weights are the same bits.
+            Whatever reads gradients, or weights by another way than the module that holds them,
+            calls `sync.land()` first. "priority": so, too, and slices go in the order in which that
+            pass needs them; small buckets and slices make the most of it.
+        check_every: compare what ranks must hold equal every so many steps (at the landing after
+            them, on local steps) and raise on every rank where it differs: a flipped bit, say.
+            "auto": as often as costs less than 0.5 % of the time of training, which all ranks
+            measure in the first steps and agree on; off where they never hold equal parameters, or
+            compute on different machines. `None`: never. It finds ranks that are unequal; where all
+            hold the same wrong values, it finds nothing.
+        timeout: the longest that one hop may take; after it the ranks that no longer answer are
+            named.
+        seed: of every random draw (stochastic rounding, random-k, first factors); the same on every
+            rank.
+        nonfinite: what to do where some rank's gradients, or after local steps its parameters, are
+            not finite. "raise": every rank raises `NonFiniteError` before they are applied, naming
+            rank, step and parameter. "skip": the optimiser's step is left out on every rank (on
+            gradients only). "pass": they are applied. On gradients it is judged in
+            `optimizer.step()`, so a step that a GradScaler skips is no trouble. Values that are
+            large but finite pass: clip them.
+        driver: who moves the flights; `None` is `torch.distributed`. `thinwire.drive.local.Fabric`
+            runs N ranks in one process.
 
     Raises:
-        AttachError: nothing trains, parameters on several devices or of a type that has no place in a bucket, options out of range,
-            weights that are negative, all 0, or differ over `gossip()`, which does not broadcast buffers either.
-        StrategyError: a route that cannot serve a world of this size, `by_rank` with fewer codecs than ranks or more, a parameter that the
-            outer optimiser refuses.
+        AttachError: nothing trains, parameters on several devices or of a type that has no place in
+            a bucket, options out of range, weights that are negative, all 0, or differ over
+            `gossip()`, which does not broadcast buffers either.
+        StrategyError: a route that cannot serve a world of this size, `by_rank` with fewer codecs
+            than ranks or more, a parameter that the outer optimiser refuses.
         DisagreementError: ranks hold different strategies, models or options.
         RankLostError: a rank did not come, or went.
 
@@ -104,21 +119,41 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         0.0
     """
     strategy = strategy if strategy is not None else Strategy()
-    options = Options(bucket_bytes, slice_bytes, lanes, overlap, buffers, scaler, seed, nonfinite, check_every)
+    options = Options(
+        bucket_bytes, slice_bytes, lanes, overlap, buffers, scaler, seed, nonfinite, check_every
+    )
     found = problems(model, optimizer, strategy, options)
-    device = next((param.device for param in model.parameters() if param.requires_grad), torch.device("cpu"))
-    driver = driver if driver is not None else _driver(group, MOST_LANES if lanes == "auto" else lanes, timeout, device)
+    device = next(
+        (param.device for param in model.parameters() if param.requires_grad), torch.device("cpu")
+    )
+    driver = (
+        driver
+        if driver is not None
+        else _driver(group, MOST_LANES if lanes == "auto" else lanes, timeout, device)
+    )
     meter = Meter(driver.world)
     try:
         found += living.conflicts(model, strategy, driver.among, driver.world) if not found else []
-        told = agree.share(driver, meter, "\n".join(found).encode(), "attach: asking every rank for problems", device)
+        told = agree.share(
+            driver,
+            meter,
+            "\n".join(found).encode(),
+            "attach: asking every rank for problems",
+            device,
+        )
         if any(told):
             said = [f"rank {rank}: {text.decode()}" for rank, text in enumerate(told) if text]
             raise AttachError("cannot attach:\n" + "\n".join(said))
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         chooses = "auto" in (lanes, slice_bytes)
-        link = probe.measured(driver, meter, device, driver.transport) if strategy.how.measures or chooses else None
-        known = link if strategy.how.measures else None  # lanes and slices alone leave routes, and the order of sums, as they are
+        link = (
+            probe.measured(driver, meter, device, driver.transport)
+            if strategy.how.measures or chooses
+            else None
+        )
+        known = (
+            link if strategy.how.measures else None
+        )  # lanes and slices alone leave routes, and the order of sums, as they are
         how = strategy.how.settle(driver.world, known)
         dense: Route = native() if known is None else auto().settle(driver.world, known)
         if isinstance(strategy.how, checked):
@@ -126,21 +161,44 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
         pieces = _pieces(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
         meter.pieces = pieces.said
-        settled = {"route, as this rank's host has it": repr(how), "dense route": repr(dense), "lanes and slices": repr(pieces)}
+        settled = {
+            "route, as this rank's host has it": repr(how),
+            "dense route": repr(dense),
+            "lanes and slices": repr(pieces),
+        }
         agree.must_agree(driver, meter, settled, device)
-        driver.prepare(tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))), pieces.lanes)
+        driver.prepare(
+            tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))),
+            pieces.lanes,
+        )
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
             agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers", link)
         built = build(planned, strategy, how, driver, pieces.lanes, pieces.slice_bytes, seed)
         for bucket in built:
-            chosen = dict.fromkeys(repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices)
-            meter.rows.append(Row(f"bucket {bucket.index}", bucket.spec.numel, route=", ".join(chosen) if how.measures else ""))
-        savings.warn_if_little(strategy, how, built, Seat(driver.rank, tuple(range(driver.world)), 0, seed), stacklevel=2)
+            chosen = dict.fromkeys(
+                repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices
+            )
+            meter.rows.append(
+                Row(
+                    f"bucket {bucket.index}",
+                    bucket.spec.numel,
+                    route=", ".join(chosen) if how.measures else "",
+                )
+            )
+        savings.warn_if_little(
+            strategy,
+            how,
+            built,
+            Seat(driver.rank, tuple(range(driver.world)), 0, seed),
+            stacklevel=2,
+        )
         flights = Flights(strategy, how, dense, driver, built, meter, seed)
         weights = Weights(driver, meter, strategy.how, device)
         weights.begin(float(weight))
         meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
-        sync = Syncer(model, wrappers.unwrapped(optimizer), flights, weights, options)  # last, as it hooks on to the model
+        sync = Syncer(
+            model, wrappers.unwrapped(optimizer), flights, weights, options
+        )  # last, as it hooks on to the model
     except BaseException:
         driver.close()
         raise
@@ -159,29 +217,52 @@ def _pieces(
 ) -> Pieces:
     """Lanes and slices as asked for, or as the link wants them."""
     if link is None or driver.world == 1 or "auto" not in (lanes, slice_bytes):
-        return Pieces(1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes)
-    specs, seat = [bucket.spec for bucket in planned], Seat(driver.rank, tuple(range(driver.world)), 0, 0)
-    together = [specs[fragment :: strategy.when.fragments] for fragment in range(strategy.when.fragments)]
+        return Pieces(
+            1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes
+        )
+    specs, seat = (
+        [bucket.spec for bucket in planned],
+        Seat(driver.rank, tuple(range(driver.world)), 0, 0),
+    )
+    together = [
+        specs[fragment :: strategy.when.fragments] for fragment in range(strategy.when.fragments)
+    ]
     codec_s = measured_codec(strategy.what, specs, seat, driver, meter, planned[0].device)
-    counts = [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]
-    return chosen(together, strategy.what, how, seat, link, codec_s, counts, SIZES if slice_bytes == "auto" else (slice_bytes,))
+    counts = (
+        [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]
+    )
+    return chosen(
+        together,
+        strategy.what,
+        how,
+        seat,
+        link,
+        codec_s,
+        counts,
+        SIZES if slice_bytes == "auto" else (slice_bytes,),
+    )
 
 
 def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:
     if dist.is_available() and dist.is_initialized():
         if device.type == "cpu" and dist.get_backend(group) == "nccl":
-            raise AttachError("the model is on the CPU and the group's backend, nccl, carries CUDA tensors only: take backend='gloo'")
+            raise AttachError(
+                "the model is on the CPU and the group's backend, nccl, carries CUDA tensors "
+                "only: take backend='gloo'"
+            )
         return TorchDriver(group, lanes, timeout, device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise AttachError(
-            f"a launcher started {os.environ['WORLD_SIZE']} ranks, but torch.distributed has no process group yet: "
+            f"a launcher started {os.environ['WORLD_SIZE']} ranks, but torch.distributed has no "
+            "process group yet: "
             "call torch.distributed.init_process_group() before attach"
         )
     return Fabric(1).driver(0, lanes)
 
 
 def _runs(tensors: list[torch.Tensor], nbytes: int) -> Iterator[list[torch.Tensor]]:
-    """The tensors in runs of about `nbytes`, so that starting equal needs no second copy of the model."""
+    """The tensors in runs of about `nbytes`, so that starting equal needs no second copy of the
+    model."""
     run: list[torch.Tensor] = []
     size = 0
     for tensor in tensors:

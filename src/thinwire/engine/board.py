@@ -1,18 +1,22 @@
-"""A board that ranks pin contributions to: rounds in a store of `torch.distributed`, where no rank waits for a certain other.
+"""A board that ranks pin contributions to: rounds in a store of `torch.distributed`, where no rank
+waits for a certain other.
 
 Keys, below `thinwire-rounds/`:
     start               "V ID", here S: the run begins with the anchor before round V that ID gave, V = -1 where no checkpoint was loaded.
-                        A newer one takes its place until a first round closes: then it is "V ID runs", for good
+                        A newer one takes its place until a first round closes: then it is "V ID
+                        runs", for good
     c/ID/i              a contribution in pieces; ID = rank.life.number, said once and never changed
-    r/S/R/i             the i-th offer to round R: [ID, bytes, round whose anchor it began with], i the first that was free
-    r/S/R/members       those that count in round R. Who writes it first closes the round, for all
-    floor               contributions of rounds below it may be gone
+    r/S/R/i             the i-th offer to round R: [ID, bytes, round whose anchor it began with], i
+    the first that was free r/S/R/members       those that count in round R. Who writes it first
+    closes the round, for all floor               contributions of rounds below it may be gone
     snapshot/S, s/S/V/i [V, bytes, requests served]: what all hold equal before round V
-A process that dies leaves whole contributions or none: pieces are there before the round hears of them.
+A process that dies leaves whole contributions or none: pieces are there before the round hears of
+them.
 
-Anybody who reaches the store can write to it. What is read is bounded first (`entries`). An offer that no rank can have made is
-passed over; a value without which the round cannot go on ends it with a `FlightError` that names the key. That keeps mistakes and
-junk out, no more: whoever writes what a rank could have written takes part.
+Anybody who reaches the store can write to it. What is read is bounded first (`entries`). An offer
+that no rank can have made is passed over; a value without which the round cannot go on ends it with
+a `FlightError` that names the key. That keeps mistakes and junk out, no more: whoever writes what a
+rank could have written takes part.
 """
 
 from __future__ import annotations
@@ -26,7 +30,15 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from thinwire.drive.asks import Asks, address_of
-from thinwire.engine.entries import MOST_ROUNDS, Bounds, Offer, is_count, is_name, read_json, read_offer
+from thinwire.engine.entries import (
+    MOST_ROUNDS,
+    Bounds,
+    Offer,
+    is_count,
+    is_name,
+    read_json,
+    read_offer,
+)
 from thinwire.errors import FlightError, PayloadError
 
 T = TypeVar("T")
@@ -53,7 +65,8 @@ class Board:
         bounds: the most that entries may say.
 
     Raises:
-        FlightError: of every method: the store gives no answer, or holds what no rank can have written.
+        FlightError: of every method: the store gives no answer, or holds what no rank can have
+            written.
     """
 
     def __init__(self, store: Any, limit_s: float, bounds: Bounds) -> None:
@@ -65,16 +78,20 @@ class Board:
         self.start = ""
         """The start of the run that this rank is in."""
 
-    # -- claims -------------------------------------------------------------------------------------------------------
+    # -- claims
+    # -------------------------------------------------------------------------------------------------------
 
     def claim(self, key: str, value: str, instead_of: str = "") -> str:
-        """What the key holds, which is `value` if nobody has claimed it before (or it held `instead_of`)."""
+        """What the key holds, which is `value` if nobody has claimed it before (or it held
+        `instead_of`)."""
         held: bytes = self._ask(lambda: self._store.compare_set(key, instead_of, value))
         return held.decode(errors="replace")
 
     def leave(self, rank: int) -> None:
         """Write down that a rank has left, if the store answers soon."""
-        self._asks.ask(lambda: self._store.set(f"left/{rank}", ""), min(_GOODBYE_S, self._asks.limit_s))
+        self._asks.ask(
+            lambda: self._store.set(f"left/{rank}", ""), min(_GOODBYE_S, self._asks.limit_s)
+        )
 
     def count(self, key: str, more: int = 1) -> int:
         return int(self._ask(lambda: self._store.add(key, more)))
@@ -93,10 +110,12 @@ class Board:
         held = self._read(key)
         return None if held is None else held.decode(errors="replace")
 
-    # -- where the run begins -----------------------------------------------------------------------------------------
+    # -- where the run begins
+    # -----------------------------------------------------------------------------------------
 
     def begin(self, version: int, name: str) -> bool:
-        """Let the run begin with this rank's anchor, which it is to serve then, unless there is a start as new or a round has closed."""
+        """Let the run begin with this rank's anchor, which it is to serve then, unless there is a
+        start as new or a round has closed."""
         mine, before = f"{version} {name}", ""
         while (held := self.claim("start", mine, before)) != mine:
             if self._version_of(held.removesuffix(_RUNS)) >= version or held.endswith(_RUNS):
@@ -127,11 +146,16 @@ class Board:
 
     def _version_of(self, start: str) -> int:
         version, _, name = start.partition(" ")
-        if version.removeprefix("-").isdecimal() and len(version) < 16 and is_name(name, self.bounds.ranks):
+        if (
+            version.removeprefix("-").isdecimal()
+            and len(version) < 16
+            and is_name(name, self.bounds.ranks)
+        ):
             return int(version)
         raise self._malformed("start", start)
 
-    # -- rounds -------------------------------------------------------------------------------------------------------
+    # -- rounds
+    # -------------------------------------------------------------------------------------------------------
 
     def pin(self, contribution: str, blob: bytes) -> None:
         """Put a contribution up, for whichever round will count it."""
@@ -147,7 +171,8 @@ class Board:
                 return
 
     def came(self, round_: int) -> list[Offer]:
-        """What ranks have offered to a round; entries that no rank can have written are passed over."""
+        """What ranks have offered to a round; entries that no rank can have written are passed
+        over."""
         slots = self._slots_of(round_)
         while (entry := self.read(self._slot(round_, len(slots)))) is not None:
             slots.append(self._read_offer(entry, round_))
@@ -160,7 +185,11 @@ class Board:
         if text is None:
             return None
         entries = self._json(key, text)
-        offers = [read_offer(each, round_, self.bounds) for each in entries] if isinstance(entries, list) else [None]
+        offers = (
+            [read_offer(each, round_, self.bounds) for each in entries]
+            if isinstance(entries, list)
+            else [None]
+        )
         valid = [offer for offer in offers if offer is not None]
         if not offers or len(set(valid)) < len(offers) or len(offers) > self.bounds.slots:
             raise self._malformed(key, text)
@@ -176,8 +205,10 @@ class Board:
     def _slot(self, round_: int, place: int) -> str:
         if place >= self.bounds.slots:
             raise FlightError(
-                f"round {round_} has more than {self.bounds.slots} offers in the store at {self._asks.address}, more than "
-                f"{self.bounds.ranks} ranks make: something else writes there. Begin again in a store of the run's own"
+                f"round {round_} has more than {self.bounds.slots} offers in the store at "
+                f"{self._asks.address}, more than "
+                f"{self.bounds.ranks} ranks make: something else writes there. Begin again in a "
+                "store of the run's own"
             )
         return f"{self._round(round_)}/{place}"
 
@@ -216,7 +247,8 @@ class Board:
     def _round(self, round_: int) -> str:
         return f"r/{self.start}/{round_}"
 
-    # -- snapshots ----------------------------------------------------------------------------------------------------
+    # -- snapshots
+    # ----------------------------------------------------------------------------------------------------
 
     def serve(self, version: int, blob: bytes) -> None:
         """Put up what all hold equal before a round, for all who have asked so far."""
@@ -234,7 +266,9 @@ class Board:
             return None
         entry = self._json(key, text)
         most = (MOST_ROUNDS, self.bounds.snapshot_bytes, 1 << 62)
-        if not (isinstance(entry, list) and len(entry) == len(most) and all(map(is_count, entry, most))):
+        if not (
+            isinstance(entry, list) and len(entry) == len(most) and all(map(is_count, entry, most))
+        ):
             raise self._malformed(key, text)
         version, nbytes, served = entry
         return version, nbytes, served
@@ -247,7 +281,8 @@ class Board:
         """
         return self._get(f"s/{self.start}/{version}", nbytes)
 
-    # -- pieces -------------------------------------------------------------------------------------------------------
+    # -- pieces
+    # -------------------------------------------------------------------------------------------------------
 
     def _put(self, key: str, blob: bytes) -> None:
         for i, at in enumerate(range(0, len(blob), PIECE)):
@@ -266,7 +301,8 @@ class Board:
         return blob
 
     def _read(self, key: str) -> bytes | None:
-        """What the key holds. The store's `get` would wait for a key that another rank has just dropped, however lately it was there."""
+        """What the key holds. The store's `get` would wait for a key that another rank has just
+        dropped, however lately it was there."""
         held: bytes = self._ask(lambda: self._store.compare_set(key, _NOTHING, _NOTHING))
         return None if held == _NOTHING.encode() else held
 
@@ -285,7 +321,8 @@ class Board:
 
     def _malformed(self, key: str, text: str) -> FlightError:
         return FlightError(
-            f"the store at {self._asks.address} holds {text[:60]!r} under {key!r}, which no rank of this run writes: something else "
+            f"the store at {self._asks.address} holds {text[:60]!r} under {key!r}, which no rank "
+            "of this run writes: something else "
             "writes there. Begin again in a store of the run's own"
         )
 

@@ -1,7 +1,9 @@
-"""Flat buckets: parameters in the order in which backward reaches them, gathered into runs worth sending.
+"""Flat buckets: parameters in the order in which backward reaches them, gathered into runs worth
+sending.
 
-The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can start early, then runs of
-`bucket_bytes`, each of one dtype. Where fragments talk by turns, parameters are dealt to them first, so that they are of about one size.
+The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can
+start early, then runs of `bucket_bytes`, each of one dtype. Where fragments talk by turns,
+parameters are dealt to them first, so that they are of about one size.
 """
 
 from __future__ import annotations
@@ -14,7 +16,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from thinwire.core import Codec, Driver, Handle, Leaf, Part, Role, Route, Schedule, Seat, Spec, State
+from thinwire.core import (
+    Codec,
+    Driver,
+    Handle,
+    Leaf,
+    Part,
+    Role,
+    Route,
+    Schedule,
+    Seat,
+    Spec,
+    State,
+)
 from thinwire.errors import AttachError
 from thinwire.kernels import fast, memory
 from thinwire.strategy import Strategy
@@ -31,14 +45,16 @@ Named = tuple[str, nn.Parameter, Role]
 
 @dataclass
 class Track:
-    """The state leaves that a flight replaced: (leaf, value before, value after, how much of the one before is in the one after)."""
+    """The state leaves that a flight replaced: (leaf, value before, value after, how much of the
+    one before is in the one after)."""
 
     changed: list[tuple[Leaf, Tensor, Tensor, float]] = field(default_factory=list)
 
 
 @dataclass
 class Slice:
-    """A span of a bucket that flies by itself, always on the same lane, so its flights stay in order."""
+    """A span of a bucket that flies by itself, always on the same lane, so its flights stay in
+    order."""
 
     spec: Spec
     lane: int
@@ -85,9 +101,11 @@ class FlatBucket:
         self.slices: list[Slice] = []
         self.air: deque[Airborne] = deque()
         self.silent: frozenset[int] = frozenset()
-        """Parameters whose gradient no rank had at the last landing: their `.grad` stays as it was."""
+        """Parameters whose gradient no rank had at the last landing: their `.grad` stays as it
+        was."""
         self.separate = False
-        """A mean that has landed in `.grad` is kept out of the next launch and added back at its landing."""
+        """A mean that has landed in `.grad` is kept out of the next launch and added back at its
+        landing."""
         self.given: list[Tensor | None] = [None] * len(self.params)
         """By parameter: what the last landing put into `.grad`, until a gradient is added to it."""
         self.held: list[Tensor | None] = [None] * len(self.params)
@@ -104,21 +122,31 @@ class FlatBucket:
     def spec(self) -> Spec:
         return self._spec
 
-    def cut(self, slice_bytes: int | None, codec: Codec, route: Route, seat: Seat, lanes: int, first: int) -> None:
+    def cut(
+        self,
+        slice_bytes: int | None,
+        codec: Codec,
+        route: Route,
+        seat: Seat,
+        lanes: int,
+        first: int,
+    ) -> None:
         """Make the slices, at the codec's grain, and their state."""
         for i, span in enumerate(spans(self.spec, slice_bytes, codec)):
             with torch.device(self.device):
                 state = route.init(codec, span, seat)
             self.slices.append(Slice(span, (first + i) % lanes, state))
 
-    # -- parameters ---------------------------------------------------------------------------------------------------
+    # -- parameters
+    # ---------------------------------------------------------------------------------------------------
 
     def refuse_converted(self) -> None:
         """Raise where a parameter is of another type or on another device than at attach."""
         for part, param in zip(self.spec.parts, self.params, strict=True):
             if param.dtype is not self.dtype or param.device != self.device:
                 raise AttachError(
-                    f"{part.name!r} was {self.dtype} on {self.device} at attach and is {param.dtype} on {param.device} now: convert the "
+                    f"{part.name!r} was {self.dtype} on {self.device} at attach and is "
+                    f"{param.dtype} on {param.device} now: convert the "
                     "model before attach, or close the syncer and attach again"
                 )
 
@@ -137,18 +165,24 @@ class FlatBucket:
         if all(part.mask is None for part in self.slices):
             return None
         whole = [
-            torch.ones(part.spec.numel, dtype=torch.bool, device=self.device) if part.mask is None else part.mask() for part in self.slices
+            torch.ones(part.spec.numel, dtype=torch.bool, device=self.device)
+            if part.mask is None
+            else part.mask()
+            for part in self.slices
         ]
         return torch.cat(whole)
 
-    # -- gradients ----------------------------------------------------------------------------------------------------
+    # -- gradients
+    # ----------------------------------------------------------------------------------------------------
 
     def make_buffers(self, count: int) -> None:
         """Flat gradient buffers: one for each flight that may be in the air."""
         for _ in range(count):
             buffer = torch.zeros(self.spec.numel, dtype=self.spec.dtype, device=self.device)
             self._buffers.append(buffer)
-            self._views.append([buffer[part.begin : part.end].view(part.shape) for part in self.spec.parts])
+            self._views.append(
+                [buffer[part.begin : part.end].view(part.shape) for part in self.spec.parts]
+            )
 
     def turn(self) -> None:
         """Go on to the next buffer, before the hooks fill it."""
@@ -158,13 +192,17 @@ class FlatBucket:
         self.first_bad, self._unseen = -1, False
 
     def hold(self, i: int) -> None:
-        """Set aside what has landed in parameter i's `.grad`, so that what comes next is counted by itself."""
+        """Set aside what has landed in parameter i's `.grad`, so that what comes next is counted by
+        itself."""
         grad, self.given[i] = self.params[i].grad, None
-        self.held[i] = None if grad is None else grad.clone()  # the buffer that it lies in is filled anew
+        self.held[i] = (
+            None if grad is None else grad.clone()
+        )  # the buffer that it lies in is filled anew
         self.params[i].grad = None
 
     def take_absent(self, scale: float) -> frozenset[int]:
-        """Fill the buffer where this backward pass has not come, and return the parameters without a gradient of their own here."""
+        """Fill the buffer where this backward pass has not come, and return the parameters without
+        a gradient of their own here."""
         absent = set()
         for i, param in enumerate(self.params):
             if self.taken[i]:
@@ -181,7 +219,8 @@ class FlatBucket:
         return frozenset(absent)
 
     def holds_landed(self, i: int) -> bool:
-        """Whether parameter i's `.grad` is what has landed; what the loop has put in its place is not."""
+        """Whether parameter i's `.grad` is what has landed; what the loop has put in its place is
+        not."""
         return self.given[i] is not None and self.params[i].grad is self.given[i]
 
     def take(self, i: int, scale: float) -> None:
@@ -196,7 +235,8 @@ class FlatBucket:
         grad = param.grad.detach()  # under create_graph it has a graph, of which nothing is sent
         if grad.is_sparse:
             raise AttachError(
-                f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; build its embedding with sparse=False"
+                f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; "
+                "build its embedding with sparse=False"
             )
         finite = fast.scaled(grad, scale, view)
         if finite is None:
@@ -208,7 +248,8 @@ class FlatBucket:
         return self._buffers[self._now]
 
     def first_nonfinite(self, x: Tensor) -> int | Tensor:
-        """The index of the first value of a launch that is not finite, or -1; on a device a tensor, for which nobody waits."""
+        """The index of the first value of a launch that is not finite, or -1; on a device a tensor,
+        for which nobody waits."""
         if self._buffers and not self._unseen:
             return self.first_bad
         found = fast.first_nonfinite(x)
@@ -219,7 +260,9 @@ class FlatBucket:
         return next(part.name for part in self.spec.parts if part.begin <= index < part.end)
 
     def set_grads(self, flat: Tensor) -> None:
-        which = next(i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr())  # totals land where they took off
+        which = next(
+            i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr()
+        )  # totals land where they took off
         for i, (param, view) in enumerate(zip(self.params, self._views[which], strict=True)):
             held, self.held[i] = self.held[i], None
             if i in self.silent:
@@ -234,7 +277,8 @@ class FlatBucket:
         self.given = [None] * len(self.params)
 
     def restore(self, totals: Sequence[Tensor]) -> list[Tensor]:
-        """Put totals that a checkpoint brought, oldest first, where their flights would have landed."""
+        """Put totals that a checkpoint brought, oldest first, where their flights would have
+        landed."""
         if not self._buffers:
             return [total.to(self.device) for total in totals]
         for buffer, total in zip(self._buffers, totals, strict=False):
@@ -244,12 +288,20 @@ class FlatBucket:
 
 
 def build(
-    buckets: list[FlatBucket], strategy: Strategy, how: Route, driver: Driver, lanes: int, slice_bytes: int | None, seed: int
+    buckets: list[FlatBucket],
+    strategy: Strategy,
+    how: Route,
+    driver: Driver,
+    lanes: int,
+    slice_bytes: int | None,
+    seed: int,
 ) -> list[FlatBucket]:
     """The planned buckets, cut into slices and with the state of codecs, routes and target."""
     on_gradients = strategy.on.clock == "backward"
     seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)
-    flights = [0] * strategy.when.fragments  # lanes are dealt to each fragment's, which fly together
+    flights = [
+        0
+    ] * strategy.when.fragments  # lanes are dealt to each fragment's, which fly together
     for bucket in buckets:
         fragment = bucket.index % len(flights)
         bucket.cut(slice_bytes, strategy.what, how, seat, lanes, flights[fragment])
@@ -268,15 +320,18 @@ def spans(spec: Spec, slice_bytes: int | None, codec: Codec) -> list[Spec]:
 
 
 def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> list[FlatBucket]:
-    """The buckets of every parameter that trains, as many of them in each fragment of the schedule; `wide` flies in float32.
+    """The buckets of every parameter that trains, as many of them in each fragment of the schedule;
+    `wide` flies in float32.
 
     Raises:
-        AttachError: fewer parameters than fragments, or too few to give each of them some of each type.
+        AttachError: fewer parameters than fragments, or too few to give each of them some of each
+            type.
     """
     named = _trainable(model)
     if len(named) < when.fragments:
         raise AttachError(
-            f"{when!r} wants {when.fragments} fragments and the model has only {len(named)} parameters that train; take fewer fragments"
+            f"{when!r} wants {when.fragments} fragments and the model has only {len(named)} "
+            "parameters that train; take fewer fragments"
         )
     if when.fragments == 1:
         layout = _layout(named, min(FIRST_BYTES, bucket_bytes), bucket_bytes)
@@ -286,18 +341,31 @@ def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> lis
 
 
 def roles(model: nn.Module) -> dict[int, Role]:
-    """The role of each parameter, by its id: embeddings by their module, matrices by their dimensions."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
-    return {id(p): "embedding" if id(p) in embeddings else "matrix" if p.dim() > 1 else "vector" for p in model.parameters()}
+    """The role of each parameter, by its id: embeddings by their module, matrices by their
+    dimensions."""
+    embeddings = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
+    return {
+        id(p): "embedding" if id(p) in embeddings else "matrix" if p.dim() > 1 else "vector"
+        for p in model.parameters()
+    }
 
 
 def _trainable(model: nn.Module) -> list[Named]:
     role = roles(model)
-    return [(plain_name(name), param, role[id(param)]) for name, param in model.named_parameters() if param.requires_grad]
+    return [
+        (plain_name(name), param, role[id(param)])
+        for name, param in model.named_parameters()
+        if param.requires_grad
+    ]
 
 
 def plain_name(name: str) -> str:
-    """A parameter's or buffer's name as in the model itself: without what `torch.compile` puts before it.
+    """A parameter's or buffer's name as in the model itself: without what `torch.compile` puts
+    before it.
 
     Example:
         >>> plain_name("_orig_mod.layers.0._orig_mod.weight")
@@ -309,7 +377,8 @@ def plain_name(name: str) -> str:
 def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[Named]]:
     """Buckets of fragments of about one size: bucket b is of fragment b mod parts.
 
-    The largest parameter first, each goes to the fragment that has least so far, so layers, which are alike, are strided over all.
+    The largest parameter first, each goes to the fragment that has least so far, so layers, which
+    are alike, are strided over all.
     """
     place = {name: i for i, (name, *_) in enumerate(named)}
     hands: list[list[Named]] = [[] for _ in range(parts)]
@@ -318,24 +387,35 @@ def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[N
         least = held.index(min(held))
         hands[least].append(item)
         held[least] += _nbytes([item])
-    runs = [_layout(sorted(hand, key=lambda item: place[item[0]]), bucket_bytes, bucket_bytes) for hand in hands]
+    runs = [
+        _layout(sorted(hand, key=lambda item: place[item[0]]), bucket_bytes, bucket_bytes)
+        for hand in hands
+    ]
     wanted = max(min(map(len, runs)), *(len({run[0][1].dtype for run in own}) for own in runs))
     evened = sorted((_evened(own, wanted) for own in runs), key=len, reverse=True)
     most, fewest = len(evened[0]), len(evened[-1])
     if most - fewest > 1:
-        raise AttachError(f"a fragment of {parts} has {fewest} parameters, and another parameters of {wanted} types: take fewer fragments")
+        raise AttachError(
+            f"a fragment of {parts} has {fewest} parameters, and another parameters of {wanted} "
+            "types: take fewer fragments"
+        )
     return [own[i] for i in range(most) for own in evened if i < len(own)]
 
 
 def _evened(runs: list[list[Named]], wanted: int) -> list[list[Named]]:
     """So many buckets of the same parameters, or as many as there can be."""
     runs = sorted(runs, key=lambda run: str(run[0][1].dtype))
-    while len(runs) > wanted and (pairs := [i for i in range(1, len(runs)) if runs[i - 1][0][1].dtype == runs[i][0][1].dtype]):
+    while len(runs) > wanted and (
+        pairs := [i for i in range(1, len(runs)) if runs[i - 1][0][1].dtype == runs[i][0][1].dtype]
+    ):
         at = min(pairs, key=lambda i: _nbytes(runs[i - 1] + runs[i]))
         runs[at - 1 : at + 1] = [runs[at - 1] + runs[at]]
     while len(runs) < wanted and (long := [i for i, run in enumerate(runs) if len(run) > 1]):
         at = max(long, key=lambda i: _nbytes(runs[i]))
-        half = min(range(1, len(runs[at])), key=lambda i: abs(_nbytes(runs[at][:i]) - _nbytes(runs[at][i:])))
+        half = min(
+            range(1, len(runs[at])),
+            key=lambda i: abs(_nbytes(runs[at][:i]) - _nbytes(runs[at][i:])),
+        )
         runs[at : at + 1] = [runs[at][:half], runs[at][half:]]
     return runs
 
@@ -345,7 +425,8 @@ def _nbytes(run: Iterable[Named]) -> int:
 
 
 def _layout(named: Iterable[Named], first_bytes: int, bucket_bytes: int) -> list[list[Named]]:
-    """DDP's greedy layout, from the last parameter: a run closes when it has reached its size, and each dtype has its own open run."""
+    """DDP's greedy layout, from the last parameter: a run closes when it has reached its size, and
+    each dtype has its own open run."""
     open_runs: dict[torch.dtype, list[Named]] = {}
     sizes: dict[torch.dtype, int] = {}
     limits: dict[torch.dtype, int] = {}

@@ -1,15 +1,17 @@
 """A syncer's state as named tensors: what is saved, and how another world takes it up.
 
-Keys are `scope|path|low:high|parameter`: the elements `low` to `high` of one parameter's share of a state, so a state survives
-another bucket layout and another world size. Scopes:
-    all     equal on every rank: anchors, outer state, warm starts, sums that have not been applied yet
-    shard   each element saved by its one owner: second-side residuals
-    rank3   rank 3's own: residuals, and on local steps its parameters and inner optimiser state
-A syncer among a part of the ranks puts `among 0-1/` before each, since another part has keys of the same names.
-Another world size takes each rank's *summed* state as one sum and deals it out: element i goes to rank i mod K, the rounding of that
-float32 to the next rank, so the sum over ranks is what it was (to the precision that the state is kept in). Parameters that ranks
-average, and anchors and outer state of each rank's own, start at their weighted mean. Other *private* state is taken
-from rank r mod (old world); small tensors of a span (a threshold, a window of norms) start anew in another world or layout.
+Keys are `scope|path|low:high|parameter`: the elements `low` to `high` of one parameter's share of a
+state, so a state survives another bucket layout and another world size. Scopes:
+    all     equal on every rank: anchors, outer state, warm starts, sums that have not been applied
+    yet shard   each element saved by its one owner: second-side residuals rank3   rank 3's own:
+    residuals, and on local steps its parameters and inner optimiser state
+A syncer among a part of the ranks puts `among 0-1/` before each, since another part has keys of the
+same names. Another world size takes each rank's *summed* state as one sum and deals it out: element
+i goes to rank i mod K, the rounding of that float32 to the next rank, so the sum over ranks is what
+it was (to the precision that the state is kept in). Parameters that ranks average, and anchors and
+outer state of each rank's own, start at their weighted mean. Other *private* state is taken from
+rank r mod (old world); small tensors of a span (a threshold, a window of norms) start anew in
+another world or layout.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def save(sync: Syncer) -> dict[str, Tensor]:
     sync.weights.settle()
     if sync.accumulating:
         raise NotLandedError(
-            f"a checkpoint in the middle of an accumulation of {sync.strategy.when!r} would lose this rank's sum in .grad: "
+            f"a checkpoint in the middle of an accumulation of {sync.strategy.when!r} would lose "
+            "this rank's sum in .grad: "
             "save after optimizer.step()"
         )
     state = {META: pack_json(_meta(sync))}
@@ -53,7 +56,9 @@ def save(sync: Syncer) -> dict[str, Tensor]:
         if leaf.spec is None:
             state[f"{scope}|{path}|whole|{leaf.part}"] = leaf.value.clone()
         else:
-            state.update(_runs(scope, path, leaf.spec, leaf.value if leaf.form is None else leaf.flat))
+            state.update(
+                _runs(scope, path, leaf.spec, leaf.value if leaf.form is None else leaf.flat)
+            )
     for bucket in sync.buckets:
         for air in bucket.air:
             state.update(_runs("all", f"air/{air.step}", bucket.spec, air.x))
@@ -73,7 +78,9 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     _must_fit(sync, meta)
     saved = Saved(state, meta["world"])
     rank, world = sync.driver.rank, sync.driver.world
-    dealt = saved.world != world or meta["cut"] != _meta(sync)["cut"]  # decided alike on all ranks: owners of elements may have moved
+    dealt = (
+        saved.world != world or meta["cut"] != _meta(sync)["cut"]
+    )  # decided alike on all ranks: owners of elements may have moved
     sync.flights.settle_all()
     for bucket in sync.buckets:
         bucket.air.clear()
@@ -86,7 +93,9 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     if saved.world != world and sync.strategy.on.clock == "step":
         for bucket in sync.buckets:
             common = sync.strategy.on.common(bucket, bucket.state)
-            bucket.set_weights(saved.mean_weights(bucket.names, meta["shares"]) if common is None else common)
+            bucket.set_weights(
+                saved.mean_weights(bucket.names, meta["shares"]) if common is None else common
+            )
     if saved.world == world:
         _take_shares(sync, meta)
     if sync.pace is not None:
@@ -104,7 +113,9 @@ def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
     state = dcp.read_tensors(folder, lambda name: name.startswith(f"{key}."))
     if not any(name.endswith(META) for name in state):
         keys = sorted({name.split(".")[0] for name in dcp.tensor_names(folder)})
-        raise AttachError(f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}")
+        raise AttachError(
+            f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}"
+        )
     return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
 
 
@@ -122,11 +133,15 @@ def _of_group(sync: Syncer, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return state  # of all ranks, or saved before parts were told apart
     if begin.removesuffix("/") not in parts:
         mine = begin.removesuffix("/") or "among all"
-        raise AttachError(f"the state is of ranks {', '.join(parts)}, and this syncer is {mine}: attach among the ranks that saved it")
+        raise AttachError(
+            f"the state is of ranks {', '.join(parts)}, and this syncer is {mine}: attach among "
+            "the ranks that saved it"
+        )
     return {key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)}
 
 
-# -- saving -----------------------------------------------------------------------------------------------------------
+# -- saving
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _leaves(sync: Syncer) -> Iterator[tuple[str, Leaf]]:
@@ -143,7 +158,10 @@ def _scope(leaf: Leaf, rank: int) -> str:
 def _runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
     for piece in spec.pieces():
         size = piece.high - piece.low
-        yield f"{scope}|{path}|{piece.low}:{piece.high}|{piece.part.name}", flat[piece.at : piece.at + size].clone()
+        yield (
+            f"{scope}|{path}|{piece.low}:{piece.high}|{piece.part.name}",
+            flat[piece.at : piece.at + size].clone(),
+        )
 
 
 def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
@@ -158,7 +176,8 @@ def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
                 yield f"{scope}/number/{key}|whole|{name}", torch.tensor(value, dtype=torch.float64)
             elif value is not None:
                 raise AttachError(
-                    f"the optimiser keeps {key!r} of {name!r} as a {type(value).__name__}, which is no tensor or number to save"
+                    f"the optimiser keeps {key!r} of {name!r} as a {type(value).__name__}, which "
+                    "is no tensor or number to save"
                 )
 
 
@@ -166,7 +185,10 @@ def _buffers(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
     """Those of this rank, where they are local."""
     if sync.options.buffers == "local":
         for name, buffer in sync.model.named_buffers():
-            yield f"rank{sync.driver.rank}|private/buffers|whole|{plain_name(name)}", buffer.detach().clone()
+            yield (
+                f"rank{sync.driver.rank}|private/buffers|whole|{plain_name(name)}",
+                buffer.detach().clone(),
+            )
 
 
 def _trained(sync: Syncer) -> Iterator[tuple[str, Any]]:
@@ -182,9 +204,15 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "apart": sync.apart,
         "shares": list(sync.weights.shares),
         "weighed": sync.weights.told,
-        "air_silent": [[[b.names[i] for i in sorted(air.silent)] for air in b.air] for b in sync.buckets],
+        "air_silent": [
+            [[b.names[i] for i in sorted(air.silent)] for air in b.air] for b in sync.buckets
+        ],
         "seed": sync.options.seed,
-        "cut": hashlib.sha256(json.dumps([(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]).encode()).hexdigest(),
+        "cut": hashlib.sha256(
+            json.dumps(
+                [(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]
+            ).encode()
+        ).hexdigest(),
         "strategy": repr(sync.strategy),
         "when": repr(sync.strategy.when),
         "model": _fingerprint_of_model(sync),
@@ -200,7 +228,13 @@ def fingerprint(told: Any) -> str:
 
 
 def _fingerprint_of_model(sync: Syncer, before: str = "") -> str:
-    return fingerprint(sorted((before + part.name, part.shape) for bucket in sync.buckets for part in bucket.spec.parts))
+    return fingerprint(
+        sorted(
+            (before + part.name, part.shape)
+            for bucket in sync.buckets
+            for part in bucket.spec.parts
+        )
+    )
 
 
 def _fingerprint_of_layout(sync: Syncer, before: str = "") -> str:
@@ -208,9 +242,12 @@ def _fingerprint_of_layout(sync: Syncer, before: str = "") -> str:
 
 
 def pack_json(told: Any) -> Tensor:
-    """JSON in bytes, filled up with blanks to a size that seldom changes, since DCP loads into tensors of the saved size."""
+    """JSON in bytes, filled up with blanks to a size that seldom changes, since DCP loads into
+    tensors of the saved size."""
     text = json.dumps(told).encode()
-    return torch.frombuffer(bytearray(text.ljust(-(-len(text) // _META_BYTES) * _META_BYTES)), dtype=torch.uint8)
+    return torch.frombuffer(
+        bytearray(text.ljust(-(-len(text) // _META_BYTES) * _META_BYTES)), dtype=torch.uint8
+    )
 
 
 def unpack_json(packed: Tensor) -> Any:
@@ -223,34 +260,51 @@ def unpack_json(packed: Tensor) -> Any:
     return json.loads(packed.numpy().tobytes())
 
 
-# -- loading ----------------------------------------------------------------------------------------------------------
+# -- loading
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
     own = _meta(sync)
     if meta["format"] != _FORMAT:
-        raise AttachError(f"the state has format {meta['format']}, this version of thinwire reads {_FORMAT}")
-    if meta["model"] not in (own["model"], _fingerprint_of_model(sync, COMPILED)):  # the latter is of earlier versions
-        raise AttachError("the state is of another model: names or shapes of the parameters that train differ")
+        raise AttachError(
+            f"the state has format {meta['format']}, this version of thinwire reads {_FORMAT}"
+        )
+    if meta["model"] not in (
+        own["model"],
+        _fingerprint_of_model(sync, COMPILED),
+    ):  # the latter is of earlier versions
+        raise AttachError(
+            "the state is of another model: names or shapes of the parameters that train differ"
+        )
     if meta["strategy"] != own["strategy"]:
         _must_be_another_period(sync, meta, own)
     if meta["seed"] != own["seed"]:
         raise AttachError(
-            f"the state was drawn with seed={meta['seed']}, attached is seed={own['seed']}: attach with the seed it was saved with"
+            f"the state was drawn with seed={meta['seed']}, attached is seed={own['seed']}: "
+            "attach with the seed it was saved with"
         )
     bound = any(meta["air"]) or sync.strategy.when.fragments > 1
     if bound and meta["layout"] not in (own["layout"], _fingerprint_of_layout(sync, COMPILED)):
-        raise AttachError("the state holds flights or fragments of another bucket layout: attach with the bucket_bytes it was saved with")
+        raise AttachError(
+            "the state holds flights or fragments of another bucket layout: attach with the "
+            "bucket_bytes it was saved with"
+        )
 
 
 def another_period(meta: dict[str, Any], strategy: Strategy) -> bool:
     """Whether a state, by its facts, is of the same local steps under another schedule."""
     then = meta.get("when")
-    return then is not None and strategy.on.clock == "step" and meta["strategy"].replace(then, repr(strategy.when), 1) == repr(strategy)
+    return (
+        then is not None
+        and strategy.on.clock == "step"
+        and meta["strategy"].replace(then, repr(strategy.when), 1) == repr(strategy)
+    )
 
 
 def _must_be_another_period(sync: Syncer, meta: dict[str, Any], own: dict[str, Any]) -> None:
-    """Let local steps go on under another schedule, with a word of it; raise where anything else differs, or a flight is in the air.
+    """Let local steps go on under another schedule, with a word of it; raise where anything else
+    differs, or a flight is in the air.
 
     The clock stays: every step counts as it would have from the start under the new schedule.
     """
@@ -260,14 +314,22 @@ def _must_be_another_period(sync: Syncer, meta: dict[str, Any], own: dict[str, A
     then, now = meta["when"], own["when"]
     if any(meta["air"]) or sync.strategy.when.fragments > 1 or "staggered(" in then:
         raise AttachError(
-            "the state holds flights or fragments of another schedule: go on with the one it was saved with, or save when nothing is in "
+            "the state holds flights or fragments of another schedule: go on with the one it was "
+            "saved with, or save when nothing is in "
             f"the air.{both}"
         )
-    warnings.warn(f"the state was saved under {then} and goes on under {now}, counted from step {meta['step']}", stacklevel=5)
+    warnings.warn(
+        (
+            f"the state was saved under {then} and goes on under {now}, counted from step "
+            f"{meta['step']}"
+        ),
+        stacklevel=5,
+    )
 
 
 def _dealt(saved: Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor:
-    """This rank's cards of a sum: element i whole to the i-th rank, what float32 rounded off to the next."""
+    """This rank's cards of a sum: element i whole to the i-th rank, what float32 rounded off to the
+    next."""
     assert leaf.spec is not None
     total = saved.total(path, leaf.spec)
     group = leaf.group or tuple(range(world))
@@ -283,11 +345,14 @@ def _dealt(saved: Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor
 
 
 def _load_leaves(sync: Syncer, saved: Saved, dealt: bool, shares: Sequence[float]) -> None:
-    """Every leaf from what was saved of it, or dealt; a small private one begins again where there is nothing of this world and layout."""
+    """Every leaf from what was saved of it, or dealt; a small private one begins again where there
+    is nothing of this world and layout."""
     rank, anew = sync.driver.rank, set()
     for path, leaf in _leaves(sync):
         owner = saved.owner(rank) if leaf.kind in ("summed", "private") else None
-        elsewhere = saved.world != sync.driver.world or (dealt and path.startswith("fly/"))  # a slice's, not a bucket's, goes by the cut
+        elsewhere = saved.world != sync.driver.world or (
+            dealt and path.startswith("fly/")
+        )  # a slice's, not a bucket's, goes by the cut
         if leaf.first is not None and (elsewhere or not saved.has(path, leaf.part, owner)):
             leaf.value = leaf.first
             anew.add(path)
@@ -300,12 +365,20 @@ def _load_leaves(sync: Syncer, saved: Saved, dealt: bool, shares: Sequence[float
         else:
             leaf.flat = saved.flat(path, leaf.spec, owner)
     if anew:
-        warnings.warn(f"the state holds none of this world and layout, so these start anew: {', '.join(sorted(anew))}", stacklevel=4)
+        warnings.warn(
+            (
+                "the state holds none of this world and layout, so these start anew: "
+                f"{', '.join(sorted(anew))}"
+            ),
+            stacklevel=4,
+        )
 
 
 def _load_air(bucket: FlatBucket, saved: Saved, meta: dict[str, Any]) -> None:
     steps = meta["air"][bucket.index] if any(meta["air"]) else []
-    silent = meta["air_silent"][bucket.index] if steps and "air_silent" in meta else [[]] * len(steps)
+    silent = (
+        meta["air_silent"][bucket.index] if steps and "air_silent" in meta else [[]] * len(steps)
+    )
     totals = [saved.flat(f"air/{step}", bucket.spec, None) for step in steps]
     for step, x, names in zip(steps, bucket.restore(totals), silent, strict=True):
         gone = frozenset(i for i, name in enumerate(bucket.names) if name in names)
@@ -324,7 +397,13 @@ def _take_shares(sync: Syncer, meta: dict[str, Any]) -> None:
     if meta.get("weighed", True):
         sync.weights.shares, sync.weights.told = meta["shares"], True
     elif list(sync.weights.shares) != meta["shares"]:
-        warnings.warn(f"the state was saved by ranks of shares {meta['shares']}, and goes on by {list(sync.weights.shares)}", stacklevel=5)
+        warnings.warn(
+            (
+                f"the state was saved by ranks of shares {meta['shares']}, and goes on by "
+                f"{list(sync.weights.shares)}"
+            ),
+            stacklevel=5,
+        )
 
 
 def _load_private(sync: Syncer, saved: Saved, rank: int) -> None:
@@ -337,6 +416,12 @@ def _load_private(sync: Syncer, saved: Saved, rank: int) -> None:
             state = sync.optimizer.state[params[name]]
             if kind == "number":
                 old = state.get(key)
-                state[key] = int(value) if isinstance(old, int) or (old is None and float(value).is_integer()) else float(value)
+                state[key] = (
+                    int(value)
+                    if isinstance(old, int) or (old is None and float(value).is_integer())
+                    else float(value)
+                )
             else:
-                state[key] = value.clone() if value.dim() == 0 else value.to(params[name].device, copy=True)
+                state[key] = (
+                    value.clone() if value.dim() == 0 else value.to(params[name].device, copy=True)
+                )

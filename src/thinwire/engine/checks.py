@@ -1,9 +1,10 @@
 """Compare between ranks what they must hold equal: once where they begin, and then every n steps.
 
-    begin     at the first launch: the weights that each rank began with, so that one that has loaded others alone is found
-    measure   over the next 8 steps: a step's time, the time of the checksums here, and of telling them
-    agree     n, so that comparing costs less than 0.5 % of the steps' time on the slowest rank; all ranks have the same n
-    compare   checksums (checksums.py), 16 bytes from each rank to each: after a backward pass on gradients, at a landing on local steps
+    begin     at the first launch: the weights that each rank began with, so that one that has
+    loaded others alone is found measure   over the next 8 steps: a step's time, the time of the
+    checksums here, and of telling them agree     n, so that comparing costs less than 0.5 % of the
+    steps' time on the slowest rank; all ranks have the same n compare   checksums (checksums.py),
+    16 bytes from each rank to each: after a backward pass on gradients, at a landing on local steps
 
 It finds ranks that are unequal. Where all of them hold the same wrong values, it finds nothing.
 """
@@ -40,14 +41,17 @@ class Checks:
 
     Args:
         sync: whose weights.
-        every: steps from one comparison to the next; "auto" measures and agrees on them, `None` compares where ranks begin only.
+        every: steps from one comparison to the next; "auto" measures and agrees on them, `None`
+            compares where ranks begin only.
     """
 
     def __init__(self, sync: Syncer, every: Every) -> None:
         self._sync = sync
         self.every: int | None = every if isinstance(every, int) else None
         """Steps from one comparison to the next; `None`: not known yet, or never."""
-        self._together = sync.driver.world > 1 and sync.anchors_itself  # ranks of a quorum never wait for all
+        self._together = (
+            sync.driver.world > 1 and sync.anchors_itself
+        )  # ranks of a quorum never wait for all
         self._auto = every == "auto" and self._together and sync.strategy.compares
         self._share_s = 0.0
         self._tell()
@@ -61,10 +65,12 @@ class Checks:
         self._moment: tuple[int, float] | None = None
         self._seconds: list[float] = []
 
-    # -- moments ------------------------------------------------------------------------------------------------------
+    # -- moments
+    # ------------------------------------------------------------------------------------------------------
 
     def passed(self, launched: bool) -> None:
-        """A backward pass has ended, on gradients, and every rank holds the weights of the step before."""
+        """A backward pass has ended, on gradients, and every rank holds the weights of the step
+        before."""
         if launched and not self._begun:
             self._begin(self._params(), checksums(param for _, param in self._params()))
         self._compare_if_due()
@@ -75,7 +81,9 @@ class Checks:
             return
         sync = self._sync
         anchors = [sync.strategy.on.common(bucket, bucket.state) for bucket in sync.buckets]
-        if self._fresh or (sync.strategy.compares and anchors[0] is None and sync.watch.began_equal):
+        if self._fresh or (
+            sync.strategy.compares and anchors[0] is None and sync.watch.began_equal
+        ):
             self._begin(self._params(), sync.watch.began)
         elif anchors[0] is not None:
             named = self._commons()
@@ -90,13 +98,18 @@ class Checks:
         if sync.strategy.compares and (anchored or not sync.apart):
             self._compare_if_due()
 
-    # -- comparing ----------------------------------------------------------------------------------------------------
+    # -- comparing
+    # ----------------------------------------------------------------------------------------------------
 
     def _begin(self, named: Sequence[tuple[str, Tensor]], sums: list[int]) -> None:
         self._begun = True
         frozen = self._sync.frozen
         begun = time.perf_counter()
-        self._agree([name for name, _ in (*named, *frozen)], sums + checksums(tensor for _, tensor in frozen), _BEGAN)
+        self._agree(
+            [name for name, _ in (*named, *frozen)],
+            sums + checksums(tensor for _, tensor in frozen),
+            _BEGAN,
+        )
         self._share_s = time.perf_counter() - begun
 
     def _compare_if_due(self) -> None:
@@ -106,7 +119,9 @@ class Checks:
         elif self._together and self.every is not None and step - self._last >= self.every:
             self._last = step
             named = self._commons()
-            self._agree([name for name, _ in named], checksums(tensor for _, tensor in named), _DIFFERS)
+            self._agree(
+                [name for name, _ in named], checksums(tensor for _, tensor in named), _DIFFERS
+            )
 
     def _measure(self) -> None:
         """Time steps; after enough of them agree on n."""
@@ -122,18 +137,33 @@ class Checks:
         named = self._commons()
         begun = time.perf_counter()
         sums = checksums(tensor for _, tensor in named)
-        mine = [time.perf_counter() - begun, self._share_s, statistics.median(self._seconds), _machine(named[0][1].device)]
-        heard = [json.loads(other) for other in self._agree([name for name, _ in named], sums, _DIFFERS, json.dumps(mine).encode())]
+        mine = [
+            time.perf_counter() - begun,
+            self._share_s,
+            statistics.median(self._seconds),
+            _machine(named[0][1].device),
+        ]
+        heard = [
+            json.loads(other)
+            for other in self._agree(
+                [name for name, _ in named], sums, _DIFFERS, json.dumps(mine).encode()
+            )
+        ]
         self._last = step
         if len({other[3] for other in heard}) > 1:
             self._auto = False
             self._sync.meter.checks = (
-                "weights are not compared: ranks compute on different machines, whose results may differ in the last bits "
-                f"({', '.join(sorted({other[3] for other in heard}))}); check_every=n compares them all the same"
+                "weights are not compared: ranks compute on different machines, whose results may "
+                "differ in the last bits "
+                f"({', '.join(sorted({other[3] for other in heard}))}); check_every=n compares "
+                "them all the same"
             )
             return
         self.every, cost, step_s = steps_between(*([other[i] for other in heard] for i in range(3)))
-        self._tell(f": {cost * 1e3:.1f} ms, {100 * cost / (self.every * step_s):.2f} % of the time of training")
+        self._tell(
+            f": {cost * 1e3:.1f} ms, {100 * cost / (self.every * step_s):.2f} % of the time of "
+            "training"
+        )
 
     def _commons(self) -> list[tuple[str, Tensor]]:
         """What every rank must hold equal now of what trains."""
@@ -150,9 +180,15 @@ class Checks:
         return named
 
     def _params(self) -> list[tuple[str, Tensor]]:
-        return [pair for bucket in self._sync.buckets for pair in zip(bucket.names, bucket.params, strict=True)]
+        return [
+            pair
+            for bucket in self._sync.buckets
+            for pair in zip(bucket.names, bucket.params, strict=True)
+        ]
 
-    def _agree(self, names: Sequence[str], sums: Sequence[int], text: str, more: bytes = b"") -> list[bytes]:
+    def _agree(
+        self, names: Sequence[str], sums: Sequence[int], text: str, more: bytes = b""
+    ) -> list[bytes]:
         """What every rank says beside; raise on every rank unless all have the same checksums."""
         sync = self._sync
         packed = struct.pack(f"<{len(sums)}q", *sums)
@@ -165,20 +201,29 @@ class Checks:
             words = [other[8 * i : 8 * i + 8] for other in every]
             if odd := [rank for rank, word in enumerate(words) if word != words[0]]:
                 raise DisagreementError(text.format(name=repr(name), ranks=odd, step=sync.step))
-        raise DisagreementError(f"step {sync.step}: ranks hold other numbers of parameters: {[len(other) // 8 for other in every]}")
+        raise DisagreementError(
+            f"step {sync.step}: ranks hold other numbers of parameters: "
+            f"{[len(other) // 8 for other in every]}"
+        )
 
     def _tell(self, cost: str = "") -> None:
         if self.every is not None and self._together:
-            self._sync.meter.checks = f"weights are compared between ranks every {self.every} steps{cost}"
+            self._sync.meter.checks = (
+                f"weights are compared between ranks every {self.every} steps{cost}"
+            )
 
 
 _BEGAN = (
-    "ranks did not begin with the same weights: ranks {ranks} do not hold rank 0's {name}, so it was loaded or changed after attach, and "
-    "not on every rank alike. Load before attach, which gives every rank rank 0's; or load the same on every rank"
+    "ranks did not begin with the same weights: ranks {ranks} do not hold rank 0's {name}, so it "
+    "was loaded or changed after attach, and "
+    "not on every rank alike. Load before attach, which gives every rank rank 0's; or load the "
+    "same on every rank"
 )
 _DIFFERS = (
-    "{name} differs at step {step}: ranks {ranks} do not hold rank 0's bits. A message or memory was damaged, or something other than "
-    "the loop changes weights on one rank. Go on from a checkpoint of before; check_every= and sync.check() narrow it down"
+    "{name} differs at step {step}: ranks {ranks} do not hold rank 0's bits. A message or memory "
+    "was damaged, or something other than "
+    "the loop changes weights on one rank. Go on from a checkpoint of before; check_every= and "
+    "sync.check() narrow it down"
 )
 
 
@@ -194,24 +239,32 @@ def comparable(sync: Syncer) -> list[tuple[str, Tensor]]:
         if common is None:
             if not sync.strategy.compares:
                 raise NotLandedError(
-                    f"check(): with {sync.strategy.what!r} over {sync.strategy.how!r} ranks never hold equal parameters, "
+                    f"check(): with {sync.strategy.what!r} over {sync.strategy.how!r} ranks never "
+                    "hold equal parameters, "
                     "only near ones; compare what `with sync.common_weights():` shows"
                 )
             if sync.apart:
                 raise NotLandedError(
-                    f"check(): ranks have taken {sync.apart} steps of their own since all parameters last landed at once, by "
+                    f"check(): ranks have taken {sync.apart} steps of their own since all "
+                    "parameters last landed at once, by "
                     f"{sync.strategy.when!r}; compare what `with sync.common_weights():` shows"
                 )
             common = bucket.weights()
         named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
     named.extend(sync.frozen)
-    order = {plain_name(name): place for place, (name, _) in enumerate(sync.model.named_parameters())}
+    order = {
+        plain_name(name): place for place, (name, _) in enumerate(sync.model.named_parameters())
+    }
     named.sort(key=lambda item: order.get(item[0], len(order)))
-    buffers = [] if sync.apart else sync.shared_buffers  # equal since the last landing, until the next forward pass in training
+    buffers = (
+        [] if sync.apart else sync.shared_buffers
+    )  # equal since the last landing, until the next forward pass in training
     return named + buffers
 
 
-def steps_between(hashing: Sequence[float], telling: Sequence[float], stepping: Sequence[float]) -> tuple[int, float, float]:
+def steps_between(
+    hashing: Sequence[float], telling: Sequence[float], stepping: Sequence[float]
+) -> tuple[int, float, float]:
     """Return n, the seconds of one comparison, and those of a step, from every rank's own seconds.
 
     Example:

@@ -1,11 +1,13 @@
-"""Checksums of tensors where they lie: cheap enough to compare ranks now and then, on a CPU or a GPU.
+"""Checksums of tensors where they lie: cheap enough to compare ranks now and then, on a CPU or a
+GPU.
 
 A tensor's words w (of 32 bits; of 8 or 16 where its elements are) are hashed in rows of 16,384:
     row_j = sum over i of key_i · w_ji        mod 2^64, with fixed odd random keys of 64 bits
     checksum = sum over j of odd_j · row_j    mod 2^64, with odd_j mixed from j
-A tensor with one changed word always has another checksum, as an odd number has an inverse. Of several changed words in a row,
-differences d_i below 2^32 cancel only if sum of key_i · d_i is 0 mod 2^64: at most 1 of 2^32 draws of the keys (multilinear hashing,
-Lemire & Kaser 2014, arXiv:1202.4961). The keys are public: this finds faults, not attacks.
+A tensor with one changed word always has another checksum, as an odd number has an inverse. Of
+several changed words in a row, differences d_i below 2^32 cancel only if sum of key_i · d_i is 0
+mod 2^64: at most 1 of 2^32 draws of the keys (multilinear hashing, Lemire & Kaser 2014,
+arXiv:1202.4961). The keys are public: this finds faults, not attacks.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ def checksum(tensor: Tensor) -> Tensor:
         (True, False)
     """
     flat = tensor.detach().contiguous().view(-1)
-    words = flat.view(_WORDS.get(flat.dtype.itemsize, torch.int32)) if flat.numel() else flat.to(torch.int32)
+    words = (
+        flat.view(_WORDS.get(flat.dtype.itemsize, torch.int32))
+        if flat.numel()
+        else flat.to(torch.int32)
+    )
     keys = _keys(words.device)
     total = torch.zeros((), dtype=torch.int64, device=words.device)
     at_once = _ROWS.get(words.device.type, 1 << 10) * ROW
@@ -68,12 +74,21 @@ def _products(rows: Tensor, keys: Tensor) -> Tensor:
 
 @functools.cache
 def _keys(device: torch.device) -> Tensor:
-    drawn = torch.randint(-(1 << 62), 1 << 62, (ROW,), generator=torch.Generator().manual_seed(0x7417), dtype=torch.int64)
+    drawn = torch.randint(
+        -(1 << 62),
+        1 << 62,
+        (ROW,),
+        generator=torch.Generator().manual_seed(0x7417),
+        dtype=torch.int64,
+    )
     return (drawn * 2 + 1).to(device)
 
 
 def _odd(first: int, count: int, device: torch.device) -> Tensor:
     """Odd numbers, one a row, that are no straight line."""
-    x = torch.arange(first + 1, first + 1 + count, device=device, dtype=torch.int64) * 0x1E3779B97F4A7C15
+    x = (
+        torch.arange(first + 1, first + 1 + count, device=device, dtype=torch.int64)
+        * 0x1E3779B97F4A7C15
+    )
     x = (x ^ (x >> 29)) * 0x3F58476D1CE4E5B9
     return x | 1

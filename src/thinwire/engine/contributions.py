@@ -26,19 +26,29 @@ class Contributions:
         seat: of a rank and the round that it began with.
     """
 
-    def __init__(self, board: Board, codec: Codec, buckets: Sequence[FlatBucket], seat: Callable[[int, int], Seat]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        codec: Codec,
+        buckets: Sequence[FlatBucket],
+        seat: Callable[[int, int], Seat],
+    ) -> None:
         self._board, self._codec, self._buckets, self._seat = board, codec, buckets, seat
-        self._read: dict[Offer, tuple[float, list[Tensor]] | None] = {}  # weight and payloads; `None`: no rank can have made it
+        self._read: dict[
+            Offer, tuple[float, list[Tensor]] | None
+        ] = {}  # weight and payloads; `None`: no rank can have made it
         self._absent: set[Offer] = set()
 
     def usable(self, round_: int) -> list[Offer]:
-        """Return the offers to a round that can count: their bytes are there, and a rank can have made them."""
+        """Return the offers to a round that can count: their bytes are there, and a rank can have
+        made them."""
         return [offer for offer in self._board.came(round_) if self._is_there(offer)]
 
     def values(self, offer: Offer) -> tuple[float, list[Tensor]] | None:
         """Return the weight of a contribution and its values by bucket.
 
-        `None` where they do not decode or are not finite. Every rank reads the same bytes, so it is `None` for all of them.
+        `None` where they do not decode or are not finite. Every rank reads the same bytes, so it is
+        `None` for all of them.
 
         Raises:
             Gone: it has been cleared away.
@@ -54,14 +64,26 @@ class Contributions:
         try:
             for bucket in self._buckets:
                 specs = [part.spec for part in bucket.slices]
-                values.append(torch.cat([opener.decode(next(left), spec, opener.init(spec, seat), seat, offer.rank) for spec in specs]))
+                values.append(
+                    torch.cat(
+                        [
+                            opener.decode(
+                                next(left), spec, opener.init(spec, seat), seat, offer.rank
+                            )
+                            for spec in specs
+                        ]
+                    )
+                )
                 if not bool(fast.all_finite(values[-1])):
                     raise PayloadError("its values are not finite")
         except PayloadError as error:
             self._pass_over(offer, error)
             return None
         except (RuntimeError, ValueError, IndexError) as error:
-            raise FlightError(f"rank {offer.rank}'s contribution of round {offer.began} cannot be decoded ({error})") from error
+            raise FlightError(
+                f"rank {offer.rank}'s contribution of round {offer.began} cannot be decoded "
+                f"({error})"
+            ) from error
         return weight, values
 
     def forget(self, offers: Sequence[Offer]) -> None:
@@ -98,4 +120,10 @@ class Contributions:
 
 
 def _warn(offer: Offer, why: str) -> None:
-    warnings.warn(f"what the store holds as rank {offer.rank}'s contribution of round {offer.began} does not count: {why}", stacklevel=6)
+    warnings.warn(
+        (
+            f"what the store holds as rank {offer.rank}'s contribution of round {offer.began} "
+            f"does not count: {why}"
+        ),
+        stacklevel=6,
+    )

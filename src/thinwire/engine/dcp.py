@@ -1,8 +1,9 @@
-"""Read tensors from a torch DCP folder without running anything that a stranger may have written into it.
+"""Read tensors from a torch DCP folder without running anything that a stranger may have written
+into it.
 
-DCP keeps its index, `.metadata`, as a pickle, and a pickle may call any function. Here only the names that DCP itself writes are admitted,
-and none of them leads to a function or a class of torch: each becomes a `_Record` of its arguments. Tensors go through
-`torch.load(weights_only=True)`.
+DCP keeps its index, `.metadata`, as a pickle, and a pickle may call any function. Here only the
+names that DCP itself writes are admitted, and none of them leads to a function or a class of torch:
+each becomes a `_Record` of its arguments. Tensors go through `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -59,10 +60,14 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ADMITTED:
-            return type(name, (_Record,), {})  # a class for this one object: a pickle can write into a class
+            return type(
+                name, (_Record,), {}
+            )  # a class for this one object: a pickle can write into a class
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return name
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which DCP does not write: nothing of it was run")
+        raise pickle.UnpicklingError(
+            f"it names {module}.{name}, which DCP does not write: nothing of it was run"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,13 @@ def read_tensors(folder: str | Path, wanted: Callable[[str], bool]) -> dict[str,
     """Read the tensors of a DCP folder whose names are wanted, on this rank alone.
 
     Raises:
-        CheckpointError: the folder is not DCP's, is damaged, or names something that DCP does not write.
+        CheckpointError: the folder is not DCP's, is damaged, or names something that DCP does not
+            write.
     """
     folder = Path(folder)
-    return {name: _read(folder, name, entry) for name, entry in _index(folder).items() if wanted(name)}
+    return {
+        name: _read(folder, name, entry) for name, entry in _index(folder).items() if wanted(name)
+    }
 
 
 def _index(folder: Path) -> dict[str, _Entry]:
@@ -111,9 +119,13 @@ def _index(folder: Path) -> dict[str, _Entry]:
             top = _Unpickler(file).load()
         return dict(_entries(top))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no torch DCP checkpoint: there is no {INDEX} in it") from None
+        raise CheckpointError(
+            f"{folder} holds no torch DCP checkpoint: there is no {INDEX} in it"
+        ) from None
     except Exception as error:  # a damaged pickle, or a strange one, may raise whatever it likes
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {first_line(error)})") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def _entries(top: Any) -> Iterator[tuple[str, _Entry]]:
@@ -124,17 +136,31 @@ def _entries(top: Any) -> Iterator[tuple[str, _Entry]]:
             stored[key["fqn"], _size(key["offset"])] = info
     for name, entry in top["state_dict_metadata"].items():
         if type(entry).__name__ == "TensorStorageMetadata":
-            chunks = tuple(_chunk(chunk, stored[name, _size(chunk["offsets"])]) for chunk in entry["chunks"])
-            yield name, _Entry(getattr(torch, entry["properties"].fields[0]), _size(entry["size"]), chunks)
+            chunks = tuple(
+                _chunk(chunk, stored[name, _size(chunk["offsets"])]) for chunk in entry["chunks"]
+            )
+            yield (
+                name,
+                _Entry(getattr(torch, entry["properties"].fields[0]), _size(entry["size"]), chunks),
+            )
 
 
 def _chunk(chunk: Any, info: Any) -> _Chunk:
     if info.fields.get("transform_descriptors"):
-        raise ValueError(f"its tensors are transformed by {info['transform_descriptors']!r}: save without extensions")
+        raise ValueError(
+            f"its tensors are transformed by {info['transform_descriptors']!r}: save without "
+            "extensions"
+        )
     file = info["relative_path"]
     if file != Path(file).name or file in ("", ".", ".."):
         raise ValueError(f"it leads out of the folder, to {file!r}")
-    return _Chunk(_size(chunk["offsets"]), _size(chunk["sizes"]), file, int(info["offset"]), int(info["length"]))
+    return _Chunk(
+        _size(chunk["offsets"]),
+        _size(chunk["sizes"]),
+        file,
+        int(info["offset"]),
+        int(info["length"]),
+    )
 
 
 def _size(record: Any) -> tuple[int, ...]:
@@ -153,7 +179,12 @@ def _read(folder: Path, name: str, entry: _Entry) -> Tensor:
         parts = [_part(folder, chunk, entry.dtype) for chunk in entry.chunks]
         out = torch.empty(entry.size, dtype=entry.dtype)
         for chunk, part in zip(entry.chunks, parts, strict=True):
-            out[tuple(slice(low, low + size) for low, size in zip(chunk.offsets, chunk.sizes, strict=True))] = part
+            out[
+                tuple(
+                    slice(low, low + size)
+                    for low, size in zip(chunk.offsets, chunk.sizes, strict=True)
+                )
+            ] = part
     except Exception as error:  # as above: it is torch's unpickler of tensors, on damaged bytes
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{name!r} in {folder} cannot be read ({reason})") from error
@@ -163,7 +194,9 @@ def _read(folder: Path, name: str, entry: _Entry) -> Tensor:
 def _part(folder: Path, chunk: _Chunk, dtype: torch.dtype) -> Tensor:
     with (folder / chunk.file).open("rb") as file:
         file.seek(chunk.at)
-        part = torch.load(io.BytesIO(file.read(chunk.length)), map_location="cpu", weights_only=True)
+        part = torch.load(
+            io.BytesIO(file.read(chunk.length)), map_location="cpu", weights_only=True
+        )
     if not isinstance(part, Tensor) or tuple(part.shape) != chunk.sizes or part.dtype != dtype:
         raise ValueError(f"{chunk.file} holds something else at byte {chunk.at}")
     return part

@@ -1,4 +1,5 @@
-"""What ranks of a quorum write to the store, read as what a stranger may have written: sizes, numbers and shapes are bounded first."""
+"""What ranks of a quorum write to the store, read as what a stranger may have written: sizes,
+numbers and shapes are bounded first."""
 
 from __future__ import annotations
 
@@ -18,14 +19,19 @@ from thinwire.errors import PayloadError
 MOST_ROUNDS = 1 << 40
 _HEAD = 8  # bytes that hold the length of the JSON
 _NAME = re.compile(r"(0|[1-9][0-9]{0,6})\.([0-9a-f]{12})\.([1-9][0-9]{0,11})")
-_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+_DTYPES = {
+    str(value).removeprefix("torch."): value
+    for value in vars(torch).values()
+    if isinstance(value, torch.dtype)
+}
 
 
 @dataclass(frozen=True)
 class Bounds:
     """The most that an entry of the store may say.
 
-    ranks: every rank is below it; weight: of a contribution; contribution_bytes, snapshot_bytes: of a value.
+    ranks: every rank is below it; weight: of a contribution; contribution_bytes, snapshot_bytes: of
+    a value.
     """
 
     ranks: int
@@ -35,7 +41,8 @@ class Bounds:
 
     @property
     def slots(self) -> int:
-        """How many offers a round may have: several lives of every rank, each with contributions that came late."""
+        """How many offers a round may have: several lives of every rank, each with contributions
+        that came late."""
         return 64 + 16 * self.ranks
 
 
@@ -103,7 +110,11 @@ def read_ranks(value: Any, bounds: Bounds) -> tuple[int, ...]:
 
 def read_offer(value: Any, round_: int, bounds: Bounds) -> Offer | None:
     """Return the offer that a JSON value is, or `None` where no rank can have written it."""
-    if not (isinstance(value, list) and len(value) == len(Offer._fields) and is_name(value[0], bounds.ranks)):
+    if not (
+        isinstance(value, list)
+        and len(value) == len(Offer._fields)
+        and is_name(value[0], bounds.ranks)
+    ):
         return None
     name, nbytes, began = value
     if not (is_count(nbytes, bounds.contribution_bytes, least=1) and is_count(began, round_)):
@@ -119,10 +130,16 @@ def read_weight(head: dict[str, Any], offer: Offer, bounds: Bounds) -> float:
     """
     if head.get("rank") != offer.rank or head.get("began") != offer.began:
         raise PayloadError(
-            f"it was offered as rank {offer.rank}'s of round {offer.began} and says {head.get('rank')!r}, {head.get('began')!r}"
+            f"it was offered as rank {offer.rank}'s of round {offer.began} and says "
+            f"{head.get('rank')!r}, {head.get('began')!r}"
         )
     weight = head.get("weight")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= bounds.weight or not math.isfinite(weight):
+    if (
+        isinstance(weight, bool)
+        or not isinstance(weight, int | float)
+        or not 0 <= weight <= bounds.weight
+        or not math.isfinite(weight)
+    ):
         raise PayloadError(f"weight {weight!r} is not from 0 to {bounds.weight:g}")
     return float(weight)
 
@@ -135,7 +152,12 @@ def pack(told: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
         >>> told, x
         ({'round': 3}, tensor([1., 1.]))
     """
-    told = {**told, "tensors": [[str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in tensors]}
+    told = {
+        **told,
+        "tensors": [
+            [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in tensors
+        ],
+    }
     head = json.dumps(told).encode()
     return len(head).to_bytes(_HEAD, "little") + head + b"".join(map(raw, tensors))
 
@@ -160,7 +182,11 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes > len(blob) - at:
             raise PayloadError(f"a tensor of {nbytes} bytes where {len(blob) - at} are left")
-        bits = torch.frombuffer(bytearray(blob[at : at + nbytes]), dtype=torch.uint8) if nbytes else torch.empty(0, dtype=torch.uint8)
+        bits = (
+            torch.frombuffer(bytearray(blob[at : at + nbytes]), dtype=torch.uint8)
+            if nbytes
+            else torch.empty(0, dtype=torch.uint8)
+        )
         tensors.append((bits.ne(0) if dtype == torch.bool else bits.view(dtype)).view(shape))
         at += nbytes
     if at != len(blob):
@@ -169,7 +195,13 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
 
 
 def _dtype_and_shape(entry: Any) -> tuple[torch.dtype, list[int]]:
-    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and entry[0] in _DTYPES and isinstance(entry[1], list):
+    if (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and entry[0] in _DTYPES
+        and isinstance(entry[1], list)
+    ):
         dtype, shape = _DTYPES[entry[0]], entry[1]
         if len(shape) <= 64 and all(is_count(size, MOST_ROUNDS) for size in shape):
             return dtype, shape

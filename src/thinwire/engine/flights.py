@@ -1,4 +1,5 @@
-"""Launching and settling: what puts a bucket on the wire, waits for it, and takes a failed step back."""
+"""Launching and settling: what puts a bucket on the wire, waits for it, and takes a failed step
+back."""
 
 from __future__ import annotations
 
@@ -24,15 +25,31 @@ class Flights:
 
     Args:
         how: the strategy's route, settled.
-        dense: the route of what the strategy does not compress: dense ticks, and means outside the schedule.
+        dense: the route of what the strategy does not compress: dense ticks, and means outside the
+            schedule.
     """
 
     def __init__(
-        self, strategy: Strategy, how: Route, dense: Route, driver: Driver, buckets: list[FlatBucket], meter: Meter, seed: int
+        self,
+        strategy: Strategy,
+        how: Route,
+        dense: Route,
+        driver: Driver,
+        buckets: list[FlatBucket],
+        meter: Meter,
+        seed: int,
     ) -> None:
         self._how, self.dense = how, dense
-        self.strategy, self.driver, self.buckets, self.meter, self._seed = strategy, driver, buckets, meter, seed
-        self.stateful = any(True for bucket in buckets for part in bucket.slices for _ in part.state.walk())
+        self.strategy, self.driver, self.buckets, self.meter, self._seed = (
+            strategy,
+            driver,
+            buckets,
+            meter,
+            seed,
+        )
+        self.stateful = any(
+            True for bucket in buckets for part in bucket.slices for _ in part.state.walk()
+        )
         """Some codec or route keeps state between flights."""
         self.look = True
         """Look at what is launched for values that are not finite."""
@@ -47,17 +64,24 @@ class Flights:
         """Put the next slice of a bucket on its lane; with its first one the bucket is read."""
         if not bucket.air or bucket.air[-1].step != step:
             x = self.strategy.on.read(bucket, bucket.state, share)
-            bucket.air.append(Airborne(step, x, [], [], first_bad=bucket.first_nonfinite(x) if self.look else -1))
+            bucket.air.append(
+                Airborne(step, x, [], [], first_bad=bucket.first_nonfinite(x) if self.look else -1)
+            )
         air = bucket.air[-1]
         part = bucket.slices[len(air.handles)]
         span, track = air.x[part.spec.begin : part.spec.end], Track()
-        flight = self._exact(span, part.spec, step) if dense else self._thin(span, part, step, track)
+        flight = (
+            self._exact(span, part.spec, step) if dense else self._thin(span, part, step, track)
+        )
         air.tracks.append(track)
         label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
         air.handles.append(self.driver.start(flight, part.lane, label))
 
-    def settle(self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool, failed: bool = False) -> bool:
-        """Wait for launches of one step and put their sums in place; where one is not finite, take back what the flights did to the state.
+    def settle(
+        self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool, failed: bool = False
+    ) -> bool:
+        """Wait for launches of one step and put their sums in place; where one is not finite, take
+        back what the flights did to the state.
 
         Args:
             check: look whether the sums are finite, even where no state hangs on it.
@@ -77,7 +101,14 @@ class Flights:
                 row.exposed_s += waited - begun
                 row.add(handle)
                 if self.trace is not None:
-                    self.trace.add(COMPUTE, f"wait bucket {bucket.index}", begun, waited, step=air.step, slice=i)
+                    self.trace.add(
+                        COMPUTE,
+                        f"wait bucket {bucket.index}",
+                        begun,
+                        waited,
+                        step=air.step,
+                        slice=i,
+                    )
                     self.trace.flown(handle, bucket.index, i, part.lane, air.step)
                 span = air.x[part.spec.begin : part.spec.end]
                 if span.data_ptr() != total.data_ptr():
@@ -91,14 +122,17 @@ class Flights:
         return finite
 
     def take_back_silent(self, bucket: FlatBucket, air: Airborne) -> None:
-        """Let residuals of parameters whose gradient no rank had be what they were before the launch."""
+        """Let residuals of parameters whose gradient no rank had be what they were before the
+        launch."""
         if self.stateful and bucket.silent and air.tracks:
             _take_back(bucket, air, frozenset(bucket.names[i] for i in bucket.silent))
 
     def settle_all(self) -> None:
         """Wait for everything in the air, step by step, without landing it."""
         for step in sorted({air.step for bucket in self.buckets for air in bucket.air}):
-            landing = [(bucket, air) for bucket in self.buckets for air in bucket.air if air.step == step]
+            landing = [
+                (bucket, air) for bucket in self.buckets for air in bucket.air if air.step == step
+            ]
             status = landing[0][1].status
             failed = status is not None and bool(status.wait().bad)
             self.settle(landing, check=False, failed=failed)
@@ -133,12 +167,15 @@ def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:
     """The flight, with a note of which leaves it replaced (it runs on its lane, in order)."""
     before = [(leaf, leaf.value) for _, leaf in part.state.walk()]
     outcome = yield from flight
-    track.changed = [(leaf, old, leaf.value, leaf.fade) for leaf, old in before if leaf.value is not old]
+    track.changed = [
+        (leaf, old, leaf.value, leaf.fade) for leaf, old in before if leaf.value is not old
+    ]
     return outcome
 
 
 def _take_back(bucket: FlatBucket, air: Airborne, names: frozenset[str] | None = None) -> None:
-    """Undo what the flights of a failed step did to the state; where later ones have built on it, take out what is left of it.
+    """Undo what the flights of a failed step did to the state; where later ones have built on it,
+    take out what is left of it.
 
     Args:
         names: the parameters of which it is undone; `None` for all.
@@ -153,7 +190,8 @@ def _take_back(bucket: FlatBucket, air: Airborne, names: frozenset[str] | None =
 
 
 def keep_entries(leaf: Leaf, before: Tensor, after: Tensor, names: frozenset[str]) -> Tensor:
-    """Return the value of a flat leaf that is `before` at the entries of some parameters, and `after` elsewhere."""
+    """Return the value of a flat leaf that is `before` at the entries of some parameters, and
+    `after` elsewhere."""
     assert leaf.spec is not None
     old, new = leaf.unpack(before), leaf.unpack(after).clone()
     for piece in leaf.spec.pieces():
@@ -163,11 +201,14 @@ def keep_entries(leaf: Leaf, before: Tensor, after: Tensor, names: frozenset[str
     return leaf.pack(new)
 
 
-def _without(leaf: Leaf, before: Tensor, after: Tensor, later: Sequence[Track], names: frozenset[str] | None) -> None:
-    """Take a change out of a leaf and of the record of later changes, so that one of those may be taken out, too.
+def _without(
+    leaf: Leaf, before: Tensor, after: Tensor, later: Sequence[Track], names: frozenset[str] | None
+) -> None:
+    """Take a change out of a leaf and of the record of later changes, so that one of those may be
+    taken out, too.
 
-    What is flat over a span is added to, so what is left of the change can be told. Other state (a warm start, a threshold) is taken back
-    only where nothing has been built on it.
+    What is flat over a span is added to, so what is left of the change can be told. Other state (a
+    warm start, a threshold) is taken back only where nothing has been built on it.
     """
     adds = leaf.spec is not None and leaf.kind != "private"
     if names is not None:

@@ -1,10 +1,11 @@
-"""Landing in the forward pass: `backward()` and `optimizer.step()` wait for nothing, and a bucket's mean lands, and its parameters
-take their step, just before the first module that holds them runs again.
+"""Landing in the forward pass: `backward()` and `optimizer.step()` wait for nothing, and a bucket's
+mean lands, and its parameters take their step, just before the first module that holds them runs
+again.
 
-    hold     the end of backward: means are in the air, `.grad` holds stand-ins that refuse to be read
-    step     optimizer.step(): rates and the like are noted
-    reached  a module is about to run: the buckets of its parameters land and are stepped
-    sweep    the next backward begins: what no module has asked for lands
+    hold     the end of backward: means are in the air, `.grad` holds stand-ins that refuse to be
+    read step     optimizer.step(): rates and the like are noted reached  a module is about to run:
+    the buckets of its parameters land and are stepped sweep    the next backward begins: what no
+    module has asked for lands
 
 The sums are those of an ordinary step, in the same order, so the weights are the same bits.
 """
@@ -37,17 +38,22 @@ FIRST_PLAN = 4
 
 
 class Late(Tensor):
-    """What stands in `.grad` for a mean that has not landed: it has the gradient's shape, and whatever reads it hears why there is none."""
+    """What stands in `.grad` for a mean that has not landed: it has the gradient's shape, and
+    whatever reads it hears why there is none."""
 
     @staticmethod
     def __new__(cls, like: Tensor) -> Late:
-        return torch.Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device=like.device)
+        return torch.Tensor._make_wrapper_subclass(
+            cls, like.shape, dtype=like.dtype, device=like.device
+        )
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise NotLandedError(
-            f"{func} on a gradient whose mean has not landed: it does in the next forward pass, where its parameter is stepped, too. "
-            "To clip or read gradients call sync.land() after backward() (that waits for the wire), or attach with overlap='backward'; "
+            f"{func} on a gradient whose mean has not landed: it does in the next forward pass, "
+            "where its parameter is stepped, too. "
+            "To clip or read gradients call sync.land() after backward() (that waits for the "
+            "wire), or attach with overlap='backward'; "
             "between two steps let zero_grad() set gradients to None"
         )
 
@@ -56,10 +62,12 @@ class Late(Tensor):
 
 
 class LandingHook:
-    """A module's hook that belongs to this model alone: a copy of the module gets one that does nothing.
+    """A module's hook that belongs to this model alone: a copy of the module gets one that does
+    nothing.
 
-    Before a module is copied or saved, what is pending lands, so that the copy has taken the last step, too. A module's parameters are
-    copied before its hooks are, so those of a copy are written once more.
+    Before a module is copied or saved, what is pending lands, so that the copy has taken the last
+    step, too. A module's parameters are copied before its hooks are, so those of a copy are written
+    once more.
     """
 
     def __init__(self, deferred: Deferred | None, call: Callable[..., None] | None) -> None:
@@ -86,12 +94,16 @@ class Deferred:
     def __init__(self, sync: Syncer, first_needed: bool) -> None:
         self._sync, self._first_needed = sync, first_needed
         self._pending: dict[int, FlatBucket] = {}
-        self._then: list[dict[str, Any]] | None = None  # each group's settings at the step that is to be taken
+        self._then: list[dict[str, Any]] | None = (
+            None  # each group's settings at the step that is to be taken
+        )
         self._versions: dict[int, int] = {}  # of parameters, when the step was asked for
         self._swept: set[int] = set()
         self._asked: set[int] = set()  # modules that have run, until the first landing
         self._watching = True
-        self._orphans: set[int] = set()  # buckets with parameters that are used outside of the modules that hold them
+        self._orphans: set[int] = (
+            set()
+        )  # buckets with parameters that are used outside of the modules that hold them
         self._needed: dict[int, int] = {}
         self._launches = 0
         self._begun = 0.0
@@ -120,17 +132,20 @@ class Deferred:
             else:
                 optimizer.step = self._own_step  # type: ignore[method-assign]
 
-    # -- the syncer's side --------------------------------------------------------------------------------------------
+    # -- the syncer's side
+    # --------------------------------------------------------------------------------------------
 
     def begin(self, launching: bool) -> None:
-        """A backward pass begins: what has not been asked for lands now; at times the order of slices is planned anew.
+        """A backward pass begins: what has not been asked for lands now; at times the order of
+        slices is planned anew.
 
         Raises:
             NotLandedError: the last means have been asked for by no `optimizer.step()`.
         """
         if self._pending and self._then is None:
             raise NotLandedError(
-                "backward() again before optimizer.step(): the means of the last pass would be lost. Step once after each launch"
+                "backward() again before optimizer.step(): the means of the last pass would be "
+                "lost. Step once after each launch"
             )
         self._swept = set(self._pending)
         self.land()
@@ -152,8 +167,10 @@ class Deferred:
         """
         if bucket.index in self._swept:
             raise AttachError(
-                f"{bucket.names[i]!r} was used in this forward pass, but no module that holds it ran before, so its last step had not been "
-                "taken. Call the module that holds it, or sync.land() before the forward pass, or attach with overlap='backward'"
+                f"{bucket.names[i]!r} was used in this forward pass, but no module that holds it "
+                "ran before, so its last step had not been "
+                "taken. Call the module that holds it, or sync.land() before the forward pass, or "
+                "attach with overlap='backward'"
             )
         if not bucket.missing:
             self._full[bucket.index] = time.perf_counter() - self._begun
@@ -163,10 +180,15 @@ class Deferred:
         if self._watching:
             self._watching = False
             for bucket in self._sync.buckets:
-                if any(all(id(owner) not in self._asked for owner in self._owners[id(param)]) for param in bucket.params):
+                if any(
+                    all(id(owner) not in self._asked for owner in self._owners[id(param)])
+                    for param in bucket.params
+                ):
                     self._orphans.add(bucket.index)
         now = time.perf_counter() - self._begun
-        self._full = [min(each, now) for each in self._full]  # parameters that backward has not reached filled theirs at its end
+        self._full = [
+            min(each, now) for each in self._full
+        ]  # parameters that backward has not reached filled theirs at its end
         self._pending = {bucket.index: bucket for bucket in buckets if bucket.air}
         self._then = None
         for bucket in self._pending.values():
@@ -175,8 +197,13 @@ class Deferred:
 
     @torch.no_grad()
     def land(self, indices: Iterable[int] | None = None) -> None:
-        """Land buckets that are pending (all of them by default) and take their part of the step, if there was one."""
-        wanted = list(self._pending) if indices is None else [index for index in indices if index in self._pending]
+        """Land buckets that are pending (all of them by default) and take their part of the step,
+        if there was one."""
+        wanted = (
+            list(self._pending)
+            if indices is None
+            else [index for index in indices if index in self._pending]
+        )
         if not wanted:
             return
         # the step is none of the forward pass that it is taken in, whatever that computes in
@@ -204,7 +231,8 @@ class Deferred:
             bucket.clear_grads()
         self._pending.clear()
 
-    # -- the forward pass ---------------------------------------------------------------------------------------------
+    # -- the forward pass
+    # ---------------------------------------------------------------------------------------------
 
     def _hook_modules(self) -> None:
         sync, place = self._sync, {}
@@ -218,8 +246,12 @@ class Deferred:
             if held or module is sync.model:
                 hook = LandingHook(self, functools.partial(self._reached, held))
                 self._hooks.append(module.register_forward_pre_hook(hook, prepend=True))
-                self._hooks.append(module.register_state_dict_pre_hook(LandingHook(self, self._settle)))
-                self._hooks.append(module.register_load_state_dict_pre_hook(LandingHook(self, self._settle)))
+                self._hooks.append(
+                    module.register_state_dict_pre_hook(LandingHook(self, self._settle))
+                )
+                self._hooks.append(
+                    module.register_load_state_dict_pre_hook(LandingHook(self, self._settle))
+                )
         optimizer = sync.optimizer
         self._hooks += [
             optimizer.register_state_dict_pre_hook(self._settle),
@@ -239,11 +271,13 @@ class Deferred:
         if self._then is not None:
             self.land()
 
-    # -- copies -------------------------------------------------------------------------------------------------------
+    # -- copies
+    # -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def refresh(self, memo: dict[int, Any]) -> None:
-        """Land what has been stepped, and write it into the parameters that a `deepcopy` under way has copied already."""
+        """Land what has been stepped, and write it into the parameters that a `deepcopy` under way
+        has copied already."""
         if not self._pending or self._then is None:
             return
         late = [param for bucket in self._pending.values() for param in bucket.params]
@@ -256,21 +290,25 @@ class Deferred:
         """Land what has been stepped; `torch.save` reads the values of parameters only after that.
 
         Raises:
-            NotLandedError: something was still to land, and another pickler than `torch.save` has read the old values.
+            NotLandedError: something was still to land, and another pickler than `torch.save` has
+                read the old values.
         """
         if not self._pending or self._then is None:
             return
         self.land()
         if not called_within("_save", "torch/serialization.py"):
             raise NotLandedError(
-                "pickling a model whose last step had not landed: its old weights are in the pickle already. Call sync.land() before, or "
+                "pickling a model whose last step had not landed: its old weights are in the "
+                "pickle already. Call sync.land() before, or "
                 "use torch.save"
             )
 
-    # -- the optimiser ------------------------------------------------------------------------------------------------
+    # -- the optimiser
+    # ------------------------------------------------------------------------------------------------
 
     def _wrapped(self, optimizer: Optimizer) -> MethodType:
-        """`optimizer.step` as a method with the old one's marks, so that a scheduler finds what it looks for, before or after us."""
+        """`optimizer.step` as a method with the old one's marks, so that a scheduler finds what it
+        looks for, before or after us."""
 
         @functools.wraps(self._step)
         def step(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
@@ -285,30 +323,44 @@ class Deferred:
             return self._step(*args, **kwargs)
         if any(value is not None for value in (*args, *kwargs.values())):
             raise AttachError(
-                "optimizer.step(closure) with landing in the forward pass: the closure would run a pass of its own; call step() without"
+                "optimizer.step(closure) with landing in the forward pass: the closure would run "
+                "a pass of its own; call step() without"
             )
         if self._then is not None:
-            raise NotLandedError("optimizer.step() twice after one backward pass: its means land once, in the next forward pass")
+            raise NotLandedError(
+                "optimizer.step() twice after one backward pass: its means land once, in the next "
+                "forward pass"
+            )
         self._then = [_settings(group) for group in self._sync.optimizer.param_groups]
         pending = {id(param) for bucket in self._pending.values() for param in bucket.params}
-        self._versions = {id(param): param._version for bucket in self._pending.values() for param in bucket.params}
-        others = {id(param) for group in self._sync.optimizer.param_groups for param in group["params"]} - pending
+        self._versions = {
+            id(param): param._version
+            for bucket in self._pending.values()
+            for param in bucket.params
+        }
+        others = {
+            id(param) for group in self._sync.optimizer.param_groups for param in group["params"]
+        } - pending
         if others:
             self._take_step(others)
         self._sync.optimizer._opt_called = True  # type: ignore[attr-defined]  # what a scheduler looks for
         return None
 
     def _refuse_written(self, bucket: FlatBucket) -> None:
-        """Raise where the loop has written weights between `optimizer.step()` and the forward pass that takes the step."""
+        """Raise where the loop has written weights between `optimizer.step()` and the forward pass
+        that takes the step."""
         for name, param in zip(bucket.names, bucket.params, strict=True):
             if param._version != self._versions.get(id(param), param._version):
                 raise AttachError(
-                    f"{name!r} was written after optimizer.step() and before its step was taken, which is in this forward pass, so the "
-                    "step would be added to it. Call sync.land() before writing weights, or attach with overlap='backward'"
+                    f"{name!r} was written after optimizer.step() and before its step was taken, "
+                    "which is in this forward pass, so the "
+                    "step would be added to it. Call sync.land() before writing weights, or "
+                    "attach with overlap='backward'"
                 )
 
     def _take_step(self, params: set[int]) -> None:
-        """The optimiser's step of some parameters, with the settings of the time when it was asked for."""
+        """The optimiser's step of some parameters, with the settings of the time when it was asked
+        for."""
         assert self._then is not None
         groups = self._sync.optimizer.param_groups
         now = [(group["params"], _settings(group, copies=False)) for group in groups]
@@ -317,34 +369,60 @@ class Deferred:
             group["params"] = [param for param in group["params"] if id(param) in params]
         try:
             self._step()
-            moved = [name for group, then in zip(groups, self._then, strict=False) for name in then if _differs(group[name], then[name])]
+            moved = [
+                name
+                for group, then in zip(groups, self._then, strict=False)
+                for name in then
+                if _differs(group[name], then[name])
+            ]
         finally:
             for group, (whole, settings) in zip(groups, now, strict=True):
                 group.update(settings)
                 group["params"] = whole
         if moved:
             raise AttachError(
-                f"{type(self._sync.optimizer).__name__} keeps {moved[0]!r} for all parameters of a group and moves it in each step, so "
+                f"{type(self._sync.optimizer).__name__} keeps {moved[0]!r} for all parameters of "
+                "a group and moves it in each step, so "
                 "they cannot be stepped a few at a time: attach with overlap='backward'"
             )
 
-    # -- priority -----------------------------------------------------------------------------------------------------
+    # -- priority
+    # -----------------------------------------------------------------------------------------------------
 
     def _plan(self) -> None:
-        """Agree on the order of slices by the last launch's times: the latest that a bucket was full anywhere, the mean of the wire."""
+        """Agree on the order of slices by the last launch's times: the latest that a bucket was
+        full anywhere, the mean of the wire."""
         buckets = self._sync.buckets
         wire, whole = busy(self._stages), sum(self._sent) or 1.0
-        takes = [wire * own / whole / len(bucket.slices) for own, bucket in zip(self._sent, buckets, strict=True)]
-        needed = [-1 if bucket.index in self._orphans else self._needed.get(bucket.index, len(buckets)) for bucket in buckets]
-        told = [json.loads(each) for each in self._sync.share(json.dumps([self._full, takes, needed]).encode(), "the order of slices")]
+        takes = [
+            wire * own / whole / len(bucket.slices)
+            for own, bucket in zip(self._sent, buckets, strict=True)
+        ]
+        needed = [
+            -1 if bucket.index in self._orphans else self._needed.get(bucket.index, len(buckets))
+            for bucket in buckets
+        ]
+        told = [
+            json.loads(each)
+            for each in self._sync.share(
+                json.dumps([self._full, takes, needed]).encode(), "the order of slices"
+            )
+        ]
         full = [max(each) for each in zip(*(other[0] for other in told), strict=True)]
         means = [sum(each) / len(told) for each in zip(*(other[1] for other in told), strict=True)]
-        self._sync.order = by_need(full, means, [len(bucket.slices) for bucket in buckets], told[0][2])
+        self._sync.order = by_need(
+            full, means, [len(bucket.slices) for bucket in buckets], told[0][2]
+        )
 
 
 def _settings(group: dict[str, Any], copies: bool = True) -> dict[str, Any]:
-    """A group's settings without its parameters; tensors (a rate on a device) are copied, since schedulers write into them."""
-    return {name: value.clone() if copies and isinstance(value, Tensor) else value for name, value in group.items() if name != "params"}
+    """A group's settings without its parameters; tensors (a rate on a device) are copied, since
+    schedulers write into them."""
+    return {
+        name: value.clone() if copies and isinstance(value, Tensor) else value
+        for name, value in group.items()
+        if name != "params"
+    }
 
 
 def _differs(a: Any, b: Any) -> bool:

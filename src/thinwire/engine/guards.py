@@ -1,9 +1,11 @@
-"""What would let ranks drift apart in silence, found while they train: parameters that no syncer holds, gradients that no backward
-pass brought, weights loaded after attach, another wrapper around the model.
+"""What would let ranks drift apart in silence, found while they train: parameters that no syncer
+holds, gradients that no backward pass brought, weights loaded after attach, another wrapper around
+the model.
 
-    attach       an optimiser of other parameters; wrappers and shards inside the model (wrappers.py); a second syncer (living.py)
-    backward     the first time: DDP or FSDP around the model
-    step         of the attached optimiser: parameters that joined it, gradients set by hand, and the model itself at every 16th
+    attach       an optimiser of other parameters; wrappers and shards inside the model
+    (wrappers.py); a second syncer (living.py) backward     the first time: DDP or FSDP around the
+    model step         of the attached optimiser: parameters that joined it, gradients set by hand,
+    and the model itself at every 16th
                  of any other: parameters of the model that the syncer does not hold
     check()      all of it
 """
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from thinwire.engine.syncer import Syncer
 
 LOOK_EVERY = 16
-"""Steps between two looks at all of a model's parameters: 1 µs a parameter, and a step takes at least 20."""
+"""Steps between two looks at all of a model's parameters: 1 µs a parameter, and a step takes at
+least 20."""
 _AGAIN = "close the syncer and attach again"
 
 
@@ -35,24 +38,39 @@ def misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
     """Say why this optimiser cannot be the one of this model."""
     plain = wrappers.unwrapped(optimizer)
     if not hasattr(plain, "_optimizer_step_pre_hooks"):
-        return [f"the optimiser is a {type(optimizer).__name__}, which takes no hooks: give the torch.optim.Optimizer that it steps"]
+        return [
+            (
+                f"the optimiser is a {type(optimizer).__name__}, which takes no hooks: give the "
+                "torch.optim.Optimizer that it steps"
+            )
+        ]
     trained = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
     held = _params(plain)
     found = []
-    outside = [param for param in held if id(param) not in trained and param.requires_grad and not living.holders(param)]
+    outside = [
+        param
+        for param in held
+        if id(param) not in trained and param.requires_grad and not living.holders(param)
+    ]
     if trained and not any(id(param) in trained for param in held):
         found.append(
-            f"the optimiser holds none of the model's {len(trained)} parameters that train: it is of another model, or was made before "
+            f"the optimiser holds none of the model's {len(trained)} parameters that train: it is "
+            "of another model, or was made before "
             "they were replaced. Make it from this model's parameters, and then attach"
         )
     elif outside:
         found.append(
-            f"the optimiser holds {len(outside)} parameters that are not the model's (the first of shape {tuple(outside[0].shape)}): no "
-            "rank would send them, and ranks would drift apart. Make them part of the model (in an nn.ModuleList with it), or, "
+            f"the optimiser holds {len(outside)} parameters that are not the model's (the first "
+            f"of shape {tuple(outside[0].shape)}): no "
+            "rank would send them, and ranks would drift apart. Make them part of the model (in "
+            "an nn.ModuleList with it), or, "
             "if each rank is to keep its own, give them an optimiser of their own"
         )
     if plain is not optimizer and scaler is None and getattr(optimizer, "scaler", None) is not None:
-        found.append(f"the {type(optimizer).__name__} has a GradScaler of its own: give it to attach, too, as scaler=")
+        found.append(
+            f"the {type(optimizer).__name__} has a GradScaler of its own: give it to attach, too, "
+            "as scaler="
+        )
     return found
 
 
@@ -62,19 +80,31 @@ class Watch:
     def __init__(self, sync: Syncer, frozen: Iterable[nn.Parameter | Tensor]) -> None:
         self.sync = sync
         self.trained = {id(param): param for bucket in sync.buckets for param in bucket.params}
-        self._names = {id(param): name for bucket in sync.buckets for name, param in zip(bucket.names, bucket.params, strict=True)}
+        self._names = {
+            id(param): name
+            for bucket in sync.buckets
+            for name, param in zip(bucket.names, bucket.params, strict=True)
+        }
         self._held = set(self.trained) | {id(param) for param in frozen}
-        self._where = {id(param): (bucket, i) for bucket in sync.buckets for i, param in enumerate(bucket.params)}
+        self._where = {
+            id(param): (bucket, i)
+            for bucket in sync.buckets
+            for i, param in enumerate(bucket.params)
+        }
         self._strangers = itertools.count()  # steps of other optimisers
         self._steps = itertools.count()  # of the attached one
-        self._beside: set[int] = set()  # other optimisers that have stepped held parameters since the attached one did
+        self._beside: set[int] = (
+            set()
+        )  # other optimisers that have stepped held parameters since the attached one did
         self._unheld: dict[int, str] = {}  # what the last look at the model has found
         self._alone = False  # whether a backward pass has shown that no wrapper is around
         self._stepped_at = sync.step
         self._handles: list[Any] = []
         self.paused = False
         """Whether the parameters are not this rank's own for now, but what ranks have in common."""
-        self._before: dict[int, int] = {}  # checksums of parameters that a module has loaded since the last step, before it did
+        self._before: dict[
+            int, int
+        ] = {}  # checksums of parameters that a module has loaded since the last step, before it did
         if sync.strategy.on.clock == "step":
             for module in sync.model.modules():
                 if any(id(param) in self.trained for param in module.parameters(recurse=False)):
@@ -89,14 +119,18 @@ class Watch:
             handle.remove()
         self._handles.clear()
 
-    # -- moments ------------------------------------------------------------------------------------------------------
+    # -- moments
+    # ------------------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
-        """Take the parameters as they are for where this rank goes on from: at attach, or after a checkpoint."""
+        """Take the parameters as they are for where this rank goes on from: at attach, or after a
+        checkpoint."""
         self._stepped_at = self.sync.step
         self._before.clear()
         self._begun = False
-        self.began = checksums(self.trained.values()) if self.sync.strategy.on.clock == "step" else []
+        self.began = (
+            checksums(self.trained.values()) if self.sync.strategy.on.clock == "step" else []
+        )
         self.began_equal = not self.sync.apart
 
     def backward(self) -> None:
@@ -112,7 +146,8 @@ class Watch:
             return
         if wrapper := wrappers.around(self.sync.model):
             raise AttachError(
-                f"the model is attached and in {wrapper}, too, so both would synchronise it. {wrappers.ADVICE}; or close() the syncer and "
+                f"the model is attached and in {wrapper}, too, so both would synchronise it. "
+                f"{wrappers.ADVICE}; or close() the syncer and "
                 f"leave it to {wrapper}"
             )
 
@@ -127,7 +162,13 @@ class Watch:
             step = next(self._strangers)
             if not step & (step - 1) or not step % LOOK_EVERY:
                 self._unheld = self._new_parameters()
-            if self._unheld and (names := [self._unheld[id(param)] for param in _params(optimizer) if id(param) in self._unheld]):
+            if self._unheld and (
+                names := [
+                    self._unheld[id(param)]
+                    for param in _params(optimizer)
+                    if id(param) in self._unheld
+                ]
+            ):
                 raise AttachError(self._told_unheld(names))
             if any(id(param) in self.trained for param in _params(optimizer)):
                 self._stepping_beside(optimizer)
@@ -135,7 +176,8 @@ class Watch:
         self._beside.clear()
         if self.sync.hooks.counts_scaled and not self.sync.hooks.scaling:
             raise NotLandedError(
-                f"{type(optimizer).__name__}.step() by itself, where attach was given a GradScaler: local steps are counted in "
+                f"{type(optimizer).__name__}.step() by itself, where attach was given a "
+                "GradScaler: local steps are counted in "
                 "scaler.step(optimizer). Call that, or attach without scaler="
             )
         self._refuse(self._outsiders(optimizer))
@@ -149,7 +191,8 @@ class Watch:
         self.before_step()
 
     def _judge(self, optimizer: Optimizer) -> None:
-        """On gradients, raise where an optimiser would apply what has not landed or is not finite."""
+        """On gradients, raise where an optimiser would apply what has not landed or is not
+        finite."""
         if self.sync.strategy.on.clock == "backward":
             self.sync.hooks.refuse_step()
             self.sync.landings.applied = True
@@ -159,22 +202,26 @@ class Watch:
         """Another optimiser than the attached one steps parameters that the syncer holds.
 
         Raises:
-            NotLandedError: on local steps, it does so again while the attached one, by whose steps rounds are counted, has not stepped.
+            NotLandedError: on local steps, it does so again while the attached one, by whose steps
+                rounds are counted, has not stepped.
         """
         self._judge(optimizer)
         if self.sync.strategy.on.clock != "step":
             return
         if id(optimizer) in self._beside:
             raise NotLandedError(
-                f"a {type(optimizer).__name__} that is not attached steps the model, and the attached "
-                f"{type(self.sync.optimizer).__name__} does not: local rounds are counted by its steps, so no mean would ever land. "
+                f"a {type(optimizer).__name__} that is not attached steps the model, and the "
+                "attached "
+                f"{type(self.sync.optimizer).__name__} does not: local rounds are counted by its "
+                "steps, so no mean would ever land. "
                 "Attach the optimiser that steps (of several, the last one in each step)"
             )
         self._beside.add(id(optimizer))
         self.before_step()
 
     def before_step(self) -> None:
-        """A step of the schedule begins, on local steps: see whether the parameters are still those that this rank goes on from.
+        """A step of the schedule begins, on local steps: see whether the parameters are still those
+        that this rank goes on from.
 
         Raises:
             AttachError: they were loaded when rounds had begun.
@@ -188,12 +235,16 @@ class Watch:
             return
         if sync.step == 0 and sync.anchors_itself:
             self.began = checksums(self.trained.values())
-            for bucket in sync.buckets:  # an anchor of what was there before would take all that was loaded for progress
+            for bucket in (
+                sync.buckets
+            ):  # an anchor of what was there before would take all that was loaded for progress
                 bucket.state = sync.strategy.on.init(bucket)
             return
         raise AttachError(
-            f"{names[0]!r} was loaded, or changed by hand, at step {sync.step}, when the round had begun from other weights: the next mean "
-            "would take the difference for progress. Load the model first and then the syncer, with sync.load_state_dict(…) or "
+            f"{names[0]!r} was loaded, or changed by hand, at step {sync.step}, when the round "
+            "had begun from other weights: the next mean "
+            "would take the difference for progress. Load the model first and then the syncer, "
+            "with sync.load_state_dict(…) or "
             f"sync.load_checkpoint(…) of the same checkpoint; or {_AGAIN} after loading"
         )
 
@@ -207,7 +258,8 @@ class Watch:
         """Say what the syncer does not hold, of the model and of its optimiser."""
         return self._model_changes() + self._outsiders(self.sync.optimizer)
 
-    # -- looks --------------------------------------------------------------------------------------------------------
+    # -- looks
+    # --------------------------------------------------------------------------------------------------------
 
     def _refuse(self, problems: list[str]) -> None:
         if problems:
@@ -216,7 +268,11 @@ class Watch:
     def _new_parameters(self) -> dict[int, str]:
         """Parameters of the model that train and that the syncer does not hold."""
         named = self.sync.model.named_parameters()
-        return {id(param): plain_name(name) for name, param in named if id(param) not in self._held and param.requires_grad}
+        return {
+            id(param): plain_name(name)
+            for name, param in named
+            if id(param) not in self._held and param.requires_grad
+        }
 
     def _model_changes(self) -> list[str]:
         self._unheld = self._new_parameters()
@@ -226,13 +282,23 @@ class Watch:
         params = {plain_name(name): param for name, param in self.sync.model.named_parameters()}
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         if any(wrappers.is_sharded(params.get(name)) for name in names):
-            return f"{names[0]!r}{more}: the model was sharded after attach, so nothing would be synchronised. {wrappers.WHOLE}"
+            return (
+                f"{names[0]!r}{more}: the model was sharded after attach, so nothing would be "
+                f"synchronised. {wrappers.WHOLE}"
+            )
         verb = "was replaced" if names[0] in self._names.values() else "joined the model"
-        return f"{names[0]!r}{more} {verb} after attach: no rank would send it, and ranks would drift apart. {_AGAIN.capitalize()}"
+        return (
+            f"{names[0]!r}{more} {verb} after attach: no rank would send it, and ranks would "
+            f"drift apart. {_AGAIN.capitalize()}"
+        )
 
     def _outsiders(self, optimizer: Optimizer) -> list[str]:
         """What the optimiser steps and nobody holds."""
-        new = [param for param in _params(optimizer) if id(param) not in self._held and param.requires_grad]
+        new = [
+            param
+            for param in _params(optimizer)
+            if id(param) not in self._held and param.requires_grad
+        ]
         outside = [param for param in new if not living.holders(param)]
         if not outside:
             return []
@@ -240,8 +306,10 @@ class Watch:
         if named := [names[id(param)] for param in outside if id(param) in names]:
             return [self._told_unheld(named)]
         return [
-            f"the optimiser has been given {len(outside)} parameters that are not the model's (the first of shape "
-            f"{tuple(outside[0].shape)}): no rank would send them, and ranks would drift apart. Make them part of the model, and {_AGAIN}"
+            f"the optimiser has been given {len(outside)} parameters that are not the model's "
+            "(the first of shape "
+            f"{tuple(outside[0].shape)}): no rank would send them, and ranks would drift apart. "
+            f"Make them part of the model, and {_AGAIN}"
         ]
 
     def _refuse_gradients_by_hand(self, optimizer: Optimizer) -> None:
@@ -256,7 +324,9 @@ class Watch:
             bucket, i = self._where[id(param)]
             if bucket.holds_landed(i):
                 continue
-            if not bool(grad.any()):  # torch's own checkpoints step with zeros, to make the optimiser's state
+            if not bool(
+                grad.any()
+            ):  # torch's own checkpoints step with zeros, to make the optimiser's state
                 continue
             cure = (
                 "call sync.skip_step() before the step, which sends what is in .grad"
@@ -264,19 +334,29 @@ class Watch:
                 else "call loss.backward(), by which steps are counted"
             )
             raise NotLandedError(
-                f"optimizer.step() at step {sync.step}: no backward pass has brought the gradient of {self._names[id(param)]!r} since the "
-                f"last step (torch.autograd.grad, or one set by hand?), so it is this rank's own and ranks would drift apart; {cure}"
+                f"optimizer.step() at step {sync.step}: no backward pass has brought the gradient "
+                f"of {self._names[id(param)]!r} since the "
+                "last step (torch.autograd.grad, or one set by hand?), so it is this rank's own "
+                f"and ranks would drift apart; {cure}"
             )
 
     def _changed_at_start(self) -> list[str]:
         self._before.clear()
         before, self.began = self.began, checksums(self.trained.values())
-        return [self._names[key] for key, old, new in zip(self.trained, before, self.began, strict=True) if old != new]
+        return [
+            self._names[key]
+            for key, old, new in zip(self.trained, before, self.began, strict=True)
+            if old != new
+        ]
 
     def _loaded(self) -> list[str]:
         if not self._before:
             return []
-        names = [self._names[key] for key, before in self._before.items() if int(checksum(self.trained[key])) != before]
+        names = [
+            self._names[key]
+            for key, before in self._before.items()
+            if int(checksum(self.trained[key])) != before
+        ]
         self._before.clear()
         return names
 

@@ -1,4 +1,5 @@
-"""What tells a syncer that a gradient is there or that the optimiser has stepped: hooks of parameters, optimiser and scaler."""
+"""What tells a syncer that a gradient is there or that the optimiser has stepped: hooks of
+parameters, optimiser and scaler."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class Hooks:
-    """Those of one syncer: for targets whose clock is the backward pass, or the optimiser's step."""
+    """Those of one syncer: for targets whose clock is the backward pass, or the optimiser's
+    step."""
 
     def __init__(self, sync: Syncer) -> None:
         self._sync = sync
@@ -65,7 +67,9 @@ class Hooks:
         self._handles.clear()
         self._nodes.clear()
         scaler = self._sync.options.scaler
-        if self._scaler_step is not None and scaler.step == self._of_scaled_step:  # another syncer may have wrapped it again
+        if (
+            self._scaler_step is not None and scaler.step == self._of_scaled_step
+        ):  # another syncer may have wrapped it again
             scaler.step = self._scaler_step
 
     def _of_gradient(self, bucket: FlatBucket, i: int) -> Any:
@@ -80,8 +84,10 @@ class Hooks:
                 torch.autograd.Variable._execution_engine.queue_callback(self._of_end)
             elif torch._C._current_graph_task_id() != self._task:
                 raise AttachError(
-                    "a gradient arrived from another backward pass than the one under way: either an earlier backward() failed half-way "
-                    "(attach again), or activation checkpointing is reentrant (use checkpoint(…, use_reentrant=False))"
+                    "a gradient arrived from another backward pass than the one under way: either "
+                    "an earlier backward() failed half-way "
+                    "(attach again), or activation checkpointing is reentrant (use checkpoint(…, "
+                    "use_reentrant=False))"
                 )
             if meter.timed:
                 begun = time.thread_time()
@@ -93,21 +99,27 @@ class Hooks:
         return hook
 
     def _before_gradient(self, bucket: FlatBucket, i: int) -> Any:
-        """Of a strategy that must not send a mean again: set it aside just before autograd adds to it."""
+        """Of a strategy that must not send a mean again: set it aside just before autograd adds to
+        it."""
         updates, landings = self._sync.strategy.on.updates, self._sync.landings
 
         def hook(*_: Any) -> None:
             grad = bucket.params[i].grad
-            if bucket.given[i] is not None and (grad is None or not (landings.applied or bool(grad.any()))):
+            if bucket.given[i] is not None and (
+                grad is None or not (landings.applied or bool(grad.any()))
+            ):
                 landings.warn_dropped(bucket.names[i])
             if grad is None:
                 bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
             elif bucket.holds_landed(i):
                 if updates and bool(grad.any()):
                     raise NotLandedError(
-                        f"backward() again while .grad of {bucket.names[i]!r} holds the update of the last landing, "
-                        f"to which no gradient can be added: with {self._sync.strategy.on!r} call optimizer.step() and "
-                        "zero_grad() after each landing; to accumulate over n backward passes take every(n)"
+                        f"backward() again while .grad of {bucket.names[i]!r} holds the update of "
+                        "the last landing, "
+                        f"to which no gradient can be added: with {self._sync.strategy.on!r} call "
+                        "optimizer.step() and "
+                        "zero_grad() after each landing; to accumulate over n backward passes "
+                        "take every(n)"
                     )
                 bucket.hold(i)
 
@@ -127,7 +139,13 @@ class Hooks:
             with sync.meter.working():
                 sync.stepped()
         elif any(param.grad is not None for bucket in sync.buckets for param in bucket.params):
-            warnings.warn("an optimizer.step() without a backward pass before it does not count as a step of the schedule", stacklevel=3)
+            warnings.warn(
+                (
+                    "an optimizer.step() without a backward pass before it does not count as a "
+                    "step of the schedule"
+                ),
+                stacklevel=3,
+            )
 
     def _of_scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         self.scaling = True
@@ -151,7 +169,8 @@ class Hooks:
             when = sync.strategy.when
             every = "" if when.gap != when.period else f", once every {when.period} backward passes"
             raise NotLandedError(
-                f"optimizer.step() before step {sync.step} of {when!r}: .grad holds this rank's own sum, no mean has landed. "
+                f"optimizer.step() before step {sync.step} of {when!r}: .grad holds this rank's "
+                "own sum, no mean has landed. "
                 f"Call it after the backward pass at which one lands{every}"
             )
 
@@ -161,7 +180,9 @@ class Frozen:
 
     def __init__(self, model: nn.Module) -> None:
         self.named: list[tuple[str, Tensor]] = [
-            (plain_name(name), param) for name, param in model.named_parameters() if not param.requires_grad
+            (plain_name(name), param)
+            for name, param in model.named_parameters()
+            if not param.requires_grad
         ]
 
     def refuse_frozen(self, buckets: Iterable[FlatBucket]) -> None:
@@ -170,7 +191,8 @@ class Frozen:
             for name, param in zip(bucket.names, bucket.params, strict=True):
                 if not param.requires_grad:
                     raise AttachError(
-                        f"{name!r} trained at attach and is frozen now: landings of local steps would go on moving it. "
+                        f"{name!r} trained at attach and is frozen now: landings of local steps "
+                        "would go on moving it. "
                         "Close the syncer and attach again after freezing"
                     )
 
@@ -178,18 +200,24 @@ class Frozen:
         """Raise where one of them trains now."""
         for name, param in self.named:
             if param.requires_grad:
-                raise AttachError(f"{name!r} was frozen at attach and trains now: close the syncer and attach again after unfreezing")
+                raise AttachError(
+                    f"{name!r} was frozen at attach and trains now: close the syncer and attach "
+                    "again after unfreezing"
+                )
 
 
 def _accumulator(param: nn.Parameter) -> Any:
-    """The node that adds to `.grad`; unlike a hook of the tensor, one of it does not run for `torch.autograd.grad`."""
+    """The node that adds to `.grad`; unlike a hook of the tensor, one of it does not run for
+    `torch.autograd.grad`."""
     with torch.enable_grad():
         return param.expand_as(param).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
 
 
 def _refuse_reentrant() -> None:
-    """A reentrant checkpoint runs a backward pass within the backward pass, so that its end comes too early."""
+    """A reentrant checkpoint runs a backward pass within the backward pass, so that its end comes
+    too early."""
     if called_within("backward", "utils/checkpoint.py"):
         raise AttachError(
-            "reentrant activation checkpointing cannot be synchronised during backward; use checkpoint(…, use_reentrant=False)"
+            "reentrant activation checkpointing cannot be synchronised during backward; use "
+            "checkpoint(…, use_reentrant=False)"
         )

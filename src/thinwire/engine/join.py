@@ -1,4 +1,5 @@
-"""`join`: take part in rounds that close with a quorum; what `attach` is where all ranks stay together."""
+"""`join`: take part in rounds that close with a quorum; what `attach` is where all ranks stay
+together."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ from thinwire.when import every
 
 WEIGHTS = 1000.0  # times the first rank's, what a contribution may weigh
 MOST_RANKS = 1_000_000
-HEAD_BYTES, TENSOR_BYTES = 1 << 16, 256  # of a value's JSON: all that is not a tensor's, and each tensor's
+HEAD_BYTES, TENSOR_BYTES = (
+    1 << 16,
+    256,
+)  # of a value's JSON: all that is not a tensor's, and each tensor's
 
 
 def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
@@ -53,37 +57,46 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     timeout: timedelta = timedelta(minutes=5),
     seed: int = 0,
 ) -> QuorumSyncer:
-    """Take part in rounds that close with a quorum; at the start, or later, from the newest anchor. No process group is needed.
+    """Take part in rounds that close with a quorum; at the start, or later, from the newest anchor.
+    No process group is needed.
 
     Args:
         model: as in `attach`. Whoever joins first gives all others its parameters and buffers.
         optimizer: the one that updates it; a rank that comes later begins with a fresh one.
-        strategy: `every(H)`, any codec that speaks once, `gather()`, `deltas(…)` without alpha and eager: DiLoCo, SparseLoCo and the like.
-        store: of `torch.distributed`, such as a `TCPStore`, the same for all. The process that holds it must outlive the run; every
-            contribution goes there and from there to every rank. Whoever reaches it can write there: what no rank can have written does
-            not count, or ends the run with an error.
-        rank: this rank's number, from 0, used by one process at a time. One that is started again may have its old number.
+        strategy: `every(H)`, any codec that speaks once, `gather()`, `deltas(…)` without alpha and
+            eager: DiLoCo, SparseLoCo and the like.
+        store: of `torch.distributed`, such as a `TCPStore`, the same for all. The process that
+            holds it must outlive the run; every contribution goes there and from there to every
+            rank. Whoever reaches it can write there: what no rank can have written does not count,
+            or ends the run with an error.
+        rank: this rank's number, from 0, used by one process at a time. One that is started again
+            may have its old number.
         world: how many ranks there are as a rule; the first round expects ranks 0 to world - 1.
         quorum: how many ranks close a round, 1 to world.
         grace_s: how long a round that has its quorum waits for the others who are expected.
-        weight: this rank's weight in means, at least 0: its tokens in a round, say; `sync.weigh` changes it.
-        max_weight: the greatest weight that counts, from any rank; `None`: the first rank's choice, else 1,000 times its `weight` (at
-            least 1).
-        max_world: every rank's number is below it, so it is above `world` where others may come; `None`: `world`. What claims to be
-            of another rank does not count.
+        weight: this rank's weight in means, at least 0: its tokens in a round, say; `sync.weigh`
+            changes it.
+        max_weight: the greatest weight that counts, from any rank; `None`: the first rank's choice,
+            else 1,000 times its `weight` (at least 1).
+        max_world: every rank's number is below it, so it is above `world` where others may come;
+            `None`: `world`. What claims to be of another rank does not count.
         scaler: as in `attach`.
         bucket_bytes: as in `attach`.
         slice_bytes: as in `attach`.
-        timeout: how long a round waits for its quorum, and whoever comes for an anchor, which a rank puts up at the end of a round: give
-            it more than the longest round takes. Also how long the store has for each answer (at least 2 s).
+        timeout: how long a round waits for its quorum, and whoever comes for an anchor, which a
+            rank puts up at the end of a round: give it more than the longest round takes. Also how
+            long the store has for each answer (at least 2 s).
         seed: of every random draw; the same on every rank.
 
     Raises:
-        AttachError: a strategy that rounds cannot have, options out of range, a model that cannot be attached.
+        AttachError: a strategy that rounds cannot have, options out of range, a model that cannot
+            be attached.
         DisagreementError: the run has another strategy, model or options.
         QuorumError: nobody serves the newest anchor in time; at a step, too few for a quorum came.
-        StrategyError: a parameter that the outer optimiser refuses, or `by_rank` without a codec for this rank.
-        FlightError: the store does not answer; at a step, a delta that is not finite, or a round of which all weigh 0.
+        StrategyError: a parameter that the outer optimiser refuses, or `by_rank` without a codec
+            for this rank.
+        FlightError: the store does not answer; at a step, a delta that is not finite, or a round of
+            which all weigh 0.
 
     Example:
         >>> import torch.distributed as dist
@@ -102,16 +115,37 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     found += _unfit(strategy, world, quorum, grace_s) if isinstance(strategy, Strategy) else []
     found += _unfit_weights(weight, max_weight) + _unfit_numbers(rank, world, max_world)
     if options.slice_bytes == "auto":
-        found.append("slice_bytes='auto': no link is measured between ranks that meet at a store; say how many bytes")
+        found.append(
+            "slice_bytes='auto': no link is measured between ranks that meet at a store; say how "
+            "many bytes"
+        )
     found += living.conflicts(model, strategy, (), world) if not found else []
     if found:
         raise AttachError("cannot join:\n" + "\n".join(found))
-    ranks, most = max_world or world, max_weight if max_weight is not None else WEIGHTS * max(weight, 1.0)
+    ranks, most = (
+        max_world or world,
+        max_weight if max_weight is not None else WEIGHTS * max(weight, 1.0),
+    )
     board = Board(store, timeout.total_seconds(), Bounds(ranks, most, 0, 0))
-    mine = facts(model, strategy, options) | {"world": world, "quorum": quorum, "grace_s": grace_s, "max_world": ranks}
-    theirs = _agreed(board, mine | {"max_weight": most}, ("max_weight",) if max_weight is None else ())
+    mine = facts(model, strategy, options) | {
+        "world": world,
+        "quorum": quorum,
+        "grace_s": grace_s,
+        "max_world": ranks,
+    }
+    theirs = _agreed(
+        board, mine | {"max_weight": most}, ("max_weight",) if max_weight is None else ()
+    )
     driver, meter = _Alone(rank, world, board), Meter(world)
-    built = build(plan(model, bucket_bytes, strategy.when, wide=True), strategy, strategy.how, driver, 1, slice_bytes, seed)
+    built = build(
+        plan(model, bucket_bytes, strategy.when, wide=True),
+        strategy,
+        strategy.how,
+        driver,
+        1,
+        slice_bytes,
+        seed,
+    )
     meter.rows.extend(Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built)
     flights = Flights(strategy, strategy.how, strategy.how, driver, built, meter, seed)
     weights = Weights(driver, meter, strategy.how, built[0].device)
@@ -127,7 +161,8 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
 
 
 def _agreed(board: Board, mine: dict[str, Any], any_of: tuple[str, ...]) -> dict[str, Any]:
-    """Return the facts of the run, which are this rank's where it is the first; of `any_of` it takes whatever the run has.
+    """Return the facts of the run, which are this rank's where it is the first; of `any_of` it
+    takes whatever the run has.
 
     Raises:
         DisagreementError: they are others.
@@ -135,27 +170,41 @@ def _agreed(board: Board, mine: dict[str, Any], any_of: tuple[str, ...]) -> dict
     """
     try:
         theirs = read_json(board.claim("facts", json.dumps(mine)), most=1 << 26)
-        usable = isinstance(theirs, dict) and isinstance(theirs.get("max_weight"), int | float) and 0 < theirs["max_weight"] < math.inf
+        usable = (
+            isinstance(theirs, dict)
+            and isinstance(theirs.get("max_weight"), int | float)
+            and 0 < theirs["max_weight"] < math.inf
+        )
     except PayloadError as error:
-        raise FlightError(f"cannot join: the store holds no facts of a run ({error}): something else writes there") from error
+        raise FlightError(
+            f"cannot join: the store holds no facts of a run ({error}): something else writes there"
+        ) from error
     if not usable:
-        raise FlightError("cannot join: the store holds no facts of a run: something else writes there, or another version of thinwire")
+        raise FlightError(
+            "cannot join: the store holds no facts of a run: something else writes there, or "
+            "another version of thinwire"
+        )
     for name, here in mine.items():
         if theirs.get(name) != here and name not in any_of:
             raise DisagreementError(
-                f"cannot join: {name} differs (the run: {theirs.get(name)!r}; here: {here!r}). Give every rank the same"
+                f"cannot join: {name} differs (the run: {theirs.get(name)!r}; here: {here!r}). "
+                "Give every rank the same"
             )
     facts_of_run: dict[str, Any] = theirs
     return facts_of_run
 
 
-def _most_bytes(strategy: Strategy, buckets: Sequence[FlatBucket], model: nn.Module) -> tuple[int, int]:
+def _most_bytes(
+    strategy: Strategy, buckets: Sequence[FlatBucket], model: nn.Module
+) -> tuple[int, int]:
     """Return the most bytes that a contribution and a snapshot may have."""
     opener = strategy.what.opener
     assert opener is not None, "refused before"
     specs = [part.spec for bucket in buckets for part in bucket.slices]
     leaves = [leaf.value for bucket in buckets for _, leaf in bucket.state.walk()]
-    shared = [param for param in model.parameters() if not param.requires_grad] + [buffer for _, buffer in persistent_buffers(model)]
+    shared = [param for param in model.parameters() if not param.requires_grad] + [
+        buffer for _, buffer in persistent_buffers(model)
+    ]
     held = sum(tensor.numel() * tensor.dtype.itemsize for tensor in leaves + shared)
     heads = [HEAD_BYTES + TENSOR_BYTES * count for count in (len(specs), len(leaves) + len(shared))]
     return heads[0] + sum(opener.max_nbytes(spec) for spec in specs), heads[1] + held
@@ -166,15 +215,31 @@ def _unfit(strategy: Strategy, world: int, quorum: int, grace_s: float) -> list[
     found = []
     on, what = strategy.on, strategy.what
     if not isinstance(strategy.when, every) or strategy.when.phase is not None:
-        found.append(f"{strategy.when!r}: a round is so many local steps; take every(n), without a phase")
+        found.append(
+            f"{strategy.when!r}: a round is so many local steps; take every(n), without a phase"
+        )
     if not isinstance(strategy.how, gather):
         found.append(f"{strategy.how!r}: each contribution goes to whoever is there; take gather()")
     if not isinstance(on, deltas) or on.alpha or on.eager:
-        found.append(f"{on!r}: a round goes from an anchor to the next; take deltas(outer=…), without alpha and eager")
+        found.append(
+            f"{on!r}: a round goes from an anchor to the next; take deltas(outer=…), without "
+            "alpha and eager"
+        )
     if what.opener is None or "replicated" in _kinds(what):
-        found.append(f"{what!r}: it must speak once and keep nothing that all ranks hold equal, as not all hear the same rounds in time")
-    if not isinstance(world, int) or world < 1 or not isinstance(quorum, int) or not 1 <= quorum <= world:
-        found.append(f"quorum={quorum!r} of world={world!r}: a quorum is 1 to world ranks, and a world at least 1")
+        found.append(
+            f"{what!r}: it must speak once and keep nothing that all ranks hold equal, as not all "
+            "hear the same rounds in time"
+        )
+    if (
+        not isinstance(world, int)
+        or world < 1
+        or not isinstance(quorum, int)
+        or not 1 <= quorum <= world
+    ):
+        found.append(
+            f"quorum={quorum!r} of world={world!r}: a quorum is 1 to world ranks, and a world at "
+            "least 1"
+        )
     if not 0 <= grace_s < math.inf:
         found.append(f"grace_s={grace_s!r}: seconds, at least 0")
     return found
@@ -182,13 +247,16 @@ def _unfit(strategy: Strategy, world: int, quorum: int, grace_s: float) -> list[
 
 def _unfit_numbers(rank: int, world: int, max_world: int | None) -> list[str]:
     found = []
-    if max_world is not None and not (isinstance(max_world, int) and isinstance(world, int) and world <= max_world <= MOST_RANKS):
+    if max_world is not None and not (
+        isinstance(max_world, int) and isinstance(world, int) and world <= max_world <= MOST_RANKS
+    ):
         found.append(f"max_world={max_world!r}: from world to {MOST_RANKS}")
     elif not isinstance(rank, int) or rank < 0:
         found.append(f"rank={rank!r}: a number of this process' own, from 0")
     elif isinstance(world, int) and rank >= (max_world or world):
         found.append(
-            f"rank={rank!r}: this run's ranks are below {max_world or world}. Where others than the first {world} may come, give every "
+            f"rank={rank!r}: this run's ranks are below {max_world or world}. Where others than "
+            f"the first {world} may come, give every "
             "rank the same max_world"
         )
     return found
@@ -228,7 +296,9 @@ class _Alone:
         """Nobody listens."""
 
     def start(self, flight: Flight, lane: int, label: str) -> Any:
-        raise FlightError(f"{label}: ranks of a quorum fly nothing that all of them would have to wait for")
+        raise FlightError(
+            f"{label}: ranks of a quorum fly nothing that all of them would have to wait for"
+        )
 
     def close(self) -> None:
         """Tell the others that they need not wait for this rank."""

@@ -1,4 +1,5 @@
-"""What happens where a launch lands: ranks' word on it is waited for, its sums are judged, and its means written."""
+"""What happens where a launch lands: ranks' word on it is waited for, its sums are judged, and its
+means written."""
 
 from __future__ import annotations
 
@@ -38,18 +39,23 @@ class Landings:
         scaler = self._scaler
         return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
 
-    def launched(self, buckets: Sequence[FlatBucket], step: int, absent: Sequence[frozenset[int]] | None) -> None:
+    def launched(
+        self, buckets: Sequence[FlatBucket], step: int, absent: Sequence[frozenset[int]] | None
+    ) -> None:
         """Start the status of a launch on its way: it travels while the buckets do.
 
         Args:
-            absent: by bucket, the parameters without a gradient here; `None` on local steps, of which only what is not finite is told.
+            absent: by bucket, the parameters without a gradient here; `None` on local steps, of
+                which only what is not finite is told.
         """
         if absent is None and not (self.guard.active and self._strategy.how.consensus):
             return
         airs = [bucket.air[-1] for bucket in buckets]
         first_bad = [air.first_bad for air in airs]
         flights = self._flights
-        status = Status(flights.driver, flights.meter, buckets, step, first_bad, absent, bitmap=self.incomplete)
+        status = Status(
+            flights.driver, flights.meter, buckets, step, first_bad, absent, bitmap=self.incomplete
+        )
         for air in airs:
             air.status = status
 
@@ -57,7 +63,8 @@ class Landings:
         """Wait for the oldest launch of each bucket and write its mean where it belongs.
 
         Raises:
-            NonFiniteError: on local steps, where some rank's parameters are not finite; nothing is written then.
+            NonFiniteError: on local steps, where some rank's parameters are not finite; nothing is
+                written then.
         """
         landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
         if not landing:
@@ -65,14 +72,20 @@ class Landings:
         if write:
             self.written.update(bucket.index for bucket, _ in landing)
         status = self._status_of(landing)
-        failed = bool(status.bad) if status is not None else any(int(air.first_bad) >= 0 for _, air in landing)
+        failed = (
+            bool(status.bad)
+            if status is not None
+            else any(int(air.first_bad) >= 0 for _, air in landing)
+        )
         finite = self._flights.settle(landing, self._looks_at_sums or status is None, failed)
         if not write:
             return
         if self.guard.active and (failed or not finite):
             self.guard.failed(landing, status)
         for bucket, air in landing:
-            bucket.silent = air.silent if status is None else status.silent.get(bucket.index, frozenset())
+            bucket.silent = (
+                air.silent if status is None else status.silent.get(bucket.index, frozenset())
+            )
             self._flights.take_back_silent(bucket, air)
             if self._on_gradients and self._flights.stateful:
                 air.x.mul_(self.loss_scale)
@@ -80,18 +93,22 @@ class Landings:
         self.applied = False
 
     def warn_dropped(self, name: str) -> None:
-        """Warn, once, where the loop has dropped a mean under a delay: it was another pass's than the one that the loop means."""
+        """Warn, once, where the loop has dropped a mean under a delay: it was another pass's than
+        the one that the loop means."""
         if self._strategy.when.delay and not self.applied and not self._warned:
             self._warned = True
             warnings.warn(
-                f"the mean that had landed for {name!r} was zeroed without an optimizer.step(). With {self._strategy.when!r} it was of an "
-                "earlier backward pass, so that one's gradient is lost, and this one's lands later. Freeze what a pass is not to train "
+                f"the mean that had landed for {name!r} was zeroed without an optimizer.step(). "
+                f"With {self._strategy.when!r} it was of an "
+                "earlier backward pass, so that one's gradient is lost, and this one's lands "
+                "later. Freeze what a pass is not to train "
                 "(requires_grad_(False)), or take a schedule without a delay",
                 stacklevel=3,
             )
 
     def _status_of(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> Status | None:
-        """Wait for the status of a launch; `None` where a checkpoint brought it, or ranks do not all meet."""
+        """Wait for the status of a launch; `None` where a checkpoint brought it, or ranks do not
+        all meet."""
         status = landing[0][1].status
         if status is not None:
             status.wait()
@@ -103,12 +120,20 @@ class Landings:
 
     @property
     def _looks_at_sums(self) -> bool:
-        """Whether sums may be not finite though every rank's values are: a codec's range, a plain sum, or parameters."""
-        return self.guard.active and (not self._on_gradients or self._strategy.what.lossy or not self._strategy.on.mean)
+        """Whether sums may be not finite though every rank's values are: a codec's range, a plain
+        sum, or parameters."""
+        return self.guard.active and (
+            not self._on_gradients or self._strategy.what.lossy or not self._strategy.on.mean
+        )
 
     def _write(self, bucket: FlatBucket, total: Tensor) -> None:
-        """Write a mean; what the target keeps of parameters whose gradient no rank had stays as it was."""
-        before = [(leaf, leaf.value) for _, leaf in bucket.state.walk() if leaf.spec is not None] if bucket.silent else []
+        """Write a mean; what the target keeps of parameters whose gradient no rank had stays as it
+        was."""
+        before = (
+            [(leaf, leaf.value) for _, leaf in bucket.state.walk() if leaf.spec is not None]
+            if bucket.silent
+            else []
+        )
         self._strategy.on.write(bucket, total, bucket.state)
         names = frozenset(bucket.names[i] for i in bucket.silent)
         for leaf, value in before:

@@ -27,7 +27,8 @@ def living() -> list[Watch]:
 
 
 def add(watch: Watch) -> None:
-    """Count a syncer as at work; the first one has every optimiser of this process looked at as it steps."""
+    """Count a syncer as at work; the first one has every optimiser of this process looked at as it
+    steps."""
     with _lock:
         _watches.add(watch)
         if not _handles:
@@ -50,10 +51,15 @@ def holders(param: nn.Parameter) -> list[Watch]:
 def conflicts(model: nn.Module, strategy: Strategy, among: Ranks, world: int) -> list[str]:
     """Say why another syncer that is at work rules this one out.
 
-    Two levels are two syncers on one model: gradients among some ranks, deltas or parameters among others.
+    Two levels are two syncers on one model: gradients among some ranks, deltas or parameters among
+    others.
     """
     for watch in living():
-        names = [name for name, param in model.named_parameters() if param.requires_grad and id(param) in watch.trained]
+        names = [
+            name
+            for name, param in model.named_parameters()
+            if param.requires_grad and id(param) in watch.trained
+        ]
         other = watch.sync
         same_ranks = (other.driver.among, other.driver.world) == (among, world)
         same_clock = other.strategy.on.clock == strategy.on.clock
@@ -61,8 +67,10 @@ def conflicts(model: nn.Module, strategy: Strategy, among: Ranks, world: int) ->
         if not names or not (twice or (same_ranks and world > 1)):
             continue
         return [
-            f"{names[0]!r} is synchronised already, by a syncer that has not been closed ({other.strategy!r}, at step {other.step}): both "
-            "would send it and step it. Close that one first, with sync.close() or `with thinwire.attach(…)`. Two levels of periods are "
+            f"{names[0]!r} is synchronised already, by a syncer that has not been closed "
+            f"({other.strategy!r}, at step {other.step}): both "
+            "would send it and step it. Close that one first, with sync.close() or `with "
+            "thinwire.attach(…)`. Two levels of periods are "
             "gradients() in one group of ranks, and deltas(…) or parameters() in another"
         ]
     return []

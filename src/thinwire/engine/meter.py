@@ -17,9 +17,10 @@ SAMPLED = 8
 class Row:
     """One bucket's account.
 
-    flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: processor time of codecs and routes;
-    wire_s: in hops; exposed_s: the caller waited; carry_s: processor time of the lane in hops. route: what `auto` has chosen; empty
-    where there was no choice.
+    flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: processor time
+    of codecs and routes;
+    wire_s: in hops; exposed_s: the caller waited; carry_s: processor time of the lane in hops.
+    route: what `auto` has chosen; empty where there was no choice.
     """
 
     name: str
@@ -59,7 +60,8 @@ CAUSES = {
     "without gradients": "status of launches",
     "not finite": "status of launches",
 }
-"""What is sent outside the schedule, by words of the label under which it goes; the first that fits."""
+"""What is sent outside the schedule, by words of the label under which it goes; the first that
+fits."""
 
 
 def cause(label: str) -> str:
@@ -84,13 +86,15 @@ class Meter:
     skipped: int = 0
     checks: str = ""
     beside_s: float = 0.0
-    """Processor time of the loop's own thread in the engine: buckets filled, read and written, copies, finite checks."""
+    """Processor time of the loop's own thread in the engine: buckets filled, read and written,
+    copies, finite checks."""
     transport_s: Callable[[], float] = float
     """Tells the processor time of the transport's own threads."""
     transport_before_s: float = 0.0
     """Of that, what was spent before the first step, or came from a checkpoint (below 0)."""
     timed: bool = False
-    """Whether the gradients of this launch are timed one by one: of the first, the second and every eighth after that."""
+    """Whether the gradients of this launch are timed one by one: of the first, the second and every
+    eighth after that."""
     _within: bool = False
     _launches: int = 0
     _first_s: float = 0.0
@@ -98,7 +102,8 @@ class Meter:
     _some: int = 0
 
     def launched(self) -> None:
-        """Count a backward pass that launches. Timing each gradient of each would cost more than it tells."""
+        """Count a backward pass that launches. Timing each gradient of each would cost more than it
+        tells."""
         self._launches += 1
         self.timed = self._launches == 1 or self._launches % SAMPLED == 2
         self._some += self.timed and self._launches > 1
@@ -112,7 +117,8 @@ class Meter:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Count the processor time of this thread within the block, once where blocks lie in one another."""
+        """Count the processor time of this thread within the block, once where blocks lie in one
+        another."""
         if self._within:
             yield
             return
@@ -133,11 +139,27 @@ class Meter:
         self.around[cause(label)] = self.around.get(cause(label), 0.0) + nbytes
 
     def report(self) -> Report:
-        takes_s = self._first_s + (self._some_s * (self._launches - 1) / self._some if self._some else 0.0)
-        beside_s, transport_s = self.beside_s + takes_s, self.transport_s() - self.transport_before_s
+        takes_s = self._first_s + (
+            self._some_s * (self._launches - 1) / self._some if self._some else 0.0
+        )
+        beside_s, transport_s = (
+            self.beside_s + takes_s,
+            self.transport_s() - self.transport_before_s,
+        )
         rows = tuple(Row(**vars(row)) for row in self.rows)
         around = dict(self.around)
-        return Report(self.world, self.steps, rows, self.setup_bytes, self.pieces, around, self.skipped, beside_s, transport_s, self.checks)
+        return Report(
+            self.world,
+            self.steps,
+            rows,
+            self.setup_bytes,
+            self.pieces,
+            around,
+            self.skipped,
+            beside_s,
+            transport_s,
+            self.checks,
+        )
 
 
 @dataclass(frozen=True)
@@ -157,13 +179,16 @@ class Report:
     pieces: str = ""
     """Lanes and slices with their reckoning, where attach has chosen them."""
     around: Mapping[str, float] = field(default_factory=dict)
-    """Of `setup_bytes`, what each cause has sent: the link probe, the first weights, validation, checks, …"""
+    """Of `setup_bytes`, what each cause has sent: the link probe, the first weights, validation,
+    checks, …"""
     skipped: int = 0
     """Optimiser steps that were left out on all ranks, since gradients were not finite."""
     beside_s: float = 0.0
-    """Processor time beside encode: buckets, reads and writes of the target, copies, finite checks."""
+    """Processor time beside encode: buckets, reads and writes of the target, copies, finite
+    checks."""
     transport_s: float = 0.0
-    """Processor time of the transport's own threads since attach; 0 where the system does not tell."""
+    """Processor time of the transport's own threads since attach; 0 where the system does not
+    tell."""
     checks: str = ""
     """How often ranks compare their weights, and what that costs."""
 
@@ -185,29 +210,44 @@ class Report:
     @property
     def cpu_s(self) -> float:
         """Processor time of all of it, by threads: encode, beside encode, and the wire."""
-        return sum(row.encode_s + row.carry_s for row in self.rows) + self.beside_s + self.transport_s
+        return (
+            sum(row.encode_s + row.carry_s for row in self.rows) + self.beside_s + self.transport_s
+        )
 
     @property
     def exposed_s(self) -> float:
         return sum(row.exposed_s for row in self.rows)
 
     def __str__(self) -> str:
-        lines = [f"{'bucket':<12}{'values':>12}{'flights':>9}{'sent MB':>11}{'encode s':>10}{'wire s':>9}{'exposed s':>11}"]
+        lines = [
+            f"{'bucket':<12}{'values':>12}{'flights':>9}{'sent MB':>11}{'encode s':>10}{'wire s':>9}{'exposed s':>11}"
+        ]
         for row in self.rows:
             seconds = f"{row.encode_s:>10.3f}{row.wire_s:>9.3f}{row.exposed_s:>11.3f}"
             route = f"  {row.route}" if row.route else ""
-            lines.append(f"{row.name:<12}{row.numel:>12,}{row.flights:>9,}{row.sent_bytes / 1e6:>11.3f}{seconds}{route}")
+            lines.append(
+                f"{row.name:<12}{row.numel:>12,}{row.flights:>9,}{row.sent_bytes / 1e6:>11.3f}{seconds}{route}"
+            )
         dense = f"dense fp32 at each of {self.steps} steps: {self.dense_bytes / 1e6:.3f} MB"
         lines.append(
-            f"sent {self.sent_bytes / 1e6:.3f} MB ({self.ratio:.1f}x fewer than {dense}) and {self.setup_bytes / 1e6:.3f} MB around it"
+            f"sent {self.sent_bytes / 1e6:.3f} MB ({self.ratio:.1f}x fewer than {dense}) and "
+            f"{self.setup_bytes / 1e6:.3f} MB around it"
         )
         if self.setup_bytes:
             parts = sorted(self.around.items(), key=lambda part: -part[1])
-            lines.append("around it: " + ", ".join(f"{name} {nbytes / 1e6:.3f} MB" for name, nbytes in parts))
+            lines.append(
+                "around it: " + ", ".join(f"{name} {nbytes / 1e6:.3f} MB" for name, nbytes in parts)
+            )
         if self.skipped:
-            lines.append(f"{self.skipped} optimiser steps were left out: gradients that were not finite")
-        encode, wire = sum(row.encode_s for row in self.rows), sum(row.carry_s for row in self.rows) + self.transport_s
+            lines.append(
+                f"{self.skipped} optimiser steps were left out: gradients that were not finite"
+            )
+        encode, wire = (
+            sum(row.encode_s for row in self.rows),
+            sum(row.carry_s for row in self.rows) + self.transport_s,
+        )
         lines.append(
-            f"processor time: encode {encode:.3f} s; beside encode: buckets, residuals, copies {self.beside_s:.3f} s; wire {wire:.3f} s"
+            f"processor time: encode {encode:.3f} s; beside encode: buckets, residuals, copies "
+            f"{self.beside_s:.3f} s; wire {wire:.3f} s"
         )
         return "\n".join([*lines, *filter(None, (self.pieces, self.checks))])

@@ -1,7 +1,9 @@
-"""What becomes of a launch with values that are not finite: the step is refused, left out, or taken, on all ranks alike.
+"""What becomes of a launch with values that are not finite: the step is refused, left out, or
+taken, on all ranks alike.
 
-On gradients such a launch lands as NaN on every rank, so that whatever looks at `.grad` sees it. It is judged where the optimiser steps:
-a step that a `GradScaler` skips, or gradients that the loop has mended, are no trouble.
+On gradients such a launch lands as NaN on every rank, so that whatever looks at `.grad` sees it. It
+is judged where the optimiser steps: a step that a `GradScaler` skips, or gradients that the loop
+has mended, are no trouble.
 """
 
 from __future__ import annotations
@@ -46,37 +48,58 @@ class Guard:
         return self.policy != "pass"
 
     def begin(self) -> None:
-        """A backward pass begins: what has been judged is done with; what has not may still be in `.grad`."""
+        """A backward pass begins: what has been judged is done with; what has not may still be in
+        `.grad`."""
         if self._judged:
             self._message, self._judged = "", False
 
     def failed(self, landing: Sequence[tuple[FlatBucket, Airborne]], status: Status | None) -> None:
-        """Take note of a launch with values that are not finite, before its totals are written; every rank calls it.
+        """Take note of a launch with values that are not finite, before its totals are written;
+        every rank calls it.
 
         Raises:
-            NonFiniteError: the landing itself would apply them: on local steps, or within a closure of the optimiser.
+            NonFiniteError: the landing itself would apply them: on local steps, or within a closure
+                of the optimiser.
         """
         self._step = landing[0][1].step
         which = "gradients" if self._on_gradients else "parameters"
         if status is not None and status.bad:
             where = status.offender
         else:
-            here = [bucket.name_at(int(air.first_bad)) for bucket, air in landing if int(air.first_bad) >= 0]
-            where = f"this rank: {here[0]!r}" if here else f"not this rank's own, but the mean of bucket {landing[0][0].index}"
-        self._message, self._judged = f"step {self._step}: {which} that are not finite ({where}). ", False
+            here = [
+                bucket.name_at(int(air.first_bad))
+                for bucket, air in landing
+                if int(air.first_bad) >= 0
+            ]
+            where = (
+                f"this rank: {here[0]!r}"
+                if here
+                else f"not this rank's own, but the mean of bucket {landing[0][0].index}"
+            )
+        self._message, self._judged = (
+            f"step {self._step}: {which} that are not finite ({where}). ",
+            False,
+        )
         if not self._on_gradients:
             raise NonFiniteError(
-                f"{self._message}Nothing was written at this landing. Go on from the last checkpoint, with a lower rate or clipping, and "
+                f"{self._message}Nothing was written at this landing. Go on from the last "
+                "checkpoint, with a lower rate or clipping, and "
                 "look at that rank's batches"
             )
-        some = status is not None and len(landing) < status.whole  # the others are stepped by themselves, and may come first
+        some = (
+            status is not None and len(landing) < status.whole
+        )  # the others are stepped by themselves, and may come first
         for bucket, air in landing:
             hidden = status is None or some or bucket.index in status.bad
-            if hidden and bool(fast.all_finite(air.x)):  # a codec that sends some values only may have sent none of the bad ones
+            if hidden and bool(
+                fast.all_finite(air.x)
+            ):  # a codec that sends some values only may have sent none of the bad ones
                 air.x.fill_(torch.nan)
         if called_within("wrapper", "torch/optim/optimizer.py"):  # a closure is running
             message, self._message = self._message, ""
-            raise NonFiniteError(f"{message}They came from the closure of optimizer.step(), which would apply them")
+            raise NonFiniteError(
+                f"{message}They came from the closure of optimizer.step(), which would apply them"
+            )
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Judge the last landing where an optimiser is about to apply it.
@@ -88,15 +111,24 @@ class Guard:
             return
         self._judged = True
         found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):  # a fused optimiser leaves the step out by itself
+        if found_inf is not None and bool(
+            found_inf
+        ):  # a fused optimiser leaves the step out by itself
             return
-        params = [param for group in optimizer.param_groups for param in group["params"] if param.grad is not None]
+        params = [
+            param
+            for group in optimizer.param_groups
+            for param in group["params"]
+            if param.grad is not None
+        ]
         if all(bool(fast.all_finite(param.grad)) for param in params):
             return
         if self.policy == "raise":
             raise NonFiniteError(
-                f"{self._message}optimizer.step() would have put them into every rank's weights; it did not. Clip, lower the rate, or "
-                "look at that rank's batch; attach(nonfinite='skip') leaves such steps out, nonfinite='pass' takes them"
+                f"{self._message}optimizer.step() would have put them into every rank's weights; "
+                "it did not. Clip, lower the rate, or "
+                "look at that rank's batch; attach(nonfinite='skip') leaves such steps out, "
+                "nonfinite='pass' takes them"
             )
         for param in params:
             param.grad = None
@@ -104,4 +136,10 @@ class Guard:
         self._skipped = self._step
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{self._message}The step was left out on all ranks; sync.report() counts such steps", stacklevel=4)
+            warnings.warn(
+                (
+                    f"{self._message}The step was left out on all ranks; sync.report() counts "
+                    "such steps"
+                ),
+                stacklevel=4,
+            )

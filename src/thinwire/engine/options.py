@@ -36,14 +36,24 @@ class Options:
     check_every: int | Auto | None = None
 
 
-def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options) -> list[str]:
+def problems(
+    model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options
+) -> list[str]:
     """What this rank cannot attach, as sentences."""
     if not isinstance(strategy, Strategy):
-        return [f"strategy={strategy!r} is no Strategy; take one from thinwire.recipes, such as recipes.powersgd()"]
+        return [
+            (
+                f"strategy={strategy!r} is no Strategy; take one from thinwire.recipes, such as "
+                "recipes.powersgd()"
+            )
+        ]
     found = []
     trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     if not trained:
-        found.append("the model has nothing to train: no parameter requires a gradient. Unfreeze some before attach")
+        found.append(
+            "the model has nothing to train: no parameter requires a gradient. Unfreeze some "
+            "before attach"
+        )
     if found_inside := wrappers.inside(model):
         return found + found_inside
     if unfit := misfit(model, optimizer, options.scaler):
@@ -51,7 +61,10 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
     optimizer = wrappers.unwrapped(optimizer)
     for name, param in trained:
         if not param.is_floating_point():
-            found.append(f"{name!r} is of {param.dtype}: only real floating-point parameters have a place in a bucket")
+            found.append(
+                f"{name!r} is of {param.dtype}: only real floating-point parameters have a place "
+                "in a bucket"
+            )
     devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
     if len(devices) > 1:
         found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
@@ -60,10 +73,15 @@ def problems(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options
     found += _of_checks(strategy, options)
     if options.nonfinite == "skip" and strategy.on.clock != "backward":
         found.append(
-            f"nonfinite='skip' with {strategy.on!r}: by a landing the local steps have applied the values. Take 'raise' and go on from a "
+            f"nonfinite='skip' with {strategy.on!r}: by a landing the local steps have applied "
+            "the values. Take 'raise' and go on from a "
             "checkpoint, or let a GradScaler or the loop skip local steps"
         )
-    found += _out_of_range(options) + _of_scaler(strategy, options) + _of_overlap(model, optimizer, strategy, options)
+    found += (
+        _out_of_range(options)
+        + _of_scaler(strategy, options)
+        + _of_overlap(model, optimizer, strategy, options)
+    )
     if trained and not found:
         try:
             plan(model, options.bucket_bytes, strategy.when, wide=False)
@@ -99,8 +117,13 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
         "nonfinite": options.nonfinite,
         "check_every": options.check_every,
         "scaler given": options.scaler is not None,
-        "model parameters": [[plain_name(name), list(p.shape), str(p.dtype), p.requires_grad] for name, p in model.named_parameters()],
-        "model buffers": [[plain_name(name), list(b.shape), str(b.dtype)] for name, b in model.named_buffers()],
+        "model parameters": [
+            [plain_name(name), list(p.shape), str(p.dtype), p.requires_grad]
+            for name, p in model.named_parameters()
+        ],
+        "model buffers": [
+            [plain_name(name), list(b.shape), str(b.dtype)] for name, b in model.named_buffers()
+        ],
     }
 
 
@@ -114,7 +137,9 @@ def _out_of_range(options: Options) -> list[str]:
     )
     for name, value, also in numbers:
         if not (isinstance(value, int) and value >= 1) and value not in also:
-            found.append(f"{name}={value!r}: at least 1" + "".join(f", or {word!r}" for word in also))
+            found.append(
+                f"{name}={value!r}: at least 1" + "".join(f", or {word!r}" for word in also)
+            )
     for name, word, words in (
         ("buffers", options.buffers, ("broadcast", "local")),
         ("overlap", options.overlap, ("backward", "forward", "priority")),
@@ -130,28 +155,38 @@ def _of_checks(strategy: Strategy, options: Options) -> list[str]:
     if not isinstance(options.check_every, int) or strategy.compares:
         return []
     return [
-        f"check_every={options.check_every}: with {strategy.what!r} over {strategy.how!r} on {strategy.on!r} ranks never hold equal "
+        f"check_every={options.check_every}: with {strategy.what!r} over {strategy.how!r} on "
+        f"{strategy.on!r} ranks never hold equal "
         "parameters. Take check_every=None"
     ]
 
 
 def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
-    """What would make an update of what is one already: every optimiser but a plain SGD, as none says of itself that it averages."""
-    plain = isinstance(optimizer, torch.optim.SGD) and not any(group["momentum"] for group in optimizer.param_groups)
+    """What would make an update of what is one already: every optimiser but a plain SGD, as none
+    says of itself that it averages."""
+    plain = isinstance(optimizer, torch.optim.SGD) and not any(
+        group["momentum"] for group in optimizer.param_groups
+    )
     if plain or not strategy.on.updates:
         return []
     return [
-        f"{strategy.on!r} puts a whole update into .grad, and {type(optimizer).__name__} would average it once more: "
+        f"{strategy.on!r} puts a whole update into .grad, and {type(optimizer).__name__} would "
+        "average it once more: "
         "use torch.optim.SGD(params, lr, weight_decay=…) without momentum"
     ]
 
 
 def _of_buffers(model: nn.Module, strategy: Strategy, options: Options) -> list[str]:
     """What would make every rank wait for rank 0 at each landing, though no route does."""
-    if options.buffers != "broadcast" or strategy.how.consensus or not (kept := persistent_buffers(model)):
+    if (
+        options.buffers != "broadcast"
+        or strategy.how.consensus
+        or not (kept := persistent_buffers(model))
+    ):
         return []
     return [
-        f"{strategy.how!r} waits for one or two ranks, but buffers='broadcast' has all wait for rank 0's ({kept[0][0]!r}, …) at each "
+        f"{strategy.how!r} waits for one or two ranks, but buffers='broadcast' has all wait for "
+        f"rank 0's ({kept[0][0]!r}, …) at each "
         "landing: take buffers='local'"
     ]
 
@@ -162,36 +197,65 @@ def _of_scaler(strategy: Strategy, options: Options) -> list[str]:
         return []
     found = []
     if strategy.when.delay:
-        found.append(f"a GradScaler with {strategy.when!r}: a mean would land in another step's scale, and none in the first. Use bf16")
+        found.append(
+            f"a GradScaler with {strategy.when!r}: a mean would land in another step's scale, and "
+            "none in the first. Use bf16"
+        )
     if not strategy.on.linear:
         found.append(
-            f"a GradScaler with {strategy.on!r}: what lands in .grad is not in units of the loss and must not be unscaled. Use bf16"
+            f"a GradScaler with {strategy.on!r}: what lands in .grad is not in units of the loss "
+            "and must not be unscaled. Use bf16"
         )
     if options.overlap != "backward":
-        found.append(f"a GradScaler with overlap={options.overlap!r}: it looks at all gradients before the step. Use bf16")
+        found.append(
+            f"a GradScaler with overlap={options.overlap!r}: it looks at all gradients before the "
+            "step. Use bf16"
+        )
     return found
 
 
-def _of_overlap(model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options) -> list[str]:
+def _of_overlap(
+    model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options
+) -> list[str]:
     """Why landing in the forward pass cannot be, here; or why another syncer's is in the way."""
     if getattr(optimizer.step, "thinwire_deferred", False):
         return [
-            "another syncer steps this optimiser's parameters in the forward pass, a few at a time: attach that with overlap='backward'"
+            (
+                "another syncer steps this optimiser's parameters in the forward pass, a few at a "
+                "time: attach that with overlap='backward'"
+            )
         ]
     if options.overlap == "backward":
         return []
     found = []
     if strategy.on.clock != "backward":
-        found.append(f"{strategy.on!r} does not land in each step: hide what it sends behind delayed(tau, …)")
+        found.append(
+            f"{strategy.on!r} does not land in each step: hide what it sends behind delayed(tau, …)"
+        )
     elif strategy.when.delay:
         found.append(f"with {strategy.when!r} means are hidden already: take one of the two")
     if isinstance(optimizer, torch.optim.LBFGS):
         found.append("LBFGS looks at all gradients at once: take overlap='backward'")
     if hasattr(model, "_orig_mod"):
-        found.append("a compiled model runs no hooks of its modules: attach the module itself, or take overlap='backward'")
-    if any(getattr(hook, "__module__", "").startswith("thinwire") for hook in optimizer._optimizer_step_post_hooks.values()):
-        found.append("another syncer counts this optimiser's steps, and would count each part of one: take overlap='backward'")
-    hooks = (*optimizer._optimizer_step_pre_hooks.values(), *optimizer._optimizer_step_post_hooks.values())
+        found.append(
+            "a compiled model runs no hooks of its modules: attach the module itself, or take "
+            "overlap='backward'"
+        )
+    if any(
+        getattr(hook, "__module__", "").startswith("thinwire")
+        for hook in optimizer._optimizer_step_post_hooks.values()
+    ):
+        found.append(
+            "another syncer counts this optimiser's steps, and would count each part of one: take "
+            "overlap='backward'"
+        )
+    hooks = (
+        *optimizer._optimizer_step_pre_hooks.values(),
+        *optimizer._optimizer_step_post_hooks.values(),
+    )
     if any(not (getattr(hook, "__module__", None) or "").startswith("thinwire") for hook in hooks):
-        found.append("the optimiser has step hooks of its own, which would run for each bucket by itself: take overlap='backward'")
+        found.append(
+            "the optimiser has step hooks of its own, which would run for each bucket by itself: "
+            "take overlap='backward'"
+        )
     return [f"overlap={options.overlap!r}: {why}" for why in found]

@@ -1,6 +1,8 @@
-"""The pace of each rank under `by_speed`: how many steps of a period it takes, and what it therefore weighs.
+"""The pace of each rank under `by_speed`: how many steps of a period it takes, and what it
+therefore weighs.
 
-Every rank keeps the counts of all, and changes them at the same step of the common clock, so nobody can disagree on a weight.
+Every rank keeps the counts of all, and changes them at the same step of the common clock, so nobody
+can disagree on a weight.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ now = time.perf_counter
 class Pace:
     """How fast ranks go, as all of them agree."""
 
-    def __init__(self, when: by_speed, driver: Driver, meter: Meter, buckets: int, device: torch.device) -> None:
+    def __init__(
+        self, when: by_speed, driver: Driver, meter: Meter, buckets: int, device: torch.device
+    ) -> None:
         self._when, self._driver, self._meter, self._device = when, driver, meter, device
         self.steps = [when.period] * driver.world
         """Steps that each rank takes of a period."""
@@ -48,14 +52,17 @@ class Pace:
         """
         if rested and self.works(step):
             raise NotLandedError(
-                f"step {step} was skipped by a rank that takes it: `by_speed` weighs ranks by the steps that they are to take, so each "
-                "takes them. Skip where `sync.rests()` only; a rank without data leaves, or the group trains without by_speed"
+                f"step {step} was skipped by a rank that takes it: `by_speed` weighs ranks by the "
+                "steps that they are to take, so each "
+                "takes them. Skip where `sync.rests()` only; a rank without data leaves, or the "
+                "group trains without by_speed"
             )
         if not rested:
             if not self.works(step):
                 share = f"{self.steps[self._driver.rank]} of {self._when.period}"
                 raise NotLandedError(
-                    f"step {step} was taken by a rank that rests at it: at its speed it takes {share} steps. Begin the loop with "
+                    f"step {step} was taken by a rank that rests at it: at its speed it takes "
+                    f"{share} steps. Begin the loop with "
                     "`if sync.rests(): sync.skip_step(); continue`"
                 )
             if self._left is not None:
@@ -65,16 +72,21 @@ class Pace:
                 taken[:] = [count + 1 for count in taken]
 
     def share(self, bucket: int, shares: Sequence[float]) -> float:
-        """This rank's share of the mean of a bucket that launches: by its steps since the last launch, times its weight a step."""
+        """This rank's share of the mean of a bucket that launches: by its steps since the last
+        launch, times its weight a step."""
         weights = [share * taken[bucket] for share, taken in zip(shares, self.taken, strict=True)]
         for taken in self.taken:
             taken[bucket] = 0
         if not sum(weights):
-            raise AttachError(f"no rank of weight above 0 has taken a step since the last launch of bucket {bucket}; by rank: {weights}")
+            raise AttachError(
+                "no rank of weight above 0 has taken a step since the last launch of bucket "
+                f"{bucket}; by rank: {weights}"
+            )
         return weights[self._driver.rank] / sum(weights)
 
     def tell(self) -> None:
-        """Tell the others this rank's seconds a step (0 where it knows none), and hear theirs, as a flight of its own."""
+        """Tell the others this rank's seconds a step (0 where it knows none), and hear theirs, as a
+        flight of its own."""
         told = struct.pack("<d", statistics.median(self._seconds) if self._seconds else 0.0)
         self._seconds.clear()
         self._telling = Sharing(self._driver, self._meter, told, "speeds of ranks", self._device)
@@ -86,7 +98,8 @@ class Pace:
             self._telling = None
 
     def take_up(self) -> None:
-        """Let the speeds that were told hold from the next step on; a rank that told none keeps its pace."""
+        """Let the speeds that were told hold from the next step on; a rank that told none keeps its
+        pace."""
         self.hear()
         if self._heard is None:
             return
@@ -102,14 +115,28 @@ class Pace:
 
     def state(self) -> dict[str, Any]:
         self.hear()
-        return {"period": self._when.period, "steps": self.steps, "taken": self.taken, "heard": self._heard}
+        return {
+            "period": self._when.period,
+            "steps": self.steps,
+            "taken": self.taken,
+            "heard": self._heard,
+        }
 
     def resume(self, state: dict[str, Any] | None) -> None:
-        """Go on at the pace of a checkpoint; of another world or layout, begin again at an even one."""
+        """Go on at the pace of a checkpoint; of another world or layout, begin again at an even
+        one."""
         self._seconds.clear()
         self._left = self._telling = None
-        if state is not None and state["period"] == self._when.period and len(state["taken"][0]) == len(self.taken[0]):
-            self.steps, self.taken, self._heard = list(state["steps"]), [list(taken) for taken in state["taken"]], state["heard"]
+        if (
+            state is not None
+            and state["period"] == self._when.period
+            and len(state["taken"][0]) == len(self.taken[0])
+        ):
+            self.steps, self.taken, self._heard = (
+                list(state["steps"]),
+                [list(taken) for taken in state["taken"]],
+                state["heard"],
+            )
         else:
             self.steps, self._heard = [self._when.period] * self._driver.world, None
             self.taken = [[0] * len(taken) for taken in self.taken]

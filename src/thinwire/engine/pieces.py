@@ -1,14 +1,17 @@
-"""On how many lanes and in slices of which size a model's flights go best over a link: `attach(lanes="auto", slice_bytes="auto")`.
+"""On how many lanes and in slices of which size a model's flights go best over a link:
+`attach(lanes="auto", slice_bytes="auto")`.
 
-Of flight i, its route's formula tells w_i, for which it keeps the wire busy, and λ_i, which its messages wait; its codec computes for c_i:
+Of flight i, its route's formula tells w_i, for which it keeps the wire busy, and λ_i, which its
+messages wait; its codec computes for c_i:
     T = max(Σ w_i + λ_last + c_last,  max over lanes of Σ (s w_i + λ_i + c_i))
-so either the wire is never idle before the last flight, or a lane carries one flight after another. On a short link one lane can fill the
-wire, s = 1. On a long one, where more is on its way than a connection surely keeps there, each lane has its part of it: s is their number.
-Steps:
+so either the wire is never idle before the last flight, or a lane carries one flight after another.
+On a short link one lane can fill the wire, s = 1. On a long one, where more is on its way than a
+connection surely keeps there, each lane has its part of it: s is their number. Steps:
     1. all ranks measure the link, and what the codec takes a value; both are the slowest rank's
     2. reckon T for each number of lanes and each size of slices
-    3. of those within 10 % of the least take, on a short link, where flights side by side may meet at one receiver, the fewest flights,
-       then the fewest lanes; on a long one, where a lost packet slows one connection of many, the most lanes, then the fewest flights
+    3. of those within 10 % of the least take, on a short link, where flights side by side may meet
+       at one receiver, the fewest flights, then the fewest lanes; on a long one, where a lost
+       packet slows one connection of many, the most lanes, then the fewest flights
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ def chosen(
 ) -> Pieces:
     """The best of these numbers of lanes and sizes of slices.
 
-    ticks: the buckets of each fragment of the model, which fly together. codec_s: of a value, from encoding to what all have said.
+    ticks: the buckets of each fragment of the model, which fly together. codec_s: of a value, from
+    encoding to what all have said.
 
     Raises:
         AttachError: the route has no formula of its seconds.
@@ -75,27 +79,50 @@ def chosen(
     found = []
     for size in sizes:
         cut = [[span for spec in specs for span in spans(spec, size, codec)] for specs in ticks]
-        took = [[_seconds(span, codec, route, seat, link, codec_s) for span in tick] for tick in cut]
-        found += [(max(_together(tick, lanes, far) for tick in took), sum(map(len, cut)), lanes, size) for lanes in counts]
+        took = [
+            [_seconds(span, codec, route, seat, link, codec_s) for span in tick] for tick in cut
+        ]
+        found += [
+            (max(_together(tick, lanes, far) for tick in took), sum(map(len, cut)), lanes, size)
+            for lanes in counts
+        ]
     least = min(each[0] for each in found)
     near = (each for each in found if each[0] <= NEAR * least)
-    seconds, flights, lanes, size = min(near, key=lambda each: (-each[2], each[1]) if far else each[1:3])
+    seconds, flights, lanes, size = min(
+        near, key=lambda each: (-each[2], each[1]) if far else each[1:3]
+    )
     plain = found[0]
     return Pieces(
         lanes,
         size,
-        f"lanes={lanes}, slice_bytes={size}: {flights} flights, {seconds:.3g} s by a link of {link.delay_s * 1e3:.3g} ms an exchange and "
-        f"{link.rate_bytes_per_s / 1e6:.3g} MB/s (lanes={plain[2]}, slice_bytes={plain[3]}: {plain[0]:.3g} s)",
+        f"lanes={lanes}, slice_bytes={size}: {flights} flights, {seconds:.3g} s by a link of "
+        f"{link.delay_s * 1e3:.3g} ms an exchange and "
+        f"{link.rate_bytes_per_s / 1e6:.3g} MB/s (lanes={plain[2]}, slice_bytes={plain[3]}: "
+        f"{plain[0]:.3g} s)",
     )
 
 
-def measured_codec(codec: Codec, specs: Sequence[Spec], seat: Seat, driver: Driver, meter: Meter, device: torch.device) -> float:
-    """Seconds a value that encoding and opening take on the slowest rank, and as much again for the sum."""
+def measured_codec(
+    codec: Codec,
+    specs: Sequence[Spec],
+    seat: Seat,
+    driver: Driver,
+    meter: Meter,
+    device: torch.device,
+) -> float:
+    """Seconds a value that encoding and opening take on the slowest rank, and as much again for the
+    sum."""
     span = spans(max(specs, key=lambda spec: spec.numel), _TRIED, codec)[0]
-    x = torch.randn(span.numel, generator=torch.Generator(device).manual_seed(0), device=device).to(span.dtype)
+    x = torch.randn(span.numel, generator=torch.Generator(device).manual_seed(0), device=device).to(
+        span.dtype
+    )
     with torch.no_grad(), torch.device(device):
-        took = [_spoken(codec, x.clone(), span, seat) for _ in range(2)][-1]  # the first one warms up
-    return 2 * agree.slowest(driver, meter, took, "attach: measuring the codec", device) / span.numel
+        took = [_spoken(codec, x.clone(), span, seat) for _ in range(2)][
+            -1
+        ]  # the first one warms up
+    return (
+        2 * agree.slowest(driver, meter, took, "attach: measuring the codec", device) / span.numel
+    )
 
 
 def _spoken(codec: Codec, x: Tensor, span: Spec, seat: Seat) -> float:
@@ -117,15 +144,21 @@ def _done(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _seconds(span: Spec, codec: Codec, route: Route, seat: Seat, link: Link, codec_s: float) -> tuple[float, float]:
-    """How long a flight keeps the wire busy, and how long it waits, for windows too, and computes beside that."""
+def _seconds(
+    span: Spec, codec: Codec, route: Route, seat: Seat, link: Link, codec_s: float
+) -> tuple[float, float]:
+    """How long a flight keeps the wire busy, and how long it waits, for windows too, and computes
+    beside that."""
     open_ = replace(link, window_bytes=None)
     try:
         whole, unhindered, empty = (
-            route.seconds(codec, span, seat, each) for each in (link, open_, replace(open_, rate_bytes_per_s=_ENDLESS))
+            route.seconds(codec, span, seat, each)
+            for each in (link, open_, replace(open_, rate_bytes_per_s=_ENDLESS))
         )
     except NotImplementedError as error:
-        raise AttachError(f"lanes='auto' and slice_bytes='auto' go by formulas: {error}. Say both by numbers") from error
+        raise AttachError(
+            f"lanes='auto' and slice_bytes='auto' go by formulas: {error}. Say both by numbers"
+        ) from error
     busy = max(unhindered - empty, 0.0)
     return busy, whole - busy + codec_s * span.numel
 
@@ -134,5 +167,7 @@ def _together(took: Sequence[tuple[float, float]], lanes: int, far: bool) -> flo
     """Seconds of all flights on so many lanes; on a far link each lane has its part of the wire."""
     lanes = min(lanes, len(took))
     slower = lanes if far else 1
-    alone = max(sum(slower * busy + beside for busy, beside in took[first::lanes]) for first in range(lanes))
+    alone = max(
+        sum(slower * busy + beside for busy, beside in took[first::lanes]) for first in range(lanes)
+    )
     return max(alone, sum(busy for busy, _ in took) + took[-1][1])

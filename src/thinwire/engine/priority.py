@@ -1,9 +1,12 @@
-"""In which order slices go on the wire where the next forward pass waits for them: what it needs first, first.
+"""In which order slices go on the wire where the next forward pass waits for them: what it needs
+first, first.
 
-A bucket is full when backward has reached it, the last layer's first; the forward pass begins with the first layer. Slices that are on
-their way are not stopped. What waits is taken by need (ByteScheduler, Peng et al. 2019, SOSP; P3, Jayarajan et al. 2019, arXiv:1905.03960).
-There the choice is made as messages leave; here every rank must put the same flights on a lane in the same order, so it is made
-beforehand, from measured times that ranks have shared, and holds until they are shared again.
+A bucket is full when backward has reached it, the last layer's first; the forward pass begins with
+the first layer. Slices that are on their way are not stopped. What waits is taken by need
+(ByteScheduler, Peng et al. 2019, SOSP; P3, Jayarajan et al. 2019, arXiv:1905.03960). There the
+choice is made as messages leave; here every rank must put the same flights on a lane in the same
+order, so it is made beforehand, from measured times that ranks have shared, and holds until they
+are shared again.
 """
 
 from __future__ import annotations
@@ -19,8 +22,11 @@ def by_index(buckets: Sequence[FlatBucket]) -> tuple[int, ...]:
     return tuple(bucket.index for bucket in buckets for _ in bucket.slices)
 
 
-def by_need(full: Sequence[float], takes: Sequence[float], slices: Sequence[int], needed: Sequence[int]) -> tuple[int, ...]:
-    """A list schedule on one wire: whenever it is free, the next slice of the bucket that is full and needed first.
+def by_need(
+    full: Sequence[float], takes: Sequence[float], slices: Sequence[int], needed: Sequence[int]
+) -> tuple[int, ...]:
+    """A list schedule on one wire: whenever it is free, the next slice of the bucket that is full
+    and needed first.
 
     Args:
         full: when each bucket is full, in seconds.

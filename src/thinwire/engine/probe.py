@@ -1,13 +1,16 @@
-"""Measure the link between ranks at attach, for routes that choose by it: numbers that all ranks agree on.
+"""Measure the link between ranks at attach, for routes that choose by it: numbers that all ranks
+agree on.
 
 Steps, on the control lane, each turn timed by every rank and the longest of them taken by all:
-    1. a byte to the next rank and one from the rank before, a few times over: the least is a round trip, or α where nothing waits
+    1. a byte to the next rank and one from the rank before, a few times over: the least is a round
+       trip, or α where nothing waits
     2. a byte to every other rank: what it takes more is `message_s` for each
-    3. more bytes to the next rank each time, until they take LONG_S, and four times as long as a byte, beyond a byte's time and their rate
-       no longer grows (a connection that is new starts slowly): the rate
-All of it ends once BUDGET_S has passed on the slowest rank's wires, or BUDGET_TRIPS times a byte's time where that is longer. A turn that
-would take longer than what is left is not begun. On a short link FEW bytes are enough. Every rank decides by the same numbers, so all
-measure alike.
+    3. more bytes to the next rank each time, until they take LONG_S, and four times as long as a
+       byte, beyond a byte's time and their rate no longer grows (a connection that is new starts
+       slowly): the rate
+All of it ends once BUDGET_S has passed on the slowest rank's wires, or BUDGET_TRIPS times a byte's
+time where that is longer. A turn that would take longer than what is left is not begun. On a short
+link FEW bytes are enough. Every rank decides by the same numbers, so all measure alike.
 """
 
 from __future__ import annotations
@@ -29,25 +32,34 @@ LABEL = "attach: measuring the link"
 
 
 def measured(driver: Driver, meter: Meter, device: torch.device, transport: Link) -> Link:
-    """Return the link as all ranks see it. transport: what is known of it beforehand: its window, and whether a message waits.
+    """Return the link as all ranks see it. transport: what is known of it beforehand: its window,
+    and whether a message waits.
 
-    Every rank calls it alike. It takes a second at most, or 20 round trips where these are longer than 50 ms.
+    Every rank calls it alike. It takes a second at most, or 20 round trips where these are longer
+    than 50 ms.
     """
     if driver.world == 1:
         return transport
     probe = _Probe(driver, meter, device)
     one, all_of_them = probe.byte()
     others = driver.world - 1
-    message = max(all_of_them - one, 0.0) / (others - 1) if others > 1 else min(transport.message_s, one / 4)
+    message = (
+        max(all_of_them - one, 0.0) / (others - 1)
+        if others > 1
+        else min(transport.message_s, one / 4)
+    )
     rate = probe.rate(one)
     if not rate:
         return transport  # ranks of one process: no time passes on their wires
     delay = max(one - message, 0.0)
-    return replace(transport, latency_s=delay / (1 + transport.waits), rate_bytes_per_s=rate, message_s=message)
+    return replace(
+        transport, latency_s=delay / (1 + transport.waits), rate_bytes_per_s=rate, message_s=message
+    )
 
 
 class _Probe:
-    """The turns of one rank, and the seconds that its hops took: here, and on the slowest of all when that was last said."""
+    """The turns of one rank, and the seconds that its hops took: here, and on the slowest of all
+    when that was last said."""
 
     def __init__(self, driver: Driver, meter: Meter, device: torch.device) -> None:
         self._driver, self._meter, self._device = driver, meter, device
@@ -83,7 +95,9 @@ class _Probe:
         if not again:
             return rate
         beyond, second = self._rate_of(nbytes, one)  # a busy moment makes one turn slow
-        return max(rate, second) if beyond > one else rate  # what takes no longer than a byte tells no rate
+        return (
+            max(rate, second) if beyond > one else rate
+        )  # what takes no longer than a byte tells no rate
 
     def _rate_of(self, nbytes: int, one: float) -> tuple[float, float]:
         """Return what so many bytes take beyond a byte's time, and their rate."""
@@ -95,12 +109,20 @@ class _Probe:
 
     def _turn(self, peers: int, nbytes: int) -> float:
         """Return the seconds that this rank takes to exchange so many bytes with so many others."""
-        return self._wait(self._driver.start(_exchange(self._driver, self._device, peers, nbytes), self._driver.lanes, LABEL)).wire_s
+        return self._wait(
+            self._driver.start(
+                _exchange(self._driver, self._device, peers, nbytes), self._driver.lanes, LABEL
+            )
+        ).wire_s
 
     def _agreed(self, seconds: list[float]) -> list[float]:
         """Return of each figure the most that any rank has; the seconds that hops took go along."""
         heard = [[*seconds, self._here]]
-        self._wait(self._driver.start(_telling(self._driver, self._device, heard), self._driver.lanes, LABEL))
+        self._wait(
+            self._driver.start(
+                _telling(self._driver, self._device, heard), self._driver.lanes, LABEL
+            )
+        )
         *most, self._passed = (max(column) for column in zip(*heard, strict=True))
         return most
 
@@ -112,11 +134,15 @@ class _Probe:
 
 
 def _telling(driver: Driver, device: torch.device, heard: list[list[float]]) -> Flight:
-    """Send the first row of `heard` to every other rank, and add theirs; all have the same length, so one message is enough."""
+    """Send the first row of `heard` to every other rank, and add theirs; all have the same length,
+    so one message is enough."""
     shape = struct.Struct(f"<{len(heard[0])}d")
     own = torch.frombuffer(bytearray(shape.pack(*heard[0])), dtype=torch.uint8).to(device)
     others = [(driver.rank + k) % driver.world for k in range(1, driver.world)]
-    got = yield Exchange(tuple((rank, own) for rank in others), tuple((rank, shape.size) for rank in reversed(others)))
+    got = yield Exchange(
+        tuple((rank, own) for rank in others),
+        tuple((rank, shape.size) for rank in reversed(others)),
+    )
     heard += [list(shape.unpack(got[rank].cpu().numpy().tobytes())) for rank in others]
     return Outcome(torch.empty(0))
 

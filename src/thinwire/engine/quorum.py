@@ -1,17 +1,24 @@
-"""Rounds of local steps that close with a quorum: no rank waits for a certain other, and ranks may be late, leave and come.
+"""Rounds of local steps that close with a quorum: no rank waits for a certain other, and ranks may
+be late, leave and come.
 
-The period of `every(H)` begins with the same anchor on every rank that is in time. Steps, for each rank:
-    1. take H local steps from the anchor of round r; pin delta = anchor - w, encoded, to the board, and offer it to the open round
-    2. in time (round r is open): wait until it closes. It does when all who are expected have come in time, or when the ranks of the
-       quorum have and `grace_s` has passed since. Expected are those who were in time for the round before, and whoever has just come
-       late by one round, once: of a hiccup the grace makes good, a slow rank is waited for no more
-    3. late (round r is closed): the contribution counts in the open round, and this rank waits for nobody
-    4. of every closed round, in order: anchor = outer(anchor, sum of s_k delta_k), s_k = w_k / sqrt(1 + late_k), divided by their sum;
-       then w = the newest anchor, from which the next H steps go
-A round's members are whoever the first to close it saw there, so every rank applies the same contributions in the same order, late or not,
-and holds the same anchors. A late contribution is dropped only if its process ends, or the run begins anew from a checkpoint, before any
-round has counted it.
-(FedBuff, Nguyen et al. 2022, arXiv:2106.06639: buffered rounds and the weight of what is late; a quorum with grace as in torchft.)
+The period of `every(H)` begins with the same anchor on every rank that is in time. Steps, for each
+rank:
+    1. take H local steps from the anchor of round r; pin delta = anchor - w, encoded, to the board,
+       and offer it to the open round
+    2. in time (round r is open): wait until it closes. It does when all who are expected have come
+       in time, or when the ranks of the quorum have and `grace_s` has passed since. Expected are
+       those who were in time for the round before, and whoever has just come late by one round,
+       once: of a hiccup the grace makes good, a slow rank is waited for no more
+    3. late (round r is closed): the contribution counts in the open round, and this rank waits for
+       nobody
+    4. of every closed round, in order: anchor = outer(anchor, sum of s_k delta_k), s_k = w_k /
+       sqrt(1 + late_k), divided by their sum; then w = the newest anchor, from which the next H
+       steps go
+A round's members are whoever the first to close it saw there, so every rank applies the same
+contributions in the same order, late or not, and holds the same anchors. A late contribution is
+dropped only if its process ends, or the run begins anew from a checkpoint, before any round has
+counted it. (FedBuff, Nguyen et al. 2022, arXiv:2106.06639: buffered rounds and the weight of what
+is late; a quorum with grace as in torchft.)
 """
 
 from __future__ import annotations
@@ -35,14 +42,23 @@ from thinwire.engine.contributions import Contributions
 from thinwire.engine.entries import Offer, pack, read_json, read_ranks, unpack
 from thinwire.engine.options import persistent_buffers
 from thinwire.engine.syncer import Syncer
-from thinwire.errors import AttachError, DisagreementError, FlightError, NonFiniteError, PayloadError, QuorumError
+from thinwire.errors import (
+    AttachError,
+    DisagreementError,
+    FlightError,
+    NonFiniteError,
+    PayloadError,
+    QuorumError,
+)
 from thinwire.kernels import fast
 
 
 class QuorumSyncer(Syncer):
-    """A strategy at work in rounds that close with a quorum: what `thinwire.join` returns. Close it, or use it as a context.
+    """A strategy at work in rounds that close with a quorum: what `thinwire.join` returns. Close
+    it, or use it as a context.
 
-    `step` is H times the rounds that have closed, and the local steps since; a rank that was late jumps ahead. A loop ends alike on all
+    `step` is H times the rounds that have closed, and the local steps since; a rank that was late
+    jumps ahead. A loop ends alike on all
     ranks: `while sync.step < steps`.
     """
 
@@ -69,7 +85,8 @@ class QuorumSyncer(Syncer):
         else:
             self._take_up()
 
-    # -- what users call ----------------------------------------------------------------------------------------------
+    # -- what users call
+    # ----------------------------------------------------------------------------------------------
 
     def weigh(self, weight: float) -> None:
         """Give this rank's weight for the rounds to come. It travels with each contribution."""
@@ -77,41 +94,63 @@ class QuorumSyncer(Syncer):
             raise AttachError(f"weigh({weight}): a weight is finite, and at least 0")
         if weight > self.board.bounds.weight:
             raise AttachError(
-                f"weigh({weight:g}): the ranks of this run have agreed on at most {self.board.bounds.weight:g}. Give all of them "
+                f"weigh({weight:g}): the ranks of this run have agreed on at most "
+                f"{self.board.bounds.weight:g}. Give all of them "
                 "thinwire.join(max_weight=…)"
             )
         self._weight = float(weight)
 
     def check(self) -> None:
-        """Prove that the anchor is that of every other rank that has checked the same version of it.
+        """Prove that the anchor is that of every other rank that has checked the same version of
+        it.
 
         Raises:
-            DisagreementError: on the later of two ranks whose anchors differ; it names the first parameter that does.
+            DisagreementError: on the later of two ranks whose anchors differ; it names the first
+                parameter that does.
         """
-        named = [(part.name, self._anchor(bucket)[part.begin : part.end]) for bucket in self.buckets for part in bucket.spec.parts]
+        named = [
+            (part.name, self._anchor(bucket)[part.begin : part.end])
+            for bucket in self.buckets
+            for part in bucket.spec.parts
+        ]
         named += self._frozen.named
         mine = [agree.fingerprint(tensor).hex() for _, tensor in named]
         key = f"hash/{self.board.start}/{self.version}"
-        first = read_json(self.board.claim(key, json.dumps([self.driver.rank, *mine])), most=1 << 26)
+        first = read_json(
+            self.board.claim(key, json.dumps([self.driver.rank, *mine])), most=1 << 26
+        )
         if not (isinstance(first, list) and len(first) == 1 + len(mine)):
-            raise FlightError(f"check(): the store holds under {key!r} what no rank of this run writes: something else writes there")
+            raise FlightError(
+                f"check(): the store holds under {key!r} what no rank of this run writes: "
+                "something else writes there"
+            )
         for (name, _), own, other in zip(named, mine, first[1:], strict=True):
             if own != other:
                 raise DisagreementError(
-                    f"{name!r} differs after {self.version} rounds: rank {self.driver.rank} has not rank {first[0]}'s bits"
+                    f"{name!r} differs after {self.version} rounds: rank {self.driver.rank} has "
+                    f"not rank {first[0]}'s bits"
                 )
 
     def share(self, payload: bytes, label: str) -> list[bytes]:
-        raise AttachError("ranks of a quorum never wait for all: there is nothing that every rank could share at once")
+        raise AttachError(
+            "ranks of a quorum never wait for all: there is nothing that every rank could share "
+            "at once"
+        )
 
     def resume(self, step: int, apart: int) -> None:
-        """Let the run begin where a checkpoint ends; or take up its newest anchor, where it begins with a newer one or has gone on.
+        """Let the run begin where a checkpoint ends; or take up its newest anchor, where it begins
+        with a newer one or has gone on.
 
         Raises:
             AttachError: rounds have closed that went on from something older.
         """
         super().resume(step, apart)
-        self.version, self.members, self._in_time, self._missed = step // self.strategy.when.period, (), (), ()
+        self.version, self.members, self._in_time, self._missed = (
+            step // self.strategy.when.period,
+            (),
+            (),
+            (),
+        )
         self._pending.clear()
         if self.board.begin(self.version, self._next_name()):
             self.board.serve(self.version, self._shot())
@@ -120,16 +159,20 @@ class QuorumSyncer(Syncer):
             self._take_up()
             if saved > self.version:
                 raise AttachError(
-                    f"this state is of round {saved}, and the run in this store has come to round {self.version} without it. Load the "
-                    "newest state in a new store, before the first round closes; or join this run without a state"
+                    f"this state is of round {saved}, and the run in this store has come to round "
+                    f"{self.version} without it. Load the "
+                    "newest state in a new store, before the first round closes; or join this run "
+                    "without a state"
                 )
             warnings.warn(
-                f"rank {self.driver.rank} loaded round {saved}, and the run in this store goes on from round {self.version}: it takes that "
+                f"rank {self.driver.rank} loaded round {saved}, and the run in this store goes on "
+                f"from round {self.version}: it takes that "
                 "anchor, and keeps its optimiser and residuals",
                 stacklevel=4,
             )
 
-    # -- a round ------------------------------------------------------------------------------------------------------
+    # -- a round
+    # ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def stepped(self, rested: bool = False) -> None:
@@ -160,7 +203,8 @@ class QuorumSyncer(Syncer):
                 self._serve()
         if self.board.start != start:
             warnings.warn(
-                f"rank {self.driver.rank} goes over to a checkpoint that another rank has loaded, of round {self.version}: its own steps "
+                f"rank {self.driver.rank} goes over to a checkpoint that another rank has loaded, "
+                f"of round {self.version}: its own steps "
                 "began elsewhere, and do not count",
                 stacklevel=4,
             )
@@ -168,7 +212,8 @@ class QuorumSyncer(Syncer):
         if counts is not None:
             share = f"weighed by {1 / math.sqrt(1 + counts - began):.2f}"
             warnings.warn(
-                f"rank {self.driver.rank} came late: round {began} had closed. What it learned counts in round {counts}, {share}, and it "
+                f"rank {self.driver.rank} came late: round {began} had closed. What it learned "
+                f"counts in round {counts}, {share}, and it "
                 "goes on from the newest anchor",
                 stacklevel=4,
             )
@@ -181,16 +226,23 @@ class QuorumSyncer(Syncer):
         for bucket, row in zip(self.buckets, self.meter.rows, strict=True):
             begun, delta = time.thread_time(), self.strategy.on.read(bucket, bucket.state, 1.0)
             if (bad := int(fast.first_nonfinite(delta))) >= 0:
-                raise NonFiniteError(f"round {began}: this rank's {bucket.name_at(bad)!r} is not finite. The others go on without it")
+                raise NonFiniteError(
+                    f"round {began}: this rank's {bucket.name_at(bad)!r} is not finite. The "
+                    "others go on without it"
+                )
             for part in bucket.slices:
                 span = delta[part.spec.begin : part.spec.end]
-                packet = next(self.strategy.what.rounds(span, part.spec, part.state.child("codec"), seat))
+                packet = next(
+                    self.strategy.what.rounds(span, part.spec, part.state.child("codec"), seat)
+                )
                 payloads.append(packet.payload.cpu().clone())
                 row.sent_bytes += packet.payload.numel()
                 row.flights += 1
             spent = time.thread_time() - begun
             row.encode_s += spent
-            self.meter.beside_s -= spent  # this thread is the loop's own, whose time is counted there
+            self.meter.beside_s -= (
+                spent  # this thread is the loop's own, whose time is counted there
+            )
         return pack({"rank": self.driver.rank, "began": began, "weight": self._weight}, payloads)
 
     def _next_name(self) -> str:
@@ -202,7 +254,8 @@ class QuorumSyncer(Syncer):
         self.board.come(self.version, offer)
 
     def _await(self, round_: int) -> None:
-        """Until the round has closed, or to close it; or until the run begins anew, from a checkpoint."""
+        """Until the round has closed, or to close it; or until the run begins anew, from a
+        checkpoint."""
         expected = set(self._in_time or range(self.driver.world))
         reached: float | None = None  # when the quorum was
 
@@ -216,8 +269,12 @@ class QuorumSyncer(Syncer):
             if len(here) < self._quorum:
                 return False
             reached = time.monotonic() if reached is None else reached
-            just_late = {offer.rank for offer in came if offer.began == round_ - 1}.difference(self._missed)
-            missing = [rank for rank in (expected | just_late) - here if not self.board.has(f"left/{rank}")]
+            just_late = {offer.rank for offer in came if offer.began == round_ - 1}.difference(
+                self._missed
+            )
+            missing = [
+                rank for rank in (expected | just_late) - here if not self.board.has(f"left/{rank}")
+            ]
             if missing and time.monotonic() - reached < self._grace_s:
                 return False
             if self.board.settle():
@@ -226,10 +283,18 @@ class QuorumSyncer(Syncer):
 
         begun = time.perf_counter()
         if not look(lambda: closed() or reached is not None, self._limit_s):
-            ranks = sorted({offer.rank for offer in self._contributions.usable(round_) if offer.began == round_})
+            ranks = sorted(
+                {
+                    offer.rank
+                    for offer in self._contributions.usable(round_)
+                    if offer.began == round_
+                }
+            )
             raise QuorumError(
-                f"round {round_}: only ranks {ranks} came within {self._limit_s:g} s, and {self._quorum} make the quorum. Start others, "
-                "which take up the newest anchor with thinwire.join; or begin again from a checkpoint with a smaller quorum"
+                f"round {round_}: only ranks {ranks} came within {self._limit_s:g} s, and "
+                f"{self._quorum} make the quorum. Start others, "
+                "which take up the newest anchor with thinwire.join; or begin again from a "
+                "checkpoint with a smaller quorum"
             )
         look(closed, math.inf)  # which it is once the grace is over
         self.meter.rows[0].exposed_s += time.perf_counter() - begun
@@ -238,10 +303,14 @@ class QuorumSyncer(Syncer):
         absent = sorted(expected - ranks_then)
         if absent and members is not None:
             who = " and ".join(f"rank {rank}" for rank in absent)
-            warnings.warn(f"round {round_} closed without {who}, by the ranks {sorted(ranks_then)}", stacklevel=5)
+            warnings.warn(
+                f"round {round_} closed without {who}, by the ranks {sorted(ranks_then)}",
+                stacklevel=5,
+            )
 
     def _catch_up(self) -> None:
-        """Apply every round that has closed; what of this rank's it did not count is offered to the open one.
+        """Apply every round that has closed; what of this rank's it did not count is offered to the
+        open one.
 
         Where the run begins anew, from a checkpoint: take up its newest anchor.
         """
@@ -263,7 +332,8 @@ class QuorumSyncer(Syncer):
                     self._offer(offer)
 
     def _apply(self, round_: int, members: list[Offer]) -> None:
-        """Put the weighted mean of a round's contributions where it belongs: on every rank the same arithmetic, on the host.
+        """Put the weighted mean of a round's contributions where it belongs: on every rank the same
+        arithmetic, on the host.
 
         A contribution that does not decode counts on no rank: all of them read the same bytes.
         """
@@ -285,7 +355,9 @@ class QuorumSyncer(Syncer):
             self.strategy.on.write(bucket, total.div_(weighed).to(bucket.device), bucket.state)
         self._contributions.forget(members)
         self.members = tuple(sorted({offer.rank for offer in counted}))
-        self._in_time, self._missed = (tuple(offer.rank for offer in counted if offer.began == round_ - by) for by in (0, 1))
+        self._in_time, self._missed = (
+            tuple(offer.rank for offer in counted if offer.began == round_ - by) for by in (0, 1)
+        )
         self.meter.world = max(2, len(self.members))
 
     def _at_anchor(self) -> None:
@@ -300,10 +372,12 @@ class QuorumSyncer(Syncer):
         return anchor
 
     def _seat(self, rank: int, began: int) -> Seat:
-        """Who speaks in a contribution, and when: the same draws for all who began with the same anchor."""
+        """Who speaks in a contribution, and when: the same draws for all who began with the same
+        anchor."""
         return Seat(rank, (rank,), (began + 1) * self.strategy.when.period - 1, self.options.seed)
 
-    # -- what a newcomer needs ----------------------------------------------------------------------------------------
+    # -- what a newcomer needs
+    # ----------------------------------------------------------------------------------------
 
     def _take_up(self) -> None:
         """Begin a round with the newest anchor of the run that is on the board."""
@@ -327,12 +401,19 @@ class QuorumSyncer(Syncer):
         self.watch.restart()
 
     def _shared_tensors(self) -> list[Tensor]:
-        """What all hold equal beside the anchor's own state: frozen parameters, and the buffers that are saved."""
-        return [*(param.data for _, param in self._frozen.named), *(buffer for _, buffer in persistent_buffers(self.model))]
+        """What all hold equal beside the anchor's own state: frozen parameters, and the buffers
+        that are saved."""
+        return [
+            *(param.data for _, param in self._frozen.named),
+            *(buffer for _, buffer in persistent_buffers(self.model)),
+        ]
 
     def _shot(self) -> bytes:
         leaves = [leaf.value for bucket in self.buckets for _, leaf in bucket.state.walk()]
-        return pack({"members": self.members, "in_time": self._in_time, "missed": self._missed}, leaves + self._shared_tensors())
+        return pack(
+            {"members": self.members, "in_time": self._in_time, "missed": self._missed},
+            leaves + self._shared_tensors(),
+        )
 
     def _take(self, version: int, nbytes: int) -> None:
         """Go on from a snapshot.
@@ -340,15 +421,25 @@ class QuorumSyncer(Syncer):
         Raises:
             Gone: there is a newer one.
         """
-        leaves, shared = [leaf for bucket in self.buckets for _, leaf in bucket.state.walk()], self._shared_tensors()
+        leaves, shared = (
+            [leaf for bucket in self.buckets for _, leaf in bucket.state.walk()],
+            self._shared_tensors(),
+        )
         try:
             told, tensors = unpack(self.board.shot(version, nbytes))
-            expected = [(value.dtype, value.shape) for value in (*(leaf.value for leaf in leaves), *shared)]
+            expected = [
+                (value.dtype, value.shape) for value in (*(leaf.value for leaf in leaves), *shared)
+            ]
             if [(tensor.dtype, tensor.shape) for tensor in tensors] != expected:
                 raise PayloadError("it has other tensors than this model")
-            members, in_time, missed = (read_ranks(told.get(name), self.board.bounds) for name in ("members", "in_time", "missed"))
+            members, in_time, missed = (
+                read_ranks(told.get(name), self.board.bounds)
+                for name in ("members", "in_time", "missed")
+            )
         except PayloadError as error:
-            raise FlightError(f"what the store holds as the anchor of round {version} is none: {error}") from error
+            raise FlightError(
+                f"what the store holds as the anchor of round {version} is none: {error}"
+            ) from error
         for leaf, value in zip(leaves, tensors, strict=False):
             leaf.value = value.to(leaf.value)
         with torch.no_grad():
@@ -365,7 +456,10 @@ class QuorumSyncer(Syncer):
             return newest if newest is not None and newest[2] >= asked else None
 
         def taken() -> bool:
-            newest = self._look_for(fresh, "the newest anchor, which a rank that is in time puts up at the end of a round")
+            newest = self._look_for(
+                fresh,
+                "the newest anchor, which a rank that is in time puts up at the end of a round",
+            )
             return self._took(newest[0], newest[1])
 
         self._until(taken)
@@ -380,16 +474,24 @@ class QuorumSyncer(Syncer):
 
     def _until(self, taken: Callable[[], bool]) -> None:
         if not look(taken, self._limit_s):
-            raise QuorumError(f"rank {self.driver.rank}: no anchor that the store announced within {self._limit_s:g} s was there")
+            raise QuorumError(
+                f"rank {self.driver.rank}: no anchor that the store announced within "
+                f"{self._limit_s:g} s was there"
+            )
 
     def _serve(self) -> None:
         """Put up the anchor if somebody waits for it; one of those that are in time does."""
         newest, me = self.board.snapshot(), f"{self.driver.rank}.{self._life}"
         served = newest[2] if newest is not None else 0
-        if self.board.count("wanted", 0) > served and self.board.claim(f"serve/{self.version}", me) == me:
+        if (
+            self.board.count("wanted", 0) > served
+            and self.board.claim(f"serve/{self.version}", me) == me
+        ):
             self.board.serve(self.version, self._shot())
 
-    def _look_for(self, found: Callable[[], tuple[int, int, int] | None], what: str) -> tuple[int, int, int]:
+    def _look_for(
+        self, found: Callable[[], tuple[int, int, int] | None], what: str
+    ) -> tuple[int, int, int]:
         seen: list[tuple[int, int, int]] = []
 
         def looked() -> bool:
@@ -398,5 +500,8 @@ class QuorumSyncer(Syncer):
             return there is not None
 
         if not look(looked, self._limit_s):
-            raise QuorumError(f"rank {self.driver.rank} waited {self._limit_s:g} s for {what}, and it did not come. Do the others run?")
+            raise QuorumError(
+                f"rank {self.driver.rank} waited {self._limit_s:g} s for {what}, and it did not "
+                "come. Do the others run?"
+            )
         return seen[-1]

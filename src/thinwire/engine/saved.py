@@ -1,4 +1,5 @@
-"""A saved state, looked up by path and parameter: a rank's own, or the sum or mean over all ranks that saved it."""
+"""A saved state, looked up by path and parameter: a rank's own, or the sum or mean over all ranks
+that saved it."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ class Saved:
 
     def __init__(self, state: dict[str, Tensor], world: int) -> None:
         self.world = world
-        self._runs: dict[tuple[str, str], dict[int | None, list[Run]]] = defaultdict(lambda: defaultdict(list))
+        self._runs: dict[tuple[str, str], dict[int | None, list[Run]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         self._whole: dict[tuple[int | None, str, str], Tensor] = {}
         self.ranks: set[int] = set()
         for key, value in state.items():
@@ -41,7 +44,8 @@ class Saved:
                 self._runs[path, part][rank].append((low, high, value))
 
     def owner(self, rank: int) -> int:
-        """Whose state a rank takes up: its own, also where it has come to a quorum beyond the world; else of rank r mod (old world)."""
+        """Whose state a rank takes up: its own, also where it has come to a quorum beyond the
+        world; else of rank r mod (old world)."""
         return rank if rank in self.ranks else rank % self.world
 
     def has(self, path: str, part: str | None, rank: int | None) -> bool:
@@ -66,17 +70,28 @@ class Saved:
             for low, high, value in self._runs.get((path, piece.part.name), {}).get(rank, []):
                 a, b = max(low, piece.low), min(high, piece.high)
                 if a < b:
-                    out[piece.at + a - piece.low : piece.at + b - piece.low] = value[a - low : b - low].to(out)
+                    out[piece.at + a - piece.low : piece.at + b - piece.low] = value[
+                        a - low : b - low
+                    ].to(out)
                     filled[a - piece.low : b - piece.low] = True
             if not filled.all():
-                raise AttachError(f"the state lacks elements of {path!r} of {piece.part.name!r}{self._whose(rank)}")
+                raise AttachError(
+                    f"the state lacks elements of {path!r} of "
+                    f"{piece.part.name!r}{self._whose(rank)}"
+                )
         return out
 
     def mean_weights(self, names: Sequence[str], shares: Sequence[float]) -> Tensor:
         """Ranks' own parameters of these names, as one flat mean."""
         self._must_be_whole()
         return torch.cat(
-            [_mean([self.whole("private/weights", name, rank) for rank in range(self.world)], shares).flatten() for name in names]
+            [
+                _mean(
+                    [self.whole("private/weights", name, rank) for rank in range(self.world)],
+                    shares,
+                ).flatten()
+                for name in names
+            ]
         )
 
     def mean(self, path: str, spec: Spec, shares: Sequence[float]) -> Tensor:
@@ -93,21 +108,32 @@ class Saved:
                 for low, high, value in runs:
                     a, b = max(low, piece.low), min(high, piece.high)
                     if a < b:
-                        out[piece.at + a - piece.low : piece.at + b - piece.low] += value[a - low : b - low].to(out)
+                        out[piece.at + a - piece.low : piece.at + b - piece.low] += value[
+                            a - low : b - low
+                        ].to(out)
         return out
 
     def _must_be_whole(self) -> None:
         missing = sorted(set(range(self.world)) - self.ranks)
         if missing:
             raise AttachError(
-                f"the state was saved by {self.world} ranks and lacks those of ranks {missing}; another world size needs all: "
+                f"the state was saved by {self.world} ranks and lacks those of ranks {missing}; "
+                "another world size needs all: "
                 "use sync.load_checkpoint(folder), or merge every rank's state_dict"
             )
 
     def _whose(self, rank: int | None) -> str:
-        return "" if rank is None else f" of rank {rank}; it holds those of ranks {sorted(self.ranks)} of {self.world}"
+        return (
+            ""
+            if rank is None
+            else f" of rank {rank}; it holds those of ranks {sorted(self.ranks)} of {self.world}"
+        )
 
 
 def _mean(of_ranks: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     """Weighted, summed in float64; in the tensors' own type."""
-    return torch.stack([each.double() * share for each, share in zip(of_ranks, shares, strict=True)]).sum(0).to(of_ranks[0])
+    return (
+        torch.stack([each.double() * share for each, share in zip(of_ranks, shares, strict=True)])
+        .sum(0)
+        .to(of_ranks[0])
+    )

@@ -15,8 +15,11 @@ FLOOR_BYTES = 1 << 16
 """A launch of fewer bytes is all latency, whatever the codec saves."""
 
 
-def warn_if_little(strategy: Strategy, how: Route, buckets: Sequence[FlatBucket], seat: Seat, stacklevel: int) -> None:
-    """Warn, on rank 0, where a lossy codec sends hardly fewer bytes over its route than exact values would, and say which parameters.
+def warn_if_little(
+    strategy: Strategy, how: Route, buckets: Sequence[FlatBucket], seat: Seat, stacklevel: int
+) -> None:
+    """Warn, on rank 0, where a lossy codec sends hardly fewer bytes over its route than exact
+    values would, and say which parameters.
 
     Nothing is said where the data decides how many bytes there are.
     """
@@ -33,7 +36,11 @@ def warn_if_little(strategy: Strategy, how: Route, buckets: Sequence[FlatBucket]
     if ratio >= LEAST:
         return
     dull, largest = 0, None
-    parts = [(bucket.spec.span(part.begin, part.end), part) for bucket in buckets for part in bucket.spec.parts]
+    parts = [
+        (bucket.spec.span(part.begin, part.end), part)
+        for bucket in buckets
+        for part in bucket.spec.parts
+    ]
     for span, part in parts:
         nbytes = what.nbytes(span)
         if nbytes is not None and nbytes * LEAST > span.numel * span.dtype.itemsize:
@@ -42,11 +49,14 @@ def warn_if_little(strategy: Strategy, how: Route, buckets: Sequence[FlatBucket]
     why = ""
     if largest is not None:
         why = (
-            f": {dull} of {len(parts)} parameters gain nothing from it, the largest of them {largest.name!r} of shape {largest.shape} (a "
+            f": {dull} of {len(parts)} parameters gain nothing from it, the largest of them "
+            f"{largest.name!r} of shape {largest.shape} (a "
             "matrix with a side of about the rank, such as LoRA's, or a vector, travels whole)"
         )
     warnings.warn(
-        f"{what!r} loses precision and sends only {ratio:.2f}x fewer bytes on this model than exact values{why}. Take a smaller rank, a "
-        "codec of fewer bits such as uniform(4), or fewer launches such as every(10); or identity(), which loses nothing",
+        f"{what!r} loses precision and sends only {ratio:.2f}x fewer bytes on this model than "
+        f"exact values{why}. Take a smaller rank, a "
+        "codec of fewer bits such as uniform(4), or fewer launches such as every(10); or "
+        "identity(), which loses nothing",
         stacklevel=stacklevel + 1,
     )

@@ -1,12 +1,15 @@
-"""What ranks tell one another with each launch: which parameters some rank reached, and whose values are not finite.
+"""What ranks tell one another with each launch: which parameters some rank reached, and whose
+values are not finite.
 
-The message is a byte or two on good steps and travels on the control lane while the buckets do, so nobody waits for it:
-    bit 0      every parameter here has a gradient
-    bit 1 …    a bit a bucket: some value of it here is not finite
-    then, where the launch before had parameters without gradients on all ranks, a bit a parameter: it has one here
-Ranks combine messages by a bitwise OR in ceil(log2 K) exchanges: in round r each sends what it has to the rank 2^r further on. What the
-result calls for follows in the same flight, so that waiting for it never sends anything: the bits a parameter where all ranks miss
-some, and the first offender where a value is not finite.
+The message is a byte or two on good steps and travels on the control lane while the buckets do, so
+nobody waits for it:
+    bit 0      every parameter here has a gradient bit 1 …    a bit a bucket: some value of it here
+    is not finite then, where the launch before had parameters without gradients on all ranks, a bit
+    a parameter: it has one here
+Ranks combine messages by a bitwise OR in ceil(log2 K) exchanges: in round r each sends what it has
+to the rank 2^r further on. What the result calls for follows in the same flight, so that waiting
+for it never sends anything: the bits a parameter where all ranks miss some, and the first offender
+where a value is not finite.
 """
 
 from __future__ import annotations
@@ -32,8 +35,10 @@ class Status:
     Args:
         buckets: those that were launched.
         step: the step of the launch.
-        first_bad: by bucket, the index of its first value that is not finite, or -1; a tensor where it is on a device.
-        absent: by bucket, the parameters without a gradient here; `None` where no gradients are launched.
+        first_bad: by bucket, the index of its first value that is not finite, or -1; a tensor where
+            it is on a device.
+        absent: by bucket, the parameters without a gradient here; `None` where no gradients are
+            launched.
         bitmap: send the bits a parameter at once.
     """
 
@@ -71,7 +76,8 @@ class Status:
         return len(self._buckets)
 
     def wait(self) -> Status:
-        """Wait for all ranks' messages. It sends nothing, so ranks may call it at different moments."""
+        """Wait for all ranks' messages. It sends nothing, so ranks may call it at different
+        moments."""
         if self._handle is not None and not self._waited:
             self._handle.wait()
             self._meter.count(self._label, self._handle.sent_bytes)
@@ -82,7 +88,9 @@ class Status:
         """Warn where another rank reached parameters that this rank did not."""
         names = [
             bucket.names[i]
-            for bucket, gone in zip(self._buckets, self._absent or [frozenset[int]()] * len(self._buckets), strict=True)
+            for bucket, gone in zip(
+                self._buckets, self._absent or [frozenset[int]()] * len(self._buckets), strict=True
+            )
             for i in sorted(gone - self.silent.get(bucket.index, frozenset()))
         ]
         if names:
@@ -96,25 +104,35 @@ class Status:
     def _flight(self, bitmap: bool) -> Flight:
         rank, world, device = self._driver.rank, self._driver.world, self._buckets[0].device
         # 1. the flags, and at times the bits a parameter
-        first_bad = [int(each) for each in self._first_bad]  # on a device the lane's thread waits for it, not the loop's
-        flags = _packed([self._absent is None or not any(self._absent), *(at >= 0 for at in first_bad)])
+        first_bad = [
+            int(each) for each in self._first_bad
+        ]  # on a device the lane's thread waits for it, not the loop's
+        flags = _packed(
+            [self._absent is None or not any(self._absent), *(at >= 0 for at in first_bad)]
+        )
         own = flags + (self._reached() if bitmap else b"")
         heard = yield from combined(_tensor(own, device), rank, world, torch.bitwise_or)
         told = bytes(heard.cpu().numpy())
         bits = _unpacked(told)
         self.incomplete = not bits[0]
-        self.bad = frozenset(bucket.index for bucket, bad in zip(self._buckets, bits[1:], strict=False) if bad)
+        self.bad = frozenset(
+            bucket.index for bucket, bad in zip(self._buckets, bits[1:], strict=False) if bad
+        )
         # 2. the bits a parameter, where they are wanted and did not travel
         if self.incomplete:
             reached = told[len(flags) :]
             if not bitmap:
-                heard = yield from combined(_tensor(self._reached(), device), rank, world, torch.bitwise_or)
+                heard = yield from combined(
+                    _tensor(self._reached(), device), rank, world, torch.bitwise_or
+                )
                 reached = bytes(heard.cpu().numpy())
             self._take(_unpacked(reached))
         # 3. the first offender of the lowest rank that has one
         if self.bad:
             here = any(at >= 0 for at in first_bad)
-            mine = torch.tensor([(rank << _INDEX_BITS) + self._place(first_bad) if here else _NOBODY])
+            mine = torch.tensor(
+                [(rank << _INDEX_BITS) + self._place(first_bad) if here else _NOBODY]
+            )
             lowest = yield from combined(mine.view(torch.uint8).to(device), rank, world, _lower)
             self.offender = self._named(int(lowest.cpu().view(torch.int64)))
         return Outcome(torch.empty(0))
@@ -138,7 +156,11 @@ class Status:
 
     def _reached(self) -> bytes:
         assert self._absent is not None
-        return _packed(i not in gone for bucket, gone in zip(self._buckets, self._absent, strict=True) for i in range(len(bucket.params)))
+        return _packed(
+            i not in gone
+            for bucket, gone in zip(self._buckets, self._absent, strict=True)
+            for i in range(len(bucket.params))
+        )
 
     def _take(self, reached: Sequence[bool]) -> None:
         at = 0
@@ -148,10 +170,13 @@ class Status:
             at += len(bucket.params)
 
 
-def combined(own: Tensor, rank: int, world: int, join: Callable[[Tensor, Tensor], Tensor]) -> Generator[Exchange, Any, Tensor]:
+def combined(
+    own: Tensor, rank: int, world: int, join: Callable[[Tensor, Tensor], Tensor]
+) -> Generator[Exchange, Any, Tensor]:
     """Combine every rank's bytes in ceil(log2 K) exchanges, whatever the number K of ranks.
 
-    After round r each rank holds what 2^(r+1) ranks have, its own and those before it. Some count twice, so `join` must not mind.
+    After round r each rank holds what 2^(r+1) ranks have, its own and those before it. Some count
+    twice, so `join` must not mind.
     """
     distance = 1
     while distance < world:
@@ -168,7 +193,9 @@ def _lower(a: Tensor, b: Tensor) -> Tensor:
 
 def _packed(bits: Iterable[bool]) -> bytes:
     values = list(bits)
-    return sum(1 << i for i, bit in enumerate(values) if bit).to_bytes(-(-len(values) // 8), "little")
+    return sum(1 << i for i, bit in enumerate(values) if bit).to_bytes(
+        -(-len(values) // 8), "little"
+    )
 
 
 def _unpacked(packed: bytes) -> list[bool]:

@@ -1,4 +1,5 @@
-"""The syncer: hooks that know when a gradient is there, ticks that say what to do, flights launched and landed.
+"""The syncer: hooks that know when a gradient is there, ticks that say what to do, flights launched
+and landed.
 
 One backward pass (or optimiser step) is one step of the schedule:
     begin   the step's tick is known; on gradients, the buffers turn
@@ -39,23 +40,47 @@ from thinwire.when import by_speed
 
 
 class Syncer:
-    """A strategy at work on one model and optimiser: what `thinwire.attach` returns. Close it, or use it as a context."""
+    """A strategy at work on one model and optimiser: what `thinwire.attach` returns. Close it, or
+    use it as a context."""
 
     anchors_itself: ClassVar[bool] = True
     """Before its first step it may take other weights for its anchor, as all ranks then do."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, flights: Flights, weights: Weights, options: Options) -> None:
-        self.model, self.optimizer, self.flights, self.weights, self.options = model, optimizer, flights, weights, options
-        self.strategy, self.driver, self.buckets, self.meter = flights.strategy, flights.driver, flights.buckets, flights.meter
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        flights: Flights,
+        weights: Weights,
+        options: Options,
+    ) -> None:
+        self.model, self.optimizer, self.flights, self.weights, self.options = (
+            model,
+            optimizer,
+            flights,
+            weights,
+            options,
+        )
+        self.strategy, self.driver, self.buckets, self.meter = (
+            flights.strategy,
+            flights.driver,
+            flights.buckets,
+            flights.meter,
+        )
         self.step = 0
         """Steps of the schedule's clock so far."""
         self._begun = 0  # the step at which this syncer began
         self.apart = 0
-        """Steps since all buckets last landed at once: under `staggered` in several parts, all there have been."""
+        """Steps since all buckets last landed at once: under `staggered` in several parts, all
+        there have been."""
         self._on_gradients = self.strategy.on.clock == "backward"
         self._device = self.buckets[0].device
         when = self.strategy.when
-        self.pace = Pace(when, self.driver, self.meter, len(self.buckets), self._device) if isinstance(when, by_speed) else None
+        self.pace = (
+            Pace(when, self.driver, self.meter, len(self.buckets), self._device)
+            if isinstance(when, by_speed)
+            else None
+        )
         self._tick: Tick | None = None
         self._launching = False
         self.order = by_index(self.buckets)
@@ -72,28 +97,39 @@ class Syncer:
         self.hooks = Hooks(self)
         self.watch = Watch(self, (param for _, param in self._frozen.named))
         self.checks = Checks(self, options.check_every)
-        self._late = Deferred(self, options.overlap == "priority") if options.overlap != "backward" else None
+        self._late = (
+            Deferred(self, options.overlap == "priority") if options.overlap != "backward" else None
+        )
 
-    # -- what users call ----------------------------------------------------------------------------------------------
+    # -- what users call
+    # ----------------------------------------------------------------------------------------------
 
     def weigh(self, weight: float) -> None:
-        """Give this rank's weight (its tokens or samples, say) for the launches to come; every rank calls it, once before a launch.
+        """Give this rank's weight (its tokens or samples, say) for the launches to come; every rank
+        calls it, once before a launch.
 
-        The mean is sum(w_k · x_k) / sum(w_k). It costs two messages of 8 bytes to each rank, sent while the forward pass runs.
+        The mean is sum(w_k · x_k) / sum(w_k). It costs two messages of 8 bytes to each rank, sent
+        while the forward pass runs.
         """
         self.weights.tell(weight)
 
     def skip_step(self) -> None:
-        """Take part in a step with nothing new: no gradient on a rank without data, no update on a rank that drops one.
+        """Take part in a step with nothing new: no gradient on a rank without data, no update on a
+        rank that drops one.
 
-        It keeps the ranks' clocks together; the others call `backward()` (or `optimizer.step()`) as always.
+        It keeps the ranks' clocks together; the others call `backward()` (or `optimizer.step()`) as
+        always.
         """
         if self._on_gradients:
             if self.within:
-                raise AttachError("skip_step() within a backward pass: an earlier one failed half-way. Close the syncer and attach again")
+                raise AttachError(
+                    "skip_step() within a backward pass: an earlier one failed half-way. Close "
+                    "the syncer and attach again"
+                )
             if self.strategy.on.updates and not self.accumulating:
                 for bucket in self.buckets:
-                    bucket.clear_grads()  # the last step's update, where nobody has zeroed it: no gradient
+                    # the last step's update, where nobody has zeroed it: no gradient
+                    bucket.clear_grads()
             with self.meter.working():
                 self.begin()
                 self.finish()
@@ -102,33 +138,41 @@ class Syncer:
                 self.stepped(rested=True)
 
     def rests(self) -> bool:
-        """Whether this rank is to call `skip_step()` in place of its next step: under `by_speed(…)`, where it is slower than others."""
+        """Whether this rank is to call `skip_step()` in place of its next step: under
+        `by_speed(…)`, where it is slower than others."""
         return self.pace is not None and not self.pace.works(self.step)
 
     def land(self) -> None:
-        """Wait for the means of a backward pass whose landing was left to the next forward pass (`overlap="forward"`, `"priority"`).
+        """Wait for the means of a backward pass whose landing was left to the next forward pass
+        (`overlap="forward"`, `"priority"`).
 
-        Before `optimizer.step()` they are in `.grad` then, to be clipped or read; after it the weights have taken the step.
+        Before `optimizer.step()` they are in `.grad` then, to be clipped or read; after it the
+        weights have taken the step.
         """
         if self._late is not None:
             self._late.land()
 
     def check(self) -> None:
-        """Prove that what ranks must hold equal is equal, by hashes of every parameter (and of the buffers that are broadcast).
+        """Prove that what ranks must hold equal is equal, by hashes of every parameter (and of the
+        buffers that are broadcast).
 
         Raises:
             DisagreementError: on every rank; it names the first parameter that differs.
-            NotLandedError: on `parameters()`, when ranks differ rightly: between two landings, or always (a drawn few, gossip, parts that
-                land by turns).
+            NotLandedError: on `parameters()`, when ranks differ rightly: between two landings, or
+                always (a drawn few, gossip, parts that land by turns).
         """
         self.land()
-        agree.compare(self.driver, self.meter, comparable(self), self._device, self.watch.problems())
+        agree.compare(
+            self.driver, self.meter, comparable(self), self._device, self.watch.problems()
+        )
 
     @contextmanager
     def common_weights(self) -> Iterator[nn.Module]:
-        """The model with the weights that ranks have in common: to validate, to save. Own weights come back at the end.
+        """The model with the weights that ranks have in common: to validate, to save. Own weights
+        come back at the end.
 
-        Common are the parameters themselves on gradients, the anchor on deltas, and the mean over ranks (all of it, dense) on parameters.
+        Common are the parameters themselves on gradients, the anchor on deltas, and the mean over
+        ranks (all of it, dense) on parameters.
         """
         if self._on_gradients:
             self.land()
@@ -159,9 +203,11 @@ class Syncer:
         return self.meter.report()
 
     def trace(self, path: str | Path) -> AbstractContextManager[Trace]:
-        """Record what happens when inside the block, on all ranks, and write it to a file for Perfetto (ui.perfetto.dev).
+        """Record what happens when inside the block, on all ranks, and write it to a file for
+        Perfetto (ui.perfetto.dev).
 
-        Every rank enters and leaves it alike; rank 0 writes. Compute, encode and wire stand by bucket, lane and rank.
+        Every rank enters and leaves it alike; rank 0 writes. Compute, encode and wire stand by
+        bucket, lane and rank.
 
         Raises:
             AttachError: there is no such folder, or a trace is being recorded.
@@ -181,9 +227,11 @@ class Syncer:
         return recording(self, Path(path))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Residuals, warm starts, anchors, outer and private state, flights in the air: tensors only, rank-qualified where ranks differ.
+        """Residuals, warm starts, anchors, outer and private state, flights in the air: tensors
+        only, rank-qualified where ranks differ.
 
-        With torch DCP: `dcp.save({"sync": sync, …})`, and `sync.load_checkpoint(folder)` at any world size.
+        With torch DCP: `dcp.save({"sync": sync, …})`, and `sync.load_checkpoint(folder)` at any
+            world size.
         """
         self.land()
         return checkpoint.save(self)
@@ -197,7 +245,8 @@ class Syncer:
         checkpoint.load(self, state)
 
     def load_checkpoint(self, folder: str | Path, key: str = "sync") -> None:
-        """Go on from a DCP folder in which the syncer was saved as `key`, whatever the world that saved it.
+        """Go on from a DCP folder in which the syncer was saved as `key`, whatever the world that
+        saved it.
 
         Raises:
             AttachError: there is no such state, or as in `load_state_dict`.
@@ -218,8 +267,8 @@ class Syncer:
     def close(self) -> None:
         """Land what is in flight, take the hooks off, stop the lanes.
 
-        On deltas a landing is written; on gradients the means of the last tau steps of a delayed schedule are dropped, as no step
-        is left to apply them.
+        On deltas a landing is written; on gradients the means of the last tau steps of a delayed
+        schedule are dropped, as no step is left to apply them.
         """
         if not self.hooks:
             return
@@ -227,16 +276,31 @@ class Syncer:
             self.land()
             self._unhook()
             while launched := [bucket.air[0].step for bucket in self.buckets if bucket.air]:
-                oldest = [bucket for bucket in self.buckets if bucket.air and bucket.air[0].step == min(launched)]
+                oldest = [
+                    bucket
+                    for bucket in self.buckets
+                    if bucket.air and bucket.air[0].step == min(launched)
+                ]
                 self.landings.put(oldest, write=not self._on_gradients)
         finally:
             self.driver.close()
-        never = [bucket.names[0] for bucket in self.buckets if bucket.index not in self.landings.written]
+        never = [
+            bucket.names[0] for bucket in self.buckets if bucket.index not in self.landings.written
+        ]
         if never and self.step > self._begun:
-            some = f" of {len(never)} of {len(self.buckets)} buckets (from {never[0]!r})" if len(never) < len(self.buckets) else ""
-            left = "the optimiser has seen no gradient of theirs" if self._on_gradients else "each rank keeps its own parameters"
+            some = (
+                f" of {len(never)} of {len(self.buckets)} buckets (from {never[0]!r})"
+                if len(never) < len(self.buckets)
+                else ""
+            )
+            left = (
+                "the optimiser has seen no gradient of theirs"
+                if self._on_gradients
+                else "each rank keeps its own parameters"
+            )
             warnings.warn(
-                f"closed after {self.step - self._begun} steps without a mean over ranks{some}: {self.strategy.when!r} is longer than "
+                f"closed after {self.step - self._begun} steps without a mean over ranks{some}: "
+                f"{self.strategy.when!r} is longer than "
                 f"the run, so {left}. Take a shorter period or delay, or train for longer",
                 stacklevel=2,
             )
@@ -244,7 +308,12 @@ class Syncer:
     def __enter__(self) -> Syncer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is None:
             self.close()
         else:
@@ -257,7 +326,8 @@ class Syncer:
         if self._late is not None:
             self._late.close()
 
-    # -- a step -------------------------------------------------------------------------------------------------------
+    # -- a step
+    # -------------------------------------------------------------------------------------------------------
 
     @property
     def within(self) -> bool:
@@ -298,7 +368,9 @@ class Syncer:
         """Launch slices of buckets that are full, in the one order that every rank has."""
         assert self._tick is not None
         while self._next < len(self.order) and not self.buckets[self.order[self._next]].missing:
-            self.flights.launch_slice(self.buckets[self.order[self._next]], self.step, self._share, self._tick.dense)
+            self.flights.launch_slice(
+                self.buckets[self.order[self._next]], self.step, self._share, self._tick.dense
+            )
             self._next += 1
 
     @torch.no_grad()
@@ -313,7 +385,9 @@ class Syncer:
             self._launch_full()
             self.landings.launched(self.buckets, self.step, absent)
         for bucket in self.buckets if tick.launch else ():
-            bucket.clear_grads()  # all at once: memory freed one by one would go back to the system and be faulted in again
+            # all at once: memory freed one by one would go back to the system and be faulted in
+            # again
+            bucket.clear_grads()
         landing = [self.buckets[index] for index in tick.land]
         if self._late is None:
             self.landings.put(landing)
@@ -338,7 +412,11 @@ class Syncer:
             self.checks.launching()
             self.weights.settle()
             for index in tick.launch:
-                share = self._share if self.pace is None else self.pace.share(index, self.weights.shares)
+                share = (
+                    self._share
+                    if self.pace is None
+                    else self.pace.share(index, self.weights.shares)
+                )
                 self.flights.launch(self.buckets[index], self.step, share, tick.dense)
             self.landings.launched([self.buckets[index] for index in tick.launch], self.step, None)
         if self.pace is not None and 0 in tick.launch and not tick.dense:
@@ -358,18 +436,25 @@ class Syncer:
         self.meter.steps += 1
         self.apart = 0 if len(tick.land) == len(self.buckets) else self.apart + 1
         if tick.land and self._buffers:
-            agree.broadcast(self.driver, self.meter, [buffer for _, buffer in self.shared_buffers], f"step {self.step - 1}, buffers")
+            agree.broadcast(
+                self.driver,
+                self.meter,
+                [buffer for _, buffer in self.shared_buffers],
+                f"step {self.step - 1}, buffers",
+            )
 
     def _refuse_changed(self) -> None:
         self._frozen.refuse_thawed()
         for bucket in self.buckets:
             bucket.refuse_converted()
 
-    # -- odds and ends ------------------------------------------------------------------------------------------------
+    # -- odds and ends
+    # ------------------------------------------------------------------------------------------------
 
     @property
     def shared_buffers(self) -> list[tuple[str, Tensor]]:
-        """The buffers that are broadcast, as they are now: a module may put another tensor in the place of one."""
+        """The buffers that are broadcast, as they are now: a module may put another tensor in the
+        place of one."""
         return [(name, getattr(module, attribute)) for name, module, attribute in self._buffers]
 
     @property

@@ -1,7 +1,8 @@
 """What happened when, on every rank: a file for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
-A rank is a process there, with a track `compute` (forward, backward, the waits within it, optimiser) and one a lane (what codecs and routes
-compute, and what is on the wire, by bucket). Clocks of ranks are set alike at the start, to within a round trip.
+A rank is a process there, with a track `compute` (forward, backward, the waits within it,
+optimiser) and one a lane (what codecs and routes compute, and what is on the wire, by bucket).
+Clocks of ranks are set alike at the start, to within a round trip.
 """
 
 from __future__ import annotations
@@ -48,31 +49,50 @@ class Trace:
     def flown(self, handle: Handle, bucket: int, part: int, lane: int, step: int) -> None:
         """A flight that has landed."""
         for stage in handle.stages:
-            told = {"step": step, "bucket": bucket, "slice": part} | ({"sent_bytes": stage.sent_bytes} if stage.what == "wire" else {})
-            self.add(f"lane {lane}", f"{stage.what} bucket {bucket}", stage.begin, stage.end, **told)
+            told = {"step": step, "bucket": bucket, "slice": part} | (
+                {"sent_bytes": stage.sent_bytes} if stage.what == "wire" else {}
+            )
+            self.add(
+                f"lane {lane}", f"{stage.what} bucket {bucket}", stage.begin, stage.end, **told
+            )
 
     def events(self, rank: int) -> list[dict[str, Any]]:
         """As Perfetto reads them, in microseconds since the start."""
-        tracks = sorted({track for track, *_ in self.spans} | {COMPUTE}, key=lambda track: (track != COMPUTE, len(track), track))
+        tracks = sorted(
+            {track for track, *_ in self.spans} | {COMPUTE},
+            key=lambda track: (track != COMPUTE, len(track), track),
+        )
         numbers = {track: number for number, track in enumerate(tracks)}
-        made: list[dict[str, Any]] = [{"ph": "M", "pid": rank, "name": "process_name", "args": {"name": f"rank {rank}"}}]
-        made += [{"ph": "M", "pid": rank, "tid": tid, "name": "thread_name", "args": {"name": track}} for track, tid in numbers.items()]
+        made: list[dict[str, Any]] = [
+            {"ph": "M", "pid": rank, "name": "process_name", "args": {"name": f"rank {rank}"}}
+        ]
+        made += [
+            {"ph": "M", "pid": rank, "tid": tid, "name": "thread_name", "args": {"name": track}}
+            for track, tid in numbers.items()
+        ]
         for track, name, begin, end, told in self.spans:
             at = {"ts": round((begin - self.begun) * 1e6, 3), "dur": round((end - begin) * 1e6, 3)}
-            made.append({"ph": "X", "pid": rank, "tid": numbers[track], "name": name, **at, "args": told})
+            made.append(
+                {"ph": "X", "pid": rank, "tid": numbers[track], "name": name, **at, "args": told}
+            )
         return made
 
 
 @contextmanager
 def recording(sync: Syncer, path: Path) -> Iterator[Trace]:
-    """Record a syncer's steps inside the block, and write all ranks' to one file at its end: rank 0 does.
+    """Record a syncer's steps inside the block, and write all ranks' to one file at its end: rank 0
+    does.
 
     Where the block fails, each rank writes what it has to a file of its own, and asks nobody.
     """
     if sync.flights.trace is not None:
-        raise AttachError(f"trace({str(path)!r}): another trace is being recorded; leave its block first")
+        raise AttachError(
+            f"trace({str(path)!r}): another trace is being recorded; leave its block first"
+        )
     if not path.parent.is_dir():
-        raise AttachError(f"trace({str(path)!r}): there is no folder {str(path.parent)!r}; make it first")
+        raise AttachError(
+            f"trace({str(path)!r}): there is no folder {str(path.parent)!r}; make it first"
+        )
     rank = sync.driver.rank
     sync.share(b"", "trace: the start")
     trace = sync.flights.trace = Trace(time.perf_counter())
@@ -92,7 +112,8 @@ def recording(sync: Syncer, path: Path) -> Iterator[Trace]:
 
 
 def _hooks(sync: Syncer, trace: Trace) -> list[Any]:
-    """What tells of forward passes and optimiser steps; the syncer tells of the end of a backward pass, and of waits."""
+    """What tells of forward passes and optimiser steps; the syncer tells of the end of a backward
+    pass, and of waits."""
 
     def before(*_: Any) -> None:
         trace.opened("forward")

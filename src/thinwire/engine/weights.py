@@ -1,4 +1,5 @@
-"""How much each rank counts in the mean: as `attach` was given, or as ranks tell before a launch."""
+"""How much each rank counts in the mean: as `attach` was given, or as ranks tell before a
+launch."""
 
 from __future__ import annotations
 
@@ -34,9 +35,12 @@ class Weights:
         self.told = False
 
     def tell(self, weight: float, label: str = "weigh") -> None:
-        """Send this rank's weight round, without waiting for the others'; `label` is told if it fails."""
+        """Send this rank's weight round, without waiting for the others'; `label` is told if it
+        fails."""
         self.settle()
-        self._telling = agree.Sharing(self._driver, self._meter, struct.pack("<d", weight), label, self._device)
+        self._telling = agree.Sharing(
+            self._driver, self._meter, struct.pack("<d", weight), label, self._device
+        )
 
     def settle(self) -> None:
         """Take up the weights that are on their way, if any."""

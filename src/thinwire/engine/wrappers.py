@@ -1,4 +1,5 @@
-"""Other frameworks around a model or an optimiser: what of them a syncer goes with, and what it refuses."""
+"""Other frameworks around a model or an optimiser: what of them a syncer goes with, and what it
+refuses."""
 
 from __future__ import annotations
 
@@ -11,18 +12,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 ADVICE = (
-    "Call the bare model and wrap it in nothing. Accelerate: leave the model out of prepare(). Lightning and Hugging Face's Trainer wrap "
+    "Call the bare model and wrap it in nothing. Accelerate: leave the model out of prepare(). "
+    "Lightning and Hugging Face's Trainer wrap "
     "it by themselves where there are several ranks: write the loop yourself"
 )
 
 WHOLE = (
-    "Thinwire trains whole replicas only, and sharding after attach is refused, too: leave the model unsharded where it fits on one "
+    "Thinwire trains whole replicas only, and sharding after attach is refused, too: leave the "
+    "model unsharded where it fits on one "
     "device, or train it with FSDP alone"
 )
 
 
 def around(model: nn.Module) -> str | None:
-    """Name the living data-parallel wrapper that holds the model or a part of it; it takes a look at every object, so ask seldom."""
+    """Name the living data-parallel wrapper that holds the model or a part of it; it takes a look
+    at every object, so ask seldom."""
     ours = {id(module) for module in model.modules()}
     found = _living_wrapper(ours)
     if found is not None and gc.collect():  # one that is only waiting to be collected does nothing
@@ -31,22 +35,31 @@ def around(model: nn.Module) -> str | None:
 
 
 def inside(model: nn.Module) -> list[str]:
-    """Say which wrappers, and sharded parameters, the model itself has: what of it attach cannot synchronise."""
+    """Say which wrappers, and sharded parameters, the model itself has: what of it attach cannot
+    synchronise."""
     found = []
-    wrapped = next(((name, module) for name, module in model.named_modules() if isinstance(module, _kinds())), None)
+    wrapped = next(
+        ((name, module) for name, module in model.named_modules() if isinstance(module, _kinds())),
+        None,
+    )
     if wrapped is not None:
         name, module = wrapped
         what = f"the model's {name!r} is" if name else "the model is"
         if isinstance(module, DistributedDataParallel):
-            found.append(f"{what} wrapped in DistributedDataParallel, which averages gradients itself: attach the bare module. {ADVICE}")
+            found.append(
+                f"{what} wrapped in DistributedDataParallel, which averages gradients itself: "
+                f"attach the bare module. {ADVICE}"
+            )
         else:
             found.append(
-                f"{what} wrapped in FullyShardedDataParallel (FSDP1), which shards parameters and reduces gradients itself. {WHOLE}"
+                f"{what} wrapped in FullyShardedDataParallel (FSDP1), which shards parameters and "
+                f"reduces gradients itself. {WHOLE}"
             )
     if sharded := [name for name, param in model.named_parameters() if is_sharded(param)]:
         more = f" and {len(sharded) - 1} more" if len(sharded) > 1 else ""
         found.append(
-            f"{sharded[0]!r}{more}: DTensors, sharded by fully_shard (FSDP2) or a device mesh, have no place in a flat bucket. {WHOLE}"
+            f"{sharded[0]!r}{more}: DTensors, sharded by fully_shard (FSDP2) or a device mesh, "
+            f"have no place in a flat bucket. {WHOLE}"
         )
     return found
 
@@ -57,7 +70,8 @@ def is_sharded(param: Any) -> bool:
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """Return the optimiser that takes the steps: that in Accelerate's wrapper, which itself has no hooks.
+    """Return the optimiser that takes the steps: that in Accelerate's wrapper, which itself has no
+    hooks.
 
     Example:
         >>> import torch
@@ -66,13 +80,18 @@ def unwrapped(optimizer: Any) -> Any:
         True
     """
     inner, depth = optimizer, 0
-    while not hasattr(inner, "_optimizer_step_pre_hooks") and isinstance(getattr(inner, "optimizer", None), Optimizer) and depth < 8:
+    while (
+        not hasattr(inner, "_optimizer_step_pre_hooks")
+        and isinstance(getattr(inner, "optimizer", None), Optimizer)
+        and depth < 8
+    ):
         inner, depth = inner.optimizer, depth + 1
     return inner if hasattr(inner, "_optimizer_step_pre_hooks") else optimizer
 
 
 def _kinds() -> tuple[type, ...]:
-    """The wrappers that synchronise by themselves; FSDP's module takes long to import, and where it is not there are none."""
+    """The wrappers that synchronise by themselves; FSDP's module takes long to import, and where it
+    is not there are none."""
     fsdp = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
     return (DistributedDataParallel,) if fsdp is None else (DistributedDataParallel, fsdp)
 
@@ -81,6 +100,8 @@ def _living_wrapper(ours: set[int]) -> str | None:
     kinds, known = _kinds(), dict[type, bool]()
     for held in gc.get_objects():
         kind = type(held)
-        if known.setdefault(kind, issubclass(kind, kinds)) and any(id(module) in ours for module in held.modules()):
+        if known.setdefault(kind, issubclass(kind, kinds)) and any(
+            id(module) in ours for module in held.modules()
+        ):
             return kind.__name__
     return None

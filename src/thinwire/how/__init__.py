@@ -1,8 +1,9 @@
 """How to carry it: routes, as generators that yield hops and never touch a process group.
 
-Payloads that may be added: `native()`, or `direct()` over long links. Two ranks, or sparse payloads: `gather()`. Three and more ranks and a
-dense codec: `two_shot()`. Nodes with a fast wire inside and a thin one between: `hierarchical(native(), two_shot(), node=8)`. `auto()`
-reckons which is fastest.
+Payloads that may be added: `native()`, or `direct()` over long links. Two ranks, or sparse
+payloads: `gather()`. Three and more ranks and a dense codec: `two_shot()`. Nodes with a fast wire
+inside and a thin one between: `hierarchical(native(), two_shot(), node=8)`. `auto()` reckons which
+is fastest.
 """
 
 from thinwire.how._broadcast import broadcast

@@ -1,9 +1,11 @@
-"""One rank's bytes to all: along a chain, or scattered and gathered, whichever the link's formula says is faster.
+"""One rank's bytes to all: along a chain, or scattered and gathered, whichever the link's formula
+says is faster.
 
-Chain: the bytes go in c segments from rank to rank, segment s+1 one rank behind segment s: T = (c + K-2) (α + o + M/(c B)), so M/B for
-large M.
-Scattered: the first rank sends each rank a K-th, and each tells all others: T = 2 (α + (K-1) (o + M/(K B))), 2 M/B, but two latencies.
-(The two regimes of Thakur, Rabenseifner & Gropp 2005, with the pipelined chain for large messages, Träff, Ripke et al. 2005.)
+Chain: the bytes go in c segments from rank to rank, segment s+1 one rank behind segment s: T = (c +
+K-2) (α + o + M/(c B)), so M/B for large M.
+Scattered: the first rank sends each rank a K-th, and each tells all others: T = 2 (α + (K-1) (o +
+M/(K B))), 2 M/B, but two latencies. (The two regimes of Thakur, Rabenseifner & Gropp 2005, with the
+pipelined chain for large messages, Träff, Ripke et al. 2005.)
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def broadcast(flat: Tensor, seat: Seat, link: Link = LOCAL_NETWORK) -> Flight:
 
 
 def broadcast_seconds(nbytes: int, world: int, link: Link, segments: int) -> float:
-    """Of a chain of so many segments, in closed form; where there are none, about that of a scattered one, whose shares come one by one."""
+    """Of a chain of so many segments, in closed form; where there are none, about that of a
+    scattered one, whose shares come one by one."""
     if world == 1 or not nbytes:
         return 0.0
     if segments:
@@ -49,14 +52,27 @@ def broadcast_seconds(nbytes: int, world: int, link: Link, segments: int) -> flo
 
 def segments_of(nbytes: int, world: int, link: Link) -> int:
     """The segments that are fastest on this link; 0 where scattering is."""
-    best = math.sqrt((world - 2) * nbytes / link.rate_bytes_per_s / max(link.delay_s + link.message_s, 1e-9)) if world > 2 else 1
+    best = (
+        math.sqrt(
+            (world - 2) * nbytes / link.rate_bytes_per_s / max(link.delay_s + link.message_s, 1e-9)
+        )
+        if world > 2
+        else 1
+    )
     segments = max(1, min(round(best), nbytes // SMALLEST))
-    return segments if broadcast_seconds(nbytes, world, link, segments) <= broadcast_seconds(nbytes, world, link, 0) else 0
+    return (
+        segments
+        if broadcast_seconds(nbytes, world, link, segments)
+        <= broadcast_seconds(nbytes, world, link, 0)
+        else 0
+    )
 
 
 def _along(flat: Tensor, seat: Seat, segments: int) -> Flight:
     pieces, at = _cut(flat, segments), seat.place
-    for t in range(max(at - 1, 0), segments + at):  # rank p sends segment t-p in round t, and hears the one after it
+    for t in range(
+        max(at - 1, 0), segments + at
+    ):  # rank p sends segment t-p in round t, and hears the one after it
         send = ((seat.group[at + 1], pieces[t - at]),) if t >= at and at + 1 < seat.world else ()
         come = t - at + 1
         recv = ((seat.group[at - 1], pieces[come].numel()),) if at and come < segments else ()
@@ -76,7 +92,11 @@ def _scattered(flat: Tensor, seat: Seat) -> Flight:
     else:
         got = yield Exchange((), ((first, mine.numel()),))
         mine.copy_(got[first])
-    wanted = tuple((rank, shares[rank].numel()) for rank in reversed(seat.others)) if seat.rank != first else ()
+    wanted = (
+        tuple((rank, shares[rank].numel()) for rank in reversed(seat.others))
+        if seat.rank != first
+        else ()
+    )
     got = yield Exchange(tuple((rank, mine) for rank in seat.others if rank != first), wanted)
     for rank, share in got.items():
         shares[rank].copy_(share)

@@ -1,9 +1,12 @@
-"""Moving spans about by a plan: who sends which sums to whom, in which order, as seen from one rank.
+"""Moving spans about by a plan: who sends which sums to whom, in which order, as seen from one
+rank.
 
-The bucket is cut in spans ("chunks"), each encoded on its own. A chunk's *parts* travel towards its owner and are added on the way; then
-its *whole*, the sum, travels from the owner to all. Where payloads add unopened, parts are added as numbers and the whole is the sum
-itself. Where they do not, a rank opens what it hears, adds, and encodes again; the owner encodes the whole, once, and all ranks (the owner
-too) open those same bytes. Sums are taken in the order of places, never of arrival.
+The bucket is cut in spans ("chunks"), each encoded on its own. A chunk's *parts* travel towards its
+owner and are added on the way; then its *whole*, the sum, travels from the owner to all. Where
+payloads add unopened, parts are added as numbers and the whole is the sum itself. Where they do
+not, a rank opens what it hears, adds, and encodes again; the owner encodes the whole, once, and all
+ranks (the owner too) open those same bytes. Sums are taken in the order of places, never of
+arrival.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Who encodes a whole, other than its parts' own coder: `encode` does at its owner, `opener` tells of who opens it."""
+    """Who encodes a whole, other than its parts' own coder: `encode` does at its owner, `opener`
+    tells of who opens it."""
 
     encode: Callable[[Tensor, int], Tensor]
     opener: Callable[[int], tuple[Coder, Spec, State]]
@@ -61,11 +65,14 @@ def totals(
     again: Again | None,
     into: dict[int, Tensor],
 ) -> Totals:
-    """One packet of each chunk, answered with the sum over ranks of what they decode to, in its place in `into` if it has one."""
+    """One packet of each chunk, answered with the sum over ranks of what they decode to, in its
+    place in `into` if it has one."""
     if seat.world == 1 and again is None:
         return {j: packet.open(packet.payload, seat.rank) for j, packet in packets.items()}
     chunks: dict[int, _Unopened | _Opened] = {
-        j: _Unopened(packet, seat) if unopened and again is None else _Opened(packet, seat, j, owners[j], again)
+        j: _Unopened(packet, seat)
+        if unopened and again is None
+        else _Opened(packet, seat, j, owners[j], again)
         for j, packet in packets.items()
     }
     device = next(iter(packets.values())).payload.device
@@ -74,7 +81,10 @@ def totals(
         for message in move.send:
             parts, wholes = _among(message, chunks)
             payloads = [*(chunks[j].part() for j in parts), *(chunks[j].whole() for j in wholes)]
-            knowns = [*(chunks[j].due.nbytes is not None for j in parts), *(chunks[j].whole_due.nbytes is not None for j in wholes)]
+            knowns = [
+                *(chunks[j].due.nbytes is not None for j in parts),
+                *(chunks[j].whole_due.nbytes is not None for j in wholes),
+            ]
             if payloads:
                 send.append((seat.group[message.peer], payloads, knowns))
         for message in move.recv:
@@ -103,7 +113,9 @@ class _Unopened:
 
     def __init__(self, packet: Packet, seat: Seat) -> None:
         self.packet = packet
-        self.due = self.whole_due = Due(packet.payload.numel(), packet.payload.numel(), packet.coder)  # what adds is as long everywhere
+        self.due = self.whole_due = Due(
+            packet.payload.numel(), packet.payload.numel(), packet.coder
+        )  # what adds is as long everywhere
         self.heard = [(seat.place, packet.payload)]
 
     def hear(self, place: int, payload: Tensor, raw: bool) -> None:
@@ -124,13 +136,23 @@ class _Unopened:
 
     def open(self, into: Tensor | None) -> Tensor:
         packet = self.packet
-        return _opened(packet.coder, self.whole(), packet.spec, packet.state, packet.seat, packet.seat.rank, into)
+        return _opened(
+            packet.coder,
+            self.whole(),
+            packet.spec,
+            packet.state,
+            packet.seat,
+            packet.seat.rank,
+            into,
+        )
 
 
 class _Opened:
     """A chunk whose payloads are opened, added and encoded again."""
 
-    def __init__(self, packet: Packet, seat: Seat, number: int, owner: int, again: Again | None) -> None:
+    def __init__(
+        self, packet: Packet, seat: Seat, number: int, owner: int, again: Again | None
+    ) -> None:
         self.packet, self.seat, self.number, self.again = packet, seat, number, again
         self.owner = seat.group[owner]
         self.opener = again.opener(number) if again else (packet.coder, packet.spec, packet.state)
@@ -157,7 +179,9 @@ class _Opened:
             elif self.total is None and all(raw for *_, raw in self.heard):
                 ordered = sorted(self.heard, key=lambda each: each[0])
                 heard = [(self.seat.group[place], payload) for place, payload, _ in ordered]
-                self.final = packet.coder.encode_sum(heard, packet.spec, packet.state, packet.seat, back)
+                self.final = packet.coder.encode_sum(
+                    heard, packet.spec, packet.state, packet.seat, back
+                )
             else:
                 self.final = packet.coder.encode(self._add_up(), packet.spec, packet.state, back)
         return self.final
@@ -178,17 +202,28 @@ class _Opened:
             if self.total is None:
                 self.total = packet.coder.decode(payload, packet.spec, packet.state, said, sender)
             else:
-                packet.coder.accumulate(self.total, payload, packet.spec, packet.state, said, sender)
+                packet.coder.accumulate(
+                    self.total, payload, packet.spec, packet.state, said, sender
+                )
         self.heard = []
         assert self.total is not None
         return self.total
 
     def _hop(self) -> Seat:
-        """Who encodes a sum on its way. A rank does it once for a chunk, and ranks may count their moves otherwise."""
+        """Who encodes a sum on its way. A rank does it once for a chunk, and ranks may count their
+        moves otherwise."""
         return self.seat.under("hop")
 
 
-def _opened(coder: Coder, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int, into: Tensor | None) -> Tensor:
+def _opened(
+    coder: Coder,
+    payload: Tensor,
+    spec: Spec,
+    state: State,
+    seat: Seat,
+    sender: int,
+    into: Tensor | None,
+) -> Tensor:
     """What a payload decodes to, in its place where there is one for it."""
     if into is None or into.numel() != spec.numel or into.dtype != spec.work:
         return coder.decode(payload, spec, state, seat, sender)
@@ -197,7 +232,8 @@ def _opened(coder: Coder, payload: Tensor, spec: Spec, state: State, seat: Seat,
 
 
 def added(payloads: Sequence[Tensor], sums: tuple[tuple[int, torch.dtype], ...]) -> Tensor:
-    """The sum of payloads that add unopened, in order; in place in the first where it can be. Narrow floats are rounded once.
+    """The sum of payloads that add unopened, in order; in place in the first where it can be.
+    Narrow floats are rounded once.
 
     Example:
         >>> halves = [torch.tensor(v, dtype=torch.bfloat16).view(1).view(torch.uint8) for v in (256.0, 1.0, 1.0)]
@@ -206,8 +242,12 @@ def added(payloads: Sequence[Tensor], sums: tuple[tuple[int, torch.dtype], ...])
     """
     runs, at = [], 0
     for nbytes, dtype in sums:
-        first, *others = [reference.from_bytes(payload[at : at + nbytes], dtype) for payload in payloads]
-        total = first.float() if dtype.itemsize < torch.float32.itemsize and len(others) > 1 else first
+        first, *others = [
+            reference.from_bytes(payload[at : at + nbytes], dtype) for payload in payloads
+        ]
+        total = (
+            first.float() if dtype.itemsize < torch.float32.itemsize and len(others) > 1 else first
+        )
         for other in others:
             total.add_(other)
         runs.append(reference.as_bytes(total.to(dtype)))
@@ -216,7 +256,8 @@ def added(payloads: Sequence[Tensor], sums: tuple[tuple[int, torch.dtype], ...])
 
 
 class Planned(Route):
-    """A route that moves chunks by a plan. It says how many there are, who owns each, and how they move."""
+    """A route that moves chunks by a plan. It says how many there are, who owns each, and how they
+    move."""
 
     masks: ClassVar[bool] = True
     unopened: ClassVar[bool] = True
@@ -241,14 +282,22 @@ class Planned(Route):
     def refuses(self, codec: Codec) -> str | None:
         if codec.drops and not codec.summable:
             return (
-                f"Cannot carry {codec!r} over {self!r}: encoding a sum again on its way would drop entries that the ranks chose to send. "
-                "Use gather(), or two_shot(back=…) with a codec with feedback, such as two_shot(back=feedback(topk(…)))"
+                f"Cannot carry {codec!r} over {self!r}: encoding a sum again on its way would "
+                "drop entries that the ranks chose to send. "
+                "Use gather(), or two_shot(back=…) with a codec with feedback, such as "
+                "two_shot(back=feedback(topk(…)))"
             )
         return None
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
         spans = self.spans(codec, spec, seat.world)
-        return State(children={"codec": State(children={str(j): codec.init(span, seat) for j, span in enumerate(spans)})})
+        return State(
+            children={
+                "codec": State(
+                    children={str(j): codec.init(span, seat) for j, span in enumerate(spans)}
+                )
+            }
+        )
 
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
         spans = self.spans(codec, spec, seat.world)
@@ -257,7 +306,15 @@ class Planned(Route):
 
         def answer(packets: dict[int, Packet]) -> Totals:
             again = self._again(spans, state, packets, seat)
-            return totals(moves, owners, packets, seat, self.unopened and codec.summable, again, places(codec, x, spans))
+            return totals(
+                moves,
+                owners,
+                packets,
+                seat,
+                self.unopened and codec.summable,
+                again,
+                places(codec, x, spans),
+            )
 
         return (yield from many_spans(codec, x, spans, state.child("codec"), seat, answer))
 
@@ -268,7 +325,9 @@ class Planned(Route):
     def _grain(self, codec: Codec) -> Grain:
         return codec.grain
 
-    def _again(self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], seat: Seat) -> Again | None:
+    def _again(
+        self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], seat: Seat
+    ) -> Again | None:
         """Who encodes sums, where it is not the codec of the parts."""
         return None
 
@@ -284,16 +343,25 @@ class OneCodec(Planned):
         return [codec.nbytes(span) for span in self.spans(codec, spec, world)]
 
     def _most(self, codec: Codec, spec: Spec, world: int) -> int:
-        """Bytes of the largest part of a chunk, for formulas of seconds, which take all chunks to be alike."""
+        """Bytes of the largest part of a chunk, for formulas of seconds, which take all chunks to
+        be alike."""
         return max(largest(codec, span) for span in self.spans(codec, spec, world))
 
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         sizes = self._sizes(codec, spec, seat.world)
-        return None if None in sizes else self._sent([size or 0 for size in sizes], seat.place, seat.world)[0]
+        return (
+            None
+            if None in sizes
+            else self._sent([size or 0 for size in sizes], seat.place, seat.world)[0]
+        )
 
     def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         sizes = self._sizes(codec, spec, seat.world)
-        return None if None in sizes or codec.opener is None else self._sent([size or 0 for size in sizes], seat.place, seat.world)[1]
+        return (
+            None
+            if None in sizes or codec.opener is None
+            else self._sent([size or 0 for size in sizes], seat.place, seat.world)[1]
+        )
 
     @abstractmethod
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
@@ -306,8 +374,11 @@ def largest(codec: Codec, spec: Spec) -> int:
     return codec.max_nbytes(spec) if exact is None else exact
 
 
-def ring(order: Sequence[int], index: int, blocks: Sequence[Chunks], *, raw: bool) -> tuple[list[Move], list[Move]]:
-    """The moves of the place `order[index]`: reduce-scatter round a ring, after which it has all of block `index`, and all-gather.
+def ring(
+    order: Sequence[int], index: int, blocks: Sequence[Chunks], *, raw: bool
+) -> tuple[list[Move], list[Move]]:
+    """The moves of the place `order[index]`: reduce-scatter round a ring, after which it has all of
+    block `index`, and all-gather.
 
     raw: what it starts from is as ranks first encoded it.
     """
@@ -316,12 +387,21 @@ def ring(order: Sequence[int], index: int, blocks: Sequence[Chunks], *, raw: boo
     scatter = [
         Move(
             (Message(after, parts=blocks[(index - 1 - s) % n]),),
-            (Message(before, parts=blocks[(index - 2 - s) % n], raw=frozenset(blocks[(index - 2 - s) % n] if raw and not s else ())),),
+            (
+                Message(
+                    before,
+                    parts=blocks[(index - 2 - s) % n],
+                    raw=frozenset(blocks[(index - 2 - s) % n] if raw and not s else ()),
+                ),
+            ),
         )
         for s in range(n - 1)
     ]
     gather = [
-        Move((Message(after, wholes=blocks[(index - s) % n]),), (Message(before, wholes=blocks[(index - 1 - s) % n]),))
+        Move(
+            (Message(after, wholes=blocks[(index - s) % n]),),
+            (Message(before, wholes=blocks[(index - 1 - s) % n]),),
+        )
         for s in range(n - 1)
     ]
     return scatter, gather

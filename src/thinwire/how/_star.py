@@ -1,4 +1,5 @@
-"""Spans that go straight to their owners, and their sums straight back: what `two_shot`, `direct` and `server` have in common."""
+"""Spans that go straight to their owners, and their sums straight back: what `two_shot`, `direct`
+and `server` have in common."""
 
 from __future__ import annotations
 
@@ -16,22 +17,29 @@ from thinwire.how._plan import Again, Message, Move, Planned, largest
 SLOT_BYTES = 1 << 20
 """Messages of this size and above go in slots, where nobody has measured the link."""
 _ROUND_TRIP = 1 / 8
-"""The most that a slot's round trip may take beside its message; what messages that meet would cost is more (docs/wire.md)."""
+"""The most that a slot's round trip may take beside its message; what messages that meet would cost
+is more (docs/wire.md)."""
 
 
 class Star(Planned):
-    """Each span has an owner, all ranks by default. A rank's messages start at itself and go round, so that no two meet at one owner.
+    """Each span has an owner, all ranks by default. A rank's messages start at itself and go round,
+    so that no two meet at one owner.
 
-    Where fewer ranks own, each starts at an owner of its own; where more than half own, in slots. Where all own, in slots if messages are
-    large: a rank that were ahead would send to an owner that still hears another, both would be slow, and ranks drift further apart.
+    Where fewer ranks own, each starts at an owner of its own; where more than half own, in slots.
+    Where all own, in slots if messages are
+    large: a rank that were ahead would send to an owner that still hears another, both would be
+    slow, and ranks drift further apart.
     """
 
     slot_bytes: int | None = SLOT_BYTES
-    """Messages of so many bytes and more go in slots; `None`: as the link asks, where it is measured."""
+    """Messages of so many bytes and more go in slots; `None`: as the link asks, where it is
+    measured."""
 
     def __post_init__(self) -> None:
         if self.slot_bytes is not None and self.slot_bytes < 0:
-            raise StrategyError(f"{self!r}: slot_bytes is the size of the smallest message with a slot, at least 0")
+            raise StrategyError(
+                f"{self!r}: slot_bytes is the size of the smallest message with a slot, at least 0"
+            )
 
     @property
     def measures(self) -> bool:
@@ -41,12 +49,15 @@ class Star(Planned):
         settled = super().settle(world, link)
         if not self.measures or link is None:
             return settled
-        slow = round(link.delay_s * link.rate_bytes_per_s / _ROUND_TRIP)  # a smaller message waits longer than it would lose
+        slow = round(
+            link.delay_s * link.rate_bytes_per_s / _ROUND_TRIP
+        )  # a smaller message waits longer than it would lose
         return cast(Self, replace(cast(Any, settled), slot_bytes=max(SLOT_BYTES, slow)))
 
     @property
     def back(self) -> Codec | None:
-        """The codec of the sums; `None` for the coder that opens the codec's own packets, or for none where payloads add unopened."""
+        """The codec of the sums; `None` for the coder that opens the codec's own packets, or for
+        none where payloads add unopened."""
         return None
 
     def owners(self, world: int) -> Sequence[int]:
@@ -68,36 +79,51 @@ class Star(Planned):
         if self._crowded(world):
             return _slots(place, world, owned)
         there = tuple(Message(owner, parts=(owned[owner],)) for owner in away)
-        heard = tuple(Message(peer, parts=(mine,), raw=frozenset((mine,))) for peer in reversed(others)) if mine is not None else ()
+        heard = (
+            tuple(Message(peer, parts=(mine,), raw=frozenset((mine,))) for peer in reversed(others))
+            if mine is not None
+            else ()
+        )
         back = tuple(Message(peer, wholes=(mine,)) for peer in others) if mine is not None else ()
-        return (Move(there, heard), Move(back, tuple(Message(owner, wholes=(owned[owner],)) for owner in reversed(away))))
+        return (
+            Move(there, heard),
+            Move(back, tuple(Message(owner, wholes=(owned[owner],)) for owner in reversed(away))),
+        )
 
     def moves_of(self, codec: Codec, spec: Spec, seat: Seat) -> tuple[Move, ...]:
         if not self._slotted(codec, spec, seat.world):
             return self.moves(seat.place, seat.world)
-        return _slots(seat.place, seat.world, {owner: j for j, owner in enumerate(self.owners(seat.world))})
+        return _slots(
+            seat.place, seat.world, {owner: j for j, owner in enumerate(self.owners(seat.world))}
+        )
 
     def _crowded(self, world: int) -> bool:
-        """Whether each message waits for its slot because more than half of the ranks own, and not all."""
+        """Whether each message waits for its slot because more than half of the ranks own, and not
+        all."""
         return 1 < len(self.owners(world)) < world < 2 * len(self.owners(world))
 
     def _slotted(self, codec: Codec, spec: Spec, world: int) -> bool:
         """Whether each message waits for its slot, though all ranks own."""
         if len(self.owners(world)) < world or world < 3:
             return False
-        return max(self._largest(codec, spec, world)) >= (SLOT_BYTES if self.slot_bytes is None else max(self.slot_bytes, 1))
+        return max(self._largest(codec, spec, world)) >= (
+            SLOT_BYTES if self.slot_bytes is None else max(self.slot_bytes, 1)
+        )
 
     def _largest(self, codec: Codec, spec: Spec, world: int) -> tuple[int, int]:
         """Bytes of the largest part, and of the largest sum."""
         spans = self.spans(codec, spec, world)
-        return max(largest(codec, span) for span in spans), max(largest(self.back or codec, span) for span in spans)
+        return max(largest(codec, span) for span in spans), max(
+            largest(self.back or codec, span) for span in spans
+        )
 
     def refuses_back(self, codec: Codec) -> str | None:
         if self.back is not None and (codec.opener is None or self.back.opener is None):
             odd = codec if codec.opener is None else self.back
             name = type(self).__name__
             return (
-                f"Cannot use {name}(back={self.back!r}) with {codec!r}: {odd!r} speaks in several rounds or parts. "
+                f"Cannot use {name}(back={self.back!r}) with {codec!r}: {odd!r} speaks in several "
+                "rounds or parts. "
                 "Use back=None or gather()"
             )
         return None
@@ -106,20 +132,26 @@ class Star(Planned):
         state = super().init(codec, spec, seat)
         owners = list(self.owners(seat.world))
         if self.back is not None and seat.place in owners:
-            own = self.back.init(self.spans(codec, spec, seat.world)[owners.index(seat.place)], seat)
+            own = self.back.init(
+                self.spans(codec, spec, seat.world)[owners.index(seat.place)], seat
+            )
             for _, leaf in own.walk():
                 leaf.kind = "sharded" if leaf.kind == "summed" else leaf.kind
             state.children["back"] = own
         return state
 
-    def _again(self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], seat: Seat) -> Again | None:
+    def _again(
+        self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], seat: Seat
+    ) -> Again | None:
         if self.back is None:
             return None
         back, opener = self.back, self.back.opener
         assert opener is not None
 
         def encode(total: Tensor, j: int) -> Tensor:
-            return next(back.rounds(total, spans[j], state.child("back"), seat.under("back"))).payload  # its residual is settled by then
+            return next(
+                back.rounds(total, spans[j], state.child("back"), seat.under("back"))
+            ).payload  # its residual is settled by then
 
         def opens(j: int) -> tuple[Coder, Spec, State]:
             return opener, spans[j], opener.init(spans[j], packets[j].seat)
@@ -146,10 +178,19 @@ class Star(Planned):
         return sum(size > 0 for size in sizes[0]) + (seat.world - 1) * (sizes[1] > 0)
 
     def _both(self, codec: Codec, spec: Spec, seat: Seat) -> tuple[list[int], int] | None:
-        """Bytes of each span that goes to another owner, and of the sum that comes back from here."""
+        """Bytes of each span that goes to another owner, and of the sum that comes back from
+        here."""
         owners, spans = self.owners(seat.world), self.spans(codec, spec, seat.world)
-        there = [codec.nbytes(span) for owner, span in zip(owners, spans, strict=True) if owner != seat.place]
-        back = [(self.back or codec).nbytes(span) for owner, span in zip(owners, spans, strict=True) if owner == seat.place]
+        there = [
+            codec.nbytes(span)
+            for owner, span in zip(owners, spans, strict=True)
+            if owner != seat.place
+        ]
+        back = [
+            (self.back or codec).nbytes(span)
+            for owner, span in zip(owners, spans, strict=True)
+            if owner == seat.place
+        ]
         if None in there or None in back:
             return None
         return [size or 0 for size in there], back[0] or 0 if back else 0
@@ -163,15 +204,22 @@ class Star(Planned):
             return (world - 1) * (link.seconds(s) + link.seconds(b))
         if len(spans) == world:
             return link.seconds(*[s] * (world - 1)) + link.seconds(*[b] * (world - 1))
-        # the wires of owners are the narrow place; workers that meet there on the way (where owners do not divide the world) do not count
+        # the wires of owners are the narrow place; workers that meet there on the way (where owners
+        # do not divide the world) do not count
         out, into = (world - 1) * s / link.rate_bytes_per_s, (world - 1) * b / link.rate_bytes_per_s
-        there = link.delay_s + max(link.message_s + out, len(spans) * (link.message_s + s / link.rate_bytes_per_s)) if s else 0.0
+        there = (
+            link.delay_s
+            + max(link.message_s + out, len(spans) * (link.message_s + s / link.rate_bytes_per_s))
+            if s
+            else 0.0
+        )
         # by the time that the sums are there, all have long said that they are ready
         return there + (link.latency_s + (world - 1) * link.message_s + into if b else 0.0)
 
 
 def _slots(place: int, world: int, owned: dict[int, int]) -> tuple[Move, ...]:
-    """Slot k: to the k-th place on, from the k-th before; each place waits for its slot, or messages would meet at the owners."""
+    """Slot k: to the k-th place on, from the k-th before; each place waits for its slot, or
+    messages would meet at the owners."""
     mine, moves = owned.get(place), []
     for k in range(1, world):
         to, source = (place + k) % world, (place - k) % world
@@ -181,12 +229,15 @@ def _slots(place: int, world: int, owned: dict[int, int]) -> tuple[Move, ...]:
     for k in range(1, world):
         to, source = (place + k) % world, (place - k) % world
         send = (Message(to, wholes=(mine,)),) if mine is not None else ()
-        moves.append(Move(send, (Message(source, wholes=(owned[source],)),) if source in owned else ()))
+        moves.append(
+            Move(send, (Message(source, wholes=(owned[source],)),) if source in owned else ())
+        )
     return tuple(move for move in moves if move.send or move.recv)
 
 
 def _away(place: int, world: int, owned: dict[int, int]) -> list[int]:
-    """The owners other than `place`, in the order of a phased exchange: those after it first; where few own, each has its own first."""
+    """The owners other than `place`, in the order of a phased exchange: those after it first; where
+    few own, each has its own first."""
     if len(owned) == world:
         return [(place + k) % world for k in range(1, world)]
     ordered = list(owned)

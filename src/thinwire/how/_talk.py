@@ -9,7 +9,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Exchange, Flight, Hop, Outcome, Packet, Rounds, Seat, Spec, State, side_by_side
+from thinwire.core import (
+    Codec,
+    Coder,
+    Exchange,
+    Flight,
+    Hop,
+    Outcome,
+    Packet,
+    Rounds,
+    Seat,
+    Spec,
+    State,
+    side_by_side,
+)
 from thinwire.errors import PayloadError
 from thinwire.kernels import memory, reference
 
@@ -40,22 +53,31 @@ def many_spans(
     seat: Seat,
     totals: Callable[[dict[int, Packet]], Totals],
 ) -> Flight:
-    """Drive the codec on each span side by side; a round's packets, {span: packet}, are answered by what `totals` makes of them.
+    """Drive the codec on each span side by side; a round's packets, {span: packet}, are answered by
+    what `totals` makes of them.
 
     state: has a child for each span, by its number.
     """
     begin = spans[0].begin
-    flows = [codec.rounds(x[span.begin - begin : span.end - begin], span, state.child(str(j)), seat) for j, span in enumerate(spans)]
+    flows = [
+        codec.rounds(x[span.begin - begin : span.end - begin], span, state.child(str(j)), seat)
+        for j, span in enumerate(spans)
+    ]
     ordered = yield from side_by_side(flows, totals)
     shares = [outcome.sent for outcome in ordered if outcome.sent is not None]
     known = len(shares) == len(ordered)
     sent = (lambda: torch.cat([own() for own in shares])) if known else None
-    mask = (lambda: torch.cat([_spoken(outcome) for outcome in ordered])) if any(outcome.mask for outcome in ordered) else None
+    mask = (
+        (lambda: torch.cat([_spoken(outcome) for outcome in ordered]))
+        if any(outcome.mask for outcome in ordered)
+        else None
+    )
     return Outcome(joined(x, [outcome.total for outcome in ordered]), sent, mask)
 
 
 def places(codec: Codec, x: Tensor, spans: Sequence[Spec]) -> dict[int, Tensor]:
-    """Where the sum of each span may be written, {span: place}: in x, if the codec does not look there again."""
+    """Where the sum of each span may be written, {span: place}: in x, if the codec does not look
+    there again."""
     if codec.rereads:
         return {}
     begin = spans[0].begin
@@ -74,26 +96,36 @@ def joined(x: Tensor, totals: Sequence[Tensor]) -> Tensor:
 
 def _spoken(outcome: Outcome) -> Tensor:
     """Which entries a span's total speaks of."""
-    return outcome.mask() if outcome.mask is not None else torch.ones_like(outcome.total, dtype=torch.bool)
+    return (
+        outcome.mask()
+        if outcome.mask is not None
+        else torch.ones_like(outcome.total, dtype=torch.bool)
+    )
 
 
 def swap(
-    send: Sequence[tuple[int, Tensor, bool]], recv: Sequence[tuple[int, Coder, Spec]], device: torch.device
+    send: Sequence[tuple[int, Tensor, bool]],
+    recv: Sequence[tuple[int, Coder, Spec]],
+    device: torch.device,
 ) -> Generator[Hop, Any, dict[int, Tensor]]:
-    """Send (rank, payload, size is known there) and receive (rank, coder, spec) payloads; sizes not known go first, 8 bytes each.
+    """Send (rank, payload, size is known there) and receive (rank, coder, spec) payloads; sizes not
+    known go first, 8 bytes each.
 
     Raises:
         PayloadError: a rank announces more bytes than its codec could ever send.
     """
     got = yield from swap_runs(
-        [(rank, [payload], [known]) for rank, payload, known in send], [(rank, [Due.of(coder, spec)]) for rank, coder, spec in recv], device
+        [(rank, [payload], [known]) for rank, payload, known in send],
+        [(rank, [Due.of(coder, spec)]) for rank, coder, spec in recv],
+        device,
     )
     return {rank: runs[0] for rank, runs in got.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A payload that is awaited: its bytes, or `None` where its length goes first; the most that it may have, and whose it is."""
+    """A payload that is awaited: its bytes, or `None` where its length goes first; the most that it
+    may have, and whose it is."""
 
     nbytes: int | None
     most: int
@@ -105,15 +137,23 @@ class Due:
 
 
 def swap_runs(
-    send: Sequence[tuple[int, Sequence[Tensor], Sequence[bool]]], recv: Sequence[tuple[int, Sequence[Due]]], device: torch.device
+    send: Sequence[tuple[int, Sequence[Tensor], Sequence[bool]]],
+    recv: Sequence[tuple[int, Sequence[Due]]],
+    device: torch.device,
 ) -> Generator[Hop, Any, dict[int, list[Tensor]]]:
-    """The same for messages of several payloads each: (rank, payloads, which sizes are known there) and (rank, what is due).
+    """The same for messages of several payloads each: (rank, payloads, which sizes are known there)
+    and (rank, what is due).
 
     Raises:
         PayloadError: a rank announces more bytes than its codec could ever send.
     """
-    loose = [(rank, [p.numel() for p, known in zip(payloads, knowns, strict=True) if not known]) for rank, payloads, knowns in send]
-    lengths = tuple((rank, torch.tensor(sizes).view(torch.uint8).to(device)) for rank, sizes in loose if sizes)
+    loose = [
+        (rank, [p.numel() for p, known in zip(payloads, knowns, strict=True) if not known])
+        for rank, payloads, knowns in send
+    ]
+    lengths = tuple(
+        (rank, torch.tensor(sizes).view(torch.uint8).to(device)) for rank, sizes in loose if sizes
+    )
     asked = tuple((rank, _LENGTH * sum(each.nbytes is None for each in due)) for rank, due in recv)
     sizes = {rank: [each.nbytes for each in due] for rank, due in recv}
     if lengths or any(nbytes for _, nbytes in asked):
@@ -127,7 +167,9 @@ def swap_runs(
             tuple((rank, memory.cat(payloads)) for rank, payloads, _ in send),
             tuple((rank, sum(size or 0 for size in sizes[rank])) for rank, _ in recv),
         )
-        got = {rank: list(whole[rank].split([size or 0 for size in sizes[rank]])) for rank, _ in recv}
+        got = {
+            rank: list(whole[rank].split([size or 0 for size in sizes[rank]])) for rank, _ in recv
+        }
     return got
 
 
@@ -138,6 +180,8 @@ def _announced(rank: int, due: Sequence[Due], told: Tensor) -> list[int | None]:
     for each in due:
         size = each.nbytes if each.nbytes is not None else next(lengths)
         if each.nbytes is None and not 0 <= size <= each.most:
-            raise PayloadError(f"rank {rank} announces {size} bytes where {each.coder!r} sends at most {each.most}")
+            raise PayloadError(
+                f"rank {rank} announces {size} bytes where {each.coder!r} sends at most {each.most}"
+            )
         sizes.append(size)
     return list(sizes)

@@ -1,10 +1,13 @@
-"""The route that takes the least time, by the formulas of all: chosen for each bucket from its codec, its size, the world and the link.
+"""The route that takes the least time, by the formulas of all: chosen for each bucket from its
+codec, its size, the world and the link.
 
 Steps, for each bucket:
-    1. of the candidates, leave out those that cannot carry the codec, cannot serve the world, or encode a sum more than `losses` times
+    1. of the candidates, leave out those that cannot carry the codec, cannot serve the world, or
+       encode a sum more than `losses` times
     2. reckon the seconds of each by its formula
     3. take the first, in the candidates' order, that is within 5 % of the fastest
-All of it follows from numbers that every rank holds alike, so ranks cannot disagree. `explain` shows the reckoning.
+All of it follows from numbers that every rank holds alike, so ranks cannot disagree. `explain`
+shows the reckoning.
 """
 
 from __future__ import annotations
@@ -34,18 +37,21 @@ class auto(Route):
     """The fastest of several routes, bucket by bucket.
 
     Args:
-        latency_s, rate_bytes_per_s, message_s: of the link between any two ranks: how long a byte is on its way, how many go out a
-            second, and how long a message holds its sender beside its bytes. The defaults are a local network of 1 Gb/s. At attach they are
-            replaced by what was measured, where the engine measures (`settle`).
-        window_bytes: what the transport's own all-reduce keeps in flight (gloo: 2 MiB); `None` for no limit.
-        waits: a message waits for its receiver's word (gloo), so that an exchange takes a round trip.
+        latency_s, rate_bytes_per_s, message_s: of the link between any two ranks: how long a byte
+            is on its way, how many go out a second, and how long a message holds its sender beside
+            its bytes. The defaults are a local network of 1 Gb/s. At attach they are replaced by
+            what was measured, where the engine measures (`settle`).
+        window_bytes: what the transport's own all-reduce keeps in flight (gloo: 2 MiB); `None` for
+            no limit.
+        waits: a message waits for its receiver's word (gloo), so that an exchange takes a round
+            trip.
         losses: how often a sum may be encoded again on its way, where the codec loses something.
-        routes: the candidates, the one to prefer among equals first; empty for native, gather, direct, two_shot, halving_doubling, tree
-            and ring.
+        routes: the candidates, the one to prefer among equals first; empty for native, gather,
+            direct, two_shot, halving_doubling, tree and ring.
 
     Raises:
-        StrategyError: times, rates or losses that cannot be; a candidate without consensus; (when the strategy is built) no candidate
-            carries the codec. At attach: none serves the world.
+        StrategyError: times, rates or losses that cannot be; a candidate without consensus; (when
+            the strategy is built) no candidate carries the codec. At attach: none serves the world.
 
     Example:
         >>> from thinwire.what import topk, uniform
@@ -78,13 +84,23 @@ class auto(Route):
             for route in self.routes
             if not route.consensus
         ]
-        reasons += ["auto(routes=…): a candidate cannot be auto() itself" for route in self.routes if isinstance(route, auto)]
+        reasons += [
+            "auto(routes=…): a candidate cannot be auto() itself"
+            for route in self.routes
+            if isinstance(route, auto)
+        ]
         if reasons:
             raise StrategyError(reasons)
 
     @property
     def link(self) -> Link:
-        return Link(self.latency_s, self.rate_bytes_per_s, self.message_s, self.window_bytes, waits=self.waits)
+        return Link(
+            self.latency_s,
+            self.rate_bytes_per_s,
+            self.message_s,
+            self.window_bytes,
+            waits=self.waits,
+        )
 
     @property
     def measures(self) -> bool:
@@ -100,7 +116,9 @@ class auto(Route):
 
     def settle(self, world: int, link: Link | None = None) -> Self:
         self.groups(world)
-        settled = tuple(route.settle(world, link) for route in self.routes if _serves(route, world) is None)
+        settled = tuple(
+            route.settle(world, link) for route in self.routes if _serves(route, world) is None
+        )
         if link is None:
             return replace(self, routes=settled)
         return replace(
@@ -120,7 +138,9 @@ class auto(Route):
     def groups(self, world: int) -> tuple[Ranks, ...]:
         serving = [route for route in self.candidates if _serves(route, world) is None]
         if not serving:
-            raise StrategyError([told for route in self.candidates if (told := _serves(route, world)) is not None])
+            raise StrategyError(
+                [told for route in self.candidates if (told := _serves(route, world)) is not None]
+            )
         return tuple(dict.fromkeys(group for route in serving for group in route.groups(world)))
 
     def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
@@ -140,7 +160,10 @@ class auto(Route):
             told = (
                 out
                 if out is not None
-                else f"{route.seconds(codec, spec, seat, self.link):.3g} s, sums encoded again {route.again(codec, world)} times"
+                else (
+                    f"{route.seconds(codec, spec, seat, self.link):.3g} s, sums encoded again "
+                    f"{route.again(codec, world)} times"
+                )
             )
             lines.append(f"{'>' if route == chosen else ' '} {route!r}: {told}")
         return "\n".join(lines)
@@ -152,7 +175,11 @@ class auto(Route):
         return (yield from self.choose(codec, spec, seat.world).carry(codec, x, spec, state, seat))
 
     def again(self, codec: Codec, world: int) -> int:
-        return max(route.again(codec, world) for route in self.candidates if _left_out(self, route, codec, world) is None)
+        return max(
+            route.again(codec, world)
+            for route in self.candidates
+            if _left_out(self, route, codec, world) is None
+        )
 
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         return self.choose(codec, spec, seat.world).sent_nbytes(codec, spec, seat)
@@ -171,11 +198,17 @@ def _candidates(link: Link) -> tuple[Route, ...]:
 
 @lru_cache(maxsize=4096)
 def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
-    seat = Seat(0, tuple(range(world)), 0, 0)  # seconds are the slowest rank's: whoever asks hears the same
+    seat = Seat(
+        0, tuple(range(world)), 0, 0
+    )  # seconds are the slowest rank's: whoever asks hears the same
     out = {each: _left_out(route, each, codec, world) for each in route.candidates}
     if None not in out.values():
         raise StrategyError([f"{each!r}: {why}" for each, why in out.items() if why])
-    seconds = {each: each.seconds(codec, spec, seat, route.link) for each, why in out.items() if why is None}
+    seconds = {
+        each: each.seconds(codec, spec, seat, route.link)
+        for each, why in out.items()
+        if why is None
+    }
     best = min(seconds.values())
     return next(each for each, took in seconds.items() if took <= best * _NEAR)
 
@@ -184,7 +217,10 @@ def _left_out(route: auto, candidate: Route, codec: Codec, world: int) -> str | 
     """Why a candidate cannot be chosen, or `None`."""
     refusal = candidate.refuses(codec) or _serves(candidate, world)
     if refusal is None and codec.lossy and candidate.again(codec, world) > route.losses:
-        return f"it encodes a sum again {candidate.again(codec, world)} times, where losses={route.losses} are allowed"
+        return (
+            f"it encodes a sum again {candidate.again(codec, world)} times, where "
+            f"losses={route.losses} are allowed"
+        )
     return refusal
 
 

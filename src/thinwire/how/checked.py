@@ -1,11 +1,13 @@
-"""A checksum behind each message: a payload that the way has changed is found, and told, before anybody opens it.
+"""A checksum behind each message: a payload that the way has changed is found, and told, before
+anybody opens it.
 
 Steps, for each exchange of the route inside:
     1. behind each message that is not empty goes its CRC-32, 4 bytes
-    2. who hears it reckons the CRC-32 of what came, and takes the 4 bytes off; where they differ, the flight ends in an error
-One bit or two, and any burst of up to 32 bits, are always found; of other changes one in 2^32 is not.
-T = that of the route inside + 4 bytes a message, and the time to read each byte once more at either end.
-(CRC-32: Peterson & Brown 1961; as IEEE 802.3 has it, by zlib.)
+    2. who hears it reckons the CRC-32 of what came, and takes the 4 bytes off; where they differ,
+       the flight ends in an error
+One bit or two, and any burst of up to 32 bits, are always found; of other changes one in 2^32 is
+not. T = that of the route inside + 4 bytes a message, and the time to read each byte once more at
+either end. (CRC-32: Peterson & Brown 1961; as IEEE 802.3 has it, by zlib.)
 """
 
 from __future__ import annotations
@@ -17,7 +19,20 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Exchange, Flight, Hop, Link, Outcome, Ranks, Route, Seat, Spec, State, Target
+from thinwire.core import (
+    Codec,
+    Exchange,
+    Flight,
+    Hop,
+    Link,
+    Outcome,
+    Ranks,
+    Route,
+    Seat,
+    Spec,
+    State,
+    Target,
+)
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import memory, reference
 
@@ -26,15 +41,18 @@ _BYTES = 4
 
 @dataclass(frozen=True)
 class checked(Route):
-    """Another route with a checksum behind each of its messages. The bits of the sums are that route's own.
+    """Another route with a checksum behind each of its messages. The bits of the sums are that
+    route's own.
 
     Args:
-        route: any route that moves bytes by messages of its own, alone or of levels; not what the transport adds by itself.
+        route: any route that moves bytes by messages of its own, alone or of levels; not what the
+            transport adds by itself.
 
     Raises:
-        StrategyError: the route has hops that the transport adds by itself, which nobody can look into; it is checked already; (in
-            flight) tensors that are not on the CPU.
-        PayloadError: (in flight) a payload does not have the checksum that came with it: rank, route, step, slice and sender are told.
+        StrategyError: the route has hops that the transport adds by itself, which nobody can look
+            into; it is checked already; (in flight) tensors that are not on the CPU.
+        PayloadError: (in flight) a payload does not have the checksum that came with it: rank,
+            route, step, slice and sender are told.
 
     Example:
         >>> import torch
@@ -50,8 +68,10 @@ class checked(Route):
     def __post_init__(self) -> None:
         if self.route.adds:
             raise StrategyError(
-                f"checked({self.route!r}): the transport adds up by itself there, and its messages cannot be looked into. Use "
-                "direct() or ring() instead of native(), inside hierarchical() as (direct(), identity()), and auto(routes=(…)) without it"
+                f"checked({self.route!r}): the transport adds up by itself there, and its "
+                "messages cannot be looked into. Use "
+                "direct() or ring() instead of native(), inside hierarchical() as (direct(), "
+                "identity()), and auto(routes=(…)) without it"
             )
         if isinstance(self.route, checked):
             raise StrategyError(f"checked({self.route!r}): it is checked already; leave one out")
@@ -88,7 +108,10 @@ class checked(Route):
 
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
         if x.device.type != "cpu":
-            raise StrategyError(f"{self!r} reads each payload on the CPU, and these are on {x.device}: take {self.route!r} there")
+            raise StrategyError(
+                f"{self!r} reads each payload on the CPU, and these are on {x.device}: take "
+                f"{self.route!r} there"
+            )
         flight, reply = self.route.carry(codec, x, spec, state, seat), None
         try:
             while True:
@@ -103,7 +126,10 @@ class checked(Route):
 
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         """`None`, too, where the route does not know its messages."""
-        nbytes, messages = self.route.sent_nbytes(codec, spec, seat), self.route.sent_messages(codec, spec, seat)
+        nbytes, messages = (
+            self.route.sent_nbytes(codec, spec, seat),
+            self.route.sent_messages(codec, spec, seat),
+        )
         return None if nbytes is None or messages is None else nbytes + _BYTES * messages
 
     def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
@@ -132,26 +158,39 @@ def _sealed(hop: Hop) -> Exchange:
     def seal(payload: Tensor) -> Tensor:
         key = (payload.data_ptr(), payload.numel())
         if key not in sums:
-            sums[key] = memory.cat([payload, reference.as_bytes(torch.tensor([crc(payload)], dtype=torch.uint32))])
+            sums[key] = memory.cat(
+                [payload, reference.as_bytes(torch.tensor([crc(payload)], dtype=torch.uint32))]
+            )
         return sums[key]
 
-    send = tuple((rank, seal(payload) if payload.numel() else payload) for rank, payload in hop.send)
-    return Exchange(send, tuple((rank, nbytes + _BYTES if nbytes else 0) for rank, nbytes in hop.recv))
+    send = tuple(
+        (rank, seal(payload) if payload.numel() else payload) for rank, payload in hop.send
+    )
+    return Exchange(
+        send, tuple((rank, nbytes + _BYTES if nbytes else 0) for rank, nbytes in hop.recv)
+    )
 
 
 def _opened(got: dict[int, Tensor], route: Route, spec: Spec, seat: Seat) -> dict[int, Tensor]:
     """What came, without the checksums."""
-    return {rank: _unsealed(payload, rank, route, spec, seat) if payload.numel() else payload for rank, payload in got.items()}
+    return {
+        rank: _unsealed(payload, rank, route, spec, seat) if payload.numel() else payload
+        for rank, payload in got.items()
+    }
 
 
 def _unsealed(sealed: Tensor, sender: int, route: Route, spec: Spec, seat: Seat) -> Tensor:
     payload, told = sealed[:-_BYTES], int(sealed[-_BYTES:].clone().view(torch.uint32))
     found = crc(payload)
     if found != told:
-        where = f"values {spec.begin} to {spec.end}" + (f" (from {spec.parts[0].name!r})" if spec.parts else "")
+        where = f"values {spec.begin} to {spec.end}" + (
+            f" (from {spec.parts[0].name!r})" if spec.parts else ""
+        )
         raise PayloadError(
-            f"rank {seat.rank}, step {seat.step}, {where}, over {route!r}: {payload.numel()} bytes from rank {sender} came corrupted: "
-            f"their CRC-32 is {found:08x}, and {told:08x} was sent. Nothing of them was used; look at the memory of the two hosts and the "
+            f"rank {seat.rank}, step {seat.step}, {where}, over {route!r}: {payload.numel()} "
+            f"bytes from rank {sender} came corrupted: "
+            f"their CRC-32 is {found:08x}, and {told:08x} was sent. Nothing of them was used; "
+            "look at the memory of the two hosts and the "
             "network between them, and go on from the last checkpoint"
         )
     return payload

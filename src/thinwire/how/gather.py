@@ -1,9 +1,10 @@
 """Everyone hears everyone: each payload goes to all ranks, and each rank adds up what it decodes.
 
 Steps:
-    1. encode once; 2. send the payload to the K-1 others (phased in pairs); 3. decode K payloads and add them in rank order.
-T = α + (K-1) (o + m/B), o the time a message. One loss, not two; the bytes grow with the world, so: two ranks, or sparse payloads while
-m/M < 2/K.
+    1. encode once; 2. send the payload to the K-1 others (phased in pairs); 3. decode K payloads
+       and add them in rank order.
+T = α + (K-1) (o + m/B), o the time a message. One loss, not two; the bytes grow with the world, so:
+two ranks, or sparse payloads while m/M < 2/K.
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ class gather(Route):
 def _total(packet: Packet) -> Talk:
     seat = packet.seat
     send = [(rank, packet.payload, packet.fixed) for rank in seat.others]
-    got = yield from swap(send, [(rank, packet.coder, packet.spec) for rank in reversed(seat.others)], packet.payload.device)
+    got = yield from swap(
+        send,
+        [(rank, packet.coder, packet.spec) for rank in reversed(seat.others)],
+        packet.payload.device,
+    )
     got[seat.rank] = packet.payload
     total: Tensor | None = None
     for rank in seat.group:

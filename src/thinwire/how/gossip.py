@@ -1,17 +1,20 @@
 """Gossip: each rank averages with one or two others, and never waits for the rest.
 
 Steps, with K ranks and a doubly stochastic matrix W that all agree on without a word:
-    1. send this rank's payload to the ranks that hear it, hear those that it hears (all but one or two W_rj are 0)
+    1. send this rank's payload to the ranks that hear it, hear those that it hears (all but one or
+       two W_rj are 0)
     2. total_r = K · sum over j of W_rj · x̂_j
-The mean over ranks of these totals is the sum of all x̂, whatever W: nothing is lost or counted twice. The ranks do not end equal, but each
-round brings *parameters* closer together: their variance falls by the square of W's second singular value.
-    "pairs"        random pairs, drawn anew each step from the shared seed (with K odd, one rank by lot stays alone): W = 1/2, 1/2
-    "ring"         both neighbours by number: W = 1/3, 1/3, 1/3
-    "exponential"  one peer, 2^t ranks on, t counting flights round 0 … ceil(log2 K) - 1: W = 1/2, 1/2; where K is a power of two, log2 K
+The mean over ranks of these totals is the sum of all x̂, whatever W: nothing is lost or counted
+twice. The ranks do not end equal, but each round brings *parameters* closer together: their
+variance falls by the square of W's second singular value.
+    "pairs"        random pairs, drawn anew each step from the shared seed (with K odd, one rank by
+    lot stays alone): W = 1/2, 1/2 "ring"         both neighbours by number: W = 1/3, 1/3, 1/3
+    "exponential"  one peer, 2^t ranks on, t counting flights round 0 … ceil(log2 K) - 1: W = 1/2,
+    1/2; where K is a power of two, log2 K
                    flights of values that stand still give every rank the exact mean
-T = α + o + m/B ("ring": α + 2 (o + m/B)), whatever K.
-(Boyd et al. 2006; D-PSGD, Lian et al. 2017, arXiv:1705.09056; SGP, Assran et al. 2019, arXiv:1811.10792; exponential graphs, Ying et al.
-2021, arXiv:2110.13363.)
+T = α + o + m/B ("ring": α + 2 (o + m/B)), whatever K. (Boyd et al. 2006; D-PSGD, Lian et al. 2017,
+arXiv:1705.09056; SGP, Assran et al. 2019, arXiv:1811.10792; exponential graphs, Ying et al. 2021,
+arXiv:2110.13363.)
 """
 
 from __future__ import annotations
@@ -22,7 +25,20 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Leaf, Link, Outcome, Packet, Part, Route, Seat, Spec, State, Target
+from thinwire.core import (
+    Codec,
+    Flight,
+    Leaf,
+    Link,
+    Outcome,
+    Packet,
+    Part,
+    Route,
+    Seat,
+    Spec,
+    State,
+    Target,
+)
 from thinwire.errors import StrategyError
 from thinwire.how._plan import largest
 from thinwire.how._talk import Talk, one_span, swap
@@ -39,10 +55,12 @@ class gossip(Route):
         topology: "pairs", "ring" or "exponential".
 
     Raises:
-        StrategyError: another topology; (when the strategy is built) a codec with state that all ranks must hold equal, or a target other
-            than `parameters()`: a gradient or a delta that differs from rank to rank drives them apart for good.
+        StrategyError: another topology; (when the strategy is built) a codec with state that all
+            ranks must hold equal, or a target other than `parameters()`: a gradient or a delta that
+            differs from rank to rank drives them apart for good.
 
-    Weights of ranks must be alike (`attach` and `weigh` refuse others): K times a weighted share is no mean of the one or two heard.
+    Weights of ranks must be alike (`attach` and `weigh` refuse others): K times a weighted share is
+    no mean of the one or two heard.
 
     Example:
         >>> from thinwire.on import gradients, parameters
@@ -56,14 +74,18 @@ class gossip(Route):
 
     def __post_init__(self) -> None:
         if self.topology not in get_args(Topology):
-            raise StrategyError(f"gossip({self.topology!r}): choose {', '.join(map(repr, get_args(Topology)))}")
+            raise StrategyError(
+                f"gossip({self.topology!r}): choose {', '.join(map(repr, get_args(Topology)))}"
+            )
 
     def suits(self, on: Target) -> str | None:
         if on.draws:
             return None
         return (
-            f"Cannot use {self!r} on {on!r}: what it writes would differ from rank to rank, and nothing would bring the ranks' parameters "
-            "together again. Use parameters(), whose averages draw them together, or a route with consensus, such as two_shot()"
+            f"Cannot use {self!r} on {on!r}: what it writes would differ from rank to rank, and "
+            "nothing would bring the ranks' parameters "
+            "together again. Use parameters(), whose averages draw them together, or a route with "
+            "consensus, such as two_shot()"
         )
 
     def refuses(self, codec: Codec) -> str | None:
@@ -72,13 +94,17 @@ class gossip(Route):
         if "replicated" not in kinds:
             return None
         return (
-            f"Cannot carry {codec!r} over {self!r}: it keeps state that every rank must hold equal, and ranks hear different sums. "
+            f"Cannot carry {codec!r} over {self!r}: it keeps state that every rank must hold "
+            "equal, and ranks hear different sums. "
             "Use a codec without such state, such as identity(), or a route with consensus"
         )
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
         flown = Leaf(torch.zeros((), dtype=torch.int64, device="cpu"), "private", part=spec.key)
-        return State({"flown": flown} if self.topology == "exponential" else {}, {"codec": codec.init(spec, seat)})
+        return State(
+            {"flown": flown} if self.topology == "exponential" else {},
+            {"codec": codec.init(spec, seat)},
+        )
 
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
         flown = 0
@@ -87,7 +113,8 @@ class gossip(Route):
             flown, leaf.value = int(leaf.value), leaf.value + 1
         to, hear = self.peers(seat, flown)
         outcome: Outcome = yield from one_span(
-            codec.rounds(x, spec, state.child("codec"), seat), lambda packet: _total(packet, seat, to, hear)
+            codec.rounds(x, spec, state.child("codec"), seat),
+            lambda packet: _total(packet, seat, to, hear),
         )
         return outcome
 
@@ -113,7 +140,11 @@ class gossip(Route):
 
     def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         nbytes = codec.nbytes(spec)
-        return None if nbytes is None or codec.opener is None else len(self.peers(seat)[0]) * (nbytes > 0)
+        return (
+            None
+            if nbytes is None or codec.opener is None
+            else len(self.peers(seat)[0]) * (nbytes > 0)
+        )
 
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
         peers = 0 if seat.world == 1 else 2 if self.topology == "ring" and seat.world > 2 else 1
@@ -123,7 +154,9 @@ class gossip(Route):
 def _total(packet: Packet, seat: Seat, to: list[int], hear: list[int]) -> Talk:
     """K times the mean of the rank's own and what it hears, in the order of ranks."""
     send = [(rank, packet.payload, packet.fixed) for rank in to]
-    got = yield from swap(send, [(rank, packet.coder, packet.spec) for rank in hear], packet.payload.device)
+    got = yield from swap(
+        send, [(rank, packet.coder, packet.spec) for rank in hear], packet.payload.device
+    )
     got[seat.rank] = packet.payload
     total: Tensor | None = None
     for rank in sorted(got):

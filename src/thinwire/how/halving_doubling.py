@@ -1,14 +1,17 @@
 """Recursive halving, then recursive doubling: as few bytes as a ring, in 2 log2(K) steps.
 
 Steps, with P the largest power of two that is at most K:
-    0. rank P+i sends all it has to rank i, which adds it to its own (only where K is no power of two)
-    1. for b = P/2, P/4, … 1: swap with the rank that differs in bit b; give it its half of what is left, add its part of the other half
+    0. rank P+i sends all it has to rank i, which adds it to its own (only where K is no power of
+       two)
+    1. for b = P/2, P/4, … 1: swap with the rank that differs in bit b; give it its half of what is
+       left, add its part of the other half
     2. for b = 1, 2, … P/2: swap whole sums with the same rank
     3. rank i sends the sums to rank P+i
-T = 2 log2(P) (α + o) + 2 (P-1)/P · m/B, and where K > P up to 2 (α + o) + (3 - 1/P) m/B more, since the halves of ranks that need not wait
-for step 0 meet what step 0 sends; o is the time a message.
-Payloads that do not add are encoded again at each of log2(P) halvings (one more where K > P), not K-1 times as on a ring.
-(Thakur, Rabenseifner & Gropp 2005, "Optimization of collective communication operations in MPICH".)
+T = 2 log2(P) (α + o) + 2 (P-1)/P · m/B, and where K > P up to 2 (α + o) + (3 - 1/P) m/B more, since
+the halves of ranks that need not wait for step 0 meet what step 0 sends; o is the time a message.
+Payloads that do not add are encoded again at each of log2(P) halvings (one more where K > P), not
+K-1 times as on a ring. (Thakur, Rabenseifner & Gropp 2005, "Optimization of collective
+communication operations in MPICH".)
 """
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ from thinwire.how._plan import Message, Move, OneCodec
 
 @dataclass(frozen=True)
 class halving_doubling(OneCodec):
-    """Recursive halving and doubling on any number of ranks; 2 (P-1)/P · m bytes out of each of P ranks, P a power of two.
+    """Recursive halving and doubling on any number of ranks; 2 (P-1)/P · m bytes out of each of P
+    ranks, P a power of two.
 
     Raises:
-        StrategyError: (when the strategy is built) the codec leaves entries out and its payloads do not add.
+        StrategyError: (when the strategy is built) the codec leaves entries out and its payloads do
+            not add.
 
     Example:
         >>> from thinwire.what import uniform
@@ -45,7 +50,10 @@ class halving_doubling(OneCodec):
         raw = frozenset(everything)
         if place >= core:
             at = place - core
-            return (Move(send=(Message(at, parts=everything),)), Move(recv=(Message(at, wholes=everything),)))
+            return (
+                Move(send=(Message(at, parts=everything),)),
+                Move(recv=(Message(at, wholes=everything),)),
+            )
         folded = place + core < world
         moves = [Move(recv=(Message(place + core, parts=everything, raw=raw),))] if folded else []
         left, bit = everything, core // 2
@@ -54,7 +62,12 @@ class halving_doubling(OneCodec):
             keep = tuple(c for c in left if c & bit == place & bit)
             give = tuple(c for c in left if c & bit != place & bit)
             first = bit == core // 2 and peer + core >= world
-            moves.append(Move((Message(peer, parts=give),), (Message(peer, parts=keep, raw=raw if first else frozenset()),)))
+            moves.append(
+                Move(
+                    (Message(peer, parts=give),),
+                    (Message(peer, parts=keep, raw=raw if first else frozenset()),),
+                )
+            )
             left, bit = keep, bit // 2
         bit = 1
         while bit < core:
@@ -71,24 +84,33 @@ class halving_doubling(OneCodec):
         return 0 if codec.summable else core.bit_length() - 1 + (world > core)
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
-        """All but its own span on the way in; on the way out its own, then the two of its pair, then the four of its four, …"""
+        """All but its own span on the way in; on the way out its own, then the two of its pair,
+        then the four of its four, …"""
         core, whole = power(world), sum(sizes)
         if place >= core:
             return whole, whole > 0
         folded, nbytes, messages, bit = place + core < world, whole - sizes[place], 0, 1
         while bit < core:
             first = place & ~(bit - 1)  # of the `bit` spans whose sums it has
-            own, theirs = sum(sizes[first : first + bit]), sum(sizes[first ^ bit : (first ^ bit) + bit])
+            own, theirs = (
+                sum(sizes[first : first + bit]),
+                sum(sizes[first ^ bit : (first ^ bit) + bit]),
+            )
             nbytes += own
             messages += (own > 0) + (theirs > 0)
             bit *= 2
         return nbytes + folded * whole, messages + (folded and whole > 0)
 
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        """Where K is no power of two, at the most: ranks that do not wait for step 0 send their halves into those that do."""
+        """Where K is no power of two, at the most: ranks that do not wait for step 0 send their
+        halves into those that do."""
         core, size = power(seat.world), self._most(codec, spec, seat.world)
         steps = sum(link.seconds(size * 2**step) for step in range(core.bit_length() - 1))
-        fold = link.seconds(size * (2 * core - 1)) + link.seconds(size * core) if seat.world > core else 0.0
+        fold = (
+            link.seconds(size * (2 * core - 1)) + link.seconds(size * core)
+            if seat.world > core
+            else 0.0
+        )
         return 2 * steps + fold
 
 

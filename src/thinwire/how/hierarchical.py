@@ -1,13 +1,15 @@
 """Levels: exact and fast inside a node, thin between nodes, and so on outwards.
 
 Steps, with nodes of L ranks:
-    1. inside each node, rank l hears the l-th of L spans from all and adds them in rank order: exactly; or all sum all, by `inner` and its
-       codec
-    2. it carries its span of the node's sum, with the strategy's codec, to its peers in the other nodes by `outer`
+    1. inside each node, rank l hears the l-th of L spans from all and adds them in rank order:
+       exactly; or all sum all, by `inner` and its codec
+    2. it carries its span of the node's sum, with the strategy's codec, to its peers in the other
+       nodes by `outer`
     3. inside each node, the L spans are handed round, exactly
-Only step 2 crosses the thin wire, with M/L per rank: T = T_outer(m/L) + 2 (α_in + (L-1) (o + M/(L B_in))), o the time a message.
-`outer` may have levels itself: nodes of nodes.
-(The hierarchical all-reduce of BlueConnect, Cho et al. 2019, with a codec on the outer hop as in ZeRO++, arXiv:2306.10209.)
+Only step 2 crosses the thin wire, with M/L per rank: T = T_outer(m/L) + 2 (α_in + (L-1) (o + M/(L
+B_in))), o the time a message. `outer` may have levels itself: nodes of nodes. (The hierarchical
+all-reduce of BlueConnect, Cho et al. 2019, with a codec on the outer hop as in ZeRO++,
+arXiv:2306.10209.)
 """
 
 from __future__ import annotations
@@ -38,16 +40,20 @@ from thinwire.kernels import memory, reference
 
 @dataclass(frozen=True)
 class hierarchical(Route):
-    """`inner` inside nodes of `node` neighbouring ranks, `outer` between them; the strategy's codec speaks on the outer hop only.
+    """`inner` inside nodes of `node` neighbouring ranks, `outer` between them; the strategy's codec
+    speaks on the outer hop only.
 
     Args:
-        inner: `native()`, which is exact, or a route with its own codec: `(two_shot(), cast("bf16"))`.
+        inner: `native()`, which is exact, or a route with its own codec: `(two_shot(),
+            cast("bf16"))`.
         outer: the route between nodes; another `hierarchical(…)` has nodes of `node` times its own.
-        node: ranks a node; ranks 0 … node-1 are the first. "local" takes what the launcher says (torchrun's LOCAL_WORLD_SIZE).
+        node: ranks a node; ranks 0 … node-1 are the first. "local" takes what the launcher says
+            (torchrun's LOCAL_WORLD_SIZE).
 
     Raises:
-        StrategyError: node < 1; an inner route other than native() without a codec; a pair that its own route refuses; a level without
-            consensus. At attach: a world that is no multiple of `node`; "local" where no launcher says.
+        StrategyError: node < 1; an inner route other than native() without a codec; a pair that its
+            own route refuses; a level without consensus. At attach: a world that is no multiple of
+            `node`; "local" where no launcher says.
 
     Example:
         >>> hierarchical(native(), native(), node=2).groups(world=4)
@@ -64,14 +70,23 @@ class hierarchical(Route):
         reasons = []
         route, codec = self._inner
         if self.node != "local" and (not isinstance(self.node, int) or self.node < 1):
-            reasons.append(f"hierarchical(node={self.node!r}): a node has at least 1 rank; or 'local', what the launcher says")
+            reasons.append(
+                f"hierarchical(node={self.node!r}): a node has at least 1 rank; or 'local', what "
+                "the launcher says"
+            )
         reasons += [
-            f"hierarchical(…): {level!r} leaves ranks with different sums, which a level cannot hand on; take a route with consensus"
+            (
+                f"hierarchical(…): {level!r} leaves ranks with different sums, which a level "
+                "cannot hand on; take a route with consensus"
+            )
             for level in (route, self.outer)
             if not level.consensus
         ]
         if codec is None and not isinstance(route, native):
-            reasons.append(f"hierarchical(inner={route!r}): give its codec, as ({route!r}, identity()); only native() is exact by itself")
+            reasons.append(
+                f"hierarchical(inner={route!r}): give its codec, as ({route!r}, identity()); only "
+                "native() is exact by itself"
+            )
         refusal = route.refuses(codec) if codec is not None else None
         if refusal:
             reasons.append(refusal)
@@ -80,14 +95,17 @@ class hierarchical(Route):
 
     @classmethod
     def on_mesh(cls, mesh: Any, *levels: Route | tuple[Route, Codec]) -> hierarchical:
-        """The levels of a `torch.distributed.device_mesh.DeviceMesh`, whose last dimension is the innermost.
+        """The levels of a `torch.distributed.device_mesh.DeviceMesh`, whose last dimension is the
+        innermost.
 
         Args:
-            mesh: over ranks 0, 1, 2 … in order, such as `init_device_mesh("cpu", (nodes, ranks_a_node))`.
+            mesh: over ranks 0, 1, 2 … in order, such as `init_device_mesh("cpu", (nodes,
+                ranks_a_node))`.
             levels: a route for each dimension, the innermost first.
 
         Raises:
-            StrategyError: a mesh of one dimension, or in another order; not as many levels as dimensions.
+            StrategyError: a mesh of one dimension, or in another order; not as many levels as
+                dimensions.
 
         Example:
             >>> import torch
@@ -99,17 +117,21 @@ class hierarchical(Route):
         ranks: Tensor = mesh.mesh
         if ranks.dim() < 2 or ranks.flatten().tolist() != list(range(ranks.numel())):
             raise StrategyError(
-                f"hierarchical.on_mesh: a mesh of shape {tuple(ranks.shape)} over ranks {ranks.flatten().tolist()[:8]}: it must have two "
-                "dimensions or more, and ranks numbered node by node (0, 1, 2 …). Start the ranks of a node one after another"
+                f"hierarchical.on_mesh: a mesh of shape {tuple(ranks.shape)} over ranks "
+                f"{ranks.flatten().tolist()[:8]}: it must have two "
+                "dimensions or more, and ranks numbered node by node (0, 1, 2 …). Start the ranks "
+                "of a node one after another"
             )
         if len(levels) != ranks.dim():
             raise StrategyError(
-                f"hierarchical.on_mesh: {len(levels)} levels for a mesh of {ranks.dim()} dimensions; give one route for each"
+                f"hierarchical.on_mesh: {len(levels)} levels for a mesh of {ranks.dim()} "
+                "dimensions; give one route for each"
             )
         route = levels[-1]
         if not isinstance(route, Route):
             raise StrategyError(
-                f"hierarchical.on_mesh: the outermost level is {route!r}; the strategy's codec speaks there, so give a route alone"
+                f"hierarchical.on_mesh: the outermost level is {route!r}; the strategy's codec "
+                "speaks there, so give a route alone"
             )
         for level, size in zip(reversed(levels[:-1]), ranks.shape[1:], strict=True):
             route = cls(level, route, int(size))
@@ -132,7 +154,8 @@ class hierarchical(Route):
         told = os.environ.get("LOCAL_WORLD_SIZE", "")
         if not told.isdigit() or int(told) < 1:
             raise StrategyError(
-                f"hierarchical(node='local'): LOCAL_WORLD_SIZE is {told!r}, so nobody says how many ranks a node has. "
+                f"hierarchical(node='local'): LOCAL_WORLD_SIZE is {told!r}, so nobody says how "
+                "many ranks a node has. "
                 "Start with torchrun, or give node=, such as node=8"
             )
         return int(told)
@@ -154,24 +177,38 @@ class hierarchical(Route):
         route, codec = self._inner
         inner = route.settle(size, inside)
         outer = self.outer.settle(world // size, link)
-        return replace(self, inner=(inner, codec) if codec is not None else inner, outer=outer, node=size)
+        return replace(
+            self, inner=(inner, codec) if codec is not None else inner, outer=outer, node=size
+        )
 
     def groups(self, world: int) -> tuple[Ranks, ...]:
         size = self.size
         if world % size:
             raise StrategyError(
-                f"hierarchical(node={size}): a world of {world} ranks is no multiple of {size}; every node has as many ranks"
+                f"hierarchical(node={size}): a world of {world} ranks is no multiple of {size}; "
+                "every node has as many ranks"
             )
         route, codec = self._inner
-        nodes = [] if codec is None else [tuple(range(first, first + size)) for first in range(0, world, size)]  # exact: by exchanges
+        nodes = (
+            []
+            if codec is None
+            else [tuple(range(first, first + size)) for first in range(0, world, size)]
+        )  # exact: by exchanges
         peers = [tuple(range(place, world, size)) for place in range(size)]
-        within = [*_numbered(route.groups(size), nodes), *_numbered(self.outer.groups(world // size), peers)]
-        return tuple(dict.fromkeys(group for group in (*nodes, *peers, *within) if 1 < len(group) < world))
+        within = [
+            *_numbered(route.groups(size), nodes),
+            *_numbered(self.outer.groups(world // size), peers),
+        ]
+        return tuple(
+            dict.fromkeys(group for group in (*nodes, *peers, *within) if 1 < len(group) < world)
+        )
 
     def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
         inside, across = self._seats(seat)
         route, inner_codec = self._inner
-        state = State(children={"outer": self.outer.init(codec, self._span(codec, spec, inside), across)})
+        state = State(
+            children={"outer": self.outer.init(codec, self._span(codec, spec, inside), across)}
+        )
         if inner_codec is not None:
             state.children["inner"] = route.init(inner_codec, spec, inside)
         return state
@@ -183,7 +220,10 @@ class hierarchical(Route):
             x = (yield from route.carry(inner_codec, x, spec, state.child("inner"), inside)).total
 
         spans = spec.cut(inside.world, codec.grain)
-        pieces = {rank: x[span.begin - spec.begin : span.end - spec.begin] for rank, span in zip(inside.group, spans, strict=True)}
+        pieces = {
+            rank: x[span.begin - spec.begin : span.end - spec.begin]
+            for rank, span in zip(inside.group, spans, strict=True)
+        }
         own, mine = spans[inside.place], pieces[seat.rank]
         if inner_codec is None and inside.world > 1:
             mine = yield from _scattered(pieces, own, inside)
@@ -192,21 +232,34 @@ class hierarchical(Route):
         payload = reference.as_bytes(outcome.total.to(spec.dtype))
         shares = {seat.rank: payload}
         if inside.world > 1:
-            sizes = {rank: span.numel * spec.dtype.itemsize for rank, span in zip(inside.group, spans, strict=True)}
+            sizes = {
+                rank: span.numel * spec.dtype.itemsize
+                for rank, span in zip(inside.group, spans, strict=True)
+            }
             away = tuple((rank, sizes[rank]) for rank in reversed(inside.others))
             shares |= yield Exchange(tuple((rank, payload) for rank in inside.others), away)
-        return Outcome(reference.from_bytes(memory.cat([shares[rank] for rank in inside.group]), spec.dtype).to(spec.work))
+        return Outcome(
+            reference.from_bytes(
+                memory.cat([shares[rank] for rank in inside.group]), spec.dtype
+            ).to(spec.work)
+        )
 
     def again(self, codec: Codec, world: int) -> int:
         route, inner_codec = self._inner
         size = self.size
-        return self.outer.again(codec, world // size) + (route.again(inner_codec, size) if inner_codec is not None else 0)
+        return self.outer.again(codec, world // size) + (
+            route.again(inner_codec, size) if inner_codec is not None else 0
+        )
 
     def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         inside, _ = self._seats(seat)
         route, inner_codec = self._inner
         own = self._span(codec, spec, inside).numel
-        inner = route.sent_nbytes(inner_codec, spec, inside) if inner_codec else (spec.numel - own) * spec.dtype.itemsize
+        inner = (
+            route.sent_nbytes(inner_codec, spec, inside)
+            if inner_codec
+            else (spec.numel - own) * spec.dtype.itemsize
+        )
         outer = self.outer_nbytes(codec, spec, seat)
         if inner is None or outer is None:
             return None
@@ -222,9 +275,17 @@ class hierarchical(Route):
         route, inner_codec = self._inner
         spans = spec.cut(inside.world, codec.grain)
         own, full = spans[inside.place], sum(span.numel > 0 for span in spans)
-        inner = route.sent_messages(inner_codec, spec, inside) if inner_codec else full - (own.numel > 0)
+        inner = (
+            route.sent_messages(inner_codec, spec, inside)
+            if inner_codec
+            else full - (own.numel > 0)
+        )
         outer = self.outer.sent_messages(codec, own, across)
-        return None if inner is None or outer is None else inner + outer + (inside.world - 1) * (own.numel > 0)
+        return (
+            None
+            if inner is None or outer is None
+            else inner + outer + (inside.world - 1) * (own.numel > 0)
+        )
 
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
         inside, across = self._seats(seat)
@@ -248,8 +309,11 @@ class hierarchical(Route):
         return spec.cut(inside.world, codec.grain)[inside.place]
 
 
-def _scattered(pieces: dict[int, Tensor], own: Spec, inside: Seat) -> Generator[Exchange, dict[int, Tensor], Tensor]:
-    """The node's sum of this rank's span: each rank sends the others their pieces, and adds what it hears in rank order."""
+def _scattered(
+    pieces: dict[int, Tensor], own: Spec, inside: Seat
+) -> Generator[Exchange, dict[int, Tensor], Tensor]:
+    """The node's sum of this rank's span: each rank sends the others their pieces, and adds what it
+    hears in rank order."""
     there = {rank: reference.as_bytes(piece.to(own.dtype)) for rank, piece in pieces.items()}
     nbytes = own.numel * own.dtype.itemsize
     send = tuple((rank, there[rank]) for rank in inside.others)

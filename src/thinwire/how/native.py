@@ -1,7 +1,8 @@
 """The transport's own all-reduce, on payloads that may be added unopened.
 
-T = 2 (K-1) (α + o + m/(K B)) for a ring, m the payload and o the time a message: the least bytes that any all-reduce can send. A transport
-that keeps w bytes in flight waits for a round trip after each w but the last: for large m, B is then at most w/(2 α) (gloo: w = 2 MiB).
+T = 2 (K-1) (α + o + m/(K B)) for a ring, m the payload and o the time a message: the least bytes
+that any all-reduce can send. A transport that keeps w bytes in flight waits for a round trip after
+each w but the last: for large m, B is then at most w/(2 α) (gloo: w = 2 MiB).
 """
 
 from __future__ import annotations
@@ -12,7 +13,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import AllReduce, Codec, Flight, Link, Packet, Route, Seat, Spec, State, allreduce_messages, allreduce_nbytes
+from thinwire.core import (
+    AllReduce,
+    Codec,
+    Flight,
+    Link,
+    Packet,
+    Route,
+    Seat,
+    Spec,
+    State,
+    allreduce_messages,
+    allreduce_nbytes,
+)
 from thinwire.how._plan import largest
 from thinwire.how._talk import Talk, one_span
 from thinwire.kernels import reference
@@ -54,7 +67,11 @@ class native(Route):
 
     def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
         nbytes = codec.nbytes(spec)
-        return None if nbytes is None or codec.opener is None else allreduce_messages(nbytes, seat.world)
+        return (
+            None
+            if nbytes is None or codec.opener is None
+            else allreduce_messages(nbytes, seat.world)
+        )
 
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
         return allreduce_seconds(largest(codec, spec), seat.world, link)
@@ -64,7 +81,11 @@ def allreduce_seconds(nbytes: int, world: int, link: Link) -> float:
     """Of the transport's own all-reduce, as a ring."""
     if not nbytes:
         return 0.0
-    return 2 * (world - 1) * (link.delay_s + link.message_s + nbytes / world / link.windowed(nbytes / world))
+    return (
+        2
+        * (world - 1)
+        * (link.delay_s + link.message_s + nbytes / world / link.windowed(nbytes / world))
+    )
 
 
 def _total(packet: Packet) -> Talk:

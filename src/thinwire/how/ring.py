@@ -1,12 +1,13 @@
 """Round a ring: reduce-scatter, then all-gather, each rank talking to its two neighbours only.
 
 Steps, with K spans, span j owned by rank j:
-    1. for K-1 steps: send one span's partial sum to the next rank, hear another from the one before, add this rank's own to it
+    1. for K-1 steps: send one span's partial sum to the next rank, hear another from the one
+       before, add this rank's own to it
     2. for K-1 steps: hand whole sums on
-T = 2 (K-1) (α + o + m/(K B)), o the time a message: the least bytes, the most latencies, and no link but those of the ring.
-Payloads that add are added unopened: one loss. Others are opened, added and encoded again at every step: K-1 losses of sums
-on top of the codec's own, of which feedback sees only the latter.
-(Patarasuk & Yuan 2009; Gibiansky 2017 brought it to deep learning.)
+T = 2 (K-1) (α + o + m/(K B)), o the time a message: the least bytes, the most latencies, and no
+link but those of the ring. Payloads that add are added unopened: one loss. Others are opened, added
+and encoded again at every step: K-1 losses of sums on top of the codec's own, of which feedback
+sees only the latter. (Patarasuk & Yuan 2009; Gibiansky 2017 brought it to deep learning.)
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class ring(OneCodec):
     """Reduce-scatter and all-gather round a ring; 2 (K-1)/K · m bytes out of each rank.
 
     Raises:
-        StrategyError: (when the strategy is built) the codec leaves entries out and its payloads do not add.
+        StrategyError: (when the strategy is built) the codec leaves entries out and its payloads do
+            not add.
 
     Example:
         >>> from thinwire.what import cast, uniform
@@ -46,10 +48,15 @@ class ring(OneCodec):
         return 0 if codec.summable else world - 1
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
-        """All spans but its own on the way to their owners, and all but the next rank's own on the way back."""
+        """All spans but its own on the way to their owners, and all but the next rank's own on the
+        way back."""
         own, after = sizes[place], sizes[(place + 1) % world]
         count = sum(size > 0 for size in sizes)
-        return (2 * sum(sizes) - own - after, 2 * count - (own > 0) - (after > 0)) if world > 1 else (0, 0)
+        return (
+            (2 * sum(sizes) - own - after, 2 * count - (own > 0) - (after > 0))
+            if world > 1
+            else (0, 0)
+        )
 
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
         return 2 * (seat.world - 1) * link.seconds(self._most(codec, spec, seat.world))

@@ -3,10 +3,13 @@
 Steps, with servers s_1 … s_S out of K ranks, each of which also works:
     1. cut the bucket in S spans; encode each; span j goes to server s_j
     2. each server adds up K payloads, in rank order: unopened where they add, else opened
-    3. it sends the sum to everyone: as it is where payloads add, else encoded again by their coder, or by `back` (`identity()`: dense)
-T = 2 α + 2 (o + (K-1) m/(S B)) or a little more: the servers' wires are the narrow place. Let S divide K: workers then take turns at the
-servers, and else meet there, which took up to 2.7 times as long in the simulator. With every rank a server it is `two_shot()`.
-(Li et al. 2014, "Scaling distributed machine learning with the parameter server"; BytePS, Jiang et al. 2020, for servers with a codec.)
+    3. it sends the sum to everyone: as it is where payloads add, else encoded again by their coder,
+       or by `back` (`identity()`: dense)
+T = 2 α + 2 (o + (K-1) m/(S B)) or a little more: the servers' wires are the narrow place. Let S
+divide K: workers then take turns at the servers, and else meet there, which took up to 2.7 times as
+long in the simulator. With every rank a server it is `two_shot()`. (Li et al. 2014, "Scaling
+distributed machine learning with the parameter server"; BytePS, Jiang et al. 2020, for servers with
+a codec.)
 """
 
 from __future__ import annotations
@@ -21,17 +24,21 @@ from thinwire.how._star import Star
 
 @dataclass(frozen=True)
 class server(Star):
-    """All ranks send to a few, which add up and answer; m (less a server's own share) out of a worker, (K-1)·m/S more out of a server.
+    """All ranks send to a few, which add up and answer; m (less a server's own share) out of a
+    worker, (K-1)·m/S more out of a server.
 
     Args:
-        ranks: the servers, each with an even share of the bucket; counted within the group (between nodes, the node's number).
-        back: the codec of the sums. `None` leaves sums of what adds as they are, and encodes others again with the coder that opens the
-            codec's own packets, without feedback; `feedback(…)` keeps what servers leave unsaid for the next time; `identity()` is dense.
+        ranks: the servers, each with an even share of the bucket; counted within the group (between
+            nodes, the node's number).
+        back: the codec of the sums. `None` leaves sums of what adds as they are, and encodes others
+            again with the coder that opens the codec's own packets, without feedback; `feedback(…)`
+            keeps what servers leave unsaid for the next time; `identity()` is dense.
 
     Raises:
-        StrategyError: no servers, or one twice, or a negative rank; (when the strategy is built) `back` is `None` and the codec leaves
-            entries out and does not add; or `back` is given and a codec speaks in several rounds or parts. At attach: a server that
-            the world does not have.
+        StrategyError: no servers, or one twice, or a negative rank; (when the strategy is built)
+            `back` is `None` and the codec leaves entries out and does not add; or `back` is given
+            and a codec speaks in several rounds or parts. At attach: a server that the world does
+            not have.
 
     Example:
         >>> import torch
@@ -47,20 +54,28 @@ class server(Star):
 
     def __post_init__(self) -> None:
         if not self.ranks or min(self.ranks) < 0 or len(set(self.ranks)) < len(self.ranks):
-            raise StrategyError(f"server(ranks={self.ranks}): name at least one server, each once, from rank 0 on, such as server((0,))")
+            raise StrategyError(
+                f"server(ranks={self.ranks}): name at least one server, each once, from rank 0 "
+                "on, such as server((0,))"
+            )
 
     def refuses(self, codec: Codec) -> str | None:
         if self.back is None and codec.drops and not codec.summable:
             return (
-                f"Cannot carry {codec!r} over {self!r}: encoding the sum again would drop entries that the ranks chose to send. "
-                "Use back=identity() for dense sums, or back= a codec with feedback, such as server((0,), back=feedback(topk(…)))"
+                f"Cannot carry {codec!r} over {self!r}: encoding the sum again would drop entries "
+                "that the ranks chose to send. "
+                "Use back=identity() for dense sums, or back= a codec with feedback, such as "
+                "server((0,), back=feedback(topk(…)))"
             )
         return self.refuses_back(codec)
 
     def groups(self, world: int) -> tuple[Ranks, ...]:
         missing = [rank for rank in self.ranks if rank >= world]
         if missing:
-            raise StrategyError(f"{self!r}: there are no ranks {missing} in a world of {world}; name servers from 0 to {world - 1}")
+            raise StrategyError(
+                f"{self!r}: there are no ranks {missing} in a world of {world}; name servers from "
+                f"0 to {world - 1}"
+            )
         return ()
 
     def owners(self, world: int) -> Sequence[int]:

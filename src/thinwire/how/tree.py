@@ -1,14 +1,15 @@
-"""Two binary trees, each for half of the bucket: sums climb and come down in log2(K) steps, and both directions of every wire are used.
+"""Two binary trees, each for half of the bucket: sums climb and come down in log2(K) steps, and
+both directions of every wire are used.
 
-Whoever is inside one tree is a leaf of the other (where K is odd, one rank has a child in each), so no rank has more than two children.
-Steps, with each half cut in c segments:
-    1. from the leaves up, each rank adds what its children say to its own and tells its parent; segment s climbs one level while segment
-       s+1 is a level below it
+Whoever is inside one tree is a leaf of the other (where K is odd, one rank has a child in each), so
+no rank has more than two children. Steps, with each half cut in c segments:
+    1. from the leaves up, each rank adds what its children say to its own and tells its parent;
+       segment s climbs one level while segment s+1 is a level below it
     2. the roots hold the sums, and segments come down the same way
-T ≈ 2 (h + c - 1) (α + 2 (o + m/(2 c B))), h = ceil(log2 K) the height: about 2 log2(K) α for small buckets, 2 m/B for large ones and
-many segments. A ring has fewer bytes a rank at its busiest and 2 (K-1) α.
-Payloads that do not add are opened, added and encoded again once a level.
-(Sanders, Speck & Träff 2009; Jeaugey 2019, NCCL 2.4.)
+T ≈ 2 (h + c - 1) (α + 2 (o + m/(2 c B))), h = ceil(log2 K) the height: about 2 log2(K) α for small
+buckets, 2 m/B for large ones and many segments. A ring has fewer bytes a rank at its busiest and 2
+(K-1) α. Payloads that do not add are opened, added and encoded again once a level. (Sanders, Speck
+& Träff 2009; Jeaugey 2019, NCCL 2.4.)
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ class tree(OneCodec):
     """Reduce up and broadcast down two complementary binary trees.
 
     Args:
-        segments: pieces of each half that climb one behind the other. More of them keep more levels busy and cost 2 latencies each; about
-            sqrt(h m / (2 α B)) of them are best.
+        segments: pieces of each half that climb one behind the other. More of them keep more levels
+            busy and cost 2 latencies each; about sqrt(h m / (2 α B)) of them are best.
 
     Raises:
-        StrategyError: segments < 1; (when the strategy is built) the codec leaves entries out and its payloads do not add.
+        StrategyError: segments < 1; (when the strategy is built) the codec leaves entries out and
+            its payloads do not add.
 
     Example:
         >>> from thinwire.what import uniform
@@ -43,7 +45,9 @@ class tree(OneCodec):
 
     def __post_init__(self) -> None:
         if self.segments < 1:
-            raise StrategyError(f"tree(segments={self.segments}): half a bucket is at least 1 segment")
+            raise StrategyError(
+                f"tree(segments={self.segments}): half a bucket is at least 1 segment"
+            )
 
     def chunks(self, world: int) -> int:
         return 2 * self.segments
@@ -63,14 +67,24 @@ class tree(OneCodec):
             for number, each in enumerate(both):
                 slot = slots[number]
                 first, parent = number * c, each.parents[place]
-                climbs, falls = t - each.heights[place], t - each.depths[place]  # the segment that leaves this rank in this round
+                climbs, falls = (
+                    t - each.heights[place],
+                    t - each.depths[place],
+                )  # the segment that leaves this rank in this round
                 for child in each.children[place]:
                     s = t - each.heights[child]
-                    heard.add(slot[child], child, (first + s,) if 0 <= s < c else (), raw=not each.children[child])
+                    heard.add(
+                        slot[child],
+                        child,
+                        (first + s,) if 0 <= s < c else (),
+                        raw=not each.children[child],
+                    )
                     told.add(slot[child], child, (first + falls,) if 0 <= falls < c else ())
                 if parent is not None:
                     said.add(slot[place], parent, (first + climbs,) if 0 <= climbs < c else ())
-                    learned.add(slot[place], parent, (first + falls + 1,) if 0 <= falls + 1 < c else ())
+                    learned.add(
+                        slot[place], parent, (first + falls + 1,) if 0 <= falls + 1 < c else ()
+                    )
             up.append(Move(said.messages(whole=False), heard.messages(whole=False)))
             down.append(Move(told.messages(whole=True), learned.messages(whole=True)))
         return tuple(move for move in (*up, *down) if move.send or move.recv)
@@ -79,25 +93,34 @@ class tree(OneCodec):
         return 0 if codec.summable or world == 1 else max(each.height for each in trees(world))
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
-        """In each tree, its half once to the parent and once to each child; the two trees never share a way."""
+        """In each tree, its half once to the parent and once to each child; the two trees never
+        share a way."""
         if world == 1:
             return 0, 0
         ways = [each.ways(place) for each in trees(world)]
         halves = (sizes[: self.segments], sizes[self.segments :])
         nbytes = sum(n * sum(half) for n, half in zip(ways, halves, strict=True))
-        return nbytes, sum(n * sum(size > 0 for size in half) for n, half in zip(ways, halves, strict=True))
+        return nbytes, sum(
+            n * sum(size > 0 for size in half) for n, half in zip(ways, halves, strict=True)
+        )
 
     def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        """As if some rank sent two messages in each round and none met; the simulator finds 0.5 to 1.4 times that."""
+        """As if some rank sent two messages in each round and none met; the simulator finds 0.5 to
+        1.4 times that."""
         if seat.world == 1:
             return 0.0
         size = self._most(codec, spec, seat.world)
-        return 2 * (max(each.height for each in trees(seat.world)) + self.segments - 1) * link.seconds(size, size)
+        return (
+            2
+            * (max(each.height for each in trees(seat.world)) + self.segments - 1)
+            * link.seconds(size, size)
+        )
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A binary tree over the places of a world. heights: levels below a place; depths: levels above it."""
+    """A binary tree over the places of a world. heights: levels below a place; depths: levels above
+    it."""
 
     parents: tuple[int | None, ...]
     children: tuple[tuple[int, ...], ...]
@@ -119,10 +142,12 @@ class Tree:
 
 @lru_cache(maxsize=64)
 def trees(world: int) -> tuple[Tree, Tree]:
-    """Two trees of ceil(log2 K) levels below the root, in which a place has two children in all, and no child has one parent twice.
+    """Two trees of ceil(log2 K) levels below the root, in which a place has two children in all,
+    and no child has one parent twice.
 
-    In the first, a place's level is how many zeros its number ends in, so all odd ones are leaves. The second is its mirror image,
-    where the world is even, and the first moved on by one place, where it is odd (three places have a star).
+    In the first, a place's level is how many zeros its number ends in, so all odd ones are leaves.
+    The second is its mirror image, where the world is even, and the first moved on by one place,
+    where it is odd (three places have a star).
 
     Example:
         >>> [each.parents for each in trees(4)]
@@ -139,13 +164,17 @@ def trees(world: int) -> tuple[Tree, Tree]:
 
 @lru_cache(maxsize=64)
 def turns(world: int) -> tuple[dict[int, int], dict[int, int]]:
-    """For each tree, {place: 0 or 1}: which of two turns of a round the way between a place and its parent has.
+    """For each tree, {place: 0 or 1}: which of two turns of a round the way between a place and its
+    parent has.
 
-    No place has two ways up, or two ways down, in one turn, so messages do not meet. (Sanders, Speck & Träff 2009: the ways are the
-    edges of a bipartite graph in which no end has more than two.)
+    No place has two ways up, or two ways down, in one turn, so messages do not meet. (Sanders,
+    Speck & Träff 2009: the ways are the edges of a bipartite graph in which no end has more than
+    two.)
     """
     both = trees(world)
-    ways = [(t, place) for t in (0, 1) for place in range(world) if both[t].parents[place] is not None]
+    ways = [
+        (t, place) for t in (0, 1) for place in range(world) if both[t].parents[place] is not None
+    ]
     found: dict[tuple[int, int], int] = {}
     for start in ways:
         found.setdefault(start, 0)
@@ -153,11 +182,15 @@ def turns(world: int) -> tuple[dict[int, int], dict[int, int]]:
         while reached:
             t, place = way = reached.pop()
             for other in ways:
-                shares = other[1] == place or both[other[0]].parents[other[1]] == both[t].parents[place]
+                shares = (
+                    other[1] == place or both[other[0]].parents[other[1]] == both[t].parents[place]
+                )
                 if other != way and shares and other not in found:
                     found[other] = 1 - found[way]
                     reached.append(other)
-    first, second = ({place: turn for (t, place), turn in found.items() if t == each} for each in (0, 1))
+    first, second = (
+        {place: turn for (t, place), turn in found.items() if t == each} for each in (0, 1)
+    )
     return first, second
 
 
@@ -175,7 +208,9 @@ def _parent(place: int, world: int) -> int | None:
 
 def _grown(parents: tuple[int | None, ...]) -> Tree:
     places = range(len(parents))
-    children = tuple(tuple(child for child in places if parents[child] == place) for place in places)
+    children = tuple(
+        tuple(child for child in places if parents[child] == place) for place in places
+    )
 
     def depth(place: int) -> int:
         above = parents[place]
@@ -202,4 +237,7 @@ class _Mail:
         ordered = sorted(self.chunks.items(), key=lambda each: each[1][0])
         if whole:
             return tuple(Message(peer, wholes=(chunk,)) for peer, (_, chunk, _) in ordered)
-        return tuple(Message(peer, parts=(chunk,), raw=frozenset((chunk,) if raw else ())) for peer, (_, chunk, raw) in ordered)
+        return tuple(
+            Message(peer, parts=(chunk,), raw=frozenset((chunk,) if raw else ()))
+            for peer, (_, chunk, raw) in ordered
+        )

@@ -1,1 +1,2 @@
-"""The arithmetic of the codecs. `reference` defines each kernel in plain torch; faster ones equal it."""
+"""The arithmetic of the codecs. `reference` defines each kernel in plain torch; faster ones equal
+it."""

@@ -1,27 +1,35 @@
 # mypy: ignore-errors
 # ruff: noqa: N803, N806, PLR0913, PLR0917
-# Triton reads these functions as a language of its own: with types of its own, constants in capitals, and no way to hand on a record.
-"""The Triton programs of `kernels/gpu.py`: codecs in blocks of a power of two, for CUDA and ROCm, and for Triton's interpreter on a CPU.
+# Triton reads these functions as a language of its own: with types of its own, constants in
+# capitals, and no way to hand on a record.
+"""The Triton programs of `kernels/gpu.py`: codecs in blocks of a power of two, for CUDA and ROCm,
+and for Triton's interpreter on a CPU.
 
 Each equals `kernels/reference.py` bit for bit. That needs, as in kernels/cpu:
   - no contraction of a product and a sum: every launch says enable_fp_fusion=False;
   - `tl.div_rn`: the plain `/` of float32 is an approximation on a GPU;
-  - largest magnitudes as integers, and means by halves: the order of a `tl.sum` is fixed only where it is of two values, or of integers;
-  - subnormal numbers kept. Triton does that unless told otherwise: its PTX has no `.ftz` outside of exp2 and its kin, and on AMD
-    `allow_flush_denorm` is off. tests/kernels/test_gpu.py looks at the compiled code for all of these.
+  - largest magnitudes as integers, and means by halves: the order of a `tl.sum` is fixed only where
+    it is of two values, or of integers;
+  - subnormal numbers kept. Triton does that unless told otherwise: its PTX has no `.ftz` outside of
+    exp2 and its kin, and on AMD `allow_flush_denorm` is off. tests/kernels/test_gpu.py looks at the
+    compiled code for all of these.
 
-A program takes a tile of ROWS blocks of BLOCK values, SIZE = ROWS * BLOCK in all, from value `first` on, `count` of which exist.
-Offsets within a tile are 32 bits wide, the tile's own place 64.
+A program takes a tile of ROWS blocks of BLOCK values, SIZE = ROWS * BLOCK in all, from value
+`first` on, `count` of which exist. Offsets within a tile are 32 bits wide, the tile's own place 64.
 """
 
 import triton
 import triton.language as tl
 
-MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: a small number added to it is rounded, half to even, into the lowest bits
+MAGIC = tl.constexpr(
+    12582912.0
+)  # 1.5 * 2^23: a small number added to it is rounded, half to even, into the lowest bits
 SIZE_BITS = tl.constexpr(0x7FFFFFFF)  # all of a number but its sign
 INFINITE = tl.constexpr(0x7F800000)
 QUIET_NAN = tl.constexpr(0x7FC00000)
-TINY = tl.constexpr(2.0**-100)  # steps below have no inverse in float32, but that of a step lifted by the next
+TINY = tl.constexpr(
+    2.0**-100
+)  # steps below have no inverse in float32, but that of a step lifted by the next
 LIFT = tl.constexpr(2.0**64)
 HUGE = tl.constexpr(2.0**64)  # magnitudes from here on are summed 2^-64 times as large
 HUGE_BITS = tl.constexpr(0x5F800000)
@@ -61,11 +69,14 @@ def _wide(kept):
 
 @triton.jit
 def _keep(left, x, mask):
-    """Store what is left (SIZE,) as float32, or as bfloat16's bits, half to even: a cast's rounding is the compiler's own."""
+    """Store what is left (SIZE,) as float32, or as bfloat16's bits, half to even: a cast's rounding
+    is the compiler's own."""
     if left.dtype.element_ty == tl.int16:
         bits = x.to(tl.int32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        tl.store(left, tl.where((bits & SIZE_BITS) > INFINITE, 0x7FC0, rounded).to(tl.int16), mask=mask)
+        tl.store(
+            left, tl.where((bits & SIZE_BITS) > INFINITE, 0x7FC0, rounded).to(tl.int16), mask=mask
+        )
     else:
         tl.store(left, x, mask=mask)
 
@@ -90,7 +101,8 @@ def _draw(n, key0, key1):
 
 @triton.jit
 def _pack(codes, to, SIZE: tl.constexpr, BITS: tl.constexpr):
-    """Store codes (SIZE,) uint32, BITS bits each, the first in the lowest bits. The whole tile is stored: there is room for it."""
+    """Store codes (SIZE,) uint32, BITS bits each, the first in the lowest bits. The whole tile is
+    stored: there is room for it."""
     to += tl.program_id(0).to(tl.int64) * (SIZE // 8 * BITS)
     if 8 % BITS == 0:
         PER: tl.constexpr = 8 // BITS  # codes of a byte
@@ -99,14 +111,22 @@ def _pack(codes, to, SIZE: tl.constexpr, BITS: tl.constexpr):
         tl.store(to + tl.arange(0, SIZE // PER), packed.to(tl.uint8))
     else:  # 8 codes make BITS bytes, by way of a word of 64 bits
         lane, group = tl.arange(0, 8), tl.arange(0, SIZE // 8)
-        words = tl.sum(tl.reshape(codes, (SIZE // 8, 8)).to(tl.uint64) << (lane * BITS)[None, :].to(tl.uint64), axis=1)
+        words = tl.sum(
+            tl.reshape(codes, (SIZE // 8, 8)).to(tl.uint64) << (lane * BITS)[None, :].to(tl.uint64),
+            axis=1,
+        )
         packed = words[:, None] >> (lane * 8)[None, :].to(tl.uint64)
-        tl.store(to + group[:, None] * BITS + lane[None, :], packed.to(tl.uint8), mask=(lane < BITS)[None, :])
+        tl.store(
+            to + group[:, None] * BITS + lane[None, :],
+            packed.to(tl.uint8),
+            mask=(lane < BITS)[None, :],
+        )
 
 
 @triton.jit
 def _unpack(codes, count, SIZE: tl.constexpr, BITS: tl.constexpr):
-    """The inverse, of `count` codes: (SIZE,) uint32. A code lies in one byte or in two that follow one another."""
+    """The inverse, of `count` codes: (SIZE,) uint32. A code lies in one byte or in two that follow
+    one another."""
     codes += tl.program_id(0).to(tl.int64) * (SIZE // 8 * BITS)
     at = tl.arange(0, SIZE)
     bit = at * BITS
@@ -115,18 +135,25 @@ def _unpack(codes, count, SIZE: tl.constexpr, BITS: tl.constexpr):
     word = tl.load(codes + (bit >> 3), mask=at < count, other=0).to(tl.uint32)
     if 8 % BITS != 0:
         nbytes = (count * BITS + 7) // 8
-        word |= tl.load(codes + (bit >> 3) + 1, mask=(bit >> 3) + 1 < nbytes, other=0).to(tl.uint32) << 8
+        word |= (
+            tl.load(codes + (bit >> 3) + 1, mask=(bit >> 3) + 1 < nbytes, other=0).to(tl.uint32)
+            << 8
+        )
     return (word >> (bit & 7).to(tl.uint32)) & ((1 << BITS) - 1)
 
 
 @triton.jit
 def _payload(table, each, head):
-    """The heads and codes of a payload whose address is in a table; heads are whole words, so codes begin on one."""
+    """The heads and codes of a payload whose address is in a table; heads are whole words, so codes
+    begin on one."""
     at = tl.load(table + each)
-    return at.to(tl.pointer_type(tl.float32)), tl.multiple_of(at.to(tl.pointer_type(tl.uint8)) + head, 4)
+    return at.to(tl.pointer_type(tl.float32)), tl.multiple_of(
+        at.to(tl.pointer_type(tl.uint8)) + head, 4
+    )
 
 
-# -- grids -------------------------------------------------------------------------------------------------------------
+# -- grids
+# -------------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -138,7 +165,16 @@ def _step_bits(most, TOP: tl.constexpr):
 
 @triton.jit
 def _codes(
-    x, step_bits, first, key0, key1, ROWS: tl.constexpr, BLOCK: tl.constexpr, TOP: tl.constexpr, ZERO: tl.constexpr, LOTS: tl.constexpr
+    x,
+    step_bits,
+    first,
+    key0,
+    key1,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TOP: tl.constexpr,
+    ZERO: tl.constexpr,
+    LOTS: tl.constexpr,
 ):
     """reference.quantise of x (ROWS, BLOCK): uint32."""
     steps = step_bits.to(tl.float32, bitcast=True)
@@ -150,8 +186,12 @@ def _codes(
         v = lifted * (inverse * 65535.984375)[:, None] + (TOP * 65536 + 0.5)
         v = tl.where(v > 0, v, 0.0)  # a NaN becomes 0, too
         v = tl.where(v < 2 * TOP * 65536, v, 2 * TOP * 65536)
-        place = tl.arange(0, ROWS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :] + first.to(tl.int32)
-        halves = (place & 1).to(tl.uint32) * 16  # value i takes a half of draw i / 2, the lower where i is even
+        place = (
+            tl.arange(0, ROWS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :] + first.to(tl.int32)
+        )
+        halves = (place & 1).to(
+            tl.uint32
+        ) * 16  # value i takes a half of draw i / 2, the lower where i is even
         lots = (_draw(place.to(tl.uint32) >> 1, key0, key1) >> halves) & 0xFFFF
         codes = (v.to(tl.int32).to(tl.uint32) + lots) >> 16
     else:
@@ -174,7 +214,9 @@ def _grid_put(
     row, exists = _rows_of(count, ROWS, BLOCK)
     x = tl.reshape(x, (ROWS, BLOCK))
     if GIVEN:
-        step_bits = tl.load(given + first // BLOCK + row, mask=exists, other=1.0).to(tl.int32, bitcast=True)
+        step_bits = tl.load(given + first // BLOCK + row, mask=exists, other=1.0).to(
+            tl.int32, bitcast=True
+        )
     else:
         step_bits = _step_bits(_largest(x), TOP)
     tl.store(steps + first // BLOCK + row, step_bits.to(tl.float32, bitcast=True), mask=exists)
@@ -186,7 +228,16 @@ def _grid_put(
 
 
 @triton.jit
-def _grid_values(steps, codes, first, count, ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr):
+def _grid_values(
+    steps,
+    codes,
+    first,
+    count,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BITS: tl.constexpr,
+    TOP: tl.constexpr,
+):
     """What a payload's tile decodes to: (SIZE,)."""
     row, exists = _rows_of(count, ROWS, BLOCK)
     step = tl.load(steps + first // BLOCK + row, mask=exists, other=0.0)
@@ -200,14 +251,43 @@ def grid_encode(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, ZERO: tl.constexpr,
     LOTS: tl.constexpr, GIVEN: tl.constexpr, LEFT: tl.constexpr,
 ):  # fmt: skip
-    """y = x + decay * before -> steps and codes, and left = y - what they decode to. Without LEFT, y = x."""
+    """y = x + decay * before -> steps and codes, and left = y - what they decode to. Without LEFT,
+    y = x."""
     first, count = _place(n, ROWS * BLOCK)
     y = _summed(x, before, decay, first, count, ROWS * BLOCK, LEFT)
-    _grid_put(y, given, first, count, key0, key1, steps, codes, left, ROWS, BLOCK, BITS, TOP, ZERO, LOTS, GIVEN, LEFT)
+    _grid_put(
+        y,
+        given,
+        first,
+        count,
+        key0,
+        key1,
+        steps,
+        codes,
+        left,
+        ROWS,
+        BLOCK,
+        BITS,
+        TOP,
+        ZERO,
+        LOTS,
+        GIVEN,
+        LEFT,
+    )
 
 
 @triton.jit
-def grid_decode(steps, codes, n, out, ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, ADD: tl.constexpr):
+def grid_decode(
+    steps,
+    codes,
+    n,
+    out,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BITS: tl.constexpr,
+    TOP: tl.constexpr,
+    ADD: tl.constexpr,
+):
     """Steps and codes -> out (n,), or added to it."""
     first, count = _place(n, ROWS * BLOCK)
     at = tl.arange(0, ROWS * BLOCK)
@@ -222,7 +302,8 @@ def grid_sum_encode(
     table, payloads, n, head, key0, key1, steps, codes,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, ZERO: tl.constexpr, LOTS: tl.constexpr,
 ):  # fmt: skip
-    """The steps and codes of the sum of what `payloads` payloads decode to, added in order. head: bytes of steps."""
+    """The steps and codes of the sum of what `payloads` payloads decode to, added in order. head:
+    bytes of steps."""
     first, count = _place(n, ROWS * BLOCK)
     heads, own = _payload(table, 0, head)
     total = _grid_values(heads, own, first, count, ROWS, BLOCK, BITS, TOP)
@@ -230,23 +311,48 @@ def grid_sum_encode(
         heads, own = _payload(table, each, head)
         total += _grid_values(heads, own, first, count, ROWS, BLOCK, BITS, TOP)
     total = tl.where(tl.arange(0, ROWS * BLOCK) < count, total, 0.0)
-    _grid_put(total, None, first, count, key0, key1, steps, codes, None, ROWS, BLOCK, BITS, TOP, ZERO, LOTS, False, False)
+    _grid_put(
+        total,
+        None,
+        first,
+        count,
+        key0,
+        key1,
+        steps,
+        codes,
+        None,
+        ROWS,
+        BLOCK,
+        BITS,
+        TOP,
+        ZERO,
+        LOTS,
+        False,
+        False,
+    )
 
 
-# -- signs -------------------------------------------------------------------------------------------------------------
+# -- signs
+# -------------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
 def _mean_bits(x, count, ROWS: tl.constexpr, BLOCK: tl.constexpr, HALVINGS: tl.constexpr):
-    """The bits of the mean magnitude of each row of x (ROWS, BLOCK), zeros beyond `count`; a NaN's where one is not finite.
+    """The bits of the mean magnitude of each row of x (ROWS, BLOCK), zeros beyond `count`; a NaN's
+    where one is not finite.
 
-    Sums are by halves: i and i + W/2 are added, and then W/2 is W. Zeros beyond a short row's own W change nothing.
+    Sums are by halves: i and i + W/2 are added, and then W/2 is W. Zeros beyond a short row's own W
+    change nothing.
     """
     most = _largest(x)
     huge = most >= HUGE_BITS
-    sums = (x.to(tl.int32, bitcast=True) & SIZE_BITS).to(tl.float32, bitcast=True) * tl.where(huge, 1 / HUGE, 1.0)[:, None]
+    sums = (x.to(tl.int32, bitcast=True) & SIZE_BITS).to(tl.float32, bitcast=True) * tl.where(
+        huge, 1 / HUGE, 1.0
+    )[:, None]
     for step in tl.static_range(HALVINGS):
-        sums = tl.sum(tl.reshape(sums, (ROWS, 2, BLOCK >> (step + 1))), axis=1)  # of two values: one order only
+        sums = tl.sum(
+            tl.reshape(sums, (ROWS, 2, BLOCK >> (step + 1))), axis=1
+        )  # of two values: one order only
     own = tl.minimum(tl.maximum(count - tl.arange(0, ROWS) * BLOCK, 1), BLOCK)
     means = tl.div_rn(tl.reshape(sums, (ROWS,)), own.to(tl.float32)) * tl.where(huge, HUGE, 1.0)
     return tl.where(most >= INFINITE, QUIET_NAN, means.to(tl.int32, bitcast=True))
@@ -260,7 +366,18 @@ def _signed(mean_bits, below, ROWS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _sign_put(x, first, count, means, signs, left, ROWS: tl.constexpr, BLOCK: tl.constexpr, HALVINGS: tl.constexpr, LEFT: tl.constexpr):
+def _sign_put(
+    x,
+    first,
+    count,
+    means,
+    signs,
+    left,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HALVINGS: tl.constexpr,
+    LEFT: tl.constexpr,
+):
     """Store the means and signs of x (SIZE,), and in `left` what they leave unsaid of it."""
     row, exists = _rows_of(count, ROWS, BLOCK)
     mean_bits = _mean_bits(tl.reshape(x, (ROWS, BLOCK)), count, ROWS, BLOCK, HALVINGS)
@@ -277,14 +394,27 @@ def _sign_values(means, signs, first, count, ROWS: tl.constexpr, BLOCK: tl.const
     """What a payload's tile decodes to: (SIZE,)."""
     row, exists = _rows_of(count, ROWS, BLOCK)
     mean = tl.load(means + first // BLOCK + row, mask=exists, other=0.0)
-    return _signed(mean.to(tl.int32, bitcast=True), _unpack(signs, count, ROWS * BLOCK, 1), ROWS, BLOCK)
+    return _signed(
+        mean.to(tl.int32, bitcast=True), _unpack(signs, count, ROWS * BLOCK, 1), ROWS, BLOCK
+    )
 
 
 @triton.jit
 def sign_encode(
-    x, before, decay, n, means, signs, left, ROWS: tl.constexpr, BLOCK: tl.constexpr, HALVINGS: tl.constexpr, LEFT: tl.constexpr
+    x,
+    before,
+    decay,
+    n,
+    means,
+    signs,
+    left,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HALVINGS: tl.constexpr,
+    LEFT: tl.constexpr,
 ):
-    """y = x + decay * before -> means and signs, and left = y - what they decode to. Without LEFT, y = x."""
+    """y = x + decay * before -> means and signs, and left = y - what they decode to. Without LEFT,
+    y = x."""
     first, count = _place(n, ROWS * BLOCK)
     y = _summed(x, before, decay, first, count, ROWS * BLOCK, LEFT)
     _sign_put(y, first, count, means, signs, left, ROWS, BLOCK, HALVINGS, LEFT)
@@ -302,8 +432,19 @@ def sign_decode(means, signs, n, out, ROWS: tl.constexpr, BLOCK: tl.constexpr, A
 
 
 @triton.jit(do_not_specialize=["payloads"])
-def sign_sum_encode(table, payloads, n, head, means, signs, ROWS: tl.constexpr, BLOCK: tl.constexpr, HALVINGS: tl.constexpr):
-    """The means and signs of the sum of what `payloads` payloads decode to, added in order, as in `grid_sum_encode`."""
+def sign_sum_encode(
+    table,
+    payloads,
+    n,
+    head,
+    means,
+    signs,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HALVINGS: tl.constexpr,
+):
+    """The means and signs of the sum of what `payloads` payloads decode to, added in order, as in
+    `grid_sum_encode`."""
     first, count = _place(n, ROWS * BLOCK)
     heads, own = _payload(table, 0, head)
     total = _sign_values(heads, own, first, count, ROWS, BLOCK)
@@ -314,17 +455,21 @@ def sign_sum_encode(table, payloads, n, head, means, signs, ROWS: tl.constexpr, 
     _sign_put(total, first, count, means, signs, None, ROWS, BLOCK, HALVINGS, False)
 
 
-# -- the largest of a chunk --------------------------------------------------------------------------------------------
+# -- the largest of a chunk
+# --------------------------------------------------------------------------------------------
 
 
 @triton.jit
 def largest(x, chunks, per, k, places, values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """The k largest magnitudes of each of `chunks` rows of `per` values: places, ascending, and values. A NaN is the largest."""
+    """The k largest magnitudes of each of `chunks` rows of `per` values: places, ascending, and
+    values. A NaN is the largest."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at = tl.arange(0, WIDTH)
     exists = (row < chunks)[:, None] & (at < per)[None, :]
     own = tl.load(x + row[:, None] * per + at[None, :], mask=exists, other=0.0)
-    sizes = tl.where(exists, tl.minimum(own.to(tl.int32, bitcast=True) & SIZE_BITS, INFINITE + 1), -1)  # all NaNs are equal
+    sizes = tl.where(
+        exists, tl.minimum(own.to(tl.int32, bitcast=True) & SIZE_BITS, INFINITE + 1), -1
+    )  # all NaNs are equal
     low = tl.zeros((ROWS,), tl.int32)  # k or more reach it, fewer reach `high`
     high = tl.full((ROWS,), INFINITE + 2, tl.int32)
     for _ in range(31):  # high - low is halved, rounded up, until it is 1
@@ -334,7 +479,9 @@ def largest(x, chunks, per, k, places, values, ROWS: tl.constexpr, WIDTH: tl.con
         high = tl.where(enough, high, middle)
     more, equal = sizes > low[:, None], sizes == low[:, None]
     wanted = k - tl.sum(more.to(tl.int32), axis=1)
-    taken = more | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= wanted[:, None]))  # of equals the first
+    taken = more | (
+        equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= wanted[:, None])
+    )  # of equals the first
     to = row[:, None] * k + tl.cumsum(taken.to(tl.int32), axis=1) - 1
     tl.store(places + to, tl.broadcast_to(at[None, :], (ROWS, WIDTH)).to(tl.int64), mask=taken)
     tl.store(values + to, own, mask=taken)

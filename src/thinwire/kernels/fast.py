@@ -1,7 +1,9 @@
-"""The kernels that codecs call: native or a GPU's where there is one for the tensor at hand, else the reference; all equal bit for bit.
+"""The kernels that codecs call: native or a GPU's where there is one for the tensor at hand, else
+the reference; all equal bit for bit.
 
-Native kernels take contiguous float32 on a CPU, in blocks that end on whole bytes (or a single block); `gpu` says what a GPU's take. What
-they cannot take goes to torch; that changes nothing but the time, and `thinwire doctor` says which kernels are in use.
+Native kernels take contiguous float32 on a CPU, in blocks that end on whole bytes (or a single
+block); `gpu` says what a GPU's take. What they cannot take goes to torch; that changes nothing but
+the time, and `thinwire doctor` says which kernels are in use.
 """
 
 from __future__ import annotations
@@ -19,19 +21,34 @@ from thinwire.kernels.reference import Grid, Key
 class _Blocked(Protocol):
     """Kernels for float32 values in blocks: the module `gpu`, or a build of `native`."""
 
-    def grid_encode(self, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None) -> Tensor: ...
+    def grid_encode(
+        self, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None
+    ) -> Tensor: ...
 
     def grid_encode_left(
-        self, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+        self,
+        x: Tensor,
+        before: Tensor,
+        decay: float,
+        block: int,
+        bits: int,
+        grid: Grid,
+        key: Key | None,
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
-    def grid_decode(self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None: ...
+    def grid_decode(
+        self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool
+    ) -> None: ...
 
-    def grid_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None) -> Tensor: ...
+    def grid_sum_encode(
+        self, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None
+    ) -> Tensor: ...
 
     def sign_encode(self, x: Tensor, block: int) -> Tensor: ...
 
-    def sign_encode_left(self, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor, Tensor]: ...
+    def sign_encode_left(
+        self, x: Tensor, before: Tensor, decay: float, block: int
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None: ...
 
@@ -52,7 +69,8 @@ def all_finite(x: Tensor) -> Tensor:
 
 
 def scaled(x: Tensor, by: float, out: Tensor) -> bool | None:
-    """Write x · by to `out`, and return whether all of it is finite; `None` where no kernel looks on the way.
+    """Write x · by to `out`, and return whether all of it is finite; `None` where no kernel looks
+    on the way.
 
     x, out: tensors of one shape and dtype; `out` may be `x`.
     """
@@ -64,14 +82,17 @@ def scaled(x: Tensor, by: float, out: Tensor) -> bool | None:
 
 
 def first_nonfinite(x: Tensor) -> Tensor:
-    """The index of the first value of a flat tensor that is not finite, or -1: int64 of no dimension, on its device."""
+    """The index of the first value of a flat tensor that is not finite, or -1: int64 of no
+    dimension, on its device."""
     if not x.is_cuda and bool(all_finite(x)):
         return torch.tensor(-1)
     bad = x.isfinite().logical_not_()
     return torch.where(bad.any(), bad.to(torch.uint8).argmax(), -1)
 
 
-def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:
+def grid_encode(
+    x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None
+) -> Tensor:
     """`reference.grid_encode`."""
     x = x.contiguous()
     kernels = _blocked(x, x.numel(), block, bits, x.dtype)
@@ -83,23 +104,40 @@ def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, s
 def grid_encode_left(
     x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The payload of y = x + decay · before; y less what it decodes to; whether all of that is finite (bool): in one pass.
+    """The payload of y = x + decay · before; y less what it decodes to; whether all of that is
+    finite (bool): in one pass.
 
     `before`, and so what is left: of x's dtype, or bf16.
     """
     x, before = x.contiguous(), before.contiguous()
-    kernels = _blocked(x, x.numel(), block, bits, x.dtype) if before.dtype in (x.dtype, torch.bfloat16) else None
+    kernels = (
+        _blocked(x, x.numel(), block, bits, x.dtype)
+        if before.dtype in (x.dtype, torch.bfloat16)
+        else None
+    )
     if kernels is not None:
         return kernels.grid_encode_left(x, before, decay, block, bits, grid, key)
     y = reference.summed(x, before.to(x.dtype), decay)
     payload = reference.grid_encode(y, block, bits, grid, key)
-    left = (y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)).to(before.dtype)
+    left = (y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)).to(
+        before.dtype
+    )
     return payload, left, all_finite(left)
 
 
-def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+def grid_decode(
+    payload: Tensor,
+    n: int,
+    block: int,
+    bits: int,
+    grid: Grid,
+    dtype: torch.dtype,
+    out: Tensor | None = None,
+) -> Tensor:
     """`reference.grid_decode`, into `out` where it is given."""
-    kernels = _blocked(payload, n, block, bits, dtype) if out is None or out.is_contiguous() else None
+    kernels = (
+        _blocked(payload, n, block, bits, dtype) if out is None or out.is_contiguous() else None
+    )
     if kernels is None:
         values = reference.grid_decode(payload, n, block, bits, grid, dtype)
         return values if out is None else out.copy_(values)
@@ -110,18 +148,30 @@ def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtyp
 
 def grid_accumulate(total: Tensor, payload: Tensor, block: int, bits: int, grid: Grid) -> None:
     """total += what the payload decodes to, in one pass."""
-    kernels = _blocked(total, total.numel(), block, bits, total.dtype) if total.is_contiguous() else None
+    kernels = (
+        _blocked(total, total.numel(), block, bits, total.dtype) if total.is_contiguous() else None
+    )
     if kernels is None:
         total.add_(reference.grid_decode(payload, total.numel(), block, bits, grid, total.dtype))
     else:
         kernels.grid_decode(payload.contiguous(), block, bits, grid, total, True)
 
 
-def grid_sum_encode(payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None, dtype: torch.dtype) -> Tensor:
+def grid_sum_encode(
+    payloads: Sequence[Tensor],
+    n: int,
+    block: int,
+    bits: int,
+    grid: Grid,
+    key: Key | None,
+    dtype: torch.dtype,
+) -> Tensor:
     """The payload of the sum of what the payloads decode to, added in order, in one pass."""
     kernels = _blocked(payloads[0], n, block, bits, dtype)
     if kernels is not None:
-        return kernels.grid_sum_encode([each.contiguous() for each in payloads], n, block, bits, grid, key)
+        return kernels.grid_sum_encode(
+            [each.contiguous() for each in payloads], n, block, bits, grid, key
+        )
     total = reference.grid_decode(payloads[0], n, block, bits, grid, dtype)
     for payload in payloads[1:]:
         total.add_(reference.grid_decode(payload, n, block, bits, grid, dtype))
@@ -135,10 +185,17 @@ def sign_encode(x: Tensor, block: int) -> Tensor:
     return reference.sign_encode(x, block) if kernels is None else kernels.sign_encode(x, block)
 
 
-def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The payload of y = x + decay · before, what it leaves, and whether that is finite: as `grid_encode_left`."""
+def sign_encode_left(
+    x: Tensor, before: Tensor, decay: float, block: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The payload of y = x + decay · before, what it leaves, and whether that is finite: as
+    `grid_encode_left`."""
     x, before = x.contiguous(), before.contiguous()
-    kernels = _blocked(x, x.numel(), block, 1, x.dtype) if before.dtype in (x.dtype, torch.bfloat16) else None
+    kernels = (
+        _blocked(x, x.numel(), block, 1, x.dtype)
+        if before.dtype in (x.dtype, torch.bfloat16)
+        else None
+    )
     if kernels is not None:
         return kernels.sign_encode_left(x, before, decay, block)
     y = reference.summed(x, before.to(x.dtype), decay)
@@ -147,7 +204,9 @@ def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tup
     return payload, left, all_finite(left)
 
 
-def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+def sign_decode(
+    payload: Tensor, n: int, block: int, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
     """`reference.sign_decode`, into `out` where it is given."""
     kernels = _blocked(payload, n, block, 1, dtype) if out is None or out.is_contiguous() else None
     if kernels is None:
@@ -160,7 +219,9 @@ def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype, out: Te
 
 def sign_accumulate(total: Tensor, payload: Tensor, block: int) -> None:
     """total += what the payload decodes to, in one pass."""
-    kernels = _blocked(total, total.numel(), block, 1, total.dtype) if total.is_contiguous() else None
+    kernels = (
+        _blocked(total, total.numel(), block, 1, total.dtype) if total.is_contiguous() else None
+    )
     if kernels is None:
         total.add_(reference.sign_decode(payload, total.numel(), block, total.dtype))
     else:
@@ -190,8 +251,11 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return places, rows.gather(1, places)
 
 
-def largest_sum(x: Tensor, before: Tensor, decay: float, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """y = x + decay · before (all (m, n)); the places of each row's k largest, and the values there, both (m, k); in one pass."""
+def largest_sum(
+    x: Tensor, before: Tensor, decay: float, y: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """y = x + decay · before (all (m, n)); the places of each row's k largest, and the values
+    there, both (m, k); in one pass."""
     x, before = x.contiguous(), before.contiguous()
     kernels = native.library(x) if before.dtype == x.dtype and y.is_contiguous() else None
     if kernels is not None and k:
@@ -200,9 +264,15 @@ def largest_sum(x: Tensor, before: Tensor, decay: float, y: Tensor, k: int) -> t
 
 
 def leave(y: Tensor, places: Tensor, values: Tensor, said: Tensor) -> Tensor:
-    """y (m, n) = values - said, both (m, k), at their places in each row; whether all of those are finite: a bool of no dimension."""
+    """y (m, n) = values - said, both (m, k), at their places in each row; whether all of those are
+    finite: a bool of no dimension."""
     kernels = native.library(y)
-    if kernels is not None and said.dtype == values.dtype == y.dtype and places.is_contiguous() and values.is_contiguous():
+    if (
+        kernels is not None
+        and said.dtype == values.dtype == y.dtype
+        and places.is_contiguous()
+        and values.is_contiguous()
+    ):
         return torch.tensor(kernels.places_leave(places, values, said.contiguous(), y))
     rest = values - said
     y.scatter_(1, places, rest)
@@ -215,7 +285,9 @@ def above(x: Tensor, bar: Tensor, most: int | None = None) -> tuple[Tensor, Tens
     most = x.numel() if most is None else most
     kernels = native.library(x)
     if kernels is not None:
-        bits = 1 if bar.isnan() else max(int(bar.to(torch.float32).view(torch.int32)), 1)  # a zero is never taken
+        bits = (
+            1 if bar.isnan() else max(int(bar.to(torch.float32).view(torch.int32)), 1)
+        )  # a zero is never taken
         return kernels.above(x, bits, most)
     places = reference.above(x, bar)
     return places.numel() if places.numel() > most else (places, x[places])
@@ -232,7 +304,9 @@ def thin_product(m: Tensor, thin: Tensor, transposed: bool = False) -> Tensor:
 
 def outer(p: Tensor, q: Tensor, out: Tensor) -> None:
     """`reference.outer`: out = p qᵀ; of a GPU's own product where the tensors lie there."""
-    kernels = native.library(out) if p.dtype == q.dtype == out.dtype and p.numel() and q.numel() else None
+    kernels = (
+        native.library(out) if p.dtype == q.dtype == out.dtype and p.numel() and q.numel() else None
+    )
     if kernels is not None:
         kernels.outer(p.contiguous(), q.contiguous(), out)
     elif out.is_cuda:
@@ -242,11 +316,14 @@ def outer(p: Tensor, q: Tensor, out: Tensor) -> None:
 
 
 def _summed(x: Tensor, before: Tensor, decay: float, out: Tensor) -> Tensor:
-    return torch.add(x, before, out=out) if decay == 1 else torch.mul(before, decay, out=out).add_(x)
+    return (
+        torch.add(x, before, out=out) if decay == 1 else torch.mul(before, decay, out=out).add_(x)
+    )
 
 
 def _blocked(where: Tensor, n: int, block: int, bits: int, dtype: torch.dtype) -> _Blocked | None:
-    """Whose kernels take n values in blocks, each of which must end on a whole byte, on the device of a tensor; `None`: nobody's."""
+    """Whose kernels take n values in blocks, each of which must end on a whole byte, on the device
+    of a tensor; `None`: nobody's."""
     if dtype != torch.float32 or not 0 < n < 2**31 or not (n <= block or block * bits % 8 == 0):
         return None
     return gpu if gpu.takes(n, block, bits) and gpu.serves(where) else native.anywhere(where)

@@ -1,10 +1,13 @@
-"""The GPU kernels: which tensors they take, and how each is launched. They are Triton's, so one source serves CUDA and ROCm.
+"""The GPU kernels: which tensors they take, and how each is launched. They are Triton's, so one
+source serves CUDA and ROCm.
 
-Triton is imported at the first use. Where it is missing, or cannot compile for the GPU at hand, a warning says so once, and torch runs the
-reference; THINWIRE_KERNELS=torch asks for that without the warning.
+Triton is imported at the first use. Where it is missing, or cannot compile for the GPU at hand, a
+warning says so once, and torch runs the reference; THINWIRE_KERNELS=torch asks for that without the
+warning.
 
-Taken are float32 values in blocks of a power of two up to 4096 that end on whole bytes, or a single block of at most so many values; and
-chunks of up to 8192 values for `largest`. All else goes to the reference in torch, which changes nothing but the time.
+Taken are float32 values in blocks of a power of two up to 4096 that end on whole bytes, or a single
+block of at most so many values; and chunks of up to 8192 values for `largest`. All else goes to the
+reference in torch, which changes nothing but the time.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ from thinwire.kernels import native, reference
 from thinwire.kernels.native import VARIABLE, KernelError
 from thinwire.kernels.reference import Grid, Key
 
-BLOCK, CHUNK = 4096, 8192  # values of the largest block, and of the largest chunk, that one program takes
+BLOCK, CHUNK = (
+    4096,
+    8192,
+)  # values of the largest block, and of the largest chunk, that one program takes
 _TILE = 1024  # values that a program takes at least
 _MOST = 2**31  # values of one call: places are 32 bits wide inside
 _OLDEST = (7, 0)  # the compute capability that Triton compiles for
@@ -34,14 +40,24 @@ _interpreting: list[None] = []
 
 @contextmanager
 def interpreted() -> Iterator[None]:
-    """Take tensors on a CPU inside the block, by Triton's interpreter: for tests. It must begin before anything else imports Triton."""
+    """Take tensors on a CPU inside the block, by Triton's interpreter: for tests. It must begin
+    before anything else imports Triton."""
     before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton looks where its functions, and ours, are defined, and again at its first launch
+    os.environ["TRITON_INTERPRET"] = (
+        # Triton looks where its functions, and ours, are defined, and again at its first launch
+        "1"
+    )
     _interpreting.append(None)
     try:
         theirs = import_module("triton.language")
-        if not all(type(each).__name__ == "InterpretedFunction" for each in (theirs.sum, _programs().largest)):
-            raise KernelError("Triton was imported before, as a compiler: enter gpu.interpreted() before anything else imports it")
+        if not all(
+            type(each).__name__ == "InterpretedFunction"
+            for each in (theirs.sum, _programs().largest)
+        ):
+            raise KernelError(
+                "Triton was imported before, as a compiler: enter gpu.interpreted() before "
+                "anything else imports it"
+            )
         yield
     finally:
         _interpreting.pop()
@@ -63,17 +79,24 @@ def lacks(device: torch.device) -> str | None:
     """Why a GPU is not served by Triton; `None` where it is."""
     if find_spec("triton") is None:
         own = "triton" if torch.version.hip is None else "pytorch-triton-rocm"
-        return f"Triton is not installed; install it (pip install {own}, in the version that this torch asks for)"
+        return (
+            f"Triton is not installed; install it (pip install {own}, in the version that this "
+            "torch asks for)"
+        )
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST:
         name = torch.cuda.get_device_name(device)
-        return f"Triton does not compile for {name}, whose compute capability is below {'.'.join(map(str, _OLDEST))}; take another GPU"
+        return (
+            f"Triton does not compile for {name}, whose compute capability is below "
+            f"{'.'.join(map(str, _OLDEST))}; take another GPU"
+        )
     return None
 
 
 @cache
 def _warn_once(device: torch.device) -> None:
     warnings.warn(
-        f"thinwire's codecs run in plain torch on {device}, many times slower than their kernels: {lacks(device)}; "
+        f"thinwire's codecs run in plain torch on {device}, many times slower than their kernels: "
+        f"{lacks(device)}; "
         f"or set {VARIABLE}=torch to say that this is meant",
         RuntimeWarning,
         stacklevel=4,
@@ -94,17 +117,25 @@ def serves(x: Tensor) -> bool:
 
 def _plain_torch_is_meant() -> bool:
     """By the variable, or by `native.using`; not because the CPU kernels were not built."""
-    return native.chosen() == "torch" and (len(native.available()) > 1 or os.environ.get(VARIABLE) == "torch")
+    return native.chosen() == "torch" and (
+        len(native.available()) > 1 or os.environ.get(VARIABLE) == "torch"
+    )
 
 
 def takes(n: int, block: int, bits: int) -> bool:
     """Whether n values in such blocks are taken."""
     if not 0 < n < _MOST:
         return False
-    return n <= BLOCK if n <= block else block <= BLOCK and block.bit_count() == 1 and block * bits % 8 == 0
+    return (
+        n <= BLOCK
+        if n <= block
+        else block <= BLOCK and block.bit_count() == 1 and block * bits % 8 == 0
+    )
 
 
-def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:
+def grid_encode(
+    x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None
+) -> Tensor:
     out = _Payload(x, x.numel(), block, bits)
     _grid_encode(x, out, bits, grid, key, steps)
     return out.payload
@@ -123,14 +154,28 @@ def grid_decode(payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor,
     tile = _Tile(out.numel(), block)
     heads, codes = _parts(payload, out.numel(), block)
     top = reference.levels(bits, grid)[1]
-    tile.launch(_programs().grid_decode, heads, codes, tile.n, out, tile.rows, tile.block, bits, top, add)
+    tile.launch(
+        _programs().grid_decode, heads, codes, tile.n, out, tile.rows, tile.block, bits, top, add
+    )
 
 
-def grid_sum_encode(payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None) -> Tensor:
+def grid_sum_encode(
+    payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None
+) -> Tensor:
     out, top = _Payload(payloads[0], n, block, bits), reference.levels(bits, grid)[1]
     payloads, table = _addresses(payloads)
     tile, program = out.tile, _programs().grid_sum_encode
-    said = (*_words(key), out.heads, out.codes, tile.rows, tile.block, bits, top, round(top), key is not None)
+    said = (
+        *_words(key),
+        out.heads,
+        out.codes,
+        tile.rows,
+        tile.block,
+        bits,
+        top,
+        round(top),
+        key is not None,
+    )
     tile.launch(program, table, len(payloads), n, out.heads.numel() * 4, *said)
     return out.payload
 
@@ -141,7 +186,9 @@ def sign_encode(x: Tensor, block: int) -> Tensor:
     return out.payload
 
 
-def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor, Tensor]:
+def sign_encode_left(
+    x: Tensor, before: Tensor, decay: float, block: int
+) -> tuple[Tensor, Tensor, Tensor]:
     out, left = _Payload(x, x.numel(), block, 1), torch.empty_like(before)
     _sign_encode(x, out, (_kept(before), decay, _kept(left)))
     return out.payload, left, out.finite(left)
@@ -150,14 +197,24 @@ def sign_encode_left(x: Tensor, before: Tensor, decay: float, block: int) -> tup
 def sign_decode(payload: Tensor, block: int, out: Tensor, add: bool) -> None:
     """Write into `out`, or add to it."""
     tile = _Tile(out.numel(), block)
-    tile.launch(_programs().sign_decode, *_parts(payload, out.numel(), block), tile.n, out, tile.rows, tile.block, add)
+    tile.launch(
+        _programs().sign_decode,
+        *_parts(payload, out.numel(), block),
+        tile.n,
+        out,
+        tile.rows,
+        tile.block,
+        add,
+    )
 
 
 def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
     out = _Payload(payloads[0], n, block, 1)
     payloads, table = _addresses(payloads)
     said = (out.heads, out.codes, out.tile.rows, out.tile.block, out.tile.halvings)
-    out.tile.launch(_programs().sign_sum_encode, table, len(payloads), n, out.heads.numel() * 4, *said)
+    out.tile.launch(
+        _programs().sign_sum_encode, table, len(payloads), n, out.heads.numel() * 4, *said
+    )
     return out.payload
 
 
@@ -169,7 +226,18 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     each = max(1, _TILE // width)
     with _on(rows):
         program = _programs().largest[-(-chunks // each),]
-        program(rows, chunks, per, k, places, values, each, width, num_warps=_warps(each * width), enable_fp_fusion=False)
+        program(
+            rows,
+            chunks,
+            per,
+            k,
+            places,
+            values,
+            each,
+            width,
+            num_warps=_warps(each * width),
+            enable_fp_fusion=False,
+        )
     return places, values
 
 
@@ -190,17 +258,23 @@ class _Tile:
 
 
 class _Payload:
-    """Room for a payload, and its parts: a head (float32) for each block, and codes (uint8). Codes are stored in whole tiles."""
+    """Room for a payload, and its parts: a head (float32) for each block, and codes (uint8). Codes
+    are stored in whole tiles."""
 
     def __init__(self, like: Tensor, n: int, block: int, bits: int) -> None:
         head = 4 * -(-n // block)
         self.tile = _Tile(n, block)
-        room = torch.empty(head + self.tile.programs * self.tile.size // 8 * bits, dtype=torch.uint8, device=like.device)
+        room = torch.empty(
+            head + self.tile.programs * self.tile.size // 8 * bits,
+            dtype=torch.uint8,
+            device=like.device,
+        )
         self.payload = room[: head + (n * bits + 7) // 8]
         self.heads, self.codes = room[:head].view(torch.float32), room[head:]
 
     def finite(self, left: Tensor) -> Tensor:
-        """Whether what is left is: a head is not where a value of its block is not; bf16 may be infinite where float32 was not."""
+        """Whether what is left is: a head is not where a value of its block is not; bf16 may be
+        infinite where float32 was not."""
         heads = self.heads.isfinite().all()
         return heads if left.dtype == torch.float32 else heads & left.isfinite().all()
 
@@ -210,23 +284,50 @@ def _kept(left: Tensor) -> Tensor:
     return left.view(torch.int16) if left.dtype == torch.bfloat16 else left
 
 
-_Feedback: TypeAlias = tuple[Tensor, float, Tensor]  # what was left, its decay, and where to put what is left now
+_Feedback: TypeAlias = tuple[
+    Tensor, float, Tensor
+]  # what was left, its decay, and where to put what is left now
 
 
 def _grid_encode(
-    x: Tensor, out: _Payload, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None, feedback: _Feedback | None = None
+    x: Tensor,
+    out: _Payload,
+    bits: int,
+    grid: Grid,
+    key: Key | None,
+    steps: Tensor | None = None,
+    feedback: _Feedback | None = None,
 ) -> None:
     before, decay, left = feedback or (None, 1.0, None)
     tile, top = out.tile, reference.levels(bits, grid)[1]
     given = None if steps is None else steps.contiguous()
     flags = (key is not None, steps is not None, left is not None)
-    said = (*_words(key), out.heads, out.codes, left, tile.rows, tile.block, bits, top, round(top), *flags)
+    said = (
+        *_words(key),
+        out.heads,
+        out.codes,
+        left,
+        tile.rows,
+        tile.block,
+        bits,
+        top,
+        round(top),
+        *flags,
+    )
     tile.launch(_programs().grid_encode, x, before, float(decay), given, tile.n, *said)
 
 
 def _sign_encode(x: Tensor, out: _Payload, feedback: _Feedback | None) -> None:
     before, decay, left = feedback or (None, 1.0, None)
-    said = (out.heads, out.codes, left, out.tile.rows, out.tile.block, out.tile.halvings, left is not None)
+    said = (
+        out.heads,
+        out.codes,
+        left,
+        out.tile.rows,
+        out.tile.block,
+        out.tile.halvings,
+        left is not None,
+    )
     out.tile.launch(_programs().sign_encode, x, before, float(decay), out.tile.n, *said)
 
 
@@ -236,9 +337,15 @@ def _parts(payload: Tensor, n: int, block: int) -> tuple[Tensor, Tensor]:
 
 
 def _addresses(payloads: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Payloads whose heads lie on whole words, to be held until the launch, and where they lie: (count,) int64."""
-    held = [each if each.data_ptr() % 4 == 0 else each.clone() for each in (payload.contiguous() for payload in payloads)]
-    return held, torch.tensor([each.data_ptr() for each in held], dtype=torch.int64).to(payloads[0].device, non_blocking=True)
+    """Payloads whose heads lie on whole words, to be held until the launch, and where they lie:
+    (count,) int64."""
+    held = [
+        each if each.data_ptr() % 4 == 0 else each.clone()
+        for each in (payload.contiguous() for payload in payloads)
+    ]
+    return held, torch.tensor([each.data_ptr() for each in held], dtype=torch.int64).to(
+        payloads[0].device, non_blocking=True
+    )
 
 
 def _words(key: Key | None) -> tuple[int, int]:

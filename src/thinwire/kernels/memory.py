@@ -1,8 +1,11 @@
-"""Memory for what kernels write: large tensors come from a pool, and go back to it when nothing refers to them any more.
+"""Memory for what kernels write: large tensors come from a pool, and go back to it when nothing
+refers to them any more.
 
-The first write to fresh memory makes the system find and clear a page, 4 KiB at a time: for 64 MiB that takes 16,384 faults and six times
-as long as a copy. malloc gives tensors of tens of megabytes back to the system, so without a pool they are fresh at each step. Here they
-are pages of 2 MiB where the system lends those, and are kept, up to 512 MiB of them, for the next tensor of their size.
+The first write to fresh memory makes the system find and clear a page, 4 KiB at a time: for 64 MiB
+that takes 16,384 faults and six times as long as a copy. malloc gives tensors of tens of megabytes
+back to the system, so without a pool they are fresh at each step. Here they are pages of 2 MiB
+where the system lends those, and are kept, up to 512 MiB of them, for the next tensor of their
+size.
 """
 
 from __future__ import annotations
@@ -20,11 +23,18 @@ LARGE = 1 << 20  # bytes from which a tensor comes from the pool
 KEPT = 512 << 20  # bytes that may lie in it unused
 _PAGE = 2 << 20
 
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.int16, torch.uint8: np.uint8, torch.int64: np.int64}
+_NUMPY = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.bfloat16: np.int16,
+    torch.uint8: np.uint8,
+    torch.int64: np.int64,
+}
 
 
 class Pool:
-    """Regions of memory that nothing uses, by size. Taking and giving are single operations on lists, so any thread may do either."""
+    """Regions of memory that nothing uses, by size. Taking and giving are single operations on
+    lists, so any thread may do either."""
 
     def __init__(self) -> None:
         self._free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
@@ -40,7 +50,9 @@ class Pool:
                 region.madvise(mmap.MADV_HUGEPAGE)  # a hint
         array = np.frombuffer(region, _NUMPY[dtype], n)
         weakref.finalize(array, self._give, size, region).atexit = False
-        return torch.from_numpy(array).view(dtype)  # which holds the array as long as any view of the tensor lives
+        return torch.from_numpy(array).view(
+            dtype
+        )  # which holds the array as long as any view of the tensor lives
 
     def _give(self, size: int, region: mmap.mmap) -> None:
         if sum(size * len(regions) for size, regions in list(self._free.items())) + size <= KEPT:
@@ -66,4 +78,6 @@ def cat(parts: Sequence[Tensor]) -> Tensor:
     """`torch.cat` of flat tensors of one dtype."""
     if len(parts) == 1:
         return parts[0]
-    return torch.cat(list(parts), out=empty(sum(part.numel() for part in parts), parts[0].dtype, parts[0].device))
+    return torch.cat(
+        list(parts), out=empty(sum(part.numel() for part in parts), parts[0].dtype, parts[0].device)
+    )

@@ -1,8 +1,10 @@
-"""The CPU kernels that were built with the package: which there are, which run here, and how each is called.
+"""The CPU kernels that were built with the package: which there are, which run here, and how each
+is called.
 
-Three builds of the same source are in one package: for any processor ("baseline"), for AVX2 and for AVX-512. The best that the processor
-runs is taken; THINWIRE_KERNELS=torch|baseline|avx2|avx512 asks for another. ctypes lets go of the interpreter's lock while a kernel runs,
-and a kernel takes at most torch.get_num_threads() threads.
+Three builds of the same source are in one package: for any processor ("baseline"), for AVX2 and for
+AVX-512. The best that the processor runs is taken; THINWIRE_KERNELS=torch|baseline|avx2|avx512 asks
+for another. ctypes lets go of the interpreter's lock while a kernel runs, and a kernel takes at
+most torch.get_num_threads() threads.
 """
 
 from __future__ import annotations
@@ -45,12 +47,16 @@ def _load(level: Level) -> ctypes.CDLL:
     library = ctypes.CDLL(str(FOLDER / f"_{level}.so"))
     if library.version() != _VERSION:
         raise KernelError(
-            f"{level}: a build of other sources than these (version {library.version()}, not {_VERSION}); install thinwire again"
+            f"{level}: a build of other sources than these (version {library.version()}, not "
+            f"{_VERSION}); install thinwire again"
         )
     i64, u32, f32, at, i32 = c_int64, c_uint32, c_float, c_void_p, c_int
     types = {
         "grid_encode": (None, [at, at, i64, i64, i32, i32, i32, u32, u32, at, i32]),
-        "grid_encode_left": (i32, [at, at, i32, f32, i64, i64, i32, i32, i32, u32, u32, at, at, i32]),
+        "grid_encode_left": (
+            i32,
+            [at, at, i32, f32, i64, i64, i32, i32, i32, u32, u32, at, at, i32],
+        ),
         "grid_decode": (None, [at, i64, i64, i32, i32, i32, at, i32]),
         "grid_sum_encode": (None, [at, i32, i64, i64, i32, i32, i32, u32, u32, at, i32]),
         "sign_encode": (None, [at, i64, i64, at, i32]),
@@ -80,7 +86,11 @@ def available() -> tuple[Level, ...]:
     if not (FOLDER / "_baseline.so").exists():
         return ("torch",)
     runs = int(_load("baseline").level())  # 0: the baseline only, 1: AVX2, 2: AVX-512
-    return tuple(level for rank, level in enumerate(LEVELS, -1) if rank < 1 or (rank <= runs and (FOLDER / f"_{level}.so").exists()))
+    return tuple(
+        level
+        for rank, level in enumerate(LEVELS, -1)
+        if rank < 1 or (rank <= runs and (FOLDER / f"_{level}.so").exists())
+    )
 
 
 @cache
@@ -90,7 +100,10 @@ def _asked(name: str | None) -> Level:
         if name not in LEVELS:
             raise KernelError(f"{VARIABLE}={name}: choose one of {', '.join(LEVELS)}")
         if name not in here:
-            raise KernelError(f"{VARIABLE}={name}: not built, or not run by this processor; here are {', '.join(here)}")
+            raise KernelError(
+                f"{VARIABLE}={name}: not built, or not run by this processor; here are "
+                f"{', '.join(here)}"
+            )
         return name
     return here[-1]
 
@@ -104,7 +117,9 @@ def chosen() -> Level:
 def using(level: Level) -> Iterator[None]:
     """Take these kernels inside the block, in this process: for tests and benchmarks."""
     if level not in available():
-        raise KernelError(f"{level}: not built, or not run by this processor; here are {', '.join(available())}")
+        raise KernelError(
+            f"{level}: not built, or not run by this processor; here are {', '.join(available())}"
+        )
     _forced.append(level)
     try:
         yield
@@ -115,7 +130,8 @@ def using(level: Level) -> Iterator[None]:
 @cache
 def _warn_once() -> None:
     warnings.warn(
-        "thinwire was installed without its CPU kernels (no C++ compiler was at hand), so codecs run in plain torch, many times slower. "
+        "thinwire was installed without its CPU kernels (no C++ compiler was at hand), so codecs "
+        "run in plain torch, many times slower. "
         f"Install a compiler and thinwire again; or set {VARIABLE}=torch to say that this is meant",
         RuntimeWarning,
         stacklevel=4,
@@ -124,110 +140,222 @@ def _warn_once() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """One build's kernels, called with tensors; `gpu` has those of the same names for a GPU. lib: as ctypes sees them."""
+    """One build's kernels, called with tensors; `gpu` has those of the same names for a GPU. lib:
+    as ctypes sees them."""
 
     lib: ctypes.CDLL
 
-    def grid_encode(self, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None) -> Tensor:
+    def grid_encode(
+        self, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None
+    ) -> Tensor:
         out = _payload(x.numel(), block, bits)
         step = None if steps is None else steps.contiguous()
         said = (x.numel(), block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
-        self.lib.grid_encode(x.data_ptr(), None if step is None else step.data_ptr(), *said, out.data_ptr(), torch.get_num_threads())
+        self.lib.grid_encode(
+            x.data_ptr(),
+            None if step is None else step.data_ptr(),
+            *said,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
         return out
 
     def grid_encode_left(
-        self, x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+        self,
+        x: Tensor,
+        before: Tensor,
+        decay: float,
+        block: int,
+        bits: int,
+        grid: Grid,
+        key: Key | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, left = _payload(x.numel(), block, bits), memory.empty_like(before)
         sum_of = (x.data_ptr(), before.data_ptr(), before.dtype == torch.bfloat16, decay, x.numel())
         said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
-        finite = self.lib.grid_encode_left(*sum_of, *said, out.data_ptr(), left.data_ptr(), torch.get_num_threads())
+        finite = self.lib.grid_encode_left(
+            *sum_of, *said, out.data_ptr(), left.data_ptr(), torch.get_num_threads()
+        )
         return out, left, torch.tensor(bool(finite), device="cpu")
 
-    def grid_decode(self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
-        self.lib.grid_decode(payload.data_ptr(), out.numel(), block, bits, grid == "rise", add, out.data_ptr(), torch.get_num_threads())
+    def grid_decode(
+        self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool
+    ) -> None:
+        self.lib.grid_decode(
+            payload.data_ptr(),
+            out.numel(),
+            block,
+            bits,
+            grid == "rise",
+            add,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
 
-    def grid_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None) -> Tensor:
+    def grid_sum_encode(
+        self, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None
+    ) -> Tensor:
         out = _payload(n, block, bits)
         said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
-        self.lib.grid_sum_encode(_pointers(payloads), len(payloads), n, *said, out.data_ptr(), torch.get_num_threads())
+        self.lib.grid_sum_encode(
+            _pointers(payloads), len(payloads), n, *said, out.data_ptr(), torch.get_num_threads()
+        )
         return out
 
     def sign_encode(self, x: Tensor, block: int) -> Tensor:
         out = _payload(x.numel(), block, 1)
-        self.lib.sign_encode(x.data_ptr(), x.numel(), block, out.data_ptr(), torch.get_num_threads())
+        self.lib.sign_encode(
+            x.data_ptr(), x.numel(), block, out.data_ptr(), torch.get_num_threads()
+        )
         return out
 
-    def sign_encode_left(self, x: Tensor, before: Tensor, decay: float, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    def sign_encode_left(
+        self, x: Tensor, before: Tensor, decay: float, block: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         out, left = _payload(x.numel(), block, 1), memory.empty_like(before)
         sum_of = (x.data_ptr(), before.data_ptr(), before.dtype == torch.bfloat16, decay, x.numel())
-        finite = self.lib.sign_encode_left(*sum_of, block, out.data_ptr(), left.data_ptr(), torch.get_num_threads())
+        finite = self.lib.sign_encode_left(
+            *sum_of, block, out.data_ptr(), left.data_ptr(), torch.get_num_threads()
+        )
         return out, left, torch.tensor(bool(finite), device="cpu")
 
     def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None:
-        self.lib.sign_decode(payload.data_ptr(), out.numel(), block, add, out.data_ptr(), torch.get_num_threads())
+        self.lib.sign_decode(
+            payload.data_ptr(), out.numel(), block, add, out.data_ptr(), torch.get_num_threads()
+        )
 
     def sign_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
         out = _payload(n, block, 1)
-        self.lib.sign_sum_encode(_pointers(payloads), len(payloads), n, block, out.data_ptr(), torch.get_num_threads())
+        self.lib.sign_sum_encode(
+            _pointers(payloads), len(payloads), n, block, out.data_ptr(), torch.get_num_threads()
+        )
         return out
 
     def largest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         chunks, per = rows.shape
-        places, values = torch.empty(chunks, k, dtype=torch.int64), torch.empty(chunks, k, dtype=torch.float32)
-        self.lib.topk_chunks(rows.data_ptr(), chunks, per, k, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
+        places, values = (
+            torch.empty(chunks, k, dtype=torch.int64),
+            torch.empty(chunks, k, dtype=torch.float32),
+        )
+        self.lib.topk_chunks(
+            rows.data_ptr(),
+            chunks,
+            per,
+            k,
+            places.data_ptr(),
+            values.data_ptr(),
+            torch.get_num_threads(),
+        )
         return places, values
 
-    def largest_sum(self, x: Tensor, before: Tensor, decay: float, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def largest_sum(
+        self, x: Tensor, before: Tensor, decay: float, y: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
         chunks, per = x.shape
-        places, values = torch.empty(chunks, k, dtype=torch.int64), torch.empty(chunks, k, dtype=torch.float32)
+        places, values = (
+            torch.empty(chunks, k, dtype=torch.int64),
+            torch.empty(chunks, k, dtype=torch.float32),
+        )
         at = (places.data_ptr(), values.data_ptr(), y.data_ptr())
-        self.lib.topk_chunks_sum(x.data_ptr(), before.data_ptr(), decay, chunks, per, k, *at, torch.get_num_threads())
+        self.lib.topk_chunks_sum(
+            x.data_ptr(), before.data_ptr(), decay, chunks, per, k, *at, torch.get_num_threads()
+        )
         return places, values
 
     def above(self, x: Tensor, bar: int, most: int) -> tuple[Tensor, Tensor] | int:
         """Places and values; or the count, where it is above `most`. bar: as an integer's bits."""
-        places, values = torch.empty(most, dtype=torch.int64), torch.empty(most, dtype=torch.float32)  # what is not written takes no memory
-        count = self.lib.above(x.data_ptr(), x.numel(), bar, most, places.data_ptr(), values.data_ptr(), torch.get_num_threads())
+        places, values = (
+            torch.empty(most, dtype=torch.int64),
+            torch.empty(most, dtype=torch.float32),
+        )  # what is not written takes no memory
+        count = self.lib.above(
+            x.data_ptr(),
+            x.numel(),
+            bar,
+            most,
+            places.data_ptr(),
+            values.data_ptr(),
+            torch.get_num_threads(),
+        )
         return int(count) if count > most else (places[:count].clone(), values[:count].clone())
 
-    def places_write(self, places: Tensor, per: int, coding: int, low: int, unary: int, nbytes: int) -> Tensor:
+    def places_write(
+        self, places: Tensor, per: int, coding: int, low: int, unary: int, nbytes: int
+    ) -> Tensor:
         chunks, k = places.shape
         out = torch.empty(nbytes, dtype=torch.uint8)
         self.lib.places_write(places.data_ptr(), chunks, k, per, coding, low, unary, out.data_ptr())
         return out
 
-    def places_read(self, side: Tensor, chunks: int, k: int, per: int, coding: int, low: int, unary: int) -> tuple[Tensor, int]:
-        """The places, and what is wrong with them: 0 nothing, 1 a chunk without k places, 2 one beyond its chunk, 3 they do not ascend."""
+    def places_read(
+        self, side: Tensor, chunks: int, k: int, per: int, coding: int, low: int, unary: int
+    ) -> tuple[Tensor, int]:
+        """The places, and what is wrong with them: 0 nothing, 1 a chunk without k places, 2 one
+        beyond its chunk, 3 they do not ascend."""
         places = torch.empty(chunks, k, dtype=torch.int64)
-        return places, int(self.lib.places_read(side.data_ptr(), chunks, k, per, coding, low, unary, places.data_ptr()))
+        return places, int(
+            self.lib.places_read(
+                side.data_ptr(), chunks, k, per, coding, low, unary, places.data_ptr()
+            )
+        )
 
-    def places_add(self, side: Tensor, values: Tensor, total: Tensor, coding: int, low: int, unary: int) -> int:
-        """total (chunks, per) += values (chunks, k) at the places that are read; what is wrong with them, as in `places_read`."""
+    def places_add(
+        self, side: Tensor, values: Tensor, total: Tensor, coding: int, low: int, unary: int
+    ) -> int:
+        """total (chunks, per) += values (chunks, k) at the places that are read; what is wrong with
+        them, as in `places_read`."""
         (chunks, k), per = values.shape, total.shape[1]
-        return int(self.lib.places_add(side.data_ptr(), chunks, k, per, coding, low, unary, values.data_ptr(), total.data_ptr()))
+        return int(
+            self.lib.places_add(
+                side.data_ptr(),
+                chunks,
+                k,
+                per,
+                coding,
+                low,
+                unary,
+                values.data_ptr(),
+                total.data_ptr(),
+            )
+        )
 
     def places_leave(self, places: Tensor, values: Tensor, said: Tensor, y: Tensor) -> bool:
         (chunks, k), per = places.shape, y.shape[1]
         at = (places.data_ptr(), values.data_ptr(), said.data_ptr())
-        return bool(self.lib.places_leave(*at, chunks, k, per, y.data_ptr(), torch.get_num_threads()))
+        return bool(
+            self.lib.places_leave(*at, chunks, k, per, y.data_ptr(), torch.get_num_threads())
+        )
 
     def thin_product(self, m: Tensor, thin: Tensor, transposed: bool) -> Tensor:
         (rows, n), r = m.shape, thin.shape[1]
         out = torch.empty(n if transposed else rows, r, dtype=torch.float32)
-        self.lib.thin_product(m.data_ptr(), rows, n, thin.data_ptr(), r, transposed, out.data_ptr(), torch.get_num_threads())
+        self.lib.thin_product(
+            m.data_ptr(),
+            rows,
+            n,
+            thin.data_ptr(),
+            r,
+            transposed,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
         return out
 
     def outer(self, p: Tensor, q: Tensor, out: Tensor) -> None:
         (rows, n), r = out.shape, p.shape[1]
-        self.lib.outer(p.data_ptr(), q.data_ptr(), rows, n, r, out.data_ptr(), torch.get_num_threads())
+        self.lib.outer(
+            p.data_ptr(), q.data_ptr(), rows, n, r, out.data_ptr(), torch.get_num_threads()
+        )
 
     def scaled(self, x: Tensor, by: float, out: Tensor) -> bool:
-        return bool(self.lib.scaled(x.data_ptr(), x.numel(), by, out.data_ptr(), torch.get_num_threads()))
+        return bool(
+            self.lib.scaled(x.data_ptr(), x.numel(), by, out.data_ptr(), torch.get_num_threads())
+        )
 
 
 def library(x: Tensor) -> Kernels | None:
-    """The kernels for a tensor: contiguous float32 on a CPU, fewer than 2^31 values; `None` where there are none."""
+    """The kernels for a tensor: contiguous float32 on a CPU, fewer than 2^31 values; `None` where
+    there are none."""
     if x.dtype != torch.float32 or not x.is_contiguous() or not 0 < x.numel() < _MOST:
         return None
     return anywhere(x)

@@ -13,18 +13,26 @@ from torch import Tensor
 Rounding = Literal["nearest", "stochastic"]
 Grid = Literal["tread", "rise"]
 Key: TypeAlias = tuple[int, int]
-"""Two words of 32 bits that fix all draws of a span: of (seed, step, key, span, rank), see `Seat.lots`."""
+"""Two words of 32 bits that fix all draws of a span: of (seed, step, key, span, rank), see
+`Seat.lots`."""
 
 _WORD = 0xFFFFFFFF
-_TINY, _LIFT = 2.0**-100, 2.0**64  # steps below the first have no inverse in float32, but that of a step lifted by the second
-_SHARES = 65536 - 2.0**-6  # of a step, in stochastic rounding: so little below 2^16 that no rounding leads beyond the grid
+_TINY, _LIFT = (
+    2.0**-100,
+    2.0**64,
+)  # steps below the first have no inverse in float32, but that of a step lifted by the second
+_SHARES = (
+    65536 - 2.0**-6
+)  # of a step, in stochastic rounding: so little below 2^16 that no rounding leads beyond the grid
 _HUGE = 2.0**64  # magnitudes from here on are summed 2^-64 times as large
 
 
 def as_bytes(x: Tensor) -> Tensor:
     """The bytes of a flat tensor, not copied where it is contiguous: (n * itemsize,) uint8."""
     x = x.contiguous()
-    return x.as_strided(x.shape, (1,)).view(torch.uint8)  # torch calls a single strided value contiguous, and would not view it as bytes
+    return x.as_strided(x.shape, (1,)).view(
+        torch.uint8
+    )  # torch calls a single strided value contiguous, and would not view it as bytes
 
 
 def from_bytes(payload: Tensor, dtype: torch.dtype) -> Tensor:
@@ -41,7 +49,8 @@ def packed_nbytes(n: int, bits: int) -> int:
 
 
 def pack(values: Tensor, bits: int) -> Tensor:
-    """n unsigned values below 2**bits, `bits` bits each, first value in the lowest bits: (ceil(n·bits/8),) uint8.
+    """n unsigned values below 2**bits, `bits` bits each, first value in the lowest bits:
+    (ceil(n·bits/8),) uint8.
 
     Example:
         >>> pack(torch.tensor([1, 2, 3, 0, 1]), 2).tolist()
@@ -60,7 +69,9 @@ def pack(values: Tensor, bits: int) -> Tensor:
             out |= rows[:, lane] << (lane * bits)
         return out
     shifts = torch.arange(bits, device=values.device)
-    stream = ((values.to(torch.int64)[:, None] >> shifts) & 1).to(torch.uint8).view(-1)  # (n * bits,) one bit a byte
+    stream = (
+        ((values.to(torch.int64)[:, None] >> shifts) & 1).to(torch.uint8).view(-1)
+    )  # (n * bits,) one bit a byte
     return pack(stream, 1)
 
 
@@ -89,7 +100,8 @@ def to_blocks(x: Tensor, block: int) -> Tensor:
 
 
 def levels(bits: int, grid: Grid) -> tuple[int, float]:
-    """The number of levels, and the largest in units of the step: 2^b - 1 with a zero ("tread"), 2^b without ("rise").
+    """The number of levels, and the largest in units of the step: 2^b - 1 with a zero ("tread"),
+    2^b without ("rise").
 
     Example:
         >>> levels(4, "tread"), levels(2, "rise")
@@ -100,17 +112,21 @@ def levels(bits: int, grid: Grid) -> tuple[int, float]:
 
 
 def block_steps(blocks: Tensor, bits: int, grid: Grid) -> Tensor:
-    """The step of each block: absmax over the largest level, NaN where the block is not finite. (m, B) -> (m,)."""
+    """The step of each block: absmax over the largest level, NaN where the block is not finite. (m,
+    B) -> (m,)."""
     absmax = blocks.abs().amax(1)  # amax hands NaN on
-    steps = absmax / torch.full_like(absmax, levels(bits, grid)[1])  # by a number, CUDA would multiply with its inverse
+    steps = absmax / torch.full_like(
+        absmax, levels(bits, grid)[1]
+    )  # by a number, CUDA would multiply with its inverse
     return torch.where(absmax.isfinite(), steps, steps.new_tensor(float("nan")))
 
 
 def quantise(x: Tensor, steps: Tensor, bits: int, grid: Grid, lots: Tensor | None) -> Tensor:
-    """Codes 0 … levels-1 of x (m, B) on the grid of `steps` (m, 1); rounds to nearest, or up with the fraction as probability.
+    """Codes 0 … levels-1 of x (m, B) on the grid of `steps` (m, 1); rounds to nearest, or up with
+    the fraction as probability.
 
-    lots: `draws` of x's shape for stochastic rounding, in units of 2^-16 steps. Codes of a block with a zero or non-finite step
-    are those of zero (tread) or of the even level beside it (rise).
+    lots: `draws` of x's shape for stochastic rounding, in units of 2^-16 steps. Codes of a block
+    with a zero or non-finite step are those of zero (tread) or of the even level beside it (rise).
     """
     count, top = levels(bits, grid)
     usable = (steps > 0) & steps.isfinite()
@@ -120,7 +136,9 @@ def quantise(x: Tensor, steps: Tensor, bits: int, grid: Grid, lots: Tensor | Non
     if lots is None:
         codes = lifted.mul_(inverse).add_(top).clamp_(0, count - 1).round_()
     else:
-        scaled = lifted.mul_(inverse * _SHARES).add_(top * 65536 + 0.5).clamp_(0, (count - 1) * 65536)
+        scaled = (
+            lifted.mul_(inverse * _SHARES).add_(top * 65536 + 0.5).clamp_(0, (count - 1) * 65536)
+        )
         codes = torch.where(usable, scaled.to(torch.int64) + lots >> 16, round(top))
     return codes.to(torch.uint8)
 
@@ -131,9 +149,11 @@ def dequantise(codes: Tensor, steps: Tensor, bits: int, grid: Grid) -> Tensor:
 
 
 def draws(n: int, key: Key) -> Tensor:
-    """n draws of 16 bits, the same on every machine: value i takes a half of word i // 2 of a counter's hash, the lower where i is even.
+    """n draws of 16 bits, the same on every machine: value i takes a half of word i // 2 of a
+    counter's hash, the lower where i is even.
 
-    word(j) is a hash of 32 bits with low bias of j + key₀ (C. Wellons, "prospector", 2018), with key₁ stirred in after its first product.
+    word(j) is a hash of 32 bits with low bias of j + key₀ (C. Wellons, "prospector", 2018), with
+    key₁ stirred in after its first product.
 
     Example:
         >>> draws(4, (1, 2)).tolist() == draws(4, (1, 2)).tolist(), int(draws(1000, (1, 2)).max()) < 65536
@@ -158,9 +178,11 @@ def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
 
 
 def block_means(magnitudes: Tensor, n: int) -> Tensor:
-    """The mean of each block (m, B) of which the first n values count, NaN where one is not finite: (m,).
+    """The mean of each block (m, B) of which the first n values count, NaN where one is not finite:
+    (m,).
 
-    Sums are by halves: i and i + W/2 are added, with W the next power of two, so the order is fixed.
+    Sums are by halves: i and i + W/2 are added, with W the next power of two, so the order is
+    fixed.
     """
     m, block = magnitudes.shape
     absmax = magnitudes.amax(1)  # amax hands NaN on
@@ -178,11 +200,16 @@ def _mean(magnitudes: Tensor, huge: Tensor) -> Tensor:
     while width > 1:
         width //= 2
         sums = sums[:, :width] + sums[:, width:]
-    return sums[:, 0] / torch.full_like(sums[:, 0], n) * torch.where(huge, _HUGE, 1.0).to(magnitudes)
+    return (
+        sums[:, 0] / torch.full_like(sums[:, 0], n) * torch.where(huge, _HUGE, 1.0).to(magnitudes)
+    )
 
 
-def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None) -> Tensor:
-    """x (n,) -> m steps, then n codes of `bits` bits: uint8. A `key` rounds stochastically; `steps` (m,) or the largest magnitude's."""
+def grid_encode(
+    x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None
+) -> Tensor:
+    """x (n,) -> m steps, then n codes of `bits` bits: uint8. A `key` rounds stochastically; `steps`
+    (m,) or the largest magnitude's."""
     n = x.numel()
     rows = to_blocks(x, block)
     steps = block_steps(rows, bits, grid) if steps is None else steps
@@ -191,11 +218,15 @@ def grid_encode(x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, s
     return torch.cat([as_bytes(steps), pack(codes.view(-1)[:n], bits)])
 
 
-def grid_decode(payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype) -> Tensor:
+def grid_decode(
+    payload: Tensor, n: int, block: int, bits: int, grid: Grid, dtype: torch.dtype
+) -> Tensor:
     """The inverse: (n,) of `dtype`, that of the steps."""
     head = -(-n // block) * dtype.itemsize
     steps = from_bytes(payload[:head], dtype)
-    return dequantise(to_blocks(unpack(payload[head:], n, bits), block), steps[:, None], bits, grid).view(-1)[:n]
+    return dequantise(
+        to_blocks(unpack(payload[head:], n, bits), block), steps[:, None], bits, grid
+    ).view(-1)[:n]
 
 
 def sign_encode(x: Tensor, block: int) -> Tensor:
@@ -213,19 +244,22 @@ def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype) -> Tens
 
 
 def largest(rows: Tensor, k: int) -> Tensor:
-    """The places of the k largest magnitudes of each row, ascending: (m, k) int64. A NaN is the largest; of equals the first are taken."""
+    """The places of the k largest magnitudes of each row, ascending: (m, k) int64. A NaN is the
+    largest; of equals the first are taken."""
     order = rows.abs().sort(dim=1, descending=True, stable=True).indices
     return order[:, :k].sort(dim=1).values
 
 
 def above(x: Tensor, bar: Tensor) -> Tensor:
-    """The places of the magnitudes of `bar` or more, and of every NaN; never of a zero: (c,) int64."""
+    """The places of the magnitudes of `bar` or more, and of every NaN; never of a zero: (c,)
+    int64."""
     sizes = x.abs()
     return (~(sizes < bar) & (sizes != 0)).nonzero().view(-1)
 
 
 def outer(p: Tensor, q: Tensor, out: Tensor) -> None:
-    """out (rows, n) = p (rows, r) · q (n, r)ᵀ, column by column of both, each sum rounded: the same bits wherever it is computed."""
+    """out (rows, n) = p (rows, r) · q (n, r)ᵀ, column by column of both, each sum rounded: the same
+    bits wherever it is computed."""
     torch.mul(p[:, :1], q[:, 0], out=out)
     for k in range(1, p.shape[1]):
         out.add_(p[:, k : k + 1] * q[:, k])

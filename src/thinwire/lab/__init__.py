@@ -1,4 +1,5 @@
-"""Emulated hosts on one Linux machine: `with Lab(network) as lab: lab.run(command)`; see `thinwire lab`."""
+"""Emulated hosts on one Linux machine: `with Lab(network) as lab: lab.run(command)`; see `thinwire
+lab`."""
 
 from thinwire.lab.file import network_of, read, table_of
 from thinwire.lab.lab import Count, Lab

@@ -1,7 +1,9 @@
-"""Slows hosts' CPUs down: stops what runs on them for a part of every period. Run by path, `python -I brake.py`, by `lab.py`.
+"""Slows hosts' CPUs down: stops what runs on them for a part of every period. Run by path, `python
+-I brake.py`, by `lab.py`.
 
-Standard input: {"hosts": [{"pid", "slow"}]}; its end means the end. A host's processes are those with its network namespace; at a slow of 2
-they run for 2.5 of every 5 ms, whatever cores there are. Standard library only.
+Standard input: {"hosts": [{"pid", "slow"}]}; its end means the end. A host's processes are those
+with its network namespace; at a slow of 2 they run for 2.5 of every 5 ms, whatever cores there are.
+Standard library only.
 """
 
 import contextlib

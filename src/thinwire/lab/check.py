@@ -1,9 +1,13 @@
-"""Whether a lab delivers what was asked: round trips, rates, losses and slowed CPUs, measured from inside its hosts.
+"""Whether a lab delivers what was asked: round trips, rates, losses and slowed CPUs, measured from
+inside its hosts.
 
-- rtt: the median of TCP ping-pongs of one byte, against rtt + jitter / 2, the mean that packets should meet;
-- rate: frames that arrive while the sender floods a host by UDP (no congestion control has a say), against the least rate on the way;
-- loss: numbered UDP packets at half the rate at most, against the share asked. Enough are sent for the 95 % interval to be a fifth of it;
-  it is judged by the 99.9 % interval, which is wider, as many figures are looked at;
+- rtt: the median of TCP ping-pongs of one byte, against rtt + jitter / 2, the mean that packets
+  should meet;
+- rate: frames that arrive while the sender floods a host by UDP (no congestion control has a say),
+  against the least rate on the way;
+- loss: numbered UDP packets at half the rate at most, against the share asked. Enough are sent for
+  the 95 % interval to be a fifth of it; it is judged by the 99.9 % interval, which is wider, as
+  many figures are looked at;
 - slow: loops of arithmetic on a slowed host over those on the switches, which nothing slows.
 """
 
@@ -27,17 +31,26 @@ from thinwire.lab.lab import Lab
 PROBE = Path(__file__).with_name("probe.py")
 WITHIN = 0.1  # of what was asked, for rates, round trips and slow-downs
 SLACK_S = 0.001  # that a round trip may be longer than asked, whatever was asked
-FLOOD_S, BEGINNING_S = 2.0, 0.3  # how long a flood lasts, and how much of it may be a burst that was saved up
+FLOOD_S, BEGINNING_S = (
+    2.0,
+    0.3,
+)  # how long a flood lasts, and how much of it may be a burst that was saved up
 HEADERS = 14 + 20 + 8  # of a frame that carries a UDP packet
 SMALL = 64  # bytes of a counted packet
-MOST_A_SECOND, MOST_S = 20_000.0, 20.0  # counted packets; 20,000 a second is what a Python loop can pace
-SURE = 3.29  # a measured share contradicts one asked for where chance would do so once in 1,000 times
+MOST_A_SECOND, MOST_S = (
+    20_000.0,
+    20.0,
+)  # counted packets; 20,000 a second is what a Python loop can pace
+SURE = (
+    3.29  # a measured share contradicts one asked for where chance would do so once in 1,000 times
+)
 What = Literal["rtt", "rate", "loss", "slow"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One figure, as asked and as measured. low, high: of a share, its 95 % interval; n: how many samples it stands on."""
+    """One figure, as asked and as measured. low, high: of a share, its 95 % interval; n: how many
+    samples it stands on."""
 
     what: What
     source: str
@@ -51,18 +64,32 @@ class Finding:
 
 
 def check(lab: Lab) -> Iterator[Finding]:
-    """Measure every host's link once, one pair of each kind of wire, and every slowed host, against what holds now.
+    """Measure every host's link once, one pair of each kind of wire, and every slowed host, against
+    what holds now.
 
     Raises:
         LabError: a measurement cannot be made, or there is none to make.
     """
     network = lab.now
     if len(lab.hosts) == 1 and network.hosts[0].slow == 1:
-        raise LabError("one host, not slowed: there is nothing to measure; ask for two hosts or more")
+        raise LabError(
+            "one host, not slowed: there is nothing to measure; ask for two hosts or more"
+        )
     if cut := sorted(lab.cut):
-        raise LabError(f"{', '.join(cut)} cut off: nothing can be measured; leave out the change that does it")
-    ring = [(name, lab.hosts[(rank + 1) % len(lab.hosts)]) for rank, name in enumerate(lab.hosts)] if len(lab.hosts) > 1 else []
-    kinds = {(network.between(a, b), network.rate(a, b)): (a, b) for a in lab.hosts for b in lab.hosts if a != b}
+        raise LabError(
+            f"{', '.join(cut)} cut off: nothing can be measured; leave out the change that does it"
+        )
+    ring = (
+        [(name, lab.hosts[(rank + 1) % len(lab.hosts)]) for rank, name in enumerate(lab.hosts)]
+        if len(lab.hosts) > 1
+        else []
+    )
+    kinds = {
+        (network.between(a, b), network.rate(a, b)): (a, b)
+        for a in lab.hosts
+        for b in lab.hosts
+        if a != b
+    }
     for host in lab.hosts:
         serve(lab, host)
     for source, to in dict.fromkeys([*ring, *kinds.values()]):
@@ -81,21 +108,43 @@ def round_trip(lab: Lab, source: str, to: str) -> Finding:
     n = 40 if wire.jitter else max(5, min(20, math.ceil(2 / max(asked, 0.1))))
     seconds = statistics.median(_probe(lab, source, "rtt", to, n))
     spread = 3 * wire.jitter / math.sqrt(24 * n)  # of a median of so few draws
-    asleep = sum(PERIOD_S * (1 - 1 / host.slow) for host in lab.now.hosts if host.name in (source, to))  # a slowed host answers late
-    return Finding("rtt", source, to, asked, seconds, abs(seconds - asked) <= max(WITHIN * asked, SLACK_S) + spread + asleep, n)
+    asleep = sum(
+        PERIOD_S * (1 - 1 / host.slow) for host in lab.now.hosts if host.name in (source, to)
+    )  # a slowed host answers late
+    return Finding(
+        "rtt",
+        source,
+        to,
+        asked,
+        seconds,
+        abs(seconds - asked) <= max(WITHIN * asked, SLACK_S) + spread + asleep,
+        n,
+    )
 
 
 def rate(lab: Lab, source: str, to: str) -> Finding:
-    """Bits of frames a second that arrive, the lost ones counted as arrived: they have been carried."""
+    """Bits of frames a second that arrive, the lost ones counted as arrived: they have been
+    carried."""
     asked, size = lab.now.rate(source, to), lab.now.mtu - 28
     told = _probe(lab, source, "flood", to, FLOOD_S, size)
     marks = [(at, count) for at, count in told["marks"] if at >= told["marks"][0][0] + BEGINNING_S]
     if len(marks) < 2:
-        raise LabError(f"{source} to {to}: {told['count']} packets of {told['sent']} arrived, too few to tell a rate")
+        raise LabError(
+            f"{source} to {to}: {told['count']} packets of {told['sent']} arrived, too few to "
+            "tell a rate"
+        )
     (begin, first), (end, last) = marks[0], marks[-1]
     carried = (last - first) / (1 - lab.now.between(source, to).loss)
     bits_per_s = carried * (size + HEADERS) * 8 / (end - begin)
-    return Finding("rate", source, to, asked, bits_per_s, asked is None or abs(bits_per_s / asked - 1) <= WITHIN, last - first)
+    return Finding(
+        "rate",
+        source,
+        to,
+        asked,
+        bits_per_s,
+        asked is None or abs(bits_per_s / asked - 1) <= WITHIN,
+        last - first,
+    )
 
 
 def loss(lab: Lab, source: str, to: str) -> Finding:
@@ -117,11 +166,14 @@ def slow(lab: Lab, host: str) -> Finding:
     asked = next(each.slow for each in lab.now.hosts if each.name == host)
     here = _probe(lab, host, "spin", 1.0)
     there = json.loads(lab.call(None, _command("spin", 1.0)))
-    return Finding("slow", host, host, asked, there / here, abs(there / here / asked - 1) <= WITHIN, 1)
+    return Finding(
+        "slow", host, host, asked, there / here, abs(there / here / asked - 1) <= WITHIN, 1
+    )
 
 
 def interval(hits: int, n: int, z: float) -> tuple[float, float]:
-    """Wilson's interval of a share of `hits` in `n`, at `z` standard deviations (E. B. Wilson 1927).
+    """Wilson's interval of a share of `hits` in `n`, at `z` standard deviations (E. B. Wilson
+    1927).
 
     Example:
         >>> [round(end, 4) for end in interval(10, 1000, 1.96)]
@@ -129,7 +181,10 @@ def interval(hits: int, n: int, z: float) -> tuple[float, float]:
     """
     share, square = hits / n, z * z / n
     middle, half = share + square / 2, z * math.sqrt(share * (1 - share) / n + square / (4 * n))
-    return (max(0.0, (middle - half) / (1 + square)) if hits else 0.0, min(1.0, (middle + half) / (1 + square)))
+    return (
+        max(0.0, (middle - half) / (1 + square)) if hits else 0.0,
+        min(1.0, (middle + half) / (1 + square)),
+    )
 
 
 def serve(lab: Lab, host: str) -> None:

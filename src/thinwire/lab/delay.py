@@ -1,4 +1,5 @@
-"""Delay, jitter and loss between hosts: by netem where the kernel has it, else by `line.py` and the kernel's packet queues."""
+"""Delay, jitter and loss between hosts: by netem where the kernel has it, else by `line.py` and the
+kernel's packet queues."""
 
 from __future__ import annotations
 
@@ -23,10 +24,11 @@ Means = Literal["auto", "netem", "queue"]
 
 @dataclass(frozen=True, slots=True)
 class LineStats:
-    """How well packets were delayed since the last look. max_late_ms: the worst that one came after its time.
+    """How well packets were delayed since the last look. max_late_ms: the worst that one came after
+    its time.
 
-    seen, lost: packets, and those dropped to be lost; dropped: those that the line could not hold. netem tells nothing of it: no packet
-    is seen, and how late they were is not known.
+    seen, lost: packets, and those dropped to be lost; dropped: those that the line could not hold.
+    netem tells nothing of it: no packet is seen, and how late they were is not known.
     """
 
     means: str
@@ -40,7 +42,11 @@ class LineStats:
     @property
     def lateness(self) -> str:
         """In words."""
-        return "how late is not told" if self.max_late_ms is None else f"at most {self.max_late_ms:.1f} ms late"
+        return (
+            "how late is not told"
+            if self.max_late_ms is None
+            else f"at most {self.max_late_ms:.1f} ms late"
+        )
 
 
 class Netem:
@@ -49,9 +55,15 @@ class Netem:
     child: Child | None = None
 
     def __init__(self, network: Network, switches: Space, spaces: Mapping[str, Space]) -> None:
-        self._switches, self._queues, self._seeded = switches, by_host(network), "seed 65537" in _tried(switches, "seed", "65537")
+        self._switches, self._queues, self._seeded = (
+            switches,
+            by_host(network),
+            "seed 65537" in _tried(switches, "seed", "65537"),
+        )
         for there in self._queues.values():
-            switches.call(["tc", "-batch", "-"], "\n".join(shape.netem_tree(network, there, self._seeded)))
+            switches.call(
+                ["tc", "-batch", "-"], "\n".join(shape.netem_tree(network, there, self._seeded))
+            )
             if any(queue.lossy for queue in there):  # else a super-packet of 40 would be lost whole
                 for source in {source for queue in there for source in queue.sources}:
                     spaces[source].call(["ip", "link", "set", shape.DEV, "gso_max_segs", "1"])
@@ -69,19 +81,35 @@ class Netem:
 class Queued:
     """`line.py` does it."""
 
-    def __init__(self, network: Network, switches: Space, spaces: Mapping[str, Space], pids: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        switches: Space,
+        spaces: Mapping[str, Space],
+        pids: Mapping[str, int],
+    ) -> None:
         self._pids, self._queues = pids, shape.queues(network)
-        tables = next((name for name in ("iptables-nft", "iptables") if shutil.which(name, path=environment()["PATH"])), None)
+        tables = next(
+            (
+                name
+                for name in ("iptables-nft", "iptables")
+                if shutil.which(name, path=environment()["PATH"])
+            ),
+            None,
+        )
         if tables is None:
             raise LabError(
-                "this kernel has no netem, and delay, jitter and loss without it need iptables: install it, as in apt-get install iptables"
+                "this kernel has no netem, and delay, jitter and loss without it need iptables: "
+                "install it, as in apt-get install iptables"
             )
         there, self._commands = os.pipe()
         self._answers, here = os.pipe()
         self._rest = b""
         self._open = True
         try:
-            self.child = switches.popen([sys.executable, "-I", str(LINE)], stdin=there, stdout=here, stderr=2)
+            self.child = switches.popen(
+                [sys.executable, "-I", str(LINE)], stdin=there, stdout=here, stderr=2
+            )
         finally:
             os.close(there)
             os.close(here)
@@ -111,7 +139,14 @@ class Queued:
         for queue in self._queues:
             wire = network.between(queue.sources[0], queue.to)
             ways = {"delay": wire.rtt / 2, "jitter": wire.jitter / 2, "loss": wire.loss}
-            out.append({"pid": self._pids[queue.to], "queue": queue.number, "whole": not queue.lossy, **ways})
+            out.append(
+                {
+                    "pid": self._pids[queue.to],
+                    "queue": queue.number,
+                    "whole": not queue.lossy,
+                    **ways,
+                }
+            )
         return out
 
     def _send(self, told: dict[str, object]) -> None:
@@ -126,7 +161,8 @@ class Queued:
             data = os.read(self._answers, 1 << 16) if ready else b""
             if not data:
                 raise LabError(
-                    "the process that delays packets does not answer; does this kernel have NFQUEUE (modprobe nfnetlink_queue xt_NFQUEUE)?"
+                    "the process that delays packets does not answer; does this kernel have "
+                    "NFQUEUE (modprobe nfnetlink_queue xt_NFQUEUE)?"
                 )
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
@@ -140,13 +176,23 @@ def chosen(network: Network, switches: Space, means: Means) -> Means | None:
     return means if means != "auto" else "netem" if has_netem(switches) else "queue"
 
 
-def delayed(network: Network, switches: Space, spaces: Mapping[str, Space], pids: Mapping[str, int], means: Means) -> Netem | Queued:
+def delayed(
+    network: Network,
+    switches: Space,
+    spaces: Mapping[str, Space],
+    pids: Mapping[str, int],
+    means: Means,
+) -> Netem | Queued:
     """What delays this network's packets, by the means chosen.
 
     Raises:
         LabError: the kernel cannot do it so.
     """
-    return Netem(network, switches, spaces) if means == "netem" else Queued(network, switches, spaces, pids)
+    return (
+        Netem(network, switches, spaces)
+        if means == "netem"
+        else Queued(network, switches, spaces, pids)
+    )
 
 
 def has_netem(switches: Space) -> bool:
@@ -163,8 +209,11 @@ def by_host(network: Network) -> dict[str, list[shape.Queue]]:
 
 
 def _tried(switches: Space, *more: str) -> str:
-    """What tc shows of a netem, set up for a look; it shows no seed where the kernel (before 6.6) or tc itself knows none."""
-    switches.call(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms", *more], allowed=True)
+    """What tc shows of a netem, set up for a look; it shows no seed where the kernel (before 6.6)
+    or tc itself knows none."""
+    switches.call(
+        ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms", *more], allowed=True
+    )
     shown = switches.call(["tc", "qdisc", "show", "dev", "lo"])
     if "netem" in shown:
         switches.call(["tc", "qdisc", "del", "dev", "lo", "root"])

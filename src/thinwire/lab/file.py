@@ -51,7 +51,9 @@ def _text(value: Any) -> str:
 
 
 def _said(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    return lambda value: parse(str(value) if isinstance(value, int) and value == 0 else _text(value))
+    return lambda value: parse(
+        str(value) if isinstance(value, int) and value == 0 else _text(value)
+    )
 
 
 def _whole(value: Any) -> int:
@@ -79,11 +81,17 @@ def _two(value: Any) -> tuple[str, ...]:
 
 
 def _hosts(value: Any) -> tuple[str, ...]:
-    return tuple(f"host{i}" for i in range(value)) if isinstance(value, int) and not isinstance(value, bool) else _names(value)
+    return (
+        tuple(f"host{i}" for i in range(value))
+        if isinstance(value, int) and not isinstance(value, bool)
+        else _names(value)
+    )
 
 
 def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(each, str | int) for each in value.values()):
+    if not isinstance(value, dict) or not all(
+        isinstance(each, str | int) for each in value.values()
+    ):
         raise ValueError(f"{value!r} is no table of settings")
     return {key: str(each) for key, each in value.items()}
 
@@ -103,7 +111,13 @@ CHANGE = {
     **WIRE,
     "cut": _names,
 }
-PLAIN = {"congestion": _text, "queue": _said(units.seconds), "mtu": _whole, "seed": _whole, "sysctl": _texts}
+PLAIN = {
+    "congestion": _text,
+    "queue": _said(units.seconds),
+    "mtu": _whole,
+    "seed": _whole,
+    "sysctl": _texts,
+}
 TOP = {"hosts": _hosts, **RATES, **WIRE, **PLAIN}
 TABLES = ("host", "link", "pair", "change")
 
@@ -143,17 +157,41 @@ def network_of(table: Table) -> Network:
     if "hosts" not in table:
         reasons.append("hosts is missing: a number, or a list of names")
     rates = _rates(told)
-    differ = {name: _values(f"host.{name}: ", each, HOST, reasons) for name, each in _tables(table, "host", dict, reasons)}
+    differ = {
+        name: _values(f"host.{name}: ", each, HOST, reasons)
+        for name, each in _tables(table, "host", dict, reasons)
+    }
     if unknown := sorted(set(differ) - set(names)):
         reasons.append(f"host.{unknown[0]} is none of the hosts{near(unknown[0], names)}")
-    hosts = [Host(name, **(rates | _rates(each) | each)) for name in names for each in [differ.get(name, {})]]
-    links = [_values(f"link {n}: ", each, LINK, reasons, ("between",)) for n, each in _tables(table, "link", list, reasons)]
-    pairs = [_values(f"pair {n}: ", each, PAIR, reasons, ("between",)) for n, each in _tables(table, "pair", list, reasons)]
-    changes = [_values(f"change {n}: ", each, CHANGE, reasons, ("at",)) for n, each in _tables(table, "change", list, reasons)]
+    hosts = [
+        Host(name, **(rates | _rates(each) | each))
+        for name in names
+        for each in [differ.get(name, {})]
+    ]
+    links = [
+        _values(f"link {n}: ", each, LINK, reasons, ("between",))
+        for n, each in _tables(table, "link", list, reasons)
+    ]
+    pairs = [
+        _values(f"pair {n}: ", each, PAIR, reasons, ("between",))
+        for n, each in _tables(table, "pair", list, reasons)
+    ]
+    changes = [
+        _values(f"change {n}: ", each, CHANGE, reasons, ("at",))
+        for n, each in _tables(table, "change", list, reasons)
+    ]
     if reasons:
         raise LabError("\n".join(reasons))
-    base = Network(tuple(hosts), tuple(Link(wire=_wire(each), **_rates(each), **each) for each in links), _wire(told), **told)
-    apart = tuple(Pair(each["between"], Change(0, **each_wire(each)).on(base.between(*each["between"]))) for each in _known(pairs, names))
+    base = Network(
+        tuple(hosts),
+        tuple(Link(wire=_wire(each), **_rates(each), **each) for each in links),
+        _wire(told),
+        **told,
+    )
+    apart = tuple(
+        Pair(each["between"], Change(0, **each_wire(each)).on(base.between(*each["between"])))
+        for each in _known(pairs, names)
+    )
     return Network(
         base.hosts,
         base.links,
@@ -172,7 +210,10 @@ def each_wire(each: dict[str, Any]) -> dict[str, Any]:
 def _known(pairs: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
     for each in pairs:
         if not set(each["between"]) <= set(names):
-            raise LabError(f"a pair is two of the hosts {', '.join(names)}, not {' and '.join(each['between'])}")
+            raise LabError(
+                f"a pair is two of the hosts {', '.join(names)}, not "
+                f"{' and '.join(each['between'])}"
+            )
     return pairs
 
 
@@ -189,10 +230,20 @@ def table_of(network: Network) -> dict[str, Any]:
     if network.sysctl:
         told["sysctl"] = dict(network.sysctl)
     told["host"] = {
-        host.name: {**_rate_table(host), "switch": host.switch, **({"slow": host.slow} if host.slow != 1 else {})} for host in network.hosts
+        host.name: {
+            **_rate_table(host),
+            "switch": host.switch,
+            **({"slow": host.slow} if host.slow != 1 else {}),
+        }
+        for host in network.hosts
     }
-    told["link"] = [{"between": list(link.between), **_rate_table(link), **_wire_table(link.wire, Wire())} for link in network.links]
-    told["pair"] = [{"between": list(pair.between), **_wire_table(pair.wire, None)} for pair in network.pairs]
+    told["link"] = [
+        {"between": list(link.between), **_rate_table(link), **_wire_table(link.wire, Wire())}
+        for link in network.links
+    ]
+    told["pair"] = [
+        {"between": list(pair.between), **_wire_table(pair.wire, None)} for pair in network.pairs
+    ]
     told["change"] = [_change_table(change) for change in network.changes]
     return {key: value for key, value in told.items() if value not in ([], {})}
 
@@ -201,19 +252,37 @@ def _change_table(change: Change) -> dict[str, Any]:
     told: dict[str, Any] = {"at": units.seconds_words(change.at)}
     if change.lasts is not None:
         told["lasts"] = units.seconds_words(change.lasts)
-    told |= {key: list(value) for key in ("hosts", "link", "pair", "cut") if (value := getattr(change, key))}
+    told |= {
+        key: list(value)
+        for key in ("hosts", "link", "pair", "cut")
+        if (value := getattr(change, key))
+    }
     words = {"rtt": units.seconds_words, "jitter": units.seconds_words, "loss": units.share_words}
-    told |= {key: say(value) for key, say in words.items() if (value := getattr(change, key)) is not None}
+    told |= {
+        key: say(value) for key, say in words.items() if (value := getattr(change, key)) is not None
+    }
     return told | _rate_table(change)
 
 
 def _rate_table(each: Host | Link | Change) -> dict[str, str]:
-    return {key: units.rate_words(value) for key in ("up", "down") if (value := getattr(each, key)) is not None}
+    return {
+        key: units.rate_words(value)
+        for key in ("up", "down")
+        if (value := getattr(each, key)) is not None
+    }
 
 
 def _wire_table(wire: Wire, usual: Wire | None) -> dict[str, str]:
-    told = {"rtt": units.seconds_words(wire.rtt), "jitter": units.seconds_words(wire.jitter), "loss": units.share_words(wire.loss)}
-    return {key: value for key, value in told.items() if usual is None or getattr(wire, key) != getattr(usual, key)}
+    told = {
+        "rtt": units.seconds_words(wire.rtt),
+        "jitter": units.seconds_words(wire.jitter),
+        "loss": units.share_words(wire.loss),
+    }
+    return {
+        key: value
+        for key, value in told.items()
+        if usual is None or getattr(wire, key) != getattr(usual, key)
+    }
 
 
 def _rates(told: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +322,9 @@ def _values(
     for key, value in table.items():
         if key not in known:
             there = (*known, *also)
-            reasons.append(f"{where}no key is called {key!r}{near(key, there)} There are: {', '.join(there)}")
+            reasons.append(
+                f"{where}no key is called {key!r}{near(key, there)} There are: {', '.join(there)}"
+            )
             continue
         try:
             told[key] = known[key](value)

@@ -1,8 +1,11 @@
-"""The first process of a lab, and of each of its hosts. Run by path, `python -I keeper.py FD`, by `spaces.py`; standard library only.
+"""The first process of a lab, and of each of its hosts. Run by path, `python -I keeper.py FD`, by
+`spaces.py`; standard library only.
 
-It starts what it is told to over a socket, tells how each ended, and ends when the other end of the socket closes, however that came about.
-It is process 1 of a process namespace: when it ends, the kernel ends every process of the lab, and the network namespaces go with them.
-`{"host": NAME}` makes a copy of it with a network, host name and /sys of its own, which serves the socket that comes along.
+It starts what it is told to over a socket, tells how each ended, and ends when the other end of the
+socket closes, however that came about. It is process 1 of a process namespace: when it ends, the
+kernel ends every process of the lab, and the network namespaces go with them. `{"host": NAME}`
+makes a copy of it with a network, host name and /sys of its own, which serves the socket that comes
+along.
 """
 
 import contextlib
@@ -35,7 +38,9 @@ def become_host(name: str, hosts_file: str) -> list[str]:
     socket.sethostname(name)
     missing = []
     try:
-        call("mount", b"sysfs", b"/sys", b"sysfs", 0, None)  # else /sys/class/net shows another network's interfaces
+        call(
+            "mount", b"sysfs", b"/sys", b"sysfs", 0, None
+        )  # else /sys/class/net shows another network's interfaces
     except OSError as error:
         missing.append(f"/sys ({error.strerror})")
     with tempfile.NamedTemporaryFile("w", prefix="thinwire-hosts-") as file:
@@ -54,7 +59,9 @@ class Keeper:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.running: dict[int, int] = {}  # process number: the number of the request that started it
+        self.running: dict[
+            int, int
+        ] = {}  # process number: the number of the request that started it
 
     def tell(self, **told: Any) -> None:
         # The other end may be gone already: the next receive shows it.
@@ -85,7 +92,9 @@ class Keeper:
             if "argv" in asked:
                 self.start(number, asked, fds)
             elif "signal" in asked:
-                for group in [group for group, started in self.running.items() if started == number]:
+                for group in [
+                    group for group, started in self.running.items() if started == number
+                ]:
                     os.killpg(group, asked["signal"])
             elif "host" in asked:
                 self.fork(number, asked, fds[0])
@@ -97,7 +106,13 @@ class Keeper:
 
     def start(self, number: int, asked: dict[str, Any], fds: list[int]) -> None:
         child = subprocess.Popen(
-            asked["argv"], stdin=fds[0], stdout=fds[1], stderr=fds[2], env=asked["env"], cwd=asked["cwd"], start_new_session=True
+            asked["argv"],
+            stdin=fds[0],
+            stdout=fds[1],
+            stderr=fds[2],
+            env=asked["env"],
+            cwd=asked["cwd"],
+            start_new_session=True,
         )
         child.returncode = 0  # `reap` waits for it
         self.running[child.pid] = number
@@ -136,5 +151,7 @@ class Keeper:
 
 if __name__ == "__main__":
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, lambda *_: None)  # the lab ends when its owner lets go of the socket; commands must not inherit SIG_IGN
+        signal.signal(
+            each, lambda *_: None
+        )  # the lab ends when its owner lets go of the socket; commands must not inherit SIG_IGN
     Keeper(socket.socket(fileno=int(sys.argv[1]))).serve()

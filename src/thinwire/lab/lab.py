@@ -4,8 +4,9 @@
         done = lab.run([sys.executable, "train.py"])
         print(done.worst, lab.counts()["host0"].sent_bytes)
 
-Every host is a network namespace with one interface, `eth0`, a host name and /etc/hosts; `tc` holds both ends of every link to its rate,
-and what reaches a host waits for its delay (`delay.py`). Root is not needed where user namespaces are allowed.
+Every host is a network namespace with one interface, `eth0`, a host name and /etc/hosts; `tc` holds
+both ends of every link to its rate, and what reaches a host waits for its delay (`delay.py`). Root
+is not needed where user namespaces are allowed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ PORT = 29511  # of rank 0's store: each lab's network is its own, so no port is 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What the kernel counted on a link's end. Bytes are of frames, but a super-packet's further headers are not counted.
+    """What the kernel counted on a link's end. Bytes are of frames, but a super-packet's further
+    headers are not counted.
 
     dropped: packets that found the queue full.
     """
@@ -102,8 +104,11 @@ class Lab:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> Child:
-        """Start a command on a host, with these descriptors (None: nothing is read or kept) and this environment (None: this process's)."""
-        return self._space(host).popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd)
+        """Start a command on a host, with these descriptors (None: nothing is read or kept) and
+        this environment (None: this process's)."""
+        return self._space(host).popen(
+            argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd
+        )
 
     def call(self, host: str | None, argv: Sequence[str], timeout: float = 20.0) -> str:
         """What a command on a host (None: beside the switches) writes to standard output.
@@ -122,14 +127,17 @@ class Lab:
         grace: float = 30.0,
         on_line: Callable[[str, str, bool], None] | None = None,
     ) -> Ran:
-        """Run a command once on every host, with torchrun's environment, while the network's schedule goes on.
+        """Run a command once on every host, with torchrun's environment, while the network's
+        schedule goes on.
 
         Args:
             argv: the command.
             env: on top of this process's environment.
             timeout: seconds until all hosts are stopped; None: never.
-            grace: seconds that the others have once one host has failed, and to end once they are told to.
-            on_line: (host, line, whether of standard error) for each line; without it they are printed, `[host0] …`.
+            grace: seconds that the others have once one host has failed, and to end once they are
+                told to.
+            on_line: (host, line, whether of standard error) for each line; without it they are
+                printed, `[host0] …`.
 
         Returns:
             The exit codes and what was counted.
@@ -160,16 +168,26 @@ class Lab:
         }
 
     def counts(self) -> dict[str, Count]:
-        """By host, and by link between switches (`node0-core`, as its first switch sees it): what went over it since the lab began."""
+        """By host, and by link between switches (`node0-core`, as its first switch sees it): what
+        went over it since the lab began."""
         told = json.loads(self._switches.call(["ip", "-s", "-j", "link", "show"]))
-        stats = {each["ifname"].partition("@")[0]: each["stats64"] for each in told if "stats64" in each}
-        drops = {None: self._drops(self._switches)} | {name: self._drops(space) for name, space in self.spaces.items()}
+        stats = {
+            each["ifname"].partition("@")[0]: each["stats64"] for each in told if "stats64" in each
+        }
+        drops = {None: self._drops(self._switches)} | {
+            name: self._drops(space) for name, space in self.spaces.items()
+        }
         out = {}
         for rank, name in enumerate(self.hosts):
             there = stats[shape.port(rank)]  # the switch's end: what it receives, the host has sent
             dropped = drops[name].get(shape.DEV, 0) + drops[None].get(shape.port(rank), 0)
             out[name] = Count(
-                *(there["rx"]["bytes"], there["tx"]["bytes"], there["rx"]["packets"], there["tx"]["packets"]),
+                *(
+                    there["rx"]["bytes"],
+                    there["tx"]["bytes"],
+                    there["rx"]["packets"],
+                    there["tx"]["packets"],
+                ),
                 dropped,
             )
         for i, link in enumerate(self.network.links):
@@ -177,7 +195,13 @@ class Lab:
             there = stats[ends[0]]
             dropped = sum(drops[None].get(end, 0) for end in ends)
             out["-".join(link.between)] = Count(
-                *(there["tx"]["bytes"], there["rx"]["bytes"], there["tx"]["packets"], there["rx"]["packets"]), dropped
+                *(
+                    there["tx"]["bytes"],
+                    there["rx"]["bytes"],
+                    there["tx"]["packets"],
+                    there["rx"]["packets"],
+                ),
+                dropped,
             )
         return out
 
@@ -203,14 +227,25 @@ class Lab:
             self._line.set(now)
         for rank, name in enumerate(self.hosts):
             if (name in cut) != (name in self._cut):
-                line = f"link set {shape.port(rank)} nomaster" if name in cut else shape.joined(now, rank)
+                line = (
+                    f"link set {shape.port(rank)} nomaster"
+                    if name in cut
+                    else shape.joined(now, rank)
+                )
                 self._switches.call(["ip", "-batch", "-"], line)
         self._now, self._cut = now, cut
 
     def failure(self) -> str | None:
         """What of the lab itself has failed; `None` while all is well."""
-        if self._line is not None and self._line.child is not None and self._line.child.code is not None:
-            return f"the process that delays packets has ended (exit code {self._line.child.code}): the lab's traffic has stopped"
+        if (
+            self._line is not None
+            and self._line.child is not None
+            and self._line.child.code is not None
+        ):
+            return (
+                f"the process that delays packets has ended (exit code {self._line.child.code}): "
+                "the lab's traffic has stopped"
+            )
         if self._brake is not None and self._brake[0].code is not None:
             return f"the process that slows hosts down has ended (exit code {self._brake[0].code})"
         if self._keeper.poll() is not None:
@@ -235,7 +270,12 @@ class Lab:
     def __enter__(self) -> Lab:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _space(self, host: str | None) -> Space:
@@ -256,16 +296,23 @@ class Lab:
         self._switches.call(["ip", "-batch", "-"], "\n".join([*shape.bridges(network), *ports]))
         for rank, name in enumerate(self.hosts):
             try:
-                self.spaces[name].call(["ip", "-batch", "-"], "\n".join(shape.inside(network, rank)))
+                self.spaces[name].call(
+                    ["ip", "-batch", "-"], "\n".join(shape.inside(network, rank))
+                )
             except LabError as error:
                 if "congestion" in str(error):
-                    raise LabError(f"this kernel has no congestion control {network.congestion!r}: {_controls()}") from error
+                    raise LabError(
+                        f"this kernel has no congestion control {network.congestion!r}: "
+                        f"{_controls()}"
+                    ) from error
                 raise
             for key, value in network.sysctl.items():
                 self._set(self.spaces[name], key, value)
         for (host, device), rate in shape.rates(self._now).items():
             if rate is not None:
-                self._space(host).call(["tc", "-batch", "-"], shape.limited(self._now, device, rate))
+                self._space(host).call(
+                    ["tc", "-batch", "-"], shape.limited(self._now, device, rate)
+                )
         if how is not None:
             self._line = delayed(network, self._switches, self.spaces, self.pids, how)
         self._slow()
@@ -276,15 +323,25 @@ class Lab:
         try:
             space.call(["sh", "-c", 'printf %s "$1" > "$2"', "sh", value, path])
         except LabError as error:
-            raise LabError(f"sysctl {key} = {value!r} is refused in a namespace: {str(error).rpartition(': ')[2]}") from error
+            raise LabError(
+                f"sysctl {key} = {value!r} is refused in a namespace: "
+                f"{str(error).rpartition(': ')[2]}"
+            ) from error
 
     def _slow(self) -> None:
-        slowed = [{"pid": self.pids[host.name], "slow": host.slow} for host in self.network.hosts if host.slow > 1]
+        slowed = [
+            {"pid": self.pids[host.name], "slow": host.slow}
+            for host in self.network.hosts
+            if host.slow > 1
+        ]
         if not slowed:
             return
         there, commands = os.pipe()
         try:
-            self._brake = (self._switches.popen([sys.executable, "-I", str(BRAKE)], stdin=there, stderr=2), commands)
+            self._brake = (
+                self._switches.popen([sys.executable, "-I", str(BRAKE)], stdin=there, stderr=2),
+                commands,
+            )
         finally:
             os.close(there)
         os.write(commands, json.dumps({"hosts": slowed}).encode() + b"\n")

@@ -1,11 +1,13 @@
-"""Which labs there are on this machine: a note for each in a folder of its user, locked while its owner lives.
+"""Which labs there are on this machine: a note for each in a folder of its user, locked while its
+owner lives.
 
-A lab normally ends with its owner, however that ends. What could outlive it is a lab whose owner was forked and then killed: the copy still
-holds the socket. Such a lab is found by its unlocked note, and ended. The lock is a POSIX record lock: no fork holds it, but closing any
-descriptor of its file drops it, so a process never opens its own notes a second time.
+A lab normally ends with its owner, however that ends. What could outlive it is a lab whose owner
+was forked and then killed: the copy still holds the socket. Such a lab is found by its unlocked
+note, and ended. The lock is a POSIX record lock: no fork holds it, but closing any descriptor of
+its file drops it, so a process never opens its own notes a second time.
 
-A note names a process to kill. So it is believed only where `private` vouches for its folder and file, and the process is ended only where
-it is this user's and began when the note says.
+A note names a process to kill. So it is believed only where `private` vouches for its folder and
+file, and the process is ended only where it is this user's and began when the note says.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from thinwire.lab import private
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A lab. owner, keeper: processes; begun: when, in seconds since 1970; alive: whether its owner is."""
+    """A lab. owner, keeper: processes; begun: when, in seconds since 1970; alive: whether its owner
+    is."""
 
     path: Path
     owner: int
@@ -40,18 +43,27 @@ _own: dict[Path, Note] = {}  # of this process, or of the one that it was forked
 
 
 def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
-    """Leave a note; the descriptor holds its lock for as long as this process, and nothing it forks, holds it.
+    """Leave a note; the descriptor holds its lock for as long as this process, and nothing it
+    forks, holds it.
 
     Raises:
         LabError: nothing can be written there.
     """
     path = private.folder() / f"{os.getpid()}-{keeper}.json"
     note = Note(path, os.getpid(), keeper, _began(keeper), time.time(), hosts, alive=True)
-    told = {"owner": note.owner, "keeper": keeper, "keeper_began": note.keeper_began, "begun": note.begun, "hosts": list(hosts)}
+    told = {
+        "owner": note.owner,
+        "keeper": keeper,
+        "keeper_began": note.keeper_began,
+        "begun": note.begun,
+        "hosts": list(hosts),
+    }
     _own[path] = note
     try:
         with private.opened(make=True) as at:
-            with contextlib.suppress(FileNotFoundError):  # of an earlier lab whose processes had the same numbers
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # of an earlier lab whose processes had the same numbers
                 os.unlink(path.name, dir_fd=at)
             fd = private.own_file(path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, at)
     except LabError:
@@ -59,8 +71,13 @@ def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
         raise
     except OSError as error:
         del _own[path]
-        raise LabError(f"a lab cannot be noted in {path.parent} ({error.strerror or error}): make room there, or set TMPDIR") from error
-    fcntl.lockf(fd, fcntl.LOCK_EX)  # before there is anything to read: an unlocked note is taken for one left behind
+        raise LabError(
+            f"a lab cannot be noted in {path.parent} ({error.strerror or error}): make room "
+            "there, or set TMPDIR"
+        ) from error
+    fcntl.lockf(
+        fd, fcntl.LOCK_EX
+    )  # before there is anything to read: an unlocked note is taken for one left behind
     os.write(fd, json.dumps(told).encode())
     return path, fd
 
@@ -86,7 +103,9 @@ def listed() -> list[Note]:
             if own is not None and own.owner == os.getpid():
                 found.append(own)
             else:
-                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # removed meanwhile, half written, or no note
+                with contextlib.suppress(
+                    OSError, ValueError, KeyError, TypeError
+                ):  # removed meanwhile, half written, or no note
                     found.append(_read(path, at))
     return found
 
@@ -116,7 +135,15 @@ def _read(path: Path, at: int) -> Note:
             alive = False
         except BlockingIOError:
             alive = True
-    return Note(path, int(told["owner"]), int(told["keeper"]), str(told["keeper_began"]), float(told["begun"]), tuple(told["hosts"]), alive)
+    return Note(
+        path,
+        int(told["owner"]),
+        int(told["keeper"]),
+        str(told["keeper_began"]),
+        float(told["begun"]),
+        tuple(told["hosts"]),
+        alive,
+    )
 
 
 def _unlink(name: str) -> None:
@@ -125,11 +152,14 @@ def _unlink(name: str) -> None:
 
 
 def _end(note: Note) -> bool:
-    """Kill the keeper that a note names; whether there was one. Another process that has its number by now is left alone."""
+    """Kill the keeper that a note names; whether there was one. Another process that has its number
+    by now is left alone."""
     if note.keeper <= 1 or not note.keeper_began:
         return False
     try:
-        process = os.pidfd_open(note.keeper)  # from here on the number cannot pass to another process unseen
+        process = os.pidfd_open(
+            note.keeper
+        )  # from here on the number cannot pass to another process unseen
     except OSError:  # it has ended
         return False
     try:

@@ -1,13 +1,17 @@
-"""Delay, jitter and loss for kernels without netem. Run by path, `python -I line.py`, by `delay.py`; standard library only.
+"""Delay, jitter and loss for kernels without netem. Run by path, `python -I line.py`, by
+`delay.py`; standard library only.
 
-Packets that reach a host wait in a queue of the kernel (iptables -j NFQUEUE), which tells this process of each over a netlink socket. The
-packet itself stays in the kernel: at arrival + delay one verdict lets go of every packet of a queue that is due, and a lost one is dropped
-at once. Nothing bypasses a queue: when this process is gone, the packets are dropped.
+Packets that reach a host wait in a queue of the kernel (iptables -j NFQUEUE), which tells this
+process of each over a netlink socket. The packet itself stays in the kernel: at arrival + delay one
+verdict lets go of every packet of a queue that is due, and a lost one is dropped at once. Nothing
+bypasses a queue: when this process is gone, the packets are dropped.
 
-Standard input: one JSON object a line. First {"queues": [{"pid", "queue", "delay", "jitter", "loss", "whole"}], "seed"}; then {"set":
-[{"pid", "queue", "delay", …}]} or {"stats": true}; an end means the end. Standard output: "ready", then an object for each "stats".
+Standard input: one JSON object a line. First {"queues": [{"pid", "queue", "delay", "jitter",
+"loss", "whole"}], "seed"}; then {"set": [{"pid", "queue", "delay", …}]} or {"stats": true}; an end
+means the end. Standard output: "ready", then an object for each "stats".
 
-whole: take super-packets as they come; else the kernel cuts them into packets of the wire's size first, so that each is lost by itself.
+whole: take super-packets as they come; else the kernel cuts them into packets of the wire's size
+first, so that each is lost by itself.
 """
 
 import contextlib
@@ -38,7 +42,12 @@ def attribute(kind: int, data: bytes) -> bytes:
 
 
 def message(kind: int, queue: int, body: bytes) -> bytes:
-    return struct.pack("=IHHIIBBH", 20 + len(body), SUBSYSTEM | kind, 1, 0, 0, 0, 0, socket.htons(queue)) + body
+    return (
+        struct.pack(
+            "=IHHIIBBH", 20 + len(body), SUBSYSTEM | kind, 1, 0, 0, 0, 0, socket.htons(queue)
+        )
+        + body
+    )
 
 
 def enter(space: int) -> None:
@@ -60,7 +69,9 @@ def netlink(pid: int) -> socket.socket:
     sock.bind((0, 0))
     try:
         sock.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, 32 << 20)
-    except PermissionError:  # without root a smaller buffer must do: what it cannot hold is counted as dropped
+    except (
+        PermissionError
+    ):  # without root a smaller buffer must do: what it cannot hold is counted as dropped
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 20)
     sock.setsockopt(SOL_NETLINK, NO_ENOBUFS, 1)
     sock.setblocking(False)
@@ -80,7 +91,9 @@ class Queue:
         flags = 4 if told["whole"] else 0
         for body in (
             attribute(1, struct.pack(">BBH", 1, 0, 0)),  # bind
-            attribute(2, struct.pack(">IB", 0, 1)),  # copy what is known of a packet, not the packet
+            attribute(
+                2, struct.pack(">IB", 0, 1)
+            ),  # copy what is known of a packet, not the packet
             attribute(3, struct.pack(">I", MOST_WAITING)),
             attribute(4, struct.pack(">I", 4)) + attribute(5, struct.pack(">I", flags)),
         ):
@@ -96,7 +109,9 @@ class Queue:
             return True
         due = now + self.delay + (self.jitter * self.draw() if self.jitter else 0.0)
         waiting = self.waiting
-        if waiting and due - waiting[-1][0] < ONE_VERDICT_S:  # also where jitter would let it overtake
+        if (
+            waiting and due - waiting[-1][0] < ONE_VERDICT_S
+        ):  # also where jitter would let it overtake
             waiting[-1][1] = packet
         else:
             waiting.append([due, packet])
@@ -114,8 +129,14 @@ class Line:
 
     def __init__(self, told: dict[str, Any]) -> None:
         socks = {pid: netlink(pid) for pid in {each["pid"] for each in told["queues"]}}
-        self.queues = {(each["pid"], each["queue"]): Queue(socks[each["pid"]], each, told["seed"]) for each in told["queues"]}
-        self.socks = {sock.fileno(): (sock, {q: each for (p, q), each in self.queues.items() if p == pid}) for pid, sock in socks.items()}
+        self.queues = {
+            (each["pid"], each["queue"]): Queue(socks[each["pid"]], each, told["seed"])
+            for each in told["queues"]
+        }
+        self.socks = {
+            sock.fileno(): (sock, {q: each for (p, q), each in self.queues.items() if p == pid})
+            for pid, sock in socks.items()
+        }
         self.clear()
 
     def clear(self) -> None:
@@ -165,8 +186,13 @@ class Line:
         fds = [*self.socks, commands]
         rest = b""
         while True:
-            due = min((queue.waiting[0][0] for queue in self.queues.values() if queue.waiting), default=None)
-            ready = select.select(fds, [], [], None if due is None else max(0.0, due - time.monotonic()))[0]
+            due = min(
+                (queue.waiting[0][0] for queue in self.queues.values() if queue.waiting),
+                default=None,
+            )
+            ready = select.select(
+                fds, [], [], None if due is None else max(0.0, due - time.monotonic())
+            )[0]
             for fd in ready:
                 if fd != commands:
                     self.take(fd)
@@ -187,7 +213,9 @@ class Line:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(PermissionError):  # to be served before what the hosts run; without root, lateness is measured and told
+    with contextlib.suppress(
+        PermissionError
+    ):  # to be served before what the hosts run; without root, lateness is measured and told
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))
     asked = b""
     while not asked.endswith(b"\n"):

@@ -1,11 +1,14 @@
-"""What a lab is made of: hosts on switches, links between switches, and what changes as time goes by.
+"""What a lab is made of: hosts on switches, links between switches, and what changes as time goes
+by.
 
-A `Network` is plain data. What holds at a second is a pure function of it, `Network.at(second)`, so the clock that applies a schedule
-decides nothing, and a test needs no network. Two hosts see a round trip of
+A `Network` is plain data. What holds at a second is a pure function of it, `Network.at(second)`, so
+the clock that applies a schedule decides nothing, and a test needs no network. Two hosts see a
+round trip of
 
     rtt(a, b) = base + sum over the links between their switches,
 
-jitter alike, and a share of packets lost each way of 1 - Π (1 - loss); a `Pair` overrides all three.
+jitter alike, and a share of packets lost each way of 1 - Π (1 - loss); a `Pair` overrides all
+three.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ Ends = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What packets between two ends meet. rtt and jitter: seconds, there and back; loss: the share lost each way.
+    """What packets between two ends meet. rtt and jitter: seconds, there and back; loss: the share
+    lost each way.
 
-    Jitter is drawn for each packet, each way, between 0 and jitter / 2 on top of rtt / 2; packets keep their order, but by netem.
+    Jitter is drawn for each packet, each way, between 0 and jitter / 2 on top of rtt / 2; packets
+    keep their order, but by netem.
     """
 
     rtt: float = 0.0
@@ -41,12 +46,15 @@ class Wire:
 
     def then(self, other: Wire) -> Wire:
         """One after the other."""
-        return Wire(self.rtt + other.rtt, self.jitter + other.jitter, 1 - (1 - self.loss) * (1 - other.loss))
+        return Wire(
+            self.rtt + other.rtt, self.jitter + other.jitter, 1 - (1 - self.loss) * (1 - other.loss)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host. up, down: of its own link, bits per second (None: as fast as this machine); slow: 2.0 halves its CPU."""
+    """A host. up, down: of its own link, bits per second (None: as fast as this machine); slow: 2.0
+    halves its CPU."""
 
     name: str
     up: float | None = None
@@ -75,9 +83,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is otherwise from second `at` on, for `lasts` seconds (None: for good). What is None stays.
+    """What is otherwise from second `at` on, for `lasts` seconds (None: for good). What is None
+    stays.
 
-    hosts: whose own links `up` and `down` change; empty: all hosts'. link, pair: whose rates, or wire, change instead.
+    hosts: whose own links `up` and `down` change; empty: all hosts'. link, pair: whose rates, or
+    wire, change instead.
     cut: hosts that nothing reaches or leaves.
     """
 
@@ -95,7 +105,11 @@ class Change:
 
     def on(self, wire: Wire) -> Wire:
         """A wire after the change."""
-        told = {name: value for name in ("rtt", "jitter", "loss") if (value := getattr(self, name)) is not None}
+        told = {
+            name: value
+            for name in ("rtt", "jitter", "loss")
+            if (value := getattr(self, name)) is not None
+        }
         return replace(wire, **told)
 
 
@@ -113,7 +127,8 @@ class Network:
         queue: seconds of traffic that a full link holds back before it drops.
         mtu: bytes of the largest packet.
         seed: of loss and jitter.
-        sysctl: kernel settings `net.*` of every host, such as {"net.ipv4.tcp_slow_start_after_idle": "0"}.
+        sysctl: kernel settings `net.*` of every host, such as
+            {"net.ipv4.tcp_slow_start_after_idle": "0"}.
 
     Raises:
         LabError: it contradicts itself; all reasons at once.
@@ -147,13 +162,23 @@ class Network:
     @property
     def switches(self) -> tuple[str, ...]:
         """Every switch, in the order of first use."""
-        return tuple(dict.fromkeys([host.switch for host in self.hosts] + [end for link in self.links for end in link.between]))
+        return tuple(
+            dict.fromkeys(
+                [host.switch for host in self.hosts]
+                + [end for link in self.links for end in link.between]
+            )
+        )
 
     def groups(self) -> list[list[str]]:
-        """Hosts by the switch they are on: the nodes of a network of two levels; with one switch, each host is a node."""
+        """Hosts by the switch they are on: the nodes of a network of two levels; with one switch,
+        each host is a node."""
         if len({host.switch for host in self.hosts}) == 1:
             return [[name] for name in self.names]
-        return [there for switch in self.switches if (there := [host.name for host in self.hosts if host.switch == switch])]
+        return [
+            there
+            for switch in self.switches
+            if (there := [host.name for host in self.hosts if host.switch == switch])
+        ]
 
     def between(self, one: str, other: str) -> Wire:
         """What packets between two hosts meet."""
@@ -163,11 +188,14 @@ class Network:
         at = {host.name: host.switch for host in self.hosts}
         wire = self.wire
         for ends in pairwise(_path(self.links, at[one], at[other])):
-            wire = wire.then(next(link.wire for link in self.links if set(link.between) == set(ends)))
+            wire = wire.then(
+                next(link.wire for link in self.links if set(link.between) == set(ends))
+            )
         return wire
 
     def rate(self, source: str, to: str) -> float | None:
-        """Bits per second that one host can send another: the least of the rates on the way; `None` where none is set.
+        """Bits per second that one host can send another: the least of the rates on the way; `None`
+        where none is set.
 
         Example:
             >>> two_level(2, 2, inner=10e9, outer=100e6).rate("host0", "host2")
@@ -207,15 +235,25 @@ def uniform(hosts: int, rate: float | None = None, wire: Wire = Wire(), **more: 
     return Network(tuple(Host(f"host{i}", rate, rate) for i in range(hosts)), wire=wire, **more)  # type: ignore[arg-type]
 
 
-def two_level(nodes: int, per_node: int, inner: float | None, outer: float | None, wire: Wire = Wire(), **more: object) -> Network:
-    """Nodes of `per_node` hosts at rate `inner`, joined through a core at rate `outer`; `wire` is met between nodes only.
+def two_level(
+    nodes: int,
+    per_node: int,
+    inner: float | None,
+    outer: float | None,
+    wire: Wire = Wire(),
+    **more: object,
+) -> Network:
+    """Nodes of `per_node` hosts at rate `inner`, joined through a core at rate `outer`; `wire` is
+    met between nodes only.
 
     Example:
         >>> network = two_level(2, 2, inner=10e9, outer=100e6, wire=Wire(rtt=0.05))
         >>> network.between("host0", "host1").rtt, network.between("host0", "host2").rtt
         (0.0, 0.05)
     """
-    hosts = tuple(Host(f"host{i}", inner, inner, f"node{i // per_node}") for i in range(nodes * per_node))
+    hosts = tuple(
+        Host(f"host{i}", inner, inner, f"node{i // per_node}") for i in range(nodes * per_node)
+    )
     half = Wire(wire.rtt / 2, wire.jitter / 2, 1 - (1 - wire.loss) ** 0.5)
     links = tuple(Link((f"node{node}", "core"), outer, outer, half) for node in range(nodes))
     return Network(hosts, links, **more)  # type: ignore[arg-type]
@@ -225,11 +263,18 @@ def _changed(now: Network, change: Change) -> Network:
     rates = {name: value for name in ("up", "down") if (value := getattr(change, name)) is not None}
     if change.link is not None:
         there = set(change.link)
-        links = (replace(link, **rates, wire=change.on(link.wire)) if set(link.between) == there else link for link in now.links)
+        links = (
+            replace(link, **rates, wire=change.on(link.wire))
+            if set(link.between) == there
+            else link
+            for link in now.links
+        )
         return replace(now, links=tuple(links))
     if change.pair is not None:
         others = [pair for pair in now.pairs if set(pair.between) != set(change.pair)]
-        return replace(now, pairs=(*others, Pair(change.pair, change.on(now.between(*change.pair)))))
+        return replace(
+            now, pairs=(*others, Pair(change.pair, change.on(now.between(*change.pair))))
+        )
     whose = set(change.hosts or now.names)
     hosts = tuple(replace(host, **rates) if host.name in whose else host for host in now.hosts)
     return replace(now, hosts=hosts, wire=change.on(now.wire))
@@ -260,7 +305,9 @@ def _wrong(network: Network) -> Iterator[str]:
         yield f"{len(names)} hosts: there may be 1 to {MOST_HOSTS}"
         return
     for name in dict.fromkeys((*names, *switches)):
-        if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 30):
+        if not (
+            name.isascii() and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 30
+        ):
             yield f"{name!r} is no name of a host or switch: up to 30 letters, digits, - and _"
     if len(set(names)) < len(names):
         yield f"two hosts have the same name: {', '.join(names)}"
@@ -273,7 +320,9 @@ def _wrong(network: Network) -> Iterator[str]:
     for whose, wire in wires.items():
         if not (0 <= wire.rtt <= 60 and 0 <= wire.jitter <= 60 and 0 <= wire.loss < 1):
             yield f"{whose}: {wire}: rtt and jitter are from 0 to 60 s, loss is below 100%"
-    for ends in [pair.between for pair in network.pairs] + [change.pair for change in network.changes if change.pair]:
+    for ends in [pair.between for pair in network.pairs] + [
+        change.pair for change in network.changes if change.pair
+    ]:
         if len(set(ends)) < 2 or not set(ends) <= set(names):
             yield f"a pair is two of the hosts {', '.join(names)}, not {' and '.join(ends)}"
     yield from _wrong_changes(network)
@@ -286,12 +335,19 @@ def _wrong_settings(network: Network) -> Iterator[str]:
     if not 0.001 <= network.queue <= 60:
         yield f"queue={network.queue:g} s is not from 1 ms to 60 s"
     limited: list[Host | Link | Change] = [*network.hosts, *network.links, *network.changes]
-    most = max((rate for each in limited for rate in (each.up, each.down) if rate is not None), default=0.0)
+    most = max(
+        (rate for each in limited for rate in (each.up, each.down) if rate is not None), default=0.0
+    )
     if most / 8 * max(network.queue, 0.002) > MOST_QUEUED:  # two milliseconds: twice the bucket
-        yield f"queue={network.queue:g} s at {most / 1e9:g} Gb/s is more than the 4.29 GB that tc holds back: ask for less of either"
+        yield (
+            f"queue={network.queue:g} s at {most / 1e9:g} Gb/s is more than the 4.29 GB that tc "
+            "holds back: ask for less of either"
+        )
     for key in network.sysctl:
         if not key.startswith("net."):
-            yield f"sysctl {key} is the whole machine's, not a host's: only net.* can be set in a lab"
+            yield (
+                f"sysctl {key} is the whole machine's, not a host's: only net.* can be set in a lab"
+            )
 
 
 def _wrong_links(network: Network) -> Iterator[str]:
@@ -305,7 +361,10 @@ def _wrong_links(network: Network) -> Iterator[str]:
     elif apart := [switch for switch in switches if not _path(network.links, switches[0], switch)]:
         yield f"no link leads from {switches[0]} to {', '.join(apart)}: join them by a link"
     elif len(network.links) > len(switches) - 1:
-        yield f"{len(network.links)} links between {len(switches)} switches make a loop: bridges need a tree"
+        yield (
+            f"{len(network.links)} links between {len(switches)} switches make a loop: bridges "
+            "need a tree"
+        )
 
 
 def _wrong_changes(network: Network) -> Iterator[str]:

@@ -1,7 +1,9 @@
-"""Open this user's folder for run-time files, and files in it, so that no other user can plant, replace or redirect them.
+"""Open this user's folder for run-time files, and files in it, so that no other user can plant,
+replace or redirect them.
 
-Every user of the machine may write in the shared temporary folder. So a folder or file there is used only after it is open and the kernel
-has said that this user owns it, that nobody else may write it, and that no symbolic link led to it.
+Every user of the machine may write in the shared temporary folder. So a folder or file there is
+used only after it is open and the kernel has said that this user owns it, that nobody else may
+write it, and that no symbolic link led to it.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # else opening a planted FI
 
 
 def folder() -> Path:
-    """Return where this user's run-time files go: below XDG_RUNTIME_DIR where that is private, else in the temporary folder."""
+    """Return where this user's run-time files go: below XDG_RUNTIME_DIR where that is private, else
+    in the temporary folder."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isabs(runtime) and _whose(runtime) == (os.geteuid(), 0o700):  # after `sudo` it may be another user's
+    if (
+        runtime and os.path.isabs(runtime) and _whose(runtime) == (os.geteuid(), 0o700)
+    ):  # after `sudo` it may be another user's
         return Path(runtime) / "thinwire"
     return Path(tempfile.gettempdir()) / f"thinwire-{os.geteuid()}"
 
@@ -48,14 +53,24 @@ def opened(make: bool) -> Iterator[int]:
             raise _refused(path, "the folder above it does not exist") from None
         raise
     except OSError as error:
-        why = "a symbolic link" if path.is_symlink() else "no folder" if path.exists() and not path.is_dir() else ""
+        why = (
+            "a symbolic link"
+            if path.is_symlink()
+            else "no folder"
+            if path.exists() and not path.is_dir()
+            else ""
+        )
         raise _refused(path, f"it is {why}" if why else str(error.strerror)) from error
     try:
         about = os.fstat(fd)
         if about.st_uid != os.geteuid():
-            raise _refused(path, f"it belongs to user {about.st_uid}, and this is user {os.geteuid()}")
+            raise _refused(
+                path, f"it belongs to user {about.st_uid}, and this is user {os.geteuid()}"
+            )
         if about.st_mode & 0o022:
-            raise _refused(path, f"other users may write in it (mode {stat.S_IMODE(about.st_mode):o})")
+            raise _refused(
+                path, f"other users may write in it (mode {stat.S_IMODE(about.st_mode):o})"
+            )
         yield fd
     finally:
         os.close(fd)
@@ -92,6 +107,7 @@ def _whose(path: str) -> tuple[int, int] | None:
 
 def _refused(path: Path, why: str) -> LabError:
     return LabError(
-        f"labs of this user cannot be noted in {path}: {why}. Another user may have put it there to lead this one astray: "
+        f"labs of this user cannot be noted in {path}: {why}. Another user may have put it there "
+        "to lead this one astray: "
         "remove it (as its owner or root), or set TMPDIR to a folder of your own"
     )

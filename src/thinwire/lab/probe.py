@@ -1,10 +1,11 @@
-"""Measures what a lab delivers, from inside its hosts. Run by path, `python -I probe.py ROLE …`, by `check.py`; standard library only.
+"""Measures what a lab delivers, from inside its hosts. Run by path, `python -I probe.py ROLE …`, by
+`check.py`; standard library only.
 
-    serve              answer the others, until killed
-    rtt HOST N         N times a byte there and back over one TCP connection: seconds of each, as JSON
-    flood HOST S SIZE  UDP packets of SIZE bytes for S seconds, as fast as the socket takes them: what arrived, and when
-    count HOST N SIZE RATE  N numbered UDP packets at RATE a second: which arrived
-    spin S             loops of arithmetic in S seconds
+    serve              answer the others, until killed rtt HOST N         N times a byte there and
+    back over one TCP connection: seconds of each, as JSON flood HOST S SIZE  UDP packets of SIZE
+    bytes for S seconds, as fast as the socket takes them: what arrived, and when count HOST N SIZE
+    RATE  N numbered UDP packets at RATE a second: which arrived spin S             loops of
+    arithmetic in S seconds
 
 Roles flood and count ask the server over TCP what arrived, so a lost answer is sent again.
 """
@@ -23,24 +24,32 @@ from typing import Any
 PORT = 7077
 QUIET_S = 1.0  # without a packet, all that will come has come
 HEAD = struct.Struct("!Q")
-SEGMENT, GRO = 103, 104  # of UDP: the kernel cuts a long buffer into packets, and joins packets into a long buffer
+SEGMENT, GRO = (
+    103,
+    104,
+)  # of UDP: the kernel cuts a long buffer into packets, and joins packets into a long buffer
 AT_ONCE = 20  # packets to a buffer
 
 
 def sink(connection: socket.socket, size: int) -> dict[str, Any]:
-    """Receive numbered packets of `size` bytes until told over the connection that all were sent, and then until it is quiet."""
+    """Receive numbered packets of `size` bytes until told over the connection that all were sent,
+    and then until it is quiet."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
         with contextlib.suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE, which root may
-        sock.setsockopt(socket.IPPROTO_UDP, GRO, 1)  # packets that arrive together may be read together
+        sock.setsockopt(
+            socket.IPPROTO_UDP, GRO, 1
+        )  # packets that arrive together may be read together
         sock.bind(("", 0))
         connection.sendall(json.dumps({"port": sock.getsockname()[1]}).encode() + b"\n")
         count, over, deadline = 0, False, 0.0
         seen: set[bytes] = set()
         marks: list[tuple[float, int]] = []  # (seconds, packets so far), to leave the beginning out
         while True:
-            ready = select.select([sock, *([] if over else [connection])], [], [], QUIET_S if over else None)[0]
+            ready = select.select(
+                [sock, *([] if over else [connection])], [], [], QUIET_S if over else None
+            )[0]
             if not ready:
                 break
             if connection in ready and not over:
@@ -114,9 +123,15 @@ def rtt(host: str, n: int) -> list[float]:
     return taken[1:]  # the first goes with the request
 
 
-def sent_to(host: str, size: int, send: Callable[[socket.socket, tuple[str, int]], int]) -> dict[str, Any]:
-    """Let `send(socket, address)` send numbered packets of `size` bytes; what it returns, and what arrived."""
-    with reached(host, b"sink %d" % size) as connection, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+def sent_to(
+    host: str, size: int, send: Callable[[socket.socket, tuple[str, int]], int]
+) -> dict[str, Any]:
+    """Let `send(socket, address)` send numbered packets of `size` bytes; what it returns, and what
+    arrived."""
+    with (
+        reached(host, b"sink %d" % size) as connection,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
         address = (socket.gethostbyname(host), json.loads(read_line(connection))["port"])
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         sent = send(sock, address)

@@ -1,4 +1,5 @@
-"""A command on every host of a lab: its environment, its lines, its end, and the network's schedule meanwhile."""
+"""A command on every host of a lab: its environment, its lines, its end, and the network's schedule
+meanwhile."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ OnLine = Callable[[str, str, bool], None]
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of a command. codes: by host, -n where signal n ended it; stopped: those that the lab had to end, and why.
+    """What came of a command. codes: by host, -n where signal n ended it; stopped: those that the
+    lab had to end, and why.
 
     counts: what went over each link meanwhile; line: how well packets were delayed.
     """
@@ -42,14 +44,23 @@ class Ran:
 
     @property
     def worst(self) -> int:
-        """The worst exit code, as a shell has it: 128 + n for signal n, 124 for a time-out; else hosts that the lab ended do not count."""
+        """The worst exit code, as a shell has it: 128 + n for signal n, 124 for a time-out; else
+        hosts that the lab ended do not count."""
         if "timeout" in self.stopped.values():
             return TIMED_OUT
         own = [code for host, code in self.codes.items() if host not in self.stopped]
         return max((128 - code if code < 0 else code for code in own), default=0)
 
 
-def run(lab: Lab, argv: Sequence[str], *, env: Mapping[str, str], timeout: float | None, grace: float, on_line: OnLine | None) -> Ran:
+def run(
+    lab: Lab,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout: float | None,
+    grace: float,
+    on_line: OnLine | None,
+) -> Ran:
     """See `Lab.run`."""
     if not argv:
         raise LabError("no command: say what to run on every host")
@@ -63,7 +74,9 @@ def run(lab: Lab, argv: Sequence[str], *, env: Mapping[str, str], timeout: float
     with _scheduled(lab, begun) as schedule:
         try:
             for rank, host in enumerate(lab.hosts):
-                own = {"PYTHONUNBUFFERED": "1"} | environment() | lab.environment(rank) | dict(env)  # else lines come late, or not at all
+                own = (
+                    {"PYTHONUNBUFFERED": "1"} | environment() | lab.environment(rank) | dict(env)
+                )  # else lines come late, or not at all
                 children[host] = _start(lab, host, argv, own, on_line or _print, readers)
             _watch(lab, children, stopped, begun, timeout, grace, schedule)
         finally:
@@ -73,10 +86,20 @@ def run(lab: Lab, argv: Sequence[str], *, env: Mapping[str, str], timeout: float
                 reader.join(max(0.0, until - time.monotonic()))
     for reader in readers:
         if reader.error is not None:
-            raise LabError(f"{reader.host}'s lines could not be told ({first_line(reader.error)}); the command ran on") from reader.error
+            raise LabError(
+                f"{reader.host}'s lines could not be told ({first_line(reader.error)}); the "
+                "command ran on"
+            ) from reader.error
     seconds = time.monotonic() - begun
     counts = {name: count.since(before[name]) for name, count in lab.counts().items()}
-    return Ran({host: _code(child) for host, child in children.items()}, stopped, seconds, counts, lab.line_stats(), schedule.done)
+    return Ran(
+        {host: _code(child) for host, child in children.items()},
+        stopped,
+        seconds,
+        counts,
+        lab.line_stats(),
+        schedule.done,
+    )
 
 
 def check_seconds(timeout: float | None, grace: float) -> None:
@@ -87,10 +110,19 @@ def check_seconds(timeout: float | None, grace: float) -> None:
     """
     for name, value in (("timeout", timeout), ("grace", grace)):
         if value is not None and not 0 <= value <= threading.TIMEOUT_MAX:
-            raise LabError(f"{name}={value:g} s cannot be waited for: say a number of seconds from 0 on")
+            raise LabError(
+                f"{name}={value:g} s cannot be waited for: say a number of seconds from 0 on"
+            )
 
 
-def _start(lab: Lab, host: str, argv: Sequence[str], env: Mapping[str, str], on_line: OnLine, readers: list[_Reader]) -> Child:
+def _start(
+    lab: Lab,
+    host: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    on_line: OnLine,
+    readers: list[_Reader],
+) -> Child:
     ends = [os.pipe(), os.pipe()]
     try:
         child = lab.popen(host, argv, stdout=ends[0][1], stderr=ends[1][1], env=env)
@@ -108,7 +140,8 @@ def _start(lab: Lab, host: str, argv: Sequence[str], env: Mapping[str, str], on_
 
 
 class _Reader(threading.Thread):
-    """Tells the lines of one stream. It reads on when they cannot be told: else the command would stop, or be killed."""
+    """Tells the lines of one stream. It reads on when they cannot be told: else the command would
+    stop, or be killed."""
 
     def __init__(self, fd: int, host: str, complaint: bool, on_line: OnLine) -> None:
         super().__init__(name=f"lab lines of {host}", daemon=True)
@@ -131,7 +164,8 @@ def _print(host: str, line: str, complaint: bool) -> None:
 
 
 def tell(out: TextIO, line: str) -> None:
-    """Print a line: what the stream's encoding lacks as `\\u2192`, and nothing once nobody reads it, as after `| head`."""
+    """Print a line: what the stream's encoding lacks as `\\u2192`, and nothing once nobody reads
+    it, as after `| head`."""
     encoding = out.encoding or "utf-8"
     try:
         out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -1,4 +1,5 @@
-"""What a network is in the words of `ip`, `tc` and `iptables`: text only, so that it can be read and tested without a network."""
+"""What a network is in the words of `ip`, `tc` and `iptables`: text only, so that it can be read
+and tested without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +26,11 @@ def address(rank: int) -> str:
 
 def hosts_file(network: Network) -> str:
     """/etc/hosts: every host by name."""
-    lines = [f"{form}{address(rank)} {name}" for form in ("", "::ffff:") for rank, name in enumerate(network.names)]  # torch asks for both
+    lines = [
+        f"{form}{address(rank)} {name}"
+        for form in ("", "::ffff:")
+        for rank, name in enumerate(network.names)
+    ]  # torch asks for both
     return "\n".join(["127.0.0.1 localhost", *lines]) + "\n"
 
 
@@ -35,7 +40,8 @@ def port(rank: int) -> str:
 
 
 def delayer(rank: int) -> str:
-    """Where netem delays what reaches a host. It is no queue below the port's own limit, which would then not hold."""
+    """Where netem delays what reaches a host. It is no queue below the port's own limit, which
+    would then not hold."""
     return f"n{rank}"
 
 
@@ -51,18 +57,28 @@ def bridges(network: Network) -> Iterator[str]:
         yield f"link add {name} mtu {network.mtu} type bridge mcast_snooping 0"
         yield f"link set {name} up"
     for i, link in enumerate(network.links):
-        yield f"link add {trunk(i, 0)} mtu {network.mtu} type veth peer name {trunk(i, 1)} mtu {network.mtu}"
+        yield (
+            f"link add {trunk(i, 0)} mtu {network.mtu} type veth peer name {trunk(i, 1)} mtu "
+            f"{network.mtu}"
+        )
         for end in range(2):
             yield f"link set {trunk(i, end)} master {bridge[link.between[end]]} up"
 
 
 def ports(network: Network, pids: Mapping[str, int], netem: Container[str] = ()) -> Iterator[str]:
-    """Lines of `ip -batch` that join the hosts to their switches. netem: those that it delays, on a device between port and host."""
+    """Lines of `ip -batch` that join the hosts to their switches. netem: those that it delays, on a
+    device between port and host."""
     for rank, host in enumerate(network.hosts):
         end = delayer(rank) if host.name in netem else port(rank)
-        yield f"link add {end} mtu {network.mtu} type veth peer name {DEV} mtu {network.mtu} netns {pids[host.name]}"
+        yield (
+            f"link add {end} mtu {network.mtu} type veth peer name {DEV} mtu {network.mtu} netns "
+            f"{pids[host.name]}"
+        )
         if host.name in netem:
-            yield f"link add {port(rank)} mtu {network.mtu} type veth peer name q{rank} mtu {network.mtu}"
+            yield (
+                f"link add {port(rank)} mtu {network.mtu} type veth peer name q{rank} mtu "
+                f"{network.mtu}"
+            )
             yield f"link add d{rank} mtu {network.mtu} type bridge mcast_snooping 0"
             for each in (end, f"q{rank}"):
                 yield f"link set {each} master d{rank} up"
@@ -100,18 +116,23 @@ def rates(network: Network) -> dict[tuple[str | None, str], float | None]:
 def limited(network: Network, device: str, rate: float | None) -> str:
     """The line of `tc -batch` that holds a device to a rate.
 
-    The bucket holds a millisecond of the rate (at least 16 kB): all that a pause can save up for a burst.
+    The bucket holds a millisecond of the rate (at least 16 kB): all that a pause can save up for a
+    burst.
     """
     if rate is None:
         return f"qdisc del dev {device} root"
     burst = max(16_000, int(rate / 8 * 1e-3), 2 * network.mtu)
     limit = max(int(rate / 8 * network.queue), 2 * burst)
-    return f"qdisc replace dev {device} root handle 1: tbf rate {rate:.0f}bit burst {burst} limit {limit}"
+    return (
+        f"qdisc replace dev {device} root handle 1: tbf rate {rate:.0f}bit burst {burst} limit "
+        f"{limit}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What comes to a host from some others, which meet the same wire at all times. number: its class, or its NFQUEUE."""
+    """What comes to a host from some others, which meet the same wire at all times. number: its
+    class, or its NFQUEUE."""
 
     to: str
     number: int
@@ -130,18 +151,24 @@ def queues(network: Network) -> list[Queue]:
                 alike.setdefault(tuple(now.between(other, host) for now in times), []).append(other)
         for wires, sources in alike.items():
             if not all(wire.bare for wire in wires):
-                found.append(Queue(host, len(found) + 1, tuple(sources), any(wire.loss for wire in wires)))
+                found.append(
+                    Queue(host, len(found) + 1, tuple(sources), any(wire.loss for wire in wires))
+                )
     return found
 
 
 def queue_rules(network: Network, queue: Queue) -> list[list[str]]:
     """Commands on the host that send what comes from a queue's sources through it."""
     where = [address(network.names.index(source)) for source in queue.sources]
-    return [["-A", "INPUT", "-i", DEV, "-s", each, "-j", "NFQUEUE", "--queue-num", str(queue.number)] for each in where]
+    return [
+        ["-A", "INPUT", "-i", DEV, "-s", each, "-j", "NFQUEUE", "--queue-num", str(queue.number)]
+        for each in where
+    ]
 
 
 def netem_tree(network: Network, queues: list[Queue], seeded: bool) -> Iterator[str]:
-    """Lines of `tc -batch` by which netem delays what comes to a host from each of the queues' sources."""
+    """Lines of `tc -batch` by which netem delays what comes to a host from each of the queues'
+    sources."""
     device = delayer(network.names.index(queues[0].to))
     yield f"qdisc add dev {device} root handle 10: htb"
     for i, queue in enumerate(queues, 1):
@@ -149,15 +176,26 @@ def netem_tree(network: Network, queues: list[Queue], seeded: bool) -> Iterator[
         yield netem(network, queue, i, "add", seeded)
         for source in queue.sources:
             where = address(network.names.index(source))
-            yield f"filter add dev {device} parent 10: protocol ip u32 match ip src {where}/32 flowid 10:{i}"
+            yield (
+                f"filter add dev {device} parent 10: protocol ip u32 match ip src {where}/32 "
+                f"flowid 10:{i}"
+            )
 
 
 def netem(network: Network, queue: Queue, place: int, verb: str, seeded: bool) -> str:
     """The line that sets one of them. netem draws uniformly from delay ± jitter."""
     wire = network.between(queue.sources[0], queue.to)
     delay, jitter = (wire.rtt / 2 + wire.jitter / 4) * 1e6, wire.jitter / 4 * 1e6
-    told = f"delay {delay:.0f}us" + (f" {jitter:.0f}us" if jitter else "") + (f" loss random {wire.loss * 100:.6f}%" if wire.loss else "")
+    told = (
+        f"delay {delay:.0f}us"
+        + (f" {jitter:.0f}us" if jitter else "")
+        + (f" loss random {wire.loss * 100:.6f}%" if wire.loss else "")
+    )
     if seeded:
-        told += f" seed {(network.seed << 16 | queue.number) % (1 << 64)}"  # never 0, which tc would leave out
+        # never 0, which tc would leave out
+        told += f" seed {(network.seed << 16 | queue.number) % (1 << 64)}"
     device = delayer(network.names.index(queue.to))
-    return f"qdisc {verb} dev {device} parent 10:{place} handle {10 + place}: netem limit {NETEM_PACKETS} {told}"
+    return (
+        f"qdisc {verb} dev {device} parent 10:{place} handle {10 + place}: netem limit "
+        f"{NETEM_PACKETS} {told}"
+    )

@@ -1,7 +1,10 @@
-"""Where a lab's commands run: one space for the switches and one for each host, each with a network of its own.
+"""Where a lab's commands run: one space for the switches and one for each host, each with a network
+of its own.
 
-A space is a keeper process and a socket to it. All of them live in one process namespace, which ends when this process lets go of the
-sockets: by `close`, by Ctrl-C, or because it was killed. Nothing of the machine's own network is touched or seen.
+A space is a keeper process and a socket to it. All of them live in one process namespace, which
+ends when this process lets go of the
+sockets: by `close`, by Ctrl-C, or because it was killed. Nothing of the machine's own network is
+touched or seen.
 """
 
 from __future__ import annotations
@@ -80,7 +83,10 @@ class Child:
         """
         self._told.wait(ANSWER_S)
         if self._error or not self._told.is_set():
-            raise LabError(f"{self.space.name}: cannot run {self.argv[0]!r}: {self._error or 'no answer from the lab'}")
+            raise LabError(
+                f"{self.space.name}: cannot run {self.argv[0]!r}: "
+                f"{self._error or 'no answer from the lab'}"
+            )
         return self
 
     def lost(self) -> None:
@@ -124,11 +130,19 @@ class Space:
         with open(os.devnull, "r+b") as null:
             fds = [null.fileno() if fd is None else fd for fd in (stdin, stdout, stderr)]
             child = self._ask(
-                argv, {"argv": list(argv), "env": dict(environment() if env is None else env), "cwd": cwd or os.getcwd()}, fds
+                argv,
+                {
+                    "argv": list(argv),
+                    "env": dict(environment() if env is None else env),
+                    "cwd": cwd or os.getcwd(),
+                },
+                fds,
             )
         return child.started()
 
-    def call(self, argv: Sequence[str], text: str = "", allowed: bool = False, timeout: float = ANSWER_S) -> str:
+    def call(
+        self, argv: Sequence[str], text: str = "", allowed: bool = False, timeout: float = ANSWER_S
+    ) -> str:
         """What a command writes to standard output, given `text` on standard input.
 
         Raises:
@@ -140,16 +154,24 @@ class Space:
             if code is None:
                 child.stop(1.0)
                 raise LabError(f"{self.name}: {' '.join(argv)} was not done within {timeout:g} s")
-            said, complaint = (os.pread(each.fileno(), 1 << 24, 0).decode(errors="replace") for each in (out, err))
+            said, complaint = (
+                os.pread(each.fileno(), 1 << 24, 0).decode(errors="replace") for each in (out, err)
+            )
         if code and not allowed:
-            raise LabError(f"{self.name}: {' '.join(argv)} failed: {complaint.strip() or said.strip() or f'exit code {code}'}")
+            raise LabError(
+                f"{self.name}: {' '.join(argv)} failed: "
+                f"{complaint.strip() or said.strip() or f'exit code {code}'}"
+            )
         return said
 
     def host(self, name: str, hosts_file: str) -> tuple[Space, int, list[str]]:
-        """A new host: its space, its process number in the lab, and what it could not have of its own."""
+        """A new host: its space, its process number in the lab, and what it could not have of its
+        own."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
-            child = self._ask(["host"], {"host": name, "hosts_file": hosts_file}, [there.fileno()]).started()
+            child = self._ask(
+                ["host"], {"host": name, "hosts_file": hosts_file}, [there.fileno()]
+            ).started()
         here.settimeout(ANSWER_S)
         try:
             answer = here.recv(1 << 17)
@@ -204,23 +226,42 @@ class Space:
 
 
 def switches() -> tuple[Space, subprocess.Popen[bytes]]:
-    """The first space of a new lab, and the process that keeps it; as root or, by a user namespace, as anybody.
+    """The first space of a new lab, and the process that keeps it; as root or, by a user namespace,
+    as anybody.
 
     Raises:
         LabError: a program is missing, or this machine allows no namespaces.
     """
     if sys.platform != "linux":
-        raise LabError(f"a lab needs Linux's network namespaces, and this is {sys.platform}: run it in a Linux virtual machine")
-    if missing := [name for name in NEEDED if shutil.which(name, path=environment()["PATH"]) is None]:
+        raise LabError(
+            f"a lab needs Linux's network namespaces, and this is {sys.platform}: run it in a "
+            "Linux virtual machine"
+        )
+    if missing := [
+        name for name in NEEDED if shutil.which(name, path=environment()["PATH"]) is None
+    ]:
         packages = sorted({NEEDED[name] for name in missing})
-        raise LabError(f"a lab needs {' and '.join(missing)}: install {' and '.join(packages)}, as in apt-get install {' '.join(packages)}")
+        raise LabError(
+            f"a lab needs {' and '.join(missing)}: install {' and '.join(packages)}, as in "
+            f"apt-get install {' '.join(packages)}"
+        )
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     kept = [sys.executable, "-I", str(KEEPER), str(there.fileno())]
     with _file() as err:
         with there:
             keeper = subprocess.Popen(
-                ["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *kept],
+                [
+                    "unshare",
+                    *user,
+                    "--net",
+                    "--mount",
+                    "--pid",
+                    "--fork",
+                    "--kill-child",
+                    "--mount-proc",
+                    *kept,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=err,
                 stderr=err,
@@ -235,7 +276,10 @@ def switches() -> tuple[Space, subprocess.Popen[bytes]]:
         except LabError as error:
             space.close()
             keeper.wait(ANSWER_S)
-            raise _not_allowed(os.pread(err.fileno(), 4096, 0).decode(errors="replace").strip() or first_line(error)) from error
+            raise _not_allowed(
+                os.pread(err.fileno(), 4096, 0).decode(errors="replace").strip()
+                or first_line(error)
+            ) from error
     return space, keeper
 
 
@@ -244,14 +288,19 @@ def _not_allowed(said: str) -> LabError:
     do = (
         "give the container CAP_SYS_ADMIN and CAP_NET_ADMIN (docker run --privileged)"
         if os.geteuid() == 0
-        else "run as root, or allow it: sysctl kernel.unprivileged_userns_clone=1 (Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0)"
+        else (
+            "run as root, or allow it: sysctl kernel.unprivileged_userns_clone=1 (Ubuntu: "
+            "kernel.apparmor_restrict_unprivileged_userns=0)"
+        )
     )
     return LabError(f"this machine gives {who} no network namespaces ({said}): {do}")
 
 
 def environment() -> dict[str, str]:
     """This process's, with a path that leads to ip and tc, too: a user's own often does not."""
-    return os.environ | {"PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])}
+    return os.environ | {
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    }
 
 
 def _file(text: str = "") -> Any:

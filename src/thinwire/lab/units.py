@@ -24,7 +24,10 @@ def rate(text: str) -> float:
     """
     value = float(round(_parse(text, RATES, "rate such as 100mbit")))
     if value < 8e3:
-        raise ValueError(f"{text!r} is below 8kbit, a packet in a second and a half: nothing could be trained over it")
+        raise ValueError(
+            f"{text!r} is below 8kbit, a packet in a second and a half: nothing could be trained "
+            "over it"
+        )
     return value
 
 
@@ -74,7 +77,11 @@ def rate_words(bits_per_s: float) -> str:
         >>> rate_words(1e8), rate_words(2.5e9)
         ('100mbit', '2.5gbit')
     """
-    unit = next(unit for unit in ("gbit", "mbit", "kbit", "bit") if bits_per_s >= RATES[unit] or unit == "bit")
+    unit = next(
+        unit
+        for unit in ("gbit", "mbit", "kbit", "bit")
+        if bits_per_s >= RATES[unit] or unit == "bit"
+    )
     return f"{bits_per_s / RATES[unit]:.12g}{unit}"
 
 

@@ -1,4 +1,5 @@
-"""On which tensors: gradients during backward, Adam's momentum, deltas of many local steps, or the parameters themselves."""
+"""On which tensors: gradients during backward, Adam's momentum, deltas of many local steps, or the
+parameters themselves."""
 
 from thinwire.on.deltas import deltas
 from thinwire.on.gradients import gradients

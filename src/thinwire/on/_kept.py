@@ -22,39 +22,56 @@ def misfits(target: str, outer: Outer | None, store: Store, place: Place) -> lis
         reasons.append(f"{target}(store={store!r}): choose 'bf16', or None for the work dtype")
     if store == "bf16" and isinstance(outer, optim):
         reasons.append(
-            f"{target}({outer!r}, store='bf16'): averages such as Adam's move by less than bfloat16 can tell, so they would stand still. "
+            f"{target}({outer!r}, store='bf16'): averages such as Adam's move by less than "
+            "bfloat16 can tell, so they would stand still. "
             "Take nesterov(…) or sgd(…), or place='cpu' to save an accelerator's memory"
         )
     if place not in (None, "cpu"):
-        reasons.append(f"{target}(place={place!r}): choose 'cpu', or None for where the parameters are")
+        reasons.append(
+            f"{target}(place={place!r}): choose 'cpu', or None for where the parameters are"
+        )
     return reasons
 
 
 def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, place: Place) -> State:
-    """An anchor and the outer optimiser's state for it; float32 in bfloat16, on the host, as asked. float64 is never narrowed."""
-    state = State({"anchor": Leaf(anchor, "replicated", bucket.spec)}, {"outer": outer.settled(bucket).init(bucket.spec, anchor)})
+    """An anchor and the outer optimiser's state for it; float32 in bfloat16, on the host, as asked.
+    float64 is never narrowed."""
+    state = State(
+        {"anchor": Leaf(anchor, "replicated", bucket.spec)},
+        {"outer": outer.settled(bucket).init(bucket.spec, anchor)},
+    )
     for _, leaf in state.walk():
         narrow = leaf.spec is not None and store == "bf16" and leaf.value.dtype == torch.float32
-        device = leaf.value.device if leaf.value.is_meta else place or leaf.value.device  # what has no storage is only counted
+        device = (
+            leaf.value.device if leaf.value.is_meta else place or leaf.value.device
+        )  # what has no storage is only counted
         leaf.value = leaf.value.to(device, torch.bfloat16 if narrow else leaf.value.dtype)
     return state
 
 
 def twin(state: State) -> State:
-    """A state that may be updated without a change to this one; tensors are shared, as they are never written into."""
+    """A state that may be updated without a change to this one; tensors are shared, as they are
+    never written into."""
     return State(
-        {name: copy.copy(leaf) for name, leaf in state.leaves.items()}, {name: twin(child) for name, child in state.children.items()}
+        {name: copy.copy(leaf) for name, leaf in state.leaves.items()},
+        {name: twin(child) for name, child in state.children.items()},
     )
 
 
 def put(leaf: Leaf, flat: Tensor, drawn_from: Tensor) -> None:
-    """Keep new values; where they are narrowed, by lot and right in the mean, alike on every rank that holds the same `drawn_from`.
+    """Keep new values; where they are narrowed, by lot and right in the mean, alike on every rank
+    that holds the same `drawn_from`.
 
-    To the nearest, an anchor would stand still wherever its moves are smaller than half a step of bfloat16 (1/512 of the value).
+    To the nearest, an anchor would stand still wherever its moves are smaller than half a step of
+    bfloat16 (1/512 of the value).
     """
     if leaf.value.dtype == torch.bfloat16 and flat.dtype == torch.float32:
-        lots = torch.Generator().manual_seed(int(drawn_from.contiguous().view(torch.int32).sum(dtype=torch.int64)) & (1 << 62) - 1)
-        noise = torch.randint(0, 1 << 16, flat.shape, dtype=torch.int32, generator=lots, device="cpu").to(flat.device)
+        lots = torch.Generator().manual_seed(
+            int(drawn_from.contiguous().view(torch.int32).sum(dtype=torch.int64)) & (1 << 62) - 1
+        )
+        noise = torch.randint(
+            0, 1 << 16, flat.shape, dtype=torch.int32, generator=lots, device="cpu"
+        ).to(flat.device)
         bits = (flat.contiguous().view(torch.int32) + noise).bitwise_and_(-(1 << 16))
         flat = bits.view(torch.float32)  # its low 16 bits are zero, so bfloat16 holds it exactly
     leaf.flat = flat

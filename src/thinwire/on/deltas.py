@@ -1,13 +1,15 @@
-"""Parameter deltas: what many local steps have done, sent as one pseudo-gradient to an outer optimiser.
+"""Parameter deltas: what many local steps have done, sent as one pseudo-gradient to an outer
+optimiser.
 
 Every rank holds the same anchor A. Steps:
     1. each rank takes its own optimiser steps from A to w_k
     2. at a launch, delta = sum of (weight share) · (A - w_k) travels
     3. at the landing, A = outer(A, delta), and w_k = alpha · w_k + (1 - alpha) · A
-Eager: at the launch a rank goes on from outer(A, its own delta); at the landing it moves by what the mean says otherwise.
-Bytes fall by the period. The anchor is what ranks agree on, so validate and save it (`with sync.common_weights():`).
-(DiLoCo, Douillard et al. 2023, arXiv:2311.08105; delayed and merged with alpha, Streaming DiLoCo, arXiv:2501.18512; eager updates, Kale,
-Douillard & Donchev 2025, arXiv:2502.12996.)
+Eager: at the launch a rank goes on from outer(A, its own delta); at the landing it moves by what
+the mean says otherwise. Bytes fall by the period. The anchor is what ranks agree on, so validate
+and save it (`with sync.common_weights():`). (DiLoCo, Douillard et al. 2023, arXiv:2311.08105;
+delayed and merged with alpha, Streaming DiLoCo, arXiv:2501.18512; eager updates, Kale, Douillard &
+Donchev 2025, arXiv:2502.12996.)
 """
 
 from __future__ import annotations
@@ -27,20 +29,25 @@ from thinwire.registry import spelled_out
 
 @dataclass(frozen=True, repr=False)
 class deltas(Target):
-    """Mean pseudo-gradients into an outer optimiser; a step is an optimiser step. One anchor (and the outer state) of memory, float32.
+    """Mean pseudo-gradients into an outer optimiser; a step is an optimiser step. One anchor (and
+    the outer state) of memory, float32.
 
     Args:
-        outer: `nesterov(lr, momentum)`, `sgd(lr, momentum)`, or `optim(name, settings)` for any optimiser of torch.
-        alpha: how much of its own parameters a rank keeps at a landing, in [0, 1]; 0 starts every round at the anchor, 1 never looks at it.
-        eager: apply the own delta at the launch, as if it were the mean, and put that right at the landing. Steps taken meanwhile count in
-            full, so alpha must be 0.
-        store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory. Anchors are rounded at random
-            (unbiased, alike on all ranks), outer state to the nearest; not with `optim`, whose averages that would halt.
-        place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer optimiser there.
+        outer: `nesterov(lr, momentum)`, `sgd(lr, momentum)`, or `optim(name, settings)` for any
+            optimiser of torch.
+        alpha: how much of its own parameters a rank keeps at a landing, in [0, 1]; 0 starts every
+            round at the anchor, 1 never looks at it.
+        eager: apply the own delta at the launch, as if it were the mean, and put that right at the
+            landing. Steps taken meanwhile count in full, so alpha must be 0.
+        store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory.
+            Anchors are rounded at random (unbiased, alike on all ranks), outer state to the
+            nearest; not with `optim`, whose averages that would halt.
+        place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer
+            optimiser there.
 
     Raises:
-        StrategyError: alpha outside [0, 1], eager with an alpha, another word, `optim` in bf16. With a strategy: a delay as long as
-            the steps from one launch to the next, or longer.
+        StrategyError: alpha outside [0, 1], eager with an alpha, another word, `optim` in bf16.
+            With a strategy: a delay as long as the steps from one launch to the next, or longer.
 
     Example:
         >>> deltas(outer=nesterov(0.7, 0.9))
@@ -59,9 +66,15 @@ class deltas(Target):
     def __post_init__(self) -> None:
         reasons = []
         if not 0 <= self.alpha <= 1:
-            reasons.append(f"deltas(alpha={self.alpha}): the share of its own parameters that a rank keeps lies in [0, 1]")
+            reasons.append(
+                f"deltas(alpha={self.alpha}): the share of its own parameters that a rank keeps "
+                "lies in [0, 1]"
+            )
         if self.eager and self.alpha:
-            reasons.append(f"deltas(alpha={self.alpha}, eager=True): steps taken since the launch are kept in full; take alpha=0")
+            reasons.append(
+                f"deltas(alpha={self.alpha}, eager=True): steps taken since the launch are kept "
+                "in full; take alpha=0"
+            )
         reasons += misfits("deltas", self.outer, self.store, self.place)
         if reasons:
             raise StrategyError(reasons)
@@ -72,7 +85,8 @@ class deltas(Target):
     def refuses(self, when: Schedule, what: Codec) -> str | None:
         if when.delay and when.delay >= when.gap:
             return (
-                f"Cannot use {when!r} on deltas(…): a delta must land before the next one is taken, or local progress counts twice. "
+                f"Cannot use {when!r} on deltas(…): a delta must land before the next one is "
+                "taken, or local progress counts twice. "
                 f"Take a delay below {when.gap}, the fewest steps from one launch to the next"
             )
         return None
@@ -80,15 +94,23 @@ class deltas(Target):
     def init(self, bucket: Bucket) -> State:
         anchor = bucket.weights()
         state = anchored(bucket, anchor, self.outer, self.store, self.place)
-        if self.eager:  # how far the launch has moved this rank on its own: nothing (one zero) while no flight is in the air
-            state.leaves["ahead"] = Leaf(torch.zeros((), dtype=anchor.dtype, device=anchor.device), "private", part=bucket.spec.key)
+        # how far the launch has moved this rank on its own: nothing (one zero) while no flight is
+        # in the air
+        if self.eager:
+            state.leaves["ahead"] = Leaf(
+                torch.zeros((), dtype=anchor.dtype, device=anchor.device),
+                "private",
+                part=bucket.spec.key,
+            )
         return state
 
     def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
         own, anchor = bucket.weights(), state["anchor"].flat
         delta = torch.sub(anchor.to(own.device), own, out=own)
         if self.eager:
-            moved = self.outer.settled(bucket).update(anchor, delta.to(anchor.device), twin(state.child("outer")), bucket.spec)
+            moved = self.outer.settled(bucket).update(
+                anchor, delta.to(anchor.device), twin(state.child("outer")), bucket.spec
+            )
             bucket.set_weights(moved)
             moved = moved.to(own.device)
             state["ahead"].value = torch.sub(moved, anchor.to(own.device), out=moved)
@@ -98,15 +120,23 @@ class deltas(Target):
         leaf = state["anchor"]
         before = leaf.flat
         delta = total.to(before.device, before.dtype)
-        put(leaf, self.outer.settled(bucket).update(before, delta, state.child("outer"), bucket.spec), drawn_from=delta)
+        put(
+            leaf,
+            self.outer.settled(bucket).update(before, delta, state.child("outer"), bucket.spec),
+            drawn_from=delta,
+        )
         anchor = leaf.flat.to(total.device)
         if self.eager:
             ahead = state["ahead"]
-            put_right = torch.sub(anchor, before.to(total.device)).sub_(ahead.value.to(total.device))
+            put_right = torch.sub(anchor, before.to(total.device)).sub_(
+                ahead.value.to(total.device)
+            )
             bucket.set_weights(bucket.weights().add_(put_right))
             ahead.value = torch.zeros((), dtype=anchor.dtype, device=anchor.device)
         else:
-            bucket.set_weights(torch.lerp(anchor, bucket.weights(), self.alpha) if self.alpha else anchor)
+            bucket.set_weights(
+                torch.lerp(anchor, bucket.weights(), self.alpha) if self.alpha else anchor
+            )
 
     def common(self, bucket: Bucket, state: State) -> Tensor:
         return state["anchor"].flat

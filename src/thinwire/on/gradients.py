@@ -1,9 +1,10 @@
 """Gradients, synchronised during backward: the mean is in `.grad` when `backward()` returns.
 
-G = sum over ranks of (w_k / sum w) · g_k, with equal weights the mean over ranks, as in data parallelism.
-Where it lands tau steps late, `compensate=c` adds c · G² · (w(t) - w(t - tau)), entry by entry: the change of the gradient since then to
-first order, with G² in place of the Hessian's diagonal (DC-ASGD, Zheng et al. 2017, arXiv:1609.08326).
-`then="sign"` leaves of it the signs (signSGD with a mean in place of a vote, Bernstein et al. 2018, arXiv:1802.04434; DeMo's last step,
+G = sum over ranks of (w_k / sum w) · g_k, with equal weights the mean over ranks, as in data
+parallelism. Where it lands tau steps late, `compensate=c` adds c · G² · (w(t) - w(t - tau)), entry
+by entry: the change of the gradient since then to first order, with G² in place of the Hessian's
+diagonal (DC-ASGD, Zheng et al. 2017, arXiv:1609.08326). `then="sign"` leaves of it the signs
+(signSGD with a mean in place of a vote, Bernstein et al. 2018, arXiv:1802.04434; DeMo's last step,
 Peng, Quesnelle & Kingma 2024, arXiv:2411.19870).
 """
 
@@ -26,15 +27,17 @@ class gradients(Target):
 
     Args:
         reduce: "mean" over ranks, by their weights; or "sum", which no weight touches.
-        then: "sign" puts the signs of that in `.grad`: -1, 0 or 1, and NaN where it is not finite. With a plain
-            `torch.optim.SGD(lr)` every parameter moves by lr.
-        compensate: c above, at least 0; it keeps the parameters of the last tau / period + 1 launches.
+        then: "sign" puts the signs of that in `.grad`: -1, 0 or 1, and NaN where it is not finite.
+            With a plain `torch.optim.SGD(lr)` every parameter moves by lr.
+        compensate: c above, at least 0; it keeps the parameters of the last tau / period + 1
+            launches.
 
     Raises:
-        StrategyError: another word for `reduce` or `then`, or a compensation below 0. With a strategy: a staggered schedule, a delay that
-            lands in the middle of an accumulation, or a compensation of no delay.
-        AttachError: (at attach) with `then="sign"` an optimiser other than torch's SGD (or a subclass) without momentum; with that or a
-            compensation a GradScaler.
+        StrategyError: another word for `reduce` or `then`, or a compensation below 0. With a
+            strategy: a staggered schedule, a delay that lands in the middle of an accumulation, or
+            a compensation of no delay.
+        AttachError: (at attach) with `then="sign"` an optimiser other than torch's SGD (or a
+            subclass) without momentum; with that or a compensation a GradScaler.
 
     Example:
         >>> gradients(reduce="sum").mean
@@ -53,9 +56,13 @@ class gradients(Target):
         if self.reduce not in ("mean", "sum"):
             reasons.append(f"gradients(reduce={self.reduce!r}): choose 'mean' or 'sum'")
         if self.then not in (None, "sign"):
-            reasons.append(f"gradients(then={self.then!r}): choose 'sign', or None for the values themselves")
+            reasons.append(
+                f"gradients(then={self.then!r}): choose 'sign', or None for the values themselves"
+            )
         if not 0 <= self.compensate < float("inf"):
-            reasons.append(f"gradients(compensate={self.compensate}): a compensation is at least 0, and finite")
+            reasons.append(
+                f"gradients(compensate={self.compensate}): a compensation is at least 0, and finite"
+            )
         if reasons:
             raise StrategyError(reasons)
 
@@ -77,17 +84,21 @@ class gradients(Target):
     def refuses(self, when: Schedule, what: Codec) -> str | None:
         if when.fragments > 1:
             return (
-                f"Cannot use {when!r} on gradients(): an optimiser step needs every gradient, and fragments land at different steps. "
+                f"Cannot use {when!r} on gradients(): an optimiser step needs every gradient, and "
+                "fragments land at different steps. "
                 "Use deltas(…), or every(n)"
             )
         if when.delay % when.period or (when.delay and when.gap != when.period):
             return (
-                f"Cannot use {when!r} on gradients(): its means would land in the middle of an accumulation, when .grad holds a local sum. "
-                f"Take a delay that is a multiple of the period {when.period}, and no warm-up of another period"
+                f"Cannot use {when!r} on gradients(): its means would land in the middle of an "
+                "accumulation, when .grad holds a local sum. "
+                f"Take a delay that is a multiple of the period {when.period}, and no warm-up of "
+                "another period"
             )
         if self.compensate and not when.delay:
             return (
-                f"Cannot use {self!r} with {when!r}: no gradient lands late, so there is nothing to compensate. "
+                f"Cannot use {self!r} with {when!r}: no gradient lands late, so there is nothing "
+                "to compensate. "
                 "Use delayed(tau, …), or compensate=0"
             )
         return None
@@ -96,7 +107,12 @@ class gradients(Target):
         if not self.compensate:
             return State()
         now = bucket.weights()
-        return State({f"then{i}": Leaf(now, "replicated", bucket.spec) for i in range(bucket.when.delay // bucket.when.period + 1)})
+        return State(
+            {
+                f"then{i}": Leaf(now, "replicated", bucket.spec)
+                for i in range(bucket.when.delay // bucket.when.period + 1)
+            }
+        )
 
     def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
         kept = list(state.leaves.values())
@@ -107,9 +123,13 @@ class gradients(Target):
         return bucket.grads()  # scaled by the hooks, as they copied it
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
-        if self.compensate:  # launches come before landings in a step, so the oldest that is kept is what has landed
+        if (
+            self.compensate
+        ):  # launches come before landings in a step, so the oldest that is kept is what has landed
             moved = bucket.weights() - state["then0"].flat
-            total.add_((moved * total.to(moved.dtype).square()).mul_(self.compensate).to(total.dtype))
+            total.add_(
+                (moved * total.to(moved.dtype).square()).mul_(self.compensate).to(total.dtype)
+            )
         if self.then == "sign":
             signs = total.sign()
             total.mul_(0).add_(signs)  # 0 times what is not finite is NaN, whose sign would be 0

@@ -1,7 +1,8 @@
 """Outer optimisers: what a mean pseudo-gradient does to the anchor.
 
-With delta the mean of (anchor - w_k): `sgd(1.0)` puts the anchor on the mean of the ranks' parameters; `nesterov(0.7, 0.9)` is DiLoCo's
-(Douillard et al. 2023, arXiv:2311.08105). Same recurrences as `torch.optim.SGD`. `optim(name, settings)` is any other of torch's.
+With delta the mean of (anchor - w_k): `sgd(1.0)` puts the anchor on the mean of the ranks'
+parameters; `nesterov(0.7, 0.9)` is DiLoCo's (Douillard et al. 2023, arXiv:2311.08105). Same
+recurrences as `torch.optim.SGD`. `optim(name, settings)` is any other of torch's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from thinwire.errors import StrategyError
 from thinwire.kernels import memory
 from thinwire.words import expression
 
-RATES = {1: 0.4, 2: 0.6, 4: 0.6, 8: 0.8}  # by replicas, at momentum 0.9 and 30 local steps (Charles et al. 2025, arXiv:2503.09799)
+RATES = {
+    1: 0.4,
+    2: 0.6,
+    4: 0.6,
+    8: 0.8,
+}  # by replicas, at momentum 0.9 and 30 local steps (Charles et al. 2025, arXiv:2503.09799)
 LONG = 30  # local steps from which those rates hold
 MOMENTUM = 0.9
 
@@ -56,7 +62,9 @@ class sgd(Outer):
         if not self.momentum:
             return torch.sub(anchor, delta, alpha=self.lr, out=memory.empty_like(anchor))
         velocity = state["velocity"]
-        moved = velocity.flat = torch.mul(velocity.flat, self.momentum, out=memory.empty_like(delta)).add_(delta)
+        moved = velocity.flat = torch.mul(
+            velocity.flat, self.momentum, out=memory.empty_like(delta)
+        ).add_(delta)
         return torch.sub(anchor, moved, alpha=self.lr, out=memory.empty_like(anchor))
 
 
@@ -69,7 +77,8 @@ class nesterov(Outer):
         momentum: in (0, 1).
 
     Raises:
-        StrategyError: an argument outside the above, or no rate for a momentum other than 0.9, for which none are known.
+        StrategyError: an argument outside the above, or no rate for a momentum other than 0.9, for
+            which none are known.
 
     Example:
         >>> nesterov(0.7, 0.9)
@@ -82,12 +91,22 @@ class nesterov(Outer):
     def __post_init__(self) -> None:
         _check(self, MOMENTUM if self.lr is None else self.lr, self.momentum)
         if not self.momentum:
-            raise StrategyError(f"{self!r}: Nesterov's look-ahead needs a momentum; use sgd({1.0 if self.lr is None else self.lr})")
+            raise StrategyError(
+                f"{self!r}: Nesterov's look-ahead needs a momentum; use "
+                f"sgd({1.0 if self.lr is None else self.lr})"
+            )
         if self.lr is None and self.momentum != MOMENTUM:
-            raise StrategyError(f"{self!r}: good rates by replicas are known for a momentum of {MOMENTUM}; give the rate, too")
+            raise StrategyError(
+                f"{self!r}: good rates by replicas are known for a momentum of {MOMENTUM}; give "
+                "the rate, too"
+            )
 
     def settled(self, bucket: Bucket) -> nesterov:
-        return self if self.lr is not None else dataclasses.replace(self, lr=outer_rate(bucket.world, bucket.when.period))
+        return (
+            self
+            if self.lr is not None
+            else dataclasses.replace(self, lr=outer_rate(bucket.world, bucket.when.period))
+        )
 
     def init(self, spec: Spec, anchor: Tensor) -> State:
         return _velocity(spec, anchor)
@@ -95,7 +114,9 @@ class nesterov(Outer):
     def update(self, anchor: Tensor, delta: Tensor, state: State, spec: Spec) -> Tensor:
         assert self.lr is not None, "settled before"
         velocity = state["velocity"]
-        moved = velocity.flat = torch.mul(velocity.flat, self.momentum, out=memory.empty_like(delta)).add_(delta)
+        moved = velocity.flat = torch.mul(
+            velocity.flat, self.momentum, out=memory.empty_like(delta)
+        ).add_(delta)
         step = torch.add(delta, moved, alpha=self.momentum, out=memory.empty_like(delta))
         return torch.sub(anchor, step, alpha=self.lr, out=step)
 
@@ -103,9 +124,11 @@ class nesterov(Outer):
 def outer_rate(world: int, period: int) -> float:
     """A good rate of Nesterov's momentum of 0.9 for so many replicas and local steps.
 
-    From 30 local steps on it is what was found best: 0.4, 0.6, 0.6, 0.8 for 1, 2, 4, 8 replicas whatever the model's size, and 0.8 for more
-    (Charles et al. 2025, arXiv:2503.09799); between, by the logarithm of the replicas. Towards one local step it falls to 0.1, at which a
-    steady delta moves the anchor by itself and no further: lr = 0.1^(1 - t) · best^t, t = log H / log 30. That fall is Thinwire's own rule.
+    From 30 local steps on it is what was found best: 0.4, 0.6, 0.6, 0.8 for 1, 2, 4, 8 replicas
+    whatever the model's size, and 0.8 for more (Charles et al. 2025, arXiv:2503.09799); between, by
+    the logarithm of the replicas. Towards one local step it falls to 0.1, at which a steady delta
+    moves the anchor by itself and no further: lr = 0.1^(1 - t) · best^t, t = log H / log 30. That
+    fall is Thinwire's own rule.
 
     Example:
         >>> [outer_rate(world, 100) for world in (1, 2, 4, 8, 64)]
@@ -125,15 +148,17 @@ def outer_rate(world: int, period: int) -> float:
 
 @dataclass(frozen=True)
 class optim(Outer):
-    """Any optimiser of `torch.optim` that steps from gradients alone; each parameter has its own shape and state.
+    """Any optimiser of `torch.optim` that steps from gradients alone; each parameter has its own
+    shape and state.
 
     Args:
         name: its class, such as "AdamW" or "Muon" (which takes matrices only).
-        settings: its arguments as code, such as "lr=0.3, betas=(0.9, 0.95)"; what is left out is as by default.
+        settings: its arguments as code, such as "lr=0.3, betas=(0.9, 0.95)"; what is left out is as
+            by default.
 
     Raises:
-        StrategyError: no such optimiser, one that needs a closure or sparse gradients, or arguments that it refuses, in its own words.
-            At attach: a parameter that it refuses.
+        StrategyError: no such optimiser, one that needs a closure or sparse gradients, or arguments
+            that it refuses, in its own words. At attach: a parameter that it refuses.
 
     Example:
         >>> optim("SGD", "lr=0.7, momentum=0.9, nesterov=True").make([nn.Parameter(torch.zeros(2))]).defaults["nesterov"]
@@ -146,13 +171,20 @@ class optim(Outer):
     def __post_init__(self) -> None:
         self._settings()
         kind = getattr(torch.optim, self.name, None)
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer):
-            raise StrategyError(f"{self!r}: torch.optim has no optimiser of that name; take one such as 'AdamW'")
+        if not (
+            isinstance(kind, type)
+            and issubclass(kind, torch.optim.Optimizer)
+            and kind is not torch.optim.Optimizer
+        ):
+            raise StrategyError(
+                f"{self!r}: torch.optim has no optimiser of that name; take one such as 'AdamW'"
+            )
         try:
             self._first(torch.zeros(2, 2, dtype=torch.float64))
         except Exception as error:
             raise StrategyError(
-                f"{self!r}: it cannot take a step from a gradient alone: {type(error).__name__}: {str(error) or 'no reason given'}"
+                f"{self!r}: it cannot take a step from a gradient alone: {type(error).__name__}: "
+                f"{str(error) or 'no reason given'}"
             ) from error
 
     def make(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -167,13 +199,20 @@ class optim(Outer):
                 first = self._first(anchor[part.begin : part.end].view(part.shape))
             except Exception as error:
                 raise StrategyError(
-                    f"Cannot use {self!r} on {part.name!r} of shape {part.shape}: {error}. Take another outer optimiser"
+                    f"Cannot use {self!r} on {part.name!r} of shape {part.shape}: {error}. Take "
+                    "another outer optimiser"
                 ) from error
             leaves = {"rounds": Leaf(torch.tensor(0), "replicated", part=part.name)}
             for key, value in first.items():
-                span = spec.span(part.begin, part.end) if value.shape == part.shape and value.is_floating_point() and part.shape else None
+                span = (
+                    spec.span(part.begin, part.end)
+                    if value.shape == part.shape and value.is_floating_point() and part.shape
+                    else None
+                )
                 kept = torch.zeros_like(value).reshape(-1) if span is not None else value
-                leaves[key] = Leaf(kept, "replicated", span, None if span is not None else part.name)
+                leaves[key] = Leaf(
+                    kept, "replicated", span, None if span is not None else part.name
+                )
             children[str(i)] = State(leaves)
         return State(children=children)
 
@@ -182,9 +221,13 @@ class optim(Outer):
         params = [nn.Parameter(new[part.begin : part.end].view(part.shape)) for part in spec.parts]
         optimizer = self.make(params)
         for part, param, own in self._each(spec, params, state):
-            param.grad = delta[part.begin : part.end].view(part.shape).to(param.dtype, copy=True)  # some write into it
+            param.grad = (
+                delta[part.begin : part.end].view(part.shape).to(param.dtype, copy=True)
+            )  # some write into it
             if int(own["rounds"].value):
-                optimizer.state[param] = {key: _opened(leaf, param) for key, leaf in own.leaves.items() if key != "rounds"}
+                optimizer.state[param] = {
+                    key: _opened(leaf, param) for key, leaf in own.leaves.items() if key != "rounds"
+                }
         optimizer.step()
         for _, param, own in self._each(spec, params, state):
             own["rounds"].value = own["rounds"].value + 1
@@ -196,8 +239,13 @@ class optim(Outer):
                     leaf.value = value.to(leaf.value.device, copy=True)
         return new
 
-    def _each(self, spec: Spec, params: list[nn.Parameter], state: State) -> Iterator[tuple[Part, nn.Parameter, State]]:
-        return ((part, param, state.child(str(i))) for i, (part, param) in enumerate(zip(spec.parts, params, strict=True)))
+    def _each(
+        self, spec: Spec, params: list[nn.Parameter], state: State
+    ) -> Iterator[tuple[Part, nn.Parameter, State]]:
+        return (
+            (part, param, state.child(str(i)))
+            for i, (part, param) in enumerate(zip(spec.parts, params, strict=True))
+        )
 
     def _first(self, like: Tensor) -> dict[str, Tensor]:
         """What it keeps of one parameter after its first step."""
@@ -216,7 +264,8 @@ class optim(Outer):
             return {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
         except (SyntaxError, ValueError, AssertionError) as error:
             raise StrategyError(
-                f"optim({self.name!r}, {self.settings!r}): write settings such as 'lr=0.3, betas=(0.9, 0.95)': {error}"
+                f"optim({self.name!r}, {self.settings!r}): write settings such as 'lr=0.3, "
+                f"betas=(0.9, 0.95)': {error}"
             ) from error
 
 
@@ -233,7 +282,9 @@ def _opened(leaf: Leaf, param: Tensor) -> Tensor:
     """A kept tensor as the optimiser wants it."""
     if leaf.spec is not None:
         return leaf.flat.view(param.shape).clone()
-    return leaf.value.to(param.device, copy=True) if leaf.value.dim() else leaf.value.clone()  # counts stay on the host
+    return (
+        leaf.value.to(param.device, copy=True) if leaf.value.dim() else leaf.value.clone()
+    )  # counts stay on the host
 
 
 def _check(outer: Outer, lr: float, momentum: float) -> None:

@@ -1,12 +1,15 @@
 """The parameters themselves, averaged: local SGD, and a few of them at a time, SPARTA.
 
-Each rank takes its own optimiser steps; at a launch, w = sum of (w_k / sum w) · w_k. (Stich 2019, arXiv:1805.09767.)
-With `randomk(p)` only the entries that its lot falls on are averaged, and all others stay each rank's own: at every step another share p.
-(SPARTA, Beton et al. 2025, "Improving the Efficiency of Distributed Training using Sparse Parameter Averaging", openreview stFPf3gzq1.)
-With an outer optimiser each rank has an anchor a_k and outer state of its own. At a landing, with c = `pull` and M the mean that it hears,
+Each rank takes its own optimiser steps; at a launch, w = sum of (w_k / sum w) · w_k. (Stich 2019,
+arXiv:1805.09767.) With `randomk(p)` only the entries that its lot falls on are averaged, and all
+others stay each rank's own: at every step another share p. (SPARTA, Beton et al. 2025, "Improving
+the Efficiency of Distributed Training using Sparse Parameter Averaging", openreview stFPf3gzq1.)
+With an outer optimiser each rank has an anchor a_k and outer state of its own. At a landing, with c
+= `pull` and M the mean that it hears,
     d = c a_k - M(w + (c - 1) a) = M(a - w) + c (a_k - M(a)),    a_k = outer(a_k, d),    w_k = a_k
-so it follows the pseudo-gradients that it hears of, and its anchor is drawn towards the others'. Where M is the mean of all, anchors are
-equal, and that is DiLoCo; over `gossip()` it is NoLoCo's step, in one message. (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.)
+so it follows the pseudo-gradients that it hears of, and its anchor is drawn towards the others'.
+Where M is the mean of all, anchors are equal, and that is DiLoCo; over `gossip()` it is NoLoCo's
+step, in one message. (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.)
 """
 
 from __future__ import annotations
@@ -26,21 +29,25 @@ from thinwire.registry import spelled_out
 
 @dataclass(frozen=True, repr=False)
 class parameters(Target):
-    """The mean of all parameters, exact, or with `randomk(p)` of the entries that it draws; a step is an optimiser step.
+    """The mean of all parameters, exact, or with `randomk(p)` of the entries that it draws; a step
+    is an optimiser step.
 
     Args:
-        outer: `None` puts the mean in the parameters' place. `sgd(lr, momentum)`, `nesterov(lr)`, … moves this rank's own anchor towards
-            it: an anchor and the outer state of memory.
-        pull: c above, positive: how strongly anchors that differ are drawn together beside the pseudo-gradient. NoLoCo's gamma is
-            c · lr; only with `outer`.
-        store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory. Anchors are rounded at random
-            (unbiased), outer state to the nearest. Only with `outer`, and not `optim`, whose averages that would halt.
-        place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer optimiser there. Only with `outer`.
+        outer: `None` puts the mean in the parameters' place. `sgd(lr, momentum)`, `nesterov(lr)`, …
+            moves this rank's own anchor towards it: an anchor and the outer state of memory.
+        pull: c above, positive: how strongly anchors that differ are drawn together beside the
+            pseudo-gradient. NoLoCo's gamma is c · lr; only with `outer`.
+        store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory.
+            Anchors are rounded at random (unbiased), outer state to the nearest. Only with `outer`,
+            and not `optim`, whose averages that would halt.
+        place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer
+            optimiser there. Only with `outer`.
 
     Raises:
-        StrategyError: a pull that is not positive and finite, another word, `optim` in bf16, or a pull, store or place without `outer`.
-            With a strategy: a lossy codec other than a bare `randomk(p)`, which would put its errors into the weights; `randomk(p)` with
-            `outer`; or a delay, which would throw away the steps taken meanwhile.
+        StrategyError: a pull that is not positive and finite, another word, `optim` in bf16, or a
+            pull, store or place without `outer`. With a strategy: a lossy codec other than a bare
+            `randomk(p)`, which would put its errors into the weights; `randomk(p)` with `outer`; or
+            a delay, which would throw away the steps taken meanwhile.
 
     Example:
         >>> from thinwire.what import topk
@@ -61,13 +68,21 @@ class parameters(Target):
     def __post_init__(self) -> None:
         reasons = []
         if not 0 < self.pull < math.inf:
-            reasons.append(f"parameters(pull={self.pull}): what draws anchors together is positive, and finite")
+            reasons.append(
+                f"parameters(pull={self.pull}): what draws anchors together is positive, and finite"
+            )
         if self.outer is None and self.pull != 1.0:
-            reasons.append(f"parameters(pull={self.pull}): there are no anchors to draw together; give outer=, such as sgd(0.7, 0.5)")
+            reasons.append(
+                f"parameters(pull={self.pull}): there are no anchors to draw together; give "
+                "outer=, such as sgd(0.7, 0.5)"
+            )
         reasons += misfits("parameters", self.outer, self.store, self.place)
         for setting, word in (("store", self.store), ("place", self.place)):
             if self.outer is None and word is not None:
-                reasons.append(f"parameters({setting}={word!r}): there is no anchor to keep; give outer=, such as sgd(0.7, 0.5)")
+                reasons.append(
+                    f"parameters({setting}={word!r}): there is no anchor to keep; give outer=, "
+                    "such as sgd(0.7, 0.5)"
+                )
         if reasons:
             raise StrategyError(reasons)
 
@@ -85,17 +100,21 @@ class parameters(Target):
     def refuses(self, when: Schedule, what: Codec) -> str | None:
         if what.lossy and not what.partial:
             return (
-                f"Cannot use {what!r} on parameters(): its errors would be written into the weights (a sparse mean would erase them). "
-                "Use deltas(outer=sgd(1.0)), whose differences may be compressed, or identity(), or randomk(p) to average a share p"
+                f"Cannot use {what!r} on parameters(): its errors would be written into the "
+                "weights (a sparse mean would erase them). "
+                "Use deltas(outer=sgd(1.0)), whose differences may be compressed, or identity(), "
+                "or randomk(p) to average a share p"
             )
         if what.lossy and self.outer is not None:
             return (
-                f"Cannot use {what!r} on {self!r}: an outer step needs the mean of every parameter. Use identity(), or parameters() "
+                f"Cannot use {what!r} on {self!r}: an outer step needs the mean of every "
+                "parameter. Use identity(), or parameters() "
                 "without an outer optimiser"
             )
         if when.delay:
             return (
-                f"Cannot use {when!r} on parameters(): a mean that lands late would undo the steps taken meanwhile. "
+                f"Cannot use {when!r} on parameters(): a mean that lands late would undo the "
+                "steps taken meanwhile. "
                 "Use deltas(…, alpha=0.5)"
             )
         return None
@@ -119,7 +138,11 @@ class parameters(Target):
             leaf = state["anchor"]
             before = leaf.flat
             delta = before * self.pull - total.to(before.device, before.dtype)
-            put(leaf, self.outer.settled(bucket).update(before, delta, state.child("outer"), bucket.spec), drawn_from=delta)
+            put(
+                leaf,
+                self.outer.settled(bucket).update(before, delta, state.child("outer"), bucket.spec),
+                drawn_from=delta,
+            )
             bucket.set_weights(leaf.flat.to(total.device))
             return
         mask = bucket.spoken()

@@ -1,11 +1,14 @@
-"""Conformance checks: hand your member to the check of its kind, and every law of the house is tried on it.
+"""Conformance checks: hand your member to the check of its kind, and every law of the house is
+tried on it.
 
     from thinwire.testing import check_codec
 
     def test_ternary() -> None:
-        check_codec(ternary(), error_bound=lambda x, spec, seat: x.abs().max().expand_as(x), unbiased=True)
+        check_codec(ternary(), error_bound=lambda x, spec, seat: x.abs().max().expand_as(x),
+        unbiased=True)
 
-A broken law raises AssertionError, which names the law, the member and the input. No test runner is needed.
+A broken law raises AssertionError, which names the law, the member and the input. No test runner is
+needed.
 """
 
 from thinwire.testing import known_levels, known_parts, known_sparse  # noqa: F401  they register bounds

@@ -36,11 +36,14 @@ def require(holds: bool, member: Member, law: str, case: str, why: str = "") -> 
         AssertionError: every(n=2) breaks the law 'one and one is three' on small numbers: it is 2
     """
     if not holds:
-        raise AssertionError(f"{member!r} breaks the law {law!r} on {case}{': ' if why else ''}{why}")
+        raise AssertionError(
+            f"{member!r} breaks the law {law!r} on {case}{': ' if why else ''}{why}"
+        )
 
 
 def specs() -> dict[str, Spec]:
-    """Spans that have broken codecs: parts of all roles, cut parts, a scalar, one value, none, other dtypes.
+    """Spans that have broken codecs: parts of all roles, cut parts, a scalar, one value, none,
+    other dtypes.
 
     Example:
         >>> {name: spec.numel for name, spec in specs().items() if spec.numel < 4}
@@ -59,12 +62,16 @@ def specs() -> dict[str, Spec]:
         "three values": Spec((Part("short", (3,), 0, "vector"),), 0, 3, torch.float32),
         "an empty span": many.span(480, 480),
         "no parts, no values": Spec((), 0, 0, torch.float32),
-        **{str(dtype).removeprefix("torch."): Spec(many.parts, 0, at, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64)},
+        **{
+            str(dtype).removeprefix("torch."): Spec(many.parts, 0, at, dtype)
+            for dtype in (torch.bfloat16, torch.float16, torch.float64)
+        },
     }
 
 
 def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
-    """One rank's values for a span, by what is awkward about them: (spec.numel,) spec.dtype, or spec.work where the name says so.
+    """One rank's values for a span, by what is awkward about them: (spec.numel,) spec.dtype, or
+    spec.work where the name says so.
 
     Example:
         >>> list(inputs(specs()["three values"], rank=0))
@@ -74,7 +81,11 @@ def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
 
     def normal(what: str, count: int = n) -> Tensor:
         digest = hashlib.blake2b(f"{what}/{rank}/{spec.key}".encode(), digest_size=4).digest()
-        return torch.randn(count, generator=torch.Generator().manual_seed(int.from_bytes(digest, "little")), dtype=torch.float64)
+        return torch.randn(
+            count,
+            generator=torch.Generator().manual_seed(int.from_bytes(digest, "little")),
+            dtype=torch.float64,
+        )
 
     hot = torch.zeros(n, dtype=torch.float64)
     hot[n // 2 : n // 2 + 1] = 1.0 + rank

@@ -13,7 +13,16 @@ from thinwire.core import Codec, Coder, Seat, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.cases import RANKS, inputs, require, same, seats, snapshot, specs
 from thinwire.testing.hostile import check_bytes, check_non_finite
-from thinwire.testing.known import Bound, bound, draws_lots, given, is_unbiased, loses_at_once, residual, rounded_off
+from thinwire.testing.known import (
+    Bound,
+    bound,
+    draws_lots,
+    given,
+    is_unbiased,
+    loses_at_once,
+    residual,
+    rounded_off,
+)
 from thinwire.testing.talk import Talk, add_up, talk
 
 _STEPS = 3
@@ -21,18 +30,27 @@ _DRAWS = 300
 _SIGMAS = 6
 
 
-def check_codec(codec: Codec, *, error_bound: Bound | None = None, unbiased: bool | None = None, draws: bool | None = None) -> None:
+def check_codec(
+    codec: Codec,
+    *,
+    error_bound: Bound | None = None,
+    unbiased: bool | None = None,
+    draws: bool | None = None,
+) -> None:
     """Try every law of a codec on awkward spans and values, three ranks at a time.
 
-    Laws: dtype, shape and device survive; x and old state tensors stay as they are; payloads are flat bytes, as many as stated; the
-    error is within its bound, not zero where the codec is lossy, and zero where it is not; residual + sent = x + decay · old residual;
-    the sum over ranks of `sent` is the total; payloads that may be added are; the same seat says the same bytes, another step draws
-    other lots; the mean over draws is x where unbiased; a non-finite value is heard and leaves no trace; cut or corrupted bytes raise
-    PayloadError or decode to something of the right shape.
+    Laws: dtype, shape and device survive; x and old state tensors stay as they are; payloads are
+    flat bytes, as many as stated; the error is within its bound, not zero where the codec is lossy,
+    and zero where it is not; residual + sent = x + decay · old residual; the sum over ranks of
+    `sent` is the total; payloads that may be added are; the same seat says the same bytes, another
+    step draws other lots; the mean over draws is x where unbiased; a non-finite value is heard and
+    leaves no trace; cut or corrupted bytes raise PayloadError or decode to something of the right
+    shape.
 
     Args:
         codec: the member.
-        error_bound: |sent - x| allowed of each value, from (x, spec, seat); known for Thinwire's own.
+        error_bound: |sent - x| allowed of each value, from (x, spec, seat); known for Thinwire's
+            own.
         unbiased: whether E[sent] = x; known for Thinwire's own, else no.
         draws: whether what is sent depends on step and seed; known for Thinwire's own, else no.
 
@@ -55,7 +73,13 @@ def check_codec(codec: Codec, *, error_bound: Bound | None = None, unbiased: boo
             _flight(codec, allowed, spec, xs, f"{name}, {label}")
     many = specs()["many parts"]
     for span in many.cut(4, codec.grain):
-        _flight(codec, allowed, span, _by_rank(span)["normal"], f"the span {span.begin} to {span.end} of many parts, alone")
+        _flight(
+            codec,
+            allowed,
+            span,
+            _by_rank(span)["normal"],
+            f"the span {span.begin} to {span.end} of many parts, alone",
+        )
     _loses(codec, many)
     _steps(codec, allowed, many)
     if draws_lots(codec) if draws is None else draws:
@@ -77,16 +101,31 @@ def _fresh(codec: Codec, spec: Spec, at: Mapping[int, Seat]) -> dict[int, State]
 
 
 def _flight(
-    codec: Codec, allowed: Bound, spec: Spec, xs: Mapping[int, Tensor], case: str, states: dict[int, State] | None = None, step: int = 0
+    codec: Codec,
+    allowed: Bound,
+    spec: Spec,
+    xs: Mapping[int, Tensor],
+    case: str,
+    states: dict[int, State] | None = None,
+    step: int = 0,
 ) -> None:
     """One flight, and every law that a single flight can break."""
     at = seats(step)
     states = states if states is not None else _fresh(codec, spec, at)
     held = {rank: snapshot(state) for rank, state in states.items()}
     loudest = max(
-        (float(leaf.flat.double().abs().max()) for s in states.values() for _, leaf in s.walk() if leaf.flat.numel()), default=0.0
+        (
+            float(leaf.flat.double().abs().max())
+            for s in states.values()
+            for _, leaf in s.walk()
+            if leaf.flat.numel()
+        ),
+        default=0.0,
     )
-    faded = {rank: residual(codec, state, spec, at[rank], faded=True).nan_to_num() for rank, state in states.items()}
+    faded = {
+        rank: residual(codec, state, spec, at[rank], faded=True).nan_to_num()
+        for rank, state in states.items()
+    }
     before = {rank: x.clone() for rank, x in xs.items()}
     meant = {rank: given(codec, x, spec, states[rank], at[rank]) for rank, x in xs.items()}
 
@@ -94,58 +133,154 @@ def _flight(
     totals, sent = {}, {}
     for rank, outcome in told.outcomes.items():
         total = outcome.total
-        right = total.shape == (spec.numel,) and total.dtype == spec.work and total.device == xs[rank].device
-        require(right, codec, "the total is flat, in the work dtype", case, f"it is {tuple(total.shape)} {total.dtype}")
+        right = (
+            total.shape == (spec.numel,)
+            and total.dtype == spec.work
+            and total.device == xs[rank].device
+        )
+        require(
+            right,
+            codec,
+            "the total is flat, in the work dtype",
+            case,
+            f"it is {tuple(total.shape)} {total.dtype}",
+        )
         must = codec.lossy and spec.numel > 0
-        require(outcome.sent is not None or not must, codec, "a lossy codec says what it sent", case)
+        require(
+            outcome.sent is not None or not must, codec, "a lossy codec says what it sent", case
+        )
         totals[rank] = total
-        sent[rank] = outcome.sent() if outcome.sent is not None else before[rank].to(spec.dtype).to(spec.work)
-        require(same(xs[rank], before[rank]), codec, "x stays as it is", case, f"rank {rank} wrote into it")
+        sent[rank] = (
+            outcome.sent()
+            if outcome.sent is not None
+            else before[rank].to(spec.dtype).to(spec.work)
+        )
+        require(
+            same(xs[rank], before[rank]),
+            codec,
+            "x stays as it is",
+            case,
+            f"rank {rank} wrote into it",
+        )
         for path, value, copied in held[rank]:
-            require(same(value, copied), codec, "state is replaced, never written into", case, f"{path} of rank {rank} was")
+            require(
+                same(value, copied),
+                codec,
+                "state is replaced, never written into",
+                case,
+                f"{path} of rank {rank} was",
+            )
         late = bool(faded[rank].any())  # something that was kept is said now
         said = meant[rank] + faded[rank] if late else before[rank]
-        _within(codec, allowed, said, sent[rank], spec, at[rank], case, 4 * torch.finfo(spec.work).eps if late else 0.0)
-        _keeps(codec, meant[rank], faded[rank], sent[rank], residual(codec, states[rank], spec, at[rank], faded=False), case)
+        _within(
+            codec,
+            allowed,
+            said,
+            sent[rank],
+            spec,
+            at[rank],
+            case,
+            4 * torch.finfo(spec.work).eps if late else 0.0,
+        )
+        _keeps(
+            codec,
+            meant[rank],
+            faded[rank],
+            sent[rank],
+            residual(codec, states[rank], spec, at[rank], faded=False),
+            case,
+        )
 
-    require(all(same(total, totals[RANKS[0]]) for total in totals.values()), codec, "all ranks end with the same bits", case)
+    require(
+        all(same(total, totals[RANKS[0]]) for total in totals.values()),
+        codec,
+        "all ranks end with the same bits",
+        case,
+    )
     _adds_up(codec, totals[RANKS[0]], sent, loudest, case)
     _sizes(codec, told, spec, case)
     _sums(codec, told, case)
 
 
-def _repeats(codec: Codec, xs: Mapping[int, Tensor], spec: Spec, states: dict[int, State], at: dict[int, Seat], case: str) -> None:
+def _repeats(
+    codec: Codec,
+    xs: Mapping[int, Tensor],
+    spec: Spec,
+    states: dict[int, State],
+    at: dict[int, Seat],
+    case: str,
+) -> None:
     first, echo = (talk(codec, xs, spec, copy.deepcopy(states), at, case) for _ in range(2))
-    alike = all(same(a[rank], b[rank]) for a, b in zip(first.payloads, echo.payloads, strict=True) for rank in a)
+    alike = all(
+        same(a[rank], b[rank])
+        for a, b in zip(first.payloads, echo.payloads, strict=True)
+        for rank in a
+    )
     require(alike, codec, "the same seat says the same bytes", case)
 
 
-def _within(codec: Codec, allowed: Bound, said: Tensor, sent: Tensor, spec: Spec, seat: Seat, case: str, slack: float) -> None:
+def _within(
+    codec: Codec,
+    allowed: Bound,
+    said: Tensor,
+    sent: Tensor,
+    spec: Spec,
+    seat: Seat,
+    case: str,
+    slack: float,
+) -> None:
     most = allowed(said, spec, seat).double() + slack * said.double().abs()
     error = (sent.double() - said.double()).abs()
     bad = (~(error <= most)).nonzero().view(-1).tolist()
-    why = f"value {bad[0]} of {said[bad[0]]:g} was sent as {sent[bad[0]]:g}, allowed {most[bad[0]]:g}" if bad else ""
-    require(not bad, codec, "the error is within its bound" if codec.lossy else "what is lossless loses nothing", case, why)
+    why = (
+        f"value {bad[0]} of {said[bad[0]]:g} was sent as {sent[bad[0]]:g}, allowed {most[bad[0]]:g}"
+        if bad
+        else ""
+    )
+    require(
+        not bad,
+        codec,
+        "the error is within its bound" if codec.lossy else "what is lossless loses nothing",
+        case,
+        why,
+    )
 
 
 def _keeps(codec: Codec, x: Tensor, faded: Tensor, sent: Tensor, kept: Tensor, case: str) -> None:
     """Where something is kept (not NaN), it is exactly what was not sent."""
     off = (kept.double() + sent.double() - x.double() - faded.double()).abs()
     info = torch.finfo(sent.dtype)
-    room = 4 * info.eps * (x.double().abs() + faded.double().abs() + sent.double().abs()) + info.tiny
+    room = (
+        4 * info.eps * (x.double().abs() + faded.double().abs() + sent.double().abs()) + info.tiny
+    )
     room += rounded_off(codec, kept)
     fine = (off <= room) | kept.isnan() | ~sent.isfinite().all()
-    require(bool(fine.all()), codec, "residual + sent = x + decay · old residual", case, f"not so for {int((~fine).sum())} values")
+    require(
+        bool(fine.all()),
+        codec,
+        "residual + sent = x + decay · old residual",
+        case,
+        f"not so for {int((~fine).sum())} values",
+    )
 
 
-def _adds_up(codec: Codec, total: Tensor, sent: Mapping[int, Tensor], loudest: float, case: str) -> None:
+def _adds_up(
+    codec: Codec, total: Tensor, sent: Mapping[int, Tensor], loudest: float, case: str
+) -> None:
     summed = torch.stack([own.double() for own in sent.values()])
     size = summed.abs().sum(0)
     room = 1e-5 * size.max() if size.numel() else size
     room = room + 1e-5 * loudest
     off = (total.double() - summed.sum(0)).abs()
     law = bool(((off <= room) | ~size.isfinite()).all())
-    require(law, codec, "the sum over ranks of `sent` is the total" if codec.lossy else "what is lossless loses nothing", case)
+    require(
+        law,
+        codec,
+        "the sum over ranks of `sent` is the total"
+        if codec.lossy
+        else "what is lossless loses nothing",
+        case,
+    )
 
 
 def _sizes(codec: Codec, told: Talk, spec: Spec, case: str) -> None:
@@ -153,7 +288,13 @@ def _sizes(codec: Codec, told: Talk, spec: Spec, case: str) -> None:
     for rank in RANKS:
         nbytes = sum(payloads[rank].numel() for payloads in told.payloads)
         fits = nbytes == exact if exact is not None else nbytes <= most
-        require(fits, codec, "a flight has the bytes that nbytes states", case, f"{nbytes} bytes, stated {exact}, at most {most}")
+        require(
+            fits,
+            codec,
+            "a flight has the bytes that nbytes states",
+            case,
+            f"{nbytes} bytes, stated {exact}, at most {most}",
+        )
 
 
 def _sums(codec: Codec, told: Talk, case: str) -> None:
@@ -162,36 +303,65 @@ def _sums(codec: Codec, told: Talk, case: str) -> None:
         packet = packets[RANKS[0]]
         runs, at = [torch.empty(0, dtype=torch.uint8)], 0
         for nbytes, dtype in packet.sums:
-            numbers = [reference.from_bytes(payloads[rank][at : at + nbytes].clone(), dtype) for rank in RANKS]
+            numbers = [
+                reference.from_bytes(payloads[rank][at : at + nbytes].clone(), dtype)
+                for rank in RANKS
+            ]
             runs.append(reference.as_bytes(numbers[0] + numbers[1] + numbers[2]))
             at += nbytes
         if at != packet.payload.numel() or not at:
             continue
         opened = packet.open(torch.cat(runs), RANKS[0]).double()
-        size = torch.stack([packet.open(payload.clone(), rank).double().abs() for rank, payload in payloads.items()]).sum(0)
+        size = torch.stack(
+            [
+                packet.open(payload.clone(), rank).double().abs()
+                for rank, payload in payloads.items()
+            ]
+        ).sum(0)
         floats = [torch.finfo(dtype) for _, dtype in packet.sums if dtype.is_floating_point]
-        room = max((2 * info.eps for info in floats), default=1e-6) * size + max((info.tiny for info in floats), default=0.0)
+        room = max((2 * info.eps for info in floats), default=1e-6) * size + max(
+            (info.tiny for info in floats), default=0.0
+        )
         off = (opened - add_up(packet, payloads).double()).abs()
         fine = (off <= room) | ~(size < min((info.max for info in floats), default=float("inf")))
-        require(bool(fine.all()), codec, "a sum of payloads opens to the sum", case, f"not so for {int((~fine).sum())} values")
+        require(
+            bool(fine.all()),
+            codec,
+            "a sum of payloads opens to the sum",
+            case,
+            f"not so for {int((~fine).sum())} values",
+        )
 
 
 def _loses(codec: Codec, spec: Spec) -> None:
-    """A rank alone hears of itself exactly what it said where nothing is lost; values that pass a lossy codec in silence are caught."""
+    """A rank alone hears of itself exactly what it said where nothing is lost; values that pass a
+    lossy codec in silence are caught."""
     rank = RANKS[0]
     alone = {rank: replace(seats()[rank], group=(rank,))}
     for label, x in inputs(spec, rank).items():
-        total = talk(codec, {rank: x}, spec, _fresh(codec, spec, alone), alone, label).outcomes[rank].total
+        total = (
+            talk(codec, {rank: x}, spec, _fresh(codec, spec, alone), alone, label)
+            .outcomes[rank]
+            .total
+        )
         exact = torch.equal(total, x.to(spec.dtype).to(spec.work))
         require(exact or codec.lossy, codec, "what is lossless loses nothing", f"{label} values")
-        require(not exact or not loses_at_once(codec) or label != "normal", codec, "what is lossy loses something", f"{label} values")
+        require(
+            not exact or not loses_at_once(codec) or label != "normal",
+            codec,
+            "what is lossy loses something",
+            f"{label} values",
+        )
 
 
 def _steps(codec: Codec, allowed: Bound, spec: Spec) -> None:
     """State goes from flight to flight, and every law holds on the way."""
     states = _fresh(codec, spec, seats())
     for step in range(_STEPS):
-        xs = {rank: x * (step + 1) for rank, x in _by_rank(spec)["normal" if step % 2 else "wide range"].items()}
+        xs = {
+            rank: x * (step + 1)
+            for rank, x in _by_rank(spec)["normal" if step % 2 else "wide range"].items()
+        }
         _repeats(codec, xs, spec, states, seats(step), f"many parts, flight {step}")
         _flight(codec, allowed, spec, xs, f"many parts, flight {step}", states, step)
 
@@ -201,11 +371,27 @@ def _draws(codec: Codec, spec: Spec) -> None:
 
     def total(step: int, seed: int) -> Tensor:
         at = seats(step, seed)
-        return talk(codec, xs, spec, _fresh(codec, spec, at), at, "normal values").outcomes[RANKS[0]].total
+        return (
+            talk(codec, xs, spec, _fresh(codec, spec, at), at, "normal values")
+            .outcomes[RANKS[0]]
+            .total
+        )
 
     first = total(0, 0)
-    require(not same(first, total(1, 0)), codec, "another step draws other lots", "normal values", "it drew the same")
-    require(not same(first, total(0, 1)), codec, "another seed draws other lots", "normal values", "it drew the same")
+    require(
+        not same(first, total(1, 0)),
+        codec,
+        "another step draws other lots",
+        "normal values",
+        "it drew the same",
+    )
+    require(
+        not same(first, total(0, 1)),
+        codec,
+        "another seed draws other lots",
+        "normal values",
+        "it drew the same",
+    )
 
 
 def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
@@ -215,12 +401,28 @@ def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
     drawn = []
     for draw in range(_DRAWS):
         seat = replace(seats(draw % 50, draw // 50)[rank], group=(rank,))
-        told = talk(codec, {rank: x}, spec, _fresh(codec, spec, {rank: seat}), {rank: seat}, "normal values")
+        told = talk(
+            codec, {rank: x}, spec, _fresh(codec, spec, {rank: seat}), {rank: seat}, "normal values"
+        )
         drawn.append(told.outcomes[rank].total.double())
     sent, x = torch.stack(drawn), x.double()  # (draws, numel)
-    rare = 10 * allowed(x, spec, seat).max() / _DRAWS  # a value near a level may never be drawn to the farther one
+    rare = (
+        10 * allowed(x, spec, seat).max() / _DRAWS
+    )  # a value near a level may never be drawn to the farther one
     off = (sent.mean(0) - x).abs() - _SIGMAS * sent.std(0) / _DRAWS**0.5 - rare
-    require(bool((off <= 0).all()), codec, "unbiased", "cut parts", f"the mean of {_DRAWS} draws is off by {off.max():g} more than chance")
+    require(
+        bool((off <= 0).all()),
+        codec,
+        "unbiased",
+        "cut parts",
+        f"the mean of {_DRAWS} draws is off by {off.max():g} more than chance",
+    )
     along = sent @ x
     off = (along.mean() - x @ x).abs() / (along.std() / _DRAWS**0.5 + 1e-6 * (x @ x))
-    require(float(off) <= _SIGMAS, codec, "unbiased", "cut parts", f"the mean of {_DRAWS} draws along x is off by {off:.1f} sigma")
+    require(
+        float(off) <= _SIGMAS,
+        codec,
+        "unbiased",
+        "cut parts",
+        f"the mean of {_DRAWS} draws along x is off by {off:.1f} sigma",
+    )

@@ -9,7 +9,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from thinwire.core import AllReduce, Codec, Flight, Hop, Outcome, Ranks, Route, Seat, Spec, State, allreduce_messages
+from thinwire.core import (
+    AllReduce,
+    Codec,
+    Flight,
+    Hop,
+    Outcome,
+    Ranks,
+    Route,
+    Seat,
+    Spec,
+    State,
+    allreduce_messages,
+)
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.registry import inside
@@ -21,14 +33,23 @@ _BUCKETS = ("many parts", "cut parts", "three values", "one value", "an empty sp
 _PATTERNS = ("normal", "wide dtype", "zeros", "half of the ranks")
 
 
-def check_route(route: Route, codec: Codec, *, worlds: Iterable[int] = range(1, 10), error_bound: Bound | None = None) -> None:
-    """Try every law of a route on worlds of several sizes, several buckets and several flights of each, with state.
+def check_route(
+    route: Route,
+    codec: Codec,
+    *,
+    worlds: Iterable[int] = range(1, 10),
+    error_bound: Bound | None = None,
+) -> None:
+    """Try every law of a route on worlds of several sizes, several buckets and several flights of
+    each, with state.
 
-    Laws: the total is the sum of the contributions (so, of contributions scaled by their share of the weights, the pooled mean), within
-    what codec and route may lose (where not `consensus`, the mean over ranks of their totals is); what the ranks `sent` adds up to it;
-    every rank ends with the same bits where `consensus`; each rank hands `sent_nbytes` bytes to the wire, in `sent_messages` messages; the
-    order in which ranks come does not matter; every subset that it all-reduces over stands in `groups(world)`; nobody waits for what
-    nobody sends, also where there is nothing to say.
+    Laws: the total is the sum of the contributions (so, of contributions scaled by their share of
+    the weights, the pooled mean), within what codec and route may lose (where not `consensus`, the
+    mean over ranks of their totals is); what the ranks `sent` adds up to it; every rank ends with
+    the same bits where `consensus`; each rank hands `sent_nbytes` bytes to the wire, in
+    `sent_messages` messages; the order in which ranks come does not matter; every subset that it
+    all-reduces over stands in `groups(world)`; nobody waits for what nobody sends, also where there
+    is nothing to say.
 
     Args:
         route: the member.
@@ -37,7 +58,8 @@ def check_route(route: Route, codec: Codec, *, worlds: Iterable[int] = range(1, 
         error_bound: as for `check_codec`; known for Thinwire's own codecs.
 
     Raises:
-        AssertionError: a law is broken; it names the law, the member, the codec, the world and the bucket.
+        AssertionError: a law is broken; it names the law, the member, the codec, the world and the
+            bucket.
         FlightError: the ranks wait for what nobody sends, or sizes do not match.
         StrategyError: the route refuses the codec, or every world.
         TypeError: no error bound is known for this codec.
@@ -61,7 +83,9 @@ def check_route(route: Route, codec: Codec, *, worlds: Iterable[int] = range(1, 
         served = True
         for name in _BUCKETS:
             case = f"{world} ranks, {name}, {codec!r}"
-            _Bucket(route, codec, error_bound, specs()[name], tuple(range(world)), groups, case).fly()
+            _Bucket(
+                route, codec, error_bound, specs()[name], tuple(range(world)), groups, case
+            ).fly()
     if not served:
         raise StrategyError(refused or "no world was given")
 
@@ -84,7 +108,10 @@ class _Bucket:
 
     def fly(self) -> None:
         self.eps = max(torch.finfo(self.spec.dtype).eps, _eps_of_sums(self.codec, self.spec))
-        states = {rank: self.route.init(self.codec, self.spec, seat) for rank, seat in seats(0, 0, self.group).items()}
+        states = {
+            rank: self.route.init(self.codec, self.spec, seat)
+            for rank, seat in seats(0, 0, self.group).items()
+        }
         for step, pattern in enumerate(_PATTERNS):
             self._flight(states, step, pattern)
 
@@ -97,18 +124,45 @@ class _Bucket:
 
         sent: dict[int, float] = {}
         self.messages = dict.fromkeys(self.group, 0.0)
-        outcomes = run({rank: self._watched(self._launch(xs, states, at, rank), rank, case) for rank in self.group}, sent)
+        outcomes = run(
+            {
+                rank: self._watched(self._launch(xs, states, at, rank), rank, case)
+                for rank in self.group
+            },
+            sent,
+        )
         if step % 2:
-            late = run({rank: self._launch(xs, backwards, at, rank) for rank in self.group}, order=self.group[::-1])
+            late = run(
+                {rank: self._launch(xs, backwards, at, rank) for rank in self.group},
+                order=self.group[::-1],
+            )
             unmoved = all(same(outcomes[rank].total, late[rank].total) for rank in self.group)
-            require(unmoved, self.route, "the order in which ranks come does not matter", case, "a rank ends with other bits")
+            require(
+                unmoved,
+                self.route,
+                "the order in which ranks come does not matter",
+                case,
+                "a rank ends with other bits",
+            )
 
         for rank, outcome in outcomes.items():
             total = outcome.total
             right = total.shape == (self.spec.numel,) and total.dtype == self.spec.work
-            require(right, self.route, "the total is flat, in the work dtype", case, f"it is {tuple(total.shape)} {total.dtype}")
+            require(
+                right,
+                self.route,
+                "the total is flat, in the work dtype",
+                case,
+                f"it is {tuple(total.shape)} {total.dtype}",
+            )
             alike = not self.route.consensus or same(total, outcomes[0].total)
-            require(alike, self.route, "every rank ends with the same bits", case, f"rank {rank} and rank 0 do not")
+            require(
+                alike,
+                self.route,
+                "every rank ends with the same bits",
+                case,
+                f"rank {rank} and rank 0 do not",
+            )
             self._bytes(sent[rank], at[rank], case)
         self._near(xs, outcomes, held, case)
 
@@ -123,7 +177,9 @@ class _Bucket:
             xs[rank] = (x.double() * (rank + 1) / total).to(x.dtype)
         return xs
 
-    def _launch(self, xs: dict[int, Tensor], states: dict[int, State], at: dict[int, Seat], rank: int) -> Flight:
+    def _launch(
+        self, xs: dict[int, Tensor], states: dict[int, State], at: dict[int, Seat], rank: int
+    ) -> Flight:
         return self.route.carry(self.codec, xs[rank].clone(), self.spec, states[rank], at[rank])
 
     def _watched(self, flight: Flight, rank: int, case: str) -> Flight:
@@ -139,26 +195,67 @@ class _Bucket:
         if isinstance(hop, AllReduce):
             self.eps = max(self.eps, torch.finfo(hop.tensor.dtype).eps)
             known = hop.group == self.group or hop.group in self.groups
-            require(known, self.route, "groups(world) holds every subset that it all-reduces over", case, f"{hop.group} is not there")
-            require(rank in hop.group, self.route, "a rank all-reduces with its own group", case, f"rank {rank} over {hop.group}")
-            self.messages[rank] += allreduce_messages(hop.tensor.numel() * hop.tensor.dtype.itemsize, len(hop.group))
+            require(
+                known,
+                self.route,
+                "groups(world) holds every subset that it all-reduces over",
+                case,
+                f"{hop.group} is not there",
+            )
+            require(
+                rank in hop.group,
+                self.route,
+                "a rank all-reduces with its own group",
+                case,
+                f"rank {rank} over {hop.group}",
+            )
+            self.messages[rank] += allreduce_messages(
+                hop.tensor.numel() * hop.tensor.dtype.itemsize, len(hop.group)
+            )
             return
         for peer, payload in hop.send:
             flat = payload.dtype == torch.uint8 and payload.dim() == 1 and payload.is_contiguous()
-            require(flat, self.route, "what is exchanged is flat, contiguous bytes", case, f"{payload.dtype} {tuple(payload.shape)}")
-            require(peer in self.group and peer != rank, self.route, "a rank sends to others of its world", case, f"{rank} to {peer}")
+            require(
+                flat,
+                self.route,
+                "what is exchanged is flat, contiguous bytes",
+                case,
+                f"{payload.dtype} {tuple(payload.shape)}",
+            )
+            require(
+                peer in self.group and peer != rank,
+                self.route,
+                "a rank sends to others of its world",
+                case,
+                f"{rank} to {peer}",
+            )
             self.messages[rank] += payload.numel() > 0
 
     def _bytes(self, sent: float, seat: Seat, case: str) -> None:
         stated = self.route.sent_nbytes(self.codec, self.spec, seat)
         fits = stated is None or abs(sent - stated) <= 1e-9 * stated
-        require(fits, self.route, "a rank hands sent_nbytes bytes to the wire", case, f"rank {seat.rank} handed {sent:g}, stated {stated}")
-        known, count = self.route.sent_messages(self.codec, self.spec, seat), self.messages[seat.rank]
         require(
-            known in (None, count), self.route, "a rank sends sent_messages messages", case, f"rank {seat.rank}: {count:g}, not {known}"
+            fits,
+            self.route,
+            "a rank hands sent_nbytes bytes to the wire",
+            case,
+            f"rank {seat.rank} handed {sent:g}, stated {stated}",
+        )
+        known, count = (
+            self.route.sent_messages(self.codec, self.spec, seat),
+            self.messages[seat.rank],
+        )
+        require(
+            known in (None, count),
+            self.route,
+            "a rank sends sent_messages messages",
+            case,
+            f"rank {seat.rank}: {count:g}, not {known}",
         )
 
-    def _near(self, xs: dict[int, Tensor], outcomes: dict[int, Outcome], held: float, case: str) -> None:
+    def _near(
+        self, xs: dict[int, Tensor], outcomes: dict[int, Outcome], held: float, case: str
+    ) -> None:
         if not self.spec.numel:
             return
         world = len(self.group)
@@ -169,7 +266,9 @@ class _Bucket:
         again = self.route.again(self.codec, world)
         brought = [member for member in inside(self.route) if isinstance(member, Codec)]
         own = self._most_lost(self.codec, size)
-        lost = own * (world + again) + sum(self._most_lost(codec, size) for codec in brought) * (world + 1)
+        lost = own * (world + again) + sum(self._most_lost(codec, size) for codec in brought) * (
+            world + 1
+        )
         total = outcomes[0].total.double()
         if not self.route.consensus:
             total = torch.stack([outcome.total.double() for outcome in outcomes.values()]).mean(0)
@@ -184,29 +283,59 @@ class _Bucket:
             f"it is off by {off:g}, allowed {room:g}",
         )
         if all(outcome.sent is not None for outcome in outcomes.values()):
-            shares = torch.stack([outcome.sent().double() for outcome in outcomes.values() if outcome.sent is not None])
+            shares = torch.stack(
+                [
+                    outcome.sent().double()
+                    for outcome in outcomes.values()
+                    if outcome.sent is not None
+                ]
+            )
             off = float((total - shares.sum(0)).abs().max())
-            second = (sum(self._most_lost(codec, size) for codec in brought) + held) if brought else again * own
-            require(off <= rounding + second, self.route, "what the ranks sent adds up to the total", case, f"it is off by {off:g}")
+            second = (
+                (sum(self._most_lost(codec, size) for codec in brought) + held)
+                if brought
+                else again * own
+            )
+            require(
+                off <= rounding + second,
+                self.route,
+                "what the ranks sent adds up to the total",
+                case,
+                f"it is off by {off:g}",
+            )
 
     def _most_lost(self, codec: Codec, size: float) -> float:
-        """The most that a codec may lose of one of these values, none of them larger than `size`."""
+        """The most that a codec may lose of one of these values, none of them larger than
+        `size`."""
         n = self.spec.numel
-        spread = (torch.arange(n) % 5 - 2) / 2  # what fits a grid exactly would be allowed nothing, so equal values are not enough
+        spread = (
+            torch.arange(n) % 5 - 2
+        ) / 2  # what fits a grid exactly would be allowed nothing, so equal values are not enough
         bell = torch.randn(n, generator=torch.Generator().manual_seed(0))
         shapes = (torch.ones(n), spread, bell / bell.abs().max(), torch.arange(n) == 0)
         loudest = [(shape.double() * size).to(self.spec.work) for shape in shapes]
         seat = seats(0, 0, self.group)[0]
-        stated = self.error_bound if self.error_bound and codec is self.codec else lambda x, spec, seat: bound(codec, x, spec, seat)
-        most = max(*(float(stated(x, self.spec, seat).max()) for x in loudest), size if codec.drops else 0.0)
+        stated = (
+            self.error_bound
+            if self.error_bound and codec is self.codec
+            else lambda x, spec, seat: bound(codec, x, spec, seat)
+        )
+        most = max(
+            *(float(stated(x, self.spec, seat).max()) for x in loudest),
+            size if codec.drops else 0.0,
+        )
         return most + cut_off(codec) * size
 
 
 def _largest_residual(states: dict[int, State]) -> float:
     """The largest residual of the ranks' own, plus the largest of those of the second side."""
     leaves = [leaf for state in states.values() for _, leaf in state.walk() if leaf.value.numel()]
-    own = max((float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "summed"), default=0.0)
-    return own + max((float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "sharded"), default=0.0)
+    own = max(
+        (float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "summed"), default=0.0
+    )
+    return own + max(
+        (float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "sharded"), default=0.0
+    )
 
 
 def _eps_of_sums(codec: Codec, spec: Spec) -> float:
@@ -214,5 +343,7 @@ def _eps_of_sums(codec: Codec, spec: Spec) -> float:
     if not codec.summable:
         return 0.0
     seat = seats(0, 0, (0,))[0]
-    packet = next(codec.rounds(torch.zeros(spec.numel, dtype=spec.dtype), spec, codec.init(spec, seat), seat))
+    packet = next(
+        codec.rounds(torch.zeros(spec.numel, dtype=spec.dtype), spec, codec.init(spec, seat), seat)
+    )
     return max((torch.finfo(dtype).eps for _, dtype in packet.sums), default=0.0)

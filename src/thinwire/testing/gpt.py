@@ -1,10 +1,12 @@
-"""A small GPT in plain torch, for tests and benchmarks: GPT-2's blocks, normalised before each branch, with learned positions.
+"""A small GPT in plain torch, for tests and benchmarks: GPT-2's blocks, normalised before each
+branch, with learned positions.
 
     x = embed(token) + place(position)
     x = x + attention(norm(x));  x = x + mlp(norm(x))      layers times
     logits = norm(x) @ embed.T
 
-(Radford et al. 2019, "Language models are unsupervised multitask learners"; after the layout of Karpathy's nanoGPT.)
+(Radford et al. 2019, "Language models are unsupervised multitask learners"; after the layout of
+Karpathy's nanoGPT.)
 Shapes: B rows, T positions, C = width, H heads, V = vocab.
 """
 
@@ -52,16 +54,20 @@ class GPTConfig:
     def __post_init__(self) -> None:
         for name in ("vocab", "context", "layers", "heads", "width"):
             if (size := getattr(self, name)) < 1:
-                raise ValueError(f"GPTConfig({name}={size}): a model has at least 1 of it; take {name}=1 or more")
+                raise ValueError(
+                    f"GPTConfig({name}={size}): a model has at least 1 of it; take {name}=1 or more"
+                )
         if self.width % self.heads:
             raise ValueError(
-                f"GPTConfig(width={self.width}, heads={self.heads}): {self.heads} heads cannot share {self.width} values evenly; "
+                f"GPTConfig(width={self.width}, heads={self.heads}): {self.heads} heads cannot "
+                f"share {self.width} values evenly; "
                 f"take a width that {self.heads} divides"
             )
 
 
 class Attention(nn.Module):
-    """Causal self-attention: each position takes a mean of the values before it, weighted by softmax(q·k / sqrt(C/H))."""
+    """Causal self-attention: each position takes a mean of the values before it, weighted by
+    softmax(q·k / sqrt(C/H))."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -71,7 +77,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, length, width = x.shape
-        q, k, v = self.inputs(x).view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
+        q, k, v = (
+            self.inputs(x)
+            .view(rows, length, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )  # each (B, H, T, C/H)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: Tensor = self.project(mixed.transpose(1, 2).reshape(rows, length, width))
         return out
@@ -109,8 +119,9 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder-only transformer over tokens.
 
-    Weights start as GPT-2's: normal with deviation 0.02, and 0.02 / sqrt(2 layers) where a branch joins the stream, so
-    that the stream's variance does not grow with depth. `torch.manual_seed` fixes them.
+    Weights start as GPT-2's: normal with deviation 0.02, and 0.02 / sqrt(2 layers) where a branch
+    joins the stream, so that the stream's variance does not grow with depth. `torch.manual_seed`
+    fixes them.
 
     Example:
         >>> model = GPT(GPTConfig(context=8, layers=1, heads=2, width=16))
@@ -137,7 +148,9 @@ class GPT(nn.Module):
                 joins = name.endswith("project.weight")
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * config.layers) if joins else 0.02)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Score every next token, and with `targets` say how wrong the scores are.
 
         Args:
@@ -165,8 +178,15 @@ class GPT(nn.Module):
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
     @torch.no_grad()
-    def generate(self, prompt: Tensor, new_tokens: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Continue each row of `prompt`, one token at a time, each drawn from softmax(logits / temperature).
+    def generate(
+        self,
+        prompt: Tensor,
+        new_tokens: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Continue each row of `prompt`, one token at a time, each drawn from softmax(logits /
+        temperature).
 
         Args:
             prompt: (B, T) int64, T at least 1; the model sees the last `config.context` tokens.
@@ -185,14 +205,22 @@ class GPT(nn.Module):
             torch.Size([1, 8])
         """
         if prompt.shape[1] < 1:
-            raise ValueError("generate was given a prompt of no tokens, which nothing can follow; give at least 1, such as a line end")
+            raise ValueError(
+                "generate was given a prompt of no tokens, which nothing can follow; give at "
+                "least 1, such as a line end"
+            )
         if new_tokens < 0 or temperature < 0:
-            raise ValueError(f"generate(new_tokens={new_tokens}, temperature={temperature}): neither can be negative; take 0 or more")
+            raise ValueError(
+                f"generate(new_tokens={new_tokens}, temperature={temperature}): neither can be "
+                "negative; take 0 or more"
+            )
         for _ in range(new_tokens):
             logits = self(prompt[:, -self.config.context :])[0][:, -1]  # (B, V)
             if temperature == 0:
                 token = logits.argmax(-1, keepdim=True)
             else:
-                token = torch.multinomial(F.softmax(logits / temperature, -1), 1, generator=generator)
+                token = torch.multinomial(
+                    F.softmax(logits / temperature, -1), 1, generator=generator
+                )
             prompt = torch.cat((prompt, token), dim=1)
         return prompt

@@ -16,7 +16,8 @@ _FUZZ = 8
 
 
 def check_non_finite(codec: Codec, allowed: Bound, spec: Spec) -> None:
-    """A non-finite value is heard at its place (or left out, where the codec drops), breaks no other number, and leaves no trace."""
+    """A non-finite value is heard at its place (or left out, where the codec drops), breaks no
+    other number, and leaves no trace."""
     for value in (float("nan"), float("inf"), -float("inf")):
         for place in (0, spec.numel // 2, spec.numel - 1):
             _one_bad_value(codec, allowed, spec, value, place)
@@ -37,24 +38,46 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
     sent = own.sent() if own.sent is not None else xs[RANKS[1]]
     for what, told in (("sent", sent), ("total", own.total)):
         left_out = codec.drops and (what == "total" or float(told[place]) == 0)
-        require(left_out or not told[place].isfinite(), codec, "a non-finite value is heard", case, f"{what} is {told[place]:g} there")
+        require(
+            left_out or not told[place].isfinite(),
+            codec,
+            "a non-finite value is heard",
+            case,
+            f"{what} is {told[place]:g} there",
+        )
     if before.isnan().all():  # with feedback, what is said is not x
         zeroed = fine.clone()
         zeroed[place] = 0
-        wrong = sent.isfinite() & ~((sent.double() - zeroed.double()).abs() <= allowed(zeroed, spec, seats(1)[RANKS[1]]))
+        wrong = sent.isfinite() & ~(
+            (sent.double() - zeroed.double()).abs() <= allowed(zeroed, spec, seats(1)[RANKS[1]])
+        )
         wrong[place] = False
-        require(not wrong.any(), codec, "a non-finite value makes no finite garbage", case, f"at {wrong.nonzero().view(-1).tolist()[:5]}")
+        require(
+            not wrong.any(),
+            codec,
+            "a non-finite value makes no finite garbage",
+            case,
+            f"at {wrong.nonzero().view(-1).tolist()[:5]}",
+        )
     after = residual(codec, states[RANKS[1]], spec, seats(1)[RANKS[1]], faded=False)
-    untouched = same(after, before) if isinstance(codec, feedback) else same(after[place], before[place])
+    untouched = (
+        same(after, before) if isinstance(codec, feedback) else same(after[place], before[place])
+    )
     require(untouched, codec, "a non-finite value leaves its residual as it was", case)
 
     xs[RANKS[1]] = fine
     total = talk(codec, xs, spec, states, seats(2), case).outcomes[RANKS[0]].total
-    require(bool(total.isfinite().all()), codec, "a non-finite value leaves no trace in the flights to come", case)
+    require(
+        bool(total.isfinite().all()),
+        codec,
+        "a non-finite value leaves no trace in the flights to come",
+        case,
+    )
 
 
 def check_bytes(codec: Codec, spec: Spec, case: str) -> None:
-    """A payload that was cut or grew raises PayloadError; one that was corrupted raises it or decodes to the right shape."""
+    """A payload that was cut or grew raises PayloadError; one that was corrupted raises it or
+    decodes to the right shape."""
     states = {rank: codec.init(spec, seat) for rank, seat in seats().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
     told = talk(codec, xs, spec, states, seats(), case)
@@ -62,16 +85,29 @@ def check_bytes(codec: Codec, spec: Spec, case: str) -> None:
         packet, payload = packets[RANKS[0]], payloads[RANKS[1]]
         if payload.numel():
             _must_raise(codec, packet, payload[:-1], f"{case}, the last byte cut off")
-        _must_raise(codec, packet, torch.cat([payload, payload.new_zeros(1)]), f"{case}, a byte too many")
+        _must_raise(
+            codec, packet, torch.cat([payload, payload.new_zeros(1)]), f"{case}, a byte too many"
+        )
         for fuzzed in _fuzz(payload):
             try:
                 opened = packet.open(fuzzed, RANKS[1])
             except PayloadError:
                 continue
             except Exception as error:
-                require(False, codec, "corrupted bytes raise PayloadError or decode", case, f"{type(error).__name__}: {error}")
+                require(
+                    False,
+                    codec,
+                    "corrupted bytes raise PayloadError or decode",
+                    case,
+                    f"{type(error).__name__}: {error}",
+                )
             else:
-                require(opened.shape == (packet.spec.numel,), codec, "corrupted bytes decode to the right shape", case)
+                require(
+                    opened.shape == (packet.spec.numel,),
+                    codec,
+                    "corrupted bytes decode to the right shape",
+                    case,
+                )
 
 
 def _must_raise(codec: Codec, packet: Packet, payload: Tensor, case: str) -> None:
@@ -85,7 +121,10 @@ def _must_raise(codec: Codec, packet: Packet, payload: Tensor, case: str) -> Non
 def _fuzz(payload: Tensor) -> list[Tensor]:
     """The payload with all bits set, with random bytes, and with its first bytes inverted."""
     draws = torch.Generator().manual_seed(0)
-    noise = [torch.randint(0, 256, (payload.numel(),), generator=draws, dtype=torch.uint8) for _ in range(_FUZZ)]
+    noise = [
+        torch.randint(0, 256, (payload.numel(),), generator=draws, dtype=torch.uint8)
+        for _ in range(_FUZZ)
+    ]
     flipped = payload.clone()
     flipped[:9] ^= 255
     return [torch.full_like(payload, 255), flipped, *noise]

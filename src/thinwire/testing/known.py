@@ -1,4 +1,5 @@
-"""What the checks know of Thinwire's own codecs: how much each may lose, whether it is unbiased, whether it draws lots."""
+"""What the checks know of Thinwire's own codecs: how much each may lose, whether it is unbiased,
+whether it draws lots."""
 
 # ruff: noqa: ARG001  every bound takes the same four arguments, whether or not it needs them
 
@@ -57,12 +58,17 @@ def bound(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
         >>> bound(threshold(1.0), torch.tensor([0.5, 2.0]), spec, Seat(0, (0,), 0, 0))
         tensor([0.5000, 0.0000], dtype=torch.float64)
     """
-    raise TypeError(f"no error bound is known for {codec!r}: give error_bound=, the |sent - x| allowed of each value")
+    raise TypeError(
+        f"no error bound is known for {codec!r}: give error_bound=, the |sent - x| allowed of "
+        "each value"
+    )
 
 
 @bound.register
 def _(codec: identity, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    return (x.to(spec.dtype).double() - x.double()).abs()  # nothing, unless x is wider than the bucket
+    return (
+        x.to(spec.dtype).double() - x.double()
+    ).abs()  # nothing, unless x is wider than the bucket
 
 
 @bound.register
@@ -79,7 +85,10 @@ def _(codec: uniform, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     if codec.step is not None:
         size = x.double().abs()
         last = (2 ** (codec.bits - 1) - 1) * codec.step
-        return torch.maximum(torch.full_like(size, share * codec.step), size - last) + 4 * info.eps * size
+        return (
+            torch.maximum(torch.full_like(size, share * codec.step), size - last)
+            + 4 * info.eps * size
+        )
     error = torch.zeros(spec.numel, dtype=torch.float64)
     count = 2**codec.bits - 1 - (codec.grid == "tread")
     for begin, m, width in runs(spec, codec.block):
@@ -87,9 +96,13 @@ def _(codec: uniform, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
         lows, deltas = codec.levels(rows)
         rows, steps = rows.double(), deltas.double()[:, None]
         low = -count / 2 * steps if lows is None else lows.double()[:, None]
-        cut = torch.maximum(low - rows, rows - low - count * steps)  # what lies beyond the last level ends there
+        cut = torch.maximum(
+            low - rows, rows - low - count * steps
+        )  # what lies beyond the last level ends there
         absmax = rows.abs().amax(1, keepdim=True)
-        slack = (8 * info.eps * absmax + 2 * (count + 1) * info.smallest_normal * info.eps) * (absmax > 0)
+        slack = (8 * info.eps * absmax + 2 * (count + 1) * info.smallest_normal * info.eps) * (
+            absmax > 0
+        )
         error[begin : begin + m * width] = (torch.maximum(share * steps, cut) + slack).view(-1)
     return error
 
@@ -100,8 +113,14 @@ def _(codec: topk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     size = codec.per or max(spec.numel, 1)
     for chunk in x.split(size):
         kept = codec.core_numel(Spec((), 0, chunk.numel(), spec.dtype))
-        last = chunk.topk(kept).values[-1:]  # the smallest that is kept; ties with it may be left out
-        errors.append(torch.where(chunk <= last, chunk, 0) if kept < chunk.numel() else torch.zeros_like(chunk))
+        last = chunk.topk(kept).values[
+            -1:
+        ]  # the smallest that is kept; ties with it may be left out
+        errors.append(
+            torch.where(chunk <= last, chunk, 0)
+            if kept < chunk.numel()
+            else torch.zeros_like(chunk)
+        )
     return torch.cat(errors)[: spec.numel]
 
 
@@ -113,7 +132,9 @@ def _(codec: threshold, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 @bound.register
 def _(codec: randomk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    scale = -(-spec.numel // max(codec.core_numel(spec), 1)) if codec.unbiased else 1.0  # the widest stratum
+    scale = (
+        -(-spec.numel // max(codec.core_numel(spec), 1)) if codec.unbiased else 1.0
+    )  # the widest stratum
     return x.double().abs() * max(1.0, scale - 1.0) * (1 + 1e-6)
 
 
@@ -123,8 +144,12 @@ def _(codec: lowrank, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     for piece in spec.pieces():
         own = slice(piece.at, piece.at + piece.high - piece.low)
         if f"q/{piece.part.name}" in codec.init(spec, seat).leaves:
-            largest = x[own].double().abs().max().clamp(min=1e-300)  # squares of the smallest numbers would vanish
-            error[own] = (x[own].double() / largest).norm() * largest * (1 + 1e-5)  # a projection never makes a matrix longer
+            largest = (
+                x[own].double().abs().max().clamp(min=1e-300)
+            )  # squares of the smallest numbers would vanish
+            error[own] = (
+                (x[own].double() / largest).norm() * largest * (1 + 1e-5)
+            )  # a projection never makes a matrix longer
     return error
 
 
@@ -138,8 +163,17 @@ def _(codec: chain, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @singledispatch
-def spread_of(first: Transform, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-    """What errors of up to `inner` of a transform's core values come to in its own values: where it only places them, those."""
+def spread_of(
+    first: Transform,
+    inner: Tensor,
+    core: Tensor,
+    side: Tensor,
+    spec: Spec,
+    state: State,
+    seat: Seat,
+) -> Tensor:
+    """What errors of up to `inner` of a transform's core values come to in its own values: where it
+    only places them, those."""
     return first.join(inner.to(spec.work), side, spec, state, seat, seat.rank).double()
 
 
@@ -163,11 +197,14 @@ def _(codec: by_role, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 @bound.register
 def _(codec: clip, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    return bound(codec.inner, x, spec, seat) + x.double().abs()  # how long its last contributions were, x does not say; its own tests do
+    return (
+        bound(codec.inner, x, spec, seat) + x.double().abs()
+    )  # how long its last contributions were, x does not say; its own tests do
 
 
 def given(codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-    """What is left of x for the codec that keeps a residual (after `clip`): (spec.numel,) spec.work."""
+    """What is left of x for the codec that keeps a residual (after `clip`): (spec.numel,)
+    spec.work."""
     x = x.to(spec.work)
     if isinstance(codec, clip):
         return given(codec.inner, codec.clipped(x, spec, state), spec, state.child("inner"), seat)
@@ -179,7 +216,8 @@ def given(codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tens
 
 
 def residual(codec: Codec, state: State, spec: Spec, seat: Seat, *, faded: bool) -> Tensor:
-    """What feedback holds back of each value, or what of it the flight of this seat takes up (`faded`); NaN where nothing is kept."""
+    """What feedback holds back of each value, or what of it the flight of this seat takes up
+    (`faded`); NaN where nothing is kept."""
     if isinstance(codec, clip):
         return residual(codec.inner, state.child("inner"), spec, seat, faded=faded)
     if isinstance(codec, feedback) and (faded or seat.step >= codec.start):
@@ -220,7 +258,8 @@ def rounded_off(codec: Codec, kept: Tensor) -> Tensor:
 
 
 def cut_off(codec: Codec) -> float:
-    """The share of a value that scales of one byte may cut off, at most: of a value just beyond one, which no probe need hold.
+    """The share of a value that scales of one byte may cut off, at most: of a value just beyond
+    one, which no probe need hold.
 
     Example:
         >>> round(cut_off(topk(1) >> scaled(16)), 3), cut_off(scaled(16, "cover")), cut_off(scaled(16, 4))
@@ -238,13 +277,23 @@ def is_unbiased(codec: Codec) -> bool:
     """
     codec = codec.inner if isinstance(codec, entropy) else codec
     if isinstance(codec, uniform):
-        return codec.rounding == "stochastic" and codec.step is None and codec.scale in ("absmax", "norm")
+        return (
+            codec.rounding == "stochastic"
+            and codec.step is None
+            and codec.scale in ("absmax", "norm")
+        )
     if isinstance(codec, budget | Levels | natural | ternary):
-        return codec.rounding == "stochastic" and getattr(codec, "clip", None) is None and not codec.drops
+        return (
+            codec.rounding == "stochastic"
+            and getattr(codec, "clip", None) is None
+            and not codec.drops
+        )
     if isinstance(codec, randomk):
         return codec.unbiased
     if isinstance(codec, chain):
-        covered = isinstance(codec.first, scaled) and codec.first.fit == "cover"  # alone its core is rounded to floats, always the same way
+        covered = (
+            isinstance(codec.first, scaled) and codec.first.fit == "cover"
+        )  # alone its core is rounded to floats, always the same way
         return (covered or is_unbiased(codec.first)) and is_unbiased(codec.second)
     if isinstance(codec, by_role):
         return all(map(is_unbiased, (codec.matrix, codec.embedding, codec.vector)))
@@ -277,5 +326,12 @@ def draws_lots(codec: Codec) -> bool:
     if isinstance(codec, feedback | clip | dgc | ef21 | entropy):
         return draws_lots(codec.inner)
     if isinstance(codec, by_role | by_rank):
-        return any(map(draws_lots, codec.codecs if isinstance(codec, by_rank) else (codec.matrix, codec.embedding, codec.vector)))
+        return any(
+            map(
+                draws_lots,
+                codec.codecs
+                if isinstance(codec, by_rank)
+                else (codec.matrix, codec.embedding, codec.vector),
+            )
+        )
     return isinstance(codec, randomk | hadamard)

@@ -1,4 +1,5 @@
-"""The bounds of the codecs that see parameters as matrices, and of those that say several values in one."""
+"""The bounds of the codecs that see parameters as matrices, and of those that say several values in
+one."""
 
 # ruff: noqa: ARG001  every bound takes the same four arguments, whether or not it needs them
 
@@ -17,14 +18,21 @@ from thinwire.what._parts import run, runs
 
 @bound.register
 def _(codec: dct, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    return 8 * codec.size * torch.finfo(spec.work).eps * _norms(codec, codec.split(x.double(), _wide(spec), State(), seat)[0], spec)
+    return (
+        8
+        * codec.size
+        * torch.finfo(spec.work).eps
+        * _norms(codec, codec.split(x.double(), _wide(spec), State(), seat)[0], spec)
+    )
 
 
 @bound.register
 def _(codec: Factored | alternating, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     error = torch.zeros(spec.numel, dtype=torch.float64)
     for piece in filter(codec.shrinks, spec.pieces()):
-        run(error, piece)[:] = _norm(run(x, piece).double()) * (1 + 1e-5)  # a projection never makes a matrix longer
+        run(error, piece)[:] = _norm(run(x, piece).double()) * (
+            1 + 1e-5
+        )  # a projection never makes a matrix longer
     return error
 
 
@@ -38,7 +46,9 @@ def _(codec: lattice, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     slack = (16 * blocks.amax(1, keepdim=True) + 4 * codec._top * info.smallest_normal) * info.eps
     beyond = (blocks - codec._top * step).clamp(min=0).nan_to_num(0, 0, 0)
     unit = beyond.amax().clamp(min=1e-300)
-    beyond = (beyond / unit).view(len(blocks), -1, codec._size).norm(dim=2).repeat_interleave(codec._size, 1) * unit
+    beyond = (beyond / unit).view(len(blocks), -1, codec._size).norm(dim=2).repeat_interleave(
+        codec._size, 1
+    ) * unit
     error = (2**0.5 * step + beyond + slack) * (blocks.amax(1, keepdim=True) > 0)
     flat: Tensor = error.reshape(-1)[: spec.numel]
     return flat
@@ -50,21 +60,31 @@ def _(codec: codebook, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
     for at, rows, columns in runs(spec):
         blocks = reference.to_blocks(x[at : at + rows * columns].double(), codec.block)
         largest = blocks.abs().amax(1, keepdim=True).clamp(min=1e-300)
-        length = (blocks / largest).square().sum(1, keepdim=True).sqrt() * largest * (1 + 1e-5)  # the best scale never makes a block longer
+        length = (
+            (blocks / largest).square().sum(1, keepdim=True).sqrt() * largest * (1 + 1e-5)
+        )  # the best scale never makes a block longer
         length += (length > 1e-290) * 16 * info.smallest_normal * info.eps
         error[at : at + rows * columns] = length.expand_as(blocks).reshape(-1)[: rows * columns]
     return error
 
 
 @spread_of.register
-def _(first: dct, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-    return _norms(first, inner.double(), spec)  # orthonormal: no value is further off than all frequencies together
+def _(
+    first: dct, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat
+) -> Tensor:
+    return _norms(
+        first, inner.double(), spec
+    )  # orthonormal: no value is further off than all frequencies together
 
 
 @spread_of.register
-def _(first: Factored, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+def _(
+    first: Factored, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat
+) -> Tensor:
     wide, inner, core = _wide(spec), inner.double(), core.double().abs()
-    return first.join(core + inner, side, wide, state, seat, seat.rank) - first.join(core, side, wide, state, seat, seat.rank)
+    return first.join(core + inner, side, wide, state, seat, seat.rank) - first.join(
+        core, side, wide, state, seat, seat.rank
+    )
 
 
 def _wide(spec: Spec) -> Spec:
@@ -84,6 +104,8 @@ def _norms(codec: dct, core: Tensor, spec: Spec) -> Tensor:
         place = tiles.of(out)
         own = core[at : at + place.numel()].view(place.shape)
         largest = own.abs().amax((2, 3), keepdim=True).clamp(min=1e-300)
-        place[:] = (own / largest).square().sum((2, 3), keepdim=True).sqrt() * largest + torch.finfo(spec.work).tiny
+        place[:] = (own / largest).square().sum(
+            (2, 3), keepdim=True
+        ).sqrt() * largest + torch.finfo(spec.work).tiny
         at += place.numel()
     return out

@@ -1,4 +1,5 @@
-"""A codec's ranks in one room: every packet is answered with the sum, in rank order, of what the ranks' packets decode to."""
+"""A codec's ranks in one room: every packet is answered with the sum, in rank order, of what the
+ranks' packets decode to."""
 
 from __future__ import annotations
 
@@ -27,14 +28,22 @@ def relayed(flight: Flight, through: Callable[[Hop], Hop]) -> Flight:
 
 @dataclass
 class Talk:
-    """One flight of all ranks: the packets and payloads of each round by rank, and the outcomes by rank."""
+    """One flight of all ranks: the packets and payloads of each round by rank, and the outcomes by
+    rank."""
 
     rounds: list[dict[int, Packet]] = field(default_factory=list)
     payloads: list[dict[int, Tensor]] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
 
-def talk(codec: Codec, xs: Mapping[int, Tensor], spec: Spec, states: Mapping[int, State], seats: Mapping[int, Seat], case: str) -> Talk:
+def talk(
+    codec: Codec,
+    xs: Mapping[int, Tensor],
+    spec: Spec,
+    states: Mapping[int, State],
+    seats: Mapping[int, Seat],
+    case: str,
+) -> Talk:
     """Let the ranks say their xs to one another, and check every packet on its way."""
     flows = {rank: codec.rounds(xs[rank], spec, states[rank], seats[rank]) for rank in xs}
     told = Talk()
@@ -47,7 +56,13 @@ def talk(codec: Codec, xs: Mapping[int, Tensor], spec: Spec, states: Mapping[int
                 told.outcomes[rank] = packet
             else:
                 packets[rank] = packet
-        require(len(packets) in (0, len(flows)), codec, "all ranks talk as many rounds", case, f"only ranks {list(packets)} go on")
+        require(
+            len(packets) in (0, len(flows)),
+            codec,
+            "all ranks talk as many rounds",
+            case,
+            f"only ranks {list(packets)} go on",
+        )
         if not packets:
             return told
         payloads = {rank: packet.payload.clone() for rank, packet in packets.items()}
@@ -62,7 +77,8 @@ def talk(codec: Codec, xs: Mapping[int, Tensor], spec: Spec, states: Mapping[int
 
 
 def add_up(packet: Packet, payloads: Mapping[int, Tensor]) -> Tensor:
-    """The sum, in rank order, of what the payloads of one round decode to for the rank whose packet this is."""
+    """The sum, in rank order, of what the payloads of one round decode to for the rank whose packet
+    this is."""
     total: Tensor | None = None
     for sender, payload in payloads.items():
         total = packet.add(total, payload.clone(), sender)
@@ -81,13 +97,41 @@ def _next(flow: Rounds, reply: Tensor | None) -> Packet | Outcome:
 def _check_packet(codec: Codec, packet: Packet, case: str) -> None:
     payload = packet.payload
     flat = payload.dtype == torch.uint8 and payload.dim() == 1 and payload.is_contiguous()
-    require(flat, codec, "a payload is flat, contiguous bytes", case, f"it is {tuple(payload.shape)} {payload.dtype}")
+    require(
+        flat,
+        codec,
+        "a payload is flat, contiguous bytes",
+        case,
+        f"it is {tuple(payload.shape)} {payload.dtype}",
+    )
     exact, most = packet.coder.nbytes(packet.spec), packet.coder.max_nbytes(packet.spec)
     fits = payload.numel() == exact if exact is not None else payload.numel() <= most
-    require(fits, codec, "a packet has the bytes that its coder states", case, f"{payload.numel()} bytes, stated {exact}, at most {most}")
+    require(
+        fits,
+        codec,
+        "a packet has the bytes that its coder states",
+        case,
+        f"{payload.numel()} bytes, stated {exact}, at most {most}",
+    )
     covered = sum(nbytes for nbytes, _ in packet.sums)
     must = codec.summable or bool(packet.sums)
-    require(not must or covered == payload.numel(), codec, "sums cover the payload", case, f"{covered} of {payload.numel()} bytes")
+    require(
+        not must or covered == payload.numel(),
+        codec,
+        "sums cover the payload",
+        case,
+        f"{covered} of {payload.numel()} bytes",
+    )
     opened = packet.open(payload.clone(), packet.seat.rank)
-    right = opened.shape == (packet.spec.numel,) and opened.dtype == packet.spec.work and opened.device == payload.device
-    require(right, codec, "a packet decodes to its span, flat, in its work dtype", case, f"to {tuple(opened.shape)} {opened.dtype}")
+    right = (
+        opened.shape == (packet.spec.numel,)
+        and opened.dtype == packet.spec.work
+        and opened.device == payload.device
+    )
+    require(
+        right,
+        codec,
+        "a packet decodes to its span, flat, in its work dtype",
+        case,
+        f"to {tuple(opened.shape)} {opened.dtype}",
+    )

@@ -1,7 +1,8 @@
-"""The usual recipe for a small language model: AdamW, decay on matrices only, a linear warm-up and a cosine down to a share of the peak.
+"""The usual recipe for a small language model: AdamW, decay on matrices only, a linear warm-up and
+a cosine down to a share of the peak.
 
-Muon (for MuLoCo) or SGD in AdamW's place where asked. Where the strategy itself makes the update (`momentum()`, signs), a plain SGD with
-the same rates and decay.
+Muon (for MuLoCo) or SGD in AdamW's place where asked. Where the strategy itself makes the update
+(`momentum()`, signs), a plain SGD with the same rates and decay.
 """
 
 from __future__ import annotations
@@ -17,20 +18,29 @@ from thinwire.strategy import Strategy
 from thinwire.train.muon import muon
 
 
-def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+def adamw(
+    model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
     """AdamW; matrices decay by `weight_decay`, vectors (norms, biases) do not."""
     return torch.optim.AdamW(_groups(model, weight_decay), lr=lr, betas=betas)
 
 
 def optimizer_for(
-    strategy: Strategy, model: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float
+    strategy: Strategy,
+    model: nn.Module,
+    name: str,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
     """What applies what the strategy puts in `.grad`, by its name; "auto" is AdamW.
 
-    Of a strategy that makes whole updates, a plain SGD in any case, whose decay is then AdamW's; else "sgd" has a momentum of `betas[0]`.
+    Of a strategy that makes whole updates, a plain SGD in any case, whose decay is then AdamW's;
+    else "sgd" has a momentum of `betas[0]`.
 
     Raises:
-        ConfigError: another optimiser than SGD where the strategy makes the update, or Muon without a matrix inside.
+        ConfigError: another optimiser than SGD where the strategy makes the update, or Muon without
+            a matrix inside.
     """
     must_suit(strategy, name)
     if strategy.on.updates:
@@ -52,7 +62,10 @@ def must_suit(strategy: Strategy, name: str) -> None:
         ConfigError: as in `optimizer_for`.
     """
     if strategy.on.updates and name not in ("auto", "sgd"):
-        raise ConfigError(f"--optimizer {name}: {strategy.on!r} puts whole updates in .grad, which a plain SGD applies; take auto or sgd")
+        raise ConfigError(
+            f"--optimizer {name}: {strategy.on!r} puts whole updates in .grad, which a plain SGD "
+            "applies; take auto or sgd"
+        )
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -64,7 +77,8 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def rate(step: int, steps: int, peak: float, warmup: int = 60, decay_to: float = 0.1) -> float:
-    """The learning rate of `step`, from 0: up to `peak` in `warmup` steps (at most a quarter of the run), then a cosine to peak · decay_to.
+    """The learning rate of `step`, from 0: up to `peak` in `warmup` steps (at most a quarter of the
+    run), then a cosine to peak · decay_to.
 
     Example:
         >>> [round(rate(step, steps=960, peak=1.0), 3) for step in (0, 59, 509, 959)]

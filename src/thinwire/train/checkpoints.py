@@ -1,10 +1,13 @@
-"""Checkpoints that a kill, a full disk or a lost rank cannot harm: written beside, renamed when whole, by a thread.
+"""Checkpoints that a kill, a full disk or a lost rank cannot harm: written beside, renamed when
+whole, by a thread.
 
-Each host keeps its own, `checkpoints/host-NAME/step-00000480/`, with a file of each of that host's ranks (see
-`parts`): a shared file system is not needed. It is written as `.partial-…`, synced, and renamed once every rank of the
-host has written its part; the oldest beyond `keep` go after that. Training goes on meanwhile: what is saved is a copy.
+Each host keeps its own, `checkpoints/host-NAME/step-00000480/`, with a file of each of that host's
+ranks (see `parts`): a shared file system is not needed. It is written as `.partial-…`, synced, and
+renamed once every rank of the host has written its part; the oldest beyond `keep` go after that.
+Training goes on meanwhile: what is saved is a copy.
 
-What ranks of a host send each other for a save is JSON in tensors; every wait ends at the group's timeout.
+What ranks of a host send each other for a save is JSON in tensors; every wait ends at the group's
+timeout.
 """
 
 from __future__ import annotations
@@ -26,13 +29,27 @@ from torch import Tensor
 
 from thinwire.engine import dcp
 from thinwire.errors import CheckpointError
-from thinwire.train.parts import MANIFEST, DamagedError, Manifest, Part, read_manifest, read_part, write_manifest, write_part
+from thinwire.train.parts import (
+    MANIFEST,
+    DamagedError,
+    Manifest,
+    Part,
+    read_manifest,
+    read_part,
+    write_manifest,
+    write_part,
+)
 from thinwire.words import first_line
 
 STEP, PARTIAL, ASIDE, PRUNED, DAMAGED = "step-", ".partial-", ".aside-", ".pruned-", ".damaged-"
 MOST_BYTES = 1 << 30
 """The most that one rank may send of a save: a name and a hash of each tensor."""
-_OF_A_PEER = ("gloo/transport", "ncclRemoteError", "Connection closed by peer", "Connection reset by peer")
+_OF_A_PEER = (
+    "gloo/transport",
+    "ncclRemoteError",
+    "Connection closed by peer",
+    "Connection reset by peer",
+)
 """What transports say of a rank that is gone."""
 
 
@@ -42,7 +59,8 @@ class Member:
 
     host: this host's name.
     leader: whether this rank renames and deletes; one of each host does.
-    group: a process group of this host's ranks, for checkpoints alone; `None` where there is one rank.
+    group: a process group of this host's ranks, for checkpoints alone; `None` where there is one
+    rank.
     run: see `Manifest`.
     """
 
@@ -58,7 +76,8 @@ class Member:
 class Found:
     """What was read of a step.
 
-    manifest: this host's; `None` in a torch DCP folder, which Thinwire wrote before it had a manifest.
+    manifest: this host's; `None` in a torch DCP folder, which Thinwire wrote before it had a
+    manifest.
     notes: what was left out.
     """
 
@@ -77,7 +96,9 @@ class Checkpoints:
         failed: called on the leader, with the reason, when a save has not succeeded.
     """
 
-    def __init__(self, folder: Path, member: Member, keep: int, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, member: Member, keep: int, failed: Callable[[str], None]
+    ) -> None:
         self.all_hosts, self.folder, self.member = folder, folder / f"host-{member.host}", member
         self._keep, self._report_failure = keep, failed
         self._thread: threading.Thread | None = None
@@ -86,11 +107,15 @@ class Checkpoints:
         """Why the last save did not succeed; `None` after one that did."""
         if member.leader:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for aside in self.folder.glob(f"{ASIDE}*"):  # of a process that was killed between two renames
+            for aside in self.folder.glob(
+                f"{ASIDE}*"
+            ):  # of a process that was killed between two renames
                 whole = self.folder / aside.name.removeprefix(ASIDE)
                 if not whole.exists():
                     aside.rename(whole)
-            for left in (path for mark in (PARTIAL, ASIDE, PRUNED) for path in self.folder.glob(f"{mark}*")):
+            for left in (
+                path for mark in (PARTIAL, ASIDE, PRUNED) for path in self.folder.glob(f"{mark}*")
+            ):
                 shutil.rmtree(left, ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -101,16 +126,21 @@ class Checkpoints:
         return self.folder / f"{STEP}{step:08}"
 
     def save(self, step: int, state: Mapping[str, Tensor], common: int | None = None) -> None:
-        """Write a state that nobody else will change, beside the training; a former save is waited for.
+        """Write a state that nobody else will change, beside the training; a former save is waited
+        for.
 
         Args:
             step: after which step it is.
-            state: the tensors; one that several ranks hold under the same name is taken to be equal on them.
-            common: the newest step that every host has whole; it and what is newer stays, whatever `keep` says.
+            state: the tensors; one that several ranks hold under the same name is taken to be equal
+                on them.
+            common: the newest step that every host has whole; it and what is newer stays, whatever
+                `keep` says.
         """
         self.wait()
         self._common = step + 1 if common is None else common
-        self._thread = threading.Thread(target=self._save, args=(step, state), name="thinwire-checkpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._save, args=(step, state), name="thinwire-checkpoint", daemon=True
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -120,7 +150,8 @@ class Checkpoints:
             self._thread = None
 
     def read(self, step: int) -> Found:
-        """Read the tensors of a step, of every host of the same run whose folder is in reach, and check their hashes.
+        """Read the tensors of a step, of every host of the same run whose folder is in reach, and
+        check their hashes.
 
         Raises:
             DamagedError: it is not what was saved, or is of another step.
@@ -140,7 +171,10 @@ class Checkpoints:
                 continue
             for part in other.parts:
                 if part.rank in holders:
-                    raise DamagedError(f"{folder} and {holders[part.rank]} both hold rank {part.rank}: one is a copy of the other")
+                    raise DamagedError(
+                        f"{folder} and {holders[part.rank]} both hold rank {part.rank}: one is a "
+                        "copy of the other"
+                    )
                 holders[part.rank] = folder
                 tensors |= read_part(folder, part)
         return Found(tensors, manifest, tuple(notes))
@@ -154,20 +188,35 @@ class Checkpoints:
             reason = first_line(error)
             self.failure = f"the checkpoint of step {step} was not saved: {reason}"
             if any(word in reason for word in _OF_A_PEER):
-                self.failure = f"the checkpoint of step {step} was not saved: another rank of this host was lost meanwhile ({reason})"
+                self.failure = (
+                    f"the checkpoint of step {step} was not saved: another rank of this host was "
+                    f"lost meanwhile ({reason})"
+                )
             else:
-                with suppress(OSError):  # safetensors hides the errno of a full disk behind a word of its own
-                    self.failure += f"; {shutil.disk_usage(self.folder).free / 1e6:,.1f} MB are free in {self.folder}"
+                with suppress(
+                    OSError
+                ):  # safetensors hides the errno of a full disk behind a word of its own
+                    self.failure += (
+                        f"; {shutil.disk_usage(self.folder).free / 1e6:,.1f} MB are free in "
+                        f"{self.folder}"
+                    )
             if self.member.leader:
                 shutil.rmtree(partial, ignore_errors=True)
                 last = self.steps()
                 self._report_failure(
-                    f"{self.failure}. " + (f"The last good one is of step {last[-1]}" if last else "There is no earlier one")
+                    f"{self.failure}. "
+                    + (
+                        f"The last good one is of step {last[-1]}"
+                        if last
+                        else "There is no earlier one"
+                    )
                 )
 
     def _write(self, step: int, state: Mapping[str, Tensor], partial: Path) -> None:
         member = self.member
-        ranks = [member.rank] if member.group is None else dist.get_process_group_ranks(member.group)
+        ranks = (
+            [member.rank] if member.group is None else dist.get_process_group_ranks(member.group)
+        )
 
         def inventory() -> dict[str, int]:
             if member.leader:
@@ -180,7 +229,9 @@ class Checkpoints:
 
         def finish() -> None:
             if member.leader:
-                write_manifest(partial, Manifest(step, member.run, member.host, member.world, parts))
+                write_manifest(
+                    partial, Manifest(step, member.run, member.host, member.world, parts)
+                )
                 self._finish(partial, self.path(step))
 
         # 1. Ranks agree on who writes what: a tensor that several hold is written once.
@@ -188,12 +239,15 @@ class Checkpoints:
         # 2. Each writes its file, and all learn its hashes.
         parts = tuple(self._gathered(part, Part.parse))
         if [each.rank for each in parts] != ranks:
-            raise CheckpointError(f"ranks {ranks} save, and {[each.rank for each in parts]} have written")
+            raise CheckpointError(
+                f"ranks {ranks} save, and {[each.rank for each in parts]} have written"
+            )
         # 3. The leader writes the manifest and renames; the others learn whether it could.
         self._gathered(finish, lambda _: None)
 
     def _gathered(self, make: Callable[[], Any], check: Callable[[Any], Any]) -> list[Any]:
-        """Make something on every rank of the host, and return all of it by rank, checked; raise on all where one cannot."""
+        """Make something on every rank of the host, and return all of it by rank, checked; raise on
+        all where one cannot."""
         failed: Exception | None = None
         try:
             made = {"made": make()}
@@ -208,12 +262,16 @@ class Checkpoints:
             try:
                 message = json.loads(each)
                 if "failed" in message:
-                    raise CheckpointError(f"another rank of this host could not: {message['failed']}")
+                    raise CheckpointError(
+                        f"another rank of this host could not: {message['failed']}"
+                    )
                 out.append(check(message["made"]))
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 if isinstance(error, CheckpointError):
                     raise
-                raise CheckpointError(f"rank {index} of this host sent what is no part of a save") from error
+                raise CheckpointError(
+                    f"rank {index} of this host sent what is no part of a save"
+                ) from error
         return out
 
     def _finish(self, partial: Path, target: Path) -> None:
@@ -235,7 +293,8 @@ class Checkpoints:
         """Delete what is newer than the step that all hosts go on from: another story now.
 
         Args:
-            damaged: steps to keep out of the way instead, as `.damaged-…`, until they are older than all others.
+            damaged: steps to keep out of the way instead, as `.damaged-…`, until they are older
+                than all others.
         """
         if self.member.leader:
             for newer in self.steps():
@@ -251,14 +310,19 @@ class Checkpoints:
 
 
 def _numbers(folder: Path, mark: str) -> list[int]:
-    found = (re.fullmatch(rf"{re.escape(mark)}(\d{{8,}})", path.name) for path in folder.glob(f"{mark}*"))
+    found = (
+        re.fullmatch(rf"{re.escape(mark)}(\d{{8,}})", path.name) for path in folder.glob(f"{mark}*")
+    )
     return sorted(int(each[1]) for each in found if each)
 
 
 def _manifest_of(folder: Path, step: int) -> Manifest:
     manifest = read_manifest(folder)
     if manifest.step != step:
-        raise DamagedError(f"{folder} holds a checkpoint of step {manifest.step}, not of the step that it is named after")
+        raise DamagedError(
+            f"{folder} holds a checkpoint of step {manifest.step}, not of the step that it is "
+            "named after"
+        )
     return manifest
 
 
@@ -274,13 +338,16 @@ def _read_dcp(folders: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def _sizes(inventory: Any) -> dict[str, int]:
-    if not isinstance(inventory, dict) or not all(type(size) is int and size >= 0 for size in inventory.values()):
+    if not isinstance(inventory, dict) or not all(
+        type(size) is int and size >= 0 for size in inventory.values()
+    ):
         raise ValueError("no sizes by name")
     return inventory
 
 
 def assigned(sizes: Sequence[Mapping[str, int]]) -> list[list[str]]:
-    """Choose the writer of each tensor among the ranks that hold it, so that all write about as much.
+    """Choose the writer of each tensor among the ranks that hold it, so that all write about as
+    much.
 
     Args:
         sizes: bytes of each tensor, by rank.
@@ -295,7 +362,9 @@ def assigned(sizes: Sequence[Mapping[str, int]]) -> list[list[str]]:
             holders.setdefault(name, []).append(rank)
     out: list[list[str]] = [[] for _ in sizes]
     load = [0] * len(sizes)
-    for name in sorted(holders, key=lambda name: (len(holders[name]), -sizes[holders[name][0]][name], name)):
+    for name in sorted(
+        holders, key=lambda name: (len(holders[name]), -sizes[holders[name][0]][name], name)
+    ):
         writer = min(holders[name], key=lambda rank: (load[rank], rank))
         load[writer] += sizes[writer][name]
         out[writer].append(name)
@@ -303,7 +372,8 @@ def assigned(sizes: Sequence[Mapping[str, int]]) -> list[list[str]]:
 
 
 def all_gather(group: Any, payload: bytes) -> list[bytes]:
-    """Return every rank's bytes, by rank in the group. Nothing is unpickled, as `all_gather_object` would.
+    """Return every rank's bytes, by rank in the group. Nothing is unpickled, as `all_gather_object`
+    would.
 
     Raises:
         CheckpointError: a rank announces more than any save needs.
@@ -313,7 +383,9 @@ def all_gather(group: Any, payload: bytes) -> list[bytes]:
     dist.all_gather(lengths, torch.tensor([len(payload)]), group=group)
     counts = [int(length) for length in lengths]
     if not all(0 <= count <= MOST_BYTES for count in counts):
-        raise CheckpointError(f"a rank of this host announces {max(counts, key=abs):,} bytes for a save")
+        raise CheckpointError(
+            f"a rank of this host announces {max(counts, key=abs):,} bytes for a save"
+        )
     padded = torch.zeros(max(counts), dtype=torch.uint8)
     padded[: len(payload)] = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
     everyone = [torch.zeros_like(padded) for _ in range(world)]
@@ -331,7 +403,8 @@ def sync_folder(path: Path) -> None:
 
 
 def host_groups(hosts: Iterable[int], timeout: Any) -> Any:
-    """A gloo group for the ranks of each host, `hosts` by rank; this rank's own. All ranks call it alike."""
+    """A gloo group for the ranks of each host, `hosts` by rank; this rank's own. All ranks call it
+    alike."""
     by_host: dict[int, list[int]] = {}
     for rank, host in enumerate(hosts):
         by_host.setdefault(host, []).append(rank)

@@ -1,7 +1,9 @@
-"""How a strategy's schedule shapes a run: which batches make one optimiser step, and where a run may end.
+"""How a strategy's schedule shapes a run: which batches make one optimiser step, and where a run
+may end.
 
-A step is one batch of each rank, forward and backward. On gradients the schedule counts batches: `every(8)` gathers eight of them for one
-optimiser step. On deltas and parameters it counts optimiser steps, each of `accumulate` batches.
+A step is one batch of each rank, forward and backward. On gradients the schedule counts batches:
+`every(8)` gathers eight of them for one optimiser step. On deltas and parameters it counts
+optimiser steps, each of `accumulate` batches.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from thinwire.when import every, warmup
 
 
 def accumulating(strategy: Strategy, batches: int) -> Strategy:
-    """The strategy for optimiser steps of so many batches: on gradients its schedule is stretched, else it stays as it is.
+    """The strategy for optimiser steps of so many batches: on gradients its schedule is stretched,
+    else it stays as it is.
 
     Raises:
-        StrategyError: on gradients, a schedule that is not `every(1)`, or `every(1)` after a dense warm-up of none.
+        StrategyError: on gradients, a schedule that is not `every(1)`, or `every(1)` after a dense
+            warm-up of none.
 
     Example:
         >>> from thinwire import recipes
@@ -31,13 +35,19 @@ def accumulating(strategy: Strategy, batches: int) -> Strategy:
         return dataclasses.replace(strategy, when=every(batches))
     if isinstance(strategy.when, warmup) and strategy.when.inner == every(1):
         raise StrategyError(
-            f"--accumulate {batches} with {strategy.when!r}: its dense steps take one batch each, so steps would be of two sizes; "
+            f"--accumulate {batches} with {strategy.when!r}: its dense steps take one batch each, "
+            "so steps would be of two sizes; "
             f"take a recipe that starts as it goes on (start=0)"
         )
-    raise StrategyError(f"--accumulate {batches} with {strategy.when!r} on gradients: the schedule counts batches; write {batches} into it")
+    raise StrategyError(
+        f"--accumulate {batches} with {strategy.when!r} on gradients: the schedule counts "
+        f"batches; write {batches} into it"
+    )
 
 
-def rounds(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1, first: int = 0) -> Iterator[range]:
+def rounds(
+    strategy: Strategy, steps: int, buckets: int, accumulate: int = 1, first: int = 0
+) -> Iterator[range]:
     """The steps of each optimiser step, in order.
 
     Args:
@@ -55,15 +65,20 @@ def rounds(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1, fi
         [[0], [1], [2], [3]]
     """
     for step in range(first, steps):
-        whole = (step + 1) % accumulate == 0 if strategy.on.clock == "step" else strategy.when.tick(step, buckets).launch
+        whole = (
+            (step + 1) % accumulate == 0
+            if strategy.on.clock == "step"
+            else strategy.when.tick(step, buckets).launch
+        )
         if whole:
             yield range(first, step + 1)
             first = step + 1
 
 
 def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -> int:
-    """The least number of steps, `steps` or more, after which a mean lands, and one of every bucket has: a run that ends there wastes none
-    of them, or of fragments, which land by turns, as few as there are.
+    """The least number of steps, `steps` or more, after which a mean lands, and one of every bucket
+    has: a run that ends there wastes none of them, or of fragments, which land by turns, as few as
+    there are.
 
     Raises:
         StrategyError: it is more than twice `steps`, which nobody would call rounding.
@@ -84,8 +99,15 @@ def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -
         landed.update(now)
         if end >= least and now and len(landed) == buckets:
             return end * size
-    never = "" if not landed else f" of {buckets - len(landed)} of {buckets} buckets" if len(landed) < buckets else f" from step {steps}"
+    never = (
+        ""
+        if not landed
+        else f" of {buckets - len(landed)} of {buckets} buckets"
+        if len(landed) < buckets
+        else f" from step {steps}"
+    )
     raise StrategyError(
-        f"{strategy.when!r} lands nothing{never} to step {2 * steps}: train for more steps, or take a shorter period than "
+        f"{strategy.when!r} lands nothing{never} to step {2 * steps}: train for more steps, or "
+        "take a shorter period than "
         f"{strategy.when.period}"
     )

@@ -1,7 +1,8 @@
-"""What `thinwire train` may be asked, once: every setting is a flag and a key of the TOML file that `--config` names.
+"""What `thinwire train` may be asked, once: every setting is a flag and a key of the TOML file that
+`--config` names.
 
-The table is the dataclass below. Nothing here loads torch, so that `--help` is instant; whether a model, a text and a strategy fit one
-another is found out when they are built.
+The table is the dataclass below. Nothing here loads torch, so that `--help` is instant; whether a
+model, a text and a strategy fit one another is found out when they are built.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def one_of(*words: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in words:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}{near(text, words).rstrip('.')}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is none of {', '.join(words)}{near(text, words).rstrip('.')}"
+            )
         return text
 
     return parse
@@ -92,10 +95,19 @@ def _number(text: str) -> float:
 
 
 def _set(default: Any, parse: Callable[[str], Any], metavar: str, told: str, group: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "metavar": metavar, "told": told, "group": group})
+    return field(
+        default=default, metadata={"parse": parse, "metavar": metavar, "told": told, "group": group}
+    )
 
 
-WHAT, HOW_LONG, TALK, MATHS, WHERE, WATCH = "what to train", "how long", "how ranks talk", "optimisation", "where things go", "what to see"
+WHAT, HOW_LONG, TALK, MATHS, WHERE, WATCH = (
+    "what to train",
+    "how long",
+    "how ranks talk",
+    "optimisation",
+    "where things go",
+    "what to see",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,39 +120,98 @@ class TrainConfig:
     """
 
     model: str = _set(
-        "llama-nano", str, "MODEL", "a preset, with settings such as llama-nano,num_hidden_layers=6; a saved folder; or hf:NAME", WHAT
+        "llama-nano",
+        str,
+        "MODEL",
+        (
+            "a preset, with settings such as llama-nano,num_hidden_layers=6; a saved folder; or "
+            "hf:NAME"
+        ),
+        WHAT,
     )
     objective: str = _set(
-        "auto", one_of("auto", "causal", "masked", "spans"), "NAME", "causal, masked or spans; auto: what the model is for", WHAT
+        "auto",
+        one_of("auto", "causal", "masked", "spans"),
+        "NAME",
+        "causal, masked or spans; auto: what the model is for",
+        WHAT,
     )
-    data: str = _set("bundled", str, "TEXT", "bundled, a text file, a folder of them, an address, hf:NAME, or set:PLACE", WHAT)
+    data: str = _set(
+        "bundled",
+        str,
+        "TEXT",
+        "bundled, a text file, a folder of them, an address, hf:NAME, or set:PLACE",
+        WHAT,
+    )
     data_hosts: str = _set(
-        "", hosts, "HOSTS", "that the address of a text may lead to, beside its own, with commas between; default: none", WHAT
+        "",
+        hosts,
+        "HOSTS",
+        (
+            "that the address of a text may lead to, beside its own, with commas between; "
+            "default: none"
+        ),
+        WHAT,
     )
-    tokenizer: str = _set("auto", str, "NAME", "byte; bpe,vocab=4096; or a folder. auto: the saved model's own, else byte", WHAT)
+    tokenizer: str = _set(
+        "auto",
+        str,
+        "NAME",
+        "byte; bpe,vocab=4096; or a folder. auto: the saved model's own, else byte",
+        WHAT,
+    )
     context: int = _set(128, count, "N", "tokens to a row", WHAT)
 
-    steps: int = _set(960, count, "N", "batches to a rank, rounded up to where the strategy lands", HOW_LONG)
-    tokens: int = _set(0, whole, "N", "instead of --steps: tokens that all ranks read together; 0: --steps holds", HOW_LONG)
+    steps: int = _set(
+        960, count, "N", "batches to a rank, rounded up to where the strategy lands", HOW_LONG
+    )
+    tokens: int = _set(
+        0,
+        whole,
+        "N",
+        "instead of --steps: tokens that all ranks read together; 0: --steps holds",
+        HOW_LONG,
+    )
     batch: int = _set(8, count, "N", "rows to a rank's batch", HOW_LONG)
     accumulate: int = _set(1, count, "N", "batches to an optimiser step", HOW_LONG)
 
     strategy: str = _set(
-        "fedpaq,period=8", str, "NAME", "a recipe, with settings such as diloco,period=60; or the path of a .toml file", TALK
+        "fedpaq,period=8",
+        str,
+        "NAME",
+        "a recipe, with settings such as diloco,period=60; or the path of a .toml file",
+        TALK,
     )
     workers: int = _set(1, count, "N", "ranks on this machine", TALK)
     force: bool = _set(False, switch, "", "start --workers though memory may not hold them", TALK)
-    nodes: int = _set(1, count, "N", "machines; the same command on each, but for --node-rank", TALK)
+    nodes: int = _set(
+        1, count, "N", "machines; the same command on each, but for --node-rank", TALK
+    )
     node_rank: int = _set(0, whole, "N", "this machine's number, from 0", TALK)
-    master: str = _set("", str, "HOST:PORT", "with --nodes: where machine 0 listens, an address that all reach", TALK)
-    restarts: int = _set(0, whole, "N", "times that lost workers are started again, from the last checkpoint", TALK)
-    timeout: float = _set(120.0, positive, "SECONDS", "the longest that one message may take; then the lost ranks are named", TALK)
+    master: str = _set(
+        "",
+        str,
+        "HOST:PORT",
+        "with --nodes: where machine 0 listens, an address that all reach",
+        TALK,
+    )
+    restarts: int = _set(
+        0, whole, "N", "times that lost workers are started again, from the last checkpoint", TALK
+    )
+    timeout: float = _set(
+        120.0,
+        positive,
+        "SECONDS",
+        "the longest that one message may take; then the lost ranks are named",
+        TALK,
+    )
 
     optimizer: str = _set(
         "auto",
         one_of("auto", "adamw", "muon", "sgd"),
         "NAME",
-        "adamw; muon, for matrices inside, and AdamW for the rest; sgd, with --beta1 as its momentum. auto: adamw, or the plain sgd of a "
+        "adamw; muon, for matrices inside, and AdamW for the rest; sgd, with --beta1 as its "
+        "momentum. auto: adamw, or the plain sgd of a "
         "strategy that makes the update itself",
         MATHS,
     )
@@ -155,33 +226,65 @@ class TrainConfig:
         "raise",
         one_of("raise", "skip"),
         "NAME",
-        "gradients that are not finite: raise ends the run and names the rank; skip leaves the step out on all ranks",
+        (
+            "gradients that are not finite: raise ends the run and names the rank; skip leaves "
+            "the step out on all ranks"
+        ),
         MATHS,
     )
     seed: int = _set(0, whole, "N", "of weights, batches, masks and every draw", MATHS)
     precision: str = _set(
-        "auto", one_of("auto", "fp32", "bf16"), "NAME", "of products; weights stay fp32. auto: bf16 where the device computes in it", MATHS
+        "auto",
+        one_of("auto", "fp32", "bf16"),
+        "NAME",
+        "of products; weights stay fp32. auto: bf16 where the device computes in it",
+        MATHS,
     )
-    device: str = _set("auto", one_of("auto", "cpu", "cuda"), "NAME", "auto: a GPU for each rank where there are enough", MATHS)
-    compile: bool = _set(False, switch, "", "compile each block with torch.compile (minutes at first)", MATHS)
+    device: str = _set(
+        "auto",
+        one_of("auto", "cpu", "cuda"),
+        "NAME",
+        "auto: a GPU for each rank where there are enough",
+        MATHS,
+    )
+    compile: bool = _set(
+        False, switch, "", "compile each block with torch.compile (minutes at first)", MATHS
+    )
 
     out: str = _set("", str, "FOLDER", "default: runs/MODEL-STRATEGY", WHERE)
-    resume: bool = _set(False, switch, "", "go on from the newest checkpoint in --out, where there is one", WHERE)
+    resume: bool = _set(
+        False, switch, "", "go on from the newest checkpoint in --out, where there is one", WHERE
+    )
     overwrite: bool = _set(False, switch, "", "delete an earlier run in --out", WHERE)
     save_every: int = _set(240, whole, "N", "steps between checkpoints; 0: only at the end", WHERE)
     keep: int = _set(2, count, "N", "newest checkpoints to keep", WHERE)
-    cache: str = _set("", str, "FOLDER", "tokenised text; default: $THINWIRE_CACHE, or thinwire in the user's cache", WHERE)
+    cache: str = _set(
+        "",
+        str,
+        "FOLDER",
+        "tokenised text; default: $THINWIRE_CACHE, or thinwire in the user's cache",
+        WHERE,
+    )
 
     check_every: str = _set(
         "auto",
         interval,
         "N",
-        "steps between two comparisons of ranks' weights; 0: none. auto: as often as costs less than 0.5 %% of the time",
+        (
+            "steps between two comparisons of ranks' weights; 0: none. auto: as often as costs "
+            "less than 0.5 %% of the time"
+        ),
         WATCH,
     )
     validate_every: int = _set(240, count, "N", "steps between validations", WATCH)
     windows: int = _set(256, count, "N", "rows of held-out text to validate on", WATCH)
-    prompt: str = _set("", str, "TEXT", "what the sample at the end goes on from; default: one that suits the objective", WATCH)
+    prompt: str = _set(
+        "",
+        str,
+        "TEXT",
+        "what the sample at the end goes on from; default: one that suits the objective",
+        WATCH,
+    )
     sample: int = _set(300, whole, "N", "tokens of it; 0: none", WATCH)
 
 
@@ -209,9 +312,14 @@ def flag(name: str) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Every field as a flag, in its group; one that is not given is absent, so that a file's key holds."""
+    """Every field as a flag, in its group; one that is not given is absent, so that a file's key
+    holds."""
     parser.add_argument(
-        "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="a TOML file with any of the settings below, as keys"
+        "--config",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="a TOML file with any of the settings below, as keys",
     )
     groups: dict[str, Any] = {}
     for name, each in FIELDS.items():
@@ -219,11 +327,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         group = groups.setdefault(told["group"], None) or parser.add_argument_group(told["group"])
         groups[told["group"]] = group
         if each.type == "bool":
-            group.add_argument(flag(name), dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=told["told"])
+            group.add_argument(
+                flag(name),
+                dest=name,
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=told["told"],
+            )
         else:
             shown = f"; default {each.default}" if each.default not in ("", 0) else ""
             group.add_argument(
-                flag(name), dest=name, type=told["parse"], default=argparse.SUPPRESS, metavar=told["metavar"], help=told["told"] + shown
+                flag(name),
+                dest=name,
+                type=told["parse"],
+                default=argparse.SUPPRESS,
+                metavar=told["metavar"],
+                help=told["told"] + shown,
             )
 
 
@@ -231,12 +350,15 @@ def config_from(given: Mapping[str, Any], file: Path | None) -> TrainConfig:
     """The settings of a file, and over them those given as flags.
 
     Raises:
-        ConfigError: the file cannot be read, has unknown keys or wrong values (all reasons at once), or settings contradict each other.
+        ConfigError: the file cannot be read, has unknown keys or wrong values (all reasons at
+            once), or settings contradict each other.
     """
     told = _read(file) if file is not None else {}
     config = TrainConfig(**(told | dict(given)))
     if config.resume and config.overwrite:
-        raise ConfigError("--resume goes on with the run in --out, --overwrite deletes it: give one of them")
+        raise ConfigError(
+            "--resume goes on with the run in --out, --overwrite deletes it: give one of them"
+        )
     return config
 
 
@@ -279,6 +401,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _value(each: Field[Any], value: Any) -> Any:
     if isinstance(value, bool) != (each.type == "bool") or not isinstance(value, str | int | float):
-        wanted = "true or false" if each.type == "bool" else "a number" if each.type in ("int", "float") else "text"
+        wanted = (
+            "true or false"
+            if each.type == "bool"
+            else "a number"
+            if each.type in ("int", "float")
+            else "text"
+        )
         raise argparse.ArgumentTypeError(f"{value!r} is not {wanted}")
     return value if isinstance(value, bool) else each.metadata["parse"](str(value))

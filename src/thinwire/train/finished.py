@@ -25,11 +25,17 @@ HOLDS: dict[str, Any] = {
     "train_tokens": int,
     **{f"config.{key}": str for key in ("model", "data", "tokenizer", "strategy")},
     **{f"config.{key}": int for key in ("seed", "context", "batch", "accumulate")},
-    **{f"result.{key}": NUMBER for key in ("validation_nats_per_token", "tokens_per_s", "train_s", "dense_bytes")},
+    **{
+        f"result.{key}": NUMBER
+        for key in ("validation_nats_per_token", "tokens_per_s", "train_s", "dense_bytes")
+    },
     **{f"result.{key}": int for key in ("steps", "tokens")},
     **{f"result.{key}": MAYBE for key in ("validation_bits_per_byte", "ratio", "ratio_all")},
     **{f"result.{key}": [NUMBER] for key in ("sent_bytes", "around_bytes")},
-    **{f"result.time_shares.{key}": NUMBER for key in ("compute", "exposed", "input", "encode", "wire")},
+    **{
+        f"result.time_shares.{key}": NUMBER
+        for key in ("compute", "exposed", "input", "encode", "wire")
+    },
     "curve.train": [NUMBER],
     "curve.validation": [dict],
     "buckets": [dict],
@@ -57,21 +63,30 @@ def read(place: Path) -> dict[str, Any]:
     """
     file = place if place.suffix == ".json" else place / RUN
     if not place.exists():
-        raise ConfigError(f"there is no run in {str(place)!r}: no such folder; give the --out of a finished run")
+        raise ConfigError(
+            f"there is no run in {str(place)!r}: no such folder; give the --out of a finished run"
+        )
     try:
         run = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError as error:
         hint = (
-            "the run is not finished: `thinwire train --resume` goes on with it" if (place / "config.toml").exists() else "it is no run's"
+            "the run is not finished: `thinwire train --resume` goes on with it"
+            if (place / "config.toml").exists()
+            else "it is no run's"
         )
         raise ConfigError(f"the folder {str(place)!r} holds no {RUN}; {hint}") from error
     except OSError as error:
         raise ConfigError(f"{str(file)!r} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{str(file)!r} is damaged: it is no JSON ({error}); train again, or leave it out") from error
+        raise ConfigError(
+            f"{str(file)!r} is damaged: it is no JSON ({error}); train again, or leave it out"
+        ) from error
     version = run.get("thinwire") if isinstance(run, dict) else None
     if isinstance(version, str) and version.split(".")[:2] != __version__.split(".")[:2]:
-        raise ConfigError(f"{str(file)!r} is of Thinwire {version}, and this is {__version__}: compare it there, or train it again here")
+        raise ConfigError(
+            f"{str(file)!r} is of Thinwire {version}, and this is {__version__}: compare it "
+            "there, or train it again here"
+        )
     if wrong := _damage(run):
         raise ConfigError(f"{str(file)!r} is damaged: {wrong}; train again, or leave it out")
     return dict(run)
@@ -83,9 +98,16 @@ def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]
     for what, paths in ALIKE.items():
         values = [tuple(_at(run, path) for path in paths) for run in runs]
         if what.startswith("tokens a batch"):
-            values = [(math.prod(each) * run["config"]["context"],) for each, run in zip(values, runs, strict=True)]
+            values = [
+                (math.prod(each) * run["config"]["context"],)
+                for each, run in zip(values, runs, strict=True)
+            ]
         if len(set(values)) > 1:
-            telling = [place for place in range(len(values[0])) if len({each[place] for each in values}) > 1]
+            telling = [
+                place
+                for place in range(len(values[0]))
+                if len({each[place] for each in values}) > 1
+            ]
             found[what] = tuple(" ".join(str(each[place]) for place in telling) for each in values)
     return found
 
@@ -100,17 +122,31 @@ def _damage(run: Any) -> str | None:  # noqa: PLR0911  (a reason each)
         many = isinstance(kind, list)
         if many and not (isinstance(value, list) and value):
             return f"{path} is empty or no list"
-        if not all(isinstance(each, kind[0] if many else kind) and not isinstance(each, bool) for each in (value if many else [value])):
+        if not all(
+            isinstance(each, kind[0] if many else kind) and not isinstance(each, bool)
+            for each in (value if many else [value])
+        ):
             return f"{path} is of another kind"
-    if len(run["result"]["sent_bytes"]) != run["world"] or len(run["curve"]["train"]) != run["result"]["steps"]:
+    if (
+        len(run["result"]["sent_bytes"]) != run["world"]
+        or len(run["curve"]["train"]) != run["result"]["steps"]
+    ):
         return "its lists are of another length than its ranks or steps"
     for each in run["curve"]["validation"]:
         step, nats = each.get("step"), each.get("nats")
-        if type(step) is not int or not 0 <= step <= run["result"]["steps"] or not isinstance(nats, NUMBER):
+        if (
+            type(step) is not int
+            or not 0 <= step <= run["result"]["steps"]
+            or not isinstance(nats, NUMBER)
+        ):
             return "curve.validation holds something else than steps and nats"
     if not all(type(bucket.get("numel")) is int for bucket in run["buckets"]):
         return "a bucket has no numel"
-    if run["config"]["accumulate"] < 1 or run["world"] < 1 or run["result"]["validation_nats_per_token"] <= 0:
+    if (
+        run["config"]["accumulate"] < 1
+        or run["world"] < 1
+        or run["result"]["validation_nats_per_token"] <= 0
+    ):
         return "a figure is 0 or below that cannot be"
     return None
 

@@ -40,14 +40,18 @@ def default_out(config: TrainConfig) -> TrainConfig:
     """
     if config.out:
         return config
-    words = (re.sub(r"[^A-Za-z0-9.]+", "-", Path(word).name).strip("-") for word in (config.model, config.strategy))
+    words = (
+        re.sub(r"[^A-Za-z0-9.]+", "-", Path(word).name).strip("-")
+        for word in (config.model, config.strategy)
+    )
     return dataclasses.replace(config, out="runs/" + "-".join(words))
 
 
 class RunFolder:
     """An output folder. The first rank of each host claims it for this run; the others share it.
 
-    Hosts may each have their own disk, or one between them: then whoever comes first holds the lock, with the run's name in it.
+    Hosts may each have their own disk, or one between them: then whoever comes first holds the
+    lock, with the run's name in it.
 
     Args:
         path: the folder.
@@ -57,7 +61,8 @@ class RunFolder:
         self.path = path
         self._lock: int | None = None
         self.again = False
-        """The launcher that started this process has started the run in the folder, too: it is the same run, started again."""
+        """The launcher that started this process has started the run in the folder, too: it is the
+        same run, started again."""
 
     def claim(self, *, resume: bool, overwrite: bool) -> RunFolder:
         """Make it this run's alone, until it is closed or the process ends.
@@ -67,7 +72,8 @@ class RunFolder:
             overwrite: delete the run in it first.
 
         Raises:
-            ConfigError: it holds another run or other files, is used by a running one, or cannot be written.
+            ConfigError: it holds another run or other files, is used by a running one, or cannot be
+                written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -113,27 +119,39 @@ class RunFolder:
         os.close(lock)
         if held == ours != ALONE.encode():
             return None
-        raise ConfigError(f"--out {self.path}: another run that is going on writes there; choose another folder")
+        raise ConfigError(
+            f"--out {self.path}: another run that is going on writes there; choose another folder"
+        )
 
     def _take(self, resume: bool, overwrite: bool) -> None:
         names = {entry.name for entry in self.path.iterdir()}
-        held = {name for name in names - {LOCK} if not name.startswith(LAUNCHER) and not name.endswith(".partial")}
+        held = {
+            name
+            for name in names - {LOCK}
+            if not name.startswith(LAUNCHER) and not name.endswith(".partial")
+        }
         foreign = sorted(held - OURS)
         if foreign and not held & {CONFIG, CHECKPOINTS}:
-            raise ConfigError(f"--out {self.path}: the folder holds {foreign[0]!r}, which is no run's; choose an empty or a new one")
+            raise ConfigError(
+                f"--out {self.path}: the folder holds {foreign[0]!r}, which is no run's; choose "
+                "an empty or a new one"
+            )
         if held and overwrite:
             for name in (*held & OURS, *(name for name in names if name.startswith(LAUNCHER))):
                 target = self.path / name
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
         elif held and not resume:
             raise ConfigError(
-                f"--out {self.path}: a run is there already; --resume goes on with it, --overwrite deletes it, or choose another"
+                f"--out {self.path}: a run is there already; --resume goes on with it, "
+                "--overwrite deletes it, or choose another"
             )
 
     def _signed(self) -> bool:
         """Whether this host's launcher has been here before."""
         launcher, note = _launcher(), self.path / _note()
-        return launcher is not None and note.exists() and note.read_text(encoding="utf-8") == launcher
+        return (
+            launcher is not None and note.exists() and note.read_text(encoding="utf-8") == launcher
+        )
 
     def _sign(self) -> None:
         launcher = _launcher()
@@ -143,7 +161,11 @@ class RunFolder:
     def write_config(self, config: TrainConfig) -> None:
         """`config.toml`: run it again with `thinwire train --config`."""
         of_this_start = ("resume", "overwrite", "out", "force", "node_rank", "master")
-        told = {name: value for name, value in dataclasses.asdict(config).items() if name not in of_this_start}
+        told = {
+            name: value
+            for name, value in dataclasses.asdict(config).items()
+            if name not in of_this_start
+        }
         self.write(CONFIG, tomli_w.dumps(told))
 
     def write(self, name: str, text: str) -> Path:
@@ -156,7 +178,9 @@ class RunFolder:
 
 def _run() -> str:
     """What all ranks of a run over several hosts know of it, and no other run."""
-    told = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+    told = [
+        os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    ]
     several = int(os.environ.get("WORLD_SIZE", "1")) > int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return " ".join(told) if several else ALONE
 
@@ -167,14 +191,20 @@ def _note() -> str:
 
 
 def _launcher() -> str | None:
-    """The elastic agent that started this process, told apart from all others of this machine; `None` without one.
+    """The elastic agent that started this process, told apart from all others of this machine;
+    `None` without one.
 
     A count of restarts would not do: over several machines each agent counts its own.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     try:
-        started = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        started = (
+            Path(f"/proc/{os.getppid()}/stat")
+            .read_text(encoding="utf-8")
+            .rpartition(")")[2]
+            .split()[19]
+        )
     except OSError:  # no Linux, or the launcher is gone
         started = os.environ.get("TORCHELASTIC_RUN_ID", "")
     return f"{os.getppid()} {started}"

@@ -1,4 +1,5 @@
-"""Hugging Face's transformers as this package uses it: loaded on first use, without its chatter, its errors in a line."""
+"""Hugging Face's transformers as this package uses it: loaded on first use, without its chatter,
+its errors in a line."""
 
 from __future__ import annotations
 
@@ -13,7 +14,11 @@ from typing import Any
 from thinwire.errors import ModelError
 from thinwire.words import told
 
-CLASSES = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "spans": "AutoModelForSeq2SeqLM"}  # by objective
+CLASSES = {
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "spans": "AutoModelForSeq2SeqLM",
+}  # by objective
 
 
 def need_transformers() -> None:
@@ -25,7 +30,9 @@ def need_transformers() -> None:
     try:
         import transformers  # noqa: F401
     except ImportError as error:
-        raise ModelError(f"models need the package transformers ({error}): pip install 'thinwire[train]'") from error
+        raise ModelError(
+            f"models need the package transformers ({error}): pip install 'thinwire[train]'"
+        ) from error
 
 
 def auto_class(objective: str) -> Any:
@@ -37,9 +44,14 @@ def auto_class(objective: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No notes, warnings or progress bars of transformers and its hub inside, and as before after; errors come as ever."""
+    """No notes, warnings or progress bars of transformers and its hub inside, and as before after;
+    errors come as ever."""
     from huggingface_hub.utils import logging as hub
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
     from transformers.utils import logging as own
 
     levels = own.get_verbosity(), hub.get_verbosity()
@@ -90,4 +102,8 @@ def reason(error: BaseException) -> str:
     """
     if isinstance(error, KeyError):
         return f"nothing is called {error.args[0]!r}" if error.args else "a key is missing"
-    return re.sub(r"^Class validation error for validator '\w+': \w+: ", "", told(error, most=1000).rstrip("."))
+    return re.sub(
+        r"^Class validation error for validator '\w+': \w+: ",
+        "",
+        told(error, most=1000).rstrip("."),
+    )

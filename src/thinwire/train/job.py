@@ -1,7 +1,9 @@
-"""The main job: a language model learns on every rank, and what ranks say to each other travels as the strategy says.
+"""The main job: a language model learns on every rank, and what ranks say to each other travels as
+the strategy says.
 
-It is the loop that anyone would write, with Thinwire's two lines in it: `attach` before, `check` (or `close`) after. Every draw (masks,
-dropout) is keyed by (seed, step, rank), so nothing of it is saved: a run that resumed is the run that never stopped, bit for bit.
+It is the loop that anyone would write, with Thinwire's two lines in it: `attach` before, `check`
+(or `close`) after. Every draw (masks, dropout) is keyed by (seed, step, rank), so nothing of it is
+saved: a run that resumed is the run that never stopped, bit for bit.
 """
 
 from __future__ import annotations
@@ -46,7 +48,12 @@ ROWS = 32  # of a validation batch
 VALIDATION = 1 << 40  # a step that no training reaches, for the masks of held-out text
 
 
-def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Callable[[], bool] = lambda: False) -> Result:
+def run(
+    prepared: Prepared,
+    show: Show,
+    saver: Saver | None = None,
+    asked: Callable[[], bool] = lambda: False,
+) -> Result:
     """Train, validate, sample and check; every rank of the process group calls it alike.
 
     Args:
@@ -56,14 +63,17 @@ def run(prepared: Prepared, show: Show, saver: Saver | None = None, asked: Calla
         asked: whether this rank has been asked to stop; asked after every optimiser step.
 
     Raises:
-        ThinwireError: what does not fit this world, a lost rank, or ranks that hold different weights.
+        ThinwireError: what does not fit this world, a lost rank, or ranks that hold different
+            weights.
         FloatingPointError: training has diverged.
         InterruptedError: ranks agreed to stop; what they had is saved.
     """
     config = prepared.config
     model = prepared.model()
     betas = (config.beta1, config.beta2)
-    optimizer = optimizer_for(prepared.strategy, model, config.optimizer, config.lr, betas, config.weight_decay)
+    optimizer = optimizer_for(
+        prepared.strategy, model, config.optimizer, config.lr, betas, config.weight_decay
+    )
     timeout = timedelta(seconds=config.timeout)
     with attach(
         model,
@@ -81,14 +91,24 @@ class Run:
     """One rank's run, from `attach` to `check`."""
 
     def __init__(
-        self, prepared: Prepared, model: PreTrainedModel, optimizer: torch.optim.Optimizer, sync: Syncer, show: Show, saver: Saver | None
+        self,
+        prepared: Prepared,
+        model: PreTrainedModel,
+        optimizer: torch.optim.Optimizer,
+        sync: Syncer,
+        show: Show,
+        saver: Saver | None,
     ) -> None:
         self.prepared, self.config, self.show, self.saver = prepared, prepared.config, show, saver
         self.model, self.optimizer, self.sync = model, optimizer, sync
         config, strategy = self.config, prepared.strategy
         self.rank, self.world = sync.driver.rank, sync.driver.world
-        self.steps = landing(strategy, prepared.steps(self.world), len(sync.buckets), config.accumulate)
-        self.windows = validation_windows(prepared.tokens.held, length=prepared.objective.length, windows=config.windows)
+        self.steps = landing(
+            strategy, prepared.steps(self.world), len(sync.buckets), config.accumulate
+        )
+        self.windows = validation_windows(
+            prepared.tokens.held, length=prepared.objective.length, windows=config.windows
+        )
         self.account = Account(sync, self.world * config.batch * prepared.objective.length_read)
         self.curve: list[float] = []
         self.validation: list[tuple[int, float]] = []
@@ -123,11 +143,30 @@ class Run:
 
     def _facts(self) -> dict[str, Any]:
         """What every rank must have been asked alike, besides what `attach` compares."""
-        told = ("batch", "accumulate", "optimizer", "lr", "warmup", "decay_to", "weight_decay", "beta1", "beta2", "clip", "seed")
+        told = (
+            "batch",
+            "accumulate",
+            "optimizer",
+            "lr",
+            "warmup",
+            "decay_to",
+            "weight_decay",
+            "beta1",
+            "beta2",
+            "clip",
+            "seed",
+        )
         often = ("save_every", "validate_every", "windows")
         settings = {name: getattr(self.config, name) for name in told + often}
-        text = {"objective": repr(self.prepared.objective), "text and tokenizer (digest)": self.prepared.tokens.digest}
-        return text | {"model's configuration (digest)": configured(self.model), "steps": self.steps} | settings
+        text = {
+            "objective": repr(self.prepared.objective),
+            "text and tokenizer (digest)": self.prepared.tokens.digest,
+        }
+        return (
+            text
+            | {"model's configuration (digest)": configured(self.model), "steps": self.steps}
+            | settings
+        )
 
     def whole(self, asked: Callable[[], bool]) -> Result:
         """Train to the end; see `run`."""
@@ -140,17 +179,28 @@ class Run:
         return self._end()
 
     def _train(self, asked: Callable[[], bool], votes: Votes) -> None:
-        for passes in rounds(self.prepared.strategy, self.steps, len(self.sync.buckets), self.config.accumulate, self.done):
+        for passes in rounds(
+            self.prepared.strategy,
+            self.steps,
+            len(self.sync.buckets),
+            self.config.accumulate,
+            self.done,
+        ):
             seconds = self._round(passes)
             done = passes[-1] + 1
             self.show.step(self.moment(done))
-            if passes[0] // self.config.validate_every < done // self.config.validate_every and done < self.steps:
+            if (
+                passes[0] // self.config.validate_every < done // self.config.validate_every
+                and done < self.steps
+            ):
                 self._validate(done)
             if self.saver is not None and self.saver.due(passes[0], done) and done < self.steps:
                 self._save(done)
             if votes.after(asked(), seconds) and done < self.steps:
                 self._save(done)
-                raise InterruptedError(f"stopped as asked after {done} of {self.steps} steps{self._saved()}")
+                raise InterruptedError(
+                    f"stopped as asked after {done} of {self.steps} steps{self._saved()}"
+                )
 
     @property
     def done(self) -> int:
@@ -161,7 +211,8 @@ class Run:
         recent = statistics.fmean(self.curve[-20:]) if self.curve else float("nan")
         return self.account.moment(done, self.steps, recent)
 
-    # -- a step -------------------------------------------------------------------------------------------------------
+    # -- a step
+    # -------------------------------------------------------------------------------------------------------
 
     def _round(self, passes: range) -> float:
         """One optimiser step; the seconds that it took."""
@@ -175,16 +226,23 @@ class Run:
             torch.manual_seed(self._seed(step))  # of dropout
             with self._autocast():
                 loss = loss_of(self.model, batch)
-            (loss / len(passes)).backward()  # gradients of several passes are summed, and the mean is meant
+            (
+                loss / len(passes)
+            ).backward()  # gradients of several passes are summed, and the mean is meant
             losses.append(loss.detach())
         clip = math.inf if self.prepared.strategy.on.updates else self.config.clip
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        if self.prepared.strategy.on.clock == "step" and not norm.isfinite():  # on gradients the optimiser's step is judged, on all ranks
+        if (
+            self.prepared.strategy.on.clock == "step" and not norm.isfinite()
+        ):  # on gradients the optimiser's step is judged, on all ranks
             raise FloatingPointError(
-                f"the gradients of step {passes[-1]} are not finite: take a lower --lr than {self.config.lr:g}, or a longer --warmup"
+                f"the gradients of step {passes[-1]} are not finite: take a lower --lr than "
+                f"{self.config.lr:g}, or a longer --warmup"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(passes[-1], self.steps, self.config.lr, self.config.warmup, self.config.decay_to)
+            group["lr"] = rate(
+                passes[-1], self.steps, self.config.lr, self.config.warmup, self.config.decay_to
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.curve += [float(loss) for loss in losses]
@@ -200,31 +258,42 @@ class Run:
 
     def _seed(self, step: int) -> int:
         """Of all that this rank draws at a step."""
-        return (self.config.seed * 0x9E3779B97F4A7C15 + step * self.world + self.rank) & ((1 << 63) - 1)
+        return (self.config.seed * 0x9E3779B97F4A7C15 + step * self.world + self.rank) & (
+            (1 << 63) - 1
+        )
 
     def _autocast(self) -> Any:
         bf16 = self.prepared.precision == "bf16"
         return torch.autocast(self.prepared.device.type, torch.bfloat16) if bf16 else nullcontext()
 
     def _compile(self) -> None:
-        """Each block by itself: a model compiled whole would fire its gradient hooks only at the end of backward."""
+        """Each block by itself: a model compiled whole would fire its gradient hooks only at the
+        end of backward."""
         if not self.config.compile:
             return
         for module in self.model.modules():
-            if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1 and len(list(module[0].children())) > 1:
+            if (
+                isinstance(module, nn.ModuleList)
+                and len({type(block) for block in module}) == 1
+                and len(list(module[0].children())) > 1
+            ):
                 for block in module:
                     block.compile()
 
-    # -- now and then -------------------------------------------------------------------------------------------------
+    # -- now and then
+    # -------------------------------------------------------------------------------------------------
 
     def _validate(self, done: int) -> None:
-        self.validation = [(step, loss) for step, loss in self.validation if step != done]  # a run that was taken up at its end
+        self.validation = [
+            (step, loss) for step, loss in self.validation if step != done
+        ]  # a run that was taken up at its end
         self.validation.append((done, self.held_out_loss()))
         self.show.validated(*self.validation[-1])
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """The mean loss on the held-out windows, in nats a token that counts, of the weights that ranks have in common."""
+        """The mean loss on the held-out windows, in nats a token that counts, of the weights that
+        ranks have in common."""
         total, targets = 0.0, 0
         with self.sync.common_weights() as model, evaluating(model):
             for index, rows in enumerate(self.windows.split(ROWS)):
@@ -237,7 +306,10 @@ class Run:
                     total += float(loss_of(model, batch)) * count
                 targets += count
         heard = [
-            struct.unpack("<dq", each) for each in self.sync.share(struct.pack("<dq", total, targets), f"step {self.done}: validation")
+            struct.unpack("<dq", each)
+            for each in self.sync.share(
+                struct.pack("<dq", total, targets), f"step {self.done}: validation"
+            )
         ]
         return float(sum(one for one, _ in heard) / sum(count for _, count in heard))
 
@@ -253,9 +325,15 @@ class Run:
 
     def _take_up(self, found: Resumed) -> None:
         if found.step > self.steps:
-            raise CheckpointError(f"the checkpoint is of step {found.step}, --steps ends at {self.steps}: ask for more steps")
+            raise CheckpointError(
+                f"the checkpoint is of step {found.step}, --steps ends at {self.steps}: ask for "
+                "more steps"
+            )
         self.curve, self.validation = found.curve, found.validation
-        self.resumed, self.origin = (*found.resumed, len(found.curve)), found.origin_for(self.world, self.config.batch)
+        self.resumed, self.origin = (
+            (*found.resumed, len(found.curve)),
+            found.origin_for(self.world, self.config.batch),
+        )
         self.account.take_up(found.account, found.step)
 
     def _end(self) -> Result:
@@ -271,9 +349,17 @@ class Run:
             # No rank waits for another any more: a sample or a slow disk may take its time.
             text, written = "", {}
             if self.rank == 0 and self.config.sample:
-                text = sample(self.model, self.prepared.tokenizer, self.config.prompt or None, self.config.sample, seed=self.config.seed)
+                text = sample(
+                    self.model,
+                    self.prepared.tokenizer,
+                    self.config.prompt or None,
+                    self.config.sample,
+                    seed=self.config.seed,
+                )
             if self.saver is not None:
-                written = self.saver.save_model(model, self.prepared.tokenizer) | self.saver.finish()
+                written = (
+                    self.saver.save_model(model, self.prepared.tokenizer) | self.saver.finish()
+                )
         end = self.moment(self.steps)
         return Result(
             self.setting,
@@ -291,7 +377,11 @@ class Run:
 
 def configured(model: PreTrainedModel) -> str:
     """A digest of all that a model is configured to do, such as its activation and its dropout."""
-    told = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "transformers_version")}
+    told = {
+        key: value
+        for key, value in model.config.to_dict().items()
+        if key not in ("_name_or_path", "transformers_version")
+    }
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,8 @@
 """Refuse more workers than memory holds, before they take the machine down.
 
-Ordinary runs are not delayed: one rank is measured only where `ROUGH` bytes for each do not fit twice into what is free. Then a process of
-its own does what a rank does, up to its first steps, and tells what that took.
+Ordinary runs are not delayed: one rank is measured only where `ROUGH` bytes for each do not fit
+twice into what is free. Then a process of its own does what a rank does, up to its first steps, and
+tells what that took.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from thinwire.errors import ConfigError, ThinwireError
 from thinwire.say import Say
 from thinwire.train.config import FIELDS, TrainConfig, add_flags, config_from, flags_of
 
-ROUGH = 1 << 30  # bytes of a rank that is not measured; most of a small model's 0.5 GB are torch and transformers
+ROUGH = (
+    1 << 30
+)  # bytes of a rank that is not measured; most of a small model's 0.5 GB are torch and transformers
 COPIES = 4  # of a saved model's weights: they, their gradients and AdamW's two averages
 WITHIN_S = 600.0  # for a first step; text may have to be tokenised
 ROWS = 8  # of held-out text: a run of few steps ends with a validation
@@ -49,7 +52,8 @@ def must_fit(config: TrainConfig, threads: int) -> None:
     """Refuse `--workers` that this machine's memory does not hold.
 
     Raises:
-        ConfigError: they do not fit, or a rank cannot be measured; it says the numbers and what to do.
+        ConfigError: they do not fit, or a rank cannot be measured; it says the numbers and what to
+            do.
     """
     free, bound = free_bytes()
     rough = ROUGH + COPIES * _saved_bytes(config.model)
@@ -58,10 +62,16 @@ def must_fit(config: TrainConfig, threads: int) -> None:
     usage = measured(config, threads)
     if (needed := usage.of(config.workers)) > free:
         fit = max(0, free - usage.shared) // usage.own
-        do = f"take --workers {fit} or fewer, or a smaller model or --batch" if fit else "take a smaller model or --batch"
+        do = (
+            f"take --workers {fit} or fewer, or a smaller model or --batch"
+            if fit
+            else "take a smaller model or --batch"
+        )
         raise ConfigError(
-            f"--workers {config.workers} need {needed / GB:.1f} GB of memory, and {free / GB:.1f} GB are free ({bound}): a rank, measured "
-            f"over its first steps, takes {usage.own / GB:.2f} GB, and all share {usage.shared / GB:.2f} GB. "
+            f"--workers {config.workers} need {needed / GB:.1f} GB of memory, and {free / GB:.1f} "
+            f"GB are free ({bound}): a rank, measured "
+            f"over its first steps, takes {usage.own / GB:.2f} GB, and all share "
+            f"{usage.shared / GB:.2f} GB. "
             f"{do[0].upper()}{do[1:]}; --force starts them nevertheless"
         )
 
@@ -72,42 +82,69 @@ def measured(config: TrainConfig, threads: int) -> Usage:
     Raises:
         ConfigError: it failed, and says why.
     """
-    alone = dataclasses.replace(config, workers=1, restarts=0, nodes=1, node_rank=0, sample=0, windows=min(config.windows, ROWS))
+    alone = dataclasses.replace(
+        config,
+        workers=1,
+        restarts=0,
+        nodes=1,
+        node_rank=0,
+        sample=0,
+        windows=min(config.windows, ROWS),
+    )
     command = [sys.executable, "-m", "thinwire.train.memory", *flags_of(alone)]
-    env = {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | {"LOCAL_WORLD_SIZE": str(config.workers)}  # ranks share out the GPUs
+    env = (
+        {"OMP_NUM_THREADS": str(threads)}
+        | dict(os.environ)
+        | {"LOCAL_WORLD_SIZE": str(config.workers)}
+    )  # ranks share out the GPUs
     try:
-        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+        ran = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise ConfigError(
-            f"a rank's memory could not be measured: it had no first step within {WITHIN_S:g} s; --force starts without a measure"
+            f"a rank's memory could not be measured: it had no first step within {WITHIN_S:g} s; "
+            "--force starts without a measure"
         ) from error
     lines = ran.stderr.strip().splitlines()
     if ran.returncode == 2 and lines:  # what was asked cannot be
         raise ConfigError(lines[-1].removeprefix("thinwire train: "))
     if ran.returncode:
         said = lines[-1] if lines else f"exit code {ran.returncode}"
-        raise ConfigError(f"a rank's memory could not be measured ({said}); --force starts without a measure")
+        raise ConfigError(
+            f"a rank's memory could not be measured ({said}); --force starts without a measure"
+        )
     return Usage(**json.loads(ran.stdout))
 
 
 def free_bytes(root: Path = Path("/")) -> tuple[int, str]:
-    """Return how many bytes may be taken, and what bounds them: the machine, or a control group above this process.
+    """Return how many bytes may be taken, and what bounds them: the machine, or a control group
+    above this process.
 
     Args:
         root: where /proc and /sys are.
     """
-    meminfo = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines())
+    meminfo = dict(
+        line.split(":", 1)
+        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+    )
     free = [(int(meminfo["MemAvailable"].split()[0]) * 1024, "MemAvailable")]
     for folder, limit, usage, cache in _groups(root):
         with suppress(OSError, ValueError):  # not there, or "max"
-            most, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            most, now = (
+                int((folder / name).read_text(encoding="ascii")) for name in (limit, usage)
+            )
+            stat = dict(
+                line.split()
+                for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
             free.append((max(0, most - now + int(stat.get(cache, 0))), f"the limit of {folder}"))
     return min(free)
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
-    """The control groups of this process and those above: a folder, and its files' names for limit, usage and droppable cache."""
+    """The control groups of this process and those above: a folder, and its files' names for limit,
+    usage and droppable cache."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -117,11 +154,17 @@ def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
         if not controllers:
             top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            top, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top, names = (
+                root / "sys/fs/cgroup/memory",
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            )
         else:
             continue
         own = top / path.lstrip("/")
-        for folder in (own, *own.parents):  # in a container the path may be the host's, and only the top is there
+        for folder in (
+            own,
+            *own.parents,
+        ):  # in a container the path may be the host's, and only the top is there
             if folder.is_relative_to(top):
                 yield folder, *names
 
@@ -129,12 +172,18 @@ def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
 def _saved_bytes(model: str) -> int:
     """The bytes of a saved model's weights; 0 for what is no folder."""
     folder = Path(model)
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    return (
+        sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    )
 
 
 def _used() -> Usage:
-    """What this process has taken (Linux): its peak without the pages of files, which the kernel keeps once for all."""
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
+    """What this process has taken (Linux): its peak without the pages of files, which the kernel
+    keeps once for all."""
+    told = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    )
     peak, files = (int(told[key].split()[0]) * 1024 for key in ("VmHWM", "RssFile"))
     return Usage(peak - files, files)
 
@@ -147,7 +196,9 @@ def _main() -> int:
 
     parser = argparse.ArgumentParser()
     add_flags(parser)
-    config = config_from({name: value for name, value in vars(parser.parse_args()).items() if name in FIELDS}, None)
+    config = config_from(
+        {name: value for name, value in vars(parser.parse_args()).items() if name in FIELDS}, None
+    )
     try:
         with suppress(InterruptedError):  # it is asked to stop at once
             run(prepare_run(config), Show(), asked=lambda: True)

@@ -1,11 +1,11 @@
 """The model that words name: a preset from scratch, a saved folder, or one of the Hugging Face hub.
 
-    gpt2-nano,num_hidden_layers=6     see `thinwire.train.presets`; torch.manual_seed before decides the weights
-    runs/mine/model                   a folder that `save_pretrained` wrote
+    gpt2-nano,num_hidden_layers=6     see `thinwire.train.presets`; torch.manual_seed before decides
+    the weights runs/mine/model                   a folder that `save_pretrained` wrote
     hf:openai-community/gpt2          from the hub, or from its cache where there is no network
 
-Whatever does not fit its tokenizer and context is refused before weights are read. Weights are float32, and code that comes with a model
-is never run.
+Whatever does not fit its tokenizer and context is refused before weights are read. Weights are
+float32, and code that comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HUB = "hf:"
-BYTES, CONTEXT = 257, 128  # the vocabulary and the positions of a preset whose text is not known: those of `thinwire train`
+BYTES, CONTEXT = (
+    257,
+    128,
+)  # the vocabulary and the positions of a preset whose text is not known: those of `thinwire train`
 
 
 def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) -> PreTrainedModel:
@@ -36,12 +39,13 @@ def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) ->
 
     Args:
         spoken: a preset with its settings, a folder, or `hf:NAME`.
-        tokenizer: whose ids it will read; a preset gets as large a vocabulary, and its special tokens.
+        tokenizer: whose ids it will read; a preset gets as large a vocabulary, and its special
+            tokens.
         context: the longest row, in tokens.
 
     Raises:
-        ModelError: no such model, sizes that do not go together, weights that are damaged or of another kind of model, or a model that
-            the tokenizer or the context does not fit.
+        ModelError: no such model, sizes that do not go together, weights that are damaged or of
+            another kind of model, or a model that the tokenizer or the context does not fit.
 
     Example:
         >>> from thinwire.data.text import Text
@@ -57,7 +61,9 @@ def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) ->
         tried(spoken, config)
         try:
             with quiet():
-                model: PreTrainedModel = auto_class(OBJECTIVES[config.model_type]).from_config(config)
+                model: PreTrainedModel = auto_class(OBJECTIVES[config.model_type]).from_config(
+                    config
+                )
         except Exception as error:  # too large for this machine, mostly
             raise ModelError(f"{spoken} cannot be built: {reason(error)}") from error
     else:
@@ -70,7 +76,8 @@ def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) ->
 
 
 def meta_model(spoken: str) -> PreTrainedModel:
-    """The model that `spoken` names on the meta device: its shapes and no storage; no weights are read.
+    """The model that `spoken` names on the meta device: its shapes and no storage; no weights are
+    read.
 
     A preset has the bytes for a vocabulary, unless its settings say otherwise.
 
@@ -96,7 +103,8 @@ def meta_model(spoken: str) -> PreTrainedModel:
 
 
 def kind_of(spoken: str) -> str:
-    """What the model that `spoken` names is trained for: `causal`, `masked` or `spans`. Of a folder or the hub only the config is read.
+    """What the model that `spoken` names is trained for: `causal`, `masked` or `spans`. Of a folder
+    or the hub only the config is read.
 
     Raises:
         ModelError: no such model, or none that is trained for one of these.
@@ -130,12 +138,16 @@ def objective_of(config: PreTrainedConfig) -> str:
     kind = config.model_type
     if config.is_encoder_decoder and kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return "spans"
-    # Encoders such as BERT can be decoders too, and are listed with both; they say so in is_decoder.
+    # Encoders such as BERT can be decoders too, and are listed with both; they say so in
+    # is_decoder.
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         return "masked"
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "causal"
-    raise ModelError(f"a model of type {kind!r} is no decoder, encoder or encoder-decoder of text, and there is no objective for it")
+    raise ModelError(
+        f"a model of type {kind!r} is no decoder, encoder or encoder-decoder of text, and there "
+        "is no objective for it"
+    )
 
 
 def positions_of(config: PreTrainedConfig) -> int | None:
@@ -148,8 +160,14 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
         return None
-    if "roberta" in config.model_type or config.model_type in ("camembert", "data2vec-text", "xmod"):
-        positions -= (config.pad_token_id or 0) + 1  # RoBERTa counts positions from behind its padding token
+    if "roberta" in config.model_type or config.model_type in (
+        "camembert",
+        "data2vec-text",
+        "xmod",
+    ):
+        positions -= (
+            config.pad_token_id or 0
+        ) + 1  # RoBERTa counts positions from behind its padding token
     return positions
 
 
@@ -174,17 +192,23 @@ def _place(spoken: str) -> tuple[str, bool]:
     folder = Path(spoken).expanduser()
     if not folder.is_dir():
         raise ModelError(
-            f"the model {spoken!r} is {'a file' if folder.exists() else 'not there'}; give the folder that save_pretrained wrote"
+            f"the model {spoken!r} is {'a file' if folder.exists() else 'not there'}; give the "
+            "folder that save_pretrained wrote"
         )
     if not (folder / "config.json").is_file():
         inner = folder / "model"
-        hint = f"; did you mean {str(inner)!r}?" if (inner / "config.json").is_file() else "; give the folder that save_pretrained wrote"
+        hint = (
+            f"; did you mean {str(inner)!r}?"
+            if (inner / "config.json").is_file()
+            else "; give the folder that save_pretrained wrote"
+        )
         raise ModelError(f"the folder {spoken!r} has no config.json, so it holds no model{hint}")
     return str(folder), True
 
 
 def _hub_answers() -> bool:
-    """Whether the hub's name is known here. Without a network the hub's client would try for half a minute before it looks at its cache."""
+    """Whether the hub's name is known here. Without a network the hub's client would try for half a
+    minute before it looks at its cache."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -203,9 +227,13 @@ def _config(spoken: str, place: str, local: bool) -> PreTrainedConfig:
 
     try:
         with quiet():
-            config: PreTrainedConfig = AutoConfig.from_pretrained(place, local_files_only=local, trust_remote_code=False)
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                place, local_files_only=local, trust_remote_code=False
+            )
             return config
-    except Exception as error:  # whatever transformers and its HTTP client may raise; the user needs its line only
+    except (
+        Exception
+    ) as error:  # whatever transformers and its HTTP client may raise; the user needs its line only
         raise ModelError(_unread(spoken, local, error)) from error
 
 
@@ -219,16 +247,23 @@ def _weights(spoken: str, place: str, local: bool, config: PreTrainedConfig) -> 
     }
     try:
         with quiet():
-            model, told = auto_class(objective_of(config)).from_pretrained(place, config=config, dtype=torch.float32, **options)
+            model, told = auto_class(objective_of(config)).from_pretrained(
+                place, config=config, dtype=torch.float32, **options
+            )
     except ModelError:
         raise
-    except Exception as error:  # as above, and whatever safetensors and pickle may raise for damaged weights
+    except (
+        Exception
+    ) as error:  # as above, and whatever safetensors and pickle may raise for damaged weights
         raise ModelError(_unread(spoken, local, error)) from error
     # transformers fills what a file lacks with random numbers, and says so in a note.
     if lacking := sorted({*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}):
-        shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        shown = ", ".join(lacking[:3]) + (
+            f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        )
         raise ModelError(
-            f"the weights of {spoken!r} lack {shown}, which a {type(model).__name__} has; it was saved without its head, or from another "
+            f"the weights of {spoken!r} lack {shown}, which a {type(model).__name__} has; it was "
+            "saved without its head, or from another "
             "kind of model: save the whole model"
         )
     loaded: PreTrainedModel = model
@@ -239,25 +274,44 @@ def _unread(spoken: str, local: bool, error: Exception) -> str:
     if not spoken.startswith(HUB):
         return f"the model {spoken!r} cannot be read: {reason(error)}"
     if local and isinstance(error, OSError):
-        return f"the model {spoken!r} is not in this machine's cache, and the hub cannot be reached; connect, or give a folder with it"
-    return f"the model {spoken!r} cannot be had from the hub: {reason(error)}; check its name and the network, or give a folder with it"
+        return (
+            f"the model {spoken!r} is not in this machine's cache, and the hub cannot be reached; "
+            "connect, or give a folder with it"
+        )
+    return (
+        f"the model {spoken!r} cannot be had from the hub: {reason(error)}; check its name and "
+        "the network, or give a folder with it"
+    )
 
 
-def _check_fit(spoken: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+def _check_fit(
+    spoken: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, context: int
+) -> None:
     """Refuse a tokenizer or context that the model was not made for."""
     problems = []
     rows, positions = config.vocab_size, positions_of(config)
     if len(tokenizer) > rows:
         problems.append(
-            f"the tokenizer has {len(tokenizer):,} tokens, but {spoken} has embeddings for {rows:,}; "
-            + ("leave vocab_size out" if is_preset(spoken) else "take the model's own tokenizer, or one with fewer tokens")
+            (
+                f"the tokenizer has {len(tokenizer):,} tokens, but {spoken} has embeddings for "
+                f"{rows:,}; "
+            )
+            + (
+                "leave vocab_size out"
+                if is_preset(spoken)
+                else "take the model's own tokenizer, or one with fewer tokens"
+            )
         )
     if positions is not None and context > positions:
-        problems.append(f"rows of {context:,} tokens were asked for, but {spoken} has {positions:,} positions; take a shorter context")
+        problems.append(
+            f"rows of {context:,} tokens were asked for, but {spoken} has {positions:,} "
+            "positions; take a shorter context"
+        )
     start, pad = getattr(config, "decoder_start_token_id", None), tokenizer.pad_token_id
     if objective_of(config) == "spans" and (start is None or start != pad):
         problems.append(
-            f"{spoken} starts to write from token {start}, but is trained to start from the tokenizer's padding, which is {pad}; "
+            f"{spoken} starts to write from token {start}, but is trained to start from the "
+            f"tokenizer's padding, which is {pad}; "
             "take the model's own tokenizer, or a t5"
         )
     if problems:

@@ -1,7 +1,9 @@
-"""Muon for the matrices inside a model and AdamW for the rest, as one optimiser: what MuLoCo's ranks train with.
+"""Muon for the matrices inside a model and AdamW for the rest, as one optimiser: what MuLoCo's
+ranks train with.
 
-torch's Muon takes matrices only, and embeddings, heads, norms and biases are better off with AdamW (Jordan et al. 2024, "Muon"; Liu et
-al. 2025, arXiv:2502.16982). `thinwire.attach` takes one optimiser, whose steps it counts and whose state it saves.
+torch's Muon takes matrices only, and embeddings, heads, norms and biases are better off with AdamW
+(Jordan et al. 2024, "Muon"; Liu et al. 2025, arXiv:2502.16982). `thinwire.attach` takes one
+optimiser, whose steps it counts and whose state it saves.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from thinwire.engine.buckets import roles
 
 
 class Together(Optimizer):
-    """Several optimisers of different parameters that step as one: one list of groups, one state, one `state_dict`.
+    """Several optimisers of different parameters that step as one: one list of groups, one state,
+    one `state_dict`.
 
     Args:
         parts: the optimisers; no parameter may be in two of them.
@@ -62,14 +65,16 @@ def muon(
     betas: tuple[float, float] = (0.9, 0.95),
     apart: tuple[str, ...] = ("lm_head",),
 ) -> Together:
-    """torch's Muon on the matrices of the model's inside, at the rate that fits AdamW (`match_rms_adamw`), and AdamW on all else.
+    """torch's Muon on the matrices of the model's inside, at the rate that fits AdamW
+    (`match_rms_adamw`), and AdamW on all else.
 
     Args:
         model: the model.
         lr: the rate of both.
         weight_decay: of matrices and embeddings; vectors (norms, biases) do not decay.
         betas: AdamW's.
-        apart: parameters whose name holds one of these go to AdamW, as embeddings do; Muon is not for a model's head.
+        apart: parameters whose name holds one of these go to AdamW, as embeddings do; Muon is not
+            for a model's head.
 
     Raises:
         ValueError: no parameter is left to one of the two.
@@ -82,7 +87,11 @@ def muon(
     role = roles(model)
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     inside = [
-        param for name, param in named if role[id(param)] == "matrix" and param.dim() == 2 and not any(word in name for word in apart)
+        param
+        for name, param in named
+        if role[id(param)] == "matrix"
+        and param.dim() == 2
+        and not any(word in name for word in apart)
     ]
     chosen = {id(param) for param in inside}
     rest = [param for _, param in named if id(param) not in chosen]
@@ -93,5 +102,9 @@ def muon(
         {"params": [param for param in rest if param.dim() >= 2], "weight_decay": weight_decay},
         {"params": [param for param in rest if param.dim() < 2], "weight_decay": 0.0},
     ]
-    first = torch.optim.Muon(inside, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Together(first, torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas))
+    first = torch.optim.Muon(
+        inside, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return Together(
+        first, torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas)
+    )

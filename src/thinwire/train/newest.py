@@ -1,7 +1,7 @@
 """Choose the checkpoint to go on from: the newest that every host has whole and undamaged.
 
-Each rank reads its host's checkpoint and checks its hashes; all then exchange what came of it, so that all go back to the same older one
-where it is damaged anywhere.
+Each rank reads its host's checkpoint and checks its hashes; all then exchange what came of it, so
+that all go back to the same older one where it is damaged anywhere.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Newest:
 
 
 def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | None:
-    """Read the newest checkpoint that every host has whole; `None` where nobody has any. All ranks call it alike.
+    """Read the newest checkpoint that every host has whole; `None` where nobody has any. All ranks
+    call it alike.
 
     Raises:
         CheckpointError: none is undamaged on every host, or another version wrote it.
@@ -57,7 +58,10 @@ def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | N
     if not steps:
         return None
     shown = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
-    raise CheckpointError(f"no checkpoint is whole and undamaged ({shown}); begin again with --overwrite, or choose another --out")
+    raise CheckpointError(
+        f"no checkpoint is whole and undamaged ({shown}); begin again with --overwrite, or choose "
+        "another --out"
+    )
 
 
 def disagreement(reports: Sequence[dict[str, Any]]) -> str:
@@ -78,7 +82,10 @@ def disagreement(reports: Sequence[dict[str, Any]]) -> str:
             return f"those of hosts {first_name} and {name} were saved by different runs"
         for rank in report["ranks"]:
             if rank in holders:
-                return f"those of hosts {holders[rank]} and {name} both hold rank {rank}: one is a copy of the other"
+                return (
+                    f"those of hosts {holders[rank]} and {name} both hold rank {rank}: one is a "
+                    "copy of the other"
+                )
             holders[rank] = name
     return ""
 
@@ -93,7 +100,11 @@ def _read(checkpoints: Checkpoints, step: int) -> tuple[Found | None, dict[str, 
     except CheckpointError as error:
         return None, {"refused": str(error)}
     own = found.manifest
-    save = {"run": own.run, "world": own.world, "ranks": own.ranks} if own is not None else {"run": "", "world": 0, "ranks": []}
+    save = (
+        {"run": own.run, "world": own.world, "ranks": own.ranks}
+        if own is not None
+        else {"run": "", "world": 0, "ranks": []}
+    )
     return found, {"host": checkpoints.member.host, **save}
 
 
@@ -104,7 +115,9 @@ def _must_be_of(tensors: dict[str, Tensor], step: int, where: str) -> None:
     job = unpack_json(tensors[JOB])
     saved = job.get("step") if isinstance(job, dict) else None
     if saved != step:
-        raise DamagedError(f"{where} holds a checkpoint of step {saved}, not of the step that it is named after")
+        raise DamagedError(
+            f"{where} holds a checkpoint of step {saved}, not of the step that it is named after"
+        )
 
 
 def _reasons(reports: Sequence[dict[str, Any]], kind: str) -> str:
@@ -125,16 +138,25 @@ def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:
         CheckpointError: some have, but not all of the same step.
     """
     own = json.dumps(checkpoints.steps()).encode()
-    by_rank: list[set[int]] = [set(json.loads(each)) for each in sync.share(own, "resume: which checkpoints")]
+    by_rank: list[set[int]] = [
+        set(json.loads(each)) for each in sync.share(own, "resume: which checkpoints")
+    ]
     steps = set.intersection(*by_rank)
     if steps:
         return sorted(steps)
     if any(by_rank):
-        shown = "; ".join(f"rank {rank}: {', '.join(map(str, sorted(held))) or 'none'}" for rank, held in enumerate(by_rank))
+        shown = "; ".join(
+            f"rank {rank}: {', '.join(map(str, sorted(held))) or 'none'}"
+            for rank, held in enumerate(by_rank)
+        )
         raise CheckpointError(
-            f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the folder it wrote, or start anew"
+            f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the "
+            "folder it wrote, or start anew"
         )
     elsewhere = sorted(path.parent.name for path in checkpoints.all_hosts.glob("host-*/step-*"))
     if elsewhere:
-        raise CheckpointError(f"this host has no checkpoint in {checkpoints.folder}, but {elsewhere[0]} has: rename it if this host was it")
+        raise CheckpointError(
+            f"this host has no checkpoint in {checkpoints.folder}, but {elsewhere[0]} has: rename "
+            "it if this host was it"
+        )
     return []

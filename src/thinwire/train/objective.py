@@ -1,12 +1,13 @@
 """What a model learns from a row of text: which tokens it sees, and which it must name.
 
-    causal    every token from those before it                                       decoders
-    masked    the tokens behind a few masks, from all others                         encoders
-    spans     the spans behind a few sentinels, one after the other                  encoder-decoders
+    causal    every token from those before it                                       decoders masked
+    the tokens behind a few masks, from all others                         encoders spans     the
+    spans behind a few sentinels, one after the other                  encoder-decoders
 
-An objective says how many tokens it takes from the text (`length`) and which special tokens it needs (`specials`); fitted to a tokenizer
-that has them, it makes batches. Every batch of a size has the same number of targets, so that the mean of the ranks' losses is the loss of
-all their rows. All draws come from the generator that is passed. Shapes: B rows, L = length, T = context.
+An objective says how many tokens it takes from the text (`length`) and which special tokens it
+needs (`specials`); fitted to a tokenizer that has them, it makes batches. Every batch of a size has
+the same number of targets, so that the mean of the ranks' losses is the loss of all their rows. All
+draws come from the generator that is passed. Shapes: B rows, L = length, T = context.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def sentinel(number: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a model is called with, and what its logits (B, T, V) should have said: targets (B, T) int64, -100 where it does not matter."""
+    """What a model is called with, and what its logits (B, T, V) should have said: targets (B, T)
+    int64, -100 where it does not matter."""
 
     inputs: dict[str, Tensor]
     targets: Tensor
@@ -53,17 +55,22 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device; what is pinned is copied while the caller goes on."""
         return Batch(
-            {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}, self.targets.to(device, non_blocking=True)
+            {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
+            self.targets.to(device, non_blocking=True),
         )
 
     def pinned(self) -> Batch:
         """The same in memory that a GPU can read by itself."""
-        return Batch({name: tensor.pin_memory() for name, tensor in self.inputs.items()}, self.targets.pin_memory())
+        return Batch(
+            {name: tensor.pin_memory() for name, tensor in self.inputs.items()},
+            self.targets.pin_memory(),
+        )
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The ids of a tokenizer that objectives speak of: all of them are below `vocab`, and `special` holds those that are no text."""
+    """The ids of a tokenizer that objectives speak of: all of them are below `vocab`, and `special`
+    holds those that are no text."""
 
     vocab: int
     special: tuple[int, ...]
@@ -96,13 +103,15 @@ class Objective(ABC):
 
     @property
     def length_read(self) -> int:
-        """How many of them are new to the model: all, unless the first of a row was the last of another."""
+        """How many of them are new to the model: all, unless the first of a row was the last of
+        another."""
         return self.length
 
     @property
     @abstractmethod
     def specials(self) -> tuple[str, ...]:
-        """The special tokens that a tokenizer must have, by the names that thinwire's own tokenizers give them."""
+        """The special tokens that a tokenizer must have, by the names that thinwire's own
+        tokenizers give them."""
 
     @abstractmethod
     def batch(self, windows: Tensor, draws: torch.Generator) -> Batch:
@@ -113,7 +122,8 @@ class Objective(ABC):
             draws: where all chance comes from.
 
         Raises:
-            ModelError: the objective is not fitted to a tokenizer, or the rows are not `length` long.
+            ModelError: the objective is not fitted to a tokenizer, or the rows are not `length`
+                long.
         """
 
     def fitted(self, tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -122,12 +132,24 @@ class Objective(ABC):
         Raises:
             ModelError: the tokenizer lacks a special token.
         """
-        roles = {EOS: tokenizer.eos_token_id, PAD: tokenizer.pad_token_id, MASK: tokenizer.mask_token_id}
-        found = {special: roles[special] if special in roles else _id(tokenizer, special) for special in self.specials}
+        roles = {
+            EOS: tokenizer.eos_token_id,
+            PAD: tokenizer.pad_token_id,
+            MASK: tokenizer.mask_token_id,
+        }
+        found = {
+            special: roles[special] if special in roles else _id(tokenizer, special)
+            for special in self.specials
+        }
         ids = {special: id_ for special, id_ in found.items() if isinstance(id_, int)}
         if lacking := [special for special in self.specials if special not in ids]:
-            shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-            raise ModelError(f"{self.name} needs special tokens that the tokenizer lacks: {shown}; add them, or take byte or bpe")
+            shown = ", ".join(lacking[:3]) + (
+                f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            )
+            raise ModelError(
+                f"{self.name} needs special tokens that the tokenizer lacks: {shown}; add them, "
+                "or take byte or bpe"
+            )
         tokens = Tokens(
             vocab=len(tokenizer),
             special=tuple(sorted(id_ for id_ in tokenizer.all_special_ids if id_ < len(tokenizer))),
@@ -140,9 +162,14 @@ class Objective(ABC):
 
     def _checked(self, windows: Tensor) -> Tokens:
         if self.tokens is None:
-            raise ModelError(f"{self!r} knows no ids yet; call fitted(tokenizer) and use what it returns")
+            raise ModelError(
+                f"{self!r} knows no ids yet; call fitted(tokenizer) and use what it returns"
+            )
         if windows.dim() != 2 or windows.shape[1] != self.length:
-            raise ModelError(f"{self!r} reads rows of {self.length} tokens, not a tensor of shape {tuple(windows.shape)}")
+            raise ModelError(
+                f"{self!r} reads rows of {self.length} tokens, not a tensor of shape "
+                f"{tuple(windows.shape)}"
+            )
         return self.tokens
 
 
@@ -184,13 +211,16 @@ class causal(Objective):
 
 @dataclass(frozen=True)
 class masked(Objective):
-    """Name the tokens at some positions from all others: 80 % of those positions show a mask, 10 % another token, 10 % their own.
+    """Name the tokens at some positions from all others: 80 % of those positions show a mask, 10 %
+    another token, 10 % their own.
 
-    Which positions, is drawn for each row anew; special tokens, such as the end of a document, are never among them.
+    Which positions, is drawn for each row anew; special tokens, such as the end of a document, are
+    never among them.
 
     Args:
         context: tokens that the model reads.
-        share: of a row's positions; rounded to a whole number of them, at least 1, which is the same for every row.
+        share: of a row's positions; rounded to a whole number of them, at least 1, which is the
+            same for every row.
 
     Raises:
         ModelError: a context below 1, or a share outside 0 to 1.
@@ -201,8 +231,8 @@ class masked(Objective):
 
     Devlin et al. 2019, "BERT", arXiv:1810.04805.
 
-    Differs from the paper: it draws each position by itself, and rows have more targets or fewer; here the count is fixed. The other
-    token is text, never a special one.
+    Differs from the paper: it draws each position by itself, and rows have more targets or fewer;
+    here the count is fixed. The other token is text, never a special one.
     """
 
     share: float = 0.15
@@ -210,7 +240,9 @@ class masked(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.share < 1:
-            raise ModelError(f"{self!r}: the share of masked positions lies between 0 and 1; take 0.15")
+            raise ModelError(
+                f"{self!r}: the share of masked positions lies between 0 and 1; take 0.15"
+            )
 
     @property
     def length(self) -> int:
@@ -228,11 +260,25 @@ class masked(Objective):
     def batch(self, windows: Tensor, draws: torch.Generator) -> Batch:
         tokens = self._checked(windows)
         special = torch.isin(windows, torch.tensor(tokens.special))  # (B, T)
-        order = torch.rand(windows.shape, generator=draws).masked_fill_(special, 2.0)  # the lowest are picked
-        picked = torch.zeros_like(special).scatter_(1, order.topk(self.picks, largest=False).indices, True) & ~special
+        order = torch.rand(windows.shape, generator=draws).masked_fill_(
+            special, 2.0
+        )  # the lowest are picked
+        picked = (
+            torch.zeros_like(special).scatter_(
+                1, order.topk(self.picks, largest=False).indices, True
+            )
+            & ~special
+        )
         fate = torch.rand(windows.shape, generator=draws)
-        shown = torch.where(fate < 0.8, tokens.mask, torch.where(fate < 0.9, _text(windows.shape, tokens, draws), windows))
-        return Batch({"input_ids": torch.where(picked, shown, windows)}, torch.where(picked, windows, IGNORED))
+        shown = torch.where(
+            fate < 0.8,
+            tokens.mask,
+            torch.where(fate < 0.9, _text(windows.shape, tokens, draws), windows),
+        )
+        return Batch(
+            {"input_ids": torch.where(picked, shown, windows)},
+            torch.where(picked, windows, IGNORED),
+        )
 
 
 @dataclass(frozen=True)
@@ -243,9 +289,11 @@ class spans(Objective):
         inputs    Thank you <0> me to your party <1> week </s>
         targets   <0> for inviting <1> last </s>
 
-    With n = round(share L) tokens in s = round(n / mean_span) spans, a row has L - n + s + 1 inputs and n + s + 1 targets, whatever is
-    drawn: nothing is padded. L is the most that gives `context` inputs. The row starts with text and ends with a span; the lengths of the
-    s spans are a uniform draw of all ways to part n tokens, as are those of the text between.
+    With n = round(share L) tokens in s = round(n / mean_span) spans, a row has L - n + s + 1 inputs
+    and n + s + 1 targets, whatever is
+    drawn: nothing is padded. L is the most that gives `context` inputs. The row starts with text
+    and ends with a span; the lengths of the s spans are a uniform draw of all ways to part n
+    tokens, as are those of the text between.
 
     Args:
         context: tokens that the encoder reads.
@@ -260,8 +308,8 @@ class spans(Objective):
         >>> objective.length, objective.counts
         (568, (85, 28))
 
-    Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text transformer", arXiv:1910.10683;
-    `random_spans_noise_mask` of the t5 library.
+    Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text
+    transformer", arXiv:1910.10683; `random_spans_noise_mask` of the t5 library.
     """
 
     share: float = 0.15
@@ -270,9 +318,13 @@ class spans(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.context < 3:
-            raise ModelError(f"{self!r}: a token, a sentinel and the end are 3 tokens; take context=3 or more")
+            raise ModelError(
+                f"{self!r}: a token, a sentinel and the end are 3 tokens; take context=3 or more"
+            )
         if not 0 < self.share <= 0.9:
-            raise ModelError(f"{self!r}: the share that is cut out lies between 0 and 0.9; take 0.15")
+            raise ModelError(
+                f"{self!r}: the share that is cut out lies between 0 and 0.9; take 0.15"
+            )
         if not self.mean_span >= 1:
             raise ModelError(f"{self!r}: a span has at least 1 token; take mean_span=3")
 
@@ -303,21 +355,33 @@ class spans(Objective):
     def batch(self, windows: Tensor, draws: torch.Generator) -> Batch:
         tokens = self._checked(windows)
         (rows, length), (noise, count) = windows.shape, self.counts
-        parts = torch.stack((_parted(rows, length - noise, count, draws), _parted(rows, noise, count, draws)), -1)  # (B, s, 2)
+        parts = torch.stack(
+            (_parted(rows, length - noise, count, draws), _parted(rows, noise, count, draws)), -1
+        )  # (B, s, 2)
         ends = parts.flatten(1).cumsum(1)  # (B, 2 s): text, span, text, span, …
-        part = torch.searchsorted(ends, torch.arange(length).expand(rows, length).contiguous(), right=True)  # (B, L)
+        part = torch.searchsorted(
+            ends, torch.arange(length).expand(rows, length).contiguous(), right=True
+        )  # (B, L)
         cut = part % 2 == 1
         first = F.pad(part[:, 1:] != part[:, :-1], (1, 0), value=True)  # of its part
         marks = torch.tensor(tokens.sentinels)[part // 2]
         end = windows.new_full((rows, 1), tokens.eos)
-        inputs = torch.cat((torch.where(cut, marks, windows)[~cut | first].view(rows, -1), end), 1)  # (B, L - n + s + 1)
-        targets = torch.cat((torch.where(cut, windows, marks)[cut | first].view(rows, -1), end), 1)  # (B, n + s + 1)
+        inputs = torch.cat(
+            (torch.where(cut, marks, windows)[~cut | first].view(rows, -1), end), 1
+        )  # (B, L - n + s + 1)
+        targets = torch.cat(
+            (torch.where(cut, windows, marks)[cut | first].view(rows, -1), end), 1
+        )  # (B, n + s + 1)
         shifted = F.pad(targets[:, :-1], (1, 0), value=tokens.pad)
         return Batch({"input_ids": inputs, "decoder_input_ids": shifted}, targets)
 
 
 OBJECTIVES: dict[str, type[Objective]] = {"causal": causal, "masked": masked, "spans": spans}
-MODELS = {"causal": "decoders (gpt2-…, llama-…)", "masked": "encoders (bert-…)", "spans": "encoder-decoders (t5-…)"}
+MODELS = {
+    "causal": "decoders (gpt2-…, llama-…)",
+    "masked": "encoders (bert-…)",
+    "spans": "encoder-decoders (t5-…)",
+}
 
 
 def objective_from(name: str, context: int, kind: str | None = None) -> Objective:
@@ -329,7 +393,8 @@ def objective_from(name: str, context: int, kind: str | None = None) -> Objectiv
         kind: what the model is for, where it is known; see `thinwire.train.models.kind_of`.
 
     Raises:
-        ModelError: no objective has that name, the context is too short for it, or the model is for another.
+        ModelError: no objective has that name, the context is too short for it, or the model is for
+            another.
 
     Example:
         >>> objective_from("masked", 128)
@@ -340,23 +405,33 @@ def objective_from(name: str, context: int, kind: str | None = None) -> Objectiv
         thinwire.errors.ModelError: the objective masked is for encoders (bert-…), but this model is one of the decoders ...
     """
     if name not in OBJECTIVES:
-        raise ModelError(f"no objective is called {name!r}{near(name, OBJECTIVES)} There are: {', '.join(OBJECTIVES)}")
+        raise ModelError(
+            f"no objective is called {name!r}{near(name, OBJECTIVES)} There are: "
+            f"{', '.join(OBJECTIVES)}"
+        )
     if kind is not None and kind != name:
-        does = f"this model is one of the {MODELS[kind]}; take the objective {kind}, or another model"
+        does = (
+            f"this model is one of the {MODELS[kind]}; take the objective {kind}, or another model"
+        )
         raise ModelError(f"the objective {name} is for {MODELS[name]}, but {does}")
     return OBJECTIVES[name](context)
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The mean cross-entropy of the targets that count, in nats; logits are float32 there, whatever the model computes in.
+    """The mean cross-entropy of the targets that count, in nats; logits are float32 there, whatever
+    the model computes in.
 
     Args:
         model: a Hugging Face model, or what is called like one.
         batch: of the model's own objective, on its device.
     """
-    more: dict[str, Any] = {"use_cache": False} if _caches(type(model).forward) else {}  # what a cache keeps, training never reads
+    more: dict[str, Any] = (
+        {"use_cache": False} if _caches(type(model).forward) else {}
+    )  # what a cache keeps, training never reads
     logits: Tensor = model(**batch.inputs, **more).logits  # (B, T, V)
-    return F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED)
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED
+    )
 
 
 @functools.cache
@@ -367,17 +442,25 @@ def _caches(forward: Callable[..., Any]) -> bool:
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
     """A token's id; tokenizers answer an unknown token with the id of another."""
     found = tokenizer.convert_tokens_to_ids(token)
-    return found if isinstance(found, int) and tokenizer.convert_ids_to_tokens(found) == token else None
+    return (
+        found
+        if isinstance(found, int) and tokenizer.convert_ids_to_tokens(found) == token
+        else None
+    )
 
 
 def _text(shape: torch.Size, tokens: Tokens, draws: torch.Generator) -> Tensor:
-    """Ids of text, all equally likely: the n-th id that is not special is n, and one more for every special id up to it."""
+    """Ids of text, all equally likely: the n-th id that is not special is n, and one more for every
+    special id up to it."""
     special = torch.tensor(tokens.special)
     drawn = torch.randint(tokens.vocab - len(special), shape, generator=draws)
     return drawn + torch.searchsorted(special - torch.arange(len(special)), drawn, right=True)
 
 
 def _parted(rows: int, total: int, parts: int, draws: torch.Generator) -> Tensor:
-    """(rows, parts) int64 of at least 1 each, every row a uniform draw of the ways to sum to `total`."""
-    cuts = torch.rand(rows, total - 1, generator=draws).argsort(1)[:, : parts - 1].sort(1).values + 1
+    """(rows, parts) int64 of at least 1 each, every row a uniform draw of the ways to sum to
+    `total`."""
+    cuts = (
+        torch.rand(rows, total - 1, generator=draws).argsort(1)[:, : parts - 1].sort(1).values + 1
+    )
     return F.pad(F.pad(cuts, (1, 0)), (0, 1), value=total).diff(dim=1)

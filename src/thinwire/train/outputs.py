@@ -1,4 +1,5 @@
-"""What a finished run leaves behind: `run.json`, and a picture of the loss against steps and bytes."""
+"""What a finished run leaves behind: `run.json`, and a picture of the loss against steps and
+bytes."""
 
 from __future__ import annotations
 

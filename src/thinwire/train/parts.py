@@ -1,9 +1,11 @@
-"""One checkpoint folder: a safetensors file from each rank, and a manifest with the hash of every tensor.
+"""One checkpoint folder: a safetensors file from each rank, and a manifest with the hash of every
+tensor.
 
-rank-3.safetensors    the tensors that rank 3 wrote
-manifest.json         format, step, run, host and world; the length of each file, and the hashes of its header and its tensors
+rank-3.safetensors    the tensors that rank 3 wrote manifest.json         format, step, run, host
+and world; the length of each file, and the hashes of its header and its tensors
 
-No file is a pickle. Every bit counts: a file's bytes are all hashed, and the manifest must be what its own content would be written as.
+No file is a pickle. Every bit counts: a file's bytes are all hashed, and the manifest must be what
+its own content would be written as.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ def write_part(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> Part:
             hashes = beside.submit(lambda: {name: _hash(tensor) for name, tensor in whole.items()})
             save_file(whole, path)
     except KeyError as error:
-        raise CheckpointError(f"{path.name} could not be written: safetensors has no {first_line(error)}") from error
+        raise CheckpointError(
+            f"{path.name} could not be written: safetensors has no {first_line(error)}"
+        ) from error
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path.name} could not be written: {first_line(error)}") from error
     with path.open("rb") as file:
@@ -141,8 +145,15 @@ def read_manifest(folder: Path) -> Manifest:
     if raw != sealed:
         raise DamagedError(f"{path} is damaged: its hash is not that of its content")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        version, number = (facts.get("thinwire"), facts.get("format")) if isinstance(facts, dict) else (None, None)
-        raise CheckpointError(f"{folder} has format {number!r} of thinwire {version}; this version reads 1 and {FORMAT}")
+        version, number = (
+            (facts.get("thinwire"), facts.get("format"))
+            if isinstance(facts, dict)
+            else (None, None)
+        )
+        raise CheckpointError(
+            f"{folder} has format {number!r} of thinwire {version}; this version reads 1 and "
+            f"{FORMAT}"
+        )
     try:
         parts = tuple(map(Part.parse, _typed(facts, "parts", list)))
         own = {name: _typed(facts, name, kind) for name, kind in FACTS.items()}
@@ -165,13 +176,17 @@ def read_part(folder: Path, part: Part) -> dict[str, Tensor]:
         with path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
             if length != part.length:
-                raise DamagedError(f"{path} is damaged: it has {length:,} bytes, and {part.length:,} were saved")
+                raise DamagedError(
+                    f"{path} is damaged: it has {length:,} bytes, and {part.length:,} were saved"
+                )
             if _header(file) != part.header:
                 raise DamagedError(f"{path} is damaged: its header is not what was saved")
         with safe_open(path, framework="pt") as tensors:
             if set(tensors.keys()) != set(part.tensors):
                 raise DamagedError(f"{path} holds other tensors than {MANIFEST} names")
-            out = {name: tensors.get_tensor(name).clone() for name in part.tensors}  # else it is a view of the file
+            out = {
+                name: tensors.get_tensor(name).clone() for name in part.tensors
+            }  # else it is a view of the file
     except OSError as error:
         raise DamagedError(f"{path}: {error.strerror or first_line(error)}") from error
     except SafetensorError as error:
@@ -215,7 +230,9 @@ def _hash(tensor: Tensor) -> str:
 
 
 def _digest(data: Any) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]  # processors have instructions for it: twice as fast as blake2b
+    return hashlib.sha256(data).hexdigest()[
+        :32
+    ]  # processors have instructions for it: twice as fast as blake2b
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
-"""A picture of finished runs: the loss against steps, and against the megabytes that a rank has sent to get there.
+"""A picture of finished runs: the loss against steps, and against the megabytes that a rank has
+sent to get there.
 
-The bytes of each step are those that the schedule gave it: the strategy's ticks are played again, dense flights at their closed form, all
-others at an even share of what was metered. The same runs give the same file, byte for byte, whatever style the user's matplotlib has.
+The bytes of each step are those that the schedule gave it: the strategy's ticks are played again,
+dense flights at their closed form, all others at an even share of what was metered. The same runs
+give the same file, byte for byte, whatever style the user's matplotlib has.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from thinwire.errors import ConfigError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito's, for all eyes
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+)  # Okabe and Ito's, for all eyes
 DASHES = ("-", "--", ":", "-.")  # when the colours are used up
 SMOOTH = 60  # a window of training loss is the run's length over this
 STYLE: dict[str, Any] = {
@@ -46,25 +56,32 @@ def draw(runs: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) ->
         The path.
 
     Raises:
-        ConfigError: matplotlib is not installed, the file cannot be written, or a run's strategy is none of this version's.
+        ConfigError: matplotlib is not installed, the file cannot be written, or a run's strategy is
+            none of this version's.
     """
     try:
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(f"the picture needs matplotlib ({error}): pip install 'thinwire[train]'") from error
+        raise ConfigError(
+            f"the picture needs matplotlib ({error}): pip install 'thinwire[train]'"
+        ) from error
 
     sent = [sent_megabytes(run) for run in runs]
     panels = 2 if any(any(each) for each in sent) else 1  # one rank has nobody to send to
     partial = path.with_name(f".{path.name}.partial")
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # names in letters that the font lacks are boxes, and no warning
+        warnings.filterwarnings(
+            "ignore", message="Glyph"
+        )  # names in letters that the font lacks are boxes, and no warning
         matplotlib.rcdefaults()
         for key, value in STYLE.items():
             matplotlib.rcParams[key] = value  # type: ignore[index, unused-ignore]  # its stubs list every key
         rows = -(-len(runs) // panels)
-        figure = Figure(figsize=(5.6 * panels, 4.2 + 0.25 * rows), layout="constrained", facecolor="white")
+        figure = Figure(
+            figsize=(5.6 * panels, 4.2 + 0.25 * rows), layout="constrained", facecolor="white"
+        )
         FigureCanvasSVG(figure)
         axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
         for run, megabytes, look in zip(runs, sent, _looks(), strict=False):
@@ -72,13 +89,18 @@ def draw(runs: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) ->
             if panels == 2 and any(megabytes):
                 _lines(axes[1], megabytes, run, look)
         _dress(axes, runs)
-        handles = [axes[0].plot([], [], marker="o", markersize=4, **look)[0] for _, look in zip(runs, _looks(), strict=False)]
+        handles = [
+            axes[0].plot([], [], marker="o", markersize=4, **look)[0]
+            for _, look in zip(runs, _looks(), strict=False)
+        ]
         figure.legend(handles, list(names), loc="outside lower center", ncols=panels, frameon=False)
         try:
             figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": "thinwire"})
             partial.replace(path)
         except OSError as error:
-            raise ConfigError(f"the picture cannot be written to {str(path)!r}: {error.strerror}") from error
+            raise ConfigError(
+                f"the picture cannot be written to {str(path)!r}: {error.strerror}"
+            ) from error
     return path
 
 
@@ -92,10 +114,18 @@ def sent_megabytes(run: Mapping[str, Any]) -> list[float]:
         ConfigError: its strategy is none of this version's.
     """
     launched = _launches(run)
-    dense, metered = [row["dense_bytes"] for row in launched], sum(run["result"]["sent_bytes"]) / run["world"]
+    dense, metered = (
+        [row["dense_bytes"] for row in launched],
+        sum(run["result"]["sent_bytes"]) / run["world"],
+    )
     weights = [row["weight"] for row in launched]
     share = max(0.0, metered - sum(dense)) / (sum(weights) or 1)
-    return [total / 1e6 for total in itertools.accumulate(bytes_ + share * weight for bytes_, weight in zip(dense, weights, strict=True))]
+    return [
+        total / 1e6
+        for total in itertools.accumulate(
+            bytes_ + share * weight for bytes_, weight in zip(dense, weights, strict=True)
+        )
+    ]
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
@@ -106,7 +136,10 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
         [4.0, 3.0, 1.0, 0.5]
     """
     totals = [0.0, *itertools.accumulate(values)]
-    return [(totals[end] - totals[max(0, end - window)]) / min(end, window) for end in range(1, len(totals))]
+    return [
+        (totals[end] - totals[max(0, end - window)]) / min(end, window)
+        for end in range(1, len(totals))
+    ]
 
 
 def _launches(run: Mapping[str, Any]) -> list[dict[str, float]]:
@@ -127,7 +160,9 @@ def _launches(run: Mapping[str, Any]) -> list[dict[str, float]]:
         if (step + 1) % size == 0:
             tick = strategy.when.tick(step // size, len(numels))
             values = sum(numels[bucket] for bucket in tick.launch)
-            dense, weight = (allreduce_nbytes(4 * values, run["world"]), 0.0) if tick.dense else (0.0, values)
+            dense, weight = (
+                (allreduce_nbytes(4 * values, run["world"]), 0.0) if tick.dense else (0.0, values)
+            )
         out.append({"dense_bytes": dense, "weight": weight})
     return out
 
@@ -138,13 +173,28 @@ def _looks() -> Iterator[dict[str, Any]]:
             yield {"color": colour, "linestyle": dashes, "linewidth": 1.8}
 
 
-def _lines(axes: Axes, places: Sequence[float], run: Mapping[str, Any], look: dict[str, Any]) -> None:
-    """The smoothed training loss, faint, and the validations, where something had been sent; of steps at one place the last."""
+def _lines(
+    axes: Axes, places: Sequence[float], run: Mapping[str, Any], look: dict[str, Any]
+) -> None:
+    """The smoothed training loss, faint, and the validations, where something had been sent; of
+    steps at one place the last."""
     train = run["curve"]["train"]
     loss = smoothed(train, max(1, len(train) // SMOOTH))
-    ends = [at for at in range(len(places)) if places[at] > 0 and (at + 1 == len(places) or places[at + 1] > places[at])]
-    axes.plot([places[at] for at in ends], [loss[at] for at in ends], **{**look, "linewidth": 1.0, "alpha": 0.45})
-    told = [(places[each["step"] - 1], each["nats"]) for each in run["curve"]["validation"] if each["step"]]
+    ends = [
+        at
+        for at in range(len(places))
+        if places[at] > 0 and (at + 1 == len(places) or places[at + 1] > places[at])
+    ]
+    axes.plot(
+        [places[at] for at in ends],
+        [loss[at] for at in ends],
+        **{**look, "linewidth": 1.0, "alpha": 0.45},
+    )
+    told = [
+        (places[each["step"] - 1], each["nats"])
+        for each in run["curve"]["validation"]
+        if each["step"]
+    ]
     if told := [(x, y) for x, y in told if x > 0]:
         axes.plot(*zip(*told, strict=True), marker="o", markersize=4, **look)
 
@@ -167,12 +217,20 @@ def _dress(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> None:
     axes[0].set_xlabel("steps")
     hidden = "a token" if all(run["objective"] == "causal" for run in runs) else "a hidden token"
     axes[0].set_ylabel(f"loss, nats {hidden}")
-    axes[0].set_title("validation (points) and training (faint)", fontsize=10, loc="left", color="#444444")
+    axes[0].set_title(
+        "validation (points) and training (faint)", fontsize=10, loc="left", color="#444444"
+    )
     for each in axes[1:]:
         each.set_xscale("log")
         low, high = each.get_xlim()
-        each.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
-        each.xaxis.set_major_formatter(lambda megabytes, _: f"{megabytes:,g}")  # matplotlib's own powers are mathematics, which is off
+        each.xaxis.set_major_locator(
+            LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0))
+        )
+        each.xaxis.set_major_formatter(
+            lambda megabytes, _: f"{megabytes:,g}"
+        )  # matplotlib's own powers are mathematics, which is off
         each.xaxis.set_minor_formatter(NullFormatter())
         each.set_xlabel("MB sent by a rank (log scale)")
-        each.set_title("the same, for what it cost to send", fontsize=10, loc="left", color="#444444")
+        each.set_title(
+            "the same, for what it cost to send", fontsize=10, loc="left", color="#444444"
+        )

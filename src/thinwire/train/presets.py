@@ -1,11 +1,12 @@
-"""Models by name, to be trained from scratch: each is a Hugging Face configuration, written as a row of sizes.
+"""Models by name, to be trained from scratch: each is a Hugging Face configuration, written as a
+row of sizes.
 
     gpt2-nano                         a row as it is
     llama-nano,num_hidden_layers=6    a row with some of its settings; keys are Hugging Face's
 
-gpt2 and llama are decoders (causal), bert is an encoder (masked), t5 reads with one and writes with the other (spans).
-The vocabulary is the tokenizer's and the positions are the context's. Dropout is 0: pre-training reads a text about once, and has
-little to overfit; a key sets it.
+gpt2 and llama are decoders (causal), bert is an encoder (masked), t5 reads with one and writes with
+the other (spans). The vocabulary is the tokenizer's and the positions are the context's. Dropout is
+0: pre-training reads a text about once, and has little to overfit; a key sets it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ Values = Mapping[str, int | float | str | bool | dict[str, Any]]
 
 @dataclass(frozen=True)
 class Preset:
-    """A row: `family` is Hugging Face's model type, `millions` of parameters are those with a vocabulary of bytes."""
+    """A row: `family` is Hugging Face's model type, `millions` of parameters are those with a
+    vocabulary of bytes."""
 
     family: str
     told: str
@@ -42,11 +44,18 @@ class Preset:
 
 OBJECTIVES = {"gpt2": "causal", "llama": "causal", "bert": "masked", "t5": "spans"}
 
-# What all of a family share. GPT-2's own activation, gelu_new, is written out in eight element-wise steps and makes a step of gpt2-nano
-# a quarter slower; the exact GELU is one kernel and differs from it by less than 0.001. T5 is v1.0 (ReLU, one embedding for reading and
-# writing): transformers 5 ties the two whatever it is told, which v1.1 does not; feed_forward_proj=gated-gelu gives v1.1's other change.
+# What all of a family share. GPT-2's own activation, gelu_new, is written out in eight element-wise
+# steps and makes a step of gpt2-nano a quarter slower; the exact GELU is one kernel and differs
+# from it by less than 0.001. T5 is v1.0 (ReLU, one embedding for reading and writing): transformers
+# 5 ties the two whatever it is told, which v1.1 does not; feed_forward_proj=gated-gelu gives v1.1's
+# other change.
 FAMILIES: dict[str, Values] = {
-    "gpt2": {"activation_function": "gelu", "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "gpt2": {
+        "activation_function": "gelu",
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
     "llama": {"attention_dropout": 0.0, "rms_norm_eps": 1e-5},
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "t5": {"dropout_rate": 0.0},
@@ -58,16 +67,32 @@ def _gpt2(layers: int, heads: int, width: int) -> Values:
 
 
 def _llama(layers: int, heads: int, width: int, inner: int, **more: Any) -> Values:
-    sizes = {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_size": width, "intermediate_size": inner}
+    sizes = {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_size": width,
+        "intermediate_size": inner,
+    }
     return sizes | {"tie_word_embeddings": True} | more
 
 
 def _bert(layers: int, heads: int, width: int) -> Values:
-    return {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_size": width, "intermediate_size": 4 * width}
+    return {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+    }
 
 
 def _t5(layers: int, heads: int, head: int, width: int) -> Values:
-    return {"num_layers": layers, "num_heads": heads, "d_kv": head, "d_model": width, "d_ff": 4 * width}
+    return {
+        "num_layers": layers,
+        "num_heads": heads,
+        "d_kv": head,
+        "d_model": width,
+        "d_ff": 4 * width,
+    }
 
 
 LLAMA_3 = {
@@ -77,10 +102,26 @@ LLAMA_3 = {
 PRESETS: dict[str, Preset] = {
     "gpt2-nano": Preset("gpt2", "4 layers of width 96, learned positions", 0.48, _gpt2(4, 4, 96)),
     "gpt2-mini": Preset("gpt2", "6 layers of width 384, learned positions", 10.8, _gpt2(6, 6, 384)),
-    "gpt2": Preset("gpt2", "GPT-2, 12 layers of width 768", 85.4, _gpt2(12, 12, 768), "124 M with its own 50,257 tokens"),
-    "gpt2-medium": Preset("gpt2", "GPT-2 medium, 24 layers of width 1024", 303, _gpt2(24, 16, 1024), "355 M with its own 50,257 tokens"),
-    "llama-nano": Preset("llama", "4 layers of width 96, rotary positions", 0.47, _llama(4, 4, 96, 256)),
-    "llama-mini": Preset("llama", "6 layers of width 384, rotary positions", 10.7, _llama(6, 6, 384, 1024)),
+    "gpt2": Preset(
+        "gpt2",
+        "GPT-2, 12 layers of width 768",
+        85.4,
+        _gpt2(12, 12, 768),
+        "124 M with its own 50,257 tokens",
+    ),
+    "gpt2-medium": Preset(
+        "gpt2",
+        "GPT-2 medium, 24 layers of width 1024",
+        303,
+        _gpt2(24, 16, 1024),
+        "355 M with its own 50,257 tokens",
+    ),
+    "llama-nano": Preset(
+        "llama", "4 layers of width 96, rotary positions", 0.47, _llama(4, 4, 96, 256)
+    ),
+    "llama-mini": Preset(
+        "llama", "6 layers of width 384, rotary positions", 10.7, _llama(6, 6, 384, 1024)
+    ),
     "llama-160m": Preset(
         "llama",
         "JackFram/llama-160m, 12 layers of width 768",
@@ -96,17 +137,61 @@ PRESETS: dict[str, Preset] = {
         "1,236 M with its own 128,256 tokens",
     ),
     "bert-nano": Preset("bert", "4 layers of width 96, learned positions", 0.49, _bert(4, 4, 96)),
-    "bert-mini": Preset("bert", "BERT mini, 4 layers of width 256", 3.3, _bert(4, 4, 256), "11 M with its own 30,522 tokens"),
-    "bert": Preset("bert", "BERT base, 12 layers of width 768", 86, _bert(12, 12, 768), "110 M with its own 30,522 tokens"),
-    "t5-nano": Preset("t5", "2 + 2 layers of width 96, relative positions", 0.54, _t5(2, 4, 24, 96)),
-    "t5-mini": Preset("t5", "T5 efficient mini, 4 + 4 layers of width 384", 19, _t5(4, 8, 64, 384), "31 M with its own 32,128 tokens"),
-    "t5-small": Preset("t5", "T5 small, 6 + 6 layers of width 512", 44, _t5(6, 8, 64, 512), "61 M with its own 32,128 tokens"),
-    "t5": Preset("t5", "T5 base, 12 + 12 layers of width 768", 198, _t5(12, 12, 64, 768), "223 M with its own 32,128 tokens"),
+    "bert-mini": Preset(
+        "bert",
+        "BERT mini, 4 layers of width 256",
+        3.3,
+        _bert(4, 4, 256),
+        "11 M with its own 30,522 tokens",
+    ),
+    "bert": Preset(
+        "bert",
+        "BERT base, 12 layers of width 768",
+        86,
+        _bert(12, 12, 768),
+        "110 M with its own 30,522 tokens",
+    ),
+    "t5-nano": Preset(
+        "t5", "2 + 2 layers of width 96, relative positions", 0.54, _t5(2, 4, 24, 96)
+    ),
+    "t5-mini": Preset(
+        "t5",
+        "T5 efficient mini, 4 + 4 layers of width 384",
+        19,
+        _t5(4, 8, 64, 384),
+        "31 M with its own 32,128 tokens",
+    ),
+    "t5-small": Preset(
+        "t5",
+        "T5 small, 6 + 6 layers of width 512",
+        44,
+        _t5(6, 8, 64, 512),
+        "61 M with its own 32,128 tokens",
+    ),
+    "t5": Preset(
+        "t5",
+        "T5 base, 12 + 12 layers of width 768",
+        198,
+        _t5(12, 12, 64, 768),
+        "223 M with its own 32,128 tokens",
+    ),
 }
 
-FIXED = frozenset(  # keys that the tokenizer, the family or the objective decides, or that change nothing here
-    ("bos_token_id", "eos_token_id", "pad_token_id", "is_decoder", "is_encoder_decoder", "add_cross_attention", "use_cache"),
-) | {"pretraining_tp", "classifier_dropout"}
+FIXED = (
+    # keys that the tokenizer, the family or the objective decides, or that change nothing here
+    frozenset(
+        (
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+            "is_decoder",
+            "is_encoder_decoder",
+            "add_cross_attention",
+            "use_cache",
+        ),
+    )
+    | {"pretraining_tp", "classifier_dropout"}
+)
 SCALARS = frozenset((int, float, bool, str, types.NoneType))
 
 
@@ -117,7 +202,10 @@ def presets() -> dict[str, str]:
         >>> presets()["gpt2-nano"]
         '4 layers of width 96, learned positions; 0.48 M parameters on bytes'
     """
-    return {name: f"{row.told}; {row.millions:g} M parameters on bytes{row.own and ', ' + row.own}" for name, row in PRESETS.items()}
+    return {
+        name: f"{row.told}; {row.millions:g} M parameters on bytes{row.own and ', ' + row.own}"
+        for name, row in PRESETS.items()
+    }
 
 
 def preset(spoken: str) -> Preset:
@@ -137,19 +225,23 @@ def preset(spoken: str) -> Preset:
     return PRESETS[name]
 
 
-def configuration(spoken: str, *, vocab: int, context: int, eos: int | None = None, pad: int | None = None) -> PreTrainedConfig:
+def configuration(
+    spoken: str, *, vocab: int, context: int, eos: int | None = None, pad: int | None = None
+) -> PreTrainedConfig:
     """The Hugging Face configuration of a preset.
 
     Args:
-        spoken: `NAME[,key=value…]`; keys are fields of the family's configuration, by their own names or by those that all families
-            share (`hidden_size`, `num_hidden_layers`, `num_attention_heads`).
+        spoken: `NAME[,key=value…]`; keys are fields of the family's configuration, by their own
+            names or by those that all families share (`hidden_size`, `num_hidden_layers`,
+            `num_attention_heads`).
         vocab: how many tokens the tokenizer has.
         context: the longest row that the model will read, in tokens.
         eos: the token that ends a document.
         pad: the token that fills rows and from which t5 starts to write; decoders have none.
 
     Raises:
-        ModelError: no such preset or key, a value of another type, or sizes that do not go together; all reasons that are known at once.
+        ModelError: no such preset or key, a value of another type, or sizes that do not go
+            together; all reasons that are known at once.
 
     Example:
         >>> configuration("gpt2-nano,num_hidden_layers=6", vocab=257, context=128, eos=256).n_layer
@@ -172,13 +264,26 @@ def configuration(spoken: str, *, vocab: int, context: int, eos: int | None = No
         tokens |= {"pad_token_id": pad}
     if row.family == "t5":
         tokens |= {"decoder_start_token_id": pad}
-    positions = {} if row.family == "t5" else {kind.attribute_map.get("max_position_embeddings", "max_position_embeddings"): context}
-    values = {**FAMILIES[row.family], **row.sizes, **tokens, "vocab_size": vocab, **positions, **_said(spoken, kind)}
+    positions = (
+        {}
+        if row.family == "t5"
+        else {kind.attribute_map.get("max_position_embeddings", "max_position_embeddings"): context}
+    )
+    values = {
+        **FAMILIES[row.family],
+        **row.sizes,
+        **tokens,
+        "vocab_size": vocab,
+        **positions,
+        **_said(spoken, kind),
+    }
     try:
         with quiet():
             made: PreTrainedConfig = AutoConfig.for_model(row.family, **values)
             return made
-    except Exception as error:  # transformers raises a dozen kinds; all of them mean that these sizes cannot be
+    except (
+        Exception
+    ) as error:  # transformers raises a dozen kinds; all of them mean that these sizes cannot be
         raise ModelError(f"{spoken}: {reason(error)}") from error
 
 
@@ -192,11 +297,17 @@ def parameters(spoken: str, *, vocab: int, context: int) -> int:
         >>> parameters("gpt2", vocab=50_257, context=1024)
         124439808
     """
-    return sum(weight.numel() for weight in tried(spoken, configuration(spoken, vocab=vocab, context=context, pad=0)).parameters())
+    return sum(
+        weight.numel()
+        for weight in tried(
+            spoken, configuration(spoken, vocab=vocab, context=context, pad=0)
+        ).parameters()
+    )
 
 
 def tried(spoken: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a preset's configuration on the meta device, where nothing is allocated, after it has read two tokens.
+    """The model of a preset's configuration on the meta device, where nothing is allocated, after
+    it has read two tokens.
 
     Raises:
         ModelError: sizes that do not go together; some show only when the model is run.
@@ -234,4 +345,8 @@ def _said(spoken: str, kind: type[PreTrainedConfig]) -> dict[str, Any]:
 
 def _spoken(key: str, hint: Any) -> bool:
     """Whether a key of a configuration is for a user to set, and its value one word."""
-    return key not in FIXED and not key.startswith("summary_") and SCALARS.issuperset(typing.get_args(hint) or (hint,))
+    return (
+        key not in FIXED
+        and not key.startswith("summary_")
+        and SCALARS.issuperset(typing.get_args(hint) or (hint,))
+    )

@@ -1,4 +1,5 @@
-"""What a run has cost so far: bytes, seconds and tokens, through all the processes that have taken it up."""
+"""What a run has cost so far: bytes, seconds and tokens, through all the processes that have taken
+it up."""
 
 from __future__ import annotations
 
@@ -31,12 +32,26 @@ class Account:
 
     def moment(self, done: int, steps: int, loss: float) -> Moment:
         begun, tokens, seconds = self._before
-        return Moment(done, steps, loss, self.seconds, self.tokens, self.report(), self.input_s, begun, tokens, seconds)
+        return Moment(
+            done,
+            steps,
+            loss,
+            self.seconds,
+            self.tokens,
+            self.report(),
+            self.input_s,
+            begun,
+            tokens,
+            seconds,
+        )
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         report = self.report()
-        rows = [[row.flights, row.sent_bytes, row.encode_s, row.wire_s, row.exposed_s, row.carry_s] for row in report.rows]
+        rows = [
+            [row.flights, row.sent_bytes, row.encode_s, row.wire_s, row.exposed_s, row.carry_s]
+            for row in report.rows
+        ]
         return {
             "seconds": self.seconds,
             "input_s": self.input_s,
@@ -47,17 +62,26 @@ class Account:
         }
 
     def take_up(self, told: dict[str, Any], done: int) -> None:
-        """Go on from `state` after `done` batches; start-up and votes of this process are added to those before."""
+        """Go on from `state` after `done` batches; start-up and votes of this process are added to
+        those before."""
         self.seconds, self.input_s, self.tokens = told["seconds"], told["input_s"], told["tokens"]
         self._before = (done, self.tokens, self.seconds)
         meter = self._sync.meter
-        before = told["around"] if isinstance(told["around"], dict) else {"before it went on": told["around"]}  # as older versions saved it
+        before = (
+            told["around"]
+            if isinstance(told["around"], dict)
+            else {"before it went on": told["around"]}
+        )  # as older versions saved it
         for cause, nbytes in before.items():
             meter.around[cause] = meter.around.get(cause, 0.0) + nbytes
-        beside_s, transport_s = told.get("beside", [0.0, 0.0])  # earlier versions did not count them
+        beside_s, transport_s = told.get(
+            "beside", [0.0, 0.0]
+        )  # earlier versions did not count them
         meter.beside_s += beside_s
         meter.transport_before_s -= transport_s
-        for row, (flights, sent, encode_s, wire_s, exposed_s, *carry_s) in zip(meter.rows, told["rows"], strict=False):
+        for row, (flights, sent, encode_s, wire_s, exposed_s, *carry_s) in zip(
+            meter.rows, told["rows"], strict=False
+        ):
             row.flights += flights
             row.sent_bytes += sent
             row.encode_s += encode_s

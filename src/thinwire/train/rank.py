@@ -1,6 +1,7 @@
 """One rank of a run: from settings to an exit code.
 
-0: trained; 1: a rank was lost, ranks disagree, training diverged or a checkpoint failed; 2: what was asked cannot be; 130, 143: stopped.
+0: trained; 1: a rank was lost, ranks disagree, training diverged or a checkpoint failed; 2: what
+was asked cannot be; 130, 143: stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.drive.interfaces import resolve
-from thinwire.errors import CheckpointError, DisagreementError, FlightError, RankLostError, ThinwireError
+from thinwire.errors import (
+    CheckpointError,
+    DisagreementError,
+    FlightError,
+    RankLostError,
+    ThinwireError,
+)
 from thinwire.say import Say, rank
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import RunFolder, default_out
@@ -32,7 +39,11 @@ INSISTS_S = 2.0  # a launcher repeats a signal at once; a person takes longer
 def run_rank(config: TrainConfig, say: Say) -> int:
     """Train as the rank that the launcher's variables say, or alone."""
     end_with_parent()
-    absent = [name for name in ("transformers", "rich", "tensorboard", "matplotlib") if importlib.util.find_spec(name) is None]
+    absent = [
+        name
+        for name in ("transformers", "rich", "tensorboard", "matplotlib")
+        if importlib.util.find_spec(name) is None
+    ]
     if absent:
         return _ends(say, f"{', '.join(absent)} not installed: pip install 'thinwire[train]'", 2)
     try:
@@ -53,7 +64,9 @@ def _guarded(config: TrainConfig, say: Say) -> int:
         _train(config, say, asked)
     except RankLostError as error:
         world = int(os.environ.get("WORLD_SIZE", "1"))
-        return _ends(say, str(error), 1, speaker=min(set(range(world)) - set(error.ranks), default=0))
+        return _ends(
+            say, str(error), 1, speaker=min(set(range(world)) - set(error.ranks), default=0)
+        )
     except ThinwireError as error:
         on_the_way = isinstance(error, CheckpointError | DisagreementError | FlightError)
         return _ends(say, str(error), 1 if on_the_way else 2)
@@ -62,10 +75,13 @@ def _guarded(config: TrainConfig, say: Say) -> int:
     except (InterruptedError, KeyboardInterrupt) as error:
         code = 128 + (asked.number or signal.SIGINT)
         if isinstance(error, InterruptedError) and not asked.number:
-            code = 0  # another rank was asked: a launcher that heard nothing must not start this one again
+            # another rank was asked: a launcher that heard nothing must not start this one again
+            code = 0
         return _ends(say, str(error) or "interrupted before training began", code)
     except OSError as error:  # InterruptedError is one, too
-        return _ends(say, f"{error.filename or config.out}: {error.strerror or error}", 1, speaker=rank())
+        return _ends(
+            say, f"{error.filename or config.out}: {error.strerror or error}", 1, speaker=rank()
+        )
     return 0
 
 
@@ -74,7 +90,9 @@ def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
     if _leads():  # of another machine, perhaps, whose console shows nothing of the speaker's
         speaker = rank()
     leave_word(reason, spoken=rank() == speaker)
-    if os.environ.get(LAUNCHED) and say.as_json and "RANK" in os.environ:  # the launcher prints the one object
+    if (
+        os.environ.get(LAUNCHED) and say.as_json and "RANK" in os.environ
+    ):  # the launcher prints the one object
         say = Say(say.program, as_json=False)
     say.failure(reason, speaker)
     return code
@@ -97,7 +115,9 @@ def _train(config: TrainConfig, say: Say, asked: Asked) -> None:
 def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and os.environ.get("MASTER_ADDR"):
-        resolve(os.environ["MASTER_ADDR"], "MASTER_ADDR")  # refused before torch is loaded, which takes seconds
+        resolve(
+            os.environ["MASTER_ADDR"], "MASTER_ADDR"
+        )  # refused before torch is loaded, which takes seconds
     import torch.distributed as dist
 
     from thinwire.train.job import run
@@ -107,7 +127,11 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) ->
     from thinwire.train.setup import prepare_run
     from thinwire.train.show import figures, show_on
 
-    meets = meeting(lambda text: say.note(text, speaker=rank() if _leads() else 0)) if world > 1 else None
+    meets = (
+        meeting(lambda text: say.note(text, speaker=rank() if _leads() else 0))
+        if world > 1
+        else None
+    )
     prepared = prepare_run(config)
     prepared.model()
     if meets is not None:
@@ -127,8 +151,9 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) ->
 class Asked:
     """The signal that asked this process to stop; `number` is 0 until one does.
 
-    While training, it does not end the process at once: all ranks save first, and a launcher that has lost one rank stops the others with
-    it, which need two seconds to find out who is gone. Insisting ends it.
+    While training, it does not end the process at once: all ranks save first, and a launcher that
+    has lost one rank stops the others with it, which need two seconds to find out who is gone.
+    Insisting ends it.
     """
 
     def __init__(self) -> None:
@@ -142,7 +167,9 @@ class Asked:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             yield
         finally:
@@ -152,7 +179,8 @@ class Asked:
 
 @contextmanager
 def _mortal() -> Iterator[None]:
-    """Ctrl-C ends the process at once: inside, it waits in C++ for ranks that may never come, and Python would not hear of it."""
+    """Ctrl-C ends the process at once: inside, it waits in C++ for ranks that may never come, and
+    Python would not hear of it."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

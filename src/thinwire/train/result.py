@@ -1,4 +1,5 @@
-"""What a run tells: a moment of it, while it goes on, and its result, as figures and as `run.json`."""
+"""What a run tells: a moment of it, while it goes on, and its result, as figures and as
+`run.json`."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from thinwire.train.config import TrainConfig
 class Moment:
     """A run after `step` of its `steps`, as one rank sees it.
 
-    loss: the mean of rank 0's last batches, in nats a token; tokens: read by all ranks; seconds: spent on training, without validation and
-    checkpoints; input_s: of these, waiting for a batch.
+    loss: the mean of rank 0's last batches, in nats a token; tokens: read by all ranks; seconds:
+    spent on training, without validation and checkpoints; input_s: of these, waiting for a batch.
     """
 
     step: int
@@ -45,12 +46,14 @@ class Moment:
 
     @property
     def dense_bytes(self) -> float:
-        """What this rank would have sent by dense float32 all-reduces after every batch; the report's are after every count of a clock."""
+        """What this rank would have sent by dense float32 all-reduces after every batch; the
+        report's are after every count of a clock."""
         return self.report.dense_bytes / max(self.report.steps, 1) * self.step
 
     @property
     def shares(self) -> dict[str, float]:
-        """Where the time went: input, exposed (waiting for the wire) and compute make 1; encode and wire run beside compute."""
+        """Where the time went: input, exposed (waiting for the wire) and compute make 1; encode and
+        wire run beside compute."""
         seconds = max(self.seconds, 1e-9)
         waits = {"input": self.input_s / seconds, "exposed": self.report.exposed_s / seconds}
         beside = {
@@ -80,8 +83,10 @@ class Setting:
 class Result:
     """A run from its end.
 
-    curve: rank 0's loss at each step; validation: (steps, loss) pairs, the last one at the end; both in nats a token that counts.
-    sent_bytes, around_bytes: by rank: in the schedule, and around it (start-up, votes, validation, the check).
+    curve: rank 0's loss at each step; validation: (steps, loss) pairs, the last one at the end;
+    both in nats a token that counts.
+    sent_bytes, around_bytes: by rank: in the schedule, and around it (start-up, votes, validation,
+    the check).
     """
 
     setting: Setting
@@ -103,8 +108,13 @@ class Result:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """nats / ln 2 / (bytes to a token), where every token is predicted; masks and spans predict some of them only."""
-        return self.nats / math.log(2) / self.setting.bytes_per_token if self.setting.objective == "causal" else None
+        """nats / ln 2 / (bytes to a token), where every token is predicted; masks and spans predict
+        some of them only."""
+        return (
+            self.nats / math.log(2) / self.setting.bytes_per_token
+            if self.setting.objective == "causal"
+            else None
+        )
 
     @property
     def dense_bytes(self) -> float:
@@ -124,13 +134,19 @@ class Result:
 
     @property
     def ratio_running(self) -> float | None:
-        """Dense bytes over what was sent as the run went on: the schedule's, validation, votes and checks, without the start."""
-        going = sum(self.sent_bytes) + sum(sum(part for name, part in each.items() if name not in ONCE) for each in self.around)
+        """Dense bytes over what was sent as the run went on: the schedule's, validation, votes and
+        checks, without the start."""
+        going = sum(self.sent_bytes) + sum(
+            sum(part for name, part in each.items() if name not in ONCE) for each in self.around
+        )
         return self.dense_bytes / going if going else None
 
     def most_around(self, once: bool) -> dict[str, float]:
-        """Return the bytes of each cause outside the schedule, of the rank that sent most: once, at the start, or as the run went on."""
-        names = dict.fromkeys(name for each in self.around for name in each if (name in ONCE) == once)
+        """Return the bytes of each cause outside the schedule, of the rank that sent most: once, at
+        the start, or as the run went on."""
+        names = dict.fromkeys(
+            name for each in self.around for name in each if (name in ONCE) == once
+        )
         most = {name: max(each.get(name, 0.0) for each in self.around) for name in names}
         return dict(sorted(most.items(), key=lambda part: -part[1]))
 
@@ -165,7 +181,10 @@ class Result:
                 "resumed_at": list(self.resumed),
                 "sample": self.sample,
             },
-            "curve": {"train": list(self.curve), "validation": [{"step": step, "nats": nats} for step, nats in self.validation]},
+            "curve": {
+                "train": list(self.curve),
+                "validation": [{"step": step, "nats": nats} for step, nats in self.validation],
+            },
             "buckets": [asdict(row) for row in report.rows],
             "places": self.places,
         }

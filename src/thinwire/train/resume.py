@@ -1,10 +1,9 @@
 """What a checkpoint of the job holds, and how a run goes on from one, in the same world or another.
 
-model.NAME              the weights that ranks have in common
-optimizer.KEY.NAME      on gradients, the optimiser's state, equal on all ranks; on local steps it is each rank's own, in `sync`
-sync.…                  the syncer's: residuals, anchors, flights, and on local steps each rank's weights
-job                     step, rows read, fingerprints of model, strategy and text (JSON)
-rank0.curve, rankN.account
+model.NAME              the weights that ranks have in common optimizer.KEY.NAME      on gradients,
+the optimiser's state, equal on all ranks; on local steps it is each rank's own, in `sync` sync.…
+the syncer's: residuals, anchors, flights, and on local steps each rank's weights job
+step, rows read, fingerprints of model, strategy and text (JSON) rank0.curve, rankN.account
 """
 
 from __future__ import annotations
@@ -62,7 +61,8 @@ class Resumed:
     account: dict[str, Any]
 
     def origin_for(self, world: int, batch: int) -> tuple[int, int]:
-        """From where batches count: as before in the same world, else from here, so that no row comes twice."""
+        """From where batches count: as before in the same world, else from here, so that no row
+        comes twice."""
         return self.origin if (world, batch) == (self.world, self.batch) else (self.step, self.rows)
 
 
@@ -78,14 +78,22 @@ class Saver:
     """
 
     def __init__(self, folder: RunFolder, *, every: int, keep: int, resume: bool, say: Say) -> None:
-        self.folder, self._every, self._keep, self._resume, self._say = folder, every, keep, resume, say
+        self.folder, self._every, self._keep, self._resume, self._say = (
+            folder,
+            every,
+            keep,
+            resume,
+            say,
+        )
         self._checkpoints: Checkpoints | None = None
         self._alone = True
         self._saved = -1  # the step of the last checkpoint that was begun
 
     def join(self, sync: Syncer) -> None:
         """Find out which ranks share this host; all ranks call it alike."""
-        mine = json.dumps([socket.gethostname(), os.environ.get("GROUP_RANK", "0"), uuid.uuid4().hex]).encode()
+        mine = json.dumps(
+            [socket.gethostname(), os.environ.get("GROUP_RANK", "0"), uuid.uuid4().hex]
+        ).encode()
         by_rank = [json.loads(each) for each in sync.share(mine, "attach: which host")]
         host_of = [(name, number) for name, number, _ in by_rank]
         order = list(dict.fromkeys(host_of))
@@ -100,7 +108,9 @@ class Saver:
         run = by_rank[0][2]  # rank 0's, on all
         member = Member(name, leader, group, rank, sync.driver.world, run)
         folder = self.folder.path / CHECKPOINTS
-        self._checkpoints = Checkpoints(folder, member, self._keep, lambda text: self._say.note(text, rank))
+        self._checkpoints = Checkpoints(
+            folder, member, self._keep, lambda text: self._say.note(text, rank)
+        )
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -129,7 +139,8 @@ class Saver:
         self.checkpoints.save(done, _state(done, run), common)
 
     def save_model(self, model: nn.Module, tokenizer: Any) -> dict[str, str]:
-        """The `save_pretrained` folder: weights, configuration and tokenizer, whole or not at all; once in each folder."""
+        """The `save_pretrained` folder: weights, configuration and tokenizer, whole or not at all;
+        once in each folder."""
         target = self.folder.path / MODEL
         partial = target.with_name(f".{MODEL}.partial")
         if self.folder.held:
@@ -140,7 +151,9 @@ class Saver:
                 partial.rename(target)
             except Exception as error:  # safetensors has a kind of its own for a full disk
                 shutil.rmtree(partial, ignore_errors=True)
-                raise CheckpointError(f"the model could not be saved into {target}: {told(error)}") from error
+                raise CheckpointError(
+                    f"the model could not be saved into {target}: {told(error)}"
+                ) from error
         return {"model": str(target), "tensorboard": str(self.folder.path / EVENTS)}
 
     def finish(self) -> dict[str, str]:
@@ -152,16 +165,24 @@ class Saver:
         self.checkpoints.wait()
         if self.checkpoints.failure is not None:
             raise CheckpointError(self.checkpoints.failure)
-        return {"checkpoint": str(self.checkpoints.path(self.checkpoints.steps()[-1]))} if self.checkpoints.steps() else {}
+        return (
+            {"checkpoint": str(self.checkpoints.path(self.checkpoints.steps()[-1]))}
+            if self.checkpoints.steps()
+            else {}
+        )
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, prepared: Prepared) -> Resumed | None:
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, prepared: Prepared
+    ) -> Resumed | None:
         """Take up the newest checkpoint that every host has; `None` where there is none.
 
         Raises:
             CheckpointError: it is damaged, or of another model, strategy, text or version.
         """
         wishes = sync.share(bytes([self._resume]), "resume: whether to")
-        if not any(wish[0] for wish in wishes):  # a machine whose launcher has started it again knows; the others hear of it
+        if not any(
+            wish[0] for wish in wishes
+        ):  # a machine whose launcher has started it again knows; the others hear of it
             return None
         newest = newest_whole(self.checkpoints, sync, self._say)
         if newest is None:
@@ -173,7 +194,10 @@ class Saver:
             resumed = _take_up(newest, f"the checkpoint {where}", model, optimizer, sync, prepared)
         except CheckpointError as error:
             failure = str(error)
-        failures = [each.decode() for each in sync.share(failure.encode(), "resume: whether all have taken it up")]
+        failures = [
+            each.decode()
+            for each in sync.share(failure.encode(), "resume: whether all have taken it up")
+        ]
         if any(failures):
             raise CheckpointError("; ".join(dict.fromkeys(filter(None, failures))))
         self.checkpoints.forget_after(newest.step, newest.damaged)
@@ -181,7 +205,14 @@ class Saver:
         return resumed
 
 
-def _take_up(newest: Newest, where: str, model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, prepared: Prepared) -> Resumed:
+def _take_up(
+    newest: Newest,
+    where: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sync: Syncer,
+    prepared: Prepared,
+) -> Resumed:
     """Load a state into the model, the optimiser and the syncer.
 
     Raises:
@@ -193,11 +224,16 @@ def _take_up(newest: Newest, where: str, model: nn.Module, optimizer: torch.opti
         _must_fit(job, unpack_json(state[_SYNC]), model, prepared, where)
         saved = rank % job["world"]
         if f"rank{saved}.account" not in state:
-            raise CheckpointError(f"{where} lacks the account of rank {saved}: not every host's checkpoint is in reach")
+            raise CheckpointError(
+                f"{where} lacks the account of rank {saved}: not every host's checkpoint is in "
+                "reach"
+            )
         resumed = Resumed(
             newest.step,
             job["rows"],
-            state["rank0.curve"].tolist() if "rank0.curve" in state else [float("nan")] * newest.step,
+            state["rank0.curve"].tolist()
+            if "rank0.curve" in state
+            else [float("nan")] * newest.step,
             [(int(at), float(loss)) for at, loss in job["validation"]],
             tuple(job["resumed"]),
             tuple(job["origin"]),
@@ -208,7 +244,16 @@ def _take_up(newest: Newest, where: str, model: nn.Module, optimizer: torch.opti
         _load(model, optimizer, sync, state)
     except CheckpointError:
         raise
-    except (AttachError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+    except (
+        AttachError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else told(error)
         raise CheckpointError(f"{where} cannot be taken up: {reason}") from error
     return resumed
@@ -229,7 +274,11 @@ def _name(hosts: list[tuple[str, str]], mine: int) -> str:
     """
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", hosts[mine][0])
     namesakes = [host for host, _ in hosts]
-    return name if namesakes.count(hosts[mine][0]) == 1 else f"{name}-{namesakes[:mine].count(hosts[mine][0])}"
+    return (
+        name
+        if namesakes.count(hosts[mine][0]) == 1
+        else f"{name}-{namesakes[:mine].count(hosts[mine][0])}"
+    )
 
 
 def _state(done: int, run: Run) -> dict[str, Tensor]:
@@ -280,28 +329,59 @@ def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _must_fit(job: dict[str, Any], sync: dict[str, Any], model: nn.Module, prepared: Prepared, where: str) -> None:
+def _must_fit(
+    job: dict[str, Any], sync: dict[str, Any], model: nn.Module, prepared: Prepared, where: str
+) -> None:
     own = _prints(model, prepared)
     if job.get("format") not in READS:
         saved = f"format {job.get('format')!r} of thinwire {job.get('thinwire')}"
         raise CheckpointError(f"{where} has {saved}; this version reads 1 and {FORMAT}")
     job = {"optimizer": "auto", **job}  # older ones say nothing of it
-    for name in ("model", "strategy", "objective", "text and tokenizer", "seed", "accumulate", "optimizer"):
+    for name in (
+        "model",
+        "strategy",
+        "objective",
+        "text and tokenizer",
+        "seed",
+        "accumulate",
+        "optimizer",
+    ):
         if name == "strategy" and another_period(sync, prepared.strategy):
             continue  # the syncer takes it up with a warning, or says why it cannot
         if job[name] != own[name]:
             shown = "model asked" if name == "model" else name
-            sides = "" if name == "text and tokenizer" else f" (saved: {job[shown]}; asked: {own[shown]})"
-            raise CheckpointError(f"{where} is of another {name}{sides}: resume with what it was saved with, or choose another --out")
+            sides = (
+                ""
+                if name == "text and tokenizer"
+                else f" (saved: {job[shown]}; asked: {own[shown]})"
+            )
+            raise CheckpointError(
+                f"{where} is of another {name}{sides}: resume with what it was saved with, or "
+                "choose another --out"
+            )
 
 
-def _load(model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, state: dict[str, Tensor]) -> None:
-    weights = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+def _load(
+    model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, state: dict[str, Tensor]
+) -> None:
+    weights = {
+        name.removeprefix("model."): tensor
+        for name, tensor in state.items()
+        if name.startswith("model.")
+    }
     model.load_state_dict(weights)
     params = dict(model.named_parameters())
     for name, tensor in state.items():
         if name.startswith("optimizer."):
             _, key, param = name.split(".", 2)
             own = params[param]
-            optimizer.state[own][key] = tensor.clone() if tensor.dim() == 0 else tensor.to(own.device, copy=True)
-    sync.load_state_dict({name.removeprefix("sync."): tensor for name, tensor in state.items() if name.startswith("sync.")})
+            optimizer.state[own][key] = (
+                tensor.clone() if tensor.dim() == 0 else tensor.to(own.device, copy=True)
+            )
+    sync.load_state_dict(
+        {
+            name.removeprefix("sync."): tensor
+            for name, tensor in state.items()
+            if name.startswith("sync.")
+        }
+    )

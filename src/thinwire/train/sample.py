@@ -1,10 +1,11 @@
 """What a model makes of a prompt: a text that goes on, or gaps that are filled.
 
-    causal    The                                        goes on to the end of the document, or for so many tokens
-    masked    To be, or not to <mask><mask>              each mask is one token
-    spans     To be, or <extra_id_0> that is             each sentinel is a span of any length
+    causal    The                                        goes on to the end of the document, or for
+    so many tokens masked    To be, or not to <mask><mask>              each mask is one token spans
+    To be, or <extra_id_0> that is             each sentinel is a span of any length
 
-The same model, prompt and seed give the same text. Models run as they are: on their device, in whatever autocast is around.
+The same model, prompt and seed give the same text. Models run as they are: on their device, in
+whatever autocast is around.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 PROMPTS = {
     "causal": "The ",
     "masked": f"To be, or not to {MASK}{MASK}",
-    "spans": f"It is a truth {sentinel(0)}, that a single man in possession of a good {sentinel(1)}, must be in want of a wife.",
+    "spans": (
+        f"It is a truth {sentinel(0)}, that a single man in possession of a good {sentinel(1)}, "
+        "must be in want of a wife."
+    ),
 }
 SENTINEL = re.compile(r"<extra_id_\d+>")
 
@@ -45,14 +49,16 @@ def sample(
     Args:
         model: causal, masked or an encoder-decoder.
         tokenizer: the one that it was trained with.
-        prompt: a text to go on from, or with `<mask>` or `<extra_id_0>`, `<extra_id_1>`, … where something is missing; without it one
-            of English.
+        prompt: a text to go on from, or with `<mask>` or `<extra_id_0>`, `<extra_id_1>`, … where
+            something is missing; without it one of English.
         new_tokens: the most tokens that are added; a mask is one whatever this says.
-        temperature: 0 takes the likeliest token, 1 draws as the model predicts. Without it 0.8 for what goes on, 0 for what is filled.
+        temperature: 0 takes the likeliest token, 1 draws as the model predicts. Without it 0.8 for
+            what goes on, 0 for what is filled.
         seed: of the draws.
 
     Raises:
-        ModelError: a prompt that is empty, too long or without a gap; a negative count or temperature.
+        ModelError: a prompt that is empty, too long or without a gap; a negative count or
+            temperature.
 
     Example:
         >>> from thinwire.data.text import Text
@@ -65,19 +71,27 @@ def sample(
     kind = objective_of(model.config)
     prompt = PROMPTS[kind] if prompt is None else prompt
     if kind == "causal":
-        return continued(model, tokenizer, prompt, new_tokens, 0.8 if temperature is None else temperature, seed)
+        return continued(
+            model, tokenizer, prompt, new_tokens, 0.8 if temperature is None else temperature, seed
+        )
     if kind == "masked":
         return filled(model, tokenizer, prompt, temperature or 0.0, seed)
     return restored(model, tokenizer, prompt, new_tokens, temperature or 0.0, seed)
 
 
 def continued(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, new_tokens: int, temperature: float = 0.8, seed: int = 0
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    new_tokens: int,
+    temperature: float = 0.8,
+    seed: int = 0,
 ) -> str:
     """The prompt and what follows, until the model ends the document.
 
-    A model with a bounded number of positions sees at least the last half of them: when they are used up, it reads that half again and
-    goes on from there, so that a token costs one pass over one token, and only now and then one over many.
+    A model with a bounded number of positions sees at least the last half of them: when they are
+    used up, it reads that half again and goes on from there, so that a token costs one pass over
+    one token, and only now and then one over many.
 
     Raises:
         ModelError: an empty prompt, a negative count or a negative temperature.
@@ -89,7 +103,9 @@ def continued(
     with _drawing(model, seed):
         while left > 0:
             seen = ids if limit is None or len(ids) <= limit else ids[-max(1, limit // 2) :]
-            room = left if limit is None else min(left, limit - len(seen) + 1)  # the last one drawn needs no position
+            room = (
+                left if limit is None else min(left, limit - len(seen) + 1)
+            )  # the last one drawn needs no position
             more = _generate(model, tokenizer, seen, room, temperature)[len(seen) :]
             ids, left = ids + more, left - len(more)
             if len(more) < room or more[-1] == tokenizer.eos_token_id:
@@ -97,8 +113,15 @@ def continued(
     return _text(tokenizer, ids)
 
 
-def filled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, temperature: float = 0.0, seed: int = 0) -> str:
-    """The text with a token in place of every `<mask>`; the gap of which the model is surest is filled first, and read from then on.
+def filled(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """The text with a token in place of every `<mask>`; the gap of which the model is surest is
+    filled first, and read from then on.
 
     Raises:
         ModelError: a text without a mask or longer than the model reads, or a negative temperature.
@@ -107,32 +130,47 @@ def filled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
     mask, limit = tokenizer.mask_token_id, positions_of(model.config)
     ids = _ids(tokenizer, text.replace(MASK, str(tokenizer.mask_token or MASK)))
     if mask not in ids:
-        raise ModelError(f"the prompt {text!r} has no {MASK}, and this model fills gaps; write {MASK} for each token that is missing")
+        raise ModelError(
+            f"the prompt {text!r} has no {MASK}, and this model fills gaps; write {MASK} for each "
+            "token that is missing"
+        )
     if limit is not None and len(ids) > limit:
         if text == PROMPTS["masked"]:
             ids = ids[-limit:]  # its gaps are at the end
         else:
-            raise ModelError(f"the prompt has {len(ids):,} tokens, and the model reads {limit:,} at once; cut it")
+            raise ModelError(
+                f"the prompt has {len(ids):,} tokens, and the model reads {limit:,} at once; cut it"
+            )
     read = torch.tensor([ids], device=model.device)
     draws = torch.Generator().manual_seed(_seed(seed))
     barred = [id_ for id_ in tokenizer.all_special_ids if id_ < len(tokenizer)]
     with _drawing(model, seed), torch.no_grad():
         while (gaps := (read[0] == mask).nonzero()[:, 0]).numel():
-            scores = model(input_ids=read).logits[0, gaps, : len(tokenizer)].float().cpu()  # (gaps, V)
+            scores = (
+                model(input_ids=read).logits[0, gaps, : len(tokenizer)].float().cpu()
+            )  # (gaps, V)
             scores[:, barred] = -torch.inf
             sure, likeliest = scores.softmax(-1).max(-1)
             gap = int(sure.argmax())
             token = likeliest[gap]
             if temperature:
-                token = torch.multinomial((scores[gap] / temperature).softmax(-1), 1, generator=draws)[0]
+                token = torch.multinomial(
+                    (scores[gap] / temperature).softmax(-1), 1, generator=draws
+                )[0]
             read[0, gaps[gap]] = token.to(read.device)
     return _text(tokenizer, read[0].tolist())
 
 
 def restored(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, new_tokens: int = 300, temperature: float = 0.0, seed: int = 0
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    new_tokens: int = 300,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> str:
-    """The text with a span in place of every `<extra_id_0>`, `<extra_id_1>`, …; nothing where the model has written none for it.
+    """The text with a span in place of every `<extra_id_0>`, `<extra_id_1>`, …; nothing where the
+    model has written none for it.
 
     Raises:
         ModelError: a text without a sentinel, a negative count or a negative temperature.
@@ -143,12 +181,15 @@ def restored(
     if not gaps:
         first = sentinel(0)
         raise ModelError(
-            f"the prompt {text!r} has no {first}, and this model fills gaps; write {first}, {sentinel(1)}, … where words are missing"
+            f"the prompt {text!r} has no {first}, and this model fills gaps; write {first}, "
+            f"{sentinel(1)}, … where words are missing"
         )
     written: list[int] = []
     if new_tokens:
         with _drawing(model, seed):
-            written = _generate(model, tokenizer, [*ids, tokenizer.eos_token_id], new_tokens, temperature)
+            written = _generate(
+                model, tokenizer, [*ids, tokenizer.eos_token_id], new_tokens, temperature
+            )
     spans: dict[int, list[int]] = {}
     span: list[int] = []  # what comes before the first sentinel belongs nowhere
     for id_ in written:
@@ -157,11 +198,20 @@ def restored(
             spans.setdefault(id_, span)  # the first one written for a gap counts
         else:
             span.append(id_)
-    return _text(tokenizer, [each for id_ in ids for each in (spans.get(id_, []) if id_ in gaps else [id_])])
+    return _text(
+        tokenizer, [each for id_ in ids for each in (spans.get(id_, []) if id_ in gaps else [id_])]
+    )
 
 
-def _generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[int], most: int, temperature: float) -> list[int]:
-    """What `generate` of transformers returns, with every setting that a model's own folder could have changed."""
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[int],
+    most: int,
+    temperature: float,
+) -> list[int]:
+    """What `generate` of transformers returns, with every setting that a model's own folder could
+    have changed."""
     read = torch.tensor([ids], device=model.device)
     options: dict[str, Any] = {"do_sample": False}
     if temperature:
@@ -176,7 +226,9 @@ def _generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: l
         num_beams=1,
         repetition_penalty=1.0,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id
+        if tokenizer.pad_token_id is not None
+        else tokenizer.eos_token_id,
         suppress_tokens=unknown or None,
         **options,
     )
@@ -202,7 +254,10 @@ def _is_sentinel(tokenizer: PreTrainedTokenizerBase, id_: int) -> bool:
 
 def _check_numbers(new_tokens: int, temperature: float) -> None:
     if new_tokens < 0 or not 0 <= temperature < float("inf"):
-        raise ModelError(f"new_tokens={new_tokens}, temperature={temperature:g}: neither can be negative or endless; take 0 or more")
+        raise ModelError(
+            f"new_tokens={new_tokens}, temperature={temperature:g}: neither can be negative or "
+            "endless; take 0 or more"
+        )
 
 
 def _seed(seed: int) -> int:
@@ -211,7 +266,8 @@ def _seed(seed: int) -> int:
 
 @contextmanager
 def _drawing(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Without dropout or chatter, and with torch's own generators seeded, for a while: `generate` takes no other ones."""
+    """Without dropout or chatter, and with torch's own generators seeded, for a while: `generate`
+    takes no other ones."""
     training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
     with quiet(), torch.random.fork_rng(devices):

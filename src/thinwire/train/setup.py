@@ -1,6 +1,8 @@
-"""What a run is made of, before ranks meet: strategy, objective, tokenizer, tokens, device and precision.
+"""What a run is made of, before ranks meet: strategy, objective, tokenizer, tokens, device and
+precision.
 
-It needs no other rank, so a text may take its time to be tokenised; whatever cannot be is refused here, in one line.
+It needs no other rank, so a text may take its time to be tokenised; whatever cannot be is refused
+here, in one line.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Prepared:
         """Batches to a rank, as asked: told as such, or as tokens of all ranks."""
         if not self.config.tokens:
             return self.config.steps
-        return max(1, -(-self.config.tokens // (world * self.config.batch * self.objective.length_read)))
+        return max(
+            1, -(-self.config.tokens // (world * self.config.batch * self.objective.length_read))
+        )
 
 
 def prepare_run(config: TrainConfig) -> Prepared:
@@ -63,21 +67,38 @@ def prepare_run(config: TrainConfig) -> Prepared:
     strategy = accumulating(strategy_from(config.strategy), config.accumulate)
     must_suit(strategy, config.optimizer)
     if strategy.when.uneven:
-        raise ConfigError(f"--strategy {config.strategy}: here all ranks read as many batches; by_speed(…) is for loops of your own")
+        raise ConfigError(
+            f"--strategy {config.strategy}: here all ranks read as many batches; by_speed(…) is "
+            "for loops of your own"
+        )
     device, precision = _device(config), config.precision
     if precision == "auto":
         precision = "bf16" if computes_bf16(device) else "fp32"
     kind = kind_of(config.model)
-    objective = objective_from(kind if config.objective == "auto" else config.objective, config.context, kind)
+    objective = objective_from(
+        kind if config.objective == "auto" else config.objective, config.context, kind
+    )
     spoken = config.tokenizer
     if spoken == "auto":  # a packed set has its own
-        spoken = "" if config.data.startswith(SET) else "byte" if is_preset(config.model) else config.model
+        spoken = (
+            ""
+            if config.data.startswith(SET)
+            else "byte"
+            if is_preset(config.model)
+            else config.model
+        )
     cache = Path(config.cache) if config.cache else None
-    tokenizer, tokens = prepare(config.data, spoken, objective.specials, cache, host_names(config.data_hosts))
+    tokenizer, tokens = prepare(
+        config.data, spoken, objective.specials, cache, host_names(config.data_hosts)
+    )
     objective = objective.fitted(tokenizer)
-    if not config.data.startswith(SET) and min(len(tokens.train), len(tokens.held)) < objective.length:
+    if (
+        not config.data.startswith(SET)
+        and min(len(tokens.train), len(tokens.held)) < objective.length
+    ):
         raise ConfigError(
-            f"--data {config.data}: the text is too short: {len(tokens.train):,} tokens to train on and {len(tokens.held):,} held out, "
+            f"--data {config.data}: the text is too short: {len(tokens.train):,} tokens to train "
+            f"on and {len(tokens.held):,} held out, "
             f"and a row of --context {config.context} takes {objective.length:,} of each; "
             f"give a text of at least {20 * objective.length:,} tokens or so, or a lower --context"
         )
@@ -93,7 +114,8 @@ def prepare_run(config: TrainConfig) -> Prepared:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether products in bf16 are faster there: on GPUs that have them, and on CPUs with AMX tiles.
+    """Whether products in bf16 are faster there: on GPUs that have them, and on CPUs with AMX
+    tiles.
 
     Example:
         >>> isinstance(computes_bf16(torch.device("cpu")), bool)
@@ -105,13 +127,17 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def _device(config: TrainConfig) -> torch.device:
-    local, ranks = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local, ranks = (
+        int(os.environ.get("LOCAL_RANK", "0")),
+        int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
     there = torch.cuda.device_count() if config.device != "cpu" else 0
     if there >= ranks:
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
     if config.device == "cuda":
         raise ConfigError(
-            f"--device cuda: {ranks} ranks on this machine, but torch sees {there} GPUs; take --device cpu or fewer --workers"
+            f"--device cuda: {ranks} ranks on this machine, but torch sees {there} GPUs; take "
+            "--device cpu or fewer --workers"
         )
     return torch.device("cpu")

@@ -1,4 +1,5 @@
-"""How a run looks: one live line on a terminal, few lines elsewhere, a table at the end, and TensorBoard all along.
+"""How a run looks: one live line on a terminal, few lines elsewhere, a table at the end, and
+TensorBoard all along.
 
 Progress goes to standard error, what came of it to standard output. Only rank 0 shows anything.
 """
@@ -51,11 +52,19 @@ class Lines(Show):
         config = setting.config
         ranks = "1 rank" if setting.world == 1 else f"{setting.world} ranks"
         rows = setting.world * config.batch
-        size = f"{config.model}, {setting.parameters:,} parameters, {setting.steps:,} steps of {rows} × {config.context} tokens"
-        self.console.print(f"[bold]thinwire {thinwire.__version__}[/]: {ranks}, {escape(size)}, {setting.objective}, {setting.precision}")
+        size = (
+            f"{config.model}, {setting.parameters:,} parameters, {setting.steps:,} steps of "
+            f"{rows} × {config.context} tokens"
+        )
+        self.console.print(
+            f"[bold]thinwire {thinwire.__version__}[/]: {ranks}, {escape(size)}, "
+            f"{setting.objective}, {setting.precision}"
+        )
         self.console.print(escape(f"{setting.strategy!r}"), style="dim")
         if setting.world > 1:
-            self.console.print(f"ranks compare their weights {_checks(setting)} (--check-every)", style="dim")
+            self.console.print(
+                f"ranks compare their weights {_checks(setting)} (--check-every)", style="dim"
+            )
 
     def step(self, moment: Moment) -> None:
         self._last = moment
@@ -63,7 +72,11 @@ class Lines(Show):
     def validated(self, steps: int, loss: float) -> None:
         told = [f"step {steps}", f"validation {loss:.4f} nats/token"]
         if self._last is not None:
-            told += [f"training {self._last.loss:.3f}", f"{self._last.tokens_per_s:,.0f} tokens/s", fewer(self._last)]
+            told += [
+                f"training {self._last.loss:.3f}",
+                f"{self._last.tokens_per_s:,.0f} tokens/s",
+                fewer(self._last),
+            ]
         self.console.print(Text("  ".join(told)), no_wrap=True, overflow="ignore", crop=False)
 
 
@@ -90,7 +103,9 @@ class LiveLine(Lines):
         if wide:
             line.add_column(width=16)
         line.add_column(no_wrap=True, overflow="ellipsis")
-        line.add_row(*((ProgressBar(moment.steps, moment.step, width=16),) if wide else ()), summary(moment))
+        line.add_row(
+            *((ProgressBar(moment.steps, moment.step, width=16),) if wide else ()), summary(moment)
+        )
         self._live.update(line, refresh=True)
 
     def close(self) -> None:
@@ -107,14 +122,20 @@ class Events(Show):
     def begin(self, setting: Setting, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._folder.path / EVENTS), purge_step=done if done else None)
+        self._writer = SummaryWriter(
+            str(self._folder.path / EVENTS), purge_step=done if done else None
+        )
         self._writer.add_text("strategy", f"    {setting.strategy!r}")
 
     def step(self, moment: Moment) -> None:
         if moment.step % EVENT_EVERY and moment.step != moment.steps:
             return
         report = moment.report
-        told = {"loss/train": moment.loss, "speed/tokens_per_s": moment.tokens_per_s, "bytes/sent": report.sent_bytes}
+        told = {
+            "loss/train": moment.loss,
+            "speed/tokens_per_s": moment.tokens_per_s,
+            "bytes/sent": report.sent_bytes,
+        }
         told |= {f"time/{name}": share for name, share in moment.shares.items()}
         if report.sent_bytes:
             told["bytes/times_fewer_than_dense"] = report.ratio
@@ -133,7 +154,9 @@ class Events(Show):
                 self._writer.flush()
         except OSError as error:  # a full disk must not end a training
             self._writer = None
-            Say("thinwire train", as_json=False).note(f"TensorBoard's events are not written any more: {error.strerror or error}")
+            Say("thinwire train", as_json=False).note(
+                f"TensorBoard's events are not written any more: {error.strerror or error}"
+            )
 
     def close(self) -> None:
         if self._writer is not None:
@@ -185,20 +208,34 @@ def summary(moment: Moment) -> Text:
     """
     shares = moment.shares
     step = f"{moment.step:>{len(str(moment.steps))}}/{moment.steps}"
-    spent = f"compute {shares['compute']:.0%} encode {shares['encode']:.0%} wire {shares['exposed']:.0%} input {shares['input']:.0%}"
+    spent = (
+        f"compute {shares['compute']:.0%} encode {shares['encode']:.0%} wire "
+        f"{shares['exposed']:.0%} input {shares['input']:.0%}"
+    )
     return Text(
         "  ".join(
-            (step, f"loss {moment.loss:.3f}", f"{moment.tokens_per_s:,.0f} tokens/s", fewer(moment), spent, f"{clock(moment.left_s)} left")
+            (
+                step,
+                f"loss {moment.loss:.3f}",
+                f"{moment.tokens_per_s:,.0f} tokens/s",
+                fewer(moment),
+                spent,
+                f"{clock(moment.left_s)} left",
+            )
         )
     )
 
 
 def fewer(moment: Moment) -> str:
-    """Bytes that this rank sent for each step, and how many times fewer than dense float32 would have."""
+    """Bytes that this rank sent for each step, and how many times fewer than dense float32 would
+    have."""
     report = moment.report
     if not report.sent_bytes:
         return "nothing sent"
-    return f"{size(report.sent_bytes / max(moment.step, 1))}/step, {moment.dense_bytes / report.sent_bytes:.1f}x fewer"
+    return (
+        f"{size(report.sent_bytes / max(moment.step, 1))}/step, "
+        f"{moment.dense_bytes / report.sent_bytes:.1f}x fewer"
+    )
 
 
 def size(nbytes: float) -> str:
@@ -210,7 +247,11 @@ def size(nbytes: float) -> str:
     """
     for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if nbytes >= limit:
-            return f"{nbytes / limit:.3g} {unit}" if nbytes >= 100 * limit else f"{nbytes / limit:.{1 if unit == 'kB' else 2}f} {unit}"
+            return (
+                f"{nbytes / limit:.3g} {unit}"
+                if nbytes >= 100 * limit
+                else f"{nbytes / limit:.{1 if unit == 'kB' else 2}f} {unit}"
+            )
     return f"{nbytes:.0f} B"
 
 
@@ -222,7 +263,9 @@ def clock(seconds: float) -> str:
         ('0:06', '1:02:05')
     """
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    )
 
 
 def printable(text: str) -> str:
@@ -232,13 +275,19 @@ def printable(text: str) -> str:
         >>> printable("The \\x1b[2Jend\\n")
         'The �[2Jend\\n'
     """
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+    return "".join(
+        character if character.isprintable() or character == "\n" else "�" for character in text
+    )
 
 
 def figures(result: Result, width: int | None = None) -> str:
     """What came out, what it cost, a sample, and where things are: as text for standard output."""
     console = Console(file=io.StringIO(), highlight=False, width=width or min(Console().width, 120))
-    sample = (Panel(Text(printable(result.sample)), title="a sample", border_style="dim"),) if result.sample else ()
+    sample = (
+        (Panel(Text(printable(result.sample)), title="a sample", border_style="dim"),)
+        if result.sample
+        else ()
+    )
     console.print(Group(_table(result), *sample, _places(result)))
     return written(console)
 
@@ -253,8 +302,16 @@ def _checks(setting: Setting) -> str:
     """How often ranks compare their weights, as it is known at the start."""
     every = setting.config.check_every
     if every == "0" or not setting.strategy.compares:
-        return "at the end only" if setting.strategy.compares else "never, as by this strategy they differ"
-    return "as often as costs less than 0.5 % of the time" if every == "auto" else f"every {every} steps"
+        return (
+            "at the end only"
+            if setting.strategy.compares
+            else "never, as by this strategy they differ"
+        )
+    return (
+        "as often as costs less than 0.5 % of the time"
+        if every == "auto"
+        else f"every {every} steps"
+    )
 
 
 def _table(result: Result) -> Table:
@@ -263,12 +320,23 @@ def _table(result: Result) -> Table:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("validation loss", f"{result.nats:.4f}", "nats a token" + ("" if setting.objective == "causal" else " that was hidden"))
+    table.add_row(
+        "validation loss",
+        f"{result.nats:.4f}",
+        "nats a token" + ("" if setting.objective == "causal" else " that was hidden"),
+    )
     if result.bits_per_byte is not None:
         table.add_row("", f"{result.bits_per_byte:.4f}", "bits a byte of text")
-    table.add_row("speed", f"{end.tokens_per_s:,.0f}", f"tokens/s, all ranks together: {end.tokens:,} tokens in {clock(end.seconds)}")
+    table.add_row(
+        "speed",
+        f"{end.tokens_per_s:,.0f}",
+        f"tokens/s, all ranks together: {end.tokens:,} tokens in {clock(end.seconds)}",
+    )
     shares = end.shares
-    told = f"waiting for the wire {shares['exposed']:.1%}, for input {shares['input']:.1%}; beside it: encoding {shares['encode']:.1%}"
+    told = (
+        f"waiting for the wire {shares['exposed']:.1%}, for input {shares['input']:.1%}; beside "
+        f"it: encoding {shares['encode']:.1%}"
+    )
     table.add_row("compute", f"{shares['compute']:.1%}", f"of the time; {told}")
     if setting.world == 1:
         table.add_row("sent", "0", "there is one rank")
@@ -276,19 +344,34 @@ def _table(result: Result) -> Table:
     sent, around = result.sent_bytes, result.around_bytes
     each = size(sent[0]) if max(sent) == min(sent) else f"{size(min(sent))} to {size(max(sent))}"
     table.add_row("sent by each rank", each, "in the schedule")
-    for name, parts in (("  beside it", result.most_around(once=False)), ("  once, at start", result.most_around(once=True))):
+    for name, parts in (
+        ("  beside it", result.most_around(once=False)),
+        ("  once, at start", result.most_around(once=True)),
+    ):
         if parts:
-            table.add_row(name, size(sum(parts.values())), ", ".join(f"{cause} {size(nbytes)}" for cause, nbytes in parts.items()))
-    table.add_row("sent in all", size(sum(sent) + sum(around)), f"dense fp32 after every batch: {size(result.dense_bytes)}")
+            table.add_row(
+                name,
+                size(sum(parts.values())),
+                ", ".join(f"{cause} {size(nbytes)}" for cause, nbytes in parts.items()),
+            )
+    table.add_row(
+        "sent in all",
+        size(sum(sent) + sum(around)),
+        f"dense fp32 after every batch: {size(result.dense_bytes)}",
+    )
     table.add_row("fewer bytes", _times(result.ratio), "than dense fp32, in the schedule")
     table.add_row("", _times(result.ratio_running), "with what is beside it")
-    table.add_row("", _times(result.ratio_all), "with the start, too, which weighs less the longer a run is")
+    table.add_row(
+        "", _times(result.ratio_all), "with the start, too, which weighs less the longer a run is"
+    )
     if setting.strategy.compares:
         table.add_row("sync.check()", "passed", f"all {setting.world} ranks hold the same weights")
         if end.report.checks:
             table.add_row("", "", end.report.checks)
     else:
-        table.add_row("ranks", "differ", "as the strategy has it; validated and saved is their mean")
+        table.add_row(
+            "ranks", "differ", "as the strategy has it; validated and saved is their mean"
+        )
     return table
 
 

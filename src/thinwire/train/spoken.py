@@ -1,4 +1,5 @@
-"""A strategy as one says it on a command line: a recipe's name with its settings, or the path of a TOML file.
+"""A strategy as one says it on a command line: a recipe's name with its settings, or the path of a
+TOML file.
 
     powersgd                    a recipe as it is
     diloco,period=60,lr=0.5     a recipe with some of its settings
@@ -27,7 +28,8 @@ def strategy_from(text: str) -> Strategy:
     """The strategy that `text` names.
 
     Raises:
-        StrategyError: no such recipe, setting or file, a value of another type, or a strategy that cannot be; all reasons at once.
+        StrategyError: no such recipe, setting or file, a value of another type, or a strategy that
+            cannot be; all reasons at once.
 
     Example:
         >>> strategy_from("powersgd,rank=2") == recipes.powersgd(rank=2)
@@ -44,8 +46,14 @@ def strategy_from(text: str) -> Strategy:
     if name not in makers:
         begins = re.match(r"\w+", name)
         if begins and begins[0] in makers:
-            raise StrategyError(f"no recipe is called {name!r}; settings follow a comma, as in {begins[0]},key=value")
-        raise StrategyError(f"no recipe is called {name!r}{near(name, makers)} There are: {', '.join(makers)}; or give a .toml file")
+            raise StrategyError(
+                f"no recipe is called {name!r}; settings follow a comma, as in "
+                f"{begins[0]},key=value"
+            )
+        raise StrategyError(
+            f"no recipe is called {name!r}{near(name, makers)} There are: {', '.join(makers)}; or "
+            "give a .toml file"
+        )
     return makers[name](**_settings(name, makers[name], said))
 
 

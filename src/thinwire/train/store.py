@@ -1,6 +1,8 @@
-"""The store in which ranks meet: served at one address only, and reached without minutes of C++ warnings.
+"""The store in which ranks meet: served at one address only, and reached without minutes of C++
+warnings.
 
-Whoever reaches it may read and change what is in it, so nothing that comes from it is ever unpickled.
+Whoever reaches it may read and change what is in it, so nothing that comes from it is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -49,20 +51,23 @@ class Place:
         """Return the numeric addresses.
 
         Raises:
-            ConfigError: the host does not resolve, or to loopback only, where other machines cannot reach it.
+            ConfigError: the host does not resolve, or to loopback only, where other machines cannot
+                reach it.
         """
         found = resolve(self.host, self.what)
         if self.several and all(map(is_loopback, found)):
             own = " or ".join(str(each) for each in reachable()) or "none of this machine's is"
             raise ConfigError(
-                f"{self.what}={self.host} is {', '.join(found)} on this machine, which no other machine reaches. "
+                f"{self.what}={self.host} is {', '.join(found)} on this machine, which no other "
+                "machine reaches. "
                 f"Give an address of rank 0's machine that the others reach (here: {own})"
             )
         return found
 
 
 def serve(place: Place, note: Note) -> TCPStore:
-    """Serve the store at that address alone; on all interfaces only where the address is none of this machine's.
+    """Serve the store at that address alone; on all interfaces only where the address is none of
+    this machine's.
 
     Raises:
         ConfigError: the address does not resolve, or the port is taken or not allowed.
@@ -74,7 +79,8 @@ def serve(place: Place, note: Note) -> TCPStore:
         if error.errno != errno.EADDRNOTAVAIL:
             raise ConfigError(_not_served(place, error)) from error
         note(
-            f"{place.what}={place.host} ({address}) is no address of this machine, so the store listens on all of its interfaces: "
+            f"{place.what}={place.host} ({address}) is no address of this machine, so the store "
+            "listens on all of its interfaces: "
             "let a firewall keep strangers from the port"
         )
         address = LOOPBACK
@@ -83,7 +89,9 @@ def serve(place: Place, note: Note) -> TCPStore:
         except OSError as taken:
             raise ConfigError(_not_served(place, taken)) from taken
     port = int(listener.getsockname()[1])
-    return TCPStore(address, port, None, True, timedelta(seconds=GREETING_S), False, False, listener.detach())
+    return TCPStore(
+        address, port, None, True, timedelta(seconds=GREETING_S), False, False, listener.detach()
+    )
 
 
 def reach(place: Place, timeout: timedelta, note: Note) -> TCPStore:
@@ -108,10 +116,15 @@ def reach(place: Place, timeout: timedelta, note: Note) -> TCPStore:
             note(f"waiting for the store at {place} ({why}); it comes up with rank 0's machine")
         time.sleep(PAUSE_S)
     if place.several:
-        do = "is rank 0's machine up, is that its address, and does its firewall let the port through?"
+        do = (
+            "is rank 0's machine up, is that its address, and does its firewall let the port "
+            "through?"
+        )
     else:
         do = "is rank 0 running, and is that its address?"
-    raise FlightError(f"no store answered at {place} within {timeout.total_seconds():g} s ({why}): {do}")
+    raise FlightError(
+        f"no store answered at {place} within {timeout.total_seconds():g} s ({why}): {do}"
+    )
 
 
 def _connected(place: Place, address: str, timeout: timedelta) -> TCPStore:
@@ -119,17 +132,22 @@ def _connected(place: Place, address: str, timeout: timedelta) -> TCPStore:
 
     def ask() -> None:
         try:
-            answers.append(TCPStore(address, place.port, None, False, timedelta(seconds=GREETING_S), False))
+            answers.append(
+                TCPStore(address, place.port, None, False, timedelta(seconds=GREETING_S), False)
+            )
         except RuntimeError as error:  # torch's own for connections
             answers.append(error)
 
-    thread = threading.Thread(target=ask, name="thinwire-greeting", daemon=True)  # torch waits for a first answer without limit
+    thread = threading.Thread(
+        target=ask, name="thinwire-greeting", daemon=True
+    )  # torch waits for a first answer without limit
     thread.start()
     thread.join(GREETING_S)
     store = answers[0] if answers else TimeoutError(f"silent for {GREETING_S:g} s")
     if isinstance(store, Exception):
         raise FlightError(
-            f"what listens at {place} does not answer as torch's store does ({first_line(store)}): does another program use that port?",
+            f"what listens at {place} does not answer as torch's store does "
+            f"({first_line(store)}): does another program use that port?",
         ) from store
     store.set_timeout(timeout)
     return store
@@ -144,6 +162,10 @@ def _not_served(place: Place, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {place.port} of {place.host} is taken: another run or program listens there. "
-            f"Give another port to every rank ({place.what}), or stop what holds it (ss -ltnp 'sport = :{place.port}' names it)"
+            f"Give another port to every rank ({place.what}), or stop what holds it (ss -ltnp "
+            f"'sport = :{place.port}' names it)"
         )
-    return f"the store cannot listen at {place}: {error.strerror}. Give another port to every rank ({place.what}), such as 29500"
+    return (
+        f"the store cannot listen at {place}: {error.strerror}. Give another port to every rank "
+        f"({place.what}), such as 29500"
+    )

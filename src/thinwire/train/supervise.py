@@ -1,7 +1,8 @@
 """Start the ranks of one machine, watch them, and end them together.
 
-It takes the place of torch's elastic agent, whose rendezvous unpickles what it reads from a port that strangers reach. The variables that
-it sets are torchrun's, so a rank cannot tell the difference.
+It takes the place of torch's elastic agent, whose rendezvous unpickles what it reads from a port
+that strangers reach. The variables that it sets are torchrun's, so a rank cannot tell the
+difference.
 """
 
 from __future__ import annotations
@@ -61,15 +62,22 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def attempt(self, environments: Sequence[Mapping[str, str]]) -> Attempt:
-        """Run a rank in each environment until all have ended, or one has failed and the others were made to end."""
+        """Run a rank in each environment until all have ended, or one has failed and the others
+        were made to end."""
         ranks: list[subprocess.Popen[bytes]] = []
         try:
             for environment in environments:
                 if self._received:
                     break
-                # a session of its own: Ctrl-C on a terminal reaches this process alone, which passes it on once
+                # a session of its own: Ctrl-C on a terminal reaches this process alone, which
+                # passes it on once
                 ranks.append(
-                    subprocess.Popen(self._command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True),
+                    subprocess.Popen(
+                        self._command,
+                        env=dict(environment),
+                        stdin=subprocess.DEVNULL,
+                        start_new_session=True,
+                    ),
                 )
             first = self._watch(ranks)
         finally:
@@ -84,7 +92,9 @@ class Supervisor:
         """Wait until all have ended or must be killed; return who failed first."""
         passed_on, until = 0, float("inf")
         first: tuple[int, ...] = ()
-        while None in [each.poll() for each in ranks]:  # every one is asked: any() would stop at the first that lives
+        while None in [
+            each.poll() for each in ranks
+        ]:  # every one is asked: any() would stop at the first that lives
             for number in self._received[passed_on:]:
                 passed_on += 1
                 until = min(until, time.monotonic() + self._grace_s)
@@ -93,7 +103,9 @@ class Supervisor:
             failed = tuple(at for at, each in enumerate(ranks) if each.returncode)
             if failed and not first:
                 first, until = failed, min(until, time.monotonic() + self._grace_s)
-                for each in ranks if not passed_on else ():  # who has had a signal is ending, and may be saving
+                for each in (
+                    ranks if not passed_on else ()
+                ):  # who has had a signal is ending, and may be saving
                     _send(each, signal.SIGTERM)
             if time.monotonic() > until:
                 return first

@@ -1,8 +1,9 @@
 """Stopping together: a signal reaches one rank at some step, and all must save after the same one.
 
-About once a second every rank tells the others, on the control lane, whether it was asked to stop. What it heard is read when the next
-vote is due, so the wire has that time and nobody waits; all ranks read the same votes after the same step, so they cannot disagree.
-How many steps lie between two votes is voted for, too: the fewest that any rank proposes.
+About once a second every rank tells the others, on the control lane, whether it was asked to stop.
+What it heard is read when the next vote is due, so the wire has that time and nobody waits; all
+ranks read the same votes after the same step, so they cannot disagree. How many steps lie between
+two votes is voted for, too: the fewest that any rank proposes.
 """
 
 from __future__ import annotations
@@ -51,7 +52,13 @@ class Votes:
         self._count, self._seconds, self._pending = 0, 0.0, None
         if not stopping:
             vote = _VOTE.pack(stop, steps)
-            self._pending = Sharing(self._sync.driver, self._sync.meter, vote, f"step {self._sync.step}: a vote on stopping", self._device)
+            self._pending = Sharing(
+                self._sync.driver,
+                self._sync.meter,
+                vote,
+                f"step {self._sync.step}: a vote on stopping",
+                self._device,
+            )
         return stopping
 
     def settle(self) -> None:

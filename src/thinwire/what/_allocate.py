@@ -1,12 +1,17 @@
-"""Who gets which of several options, so that the sum of errors is least and the sum of costs is within a room: greedy on convex hulls.
+"""Who gets which of several options, so that the sum of errors is least and the sum of costs is
+within a room: greedy on convex hulls.
 
 Steps:
-    1. Each piece walks from its first option along the lower convex hull of its (cost, error) points: always to the option of the largest
-       saving a byte. The rates of a piece fall from move to move.
-    2. All moves of all pieces by rate; the longest beginning that the room holds is made. At its last rate λ, every piece stands at its
-       least error + λ cost: no choice of the same cost or less has less error (Everett 1963; Shoham & Gersho 1988).
-    3. What is left of the room: always the step up of the largest saving a byte that it holds, on a hull or not.
-So the error is above the least there is by less than what the first move that did not fit would save.
+    1. Each piece walks from its first option along the lower convex hull of its (cost, error)
+       points: always to the option of the largest saving a byte. The rates of a piece fall from
+       move to move.
+    2. All moves of all pieces by rate; the longest beginning that the room holds is made. At its
+       last rate λ, every piece stands at its least error + λ cost: no choice of the same cost or
+       less has less error (Everett 1963; Shoham & Gersho 1988).
+    3. What is left of the room: always the step up of the largest saving a byte that it holds, on a
+       hull or not.
+So the error is above the least there is by less than what the first move that did not fit would
+save.
 Legend: P pieces, O options in order of cost.
 """
 
@@ -53,16 +58,23 @@ def allocate(errors: Tensor, costs: Tensor, room: int) -> Tensor:
 
 
 def _steps(errors: Tensor, costs: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """From where pieces stand to each option: the saving a byte (-1 for what saves nothing, or lies behind), and the bytes: (P, O) each."""
+    """From where pieces stand to each option: the saving a byte (-1 for what saves nothing, or lies
+    behind), and the bytes: (P, O) each."""
     here = at[:, None]
     saved, price = errors.gather(1, here) - errors, costs - costs.gather(1, here)
     ahead = torch.arange(errors.shape[1], device=errors.device) > here
-    return torch.where(ahead & (saved > 0), saved / price.clamp(min=1e-9), -1.0), price  # what costs nothing comes first
+    return torch.where(
+        ahead & (saved > 0), saved / price.clamp(min=1e-9), -1.0
+    ), price  # what costs nothing comes first
 
 
 def _moves(errors: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Every move along the hulls, those of a piece in order: which piece, to which option, the saving a byte, and the bytes."""
-    at, everyone = torch.zeros(len(errors), dtype=torch.int64, device=errors.device), torch.arange(len(errors), device=errors.device)
+    """Every move along the hulls, those of a piece in order: which piece, to which option, the
+    saving a byte, and the bytes."""
+    at, everyone = (
+        torch.zeros(len(errors), dtype=torch.int64, device=errors.device),
+        torch.arange(len(errors), device=errors.device),
+    )
     last = torch.full((len(errors),), float("inf"), dtype=errors.dtype, device=errors.device)
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for _ in range(errors.shape[1]):

@@ -1,4 +1,5 @@
-"""Parts said by factors: what `als`, `svd` and others have in common. They give `_shape`, `_count`, `_said` and `_whole`."""
+"""Parts said by factors: what `als`, `svd` and others have in common. They give `_shape`, `_count`,
+`_said` and `_whole`."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from thinwire.what.chain import Transform
 
 
 class Factored(Transform):
-    """The core is, part by part, factors, or values where factors would not be fewer. Those of one shape are made in one batch."""
+    """The core is, part by part, factors, or values where factors would not be fewer. Those of one
+    shape are made in one batch."""
 
     @abstractmethod
     def _shape(self, piece: Piece) -> tuple[int, ...]:
@@ -28,7 +30,8 @@ class Factored(Transform):
 
     @abstractmethod
     def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
-        """The factors of `unit` times each of some tensors of one shape, none larger than 1: (k, *shape), (k, 1, …) -> (k, count)."""
+        """The factors of `unit` times each of some tensors of one shape, none larger than 1: (k,
+        *shape), (k, 1, …) -> (k, count)."""
 
     @abstractmethod
     def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -71,20 +74,26 @@ class Factored(Transform):
             largest = xs.abs().amax(tuple(range(1, xs.dim())), keepdim=True)
             sound = largest.isfinite()
             unit = torch.where(sound & (largest > 0), largest, torch.ones_like(largest))
-            xs = torch.where(sound, xs, torch.zeros_like(xs)) / unit  # squares of the smallest and the largest numbers would vanish
+            xs = (
+                torch.where(sound, xs, torch.zeros_like(xs)) / unit
+            )  # squares of the smallest and the largest numbers would vanish
             said = self._said(xs, unit, lots).masked_fill(~sound.view(-1, 1), float("nan"))
             for (_, at), own in zip(placed, said, strict=True):
                 core[at : at + own.numel()] = own
         return core, side
 
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> Tensor:
         self.expect(side, 0)
         if not spec.parts:
             return core
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
         for piece, at, count in self._places(spec):
             own = core[at : at + count]
-            run(out, piece).copy_(self._whole(own, self._shape(piece)).reshape(-1) if self.shrinks(piece) else own)
+            run(out, piece).copy_(
+                self._whole(own, self._shape(piece)).reshape(-1) if self.shrinks(piece) else own
+            )
         return out
 
     def shrinks(self, piece: Piece) -> bool:
@@ -95,13 +104,16 @@ class Factored(Transform):
         """Each piece, where its factors or values lie in the core, and how many they are."""
         at = 0
         for piece in spec.pieces():
-            count = self._count(self._shape(piece)) if self.shrinks(piece) else piece.high - piece.low
+            count = (
+                self._count(self._shape(piece)) if self.shrinks(piece) else piece.high - piece.low
+            )
             yield piece, at, count
             at += count
 
 
 def folded(shape: tuple[int, ...], fold: int) -> tuple[int, ...]:
-    """A matrix as `fold` blocks of rows, where they divide it: (fold, rows / fold, columns); else as it is."""
+    """A matrix as `fold` blocks of rows, where they divide it: (fold, rows / fold, columns); else
+    as it is."""
     if fold and len(shape) == 2 and shape[0] % fold == 0 and shape[0] > fold:
         return fold, shape[0] // fold, shape[1]
     return shape
@@ -114,7 +126,8 @@ def cube(piece: Piece, fold: int) -> tuple[int, ...]:
 
 
 def leading(rows: Tensor, count: int) -> Tensor:
-    """The leading directions of each matrix's rows: (k, n, m) -> (k, n, count), orthonormal. By products in float64, n × n."""
+    """The leading directions of each matrix's rows: (k, n, m) -> (k, n, count), orthonormal. By
+    products in float64, n × n."""
     wide = rows.double()
     basis: Tensor = torch.linalg.eigh(wide @ wide.mT).eigenvectors[..., -count:]  # ascending
     return basis.to(rows.dtype)

@@ -1,6 +1,8 @@
-"""What the codecs of a fixed table of levels share: a scale a block, the nearest level of each value, its code packed.
+"""What the codecs of a fixed table of levels share: a scale a block, the nearest level of each
+value, its code packed.
 
-A codec of this kind gives `_bits` and `_values`: which level each code stands for. Legend: n values, B a block, m = ceil(n / B) blocks.
+A codec of this kind gives `_bits` and `_values`: which level each code stands for. Legend: n
+values, B a block, m = ceil(n / B) blocks.
 """
 
 from __future__ import annotations
@@ -23,15 +25,26 @@ def length(block: int, spec: Spec) -> int:
 
 def wrong_block(asked: str, block: int) -> list[str]:
     """What cannot be about a block, said for the user."""
-    return [f"{asked}(block={block}): a block has at least 1 value, or 0 for the whole span"] if block < 0 else []
+    return (
+        [f"{asked}(block={block}): a block has at least 1 value, or 0 for the whole span"]
+        if block < 0
+        else []
+    )
 
 
 def wrong_grid(asked: str, bits: int, grid: str) -> list[str]:
     """What cannot be about magnitudes of bits - 1 bits and a sign, said for the user."""
     reasons = [] if 2 <= bits <= 8 else [f"{asked}(bits={bits}): choose 2 to 8"]
     if bits == 2 and grid == "tread":
-        reasons.append(f"{asked}(bits=2, grid='tread'): its only levels would be -1, 0, 1; use ternary(), in 1.6 bits, or grid='rise'")
-    return reasons if grid in ("tread", "rise") else [*reasons, f"{asked}(grid={grid!r}): choose 'tread' or 'rise'"]
+        reasons.append(
+            f"{asked}(bits=2, grid='tread'): its only levels would be -1, 0, 1; use ternary(), in "
+            "1.6 bits, or grid='rise'"
+        )
+    return (
+        reasons
+        if grid in ("tread", "rise")
+        else [*reasons, f"{asked}(grid={grid!r}): choose 'tread' or 'rise'"]
+    )
 
 
 def wrong_rounding(asked: str, rounding: str) -> list[str]:
@@ -41,7 +54,8 @@ def wrong_rounding(asked: str, rounding: str) -> list[str]:
 
 
 class Levels(Coder):
-    """b-bit codes of a fixed table of levels, and a scale a block: its absmax over the table's largest level."""
+    """b-bit codes of a fixed table of levels, and a scale a block: its absmax over the table's
+    largest level."""
 
     block: int
     rounding: reference.Rounding
@@ -60,7 +74,9 @@ class Levels(Coder):
         return math.lcm(self.block or 1, 8 // math.gcd(self._bits, 8))
 
     def nbytes(self, spec: Spec) -> int:
-        return self._scales(spec) * spec.work.itemsize + reference.packed_nbytes(spec.numel, self._bits)
+        return self._scales(spec) * spec.work.itemsize + reference.packed_nbytes(
+            spec.numel, self._bits
+        )
 
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         if not spec.numel:
@@ -88,7 +104,11 @@ class Levels(Coder):
         scales = reference.from_bytes(payload[:head], spec.work)
         codes = reference.unpack(payload[head:], spec.numel, self._bits)
         values = self._values().to(payload.device, spec.work)[codes.to(torch.int32)]
-        return reference.to_blocks(values, length(self.block, spec)).mul(scales[:, None]).view(-1)[: spec.numel]
+        return (
+            reference.to_blocks(values, length(self.block, spec))
+            .mul(scales[:, None])
+            .view(-1)[: spec.numel]
+        )
 
     def _nearest(self, scaled: Tensor, levels: Tensor, codes: Tensor) -> Tensor:
         """The codes of the nearest levels: (n,) uint8."""
@@ -101,11 +121,14 @@ class Levels(Coder):
 
 @lru_cache(maxsize=64)
 def table(codec: Levels) -> tuple[Tensor, Tensor]:
-    """The levels of a codec in ascending order, each once, and a code of each: (L,) float64, (L,) uint8."""
+    """The levels of a codec in ascending order, each once, and a code of each: (L,) float64, (L,)
+    uint8."""
     values = codec._values()
     order = values.argsort(stable=True)[: int(values.isfinite().sum())]  # NaN sorts last
     levels = values[order]
-    fresh = torch.cat([torch.ones(1, dtype=torch.bool), levels[1:] > levels[:-1]])  # -0 and 0 are one level
+    fresh = torch.cat(
+        [torch.ones(1, dtype=torch.bool), levels[1:] > levels[:-1]]
+    )  # -0 and 0 are one level
     return levels[fresh] + 0.0, order[fresh].to(torch.uint8)
 
 

@@ -1,4 +1,5 @@
-"""Parts of a span as matrices: what `alternating`, `codebook`, `dct`, `lowrank` and the factored ones have in common."""
+"""Parts of a span as matrices: what `alternating`, `codebook`, `dct`, `lowrank` and the factored
+ones have in common."""
 
 from __future__ import annotations
 
@@ -10,9 +11,14 @@ from thinwire.what.identity import identity
 
 
 def matrix(piece: Piece) -> tuple[int, int]:
-    """Rows and columns of a part seen as a matrix, its first dimension by all others; a vector is one row."""
+    """Rows and columns of a part seen as a matrix, its first dimension by all others; a vector is
+    one row."""
     shape = piece.part.shape
-    return (shape[0], piece.part.numel // shape[0]) if len(shape) > 1 and piece.part.numel else (1, piece.part.numel)
+    return (
+        (shape[0], piece.part.numel // shape[0])
+        if len(shape) > 1 and piece.part.numel
+        else (1, piece.part.numel)
+    )
 
 
 def shrinks(piece: Piece, rank: int) -> bool:
@@ -27,7 +33,8 @@ def run(x: Tensor, piece: Piece) -> Tensor:
 
 
 def runs(spec: Spec) -> list[tuple[int, int, int]]:
-    """(where, rows, columns) of everything in the span: whole parts as matrices, pieces and a span without parts as one row.
+    """(where, rows, columns) of everything in the span: whole parts as matrices, pieces and a span
+    without parts as one row.
 
     Example:
         >>> import torch
@@ -39,22 +46,29 @@ def runs(spec: Spec) -> list[tuple[int, int, int]]:
     pieces = list(spec.pieces())
     if not pieces and spec.numel:
         return [(0, 1, spec.numel)]
-    return [(piece.at, *(matrix(piece) if piece.whole else (1, piece.high - piece.low))) for piece in pieces]
+    return [
+        (piece.at, *(matrix(piece) if piece.whole else (1, piece.high - piece.low)))
+        for piece in pieces
+    ]
 
 
 def bases(tensors: list[Tensor]) -> list[Tensor]:
-    """An orthonormal basis of each matrix's columns, those of one shape in one batch. Householder QR stays orthonormal at any rank."""
+    """An orthonormal basis of each matrix's columns, those of one shape in one batch. Householder
+    QR stays orthonormal at any rank."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
         alike.setdefault(tuple(tensor.shape), []).append(i)
     found: dict[int, Tensor] = {}
     for places in alike.values():
-        found.update(zip(places, torch.linalg.qr(torch.stack([tensors[i] for i in places])).Q, strict=True))
+        found.update(
+            zip(places, torch.linalg.qr(torch.stack([tensors[i] for i in places])).Q, strict=True)
+        )
     return [found[i] for i in range(len(tensors))]
 
 
 def warm(factor: Tensor, before: Tensor) -> Tensor:
-    """A factor for the next step: at a largest entry of 1, so that tiny gradients do not underflow; the old one where it is of no use."""
+    """A factor for the next step: at a largest entry of 1, so that tiny gradients do not underflow;
+    the old one where it is of no use."""
     largest = factor.abs().amax()
     return torch.where(largest.isfinite() & (largest > 0), factor / largest, before)
 

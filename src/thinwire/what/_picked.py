@@ -1,4 +1,5 @@
-"""What the codecs that pick single entries of a span have in common, however many they pick: places beside, values as the core."""
+"""What the codecs that pick single entries of a span have in common, however many they pick: places
+beside, values as the core."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ class Picked(Transform):
         places, values = self._pick(x, spec, state, seat)
         return values, _places.write(places[None], spec.numel)
 
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> Tensor:
         places = _places.read(side, core.numel(), spec.numel, 1, self)
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
         out[places[0]] = core
@@ -40,4 +43,5 @@ class Picked(Transform):
 
     @abstractmethod
     def _pick(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
-        """The places that are sent of x (spec.numel,) spec.work, ascending, and their values: (c,) each."""
+        """The places that are sent of x (spec.numel,) spec.work, ascending, and their values: (c,)
+        each."""

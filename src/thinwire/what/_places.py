@@ -1,11 +1,14 @@
-"""Where the entries of a sparse payload stand: k ascending places below `per` in each of `chunks` chunks, in the fewest bytes.
+"""Where the entries of a sparse payload stand: k ascending places below `per` in each of `chunks`
+chunks, in the fewest bytes.
 
-Three codings, with their bits for one chunk; l is the number of low bits, H = ((per - 1) >> l) + 1 the number of high parts:
-    packed  k ⌈log2 per⌉     each place as it is
-    bitmap  per              one bit a value: sent or not
-    fano    k l + k + H - 1  Elias–Fano: the l low bits packed, the high parts in unary (place i sets bit high + i)
-The sizes follow from (k, per, chunks) alone, so every rank knows which coding is the smallest, and no flag travels.
-(Elias 1974, "Efficient storage and retrieval by content and address of static files"; Fano 1971.)
+Three codings, with their bits for one chunk; l is the number of low bits, H = ((per - 1) >> l) + 1
+the number of high parts:
+    packed  k ⌈log2 per⌉     each place as it is bitmap  per              one bit a value: sent or
+    not fano    k l + k + H - 1  Elias–Fano: the l low bits packed, the high parts in unary (place i
+    sets bit high + i)
+The sizes follow from (k, per, chunks) alone, so every rank knows which coding is the smallest, and
+no flag travels. (Elias 1974, "Efficient storage and retrieval by content and address of static
+files"; Fano 1971.)
 """
 
 from __future__ import annotations
@@ -21,8 +24,17 @@ from thinwire.errors import PayloadError
 from thinwire.kernels import native, reference
 
 Coding: TypeAlias = Literal["packed", "bitmap", "fano"]
-CODINGS: tuple[Coding, ...] = ("packed", "bitmap", "fano")  # the earlier, the cheaper to read: it wins a tie
-_WRONG = ("", "a chunk of other than {k} places", "a place beyond its chunk of {per}", "places that do not ascend within their chunk")
+CODINGS: tuple[Coding, ...] = (
+    "packed",
+    "bitmap",
+    "fano",
+)  # the earlier, the cheaper to read: it wins a tie
+_WRONG = (
+    "",
+    "a chunk of other than {k} places",
+    "a place beyond its chunk of {per}",
+    "places that do not ascend within their chunk",
+)
 
 
 def nbytes(coding: Coding, k: int, per: int, chunks: int = 1) -> int:
@@ -37,7 +49,9 @@ def nbytes(coding: Coding, k: int, per: int, chunks: int = 1) -> int:
     if coding == "bitmap":
         return reference.packed_nbytes(chunks * per, 1)
     low = _low(k, per)
-    return reference.packed_nbytes(chunks * k, low) + reference.packed_nbytes(chunks * _unary(k, per, low), 1)
+    return reference.packed_nbytes(chunks * k, low) + reference.packed_nbytes(
+        chunks * _unary(k, per, low), 1
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -57,12 +71,15 @@ def smallest_nbytes(k: int, per: int, chunks: int = 1) -> int:
 
 
 def write(places: Tensor, per: int, coding: Coding | None = None) -> Tensor:
-    """places (chunks, k) int64, ascending in each row -> their bytes, in the smallest coding unless told: (nbytes,) uint8."""
+    """places (chunks, k) int64, ascending in each row -> their bytes, in the smallest coding unless
+    told: (nbytes,) uint8."""
     chunks, k = places.shape
     coding = coding or smallest(k, per, chunks)
     kernels = native.anywhere(places)
     if kernels is not None and places.numel():
-        return kernels.places_write(places.contiguous(), per, *_plan(coding, k, per), nbytes(coding, k, per, chunks))
+        return kernels.places_write(
+            places.contiguous(), per, *_plan(coding, k, per), nbytes(coding, k, per, chunks)
+        )
     if coding == "packed":
         return reference.pack(places.reshape(-1), _width(per))
     if coding == "bitmap":
@@ -75,17 +92,22 @@ def write(places: Tensor, per: int, coding: Coding | None = None) -> Tensor:
     return torch.cat([reference.pack((places & ((1 << low) - 1)).reshape(-1), low), unary])
 
 
-def read(side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Coding | None = None) -> Tensor:
+def read(
+    side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Coding | None = None
+) -> Tensor:
     """The inverse of `write`: (chunks, k) int64, ascending in each row and below `per`.
 
     Raises:
-        PayloadError: the length is another, a place lies beyond its chunk, a row does not ascend, or it does not hold k places.
+        PayloadError: the length is another, a place lies beyond its chunk, a row does not ascend,
+            or it does not hold k places.
     """
     coding = coding or smallest(k, per, chunks)
     coder.expect(side, nbytes(coding, k, per, chunks))
     kernels = native.anywhere(side)
     if kernels is not None and chunks * k:
-        places, wrong = kernels.places_read(side.contiguous(), chunks, k, per, *_plan(coding, k, per))
+        places, wrong = kernels.places_read(
+            side.contiguous(), chunks, k, per, *_plan(coding, k, per)
+        )
         _refuse(wrong, k, per, coder)
         return places
     if coding == "packed":
@@ -95,7 +117,11 @@ def read(side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Codi
     else:
         low = _low(k, per)
         cut = reference.packed_nbytes(chunks * k, low)
-        places = _marked(side[cut:], k, _unary(k, per, low), chunks, coder) - torch.arange(k, device=side.device) << low
+        places = (
+            _marked(side[cut:], k, _unary(k, per, low), chunks, coder)
+            - torch.arange(k, device=side.device)
+            << low
+        )
         if low:
             places |= reference.unpack(side[:cut], chunks * k, low).to(torch.int64).view(chunks, k)
     if places.numel():
@@ -105,28 +131,36 @@ def read(side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Codi
 
 
 def add(side: Tensor, values: Tensor, total: Tensor, coder: Coder) -> None:
-    """total (chunks, per) += values (chunks, k) at the places that `side` tells, in the smallest coding.
+    """total (chunks, per) += values (chunks, k) at the places that `side` tells, in the smallest
+    coding.
 
     Raises:
         PayloadError: as `read`; some values may have been added then.
     """
     (chunks, k), per = values.shape, total.shape[1]
-    kernels = native.library(values) if total.is_contiguous() and total.dtype == torch.float32 else None
+    kernels = (
+        native.library(values) if total.is_contiguous() and total.dtype == torch.float32 else None
+    )
     if kernels is None:
         total.scatter_add_(1, read(side, k, per, chunks, coder), values)
         return
     coding = smallest(k, per, chunks)
     coder.expect(side, nbytes(coding, k, per, chunks))
-    _refuse(kernels.places_add(side.contiguous(), values, total, *_plan(coding, k, per)), k, per, coder)
+    _refuse(
+        kernels.places_add(side.contiguous(), values, total, *_plan(coding, k, per)), k, per, coder
+    )
 
 
 def _refuse(wrong: int, k: int, per: int, coder: Coder) -> None:
     if wrong:
-        raise PayloadError(f"{coder!r}: {_WRONG[wrong].format(k=k, per=per)}; the payload is corrupted")
+        raise PayloadError(
+            f"{coder!r}: {_WRONG[wrong].format(k=k, per=per)}; the payload is corrupted"
+        )
 
 
 def _plan(coding: Coding, k: int, per: int) -> tuple[int, int, int]:
-    """The coding's number, the bits of a place that stand as they are, and the bits of the high parts of a chunk."""
+    """The coding's number, the bits of a place that stand as they are, and the bits of the high
+    parts of a chunk."""
     low = _width(per) if coding == "packed" else _low(k, per) if coding == "fano" else 0
     return CODINGS.index(coding), low, _unary(k, per, low)
 
@@ -138,7 +172,8 @@ def _width(per: int) -> int:
 
 @lru_cache(maxsize=1024)
 def _low(k: int, per: int) -> int:
-    """The l of the fewest bits: k l + H falls while halving H saves more than the k bits that it costs."""
+    """The l of the fewest bits: k l + H falls while halving H saves more than the k bits that it
+    costs."""
     return min(range(_width(per) + 1), key=lambda low: k * low + _unary(k, per, low))
 
 
@@ -150,7 +185,11 @@ def _unary(k: int, per: int, low: int) -> int:
 def _marks(places: Tensor, per: int) -> Tensor:
     """(chunks, k) -> one 0 or 1 a value, row after row: (chunks * per,) uint8."""
     chunks = places.shape[0]
-    return torch.zeros(chunks, per, dtype=torch.uint8, device=places.device).scatter_(1, places, 1).view(-1)
+    return (
+        torch.zeros(chunks, per, dtype=torch.uint8, device=places.device)
+        .scatter_(1, places, 1)
+        .view(-1)
+    )
 
 
 def _marked(side: Tensor, k: int, per: int, chunks: int, coder: Coder) -> Tensor:

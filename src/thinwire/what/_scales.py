@@ -1,6 +1,7 @@
 """Where the grid of `uniform` lies: which values share a step, and how large it is.
 
-Legend: a run is (m, B), m blocks of B values, one after the other in the span; a span is a few runs. `top` is the largest level in steps.
+Legend: a run is (m, B), m blocks of B values, one after the other in the span; a span is a few
+runs. `top` is the largest level in steps.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ Scale = Literal["absmax", "norm", "percentile", "sigma", "mse", "range"]
 Run = tuple[int, int, int]
 """Where it begins, m and B."""
 
-_SHRINK = tuple(2 ** (-i / 4) for i in range(16))  # the candidates of "mse": the whole range, down to a 13th of it
+_SHRINK = tuple(
+    2 ** (-i / 4) for i in range(16)
+)  # the candidates of "mse": the whole range, down to a 13th of it
 
-_NUDGE = tuple(2 ** (i / 64) for i in (10, 6, 3, 1, -1, -3, -6, -10))  # from there, of one end at a time
+_NUDGE = tuple(
+    2 ** (i / 64) for i in (10, 6, 3, 1, -1, -3, -6, -10)
+)  # from there, of one end at a time
 
 
 def runs(spec: Spec, block: Block) -> Iterator[Run]:
-    """The blocks of a span in order, those of one length together; a row is what one entry of a part's first dimension holds.
+    """The blocks of a span in order, those of one length together; a row is what one entry of a
+    part's first dimension holds.
 
     Example:
         >>> from thinwire.core import Part
@@ -45,8 +51,11 @@ def runs(spec: Spec, block: Block) -> Iterator[Run]:
             yield from _cut(piece.at, piece.low, piece.high, columns)
 
 
-def symmetric_steps(rows: Tensor, bits: int, grid: reference.Grid, scale: Scale, at: float | None) -> Tensor:
-    """The step of each block on a grid around zero, NaN where the block is not finite. (m, B) -> (m,)."""
+def symmetric_steps(
+    rows: Tensor, bits: int, grid: reference.Grid, scale: Scale, at: float | None
+) -> Tensor:
+    """The step of each block on a grid around zero, NaN where the block is not finite. (m, B) ->
+    (m,)."""
     if scale == "absmax":
         return reference.block_steps(rows, bits, grid)
     absmax, unit = _unit(rows)
@@ -64,24 +73,36 @@ def symmetric_steps(rows: Tensor, bits: int, grid: reference.Grid, scale: Scale,
 
 
 def affine_grid(rows: Tensor, bits: int, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
-    """The lowest level and the step of each block, NaN where the block is not finite. (m, B) -> (m,), (m,)."""
+    """The lowest level and the step of each block, NaN where the block is not finite. (m, B) ->
+    (m,), (m,)."""
     top = 2**bits - 1
     low, high = _ends(rows, scale, at)
     if scale == "mse":
         absmax, unit = _unit(rows)
         mean = unit.mean(1)
         below, above = mean - unit.amin(1), unit.amax(1) - mean
-        grids = [(((below + above) * c / top)[:, None], (mean - below * c)[:, None]) for c in _SHRINK]
+        grids = [
+            (((below + above) * c / top)[:, None], (mean - below * c)[:, None]) for c in _SHRINK
+        ]
         share = _best(unit, grids, top)
-        low, high = torch.maximum((mean - below * share) * absmax, low), torch.minimum((mean + above * share) * absmax, high)
+        low, high = (
+            torch.maximum((mean - below * share) * absmax, low),
+            torch.minimum((mean + above * share) * absmax, high),
+        )
     size = rows.abs().amax(1)  # amax hands NaN on
-    return _finite(low, size), _finite(high / top - low / top, size)  # each by itself: their difference may be no float
+    return _finite(low, size), _finite(
+        high / top - low / top, size
+    )  # each by itself: their difference may be no float
 
 
-def point_grid(rows: Tensor, bits: int, scale: Scale, at: float | None, cover: bool) -> tuple[Tensor, Tensor]:
-    """The code of zero and the step of each block, NaN where the block is not finite. (m, B) -> (m,) uint8, (m,).
+def point_grid(
+    rows: Tensor, bits: int, scale: Scale, at: float | None, cover: bool
+) -> tuple[Tensor, Tensor]:
+    """The code of zero and the step of each block, NaN where the block is not finite. (m, B) ->
+    (m,) uint8, (m,).
 
-    cover: every value that is not cut by `scale` lies between two levels; else up to half a step beyond the last one.
+    cover: every value that is not cut by `scale` lies between two levels; else up to half a step
+    beyond the last one.
     """
     top = 2**bits - 1
     low, high = _ends(rows, scale, at)
@@ -91,17 +112,27 @@ def point_grid(rows: Tensor, bits: int, scale: Scale, at: float | None, cover: b
     return zero.nan_to_num(0).to(torch.uint8), _finite(step, rows.abs().amax(1))
 
 
-def quantise_affine(rows: Tensor, low: Tensor, steps: Tensor, bits: int, lots: Tensor | None) -> Tensor:
-    """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `low` and `steps` (m, 1); 0 where a step is zero or not finite."""
-    quarter = torch.where(rows.abs().amax(1, keepdim=True) > torch.finfo(rows.dtype).max / 4, 0.25, 1.0).to(rows)  # v - low may be no float
+def quantise_affine(
+    rows: Tensor, low: Tensor, steps: Tensor, bits: int, lots: Tensor | None
+) -> Tensor:
+    """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `low` and `steps` (m, 1); 0 where a step is
+    zero or not finite."""
+    quarter = torch.where(
+        rows.abs().amax(1, keepdim=True) > torch.finfo(rows.dtype).max / 4, 0.25, 1.0
+    ).to(rows)  # v - low may be no float
     usable = (steps > 0) & steps.isfinite()
-    scaled = torch.where(usable, (rows * quarter - low * quarter) / torch.where(usable, steps * quarter, 1), 0)
+    scaled = torch.where(
+        usable, (rows * quarter - low * quarter) / torch.where(usable, steps * quarter, 1), 0
+    )
     codes = torch.round(scaled) if lots is None else torch.floor(scaled + (lots + 0.5) / 65536)
     return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
 
 
-def quantise_point(rows: Tensor, zero: Tensor, steps: Tensor, bits: int, lots: Tensor | None) -> Tensor:
-    """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `zero` and `steps` (m, 1); that of zero where a step is zero or not finite."""
+def quantise_point(
+    rows: Tensor, zero: Tensor, steps: Tensor, bits: int, lots: Tensor | None
+) -> Tensor:
+    """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `zero` and `steps` (m, 1); that of zero where
+    a step is zero or not finite."""
     usable = (steps > 0) & steps.isfinite()
     scaled = torch.where(usable, rows / torch.where(usable, steps, 1), 0)
     codes = torch.round(scaled) if lots is None else torch.floor(scaled + (lots + 0.5) / 65536)
@@ -109,7 +140,8 @@ def quantise_point(rows: Tensor, zero: Tensor, steps: Tensor, bits: int, lots: T
 
 
 def _ends(rows: Tensor, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
-    """Where each end of a block is cut, by "percentile" or "sigma": (m, B) -> (m,), (m,); else its lowest and highest value."""
+    """Where each end of a block is cut, by "percentile" or "sigma": (m, B) -> (m,), (m,); else its
+    lowest and highest value."""
     low, high = rows.aminmax(dim=1)
     if scale == "percentile":
         n = _nth(rows, at)
@@ -118,8 +150,13 @@ def _ends(rows: Tensor, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]
         absmax, unit = _unit(rows)
         mean = unit.mean(1)
         reach = (at or 0.0) * (unit - mean[:, None]).square().mean(1).sqrt()
-        below, above = torch.minimum(mean - unit.amin(1), reach), torch.minimum(unit.amax(1) - mean, reach)
-        return torch.maximum((mean - below) * absmax, low), torch.minimum((mean + above) * absmax, high)
+        below, above = (
+            torch.minimum(mean - unit.amin(1), reach),
+            torch.minimum(unit.amax(1) - mean, reach),
+        )
+        return torch.maximum((mean - below) * absmax, low), torch.minimum(
+            (mean + above) * absmax, high
+        )
     return low, high
 
 
@@ -131,7 +168,10 @@ def _around_zero(low: Tensor, high: Tensor, top: int, cover: bool) -> tuple[Tens
     if not cover:
         return exact.round(), span
     best, least = exact, torch.full_like(span, float("inf"))
-    fewest, most = (below > 0).to(exact), top - (above > 0).to(exact)  # a level on each side that needs one
+    fewest, most = (
+        (below > 0).to(exact),
+        top - (above > 0).to(exact),
+    )  # a level on each side that needs one
     for whole in (exact.floor(), exact.ceil()):
         zero = torch.minimum(torch.maximum(whole, fewest), most)
         step = torch.maximum(below / zero.clamp(min=1), above / (top - zero).clamp(min=1))
@@ -140,7 +180,8 @@ def _around_zero(low: Tensor, high: Tensor, top: int, cover: bool) -> tuple[Tens
 
 
 def _cut(at: int, low: int, high: int, columns: int) -> Iterator[Run]:
-    """The entries `low` to `high` of rows of so many columns, lying at `at`: the end of a row, whole rows, the beginning of one."""
+    """The entries `low` to `high` of rows of so many columns, lying at `at`: the end of a row,
+    whole rows, the beginning of one."""
     first = min(-(-low // columns) * columns, high)
     rows, tail = divmod(high - first, columns)
     for begin, m, size in ((low, 1, first - low), (first, rows, columns), (high - tail, 1, tail)):
@@ -160,21 +201,34 @@ def _nth(rows: Tensor, percentile: float | None) -> int:
 
 
 def _best(unit: Tensor, grids: list[tuple[Tensor, Tensor]], top: float) -> Tensor:
-    """Of the candidates (steps, lowest level) the share whose rounding to nearest has the smallest squared error: (m,)."""
+    """Of the candidates (steps, lowest level) the share whose rounding to nearest has the smallest
+    squared error: (m,)."""
     errors = [_error(unit, step, low, top) for step, low in grids]
     return torch.tensor(_SHRINK).to(unit)[torch.stack(errors).argmin(0)]
 
 
 def _error(unit: Tensor, step: Tensor, low: Tensor, top: float) -> Tensor:
     """The squared error of each block on a grid of `top` steps: (m,)."""
-    return ((unit - low) / step.clamp(min=1e-30)).round_().clamp_(0, top).mul_(step).add_(low).sub_(unit).square_().sum(1)
+    return (
+        ((unit - low) / step.clamp(min=1e-30))
+        .round_()
+        .clamp_(0, top)
+        .mul_(step)
+        .add_(low)
+        .sub_(unit)
+        .square_()
+        .sum(1)
+    )
 
 
 def _best_ends(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Where the ends of a grid with a zero point lie best: of three families of 16 first, then each by itself. (m, B) -> (m,), (m,)."""
+    """Where the ends of a grid with a zero point lie best: of three families of 16 first, then each
+    by itself. (m, B) -> (m,), (m,)."""
     absmax, unit = _unit(rows)
     ends = torch.stack(unit.aminmax(dim=1))  # (2, m)
-    even = torch.stack([-torch.ones_like(absmax), torch.full_like(absmax, (top + 1) / (top - 1))])  # the grid around zero, one level more
+    even = torch.stack(
+        [-torch.ones_like(absmax), torch.full_like(absmax, (top + 1) / (top - 1))]
+    )  # the grid around zero, one level more
     best, least = ends, torch.full_like(absmax, float("inf"))
 
     def better(tried: Tensor) -> None:

@@ -12,7 +12,9 @@ def kept(k: int | float, n: int) -> int:
         >>> kept(5, 3), kept(0.07, 100), kept(0.071, 100)
         (3, 7, 8)
     """
-    return min(n, k if isinstance(k, int) else math.ceil(k * n * (1 - 1e-12)))  # 0.07 * 100 is 7.000000000000001
+    return min(
+        n, k if isinstance(k, int) else math.ceil(k * n * (1 - 1e-12))
+    )  # 0.07 * 100 is 7.000000000000001
 
 
 def wrong(name: str, k: int | float) -> list[str]:

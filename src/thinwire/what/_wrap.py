@@ -1,4 +1,5 @@
-"""What codecs around a codec have in common, and `feedback`, `dgc` and `ef21` among them, which remember what it left unsaid."""
+"""What codecs around a codec have in common, and `feedback`, `dgc` and `ef21` among them, which
+remember what it left unsaid."""
 
 from __future__ import annotations
 
@@ -52,18 +53,25 @@ class Remembering(Wrapper):
         """Who says it."""
         return self.inner
 
-    def _say(self, y: Tensor, spec: Spec, state: State, seat: Seat, settle: Callable[[Tensor], None]) -> Rounds:
-        """Say y through the inner codec; what talks once is settled before it yields, so that a later launch may build on it."""
+    def _say(
+        self, y: Tensor, spec: Spec, state: State, seat: Seat, settle: Callable[[Tensor], None]
+    ) -> Rounds:
+        """Say y through the inner codec; what talks once is settled before it yields, so that a
+        later launch may build on it."""
         speaker, inner = self._speaker, state.child("inner")
         if speaker.opener is None:
             outcome = yield from speaker.rounds(y, spec, inner, seat)
-            assert outcome.sent is not None, f"{speaker!r} talks in several rounds and must say what it sent"
+            assert outcome.sent is not None, (
+                f"{speaker!r} talks in several rounds and must say what it sent"
+            )
             sent = outcome.sent()
             settle(sent)
             return Outcome(outcome.total, lambda: sent)
         once = speaker.packet(y, spec, inner, seat) if isinstance(speaker, Coder) else None
         packet = once or next(speaker.rounds(y, spec, inner, seat))
-        own = packet.payload if packet.coder.lossy else packet.payload.clone()  # what opens to itself is what a route may write into
+        own = (
+            packet.payload if packet.coder.lossy else packet.payload.clone()
+        )  # what opens to itself is what a route may write into
         sent = packet.open(own, seat.rank)
         settle(sent)
         total = yield packet
@@ -79,7 +87,12 @@ def twice(codec: Remembering) -> list[str]:
     """Why a codec that remembers cannot hold another, for the user."""
     if any(isinstance(member, Remembering) for member in inside(codec.inner)):
         name = type(codec).__name__
-        return [f"{name}({codec.inner!r}): one residual is enough; feedback within feedback would count a loss twice"]
+        return [
+            (
+                f"{name}({codec.inner!r}): one residual is enough; feedback within feedback would "
+                "count a loss twice"
+            )
+        ]
     return []
 
 

@@ -1,14 +1,18 @@
 """Low rank, one factor a step: half of PowerSGD's bytes, and one round in place of two.
 
 M_i (m × n) is rank i's matrix and M = sum of M_i. Steps, by turns, from Q (n × r) drawn at first:
-    even:  Q̂ = orthonormal basis of Q;  P = sum of M_i Q̂   (all-reduce of m·r numbers);  sum = P Q̂ᵀ;  this rank sent M_i Q̂ Q̂ᵀ
-    odd:   P̂ = orthonormal basis of P;  Q = sum of M_iᵀ P̂  (all-reduce of n·r numbers);  sum = P̂ Qᵀ;  this rank sent P̂ P̂ᵀ M_i
-Each step is half a power iteration, on from the step before: the same directions are found in twice as many steps.
-Vectors, and matrices that two factors would not shrink, travel whole. It is biased: use `feedback(alternating(r))`.
+    even:  Q̂ = orthonormal basis of Q;  P = sum of M_i Q̂   (all-reduce of m·r numbers);  sum = P
+    Q̂ᵀ;  this rank sent M_i Q̂ Q̂ᵀ
+    odd:   P̂ = orthonormal basis of P;  Q = sum of M_iᵀ P̂  (all-reduce of n·r numbers);  sum = P̂
+    Qᵀ;  this rank sent P̂ P̂ᵀ M_i
+Each step is half a power iteration, on from the step before: the same directions are found in twice
+as many steps. Vectors, and matrices that two factors would not shrink, travel whole. It is biased:
+use `feedback(alternating(r))`.
 
-Source: ACP-SGD (Zhang, Zhang, Shi, Chu & Li 2023, arXiv:2306.08881). Differs from the paper: the basis by Householder QR, which stays
-orthonormal where a factor loses rank; a factor is kept at a largest entry of 1, so that tiny gradients do not underflow; the
-residual is what this rank's own projection lost.
+Source: ACP-SGD (Zhang, Zhang, Shi, Chu & Li 2023, arXiv:2306.08881). Differs from the paper: the
+basis by Householder QR, which stays orthonormal where a factor loses rank; a factor is kept at a
+largest entry of 1, so that tiny gradients do not underflow; the residual is what this rank's own
+projection lost.
 """
 
 from __future__ import annotations
@@ -36,8 +40,9 @@ class alternating(Codec):
     Raises:
         StrategyError: rank < 1.
 
-    Bytes go up and down by turns, so `nbytes` is `None` where a matrix is thinned, and `max_nbytes` the larger turn. A matrix that
-    holds a NaN or an infinity on any rank is not finite in the sum, and the factor that was due stays as it was.
+    Bytes go up and down by turns, so `nbytes` is `None` where a matrix is thinned, and `max_nbytes`
+    the larger turn. A matrix that holds a NaN or an infinity on any rank is not finite in the sum,
+    and the factor that was due stays as it was.
 
     Example:
         >>> from thinwire.core import Part
@@ -64,20 +69,33 @@ class alternating(Codec):
         leaves = {}
         for piece in filter(self.shrinks, spec.pieces()):
             name, (rows, columns) = piece.part.name, matrix(piece)
-            draws = replace(seat, step=0).draws(spec.span(piece.part.begin, piece.part.end), shared=True)
+            draws = replace(seat, step=0).draws(
+                spec.span(piece.part.begin, piece.part.end), shared=True
+            )
             for factor, length in (("q", columns), ("p", rows)):
-                start = torch.randn((length, self.rank), generator=draws, dtype=spec.work, device="cpu")
-                leaves[f"{factor}/{name}"] = Leaf(start.to(torch.get_default_device()), "replicated", part=name)
-            leaves[f"turn/{name}"] = Leaf(torch.zeros((), dtype=torch.int64, device="cpu"), "replicated", part=name)
+                start = torch.randn(
+                    (length, self.rank), generator=draws, dtype=spec.work, device="cpu"
+                )
+                leaves[f"{factor}/{name}"] = Leaf(
+                    start.to(torch.get_default_device()), "replicated", part=name
+                )
+            leaves[f"turn/{name}"] = Leaf(
+                torch.zeros((), dtype=torch.int64, device="cpu"), "replicated", part=name
+            )
         return State(leaves)
 
     def nbytes(self, spec: Spec) -> int | None:
-        square = all(matrix(piece)[0] == matrix(piece)[1] for piece in filter(self.shrinks, spec.pieces()))
+        square = all(
+            matrix(piece)[0] == matrix(piece)[1] for piece in filter(self.shrinks, spec.pieces())
+        )
         return self.max_nbytes(spec) if square else None
 
     def max_nbytes(self, spec: Spec) -> int:
         """As if the turns of all matrices fell together on the longer side."""
-        sizes = [self.rank * max(matrix(piece)) if self.shrinks(piece) else piece.high - piece.low for piece in spec.pieces()]
+        sizes = [
+            self.rank * max(matrix(piece)) if self.shrinks(piece) else piece.high - piece.low
+            for piece in spec.pieces()
+        ]
         return sum(sizes) * spec.work.itemsize
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
@@ -88,16 +106,27 @@ class alternating(Codec):
 
         def spread(factor: Tensor, piece: Piece, out: Tensor) -> None:
             """The matrix of a factor of this turn and the basis, into its place."""
-            rows, columns = (basis[piece.part.name], factor) if odd[piece.part.name] else (factor, basis[piece.part.name])
+            rows, columns = (
+                (basis[piece.part.name], factor)
+                if odd[piece.part.name]
+                else (factor, basis[piece.part.name])
+            )
             fast.outer(rows, columns, run(out, piece).view(matrix(piece)))
 
-        held = [state[f"{'p' if odd[piece.part.name] else 'q'}/{piece.part.name}"].value for piece in thin]
+        held = [
+            state[f"{'p' if odd[piece.part.name] else 'q'}/{piece.part.name}"].value
+            for piece in thin
+        ]
         basis = dict(zip((piece.part.name for piece in thin), bases(held), strict=True))
         own = {
-            name: fast.thin_product(run(x, piece).view(matrix(piece)), basis[name], transposed=odd[name])
+            name: fast.thin_product(
+                run(x, piece).view(matrix(piece)), basis[name], transposed=odd[name]
+            )
             for piece, name in zip(thin, basis, strict=True)
         }
-        total = yield numbers([own.get(piece.part.name, run(x, piece)) for piece in pieces], spec, x, seat)
+        total = yield numbers(
+            [own.get(piece.part.name, run(x, piece)) for piece in pieces], spec, x, seat
+        )
 
         out, at = memory.empty_like(x), 0
         for piece in pieces:

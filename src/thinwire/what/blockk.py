@@ -1,11 +1,13 @@
-"""Block-wise sparsification: the k runs of `block` neighbouring values with the largest norm, whole.
+"""Block-wise sparsification: the k runs of `block` neighbouring values with the largest norm,
+whole.
 
 Steps:
-    1. cut the span in blocks of `block` values; 2. pick the k of largest L2 norm; 3. send their places (side bytes), a `block`-th as many
-    as `topk` would; 4. send their values (core).
-Of all vectors with k blocks it is the nearest: ||v - blockk(v)||² <= (1 - k/m) ||v||² for m blocks. It is biased, so it belongs in
-`feedback(…)`. What is copied is whole runs, which memories like. (Block top-k: Fei et al. 2021, "Efficient sparse collective communication
-and its application to accelerate distributed deep learning", SIGCOMM.)
+    1. cut the span in blocks of `block` values; 2. pick the k of largest L2 norm; 3. send their
+       places (side bytes), a `block`-th as many as `topk` would; 4. send their values (core).
+Of all vectors with k blocks it is the nearest: ||v - blockk(v)||² <= (1 - k/m) ||v||² for m blocks.
+It is biased, so it belongs in `feedback(…)`. What is copied is whole runs, which memories like.
+(Block top-k: Fei et al. 2021, "Efficient sparse collective communication and its application to
+accelerate distributed deep learning", SIGCOMM.)
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from thinwire.what.chain import Transform
 
 @dataclass(frozen=True)
 class blockk(Transform):
-    """The k blocks of largest L2 norm, exact; values by what follows `>>` (float32 where nothing does).
+    """The k blocks of largest L2 norm, exact; values by what follows `>>` (float32 where nothing
+    does).
 
     Args:
         k: how many blocks (int), or what share of them (float in (0, 1]), rounded up.
-        block: neighbouring values that are sent or left out together; the last block of a span is filled up with zeros.
+        block: neighbouring values that are sent or left out together; the last block of a span is
+            filled up with zeros.
 
     Raises:
         StrategyError: k is not positive, or a share above 1; block < 1.
@@ -71,10 +75,14 @@ class blockk(Transform):
         places = self._largest(blocks, kept(self.k, self._blocks(spec)))
         return blocks[places].reshape(-1), _places.write(places.view(1, -1), self._blocks(spec))
 
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> Tensor:
         count = self._blocks(spec)
         out = torch.zeros(count, self.block, dtype=spec.work, device=core.device)
-        out[_places.read(side, core.numel() // self.block, count, 1, self)[0]] = core.view(-1, self.block)
+        out[_places.read(side, core.numel() // self.block, count, 1, self)[0]] = core.view(
+            -1, self.block
+        )
         return out.view(-1)[: spec.numel]
 
     def _largest(self, blocks: Tensor, k: int) -> Tensor:
@@ -82,7 +90,9 @@ class blockk(Transform):
         if not blocks.numel():
             return torch.empty(0, dtype=torch.int64, device=blocks.device)
         unit = torch.where(blocks.isfinite(), blocks.abs(), torch.zeros_like(blocks)).amax()
-        unit = torch.where(unit > 0, unit, torch.ones_like(unit))  # squares of huge or tiny values would not be numbers
+        unit = torch.where(
+            unit > 0, unit, torch.ones_like(unit)
+        )  # squares of huge or tiny values would not be numbers
         norms: Tensor = torch.linalg.vector_norm(blocks / unit, dim=1)
         return norms.topk(k, sorted=False).indices.sort().values
 

@@ -1,7 +1,9 @@
-"""By rank: each rank says what it says in its own codec, so that one behind a thin wire sends fewer bits than the others.
+"""By rank: each rank says what it says in its own codec, so that one behind a thin wire sends fewer
+bits than the others.
 
-Rank r encodes with the r-th codec, and whoever hears it decodes with that one; a sum that is said again is said in the codec of the rank
-that says it. The list is part of the strategy, which `attach` proves to be the same on all ranks, so nothing more travels than lengths.
+Rank r encodes with the r-th codec, and whoever hears it decodes with that one; a sum that is said
+again is said in the codec of the rank that says it. The list is part of the strategy, which
+`attach` proves to be the same on all ranks, so nothing more travels than lengths.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ class by_rank(Coder):
     """The r-th codec for rank r: its bytes, and 8 a message for a length where they differ.
 
     Args:
-        codecs: one for each rank of the world, in order; each speaks once and remembers nothing. Feedback goes around the whole,
-            `feedback(by_rank((uniform(8), uniform(2))))`.
+        codecs: one for each rank of the world, in order; each speaks once and remembers nothing.
+            Feedback goes around the whole, `feedback(by_rank((uniform(8), uniform(2))))`.
 
     Raises:
-        StrategyError: no codecs, or one that remembers, talks in several rounds or is by rank itself. At attach: more ranks than codecs.
+        StrategyError: no codecs, or one that remembers, talks in several rounds or is by rank
+            itself. At attach: more ranks than codecs.
 
-    Payloads differ in size, so they cannot be added unopened: use `gather()`, `two_shot()` or `server(…)`.
+    Payloads differ in size, so they cannot be added unopened: use `gather()`, `two_shot()` or
+    `server(…)`.
 
     Example:
         >>> import torch
@@ -49,10 +53,19 @@ class by_rank(Coder):
         return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        reasons = [] if self.codecs else ["by_rank(()): name a codec for each rank, such as by_rank((uniform(8), uniform(4)))"]
+        reasons = (
+            []
+            if self.codecs
+            else [
+                "by_rank(()): name a codec for each rank, such as by_rank((uniform(8), uniform(4)))"
+            ]
+        )
         for codec in self.codecs:
             if not isinstance(codec, Coder) or codec.opener is not codec:
-                reasons.append(f"by_rank(…, {codec!r}, …): a codec must speak once and remember nothing. Put feedback around by_rank(…)")
+                reasons.append(
+                    f"by_rank(…, {codec!r}, …): a codec must speak once and remember nothing. Put "
+                    "feedback around by_rank(…)"
+                )
             elif any(isinstance(member, by_rank) for member in inside(codec)):
                 reasons.append(f"by_rank(…, {codec!r}, …): it is by rank already")
         if reasons:
@@ -66,7 +79,10 @@ class by_rank(Coder):
         """
         if rank >= len(self.codecs):
             last = len(self.codecs) - 1
-            raise StrategyError(f"{self!r}: it names codecs for ranks 0 to {last}, and there is a rank {rank}. Name one for each")
+            raise StrategyError(
+                f"{self!r}: it names codecs for ranks 0 to {last}, and there is a rank {rank}. "
+                "Name one for each"
+            )
         return self.codecs[rank]
 
     @property
@@ -98,15 +114,25 @@ class by_rank(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         codec = self.of(seat.rank)
         payload = codec.encode(x, spec, state, seat)
-        return payload if codec.lossy else payload.clone()  # it may be x itself, where a route writes the sum
+        return (
+            payload if codec.lossy else payload.clone()
+        )  # it may be x itself, where a route writes the sum
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         codec = self.of(sender)
-        opened = codec.decode(payload, spec, self._state_of(sender, spec, state, seat), seat, sender)
-        return opened if codec.lossy else opened.clone()  # it may lie in the payload, which is opened again to tell what was sent
+        opened = codec.decode(
+            payload, spec, self._state_of(sender, spec, state, seat), seat, sender
+        )
+        return (
+            opened if codec.lossy else opened.clone()
+        )  # it may lie in the payload, which is opened again to tell what was sent
 
-    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
-        self.of(sender).accumulate(total, payload, spec, self._state_of(sender, spec, state, seat), seat, sender)
+    def accumulate(
+        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> None:
+        self.of(sender).accumulate(
+            total, payload, spec, self._state_of(sender, spec, state, seat), seat, sender
+        )
 
     def _state_of(self, sender: int, spec: Spec, state: State, seat: Seat) -> State:
         """This rank's own, or what another's codec begins with: what decodes remembers nothing."""

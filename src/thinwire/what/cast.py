@@ -1,7 +1,8 @@
 """Half the bytes by half the width: bf16 keeps float32's range, fp16 three more bits of precision.
 
-v̂ = round_to_nearest_even(v, dtype): relative error at most 2⁻⁸ (bf16) or 2⁻¹¹ (fp16) in the normal range. Summable, so the
-transport's own all-reduce carries it; sums then round once per addition, where two_shot adds in float32.
+v̂ = round_to_nearest_even(v, dtype): relative error at most 2⁻⁸ (bf16) or 2⁻¹¹ (fp16) in the normal
+range. Summable, so the transport's own all-reduce carries it; sums then round once per addition,
+where two_shot adds in float32.
 """
 
 from __future__ import annotations

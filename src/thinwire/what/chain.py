@@ -1,7 +1,8 @@
 """`a >> b`: `a` turns a tensor into a smaller core and side bytes, `b` says the core.
 
-`topk(64, per=4096) >> uniform(bits=2)` sends which entries are the largest (side bytes) and their values in 2 bits (core).
-The payload is a's side bytes, then b's payload of the core; where a's sizes depend on the data, 8 bytes of count come first.
+`topk(64, per=4096) >> uniform(bits=2)` sends which entries are the largest (side bytes) and their
+values in 2 bits (core). The payload is a's side bytes, then b's payload of the core; where a's
+sizes depend on the data, 8 bytes of count come first.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ _COUNT = 8  # bytes of the count that goes before a data-sized core
 
 
 class Transform(Coder):
-    """A codec of the form core + side bytes; alone, it sends its core as it is. Cores are of the span's work dtype.
+    """A codec of the form core + side bytes; alone, it sends its core as it is. Cores are of the
+    span's work dtype.
 
     A transform gives `split`, `join`, `core_numel` and `side_nbytes`.
     """
 
     @property
     def shared(self) -> bool:
-        """Every rank picks the same core (there are no side bytes), so cores may be added where b's payloads may."""
+        """Every rank picks the same core (there are no side bytes), so cores may be added where b's
+        payloads may."""
         return False
 
     @abstractmethod
@@ -38,21 +41,34 @@ class Transform(Coder):
         """x (spec.numel,) -> core (c,) spec.work, side (s,) uint8."""
 
     @abstractmethod
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> Tensor:
         """The inverse: (spec.numel,) spec.work."""
 
     @abstractmethod
     def core_numel(self, spec: Spec) -> int | None:
         """c, or `None` where the data decides."""
 
-    def add(self, total: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
-        """`total += join(core, side)`; a transform that places few values overrides it, and adds those."""
+    def add(
+        self,
+        total: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        seat: Seat,
+        sender: int,
+    ) -> None:
+        """`total += join(core, side)`; a transform that places few values overrides it, and adds
+        those."""
         total.add_(self.join(core, side, spec, state, seat, sender))
 
     def split_left(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
-        """`split` of y = x + decay · before, and what tells what is left of y, and whether it is finite, where `said` arrives of the core.
+        """`split` of y = x + decay · before, and what tells what is left of y, and whether it is
+        finite, where `said` arrives of the core.
 
         A transform that places few values overrides it, and looks at those alone.
         """
@@ -87,15 +103,25 @@ class Transform(Coder):
         return chain(self, identity()).max_nbytes(spec)
 
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return chain(self, identity()).encode(x, spec, State(children={"first": state, "second": State()}), seat)
+        return chain(self, identity()).encode(
+            x, spec, State(children={"first": state, "second": State()}), seat
+        )
 
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        return chain(self, identity()).decode(payload, spec, State(children={"first": state, "second": State()}), seat, sender)
+        return chain(self, identity()).decode(
+            payload, spec, State(children={"first": state, "second": State()}), seat, sender
+        )
 
-    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
-        chain(self, identity()).accumulate(total, payload, spec, State(children={"first": state, "second": State()}), seat, sender)
+    def accumulate(
+        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> None:
+        chain(self, identity()).accumulate(
+            total, payload, spec, State(children={"first": state, "second": State()}), seat, sender
+        )
 
-    def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
+    def packet_left(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+    ) -> Unsaid:
         both = State(children={"first": state, "second": State()})
         told = chain(self, identity()).packet_left(x, before, decay, spec, both, seat)
         return replace(told, packet=self.packed(told.packet.payload, spec, state, seat))
@@ -109,7 +135,8 @@ class chain(Coder):
     """`first >> second`; made by `>>`, which associates to the right whatever the brackets.
 
     Raises:
-        StrategyError: `first` is no transform, or `second` keeps a residual or talks in several rounds.
+        StrategyError: `first` is no transform, or `second` keeps a residual or talks in several
+            rounds.
     """
 
     first: Transform
@@ -121,11 +148,13 @@ class chain(Coder):
     def __post_init__(self) -> None:
         if not isinstance(self.first, Transform):
             raise StrategyError(
-                f"{self.first!r} >> {self.second!r}: the left side must hand on a core (topk, threshold, randomk), not bytes"
+                f"{self.first!r} >> {self.second!r}: the left side must hand on a core (topk, "
+                "threshold, randomk), not bytes"
             )
         if not isinstance(self.second, Coder):
             raise StrategyError(
-                f"{self.first!r} >> {self.second!r}: the right side must be stateless and speak once, since a core's places move from step "
+                f"{self.first!r} >> {self.second!r}: the right side must be stateless and speak "
+                "once, since a core's places move from step "
                 "to step. Put feedback(…) around the whole chain, lowrank beside it with by_role"
             )
 
@@ -134,7 +163,10 @@ class chain(Coder):
 
     def __rshift__(self, other: Codec) -> chain:
         if not isinstance(self.second, Transform | chain):
-            raise StrategyError(f"{self!r} >> {other!r}: {self.second!r} hands on bytes, not a core; nothing can follow it")
+            raise StrategyError(
+                f"{self!r} >> {other!r}: {self.second!r} hands on bytes, not a core; nothing can "
+                "follow it"
+            )
         return chain(self.first, self.second >> other)
 
     @property
@@ -161,7 +193,9 @@ class chain(Coder):
 
     def init(self, spec: Spec, seat: Seat) -> State:
         core = self._core(spec, self.first.max_core_numel(spec))
-        return State(children={"first": self.first.init(spec, seat), "second": self.second.init(core, seat)})
+        return State(
+            children={"first": self.first.init(spec, seat), "second": self.second.init(core, seat)}
+        )
 
     def nbytes(self, spec: Spec) -> int | None:
         fixed = self.first.core_numel(spec)
@@ -173,14 +207,20 @@ class chain(Coder):
     def max_nbytes(self, spec: Spec) -> int:
         most = self.first.max_core_numel(spec)
         head = 0 if self.first.core_numel(spec) is not None else _COUNT
-        return head + self.first.side_nbytes(spec, most) + self.second.max_nbytes(self._core(spec, most))
+        return (
+            head
+            + self.first.side_nbytes(spec, most)
+            + self.second.max_nbytes(self._core(spec, most))
+        )
 
     def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
         core, side = self.first.split(x, spec, state.child("first"), seat)
         return self._framed(core, side, self._inner(core, spec, state, seat), spec)
 
     def _inner(self, core: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return self.second.encode(core, self._core(spec, core.numel()), state.child("second"), seat.under(spec.key))
+        return self.second.encode(
+            core, self._core(spec, core.numel()), state.child("second"), seat.under(spec.key)
+        )
 
     def _framed(self, core: Tensor, side: Tensor, inner: Tensor, spec: Spec) -> Tensor:
         """Side bytes and the core's payload, after a count where the data decides it."""
@@ -195,27 +235,54 @@ class chain(Coder):
         core, side = self._opened(payload, spec, state, seat, sender)
         return self.first.join(core, side, spec, state.child("first"), seat, sender)
 
-    def _opened(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> tuple[Tensor, Tensor]:
+    def _opened(
+        self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> tuple[Tensor, Tensor]:
         """The core, and the side bytes."""
         count = self.first.core_numel(spec)
         if count is None:
             count, payload = self._count(payload, spec)
         inner_nbytes = self.second.nbytes(self._core(spec, count))
         cut = self.first.side_nbytes(spec, count)
-        self.expect(payload, payload.numel() if inner_nbytes is None and payload.numel() >= cut else cut + (inner_nbytes or 0))
-        core = self.second.decode(payload[cut:], self._core(spec, count), state.child("second"), seat.under(spec.key), sender)
+        self.expect(
+            payload,
+            payload.numel()
+            if inner_nbytes is None and payload.numel() >= cut
+            else cut + (inner_nbytes or 0),
+        )
+        core = self.second.decode(
+            payload[cut:],
+            self._core(spec, count),
+            state.child("second"),
+            seat.under(spec.key),
+            sender,
+        )
         return core, payload[:cut]
 
-    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+    def accumulate(
+        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> None:
         core, side = self._opened(payload, spec, state, seat, sender)
         self.first.add(total, core, side, spec, state.child("first"), seat, sender)
 
-    def packet_left(self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat) -> Unsaid:
-        core, side, rest = self.first.split_left(x, before.to(spec.work), decay, spec, state.child("first"), seat)
+    def packet_left(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+    ) -> Unsaid:
+        core, side, rest = self.first.split_left(
+            x, before.to(spec.work), decay, spec, state.child("first"), seat
+        )
         inner = self._inner(core, spec, state, seat)
         payload = self._framed(core, side, inner, spec)
-        own = inner if self.second.lossy else inner.clone()  # what opens to itself may lie in y, which is written into
-        said = self.second.decode(own, self._core(spec, core.numel()), state.child("second"), seat.under(spec.key), seat.rank)
+        own = (
+            inner if self.second.lossy else inner.clone()
+        )  # what opens to itself may lie in y, which is written into
+        said = self.second.decode(
+            own,
+            self._core(spec, core.numel()),
+            state.child("second"),
+            seat.under(spec.key),
+            seat.rank,
+        )
         left, finite = rest(said)
         packet = self.packed(payload, spec, state, seat)
         kept = payload.clone() if packet.sums else payload  # what may be added is added in place
@@ -226,10 +293,15 @@ class chain(Coder):
         if not payload.numel():
             return 0, payload
         if payload.numel() < _COUNT:
-            raise PayloadError(f"{self!r}: {payload.numel()} bytes are too few for a count; the payload was cut")
+            raise PayloadError(
+                f"{self!r}: {payload.numel()} bytes are too few for a count; the payload was cut"
+            )
         count = int(payload[:_COUNT].cpu().clone().view(torch.int64))
         if not 0 < count <= self.first.max_core_numel(spec):
-            raise PayloadError(f"{self!r}: a payload that claims {count} values of {spec.numel}; it is corrupted or of another span")
+            raise PayloadError(
+                f"{self!r}: a payload that claims {count} values of {spec.numel}; it is corrupted "
+                "or of another span"
+            )
         return count, payload[_COUNT:]
 
     def _core(self, spec: Spec, numel: int) -> Spec:

@@ -1,15 +1,20 @@
-"""A cosine transform in tiles: each size × size tile of a matrix becomes as many frequencies, whose few largest say most of it.
+"""A cosine transform in tiles: each size × size tile of a matrix becomes as many frequencies, whose
+few largest say most of it.
 
 Steps:
-    1. A matrix is cut into tiles of size × size; what is left over at its right and lower edge are smaller tiles.
-    2. C = D X Dᵀ for each tile X, with D the orthonormal DCT-II: D[k, i] = sqrt(2 / s) cos(π (2 i + 1) k / (2 s)), row 0 over sqrt(2).
+    1. A matrix is cut into tiles of size × size; what is left over at its right and lower edge are
+       smaller tiles.
+    2. C = D X Dᵀ for each tile X, with D the orthonormal DCT-II: D[k, i] = sqrt(2 / s) cos(π (2 i +
+       1) k / (2 s)), row 0 over sqrt(2).
     3. The core is the tiles one behind the other: the full ones first, then the smaller ones.
     4. Back: X = Dᵀ C D.
-D is orthonormal, so lengths stay: what a codec loses of C, it loses of X. Vectors, and cut parts, are one row: tiles of 1 × size.
-Full tiles come first so that `topk(k, per=size²)` keeps k of each; `feedback(dct(64) >> topk(32, per=4096), decay=0.999)` is DeMo's.
+D is orthonormal, so lengths stay: what a codec loses of C, it loses of X. Vectors, and cut parts,
+are one row: tiles of 1 × size. Full tiles come first so that `topk(k, per=size²)` keeps k of each;
+`feedback(dct(64) >> topk(32, per=4096), decay=0.999)` is DeMo's.
 
-Source: Ahmed, Natarajan & Rao 1974; DeMo (Peng, Quesnelle & Kingma 2024, arXiv:2411.19870). Differs from the paper: it cuts a dimension by
-its largest divisor up to 64, so that all tiles of a parameter are alike; here the tile is what was asked, and the edges are smaller.
+Source: Ahmed, Natarajan & Rao 1974; DeMo (Peng, Quesnelle & Kingma 2024, arXiv:2411.19870). Differs
+from the paper: it cuts a dimension by its largest divisor up to 64, so that all tiles of a
+parameter are alike; here the tile is what was asked, and the edges are smaller.
 """
 
 from __future__ import annotations
@@ -30,7 +35,8 @@ from thinwire.what.chain import Transform
 
 @dataclass(frozen=True)
 class dct(Transform):
-    """Frequencies in place of values, as many: say a few of them by `dct(64) >> topk(32, per=4096)`.
+    """Frequencies in place of values, as many: say a few of them by `dct(64) >> topk(32,
+    per=4096)`.
 
     A parameter of more than two dimensions is a matrix of its first by all others.
 
@@ -40,7 +46,8 @@ class dct(Transform):
     Raises:
         StrategyError: size < 2.
 
-    Alone it sends 4 bytes a value and loses only to rounding. A tile that holds a NaN or an infinity is not finite throughout.
+    Alone it sends 4 bytes a value and loses only to rounding. A tile that holds a NaN or an
+    infinity is not finite throughout.
 
     Example:
         >>> from thinwire.core import Part
@@ -55,7 +62,10 @@ class dct(Transform):
 
     def __post_init__(self) -> None:
         if self.size < 2:
-            raise StrategyError(f"dct(size={self.size}): a tile has at least 2 rows and columns, else it has no frequencies")
+            raise StrategyError(
+                f"dct(size={self.size}): a tile has at least 2 rows and columns, else it has no "
+                "frequencies"
+            )
 
     @property
     def grain(self) -> Grain:
@@ -75,7 +85,9 @@ class dct(Transform):
             cores.append((rows @ tiles.of(x) @ columns.T).reshape(-1))
         return torch.cat(cores), torch.empty(0, dtype=torch.uint8, device=x.device)
 
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> Tensor:
         self.expect(side, 0)
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
         at = 0
@@ -100,7 +112,8 @@ class dct(Transform):
 
 @dataclass(frozen=True, slots=True)
 class _Tiles:
-    """down × across tiles of height × width each, from (top, left) on, of the matrix of rows × columns that lies at `at`."""
+    """down × across tiles of height × width each, from (top, left) on, of the matrix of rows ×
+    columns that lies at `at`."""
 
     at: int
     rows: int
@@ -115,15 +128,24 @@ class _Tiles:
     def of(self, x: Tensor) -> Tensor:
         """These tiles of a flat span, as a view: (down, across, height, width)."""
         area = x[self.at : self.at + self.rows * self.columns].view(self.rows, self.columns)
-        area = area[self.top : self.top + self.down * self.height, self.left : self.left + self.across * self.width]
-        tiles: Tensor = area.unflatten(1, (self.across, self.width)).unflatten(0, (self.down, self.height))
+        area = area[
+            self.top : self.top + self.down * self.height,
+            self.left : self.left + self.across * self.width,
+        ]
+        tiles: Tensor = area.unflatten(1, (self.across, self.width)).unflatten(
+            0, (self.down, self.height)
+        )
         return tiles.permute(0, 2, 1, 3)
 
 
 def _cuts(length: int, size: int) -> list[tuple[int, int, int]]:
     """(where, how many, how long): the full cuts of a dimension, then what is left over."""
     full = length // size
-    return [cut for cut in ((0, full, size), (full * size, 1, length - full * size)) if cut[1] and cut[2]]
+    return [
+        cut
+        for cut in ((0, full, size), (full * size, 1, length - full * size))
+        if cut[1] and cut[2]
+    ]
 
 
 def _matrix(size: int, like: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""EF21: say how x has changed since what the others believe it to be, so that what is heard catches up with x.
+"""EF21: say how x has changed since what the others believe it to be, so that what is heard catches
+up with x.
 
-Steps, for each rank and flight, with h this rank's contribution as the others know it, and H the sum of all h (at first 0):
+Steps, for each rank and flight, with h this rank's contribution as the others know it, and H the
+sum of all h (at first 0):
     1. d = x - h; say d through the inner codec, `sent` is what of it arrived
     2. h = h + sent
     3. H = H + the sum over ranks of what was sent: the total is H
-Where feedback says late what was left out, EF21 says again and again the whole of x, corrected. Of an x that stands still it leaves
-||x - h||² <= (1 - δ)^t ||x||² after t flights of a codec that keeps a share δ, so exact gradients converge to the exact minimum.
+Where feedback says late what was left out, EF21 says again and again the whole of x, corrected. Of
+an x that stands still it leaves ||x - h||² <= (1 - δ)^t ||x||² after t flights of a codec that
+keeps a share δ, so exact gradients converge to the exact minimum.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _SHORT = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class ef21(Remembering):
-    """Say the change of x since the last flight, and hear the sum of what is known; 8 bytes a value of state (16 for float64).
+    """Say the change of x since the last flight, and hear the sum of what is known; 8 bytes a value
+    of state (16 for float64).
 
     Args:
         inner: a lossy codec without a residual of its own.
@@ -34,16 +38,16 @@ class ef21(Remembering):
     Raises:
         StrategyError: `inner` loses nothing, or has a residual itself.
 
-    h is *summed* state and H *replicated*: another world size deals out the sum of all h, so H stays the sum of them.
-    A flight whose sum is not finite leaves both as they were, on every rank.
+    h is *summed* state and H *replicated*: another world size deals out the sum of all h, so H
+    stays the sum of them. A flight whose sum is not finite leaves both as they were, on every rank.
 
     Example:
         >>> from thinwire.what import topk
         >>> ef21(topk(0.01))
         ef21(inner=topk(k=0.01, per=0))
 
-    Source: Richtárik, Sokolov & Fatkhullin 2021, arXiv:2106.05203. Differs from the paper: h starts at 0, not at the first gradient, which
-    would be a dense flight.
+    Source: Richtárik, Sokolov & Fatkhullin 2021, arXiv:2106.05203. Differs from the paper: h starts
+    at 0, not at the first gradient, which would be a dense flight.
     """
 
     inner: Codec
@@ -51,18 +55,24 @@ class ef21(Remembering):
     def __post_init__(self) -> None:
         reasons = twice(self)
         if not self.inner.lossy:
-            reasons.append(f"ef21({self.inner!r}): it loses nothing, so there is nothing to catch up with; use it bare")
+            reasons.append(
+                f"ef21({self.inner!r}): it loses nothing, so there is nothing to catch up with; "
+                "use it bare"
+            )
         if reasons:
             raise StrategyError(reasons)
 
     @property
     def summable(self) -> bool:
         coders = [member for member in inside(self.inner) if isinstance(member, Coder)]
-        return self.inner.summable and not any(coder.sum_dtype(_FLOATS) in _SHORT for coder in coders)
+        return self.inner.summable and not any(
+            coder.sum_dtype(_FLOATS) in _SHORT for coder in coders
+        )
 
     @property
     def drops(self) -> bool:
-        """H would keep for good what a route loses as it adds in 16 bits, or encodes a sum of changes again, so they travel once."""
+        """H would keep for good what a route loses as it adds in 16 bits, or encodes a sum of
+        changes again, so they travel once."""
         return self.inner.drops or not self.summable
 
     @property
@@ -75,7 +85,9 @@ class ef21(Remembering):
         return State({"known": known, "total": total}, {"inner": self.inner.init(spec, seat)})
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        return (yield from self._catch_up(x.to(spec.work) - state["known"].value, spec, state, seat))
+        return (
+            yield from self._catch_up(x.to(spec.work) - state["known"].value, spec, state, seat)
+        )
 
     def _catch_up(self, change: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
         """Say a change of what is known, and hear the sum of what is known now."""

@@ -2,15 +2,18 @@
 
 Steps:
     1. The inner codec's payload.
-    2. Where it is floating-point numbers (`cast`, `identity`): rotate each left by one bit, so that the exponent fills the top byte and the
-       sign goes with the mantissa; then part them into byte planes, all lowest bytes first. Other payloads are one plane.
+    2. Where it is floating-point numbers (`cast`, `identity`): rotate each left by one bit, so that
+       the exponent fills the top byte and the sign goes with the mantissa; then part them into byte
+       planes, all lowest bytes first. Other payloads are one plane.
     3. Each plane through a Huffman coder (zstd's), or as it is where that would not be shorter.
-A byte of probability p takes about log2(1/p) bits, so a plane of n bytes takes about n H / 8, H = -Σ p log2 p in bits. Exponents of
-gradients have an H of about 3; their mantissas one of nearly 8, and travel as they are.
+A byte of probability p takes about log2(1/p) bits, so a plane of n bytes takes about n H / 8, H =
+-Σ p log2 p in bits. Exponents of gradients have an H of about 3; their mantissas one of nearly 8,
+and travel as they are.
 
-Source: Huffman 1952; planes and rotation as in ZipNN (Hershcovitch et al. 2024, arXiv:2411.05239) and DFloat11 (Zhang et al. 2025,
-arXiv:2504.11651), which shrink weights. Differs from both: zstd's frames (RFC 8878) carry the codes, with a table for each 128 KiB; and any
-codec's payload may be coded, as QSGD (Alistarh et al. 2017, arXiv:1610.02132) codes its levels, there with Elias's code.
+Source: Huffman 1952; planes and rotation as in ZipNN (Hershcovitch et al. 2024, arXiv:2411.05239)
+and DFloat11 (Zhang et al. 2025, arXiv:2504.11651), which shrink weights. Differs from both: zstd's
+frames (RFC 8878) carry the codes, with a table for each 128 KiB; and any codec's payload may be
+coded, as QSGD (Alistarh et al. 2017, arXiv:1610.02132) codes its levels, there with Elias's code.
 """
 
 from __future__ import annotations
@@ -38,14 +41,17 @@ _LENGTH = 8  # bytes of a plane's length, and of the whole payload's where the d
 
 @dataclass(frozen=True)
 class entropy(Coder):
-    """The inner codec's payload by byte planes, each Huffman-coded or as it is: at most 16 bytes a plane longer, never less exact.
+    """The inner codec's payload by byte planes, each Huffman-coded or as it is: at most 16 bytes a
+    plane longer, never less exact.
 
     Args:
-        inner: whose payload. `cast("bf16")` rounds to bf16 and loses nothing more; `identity()` loses nothing at all (4 planes for
-            float32, 8 for float64); `uniform(4)` sends its codes in about their entropy.
+        inner: whose payload. `cast("bf16")` rounds to bf16 and loses nothing more; `identity()`
+            loses nothing at all (4 planes for float32, 8 for float64); `uniform(4)` sends its codes
+            in about their entropy.
 
     Raises:
-        StrategyError: `inner` remembers, talks in several rounds or is entropy-coded already; or the package zstandard is not installed.
+        StrategyError: `inner` remembers, talks in several rounds or is entropy-coded already; or
+            the package zstandard is not installed.
 
     Sizes depend on the data, so payloads cannot be added unopened, and lengths travel before them.
 
@@ -65,17 +71,26 @@ class entropy(Coder):
         reasons = []
         if not isinstance(self.inner, Coder):
             reasons.append(
-                f"entropy({self.inner!r}): the inner codec must speak once and remember nothing. Put entropy(…) inside it, as in "
+                f"entropy({self.inner!r}): the inner codec must speak once and remember nothing. "
+                "Put entropy(…) inside it, as in "
                 "feedback(entropy(uniform(4))) or by_role(matrix=entropy(…))"
             )
         elif self.inner.opener is not self.inner:
-            reasons.append(f"entropy({self.inner!r}): it learns from what the ranks answer, which coded bytes would hide; let it not learn")
+            reasons.append(
+                f"entropy({self.inner!r}): it learns from what the ranks answer, which coded "
+                "bytes would hide; let it not learn"
+            )
         elif any(isinstance(member, entropy) for member in inside(self.inner)):
-            reasons.append(f"entropy({self.inner!r}): its bytes are coded already, and a second time saves nothing; use it bare")
+            reasons.append(
+                f"entropy({self.inner!r}): its bytes are coded already, and a second time saves "
+                "nothing; use it bare"
+            )
         try:
             import zstandard  # noqa: F401
         except ImportError as error:
-            reasons.append(f"entropy(…) needs the package zstandard ({error}): pip install 'thinwire[entropy]'")
+            reasons.append(
+                f"entropy(…) needs the package zstandard ({error}): pip install 'thinwire[entropy]'"
+            )
         if reasons:
             raise StrategyError(reasons)
 
@@ -114,7 +129,9 @@ class entropy(Coder):
     def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
         return self.inner.decode(self._raw(payload, spec), spec, state, seat, sender)
 
-    def accumulate(self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> None:
+    def accumulate(
+        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> None:
         self.inner.accumulate(total, self._raw(payload, spec), spec, state, seat, sender)
 
     def _raw(self, payload: Tensor, spec: Spec) -> Tensor:
@@ -126,41 +143,68 @@ class entropy(Coder):
             return payload
         head, planes = self._head(spec), self._planes(spec)
         if payload.numel() < head:
-            raise PayloadError(f"{self!r}: {payload.numel()} bytes are too few for the lengths of {planes} planes; the payload was cut")
+            raise PayloadError(
+                f"{self!r}: {payload.numel()} bytes are too few for the lengths of {planes} "
+                "planes; the payload was cut"
+            )
         told = payload.cpu().numpy()
         lengths = told[:head].copy().view(np.int64).tolist()
         nbytes = exact or lengths.pop(0)
         if not 0 < nbytes <= self.inner.max_nbytes(spec) or nbytes % planes:
-            raise PayloadError(f"{self!r}: a payload that claims to open to {nbytes} bytes; it is corrupted or of another span")
+            raise PayloadError(
+                f"{self!r}: a payload that claims to open to {nbytes} bytes; it is corrupted or "
+                "of another span"
+            )
         size = nbytes // planes
         if any(not 0 < length <= size for length in lengths):
-            raise PayloadError(f"{self!r}: planes of {lengths} bytes that open to {size} each; the payload is corrupted or of another span")
+            raise PayloadError(
+                f"{self!r}: planes of {lengths} bytes that open to {size} each; the payload is "
+                "corrupted or of another span"
+            )
         self.expect(payload, head + sum(lengths))
         rows, at = np.empty((planes, size), dtype=np.uint8), head
         for row, length in zip(rows, lengths, strict=True):
-            row[:] = told[at : at + length] if length == size else self._opened(told[at : at + length], size)
+            row[:] = (
+                told[at : at + length]
+                if length == size
+                else self._opened(told[at : at + length], size)
+            )
             at += length
         return _joined(torch.from_numpy(rows).to(payload.device))
 
     def _opened(self, told: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-        """The `size` bytes of a coded plane; nothing is allocated before the frame has said that it holds as many."""
+        """The `size` bytes of a coded plane; nothing is allocated before the frame has said that it
+        holds as many."""
         import zstandard
 
         try:
             claimed = zstandard.get_frame_parameters(told.data).content_size
             if claimed != size:
-                raise PayloadError(f"{self!r}: a plane that claims {claimed} bytes where {size} were due; the payload is corrupted")
+                raise PayloadError(
+                    f"{self!r}: a plane that claims {claimed} bytes where {size} were due; the "
+                    "payload is corrupted"
+                )
             plain = zstandard.ZstdDecompressor().decompress(told.data, allow_extra_data=False)
         except zstandard.ZstdError as error:
-            raise PayloadError(f"{self!r}: a plane that does not decode ({error}); the payload is corrupted") from error
+            raise PayloadError(
+                f"{self!r}: a plane that does not decode ({error}); the payload is corrupted"
+            ) from error
         if len(plain) != size:
-            raise PayloadError(f"{self!r}: a plane of {len(plain)} bytes where {size} were due; the payload is corrupted")
+            raise PayloadError(
+                f"{self!r}: a plane of {len(plain)} bytes where {size} were due; the payload is "
+                "corrupted"
+            )
         return np.frombuffer(plain, dtype=np.uint8)
 
     def _planes(self, spec: Spec) -> int:
-        """As many as a number has bytes, where the inner payload is floating-point numbers and nothing else; else 1."""
+        """As many as a number has bytes, where the inner payload is floating-point numbers and
+        nothing else; else 1."""
         dtype = self.inner.sum_dtype(spec)
-        return dtype.itemsize if dtype is not None and dtype.is_floating_point and dtype.itemsize in _WORDS else 1
+        return (
+            dtype.itemsize
+            if dtype is not None and dtype.is_floating_point and dtype.itemsize in _WORDS
+            else 1
+        )
 
     def _head(self, spec: Spec) -> int:
         """Bytes of the lengths."""
@@ -168,13 +212,19 @@ class entropy(Coder):
 
 
 def _coder() -> ZstdCompressor:
-    """zstd as a Huffman coder: "fast" with the smallest table and the longest match finds only runs and outright copies.
+    """zstd as a Huffman coder: "fast" with the smallest table and the longest match finds only runs
+    and outright copies.
 
-    On exponents it takes a third of the time of level 1, and fewer bytes, as no short match breaks the run of literals.
+    On exponents it takes a third of the time of level 1, and fewer bytes, as no short match breaks
+    the run of literals.
     """
     from zstandard import STRATEGY_FAST, ZstdCompressionParameters, ZstdCompressor
 
-    return ZstdCompressor(compression_params=ZstdCompressionParameters(strategy=STRATEGY_FAST, hash_log=6, min_match=7))
+    return ZstdCompressor(
+        compression_params=ZstdCompressionParameters(
+            strategy=STRATEGY_FAST, hash_log=6, min_match=7
+        )
+    )
 
 
 def _shorter(coder: ZstdCompressor, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -184,11 +234,14 @@ def _shorter(coder: ZstdCompressor, plane: NDArray[np.uint8]) -> NDArray[np.uint
 
 
 def _parted(raw: Tensor, planes: int) -> Tensor:
-    """(planes · n,) bytes of n little-endian numbers -> (planes, n): of each, rotated left by one bit, its lowest bytes, the next, …"""
+    """(planes · n,) bytes of n little-endian numbers -> (planes, n): of each, rotated left by one
+    bit, its lowest bytes, the next, …"""
     if planes == 1:
         return raw.view(1, -1)
     words = reference.from_bytes(raw, _WORDS[planes])
-    rotated = reference.as_bytes((words << 1).sub_(words >> 8 * planes - 1)).view(-1, planes)  # a shifted-down sign is 0 or -1
+    rotated = reference.as_bytes((words << 1).sub_(words >> 8 * planes - 1)).view(
+        -1, planes
+    )  # a shifted-down sign is 0 or -1
     out = torch.empty(planes, words.numel(), dtype=torch.uint8, device=raw.device)
     for i, plane in enumerate(out):
         plane.copy_(rotated[:, i])
@@ -204,4 +257,6 @@ def _joined(planes: Tensor) -> Tensor:
     for i, plane in enumerate(planes):
         rotated[:, i].copy_(plane)
     words = rotated.view(-1).view(_WORDS[count])
-    return reference.as_bytes((words >> 1).bitwise_and_(torch.iinfo(words.dtype).max).bitwise_or_(words << 8 * count - 1))
+    return reference.as_bytes(
+        (words >> 1).bitwise_and_(torch.iinfo(words.dtype).max).bitwise_or_(words << 8 * count - 1)
+    )

@@ -4,10 +4,11 @@ Steps, for each rank and flight, with residual e (at first 0):
     1. y = x + decay · e
     2. say y through the inner codec; `sent` is what of it arrived
     3. e = y - sent
-So the sum of all that was sent lags behind the sum of all x by one residual, whatever the codec drops:
-sum(sent) = sum(x) - e for decay 1. It makes biased codecs (top-k, sign, low rank, 2 bits) converge at the rate of uncompressed SGD.
-(Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847.) Residuals are in the units of a contribution, so their *sum over ranks* is
-what matters, and it survives a change of world size.
+So the sum of all that was sent lags behind the sum of all x by one residual, whatever the codec
+drops: sum(sent) = sum(x) - e for decay 1. It makes biased codecs (top-k, sign, low rank, 2 bits)
+converge at the rate of uncompressed SGD. (Seide et al. 2014; Karimireddy et al. 2019,
+arXiv:1901.09847.) Residuals are in the units of a contribution, so their *sum over ranks* is what
+matters, and it survives a change of world size.
 """
 
 from __future__ import annotations
@@ -27,24 +28,31 @@ from thinwire.what._wrap import Remembering, twice, what_is_left, where
 
 @dataclass(frozen=True, repr=False)
 class feedback(Remembering):
-    """Say x plus what the inner codec left unsaid before; 4 bytes a value of state (8 for float64, 2 stored in bf16, 1.02 in int8).
+    """Say x plus what the inner codec left unsaid before; 4 bytes a value of state (8 for float64,
+    2 stored in bf16, 1.02 in int8).
 
     Args:
         inner: a lossy codec without feedback of its own.
-        decay: how much of the residual is kept from flight to flight, in (0, 1]. 1 forgets nothing; 0.95 forgets stale parts.
-        store: what the residual is kept in between flights. "bf16" halves its memory and rounds each entry by at most 2^-8 of itself a
-            flight; "int8" quarters it and rounds by at most 1/254 of the largest of its 256 neighbours. sum(sent) = sum(x) - e then holds
-            to within what was rounded off. `None` keeps the work dtype, and loses nothing. A float64 span keeps float64 in any case.
-        start: the step of training from which a residual is kept; before it, what is left unsaid is lost.
+        decay: how much of the residual is kept from flight to flight, in (0, 1]. 1 forgets nothing;
+            0.95 forgets stale parts.
+        store: what the residual is kept in between flights. "bf16" halves its memory and rounds
+            each entry by at most 2^-8 of itself a flight; "int8" quarters it and rounds by at most
+            1/254 of the largest of its 256 neighbours. sum(sent) = sum(x) - e then holds to within
+            what was rounded off. `None` keeps the work dtype, and loses nothing. A float64 span
+            keeps float64 in any case.
+        start: the step of training from which a residual is kept; before it, what is left unsaid is
+            lost.
         ramp: over how many steps, from `start`, the decay rises from 0 to its value, linearly.
-        reset: forget the residual every so many steps of training: at the first flight of each `reset` steps. `None` never does.
+        reset: forget the residual every so many steps of training: at the first flight of each
+            `reset` steps. `None` never does.
 
     Raises:
-        StrategyError: an argument outside the above, or `inner` loses nothing or has a residual itself.
+        StrategyError: an argument outside the above, or `inner` loses nothing or has a residual
+            itself.
 
-    Steps are the schedule's, as `every(n)` counts them, not flights. A codec of one packet settles its residual before it yields, so a
-    later launch may start before the earlier one lands. Where y is not finite the residual stays; where the *sum* is not, the engine takes
-    the residual back.
+    Steps are the schedule's, as `every(n)` counts them, not flights. A codec of one packet settles
+    its residual before it yields, so a later launch may start before the earlier one lands. Where y
+    is not finite the residual stays; where the *sum* is not, the engine takes the residual back.
 
     Example:
         >>> from thinwire.what import topk
@@ -66,22 +74,36 @@ class feedback(Remembering):
     def __post_init__(self) -> None:
         reasons = twice(self)
         if not 0 < self.decay <= 1:
-            reasons.append(f"feedback(decay={self.decay}): the share of the residual that is kept lies in (0, 1]")
+            reasons.append(
+                f"feedback(decay={self.decay}): the share of the residual that is kept lies in "
+                "(0, 1]"
+            )
         if self.store not in (None, "bf16", "int8"):
-            reasons.append(f"feedback(store={self.store!r}): choose 'bf16' or 'int8', or None for the work dtype")
+            reasons.append(
+                f"feedback(store={self.store!r}): choose 'bf16' or 'int8', or None for the work "
+                "dtype"
+            )
         if self.start < 0:
             reasons.append(f"feedback(start={self.start}): the first step of training is 0")
         if self.ramp < 0:
             reasons.append(f"feedback(ramp={self.ramp}): a decay rises over at least 0 steps")
         if self.reset is not None and self.reset < 2:
-            reasons.append(f"feedback(reset={self.reset}): a residual that is forgotten at every step is none; use {self.inner!r} bare")
+            reasons.append(
+                f"feedback(reset={self.reset}): a residual that is forgotten at every step is "
+                f"none; use {self.inner!r} bare"
+            )
         if not self.inner.lossy:
-            reasons.append(f"feedback({self.inner!r}): it loses nothing, so there is nothing to feed back; use it bare")
+            reasons.append(
+                f"feedback({self.inner!r}): it loses nothing, so there is nothing to feed back; "
+                "use it bare"
+            )
         if reasons:
             raise StrategyError(reasons)
 
     def __repr__(self) -> str:
-        late = [field for field in fields(self)[2:] if getattr(self, field.name) != field.default]  # said only where they are set
+        late = [
+            field for field in fields(self)[2:] if getattr(self, field.name) != field.default
+        ]  # said only where they are set
         settings = "".join(f", {field.name}={getattr(self, field.name)!r}" for field in late)
         return f"{type(self).__name__}(inner={self.inner!r}, decay={self.decay!r}{settings})"
 
@@ -92,21 +114,30 @@ class feedback(Remembering):
         return self.decay * min(1.0, (step - self.start) / self.ramp) if self.ramp else self.decay
 
     def kept(self, state: State, seat: Seat) -> float:
-        """How much of the residual the flight of this seat takes up: the decay, or 0 where it forgets."""
+        """How much of the residual the flight of this seat takes up: the decay, or 0 where it
+        forgets."""
         if self.reset is None:
             return self.decay_at(seat.step)
         before = int(state["flown"].value)
-        return self.decay_at(seat.step) if before < 0 or before // self.reset == seat.step // self.reset else 0.0
+        return (
+            self.decay_at(seat.step)
+            if before < 0 or before // self.reset == seat.step // self.reset
+            else 0.0
+        )
 
     def init(self, spec: Spec, seat: Seat) -> State:
         narrow = spec.work == torch.float32
         dtype = torch.bfloat16 if self.store == "bf16" and narrow else spec.work
-        residual = Leaf(torch.zeros(spec.numel, dtype=dtype), "summed", spec, fade=self.decay, group=seat.group)
+        residual = Leaf(
+            torch.zeros(spec.numel, dtype=dtype), "summed", spec, fade=self.decay, group=seat.group
+        )
         if self.store == "int8" and narrow:
             residual.form = Int8(spec.numel)
             residual.flat = residual.value
         leaves = {"residual": residual}
-        if self.reset is not None:  # the step of the last flight: schedules need not fly at multiples of `reset`
+        if (
+            self.reset is not None
+        ):  # the step of the last flight: schedules need not fly at multiples of `reset`
             leaves["flown"] = Leaf(torch.tensor(-1, device="cpu"), "private", part=spec.key)
         return State(leaves, {"inner": self.inner.init(spec, seat)})
 
@@ -132,7 +163,8 @@ class feedback(Remembering):
         return (yield from self._say(y, spec, state, seat, settle))
 
     def _keep(self, leaf: Leaf, left: Tensor, finite: Tensor) -> None:
-        """What is left unsaid becomes the residual, unless it is not finite: before it is stored, or then."""
+        """What is left unsaid becomes the residual, unless it is not finite: before it is stored,
+        or then."""
         new = leaf.pack(left)
         if new is not left and new.is_floating_point():
             finite = finite & fast.all_finite(new)

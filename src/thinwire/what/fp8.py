@@ -1,13 +1,12 @@
 """8-bit floats under block scales: Q(v) = s · float8(v / s).
 
-Per block of B values s = max|v| / T with T the type's largest number, so the block's largest value is exact and nothing overflows; the
-payload is m scales (one a block) and n bytes.
-Steps:
+Per block of B values s = max|v| / T with T the type's largest number, so the block's largest value
+is exact and nothing overflows; the payload is m scales (one a block) and n bytes. Steps:
     1. s of each block.
     2. v / s to the nearest float8, or to one of its two neighbours by lot, so that E[Q(v)] = v.
     3. its byte.
-Relative error at most 2⁻⁴ where |v/s| >= 2⁻⁶ (e4m3, T = 448), 2⁻³ where |v/s| >= 2⁻¹⁴ (e5m2, T = 57344); absolute below. Twice that at
-random.
+Relative error at most 2⁻⁴ where |v/s| >= 2⁻⁶ (e4m3, T = 448), 2⁻³ where |v/s| >= 2⁻¹⁴ (e5m2, T =
+57344); absolute below. Twice that at random.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ class fp8(Levels):
     Args:
         format: "e4m3" (3 bits of mantissa) or "e5m2" (2, and a range 2^14 wider).
         block: values that share a scale; 0 means the whole span.
-        rounding: "nearest" (ties to even), or "stochastic" (unbiased, larger error; drawn by (seed, step, key, rank)).
+        rounding: "nearest" (ties to even), or "stochastic" (unbiased, larger error; drawn by (seed,
+            step, key, rank)).
 
     Raises:
         StrategyError: an argument outside the above.
@@ -44,8 +44,8 @@ class fp8(Levels):
         >>> fp8("e4m3", block=128).nbytes(Spec((), 0, 1024, torch.float32))
         1056
 
-    Source: Micikevicius et al. 2022, arXiv:2209.05433. Differs from the paper: a scale a block (128 as in DeepSeek-V3, arXiv:2412.19437, or
-    more), not a tensor; stochastic rounding is added.
+    Source: Micikevicius et al. 2022, arXiv:2209.05433. Differs from the paper: a scale a block (128
+    as in DeepSeek-V3, arXiv:2412.19437, or more), not a tensor; stochastic rounding is added.
     """
 
     format: Literal["e4m3", "e5m2"] = "e4m3"
@@ -64,8 +64,12 @@ class fp8(Levels):
         return 8
 
     def _values(self) -> Tensor:
-        values = torch.arange(256, dtype=torch.int16).to(torch.uint8).view(_DTYPES[self.format]).double()
+        values = (
+            torch.arange(256, dtype=torch.int16).to(torch.uint8).view(_DTYPES[self.format]).double()
+        )
         return torch.where(values.isfinite(), values, torch.full_like(values, float("nan")))
 
     def _nearest(self, scaled: Tensor, levels: Tensor, codes: Tensor) -> Tensor:
-        return scaled.to(_DTYPES[self.format]).view(torch.uint8)  # torch's own rounding is the same, and quick
+        return scaled.to(_DTYPES[self.format]).view(
+            torch.uint8
+        )  # torch's own rounding is the same, and quick

@@ -1,18 +1,22 @@
-"""Vector quantisation on a lattice: 8 (or 4) values at a time become the nearest point of the densest packing there is. No codebook.
+"""Vector quantisation on a lattice: 8 (or 4) values at a time become the nearest point of the
+densest packing there is. No codebook.
 
-D_n is all whole-number vectors whose sum is even; E8 is D8 and D8 + ½. Their cells are rounder than cubes, so points as many lie nearer:
-mean square error over Δ²: 1/12 a value for scalars, 0.92 of that for D4 (0.37 dB), 0.86 of that for E8 (0.65 dB) at equal bits.
-Steps:
-    1. Per block, Δ = c / L, with c = max|v| or less, and L = 2^(b-1) - 1 for D4 and 2^(b-1) - ½ for E8; v / Δ is cut in vectors of 4 or 8.
-    2. Nearest point of D_n within ±L: round each entry; if the sum is odd, move the entry to its other neighbour that costs least.
-       E8: the nearer of the nearest in D8 and in D8 + ½.
-    3. A point is b bits an entry; as the sum is even, the last bit of the last entry is known from the others. E8 keeps there whether it is
-       of D8 + ½ (8 b bits for 8 values); D4 leaves it out (4 b - 1 bits for 4).
-|Q(v) - v| <= √2 Δ, and <= Δ except at the edge, in vectors within ±c; in others, more by the length of what lies beyond ±c.
-Zero is a point of both.
+D_n is all whole-number vectors whose sum is even; E8 is D8 and D8 + ½. Their cells are rounder than
+cubes, so points as many lie nearer: mean square error over Δ²: 1/12 a value for scalars, 0.92 of
+that for D4 (0.37 dB), 0.86 of that for E8 (0.65 dB) at equal bits. Steps:
+    1. Per block, Δ = c / L, with c = max|v| or less, and L = 2^(b-1) - 1 for D4 and 2^(b-1) - ½ for
+       E8; v / Δ is cut in vectors of 4 or 8.
+    2. Nearest point of D_n within ±L: round each entry; if the sum is odd, move the entry to its
+       other neighbour that costs least. E8: the nearer of the nearest in D8 and in D8 + ½.
+    3. A point is b bits an entry; as the sum is even, the last bit of the last entry is known from
+       the others. E8 keeps there whether it is of D8 + ½ (8 b bits for 8 values); D4 leaves it out
+       (4 b - 1 bits for 4).
+|Q(v) - v| <= √2 Δ, and <= Δ except at the edge, in vectors within ±c; in others, more by the length
+of what lies beyond ±c. Zero is a point of both.
 
-Source: Conway & Sloane 1982, "Fast quantizing and decoding algorithms for lattice quantizers and codes"; E8 for weights: QuIP#
-(Tseng et al. 2024, arXiv:2402.04396). Differs from QuIP#: a box of the whole lattice, not 2^16 points of E8 + ¼, so that any b will do.
+Source: Conway & Sloane 1982, "Fast quantizing and decoding algorithms for lattice quantizers and
+codes"; E8 for weights: QuIP# (Tseng et al. 2024, arXiv:2402.04396). Differs from QuIP#: a box of
+the whole lattice, not 2^16 points of E8 + ¼, so that any b will do.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ class lattice(Coder):
         bits: b, 2 to 8.
         points: "E8", or "D4": simpler, a smaller gain.
         block: values that share a step, a multiple of 8 (of 4 for D4); 0 means the whole span.
-        scale: "absmax", or "mse": of 16 clips the one that would suit a scalar grid best; larger values are cut.
+        scale: "absmax", or "mse": of 16 clips the one that would suit a scalar grid best; larger
+            values are cut.
 
     Raises:
         StrategyError: an argument outside the above.
@@ -64,7 +69,10 @@ class lattice(Coder):
         if self.points not in _SIZES:
             reasons.append(f"lattice(points={self.points!r}): choose 'E8' or 'D4'")
         elif self.block < 0 or self.block % self._size:
-            reasons.append(f"lattice(block={self.block}): a block of {self.points} is a multiple of {self._size}, or 0 for the whole span")
+            reasons.append(
+                f"lattice(block={self.block}): a block of {self.points} is a multiple of "
+                f"{self._size}, or 0 for the whole span"
+            )
         if self.scale not in ("absmax", "mse"):
             reasons.append(f"lattice(scale={self.scale!r}): choose 'absmax' or 'mse'")
         if reasons:
@@ -83,7 +91,11 @@ class lattice(Coder):
         blocks = reference.to_blocks(x.to(spec.work).contiguous(), self._block(spec))
         steps = self._steps(blocks)[:, None]
         usable = (steps > 0) & steps.isfinite()
-        scaled = torch.where(usable, blocks / torch.where(usable, steps, torch.ones_like(steps)), torch.zeros_like(blocks))
+        scaled = torch.where(
+            usable,
+            blocks / torch.where(usable, steps, torch.ones_like(steps)),
+            torch.zeros_like(blocks),
+        )
         vectors = scaled.view(-1, self._size)[: self._vectors(spec)]
         return torch.cat([reference.as_bytes(steps.view(-1)), self._pack(self._nearest(vectors))])
 
@@ -98,8 +110,11 @@ class lattice(Coder):
         return values.view(-1)[: spec.numel]
 
     def _steps(self, blocks: Tensor) -> Tensor:
-        """Δ of each block, NaN where it is not finite: (m, B) -> (m,). A scalar grid with as many levels has the same ±L."""
-        return symmetric_steps(blocks, self.bits, "rise" if self.points == "E8" else "tread", self.scale, None)
+        """Δ of each block, NaN where it is not finite: (m, B) -> (m,). A scalar grid with as many
+        levels has the same ±L."""
+        return symmetric_steps(
+            blocks, self.bits, "rise" if self.points == "E8" else "tread", self.scale, None
+        )
 
     def _nearest(self, x: Tensor) -> Tensor:
         """The nearest point within ±L of each row of x (m, n)."""
@@ -115,21 +130,36 @@ class lattice(Coder):
         codes = torch.floor(points).to(torch.int64) + 2 ** (self.bits - 1)
         last = codes[:, -1] >> 1
         if self.points == "D4":
-            return torch.cat([reference.pack(codes[:, :-1].reshape(-1), self.bits), reference.pack(last, self.bits - 1)])
+            return torch.cat(
+                [
+                    reference.pack(codes[:, :-1].reshape(-1), self.bits),
+                    reference.pack(last, self.bits - 1),
+                ]
+            )
         half = (points[:, 0] != torch.floor(points[:, 0])).to(torch.int64)
-        return reference.pack(torch.cat([codes[:, :-1], (last * 2 + half)[:, None]], 1).view(-1), self.bits)
+        return reference.pack(
+            torch.cat([codes[:, :-1], (last * 2 + half)[:, None]], 1).view(-1), self.bits
+        )
 
     def _unpack(self, payload: Tensor, vectors: int) -> Tensor:
         """The points again: (m, n) float32."""
         n, half = self._size, torch.zeros(1, 1, dtype=torch.int64, device=payload.device)
         if self.points == "D4":
             cut, _ = self._runs(vectors)
-            head = reference.unpack(payload[:cut], vectors * (n - 1), self.bits).view(-1, n - 1).to(torch.int64)
-            last = reference.unpack(payload[cut:], vectors, self.bits - 1).view(-1, 1).to(torch.int64)
+            head = (
+                reference.unpack(payload[:cut], vectors * (n - 1), self.bits)
+                .view(-1, n - 1)
+                .to(torch.int64)
+            )
+            last = (
+                reference.unpack(payload[cut:], vectors, self.bits - 1).view(-1, 1).to(torch.int64)
+            )
         else:
             codes = reference.unpack(payload, vectors * n, self.bits).view(-1, n).to(torch.int64)
             head, last, half = codes[:, :-1], codes[:, -1:] >> 1, codes[:, -1:] & 1
-        whole = torch.cat([head, last * 2 + (head.sum(1, keepdim=True) & 1)], 1) - 2 ** (self.bits - 1)
+        whole = torch.cat([head, last * 2 + (head.sum(1, keepdim=True) & 1)], 1) - 2 ** (
+            self.bits - 1
+        )
         points: Tensor = whole.float() + half.float() / 2
         return points
 
@@ -155,11 +185,14 @@ class lattice(Coder):
         """Bytes of the codes of so many points."""
         if self.points == "E8":
             return (vectors * self.bits,)
-        return reference.packed_nbytes(3 * vectors, self.bits), reference.packed_nbytes(vectors, self.bits - 1)
+        return reference.packed_nbytes(3 * vectors, self.bits), reference.packed_nbytes(
+            vectors, self.bits - 1
+        )
 
 
 def _even(x: Tensor, top: int, below: int = 0) -> Tensor:
-    """The nearest whole-number vector of even sum with entries in [-top - below, top], of each row of x (m, n)."""
+    """The nearest whole-number vector of even sum with entries in [-top - below, top], of each row
+    of x (m, n)."""
     near = torch.round(x).clamp_(-top - below, top)
     off = x - near
     way = torch.where(off >= 0, 1.0, -1.0).to(x)

@@ -1,16 +1,18 @@
 """Low rank by one warm power iteration a step: PowerSGD.
 
-A matrix M_i (m × n) on each rank is said by two thin factors; with M = sum of M_i and Q (n × r) kept from the step before:
+A matrix M_i (m × n) on each rank is said by two thin factors; with M = sum of M_i and Q (n × r)
+kept from the step before:
     1. P = sum of M_i Q         (all-reduce of m·r numbers)
     2. P̂ = orthonormal basis of P
     3. Q = sum of M_iᵀ P̂       (all-reduce of n·r numbers)
     4. sum = P̂ Qᵀ; this rank sent P̂ P̂ᵀ M_i
-(m + n) r numbers instead of m n. Vectors, and matrices that two factors would not shrink, travel whole in round 1.
-It is biased: use `feedback(lowrank(r))`.
+(m + n) r numbers instead of m n. Vectors, and matrices that two factors would not shrink, travel
+whole in round 1. It is biased: use `feedback(lowrank(r))`.
 
-Source: Vogels, Karimireddy, Jaggi 2019, arXiv:1905.13727. Differs from the paper: the residual holds what *this rank's* projection lost
-(M_i - P̂P̂ᵀM_i; the same sum over ranks, smaller norms); P̂ by Householder QR, which stays orthonormal when P loses rank,
-for all matrices of one shape in one batch; Q is scaled to a largest entry of 1, so that tiny gradients do not underflow in M Q.
+Source: Vogels, Karimireddy, Jaggi 2019, arXiv:1905.13727. Differs from the paper: the residual
+holds what *this rank's* projection lost (M_i - P̂P̂ᵀM_i; the same sum over ranks, smaller norms);
+P̂ by Householder QR, which stays orthonormal when P loses rank, for all matrices of one shape in
+one batch; Q is scaled to a largest entry of 1, so that tiny gradients do not underflow in M Q.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class lowrank(Codec):
     Raises:
         StrategyError: rank < 1.
 
-    A matrix that holds a NaN or an infinity on any rank is not finite in the sum, and its Q stays as it was.
+    A matrix that holds a NaN or an infinity on any rank is not finite in the sum, and its Q stays
+    as it was.
 
     Example:
         >>> from thinwire.core import Part
@@ -66,16 +69,24 @@ class lowrank(Codec):
         for piece in spec.pieces():
             if shrinks(piece, self.rank):
                 shape = (matrix(piece)[1], self.rank)
-                draws = replace(seat, step=0).draws(spec.span(piece.part.begin, piece.part.end), shared=True)
+                draws = replace(seat, step=0).draws(
+                    spec.span(piece.part.begin, piece.part.end), shared=True
+                )
                 start = torch.randn(shape, generator=draws, dtype=spec.work, device="cpu")
-                leaves[piece.part.name] = Leaf(start.to(torch.get_default_device()), "replicated", part=piece.part.name)
+                leaves[piece.part.name] = Leaf(
+                    start.to(torch.get_default_device()), "replicated", part=piece.part.name
+                )
         return State({f"q/{name}": leaf for name, leaf in leaves.items()})
 
     def nbytes(self, spec: Spec) -> int:
         count = 0
         for piece in spec.pieces():
             rows, columns = matrix(piece)
-            count += self.rank * (rows + columns) if shrinks(piece, self.rank) else piece.high - piece.low
+            count += (
+                self.rank * (rows + columns)
+                if shrinks(piece, self.rank)
+                else piece.high - piece.low
+            )
         return count * spec.work.itemsize
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
@@ -86,7 +97,11 @@ class lowrank(Codec):
         ms = [run(x, piece).view(matrix(piece)) for piece in thin]  # (m, n) each
 
         ps = yield numbers(
-            [fast.thin_product(m, q.value) for m, q in zip(ms, qs, strict=True)] + [run(x, piece) for piece in whole], spec, x, seat
+            [fast.thin_product(m, q.value) for m, q in zip(ms, qs, strict=True)]
+            + [run(x, piece) for piece in whole],
+            spec,
+            x,
+            seat,
         )
         total = memory.empty_like(x)
         at = sum(m.shape[0] * self.rank for m in ms)
@@ -96,10 +111,21 @@ class lowrank(Codec):
         if not thin:
             return Outcome(total, lambda: x)
 
-        ps_hat = bases([p.view(m.shape[0], self.rank) for m, p in zip(ms, _split(ps, ms, 0, self.rank), strict=True)])  # (m, r)
-        own = [fast.thin_product(m, basis, transposed=True) for m, basis in zip(ms, ps_hat, strict=True)]  # (n, r): this rank's share of Q
+        ps_hat = bases(
+            [
+                p.view(m.shape[0], self.rank)
+                for m, p in zip(ms, _split(ps, ms, 0, self.rank), strict=True)
+            ]
+        )  # (m, r)
+        own = [
+            fast.thin_product(m, basis, transposed=True)
+            for m, basis in zip(ms, ps_hat, strict=True)
+        ]  # (n, r): this rank's share of Q
         sums = yield numbers(own, spec, x, seat)
-        new = [q.view(m.shape[1], self.rank) for m, q in zip(ms, _split(sums, ms, 1, self.rank), strict=True)]
+        new = [
+            q.view(m.shape[1], self.rank)
+            for m, q in zip(ms, _split(sums, ms, 1, self.rank), strict=True)
+        ]
         for piece, basis, q, leaf in zip(thin, ps_hat, new, qs, strict=True):
             fast.outer(basis, q, run(total, piece).view(matrix(piece)))
             leaf.value = warm(q, leaf.value)

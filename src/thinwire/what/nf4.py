@@ -1,12 +1,15 @@
-"""4-bit normal floats: 16 levels at the quantiles of a normal distribution, scaled by each block's largest magnitude.
+"""4-bit normal floats: 16 levels at the quantiles of a normal distribution, scaled by each block's
+largest magnitude.
 
 Per block of B values s = max|v|; the payload is m scales (one a block) and n codes of 4 bits.
 Steps:
     1. s of each block.
-    2. v / s to the nearest of 16 levels from -1 to 1, or to one of its two neighbours by lot, so that E[Q(v)] = v.
+    2. v / s to the nearest of 16 levels from -1 to 1, or to one of its two neighbours by lot, so
+       that E[Q(v)] = v.
     3. the level's place in ascending order; two codes a byte.
-The levels lie where a normal block's values are dense, with a zero and both ends exact: 8 levels above zero, 7 below. The widest gap, at
-the negative end, is 0.304 s, so |Q(v) - v| <= 0.152 s to nearest.
+The levels lie where a normal block's values are dense, with a zero and both ends exact: 8 levels
+above zero, 7 below. The widest gap, at the negative end, is 0.304 s, so |Q(v) - v| <= 0.152 s to
+nearest.
 """
 
 from __future__ import annotations
@@ -31,11 +34,14 @@ _LEVELS = (
 
 @dataclass(frozen=True)
 class nf4(Levels):
-    """Values as 4-bit normal floats, one scale a block: ceil(n/2) + 4·ceil(n/B) bytes (8· for float64 buckets).
+    """Values as 4-bit normal floats, one scale a block: ceil(n/2) + 4·ceil(n/B) bytes (8· for
+    float64 buckets).
 
     Args:
-        block: values that share a scale; 0 means the whole span. The levels suit blocks of about 64.
-        rounding: "nearest", or "stochastic" (unbiased, larger error; drawn by (seed, step, key, rank)).
+        block: values that share a scale; 0 means the whole span. The levels suit blocks of about
+            64.
+        rounding: "nearest", or "stochastic" (unbiased, larger error; drawn by (seed, step, key,
+            rank)).
 
     Raises:
         StrategyError: an argument outside the above.
@@ -47,8 +53,8 @@ class nf4(Levels):
         >>> nf4(block=64).nbytes(Spec((), 0, 1024, torch.float32))
         576
 
-    Source: QLoRA, Dettmers et al. 2023, arXiv:2305.14314. Differs from the paper: scales stay float32 (no second quantisation of them);
-    stochastic rounding is added.
+    Source: QLoRA, Dettmers et al. 2023, arXiv:2305.14314. Differs from the paper: scales stay
+    float32 (no second quantisation of them); stochastic rounding is added.
     """
 
     block: int = 64

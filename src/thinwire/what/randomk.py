@@ -1,11 +1,12 @@
 """Sparsification by lot: the same k entries on every rank, drawn anew each step from a shared seed.
 
-Nobody sends places, and payloads can be added unopened, so the transport's own all-reduce carries them. The span is cut into k strata of
-equal width and one entry is drawn from each: every entry is drawn with probability k/n, to within a width's rounding, and
-no entry twice.
-With `unbiased`, a value is scaled by the width of its stratum (n/k, to within 1): E[Q(v)] = v. Without, use `feedback(…)`.
-(Wangni et al. 2018, arXiv:1710.09854; Stich et al. 2018, arXiv:1809.07599.) Differs from the paper: strata instead of a draw without
-replacement from the whole, which costs O(k) instead of O(n) and has no larger variance.
+Nobody sends places, and payloads can be added unopened, so the transport's own all-reduce carries
+them. The span is cut into k strata of equal width and one entry is drawn from each: every entry is
+drawn with probability k/n, to within a width's rounding, and no entry twice. With `unbiased`, a
+value is scaled by the width of its stratum (n/k, to within 1): E[Q(v)] = v. Without, use
+`feedback(…)`. (Wangni et al. 2018, arXiv:1710.09854; Stich et al. 2018, arXiv:1809.07599.) Differs
+from the paper: strata instead of a draw without replacement from the whole, which costs O(k)
+instead of O(n) and has no larger variance.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class randomk(Transform):
         core = x.to(spec.work)[self._lot(spec, seat)[0].to(x.device)]
         return core, torch.empty(0, dtype=torch.uint8, device=x.device)
 
-    def join(self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+    ) -> Tensor:
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
         places, widths = self._lot(spec, seat)
         out[places.to(core.device)] = core * widths.to(core) if self.unbiased else core
@@ -78,7 +81,11 @@ class randomk(Transform):
 
     def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
         outcome = yield from super().rounds(x, spec, state, seat)
-        return Outcome(outcome.total, outcome.sent, (lambda: self._drawn(spec, seat, x.device)) if self.partial else None)
+        return Outcome(
+            outcome.total,
+            outcome.sent,
+            (lambda: self._drawn(spec, seat, x.device)) if self.partial else None,
+        )
 
     def _drawn(self, spec: Spec, seat: Seat, device: torch.device) -> Tensor:
         """Which entries the lot fell on: (spec.numel,) bool."""
@@ -91,5 +98,7 @@ class randomk(Transform):
         k = self.core_numel(spec)
         edges = torch.arange(k + 1, dtype=torch.int64, device="cpu") * spec.numel // max(k, 1)
         widths = edges[1:] - edges[:-1]
-        draw = torch.rand(k, generator=seat.draws(spec, shared=True), dtype=torch.float64, device="cpu")
+        draw = torch.rand(
+            k, generator=seat.draws(spec, shared=True), dtype=torch.float64, device="cpu"
+        )
         return edges[:-1] + torch.minimum((draw * widths).long(), widths - 1), widths

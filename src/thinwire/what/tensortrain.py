@@ -1,15 +1,20 @@
-"""Low rank of a tensor as a chain of thin factors, each joined to the next by r directions (tensor train).
+"""Low rank of a tensor as a chain of thin factors, each joined to the next by r directions (tensor
+train).
 
 Steps, for each tensor X of n_1 × … × n_d, its shortest dimension moved off the ends:
-    1. For k = 1 … d - 1: the rows of X are what came before times n_k; G_k = their r_k = min(r, rows, columns) leading directions, and
-       X ← G_kᵀ X, whose rows are the r_k directions times n_(k+1).
-    2. What is left is G_d. Sent are all G_k, of r_(k-1) × n_k × r_k values each. Vectors, and what would not shrink, travel whole.
+    1. For k = 1 … d - 1: the rows of X are what came before times n_k; G_k = their r_k = min(r,
+       rows, columns) leading directions, and X ← G_kᵀ X, whose rows are the r_k directions times
+       n_(k+1).
+    2. What is left is G_d. Sent are all G_k, of r_(k-1) × n_k × r_k values each. Vectors, and what
+       would not shrink, travel whole.
     3. Back: G_1 G_2 … G_d.
-With T_k what no matrix of rank r_k can keep of X cut after dimension k, ||X̂ - X||² <= sum of T_k² <= (d - 1) · (the least there is)².
-Every dimension past the second costs r² n_k values in place of n_k times as many. A matrix is said as by `svd`.
+With T_k what no matrix of rank r_k can keep of X cut after dimension k, ||X̂ - X||² <= sum of T_k²
+<= (d - 1) · (the least there is)². Every dimension past the second costs r² n_k values in place of
+n_k times as many. A matrix is said as by `svd`.
 
-Source: Oseledets 2011, "Tensor-train decomposition". Differs from the paper: one rank for all joints, not one accuracy; a kernel's
-dimensions are one (convolutions are outputs × kernel × inputs), and the shortest dimension stands in the middle.
+Source: Oseledets 2011, "Tensor-train decomposition". Differs from the paper: one rank for all
+joints, not one accuracy; a kernel's dimensions are one (convolutions are outputs × kernel ×
+inputs), and the shortest dimension stands in the middle.
 """
 
 from __future__ import annotations
@@ -28,12 +33,14 @@ from thinwire.what._factored import Factored, cube, leading
 
 @dataclass(frozen=True)
 class tensortrain(Factored):
-    """A train of factors for every convolution, matrix and folded matrix, each rank its own; they cannot be added unopened.
+    """A train of factors for every convolution, matrix and folded matrix, each rank its own; they
+    cannot be added unopened.
 
     Args:
         rank: r, directions that join one factor to the next, at least 1.
-        fold: 0, or in how many blocks of rows a matrix is folded: it is then a tensor (fold, rows / fold, columns), as the heads of an
-            attention weight are. A matrix whose rows it does not divide stays one.
+        fold: 0, or in how many blocks of rows a matrix is folded: it is then a tensor (fold, rows /
+            fold, columns), as the heads of an attention weight are. A matrix whose rows it does not
+            divide stays one.
 
     Raises:
         StrategyError: rank < 1, or fold < 0 or 1.
@@ -53,9 +60,13 @@ class tensortrain(Factored):
     def __post_init__(self) -> None:
         reasons = []
         if self.rank < 1:
-            reasons.append(f"tensortrain(rank={self.rank}): factors are joined by at least 1 direction")
+            reasons.append(
+                f"tensortrain(rank={self.rank}): factors are joined by at least 1 direction"
+            )
         if self.fold < 0 or self.fold == 1:
-            reasons.append(f"tensortrain(fold={self.fold}): rows are folded in 2 blocks or more; 0 for none")
+            reasons.append(
+                f"tensortrain(fold={self.fold}): rows are folded in 2 blocks or more; 0 for none"
+            )
         if reasons:
             raise StrategyError(reasons)
 
@@ -92,11 +103,15 @@ class tensortrain(Factored):
         for length in lengths[:-1]:
             rest //= length
             joints.append(min(self.rank, joints[-1] * length, rest))
-        return [(before, length, after) for (before, after), length in zip(pairwise([*joints, 1]), lengths, strict=True)]
+        return [
+            (before, length, after)
+            for (before, after), length in zip(pairwise([*joints, 1]), lengths, strict=True)
+        ]
 
 
 def _middle(shape: tuple[int, ...]) -> int | None:
-    """Which of three dimensions belongs in the middle: the shortest; `None` where there are fewer."""
+    """Which of three dimensions belongs in the middle: the shortest; `None` where there are
+    fewer."""
     return min(range(3), key=lambda axis: shape[axis]) if len(shape) == 3 else None
 
 

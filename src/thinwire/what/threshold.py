@@ -1,8 +1,9 @@
 """Sparsification by a threshold: every entry with |v| >= t, however many there are.
 
-t is `value` itself, or that share of the span's largest magnitude, or so many times its root mean square.
-The payload's size depends on the data, down to no bytes at all. What is left out is below t in magnitude, so the error is at most t
-each; use `feedback(…)` so that it is sent later. (Strom 2015, "Scalable distributed DNN training using commodity GPU cloud computing".)
+t is `value` itself, or that share of the span's largest magnitude, or so many times its root mean
+square. The payload's size depends on the data, down to no bytes at all. What is left out is below t
+in magnitude, so the error is at most t each; use `feedback(…)` so that it is sent later. (Strom
+2015, "Scalable distributed DNN training using commodity GPU cloud computing".)
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ from thinwire.what._picked import Picked
 
 @dataclass(frozen=True)
 class threshold(Picked):
-    """Every entry of magnitude t or more, and every NaN: a count, places and values; nothing where there are none.
+    """Every entry of magnitude t or more, and every NaN: a count, places and values; nothing where
+    there are none.
 
-    Places take what is smallest for the count (packed, a bitmap or Elias–Fano), never more than n/8 bytes.
+    Places take what is smallest for the count (packed, a bitmap or Elias–Fano), never more than n/8
+    bytes.
 
     Args:
         value: t, in the units of a contribution (a gradient times its weight share), above 0.
-        of: `None` takes `value` as it is; "max" and "rms" multiply it by the largest magnitude or the root mean square of the span's
-            values, those not finite as zeros, so that t follows their scale. Zeros are then never sent.
+        of: `None` takes `value` as it is; "max" and "rms" multiply it by the largest magnitude or
+            the root mean square of the span's values, those not finite as zeros, so that t follows
+            their scale. Zeros are then never sent.
 
     Raises:
-        StrategyError: t is not positive and finite, or above the largest magnitude; `of` is another word.
+        StrategyError: t is not positive and finite, or above the largest magnitude; `of` is another
+            word.
 
     Example:
         >>> spec = Spec((), 0, 1024, torch.float32)
@@ -52,7 +57,10 @@ class threshold(Picked):
         if self.of not in (None, "max", "rms"):
             reasons.append(f"threshold(of={self.of!r}): choose 'max', 'rms' or None")
         if self.of == "max" and self.value > 1:
-            reasons.append(f"threshold(value={self.value}, of='max'): nothing is larger than the largest; take a share in (0, 1]")
+            reasons.append(
+                f"threshold(value={self.value}, of='max'): nothing is larger than the largest; "
+                "take a share in (0, 1]"
+            )
         if reasons:
             raise StrategyError(reasons)
 
@@ -64,7 +72,9 @@ class threshold(Picked):
         largest = sizes.amax()
         if self.of == "max":
             return largest * self.value
-        unit = torch.where(largest > 0, largest, torch.ones_like(largest))  # squares of huge or tiny values would not be numbers
+        unit = torch.where(
+            largest > 0, largest, torch.ones_like(largest)
+        )  # squares of huge or tiny values would not be numbers
         return (sizes / unit).square().mean().sqrt() * unit * self.value
 
     def _pick(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:

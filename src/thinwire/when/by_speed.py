@@ -1,12 +1,17 @@
-"""As many local steps as a rank's speed allows, so that no rank waits for a slower one at the end of a round.
+"""As many local steps as a rank's speed allows, so that no rank waits for a slower one at the end
+of a round.
 
-Steps, with H the inner schedule's period and v_k the steps a second of rank k, as measured over the last round:
-    1. rank k takes n_k = round(H · v_k / max v) of each H steps, at least 1, spread evenly; at the others it rests
-    2. in a mean it weighs as much as the steps it took since the last launch, times its weight a step (its batch)
-    3. at every launch of the first bucket that is not dense the ranks tell one another their speeds, which hold from its landing on
-The clock is everyone's: a step that a rank rests at is a step.
-(Dynamic local updates, Liu et al. 2024, "Asynchronous local-SGD training for language modeling", arXiv:2401.09135; weights by work done, as
-in FedAvg, McMahan et al. 2017, arXiv:1602.05629.)
+Steps, with H the inner schedule's period and v_k the steps a second of rank k, as measured over the
+last round:
+    1. rank k takes n_k = round(H · v_k / max v) of each H steps, at least 1, spread evenly; at the
+       others it rests
+    2. in a mean it weighs as much as the steps it took since the last launch, times its weight a
+       step (its batch)
+    3. at every launch of the first bucket that is not dense the ranks tell one another their
+       speeds, which hold from its landing on
+The clock is everyone's: a step that a rank rests at is a step. (Dynamic local updates, Liu et al.
+2024, "Asynchronous local-SGD training for language modeling", arXiv:2401.09135; weights by work
+done, as in FedAvg, McMahan et al. 2017, arXiv:1602.05629.)
 """
 
 from __future__ import annotations
@@ -22,14 +27,15 @@ from thinwire.when.every import every
 
 @dataclass(frozen=True)
 class by_speed(Around):
-    """The ticks of `inner`, at some of which slower ranks rest. The outermost schedule; for targets whose step is an optimiser step.
+    """The ticks of `inner`, at some of which slower ranks rest. The outermost schedule; for targets
+    whose step is an optimiser step.
 
     Args:
         inner: the schedule, of a period of at least 2 steps.
 
     Raises:
-        StrategyError: a period of 1 step, or a phase within. With a strategy: another schedule around it, a target whose step is a
-            backward pass, or a route without consensus.
+        StrategyError: a period of 1 step, or a phase within. With a strategy: another schedule
+            around it, a target whose step is a backward pass, or a route without consensus.
 
     A loop asks whether its rank rests, and says so:
 
@@ -50,10 +56,16 @@ class by_speed(Around):
 
     def __post_init__(self) -> None:
         if self.inner.period < 2:
-            raise StrategyError(f"by_speed({self.inner!r}): a period of 1 step cannot be shared out by speed; take a longer one")
-        if any(isinstance(member, every) and member.phase is not None for member in inside(self.inner)):
             raise StrategyError(
-                f"by_speed({self.inner!r}): everybody takes the last step of a period, and a phase launches at another; leave phase out"
+                f"by_speed({self.inner!r}): a period of 1 step cannot be shared out by speed; "
+                "take a longer one"
+            )
+        if any(
+            isinstance(member, every) and member.phase is not None for member in inside(self.inner)
+        ):
+            raise StrategyError(
+                f"by_speed({self.inner!r}): everybody takes the last step of a period, and a "
+                "phase launches at another; leave phase out"
             )
         if self.inner.uneven:
             raise StrategyError(f"by_speed({self.inner!r}): it is by speed already")
@@ -63,5 +75,6 @@ class by_speed(Around):
         return True
 
     def works(self, step: int, steps: int) -> bool:
-        """Whether a rank that takes `steps` of each period takes this one; the last of each H steps, counted from 0, everybody does."""
+        """Whether a rank that takes `steps` of each period takes this one; the last of each H
+        steps, counted from 0, everybody does."""
         return (step + 1) * steps // self.period > step * steps // self.period

@@ -1,8 +1,10 @@
 """Apply what was said tau steps ago: w(t+1) = w(t) - eta · mean g(t - tau).
 
-The wire gets tau whole steps to do its work, so it is hidden behind compute as long as tau steps outlast it; the price is
-staleness: on gradients the step size that stays stable falls with tau. (Zinkevich, Langford, Smola 2009, "Slow learners are
-fast"; on deltas, the overlap of Streaming DiLoCo, Douillard et al. 2025, arXiv:2501.18512.)
+The wire gets tau whole steps to do its work, so it is hidden behind compute as long as tau steps
+outlast it; the price is
+staleness: on gradients the step size that stays stable falls with tau. (Zinkevich, Langford, Smola
+2009, "Slow learners are fast"; on deltas, the overlap of Streaming DiLoCo, Douillard et al. 2025,
+arXiv:2501.18512.)
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from thinwire.when._around import Around
 
 @dataclass(frozen=True)
 class delayed(Around):
-    """Land each launch of `inner` tau steps later; the first tau steps land nothing, as the recurrence says.
+    """Land each launch of `inner` tau steps later; the first tau steps land nothing, as the
+    recurrence says.
 
     Args:
         tau: steps from launch to landing, at least 0.
@@ -36,9 +39,15 @@ class delayed(Around):
 
     def __post_init__(self) -> None:
         if self.tau < 0:
-            raise StrategyError(f"delayed(tau={self.tau}): a landing cannot come before its launch; tau is at least 0")
+            raise StrategyError(
+                f"delayed(tau={self.tau}): a landing cannot come before its launch; tau is at "
+                "least 0"
+            )
         if self.inner.delay:
-            raise StrategyError(f"delayed({self.tau}, {self.inner!r}): the inner schedule is delayed itself; add the two delays up")
+            raise StrategyError(
+                f"delayed({self.tau}, {self.inner!r}): the inner schedule is delayed itself; add "
+                "the two delays up"
+            )
 
     @property
     def delay(self) -> int:

@@ -1,8 +1,10 @@
-"""Local steps that grow in number: short rounds while ranks move fast, long ones once they have settled.
+"""Local steps that grow in number: short rounds while ranks move fast, long ones once they have
+settled.
 
-Round by round the period H is `first`, …, times `factor` after every `rounds` rounds, up to `last`, where it stays. Early on parameters
-change quickly and ranks drift apart fast; later, at lower rates, the same drift takes more steps.
-(Stagewise local SGD, Shen et al. 2021, "STL-SGD", arXiv:2006.06377; growing periods also in Haddadpour et al. 2019, arXiv:1910.13598.)
+Round by round the period H is `first`, …, times `factor` after every `rounds` rounds, up to `last`,
+where it stays. Early on parameters change quickly and ranks drift apart fast; later, at lower
+rates, the same drift takes more steps. (Stagewise local SGD, Shen et al. 2021, "STL-SGD",
+arXiv:2006.06377; growing periods also in Haddadpour et al. 2019, arXiv:1910.13598.)
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from thinwire.errors import StrategyError
 
 @dataclass(frozen=True)
 class growing(Schedule):
-    """Every H steps, where H is the whole part of min(last, first · factor^j) in the j-th `rounds` rounds.
+    """Every H steps, where H is the whole part of min(last, first · factor^j) in the j-th `rounds`
+    rounds.
 
     Args:
         first: the steps of the first rounds, at least 1.
@@ -44,9 +47,14 @@ class growing(Schedule):
         if self.first < 1:
             reasons.append(f"growing(first={self.first}): a round has at least 1 step")
         if self.last <= self.first:
-            reasons.append(f"growing({self.first}, {self.last}): the last rounds are longer than the first; for rounds alike use every(n)")
+            reasons.append(
+                f"growing({self.first}, {self.last}): the last rounds are longer than the first; "
+                "for rounds alike use every(n)"
+            )
         if self.rounds < 1:
-            reasons.append(f"growing(rounds={self.rounds}): there is at least 1 round of each length")
+            reasons.append(
+                f"growing(rounds={self.rounds}): there is at least 1 round of each length"
+            )
         if not 1 < self.factor < math.inf:
             reasons.append(f"growing(factor={self.factor}): a growth is above 1, and finite")
         if reasons:
@@ -65,7 +73,9 @@ class growing(Schedule):
         return self._stages()[-1][0]
 
     def tick(self, step: int, buckets: int) -> Tick:
-        begin, length = next((begin, length) for begin, length in reversed(self._stages()) if begin <= step)
+        begin, length = next(
+            (begin, length) for begin, length in reversed(self._stages()) if begin <= step
+        )
         all_buckets = tuple(range(buckets)) if (step - begin + 1) % length == 0 else ()
         return Tick(launch=all_buckets, land=all_buckets)
 

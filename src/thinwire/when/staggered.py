@@ -1,7 +1,8 @@
 """Spread the launches of a period over its steps, so that the peak falls and the total stays.
 
-The buckets are dealt into fragments (bucket b to fragment b mod parts); fragment p talks at its own step of each period.
-(Streaming DiLoCo's fragments, Douillard et al. 2025, arXiv:2501.18512, there of whole layers.)
+The buckets are dealt into fragments (bucket b to fragment b mod parts); fragment p talks at its own
+step of each period. (Streaming DiLoCo's fragments, Douillard et al. 2025, arXiv:2501.18512, there
+of whole layers.)
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from thinwire.when.every import every
 
 @dataclass(frozen=True)
 class staggered(Schedule):
-    """Fragment p of `parts` launches and lands at the steps t with (t + 1) mod n = (p + 1) n / parts mod n.
+    """Fragment p of `parts` launches and lands at the steps t with (t + 1) mod n = (p + 1) n /
+    parts mod n.
 
-    With `every(n, phase)` within, all of them come n - 1 - phase steps earlier (those that would come before step 0, a period later).
+    With `every(n, phase)` within, all of them come n - 1 - phase steps earlier (those that would
+    come before step 0, a period later).
 
     Args:
         parts: fragments, from 1 to the period.
-        inner: the period, as `every(n)`; write `delayed(tau, staggered(…))` and `warmup(steps, staggered(…))`, not the other way round.
+        inner: the period, as `every(n)`; write `delayed(tau, staggered(…))` and `warmup(steps,
+            staggered(…))`, not the other way round.
 
     Raises:
         StrategyError: parts < 1, more fragments than steps in a period, or another schedule within.
@@ -39,9 +43,12 @@ class staggered(Schedule):
             raise StrategyError(f"staggered(parts={self.parts}): there is at least 1 fragment")
         if self.parts > self.inner.n:
             message = (
-                f"staggered({self.parts}, {self.inner!r}): {self.parts} fragments cannot have a step each in a period of {self.inner.n}"
+                f"staggered({self.parts}, {self.inner!r}): {self.parts} fragments cannot have a "
+                f"step each in a period of {self.inner.n}"
             )
-            raise StrategyError(f"{message}; take at most {self.inner.n} fragments or a longer period")
+            raise StrategyError(
+                f"{message}; take at most {self.inner.n} fragments or a longer period"
+            )
 
     @property
     def period(self) -> int:
@@ -53,6 +60,10 @@ class staggered(Schedule):
 
     def tick(self, step: int, buckets: int) -> Tick:
         n = self.inner.n
-        due = {p for p in range(self.parts) if (step - self.inner.first) % n == (p + 1) * n // self.parts % n}
+        due = {
+            p
+            for p in range(self.parts)
+            if (step - self.inner.first) % n == (p + 1) * n // self.parts % n
+        }
         launch = tuple(bucket for bucket in range(buckets) if bucket % self.parts in due)
         return Tick(launch, launch)

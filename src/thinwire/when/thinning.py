@@ -1,7 +1,9 @@
-"""Dense at steps that grow rarer, and otherwise as `inner` says: to refresh what compression must not learn from.
+"""Dense at steps that grow rarer, and otherwise as `inner` says: to refresh what compression must
+not learn from.
 
-The j-th and the next dense step lie 2^(j // kappa) steps apart: the first kappa steps are all dense, of the next 2 kappa every second, and
-so on up to step `until`. (The variance of 0/1 Adam, Lu et al. 2022, arXiv:2202.06009.)
+The j-th and the next dense step lie 2^(j // kappa) steps apart: the first kappa steps are all
+dense, of the next 2 kappa every second, and so on up to step `until`. (The variance of 0/1 Adam, Lu
+et al. 2022, arXiv:2202.06009.)
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from thinwire.when._around import Around
 
 @dataclass(frozen=True)
 class thinning(Around):
-    """Dense where its rule says, before step `until`; `inner` at all other steps, counted from step 0.
+    """Dense where its rule says, before step `until`; `inner` at all other steps, counted from step
+    0.
 
     Args:
         until: no step from here on is dense; at least 1.
@@ -23,7 +26,8 @@ class thinning(Around):
         kappa: how many dense steps go by before their distance doubles, at least 1.
 
     Raises:
-        StrategyError: an argument outside the above, or an inner schedule of a longer period or with a delay.
+        StrategyError: an argument outside the above, or an inner schedule of a longer period or
+            with a delay.
 
     Example:
         >>> from thinwire.when import every
@@ -39,12 +43,19 @@ class thinning(Around):
     def __post_init__(self) -> None:
         reasons = []
         if self.until < 1:
-            reasons.append(f"thinning(until={self.until}): at least the first step is dense; without dense steps use {self.inner!r} itself")
+            reasons.append(
+                f"thinning(until={self.until}): at least the first step is dense; without dense "
+                f"steps use {self.inner!r} itself"
+            )
         if self.kappa < 1:
-            reasons.append(f"thinning(kappa={self.kappa}): at least 1 dense step goes by before their distance doubles")
+            reasons.append(
+                f"thinning(kappa={self.kappa}): at least 1 dense step goes by before their "
+                "distance doubles"
+            )
         if self.inner.period > 1 or self.inner.delay or self.inner.settles:
             reasons.append(
-                f"thinning({self.until}, {self.inner!r}): dense steps come between those of every(1); no other inner schedule fits"
+                f"thinning({self.until}, {self.inner!r}): dense steps come between those of "
+                "every(1); no other inner schedule fits"
             )
         if reasons:
             raise StrategyError(reasons)
@@ -60,6 +71,8 @@ class thinning(Around):
         return super().tick(step, buckets)
 
     def _due(self, step: int) -> bool:
-        block = (step // self.kappa + 1).bit_length() - 1  # the block of distance 2^block begins at step kappa · (2^block - 1)
+        block = (
+            step // self.kappa + 1
+        ).bit_length() - 1  # the block of distance 2^block begins at step kappa · (2^block - 1)
         apart = 1 << block
         return (step - self.kappa * (apart - 1)) % apart == 0

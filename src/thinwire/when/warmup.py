@@ -1,8 +1,8 @@
 """Talk densely at every step for a while, then as `inner` says.
 
-Early gradients change fast and are large; compressing or skipping them costs most. 1-bit Adam (Tang et al. 2021,
-arXiv:2102.02888) and PowerSGD in practice start dense; post-local SGD (Lin et al. 2020, arXiv:1808.07217) is
-`warmup(n, every(H))` on parameters.
+Early gradients change fast and are large; compressing or skipping them costs most. 1-bit Adam (Tang
+et al. 2021, arXiv:2102.02888) and PowerSGD in practice start dense; post-local SGD (Lin et al.
+2020, arXiv:1808.07217) is `warmup(n, every(H))` on parameters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class warmup(Around):
             raise StrategyError(f"warmup(steps={self.steps}): at least 0 steps")
         if self.inner.delay:
             raise StrategyError(
-                f"warmup({self.steps}, {self.inner!r}): write delayed(tau, warmup(steps, …)), so that one delay holds throughout"
+                f"warmup({self.steps}, {self.inner!r}): write delayed(tau, warmup(steps, …)), so "
+                "that one delay holds throughout"
             )
 
     @property

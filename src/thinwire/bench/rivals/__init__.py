@@ -1,1 +1,2 @@
-"""What others offer, each through its own public interface; see `thinwire.bench.job` for what a module here must hold."""
+"""What others offer, each through its own public interface; see `thinwire.bench.job` for what a
+module here must hold."""

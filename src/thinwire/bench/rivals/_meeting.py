@@ -1,4 +1,5 @@
-"""What several rivals need before they can talk: this host's own address, and a board that all ranks read. Not a contestant."""
+"""What several rivals need before they can talk: this host's own address, and a board that all
+ranks read. Not a contestant."""
 
 from __future__ import annotations
 
@@ -21,4 +22,10 @@ def own_address(place: Place) -> str:
 
 def board(place: Place, timeout: float) -> TCPStore:
     """A store of rank 0's, for what a rival's own launcher would hand around."""
-    return TCPStore(place.address, place.port + BOARD, place.world, place.rank == 0, timeout=timedelta(seconds=timeout))
+    return TCPStore(
+        place.address,
+        place.port + BOARD,
+        place.world,
+        place.rank == 0,
+        timeout=timedelta(seconds=timeout),
+    )

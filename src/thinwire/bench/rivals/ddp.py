@@ -1,4 +1,5 @@
-"""torch's DistributedDataParallel. Settings: `hook`: none, fp16, or powersgd (with `rank`, `start`); `bucket_mb`."""
+"""torch's DistributedDataParallel. Settings: `hook`: none, fp16, or powersgd (with `rank`,
+`start`); `bucket_mb`."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ class DDP(Loop):
         dist.init_process_group("gloo", timeout=timedelta(seconds=job.timeout))
         hook = job.settings.get("hook", "none")
         bucket_mb = job.settings.get("bucket_mb", 25)
-        self.net = DistributedDataParallel(job.new_model(), gradient_as_bucket_view=True, bucket_cap_mb=bucket_mb)
+        self.net = DistributedDataParallel(
+            job.new_model(), gradient_as_bucket_view=True, bucket_cap_mb=bucket_mb
+        )
         if hook == "fp16":
             self.net.register_comm_hook(None, default_hooks.fp16_compress_hook)
         elif hook == "powersgd":

@@ -1,10 +1,12 @@
 """DeepSpeed's ZeRO on CPU and gloo, in fp32. Settings: `stage`: 1, 2 or 3.
 
-Chosen: DeepSpeed's configuration with its own gradient clipping and the client's optimiser (torch's AdamW, which its list of optimisers
-for ZeRO has). `overlap_comm` stays as DeepSpeed sets it for the stage. The shared-memory all-reduce that DeepSpeed builds for CPUs serves
-inference only; it is compiled here with the package, once, instead of in every rank's first call.
+Chosen: DeepSpeed's configuration with its own gradient clipping and the client's optimiser (torch's
+AdamW, which its list of optimisers for ZeRO has). `overlap_comm` stays as DeepSpeed sets it for the
+stage. The shared-memory all-reduce that DeepSpeed builds for CPUs serves inference only; it is
+compiled here with the package, once, instead of in every rank's first call.
 
-ZeRO talks every step: it saves memory, not bytes. `common` gathers a plain model on all ranks alike.
+ZeRO talks every step: it saves memory, not bytes. `common` gathers a plain model on all ranks
+alike.
 """
 
 from __future__ import annotations

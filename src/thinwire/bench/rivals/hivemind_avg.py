@@ -1,21 +1,28 @@
-"""hivemind's decentralised averaging of weights. Settings: `period`: local steps between averages; `compression`: none, float16 or 8bit.
+"""hivemind's decentralised averaging of weights. Settings: `period`: local steps between averages;
+`compression`: none, float16 or 8bit.
 
-Chosen: `DecentralizedAverager` over a hivemind DHT, called by all ranks after every `period` steps, in the foreground. `hivemind.Optimizer`
-with `use_local_updates=True` does the same averaging, but decides by clock and estimated sample counts after which step, so that two runs
-are not the same run; this averager is what it stands on. `target_group_size` is the world, so a group starts as soon as all are in it, and
-`min_group_size` too: an average of fewer is an error here. `bandwidth` is given, the same for all, so that each reduces an even share.
-Each rank's round is scheduled a second after the rank's before it: the earliest leads, so that two do not follow each other, upon which
-hivemind 1.1.12 can lose one of four. For the same reason each rank greets all before it when it starts: two that first dial each other in
-the same all-reduce can both fail, and it then waits for `allreduce_timeout`.
-The DHT listens on this host's own address only; relays, NAT mapping and reachability probes, which look for other hosts, are off.
+Chosen: `DecentralizedAverager` over a hivemind DHT, called by all ranks after every `period` steps,
+in the foreground. `hivemind.Optimizer` with `use_local_updates=True` does the same averaging, but
+decides by clock and estimated sample counts after which step, so that two runs are not the same
+run; this averager is what it stands on. `target_group_size` is the world, so a group starts as soon
+as all are in it, and `min_group_size` too: an average of fewer is an error here. `bandwidth` is
+given, the same for all, so that each reduces an even share. Each rank's round is scheduled a second
+after the rank's before it: the earliest leads, so that two do not follow each other, upon which
+hivemind 1.1.12 can lose one of four. For the same reason each rank greets all before it when it
+starts: two that first dial each other in the same all-reduce can both fail, and it then waits for
+`allreduce_timeout`. The DHT listens on this host's own address only; relays, NAT mapping and
+reachability probes, which look for other hosts, are off.
 
-hivemind 1.1.12 with NumPy 2.4 reports success without having averaged in its 8-bit codecs, so an older NumPy is pinned, and a round that
-changed no weight although others had other weights is an error.
+hivemind 1.1.12 with NumPy 2.4 reports success without having averaged in its 8-bit codecs, so an
+older NumPy is pinned, and a round that changed no weight although others had other weights is an
+error.
 
-A peer that fails inside a round leaves its part of the weights out of it: hivemind then warns "received N% results" on standard error
-and goes on, as it is meant to, with ranks that differ by more than the codec's error.
+A peer that fails inside a round leaves its part of the weights out of it: hivemind then warns
+"received N% results" on standard error and goes on, as it is meant to, with ranks that differ by
+more than the codec's error.
 
-`common` shows the last average, which the averager holds. With a lossy `compression` ranks hold it up to the codec's error.
+`common` shows the last average, which the averager holds. With a lossy `compression` ranks hold it
+up to the codec's error.
 """
 
 from __future__ import annotations
@@ -33,12 +40,19 @@ from thinwire.bench.rivals._meeting import board, own_address
 
 ABOUT = "hivemind DecentralizedAverager over its DHT"
 REQUIRES: tuple[str, ...] = (
-    "hivemind==1.1.12 numpy==1.26.4 scipy==1.15.3 configargparse==1.9.0 base58==2.1.1 blake3==1.0.11 cryptography==50.0.2 "
-    "grpcio-tools==1.85.1 mmh3==5.3.1 morphys==1.0 msgpack==1.2.4 netaddr==1.3.0 prefetch_generator==1.0.3 py-cid==0.5.0 "
-    "py-multibase==2.0.0 py-multicodec==1.0.0 py-multihash==3.0.0 python-baseconv==1.2.2 six==1.17.0 uvloop==0.23.0 varint==1.0.2",
+    "hivemind==1.1.12 numpy==1.26.4 scipy==1.15.3 configargparse==1.9.0 base58==2.1.1 "
+    "blake3==1.0.11 cryptography==50.0.2 "
+    "grpcio-tools==1.85.1 mmh3==5.3.1 morphys==1.0 msgpack==1.2.4 netaddr==1.3.0 "
+    "prefetch_generator==1.0.3 py-cid==0.5.0 "
+    "py-multibase==2.0.0 py-multicodec==1.0.0 py-multihash==3.0.0 python-baseconv==1.2.2 "
+    "six==1.17.0 uvloop==0.23.0 varint==1.0.2",
 )
 MATCHMAKING_S = 5.0  # hivemind's default: a round that is not full waits so long
-CODECS = {"none": "NoCompression", "float16": "Float16Compression", "8bit": "Uniform8BitQuantization"}
+CODECS = {
+    "none": "NoCompression",
+    "float16": "Float16Compression",
+    "8bit": "Uniform8BitQuantization",
+}
 
 
 class Averaged(Loop):
@@ -54,9 +68,18 @@ class Averaged(Loop):
         from hivemind import compression  # type: ignore[import-not-found, unused-ignore]
         from hivemind.utils import get_dht_time  # type: ignore[import-not-found, unused-ignore]
 
-        self.board, self.world, self.timeout, self.steps = board(place, job.timeout), place.world, job.timeout, 0
+        self.board, self.world, self.timeout, self.steps = (
+            board(place, job.timeout),
+            place.world,
+            job.timeout,
+            0,
+        )
         self.rank, self.time = place.rank, get_dht_time
-        before = [each for rank in range(place.rank) for each in self.board.get(f"peer/{rank}").decode().split()]
+        before = [
+            each
+            for rank in range(place.rank)
+            for each in self.board.get(f"peer/{rank}").decode().split()
+        ]
         self.dht = hivemind.DHT(
             initial_peers=before or None,
             host_maddrs=[f"/ip4/{own_address(place)}/tcp/0"],
@@ -105,7 +128,9 @@ class Averaged(Loop):
         if told is None or len(told) != self.world:
             raise RuntimeError(f"hivemind averaged {told and len(told)} of {self.world} ranks")
         with self.averager.get_tensors() as held:
-            if len(set(told.values())) > 1 and all(torch.equal(mine, param) for mine, param in zip(held, self.params, strict=True)):
+            if len(set(told.values())) > 1 and all(
+                torch.equal(mine, param) for mine, param in zip(held, self.params, strict=True)
+            ):
                 raise RuntimeError("hivemind reported an average, but no weight has changed")
             for mine, param in zip(held, self.params, strict=True):
                 param.copy_(mine)

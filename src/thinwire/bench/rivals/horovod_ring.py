@@ -1,11 +1,14 @@
 """Horovod's ring all-reduce over gloo. Settings: `compression`: none or fp16.
 
-Chosen: `DistributedOptimizer`, which sends gradients while the backward pass runs, with Horovod's own fusion (128 MB) and cycle (1 ms).
-Clipping follows Horovod's documentation: `synchronize()`, clip, then `step()` inside `skip_synchronize()`. `horovodrun` wants ssh; this
-does what it does after that: rank 0 runs the rendezvous server, and each rank gets its slot by environment variables, as a host of its own.
+Chosen: `DistributedOptimizer`, which sends gradients while the backward pass runs, with Horovod's
+own fusion (128 MB) and cycle (1 ms). Clipping follows Horovod's documentation: `synchronize()`,
+clip, then `step()` inside `skip_synchronize()`. `horovodrun` wants ssh; this does what it does
+after that: rank 0 runs the rendezvous server, and each rank gets its slot by environment variables,
+as a host of its own.
 
-Horovod 0.28.1, the last, compiles as C++14, which torch's headers refuse since 2.1. Its sources are left alone: CMake's launcher variable
-appends the newer standard to every compiler call. It needs cmake and a C++ compiler, and about two minutes.
+Horovod 0.28.1, the last, compiles as C++14, which torch's headers refuse since 2.1. Its sources are
+left alone: CMake's launcher variable appends the newer standard to every compiler call. It needs
+cmake and a C++ compiler, and about two minutes.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ class Ring(Loop):
         from horovod.runner.http.http_server import RendezvousServer  # type: ignore[import-not-found, unused-ignore]
 
         self.hvd, self.board, self.server = hvd, board(place, job.timeout), None
-        slots = get_host_assignments(parse_hosts(",".join(f"rank{rank}:1" for rank in range(place.world))), place.world)
+        slots = get_host_assignments(
+            parse_hosts(",".join(f"rank{rank}:1" for rank in range(place.world))), place.world
+        )
         if place.rank == 0:
             self.server = RendezvousServer()
             port = self.server.start()

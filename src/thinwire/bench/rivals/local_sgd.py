@@ -1,10 +1,11 @@
 """Hugging Face accelerate's LocalSGD. Settings: `period`: local steps between averages.
 
-Chosen: the loop of accelerate's guide to local SGD, on CPU and gloo. There is nothing else to set: `LocalSGD` waits for all ranks, then
-averages the weights tensor by tensor, one all-reduce after another, in full precision.
+Chosen: the loop of accelerate's guide to local SGD, on CPU and gloo. There is nothing else to set:
+`LocalSGD` waits for all ranks, then averages the weights tensor by tensor, one all-reduce after
+another, in full precision.
 
-`common` averages a copy of the weights with `Accelerator.reduce`, as `LocalSGD` itself does on leaving its context; training goes on from
-its own weights. That talk is the rival's too.
+`common` averages a copy of the weights with `Accelerator.reduce`, as `LocalSGD` itself does on
+leaving its context; training goes on from its own weights. That talk is the rival's too.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class LocalSteps(Loop):
 
     def close(self) -> None:
         """See `Trainer`."""
-        self.local.__exit__(None, None, None)  # which averages the weights, as after a user's `with`
+        self.local.__exit__(
+            None, None, None
+        )  # which averages the weights, as after a user's `with`
         self.accelerator.end_training()
         if dist.is_initialized():
             dist.destroy_process_group()

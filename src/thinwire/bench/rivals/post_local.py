@@ -1,10 +1,13 @@
-"""torch's post-local SGD. Settings: `period`: local steps between averages; `start`: steps of plain DDP before that.
+"""torch's post-local SGD. Settings: `period`: local steps between averages; `start`: steps of plain
+DDP before that.
 
-Chosen: `post_local_gradient_allreduce=False` and subgroups of one rank, so that a local step sends nothing (torch's default averages
-gradients within a host, and each of these hosts is one rank). The averager is torch's flat `PeriodicModelAverager`, one all-reduce of all
-weights. It averages after steps start, start + period, ...: the first time after a single local step.
+Chosen: `post_local_gradient_allreduce=False` and subgroups of one rank, so that a local step sends
+nothing (torch's default averages gradients within a host, and each of these hosts is one rank). The
+averager is torch's flat `PeriodicModelAverager`, one all-reduce of all weights. It averages after
+steps start, start + period, ...: the first time after a single local step.
 
-`common` averages a copy of the weights, as a user does before keeping them; training goes on from its own. That talk is the rival's too.
+`common` averages a copy of the weights, as a user does before keeping them; training goes on from
+its own. That talk is the rival's too.
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import (
+    PostLocalSGDState,
+    post_localSGD_hook,
+)
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
 from torch.distributed.optim import PostLocalSGDOptimizer
@@ -36,7 +42,9 @@ class PostLocal(Loop):
     def __init__(self, job: Job) -> None:
         period, self.start = job.settings["period"], job.settings["start"]
         if period < 1 or self.start < 0:
-            raise ValueError(f"period={period}, start={self.start}: a period is 1 or more, a start 0 or more")
+            raise ValueError(
+                f"period={period}, start={self.start}: a period is 1 or more, a start 0 or more"
+            )
         dist.init_process_group("gloo", timeout=timedelta(seconds=job.timeout))
         self.net = DistributedDataParallel(job.new_model(), gradient_as_bucket_view=True)
         alone, _ = dist.new_subgroups(group_size=1)

@@ -1,16 +1,23 @@
-"""torchft's DiLoCo. Settings: `period`, `lr` and `momentum` (0.9) outside, `fragments`; Streaming DiLoCo's `delay` (0) and `alpha` (0).
+"""torchft's DiLoCo. Settings: `period`, `lr` and `momentum` (0.9) outside, `fragments`; Streaming
+DiLoCo's `delay` (0) and `alpha` (0).
 
-Every rank is a replica group of its own, as torchft's trainers have it; rank 0 also runs their lighthouse. Chosen:
+Every rank is a replica group of its own, as torchft's trainers have it; rank 0 also runs their
+lighthouse. Chosen:
 
-- outer optimiser: SGD with Nesterov momentum, one for each fragment, as torchft's own trainer; `use_async_quorum=False`, which
-  DiLoCo insists on.
-- `init_sync=False`: the manager's documentation asks for it where all ranks start from the same seed.
-- one bucket for each fragment: faster than one all-reduce for each tensor, but torchft 0.2.0's bucketised path leaves tensors out, without
-  an error, where a fragment is larger than `bucket_cap_mb`. So the cap is set to the largest fragment, rounded up.
-- no `should_quantize`: without Triton's kernels and a GPU it sends full precision, and does not say so.
-- a fragment is synchronised every `period` steps, one of them every period / fragments steps; torchft demands that it divides evenly.
+- outer optimiser: SGD with Nesterov momentum, one for each fragment, as torchft's own trainer;
+  `use_async_quorum=False`, which DiLoCo insists on.
+- `init_sync=False`: the manager's documentation asks for it where all ranks start from the same
+  seed.
+- one bucket for each fragment: faster than one all-reduce for each tensor, but torchft 0.2.0's
+  bucketised path leaves tensors out, without an error, where a fragment is larger than
+  `bucket_cap_mb`. So the cap is set to the largest fragment, rounded up.
+- no `should_quantize`: without Triton's kernels and a GPU it sends full precision, and does not say
+  so.
+- a fragment is synchronised every `period` steps, one of them every period / fragments steps;
+  torchft demands that it divides evenly.
 
-`common` shows the global weights, which a fragment keeps as `original_parameters`: what torchft checkpoints. Training goes on from its own.
+`common` shows the global weights, which a fragment keeps as `original_parameters`: what torchft
+checkpoints. Training goes on from its own.
 """
 
 from __future__ import annotations
@@ -34,7 +41,8 @@ from thinwire.testing.gpt import GPT
 
 ABOUT = "torchft's DiLoCo on gloo, each rank a replica group"
 REQUIRES: tuple[str, ...] = (
-    "torchft==0.2.0 opentelemetry-api==1.42.1 opentelemetry-sdk==1.42.1 opentelemetry-exporter-otlp-proto-http==1.42.1",
+    "torchft==0.2.0 opentelemetry-api==1.42.1 opentelemetry-sdk==1.42.1 "
+    "opentelemetry-exporter-otlp-proto-http==1.42.1",
 )
 
 
@@ -44,7 +52,10 @@ class DiLoCoSteps(Loop):
     def __init__(self, job: Job, place: Place) -> None:
         self.net = job.new_model()
         self.optimizer = job.new_optimizer(self.net)
-        fragments, momentum = fragments_of(self.net, job.settings["fragments"]), job.settings.get("momentum", 0.9)
+        fragments, momentum = (
+            fragments_of(self.net, job.settings["fragments"]),
+            job.settings.get("momentum", 0.9),
+        )
         os.environ.setdefault("RUST_LOG", "warn")  # else every quorum writes a page
         from torchft import Manager, ProcessGroupGloo  # type: ignore[import-not-found, unused-ignore]
         from torchft.coordination import LighthouseServer  # type: ignore[import-not-found, unused-ignore]
@@ -55,7 +66,9 @@ class DiLoCoSteps(Loop):
         if place.rank == 0:
             self.lighthouse = LighthouseServer(bind=f"{place.address}:0", min_replicas=place.world)
             # Its own idea of its address is the host's name, which other hosts need not know.
-            self.board.set("lighthouse", f"http://{place.address}:{urlsplit(self.lighthouse.address()).port}")
+            self.board.set(
+                "lighthouse", f"http://{place.address}:{urlsplit(self.lighthouse.address()).port}"
+            )
         self.store = TCPStore(own, 0, is_master=True, wait_for_workers=False, timeout=within)
         self.manager = Manager(
             pg=ProcessGroupGloo(timeout=within),
@@ -79,10 +92,21 @@ class DiLoCoSteps(Loop):
             self.manager,
             fragments,
             self.optimizer,
-            [torch.optim.SGD(part.parameters(), lr=job.settings["lr"], momentum=momentum, nesterov=momentum > 0) for part in fragments],
+            [
+                torch.optim.SGD(
+                    part.parameters(),
+                    lr=job.settings["lr"],
+                    momentum=momentum,
+                    nesterov=momentum > 0,
+                )
+                for part in fragments
+            ],
             sync_every=job.settings["period"],
             use_bucketization=True,
-            bucket_cap_mb=max(math.ceil(sum(param.nbytes for param in part.parameters()) / 2**20) for part in fragments),
+            bucket_cap_mb=max(
+                math.ceil(sum(param.nbytes for param in part.parameters()) / 2**20)
+                for part in fragments
+            ),
             fragment_sync_delay=job.settings.get("delay", 0),
             fragment_update_alpha=job.settings.get("alpha", 0.0),
         )
@@ -116,13 +140,20 @@ class DiLoCoSteps(Loop):
 
 
 def fragments_of(model: GPT, count: int) -> list[nn.Module]:
-    """The model in `count` runs of layers, of like sizes; what it shares, such as a tied head, is in the first that holds it."""
+    """The model in `count` runs of layers, of like sizes; what it shares, such as a tied head, is
+    in the first that holds it."""
     if count == 1:
         return [model]
     head = [] if model.config.tie else [model.head]
-    layers: list[nn.Module] = [nn.ModuleList([model.embed, model.place]), *model.blocks, nn.ModuleList([model.norm, *head])]
+    layers: list[nn.Module] = [
+        nn.ModuleList([model.embed, model.place]),
+        *model.blocks,
+        nn.ModuleList([model.norm, *head]),
+    ]
     if not 1 <= count <= len(model.blocks):
-        raise ValueError(f"fragments={count}: this model has {len(model.blocks)} blocks; take 1 to that many")
+        raise ValueError(
+            f"fragments={count}: this model has {len(model.blocks)} blocks; take 1 to that many"
+        )
     sizes = [sum(param.numel() for param in layer.parameters()) for layer in layers]
     runs: list[list[nn.Module]] = [[] for _ in range(count)]
     gone = 0
@@ -130,7 +161,10 @@ def fragments_of(model: GPT, count: int) -> list[nn.Module]:
         runs[min(count - 1, (gone + size // 2) * count // sum(sizes))].append(layer)
         gone += size
     if not all(runs):
-        raise ValueError(f"fragments={count}: one layer of this model is larger than a fragment would be; take fewer")
+        raise ValueError(
+            f"fragments={count}: one layer of this model is larger than a fragment would be; take "
+            "fewer"
+        )
     return [nn.ModuleList(run) for run in runs]
 
 
