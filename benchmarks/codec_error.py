@@ -33,7 +33,7 @@ from benchmarks.common import emit, parser
 from benchmarks.rival_codecs import LIBRARIES, REQUIRES, TURNS, WARM, Gradient
 from thinwire.bench.codecs import laid
 from thinwire.bench.environments import python_for
-from thinwire.core import Codec, Seat, Spec, State
+from thinwire.core import Codec, RankContext, Spec, State
 from thinwire.data.cache import cache_folder
 from thinwire.errors import BenchError
 from thinwire.spell import spelled
@@ -245,10 +245,10 @@ class Judge:
         for span in spans:
             tensors = {name: self.gradient[name] for name in span}
             x, spec = laid(tensors)
-            seat = Seat(rank=0, group=(0,), step=0, seed=seed)
-            state = codec.init(spec, seat)
+            ctx = RankContext(rank=0, group=(0,), step=0, seed=seed)
+            state = codec.init(spec, ctx)
             for step in range(flights):
-                told, value = _spoken(codec, x, spec, state, replace(seat, step=step))
+                told, value = _spoken(codec, x, spec, state, replace(ctx, step=step))
             nbytes += told
             for part in spec.parts:
                 exact = x[part.begin : part.end].double()
@@ -260,14 +260,16 @@ class Judge:
         return Ours(nbytes, total, {name: wrong[name] / size[name] for name in self.gradient})
 
 
-def _spoken(codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[int, Tensor]:
+def _spoken(
+    codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+) -> tuple[int, Tensor]:
     """The bytes of one flight that one rank alone sends, and what arrives of it."""
-    talk, nbytes = codec.rounds(x, spec, state, seat), 0
+    talk, nbytes = codec.rounds(x, spec, state, ctx), 0
     try:
         packet = next(talk)
         while True:
             nbytes += packet.payload.numel()
-            packet = talk.send(packet.open(packet.payload.clone(), seat.rank))
+            packet = talk.send(packet.open(packet.payload.clone(), ctx.rank))
     except StopIteration as end:
         return nbytes, end.value.total
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.common import emit, parser
 from thinwire.bench.codecs import heard, laid, read
-from thinwire.core import Coder, Seat, Spec
+from thinwire.core import Coder, RankContext, Spec
 from thinwire.what import (
     budget,
     cast,
@@ -37,7 +37,7 @@ from thinwire.what import (
 )
 from thinwire.what.entropy import _coder, _parted, _shorter
 
-SEAT = Seat(rank=0, group=(0,), step=0, seed=0)
+SEAT = RankContext(rank=0, group=(0,), step=0, seed=0)
 TURNS = 5
 SHARES = (0.01, 0.02, 0.04, 0.08, 0.16)  # of the bytes
 ANYTHING = (0, 2, 3, 4, 5, 6, 7, 8)

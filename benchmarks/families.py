@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from thinwire import Strategy
 from thinwire.bench.records import environment
-from thinwire.core import Codec, Part, Seat, Spec, State
+from thinwire.core import Codec, Part, RankContext, Spec, State
 from thinwire.data.batches import Batches, validation_windows
 from thinwire.data.english import english
 from thinwire.drive.local import run
@@ -371,8 +371,10 @@ class Task:
         strategy = Strategy(every(1), codec, native() if codec.summable else gather(), gradients())
         optimizer = _optimizer(each, model.weights)
         ranks = tuple(range(WORLD))
-        seats = {rank: Seat(rank, ranks, 0, each.seed) for rank in ranks}
-        states = {rank: strategy.how.init(strategy.what, model.spec, seats[rank]) for rank in ranks}
+        contexts = {rank: RankContext(rank, ranks, 0, each.seed) for rank in ranks}
+        states = {
+            rank: strategy.how.init(strategy.what, model.spec, contexts[rank]) for rank in ranks
+        }
         batches = {
             rank: Batches(
                 self.train,
@@ -400,7 +402,7 @@ class Task:
                     x / WORLD,
                     model.spec,
                     states[rank],
-                    replace(seats[rank], step=step),
+                    replace(contexts[rank], step=step),
                 )
             if not loss < LOST:  # also of no number
                 return {

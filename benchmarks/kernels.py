@@ -31,7 +31,7 @@ from torch import Tensor
 from benchmarks.common import emit, parser, table
 from benchmarks.rival_codecs import REQUIRES
 from thinwire.bench.environments import python_for
-from thinwire.core import Coder, Part, Seat, Spec
+from thinwire.core import Coder, Part, RankContext, Spec
 from thinwire.data.cache import cache_folder
 from thinwire.errors import BenchError
 from thinwire.kernels import fast, native, reference
@@ -295,7 +295,7 @@ def limits() -> Iterator[tuple[str, Callable[[], object], int]]:
     yield "... and before written in place (before.add_(x))", lambda: before.add_(x), 4 * N
 
 
-SEAT = Seat(0, (0,), 0, 0)
+SEAT = RankContext(0, (0,), 0, 0)
 
 
 def spec_of(x: Tensor) -> Spec:

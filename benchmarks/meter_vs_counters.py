@@ -23,7 +23,7 @@ import torch.distributed as dist
 import thinwire
 from benchmarks.common import batch, emit, model, parser, run_ranks, table
 from thinwire import Strategy, recipes
-from thinwire.core import Seat
+from thinwire.core import RankContext
 from thinwire.engine import Syncer
 from thinwire.how import gather, two_shot
 from thinwire.what import feedback, topk, uniform
@@ -56,9 +56,9 @@ def expected_bytes(sync: Syncer, steps: int) -> float:
     """The closed form for this rank: bytes of one flight of every slice, times the launches in
     `steps` steps."""
     how, what = sync.strategy.how, sync.strategy.what
-    seat = Seat(sync.driver.rank, tuple(range(sync.driver.world)), step=0, seed=0)
+    ctx = RankContext(sync.driver.rank, tuple(range(sync.driver.world)), step=0, seed=0)
     flight = [
-        how.sent_nbytes(what, part.spec, seat) for bucket in sync.buckets for part in bucket.slices
+        how.sent_nbytes(what, part.spec, ctx) for bucket in sync.buckets for part in bucket.slices
     ]
     return sum(nbytes or 0.0 for nbytes in flight) * (steps // sync.strategy.when.period)
 

@@ -38,7 +38,7 @@ import thinwire.how
 import thinwire.what  # noqa: F401  (its members must be known before one is spelled)
 from benchmarks.common import Neighbours, emit, parser, table, with_kept
 from benchmarks.plain_sockets import Plain
-from thinwire.core import LOCAL_NETWORK, Link, Seat, Spec
+from thinwire.core import LOCAL_NETWORK, Link, RankContext, Spec
 from thinwire.drive.sim import Wires, simulate
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import probe
@@ -111,8 +111,8 @@ class Cell:
         return uniform(self.world, self.rate, wire, **more)
 
     @property
-    def seats(self) -> list[Seat]:
-        return [Seat(rank, tuple(range(self.world)), 0, 0) for rank in range(self.world)]
+    def contexts(self) -> list[RankContext]:
+        return [RankContext(rank, tuple(range(self.world)), 0, 0) for rank in range(self.world)]
 
     @property
     def spans(self) -> tuple[Spec, ...]:
@@ -210,9 +210,9 @@ class Ranks:
             self.link = probe.measured(
                 self.driver, Meter(cell.world), torch.device("cpu"), self.driver.transport
             )
-        self.codec, self.seat, self.spans = (
+        self.codec, self.ctx, self.spans = (
             spelled("what", cell.codec),
-            cell.seats[self.rank],
+            cell.contexts[self.rank],
             cell.spans,
         )
         self.x = torch.randn(cell.values, generator=torch.Generator().manual_seed(self.rank))
@@ -222,9 +222,9 @@ class Ranks:
             return
         self.route = spelled("how", cell.route).settle(cell.world, self.link)
         self.driver.prepare(self.route.groups(cell.world))
-        self.states = [self.route.init(self.codec, span, self.seat) for span in self.spans]
+        self.states = [self.route.init(self.codec, span, self.ctx) for span in self.spans]
         self.closed = sum(
-            self.route.sent_nbytes(self.codec, span, self.seat) or 0.0 for span in self.spans
+            self.route.sent_nbytes(self.codec, span, self.ctx) or 0.0 for span in self.spans
         )
         if cell.plain:
             each = torch.tensor(self.closed / 2 / (cell.world - 1))
@@ -240,7 +240,7 @@ class Ranks:
         handles = []
         for i, (span, state) in enumerate(zip(self.spans, self.states, strict=True)):
             flight = self.route.carry(
-                self.codec, self.x[span.begin : span.end], span, state, self.seat
+                self.codec, self.x[span.begin : span.end], span, state, self.ctx
             )
             handles.append(self.driver.start(flight, i % self.cell.lanes, f"slice {i}"))
         for handle in handles:
@@ -255,7 +255,7 @@ class Ranks:
         for i, span in enumerate(self.spans):
             flat = self.x[span.begin : span.end].view(torch.uint8)
             self.driver.start(
-                broadcast(flat, self.seat, WAYS[self.cell.route]), 0, f"slice {i}"
+                broadcast(flat, self.ctx, WAYS[self.cell.route]), 0, f"slice {i}"
             ).wait()
 
     def gloo(self) -> None:
@@ -362,8 +362,8 @@ def _figures(cell: Cell, told: dict[str, Any], counts: dict[str, Count]) -> dict
     if cell.node > 1:
         route, codec = cast(hierarchical, spelled("how", cell.route)), spelled("what", cell.codec)
         outer = [
-            sum(route.outer_nbytes(codec, span, seat) or 0.0 for span in cell.spans)
-            for seat in cell.seats
+            sum(route.outer_nbytes(codec, span, ctx) or 0.0 for span in cell.spans)
+            for ctx in cell.contexts
         ]
         must = max(
             sum(outer[first : first + cell.node]) for first in range(0, cell.world, cell.node)
@@ -402,11 +402,11 @@ def reckoned(told: dict[str, Any]) -> dict[str, Any]:
         spelled("what", cell.codec),
         cell.spans,
     )
-    seconds = max(route.seconds(codec, span, seat, link) for seat in cell.seats)
+    seconds = max(route.seconds(codec, span, ctx, link) for ctx in cell.contexts)
     x = torch.zeros(span.numel)
     flights = {
-        seat.rank: route.carry(codec, x.clone(), span, route.init(codec, span, seat), seat)
-        for seat in cell.seats
+        ctx.rank: route.carry(codec, x.clone(), span, route.init(codec, span, ctx), ctx)
+        for ctx in cell.contexts
     }
     return told | {"formula_s": seconds, "simulated_s": simulate(flights, Wires(link)).seconds}
 

@@ -13,7 +13,7 @@ from statistics import fmean
 import torch
 
 from thinwire import Strategy, recipes
-from thinwire.core import Part, Seat, Spec
+from thinwire.core import Part, RankContext, Spec
 from thinwire.errors import StrategyError
 from thinwire.how import gather, two_shot
 from thinwire.on import deltas, gradients, nesterov, parameters
@@ -47,7 +47,7 @@ def bytes_a_parameter_and_step(strategy: Strategy) -> float:
     numel = SHAPE[0] * SHAPE[1]
     spec = Spec((Part("matrix", SHAPE, 0, "matrix"),), begin=0, numel=numel, dtype=torch.float32)
     sent = [
-        strategy.how.sent_nbytes(strategy.what, spec, Seat(rank, RANKS, step=0, seed=0))
+        strategy.how.sent_nbytes(strategy.what, spec, RankContext(rank, RANKS, step=0, seed=0))
         for rank in RANKS
     ]
     return fmean(nbytes for nbytes in sent if nbytes is not None) / numel / strategy.when.period

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Driver, Part, Role, Route, Seat, Spec
+from thinwire.core import Codec, Driver, Part, RankContext, Role, Route, Spec
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.what import cast, feedback, lowrank, threshold, topk, uniform
 
@@ -47,19 +47,19 @@ class Proof:
         record, group = Record(), tuple(range(driver.world))
         driver.prepare(self.route.groups(driver.world))
         states = {
-            b: self.route.init(self.codec, spec, self._seat(driver, group, 0, b))
+            b: self.route.init(self.codec, spec, self._context(driver, group, 0, b))
             for b, spec in SPECS.items()
         }
         air = {}
         for step in range(STEPS + self.delay):
             for b, spec in SPECS.items():
                 if step < STEPS:
-                    seat, x = self._seat(driver, group, step, b), self.say(driver.rank, step, b)
-                    flight = self.route.carry(self.codec, x, spec, states[b], seat)
+                    ctx, x = self._context(driver, group, step, b), self.say(driver.rank, step, b)
+                    flight = self.route.carry(self.codec, x, spec, states[b], ctx)
                     air[step, b] = driver.start(
                         flight, b % driver.lanes, f"bucket {b} of step {step}"
                     )
-                    record.stated_bytes[b] = self.route.sent_nbytes(self.codec, spec, seat)
+                    record.stated_bytes[b] = self.route.sent_nbytes(self.codec, spec, ctx)
             for b in SPECS:
                 if step >= self.delay:
                     handle = air.pop((step - self.delay, b))
@@ -72,8 +72,10 @@ class Proof:
                     record.kept[b][leaf.spec.begin : leaf.spec.end] += leaf.value
         return record
 
-    def _seat(self, driver: Driver, group: tuple[int, ...], step: int, bucket: int) -> Seat:
-        return Seat(driver.rank, group, step, 7, f"bucket {bucket}")
+    def _context(
+        self, driver: Driver, group: tuple[int, ...], step: int, bucket: int
+    ) -> RankContext:
+        return RankContext(driver.rank, group, step, 7, f"bucket {bucket}")
 
 
 def _bucket(*shapes: tuple[Role, tuple[int, ...]]) -> Spec:

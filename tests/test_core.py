@@ -1,4 +1,4 @@
-"""Spans, seats and state: what every member stands on."""
+"""Spans, contexts and state: what every member stands on."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -15,8 +15,8 @@ from thinwire.core import (
     Leaf,
     Outcome,
     Part,
+    RankContext,
     Rounds,
-    Seat,
     Spec,
     State,
     allreduce_nbytes,
@@ -98,30 +98,32 @@ def test_sums_are_in_float32_or_wider(dtype: torch.dtype, work: torch.dtype) -> 
 
 
 def test_others_come_in_the_order_of_a_phased_exchange() -> None:
-    assert Seat(5, (1, 2, 5, 7), 0, 0).others == (7, 1, 2)
-    assert Seat(5, (1, 2, 5, 7), 0, 0).place == 2
+    assert RankContext(5, (1, 2, 5, 7), 0, 0).others == (7, 1, 2)
+    assert RankContext(5, (1, 2, 5, 7), 0, 0).group_rank == 2
 
 
 def test_draws_are_keyed_by_everything_that_tells_speakers_apart() -> None:
-    seat, spec = Seat(1, (1, 2), 3, 4, "key"), span_of([10, 10])
+    ctx, spec = RankContext(1, (1, 2), 3, 4, "key"), span_of([10, 10])
 
-    def drawn(seat: Seat, spec: Spec, shared: bool) -> float:
-        return float(torch.rand((), generator=seat.draws(spec, shared=shared), dtype=torch.float64))
+    def drawn(ctx: RankContext, spec: Spec, shared: bool) -> float:
+        return float(
+            torch.rand((), generator=ctx.generator(spec, shared=shared), dtype=torch.float64)
+        )
 
     changes = [
-        replace(seat, step=9),
-        replace(seat, seed=9),
-        replace(seat, key="other"),
-        seat.under("back"),
+        replace(ctx, step=9),
+        replace(ctx, seed=9),
+        replace(ctx, key="other"),
+        ctx.child("back"),
     ]
     for shared in (True, False):
-        first = drawn(seat, spec, shared)
-        assert drawn(replace(seat), spec, shared) == first
+        first = drawn(ctx, spec, shared)
+        assert drawn(replace(ctx), spec, shared) == first
         assert all(drawn(changed, spec, shared) != first for changed in changes)
-        assert drawn(seat, spec.span(10, 20), shared) != first
-        assert (drawn(replace(seat, rank=2), spec, shared) == first) == shared
+        assert drawn(ctx, spec.span(10, 20), shared) != first
+        assert (drawn(replace(ctx, rank=2), spec, shared) == first) == shared
         assert (
-            drawn(replace(seat, group=(1, 2, 3)), spec, shared) == first
+            drawn(replace(ctx, group=(1, 2, 3)), spec, shared) == first
         )  # the world's size moves nothing
 
 
@@ -168,10 +170,10 @@ def test_codecs_are_values(codec: Codec) -> None:
 def test_what_a_coder_sent_outlives_the_sum_that_a_route_writes_into_its_payload() -> None:
     """Where payloads may be added, they are added in place."""
     spec = specs()["no parts"]
-    codec, seat = CODECS["cast"][0], Seat(0, (0, 1), 0, 0)
+    codec, ctx = CODECS["cast"][0], RankContext(0, (0, 1), 0, 0)
 
     def heard(x: torch.Tensor) -> Rounds:
-        return codec.rounds(x, spec, codec.init(spec, seat), seat)
+        return codec.rounds(x, spec, codec.init(spec, ctx), ctx)
 
     flow = heard(torch.ones(100))
     packet = next(flow)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from thinwire.bench.codecs import Figures, frontier, gaussian, laid, measured, read
 from thinwire.cli.main import main
-from thinwire.core import Seat
+from thinwire.core import RankContext
 from thinwire.errors import DataError
 from thinwire.what import feedback, identity, lowrank, topk, uniform
 
@@ -60,7 +60,7 @@ def test_the_frontier() -> None:
 def test_roles_follow_shapes_and_names() -> None:
     _, spec = laid({"bias": torch.ones(3), "embed.weight": torch.ones(2, 2), "w": torch.ones(2, 2)})
     assert [part.role for part in spec.parts] == ["vector", "embedding", "matrix"]
-    assert Seat(0, (0,), 0, 0).world == 1
+    assert RankContext(0, (0,), 0, 0).world == 1
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

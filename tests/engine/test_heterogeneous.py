@@ -16,7 +16,7 @@ from tests.how.flights import watched
 from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire import Strategy
-from thinwire.core import Codec, Driver, Exchange, Part, Route, Seat, Spec
+from thinwire.core import Codec, Driver, Exchange, Part, RankContext, Route, Spec
 from thinwire.drive.local import run
 from thinwire.errors import AttachError, DisagreementError
 from thinwire.how import gather, hierarchical, native, two_shot
@@ -153,10 +153,14 @@ def test_each_level_of_links_has_its_codec() -> None:
             sent[peer // 2 == rank // 2] += payload.numel()
 
     route = hierarchical((two_shot(), inside), two_shot(), 2)
-    seats = [Seat(rank, world, 0, 0) for rank in world]
+    contexts = [RankContext(rank, world, 0, 0) for rank in world]
     flights = {
         r: route.carry(
-            outside, noise(4096, key=r).float(), spec, route.init(outside, spec, seats[r]), seats[r]
+            outside,
+            noise(4096, key=r).float(),
+            spec,
+            route.init(outside, spec, contexts[r]),
+            contexts[r],
         )
         for r in world
     }

@@ -14,7 +14,7 @@ import thinwire
 from tests.engine.models import WIDTH, batch, loss_of, mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
-from thinwire.core import Seat
+from thinwire.core import RankContext
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.how import gather, native
 from thinwire.on import deltas, gradients, nesterov, parameters, sgd
@@ -624,9 +624,9 @@ def _report(rank: int, strategy: Strategy) -> tuple[float, float, str]:
         model, optimizer, strategy, bucket_bytes=2000, slice_bytes=1000, lanes=2
     ) as sync:
         train(model, optimizer, rank, range(5))
-        seat = Seat(rank, tuple(range(sync.driver.world)), 0, 0)
+        ctx = RankContext(rank, tuple(range(sync.driver.world)), 0, 0)
         closed = sum(
-            strategy.how.sent_nbytes(strategy.what, part.spec, seat) * 5
+            strategy.how.sent_nbytes(strategy.what, part.spec, ctx) * 5
             for bucket in sync.buckets
             for part in bucket.slices
         )

@@ -18,7 +18,7 @@ from tests.engine.models import mlp
 from tests.how.flights import launch, values
 from tests.ranks import run_ranks
 from tests.threads import on_threads
-from thinwire.core import Codec, Driver, Link, Route, Seat, Spec
+from thinwire.core import Codec, Driver, Link, RankContext, Route, Spec
 from thinwire.drive.local import Fabric
 from thinwire.drive.sim import Launch, Wires, simulate
 from thinwire.engine import probe
@@ -32,7 +32,7 @@ from thinwire.what import feedback, identity, lowrank, sign, topk, uniform
 from thinwire.when import every, staggered, warmup
 
 WORLD = 3
-SEAT = Seat(0, tuple(range(WORLD)), 0, 0)
+SEAT = RankContext(0, tuple(range(WORLD)), 0, 0)
 MODEL = [Spec((), 0, numel, torch.float32) for numel in (60_000, 300_000, 200_000)]
 SMALL = (None, 1 << 19, 1 << 18)  # bytes of slices
 
@@ -107,9 +107,9 @@ def test_on_a_long_link_all_lanes_carry_alike() -> None:
 
 def test_a_window_is_a_wait_and_the_wire_is_as_busy_as_without_one() -> None:
     large = [Spec((), 0, 64 << 20, torch.float32)] * 8
-    seat = Seat(0, (0, 1, 2, 3), 0, 0)
+    ctx = RankContext(0, (0, 1, 2, 3), 0, 0)
     found = chosen(
-        [large], identity(), native(), seat, Link(0.01, 125e6, 0.0, 2 << 20), 0.0, COUNTS, SIZES
+        [large], identity(), native(), ctx, Link(0.01, 125e6, 0.0, 2 << 20), 0.0, COUNTS, SIZES
     )
     seconds = float(found.said.partition("flights, ")[2].partition(" s")[0])
     assert seconds >= 8 * 1.5 * 4 * (64 << 20) / 125e6
@@ -130,8 +130,8 @@ def test_fragments_are_reckoned_and_laid_out_by_themselves() -> None:
 
 def test_a_route_without_a_formula_is_refused() -> None:
     class plain(direct):
-        def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-            return Route.seconds(self, codec, spec, seat, link)
+        def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+            return Route.seconds(self, codec, spec, ctx, link)
 
     with pytest.raises(AttachError, match="gives no formula of its seconds"):
         chosen([MODEL], identity(), plain(), SEAT, Link(0.01, 1e6), 0.0, COUNTS, SIZES)

@@ -17,7 +17,7 @@ import thinwire
 from tests.engine.models import mlp, train
 from tests.ranks import run_ranks
 from thinwire import Strategy
-from thinwire.core import Codec, Leaf, Part, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Leaf, Part, RankContext, Rounds, Spec, State
 from thinwire.drive.local import run
 from thinwire.engine.buckets import Airborne, Slice, Track
 from thinwire.engine.flights import _take_back, _tracked
@@ -33,12 +33,12 @@ from thinwire.when import every
 class _last(cast):
     """Remembers this rank's own last values."""
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         return State({"last": Leaf(torch.zeros(spec.numel, dtype=spec.work), "private", spec)})
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         state["last"].value = x.to(spec.work, copy=True)
-        return (yield from super().rounds(x, spec, state, seat))
+        return (yield from super().rounds(x, spec, state, ctx))
 
 
 def _attached(strategy: Strategy, **settings):
@@ -203,7 +203,7 @@ def test_another_world_keeps_the_sum_of_8_bits_to_within_their_precision(world):
 # -----------------------------------------------------------------------------------------------
 
 SPEC = Spec((Part("w", (300,), 0, "vector"),), 0, 300, torch.float32)
-SEAT = Seat(0, (0,), 0, 0)
+SEAT = RankContext(0, (0,), 0, 0)
 
 
 def _slice(codec: Codec) -> tuple[Slice, State]:

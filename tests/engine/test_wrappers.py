@@ -19,7 +19,7 @@ import thinwire
 from tests.engine.models import loss_of, mlp, train, weights_of
 from tests.engine.test_guards import ranks
 from thinwire import Strategy, recipes
-from thinwire.core import Driver, Seat
+from thinwire.core import Driver, RankContext
 from thinwire.drive.local import Fabric
 from thinwire.engine.buckets import build, plan
 from thinwire.engine.savings import warn_if_little
@@ -273,6 +273,10 @@ def _warned(model: nn.Module, strategy: Strategy) -> str:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         warn_if_little(
-            strategy, strategy.how.settle(4), built, Seat(0, (0, 1, 2, 3), 0, 0), stacklevel=1
+            strategy,
+            strategy.how.settle(4),
+            built,
+            RankContext(0, (0, 1, 2, 3), 0, 0),
+            stacklevel=1,
         )
     return "".join(str(each.message) for each in found)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Exchange, Flight, Hop, Outcome, Part, Route, Seat, Spec
+from thinwire.core import Codec, Exchange, Flight, Hop, Outcome, Part, RankContext, Route, Spec
 from thinwire.drive.local import run
 from thinwire.testing.talk import relayed
 
@@ -25,15 +25,15 @@ def values(world: int, spec: Spec, seed: int = 0) -> dict[int, Tensor]:
     }
 
 
-def seats_of(world: int, step: int = 0) -> dict[int, Seat]:
-    return {rank: Seat(rank, tuple(range(world)), step, 0) for rank in range(world)}
+def contexts_of(world: int, step: int = 0) -> dict[int, RankContext]:
+    return {rank: RankContext(rank, tuple(range(world)), step, 0) for rank in range(world)}
 
 
 def launch(
     route: Route, codec: Codec, xs: Mapping[int, Tensor], spec: Spec, step: int = 0
 ) -> dict[int, Flight]:
     """Fresh flights of all ranks."""
-    at = seats_of(len(xs), step)
+    at = contexts_of(len(xs), step)
     return {
         rank: route.carry(codec, x.clone(), spec, route.init(codec, spec, at[rank]), at[rank])
         for rank, x in xs.items()

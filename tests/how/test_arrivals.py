@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.how.flights import seats_of, values
-from thinwire.core import Codec, Flight, Link, Part, Route, Seat, Spec
+from tests.how.flights import contexts_of, values
+from thinwire.core import Codec, Flight, Link, Part, RankContext, Route, Spec
 from thinwire.drive.local import run
 from thinwire.drive.sim import Launch, Report, Wires, simulate
 from thinwire.how import (
@@ -66,17 +66,17 @@ class Ranks:
     def __init__(self, route: Route, codec: Codec) -> None:
         self.route, self.codec, self.slices = route, codec, slices(codec)
         self.states = [
-            {rank: route.init(codec, span, seat) for rank, seat in seats_of(WORLD).items()}
+            {rank: route.init(codec, span, ctx) for rank, ctx in contexts_of(WORLD).items()}
             for _, span in slices(codec)
         ]
 
     def flights(self, number: int, step: int) -> dict[int, Flight]:
         _, span = self.slices[number]
         xs = values(WORLD, span, seed=step)
-        seats: dict[int, Seat] = seats_of(WORLD, step)
+        contexts: dict[int, RankContext] = contexts_of(WORLD, step)
         return {
-            r: self.route.carry(self.codec, xs[r], span, self.states[number][r], seat)
-            for r, seat in seats.items()
+            r: self.route.carry(self.codec, xs[r], span, self.states[number][r], ctx)
+            for r, ctx in contexts.items()
         }
 
 

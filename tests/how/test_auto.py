@@ -1,6 +1,6 @@
 import pytest
 
-from tests.how.flights import bucket, seats_of
+from tests.how.flights import bucket, contexts_of
 from thinwire.core import Codec, Link, Route
 from thinwire.errors import StrategyError
 from thinwire.how import (
@@ -75,7 +75,7 @@ def test_the_choice_is_the_least_of_the_formulas_to_within_five_per_cent() -> No
         for numel in (100, 10**4, 10**6):
             chosen = LAN.choose(identity(), bucket(numel), world)
             seconds = {
-                route: route.seconds(identity(), bucket(numel), seats_of(world)[0], LAN.link)
+                route: route.seconds(identity(), bucket(numel), contexts_of(world)[0], LAN.link)
                 for route in LAN.candidates
             }
             assert seconds[chosen] <= 1.05 * min(seconds.values())

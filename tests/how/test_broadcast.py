@@ -4,7 +4,7 @@ faster."""
 import pytest
 import torch
 
-from tests.how.flights import seats_of
+from tests.how.flights import contexts_of
 from thinwire.core import LOCAL_NETWORK, Flight, Link
 from thinwire.drive.local import run
 from thinwire.drive.sim import Wires, simulate
@@ -27,7 +27,7 @@ def held(world: int, nbytes: int) -> list[torch.Tensor]:
 
 
 def flights(world: int, nbytes: int, link: Link, has: list[torch.Tensor]) -> dict[int, Flight]:
-    return {rank: broadcast(has[rank], seat, link) for rank, seat in seats_of(world).items()}
+    return {rank: broadcast(has[rank], ctx, link) for rank, ctx in contexts_of(world).items()}
 
 
 @pytest.mark.parametrize("link", [SLOW, FAR, LOCAL_NETWORK], ids=["slow", "far", "local"])

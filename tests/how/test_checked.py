@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.how.flights import bucket, launch, seats_of, values
+from tests.how.flights import bucket, contexts_of, launch, values
 from tests.ranks import run_ranks
 from thinwire.core import Codec, Exchange, Flight, Hop, Link, Part, Route, Spec
 from thinwire.drive.local import run
@@ -199,11 +199,9 @@ def test_twice_is_refused() -> None:
 
 
 def test_other_devices_are_refused() -> None:
-    spec, seat = bucket(8), seats_of(2)[0]
-    state = ring().init(identity(), spec, seat)
-    flight: Any = checked(ring()).carry(
-        identity(), torch.empty(8, device="meta"), spec, state, seat
-    )
+    spec, ctx = bucket(8), contexts_of(2)[0]
+    state = ring().init(identity(), spec, ctx)
+    flight: Any = checked(ring()).carry(identity(), torch.empty(8, device="meta"), spec, state, ctx)
     with pytest.raises(StrategyError, match="reads each payload on the CPU, and these are on meta"):
         next(flight)
 

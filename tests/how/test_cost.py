@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.how.flights import EVEN, bucket, launch, seats_of, values
+from tests.how.flights import EVEN, bucket, contexts_of, launch, values
 from thinwire.core import Codec, Cost, Link, Route
 from thinwire.drive.local import run
 from thinwire.drive.sim import Wires, simulate
@@ -89,8 +89,8 @@ def test_bytes_and_messages_are_the_closed_form_the_simulators_and_the_meters(
         xs, sent = values(world, spec), {}
         told = simulate(launch(route, codec, xs, spec), Wires(LINK))
         totals = run(launch(route, codec, xs, spec), sent)
-        for rank, seat in seats_of(world).items():
-            cost = route.cost(codec, spec, seat, LINK)
+        for rank, ctx in contexts_of(world).items():
+            cost = route.cost(codec, spec, ctx, LINK)
             assert cost.sent_bytes == pytest.approx(sent[rank], rel=1e-9)
             assert cost.sent_bytes == pytest.approx(told.sent_bytes[rank], rel=1e-9)
             assert cost.messages == told.messages[rank]
@@ -189,7 +189,7 @@ def test_two_levels_on_two_wires() -> None:
         launch(route, identity(), values(8, spec), spec), Wires(link, hosts=(0,) * 4 + (1,) * 4)
     )
     alone = simulate(launch(route, identity(), values(8, spec), spec), Wires(inside))
-    reckoned = route.seconds(identity(), spec, seats_of(8)[0], link)
+    reckoned = route.seconds(identity(), spec, contexts_of(8)[0], link)
     # the four ranks of a host share its wire, where the formula gives each its own: their share of
     # the bytes takes four times as long
     slow = 2 * spec.numel / 4 / 2 * 4 / link.rate_bytes_per_s
@@ -203,11 +203,11 @@ def test_two_levels_on_two_wires() -> None:
 def test_what_the_data_decides_is_not_stated() -> None:
     from thinwire.what import threshold
 
-    spec, seat = bucket(100), seats_of(3)[0]
-    assert gather().cost(threshold(1.0), spec, seat, LINK) == Cost(
+    spec, ctx = bucket(100), contexts_of(3)[0]
+    assert gather().cost(threshold(1.0), spec, ctx, LINK) == Cost(
         None, None, LINK.seconds(*[threshold(1.0).max_nbytes(spec)] * 2)
     )
-    assert gather().cost(topk(0.1), spec, seat, LINK).sent_bytes == 2 * topk(0.1).nbytes(spec)  # type: ignore[operator]
+    assert gather().cost(topk(0.1), spec, ctx, LINK).sent_bytes == 2 * topk(0.1).nbytes(spec)  # type: ignore[operator]
 
 
 def seconds(route: Route, codec: Codec, world: int, link: Link = LINK) -> float:
@@ -219,8 +219,8 @@ def seconds(route: Route, codec: Codec, world: int, link: Link = LINK) -> float:
 
 def formula(route: Route, codec: Codec, world: int, link: Link = LINK) -> float:
     return max(
-        route.seconds(codec, bucket(2 * 27720 * 16), seat, link)
-        for seat in seats_of(world).values()
+        route.seconds(codec, bucket(2 * 27720 * 16), ctx, link)
+        for ctx in contexts_of(world).values()
     )
 
 

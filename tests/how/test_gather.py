@@ -5,7 +5,7 @@ from tests.how.flights import watched
 from thinwire.core import Codec, Exchange, Flight
 from thinwire.drive.local import run
 from thinwire.how import gather
-from thinwire.testing import check_route, seats, specs
+from thinwire.testing import check_route, contexts, specs
 from thinwire.what import feedback, identity, lowrank, threshold, topk, uniform
 
 MANY = specs()["many parts"]
@@ -22,7 +22,7 @@ def test_laws_with_a_lossy_codec(codec: Codec) -> None:
 
 def test_one_loss_and_not_two() -> None:
     xs = {rank: torch.randn(MANY.numel) for rank in range(3)}
-    at = seats(group=(0, 1, 2))
+    at = contexts(group=(0, 1, 2))
     codec = uniform(4)
     outcomes = run(
         {
@@ -36,7 +36,7 @@ def test_one_loss_and_not_two() -> None:
 
 def test_rounds_are_phased_in_pairs() -> None:
     """In round k everyone sends to the k-th after it, and hears from the k-th before it."""
-    at = seats(group=(0, 1, 2, 3))
+    at = contexts(group=(0, 1, 2, 3))
     hops = {
         rank: next(
             gather().carry(
@@ -60,7 +60,7 @@ def test_rounds_are_phased_in_pairs() -> None:
     ("codec", "hops"), [(topk(0.1), 1), (threshold(1.0), 2), (lowrank(2), 2)], ids=repr
 )
 def test_lengths_go_first_only_where_the_data_sizes_payloads(codec: Codec, hops: int) -> None:
-    at = seats(group=(0, 1))
+    at = contexts(group=(0, 1))
     seen: list[object] = []
 
     def carried(rank: int) -> Flight:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.how.flights import bucket, partners, seats_of, values
+from tests.how.flights import bucket, contexts_of, partners, values
 from tests.threads import on_threads
 from thinwire.core import Codec, Driver, Route, State
 from thinwire.drive.local import run
@@ -41,7 +41,7 @@ def average(
     route: Route, xs: dict[int, Tensor], states: dict[int, State], step: int
 ) -> dict[int, Tensor]:
     """One landing on parameters(): each rank says its share, and takes what it hears."""
-    spec, at = bucket(64), seats_of(len(xs), step)
+    spec, at = bucket(64), contexts_of(len(xs), step)
     outcomes = run(
         {
             rank: route.carry(identity(), x / len(xs), spec, states[rank], at[rank])
@@ -56,7 +56,7 @@ def average(
 def test_parameters_draw_together_and_their_mean_stays(topology: Topology, world: int) -> None:
     route, xs = gossip(topology), values(world, bucket(64))
     states = {
-        rank: route.init(identity(), bucket(64), seat) for rank, seat in seats_of(world).items()
+        rank: route.init(identity(), bucket(64), ctx) for rank, ctx in contexts_of(world).items()
     }
     mean, spread = torch.stack(list(xs.values())).mean(0), [1.0]
     apart = float((torch.stack(list(xs.values())) - mean).norm())
@@ -72,7 +72,7 @@ def test_parameters_draw_together_and_their_mean_stays(topology: Topology, world
 def test_one_peer_exponential_is_exact_after_log2_flights(world: int) -> None:
     route, xs = gossip("exponential"), values(world, bucket(64))
     states = {
-        rank: route.init(identity(), bucket(64), seat) for rank, seat in seats_of(world).items()
+        rank: route.init(identity(), bucket(64), ctx) for rank, ctx in contexts_of(world).items()
     }
     mean = torch.stack(list(xs.values())).mean(0)
     flights = world.bit_length() - 1
@@ -86,7 +86,7 @@ def test_one_peer_exponential_is_exact_after_log2_flights(world: int) -> None:
 
 @given(st.integers(2, 40), st.integers(0, 10**6))
 def test_pairs_are_agreed_on_by_seed_and_step(world: int, step: int) -> None:
-    told = {rank: gossip().peers(seat) for rank, seat in seats_of(world, step).items()}
+    told = {rank: gossip().peers(ctx) for rank, ctx in contexts_of(world, step).items()}
     alone = [rank for rank, (to, _) in told.items() if not to]
     assert len(alone) == world % 2
     for rank, (to, hear) in told.items():
@@ -95,7 +95,7 @@ def test_pairs_are_agreed_on_by_seed_and_step(world: int, step: int) -> None:
 
 
 def test_pairs_change_from_step_to_step() -> None:
-    drawn = {gossip().peers(seats_of(16, step)[0])[0][0] for step in range(60)}
+    drawn = {gossip().peers(contexts_of(16, step)[0])[0][0] for step in range(60)}
     assert len(drawn) > 10
 
 

@@ -12,7 +12,7 @@ from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native, two_shot
 from thinwire.strategy import Strategy
-from thinwire.testing import check_route, seats, specs
+from thinwire.testing import check_route, contexts, specs
 from thinwire.what import cast, feedback, identity, lowrank, topk, uniform
 
 MANY = specs()["many parts"]
@@ -52,7 +52,11 @@ def test_only_the_codec_crosses_the_thin_wire() -> None:
                 "an all-reduce between nodes would be dense"
             )
 
-    route, codec, at = hierarchical(native(), two_shot(), 2), uniform(4), seats(group=(0, 1, 2, 3))
+    route, codec, at = (
+        hierarchical(native(), two_shot(), 2),
+        uniform(4),
+        contexts(group=(0, 1, 2, 3)),
+    )
     flights = {
         r: route.carry(codec, torch.randn(MANY.numel), MANY, route.init(codec, MANY, at[r]), at[r])
         for r in at

@@ -5,7 +5,7 @@ from thinwire.core import AllReduce, Codec, State
 from thinwire.errors import StrategyError
 from thinwire.how import native
 from thinwire.strategy import Strategy
-from thinwire.testing import check_route, seats, specs
+from thinwire.testing import check_route, contexts, specs
 from thinwire.what import by_role, cast, feedback, identity, lowrank, randomk, uniform
 
 MANY = specs()["many parts"]
@@ -22,8 +22,8 @@ def test_laws_with_a_lossy_codec(codec: Codec) -> None:
 
 def test_dense_values_are_reduced_where_they_lie() -> None:
     x = torch.randn(MANY.numel)
-    state = native().init(identity(), MANY, seats()[1])
-    hop = next(native().carry(identity(), x, MANY, state, seats()[1]))
+    state = native().init(identity(), MANY, contexts()[1])
+    hop = next(native().carry(identity(), x, MANY, state, contexts()[1]))
     assert isinstance(hop, AllReduce)
     assert hop.tensor.data_ptr() == x.data_ptr()
     assert hop.group == (1, 2, 5)
@@ -31,8 +31,8 @@ def test_dense_values_are_reduced_where_they_lie() -> None:
 
 def test_each_width_of_number_is_an_all_reduce_of_its_own() -> None:
     codec = by_role(matrix=cast(), embedding=identity())
-    state: State = native().init(codec, MANY, seats()[1])
-    flight = native().carry(codec, torch.randn(MANY.numel), MANY, state, seats()[1])
+    state: State = native().init(codec, MANY, contexts()[1])
+    flight = native().carry(codec, torch.randn(MANY.numel), MANY, state, contexts()[1])
     hop, dtypes = next(flight), []
     while isinstance(hop, AllReduce):
         dtypes.append(hop.tensor.dtype)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.how.flights import EVEN, bucket, fly, partners, seats_of
+from tests.how.flights import EVEN, bucket, contexts_of, fly, partners
 from thinwire.core import Codec
 from thinwire.errors import StrategyError
 from thinwire.how import server, two_shot
@@ -42,8 +42,8 @@ def test_workers_talk_to_servers_only() -> None:
 
 
 def test_servers_share_the_bucket() -> None:
-    spec, at = bucket(), seats_of(4)
-    sent = [server((1, 2)).sent_nbytes(identity(), spec, seat) for seat in at.values()]
+    spec, at = bucket(), contexts_of(4)
+    sent = [server((1, 2)).sent_nbytes(identity(), spec, ctx) for ctx in at.values()]
     half = EVEN * 4 // 2
     assert sent == [2 * half, half + 3 * half, half + 3 * half, 2 * half]
 
@@ -61,8 +61,8 @@ def test_dense_sums_lose_nothing_more() -> None:
 
 
 def test_the_servers_keep_the_second_loss() -> None:
-    route, at = server((2, 0), back=feedback(uniform(2))), seats_of(3)
-    states = {rank: route.init(uniform(8), bucket(), seat) for rank, seat in at.items()}
+    route, at = server((2, 0), back=feedback(uniform(2))), contexts_of(3)
+    states = {rank: route.init(uniform(8), bucket(), ctx) for rank, ctx in at.items()}
     kept = {
         rank: [leaf for path, leaf in state.walk() if path == "back/residual"]
         for rank, state in states.items()

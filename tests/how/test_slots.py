@@ -4,7 +4,7 @@ one rank."""
 import pytest
 import torch
 
-from tests.how.flights import bucket, launch, seats_of, values, watched
+from tests.how.flights import bucket, contexts_of, launch, values, watched
 from thinwire.core import Codec, Exchange, Hop, Link
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
@@ -71,9 +71,9 @@ def test_what_was_measured_says_from_which_size_on() -> None:
 def test_auto_reckons_with_the_slots_of_its_link() -> None:
     (chosen,) = {route for route in auto(latency_s=0.05).candidates if isinstance(route, two_shot)}
     assert chosen == two_shot(slot_bytes=100_000_000)
-    assert chosen.seconds(uniform(4), bucket(), seats_of(8)[0], FAR) < two_shot(
+    assert chosen.seconds(uniform(4), bucket(), contexts_of(8)[0], FAR) < two_shot(
         slot_bytes=0
-    ).seconds(uniform(4), bucket(), seats_of(8)[0], FAR)
+    ).seconds(uniform(4), bucket(), contexts_of(8)[0], FAR)
 
 
 def test_a_size_below_nothing_is_refused() -> None:

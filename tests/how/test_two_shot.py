@@ -10,7 +10,7 @@ from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather, two_shot
 from thinwire.strategy import Strategy
-from thinwire.testing import check_route, seats, specs
+from thinwire.testing import check_route, contexts, specs
 from thinwire.testing.talk import relayed
 from thinwire.what import by_role, cast, feedback, identity, lowrank, topk, uniform
 
@@ -37,8 +37,8 @@ def test_laws_with_a_lossy_codec(route: two_shot, codec: Codec) -> None:
 def test_its_bytes_do_not_grow_with_the_world() -> None:
     spec = specs()["no parts"]
     for world in (2, 4, 9):
-        at = seats(group=tuple(range(world)))
-        there = [two_shot().sent_nbytes(cast(), spec, seat) for seat in at.values()]
+        at = contexts(group=tuple(range(world)))
+        there = [two_shot().sent_nbytes(cast(), spec, ctx) for ctx in at.values()]
         assert sum(size for size in there if size) / world == pytest.approx(
             2 * (world - 1) / world * 200, abs=4
         )
@@ -48,7 +48,7 @@ def test_its_bytes_do_not_grow_with_the_world() -> None:
 def test_the_second_loss_is_kept_by_the_owner_of_each_span() -> None:
     route = two_shot(back=feedback(uniform(2)))
     states = {
-        rank: route.init(uniform(8), MANY, seat) for rank, seat in seats(group=(0, 1, 2)).items()
+        rank: route.init(uniform(8), MANY, ctx) for rank, ctx in contexts(group=(0, 1, 2)).items()
     }
     kept = [
         [leaf for path, leaf in state.walk() if path == "back/residual"]
@@ -72,7 +72,7 @@ def test_spans_are_cut_at_the_coarser_grain() -> None:
 
 def test_all_ranks_decode_what_the_owner_sent_the_owner_too() -> None:
     xs = {rank: torch.randn(MANY.numel) for rank in range(3)}
-    at = seats(group=(0, 1, 2))
+    at = contexts(group=(0, 1, 2))
     route = two_shot(back=uniform(2))
     outcomes = run(
         {
@@ -124,7 +124,7 @@ def _flight(
 
         return relayed(flight, listened)
 
-    at = seats(step, group=tuple(xs))
+    at = contexts(step, group=tuple(xs))
     outcomes = run(
         {
             rank: listening(rank, route.carry(codec, x.clone(), spec, states[rank], at[rank]))
@@ -152,7 +152,7 @@ def test_a_sparse_down_link_does_not_grow_with_the_world(world: int) -> None:
     heard = []
     for route in routes:
         states = {
-            rank: route.init(codec, spec, seat) for rank, seat in seats(group=tuple(xs)).items()
+            rank: route.init(codec, spec, ctx) for rank, ctx in contexts(group=tuple(xs)).items()
         }
         heard.append(_flight(route, codec, spec, states, 0, xs)[1])
     assert heard == [{(world - 1) * whole}, {2 * (world - 1) * own}]
@@ -164,7 +164,7 @@ def test_a_sparse_down_link_loses_nothing_in_the_end() -> None:
     little travels."""
     spec = Spec((Part("w", (3, 100), 0, "matrix"),), 0, 300, torch.float32)
     codec, route = feedback(topk(5, per=50)), two_shot(back=feedback(topk(3, per=50)))
-    states = {rank: route.init(codec, spec, seat) for rank, seat in seats(group=(0, 1, 2)).items()}
+    states = {rank: route.init(codec, spec, ctx) for rank, ctx in contexts(group=(0, 1, 2)).items()}
     meant, heard = torch.zeros(300), torch.zeros(300)
     for step in range(7):
         xs = {
@@ -188,10 +188,8 @@ def test_sparseloco_takes_a_sparse_down_link() -> None:
     spec, world = Spec((Part("w", (64, 4096), 0, "matrix"),), 0, 64 * 4096, torch.float32), 64
     wide = recipes.sparseloco()
     thin = replace(wide, how=two_shot(back=wide.what))
-    seat = seats(group=tuple(range(world)))[0]
-    there, again = (
-        strategy.how.sent_nbytes(strategy.what, spec, seat) for strategy in (wide, thin)
-    )
+    ctx = contexts(group=tuple(range(world)))[0]
+    there, again = (strategy.how.sent_nbytes(strategy.what, spec, ctx) for strategy in (wide, thin))
     assert there == (world - 1) * wide.what.nbytes(spec)  # type: ignore[operator]
     assert again == 2 * (world - 1) * wide.what.nbytes(spec.span(0, 4096))  # type: ignore[operator]
     assert again < 2.2 * wide.what.nbytes(spec)  # type: ignore[operator]  # each span of 4096 pays a scale of its own

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.values import ODD, grids, keys, same, tensors_of, values
-from thinwire.core import Seat, Spec
+from thinwire.core import RankContext, Spec
 from thinwire.errors import PayloadError
 from thinwire.kernels import fast, native, reference
 from thinwire.what import _places
@@ -404,7 +404,7 @@ def test_threads_change_nothing(threads: int) -> None:
 
 
 def test_the_draws_are_even_and_their_mean_is_a_half() -> None:
-    drawn = reference.draws(1 << 20, (12345, 67890))
+    drawn = reference.random_bits(1 << 20, (12345, 67890))
     counts = torch.bincount(drawn >> 8, minlength=256).double()
     assert abs(float(drawn.double().mean()) / 65536 - 0.5) < 4 / math.sqrt(12 * drawn.numel())
     assert (
@@ -415,16 +415,19 @@ def test_the_draws_are_even_and_their_mean_is_a_half() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Seat(1, (0, 1), 0, 0),
-        Seat(0, (0, 1), 1, 0),
-        Seat(0, (0, 1), 0, 1),
-        Seat(0, (0, 1), 0, 0, "back"),
+        RankContext(1, (0, 1), 0, 0),
+        RankContext(0, (0, 1), 1, 0),
+        RankContext(0, (0, 1), 0, 1),
+        RankContext(0, (0, 1), 0, 0, "back"),
     ],
     ids=repr,
 )
-def test_another_rank_step_seed_or_hop_draws_others(other: Seat) -> None:
+def test_another_rank_step_seed_or_hop_draws_others(other: RankContext) -> None:
     spec = Spec((), 0, 1 << 16, torch.float32)
-    a, b = (reference.draws(spec.numel, seat.lots(spec)) for seat in (Seat(0, (0, 1), 0, 0), other))
+    a, b = (
+        reference.random_bits(spec.numel, ctx.rng_key(spec))
+        for ctx in (RankContext(0, (0, 1), 0, 0), other)
+    )
     assert abs(float(torch.corrcoef(torch.stack([a, b]).double())[0, 1])) < 5 / 256
     counts = torch.bincount(
         (a >> 12) * 16 + (b >> 12), minlength=256

@@ -62,7 +62,11 @@ def test_quantise_stays_within_a_step(
 ) -> None:
     x = torch.randn(6, 16, generator=generator(seed)) * 2.0**scale
     steps = reference.block_steps(x, bits, grid)[:, None]
-    noise = reference.draws(x.numel(), (seed & 0xFFFFFFFF, 7)).view(x.shape) if stochastic else None
+    noise = (
+        reference.random_bits(x.numel(), (seed & 0xFFFFFFFF, 7)).view(x.shape)
+        if stochastic
+        else None
+    )
     codes = reference.quantise(x, steps, bits, grid, noise)
     count, top = reference.levels(bits, grid)
     assert codes.dtype == torch.uint8

@@ -8,7 +8,7 @@ from torch import nn
 from tests.fakes import FakeBucket
 from tests.test_theory import flat, fly, near, noise, sgd_of
 from thinwire.cli._memory import AIR, kept_bytes, on_host
-from thinwire.core import Codec, Schedule, Seat, State
+from thinwire.core import Codec, RankContext, Schedule, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native
 from thinwire.on import deltas, nesterov, parameters, sgd
@@ -93,7 +93,9 @@ def test_over_gossip_it_is_the_step_of_noloco(pull: float) -> None:
         ]
         new = list(phi)
         for rank in range(WORLD):
-            (peer,), _ = route.peers(Seat(rank, tuple(range(WORLD)), (round_ + 1) * H - 1, 3))
+            (peer,), _ = route.peers(
+                RankContext(rank, tuple(range(WORLD)), (round_ + 1) * H - 1, 3)
+            )
             partners.add((rank, peer))
             pulled = gamma * (phi[rank] - (phi[rank] + phi[peer]) / 2)
             delta[rank] = alpha * delta[rank] + beta * (moved[rank] + moved[peer]) / 2 - pulled

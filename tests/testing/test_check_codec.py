@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Leaf, Outcome, Packet, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Coder, Leaf, Outcome, Packet, RankContext, Rounds, Spec, State
 from thinwire.errors import PayloadError
 from thinwire.how import gather
 from thinwire.testing import check_codec, check_route
@@ -32,100 +32,108 @@ class _LiesAboutBytes(uniform):
 
 
 class _LiesAboutItsFlight(cast):
-    def packet(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
-        return cast().packet(x, spec, state, seat)
+    def packet(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
+        return cast().packet(x, spec, state, ctx)
 
     def nbytes(self, spec: Spec) -> int:
         return 3 * spec.numel
 
 
 class _WritesIntoX(uniform):
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        payload = super().encode(x, spec, state, seat)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        payload = super().encode(x, spec, state, ctx)
         x.zero_()
         return payload
 
 
 class _WritesIntoState(feedback):
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         held = state["residual"].value
-        outcome = yield from super().rounds(x, spec, state, seat)
+        outcome = yield from super().rounds(x, spec, state, ctx)
         held.copy_(state["residual"].value)
         state["residual"].value = held
         return outcome
 
 
 class _ForgetsHalf(feedback):
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        outcome = yield from super().rounds(x, spec, state, seat)
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, ctx)
         state["residual"].value = state["residual"].value / 2
         return outcome
 
 
 class _PoisonsItsResidual(feedback):
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         y = x.to(spec.work) + state["residual"].value
-        outcome = yield from super().rounds(x, spec, state, seat)
+        outcome = yield from super().rounds(x, spec, state, ctx)
         assert outcome.sent
         state["residual"].value = y - outcome.sent()
         return outcome
 
 
 class _DrawsFromAnywhere(uniform):
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return super().encode(x, spec, state, replace(seat, seed=int(torch.randint(1 << 30, ()))))
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        return super().encode(x, spec, state, replace(ctx, seed=int(torch.randint(1 << 30, ()))))
 
 
 class _DrawsTheSameAlways(uniform):
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return super().encode(x, spec, state, replace(seat, seed=0, step=0))
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        return super().encode(x, spec, state, replace(ctx, seed=0, step=0))
 
 
 class _DrawsTheSameForAllSeeds(uniform):
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return super().encode(x, spec, state, replace(seat, seed=0))
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        return super().encode(x, spec, state, replace(ctx, seed=0))
 
 
 class _RoundsToNearestHalfTheTime(uniform):
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        if (seat.step + seat.seed) % 2:
-            return super().encode(x, spec, state, seat)
-        return uniform(self.bits, self.block).encode(x, spec, state, seat)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        if (ctx.step + ctx.seed) % 2:
+            return super().encode(x, spec, state, ctx)
+        return uniform(self.bits, self.block).encode(x, spec, state, ctx)
 
 
 class _IsCoarse(uniform):
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        return super().decode(payload, spec, state, seat, sender) * 1.1
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        return super().decode(payload, spec, state, ctx, sender) * 1.1
 
 
 class _HidesNaN(uniform):
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return super().encode(x.nan_to_num(0, 0, 0), spec, state, seat)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        return super().encode(x.nan_to_num(0, 0, 0), spec, state, ctx)
 
 
 class _DecodesByWhoItIs(uniform):
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        return super().decode(payload, spec, state, seat, sender) * (1 + 1e-3 * seat.rank)
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        return super().decode(payload, spec, state, ctx, sender) * (1 + 1e-3 * ctx.rank)
 
 
 class _DecodesToAnotherDtype(cast):
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        return super().decode(payload, spec, state, seat, sender).double()
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        return super().decode(payload, spec, state, ctx, sender).double()
 
 
 class _TakesAnyLength(cast):
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         whole = torch.zeros(2 * spec.numel, dtype=torch.uint8)
         whole[: payload.numel()] = payload[: 2 * spec.numel]
-        return super().decode(whole, spec, state, seat, sender)
+        return super().decode(whole, spec, state, ctx, sender)
 
 
 class _TrustsPlaces(topk):
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         try:
-            return super().join(core, side, spec, state, seat, sender)
+            return super().join(core, side, spec, state, ctx, sender)
         except PayloadError:
             return core[core.numel() :][
                 0
@@ -140,68 +148,70 @@ class _AddsWhatCannotBe(uniform):
 
 
 class _SaysNotWhatItSent(cast):
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        outcome = yield from super().rounds(x, spec, state, seat)
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, ctx)
         return Outcome(outcome.total)
 
 
 class _SaysItSentAll(cast):
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        outcome = yield from super().rounds(x, spec, state, seat)
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, ctx)
         return Outcome(outcome.total, lambda: x.to(spec.work))
 
 
 class _SaysItInTwoDimensions(cast):
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return super().encode(x, spec, state, seat).view(-1, 2)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        return super().encode(x, spec, state, ctx).view(-1, 2)
 
 
 class _AddsOnlyHalf(cast):
-    def packet(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
+    def packet(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
         return replace(
-            super().packet(x, spec, state, seat), sums=((2 * (spec.numel // 2), torch.bfloat16),)
+            super().packet(x, spec, state, ctx), sums=((2 * (spec.numel // 2), torch.bfloat16),)
         )
 
 
 class _TalksTwiceOnOneRank(cast):
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        if seat.rank == 1:
-            yield self.packet(x, spec, state, seat)
-        return (yield from super().rounds(x, spec, state, seat))
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        if ctx.rank == 1:
+            yield self.packet(x, spec, state, ctx)
+        return (yield from super().rounds(x, spec, state, ctx))
 
 
 class _EndsByWhoItIs(cast):
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        outcome = yield from super().rounds(x, spec, state, seat)
-        return Outcome(outcome.total + (seat.rank == 1) * 1e-6, outcome.sent)
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, ctx)
+        return Outcome(outcome.total + (ctx.rank == 1) * 1e-6, outcome.sent)
 
 
 class _EndsInTwoDimensions(cast):
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        outcome = yield from super().rounds(x, spec, state, seat)
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, ctx)
         return Outcome(outcome.total.view(1, -1), outcome.sent)
 
 
 class _DecodesLessIfItMust(cast):
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        values = super().decode(payload, spec, state, seat, sender)
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        values = super().decode(payload, spec, state, ctx, sender)
         return values[:1] if (payload == 255).all() and spec.numel else values
 
 
 class _GarblesOtherBlocks(uniform):
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        return super().encode(x if x.isfinite().all() else x + 1000, spec, state, seat)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        return super().encode(x if x.isfinite().all() else x + 1000, spec, state, ctx)
 
 
 class _RemembersNaN(cast):
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         return State({"largest": Leaf(torch.zeros(()), "private")})
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         state["largest"].value = torch.maximum(
             state["largest"].value, x.abs().amax() if spec.numel else torch.zeros(())
         )
-        return super().encode(x + 0 * state["largest"].value, spec, state, seat)
+        return super().encode(x + 0 * state["largest"].value, spec, state, ctx)
 
 
 BROKEN: list[tuple[Codec, str]] = [
@@ -221,7 +231,7 @@ BROKEN: list[tuple[Codec, str]] = [
     (_WritesIntoState(topk(3)), "state is replaced, never written into"),
     (_ForgetsHalf(topk(3)), "residual + sent = x + decay · old residual"),
     (_PoisonsItsResidual(topk(3)), "a non-finite value leaves its residual as it was"),
-    (_DrawsFromAnywhere(rounding="stochastic"), "the same seat says the same bytes"),
+    (_DrawsFromAnywhere(rounding="stochastic"), "the same ctx says the same bytes"),
     (_DrawsTheSameAlways(rounding="stochastic"), "another step draws other lots"),
     (_DrawsTheSameForAllSeeds(rounding="stochastic"), "another seed draws other lots"),
     (_RoundsToNearestHalfTheTime(2, rounding="stochastic"), "unbiased"),
@@ -252,18 +262,20 @@ class _halves(Coder):
     def nbytes(self, spec: Spec) -> int:
         return spec.numel
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         codes = torch.where(
             x.isfinite(), (x.to(spec.work) * 2).round().clamp(-127, 127) + 127, 255.0
         )
         return codes.to(torch.uint8)
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, spec.numel)
         return torch.where(payload == 255, float("nan"), (payload.to(spec.work) - 127) / 2)
 
 
-def quarter(x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def quarter(x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     """Half a step, or what is beyond the last level."""
     return (x.double().abs() - 63.5).clamp(min=0.25)
 

@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from thinwire.core import AllReduce, Codec, Exchange, Flight, Outcome, Ranks, Seat, Spec, State
+from thinwire.core import (
+    AllReduce,
+    Codec,
+    Exchange,
+    Flight,
+    Outcome,
+    RankContext,
+    Ranks,
+    Spec,
+    State,
+)
 from thinwire.errors import FlightError, StrategyError
 from thinwire.how import gather, gossip, hierarchical, native
 from thinwire.kernels import reference
@@ -18,49 +28,49 @@ from thinwire.what import identity, topk, uniform
 
 
 class _OneRankDiffers(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        outcome = yield from super().carry(codec, x, spec, state, seat)
-        return Outcome(outcome.total + 1e-30 if seat.rank == 1 else outcome.total, outcome.sent)
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        outcome = yield from super().carry(codec, x, spec, state, ctx)
+        return Outcome(outcome.total + 1e-30 if ctx.rank == 1 else outcome.total, outcome.sent)
 
 
 class _LeavesOneOut(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
         return (
             yield from super().carry(
-                codec, x if seat.rank else torch.zeros_like(x), spec, state, seat
+                codec, x if ctx.rank else torch.zeros_like(x), spec, state, ctx
             )
         )
 
 
 class _GossipsTooMuch(gossip):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        outcome = yield from super().carry(codec, x, spec, state, seat)
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        outcome = yield from super().carry(codec, x, spec, state, ctx)
         return Outcome(outcome.total * 1.5, outcome.sent)
 
 
 class _LosesOnTheWay(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        outcome = yield from super().carry(codec, x, spec, state, seat)
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        outcome = yield from super().carry(codec, x, spec, state, ctx)
         return Outcome(outcome.total * 0.9, outcome.sent)
 
 
 class _LiesAboutTheWire(gather):
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float:
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float:
         return 8.0
 
 
 class _MiscountsMessages(gather):
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float:
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float:
         return 8.0
 
 
 class _GoesByWhoComesFirst(gather):
     came = count()
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        late = next(self.came) % seat.world == seat.world - 1
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        late = next(self.came) % ctx.world == ctx.world - 1
         outcome = yield from super().carry(
-            codec, x * (1 + 1e-7 * (late and seat.rank == 0)), spec, state, seat
+            codec, x * (1 + 1e-7 * (late and ctx.rank == 0)), spec, state, ctx
         )
         return outcome
 
@@ -72,39 +82,39 @@ class _HidesItsGroups(hierarchical):
 
 
 class _WaitsForNobody(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        outcome = yield from super().carry(codec, x, spec, state, seat)
-        if seat.rank == 0 and seat.world > 1 and not outcome.total.any():
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        outcome = yield from super().carry(codec, x, spec, state, ctx)
+        if ctx.rank == 0 and ctx.world > 1 and not outcome.total.any():
             yield Exchange((), ((1, 8),))
         return outcome
 
 
 class _SendsNumbers(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
         got = yield Exchange(
-            tuple((rank, x) for rank in seat.others),
-            tuple((rank, x.numel()) for rank in seat.others),
+            tuple((rank, x) for rank in ctx.others),
+            tuple((rank, x.numel()) for rank in ctx.others),
         )
         return Outcome(x + sum(got.values()))
 
 
 class _EndsInAnotherDtype(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        outcome = yield from super().carry(codec, x, spec, state, seat)
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        outcome = yield from super().carry(codec, x, spec, state, ctx)
         return Outcome(outcome.total.double(), outcome.sent)
 
 
 class _SendsToItself(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
         yield Exchange(
-            ((seat.rank, reference.as_bytes(x)),), ((seat.rank, x.numel() * x.dtype.itemsize),)
+            ((ctx.rank, reference.as_bytes(x)),), ((ctx.rank, x.numel() * x.dtype.itemsize),)
         )
         return Outcome(x)
 
 
 class _ReducesForOthers(native):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        yield AllReduce(x, tuple(rank for rank in seat.group if rank != seat.rank) or seat.group)
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        yield AllReduce(x, tuple(rank for rank in ctx.group if rank != ctx.rank) or ctx.group)
         return Outcome(x)
 
     def groups(self, world: int) -> tuple[Ranks, ...]:

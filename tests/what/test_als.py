@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, seats, specs
+from thinwire.testing import check_codec, contexts, specs
 from thinwire.what import als, cast, chain, svd, uniform
 
 
@@ -28,11 +28,11 @@ def span(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Spec:
 
 
 def through(codec: als | svd | chain, x: Tensor, spec: Spec, step: int = 0) -> Tensor:
-    seat = seats(step)[1]
-    state = codec.init(spec, seat)
-    payload = codec.encode(x, spec, state, seat)
+    ctx = contexts(step)[1]
+    state = codec.init(spec, ctx)
+    payload = codec.encode(x, spec, state, ctx)
     assert payload.numel() == codec.nbytes(spec)
-    return codec.decode(payload, spec, state, seat, 1)
+    return codec.decode(payload, spec, state, ctx, 1)
 
 
 def said(codec: als | svd | chain, m: Tensor, step: int = 0) -> Tensor:
@@ -200,11 +200,11 @@ def test_what_two_factors_would_not_shrink_travels_whole() -> None:
 
 
 def test_a_cut_payload_is_refused() -> None:
-    spec, seat = span((60, 40)), seats()[1]
-    state = als(2).init(spec, seat)
-    payload = als(2).encode(torch.randn(2400), spec, state, seat)
+    spec, ctx = span((60, 40)), contexts()[1]
+    state = als(2).init(spec, ctx)
+    payload = als(2).encode(torch.randn(2400), spec, state, ctx)
     with pytest.raises(PayloadError, match="796 bytes where 800 were due"):
-        als(2).decode(payload[:-4], spec, state, seat, 1)
+        als(2).decode(payload[:-4], spec, state, ctx, 1)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from thinwire.core import Codec, Part, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import native
-from thinwire.testing import check_codec, seats, specs
+from thinwire.testing import check_codec, contexts, specs
 from thinwire.what import alternating, feedback, lowrank
 
 SPEC = Spec(
@@ -21,10 +21,10 @@ def flights(
     """The totals of several flights of the same values, the states after them, and the bytes that a
     rank sent in each."""
     ranks = tuple(xs)
-    states = {rank: codec.init(SPEC, seat) for rank, seat in seats(group=ranks).items()}
+    states = {rank: codec.init(SPEC, ctx) for rank, ctx in contexts(group=ranks).items()}
     totals, nbytes = [], []
     for step in range(steps):
-        at, sent = seats(step, group=ranks), dict.fromkeys(ranks, 0.0)
+        at, sent = contexts(step, group=ranks), dict.fromkeys(ranks, 0.0)
         carried = {
             rank: native().carry(
                 codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]

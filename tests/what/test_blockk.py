@@ -9,10 +9,10 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import _places, blockk, cast, topk
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 def span(n: int) -> Spec:

@@ -12,12 +12,12 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.how import gather, two_shot
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.testing.gpt import GPT, GPTConfig
 from thinwire.what import budget, feedback, uniform
 from thinwire.what._allocate import _moves, allocate
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 ALL = (0, 2, 3, 4, 5, 6, 7, 8)
 
 
@@ -45,10 +45,10 @@ def scaled(spec: Spec, ratio: float, seed: int = 0) -> Tensor:
 def through(codec: Any, x: Tensor, spec: Spec, state: State | None = None, step: int = 0) -> Tensor:
     """What a rank that keeps no state hears."""
     payload = codec.encode(
-        x, spec, codec.init(spec, SEAT) if state is None else state, seats(step)[1]
+        x, spec, codec.init(spec, SEAT) if state is None else state, contexts(step)[1]
     )
     assert payload.numel() == codec.nbytes(spec)
-    return codec.decode(payload, spec, State(), seats(step)[2], 1)  # type: ignore[no-any-return]
+    return codec.decode(payload, spec, State(), contexts(step)[2], 1)  # type: ignore[no-any-return]
 
 
 def error(codec: Any, x: Tensor, spec: Spec) -> float:
@@ -214,9 +214,9 @@ def test_kept_widths_travel() -> None:
     through(codec, scaled(spec, 100.0), spec, other, 0)
     assert state["widths"].value.tolist() != other["widths"].value.tolist()
     x = scaled(spec, 100.0)
-    payload = codec.encode(x, spec, state, seats(1)[1])
+    payload = codec.encode(x, spec, state, contexts(1)[1])
     told = [
-        codec.decode(payload.clone(), spec, each, seats(1)[2], 1)
+        codec.decode(payload.clone(), spec, each, contexts(1)[2], 1)
         for each in (state, other, State())
     ]
     assert told[0].equal(told[1])

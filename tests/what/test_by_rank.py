@@ -6,7 +6,7 @@ import torch
 import thinwire
 from tests.cases import CODECS
 from tests.threads import on_threads
-from thinwire.core import Codec, Driver, Part, Seat, Spec
+from thinwire.core import Codec, Driver, Part, RankContext, Spec
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather, native, two_shot
@@ -26,10 +26,10 @@ def test_laws(codec: Codec) -> None:
 def test_each_rank_sends_its_own_width_and_all_hear_the_same(route: Any, own: int | None) -> None:
     codec, world = by_rank((uniform(8), uniform(8), uniform(2))), (0, 1, 2)
     xs = [torch.randn(4096, generator=torch.Generator().manual_seed(rank)) for rank in world]
-    seats = [Seat(rank, world, 0, 0) for rank in world]
+    contexts = [RankContext(rank, world, 0, 0) for rank in world]
     flights = {
         rank: route.carry(
-            codec, xs[rank].clone(), SPEC, route.init(codec, SPEC, seats[rank]), seats[rank]
+            codec, xs[rank].clone(), SPEC, route.init(codec, SPEC, contexts[rank]), contexts[rank]
         )
         for rank in world
     }

@@ -4,10 +4,10 @@ import torch
 from tests.cases import CODECS
 from thinwire.core import Codec, Packet, Part, Spec
 from thinwire.errors import PayloadError
-from thinwire.testing import check_codec, seats, specs
+from thinwire.testing import check_codec, contexts, specs
 from thinwire.what import by_role, cast, identity, lowrank, threshold, topk, uniform
 
-SEAT, MANY = seats()[1], specs()["many parts"]
+SEAT, MANY = contexts()[1], specs()["many parts"]
 
 
 def first_packet(codec: Codec, x: torch.Tensor, spec: Spec = MANY) -> Packet:

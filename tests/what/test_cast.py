@@ -4,10 +4,10 @@ import torch
 from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import cast
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 @pytest.mark.parametrize("codec", CODECS["cast"], ids=repr)

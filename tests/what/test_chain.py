@@ -4,7 +4,7 @@ import torch
 from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import (
     by_role,
     cast,
@@ -18,7 +18,7 @@ from thinwire.what import (
     uniform,
 )
 
-SEAT, SPEC = seats()[1], Spec((), 0, 1000, torch.float32)
+SEAT, SPEC = contexts()[1], Spec((), 0, 1000, torch.float32)
 
 
 @pytest.mark.parametrize("codec", CODECS["chain"], ids=repr)

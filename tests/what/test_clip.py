@@ -13,7 +13,7 @@ from thinwire.errors import StrategyError
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import parameters
 from thinwire.strategy import Strategy
-from thinwire.testing import check_codec, check_route, seats
+from thinwire.testing import check_codec, check_route, contexts
 from thinwire.what import (
     cast,
     clip,
@@ -29,7 +29,7 @@ from thinwire.what import (
 )
 
 SPEC = Spec((Part("w", (10, 5), 0, "matrix"), Part("b", (10,), 50, "vector")), 0, 60, torch.float32)
-SEAT = seats(group=(0,))[0]
+SEAT = contexts(group=(0,))[0]
 
 
 def fly(codec: Codec, x: Tensor, state: State, step: int = 0, spec: Spec = SPEC) -> Outcome:

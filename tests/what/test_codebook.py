@@ -12,10 +12,10 @@ from thinwire.core import Codec, Part, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import codebook, feedback, topk, uniform
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 SPEC = Spec(
     (Part("w", (128, 64), 0, "matrix"), Part("b", (30,), 8192, "vector")), 0, 8222, torch.float32
 )
@@ -31,10 +31,10 @@ def through(codec: codebook | uniform, x: Tensor) -> Tensor:
 def flights(codec: Codec, draw: Any, steps: int) -> tuple[list[float], dict[int, State]]:
     """The relative errors of several flights, fresh values each, and the states after them."""
     ranks = (0, 1, 2)
-    states = {rank: codec.init(SPEC, seat) for rank, seat in seats(group=ranks).items()}
+    states = {rank: codec.init(SPEC, ctx) for rank, ctx in contexts(group=ranks).items()}
     errors = []
     for step in range(steps):
-        at, xs = seats(step, group=ranks), {rank: draw(step, rank) for rank in ranks}
+        at, xs = contexts(step, group=ranks), {rank: draw(step, rank) for rank in ranks}
         carried = {
             rank: gather().carry(
                 codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]
@@ -127,7 +127,7 @@ def test_with_feedback_what_was_said_catches_up() -> None:
     codec = feedback(codebook(4, 4, refresh=8))
     states = {0: codec.init(SPEC, SEAT)}
     for step in range(60):
-        at = seats(step, group=(0,))[0]
+        at = contexts(step, group=(0,))[0]
         totals.append(
             run(
                 {

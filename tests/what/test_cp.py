@@ -7,7 +7,7 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, seats, specs
+from thinwire.testing import check_codec, contexts, specs
 from thinwire.what import als, cast, chain, cp, svd, tensortrain, uniform
 
 
@@ -28,11 +28,11 @@ def span(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Spec:
 def through(
     codec: cp | als | svd | tensortrain | chain, x: Tensor, spec: Spec, step: int = 0
 ) -> Tensor:
-    seat = seats(step)[1]
-    state = codec.init(spec, seat)
-    payload = codec.encode(x, spec, state, seat)
+    ctx = contexts(step)[1]
+    state = codec.init(spec, ctx)
+    payload = codec.encode(x, spec, state, ctx)
     assert payload.numel() == codec.nbytes(spec)
-    return codec.decode(payload, spec, state, seat, 1)
+    return codec.decode(payload, spec, state, ctx, 1)
 
 
 def nbytes(codec: cp | als | svd | tensortrain | chain, spec: Spec) -> int:
@@ -53,8 +53,8 @@ def factors(codec: cp, x: Tensor, step: int = 0) -> tuple[Tensor, Tensor, Tensor
     core, _ = codec.split(
         x.reshape(-1),
         span(tuple(x.shape)),
-        codec.init(span(tuple(x.shape)), seats(step)[1]),
-        seats(step)[1],
+        codec.init(span(tuple(x.shape)), contexts(step)[1]),
+        contexts(step)[1],
     )
     a, b, c = (rows.view(codec.rank, -1).double() for rows in core.split(lengths))
     return a, b, c
@@ -254,11 +254,11 @@ def test_what_would_not_shrink_travels_whole() -> None:
 
 
 def test_a_cut_payload_is_refused() -> None:
-    spec, seat = span((24, 9, 32)), seats()[1]
-    state = cp(2).init(spec, seat)
-    payload = cp(2).encode(noisy().view(-1), spec, state, seat)
+    spec, ctx = span((24, 9, 32)), contexts()[1]
+    state = cp(2).init(spec, ctx)
+    payload = cp(2).encode(noisy().view(-1), spec, state, ctx)
     with pytest.raises(PayloadError, match="516 bytes where 520 were due"):
-        cp(2).decode(payload[:-4], spec, state, seat, 1)
+        cp(2).decode(payload[:-4], spec, state, ctx, 1)
 
 
 @pytest.mark.parametrize(

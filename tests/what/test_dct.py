@@ -9,10 +9,10 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import chain, dct, feedback, topk, uniform
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 def span(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Spec:

@@ -7,7 +7,7 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import by_role, cast, dgc, feedback, topk, uniform
 
 SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
@@ -15,9 +15,9 @@ SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
 
 def said(codec: Codec, xs: list[Tensor]) -> tuple[list[Tensor], State]:
     """What one rank alone hears of itself in flights of these, and its state after them."""
-    state, totals = codec.init(SPEC, seats(group=(0,))[0]), []
+    state, totals = codec.init(SPEC, contexts(group=(0,))[0]), []
     for step, x in enumerate(xs):
-        flow = codec.rounds(x, SPEC, state, seats(step, group=(0,))[0])
+        flow = codec.rounds(x, SPEC, state, contexts(step, group=(0,))[0])
         packet = next(flow)
         with pytest.raises(StopIteration) as end:
             flow.send(packet.open(packet.payload, 0))
@@ -86,7 +86,7 @@ def test_what_was_sent_has_no_velocity_left_and_what_waits_has() -> None:
 
 
 def test_its_states_are_of_the_span_and_summed() -> None:
-    leaves = dgc(topk(1), momentum=0.5).init(SPEC, seats()[2]).leaves
+    leaves = dgc(topk(1), momentum=0.5).init(SPEC, contexts()[2]).leaves
     assert {
         name: (leaf.kind, leaf.spec, leaf.group, leaf.fade) for name, leaf in leaves.items()
     } == {

@@ -7,7 +7,7 @@ from thinwire.core import Codec, Outcome, Packet, Part, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather, ring, server, two_shot
 from thinwire.strategy import Strategy
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import by_role, cast, dgc, ef21, feedback, identity, lowrank, topk, uniform
 
 SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
@@ -25,7 +25,7 @@ def told(
     codec: Codec, xs: dict[int, Tensor], states: dict[int, State], step: int
 ) -> tuple[dict[int, Packet], dict[int, Outcome]]:
     """What each rank says in a flight of one packet, and what comes of it."""
-    at = seats(step, group=tuple(xs))
+    at = contexts(step, group=tuple(xs))
     flows = {rank: codec.rounds(x, SPEC, states[rank], at[rank]) for rank, x in xs.items()}
     packets: dict[int, Packet] = {rank: next(flow) for rank, flow in flows.items()}
     total = torch.stack(
@@ -41,7 +41,7 @@ def told(
 
 def begin(codec: Codec) -> tuple[dict[int, Tensor], dict[int, State]]:
     xs = {rank: torch.randn(60, generator=torch.Generator().manual_seed(rank)) for rank in RANKS}
-    return xs, {rank: codec.init(SPEC, seat) for rank, seat in seats().items()}
+    return xs, {rank: codec.init(SPEC, ctx) for rank, ctx in contexts().items()}
 
 
 @pytest.mark.parametrize("codec", CODECS["ef21"], ids=repr)
@@ -93,7 +93,7 @@ def test_a_flight_that_is_no_number_leaves_every_rank_as_it_was() -> None:
 
 
 def test_its_states_survive_another_world() -> None:
-    leaves = ef21(topk(1)).init(SPEC, seats()[2]).leaves
+    leaves = ef21(topk(1)).init(SPEC, contexts()[2]).leaves
     assert {name: (leaf.kind, leaf.spec, leaf.group) for name, leaf in leaves.items()} == {
         "known": ("summed", SPEC, (1, 2, 5)),
         "total": ("replicated", SPEC, ()),

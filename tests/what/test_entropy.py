@@ -16,7 +16,7 @@ from thinwire.core import Codec, Coder, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
 from thinwire.registry import from_table, to_table
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import (
     cast,
     codebook,
@@ -31,7 +31,7 @@ from thinwire.what import (
 )
 from thinwire.what.entropy import _joined, _parted
 
-SEAT, N = seats()[1], 1 << 17  # zstd makes a table for each 2^17 bytes
+SEAT, N = contexts()[1], 1 << 17  # zstd makes a table for each 2^17 bytes
 SPEC = Spec((), 0, N, torch.float32)
 NORMAL = torch.randn(N, generator=torch.Generator().manual_seed(0))
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]

@@ -11,11 +11,11 @@ from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather
 from thinwire.strategy import Strategy
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import by_role, cast, feedback, identity, randomk, sign, topk, uniform
 
 SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
-SEAT = seats(group=(0,))[0]
+SEAT = contexts(group=(0,))[0]
 
 
 @pytest.mark.parametrize("codec", CODECS["feedback"], ids=repr)
@@ -35,7 +35,7 @@ def test_nothing_is_lost_over_many_flights(seed: int, inner: Codec, flights: int
     said, heard = torch.zeros(60), torch.zeros(60)
     for step in range(flights):
         x = torch.randn(60, generator=draws)
-        flow = codec.rounds(x, SPEC, state, seats(step, group=(0,))[0])
+        flow = codec.rounds(x, SPEC, state, contexts(step, group=(0,))[0])
         packet = next(flow)
         with pytest.raises(StopIteration) as end:
             flow.send(packet.open(packet.payload, 0))
@@ -66,7 +66,7 @@ def test_one_packet_settles_its_residual_before_it_flies() -> None:
 
 
 def test_the_residual_belongs_to_its_span_and_to_the_ranks_that_sum_it() -> None:
-    leaf = feedback(topk(1)).init(SPEC, seats()[2])["residual"]
+    leaf = feedback(topk(1)).init(SPEC, contexts()[2])["residual"]
     assert (leaf.kind, leaf.spec, leaf.group) == ("summed", SPEC, (1, 2, 5))
 
 
@@ -83,7 +83,7 @@ def test_a_residual_in_bf16_loses_what_is_rounded_off_and_no_more(
     said, heard = torch.zeros(60), torch.zeros(60)
     for step in range(flights):
         x = torch.randn(60, generator=draws)
-        packet = next(codec.rounds(x, SPEC, state, seats(step, group=(0,))[0]))
+        packet = next(codec.rounds(x, SPEC, state, contexts(step, group=(0,))[0]))
         said, heard = said + x, heard + packet.open(packet.payload, 0)
         room += state["residual"].value.float().abs() * 2**-8 + 1e-6
         assert state["residual"].value.dtype == torch.bfloat16
@@ -112,7 +112,7 @@ def test_a_residual_in_int8_loses_half_a_step_a_flight_and_no_more(seed: int, fl
     said, heard = torch.zeros(60), torch.zeros(60)
     for step in range(flights):
         x = torch.randn(60, generator=draws)
-        packet = next(codec.rounds(x, SPEC, state, seats(step, group=(0,))[0]))
+        packet = next(codec.rounds(x, SPEC, state, contexts(step, group=(0,))[0]))
         said, heard = said + x, heard + packet.open(packet.payload, 0)
         room += state["residual"].flat.abs().max() / 254 + 1e-5
         assert state["residual"].value.dtype == torch.uint8

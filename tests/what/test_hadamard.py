@@ -7,18 +7,18 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import two_shot
-from thinwire.testing import check_codec, check_route, seats
+from thinwire.testing import check_codec, check_route, contexts
 from thinwire.what import by_role, cast, feedback, hadamard, uniform
 from thinwire.what.hadamard import rotate
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 def through(codec: Codec, x: torch.Tensor, rank: int = 1) -> torch.Tensor:
     spec = Spec((), 0, x.numel(), torch.float32)
-    coder, state = codec.opener, codec.init(spec, seats()[rank])
+    coder, state = codec.opener, codec.init(spec, contexts()[rank])
     assert coder is not None
-    return coder.decode(coder.encode(x, spec, state, seats()[rank]), spec, state, SEAT, rank)
+    return coder.decode(coder.encode(x, spec, state, contexts()[rank]), spec, state, SEAT, rank)
 
 
 @pytest.mark.parametrize("codec", CODECS["hadamard"], ids=repr)
@@ -68,7 +68,7 @@ def test_an_outlier_is_spread_over_its_block() -> None:
 def test_signs_are_shared_by_ranks_and_change_with_the_step() -> None:
     x, spec = torch.ones(64), Spec((), 0, 64, torch.float32)
     cores = [
-        hadamard(64).split(x, spec, State(), seats(step)[rank])[0]
+        hadamard(64).split(x, spec, State(), contexts(step)[rank])[0]
         for step, rank in ((0, 1), (0, 2), (1, 1))
     ]
     assert torch.equal(cores[0], cores[1])

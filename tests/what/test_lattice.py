@@ -11,10 +11,10 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Coder, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import lattice, uniform
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 def through(codec: Coder, x: Tensor) -> Tensor:

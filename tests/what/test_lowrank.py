@@ -9,7 +9,7 @@ from thinwire.core import Codec, Part, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather
-from thinwire.testing import check_codec, seats, specs
+from thinwire.testing import check_codec, contexts, specs
 from thinwire.what import lowrank
 
 SPEC = Spec(
@@ -22,10 +22,10 @@ def flights(
 ) -> tuple[list[Tensor], dict[int, State]]:
     """The totals of several flights of the same values, and the states after them."""
     ranks = tuple(xs)
-    states = {rank: codec.init(SPEC, seat) for rank, seat in seats(group=ranks).items()}
+    states = {rank: codec.init(SPEC, ctx) for rank, ctx in contexts(group=ranks).items()}
     totals = []
     for step in range(steps):
-        at = seats(step, group=ranks)
+        at = contexts(step, group=ranks)
         carried = {
             rank: gather().carry(
                 codec, xs[rank].clone(), SPEC, State(children={"codec": states[rank]}), at[rank]
@@ -85,8 +85,8 @@ def test_gradients_near_the_smallest_number_do_not_vanish() -> None:
 
 def test_what_two_factors_would_not_shrink_travels_whole() -> None:
     many = specs()["many parts"]
-    assert list(lowrank(1).init(many, seats()[1]).leaves) == ["q/p1", "q/p3", "q/p4"]
-    assert list(lowrank(2).init(many, seats()[1]).leaves) == [
+    assert list(lowrank(1).init(many, contexts()[1]).leaves) == ["q/p1", "q/p3", "q/p4"]
+    assert list(lowrank(2).init(many, contexts()[1]).leaves) == [
         "q/p1",
         "q/p3",
     ]  # 2 (2 + 12) numbers for (2, 3, 4) are no gain
@@ -141,11 +141,11 @@ def test_matrices_of_one_shape_are_orthogonalised_in_one_batch(
         for at, shape in [(0, (8, 9)), (72, (8, 9)), (144, (7, 9)), (207, (8, 9))]
     )
     spec = Spec(parts, 0, 279, torch.float32)
-    seat = replace(seats()[1], group=(1,))
+    ctx = replace(contexts()[1], group=(1,))
     run(
         {
             1: gather().carry(
-                lowrank(2), torch.randn(279), spec, gather().init(lowrank(2), spec, seat), seat
+                lowrank(2), torch.randn(279), spec, gather().init(lowrank(2), spec, ctx), ctx
             )
         }
     )

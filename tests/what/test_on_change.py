@@ -9,7 +9,7 @@ from thinwire import Strategy
 from thinwire.core import Codec, Outcome, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather, native, server, two_shot
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import ef21, feedback, identity, lowrank, on_change, topk, uniform
 from thinwire.when import delayed, every
 
@@ -45,13 +45,13 @@ def test_the_rule_is_the_one_of_the_paper_to_the_last_flight_of_the_window() -> 
     and no further."""
     for longer, speaks in ((0.99, False), (1.01, True)):
         codec = on_change(xi=0.02, window=2)
-        state, unit = codec.init(SPEC, seats()[1]), torch.zeros(60)
+        state, unit = codec.init(SPEC, contexts()[1]), torch.zeros(60)
         unit[3] = 1.0
         xs = [unit, unit, unit, unit * (1 + longer * (0.02 * 2) ** 0.5)]
         sizes = []
         for step, x in enumerate(xs):
-            seat = seats(step, group=(1,))[1]
-            flow = codec.rounds(x, SPEC, state, seat)
+            ctx = contexts(step, group=(1,))[1]
+            flow = codec.rounds(x, SPEC, state, ctx)
             packet = next(flow)
             sizes.append(packet.payload.numel())
             with pytest.raises(StopIteration):

@@ -9,15 +9,15 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Coder, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import loglevels, powerlevels, uniform
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 def through(codec: Coder, x: Tensor, step: int = 0) -> Tensor:
-    spec, seat = Spec((), 0, x.numel(), torch.float32), seats(step)[1]
-    return codec.decode(codec.encode(x, spec, State(), seat), spec, State(), SEAT, 1)
+    spec, ctx = Spec((), 0, x.numel(), torch.float32), contexts(step)[1]
+    return codec.decode(codec.encode(x, spec, State(), ctx), spec, State(), SEAT, 1)
 
 
 @pytest.mark.parametrize("codec", CODECS["powerlevels"], ids=repr)

@@ -6,16 +6,16 @@ import torch
 from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import randomk
 
 SPEC = Spec((), 0, 103, torch.float32)
 
 
 def drawn(codec: randomk, step: int = 0, rank: int = 1) -> list[int]:
-    seat = seats(step)[rank]
-    payload = codec.encode(torch.ones(103), SPEC, State(), seat)
-    return codec.decode(payload, SPEC, State(), seat, rank).nonzero().view(-1).tolist()
+    ctx = contexts(step)[rank]
+    payload = codec.encode(torch.ones(103), SPEC, State(), ctx)
+    return codec.decode(payload, SPEC, State(), ctx, rank).nonzero().view(-1).tolist()
 
 
 @pytest.mark.parametrize("codec", CODECS["randomk"], ids=repr)
@@ -39,8 +39,8 @@ def test_every_entry_is_drawn_equally_often() -> None:
 
 
 def test_spans_of_one_bucket_draw_different_places() -> None:
-    seat = seats()[1]
-    lots = [randomk(10)._lot(SPEC, replace(seat, key=key))[0].tolist() for key in ("a", "b")]
+    ctx = contexts()[1]
+    lots = [randomk(10)._lot(SPEC, replace(ctx, key=key))[0].tolist() for key in ("a", "b")]
     assert lots[0] != lots[1]
 
 

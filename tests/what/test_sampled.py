@@ -10,10 +10,10 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import _places, cast, sampled, topk
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 def span(n: int) -> Spec:
@@ -21,8 +21,8 @@ def span(n: int) -> Spec:
 
 
 def through(codec: sampled, x: Tensor, step: int = 0) -> Tensor:
-    seat, spec = seats(step)[1], span(x.numel())
-    return codec.decode(codec.encode(x, spec, State(), seat), spec, State(), seat, 1)
+    ctx, spec = contexts(step)[1], span(x.numel())
+    return codec.decode(codec.encode(x, spec, State(), ctx), spec, State(), ctx, 1)
 
 
 def values(kind: str, seed: int, n: int) -> Tensor:
@@ -102,9 +102,9 @@ def flights(
     spied(monkeypatch, tell)
     for step, x in enumerate(xs):
         searched.append([])
-        seat = seats(step)[1]
+        ctx = contexts(step)[1]
         sent.append(
-            codec.decode(codec.encode(x, spec, state, seat), spec, State(), seat, 1)
+            codec.decode(codec.encode(x, spec, state, ctx), spec, State(), ctx, 1)
         )  # a payload says all that it takes
         bars.append(float(state["bar"].value))
     return sent, searched, bars

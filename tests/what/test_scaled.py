@@ -5,11 +5,11 @@ from tests.cases import CODECS
 from thinwire.bench.codecs import spoken
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import cast, fp4, fp8, nf4, scaled, uniform
 from thinwire.what._levels import Levels
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 HEAVY = torch.randn(2**14, generator=torch.Generator().manual_seed(0)) ** 3
 SPEC = Spec((), 0, HEAVY.numel(), torch.float32)
 

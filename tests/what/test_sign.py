@@ -9,10 +9,10 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import two_shot
-from thinwire.testing import check_codec, check_route, seats
+from thinwire.testing import check_codec, check_route, contexts
 from thinwire.what import feedback, sign
 
-SEAT, SPEC = seats()[1], Spec((), 0, 256, torch.float32)
+SEAT, SPEC = contexts()[1], Spec((), 0, 256, torch.float32)
 
 
 def through(codec: sign, x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats, specs
+from thinwire.testing import check_codec, contexts, specs
 from thinwire.what import cast, chain, svd
 
 SPEC = Spec(
@@ -23,11 +23,11 @@ SPEC = Spec(
 
 
 def through(codec: svd | chain, x: Tensor, spec: Spec = SPEC, step: int = 0) -> Tensor:
-    seat = seats(step)[1]
-    state = codec.init(spec, seat)
-    payload = codec.encode(x, spec, state, seat)
+    ctx = contexts(step)[1]
+    state = codec.init(spec, ctx)
+    payload = codec.encode(x, spec, state, ctx)
     assert payload.numel() == codec.nbytes(spec)
-    return codec.decode(payload, spec, state, seat, 1)
+    return codec.decode(payload, spec, state, ctx, 1)
 
 
 def best(m: Tensor, rank: int) -> Tensor:

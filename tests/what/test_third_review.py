@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.how.flights import bucket, launch, seats_of, values
+from tests.how.flights import bucket, contexts_of, launch, values
 from thinwire.core import Codec
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
@@ -26,15 +26,15 @@ def test_catching_up_is_not_added_in_sixteen_bits(codec: Codec) -> None:
 
 def test_a_sum_has_widths_of_its_own_though_widths_are_kept() -> None:
     codec, spec = budget(3.0, every=5), bucket(4096)
-    seat = seats_of(1)[0]
-    state = codec.init(spec, seat)
+    ctx = contexts_of(1)[0]
+    state = codec.init(spec, ctx)
     mine = torch.cat([torch.randn(2048) * 10, torch.randn(2048) * 0.01])
     theirs = mine.flip(0)
-    codec.encode(mine, spec, state, seat)
+    codec.encode(mine, spec, state, ctx)
     kept = state["widths"].value.clone()
-    back = seat.under("back")
+    back = ctx.child("back")
     heard = codec.decode(
-        codec.encode(theirs, spec, state, back), spec, codec.init(spec, seat), back, 0
+        codec.encode(theirs, spec, state, back), spec, codec.init(spec, ctx), back, 0
     )
     alone = budget(3.0)
     best = alone.decode(
@@ -52,15 +52,15 @@ def test_a_sum_has_widths_of_its_own_though_widths_are_kept() -> None:
 
 @pytest.mark.parametrize("bits", [0.25, 0.5, 1.0, 2.0])
 def test_a_budget_hides_no_nan_though_it_cannot_say_all(bits: float) -> None:
-    codec, spec, seat = budget(bits, choices=(0, 2, 3, 4)), bucket(8192), seats_of(1)[0]
+    codec, spec, ctx = budget(bits, choices=(0, 2, 3, 4)), bucket(8192), contexts_of(1)[0]
     for lost in (slice(None), slice(5000, 5001)):
         x = torch.randn(8192)
         x[lost] = float("nan")
         heard = codec.decode(
-            codec.encode(x, spec, codec.init(spec, seat), seat),
+            codec.encode(x, spec, codec.init(spec, ctx), ctx),
             spec,
-            codec.init(spec, seat),
-            seat,
+            codec.init(spec, ctx),
+            ctx,
             0,
         )
         assert not heard.isfinite().all()

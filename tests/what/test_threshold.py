@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import _places, cast, threshold
 
-SEAT, SPEC = seats()[1], Spec((), 0, 100, torch.float32)
+SEAT, SPEC = contexts()[1], Spec((), 0, 100, torch.float32)
 
 
 @pytest.mark.parametrize("codec", CODECS["threshold"], ids=repr)

@@ -7,10 +7,10 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, seats
+from thinwire.testing import check_codec, contexts
 from thinwire.what import cast, chain, svd, tucker
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 def span(*shapes: tuple[int, ...]) -> Spec:

@@ -11,16 +11,16 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import two_shot
-from thinwire.testing import check_codec, check_route, seats
+from thinwire.testing import check_codec, check_route, contexts
 from thinwire.what import uniform
 from thinwire.what._scales import runs
 
-SEAT = seats()[1]
+SEAT = contexts()[1]
 
 
 def through(codec: uniform, x: Tensor, rank: int = 1, step: int = 0) -> Tensor:
-    spec, seat = Spec((), 0, x.numel(), torch.float32), seats(step)[rank]
-    return codec.decode(codec.encode(x, spec, State(), seat), spec, State(), SEAT, rank)
+    spec, ctx = Spec((), 0, x.numel(), torch.float32), contexts(step)[rank]
+    return codec.decode(codec.encode(x, spec, State(), ctx), spec, State(), SEAT, rank)
 
 
 @pytest.mark.parametrize("codec", CODECS["uniform"], ids=repr)

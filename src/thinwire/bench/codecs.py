@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Part, Seat, Spec
+from thinwire.core import Codec, Part, RankContext, Spec
 from thinwire.errors import DataError, PayloadError
 from thinwire.words import told
 
@@ -86,9 +86,9 @@ def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> F
         PayloadError: its own payload does not decode.
     """
     x, spec = laid(tensors)
-    seat = Seat(rank=0, group=(0,), step=0, seed=SEED)
-    told = heard(codec, x, spec, seat)
-    encode_s, decode_s = _seconds(codec, x, spec, seat)
+    ctx = RankContext(rank=0, group=(0,), step=0, seed=SEED)
+    told = heard(codec, x, spec, ctx)
+    encode_s, decode_s = _seconds(codec, x, spec, ctx)
     encode, decode = (
         x.nbytes / encode_s / 1e9,
         None if decode_s is None else x.nbytes / decode_s / 1e9,
@@ -108,27 +108,27 @@ def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> F
     )
 
 
-def heard(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> Heard:
+def heard(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> Heard:
     """What comes of a tensor that one rank alone says.
 
     Raises:
         PayloadError: its own payload does not decode.
     """
-    nbytes, value = spoken(codec, x, spec, seat)
+    nbytes, value = spoken(codec, x, spec, ctx)
     value, exact = value.double(), x.double()
     cosine = torch.dot(value, exact) / (value.norm() * exact.norm()).clamp_min(1e-300)
     return Heard(nbytes, float((value - exact).norm() / exact.norm()), float(cosine))
 
 
-def spoken(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> tuple[int, Tensor]:
+def spoken(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[int, Tensor]:
     """The bytes that one rank alone would send, and what the sum over ranks would be."""
-    talk = codec.rounds(x, spec, codec.init(spec, seat), seat)
+    talk = codec.rounds(x, spec, codec.init(spec, ctx), ctx)
     nbytes, answer = 0, None
     try:
         packet = next(talk)
         while True:
             nbytes += packet.payload.numel()
-            answer = packet.open(packet.payload.clone(), seat.rank)
+            answer = packet.open(packet.payload.clone(), ctx.rank)
             packet = talk.send(answer)
     except StopIteration as end:
         return nbytes, end.value.total
@@ -200,15 +200,15 @@ def gaussian(numel: int, heavy: bool = False) -> dict[str, Tensor]:
     return {"matrix": normal}
 
 
-def _seconds(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> tuple[float, float | None]:
+def _seconds(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[float, float | None]:
     opener = codec.opener
     if opener is None:
-        return _quickest(lambda: spoken(codec, x, spec, seat)), None
-    state = codec.init(spec, seat)
-    encode_s = _quickest(lambda: next(codec.rounds(x, spec, state, seat)))
-    packet = next(codec.rounds(x, spec, state, seat))
+        return _quickest(lambda: spoken(codec, x, spec, ctx)), None
+    state = codec.init(spec, ctx)
+    encode_s = _quickest(lambda: next(codec.rounds(x, spec, state, ctx)))
+    packet = next(codec.rounds(x, spec, state, ctx))
     return encode_s, _quickest(
-        lambda payload: packet.open(payload, seat.rank), packet.payload.clone
+        lambda payload: packet.open(payload, ctx.rank), packet.payload.clone
     )  # it is handed over, so each gets its own
 
 

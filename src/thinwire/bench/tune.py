@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from thinwire.bench.codecs import SEED, heard, laid
-from thinwire.core import Codec, Seat, Spec
+from thinwire.core import Codec, RankContext, Spec
 from thinwire.errors import ConfigError
 from thinwire.registry import inside
 from thinwire.spell import spelled
@@ -95,7 +95,7 @@ def tried(codes: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[Choic
         code: spelled("what", code) for code in codes
     }  # before the first one takes its time
     for code, codec in codecs.items():
-        told = heard(codec, x, spec, Seat(rank=0, group=(0,), step=0, seed=SEED))
+        told = heard(codec, x, spec, RankContext(rank=0, group=(0,), step=0, seed=SEED))
         within = next((part for part in inside(codec) if isinstance(part, budget)), None)
         widths = within.chosen(x, spec) if within is not None and _whole(codec) else None
         yield Choice(

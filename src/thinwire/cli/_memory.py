@@ -46,13 +46,15 @@ def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, in
         >>> kept_bytes(recipes.diloco(), model, world=4)
         {'anchor': 40000, 'velocity': 40000, 'in the air': 40000}
     """
-    from thinwire.core import Seat
+    from thinwire.core import RankContext
 
     found: Counter[str] = Counter()
     buckets = buckets_of(strategy, model)
     for bucket in buckets:
         bucket.world, bucket.when = world, strategy.when
-        bucket.cut(None, strategy.what, strategy.how, Seat(0, tuple(range(world)), 0, 0), 1, 0)
+        bucket.cut(
+            None, strategy.what, strategy.how, RankContext(0, tuple(range(world)), 0, 0), 1, 0
+        )
         states = [strategy.on.init(bucket), *(part.state for part in bucket.slices)]
         for state in states:
             for path, leaf in state.walk():

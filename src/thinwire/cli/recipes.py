@@ -213,7 +213,7 @@ def sent(strategy: Strategy, shape: Shape | Named, world: int) -> Sent:
 
 def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> float | None:
     """Bytes of one flight of every bucket, the mean over ranks."""
-    from thinwire.core import Seat
+    from thinwire.core import RankContext
 
     total, group = 0.0, tuple(range(world))
     kinds = [(spec.dtype, *((part.shape, part.role) for part in spec.parts)) for spec in specs]
@@ -222,7 +222,9 @@ def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> floa
         kinds
     ).items():  # most layers are alike: what they send is counted once
         for rank in group:
-            nbytes = strategy.how.sent_nbytes(strategy.what, first[kind], Seat(rank, group, 0, 0))
+            nbytes = strategy.how.sent_nbytes(
+                strategy.what, first[kind], RankContext(rank, group, 0, 0)
+            )
             if nbytes is None:
                 return None
             total += nbytes * times

@@ -26,7 +26,7 @@ from thinwire.core.route import (
     allreduce_nbytes,
 )
 from thinwire.core.schedule import Schedule, Tick
-from thinwire.core.spec import Grain, Part, Piece, Ranks, Role, Seat, Spec
+from thinwire.core.spec import Grain, Part, Piece, RankContext, Ranks, Role, Spec
 from thinwire.core.state import Form, Kind, Leaf, State
 from thinwire.core.target import Bucket, Outer, Target
 
@@ -57,7 +57,7 @@ __all__ = [
     "Rounds",
     "Route",
     "Schedule",
-    "Seat",
+    "RankContext",
     "Spec",
     "Stage",
     "State",

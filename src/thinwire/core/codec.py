@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from thinwire.core.spec import Grain, Seat, Spec
+from thinwire.core.spec import Grain, RankContext, Spec
 from thinwire.core.state import State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
@@ -32,7 +32,7 @@ class Packet:
     spec: Spec
     coder: Coder
     state: State
-    seat: Seat
+    ctx: RankContext
     sums: tuple[tuple[int, torch.dtype], ...] = ()
 
     @property
@@ -42,14 +42,14 @@ class Packet:
 
     def open(self, payload: Tensor, sender: int) -> Tensor:
         """What `sender`'s payload of the same round decodes to: (spec.numel,) spec.work."""
-        return self.coder.decode(payload, self.spec, self.state, self.seat, sender)
+        return self.coder.decode(payload, self.spec, self.state, self.ctx, sender)
 
     def add(self, total: Tensor | None, payload: Tensor, sender: int) -> Tensor:
         """`total` plus what `sender`'s payload decodes to, in place; a new tensor where there is no
         total yet."""
         if total is None:
             return self.open(payload, sender)
-        self.coder.accumulate(total, payload, self.spec, self.state, self.seat, sender)
+        self.coder.accumulate(total, payload, self.spec, self.state, self.ctx, sender)
         return total
 
 
@@ -162,7 +162,7 @@ class Codec(Member, ABC):
         answer there."""
         return self.opener is None
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         """Fresh state for a span."""
         return State()
 
@@ -186,7 +186,7 @@ class Codec(Member, ABC):
         return exact
 
     @abstractmethod
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         """Yield packets of x (spec.numel,), each answered with the sum over ranks of what it
         decodes to; return the outcome.
 
@@ -203,12 +203,14 @@ class Coder(Codec):
         return self
 
     @abstractmethod
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         """The payload of `x` (spec.numel,): (nbytes,) uint8, contiguous. `x` stays as it is (the
         payload may alias it)."""
 
     @abstractmethod
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         """(spec.numel,) spec.work from a payload; it may alias the payload, which the caller hands
         over.
 
@@ -217,20 +219,26 @@ class Coder(Codec):
         """
 
     def fill(
-        self, out: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> None:
         """`out = decode(payload)`, which may lie in the payload; a codec overrides it where it can
         write there at once."""
-        out.copy_(self.decode(payload, spec, state, seat, sender))
+        out.copy_(self.decode(payload, spec, state, ctx, sender))
 
     def accumulate(
-        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
     ) -> None:
         """`total += decode(payload)`; a codec overrides it where one pass does both."""
-        total.add_(self.decode(payload, spec, state, seat, sender))
+        total.add_(self.decode(payload, spec, state, ctx, sender))
 
     def packet_left(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> Unsaid:
         """Say y = x + decay · before, and what of y that leaves unsaid; a codec overrides it where
         one pass does all of it.
@@ -239,11 +247,11 @@ class Coder(Codec):
             too.
         """
         y = fast.summed(x.to(spec.work), before.to(spec.work), decay)
-        packet = self.packet(y, spec, state, seat)
+        packet = self.packet(y, spec, state, ctx)
         own = (
             packet.payload if self.lossy else packet.payload.clone()
         )  # what opens to itself is what a route may write into
-        sent = packet.open(own, seat.rank)
+        sent = packet.open(own, ctx.rank)
         left = y - sent
         return Unsaid(packet, left, fast.all_finite(left), lambda: sent)
 
@@ -252,41 +260,41 @@ class Coder(Codec):
         payloads: Sequence[tuple[int, Tensor]],
         spec: Spec,
         state: State,
-        seat: Seat,
-        again: Seat,
+        ctx: RankContext,
+        again: RankContext,
     ) -> Tensor:
-        """The payload, at the seat `again`, of the sum of what the (sender, payload) of `seat`
+        """The payload, at the ctx `again`, of the sum of what the (sender, payload) of `ctx`
         decode to, added in order.
 
         A codec overrides it where one pass does both.
         """
         (first, payload), *others = payloads
-        total = self.decode(payload, spec, state, seat, first)
+        total = self.decode(payload, spec, state, ctx, first)
         for sender, payload in others:
-            self.accumulate(total, payload, spec, state, seat, sender)
+            self.accumulate(total, payload, spec, state, ctx, sender)
         return self.encode(total, spec, state, again)
 
     def sum_dtype(self, spec: Spec) -> torch.dtype | None:
         """Set where payloads may be added unopened: as numbers of that type."""
         return None
 
-    def packet(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
+    def packet(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
         """The one packet of a flight."""
-        return self.packed(self.encode(x, spec, state, seat), spec, state, seat)
+        return self.packed(self.encode(x, spec, state, ctx), spec, state, ctx)
 
-    def packed(self, payload: Tensor, spec: Spec, state: State, seat: Seat) -> Packet:
+    def packed(self, payload: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
         """The packet of a payload that `encode` made."""
         dtype = self.sum_dtype(spec)
         sums = ((payload.numel(), dtype),) if dtype is not None else ()
-        return Packet(payload, spec, self, state, seat, sums)
+        return Packet(payload, spec, self, state, ctx, sums)
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        packet = self.packet(x, spec, state, seat)
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        packet = self.packet(x, spec, state, ctx)
         own = (
             packet.payload.clone() if self.lossy and packet.sums else packet.payload
         )  # what may be added is added in place
         total = yield packet
-        return Outcome(total, (lambda: packet.open(own, seat.rank)) if self.lossy else None)
+        return Outcome(total, (lambda: packet.open(own, ctx.rank)) if self.lossy else None)
 
     def expect(self, payload: Tensor, nbytes: int) -> None:
         """Raise unless a payload has the length that it must have."""

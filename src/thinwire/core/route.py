@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 from torch import Tensor
 
 from thinwire.core.codec import Codec, Outcome
-from thinwire.core.spec import Ranks, Seat, Spec
+from thinwire.core.spec import RankContext, Ranks, Spec
 from thinwire.core.state import State
 from thinwire.registry import Member
 
@@ -168,10 +168,10 @@ class Route(Member, ABC):
         """The transport adds up by itself in some of its hops (`AllReduce`)."""
         return False
 
-    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
+    def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
         """Fresh state of the codec (and of the route's own codecs) for the spans that this rank
         will encode."""
-        return State(children={"codec": codec.init(spec, seat)})
+        return State(children={"codec": codec.init(spec, ctx)})
 
     def groups(self, world: int) -> tuple[Ranks, ...]:
         """Subsets of ranks that it will all-reduce over; built once, at attach.
@@ -206,11 +206,11 @@ class Route(Member, ABC):
         return self
 
     @abstractmethod
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
         """The flight of `x` (spec.numel,), from this rank's side."""
 
     @abstractmethod
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         """Bytes that this rank hands to the wire for one flight, in closed form; `None` where the
         data decides."""
 
@@ -219,22 +219,22 @@ class Route(Member, ABC):
         loses something."""
         return 0
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         """Messages that this rank sends for one flight, in closed form; `None` where the data, or
         the codec's rounds, decide."""
         return None
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
         """Seconds on the wire, in closed form, if all links are alike and all ranks start together;
         a codec of several rounds counts as one of one, and one whose bytes the data decides at its
         largest.
         """
         raise NotImplementedError(f"{self!r} gives no formula of its seconds")
 
-    def cost(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> Cost:
+    def cost(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> Cost:
         """Bytes, messages and seconds of one flight."""
         return Cost(
-            self.sent_nbytes(codec, spec, seat),
-            self.sent_messages(codec, spec, seat),
-            self.seconds(codec, spec, seat, link),
+            self.sent_nbytes(codec, spec, ctx),
+            self.sent_messages(codec, spec, ctx),
+            self.seconds(codec, spec, ctx, link),
         )

@@ -123,7 +123,7 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class RankContext:
     """Who speaks, with whom, and when: it keys every random draw.
 
     `group` are the ranks that take part, ascending; `key` tells apart the hops of one flight.
@@ -140,27 +140,27 @@ class Seat:
         return len(self.group)
 
     @property
-    def place(self) -> int:
+    def group_rank(self) -> int:
         return self.group.index(self.rank)
 
     @property
     def others(self) -> Ranks:
         """The other ranks in the order of a phased exchange: round k goes to the k-th rank after
         this one."""
-        return self.group[self.place + 1 :] + self.group[: self.place]
+        return self.group[self.group_rank + 1 :] + self.group[: self.group_rank]
 
-    def under(self, key: str) -> Seat:
+    def child(self, key: str) -> RankContext:
         return replace(self, key=f"{self.key}/{key}")
 
-    def draws(self, spec: Spec, *, shared: bool) -> torch.Generator:
+    def generator(self, spec: Spec, *, shared: bool) -> torch.Generator:
         """A CPU generator keyed by (seed, step, key, span) and, unless `shared`, by rank: the same
         on every machine."""
         return torch.Generator().manual_seed(
             int.from_bytes(self._digest(spec, "*" if shared else str(self.rank)), "little") >> 1
         )
 
-    def lots(self, spec: Spec) -> tuple[int, int]:
-        """This rank's key of `kernels.reference.draws`, of (seed, step, key, span, rank): what
+    def rng_key(self, spec: Spec) -> tuple[int, int]:
+        """This rank's key of `kernels.reference.random_bits`, of (seed, step, key, span, rank): what
         values are rounded at random by."""
         digest = self._digest(spec, f"lots of {self.rank}")
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")

@@ -107,13 +107,13 @@ def simulate(
             sizes do not match; the message says which ranks.
 
     Example:
-        >>> from thinwire.core import Link, Seat, Spec
+        >>> from thinwire.core import Link, RankContext, Spec
         >>> from thinwire.how import gather
         >>> from thinwire.what import identity
         >>> spec, world = Spec((), 0, 250, torch.float32), (0, 1, 2)
-        >>> seats = [Seat(rank, world, 0, 0) for rank in world]
-        >>> fly = lambda seat: gather().carry(identity(), torch.ones(250), spec, gather().init(identity(), spec, seat), seat)
-        >>> told = simulate({seat.rank: fly(seat) for seat in seats}, Wires(Link(latency_s=0.1, rate_bytes_per_s=1000)))
+        >>> contexts = [RankContext(rank, world, 0, 0) for rank in world]
+        >>> fly = lambda ctx: gather().carry(identity(), torch.ones(250), spec, gather().init(identity(), spec, ctx), ctx)
+        >>> told = simulate({ctx.rank: fly(ctx) for ctx in contexts}, Wires(Link(latency_s=0.1, rate_bytes_per_s=1000)))
         >>> round(told.seconds, 6), told.sent_bytes[0], told.messages[0]
         (2.1, 2000.0, 2)
     """

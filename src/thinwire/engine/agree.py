@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from thinwire import how
-from thinwire.core import Driver, Exchange, Flight, Link, Outcome, Route, Seat
+from thinwire.core import Driver, Exchange, Flight, Link, Outcome, RankContext, Route
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, DisagreementError
 
@@ -118,8 +118,8 @@ def broadcast(
     flat = torch.cat(
         [tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     )
-    seat = Seat(driver.rank, tuple(range(driver.world)), 0, 0)
-    handle = driver.start(how.broadcast(flat, seat, link or driver.transport), driver.lanes, label)
+    ctx = RankContext(driver.rank, tuple(range(driver.world)), 0, 0)
+    handle = driver.start(how.broadcast(flat, ctx, link or driver.transport), driver.lanes, label)
     handle.wait()
     meter.count(label, handle.sent_bytes)
     if driver.rank:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver, Link, Route, Seat
+from thinwire.core import Driver, Link, RankContext, Route
 from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree, living, probe, savings, wrappers
@@ -189,7 +189,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             strategy,
             how,
             built,
-            Seat(driver.rank, tuple(range(driver.world)), 0, seed),
+            RankContext(driver.rank, tuple(range(driver.world)), 0, seed),
             stacklevel=2,
         )
         flights = Flights(strategy, how, dense, driver, built, meter, seed)
@@ -220,14 +220,14 @@ def _pieces(
         return Pieces(
             1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes
         )
-    specs, seat = (
+    specs, ctx = (
         [bucket.spec for bucket in planned],
-        Seat(driver.rank, tuple(range(driver.world)), 0, 0),
+        RankContext(driver.rank, tuple(range(driver.world)), 0, 0),
     )
     together = [
         specs[fragment :: strategy.when.fragments] for fragment in range(strategy.when.fragments)
     ]
-    codec_s = measured_codec(strategy.what, specs, seat, driver, meter, planned[0].device)
+    codec_s = measured_codec(strategy.what, specs, ctx, driver, meter, planned[0].device)
     counts = (
         [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]
     )
@@ -235,7 +235,7 @@ def _pieces(
         together,
         strategy.what,
         how,
-        seat,
+        ctx,
         link,
         codec_s,
         counts,

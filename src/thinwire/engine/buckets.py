@@ -22,10 +22,10 @@ from thinwire.core import (
     Handle,
     Leaf,
     Part,
+    RankContext,
     Role,
     Route,
     Schedule,
-    Seat,
     Spec,
     State,
 )
@@ -127,14 +127,14 @@ class FlatBucket:
         slice_bytes: int | None,
         codec: Codec,
         route: Route,
-        seat: Seat,
+        ctx: RankContext,
         lanes: int,
         first: int,
     ) -> None:
         """Make the slices, at the codec's grain, and their state."""
         for i, span in enumerate(spans(self.spec, slice_bytes, codec)):
             with torch.device(self.device):
-                state = route.init(codec, span, seat)
+                state = route.init(codec, span, ctx)
             self.slices.append(Slice(span, (first + i) % lanes, state))
 
     # -- parameters
@@ -298,13 +298,13 @@ def build(
 ) -> list[FlatBucket]:
     """The planned buckets, cut into slices and with the state of codecs, routes and target."""
     on_gradients = strategy.on.clock == "backward"
-    seat = Seat(driver.rank, tuple(range(driver.world)), 0, seed)
+    ctx = RankContext(driver.rank, tuple(range(driver.world)), 0, seed)
     flights = [
         0
     ] * strategy.when.fragments  # lanes are dealt to each fragment's, which fly together
     for bucket in buckets:
         fragment = bucket.index % len(flights)
-        bucket.cut(slice_bytes, strategy.what, how, seat, lanes, flights[fragment])
+        bucket.cut(slice_bytes, strategy.what, how, ctx, lanes, flights[fragment])
         flights[fragment] += len(bucket.slices)
         if on_gradients:
             bucket.make_buffers(strategy.when.depth)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Seat
+from thinwire.core import Codec, RankContext
 from thinwire.engine.board import Board, Gone
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.entries import Offer, read_weight, unpack
@@ -23,7 +23,7 @@ class Contributions:
         board: where they are.
         codec: what they are encoded with.
         buckets: what they are deltas of.
-        seat: of a rank and the round that it began with.
+        ctx: of a rank and the round that it began with.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class Contributions:
         board: Board,
         codec: Codec,
         buckets: Sequence[FlatBucket],
-        seat: Callable[[int, int], Seat],
+        ctx: Callable[[int, int], RankContext],
     ) -> None:
-        self._board, self._codec, self._buckets, self._seat = board, codec, buckets, seat
+        self._board, self._codec, self._buckets, self._context = board, codec, buckets, ctx
         self._read: dict[
             Offer, tuple[float, list[Tensor]] | None
         ] = {}  # weight and payloads; `None`: no rank can have made it
@@ -58,7 +58,7 @@ class Contributions:
         if found is None:
             return None
         weight, payloads = found
-        opener, seat = self._codec.opener, self._seat(offer.rank, offer.began)
+        opener, ctx = self._codec.opener, self._context(offer.rank, offer.began)
         assert opener is not None, "refused before"
         left, values = iter(payloads), []
         try:
@@ -67,9 +67,7 @@ class Contributions:
                 values.append(
                     torch.cat(
                         [
-                            opener.decode(
-                                next(left), spec, opener.init(spec, seat), seat, offer.rank
-                            )
+                            opener.decode(next(left), spec, opener.init(spec, ctx), ctx, offer.rank)
                             for spec in specs
                         ]
                     )

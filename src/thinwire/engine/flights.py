@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Flight, Leaf, Route, Seat, Spec
+from thinwire.core import Driver, Flight, Leaf, RankContext, Route, Spec
 from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
 from thinwire.engine.meter import Meter
 from thinwire.engine.trace import COMPUTE, Trace
@@ -152,15 +152,17 @@ class Flights:
         return total
 
     def _exact(self, span: Tensor, spec: Spec, step: int) -> Flight:
-        seat = self._seat(step)
-        return self.dense.carry(_EXACT, span, spec, self.dense.init(_EXACT, spec, seat), seat)
+        ctx = self._context(step)
+        return self.dense.carry(_EXACT, span, spec, self.dense.init(_EXACT, spec, ctx), ctx)
 
     def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight:
-        flight = self._how.carry(self.strategy.what, span, part.spec, part.state, self._seat(step))
+        flight = self._how.carry(
+            self.strategy.what, span, part.spec, part.state, self._context(step)
+        )
         return _tracked(flight, part, track) if self.stateful else flight
 
-    def _seat(self, step: int) -> Seat:
-        return Seat(self.driver.rank, tuple(range(self.driver.world)), step, self._seed)
+    def _context(self, step: int) -> RankContext:
+        return RankContext(self.driver.rank, tuple(range(self.driver.world)), step, self._seed)
 
 
 def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, Ranks, Seat, Spec
+from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, RankContext, Ranks, Spec
 from thinwire.engine import living, wrappers
 from thinwire.engine.board import Board
 from thinwire.engine.buckets import FlatBucket, build, plan
@@ -273,7 +273,7 @@ def _unfit_weights(weight: float, max_weight: float | None) -> list[str]:
 
 def _kinds(codec: Codec) -> set[str]:
     probe = Spec((Part("probe", (64, 64), 0, "matrix"),), 0, 64 * 64, torch.float32)
-    return {leaf.kind for _, leaf in codec.init(probe, Seat(0, (0, 1), 0, 0)).walk()}
+    return {leaf.kind for _, leaf in codec.init(probe, RankContext(0, (0, 1), 0, 0)).walk()}
 
 
 class _Alone:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Driver, Link, Route, Seat, Spec
+from thinwire.core import Codec, Driver, Link, RankContext, Route, Spec
 from thinwire.engine import agree
 from thinwire.engine.buckets import spans
 from thinwire.engine.meter import Meter
@@ -51,7 +51,7 @@ def chosen(
     ticks: Sequence[Sequence[Spec]],
     codec: Codec,
     route: Route,
-    seat: Seat,
+    ctx: RankContext,
     link: Link,
     codec_s: float,
     counts: Sequence[int],
@@ -70,7 +70,7 @@ def chosen(
         >>> from thinwire.what import uniform
         >>> model = [Spec((), 0, n << 18, torch.float32) for n in (1, 25, 22)]  # MiB
         >>> def on(link: Link, codec_s: float) -> Pieces:
-        ...     return chosen([model], uniform(4), two_shot(), Seat(0, (0, 1, 2, 3), 0, 0), link, codec_s, COUNTS, SIZES)
+        ...     return chosen([model], uniform(4), two_shot(), RankContext(0, (0, 1, 2, 3), 0, 0), link, codec_s, COUNTS, SIZES)
         >>> near, far = Link(latency_s=1e-4, rate_bytes_per_s=12.5e6), Link(latency_s=0.025, rate_bytes_per_s=125e6, waits=True)
         >>> [(found.lanes, found.slice_bytes) for found in (on(near, 0.0), on(far, 0.0))]
         [(1, None), (4, None)]
@@ -79,9 +79,7 @@ def chosen(
     found = []
     for size in sizes:
         cut = [[span for spec in specs for span in spans(spec, size, codec)] for specs in ticks]
-        took = [
-            [_seconds(span, codec, route, seat, link, codec_s) for span in tick] for tick in cut
-        ]
+        took = [[_seconds(span, codec, route, ctx, link, codec_s) for span in tick] for tick in cut]
         found += [
             (max(_together(tick, lanes, far) for tick in took), sum(map(len, cut)), lanes, size)
             for lanes in counts
@@ -105,7 +103,7 @@ def chosen(
 def measured_codec(
     codec: Codec,
     specs: Sequence[Spec],
-    seat: Seat,
+    ctx: RankContext,
     driver: Driver,
     meter: Meter,
     device: torch.device,
@@ -117,7 +115,7 @@ def measured_codec(
         span.dtype
     )
     with torch.no_grad(), torch.device(device):
-        took = [_spoken(codec, x.clone(), span, seat) for _ in range(2)][
+        took = [_spoken(codec, x.clone(), span, ctx) for _ in range(2)][
             -1
         ]  # the first one warms up
     return (
@@ -125,15 +123,15 @@ def measured_codec(
     )
 
 
-def _spoken(codec: Codec, x: Tensor, span: Spec, seat: Seat) -> float:
+def _spoken(codec: Codec, x: Tensor, span: Spec, ctx: RankContext) -> float:
     """Seconds in which a codec says x and hears it."""
-    rounds = codec.rounds(x, span, codec.init(span, seat), seat)
+    rounds = codec.rounds(x, span, codec.init(span, ctx), ctx)
     _done(x.device)
     begun = time.perf_counter()
     try:
         packet = next(rounds)
         while True:
-            packet = rounds.send(packet.open(packet.payload, seat.rank))
+            packet = rounds.send(packet.open(packet.payload, ctx.rank))
     except StopIteration:
         _done(x.device)
         return time.perf_counter() - begun
@@ -145,14 +143,14 @@ def _done(device: torch.device) -> None:
 
 
 def _seconds(
-    span: Spec, codec: Codec, route: Route, seat: Seat, link: Link, codec_s: float
+    span: Spec, codec: Codec, route: Route, ctx: RankContext, link: Link, codec_s: float
 ) -> tuple[float, float]:
     """How long a flight keeps the wire busy, and how long it waits, for windows too, and computes
     beside that."""
     open_ = replace(link, window_bytes=None)
     try:
         whole, unhindered, empty = (
-            route.seconds(codec, span, seat, each)
+            route.seconds(codec, span, ctx, each)
             for each in (link, open_, replace(open_, rate_bytes_per_s=_ENDLESS))
         )
     except NotImplementedError as error:

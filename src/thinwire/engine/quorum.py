@@ -34,7 +34,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Ranks, Seat
+from thinwire.core import RankContext, Ranks
 from thinwire.engine import agree
 from thinwire.engine.board import Board, Gone, look
 from thinwire.engine.buckets import FlatBucket
@@ -77,7 +77,7 @@ class QuorumSyncer(Syncer):
         rank, self._weight, self._number = self.driver.rank, 1.0, 0
         board.drop(f"left/{rank}")
         self._life = uuid.uuid4().hex[:12]
-        self._contributions = Contributions(board, self.strategy.what, self.buckets, self._seat)
+        self._contributions = Contributions(board, self.strategy.what, self.buckets, self._context)
         self._pending: dict[Offer, int] = {}  # offered and not counted yet, and to which round
         if board.begin(-1, self._next_name()):
             board.serve(0, self._shot())
@@ -222,7 +222,7 @@ class QuorumSyncer(Syncer):
 
     def _contribution(self, began: int) -> bytes:
         """This rank's delta, encoded, bucket by bucket and slice by slice."""
-        payloads, seat = [], self._seat(self.driver.rank, began)
+        payloads, ctx = [], self._context(self.driver.rank, began)
         for bucket, row in zip(self.buckets, self.meter.rows, strict=True):
             begun, delta = time.thread_time(), self.strategy.on.read(bucket, bucket.state, 1.0)
             if (bad := int(fast.first_nonfinite(delta))) >= 0:
@@ -233,7 +233,7 @@ class QuorumSyncer(Syncer):
             for part in bucket.slices:
                 span = delta[part.spec.begin : part.spec.end]
                 packet = next(
-                    self.strategy.what.rounds(span, part.spec, part.state.child("codec"), seat)
+                    self.strategy.what.rounds(span, part.spec, part.state.child("codec"), ctx)
                 )
                 payloads.append(packet.payload.cpu().clone())
                 row.sent_bytes += packet.payload.numel()
@@ -371,10 +371,12 @@ class QuorumSyncer(Syncer):
         assert anchor is not None, "of deltas"
         return anchor
 
-    def _seat(self, rank: int, began: int) -> Seat:
+    def _context(self, rank: int, began: int) -> RankContext:
         """Who speaks in a contribution, and when: the same draws for all who began with the same
         anchor."""
-        return Seat(rank, (rank,), (began + 1) * self.strategy.when.period - 1, self.options.seed)
+        return RankContext(
+            rank, (rank,), (began + 1) * self.strategy.when.period - 1, self.options.seed
+        )
 
     # -- what a newcomer needs
     # ----------------------------------------------------------------------------------------

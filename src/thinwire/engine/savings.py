@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from thinwire.core import Route, Seat
+from thinwire.core import RankContext, Route
 from thinwire.engine.buckets import FlatBucket
 from thinwire.strategy import Strategy
 from thinwire.what import identity
@@ -16,7 +16,7 @@ FLOOR_BYTES = 1 << 16
 
 
 def warn_if_little(
-    strategy: Strategy, how: Route, buckets: Sequence[FlatBucket], seat: Seat, stacklevel: int
+    strategy: Strategy, how: Route, buckets: Sequence[FlatBucket], ctx: RankContext, stacklevel: int
 ) -> None:
     """Warn, on rank 0, where a lossy codec sends hardly fewer bytes over its route than exact
     values would, and say which parameters.
@@ -25,11 +25,11 @@ def warn_if_little(
     """
     what = strategy.what
     exact_bytes = sum(bucket.spec.numel * bucket.spec.dtype.itemsize for bucket in buckets)
-    if not what.lossy or seat.world == 1 or seat.rank or exact_bytes < FLOOR_BYTES:
+    if not what.lossy or ctx.world == 1 or ctx.rank or exact_bytes < FLOOR_BYTES:
         return
     spans = [part.spec for bucket in buckets for part in bucket.slices]
-    sent = [how.sent_nbytes(what, span, seat) for span in spans]
-    exact = [how.sent_nbytes(identity(), span, seat) for span in spans]
+    sent = [how.sent_nbytes(what, span, ctx) for span in spans]
+    exact = [how.sent_nbytes(identity(), span, ctx) for span in spans]
     if any(each is None for each in (*sent, *exact)) or not sum(filter(None, sent)):
         return
     ratio = sum(filter(None, exact)) / sum(filter(None, sent))

@@ -15,12 +15,12 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from thinwire.core import LOCAL_NETWORK, Exchange, Flight, Link, Outcome, Seat
+from thinwire.core import LOCAL_NETWORK, Exchange, Flight, Link, Outcome, RankContext
 
 SMALLEST = 1 << 16  # bytes of a segment
 
 
-def broadcast(flat: Tensor, seat: Seat, link: Link = LOCAL_NETWORK) -> Flight:
+def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_NETWORK) -> Flight:
     """The flight that gives every rank of the group the bytes of its first one, in place.
 
     Args:
@@ -31,12 +31,12 @@ def broadcast(flat: Tensor, seat: Seat, link: Link = LOCAL_NETWORK) -> Flight:
         >>> import torch
         >>> from thinwire.drive.local import run
         >>> held = [torch.full((2,), rank, dtype=torch.uint8) for rank in range(3)]
-        >>> _ = run({rank: broadcast(held[rank], Seat(rank, (0, 1, 2), 0, 0)) for rank in range(3)})
+        >>> _ = run({rank: broadcast(held[rank], RankContext(rank, (0, 1, 2), 0, 0)) for rank in range(3)})
         >>> [each.tolist() for each in held]
         [[0, 0], [0, 0], [0, 0]]
     """
-    segments = segments_of(flat.numel(), seat.world, link)
-    yield from _along(flat, seat, segments) if segments else _scattered(flat, seat)
+    segments = segments_of(flat.numel(), ctx.world, link)
+    yield from _along(flat, ctx, segments) if segments else _scattered(flat, ctx)
     return Outcome(flat)
 
 
@@ -68,36 +68,36 @@ def segments_of(nbytes: int, world: int, link: Link) -> int:
     )
 
 
-def _along(flat: Tensor, seat: Seat, segments: int) -> Flight:
-    pieces, at = _cut(flat, segments), seat.place
+def _along(flat: Tensor, ctx: RankContext, segments: int) -> Flight:
+    pieces, at = _cut(flat, segments), ctx.group_rank
     for t in range(
         max(at - 1, 0), segments + at
     ):  # rank p sends segment t-p in round t, and hears the one after it
-        send = ((seat.group[at + 1], pieces[t - at]),) if t >= at and at + 1 < seat.world else ()
+        send = ((ctx.group[at + 1], pieces[t - at]),) if t >= at and at + 1 < ctx.world else ()
         come = t - at + 1
-        recv = ((seat.group[at - 1], pieces[come].numel()),) if at and come < segments else ()
+        recv = ((ctx.group[at - 1], pieces[come].numel()),) if at and come < segments else ()
         if send or recv:
             got = yield Exchange(send, recv)
             if recv:
-                pieces[come].copy_(got[seat.group[at - 1]])
+                pieces[come].copy_(got[ctx.group[at - 1]])
     return Outcome(flat)
 
 
-def _scattered(flat: Tensor, seat: Seat) -> Flight:
+def _scattered(flat: Tensor, ctx: RankContext) -> Flight:
     """The first rank has all of it, and is told nothing."""
-    shares, first = dict(zip(seat.group, _cut(flat, seat.world), strict=True)), seat.group[0]
-    mine = shares[seat.rank]
-    if seat.rank == first:
-        yield Exchange(tuple((rank, shares[rank]) for rank in seat.others), ())
+    shares, first = dict(zip(ctx.group, _cut(flat, ctx.world), strict=True)), ctx.group[0]
+    mine = shares[ctx.rank]
+    if ctx.rank == first:
+        yield Exchange(tuple((rank, shares[rank]) for rank in ctx.others), ())
     else:
         got = yield Exchange((), ((first, mine.numel()),))
         mine.copy_(got[first])
     wanted = (
-        tuple((rank, shares[rank].numel()) for rank in reversed(seat.others))
-        if seat.rank != first
+        tuple((rank, shares[rank].numel()) for rank in reversed(ctx.others))
+        if ctx.rank != first
         else ()
     )
-    got = yield Exchange(tuple((rank, mine) for rank in seat.others if rank != first), wanted)
+    got = yield Exchange(tuple((rank, mine) for rank in ctx.others if rank != first), wanted)
     for rank, share in got.items():
         shares[rank].copy_(share)
     return Outcome(flat)

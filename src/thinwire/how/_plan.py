@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Flight, Grain, Link, Packet, Route, Seat, Spec, State
+from thinwire.core import Codec, Coder, Flight, Grain, Link, Packet, RankContext, Route, Spec, State
 from thinwire.how._talk import Due, Totals, many_spans, places, swap_runs
 from thinwire.kernels import reference
 
@@ -60,19 +60,19 @@ def totals(
     moves: Sequence[Move],
     owners: Sequence[int],
     packets: dict[int, Packet],
-    seat: Seat,
+    ctx: RankContext,
     unopened: bool,
     again: Again | None,
     into: dict[int, Tensor],
 ) -> Totals:
     """One packet of each chunk, answered with the sum over ranks of what they decode to, in its
     place in `into` if it has one."""
-    if seat.world == 1 and again is None:
-        return {j: packet.open(packet.payload, seat.rank) for j, packet in packets.items()}
+    if ctx.world == 1 and again is None:
+        return {j: packet.open(packet.payload, ctx.rank) for j, packet in packets.items()}
     chunks: dict[int, _Unopened | _Opened] = {
-        j: _Unopened(packet, seat)
+        j: _Unopened(packet, ctx)
         if unopened and again is None
-        else _Opened(packet, seat, j, owners[j], again)
+        else _Opened(packet, ctx, j, owners[j], again)
         for j, packet in packets.items()
     }
     device = next(iter(packets.values())).payload.device
@@ -86,16 +86,16 @@ def totals(
                 *(chunks[j].whole_due.nbytes is not None for j in wholes),
             ]
             if payloads:
-                send.append((seat.group[message.peer], payloads, knowns))
+                send.append((ctx.group[message.peer], payloads, knowns))
         for message in move.recv:
             parts, wholes = _among(message, chunks)
             due = [*(chunks[j].due for j in parts), *(chunks[j].whole_due for j in wholes)]
             if due:
-                recv.append((seat.group[message.peer], due))
+                recv.append((ctx.group[message.peer], due))
         got = yield from swap_runs(send, recv, device)
         for message in move.recv:
             parts, wholes = _among(message, chunks)
-            runs = iter(got.get(seat.group[message.peer], ()))
+            runs = iter(got.get(ctx.group[message.peer], ()))
             for j in parts:
                 chunks[j].hear(message.peer, next(runs), j in message.raw)
             for j in wholes:
@@ -111,12 +111,12 @@ def _among(message: Message, chunks: dict[int, _Unopened | _Opened]) -> tuple[li
 class _Unopened:
     """A chunk whose payloads add as numbers."""
 
-    def __init__(self, packet: Packet, seat: Seat) -> None:
+    def __init__(self, packet: Packet, ctx: RankContext) -> None:
         self.packet = packet
         self.due = self.whole_due = Due(
             packet.payload.numel(), packet.payload.numel(), packet.coder
         )  # what adds is as long everywhere
-        self.heard = [(seat.place, packet.payload)]
+        self.heard = [(ctx.group_rank, packet.payload)]
 
     def hear(self, place: int, payload: Tensor, raw: bool) -> None:
         self.heard.append((place, payload))
@@ -141,8 +141,8 @@ class _Unopened:
             self.whole(),
             packet.spec,
             packet.state,
-            packet.seat,
-            packet.seat.rank,
+            packet.ctx,
+            packet.ctx.rank,
             into,
         )
 
@@ -151,14 +151,14 @@ class _Opened:
     """A chunk whose payloads are opened, added and encoded again."""
 
     def __init__(
-        self, packet: Packet, seat: Seat, number: int, owner: int, again: Again | None
+        self, packet: Packet, ctx: RankContext, number: int, owner: int, again: Again | None
     ) -> None:
-        self.packet, self.seat, self.number, self.again = packet, seat, number, again
-        self.owner = seat.group[owner]
+        self.packet, self.ctx, self.number, self.again = packet, ctx, number, again
+        self.owner = ctx.group[owner]
         self.opener = again.opener(number) if again else (packet.coder, packet.spec, packet.state)
         self.due = Due.of(packet.coder, packet.spec)
         self.whole_due = Due.of(self.opener[0], self.opener[1])
-        self.heard: list[tuple[int, Tensor, bool]] = [(seat.place, packet.payload, True)]
+        self.heard: list[tuple[int, Tensor, bool]] = [(ctx.group_rank, packet.payload, True)]
         self.total: Tensor | None = None
         self.final: Tensor | None = None
 
@@ -173,14 +173,14 @@ class _Opened:
 
     def whole(self) -> Tensor:
         if self.final is None:
-            packet, back = self.packet, self.seat.under("back")
+            packet, back = self.packet, self.ctx.child("back")
             if self.again is not None:
                 self.final = self.again.encode(self._add_up(), self.number)
             elif self.total is None and all(raw for *_, raw in self.heard):
                 ordered = sorted(self.heard, key=lambda each: each[0])
-                heard = [(self.seat.group[place], payload) for place, payload, _ in ordered]
+                heard = [(self.ctx.group[place], payload) for place, payload, _ in ordered]
                 self.final = packet.coder.encode_sum(
-                    heard, packet.spec, packet.state, packet.seat, back
+                    heard, packet.spec, packet.state, packet.ctx, back
                 )
             else:
                 self.final = packet.coder.encode(self._add_up(), packet.spec, packet.state, back)
@@ -191,14 +191,14 @@ class _Opened:
 
     def open(self, into: Tensor | None) -> Tensor:
         coder, spec, state = self.opener
-        return _opened(coder, self.whole(), spec, state, self.seat.under("back"), self.owner, into)
+        return _opened(coder, self.whole(), spec, state, self.ctx.child("back"), self.owner, into)
 
     def _add_up(self) -> Tensor:
         """The sum of what was heard since, in the order of places, onto what was added before."""
         packet = self.packet
         for place, payload, raw in sorted(self.heard, key=lambda each: each[0]):
-            sender = self.seat.group[place]
-            said = packet.seat if raw else self._hop()
+            sender = self.ctx.group[place]
+            said = packet.ctx if raw else self._hop()
             if self.total is None:
                 self.total = packet.coder.decode(payload, packet.spec, packet.state, said, sender)
             else:
@@ -209,10 +209,10 @@ class _Opened:
         assert self.total is not None
         return self.total
 
-    def _hop(self) -> Seat:
+    def _hop(self) -> RankContext:
         """Who encodes a sum on its way. A rank does it once for a chunk, and ranks may count their
         moves otherwise."""
-        return self.seat.under("hop")
+        return self.ctx.child("hop")
 
 
 def _opened(
@@ -220,14 +220,14 @@ def _opened(
     payload: Tensor,
     spec: Spec,
     state: State,
-    seat: Seat,
+    ctx: RankContext,
     sender: int,
     into: Tensor | None,
 ) -> Tensor:
     """What a payload decodes to, in its place where there is one for it."""
     if into is None or into.numel() != spec.numel or into.dtype != spec.work:
-        return coder.decode(payload, spec, state, seat, sender)
-    coder.fill(into, payload, spec, state, seat, sender)
+        return coder.decode(payload, spec, state, ctx, sender)
+    coder.fill(into, payload, spec, state, ctx, sender)
     return into
 
 
@@ -275,9 +275,9 @@ class Planned(Route):
     def moves(self, place: int, world: int) -> tuple[Move, ...]:
         """The exchanges of one place, in order."""
 
-    def moves_of(self, codec: Codec, spec: Spec, seat: Seat) -> tuple[Move, ...]:
+    def moves_of(self, codec: Codec, spec: Spec, ctx: RankContext) -> tuple[Move, ...]:
         """The exchanges of one flight, where they hang on how much it carries."""
-        return self.moves(seat.place, seat.world)
+        return self.moves(ctx.group_rank, ctx.world)
 
     def refuses(self, codec: Codec) -> str | None:
         if codec.drops and not codec.summable:
@@ -289,34 +289,34 @@ class Planned(Route):
             )
         return None
 
-    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
-        spans = self.spans(codec, spec, seat.world)
+    def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
+        spans = self.spans(codec, spec, ctx.world)
         return State(
             children={
                 "codec": State(
-                    children={str(j): codec.init(span, seat) for j, span in enumerate(spans)}
+                    children={str(j): codec.init(span, ctx) for j, span in enumerate(spans)}
                 )
             }
         )
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        spans = self.spans(codec, spec, seat.world)
-        moves = self.moves_of(codec, spec, seat)
-        owners = [self.owner(j, seat.world) for j in range(len(spans))]
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        spans = self.spans(codec, spec, ctx.world)
+        moves = self.moves_of(codec, spec, ctx)
+        owners = [self.owner(j, ctx.world) for j in range(len(spans))]
 
         def answer(packets: dict[int, Packet]) -> Totals:
-            again = self._again(spans, state, packets, seat)
+            again = self._again(spans, state, packets, ctx)
             return totals(
                 moves,
                 owners,
                 packets,
-                seat,
+                ctx,
                 self.unopened and codec.summable,
                 again,
                 places(codec, x, spans),
             )
 
-        return (yield from many_spans(codec, x, spans, state.child("codec"), seat, answer))
+        return (yield from many_spans(codec, x, spans, state.child("codec"), ctx, answer))
 
     def spans(self, codec: Codec, spec: Spec, world: int) -> tuple[Spec, ...]:
         """The spans of a bucket, one a chunk."""
@@ -326,13 +326,13 @@ class Planned(Route):
         return codec.grain
 
     def _again(
-        self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], seat: Seat
+        self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], ctx: RankContext
     ) -> Again | None:
         """Who encodes sums, where it is not the codec of the parts."""
         return None
 
     @abstractmethod
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float: ...
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float: ...
 
 
 class OneCodec(Planned):
@@ -347,20 +347,20 @@ class OneCodec(Planned):
         be alike."""
         return max(largest(codec, span) for span in self.spans(codec, spec, world))
 
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        sizes = self._sizes(codec, spec, seat.world)
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        sizes = self._sizes(codec, spec, ctx.world)
         return (
             None
             if None in sizes
-            else self._sent([size or 0 for size in sizes], seat.place, seat.world)[0]
+            else self._sent([size or 0 for size in sizes], ctx.group_rank, ctx.world)[0]
         )
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        sizes = self._sizes(codec, spec, seat.world)
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        sizes = self._sizes(codec, spec, ctx.world)
         return (
             None
             if None in sizes or codec.opener is None
-            else self._sent([size or 0 for size in sizes], seat.place, seat.world)[1]
+            else self._sent([size or 0 for size in sizes], ctx.group_rank, ctx.world)[1]
         )
 
     @abstractmethod

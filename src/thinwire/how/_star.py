@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, Link, Packet, Seat, Spec, State
+from thinwire.core import Codec, Coder, Grain, Link, Packet, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how._plan import Again, Message, Move, Planned, largest
 
@@ -90,11 +90,11 @@ class Star(Planned):
             Move(back, tuple(Message(owner, wholes=(owned[owner],)) for owner in reversed(away))),
         )
 
-    def moves_of(self, codec: Codec, spec: Spec, seat: Seat) -> tuple[Move, ...]:
-        if not self._slotted(codec, spec, seat.world):
-            return self.moves(seat.place, seat.world)
+    def moves_of(self, codec: Codec, spec: Spec, ctx: RankContext) -> tuple[Move, ...]:
+        if not self._slotted(codec, spec, ctx.world):
+            return self.moves(ctx.group_rank, ctx.world)
         return _slots(
-            seat.place, seat.world, {owner: j for j, owner in enumerate(self.owners(seat.world))}
+            ctx.group_rank, ctx.world, {owner: j for j, owner in enumerate(self.owners(ctx.world))}
         )
 
     def _crowded(self, world: int) -> bool:
@@ -128,12 +128,12 @@ class Star(Planned):
             )
         return None
 
-    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
-        state = super().init(codec, spec, seat)
-        owners = list(self.owners(seat.world))
-        if self.back is not None and seat.place in owners:
+    def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
+        state = super().init(codec, spec, ctx)
+        owners = list(self.owners(ctx.world))
+        if self.back is not None and ctx.group_rank in owners:
             own = self.back.init(
-                self.spans(codec, spec, seat.world)[owners.index(seat.place)], seat
+                self.spans(codec, spec, ctx.world)[owners.index(ctx.group_rank)], ctx
             )
             for _, leaf in own.walk():
                 leaf.kind = "sharded" if leaf.kind == "summed" else leaf.kind
@@ -141,7 +141,7 @@ class Star(Planned):
         return state
 
     def _again(
-        self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], seat: Seat
+        self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], ctx: RankContext
     ) -> Again | None:
         if self.back is None:
             return None
@@ -150,11 +150,11 @@ class Star(Planned):
 
         def encode(total: Tensor, j: int) -> Tensor:
             return next(
-                back.rounds(total, spans[j], state.child("back"), seat.under("back"))
+                back.rounds(total, spans[j], state.child("back"), ctx.child("back"))
             ).payload  # its residual is settled by then
 
         def opens(j: int) -> tuple[Coder, Spec, State]:
-            return opener, spans[j], opener.init(spans[j], packets[j].seat)
+            return opener, spans[j], opener.init(spans[j], packets[j].ctx)
 
         return Again(encode, opens)
 
@@ -167,36 +167,36 @@ class Star(Planned):
                 return word
         return math.lcm(*(grain for grain in grains if isinstance(grain, int)))
 
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        sizes = self._both(codec, spec, seat)
-        return None if sizes is None else sum(sizes[0]) + (seat.world - 1) * sizes[1]
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        sizes = self._both(codec, spec, ctx)
+        return None if sizes is None else sum(sizes[0]) + (ctx.world - 1) * sizes[1]
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        sizes = self._both(codec, spec, seat)
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        sizes = self._both(codec, spec, ctx)
         if sizes is None or codec.opener is None:
             return None
-        return sum(size > 0 for size in sizes[0]) + (seat.world - 1) * (sizes[1] > 0)
+        return sum(size > 0 for size in sizes[0]) + (ctx.world - 1) * (sizes[1] > 0)
 
-    def _both(self, codec: Codec, spec: Spec, seat: Seat) -> tuple[list[int], int] | None:
+    def _both(self, codec: Codec, spec: Spec, ctx: RankContext) -> tuple[list[int], int] | None:
         """Bytes of each span that goes to another owner, and of the sum that comes back from
         here."""
-        owners, spans = self.owners(seat.world), self.spans(codec, spec, seat.world)
+        owners, spans = self.owners(ctx.world), self.spans(codec, spec, ctx.world)
         there = [
             codec.nbytes(span)
             for owner, span in zip(owners, spans, strict=True)
-            if owner != seat.place
+            if owner != ctx.group_rank
         ]
         back = [
             (self.back or codec).nbytes(span)
             for owner, span in zip(owners, spans, strict=True)
-            if owner == seat.place
+            if owner == ctx.group_rank
         ]
         if None in there or None in back:
             return None
         return [size or 0 for size in there], back[0] or 0 if back else 0
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        world, spans = seat.world, self.spans(codec, spec, seat.world)
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+        world, spans = ctx.world, self.spans(codec, spec, ctx.world)
         s, b = self._largest(codec, spec, world)
         if world == 1:
             return 0.0

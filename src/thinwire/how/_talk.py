@@ -17,8 +17,8 @@ from thinwire.core import (
     Hop,
     Outcome,
     Packet,
+    RankContext,
     Rounds,
-    Seat,
     Spec,
     State,
     side_by_side,
@@ -50,7 +50,7 @@ def many_spans(
     x: Tensor,
     spans: Sequence[Spec],
     state: State,
-    seat: Seat,
+    ctx: RankContext,
     totals: Callable[[dict[int, Packet]], Totals],
 ) -> Flight:
     """Drive the codec on each span side by side; a round's packets, {span: packet}, are answered by
@@ -60,7 +60,7 @@ def many_spans(
     """
     begin = spans[0].begin
     flows = [
-        codec.rounds(x[span.begin - begin : span.end - begin], span, state.child(str(j)), seat)
+        codec.rounds(x[span.begin - begin : span.end - begin], span, state.child(str(j)), ctx)
         for j, span in enumerate(spans)
     ]
     ordered = yield from side_by_side(flows, totals)

@@ -18,7 +18,7 @@ from typing import Self
 
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Link, Ranks, Route, Seat, Spec, State
+from thinwire.core import Codec, Flight, Link, RankContext, Ranks, Route, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how.direct import direct
 from thinwire.how.gather import gather
@@ -153,7 +153,7 @@ class auto(Route):
 
     def explain(self, codec: Codec, spec: Spec, world: int) -> str:
         """Each candidate with its seconds, or why it is left out; the choice is marked."""
-        chosen, seat = self.choose(codec, spec, world), Seat(0, tuple(range(world)), 0, 0)
+        chosen, ctx = self.choose(codec, spec, world), RankContext(0, tuple(range(world)), 0, 0)
         lines = [f"{spec.numel} values by {codec!r} on {world} ranks, {self.link}:"]
         for route in self.candidates:
             out = _left_out(self, route, codec, world)
@@ -161,18 +161,18 @@ class auto(Route):
                 out
                 if out is not None
                 else (
-                    f"{route.seconds(codec, spec, seat, self.link):.3g} s, sums encoded again "
+                    f"{route.seconds(codec, spec, ctx, self.link):.3g} s, sums encoded again "
                     f"{route.again(codec, world)} times"
                 )
             )
             lines.append(f"{'>' if route == chosen else ' '} {route!r}: {told}")
         return "\n".join(lines)
 
-    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
-        return self.choose(codec, spec, seat.world).init(codec, spec, seat)
+    def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
+        return self.choose(codec, spec, ctx.world).init(codec, spec, ctx)
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        return (yield from self.choose(codec, spec, seat.world).carry(codec, x, spec, state, seat))
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        return (yield from self.choose(codec, spec, ctx.world).carry(codec, x, spec, state, ctx))
 
     def again(self, codec: Codec, world: int) -> int:
         return max(
@@ -181,14 +181,14 @@ class auto(Route):
             if _left_out(self, route, codec, world) is None
         )
 
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        return self.choose(codec, spec, seat.world).sent_nbytes(codec, spec, seat)
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        return self.choose(codec, spec, ctx.world).sent_nbytes(codec, spec, ctx)
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        return self.choose(codec, spec, seat.world).sent_messages(codec, spec, seat)
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        return self.choose(codec, spec, ctx.world).sent_messages(codec, spec, ctx)
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        return self.choose(codec, spec, seat.world).seconds(codec, spec, seat, link)
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+        return self.choose(codec, spec, ctx.world).seconds(codec, spec, ctx, link)
 
 
 @lru_cache(maxsize=64)
@@ -198,16 +198,14 @@ def _candidates(link: Link) -> tuple[Route, ...]:
 
 @lru_cache(maxsize=4096)
 def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
-    seat = Seat(
+    ctx = RankContext(
         0, tuple(range(world)), 0, 0
     )  # seconds are the slowest rank's: whoever asks hears the same
     out = {each: _left_out(route, each, codec, world) for each in route.candidates}
     if None not in out.values():
         raise StrategyError([f"{each!r}: {why}" for each, why in out.items() if why])
     seconds = {
-        each: each.seconds(codec, spec, seat, route.link)
-        for each, why in out.items()
-        if why is None
+        each: each.seconds(codec, spec, ctx, route.link) for each, why in out.items() if why is None
     }
     best = min(seconds.values())
     return next(each for each, took in seconds.items() if took <= best * _NEAR)

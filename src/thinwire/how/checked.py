@@ -26,9 +26,9 @@ from thinwire.core import (
     Hop,
     Link,
     Outcome,
+    RankContext,
     Ranks,
     Route,
-    Seat,
     Spec,
     State,
     Target,
@@ -58,8 +58,8 @@ class checked(Route):
         >>> import torch
         >>> from thinwire.how import direct
         >>> from thinwire.what import identity
-        >>> spec, seat = Spec((), 0, 300, torch.float32), Seat(0, (0, 1, 2), 0, 0)
-        >>> [route.sent_nbytes(identity(), spec, seat) for route in (direct(), checked(direct()))]
+        >>> spec, ctx = Spec((), 0, 300, torch.float32), RankContext(0, (0, 1, 2), 0, 0)
+        >>> [route.sent_nbytes(identity(), spec, ctx) for route in (direct(), checked(direct()))]
         [1600, 1616]
     """
 
@@ -88,8 +88,8 @@ class checked(Route):
     def measures(self) -> bool:
         return self.route.measures
 
-    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
-        return self.route.init(codec, spec, seat)
+    def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
+        return self.route.init(codec, spec, ctx)
 
     def groups(self, world: int) -> tuple[Ranks, ...]:
         return self.route.groups(world)
@@ -106,17 +106,17 @@ class checked(Route):
     def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
         return replace(self, route=self.route.choose(codec, spec, world))
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
         if x.device.type != "cpu":
             raise StrategyError(
                 f"{self!r} reads each payload on the CPU, and these are on {x.device}: take "
                 f"{self.route!r} there"
             )
-        flight, reply = self.route.carry(codec, x, spec, state, seat), None
+        flight, reply = self.route.carry(codec, x, spec, state, ctx), None
         try:
             while True:
                 hop = flight.send(reply)
-                reply = _opened((yield _sealed(hop)), self.route, spec, seat)
+                reply = _opened((yield _sealed(hop)), self.route, spec, ctx)
         except StopIteration as stop:
             outcome: Outcome = stop.value
             return outcome
@@ -124,20 +124,20 @@ class checked(Route):
     def again(self, codec: Codec, world: int) -> int:
         return self.route.again(codec, world)
 
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         """`None`, too, where the route does not know its messages."""
         nbytes, messages = (
-            self.route.sent_nbytes(codec, spec, seat),
-            self.route.sent_messages(codec, spec, seat),
+            self.route.sent_nbytes(codec, spec, ctx),
+            self.route.sent_messages(codec, spec, ctx),
         )
         return None if nbytes is None or messages is None else nbytes + _BYTES * messages
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        return self.route.sent_messages(codec, spec, seat)
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        return self.route.sent_messages(codec, spec, ctx)
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
         """Of the route inside; 4 bytes a message are less than what no formula of the wire has."""
-        return self.route.seconds(codec, spec, seat, link)
+        return self.route.seconds(codec, spec, ctx, link)
 
 
 def crc(payload: Tensor) -> int:
@@ -171,15 +171,17 @@ def _sealed(hop: Hop) -> Exchange:
     )
 
 
-def _opened(got: dict[int, Tensor], route: Route, spec: Spec, seat: Seat) -> dict[int, Tensor]:
+def _opened(
+    got: dict[int, Tensor], route: Route, spec: Spec, ctx: RankContext
+) -> dict[int, Tensor]:
     """What came, without the checksums."""
     return {
-        rank: _unsealed(payload, rank, route, spec, seat) if payload.numel() else payload
+        rank: _unsealed(payload, rank, route, spec, ctx) if payload.numel() else payload
         for rank, payload in got.items()
     }
 
 
-def _unsealed(sealed: Tensor, sender: int, route: Route, spec: Spec, seat: Seat) -> Tensor:
+def _unsealed(sealed: Tensor, sender: int, route: Route, spec: Spec, ctx: RankContext) -> Tensor:
     payload, told = sealed[:-_BYTES], int(sealed[-_BYTES:].clone().view(torch.uint32))
     found = crc(payload)
     if found != told:
@@ -187,7 +189,7 @@ def _unsealed(sealed: Tensor, sender: int, route: Route, spec: Spec, seat: Seat)
             f" (from {spec.parts[0].name!r})" if spec.parts else ""
         )
         raise PayloadError(
-            f"rank {seat.rank}, step {seat.step}, {where}, over {route!r}: {payload.numel()} "
+            f"rank {ctx.rank}, step {ctx.step}, {where}, over {route!r}: {payload.numel()} "
             f"bytes from rank {sender} came corrupted: "
             f"their CRC-32 is {found:08x}, and {told:08x} was sent. Nothing of them was used; "
             "look at the memory of the two hosts and the "

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Link, Packet, Route, Seat, Spec, State
+from thinwire.core import Codec, Flight, Link, Packet, RankContext, Route, Spec, State
 from thinwire.how._plan import largest
 from thinwire.how._talk import Talk, one_span, swap
 
@@ -26,38 +26,38 @@ class gather(Route):
     Example:
         >>> from thinwire.what import identity
         >>> import torch
-        >>> gather().sent_nbytes(identity(), Spec((), 0, 10, torch.float32), Seat(0, (0, 1, 2), 0, 0))
+        >>> gather().sent_nbytes(identity(), Spec((), 0, 10, torch.float32), RankContext(0, (0, 1, 2), 0, 0))
         80
     """
 
     masks: ClassVar[bool] = True
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        return (yield from one_span(codec.rounds(x, spec, state.child("codec"), seat), _total))
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        return (yield from one_span(codec.rounds(x, spec, state.child("codec"), ctx), _total))
 
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         nbytes = codec.nbytes(spec)
-        return None if nbytes is None else (seat.world - 1) * nbytes
+        return None if nbytes is None else (ctx.world - 1) * nbytes
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         nbytes = codec.nbytes(spec)
-        return None if nbytes is None or codec.opener is None else (seat.world - 1) * (nbytes > 0)
+        return None if nbytes is None or codec.opener is None else (ctx.world - 1) * (nbytes > 0)
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        return link.seconds(*[largest(codec, spec)] * (seat.world - 1))
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+        return link.seconds(*[largest(codec, spec)] * (ctx.world - 1))
 
 
 def _total(packet: Packet) -> Talk:
-    seat = packet.seat
-    send = [(rank, packet.payload, packet.fixed) for rank in seat.others]
+    ctx = packet.ctx
+    send = [(rank, packet.payload, packet.fixed) for rank in ctx.others]
     got = yield from swap(
         send,
-        [(rank, packet.coder, packet.spec) for rank in reversed(seat.others)],
+        [(rank, packet.coder, packet.spec) for rank in reversed(ctx.others)],
         packet.payload.device,
     )
-    got[seat.rank] = packet.payload
+    got[ctx.rank] = packet.payload
     total: Tensor | None = None
-    for rank in seat.group:
+    for rank in ctx.group:
         total = packet.add(total, got.pop(rank), rank)
     assert total is not None
     return total

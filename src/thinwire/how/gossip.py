@@ -33,8 +33,8 @@ from thinwire.core import (
     Outcome,
     Packet,
     Part,
+    RankContext,
     Route,
-    Seat,
     Spec,
     State,
     Target,
@@ -90,7 +90,7 @@ class gossip(Route):
 
     def refuses(self, codec: Codec) -> str | None:
         probe = Spec((Part("probe", (64, 64), 0, "matrix"),), 0, 64 * 64, torch.float32)
-        kinds = {leaf.kind for _, leaf in codec.init(probe, Seat(0, (0, 1), 0, 0)).walk()}
+        kinds = {leaf.kind for _, leaf in codec.init(probe, RankContext(0, (0, 1), 0, 0)).walk()}
         if "replicated" not in kinds:
             return None
         return (
@@ -99,67 +99,67 @@ class gossip(Route):
             "Use a codec without such state, such as identity(), or a route with consensus"
         )
 
-    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
+    def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
         flown = Leaf(torch.zeros((), dtype=torch.int64, device="cpu"), "private", part=spec.key)
         return State(
             {"flown": flown} if self.topology == "exponential" else {},
-            {"codec": codec.init(spec, seat)},
+            {"codec": codec.init(spec, ctx)},
         )
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
         flown = 0
         if self.topology == "exponential":
             leaf = state["flown"]
             flown, leaf.value = int(leaf.value), leaf.value + 1
-        to, hear = self.peers(seat, flown)
+        to, hear = self.peers(ctx, flown)
         outcome: Outcome = yield from one_span(
-            codec.rounds(x, spec, state.child("codec"), seat),
-            lambda packet: _total(packet, seat, to, hear),
+            codec.rounds(x, spec, state.child("codec"), ctx),
+            lambda packet: _total(packet, ctx, to, hear),
         )
         return outcome
 
-    def peers(self, seat: Seat, flown: int = 0) -> tuple[list[int], list[int]]:
+    def peers(self, ctx: RankContext, flown: int = 0) -> tuple[list[int], list[int]]:
         """The ranks that this one tells in a flight, and those that it hears."""
-        world, me = seat.world, seat.place
+        world, me = ctx.world, ctx.group_rank
         if world == 1:
             return [], []
         if self.topology == "pairs":
-            lots = torch.randperm(world, generator=seat.draws(_NOBODY, shared=True)).tolist()
+            lots = torch.randperm(world, generator=ctx.generator(_NOBODY, shared=True)).tolist()
             at = lots.index(me) ^ 1
-            peer = [seat.group[lots[at]]] if at < world else []
+            peer = [ctx.group[lots[at]]] if at < world else []
             return peer, peer
         if self.topology == "ring":
-            both = [seat.group[(me + 1) % world], seat.group[me - 1]]
+            both = [ctx.group[(me + 1) % world], ctx.group[me - 1]]
             return (both, both[::-1]) if world > 2 else (both[:1], both[:1])
         on = 2 ** (flown % (world - 1).bit_length())
-        return [seat.group[(me + on) % world]], [seat.group[(me - on) % world]]
+        return [ctx.group[(me + on) % world]], [ctx.group[(me - on) % world]]
 
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         nbytes = codec.nbytes(spec)
-        return None if nbytes is None else nbytes * len(self.peers(seat)[0])
+        return None if nbytes is None else nbytes * len(self.peers(ctx)[0])
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         nbytes = codec.nbytes(spec)
         return (
             None
             if nbytes is None or codec.opener is None
-            else len(self.peers(seat)[0]) * (nbytes > 0)
+            else len(self.peers(ctx)[0]) * (nbytes > 0)
         )
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        peers = 0 if seat.world == 1 else 2 if self.topology == "ring" and seat.world > 2 else 1
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+        peers = 0 if ctx.world == 1 else 2 if self.topology == "ring" and ctx.world > 2 else 1
         return link.seconds(*[largest(codec, spec)] * peers)
 
 
-def _total(packet: Packet, seat: Seat, to: list[int], hear: list[int]) -> Talk:
+def _total(packet: Packet, ctx: RankContext, to: list[int], hear: list[int]) -> Talk:
     """K times the mean of the rank's own and what it hears, in the order of ranks."""
     send = [(rank, packet.payload, packet.fixed) for rank in to]
     got = yield from swap(
         send, [(rank, packet.coder, packet.spec) for rank in hear], packet.payload.device
     )
-    got[seat.rank] = packet.payload
+    got[ctx.rank] = packet.payload
     total: Tensor | None = None
     for rank in sorted(got):
         total = packet.add(total, got[rank], rank)
     assert total is not None
-    return total.mul_(seat.world / len(got)) if len(got) < seat.world else total
+    return total.mul_(ctx.world / len(got)) if len(got) < ctx.world else total

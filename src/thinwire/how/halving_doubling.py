@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinwire.core import Codec, Link, Seat, Spec
+from thinwire.core import Codec, Link, RankContext, Spec
 from thinwire.how._plan import Message, Move, OneCodec
 
 
@@ -101,14 +101,14 @@ class halving_doubling(OneCodec):
             bit *= 2
         return nbytes + folded * whole, messages + (folded and whole > 0)
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
         """Where K is no power of two, at the most: ranks that do not wait for step 0 send their
         halves into those that do."""
-        core, size = power(seat.world), self._most(codec, spec, seat.world)
+        core, size = power(ctx.world), self._most(codec, spec, ctx.world)
         steps = sum(link.seconds(size * 2**step) for step in range(core.bit_length() - 1))
         fold = (
             link.seconds(size * (2 * core - 1)) + link.seconds(size * core)
-            if seat.world > core
+            if ctx.world > core
             else 0.0
         )
         return 2 * steps + fold

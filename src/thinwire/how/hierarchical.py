@@ -27,9 +27,9 @@ from thinwire.core import (
     Flight,
     Link,
     Outcome,
+    RankContext,
     Ranks,
     Route,
-    Seat,
     Spec,
     State,
 )
@@ -203,8 +203,8 @@ class hierarchical(Route):
             dict.fromkeys(group for group in (*nodes, *peers, *within) if 1 < len(group) < world)
         )
 
-    def init(self, codec: Codec, spec: Spec, seat: Seat) -> State:
-        inside, across = self._seats(seat)
+    def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
+        inside, across = self._contexts(ctx)
         route, inner_codec = self._inner
         state = State(
             children={"outer": self.outer.init(codec, self._span(codec, spec, inside), across)}
@@ -213,8 +213,8 @@ class hierarchical(Route):
             state.children["inner"] = route.init(inner_codec, spec, inside)
         return state
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        inside, across = self._seats(seat)
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        inside, across = self._contexts(ctx)
         route, inner_codec = self._inner
         if inner_codec is not None:
             x = (yield from route.carry(inner_codec, x, spec, state.child("inner"), inside)).total
@@ -224,13 +224,13 @@ class hierarchical(Route):
             rank: x[span.begin - spec.begin : span.end - spec.begin]
             for rank, span in zip(inside.group, spans, strict=True)
         }
-        own, mine = spans[inside.place], pieces[seat.rank]
+        own, mine = spans[inside.group_rank], pieces[ctx.rank]
         if inner_codec is None and inside.world > 1:
             mine = yield from _scattered(pieces, own, inside)
         outcome = yield from self.outer.carry(codec, mine, own, state.child("outer"), across)
 
         payload = reference.as_bytes(outcome.total.to(spec.dtype))
-        shares = {seat.rank: payload}
+        shares = {ctx.rank: payload}
         if inside.world > 1:
             sizes = {
                 rank: span.numel * spec.dtype.itemsize
@@ -251,8 +251,8 @@ class hierarchical(Route):
             route.again(inner_codec, size) if inner_codec is not None else 0
         )
 
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        inside, _ = self._seats(seat)
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        inside, _ = self._contexts(ctx)
         route, inner_codec = self._inner
         own = self._span(codec, spec, inside).numel
         inner = (
@@ -260,21 +260,21 @@ class hierarchical(Route):
             if inner_codec
             else (spec.numel - own) * spec.dtype.itemsize
         )
-        outer = self.outer_nbytes(codec, spec, seat)
+        outer = self.outer_nbytes(codec, spec, ctx)
         if inner is None or outer is None:
             return None
         return inner + outer + (inside.world - 1) * own * spec.dtype.itemsize
 
-    def outer_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def outer_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         """Bytes of a flight that this rank sends to other nodes; `None` where the data decides."""
-        inside, across = self._seats(seat)
+        inside, across = self._contexts(ctx)
         return self.outer.sent_nbytes(codec, self._span(codec, spec, inside), across)
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
-        inside, across = self._seats(seat)
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
+        inside, across = self._contexts(ctx)
         route, inner_codec = self._inner
         spans = spec.cut(inside.world, codec.grain)
-        own, full = spans[inside.place], sum(span.numel > 0 for span in spans)
+        own, full = spans[inside.group_rank], sum(span.numel > 0 for span in spans)
         inner = (
             route.sent_messages(inner_codec, spec, inside)
             if inner_codec
@@ -287,8 +287,8 @@ class hierarchical(Route):
             else inner + outer + (inside.world - 1) * (own.numel > 0)
         )
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        inside, across = self._seats(seat)
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+        inside, across = self._contexts(ctx)
         route, inner_codec = self._inner
         fast, thin = link.inside or link, replace(link, inside=None)
         own = max(spec.cut(inside.world, codec.grain), key=lambda span: span.numel)
@@ -296,21 +296,21 @@ class hierarchical(Route):
         inner = route.seconds(inner_codec, spec, inside, fast) if inner_codec else round_
         return inner + self.outer.seconds(codec, own, across, thin) + round_
 
-    def _seats(self, seat: Seat) -> tuple[Seat, Seat]:
+    def _contexts(self, ctx: RankContext) -> tuple[RankContext, RankContext]:
         """This rank among its node, and among its peers in the other nodes."""
         size = self.size
-        first = seat.place // size * size
+        first = ctx.group_rank // size * size
         return (
-            replace(seat.under("inner"), group=seat.group[first : first + size]),
-            replace(seat.under("outer"), group=seat.group[seat.place % size :: size]),
+            replace(ctx.child("inner"), group=ctx.group[first : first + size]),
+            replace(ctx.child("outer"), group=ctx.group[ctx.group_rank % size :: size]),
         )
 
-    def _span(self, codec: Codec, spec: Spec, inside: Seat) -> Spec:
-        return spec.cut(inside.world, codec.grain)[inside.place]
+    def _span(self, codec: Codec, spec: Spec, inside: RankContext) -> Spec:
+        return spec.cut(inside.world, codec.grain)[inside.group_rank]
 
 
 def _scattered(
-    pieces: dict[int, Tensor], own: Spec, inside: Seat
+    pieces: dict[int, Tensor], own: Spec, inside: RankContext
 ) -> Generator[Exchange, dict[int, Tensor], Tensor]:
     """The node's sum of this rank's span: each rank sends the others their pieces, and adds what it
     hears in rank order."""

@@ -19,8 +19,8 @@ from thinwire.core import (
     Flight,
     Link,
     Packet,
+    RankContext,
     Route,
-    Seat,
     Spec,
     State,
     allreduce_messages,
@@ -58,23 +58,23 @@ class native(Route):
             "Use gather() for 2 ranks or sparse payloads, two_shot() for dense ones on more ranks"
         )
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Flight:
-        return (yield from one_span(codec.rounds(x, spec, state.child("codec"), seat), _total))
+    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+        return (yield from one_span(codec.rounds(x, spec, state.child("codec"), ctx), _total))
 
-    def sent_nbytes(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         nbytes = codec.nbytes(spec)
-        return None if nbytes is None else allreduce_nbytes(nbytes, seat.world)
+        return None if nbytes is None else allreduce_nbytes(nbytes, ctx.world)
 
-    def sent_messages(self, codec: Codec, spec: Spec, seat: Seat) -> float | None:
+    def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         nbytes = codec.nbytes(spec)
         return (
             None
             if nbytes is None or codec.opener is None
-            else allreduce_messages(nbytes, seat.world)
+            else allreduce_messages(nbytes, ctx.world)
         )
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        return allreduce_seconds(largest(codec, spec), seat.world, link)
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+        return allreduce_seconds(largest(codec, spec), ctx.world, link)
 
 
 def allreduce_seconds(nbytes: int, world: int, link: Link) -> float:
@@ -93,8 +93,8 @@ def _total(packet: Packet) -> Talk:
     for nbytes, dtype in packet.sums:
         run = reference.from_bytes(packet.payload[at : at + nbytes], dtype)
         at += nbytes
-        if nbytes and packet.seat.world > 1:
-            run = yield AllReduce(run, packet.seat.group)
+        if nbytes and packet.ctx.world > 1:
+            run = yield AllReduce(run, packet.ctx.group)
         summed.append(reference.as_bytes(run))
     payload = summed[0] if len(summed) == 1 else torch.cat(summed) if summed else packet.payload
-    return packet.open(payload, packet.seat.rank)
+    return packet.open(payload, packet.ctx.rank)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinwire.core import Codec, Link, Seat, Spec
+from thinwire.core import Codec, Link, RankContext, Spec
 from thinwire.how._plan import Move, OneCodec
 from thinwire.how._plan import ring as ring_moves
 
@@ -58,5 +58,5 @@ class ring(OneCodec):
             else (0, 0)
         )
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        return 2 * (seat.world - 1) * link.seconds(self._most(codec, spec, seat.world))
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+        return 2 * (ctx.world - 1) * link.seconds(self._most(codec, spec, ctx.world))

@@ -42,10 +42,10 @@ class server(Star):
 
     Example:
         >>> import torch
-        >>> from thinwire.core import Seat, Spec
+        >>> from thinwire.core import RankContext, Spec
         >>> from thinwire.what import identity
         >>> spec, world = Spec((), 0, 12, torch.float32), (0, 1, 2, 3)
-        >>> [server((0, 1)).sent_nbytes(identity(), spec, Seat(rank, world, 0, 0)) for rank in world]
+        >>> [server((0, 1)).sent_nbytes(identity(), spec, RankContext(rank, world, 0, 0)) for rank in world]
         [96, 96, 48, 48]
     """
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinwire.core import Codec, Link, Ranks, Seat, Spec
+from thinwire.core import Codec, Link, RankContext, Ranks, Spec
 from thinwire.errors import StrategyError
 from thinwire.how._plan import Move, OneCodec, ring
 
@@ -95,8 +95,8 @@ class torus(OneCodec):
         along = (_ring(blocks, column), _ring(sizes[column * self.y : (column + 1) * self.y], row))
         return sum(nbytes for nbytes, _ in along), sum(messages for _, messages in along)
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
-        size = self._most(codec, spec, seat.world)
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
+        size = self._most(codec, spec, ctx.world)
         return 2 * (self.x - 1) * link.seconds(size * self.y) + 2 * (self.y - 1) * link.seconds(
             size
         )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from thinwire.core import Codec, Link, Seat, Spec
+from thinwire.core import Codec, Link, RankContext, Spec
 from thinwire.errors import StrategyError
 from thinwire.how._plan import Message, Move, OneCodec
 
@@ -104,15 +104,15 @@ class tree(OneCodec):
             n * sum(size > 0 for size in half) for n, half in zip(ways, halves, strict=True)
         )
 
-    def seconds(self, codec: Codec, spec: Spec, seat: Seat, link: Link) -> float:
+    def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
         """As if some rank sent two messages in each round and none met; the simulator finds 0.5 to
         1.4 times that."""
-        if seat.world == 1:
+        if ctx.world == 1:
             return 0.0
-        size = self._most(codec, spec, seat.world)
+        size = self._most(codec, spec, ctx.world)
         return (
             2
-            * (max(each.height for each in trees(seat.world)) + self.segments - 1)
+            * (max(each.height for each in trees(ctx.world)) + self.segments - 1)
             * link.seconds(size, size)
         )
 

@@ -89,7 +89,7 @@ def _largest(x):
 
 @triton.jit
 def _draw(n, key0, key1):
-    """reference.draws: the n-th word of a key."""
+    """reference.random_bits: the n-th word of a key."""
     x = n + key0.to(tl.uint32, bitcast=True)
     x = x ^ (x >> 16)
     x = x * 0x7FEB352D

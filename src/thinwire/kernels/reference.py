@@ -14,7 +14,7 @@ Rounding = Literal["nearest", "stochastic"]
 Grid = Literal["tread", "rise"]
 Key: TypeAlias = tuple[int, int]
 """Two words of 32 bits that fix all draws of a span: of (seed, step, key, span, rank), see
-`Seat.lots`."""
+`RankContext.rng_key`."""
 
 _WORD = 0xFFFFFFFF
 _TINY, _LIFT = (
@@ -148,7 +148,7 @@ def dequantise(codes: Tensor, steps: Tensor, bits: int, grid: Grid) -> Tensor:
     return (codes.to(steps.dtype) - levels(bits, grid)[1]).mul_(steps)
 
 
-def draws(n: int, key: Key) -> Tensor:
+def random_bits(n: int, key: Key) -> Tensor:
     """n draws of 16 bits, the same on every machine: value i takes a half of word i // 2 of a
     counter's hash, the lower where i is even.
 
@@ -156,7 +156,7 @@ def draws(n: int, key: Key) -> Tensor:
     key₁ stirred in after its first product.
 
     Example:
-        >>> draws(4, (1, 2)).tolist() == draws(4, (1, 2)).tolist(), int(draws(1000, (1, 2)).max()) < 65536
+        >>> random_bits(4, (1, 2)).tolist() == random_bits(4, (1, 2)).tolist(), int(random_bits(1000, (1, 2)).max()) < 65536
         (True, True)
     """
     x = (torch.arange((n + 1) // 2) + key[0]) & _WORD
@@ -169,7 +169,7 @@ def draws(n: int, key: Key) -> Tensor:
 
 def noise(n: int, key: Key) -> Tensor:
     """The draws as numbers in (0, 1): (n,) float32."""
-    return draws(n, key).to(torch.float32).add_(0.5).mul_(2.0**-16)
+    return random_bits(n, key).to(torch.float32).add_(0.5).mul_(2.0**-16)
 
 
 def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
@@ -213,7 +213,7 @@ def grid_encode(
     n = x.numel()
     rows = to_blocks(x, block)
     steps = block_steps(rows, bits, grid) if steps is None else steps
-    lots = None if key is None else to_blocks(draws(n, key).to(x.device), block)
+    lots = None if key is None else to_blocks(random_bits(n, key).to(x.device), block)
     codes = quantise(rows, steps[:, None], bits, grid, lots)
     return torch.cat([as_bytes(steps), pack(codes.view(-1)[:n], bits)])
 

@@ -4,7 +4,7 @@ tried on it.
     from thinwire.testing import check_codec
 
     def test_ternary() -> None:
-        check_codec(ternary(), error_bound=lambda x, spec, seat: x.abs().max().expand_as(x),
+        check_codec(ternary(), error_bound=lambda x, spec, ctx: x.abs().max().expand_as(x),
         unbiased=True)
 
 A broken law raises AssertionError, which names the law, the member and the input. No test runner is
@@ -12,9 +12,9 @@ needed.
 """
 
 from thinwire.testing import known_levels, known_parts, known_sparse  # noqa: F401  they register bounds
-from thinwire.testing.cases import RANKS, inputs, seats, specs
+from thinwire.testing.cases import RANKS, contexts, inputs, specs
 from thinwire.testing.check_codec import check_codec
 from thinwire.testing.check_route import check_route
 from thinwire.testing.check_schedule import check_schedule
 
-__all__ = ["RANKS", "check_codec", "check_route", "check_schedule", "inputs", "seats", "specs"]
+__all__ = ["RANKS", "check_codec", "check_route", "check_schedule", "inputs", "contexts", "specs"]

@@ -7,12 +7,12 @@ import hashlib
 import torch
 from torch import Tensor
 
-from thinwire.core import Part, Ranks, Role, Seat, Spec, State
+from thinwire.core import Part, RankContext, Ranks, Role, Spec, State
 from thinwire.kernels import reference
 from thinwire.registry import Member
 
 RANKS: Ranks = (1, 2, 5)
-"""Three ranks of some larger world, as a route between nodes would seat them."""
+"""Three ranks of some larger world, as a route between nodes would ctx them."""
 
 _SHAPES: tuple[tuple[Role, tuple[int, ...]], ...] = (
     ("vector", (7,)),
@@ -104,9 +104,9 @@ def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
     return typed
 
 
-def seats(step: int = 0, seed: int = 0, group: Ranks = RANKS) -> dict[int, Seat]:
-    """A seat for each rank of a group."""
-    return {rank: Seat(rank, group, step, seed, "check") for rank in group}
+def contexts(step: int = 0, seed: int = 0, group: Ranks = RANKS) -> dict[int, RankContext]:
+    """A ctx for each rank of a group."""
+    return {rank: RankContext(rank, group, step, seed, "check") for rank in group}
 
 
 def same(a: Tensor, b: Tensor) -> bool:

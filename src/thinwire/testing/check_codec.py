@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Seat, Spec, State
+from thinwire.core import Codec, Coder, RankContext, Spec, State
 from thinwire.kernels import reference
-from thinwire.testing.cases import RANKS, inputs, require, same, seats, snapshot, specs
+from thinwire.testing.cases import RANKS, contexts, inputs, require, same, snapshot, specs
 from thinwire.testing.hostile import check_bytes, check_non_finite
 from thinwire.testing.known import (
     Bound,
@@ -42,14 +42,14 @@ def check_codec(
     Laws: dtype, shape and device survive; x and old state tensors stay as they are; payloads are
     flat bytes, as many as stated; the error is within its bound, not zero where the codec is lossy,
     and zero where it is not; residual + sent = x + decay · old residual; the sum over ranks of
-    `sent` is the total; payloads that may be added are; the same seat says the same bytes, another
+    `sent` is the total; payloads that may be added are; the same ctx says the same bytes, another
     step draws other lots; the mean over draws is x where unbiased; a non-finite value is heard and
     leaves no trace; cut or corrupted bytes raise PayloadError or decode to something of the right
     shape.
 
     Args:
         codec: the member.
-        error_bound: |sent - x| allowed of each value, from (x, spec, seat); known for Thinwire's
+        error_bound: |sent - x| allowed of each value, from (x, spec, ctx); known for Thinwire's
             own.
         unbiased: whether E[sent] = x; known for Thinwire's own, else no.
         draws: whether what is sent depends on step and seed; known for Thinwire's own, else no.
@@ -65,7 +65,7 @@ def check_codec(
         Traceback (most recent call last):
         AssertionError: uniform(bits=4, ...) breaks the law 'unbiased' on cut parts: ...
     """
-    allowed: Bound = error_bound or (lambda x, spec, seat: bound(codec, x, spec, seat))
+    allowed: Bound = error_bound or (lambda x, spec, ctx: bound(codec, x, spec, ctx))
     for name, spec in specs().items():
         if spec.numel and not spec.parts and not isinstance(codec, Coder):
             continue  # only the core of a chain has no parts, and only a coder can say one
@@ -96,8 +96,8 @@ def _by_rank(spec: Spec) -> dict[str, dict[int, Tensor]]:
     return {name: {rank: found[rank][name] for rank in RANKS} for name in found[RANKS[0]]}
 
 
-def _fresh(codec: Codec, spec: Spec, at: Mapping[int, Seat]) -> dict[int, State]:
-    return {rank: codec.init(spec, seat) for rank, seat in at.items()}
+def _fresh(codec: Codec, spec: Spec, at: Mapping[int, RankContext]) -> dict[int, State]:
+    return {rank: codec.init(spec, ctx) for rank, ctx in at.items()}
 
 
 def _flight(
@@ -110,7 +110,7 @@ def _flight(
     step: int = 0,
 ) -> None:
     """One flight, and every law that a single flight can break."""
-    at = seats(step)
+    at = contexts(step)
     states = states if states is not None else _fresh(codec, spec, at)
     held = {rank: snapshot(state) for rank, state in states.items()}
     loudest = max(
@@ -207,7 +207,7 @@ def _repeats(
     xs: Mapping[int, Tensor],
     spec: Spec,
     states: dict[int, State],
-    at: dict[int, Seat],
+    at: dict[int, RankContext],
     case: str,
 ) -> None:
     first, echo = (talk(codec, xs, spec, copy.deepcopy(states), at, case) for _ in range(2))
@@ -216,7 +216,7 @@ def _repeats(
         for a, b in zip(first.payloads, echo.payloads, strict=True)
         for rank in a
     )
-    require(alike, codec, "the same seat says the same bytes", case)
+    require(alike, codec, "the same ctx says the same bytes", case)
 
 
 def _within(
@@ -225,11 +225,11 @@ def _within(
     said: Tensor,
     sent: Tensor,
     spec: Spec,
-    seat: Seat,
+    ctx: RankContext,
     case: str,
     slack: float,
 ) -> None:
-    most = allowed(said, spec, seat).double() + slack * said.double().abs()
+    most = allowed(said, spec, ctx).double() + slack * said.double().abs()
     error = (sent.double() - said.double()).abs()
     bad = (~(error <= most)).nonzero().view(-1).tolist()
     why = (
@@ -337,7 +337,7 @@ def _loses(codec: Codec, spec: Spec) -> None:
     """A rank alone hears of itself exactly what it said where nothing is lost; values that pass a
     lossy codec in silence are caught."""
     rank = RANKS[0]
-    alone = {rank: replace(seats()[rank], group=(rank,))}
+    alone = {rank: replace(contexts()[rank], group=(rank,))}
     for label, x in inputs(spec, rank).items():
         total = (
             talk(codec, {rank: x}, spec, _fresh(codec, spec, alone), alone, label)
@@ -356,13 +356,13 @@ def _loses(codec: Codec, spec: Spec) -> None:
 
 def _steps(codec: Codec, allowed: Bound, spec: Spec) -> None:
     """State goes from flight to flight, and every law holds on the way."""
-    states = _fresh(codec, spec, seats())
+    states = _fresh(codec, spec, contexts())
     for step in range(_STEPS):
         xs = {
             rank: x * (step + 1)
             for rank, x in _by_rank(spec)["normal" if step % 2 else "wide range"].items()
         }
-        _repeats(codec, xs, spec, states, seats(step), f"many parts, flight {step}")
+        _repeats(codec, xs, spec, states, contexts(step), f"many parts, flight {step}")
         _flight(codec, allowed, spec, xs, f"many parts, flight {step}", states, step)
 
 
@@ -370,7 +370,7 @@ def _draws(codec: Codec, spec: Spec) -> None:
     xs = _by_rank(spec)["normal"]
 
     def total(step: int, seed: int) -> Tensor:
-        at = seats(step, seed)
+        at = contexts(step, seed)
         return (
             talk(codec, xs, spec, _fresh(codec, spec, at), at, "normal values")
             .outcomes[RANKS[0]]
@@ -400,14 +400,14 @@ def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
     x = inputs(spec, rank)["normal"]
     drawn = []
     for draw in range(_DRAWS):
-        seat = replace(seats(draw % 50, draw // 50)[rank], group=(rank,))
+        ctx = replace(contexts(draw % 50, draw // 50)[rank], group=(rank,))
         told = talk(
-            codec, {rank: x}, spec, _fresh(codec, spec, {rank: seat}), {rank: seat}, "normal values"
+            codec, {rank: x}, spec, _fresh(codec, spec, {rank: ctx}), {rank: ctx}, "normal values"
         )
         drawn.append(told.outcomes[rank].total.double())
     sent, x = torch.stack(drawn), x.double()  # (draws, numel)
     rare = (
-        10 * allowed(x, spec, seat).max() / _DRAWS
+        10 * allowed(x, spec, ctx).max() / _DRAWS
     )  # a value near a level may never be drawn to the farther one
     off = (sent.mean(0) - x).abs() - _SIGMAS * sent.std(0) / _DRAWS**0.5 - rare
     require(

@@ -15,9 +15,9 @@ from thinwire.core import (
     Flight,
     Hop,
     Outcome,
+    RankContext,
     Ranks,
     Route,
-    Seat,
     Spec,
     State,
     allreduce_messages,
@@ -25,7 +25,7 @@ from thinwire.core import (
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.registry import inside
-from thinwire.testing.cases import inputs, require, same, seats, specs
+from thinwire.testing.cases import contexts, inputs, require, same, specs
 from thinwire.testing.known import Bound, bound, cut_off
 from thinwire.testing.talk import relayed
 
@@ -109,15 +109,15 @@ class _Bucket:
     def fly(self) -> None:
         self.eps = max(torch.finfo(self.spec.dtype).eps, _eps_of_sums(self.codec, self.spec))
         states = {
-            rank: self.route.init(self.codec, self.spec, seat)
-            for rank, seat in seats(0, 0, self.group).items()
+            rank: self.route.init(self.codec, self.spec, ctx)
+            for rank, ctx in contexts(0, 0, self.group).items()
         }
         for step, pattern in enumerate(_PATTERNS):
             self._flight(states, step, pattern)
 
     def _flight(self, states: dict[int, State], step: int, pattern: str) -> None:
         case = f"{self.case}, flight {step} ({pattern})"
-        at = seats(step, 0, self.group)
+        at = contexts(step, 0, self.group)
         xs = self._contributions(pattern)
         held = _largest_residual(states)
         backwards = copy.deepcopy(states)
@@ -178,7 +178,7 @@ class _Bucket:
         return xs
 
     def _launch(
-        self, xs: dict[int, Tensor], states: dict[int, State], at: dict[int, Seat], rank: int
+        self, xs: dict[int, Tensor], states: dict[int, State], at: dict[int, RankContext], rank: int
     ) -> Flight:
         return self.route.carry(self.codec, xs[rank].clone(), self.spec, states[rank], at[rank])
 
@@ -231,26 +231,26 @@ class _Bucket:
             )
             self.messages[rank] += payload.numel() > 0
 
-    def _bytes(self, sent: float, seat: Seat, case: str) -> None:
-        stated = self.route.sent_nbytes(self.codec, self.spec, seat)
+    def _bytes(self, sent: float, ctx: RankContext, case: str) -> None:
+        stated = self.route.sent_nbytes(self.codec, self.spec, ctx)
         fits = stated is None or abs(sent - stated) <= 1e-9 * stated
         require(
             fits,
             self.route,
             "a rank hands sent_nbytes bytes to the wire",
             case,
-            f"rank {seat.rank} handed {sent:g}, stated {stated}",
+            f"rank {ctx.rank} handed {sent:g}, stated {stated}",
         )
         known, count = (
-            self.route.sent_messages(self.codec, self.spec, seat),
-            self.messages[seat.rank],
+            self.route.sent_messages(self.codec, self.spec, ctx),
+            self.messages[ctx.rank],
         )
         require(
             known in (None, count),
             self.route,
             "a rank sends sent_messages messages",
             case,
-            f"rank {seat.rank}: {count:g}, not {known}",
+            f"rank {ctx.rank}: {count:g}, not {known}",
         )
 
     def _near(
@@ -314,14 +314,14 @@ class _Bucket:
         bell = torch.randn(n, generator=torch.Generator().manual_seed(0))
         shapes = (torch.ones(n), spread, bell / bell.abs().max(), torch.arange(n) == 0)
         loudest = [(shape.double() * size).to(self.spec.work) for shape in shapes]
-        seat = seats(0, 0, self.group)[0]
+        ctx = contexts(0, 0, self.group)[0]
         stated = (
             self.error_bound
             if self.error_bound and codec is self.codec
-            else lambda x, spec, seat: bound(codec, x, spec, seat)
+            else lambda x, spec, ctx: bound(codec, x, spec, ctx)
         )
         most = max(
-            *(float(stated(x, self.spec, seat).max()) for x in loudest),
+            *(float(stated(x, self.spec, ctx).max()) for x in loudest),
             size if codec.drops else 0.0,
         )
         return most + cut_off(codec) * size
@@ -342,8 +342,8 @@ def _eps_of_sums(codec: Codec, spec: Spec) -> float:
     """The rounding of the narrowest numbers as which a codec's payloads are added unopened."""
     if not codec.summable:
         return 0.0
-    seat = seats(0, 0, (0,))[0]
+    ctx = contexts(0, 0, (0,))[0]
     packet = next(
-        codec.rounds(torch.zeros(spec.numel, dtype=spec.dtype), spec, codec.init(spec, seat), seat)
+        codec.rounds(torch.zeros(spec.numel, dtype=spec.dtype), spec, codec.init(spec, ctx), ctx)
     )
     return max((torch.finfo(dtype).eps for _, dtype in packet.sums), default=0.0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Packet, Spec
 from thinwire.errors import PayloadError
-from thinwire.testing.cases import RANKS, inputs, require, same, seats
+from thinwire.testing.cases import RANKS, contexts, inputs, require, same
 from thinwire.testing.known import Bound, residual
 from thinwire.testing.talk import talk
 from thinwire.what import feedback
@@ -25,15 +25,15 @@ def check_non_finite(codec: Codec, allowed: Bound, spec: Spec) -> None:
 
 def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place: int) -> None:
     case = f"many parts with {value} at {place} on rank {RANKS[1]}"
-    states = {rank: codec.init(spec, seat) for rank, seat in seats().items()}
+    states = {rank: codec.init(spec, ctx) for rank, ctx in contexts().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
-    talk(codec, xs, spec, states, seats(0), case)
-    before = residual(codec, states[RANKS[1]], spec, seats(1)[RANKS[1]], faded=False)
+    talk(codec, xs, spec, states, contexts(0), case)
+    before = residual(codec, states[RANKS[1]], spec, contexts(1)[RANKS[1]], faded=False)
 
     fine = xs[RANKS[1]]
     xs[RANKS[1]] = fine.clone()
     xs[RANKS[1]][place] = value
-    outcomes = talk(codec, xs, spec, states, seats(1), case).outcomes
+    outcomes = talk(codec, xs, spec, states, contexts(1), case).outcomes
     own = outcomes[RANKS[1]]
     sent = own.sent() if own.sent is not None else xs[RANKS[1]]
     for what, told in (("sent", sent), ("total", own.total)):
@@ -49,7 +49,7 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
         zeroed = fine.clone()
         zeroed[place] = 0
         wrong = sent.isfinite() & ~(
-            (sent.double() - zeroed.double()).abs() <= allowed(zeroed, spec, seats(1)[RANKS[1]])
+            (sent.double() - zeroed.double()).abs() <= allowed(zeroed, spec, contexts(1)[RANKS[1]])
         )
         wrong[place] = False
         require(
@@ -59,14 +59,14 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
             case,
             f"at {wrong.nonzero().view(-1).tolist()[:5]}",
         )
-    after = residual(codec, states[RANKS[1]], spec, seats(1)[RANKS[1]], faded=False)
+    after = residual(codec, states[RANKS[1]], spec, contexts(1)[RANKS[1]], faded=False)
     untouched = (
         same(after, before) if isinstance(codec, feedback) else same(after[place], before[place])
     )
     require(untouched, codec, "a non-finite value leaves its residual as it was", case)
 
     xs[RANKS[1]] = fine
-    total = talk(codec, xs, spec, states, seats(2), case).outcomes[RANKS[0]].total
+    total = talk(codec, xs, spec, states, contexts(2), case).outcomes[RANKS[0]].total
     require(
         bool(total.isfinite().all()),
         codec,
@@ -78,9 +78,9 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
 def check_bytes(codec: Codec, spec: Spec, case: str) -> None:
     """A payload that was cut or grew raises PayloadError; one that was corrupted raises it or
     decodes to the right shape."""
-    states = {rank: codec.init(spec, seat) for rank, seat in seats().items()}
+    states = {rank: codec.init(spec, ctx) for rank, ctx in contexts().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
-    told = talk(codec, xs, spec, states, seats(), case)
+    told = talk(codec, xs, spec, states, contexts(), case)
     for packets, payloads in zip(told.rounds, told.payloads, strict=True):
         packet, payload = packets[RANKS[0]], payloads[RANKS[1]]
         if payload.numel():

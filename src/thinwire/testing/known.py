@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Role, Seat, Spec, State
+from thinwire.core import Codec, RankContext, Role, Spec, State
 from thinwire.registry import inside
 from thinwire.what import (
     Transform,
@@ -42,12 +42,12 @@ from thinwire.what._factored import Factored
 from thinwire.what._levels import Levels
 from thinwire.what._scales import runs
 
-Bound: TypeAlias = Callable[[Tensor, Spec, Seat], Tensor]
-"""|sent - x| allowed of each value, from (x, spec, seat): (spec.numel,) float64."""
+Bound: TypeAlias = Callable[[Tensor, Spec, RankContext], Tensor]
+"""|sent - x| allowed of each value, from (x, spec, ctx): (spec.numel,) float64."""
 
 
 @singledispatch
-def bound(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def bound(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     """The built-in bound of a codec: (spec.numel,) float64.
 
     Raises:
@@ -55,7 +55,7 @@ def bound(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
     Example:
         >>> spec = Spec((), 0, 2, torch.float32)
-        >>> bound(threshold(1.0), torch.tensor([0.5, 2.0]), spec, Seat(0, (0,), 0, 0))
+        >>> bound(threshold(1.0), torch.tensor([0.5, 2.0]), spec, RankContext(0, (0,), 0, 0))
         tensor([0.5000, 0.0000], dtype=torch.float64)
     """
     raise TypeError(
@@ -65,21 +65,21 @@ def bound(codec: Codec, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: identity, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: identity, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     return (
         x.to(spec.dtype).double() - x.double()
     ).abs()  # nothing, unless x is wider than the bucket
 
 
 @bound.register
-def _(codec: cast, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: cast, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     info = torch.finfo({"bf16": torch.bfloat16, "fp16": torch.float16}[codec.dtype])
     error = x.double().abs() * info.eps / 2 + info.smallest_normal * info.eps / 2
     return error.masked_fill(x.double().abs() > info.max, float("inf"))
 
 
 @bound.register
-def _(codec: uniform, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: uniform, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     share = 0.5 if codec.rounding == "nearest" else 1.0
     x, info = x.to(spec.work), torch.finfo(spec.work)
     if codec.step is not None:
@@ -108,7 +108,7 @@ def _(codec: uniform, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: topk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: topk, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     x, errors = x.double().abs(), []
     size = codec.per or max(spec.numel, 1)
     for chunk in x.split(size):
@@ -125,13 +125,13 @@ def _(codec: topk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: threshold, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: threshold, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     x = x.to(spec.work)
     return torch.where(x.abs() < codec.bar(x), x.abs(), 0).double()
 
 
 @bound.register
-def _(codec: randomk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: randomk, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     scale = (
         -(-spec.numel // max(codec.core_numel(spec), 1)) if codec.unbiased else 1.0
     )  # the widest stratum
@@ -139,11 +139,11 @@ def _(codec: randomk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: lowrank, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: lowrank, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     error = torch.zeros(spec.numel, dtype=torch.float64)
     for piece in spec.pieces():
         own = slice(piece.at, piece.at + piece.high - piece.low)
-        if f"q/{piece.part.name}" in codec.init(spec, seat).leaves:
+        if f"q/{piece.part.name}" in codec.init(spec, ctx).leaves:
             largest = (
                 x[own].double().abs().max().clamp(min=1e-300)
             )  # squares of the smallest numbers would vanish
@@ -154,12 +154,12 @@ def _(codec: lowrank, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: chain, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    state = codec.init(spec, seat)
-    core, side = codec.first.split(x, spec, state.child("first"), seat)
-    inner = bound(codec.second, core, Spec((), 0, core.numel(), spec.work), seat.under(spec.key))
-    spread = spread_of(codec.first, inner, core, side, spec, state.child("first"), seat)
-    return bound(codec.first, x, spec, seat) + spread * (1 + 1e-6)
+def _(codec: chain, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+    state = codec.init(spec, ctx)
+    core, side = codec.first.split(x, spec, state.child("first"), ctx)
+    inner = bound(codec.second, core, Spec((), 0, core.numel(), spec.work), ctx.child(spec.key))
+    spread = spread_of(codec.first, inner, core, side, spec, state.child("first"), ctx)
+    return bound(codec.first, x, spec, ctx) + spread * (1 + 1e-6)
 
 
 @singledispatch
@@ -170,66 +170,66 @@ def spread_of(
     side: Tensor,
     spec: Spec,
     state: State,
-    seat: Seat,
+    ctx: RankContext,
 ) -> Tensor:
     """What errors of up to `inner` of a transform's core values come to in its own values: where it
     only places them, those."""
-    return first.join(inner.to(spec.work), side, spec, state, seat, seat.rank).double()
+    return first.join(inner.to(spec.work), side, spec, state, ctx, ctx.rank).double()
 
 
 @bound.register
-def _(codec: feedback | dgc | entropy, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    return bound(codec.inner, x, spec, seat)
+def _(codec: feedback | dgc | entropy, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+    return bound(codec.inner, x, spec, ctx)
 
 
 @bound.register
-def _(codec: by_rank, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    return bound(codec.of(seat.rank), x, spec, seat)
+def _(codec: by_rank, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+    return bound(codec.of(ctx.rank), x, spec, ctx)
 
 
 @bound.register
-def _(codec: by_role, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: by_role, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     error = torch.zeros(spec.numel, dtype=torch.float64)
     for role, sub, own in _by_role(codec, spec):
-        error[own] = bound(codec._codecs[role], x[own], sub, seat.under(role))
+        error[own] = bound(codec._codecs[role], x[own], sub, ctx.child(role))
     return error
 
 
 @bound.register
-def _(codec: clip, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: clip, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     return (
-        bound(codec.inner, x, spec, seat) + x.double().abs()
+        bound(codec.inner, x, spec, ctx) + x.double().abs()
     )  # how long its last contributions were, x does not say; its own tests do
 
 
-def given(codec: Codec, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+def given(codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
     """What is left of x for the codec that keeps a residual (after `clip`): (spec.numel,)
     spec.work."""
     x = x.to(spec.work)
     if isinstance(codec, clip):
-        return given(codec.inner, codec.clipped(x, spec, state), spec, state.child("inner"), seat)
+        return given(codec.inner, codec.clipped(x, spec, state), spec, state.child("inner"), ctx)
     if isinstance(codec, by_role):
         x = x.clone()
         for role, sub, own in _by_role(codec, spec):
-            x[own] = given(codec._codecs[role], x[own], sub, state.child(role), seat)
+            x[own] = given(codec._codecs[role], x[own], sub, state.child(role), ctx)
     return x
 
 
-def residual(codec: Codec, state: State, spec: Spec, seat: Seat, *, faded: bool) -> Tensor:
-    """What feedback holds back of each value, or what of it the flight of this seat takes up
+def residual(codec: Codec, state: State, spec: Spec, ctx: RankContext, *, faded: bool) -> Tensor:
+    """What feedback holds back of each value, or what of it the flight of this ctx takes up
     (`faded`); NaN where nothing is kept."""
     if isinstance(codec, clip):
-        return residual(codec.inner, state.child("inner"), spec, seat, faded=faded)
-    if isinstance(codec, feedback) and (faded or seat.step >= codec.start):
+        return residual(codec.inner, state.child("inner"), spec, ctx, faded=faded)
+    if isinstance(codec, feedback) and (faded or ctx.step >= codec.start):
         leaf = state["residual"]
-        return leaf.flat * codec.kept(state, seat) if faded else leaf.flat.clone()
+        return leaf.flat * codec.kept(state, ctx) if faded else leaf.flat.clone()
     if isinstance(codec, dgc):
         velocity, waiting = state["velocity"], state["residual"].value
         return waiting + velocity.value * velocity.fade if faded else waiting.clone()
     held = torch.full((spec.numel,), float("nan"), dtype=spec.work)
     if isinstance(codec, by_role):
         for role, sub, own in _by_role(codec, spec):
-            held[own] = residual(codec._codecs[role], state.child(role), sub, seat, faded=faded)
+            held[own] = residual(codec._codecs[role], state.child(role), sub, ctx, faded=faded)
     return held
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec, State
+from thinwire.core import RankContext, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.known import bound, spread_of
 from thinwire.what import budget, hadamard, natural, scaled, sign, ternary, uniform
@@ -17,7 +17,7 @@ from thinwire.what._parts import run
 
 
 @bound.register
-def _(codec: Levels, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: Levels, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     levels, _ = table(codec)
     blocks, top = reference.to_blocks(x.double(), length(codec.block, spec)), levels.abs().max()
     absmax = blocks.abs().amax(1, keepdim=True)
@@ -30,30 +30,30 @@ def _(codec: Levels, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: budget, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: budget, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     """Which width a piece has, all pieces decide together: no value is further off than in the
     least one."""
     least = uniform(next(filter(None, codec.choices)), codec.block, codec.rounding)  # type: ignore[arg-type]  # one of its widths
     if not spec.parts:
-        return torch.maximum(bound(least, x, spec, seat), x.double().abs() * codec.drops)
+        return torch.maximum(bound(least, x, spec, ctx), x.double().abs() * codec.drops)
     error = x.double().abs() * codec.drops
     for piece in spec.pieces():  # no block crosses a parameter
         own = run(x, piece)
         run(error, piece)[:] = torch.maximum(
-            run(error, piece), bound(least, own, Spec((), 0, own.numel(), spec.dtype), seat)
+            run(error, piece), bound(least, own, Spec((), 0, own.numel(), spec.dtype), ctx)
         )
     return error
 
 
 @bound.register
-def _(codec: sign, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: sign, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     size = reference.to_blocks(x.double().abs(), length(codec.block, spec))
     scales = reference.block_means(size, spec.numel)[:, None] if spec.numel else size
     return ((size - scales).abs() + _slack(scales, 1.0, spec)).reshape(-1)[: spec.numel]
 
 
 @bound.register
-def _(codec: ternary, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: ternary, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     size = reference.to_blocks(x.double().abs(), length(codec.block, spec))
     scales = codec.scales(size, spec.numel)[:, None] if spec.numel else size
     near, far = (
@@ -67,7 +67,7 @@ def _(codec: ternary, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: natural, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: natural, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     size, info = x.double().abs(), torch.finfo(spec.work)
     below = torch.exp2(size.clamp(min=info.smallest_normal).log2().floor())
     error = torch.where(
@@ -83,7 +83,7 @@ def _(codec: natural, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: hadamard, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: hadamard, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     info = torch.finfo(spec.work)
     tiny = codec.block * info.smallest_normal * info.eps
     core = x.new_zeros(codec.core_numel(spec), dtype=torch.float64)
@@ -92,12 +92,12 @@ def _(codec: hadamard, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: scaled, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: scaled, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     if not spec.numel:
         return x.double()
     blocks, side = (
         reference.to_blocks(x.double(), length(codec.block, spec)),
-        codec.split(x, spec, State(), seat)[1],
+        codec.split(x, spec, State(), ctx)[1],
     )
     scales, zeros = (
         codec.scales(side, spec).double()[:, None],
@@ -111,7 +111,13 @@ def _(codec: scaled, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 @spread_of.register
 def _(
-    first: scaled, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat
+    first: scaled,
+    inner: Tensor,
+    core: Tensor,
+    side: Tensor,
+    spec: Spec,
+    state: State,
+    ctx: RankContext,
 ) -> Tensor:
     return (
         reference.to_blocks(inner.double(), length(first.block, spec))
@@ -122,7 +128,13 @@ def _(
 
 @spread_of.register
 def _(
-    first: hadamard, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat
+    first: hadamard,
+    inner: Tensor,
+    core: Tensor,
+    side: Tensor,
+    spec: Spec,
+    state: State,
+    ctx: RankContext,
 ) -> Tensor:
     return _turned(first, inner.double(), spec)
 

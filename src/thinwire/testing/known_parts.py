@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec, State
+from thinwire.core import RankContext, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.known import bound, spread_of
 from thinwire.what import alternating, codebook, dct, lattice
@@ -17,17 +17,17 @@ from thinwire.what._parts import run, runs
 
 
 @bound.register
-def _(codec: dct, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: dct, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     return (
         8
         * codec.size
         * torch.finfo(spec.work).eps
-        * _norms(codec, codec.split(x.double(), _wide(spec), State(), seat)[0], spec)
+        * _norms(codec, codec.split(x.double(), _wide(spec), State(), ctx)[0], spec)
     )
 
 
 @bound.register
-def _(codec: Factored | alternating, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: Factored | alternating, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     error = torch.zeros(spec.numel, dtype=torch.float64)
     for piece in filter(codec.shrinks, spec.pieces()):
         run(error, piece)[:] = _norm(run(x, piece).double()) * (
@@ -37,7 +37,7 @@ def _(codec: Factored | alternating, x: Tensor, spec: Spec, seat: Seat) -> Tenso
 
 
 @bound.register
-def _(codec: lattice, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: lattice, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     if not spec.numel:
         return torch.zeros(0, dtype=torch.float64)
     size, info = codec._block(spec), torch.finfo(spec.work)
@@ -55,7 +55,7 @@ def _(codec: lattice, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: codebook, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: codebook, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     error, info = torch.empty(spec.numel, dtype=torch.float64), torch.finfo(spec.work)
     for at, rows, columns in runs(spec):
         blocks = reference.to_blocks(x[at : at + rows * columns].double(), codec.block)
@@ -70,7 +70,13 @@ def _(codec: codebook, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 @spread_of.register
 def _(
-    first: dct, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat
+    first: dct,
+    inner: Tensor,
+    core: Tensor,
+    side: Tensor,
+    spec: Spec,
+    state: State,
+    ctx: RankContext,
 ) -> Tensor:
     return _norms(
         first, inner.double(), spec
@@ -79,11 +85,17 @@ def _(
 
 @spread_of.register
 def _(
-    first: Factored, inner: Tensor, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat
+    first: Factored,
+    inner: Tensor,
+    core: Tensor,
+    side: Tensor,
+    spec: Spec,
+    state: State,
+    ctx: RankContext,
 ) -> Tensor:
     wide, inner, core = _wide(spec), inner.double(), core.double().abs()
-    return first.join(core + inner, side, wide, state, seat, seat.rank) - first.join(
-        core, side, wide, state, seat, seat.rank
+    return first.join(core + inner, side, wide, state, ctx, ctx.rank) - first.join(
+        core, side, wide, state, ctx, ctx.rank
     )
 
 

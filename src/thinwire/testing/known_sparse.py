@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec
+from thinwire.core import RankContext, Spec
 from thinwire.kernels import reference
 from thinwire.testing.known import bound
 from thinwire.what import blockk, ef21, sampled
@@ -17,7 +17,7 @@ from thinwire.what._share import kept
 
 
 @bound.register
-def _(codec: blockk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: blockk, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     k = codec.core_numel(spec) // codec.block
     blocks = reference.to_blocks(x.double().abs(), codec.block)
     if k == len(blocks):
@@ -32,7 +32,7 @@ def _(codec: blockk, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: sampled, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+def _(codec: sampled, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
     x = x.double().abs()
     sure = (
         math.ceil(kept(codec.density, spec.numel) / codec.band) - 1
@@ -41,8 +41,8 @@ def _(codec: sampled, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
 
 
 @bound.register
-def _(codec: ef21, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
-    error = bound(codec.inner, x, spec, seat)
+def _(codec: ef21, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+    error = bound(codec.inner, x, spec, ctx)
     return (
         error + 2**20 * x.double().abs().max() if spec.numel else error
     )  # what was said before, of any size; its own tests bound it

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Hop, Outcome, Packet, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Flight, Hop, Outcome, Packet, RankContext, Rounds, Spec, State
 from thinwire.testing.cases import require, same
 
 
@@ -41,11 +41,11 @@ def talk(
     xs: Mapping[int, Tensor],
     spec: Spec,
     states: Mapping[int, State],
-    seats: Mapping[int, Seat],
+    contexts: Mapping[int, RankContext],
     case: str,
 ) -> Talk:
     """Let the ranks say their xs to one another, and check every packet on its way."""
-    flows = {rank: codec.rounds(xs[rank], spec, states[rank], seats[rank]) for rank in xs}
+    flows = {rank: codec.rounds(xs[rank], spec, states[rank], contexts[rank]) for rank in xs}
     told = Talk()
     replies: dict[int, Tensor | None] = dict.fromkeys(flows)
     while True:
@@ -122,7 +122,7 @@ def _check_packet(codec: Codec, packet: Packet, case: str) -> None:
         case,
         f"{covered} of {payload.numel()} bytes",
     )
-    opened = packet.open(payload.clone(), packet.seat.rank)
+    opened = packet.open(payload.clone(), packet.ctx.rank)
     right = (
         opened.shape == (packet.spec.numel,)
         and opened.dtype == packet.spec.work

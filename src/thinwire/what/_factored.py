@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from thinwire.core import Grain, Piece, Seat, Spec, State
+from thinwire.core import Grain, Piece, RankContext, Spec, State
 from thinwire.what._parts import run
 from thinwire.what.chain import Transform
 
@@ -52,7 +52,7 @@ class Factored(Transform):
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return 0
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work).contiguous()
         side = torch.empty(0, dtype=torch.uint8, device=x.device)
         if not spec.parts:
@@ -68,7 +68,9 @@ class Factored(Transform):
             pieces = [piece for piece, _ in placed]
 
             def lots(i: int, pieces: list[Piece] = pieces) -> torch.Generator:
-                return seat.draws(spec.span(pieces[i].part.begin, pieces[i].part.end), shared=False)
+                return ctx.generator(
+                    spec.span(pieces[i].part.begin, pieces[i].part.end), shared=False
+                )
 
             xs = torch.stack([run(x, piece).view(shape) for piece in pieces])
             largest = xs.abs().amax(tuple(range(1, xs.dim())), keepdim=True)
@@ -83,7 +85,7 @@ class Factored(Transform):
         return core, side
 
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         self.expect(side, 0)
         if not spec.parts:

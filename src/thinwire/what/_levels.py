@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State
 from thinwire.kernels import reference
 
 
@@ -78,7 +78,7 @@ class Levels(Coder):
             spec.numel, self._bits
         )
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
         blocks = reference.to_blocks(x.to(spec.work), length(self.block, spec))
@@ -90,13 +90,15 @@ class Levels(Coder):
         scaled = torch.where(usable, blocks / torch.where(usable, scales[:, None], 1), 0)
         flat = scaled.view(-1)[: spec.numel].clamp_(-top, top)
         if self.rounding == "stochastic":
-            noise = reference.noise(spec.numel, seat.lots(spec)).to(flat)
+            noise = reference.noise(spec.numel, ctx.rng_key(spec)).to(flat)
             picked = codes[stochastic_index(flat, levels.to(flat), noise)]
         else:
             picked = self._nearest(flat, levels, codes)
         return torch.cat([reference.as_bytes(scales), reference.pack(picked, self._bits)])
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thinwire.core import Packet, Piece, Seat, Spec, State
+from thinwire.core import Packet, Piece, RankContext, Spec, State
 from thinwire.what.identity import identity
 
 
@@ -73,7 +73,7 @@ def warm(factor: Tensor, before: Tensor) -> Tensor:
     return torch.where(largest.isfinite() & (largest > 0), factor / largest, before)
 
 
-def numbers(tensors: list[Tensor], spec: Spec, x: Tensor, seat: Seat) -> Packet:
+def numbers(tensors: list[Tensor], spec: Spec, x: Tensor, ctx: RankContext) -> Packet:
     """Several tensors as one packet of numbers that may be added."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else x.new_empty(0)
-    return identity().packet(flat, Spec((), 0, flat.numel(), spec.work), State(), seat)
+    return identity().packet(flat, Spec((), 0, flat.numel(), spec.work), State(), ctx)

@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec, State
+from thinwire.core import RankContext, Spec, State
 from thinwire.what import _places
 from thinwire.what.chain import Transform
 
@@ -26,15 +26,15 @@ class Picked(Transform):
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return _places.smallest_nbytes(core_numel, spec.numel)
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work).contiguous()
         if not spec.numel:
             return x, torch.empty(0, dtype=torch.uint8, device=x.device)
-        places, values = self._pick(x, spec, state, seat)
+        places, values = self._pick(x, spec, state, ctx)
         return values, _places.write(places[None], spec.numel)
 
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         places = _places.read(side, core.numel(), spec.numel, 1, self)
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
@@ -42,6 +42,6 @@ class Picked(Transform):
         return out
 
     @abstractmethod
-    def _pick(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         """The places that are sent of x (spec.numel,) spec.work, ascending, and their values: (c,)
         each."""

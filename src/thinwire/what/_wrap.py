@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Coder, Grain, Outcome, RankContext, Rounds, Spec, State
 from thinwire.kernels import fast, memory
 from thinwire.registry import inside
 
@@ -54,25 +54,30 @@ class Remembering(Wrapper):
         return self.inner
 
     def _say(
-        self, y: Tensor, spec: Spec, state: State, seat: Seat, settle: Callable[[Tensor], None]
+        self,
+        y: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        settle: Callable[[Tensor], None],
     ) -> Rounds:
         """Say y through the inner codec; what talks once is settled before it yields, so that a
         later launch may build on it."""
         speaker, inner = self._speaker, state.child("inner")
         if speaker.opener is None:
-            outcome = yield from speaker.rounds(y, spec, inner, seat)
+            outcome = yield from speaker.rounds(y, spec, inner, ctx)
             assert outcome.sent is not None, (
                 f"{speaker!r} talks in several rounds and must say what it sent"
             )
             sent = outcome.sent()
             settle(sent)
             return Outcome(outcome.total, lambda: sent)
-        once = speaker.packet(y, spec, inner, seat) if isinstance(speaker, Coder) else None
-        packet = once or next(speaker.rounds(y, spec, inner, seat))
+        once = speaker.packet(y, spec, inner, ctx) if isinstance(speaker, Coder) else None
+        packet = once or next(speaker.rounds(y, spec, inner, ctx))
         own = (
             packet.payload if packet.coder.lossy else packet.payload.clone()
         )  # what opens to itself is what a route may write into
-        sent = packet.open(own, seat.rank)
+        sent = packet.open(own, ctx.rank)
         settle(sent)
         total = yield packet
         return Outcome(total, lambda: sent)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Grain, Leaf, Outcome, Piece, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Grain, Leaf, Outcome, Piece, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, memory
 from thinwire.what._parts import bases, matrix, numbers, run, shrinks, warm
@@ -65,11 +65,11 @@ class alternating(Codec):
     def summable(self) -> bool:
         return True
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         leaves = {}
         for piece in filter(self.shrinks, spec.pieces()):
             name, (rows, columns) = piece.part.name, matrix(piece)
-            draws = replace(seat, step=0).draws(
+            draws = replace(ctx, step=0).generator(
                 spec.span(piece.part.begin, piece.part.end), shared=True
             )
             for factor, length in (("q", columns), ("p", rows)):
@@ -98,7 +98,7 @@ class alternating(Codec):
         ]
         return sum(sizes) * spec.work.itemsize
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         x = x.to(spec.work)
         pieces = list(spec.pieces())
         thin = [piece for piece in pieces if self.shrinks(piece)]
@@ -125,7 +125,7 @@ class alternating(Codec):
             for piece, name in zip(thin, basis, strict=True)
         }
         total = yield numbers(
-            [own.get(piece.part.name, run(x, piece)) for piece in pieces], spec, x, seat
+            [own.get(piece.part.name, run(x, piece)) for piece in pieces], spec, x, ctx
         )
 
         out, at = memory.empty_like(x), 0

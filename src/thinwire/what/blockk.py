@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Grain, Seat, Spec, State
+from thinwire.core import Grain, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what import _places
@@ -70,13 +70,13 @@ class blockk(Transform):
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return _places.smallest_nbytes(core_numel // self.block, self._blocks(spec))
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         blocks = reference.to_blocks(x.to(spec.work), self.block)
         places = self._largest(blocks, kept(self.k, self._blocks(spec)))
         return blocks[places].reshape(-1), _places.write(places.view(1, -1), self._blocks(spec))
 
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         count = self._blocks(spec)
         out = torch.zeros(count, self.block, dtype=spec.work, device=core.device)

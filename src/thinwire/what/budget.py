@@ -30,7 +30,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Leaf, Seat, Spec, State
+from thinwire.core import Coder, Leaf, RankContext, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
 from thinwire.what._allocate import allocate
@@ -132,7 +132,7 @@ class budget(Coder):
     def drops(self) -> bool:
         return self.choices[0] == 0
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         if self.every == 1:
             return State()
         none = torch.zeros(len(self._layout(spec).sizes), dtype=torch.uint8, device="cpu")
@@ -147,7 +147,7 @@ class budget(Coder):
     def nbytes(self, spec: Spec) -> int:
         return reference.packed_nbytes(len(self._layout(spec).sizes), 4) + self._room(spec)
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         layout = self._layout(spec)
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
@@ -155,8 +155,10 @@ class budget(Coder):
         real = layout.real(x.device)
         rows = _in_rows(x, layout, real)
         if self.rounding == "stochastic":
-            lots = _in_rows(reference.draws(spec.numel, seat.lots(spec)).to(x.device), layout, real)
-        widths = self._widths(rows, spec, state, seat)
+            lots = _in_rows(
+                reference.random_bits(spec.numel, ctx.rng_key(spec)).to(x.device), layout, real
+            )
+        widths = self._widths(rows, spec, state, ctx)
         steps, codes = x.new_empty(len(rows)), []
         for bits, own in layout.groups(widths, x.device):
             steps[own] = reference.block_steps(rows[own], bits, "tread")
@@ -174,7 +176,9 @@ class budget(Coder):
         )
         return torch.cat([payload, payload.new_zeros(self.nbytes(spec) - payload.numel())])
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         layout = self._layout(spec)
         if not spec.numel:
@@ -213,24 +217,24 @@ class budget(Coder):
             told[piece.part.name], at = float((widths[at:until] * sizes).sum() / sizes.sum()), until
         return told
 
-    def _widths(self, rows: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def _widths(self, rows: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         """The widths of a flight: chosen now, or kept from the last time: (P,) uint8 on the CPU."""
         if self.every == 1:
             return self._chosen(rows, spec)
         kept, at, of = state["widths"].value, int(state["chosen"].value), int(state["of"].value)
         mine = zlib.crc32(
-            repr(seat.key).encode()
+            repr(ctx.key).encode()
         )  # what a route says again, of a sum, is another's: it has widths of its own
         if (
             of == mine
-            and at // self.every == seat.step // self.every
+            and at // self.every == ctx.step // self.every
             and self._serves(kept, rows, spec)
         ):
             return kept
         widths = self._chosen(rows, spec)
         if of in (mine, -1):
             state["widths"].value, state["of"].value = widths, torch.tensor(mine, device="cpu")
-            state["chosen"].value = torch.tensor(seat.step, device="cpu")
+            state["chosen"].value = torch.tensor(ctx.step, device="cpu")
         return widths
 
     def _serves(self, widths: Tensor, rows: Tensor, spec: Spec) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from thinwire.core import Coder, Grain, Seat, Spec, State
+from thinwire.core import Coder, Grain, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.registry import inside
 
@@ -38,11 +38,11 @@ class by_rank(Coder):
         >>> import torch
         >>> from thinwire.what import uniform
         >>> codec, spec = by_rank((uniform(8), uniform(2))), Spec((), 0, 256, torch.float32)
-        >>> x, seats = torch.linspace(-1, 1, 256), [Seat(rank, (0, 1), step=0, seed=0) for rank in (0, 1)]
-        >>> payloads = [codec.encode(x, spec, codec.init(spec, seat), seat) for seat in seats]
+        >>> x, contexts = torch.linspace(-1, 1, 256), [RankContext(rank, (0, 1), step=0, seed=0) for rank in (0, 1)]
+        >>> payloads = [codec.encode(x, spec, codec.init(spec, ctx), ctx) for ctx in contexts]
         >>> [payload.numel() for payload in payloads]
         [260, 68]
-        >>> heard = [codec.decode(payload, spec, codec.init(spec, seats[0]), seats[0], sender) for sender, payload in enumerate(payloads)]
+        >>> heard = [codec.decode(payload, spec, codec.init(spec, contexts[0]), contexts[0], sender) for sender, payload in enumerate(payloads)]
         >>> [float((each - x).abs().max()) < bound for each, bound in zip(heard, (0.005, 0.6))]
         [True, True]
     """
@@ -100,9 +100,9 @@ class by_rank(Coder):
     def drops(self) -> bool:
         return any(codec.drops for codec in self.codecs)
 
-    def init(self, spec: Spec, seat: Seat) -> State:
-        self.of(max(seat.group))
-        return self.of(seat.rank).init(spec, seat)
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        self.of(max(ctx.group))
+        return self.of(ctx.rank).init(spec, ctx)
 
     def nbytes(self, spec: Spec) -> int | None:
         sizes = {codec.nbytes(spec) for codec in self.codecs}
@@ -111,29 +111,35 @@ class by_rank(Coder):
     def max_nbytes(self, spec: Spec) -> int:
         return max(codec.max_nbytes(spec) for codec in self.codecs)
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        codec = self.of(seat.rank)
-        payload = codec.encode(x, spec, state, seat)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        codec = self.of(ctx.rank)
+        payload = codec.encode(x, spec, state, ctx)
         return (
             payload if codec.lossy else payload.clone()
         )  # it may be x itself, where a route writes the sum
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         codec = self.of(sender)
-        opened = codec.decode(
-            payload, spec, self._state_of(sender, spec, state, seat), seat, sender
-        )
+        opened = codec.decode(payload, spec, self._state_of(sender, spec, state, ctx), ctx, sender)
         return (
             opened if codec.lossy else opened.clone()
         )  # it may lie in the payload, which is opened again to tell what was sent
 
     def accumulate(
-        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
     ) -> None:
         self.of(sender).accumulate(
-            total, payload, spec, self._state_of(sender, spec, state, seat), seat, sender
+            total, payload, spec, self._state_of(sender, spec, state, ctx), ctx, sender
         )
 
-    def _state_of(self, sender: int, spec: Spec, state: State, seat: Seat) -> State:
+    def _state_of(self, sender: int, spec: Spec, state: State, ctx: RankContext) -> State:
         """This rank's own, or what another's codec begins with: what decodes remembers nothing."""
-        return state if sender == seat.rank else self.of(sender).init(spec, seat)
+        return state if sender == ctx.rank else self.of(sender).init(spec, ctx)

@@ -20,9 +20,9 @@ from thinwire.core import (
     Outcome,
     Packet,
     Piece,
+    RankContext,
     Role,
     Rounds,
-    Seat,
     Spec,
     State,
     side_by_side,
@@ -73,10 +73,10 @@ class by_role(Codec):
     def drops(self) -> bool:
         return any(codec.drops for codec in self._codecs.values())
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         return State(
             children={
-                role: self._codecs[role].init(sub, seat.under(role))
+                role: self._codecs[role].init(sub, ctx.child(role))
                 for role, sub, _ in self._split(spec)
             }
         )
@@ -90,26 +90,26 @@ class by_role(Codec):
             _LENGTH + self._codecs[role].max_nbytes(sub) for role, sub, _ in self._split(spec)
         )
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         split = list(self._split(spec))
         flows: list[Rounds] = []
         for role, sub, pieces in split:
             part = torch.cat([x[p.at : p.at + p.high - p.low] for p in pieces])
-            flows.append(self._codecs[role].rounds(part, sub, state.child(role), seat.under(role)))
+            flows.append(self._codecs[role].rounds(part, sub, state.child(role), ctx.child(role)))
 
         def answer(packets: dict[int, Packet]) -> Generator[Packet, Tensor, dict[int, Tensor]]:
             order = sorted(
                 packets,
                 key=lambda i: -max((dtype.itemsize for _, dtype in packets[i].sums), default=0),
             )
-            total = yield _compose([packets[i] for i in order], seat, x.device)
+            total = yield _compose([packets[i] for i in order], ctx, x.device)
             return dict(
                 zip(order, total.split([packets[i].spec.numel for i in order]), strict=True)
             )
 
         outcomes = yield from side_by_side(flows, answer)
         if not split:
-            total = yield _compose([], seat, x.device)
+            total = yield _compose([], ctx, x.device)
             return Outcome(total, lambda: x)
 
         def spread(parts: list[Tensor]) -> Tensor:
@@ -161,7 +161,7 @@ class _Composite(Coder):
 
     coders: tuple[Coder, ...]
     specs: tuple[Spec, ...]
-    seats: tuple[Seat, ...]
+    contexts: tuple[RankContext, ...]
     key: str  # of the flight whose packets these are; a sum that is said again comes under another
 
     def nbytes(self, spec: Spec) -> int | None:
@@ -173,24 +173,27 @@ class _Composite(Coder):
             coder.max_nbytes(sub) for coder, sub in zip(self.coders, self.specs, strict=True)
         )
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         runs = x.split([sub.numel for sub in self.specs])
         states = [state.child(str(i)) for i in range(len(runs))]
-        seats = self._seats(seat)
+        contexts = self._contexts(ctx)
         return self.join(
             [
                 c.encode(r, s, t, u)
-                for c, r, s, t, u in zip(self.coders, runs, self.specs, states, seats, strict=True)
+                for c, r, s, t, u in zip(
+                    self.coders, runs, self.specs, states, contexts, strict=True
+                )
             ]
         )
 
-    def _seats(self, seat: Seat) -> tuple[Seat, ...]:
+    def _contexts(self, ctx: RankContext) -> tuple[RankContext, ...]:
         """The same for who says and who hears: shared lots (a rotation's signs) must be the ones
         that were drawn."""
-        if seat.key == self.key:
-            return self.seats
+        if ctx.key == self.key:
+            return self.contexts
         return tuple(
-            Seat(own.rank, own.group, own.step, own.seed, seat.key + own.key) for own in self.seats
+            RankContext(own.rank, own.group, own.step, own.seed, ctx.key + own.key)
+            for own in self.contexts
         )
 
     def join(self, payloads: list[Tensor]) -> Tensor:
@@ -200,7 +203,9 @@ class _Composite(Coder):
         )
         return torch.cat([lengths.to(payloads[0].device), *payloads])
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         loose = self._loose()
         head = _LENGTH * sum(loose)
         if payload.numel() < head:
@@ -223,7 +228,7 @@ class _Composite(Coder):
             [
                 coder.decode(run, sub, state.child(str(i)), own, sender)
                 for i, (coder, run, sub, own) in enumerate(
-                    zip(self.coders, runs, self.specs, self._seats(seat), strict=True)
+                    zip(self.coders, runs, self.specs, self._contexts(ctx), strict=True)
                 )
             ]
         )
@@ -234,18 +239,18 @@ class _Composite(Coder):
         ]
 
 
-def _compose(packets: list[Packet], seat: Seat, device: torch.device) -> Packet:
+def _compose(packets: list[Packet], ctx: RankContext, device: torch.device) -> Packet:
     """One packet of several; of a single one, that one."""
     if len(packets) == 1:
         return packets[0]
     if not packets:
         nothing = Spec((), 0, 0, torch.float32)
-        return identity().packet(torch.empty(0, device=device), nothing, State(), seat)
+        return identity().packet(torch.empty(0, device=device), nothing, State(), ctx)
     composite = _Composite(
         tuple(p.coder for p in packets),
         tuple(p.spec for p in packets),
-        tuple(p.seat for p in packets),
-        seat.key,
+        tuple(p.ctx for p in packets),
+        ctx.key,
     )
     spec = Spec((), 0, sum(p.spec.numel for p in packets), packets[0].spec.work)
     state = State(children={str(i): p.state for i, p in enumerate(packets)})
@@ -255,4 +260,4 @@ def _compose(packets: list[Packet], seat: Seat, device: torch.device) -> Packet:
         if all(p.sums or not p.payload.numel() for p in packets)
         else ()
     )
-    return Packet(payload, spec, composite, state, seat, sums)
+    return Packet(payload, spec, composite, state, ctx, sums)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 
@@ -52,9 +52,11 @@ class cast(Coder):
     def nbytes(self, spec: Spec) -> int:
         return 2 * spec.numel
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         return reference.as_bytes(x.to(_DTYPES[self.dtype]))
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         return reference.from_bytes(payload, _DTYPES[self.dtype]).to(spec.work)

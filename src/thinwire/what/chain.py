@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, Seat, Spec, State, Unsaid
+from thinwire.core import Codec, Coder, Grain, RankContext, Spec, State, Unsaid
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
 from thinwire.what.identity import identity
@@ -37,12 +37,12 @@ class Transform(Coder):
         return False
 
     @abstractmethod
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         """x (spec.numel,) -> core (c,) spec.work, side (s,) uint8."""
 
     @abstractmethod
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         """The inverse: (spec.numel,) spec.work."""
 
@@ -57,15 +57,15 @@ class Transform(Coder):
         side: Tensor,
         spec: Spec,
         state: State,
-        seat: Seat,
+        ctx: RankContext,
         sender: int,
     ) -> None:
         """`total += join(core, side)`; a transform that places few values overrides it, and adds
         those."""
-        total.add_(self.join(core, side, spec, state, seat, sender))
+        total.add_(self.join(core, side, spec, state, ctx, sender))
 
     def split_left(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """`split` of y = x + decay · before, and what tells what is left of y, and whether it is
         finite, where `said` arrives of the core.
@@ -73,10 +73,10 @@ class Transform(Coder):
         A transform that places few values overrides it, and looks at those alone.
         """
         y = fast.summed(x.to(spec.work), before, decay)
-        core, side = self.split(y, spec, state, seat)
+        core, side = self.split(y, spec, state, ctx)
 
         def left(said: Tensor) -> tuple[Tensor, Tensor]:
-            rest = y.sub_(self.join(said, side, spec, state, seat, seat.rank))
+            rest = y.sub_(self.join(said, side, spec, state, ctx, ctx.rank))
             return rest, fast.all_finite(rest)
 
         return core, side, left
@@ -102,29 +102,37 @@ class Transform(Coder):
     def max_nbytes(self, spec: Spec) -> int:
         return chain(self, identity()).max_nbytes(spec)
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         return chain(self, identity()).encode(
-            x, spec, State(children={"first": state, "second": State()}), seat
+            x, spec, State(children={"first": state, "second": State()}), ctx
         )
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         return chain(self, identity()).decode(
-            payload, spec, State(children={"first": state, "second": State()}), seat, sender
+            payload, spec, State(children={"first": state, "second": State()}), ctx, sender
         )
 
     def accumulate(
-        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
     ) -> None:
         chain(self, identity()).accumulate(
-            total, payload, spec, State(children={"first": state, "second": State()}), seat, sender
+            total, payload, spec, State(children={"first": state, "second": State()}), ctx, sender
         )
 
     def packet_left(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> Unsaid:
         both = State(children={"first": state, "second": State()})
-        told = chain(self, identity()).packet_left(x, before, decay, spec, both, seat)
-        return replace(told, packet=self.packed(told.packet.payload, spec, state, seat))
+        told = chain(self, identity()).packet_left(x, before, decay, spec, both, ctx)
+        return replace(told, packet=self.packed(told.packet.payload, spec, state, ctx))
 
     def __rshift__(self, other: Codec) -> chain:
         return chain(self, other)  # type: ignore[arg-type]  # chain says why not, where it does not fit
@@ -191,10 +199,10 @@ class chain(Coder):
             return None
         return self.second.sum_dtype(self._core(spec, fixed))
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         core = self._core(spec, self.first.max_core_numel(spec))
         return State(
-            children={"first": self.first.init(spec, seat), "second": self.second.init(core, seat)}
+            children={"first": self.first.init(spec, ctx), "second": self.second.init(core, ctx)}
         )
 
     def nbytes(self, spec: Spec) -> int | None:
@@ -213,13 +221,13 @@ class chain(Coder):
             + self.second.max_nbytes(self._core(spec, most))
         )
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        core, side = self.first.split(x, spec, state.child("first"), seat)
-        return self._framed(core, side, self._inner(core, spec, state, seat), spec)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        core, side = self.first.split(x, spec, state.child("first"), ctx)
+        return self._framed(core, side, self._inner(core, spec, state, ctx), spec)
 
-    def _inner(self, core: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def _inner(self, core: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         return self.second.encode(
-            core, self._core(spec, core.numel()), state.child("second"), seat.under(spec.key)
+            core, self._core(spec, core.numel()), state.child("second"), ctx.child(spec.key)
         )
 
     def _framed(self, core: Tensor, side: Tensor, inner: Tensor, spec: Spec) -> Tensor:
@@ -231,12 +239,14 @@ class chain(Coder):
         count = torch.tensor([core.numel()], dtype=torch.int64).view(torch.uint8).to(inner.device)
         return torch.cat([count, side, inner])
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        core, side = self._opened(payload, spec, state, seat, sender)
-        return self.first.join(core, side, spec, state.child("first"), seat, sender)
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        core, side = self._opened(payload, spec, state, ctx, sender)
+        return self.first.join(core, side, spec, state.child("first"), ctx, sender)
 
     def _opened(
-        self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> tuple[Tensor, Tensor]:
         """The core, and the side bytes."""
         count = self.first.core_numel(spec)
@@ -254,24 +264,30 @@ class chain(Coder):
             payload[cut:],
             self._core(spec, count),
             state.child("second"),
-            seat.under(spec.key),
+            ctx.child(spec.key),
             sender,
         )
         return core, payload[:cut]
 
     def accumulate(
-        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
     ) -> None:
-        core, side = self._opened(payload, spec, state, seat, sender)
-        self.first.add(total, core, side, spec, state.child("first"), seat, sender)
+        core, side = self._opened(payload, spec, state, ctx, sender)
+        self.first.add(total, core, side, spec, state.child("first"), ctx, sender)
 
     def packet_left(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> Unsaid:
         core, side, rest = self.first.split_left(
-            x, before.to(spec.work), decay, spec, state.child("first"), seat
+            x, before.to(spec.work), decay, spec, state.child("first"), ctx
         )
-        inner = self._inner(core, spec, state, seat)
+        inner = self._inner(core, spec, state, ctx)
         payload = self._framed(core, side, inner, spec)
         own = (
             inner if self.second.lossy else inner.clone()
@@ -280,13 +296,13 @@ class chain(Coder):
             own,
             self._core(spec, core.numel()),
             state.child("second"),
-            seat.under(spec.key),
-            seat.rank,
+            ctx.child(spec.key),
+            ctx.rank,
         )
         left, finite = rest(said)
-        packet = self.packed(payload, spec, state, seat)
+        packet = self.packed(payload, spec, state, ctx)
         kept = payload.clone() if packet.sums else payload  # what may be added is added in place
-        return Unsaid(packet, left, finite, lambda: packet.open(kept, seat.rank))
+        return Unsaid(packet, left, finite, lambda: packet.open(kept, ctx.rank))
 
     def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
         """The count before a data-sized core, and what follows it."""

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Grain, Leaf, Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Grain, Leaf, Outcome, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.what._wrap import Wrapper
 
@@ -110,14 +110,14 @@ class clip(Wrapper):
     def rereads(self) -> bool:
         return not self.inner.lossy or self.inner.rereads
 
-    def init(self, spec: Spec, seat: Seat) -> State:
-        state = State(children={"inner": self.inner.init(spec, seat)})
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        state = State(children={"inner": self.inner.init(spec, ctx)})
         if self.times is not None:
             norms = torch.zeros(len(self._runs(spec)), self.window, dtype=torch.float64)
             state.leaves["norms"] = Leaf(norms, "private", part=spec.key)
         return state
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         x = x.to(spec.work)
         norms = self._norms(x, spec)
         factors = self._factors(norms, state)
@@ -128,7 +128,7 @@ class clip(Wrapper):
                 (norms.isfinite() & (norms > 0))[:, None], later, window
             )
         outcome = yield from self.inner.rounds(
-            self._scaled(x, factors, spec), spec, state.child("inner"), seat
+            self._scaled(x, factors, spec), spec, state.child("inner"), ctx
         )
         lossless = outcome.sent is None  # a route may have written the sum into what was said
         return Outcome(

@@ -30,7 +30,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Grain, Leaf, Outcome, Packet, Rounds, Seat, Spec, State
+from thinwire.core import Coder, Grain, Leaf, Outcome, Packet, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what._parts import runs
@@ -103,7 +103,7 @@ class codebook(Coder):
     def opener(self) -> Coder | None:  # type: ignore[override]  # a coder that learns is to be driven by its rounds
         return None if self.refresh else self  # what the ranks answer decides the next book
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         leaves, device = {}, torch.get_default_device()
         for name in self._learners(spec):
             book = _first(self.dim, self.bits, self.stages).to(device=device, dtype=spec.work)
@@ -122,12 +122,14 @@ class codebook(Coder):
             + self._lessons(spec) * spec.work.itemsize
         )
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         """The numbers and scales, without what the books learn from: what a core, or a fixed book,
         is said by."""
         return self._say(x.to(spec.work), spec, state)[0]
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec) - self._lessons(spec) * spec.work.itemsize)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
         for place, numel, name in self._runs(spec):
@@ -150,21 +152,21 @@ class codebook(Coder):
             at += scales + numbers
         return out
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         if not self._lessons(spec):
-            return (yield from super().rounds(x, spec, state, seat))
+            return (yield from super().rounds(x, spec, state, ctx))
         said, lessons = self._say(x.to(spec.work), spec, state)
         whole = _Taught(self, spec)
         payload = torch.cat([said, reference.as_bytes(lessons)])
         total = yield Packet(
-            payload, Spec((), 0, spec.numel + lessons.numel(), spec.work), whole, state, seat
+            payload, Spec((), 0, spec.numel + lessons.numel(), spec.work), whole, state, ctx
         )
         books = {name: state[f"book/{name}"].value for name in self._learners(spec)}
         was = State(
             {f"book/{name}": Leaf(book, "replicated", part=name) for name, book in books.items()}
         )
         self._learn(total[spec.numel :], spec, state)
-        return Outcome(total[: spec.numel], lambda: self.decode(said, spec, was, seat, seat.rank))
+        return Outcome(total[: spec.numel], lambda: self.decode(said, spec, was, ctx, ctx.rank))
 
     def _say(self, x: Tensor, spec: Spec, state: State) -> tuple[Tensor, Tensor]:
         """(the payload but for the lessons, the lessons: for each book and stage, sums (w, d) and
@@ -294,14 +296,16 @@ class _Taught(Coder):
     def nbytes(self, spec: Spec) -> int:
         return self.inner.nbytes(self.of)
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        said = self.inner.encode(x[: self.of.numel], self.of, state, seat)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        said = self.inner.encode(x[: self.of.numel], self.of, state, ctx)
         return torch.cat([said, reference.as_bytes(x[self.of.numel :])])
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.inner.expect(payload, self.nbytes(spec))
         cut = payload.numel() - (spec.numel - self.of.numel) * spec.work.itemsize
-        values = self.inner.decode(payload[:cut], self.of, state, seat, sender)
+        values = self.inner.decode(payload[:cut], self.of, state, ctx, sender)
         return torch.cat([values, reference.from_bytes(payload[cut:], spec.work)])
 
 

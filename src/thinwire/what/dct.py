@@ -27,7 +27,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from thinwire.core import Grain, Seat, Spec, State
+from thinwire.core import Grain, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.what._parts import runs
 from thinwire.what.chain import Transform
@@ -77,7 +77,7 @@ class dct(Transform):
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return 0
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work).contiguous()
         cores = [x.new_empty(0)]
         for tiles in self._tiles(spec):
@@ -86,7 +86,7 @@ class dct(Transform):
         return torch.cat(cores), torch.empty(0, dtype=torch.uint8, device=x.device)
 
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         self.expect(side, 0)
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)

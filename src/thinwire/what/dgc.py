@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Leaf, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Leaf, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.what._wrap import Remembering, twice, what_is_left, where_finite
 
@@ -64,20 +64,20 @@ class dgc(Remembering):
         if reasons:
             raise StrategyError(reasons)
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         velocity = Leaf(
             torch.zeros(spec.numel, dtype=spec.work),
             "summed",
             spec,
             fade=self.momentum,
-            group=seat.group,
+            group=ctx.group,
         )
-        residual = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, group=seat.group)
+        residual = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, group=ctx.group)
         return State(
-            {"velocity": velocity, "residual": residual}, {"inner": self.inner.init(spec, seat)}
+            {"velocity": velocity, "residual": residual}, {"inner": self.inner.init(spec, ctx)}
         )
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         velocity, residual = state["velocity"], state["residual"]
         u = velocity.value.mul(self.momentum).add_(x)  # rounded as torch.optim.SGD does it
         y = residual.value + u
@@ -89,4 +89,4 @@ class dgc(Remembering):
                 torch.where(sent != 0, 0, u) if self.mask else u, velocity.value, left
             )
 
-        return (yield from self._say(y, spec, state, seat, settle))
+        return (yield from self._say(y, spec, state, ctx, settle))

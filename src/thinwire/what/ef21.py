@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Leaf, Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.registry import inside
 from thinwire.what._wrap import Remembering, twice, where_finite
@@ -79,17 +79,15 @@ class ef21(Remembering):
     def opener(self) -> None:
         """Nobody opens a packet alone: what was known is added to it."""
 
-    def init(self, spec: Spec, seat: Seat) -> State:
-        known = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, group=seat.group)
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        known = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, group=ctx.group)
         total = Leaf(torch.zeros(spec.numel, dtype=spec.work), "replicated", spec)
-        return State({"known": known, "total": total}, {"inner": self.inner.init(spec, seat)})
+        return State({"known": known, "total": total}, {"inner": self.inner.init(spec, ctx)})
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        return (
-            yield from self._catch_up(x.to(spec.work) - state["known"].value, spec, state, seat)
-        )
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        return (yield from self._catch_up(x.to(spec.work) - state["known"].value, spec, state, ctx))
 
-    def _catch_up(self, change: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def _catch_up(self, change: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         """Say a change of what is known, and hear the sum of what is known now."""
         known, total = state["known"], state["total"]
         before, after = known.value, known.value
@@ -98,7 +96,7 @@ class ef21(Remembering):
             nonlocal after
             after = known.value = where_finite(before + sent, before, sent)
 
-        outcome = yield from self._say(change, spec, state, seat, settle)
+        outcome = yield from self._say(change, spec, state, ctx, settle)
         sent = outcome.sent
         assert sent is not None
         heard = total.value + outcome.total

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thinwire.core import Coder, Grain, Seat, Spec, State
+from thinwire.core import Coder, Grain, RankContext, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
 from thinwire.registry import inside
@@ -57,8 +57,8 @@ class entropy(Coder):
 
     Example:
         >>> x = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
-        >>> spec, seat = Spec((), 0, x.numel(), torch.float32), Seat(0, (0,), step=0, seed=0)
-        >>> entropy().max_nbytes(spec), entropy().encode(x, spec, State(), seat).numel() < 0.68 * 20_000
+        >>> spec, ctx = Spec((), 0, x.numel(), torch.float32), RankContext(0, (0,), step=0, seed=0)
+        >>> entropy().max_nbytes(spec), entropy().encode(x, spec, State(), ctx).numel() < 0.68 * 20_000
         (20016, True)
     """
 
@@ -106,8 +106,8 @@ class entropy(Coder):
     def drops(self) -> bool:
         return self.inner.drops
 
-    def init(self, spec: Spec, seat: Seat) -> State:
-        return self.inner.init(spec, seat)
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        return self.inner.init(spec, ctx)
 
     def nbytes(self, spec: Spec) -> int | None:
         return 0 if self.inner.nbytes(spec) == 0 else None
@@ -116,8 +116,8 @@ class entropy(Coder):
         most = self.inner.max_nbytes(spec)
         return most + self._head(spec) if most else 0
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
-        raw = self.inner.encode(x, spec, state, seat)
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        raw = self.inner.encode(x, spec, state, ctx)
         if not raw.numel():
             return raw
         coder = _coder()
@@ -126,13 +126,21 @@ class entropy(Coder):
         head = np.array([*lengths, *map(len, told)], dtype=np.int64).view(np.uint8)
         return torch.from_numpy(np.concatenate([head, *told])).to(raw.device)
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
-        return self.inner.decode(self._raw(payload, spec), spec, state, seat, sender)
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        return self.inner.decode(self._raw(payload, spec), spec, state, ctx, sender)
 
     def accumulate(
-        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
     ) -> None:
-        self.inner.accumulate(total, self._raw(payload, spec), spec, state, seat, sender)
+        self.inner.accumulate(total, self._raw(payload, spec), spec, state, ctx, sender)
 
     def _raw(self, payload: Tensor, spec: Spec) -> Tensor:
         """The inner codec's payload."""

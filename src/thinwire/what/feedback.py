@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Leaf, Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
 from thinwire.what._stored import Int8
@@ -113,23 +113,23 @@ class feedback(Remembering):
             return 0.0
         return self.decay * min(1.0, (step - self.start) / self.ramp) if self.ramp else self.decay
 
-    def kept(self, state: State, seat: Seat) -> float:
-        """How much of the residual the flight of this seat takes up: the decay, or 0 where it
+    def kept(self, state: State, ctx: RankContext) -> float:
+        """How much of the residual the flight of this ctx takes up: the decay, or 0 where it
         forgets."""
         if self.reset is None:
-            return self.decay_at(seat.step)
+            return self.decay_at(ctx.step)
         before = int(state["flown"].value)
         return (
-            self.decay_at(seat.step)
-            if before < 0 or before // self.reset == seat.step // self.reset
+            self.decay_at(ctx.step)
+            if before < 0 or before // self.reset == ctx.step // self.reset
             else 0.0
         )
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         narrow = spec.work == torch.float32
         dtype = torch.bfloat16 if self.store == "bf16" and narrow else spec.work
         residual = Leaf(
-            torch.zeros(spec.numel, dtype=dtype), "summed", spec, fade=self.decay, group=seat.group
+            torch.zeros(spec.numel, dtype=dtype), "summed", spec, fade=self.decay, group=ctx.group
         )
         if self.store == "int8" and narrow:
             residual.form = Int8(spec.numel)
@@ -139,18 +139,18 @@ class feedback(Remembering):
             self.reset is not None
         ):  # the step of the last flight: schedules need not fly at multiples of `reset`
             leaves["flown"] = Leaf(torch.tensor(-1, device="cpu"), "private", part=spec.key)
-        return State(leaves, {"inner": self.inner.init(spec, seat)})
+        return State(leaves, {"inner": self.inner.init(spec, ctx)})
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        if seat.step < self.start:
-            return (yield from self.inner.rounds(x, spec, state.child("inner"), seat))
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        if ctx.step < self.start:
+            return (yield from self.inner.rounds(x, spec, state.child("inner"), ctx))
         leaf = state["residual"]
-        leaf.fade = self.kept(state, seat)
+        leaf.fade = self.kept(state, ctx)
         if self.reset is not None:
-            state["flown"].value = torch.tensor(seat.step, device="cpu")
+            state["flown"].value = torch.tensor(ctx.step, device="cpu")
         if isinstance(self.inner, Coder) and self.inner.opener is self.inner:
             before = leaf.value if leaf.form is None else leaf.flat  # a kernel reads bf16 as it is
-            unsaid = self.inner.packet_left(x, before, leaf.fade, spec, state.child("inner"), seat)
+            unsaid = self.inner.packet_left(x, before, leaf.fade, spec, state.child("inner"), ctx)
             self._keep(leaf, unsaid.left, unsaid.finite)
             total = yield unsaid.packet
             return Outcome(total, unsaid.sent)
@@ -160,7 +160,7 @@ class feedback(Remembering):
             left = what_is_left(y, sent)
             self._keep(leaf, left, fast.all_finite(left))
 
-        return (yield from self._say(y, spec, state, seat, settle))
+        return (yield from self._say(y, spec, state, ctx, settle))
 
     def _keep(self, leaf: Leaf, left: Tensor, finite: Tensor) -> None:
         """What is left unsaid becomes the residual, unless it is not finite: before it is stored,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec, State
+from thinwire.core import RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what.chain import Transform
@@ -72,17 +72,17 @@ class hadamard(Transform):
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return 0
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         core = torch.zeros(self.core_numel(spec), dtype=spec.work, device=x.device)
         core[: spec.numel] = x
-        return self._rotate(core.mul_(self._signs(spec, seat, x.device)), spec), torch.empty(
+        return self._rotate(core.mul_(self._signs(spec, ctx, x.device)), spec), torch.empty(
             0, dtype=torch.uint8, device=x.device
         )
 
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        return self._rotate(core, spec).mul_(self._signs(spec, seat, core.device))[: spec.numel]
+        return self._rotate(core, spec).mul_(self._signs(spec, ctx, core.device))[: spec.numel]
 
     def _rotate(self, core: Tensor, spec: Spec) -> Tensor:
         """Whole blocks, and the last one in its own size."""
@@ -102,10 +102,10 @@ class hadamard(Transform):
         left = spec.numel - self._full(spec)
         return 1 << (left - 1).bit_length() if left else 0
 
-    def _signs(self, spec: Spec, seat: Seat, device: torch.device) -> Tensor:
+    def _signs(self, spec: Spec, ctx: RankContext, device: torch.device) -> Tensor:
         """The same on all ranks: (core_numel,) ±1."""
         n = self.core_numel(spec)
-        draws = seat.draws(spec, shared=True)
+        draws = ctx.generator(spec, shared=True)
         lots = torch.randint(
             0,
             256,

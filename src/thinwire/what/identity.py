@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State
 from thinwire.kernels import reference
 
 
@@ -35,9 +35,11 @@ class identity(Coder):
     def nbytes(self, spec: Spec) -> int:
         return spec.numel * spec.dtype.itemsize
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         return reference.as_bytes(x.to(spec.dtype))
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         return reference.from_bytes(payload, spec.dtype).to(spec.work)

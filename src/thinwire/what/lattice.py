@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what._scales import symmetric_steps
@@ -85,7 +85,7 @@ class lattice(Coder):
     def nbytes(self, spec: Spec) -> int:
         return self._blocks(spec) * spec.work.itemsize + sum(self._runs(self._vectors(spec)))
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
         blocks = reference.to_blocks(x.to(spec.work).contiguous(), self._block(spec))
@@ -99,7 +99,9 @@ class lattice(Coder):
         vectors = scaled.view(-1, self._size)[: self._vectors(spec)]
         return torch.cat([reference.as_bytes(steps.view(-1)), self._pack(self._nearest(vectors))])
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)

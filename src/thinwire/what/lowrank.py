@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Grain, Leaf, Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Codec, Grain, Leaf, Outcome, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, memory
 from thinwire.what._parts import bases, matrix, numbers, run, shrinks, warm
@@ -64,12 +64,12 @@ class lowrank(Codec):
     def summable(self) -> bool:
         return True
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         leaves = {}
         for piece in spec.pieces():
             if shrinks(piece, self.rank):
                 shape = (matrix(piece)[1], self.rank)
-                draws = replace(seat, step=0).draws(
+                draws = replace(ctx, step=0).generator(
                     spec.span(piece.part.begin, piece.part.end), shared=True
                 )
                 start = torch.randn(shape, generator=draws, dtype=spec.work, device="cpu")
@@ -89,7 +89,7 @@ class lowrank(Codec):
             )
         return count * spec.work.itemsize
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         x = x.to(spec.work)
         thin = [piece for piece in spec.pieces() if shrinks(piece, self.rank)]
         whole = [piece for piece in spec.pieces() if not shrinks(piece, self.rank)]
@@ -101,7 +101,7 @@ class lowrank(Codec):
             + [run(x, piece) for piece in whole],
             spec,
             x,
-            seat,
+            ctx,
         )
         total = memory.empty_like(x)
         at = sum(m.shape[0] * self.rank for m in ms)
@@ -121,7 +121,7 @@ class lowrank(Codec):
             fast.thin_product(m, basis, transposed=True)
             for m, basis in zip(ms, ps_hat, strict=True)
         ]  # (n, r): this rank's share of Q
-        sums = yield numbers(own, spec, x, seat)
+        sums = yield numbers(own, spec, x, ctx)
         new = [
             q.view(m.shape[1], self.rank)
             for m, q in zip(ms, _split(sums, ms, 1, self.rank), strict=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what._levels import wrong_rounding
@@ -67,7 +67,7 @@ class natural(Coder):
             spec.numel, _FORMATS[spec.work][1]
         ) + reference.packed_nbytes(spec.numel, 1)
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         integer, exponent, mantissa = _FORMATS[spec.work]
         x = x.to(spec.work).contiguous()
         raw = (x.abs() + 0.0).view(integer)
@@ -76,14 +76,16 @@ class natural(Coder):
         ) * 2.0**-mantissa  # of a subnormal too: it lies between 0 and the smallest normal
         noise: Tensor | float = 0.5
         if self.rounding == "stochastic":
-            noise = reference.noise(spec.numel, seat.lots(spec)).to(x)
+            noise = reference.noise(spec.numel, ctx.rng_key(spec)).to(x)
         codes = ((raw >> mantissa) + (noise < fraction)).clamp_(max=2**exponent - 2)
         codes.masked_fill_(~x.isfinite(), 2**exponent - 1)
         return torch.cat(
             [reference.pack(codes, exponent), reference.pack((x < 0).to(torch.uint8), 1)]
         )
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         integer, exponent, mantissa = _FORMATS[spec.work]
         cut = reference.packed_nbytes(spec.numel, exponent)

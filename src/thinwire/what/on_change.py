@@ -23,7 +23,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Leaf, Rounds, Seat, Spec, State
+from thinwire.core import Coder, Leaf, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.what._wrap import twice, where_finite
 from thinwire.what.ef21 import ef21
@@ -55,11 +55,11 @@ class on_change(ef21):
     Example:
         >>> on_change()
         on_change(inner=identity(), xi=0.1, window=10, longest=None)
-        >>> x, seat = torch.ones(8), Seat(0, (0,), step=0, seed=0)
+        >>> x, ctx = torch.ones(8), RankContext(0, (0,), step=0, seed=0)
         >>> spec = Spec((), 0, 8, torch.float32)
-        >>> state, sizes = on_change().init(spec, seat), []
+        >>> state, sizes = on_change().init(spec, ctx), []
         >>> for scale in (1.0, 1.1, 2.0):
-        ...     flow = on_change().rounds(scale * x, spec, state, seat)
+        ...     flow = on_change().rounds(scale * x, spec, state, ctx)
         ...     packet = next(flow)
         ...     sizes.append(packet.payload.numel())
         ...     try:
@@ -126,8 +126,8 @@ class on_change(ef21):
     def nbytes(self, spec: Spec) -> int | None:
         return self._speaker.nbytes(spec)
 
-    def init(self, spec: Spec, seat: Seat) -> State:
-        state = super().init(spec, seat)
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        state = super().init(spec, ctx)
         state.leaves["norms"] = Leaf(
             torch.zeros(self.window, dtype=spec.work), "private", part=spec.key
         )
@@ -135,17 +135,17 @@ class on_change(ef21):
             state.leaves["silent"] = Leaf(torch.tensor(0, device="cpu"), "private", part=spec.key)
         return state
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         norms = state["norms"]
         change = x.to(spec.work) - state["known"].value
-        bound = norms.value.sum() * (self.xi / seat.world**2)
+        bound = norms.value.sum() * (self.xi / ctx.world**2)
         quiet = bool(change.square().sum() <= bound)  # of what is not finite, never
         if self.longest is not None:
             silent = state["silent"]
             quiet = quiet and int(silent.value) < self.longest
             silent.value = silent.value + 1 if quiet else torch.zeros_like(silent.value)
         outcome = yield from self._catch_up(
-            torch.zeros_like(change) if quiet else change, spec, state, seat
+            torch.zeros_like(change) if quiet else change, spec, state, ctx
         )
         newest = outcome.total.square().sum().view(1)
         norms.value = where_finite(torch.cat([newest, norms.value[:-1]]), norms.value, newest)
@@ -169,18 +169,26 @@ class _Hushed(Coder):
     def max_nbytes(self, spec: Spec) -> int:
         return self.inner.max_nbytes(spec)
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not bool(x.any()):
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        return self.inner.encode(x, spec, state, seat)
+        return self.inner.encode(x, spec, state, ctx)
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         if not payload.numel():
             return torch.zeros(spec.numel, dtype=spec.work, device=payload.device)
-        return self.inner.decode(payload, spec, state, seat, sender)
+        return self.inner.decode(payload, spec, state, ctx, sender)
 
     def accumulate(
-        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
     ) -> None:
         if payload.numel():
-            self.inner.accumulate(total, payload, spec, state, seat, sender)
+            self.inner.accumulate(total, payload, spec, state, ctx, sender)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Outcome, Rounds, Seat, Spec, State
+from thinwire.core import Outcome, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.what._share import kept, wrong
 from thinwire.what.chain import Transform
@@ -67,38 +67,38 @@ class randomk(Transform):
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return 0
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
-        core = x.to(spec.work)[self._lot(spec, seat)[0].to(x.device)]
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
+        core = x.to(spec.work)[self._lot(spec, ctx)[0].to(x.device)]
         return core, torch.empty(0, dtype=torch.uint8, device=x.device)
 
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
-        places, widths = self._lot(spec, seat)
+        places, widths = self._lot(spec, ctx)
         out[places.to(core.device)] = core * widths.to(core) if self.unbiased else core
         return out
 
-    def rounds(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Rounds:
-        outcome = yield from super().rounds(x, spec, state, seat)
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        outcome = yield from super().rounds(x, spec, state, ctx)
         return Outcome(
             outcome.total,
             outcome.sent,
-            (lambda: self._drawn(spec, seat, x.device)) if self.partial else None,
+            (lambda: self._drawn(spec, ctx, x.device)) if self.partial else None,
         )
 
-    def _drawn(self, spec: Spec, seat: Seat, device: torch.device) -> Tensor:
+    def _drawn(self, spec: Spec, ctx: RankContext, device: torch.device) -> Tensor:
         """Which entries the lot fell on: (spec.numel,) bool."""
         mask = torch.zeros(spec.numel, dtype=torch.bool, device=device)
-        mask[self._lot(spec, seat)[0].to(device)] = True
+        mask[self._lot(spec, ctx)[0].to(device)] = True
         return mask
 
-    def _lot(self, spec: Spec, seat: Seat) -> tuple[Tensor, Tensor]:
+    def _lot(self, spec: Spec, ctx: RankContext) -> tuple[Tensor, Tensor]:
         """One place in each of k strata, ascending, and the strata's widths: (k,) int64 each."""
         k = self.core_numel(spec)
         edges = torch.arange(k + 1, dtype=torch.int64, device="cpu") * spec.numel // max(k, 1)
         widths = edges[1:] - edges[:-1]
         draw = torch.rand(
-            k, generator=seat.draws(spec, shared=True), dtype=torch.float64, device="cpu"
+            k, generator=ctx.generator(spec, shared=True), dtype=torch.float64, device="cpu"
         )
         return edges[:-1] + torch.minimum((draw * widths).long(), widths - 1), widths

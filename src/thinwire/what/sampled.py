@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Leaf, Seat, Spec, State
+from thinwire.core import Leaf, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
 from thinwire.what._picked import Picked
@@ -74,14 +74,14 @@ class sampled(Picked):
     def max_core_numel(self, spec: Spec) -> int:
         return max(self._wanted(spec), kept(min(1.0, self.density * self.band), spec.numel))
 
-    def init(self, spec: Spec, seat: Seat) -> State:
+    def init(self, spec: Spec, ctx: RankContext) -> State:
         if not spec.parts:
             return State()
         return State(
             {"bar": Leaf(torch.zeros((), dtype=spec.work, device="cpu"), "private", part=spec.key)}
         )
 
-    def _pick(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         """The places that are sent, ascending, and their values; the threshold is kept in the
         state."""
         leaf = state.leaves.get("bar")
@@ -89,7 +89,7 @@ class sampled(Picked):
             found = self._above(x, leaf.value, spec)
             if found is not None:
                 return found
-        bar = self._sampled(x, spec, seat)
+        bar = self._sampled(x, spec, ctx)
         found = self._above(x, bar, spec)
         if found is None:
             places, values = (each[0] for each in fast.largest(x[None], self._wanted(spec)))
@@ -99,10 +99,10 @@ class sampled(Picked):
             leaf.value = bar.to(leaf.value)
         return found
 
-    def _sampled(self, x: Tensor, spec: Spec, seat: Seat) -> Tensor:
+    def _sampled(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         """The threshold that a share `density` of a sample reaches."""
         stride = max(1, min(self.stride, int(self.density * spec.numel) // _ENOUGH))
-        sample = x[seat.step % stride :: stride].abs()
+        sample = x[ctx.step % stride :: stride].abs()
         return sample.topk(kept(self.density, sample.numel()), sorted=False).values.amin()
 
     def _above(self, x: Tensor, bar: Tensor, spec: Spec) -> tuple[Tensor, Tensor] | None:

@@ -29,7 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec, State
+from thinwire.core import RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what._levels import Levels, length, nearest_index, table, wrong_block
@@ -158,7 +158,7 @@ class scaled(Transform):
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return spec.work.itemsize + (1 + self.zero) * self._blocks(spec) if spec.numel else 0
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         if not spec.numel:
             return x.to(spec.work), torch.empty(0, dtype=torch.uint8, device=x.device)
         blocks = reference.to_blocks(x.to(spec.work).contiguous(), length(self.block, spec))
@@ -171,7 +171,7 @@ class scaled(Transform):
         return core.clamp_(-1, 1).view(-1)[: spec.numel], torch.cat(told)
 
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         if not spec.numel:
             return core

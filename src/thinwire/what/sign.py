@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State, Unsaid
+from thinwire.core import Coder, RankContext, Spec, State, Unsaid
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
 from thinwire.what._levels import length
@@ -65,49 +65,57 @@ class sign(Coder):
     def nbytes(self, spec: Spec) -> int:
         return self._scales(spec) * spec.work.itemsize + reference.packed_nbytes(spec.numel, 1)
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
         return fast.sign_encode(x.to(spec.work), length(self.block, spec))
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         return fast.sign_decode(payload, spec.numel, length(self.block, spec), spec.work)
 
     def fill(
-        self, out: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> None:
         self.expect(payload, self.nbytes(spec))
         if spec.numel:
             fast.sign_decode(payload, spec.numel, length(self.block, spec), spec.work, out)
 
     def accumulate(
-        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
     ) -> None:
         self.expect(payload, self.nbytes(spec))
         if spec.numel:
             fast.sign_accumulate(total, payload, length(self.block, spec))
 
     def packet_left(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> Unsaid:
         if not spec.numel:
-            return super().packet_left(x, before, decay, spec, state, seat)
+            return super().packet_left(x, before, decay, spec, state, ctx)
         payload, left, finite = fast.sign_encode_left(
             x.to(spec.work), before, decay, length(self.block, spec)
         )
-        packet = self.packed(payload, spec, state, seat)
-        return Unsaid(packet, left, finite, lambda: packet.open(payload, seat.rank))
+        packet = self.packed(payload, spec, state, ctx)
+        return Unsaid(packet, left, finite, lambda: packet.open(payload, ctx.rank))
 
     def encode_sum(
         self,
         payloads: Sequence[tuple[int, Tensor]],
         spec: Spec,
         state: State,
-        seat: Seat,
-        again: Seat,
+        ctx: RankContext,
+        again: RankContext,
     ) -> Tensor:
         for _, payload in payloads:
             self.expect(payload, self.nbytes(spec))

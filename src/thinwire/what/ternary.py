@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
 from thinwire.what._levels import length, wrong_block, wrong_rounding
@@ -80,7 +80,7 @@ class ternary(Coder):
     def nbytes(self, spec: Spec) -> int:
         return self._count(spec) * spec.work.itemsize + -(-spec.numel // len(_DIGITS))
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
         x = x.to(spec.work)
@@ -88,7 +88,7 @@ class ternary(Coder):
         scales = self.scales(size, spec.numel)
         each = scales[:, None].expand_as(size).reshape(-1)[: spec.numel]
         if self.rounding == "stochastic":
-            draw = reference.noise(spec.numel, seat.lots(spec)).to(x)
+            draw = reference.noise(spec.numel, ctx.rng_key(spec)).to(x)
             share = torch.where(each > 0, x.abs() / torch.where(each > 0, each, 1), 0)
             far = draw < share
         else:
@@ -96,7 +96,9 @@ class ternary(Coder):
         digits = torch.where(far, torch.where(x < 0, 0, 2), 1).to(torch.uint8)
         return torch.cat([reference.as_bytes(scales), pack_digits(digits)])
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Seat, Spec, State
+from thinwire.core import RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
 from thinwire.what._picked import Picked
@@ -77,7 +77,7 @@ class threshold(Picked):
         )  # squares of huge or tiny values would not be numbers
         return (sizes / unit).square().mean().sqrt() * unit * self.value
 
-    def _pick(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         found = fast.above(x, self.bar(x))
         assert not isinstance(found, int)  # there is no limit
         return found

@@ -19,7 +19,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from thinwire.core import Grain, Seat, Spec, State
+from thinwire.core import Grain, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, memory
 from thinwire.what import _places
@@ -81,7 +81,7 @@ class topk(Transform):
             _places.smallest_nbytes(k, size, chunks) for chunks, size, k in self._chunks(spec)
         )
 
-    def split(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work)
         cores: list[Tensor] = []
         sides: list[Tensor] = []
@@ -92,7 +92,7 @@ class topk(Transform):
         return _joined(cores, x.new_empty(0)), _joined(sides, x.new_empty(0, dtype=torch.uint8))
 
     def split_left(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         x, y = x.to(spec.work), memory.empty(spec.numel, spec.work, x.device)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -119,10 +119,10 @@ class topk(Transform):
         return core, _joined(sides, x.new_empty(0, dtype=torch.uint8)), left
 
     def join(
-        self, core: Tensor, side: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         out = memory.empty(spec.numel, spec.work, core.device).zero_()
-        self.add(out, core, side, spec, state, seat, sender)
+        self.add(out, core, side, spec, state, ctx, sender)
         return out
 
     def add(
@@ -132,7 +132,7 @@ class topk(Transform):
         side: Tensor,
         spec: Spec,
         state: State,
-        seat: Seat,
+        ctx: RankContext,
         sender: int,
     ) -> None:
         done = cut = 0

@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Seat, Spec, State, Unsaid
+from thinwire.core import Coder, RankContext, Spec, State, Unsaid
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
 from thinwire.what._levels import length
@@ -194,14 +194,14 @@ class uniform(Coder):
     def nbytes(self, spec: Spec) -> int:
         return self._head(spec) + reference.packed_nbytes(spec.numel, self.bits)
 
-    def encode(self, x: Tensor, spec: Spec, state: State, seat: Seat) -> Tensor:
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        x, key = x.to(spec.work), self._key(spec, seat)
+        x, key = x.to(spec.work), self._key(spec, ctx)
         if self._plain:
             chosen = None if self.scale == "absmax" else self._steps(x, spec)
             return fast.grid_encode(x, self._block(spec), self.bits, self._around(), key, chosen)
-        drawn = None if key is None else reference.draws(spec.numel, key).to(x.device)
+        drawn = None if key is None else reference.random_bits(spec.numel, key).to(x.device)
         if self.step is not None:
             step = x.new_full((1, 1), self.step)
             codes = reference.quantise(
@@ -241,7 +241,9 @@ class uniform(Coder):
         head = [reference.as_bytes(torch.cat(each)) for each in zip(*heads, strict=True)]
         return torch.cat([*head, reference.pack(torch.cat(codes_of), self.bits)])
 
-    def decode(self, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int) -> Tensor:
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
         self.expect(payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
@@ -272,7 +274,7 @@ class uniform(Coder):
         return out
 
     def fill(
-        self, out: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> None:
         if self._plain and spec.numel:
             self.expect(payload, self.nbytes(spec))
@@ -280,37 +282,43 @@ class uniform(Coder):
                 payload, spec.numel, self._block(spec), self.bits, self._around(), spec.work, out
             )
         else:
-            super().fill(out, payload, spec, state, seat, sender)
+            super().fill(out, payload, spec, state, ctx, sender)
 
     def accumulate(
-        self, total: Tensor, payload: Tensor, spec: Spec, state: State, seat: Seat, sender: int
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
     ) -> None:
         if self._plain and spec.numel:
             self.expect(payload, self.nbytes(spec))
             fast.grid_accumulate(total, payload, self._block(spec), self.bits, self._around())
         else:
-            super().accumulate(total, payload, spec, state, seat, sender)
+            super().accumulate(total, payload, spec, state, ctx, sender)
 
     def packet_left(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, seat: Seat
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> Unsaid:
         if not self._plain or self.scale != "absmax" or not spec.numel:
-            return super().packet_left(x, before, decay, spec, state, seat)
-        settings = (self._block(spec), self.bits, self._around(), self._key(spec, seat))
+            return super().packet_left(x, before, decay, spec, state, ctx)
+        settings = (self._block(spec), self.bits, self._around(), self._key(spec, ctx))
         payload, left, finite = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
-        packet = self.packed(payload, spec, state, seat)
-        return Unsaid(packet, left, finite, lambda: packet.open(payload, seat.rank))
+        packet = self.packed(payload, spec, state, ctx)
+        return Unsaid(packet, left, finite, lambda: packet.open(payload, ctx.rank))
 
     def encode_sum(
         self,
         payloads: Sequence[tuple[int, Tensor]],
         spec: Spec,
         state: State,
-        seat: Seat,
-        again: Seat,
+        ctx: RankContext,
+        again: RankContext,
     ) -> Tensor:
         if not self._plain or self.scale != "absmax" or not spec.numel:
-            return super().encode_sum(payloads, spec, state, seat, again)
+            return super().encode_sum(payloads, spec, state, ctx, again)
         for _, payload in payloads:
             self.expect(payload, self.nbytes(spec))
         settings = (
@@ -328,8 +336,8 @@ class uniform(Coder):
         """A step for each of equal blocks, on a grid around zero: what the kernels do."""
         return self.step is None and self.grid not in _SIDED and self.block != "row"
 
-    def _key(self, spec: Spec, seat: Seat) -> reference.Key | None:
-        return seat.lots(spec) if self.rounding == "stochastic" else None
+    def _key(self, spec: Spec, ctx: RankContext) -> reference.Key | None:
+        return ctx.rng_key(spec) if self.rounding == "stochastic" else None
 
     def _steps(self, x: Tensor, spec: Spec) -> Tensor:
         """The step of each block: (m,)."""
