@@ -212,7 +212,7 @@ def _slice(codec: Codec) -> tuple[Slice, State]:
 
 
 def _flown(part: Slice, codec: Codec, step: int) -> tuple[Airborne, Tensor]:
-    """A flight, and what it left unsaid."""
+    """A flight, and what it left encoded."""
     x = torch.randn(300, generator=torch.Generator().manual_seed(step))
     track = Track()
     outcome = run(
@@ -252,9 +252,9 @@ def test_of_a_failed_step_nothing_is_left_in_the_residual_whatever_the_decay_was
     left, decays, airs = [], [], []
     for step in range(last + 1):
         decays.append(codec.kept(state, replace(SEAT, step=step)))
-        air, unsaid = _flown(part, codec, step)
+        air, encoded = _flown(part, codec, step)
         airs.append(air)
-        left.append(unsaid * (step >= codec.start))
+        left.append(encoded * (step >= codec.start))
     _taken_back(airs[failed], deque(airs[failed + 1 :]))
     expected = torch.zeros(300)
     for i in range(last + 1):

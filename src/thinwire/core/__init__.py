@@ -11,7 +11,15 @@ beforehand, so a sum is the weighted mean, and residuals (in the same units) may
 and handed to another world.
 """
 
-from thinwire.core.codec import Codec, Coder, Outcome, Packet, Rounds, Unsaid, side_by_side
+from thinwire.core.codec import (
+    Codec,
+    Coder,
+    EncodedWithResidual,
+    Outcome,
+    Packet,
+    Rounds,
+    side_by_side,
+)
 from thinwire.core.driver import Driver, Handle, Stage
 from thinwire.core.route import (
     LOCAL_NETWORK,
@@ -63,7 +71,7 @@ __all__ = [
     "State",
     "Target",
     "Tick",
-    "Unsaid",
+    "EncodedWithResidual",
     "allreduce_messages",
     "allreduce_nbytes",
     "side_by_side",

@@ -54,7 +54,7 @@ class Packet:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsaid:
+class EncodedWithResidual:
     """A packet, and what of the values that it says is left: (spec.numel,), finite or not (bool, a
     tensor of no dimension).
 
@@ -62,7 +62,7 @@ class Unsaid:
     """
 
     packet: Packet
-    left: Tensor
+    residual: Tensor
     finite: Tensor
     sent: Callable[[], Tensor]
 
@@ -237,10 +237,10 @@ class Coder(Codec):
         """`total += decode(payload)`; a codec overrides it where one pass does both."""
         total.add_(self.decode(payload, spec, state, ctx, sender))
 
-    def packet_left(
+    def encode_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
-    ) -> Unsaid:
-        """Say y = x + decay · before, and what of y that leaves unsaid; a codec overrides it where
+    ) -> EncodedWithResidual:
+        """Say y = x + decay · before, and what of y that leaves encoded; a codec overrides it where
         one pass does all of it.
 
         x, before: (spec.numel,), `before` of spec.work or bf16, in which what is left may come,
@@ -253,7 +253,7 @@ class Coder(Codec):
         )  # what opens to itself is what a route may write into
         sent = packet.open(own, ctx.rank)
         left = y - sent
-        return Unsaid(packet, left, fast.all_finite(left), lambda: sent)
+        return EncodedWithResidual(packet, left, fast.all_finite(left), lambda: sent)
 
     def encode_sum(
         self,

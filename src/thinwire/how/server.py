@@ -32,7 +32,7 @@ class server(Star):
             nodes, the node's number).
         back: the codec of the sums. `None` leaves sums of what adds as they are, and encodes others
             again with the coder that opens the codec's own packets, without feedback; `feedback(…)`
-            keeps what servers leave unsaid for the next time; `identity()` is dense.
+            keeps what servers leave encoded for the next time; `identity()` is dense.
 
     Raises:
         StrategyError: no servers, or one twice, or a negative rank; (when the strategy is built)

@@ -208,7 +208,7 @@ def _grid_put(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, ZERO: tl.constexpr,
     LOTS: tl.constexpr, GIVEN: tl.constexpr, LEFT: tl.constexpr,
 ):  # fmt: skip
-    """Store the steps and codes of x (SIZE,), and in `left` what they leave unsaid of it."""
+    """Store the steps and codes of x (SIZE,), and in `left` what they leave encoded of it."""
     SIZE: tl.constexpr = ROWS * BLOCK
     at = tl.arange(0, SIZE)
     row, exists = _rows_of(count, ROWS, BLOCK)
@@ -378,7 +378,7 @@ def _sign_put(
     HALVINGS: tl.constexpr,
     LEFT: tl.constexpr,
 ):
-    """Store the means and signs of x (SIZE,), and in `left` what they leave unsaid of it."""
+    """Store the means and signs of x (SIZE,), and in `left` what they leave encoded of it."""
     row, exists = _rows_of(count, ROWS, BLOCK)
     mean_bits = _mean_bits(tl.reshape(x, (ROWS, BLOCK)), count, ROWS, BLOCK, HALVINGS)
     tl.store(means + first // BLOCK + row, mean_bits.to(tl.float32, bitcast=True), mask=exists)

@@ -207,9 +207,9 @@ def _explain(attempt: Attempt, base: int, files: Sequence[Path], say: Say) -> in
             f"rank {base + local} ended with exit code {codes[local]} and said nothing"
             for local in order
         ]
-        unsaid = killed or [text for text, _ in told if text][:1] or silent
-        say.note(f"{say.program}: {one_line('; '.join(unsaid))}")
-        words = words or unsaid[len(killed) :]
+        encoded = killed or [text for text, _ in told if text][:1] or silent
+        say.note(f"{say.program}: {one_line('; '.join(encoded))}")
+        words = words or encoded[len(killed) :]
     if say.as_json:
         sys.stdout.write(json.dumps({"error": one_line("; ".join(killed + words[:1]))}) + "\n")
     return max((codes[local] for local in attempt.first if codes[local] > 0), default=1)

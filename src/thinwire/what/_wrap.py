@@ -1,5 +1,5 @@
 """What codecs around a codec have in common, and `feedback`, `dgc` and `ef21` among them, which
-remember what it left unsaid."""
+remember what it left encoded."""
 
 from __future__ import annotations
 

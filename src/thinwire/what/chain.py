@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, RankContext, Spec, State, Unsaid
+from thinwire.core import Codec, Coder, EncodedWithResidual, Grain, RankContext, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
 from thinwire.what.identity import identity
@@ -127,11 +127,11 @@ class Transform(Coder):
             total, payload, spec, State(children={"first": state, "second": State()}), ctx, sender
         )
 
-    def packet_left(
+    def encode_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
-    ) -> Unsaid:
+    ) -> EncodedWithResidual:
         both = State(children={"first": state, "second": State()})
-        told = chain(self, identity()).packet_left(x, before, decay, spec, both, ctx)
+        told = chain(self, identity()).encode_with_residual(x, before, decay, spec, both, ctx)
         return replace(told, packet=self.packed(told.packet.payload, spec, state, ctx))
 
     def __rshift__(self, other: Codec) -> chain:
@@ -281,9 +281,9 @@ class chain(Coder):
         core, side = self._opened(payload, spec, state, ctx, sender)
         self.first.add(total, core, side, spec, state.child("first"), ctx, sender)
 
-    def packet_left(
+    def encode_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
-    ) -> Unsaid:
+    ) -> EncodedWithResidual:
         core, side, rest = self.first.split_left(
             x, before.to(spec.work), decay, spec, state.child("first"), ctx
         )
@@ -302,7 +302,7 @@ class chain(Coder):
         left, finite = rest(said)
         packet = self.packed(payload, spec, state, ctx)
         kept = payload.clone() if packet.sums else payload  # what may be added is added in place
-        return Unsaid(packet, left, finite, lambda: packet.open(kept, ctx.rank))
+        return EncodedWithResidual(packet, left, finite, lambda: packet.open(kept, ctx.rank))
 
     def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
         """The count before a data-sized core, and what follows it."""

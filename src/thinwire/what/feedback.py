@@ -28,7 +28,7 @@ from thinwire.what._wrap import Remembering, twice, what_is_left, where
 
 @dataclass(frozen=True, repr=False)
 class feedback(Remembering):
-    """Say x plus what the inner codec left unsaid before; 4 bytes a value of state (8 for float64,
+    """Say x plus what the inner codec left encoded before; 4 bytes a value of state (8 for float64,
     2 stored in bf16, 1.02 in int8).
 
     Args:
@@ -40,7 +40,7 @@ class feedback(Remembering):
             1/254 of the largest of its 256 neighbours. sum(sent) = sum(x) - e then holds to within
             what was rounded off. `None` keeps the work dtype, and loses nothing. A float64 span
             keeps float64 in any case.
-        start: the step of training from which a residual is kept; before it, what is left unsaid is
+        start: the step of training from which a residual is kept; before it, what is left encoded is
             lost.
         ramp: over how many steps, from `start`, the decay rises from 0 to its value, linearly.
         reset: forget the residual every so many steps of training: at the first flight of each
@@ -150,10 +150,12 @@ class feedback(Remembering):
             state["flown"].value = torch.tensor(ctx.step, device="cpu")
         if isinstance(self.inner, Coder) and self.inner.opener is self.inner:
             before = leaf.value if leaf.form is None else leaf.flat  # a kernel reads bf16 as it is
-            unsaid = self.inner.packet_left(x, before, leaf.fade, spec, state.child("inner"), ctx)
-            self._keep(leaf, unsaid.left, unsaid.finite)
-            total = yield unsaid.packet
-            return Outcome(total, unsaid.sent)
+            encoded = self.inner.encode_with_residual(
+                x, before, leaf.fade, spec, state.child("inner"), ctx
+            )
+            self._keep(leaf, encoded.residual, encoded.finite)
+            total = yield encoded.packet
+            return Outcome(total, encoded.sent)
         y = fast.summed(x.to(spec.work), leaf.flat, leaf.fade)
 
         def settle(sent: Tensor) -> None:
@@ -163,7 +165,7 @@ class feedback(Remembering):
         return (yield from self._say(y, spec, state, ctx, settle))
 
     def _keep(self, leaf: Leaf, left: Tensor, finite: Tensor) -> None:
-        """What is left unsaid becomes the residual, unless it is not finite: before it is stored,
+        """What is left encoded becomes the residual, unless it is not finite: before it is stored,
         or then."""
         new = leaf.pack(left)
         if new is not left and new.is_floating_point():

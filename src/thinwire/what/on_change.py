@@ -38,7 +38,7 @@ class on_change(ef21):
     Args:
         inner: who says it; `identity()`, or a codec that loses something, which the next change
             puts right (as in LAQ).
-        xi: how large a change may be and go unsaid, at least 0. At 0 a rank is silent only where
+        xi: how large a change may be and go encoded, at least 0. At 0 a rank is silent only where
             nothing has changed.
         window: how many of the last totals a change is compared with, at least 1. After a fresh
             start, all speak until there is one.
@@ -93,7 +93,9 @@ class on_change(ef21):
                 "nothing, such as uniform(4)"
             )
         if not 0 <= self.xi < math.inf:
-            reasons.append(f"on_change(xi={self.xi}): what may go unsaid is at least 0, and finite")
+            reasons.append(
+                f"on_change(xi={self.xi}): what may go encoded is at least 0, and finite"
+            )
         if self.window < 1:
             reasons.append(
                 f"on_change(window={self.window}): a change is compared with at least 1 total"

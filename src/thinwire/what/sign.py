@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State, Unsaid
+from thinwire.core import Coder, EncodedWithResidual, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
 from thinwire.what._levels import length
@@ -98,16 +98,16 @@ class sign(Coder):
         if spec.numel:
             fast.sign_accumulate(total, payload, length(self.block, spec))
 
-    def packet_left(
+    def encode_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
-    ) -> Unsaid:
+    ) -> EncodedWithResidual:
         if not spec.numel:
-            return super().packet_left(x, before, decay, spec, state, ctx)
+            return super().encode_with_residual(x, before, decay, spec, state, ctx)
         payload, left, finite = fast.sign_encode_left(
             x.to(spec.work), before, decay, length(self.block, spec)
         )
         packet = self.packed(payload, spec, state, ctx)
-        return Unsaid(packet, left, finite, lambda: packet.open(payload, ctx.rank))
+        return EncodedWithResidual(packet, left, finite, lambda: packet.open(payload, ctx.rank))
 
     def encode_sum(
         self,

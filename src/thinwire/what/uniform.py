@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State, Unsaid
+from thinwire.core import Coder, EncodedWithResidual, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
 from thinwire.what._levels import length
@@ -299,15 +299,15 @@ class uniform(Coder):
         else:
             super().accumulate(total, payload, spec, state, ctx, sender)
 
-    def packet_left(
+    def encode_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
-    ) -> Unsaid:
+    ) -> EncodedWithResidual:
         if not self._plain or self.scale != "absmax" or not spec.numel:
-            return super().packet_left(x, before, decay, spec, state, ctx)
+            return super().encode_with_residual(x, before, decay, spec, state, ctx)
         settings = (self._block(spec), self.bits, self._around(), self._key(spec, ctx))
         payload, left, finite = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
         packet = self.packed(payload, spec, state, ctx)
-        return Unsaid(packet, left, finite, lambda: packet.open(payload, ctx.rank))
+        return EncodedWithResidual(packet, left, finite, lambda: packet.open(payload, ctx.rank))
 
     def encode_sum(
         self,
