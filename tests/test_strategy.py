@@ -143,8 +143,8 @@ def test_any_strategy_survives_toml_and_repr_or_is_refused_with_reasons(
 ) -> None:
     erased = (
         what.partial
-        and on.masked
-        and not how.masks
+        and on.accepts_mask
+        and not how.carries_mask
         and f"Cannot use {what!r} over {how!r} on {on!r}: the route does not tell which"
     )
     expected = [reason for reason in (how.refuses(what), on.refuses(when, what), erased) if reason]

@@ -77,7 +77,7 @@ class Strategy:
 
     def _unmasked(self) -> str | None:
         """Why the route cannot tell the target which entries a partial codec spoke of."""
-        if self.how.masks or not self.what.partial or not self.on.masked:
+        if self.how.carries_mask or not self.what.partial or not self.on.accepts_mask:
             return None
         return (
             f"Cannot use {self.what!r} over {self.how!r} on {self.on!r}: the route does not tell "
@@ -87,9 +87,11 @@ class Strategy:
 
     def _unpaced(self) -> str | None:
         """Why ranks cannot rest at some steps of this schedule."""
-        if not any(isinstance(member, Schedule) and member.uneven for member in inside(self.when)):
+        if not any(
+            isinstance(member, Schedule) and member.skips_steps for member in inside(self.when)
+        ):
             return None
-        if not self.when.uneven:
+        if not self.when.skips_steps:
             return (
                 f"Cannot use {self.when!r}: by_speed(…) goes around all other schedules, as in "
                 "by_speed(delayed(…, every(…)))"
@@ -118,7 +120,7 @@ class Strategy:
             not self.what.lossy
             and not self.when.delay
             and self.on.mean
-            and self.on.linear
+            and self.on.homogeneous
             and not self.on.updates
         )
 
@@ -128,7 +130,7 @@ class Strategy:
         by_turns = (
             self.what.partial or self.when.fragments > 1
         )  # ranks are never equal in all parameters at once
-        return self.how.consensus and not (by_turns and self.on.masked)
+        return self.how.consensus and not (by_turns and self.on.accepts_mask)
 
     def to_toml(self) -> str:
         """The strategy as TOML, every setting written out."""

@@ -154,8 +154,8 @@ def test_the_rate_of_a_long_link_is_found(latency_s: float) -> None:
 
 
 def test_a_route_that_hangs_on_no_link_measures_nothing() -> None:
-    assert not two_shot(slot_bytes=1 << 20).measures
-    assert two_shot().measures
+    assert not two_shot(slot_bytes=1 << 20).needs_link
+    assert two_shot().needs_link
     model = mlp()
     with thinwire.attach(
         model, torch.optim.SGD(model.parameters(), 0.1), Strategy(how=ring())

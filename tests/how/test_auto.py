@@ -84,7 +84,7 @@ def test_the_choice_is_the_least_of_the_formulas_to_within_five_per_cent() -> No
 def test_a_lossy_codec_is_not_encoded_again_more_often_than_allowed() -> None:
     only = (ring(), two_shot())
     assert auto(routes=only).choose(uniform(4), bucket(), 8) == two_shot()
-    assert auto(routes=only).again(uniform(4), 8) == 1
+    assert auto(routes=only).reencodes(uniform(4), 8) == 1
     with pytest.raises(
         StrategyError, match=r"ring\(\): it encodes a sum again 7 times, where losses=1 are allowed"
     ):

@@ -68,7 +68,7 @@ def test_what_a_lot_did_not_fall_on_is_told(route: Route) -> None:
     assert all(torch.equal(mask, masks[0]) and mask.shape == (bucket().numel,) for mask in masks)
     assert int(masks[0].sum()) == pytest.approx(0.1 * bucket().numel, rel=0.01)
     assert not outcomes[1].total[~masks[0]].any()
-    assert route.masks
+    assert route.carries_mask
 
 
 def test_a_few_parameters_at_a_time_may_travel_it() -> None:

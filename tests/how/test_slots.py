@@ -53,8 +53,8 @@ def test_a_slot_has_one_message_there_and_one_back() -> None:
 
 
 def test_what_was_measured_says_from_which_size_on() -> None:
-    assert two_shot().measures
-    assert not two_shot(slot_bytes=5).measures
+    assert two_shot().needs_link
+    assert not two_shot(slot_bytes=5).needs_link
     assert two_shot().settle(4, FAR) == two_shot(
         slot_bytes=100_000_000
     )  # a round trip of 100 ms is an eighth of it
@@ -62,10 +62,10 @@ def test_what_was_measured_says_from_which_size_on() -> None:
     assert direct().settle(4) == direct()
     assert direct(slot_bytes=7).settle(4, FAR) == direct(slot_bytes=7)
     nested = hierarchical(native(), two_shot(), 2)
-    assert nested.measures
+    assert nested.needs_link
     assert nested.settle(4, FAR).outer == two_shot(slot_bytes=100_000_000)
-    assert not server().measures
-    assert not gather().measures
+    assert not server().needs_link
+    assert not gather().needs_link
 
 
 def test_auto_reckons_with_the_slots_of_its_link() -> None:

@@ -73,7 +73,7 @@ def test_then_is_a_word_and_a_setting_that_is_not_said_leaves_no_trace() -> None
     assert repr(gradients()) == "gradients(reduce='mean')"
     strategy = Strategy(on=gradients(then="sign"))
     assert Strategy.from_toml(strategy.to_toml()) == strategy
-    assert (gradients().linear, gradients(then="sign").linear) == (True, False)
+    assert (gradients().homogeneous, gradients(then="sign").homogeneous) == (True, False)
 
 
 def test_signs_with_a_scaler_are_refused() -> None:

@@ -295,4 +295,4 @@ def test_what_a_newcomer_states_is_held_against_it() -> None:
     with pytest.raises(AssertionError, match="unbiased"):
         check_codec(_halves(), error_bound=quarter, unbiased=True)
     with pytest.raises(AssertionError, match="another step draws other lots"):
-        check_codec(_halves(), error_bound=quarter, draws=True)
+        check_codec(_halves(), error_bound=quarter, randomised=True)

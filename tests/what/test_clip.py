@@ -216,10 +216,10 @@ def test_routes_may_cut_between_parts_only_unless_spans_are_bounded() -> None:
 def test_it_hands_on_what_the_inner_codec_is() -> None:
     for inner in (identity(), topk(3), uniform(4), lowrank(2), feedback(topk(3))):
         codec = clip(inner, norm=1.0)
-        assert (codec.summable, codec.drops, codec.opener) == (
+        assert (codec.summable, codec.drops, codec.single_packet_coder) == (
             inner.summable,
             inner.drops,
-            inner.opener,
+            inner.single_packet_coder,
         )
         assert (codec.nbytes(SPEC), codec.max_nbytes(SPEC)) == (
             inner.nbytes(SPEC),

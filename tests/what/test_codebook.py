@@ -150,8 +150,8 @@ def test_a_bad_value_spoils_its_block_and_no_other() -> None:
 
 
 def test_a_fixed_book_speaks_once_and_may_say_a_core() -> None:
-    assert codebook(4, 4, refresh=0).opener is not None
-    assert codebook(4, 4).opener is None
+    assert codebook(4, 4, refresh=0).single_packet_coder is not None
+    assert codebook(4, 4).single_packet_coder is None
     spec = Spec((), 0, 4096, torch.float32)
     codec = topk(64, per=256) >> codebook(4, 8, block=64)
     x = torch.randn(4096)

@@ -16,7 +16,7 @@ SEAT = contexts()[1]
 
 def through(codec: Codec, x: torch.Tensor, rank: int = 1) -> torch.Tensor:
     spec = Spec((), 0, x.numel(), torch.float32)
-    coder, state = codec.opener, codec.init(spec, contexts()[rank])
+    coder, state = codec.single_packet_coder, codec.init(spec, contexts()[rank])
     assert coder is not None
     return coder.decode(coder.encode(x, spec, state, contexts()[rank]), spec, state, SEAT, rank)
 

@@ -201,7 +201,7 @@ def gaussian(numel: int, heavy: bool = False) -> dict[str, Tensor]:
 
 
 def _seconds(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[float, float | None]:
-    opener = codec.opener
+    opener = codec.single_packet_coder
     if opener is None:
         return _quickest(lambda: spoken(codec, x, spec, ctx)), None
     state = codec.init(spec, ctx)

@@ -151,16 +151,16 @@ class Codec(Member, ABC):
         return False
 
     @property
-    def opener(self) -> Coder | None:
+    def single_packet_coder(self) -> Coder | None:
         """Who opens its one packet a flight; `None` where it talks in several rounds or in
         parts."""
         return None
 
     @property
-    def rereads(self) -> bool:
+    def needs_input_later(self) -> bool:
         """It may look at `x` again after its last answer has come, so no route may write that
         answer there."""
-        return self.opener is None
+        return self.single_packet_coder is None
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         """Fresh state for a span."""
@@ -199,7 +199,7 @@ class Coder(Codec):
     """The easy codec: one packet a flight."""
 
     @property
-    def opener(self) -> Coder:
+    def single_packet_coder(self) -> Coder:
         return self
 
     @abstractmethod

@@ -155,16 +155,16 @@ class Route(Member, ABC):
     kind: ClassVar[str] = "how"
     consensus: ClassVar[bool] = True
     """All ranks end with the same bits (gossip: no)."""
-    masks: ClassVar[bool] = False
+    carries_mask: ClassVar[bool] = False
     """Outcomes carry the mask of a codec that is `partial`."""
 
     @property
-    def measures(self) -> bool:
+    def needs_link(self) -> bool:
         """`settle` wants the link as it was measured at attach."""
         return False
 
     @property
-    def adds(self) -> bool:
+    def uses_allreduce(self) -> bool:
         """The transport adds up by itself in some of its hops (`AllReduce`)."""
         return False
 
@@ -214,7 +214,7 @@ class Route(Member, ABC):
         """Bytes that this rank hands to the wire for one flight, in closed form; `None` where the
         data decides."""
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         """How many times a sum is encoded again on its way; each is a loss more, where the codec
         loses something."""
         return 0

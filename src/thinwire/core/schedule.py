@@ -54,7 +54,7 @@ class Schedule(Member, ABC):
         return 1
 
     @property
-    def uneven(self) -> bool:
+    def skips_steps(self) -> bool:
         """Slower ranks rest at some steps."""
         return False
 

@@ -58,13 +58,13 @@ class Target(Member, ABC):
         return True
 
     @property
-    def masked(self) -> bool:
+    def accepts_mask(self) -> bool:
         """What a total does not speak of stays as it is, so `write` asks the bucket for the
         mask."""
         return False
 
     @property
-    def draws(self) -> bool:
+    def contracts(self) -> bool:
         """What it writes draws ranks together that hear different means; of others, such ranks
         would drift apart for good."""
         return False
@@ -76,7 +76,7 @@ class Target(Member, ABC):
         return False
 
     @property
-    def linear(self) -> bool:
+    def homogeneous(self) -> bool:
         """What it writes is as large as what it reads, so a `GradScaler` may scale the one and
         unscale the other."""
         return True

@@ -148,11 +148,11 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         chooses = "auto" in (lanes, slice_bytes)
         link = (
             probe.measured(driver, meter, device, driver.transport)
-            if strategy.how.measures or chooses
+            if strategy.how.needs_link or chooses
             else None
         )
         known = (
-            link if strategy.how.measures else None
+            link if strategy.how.needs_link else None
         )  # lanes and slices alone leave routes, and the order of sums, as they are
         how = strategy.how.settle(driver.world, known)
         dense: Route = native() if known is None else auto().settle(driver.world, known)
@@ -182,7 +182,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
                 Row(
                     f"bucket {bucket.index}",
                     bucket.spec.numel,
-                    route=", ".join(chosen) if how.measures else "",
+                    route=", ".join(chosen) if how.needs_link else "",
                 )
             )
         savings.warn_if_little(

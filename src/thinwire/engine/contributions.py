@@ -58,7 +58,7 @@ class Contributions:
         if found is None:
             return None
         weight, payloads = found
-        opener, ctx = self._codec.opener, self._context(offer.rank, offer.began)
+        opener, ctx = self._codec.single_packet_coder, self._context(offer.rank, offer.began)
         assert opener is not None, "refused before"
         left, values = iter(payloads), []
         try:

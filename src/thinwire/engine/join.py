@@ -198,7 +198,7 @@ def _most_bytes(
     strategy: Strategy, buckets: Sequence[FlatBucket], model: nn.Module
 ) -> tuple[int, int]:
     """Return the most bytes that a contribution and a snapshot may have."""
-    opener = strategy.what.opener
+    opener = strategy.what.single_packet_coder
     assert opener is not None, "refused before"
     specs = [part.spec for bucket in buckets for part in bucket.slices]
     leaves = [leaf.value for bucket in buckets for _, leaf in bucket.state.walk()]
@@ -225,7 +225,7 @@ def _unfit(strategy: Strategy, world: int, quorum: int, grace_s: float) -> list[
             f"{on!r}: a round goes from an anchor to the next; take deltas(outer=…), without "
             "alpha and eager"
         )
-    if what.opener is None or "replicated" in _kinds(what):
+    if what.single_packet_coder is None or "replicated" in _kinds(what):
         found.append(
             f"{what!r}: it must speak once and keep nothing that all ranks hold equal, as not all "
             "hear the same rounds in time"

@@ -201,7 +201,7 @@ def _of_scaler(strategy: Strategy, options: Options) -> list[str]:
             f"a GradScaler with {strategy.when!r}: a mean would land in another step's scale, and "
             "none in the first. Use bf16"
         )
-    if not strategy.on.linear:
+    if not strategy.on.homogeneous:
         found.append(
             f"a GradScaler with {strategy.on!r}: what lands in .grad is not in units of the loss "
             "and must not be unscaled. Use bf16"

@@ -49,7 +49,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Who encodes a whole, other than its parts' own coder: `encode` does at its owner, `opener`
+    """Who encodes a whole, other than its parts' own coder: `encode` does at its owner, `single_packet_coder`
     tells of who opens it."""
 
     encode: Callable[[Tensor, int], Tensor]
@@ -259,7 +259,7 @@ class Planned(Route):
     """A route that moves chunks by a plan. It says how many there are, who owns each, and how they
     move."""
 
-    masks: ClassVar[bool] = True
+    carries_mask: ClassVar[bool] = True
     unopened: ClassVar[bool] = True
     """Payloads that add are added unopened."""
 
@@ -359,7 +359,7 @@ class OneCodec(Planned):
         sizes = self._sizes(codec, spec, ctx.world)
         return (
             None
-            if None in sizes or codec.opener is None
+            if None in sizes or codec.single_packet_coder is None
             else self._sent([size or 0 for size in sizes], ctx.group_rank, ctx.world)[1]
         )
 

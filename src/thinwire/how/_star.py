@@ -42,12 +42,12 @@ class Star(Planned):
             )
 
     @property
-    def measures(self) -> bool:
+    def needs_link(self) -> bool:
         return self.slot_bytes is None
 
     def settle(self, world: int, link: Link | None = None) -> Self:
         settled = super().settle(world, link)
-        if not self.measures or link is None:
+        if not self.needs_link or link is None:
             return settled
         slow = round(
             link.delay_s * link.rate_bytes_per_s / _ROUND_TRIP
@@ -118,8 +118,10 @@ class Star(Planned):
         )
 
     def refuses_back(self, codec: Codec) -> str | None:
-        if self.back is not None and (codec.opener is None or self.back.opener is None):
-            odd = codec if codec.opener is None else self.back
+        if self.back is not None and (
+            codec.single_packet_coder is None or self.back.single_packet_coder is None
+        ):
+            odd = codec if codec.single_packet_coder is None else self.back
             name = type(self).__name__
             return (
                 f"Cannot use {name}(back={self.back!r}) with {codec!r}: {odd!r} speaks in several "
@@ -145,7 +147,7 @@ class Star(Planned):
     ) -> Again | None:
         if self.back is None:
             return None
-        back, opener = self.back, self.back.opener
+        back, opener = self.back, self.back.single_packet_coder
         assert opener is not None
 
         def encode(total: Tensor, j: int) -> Tensor:
@@ -173,7 +175,7 @@ class Star(Planned):
 
     def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         sizes = self._both(codec, spec, ctx)
-        if sizes is None or codec.opener is None:
+        if sizes is None or codec.single_packet_coder is None:
             return None
         return sum(size > 0 for size in sizes[0]) + (ctx.world - 1) * (sizes[1] > 0)
 

@@ -103,12 +103,12 @@ class auto(Route):
         )
 
     @property
-    def measures(self) -> bool:
+    def needs_link(self) -> bool:
         return True
 
     @property
-    def adds(self) -> bool:
-        return any(route.adds for route in self.candidates)
+    def uses_allreduce(self) -> bool:
+        return any(route.uses_allreduce for route in self.candidates)
 
     @property
     def candidates(self) -> tuple[Route, ...]:
@@ -162,7 +162,7 @@ class auto(Route):
                 if out is not None
                 else (
                     f"{route.seconds(codec, spec, ctx, self.link):.3g} s, sums encoded again "
-                    f"{route.again(codec, world)} times"
+                    f"{route.reencodes(codec, world)} times"
                 )
             )
             lines.append(f"{'>' if route == chosen else ' '} {route!r}: {told}")
@@ -174,9 +174,9 @@ class auto(Route):
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
         return (yield from self.choose(codec, spec, ctx.world).carry(codec, x, spec, state, ctx))
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         return max(
-            route.again(codec, world)
+            route.reencodes(codec, world)
             for route in self.candidates
             if _left_out(self, route, codec, world) is None
         )
@@ -214,9 +214,9 @@ def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
 def _left_out(route: auto, candidate: Route, codec: Codec, world: int) -> str | None:
     """Why a candidate cannot be chosen, or `None`."""
     refusal = candidate.refuses(codec) or _serves(candidate, world)
-    if refusal is None and codec.lossy and candidate.again(codec, world) > route.losses:
+    if refusal is None and codec.lossy and candidate.reencodes(codec, world) > route.losses:
         return (
-            f"it encodes a sum again {candidate.again(codec, world)} times, where "
+            f"it encodes a sum again {candidate.reencodes(codec, world)} times, where "
             f"losses={route.losses} are allowed"
         )
     return refusal

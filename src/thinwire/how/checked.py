@@ -66,7 +66,7 @@ class checked(Route):
     route: Route
 
     def __post_init__(self) -> None:
-        if self.route.adds:
+        if self.route.uses_allreduce:
             raise StrategyError(
                 f"checked({self.route!r}): the transport adds up by itself there, and its "
                 "messages cannot be looked into. Use "
@@ -81,12 +81,12 @@ class checked(Route):
         return self.route.consensus
 
     @property
-    def masks(self) -> bool:  # type: ignore[override]
-        return self.route.masks
+    def carries_mask(self) -> bool:  # type: ignore[override]
+        return self.route.carries_mask
 
     @property
-    def measures(self) -> bool:
-        return self.route.measures
+    def needs_link(self) -> bool:
+        return self.route.needs_link
 
     def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
         return self.route.init(codec, spec, ctx)
@@ -121,8 +121,8 @@ class checked(Route):
             outcome: Outcome = stop.value
             return outcome
 
-    def again(self, codec: Codec, world: int) -> int:
-        return self.route.again(codec, world)
+    def reencodes(self, codec: Codec, world: int) -> int:
+        return self.route.reencodes(codec, world)
 
     def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         """`None`, too, where the route does not know its messages."""

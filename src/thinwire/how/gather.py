@@ -30,7 +30,7 @@ class gather(Route):
         80
     """
 
-    masks: ClassVar[bool] = True
+    carries_mask: ClassVar[bool] = True
 
     def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
         return (yield from one_span(codec.rounds(x, spec, state.child("codec"), ctx), _total))
@@ -41,7 +41,11 @@ class gather(Route):
 
     def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         nbytes = codec.nbytes(spec)
-        return None if nbytes is None or codec.opener is None else (ctx.world - 1) * (nbytes > 0)
+        return (
+            None
+            if nbytes is None or codec.single_packet_coder is None
+            else (ctx.world - 1) * (nbytes > 0)
+        )
 
     def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
         return link.seconds(*[largest(codec, spec)] * (ctx.world - 1))

@@ -70,7 +70,7 @@ class gossip(Route):
 
     topology: Topology = "pairs"
     consensus: ClassVar[bool] = False
-    masks: ClassVar[bool] = True
+    carries_mask: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.topology not in get_args(Topology):
@@ -79,7 +79,7 @@ class gossip(Route):
             )
 
     def suits(self, on: Target) -> str | None:
-        if on.draws:
+        if on.contracts:
             return None
         return (
             f"Cannot use {self!r} on {on!r}: what it writes would differ from rank to rank, and "
@@ -142,7 +142,7 @@ class gossip(Route):
         nbytes = codec.nbytes(spec)
         return (
             None
-            if nbytes is None or codec.opener is None
+            if nbytes is None or codec.single_packet_coder is None
             else len(self.peers(ctx)[0]) * (nbytes > 0)
         )
 

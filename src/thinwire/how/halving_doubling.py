@@ -34,7 +34,7 @@ class halving_doubling(OneCodec):
 
     Example:
         >>> from thinwire.what import uniform
-        >>> [halving_doubling().again(uniform(8), world) for world in (2, 4, 5, 64)]
+        >>> [halving_doubling().reencodes(uniform(8), world) for world in (2, 4, 5, 64)]
         [1, 2, 3, 6]
     """
 
@@ -79,7 +79,7 @@ class halving_doubling(OneCodec):
             moves.append(Move(send=(Message(place + core, wholes=everything),)))
         return tuple(moves)
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         core = power(world)
         return 0 if codec.summable else core.bit_length() - 1 + (world > core)
 

@@ -161,12 +161,12 @@ class hierarchical(Route):
         return int(told)
 
     @property
-    def measures(self) -> bool:
-        return self._inner[0].measures or self.outer.measures
+    def needs_link(self) -> bool:
+        return self._inner[0].needs_link or self.outer.needs_link
 
     @property
-    def adds(self) -> bool:
-        return self._inner[0].adds or self.outer.adds
+    def uses_allreduce(self) -> bool:
+        return self._inner[0].uses_allreduce or self.outer.uses_allreduce
 
     def refuses(self, codec: Codec) -> str | None:
         return self.outer.refuses(codec)
@@ -244,11 +244,11 @@ class hierarchical(Route):
             ).to(spec.work)
         )
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         route, inner_codec = self._inner
         size = self.size
-        return self.outer.again(codec, world // size) + (
-            route.again(inner_codec, size) if inner_codec is not None else 0
+        return self.outer.reencodes(codec, world // size) + (
+            route.reencodes(inner_codec, size) if inner_codec is not None else 0
         )
 
     def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:

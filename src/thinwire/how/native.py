@@ -44,10 +44,10 @@ class native(Route):
         "Cannot carry uniform(bits=4, block=256, rounding='nearest', step=None, "
     """
 
-    masks: ClassVar[bool] = True
+    carries_mask: ClassVar[bool] = True
 
     @property
-    def adds(self) -> bool:
+    def uses_allreduce(self) -> bool:
         return True
 
     def refuses(self, codec: Codec) -> str | None:
@@ -69,7 +69,7 @@ class native(Route):
         nbytes = codec.nbytes(spec)
         return (
             None
-            if nbytes is None or codec.opener is None
+            if nbytes is None or codec.single_packet_coder is None
             else allreduce_messages(nbytes, ctx.world)
         )
 

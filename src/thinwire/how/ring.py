@@ -30,7 +30,7 @@ class ring(OneCodec):
 
     Example:
         >>> from thinwire.what import cast, uniform
-        >>> [ring().again(codec, world=4) for codec in (cast(), uniform(8))]
+        >>> [ring().reencodes(codec, world=4) for codec in (cast(), uniform(8))]
         [0, 3]
     """
 
@@ -44,7 +44,7 @@ class ring(OneCodec):
         scatter, gather = ring_moves(range(world), place, [(j,) for j in range(world)], raw=True)
         return (*scatter, *gather)
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         return 0 if codec.summable else world - 1
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:

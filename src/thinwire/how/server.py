@@ -82,5 +82,5 @@ class server(Star):
         self.groups(world)
         return self.ranks
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         return int(self.back is not None or (world > 1 and not codec.summable))

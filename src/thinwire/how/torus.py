@@ -36,7 +36,7 @@ class torus(OneCodec):
 
     Example:
         >>> from thinwire.what import uniform
-        >>> torus(4, 2).again(uniform(8), world=8)
+        >>> torus(4, 2).reencodes(uniform(8), world=8)
         4
     """
 
@@ -84,7 +84,7 @@ class torus(OneCodec):
         )
         return (*scatter, *inner[0], *inner[1], *gather)
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         return 0 if codec.summable else self.x + self.y - 2
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:

@@ -37,7 +37,7 @@ class tree(OneCodec):
 
     Example:
         >>> from thinwire.what import uniform
-        >>> [tree().again(uniform(8), world) for world in (2, 4, 8, 64)]
+        >>> [tree().reencodes(uniform(8), world) for world in (2, 4, 8, 64)]
         [1, 2, 3, 6]
     """
 
@@ -89,7 +89,7 @@ class tree(OneCodec):
             down.append(Move(told.messages(whole=True), learned.messages(whole=True)))
         return tuple(move for move in (*up, *down) if move.send or move.recv)
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         return 0 if codec.summable or world == 1 else max(each.height for each in trees(world))
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:

@@ -63,5 +63,5 @@ class two_shot(Star):
             )
         return self.refuses_back(codec)
 
-    def again(self, codec: Codec, world: int) -> int:
+    def reencodes(self, codec: Codec, world: int) -> int:
         return int(world > 1 or self.back is not None)

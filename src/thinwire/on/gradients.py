@@ -78,7 +78,7 @@ class gradients(Target):
         return self.then is not None
 
     @property
-    def linear(self) -> bool:
+    def homogeneous(self) -> bool:
         return self.then is None and not self.compensate
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:

@@ -88,7 +88,7 @@ class momentum(Target):
         return True
 
     @property
-    def linear(self) -> bool:
+    def homogeneous(self) -> bool:
         return False
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:

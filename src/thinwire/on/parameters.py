@@ -90,11 +90,11 @@ class parameters(Target):
         return spelled_out(self, 0)
 
     @property
-    def draws(self) -> bool:
+    def contracts(self) -> bool:
         return True
 
     @property
-    def masked(self) -> bool:
+    def accepts_mask(self) -> bool:
         return True
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:

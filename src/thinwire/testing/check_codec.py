@@ -35,7 +35,7 @@ def check_codec(
     *,
     error_bound: Bound | None = None,
     unbiased: bool | None = None,
-    draws: bool | None = None,
+    randomised: bool | None = None,
 ) -> None:
     """Try every law of a codec on awkward spans and values, three ranks at a time.
 
@@ -43,7 +43,7 @@ def check_codec(
     flat bytes, as many as stated; the error is within its bound, not zero where the codec is lossy,
     and zero where it is not; residual + sent = x + decay · old residual; the sum over ranks of
     `sent` is the total; payloads that may be added are; the same ctx says the same bytes, another
-    step draws other lots; the mean over draws is x where unbiased; a non-finite value is heard and
+    step randomised other lots; the mean over randomised is x where unbiased; a non-finite value is heard and
     leaves no trace; cut or corrupted bytes raise PayloadError or decode to something of the right
     shape.
 
@@ -52,7 +52,7 @@ def check_codec(
         error_bound: |sent - x| allowed of each value, from (x, spec, ctx); known for Thinwire's
             own.
         unbiased: whether E[sent] = x; known for Thinwire's own, else no.
-        draws: whether what is sent depends on step and seed; known for Thinwire's own, else no.
+        randomised: whether what is sent depends on step and seed; known for Thinwire's own, else no.
 
     Raises:
         AssertionError: a law is broken; it names the law, the member and the input.
@@ -82,7 +82,7 @@ def check_codec(
         )
     _loses(codec, many)
     _steps(codec, allowed, many)
-    if draws_lots(codec) if draws is None else draws:
+    if draws_lots(codec) if randomised is None else randomised:
         _draws(codec, many)
     if is_unbiased(codec) if unbiased is None else unbiased:
         _mean(codec, allowed, specs()["cut parts"])
@@ -381,14 +381,14 @@ def _draws(codec: Codec, spec: Spec) -> None:
     require(
         not same(first, total(1, 0)),
         codec,
-        "another step draws other lots",
+        "another step randomised other lots",
         "normal values",
         "it drew the same",
     )
     require(
         not same(first, total(0, 1)),
         codec,
-        "another seed draws other lots",
+        "another seed randomised other lots",
         "normal values",
         "it drew the same",
     )
@@ -405,7 +405,7 @@ def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
             codec, {rank: x}, spec, _fresh(codec, spec, {rank: ctx}), {rank: ctx}, "normal values"
         )
         drawn.append(told.outcomes[rank].total.double())
-    sent, x = torch.stack(drawn), x.double()  # (draws, numel)
+    sent, x = torch.stack(drawn), x.double()  # (randomised, numel)
     rare = (
         10 * allowed(x, spec, ctx).max() / _DRAWS
     )  # a value near a level may never be drawn to the farther one
@@ -415,7 +415,7 @@ def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
         codec,
         "unbiased",
         "cut parts",
-        f"the mean of {_DRAWS} draws is off by {off.max():g} more than chance",
+        f"the mean of {_DRAWS} randomised is off by {off.max():g} more than chance",
     )
     along = sent @ x
     off = (along.mean() - x @ x).abs() / (along.std() / _DRAWS**0.5 + 1e-6 * (x @ x))
@@ -424,5 +424,5 @@ def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
         codec,
         "unbiased",
         "cut parts",
-        f"the mean of {_DRAWS} draws along x is off by {off:.1f} sigma",
+        f"the mean of {_DRAWS} randomised along x is off by {off:.1f} sigma",
     )

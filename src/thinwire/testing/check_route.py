@@ -263,7 +263,7 @@ class _Bucket:
         size = float(exact.abs().sum(0).max()) + held * world
         size += world * self._most_lost(self.codec, size)  # what arrives may be as much larger
         rounding = 1e-6 * size if self.eps < 1e-6 else world * self.eps * size
-        again = self.route.again(self.codec, world)
+        again = self.route.reencodes(self.codec, world)
         brought = [member for member in inside(self.route) if isinstance(member, Codec)]
         own = self._most_lost(self.codec, size)
         lost = own * (world + again) + sum(self._most_lost(codec, size) for codec in brought) * (

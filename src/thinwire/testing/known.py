@@ -1,5 +1,5 @@
 """What the checks know of Thinwire's own codecs: how much each may lose, whether it is unbiased,
-whether it draws lots."""
+whether it randomised lots."""
 
 # ruff: noqa: ARG001  every bound takes the same four arguments, whether or not it needs them
 
@@ -269,7 +269,7 @@ def cut_off(codec: Codec) -> float:
 
 
 def is_unbiased(codec: Codec) -> bool:
-    """The mean over draws of what it sends is what it was given.
+    """The mean over randomised of what it sends is what it was given.
 
     Example:
         >>> is_unbiased(uniform(4)), is_unbiased(uniform(4, rounding="stochastic")), is_unbiased(randomk(3) >> cast())
@@ -320,7 +320,7 @@ def draws_lots(codec: Codec) -> bool:
     if isinstance(codec, uniform | budget | Levels | natural | ternary):
         return codec.rounding == "stochastic"
     if isinstance(codec, Factored):
-        return codec.draws
+        return codec.randomised
     if isinstance(codec, chain):
         return draws_lots(codec.first) or draws_lots(codec.second)
     if isinstance(codec, feedback | clip | dgc | ef21 | entropy):

@@ -66,7 +66,7 @@ def prepare_run(config: TrainConfig) -> Prepared:
     """
     strategy = accumulating(strategy_from(config.strategy), config.accumulate)
     must_suit(strategy, config.optimizer)
-    if strategy.when.uneven:
+    if strategy.when.skips_steps:
         raise ConfigError(
             f"--strategy {config.strategy}: here all ranks read as many batches; by_speed(…) is "
             "for loops of your own"

@@ -38,7 +38,7 @@ class Factored(Transform):
         """The tensor again: (count,) -> (*shape)."""
 
     @property
-    def draws(self) -> bool:
+    def randomised(self) -> bool:
         """Whether `_said` uses its lots."""
         return False
 

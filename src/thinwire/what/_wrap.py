@@ -31,12 +31,12 @@ class Wrapper(Codec):
         return self.inner.drops
 
     @property
-    def opener(self) -> Coder | None:
-        return self.inner.opener
+    def single_packet_coder(self) -> Coder | None:
+        return self.inner.single_packet_coder
 
     @property
-    def rereads(self) -> bool:
-        return self.inner.rereads
+    def needs_input_later(self) -> bool:
+        return self.inner.needs_input_later
 
     def nbytes(self, spec: Spec) -> int | None:
         return self.inner.nbytes(spec)
@@ -64,7 +64,7 @@ class Remembering(Wrapper):
         """Say y through the inner codec; what talks once is settled before it yields, so that a
         later launch may build on it."""
         speaker, inner = self._speaker, state.child("inner")
-        if speaker.opener is None:
+        if speaker.single_packet_coder is None:
             outcome = yield from speaker.rounds(y, spec, inner, ctx)
             assert outcome.sent is not None, (
                 f"{speaker!r} talks in several rounds and must say what it sent"

@@ -78,7 +78,7 @@ class als(Factored):
             raise StrategyError(reasons)
 
     @property
-    def draws(self) -> bool:
+    def randomised(self) -> bool:
         return True
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:

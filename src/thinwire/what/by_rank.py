@@ -61,7 +61,7 @@ class by_rank(Coder):
             ]
         )
         for codec in self.codecs:
-            if not isinstance(codec, Coder) or codec.opener is not codec:
+            if not isinstance(codec, Coder) or codec.single_packet_coder is not codec:
                 reasons.append(
                     f"by_rank(…, {codec!r}, …): a codec must speak once and remember nothing. Put "
                     "feedback around by_rank(…)"

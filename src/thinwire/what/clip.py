@@ -107,8 +107,8 @@ class clip(Wrapper):
         return "part" if self.per == "part" and self.inner.grain != "bucket" else self.inner.grain
 
     @property
-    def rereads(self) -> bool:
-        return not self.inner.lossy or self.inner.rereads
+    def needs_input_later(self) -> bool:
+        return not self.inner.lossy or self.inner.needs_input_later
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         state = State(children={"inner": self.inner.init(spec, ctx)})

@@ -100,7 +100,7 @@ class codebook(Coder):
         return "part"
 
     @property
-    def opener(self) -> Coder | None:  # type: ignore[override]  # a coder that learns is to be driven by its rounds
+    def single_packet_coder(self) -> Coder | None:  # type: ignore[override]  # a coder that learns is to be driven by its rounds
         return None if self.refresh else self  # what the ranks answer decides the next book
 
     def init(self, spec: Spec, ctx: RankContext) -> State:

@@ -92,7 +92,7 @@ class cp(Factored):
             raise StrategyError(reasons)
 
     @property
-    def draws(self) -> bool:
+    def randomised(self) -> bool:
         return True
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:

@@ -76,7 +76,7 @@ class ef21(Remembering):
         return self.inner.drops or not self.summable
 
     @property
-    def opener(self) -> None:
+    def single_packet_coder(self) -> None:
         """Nobody opens a packet alone: what was known is added to it."""
 
     def init(self, spec: Spec, ctx: RankContext) -> State:

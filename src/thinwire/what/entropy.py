@@ -75,7 +75,7 @@ class entropy(Coder):
                 "Put entropy(…) inside it, as in "
                 "feedback(entropy(uniform(4))) or by_role(matrix=entropy(…))"
             )
-        elif self.inner.opener is not self.inner:
+        elif self.inner.single_packet_coder is not self.inner:
             reasons.append(
                 f"entropy({self.inner!r}): it learns from what the ranks answer, which coded "
                 "bytes would hide; let it not learn"

@@ -148,7 +148,7 @@ class feedback(Remembering):
         leaf.fade = self.kept(state, ctx)
         if self.reset is not None:
             state["flown"].value = torch.tensor(ctx.step, device="cpu")
-        if isinstance(self.inner, Coder) and self.inner.opener is self.inner:
+        if isinstance(self.inner, Coder) and self.inner.single_packet_coder is self.inner:
             before = leaf.value if leaf.form is None else leaf.flat  # a kernel reads bf16 as it is
             encoded = self.inner.encode_with_residual(
                 x, before, leaf.fade, spec, state.child("inner"), ctx

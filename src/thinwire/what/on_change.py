@@ -87,7 +87,9 @@ class on_change(ef21):
 
     def __post_init__(self) -> None:
         reasons = twice(self)
-        if not reasons and not (isinstance(self.inner, Coder) and self.inner.opener is self.inner):
+        if not reasons and not (
+            isinstance(self.inner, Coder) and self.inner.single_packet_coder is self.inner
+        ):
             reasons.append(
                 f"on_change({self.inner!r}): the inner codec must speak once and remember "
                 "nothing, such as uniform(4)"

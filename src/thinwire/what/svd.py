@@ -79,7 +79,7 @@ class svd(Factored):
             raise StrategyError(reasons)
 
     @property
-    def draws(self) -> bool:
+    def randomised(self) -> bool:
         return not self.exact
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:

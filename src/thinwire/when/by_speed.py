@@ -67,11 +67,11 @@ class by_speed(Around):
                 f"by_speed({self.inner!r}): everybody takes the last step of a period, and a "
                 "phase launches at another; leave phase out"
             )
-        if self.inner.uneven:
+        if self.inner.skips_steps:
             raise StrategyError(f"by_speed({self.inner!r}): it is by speed already")
 
     @property
-    def uneven(self) -> bool:
+    def skips_steps(self) -> bool:
         return True
 
     def works(self, step: int, steps: int) -> bool:
