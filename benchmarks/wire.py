@@ -64,7 +64,7 @@ class Cell:
     """values: float32 of each rank. They are cut in slices of `slice_bytes` of values, on `lanes`
     lanes, as `thinwire.attach` does.
 
-    node, inner: ranks of a node, and the rate inside one. probe: measure the link first, and settle
+    node, inner: ranks of a node, and the rate inside one. probe: measure the link first, and bind
     the route by it.
     """
 
@@ -220,7 +220,7 @@ class Ranks:
         if cell.route in WAYS:
             self.driver.prepare(())
             return
-        self.route = spelled("how", cell.route).settle(cell.world, self.link)
+        self.route = spelled("how", cell.route).bind(cell.world, self.link)
         self.driver.prepare(self.route.groups(cell.world))
         self.states = [self.route.init(self.codec, span, self.ctx) for span in self.spans]
         self.closed = sum(
@@ -398,7 +398,7 @@ def reckoned(told: dict[str, Any]) -> dict[str, Any]:
     cell = Cell(**{each.name: told[each.name] for each in fields(Cell)})
     link = Link(**told["link"])
     route, codec, (span,) = (
-        spelled("how", cell.route).settle(cell.world, link),
+        spelled("how", cell.route).bind(cell.world, link),
         spelled("what", cell.codec),
         cell.spans,
     )

@@ -56,7 +56,7 @@ def test_bytes_are_what_engines_send(name: str) -> None:
             for s in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))
         )
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-        begin, period = strategy.when.settles, strategy.when.period
+        begin, period = strategy.when.steady_from, strategy.when.period
         seen = []
         with attach(model, optimizer, strategy, driver=driver) as sync:
             for step in range(begin + strategy.when.delay + period):

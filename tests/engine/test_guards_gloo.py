@@ -69,16 +69,16 @@ def byte_flips(rank: int, strategy: Strategy) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with thinwire.attach(model, optimizer, strategy, check_every=2) as sync:
-        wait, landings = sync.flights.settle, []
+        wait, landings = sync.flights.wait, []
 
-        def settle(landing: Any, *args: Any) -> bool:
+        def counted_wait(landing: Any, *args: Any) -> bool:
             finite = wait(landing, *args)
             landings.append(len(landing))
             if rank == 1 and len(landings) == 3 * len(sync.buckets):
                 landing[-1][1].x.view(torch.uint8)[2] ^= 0x40
             return finite
 
-        sync.flights.settle = settle  # type: ignore[method-assign]
+        sync.flights.wait = counted_wait  # type: ignore[method-assign]
         train(model, optimizer, rank, range(12))
 
 

@@ -69,7 +69,7 @@ def test_the_choice_is_near_the_best_that_the_simulator_finds(
 ) -> None:
     codec, route = how
     link = Link(latency, rate, 1e-5, 1 << 16 if windowed else None, waits=waits)
-    route = route.settle(WORLD, link)
+    route = route.bind(WORLD, link)
     found = chosen([MODEL], codec, route, SEAT, link, 0.0, COUNTS, SMALL)
     best = min(simulated(codec, route, link, lanes, size) for lanes in COUNTS for size in SMALL)
     assert simulated(codec, route, link, found.lanes, found.slice_bytes) <= 1.35 * best

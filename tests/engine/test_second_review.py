@@ -49,7 +49,7 @@ def test_gossip_wants_weights_that_are_alike(topology: str) -> None:
     def weighed(driver: Driver) -> None:
         _, _, sync = built(strategy, driver, weight=2.0)
         sync.weigh(1.0 + driver.rank)
-        sync.weights.settle()
+        sync.weights.commit()
 
     assert all("weights must be alike" in str(error) for error in on_threads(3, weighed).values())
     with pytest.raises(StrategyError, match=r"by_speed\(.*over gossip\(.*weights must be alike"):

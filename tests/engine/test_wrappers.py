@@ -274,7 +274,7 @@ def _warned(model: nn.Module, strategy: Strategy) -> str:
         warnings.simplefilter("always")
         warn_if_little(
             strategy,
-            strategy.how.settle(4),
+            strategy.how.bind(4),
             built,
             RankContext(0, (0, 1, 2, 3), 0, 0),
             stacklevel=1,

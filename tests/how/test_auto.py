@@ -100,10 +100,10 @@ def test_its_reckoning_can_be_read() -> None:
 
 
 def test_settling_writes_the_measured_link_into_it() -> None:
-    settled = auto().settle(8, Link(0.05, 1e8, 1e-5, window_bytes=1 << 20))
-    assert settled == auto(0.05, 1e8, 1e-5, window_bytes=1 << 20, waits=False)
-    assert auto(routes=(torus(2, 2), ring())).settle(8).routes == (ring(),)
-    assert auto().settle(3) == auto()
+    bound = auto().bind(8, Link(0.05, 1e8, 1e-5, window_bytes=1 << 20))
+    assert bound == auto(0.05, 1e8, 1e-5, window_bytes=1 << 20, waits=False)
+    assert auto(routes=(torus(2, 2), ring())).bind(8).routes == (ring(),)
+    assert auto().bind(3) == auto()
 
 
 def test_candidates_that_cannot_serve_a_world_are_left_out() -> None:

@@ -124,7 +124,7 @@ def test_nodes_are_as_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None
     route = hierarchical(native(), two_shot())
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert route.groups(6) == hierarchical(native(), two_shot(), 3).groups(6)
-    assert route.settle(6) == hierarchical(native(), two_shot(), 3)
+    assert route.bind(6) == hierarchical(native(), two_shot(), 3)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     with pytest.raises(
         StrategyError, match=r"LOCAL_WORLD_SIZE is ''.*Start with torchrun, or give node="

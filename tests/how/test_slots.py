@@ -55,15 +55,15 @@ def test_a_slot_has_one_message_there_and_one_back() -> None:
 def test_what_was_measured_says_from_which_size_on() -> None:
     assert two_shot().needs_link
     assert not two_shot(slot_bytes=5).needs_link
-    assert two_shot().settle(4, FAR) == two_shot(
+    assert two_shot().bind(4, FAR) == two_shot(
         slot_bytes=100_000_000
     )  # a round trip of 100 ms is an eighth of it
-    assert direct().settle(4, NEAR) == direct(slot_bytes=1 << 20)
-    assert direct().settle(4) == direct()
-    assert direct(slot_bytes=7).settle(4, FAR) == direct(slot_bytes=7)
+    assert direct().bind(4, NEAR) == direct(slot_bytes=1 << 20)
+    assert direct().bind(4) == direct()
+    assert direct(slot_bytes=7).bind(4, FAR) == direct(slot_bytes=7)
     nested = hierarchical(native(), two_shot(), 2)
     assert nested.needs_link
-    assert nested.settle(4, FAR).outer == two_shot(slot_bytes=100_000_000)
+    assert nested.bind(4, FAR).outer == two_shot(slot_bytes=100_000_000)
     assert not server().needs_link
     assert not gather().needs_link
 

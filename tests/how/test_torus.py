@@ -40,7 +40,7 @@ def test_a_world_of_another_size_is_refused_at_attach() -> None:
     ):
         torus(3, 2).groups(8)
     with pytest.raises(StrategyError, match=r"Take ring\(\)"):
-        torus(3, 2).settle(7)
+        torus(3, 2).bind(7)
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 2), (2, -1)])

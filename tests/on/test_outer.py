@@ -100,9 +100,9 @@ def test_the_rate_by_replicas_is_the_published_one_for_long_rounds_and_falls_wit
 @pytest.mark.parametrize(("world", "period"), [(2, 30), (8, 4)])
 def test_a_rate_that_is_not_said_is_settled_by_world_and_period(world: int, period: int) -> None:
     bucket = FakeBucket(torch.zeros(5), world=world, when=every(period))
-    assert nesterov().settled(bucket) == nesterov(outer_rate(world, period))
-    assert nesterov(0.7).settled(bucket) == nesterov(0.7)
-    assert sgd(0.7).settled(bucket) == sgd(0.7)
+    assert nesterov().bind(bucket) == nesterov(outer_rate(world, period))
+    assert nesterov(0.7).bind(bucket) == nesterov(0.7)
+    assert sgd(0.7).bind(bucket) == sgd(0.7)
     strategy = Strategy(when=every(period), on=deltas())
     assert Strategy.from_toml(strategy.to_toml()) == strategy, "a rate by world stays so in TOML"
 

@@ -36,12 +36,12 @@ def rounds_of(schedule: Schedule, steps: int) -> list[int]:
 def test_rounds_grow_by_the_rule(schedule: growing, lengths: list[int]) -> None:
     assert rounds_of(schedule, sum(lengths)) == lengths
     assert (schedule.gap, schedule.period) == (lengths[0], lengths[-1])
-    assert schedule.settles == sum(length for length in lengths if length < schedule.last)
+    assert schedule.steady_from == sum(length for length in lengths if length < schedule.last)
 
 
 def test_it_counts_from_the_end_of_a_warm_up() -> None:
     schedule = warmup(3, growing(1, 4))
-    assert schedule.settles == 3 + 1 + 2
+    assert schedule.steady_from == 3 + 1 + 2
     assert rounds_of(schedule, 3 + 1 + 2 + 4) == [1, 1, 1, 1, 2, 4]
 
 

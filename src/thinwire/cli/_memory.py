@@ -74,7 +74,7 @@ def _most_in_the_air(when: Schedule, sizes: list[int]) -> int:
     settled."""
     flying: Counter[int] = Counter()
     most = 0
-    for step in range(when.settles, when.settles + 2 * when.period + when.delay):
+    for step in range(when.steady_from, when.steady_from + 2 * when.period + when.delay):
         tick = when.tick(step, len(sizes))
         flying.update(tick.launch)
         most = max(most, sum(sizes[index] * count for index, count in flying.items() if count > 0))

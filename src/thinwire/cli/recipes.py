@@ -275,9 +275,9 @@ def one(spoken: str, shape: Shape | Named, world: int) -> dict[str, Any]:
     }
     spoken = ",".join([spoken, *(f"{key}={value}" for key, value in examples.items())])
     strategy = strategy_from(spoken)
-    settled = dataclasses.replace(strategy, how=strategy.how.settle(world))
-    bytes_told = sent(settled, shape, world)
-    kept = kept_bytes(settled, shape.module(), world)
+    bound = dataclasses.replace(strategy, how=strategy.how.bind(world))
+    bytes_told = sent(bound, shape, world)
+    kept = kept_bytes(bound, shape.module(), world)
     doc = inspect.getdoc(maker) or ""
     source = SOURCE.search(doc)
     return {

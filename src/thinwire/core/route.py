@@ -160,7 +160,7 @@ class Route(Member, ABC):
 
     @property
     def needs_link(self) -> bool:
-        """`settle` wants the link as it was measured at attach."""
+        """`bind` wants the link as it was measured at attach."""
         return False
 
     @property
@@ -189,7 +189,7 @@ class Route(Member, ABC):
         """Why this target cannot use this route and what to do, or `None`."""
         return None
 
-    def settle(self, world: int, link: Link | None = None) -> Self:
+    def bind(self, world: int, link: Link | None = None) -> Self:
         """The route with what is only known at attach written into it: the ranks of a host, the
         link as all ranks agreed to measure it.
 

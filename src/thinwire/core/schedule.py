@@ -28,7 +28,7 @@ class Schedule(Member, ABC):
     @property
     @abstractmethod
     def period(self) -> int:
-        """Steps from one launch of a bucket to its next, from step `settles` on; which of them it
+        """Steps from one launch of a bucket to its next, from step `steady_from` on; which of them it
         is, its phase, stays the same."""
 
     @property
@@ -38,7 +38,7 @@ class Schedule(Member, ABC):
         return self.period
 
     @property
-    def settles(self) -> int:
+    def steady_from(self) -> int:
         """The step from which every bucket launches once a period and nothing is dense: 0, or the
         end of a warm-up or of a growth."""
         return 0

@@ -111,7 +111,7 @@ class Outer(Member, ABC):
     @abstractmethod
     def init(self, spec: Spec, anchor: Tensor) -> State: ...
 
-    def settled(self, bucket: Bucket) -> Outer:
+    def bind(self, bucket: Bucket) -> Outer:
         """The optimiser with what depends on the world and the schedule written into it."""
         return self
 

@@ -154,19 +154,19 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         known = (
             link if strategy.how.needs_link else None
         )  # lanes and slices alone leave routes, and the order of sums, as they are
-        how = strategy.how.settle(driver.world, known)
-        dense: Route = native() if known is None else auto().settle(driver.world, known)
+        how = strategy.how.bind(driver.world, known)
+        dense: Route = native() if known is None else auto().bind(driver.world, known)
         if isinstance(strategy.how, checked):
             dense = checked(direct())
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
         pieces = _pieces(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
         meter.pieces = pieces.said
-        settled = {
+        bound = {
             "route, as this rank's host has it": repr(how),
             "dense route": repr(dense),
             "lanes and slices": repr(pieces),
         }
-        agree.must_agree(driver, meter, settled, device)
+        agree.must_agree(driver, meter, bound, device)
         driver.prepare(
             tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))),
             pieces.lanes,

@@ -60,7 +60,7 @@ class Slice:
     lane: int
     state: State
     mask: Callable[[], Tensor] | None = None
-    """Of the outcome that has been settled last."""
+    """Of the outcome that has been waited last."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Airborne:
     x: Tensor
     handles: list[Handle]
     tracks: list[Track]
-    settled: bool = False
+    waited: bool = False
     first_bad: int | Tensor = -1
     """The index of the first value here that is not finite, or -1."""
     status: Status | None = None

@@ -42,8 +42,8 @@ _META_BYTES = 8192
 
 def save(sync: Syncer) -> dict[str, Tensor]:
     """The state; flights in the air are waited for and saved as sums, but not landed."""
-    sync.flights.settle_all()
-    sync.weights.settle()
+    sync.flights.wait_all()
+    sync.weights.commit()
     if sync.accumulating:
         raise NotLandedError(
             f"a checkpoint in the middle of an accumulation of {sync.strategy.when!r} would lose "
@@ -81,7 +81,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     dealt = (
         saved.world != world or meta["cut"] != _meta(sync)["cut"]
     )  # decided alike on all ranks: owners of elements may have moved
-    sync.flights.settle_all()
+    sync.flights.wait_all()
     for bucket in sync.buckets:
         bucket.air.clear()
     _load_buffers(sync, saved, saved.owner(rank))
@@ -382,7 +382,7 @@ def _load_air(bucket: FlatBucket, saved: Saved, meta: dict[str, Any]) -> None:
     totals = [saved.flat(f"air/{step}", bucket.spec, None) for step in steps]
     for step, x, names in zip(steps, bucket.restore(totals), silent, strict=True):
         gone = frozenset(i for i, name in enumerate(bucket.names) if name in names)
-        bucket.air.append(Airborne(step, x, [], [], settled=True, silent=gone))
+        bucket.air.append(Airborne(step, x, [], [], waited=True, silent=gone))
 
 
 def _load_buffers(sync: Syncer, saved: Saved, rank: int) -> None:

@@ -24,7 +24,7 @@ class Flights:
     """The flights of every bucket of one syncer.
 
     Args:
-        how: the strategy's route, settled.
+        how: the strategy's route, waited.
         dense: the route of what the strategy does not compress: dense ticks, and means outside the
             schedule.
     """
@@ -77,7 +77,7 @@ class Flights:
         label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
         air.handles.append(self.driver.start(flight, part.lane, label))
 
-    def settle(
+    def wait(
         self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool, failed: bool = False
     ) -> bool:
         """Wait for launches of one step and put their sums in place; where one is not finite, take
@@ -90,7 +90,7 @@ class Flights:
         Returns:
             Whether the sums are finite; true where nobody looked.
         """
-        fresh = [(bucket, air) for bucket, air in landing if not air.settled]
+        fresh = [(bucket, air) for bucket, air in landing if not air.waited]
         for bucket, air in fresh:
             row = self.meter.rows[bucket.index]
             for i, (part, handle) in enumerate(zip(bucket.slices, air.handles, strict=True)):
@@ -113,7 +113,7 @@ class Flights:
                 span = air.x[part.spec.begin : part.spec.end]
                 if span.data_ptr() != total.data_ptr():
                     span.copy_(total)
-            air.settled = True
+            air.waited = True
         told = [fast.all_finite(air.x) for _, air in landing] if check or self.stateful else []
         finite = not told or bool(torch.stack(told).all())
         if failed or not finite:
@@ -127,7 +127,7 @@ class Flights:
         if self.stateful and bucket.silent and air.tracks:
             _take_back(bucket, air, frozenset(bucket.names[i] for i in bucket.silent))
 
-    def settle_all(self) -> None:
+    def wait_all(self) -> None:
         """Wait for everything in the air, step by step, without landing it."""
         for step in sorted({air.step for bucket in self.buckets for air in bucket.air}):
             landing = [
@@ -135,7 +135,7 @@ class Flights:
             ]
             status = landing[0][1].status
             failed = status is not None and bool(status.wait().bad)
-            self.settle(landing, check=False, failed=failed)
+            self.wait(landing, check=False, failed=failed)
             for bucket, air in landing:
                 if failed:  # saved, it must land as what it is
                     air.x.fill_(torch.nan)

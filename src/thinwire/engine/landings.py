@@ -77,7 +77,7 @@ class Landings:
             if status is not None
             else any(int(air.first_bad) >= 0 for _, air in landing)
         )
-        finite = self._flights.settle(landing, self._looks_at_sums or status is None, failed)
+        finite = self._flights.wait(landing, self._looks_at_sums or status is None, failed)
         if not write:
             return
         if self.guard.active and (failed or not finite):

@@ -346,7 +346,7 @@ class Syncer:
         self._next = 0
         if tick.launch:
             self.meter.launched()
-            self.weights.settle()
+            self.weights.commit()
             self._scale = self._share / (self.landings.loss_scale if self.flights.stateful else 1.0)
             for bucket in self.buckets:
                 bucket.turn()
@@ -410,7 +410,7 @@ class Syncer:
         self.driver.at(f"step {self.step}")
         if tick.launch:
             self.checks.launching()
-            self.weights.settle()
+            self.weights.commit()
             for index in tick.launch:
                 share = (
                     self._share

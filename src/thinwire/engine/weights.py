@@ -31,18 +31,18 @@ class Weights:
     def begin(self, weight: float) -> None:
         """Take up what every rank gives `attach`."""
         self.tell(weight, "attach: weights")
-        self.settle()
+        self.commit()
         self.told = False
 
     def tell(self, weight: float, label: str = "weigh") -> None:
         """Send this rank's weight round, without waiting for the others'; `label` is told if it
         fails."""
-        self.settle()
+        self.commit()
         self._telling = agree.Sharing(
             self._driver, self._meter, struct.pack("<d", weight), label, self._device
         )
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """Take up the weights that are on their way, if any."""
         if self._telling is None:
             return

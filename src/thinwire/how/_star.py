@@ -45,14 +45,14 @@ class Star(Planned):
     def needs_link(self) -> bool:
         return self.slot_bytes is None
 
-    def settle(self, world: int, link: Link | None = None) -> Self:
-        settled = super().settle(world, link)
+    def bind(self, world: int, link: Link | None = None) -> Self:
+        bound = super().bind(world, link)
         if not self.needs_link or link is None:
-            return settled
+            return bound
         slow = round(
             link.delay_s * link.rate_bytes_per_s / _ROUND_TRIP
         )  # a smaller message waits longer than it would lose
-        return cast(Self, replace(cast(Any, settled), slot_bytes=max(SLOT_BYTES, slow)))
+        return cast(Self, replace(cast(Any, bound), slot_bytes=max(SLOT_BYTES, slow)))
 
     @property
     def back(self) -> Codec | None:
@@ -153,7 +153,7 @@ class Star(Planned):
         def encode(total: Tensor, j: int) -> Tensor:
             return next(
                 back.rounds(total, spans[j], state.child("back"), ctx.child("back"))
-            ).payload  # its residual is settled by then
+            ).payload  # its residual is bound by then
 
         def opens(j: int) -> tuple[Coder, Spec, State]:
             return opener, spans[j], opener.init(spans[j], packets[j].ctx)

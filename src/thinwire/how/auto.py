@@ -40,7 +40,7 @@ class auto(Route):
         latency_s, rate_bytes_per_s, message_s: of the link between any two ranks: how long a byte
             is on its way, how many go out a second, and how long a message holds its sender beside
             its bytes. The defaults are a local network of 1 Gb/s. At attach they are replaced by
-            what was measured, where the engine measures (`settle`).
+            what was measured, where the engine measures (`bind`).
         window_bytes: what the transport's own all-reduce keeps in flight (gloo: 2 MiB); `None` for
             no limit.
         waits: a message waits for its receiver's word (gloo), so that an exchange takes a round
@@ -114,13 +114,13 @@ class auto(Route):
     def candidates(self) -> tuple[Route, ...]:
         return self.routes or _candidates(self.link)
 
-    def settle(self, world: int, link: Link | None = None) -> Self:
+    def bind(self, world: int, link: Link | None = None) -> Self:
         self.groups(world)
-        settled = tuple(
-            route.settle(world, link) for route in self.routes if _serves(route, world) is None
+        bound = tuple(
+            route.bind(world, link) for route in self.routes if _serves(route, world) is None
         )
         if link is None:
-            return replace(self, routes=settled)
+            return replace(self, routes=bound)
         return replace(
             self,
             latency_s=link.latency_s,
@@ -128,7 +128,7 @@ class auto(Route):
             message_s=link.message_s,
             window_bytes=link.window_bytes,
             waits=link.waits,
-            routes=settled,
+            routes=bound,
         )
 
     def refuses(self, codec: Codec) -> str | None:
@@ -193,7 +193,7 @@ class auto(Route):
 
 @lru_cache(maxsize=64)
 def _candidates(link: Link) -> tuple[Route, ...]:
-    return tuple(route.settle(1, link) for route in _CANDIDATES)
+    return tuple(route.bind(1, link) for route in _CANDIDATES)
 
 
 @lru_cache(maxsize=4096)

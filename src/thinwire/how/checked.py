@@ -100,8 +100,8 @@ class checked(Route):
     def suits(self, on: Target) -> str | None:
         return self.route.suits(on)
 
-    def settle(self, world: int, link: Link | None = None) -> Self:
-        return replace(self, route=self.route.settle(world, link))
+    def bind(self, world: int, link: Link | None = None) -> Self:
+        return replace(self, route=self.route.bind(world, link))
 
     def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
         return replace(self, route=self.route.choose(codec, spec, world))

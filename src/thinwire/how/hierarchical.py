@@ -171,12 +171,12 @@ class hierarchical(Route):
     def refuses(self, codec: Codec) -> str | None:
         return self.outer.refuses(codec)
 
-    def settle(self, world: int, link: Link | None = None) -> Self:
+    def bind(self, world: int, link: Link | None = None) -> Self:
         self.groups(world)
         size, inside = self.size, link.inside or link if link else None
         route, codec = self._inner
-        inner = route.settle(size, inside)
-        outer = self.outer.settle(world // size, link)
+        inner = route.bind(size, inside)
+        outer = self.outer.bind(world // size, link)
         return replace(
             self, inner=(inner, codec) if codec is not None else inner, outer=outer, node=size
         )

@@ -38,7 +38,7 @@ def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, place: 
     float64 is never narrowed."""
     state = State(
         {"anchor": Leaf(anchor, "replicated", bucket.spec)},
-        {"outer": outer.settled(bucket).init(bucket.spec, anchor)},
+        {"outer": outer.bind(bucket).init(bucket.spec, anchor)},
     )
     for _, leaf in state.walk():
         narrow = leaf.spec is not None and store == "bf16" and leaf.value.dtype == torch.float32

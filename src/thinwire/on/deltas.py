@@ -108,7 +108,7 @@ class deltas(Target):
         own, anchor = bucket.weights(), state["anchor"].flat
         delta = torch.sub(anchor.to(own.device), own, out=own)
         if self.eager:
-            moved = self.outer.settled(bucket).update(
+            moved = self.outer.bind(bucket).update(
                 anchor, delta.to(anchor.device), twin(state.child("outer")), bucket.spec
             )
             bucket.set_weights(moved)
@@ -122,7 +122,7 @@ class deltas(Target):
         delta = total.to(before.device, before.dtype)
         put(
             leaf,
-            self.outer.settled(bucket).update(before, delta, state.child("outer"), bucket.spec),
+            self.outer.bind(bucket).update(before, delta, state.child("outer"), bucket.spec),
             drawn_from=delta,
         )
         anchor = leaf.flat.to(total.device)

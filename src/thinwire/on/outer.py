@@ -101,7 +101,7 @@ class nesterov(Outer):
                 "the rate, too"
             )
 
-    def settled(self, bucket: Bucket) -> nesterov:
+    def bind(self, bucket: Bucket) -> nesterov:
         return (
             self
             if self.lr is not None

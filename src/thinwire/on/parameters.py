@@ -140,7 +140,7 @@ class parameters(Target):
             delta = before * self.pull - total.to(before.device, before.dtype)
             put(
                 leaf,
-                self.outer.settled(bucket).update(before, delta, state.child("outer"), bucket.spec),
+                self.outer.bind(bucket).update(before, delta, state.child("outer"), bucket.spec),
                 drawn_from=delta,
             )
             bucket.set_weights(leaf.flat.to(total.device))

@@ -34,7 +34,7 @@ def check_schedule(schedule: Schedule, *, periods: int = 4, buckets: int = 7) ->
 
 
 def _table(schedule: Schedule, periods: int, buckets: int) -> None:
-    warm = schedule.settles
+    warm = schedule.steady_from
     end = warm + periods * schedule.period + schedule.delay
     ticks = [schedule.tick(step, buckets) for step in range(end)]
     for step in reversed(range(end)):

@@ -340,7 +340,7 @@ class Run:
         self._validate(self.steps)
         if self.sync.strategy.compares:
             self.sync.check()
-        self.sync.flights.settle_all()  # what is still in the air has been sent, too
+        self.sync.flights.wait_all()  # what is still in the air has been sent, too
         self._save(self.steps)
         with self.sync.common_weights() as model, evaluating(model):
             report = self.account.report()

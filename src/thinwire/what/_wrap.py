@@ -59,7 +59,7 @@ class Remembering(Wrapper):
         spec: Spec,
         state: State,
         ctx: RankContext,
-        settle: Callable[[Tensor], None],
+        commit: Callable[[Tensor], None],
     ) -> Rounds:
         """Say y through the inner codec; what talks once is settled before it yields, so that a
         later launch may build on it."""
@@ -70,7 +70,7 @@ class Remembering(Wrapper):
                 f"{speaker!r} talks in several rounds and must say what it sent"
             )
             sent = outcome.sent()
-            settle(sent)
+            commit(sent)
             return Outcome(outcome.total, lambda: sent)
         once = speaker.packet(y, spec, inner, ctx) if isinstance(speaker, Coder) else None
         packet = once or next(speaker.rounds(y, spec, inner, ctx))
@@ -78,7 +78,7 @@ class Remembering(Wrapper):
             packet.payload if packet.coder.lossy else packet.payload.clone()
         )  # what opens to itself is what a route may write into
         sent = packet.open(own, ctx.rank)
-        settle(sent)
+        commit(sent)
         total = yield packet
         return Outcome(total, lambda: sent)
 

@@ -82,11 +82,11 @@ class dgc(Remembering):
         u = velocity.value.mul(self.momentum).add_(x)  # rounded as torch.optim.SGD does it
         y = residual.value + u
 
-        def settle(sent: Tensor) -> None:
+        def commit(sent: Tensor) -> None:
             left = what_is_left(y, sent)
             residual.value = where_finite(left, residual.value, left)
             velocity.value = where_finite(
                 torch.where(sent != 0, 0, u) if self.mask else u, velocity.value, left
             )
 
-        return (yield from self._say(y, spec, state, ctx, settle))
+        return (yield from self._say(y, spec, state, ctx, commit))

@@ -92,11 +92,11 @@ class ef21(Remembering):
         known, total = state["known"], state["total"]
         before, after = known.value, known.value
 
-        def settle(sent: Tensor) -> None:
+        def commit(sent: Tensor) -> None:
             nonlocal after
             after = known.value = where_finite(before + sent, before, sent)
 
-        outcome = yield from self._say(change, spec, state, ctx, settle)
+        outcome = yield from self._say(change, spec, state, ctx, commit)
         sent = outcome.sent
         assert sent is not None
         heard = total.value + outcome.total

@@ -158,11 +158,11 @@ class feedback(Remembering):
             return Outcome(total, encoded.sent)
         y = fast.summed(x.to(spec.work), leaf.flat, leaf.fade)
 
-        def settle(sent: Tensor) -> None:
+        def commit(sent: Tensor) -> None:
             left = what_is_left(y, sent)
             self._keep(leaf, left, fast.all_finite(left))
 
-        return (yield from self._say(y, spec, state, ctx, settle))
+        return (yield from self._say(y, spec, state, ctx, commit))
 
     def _keep(self, leaf: Leaf, left: Tensor, finite: Tensor) -> None:
         """What is left encoded becomes the residual, unless it is not finite: before it is stored,

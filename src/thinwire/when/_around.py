@@ -19,8 +19,8 @@ class Around(Schedule):
         return self.inner.gap
 
     @property
-    def settles(self) -> int:
-        return self.inner.settles
+    def steady_from(self) -> int:
+        return self.inner.steady_from
 
     @property
     def delay(self) -> int:

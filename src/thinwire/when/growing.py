@@ -69,7 +69,7 @@ class growing(Schedule):
         return self.first
 
     @property
-    def settles(self) -> int:
+    def steady_from(self) -> int:
         return self._stages()[-1][0]
 
     def tick(self, step: int, buckets: int) -> Tick:

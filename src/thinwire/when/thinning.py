@@ -52,7 +52,7 @@ class thinning(Around):
                 f"thinning(kappa={self.kappa}): at least 1 dense step goes by before their "
                 "distance doubles"
             )
-        if self.inner.period > 1 or self.inner.delay or self.inner.settles:
+        if self.inner.period > 1 or self.inner.delay or self.inner.steady_from:
             reasons.append(
                 f"thinning({self.until}, {self.inner!r}): dense steps come between those of "
                 "every(1); no other inner schedule fits"
@@ -61,7 +61,7 @@ class thinning(Around):
             raise StrategyError(reasons)
 
     @property
-    def settles(self) -> int:
+    def steady_from(self) -> int:
         return self.until
 
     def tick(self, step: int, buckets: int) -> Tick:

@@ -48,8 +48,8 @@ class warmup(Around):
         return 1 if self.steps else self.inner.gap
 
     @property
-    def settles(self) -> int:
-        return self.steps + self.inner.settles
+    def steady_from(self) -> int:
+        return self.steps + self.inner.steady_from
 
     def tick(self, step: int, buckets: int) -> Tick:
         if step < self.steps:
