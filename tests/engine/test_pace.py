@@ -63,7 +63,7 @@ def train(
             )
             optimizer.step()
             optimizer.zero_grad()
-        if not sync.apart:
+        if not sync.steps_since_sync:
             sync.check()
         saved = sync.state_dict()
         with sync.common_weights():

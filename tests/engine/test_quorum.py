@@ -389,7 +389,7 @@ def test_a_checkpoint_goes_on_in_a_new_store() -> None:
         mine = Rank(store, rank, given, seed=9)
         with mine.sync as sync:
             sync.load_state_dict(saved[rank])
-            assert (sync.version, sync.step, sync.apart) == (2, 2 * H + 1, 1)
+            assert (sync.version, sync.step, sync.steps_since_sync) == (2, 2 * H + 1, 1)
             for _ in range(3 * H - 1):
                 mine.step()
             sync.check()

@@ -198,7 +198,7 @@ def test_a_checkpoint_older_than_the_run_takes_its_newest_anchor() -> None:
         UserWarning, match="rank 1 loaded round 4, and the run in this store goes on from round 5"
     ):
         late.sync.load_state_dict(of(1, states[1]))
-    assert (late.sync.version, late.sync.step, late.sync.apart) == (5, 5 * H, 0)
+    assert (late.sync.version, late.sync.step, late.sync.steps_since_sync) == (5, 5 * H, 0)
     go_on_as_one(resumed, late)
 
 

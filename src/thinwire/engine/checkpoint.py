@@ -201,7 +201,7 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "format": _FORMAT,
         "world": sync.driver.world,
         "step": sync.step,
-        "apart": sync.apart,
+        "apart": sync.steps_since_sync,
         "shares": list(sync.weights.shares),
         "weighed": sync.weights.told,
         "air_silent": [

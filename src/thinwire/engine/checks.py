@@ -95,7 +95,7 @@ class Checks:
         """Means have landed, on local steps."""
         sync = self._sync
         anchored = sync.strategy.on.common(sync.buckets[0], sync.buckets[0].state) is not None
-        if sync.strategy.compares and (anchored or not sync.apart):
+        if sync.strategy.compares and (anchored or not sync.steps_since_sync):
             self._compare_if_due()
 
     # -- comparing
@@ -243,9 +243,9 @@ def comparable(sync: Syncer) -> list[tuple[str, Tensor]]:
                     "hold equal parameters, "
                     "only near ones; compare what `with sync.common_weights():` shows"
                 )
-            if sync.apart:
+            if sync.steps_since_sync:
                 raise NotLandedError(
-                    f"check(): ranks have taken {sync.apart} steps of their own since all "
+                    f"check(): ranks have taken {sync.steps_since_sync} steps of their own since all "
                     "parameters last landed at once, by "
                     f"{sync.strategy.when!r}; compare what `with sync.common_weights():` shows"
                 )
@@ -257,7 +257,7 @@ def comparable(sync: Syncer) -> list[tuple[str, Tensor]]:
     }
     named.sort(key=lambda item: order.get(item[0], len(order)))
     buffers = (
-        [] if sync.apart else sync.shared_buffers
+        [] if sync.steps_since_sync else sync.shared_buffers
     )  # equal since the last landing, until the next forward pass in training
     return named + buffers
 

@@ -131,7 +131,7 @@ class Watch:
         self.began = (
             checksums(self.trained.values()) if self.sync.strategy.on.clock == "step" else []
         )
-        self.began_equal = not self.sync.apart
+        self.began_equal = not self.sync.steps_since_sync
 
     def backward(self) -> None:
         """A gradient has come.

@@ -181,10 +181,10 @@ class QuorumSyncer(Syncer):
         self._refuse_changed()
         self.step += 1
         self.meter.steps += 1
-        self.apart += 1
-        if self.apart == self.strategy.when.period:
+        self.steps_since_sync += 1
+        if self.steps_since_sync == self.strategy.when.period:
             self._round()
-            self.apart = 0
+            self.steps_since_sync = 0
 
     def _round(self) -> None:
         """Contribute; wait for the round if in time; go on from the newest anchor."""
@@ -399,7 +399,7 @@ class QuorumSyncer(Syncer):
         self._until(taken)
         self._catch_up()
         self._at_anchor()
-        self._begun, self.apart = self.step, 0
+        self._begun, self.steps_since_sync = self.step, 0
         self.watch.restart()
 
     def _shared_tensors(self) -> list[Tensor]:

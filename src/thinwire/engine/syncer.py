@@ -70,7 +70,7 @@ class Syncer:
         self.step = 0
         """Steps of the schedule's clock so far."""
         self._begun = 0  # the step at which this syncer began
-        self.apart = 0
+        self.steps_since_sync = 0
         """Steps since all buckets last landed at once: under `staggered` in several parts, all
         there have been."""
         self._on_gradients = self.strategy.on.clock == "backward"
@@ -258,7 +258,7 @@ class Syncer:
         if self._late is not None:
             self._late.drop()
         self.step = self._begun = step
-        self.apart = apart
+        self.steps_since_sync = apart
         self.meter.steps = step
         self.accumulating = self.landings.incomplete = False
         self.watch.restart()
@@ -434,7 +434,9 @@ class Syncer:
         self._tick = None
         self.step += 1
         self.meter.steps += 1
-        self.apart = 0 if len(tick.land) == len(self.buckets) else self.apart + 1
+        self.steps_since_sync = (
+            0 if len(tick.land) == len(self.buckets) else self.steps_since_sync + 1
+        )
         if tick.land and self._buffers:
             agree.broadcast(
                 self.driver,
