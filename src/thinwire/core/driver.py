@@ -58,7 +58,7 @@ class Driver(Protocol):
     @property
     def lanes(self) -> int: ...
     @property
-    def among(self) -> Ranks:
+    def global_ranks(self) -> Ranks:
         """The ranks that take part, by their numbers in the whole world; none where that is all of
         them."""
 
@@ -75,7 +75,7 @@ class Driver(Protocol):
         """Build the first so many lanes (`None`: all), and what all-reduces over these subsets
         need; every rank calls it alike."""
 
-    def at(self, label: str) -> None:
+    def set_phase(self, label: str) -> None:
         """Where this rank stands, for the others to hear if a flight fails."""
 
     def start(self, flight: Flight, lane: int, label: str) -> Handle:

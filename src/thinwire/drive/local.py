@@ -230,7 +230,7 @@ class LocalDriver:
         return self.fabric.world
 
     @property
-    def among(self) -> Ranks:
+    def global_ranks(self) -> Ranks:
         return ()
 
     @property
@@ -243,7 +243,7 @@ class LocalDriver:
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Nothing to build."""
 
-    def at(self, label: str) -> None:
+    def set_phase(self, label: str) -> None:
         """Nobody listens."""
 
     def start(self, flight: Flight, lane: int, label: str) -> LocalHandle:

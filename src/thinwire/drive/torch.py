@@ -70,7 +70,7 @@ class TorchDriver:
         self._members = dist.get_process_group_ranks(
             group if group is not None else dist.group.WORLD
         )
-        self.among: Ranks = (
+        self.global_ranks: Ranks = (
             tuple(self._members) if len(self._members) < dist.get_world_size() else ()
         )
         self._backend = dist.get_backend(group)
@@ -112,14 +112,14 @@ class TorchDriver:
         """A process group. Within a subset of the world only its members call, and torch then names
         a group by its ranks alone."""
         members = [self._members[rank] for rank in ranks]
-        if self.rank in ranks or not self.among:
+        if self.rank in ranks or not self.global_ranks:
             before = thread_ids()
             try:
                 made = dist.new_group(
                     members,
                     timeout=self.timeout,
                     backend=self._backend,
-                    use_local_synchronization=bool(self.among),
+                    use_local_synchronization=bool(self.global_ranks),
                 )
             except RuntimeError as error:
                 explained = self.explain(error, "attach: connecting")
@@ -133,8 +133,8 @@ class TorchDriver:
             self._transport_s = sum(map(thread_s, self._threads))
         return self._transport_s
 
-    def at(self, label: str) -> None:
-        self.watch.at(label)
+    def set_phase(self, label: str) -> None:
+        self.watch.set_phase(label)
 
     def start(self, flight: Flight, lane: int, label: str) -> TorchHandle:
         if self._closed:  # no thread would take it up, and whoever waits for it would wait for good
@@ -153,7 +153,7 @@ class TorchDriver:
         self.watch.close(sys.exc_info()[1])
         for (_, ranks), made in self._groups.items():
             if (
-                self.rank in ranks and not self.among
+                self.rank in ranks and not self.global_ranks
             ):  # a group made again under the same name would meet its predecessor's addresses
                 dist.destroy_process_group(made)
         self._groups.clear()

@@ -79,7 +79,7 @@ class Watch:
         self._at_exit = lambda: _exiting(itself)
         atexit.register(self._at_exit)
 
-    def at(self, label: str) -> None:
+    def set_phase(self, label: str) -> None:
         """Say where this rank stands; told with the next beat."""
         self._label = label
 

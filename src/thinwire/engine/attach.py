@@ -133,7 +133,11 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     )
     meter = Meter(driver.world)
     try:
-        found += living.conflicts(model, strategy, driver.among, driver.world) if not found else []
+        found += (
+            living.conflicts(model, strategy, driver.global_ranks, driver.world)
+            if not found
+            else []
+        )
         told = agree.share(
             driver,
             meter,

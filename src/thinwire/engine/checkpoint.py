@@ -121,7 +121,7 @@ def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
 
 def _among(sync: Syncer) -> str:
     """What the keys of a part of the ranks begin with."""
-    among = sync.driver.among
+    among = sync.driver.global_ranks
     return f"among {'-'.join(map(str, among))}/" if among else ""
 
 

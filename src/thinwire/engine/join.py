@@ -280,7 +280,7 @@ class _Alone:
     """A driver of no flights."""
 
     lanes = 1
-    among: Ranks = ()
+    global_ranks: Ranks = ()
     transport: Link = LOCAL_NETWORK
 
     def __init__(self, rank: int, world: int, board: Board) -> None:
@@ -292,7 +292,7 @@ class _Alone:
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Nothing to build."""
 
-    def at(self, label: str) -> None:
+    def set_phase(self, label: str) -> None:
         """Nobody listens."""
 
     def start(self, flight: Flight, lane: int, label: str) -> Any:

@@ -61,7 +61,7 @@ def conflicts(model: nn.Module, strategy: Strategy, among: Ranks, world: int) ->
             if param.requires_grad and id(param) in watch.trained
         ]
         other = watch.sync
-        same_ranks = (other.driver.among, other.driver.world) == (among, world)
+        same_ranks = (other.driver.global_ranks, other.driver.world) == (among, world)
         same_clock = other.strategy.on.clock == strategy.on.clock
         twice = same_clock and (same_ranks or strategy.on.clock == "backward")
         if not names or not (twice or (same_ranks and world > 1)):

@@ -340,7 +340,7 @@ class Syncer:
         self.watch.backward()
         self.landings.guard.begin()
         tick = self.strategy.when.tick(self.step, len(self.buckets))
-        self.driver.at(f"step {self.step}")
+        self.driver.set_phase(f"step {self.step}")
         if self._late is not None:
             self._late.begin(bool(tick.launch))
         self._next = 0
@@ -407,7 +407,7 @@ class Syncer:
         if self.pace is not None:
             self.pace.count(self.step, rested)
         tick = self._tick = self.strategy.when.tick(self.step, len(self.buckets))
-        self.driver.at(f"step {self.step}")
+        self.driver.set_phase(f"step {self.step}")
         if tick.launch:
             self.checks.launching()
             self.weights.commit()
