@@ -443,7 +443,7 @@ def test_another_run_is_not_joined() -> None:
         Rank(store, 1, quorum=3)
     mine = Rank(store, 1)
     with pytest.raises(AttachError, match="never wait for all"):
-        mine.sync.share(b"", "all")
+        mine.sync.all_gather(b"", "all")
     with pytest.raises(AttachError, match="a weight is finite"):
         mine.sync.weigh(-1.0)
 

@@ -101,7 +101,7 @@ def _after_close(rank: int) -> list[str]:
         model, torch.optim.SGD(model.parameters(), 0.1), timeout=timedelta(seconds=20)
     ) as sync:
         train(model, sync.optimizer, rank, range(1))
-    for ask in (sync.check, lambda: sync.share(b"", "late"), lambda: sync.weigh(1.0)):
+    for ask in (sync.check, lambda: sync.all_gather(b"", "late"), lambda: sync.weigh(1.0)):
         with pytest.raises(FlightError) as error:
             ask()
         said.append(str(error.value))

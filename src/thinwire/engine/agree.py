@@ -61,7 +61,7 @@ class Sharing:
         return [self._heard[rank] for rank in range(self._driver.world)]
 
 
-def share(
+def all_gather(
     driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device
 ) -> list[bytes]:
     """Every rank's bytes, by rank. All ranks call it alike."""
@@ -74,7 +74,7 @@ def slowest(
     """The most seconds that any rank tells. All ranks call it alike."""
     return max(
         float(struct.unpack("<d", told)[0])
-        for told in share(driver, meter, struct.pack("<d", seconds), label, device)
+        for told in all_gather(driver, meter, struct.pack("<d", seconds), label, device)
     )
 
 
@@ -138,13 +138,14 @@ def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torc
         DisagreementError: it names the first fact that differs and who holds what.
     """
     text = json.dumps(facts).encode()
-    digests = share(
+    digests = all_gather(
         driver, meter, hashlib.sha256(text).digest(), "attach: comparing digests", device
     )
     if len(set(digests)) == 1:
         return
     held = [
-        json.loads(other) for other in share(driver, meter, text, "attach: comparing facts", device)
+        json.loads(other)
+        for other in all_gather(driver, meter, text, "attach: comparing facts", device)
     ]
     for name in facts:
         values = [other.get(name) for other in held]
@@ -193,7 +194,7 @@ def compare(
     """
     hashes = [fingerprint(tensor) for _, tensor in named]
     payload = b"".join(hashes) + "; ".join(problems).encode()
-    held = share(driver, meter, payload, "check: comparing hashes", device)
+    held = all_gather(driver, meter, payload, "check: comparing hashes", device)
     if troubled := {
         rank: other[16 * len(named) :].decode()
         for rank, other in enumerate(held)

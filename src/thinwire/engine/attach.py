@@ -138,7 +138,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             if not found
             else []
         )
-        told = agree.share(
+        told = agree.all_gather(
             driver,
             meter,
             "\n".join(found).encode(),

@@ -71,7 +71,7 @@ class Pace:
             if self._when.works(step, steps):
                 taken[:] = [count + 1 for count in taken]
 
-    def share(self, bucket: int, shares: Sequence[float]) -> float:
+    def weight(self, bucket: int, shares: Sequence[float]) -> float:
         """This rank's share of the mean of a bucket that launches: by its steps since the last
         launch, times its weight a step."""
         weights = [share * taken[bucket] for share, taken in zip(shares, self.taken, strict=True)]

@@ -131,7 +131,7 @@ class QuorumSyncer(Syncer):
                     f"not rank {first[0]}'s bits"
                 )
 
-    def share(self, payload: bytes, label: str) -> list[bytes]:
+    def all_gather(self, payload: bytes, label: str) -> list[bytes]:
         raise AttachError(
             "ranks of a quorum never wait for all: there is nothing that every rank could share "
             "at once"

@@ -194,9 +194,9 @@ class Syncer:
             for bucket, mine in zip(self.buckets, own, strict=True):
                 bucket.set_weights(mine)
 
-    def share(self, payload: bytes, label: str) -> list[bytes]:
+    def all_gather(self, payload: bytes, label: str) -> list[bytes]:
         """Every rank's bytes, by rank; all ranks call it alike. `label` is told if it fails."""
-        return agree.share(self.driver, self.meter, payload, label, self._device)
+        return agree.all_gather(self.driver, self.meter, payload, label, self._device)
 
     def report(self) -> Report:
         """Bytes and seconds so far, by bucket and stage."""
@@ -415,7 +415,7 @@ class Syncer:
                 share = (
                     self._share
                     if self.pace is None
-                    else self.pace.share(index, self.weights.shares)
+                    else self.pace.weight(index, self.weights.shares)
                 )
                 self.flights.launch(self.buckets[index], self.step, share, tick.dense)
             self.landings.launched([self.buckets[index] for index in tick.launch], self.step, None)

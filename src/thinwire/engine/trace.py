@@ -94,7 +94,7 @@ def recording(sync: Syncer, path: Path) -> Iterator[Trace]:
             f"trace({str(path)!r}): there is no folder {str(path.parent)!r}; make it first"
         )
     rank = sync.driver.rank
-    sync.share(b"", "trace: the start")
+    sync.all_gather(b"", "trace: the start")
     trace = sync.flights.trace = Trace(time.perf_counter())
     hooks = _hooks(sync, trace)
     try:
@@ -106,7 +106,7 @@ def recording(sync: Syncer, path: Path) -> Iterator[Trace]:
         for hook in hooks:
             hook.remove()
         sync.flights.trace = None
-    told = sync.share(json.dumps(trace.events(rank)).encode(), "trace: the end")
+    told = sync.all_gather(json.dumps(trace.events(rank)).encode(), "trace: the end")
     if rank == 0:
         _write(path, [event for own in told for event in json.loads(own)])
 

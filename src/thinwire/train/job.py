@@ -307,7 +307,7 @@ class Run:
                 targets += count
         heard = [
             struct.unpack("<dq", each)
-            for each in self.sync.share(
+            for each in self.sync.all_gather(
                 struct.pack("<dq", total, targets), f"step {self.done}: validation"
             )
         ]
@@ -345,7 +345,7 @@ class Run:
         with self.sync.common_weights() as model, evaluating(model):
             report = self.account.report()
             sent = json.dumps([report.sent_bytes, dict(report.around)]).encode()
-            bytes_of = [json.loads(each) for each in self.sync.share(sent, "the end")]
+            bytes_of = [json.loads(each) for each in self.sync.all_gather(sent, "the end")]
             # No rank waits for another any more: a sample or a slow disk may take its time.
             text, written = "", {}
             if self.rank == 0 and self.config.sample:

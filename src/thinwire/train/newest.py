@@ -44,7 +44,9 @@ def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | N
     steps = _common_steps(checkpoints, sync)
     for step in reversed(steps):
         found, report = _read(checkpoints, step)
-        sent = sync.share(json.dumps(report).encode(), f"resume: whether step {step} is undamaged")
+        sent = sync.all_gather(
+            json.dumps(report).encode(), f"resume: whether step {step} is undamaged"
+        )
         reports = [json.loads(each) for each in sent]
         if refused := _reasons(reports, "refused"):
             raise CheckpointError(refused)
@@ -139,7 +141,7 @@ def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:
     """
     own = json.dumps(checkpoints.steps()).encode()
     by_rank: list[set[int]] = [
-        set(json.loads(each)) for each in sync.share(own, "resume: which checkpoints")
+        set(json.loads(each)) for each in sync.all_gather(own, "resume: which checkpoints")
     ]
     steps = set.intersection(*by_rank)
     if steps:

@@ -94,7 +94,7 @@ class Saver:
         mine = json.dumps(
             [socket.gethostname(), os.environ.get("GROUP_RANK", "0"), uuid.uuid4().hex]
         ).encode()
-        by_rank = [json.loads(each) for each in sync.share(mine, "attach: which host")]
+        by_rank = [json.loads(each) for each in sync.all_gather(mine, "attach: which host")]
         host_of = [(name, number) for name, number, _ in by_rank]
         order = list(dict.fromkeys(host_of))
         hosts = [order.index(each) for each in host_of]
@@ -135,7 +135,9 @@ class Saver:
         if not self._alone:  # what one host could not save, the others must not delete for it
             newest = struct.pack("<q", max(self.checkpoints.steps(), default=-1))
             label = f"step {done}: which checkpoints are whole"
-            common = min(struct.unpack("<q", each)[0] for each in run.sync.share(newest, label))
+            common = min(
+                struct.unpack("<q", each)[0] for each in run.sync.all_gather(newest, label)
+            )
         self.checkpoints.save(done, _state(done, run), common)
 
     def save_model(self, model: nn.Module, tokenizer: Any) -> dict[str, str]:
@@ -179,7 +181,7 @@ class Saver:
         Raises:
             CheckpointError: it is damaged, or of another model, strategy, text or version.
         """
-        wishes = sync.share(bytes([self._resume]), "resume: whether to")
+        wishes = sync.all_gather(bytes([self._resume]), "resume: whether to")
         if not any(
             wish[0] for wish in wishes
         ):  # a machine whose launcher has started it again knows; the others hear of it
@@ -196,7 +198,7 @@ class Saver:
             failure = str(error)
         failures = [
             each.decode()
-            for each in sync.share(failure.encode(), "resume: whether all have taken it up")
+            for each in sync.all_gather(failure.encode(), "resume: whether all have taken it up")
         ]
         if any(failures):
             raise CheckpointError("; ".join(dict.fromkeys(filter(None, failures))))
