@@ -17,4 +17,4 @@ from thinwire.testing.check_codec import check_codec
 from thinwire.testing.check_route import check_route
 from thinwire.testing.check_schedule import check_schedule
 
-__all__ = ["RANKS", "check_codec", "check_route", "check_schedule", "inputs", "contexts", "specs"]
+__all__ = ["RANKS", "check_codec", "check_route", "check_schedule", "contexts", "inputs", "specs"]
