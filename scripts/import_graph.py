@@ -89,7 +89,8 @@ def graph(named: Mapping[str, Path]) -> dict[str, set[str]]:
     edges: dict[str, set[str]] = {name: set() for name in named}
     for name, path in named.items():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for _, target in imports(path.read_text(encoding="utf-8"), package):
+        for _, dotted in imports(path.read_text(encoding="utf-8"), package):
+            target = dotted
             while target and target not in named:
                 target = target.rpartition(".")[0]
             if target and target != name:
