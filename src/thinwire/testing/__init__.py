@@ -16,5 +16,17 @@ from thinwire.testing.cases import RANKS, contexts, inputs, specs
 from thinwire.testing.check_codec import check_codec
 from thinwire.testing.check_route import check_route
 from thinwire.testing.check_schedule import check_schedule
+from thinwire.testing.trial import Trial, draw, round_trip
 
-__all__ = ["RANKS", "check_codec", "check_route", "check_schedule", "contexts", "inputs", "specs"]
+__all__ = [
+    "RANKS",
+    "Trial",
+    "check_codec",
+    "check_route",
+    "check_schedule",
+    "contexts",
+    "draw",
+    "inputs",
+    "round_trip",
+    "specs",
+]
