@@ -35,7 +35,7 @@ from thinwire.what import (
     tucker,
     uniform,
 )
-from thinwire.what.entropy import _coder, _parted, _shorter
+from thinwire.what.wrap.entropy import _coder, _parted, _shorter
 
 SEAT = RankContext(rank=0, group=(0,), step=0, seed=0)
 TURNS = 5

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "thinwire"
 INTERFACES = {
     "when": "Schedule",
     "what": "Codec",
@@ -15,19 +16,19 @@ INTERFACES = {
 
 
 def files() -> list[tuple[str, str]]:
-    """(folder, module) of every public file in the idea folders; found on disk, so nothing that is
-    there is missed."""
+    """List (folder, module) of every public file below the idea folders, as found on disk."""
     found = (
-        (folder, path.stem)
-        for folder in INTERFACES
-        for path in (ROOT / "src" / "thinwire" / folder).glob("*.py")
+        (folder, path.stem) for folder in INTERFACES for path in (SOURCE / folder).rglob("*.py")
     )
     return sorted(pair for pair in found if not pair[1].startswith("_"))
 
 
 def load(folder: str, name: str = "") -> ModuleType:
-    """The folder, or one module of it."""
-    return importlib.import_module(".".join(filter(None, ["thinwire", folder, name])))
+    """Import an idea folder, or one module of it, in whichever package below the folder it is."""
+    if not name:
+        return importlib.import_module(f"thinwire.{folder}")
+    (path,) = (SOURCE / folder).rglob(f"{name}.py")
+    return importlib.import_module(".".join(path.relative_to(SOURCE.parent).with_suffix("").parts))
 
 
 def interface(folder: str, name: str) -> type:

@@ -106,7 +106,7 @@ def test_who_follows_the_page_has_a_codec_that_passes_all_checks(copy: Path) -> 
         "-r1",
         "import thinwire.what; print(thinwire.what.upper.__module__, thinwire.what.__file__)",
     )
-    assert f"thinwire.what.upper {copy}" in where.stdout  # it was the copy that was tested
+    assert f"thinwire.what.scalar.upper {copy}" in where.stdout  # it was the copy that was tested
 
 
 def test_what_is_forgotten_is_told_as_the_page_says(copy: Path) -> None:
@@ -116,16 +116,16 @@ def test_what_is_forgotten_is_told_as_the_page_says(copy: Path) -> None:
         for row in SAID[1].splitlines()
         for words in re.findall(r"`([^`]+)`", row.split(" | ")[0])
     ]
-    edit(copy, only="src/thinwire/what/upper.py")
+    edit(copy, only="src/thinwire/what/scalar/upper.py")
     names = ("test_exports.py", "test_docs.py", "test_pairs.py")
     told = run(
         copy, "pytest", "-q", *(f"tests/{name}" for name in names), "-k", "what-upper or missing"
     ).stdout
     edit(copy, only="src/thinwire/what/__init__.py")
     edit(copy, only="tests/cases.py")
-    edit(copy, only="tests/what/test_upper.py")
-    told += run(copy, "pytest", "-q", "tests/what/test_upper.py").stdout
-    (copy / "src/thinwire/what/upper.py").write_text("class upper: ...\n", encoding="utf-8")
+    edit(copy, only="tests/what/scalar/test_upper.py")
+    told += run(copy, "pytest", "-q", "tests/what/scalar/test_upper.py").stdout
+    (copy / "src/thinwire/what/scalar/upper.py").write_text("class upper: ...\n", encoding="utf-8")
     told += run(copy, "pytest", "-q", "tests/test_exports.py", "-k", "what-upper").stdout
     assert len(said) >= 6
     assert [words for words in said if words.split("(…)")[0] not in told] == [], told[-6000:]

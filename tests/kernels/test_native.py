@@ -12,8 +12,8 @@ from tests.kernels.values import ODD, grids, keys, same, tensors_of, values
 from thinwire.core import RankContext, Spec
 from thinwire.errors import PayloadError
 from thinwire.kernels import fast, native, reference
-from thinwire.what import _places
 from thinwire.what import topk as topk_codec
+from thinwire.what.sparse import _places
 
 BUILT = native.available()[1:]
 pytestmark = pytest.mark.skipif(

@@ -38,9 +38,9 @@ from thinwire.what import (
     topk,
     uniform,
 )
-from thinwire.what._factored import Factored
-from thinwire.what._levels import Levels
-from thinwire.what._scales import runs
+from thinwire.what.lowrank._factored import Factored
+from thinwire.what.scalar._levels import Levels
+from thinwire.what.scalar._scales import runs
 
 Bound: TypeAlias = Callable[[Tensor, Spec, RankContext], Tensor]
 """|sent - x| allowed of each value, from (x, spec, ctx): (spec.numel,) float64."""

@@ -12,8 +12,8 @@ from thinwire.core import RankContext, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.known import bound, spread_of
 from thinwire.what import budget, hadamard, natural, scaled, sign, ternary, uniform
-from thinwire.what._levels import Levels, length, table
-from thinwire.what._parts import run
+from thinwire.what.lowrank._parts import run
+from thinwire.what.scalar._levels import Levels, length, table
 
 
 @bound.register

@@ -12,8 +12,8 @@ from thinwire.core import RankContext, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.known import bound, spread_of
 from thinwire.what import alternating, codebook, dct, lattice
-from thinwire.what._factored import Factored
-from thinwire.what._parts import run, runs
+from thinwire.what.lowrank._factored import Factored
+from thinwire.what.lowrank._parts import run, runs
 
 
 @bound.register

@@ -13,7 +13,7 @@ from thinwire.core import RankContext, Spec
 from thinwire.kernels import reference
 from thinwire.testing.known import bound
 from thinwire.what import blockk, ef21, sampled
-from thinwire.what._share import kept
+from thinwire.what.sparse._share import kept
 
 
 @bound.register

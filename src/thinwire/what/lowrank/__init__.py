@@ -1,0 +1,1 @@
+"""Codecs that send each matrix or tensor as a few thin factors."""

@@ -1,0 +1,135 @@
+"""Parts said by factors: what `als`, `svd` and others have in common. They give `_shape`, `_count`,
+`_said` and `_whole`."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Grain, Piece, RankContext, Spec, State
+from thinwire.what.lowrank._parts import run
+from thinwire.what.wrap.chain import Transform
+
+
+class Factored(Transform):
+    """The core is, part by part, factors, or values where factors would not be fewer. Those of one
+    shape are made in one batch."""
+
+    @abstractmethod
+    def _shape(self, piece: Piece) -> tuple[int, ...]:
+        """A part as the matrix or tensor that it is seen as."""
+
+    @abstractmethod
+    def _count(self, shape: tuple[int, ...]) -> int:
+        """Values of all factors of a tensor of this shape."""
+
+    @abstractmethod
+    def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
+        """The factors of `unit` times each of some tensors of one shape, none larger than 1: (k,
+        *shape), (k, 1, …) -> (k, count)."""
+
+    @abstractmethod
+    def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The tensor again: (count,) -> (*shape)."""
+
+    @property
+    def randomised(self) -> bool:
+        """Whether `_said` uses its lots."""
+        return False
+
+    @property
+    def grain(self) -> Grain:
+        return "part"
+
+    def core_numel(self, spec: Spec) -> int:
+        return sum(count for _, _, count in self._places(spec)) if spec.parts else spec.numel
+
+    def side_nbytes(self, spec: Spec, core_numel: int) -> int:
+        return 0
+
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
+        x = x.to(spec.work).contiguous()
+        side = torch.empty(0, dtype=torch.uint8, device=x.device)
+        if not spec.parts:
+            return x, side
+        core = x.new_empty(self.core_numel(spec))
+        alike: dict[tuple[int, ...], list[tuple[Piece, int]]] = defaultdict(list)
+        for piece, at, count in self._places(spec):
+            if self.shrinks(piece):
+                alike[self._shape(piece)].append((piece, at))
+            else:
+                core[at : at + count] = run(x, piece)
+        for shape, placed in alike.items():
+            pieces = [piece for piece, _ in placed]
+
+            def lots(i: int, pieces: list[Piece] = pieces) -> torch.Generator:
+                return ctx.generator(
+                    spec.span(pieces[i].part.begin, pieces[i].part.end), shared=False
+                )
+
+            xs = torch.stack([run(x, piece).view(shape) for piece in pieces])
+            largest = xs.abs().amax(tuple(range(1, xs.dim())), keepdim=True)
+            sound = largest.isfinite()
+            unit = torch.where(sound & (largest > 0), largest, torch.ones_like(largest))
+            xs = (
+                torch.where(sound, xs, torch.zeros_like(xs)) / unit
+            )  # squares of the smallest and the largest numbers would vanish
+            said = self._said(xs, unit, lots).masked_fill(~sound.view(-1, 1), float("nan"))
+            for (_, at), own in zip(placed, said, strict=True):
+                core[at : at + own.numel()] = own
+        return core, side
+
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        self.expect(side, 0)
+        if not spec.parts:
+            return core
+        out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
+        for piece, at, count in self._places(spec):
+            own = core[at : at + count]
+            run(out, piece).copy_(
+                self._whole(own, self._shape(piece)).reshape(-1) if self.shrinks(piece) else own
+            )
+        return out
+
+    def shrinks(self, piece: Piece) -> bool:
+        """Its factors are fewer values than the part."""
+        return piece.whole and self._count(self._shape(piece)) < piece.part.numel
+
+    def _places(self, spec: Spec) -> Iterator[tuple[Piece, int, int]]:
+        """Each piece, where its factors or values lie in the core, and how many they are."""
+        at = 0
+        for piece in spec.pieces():
+            count = (
+                self._count(self._shape(piece)) if self.shrinks(piece) else piece.high - piece.low
+            )
+            yield piece, at, count
+            at += count
+
+
+def folded(shape: tuple[int, ...], fold: int) -> tuple[int, ...]:
+    """A matrix as `fold` blocks of rows, where they divide it: (fold, rows / fold, columns); else
+    as it is."""
+    if fold and len(shape) == 2 and shape[0] % fold == 0 and shape[0] > fold:
+        return fold, shape[0] // fold, shape[1]
+    return shape
+
+
+def cube(piece: Piece, fold: int) -> tuple[int, ...]:
+    """A convolution as (outputs, inputs, places of its kernel), a matrix folded or as it is."""
+    shape = piece.part.shape or (1,)
+    return (*shape[:2], math.prod(shape[2:])) if len(shape) > 2 else folded(shape, fold)
+
+
+def leading(rows: Tensor, count: int) -> Tensor:
+    """The leading directions of each matrix's rows: (k, n, m) -> (k, n, count), orthonormal. By
+    products in float64, n × n."""
+    wide = rows.double()
+    basis: Tensor = torch.linalg.eigh(wide @ wide.mT).eigenvectors[..., -count:]  # ascending
+    return basis.to(rows.dtype)

@@ -1,0 +1,79 @@
+"""Parts of a span as matrices: what `alternating`, `codebook`, `dct`, `lowrank` and the factored
+ones have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Packet, Piece, RankContext, Spec, State
+from thinwire.what.scalar.identity import identity
+
+
+def matrix(piece: Piece) -> tuple[int, int]:
+    """Rows and columns of a part seen as a matrix, its first dimension by all others; a vector is
+    one row."""
+    shape = piece.part.shape
+    return (
+        (shape[0], piece.part.numel // shape[0])
+        if len(shape) > 1 and piece.part.numel
+        else (1, piece.part.numel)
+    )
+
+
+def shrinks(piece: Piece, rank: int) -> bool:
+    """Two factors of so many columns are fewer values than the matrix."""
+    rows, columns = matrix(piece)
+    return piece.whole and rank * (rows + columns) < rows * columns
+
+
+def run(x: Tensor, piece: Piece) -> Tensor:
+    """The values of a piece, as a view."""
+    return x[piece.at : piece.at + piece.high - piece.low]
+
+
+def runs(spec: Spec) -> list[tuple[int, int, int]]:
+    """(where, rows, columns) of everything in the span: whole parts as matrices, pieces and a span
+    without parts as one row.
+
+    Example:
+        >>> import torch
+        >>> from thinwire.core import Part
+        >>> parts = (Part("w", (4, 3), 0, "matrix"), Part("b", (4,), 12, "vector"))
+        >>> runs(Spec(parts, 0, 16, torch.float32)), runs(Spec((), 0, 9, torch.float32))
+        ([(0, 4, 3), (12, 1, 4)], [(0, 1, 9)])
+    """
+    pieces = list(spec.pieces())
+    if not pieces and spec.numel:
+        return [(0, 1, spec.numel)]
+    return [
+        (piece.at, *(matrix(piece) if piece.whole else (1, piece.high - piece.low)))
+        for piece in pieces
+    ]
+
+
+def bases(tensors: list[Tensor]) -> list[Tensor]:
+    """An orthonormal basis of each matrix's columns, those of one shape in one batch. Householder
+    QR stays orthonormal at any rank."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        alike.setdefault(tuple(tensor.shape), []).append(i)
+    found: dict[int, Tensor] = {}
+    for places in alike.values():
+        found.update(
+            zip(places, torch.linalg.qr(torch.stack([tensors[i] for i in places])).Q, strict=True)
+        )
+    return [found[i] for i in range(len(tensors))]
+
+
+def warm(factor: Tensor, before: Tensor) -> Tensor:
+    """A factor for the next step: at a largest entry of 1, so that tiny gradients do not underflow;
+    the old one where it is of no use."""
+    largest = factor.abs().amax()
+    return torch.where(largest.isfinite() & (largest > 0), factor / largest, before)
+
+
+def numbers(tensors: list[Tensor], spec: Spec, x: Tensor, ctx: RankContext) -> Packet:
+    """Several tensors as one packet of numbers that may be added."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else x.new_empty(0)
+    return identity().packet(flat, Spec((), 0, flat.numel(), spec.work), State(), ctx)

@@ -1,0 +1,158 @@
+"""Low rank, one factor a step: half of PowerSGD's bytes, and one round in place of two.
+
+M_i (m × n) is rank i's matrix and M = sum of M_i. Steps, by turns, from Q (n × r) drawn at first:
+    even:  Q̂ = orthonormal basis of Q;  P = sum of M_i Q̂   (all-reduce of m·r numbers);  sum = P
+    Q̂ᵀ;  this rank sent M_i Q̂ Q̂ᵀ
+    odd:   P̂ = orthonormal basis of P;  Q = sum of M_iᵀ P̂  (all-reduce of n·r numbers);  sum = P̂
+    Qᵀ;  this rank sent P̂ P̂ᵀ M_i
+Each step is half a power iteration, on from the step before: the same directions are found in twice
+as many steps. Vectors, and matrices that two factors would not shrink, travel whole. It is biased:
+use `feedback(alternating(r))`.
+
+Source: ACP-SGD (Zhang, Zhang, Shi, Chu & Li 2023, arXiv:2306.08881). Differs from the paper: the
+basis by Householder QR, which stays orthonormal where a factor loses rank; a factor is kept at a
+largest entry of 1, so that tiny gradients do not underflow; the residual is what this rank's own
+projection lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Codec, Grain, Leaf, Outcome, Piece, RankContext, Rounds, Spec, State
+from thinwire.errors import StrategyError
+from thinwire.kernels import fast, memory
+from thinwire.what.lowrank._parts import bases, matrix, numbers, run, shrinks, warm
+
+
+@dataclass(frozen=True)
+class alternating(Codec):
+    """Rank-r factors of every matrix, one of the two a step; summable, one round.
+
+    A parameter of more than two dimensions is a matrix of its first by all others.
+
+    Args:
+        rank: r, at least 1.
+
+    Raises:
+        StrategyError: rank < 1.
+
+    Bytes go up and down by turns, so `nbytes` is `None` where a matrix is thinned, and `max_nbytes`
+    the larger turn. A matrix that holds a NaN or an infinity on any rank is not finite in the sum,
+    and the factor that was due stays as it was.
+
+    Example:
+        >>> from thinwire.core import Part
+        >>> spec = Spec((Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector")), 0, 5050, torch.float32)
+        >>> alternating(2).max_nbytes(spec) == 4 * (2 * 100 + 50)
+        True
+    """
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise StrategyError(f"alternating(rank={self.rank}): a factor has at least 1 column")
+
+    @property
+    def grain(self) -> Grain:
+        return "part"
+
+    @property
+    def summable(self) -> bool:
+        return True
+
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        leaves = {}
+        for piece in filter(self.shrinks, spec.pieces()):
+            name, (rows, columns) = piece.part.name, matrix(piece)
+            draws = replace(ctx, step=0).generator(
+                spec.span(piece.part.begin, piece.part.end), shared=True
+            )
+            for factor, length in (("q", columns), ("p", rows)):
+                start = torch.randn(
+                    (length, self.rank), generator=draws, dtype=spec.work, device="cpu"
+                )
+                leaves[f"{factor}/{name}"] = Leaf(
+                    start.to(torch.get_default_device()), "replicated", part=name
+                )
+            leaves[f"turn/{name}"] = Leaf(
+                torch.zeros((), dtype=torch.int64, device="cpu"), "replicated", part=name
+            )
+        return State(leaves)
+
+    def nbytes(self, spec: Spec) -> int | None:
+        square = all(
+            matrix(piece)[0] == matrix(piece)[1] for piece in filter(self.shrinks, spec.pieces())
+        )
+        return self.max_nbytes(spec) if square else None
+
+    def max_nbytes(self, spec: Spec) -> int:
+        """As if the turns of all matrices fell together on the longer side."""
+        sizes = [
+            self.rank * max(matrix(piece)) if self.shrinks(piece) else piece.high - piece.low
+            for piece in spec.pieces()
+        ]
+        return sum(sizes) * spec.work.itemsize
+
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        x = x.to(spec.work)
+        pieces = list(spec.pieces())
+        thin = [piece for piece in pieces if self.shrinks(piece)]
+        odd = {piece.part.name: bool(state[f"turn/{piece.part.name}"].value % 2) for piece in thin}
+
+        def spread(factor: Tensor, piece: Piece, out: Tensor) -> None:
+            """The matrix of a factor of this turn and the basis, into its place."""
+            rows, columns = (
+                (basis[piece.part.name], factor)
+                if odd[piece.part.name]
+                else (factor, basis[piece.part.name])
+            )
+            fast.outer(rows, columns, run(out, piece).view(matrix(piece)))
+
+        held = [
+            state[f"{'p' if odd[piece.part.name] else 'q'}/{piece.part.name}"].value
+            for piece in thin
+        ]
+        basis = dict(zip((piece.part.name for piece in thin), bases(held), strict=True))
+        own = {
+            name: fast.thin_product(
+                run(x, piece).view(matrix(piece)), basis[name], transposed=odd[name]
+            )
+            for piece, name in zip(thin, basis, strict=True)
+        }
+        total = yield numbers(
+            [own.get(piece.part.name, run(x, piece)) for piece in pieces], spec, x, ctx
+        )
+
+        out, at = memory.empty_like(x), 0
+        for piece in pieces:
+            name = piece.part.name
+            if name not in own:
+                run(out, piece).copy_(total[at : at + piece.high - piece.low])
+                at += piece.high - piece.low
+                continue
+            factor = total[at : at + own[name].numel()].view_as(own[name])
+            at += factor.numel()
+            spread(factor, piece, out)
+            leaf = state[f"{'q' if odd[name] else 'p'}/{name}"]
+            leaf.value = warm(factor, leaf.value)
+            state[f"turn/{name}"].value = state[f"turn/{name}"].value + 1
+
+        def sent() -> Tensor:
+            said = memory.empty_like(x)
+            for piece in pieces:
+                if piece.part.name in own:
+                    spread(own[piece.part.name], piece, said)
+                else:
+                    run(said, piece).copy_(run(x, piece))
+            return said
+
+        return Outcome(out, sent)
+
+    def shrinks(self, piece: Piece) -> bool:
+        """Two factors are fewer values than the matrix."""
+        return shrinks(piece, self.rank)

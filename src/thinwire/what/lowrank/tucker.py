@@ -1,0 +1,125 @@
+"""Low rank of a tensor with more than two dimensions: a small core, and one thin factor a dimension
+(Tucker).
+
+Steps, for each tensor X of n_1 × … × n_d, keeping r_k = ceil(share · n_k) directions of dimension
+k, or the product of all other r where that is less, since the core has no more:
+    1. For each k, that of the largest r_k last: U_k (n_k × r_k) = the leading directions of X along
+       dimension k (eigenvectors of its n_k × n_k matrix of products); X is projected on them at
+       once: X ← X ×_k U_kᵀ.
+    2. What is left of X is the core, r_1 × … × r_d; sent are it and all U_k. Vectors, and what
+       would not shrink, travel whole.
+    3. Back: core ×_1 U_1 … ×_d U_d.
+Dimensions of fewer than 4 (a kernel's 3 × 3) stay whole and have no factor. With T_k what dimension
+k alone cannot keep, ||X̂ - X||² <= sum of T_k² <= d · (the least there is at these ranks)².
+
+Source: Tucker 1966; De Lathauwer, De Moor & Vandewalle 2000; truncated dimension by dimension:
+Vannieuwenhoven, Vandebril & Meerbergen
+2012. Differs from the papers: ranks are shares of the dimensions; the largest is last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Piece
+from thinwire.errors import StrategyError
+from thinwire.what.lowrank._factored import Factored, folded, leading
+
+_WHOLE = 4  # shorter dimensions stay whole
+
+
+@dataclass(frozen=True)
+class tucker(Factored):
+    """Core and factors of every convolution, matrix and folded matrix, each rank its own; they
+    cannot be added unopened.
+
+    Args:
+        share: directions kept of each dimension, as a share of its length in (0, 1), rounded up; no
+            more than the others' product.
+        fold: 0, or in how many blocks of rows a matrix is folded: it is then a tensor (fold, rows /
+            fold, columns), as the heads of an attention weight are. A matrix whose rows it does not
+            divide stays one.
+
+    Raises:
+        StrategyError: share outside (0, 1), or fold < 0 or 1.
+
+    A tensor that holds a NaN or an infinity decodes to NaN throughout.
+
+    Example:
+        >>> from thinwire.core import Part, Spec
+        >>> spec = Spec((Part("conv", (64, 32, 3, 3), 0, "matrix"),), 0, 18432, torch.float32)
+        >>> tucker(0.25).nbytes(spec) == 4 * (16 * 8 * 3 * 3 + 64 * 16 + 32 * 8)
+        True
+    """
+
+    share: float
+    fold: int = 0
+
+    def __post_init__(self) -> None:
+        reasons = []
+        if not 0 < self.share < 1:
+            reasons.append(
+                f"tucker(share={self.share}): a share of a dimension's directions lies in (0, 1)"
+            )
+        if self.fold < 0 or self.fold == 1:
+            reasons.append(
+                f"tucker(fold={self.fold}): rows are folded in 2 blocks or more; 0 for none"
+            )
+        if reasons:
+            raise StrategyError(reasons)
+
+    def _shape(self, piece: Piece) -> tuple[int, ...]:
+        return folded(piece.part.shape, self.fold)
+
+    def _count(self, shape: tuple[int, ...]) -> int:
+        small = self._kept(shape)
+        return math.prod(small) + sum(
+            length * kept for length, kept in zip(shape, small, strict=True) if kept < length
+        )
+
+    def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
+        left, factors, shape = xs, {}, tuple(xs.shape[1:])
+        small = self._kept(shape)
+        for axis in sorted(
+            range(len(shape)), key=lambda axis: small[axis]
+        ):  # where the others set r_k, what they leave has no more
+            if small[axis] < shape[axis]:
+                moved = left.movedim(axis + 1, 1)
+                basis = leading(moved.flatten(2), small[axis])
+                left = (
+                    (basis.mT @ moved.flatten(2))
+                    .view(len(xs), small[axis], *moved.shape[2:])
+                    .movedim(1, axis + 1)
+                )
+                factors[axis] = basis.flatten(1)
+        return torch.cat(
+            [(left * unit).flatten(1), *(factors[axis] for axis in sorted(factors))], 1
+        )
+
+    def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
+        small = self._kept(shape)
+        at = math.prod(small)
+        x = said[:at].view(small)
+        for axis, (length, kept) in enumerate(zip(shape, small, strict=True)):
+            if kept < length:
+                x = torch.tensordot(
+                    said[at : at + length * kept].view(length, kept), x, dims=([1], [axis])
+                ).movedim(0, axis)
+                at += length * kept
+        return x
+
+    def _kept(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Directions of each dimension: r_k."""
+        small = [
+            length if length < _WHOLE else min(length, math.ceil(self.share * length * (1 - 1e-12)))
+            for length in shape
+        ]
+        return tuple(
+            kept if length < _WHOLE else min(kept, math.prod(small[:axis] + small[axis + 1 :]))
+            for axis, (length, kept) in enumerate(zip(shape, small, strict=True))
+        )

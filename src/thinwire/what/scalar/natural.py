@@ -1,0 +1,95 @@
+"""Natural compression: each value becomes a power of two, so that only its sign and exponent
+travel.
+
+With |v| = 2^e (1 + f), 0 <= f < 1, the neighbours are 2^e and 2^(e+1).
+Steps:
+    1. the exponent field of the float, plus 1 with probability f (stochastic) or where f > 1/2
+       (nearest).
+    2. exponents packed, 8 bits each (11 of a float64), then signs, 1 bit each.
+Stochastic: E[Q(v)] = v and E[(Q(v) - v)²] <= v²/8, for 2^-126 <= |v| <= 2^127. Nearest: |Q(v) - v|
+<= |v|/3. No block, no scale, no division.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Coder, RankContext, Spec, State
+from thinwire.errors import StrategyError
+from thinwire.kernels import reference
+from thinwire.what.scalar._levels import wrong_rounding
+
+_FORMATS = {
+    torch.float32: (torch.int32, 8, 23),
+    torch.float64: (torch.int64, 11, 52),
+}  # its integer, bits of exponent and of mantissa
+
+
+@dataclass(frozen=True)
+class natural(Coder):
+    """Signs and exponents: n + ceil(n/8) bytes, 9 bits a value (12 in float64 buckets).
+
+    Args:
+        rounding: "stochastic" (unbiased; drawn by (seed, step, key, rank)), or "nearest" (half the
+            mean square error, biased).
+
+    Raises:
+        StrategyError: another rounding.
+
+    A NaN or an infinity decodes to NaN, that value alone. Values below the smallest normal float
+    round to it or to 0; those from 2^127 on round down (2^1023 in float64 buckets): the next power
+    is no float.
+
+    Example:
+        >>> natural().nbytes(Spec((), 0, 1024, torch.float32))
+        1152
+
+    Source: Horváth et al. 2019, arXiv:1905.10988. Differs from the paper: subnormal values are
+    rounded, not flushed; to nearest if asked.
+    """
+
+    rounding: reference.Rounding = "stochastic"
+
+    def __post_init__(self) -> None:
+        reasons = wrong_rounding("natural", self.rounding)
+        if reasons:
+            raise StrategyError(reasons)
+
+    @property
+    def grain(self) -> int:
+        return 8
+
+    def nbytes(self, spec: Spec) -> int:
+        return reference.packed_nbytes(
+            spec.numel, _FORMATS[spec.work][1]
+        ) + reference.packed_nbytes(spec.numel, 1)
+
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        integer, exponent, mantissa = _FORMATS[spec.work]
+        x = x.to(spec.work).contiguous()
+        raw = (x.abs() + 0.0).view(integer)
+        fraction = (raw & (2**mantissa - 1)).to(
+            spec.work
+        ) * 2.0**-mantissa  # of a subnormal too: it lies between 0 and the smallest normal
+        noise: Tensor | float = 0.5
+        if self.rounding == "stochastic":
+            noise = reference.noise(spec.numel, ctx.rng_key(spec)).to(x)
+        codes = ((raw >> mantissa) + (noise < fraction)).clamp_(max=2**exponent - 2)
+        codes.masked_fill_(~x.isfinite(), 2**exponent - 1)
+        return torch.cat(
+            [reference.pack(codes, exponent), reference.pack((x < 0).to(torch.uint8), 1)]
+        )
+
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        self.expect(payload, self.nbytes(spec))
+        integer, exponent, mantissa = _FORMATS[spec.work]
+        cut = reference.packed_nbytes(spec.numel, exponent)
+        codes = reference.unpack(payload[:cut], spec.numel, exponent)
+        values = (codes.to(integer) << mantissa).view(spec.work)
+        values = torch.where(reference.unpack(payload[cut:], spec.numel, 1).bool(), -values, values)
+        return values.masked_fill_(codes == 2**exponent - 1, float("nan"))

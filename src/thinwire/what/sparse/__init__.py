@@ -1,0 +1,1 @@
+"""Codecs that send some values and their indices, and leave the others out."""

@@ -1,0 +1,163 @@
+"""Sparsification: the k entries of largest magnitude, of the whole span or of each chunk of `per`
+values.
+
+Steps:
+    1. in each chunk the k largest |v|; 2. their places, packed, as a bitmap or in Elias–Fano's
+       code, whichever is smallest for k of `per` (side bytes; 64 of 4096 take 8 bits a place); 3.
+       their values (core).
+Of all k-sparse vectors it is the nearest: ||v - topk(v)||² <= (1 - k/n) ||v||². It is biased, so it
+belongs in `feedback(…)`. (Aji & Heafield 2017, arXiv:1704.05021; chunks of 4096 as in SparseLoCo,
+arXiv:2508.15706.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Grain, RankContext, Spec, State
+from thinwire.errors import StrategyError
+from thinwire.kernels import fast, memory
+from thinwire.what.sparse import _places
+from thinwire.what.sparse._share import kept, wrong
+from thinwire.what.wrap.chain import Transform
+
+
+@dataclass(frozen=True)
+class topk(Transform):
+    """The k largest of each `per` values, exact: places in the fewest bytes, values by what follows
+    `>>` (float32 where nothing does).
+
+    Args:
+        k: how many (int), or what share (float in (0, 1]), rounded up.
+        per: the chunk; 0 means the whole span.
+
+    Raises:
+        StrategyError: k is not positive, above `per`, or a share above 1; per < 0.
+
+    Of equal magnitudes the first are taken. NaN counts as the largest, so it is sent, and every
+    rank's sum is NaN there.
+
+    Example:
+        >>> spec = Spec((), 0, 8192, torch.float32)
+        >>> topk(64, per=4096).nbytes(spec)  # 128 values of 4 bytes and 128 places of 8 bits
+        640
+    """
+
+    k: int | float
+    per: int = 0
+
+    def __post_init__(self) -> None:
+        reasons = []
+        if self.per < 0:
+            reasons.append(
+                f"topk(per={self.per}): a chunk has at least 1 value, or 0 for the whole span"
+            )
+        reasons.extend(wrong("topk", self.k))
+        if 0 < self.per < self.k:
+            reasons.append(
+                f"topk(k={self.k}, per={self.per}): a chunk of {self.per} has no {self.k} largest"
+            )
+        if reasons:
+            raise StrategyError(reasons)
+
+    @property
+    def grain(self) -> Grain:
+        return self.per or 1
+
+    @property
+    def drops(self) -> bool:
+        return True
+
+    def core_numel(self, spec: Spec) -> int:
+        return sum(chunks * k for chunks, _, k in self._chunks(spec))
+
+    def side_nbytes(self, spec: Spec, core_numel: int) -> int:
+        return sum(
+            _places.smallest_nbytes(k, size, chunks) for chunks, size, k in self._chunks(spec)
+        )
+
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
+        x = x.to(spec.work)
+        cores: list[Tensor] = []
+        sides: list[Tensor] = []
+        for at, chunks, size, k in self._runs(spec):
+            where, values = fast.largest(x[at : at + chunks * size].view(chunks, size), k)
+            cores.append(values.view(-1))
+            sides.append(_places.write(where, size))
+        return _joined(cores, x.new_empty(0)), _joined(sides, x.new_empty(0, dtype=torch.uint8))
+
+    def split_left(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        x, y = x.to(spec.work), memory.empty(spec.numel, spec.work, x.device)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        sides: list[Tensor] = []
+        for at, chunks, size, k in self._runs(spec):
+            rows, past, out = (
+                flat[at : at + chunks * size].view(chunks, size) for flat in (x, before, y)
+            )
+            where, values = fast.largest_sum(rows, past, decay, out, k)
+            found.append((out, where, values))
+            sides.append(_places.write(where, size))
+        core = _joined([values.view(-1) for _, _, values in found], x.new_empty(0))
+
+        def left(said: Tensor) -> tuple[Tensor, Tensor]:
+            finite = torch.ones(
+                (), dtype=torch.bool, device=x.device
+            )  # where a value of a chunk is not, one that was taken is not
+            for (out, where, values), own in zip(
+                found, said.split([values.numel() for _, _, values in found]), strict=True
+            ):
+                finite = finite & fast.leave(out, where, values, own.view(values.shape))
+            return y, finite
+
+        return core, _joined(sides, x.new_empty(0, dtype=torch.uint8)), left
+
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        out = memory.empty(spec.numel, spec.work, core.device).zero_()
+        self.add(out, core, side, spec, state, ctx, sender)
+        return out
+
+    def add(
+        self,
+        total: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        done = cut = 0
+        for at, chunks, size, k in self._runs(spec):
+            nbytes = _places.smallest_nbytes(k, size, chunks)
+            rows, own = (
+                total[at : at + chunks * size].view(chunks, size),
+                core[done : done + chunks * k].view(chunks, k),
+            )
+            _places.add(side[cut : cut + nbytes], own, rows, self)
+            done, cut = done + chunks * k, cut + nbytes
+
+    def _runs(self, spec: Spec) -> list[tuple[int, int, int, int]]:
+        """Where a run of equal chunks begins, how many, their size, values kept of each."""
+        begins = accumulate((chunks * size for chunks, size, _ in self._chunks(spec)), initial=0)
+        return [(at, *run) for at, run in zip(begins, self._chunks(spec), strict=False)]
+
+    def _chunks(self, spec: Spec) -> list[tuple[int, int, int]]:
+        """(how many chunks, their size, values kept of each): the full chunks, then what is left
+        over."""
+        size = self.per or max(spec.numel, 1)
+        runs = [(spec.numel // size, size), (1, spec.numel % size)]
+        return [(chunks, n, kept(self.k, n)) for chunks, n in runs if chunks and n]
+
+
+def _joined(runs: list[Tensor], none: Tensor) -> Tensor:
+    """One after another; a single one as it is."""
+    return runs[0] if len(runs) == 1 else torch.cat([none, *runs])

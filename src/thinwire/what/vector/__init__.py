@@ -1,0 +1,1 @@
+"""Codecs that encode several values at once: rotations, transforms, lattices, codebooks."""

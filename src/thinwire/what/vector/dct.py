@@ -1,0 +1,162 @@
+"""A cosine transform in tiles: each size × size tile of a matrix becomes as many frequencies, whose
+few largest say most of it.
+
+Steps:
+    1. A matrix is cut into tiles of size × size; what is left over at its right and lower edge are
+       smaller tiles.
+    2. C = D X Dᵀ for each tile X, with D the orthonormal DCT-II: D[k, i] = sqrt(2 / s) cos(π (2 i +
+       1) k / (2 s)), row 0 over sqrt(2).
+    3. The core is the tiles one behind the other: the full ones first, then the smaller ones.
+    4. Back: X = Dᵀ C D.
+D is orthonormal, so lengths stay: what a codec loses of C, it loses of X. Vectors, and cut parts,
+are one row: tiles of 1 × size. Full tiles come first so that `topk(k, per=size²)` keeps k of each;
+`feedback(dct(64) >> topk(32, per=4096), decay=0.999)` is DeMo's.
+
+Source: Ahmed, Natarajan & Rao 1974; DeMo (Peng, Quesnelle & Kingma 2024, arXiv:2411.19870). Differs
+from the paper: it cuts a dimension by its largest divisor up to 64, so that all tiles of a
+parameter are alike; here the tile is what was asked, and the edges are smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Grain, RankContext, Spec, State
+from thinwire.errors import StrategyError
+from thinwire.what.lowrank._parts import runs
+from thinwire.what.wrap.chain import Transform
+
+
+@dataclass(frozen=True)
+class dct(Transform):
+    """Frequencies in place of values, as many: say a few of them by `dct(64) >> topk(32,
+    per=4096)`.
+
+    A parameter of more than two dimensions is a matrix of its first by all others.
+
+    Args:
+        size: rows and columns of a tile, at least 2.
+
+    Raises:
+        StrategyError: size < 2.
+
+    Alone it sends 4 bytes a value and loses only to rounding. A tile that holds a NaN or an
+    infinity is not finite throughout.
+
+    Example:
+        >>> from thinwire.core import Part
+        >>> from thinwire.what import topk
+        >>> spec = Spec((Part("w", (128, 192), 0, "matrix"),), 0, 128 * 192, torch.float32)
+        >>> codec = dct(64) >> topk(32, per=4096)
+        >>> codec.first.core_numel(spec), codec.second.core_numel(spec)  # 6 tiles, 32 frequencies of each
+        (24576, 192)
+    """
+
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise StrategyError(
+                f"dct(size={self.size}): a tile has at least 2 rows and columns, else it has no "
+                "frequencies"
+            )
+
+    @property
+    def grain(self) -> Grain:
+        return "part"
+
+    def core_numel(self, spec: Spec) -> int:
+        return spec.numel
+
+    def side_nbytes(self, spec: Spec, core_numel: int) -> int:
+        return 0
+
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
+        x = x.to(spec.work).contiguous()
+        cores = [x.new_empty(0)]
+        for tiles in self._tiles(spec):
+            rows, columns = _matrix(tiles.height, x), _matrix(tiles.width, x)
+            cores.append((rows @ tiles.of(x) @ columns.T).reshape(-1))
+        return torch.cat(cores), torch.empty(0, dtype=torch.uint8, device=x.device)
+
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        self.expect(side, 0)
+        out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
+        at = 0
+        for tiles in self._tiles(spec):
+            rows, columns = _matrix(tiles.height, core), _matrix(tiles.width, core)
+            place = tiles.of(out)
+            place.copy_(rows.T @ core[at : at + place.numel()].view(place.shape) @ columns)
+            at += place.numel()
+        return out
+
+    def _tiles(self, spec: Spec) -> list[_Tiles]:
+        """All tiles of a span, in the order of the core."""
+        found = [tiles for run in runs(spec) for tiles in self._of(*run)]
+        full = [tiles for tiles in found if tiles.height == tiles.width == self.size]
+        return full + [tiles for tiles in found if not tiles.height == tiles.width == self.size]
+
+    def _of(self, at: int, rows: int, columns: int) -> Iterator[_Tiles]:
+        for top, down, height in _cuts(rows, self.size):
+            for left, across, width in _cuts(columns, self.size):
+                yield _Tiles(at, rows, columns, top, down, height, left, across, width)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiles:
+    """down × across tiles of height × width each, from (top, left) on, of the matrix of rows ×
+    columns that lies at `at`."""
+
+    at: int
+    rows: int
+    columns: int
+    top: int
+    down: int
+    height: int
+    left: int
+    across: int
+    width: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """These tiles of a flat span, as a view: (down, across, height, width)."""
+        area = x[self.at : self.at + self.rows * self.columns].view(self.rows, self.columns)
+        area = area[
+            self.top : self.top + self.down * self.height,
+            self.left : self.left + self.across * self.width,
+        ]
+        tiles: Tensor = area.unflatten(1, (self.across, self.width)).unflatten(
+            0, (self.down, self.height)
+        )
+        return tiles.permute(0, 2, 1, 3)
+
+
+def _cuts(length: int, size: int) -> list[tuple[int, int, int]]:
+    """(where, how many, how long): the full cuts of a dimension, then what is left over."""
+    full = length // size
+    return [
+        cut
+        for cut in ((0, full, size), (full * size, 1, length - full * size))
+        if cut[1] and cut[2]
+    ]
+
+
+def _matrix(size: int, like: Tensor) -> Tensor:
+    return _made(size, like.dtype, like.device)
+
+
+@lru_cache(maxsize=512)
+def _made(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II: (size, size), a frequency a row."""
+    with torch.inference_mode(False):
+        k = torch.arange(size, dtype=torch.float64, device="cpu")
+        rows = torch.cos(math.pi * (2 * k + 1) * k[:, None] / (2 * size)) * math.sqrt(2 / size)
+        rows[0] /= math.sqrt(2)
+        return rows.to(device=device, dtype=dtype)

@@ -1,0 +1,263 @@
+"""A codec for each role: matrices, embeddings and vectors of one bucket said in their own way.
+
+The bucket is split by role, every role's codec talks its rounds in step with the others, and their
+packets travel as one composite: the payloads one behind the other (the widest numbers first, so
+that each stays aligned), before them 8 bytes of length for each whose size the data decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from thinwire.core import (
+    Codec,
+    Coder,
+    Grain,
+    Outcome,
+    Packet,
+    Piece,
+    RankContext,
+    Role,
+    Rounds,
+    Spec,
+    State,
+    side_by_side,
+)
+from thinwire.errors import PayloadError
+from thinwire.what.scalar.identity import identity
+
+_LENGTH = 8
+
+
+@dataclass(frozen=True)
+class by_role(Codec):
+    """`matrix`, `embedding` and `vector` parts each through their own codec.
+
+    Args:
+        matrix: for parameters of two or more dimensions.
+        embedding: for weights of embeddings (tied ones too).
+        vector: for biases, norms and scalars.
+
+    Example:
+        >>> from thinwire.what import cast, lowrank
+        >>> by_role(matrix=lowrank(4), embedding=cast("bf16")).summable
+        True
+    """
+
+    matrix: Codec = field(default_factory=identity)
+    embedding: Codec = field(default_factory=identity)
+    vector: Codec = field(default_factory=identity)
+
+    @property
+    def _codecs(self) -> dict[Role, Codec]:
+        return {"matrix": self.matrix, "embedding": self.embedding, "vector": self.vector}
+
+    @property
+    def grain(self) -> Grain:
+        grains = {codec.grain for codec in self._codecs.values()}
+        return "bucket" if "bucket" in grains else "part" if "part" in grains else 1
+
+    @property
+    def lossy(self) -> bool:
+        return any(codec.lossy for codec in self._codecs.values())
+
+    @property
+    def summable(self) -> bool:
+        return all(codec.summable for codec in self._codecs.values())
+
+    @property
+    def drops(self) -> bool:
+        return any(codec.drops for codec in self._codecs.values())
+
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        return State(
+            children={
+                role: self._codecs[role].init(sub, ctx.child(role))
+                for role, sub, _ in self._split(spec)
+            }
+        )
+
+    def nbytes(self, spec: Spec) -> int | None:
+        sizes = [self._codecs[role].nbytes(sub) for role, sub, _ in self._split(spec)]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    def max_nbytes(self, spec: Spec) -> int:
+        return sum(
+            _LENGTH + self._codecs[role].max_nbytes(sub) for role, sub, _ in self._split(spec)
+        )
+
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        split = list(self._split(spec))
+        flows: list[Rounds] = []
+        for role, sub, pieces in split:
+            part = torch.cat([x[p.at : p.at + p.high - p.low] for p in pieces])
+            flows.append(self._codecs[role].rounds(part, sub, state.child(role), ctx.child(role)))
+
+        def answer(packets: dict[int, Packet]) -> Generator[Packet, Tensor, dict[int, Tensor]]:
+            order = sorted(
+                packets,
+                key=lambda i: -max((dtype.itemsize for _, dtype in packets[i].sums), default=0),
+            )
+            total = yield _compose([packets[i] for i in order], ctx, x.device)
+            return dict(
+                zip(order, total.split([packets[i].spec.numel for i in order]), strict=True)
+            )
+
+        outcomes = yield from side_by_side(flows, answer)
+        if not split:
+            total = yield _compose([], ctx, x.device)
+            return Outcome(total, lambda: x)
+
+        def spread(parts: list[Tensor]) -> Tensor:
+            out = torch.empty(spec.numel, dtype=spec.work, device=x.device)
+            for (_, _, pieces), part in zip(split, parts, strict=True):
+                at = 0
+                for p in pieces:
+                    out[p.at : p.at + p.high - p.low] = part[at : at + p.high - p.low]
+                    at += p.high - p.low
+            return out
+
+        def sent(i: int) -> Tensor:
+            _, _, pieces = split[i]
+            own = outcomes[i].sent
+            return (
+                own()
+                if own is not None
+                else torch.cat([x[p.at : p.at + p.high - p.low] for p in pieces]).to(spec.dtype)
+            )
+
+        ways = range(len(split))
+        return Outcome(
+            spread([outcomes[i].total for i in ways]), lambda: spread([sent(i) for i in ways])
+        )
+
+    def _split(self, spec: Spec) -> Iterator[tuple[Role, Spec, list[Piece]]]:
+        """For each role that occurs: the span of its parts laid side by side, and where its pieces
+        lie in the whole."""
+        for role in (f.name for f in fields(self)):
+            pieces = [piece for piece in spec.pieces() if piece.part.role == role]
+            if pieces:
+                parts, at = [], 0
+                for piece in pieces:
+                    parts.append(
+                        type(piece.part)(piece.part.name, piece.part.shape, at, piece.part.role)
+                    )
+                    at += piece.part.numel
+                numel = sum(piece.high - piece.low for piece in pieces)
+                yield (
+                    pieces[0].part.role,
+                    Spec(tuple(parts), pieces[0].low, numel, spec.dtype),
+                    pieces,
+                )
+
+
+@dataclass(frozen=True)
+class _Composite(Coder):
+    """Several packets as one; it lives for one round and is never configured."""
+
+    coders: tuple[Coder, ...]
+    specs: tuple[Spec, ...]
+    contexts: tuple[RankContext, ...]
+    key: str  # of the flight whose packets these are; a sum that is said again comes under another
+
+    def nbytes(self, spec: Spec) -> int | None:
+        sizes = [coder.nbytes(sub) for coder, sub in zip(self.coders, self.specs, strict=True)]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    def max_nbytes(self, spec: Spec) -> int:
+        return _LENGTH * sum(self._loose()) + sum(
+            coder.max_nbytes(sub) for coder, sub in zip(self.coders, self.specs, strict=True)
+        )
+
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        runs = x.split([sub.numel for sub in self.specs])
+        states = [state.child(str(i)) for i in range(len(runs))]
+        contexts = self._contexts(ctx)
+        return self.join(
+            [
+                c.encode(r, s, t, u)
+                for c, r, s, t, u in zip(
+                    self.coders, runs, self.specs, states, contexts, strict=True
+                )
+            ]
+        )
+
+    def _contexts(self, ctx: RankContext) -> tuple[RankContext, ...]:
+        """The same for who says and who hears: shared lots (a rotation's signs) must be the ones
+        that were drawn."""
+        if ctx.key == self.key:
+            return self.contexts
+        return tuple(
+            RankContext(own.rank, own.group, own.step, own.seed, ctx.key + own.key)
+            for own in self.contexts
+        )
+
+    def join(self, payloads: list[Tensor]) -> Tensor:
+        sized = [payload for payload, loose in zip(payloads, self._loose(), strict=True) if loose]
+        lengths = torch.tensor([payload.numel() for payload in sized], dtype=torch.int64).view(
+            torch.uint8
+        )
+        return torch.cat([lengths.to(payloads[0].device), *payloads])
+
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        loose = self._loose()
+        head = _LENGTH * sum(loose)
+        if payload.numel() < head:
+            raise PayloadError(
+                f"by_role: {payload.numel()} bytes are too few for {sum(loose)} lengths; the "
+                "payload was cut"
+            )
+        lengths = iter(payload[:head].cpu().clone().view(torch.int64).tolist())
+        sizes = [
+            next(lengths) if free else coder.nbytes(sub) or 0
+            for free, coder, sub in zip(loose, self.coders, self.specs, strict=True)
+        ]
+        if min(sizes, default=0) < 0 or head + sum(sizes) != payload.numel():
+            raise PayloadError(
+                f"by_role: parts of {sizes} bytes in a payload of {payload.numel()}; it was cut "
+                "or corrupted"
+            )
+        runs = payload[head:].split(sizes)
+        return torch.cat(
+            [
+                coder.decode(run, sub, state.child(str(i)), own, sender)
+                for i, (coder, run, sub, own) in enumerate(
+                    zip(self.coders, runs, self.specs, self._contexts(ctx), strict=True)
+                )
+            ]
+        )
+
+    def _loose(self) -> list[bool]:
+        return [
+            coder.nbytes(sub) is None for coder, sub in zip(self.coders, self.specs, strict=True)
+        ]
+
+
+def _compose(packets: list[Packet], ctx: RankContext, device: torch.device) -> Packet:
+    """One packet of several; of a single one, that one."""
+    if len(packets) == 1:
+        return packets[0]
+    if not packets:
+        nothing = Spec((), 0, 0, torch.float32)
+        return identity().packet(torch.empty(0, device=device), nothing, State(), ctx)
+    composite = _Composite(
+        tuple(p.coder for p in packets),
+        tuple(p.spec for p in packets),
+        tuple(p.ctx for p in packets),
+        ctx.key,
+    )
+    spec = Spec((), 0, sum(p.spec.numel for p in packets), packets[0].spec.work)
+    state = State(children={str(i): p.state for i, p in enumerate(packets)})
+    payload = composite.join([p.payload for p in packets])
+    sums = (
+        tuple(run for p in packets for run in p.sums)
+        if all(p.sums or not p.payload.numel() for p in packets)
+        else ()
+    )
+    return Packet(payload, spec, composite, state, ctx, sums)

@@ -1,0 +1,325 @@
+"""`a >> b`: `a` turns a tensor into a smaller core and side bytes, `b` says the core.
+
+`topk(64, per=4096) >> uniform(bits=2)` sends which entries are the largest (side bytes) and their
+values in 2 bits (core). The payload is a's side bytes, then b's payload of the core; where a's
+sizes depend on the data, 8 bytes of count come first.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Codec, Coder, EncodedWithResidual, Grain, RankContext, Spec, State
+from thinwire.errors import PayloadError, StrategyError
+from thinwire.kernels import fast
+from thinwire.what.scalar.identity import identity
+
+_COUNT = 8  # bytes of the count that goes before a data-sized core
+
+
+class Transform(Coder):
+    """A codec of the form core + side bytes; alone, it sends its core as it is. Cores are of the
+    span's work dtype.
+
+    A transform gives `split`, `join`, `core_numel` and `side_nbytes`.
+    """
+
+    @property
+    def shared(self) -> bool:
+        """Every rank picks the same core (there are no side bytes), so cores may be added where b's
+        payloads may."""
+        return False
+
+    @abstractmethod
+    def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
+        """x (spec.numel,) -> core (c,) spec.work, side (s,) uint8."""
+
+    @abstractmethod
+    def join(
+        self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        """The inverse: (spec.numel,) spec.work."""
+
+    @abstractmethod
+    def core_numel(self, spec: Spec) -> int | None:
+        """c, or `None` where the data decides."""
+
+    def add(
+        self,
+        total: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        """`total += join(core, side)`; a transform that places few values overrides it, and adds
+        those."""
+        total.add_(self.join(core, side, spec, state, ctx, sender))
+
+    def split_left(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """`split` of y = x + decay · before, and what tells what is left of y, and whether it is
+        finite, where `said` arrives of the core.
+
+        A transform that places few values overrides it, and looks at those alone.
+        """
+        y = fast.summed(x.to(spec.work), before, decay)
+        core, side = self.split(y, spec, state, ctx)
+
+        def left(said: Tensor) -> tuple[Tensor, Tensor]:
+            rest = y.sub_(self.join(said, side, spec, state, ctx, ctx.rank))
+            return rest, fast.all_finite(rest)
+
+        return core, side, left
+
+    @abstractmethod
+    def side_nbytes(self, spec: Spec, core_numel: int) -> int:
+        """s, given c."""
+
+    def max_core_numel(self, spec: Spec) -> int:
+        fixed = self.core_numel(spec)
+        return spec.numel if fixed is None else fixed
+
+    @property
+    def summable(self) -> bool:
+        return chain(self, identity()).summable
+
+    def sum_dtype(self, spec: Spec) -> torch.dtype | None:
+        return chain(self, identity()).sum_dtype(spec)
+
+    def nbytes(self, spec: Spec) -> int | None:
+        return chain(self, identity()).nbytes(spec)
+
+    def max_nbytes(self, spec: Spec) -> int:
+        return chain(self, identity()).max_nbytes(spec)
+
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        return chain(self, identity()).encode(
+            x, spec, State(children={"first": state, "second": State()}), ctx
+        )
+
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        return chain(self, identity()).decode(
+            payload, spec, State(children={"first": state, "second": State()}), ctx, sender
+        )
+
+    def accumulate(
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        chain(self, identity()).accumulate(
+            total, payload, spec, State(children={"first": state, "second": State()}), ctx, sender
+        )
+
+    def encode_with_residual(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+    ) -> EncodedWithResidual:
+        both = State(children={"first": state, "second": State()})
+        told = chain(self, identity()).encode_with_residual(x, before, decay, spec, both, ctx)
+        return replace(told, packet=self.packed(told.packet.payload, spec, state, ctx))
+
+    def __rshift__(self, other: Codec) -> chain:
+        return chain(self, other)  # type: ignore[arg-type]  # chain says why not, where it does not fit
+
+
+@dataclass(frozen=True, repr=False)
+class chain(Coder):
+    """`first >> second`; made by `>>`, which associates to the right whatever the brackets.
+
+    Raises:
+        StrategyError: `first` is no transform, or `second` keeps a residual or talks in several
+            rounds.
+    """
+
+    first: Transform
+    second: Coder
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:  # noqa: ARG004  (its own checks say more than a type's name)
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.first, Transform):
+            raise StrategyError(
+                f"{self.first!r} >> {self.second!r}: the left side must hand on a core (topk, "
+                "threshold, randomk), not bytes"
+            )
+        if not isinstance(self.second, Coder):
+            raise StrategyError(
+                f"{self.first!r} >> {self.second!r}: the right side must be stateless and speak "
+                "once, since a core's places move from step "
+                "to step. Put feedback(…) around the whole chain, lowrank beside it with by_role"
+            )
+
+    def __repr__(self) -> str:
+        return f"{self.first!r} >> {self.second!r}"
+
+    def __rshift__(self, other: Codec) -> chain:
+        if not isinstance(self.second, Transform | chain):
+            raise StrategyError(
+                f"{self!r} >> {other!r}: {self.second!r} hands on bytes, not a core; nothing can "
+                "follow it"
+            )
+        return chain(self.first, self.second >> other)
+
+    @property
+    def grain(self) -> Grain:
+        return self.first.grain
+
+    @property
+    def lossy(self) -> bool:
+        return self.first.lossy or self.second.lossy
+
+    @property
+    def drops(self) -> bool:
+        return self.first.drops or self.second.drops
+
+    @property
+    def summable(self) -> bool:
+        return self.first.shared and self.second.summable
+
+    def sum_dtype(self, spec: Spec) -> torch.dtype | None:
+        fixed = self.first.core_numel(spec)
+        if not self.first.shared or fixed is None:
+            return None
+        return self.second.sum_dtype(self._core(spec, fixed))
+
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        core = self._core(spec, self.first.max_core_numel(spec))
+        return State(
+            children={"first": self.first.init(spec, ctx), "second": self.second.init(core, ctx)}
+        )
+
+    def nbytes(self, spec: Spec) -> int | None:
+        fixed = self.first.core_numel(spec)
+        if fixed is None:
+            return None
+        inner = self.second.nbytes(self._core(spec, fixed))
+        return None if inner is None else inner + self.first.side_nbytes(spec, fixed)
+
+    def max_nbytes(self, spec: Spec) -> int:
+        most = self.first.max_core_numel(spec)
+        head = 0 if self.first.core_numel(spec) is not None else _COUNT
+        return (
+            head
+            + self.first.side_nbytes(spec, most)
+            + self.second.max_nbytes(self._core(spec, most))
+        )
+
+    def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        core, side = self.first.split(x, spec, state.child("first"), ctx)
+        return self._framed(core, side, self._inner(core, spec, state, ctx), spec)
+
+    def _inner(self, core: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        return self.second.encode(
+            core, self._core(spec, core.numel()), state.child("second"), ctx.child(spec.key)
+        )
+
+    def _framed(self, core: Tensor, side: Tensor, inner: Tensor, spec: Spec) -> Tensor:
+        """Side bytes and the core's payload, after a count where the data decides it."""
+        if self.first.core_numel(spec) is not None:
+            return torch.cat([side, inner])
+        if not core.numel():
+            return inner.new_empty(0)  # nothing to say: an empty payload, not even a count
+        count = torch.tensor([core.numel()], dtype=torch.int64).view(torch.uint8).to(inner.device)
+        return torch.cat([count, side, inner])
+
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        core, side = self._opened(payload, spec, state, ctx, sender)
+        return self.first.join(core, side, spec, state.child("first"), ctx, sender)
+
+    def _opened(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> tuple[Tensor, Tensor]:
+        """The core, and the side bytes."""
+        count = self.first.core_numel(spec)
+        if count is None:
+            count, payload = self._count(payload, spec)
+        inner_nbytes = self.second.nbytes(self._core(spec, count))
+        cut = self.first.side_nbytes(spec, count)
+        self.expect(
+            payload,
+            payload.numel()
+            if inner_nbytes is None and payload.numel() >= cut
+            else cut + (inner_nbytes or 0),
+        )
+        core = self.second.decode(
+            payload[cut:],
+            self._core(spec, count),
+            state.child("second"),
+            ctx.child(spec.key),
+            sender,
+        )
+        return core, payload[:cut]
+
+    def accumulate(
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        core, side = self._opened(payload, spec, state, ctx, sender)
+        self.first.add(total, core, side, spec, state.child("first"), ctx, sender)
+
+    def encode_with_residual(
+        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+    ) -> EncodedWithResidual:
+        core, side, rest = self.first.split_left(
+            x, before.to(spec.work), decay, spec, state.child("first"), ctx
+        )
+        inner = self._inner(core, spec, state, ctx)
+        payload = self._framed(core, side, inner, spec)
+        own = (
+            inner if self.second.lossy else inner.clone()
+        )  # what opens to itself may lie in y, which is written into
+        said = self.second.decode(
+            own,
+            self._core(spec, core.numel()),
+            state.child("second"),
+            ctx.child(spec.key),
+            ctx.rank,
+        )
+        left, finite = rest(said)
+        packet = self.packed(payload, spec, state, ctx)
+        kept = payload.clone() if packet.sums else payload  # what may be added is added in place
+        return EncodedWithResidual(packet, left, finite, lambda: packet.open(kept, ctx.rank))
+
+    def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
+        """The count before a data-sized core, and what follows it."""
+        if not payload.numel():
+            return 0, payload
+        if payload.numel() < _COUNT:
+            raise PayloadError(
+                f"{self!r}: {payload.numel()} bytes are too few for a count; the payload was cut"
+            )
+        count = int(payload[:_COUNT].cpu().clone().view(torch.int64))
+        if not 0 < count <= self.first.max_core_numel(spec):
+            raise PayloadError(
+                f"{self!r}: a payload that claims {count} values of {spec.numel}; it is corrupted "
+                "or of another span"
+            )
+        return count, payload[_COUNT:]
+
+    def _core(self, spec: Spec, numel: int) -> Spec:
+        """The span that `second` sees: the core has no parts, its values no names."""
+        return Spec((), 0, numel, spec.work)

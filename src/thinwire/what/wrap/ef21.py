@@ -1,0 +1,107 @@
+"""EF21: say how x has changed since what the others believe it to be, so that what is heard catches
+up with x.
+
+Steps, for each rank and flight, with h this rank's contribution as the others know it, and H the
+sum of all h (at first 0):
+    1. d = x - h; say d through the inner codec, `sent` is what of it arrived
+    2. h = h + sent
+    3. H = H + the sum over ranks of what was sent: the total is H
+Where feedback says late what was left out, EF21 says again and again the whole of x, corrected. Of
+an x that stands still it leaves ||x - h||² <= (1 - δ)^t ||x||² after t flights of a codec that
+keeps a share δ, so exact gradients converge to the exact minimum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec, State
+from thinwire.errors import StrategyError
+from thinwire.registry import inside
+from thinwire.what.wrap._wrap import Remembering, twice, where_finite
+
+_FLOATS = Spec((), 0, 1, torch.float32)
+_SHORT = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class ef21(Remembering):
+    """Say the change of x since the last flight, and hear the sum of what is known; 8 bytes a value
+    of state (16 for float64).
+
+    Args:
+        inner: a lossy codec without a residual of its own.
+
+    Raises:
+        StrategyError: `inner` loses nothing, or has a residual itself.
+
+    h is *summed* state and H *replicated*: another world size deals out the sum of all h, so H
+    stays the sum of them. A flight whose sum is not finite leaves both as they were, on every rank.
+
+    Example:
+        >>> from thinwire.what import topk
+        >>> ef21(topk(0.01))
+        ef21(inner=topk(k=0.01, per=0))
+
+    Source: Richtárik, Sokolov & Fatkhullin 2021, arXiv:2106.05203. Differs from the paper: h starts
+    at 0, not at the first gradient, which would be a dense flight.
+    """
+
+    inner: Codec
+
+    def __post_init__(self) -> None:
+        reasons = twice(self)
+        if not self.inner.lossy:
+            reasons.append(
+                f"ef21({self.inner!r}): it loses nothing, so there is nothing to catch up with; "
+                "use it bare"
+            )
+        if reasons:
+            raise StrategyError(reasons)
+
+    @property
+    def summable(self) -> bool:
+        coders = [member for member in inside(self.inner) if isinstance(member, Coder)]
+        return self.inner.summable and not any(
+            coder.sum_dtype(_FLOATS) in _SHORT for coder in coders
+        )
+
+    @property
+    def drops(self) -> bool:
+        """H would keep for good what a route loses as it adds in 16 bits, or encodes a sum of
+        changes again, so they travel once."""
+        return self.inner.drops or not self.summable
+
+    @property
+    def single_packet_coder(self) -> None:
+        """Nobody opens a packet alone: what was known is added to it."""
+
+    def init(self, spec: Spec, ctx: RankContext) -> State:
+        known = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, group=ctx.group)
+        total = Leaf(torch.zeros(spec.numel, dtype=spec.work), "replicated", spec)
+        return State({"known": known, "total": total}, {"inner": self.inner.init(spec, ctx)})
+
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        return (yield from self._catch_up(x.to(spec.work) - state["known"].value, spec, state, ctx))
+
+    def _catch_up(self, change: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        """Say a change of what is known, and hear the sum of what is known now."""
+        known, total = state["known"], state["total"]
+        before, after = known.value, known.value
+
+        def commit(sent: Tensor) -> None:
+            nonlocal after
+            after = known.value = where_finite(before + sent, before, sent)
+
+        outcome = yield from self._say(change, spec, state, ctx, commit)
+        sent = outcome.sent
+        assert sent is not None
+        heard = total.value + outcome.total
+        total.value = where_finite(heard, total.value, outcome.total)
+        # where the sum is no number, H is not moved, so every rank takes its own step back
+        undone = before if known.value is after else known.value - (after - before)
+        known.value = where_finite(known.value, undone, outcome.total)
+        return Outcome(heard, lambda: before + sent())
