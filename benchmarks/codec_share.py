@@ -20,7 +20,8 @@ from pathlib import Path
 from benchmarks.common import emit, parser, table, with_kept
 from thinwire.bench.contestants import FULL, chosen
 from thinwire.bench.job import Job
-from thinwire.bench.study import LARGE, bundled, links, ran
+from thinwire.bench.networks import swept
+from thinwire.bench.study import LARGE, bundled, ran
 from thinwire.data.cache import cache_folder
 from thinwire.kernels import native
 
@@ -43,7 +44,7 @@ def main() -> None:
     )
     options = made.parse_args()
     train, held = bundled(cache_folder() / "bench")
-    (link,) = links((1e9,), (0.0,))
+    (network,) = swept(WORLD, (1e9,), (0.0,))
     rows, told = [], []
     for contestant in chosen([name for name in NAMES if options.only in name], FULL):
         for kernels in (native.available()[-1], "torch"):
@@ -64,7 +65,7 @@ def main() -> None:
                 warm=warm,
             )
             os.environ[native.VARIABLE] = kernels
-            with link.lab(WORLD) as lab:
+            with network.lab() as lab:
                 ranks, _ = ran(lab, job, Path(sys.executable))
             first, n = ranks[0], periods * contestant.period
             step, codec = statistics.mean(first["seconds"][warm:]), first["split"]["encode_s"] / n
@@ -100,7 +101,7 @@ def main() -> None:
         {
             "world": WORLD,
             "batch": BATCH,
-            "link": link.name,
+            "link": network.name,
             "steps": options.steps,
             "rows": with_kept(options.json if options.only else None, told, "strategy", "kernels"),
         },

@@ -26,8 +26,9 @@ from typing import Any
 
 from benchmarks.common import parser
 from thinwire.bench.contestants import DENSE, OUTER_10, Contestant, averaged, ours
+from thinwire.bench.networks import swept
 from thinwire.bench.records import RECORDS, read
-from thinwire.bench.study import STUDY, Bench, Study, links
+from thinwire.bench.study import STUDY, Bench, Study
 from thinwire.data.cache import cache_folder
 from thinwire.how import two_shot
 from thinwire.on import gradients, nesterov
@@ -42,7 +43,7 @@ WORLDS = (1, 2, 4, 8)
 RATES = (0.5, 0.9, 1.3)
 BEST = 0.9
 MOMENTUM = 0.6  # papers take 0.9, over thousands of rounds; here there are 80
-LINKS = links((1e8, 1e9), (0.0,))
+NETWORKS = swept(STUDY.world, (1e8, 1e9), (0.0,))
 LARGER = {"vocab": 256, "context": 128, "layers": 5, "heads": 6, "width": 180}  # 2.0 M parameters
 LARGER_STEPS = 9840  # 20 tokens to a parameter
 PARALLEL = "data parallel"
@@ -294,7 +295,7 @@ def claims(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
         (
             "the link's rate changes no bit of the loss",
             words or "–",
-            word(len(same) == 1 if len(ends) == len(LINKS) else None),
+            word(len(same) == 1 if len(ends) == len(NETWORKS) else None),
         )
     )
     return rows
@@ -306,11 +307,11 @@ def on_links(folder: Path) -> None:
     same = ours("4 bits", local(BEST, what=uniform(4)), 30)
     some = [each for each in runs()[4] if each.name in BURSTS]
     short = replace(STUDY, curve={**STUDY.curve, "stop": 95, "validate_every": 95})
-    for link in LINKS:
-        with link.lab(short.world) as lab:
+    for network in NETWORKS:
+        with network.lab() as lab:
             bench = Bench(short, folder, cache_folder() / "rivals", print)
-            for contestant in [same, *(some if link is LINKS[-1] else ())]:
-                bench.whole(contestant, link, lab)
+            for contestant in [same, *(some if network is NETWORKS[-1] else ())]:
+                bench.whole(contestant, network, lab)
 
 
 def main() -> None:

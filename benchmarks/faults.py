@@ -39,10 +39,11 @@ from thinwire import recipes
 from thinwire.bench.records import environment
 from thinwire.engine import Syncer, attach  # here, lest each fork imports it
 from thinwire.errors import LinkLostError, RankLostError, ThinwireError
-from thinwire.lab import Lab, uniform
+from thinwire.lab import Lab
 from thinwire.lab.shape import DEV, address
 from thinwire.lab.spaces import Child
 from thinwire.lab.spaces import environment as paths
+from thinwire.net import uniform
 
 STRATEGIES = {"topk": recipes.topk_sgd(0.1), "diloco": recipes.diloco(4), "qsgd": recipes.qsgd(4)}
 RANKS, STEPS, SAVE_EVERY, PACE_S = 4, 48, 8, 0.02

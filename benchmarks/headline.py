@@ -35,9 +35,10 @@ from thinwire.bench.contestants import (
     ours,
     sliced,
 )
+from thinwire.bench.networks import NO_LIMITS, no_limits, swept
 from thinwire.bench.records import RECORDS, for_page, read
 from thinwire.bench.results import sorted_out
-from thinwire.bench.study import FREE, SAME, STUDY, Bench, links
+from thinwire.bench.study import SAME, STUDY, Bench
 from thinwire.data.cache import cache_folder
 from thinwire.how import native, two_shot
 from thinwire.on import deltas, gradients, sgd
@@ -70,7 +71,7 @@ MORE = tuple(
 )
 ALONE_STEPS = 60
 MINUTES = ("link", "no network", "ours", "best rival", "DDP", "× the best rival", "× DDP")
-APART = links((1e7,), (0.0, 0.05))
+TIMED_APART = swept(STUDY.world, (1e7,), (0.0, 0.05))
 """Links on which a step takes up to a second here were timed on a slower machine than the
 others."""
 ALONE = ours(
@@ -88,7 +89,15 @@ def run(folder: Path, seeds: int) -> None:
     """Whatever is missing: a step alone, times of what the bench has not, longer curves."""
     whole = replace(STUDY, seeds=seeds)
     made = [
-        (replace(whole, contestants=(ALONE,), links=(FREE, *APART), timed=ALONE_STEPS), "times"),
+        (
+            replace(
+                whole,
+                contestants=(ALONE,),
+                networks=(no_limits(whole.world), *TIMED_APART),
+                timed=ALONE_STEPS,
+            ),
+            "times",
+        ),
         (replace(whole, contestants=MORE), "times"),
         (replace(whole, contestants=(*MORE, *map(longer, chosen(LONGER, FULL)))), "curves"),
     ]
@@ -182,7 +191,7 @@ def found(records: list[dict[str, Any]], seeds: int = 1) -> list[Found]:
     assert to_target is not None  # its own last loss, and more
     rows = []
     for link in bench.fastest_first:
-        if link == FREE.name:
+        if link == NO_LIMITS:
             continue
         seconds: dict[str, float] = {}
         for (name, where), timing in bench.timings.items():
@@ -234,7 +243,7 @@ def alone(records: list[dict[str, Any]], link: str) -> float:
         if record.get("name") == ALONE.name and not record["error"]
     ]
     here = [seconds for where, seconds in took if where == link] or [
-        seconds for where, seconds in took if where == FREE.name
+        seconds for where, seconds in took if where == NO_LIMITS
     ]
     if not here:
         raise SystemExit(

@@ -353,7 +353,8 @@ def wire_large_later(folder: Path) -> dict[str, Any]:
 def _over_a_wire(
     folder: Path, name: str, megabytes: int, steps: int, cold: bool = False, fetch: bool = False
 ) -> dict[str, Any]:
-    from thinwire.lab import Lab, Wire, uniform
+    from thinwire.lab import Lab
+    from thinwire.net import Wire, uniform
 
     packed, out, cache = (
         folder / f"packed-{megabytes}",
@@ -384,7 +385,7 @@ def _over_a_wire(
         serve=f"{sys.executable} -m tests.data.server {packed} 8000", learn=learn, out=out
     )
     Path(f"{out}.done").unlink(missing_ok=True)
-    with Lab(uniform(2, rate=1e8, wire=Wire(rtt=0.01))) as lab:
+    with Lab(uniform(2, bits_per_s=1e8, wire=Wire(latency_s=0.005))) as lab:
         done = lab.run(["bash", "-c", script], timeout=500, env=ALONE, on_line=lambda *_: None)
     if done.codes["host1"]:
         raise RuntimeError(f"thinwire train ended with {done.codes}")

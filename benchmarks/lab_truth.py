@@ -13,8 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.common import Neighbours, emit, parser, table
-from thinwire.lab import Lab, Wire, uniform
+from thinwire.lab import Lab
 from thinwire.lab.check import loss, rate, round_trip, serve
+from thinwire.net import Wire, uniform
 
 RATES, RTTS, LOSSES = (10e6, 100e6, 1e9), (0.0, 0.02, 0.1), (0.0, 0.01)
 BEYOND = (2.5e9, 5e9, 10e9)
@@ -24,7 +25,7 @@ def cell(bits_per_s: float, rtt: float, share: float, seed: int) -> dict[str, An
     """One network, measured."""
     with (
         Neighbours() as near,
-        Lab(uniform(2, rate=bits_per_s, wire=Wire(rtt, 0.0, share), seed=seed)) as lab,
+        Lab(uniform(2, bits_per_s, Wire(rtt / 2, loss=share), seed=seed)) as lab,
     ):
         serve(lab, "host1")
         found = [each(lab, "host0", "host1") for each in (round_trip, rate, loss)]

@@ -20,7 +20,8 @@ from typing import Any
 
 from benchmarks.common import emit, parser, table, with_kept
 from thinwire.bench.job import Job
-from thinwire.bench.study import LARGE, bundled, links, ran
+from thinwire.bench.networks import swept
+from thinwire.bench.study import LARGE, bundled, ran
 from thinwire.data.cache import cache_folder
 from thinwire.how import two_shot
 from thinwire.on import gradients
@@ -108,7 +109,7 @@ def measured(cell: Cell, mode: str, steps: int, lanes: int) -> dict[str, float]:
         "slice_bytes": cell.slice_bytes,
     }
     train, held = bundled(cache_folder() / "bench")
-    (link,) = links((cell.rate,), (0.0,))
+    (network,) = swept(cell.world, (cell.rate,), (0.0,))
     settings = {"strategy": cell.strategy.to_toml(), "attach": attach}
     until = {"steps": 10_000, "stop": WARM + steps, "warm": WARM}
     job = Job(
@@ -121,7 +122,7 @@ def measured(cell: Cell, mode: str, steps: int, lanes: int) -> dict[str, float]:
         clip=0.0,
         **until,
     )
-    with link.lab(cell.world) as lab:
+    with network.lab() as lab:
         ranks, _ = ran(lab, job, Path(sys.executable))
     return {
         "step_s": max(statistics.mean(rank["seconds"][WARM:]) for rank in ranks),

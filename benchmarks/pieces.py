@@ -16,8 +16,9 @@ from typing import Any
 
 from benchmarks.common import parser, table
 from thinwire.bench.contestants import BEGINS_DENSE, Contestant, ours
+from thinwire.bench.networks import swept
 from thinwire.bench.records import RECORDS, read
-from thinwire.bench.study import STUDY, Bench, links
+from thinwire.bench.study import STUDY, Bench
 from thinwire.data.cache import cache_folder
 from thinwire.how import auto, two_shot
 from thinwire.on import gradients
@@ -27,7 +28,7 @@ from thinwire.what import feedback, identity, uniform
 from thinwire.when import every
 
 FOLDER = Path(__file__).parent / "results" / "pieces"
-LINKS = (*links((1e9,), (0.0, 0.05)), *links((1e8,), (0.0, 0.05)))
+NETWORKS = swept(STUDY.world, (1e9, 1e8), (0.0, 0.05))
 STRATEGIES = {
     "dense": Strategy(every(1), identity(), auto(), gradients()),
     "4 bits": Strategy(every(1), feedback(uniform(4)), two_shot(), gradients()),
@@ -55,7 +56,7 @@ def main() -> None:
     made.add_argument("--table", action="store_true", help="run nothing, tell what the records say")
     options = made.parse_args()
     if not options.table:
-        study = replace(STUDY, contestants=contestants(), links=LINKS, rounds=1)
+        study = replace(STUDY, contestants=contestants(), networks=NETWORKS, rounds=1)
         Bench(study, FOLDER, cache_folder() / "rivals", print, retry=True).run(
             "benchmarks.pieces", ("times",)
         )
@@ -66,11 +67,17 @@ def main() -> None:
     }
     rows = []
     for name in STRATEGIES:
-        for link in LINKS:
-            default, chosen = (steps.get((f"{name}, {way}", link.name)) for way in WAYS)
+        for network in NETWORKS:
+            default, chosen = (steps.get((f"{name}, {way}", network.name)) for way in WAYS)
             if default and chosen:
                 rows.append(
-                    (name, link.name, f"{default:.3f}", f"{chosen:.3f}", f"{default / chosen:.2f}")
+                    (
+                        name,
+                        network.name,
+                        f"{default:.3f}",
+                        f"{chosen:.3f}",
+                        f"{default / chosen:.2f}",
+                    )
                 )
     table(("strategy", "link", "default, s", "auto, s", "times as fast"), rows)
 

@@ -44,7 +44,8 @@ from thinwire.drive.torch import TorchDriver
 from thinwire.engine import probe
 from thinwire.engine.meter import Meter
 from thinwire.how import broadcast, hierarchical
-from thinwire.lab import Count, Lab, Network, Wire, two_level, uniform
+from thinwire.lab import Count, Lab
+from thinwire.net import Network, Wire, two_level, uniform
 from thinwire.spell import spelled
 
 TUNED = {
@@ -101,7 +102,7 @@ class Cell:
     def network(self) -> Network:
         """Where it is measured."""
         wire, more = (
-            Wire(rtt=self.rtt),
+            Wire(latency_s=self.rtt / 2),
             {"congestion": self.congestion, "sysctl": TUNED if self.rtt else {}},
         )
         if self.node > 1:

@@ -104,6 +104,11 @@ class QuorumError(FlightError):
     """Fewer ranks than the quorum came to a round in time: it says who did, and what to do."""
 
 
+class NetworkError(ThinwireError, ValueError):
+    """A description of a network that cannot be read, or that contradicts itself; all reasons at
+    once."""
+
+
 class LabError(ThinwireError, RuntimeError):
     """Emulated hosts that cannot be made, or that stopped being what was asked: it says what is
     missing and what to do."""

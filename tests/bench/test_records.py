@@ -18,18 +18,19 @@ from typing import Any
 import pytest
 
 from benchmarks import evidence, headline
-from tests.bench.test_study import FIELDS, LINK, needs_lab
+from tests.bench.test_study import FIELDS, SLOW, needs_lab
 from tests.bench.test_study import STUDY as SMALL
 from tests.members import ROOT
 from thinwire.bench import running
 from thinwire.bench import study as module
 from thinwire.bench.contestants import FULL, Contestant
 from thinwire.bench.job import Job
+from thinwire.bench.networks import NamedNetwork, no_limits
 from thinwire.bench.records import RECORDS, for_page, read, write
 from thinwire.bench.report import bench_page, summary
 from thinwire.bench.running import limit_s
 from thinwire.bench.study import STUDY as PUBLISHED
-from thinwire.bench.study import Bench, Link, Study
+from thinwire.bench.study import Bench, Study
 from thinwire.cli import bench as command
 from thinwire.errors import BenchError, LabError
 from thinwire.strategy import Strategy
@@ -41,7 +42,7 @@ STUDY = replace(
         Contestant("DDP, fp16 hook", "ddp", {"hook": "fp16"}),
     ),
     seeds=1,
-    proof=("DDP", LINK),
+    proof=("DDP", SLOW),
 )
 Answer = Callable[[Job], list[dict[str, Any]]]
 
@@ -73,7 +74,7 @@ def bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Bench]:
     """Makes a bench, always in the same folder, whose jobs are answered by a function."""
-    monkeypatch.setattr(Link, "lab", lambda self, world: nullcontext())  # noqa: ARG005
+    monkeypatch.setattr(NamedNetwork, "lab", lambda self: nullcontext())  # noqa: ARG005
     texts = tmp_path_factory.mktemp("text")
 
     def made(answer: Answer, study: Study = STUDY, retry: bool = False) -> Bench:
@@ -97,7 +98,7 @@ def wild(job: Job) -> list[dict[str, Any]]:
 def test_a_contestant_that_diverges_is_recorded_and_the_study_goes_on(
     bench: Callable[..., Bench], tmp_path: Path
 ) -> None:
-    made = bench(wild, replace(STUDY, proof=("DDP, fp16 hook", LINK)))
+    made = bench(wild, replace(STUDY, proof=("DDP, fp16 hook", SLOW)))
     made.run("thinwire bench")
     assert {each["name"] for each in made.records if each["kind"] == "time"} == {
         "DDP",
@@ -109,13 +110,13 @@ def test_a_contestant_that_diverges_is_recorded_and_the_study_goes_on(
         ("whole", "DDP, fp16 hook", "the loss was no number at step 10"),
     ]
     assert kept[0]["validation"] == [[5, 4.0], [10, None], [15, None], [20, None]]
-    again = bench(fails, replace(STUDY, proof=("DDP, fp16 hook", LINK)))
+    again = bench(fails, replace(STUDY, proof=("DDP, fp16 hook", SLOW)))
     again.run("thinwire bench")
     assert again.records == read(tmp_path / RECORDS), "nothing is measured twice"
 
 
 def test_a_record_that_diverged_is_told_by_all_that_read_it(bench: Callable[..., Bench]) -> None:
-    made = bench(wild, replace(STUDY, proof=("DDP, fp16 hook", LINK)))
+    made = bench(wild, replace(STUDY, proof=("DDP, fp16 hook", SLOW)))
     records = for_page(made.run("thinwire bench"))
     assert "whole run: <code>the loss was no number at step 10" in bench_page(records)
     row = next(row for row in summary(records) if row["name"] == "DDP, fp16 hook")
@@ -218,7 +219,7 @@ def waiting(tmp_path: Path) -> Path:
 @needs_lab
 @pytest.mark.parametrize("whole", [True, False], ids=["the lab", "a host"])
 def test_what_ends_a_lab_is_no_contestants_error(waiting: Path, whole: bool) -> None:
-    with Link("no limits", None).lab(2) as lab:
+    with no_limits(2).lab() as lab:
 
         def end() -> None:
             if whole:
@@ -244,7 +245,7 @@ def test_who_hangs_is_stopped_after_what_the_steps_may_take(
     monkeypatch.setattr(running, "BEGIN_S", -1.0)
     job = Job("ddp", {}, FIELDS["model"], "", "", stop=1)
     with (
-        Link("no limits", None).lab(2) as lab,
+        no_limits(2).lab() as lab,
         pytest.raises(
             BenchError,
             match=r"not done in 1 s, the limit for 1 steps; host0 said last: waiting for the others",

@@ -20,7 +20,8 @@ from thinwire import Strategy
 from thinwire.bench import environments
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job, Place
-from thinwire.bench.study import FREE, ran
+from thinwire.bench.networks import no_limits
+from thinwire.bench.study import ran
 from thinwire.errors import BenchError
 
 RIVALS = sorted(
@@ -52,7 +53,9 @@ def trained(folder: Path, contestant: str, settings: dict[str, Any]) -> dict[str
         warmup=5,
         timeout=30,
     )
-    with FREE.lab(WORLD) as lab:  # on loopback the kernel would count what other tests send, too
+    with no_limits(
+        WORLD
+    ).lab() as lab:  # on loopback the kernel would count what other tests send, too
         ranks, _ = ran(lab, job, Path(sys.executable))
     return ranks[0]
 

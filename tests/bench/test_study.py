@@ -13,14 +13,15 @@ import pytest
 
 from tests.lab.possible import why_not
 from thinwire.bench.contestants import FULL, Contestant, chosen, ours
+from thinwire.bench.networks import swept
 from thinwire.bench.records import RECORDS, for_page, read
-from thinwire.bench.study import Bench, Link, Study
+from thinwire.bench.study import Bench, Study
 from thinwire.cli.bench import left_out
 from thinwire.errors import BenchError
 from thinwire.recipes import dense, fedpaq
 
 MODEL = {"vocab": 256, "context": 16, "layers": 1, "heads": 2, "width": 16}
-LINK = Link("10 Mb/s, 10 ms", 1e7, 0.01)
+(SLOW,) = swept(2, (1e7,), (0.01,))
 FIELDS: dict[str, Any] = {"model": MODEL, "batch": 2, "windows": 8, "timeout": 60.0}
 STUDY = Study(
     world=2,
@@ -30,13 +31,13 @@ STUDY = Study(
         Contestant("DDP", "ddp", {"hook": "none"}, same_as="dense"),
         Contestant("no such hook", "ddp", {"hook": "carrier pigeon"}),
     ),
-    links=(LINK,),
+    networks=(SLOW,),
     seeds=2,
     curve=FIELDS | {"steps": 20, "stop": 20, "validate_every": 5, "warmup": 5},
     timing=FIELDS | {"steps": 100, "warm": 2, "few": 2},
     timed=4,
     rounds=1,
-    proof=("fedpaq", LINK),
+    proof=("fedpaq", SLOW),
 )
 
 
@@ -177,9 +178,12 @@ def test_slow_steps_are_few(tmp_path: Path) -> None:
 @needs_lab
 def test_settings_for_slow_links_and_for_a_larger_model(tmp_path: Path) -> None:
     own = ours("dense", dense(), timed={"attach": {"lanes": 2}}, slow={"attach": {"lanes": 3}})
-    links = (LINK, Link("1 Gb/s", 1e9))
+    networks = (SLOW, *swept(2, (1e9,), (0.0,)))
     made = Bench(
-        replace(STUDY, contestants=(own,), links=links, seeds=1), tmp_path, tmp_path, lambda _: None
+        replace(STUDY, contestants=(own,), networks=networks, seeds=1),
+        tmp_path,
+        tmp_path,
+        lambda _: None,
     )
     made.run("thinwire bench", ("curves", "times"))
     assert found(made, "curve", "dense")[0]["settings"]["attach"] == {}

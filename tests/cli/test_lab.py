@@ -14,16 +14,16 @@ import pytest
 from tests.lab.possible import why_not
 from thinwire.cli import lab
 from thinwire.cli.main import main
-from thinwire.lab import Network
 from thinwire.lab.check import Finding
+from thinwire.net import Network
 
 needs_labs = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
 
-def asked(*flags: str) -> Network:
+def requested(*flags: str) -> Network:
     parser = argparse.ArgumentParser()
     lab.arguments(parser)
-    return lab.network_asked(parser.parse_args(["show", *flags]))
+    return lab.requested_network(parser.parse_args(["show", *flags]))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
@@ -34,22 +34,25 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 
 
 def test_links_between_nodes_have_two_ways() -> None:
-    network = asked("--nodes", "2", "--inner-rate", "10gbit", "--up", "100mbit", "--down", "10mbit")
-    assert [(link.between[1], link.up, link.down) for link in network.links] == [
-        ("core", 1e8, 1e7)
-    ] * 2
-    assert network.rate("host0", "host1") == 1e7
-    assert {(host.up, host.down) for host in network.hosts} == {(1e10, 1e10)}
+    network = requested(
+        "--nodes", "2", "--inner-rate", "10gbit", "--up", "100mbit", "--down", "10mbit"
+    )
+    assert [
+        (trunk.between[1], trunk.up_bits_per_s, trunk.down_bits_per_s) for trunk in network.trunks
+    ] == [("core", 1e8, 1e7)] * 2
+    assert network.bits_per_s("host0", "host1") == 1e7
+    assert {(host.up_bits_per_s, host.down_bits_per_s) for host in network.hosts} == {(1e10, 1e10)}
 
 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["show", "--hosts", "0"], "0 hosts: there may be 1 to 64"),
+        (["show", "--hosts", "0"], "0 hosts: there is at least 1"),
         (
             ["show", "--nodes", "0", "--inner-rate", "1gbit"],
             "--nodes 0 cannot share 2 --hosts evenly",
         ),
+        (["show", "--hosts", "65"], "65 hosts: a lab has 1 to 64"),
         (["show", "--rate", "1000gbit"], "more than the 4.29 GB that tc holds back"),
         (
             ["show", "--rate", "10gbit", "--queue", "60s"],

@@ -12,7 +12,8 @@ import pytest
 
 from tests.lab.possible import why_not
 from thinwire.data import Reader, SetReader, Streamed, Text, tokenizer_from, write_set
-from thinwire.lab import Lab, Wire, uniform
+from thinwire.lab import Lab
+from thinwire.net import Wire, uniform
 
 pytestmark = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
@@ -60,7 +61,7 @@ def test_hosts_behind_a_thin_wire_read_their_shares_whatever_the_server_does(
     )
     made = write_set(tmp_path / "set", text, tokenizer_from("byte", text, ["<|endoftext|>"]), 4096)
     begun = time.monotonic()
-    with Lab(uniform(3, rate=4e6, wire=Wire(rtt=0.02))) as lab:
+    with Lab(uniform(3, bits_per_s=4e6, wire=Wire(latency_s=0.01))) as lab:
         ran = lab.run(
             [sys.executable, "-c", PROGRAM, str(tmp_path)],
             timeout=240,

@@ -4,7 +4,8 @@ import os
 from functools import cache
 
 from thinwire.errors import LabError
-from thinwire.lab import Lab, Wire, uniform
+from thinwire.lab import Lab
+from thinwire.net import Wire, uniform
 
 
 @cache
@@ -15,7 +16,7 @@ def why_not() -> str:
         LabError: it cannot, and this is CI.
     """
     try:
-        with Lab(uniform(2, wire=Wire(rtt=0.001))):
+        with Lab(uniform(2, wire=Wire(latency_s=0.0005))):
             return ""
     except LabError as error:
         if os.environ.get("CI"):

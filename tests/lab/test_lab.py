@@ -19,9 +19,10 @@ import pytest
 
 from tests.lab.possible import why_not
 from thinwire.errors import LabError
-from thinwire.lab import Change, Lab, Network, Wire, labs, private, two_level, uniform
+from thinwire.lab import Lab, labs, private
 from thinwire.lab.check import check
 from thinwire.lab.delay import has_netem
+from thinwire.net import Change, Network, Wire, two_level, uniform
 
 THINWIRE = [sys.executable, "-m", "thinwire"]
 
@@ -134,8 +135,10 @@ def test_what_a_command_leaves_running_ends_with_it() -> None:
 
 
 def test_a_wire_is_as_long_thin_and_lossy_as_asked() -> None:
-    network = uniform(2, rate=5e7, wire=Wire(rtt=0.04, loss=0.02), seed=7)
-    with Lab(replace(network, hosts=(network.hosts[0], replace(network.hosts[1], up=1e7)))) as lab:
+    network = uniform(2, bits_per_s=5e7, wire=Wire(latency_s=0.02, loss=0.02), seed=7)
+    with Lab(
+        replace(network, hosts=(network.hosts[0], replace(network.hosts[1], up_bits_per_s=1e7)))
+    ) as lab:
         found = {(each.source, each.what): each for each in check(lab)}
         stats = lab.line_stats()
     assert found["host1", "rate"].asked == 1e7
@@ -160,7 +163,7 @@ def test_the_kernel_counts_what_was_sent() -> None:
         "    while d := s.recv(1 << 20): n += len(d)\n"
         "    assert n == 3_000_000\n"
     )
-    with Lab(uniform(2, rate=1e9)) as lab:
+    with Lab(uniform(2, bits_per_s=1e9)) as lab:
         done = lab.run([sys.executable, "-c", code], timeout=30, on_line=lambda *_: None)
     assert done.worst == 0
     assert 3_000_000 < done.counts["host0"].sent_bytes < 3_000_000 * 1.06
@@ -185,8 +188,11 @@ def test_a_schedule_changes_rates_and_cuts_hosts_off() -> None:
         "        s.recv(1); now = time.monotonic(); gap = max(gap, now - last); last = now\n"
         "    print(gap)\n"
     )
-    changes = (Change(0.6, 0.8, cut=("host1",)), Change(0.2, up=2e6, down=2e6))
-    with Lab(uniform(2, rate=1e8, changes=changes)) as lab:
+    changes = (
+        Change(0.6, 0.8, cut=("host1",)),
+        Change(0.2, up_bits_per_s=2e6, down_bits_per_s=2e6),
+    )
+    with Lab(uniform(2, bits_per_s=1e8, changes=changes)) as lab:
         heard, done = lines(lab, [sys.executable, "-c", watch], timeout=20)
         assert done.worst == 0
         assert 0.6 < float(heard["host1"][0]) < 2.0
@@ -227,7 +233,7 @@ def test_a_slowed_host_computes_slowly() -> None:
 
 
 def test_without_its_line_a_lab_stops() -> None:
-    with Lab(uniform(2, wire=Wire(rtt=0.01)), "queue") as lab:
+    with Lab(uniform(2, wire=Wire(latency_s=0.005)), "queue") as lab:
         ask = "import socket; s = socket.create_connection(('host0', 7000), timeout=2)"
         serve = lab.popen(
             "host0",
@@ -251,7 +257,7 @@ def test_without_its_line_a_lab_stops() -> None:
 
 
 def test_two_labs_at_once_know_nothing_of_each_other() -> None:
-    with Lab(uniform(2, rate=1e8)) as one, Lab(uniform(2, rate=1e9)) as other:
+    with Lab(uniform(2, bits_per_s=1e8)) as one, Lab(uniform(2, bits_per_s=1e9)) as other:
         for lab in (one, other):
             lab.popen(
                 "host0",
@@ -268,8 +274,9 @@ def test_two_labs_at_once_know_nothing_of_each_other() -> None:
 
 OWNER = """
 import os, sys, time
-from thinwire.lab import Lab, Wire, uniform
-lab = Lab(uniform(2, wire=Wire(rtt=0.01)))
+from thinwire.lab import Lab
+from thinwire.net import Wire, uniform
+lab = Lab(uniform(2, wire=Wire(latency_s=0.005)))
 lab.popen("host0", ["sleep", "300"])
 if len(sys.argv) > 1 and os.fork() == 0:
     time.sleep(300)
@@ -467,16 +474,16 @@ def test_a_machine_without_the_tools_or_the_rights(
         Lab(uniform(2))
     (tmp_path / "unshare").unlink()
     only(tmp_path, "unshare", "mount")
-    with Lab(uniform(2, rate=1e8)):
+    with Lab(uniform(2, bits_per_s=1e8)):
         pass
     with pytest.raises(LabError, match=r"iptables: install it"):
-        Lab(uniform(2, wire=Wire(rtt=0.1)), "queue")
+        Lab(uniform(2, wire=Wire(latency_s=0.05)), "queue")
 
 
 def test_netem_where_the_kernel_has_it_and_a_refusal_where_not() -> None:
     with Lab(uniform(1)) as lab:
         there = has_netem(lab._switches)
-    network = uniform(2, rate=1e8, wire=Wire(0.05, 0.01, 0.01))
+    network = uniform(2, bits_per_s=1e8, wire=Wire(0.025, 0.005, 0.01))
     if not there:
         with pytest.raises(LabError, match=r"netem|qdisc kind is unknown"):
             Lab(network, "netem")
@@ -486,7 +493,7 @@ def test_netem_where_the_kernel_has_it_and_a_refusal_where_not() -> None:
 
 
 def test_hosts_may_be_many() -> None:
-    with Lab(Network(uniform(16).hosts, wire=Wire(rtt=0.01))) as lab:
+    with Lab(Network(uniform(16).hosts, wire=Wire(latency_s=0.005))) as lab:
         heard, done = lines(lab, ["hostname"])
     assert heard == {name: [name] for name in lab.hosts}
     assert done.worst == 0

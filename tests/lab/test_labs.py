@@ -10,7 +10,8 @@ import pytest
 
 from tests.lab.possible import why_not
 from thinwire.errors import LabError
-from thinwire.lab import Lab, labs, private, uniform
+from thinwire.lab import Lab, labs, private
+from thinwire.net import uniform
 
 pytestmark = pytest.mark.skipif(bool(why := why_not()), reason=why)
 

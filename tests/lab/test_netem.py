@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tests.lab.possible import why_not
-from thinwire.lab import Change, Host, Lab, Network, Pair, Wire, shape, uniform
+from thinwire.lab import Lab, shape
+from thinwire.net import Change, Host, Network, Pair, Wire, uniform
 
 FLOOD = """
 import os, socket, time
@@ -35,8 +36,8 @@ needs_labs = pytest.mark.skipif(bool(why := why_not()), reason=why)
 @needs_labs
 @pytest.mark.usefixtures("_no_netem")
 def test_the_queue_of_a_thin_link_down_is_as_short_as_asked() -> None:
-    hosts = (Host("host0"), Host("host1", down=1e6))
-    with Lab(Network(hosts, wire=Wire(rtt=0.01), queue=0.2), "netem") as lab:
+    hosts = (Host("host0"), Host("host1", down_bits_per_s=1e6))
+    with Lab(Network(hosts, wire=Wire(latency_s=0.005), queue_s=0.2), "netem") as lab:
         lab.call("host0", [sys.executable, "-c", FLOOD])
         count = lab.counts()["host1"]
     assert count.dropped > 100
@@ -46,9 +47,13 @@ def test_the_queue_of_a_thin_link_down_is_as_short_as_asked() -> None:
 @needs_labs
 @pytest.mark.usefixtures("_no_netem")
 def test_a_scheduled_rate_leaves_the_delay_in_place() -> None:
-    changes = (Change(1, up=1e7, down=1e7), Change(2, rtt=0.05), Change(3, cut=("host1",)))
-    pairs = (Pair(("host0", "host2"), Wire(rtt=0.1)),)
-    with Lab(uniform(3, wire=Wire(rtt=0.01), pairs=pairs, changes=changes), "netem") as lab:
+    changes = (
+        Change(1, up_bits_per_s=1e7, down_bits_per_s=1e7),
+        Change(2, latency_s=0.025),
+        Change(3, cut=("host1",)),
+    )
+    pairs = (Pair(("host0", "host2"), Wire(latency_s=0.05)),)
+    with Lab(uniform(3, wire=Wire(latency_s=0.005), pairs=pairs, changes=changes), "netem") as lab:
         for second in (1, 2, 3, 2, 0):
             lab.apply(second)
         assert "tbf" not in lab.call(None, ["tc", "qdisc", "show"]), "it is as it was at first"
@@ -62,7 +67,7 @@ def test_a_scheduled_rate_leaves_the_delay_in_place() -> None:
 
 
 def test_each_netem_has_a_seed_of_its_own_where_it_takes_one() -> None:
-    network = uniform(2, wire=Wire(0.05, 0.01, 0.01), seed=7)
+    network = uniform(2, wire=Wire(0.025, 0.005, 0.01), seed=7)
     queues = shape.queues(network)
     lines = [shape.netem(network, queue, 1, "add", seeded=True) for queue in queues]
     assert [line.rpartition(" seed ")[2] for line in lines] == [

@@ -14,8 +14,9 @@ import pytest
 
 from tests.lab.possible import why_not
 from thinwire.errors import LabError
-from thinwire.lab import Lab, uniform
+from thinwire.lab import Lab
 from thinwire.lab.spaces import Child, Space
+from thinwire.net import uniform
 
 RUN = [sys.executable, "-m", "thinwire", "lab", "run", "--hosts", "1", "--"]
 

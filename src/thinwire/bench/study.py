@@ -28,39 +28,15 @@ import numpy as np
 from thinwire.bench.contestants import FULL, QUICK, SLOW, Contestant, chosen
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job
+from thinwire.bench.networks import NamedNetwork, no_limits, swept
 from thinwire.bench.records import RECORDS, environment, finite, no_number, read, write
 from thinwire.bench.running import ran
 from thinwire.errors import BenchError, LabError
-from thinwire.lab import Lab, Wire, uniform
+from thinwire.lab import Lab
 from thinwire.strategy import Strategy
 
 PARTS = ("curves", "times", "proof")
 SAME = 2e-3  # of the last loss: what another order of float32 sums may change over a whole run
-
-
-@dataclass(frozen=True)
-class Link:
-    """What hosts are joined by."""
-
-    name: str
-    rate: float | None
-    rtt: float = 0.0
-    loss: float = 0.0
-    congestion: str = "cubic"
-
-    def lab(self, world: int) -> Lab:
-        """Hosts joined by it."""
-        return Lab(
-            uniform(
-                world,
-                rate=self.rate,
-                wire=Wire(self.rtt, 0.0, self.loss),
-                congestion=self.congestion,
-            )
-        )
-
-
-FREE = Link("no limits", None)
 
 
 @dataclass(frozen=True)
@@ -69,18 +45,18 @@ class Study:
 
     curve, timing: fields of the jobs. rounds: of timed steps; each has `timed` steps at least, and
     whole periods.
-    proof: the contestant and the link that are run whole.
+    proof: the contestant and the network that are run whole.
     """
 
     world: int
     contestants: tuple[Contestant, ...]
-    links: tuple[Link, ...]
+    networks: tuple[NamedNetwork, ...]
     seeds: int
     curve: Mapping[str, Any]
     timing: Mapping[str, Any]
     timed: int
     rounds: int
-    proof: tuple[str, Link]
+    proof: tuple[str, NamedNetwork]
 
     def warm(self, contestant: Contestant) -> int:
         """Steps before any is timed; the first two rounds of who talks seldom, since they open
@@ -101,27 +77,12 @@ class Study:
         )
 
 
-def links(rates: tuple[float, ...], rtts: tuple[float, ...]) -> tuple[Link, ...]:
-    """Every rate with every round trip.
-
-    Example:
-        >>> [link.name for link in links((1e8, 1e9), (0.05,))]
-        ['100 Mb/s, 50 ms', '1 Gb/s, 50 ms']
-    """
-    words = {
-        rate: f"{rate / 1e9:g} Gb/s" if rate >= 1e9 else f"{rate / 1e6:g} Mb/s" for rate in rates
-    }
-    return tuple(
-        Link(f"{words[rate]}, {rtt * 1e3:g} ms", rate, rtt) for rate in rates for rtt in rtts
-    )
-
-
 SMALL = {"vocab": 256, "context": 128, "layers": 4, "heads": 4, "width": 96}  # 0.48 M parameters
 LARGE = {"vocab": 4096, "context": 64, "layers": 6, "heads": 6, "width": 384}  # 12.2 M parameters
 STUDY = Study(
     world=4,
     contestants=FULL,
-    links=links((1e7, 1e8, 1e9), (0.0, 0.05)),
+    networks=swept(4, (1e7, 1e8, 1e9), (0.0, 0.05)),
     seeds=3,
     # 4 ranks × 8 rows × 128 bytes × 2400 steps: 9.8 M tokens, 20 to a parameter
     curve={
@@ -136,12 +97,12 @@ STUDY = Study(
     timing={"model": LARGE, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
     timed=15,
     rounds=2,
-    proof=("local steps H=10, 4 bits", Link("100 Mb/s, 50 ms", 1e8, 0.05)),
+    proof=("local steps H=10, 4 bits", swept(4, (1e8,), (0.05,))[0]),
 )
 QUICK_STUDY = Study(
     world=2,
     contestants=QUICK,
-    links=links((1e8,), (0.0, 0.05)),
+    networks=swept(2, (1e8,), (0.0, 0.05)),
     seeds=1,
     curve={
         "model": SMALL | {"layers": 2, "context": 64},
@@ -160,7 +121,7 @@ QUICK_STUDY = Study(
     },
     timed=10,
     rounds=2,
-    proof=("local steps H=10, 4 bits", Link("100 Mb/s, 50 ms", 1e8, 0.05)),
+    proof=("local steps H=10, 4 bits", swept(2, (1e8,), (0.05,))[0]),
 )
 
 
@@ -221,7 +182,7 @@ class Bench:
     def curves(self) -> None:
         """Losses, once for each contestant and seed."""
         study = self.study
-        with FREE.lab(study.world) as lab:
+        with no_limits(study.world).lab() as lab:
             for seed in range(study.seeds):
                 for contestant in study.contestants:
                     if seed and contestant.same_as and self._shared(contestant, seed):
@@ -260,12 +221,12 @@ class Bench:
         far apart."""
         study = self.study
         for number in range(study.rounds):
-            for link in study.links:
-                with link.lab(study.world) as lab:
+            for network in study.networks:
+                with network.lab() as lab:
                     for contestant in study.contestants:
                         self._time(
                             contestant,
-                            link,
+                            network,
                             lab,
                             number,
                             {**study.timing, "warm": study.warm(contestant)},
@@ -274,25 +235,25 @@ class Bench:
     def proof(self) -> None:
         """One cell run whole, and its step time measured apart."""
         study = self.study
-        name, link = study.proof
+        name, network = study.proof
         [contestant] = chosen([name], study.contestants)
         apart = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
         contestant = replace(contestant, timed={}, slow={})  # as it is run whole
-        with link.lab(study.world) as lab:
+        with network.lab() as lab:
             self._time(
-                contestant, link, lab, 0, apart, kind="small", least=4 * study.timed
+                contestant, network, lab, 0, apart, kind="small", least=4 * study.timed
             )  # its steps are short
-            self.whole(contestant, link, lab)
+            self.whole(contestant, network, lab)
 
-    def whole(self, contestant: Contestant, link: Link, lab: Lab) -> None:
+    def whole(self, contestant: Contestant, network: NamedNetwork, lab: Lab) -> None:
         """A curve of the first seed, on a link."""
         job = self.study.job(contestant, 0, self.study.curve, self.train, self.held)
-        self._measure("whole", contestant, job, lab, seed=0, link=asdict(link))
+        self._measure("whole", contestant, job, lab, seed=0, link=network.record())
 
     def _time(
         self,
         contestant: Contestant,
-        link: Link,
+        network: NamedNetwork,
         lab: Lab,
         number: int,
         fields: Mapping[str, Any],
@@ -302,7 +263,7 @@ class Bench:
         settings = (
             contestant.settings
             | contestant.timed
-            | (contestant.slow if link.rate and link.rate < SLOW else {})
+            | (contestant.slow if network.bits_per_s and network.bits_per_s < SLOW else {})
         )
         contestant = replace(contestant, settings=settings)
         periods = -(-(least or self.study.timed) // contestant.period)
@@ -313,7 +274,7 @@ class Bench:
             self.train,
             self.held,
         )
-        self._measure(kind, contestant, job, lab, link=asdict(link), round=number)
+        self._measure(kind, contestant, job, lab, link=network.record(), round=number)
 
     def _measure(self, kind: str, contestant: Contestant, job: Job, lab: Lab, **more: Any) -> None:
         told = {

@@ -96,10 +96,10 @@ def run(options: argparse.Namespace, say: Say) -> int:
         )
         study = replace(study, contestants=(*study.contestants, *more))
     if options.link:
-        known = {link.name: link for link in study.links}
-        if unknown := [name for name in options.link if name not in known]:
-            raise BenchError(f"no link is called {unknown[0]!r}; there are: {'; '.join(known)}")
-        study = replace(study, links=tuple(known[name] for name in options.link))
+        by_name = {each.name: each for each in study.networks}
+        if unknown := [name for name in options.link if name not in by_name]:
+            raise BenchError(f"no link is called {unknown[0]!r}; there are: {'; '.join(by_name)}")
+        study = replace(study, networks=tuple(by_name[name] for name in options.link))
     if options.seeds is not None:
         if options.seeds < 1:
             raise BenchError(f"--seeds {options.seeds}: at least 1")
@@ -132,19 +132,19 @@ def _parts(study: Study, asked: list[str] | None, say: Say) -> list[str]:
     """What to measure: the proof where what it is of takes part."""
     from thinwire.bench.study import PARTS
 
-    name, link = study.proof
-    if name in [each.name for each in study.contestants] and link.name in [
-        each.name for each in study.links
+    name, network = study.proof
+    if name in [each.name for each in study.contestants] and network.name in [
+        each.name for each in study.networks
     ]:
         return asked or list(PARTS)
     if "proof" in (asked or ()):
         raise BenchError(
-            f"--part proof is a whole run of {name!r} over {link.name!r}: choose them, too, by "
+            f"--part proof is a whole run of {name!r} over {network.name!r}: choose them, too, by "
             "--only and --link"
         )
     if asked is None:
         say.note(
-            f"no proof: it is a whole run of {name!r} over {link.name!r}, which are not both chosen"
+            f"no proof: it is a whole run of {name!r} over {network.name!r}, which are not both chosen"
         )
     return asked or [part for part in PARTS if part != "proof"]
 
@@ -179,7 +179,7 @@ def _list(study: Study, say: Say) -> int:
         {"name": each.name, "module": each.module, "settings": each.settings}
         for each in study.contestants
     ]
-    links = [link.name for link in study.links]
+    links = [network.name for network in study.networks]
     lines = [
         f"{each.name:<42}{'thinwire' if each.ours else 'rival: ' + each.module}"
         for each in study.contestants

@@ -320,10 +320,11 @@ def _files() -> Iterator[Finding]:
 
 def _lab() -> Iterator[Finding]:
     from thinwire.errors import LabError
-    from thinwire.lab import Lab, Wire, uniform
+    from thinwire.lab import Lab
+    from thinwire.net import Wire, uniform
 
     try:
-        with Lab(uniform(2, wire=Wire(rtt=0.001))) as lab:
+        with Lab(uniform(2, wire=Wire(latency_s=0.0005))) as lab:
             stats = lab.line_stats()
     except LabError as error:
         if "was not done within" in str(error) and (why := busy()):

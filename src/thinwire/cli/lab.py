@@ -17,8 +17,9 @@ from thinwire.say import Say
 from thinwire.words import columns
 
 if TYPE_CHECKING:
-    from thinwire.lab import Lab, Network, Ran
+    from thinwire.lab import Lab, Ran
     from thinwire.lab.check import Finding
+    from thinwire.net import Network
 
 ABOUT = """\
 Emulated hosts on this machine, joined by wires as thin, long and lossy as you say. Needs Linux, ip and tc, and root or user namespaces.
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     """Do what was asked."""
     if options.action == "list":
         return _list(say)
-    network = network_asked(options)
+    network = requested_network(options)
     if options.action == "show":
         return _show(network, say)
     from thinwire.lab import Lab
@@ -115,13 +116,22 @@ def run(options: argparse.Namespace, say: Say) -> int:
         return _run(lab, options, say) if options.action == "run" else _check(lab, say)
 
 
-def network_asked(options: argparse.Namespace) -> Network:
-    """The network of the flags, or of --file.
+def requested_network(options: argparse.Namespace) -> Network:
+    """Return the network of the flags, or of --file.
 
     Raises:
-        LabError: it cannot be, or both were given.
+        NetworkError: it cannot be.
+        LabError: the lab cannot emulate it, or flags and a file were given.
     """
-    from thinwire.lab import Wire, network_of, read, two_level, units
+    from thinwire.lab import limits
+
+    network = _described(options)
+    limits.check(network)
+    return network
+
+
+def _described(options: argparse.Namespace) -> Network:
+    from thinwire.net import Wire, network_of, read, two_level, units
 
     given = {
         name: value
@@ -152,7 +162,7 @@ def network_asked(options: argparse.Namespace) -> Network:
     if options.nodes < 1 or len(flat.hosts) % options.nodes:
         raise LabError(f"--nodes {options.nodes} cannot share {len(flat.hosts)} --hosts evenly")
     try:
-        inner = units.rate(options.inner_rate)
+        inner = units.bits_per_s(options.inner_rate)
     except ValueError as error:
         raise LabError(f"--inner-rate: {error}") from error
     from dataclasses import replace
@@ -161,8 +171,12 @@ def network_asked(options: argparse.Namespace) -> Network:
     hosts = tuple(
         replace(host, slow=other.slow) for host, other in zip(two.hosts, flat.hosts, strict=True)
     )
-    links = tuple(replace(link, up=flat.hosts[0].up, down=flat.hosts[0].down) for link in two.links)
-    return replace(flat, hosts=hosts, links=links, wire=Wire())
+    first = flat.hosts[0]
+    trunks = tuple(
+        replace(trunk, up_bits_per_s=first.up_bits_per_s, down_bits_per_s=first.down_bits_per_s)
+        for trunk in two.trunks
+    )
+    return replace(flat, hosts=hosts, trunks=trunks, wire=Wire())
 
 
 def _network_flags(parser: argparse.ArgumentParser) -> None:
@@ -231,7 +245,7 @@ def _number(text: str) -> float:
 def _show(network: Network, say: Say) -> int:
     import tomli_w
 
-    from thinwire.lab import table_of
+    from thinwire.net import table_of
 
     table = table_of(network)
     say.result({"network": table}, tomli_w.dumps(table))
@@ -267,8 +281,8 @@ def _list(say: Say) -> int:
 
 
 def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
-    from thinwire.lab import table_of
     from thinwire.lab.running import tell
+    from thinwire.net import table_of
 
     def to_error(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
         tell(sys.stderr, f"[{host}] {line}")
@@ -343,11 +357,11 @@ def _check(lab: Lab, say: Say) -> int:
 
 
 def _words(each: Finding) -> str:
-    from thinwire.lab import units
+    from thinwire.net import units
 
     forms: dict[str, Callable[[float], str]] = {
         "rtt": lambda value: f"{value * 1e3:.2f} ms",
-        "rate": lambda value: f"{units.rate_words(round(value, -3))}",
+        "rate": lambda value: f"{units.rate_text(round(value, -3))}",
         "loss": lambda value: f"{value * 100:.3f}%",
         "slow": lambda value: f"{value:.2f}x",
     }

@@ -85,7 +85,7 @@ def check(lab: Lab) -> Iterator[Finding]:
         else []
     )
     kinds = {
-        (network.between(a, b), network.rate(a, b)): (a, b)
+        (network.wire_between(a, b), network.bits_per_s(a, b)): (a, b)
         for a in lab.hosts
         for b in lab.hosts
         if a != b
@@ -103,11 +103,11 @@ def check(lab: Lab) -> Iterator[Finding]:
 
 def round_trip(lab: Lab, source: str, to: str) -> Finding:
     """The round trip between two hosts, in seconds."""
-    wire = lab.now.between(source, to)
-    asked = wire.rtt + wire.jitter / 2
-    n = 40 if wire.jitter else max(5, min(20, math.ceil(2 / max(asked, 0.1))))
+    wire = lab.now.wire_between(source, to)
+    asked = 2 * wire.latency_s + wire.jitter_s
+    n = 40 if wire.jitter_s else max(5, min(20, math.ceil(2 / max(asked, 0.1))))
     seconds = statistics.median(_probe(lab, source, "rtt", to, n))
-    spread = 3 * wire.jitter / math.sqrt(24 * n)  # of a median of so few draws
+    spread = 6 * wire.jitter_s / math.sqrt(24 * n)  # of a median of so few draws
     asleep = sum(
         PERIOD_S * (1 - 1 / host.slow) for host in lab.now.hosts if host.name in (source, to)
     )  # a slowed host answers late
@@ -125,7 +125,7 @@ def round_trip(lab: Lab, source: str, to: str) -> Finding:
 def rate(lab: Lab, source: str, to: str) -> Finding:
     """Bits of frames a second that arrive, the lost ones counted as arrived: they have been
     carried."""
-    asked, size = lab.now.rate(source, to), lab.now.mtu - 28
+    asked, size = lab.now.bits_per_s(source, to), lab.now.mtu_bytes - 28
     told = _probe(lab, source, "flood", to, FLOOD_S, size)
     marks = [(at, count) for at, count in told["marks"] if at >= told["marks"][0][0] + BEGINNING_S]
     if len(marks) < 2:
@@ -134,7 +134,7 @@ def rate(lab: Lab, source: str, to: str) -> Finding:
             "tell a rate"
         )
     (begin, first), (end, last) = marks[0], marks[-1]
-    carried = (last - first) / (1 - lab.now.between(source, to).loss)
+    carried = (last - first) / (1 - lab.now.wire_between(source, to).loss)
     bits_per_s = carried * (size + HEADERS) * 8 / (end - begin)
     return Finding(
         "rate",
@@ -149,8 +149,8 @@ def rate(lab: Lab, source: str, to: str) -> Finding:
 
 def loss(lab: Lab, source: str, to: str) -> Finding:
     """The share of packets that do not arrive."""
-    asked = lab.now.between(source, to).loss
-    limit = lab.now.rate(source, to) or math.inf
+    asked = lab.now.wire_between(source, to).loss
+    limit = lab.now.bits_per_s(source, to) or math.inf
     a_second = min(MOST_A_SECOND, limit / 2 / 8 / (SMALL + HEADERS))
     wanted = (1.96 / 0.2) ** 2 * (1 - asked) / asked if asked else 2000
     n = max(200, int(min(wanted, a_second * MOST_S)))

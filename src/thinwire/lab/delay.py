@@ -15,8 +15,8 @@ from typing import Literal
 
 from thinwire.errors import LabError
 from thinwire.lab import shape
-from thinwire.lab.network import Network
 from thinwire.lab.spaces import ANSWER_S, Child, Space, environment
+from thinwire.net import Network
 
 LINE = Path(__file__).with_name("line.py")
 Means = Literal["auto", "netem", "queue"]
@@ -137,8 +137,8 @@ class Queued:
     def _told(self, network: Network) -> list[dict[str, object]]:
         out: list[dict[str, object]] = []
         for queue in self._queues:
-            wire = network.between(queue.sources[0], queue.to)
-            ways = {"delay": wire.rtt / 2, "jitter": wire.jitter / 2, "loss": wire.loss}
+            wire = network.wire_between(queue.sources[0], queue.to)
+            ways = {"delay": wire.latency_s, "jitter": wire.jitter_s, "loss": wire.loss}
             out.append(
                 {
                     "pid": self._pids[queue.to],

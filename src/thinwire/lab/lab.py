@@ -1,6 +1,6 @@
 """A lab: hosts on this machine, joined by wires as thin, as long and as lossy as asked.
 
-    with Lab(uniform(4, rate=100e6, wire=Wire(rtt=0.05))) as lab:
+    with Lab(uniform(4, bits_per_s=100e6, wire=Wire(latency_s=0.025))) as lab:
         done = lab.run([sys.executable, "train.py"])
         print(done.worst, lab.counts()["host0"].sent_bytes)
 
@@ -20,11 +20,11 @@ from pathlib import Path
 from types import TracebackType
 
 from thinwire.errors import LabError
-from thinwire.lab import labs, shape
+from thinwire.lab import labs, limits, shape
 from thinwire.lab.delay import LineStats, Means, Netem, Queued, by_host, chosen, delayed
-from thinwire.lab.network import Network
 from thinwire.lab.running import Ran, run
 from thinwire.lab.spaces import Child, Space, switches
+from thinwire.net import Network
 
 BRAKE = Path(__file__).with_name("brake.py")
 PORT = 29511  # of rank 0's store: each lab's network is its own, so no port is ever taken
@@ -61,6 +61,7 @@ class Lab:
     """
 
     def __init__(self, network: Network, means: Means = "auto") -> None:
+        limits.check(network)
         self.network = network
         self.missing: list[str] = []
         self.stale = labs.clean()
@@ -190,7 +191,7 @@ class Lab:
                 ),
                 dropped,
             )
-        for i, link in enumerate(self.network.links):
+        for i, link in enumerate(self.network.trunks):
             ends = [shape.trunk(i, end) for end in range(2)]
             there = stats[ends[0]]
             dropped = sum(drops[None].get(end, 0) for end in ends)

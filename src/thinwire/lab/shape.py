@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
-from thinwire.lab.network import Network, Wire
+from thinwire.net import Network, Wire
 
 SUBNET = "10.77.0.0/16"
 DEV = "eth0"
@@ -54,12 +54,12 @@ def bridges(network: Network) -> Iterator[str]:
     """Lines of `ip -batch` that make the switches, and the links between them."""
     bridge = {switch: f"br{i}" for i, switch in enumerate(network.switches)}
     for name in bridge.values():
-        yield f"link add {name} mtu {network.mtu} type bridge mcast_snooping 0"
+        yield f"link add {name} mtu {network.mtu_bytes} type bridge mcast_snooping 0"
         yield f"link set {name} up"
-    for i, link in enumerate(network.links):
+    for i, link in enumerate(network.trunks):
         yield (
-            f"link add {trunk(i, 0)} mtu {network.mtu} type veth peer name {trunk(i, 1)} mtu "
-            f"{network.mtu}"
+            f"link add {trunk(i, 0)} mtu {network.mtu_bytes} type veth peer name {trunk(i, 1)} mtu "
+            f"{network.mtu_bytes}"
         )
         for end in range(2):
             yield f"link set {trunk(i, end)} master {bridge[link.between[end]]} up"
@@ -71,15 +71,15 @@ def ports(network: Network, pids: Mapping[str, int], netem: Container[str] = ())
     for rank, host in enumerate(network.hosts):
         end = delayer(rank) if host.name in netem else port(rank)
         yield (
-            f"link add {end} mtu {network.mtu} type veth peer name {DEV} mtu {network.mtu} netns "
+            f"link add {end} mtu {network.mtu_bytes} type veth peer name {DEV} mtu {network.mtu_bytes} netns "
             f"{pids[host.name]}"
         )
         if host.name in netem:
             yield (
-                f"link add {port(rank)} mtu {network.mtu} type veth peer name q{rank} mtu "
-                f"{network.mtu}"
+                f"link add {port(rank)} mtu {network.mtu_bytes} type veth peer name q{rank} mtu "
+                f"{network.mtu_bytes}"
             )
-            yield f"link add d{rank} mtu {network.mtu} type bridge mcast_snooping 0"
+            yield f"link add d{rank} mtu {network.mtu_bytes} type bridge mcast_snooping 0"
             for each in (end, f"q{rank}"):
                 yield f"link set {each} master d{rank} up"
             yield f"link set d{rank} up"
@@ -95,7 +95,7 @@ def joined(network: Network, rank: int) -> str:
 def inside(network: Network, rank: int) -> Iterator[str]:
     """Lines of `ip -batch` for a host's own side."""
     yield "link set lo up"
-    if network.mtu >= IPV6_MTU:
+    if network.mtu_bytes >= IPV6_MTU:
         yield f"link set {DEV} addrgenmode none"  # no IPv6: it would go round the rules below
     yield f"addr add {address(rank)}/16 dev {DEV} noprefixroute"
     yield f"link set {DEV} up"
@@ -106,10 +106,10 @@ def rates(network: Network) -> dict[tuple[str | None, str], float | None]:
     """(host or None for the switches, device): bits per second that it may send."""
     out: dict[tuple[str | None, str], float | None] = {}
     for rank, host in enumerate(network.hosts):
-        out[host.name, DEV] = host.up
-        out[None, port(rank)] = host.down
-    for i, link in enumerate(network.links):
-        out[None, trunk(i, 0)], out[None, trunk(i, 1)] = link.up, link.down
+        out[host.name, DEV] = host.up_bits_per_s
+        out[None, port(rank)] = host.down_bits_per_s
+    for i, link in enumerate(network.trunks):
+        out[None, trunk(i, 0)], out[None, trunk(i, 1)] = link.up_bits_per_s, link.down_bits_per_s
     return out
 
 
@@ -121,8 +121,8 @@ def limited(network: Network, device: str, rate: float | None) -> str:
     """
     if rate is None:
         return f"qdisc del dev {device} root"
-    burst = max(16_000, int(rate / 8 * 1e-3), 2 * network.mtu)
-    limit = max(int(rate / 8 * network.queue), 2 * burst)
+    burst = max(16_000, int(rate / 8 * 1e-3), 2 * network.mtu_bytes)
+    limit = max(int(rate / 8 * network.queue_s), 2 * burst)
     return (
         f"qdisc replace dev {device} root handle 1: tbf rate {rate:.0f}bit burst {burst} limit "
         f"{limit}"
@@ -148,7 +148,9 @@ def queues(network: Network) -> list[Queue]:
         alike: dict[tuple[Wire, ...], list[str]] = {}
         for other in network.names:
             if other != host:
-                alike.setdefault(tuple(now.between(other, host) for now in times), []).append(other)
+                alike.setdefault(tuple(now.wire_between(other, host) for now in times), []).append(
+                    other
+                )
         for wires, sources in alike.items():
             if not all(wire.bare for wire in wires):
                 found.append(
@@ -184,8 +186,8 @@ def netem_tree(network: Network, queues: list[Queue], seeded: bool) -> Iterator[
 
 def netem(network: Network, queue: Queue, place: int, verb: str, seeded: bool) -> str:
     """The line that sets one of them. netem draws uniformly from delay ± jitter."""
-    wire = network.between(queue.sources[0], queue.to)
-    delay, jitter = (wire.rtt / 2 + wire.jitter / 4) * 1e6, wire.jitter / 4 * 1e6
+    wire = network.wire_between(queue.sources[0], queue.to)
+    delay, jitter = (wire.latency_s + wire.jitter_s / 2) * 1e6, wire.jitter_s / 2 * 1e6
     told = (
         f"delay {delay:.0f}us"
         + (f" {jitter:.0f}us" if jitter else "")
