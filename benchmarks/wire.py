@@ -39,11 +39,12 @@ import thinwire.what  # noqa: F401  (its members must be known before one is spe
 from benchmarks.common import Neighbours, emit, parser, table, with_kept
 from benchmarks.plain_sockets import Plain
 from thinwire.core import LOCAL_NETWORK, Link, RankContext, Spec
+from thinwire.core.broadcast import broadcast
 from thinwire.drive.sim import Wires, simulate
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import probe
 from thinwire.engine.meter import Meter
-from thinwire.how import broadcast, hierarchical
+from thinwire.how import hierarchical
 from thinwire.lab import Count, Lab
 from thinwire.net import Network, Wire, two_level, uniform
 from thinwire.spell import spelled

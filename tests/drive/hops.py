@@ -6,7 +6,7 @@ from torch import Tensor
 from thinwire.core import Flight, Hop, Outcome
 
 
-def flight(*hops: Hop) -> Flight:
+def flight(*hops: Hop) -> Flight[Outcome]:
     """Yields these hops, and ends with the last answer that is a tensor."""
     last = torch.zeros(1)
     for hop in hops:

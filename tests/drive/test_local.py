@@ -33,12 +33,12 @@ def test_payloads_arrive_as_they_were_when_they_were_sent() -> None:
     payload = torch.tensor([1, 2, 3], dtype=torch.uint8)
     got: dict[int, Tensor] = {}
 
-    def sender() -> Flight:
+    def sender() -> Flight[Outcome]:
         yield Exchange(((1, payload),), ())
         payload.zero_()
         return Outcome(torch.zeros(1))
 
-    def receiver() -> Flight:
+    def receiver() -> Flight[Outcome]:
         got.update((yield Exchange((), ((0, 3),))))
         return Outcome(torch.zeros(1))
 
@@ -110,7 +110,7 @@ def test_nothing_is_moved_for_a_size_of_zero() -> None:
         "other numbers",
     ],
 )
-def test_ranks_that_do_not_meet_are_named(flights: dict[int, Flight], told: str) -> None:
+def test_ranks_that_do_not_meet_are_named(flights: dict[int, Flight[Outcome]], told: str) -> None:
     with pytest.raises(FlightError, match=told):
         run(flights)
 
@@ -136,7 +136,7 @@ def test_a_fabric_joins_threads() -> None:
 
 
 def test_an_error_in_one_ranks_flight_reaches_all() -> None:
-    def bad() -> Flight:
+    def bad() -> Flight[Outcome]:
         yield AllReduce(ones(), (0, 1))
         raise ValueError("it fell over")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Generator
 from itertools import pairwise
 from typing import Any
 
@@ -16,9 +14,7 @@ import thinwire
 from tests.engine.models import DRAWING, WIDTH, batch, weights_of
 from tests.ranks import run_ranks
 from tests.threads import on_threads
-from thinwire.core import Driver, Exchange, Outcome
-from thinwire.drive.local import run
-from thinwire.engine.status import combined
+from thinwire.core import Driver
 from thinwire.how import gather, two_shot
 from thinwire.on import deltas, gradients, momentum
 from thinwire.strategy import Strategy
@@ -48,32 +44,6 @@ def used_at(step: int, rank: int) -> tuple[int, ...]:
     if step < 2:
         return (0, 1, 2)
     return ((), (1,), (1, 2), (2,) if rank == 1 else (), (0, 1) if rank == 0 else (1,))[step % 5]
-
-
-@pytest.mark.parametrize("world", range(1, 10))
-def test_messages_are_combined_by_or_on_any_number_of_ranks(world: int) -> None:
-    draws = random.Random(world)
-    own = [
-        bytes(draws.randrange(256) & draws.randrange(256) for _ in range(5)) for _ in range(world)
-    ]
-    sent: dict[int, float] = {}
-
-    def flight(rank: int) -> Generator[Exchange, Any, Outcome]:
-        return Outcome(
-            (
-                yield from combined(
-                    torch.tensor(list(own[rank]), dtype=torch.uint8), rank, world, torch.bitwise_or
-                )
-            )
-        )
-
-    outcomes = run({rank: flight(rank) for rank in range(world)}, sent)
-    expected = [0] * 5
-    for each in own:
-        expected = [a | b for a, b in zip(expected, each, strict=True)]
-    assert all(outcome.total.tolist() == expected for outcome in outcomes.values())
-    assert set(sent.values()) == {5.0 * (world - 1).bit_length()}
-    assert world > 1 or outcomes[0].total.tolist() == list(own[0])
 
 
 def _steps(model: nn.Module, net: nn.Module, rank: int, steps: int) -> list[Tensor]:

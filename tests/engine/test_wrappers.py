@@ -273,10 +273,6 @@ def _warned(model: nn.Module, strategy: Strategy) -> str:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         warn_if_little(
-            strategy,
-            strategy.how.bind(4),
-            built,
-            RankContext(0, (0, 1, 2, 3), 0, 0),
-            stacklevel=1,
+            strategy, strategy.how.bind(4), built, RankContext(0, (0, 1, 2, 3), 0, 0), stacklevel=1
         )
     return "".join(str(each.message) for each in found)

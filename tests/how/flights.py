@@ -31,7 +31,7 @@ def contexts_of(world: int, step: int = 0) -> dict[int, RankContext]:
 
 def launch(
     route: Route, codec: Codec, xs: Mapping[int, Tensor], spec: Spec, step: int = 0
-) -> dict[int, Flight]:
+) -> dict[int, Flight[Outcome]]:
     """Fresh flights of all ranks."""
     at = contexts_of(len(xs), step)
     return {
@@ -45,7 +45,7 @@ def fly(route: Route, codec: Codec, world: int, spec: Spec | None = None) -> dic
     return run(launch(route, codec, values(world, spec), spec))
 
 
-def watched(flight: Flight, look: Callable[[Any], None]) -> Flight:
+def watched(flight: Flight[Outcome], look: Callable[[Any], None]) -> Flight[Outcome]:
     """The same flight; `look` sees each hop."""
 
     def through(hop: Hop) -> Hop:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.how.flights import contexts_of, values
-from thinwire.core import Codec, Flight, Link, Part, RankContext, Route, Spec
+from thinwire.core import Codec, Flight, Link, Outcome, Part, RankContext, Route, Spec
 from thinwire.drive.local import run
 from thinwire.drive.sim import Launch, Report, Wires, simulate
 from thinwire.how import (
@@ -70,7 +70,7 @@ class Ranks:
             for _, span in slices(codec)
         ]
 
-    def flights(self, number: int, step: int) -> dict[int, Flight]:
+    def flights(self, number: int, step: int) -> dict[int, Flight[Outcome]]:
         _, span = self.slices[number]
         xs = values(WORLD, span, seed=step)
         contexts: dict[int, RankContext] = contexts_of(WORLD, step)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.how.flights import bucket, launch, values
-from thinwire.core import Exchange, Flight, Hop, Route
+from thinwire.core import Exchange, Flight, Hop, Outcome, Route
 from thinwire.drive.local import run
 from thinwire.errors import FlightError, PayloadError
 from thinwire.how import gossip, halving_doubling, ring, server, torus, tree, two_shot
@@ -26,7 +26,7 @@ ROUTES = [
 DATA_SIZED = entropy(uniform(4))
 
 
-def lying(flight: Flight, lie: Any) -> Flight:
+def lying(flight: Flight[Outcome], lie: Any) -> Flight[Outcome]:
     """The same flight, whose first message is what `lie` makes of it."""
     told = False
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.how.flights import bucket, contexts_of, launch, values
 from tests.ranks import run_ranks
-from thinwire.core import Codec, Exchange, Flight, Hop, Link, Part, Route, Spec
+from thinwire.core import Codec, Exchange, Flight, Hop, Link, Outcome, Part, Route, Spec
 from thinwire.drive.local import run
 from thinwire.drive.sim import Wires, simulate
 from thinwire.drive.torch import TorchDriver
@@ -86,7 +86,7 @@ class Noise:
     def __init__(self, message: int, bit: float) -> None:
         self.message, self.bit, self.turned = message, bit, 0
 
-    def on(self, flight: Flight) -> Flight:
+    def on(self, flight: Flight[Outcome]) -> Flight[Outcome]:
         return relayed(flight, self._hop)
 
     def _hop(self, hop: Hop) -> Hop:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.how.flights import watched
-from thinwire.core import Codec, Exchange, Flight
+from thinwire.core import Codec, Exchange, Flight, Outcome
 from thinwire.drive.local import run
 from thinwire.how import gather
 from thinwire.testing import check_route, contexts, specs
@@ -63,7 +63,7 @@ def test_lengths_go_first_only_where_the_data_sizes_payloads(codec: Codec, hops:
     at = contexts(group=(0, 1))
     seen: list[object] = []
 
-    def carried(rank: int) -> Flight:
+    def carried(rank: int) -> Flight[Outcome]:
         return gather().carry(
             codec, torch.randn(MANY.numel), MANY, gather().init(codec, MANY, at[rank]), at[rank]
         )

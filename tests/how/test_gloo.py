@@ -116,7 +116,7 @@ def computing(rank: int) -> list[tuple[float, float]]:
     driver = TorchDriver(None, lanes=3, timeout=timedelta(seconds=60), device=torch.device("cpu"))
     spans: list[tuple[float, float]] = []
 
-    def flight() -> Flight:
+    def flight() -> Flight[Outcome]:
         for _ in range(4):
             begun = time.perf_counter()
             time.sleep(0.01)

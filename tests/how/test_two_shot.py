@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from thinwire import recipes
-from thinwire.core import Codec, Exchange, Flight, Hop, Part, Route, Spec, State
+from thinwire.core import Codec, Exchange, Flight, Hop, Outcome, Part, Route, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather, two_shot
@@ -116,7 +116,7 @@ def _flight(
     """One flight of all ranks: the total, and the bytes that a rank receives."""
     heard = dict.fromkeys(xs, 0)
 
-    def listening(rank: int, flight: Flight) -> Flight:
+    def listening(rank: int, flight: Flight[Outcome]) -> Flight[Outcome]:
         def listened(hop: Hop) -> Hop:
             assert isinstance(hop, Exchange)
             heard[rank] += sum(size for _, size in hop.recv)

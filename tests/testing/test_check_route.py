@@ -28,13 +28,17 @@ from thinwire.what import identity, topk, uniform
 
 
 class _OneRankDiffers(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         outcome = yield from super().carry(codec, x, spec, state, ctx)
         return Outcome(outcome.total + 1e-30 if ctx.rank == 1 else outcome.total, outcome.sent)
 
 
 class _LeavesOneOut(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         return (
             yield from super().carry(
                 codec, x if ctx.rank else torch.zeros_like(x), spec, state, ctx
@@ -43,13 +47,17 @@ class _LeavesOneOut(gather):
 
 
 class _GossipsTooMuch(gossip):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         outcome = yield from super().carry(codec, x, spec, state, ctx)
         return Outcome(outcome.total * 1.5, outcome.sent)
 
 
 class _LosesOnTheWay(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         outcome = yield from super().carry(codec, x, spec, state, ctx)
         return Outcome(outcome.total * 0.9, outcome.sent)
 
@@ -67,7 +75,9 @@ class _MiscountsMessages(gather):
 class _GoesByWhoComesFirst(gather):
     came = count()
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         late = next(self.came) % ctx.world == ctx.world - 1
         outcome = yield from super().carry(
             codec, x * (1 + 1e-7 * (late and ctx.rank == 0)), spec, state, ctx
@@ -82,7 +92,9 @@ class _HidesItsGroups(hierarchical):
 
 
 class _WaitsForNobody(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         outcome = yield from super().carry(codec, x, spec, state, ctx)
         if ctx.rank == 0 and ctx.world > 1 and not outcome.total.any():
             yield Exchange((), ((1, 8),))
@@ -90,7 +102,9 @@ class _WaitsForNobody(gather):
 
 
 class _SendsNumbers(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         got = yield Exchange(
             tuple((rank, x) for rank in ctx.others),
             tuple((rank, x.numel()) for rank in ctx.others),
@@ -99,13 +113,17 @@ class _SendsNumbers(gather):
 
 
 class _EndsInAnotherDtype(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         outcome = yield from super().carry(codec, x, spec, state, ctx)
         return Outcome(outcome.total.double(), outcome.sent)
 
 
 class _SendsToItself(gather):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         yield Exchange(
             ((ctx.rank, reference.as_bytes(x)),), ((ctx.rank, x.numel() * x.dtype.itemsize),)
         )
@@ -113,7 +131,9 @@ class _SendsToItself(gather):
 
 
 class _ReducesForOthers(native):
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         yield AllReduce(x, tuple(rank for rank in ctx.group if rank != ctx.rank) or ctx.group)
         return Outcome(x)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-from thinwire.core.codec import Outcome
 from thinwire.core.route import Flight, Link
 from thinwire.core.spec import Ranks
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +24,8 @@ class Stage:
     sent_bytes: float = 0.0
 
 
-class Handle(Protocol):
-    """A flight in the air."""
+class Handle(Protocol[T_co]):
+    """A flight in the air; it ends with what the flight returns."""
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -40,8 +42,8 @@ class Handle(Protocol):
 
     @property
     def sent_bytes(self) -> float: ...
-    def wait(self) -> Outcome:
-        """The outcome, once landed.
+    def wait(self) -> T_co:
+        """Wait for the flight to land and return its result.
 
         Raises:
             FlightError: it could not be carried; RankLostError names the ranks where it can.
@@ -78,7 +80,7 @@ class Driver(Protocol):
     def set_phase(self, label: str) -> None:
         """Where this rank stands, for the others to hear if a flight fails."""
 
-    def start(self, flight: Flight, lane: int, label: str) -> Handle:
+    def start(self, flight: Flight[T], lane: int, label: str) -> Handle[T]:
         """Put a flight on a lane: lanes run side by side, the flights of one lane one after another
         to completion.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -145,7 +145,10 @@ class Cost:
 
 
 Hop: TypeAlias = AllReduce | Exchange
-Flight: TypeAlias = Generator[Hop, Any, Outcome]
+T = TypeVar("T")
+Flight: TypeAlias = Generator[Hop, Any, T]
+"""A transfer in progress: it yields hops, is sent their answers, and returns what it is about: an
+`Outcome` of a codec, every rank's bytes, a vote."""
 
 
 class Route(Member, ABC):
@@ -206,7 +209,9 @@ class Route(Member, ABC):
         return self
 
     @abstractmethod
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         """The flight of `x` (spec.numel,), from this rank's side."""
 
     @abstractmethod

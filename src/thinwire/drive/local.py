@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,20 +23,21 @@ from thinwire.core import (
     Flight,
     Hop,
     Link,
-    Outcome,
     Ranks,
     Stage,
     allreduce_nbytes,
 )
 from thinwire.errors import FlightError, RankLostError
 
+T = TypeVar("T")
+
 
 def run(
-    flights: Mapping[int, Flight],
+    flights: Mapping[int, Flight[T]],
     sent: dict[int, float] | None = None,
     order: Sequence[int] | None = None,
-) -> dict[int, Outcome]:
-    """Run one flight a rank to the end and return their outcomes.
+) -> dict[int, T]:
+    """Run one flight a rank to the end and return what each of them returns.
 
     Args:
         flights: {rank: generator}.
@@ -49,9 +50,8 @@ def run(
 
     Example:
         >>> def flight(rank):
-        ...     told = yield AllReduce(torch.tensor([float(rank)]), (0, 1))
-        ...     return Outcome(told)
-        >>> run({rank: flight(rank) for rank in (0, 1)})[1].total
+        ...     return (yield AllReduce(torch.tensor([float(rank)]), (0, 1)))
+        >>> run({rank: flight(rank) for rank in (0, 1)})[1]
         tensor([1.])
     """
     order = sorted(flights) if order is None else order
@@ -59,13 +59,13 @@ def run(
     sent.update({rank: sent.get(rank, 0.0) for rank in flights})
     mail: dict[tuple[int, int], deque[Tensor]] = {}
     waiting: dict[int, Hop] = {}
-    outcomes: dict[int, Outcome] = {}
+    results: dict[int, T] = {}
 
     def advance(rank: int, reply: Any) -> None:
         try:
             hop = flights[rank].send(reply)
         except StopIteration as stop:
-            outcomes[rank] = stop.value
+            results[rank] = stop.value
             waiting.pop(rank, None)
             return
         waiting[rank] = hop
@@ -107,7 +107,7 @@ def run(
         raise FlightError(
             f"all ranks are done and nobody took {', '.join(left)}: their hops crossed"
         )
-    return outcomes
+    return results
 
 
 def _receive(
@@ -166,10 +166,10 @@ def say(hop: Hop) -> str:
 
 @dataclass
 class _Meeting:
-    """One flight number of one lane: the flights that have come so far, and what came of them."""
+    """One flight number of one lane: the flights that have come so far, and what they returned."""
 
-    flights: dict[int, Flight] = field(default_factory=dict)
-    outcomes: dict[int, Outcome] | None = None
+    flights: dict[int, Flight[Any]] = field(default_factory=dict)
+    results: dict[int, Any] | None = None
     error: Exception | None = None
     sent: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
@@ -193,7 +193,7 @@ class Fabric:
     def driver(self, rank: int, lanes: int = 1) -> LocalDriver:
         return LocalDriver(self, rank, lanes)
 
-    def join(self, rank: int, lane: int, number: int, flight: Flight) -> _Meeting:
+    def join(self, rank: int, lane: int, number: int, flight: Flight[Any]) -> _Meeting:
         with self._lock:
             meeting = self._meetings.setdefault((lane, number), _Meeting())
             meeting.flights[rank] = flight
@@ -201,7 +201,7 @@ class Fabric:
                 return meeting
             del self._meetings[lane, number]
         try:
-            meeting.outcomes = self.carry(meeting.flights, meeting.sent, meeting.seconds, lane)
+            meeting.results = self.carry(meeting.flights, meeting.sent, meeting.seconds, lane)
         except Exception as error:  # every rank of the flight must hear of it
             meeting.error = error
         meeting.done.set()
@@ -209,11 +209,11 @@ class Fabric:
 
     def carry(
         self,
-        flights: Mapping[int, Flight],
+        flights: Mapping[int, Flight[T]],
         sent: dict[int, float],
         seconds: dict[int, float],
         lane: int,
-    ) -> dict[int, Outcome]:
+    ) -> dict[int, T]:
         """Run one flight of all ranks, and tell what each has sent and how long its wire took."""
         return run(flights, sent)
 
@@ -246,7 +246,7 @@ class LocalDriver:
     def set_phase(self, label: str) -> None:
         """Nobody listens."""
 
-    def start(self, flight: Flight, lane: int, label: str) -> LocalHandle:
+    def start(self, flight: Flight[T], lane: int, label: str) -> LocalHandle[T]:
         number = self._numbers[lane]
         self._numbers[lane] += 1
         return LocalHandle(self.fabric.join(self.rank, lane, number, flight), self, label)
@@ -259,7 +259,7 @@ class LocalDriver:
 
 
 @dataclass
-class LocalHandle:
+class LocalHandle(Generic[T]):
     """A flight of one rank of a `Fabric`; no time passes on its wire."""
 
     meeting: _Meeting
@@ -277,7 +277,7 @@ class LocalHandle:
     def sent_bytes(self) -> float:
         return self.meeting.sent.get(self.driver.rank, 0.0)
 
-    def wait(self) -> Outcome:
+    def wait(self) -> T:
         fabric = self.driver.fabric
         if not self.meeting.done.wait(fabric.timeout.total_seconds()):
             missing = sorted(set(range(fabric.world)) - set(self.meeting.flights))
@@ -290,5 +290,6 @@ class LocalHandle:
             )
         if self.meeting.error is not None:
             raise FlightError(f"{self.label}: {self.meeting.error}") from self.meeting.error
-        assert self.meeting.outcomes is not None
-        return self.meeting.outcomes[self.driver.rank]
+        assert self.meeting.results is not None
+        result: T = self.meeting.results[self.driver.rank]
+        return result

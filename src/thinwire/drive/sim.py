@@ -19,17 +19,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from thinwire.core import AllReduce, Exchange, Flight, Outcome, Ranks, allreduce_nbytes
+from thinwire.core import AllReduce, Exchange, Flight, Ranks, allreduce_nbytes
 from thinwire.drive._wires import Channel, Flow, Wires, share
 from thinwire.drive.local import Fabric, say, sum_up
 from thinwire.errors import FlightError
 
 __all__ = ["Channel", "Event", "Launch", "Report", "SimFabric", "Wires", "simulate"]
 
+T = TypeVar("T")
 Think = Callable[[int, int], float]
 """Seconds that a rank computes before its n-th hop (and before its end, after the last), from
 (rank, n)."""
@@ -40,7 +41,7 @@ class Launch:
     """One flight of all ranks, and when it may start: at one time, or at each rank's own (when its
     bucket is full, say)."""
 
-    flights: Mapping[int, Flight]
+    flights: Mapping[int, Flight[Any]]
     at: float | Mapping[int, float] = 0.0
 
     def at_rank(self, rank: int) -> float:
@@ -75,7 +76,7 @@ class Report:
     sent_bytes: dict[int, float] = field(default_factory=dict)
     messages: dict[int, int] = field(default_factory=dict)
     ways: Counter[Hashable] = field(default_factory=Counter)
-    outcomes: list[list[dict[int, Outcome]]] = field(default_factory=list)
+    outcomes: list[list[dict[int, Any]]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -83,14 +84,14 @@ class Report:
         return max(self.ends.values(), default=0.0)
 
     @property
-    def outcome(self) -> dict[int, Outcome]:
+    def outcome(self) -> dict[int, Any]:
         """Of the one flight that there was."""
         ((only,),) = self.outcomes
         return only
 
 
 def simulate(
-    flights: Mapping[int, Flight] | Sequence[Sequence[Launch]],
+    flights: Mapping[int, Flight[Any]] | Sequence[Sequence[Launch]],
     wires: Wires,
     think: Think | None = None,
 ) -> Report:
@@ -128,7 +129,7 @@ class _Rank:
     rank: int
     lane: int
     number: int = -1  # of the flight that it is at
-    flight: Flight | None = None
+    flight: Flight[Any] | None = None
     hops: int = 0
     hop: Any = None
     sends: deque[tuple[int, Any, float]] = field(default_factory=deque)
@@ -427,11 +428,11 @@ class SimFabric(Fabric):
 
     def carry(
         self,
-        flights: Mapping[int, Flight],
+        flights: Mapping[int, Flight[T]],
         sent: dict[int, float],
         seconds: dict[int, float],
         lane: int,
-    ) -> dict[int, Outcome]:
+    ) -> dict[int, T]:
         report = simulate(flights, self.wires)
         sent.update(report.sent_bytes)
         seconds.update(report.ends)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,11 +31,11 @@ from thinwire.core import (
     Flight,
     Hop,
     Link,
-    Outcome,
     Ranks,
     Stage,
     allreduce_nbytes,
 )
+from thinwire.core.collective import tensors_in
 from thinwire.drive import interfaces
 from thinwire.drive.blame import Diagnosis, Hops
 from thinwire.drive.threads import thread_ids, thread_s
@@ -43,6 +43,8 @@ from thinwire.drive.watch import Watch
 from thinwire.errors import FlightError, LinkLostError, RankLostError, ThinwireError
 from thinwire.kernels import memory
 from thinwire.words import first_line
+
+T = TypeVar("T")
 
 LOOK_S = 0.5  # between two looks whether a hop goes on
 MARGIN_S = 10.0  # that the transport has beyond its timeout, to say so
@@ -74,7 +76,7 @@ class TorchDriver:
             tuple(self._members) if len(self._members) < dist.get_world_size() else ()
         )
         self._backend = dist.get_backend(group)
-        self._device = device
+        self.device = device
         # gloo carries from the host's memory alone, so that ranks may differ in device
         self._wire = (
             torch.device("cpu") if device.type == "cuda" and self._backend == "gloo" else device
@@ -136,7 +138,7 @@ class TorchDriver:
     def set_phase(self, label: str) -> None:
         self.watch.set_phase(label)
 
-    def start(self, flight: Flight, lane: int, label: str) -> TorchHandle:
+    def start(self, flight: Flight[T], lane: int, label: str) -> TorchHandle[T]:
         if self._closed:  # no thread would take it up, and whoever waits for it would wait for good
             raise FlightError(
                 f"{label}: the syncer is closed, and nothing flies any more. Attach again"
@@ -222,7 +224,7 @@ class TorchDriver:
                 ]
             )
             _wait(receive)
-        return {rank: buffer.to(self._device) for rank, buffer in buffers.items()}, sent
+        return {rank: buffer.to(self.device) for rank, buffer in buffers.items()}, sent
 
     def explain(self, error: BaseException, label: str) -> ThinwireError:
         """What a failed flight means, by heartbeats and beacons; the others are told, lest they
@@ -286,20 +288,20 @@ def transport_cause(error: BaseException) -> str:
     return said + interfaces.advice(said)
 
 
-class TorchHandle:
+class TorchHandle(Generic[T]):
     """A flight on its way: filled by its lane's thread."""
 
-    def __init__(self, driver: TorchDriver, lane: _Lane, flight: Flight, label: str) -> None:
+    def __init__(self, driver: TorchDriver, lane: _Lane, flight: Flight[T], label: str) -> None:
         self.driver, self.lane, self.flight, self.label = driver, lane, flight, label
         self.encode_s = self.carry_s = self.wire_s = self.sent_bytes = 0.0
         self.stages: list[Stage] = []
-        self.outcome: Outcome | None = None
+        self.result: T | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
         self.ready: Any = None  # CUDA: what the caller's stream had done at the launch
         self.landed: Any = None  # CUDA: when the lane's stream will have done it
 
-    def wait(self) -> Outcome:
+    def wait(self) -> T:
         while not self.done.wait(LOOK_S):
             if self.lane.stalled():  # the transport has a timeout of its own, and did not keep it
                 limit = self.driver.timeout.total_seconds()
@@ -309,12 +311,13 @@ class TorchHandle:
                 raise self.driver.explain(error, self.label) from error
         if self.error is not None:
             raise self.driver.explain(self.error, self.label) from self.error
-        assert self.outcome is not None
         if self.landed is not None:
-            stream = torch.cuda.current_stream(self.outcome.total.device)
+            stream = torch.cuda.current_stream(self.driver.device)
             stream.wait_event(self.landed)
-            self.outcome.total.record_stream(stream)
-        return self.outcome
+            for tensor in tensors_in(self.result):
+                if tensor.is_cuda:  # its memory must not be given away before this stream has read
+                    tensor.record_stream(stream)
+        return self.result  # type: ignore[return-value]  # T may itself be `None`
 
 
 class _Lane:
@@ -328,14 +331,14 @@ class _Lane:
         """Flights that this lane has carried, hops of the one under way, and the ranks whose bytes
         it waits for."""
         self._hop_begun: float | None = None
-        self._queue: queue.SimpleQueue[TorchHandle | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[TorchHandle[Any] | None] = queue.SimpleQueue()
         self._threads = torch.get_num_threads()
         self._thread = threading.Thread(
             target=self._loop, name=f"thinwire-lane-{index}", daemon=True
         )
         self._thread.start()
 
-    def put(self, handle: TorchHandle) -> None:
+    def put(self, handle: TorchHandle[Any]) -> None:
         if self._stream is not None:
             handle.ready = torch.cuda.current_stream(self._stream.device).record_event()
         self._queue.put(handle)
@@ -375,7 +378,7 @@ class _Lane:
                     self._broken = handle.error = error
             handle.done.set()
 
-    def _run(self, handle: TorchHandle) -> None:
+    def _run(self, handle: TorchHandle[Any]) -> None:
         if self._stream is not None:
             self._stream.wait_event(handle.ready)
         reply: Any = None
@@ -388,7 +391,7 @@ class _Lane:
                 try:
                     hop = handle.flight.send(reply)
                 except StopIteration as stop:
-                    handle.outcome = stop.value
+                    handle.result = stop.value
                     break
                 finally:
                     handle.encode_s += time.thread_time() - begun
@@ -406,7 +409,7 @@ class _Lane:
             handle.landed = self._stream.record_event()
             self._await(handle)
 
-    def _await(self, handle: TorchHandle) -> None:
+    def _await(self, handle: TorchHandle[Any]) -> None:
         """Until the stream has carried the flight: NCCL only enqueues, so a lost rank would be seen
         nowhere else."""
         begun = time.perf_counter()

@@ -17,12 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire import how
-from thinwire.core import Driver, Exchange, Flight, Link, Outcome, RankContext, Route
+from thinwire.core import Driver, Handle, Link, RankContext, Route, collective
+from thinwire.core.broadcast import broadcast as broadcast_flight
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, DisagreementError
-
-_LENGTH = 8
 
 
 class Sharing:
@@ -31,34 +29,24 @@ class Sharing:
     def __init__(
         self, driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device
     ) -> None:
-        self._driver, self._meter = driver, meter
-        self._heard: dict[int, bytes] = {driver.rank: payload}
-        self._label = label
-        self._handle = driver.start(self._flight(payload, device), driver.lanes, label)
-
-    def _flight(self, payload: bytes, device: torch.device) -> Flight:
-        others = _others(self._driver)
+        self._meter, self._label = meter, label
         own = torch.empty(0, dtype=torch.uint8, device=device)
         if payload:
             own = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device)
-        length = torch.tensor([own.numel()]).view(torch.uint8).to(device)
-        told = yield Exchange(
-            tuple((rank, length) for rank in others),
-            tuple((rank, _LENGTH) for rank in reversed(others)),
+        self._handle: Handle[list[Tensor]] = driver.start(
+            collective.all_gather(own, context_of(driver)), driver.lanes, label
         )
-        sizes = {rank: int(told[rank].cpu().view(torch.int64)) for rank in others}
-        got = yield Exchange(
-            tuple((rank, own) for rank in others),
-            tuple((rank, sizes[rank]) for rank in reversed(others)),
-        )
-        self._heard.update({rank: got[rank].cpu().numpy().tobytes() for rank in others})
-        return Outcome(torch.empty(0))
 
     def result(self) -> list[bytes]:
-        """Every rank's bytes, by rank."""
-        self._handle.wait()
+        """Wait for every rank's bytes and return them, by rank."""
+        gathered = self._handle.wait()
         self._meter.count(self._label, self._handle.sent_bytes)
-        return [self._heard[rank] for rank in range(self._driver.world)]
+        return [each.cpu().numpy().tobytes() for each in gathered]
+
+
+def context_of(driver: Driver) -> RankContext:
+    """Return the context of a collective over all ranks of a driver, which draws nothing."""
+    return RankContext(driver.rank, tuple(range(driver.world)), 0, 0)
 
 
 def all_gather(
@@ -118,8 +106,8 @@ def broadcast(
     flat = torch.cat(
         [tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     )
-    ctx = RankContext(driver.rank, tuple(range(driver.world)), 0, 0)
-    handle = driver.start(how.broadcast(flat, ctx, link or driver.transport), driver.lanes, label)
+    flight = broadcast_flight(flat, context_of(driver), link or driver.transport)
+    handle = driver.start(flight, driver.lanes, label)
     handle.wait()
     meter.count(label, handle.sent_bytes)
     if driver.rank:
@@ -224,7 +212,3 @@ def fingerprint(tensor: Tensor) -> bytes:
 def raw(tensor: Tensor) -> bytes:
     """A tensor's bits."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _others(driver: Driver) -> tuple[int, ...]:
-    return tuple((driver.rank + k) % driver.world for k in range(1, driver.world))

@@ -21,6 +21,7 @@ from thinwire.core import (
     Driver,
     Handle,
     Leaf,
+    Outcome,
     Part,
     RankContext,
     Role,
@@ -69,7 +70,7 @@ class Airborne:
 
     step: int
     x: Tensor
-    handles: list[Handle]
+    handles: list[Handle[Outcome]]
     tracks: list[Track]
     waited: bool = False
     first_bad: int | Tensor = -1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Flight, Leaf, RankContext, Route, Spec
+from thinwire.core import Driver, Flight, Leaf, Outcome, RankContext, Route, Spec
 from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
 from thinwire.engine.meter import Meter
 from thinwire.engine.trace import COMPUTE, Trace
@@ -151,11 +151,11 @@ class Flights:
         self.meter.count(label, handle.sent_bytes)
         return total
 
-    def _exact(self, span: Tensor, spec: Spec, step: int) -> Flight:
+    def _exact(self, span: Tensor, spec: Spec, step: int) -> Flight[Outcome]:
         ctx = self._context(step)
         return self.dense.carry(_EXACT, span, spec, self.dense.init(_EXACT, spec, ctx), ctx)
 
-    def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight:
+    def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight[Outcome]:
         flight = self._how.carry(
             self.strategy.what, span, part.spec, part.state, self._context(step)
         )
@@ -165,7 +165,7 @@ class Flights:
         return RankContext(self.driver.rank, tuple(range(self.driver.world)), step, self._seed)
 
 
-def _tracked(flight: Flight, part: Slice, track: Track) -> Flight:
+def _tracked(flight: Flight[Outcome], part: Slice, track: Track) -> Flight[Outcome]:
     """The flight, with a note of which leaves it replaced (it runs on its lane, in order)."""
     before = [(leaf, leaf.value) for _, leaf in part.state.walk()]
     outcome = yield from flight

@@ -295,7 +295,7 @@ class _Alone:
     def set_phase(self, label: str) -> None:
         """Nobody listens."""
 
-    def start(self, flight: Flight, lane: int, label: str) -> Any:
+    def start(self, flight: Flight[Any], lane: int, label: str) -> Any:
         raise FlightError(
             f"{label}: ranks of a quorum fly nothing that all of them would have to wait for"
         )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from thinwire.core import Handle, allreduce_nbytes
 
@@ -33,7 +34,7 @@ class Row:
     route: str = ""
     carry_s: float = 0.0
 
-    def add(self, handle: Handle) -> None:
+    def add(self, handle: Handle[Any]) -> None:
         self.flights += 1
         self.sent_bytes += handle.sent_bytes
         self.encode_s += handle.encode_s

@@ -17,12 +17,17 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from thinwire.core import Driver, Exchange, Flight, Handle, Link, Outcome
+from thinwire.core import Driver, Flight, Handle, Link
+from thinwire.core.collective import all_gather, all_to_all
+from thinwire.engine.agree import context_of
 from thinwire.engine.meter import Meter
 
+T = TypeVar("T")
 TURNS = 5
 BUDGET_S, BUDGET_TRIPS = 1.0, 20
 LONG_S, SHORT_S = 0.02, 0.001
@@ -109,47 +114,42 @@ class _Probe:
 
     def _turn(self, peers: int, nbytes: int) -> float:
         """Return the seconds that this rank takes to exchange so many bytes with so many others."""
-        return self._wait(
-            self._driver.start(
-                _exchange(self._driver, self._device, peers, nbytes), self._driver.lanes, LABEL
-            )
-        ).wire_s
+        flight = _exchange(self._driver, self._device, peers, nbytes)
+        handle = self._driver.start(flight, self._driver.lanes, LABEL)
+        self._wait(handle)
+        return handle.wire_s
 
     def _agreed(self, seconds: list[float]) -> list[float]:
         """Return of each figure the most that any rank has; the seconds that hops took go along."""
-        heard = [[*seconds, self._here]]
-        self._wait(
-            self._driver.start(
-                _telling(self._driver, self._device, heard), self._driver.lanes, LABEL
-            )
-        )
-        *most, self._passed = (max(column) for column in zip(*heard, strict=True))
-        return most
+        flight = _latest([*seconds, self._here], self._driver, self._device)
+        *latest, self._passed = self._wait(self._driver.start(flight, self._driver.lanes, LABEL))
+        return latest
 
-    def _wait(self, handle: Handle) -> Handle:
-        handle.wait()
+    def _wait(self, handle: Handle[T]) -> T:
+        result = handle.wait()
         self._here += handle.wire_s
         self._meter.count(LABEL, handle.sent_bytes)
-        return handle
+        return result
 
 
-def _telling(driver: Driver, device: torch.device, heard: list[list[float]]) -> Flight:
-    """Send the first row of `heard` to every other rank, and add theirs; all have the same length,
-    so one message is enough."""
-    shape = struct.Struct(f"<{len(heard[0])}d")
-    own = torch.frombuffer(bytearray(shape.pack(*heard[0])), dtype=torch.uint8).to(device)
-    others = [(driver.rank + k) % driver.world for k in range(1, driver.world)]
-    got = yield Exchange(
-        tuple((rank, own) for rank in others),
-        tuple((rank, shape.size) for rank in reversed(others)),
-    )
-    heard += [list(shape.unpack(got[rank].cpu().numpy().tobytes())) for rank in others]
-    return Outcome(torch.empty(0))
+def _latest(seconds: list[float], driver: Driver, device: torch.device) -> Flight[list[float]]:
+    """Return of each figure the most that any rank has."""
+    shape = struct.Struct(f"<{len(seconds)}d")
+    own = torch.frombuffer(bytearray(shape.pack(*seconds)), dtype=torch.uint8).to(device)
+    gathered = yield from all_gather(own, context_of(driver), same_size=True)
+    rows = [shape.unpack(each.cpu().numpy().tobytes()) for each in gathered]
+    return [max(column) for column in zip(*rows, strict=True)]
 
 
-def _exchange(driver: Driver, device: torch.device, peers: int, nbytes: int) -> Flight:
-    world, rank = driver.world, driver.rank
+def _exchange(
+    driver: Driver, device: torch.device, peers: int, nbytes: int
+) -> Flight[dict[int, Tensor]]:
+    """Send so many bytes to each of the next `peers` ranks, and receive as many from those
+    before."""
+    ctx = context_of(driver)
     payload = torch.zeros(nbytes, dtype=torch.uint8, device=device)
-    send = tuple(((rank + k) % world, payload) for k in range(1, peers + 1))
-    yield Exchange(send, tuple(((rank - k) % world, nbytes) for k in range(1, peers + 1)))
-    return Outcome(torch.empty(0))
+    return all_to_all(
+        dict.fromkeys(ctx.others[:peers], payload),
+        ctx,
+        nbytes=dict.fromkeys(ctx.others[-peers:], nbytes),
+    )

@@ -15,13 +15,14 @@ where a value is not finite.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Exchange, Flight, Outcome
+from thinwire.core import Driver, Flight
+from thinwire.core.collective import combine
+from thinwire.engine.agree import context_of
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.meter import Meter
 
@@ -101,8 +102,8 @@ class Status:
                 stacklevel=2,
             )
 
-    def _flight(self, bitmap: bool) -> Flight:
-        rank, world, device = self._driver.rank, self._driver.world, self._buckets[0].device
+    def _flight(self, bitmap: bool) -> Flight[None]:
+        ctx, device = context_of(self._driver), self._buckets[0].device
         # 1. the flags, and at times the bits a parameter
         first_bad = [
             int(each) for each in self._first_bad
@@ -111,7 +112,7 @@ class Status:
             [self._absent is None or not any(self._absent), *(at >= 0 for at in first_bad)]
         )
         own = flags + (self._reached() if bitmap else b"")
-        heard = yield from combined(_tensor(own, device), rank, world, torch.bitwise_or)
+        heard = yield from combine(_tensor(own, device), ctx, torch.bitwise_or)
         told = bytes(heard.cpu().numpy())
         bits = _unpacked(told)
         self.incomplete = not bits[0]
@@ -122,20 +123,17 @@ class Status:
         if self.incomplete:
             reached = told[len(flags) :]
             if not bitmap:
-                heard = yield from combined(
-                    _tensor(self._reached(), device), rank, world, torch.bitwise_or
-                )
+                heard = yield from combine(_tensor(self._reached(), device), ctx, torch.bitwise_or)
                 reached = bytes(heard.cpu().numpy())
             self._take(_unpacked(reached))
         # 3. the first offender of the lowest rank that has one
         if self.bad:
             here = any(at >= 0 for at in first_bad)
             mine = torch.tensor(
-                [(rank << _INDEX_BITS) + self._place(first_bad) if here else _NOBODY]
+                [(ctx.rank << _INDEX_BITS) + self._place(first_bad) if here else _NOBODY]
             )
-            lowest = yield from combined(mine.view(torch.uint8).to(device), rank, world, _lower)
+            lowest = yield from combine(mine.view(torch.uint8).to(device), ctx, _lower)
             self.offender = self._named(int(lowest.cpu().view(torch.int64)))
-        return Outcome(torch.empty(0))
 
     def _place(self, first_bad: Sequence[int]) -> int:
         """The first bad value here, counted over all buckets that were launched."""
@@ -168,23 +166,6 @@ class Status:
             own = reached[at : at + len(bucket.params)]
             self.silent[bucket.index] = frozenset(i for i, here in enumerate(own) if not here)
             at += len(bucket.params)
-
-
-def combined(
-    own: Tensor, rank: int, world: int, join: Callable[[Tensor, Tensor], Tensor]
-) -> Generator[Exchange, Any, Tensor]:
-    """Combine every rank's bytes in ceil(log2 K) exchanges, whatever the number K of ranks.
-
-    After round r each rank holds what 2^(r+1) ranks have, its own and those before it. Some count
-    twice, so `join` must not mind.
-    """
-    distance = 1
-    while distance < world:
-        source = (rank - distance) % world
-        answer = yield Exchange((((rank + distance) % world, own),), ((source, own.numel()),))
-        own = join(own, answer[source].to(own.device))
-        distance *= 2
-    return own
 
 
 def _lower(a: Tensor, b: Tensor) -> Tensor:

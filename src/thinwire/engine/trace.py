@@ -46,7 +46,7 @@ class Trace:
         if begin is not None:
             self.add(COMPUTE, name, begin, time.perf_counter())
 
-    def flown(self, handle: Handle, bucket: int, part: int, lane: int, step: int) -> None:
+    def flown(self, handle: Handle[Any], bucket: int, part: int, lane: int, step: int) -> None:
         """A flight that has landed."""
         for stage in handle.stages:
             told = {"step": step, "bucket": bucket, "slice": part} | (

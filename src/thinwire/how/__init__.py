@@ -6,7 +6,6 @@ inside and a thin one between: `hierarchical(native(), two_shot(), node=8)`. `au
 is fastest.
 """
 
-from thinwire.how._broadcast import broadcast
 from thinwire.how.auto import auto
 from thinwire.how.checked import checked
 from thinwire.how.direct import direct
@@ -23,7 +22,6 @@ from thinwire.how.two_shot import two_shot
 
 __all__ = [
     "auto",
-    "broadcast",
     "checked",
     "direct",
     "gather",

@@ -19,7 +19,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Flight, Grain, Link, Packet, RankContext, Route, Spec, State
+from thinwire.core import (
+    Codec,
+    Coder,
+    Flight,
+    Grain,
+    Link,
+    Outcome,
+    Packet,
+    RankContext,
+    Route,
+    Spec,
+    State,
+)
 from thinwire.how._talk import Due, Totals, many_spans, places, swap_runs
 from thinwire.kernels import reference
 
@@ -299,7 +311,9 @@ class Planned(Route):
             }
         )
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         spans = self.spans(codec, spec, ctx.world)
         moves = self.moves_of(codec, spec, ctx)
         owners = [self.owner(j, ctx.world) for j in range(len(spans))]

@@ -34,7 +34,7 @@ Totals: TypeAlias = Generator[Hop, Any, dict[int, Tensor]]
 _LENGTH = 8
 
 
-def one_span(rounds: Rounds, total: Callable[[Packet], Talk]) -> Flight:
+def one_span(rounds: Rounds, total: Callable[[Packet], Talk]) -> Flight[Outcome]:
     """Drive one codec to its outcome, each packet answered by what `total` makes of it."""
     try:
         packet = next(rounds)
@@ -52,7 +52,7 @@ def many_spans(
     state: State,
     ctx: RankContext,
     totals: Callable[[dict[int, Packet]], Totals],
-) -> Flight:
+) -> Flight[Outcome]:
     """Drive the codec on each span side by side; a round's packets, {span: packet}, are answered by
     what `totals` makes of them.
 

@@ -18,7 +18,7 @@ from typing import Self
 
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Link, RankContext, Ranks, Route, Spec, State
+from thinwire.core import Codec, Flight, Link, Outcome, RankContext, Ranks, Route, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how.direct import direct
 from thinwire.how.gather import gather
@@ -171,7 +171,9 @@ class auto(Route):
     def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
         return self.choose(codec, spec, ctx.world).init(codec, spec, ctx)
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         return (yield from self.choose(codec, spec, ctx.world).carry(codec, x, spec, state, ctx))
 
     def reencodes(self, codec: Codec, world: int) -> int:

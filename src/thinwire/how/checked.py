@@ -106,7 +106,9 @@ class checked(Route):
     def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
         return replace(self, route=self.route.choose(codec, spec, world))
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         if x.device.type != "cpu":
             raise StrategyError(
                 f"{self!r} reads each payload on the CPU, and these are on {x.device}: take "

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Link, Packet, RankContext, Route, Spec, State
+from thinwire.core import Codec, Flight, Link, Outcome, Packet, RankContext, Route, Spec, State
 from thinwire.how._plan import largest
 from thinwire.how._talk import Talk, one_span, swap
 
@@ -32,7 +32,9 @@ class gather(Route):
 
     carries_mask: ClassVar[bool] = True
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         return (yield from one_span(codec.rounds(x, spec, state.child("codec"), ctx), _total))
 
     def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:

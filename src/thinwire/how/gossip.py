@@ -106,7 +106,9 @@ class gossip(Route):
             {"codec": codec.init(spec, ctx)},
         )
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         flown = 0
         if self.topology == "exponential":
             leaf = state["flown"]

@@ -213,7 +213,9 @@ class hierarchical(Route):
             state.children["inner"] = route.init(inner_codec, spec, inside)
         return state
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         inside, across = self._contexts(ctx)
         route, inner_codec = self._inner
         if inner_codec is not None:

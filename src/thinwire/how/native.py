@@ -18,6 +18,7 @@ from thinwire.core import (
     Codec,
     Flight,
     Link,
+    Outcome,
     Packet,
     RankContext,
     Route,
@@ -58,7 +59,9 @@ class native(Route):
             "Use gather() for 2 ranks or sparse payloads, two_shot() for dense ones on more ranks"
         )
 
-    def carry(self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Flight:
+    def carry(
+        self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
+    ) -> Flight[Outcome]:
         return (yield from one_span(codec.rounds(x, spec, state.child("codec"), ctx), _total))
 
     def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:

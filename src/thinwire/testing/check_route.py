@@ -179,10 +179,10 @@ class _Bucket:
 
     def _launch(
         self, xs: dict[int, Tensor], states: dict[int, State], at: dict[int, RankContext], rank: int
-    ) -> Flight:
+    ) -> Flight[Outcome]:
         return self.route.carry(self.codec, xs[rank].clone(), self.spec, states[rank], at[rank])
 
-    def _watched(self, flight: Flight, rank: int, case: str) -> Flight:
+    def _watched(self, flight: Flight[Outcome], rank: int, case: str) -> Flight[Outcome]:
         """The same flight, its hops looked at."""
 
         def looked_at(hop: Hop) -> Hop:

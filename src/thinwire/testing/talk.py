@@ -14,7 +14,7 @@ from thinwire.core import Codec, Flight, Hop, Outcome, Packet, RankContext, Roun
 from thinwire.testing.cases import require, same
 
 
-def relayed(flight: Flight, through: Callable[[Hop], Hop]) -> Flight:
+def relayed(flight: Flight[Outcome], through: Callable[[Hop], Hop]) -> Flight[Outcome]:
     """The same flight, each of whose hops is what `through` makes of it."""
     reply: Any = None
     while True:

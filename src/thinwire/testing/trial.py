@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Part, RankContext, Role, Route, Spec
+from thinwire.core import Codec, Flight, Outcome, Part, RankContext, Role, Route, Spec
 from thinwire.drive.local import run
 from thinwire.errors import PayloadError
 
@@ -129,7 +129,7 @@ class Trial:
         """The context of a rank at the present step."""
         return RankContext(rank, self.ranks, self.step, seed=0)
 
-    def flights(self, xs: Sequence[Tensor]) -> dict[int, Flight]:
+    def flights(self, xs: Sequence[Tensor]) -> dict[int, Flight[Outcome]]:
         """Build the flight of each rank, for a driver that you run yourself."""
         return {
             rank: self.route.carry(

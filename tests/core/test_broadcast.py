@@ -6,10 +6,9 @@ import torch
 
 from tests.how.flights import contexts_of
 from thinwire.core import LOCAL_NETWORK, Flight, Link
+from thinwire.core.broadcast import broadcast, broadcast_seconds, segments_of
 from thinwire.drive.local import run
 from thinwire.drive.sim import Wires, simulate
-from thinwire.how import broadcast
-from thinwire.how._broadcast import broadcast_seconds, segments_of
 
 SLOW = Link(1e-4, 12.5e6, 2e-5, waits=True)
 FAR = Link(0.05, 125e6, waits=True)
@@ -26,7 +25,9 @@ def held(world: int, nbytes: int) -> list[torch.Tensor]:
     return made
 
 
-def flights(world: int, nbytes: int, link: Link, has: list[torch.Tensor]) -> dict[int, Flight]:
+def flights(
+    world: int, nbytes: int, link: Link, has: list[torch.Tensor]
+) -> dict[int, Flight[torch.Tensor]]:
     return {rank: broadcast(has[rank], ctx, link) for rank, ctx in contexts_of(world).items()}
 
 

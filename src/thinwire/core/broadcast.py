@@ -15,13 +15,14 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from thinwire.core import LOCAL_NETWORK, Exchange, Flight, Link, Outcome, RankContext
+from thinwire.core.route import LOCAL_NETWORK, Exchange, Flight, Link
+from thinwire.core.spec import RankContext
 
 SMALLEST = 1 << 16  # bytes of a segment
 
 
-def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_NETWORK) -> Flight:
-    """The flight that gives every rank of the group the bytes of its first one, in place.
+def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_NETWORK) -> Flight[Tensor]:
+    """Give every rank of the group the bytes of its first rank, in place.
 
     Args:
         flat: (nbytes,) uint8, contiguous, as long on every rank.
@@ -37,7 +38,7 @@ def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_NETWORK) -> Fli
     """
     segments = segments_of(flat.numel(), ctx.world, link)
     yield from _along(flat, ctx, segments) if segments else _scattered(flat, ctx)
-    return Outcome(flat)
+    return flat
 
 
 def broadcast_seconds(nbytes: int, world: int, link: Link, segments: int) -> float:
@@ -68,7 +69,7 @@ def segments_of(nbytes: int, world: int, link: Link) -> int:
     )
 
 
-def _along(flat: Tensor, ctx: RankContext, segments: int) -> Flight:
+def _along(flat: Tensor, ctx: RankContext, segments: int) -> Flight[Tensor]:
     pieces, at = _cut(flat, segments), ctx.group_rank
     for t in range(
         max(at - 1, 0), segments + at
@@ -80,10 +81,10 @@ def _along(flat: Tensor, ctx: RankContext, segments: int) -> Flight:
             got = yield Exchange(send, recv)
             if recv:
                 pieces[come].copy_(got[ctx.group[at - 1]])
-    return Outcome(flat)
+    return flat
 
 
-def _scattered(flat: Tensor, ctx: RankContext) -> Flight:
+def _scattered(flat: Tensor, ctx: RankContext) -> Flight[Tensor]:
     """The first rank has all of it, and is told nothing."""
     shares, first = dict(zip(ctx.group, _cut(flat, ctx.world), strict=True)), ctx.group[0]
     mine = shares[ctx.rank]
@@ -100,7 +101,7 @@ def _scattered(flat: Tensor, ctx: RankContext) -> Flight:
     got = yield Exchange(tuple((rank, mine) for rank in ctx.others if rank != first), wanted)
     for rank, share in got.items():
         shares[rank].copy_(share)
-    return Outcome(flat)
+    return flat
 
 
 def _cut(flat: Tensor, pieces: int) -> list[Tensor]:
