@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from thinwire.bench.records import environment
-from thinwire.testing.gpt import GPT, GPTConfig
+from thinwire.models.gpt import GPT, GPTConfig
 
 CONFIG = GPTConfig(vocab=4096, context=64, layers=6, heads=6, width=384)  # 12.2 M parameters
 

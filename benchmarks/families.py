@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from thinwire import Strategy
 from thinwire.bench.records import environment
 from thinwire.core import Codec, Part, RankContext, Spec, State
-from thinwire.data.batches import Batches, validation_windows
-from thinwire.data.english import english
+from thinwire.data.corpus.english import english
+from thinwire.data.loaders.batches import Batches, validation_windows
 from thinwire.drive.local import run
 from thinwire.engine.buckets import roles
 from thinwire.errors import StrategyError
 from thinwire.how import gather, native
+from thinwire.models.gpt import GPT, GPTConfig
 from thinwire.on import gradients
 from thinwire.spell import spelled
-from thinwire.testing.gpt import GPT, GPTConfig
 from thinwire.when import every
 
 Key: TypeAlias = tuple[str, str, float, int, int]

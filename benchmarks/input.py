@@ -115,7 +115,7 @@ def fresh(code: str, *arguments: str) -> Any:
 def corpus(folder: Path, megabytes: int) -> Path:
     """A jsonl of so many megabytes, in pieces of the bundled works, each with a number so that no
     two are the same."""
-    from thinwire.data.english import works
+    from thinwire.data.corpus.english import works
 
     path = folder / f"corpus-{megabytes}.jsonl"
     if not path.exists():
@@ -139,7 +139,7 @@ def corpus(folder: Path, megabytes: int) -> Path:
 
 def readers(folder: Path) -> dict[str, Any]:
     """Tokens a second of wall and processor time, by reader."""
-    from thinwire.data.english import works
+    from thinwire.data.corpus.english import works
 
     place = folder / "readers"
     missing: dict[str, str] = {}

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 import thinwire
 from thinwire.data import Batches, prepare
-from thinwire.testing.gpt import GPT, GPTConfig
+from thinwire.models.gpt import GPT, GPTConfig
 
 CONTEXT = 64
 STRATEGY = thinwire.recipes.streaming_diloco(period=8, fragments=2, tau=2, lr=0.7)

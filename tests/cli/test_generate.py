@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from thinwire.cli.main import main
-from thinwire.data.text import Text
-from thinwire.data.tokenizer import tokenizer_from
-from thinwire.train.models import kind_of, model_from
-from thinwire.train.objective import objective_from
+from thinwire.data.corpus.text import Text
+from thinwire.data.corpus.tokenizer import tokenizer_from
+from thinwire.models.build import kind_of, model_from
+from thinwire.models.objective import objective_from
 
 PROMPTS = {
     "causal": "To be",

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 import thinwire
 from tests.engine.models import batch, mlp, weights_of
 from tests.ranks import run_ranks
-from thinwire.testing.gpt import GPT, GPTConfig
+from thinwire.models.gpt import GPT, GPTConfig
 
 STEPS = 20
 

@@ -21,9 +21,9 @@ from thinwire.engine.forward import Late
 from thinwire.engine.priority import busy, by_need
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.how import two_shot
+from thinwire.models.gpt import GPT, GPTConfig
 from thinwire.on import deltas, gradients, momentum
 from thinwire.strategy import Strategy
-from thinwire.testing.gpt import GPT, GPTConfig
 from thinwire.what import feedback, identity, uniform
 from thinwire.when import delayed, every, warmup
 

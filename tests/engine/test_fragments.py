@@ -10,7 +10,7 @@ from torch import nn
 
 from thinwire.engine.buckets import FlatBucket, plan
 from thinwire.errors import AttachError
-from thinwire.testing.gpt import GPT, GPTConfig
+from thinwire.models.gpt import GPT, GPTConfig
 from thinwire.when import delayed, every, staggered
 
 

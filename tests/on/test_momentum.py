@@ -17,7 +17,7 @@ from thinwire.core import Schedule
 from thinwire.errors import AttachError, StrategyError
 from thinwire.how import gather, two_shot
 from thinwire.on import gradients, momentum
-from thinwire.train.muon import muon
+from thinwire.optim.muon import muon
 from thinwire.what import feedback, identity, sign
 from thinwire.when import delayed, every, staggered, thinning, warmup
 

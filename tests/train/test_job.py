@@ -15,9 +15,9 @@ from thinwire import Strategy, recipes
 from thinwire.engine import Syncer, attach
 from thinwire.errors import ConfigError, DataError, ModelError, NonFiniteError, StrategyError
 from thinwire.on import deltas
-from thinwire.train.adamw import rate
+from thinwire.optim.adamw import rate
+from thinwire.optim.muon import Together
 from thinwire.train.clock import accumulating, landing, rounds
-from thinwire.train.muon import Together
 from thinwire.train.setup import prepare_run
 from thinwire.train.spoken import strategy_from
 from thinwire.when import by_speed, every, warmup

@@ -19,7 +19,7 @@ from torch.distributed import HashStore, TCPStore
 
 from tests.cli.test_train import ended, family, start, until_saved, workers
 from thinwire.errors import FlightError
-from thinwire.train.meet import met, unpickling_launcher
+from thinwire.launch.rendezvous import met, unpickling_launcher
 
 LISTENS = "0A"  # a state, as /proc/net/tcp writes it
 

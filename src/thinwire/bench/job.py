@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thinwire.testing.gpt import GPT, GPTConfig
-from thinwire.train.adamw import adamw, rate
+from thinwire.models.gpt import GPT, GPTConfig
+from thinwire.optim.adamw import adamw, rate
 
 
 @dataclass(frozen=True)

@@ -472,7 +472,7 @@ def _words(told: Mapping[str, Any]) -> str:
 
 def bundled(folder: Path) -> tuple[str, str]:
     """The bundled text as bytes, for processes that may not have thinwire's packages."""
-    from thinwire.data.english import english
+    from thinwire.data.corpus.english import english
 
     folder.mkdir(parents=True, exist_ok=True)
     places = [folder / "train.npy", folder / "held.npy"]

@@ -134,10 +134,10 @@ def report(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str
     """Do it; what --json prints.
 
     Raises:
-        DataError: as `thinwire.data.fetch.fetch`.
+        DataError: as `thinwire.data.corpus.fetch.fetch`.
     """
-    from thinwire.data.fetch import fetch
-    from thinwire.data.sources import sources_named
+    from thinwire.data.corpus.fetch import fetch
+    from thinwire.data.corpus.sources import sources_named
 
     if options.list:
         rows = sources_named(options.source)
@@ -162,7 +162,7 @@ def report(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str
 
 def hosts(text: str) -> tuple[str, ...]:
     """Return the hosts of --data-hosts."""
-    from thinwire.data.leads import host_names
+    from thinwire.data.remote.leads import host_names
 
     try:
         return host_names(text)
@@ -184,10 +184,10 @@ def pack(
         DataError: the text or tokenizer cannot be had, there is no such cleaner, or the folder
             cannot be written.
     """
-    from thinwire.data.clean import cleaners
-    from thinwire.data.sets import write_set
-    from thinwire.data.text import read_text
-    from thinwire.data.tokenizer import tokenizer_from
+    from thinwire.data.corpus.clean import cleaners
+    from thinwire.data.corpus.text import read_text
+    from thinwire.data.corpus.tokenizer import tokenizer_from
+    from thinwire.data.loaders.sets import write_set
     from thinwire.errors import DataError
 
     if shard_kib < 4:

@@ -63,11 +63,11 @@ def run(options: argparse.Namespace, say: Say) -> int:
     place = model_place(options.model)
     prompt = _prompt(options.prompt)
 
-    from thinwire.data.text import Text
-    from thinwire.data.tokenizer import tokenizer_from
-    from thinwire.train.models import kind_of, model_from
-    from thinwire.train.objective import EOS, MASK, PAD, sentinel
-    from thinwire.train.sample import sample
+    from thinwire.data.corpus.text import Text
+    from thinwire.data.corpus.tokenizer import tokenizer_from
+    from thinwire.models.build import kind_of, model_from
+    from thinwire.models.objective import EOS, MASK, PAD, sentinel
+    from thinwire.models.sample import sample
     from thinwire.train.show import printable
 
     specials = {"causal": (EOS,), "masked": (EOS, PAD, MASK), "spans": (EOS, PAD, sentinel(0))}[

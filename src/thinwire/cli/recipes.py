@@ -341,7 +341,7 @@ def _shape(options: argparse.Namespace) -> Shape | Named:
             raise ConfigError(
                 "--model has sizes of its own: give it, or --parameters, --width and --layers"
             )
-        from thinwire.train.models import meta_model
+        from thinwire.models.build import meta_model
 
         return Named(options.model, meta_model(options.model))
     if options.parameters is None:

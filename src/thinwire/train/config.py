@@ -59,7 +59,7 @@ def switch(text: str) -> bool:
 
 def hosts(text: str) -> str:
     """Names of hosts, with commas between."""
-    from thinwire.data.leads import host_names
+    from thinwire.data.remote.leads import host_names
 
     try:
         return ",".join(host_names(text))

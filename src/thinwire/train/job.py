@@ -22,21 +22,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from thinwire.data.batches import validation_windows
-from thinwire.data.order import Reader
-from thinwire.data.prefetch import Prefetch
+from thinwire.data.loaders.batches import validation_windows
+from thinwire.data.loaders.order import Reader
+from thinwire.data.loaders.prefetch import Prefetch
 from thinwire.engine import Syncer, attach
 from thinwire.engine.agree import must_agree
 from thinwire.errors import CheckpointError
-from thinwire.train.adamw import optimizer_for, rate
+from thinwire.models.objective import IGNORED, Batch
+from thinwire.models.objective import loss as loss_of
+from thinwire.models.sample import sample
+from thinwire.optim.adamw import optimizer_for, rate
 from thinwire.train.clock import landing, rounds
 from thinwire.train.config import checks_of
-from thinwire.train.objective import IGNORED, Batch
-from thinwire.train.objective import loss as loss_of
 from thinwire.train.progress import Account
 from thinwire.train.result import Moment, Result, Setting
 from thinwire.train.resume import Resumed, Saver
-from thinwire.train.sample import sample
 from thinwire.train.setup import Prepared
 from thinwire.train.show import Show
 from thinwire.train.votes import Votes

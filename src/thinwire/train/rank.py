@@ -11,13 +11,10 @@ import importlib.util
 import os
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from thinwire.drive.interfaces import resolve
 from thinwire.errors import (
@@ -27,13 +24,12 @@ from thinwire.errors import (
     RankLostError,
     ThinwireError,
 )
+from thinwire.launch.child import LAUNCHER, StopSignal, end_with_parent, interruptible, write_error
 from thinwire.say import Say, rank
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import RunFolder, default_out
-from thinwire.train.launch import LAUNCHED, end_with_parent, leave_word
 
 START = timedelta(minutes=10)  # until all ranks are there
-INSISTS_S = 2.0  # a launcher repeats a signal at once; a person takes longer
 
 
 def run_rank(config: TrainConfig, say: Say) -> int:
@@ -59,9 +55,9 @@ def run_rank(config: TrainConfig, say: Say) -> int:
 
 
 def _guarded(config: TrainConfig, say: Say) -> int:
-    asked = Asked()
+    stop = StopSignal()
     try:
-        _train(config, say, asked)
+        _train(config, say, stop)
     except RankLostError as error:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         return _ends(
@@ -73,8 +69,8 @@ def _guarded(config: TrainConfig, say: Say) -> int:
     except (FloatingPointError, MemoryError) as error:
         return _ends(say, str(error) or "out of memory", 1, speaker=rank())
     except (InterruptedError, KeyboardInterrupt) as error:
-        code = 128 + (asked.number or signal.SIGINT)
-        if isinstance(error, InterruptedError) and not asked.number:
+        code = 128 + (stop.number or signal.SIGINT)
+        if isinstance(error, InterruptedError) and not stop.number:
             # another rank was asked: a launcher that heard nothing must not start this one again
             code = 0
         return _ends(say, str(error) or "interrupted before training began", code)
@@ -89,9 +85,9 @@ def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
     """Say the reason, once on each machine, and leave it for the launcher."""
     if _leads():  # of another machine, perhaps, whose console shows nothing of the speaker's
         speaker = rank()
-    leave_word(reason, spoken=rank() == speaker)
+    write_error(reason, printed=rank() == speaker)
     if (
-        os.environ.get(LAUNCHED) and say.as_json and "RANK" in os.environ
+        os.environ.get(LAUNCHER) and say.as_json and "RANK" in os.environ
     ):  # the launcher prints the one object
         say = Say(say.program, as_json=False)
     say.failure(reason, speaker)
@@ -103,16 +99,16 @@ def _leads() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _train(config: TrainConfig, say: Say, asked: Asked) -> None:
+def _train(config: TrainConfig, say: Say, stop: StopSignal) -> None:
     with closing(RunFolder(Path(config.out))) as folder:
         if _leads():
             folder.claim(resume=config.resume, overwrite=config.overwrite)
         if folder.again:  # started again by the same launcher
             config = dataclasses.replace(config, resume=True, overwrite=False)
-        _train_in(folder, config, say, asked)
+        _train_in(folder, config, say, stop)
 
 
-def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) -> None:
+def _train_in(folder: RunFolder, config: TrainConfig, say: Say, stop: StopSignal) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and os.environ.get("MASTER_ADDR"):
         resolve(
@@ -120,8 +116,8 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) ->
         )  # refused before torch is loaded, which takes seconds
     import torch.distributed as dist
 
+    from thinwire.launch.rendezvous import meeting
     from thinwire.train.job import run
-    from thinwire.train.meet import meeting
     from thinwire.train.outputs import write_outputs
     from thinwire.train.resume import Saver
     from thinwire.train.setup import prepare_run
@@ -135,54 +131,14 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: Say, asked: Asked) ->
     prepared = prepare_run(config)
     prepared.model()
     if meets is not None:
-        with _mortal():
+        with interruptible():
             meets.join("nccl" if prepared.device.type == "cuda" else "gloo", START)
     saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
     show = show_on(folder)
-    with closing(show), asked.listening():
-        result = run(prepared, show, saver, lambda: bool(asked.number))
+    with closing(show), stop.listening():
+        result = run(prepared, show, saver, lambda: bool(stop.number))
     if world > 1:
         dist.destroy_process_group()
     if rank() == 0:
         result = write_outputs(folder, result)
         say.result(result.figures(), figures(result))
-
-
-class Asked:
-    """The signal that asked this process to stop; `number` is 0 until one does.
-
-    While training, it does not end the process at once: all ranks save first, and a launcher that
-    has lost one rank stops the others with it, which need two seconds to find out who is gone.
-    Insisting ends it.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._first = 0.0
-
-    def _note(self, number: int, _: Any) -> None:
-        if self.number and time.monotonic() - self._first > INSISTS_S:
-            os._exit(128 + number)
-        self.number, self._first = self.number or number, self._first or time.monotonic()
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@contextmanager
-def _mortal() -> Iterator[None]:
-    """Ctrl-C ends the process at once: inside, it waits in C++ for ranks that may never come, and
-    Python would not hear of it."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

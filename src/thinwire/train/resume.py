@@ -29,11 +29,11 @@ from thinwire.engine import Syncer
 from thinwire.engine.checkpoint import another_period, pack_json, unpack_json
 from thinwire.engine.saved import META
 from thinwire.errors import AttachError, CheckpointError
+from thinwire.models.hugging_face import save_pretrained
 from thinwire.say import Say
 from thinwire.train.checkpoints import Checkpoints, Member, host_groups
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
-from thinwire.train.hugging_face import save_pretrained
 from thinwire.train.newest import JOB, Newest, newest_whole
 from thinwire.train.parts import FORMAT
 from thinwire.words import told

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from thinwire.data.leads import host_names
-from thinwire.data.tokens import SET, Tokens, prepare
+from thinwire.data.loaders.tokens import SET, Tokens, prepare
+from thinwire.data.remote.leads import host_names
 from thinwire.errors import ConfigError
+from thinwire.models.build import is_preset, kind_of, model_from
+from thinwire.models.objective import Objective, objective_from
+from thinwire.optim.adamw import must_suit
 from thinwire.strategy import Strategy
-from thinwire.train.adamw import must_suit
 from thinwire.train.clock import accumulating
 from thinwire.train.config import TrainConfig
-from thinwire.train.models import is_preset, kind_of, model_from
-from thinwire.train.objective import Objective, objective_from
 from thinwire.train.spoken import strategy_from
 
 if TYPE_CHECKING:

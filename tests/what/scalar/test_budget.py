@@ -12,8 +12,8 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.how import gather, two_shot
+from thinwire.models.gpt import GPT, GPTConfig
 from thinwire.testing import check_codec, contexts
-from thinwire.testing.gpt import GPT, GPTConfig
 from thinwire.what import budget, feedback, uniform
 from thinwire.what.scalar._allocate import _moves, allocate
 

@@ -37,7 +37,7 @@ from torch._C._distributed_c10d import TCPStore
 from thinwire.bench.job import Job, Place
 from thinwire.bench.loop import Loop
 from thinwire.bench.rivals._meeting import board, own_address
-from thinwire.testing.gpt import GPT
+from thinwire.models.gpt import GPT
 
 ABOUT = "torchft's DiLoCo on gloo, each rank a replica group"
 REQUIRES: tuple[str, ...] = (

@@ -1,0 +1,1 @@
+"""Texts: read from files, packages and the Hub, cleaned, split and tokenised."""

@@ -1,0 +1,1 @@
+"""Files of other machines: HTTP, object stores, other ranks, and the cache in front of them."""

@@ -1,0 +1,323 @@
+"""The model that words name: a preset from scratch, a saved folder, or one of the Hugging Face hub.
+
+    gpt2-nano,num_hidden_layers=6     see `thinwire.models.presets`; torch.manual_seed before decides
+    the weights runs/mine/model                   a folder that `save_pretrained` wrote
+    hf:openai-community/gpt2          from the hub, or from its cache where there is no network
+
+Whatever does not fit its tokenizer and context is refused before weights are read. Weights are
+float32, and code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import torch
+
+from thinwire.errors import ModelError
+from thinwire.models.hugging_face import auto_class, need_transformers, quiet, reason
+from thinwire.models.presets import OBJECTIVES, PRESETS, configuration, preset, tried
+from thinwire.words import pieces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+HUB = "hf:"
+BYTES, CONTEXT = (
+    257,
+    128,
+)  # the vocabulary and the positions of a preset whose text is not known: those of `thinwire train`
+
+
+def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) -> PreTrainedModel:
+    """The model that `spoken` names, ready to be trained on rows of `context` tokens.
+
+    Args:
+        spoken: a preset with its settings, a folder, or `hf:NAME`.
+        tokenizer: whose ids it will read; a preset gets as large a vocabulary, and its special
+            tokens.
+        context: the longest row, in tokens.
+
+    Raises:
+        ModelError: no such model, sizes that do not go together, weights that are damaged or of
+            another kind of model, or a model that the tokenizer or the context does not fit.
+
+    Example:
+        >>> from thinwire.data.corpus.text import Text
+        >>> from thinwire.data.corpus.tokenizer import tokenizer_from
+        >>> tokenizer = tokenizer_from("byte", Text("none", (), ()), ["<|endoftext|>"])
+        >>> model_from("gpt2-nano", tokenizer, context=128).num_parameters()
+        484512
+    """
+    if is_preset(spoken):
+        eos, pad = _id(tokenizer.eos_token_id), _id(tokenizer.pad_token_id)
+        config = configuration(spoken, vocab=len(tokenizer), context=context, eos=eos, pad=pad)
+        _check_fit(spoken, config, tokenizer, context)
+        tried(spoken, config)
+        try:
+            with quiet():
+                model: PreTrainedModel = auto_class(OBJECTIVES[config.model_type]).from_config(
+                    config
+                )
+        except Exception as error:  # too large for this machine, mostly
+            raise ModelError(f"{spoken} cannot be built: {reason(error)}") from error
+    else:
+        place, local = _place(spoken)
+        config = _config(spoken, place, local)
+        _check_fit(spoken, config, tokenizer, context)
+        model = _weights(spoken, place, local, config)
+    model.train()
+    return model
+
+
+def meta_model(spoken: str) -> PreTrainedModel:
+    """The model that `spoken` names on the meta device: its shapes and no storage; no weights are
+    read.
+
+    A preset has the bytes for a vocabulary, unless its settings say otherwise.
+
+    Raises:
+        ModelError: no such model, or sizes that do not go together.
+
+    Example:
+        >>> meta_model("gpt2-nano").num_parameters(), next(meta_model("gpt2-nano").parameters()).device.type
+        (484512, 'meta')
+    """
+    if is_preset(spoken):
+        return tried(spoken, configuration(spoken, vocab=BYTES, context=CONTEXT))
+    place, local = _place(spoken)
+    config = _config(spoken, place, local)
+    try:
+        with quiet(), torch.device("meta"):
+            model: PreTrainedModel = auto_class(objective_of(config)).from_config(config)
+    except ModelError:
+        raise
+    except Exception as error:  # sizes that do not go together show in many ways
+        raise ModelError(f"{spoken}: {reason(error)}") from error
+    return model
+
+
+def kind_of(spoken: str) -> str:
+    """What the model that `spoken` names is trained for: `causal`, `masked` or `spans`. Of a folder
+    or the hub only the config is read.
+
+    Raises:
+        ModelError: no such model, or none that is trained for one of these.
+
+    Example:
+        >>> kind_of("t5-nano")
+        'spans'
+    """
+    if is_preset(spoken):
+        return OBJECTIVES[preset(spoken).family]
+    place, local = _place(spoken)
+    return objective_of(_config(spoken, place, local))
+
+
+def objective_of(config: PreTrainedConfig) -> str:
+    """What a model with this configuration is trained for: `causal`, `masked` or `spans`.
+
+    Raises:
+        ModelError: none of these.
+
+    Example:
+        >>> objective_of(configuration("bert-nano", vocab=259, context=128))
+        'masked'
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+
+    kind = config.model_type
+    if config.is_encoder_decoder and kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return "spans"
+    # Encoders such as BERT can be decoders too, and are listed with both; they say so in
+    # is_decoder.
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        return "masked"
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "causal"
+    raise ModelError(
+        f"a model of type {kind!r} is no decoder, encoder or encoder-decoder of text, and there "
+        "is no objective for it"
+    )
+
+
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """How many tokens a model can read at once; None where only memory bounds it.
+
+    Example:
+        >>> positions_of(configuration("gpt2-nano", vocab=257, context=64)), positions_of(configuration("t5-nano", vocab=300, context=64))
+        (64, None)
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    if "roberta" in config.model_type or config.model_type in (
+        "camembert",
+        "data2vec-text",
+        "xmod",
+    ):
+        positions -= (
+            config.pad_token_id or 0
+        ) + 1  # RoBERTa counts positions from behind its padding token
+    return positions
+
+
+def is_preset(spoken: str) -> bool:
+    """Whether it is a preset; words that could be no path are taken for one that is misspelt."""
+    if pieces(spoken)[0] in PRESETS:
+        return True
+    if spoken.startswith((HUB, ".", "~")) or os.sep in spoken or Path(spoken).exists():
+        return False
+    preset(spoken)  # raises, and says which there are
+    return True
+
+
+def _place(spoken: str) -> tuple[str, bool]:
+    """What transformers calls it, and whether it must lie on this machine."""
+    need_transformers()
+    if spoken.startswith(HUB):
+        name = spoken.removeprefix(HUB)
+        if not name:
+            raise ModelError("hf: names no model; say hf:NAME, such as hf:openai-community/gpt2")
+        return name, not _hub_answers()
+    folder = Path(spoken).expanduser()
+    if not folder.is_dir():
+        raise ModelError(
+            f"the model {spoken!r} is {'a file' if folder.exists() else 'not there'}; give the "
+            "folder that save_pretrained wrote"
+        )
+    if not (folder / "config.json").is_file():
+        inner = folder / "model"
+        hint = (
+            f"; did you mean {str(inner)!r}?"
+            if (inner / "config.json").is_file()
+            else "; give the folder that save_pretrained wrote"
+        )
+        raise ModelError(f"the folder {spoken!r} has no config.json, so it holds no model{hint}")
+    return str(folder), True
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's name is known here. Without a network the hub's client would try for half a
+    minute before it looks at its cache."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():  # the proxy finds it
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
+
+
+def _config(spoken: str, place: str, local: bool) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                place, local_files_only=local, trust_remote_code=False
+            )
+            return config
+    except (
+        Exception
+    ) as error:  # whatever transformers and its HTTP client may raise; the user needs its line only
+        raise ModelError(_unread(spoken, local, error)) from error
+
+
+def _weights(spoken: str, place: str, local: bool, config: PreTrainedConfig) -> PreTrainedModel:
+    # safetensors alone: .bin files are pickles
+    options: dict[str, Any] = {
+        "local_files_only": local,
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    try:
+        with quiet():
+            model, told = auto_class(objective_of(config)).from_pretrained(
+                place, config=config, dtype=torch.float32, **options
+            )
+    except ModelError:
+        raise
+    except (
+        Exception
+    ) as error:  # as above, and whatever safetensors and pickle may raise for damaged weights
+        raise ModelError(_unread(spoken, local, error)) from error
+    # transformers fills what a file lacks with random numbers, and says so in a note.
+    if lacking := sorted({*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}):
+        shown = ", ".join(lacking[:3]) + (
+            f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        )
+        raise ModelError(
+            f"the weights of {spoken!r} lack {shown}, which a {type(model).__name__} has; it was "
+            "saved without its head, or from another "
+            "kind of model: save the whole model"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _unread(spoken: str, local: bool, error: Exception) -> str:
+    if not spoken.startswith(HUB):
+        return f"the model {spoken!r} cannot be read: {reason(error)}"
+    if local and isinstance(error, OSError):
+        return (
+            f"the model {spoken!r} is not in this machine's cache, and the hub cannot be reached; "
+            "connect, or give a folder with it"
+        )
+    return (
+        f"the model {spoken!r} cannot be had from the hub: {reason(error)}; check its name and "
+        "the network, or give a folder with it"
+    )
+
+
+def _check_fit(
+    spoken: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, context: int
+) -> None:
+    """Refuse a tokenizer or context that the model was not made for."""
+    problems = []
+    rows, positions = config.vocab_size, positions_of(config)
+    if len(tokenizer) > rows:
+        problems.append(
+            (
+                f"the tokenizer has {len(tokenizer):,} tokens, but {spoken} has embeddings for "
+                f"{rows:,}; "
+            )
+            + (
+                "leave vocab_size out"
+                if is_preset(spoken)
+                else "take the model's own tokenizer, or one with fewer tokens"
+            )
+        )
+    if positions is not None and context > positions:
+        problems.append(
+            f"rows of {context:,} tokens were asked for, but {spoken} has {positions:,} "
+            "positions; take a shorter context"
+        )
+    start, pad = getattr(config, "decoder_start_token_id", None), tokenizer.pad_token_id
+    if objective_of(config) == "spans" and (start is None or start != pad):
+        problems.append(
+            f"{spoken} starts to write from token {start}, but is trained to start from the "
+            f"tokenizer's padding, which is {pad}; "
+            "take the model's own tokenizer, or a t5"
+        )
+    if problems:
+        raise ModelError("\n".join(problems))
+
+
+def _id(token: Any) -> int | None:
+    """A role's id; transformers allows lists, which no tokenizer of one token to a role has."""
+    return token if isinstance(token, int) else None

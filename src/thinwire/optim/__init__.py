@@ -1,0 +1,1 @@
+"""The optimisers that `thinwire train` offers, and the learning rate of each step."""
