@@ -21,7 +21,7 @@ from thinwire.version import __version__
 if TYPE_CHECKING:
     from thinwire import recipes
     from thinwire.engine.attach import attach
-    from thinwire.engine.join import join
+    from thinwire.quorum.join import join
     from thinwire.strategy import Strategy
 
 __all__ = ["Strategy", "__version__", "attach", "join", "recipes"]
@@ -29,7 +29,7 @@ __all__ = ["Strategy", "__version__", "attach", "join", "recipes"]
 _HOMES = {
     "Strategy": "thinwire.strategy",
     "attach": "thinwire.engine",
-    "join": "thinwire.engine",
+    "join": "thinwire.quorum",
     "recipes": "thinwire.recipes",
 }
 

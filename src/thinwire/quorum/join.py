@@ -16,17 +16,17 @@ from torch.optim import Optimizer
 
 from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, RankContext, Ranks, Spec
 from thinwire.engine import living, wrappers
-from thinwire.engine.board import Board
 from thinwire.engine.buckets import FlatBucket, build, plan
-from thinwire.engine.entries import Bounds, read_json
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, facts, persistent_buffers, problems
-from thinwire.engine.quorum import QuorumSyncer
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, ThinwireError
 from thinwire.how import gather
 from thinwire.on import deltas
+from thinwire.quorum.entries import Bounds, read_json
+from thinwire.quorum.rendezvous_store import Board
+from thinwire.quorum.rounds import QuorumSyncer
 from thinwire.strategy import Strategy
 from thinwire.when import every
 

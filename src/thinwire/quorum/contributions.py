@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Codec, RankContext
-from thinwire.engine.board import Board, Gone
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.entries import Offer, read_weight, unpack
 from thinwire.errors import FlightError, PayloadError
 from thinwire.kernels import fast
+from thinwire.quorum.entries import Offer, read_weight, unpack
+from thinwire.quorum.rendezvous_store import Board, Gone
 
 
 class Contributions:

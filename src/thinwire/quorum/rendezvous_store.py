@@ -30,7 +30,8 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from thinwire.drive.asks import Asks, address_of
-from thinwire.engine.entries import (
+from thinwire.errors import FlightError, PayloadError
+from thinwire.quorum.entries import (
     MOST_ROUNDS,
     Bounds,
     Offer,
@@ -39,7 +40,6 @@ from thinwire.engine.entries import (
     read_json,
     read_offer,
 )
-from thinwire.errors import FlightError, PayloadError
 
 T = TypeVar("T")
 

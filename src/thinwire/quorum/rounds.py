@@ -36,10 +36,7 @@ from torch import Tensor
 
 from thinwire.core import RankContext, Ranks
 from thinwire.engine import agree
-from thinwire.engine.board import Board, Gone, look
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.contributions import Contributions
-from thinwire.engine.entries import Offer, pack, read_json, read_ranks, unpack
 from thinwire.engine.options import persistent_buffers
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import (
@@ -51,6 +48,9 @@ from thinwire.errors import (
     QuorumError,
 )
 from thinwire.kernels import fast
+from thinwire.quorum.contributions import Contributions
+from thinwire.quorum.entries import Offer, pack, read_json, read_ranks, unpack
+from thinwire.quorum.rendezvous_store import Board, Gone, look
 
 
 class QuorumSyncer(Syncer):

@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.engine.test_quorum import H, Rank, strategy, together
-from thinwire.engine.board import look
+from tests.quorum.test_rounds import H, Rank, strategy, together
 from thinwire.errors import AttachError
 from thinwire.on import nesterov
+from thinwire.quorum.rendezvous_store import look
 from thinwire.what import feedback, topk
 
 GIVEN = strategy(feedback(topk(2)), nesterov(0.6, 0.9))

@@ -19,10 +19,11 @@ import torch
 import torch.distributed as dist
 
 from tests.engine.models import near
-from tests.engine.test_quorum import PLAIN, START, H, Rank, moved, strategy
+from tests.quorum.test_rounds import PLAIN, START, H, Rank, moved, strategy
 from tests.ranks import _context
-from thinwire.engine import board
-from thinwire.engine.entries import (
+from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, QuorumError
+from thinwire.quorum import rendezvous_store as board
+from thinwire.quorum.entries import (
     Bounds,
     Offer,
     is_name,
@@ -33,7 +34,6 @@ from thinwire.engine.entries import (
     read_weight,
     unpack,
 )
-from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, QuorumError
 from thinwire.what import topk
 
 LIFE = "0123456789ab"

@@ -24,10 +24,11 @@ from tests.ranks import _context
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Codec, Driver, Outer
-from thinwire.engine import QuorumSyncer, board
 from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
 from thinwire.how import gather, native
 from thinwire.on import deltas, nesterov, parameters, sgd
+from thinwire.quorum import QuorumSyncer
+from thinwire.quorum import rendezvous_store as board
 from thinwire.what import by_role, ef21, feedback, identity, lowrank, randomk, topk, uniform
 from thinwire.when import delayed, every
 

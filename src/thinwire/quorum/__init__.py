@@ -1,0 +1,7 @@
+"""Rounds of local steps that close with a quorum of ranks, so that no rank waits for a certain
+other."""
+
+from thinwire.quorum.join import join
+from thinwire.quorum.rounds import QuorumSyncer
+
+__all__ = ["QuorumSyncer", "join"]
