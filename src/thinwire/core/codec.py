@@ -124,6 +124,8 @@ class Codec(Member, ABC):
     """
 
     kind: ClassVar[str] = "what"
+    examples: ClassVar[tuple[str, ...]] = ()
+    """Settings that the conformance checks try, as code; the last one also in combinations."""
 
     @property
     def grain(self) -> Grain:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,13 @@ class als(Factored):
         >>> als(2).nbytes(spec) == 4 * (2 * (100 + 50) + 50)
         True
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "als(1, sweeps=1)",
+        "als(2, ridge=0.1)",
+        "als(2) >> uniform(8)",
+        "als(2)",
+    )
 
     rank: int
     sweeps: int = 3

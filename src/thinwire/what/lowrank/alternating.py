@@ -18,6 +18,7 @@ projection lost.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ class alternating(Codec):
         >>> alternating(2).max_nbytes(spec) == 4 * (2 * 100 + 50)
         True
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "alternating(1)",
+        "feedback(alternating(2))",
+        "alternating(2)",
+    )
 
     rank: int
 

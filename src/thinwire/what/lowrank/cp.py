@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -69,6 +70,13 @@ class cp(Factored):
         >>> cp(8).nbytes(spec) == 4 * 8 * (64 + 32 + 9)
         True
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "cp(1, sweeps=1)",
+        "cp(2, fold=3, ridge=0.0)",
+        "cp(2, fold=2) >> uniform(8)",
+        "cp(2)",
+    )
 
     rank: int
     fold: int = 0

@@ -18,6 +18,7 @@ one batch; Q is scaled to a largest entry of 1, so that tiny gradients do not un
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +50,8 @@ class lowrank(Codec):
         >>> lowrank(2).nbytes(spec) == 4 * (2 * (100 + 50) + 50)
         True
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("lowrank(2)",)
 
     rank: int
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,13 @@ class svd(Factored):
         >>> svd(2).nbytes(spec) == 4 * (2 * (100 + 50) + 50)
         True
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "svd(2, exact=True)",
+        "svd(1, oversample=4, iterations=0)",
+        "svd(2) >> uniform(8)",
+        "svd(2)",
+    )
 
     rank: int
     exact: bool = False

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,13 @@ class tensortrain(Factored):
         >>> tensortrain(4).nbytes(spec) == 4 * (64 * 4 + 4 * 9 * 4 + 4 * 32)
         True
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "tensortrain(1)",
+        "tensortrain(2, fold=3)",
+        "tensortrain(2, fold=2) >> uniform(8)",
+        "tensortrain(2)",
+    )
 
     rank: int
     fold: int = 0

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -56,6 +57,13 @@ class tucker(Factored):
         >>> tucker(0.25).nbytes(spec) == 4 * (16 * 8 * 3 * 3 + 64 * 16 + 32 * 8)
         True
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "tucker(0.5)",
+        "tucker(0.2, fold=3)",
+        "tucker(0.25, fold=2) >> uniform(8)",
+        "tucker(0.3)",
+    )
 
     share: float
     fold: int = 0

@@ -26,6 +26,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -77,6 +78,16 @@ class budget(Coder):
         >>> budget(4.0, per=0).chosen(x, spec)
         {'w': 5.0, 'v': 3.0, 'b': 4.0}
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "budget(3.0, (0, 2, 4, 8), per=32, block=16)",
+        "feedback(budget(1.5, (0, 2, 3, 4, 8), per=60, block=30))",
+        "budget(5.2, per=0, block=64)",
+        'budget(4.0, rounding="stochastic", per=32, block=32)',
+        "feedback(budget(3.0, per=64, block=64, every=3))",
+        'budget(2.5, (0, 2, 5), per=8, block=8, rounding="stochastic", every=2)',
+        "budget()",
+    )
 
     bits: float = 4.0
     choices: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)

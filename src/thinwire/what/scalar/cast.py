@@ -8,7 +8,7 @@ where two_shot adds in float32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,11 @@ class cast(Coder):
         >>> cast("bf16").nbytes(spec)
         6
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'cast("bf16")',
+        'cast("fp16")',
+    )
 
     dtype: Literal["bf16", "fp16"] = "bf16"
 

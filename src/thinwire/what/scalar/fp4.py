@@ -12,7 +12,7 @@ to 16 (T = 16), as in Streaming DiLoCo.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,13 @@ class fp4(Levels):
     Douillard et al. 2025, arXiv:2501.18512. Differs from the papers: a float32 scale a block, not a
     power of two for each 32 values.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'fp4("e3m0", block=32)',
+        'fp4("e3m0", block=0, rounding="stochastic")',
+        'fp4(block=16, rounding="stochastic")',
+        "fp4()",
+    )
 
     format: Literal["e2m1", "e3m0"] = "e2m1"
     block: int = 256

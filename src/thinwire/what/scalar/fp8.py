@@ -12,7 +12,7 @@ Relative error at most 2⁻⁴ where |v/s| >= 2⁻⁶ (e4m3, T = 448), 2⁻³ wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +47,13 @@ class fp8(Levels):
     Source: Micikevicius et al. 2022, arXiv:2209.05433. Differs from the paper: a scale a block (128
     as in DeepSeek-V3, arXiv:2412.19437, or more), not a tensor; stochastic rounding is added.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'fp8("e5m2", block=0)',
+        'fp8("e5m2", block=32, rounding="stochastic")',
+        'fp8(rounding="stochastic")',
+        "fp8(block=32)",
+    )
 
     format: Literal["e4m3", "e5m2"] = "e4m3"
     block: int = 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class identity(Coder):
         >>> identity().nbytes(spec)
         6
     """
+
+    examples: ClassVar[tuple[str, ...]] = ("identity()",)
 
     @property
     def lossy(self) -> bool:

@@ -13,6 +13,7 @@ at most (1 - r) / (1 + r).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,14 @@ class loglevels(Levels):
     7 levels. Differs from both: any ratio between levels, not 2; a scale a block, its largest
     magnitude, not a vector's norm.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "loglevels(8, block=0)",
+        'loglevels(2, 0.2, grid="rise")',
+        'loglevels(3, 0.1, block=12, rounding="stochastic")',
+        'loglevels(6, 0.001, rounding="stochastic", grid="rise")',
+        "loglevels()",
+    )
 
     bits: int = 4
     smallest: float = 0.05

@@ -13,6 +13,7 @@ Stochastic: E[Q(v)] = v and E[(Q(v) - v)²] <= v²/8, for 2^-126 <= |v| <= 2^127
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,11 @@ class natural(Coder):
     Source: Horváth et al. 2019, arXiv:1905.10988. Differs from the paper: subnormal values are
     rounded, not flushed; to nearest if asked.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'natural("nearest")',
+        "natural()",
+    )
 
     rounding: reference.Rounding = "stochastic"
 

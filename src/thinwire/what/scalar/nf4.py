@@ -15,6 +15,7 @@ nearest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -56,6 +57,12 @@ class nf4(Levels):
     Source: QLoRA, Dettmers et al. 2023, arXiv:2305.14314. Differs from the paper: scales stay
     float32 (no second quantisation of them); stochastic rounding is added.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "nf4(block=0)",
+        'nf4(rounding="stochastic")',
+        "nf4()",
+    )
 
     block: int = 64
     rounding: reference.Rounding = "nearest"

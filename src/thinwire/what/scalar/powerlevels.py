@@ -15,6 +15,7 @@ and 8 bits it is 0.016 s at the top, 0.00006 s at zero.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ class powerlevels(Levels):
     best gaps go as the density to the power -1/3. Differs from PowerQuant: p is chosen by hand, not
     searched; a scale a block.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "powerlevels(8, 3.0, 0)",
+        'powerlevels(2, grid="rise")',
+        'powerlevels(3, 1.5, 12, "stochastic")',
+        'powerlevels(6, 4.0, 32, "stochastic", "rise")',
+        "powerlevels(4)",
+    )
 
     bits: int = 8
     power: float = 2.0

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -105,6 +105,24 @@ class scaled(Transform):
         >>> (scaled(32, 4, zero=True) >> uniform(4, 0, grid="rise")).nbytes(Spec((), 0, 1024, torch.float32))  # 32 more
         584
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'scaled(40, "nf4") >> nf4(0)',
+        'scaled(16, "e3m0") >> fp4("e3m0", 0)',
+        'scaled(0, "e5m2") >> fp8("e5m2", 0)',
+        "scaled(16, 4) >> uniform(4, step=0.14285714285714285)",
+        'scaled(32, "cover") >> fp4("e2m1", 0, rounding="stochastic")',
+        "scaled(7, 2)",
+        'scaled(0, "cover") >> uniform(3, 0, rounding="stochastic")',
+        "scaled(32) >> nf4(0)",
+        'scaled(32, "cover")',
+        "scaled(16)",
+        'scaled(16, 4, zero=True) >> uniform(4, 0, grid="rise")',
+        'scaled(9, "mean", zero=True, octave=64) >> cast("fp16")',
+        'scaled(32, "cover", zero=True, octave=32) >> uniform(3, 0, rounding="stochastic")',
+        "scaled(24, 8, octave=64)",
+        "scaled(0, zero=True)",
+    )
 
     block: int = 32
     fit: int | Literal["near", "cover", "mean", "nf4", "e2m1", "e3m0", "e4m3", "e5m2"] = "near"

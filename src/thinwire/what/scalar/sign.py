@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,12 @@ class sign(Coder):
     column are ±s here; Karimireddy scales a layer, this a block; it is not signSGD with majority
     vote (Bernstein et al. 2018, arXiv:1802.04434): magnitudes travel, and sums are sums, not votes.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "sign(block=0)",
+        "sign(block=30)",
+        "sign()",
+    )
 
     block: int = 256
 

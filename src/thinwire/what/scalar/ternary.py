@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,13 @@ class ternary(Coder):
     Differs from the papers: a scale a block, not a layer; scales are not shared between ranks; base
     3, not 2 bits; Li's threshold is followed by rounding to the nearest.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "ternary(block=0)",
+        "ternary(block=16, clip=2.5)",
+        'ternary(rounding="nearest")',
+        "ternary()",
+    )
 
     block: int = 256
     rounding: reference.Rounding = "stochastic"

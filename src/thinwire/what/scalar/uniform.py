@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -90,6 +90,36 @@ class uniform(Coder):
         >>> uniform(bits=3, scale="sigma", at=3.0)
         uniform(bits=3, block=256, rounding='nearest', step=None, grid='tread', scale='sigma', at=3.0)
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "uniform(8)",
+        "uniform(4, block=32)",
+        "uniform(2, block=0)",
+        'uniform(2, block=16, grid="rise")',
+        'uniform(4, rounding="stochastic")',
+        'uniform(2, block=5, grid="rise", rounding="stochastic")',
+        'uniform(5, "row")',
+        'uniform(1, 0, grid="rise")',
+        'uniform(1, 8, grid="rise", rounding="stochastic")',
+        "uniform(7, step=0.02)",
+        'uniform(3, "row", grid="affine")',
+        'uniform(6, 16, grid="affine", rounding="stochastic")',
+        'uniform(4, scale="norm", rounding="stochastic")',
+        'uniform(3, scale="mse")',
+        'uniform(2, 0, scale="mse", grid="affine")',
+        'uniform(4, 0, scale="percentile", at=98.0)',
+        'uniform(3, 32, scale="percentile", at=90.0, grid="affine")',
+        'uniform(3, 0, scale="sigma", at=2.5)',
+        'uniform(8, scale="sigma", at=6.0, grid="affine")',
+        'uniform(3, scale="sigma", at=2.0, rounding="stochastic", grid="rise")',
+        'uniform(4, grid="point")',
+        'uniform(2, 0, "stochastic", grid="point")',
+        'uniform(3, "row", "stochastic", grid="point", scale="range")',
+        'uniform(8, 32, grid="point", scale="mse")',
+        'uniform(3, 0, "stochastic", grid="point", scale="percentile", at=90.0)',
+        "uniform(8, step=0.05)",
+        'uniform(2, step=0.5, rounding="stochastic")',
+    )
 
     bits: Literal[8, 7, 6, 5, 4, 3, 2, 1] = 8
     block: Block = 256

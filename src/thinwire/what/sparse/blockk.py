@@ -13,6 +13,7 @@ accelerate distributed deep learning", SIGCOMM.)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ class blockk(Transform):
         >>> blockk(0.01, block=16).nbytes(spec)  # 41 blocks of 64 bytes and places of 8.3 bits; topk(656) has 3326
         2668
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "blockk(0.1, block=8)",
+        "blockk(3, block=7)",
+    )
 
     k: int | float
     block: int = 16

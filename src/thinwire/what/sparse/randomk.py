@@ -12,6 +12,7 @@ instead of O(n) and has no larger variance.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,11 @@ class randomk(Transform):
         >>> randomk(0.01).nbytes(spec)
         40
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "randomk(0.1)",
+        "randomk(20, unbiased=True)",
+    )
 
     k: int | float
     unbiased: bool = False

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,11 @@ class sampled(Picked):
         >>> sampled(0.01).max_nbytes(spec)  # 984 values of 4 bytes, places of 8 bits, a count of 8 bytes
         4933
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "sampled(0.3, stride=4)",
+        "sampled(0.1)",
+    )
 
     density: float
     stride: int = 64

@@ -9,7 +9,7 @@ in magnitude, so the error is at most t each; use `feedback(…)` so that it is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -46,6 +46,12 @@ class threshold(Picked):
         >>> float(threshold(0.5, of="max").bar(x)), round(float(threshold(2.0, of="rms").bar(x)), 3)
         (2.0, 5.099)
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'threshold(0.3, of="max")',
+        'threshold(1.0, of="rms")',
+        "threshold(0.5)",
+    )
 
     value: float
     of: Literal["max", "rms"] | None = None

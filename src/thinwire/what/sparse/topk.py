@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,12 @@ class topk(Transform):
         >>> topk(64, per=4096).nbytes(spec)  # 128 values of 4 bytes and 128 places of 8 bits
         640
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "topk(0.1)",
+        "topk(5, per=64)",
+        "topk(1)",
+    )
 
     k: int | float
     per: int = 0

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -64,6 +65,12 @@ class codebook(Coder):
         >>> codebook(8, 8).nbytes(spec)  # 512 numbers and 16 scales
         576
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "codebook(4, 3, refresh=0)",
+        "codebook(2, 2, stages=2, block=32, refresh=4)",
+        "codebook(2, 2, block=8, refresh=3)",
+    )
 
     dim: int = 8
     bits: int = 8

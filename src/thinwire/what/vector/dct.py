@@ -23,6 +23,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,13 @@ class dct(Transform):
         >>> codec.first.core_numel(spec), codec.second.core_numel(spec)  # 6 tiles, 32 frequencies of each
         (24576, 192)
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "dct(8)",
+        "feedback(dct(4) >> topk(5, per=16), decay=0.999)",
+        "dct(4) >> uniform(4)",
+        "dct(3)",
+    )
 
     size: int = 64
 

@@ -14,6 +14,7 @@ B) root mean squares, where one outlier among B zeros is √B.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,15 @@ class hadamard(Transform):
     before 4 bits as in ZeRO++'s successors and QuaRot (Ashkboos et al. 2024, arXiv:2404.00456).
     Differs from Suresh: blocks, not the whole vector filled up to a power of two.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "hadamard(64) >> uniform(4)",
+        "hadamard(2) >> sign(8)",
+        "hadamard(16) >> topk(4, per=16) >> fp8()",
+        "hadamard(8) >> hadamard(128)",
+        'hadamard(128) >> uniform(2, 0, rounding="stochastic")',
+        "hadamard(32)",
+    )
 
     block: int = 256
 

@@ -22,7 +22,7 @@ the whole lattice, not 2^16 points of E8 + ¼, so that any b will do.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -56,6 +56,14 @@ class lattice(Coder):
         >>> lattice(4).nbytes(spec), lattice(4, "D4").nbytes(spec)
         (528, 496)
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'lattice(2, "D4", block=0)',
+        'lattice(4, "D4", block=20)',
+        "lattice(8, block=0)",
+        'lattice(3, block=16, scale="mse")',
+        "lattice(4, block=32)",
+    )
 
     bits: int = 4
     points: Literal["E8", "D4"] = "E8"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -46,6 +46,13 @@ class by_rank(Coder):
         >>> [float((each - x).abs().max()) < bound for each, bound in zip(heard, (0.005, 0.6))]
         [True, True]
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "by_rank((topk(5, per=64), topk(0.2), uniform(2), fp8(), identity(), topk(5, "
+        "per=64) >> uniform(4), uniform(3), cast(), cast()))",
+        "by_rank((uniform(2), uniform(4), identity(), uniform(2, block=64), cast(), "
+        "uniform(3), uniform(4), uniform(2), cast(), cast()))",
+    )
 
     codecs: tuple[Coder, ...]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,13 @@ class by_role(Codec):
         >>> by_role(matrix=lowrank(4), embedding=cast("bf16")).summable
         True
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "by_role(matrix=lowrank(2), embedding=cast())",
+        "by_role(matrix=feedback(topk(0.1)), embedding=threshold(1.0), "
+        "vector=feedback(uniform(2)))",
+        "by_role(matrix=feedback(lowrank(2)), vector=randomk(0.5))",
+    )
 
     matrix: Codec = field(default_factory=identity)
     embedding: Codec = field(default_factory=identity)

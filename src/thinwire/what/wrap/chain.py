@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -146,6 +146,14 @@ class chain(Coder):
         StrategyError: `first` is no transform, or `second` keeps a residual or talks in several
             rounds.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        'topk(5, per=64) >> uniform(2, grid="rise")',
+        "threshold(1.0) >> cast()",
+        "topk(0.2) >> threshold(0.1)",
+        'randomk(0.5, unbiased=True) >> uniform(4, rounding="stochastic")',
+        "topk(0.5) >> randomk(0.5) >> cast()",
+    )
 
     first: Transform
     second: Coder

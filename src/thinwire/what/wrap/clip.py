@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -66,6 +66,17 @@ class clip(Wrapper):
     past, as in AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), which takes no message and no
     second decoding.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "clip(identity(), norm=2.0)",
+        'clip(feedback(topk(0.1)), times=0.5, window=2, per="span")',
+        "clip(lowrank(2), times=1.0, window=1)",
+        "clip(dgc(topk(0.1)), norm=2.0)",
+        "feedback(clip(topk(0.2), norm=3.0))",
+        "ef21(clip(cast(), norm=5.0))",
+        "by_role(matrix=clip(feedback(uniform(2)), norm=4.0))",
+        "clip(uniform(4), norm=3.0)",
+    )
 
     inner: Codec
     norm: float | None = None

@@ -13,6 +13,7 @@ the codec and an entry that waited for j flights misses the momentum that it wou
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +50,12 @@ class dgc(Remembering):
     are exact, not sampled; local gradients are clipped by `clip(dgc(…), norm=…)` around it; a
     density warm-up is the schedule's; what `>>` rounds off stays in v; no Nesterov form.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "dgc(topk(0.1))",
+        "dgc(topk(5, per=64) >> uniform(4), 0.5, mask=False)",
+        "dgc(uniform(2))",
+    )
 
     inner: Codec
     momentum: float = 0.9

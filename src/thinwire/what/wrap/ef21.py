@@ -14,6 +14,7 @@ keeps a share δ, so exact gradients converge to the exact minimum.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +50,12 @@ class ef21(Remembering):
     Source: Richtárik, Sokolov & Fatkhullin 2021, arXiv:2106.05203. Differs from the paper: h starts
     at 0, not at the first gradient, which would be a dense flight.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "ef21(topk(0.3))",
+        "ef21(lowrank(2))",
+        "ef21(uniform(2))",
+    )
 
     inner: Codec
 

@@ -19,7 +19,7 @@ coded, as QSGD (Alistarh et al. 2017, arXiv:1610.02132) codes its levels, there 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -61,6 +61,15 @@ class entropy(Coder):
         >>> entropy().max_nbytes(spec), entropy().encode(x, spec, State(), ctx).numel() < 0.68 * 20_000
         (20016, True)
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "entropy(identity())",
+        'entropy(cast("fp16"))',
+        'entropy(uniform(4, rounding="stochastic"))',
+        "entropy(threshold(1.0))",
+        "topk(5, per=64) >> entropy(identity())",
+        "entropy()",
+    )
 
     inner: Coder = cast("bf16")
 

@@ -14,7 +14,7 @@ matters, and it survives a change of world size.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -63,6 +63,19 @@ class feedback(Remembering):
         >>> [feedback(topk(0.01), start=10, ramp=4).decay_at(step) for step in (9, 10, 11, 14, 99)]
         [0.0, 0.0, 0.25, 1.0, 1.0]
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "feedback(uniform(2))",
+        "feedback(topk(0.05), decay=0.9)",
+        "feedback(lowrank(2))",
+        "feedback(threshold(1.0))",
+        'feedback(cast("fp16"))',
+        'feedback(topk(0.1), decay=0.5, store="bf16")',
+        'feedback(topk(0.05), store="int8")',
+        "feedback(uniform(3), start=1, ramp=3)",
+        'feedback(topk(0.2), decay=0.9, store="int8", reset=2)',
+        "feedback(by_role(matrix=lowrank(2), embedding=cast(), vector=uniform(4)))",
+    )
 
     inner: Codec
     decay: float = 1.0

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -76,6 +76,13 @@ class on_change(ef21):
     gradients it compares two batches, where LASG (Chen, Sun & Yin 2020, arXiv:2002.11360) takes
     both gradients of one.
     """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "on_change()",
+        "on_change(uniform(4), xi=0.0)",
+        "on_change(topk(0.3), 0.05, 2, longest=1)",
+        "on_change(uniform(3), xi=9.0)",
+    )
 
     inner: Coder = identity()
     xi: float = 0.1
