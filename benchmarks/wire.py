@@ -38,15 +38,15 @@ import thinwire.how
 import thinwire.what  # noqa: F401  (its members must be known before one is spelled)
 from benchmarks.common import Neighbours, emit, parser, table, with_kept
 from benchmarks.plain_sockets import Plain
-from thinwire.core import LOCAL_NETWORK, Link, RankContext, Spec
+from thinwire.core import Link, RankContext, Spec
 from thinwire.core.broadcast import broadcast
-from thinwire.drive.sim import Wires, simulate
+from thinwire.drive.sim import simulate
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import probe
 from thinwire.engine.meter import Meter
 from thinwire.how import hierarchical
 from thinwire.lab import Count, Lab
-from thinwire.net import Network, Wire, two_level, uniform
+from thinwire.net import LOCAL_NETWORK, Network, Transport, Wire, two_level, uniform
 from thinwire.spell import spelled
 
 TUNED = {
@@ -56,8 +56,8 @@ TUNED = {
 }
 MB = 1_000_000
 WAYS = {
-    "chain": LOCAL_NETWORK,
-    "scattered": Link(1e3, 1e9),
+    "chain": LOCAL_NETWORK.between(0, 1),
+    "scattered": uniform(2, 8e9, Wire(30.0)).between(0, 1),
 }  # a link on which the formula takes that way
 
 
@@ -209,8 +209,8 @@ class Ranks:
         self.driver = TorchDriver(None, cell.lanes, timedelta(seconds=120), torch.device("cpu"))
         self.link = link
         if cell.probe and link is None:
-            self.link = probe.measured(
-                self.driver, Meter(cell.world), torch.device("cpu"), self.driver.transport
+            self.link = probe.measured(self.driver, Meter(cell.world), torch.device("cpu")).between(
+                0, 1, self.driver.transport
             )
         self.codec, self.ctx, self.spans = (
             spelled("what", cell.codec),
@@ -399,6 +399,13 @@ def reckoned(told: dict[str, Any]) -> dict[str, Any]:
     """By the formula, and by the simulator, of a cell in one slice that was measured."""
     cell = Cell(**{each.name: told[each.name] for each in fields(Cell)})
     link = Link(**told["link"])
+    network = uniform(
+        cell.world,
+        8 * link.rate_bytes_per_s,
+        Wire(link.latency_s),
+        message_s=link.message_s,
+    )
+    transport = Transport(link.window_bytes, link.waits)
     route, codec, (span,) = (
         spelled("how", cell.route).bind(cell.world, link),
         spelled("what", cell.codec),
@@ -410,7 +417,10 @@ def reckoned(told: dict[str, Any]) -> dict[str, Any]:
         ctx.rank: route.carry(codec, x.clone(), span, route.init(codec, span, ctx), ctx)
         for ctx in cell.contexts
     }
-    return told | {"formula_s": seconds, "simulated_s": simulate(flights, Wires(link)).seconds}
+    return told | {
+        "formula_s": seconds,
+        "simulated_s": simulate(flights, network, transport).seconds,
+    }
 
 
 def row(told: dict[str, Any]) -> list[str]:

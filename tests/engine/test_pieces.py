@@ -18,9 +18,10 @@ from tests.engine.models import mlp
 from tests.how.flights import launch, values
 from tests.ranks import run_ranks
 from tests.threads import on_threads
+from tests.wires import wires
 from thinwire.core import Codec, Driver, Link, RankContext, Route, Spec
 from thinwire.drive.local import Fabric
-from thinwire.drive.sim import Launch, Wires, simulate
+from thinwire.drive.sim import Launch, simulate
 from thinwire.engine import probe
 from thinwire.engine.buckets import build, plan, spans
 from thinwire.engine.pieces import COUNTS, SIZES, chosen
@@ -45,7 +46,7 @@ def simulated(codec: Codec, route: Route, link: Link, lanes: int, size: int | No
         for span in spans(spec, size, codec)
     ]
     return simulate(
-        [flights[lane::lanes] for lane in range(min(lanes, len(flights)))], Wires(link)
+        [flights[lane::lanes] for lane in range(min(lanes, len(flights)))], *wires(link)
     ).seconds
 
 
@@ -151,7 +152,7 @@ def test_what_was_chosen_trains_as_the_same_said_by_hand(
     what: Codec, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dense steps of a warm-up, too: lanes and slices alone leave their route as it is."""
-    monkeypatch.setattr(probe, "measured", lambda *_: Link(1e-5, 1e8))
+    monkeypatch.setattr(probe, "measured", lambda *_: wires(Link(1e-5, 1e8))[0])
     monkeypatch.setattr(
         sys.modules["thinwire.engine.attach"], "measured_codec", lambda *_: 1e-6
     )  # so that slices are worth it

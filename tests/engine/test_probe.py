@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,13 +13,15 @@ import torch
 import thinwire
 from tests.engine.models import mlp, train, weights_of
 from tests.ranks import run_ranks
+from tests.wires import wires
 from thinwire import Strategy
-from thinwire.core import LOCAL_NETWORK, Handle, Link, Spec
-from thinwire.drive.sim import SimFabric, Wires
+from thinwire.core import Handle, Link, Spec
+from thinwire.drive.sim import SimFabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import probe
 from thinwire.engine.meter import Meter
 from thinwire.how import auto, ring, two_shot
+from thinwire.net import LOCAL_NETWORK
 from thinwire.on import gradients, parameters
 from thinwire.what import identity, uniform
 from thinwire.when import every, warmup
@@ -35,7 +36,7 @@ def measured_on(link: Link, meters: list[Meter]) -> tuple[list[Link], float]:
     """What every rank finds of simulated wires, and the seconds that the hops of the slowest
     took."""
     world = len(meters)
-    fabric = SimFabric(world, Wires(link), timedelta(seconds=30))
+    fabric = SimFabric(world, *wires(link), timeout=timedelta(seconds=30))
     found: dict[int, Link] = {}
     handles: dict[int, list[Handle]] = {number: [] for number in range(world)}
 
@@ -48,8 +49,8 @@ def measured_on(link: Link, meters: list[Meter]) -> tuple[list[Link], float]:
             return handles[number][-1]
 
         driver.start = noted  # type: ignore[method-assign]
-        found[number] = probe.measured(
-            driver, meters[number], torch.device("cpu"), replace(LOCAL_NETWORK, waits=link.waits)
+        found[number] = probe.measured(driver, meters[number], torch.device("cpu")).between(
+            0, 1, driver.transport
         )
 
     threads = [threading.Thread(target=rank, args=(number,)) for number in range(world)]
@@ -103,7 +104,7 @@ def _cost(rank: int) -> tuple[float, float, dict[str, float], Link]:
     driver.prepare(())
     meter = Meter(2)
     begun = time.perf_counter()
-    found = probe.measured(driver, meter, torch.device("cpu"), driver.transport)
+    found = probe.measured(driver, meter, torch.device("cpu")).between(0, 1)
     seconds = time.perf_counter() - begun
     driver.close()
     return seconds, meter.setup_bytes, meter.around, found
@@ -171,7 +172,8 @@ LONG = Link(
 def _dense(rank: int, link: Link | None) -> tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two dense steps, then the mean of parameters that have drifted apart; the link is as told,
     whatever would be measured."""
-    probe.measured = lambda *_: link  # type: ignore[assignment]  # in a process of its own
+    network = LOCAL_NETWORK if link is None else wires(link)[0]
+    probe.measured = lambda *_: network  # type: ignore[assignment]  # in a process of its own
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with thinwire.attach(

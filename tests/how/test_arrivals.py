@@ -2,6 +2,7 @@
 ends with the same bits."""
 
 import random
+from itertools import combinations
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.how.flights import contexts_of, values
-from thinwire.core import Codec, Flight, Link, Outcome, Part, RankContext, Route, Spec
+from thinwire.core import Codec, Flight, Outcome, Part, RankContext, Route, Spec
 from thinwire.drive.local import run
-from thinwire.drive.sim import Launch, Report, Wires, simulate
+from thinwire.drive.sim import Launch, Report, simulate
 from thinwire.how import (
     checked,
     direct,
@@ -26,6 +27,7 @@ from thinwire.how import (
     tree,
     two_shot,
 )
+from thinwire.net import Host, Network, Pair, Transport, Wire
 from thinwire.what import entropy, feedback, identity, lowrank, topk, uniform
 
 WORLD, STEPS, BUCKETS = 4, 2, (600, 64, 257)
@@ -94,8 +96,8 @@ def in_order(route: Route, codec: Codec) -> list[dict[int, torch.Tensor]]:
 def permuted(
     route: Route, codec: Codec, chance: random.Random
 ) -> tuple[list[dict[int, torch.Tensor]], Report]:
-    """All of them side by side on two lanes, where each pair has a wire of its own, and each rank
-    starts and thinks as it likes."""
+    """All of them side by side on two lanes, where each rank has rates of its own and each pair a
+    latency, and each rank starts and thinks as it likes."""
     ranks = Ranks(route, codec)
     lanes: list[list[Launch]] = [[], []]
     places = []
@@ -104,18 +106,18 @@ def permuted(
             at = {rank: chance.choice((0.0, chance.random())) for rank in range(WORLD)}
             places.append((lane, len(lanes[lane])))
             lanes[lane].append(Launch(ranks.flights(number, step), at))
-    pairs = {
-        (a, b): Link(
-            chance.choice((0.0, 0.001, 1.0)) * chance.random(),
-            10 ** chance.uniform(2, 6),
-            waits=chance.random() < 0.5,
-        )
-        for a in range(WORLD)
-        for b in range(WORLD)
-    }
+    hosts = tuple(
+        Host(f"host{rank}", 8 * 10 ** chance.uniform(2, 6), 8 * 10 ** chance.uniform(2, 6))
+        for rank in range(WORLD)
+    )
+    pairs = tuple(
+        Pair((one.name, other.name), Wire(chance.choice((0.0, 0.001, 1.0)) * chance.random()))
+        for one, other in combinations(hosts, 2)
+    )
     told = simulate(
         lanes,
-        Wires(Link(0.001, 1e5), pairs=pairs),
+        Network(hosts, pairs=pairs),
+        Transport(waits=chance.random() < 0.5),
         think=lambda _rank, _hop: chance.choice((0.0, 0.01, 0.5)) * chance.random(),
     )
     return [

@@ -12,9 +12,10 @@ from torch import Tensor
 
 import thinwire
 from tests.engine.models import mlp, train
+from tests.wires import wires
 from thinwire import Strategy
 from thinwire.core import Codec, Link
-from thinwire.drive.sim import SimFabric, Wires
+from thinwire.drive.sim import SimFabric
 from thinwire.errors import AttachError
 from thinwire.how import auto, direct, hierarchical, ring, two_shot
 from thinwire.on import gradients
@@ -33,7 +34,7 @@ def run(
 ) -> tuple[list[str], dict[str, Tensor], list[Tensor]]:
     """Train over such a link from a state on; what was chosen, all ranks' state, and their
     residuals at the start."""
-    fabric = SimFabric(WORLD, Wires(link), timedelta(seconds=30))
+    fabric = SimFabric(WORLD, *wires(link), timeout=timedelta(seconds=30))
 
     def rank(number: int) -> tuple[list[str], dict[str, Tensor], list[Tensor]]:
         torch.set_num_threads(1)

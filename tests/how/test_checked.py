@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from tests.how.flights import bucket, contexts_of, launch, values
 from tests.ranks import run_ranks
+from tests.wires import wires
 from thinwire.core import Codec, Exchange, Flight, Hop, Link, Outcome, Part, Route, Spec
 from thinwire.drive.local import run
-from thinwire.drive.sim import Wires, simulate
+from thinwire.drive.sim import simulate
 from thinwire.drive.torch import TorchDriver
 from thinwire.errors import FlightError, PayloadError, StrategyError
 from thinwire.how import (
@@ -72,8 +73,8 @@ def test_the_sums_are_the_routes_own_and_four_bytes_go_with_each_message(
     route: Route, codec: Codec
 ) -> None:
     spec, xs = bucket(998), values(4, bucket(998))
-    bare = simulate(launch(route, codec, xs, spec), Wires(Link(0.0, 1e9)))
-    sealed = simulate(launch(checked(route), codec, xs, spec), Wires(Link(0.0, 1e9)))
+    bare = simulate(launch(route, codec, xs, spec), *wires(Link(0.0, 1e9)))
+    sealed = simulate(launch(checked(route), codec, xs, spec), *wires(Link(0.0, 1e9)))
     for rank in range(4):
         assert torch.equal(bare.outcome[rank].total, sealed.outcome[rank].total)
         assert sealed.sent_bytes[rank] == bare.sent_bytes[rank] + 4 * bare.messages[rank]

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tests.how.flights import EVEN, bucket, contexts_of, launch, values
+from tests.wires import wires
 from thinwire.core import Codec, Cost, Link, Route
 from thinwire.drive.local import run
-from thinwire.drive.sim import Wires, simulate
+from thinwire.drive.sim import simulate
 from thinwire.errors import StrategyError
 from thinwire.how import (
     auto,
@@ -26,6 +27,7 @@ from thinwire.how import (
     tree,
     two_shot,
 )
+from thinwire.net import Wire, two_level
 from thinwire.what import identity, topk, uniform
 
 LINK = Link(0.003, 1e6, 0.0005)
@@ -87,7 +89,7 @@ def test_bytes_and_messages_are_the_closed_form_the_simulators_and_the_meters(
         if route.refuses(codec):
             continue
         xs, sent = values(world, spec), {}
-        told = simulate(launch(route, codec, xs, spec), Wires(LINK))
+        told = simulate(launch(route, codec, xs, spec), *wires(LINK))
         totals = run(launch(route, codec, xs, spec), sent)
         for rank, ctx in contexts_of(world).items():
             cost = route.cost(codec, spec, ctx, LINK)
@@ -182,22 +184,22 @@ def test_servers_that_do_not_divide_the_world_take_longer() -> None:
 
 
 def test_two_levels_on_two_wires() -> None:
-    inside = Link(0.0001, 1e8, 1e-5)
-    link = Link(0.01, 1e6, 1e-5, inside=inside)
+    network = two_level(2, 4, 8e8, 8e6, Wire(0.0099), Wire(0.0001), message_s=1e-5)
+    link = network.between(0, 4)
+    assert (link.latency_s, link.rate_bytes_per_s) == (pytest.approx(0.01), 1e6)
+    assert link.inside == Link(0.0001, 1e8, 1e-5)
     spec, route = bucket(), hierarchical(native(), two_shot(), 4)
-    told = simulate(
-        launch(route, identity(), values(8, spec), spec), Wires(link, hosts=(0,) * 4 + (1,) * 4)
-    )
-    alone = simulate(launch(route, identity(), values(8, spec), spec), Wires(inside))
+    flights, inner = (launch(route, identity(), values(8, spec), spec) for _ in range(2))
+    told = simulate(flights, network)
+    alone = simulate(inner, *wires(link.inside))
     reckoned = route.seconds(identity(), spec, contexts_of(8)[0], link)
-    # the four ranks of a host share its wire, where the formula gives each its own: their share of
+    # the four ranks of a node share its trunk, where the formula gives each its own: their part of
     # the bytes takes four times as long
     slow = 2 * spec.numel / 4 / 2 * 4 / link.rate_bytes_per_s
     assert told.seconds == pytest.approx(reckoned + 3 * slow, rel=0.01)
     assert alone.seconds < told.seconds / 10
-    assert (
-        told.ways["up from host", 0] == told.ways["up from host", 1] == spec.numel * 4
-    )  # 2 (N-1)/N · M out of a node of N = 2
+    # 2 (N-1)/N · M out of a node of N = 2
+    assert told.ways["node0", "core"] == told.ways["node1", "core"] == spec.numel * 4
 
 
 def test_what_the_data_decides_is_not_stated() -> None:
@@ -214,7 +216,7 @@ def seconds(route: Route, codec: Codec, world: int, link: Link = LINK) -> float:
     """By the simulator, of a bucket that all cuts divide."""
     spec = bucket(2 * 27720 * 16)
     zeros = {rank: torch.zeros(spec.numel) for rank in range(world)}
-    return simulate(launch(route, codec, zeros, spec), Wires(link)).seconds
+    return simulate(launch(route, codec, zeros, spec), *wires(link)).seconds
 
 
 def formula(route: Route, codec: Codec, world: int, link: Link = LINK) -> float:
@@ -222,11 +224,3 @@ def formula(route: Route, codec: Codec, world: int, link: Link = LINK) -> float:
         route.seconds(codec, bucket(2 * 27720 * 16), ctx, link)
         for ctx in contexts_of(world).values()
     )
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"latency_s": -1}, {"rate_bytes_per_s": 0}, {"message_s": -1e-9}, {"window_bytes": 0}]
-)
-def test_a_link_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="times are at least 0 s, rates and windows positive"):
-        Link(**({"latency_s": 0.1, "rate_bytes_per_s": 1.0} | wrong))  # type: ignore[arg-type]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from pathlib import Path
 
 import pytest
 
 from thinwire.net import Link, Transport
+
+SOURCE = Path(__file__).parents[2] / "src" / "thinwire"
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,13 @@ def test_messages_leave_one_behind_the_other_and_arrive_together() -> None:
 def test_bytes_take_no_time_where_nothing_limits_the_rate() -> None:
     assert Link(0.5, math.inf).seconds(1e12) == 0.5
     assert Link(0.0, math.inf, window_bytes=10).windowed(100) == math.inf
+
+
+def test_only_a_network_makes_links() -> None:
+    makers = [
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Link"
+    ]
+    assert makers == ["net/network.py"], "take Network.between, so that one description serves all"

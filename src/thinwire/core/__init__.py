@@ -22,13 +22,11 @@ from thinwire.core.codec import (
 )
 from thinwire.core.driver import Driver, Handle, Stage
 from thinwire.core.route import (
-    LOCAL_NETWORK,
     AllReduce,
     Cost,
     Exchange,
     Flight,
     Hop,
-    Link,
     Route,
     allreduce_messages,
     allreduce_nbytes,
@@ -37,9 +35,9 @@ from thinwire.core.schedule import Schedule, Tick
 from thinwire.core.spec import Grain, Part, Piece, RankContext, Ranks, Role, Spec
 from thinwire.core.state import Form, Kind, Leaf, State
 from thinwire.core.target import Bucket, Outer, Target
+from thinwire.net.link import Link, Transport
 
 __all__ = [
-    "LOCAL_NETWORK",
     "AllReduce",
     "Bucket",
     "Codec",
@@ -72,6 +70,7 @@ __all__ = [
     "State",
     "Target",
     "Tick",
+    "Transport",
     "allreduce_messages",
     "allreduce_nbytes",
     "side_by_side",

@@ -15,13 +15,15 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from thinwire.core.route import LOCAL_NETWORK, Exchange, Flight, Link
+from thinwire.core.route import Exchange, Flight
 from thinwire.core.spec import RankContext
+from thinwire.net import LOCAL_NETWORK, Link
 
 SMALLEST = 1 << 16  # bytes of a segment
+LOCAL_LINK = LOCAL_NETWORK.between(0, 1)
 
 
-def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_NETWORK) -> Flight[Tensor]:
+def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_LINK) -> Flight[Tensor]:
     """Give every rank of the group the bytes of its first rank, in place.
 
     Args:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from thinwire.core.route import Flight, Link
+from thinwire.core.route import Flight
 from thinwire.core.spec import Ranks
+from thinwire.net.link import Transport
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -65,9 +66,8 @@ class Driver(Protocol):
         them."""
 
     @property
-    def transport(self) -> Link:
-        """What is known of the wire before it is measured: its window, whether a message waits; the
-        rest is a local network's."""
+    def transport(self) -> Transport:
+        """Return how the transport uses a link: its window, and whether a message waits."""
 
     def transport_s(self) -> float:
         """Processor time so far of the transport's own threads, in seconds; 0 where it cannot be

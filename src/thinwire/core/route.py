@@ -12,6 +12,7 @@ from torch import Tensor
 from thinwire.core.codec import Codec, Outcome
 from thinwire.core.spec import RankContext, Ranks, Spec
 from thinwire.core.state import State
+from thinwire.net.link import Link
 from thinwire.registry import Member
 
 if TYPE_CHECKING:
@@ -48,86 +49,6 @@ def allreduce_nbytes(nbytes: int, world: int) -> float:
 def allreduce_messages(nbytes: int, world: int) -> int:
     """Messages that each rank sends in a ring all-reduce."""
     return 2 * (world - 1) if nbytes else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """The wire from any rank to any other, as cost formulas see it (the α-β model, with a time a
-    message): a rank sends one message after another, each holds its sender for `message_s + nbytes
-    / rate_bytes_per_s` and arrives `latency_s` (α) later; it hears at the same time.
-
-    window_bytes: what the transport's own all-reduce keeps in flight of a message; `None` for no
-    such limit (gloo: 2 MiB).
-    inside: the wire between ranks of one node, where that is another; for routes that know nodes.
-    waits: a message leaves once its receiver's word that it is ready has come, so an exchange takes
-        a round trip, 2 α (gloo). NCCL's buffers, and TCP by itself, do not wait.
-
-    Raises:
-        ValueError: a time below 0, or a rate or window that is not positive.
-
-    Example:
-        >>> round(Link(latency_s=0.025, rate_bytes_per_s=125e6).seconds(125_000), 6)
-        0.026
-    """
-
-    latency_s: float
-    rate_bytes_per_s: float
-    message_s: float = 0.0
-    window_bytes: int | None = None
-    inside: Link | None = None
-    waits: bool = False
-
-    def __post_init__(self) -> None:
-        wrong = [
-            f"{name}={value}"
-            for name, value in (("latency_s", self.latency_s), ("message_s", self.message_s))
-            if not value >= 0
-        ]
-        wrong += (
-            [f"rate_bytes_per_s={self.rate_bytes_per_s}"] if not self.rate_bytes_per_s > 0 else []
-        )
-        wrong += (
-            [f"window_bytes={self.window_bytes}"]
-            if self.window_bytes is not None and self.window_bytes < 1
-            else []
-        )
-        if wrong:
-            raise ValueError(
-                f"Link({', '.join(wrong)}): times are at least 0 s, rates and windows positive"
-            )
-
-    @property
-    def delay_s(self) -> float:
-        """What an exchange takes beside sending."""
-        return self.latency_s * (1 + self.waits)
-
-    def windowed(self, nbytes: float) -> float:
-        """Bytes a second of one message of the transport's own all-reduce: after each window but
-        the last it waits for a round trip.
-
-        Example:
-            >>> long = Link(latency_s=0.025, rate_bytes_per_s=125e6, window_bytes=2 << 20)
-            >>> [round(long.windowed(nbytes) / 1e6) for nbytes in (2 << 20, 4 << 20, 1 << 30)]
-            [125, 63, 42]
-        """
-        if self.window_bytes is None or nbytes <= self.window_bytes:
-            return self.rate_bytes_per_s
-        idle = max(2 * self.latency_s - self.window_bytes / self.rate_bytes_per_s, 0.0)
-        return nbytes / (nbytes / self.rate_bytes_per_s + (nbytes / self.window_bytes - 1) * idle)
-
-    def seconds(self, *sizes: float) -> float:
-        """From the first byte sent to the last one there, of messages of these sizes one behind the
-        other; none is sent of size 0."""
-        some = [size for size in sizes if size]
-        return (
-            self.delay_s + sum(self.message_s + size / self.rate_bytes_per_s for size in some)
-            if some
-            else 0.0
-        )
-
-
-LOCAL_NETWORK = Link(latency_s=100e-6, rate_bytes_per_s=125e6, message_s=20e-6)
-"""What nobody has measured: 1 Gb/s."""
 
 
 @dataclass(frozen=True, slots=True)

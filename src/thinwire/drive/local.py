@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from thinwire.core import (
-    LOCAL_NETWORK,
     AllReduce,
     Exchange,
     Flight,
     Hop,
-    Link,
     Ranks,
     Stage,
+    Transport,
     allreduce_nbytes,
 )
 from thinwire.errors import FlightError, RankLostError
@@ -187,6 +186,7 @@ class Fabric:
     def __init__(self, world: int, timeout: timedelta = timedelta(seconds=30)) -> None:
         self.world = world
         self.timeout = timeout
+        self.transport = Transport()
         self._lock = threading.Lock()
         self._meetings: dict[tuple[int, int], _Meeting] = {}
 
@@ -234,8 +234,8 @@ class LocalDriver:
         return ()
 
     @property
-    def transport(self) -> Link:
-        return LOCAL_NETWORK
+    def transport(self) -> Transport:
+        return self.fabric.transport
 
     def transport_s(self) -> float:
         return 0.0

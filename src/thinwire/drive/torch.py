@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
@@ -25,14 +24,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from thinwire.core import (
-    LOCAL_NETWORK,
     AllReduce,
     Exchange,
     Flight,
     Hop,
-    Link,
     Ranks,
     Stage,
+    Transport,
     allreduce_nbytes,
 )
 from thinwire.core.collective import tensors_in
@@ -100,9 +98,9 @@ class TorchDriver:
         self._closed = False
 
     @property
-    def transport(self) -> Link:
+    def transport(self) -> Transport:
         gloo = self._backend == "gloo"
-        return replace(LOCAL_NETWORK, window_bytes=GLOO_WINDOW if gloo else None, waits=gloo)
+        return Transport(window_bytes=GLOO_WINDOW if gloo else None, waits=gloo)
 
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         for ranks in (tuple(range(self.world)), *groups):

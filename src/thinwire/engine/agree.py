@@ -21,6 +21,7 @@ from thinwire.core import Driver, Handle, Link, RankContext, Route, collective
 from thinwire.core.broadcast import broadcast as broadcast_flight
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, DisagreementError
+from thinwire.net import LOCAL_NETWORK
 
 
 class Sharing:
@@ -106,7 +107,8 @@ def broadcast(
     flat = torch.cat(
         [tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     )
-    flight = broadcast_flight(flat, context_of(driver), link or driver.transport)
+    link = link or LOCAL_NETWORK.between(0, 1, driver.transport)
+    flight = broadcast_flight(flat, context_of(driver), link)
     handle = driver.start(flight, driver.lanes, label)
     handle.wait()
     meter.count(label, handle.sent_bytes)

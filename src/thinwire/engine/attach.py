@@ -150,11 +150,10 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             raise AttachError("cannot attach:\n" + "\n".join(said))
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         chooses = "auto" in (lanes, slice_bytes)
-        link = (
-            probe.measured(driver, meter, device, driver.transport)
-            if strategy.how.needs_link or chooses
-            else None
-        )
+        link = None
+        if strategy.how.needs_link or chooses:
+            network = probe.measured(driver, meter, device)
+            link = network.between(0, 1, driver.transport)
         known = (
             link if strategy.how.needs_link else None
         )  # lanes and slices alone leave routes, and the order of sums, as they are

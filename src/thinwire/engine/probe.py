@@ -16,16 +16,16 @@ link FEW bytes are enough. Every rank decides by the same numbers, so all measur
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Flight, Handle, Link
+from thinwire.core import Driver, Flight, Handle
 from thinwire.core.collective import all_gather, all_to_all
 from thinwire.engine.agree import context_of
 from thinwire.engine.meter import Meter
+from thinwire.net import LOCAL_NETWORK, Network, Wire, uniform
 
 T = TypeVar("T")
 TURNS = 5
@@ -36,30 +36,27 @@ GROWS = 1.25  # times the rate of fewer bytes
 LABEL = "attach: measuring the link"
 
 
-def measured(driver: Driver, meter: Meter, device: torch.device, transport: Link) -> Link:
-    """Return the link as all ranks see it. transport: what is known of it beforehand: its window,
-    and whether a message waits.
+def measured(driver: Driver, meter: Meter, device: torch.device) -> Network:
+    """Measure the network between ranks and return it, hosts alike, as all ranks see it.
 
     Every rank calls it alike. It takes a second at most, or 20 round trips where these are longer
     than 50 ms.
     """
     if driver.world == 1:
-        return transport
+        return LOCAL_NETWORK
     probe = _Probe(driver, meter, device)
     one, all_of_them = probe.byte()
     others = driver.world - 1
     message = (
         max(all_of_them - one, 0.0) / (others - 1)
         if others > 1
-        else min(transport.message_s, one / 4)
+        else min(LOCAL_NETWORK.message_s, one / 4)
     )
     rate = probe.rate(one)
     if not rate:
-        return transport  # ranks of one process: no time passes on their wires
-    delay = max(one - message, 0.0)
-    return replace(
-        transport, latency_s=delay / (1 + transport.waits), rate_bytes_per_s=rate, message_s=message
-    )
+        return LOCAL_NETWORK  # ranks of one process: no time passes on their wires
+    delay = max(one - message, 0.0) / (1 + driver.transport.waits)
+    return uniform(driver.world, bits_per_s=8 * rate, wire=Wire(latency_s=delay), message_s=message)
 
 
 class _Probe:

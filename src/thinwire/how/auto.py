@@ -18,7 +18,18 @@ from typing import Self
 
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Link, Outcome, RankContext, Ranks, Route, Spec, State
+from thinwire.core import (
+    Codec,
+    Flight,
+    Link,
+    Outcome,
+    RankContext,
+    Ranks,
+    Route,
+    Spec,
+    State,
+    Transport,
+)
 from thinwire.errors import StrategyError
 from thinwire.how.direct import direct
 from thinwire.how.gather import gather
@@ -27,6 +38,7 @@ from thinwire.how.native import native
 from thinwire.how.ring import ring
 from thinwire.how.tree import tree
 from thinwire.how.two_shot import two_shot
+from thinwire.net import Wire, uniform
 
 _CANDIDATES = (native(), gather(), direct(), two_shot(), halving_doubling(), tree(), ring())
 _NEAR = 1.05
@@ -94,12 +106,9 @@ class auto(Route):
 
     @property
     def link(self) -> Link:
-        return Link(
-            self.latency_s,
-            self.rate_bytes_per_s,
-            self.message_s,
-            self.window_bytes,
-            waits=self.waits,
+        """Return the link that it is told of, or that was measured."""
+        return _link(
+            self.latency_s, self.rate_bytes_per_s, self.message_s, self.window_bytes, self.waits
         )
 
     @property
@@ -191,6 +200,20 @@ class auto(Route):
 
     def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
         return self.choose(codec, spec, ctx.world).seconds(codec, spec, ctx, link)
+
+
+@lru_cache(maxsize=64)
+def _link(
+    latency_s: float,
+    rate_bytes_per_s: float,
+    message_s: float,
+    window_bytes: int | None,
+    waits: bool,
+) -> Link:
+    if not rate_bytes_per_s > 0:  # refused in the unit that the user gave
+        raise ValueError(f"rate_bytes_per_s={rate_bytes_per_s:g}: rates are positive")
+    alike = uniform(2, bits_per_s=8 * rate_bytes_per_s, wire=Wire(latency_s), message_s=message_s)
+    return alike.between(0, 1, Transport(window_bytes, waits))
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from thinwire.core import LOCAL_NETWORK, Codec, Flight, Link, Part, RankContext, Ranks, Spec
+from thinwire.core import Codec, Flight, Part, RankContext, Ranks, Spec, Transport
 from thinwire.engine import living, wrappers
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
@@ -281,7 +281,7 @@ class _Alone:
 
     lanes = 1
     global_ranks: Ranks = ()
-    transport: Link = LOCAL_NETWORK
+    transport = Transport()
 
     def __init__(self, rank: int, world: int, board: Board) -> None:
         self.rank, self.world, self._board = rank, world, board
