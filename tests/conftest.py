@@ -1,4 +1,4 @@
-"""Settings of all tests: examples that hypothesis draws, and one thread a process."""
+"""Settings of all tests: examples that hypothesis draws, one thread a process, and signals."""
 
 import os
 
@@ -6,6 +6,9 @@ import torch
 from hypothesis import settings
 
 import tests.interpreter  # noqa: F401  (before any test makes an optimiser, whichever tests are run)
+from tests.signals import take_interrupts
+
+take_interrupts()  # before any test starts a process
 
 torch.set_num_threads(1)  # test workers and ranks already fill the cores
 

@@ -30,6 +30,21 @@ THINWIRE = [sys.executable, "-m", "thinwire"]
 pytestmark = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
 
+@contextlib.contextmanager
+def started(command: list[str], **how: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the test: one that fails must not wait for it, and the pytest worker
+    with it."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **how)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(20)
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
     before = left()
@@ -287,9 +302,7 @@ time.sleep(300)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_lab_ends_with_its_owner(number: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as owner:
+    with started([sys.executable, "-c", OWNER], stderr=subprocess.DEVNULL) as owner:
         assert owner.stdout is not None
         keeper = int(owner.stdout.readline())
         owner.send_signal(number)
@@ -298,12 +311,7 @@ def test_a_lab_ends_with_its_owner(number: signal.Signals) -> None:
 
 
 def test_a_lab_left_behind_is_found_and_ended() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER, "fork"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as owner:
+    with started([sys.executable, "-c", OWNER, "fork"], start_new_session=True) as owner:
         assert owner.stdout is not None
         keeper = int(owner.stdout.readline())
         owner.kill()  # its fork still holds the socket
@@ -343,9 +351,7 @@ def test_the_command_line_cleans_up_when_it_is_stopped(number: signal.Signals) -
         "-c",
         "echo up; sleep 60",
     ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as ran:
+    with started(command, stderr=subprocess.PIPE) as ran:
         assert ran.stdout is not None
         assert ran.stdout.readline().endswith("up\n")
         ran.send_signal(number)
