@@ -282,3 +282,10 @@ def test_a_strategy_is_a_value() -> None:
     with pytest.raises(AttributeError):
         Strategy().when = every(2)  # type: ignore[misc]
     assert set(members("what")) == set(what.__all__) - {"Transform"}
+
+
+def test_fragments_of_parameters_are_never_equal_all_at_once() -> None:
+    """`thinwire train` asks before it checks at the end of a run."""
+    assert not Strategy(staggered(2, every(4)), on=parameters()).compares
+    assert Strategy(staggered(2, every(4)), on=deltas()).compares
+    assert Strategy(every(4), on=parameters()).compares

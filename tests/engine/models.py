@@ -9,6 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+import thinwire
+from thinwire import Strategy
+from thinwire.core import Driver
+
 WIDTH, CLASSES = 24, 5
 DRAWING = threading.Lock()  # ranks that are threads have one generator between them
 
@@ -68,3 +72,22 @@ def noise(*shape: int, key: int) -> Tensor:
 
 def near(a: Tensor, b: Tensor, most: float = 1e-12) -> bool:
     return bool((a - b).abs().max() <= most)
+
+
+def sgd_of(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+
+
+def built(
+    strategy: Strategy, driver: Driver, **settings: object
+) -> tuple[nn.Module, torch.optim.Optimizer, thinwire.Syncer]:
+    """A float64 model, its optimiser, and a syncer on them."""
+    model = mlp(dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return model, optimizer, thinwire.attach(model, optimizer, strategy, driver=driver, **settings)  # type: ignore[arg-type]
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.out = nn.BatchNorm1d(6), nn.Linear(6, 2)

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import thinwire
-from tests.engine.models import mlp, train
+from tests.engine.models import WIDTH, loss_of, mlp, train
 from tests.engine.test_guards import ranks, sgd_of
+from tests.ranks import run_ranks
 from thinwire import Strategy
 from thinwire.core import Driver
 from thinwire.engine import checks
 from thinwire.engine.checksums import ROW, checksum, digest
-from thinwire.errors import AttachError, DisagreementError
+from thinwire.errors import AttachError, DisagreementError, NotLandedError
 from thinwire.how import gossip
-from thinwire.on import deltas, nesterov, parameters
+from thinwire.on import deltas, nesterov, parameters, sgd
 from thinwire.when import delayed, every, staggered
 
 MODEL = mlp()
@@ -212,3 +214,57 @@ def test_differences_that_cancel_in_a_plain_sum_are_found() -> None:
 def test_a_view_has_the_checksum_of_its_values() -> None:
     x = torch.randn(30, 40)
     assert int(checksum(x.t())) == int(checksum(x.t().contiguous()))
+
+
+def _bent_while_frozen(rank: int) -> str:
+    model = mlp()
+    model[0].requires_grad_(False)
+    with thinwire.attach(model, sgd_of(model)) as sync:
+        sync.check()
+        with torch.no_grad():
+            model[0].bias += rank
+        with pytest.raises(DisagreementError) as error:
+            sync.check()
+        return str(error.value)
+
+
+def test_check_looks_at_frozen_parameters():
+    for said in run_ranks(2, _bent_while_frozen):
+        assert "'0.bias' differs" in said
+
+
+def _norm_between_landings(rank: int, strategy: Strategy) -> int:
+    model = nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 5))
+    optimizer = sgd_of(model)
+    with thinwire.attach(model, optimizer, strategy) as sync:
+        sync.check()
+        for step in range(3):
+            loss_of(model, step, rank).backward()
+            if strategy.on.clock == "step" or step % 2:
+                optimizer.step()
+            sync.check()
+        return sync.step
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [Strategy(every(2)), Strategy(every(2), on=deltas(outer=sgd(1.0)))],
+    ids=["gradients", "deltas"],
+)
+def test_check_between_landings_leaves_buffers_out(strategy):
+    assert run_ranks(2, _norm_between_landings, strategy) == [3, 3]
+
+
+def _fragments(rank: int) -> None:
+    model = mlp()
+    optimizer = sgd_of(model)
+    with thinwire.attach(
+        model, optimizer, Strategy(staggered(2, every(4)), on=parameters())
+    ) as sync:
+        train(model, optimizer, rank, range(2))
+        with pytest.raises(NotLandedError):
+            sync.check()
+
+
+def test_check_knows_that_one_fragment_is_not_all():
+    run_ranks(2, _fragments)

@@ -11,16 +11,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as torch_dcp
+from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata
 
 import thinwire
 from tests.engine.models import mlp, train
 from tests.planted import Planted
-from thinwire import recipes
+from tests.ranks import run_ranks
+from thinwire import Strategy, recipes
 from thinwire.engine import dcp
 from thinwire.engine.agree import fingerprint
 from thinwire.errors import AttachError, CheckpointError
+from thinwire.how import gather
+from thinwire.on import deltas, gradients, sgd
+from thinwire.what import feedback, topk
+from thinwire.when import every
 
 FORMAT_1 = Path(__file__).parents[1] / "train" / "format1.tar.xz"
 TENSORS = {
@@ -147,3 +154,41 @@ def test_load_checkpoint_takes_up_what_dcp_saved_and_runs_no_pickle(tmp_path: Pa
         again.load_checkpoint(tmp_path)
     assert not (tmp_path / "run").exists()
     again.close()
+
+
+INSIDE = Strategy(every(1), feedback(topk(0.1)), gather(), gradients())
+
+
+def _two_levels(rank: int, folder: str) -> tuple[list[Tensor], list[Tensor], str]:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    mine, _ = dist.new_subgroups(2)
+
+    def residuals(sync: thinwire.Syncer) -> list[Tensor]:
+        return [
+            leaf.flat.clone()
+            for bucket in sync.buckets
+            for part in bucket.slices
+            for _, leaf in part.state.walk()
+        ]
+
+    with (
+        thinwire.attach(model, optimizer, INSIDE, group=mine) as inside,
+        thinwire.attach(model, optimizer, Strategy(every(4), on=deltas(outer=sgd(1.0)))) as across,
+    ):
+        train(model, optimizer, rank, range(5))
+        torch_dcp.save({"inside": inside, "across": across}, checkpoint_id=folder)
+        saved = residuals(inside)
+    with thinwire.attach(model, optimizer, INSIDE, group=mine) as inside:
+        inside.load_checkpoint(folder, "inside")
+        loaded = residuals(inside)
+    with thinwire.attach(model, optimizer, INSIDE) as whole, pytest.raises(AttachError) as error:
+        whole.load_checkpoint(folder, "inside")
+    return saved, loaded, str(error.value)
+
+
+def test_each_node_of_two_levels_has_its_own_residuals_back(tmp_path: Path) -> None:
+    for saved, loaded, error in run_ranks(4, _two_levels, str(tmp_path)):
+        assert any(bool(residual.any()) for residual in saved)
+        assert all(map(torch.equal, saved, loaded))
+        assert "of ranks among 0-1, among 2-3, and this syncer is among all" in error

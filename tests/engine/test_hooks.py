@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import thinwire
-from tests.engine.models import DRAWING, WIDTH, batch, loss_of, mlp, weights_of
+from tests.engine.models import DRAWING, WIDTH, batch, loss_of, mlp, sgd_of, weights_of
 from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire.core import Driver
-from thinwire.errors import NotLandedError
+from thinwire.errors import AttachError, NotLandedError
 from thinwire.how import gather, two_shot
-from thinwire.on import gradients, momentum
+from thinwire.on import deltas, gradients, momentum, sgd
 from thinwire.strategy import Strategy
 from thinwire.what import feedback, lowrank, sign, topk, uniform
 from thinwire.when import delayed, every, warmup
@@ -332,3 +332,46 @@ def test_a_delayed_mean_that_is_zeroed_without_a_step_is_told() -> None:
         optimizer.step()
         optimizer.zero_grad()
         model.a.sum().backward()  # an ordinary loop is told nothing
+
+
+def test_unfreezing_is_refused_on_local_steps_too():
+    model = mlp()
+    model[0].requires_grad_(False)
+    optimizer = sgd_of(model)
+    with thinwire.attach(model, optimizer, Strategy(every(2), on=deltas(outer=sgd(1.0)))):
+        model[0].requires_grad_(True)
+        loss_of(model, 0, 0).backward()
+        with pytest.raises(AttachError, match="was frozen"):
+            optimizer.step()
+
+
+def test_a_step_that_does_not_count_is_told():
+    model = mlp()
+    optimizer = sgd_of(model)
+    with thinwire.attach(model, optimizer, Strategy(every(1), on=deltas(outer=sgd(1.0)))) as sync:
+        for param in model.parameters():
+            param.grad = torch.zeros_like(param)
+        with pytest.warns(UserWarning, match="does not count"):
+            optimizer.step()
+        assert sync.step == 0
+
+
+class Fails(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_: Any, *__: Tensor) -> Tensor:
+        raise MemoryError("no room")
+
+
+def test_a_step_is_not_skipped_within_a_backward_pass_that_failed() -> None:
+    first, last = nn.Linear(2, 2), nn.Linear(2, 2)
+    sync = thinwire.attach(
+        nn.Sequential(first, last), torch.optim.SGD([*first.parameters(), *last.parameters()], 0.1)
+    )
+    with pytest.raises(MemoryError):
+        last(Fails.apply(first(torch.ones(1, 2)))).sum().backward()
+    with pytest.raises(AttachError, match="failed half-way"):
+        sync.skip_step()

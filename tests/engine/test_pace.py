@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 import thinwire
-from tests.engine.models import near, noise
+from tests.engine import models
+from tests.engine.models import built, near, noise
 from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Driver
 from thinwire.engine import pace
-from thinwire.errors import NotLandedError
+from thinwire.errors import AttachError, NotLandedError
 from thinwire.on import deltas, nesterov, parameters, sgd
-from thinwire.when import by_speed, delayed, every, staggered
+from thinwire.when import by_speed, delayed, every, growing, staggered
 
 OWN = [noise(7, key=20 + rank) for rank in range(3)]
 STARTS = [noise(3, key=1), noise(4, key=2)]
@@ -130,7 +131,7 @@ def test_a_pace_follows_the_speed_from_the_landing_on_and_all_know_it() -> None:
 
 def test_shares_of_a_launch_sum_to_one_whatever_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[tuple[int, int], list[float]] = {}
-    share = pace.Pace.share
+    share = pace.Pace.weight
 
     def noting(self: pace.Pace, bucket: int, shares: Any) -> float:
         mine = share(self, bucket, shares)
@@ -139,7 +140,7 @@ def test_shares_of_a_launch_sum_to_one_whatever_changes(monkeypatch: pytest.Monk
         ).append(mine)
         return mine
 
-    monkeypatch.setattr(pace.Pace, "share", noting)
+    monkeypatch.setattr(pace.Pace, "weight", noting)
     strategy = Strategy(
         by_speed(delayed(1, staggered(2, every(5)))), on=deltas(sgd(0.9), alpha=0.2)
     )
@@ -222,3 +223,37 @@ def test_over_gloo_a_rank_that_is_slow_by_the_clock_takes_fewer_steps() -> None:
     assert all_of_them == 30
     assert fast[1] < 6
     assert some < 25
+
+
+def test_by_speed_wants_every_step_that_it_counts() -> None:
+    def idle(driver: Driver) -> None:
+        _, _, sync = built(Strategy(by_speed(every(4)), on=parameters()), driver)
+        with sync:
+            sync.skip_step()
+
+    for error in on_threads(2, idle).values():
+        assert isinstance(error, NotLandedError)
+        assert "was skipped by a rank that takes it" in str(error)
+
+
+def test_a_launch_after_steps_of_weightless_ranks_alone_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lone(driver: Driver) -> None:
+        model, optimizer, sync = built(
+            Strategy(by_speed(growing(2, 8, rounds=3)), on=deltas()),
+            driver,
+            weight=1.0 - driver.rank,
+        )
+        assert sync.pace is not None
+        with sync:
+            sync.pace.steps = [1, 8]  # as if rank 0 had been found to be eight times as slow
+            for step in range(2):
+                if sync.rests():
+                    sync.skip_step()
+                else:
+                    models.train(model, optimizer, driver.rank, range(step, step + 1))
+
+    for error in on_threads(2, lone).values():
+        assert isinstance(error, AttachError)
+        assert "no rank of weight above 0 has taken a step" in str(error)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.cases import CODECS
+from tests.how.flights import bucket, contexts_of
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.how import gather, two_shot
@@ -349,3 +350,45 @@ def test_the_allocation_is_within_a_move_of_the_best(
     missed = (paid.cumsum(0) > room).nonzero()
     slack = float(rates[missed[0]] * paid[missed[0]]) if len(missed) else 0.0
     assert best - 1e-9 <= sum(errors[p][int(picked[p])] for p in everyone) <= best + slack + 1e-6
+
+
+def test_a_sum_has_widths_of_its_own_though_widths_are_kept() -> None:
+    codec, spec = budget(3.0, every=5), bucket(4096)
+    ctx = contexts_of(1)[0]
+    state = codec.init(spec, ctx)
+    mine = torch.cat([torch.randn(2048) * 10, torch.randn(2048) * 0.01])
+    theirs = mine.flip(0)
+    codec.encode(mine, spec, state, ctx)
+    kept = state["widths"].value.clone()
+    back = ctx.child("back")
+    heard = codec.decode(
+        codec.encode(theirs, spec, state, back), spec, codec.init(spec, ctx), back, 0
+    )
+    alone = budget(3.0)
+    best = alone.decode(
+        alone.encode(theirs, spec, alone.init(spec, back), back),
+        spec,
+        alone.init(spec, back),
+        back,
+        0,
+    )
+    assert (heard - theirs).norm() == pytest.approx(float((best - theirs).norm()), rel=1e-6)
+    assert torch.equal(state["widths"].value, kept), (
+        "those of the rank's own contribution are as they were"
+    )
+
+
+@pytest.mark.parametrize("bits", [0.25, 0.5, 1.0, 2.0])
+def test_a_budget_hides_no_nan_though_it_cannot_say_all(bits: float) -> None:
+    codec, spec, ctx = budget(bits, choices=(0, 2, 3, 4)), bucket(8192), contexts_of(1)[0]
+    for lost in (slice(None), slice(5000, 5001)):
+        x = torch.randn(8192)
+        x[lost] = float("nan")
+        heard = codec.decode(
+            codec.encode(x, spec, codec.init(spec, ctx), ctx),
+            spec,
+            codec.init(spec, ctx),
+            ctx,
+            0,
+        )
+        assert not heard.isfinite().all()

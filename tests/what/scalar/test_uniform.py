@@ -385,3 +385,9 @@ def test_its_repr_names_a_scale_only_where_one_is_set() -> None:
 )
 def test_every_grid_and_scale_travels(codec: Codec) -> None:
     check_route(two_shot(), codec, worlds=[3])
+
+
+@pytest.mark.parametrize("step", [0.0, 1e-46, 1e39, float("inf")])
+def test_a_step_that_float32_does_not_hold_is_refused(step: float) -> None:
+    with pytest.raises(StrategyError, match="positive and finite in float32"):
+        uniform(8, step=step)

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from tests.cases import CODECS
+from tests.how.flights import bucket, launch, values
 from thinwire.core import Codec, Spec, State
+from thinwire.drive.local import run
 from thinwire.errors import StrategyError
+from thinwire.how import gather
 from thinwire.testing import check_codec, contexts
-from thinwire.what import randomk
+from thinwire.what import budget, hadamard, randomk, uniform
 
 SPEC = Spec((), 0, 103, torch.float32)
 
@@ -48,3 +51,18 @@ def test_spans_of_one_bucket_draw_different_places() -> None:
 def test_a_k_that_is_no_count_and_no_share_is_refused(k: float) -> None:
     with pytest.raises(StrategyError, match="a count is at least 1"):
         randomk(k)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [randomk(0.1), hadamard(256) >> uniform(4), budget(4.0), budget(4.0, every=2)],
+    ids=repr,
+)
+def test_a_default_device_does_not_move_what_is_drawn_on_the_host(codec: Codec) -> None:
+    """Engines measure codecs under the parameters' device; `meta` has no values, so whatever lands
+    there fails."""
+    xs = values(2, bucket(1000))
+    with torch.device("meta"):
+        flights = launch(gather(), codec, xs, bucket(1000))
+        heard = run(flights)[0].total
+    assert torch.equal(heard, run(launch(gather(), codec, xs, bucket(1000)))[0].total)

@@ -5,7 +5,7 @@ from torch import Tensor
 from tests.cases import CODECS
 from thinwire.core import Codec, Outcome, Packet, Part, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.how import gather, ring, server, two_shot
+from thinwire.how import direct, gather, native, ring, server, two_shot
 from thinwire.strategy import Strategy
 from thinwire.testing import check_codec, contexts
 from thinwire.what import by_role, cast, dgc, ef21, feedback, identity, lowrank, topk, uniform
@@ -132,3 +132,14 @@ def test_one_residual_is_enough(inner: Codec) -> None:
 def test_what_loses_nothing_needs_none() -> None:
     with pytest.raises(StrategyError, match="it loses nothing"):
         ef21(identity())
+
+
+@pytest.mark.parametrize(
+    "codec", [ef21(cast()), ef21(by_role(matrix=lowrank(2), vector=cast("fp16")))], ids=repr
+)
+def test_catching_up_is_not_added_in_sixteen_bits(codec: Codec) -> None:
+    """H would keep what each sum loses, for good."""
+    for route in (native(), two_shot(), direct()):
+        assert route.refuses(codec)
+    assert gather().refuses(ef21(cast())) is None
+    assert native().refuses(ef21(lowrank(2))) is None
