@@ -2,4 +2,7 @@
 
 import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
-import thinwire.train.job  # noqa: F401
+import thinwire.bench.ours
+import thinwire.bench.worker
+import thinwire.train.job
+import thinwire.train.rank  # noqa: F401

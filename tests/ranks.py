@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(
     [
         "torch",
         "torch.distributed",
@@ -45,8 +45,8 @@ def run_ranks(
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, processes = [], []
     for rank in range(world):
-        here, there = _context.Pipe()
-        process = _context.Process(
+        here, there = context.Pipe()
+        process = context.Process(
             target=_rank, args=(rank, world, store.port, host, there, work, args), daemon=True
         )
         process.start()

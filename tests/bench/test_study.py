@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.lab.possible import why_not
+from tests.warm import python_for_labs
 from thinwire.bench.contestants import FULL, Contestant, chosen, ours
 from thinwire.bench.networks import swept
 from thinwire.bench.records import RECORDS, for_page, read
@@ -45,7 +47,16 @@ needs_lab = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def _warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Workers that have torch loaded when they start: there are forty of them."""
+    python = python_for_labs(tmp_path_factory.mktemp("warm"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thinwire.bench.study.python_for", lambda *_: python)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, _warm: None) -> Bench:
     made = Bench(
         STUDY, tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("rivals"), lambda _: None
     )
@@ -148,6 +159,7 @@ def test_the_proof_is_timed_as_it_is_run_whole(bench: Bench) -> None:
 
 
 @needs_lab
+@pytest.mark.usefixtures("_warm")
 def test_a_study_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
     path = bench.folder / RECORDS
     lines = path.read_text().splitlines()
@@ -164,6 +176,7 @@ def test_a_study_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
 
 
 @needs_lab
+@pytest.mark.usefixtures("_warm")
 def test_slow_steps_are_few(tmp_path: Path) -> None:
     study = replace(
         STUDY,
@@ -176,6 +189,7 @@ def test_slow_steps_are_few(tmp_path: Path) -> None:
 
 
 @needs_lab
+@pytest.mark.usefixtures("_warm")
 def test_settings_for_slow_links_and_for_a_larger_model(tmp_path: Path) -> None:
     own = ours("dense", dense(), timed={"attach": {"lanes": 2}}, slow={"attach": {"lanes": 3}})
     networks = (SLOW, *swept(2, (1e9,), (0.0,)))

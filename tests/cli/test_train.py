@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
+from tests.warm import FAMILY, WarmPopen
 from thinwire.cli.main import main
 
 TINY = [
@@ -34,16 +36,25 @@ ENV = (
     | dict([MARK.decode().split("=")])
     | {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
 )
+FORKS = tempfile.TemporaryDirectory(prefix="thinwire-forks-")
+Process: TypeAlias = "subprocess.Popen[str] | WarmPopen"
 
 
-def start(*flags: str) -> subprocess.Popen[str]:
+def cold(*flags: str) -> subprocess.Popen[str]:
+    """Start the command as an operator does, which takes seconds."""
     command = [sys.executable, "-m", "thinwire", "train", *TINY, *flags]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV
     )
 
 
-def ended(process: subprocess.Popen[str], within_s: float = 120) -> tuple[int, str, str]:
+def start(*flags: str) -> WarmPopen:
+    """Start the command, and its workers, in processes that have torch loaded."""
+    command = [sys.executable, "-m", "thinwire", "train", *TINY, *flags]
+    return WarmPopen(command, ENV | {FAMILY: FORKS.name})
+
+
+def ended(process: Process, within_s: float = 120) -> tuple[int, str, str]:
     """Exit code, output and errors; and proof that none of its processes is left."""
     out, err = process.communicate(timeout=within_s)
     for _ in range(50):
@@ -61,6 +72,9 @@ def family() -> dict[int, list[bytes]]:
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             try:
                 variables = (entry / "environ").read_bytes().split(b"\0")  # a zombie has none
+                fork = Path(FORKS.name, entry.name)
+                if variables != [b""] and fork.exists():
+                    variables = fork.read_bytes().split(b"\0")
             except OSError:
                 continue
             if MARK in variables:
@@ -78,7 +92,7 @@ def workers() -> dict[int, int]:
     }
 
 
-def until_saved(out: Path, process: subprocess.Popen[str]) -> None:
+def until_saved(out: Path, process: Process) -> None:
     """Until the run has its first checkpoint."""
     for _ in range(900):
         if list((out / "checkpoints").glob("host-*/step-*")):
@@ -101,7 +115,7 @@ def memory() -> set[str]:
 def test_two_workers_train_and_say_where_things_are(tmp_path: Path) -> None:
     out, before = tmp_path / "out", memory()
     code, told, progress = ended(
-        start("--workers=2", "--steps=40", "--save-every=16", f"--out={out}", "--json")
+        cold("--workers=2", "--steps=40", "--save-every=16", f"--out={out}", "--json")
     )
     assert code == 0, progress
     figures: dict[str, Any] = json.loads(told)
