@@ -8,8 +8,10 @@ ARGS ?=
 
 # One thread a process: ranks and test workers already fill the cores.
 export OMP_NUM_THREADS ?= 1
+# Half a second of a core for each of the processes that tests start: they would compile us anew.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup train test long lint docs bench fuzz
+.PHONY: setup train check test long lint docs bench fuzz
 
 setup: $(STAMP)
 
@@ -25,12 +27,26 @@ train: $(STAMP)
 	$(BIN)/thinwire train $(JOB) --strategy $(STRATEGY) --out runs/thin $(ARGS)
 	$(BIN)/thinwire compare runs/dense runs/thin --out runs/compare.svg
 
-test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+# Two workers; who is done first takes over what the other has left.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# What is slow by nature: 34 seeded faults on four emulated hosts, about ten minutes; it fails where a target of them is missed.
+test: $(STAMP)
+	$(PYTEST) $(ARGS)
+
+# For every edit, in under 90 seconds: the laws of components, alone and on threads as ranks, and what
+# guards the tree. It leaves out all pairs of codecs and routes, real processes, GPU kernels in the
+# interpreter, labs, data, the command line, benches and examples.
+CHECK := tests/core tests/net tests/when tests/on tests/how tests/what tests/drive/test_local.py \
+	tests/drive/test_sim.py $(filter-out $(addprefix tests/test_,pairs.py examples.py \
+	adding_a_codec.py theory.py warm.py),$(wildcard tests/test_*.py))
+check: $(STAMP)
+	HYPOTHESIS_PROFILE=check $(PYTEST) $(CHECK) $(ARGS)
+
+# What is slow by nature: 34 seeded faults on four emulated hosts, about ten minutes, which fails where
+# a target of them is missed; then every build of the kernels under sanitizers, about five.
 long: $(STAMP)
 	timeout --kill-after=30 2700 $(BIN)/python -m benchmarks.faults --seed 0 $(ARGS)
+	$(BIN)/python scripts/fuzz_kernels.py --seconds 60
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -14,6 +15,22 @@ torch.set_num_threads(1)  # test workers and ranks already fill the cores
 
 settings.register_profile("quick", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
+settings.register_profile("check", deadline=None, max_examples=10)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "quick")
 )
+
+FIRST = (  # the longest, so that none of them is what the end waits for
+    "tests/bench/test_study.py",
+    "tests/train/test_job.py",
+    "tests/cli/test_train.py",
+    "tests/kernels/test_fuzz.py",
+    "tests/test_adding_a_codec.py",
+    "tests/test_examples.py",
+    "tests/train/test_resume.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(FIRST)))

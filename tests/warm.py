@@ -3,7 +3,7 @@
 A process that imports torch, Dynamo and transformers spends five seconds of a core before its first
 line. Here a server has imported them once. `WarmPopen` asks it for a fork, which then becomes the
 program: its arguments, variables, folder and descriptors are those asked for, and Python programs
-that it starts itself are forks of it in turn, with it as their parent. `python_for_labs` writes a
+that it starts itself are forks of it in turn, with it as their parent. `python_elsewhere` writes a
 program in the place of `sys.executable` that does the same from inside a lab's host.
 
 What a fork does not show is how a program starts on its own: /proc/PID/environ and cmdline are the
@@ -33,11 +33,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.members import ROOT
 from tests.ranks import context
 
 FAMILY = "THINWIRE_TEST_FAMILY"  # a folder in which forks note their variables, a file a process
 COLD = ("thinwire.train.memory",)  # measures how much a process of its own takes
-NEWUSER, NEWNET = 0x10000000, 0x40000000
+SPACES = {"user": 0x10000000, "net": 0x40000000, "uts": 0x04000000, "mnt": 0x00020000}  # setns's
 DEATH = 1  # PR_SET_PDEATHSIG
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -129,13 +130,18 @@ def run(
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
 
 
-def python_for_labs(folder: Path) -> Path:
-    """Write a program that takes the place of `sys.executable` on the hosts of a lab."""
+def python_elsewhere(folder: Path, *spaces: str) -> Path:
+    """Write a program that takes the place of `sys.executable` in other namespaces.
+
+    Args:
+        folder: where it is written.
+        spaces: what the program enters with who starts it: "net", "uts", "mnt".
+    """
     path = folder / "python"
     path.write_text(
         f"#!{sys.executable} -IS\n"
-        f"import sys\nsys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})\n"
-        f"from tests.warm_stub import stand_in\nstand_in({address()!r})\n"
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        f"from tests.warm_stub import stand_in\nstand_in({address()!r}, {('user', *spaces)!r})\n"
     )
     path.chmod(0o755)
     return path
@@ -199,7 +205,8 @@ def _serve(path: str) -> None:
                     message, fds = _asked(sock)
                     pid = os.fork()
                     if not pid:
-                        _become(message["words"], message["env"], message["cwd"], fds)
+                        spaces = dict(zip(message.get("spaces", ()), fds[3:], strict=True))
+                        _become(message["words"], message["env"], message["cwd"], fds[:3], spaces)
                     for fd in fds:
                         os.close(fd)
                     running[pid] = sock
@@ -238,7 +245,7 @@ class _Forking(subprocess.Popen):  # type: ignore[type-arg]
                 number if fd == -1 else fd
                 for number, fd in enumerate((p2cread, c2pwrite, errwrite))
             ]
-            _become(words[1:], dict(os.environ if env is None else env), cwd, fds, session)
+            _become(words[1:], dict(os.environ if env is None else env), cwd, fds, {}, session)
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
@@ -255,6 +262,7 @@ def _become(
     env: Mapping[str, str],
     cwd: str | None,
     fds: Sequence[int],
+    spaces: Mapping[str, int],
     session: bool = False,
 ) -> NoReturn:
     """Turn this fork into a Python program, as exec would, and end with it."""
@@ -264,10 +272,9 @@ def _become(
         atexit._clear()  # of the process that this was forked from
         if session:
             os.setsid()
-        if len(fds) > 3:
-            _enter(*fds[3:])
-        kept = [os.dup(fd) for fd in fds[:3]]  # one may have a number that another is to have
-        for number, fd in enumerate(kept):
+        _enter(spaces)
+        copies = [os.dup(fd) for fd in fds]  # one may have a number that another is to have
+        for number, fd in enumerate(copies):
             os.dup2(fd, number)
         os.closerange(3, 1 << 16)
         signal.set_wakeup_fd(-1)
@@ -304,16 +311,12 @@ def _become(
         os._exit(code)
 
 
-def _enter(network: int, user: int) -> None:
-    """Enter the network of the process that asked."""
-    if not os.path.sameopenfile(user, os.open("/proc/self/ns/user", os.O_RDONLY)):
-        _call(libc.setns(user, NEWUSER))
-    _call(libc.setns(network, NEWNET))
-
-
-def _call(failed: int) -> None:
-    if failed:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def _enter(spaces: Mapping[str, int]) -> None:
+    """Enter the namespaces of the process that asked, its user's first: it gives the right."""
+    for name, fd in spaces.items():
+        own = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
+        if not os.path.sameopenfile(fd, own) and libc.setns(fd, SPACES[name]):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)
 
 
 def _forget() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.possible import why_not
 from tests.members import ROOT
-from tests.warm import python_for_labs
+from tests.warm import python_elsewhere
 from thinwire import Strategy
 from thinwire.bench import environments
 from thinwire.bench.environments import python_for
@@ -57,7 +57,7 @@ def trained(folder: Path, contestant: str, settings: dict[str, Any]) -> dict[str
     with no_limits(
         WORLD
     ).lab() as lab:  # on loopback the kernel would count what other tests send, too
-        ranks, _ = ran(lab, job, python_for_labs(folder))
+        ranks, _ = ran(lab, job, python_elsewhere(folder, "net"))
     return ranks[0]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.lab.possible import why_not
-from tests.warm import python_for_labs
+from tests.warm import python_elsewhere
 from thinwire.bench.contestants import FULL, Contestant, chosen, ours
 from thinwire.bench.networks import swept
 from thinwire.bench.records import RECORDS, for_page, read
@@ -49,7 +49,7 @@ needs_lab = pytest.mark.skipif(bool(why := why_not()), reason=why)
 @pytest.fixture(scope="module")
 def _warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Workers that have torch loaded when they start: there are forty of them."""
-    python = python_for_labs(tmp_path_factory.mktemp("warm"))
+    python = python_elsewhere(tmp_path_factory.mktemp("warm"), "net")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("thinwire.bench.study.python_for", lambda *_: python)
         yield

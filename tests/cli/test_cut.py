@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_train import ENV, TINY, family
+from tests.cli.test_train import ENV, FORKS, TINY, family
+from tests.warm import FAMILY, python_elsewhere
 
 TIMEOUT_S = 8  # of a hop, as TINY has it
 NAMED_WITHIN_S = (
@@ -113,8 +113,9 @@ def torchrun(
     launchers = []
     try:
         for node, folder in enumerate(folders):
+            folder.mkdir()
             launch = [
-                sys.executable,
+                str(python_elsewhere(folder, "net")),
                 "-m",
                 "torch.distributed.run",
                 "--nnodes=2",
@@ -129,8 +130,7 @@ def torchrun(
                 "train",
             ]
             flags = [*TINY, "--steps=100000", "--save-every=20", f"--out={folder / 'out'}"]
-            env = ENV | {"GLOO_SOCKET_IFNAME": f"tw{node}"}
-            folder.mkdir()
+            env = ENV | {"GLOO_SOCKET_IFNAME": f"tw{node}", FAMILY: FORKS.name}
             with (folder / "told").open("wb") as told, (folder / "said").open("wb") as said:
                 launchers.append(
                     subprocess.Popen(

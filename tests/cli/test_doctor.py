@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.warm import python_elsewhere
 from thinwire.cli import _network as network
 from thinwire.cli import doctor
 from thinwire.cli._finding import Finding
@@ -140,13 +141,20 @@ def test_on_a_busy_machine_lateness_is_a_note(
     assert "when it is idle" in found["do"]
 
 
+@pytest.fixture
+def _warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that have torch loaded."""
+    monkeypatch.setattr(network.sys, "executable", str(python_elsewhere(tmp_path)))
+
+
+@pytest.mark.usefixtures("_warm")
 def test_late_once_is_not_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = tmp_path / "once"  # that it has come to this, late
     first = f"sys.argv[1] == '0' and not os.path.exists({str(once)!r})"
     late = f"import os, sys, time\nif {first}:\n    open({str(once)!r}, 'w')\n    time.sleep(60)\n"
     monkeypatch.setattr(network, "WORKER", late + network.WORKER)
     monkeypatch.setattr(network, "busy", lambda: "")
-    (found,) = network.allreduce(start_s=15.0, meet_s=120.0)
+    (found,) = network.allreduce(start_s=4.0, meet_s=120.0)
     assert found.level == "ok", found
 
 
@@ -163,6 +171,7 @@ def test_two_processes_that_fail_are_a_problem_however_busy(
     assert (found.level, found.told.endswith("failed: no route")) == ("problem", True)
 
 
+@pytest.mark.usefixtures("_warm")
 def test_a_wrong_sum_is_a_problem_however_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "WORKER", network.WORKER.replace("x == 3", "x == 4"))
     monkeypatch.setattr(network, "busy", lambda: "this machine is busy")

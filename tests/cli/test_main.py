@@ -2,9 +2,9 @@
 one line."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -25,18 +25,26 @@ HELPS = [["--help"], *([command, "--help"] for command in COMMANDS)]
 
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)
 def test_help_loads_nothing_heavy_and_is_instant(words: list[str]) -> None:
+    """By the processor's time: others may have the cores. It waits for nothing, so on a machine
+    with nothing else to do it takes no longer by the clock."""
     best = float("inf")
     for _ in range(5):
-        begin = time.perf_counter()
+        before = processor_s()
         done = subprocess.run(
             [sys.executable, "-c", LOOK, *words], capture_output=True, text=True, check=False
         )
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, processor_s() - before)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("usage: thinwire")
         if best < 0.3:
             break
     assert best < 0.3
+
+
+def processor_s() -> float:
+    """Seconds of a core that processes which have ended here took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_help_lists_every_command(capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.cli.test_cut import ADDRESSES, tool, two_machines
-from tests.cli.test_train import ENV, TINY, family
+from tests.cli.test_train import ENV, FORKS, TINY, family
+from tests.warm import FAMILY, python_elsewhere
 
 PORT = 29400
 ENDED_WITHIN_S = 200
@@ -38,6 +38,8 @@ def trapped(enter: list[str], name: str, folder: Path) -> list[str]:
 
 def test_a_name_that_leads_to_loopback_hinders_nobody(tmp_path: Path) -> None:
     env = {name: value for name, value in ENV.items() if name != "GLOO_SOCKET_IFNAME"}
+    env[FAMILY] = FORKS.name
+    python = python_elsewhere(tmp_path, "net", "uts", "mnt")
     with two_machines() as machines:
         launchers = []
         try:
@@ -46,7 +48,7 @@ def test_a_name_that_leads_to_loopback_hinders_nobody(tmp_path: Path) -> None:
                 folder.mkdir()
                 meet = ["--nodes=2", f"--node-rank={node}", f"--master={ADDRESSES[0]}:{PORT}"]
                 command = [
-                    sys.executable,
+                    str(python),
                     "-m",
                     "thinwire",
                     "train",

@@ -254,9 +254,8 @@ def _summed(loopback: str, start_s: float, meet_s: float) -> tuple[list[float], 
             told = [json.loads(each.communicate()[0]) for each in started]
         finally:
             for each in started:
-                if each.poll() is None:
-                    each.kill()
-                    each.communicate()
+                each.kill()
+                each.communicate()  # closes the pipes of one that has ended, too
     return [max(pair) for pair in zip(*told, strict=True)], "", ""
 
 
