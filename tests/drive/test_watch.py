@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 import thinwire
 from tests.engine.models import mlp, train
-from tests.ranks import _context, run_ranks
+from tests.ranks import context, run_ranks
 from thinwire.drive import watch
 from thinwire.drive.asks import Asks, NoAnswerError
 from thinwire.drive.beacon import Beacon, ask
@@ -70,8 +70,8 @@ def process() -> Iterator[Callable[..., tuple[int, int]]]:
     processes = []
 
     def make(rank: int, world: int, port: int = 0) -> tuple[int, int]:
-        here, there = _context.Pipe()
-        child = _context.Process(target=_living, args=(there, rank, world, port), daemon=True)
+        here, there = context.Pipe()
+        child = context.Process(target=_living, args=(there, rank, world, port), daemon=True)
         child.start()
         processes.append((child, here))
         assert here.poll(60)

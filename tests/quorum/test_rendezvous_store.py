@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from tests.engine.models import near
 from tests.quorum.test_rounds import PLAIN, START, H, Rank, moved, strategy
-from tests.ranks import _context
+from tests.ranks import context
 from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, QuorumError
 from thinwire.quorum import rendezvous_store as board
 from thinwire.quorum.entries import (
@@ -49,8 +49,8 @@ def _hold(pipe: Connection) -> None:
 @pytest.fixture
 def host() -> Iterator[tuple[int, int]]:
     """A process that holds a store: its number, and the store's port."""
-    here, there = _context.Pipe()
-    process = _context.Process(target=_hold, args=(there,), daemon=True)
+    here, there = context.Pipe()
+    process = context.Process(target=_hold, args=(there,), daemon=True)
     process.start()
     assert process.pid is not None
     try:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import thinwire
 from tests.engine.models import near, noise
-from tests.ranks import _context
+from tests.ranks import context
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Codec, Driver, Outer
@@ -505,7 +505,7 @@ def test_processes_are_slow_are_killed_and_come_and_all_anchors_are_equal() -> N
     processes = {}
 
     def start(label: str, rank: int, pause_s: float, dies_at: int) -> None:
-        processes[label] = _context.Process(
+        processes[label] = context.Process(
             target=_process, args=(host.port, rank, label, steps, pause_s, dies_at), daemon=True
         )
         processes[label].start()
