@@ -11,7 +11,7 @@ from thinwire.cli.main import main
 from thinwire.data.corpus.text import Text
 from thinwire.data.corpus.tokenizer import tokenizer_from
 from thinwire.models.build import kind_of, model_from
-from thinwire.models.objective import objective_from
+from thinwire.models.objectives import objective_from
 
 PROMPTS = {
     "causal": "To be",

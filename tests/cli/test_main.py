@@ -133,9 +133,9 @@ def test_all_bad_flags_are_told_at_once(capfd: pytest.CaptureFixture[str]) -> No
     assert (end.value.code, out, err.count("\n")) == (2, "", 1)
     for told in (
         "no flag is called --stepz; did you mean '--steps'?",
-        "argument --batch: 'none' is not a whole number of at least 1",
-        "argument --optimizer: 'adamx' is none of auto, adamw, muon, sgd; did you mean 'adamw'?",
-        "argument --lr: '-1' is not a number above 0",
+        "argument --batch: expected an integer of at least 1, got 'none'",
+        "argument --optimizer: expected auto, adamw, muon or sgd, got 'adamx'; did you mean 'adamw'?",
+        "argument --lr: expected a number above 0, got '-1'",
         "no flag is called --strateggy; did you mean '--strategy'?",
     ):
         assert told in err

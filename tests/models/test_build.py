@@ -20,7 +20,8 @@ from thinwire.data.corpus.tokenizer import tokenizer_from
 from thinwire.errors import ModelError
 from thinwire.models.build import kind_of, model_from, objective_of, positions_of
 from thinwire.models.hugging_face import quiet
-from thinwire.models.objective import Batch, objective_from
+from thinwire.models.objective import Batch
+from thinwire.models.objectives import objective_from
 from thinwire.models.presets import configuration
 
 NANO = ["gpt2-nano", "llama-nano", "bert-nano", "t5-nano"]

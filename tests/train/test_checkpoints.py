@@ -19,7 +19,8 @@ import torch.distributed as dist
 from tests.planted import Planted
 from tests.ranks import run_ranks
 from thinwire.train import checkpoints as module
-from thinwire.train.checkpoints import Checkpoints, Member, host_groups
+from thinwire.train.checkpoints import Checkpoints, Member
+from thinwire.train.host_ranks import host_groups
 from thinwire.train.parts import DamagedError
 
 

@@ -74,7 +74,7 @@ def test_all_reasons_come_at_once(tmp_path: Path) -> None:
 def test_no_toml(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.toml"
     file.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"is no TOML"):
+    with pytest.raises(ConfigError, match=r"is not TOML"):
         config_from({}, file)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from thinwire.errors import ModelError
 from thinwire.say import Say
-from thinwire.train.config import whole
+from thinwire.train.values import whole
 from thinwire.words import near
 
 ABOUT = """\

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from thinwire.cli._memory import buckets_of, kept_bytes, on_host
 from thinwire.errors import ConfigError
 from thinwire.say import Say
-from thinwire.train.config import count
+from thinwire.train.values import count
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,18 +17,18 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from thinwire.engine import dcp
 from thinwire.errors import CheckpointError
+from thinwire.train.host_ranks import all_gather, assigned, sizes_from
 from thinwire.train.parts import (
     MANIFEST,
     DamagedError,
@@ -42,8 +42,6 @@ from thinwire.train.parts import (
 from thinwire.words import first_line
 
 STEP, PARTIAL, ASIDE, PRUNED, DAMAGED = "step-", ".partial-", ".aside-", ".pruned-", ".damaged-"
-MOST_BYTES = 1 << 30
-"""The most that one rank may send of a save: a name and a hash of each tensor."""
 _OF_A_PEER = (
     "gloo/transport",
     "ncclRemoteError",
@@ -235,7 +233,7 @@ class Checkpoints:
                 self._finish(partial, self.path(step))
 
         # 1. Ranks agree on who writes what: a tensor that several hold is written once.
-        mine = assigned(self._gathered(inventory, _sizes))[ranks.index(member.rank)]
+        mine = assigned(self._gathered(inventory, sizes_from))[ranks.index(member.rank)]
         # 2. Each writes its file, and all learn its hashes.
         parts = tuple(self._gathered(part, Part.parse))
         if [each.rank for each in parts] != ranks:
@@ -337,62 +335,6 @@ def _read_dcp(folders: Iterable[Path]) -> dict[str, Tensor]:
     return out
 
 
-def _sizes(inventory: Any) -> dict[str, int]:
-    if not isinstance(inventory, dict) or not all(
-        type(size) is int and size >= 0 for size in inventory.values()
-    ):
-        raise ValueError("no sizes by name")
-    return inventory
-
-
-def assigned(sizes: Sequence[Mapping[str, int]]) -> list[list[str]]:
-    """Choose the writer of each tensor among the ranks that hold it, so that all write about as
-    much.
-
-    Args:
-        sizes: bytes of each tensor, by rank.
-
-    Example:
-        >>> assigned([{"model": 8, "mine": 6}, {"model": 8, "yours": 1}])
-        [['mine'], ['yours', 'model']]
-    """
-    holders: dict[str, list[int]] = {}
-    for rank, held in enumerate(sizes):
-        for name in held:
-            holders.setdefault(name, []).append(rank)
-    out: list[list[str]] = [[] for _ in sizes]
-    load = [0] * len(sizes)
-    for name in sorted(
-        holders, key=lambda name: (len(holders[name]), -sizes[holders[name][0]][name], name)
-    ):
-        writer = min(holders[name], key=lambda rank: (load[rank], rank))
-        load[writer] += sizes[writer][name]
-        out[writer].append(name)
-    return out
-
-
-def all_gather(group: Any, payload: bytes) -> list[bytes]:
-    """Return every rank's bytes, by rank in the group. Nothing is unpickled, as `all_gather_object`
-    would.
-
-    Raises:
-        CheckpointError: a rank announces more than any save needs.
-    """
-    world = dist.get_world_size(group)
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
-    dist.all_gather(lengths, torch.tensor([len(payload)]), group=group)
-    counts = [int(length) for length in lengths]
-    if not all(0 <= count <= MOST_BYTES for count in counts):
-        raise CheckpointError(
-            f"a rank of this host announces {max(counts, key=abs):,} bytes for a save"
-        )
-    padded = torch.zeros(max(counts), dtype=torch.uint8)
-    padded[: len(payload)] = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-    everyone = [torch.zeros_like(padded) for _ in range(world)]
-    dist.all_gather(everyone, padded, group=group)
-    return [each.numpy().tobytes()[:count] for each, count in zip(everyone, counts, strict=True)]
-
-
 def sync_folder(path: Path) -> None:
     """Let a rename inside the folder outlast a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -400,17 +342,3 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def host_groups(hosts: Iterable[int], timeout: Any) -> Any:
-    """A gloo group for the ranks of each host, `hosts` by rank; this rank's own. All ranks call it
-    alike."""
-    by_host: dict[int, list[int]] = {}
-    for rank, host in enumerate(hosts):
-        by_host.setdefault(host, []).append(rank)
-    mine = None
-    for members in by_host.values():
-        made = dist.new_group(members, backend="gloo", timeout=timeout)
-        if dist.get_rank() in members:
-            mine = made
-    return mine

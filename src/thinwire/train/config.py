@@ -1,14 +1,12 @@
-"""What `thinwire train` may be asked, once: every setting is a flag and a key of the TOML file that
-`--config` names.
+"""The settings of `thinwire train`: each is a flag, and a key of the TOML file of `--config`.
 
-The table is the dataclass below. Nothing here loads torch, so that `--help` is instant; whether a
-model, a text and a strategy fit one another is found out when they are built.
+`TrainConfig` is the table of all of them. Nothing here loads torch, so `--help` is instant. Whether
+a model, a text and a strategy fit together is checked when they are built.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -16,110 +14,49 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thinwire.errors import ConfigError
+from thinwire.train.values import (
+    count,
+    fraction,
+    hosts,
+    interval,
+    one_of,
+    positive,
+    switch,
+    whole,
+)
 from thinwire.words import near
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    return _whole(text, 1)
-
-
-def whole(text: str) -> int:
-    """A whole number of at least 0."""
-    return _whole(text, 0)
-
-
-def interval(text: str) -> str:
-    """`auto`, or a whole number of at least 0."""
-    return text if text == "auto" else str(_whole(text, 0))
-
-
-def positive(text: str) -> float:
-    """A number above 0."""
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def switch(text: str) -> bool:
-    """`true` or `false`, as TOML writes it."""
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text == "true"
-
-
-def hosts(text: str) -> str:
-    """Names of hosts, with commas between."""
-    from thinwire.data.remote.leads import host_names
-
-    try:
-        return ",".join(host_names(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def one_of(*words: str) -> Callable[[str], str]:
-    """One of some words."""
-
-    def parse(text: str) -> str:
-        if text not in words:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is none of {', '.join(words)}{near(text, words).rstrip('.')}"
-            )
-        return text
-
-    return parse
-
-
-def _whole(text: str, least: int) -> int:
-    plain = text.replace("_", "")
-    if not (plain.isascii() and plain.isdecimal()) or not least <= int(plain) < 1 << 63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return int(plain)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _set(default: Any, parse: Callable[[str], Any], metavar: str, told: str, group: str) -> Any:
+def _setting(
+    default: Any, parse: Callable[[str], Any], metavar: str, help_text: str, group: str
+) -> Any:
+    """Declare a setting: its default, how its text is read, and how `--help` shows it."""
     return field(
-        default=default, metadata={"parse": parse, "metavar": metavar, "told": told, "group": group}
+        default=default,
+        metadata={"parse": parse, "metavar": metavar, "help": help_text, "group": group},
     )
 
 
-WHAT, HOW_LONG, TALK, MATHS, WHERE, WATCH = (
-    "what to train",
-    "how long",
-    "how ranks talk",
+MODEL, LENGTH, RANKS, OPTIMISATION, OUTPUT, REPORTS = (
+    "model and data",
+    "length of the run",
+    "ranks and what they send",
     "optimisation",
-    "where things go",
-    "what to see",
+    "output and checkpoints",
+    "checks, validation and sample",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run, as one would say it again. Every field is a flag; `told` is its help.
+    """The settings of one training run. Every field is a flag of the same name.
 
     Example:
         >>> TrainConfig(steps=8).strategy
         'fedpaq,period=8'
     """
 
-    model: str = _set(
+    model: str = _setting(
         "llama-nano",
         str,
         "MODEL",
@@ -127,172 +64,200 @@ class TrainConfig:
             "a preset, with settings such as llama-nano,num_hidden_layers=6; a saved folder; or "
             "hf:NAME"
         ),
-        WHAT,
+        MODEL,
     )
-    objective: str = _set(
+    objective: str = _setting(
         "auto",
         one_of("auto", "causal", "masked", "spans"),
         "NAME",
-        "causal, masked or spans; auto: what the model is for",
-        WHAT,
+        "causal, masked or spans; auto: the one the model is made for",
+        MODEL,
     )
-    data: str = _set(
+    data: str = _setting(
         "bundled",
         str,
         "TEXT",
-        "bundled, a text file, a folder of them, an address, hf:NAME, or set:PLACE",
-        WHAT,
+        "bundled, a text file, a folder of text files, a URL, hf:NAME, or set:PATH",
+        MODEL,
     )
-    data_hosts: str = _set(
+    data_hosts: str = _setting(
         "",
         hosts,
         "HOSTS",
-        (
-            "that the address of a text may lead to, beside its own, with commas between; "
-            "default: none"
-        ),
-        WHAT,
+        ("other hosts that the URL of a text may redirect to, separated by commas; default: none"),
+        MODEL,
     )
-    tokenizer: str = _set(
+    tokenizer: str = _setting(
         "auto",
         str,
         "NAME",
-        "byte; bpe,vocab=4096; or a folder. auto: the saved model's own, else byte",
-        WHAT,
+        "byte; bpe,vocab=4096; or a folder. auto: that of the saved model, else byte",
+        MODEL,
     )
-    context: int = _set(128, count, "N", "tokens to a row", WHAT)
+    context: int = _setting(128, count, "N", "tokens in a row of a batch", MODEL)
 
-    steps: int = _set(
-        960, count, "N", "batches to a rank, rounded up to where the strategy lands", HOW_LONG
+    steps: int = _setting(
+        960,
+        count,
+        "N",
+        "batches of each rank, rounded up to the next step at which the strategy synchronises",
+        LENGTH,
     )
-    tokens: int = _set(
+    tokens: int = _setting(
         0,
         whole,
         "N",
-        "instead of --steps: tokens that all ranks read together; 0: --steps holds",
-        HOW_LONG,
+        "tokens that all ranks read together, in place of --steps; 0: use --steps",
+        LENGTH,
     )
-    batch: int = _set(8, count, "N", "rows to a rank's batch", HOW_LONG)
-    accumulate: int = _set(1, count, "N", "batches to an optimiser step", HOW_LONG)
+    batch: int = _setting(8, count, "N", "rows in the batch of a rank", LENGTH)
+    accumulate: int = _setting(1, count, "N", "batches for each optimiser step", LENGTH)
 
-    strategy: str = _set(
+    strategy: str = _setting(
         "fedpaq,period=8",
         str,
         "NAME",
         "a recipe, with settings such as diloco,period=60; or the path of a .toml file",
-        TALK,
+        RANKS,
     )
-    workers: int = _set(1, count, "N", "ranks on this machine", TALK)
-    force: bool = _set(False, switch, "", "start --workers though memory may not hold them", TALK)
-    nodes: int = _set(
-        1, count, "N", "machines; the same command on each, but for --node-rank", TALK
+    workers: int = _setting(1, count, "N", "ranks on this machine", RANKS)
+    force: bool = _setting(
+        False, switch, "", "start all --workers even where memory may be too small", RANKS
     )
-    node_rank: int = _set(0, whole, "N", "this machine's number, from 0", TALK)
-    master: str = _set(
+    nodes: int = _setting(
+        1, count, "N", "machines; run the same command on each, with another --node-rank", RANKS
+    )
+    node_rank: int = _setting(0, whole, "N", "number of this machine, from 0", RANKS)
+    master: str = _setting(
         "",
         str,
         "HOST:PORT",
-        "with --nodes: where machine 0 listens, an address that all reach",
-        TALK,
+        "with --nodes: an address of machine 0 that all machines reach",
+        RANKS,
     )
-    restarts: int = _set(
-        0, whole, "N", "times that lost workers are started again, from the last checkpoint", TALK
+    restarts: int = _setting(
+        0, whole, "N", "how often lost workers are started again, from the last checkpoint", RANKS
     )
-    timeout: float = _set(
+    timeout: float = _setting(
         120.0,
         positive,
         "SECONDS",
-        "the longest that one message may take; then the lost ranks are named",
-        TALK,
+        "time limit of one message; after it the lost ranks are reported",
+        RANKS,
     )
 
-    optimizer: str = _set(
+    optimizer: str = _setting(
         "auto",
         one_of("auto", "adamw", "muon", "sgd"),
         "NAME",
-        "adamw; muon, for matrices inside, and AdamW for the rest; sgd, with --beta1 as its "
-        "momentum. auto: adamw, or the plain sgd of a "
-        "strategy that makes the update itself",
-        MATHS,
+        "adamw; muon (for hidden matrices, AdamW for the rest); or sgd, with --beta1 as its "
+        "momentum. auto: adamw, or plain sgd where the strategy computes the update",
+        OPTIMISATION,
     )
-    lr: float = _set(3e-3, positive, "X", "the peak of the learning rate", MATHS)
-    warmup: int = _set(60, whole, "N", "steps up to the peak, at most a quarter of the run", MATHS)
-    decay_to: float = _set(0.1, share, "X", "the share of the peak where the cosine ends", MATHS)
-    weight_decay: float = _set(0.1, share, "X", "of matrices; vectors have none", MATHS)
-    beta1: float = _set(0.9, share, "X", "AdamW's first beta; SGD's momentum", MATHS)
-    beta2: float = _set(0.95, share, "X", "AdamW's second beta", MATHS)
-    clip: float = _set(1.0, positive, "X", "the largest norm of a gradient", MATHS)
-    nonfinite: Literal["raise", "skip"] = _set(
+    lr: float = _setting(3e-3, positive, "X", "peak learning rate", OPTIMISATION)
+    warmup: int = _setting(
+        60, whole, "N", "steps until the peak, at most a quarter of the run", OPTIMISATION
+    )
+    decay_to: float = _setting(
+        0.1,
+        fraction,
+        "X",
+        "learning rate at the end of the cosine, as a fraction of the peak",
+        OPTIMISATION,
+    )
+    weight_decay: float = _setting(
+        0.1, fraction, "X", "weight decay of matrices; vectors have none", OPTIMISATION
+    )
+    beta1: float = _setting(
+        0.9, fraction, "X", "first beta of AdamW; momentum of SGD", OPTIMISATION
+    )
+    beta2: float = _setting(0.95, fraction, "X", "second beta of AdamW", OPTIMISATION)
+    clip: float = _setting(
+        1.0, positive, "X", "largest gradient norm; longer gradients are scaled down", OPTIMISATION
+    )
+    nonfinite: Literal["raise", "skip"] = _setting(
         "raise",
         one_of("raise", "skip"),
         "NAME",
         (
-            "gradients that are not finite: raise ends the run and names the rank; skip leaves "
-            "the step out on all ranks"
+            "what to do about gradients that are not finite. raise: end the run and name the "
+            "rank; skip: skip the step on all ranks"
         ),
-        MATHS,
+        OPTIMISATION,
     )
-    seed: int = _set(0, whole, "N", "of weights, batches, masks and every draw", MATHS)
-    precision: str = _set(
+    seed: int = _setting(
+        0, whole, "N", "seed of weights, batches, masks and all other random numbers", OPTIMISATION
+    )
+    precision: str = _setting(
         "auto",
         one_of("auto", "fp32", "bf16"),
         "NAME",
-        "of products; weights stay fp32. auto: bf16 where the device computes in it",
-        MATHS,
+        "precision of products; weights stay fp32. auto: bf16 where the device is faster with it",
+        OPTIMISATION,
     )
-    device: str = _set(
+    device: str = _setting(
         "auto",
         one_of("auto", "cpu", "cuda"),
         "NAME",
-        "auto: a GPU for each rank where there are enough",
-        MATHS,
+        "auto: one GPU for each rank if there are enough, else the CPU",
+        OPTIMISATION,
     )
-    compile: bool = _set(
-        False, switch, "", "compile each block with torch.compile (minutes at first)", MATHS
+    compile: bool = _setting(
+        False,
+        switch,
+        "",
+        "compile each block with torch.compile (takes minutes at the start)",
+        OPTIMISATION,
     )
 
-    out: str = _set("", str, "FOLDER", "default: runs/MODEL-STRATEGY", WHERE)
-    resume: bool = _set(
-        False, switch, "", "go on from the newest checkpoint in --out, where there is one", WHERE
+    out: str = _setting(
+        "", str, "FOLDER", "folder for all output; default: runs/MODEL-STRATEGY", OUTPUT
     )
-    overwrite: bool = _set(False, switch, "", "delete an earlier run in --out", WHERE)
-    save_every: int = _set(240, whole, "N", "steps between checkpoints; 0: only at the end", WHERE)
-    keep: int = _set(2, count, "N", "newest checkpoints to keep", WHERE)
-    cache: str = _set(
+    resume: bool = _setting(
+        False, switch, "", "continue from the newest checkpoint in --out, if there is one", OUTPUT
+    )
+    overwrite: bool = _setting(False, switch, "", "delete an earlier run in --out", OUTPUT)
+    save_every: int = _setting(
+        240, whole, "N", "steps between checkpoints; 0: only at the end", OUTPUT
+    )
+    keep: int = _setting(2, count, "N", "how many checkpoints to keep", OUTPUT)
+    cache: str = _setting(
         "",
         str,
         "FOLDER",
-        "tokenised text; default: $THINWIRE_CACHE, or thinwire in the user's cache",
-        WHERE,
+        "folder for tokenised text; default: $THINWIRE_CACHE, or thinwire in the user's cache",
+        OUTPUT,
     )
 
-    check_every: str = _set(
+    check_every: str = _setting(
         "auto",
         interval,
         "N",
         (
-            "steps between two comparisons of ranks' weights; 0: none. auto: as often as costs "
-            "less than 0.5 %% of the time"
+            "steps between two comparisons of the ranks' weights; 0: never. auto: as often as it "
+            "costs less than 0.5 %% of the time"
         ),
-        WATCH,
+        REPORTS,
     )
-    validate_every: int = _set(240, count, "N", "steps between validations", WATCH)
-    windows: int = _set(256, count, "N", "rows of held-out text to validate on", WATCH)
-    prompt: str = _set(
+    validate_every: int = _setting(240, count, "N", "steps between validations", REPORTS)
+    windows: int = _setting(256, count, "N", "rows of held-out text to validate on", REPORTS)
+    prompt: str = _setting(
         "",
         str,
         "TEXT",
-        "what the sample at the end goes on from; default: one that suits the objective",
-        WATCH,
+        "prompt of the sample at the end; default: one that suits the objective",
+        REPORTS,
     )
-    sample: int = _set(300, whole, "N", "tokens of it; 0: none", WATCH)
+    sample: int = _setting(
+        300, whole, "N", "tokens of the sample at the end; 0: no sample", REPORTS
+    )
 
 
-def checks_of(config: TrainConfig) -> int | Literal["auto"] | None:
-    """Return `--check-every` as `attach` wants it.
+def check_interval(config: TrainConfig) -> int | Literal["auto"] | None:
+    """Return `--check-every` as `attach` takes it.
 
     Example:
-        >>> [checks_of(TrainConfig(check_every=each)) for each in ("auto", "50", "0")]
+        >>> [check_interval(TrainConfig(check_every=each)) for each in ("auto", "50", "0")]
         ['auto', 50, None]
     """
     return "auto" if config.check_every == "auto" else int(config.check_every) or None
@@ -302,7 +267,7 @@ FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(TrainConfig)
 
 
 def flag(name: str) -> str:
-    """The flag of a field.
+    """Return the flag of a field.
 
     Example:
         >>> flag("save_every")
@@ -312,58 +277,56 @@ def flag(name: str) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Every field as a flag, in its group; one that is not given is absent, so that a file's key
-    holds."""
+    """Add a flag for every field, in groups.
+
+    A flag that is not given is absent from the result, so that the key of a file is used.
+    """
     parser.add_argument(
         "--config",
         type=Path,
         default=argparse.SUPPRESS,
         metavar="FILE",
-        help="a TOML file with any of the settings below, as keys",
+        help="a TOML file with any of the settings below as keys",
     )
     groups: dict[str, Any] = {}
     for name, each in FIELDS.items():
-        told = each.metadata
-        group = groups.setdefault(told["group"], None) or parser.add_argument_group(told["group"])
-        groups[told["group"]] = group
+        title, help_text = each.metadata["group"], each.metadata["help"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        common = {"dest": name, "default": argparse.SUPPRESS}
         if each.type == "bool":
-            group.add_argument(
-                flag(name),
-                dest=name,
-                action=argparse.BooleanOptionalAction,
-                default=argparse.SUPPRESS,
-                help=told["told"],
+            groups[title].add_argument(
+                flag(name), action=argparse.BooleanOptionalAction, help=help_text, **common
             )
         else:
-            shown = f"; default {each.default}" if each.default not in ("", 0) else ""
-            group.add_argument(
+            default = f"; default {each.default}" if each.default not in ("", 0) else ""
+            groups[title].add_argument(
                 flag(name),
-                dest=name,
-                type=told["parse"],
-                default=argparse.SUPPRESS,
-                metavar=told["metavar"],
-                help=told["told"] + shown,
+                type=each.metadata["parse"],
+                metavar=each.metadata["metavar"],
+                help=help_text + default,
+                **common,
             )
 
 
 def config_from(given: Mapping[str, Any], file: Path | None) -> TrainConfig:
-    """The settings of a file, and over them those given as flags.
+    """Combine the settings of a file with those given as flags; flags take precedence.
 
     Raises:
-        ConfigError: the file cannot be read, has unknown keys or wrong values (all reasons at
+        ConfigError: the file cannot be read, or has unknown keys or wrong values (all problems at
             once), or settings contradict each other.
     """
-    told = _read(file) if file is not None else {}
-    config = TrainConfig(**(told | dict(given)))
+    from_file = _read(file) if file is not None else {}
+    config = TrainConfig(**(from_file | dict(given)))
     if config.resume and config.overwrite:
         raise ConfigError(
-            "--resume goes on with the run in --out, --overwrite deletes it: give one of them"
+            "--resume continues the run in --out, and --overwrite deletes it: give one of them"
         )
     return config
 
 
 def flags_of(config: TrainConfig) -> list[str]:
-    """The flags that say `config` again.
+    """Return the flags that give the same settings again.
 
     Example:
         >>> flags_of(TrainConfig(steps=8, resume=True))
@@ -378,35 +341,33 @@ def flags_of(config: TrainConfig) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Read the settings of a TOML file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"--config {path} is no TOML: {error}") from error
-    reasons, told = [], {}
+        raise ConfigError(f"--config {path} is not TOML: {error}") from error
+    problems, values = [], {}
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in FIELDS:
-            reasons.append(f"{path}: no setting is called {key!r}{near(name, FIELDS).rstrip('.')}")
+            problems.append(f"{path}: no setting is called {key!r}{near(name, FIELDS).rstrip('.')}")
             continue
         try:
-            told[name] = _value(FIELDS[name], value)
+            values[name] = _value(FIELDS[name], value)
         except argparse.ArgumentTypeError as error:
-            reasons.append(f"{path}: {key}: {error}")
-    if reasons:
-        raise ConfigError("\n".join(reasons))
-    return told
+            problems.append(f"{path}: {key}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return values
 
 
 def _value(each: Field[Any], value: Any) -> Any:
+    """Check the TOML value of a field and return it as the field holds it."""
     if isinstance(value, bool) != (each.type == "bool") or not isinstance(value, str | int | float):
-        wanted = (
-            "true or false"
-            if each.type == "bool"
-            else "a number"
-            if each.type in ("int", "float")
-            else "text"
+        kinds = {"bool": "true or false", "int": "a number", "float": "a number"}
+        raise argparse.ArgumentTypeError(
+            f"expected {kinds.get(str(each.type), 'text')}, got {value!r}"
         )
-        raise argparse.ArgumentTypeError(f"{value!r} is not {wanted}")
     return value if isinstance(value, bool) else each.metadata["parse"](str(value))

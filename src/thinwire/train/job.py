@@ -33,7 +33,7 @@ from thinwire.models.objective import loss as loss_of
 from thinwire.models.sample import sample
 from thinwire.optim.adamw import optimizer_for, rate
 from thinwire.train.clock import landing, rounds
-from thinwire.train.config import checks_of
+from thinwire.train.config import check_interval
 from thinwire.train.progress import Account
 from thinwire.train.result import Moment, Result, Setting
 from thinwire.train.resume import Resumed, Saver
@@ -81,7 +81,7 @@ def run(
         prepared.strategy,
         timeout=timeout,
         seed=config.seed,
-        check_every=checks_of(config),
+        check_every=check_interval(config),
         nonfinite=config.nonfinite,
     ) as sync:
         return Run(prepared, model, optimizer, sync, show, saver).whole(asked)

@@ -8,11 +8,11 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import thinwire
 from thinwire.engine import Report
 from thinwire.engine.meter import ONCE
 from thinwire.strategy import Strategy
 from thinwire.train.config import TrainConfig
+from thinwire.version import __version__
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Result:
         """Everything, as JSON takes it; what does not exist (a ratio to nothing) is null."""
         setting, end, report = self.setting, self.end, self.end.report
         return {
-            "thinwire": thinwire.__version__,
+            "thinwire": __version__,
             "config": asdict(setting.config),
             "strategy": setting.strategy.to_toml(),
             "objective": setting.objective,

@@ -24,18 +24,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-import thinwire
 from thinwire.engine import Syncer
 from thinwire.engine.checkpoint import another_period, pack_json, unpack_json
 from thinwire.engine.saved import META
 from thinwire.errors import AttachError, CheckpointError
 from thinwire.models.hugging_face import save_pretrained
 from thinwire.say import Say
-from thinwire.train.checkpoints import Checkpoints, Member, host_groups
+from thinwire.train.checkpoints import Checkpoints, Member
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
+from thinwire.train.host_ranks import host_groups
 from thinwire.train.newest import JOB, Newest, newest_whole
 from thinwire.train.parts import FORMAT
+from thinwire.version import __version__
 from thinwire.words import told
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
     shapes = sorted((name, list(param.shape)) for name, param in model.named_parameters())
     return {
         "format": FORMAT,
-        "thinwire": thinwire.__version__,
+        "thinwire": __version__,
         "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         "model asked": prepared.config.model,
         "strategy": repr(prepared.strategy),

@@ -20,7 +20,8 @@ from thinwire.data.loaders.tokens import SET, Tokens, prepare
 from thinwire.data.remote.leads import host_names
 from thinwire.errors import ConfigError
 from thinwire.models.build import is_preset, kind_of, model_from
-from thinwire.models.objective import Objective, objective_from
+from thinwire.models.objective import Objective
+from thinwire.models.objectives import objective_from
 from thinwire.optim.adamw import must_suit
 from thinwire.strategy import Strategy
 from thinwire.train.clock import accumulating

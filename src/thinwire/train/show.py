@@ -21,10 +21,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-import thinwire
 from thinwire.say import Say, rank
 from thinwire.train.folder import EVENTS, RunFolder
 from thinwire.train.result import Moment, Result, Setting
+from thinwire.version import __version__
 
 REFRESH_S = 0.25
 EVENT_EVERY = 10
@@ -57,7 +57,7 @@ class Lines(Show):
             f"{rows} × {config.context} tokens"
         )
         self.console.print(
-            f"[bold]thinwire {thinwire.__version__}[/]: {ranks}, {escape(size)}, "
+            f"[bold]thinwire {__version__}[/]: {ranks}, {escape(size)}, "
             f"{setting.objective}, {setting.precision}"
         )
         self.console.print(escape(f"{setting.strategy!r}"), style="dim")

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinwire.data.loaders.order import Reader, permuted, scattered
+from thinwire.data.loaders.order import Reader, scattered
+from thinwire.data.loaders.permutation import permuted
 from thinwire.errors import DataError
 
 __all__ = ["Batches", "permuted", "validation_windows"]

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thinwire.data.loaders.order import STRIPES, Reader, mixed, striped
+from thinwire.data.loaders.order import STRIPES, Reader, striped
+from thinwire.data.loaders.permutation import mixed
 from thinwire.data.loaders.sets import SetReader, windows_of
 from thinwire.data.loaders.workers import Workers
 from thinwire.errors import DataError
