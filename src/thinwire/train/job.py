@@ -36,7 +36,8 @@ from thinwire.train.clock import landing, rounds
 from thinwire.train.config import check_interval
 from thinwire.train.progress import Account
 from thinwire.train.result import Moment, Result, Setting
-from thinwire.train.resume import Resumed, Saver
+from thinwire.train.resume import Saver
+from thinwire.train.run_state import Resumed, RunState
 from thinwire.train.setup import Prepared
 from thinwire.train.show import Show
 from thinwire.train.votes import Votes
@@ -315,7 +316,20 @@ class Run:
 
     def _save(self, done: int) -> None:
         if self.saver is not None:
-            self.saver.save(done, self)
+            self.saver.save(done, self._state())
+
+    def _state(self) -> RunState:
+        return RunState(
+            self.prepared,
+            self.model,
+            self.optimizer,
+            self.sync,
+            self.account,
+            self.curve,
+            self.validation,
+            self.resumed,
+            self.origin,
+        )
 
     def _saved(self) -> str:
         if self.saver is None:
