@@ -148,13 +148,13 @@ def _reordered(rank: int) -> tuple[bool, tuple[int, ...], tuple[int, ...]]:
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.1)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
     with thinwire.attach(model, optimizer, LOSSY, overlap="priority", lanes=2, **SMALL) as sync:
-        first = sync.order
-        sync.order = tuple(reversed(first))
+        first = sync.steps.order
+        sync.steps.order = tuple(reversed(first))
         for step in range(3):
             loss_of(model, step, rank).backward()
             optimizer.step()
             scheduler.step()
-        sync.order = by_need(
+        sync.steps.order = by_need(
             [0.0] * len(sync.buckets),
             [1.0] * len(sync.buckets),
             [len(b.slices) for b in sync.buckets],
@@ -164,7 +164,7 @@ def _reordered(rank: int) -> tuple[bool, tuple[int, ...], tuple[int, ...]]:
             loss_of(model, step, rank).backward()
             optimizer.step()
             scheduler.step()
-    return torch.equal(plain[-1], weights_of(model)), first, sync.order
+    return torch.equal(plain[-1], weights_of(model)), first, sync.steps.order
 
 
 def test_another_order_of_slices_gives_the_same_bits():
@@ -177,12 +177,12 @@ def _planned(rank: int) -> tuple[int, ...]:
     model = mlp(depth=6)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with thinwire.attach(model, optimizer, DENSE, overlap="priority", **SMALL) as sync:
-        first = sync.order
+        first = sync.steps.order
         for step in range(5):
             loss_of(model, step, rank).backward()
             optimizer.step()
-        assert sorted(sync.order) == sorted(first)
-        return sync.order
+        assert sorted(sync.steps.order) == sorted(first)
+        return sync.steps.order
 
 
 def test_ranks_plan_one_order():

@@ -58,6 +58,11 @@ class Schedule(Member, ABC):
         """Slower ranks rest at some steps."""
         return False
 
+    def works(self, step: int, steps: int) -> bool:
+        """Whether a rank that takes `steps` steps of each period takes this one; where no rank
+        rests, all take each."""
+        return True
+
     @property
     def depth(self) -> int:
         """The most flights of one bucket in the air at once."""

@@ -20,8 +20,9 @@ from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.nonfinite import Policy
-from thinwire.engine.options import Auto, Options, Overlap, facts, problems
+from thinwire.engine.options import Auto, Options, Overlap, SourceName, facts, problems
 from thinwire.engine.pieces import COUNTS, MOST_LANES, SIZES, Pieces, chosen, measured_codec
+from thinwire.engine.session import Session
 from thinwire.engine.syncer import Syncer
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError
@@ -46,6 +47,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     timeout: timedelta = timedelta(minutes=5),
     seed: int = 0,
     nonfinite: Policy = "raise",
+    source: SourceName = "hooks",
     driver: Driver | None = None,
 ) -> Syncer:
     """Put a strategy to work; the training loop stays as it is. Every rank of the group calls it
@@ -97,6 +99,10 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             gradients only). "pass": they are applied. On gradients it is judged in
             `optimizer.step()`, so a step that a GradScaler skips is no trouble. Values that are
             large but finite pass: clip them.
+        source: what brings gradients. "hooks" takes each one as `backward()` makes it, so that
+            buckets fly meanwhile. "manual" takes all of them where the loop calls `sync.reduce()`,
+            after its backward passes and before `optimizer.step()`: for loops in which hooks of
+            parameters do not run, or that accumulate by themselves. On gradients only.
         driver: who moves the flights; `None` is `torch.distributed`. `thinwire.drive.local.Fabric`
             runs N ranks in one process.
 
@@ -120,7 +126,16 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     """
     strategy = strategy if strategy is not None else Strategy()
     options = Options(
-        bucket_bytes, slice_bytes, lanes, overlap, buffers, scaler, seed, nonfinite, check_every
+        bucket_bytes,
+        slice_bytes,
+        lanes,
+        overlap,
+        buffers,
+        scaler,
+        seed,
+        nonfinite,
+        check_every,
+        source,
     )
     found = problems(model, optimizer, strategy, options)
     device = next(
@@ -159,7 +174,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         )  # lanes and slices alone leave routes, and the order of sums, as they are
         how = strategy.how.bind(driver.world, known)
         dense: Route = native() if known is None else auto().bind(driver.world, known)
-        if isinstance(strategy.how, checked):
+        if strategy.how.verifies:
             dense = checked(direct())
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
         pieces = _pieces(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
@@ -195,13 +210,14 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             RankContext(driver.rank, tuple(range(driver.world)), 0, seed),
             stacklevel=2,
         )
-        flights = Flights(strategy, how, dense, driver, built, meter, seed)
+        session = Session.begin(
+            model, wrappers.unwrapped(optimizer), strategy, driver, built, meter, options
+        )
+        flights = Flights(session, how, dense)
         weights = Weights(driver, meter, strategy.how, device)
         weights.begin(float(weight))
         meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
-        sync = Syncer(
-            model, wrappers.unwrapped(optimizer), flights, weights, options
-        )  # last, as it hooks on to the model
+        sync = Syncer(session, flights, weights)  # last, as it hooks on to the model
     except BaseException:
         driver.close()
         raise

@@ -18,17 +18,17 @@ import statistics
 import struct
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from thinwire.engine.buckets import plain_name
 from thinwire.engine.checksums import checksums
+from thinwire.engine.clock import Clock
+from thinwire.engine.guards import Watch
+from thinwire.engine.session import Session
 from thinwire.errors import DisagreementError, NotLandedError
-
-if TYPE_CHECKING:
-    from thinwire.engine.syncer import Syncer
 
 MOST = 0.005
 """The fraction of the time of training that comparing may take."""
@@ -40,19 +40,21 @@ class Checks:
     """The comparisons of one syncer.
 
     Args:
-        sync: whose weights.
+        session: whose weights.
+        clock: where its schedule stands.
+        watch: knows which weights this rank began with.
         every: steps from one comparison to the next; "auto" measures and agrees on them, `None`
             compares where ranks begin only.
     """
 
-    def __init__(self, sync: Syncer, every: Every) -> None:
-        self._sync = sync
+    def __init__(self, session: Session, clock: Clock, watch: Watch, every: Every) -> None:
+        self._session, self._clock, self._watch = session, clock, watch
         self.every: int | None = every if isinstance(every, int) else None
         """Steps from one comparison to the next; `None`: not known yet, or never."""
         self._together = (
-            sync.driver.world > 1 and sync.anchors_itself
+            session.driver.world > 1 and not session.by_quorum
         )  # ranks of a quorum never wait for all
-        self._auto = every == "auto" and self._together and sync.strategy.compares
+        self._auto = every == "auto" and self._together and session.strategy.compares
         self._share_s = 0.0
         self._tell()
         self.restart()
@@ -60,8 +62,8 @@ class Checks:
     def restart(self) -> None:
         """Ranks go on from here: after attach, or from a checkpoint."""
         self._begun = not self._together
-        self._fresh = self._sync.step == 0
-        self._last = self._sync.step
+        self._fresh = self._clock.step == 0
+        self._last = self._clock.step
         self._moment: tuple[int, float] | None = None
         self._seconds: list[float] = []
 
@@ -79,12 +81,12 @@ class Checks:
         """The first launch of local steps: each rank says what it began with."""
         if self._begun:
             return
-        sync = self._sync
-        anchors = [sync.strategy.on.common(bucket, bucket.state) for bucket in sync.buckets]
+        session = self._session
+        anchors = [session.strategy.on.common(bucket, bucket.state) for bucket in session.buckets]
         if self._fresh or (
-            sync.strategy.compares and anchors[0] is None and sync.watch.began_equal
+            session.strategy.compares and anchors[0] is None and self._watch.began_equal
         ):
-            self._begin(self._params(), sync.watch.began)
+            self._begin(self._params(), self._watch.began)
         elif anchors[0] is not None:
             named = self._commons()
             self._begin(named, checksums(tensor for _, tensor in named))
@@ -93,9 +95,9 @@ class Checks:
 
     def landed(self) -> None:
         """Means have landed, on local steps."""
-        sync = self._sync
-        anchored = sync.strategy.on.common(sync.buckets[0], sync.buckets[0].state) is not None
-        if sync.strategy.compares and (anchored or not sync.steps_since_sync):
+        strategy, first = self._session.strategy, self._session.buckets[0]
+        anchored = strategy.on.common(first, first.state) is not None
+        if strategy.compares and (anchored or not self._clock.steps_since_sync):
             self._compare_if_due()
 
     # -- comparing
@@ -103,7 +105,7 @@ class Checks:
 
     def _begin(self, named: Sequence[tuple[str, Tensor]], sums: list[int]) -> None:
         self._begun = True
-        frozen = self._sync.frozen
+        frozen = self._session.frozen
         begun = time.perf_counter()
         self._agree(
             [name for name, _ in (*named, *frozen)],
@@ -113,7 +115,7 @@ class Checks:
         self._share_s = time.perf_counter() - begun
 
     def _compare_if_due(self) -> None:
-        step = self._sync.step
+        step = self._clock.step
         if self._auto and self.every is None:
             self._measure()
         elif self._together and self.every is not None and step - self._last >= self.every:
@@ -125,7 +127,7 @@ class Checks:
 
     def _measure(self) -> None:
         """Time steps; after enough of them agree on n."""
-        step, now = self._sync.step, time.perf_counter()
+        step, now = self._clock.step, time.perf_counter()
         if self._moment is None:
             self._moment, self._since = (step, now), step
             return
@@ -152,7 +154,7 @@ class Checks:
         self._last = step
         if len({other[3] for other in heard}) > 1:
             self._auto = False
-            self._sync.meter.checks = (
+            self._session.meter.checks = (
                 "weights are not compared: ranks compute on different machines, whose results may "
                 "differ in the last bits "
                 f"({', '.join(sorted({other[3] for other in heard}))}); check_every=n compares "
@@ -167,12 +169,12 @@ class Checks:
 
     def _commons(self) -> list[tuple[str, Tensor]]:
         """What every rank must hold equal now of what trains."""
-        sync = self._sync
-        if sync.strategy.on.clock == "backward":
+        session = self._session
+        if session.on_gradients:
             return self._params()
         named: list[tuple[str, Tensor]] = []
-        for bucket in sync.buckets:
-            common = sync.strategy.on.common(bucket, bucket.state)
+        for bucket in session.buckets:
+            common = session.strategy.on.common(bucket, bucket.state)
             if common is None:
                 named += zip(bucket.names, bucket.params, strict=True)
             else:
@@ -180,35 +182,31 @@ class Checks:
         return named
 
     def _params(self) -> list[tuple[str, Tensor]]:
-        return [
-            pair
-            for bucket in self._sync.buckets
-            for pair in zip(bucket.names, bucket.params, strict=True)
-        ]
+        return [*self._session.trained()]
 
     def _agree(
         self, names: Sequence[str], sums: Sequence[int], text: str, more: bytes = b""
     ) -> list[bytes]:
         """What every rank says beside; raise on every rank unless all have the same checksums."""
-        sync = self._sync
+        session, step = self._session, self._clock.step
         packed = struct.pack(f"<{len(sums)}q", *sums)
         own = hashlib.blake2b(packed, digest_size=16).digest()
-        heard = sync.all_gather(own + more, f"step {sync.step}: comparing checksums")
+        heard = session.all_gather(own + more, f"step {step}: comparing checksums")
         if all(other[:16] == own for other in heard):
             return [other[16:] for other in heard]
-        every = sync.all_gather(packed, f"step {sync.step}: check, which of them differ")
+        every = session.all_gather(packed, f"step {step}: check, which of them differ")
         for i, name in enumerate(names):
             words = [other[8 * i : 8 * i + 8] for other in every]
             if odd := [rank for rank, word in enumerate(words) if word != words[0]]:
-                raise DisagreementError(text.format(name=repr(name), ranks=odd, step=sync.step))
+                raise DisagreementError(text.format(name=repr(name), ranks=odd, step=step))
         raise DisagreementError(
-            f"step {sync.step}: ranks hold other numbers of parameters: "
+            f"step {step}: ranks hold other numbers of parameters: "
             f"{[len(other) // 8 for other in every]}"
         )
 
     def _tell(self, cost: str = "") -> None:
         if self.every is not None and self._together:
-            self._sync.meter.checks = (
+            self._session.meter.checks = (
                 f"weights are compared between ranks every {self.every} steps{cost}"
             )
 
@@ -227,37 +225,37 @@ _DIFFERS = (
 )
 
 
-def comparable(sync: Syncer) -> list[tuple[str, Tensor]]:
+def comparable(session: Session, clock: Clock) -> list[tuple[str, Tensor]]:
     """List what ranks must hold equal now, by name and in the model's order.
 
     Raises:
         NotLandedError: they differ rightly; see `Syncer.check`.
     """
     named: list[tuple[str, Tensor]] = []
-    for bucket in sync.buckets:
-        common = sync.strategy.on.common(bucket, bucket.state)
+    for bucket in session.buckets:
+        common = session.strategy.on.common(bucket, bucket.state)
         if common is None:
-            if not sync.strategy.compares:
+            if not session.strategy.compares:
                 raise NotLandedError(
-                    f"check(): with {sync.strategy.what!r} over {sync.strategy.how!r} ranks never "
+                    f"check(): with {session.strategy.what!r} over {session.strategy.how!r} ranks never "
                     "hold equal parameters, "
                     "only near ones; compare what `with sync.common_weights():` shows"
                 )
-            if sync.steps_since_sync:
+            if clock.steps_since_sync:
                 raise NotLandedError(
-                    f"check(): ranks have taken {sync.steps_since_sync} steps of their own since all "
+                    f"check(): ranks have taken {clock.steps_since_sync} steps of their own since all "
                     "parameters last landed at once, by "
-                    f"{sync.strategy.when!r}; compare what `with sync.common_weights():` shows"
+                    f"{session.strategy.when!r}; compare what `with sync.common_weights():` shows"
                 )
             common = bucket.weights()
         named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
-    named.extend(sync.frozen)
+    named.extend(session.frozen)
     order = {
-        plain_name(name): place for place, (name, _) in enumerate(sync.model.named_parameters())
+        plain_name(name): place for place, (name, _) in enumerate(session.model.named_parameters())
     }
     named.sort(key=lambda item: order.get(item[0], len(order)))
     buffers = (
-        [] if sync.steps_since_sync else sync.shared_buffers
+        [] if clock.steps_since_sync else session.shared_buffers()
     )  # equal since the last landing, until the next forward pass in training
     return named + buffers
 

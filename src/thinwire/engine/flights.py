@@ -9,12 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Flight, Leaf, Outcome, RankContext, Route, Spec
+from thinwire.core import Flight, Leaf, Outcome, Route, Spec
 from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
-from thinwire.engine.meter import Meter
+from thinwire.engine.session import Session
 from thinwire.engine.trace import COMPUTE, Trace
 from thinwire.kernels import fast
-from thinwire.strategy import Strategy
 from thinwire.what import identity
 
 _EXACT = identity()  # what a dense tick says
@@ -24,31 +23,15 @@ class Flights:
     """The flights of every bucket of one syncer.
 
     Args:
-        how: the strategy's route, waited.
+        how: the strategy's route, bound to the world.
         dense: the route of what the strategy does not compress: dense ticks, and means outside the
             schedule.
     """
 
-    def __init__(
-        self,
-        strategy: Strategy,
-        how: Route,
-        dense: Route,
-        driver: Driver,
-        buckets: list[FlatBucket],
-        meter: Meter,
-        seed: int,
-    ) -> None:
-        self._how, self.dense = how, dense
-        self.strategy, self.driver, self.buckets, self.meter, self._seed = (
-            strategy,
-            driver,
-            buckets,
-            meter,
-            seed,
-        )
+    def __init__(self, session: Session, how: Route, dense: Route) -> None:
+        self._session, self._how, self.dense = session, how, dense
         self.stateful = any(
-            True for bucket in buckets for part in bucket.slices for _ in part.state.walk()
+            True for bucket in session.buckets for part in bucket.slices for _ in part.state.walk()
         )
         """Some codec or route keeps state between flights."""
         self.look = True
@@ -63,7 +46,7 @@ class Flights:
     def launch_slice(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
         """Put the next slice of a bucket on its lane; with its first one the bucket is read."""
         if not bucket.air or bucket.air[-1].step != step:
-            x = self.strategy.on.read(bucket, bucket.state, share)
+            x = self._session.strategy.on.read(bucket, bucket.state, share)
             bucket.air.append(
                 Airborne(step, x, [], [], first_bad=bucket.first_nonfinite(x) if self.look else -1)
             )
@@ -75,7 +58,7 @@ class Flights:
         )
         air.tracks.append(track)
         label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
-        air.handles.append(self.driver.start(flight, part.lane, label))
+        air.handles.append(self._session.driver.start(flight, part.lane, label))
 
     def wait(
         self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool, failed: bool = False
@@ -92,7 +75,7 @@ class Flights:
         """
         fresh = [(bucket, air) for bucket, air in landing if not air.waited]
         for bucket, air in fresh:
-            row = self.meter.rows[bucket.index]
+            row = self._session.meter.rows[bucket.index]
             for i, (part, handle) in enumerate(zip(bucket.slices, air.handles, strict=True)):
                 begun = time.perf_counter()
                 outcome = handle.wait()
@@ -129,9 +112,12 @@ class Flights:
 
     def wait_all(self) -> None:
         """Wait for everything in the air, step by step, without landing it."""
-        for step in sorted({air.step for bucket in self.buckets for air in bucket.air}):
+        for step in sorted({air.step for bucket in self._session.buckets for air in bucket.air}):
             landing = [
-                (bucket, air) for bucket in self.buckets for air in bucket.air if air.step == step
+                (bucket, air)
+                for bucket in self._session.buckets
+                for air in bucket.air
+                if air.step == step
             ]
             status = landing[0][1].status
             failed = status is not None and bool(status.wait().bad)
@@ -146,23 +132,20 @@ class Flights:
         """The weighted mean over ranks of a bucket's values, dense and outside the schedule."""
         flight = self._exact(mine * share, bucket.spec, 0)
         label = f"common weights of bucket {bucket.index}"
-        handle = self.driver.start(flight, 0, label)
+        handle = self._session.driver.start(flight, 0, label)
         total = handle.wait().total
-        self.meter.count(label, handle.sent_bytes)
+        self._session.meter.count(label, handle.sent_bytes)
         return total
 
     def _exact(self, span: Tensor, spec: Spec, step: int) -> Flight[Outcome]:
-        ctx = self._context(step)
+        ctx = self._session.context(step)
         return self.dense.carry(_EXACT, span, spec, self.dense.init(_EXACT, spec, ctx), ctx)
 
     def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight[Outcome]:
         flight = self._how.carry(
-            self.strategy.what, span, part.spec, part.state, self._context(step)
+            self._session.strategy.what, span, part.spec, part.state, self._session.context(step)
         )
         return _tracked(flight, part, track) if self.stateful else flight
-
-    def _context(self, step: int) -> RankContext:
-        return RankContext(self.driver.rank, tuple(range(self.driver.world)), step, self._seed)
 
 
 def _tracked(flight: Flight[Outcome], part: Slice, track: Track) -> Flight[Outcome]:

@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,10 @@ from torch.optim import Optimizer
 from thinwire.core import Stage
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.frames import called_within
+from thinwire.engine.landings import Landings
 from thinwire.engine.priority import busy, by_need
+from thinwire.engine.session import Session
 from thinwire.errors import AttachError, NotLandedError
-
-if TYPE_CHECKING:
-    from thinwire.engine.syncer import Syncer
 
 FIRST_PLAN = 4
 """The launch at which the order is planned, and again whenever their number has doubled."""
@@ -89,10 +88,16 @@ class LandingHook:
 
 
 class Deferred:
-    """What one syncer has launched in backward and lands in the next forward pass."""
+    """What one syncer has launched in backward and lands in the next forward pass.
 
-    def __init__(self, sync: Syncer, first_needed: bool) -> None:
-        self._sync, self._first_needed = sync, first_needed
+    Args:
+        session: what was attached.
+        landings: writes the means.
+        first_needed: plan the order of slices by when the forward pass needs them.
+    """
+
+    def __init__(self, session: Session, landings: Landings, first_needed: bool) -> None:
+        self._session, self._landings, self._first_needed = session, landings, first_needed
         self._pending: dict[int, FlatBucket] = {}
         self._then: list[dict[str, Any]] | None = (
             None  # each group's settings at the step that is to be taken
@@ -107,13 +112,13 @@ class Deferred:
         self._needed: dict[int, int] = {}
         self._launches = 0
         self._begun = 0.0
-        self._full = [0.0] * len(sync.buckets)
+        self._full = [0.0] * len(session.buckets)
         self._stages: list[Stage] = []  # of what has landed since the last launch
-        self._sent = [0.0] * len(sync.buckets)
+        self._sent = [0.0] * len(session.buckets)
         self._owners: dict[int, list[nn.Module]] = defaultdict(list)
         self._hooks: list[Any] = []
         self._hook_modules()
-        optimizer = sync.optimizer
+        optimizer = session.optimizer
         self._own_step: Any = optimizer.__dict__.get("step")
         self._step: Any = optimizer.step
         optimizer.step = self._wrapped(optimizer)  # type: ignore[method-assign]
@@ -124,7 +129,7 @@ class Deferred:
             hook.remove()
         self._hooks.clear()
         self._pending.clear()
-        optimizer = self._sync.optimizer
+        optimizer = self._session.optimizer
         ours = getattr(optimizer.__dict__.get("step"), "__func__", None) is self._function
         if ours:  # else somebody has wrapped it since: it hands on, as nothing is pending
             if self._own_step is None:
@@ -135,9 +140,12 @@ class Deferred:
     # -- the syncer's side
     # --------------------------------------------------------------------------------------------
 
-    def begin(self, launching: bool) -> None:
-        """A backward pass begins: what has not been asked for lands now; at times the order of
-        slices is planned anew.
+    def begin(self, launching: bool) -> tuple[int, ...] | None:
+        """Land what no module has asked for, as a backward pass begins.
+
+        Returns:
+            The order of slices, where it is planned anew: each bucket's number, once for each of
+            its slices.
 
         Raises:
             NotLandedError: the last means have been asked for by no `optimizer.step()`.
@@ -149,15 +157,17 @@ class Deferred:
             )
         self._swept = set(self._pending)
         self.land()
+        order = None
         if launching:
             self._launches += 1
             planned = self._launches >= FIRST_PLAN and self._launches.bit_count() == 1
             if self._first_needed and planned:
-                self._plan()
+                order = self._plan()
             self._stages.clear()
             self._sent = [0.0] * len(self._sent)
             self._full = [float("inf")] * len(self._full)
             self._begun = time.perf_counter()
+        return order
 
     def filled(self, bucket: FlatBucket, i: int) -> None:
         """A gradient has come to a bucket; note when the last one does.
@@ -179,7 +189,7 @@ class Deferred:
         """The end of a backward pass that lands: its means stay in the air."""
         if self._watching:
             self._watching = False
-            for bucket in self._sync.buckets:
+            for bucket in self._session.buckets:
                 if any(
                     all(id(owner) not in self._asked for owner in self._owners[id(param)])
                     for param in bucket.params
@@ -207,7 +217,7 @@ class Deferred:
         if not wanted:
             return
         # the step is none of the forward pass that it is taken in, whatever that computes in
-        kind = self._sync.buckets[0].device.type
+        kind = self._session.device.type
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
             self._land(wanted)
 
@@ -215,14 +225,14 @@ class Deferred:
         for index in wanted:
             bucket = self._pending.pop(index)
             handles = bucket.air[0].handles
-            with self._sync.meter.working():
-                self._sync.landings.put([bucket])
+            with self._session.meter.working():
+                self._landings.put([bucket])
             self._stages += [stage for handle in handles for stage in handle.stages]
             self._sent[index] += sum(handle.sent_bytes for handle in handles)
             if self._then is not None:
                 self._refuse_written(bucket)
                 self._take_step({id(param) for param in bucket.params})
-                with self._sync.meter.working():
+                with self._session.meter.working():
                     bucket.clear_grads()
 
     def drop(self) -> None:
@@ -235,27 +245,30 @@ class Deferred:
     # ---------------------------------------------------------------------------------------------
 
     def _hook_modules(self) -> None:
-        sync, place = self._sync, {}
-        for bucket in sync.buckets:
-            place.update({id(param): bucket.index for param in bucket.params})
-        for module in sync.model.modules():
-            own = [id(param) for param in module.parameters(recurse=False) if id(param) in place]
+        session = self._session
+        bucket_of = {
+            id(param): bucket.index for bucket in session.buckets for param in bucket.params
+        }
+        for module in session.model.modules():
+            own = [
+                id(param) for param in module.parameters(recurse=False) if id(param) in bucket_of
+            ]
             for param in own:
                 self._owners[param].append(module)
-            held = dict.fromkeys(place[param] for param in own)
-            if held or module is sync.model:
+            held = dict.fromkeys(bucket_of[param] for param in own)
+            if held or module is session.model:
                 hook = LandingHook(self, functools.partial(self._reached, held))
                 self._hooks.append(module.register_forward_pre_hook(hook, prepend=True))
                 self._hooks.append(
-                    module.register_state_dict_pre_hook(LandingHook(self, self._settle))
+                    module.register_state_dict_pre_hook(LandingHook(self, self._land_stepped))
                 )
                 self._hooks.append(
-                    module.register_load_state_dict_pre_hook(LandingHook(self, self._settle))
+                    module.register_load_state_dict_pre_hook(LandingHook(self, self._land_stepped))
                 )
-        optimizer = sync.optimizer
+        optimizer = session.optimizer
         self._hooks += [
-            optimizer.register_state_dict_pre_hook(self._settle),
-            optimizer.register_load_state_dict_pre_hook(self._settle),
+            optimizer.register_state_dict_pre_hook(self._land_stepped),
+            optimizer.register_load_state_dict_pre_hook(self._land_stepped),
         ]
 
     def _reached(self, held: Iterable[int], module: nn.Module, _: Any) -> None:
@@ -264,10 +277,10 @@ class Deferred:
             for index in held:
                 self._needed.setdefault(index, len(self._needed))
         if self._pending and self._then is not None:
-            self.land(self._orphans if module is self._sync.model else ())
+            self.land(self._orphans if module is self._session.model else ())
             self.land(held)
 
-    def _settle(self, *_: Any) -> None:
+    def _land_stepped(self, *_: Any) -> None:
         if self._then is not None:
             self.land()
 
@@ -331,7 +344,7 @@ class Deferred:
                 "optimizer.step() twice after one backward pass: its means land once, in the next "
                 "forward pass"
             )
-        self._then = [_settings(group) for group in self._sync.optimizer.param_groups]
+        self._then = [_settings(group) for group in self._session.optimizer.param_groups]
         pending = {id(param) for bucket in self._pending.values() for param in bucket.params}
         self._versions = {
             id(param): param._version
@@ -339,11 +352,11 @@ class Deferred:
             for param in bucket.params
         }
         others = {
-            id(param) for group in self._sync.optimizer.param_groups for param in group["params"]
+            id(param) for group in self._session.optimizer.param_groups for param in group["params"]
         } - pending
         if others:
             self._take_step(others)
-        self._sync.optimizer._opt_called = True  # type: ignore[attr-defined]  # what a scheduler looks for
+        self._session.optimizer._opt_called = True  # type: ignore[attr-defined]  # what a scheduler looks for
         return None
 
     def _refuse_written(self, bucket: FlatBucket) -> None:
@@ -362,7 +375,7 @@ class Deferred:
         """The optimiser's step of some parameters, with the settings of the time when it was asked
         for."""
         assert self._then is not None
-        groups = self._sync.optimizer.param_groups
+        groups = self._session.optimizer.param_groups
         now = [(group["params"], _settings(group, copies=False)) for group in groups]
         for group, then in zip(groups, self._then, strict=False):
             group.update(then)
@@ -381,7 +394,7 @@ class Deferred:
                 group["params"] = whole
         if moved:
             raise AttachError(
-                f"{type(self._sync.optimizer).__name__} keeps {moved[0]!r} for all parameters of "
+                f"{type(self._session.optimizer).__name__} keeps {moved[0]!r} for all parameters of "
                 "a group and moves it in each step, so "
                 "they cannot be stepped a few at a time: attach with overlap='backward'"
             )
@@ -389,10 +402,10 @@ class Deferred:
     # -- priority
     # -----------------------------------------------------------------------------------------------------
 
-    def _plan(self) -> None:
+    def _plan(self) -> tuple[int, ...]:
         """Agree on the order of slices by the last launch's times: the latest that a bucket was
         full anywhere, the mean of the wire."""
-        buckets = self._sync.buckets
+        buckets = self._session.buckets
         wire, whole = busy(self._stages), sum(self._sent) or 1.0
         takes = [
             wire * own / whole / len(bucket.slices)
@@ -404,15 +417,13 @@ class Deferred:
         ]
         told = [
             json.loads(each)
-            for each in self._sync.all_gather(
+            for each in self._session.all_gather(
                 json.dumps([self._full, takes, needed]).encode(), "the order of slices"
             )
         ]
         full = [max(each) for each in zip(*(other[0] for other in told), strict=True)]
         means = [sum(each) / len(told) for each in zip(*(other[1] for other in told), strict=True)]
-        self._sync.order = by_need(
-            full, means, [len(bucket.slices) for bucket in buckets], told[0][2]
-        )
+        return by_need(full, means, [len(bucket.slices) for bucket in buckets], told[0][2])
 
 
 def _settings(group: dict[str, Any], copies: bool = True) -> dict[str, Any]:

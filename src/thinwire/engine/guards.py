@@ -13,8 +13,7 @@ the model.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,10 +22,11 @@ from torch.optim import Optimizer
 from thinwire.engine import living, wrappers
 from thinwire.engine.buckets import plain_name
 from thinwire.engine.checksums import checksum, checksums
+from thinwire.engine.clock import Clock
+from thinwire.engine.landings import Landings
+from thinwire.engine.options import params_of
+from thinwire.engine.session import Session
 from thinwire.errors import AttachError, NotLandedError
-
-if TYPE_CHECKING:
-    from thinwire.engine.syncer import Syncer
 
 LOOK_EVERY = 16
 """Steps between two looks at all of a model's parameters: 1 µs a parameter, and a step takes at
@@ -34,61 +34,23 @@ least 20."""
 _AGAIN = "close the syncer and attach again"
 
 
-def misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
-    """Say why this optimiser cannot be the one of this model."""
-    plain = wrappers.unwrapped(optimizer)
-    if not hasattr(plain, "_optimizer_step_pre_hooks"):
-        return [
-            (
-                f"the optimiser is a {type(optimizer).__name__}, which takes no hooks: give the "
-                "torch.optim.Optimizer that it steps"
-            )
-        ]
-    trained = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
-    held = _params(plain)
-    found = []
-    outside = [
-        param
-        for param in held
-        if id(param) not in trained and param.requires_grad and not living.holders(param)
-    ]
-    if trained and not any(id(param) in trained for param in held):
-        found.append(
-            f"the optimiser holds none of the model's {len(trained)} parameters that train: it is "
-            "of another model, or was made before "
-            "they were replaced. Make it from this model's parameters, and then attach"
-        )
-    elif outside:
-        found.append(
-            f"the optimiser holds {len(outside)} parameters that are not the model's (the first "
-            f"of shape {tuple(outside[0].shape)}): no "
-            "rank would send them, and ranks would drift apart. Make them part of the model (in "
-            "an nn.ModuleList with it), or, "
-            "if each rank is to keep its own, give them an optimiser of their own"
-        )
-    if plain is not optimizer and scaler is None and getattr(optimizer, "scaler", None) is not None:
-        found.append(
-            f"the {type(optimizer).__name__} has a GradScaler of its own: give it to attach, too, "
-            "as scaler="
-        )
-    return found
-
-
 class Watch:
-    """The watch of one syncer."""
+    """The watch of one syncer.
 
-    def __init__(self, sync: Syncer, frozen: Iterable[nn.Parameter | Tensor]) -> None:
-        self.sync = sync
-        self.trained = {id(param): param for bucket in sync.buckets for param in bucket.params}
-        self._names = {
-            id(param): name
-            for bucket in sync.buckets
-            for name, param in zip(bucket.names, bucket.params, strict=True)
-        }
-        self._held = set(self.trained) | {id(param) for param in frozen}
+    Args:
+        session: what was attached.
+        clock: where its schedule stands.
+        landings: what has landed, and whether it may be applied.
+    """
+
+    def __init__(self, session: Session, clock: Clock, landings: Landings) -> None:
+        self.session, self.clock, self._landings = session, clock, landings
+        self.trained = {id(param): param for _, param in session.trained()}
+        self._names = {id(param): name for name, param in session.trained()}
+        self._held = set(self.trained) | {id(param) for _, param in session.frozen}
         self._where = {
             id(param): (bucket, i)
-            for bucket in sync.buckets
+            for bucket in session.buckets
             for i, param in enumerate(bucket.params)
         }
         self._strangers = itertools.count()  # steps of other optimisers
@@ -98,15 +60,15 @@ class Watch:
         )  # other optimisers that have stepped held parameters since the attached one did
         self._unheld: dict[int, str] = {}  # what the last look at the model has found
         self._alone = False  # whether a backward pass has shown that no wrapper is around
-        self._stepped_at = sync.step
+        self._stepped_at = clock.step
         self._handles: list[Any] = []
         self.paused = False
         """Whether the parameters are not this rank's own for now, but what ranks have in common."""
         self._before: dict[
             int, int
         ] = {}  # checksums of parameters that a module has loaded since the last step, before it did
-        if sync.strategy.on.clock == "step":
-            for module in sync.model.modules():
+        if not session.on_gradients:
+            for module in session.model.modules():
                 if any(id(param) in self.trained for param in module.parameters(recurse=False)):
                     self._handles.append(module.register_load_state_dict_pre_hook(_Loading(self)))
         self.restart()
@@ -125,13 +87,11 @@ class Watch:
     def restart(self) -> None:
         """Take the parameters as they are for where this rank goes on from: at attach, or after a
         checkpoint."""
-        self._stepped_at = self.sync.step
+        self._stepped_at = self.clock.step
         self._before.clear()
         self._begun = False
-        self.began = (
-            checksums(self.trained.values()) if self.sync.strategy.on.clock == "step" else []
-        )
-        self.began_equal = not self.sync.steps_since_sync
+        self.began = [] if self.session.on_gradients else checksums(self.trained.values())
+        self.began_equal = not self.clock.steps_since_sync
 
     def backward(self) -> None:
         """A gradient has come.
@@ -144,7 +104,7 @@ class Watch:
         self._alone = True
         if not dist.is_available() or not dist.is_initialized():  # which such a wrapper needs
             return
-        if wrapper := wrappers.around(self.sync.model):
+        if wrapper := wrappers.around(self.session.model):
             raise AttachError(
                 f"the model is attached and in {wrapper}, too, so both would synchronise it. "
                 f"{wrappers.ADVICE}; or close() the syncer and "
@@ -158,45 +118,52 @@ class Watch:
             AttachError: it would step what the syncer does not hold.
             NotLandedError: its gradients were set by hand.
         """
-        if optimizer is not self.sync.optimizer:
+        if optimizer is not self.session.optimizer:
             step = next(self._strangers)
             if not step & (step - 1) or not step % LOOK_EVERY:
                 self._unheld = self._new_parameters()
             if self._unheld and (
                 names := [
                     self._unheld[id(param)]
-                    for param in _params(optimizer)
+                    for param in params_of(optimizer)
                     if id(param) in self._unheld
                 ]
             ):
                 raise AttachError(self._told_unheld(names))
-            if any(id(param) in self.trained for param in _params(optimizer)):
+            if any(id(param) in self.trained for param in params_of(optimizer)):
                 self._stepping_beside(optimizer)
             return
         self._beside.clear()
-        if self.sync.hooks.counts_scaled and not self.sync.hooks.scaling:
-            raise NotLandedError(
-                f"{type(optimizer).__name__}.step() by itself, where attach was given a "
-                "GradScaler: local steps are counted in "
-                "scaler.step(optimizer). Call that, or attach without scaler="
-            )
         self._refuse(self._outsiders(optimizer))
         if next(self._steps) % LOOK_EVERY == 0:
             self._refuse(self._model_changes())
         closure = kwargs.get("closure") is not None or any(arg is not None for arg in args[1:])
         if not closure:  # which would run the backward pass only now
             self._refuse_gradients_by_hand(optimizer)
-        self._stepped_at = self.sync.step
+        self._stepped_at = self.clock.step
         self._judge(optimizer)
         self.before_step()
 
     def _judge(self, optimizer: Optimizer) -> None:
         """On gradients, raise where an optimiser would apply what has not landed or is not
-        finite."""
-        if self.sync.strategy.on.clock == "backward":
-            self.sync.hooks.refuse_step()
-            self.sync.landings.applied = True
-            self.sync.landings.guard.before_step(optimizer)
+        finite.
+
+        Raises:
+            NotLandedError: `.grad` holds this rank's own sum.
+            NonFiniteError: by the policy, a mean that is not finite.
+        """
+        if not self.session.on_gradients:
+            return
+        if self.clock.accumulating:
+            when = self.session.strategy.when
+            every = "" if when.gap != when.period else f", once every {when.period} backward passes"
+            raise NotLandedError(
+                f"optimizer.step() before step {self.clock.step} of {when!r}: .grad holds this "
+                "rank's own sum, no mean has landed. "
+                f"Call it after the backward pass at which one lands{every}"
+            )
+        self._landings.applied = True
+        self._landings.guard.before_step(optimizer)
 
     def _stepping_beside(self, optimizer: Optimizer) -> None:
         """Another optimiser than the attached one steps parameters that the syncer holds.
@@ -206,13 +173,13 @@ class Watch:
                 rounds are counted, has not stepped.
         """
         self._judge(optimizer)
-        if self.sync.strategy.on.clock != "step":
+        if self.session.on_gradients:
             return
         if id(optimizer) in self._beside:
             raise NotLandedError(
                 f"a {type(optimizer).__name__} that is not attached steps the model, and the "
                 "attached "
-                f"{type(self.sync.optimizer).__name__} does not: local rounds are counted by its "
+                f"{type(self.session.optimizer).__name__} does not: local rounds are counted by its "
                 "steps, so no mean would ever land. "
                 "Attach the optimiser that steps (of several, the last one in each step)"
             )
@@ -226,22 +193,22 @@ class Watch:
         Raises:
             AttachError: they were loaded when rounds had begun.
         """
-        sync = self.sync
-        if sync.strategy.on.clock != "step":
+        session, step = self.session, self.clock.step
+        if session.on_gradients:
             return
         names = self._changed_at_start() if not self._begun else self._loaded()
         self._begun = True
         if not names:
             return
-        if sync.step == 0 and sync.anchors_itself:
+        if step == 0 and not session.by_quorum:
             self.began = checksums(self.trained.values())
             for bucket in (
-                sync.buckets
+                session.buckets
             ):  # an anchor of what was there before would take all that was loaded for progress
-                bucket.state = sync.strategy.on.init(bucket)
+                bucket.state = session.strategy.on.init(bucket)
             return
         raise AttachError(
-            f"{names[0]!r} was loaded, or changed by hand, at step {sync.step}, when the round "
+            f"{names[0]!r} was loaded, or changed by hand, at step {step}, when the round "
             "had begun from other weights: the next mean "
             "would take the difference for progress. Load the model first and then the syncer, "
             "with sync.load_state_dict(…) or "
@@ -256,7 +223,7 @@ class Watch:
 
     def problems(self) -> list[str]:
         """Say what the syncer does not hold, of the model and of its optimiser."""
-        return self._model_changes() + self._outsiders(self.sync.optimizer)
+        return self._model_changes() + self._outsiders(self.session.optimizer)
 
     # -- looks
     # --------------------------------------------------------------------------------------------------------
@@ -267,7 +234,7 @@ class Watch:
 
     def _new_parameters(self) -> dict[int, str]:
         """Parameters of the model that train and that the syncer does not hold."""
-        named = self.sync.model.named_parameters()
+        named = self.session.model.named_parameters()
         return {
             id(param): plain_name(name)
             for name, param in named
@@ -279,7 +246,7 @@ class Watch:
         return [self._told_unheld(list(self._unheld.values()))] if self._unheld else []
 
     def _told_unheld(self, names: list[str]) -> str:
-        params = {plain_name(name): param for name, param in self.sync.model.named_parameters()}
+        params = {plain_name(name): param for name, param in self.session.model.named_parameters()}
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         if any(wrappers.is_sharded(params.get(name)) for name in names):
             return (
@@ -296,13 +263,15 @@ class Watch:
         """What the optimiser steps and nobody holds."""
         new = [
             param
-            for param in _params(optimizer)
+            for param in params_of(optimizer)
             if id(param) not in self._held and param.requires_grad
         ]
         outside = [param for param in new if not living.holders(param)]
         if not outside:
             return []
-        names = {id(param): plain_name(name) for name, param in self.sync.model.named_parameters()}
+        names = {
+            id(param): plain_name(name) for name, param in self.session.model.named_parameters()
+        }
         if named := [names[id(param)] for param in outside if id(param) in names]:
             return [self._told_unheld(named)]
         return [
@@ -313,11 +282,10 @@ class Watch:
         ]
 
     def _refuse_gradients_by_hand(self, optimizer: Optimizer) -> None:
-        sync = self.sync
-        on_gradients = sync.strategy.on.clock == "backward"
-        if sync.worked or (on_gradients and (sync.step != self._stepped_at or sync.within)):
+        clock, on_gradients = self.clock, self.session.on_gradients
+        if clock.worked or (on_gradients and (clock.step != self._stepped_at or clock.within)):
             return
-        for param in _params(optimizer):
+        for param in params_of(optimizer):
             grad = param.grad
             if id(param) not in self.trained or type(grad) is not Tensor:
                 continue
@@ -328,17 +296,27 @@ class Watch:
                 grad.any()
             ):  # torch's own checkpoints step with zeros, to make the optimiser's state
                 continue
-            cure = (
-                "call sync.skip_step() before the step, which sends what is in .grad"
-                if on_gradients
-                else "call loss.backward(), by which steps are counted"
+            raise NotLandedError(self._by_hand_text(self._names[id(param)]))
+
+    def _by_hand_text(self, name: str) -> str:
+        """Say that an optimiser would apply a gradient that is this rank's own, and what to do."""
+        step = f"optimizer.step() at step {self.clock.step}: "
+        if self.session.options.source == "manual":
+            return (
+                f"{step}no sync.reduce() has taken the gradient of {name!r}, so it is this rank's "
+                "own and ranks would drift apart; call sync.reduce() after backward() and before "
+                "the step"
             )
-            raise NotLandedError(
-                f"optimizer.step() at step {sync.step}: no backward pass has brought the gradient "
-                f"of {self._names[id(param)]!r} since the "
-                "last step (torch.autograd.grad, or one set by hand?), so it is this rank's own "
-                f"and ranks would drift apart; {cure}"
-            )
+        cure = (
+            "call sync.skip_step() before the step, which sends what is in .grad"
+            if self.session.on_gradients
+            else "call loss.backward(), by which steps are counted"
+        )
+        return (
+            f"{step}no backward pass has brought the gradient of {name!r} since the "
+            "last step (torch.autograd.grad, or one set by hand?), so it is this rank's own "
+            f"and ranks would drift apart; {cure}"
+        )
 
     def _changed_at_start(self) -> list[str]:
         self._before.clear()
@@ -378,7 +356,3 @@ class _Loading:
 
     def __reduce__(self) -> Any:
         return (_Loading, ())
-
-
-def _params(optimizer: Optimizer) -> list[Any]:
-    return [param for group in optimizer.param_groups for param in group["params"]]

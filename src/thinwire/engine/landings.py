@@ -11,17 +11,16 @@ from torch import Tensor
 from thinwire.engine.buckets import Airborne, FlatBucket
 from thinwire.engine.flights import Flights, keep_entries
 from thinwire.engine.nonfinite import Guard
-from thinwire.engine.options import Options
+from thinwire.engine.session import Session
 from thinwire.engine.status import Status
 
 
 class Landings:
     """The launches of one syncer, from their status to what is written."""
 
-    def __init__(self, flights: Flights, options: Options) -> None:
-        self._flights, self._strategy, self._scaler = flights, flights.strategy, options.scaler
-        self._on_gradients = self._strategy.on.clock == "backward"
-        self.guard = Guard(options.nonfinite, self._on_gradients, flights.meter)
+    def __init__(self, session: Session, flights: Flights) -> None:
+        self._session, self._flights, self._strategy = session, flights, session.strategy
+        self.guard = Guard(session.options.nonfinite, session.on_gradients, session.meter)
         """What becomes of values that are not finite."""
         flights.look = self.guard.active
         self._first = True
@@ -32,12 +31,6 @@ class Landings:
         """At the last landing every rank missed some gradient."""
         self.written: set[int] = set()
         """Buckets of which a mean has landed since the syncer began."""
-
-    @property
-    def loss_scale(self) -> float:
-        """What the loss is multiplied by at this step."""
-        scaler = self._scaler
-        return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
 
     def launched(
         self, buckets: Sequence[FlatBucket], step: int, absent: Sequence[frozenset[int]] | None
@@ -52,9 +45,9 @@ class Landings:
             return
         airs = [bucket.air[-1] for bucket in buckets]
         first_bad = [air.first_bad for air in airs]
-        flights = self._flights
+        session = self._session
         status = Status(
-            flights.driver, flights.meter, buckets, step, first_bad, absent, bitmap=self.incomplete
+            session.driver, session.meter, buckets, step, first_bad, absent, bitmap=self.incomplete
         )
         for air in airs:
             air.status = status
@@ -87,8 +80,8 @@ class Landings:
                 air.silent if status is None else status.silent.get(bucket.index, frozenset())
             )
             self._flights.take_back_silent(bucket, air)
-            if self._on_gradients and self._flights.stateful:
-                air.x.mul_(self.loss_scale)
+            if self._session.on_gradients and self._flights.stateful:
+                air.x.mul_(self._session.loss_scale)
             self._write(bucket, air.x)
         self.applied = False
 
@@ -123,7 +116,9 @@ class Landings:
         """Whether sums may be not finite though every rank's values are: a codec's range, a plain
         sum, or parameters."""
         return self.guard.active and (
-            not self._on_gradients or self._strategy.what.lossy or not self._strategy.on.mean
+            not self._session.on_gradients
+            or self._strategy.what.lossy
+            or not self._strategy.on.mean
         )
 
     def _write(self, bucket: FlatBucket, total: Tensor) -> None:

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from thinwire.core import Ranks
+from thinwire.core import Driver, Ranks
+from thinwire.engine.clock import Clock
 from thinwire.strategy import Strategy
 
-if TYPE_CHECKING:
-    from thinwire.engine.guards import Watch
+
+class Attached(Protocol):
+    """What a syncer synchronises by; see `session.Session`."""
+
+    @property
+    def strategy(self) -> Strategy: ...
+    @property
+    def driver(self) -> Driver: ...
+
+
+class Watch(Protocol):
+    """What looks at a model for one syncer, as long as that is at work; see `guards.Watch`."""
+
+    @property
+    def session(self) -> Attached: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def trained(self) -> Mapping[int, nn.Parameter]:
+        """The parameters that the syncer holds, by id."""
+
+    def stepping(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Some optimiser of this process is about to step."""
+
 
 _lock = threading.Lock()
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
@@ -60,7 +84,7 @@ def conflicts(model: nn.Module, strategy: Strategy, among: Ranks, world: int) ->
             for name, param in model.named_parameters()
             if param.requires_grad and id(param) in watch.trained
         ]
-        other = watch.sync
+        other = watch.session
         same_ranks = (other.driver.global_ranks, other.driver.world) == (among, world)
         same_clock = other.strategy.on.clock == strategy.on.clock
         twice = same_clock and (same_ranks or strategy.on.clock == "backward")
@@ -68,7 +92,7 @@ def conflicts(model: nn.Module, strategy: Strategy, among: Ranks, world: int) ->
             continue
         return [
             f"{names[0]!r} is synchronised already, by a syncer that has not been closed "
-            f"({other.strategy!r}, at step {other.step}): both "
+            f"({other.strategy!r}, at step {watch.clock.step}): both "
             "would send it and step it. Close that one first, with sync.close() or `with "
             "thinwire.attach(…)`. Two levels of periods are "
             "gradients() in one group of ranks, and deltas(…) or parameters() in another"

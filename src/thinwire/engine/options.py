@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.engine import wrappers
+from thinwire.engine import living, wrappers
 from thinwire.engine.buckets import plain_name, plan
-from thinwire.engine.guards import misfit
 from thinwire.engine.nonfinite import POLICIES, Policy
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
@@ -19,6 +18,7 @@ from thinwire.version import __version__
 
 Overlap = Literal["backward", "forward", "priority"]
 Auto = Literal["auto"]
+SourceName = Literal["hooks", "manual"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Options:
     seed: int
     nonfinite: Policy = "raise"
     check_every: int | Auto | None = None
+    source: SourceName = "hooks"
 
 
 def problems(
@@ -56,7 +57,7 @@ def problems(
         )
     if found_inside := wrappers.inside(model):
         return found + found_inside
-    if unfit := misfit(model, optimizer, options.scaler):
+    if unfit := _misfit(model, optimizer, options.scaler):
         return found + unfit
     optimizer = wrappers.unwrapped(optimizer)
     for name, param in trained:
@@ -71,6 +72,7 @@ def problems(
     found += _of_updates(strategy, optimizer)
     found += _of_buffers(model, strategy, options)
     found += _of_checks(strategy, options)
+    found += _of_source(strategy, options)
     if options.nonfinite == "skip" and strategy.on.clock != "backward":
         found.append(
             f"nonfinite='skip' with {strategy.on!r}: by a landing the local steps have applied "
@@ -116,6 +118,7 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
         "seed": options.seed,
         "nonfinite": options.nonfinite,
         "check_every": options.check_every,
+        "source": options.source,
         "scaler given": options.scaler is not None,
         "model parameters": [
             [plain_name(name), list(p.shape), str(p.dtype), p.requires_grad]
@@ -125,6 +128,51 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
             [plain_name(name), list(b.shape), str(b.dtype)] for name, b in model.named_buffers()
         ],
     }
+
+
+def params_of(optimizer: Optimizer) -> list[Any]:
+    """List what an optimiser steps, over all its groups."""
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def _misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
+    """Say why this optimiser cannot be the one of this model."""
+    plain = wrappers.unwrapped(optimizer)
+    if not hasattr(plain, "_optimizer_step_pre_hooks"):
+        return [
+            (
+                f"the optimiser is a {type(optimizer).__name__}, which takes no hooks: give the "
+                "torch.optim.Optimizer that it steps"
+            )
+        ]
+    trained = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
+    held = params_of(plain)
+    found = []
+    outside = [
+        param
+        for param in held
+        if id(param) not in trained and param.requires_grad and not living.holders(param)
+    ]
+    if trained and not any(id(param) in trained for param in held):
+        found.append(
+            f"the optimiser holds none of the model's {len(trained)} parameters that train: it is "
+            "of another model, or was made before "
+            "they were replaced. Make it from this model's parameters, and then attach"
+        )
+    elif outside:
+        found.append(
+            f"the optimiser holds {len(outside)} parameters that are not the model's (the first "
+            f"of shape {tuple(outside[0].shape)}): no "
+            "rank would send them, and ranks would drift apart. Make them part of the model (in "
+            "an nn.ModuleList with it), or, "
+            "if each rank is to keep its own, give them an optimiser of their own"
+        )
+    if plain is not optimizer and scaler is None and getattr(optimizer, "scaler", None) is not None:
+        found.append(
+            f"the {type(optimizer).__name__} has a GradScaler of its own: give it to attach, too, "
+            "as scaler="
+        )
+    return found
 
 
 def _out_of_range(options: Options) -> list[str]:
@@ -144,6 +192,7 @@ def _out_of_range(options: Options) -> list[str]:
         ("buffers", options.buffers, ("broadcast", "local")),
         ("overlap", options.overlap, ("backward", "forward", "priority")),
         ("nonfinite", options.nonfinite, POLICIES),
+        ("source", options.source, ("hooks", "manual")),
     ):
         if word not in words:
             found.append(f"{name}={word!r}: choose {' or '.join(map(repr, words))}")
@@ -158,6 +207,16 @@ def _of_checks(strategy: Strategy, options: Options) -> list[str]:
         f"check_every={options.check_every}: with {strategy.what!r} over {strategy.how!r} on "
         f"{strategy.on!r} ranks never hold equal "
         "parameters. Take check_every=None"
+    ]
+
+
+def _of_source(strategy: Strategy, options: Options) -> list[str]:
+    """Why a loop cannot bring its gradients by hand."""
+    if options.source != "manual" or strategy.on.clock == "backward":
+        return []
+    return [
+        f"source='manual' with {strategy.on!r}: a step is an optimiser step there, counted where "
+        "the optimiser takes it, and no gradient travels. Leave source='hooks'"
     ]
 
 

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from thinwire.core import Driver
+from thinwire.core import Driver, Schedule
 from thinwire.engine.agree import Sharing
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, NotLandedError
-from thinwire.when import by_speed
 
 now = time.perf_counter
 
@@ -28,7 +27,7 @@ class Pace:
     """How fast ranks go, as all of them agree."""
 
     def __init__(
-        self, when: by_speed, driver: Driver, meter: Meter, buckets: int, device: torch.device
+        self, when: Schedule, driver: Driver, meter: Meter, buckets: int, device: torch.device
     ) -> None:
         self._when, self._driver, self._meter, self._device = when, driver, meter, device
         self.steps = [when.period] * driver.world

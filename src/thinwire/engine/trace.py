@@ -7,18 +7,10 @@ Clocks of ranks are set alike at the start, to within a round trip.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thinwire.core import Handle
-from thinwire.errors import AttachError
-
-if TYPE_CHECKING:
-    from thinwire.engine.syncer import Syncer
 
 COMPUTE = "compute"
 
@@ -76,70 +68,3 @@ class Trace:
                 {"ph": "X", "pid": rank, "tid": numbers[track], "name": name, **at, "args": told}
             )
         return made
-
-
-@contextmanager
-def recording(sync: Syncer, path: Path) -> Iterator[Trace]:
-    """Record a syncer's steps inside the block, and write all ranks' to one file at its end: rank 0
-    does.
-
-    Where the block fails, each rank writes what it has to a file of its own, and asks nobody.
-    """
-    if sync.flights.trace is not None:
-        raise AttachError(
-            f"trace({str(path)!r}): another trace is being recorded; leave its block first"
-        )
-    if not path.parent.is_dir():
-        raise AttachError(
-            f"trace({str(path)!r}): there is no folder {str(path.parent)!r}; make it first"
-        )
-    rank = sync.driver.rank
-    sync.all_gather(b"", "trace: the start")
-    trace = sync.flights.trace = Trace(time.perf_counter())
-    hooks = _hooks(sync, trace)
-    try:
-        yield trace
-    except BaseException:
-        _write(path.with_name(f"{path.stem}.rank{rank}{path.suffix}"), trace.events(rank))
-        raise
-    finally:
-        for hook in hooks:
-            hook.remove()
-        sync.flights.trace = None
-    told = sync.all_gather(json.dumps(trace.events(rank)).encode(), "trace: the end")
-    if rank == 0:
-        _write(path, [event for own in told for event in json.loads(own)])
-
-
-def _hooks(sync: Syncer, trace: Trace) -> list[Any]:
-    """What tells of forward passes and optimiser steps; the syncer tells of the end of a backward
-    pass, and of waits."""
-
-    def before(*_: Any) -> None:
-        trace.opened("forward")
-
-    def after(*_: Any) -> None:
-        trace.closed("forward")
-        if sync.model.training:
-            trace.opened("backward")
-
-    def stepping(*_: Any) -> None:
-        trace.closed("backward")
-        trace.opened("optimizer")
-
-    def stepped(*_: Any) -> None:
-        trace.closed("optimizer")
-
-    model, optimizer = sync.model, sync.optimizer
-    return [
-        model.register_forward_pre_hook(before),
-        model.register_forward_hook(after),
-        optimizer.register_step_pre_hook(stepping),
-        optimizer.register_step_post_hook(stepped),
-    ]
-
-
-def _write(path: Path, events: list[dict[str, Any]]) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}))
-    beside.replace(path)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ class checked(Route):
     """
 
     route: Route
+    verifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.route.uses_allreduce:

@@ -20,6 +20,7 @@ from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.options import Options, facts, persistent_buffers, problems
+from thinwire.engine.session import Session
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, ThinwireError
 from thinwire.how import gather
@@ -147,10 +148,20 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         seed,
     )
     meter.rows.extend(Row(f"bucket {bucket.index}", bucket.spec.numel) for bucket in built)
-    flights = Flights(strategy, strategy.how, strategy.how, driver, built, meter, seed)
+    session = Session.begin(
+        model,
+        wrappers.unwrapped(optimizer),
+        strategy,
+        driver,
+        built,
+        meter,
+        options,
+        by_quorum=True,
+    )
+    flights = Flights(session, strategy.how, strategy.how)
     weights = Weights(driver, meter, strategy.how, built[0].device)
     board.bounds = Bounds(ranks, float(theirs["max_weight"]), *_most_bytes(strategy, built, model))
-    sync = QuorumSyncer(model, wrappers.unwrapped(optimizer), flights, weights, options)
+    sync = QuorumSyncer(session, flights, weights)
     try:
         sync.enter(board, quorum, grace_s, timeout.total_seconds())
         sync.weigh(weight)

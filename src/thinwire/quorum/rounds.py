@@ -29,7 +29,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ from thinwire.core import RankContext, Ranks
 from thinwire.engine import agree
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.options import persistent_buffers
+from thinwire.engine.steps import LocalSteps
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import (
     AttachError,
@@ -62,7 +62,6 @@ class QuorumSyncer(Syncer):
     ranks: `while sync.step < steps`.
     """
 
-    anchors_itself: ClassVar[bool] = False
     board: Board
     version: int = 0
     """Rounds whose contributions are in this rank's anchor."""
@@ -70,6 +69,9 @@ class QuorumSyncer(Syncer):
     """The ranks that the last of these rounds counted."""
     _in_time: Ranks = ()
     _missed: Ranks = ()  # by one round
+
+    def _make_steps(self) -> LocalSteps:
+        return _Rounds(self)
 
     def enter(self, board: Board, quorum: int, grace_s: float, limit_s: float) -> None:
         """Take up the newest anchor, or give the first."""
@@ -113,7 +115,7 @@ class QuorumSyncer(Syncer):
             for bucket in self.buckets
             for part in bucket.spec.parts
         ]
-        named += self._frozen.named
+        named += self.session.frozen
         mine = [agree.fingerprint(tensor).hex() for _, tensor in named]
         key = f"hash/{self.board.start}/{self.version}"
         first = read_json(
@@ -137,14 +139,14 @@ class QuorumSyncer(Syncer):
             "at once"
         )
 
-    def resume(self, step: int, apart: int) -> None:
+    def resume(self, step: int, steps_since_sync: int) -> None:
         """Let the run begin where a checkpoint ends; or take up its newest anchor, where it begins
         with a newer one or has gone on.
 
         Raises:
             AttachError: rounds have closed that went on from something older.
         """
-        super().resume(step, apart)
+        super().resume(step, steps_since_sync)
         self.version, self.members, self._in_time, self._missed = (
             step // self.strategy.when.period,
             (),
@@ -177,14 +179,14 @@ class QuorumSyncer(Syncer):
     @torch.no_grad()
     def stepped(self, rested: bool = False) -> None:
         """The end of an optimiser step."""
-        self.worked = False
-        self._refuse_changed()
-        self.step += 1
+        clock = self.clock
+        clock.worked = False
+        self.session.refuse_changed()
+        clock.advance(synced=False)
         self.meter.steps += 1
-        self.steps_since_sync += 1
-        if self.steps_since_sync == self.strategy.when.period:
+        if clock.steps_since_sync == self.strategy.when.period:
             self._round()
-            self.steps_since_sync = 0
+            clock.steps_since_sync = 0
 
     def _round(self) -> None:
         """Contribute; wait for the round if in time; go on from the newest anchor."""
@@ -362,7 +364,7 @@ class QuorumSyncer(Syncer):
 
     def _at_anchor(self) -> None:
         """Begin a round."""
-        self.step = self.version * self.strategy.when.period
+        self.clock.step = self.version * self.strategy.when.period
         for bucket in self.buckets:
             bucket.set_weights(self._anchor(bucket).to(bucket.device))
 
@@ -399,14 +401,14 @@ class QuorumSyncer(Syncer):
         self._until(taken)
         self._catch_up()
         self._at_anchor()
-        self._begun, self.steps_since_sync = self.step, 0
+        self.clock.began_at, self.clock.steps_since_sync = self.step, 0
         self.watch.restart()
 
     def _shared_tensors(self) -> list[Tensor]:
         """What all hold equal beside the anchor's own state: frozen parameters, and the buffers
         that are saved."""
         return [
-            *(param.data for _, param in self._frozen.named),
+            *(param.data for _, param in self.session.frozen),
             *(buffer for _, buffer in persistent_buffers(self.model)),
         ]
 
@@ -507,3 +509,23 @@ class QuorumSyncer(Syncer):
                 "come. Do the others run?"
             )
         return seen[-1]
+
+
+class _Rounds(LocalSteps):
+    """Hands the optimiser's steps on to rounds."""
+
+    def __init__(self, sync: QuorumSyncer) -> None:
+        super().__init__(
+            sync.session,
+            sync.clock,
+            sync.flights,
+            sync.landings,
+            sync.weights,
+            sync.watch,
+            sync.checks,
+            None,
+        )
+        self._sync = sync
+
+    def stepped(self, rested: bool = False) -> None:
+        self._sync.stepped(rested)

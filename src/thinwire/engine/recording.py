@@ -1,0 +1,82 @@
+"""Record a trace on every rank, and write all ranks' spans to one file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from thinwire.engine.flights import Flights
+from thinwire.engine.session import Session
+from thinwire.engine.trace import Trace
+from thinwire.errors import AttachError
+
+
+@contextmanager
+def recording(session: Session, flights: Flights, path: Path) -> Iterator[Trace]:
+    """Record a syncer's steps inside the block, and write all ranks' to one file at its end: rank 0
+    does.
+
+    Where the block fails, each rank writes what it has to a file of its own, and asks nobody.
+    """
+    if flights.trace is not None:
+        raise AttachError(
+            f"trace({str(path)!r}): another trace is being recorded; leave its block first"
+        )
+    if not path.parent.is_dir():
+        raise AttachError(
+            f"trace({str(path)!r}): there is no folder {str(path.parent)!r}; make it first"
+        )
+    rank = session.driver.rank
+    session.all_gather(b"", "trace: the start")
+    trace = flights.trace = Trace(time.perf_counter())
+    hooks = _hooks(session, trace)
+    try:
+        yield trace
+    except BaseException:
+        _write(path.with_name(f"{path.stem}.rank{rank}{path.suffix}"), trace.events(rank))
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+        flights.trace = None
+    told = session.all_gather(json.dumps(trace.events(rank)).encode(), "trace: the end")
+    if rank == 0:
+        _write(path, [event for own in told for event in json.loads(own)])
+
+
+def _hooks(session: Session, trace: Trace) -> list[Any]:
+    """What tells of forward passes and optimiser steps; the syncer tells of the end of a backward
+    pass, and of waits."""
+
+    def before(*_: Any) -> None:
+        trace.opened("forward")
+
+    def after(*_: Any) -> None:
+        trace.closed("forward")
+        if session.model.training:
+            trace.opened("backward")
+
+    def stepping(*_: Any) -> None:
+        trace.closed("backward")
+        trace.opened("optimizer")
+
+    def stepped(*_: Any) -> None:
+        trace.closed("optimizer")
+
+    model, optimizer = session.model, session.optimizer
+    return [
+        model.register_forward_pre_hook(before),
+        model.register_forward_hook(after),
+        optimizer.register_step_pre_hook(stepping),
+        optimizer.register_step_post_hook(stepped),
+    ]
+
+
+def _write(path: Path, events: list[dict[str, Any]]) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}))
+    beside.replace(path)

@@ -1,0 +1,8 @@
+"""Sources: what tells the engine that gradients are there, or that the optimiser has stepped."""
+
+from thinwire.engine.sources.hooks import GradientHooks
+from thinwire.engine.sources.manual import Manual
+from thinwire.engine.sources.optimizer import OptimizerSteps
+from thinwire.engine.sources.source import GradientSource, Source
+
+__all__ = ["GradientHooks", "GradientSource", "Manual", "OptimizerSteps", "Source"]

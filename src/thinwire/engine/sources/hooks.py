@@ -1,0 +1,114 @@
+"""Gradients as backward brings them: hooks of parameters, so that buckets fly while backward runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.frames import called_within
+from thinwire.engine.session import Session
+from thinwire.engine.sources.source import GradientSource
+from thinwire.engine.steps import BackwardSteps
+from thinwire.errors import AttachError, NotLandedError
+
+
+class GradientHooks(GradientSource):
+    """Takes each gradient when autograd has accumulated it, and finishes at the end of backward."""
+
+    def __init__(self, session: Session, steps: BackwardSteps) -> None:
+        super().__init__(session, steps)
+        self._task = -1  # the graph task of the backward pass under way
+        self._handles: list[Any] = []
+        self._nodes: list[Any] = []  # autograd itself does not keep them
+        for bucket in session.buckets:
+            for i, param in enumerate(bucket.params):
+                if bucket.separate:
+                    node = _accumulator(param)
+                    self._nodes.append(node)
+                    self._handles.append(node.register_prehook(self._before_gradient(bucket, i)))
+                hook = self._after_gradient(bucket, i)
+                self._handles.append(param.register_post_accumulate_grad_hook(hook))
+
+    @property
+    def active(self) -> bool:
+        return bool(self._handles)
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._nodes.clear()
+
+    def _after_gradient(self, bucket: FlatBucket, i: int) -> Any:
+        """Make the hook that takes a gradient; the first one of a backward pass begins a step."""
+        meter, clock = self.session.meter, self._steps.clock
+
+        def hook(_: Tensor) -> None:
+            if not clock.within:
+                _refuse_reentrant()
+                self.begin()
+                self._task = torch._C._current_graph_task_id()
+                torch.autograd.Variable._execution_engine.queue_callback(self.finish)
+            elif torch._C._current_graph_task_id() != self._task:
+                raise AttachError(
+                    "a gradient arrived from another backward pass than the one under way: either "
+                    "an earlier backward() failed half-way "
+                    "(attach again), or activation checkpointing is reentrant (use checkpoint(…, "
+                    "use_reentrant=False))"
+                )
+            if meter.timed:
+                begun = time.thread_time()
+                self.take(bucket, i)
+                meter.taken(time.thread_time() - begun)
+            else:
+                self.take(bucket, i)
+
+        return hook
+
+    def _before_gradient(self, bucket: FlatBucket, i: int) -> Any:
+        """Make the hook that sets a mean that has landed aside just before autograd adds to it, for
+        a strategy that must not send a mean again."""
+        on, landings = self.session.strategy.on, self._steps.landings
+
+        def hook(*_: Any) -> None:
+            grad = bucket.params[i].grad
+            if bucket.given[i] is not None and (
+                grad is None or not (landings.applied or bool(grad.any()))
+            ):
+                landings.warn_dropped(bucket.names[i])
+            if grad is None:
+                bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
+            elif bucket.holds_landed(i):
+                if on.updates and bool(grad.any()):
+                    raise NotLandedError(
+                        f"backward() again while .grad of {bucket.names[i]!r} holds the update of "
+                        "the last landing, "
+                        f"to which no gradient can be added: with {on!r} call "
+                        "optimizer.step() and "
+                        "zero_grad() after each landing; to accumulate over n backward passes "
+                        "take every(n)"
+                    )
+                bucket.hold(i)
+
+        return hook
+
+
+def _accumulator(param: nn.Parameter) -> Any:
+    """Return the node that adds to `.grad`; unlike a hook of the tensor, one of it does not run for
+    `torch.autograd.grad`."""
+    with torch.enable_grad():
+        return param.expand_as(param).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+
+
+def _refuse_reentrant() -> None:
+    """Raise in a reentrant checkpoint, which runs a backward pass within the backward pass, so that
+    its end comes too early."""
+    if called_within("backward", "utils/checkpoint.py"):
+        raise AttachError(
+            "reentrant activation checkpointing cannot be synchronised during backward; use "
+            "checkpoint(…, use_reentrant=False)"
+        )
