@@ -32,7 +32,7 @@ from thinwire.core import Codec, Part, RankContext, Spec, State
 from thinwire.data.corpus.english import english
 from thinwire.data.loaders.batches import Batches, validation_windows
 from thinwire.drive.local import run
-from thinwire.engine.buckets import roles
+from thinwire.engine.layout import roles
 from thinwire.errors import StrategyError
 from thinwire.how import gather, native
 from thinwire.models.gpt import GPT, GPTConfig

@@ -17,8 +17,8 @@ from tests.engine.models import loss_of, mlp, weights_of
 from tests.ranks import run_ranks
 from thinwire import recipes
 from thinwire.core import Stage
-from thinwire.engine.forward import Late
-from thinwire.engine.priority import busy, by_need
+from thinwire.engine.overlap.priority import busy, by_need
+from thinwire.engine.overlap.stand_in import Late
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.how import two_shot
 from thinwire.models.gpt import GPT, GPTConfig

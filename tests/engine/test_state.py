@@ -19,7 +19,7 @@ from tests.ranks import run_ranks
 from thinwire import Strategy
 from thinwire.core import Codec, Leaf, Part, RankContext, Rounds, Spec, State
 from thinwire.drive.local import run
-from thinwire.engine.buckets import Airborne, Slice, Track
+from thinwire.engine.airborne import Airborne, Slice, Track
 from thinwire.engine.flights import _take_back, _tracked
 from thinwire.how import gather, two_shot
 from thinwire.what import cast, clip, ef21, feedback, sampled, topk, uniform

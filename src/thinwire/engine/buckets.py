@@ -1,17 +1,10 @@
-"""Flat buckets: parameters in the order in which backward reaches them, gathered into runs worth
-sending.
-
-The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can
-start early, then runs of `bucket_bytes`, each of one dtype. Where fragments talk by turns,
-parameters are dealt to them first, so that they are of about one size.
-"""
+"""Flat buckets: parameters gathered into runs worth sending, with a view of each in a flat
+gradient buffer."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,66 +12,19 @@ from torch import Tensor, nn
 from thinwire.core import (
     Codec,
     Driver,
-    Handle,
-    Leaf,
-    Outcome,
     Part,
     RankContext,
-    Role,
     Route,
     Schedule,
     Spec,
     State,
 )
+from thinwire.engine.airborne import Airborne, Slice
+from thinwire.engine.layout import Named, runs_of
 from thinwire.errors import AttachError
 from thinwire.kernels import fast, memory
 from thinwire.strategy import Strategy
 from thinwire.when import every
-
-if TYPE_CHECKING:
-    from thinwire.engine.status import Status
-
-FIRST_BYTES = 1 << 20
-COMPILED = "_orig_mod."
-"""What `torch.compile` puts before the names within a module that it wraps."""
-Named = tuple[str, nn.Parameter, Role]
-
-
-@dataclass
-class Track:
-    """The state leaves that a flight replaced: (leaf, value before, value after, how much of the
-    one before is in the one after)."""
-
-    changed: list[tuple[Leaf, Tensor, Tensor, float]] = field(default_factory=list)
-
-
-@dataclass
-class Slice:
-    """A span of a bucket that flies by itself, always on the same lane, so its flights stay in
-    order."""
-
-    spec: Spec
-    lane: int
-    state: State
-    mask: Callable[[], Tensor] | None = None
-    """Of the outcome that has been waited last."""
-
-
-@dataclass
-class Airborne:
-    """A launch of one bucket: a flight for each slice, or a total that a checkpoint brought."""
-
-    step: int
-    x: Tensor
-    handles: list[Handle[Outcome]]
-    tracks: list[Track]
-    waited: bool = False
-    first_bad: int | Tensor = -1
-    """The index of the first value here that is not finite, or -1."""
-    status: Status | None = None
-    """What ranks say of this launch; `None` where a checkpoint brought it."""
-    silent: frozenset[int] = frozenset()
-    """Of a launch that a checkpoint brought: parameters whose gradient no rank had."""
 
 
 class FlatBucket:
@@ -328,116 +274,5 @@ def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> lis
         AttachError: fewer parameters than fragments, or too few to give each of them some of each
             type.
     """
-    named = _trainable(model)
-    if len(named) < when.fragments:
-        raise AttachError(
-            f"{when!r} wants {when.fragments} fragments and the model has only {len(named)} "
-            "parameters that train; take fewer fragments"
-        )
-    if when.fragments == 1:
-        layout = _layout(named, min(FIRST_BYTES, bucket_bytes), bucket_bytes)
-    else:
-        layout = _dealt(named, when.fragments, bucket_bytes)
+    layout = runs_of(model, bucket_bytes, when)
     return [FlatBucket(index, run, wide) for index, run in enumerate(layout)]
-
-
-def roles(model: nn.Module) -> dict[int, Role]:
-    """The role of each parameter, by its id: embeddings by their module, matrices by their
-    dimensions."""
-    embeddings = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-    }
-    return {
-        id(p): "embedding" if id(p) in embeddings else "matrix" if p.dim() > 1 else "vector"
-        for p in model.parameters()
-    }
-
-
-def _trainable(model: nn.Module) -> list[Named]:
-    role = roles(model)
-    return [
-        (plain_name(name), param, role[id(param)])
-        for name, param in model.named_parameters()
-        if param.requires_grad
-    ]
-
-
-def plain_name(name: str) -> str:
-    """A parameter's or buffer's name as in the model itself: without what `torch.compile` puts
-    before it.
-
-    Example:
-        >>> plain_name("_orig_mod.layers.0._orig_mod.weight")
-        'layers.0.weight'
-    """
-    return name.replace(COMPILED, "")
-
-
-def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[Named]]:
-    """Buckets of fragments of about one size: bucket b is of fragment b mod parts.
-
-    The largest parameter first, each goes to the fragment that has least so far, so layers, which
-    are alike, are strided over all.
-    """
-    place = {name: i for i, (name, *_) in enumerate(named)}
-    hands: list[list[Named]] = [[] for _ in range(parts)]
-    held = [0] * parts
-    for item in sorted(named, key=lambda item: (_nbytes([item]), place[item[0]]), reverse=True):
-        least = held.index(min(held))
-        hands[least].append(item)
-        held[least] += _nbytes([item])
-    runs = [
-        _layout(sorted(hand, key=lambda item: place[item[0]]), bucket_bytes, bucket_bytes)
-        for hand in hands
-    ]
-    wanted = max(min(map(len, runs)), *(len({run[0][1].dtype for run in own}) for own in runs))
-    evened = sorted((_evened(own, wanted) for own in runs), key=len, reverse=True)
-    most, fewest = len(evened[0]), len(evened[-1])
-    if most - fewest > 1:
-        raise AttachError(
-            f"a fragment of {parts} has {fewest} parameters, and another parameters of {wanted} "
-            "types: take fewer fragments"
-        )
-    return [own[i] for i in range(most) for own in evened if i < len(own)]
-
-
-def _evened(runs: list[list[Named]], wanted: int) -> list[list[Named]]:
-    """So many buckets of the same parameters, or as many as there can be."""
-    runs = sorted(runs, key=lambda run: str(run[0][1].dtype))
-    while len(runs) > wanted and (
-        pairs := [i for i in range(1, len(runs)) if runs[i - 1][0][1].dtype == runs[i][0][1].dtype]
-    ):
-        at = min(pairs, key=lambda i: _nbytes(runs[i - 1] + runs[i]))
-        runs[at - 1 : at + 1] = [runs[at - 1] + runs[at]]
-    while len(runs) < wanted and (long := [i for i, run in enumerate(runs) if len(run) > 1]):
-        at = max(long, key=lambda i: _nbytes(runs[i]))
-        half = min(
-            range(1, len(runs[at])),
-            key=lambda i: abs(_nbytes(runs[at][:i]) - _nbytes(runs[at][i:])),
-        )
-        runs[at : at + 1] = [runs[at][:half], runs[at][half:]]
-    return runs
-
-
-def _nbytes(run: Iterable[Named]) -> int:
-    return sum(param.numel() * param.dtype.itemsize for _, param, _ in run)
-
-
-def _layout(named: Iterable[Named], first_bytes: int, bucket_bytes: int) -> list[list[Named]]:
-    """DDP's greedy layout, from the last parameter: a run closes when it has reached its size, and
-    each dtype has its own open run."""
-    open_runs: dict[torch.dtype, list[Named]] = {}
-    sizes: dict[torch.dtype, int] = {}
-    limits: dict[torch.dtype, int] = {}
-    closed = []
-    for item in reversed(list(named)):
-        dtype = item[1].dtype
-        open_runs.setdefault(dtype, []).append(item)
-        sizes[dtype] = sizes.get(dtype, 0) + item[1].numel() * dtype.itemsize
-        if sizes[dtype] >= limits.get(dtype, first_bytes):
-            closed.append(open_runs.pop(dtype))
-            sizes[dtype] = 0
-            limits[dtype] = bucket_bytes
-    return closed + list(open_runs.values())

@@ -28,7 +28,9 @@ from torch import Tensor
 
 from thinwire.core import Leaf, Spec
 from thinwire.engine import dcp
-from thinwire.engine.buckets import COMPILED, Airborne, FlatBucket, plain_name
+from thinwire.engine.airborne import Airborne
+from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.layout import COMPILED, plain_name
 from thinwire.engine.saved import META, Saved
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.strategy import Strategy

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Flight, Leaf, Outcome, Route, Spec
-from thinwire.engine.buckets import Airborne, FlatBucket, Slice, Track
+from thinwire.engine.airborne import Airborne, Slice, Track
+from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.session import Session
 from thinwire.engine.trace import COMPUTE, Trace
 from thinwire.kernels import fast

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.airborne import Airborne, LaunchStatus
+from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights, keep_entries
 from thinwire.engine.nonfinite import Guard
 from thinwire.engine.session import Session
@@ -99,7 +100,7 @@ class Landings:
                 stacklevel=3,
             )
 
-    def _status_of(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> Status | None:
+    def _status_of(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> LaunchStatus | None:
         """Wait for the status of a launch; `None` where a checkpoint brought it, or ranks do not
         all meet."""
         status = landing[0][1].status

@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch.optim import Optimizer
 
-from thinwire.engine.buckets import Airborne, FlatBucket
+from thinwire.engine.airborne import Airborne, LaunchStatus
+from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.frames import called_within
 from thinwire.engine.meter import Meter
-from thinwire.engine.status import Status
 from thinwire.errors import NonFiniteError
 from thinwire.kernels import fast
 
@@ -53,7 +53,9 @@ class Guard:
         if self._judged:
             self._message, self._judged = "", False
 
-    def failed(self, landing: Sequence[tuple[FlatBucket, Airborne]], status: Status | None) -> None:
+    def failed(
+        self, landing: Sequence[tuple[FlatBucket, Airborne]], status: LaunchStatus | None
+    ) -> None:
         """Take note of a launch with values that are not finite, before its totals are written;
         every rank calls it.
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thinwire.engine import living, wrappers
-from thinwire.engine.buckets import plain_name, plan
+from thinwire.engine.buckets import plan
+from thinwire.engine.layout import plain_name
 from thinwire.engine.nonfinite import POLICIES, Policy
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy

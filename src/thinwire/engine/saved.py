@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Spec
-from thinwire.engine.buckets import plain_name
+from thinwire.engine.layout import plain_name
 from thinwire.errors import AttachError
 
 META = "all|meta"

@@ -18,11 +18,11 @@ from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.checks import Checks
 from thinwire.engine.clock import Clock
 from thinwire.engine.flights import Flights
-from thinwire.engine.forward import Deferred
 from thinwire.engine.guards import Watch
 from thinwire.engine.landings import Landings
+from thinwire.engine.overlap.deferred import Deferred
+from thinwire.engine.overlap.priority import by_index
 from thinwire.engine.pace import Pace
-from thinwire.engine.priority import by_index
 from thinwire.engine.session import Session
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError

@@ -21,11 +21,11 @@ from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.checks import Checks, comparable
 from thinwire.engine.clock import Clock
 from thinwire.engine.flights import Flights
-from thinwire.engine.forward import Deferred
 from thinwire.engine.guards import Watch
 from thinwire.engine.landings import Landings
 from thinwire.engine.meter import Meter, Report
 from thinwire.engine.options import Options
+from thinwire.engine.overlap.deferred import Deferred
 from thinwire.engine.pace import Pace
 from thinwire.engine.recording import recording
 from thinwire.engine.session import Session

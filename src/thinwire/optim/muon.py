@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from thinwire.engine.buckets import roles
+from thinwire.engine.layout import roles
 
 
 class Together(Optimizer):

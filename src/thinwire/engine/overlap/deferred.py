@@ -28,36 +28,14 @@ from thinwire.core import Stage
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.frames import called_within
 from thinwire.engine.landings import Landings
-from thinwire.engine.priority import busy, by_need
+from thinwire.engine.overlap.partial_step import settings_of, step_some
+from thinwire.engine.overlap.priority import busy, by_need
+from thinwire.engine.overlap.stand_in import Late
 from thinwire.engine.session import Session
 from thinwire.errors import AttachError, NotLandedError
 
 FIRST_PLAN = 4
 """The launch at which the order is planned, and again whenever their number has doubled."""
-
-
-class Late(Tensor):
-    """What stands in `.grad` for a mean that has not landed: it has the gradient's shape, and
-    whatever reads it hears why there is none."""
-
-    @staticmethod
-    def __new__(cls, like: Tensor) -> Late:
-        return torch.Tensor._make_wrapper_subclass(
-            cls, like.shape, dtype=like.dtype, device=like.device
-        )
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        raise NotLandedError(
-            f"{func} on a gradient whose mean has not landed: it does in the next forward pass, "
-            "where its parameter is stepped, too. "
-            "To clip or read gradients call sync.land() after backward() (that waits for the "
-            "wire), or attach with overlap='backward'; "
-            "between two steps let zero_grad() set gradients to None"
-        )
-
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"Late({tuple(self.shape)})"
 
 
 class LandingHook:
@@ -344,7 +322,7 @@ class Deferred:
                 "optimizer.step() twice after one backward pass: its means land once, in the next "
                 "forward pass"
             )
-        self._then = [_settings(group) for group in self._session.optimizer.param_groups]
+        self._then = [settings_of(group) for group in self._session.optimizer.param_groups]
         pending = {id(param) for bucket in self._pending.values() for param in bucket.params}
         self._versions = {
             id(param): param._version
@@ -372,32 +350,10 @@ class Deferred:
                 )
 
     def _take_step(self, params: set[int]) -> None:
-        """The optimiser's step of some parameters, with the settings of the time when it was asked
-        for."""
+        """Take the optimiser's step of some parameters, with the settings of the time when it was
+        asked for."""
         assert self._then is not None
-        groups = self._session.optimizer.param_groups
-        now = [(group["params"], _settings(group, copies=False)) for group in groups]
-        for group, then in zip(groups, self._then, strict=False):
-            group.update(then)
-            group["params"] = [param for param in group["params"] if id(param) in params]
-        try:
-            self._step()
-            moved = [
-                name
-                for group, then in zip(groups, self._then, strict=False)
-                for name in then
-                if _differs(group[name], then[name])
-            ]
-        finally:
-            for group, (whole, settings) in zip(groups, now, strict=True):
-                group.update(settings)
-                group["params"] = whole
-        if moved:
-            raise AttachError(
-                f"{type(self._session.optimizer).__name__} keeps {moved[0]!r} for all parameters of "
-                "a group and moves it in each step, so "
-                "they cannot be stepped a few at a time: attach with overlap='backward'"
-            )
+        step_some(self._session.optimizer, self._step, params, self._then)
 
     # -- priority
     # -----------------------------------------------------------------------------------------------------
@@ -424,17 +380,3 @@ class Deferred:
         full = [max(each) for each in zip(*(other[0] for other in told), strict=True)]
         means = [sum(each) / len(told) for each in zip(*(other[1] for other in told), strict=True)]
         return by_need(full, means, [len(bucket.slices) for bucket in buckets], told[0][2])
-
-
-def _settings(group: dict[str, Any], copies: bool = True) -> dict[str, Any]:
-    """A group's settings without its parameters; tensors (a rate on a device) are copied, since
-    schedulers write into them."""
-    return {
-        name: value.clone() if copies and isinstance(value, Tensor) else value
-        for name, value in group.items()
-        if name != "params"
-    }
-
-
-def _differs(a: Any, b: Any) -> bool:
-    return False if a is b else bool(torch.any(a != b)) if isinstance(a, Tensor) else bool(a != b)

@@ -1,0 +1,78 @@
+"""What a bucket has in the air: its slices, the flights of a launch, and how to take a launch back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from thinwire.core import Handle, Leaf, Outcome, Spec, State
+
+
+class LaunchStatus(Protocol):
+    """What all ranks agree on of one launch; see `status.Status`."""
+
+    @property
+    def bad(self) -> frozenset[int]:
+        """Indices of buckets of which some rank's values are not finite."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Every rank misses the gradient of some parameter."""
+
+    @property
+    def silent(self) -> Mapping[int, frozenset[int]]:
+        """By bucket, the parameters whose gradient no rank has."""
+
+    @property
+    def offender(self) -> str:
+        """The lowest rank with a value that is not finite, and the parameter."""
+
+    @property
+    def whole(self) -> int:
+        """How many buckets were launched."""
+
+    def wait(self) -> LaunchStatus:
+        """Wait for all ranks' messages."""
+
+    def warn_of_absent(self) -> None:
+        """Warn where another rank reached parameters that this rank did not."""
+
+
+@dataclass
+class Track:
+    """The state leaves that a flight replaced: (leaf, value before, value after, how much of the
+    one before is in the one after)."""
+
+    changed: list[tuple[Leaf, Tensor, Tensor, float]] = field(default_factory=list)
+
+
+@dataclass
+class Slice:
+    """A span of a bucket that flies by itself, always on the same lane, so its flights stay in
+    order."""
+
+    spec: Spec
+    lane: int
+    state: State
+    mask: Callable[[], Tensor] | None = None
+    """Of the outcome that has been waited last."""
+
+
+@dataclass
+class Airborne:
+    """A launch of one bucket: a flight for each slice, or a total that a checkpoint brought."""
+
+    step: int
+    x: Tensor
+    handles: list[Handle[Outcome]]
+    tracks: list[Track]
+    waited: bool = False
+    first_bad: int | Tensor = -1
+    """The index of the first value here that is not finite, or -1."""
+    status: LaunchStatus | None = None
+    """What ranks say of this launch; `None` where a checkpoint brought it."""
+    silent: frozenset[int] = frozenset()
+    """Of a launch that a checkpoint brought: parameters whose gradient no rank had."""

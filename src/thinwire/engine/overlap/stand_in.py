@@ -1,0 +1,34 @@
+"""A stand-in for a gradient whose mean has not landed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinwire.errors import NotLandedError
+
+
+class Late(Tensor):
+    """What stands in `.grad` for a mean that has not landed: it has the gradient's shape, and
+    whatever reads it hears why there is none."""
+
+    @staticmethod
+    def __new__(cls, like: Tensor) -> Late:
+        return torch.Tensor._make_wrapper_subclass(
+            cls, like.shape, dtype=like.dtype, device=like.device
+        )
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        raise NotLandedError(
+            f"{func} on a gradient whose mean has not landed: it does in the next forward pass, "
+            "where its parameter is stepped, too. "
+            "To clip or read gradients call sync.land() after backward() (that waits for the "
+            "wire), or attach with overlap='backward'; "
+            "between two steps let zero_grad() set gradients to None"
+        )
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"Late({tuple(self.shape)})"
