@@ -18,11 +18,11 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import Any
 
-from thinwire.core import Codec, Route, Schedule, Target
+from thinwire.core import Codec, Route, Schedule, Target, travel
 from thinwire.errors import StrategyError
 from thinwire.how import native
 from thinwire.on import gradients
-from thinwire.registry import from_table, inside, to_table
+from thinwire.registry import from_table, to_table
 from thinwire.what import identity
 from thinwire.when import every
 
@@ -65,52 +65,9 @@ class Strategy:
                     f"thinwire.{slot}, such as {_default(slot)!r}"
                 )
         if not reasons:
-            found = [
-                self.how.refuses(self.what),
-                self.on.refuses(self.when, self.what),
-                self.how.suits(self.on),
-            ]
-            found += [self._unmasked(), self._unpaced()]
-            reasons = [reason for reason in found if reason]
+            reasons = travel.refusals(self.when, self.what, self.how, self.on)
         if reasons:
             raise StrategyError(reasons)
-
-    def _unmasked(self) -> str | None:
-        """Why the route cannot tell the target which entries a partial codec spoke of."""
-        if self.how.carries_mask or not self.what.partial or not self.on.accepts_mask:
-            return None
-        return (
-            f"Cannot use {self.what!r} over {self.how!r} on {self.on!r}: the route does not tell "
-            "which entries were drawn, so the others "
-            "would be erased. Use native(), gather() or gossip()"
-        )
-
-    def _unpaced(self) -> str | None:
-        """Why ranks cannot rest at some steps of this schedule."""
-        if not any(
-            isinstance(member, Schedule) and member.skips_steps for member in inside(self.when)
-        ):
-            return None
-        if not self.when.skips_steps:
-            return (
-                f"Cannot use {self.when!r}: by_speed(…) goes around all other schedules, as in "
-                "by_speed(delayed(…, every(…)))"
-            )
-        if self.on.clock == "backward":
-            return (
-                f"Cannot use {self.when!r} on {self.on!r}: its steps are backward passes, whose "
-                "gradients every optimiser step wants. "
-                "Use deltas(…) or parameters(), or give slow ranks smaller batches and "
-                "attach(weight=…)"
-            )
-        if not self.how.consensus:
-            return (
-                f"Cannot use {self.when!r} over {self.how!r}: ranks weigh by the steps they take, "
-                "and where a rank hears only some of the "
-                "others, weights must be alike. Use a route with consensus, such as two_shot(), "
-                "or another schedule"
-            )
-        return None
 
     @property
     def adds_landed(self) -> bool:

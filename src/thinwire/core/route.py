@@ -79,6 +79,8 @@ class Route(Member, ABC):
     kind: ClassVar[str] = "how"
     consensus: ClassVar[bool] = True
     """All ranks end with the same bits (gossip: no)."""
+    opens_each_packet: ClassVar[bool] = False
+    """Every rank opens every other rank's packet as it was sent, so a packet has no partner."""
     verifies: ClassVar[bool] = False
     """Every message carries a checksum, so what is not compressed must travel so, too."""
     carries_mask: ClassVar[bool] = False

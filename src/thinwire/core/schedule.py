@@ -58,6 +58,12 @@ class Schedule(Member, ABC):
         """Slower ranks rest at some steps."""
         return False
 
+    @property
+    def closes_rounds(self) -> bool:
+        """Everything launches and lands at the last step of each period, from the first on, so that
+        a period is a round of local steps."""
+        return False
+
     def works(self, step: int, steps: int) -> bool:
         """Whether a rank that takes `steps` steps of each period takes this one; where no rank
         rests, all take each."""

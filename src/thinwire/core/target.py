@@ -70,6 +70,12 @@ class Target(Member, ABC):
         return False
 
     @property
+    def moves_anchor(self) -> bool:
+        """A landing takes all ranks from one anchor to the next, and nothing of their own steps
+        since is kept."""
+        return False
+
+    @property
     def updates(self) -> bool:
         """What lands in `.grad` is a whole update for a plain SGD, neither to be averaged nor to be
         clipped."""

@@ -31,6 +31,7 @@ class gather(Route):
     """
 
     carries_mask: ClassVar[bool] = True
+    opens_each_packet: ClassVar[bool] = True
 
     def carry(
         self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext

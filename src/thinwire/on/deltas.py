@@ -91,6 +91,10 @@ class deltas(Target):
             )
         return None
 
+    @property
+    def moves_anchor(self) -> bool:
+        return not self.alpha and not self.eager
+
     def init(self, bucket: Bucket) -> State:
         anchor = bucket.weights()
         state = anchored(bucket, anchor, self.outer, self.store, self.place)

@@ -10,11 +10,10 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from thinwire.core import Codec, Flight, Part, RankContext, Ranks, Spec, Transport
+from thinwire.core import Flight, Ranks, Transport, travel
 from thinwire.engine import living, wrappers
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
@@ -23,13 +22,10 @@ from thinwire.engine.options import Options, facts, persistent_buffers, problems
 from thinwire.engine.session import Session
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, ThinwireError
-from thinwire.how import gather
-from thinwire.on import deltas
 from thinwire.quorum.entries import Bounds, read_json
 from thinwire.quorum.rendezvous_store import Board
 from thinwire.quorum.rounds import QuorumSyncer
 from thinwire.strategy import Strategy
-from thinwire.when import every
 
 WEIGHTS = 1000.0  # times the first rank's, what a contribution may weigh
 MOST_RANKS = 1_000_000
@@ -100,7 +96,10 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
             which all weigh 0.
 
     Example:
-        >>> import torch.distributed as dist
+        >>> import torch, torch.distributed as dist
+        >>> from thinwire.how import gather
+        >>> from thinwire.on import deltas
+        >>> from thinwire.when import every
         >>> model = nn.Linear(4, 2)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> strategy = Strategy(every(2), how=gather(), on=deltas())
@@ -223,24 +222,7 @@ def _most_bytes(
 
 def _unfit(strategy: Strategy, world: int, quorum: int, grace_s: float) -> list[str]:
     """Why this cannot be had in rounds with a quorum."""
-    found = []
-    on, what = strategy.on, strategy.what
-    if not isinstance(strategy.when, every) or strategy.when.phase is not None:
-        found.append(
-            f"{strategy.when!r}: a round is so many local steps; take every(n), without a phase"
-        )
-    if not isinstance(strategy.how, gather):
-        found.append(f"{strategy.how!r}: each contribution goes to whoever is there; take gather()")
-    if not isinstance(on, deltas) or on.alpha or on.eager:
-        found.append(
-            f"{on!r}: a round goes from an anchor to the next; take deltas(outer=…), without "
-            "alpha and eager"
-        )
-    if what.single_packet_coder is None or "replicated" in _kinds(what):
-        found.append(
-            f"{what!r}: it must speak once and keep nothing that all ranks hold equal, as not all "
-            "hear the same rounds in time"
-        )
+    found = travel.round_refusals(strategy.when, strategy.what, strategy.how, strategy.on)
     if (
         not isinstance(world, int)
         or world < 1
@@ -280,11 +262,6 @@ def _unfit_weights(weight: float, max_weight: float | None) -> list[str]:
     if max_weight is not None and not 0 < max_weight < math.inf:
         found.append(f"max_weight={max_weight!r}: finite, and above 0")
     return found
-
-
-def _kinds(codec: Codec) -> set[str]:
-    probe = Spec((Part("probe", (64, 64), 0, "matrix"),), 0, 64 * 64, torch.float32)
-    return {leaf.kind for _, leaf in codec.init(probe, RankContext(0, (0, 1), 0, 0)).walk()}
 
 
 class _Alone:

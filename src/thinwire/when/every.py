@@ -57,6 +57,10 @@ class every(Schedule):
         return spelled_out(self, 1)
 
     @property
+    def closes_rounds(self) -> bool:
+        return self.phase is None
+
+    @property
     def first(self) -> int:
         """The first step at which it launches."""
         return self.n - 1 if self.phase is None else self.phase

@@ -1,0 +1,121 @@
+"""May this travel over that? The one place where components are asked whether they fit.
+
+Components say what they can by flags and by `refuses`; here those are brought together, and every
+answer is a reason with what to do instead. No one asks for a concrete class: a component that a
+stranger adds is judged by what it says of itself.
+
+    refusals        a codec over a route, on a target, by a schedule
+    mask_refusal    a codec that speaks of some entries only, to a target that needs to know which
+    pace_refusal    a schedule at which slow ranks rest
+    round_refusals  all of it in rounds that close with a quorum
+"""
+
+from __future__ import annotations
+
+import torch
+
+from thinwire.core.codec import Codec
+from thinwire.core.route import Route
+from thinwire.core.schedule import Schedule
+from thinwire.core.spec import Part, RankContext, Spec
+from thinwire.core.target import Target
+from thinwire.registry import inside
+
+
+def refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:
+    """Say why these four do not go together; nothing where they do.
+
+    Args:
+        when: the schedule.
+        what: the codec.
+        how: the route that carries it.
+        on: the target.
+
+    Returns:
+        All reasons, each with what to do instead.
+
+    Example:
+        >>> from thinwire.how import native
+        >>> from thinwire.on import gradients
+        >>> from thinwire.what import identity, topk
+        >>> from thinwire.when import every
+        >>> refusals(every(1), identity(), native(), gradients())
+        []
+        >>> [reason[:45] for reason in refusals(every(1), topk(0.1), native(), gradients())]
+        ['Cannot carry topk(k=0.1, per=0) over native()']
+    """
+    reasons = (
+        how.refuses(what),
+        on.refuses(when, what),
+        how.suits(on),
+        mask_refusal(what, how, on),
+        pace_refusal(when, how, on),
+    )
+    return [reason for reason in reasons if reason]
+
+
+def mask_refusal(what: Codec, how: Route, on: Target) -> str | None:
+    """Say why the route cannot tell the target which entries a partial codec spoke of."""
+    if how.carries_mask or not what.partial or not on.accepts_mask:
+        return None
+    return (
+        f"Cannot use {what!r} over {how!r} on {on!r}: the route does not tell "
+        "which entries were drawn, so the others "
+        "would be erased. Use native(), gather() or gossip()"
+    )
+
+
+def pace_refusal(when: Schedule, how: Route, on: Target) -> str | None:
+    """Say why ranks cannot rest at some steps of this schedule."""
+    if not any(isinstance(part, Schedule) and part.skips_steps for part in inside(when)):
+        return None
+    if not when.skips_steps:
+        return (
+            f"Cannot use {when!r}: by_speed(…) goes around all other schedules, as in "
+            "by_speed(delayed(…, every(…)))"
+        )
+    if on.clock == "backward":
+        return (
+            f"Cannot use {when!r} on {on!r}: its steps are backward passes, whose "
+            "gradients every optimiser step wants. "
+            "Use deltas(…) or parameters(), or give slow ranks smaller batches and "
+            "attach(weight=…)"
+        )
+    if not how.consensus:
+        return (
+            f"Cannot use {when!r} over {how!r}: ranks weigh by the steps they take, "
+            "and where a rank hears only some of the "
+            "others, weights must be alike. Use a route with consensus, such as two_shot(), "
+            "or another schedule"
+        )
+    return None
+
+
+def round_refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:
+    """Say why rounds that close with a quorum cannot have these; nothing where they can.
+
+    In such a round each rank takes local steps from one anchor and hands on one packet, which
+    whoever is there opens; nobody waits for a certain other rank.
+    """
+    reasons = []
+    if not when.closes_rounds:
+        reasons.append(f"{when!r}: a round is so many local steps; take every(n), without a phase")
+    if not how.opens_each_packet:
+        reasons.append(f"{how!r}: each contribution goes to whoever is there; take gather()")
+    if not on.moves_anchor:
+        reasons.append(
+            f"{on!r}: a round goes from an anchor to the next; take deltas(outer=…), without "
+            "alpha and eager"
+        )
+    if what.single_packet_coder is None or "replicated" in _kinds_of_state(what):
+        reasons.append(
+            f"{what!r}: it must speak once and keep nothing that all ranks hold equal, as not all "
+            "hear the same rounds in time"
+        )
+    return reasons
+
+
+def _kinds_of_state(what: Codec) -> set[str]:
+    """List the kinds of state that a codec keeps, by making it for a small matrix."""
+    spec = Spec((Part("probe", (64, 64), 0, "matrix"),), 0, 64 * 64, torch.float32)
+    return {leaf.kind for _, leaf in what.init(spec, RankContext(0, (0, 1), 0, 0)).walk()}
