@@ -34,6 +34,7 @@ from thinwire.core import (
     allreduce_nbytes,
 )
 from thinwire.core.collective import tensors_in
+from thinwire.core.phase import phase
 from thinwire.drive import interfaces
 from thinwire.drive.blame import Diagnosis, Hops
 from thinwire.drive.threads import thread_ids, thread_s
@@ -387,7 +388,8 @@ class _Lane:
                 # codec's
                 begun = time.thread_time()
                 try:
-                    hop = handle.flight.send(reply)
+                    with phase("encode", handle.label):
+                        hop = handle.flight.send(reply)
                 except StopIteration as stop:
                     handle.result = stop.value
                     break
@@ -397,7 +399,8 @@ class _Lane:
                     handle.stages.append(Stage("encode", clock, left))
             self.place = self.place[0], self.place[1] + 1, ()
             begun = time.thread_time()
-            reply, sent = self._driver.move(hop, self._index)
+            with phase("wire", handle.label):
+                reply, sent = self._driver.move(hop, self._index)
             handle.carry_s += time.thread_time() - begun
             self._hop_begun = None
             handle.stages.append(Stage("wire", left, time.perf_counter(), sent))

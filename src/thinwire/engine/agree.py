@@ -19,6 +19,7 @@ from torch import Tensor
 
 from thinwire.core import Driver, Handle, Link, RankContext, Route, collective
 from thinwire.core.broadcast import broadcast as broadcast_flight
+from thinwire.core.phase import phase
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, DisagreementError
 from thinwire.net import LOCAL_NETWORK
@@ -40,7 +41,8 @@ class Sharing:
 
     def result(self) -> list[bytes]:
         """Wait for every rank's bytes and return them, by rank."""
-        gathered = self._handle.wait()
+        with phase("agree", self._label):
+            gathered = self._handle.wait()
         self._meter.count(self._label, self._handle.sent_bytes)
         return [each.cpu().numpy().tobytes() for each in gathered]
 
@@ -110,7 +112,8 @@ def broadcast(
     link = link or LOCAL_NETWORK.between(0, 1, driver.transport)
     flight = broadcast_flight(flat, context_of(driver), link)
     handle = driver.start(flight, driver.lanes, label)
-    handle.wait()
+    with phase("agree", label):
+        handle.wait()
     meter.count(label, handle.sent_bytes)
     if driver.rank:
         at = 0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Flight, Leaf, Outcome, Route, Spec
+from thinwire.core.phase import phase
 from thinwire.engine.airborne import Airborne, Slice, Track
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.session import Session
@@ -47,10 +48,10 @@ class Flights:
     def launch_slice(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
         """Put the next slice of a bucket on its lane; with its first one the bucket is read."""
         if not bucket.air or bucket.air[-1].step != step:
-            x = self._session.strategy.on.read(bucket, bucket.state, share)
-            bucket.air.append(
-                Airborne(step, x, [], [], first_bad=bucket.first_nonfinite(x) if self.look else -1)
-            )
+            with phase("read", bucket.index):
+                x = self._session.strategy.on.read(bucket, bucket.state, share)
+                first_bad = bucket.first_nonfinite(x) if self.look else -1
+            bucket.air.append(Airborne(step, x, [], [], first_bad=first_bad))
         air = bucket.air[-1]
         part = bucket.slices[len(air.handles)]
         span, track = air.x[part.spec.begin : part.spec.end], Track()
@@ -59,7 +60,8 @@ class Flights:
         )
         air.tracks.append(track)
         label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
-        air.handles.append(self._session.driver.start(flight, part.lane, label))
+        with phase("launch", bucket.index):
+            air.handles.append(self._session.driver.start(flight, part.lane, label))
 
     def wait(
         self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool, failed: bool = False
@@ -79,7 +81,8 @@ class Flights:
             row = self._session.meter.rows[bucket.index]
             for i, (part, handle) in enumerate(zip(bucket.slices, air.handles, strict=True)):
                 begun = time.perf_counter()
-                outcome = handle.wait()
+                with phase("wait", bucket.index):
+                    outcome = handle.wait()
                 total, part.mask = outcome.total, outcome.mask
                 waited = time.perf_counter()
                 row.exposed_s += waited - begun

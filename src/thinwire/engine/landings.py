@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from thinwire.core.phase import phase
 from thinwire.engine.airborne import Airborne, LaunchStatus
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights, keep_entries
@@ -63,6 +64,11 @@ class Landings:
         landing = [(bucket, bucket.air.popleft()) for bucket in buckets if bucket.air]
         if not landing:
             return
+        with phase("land"):
+            self._land(landing, write)
+
+    def _land(self, landing: Sequence[tuple[FlatBucket, Airborne]], write: bool) -> None:
+        # 1. what all ranks say of the launch, and its sums
         if write:
             self.written.update(bucket.index for bucket, _ in landing)
         status = self._status_of(landing)
@@ -74,8 +80,10 @@ class Landings:
         finite = self._flights.wait(landing, self._looks_at_sums or status is None, failed)
         if not write:
             return
+        # 2. values that are not finite
         if self.guard.active and (failed or not finite):
             self.guard.failed(landing, status)
+        # 3. write
         for bucket, air in landing:
             bucket.silent = (
                 air.silent if status is None else status.silent.get(bucket.index, frozenset())
@@ -83,7 +91,8 @@ class Landings:
             self._flights.take_back_silent(bucket, air)
             if self._session.on_gradients and self._flights.stateful:
                 air.x.mul_(self._session.loss_scale)
-            self._write(bucket, air.x)
+            with phase("write", bucket.index):
+                self._write(bucket, air.x)
         self.applied = False
 
     def warn_dropped(self, name: str) -> None:
@@ -105,7 +114,8 @@ class Landings:
         all meet."""
         status = landing[0][1].status
         if status is not None:
-            status.wait()
+            with phase("agree", "status of the launch"):
+                status.wait()
             self.incomplete = status.incomplete
             if self._first:
                 status.warn_of_absent()

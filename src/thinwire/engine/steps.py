@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 
 from thinwire.core import Tick
+from thinwire.core.phase import phase
 from thinwire.engine import agree
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.checks import Checks
@@ -179,8 +180,10 @@ class BackwardSteps(Steps):
                 # the last step's update, where nobody has zeroed it: no gradient
                 bucket.clear_grads()
         with self.session.meter.working():
-            self.begin()
-            self.finish()
+            with phase("begin"):
+                self.begin()
+            with phase("finish"):
+                self.finish()
 
     def _launch_full(self) -> None:
         """Launch slices of buckets that are full, in the one order that every rank has."""
@@ -222,13 +225,14 @@ class LocalSteps(Steps):
         """
         session, clock, pace = self.session, self.clock, self._pace
         # 1. whose step it is, and whether it may be one
-        clock.worked = False
-        session.refuse_changed()
-        session.refuse_newly_frozen()
-        self.watch.before_step()
-        if pace is not None:
-            pace.count(clock.step, rested)
-        tick = self.tick()
+        with phase("begin"):
+            clock.worked = False
+            session.refuse_changed()
+            session.refuse_newly_frozen()
+            self.watch.before_step()
+            if pace is not None:
+                pace.count(clock.step, rested)
+            tick = self.tick()
         # 2. launch
         if tick.launch:
             self.checks.launching()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thinwire.core import Driver
+from thinwire.core.phase import phase
 from thinwire.engine import agree, checkpoint
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.checks import Checks, comparable
@@ -277,8 +278,9 @@ class Syncer:
         With torch DCP: `dcp.save({"sync": sync, …})`, and `sync.load_checkpoint(folder)` at any
             world size.
         """
-        self.land()
-        return checkpoint.save(self)
+        with phase("save"):
+            self.land()
+            return checkpoint.save(self)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a state, after the model and the optimiser have been loaded.
@@ -286,7 +288,8 @@ class Syncer:
         Raises:
             AttachError: it is of another strategy or model, or lacks what this world needs.
         """
-        checkpoint.load(self, state)
+        with phase("load"):
+            checkpoint.load(self, state)
 
     def load_checkpoint(self, folder: str | Path, key: str = "sync") -> None:
         """Go on from a DCP folder in which the syncer was saved as `key`, whatever the world that
@@ -295,7 +298,8 @@ class Syncer:
         Raises:
             AttachError: there is no such state, or as in `load_state_dict`.
         """
-        checkpoint.load(self, checkpoint.read_folder(folder, key))
+        with phase("load"):
+            checkpoint.load(self, checkpoint.read_folder(folder, key))
 
     def resume(self, step: int, steps_since_sync: int) -> None:
         """Set the clock, as a checkpoint has it."""

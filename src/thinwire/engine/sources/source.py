@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from thinwire.core.phase import phase
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.session import Session
 from thinwire.engine.steps import BackwardSteps
@@ -68,7 +69,7 @@ class GradientSource(Source):
 
     def begin(self) -> None:
         """Begin a step."""
-        with self.session.meter.working():
+        with self.session.meter.working(), phase("begin"):
             self._steps.begin()
 
     def take(self, bucket: FlatBucket, i: int) -> None:
@@ -77,7 +78,7 @@ class GradientSource(Source):
 
     def finish(self) -> None:
         """End a step."""
-        with self.session.meter.working():
+        with self.session.meter.working(), phase("finish"):
             self._steps.finish()
 
     def skip(self) -> None:
