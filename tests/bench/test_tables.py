@@ -106,7 +106,7 @@ def test_a_step_without_a_wire_is_of_the_machine_that_timed_the_link() -> None:
             "error": error,
         }
 
-    slow = headline.APART[0].name
+    slow = headline.TIMED_APART[0].name
     records = [
         step("no limits", 0.5),
         step("no limits", 0.6),
