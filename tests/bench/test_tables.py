@@ -147,7 +147,7 @@ def test_what_the_page_says_of_papers_that_are_not_met() -> None:
     halves = f"{100 * (cut / whole - 1):.0f} %"
     assert f"**Fragments merged by halves cost {halves}.**" in text
     assert (
-        f"in runs of some 80 rounds it costs {halves},"
+        f"In runs of some 80 rounds that costs {halves},"
         in (HERE.parent / "docs" / "on" / "deltas.md").read_text()
     )
     assert (
