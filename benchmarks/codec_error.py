@@ -36,7 +36,7 @@ from thinwire.bench.environments import python_for
 from thinwire.core import Codec, RankContext, Spec, State
 from thinwire.data.cache import cache_folder
 from thinwire.errors import BenchError
-from thinwire.spell import spelled
+from thinwire.strategy.reading import spelled
 from thinwire.what import (
     cast,
     codebook,

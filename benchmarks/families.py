@@ -37,7 +37,7 @@ from thinwire.errors import StrategyError
 from thinwire.how import gather, native
 from thinwire.models.gpt import GPT, GPTConfig
 from thinwire.on import gradients
-from thinwire.spell import spelled
+from thinwire.strategy.reading import spelled
 from thinwire.when import every
 
 Key: TypeAlias = tuple[str, str, float, int, int]

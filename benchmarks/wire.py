@@ -47,7 +47,7 @@ from thinwire.engine.meter import Meter
 from thinwire.how import hierarchical
 from thinwire.lab import Count, Lab
 from thinwire.net import LOCAL_NETWORK, Network, Transport, Wire, two_level, uniform
-from thinwire.spell import spelled
+from thinwire.strategy.reading import spelled
 
 TUNED = {
     "net.ipv4.tcp_slow_start_after_idle": "0",

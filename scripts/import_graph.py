@@ -23,10 +23,10 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("errors", "version", "say", "words", "env", "net", "kernels"), 0),
     **dict.fromkeys(("core", "registry"), 1),
     **dict.fromkeys(("when", "what", "how", "on"), 2),
-    **dict.fromkeys(("strategy", "recipes", "spell", "drive", "testing"), 3),
+    **dict.fromkeys(("strategy", "drive", "testing"), 3),
     **dict.fromkeys(("engine", "quorum", "models", "optim", "data", "lab", "launch"), 4),
     **dict.fromkeys(("train", "bench"), 6),
-    "__init__": 8,
+    **dict.fromkeys(("__init__", "recipes"), 8),
     **dict.fromkeys(("cli", "__main__"), 9),
 }
 # Packages that never import one another.

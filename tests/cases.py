@@ -24,7 +24,7 @@ from thinwire.how import (
     two_shot,
 )
 from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd
-from thinwire.spell import spelled
+from thinwire.strategy.reading import spelled
 from thinwire.what import by_role, cast, feedback, identity, topk, uniform
 from thinwire.when import by_speed, delayed, every, growing, staggered, thinning, warmup
 

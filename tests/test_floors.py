@@ -76,7 +76,11 @@ def test_an_import_that_goes_up_or_sideways_is_caught(room: str, package: str, s
             "thinwire.kernels.cpu",
             "from .. import reference\nfrom ...errors import ThinwireError",
         ),
-        ("recipes", "thinwire", "from .strategy import Strategy\nfrom . import what, how"),
+        (
+            "strategy",
+            "thinwire.strategy",
+            "from .strategy import Strategy\nfrom .. import what, how",
+        ),
         ("cli", "thinwire.cli", "import thinwire\nfrom thinwire import attach"),
     ],
 )

@@ -74,6 +74,21 @@ def find(kind: str, name: str) -> type[Member]:
     raise StrategyError(f"{kind}: no member is called {name!r}. {hint}")
 
 
+def find_of_any_kind(name: str) -> type[Member]:
+    """Return the member class called `name`, whatever its kind.
+
+    Raises:
+        StrategyError: none is called so.
+    """
+    kinds = sorted({cls.kind for cls in _subclasses(Member)})
+    for kind in kinds:
+        if name in (classes := members(kind)):
+            return classes[name]
+    near = difflib.get_close_matches(name, [each for kind in kinds for each in members(kind)], n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise StrategyError(f"no component is called {name!r}.{hint}")
+
+
 def inside(value: Any) -> Iterator[Member]:
     """A member and every member within it, at any depth.
 
@@ -106,20 +121,19 @@ def spelled_out(member: Member, always: int) -> str:
     return f"{type(member).__name__}({', '.join(said)})"
 
 
-def to_table(member: Member, defaults: bool = True) -> dict[str, Any]:
-    """The plain table of a member, nested members as nested tables; a `None` field is left out
-    (TOML has no null).
+def to_table(member: Member) -> dict[str, Any]:
+    """Return the plain table of a component with every setting; nested components are nested
+    tables.
 
-    Where `None` is not the default, it is written as "none". Without `defaults` so is each setting
-    that is as by default, and a setting that comes with a later version changes nothing.
+    TOML has no null: a `None` field is left out, or is "none" where `None` is not the default.
     """
     table: dict[str, Any] = {"use": type(member).__name__}
     for field in dataclasses.fields(member):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
         value = getattr(member, field.name)
         if value is None and _default(field) is not None:
             table[field.name] = NONE
-        elif value is not None and (defaults or value != _default(field)):
-            table[field.name] = _plain(value, defaults)
+        elif value is not None:
+            table[field.name] = _plain(value)
     return table
 
 
@@ -235,11 +249,11 @@ def _subclasses(cls: type[Member]) -> Iterator[type[Member]]:
         yield from _subclasses(sub)
 
 
-def _plain(value: Any, defaults: bool) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, Member):
-        return to_table(value, defaults)
+        return to_table(value)
     if isinstance(value, tuple):
-        return [_plain(item, defaults) for item in value]
+        return [_plain(item) for item in value]
     return value
 
 

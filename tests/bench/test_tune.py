@@ -14,7 +14,7 @@ from thinwire.bench.codecs import frontier, laid, measured
 from thinwire.bench.tune import CHOICES, Choice, asked_nbytes, best_within, filling, tried
 from thinwire.cli.main import main
 from thinwire.errors import ConfigError, StrategyError
-from thinwire.spell import spelled
+from thinwire.strategy.reading import spelled
 from thinwire.what import budget
 
 

@@ -361,7 +361,7 @@ def test_ranks_may_compile_or_not() -> None:
 
 @pytest.mark.usefixtures("uncompiled")
 def test_a_state_that_an_earlier_version_saved_of_a_compiled_model_is_read() -> None:
-    """Its keys and its model's fingerprint hold `_orig_mod.`."""
+    """Its keys and its model's hash hold `_orig_mod.`."""
     net = wrapped(buffered(), "whole")
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     with thinwire.attach(net, optimizer, LOSSY, **SMALL) as sync:
@@ -374,7 +374,7 @@ def test_a_state_that_an_earlier_version_saved_of_a_compiled_model_is_read() -> 
         named = sorted(
             (f"_orig_mod.{name}", param.shape) for name, param in buffered().named_parameters()
         )
-        old[META] = checkpoint.pack_json({**facts, "model": checkpoint.fingerprint(named)})
+        old[META] = checkpoint.pack_json({**facts, "model": checkpoint.hash_json(named)})
         sync.load_state_dict(old)
         again = sync.state_dict()
         assert all(torch.equal(again[key], state[key]) for key in state)

@@ -22,8 +22,8 @@ from tests.planted import Planted
 from tests.ranks import run_ranks
 from thinwire import Strategy, recipes
 from thinwire.engine import dcp
-from thinwire.engine.agree import fingerprint
-from thinwire.errors import AttachError, CheckpointError
+from thinwire.engine.agree import hash_of
+from thinwire.errors import CheckpointError
 from thinwire.how import gather
 from thinwire.on import deltas, gradients, sgd
 from thinwire.what import feedback, topk
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 def bits(tensor: torch.Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
-    return tensor.dtype, tensor.shape, fingerprint(tensor)
+    return tensor.dtype, tensor.shape, hash_of(tensor)
 
 
 def test_what_dcp_saves_is_read_bit_for_bit(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_folder_of_the_first_format_is_read_bit_for_bit(tmp_path: Path) -> Non
     read = dcp.read_tensors(tmp_path / "step-00000004", lambda _: True)
     assert len(facts) == 150
     assert {
-        name: [str(each.dtype), list(each.shape), fingerprint(each).hex()]
+        name: [str(each.dtype), list(each.shape), hash_of(each).hex()]
         for name, each in read.items()
     } == facts
 
@@ -145,7 +145,7 @@ def test_load_checkpoint_takes_up_what_dcp_saved_and_runs_no_pickle(tmp_path: Pa
     again.load_checkpoint(tmp_path)
     assert {key: bits(value) for key, value in again.state_dict().items()} == before
     with pytest.raises(
-        AttachError, match=r"no syncer called 'other'; it was saved with the keys sync"
+        CheckpointError, match=r"no syncer called 'other'; it was saved with the keys sync"
     ):
         again.load_checkpoint(tmp_path, "other")
     index = tmp_path / ".metadata"
@@ -182,7 +182,10 @@ def _two_levels(rank: int, folder: str) -> tuple[list[Tensor], list[Tensor], str
     with thinwire.attach(model, optimizer, INSIDE, group=mine) as inside:
         inside.load_checkpoint(folder, "inside")
         loaded = residuals(inside)
-    with thinwire.attach(model, optimizer, INSIDE) as whole, pytest.raises(AttachError) as error:
+    with (
+        thinwire.attach(model, optimizer, INSIDE) as whole,
+        pytest.raises(CheckpointError) as error,
+    ):
         whole.load_checkpoint(folder, "inside")
     return saved, loaded, str(error.value)
 

@@ -16,7 +16,7 @@ import thinwire
 from tests.engine.models import mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
-from thinwire.errors import AttachError
+from thinwire.errors import CheckpointError
 from thinwire.how import gather, gossip, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, parameters, sgd
 from thinwire.what import (
@@ -270,17 +270,17 @@ def test_a_state_of_another_strategy_model_or_half_a_world_is_refused(tmp_path):
     other = mlp(depth=2)
     with (
         thinwire.attach(other, torch.optim.SGD(other.parameters(), 0.1)) as sync,
-        pytest.raises(AttachError, match="another model"),
+        pytest.raises(CheckpointError, match="another model"),
     ):
         sync.load_state_dict(state)
     with (
         thinwire.attach(model, optimizer, Strategy(every(2))) as sync,
-        pytest.raises(AttachError, match="another strategy"),
+        pytest.raises(CheckpointError, match="another strategy"),
     ):
         sync.load_state_dict(state)
     with (
         thinwire.attach(model, optimizer) as sync,
-        pytest.raises(AttachError, match="no state of a syncer"),
+        pytest.raises(CheckpointError, match="no state of a syncer"),
     ):
         sync.load_state_dict({})
 
@@ -296,7 +296,7 @@ def _load_one(rank: int, strategy: Strategy, folder: Path) -> str:
     _, _, sync = _start(strategy, 0)
     try:
         sync.load_state_dict(torch.load(folder / "0.pt", weights_only=True))
-    except AttachError as error:
+    except CheckpointError as error:
         return str(error)
     finally:
         sync.close()

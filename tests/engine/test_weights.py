@@ -11,7 +11,7 @@ from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Driver
-from thinwire.errors import AttachError, StrategyError
+from thinwire.errors import AttachError, CheckpointError, StrategyError
 from thinwire.how import gossip
 from thinwire.on import parameters
 from thinwire.what import identity
@@ -48,7 +48,7 @@ def _reweighed(rank: int) -> list[float]:
         held = list(sync.weights.shares)
     with (
         thinwire.attach(model, sgd_of(model), seed=1) as sync,
-        pytest.raises(AttachError, match="seed=0"),
+        pytest.raises(CheckpointError, match="seed=0"),
     ):
         sync.load_state_dict(state)
     return held

@@ -16,7 +16,7 @@ from tests.wires import wires
 from thinwire import Strategy
 from thinwire.core import Codec, Link
 from thinwire.drive.sim import SimFabric
-from thinwire.errors import AttachError
+from thinwire.errors import CheckpointError
 from thinwire.how import auto, direct, hierarchical, ring, two_shot
 from thinwire.on import gradients
 from thinwire.what import by_role, feedback, identity, lowrank, topk, uniform
@@ -111,7 +111,7 @@ def test_from_a_flat_route_to_levels_is_refused() -> None:
     first, saved, _ = run(strategy, NEAR, None, range(2))
     assert first == ["ring()"]
     with pytest.raises(
-        AttachError,
+        CheckpointError,
         match=r"the state lacks elements of 'fly/outer/codec/\w+' of '\d\.\w+' of rank \d",
     ):
         run(strategy, FAR, saved, range(2, 3))

@@ -15,7 +15,7 @@ from tests.engine.models import loss_of, mlp, weights_of
 from tests.threads import on_threads
 from thinwire import Strategy, recipes
 from thinwire.core import Driver, Target
-from thinwire.errors import AttachError
+from thinwire.errors import CheckpointError
 from thinwire.how import gather, gossip, native, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd
 from thinwire.what import dct, feedback, identity, randomk, sign, topk, uniform
@@ -260,7 +260,7 @@ def test_a_state_goes_on_under_another_period_and_says_so(on: Target) -> None:
 )
 def test_anything_else_that_differs_is_refused(then: Strategy, now: Strategy, told: str) -> None:
     got = taken_up(saved(then, 2), now, 8)
-    assert isinstance(got[0], AttachError)
+    assert isinstance(got[0], CheckpointError)
     assert told in str(got[0])
     assert repr(then) in str(got[0])
     assert repr(now) in str(got[0])

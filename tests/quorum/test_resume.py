@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.quorum.test_rounds import H, Rank, strategy, together
-from thinwire.errors import AttachError
+from thinwire.errors import CheckpointError
 from thinwire.on import nesterov
 from thinwire.quorum.rendezvous_store import look
 from thinwire.what import feedback, topk
@@ -207,7 +207,7 @@ def test_a_checkpoint_newer_than_a_run_under_way_is_refused() -> None:
     afresh, other = new(store, 0), new(store, 1)
     afresh.round()
     with pytest.raises(
-        AttachError,
+        CheckpointError,
         match="state is of round 3, and the run in this store has come to round 1 without it",
     ):
         other.sync.load_state_dict(of(1, state))

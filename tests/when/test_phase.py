@@ -17,7 +17,7 @@ from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Driver, Schedule
-from thinwire.errors import AttachError, StrategyError
+from thinwire.errors import AttachError, CheckpointError, StrategyError
 from thinwire.how import gather
 from thinwire.on import deltas, gradients, nesterov, parameters
 from thinwire.what import feedback, topk
@@ -191,7 +191,7 @@ def test_a_state_of_another_phase_is_of_another_strategy() -> None:
     kept: dict[int, Any] = {}
     on_threads(1, lambda driver: trained(driver, PHASED["accumulation"], range(4), kept))
     other = Strategy(every(3, phase=1), SPARSE, gather(), gradients())
-    with pytest.raises(AttachError, match="the state is of another strategy"):
+    with pytest.raises(CheckpointError, match="the state is of another strategy"):
         raise on_threads(1, lambda driver: trained(driver, other, range(4, 6), kept))[0]
 
 

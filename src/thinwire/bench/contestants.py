@@ -9,8 +9,8 @@ from thinwire.core import Codec
 from thinwire.errors import BenchError
 from thinwire.how import auto, gather, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, sgd
-from thinwire.recipes import powersgd, sparseloco
 from thinwire.strategy import Strategy
+from thinwire.strategy.recipes import powersgd, sparseloco
 from thinwire.what import cast, feedback, identity, topk, uniform
 from thinwire.when import delayed, every, staggered
 from thinwire.words import near

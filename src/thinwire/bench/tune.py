@@ -13,7 +13,7 @@ from thinwire.bench.codecs import SEED, heard, laid
 from thinwire.core import Codec, RankContext, Spec
 from thinwire.errors import ConfigError
 from thinwire.registry import inside
-from thinwire.spell import spelled
+from thinwire.strategy.reading import spelled
 from thinwire.what import budget
 
 _EVERY = "(0, 2, 3, 4, 5, 6, 7, 8)"
@@ -83,7 +83,7 @@ def tried(codes: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[Choic
     """Each codec on the tensors, laid side by side as in a bucket.
 
     Args:
-        codes: as `thinwire.spell.spelled` reads them.
+        codes: as `thinwire.strategy.reading.spelled` reads them.
         tensors: by name.
 
     Raises:

@@ -97,7 +97,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
         raise ConfigError("--heavy is for drawn values: leave it out, or --gradient")
     import thinwire.what  # noqa: F401  (its members are what is spelled)
     from thinwire.bench.codecs import USUAL, copy_gb_s, frontier, gaussian, measured, read
-    from thinwire.spell import spelled
+    from thinwire.strategy.reading import spelled
 
     codecs = [spelled("what", code) for code in options.codec or USUAL]
     tensors = (

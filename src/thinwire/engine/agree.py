@@ -23,6 +23,7 @@ from thinwire.core.phase import phase
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, DisagreementError
 from thinwire.net import LOCAL_NETWORK
+from thinwire.strategy.fingerprint import fingerprint
 
 
 class Sharing:
@@ -124,6 +125,25 @@ def broadcast(
             at += nbytes
 
 
+def identified(value: Any) -> dict[str, str]:
+    """A strategy or component as a fact: compared by its fingerprint, shown as its code."""
+    return {"fingerprint": fingerprint(value), "code": repr(value)}
+
+
+def compared_by(fact: Any) -> Any:
+    """What two ranks' values of a fact are compared by."""
+    return fact["fingerprint"] if _is_identity(fact) else fact
+
+
+def shown(fact: Any) -> Any:
+    """What a message says of a fact."""
+    return fact["code"] if _is_identity(fact) else fact
+
+
+def _is_identity(fact: Any) -> bool:
+    return isinstance(fact, dict) and set(fact) == {"fingerprint", "code"}
+
+
 def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torch.device) -> None:
     """Raise on every rank unless all ranks hold the same facts.
 
@@ -131,8 +151,9 @@ def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torc
         DisagreementError: it names the first fact that differs and who holds what.
     """
     text = json.dumps(facts).encode()
+    compared = json.dumps({name: compared_by(value) for name, value in facts.items()}).encode()
     digests = all_gather(
-        driver, meter, hashlib.sha256(text).digest(), "attach: comparing digests", device
+        driver, meter, hashlib.sha256(compared).digest(), "attach: comparing digests", device
     )
     if len(set(digests)) == 1:
         return
@@ -142,10 +163,10 @@ def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torc
     ]
     for name in facts:
         values = [other.get(name) for other in held]
-        if any(value != values[0] for value in values):
+        if any(compared_by(value) != compared_by(values[0]) for value in values):
+            codes = [shown(value) for value in values]
             raise DisagreementError(
-                f"ranks cannot train together: {_difference(name, values)}. Give every rank the "
-                "same"
+                f"ranks cannot train together: {_difference(name, codes)}. Give every rank the same"
             )
     raise DisagreementError(
         "ranks cannot train together: they run different versions of thinwire. Give every rank "
@@ -185,7 +206,7 @@ def compare(
         DisagreementError: it names the first tensor that differs, and the ranks that differ from
             rank 0.
     """
-    hashes = [fingerprint(tensor) for _, tensor in named]
+    hashes = [hash_of(tensor) for _, tensor in named]
     payload = b"".join(hashes) + "; ".join(problems).encode()
     held = all_gather(driver, meter, payload, "check: comparing hashes", device)
     if troubled := {
@@ -209,7 +230,7 @@ def compare(
             )
 
 
-def fingerprint(tensor: Tensor) -> bytes:
+def hash_of(tensor: Tensor) -> bytes:
     """16 bytes that tensors of other bits do not share."""
     return hashlib.blake2b(raw(tensor), digest_size=16).digest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -180,9 +181,9 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         pieces = _pieces(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
         meter.pieces = pieces.said
         bound = {
-            "route, as this rank's host has it": repr(how),
-            "dense route": repr(dense),
-            "lanes and slices": repr(pieces),
+            "route, as this rank's host has it": agree.identified(how),
+            "dense route": agree.identified(dense),
+            "lanes and slices": asdict(pieces),
         }
         agree.must_agree(driver, meter, bound, device)
         driver.prepare(

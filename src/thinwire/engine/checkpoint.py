@@ -32,8 +32,8 @@ from thinwire.engine.airborne import Airborne
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.layout import COMPILED, plain_name
 from thinwire.engine.saved import META, Saved
-from thinwire.errors import AttachError, NotLandedError
-from thinwire.strategy import Strategy
+from thinwire.errors import CheckpointError, NotLandedError
+from thinwire.strategy.identity import SavedStrategy, identity, read_identity
 
 if TYPE_CHECKING:
     from thinwire.engine.syncer import Syncer
@@ -75,7 +75,7 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     """Take up a state; see `Syncer.load_state_dict`."""
     state = _of_group(sync, state)
     if META not in state:
-        raise AttachError("this is no state of a syncer: it has no 'all|meta' entry")
+        raise CheckpointError("this is no state of a syncer: it has no 'all|meta' entry")
     meta = unpack_json(state[META])
     _must_fit(sync, meta)
     saved = Saved(state, meta["world"])
@@ -109,13 +109,12 @@ def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
     """Read a syncer's whole state, of every rank, from a DCP folder that any world saved.
 
     Raises:
-        AttachError: the folder holds no state of that key.
-        CheckpointError: the folder cannot be read.
+        CheckpointError: the folder holds no state of that key, or cannot be read.
     """
     state = dcp.read_tensors(folder, lambda name: name.startswith(f"{key}."))
     if not any(name.endswith(META) for name in state):
         keys = sorted({name.split(".")[0] for name in dcp.tensor_names(folder)})
-        raise AttachError(
+        raise CheckpointError(
             f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}"
         )
     return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
@@ -135,7 +134,7 @@ def _of_group(sync: Syncer, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return state  # of all ranks, or saved before parts were told apart
     if begin.removesuffix("/") not in parts:
         mine = begin.removesuffix("/") or "among all"
-        raise AttachError(
+        raise CheckpointError(
             f"the state is of ranks {', '.join(parts)}, and this syncer is {mine}: attach among "
             "the ranks that saved it"
         )
@@ -177,7 +176,7 @@ def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
             elif isinstance(value, int | float):
                 yield f"{scope}/number/{key}|whole|{name}", torch.tensor(value, dtype=torch.float64)
             elif value is not None:
-                raise AttachError(
+                raise CheckpointError(
                     f"the optimiser keeps {key!r} of {name!r} as a {type(value).__name__}, which "
                     "is no tensor or number to save"
                 )
@@ -215,22 +214,21 @@ def _meta(sync: Syncer) -> dict[str, Any]:
                 [(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]
             ).encode()
         ).hexdigest(),
-        "strategy": repr(sync.strategy),
-        "when": repr(sync.strategy.when),
-        "model": _fingerprint_of_model(sync),
-        "layout": _fingerprint_of_layout(sync),
+        **identity(sync.strategy),
+        "model": _hash_of_model(sync),
+        "layout": _hash_of_layout(sync),
         "pace": sync.pace.state() if sync.pace is not None else None,
         "air": [[air.step for air in bucket.air] for bucket in sync.buckets],
     }
 
 
-def fingerprint(told: Any) -> str:
+def hash_json(value: Any) -> str:
     """Hash what can be written as JSON."""
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _fingerprint_of_model(sync: Syncer, before: str = "") -> str:
-    return fingerprint(
+def _hash_of_model(sync: Syncer, before: str = "") -> str:
+    return hash_json(
         sorted(
             (before + part.name, part.shape)
             for bucket in sync.buckets
@@ -239,8 +237,8 @@ def _fingerprint_of_model(sync: Syncer, before: str = "") -> str:
     )
 
 
-def _fingerprint_of_layout(sync: Syncer, before: str = "") -> str:
-    return fingerprint([[before + name for name in bucket.names] for bucket in sync.buckets])
+def _hash_of_layout(sync: Syncer, before: str = "") -> str:
+    return hash_json([[before + name for name in bucket.names] for bucket in sync.buckets])
 
 
 def pack_json(told: Any) -> Tensor:
@@ -269,61 +267,52 @@ def unpack_json(packed: Tensor) -> Any:
 def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
     own = _meta(sync)
     if meta["format"] != _FORMAT:
-        raise AttachError(
-            f"the state has format {meta['format']}, this version of thinwire reads {_FORMAT}"
+        raise CheckpointError(
+            f"the state has format {meta['format']!r}, this version of thinwire reads {_FORMAT}. It "
+            f"was saved by thinwire {meta.get('thinwire', 'of another version')}: read it with that"
         )
     if meta["model"] not in (
         own["model"],
-        _fingerprint_of_model(sync, COMPILED),
+        _hash_of_model(sync, COMPILED),
     ):  # the latter is of earlier versions
-        raise AttachError(
+        raise CheckpointError(
             "the state is of another model: names or shapes of the parameters that train differ"
         )
-    if meta["strategy"] != own["strategy"]:
-        _must_be_another_period(sync, meta, own)
+    saved = read_identity(meta, "the state")
+    if not saved.is_of(sync.strategy):
+        _must_be_another_period(sync, meta, saved)
     if meta["seed"] != own["seed"]:
-        raise AttachError(
+        raise CheckpointError(
             f"the state was drawn with seed={meta['seed']}, attached is seed={own['seed']}: "
             "attach with the seed it was saved with"
         )
     bound = any(meta["air"]) or sync.strategy.when.fragments > 1
-    if bound and meta["layout"] not in (own["layout"], _fingerprint_of_layout(sync, COMPILED)):
-        raise AttachError(
+    if bound and meta["layout"] not in (own["layout"], _hash_of_layout(sync, COMPILED)):
+        raise CheckpointError(
             "the state holds flights or fragments of another bucket layout: attach with the "
             "bucket_bytes it was saved with"
         )
 
 
-def another_period(meta: dict[str, Any], strategy: Strategy) -> bool:
-    """Whether a state, by its facts, is of the same local steps under another schedule."""
-    then = meta.get("when")
-    return (
-        then is not None
-        and strategy.on.clock == "step"
-        and meta["strategy"].replace(then, repr(strategy.when), 1) == repr(strategy)
-    )
-
-
-def _must_be_another_period(sync: Syncer, meta: dict[str, Any], own: dict[str, Any]) -> None:
-    """Let local steps go on under another schedule, with a word of it; raise where anything else
+def _must_be_another_period(sync: Syncer, meta: dict[str, Any], saved: SavedStrategy) -> None:
+    """Let local steps go on under another schedule, with a warning; raise where anything else
     differs, or a flight is in the air.
 
     The clock stays: every step counts as it would have from the start under the new schedule.
     """
-    both = f"\n  saved:    {meta['strategy']}\n  attached: {own['strategy']}"
-    if not another_period(meta, sync.strategy):
-        raise AttachError(f"the state is of another strategy.{both}")
-    then, now = meta["when"], own["when"]
-    if any(meta["air"]) or sync.strategy.when.fragments > 1 or "staggered(" in then:
-        raise AttachError(
+    both = f"\n  saved:    {saved.code}\n  attached: {sync.strategy!r}"
+    if not saved.differs_in_schedule_alone(sync.strategy):
+        raise CheckpointError(f"the state is of another strategy.{both}")
+    if any(meta["air"]) or sync.strategy.when.fragments > 1 or saved.fragments > 1:
+        raise CheckpointError(
             "the state holds flights or fragments of another schedule: go on with the one it was "
             "saved with, or save when nothing is in "
             f"the air.{both}"
         )
     warnings.warn(
         (
-            f"the state was saved under {then} and goes on under {now}, counted from step "
-            f"{meta['step']}"
+            f"the state was saved under {saved.when_code} and goes on under "
+            f"{sync.strategy.when!r}, counted from step {meta['step']}"
         ),
         stacklevel=5,
     )

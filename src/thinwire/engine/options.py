@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thinwire.engine import living, wrappers
+from thinwire.engine.agree import identified
 from thinwire.engine.buckets import plan
 from thinwire.engine.layout import plain_name
 from thinwire.engine.nonfinite import POLICIES, Policy
@@ -110,7 +111,7 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
     """What every rank must hold alike, in the order in which a difference is told."""
     return {
         "thinwire version": __version__,
-        "strategy": repr(strategy),
+        "strategy": identified(strategy),
         "bucket_bytes": options.bucket_bytes,
         "slice_bytes": options.slice_bytes,
         "lanes": options.lanes,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thinwire.core import Spec
 from thinwire.engine.layout import plain_name
-from thinwire.errors import AttachError
+from thinwire.errors import CheckpointError
 
 META = "all|meta"
 """The key of the facts, which are of no path."""
@@ -53,7 +53,7 @@ class Saved:
 
     def whole(self, path: str, part: str | None, rank: int | None = None) -> Tensor:
         if not self.has(path, part, rank):
-            raise AttachError(f"the state has no {path!r} of {part!r}{self._whose(rank)}")
+            raise CheckpointError(f"the state has no {path!r} of {part!r}{self._whose(rank)}")
         return self._whole[rank, path, str(part)]
 
     def wholes(self, prefix: str, rank: int) -> Iterator[tuple[str, str, Tensor]]:
@@ -75,7 +75,7 @@ class Saved:
                     ].to(out)
                     filled[a - piece.low : b - piece.low] = True
             if not filled.all():
-                raise AttachError(
+                raise CheckpointError(
                     f"the state lacks elements of {path!r} of "
                     f"{piece.part.name!r}{self._whose(rank)}"
                 )
@@ -116,7 +116,7 @@ class Saved:
     def _must_be_whole(self) -> None:
         missing = sorted(set(range(self.world)) - self.ranks)
         if missing:
-            raise AttachError(
+            raise CheckpointError(
                 f"the state was saved by {self.world} ranks and lacks those of ranks {missing}; "
                 "another world size needs all: "
                 "use sync.load_checkpoint(folder), or merge every rank's state_dict"

@@ -286,7 +286,7 @@ class Syncer:
         """Go on from a state, after the model and the optimiser have been loaded.
 
         Raises:
-            AttachError: it is of another strategy or model, or lacks what this world needs.
+            CheckpointError: it is of another strategy or model, or lacks what this world needs.
         """
         with phase("load"):
             checkpoint.load(self, state)
@@ -296,7 +296,7 @@ class Syncer:
         saved it.
 
         Raises:
-            AttachError: there is no such state, or as in `load_state_dict`.
+            CheckpointError: there is no such state, or as in `load_state_dict`.
         """
         with phase("load"):
             checkpoint.load(self, checkpoint.read_folder(folder, key))

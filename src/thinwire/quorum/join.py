@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from thinwire.core import Flight, Ranks, Transport, travel
-from thinwire.engine import living, wrappers
+from thinwire.engine import agree, living, wrappers
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.meter import Meter, Row
@@ -195,9 +195,11 @@ def _agreed(board: Board, mine: dict[str, Any], any_of: tuple[str, ...]) -> dict
             "another version of thinwire"
         )
     for name, here in mine.items():
-        if theirs.get(name) != here and name not in any_of:
+        there = theirs.get(name)
+        if agree.compared_by(there) != agree.compared_by(here) and name not in any_of:
             raise DisagreementError(
-                f"cannot join: {name} differs (the run: {theirs.get(name)!r}; here: {here!r}). "
+                f"cannot join: {name} differs (the run: {agree.shown(there)!r}; here: "
+                f"{agree.shown(here)!r}). "
                 "Give every rank the same"
             )
     facts_of_run: dict[str, Any] = theirs

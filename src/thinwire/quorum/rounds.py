@@ -41,6 +41,7 @@ from thinwire.engine.steps import LocalSteps
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import (
     AttachError,
+    CheckpointError,
     DisagreementError,
     FlightError,
     NonFiniteError,
@@ -116,7 +117,7 @@ class QuorumSyncer(Syncer):
             for part in bucket.spec.parts
         ]
         named += self.session.frozen
-        mine = [agree.fingerprint(tensor).hex() for _, tensor in named]
+        mine = [agree.hash_of(tensor).hex() for _, tensor in named]
         key = f"hash/{self.board.start}/{self.version}"
         first = read_json(
             self.board.claim(key, json.dumps([self.driver.rank, *mine])), most=1 << 26
@@ -144,7 +145,7 @@ class QuorumSyncer(Syncer):
         with a newer one or has gone on.
 
         Raises:
-            AttachError: rounds have closed that went on from something older.
+            CheckpointError: rounds have closed that went on from something older.
         """
         super().resume(step, steps_since_sync)
         self.version, self.members, self._in_time, self._missed = (
@@ -160,7 +161,7 @@ class QuorumSyncer(Syncer):
             saved = self.version
             self._take_up()
             if saved > self.version:
-                raise AttachError(
+                raise CheckpointError(
                     f"this state is of round {saved}, and the run in this store has come to round "
                     f"{self.version} without it. Load the "
                     "newest state in a new store, before the first round closes; or join this run "

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.engine import Syncer
-from thinwire.engine.checkpoint import another_period, pack_json, unpack_json
+from thinwire.engine.checkpoint import pack_json, unpack_json
 from thinwire.engine.saved import META
 from thinwire.errors import AttachError, CheckpointError
+from thinwire.strategy.fingerprint import fingerprint, must_be_known
+from thinwire.strategy.identity import read_identity
 from thinwire.train.newest import JOB, Newest
 from thinwire.train.parts import FORMAT
 from thinwire.train.progress import Account
@@ -174,6 +176,7 @@ def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
         "model asked": prepared.config.model,
         "strategy": repr(prepared.strategy),
         "objective": repr(prepared.objective),
+        "objective fingerprint": fingerprint(prepared.objective),
         "text and tokenizer": prepared.tokens.digest,
         "seed": prepared.config.seed,
         "accumulate": prepared.config.accumulate,
@@ -198,9 +201,20 @@ def _must_fit(
         "accumulate",
         "optimizer",
     ):
-        if name == "strategy" and another_period(sync, prepared.strategy):
-            continue  # the syncer takes it up with a warning, or says why it cannot
-        if job[name] != own[name]:
+        if name == "strategy":
+            strategy = read_identity(sync, where)
+            same = (
+                strategy.is_of(prepared.strategy)
+                # the syncer takes it up with a warning, or says why it cannot
+                or strategy.differs_in_schedule_alone(prepared.strategy)
+            )
+        else:
+            # versions before fingerprints saved the objective's text alone
+            by = f"{name} fingerprint" if f"{name} fingerprint" in job else name
+            if by != name:
+                must_be_known(job[by], where, str(job.get("thinwire")))
+            same = job[by] == own[by]
+        if not same:
             shown = "model asked" if name == "model" else name
             sides = (
                 ""

@@ -18,9 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thinwire import recipes
 from thinwire.errors import StrategyError
-from thinwire.strategy import Strategy
+from thinwire.strategy import Strategy, recipes
 from thinwire.words import near, pieces, settings
 
 

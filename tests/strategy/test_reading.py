@@ -4,7 +4,7 @@ import pytest
 
 from tests.cases import CODECS, SCHEDULES
 from thinwire.errors import StrategyError
-from thinwire.spell import spelled
+from thinwire.strategy.reading import spelled
 
 MEMBERS = [("what", each) for some in CODECS.values() for each in some]
 MEMBERS += [("when", each) for some in SCHEDULES.values() for each in some]
@@ -20,7 +20,7 @@ def test_a_repr_reads_back(kind: str, member: object) -> None:
     [
         ("", "is no code"),
         ("uniform(", "is no code"),
-        ("3", "makes no member"),
+        ("3", "makes no component"),
         ("unifrom(4)", "Did you mean uniform"),
         ("uniform(9)", "uniform"),
         ("uniform(4, colour=2)", "colour"),

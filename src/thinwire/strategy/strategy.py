@@ -23,6 +23,8 @@ from thinwire.errors import StrategyError
 from thinwire.how import native
 from thinwire.on import gradients
 from thinwire.registry import from_table, to_table
+from thinwire.strategy.fingerprint import settings
+from thinwire.strategy.reading import read_call
 from thinwire.what import identity
 from thinwire.when import every
 
@@ -96,14 +98,13 @@ class Strategy:
         return tomli_w.dumps({slot: to_table(getattr(self, slot)) for slot in _SLOTS})
 
     def short(self) -> dict[str, Any]:
-        """What differs from the defaults, as plain tables: a name that a setting of a later version
-        leaves as it is.
+        """Return the settings that a fingerprint covers, as plain tables by slot.
 
         Example:
             >>> Strategy().short()["what"]
             {'use': 'identity'}
         """
-        return {slot: to_table(getattr(self, slot), defaults=False) for slot in _SLOTS}
+        return {slot: settings(getattr(self, slot)) for slot in _SLOTS}
 
     @classmethod
     def from_toml(cls, text: str) -> Strategy:
@@ -134,6 +135,19 @@ class Strategy:
             except StrategyError as error:
                 problems.extend(error.reasons)
         raise StrategyError(problems)
+
+    @classmethod
+    def from_code(cls, text: str) -> Strategy:
+        """Return the strategy that prints as `text`.
+
+        Raises:
+            StrategyError: it is no code of a strategy, or the components do not fit.
+
+        Example:
+            >>> Strategy.from_code(repr(Strategy(when=every(4)))) == Strategy(when=every(4))
+            True
+        """
+        return cls(**read_call(text, cls.__name__, _SLOTS))
 
 
 def _default(slot: str) -> Any:
