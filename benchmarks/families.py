@@ -2,7 +2,7 @@
 on the same text.
 
     python -m benchmarks.families --json benchmarks/results/families.json
-    python -m benchmarks.families --markdown  # trains nothing: the tables of docs/families.md
+    python -m benchmarks.families --markdown  # trains nothing: the tables of results/families.md
 
 Two ranks in one process (the local driver), each with its own batch: each step's gradients are
 compressed and averaged, under SGD with momentum 0.9 and under AdamW, and some under SGD without

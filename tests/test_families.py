@@ -6,7 +6,7 @@ from benchmarks import families
 from benchmarks.families import Run, Runs, Task, nats, tables
 
 ROOT = Path(__file__).parents[1]
-PAGE = "docs/families.md"
+PAGE = "benchmarks/results/families.md"
 
 
 def test_the_page_shows_what_the_file_holds() -> None:
