@@ -346,7 +346,7 @@ def main() -> None:
 
 
 def lines(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The tables of docs/evidence.md."""
+    """The tables of docs/evidence.md and results/evidence.md."""
     losses = told(records)
     ends = [
         f"| {name} | {' '.join(f'{losses[name][seed]:.4f}' for seed in sorted(losses[name]))} |"
