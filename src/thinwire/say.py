@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
+
+from thinwire import env
 
 PROGRAM = "thinwire"
 
@@ -155,7 +156,7 @@ class Say:
 
 def rank() -> int:
     """This process's number, as a launcher gave it; 0 without one."""
-    return int(os.environ.get("RANK", "0"))
+    return env.rank()
 
 
 def complain(program: str, message: str, speaker: int = 0) -> None:

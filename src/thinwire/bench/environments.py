@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from thinwire import env
 from thinwire.errors import BenchError
 
 SAID = 5  # lines of a complaint that an error repeats
@@ -82,16 +83,16 @@ def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping
     python = str(home / "bin" / "python")
     scratch = home / "scratch"  # of builds: what is interrupted leaves nothing elsewhere
     scratch.mkdir()
-    env = {**os.environ, "TMPDIR": str(scratch), **build_env}
+    variables = {**env.copy(), "TMPDIR": str(scratch), **build_env}
     _ran(
         [python, *PIP],
-        env,
+        variables,
         "no pip for a new environment (on Debian: apt-get install python3-venv)",
     )
     own = Path(
         _ran(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-            env,
+            variables,
             f"{python} does not run",
         )
     )
@@ -114,11 +115,11 @@ def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping
             str(pins),
             *shlex.split(line),
         ]
-        _ran(command, env, f"pip install {line} failed")
+        _ran(command, variables, f"pip install {line} failed")
     shutil.rmtree(scratch)
 
 
-def _ran(command: list[str], env: Mapping[str, str], failed: str) -> str:
+def _ran(command: list[str], variables: Mapping[str, str], failed: str) -> str:
     """What a command writes; where this process is told to end meanwhile, the command and all that
     it has started end before.
 
@@ -131,7 +132,7 @@ def _ran(command: list[str], env: Mapping[str, str], failed: str) -> str:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=env,
+        env=variables,
         start_new_session=True,
     ) as process:
         try:

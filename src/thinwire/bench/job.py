@@ -13,7 +13,6 @@ its own library's public interface.
 from __future__ import annotations
 
 import json
-import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thinwire import env
 from thinwire.models.gpt import GPT, GPTConfig
 from thinwire.optim.adamw import adamw, rate
 
@@ -94,10 +94,10 @@ class Job:
 class Place:
     """Where a process stands: as torchrun tells it."""
 
-    rank: int = field(default_factory=lambda: int(os.environ["RANK"]))
-    world: int = field(default_factory=lambda: int(os.environ["WORLD_SIZE"]))
-    address: str = field(default_factory=lambda: os.environ["MASTER_ADDR"])
-    port: int = field(default_factory=lambda: int(os.environ["MASTER_PORT"]))
+    rank: int = field(default_factory=lambda: int(env.needed("RANK")))
+    world: int = field(default_factory=lambda: int(env.needed("WORLD_SIZE")))
+    address: str = field(default_factory=lambda: env.needed("MASTER_ADDR"))
+    port: int = field(default_factory=lambda: int(env.needed("MASTER_PORT")))
 
 
 class Trainer(Protocol):

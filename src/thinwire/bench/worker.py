@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import resource
 import statistics
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch._C._distributed_c10d import TCPStore
 
+from thinwire import env
 from thinwire.bench.job import Job, Place, Trainer, batches, validation
 
 BESIDE = 1  # of MASTER_PORT: the port of the workers' own store, which no contestant sees
@@ -60,7 +60,7 @@ class Meeting:
 def main(job_file: str, folder: str) -> None:
     """Train as the job says."""
     job, place = Job.read(Path(job_file)), Place()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(env.integer("OMP_NUM_THREADS", 1))
     torch.set_float32_matmul_precision(job.matmul)
     if job.matmul == "medium":
         torch.backends.cuda.enable_flash_sdp(
@@ -155,7 +155,7 @@ def validated(job: Job, place: Place, trainer: Trainer) -> float:
 
 def sent_bytes() -> int:
     """What the kernel has counted on the interface that ranks talk over."""
-    device = os.environ.get("GLOO_SOCKET_IFNAME", "lo").partition(",")[0]
+    device = env.text("GLOO_SOCKET_IFNAME", "lo").partition(",")[0]
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, numbers = line.partition(":")
         if name.strip() == device:

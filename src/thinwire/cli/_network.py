@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
+from thinwire import env
 from thinwire.cli._finding import Finding, read
 from thinwire.drive.interfaces import addresses, is_loopback
 
@@ -27,7 +28,7 @@ def interfaces() -> Iterator[Finding]:
     outward = [name for name, own in there.items() if any(not is_loopback(each) for each in own)]
     words = "; ".join(f"{name} {', '.join(own)}" for name, own in there.items() if own)
     yield Finding("ok", "interfaces", words or "none with an address")
-    said = os.environ.get("GLOO_SOCKET_IFNAME")
+    said = env.text("GLOO_SOCKET_IFNAME")
     if said:
         unknown = [name for name in said.split(",") if name not in there]
         if unknown:
@@ -208,13 +209,13 @@ def allreduce(start_s: float = START_S, meet_s: float = MEET_S) -> Iterator[Find
 def _summed(loopback: str, start_s: float, meet_s: float) -> tuple[list[float], str, str]:
     """Return the seconds of each all-reduce; or what was late; or what failed. Loading torch is
     waited for apart."""
-    env = {**os.environ, "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
+    variables = {**env.copy(), "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="thinwire-doctor-") as folder:
         command = [sys.executable, "-c", WORKER]
         started = [
             subprocess.Popen(
                 [*command, str(rank), folder, str(VALUES), str(meet_s)],
-                env=env,
+                env=variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

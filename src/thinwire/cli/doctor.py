@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from thinwire import env
 from thinwire.cli._finding import Finding, read
 from thinwire.cli._network import allreduce, busy, interfaces, tcp
 from thinwire.say import Say
@@ -197,8 +198,8 @@ def _cores() -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "cores", str(there))
-    said = os.environ.get("OMP_NUM_THREADS")
-    if said is None:
+    said = env.text("OMP_NUM_THREADS")
+    if not said:
         yield Finding(
             "ok",
             "threads",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 
+from thinwire import env
 from thinwire.say import Say
 from thinwire.train.config import FIELDS, add_flags, config_from
 
@@ -26,8 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Say) -> int:
     given = {name: value for name, value in vars(options).items() if name in FIELDS}
     config = config_from(given, getattr(options, "config", None))
-    if "RANK" in os.environ:  # a launcher has started this rank
-        os.environ.setdefault(
+    if env.launched():  # a launcher has started this rank
+        env.put_default(
             "TORCH_CPP_LOG_LEVEL", "ERROR"
         )  # before torch is loaded: we say ourselves what does not connect
         from thinwire.train.rank import run_rank

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from thinwire import env
 from thinwire.data.claims import LOCK, PARTIAL, claimed, left_behind, partial, renewed
 from thinwire.errors import DataError
 from thinwire.words import told
@@ -48,9 +49,9 @@ def cache_folder() -> Path:
     Raises:
         DataError: none of them is set and there is no home folder.
     """
-    if own := os.environ.get("THINWIRE_CACHE"):
+    if own := env.text("THINWIRE_CACHE"):
         return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
+    if shared := env.text("XDG_CACHE_HOME"):
         return Path(shared, "thinwire")
     try:
         return Path.home() / ".cache" / "thinwire"
@@ -67,7 +68,7 @@ def fetched_limit() -> int:
     Raises:
         DataError: it is no number above 0.
     """
-    said = os.environ.get("THINWIRE_FETCHED_GB", "20")
+    said = env.text("THINWIRE_FETCHED_GB", "20")
     try:
         if (limit := int(float(said) * 1e9)) > 0:
             return limit

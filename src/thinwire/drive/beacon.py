@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
+
+from thinwire import env
 
 State: TypeAlias = Literal["answers", "silent", "refused", "unreachable", "unknown"]
 """silent: it took the connection and said nothing; refused: nobody listens there any more; unknown:
@@ -171,7 +172,7 @@ def own_address(endpoint: tuple[str, int] | None) -> str:
         >>> own_address(("127.0.0.1", 29500))
         '127.0.0.1'
     """
-    device = os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
+    device = env.text("GLOO_SOCKET_IFNAME").split(",")[0]
     if device:
         with contextlib.suppress(
             OSError, ImportError

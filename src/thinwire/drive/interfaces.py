@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import fcntl
 import ipaddress
-import os
 import socket
 import struct
 import threading
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thinwire import env
 from thinwire.errors import ConfigError
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
@@ -141,8 +141,8 @@ def advice(said: str) -> str:
     Args:
         said: what gloo said.
     """
-    host = os.environ.get("MASTER_ADDR", "")
-    if "connectFullMesh" not in said or os.environ.get(VARIABLE) or not host:
+    host = env.text("MASTER_ADDR")
+    if "connectFullMesh" not in said or env.text(VARIABLE) or not host:
         return ""
     try:
         found = next(filter(None, map(leading_to, resolve(host, "MASTER_ADDR"))), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from thinwire import env
 from thinwire.core import Driver, Link, RankContext, Route
 from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
@@ -271,9 +271,9 @@ def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) ->
                 "only: take backend='gloo'"
             )
         return TorchDriver(group, lanes, timeout, device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if env.world_size() > 1:
         raise AttachError(
-            f"a launcher started {os.environ['WORLD_SIZE']} ranks, but torch.distributed has no "
+            f"a launcher started {env.world_size()} ranks, but torch.distributed has no "
             "process group yet: "
             "call torch.distributed.init_process_group() before attach"
         )

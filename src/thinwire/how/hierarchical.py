@@ -14,13 +14,13 @@ arXiv:2306.10209.)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from torch import Tensor
 
+from thinwire import env
 from thinwire.core import (
     Codec,
     Exchange,
@@ -151,14 +151,14 @@ class hierarchical(Route):
         """
         if self.node != "local":
             return self.node
-        told = os.environ.get("LOCAL_WORLD_SIZE", "")
-        if not told.isdigit() or int(told) < 1:
+        local = env.text("LOCAL_WORLD_SIZE")
+        if not local.isdigit() or int(local) < 1:
             raise StrategyError(
-                f"hierarchical(node='local'): LOCAL_WORLD_SIZE is {told!r}, so nobody says how "
+                f"hierarchical(node='local'): LOCAL_WORLD_SIZE is {local!r}, so nobody says how "
                 "many ranks a node has. "
                 "Start with torchrun, or give node=, such as node=8"
             )
-        return int(told)
+        return int(local)
 
     @property
     def needs_link(self) -> bool:

@@ -12,7 +12,6 @@ reference in torch, which changes nothing but the time.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,6 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from thinwire import env
 from thinwire.kernels import native, reference
 from thinwire.kernels.native import VARIABLE, KernelError
 from thinwire.kernels.reference import Grid, Key
@@ -42,11 +42,9 @@ _interpreting: list[None] = []
 def interpreted() -> Iterator[None]:
     """Take tensors on a CPU inside the block, by Triton's interpreter: for tests. It must begin
     before anything else imports Triton."""
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = (
-        # Triton looks where its functions, and ours, are defined, and again at its first launch
-        "1"
-    )
+    before = env.text("TRITON_INTERPRET")
+    # Triton looks where its functions, and ours, are defined, and again at its first launch
+    env.put("TRITON_INTERPRET", "1")
     _interpreting.append(None)
     try:
         theirs = import_module("triton.language")
@@ -61,10 +59,10 @@ def interpreted() -> Iterator[None]:
         yield
     finally:
         _interpreting.pop()
-        if before is None:
-            del os.environ["TRITON_INTERPRET"]
+        if before:
+            env.put("TRITON_INTERPRET", before)
         else:
-            os.environ["TRITON_INTERPRET"] = before
+            env.drop("TRITON_INTERPRET")
 
 
 @cache
@@ -118,7 +116,7 @@ def serves(x: Tensor) -> bool:
 def _plain_torch_is_meant() -> bool:
     """By the variable, or by `native.using`; not because the CPU kernels were not built."""
     return native.chosen() == "torch" and (
-        len(native.available()) > 1 or os.environ.get(VARIABLE) == "torch"
+        len(native.available()) > 1 or env.text(VARIABLE) == "torch"
     )
 
 

@@ -10,7 +10,6 @@ most torch.get_num_threads() threads.
 from __future__ import annotations
 
 import ctypes
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from thinwire import env
 from thinwire.errors import ThinwireError
 from thinwire.kernels import memory
 from thinwire.kernels.reference import Grid, Key
@@ -110,7 +110,7 @@ def _asked(name: str | None) -> Level:
 
 def chosen() -> Level:
     """The kernels in use."""
-    return _forced[-1] if _forced else _asked(os.environ.get(VARIABLE))
+    return _forced[-1] if _forced else _asked(env.text(VARIABLE) or None)
 
 
 @contextmanager
@@ -368,7 +368,7 @@ def anywhere(x: Tensor) -> Kernels | None:
     level = chosen()
     if level != "torch":
         return Kernels(_load(level))
-    if available() == ("torch",) and not os.environ.get(VARIABLE):
+    if available() == ("torch",) and not env.text(VARIABLE):
         _warn_once()
     return None
 

@@ -15,12 +15,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from thinwire import env
 from thinwire.errors import LabError
 from thinwire.lab import labs, limits, shape
+from thinwire.lab.counts import Count
 from thinwire.lab.delay import LineStats, Means, Netem, Queued, by_host, chosen, delayed
 from thinwire.lab.running import Ran, run
 from thinwire.lab.spaces import Child, Space, switches
@@ -28,25 +29,6 @@ from thinwire.net import Network
 
 BRAKE = Path(__file__).with_name("brake.py")
 PORT = 29511  # of rank 0's store: each lab's network is its own, so no port is ever taken
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """What the kernel counted on a link's end. Bytes are of frames, but a super-packet's further
-    headers are not counted.
-
-    dropped: packets that found the queue full.
-    """
-
-    sent_bytes: int
-    received_bytes: int
-    sent_packets: int
-    received_packets: int
-    dropped: int
-
-    def since(self, before: Count) -> Count:
-        """What came on top."""
-        return Count(*(getattr(self, name) - getattr(before, name) for name in self.__slots__))
 
 
 class Lab:
@@ -165,7 +147,7 @@ class Lab:
             "GLOO_SOCKET_IFNAME": shape.DEV,
             "TP_SOCKET_IFNAME": shape.DEV,
             "NCCL_SOCKET_IFNAME": shape.DEV,
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "OMP_NUM_THREADS": env.text("OMP_NUM_THREADS", "1"),
         }
 
     def counts(self) -> dict[str, Count]:

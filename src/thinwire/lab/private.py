@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from thinwire import env
 from thinwire.errors import LabError
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,7 +25,7 @@ FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # else opening a planted FI
 def folder() -> Path:
     """Return where this user's run-time files go: below XDG_RUNTIME_DIR where that is private, else
     in the temporary folder."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    runtime = env.text("XDG_RUNTIME_DIR")
     if (
         runtime and os.path.isabs(runtime) and _whose(runtime) == (os.geteuid(), 0o700)
     ):  # after `sudo` it may be another user's

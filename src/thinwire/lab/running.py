@@ -10,20 +10,55 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import Protocol, TextIO
 
 from thinwire.errors import LabError
+from thinwire.lab.counts import Count
 from thinwire.lab.delay import LineStats
 from thinwire.lab.spaces import Child, environment
+from thinwire.net import Network
 from thinwire.words import first_line
-
-if TYPE_CHECKING:
-    from thinwire.lab.lab import Count, Lab
 
 LOOK_S = 0.05  # between two looks at who has ended
 DRAIN_S = 5.0  # for what an ended command has written
 TIMED_OUT = 124  # as timeout(1) has it
 OnLine = Callable[[str, str, bool], None]
+
+
+class Hosts(Protocol):
+    """What a run needs of a lab; `Lab` has it."""
+
+    network: Network
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Return the hosts' names, by rank."""
+
+    def popen(
+        self,
+        host: str,
+        argv: Sequence[str],
+        *,
+        stdout: int | None,
+        stderr: int | None,
+        env: Mapping[str, str] | None,
+    ) -> Child:
+        """Start a command on a host."""
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """Return the variables that torchrun would set for a rank."""
+
+    def counts(self) -> dict[str, Count]:
+        """Return what the kernel has counted, by host and link."""
+
+    def line_stats(self) -> LineStats | None:
+        """Return how well packets were delayed since the last call."""
+
+    def apply(self, second: float) -> None:
+        """Make the network what its schedule has for a second."""
+
+    def failure(self) -> str | None:
+        """Return what of the lab itself has failed, or `None`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +88,7 @@ class Ran:
 
 
 def run(
-    lab: Lab,
+    lab: Hosts,
     argv: Sequence[str],
     *,
     env: Mapping[str, str],
@@ -116,7 +151,7 @@ def check_seconds(timeout: float | None, grace: float) -> None:
 
 
 def _start(
-    lab: Lab,
+    lab: Hosts,
     host: str,
     argv: Sequence[str],
     env: Mapping[str, str],
@@ -176,7 +211,7 @@ def tell(out: TextIO, line: str) -> None:
 
 
 def _watch(
-    lab: Lab,
+    lab: Hosts,
     children: dict[str, Child],
     stopped: dict[str, str],
     begun: float,
@@ -227,7 +262,7 @@ class _Schedule:
 
 
 @contextmanager
-def _scheduled(lab: Lab, begun: float) -> Iterator[_Schedule]:
+def _scheduled(lab: Hosts, begun: float) -> Iterator[_Schedule]:
     """Apply the network's changes as their seconds come; in the end it is as it was at first."""
     told, over = _Schedule(), threading.Event()
 

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from thinwire import env
 from thinwire.errors import LabError
 from thinwire.words import first_line
 
@@ -298,8 +299,8 @@ def _not_allowed(said: str) -> LabError:
 
 def environment() -> dict[str, str]:
     """This process's, with a path that leads to ip and tc, too: a user's own often does not."""
-    return os.environ | {
-        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    return env.copy() | {
+        "PATH": os.pathsep.join([env.text("PATH", os.defpath), "/usr/sbin", "/sbin"])
     }
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from thinwire import env
 from thinwire.errors import ConfigError
 from thinwire.say import one_line
 
@@ -31,7 +32,7 @@ def write_error(message: str, printed: bool) -> None:
         message: the error in one line.
         printed: whether this rank has printed it, so that the launcher need not.
     """
-    path = os.environ.get(ERROR_FILE)
+    path = env.text(ERROR_FILE)
     if path:
         content = {
             "message": one_line(message),
@@ -60,7 +61,7 @@ def end_with_parent() -> None:
     Raises:
         ConfigError: the kernel refused.
     """
-    if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
+    if sys.platform != "linux" or not env.is_set("TORCHELASTIC_RUN_ID"):
         return
     pr_set_pdeathsig = 1
     if ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0):
@@ -69,7 +70,7 @@ def end_with_parent() -> None:
             f"{os.strerror(ctypes.get_errno())}"
         )
     # the launcher may have ended before the kernel was asked
-    if os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid()):
+    if env.text(LAUNCHER, str(os.getppid())) != str(os.getppid()):
         os._exit(1)
 
 

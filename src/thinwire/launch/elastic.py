@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thinwire import env
 from thinwire.launch.child import ERROR_FILE, LAUNCHER, read_error
 from thinwire.launch.supervise import Attempt, Supervisor
 from thinwire.say import Say, one_line
@@ -83,7 +84,7 @@ def run_workers(workers: Workers, master: tuple[str, int], say: Say) -> int:
     else:
         place.addresses()
     # 2. Attempt after attempt, until all ranks succeed or no restart is left.
-    supervisor = Supervisor(list(workers.command), float(os.environ.get(GRACE, "60")))
+    supervisor = Supervisor(list(workers.command), float(env.text(GRACE, "60")))
     with tempfile.TemporaryDirectory(prefix="thinwire-") as folder, supervisor.listening():
         shared = _shared_variables(workers, place)
         for restart in range(workers.restarts + 1):
@@ -115,7 +116,7 @@ def _shared_variables(workers: Workers, place: Place) -> dict[str, str]:
     defaults = {"OMP_NUM_THREADS": str(workers.threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     return (
         defaults
-        | dict(os.environ)
+        | env.copy()
         | {
             LAUNCHER: str(os.getpid()),
             "WORLD_SIZE": str(workers.machines * workers.count),

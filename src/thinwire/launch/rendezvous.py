@@ -31,6 +31,7 @@ from typing import Any
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
+from thinwire import env
 from thinwire.drive.interfaces import VARIABLE, leading_to, reachable
 from thinwire.drive.torch import transport_cause
 from thinwire.errors import ConfigError, FlightError
@@ -75,7 +76,7 @@ class Meeting:
             raise FlightError(
                 f"ranks could not connect ({transport_cause(error)}): does every machine reach "
                 "the others' addresses? "
-                f"{VARIABLE}={os.environ.get(VARIABLE, '')} here; thinwire doctor lists the "
+                f"{VARIABLE}={env.text(VARIABLE)} here; thinwire doctor lists the "
                 "interfaces"
             ) from error
         return base
@@ -88,7 +89,7 @@ def unpickling_launcher(parent: str = "/proc/{}/cmdline") -> bool:
     Args:
         parent: where a process's command line is read.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not env.is_set("TORCHELASTIC_RUN_ID"):
         return False
     try:
         words = (
@@ -99,9 +100,7 @@ def unpickling_launcher(parent: str = "/proc/{}/cmdline") -> bool:
         )
     except OSError:  # no Linux, or the launcher is gone
         words = ""
-    asked = (
-        os.environ.get("PET_RDZV_BACKEND") == "c10d" or os.environ.get("PET_STANDALONE", "0") != "0"
-    )
+    asked = env.text("PET_RDZV_BACKEND") == "c10d" or env.text("PET_STANDALONE", "0") != "0"
     return asked or re.search(r" --(standalone|rdzv[-_]backend[= ]c10d)\b", words) is not None
 
 
@@ -122,7 +121,7 @@ def meeting(note: Note) -> Meeting:
         _variable("MASTER_ADDR"),
         _number("MASTER_PORT", 1, 65535),
         "MASTER_ADDR",
-        several=world > int(os.environ.get("LOCAL_WORLD_SIZE", world)),
+        several=world > env.local_world_size(world),
     )
     if unpickling_launcher():
         note(
@@ -132,7 +131,7 @@ def meeting(note: Note) -> Meeting:
             "--master-addr and --master-port"
         )
     choose_interface(place, note)
-    held_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    held_by_launcher = env.text("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = serve(place, note) if rank == 0 and not held_by_launcher else None
     return Meeting(rank, world, place, store, note)
 
@@ -140,7 +139,7 @@ def meeting(note: Note) -> Meeting:
 def choose_interface(place: Place, note: Note) -> None:
     """Let gloo use the interface that holds the store's address or leads to it, unless the user has
     named one."""
-    if os.environ.get(VARIABLE) or sys.platform != "linux":
+    if env.text(VARIABLE) or sys.platform != "linux":
         return
     found = next(filter(None, map(leading_to, place.addresses())), None)
     if found is None:
@@ -149,7 +148,7 @@ def choose_interface(place: Place, note: Note) -> None:
             f"{place.what}={place.host}: no interface of this machine leads there ({there}). "
             f"Correct it, or set {VARIABLE}"
         )
-    os.environ[VARIABLE] = found.name
+    env.put(VARIABLE, found.name)
     if place.several:
         note(
             f"ranks talk over {found}, which leads to {place.what}={place.host}; {VARIABLE} would "
@@ -227,7 +226,7 @@ def _digest(names: list[str]) -> str:
 
 
 def _variable(name: str) -> str:
-    value = os.environ.get(name, "")
+    value = env.text(name)
     if not value:
         raise ConfigError(
             f"{name} is not set, and RANK is: a launcher sets both. Start with thinwire train "

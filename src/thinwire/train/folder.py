@@ -20,6 +20,7 @@ from pathlib import Path
 
 import tomli_w
 
+from thinwire import env
 from thinwire.errors import ConfigError
 from thinwire.train.config import TrainConfig
 
@@ -178,10 +179,8 @@ class RunFolder:
 
 def _run() -> str:
     """What all ranks of a run over several hosts know of it, and no other run."""
-    told = [
-        os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
-    ]
-    several = int(os.environ.get("WORLD_SIZE", "1")) > int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    told = [env.text(name) for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+    several = env.world_size() > env.local_world_size()
     return " ".join(told) if several else ALONE
 
 
@@ -196,7 +195,7 @@ def _launcher() -> str | None:
 
     A count of restarts would not do: over several machines each agent counts its own.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not env.is_set("TORCHELASTIC_RUN_ID"):
         return None
     try:
         started = (
@@ -206,5 +205,5 @@ def _launcher() -> str | None:
             .split()[19]
         )
     except OSError:  # no Linux, or the launcher is gone
-        started = os.environ.get("TORCHELASTIC_RUN_ID", "")
+        started = env.text("TORCHELASTIC_RUN_ID")
     return f"{os.getppid()} {started}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinwire import env
 from thinwire.errors import ConfigError, ThinwireError
 from thinwire.say import Say
 from thinwire.train.config import FIELDS, TrainConfig, add_flags, config_from, flags_of
@@ -92,14 +92,12 @@ def measured(config: TrainConfig, threads: int) -> Usage:
         windows=min(config.windows, ROWS),
     )
     command = [sys.executable, "-m", "thinwire.train.memory", *flags_of(alone)]
-    env = (
-        {"OMP_NUM_THREADS": str(threads)}
-        | dict(os.environ)
-        | {"LOCAL_WORLD_SIZE": str(config.workers)}
+    variables = (
+        {"OMP_NUM_THREADS": str(threads)} | env.copy() | {"LOCAL_WORLD_SIZE": str(config.workers)}
     )  # ranks share out the GPUs
     try:
         ran = subprocess.run(
-            command, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False
+            command, env=variables, capture_output=True, text=True, timeout=WITHIN_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise ConfigError(

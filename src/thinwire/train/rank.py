@@ -16,6 +16,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+from thinwire import env
 from thinwire.drive.interfaces import resolve
 from thinwire.errors import (
     CheckpointError,
@@ -47,7 +48,7 @@ def run_rank(config: TrainConfig, say: Say) -> int:
     except Exception:  # a fault of ours: told whole, and the end must not wait for threads
         traceback.print_exc()
         code = 1
-    if code and "RANK" in os.environ:
+    if code and env.launched():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # threads that wait for a lost rank would hold up the end
@@ -59,7 +60,7 @@ def _guarded(config: TrainConfig, say: Say) -> int:
     try:
         _train(config, say, stop)
     except RankLostError as error:
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        world = env.world_size()
         return _ends(
             say, str(error), 1, speaker=min(set(range(world)) - set(error.ranks), default=0)
         )
@@ -86,9 +87,7 @@ def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
     if _leads():  # of another machine, perhaps, whose console shows nothing of the speaker's
         speaker = rank()
     write_error(reason, printed=rank() == speaker)
-    if (
-        os.environ.get(LAUNCHER) and say.as_json and "RANK" in os.environ
-    ):  # the launcher prints the one object
+    if env.text(LAUNCHER) and say.as_json and env.launched():  # the launcher prints the one object
         say = Say(say.program, as_json=False)
     say.failure(reason, speaker)
     return code
@@ -96,7 +95,7 @@ def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
 
 def _leads() -> bool:
     """Whether this is the first rank of its host."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    return env.local_rank() == 0
 
 
 def _train(config: TrainConfig, say: Say, stop: StopSignal) -> None:
@@ -109,10 +108,10 @@ def _train(config: TrainConfig, say: Say, stop: StopSignal) -> None:
 
 
 def _train_in(folder: RunFolder, config: TrainConfig, say: Say, stop: StopSignal) -> None:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and os.environ.get("MASTER_ADDR"):
+    world = env.world_size()
+    if world > 1 and env.text("MASTER_ADDR"):
         resolve(
-            os.environ["MASTER_ADDR"], "MASTER_ADDR"
+            env.text("MASTER_ADDR"), "MASTER_ADDR"
         )  # refused before torch is loaded, which takes seconds
     import torch.distributed as dist
 

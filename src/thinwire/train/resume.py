@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -56,7 +55,7 @@ class Saver:
     def join(self, sync: Syncer) -> None:
         """Find out which ranks share this host; all ranks call it alike."""
         mine = json.dumps(
-            [socket.gethostname(), os.environ.get("GROUP_RANK", "0"), uuid.uuid4().hex]
+            [socket.gethostname(), env.text("GROUP_RANK", "0"), uuid.uuid4().hex]
         ).encode()
         by_rank = [json.loads(each) for each in sync.all_gather(mine, "attach: which host")]
         host_of = [(name, number) for name, number, _ in by_rank]

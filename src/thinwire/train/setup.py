@@ -8,7 +8,6 @@ here, in one line.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from thinwire import env
 from thinwire.data.loaders.tokens import SET, Tokens, prepare
 from thinwire.data.remote.leads import host_names
 from thinwire.errors import ConfigError
@@ -129,8 +129,8 @@ def computes_bf16(device: torch.device) -> bool:
 
 def _device(config: TrainConfig) -> torch.device:
     local, ranks = (
-        int(os.environ.get("LOCAL_RANK", "0")),
-        int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        env.local_rank(),
+        env.local_world_size(),
     )
     there = torch.cuda.device_count() if config.device != "cpu" else 0
     if there >= ranks:

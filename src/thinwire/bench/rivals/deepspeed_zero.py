@@ -11,7 +11,6 @@ alike.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from thinwire import env
 from thinwire.bench.job import Job, Place
 
 ABOUT = "DeepSpeed ZeRO"
@@ -39,7 +39,7 @@ class Zero:
         self.stage = job.settings["stage"]
         if self.stage not in (1, 2, 3):
             raise ValueError(f"no stage {self.stage!r}: 1, 2, 3")
-        os.environ["DS_ACCELERATOR"] = "cpu"
+        env.put("DS_ACCELERATOR", "cpu")
         import deepspeed  # type: ignore[import-not-found, unused-ignore]
 
         self.deepspeed, self.job = deepspeed, job

@@ -13,13 +13,13 @@ cmake and a C++ compiler, and about two minutes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from thinwire import env
 from thinwire.bench.job import Job, Place
 from thinwire.bench.loop import Loop
 from thinwire.bench.rivals._meeting import board
@@ -64,15 +64,17 @@ class Ring(Loop):
             port = self.server.start()
             self.server.init(slots)
             self.board.set("rendezvous", str(port))
-        os.environ |= create_slot_env_vars(slots[place.rank]) | {
+        variables = create_slot_env_vars(slots[place.rank]) | {
             "HOROVOD_CONTROLLER": "gloo",
             "HOROVOD_CPU_OPERATIONS": "gloo",
             "HOROVOD_GLOO_RENDEZVOUS_ADDR": place.address,
             "HOROVOD_GLOO_RENDEZVOUS_PORT": self.board.get("rendezvous").decode(),
             "HOROVOD_GLOO_TIMEOUT_SECONDS": str(int(job.timeout)),
         }
-        if "GLOO_SOCKET_IFNAME" in os.environ:
-            os.environ["HOROVOD_GLOO_IFACE"] = os.environ["GLOO_SOCKET_IFNAME"]
+        if env.is_set("GLOO_SOCKET_IFNAME"):
+            variables["HOROVOD_GLOO_IFACE"] = env.text("GLOO_SOCKET_IFNAME")
+        for name, value in variables.items():
+            env.put(name, value)
         hvd.init()
         self.net = job.new_model()
         hvd.broadcast_parameters(self.net.state_dict(), root_rank=0)

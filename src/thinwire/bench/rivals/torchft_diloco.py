@@ -23,7 +23,6 @@ checkpoints. Training goes on from its own.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -34,6 +33,7 @@ import torch
 from torch import nn
 from torch._C._distributed_c10d import TCPStore
 
+from thinwire import env
 from thinwire.bench.job import Job, Place
 from thinwire.bench.loop import Loop
 from thinwire.bench.rivals._meeting import board, own_address
@@ -56,7 +56,7 @@ class DiLoCoSteps(Loop):
             fragments_of(self.net, job.settings["fragments"]),
             job.settings.get("momentum", 0.9),
         )
-        os.environ.setdefault("RUST_LOG", "warn")  # else every quorum writes a page
+        env.put_default("RUST_LOG", "warn")  # else every quorum writes a page
         from torchft import Manager, ProcessGroupGloo  # type: ignore[import-not-found, unused-ignore]
         from torchft.coordination import LighthouseServer  # type: ignore[import-not-found, unused-ignore]
         from torchft.local_sgd import DiLoCo  # type: ignore[import-not-found, unused-ignore]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from thinwire import env
 from thinwire.errors import DataError
 
 DOWNLOAD_S = 1800  # both clients give up on a dead line by themselves; this ends one that trickles
@@ -171,7 +171,7 @@ def _ask(*command: str, folder: Path | None = None) -> str:
         done = subprocess.run(
             command,
             cwd=folder,
-            env=os.environ | {"LC_ALL": "C"},
+            env=env.copy() | {"LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=DOWNLOAD_S,

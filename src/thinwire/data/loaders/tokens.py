@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thinwire import env
 from thinwire.data.cache import DamageError, built_once, cache_folder, fetched_limit
 from thinwire.data.claims import claimed
 from thinwire.data.corpus.text import Text, changed, read_text
@@ -178,9 +179,7 @@ def _streamed(
         raise DataError(f"{SET!r} names no set; say {SET}FOLDER or {SET}https://HOST/FOLDER/")
     peers = peers_from()
     source = SetReader(place, cache / "fetched", fetched_limit(), peers, hosts)
-    if (
-        peers is not None and os.environ.get("LOCAL_RANK", "0") == "0"
-    ):  # the ranks of a host share its cache
+    if peers is not None and env.local_rank() == 0:  # the ranks of a host share its cache
         peers.serve(source.by_checksum)
     packed = source.set
     tokenizer = source.tokenizer(specials)

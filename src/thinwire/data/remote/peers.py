@@ -10,12 +10,12 @@ warning.
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from thinwire import env
 from thinwire.data.remote.http import About, Http
 from thinwire.errors import DataError
 
@@ -128,6 +128,6 @@ def peers_from(environ: dict[str, str] | None = None) -> Peers | None:
     Raises:
         DataError: as `Peers`.
     """
-    environ = dict(os.environ) if environ is None else environ
+    environ = env.copy() if environ is None else environ
     said = [address.strip() for address in environ.get(PEERS, "").split(",") if address.strip()]
     return Peers(said, int(environ.get("GROUP_RANK", "0"))) if said else None
