@@ -21,7 +21,9 @@ from benchmarks.common import emit, parser, table, with_kept
 from thinwire.bench.contestants import FULL, chosen
 from thinwire.bench.job import Job
 from thinwire.bench.networks import swept
-from thinwire.bench.study import LARGE, bundled, ran
+from thinwire.bench.running import ran
+from thinwire.bench.studies import LARGE
+from thinwire.bench.study import bundled
 from thinwire.data.cache import cache_folder
 from thinwire.kernels import native
 

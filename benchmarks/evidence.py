@@ -28,7 +28,8 @@ from benchmarks.common import parser
 from thinwire.bench.contestants import DENSE, OUTER_10, Contestant, averaged, ours
 from thinwire.bench.networks import swept
 from thinwire.bench.records import RECORDS, read
-from thinwire.bench.study import STUDY, Bench, Study
+from thinwire.bench.studies import STUDY, Study
+from thinwire.bench.study import Bench
 from thinwire.data.cache import cache_folder
 from thinwire.how import two_shot
 from thinwire.on import gradients, nesterov

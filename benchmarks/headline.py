@@ -38,7 +38,8 @@ from thinwire.bench.contestants import (
 from thinwire.bench.networks import NO_LIMITS, no_limits, swept
 from thinwire.bench.records import RECORDS, for_page, read
 from thinwire.bench.results import sorted_out
-from thinwire.bench.study import SAME, STUDY, Bench
+from thinwire.bench.studies import STUDY
+from thinwire.bench.study import SAME, Bench
 from thinwire.data.cache import cache_folder
 from thinwire.how import native, two_shot
 from thinwire.on import deltas, gradients, sgd

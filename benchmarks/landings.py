@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks.common import parser, table
 from thinwire.bench.contestants import DDP, OUTER_10, TWO_BITS, ours
 from thinwire.bench.records import RECORDS, read
-from thinwire.bench.study import STUDY, Bench
+from thinwire.bench.studies import STUDY
+from thinwire.bench.study import Bench
 from thinwire.core import Codec
 from thinwire.data.cache import cache_folder
 from thinwire.how import two_shot

@@ -18,7 +18,8 @@ from benchmarks.common import parser, table
 from thinwire.bench.contestants import BEGINS_DENSE, Contestant, ours
 from thinwire.bench.networks import swept
 from thinwire.bench.records import RECORDS, read
-from thinwire.bench.study import STUDY, Bench
+from thinwire.bench.studies import STUDY
+from thinwire.bench.study import Bench
 from thinwire.data.cache import cache_folder
 from thinwire.how import auto, two_shot
 from thinwire.on import gradients

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from thinwire.bench.networks import NamedNetwork, no_limits, swept
-from thinwire.bench.study import STUDY
+from thinwire.bench.studies import STUDY
 from thinwire.errors import BenchError
 from thinwire.net import Wire, two_level, uniform
 

@@ -29,8 +29,9 @@ from thinwire.bench.networks import NamedNetwork, no_limits
 from thinwire.bench.records import RECORDS, for_page, read, write
 from thinwire.bench.report import bench_page, summary
 from thinwire.bench.running import limit_s
-from thinwire.bench.study import STUDY as PUBLISHED
-from thinwire.bench.study import Bench, Study
+from thinwire.bench.studies import STUDY as PUBLISHED
+from thinwire.bench.studies import Study
+from thinwire.bench.study import Bench
 from thinwire.cli import bench as command
 from thinwire.errors import BenchError, LabError
 from thinwire.strategy import Strategy

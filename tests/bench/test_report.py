@@ -19,6 +19,7 @@ from tests.cli.test_compare import a_run, kept
 from thinwire.bench.figures import Look
 from thinwire.bench.records import for_page
 from thinwire.bench.report import bench_page, runs_page, summary, write
+from thinwire.cli.report import finished
 from thinwire.errors import ConfigError
 
 Record = dict[str, Any]
@@ -597,7 +598,7 @@ def test_a_page_of_runs(tmp_path: Path) -> None:
         kept(tmp_path / "one", a_run()),
         kept(tmp_path / "two", a_run("diloco,period=20", 2.1, 8e3, seed=1)),
     ]
-    page = runs_page([Path(each) for each in runs])
+    page = runs_page(*finished([Path(each) for each in runs]))
     parsed = Balanced(page)
     assert all(
         word in parsed.text
@@ -616,9 +617,9 @@ def test_a_page_of_runs(tmp_path: Path) -> None:
 
 def test_a_page_of_no_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to report"):
-        runs_page([])
+        runs_page(*finished([]))
     with pytest.raises(ConfigError, match="no such folder"):
-        runs_page([tmp_path / "none"])
+        finished([tmp_path / "none"])
 
 
 def test_a_page_is_written_whole_or_not_at_all(

@@ -22,7 +22,7 @@ from thinwire.bench import environments
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job, Place
 from thinwire.bench.networks import no_limits
-from thinwire.bench.study import ran
+from thinwire.bench.running import ran
 from thinwire.errors import BenchError
 
 RIVALS = sorted(

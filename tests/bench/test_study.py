@@ -17,7 +17,8 @@ from tests.warm import python_elsewhere
 from thinwire.bench.contestants import FULL, Contestant, chosen, ours
 from thinwire.bench.networks import swept
 from thinwire.bench.records import RECORDS, for_page, read
-from thinwire.bench.study import Bench, Study
+from thinwire.bench.studies import Study
+from thinwire.bench.study import Bench
 from thinwire.cli.bench import left_out
 from thinwire.errors import BenchError
 from thinwire.recipes import dense, fedpaq

@@ -1,22 +1,20 @@
-"""The words of a bench's page around its figures: what, where, how it was counted, what failed, how
-to do it again."""
+"""Write the texts of a bench's page around its figures: what was measured, where and how, what failed,
+and how to do it again."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from thinwire.bench.comparison import Comparison
 from thinwire.bench.figures import escape
 from thinwire.bench.page import Cell, Head, Row, fixed, so_many, table
 from thinwire.bench.results import Bench
 
-if TYPE_CHECKING:
-    from thinwire.bench.sections import Told
-
 
 def opening(bench: Bench) -> str:
-    """What was measured, and where."""
+    """Write what was measured, and where."""
     curves_of = [
         record for (_, link), some in bench.records.items() if link is None for record in some
     ]
@@ -57,7 +55,7 @@ def opening(bench: Bench) -> str:
 
 
 def cautions(bench: Bench) -> str:
-    """What a reader would otherwise take for granted."""
+    """Write the warnings that a reader of the figures needs."""
     out = []
     if bench.baseline is None:
         out.append(
@@ -91,7 +89,8 @@ def cautions(bench: Bench) -> str:
     return "".join(f'<p class="warning">{escape(each)}</p>' for each in out)
 
 
-def measures(bench: Bench, told: Told) -> str:
+def measures(bench: Bench, page: Comparison) -> str:
+    """Write how times and bytes were counted, and the links."""
     heads = [
         Head("contestant", number=False),
         Head("link", number=False),
@@ -114,9 +113,9 @@ def measures(bench: Bench, told: Told) -> str:
                 fixed(row["kernel_over_meter"], 3),
                 Cell.number(row["max_late_ms"]),
             ],
-            told.attributes(row["link"]),
+            page.attributes(row["link"]),
         )
-        for row in told.rows
+        for row in page.rows
         if row["timed_steps"]
     ]
     links = [
@@ -144,6 +143,7 @@ def measures(bench: Bench, told: Told) -> str:
 
 
 def failures(bench: Bench) -> str:
+    """Write what failed, of each contestant."""
     items = []
     for (name, link), errors in bench.errors.items():
         where = "its curve" if link is None else link
@@ -165,7 +165,7 @@ def failures(bench: Bench) -> str:
     return f'<ul class="plain name">{"".join(items)}</ul>' if items else ""
 
 
-TOLD = (
+FIELDS = (
     "contestant",
     "settings",
     "commands",
@@ -182,7 +182,7 @@ CURVE, TIME = (
 
 
 def reproduce(bench: Bench) -> str:
-    """The commands, and of each contestant every setting that it was run with."""
+    """Write the commands, and of each contestant every setting that it was run with."""
     commands = dict.fromkeys(here["command"] for here in bench.environments if here.get("command"))
     out = [f"<pre><code>{escape(command)}</code></pre>" for command in commands]
     out += dict.fromkeys(
@@ -214,19 +214,21 @@ def reproduce(bench: Bench) -> str:
                     if value and value not in told.get(key, []):
                         told.setdefault(key, []).append(value)
         out += [
-            details(name, {key: told[key] for key in TOLD if key in told}) for told in sets.values()
+            details(name, {key: told[key] for key in FIELDS if key in told})
+            for told in sets.values()
         ]
     return "".join(out)
 
 
 def _machine(here: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an environment what figures depend on."""
+    """Return what figures depend on of an environment."""
     return {key: here[key] for key in here if key not in ("command", "date", "id")}
 
 
-def details(name: str, told: Mapping[str, Any], toml: str = "") -> str:
+def details(name: str, values: Mapping[str, Any], toml: str = "") -> str:
+    """Write values that a click unfolds."""
     code = f"<pre><code>{escape(toml)}</code></pre>" if toml else ""
-    return f"<details><summary>{escape(name)}</summary>{code}<pre><code>{escape(_json(told))}</code></pre></details>"
+    return f"<details><summary>{escape(name)}</summary>{code}<pre><code>{escape(_json(values))}</code></pre></details>"
 
 
 def _json(value: Any) -> str:

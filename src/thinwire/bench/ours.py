@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import thinwire
 from thinwire.bench.job import Job, Place
 from thinwire.bench.loop import Loop
+from thinwire.engine import attach
+from thinwire.strategy import Strategy
 
 ABOUT = "thinwire.attach"
 REQUIRES: tuple[str, ...] = ()
@@ -27,8 +28,8 @@ class Ours(Loop):
         dist.init_process_group("gloo", timeout=timeout)
         self.net = job.new_model()
         self.optimizer = job.new_optimizer(self.net)
-        strategy = thinwire.Strategy.from_toml(job.settings["strategy"])
-        self.sync = thinwire.attach(
+        strategy = Strategy.from_toml(job.settings["strategy"])
+        self.sync = attach(
             self.net, self.optimizer, strategy, timeout=timeout, **job.settings.get("attach", {})
         )
         self.clip = job.clip

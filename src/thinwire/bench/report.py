@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,37 +102,43 @@ def bench_page(records: Sequence[Mapping[str, Any]]) -> str:
     return bench_sections(bench, rows(bench))
 
 
-def runs_page(runs: Sequence[Path]) -> str:
-    """One HTML page of finished runs of `thinwire train`; the first is what the others are held
-    against.
+@dataclass(frozen=True)
+class FinishedRun:
+    """Hold a finished run of `thinwire train`.
 
     Args:
-        runs: their folders, or the run.json in them.
+        place: its folder, or the run.json in it.
+        told: what its run.json holds.
+        sent_megabytes: what a rank, on average, has sent by the end of each step.
+    """
+
+    place: Path
+    told: Mapping[str, Any]
+    sent_megabytes: Sequence[float]
+
+
+def runs_page(runs: Sequence[FinishedRun], differ: Mapping[str, Sequence[Any]]) -> str:
+    """Write one HTML page of finished runs; the others are compared with the first.
+
+    Args:
+        runs: at least one.
+        differ: settings that should be alike in all runs and are not, with each run's own.
 
     Raises:
-        ConfigError: there are none, one cannot be read, or matplotlib is not installed.
+        ConfigError: there are none, or matplotlib is not installed.
     """
     if not runs:
         raise ConfigError("there is nothing to report: give the --out of one or more finished runs")
     from thinwire.bench.sections import runs_sections
-    from thinwire.train.finished import differences, read
 
-    if twice := [
-        str(path)
-        for place, path in enumerate(runs)
-        if path.resolve() in [each.resolve() for each in runs[:place]]
-    ]:
-        raise ConfigError(f"{twice[0]!r} is given twice; once is enough")
-    told = [read(path) for path in runs]
-    names = _names(runs, told)
-    bench = sorted_out(
-        [record for name, run in zip(names, told, strict=True) for record in _records(name, run)],
-        baseline=names[0],
-    )
+    names = _names([run.place for run in runs], [run.told for run in runs])
+    by_name = dict(zip(names, runs, strict=True))
+    records = [record for name, run in by_name.items() for record in _records(name, run)]
+    bench = sorted_out(records, baseline=names[0])
     table = rows(bench)
     for row in table:
-        row["fewer_bytes"] = told[names.index(row["name"])]["result"]["ratio"]
-    return runs_sections(bench, table, dict(zip(names, told, strict=True)), differences(told))
+        row["fewer_bytes"] = by_name[row["name"]].told["result"]["ratio"]
+    return runs_sections(bench, table, {name: run.told for name, run in by_name.items()}, differ)
 
 
 def write(page: str, path: Path) -> Path:
@@ -240,12 +247,11 @@ def _pairs(timing: Timing, base: Timing | None) -> Iterable[tuple[float | None, 
     return [(timing.kernel, base.kernel), (timing.metered, base.metered)] if base else []
 
 
-def _records(name: str, run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A run.json as a curve and as times."""
-    from thinwire.train.plot import sent_megabytes
-
-    result, sent = run["result"], [0.0, *(1e6 * each for each in sent_megabytes(run))]
-    told = sorted({each["step"]: each["nats"] for each in run["curve"]["validation"]}.items())
+def _records(name: str, finished: FinishedRun) -> list[dict[str, Any]]:
+    """Return a run as the records of a bench: a curve, and times."""
+    run = finished.told
+    result, sent = run["result"], [0.0, *(1e6 * each for each in finished.sent_megabytes)]
+    validation = sorted({each["step"]: each["nats"] for each in run["curve"]["validation"]}.items())
     mean, shares = result["train_s"] / result["steps"], result["time_shares"]
     return [
         {
@@ -254,8 +260,8 @@ def _records(name: str, run: Mapping[str, Any]) -> list[dict[str, Any]]:
             "contestant": OURS,
             "settings": run["config"],
             "seed": run["config"]["seed"],
-            "validation": told,
-            "sent": [sent[step] for step, _ in told],
+            "validation": validation,
+            "sent": [sent[step] for step, _ in validation],
         },
         {
             "kind": "time",

@@ -19,110 +19,26 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thinwire.bench.contestants import FULL, QUICK, SLOW, Contestant, chosen
+from thinwire.bench.contestants import SLOW, Contestant, chosen
 from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job
-from thinwire.bench.networks import NamedNetwork, no_limits, swept
+from thinwire.bench.measured import FIGURES, parameters
+from thinwire.bench.networks import NamedNetwork, no_limits
 from thinwire.bench.records import RECORDS, environment, finite, no_number, read, write
 from thinwire.bench.running import ran
+from thinwire.bench.studies import Study
 from thinwire.errors import BenchError, LabError
 from thinwire.lab import Lab
 from thinwire.strategy import Strategy
 
 PARTS = ("curves", "times", "proof")
 SAME = 2e-3  # of the last loss: what another order of float32 sums may change over a whole run
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is measured.
-
-    curve, timing: fields of the jobs. rounds: of timed steps; each has `timed` steps at least, and
-    whole periods.
-    proof: the contestant and the network that are run whole.
-    """
-
-    world: int
-    contestants: tuple[Contestant, ...]
-    networks: tuple[NamedNetwork, ...]
-    seeds: int
-    curve: Mapping[str, Any]
-    timing: Mapping[str, Any]
-    timed: int
-    rounds: int
-    proof: tuple[str, NamedNetwork]
-
-    def warm(self, contestant: Contestant) -> int:
-        """Steps before any is timed; the first two rounds of who talks seldom, since they open
-        connections and claim memory."""
-        return max(int(self.timing["warm"]), 2 * contestant.period if contestant.period > 1 else 0)
-
-    def job(
-        self, contestant: Contestant, seed: int, fields: Mapping[str, Any], train: str, held: str
-    ) -> Job:
-        """A contestant's job."""
-        return Job(
-            contestant.module,
-            contestant.settings,
-            train=train,
-            held=held,
-            seed=seed,
-            **{**fields, **contestant.job},
-        )
-
-
-SMALL = {"vocab": 256, "context": 128, "layers": 4, "heads": 4, "width": 96}  # 0.48 M parameters
-LARGE = {"vocab": 4096, "context": 64, "layers": 6, "heads": 6, "width": 384}  # 12.2 M parameters
-STUDY = Study(
-    world=4,
-    contestants=FULL,
-    networks=swept(4, (1e7, 1e8, 1e9), (0.0, 0.05)),
-    seeds=3,
-    # 4 ranks × 8 rows × 128 bytes × 2400 steps: 9.8 M tokens, 20 to a parameter
-    curve={
-        "model": SMALL,
-        "batch": 8,
-        "steps": 2400,
-        "stop": 2400,
-        "validate_every": 120,
-        "warmup": 120,
-        "matmul": "medium",
-    },
-    timing={"model": LARGE, "batch": 4, "steps": 10_000, "warm": 3, "few": 3},
-    timed=15,
-    rounds=2,
-    proof=("local steps H=10, 4 bits", swept(4, (1e8,), (0.05,))[0]),
-)
-QUICK_STUDY = Study(
-    world=2,
-    contestants=QUICK,
-    networks=swept(2, (1e8,), (0.0, 0.05)),
-    seeds=1,
-    curve={
-        "model": SMALL | {"layers": 2, "context": 64},
-        "batch": 8,
-        "steps": 300,
-        "stop": 300,
-        "validate_every": 30,
-        "warmup": 30,
-    },
-    timing={
-        "model": LARGE | {"layers": 2, "vocab": 256, "width": 252},
-        "batch": 4,
-        "steps": 10_000,
-        "warm": 3,
-        "few": 3,
-    },
-    timed=10,
-    rounds=2,
-    proof=("local steps H=10, 4 bits", swept(2, (1e8,), (0.05,))[0]),
-)
 
 
 class Bench:
@@ -175,7 +91,7 @@ class Bench:
     @property
     def curve_parameters(self) -> int:
         """Of the model whose losses are measured."""
-        return _parameters(
+        return parameters(
             self.study.job(self.study.contestants[0], 0, self.study.curve, self.train, self.held)
         )
 
@@ -380,84 +296,6 @@ def _key(told: dict[str, Any], job: Job) -> str:
     del fields["matmul"]
     asked = [told | {"settings": settings}, fields]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _curve(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    first = ranks[0]
-    steps = len(first["seconds"])
-    # the kernel does not tell what is in flight at a validation from what that sends; our meter
-    # does
-    sent = [
-        rank["split"]["metered_bytes"] if rank["split"] else rank["sent_bytes"] for rank in ranks
-    ]
-    return {
-        "parameters": _parameters(job),
-        "tokens_per_step": job.batch * job.model["context"] * len(ranks),
-        "steps": steps,
-        "validation": first["validation"],
-        "bytes_per_step": statistics.mean(sent) / steps,
-        "seconds": round(sum(first["seconds"]), 1),
-        "last_losses": statistics.mean(first["losses"][-20:]),
-    }
-
-
-def _whole(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    seconds = np.mean([rank["seconds"] for rank in ranks], axis=0).cumsum()
-    burst = max(rank["burst_bytes"] for rank in ranks)  # of one host in one step
-    return _curve(job, ranks) | {
-        "burst_bytes": burst,
-        "points": [
-            [step, round(float(seconds[step - 1]), 3), nats]
-            for step, nats in ranks[0]["validation"]
-        ],
-    }
-
-
-def _time_figures(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    warm = ranks[0]["warm"]
-    step_s = np.mean(
-        [rank["seconds"][warm:] for rank in ranks], axis=0
-    )  # ranks that take local steps do not wait for one another
-    n = len(step_s)
-    first, mean = ranks[0], float(step_s.mean())
-    split: dict[str, float] = first["split"]
-    told: dict[str, float | None] = dict.fromkeys(
-        ("compute_s", "encode_s", "exposed_s", "metered_bytes")
-    )
-    if split:
-        told = {
-            "encode_s": split["encode_s"] / n,
-            "exposed_s": split["exposed_s"] / n,
-            "metered_bytes": split["metered_bytes"] / n,
-        }
-        own = float(np.mean(first["seconds"][warm:]))
-        told["compute_s"] = max(
-            0.0, own - (split["encode_s"] + split["exposed_s"] + first["input_s"]) / n
-        )
-    return {
-        "parameters": _parameters(job),
-        "step_s": [round(float(each), 5) for each in step_s],
-        "slowest_s": max(sum(rank["seconds"][warm:]) for rank in ranks)
-        / n,  # a step of the rank that is done last
-        "input_s": first["input_s"] / n,
-        **told,
-        "kernel_bytes": statistics.mean(rank["sent_bytes"] for rank in ranks) / n,
-        "tokens_per_s": job.batch * job.model["context"] * len(ranks) / mean,
-        "peak_bytes": max(rank["peak_bytes"] for rank in ranks),
-        "setup_s": round(first["setup_s"], 2),
-    }
-
-
-FIGURES: dict[str, Callable[[Job, list[dict[str, Any]]], dict[str, Any]]] = {
-    "curve": _curve,
-    "time": _time_figures,
-    "small": _time_figures,
-    "whole": _whole,
-}
-
-
-def _parameters(job: Job) -> int:
-    return sum(param.numel() for param in job.new_model().parameters())
 
 
 def _words(told: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from thinwire.say import PROGRAM, Say
 from thinwire.words import columns
 
 if TYPE_CHECKING:
-    from thinwire.bench.study import Bench, Study
+    from thinwire.bench.studies import Study
+    from thinwire.bench.study import Bench
 
 ABOUT = """\
 Strategies and rivals on the same model, text, batches and links: loss against wall-clock and bytes, step times, and who wins where.
@@ -78,7 +79,8 @@ def run(options: argparse.Namespace, say: Say) -> int:
     from thinwire.bench.contestants import chosen, ours
     from thinwire.bench.figures import need_matplotlib
     from thinwire.bench.records import for_page
-    from thinwire.bench.study import QUICK_STUDY, STUDY, Bench
+    from thinwire.bench.studies import QUICK_STUDY, STUDY
+    from thinwire.bench.study import Bench
     from thinwire.data.cache import cache_folder
     from thinwire.train.spoken import strategy_from
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import ConfigError
 from thinwire.say import Say
+
+if TYPE_CHECKING:
+    from thinwire.bench.report import FinishedRun
 
 ABOUT = """\
 One self-contained page: loss against seconds and bytes, where the time went, and a table to sort.
@@ -30,6 +35,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def finished(places: Sequence[Path]) -> tuple[list[FinishedRun], dict[str, tuple[Any, ...]]]:
+    """Read finished runs, and what is not alike in them although it should be.
+
+    Args:
+        places: their folders, or the run.json in them.
+
+    Raises:
+        ConfigError: one is given twice, or cannot be read.
+    """
+    from thinwire.bench.report import FinishedRun
+    from thinwire.train.finished import differences, read
+    from thinwire.train.plot import sent_megabytes
+
+    for number, place in enumerate(places):
+        if place.resolve() in [each.resolve() for each in places[:number]]:
+            raise ConfigError(f"{str(place)!r} is given twice; once is enough")
+    runs = [read(place) for place in places]
+    together = zip(places, runs, strict=True)
+    return [FinishedRun(place, run, sent_megabytes(run)) for place, run in together], differences(
+        runs
+    )
+
+
 def run(options: argparse.Namespace, say: Say) -> int:
     """Write the page."""
     from thinwire.bench.records import RECORDS, for_page, read
@@ -40,7 +68,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     if benches and len(options.runs) > 1:
         raise ConfigError(f"{benches[0]} is a bench's folder: give it alone")
     if not benches:
-        write(runs_page(options.runs), options.out)
+        write(runs_page(*finished(options.runs)), options.out)
         say.result({"report": str(options.out)}, str(options.out))
         return 0
     measured = read(benches[0] / RECORDS)
