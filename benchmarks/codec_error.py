@@ -31,11 +31,11 @@ from torch import Tensor
 
 from benchmarks.common import emit, parser
 from benchmarks.rival_codecs import LIBRARIES, REQUIRES, TURNS, WARM, Gradient
-from thinwire.bench.codecs import laid
 from thinwire.bench.environments import python_for
 from thinwire.core import Codec, RankContext, Spec, State
 from thinwire.data.cache import cache_folder
 from thinwire.errors import BenchError
+from thinwire.planner.codecs import laid
 from thinwire.strategy.reading import spelled
 from thinwire.what import (
     cast,

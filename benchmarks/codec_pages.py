@@ -20,8 +20,8 @@ import zstandard
 from torch import Tensor
 
 from benchmarks.common import emit, parser
-from thinwire.bench.codecs import heard, laid, read
 from thinwire.core import Coder, RankContext, Spec
+from thinwire.planner.codecs import heard, laid, read
 from thinwire.what import (
     budget,
     cast,

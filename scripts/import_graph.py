@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("when", "what", "how", "on"), 2),
     **dict.fromkeys(("strategy", "drive", "testing"), 3),
     **dict.fromkeys(("engine", "quorum", "models", "optim", "data", "lab", "launch"), 4),
+    "planner": 5,
     **dict.fromkeys(("train", "bench"), 6),
     **dict.fromkeys(("__init__", "recipes"), 8),
     **dict.fromkeys(("cli", "__main__"), 9),

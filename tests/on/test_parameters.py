@@ -7,11 +7,11 @@ from torch import nn
 
 from tests.fakes import FakeBucket
 from tests.test_theory import flat, fly, near, noise, sgd_of
-from thinwire.cli._memory import AIR, kept_bytes, on_host
 from thinwire.core import Codec, RankContext, Schedule, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native
 from thinwire.on import deltas, nesterov, parameters, sgd
+from thinwire.planner.memory import AIR, kept_bytes, on_host
 from thinwire.strategy import Strategy
 from thinwire.what import by_role, cast, feedback, identity, randomk, topk
 from thinwire.when import delayed, every

@@ -15,8 +15,8 @@ from thinwire.words import columns
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from thinwire.bench.codecs import Figures, P
-    from thinwire.bench.tune import Choice
+    from thinwire.planner.codecs import Figures, P
+    from thinwire.planner.tune import Choice
 
 ABOUT = """\
 Codecs on a tensor: bits a value, error, and speed beside a copy of memory in the same run.
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     if options.gradient is not None and options.heavy:
         raise ConfigError("--heavy is for drawn values: leave it out, or --gradient")
     import thinwire.what  # noqa: F401  (its members are what is spelled)
-    from thinwire.bench.codecs import USUAL, copy_gb_s, frontier, gaussian, measured, read
+    from thinwire.planner.codecs import USUAL, copy_gb_s, frontier, gaussian, measured, read
     from thinwire.strategy.reading import spelled
 
     codecs = [spelled("what", code) for code in options.codec or USUAL]
@@ -161,8 +161,8 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
             "tune reads the FILE that it is given: leave out --gradient, --size and --heavy"
         )
     import thinwire.what  # noqa: F401  (its members are what is spelled)
-    from thinwire.bench.codecs import frontier, laid, read
-    from thinwire.bench.tune import CHOICES, asked_nbytes, best_within, filling, tried
+    from thinwire.planner.codecs import frontier, laid, read
+    from thinwire.planner.tune import CHOICES, asked_nbytes, best_within, filling, tried
 
     tensors = read(options.file)
     values = sum(each.numel() for each in tensors.values())
@@ -251,7 +251,7 @@ def _plot(rows: Sequence[P], path: Path) -> None:
         raise ConfigError(
             f"the picture needs matplotlib ({error}): pip install 'thinwire[train]'"
         ) from error
-    from thinwire.bench.codecs import frontier
+    from thinwire.planner.codecs import frontier
 
     many = len(rows) > _NAMED
     figure = Figure(figsize=(11 if many else 8, 5), layout="constrained")

@@ -9,21 +9,15 @@ slow for is a note, as nothing is known of it.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.metadata
-import os
-import platform
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from thinwire import env
-from thinwire.cli._finding import Finding, read
-from thinwire.cli._network import allreduce, busy, interfaces, tcp
 from thinwire.say import Say
-from thinwire.version import __version__
+
+if TYPE_CHECKING:
+    from thinwire.planner.machine.finding import Finding
 
 ABOUT = """\
 What is installed, what works here, and what to do about the rest.
@@ -31,17 +25,6 @@ What is installed, what works here, and what to do about the rest.
     thinwire doctor           a line a check: ok, note or problem; the exit code is 1 where there is a problem
     thinwire doctor --json
 """
-# What each optional package is for, and the extra that brings it.
-PACKAGES = {
-    "transformers": ("train, generate", "train"),
-    "tokenizers": ("train, generate", "train"),
-    "safetensors": ("train, generate", "train"),
-    "rich": ("train, generate, compare", "train"),
-    "tensorboard": ("train", "train"),
-    "matplotlib": ("train, compare, bench, report", "train"),
-    "datasets": ("train --data hf:NAME", "hub"),
-}
-GB = 1e9
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,314 +33,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, say: Say) -> int:  # noqa: ARG001  (every command takes them)
     """Look at everything; 1 where there is a problem."""
-    found = [finding for check in CHECKS for finding in looked(check)]
+    from thinwire.planner.machine import host
+
+    found = [finding for check in host.CHECKS for finding in host.looked(check)]
     counts = {
         level: sum(each.level == level for each in found) for level in ("ok", "note", "problem")
     }
     say.result({**counts, "checks": [asdict(each) for each in found]}, _text(found, counts))
     return 1 if counts["problem"] else 0
-
-
-def looked(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a check finds; where it cannot look, that is what it found."""
-    try:
-        yield from check()
-    except Exception as error:  # whatever a strange machine makes of it: the other checks go on
-        yield Finding(
-            "note",
-            check.__name__.strip("_"),
-            f"could not be looked at: {type(error).__name__}: {error}",
-        )
-
-
-# -- software
-# ---------------------------------------------------------------------------------------------------------
-
-
-def _software() -> Iterator[Finding]:
-    yield Finding(
-        "ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    )
-    yield Finding("ok", "thinwire", f"{__version__} in {Path(__file__).parents[1]}")
-    try:
-        import torch
-        import torch.distributed as dist
-    except ImportError as error:
-        yield Finding("problem", "torch", f"cannot be loaded: {error}", "pip install torch")
-        return
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    able = [
-        name
-        for name, there in (
-            ("gloo", dist.is_available() and dist.is_gloo_available()),
-            ("nccl", dist.is_nccl_available()),
-        )
-        if there
-    ]
-    if "gloo" in able:
-        yield Finding("ok", "torch", f"{torch.__version__}, {build}, with {', '.join(able)}")
-    else:
-        yield Finding(
-            "problem",
-            "torch",
-            f"{torch.__version__} has no gloo",
-            "install a torch built with torch.distributed",
-        )
-
-
-def _kernels() -> Iterator[Finding]:
-    from thinwire.kernels import native
-
-    here = native.available()
-    try:
-        used = native.chosen()
-    except native.KernelError as error:
-        yield Finding(
-            "problem",
-            "kernels",
-            str(error),
-            f"unset {native.VARIABLE}, or choose one of {', '.join(here)}",
-        )
-        return
-    if here == ("torch",):
-        again = (
-            "install a C++ compiler, then thinwire again: pip install --force-reinstall --no-deps "
-            "thinwire"
-        )
-        yield Finding(
-            "note",
-            "kernels",
-            "none were built, so codecs run in plain torch, many times slower",
-            again,
-        )
-    elif used != here[-1]:
-        yield Finding(
-            "note",
-            "kernels",
-            f"{used}, as {native.VARIABLE} asks; {here[-1]} runs here",
-            f"unset {native.VARIABLE}",
-        )
-    else:
-        yield Finding("ok", "kernels", f"C++ for {used}, the best of {', '.join(here[1:])}")
-
-
-def _gpu_kernels() -> Iterator[Finding]:
-    import torch
-
-    from thinwire.kernels import gpu, native
-
-    for index in range(torch.cuda.device_count()):
-        lacks = gpu.lacks(torch.device("cuda", index))
-        if lacks is not None:
-            yield Finding(
-                "problem",
-                f"kernels, gpu {index}",
-                f"codecs run in plain torch: {lacks}",
-                f"do so, or set {native.VARIABLE}=torch",
-            )
-        elif native.chosen() == "torch":
-            yield Finding(
-                "note",
-                f"kernels, gpu {index}",
-                f"plain torch, as {native.VARIABLE} asks",
-                f"unset {native.VARIABLE}",
-            )
-        else:
-            version = importlib.import_module("triton").__version__
-            told = f"Triton {version}; the first use of a setting compiles for a second or two"
-            yield Finding("ok", f"kernels, gpu {index}", told)
-
-
-def _packages() -> Iterator[Finding]:
-    for name, (commands, extra) in PACKAGES.items():
-        try:
-            yield Finding("ok", name, f"{importlib.metadata.version(name)}, for {commands}")
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(
-                "note",
-                name,
-                f"not installed; needed for {commands}",
-                f"pip install 'thinwire[{extra}]'",
-            )
-
-
-# -- the machine
-# ------------------------------------------------------------------------------------------------------
-
-
-def _cores() -> Iterator[Finding]:
-    there, ours = os.cpu_count() or 1, len(os.sched_getaffinity(0))
-    quota = (read("/sys/fs/cgroup/cpu.max") or "max").split()
-    allowed = int(quota[0]) / int(quota[1]) if quota[0] != "max" else float(ours)
-    if min(ours, allowed) < there:
-        yield Finding(
-            "note",
-            "cores",
-            f"{there}, of which this process may use {min(ours, allowed):g}",
-            "start no more --workers than that",
-        )
-    else:
-        yield Finding("ok", "cores", str(there))
-    said = env.text("OMP_NUM_THREADS")
-    if not said:
-        yield Finding(
-            "ok",
-            "threads",
-            (
-                "OMP_NUM_THREADS is not set; --workers shares the cores out, torchrun gives each "
-                "rank one thread"
-            ),
-        )
-    elif said.isdecimal() and 1 <= int(said) <= there:
-        yield Finding("ok", "threads", f"OMP_NUM_THREADS={said}, for each rank")
-    else:
-        yield Finding(
-            "note",
-            "threads",
-            f"OMP_NUM_THREADS={said} on {there} cores",
-            "unset it, or set it to cores / ranks",
-        )
-
-
-def _memory() -> Iterator[Finding]:
-    told = dict(line.split(":", 1) for line in (read("/proc/meminfo") or "").splitlines())
-    whole, free = (int(told[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    limit = read("/sys/fs/cgroup/memory.max") or "max"
-    bound = (
-        f"; this container may use {int(limit) / GB:.1f} GB"
-        if limit != "max" and int(limit) < whole
-        else ""
-    )
-    words = f"{free / GB:.1f} of {whole / GB:.1f} GB free{bound}"
-    yield (
-        Finding("ok", "memory", words)
-        if free > GB
-        else Finding(
-            "note", "memory", words, "a rank takes about 0.5 GB: stop something else first"
-        )
-    )
-
-
-def _devices() -> Iterator[Finding]:
-    import torch
-
-    count = torch.cuda.device_count()
-    for index in range(count):
-        kind = torch.cuda.get_device_properties(index)
-        yield Finding("ok", f"gpu {index}", f"{kind.name}, {kind.total_memory / GB:.0f} GB")
-    if not count:
-        yield Finding("ok", "gpus", "none that torch sees; ranks train on the CPU")
-    from thinwire.train.setup import computes_bf16
-
-    device = torch.device("cuda", 0) if count else torch.device("cpu")
-    a = torch.ones(8, 8, dtype=torch.bfloat16, device=device)
-    if not bool((a @ a == 8).all()):
-        yield Finding(
-            "problem",
-            "bf16",
-            f"a product in bf16 on {device.type} is wrong",
-            "train with --precision fp32, and tell torch's makers",
-        )
-    elif computes_bf16(device):
-        yield Finding("ok", "bf16", f"{device.type} computes in it; --precision auto takes it")
-    else:
-        yield Finding(
-            "ok",
-            "bf16",
-            (
-                f"works on {device.type}, which has no matrix units for it; --precision auto "
-                "takes fp32"
-            ),
-        )
-
-
-def _room() -> Iterator[Finding]:
-    from thinwire.data.cache import cache_folder
-
-    for what, folder in (("cache", cache_folder()), ("here", Path.cwd())):
-        above = next(each for each in (folder, *folder.parents) if each.exists())
-        free = shutil.disk_usage(above).free
-        words = f"{free / GB:.1f} GB free in {folder}"
-        if not os.access(above, os.W_OK):
-            yield Finding(
-                "problem",
-                what,
-                f"{folder} cannot be written",
-                "set THINWIRE_CACHE" if what == "cache" else "give --out elsewhere",
-            )
-        elif free < 0.5 * GB:
-            yield Finding("problem", what, words, "make room: checkpoints and tokens will not fit")
-        else:
-            yield Finding(
-                "ok" if free > 5 * GB else "note",
-                what,
-                words,
-                "" if free > 5 * GB else "large models' checkpoints will not fit",
-            )
-    shm = shutil.disk_usage("/dev/shm").total
-    few = shm < 256e6
-    yield Finding(
-        "note" if few else "ok",
-        "/dev/shm",
-        f"{shm / GB:.2f} GB",
-        "start the container with --shm-size=1g: NCCL needs it" if few else "",
-    )
-
-
-def _files() -> Iterator[Finding]:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= 1024:
-        yield Finding("ok", "open files", f"at most {soft:,}")
-    else:
-        yield Finding(
-            "note",
-            "open files",
-            f"at most {soft:,} (up to {hard:,})",
-            "ulimit -n 4096: each rank holds connections to all others",
-        )
-
-
-def _lab() -> Iterator[Finding]:
-    from thinwire.errors import LabError
-    from thinwire.lab import Lab
-    from thinwire.net import Wire, uniform
-
-    try:
-        with Lab(uniform(2, wire=Wire(latency_s=0.0005))) as lab:
-            stats = lab.line_stats()
-    except LabError as error:
-        if "was not done within" in str(error) and (why := busy()):
-            yield Finding(
-                "note",
-                "lab",
-                f"emulated hosts were not up in time; but {why}",
-                "run thinwire doctor again when it is idle",
-            )
-        else:
-            yield Finding(
-                "note",
-                "lab",
-                f"no emulated hosts here: {error}",
-                "needed for thinwire lab and thinwire bench only",
-            )
-        return
-    means = {
-        "netem": "delayed by netem",
-        "queue": "delayed by a packet queue of its own: this kernel has no netem",
-    }
-    yield Finding(
-        "ok",
-        "lab",
-        f"emulated hosts work; packets are {means[stats.means] if stats else 'not delayed'}",
-    )
-
-
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    *(_software, _kernels, _gpu_kernels, _packages, _cores, _memory, _devices, _room, _files),
-    *(interfaces, tcp, allreduce, _lab),
-)
 
 
 def _text(found: list[Finding], counts: dict[str, int]) -> str:

@@ -16,21 +16,19 @@ import re
 import shutil
 import textwrap
 import typing
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from thinwire.cli._memory import buckets_of, kept_bytes, on_host
 from thinwire.errors import ConfigError
+from thinwire.planner.ledger import sent
+from thinwire.planner.memory import kept_bytes, on_host
+from thinwire.planner.shape import Named, Shape
 from thinwire.say import Say
 from thinwire.train.values import count
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from thinwire.core import Spec
-    from thinwire.strategy import Strategy
+    pass
 
 ABOUT = """\
 The named strategies: what each is made of, where it comes from, and what it sends.
@@ -85,152 +83,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A transformer's matrices: in each layer 3w × w, w × w, 4w × w and w × 4w.
-
-    Example:
-        >>> Shape(768, 12).parameters
-        84934656
-    """
-
-    width: int
-    layers: int
-
-    @property
-    def parameters(self) -> int:
-        return 12 * self.layers * self.width**2
-
-    @classmethod
-    def about(cls, parameters: int) -> Shape:
-        """The shape of about so many parameters that is 64 times as wide as it has layers, in whole
-        eights.
-
-        Example:
-            >>> Shape.about(85_000_000), Shape.about(10**9).parameters
-            (Shape(width=768, layers=12), 1003622400)
-        """
-        layers = max(1, round((parameters / (12 * 64**2)) ** (1 / 3)))
-        return cls(max(8, round((parameters / (12 * layers)) ** 0.5 / 8) * 8), layers)
-
-    @property
-    def told(self) -> str:
-        return (
-            f"{self.layers} layers of width {self.width:,} ({self.parameters:,} parameters in "
-            "matrices)"
-        )
-
-    def module(self) -> nn.Module:
-        """The matrices, without storage."""
-        import torch
-        from torch import nn
-
-        w = self.width
-        with torch.device("meta"):  # nothing is allocated
-            return nn.ParameterList(
-                [
-                    nn.Parameter(torch.empty(shape))
-                    for _ in range(self.layers)
-                    for shape in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w))
-                ]
-            )
-
-
-@dataclass(frozen=True)
-class Named:
-    """A model by its name, without storage."""
-
-    name: str
-    meta: nn.Module
-
-    @property
-    def parameters(self) -> int:
-        return sum(param.numel() for param in self.meta.parameters() if param.requires_grad)
-
-    @property
-    def told(self) -> str:
-        return f"{self.name} ({self.parameters:,} parameters)"
-
-    def module(self) -> nn.Module:
-        return self.meta
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What a strategy sends, a rank, parameter and step, on average over ranks; `None` where the
-    data decides.
-
-    between_bytes: of these, what crosses from node to node, where the route knows nodes;
-    dense_bytes: of a float32 all-reduce at every step; fewer: how many times less is sent than
-    that.
-    """
-
-    sent_bytes: float | None
-    between_bytes: float | None
-    dense_bytes: float
-    period: int
-
-    @property
-    def fewer(self) -> float | None:
-        return self.dense_bytes / self.sent_bytes if self.sent_bytes else None
-
-
-def sent(strategy: Strategy, shape: Shape | Named, world: int) -> Sent:
-    """What a strategy sends for a model of that shape, once any warm-up is over.
-
-    Raises:
-        StrategyError: the route cannot serve a world of this size.
-        AttachError: fewer matrices than the schedule has fragments.
-
-    Example:
-        >>> from thinwire import recipes
-        >>> sent(recipes.dense(), Shape(64, 2), world=2)
-        Sent(sent_bytes=4.0, between_bytes=None, dense_bytes=4.0, period=1)
-    """
-    from thinwire.core import allreduce_nbytes
-    from thinwire.how import hierarchical
-
-    strategy.how.groups(world)
-    specs, period = (
-        [bucket.spec for bucket in buckets_of(strategy, shape.module())],
-        strategy.when.period,
-    )
-    scale = shape.parameters * period
-    whole = _flight_bytes(strategy, specs, world)
-    between = None
-    if (
-        isinstance(strategy.how, hierarchical)
-        and isinstance(strategy.how.node, int)
-        and whole is not None
-    ):
-        inside = _flight_bytes(
-            strategy, specs, strategy.how.node
-        )  # a world of one node sends all but what goes between nodes
-        between = (whole - inside) / scale if inside is not None else None
-    dense = allreduce_nbytes(4 * shape.parameters, world) / shape.parameters
-    return Sent(whole / scale if whole is not None else None, between, dense, period)
-
-
-def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> float | None:
-    """Bytes of one flight of every bucket, the mean over ranks."""
-    from thinwire.core import RankContext
-
-    total, group = 0.0, tuple(range(world))
-    kinds = [(spec.dtype, *((part.shape, part.role) for part in spec.parts)) for spec in specs]
-    first = dict(zip(kinds, specs, strict=True))
-    for kind, times in Counter(
-        kinds
-    ).items():  # most layers are alike: what they send is counted once
-        for rank in group:
-            nbytes = strategy.how.sent_nbytes(
-                strategy.what, first[kind], RankContext(rank, group, 0, 0)
-            )
-            if nbytes is None:
-                return None
-            total += nbytes * times
-    return total / world
-
-
 def run(options: argparse.Namespace, say: Say) -> int:
     """Tell of all recipes, or of one."""
     shape, world = _shape(options), options.world
@@ -240,7 +92,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
         else {"model": shape.name}
     )
     reference = {**sizes, "parameters": shape.parameters, "world": world}
-    size = f"{shape.told} on {world} ranks"
+    size = f"{shape.text} on {world} ranks"
     wide = min(shutil.get_terminal_size().columns, WIDEST)
     if options.recipe is not None:
         told = one(options.recipe, shape, world)

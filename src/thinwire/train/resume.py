@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from thinwire import env
 from thinwire.engine import Syncer
 from thinwire.errors import CheckpointError
 from thinwire.models.hugging_face import save_pretrained

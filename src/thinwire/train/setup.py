@@ -23,6 +23,7 @@ from thinwire.models.build import is_preset, kind_of, model_from
 from thinwire.models.objective import Objective
 from thinwire.models.objectives import objective_from
 from thinwire.optim.adamw import must_suit
+from thinwire.planner.machine.processor import computes_bf16
 from thinwire.strategy import Strategy
 from thinwire.train.clock import accumulating
 from thinwire.train.config import TrainConfig
@@ -114,24 +115,8 @@ def prepare_run(config: TrainConfig) -> Prepared:
     return Prepared(config, strategy, objective, tokenizer, tokens, device, precision, model)
 
 
-def computes_bf16(device: torch.device) -> bool:
-    """Whether products in bf16 are faster there: on GPUs that have them, and on CPUs with AMX
-    tiles.
-
-    Example:
-        >>> isinstance(computes_bf16(torch.device("cpu")), bool)
-        True
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
 def _device(config: TrainConfig) -> torch.device:
-    local, ranks = (
-        env.local_rank(),
-        env.local_world_size(),
-    )
+    local, ranks = env.local_rank(), env.local_world_size()
     there = torch.cuda.device_count() if config.device != "cpu" else 0
     if there >= ranks:
         torch.cuda.set_device(local)

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from tests.cases import CODECS
-from thinwire.bench.codecs import spoken
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
+from thinwire.planner.codecs import spoken
 from thinwire.testing import check_codec, contexts
 from thinwire.what import cast, fp4, fp8, nf4, scaled, uniform
 from thinwire.what.scalar._levels import Levels

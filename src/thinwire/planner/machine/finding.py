@@ -1,4 +1,4 @@
-"""What a check of `thinwire doctor` says, and how it reads what the kernel tells."""
+"""Hold what a check of a machine finds, and read the files in which the kernel says it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: how it stands, with what, in words, and what to do."""
+    """Hold what a check found.
+
+    Args:
+        level: how it stands.
+        what: what was checked.
+        told: what was found, in words.
+        do: what to do about it; empty where there is nothing to do.
+    """
 
     level: Literal["ok", "note", "problem"]
     what: str
@@ -18,7 +25,7 @@ class Finding:
 
 
 def read(place: str) -> str | None:
-    """What the kernel says there, or None where it says nothing."""
+    """Return the text of a file of the kernel's, or `None` where it cannot be read."""
     try:
         return Path(place).read_text(encoding="utf-8").strip()
     except OSError:

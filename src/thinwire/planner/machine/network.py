@@ -1,5 +1,4 @@
-"""What `thinwire doctor` finds of the network: interfaces, TCP's settings, and whether two
-processes meet."""
+"""Check this machine's network: interfaces, TCP's settings, and whether two processes meet."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from thinwire import env
-from thinwire.cli._finding import Finding, read
 from thinwire.drive.interfaces import addresses, is_loopback
+from thinwire.planner.machine.finding import Finding, read
 
 START_S = 60.0  # for two processes to load torch
 MEET_S = 20.0  # to meet and all-reduce

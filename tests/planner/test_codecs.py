@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from thinwire.bench.codecs import Figures, frontier, gaussian, laid, measured, read
 from thinwire.cli.main import main
 from thinwire.core import RankContext
 from thinwire.errors import DataError
+from thinwire.planner.codecs import Figures, frontier, gaussian, laid, measured, read
 from thinwire.what import feedback, identity, lowrank, topk, uniform
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from thinwire.bench.codecs import frontier, laid, measured
-from thinwire.bench.tune import CHOICES, Choice, asked_nbytes, best_within, filling, tried
 from thinwire.cli.main import main
 from thinwire.errors import ConfigError, StrategyError
+from thinwire.planner.codecs import frontier, laid, measured
+from thinwire.planner.tune import CHOICES, Choice, asked_nbytes, best_within, filling, tried
 from thinwire.strategy.reading import spelled
 from thinwire.what import budget
 

@@ -1,0 +1,1 @@
+"""Say what a strategy would send and keep, and which codec suits a gradient, without a run."""

@@ -1,0 +1,1 @@
+"""Check this machine: what is installed, and what works."""
