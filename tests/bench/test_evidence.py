@@ -69,20 +69,20 @@ def records(losses: dict[str, float], seeds: int = 3) -> list[dict[str, Any]]:
         for seed in range(seeds)
     ]
     short = [
-        (BURSTS[0], evidence.LINKS[-1], 3.0),
-        (BURSTS[1], evidence.LINKS[-1], 1.0),
-        *(("4 bits", link, 0.4) for link in evidence.LINKS),
+        (BURSTS[0], evidence.NETWORKS[-1], 3.0),
+        (BURSTS[1], evidence.NETWORKS[-1], 1.0),
+        *(("4 bits", network, 0.4) for network in evidence.NETWORKS),
     ]
     same = {"kind": "whole", "last_losses": 2.5, "validation": [[30, 3.0]], "error": None}
     return out + [
         {
             **same,
             "name": name,
-            "link": {"name": link.name},
+            "link": {"name": network.name},
             "burst_bytes": most,
             "bytes_per_step": 100.0,
         }
-        for name, link, most in short
+        for name, network, most in short
     ]
 
 
