@@ -14,6 +14,11 @@ from thinwire.bench.records import RECORDS, read
 HERE = Path(__file__).parents[2] / "benchmarks"
 
 
+def prose(*parts: str) -> str:
+    """Read a page as one line, so that a sentence may be wrapped anywhere."""
+    return " ".join(HERE.parent.joinpath(*parts).read_text(encoding="utf-8").split())
+
+
 def test_the_table_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
     bench_table.main(str(HERE / "results" / "bench"))
     text = (HERE / "README.md").read_text()
@@ -24,7 +29,7 @@ def test_the_table_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_stands_beneath_the_table_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
     bench_table.main(str(HERE / "results" / "bench"))
-    told, text = capsys.readouterr().out, (HERE / "README.md").read_text()
+    told, text = capsys.readouterr().out, prose("benchmarks", "README.md")
     ahead = re.findall(r"^\d+ [GM]b/s, \d+ ms: ([\d.]+) \(", told, re.MULTILINE)
     assert f"ours in all six: {', '.join(ahead[:-1])} and {ahead[-1]} times as fast" in text
     [(cells, median, least, most)] = re.findall(
@@ -38,10 +43,7 @@ def test_what_stands_beneath_the_table_of_the_bench(capsys: pytest.CaptureFixtur
         r"with delay: ([\d.]+) ms in the median, ([\d.]+) at worst", told
     )
     assert f"is {middle} ms late in the median, {worst} at worst" in text
-    assert (
-        f"is {middle} ms late in the median and {worst} at worst"
-        in (HERE.parent / "docs" / "lab.md").read_text()
-    )
+    assert f"is {middle} ms late in the median and {worst} at worst" in prose("docs", "lab.md")
     [target] = re.findall(r"steps, ([\d.]+) nats", told)
     assert f"{target} nats, the hardest" in text
 
@@ -84,7 +86,7 @@ def test_the_minutes_of_the_front_page(records: list[dict[str, Any]]) -> None:
 def test_how_ours_stand_to_no_wire_and_where_a_seed_is_missing(
     records: list[dict[str, Any]],
 ) -> None:
-    text = (HERE / "README.md").read_text()
+    text = prose("benchmarks", "README.md")
     over = [
         f"{row.ours[0] / row.infinite:.2f}" for row in headline.found(records, seeds=3) if row.ours
     ]
@@ -132,7 +134,7 @@ def test_the_tables_of_the_study_of_local_steps() -> None:
 
 
 def test_what_the_page_says_of_papers_that_are_not_met() -> None:
-    text = (HERE.parent / "docs" / "evidence.md").read_text()
+    text = prose("docs", "evidence.md")
     losses = evidence.told(evidence.known(evidence.FOLDER))
     dense, one, *more = evidence.means(
         losses, (evidence.PARALLEL, *map(evidence.many, evidence.WORLDS))
@@ -150,20 +152,13 @@ def test_what_the_page_says_of_papers_that_are_not_met() -> None:
     whole, cut = evidence.means(losses, evidence.BURSTS)
     halves = f"{100 * (cut / whole - 1):.0f} %"
     assert f"**Fragments merged by halves cost {halves}.**" in text
-    assert (
-        f"In runs of some 80 rounds that costs {halves},"
-        in (HERE.parent / "docs" / "on" / "deltas.md").read_text()
-    )
-    assert (
-        f"one step late end {halves} above the burst"
-        in (HERE.parent / "docs" / "bench.md").read_text()
-    )
+    assert f"In runs of some 80 rounds that costs {halves}," in prose("docs", "on", "deltas.md")
+    assert f"one step late end {halves} above the burst" in prose("docs", "bench.md")
     rates = evidence.means(losses, [evidence.replicas(8, rate) for rate in evidence.RATES])
     assert f"is least at {evidence.between(*rates):.2f}" in text
     at_once, kept = evidence.means(losses, ("3 fragments, alpha 0", "3 fragments"))
-    assert (
-        f"ended {100 * (1 - at_once / kept):.0f} % lower"
-        in (HERE.parent / "src" / "thinwire" / "recipes.py").read_text()
+    assert f"ended {100 * (1 - at_once / kept):.0f} % lower" in prose(
+        "src", "thinwire", "strategy", "recipes", "local_steps.py"
     )
     bare = [
         100 * (lost / fed - 1)
