@@ -34,7 +34,7 @@ def test_of_any_period_on_end_a_rank_takes_its_steps_evenly(
 def test_what_cannot_be_is_refused() -> None:
     assert Strategy(by_speed(delayed(1, every(4))), on=deltas())
     assert Strategy(by_speed(every(4)), on=parameters())
-    with pytest.raises(StrategyError, match="a period of 1 step cannot be shared out"):
+    with pytest.raises(StrategyError, match="a period of 1 step cannot be divided"):
         by_speed(every(1))
     with pytest.raises(StrategyError, match="it is by speed already"):
         by_speed(by_speed(every(2)))

@@ -1,9 +1,9 @@
-"""When to talk: schedules, pure in the step.
+"""When to communicate: schedules, each a pure function of the step.
 
-`every(8)` is gradient accumulation on gradients and local SGD on parameters; `delayed(1, every(1))`
+`every(8)` is gradient accumulation on gradients and local SGD on parameters. `delayed(1, every(1))`
 is the delayed update; `delayed(5, staggered(4, every(100)))` on deltas is Streaming DiLoCo's clock.
-`warmup` and `thinning` put dense steps before and between, `growing` lets rounds of local steps
-grow; `by_speed` shares them out by the ranks' speed.
+`warmup` and `thinning` add dense steps, `growing` lengthens rounds of local steps, and `by_speed`
+gives slower ranks fewer steps.
 """
 
 from thinwire.when.by_speed import by_speed

@@ -1,4 +1,4 @@
-"""A schedule around another: what it does not say itself is as the inner one says."""
+"""A base for schedules around another: what a subclass leaves undefined is the inner one's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from thinwire.core import Schedule, Tick
 
 
 class Around(Schedule):
-    """A schedule with an `inner` one."""
+    """Answer every question as the schedule `inner` does."""
 
     inner: Schedule
 

@@ -1,10 +1,11 @@
-"""Apply what was said tau steps ago: w(t+1) = w(t) - eta · mean g(t - tau).
+"""Apply each mean tau steps after its launch: w(t+1) = w(t) - eta · mean g(t - tau).
 
-The wire gets tau whole steps to do its work, so it is hidden behind compute as long as tau steps
-outlast it; the price is
-staleness: on gradients the step size that stays stable falls with tau. (Zinkevich, Langford, Smola
-2009, "Slow learners are fast"; on deltas, the overlap of Streaming DiLoCo, Douillard et al. 2025,
-arXiv:2501.18512.)
+The wire works during tau whole steps, so compute hides it while tau steps outlast the transfer. The
+price is staleness: on gradients the largest stable rate falls with tau.
+
+Source: Zinkevich, Langford, Smola 2009, "Slow learners are fast"; on deltas, Streaming DiLoCo,
+Douillard et al. 2025, arXiv:2501.18512. Differs from the first: the mean of all ranks is applied at
+one delay, where the paper applies each worker's gradient alone, round-robin.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from thinwire.when._around import Around
 
 @dataclass(frozen=True)
 class delayed(Around):
-    """Land each launch of `inner` tau steps later; the first tau steps land nothing, as the
-    recurrence says.
+    """Land each launch of `inner` tau steps later; the first tau steps land nothing.
 
     Args:
         tau: steps from launch to landing, at least 0.
-        inner: the schedule of launches; a dense launch (of `warmup`) is delayed as any other.
+        inner: the schedule of launches; a dense launch (of `warmup`) is delayed like any other.
 
     Raises:
         StrategyError: tau < 0, or `inner` is delayed itself.
@@ -55,5 +55,6 @@ class delayed(Around):
 
     def tick(self, step: int, buckets: int) -> Tick:
         now = self.inner.tick(step, buckets)
+        # What lands now was launched tau steps ago; before step tau nothing has been.
         land = self.inner.tick(step - self.tau, buckets).land if step >= self.tau else ()
         return Tick(now.launch, land, now.dense)

@@ -1,8 +1,10 @@
-"""Talk at every n-th step.
+"""Communicate at every n-th step.
 
-On gradients, a step is a backward pass: G = sum of n micro-batches (gradient accumulation), so n
-times fewer bytes for an n times larger batch. On deltas or parameters, a step is an optimiser step:
-n local steps (local SGD, DiLoCo).
+On gradients a step is a backward pass: the sum of n micro-batches travels (gradient accumulation),
+n times fewer bytes for an n times larger batch. On deltas or parameters a step is an optimiser
+step: n local steps (local SGD, DiLoCo).
+
+Source: local SGD, Stich 2019, arXiv:1805.09767. Differs from the paper: nothing in the clock.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ class every(Schedule):
     Args:
         n: steps a period, at least 1. On gradients the n passes are summed, never divided by n.
         phase: the first of these steps, from 0 to n-1, counted from the end of a warm-up. `None` is
-            n-1, so that the first round has n steps as all others do. Post-local SGD in torch has
-            0; DiLoCo in torchft lands at n-1 what it has launched tau steps before, which is
+            n-1, so that the first round has n steps like all others. torch's post-local SGD has
+            phase 0. torchft's DiLoCo lands at n-1 what it launched tau steps before, which is
             `delayed(tau, every(n, phase=n - 1 - tau))`.
 
     Raises:
@@ -41,16 +43,15 @@ class every(Schedule):
     def __post_init__(self) -> None:
         if self.n < 1:
             raise StrategyError(
-                f"every(n={self.n}): a period has at least 1 step; every(1) talks at each step"
+                f"every(n={self.n}): a period has at least 1 step, as in every(1)"
             )
         if self.phase is not None and not 0 <= self.phase < self.n:
             raise StrategyError(
                 f"every({self.n}, phase={self.phase}): a phase is a step of the period, from 0 to "
                 f"{self.n - 1}; None is {self.n - 1}"
             )
-        if (
-            self.phase == self.n - 1
-        ):  # one schedule has one name, by which saved states and ranks are compared
+        # Saved states and ranks are compared by their settings, so one schedule has one spelling.
+        if self.phase == self.n - 1:
             object.__setattr__(self, "phase", None)
 
     def __repr__(self) -> str:

@@ -1,10 +1,12 @@
-"""Local steps that grow in number: short rounds while ranks move fast, long ones once they have
-settled.
+"""Make rounds of local steps longer as training goes on, so that early drift stays small.
 
-Round by round the period H is `first`, …, times `factor` after every `rounds` rounds, up to `last`,
-where it stays. Early on parameters change quickly and ranks drift apart fast; later, at lower
-rates, the same drift takes more steps. (Stagewise local SGD, Shen et al. 2021, "STL-SGD",
-arXiv:2006.06377; growing periods also in Haddadpour et al. 2019, arXiv:1910.13598.)
+Round by round the period H is `first`, and grows by `factor` after every `rounds` rounds, up to
+`last`. Early on parameters change quickly and ranks drift fast; later, at lower rates, the same
+drift takes more steps.
+
+Source: stagewise local SGD, Shen et al. 2021, "STL-SGD", arXiv:2006.06377; growing periods also in
+Haddadpour et al. 2019, arXiv:1910.13598. Differs from the papers: stages count rounds, not steps,
+and the learning rate stays the user's.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from thinwire.errors import StrategyError
 
 @dataclass(frozen=True)
 class growing(Schedule):
-    """Every H steps, where H is the whole part of min(last, first · factor^j) in the j-th `rounds`
+    """Launch and land every H steps, H = floor(min(last, first · factor^j)) in the j-th `rounds`
     rounds.
 
     Args:
@@ -73,9 +75,11 @@ class growing(Schedule):
         return self._stages()[-1][0]
 
     def tick(self, step: int, buckets: int) -> Tick:
+        # 1. The stage that this step falls in: its first step, and the steps of its rounds.
         begin, length = next(
             (begin, length) for begin, length in reversed(self._stages()) if begin <= step
         )
+        # 2. The last step of each of its rounds launches and lands all buckets.
         all_buckets = tuple(range(buckets)) if (step - begin + 1) % length == 0 else ()
         return Tick(launch=all_buckets, land=all_buckets)
 
@@ -85,8 +89,9 @@ class growing(Schedule):
 
 @lru_cache(maxsize=64)
 def _stages(first: int, last: int, rounds: int, factor: float) -> tuple[tuple[int, int], ...]:
-    """(first step, steps of a round) of each length."""
+    """Return the first step and the steps of a round, of each stage."""
     stages, begin, exact, length = [], 0, float(first), first
+    # `exact` is never rounded, so that a factor of 1.1 grows at all from short rounds.
     while length < last:
         stages.append((begin, length))
         begin += rounds * length

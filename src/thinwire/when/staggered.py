@@ -1,8 +1,10 @@
-"""Spread the launches of a period over its steps, so that the peak falls and the total stays.
+"""Spread the launches of a period over its steps: the peak falls, the total stays.
 
-The buckets are dealt into fragments (bucket b to fragment b mod parts); fragment p talks at its own
-step of each period. (Streaming DiLoCo's fragments, Douillard et al. 2025, arXiv:2501.18512, there
-of whole layers.)
+Buckets are dealt into fragments (bucket b to fragment b mod parts), and each fragment communicates
+at its own step of the period.
+
+Source: Streaming DiLoCo, Douillard et al. 2025, arXiv:2501.18512. Differs from the paper: fragments
+are dealt from parameters of even size, where the paper's are sets of whole layers.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from thinwire.when.every import every
 
 @dataclass(frozen=True)
 class staggered(Schedule):
-    """Fragment p of `parts` launches and lands at the steps t with (t + 1) mod n = (p + 1) n /
-    parts mod n.
+    """Launch and land fragment p of `parts` at the steps t with (t + 1) mod n = (p + 1) n / parts
+    mod n.
 
-    With `every(n, phase)` within, all of them come n - 1 - phase steps earlier (those that would
-    come before step 0, a period later).
+    With `every(n, phase)` within, all come n - 1 - phase steps earlier; those before step 0 come a
+    period later.
 
     Args:
         parts: fragments, from 1 to the period.
@@ -60,10 +62,12 @@ class staggered(Schedule):
 
     def tick(self, step: int, buckets: int) -> Tick:
         n = self.inner.n
-        due = {
+        # 1. Which fragments have their step now; fragment p's is its share of the period.
+        fragments_now = {
             p
             for p in range(self.parts)
             if (step - self.inner.first) % n == (p + 1) * n // self.parts % n
         }
-        launch = tuple(bucket for bucket in range(buckets) if bucket % self.parts in due)
+        # 2. Their buckets launch and land.
+        launch = tuple(bucket for bucket in range(buckets) if bucket % self.parts in fragments_now)
         return Tick(launch, launch)

@@ -1,9 +1,11 @@
-"""Dense at steps that grow rarer, and otherwise as `inner` says: to refresh what compression must
-not learn from.
+"""Take dense steps ever more rarely, and follow `inner` at all others.
 
-The j-th and the next dense step lie 2^(j // kappa) steps apart: the first kappa steps are all
-dense, of the next 2 kappa every second, and so on up to step `until`. (The variance of 0/1 Adam, Lu
-et al. 2022, arXiv:2202.06009.)
+It refreshes what must not be learned from compressed values, such as Adam's variance. The first
+kappa steps are all dense, of the next 2 kappa every second, and so on up to step `until`: the j-th
+and the next dense step have a distance of 2^(j // kappa).
+
+Source: the variance of 0/1 Adam, Lu et al. 2022, arXiv:2202.06009. Differs from the paper: a
+schedule for any target, without the paper's local steps.
 """
 
 from __future__ import annotations
@@ -17,12 +19,11 @@ from thinwire.when._around import Around
 
 @dataclass(frozen=True)
 class thinning(Around):
-    """Dense where its rule says, before step `until`; `inner` at all other steps, counted from step
-    0.
+    """Launch densely at steps that grow rarer up to `until`; follow `inner` at all others.
 
     Args:
         until: no step from here on is dense; at least 1.
-        inner: what happens otherwise, at every step: `every(1)`.
+        inner: what happens at the other steps: `every(1)`, counted from step 0.
         kappa: how many dense steps go by before their distance doubles, at least 1.
 
     Raises:
@@ -65,14 +66,14 @@ class thinning(Around):
         return self.until
 
     def tick(self, step: int, buckets: int) -> Tick:
-        if step < self.until and self._due(step):
+        if step < self.until and self._is_dense(step):
             everything = tuple(range(buckets))
             return Tick(everything, everything, dense=True)
         return super().tick(step, buckets)
 
-    def _due(self, step: int) -> bool:
-        block = (
-            step // self.kappa + 1
-        ).bit_length() - 1  # the block of distance 2^block begins at step kappa · (2^block - 1)
-        apart = 1 << block
-        return (step - self.kappa * (apart - 1)) % apart == 0
+    def _is_dense(self, step: int) -> bool:
+        # 1. The block that the step falls in: distance 2^block, from step kappa · (2^block - 1) on.
+        block = (step // self.kappa + 1).bit_length() - 1
+        distance = 1 << block
+        # 2. In the block every `distance`-th step is dense.
+        return (step - self.kappa * (distance - 1)) % distance == 0

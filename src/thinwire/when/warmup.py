@@ -1,8 +1,11 @@
-"""Talk densely at every step for a while, then as `inner` says.
+"""Communicate densely at every step for a while, then follow `inner`.
 
-Early gradients change fast and are large; compressing or skipping them costs most. 1-bit Adam (Tang
-et al. 2021, arXiv:2102.02888) and PowerSGD in practice start dense; post-local SGD (Lin et al.
-2020, arXiv:1808.07217) is `warmup(n, every(H))` on parameters.
+Early gradients are large and change fast, so compressing or skipping them costs most.
+
+Source: 1-bit Adam, Tang et al. 2021, arXiv:2102.02888; post-local SGD, Lin et al. 2020,
+arXiv:1808.07217, which is `warmup(n, every(H))` on parameters. Differs from the papers: nothing is
+frozen when the warm-up ends (the target `momentum` does that), and on parameters the dense phase
+averages parameters, where post-local SGD averages gradients.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from thinwire.when._around import Around
 
 @dataclass(frozen=True)
 class warmup(Around):
-    """`steps` dense steps (exact values, every step), then `inner` counted from its own step 0.
+    """Launch exact values at each of `steps` steps, then follow `inner` from its own step 0.
 
     Args:
         steps: dense steps, at least 0.
@@ -27,7 +30,8 @@ class warmup(Around):
 
     Example:
         >>> from thinwire.when import every
-        >>> [(t.dense, t.launch) for t in (warmup(1, every(2)).tick(step, buckets=1) for step in range(3))]
+        >>> ticks = [warmup(1, every(2)).tick(step, buckets=1) for step in range(3)]
+        >>> [(tick.dense, tick.launch) for tick in ticks]
         [(True, (0,)), (False, ()), (False, (0,))]
     """
 
