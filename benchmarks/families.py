@@ -372,7 +372,9 @@ class Task:
 
     def _run(self, each: Run, model: Flat, look: Look | None) -> dict[str, Any]:
         codec: Codec = spelled("what", each.codec)
-        strategy = Strategy(every(1), codec, native() if codec.summable else gather(), gradients())
+        strategy = Strategy(
+            every(1), codec, native() if codec.traits.summable else gather(), gradients()
+        )
         optimizer = _optimizer(each, model.weights)
         ranks = tuple(range(WORLD))
         contexts = {rank: RankContext(rank, ranks, 0, each.seed) for rank in ranks}

@@ -122,7 +122,7 @@ class Cell:
         whole = Spec((), 0, self.values, torch.float32)
         return whole.cut(
             -(-4 * self.values // self.slice_bytes),
-            max(spelled("what", self.codec).grain * self.world, 1),
+            max(spelled("what", self.codec).traits.grain * self.world, 1),
         )
 
 

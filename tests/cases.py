@@ -140,7 +140,7 @@ def combined() -> list[Codec]:
     ]
     return [
         *bare,
-        *(feedback(codec, decay=0.9) for codec in bare if codec.lossy),
+        *(feedback(codec, decay=0.9) for codec in bare if codec.traits.lossy),
         *(topk(0.5) >> codec for codec in bare if isinstance(codec, Coder)),
         *(by_role(matrix=codec, vector=cast()) for codec in bare),
         *(

@@ -159,7 +159,7 @@ def test_a_data_sized_codec_must_state_its_most() -> None:
 )
 def test_codecs_are_values(codec: Codec) -> None:
     assert hash(codec) == hash(replace(codec))  # type: ignore[type-var]
-    assert isinstance(codec.lossy, bool)
+    assert isinstance(codec.traits.lossy, bool)
     assert all(
         isinstance(schedule.depth, int)
         for schedules in SCHEDULES.values()

@@ -57,7 +57,7 @@ def slices(codec: Codec) -> list[tuple[int, Spec]]:
             Part("a", (n // 8, 4), 0, "matrix"),
             Part("b", (n - n // 8 * 4,), n // 8 * 4, "vector"),
         )
-        cut += Spec(parts, 0, n, torch.float32).cut(2, codec.grain)
+        cut += Spec(parts, 0, n, torch.float32).cut(2, codec.traits.grain)
     return [(i % 2, span) for i, span in enumerate(cut)]
 
 

@@ -91,7 +91,7 @@ def test_residuals_go_over_to_the_other_route(
     before, saved, _ = run(strategy, first, None, range(3))
     _, _, held = run(strategy, first, saved, range(3, 3))
     after, later, taken = run(strategy, second, saved, range(3, 5))
-    assert before != after or codec.drops, (
+    assert before != after or codec.traits.drops, (
         "the links must make for different choices, where there are any"
     )
     assert all(torch.equal(one, other) for one, other in zip(held, taken, strict=True))

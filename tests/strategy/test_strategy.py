@@ -94,7 +94,7 @@ bare = st.one_of(
 )
 codecs = st.one_of(
     bare,
-    bare.filter(lambda codec: codec.lossy).flatmap(
+    bare.filter(lambda codec: codec.traits.lossy).flatmap(
         lambda codec: st.builds(feedback, st.just(codec), shares)
     ),
     st.builds(feedback, st.builds(lowrank, st.integers(1, 64)), shares),
@@ -105,7 +105,7 @@ codecs = st.one_of(
 routes = st.one_of(
     st.just(gather()),
     st.just(native()),
-    st.builds(two_shot, st.none() | coders.filter(lambda codec: codec.lossy).map(feedback)),
+    st.builds(two_shot, st.none() | coders.filter(lambda codec: codec.traits.lossy).map(feedback)),
     st.builds(
         hierarchical,
         st.just(native()) | st.just((two_shot(), cast("bf16"))),
@@ -142,7 +142,7 @@ def test_any_strategy_survives_toml_and_repr_or_is_refused_with_reasons(
     when: Any, what: Any, how: Any, on: Any
 ) -> None:
     erased = (
-        what.partial
+        what.traits.partial
         and on.accepts_mask
         and not how.carries_mask
         and f"Cannot use {what!r} over {how!r} on {on!r}: the route does not tell which"

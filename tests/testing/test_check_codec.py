@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Leaf, Outcome, Packet, RankContext, Rounds, Spec, State
+from thinwire.core import (
+    Codec,
+    Coder,
+    Leaf,
+    Outcome,
+    RankContext,
+    Rounds,
+    Spec,
+    State,
+    Traits,
+    check_nbytes,
+    encode_packet,
+)
 from thinwire.errors import PayloadError
 from thinwire.how import gather
 from thinwire.testing import check_codec, check_route
@@ -16,24 +28,28 @@ from thinwire.what import cast, feedback, identity, topk, uniform
 
 
 class _PassesThrough(identity):
-    lossy = True  # type: ignore[assignment]
+    traits = Traits(lossy=True)  # type: ignore[assignment]
 
 
 class _LosesInSilence(cast):
-    lossy = False  # type: ignore[assignment]
+    traits = Traits(lossy=False)  # type: ignore[assignment]
 
 
 class _LiesAboutBytes(uniform):
     def nbytes(self, spec: Spec) -> int:
         return super().nbytes(spec) + (spec.numel > 0)
 
-    def expect(self, payload: Tensor, nbytes: int) -> None:
-        return
+    def decode(
+        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> Tensor:
+        return uniform(self.bits, self.block).decode(payload, spec, state, ctx, sender)
+
+    accumulate = Coder.accumulate
 
 
 class _LiesAboutItsFlight(cast):
-    def packet(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
-        return cast().packet(x, spec, state, ctx)
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        return (yield from cast().rounds(x, spec, state, ctx))
 
     def nbytes(self, spec: Spec) -> int:
         return 3 * spec.numel
@@ -165,16 +181,19 @@ class _SaysItInTwoDimensions(cast):
 
 
 class _AddsOnlyHalf(cast):
-    def packet(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
-        return replace(
-            super().packet(x, spec, state, ctx), sums=((2 * (spec.numel // 2), torch.bfloat16),)
-        )
+    def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        flow = super().rounds(x, spec, state, ctx)
+        half = replace(next(flow), sums=((2 * (spec.numel // 2), torch.bfloat16),))
+        try:
+            flow.send((yield half))
+        except StopIteration as stop:
+            return stop.value
 
 
 class _TalksTwiceOnOneRank(cast):
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         if ctx.rank == 1:
-            yield self.packet(x, spec, state, ctx)
+            yield encode_packet(self, x, spec, state, ctx)
         return (yield from super().rounds(x, spec, state, ctx))
 
 
@@ -255,6 +274,15 @@ def test_a_broken_codec_is_caught(codec: Codec, law: str) -> None:
     assert str(caught.value).startswith(repr(codec))
 
 
+class _SaysThatRowsAreAlone(uniform):
+    traits = Traits(grain=1024, row_wise=True)  # type: ignore[assignment]
+
+
+def test_rows_that_are_not_alone_are_caught() -> None:
+    with pytest.raises(AssertionError, match="a row depends on no other"):
+        check_codec(_SaysThatRowsAreAlone(4))
+
+
 @dataclass(frozen=True)
 class _halves(Coder):
     """A newcomer's codec, known to nobody: every value as a multiple of 1/2, in one byte."""
@@ -271,7 +299,7 @@ class _halves(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, spec.numel)
+        check_nbytes(self, payload, spec.numel)
         return torch.where(payload == 255, float("nan"), (payload.to(spec.work) - 127) / 2)
 
 

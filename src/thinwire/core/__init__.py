@@ -18,6 +18,10 @@ from thinwire.core.codec import (
     Outcome,
     Packet,
     Rounds,
+    Traits,
+    check_nbytes,
+    encode_packet,
+    needs_input_later,
     side_by_side,
 )
 from thinwire.core.driver import Driver, Handle, Stage
@@ -70,8 +74,12 @@ __all__ = [
     "State",
     "Target",
     "Tick",
+    "Traits",
     "Transport",
     "allreduce_messages",
     "allreduce_nbytes",
+    "check_nbytes",
+    "encode_packet",
+    "needs_input_later",
     "side_by_side",
 ]

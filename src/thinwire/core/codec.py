@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
@@ -34,6 +35,15 @@ class Packet:
     state: State
     ctx: RankContext
     sums: tuple[tuple[int, torch.dtype], ...] = ()
+
+    @classmethod
+    def of(
+        cls, payload: Tensor, coder: Coder, spec: Spec, state: State, ctx: RankContext
+    ) -> Packet:
+        """Wrap a payload that `coder` made; all of it may be added unopened, or none."""
+        dtype = coder.sum_dtype(spec)
+        sums = ((payload.numel(), dtype),) if dtype is not None else ()
+        return cls(payload, spec, coder, state, ctx, sums)
 
     @property
     def fixed(self) -> bool:
@@ -116,53 +126,58 @@ def side_by_side(
     return [outcomes[i] for i in range(len(flows))]
 
 
-class Codec(Member, ABC):
-    """What to say: a frozen configuration; its state lives in the engine. All tensors are flat.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """State what a codec promises; nothing else decides by a codec's class.
 
-    A codec talks by `rounds`. One that speaks once is a `Coder` and gives `encode`, `decode` and
-    `nbytes`.
+    grain: where a route may cut a bucket for it.
+    lossy: some input does not survive.
+    summable: payloads may be added unopened, as numbers (its packets carry `sums`).
+    drops: entries are left out, so encoding a sum again would lose what the ranks chose to send.
+    partial: on some entries, the same on every rank, it is exact, and it leaves out the others;
+        outcomes carry a `mask`.
+    needs_input_later: it may read `x` again after its last answer, so no route may write that
+        answer there; `None`: it does where it has no `single_packet_coder`.
+    randomised: what it sends depends on the step and the seed.
+    unbiased: the mean over seeds of what it sends is `x`.
+    row_wise: what arrives of a row (an entry of a parameter's first dimension) depends on no other.
+    exact_at_first: its first flight loses nothing.
+    cuts: the largest fraction of a value that scales of one byte may cut off.
+    """
+
+    grain: Grain = 1
+    lossy: bool = True
+    summable: bool = False
+    drops: bool = False
+    partial: bool = False
+    needs_input_later: bool | None = None
+    randomised: bool = False
+    unbiased: bool = False
+    row_wise: bool = False
+    exact_at_first: bool = False
+    cuts: float = 0.0
+
+
+class Codec(Member, ABC):
+    """Encode tensors for the wire: a frozen configuration, whose state lives in the engine.
+
+    All tensors are flat. A codec yields packets from `rounds`. One that sends a single packet is a
+    `Coder` and gives `encode`, `decode` and `nbytes`.
     """
 
     kind: ClassVar[str] = "what"
     examples: ClassVar[tuple[str, ...]] = ()
     """Settings that the conformance checks try, as code; the last one also in combinations."""
 
-    @property
-    def grain(self) -> Grain:
-        return 1
-
-    @property
-    def lossy(self) -> bool:
-        """Some input does not survive."""
-        return True
-
-    @property
-    def summable(self) -> bool:
-        """Payloads may be added unopened (packets carry `sums`)."""
-        return False
-
-    @property
-    def drops(self) -> bool:
-        """Entries are left out, so encoding a sum again would lose what the ranks chose to say."""
-        return False
-
-    @property
-    def partial(self) -> bool:
-        """Of some entries, the same ones on every rank, it loses nothing, and of the others it says
-        nothing: outcomes carry a `mask`."""
-        return False
+    @cached_property
+    def traits(self) -> Traits:
+        """What routes, the engine, the checks and the docs may rely on."""
+        return Traits()
 
     @property
     def single_packet_coder(self) -> Coder | None:
-        """Who opens its one packet a flight; `None` where it talks in several rounds or in
-        parts."""
+        """The coder that opens its one packet a flight; `None` for several packets or parts."""
         return None
-
-    @property
-    def needs_input_later(self) -> bool:
-        """It may look at `x` again after its last answer has come, so no route may write that
-        answer there."""
-        return self.single_packet_coder is None
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         """Fresh state for a span."""
@@ -187,6 +202,17 @@ class Codec(Member, ABC):
             )
         return exact
 
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        """Bound |sent - x| of each value, as tightly as the maths does: (spec.numel,) float64.
+
+        Raises:
+            TypeError: the codec states none.
+        """
+        raise TypeError(
+            f"no error bound is known for {self!r}: define error_bound on its class, or give "
+            "error_bound=, the |sent - x| allowed of each value"
+        )
+
     @abstractmethod
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         """Yield packets of x (spec.numel,), each answered with the sum over ranks of what it
@@ -195,6 +221,12 @@ class Codec(Member, ABC):
         `x` stays as it is (a payload may alias it), and what is replaced in `state` before the last
         answer is settled.
         """
+
+
+def needs_input_later(codec: Codec) -> bool:
+    """Return whether a codec may read its input again after its last answer."""
+    needs = codec.traits.needs_input_later
+    return codec.single_packet_coder is None if needs is None else needs
 
 
 class Coder(Codec):
@@ -249,9 +281,9 @@ class Coder(Codec):
             too.
         """
         y = fast.summed(x.to(spec.work), before.to(spec.work), decay)
-        packet = self.packet(y, spec, state, ctx)
+        packet = encode_packet(self, y, spec, state, ctx)
         own = (
-            packet.payload if self.lossy else packet.payload.clone()
+            packet.payload if self.traits.lossy else packet.payload.clone()
         )  # what opens to itself is what a route may write into
         sent = packet.open(own, ctx.rank)
         left = y - sent
@@ -280,28 +312,24 @@ class Coder(Codec):
         """Set where payloads may be added unopened: as numbers of that type."""
         return None
 
-    def packet(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
-        """The one packet of a flight."""
-        return self.packed(self.encode(x, spec, state, ctx), spec, state, ctx)
-
-    def packed(self, payload: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
-        """The packet of a payload that `encode` made."""
-        dtype = self.sum_dtype(spec)
-        sums = ((payload.numel(), dtype),) if dtype is not None else ()
-        return Packet(payload, spec, self, state, ctx, sums)
-
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
-        packet = self.packet(x, spec, state, ctx)
+        packet = encode_packet(self, x, spec, state, ctx)
         own = (
-            packet.payload.clone() if self.lossy and packet.sums else packet.payload
+            packet.payload.clone() if self.traits.lossy and packet.sums else packet.payload
         )  # what may be added is added in place
         total = yield packet
-        return Outcome(total, (lambda: packet.open(own, ctx.rank)) if self.lossy else None)
+        return Outcome(total, (lambda: packet.open(own, ctx.rank)) if self.traits.lossy else None)
 
-    def expect(self, payload: Tensor, nbytes: int) -> None:
-        """Raise unless a payload has the length that it must have."""
-        if payload.numel() != nbytes:
-            raise PayloadError(
-                f"{self!r}: a payload of {payload.numel()} bytes where {nbytes} were due; it was "
-                "cut or is of another span"
-            )
+
+def encode_packet(coder: Coder, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:
+    """Encode `x` and return the one packet of the flight."""
+    return Packet.of(coder.encode(x, spec, state, ctx), coder, spec, state, ctx)
+
+
+def check_nbytes(coder: Coder, payload: Tensor, nbytes: int) -> None:
+    """Raise PayloadError unless a payload has the length that it must have."""
+    if payload.numel() != nbytes:
+        raise PayloadError(
+            f"{coder!r}: a payload of {payload.numel()} bytes where {nbytes} were due; it was "
+            "cut or is of another span"
+        )

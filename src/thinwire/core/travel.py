@@ -56,7 +56,7 @@ def refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:
 
 def mask_refusal(what: Codec, how: Route, on: Target) -> str | None:
     """Say why the route cannot tell the target which entries a partial codec spoke of."""
-    if how.carries_mask or not what.partial or not on.accepts_mask:
+    if how.carries_mask or not what.traits.partial or not on.accepts_mask:
         return None
     return (
         f"Cannot use {what!r} over {how!r} on {on!r}: the route does not tell "

@@ -263,7 +263,7 @@ def build(
 def spans(spec: Spec, slice_bytes: int | None, codec: Codec) -> list[Spec]:
     """A bucket's slices of about so many bytes, at the codec's grain."""
     ways = -(-spec.numel * spec.dtype.itemsize // slice_bytes) if slice_bytes else 1
-    return [span for span in spec.cut(ways, codec.grain) if span.numel] or [spec]
+    return [span for span in spec.cut(ways, codec.traits.grain) if span.numel] or [spec]
 
 
 def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> list[FlatBucket]:

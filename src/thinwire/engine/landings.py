@@ -128,7 +128,7 @@ class Landings:
         sum, or parameters."""
         return self.guard.active and (
             not self._session.on_gradients
-            or self._strategy.what.lossy
+            or self._strategy.what.traits.lossy
             or not self._strategy.on.mean
         )
 

@@ -25,7 +25,7 @@ def warn_if_little(
     """
     what = strategy.what
     exact_bytes = sum(bucket.spec.numel * bucket.spec.dtype.itemsize for bucket in buckets)
-    if not what.lossy or ctx.world == 1 or ctx.rank or exact_bytes < FLOOR_BYTES:
+    if not what.traits.lossy or ctx.world == 1 or ctx.rank or exact_bytes < FLOOR_BYTES:
         return
     spans = [part.spec for bucket in buckets for part in bucket.slices]
     sent = [how.sent_nbytes(what, span, ctx) for span in spans]

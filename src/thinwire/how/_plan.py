@@ -292,7 +292,7 @@ class Planned(Route):
         return self.moves(ctx.group_rank, ctx.world)
 
     def refuses(self, codec: Codec) -> str | None:
-        if codec.drops and not codec.summable:
+        if codec.traits.drops and not codec.traits.summable:
             return (
                 f"Cannot carry {codec!r} over {self!r}: encoding a sum again on its way would "
                 "drop entries that the ranks chose to send. "
@@ -325,7 +325,7 @@ class Planned(Route):
                 owners,
                 packets,
                 ctx,
-                self.unopened and codec.summable,
+                self.unopened and codec.traits.summable,
                 again,
                 places(codec, x, spans),
             )
@@ -337,7 +337,7 @@ class Planned(Route):
         return spec.cut(self.chunks(world), self._grain(codec))
 
     def _grain(self, codec: Codec) -> Grain:
-        return codec.grain
+        return codec.traits.grain
 
     def _again(
         self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], ctx: RankContext

@@ -162,7 +162,7 @@ class Star(Planned):
 
     def _grain(self, codec: Codec) -> Grain:
         """The coarser of the two codecs' grains."""
-        grains = [codec.grain, self.back.grain if self.back else 1]
+        grains = [codec.traits.grain, self.back.traits.grain if self.back else 1]
         words: tuple[Grain, ...] = ("bucket", "part")
         for word in words:
             if word in grains:

@@ -21,6 +21,7 @@ from thinwire.core import (
     Rounds,
     Spec,
     State,
+    needs_input_later,
     side_by_side,
 )
 from thinwire.errors import PayloadError
@@ -78,7 +79,7 @@ def many_spans(
 def places(codec: Codec, x: Tensor, spans: Sequence[Spec]) -> dict[int, Tensor]:
     """Where the sum of each span may be written, {span: place}: in x, if the codec does not look
     there again."""
-    if codec.needs_input_later:
+    if needs_input_later(codec):
         return {}
     begin = spans[0].begin
     return {j: x[span.begin - begin : span.end - begin] for j, span in enumerate(spans)}

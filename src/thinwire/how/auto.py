@@ -239,7 +239,7 @@ def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
 def _left_out(route: auto, candidate: Route, codec: Codec, world: int) -> str | None:
     """Why a candidate cannot be chosen, or `None`."""
     refusal = candidate.refuses(codec) or _serves(candidate, world)
-    if refusal is None and codec.lossy and candidate.reencodes(codec, world) > route.losses:
+    if refusal is None and codec.traits.lossy and candidate.reencodes(codec, world) > route.losses:
         return (
             f"it encodes a sum again {candidate.reencodes(codec, world)} times, where "
             f"losses={route.losses} are allowed"

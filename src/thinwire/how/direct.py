@@ -52,11 +52,11 @@ class direct(Star):
         return spelled_out(self, 0)
 
     def refuses(self, codec: Codec) -> str | None:
-        if codec.summable:
+        if codec.traits.summable:
             return None
         other = (
             "Use gather()"
-            if codec.drops
+            if codec.traits.drops
             else "Use two_shot(), which opens, adds and encodes again, or gather() for 2 ranks"
         )
         return (

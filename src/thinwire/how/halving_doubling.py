@@ -81,7 +81,7 @@ class halving_doubling(OneCodec):
 
     def reencodes(self, codec: Codec, world: int) -> int:
         core = power(world)
-        return 0 if codec.summable else core.bit_length() - 1 + (world > core)
+        return 0 if codec.traits.summable else core.bit_length() - 1 + (world > core)
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
         """All but its own span on the way in; on the way out its own, then the two of its pair,

@@ -221,7 +221,7 @@ class hierarchical(Route):
         if inner_codec is not None:
             x = (yield from route.carry(inner_codec, x, spec, state.child("inner"), inside)).total
 
-        spans = spec.cut(inside.world, codec.grain)
+        spans = spec.cut(inside.world, codec.traits.grain)
         pieces = {
             rank: x[span.begin - spec.begin : span.end - spec.begin]
             for rank, span in zip(inside.group, spans, strict=True)
@@ -275,7 +275,7 @@ class hierarchical(Route):
     def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         inside, across = self._contexts(ctx)
         route, inner_codec = self._inner
-        spans = spec.cut(inside.world, codec.grain)
+        spans = spec.cut(inside.world, codec.traits.grain)
         own, full = spans[inside.group_rank], sum(span.numel > 0 for span in spans)
         inner = (
             route.sent_messages(inner_codec, spec, inside)
@@ -293,7 +293,7 @@ class hierarchical(Route):
         inside, across = self._contexts(ctx)
         route, inner_codec = self._inner
         fast, thin = link.inside or link, replace(link, inside=None)
-        own = max(spec.cut(inside.world, codec.grain), key=lambda span: span.numel)
+        own = max(spec.cut(inside.world, codec.traits.grain), key=lambda span: span.numel)
         round_ = fast.seconds(*[own.numel * spec.dtype.itemsize] * (inside.world - 1))
         inner = route.seconds(inner_codec, spec, inside, fast) if inner_codec else round_
         return inner + self.outer.seconds(codec, own, across, thin) + round_
@@ -308,7 +308,7 @@ class hierarchical(Route):
         )
 
     def _span(self, codec: Codec, spec: Spec, inside: RankContext) -> Spec:
-        return spec.cut(inside.world, codec.grain)[inside.group_rank]
+        return spec.cut(inside.world, codec.traits.grain)[inside.group_rank]
 
 
 def _scattered(

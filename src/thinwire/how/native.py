@@ -52,7 +52,7 @@ class native(Route):
         return True
 
     def refuses(self, codec: Codec) -> str | None:
-        if codec.summable:
+        if codec.traits.summable:
             return None
         return (
             f"Cannot carry {codec!r} over native(): its payloads cannot be added unopened. "

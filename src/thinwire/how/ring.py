@@ -45,7 +45,7 @@ class ring(OneCodec):
         return (*scatter, *gather)
 
     def reencodes(self, codec: Codec, world: int) -> int:
-        return 0 if codec.summable else world - 1
+        return 0 if codec.traits.summable else world - 1
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
         """All spans but its own on the way to their owners, and all but the next rank's own on the

@@ -60,7 +60,7 @@ class server(Star):
             )
 
     def refuses(self, codec: Codec) -> str | None:
-        if self.back is None and codec.drops and not codec.summable:
+        if self.back is None and codec.traits.drops and not codec.traits.summable:
             return (
                 f"Cannot carry {codec!r} over {self!r}: encoding the sum again would drop entries "
                 "that the ranks chose to send. "
@@ -83,4 +83,4 @@ class server(Star):
         return self.ranks
 
     def reencodes(self, codec: Codec, world: int) -> int:
-        return int(self.back is not None or (world > 1 and not codec.summable))
+        return int(self.back is not None or (world > 1 and not codec.traits.summable))

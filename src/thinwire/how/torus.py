@@ -85,7 +85,7 @@ class torus(OneCodec):
         return (*scatter, *inner[0], *inner[1], *gather)
 
     def reencodes(self, codec: Codec, world: int) -> int:
-        return 0 if codec.summable else self.x + self.y - 2
+        return 0 if codec.traits.summable else self.x + self.y - 2
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
         """As a ring of x blocks along the row, and one of y spans along the column."""

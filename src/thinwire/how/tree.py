@@ -90,7 +90,9 @@ class tree(OneCodec):
         return tuple(move for move in (*up, *down) if move.send or move.recv)
 
     def reencodes(self, codec: Codec, world: int) -> int:
-        return 0 if codec.summable or world == 1 else max(each.height for each in trees(world))
+        return (
+            0 if codec.traits.summable or world == 1 else max(each.height for each in trees(world))
+        )
 
     def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
         """In each tree, its half once to the parent and once to each child; the two trees never

@@ -54,7 +54,7 @@ class two_shot(Star):
         return spelled_out(self, 1)
 
     def refuses(self, codec: Codec) -> str | None:
-        if self.back is None and codec.drops:
+        if self.back is None and codec.traits.drops:
             return (
                 f"Cannot carry {codec!r} over two_shot(): encoding the sum again would drop "
                 "entries that the ranks chose to send. "

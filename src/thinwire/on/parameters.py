@@ -98,14 +98,14 @@ class parameters(Target):
         return True
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:
-        if what.lossy and not what.partial:
+        if what.traits.lossy and not what.traits.partial:
             return (
                 f"Cannot use {what!r} on parameters(): its errors would be written into the "
                 "weights (a sparse mean would erase them). "
                 "Use deltas(outer=sgd(1.0)), whose differences may be compressed, or identity(), "
                 "or randomk(p) to average a share p"
             )
-        if what.lossy and self.outer is not None:
+        if what.traits.lossy and self.outer is not None:
             return (
                 f"Cannot use {what!r} on {self!r}: an outer step needs the mean of every "
                 "parameter. Use identity(), or parameters() "

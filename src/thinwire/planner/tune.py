@@ -99,7 +99,7 @@ def tried(codes: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[Choic
         within = next((part for part in inside(codec) if isinstance(part, budget)), None)
         widths = within.chosen(x, spec) if within is not None and _whole(codec) else None
         yield Choice(
-            code, told.nbytes, 8 * told.nbytes / spec.numel, told.error, codec.drops, widths
+            code, told.nbytes, 8 * told.nbytes / spec.numel, told.error, codec.traits.drops, widths
         )
 
 

@@ -76,7 +76,7 @@ class Strategy:
         """A mean that has landed in `.grad` may be launched again with the next gradients: the mean
         of both is the same sum."""
         return (
-            not self.what.lossy
+            not self.what.traits.lossy
             and not self.when.delay
             and self.on.mean
             and self.on.homogeneous
@@ -87,7 +87,7 @@ class Strategy:
     def compares(self) -> bool:
         """After a landing ranks hold something equal, which `sync.check()` can prove."""
         by_turns = (
-            self.what.partial or self.when.fragments > 1
+            self.what.traits.partial or self.when.fragments > 1
         )  # ranks are never equal in all parameters at once
         return self.how.consensus and not (by_turns and self.on.accepts_mask)
 

@@ -11,7 +11,6 @@ A broken law raises AssertionError, which names the law, the member and the inpu
 needed.
 """
 
-from thinwire.testing import known_levels, known_parts, known_sparse  # noqa: F401  they register bounds
 from thinwire.testing.cases import RANKS, contexts, inputs, specs
 from thinwire.testing.check_codec import check_codec
 from thinwire.testing.check_route import check_route

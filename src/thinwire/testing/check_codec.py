@@ -9,20 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, RankContext, Spec, State
+from thinwire.core import Codec, Coder, Part, RankContext, Spec, State
 from thinwire.kernels import reference
 from thinwire.testing.cases import RANKS, contexts, inputs, require, same, snapshot, specs
 from thinwire.testing.hostile import check_bytes, check_non_finite
-from thinwire.testing.known import (
-    Bound,
-    bound,
-    draws_lots,
-    given,
-    is_unbiased,
-    loses_at_once,
-    residual,
-    rounded_off,
-)
+from thinwire.testing.residuals import Bound, residual, rounded_off, values_kept
 from thinwire.testing.talk import Talk, add_up, talk
 
 _STEPS = 3
@@ -49,10 +40,9 @@ def check_codec(
 
     Args:
         codec: the member.
-        error_bound: |sent - x| allowed of each value, from (x, spec, ctx); known for Thinwire's
-            own.
-        unbiased: whether E[sent] = x; known for Thinwire's own, else no.
-        randomised: whether what is sent depends on step and seed; known for Thinwire's own, else no.
+        error_bound: |sent - x| allowed of each value, from (x, spec, ctx); else the codec's own.
+        unbiased: whether E[sent] = x; else as its traits say.
+        randomised: whether what is sent depends on step and seed; else as its traits say.
 
     Raises:
         AssertionError: a law is broken; it names the law, the member and the input.
@@ -65,14 +55,14 @@ def check_codec(
         Traceback (most recent call last):
         AssertionError: uniform(bits=4, ...) breaks the law 'unbiased' on cut parts: ...
     """
-    allowed: Bound = error_bound or (lambda x, spec, ctx: bound(codec, x, spec, ctx))
+    allowed: Bound = error_bound or codec.error_bound
     for name, spec in specs().items():
         if spec.numel and not spec.parts and not isinstance(codec, Coder):
             continue  # only the core of a chain has no parts, and only a coder can say one
         for label, xs in _by_rank(spec).items():
             _flight(codec, allowed, spec, xs, f"{name}, {label}")
     many = specs()["many parts"]
-    for span in many.cut(4, codec.grain):
+    for span in many.cut(4, codec.traits.grain):
         _flight(
             codec,
             allowed,
@@ -82,10 +72,12 @@ def check_codec(
         )
     _loses(codec, many)
     _steps(codec, allowed, many)
-    if draws_lots(codec) if randomised is None else randomised:
+    if codec.traits.randomised if randomised is None else randomised:
         _draws(codec, many)
-    if is_unbiased(codec) if unbiased is None else unbiased:
+    if codec.traits.unbiased if unbiased is None else unbiased:
         _mean(codec, allowed, specs()["cut parts"])
+    if codec.traits.row_wise:
+        _rows(codec)
     check_non_finite(codec, allowed, many)
     for name in ("many parts", "cut parts", "one value", "bfloat16"):
         check_bytes(codec, specs()[name], name)
@@ -127,7 +119,7 @@ def _flight(
         for rank, state in states.items()
     }
     before = {rank: x.clone() for rank, x in xs.items()}
-    meant = {rank: given(codec, x, spec, states[rank], at[rank]) for rank, x in xs.items()}
+    meant = {rank: values_kept(codec, x, spec, states[rank], at[rank]) for rank, x in xs.items()}
 
     told = talk(codec, xs, spec, states, at, case)
     totals, sent = {}, {}
@@ -145,7 +137,7 @@ def _flight(
             case,
             f"it is {tuple(total.shape)} {total.dtype}",
         )
-        must = codec.lossy and spec.numel > 0
+        must = codec.traits.lossy and spec.numel > 0
         require(
             outcome.sent is not None or not must, codec, "a lossy codec says what it sent", case
         )
@@ -240,7 +232,7 @@ def _within(
     require(
         not bad,
         codec,
-        "the error is within its bound" if codec.lossy else "what is lossless loses nothing",
+        "the error is within its bound" if codec.traits.lossy else "what is lossless loses nothing",
         case,
         why,
     )
@@ -277,7 +269,7 @@ def _adds_up(
         law,
         codec,
         "the sum over ranks of `sent` is the total"
-        if codec.lossy
+        if codec.traits.lossy
         else "what is lossless loses nothing",
         case,
     )
@@ -345,9 +337,11 @@ def _loses(codec: Codec, spec: Spec) -> None:
             .total
         )
         exact = torch.equal(total, x.to(spec.dtype).to(spec.work))
-        require(exact or codec.lossy, codec, "what is lossless loses nothing", f"{label} values")
         require(
-            not exact or not loses_at_once(codec) or label != "normal",
+            exact or codec.traits.lossy, codec, "what is lossless loses nothing", f"{label} values"
+        )
+        require(
+            not exact or not codec.traits.lossy or codec.traits.exact_at_first or label != "normal",
             codec,
             "what is lossy loses something",
             f"{label} values",
@@ -392,6 +386,21 @@ def _draws(codec: Codec, spec: Spec) -> None:
         "normal values",
         "it drew the same",
     )
+
+
+def _rows(codec: Codec) -> None:
+    """Change all rows of a matrix but one, and see the bits of that one arrive as before."""
+    spec = Spec((Part("matrix", (6, 40), 0, "matrix"),), 0, 240, torch.float32)
+    ctx = replace(contexts()[RANKS[0]], group=(RANKS[0],))
+    x = inputs(spec, ctx.rank)["normal"]
+    other = x * 7
+    other[80:120] = x[80:120]
+    arrived = []
+    for values in (x, other):
+        states, at = {ctx.rank: codec.init(spec, ctx)}, {ctx.rank: ctx}
+        flight = talk(codec, {ctx.rank: values}, spec, states, at, "six rows")
+        arrived.append(flight.outcomes[ctx.rank].total[80:120])
+    require(same(*arrived), codec, "a row depends on no other", "six rows")
 
 
 def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:

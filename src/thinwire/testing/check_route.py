@@ -26,7 +26,7 @@ from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.registry import inside
 from thinwire.testing.cases import contexts, inputs, require, same, specs
-from thinwire.testing.known import Bound, bound, cut_off
+from thinwire.testing.residuals import Bound
 from thinwire.testing.talk import relayed
 
 _BUCKETS = ("many parts", "cut parts", "three values", "one value", "an empty span", "bfloat16")
@@ -315,16 +315,12 @@ class _Bucket:
         shapes = (torch.ones(n), spread, bell / bell.abs().max(), torch.arange(n) == 0)
         loudest = [(shape.double() * size).to(self.spec.work) for shape in shapes]
         ctx = contexts(0, 0, self.group)[0]
-        stated = (
-            self.error_bound
-            if self.error_bound and codec is self.codec
-            else lambda x, spec, ctx: bound(codec, x, spec, ctx)
-        )
+        stated = self.error_bound if self.error_bound and codec is self.codec else codec.error_bound
         most = max(
             *(float(stated(x, self.spec, ctx).max()) for x in loudest),
-            size if codec.drops else 0.0,
+            size if codec.traits.drops else 0.0,
         )
-        return most + cut_off(codec) * size
+        return most + codec.traits.cuts * size
 
 
 def _largest_residual(states: dict[int, State]) -> float:
@@ -340,7 +336,7 @@ def _largest_residual(states: dict[int, State]) -> float:
 
 def _eps_of_sums(codec: Codec, spec: Spec) -> float:
     """The rounding of the narrowest numbers as which a codec's payloads are added unopened."""
-    if not codec.summable:
+    if not codec.traits.summable:
         return 0.0
     ctx = contexts(0, 0, (0,))[0]
     packet = next(

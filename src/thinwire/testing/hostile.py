@@ -8,7 +8,7 @@ from torch import Tensor
 from thinwire.core import Codec, Packet, Spec
 from thinwire.errors import PayloadError
 from thinwire.testing.cases import RANKS, contexts, inputs, require, same
-from thinwire.testing.known import Bound, residual
+from thinwire.testing.residuals import Bound, residual
 from thinwire.testing.talk import talk
 from thinwire.what import feedback
 
@@ -37,7 +37,7 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
     own = outcomes[RANKS[1]]
     sent = own.sent() if own.sent is not None else xs[RANKS[1]]
     for what, told in (("sent", sent), ("total", own.total)):
-        left_out = codec.drops and (what == "total" or float(told[place]) == 0)
+        left_out = codec.traits.drops and (what == "total" or float(told[place]) == 0)
         require(
             left_out or not told[place].isfinite(),
             codec,

@@ -114,7 +114,7 @@ def _check_packet(codec: Codec, packet: Packet, case: str) -> None:
         f"{payload.numel()} bytes, stated {exact}, at most {most}",
     )
     covered = sum(nbytes for nbytes, _ in packet.sums)
-    must = codec.summable or bool(packet.sums)
+    must = codec.traits.summable or bool(packet.sums)
     require(
         not must or covered == payload.numel(),
         codec,

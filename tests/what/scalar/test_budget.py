@@ -286,8 +286,8 @@ def test_a_payload_of_another_length_is_refused(change: int) -> None:
 
 
 def test_what_is_left_out_needs_a_way_back() -> None:
-    assert not budget().drops
-    assert budget(choices=ALL).drops
+    assert not budget().traits.drops
+    assert budget(choices=ALL).traits.drops
     assert two_shot().refuses(budget(choices=ALL))
     assert not two_shot().refuses(budget())
     assert not two_shot(back=feedback(uniform(4))).refuses(feedback(budget(choices=ALL)))

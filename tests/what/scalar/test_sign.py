@@ -58,7 +58,7 @@ def test_a_bad_value_spoils_its_block_and_no_other() -> None:
 
 
 def test_cuts_keep_blocks_and_bytes_whole() -> None:
-    assert [sign(b).grain for b in (0, 1, 12, 256)] == [8, 8, 24, 256]
+    assert [sign(b).traits.grain for b in (0, 1, 12, 256)] == [8, 8, 24, 256]
 
 
 def test_a_wrong_block_is_refused() -> None:

@@ -90,7 +90,7 @@ def test_ranks_round_by_their_own_lots() -> None:
 
 
 def test_cuts_keep_blocks_and_bytes_whole() -> None:
-    assert [uniform(2, block=b).grain for b in (0, 1, 3, 4, 256)] == [4, 4, 12, 4, 256]
+    assert [uniform(2, block=b).traits.grain for b in (0, 1, 3, 4, 256)] == [4, 4, 12, 4, 256]
 
 
 @pytest.mark.parametrize(

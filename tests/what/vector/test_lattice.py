@@ -164,7 +164,7 @@ def test_a_bad_value_spoils_its_block_and_no_other() -> None:
 
 def test_cuts_keep_blocks_and_bytes_whole() -> None:
     assert [
-        lattice(3, points, block).grain
+        lattice(3, points, block).traits.grain
         for points, block in (("E8", 0), ("E8", 24), ("D4", 0), ("D4", 8), ("D4", 12))
     ] == [
         8,

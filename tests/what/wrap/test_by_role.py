@@ -58,7 +58,7 @@ def test_numbers_stay_aligned_and_summable_whatever_their_widths() -> None:
     [(by_role(), 1), (by_role(matrix=uniform(4)), 1), (by_role(matrix=lowrank(2)), "part")],
 )
 def test_grain(codec: by_role, grain: object) -> None:
-    assert codec.grain == grain
+    assert codec.traits.grain == grain
 
 
 def test_lengths_go_before_what_the_data_sizes_and_are_checked() -> None:

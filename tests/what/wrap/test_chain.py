@@ -73,7 +73,7 @@ def test_bytes(codec: chain, nbytes: int | None, most: int) -> None:
 def test_it_may_be_added_where_all_pick_the_same_core_and_its_values_may(
     codec: chain, summable: bool
 ) -> None:
-    assert codec.summable is summable
+    assert codec.traits.summable is summable
     assert (codec.sum_dtype(SPEC) is not None) is summable
 
 

@@ -208,24 +208,24 @@ def test_values_of_16_bits_are_measured_in_32() -> None:
 
 
 def test_routes_may_cut_between_parts_only_unless_spans_are_bounded() -> None:
-    assert clip(topk(3, per=8), norm=1.0).grain == "part"
-    assert clip(topk(3, per=8), norm=1.0, per="span").grain == topk(3, per=8).grain
-    assert clip(lowrank(1), norm=1.0, per="span").grain == "part"
+    assert clip(topk(3, per=8), norm=1.0).traits.grain == "part"
+    assert clip(topk(3, per=8), norm=1.0, per="span").traits.grain == topk(3, per=8).traits.grain
+    assert clip(lowrank(1), norm=1.0, per="span").traits.grain == "part"
 
 
 def test_it_hands_on_what_the_inner_codec_is() -> None:
     for inner in (identity(), topk(3), uniform(4), lowrank(2), feedback(topk(3))):
         codec = clip(inner, norm=1.0)
-        assert (codec.summable, codec.drops, codec.single_packet_coder) == (
-            inner.summable,
-            inner.drops,
+        assert (codec.traits.summable, codec.traits.drops, codec.single_packet_coder) == (
+            inner.traits.summable,
+            inner.traits.drops,
             inner.single_packet_coder,
         )
         assert (codec.nbytes(SPEC), codec.max_nbytes(SPEC)) == (
             inner.nbytes(SPEC),
             inner.max_nbytes(SPEC),
         )
-        assert codec.lossy
+        assert codec.traits.lossy
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_planes_join_to_the_same_bits(words: bytes, dtype: torch.dtype) -> None:
 def test_nothing_is_lost_of_any_dtype(dtype: torch.dtype) -> None:
     x, spec = NORMAL.to(dtype), replace(SPEC, dtype=dtype)
     payload = said(entropy(identity()), x, spec)
-    assert not entropy(identity()).lossy
+    assert not entropy(identity()).traits.lossy
     assert payload.numel() < 0.92 * x.nbytes
     assert torch.equal(heard(entropy(identity()), payload, spec), x.to(spec.work))
 

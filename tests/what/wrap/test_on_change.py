@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tests.what.test_ef21 import RANKS, SPEC, begin, told
 from torch import Tensor
 
 from tests.cases import CODECS
 from tests.test_theory import flat, fly, sgd_of
+from tests.what.wrap.test_ef21 import RANKS, SPEC, begin, told
 from thinwire import Strategy
 from thinwire.core import Codec, Outcome, State
 from thinwire.errors import StrategyError

@@ -7,12 +7,13 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Grain, Piece, RankContext, Spec, State
-from thinwire.what.lowrank._parts import run
+from thinwire.core import Piece, RankContext, Spec, State, Traits, check_nbytes
+from thinwire.what.lowrank._parts import projection_bound, run
 from thinwire.what.wrap.chain import Transform
 
 
@@ -38,13 +39,13 @@ class Factored(Transform):
         """The tensor again: (count,) -> (*shape)."""
 
     @property
-    def randomised(self) -> bool:
+    def _randomised(self) -> bool:
         """Whether `_said` uses its lots."""
         return False
 
-    @property
-    def grain(self) -> Grain:
-        return "part"
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain="part", randomised=self._randomised)
 
     def core_numel(self, spec: Spec) -> int:
         return sum(count for _, _, count in self._places(spec)) if spec.parts else spec.numel
@@ -87,7 +88,7 @@ class Factored(Transform):
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(side, 0)
+        check_nbytes(self, side, 0)
         if not spec.parts:
             return core
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
@@ -111,6 +112,23 @@ class Factored(Transform):
             )
             yield piece, at, count
             at += count
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        return projection_bound(x, list(filter(self.shrinks, spec.pieces())), spec)
+
+    def error_spread(
+        self,
+        error: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+    ) -> Tensor:
+        wide = Spec(spec.parts, spec.begin, spec.numel, torch.float64)
+        error, core = error.double(), core.double().abs()
+        largest = self.join(core + error, side, wide, state, ctx, ctx.rank)
+        return largest - self.join(core, side, wide, state, ctx, ctx.rank)
 
 
 def folded(shape: tuple[int, ...], fold: int) -> tuple[int, ...]:

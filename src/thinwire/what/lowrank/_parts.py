@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thinwire.core import Packet, Piece, RankContext, Spec, State
+from thinwire.core import Packet, Piece, RankContext, Spec, State, encode_packet
 from thinwire.what.scalar.identity import identity
 
 
@@ -76,4 +76,18 @@ def warm(factor: Tensor, before: Tensor) -> Tensor:
 def numbers(tensors: list[Tensor], spec: Spec, x: Tensor, ctx: RankContext) -> Packet:
     """Several tensors as one packet of numbers that may be added."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else x.new_empty(0)
-    return identity().packet(flat, Spec((), 0, flat.numel(), spec.work), State(), ctx)
+    return encode_packet(identity(), flat, Spec((), 0, flat.numel(), spec.work), State(), ctx)
+
+
+def projection_bound(x: Tensor, pieces: list[Piece], spec: Spec) -> Tensor:
+    """Bound the error of a projection, which never makes a matrix longer: (spec.numel,) float64.
+
+    Each value of one of `pieces` may be off by the length of its whole matrix; others are exact.
+    """
+    error = torch.zeros(spec.numel, dtype=torch.float64)
+    for piece in pieces:
+        values = run(x, piece).double()
+        # divided by the largest, or squares of the smallest numbers would vanish
+        largest = values.abs().max().clamp(min=1e-300)
+        run(error, piece)[:] = (values / largest).norm() * largest * (1 + 1e-5)
+    return error

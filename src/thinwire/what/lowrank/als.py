@@ -86,7 +86,7 @@ class als(Factored):
             raise StrategyError(reasons)
 
     @property
-    def randomised(self) -> bool:
+    def _randomised(self) -> bool:
         return True
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:

@@ -18,15 +18,34 @@ projection lost.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Grain, Leaf, Outcome, Piece, RankContext, Rounds, Spec, State
+from thinwire.core import (
+    Codec,
+    Leaf,
+    Outcome,
+    Piece,
+    RankContext,
+    Rounds,
+    Spec,
+    State,
+    Traits,
+)
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, memory
-from thinwire.what.lowrank._parts import bases, matrix, numbers, run, shrinks, warm
+from thinwire.what.lowrank._parts import (
+    bases,
+    matrix,
+    numbers,
+    projection_bound,
+    run,
+    shrinks,
+    warm,
+)
 
 
 @dataclass(frozen=True)
@@ -64,13 +83,9 @@ class alternating(Codec):
         if self.rank < 1:
             raise StrategyError(f"alternating(rank={self.rank}): a factor has at least 1 column")
 
-    @property
-    def grain(self) -> Grain:
-        return "part"
-
-    @property
-    def summable(self) -> bool:
-        return True
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain="part", summable=True)
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         leaves = {}
@@ -163,3 +178,6 @@ class alternating(Codec):
     def shrinks(self, piece: Piece) -> bool:
         """Two factors are fewer values than the matrix."""
         return shrinks(piece, self.rank)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        return projection_bound(x, list(filter(self.shrinks, spec.pieces())), spec)

@@ -100,7 +100,7 @@ class cp(Factored):
             raise StrategyError(reasons)
 
     @property
-    def randomised(self) -> bool:
+    def _randomised(self) -> bool:
         return True
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:

@@ -18,15 +18,24 @@ one batch; Q is scaled to a largest entry of 1, so that tiny gradients do not un
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Grain, Leaf, Outcome, RankContext, Rounds, Spec, State
+from thinwire.core import Codec, Leaf, Outcome, RankContext, Rounds, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, memory
-from thinwire.what.lowrank._parts import bases, matrix, numbers, run, shrinks, warm
+from thinwire.what.lowrank._parts import (
+    bases,
+    matrix,
+    numbers,
+    projection_bound,
+    run,
+    shrinks,
+    warm,
+)
 
 
 @dataclass(frozen=True)
@@ -59,13 +68,9 @@ class lowrank(Codec):
         if self.rank < 1:
             raise StrategyError(f"lowrank(rank={self.rank}): a factor has at least 1 column")
 
-    @property
-    def grain(self) -> Grain:
-        return "part"
-
-    @property
-    def summable(self) -> bool:
-        return True
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain="part", summable=True)
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         leaves = {}
@@ -142,6 +147,9 @@ class lowrank(Codec):
             return out
 
         return Outcome(total, sent)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        return projection_bound(x, [p for p in spec.pieces() if shrinks(p, self.rank)], spec)
 
 
 def _split(flat: Tensor, ms: list[Tensor], dim: int, rank: int) -> list[Tensor]:

@@ -87,7 +87,7 @@ class svd(Factored):
             raise StrategyError(reasons)
 
     @property
-    def randomised(self) -> bool:
+    def _randomised(self) -> bool:
         return not self.exact
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.kernels import reference
 
 
@@ -60,6 +60,12 @@ class Levels(Coder):
     block: int
     rounding: reference.Rounding
 
+    @cached_property
+    def traits(self) -> Traits:
+        random = self.rounding == "stochastic"
+        grain = math.lcm(self.block or 1, 8 // math.gcd(self._bits, 8))
+        return Traits(grain=grain, randomised=random, unbiased=random)
+
     @property
     @abstractmethod
     def _bits(self) -> int:
@@ -68,10 +74,6 @@ class Levels(Coder):
     @abstractmethod
     def _values(self) -> Tensor:
         """The level of each code, NaN for one that stands for none: (2**bits,) float64."""
-
-    @property
-    def grain(self) -> int:
-        return math.lcm(self.block or 1, 8 // math.gcd(self._bits, 8))
 
     def nbytes(self, spec: Spec) -> int:
         return self._scales(spec) * spec.work.itemsize + reference.packed_nbytes(
@@ -99,7 +101,7 @@ class Levels(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         head = self._scales(spec) * spec.work.itemsize
@@ -119,6 +121,17 @@ class Levels(Coder):
     def _scales(self, spec: Spec) -> int:
         """Scales sent: one a block."""
         return -(-spec.numel // length(self.block, spec))
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        levels, _ = table(self)
+        blocks, top = reference.to_blocks(x.double(), length(self.block, spec)), levels.abs().max()
+        absmax = blocks.abs().amax(1, keepdim=True)
+        scaled = torch.where(absmax > 0, blocks / absmax * top, 0).clamp(-top, top)
+        # a value on a level may be taken for one beside it
+        gaps = [level_gap(scaled + near, levels) for near in (-1e-6 * top, 1e-6 * top)]
+        reach = 0.5 if self.rounding == "nearest" else 1.0  # of a gap
+        error = reach * torch.maximum(*gaps) * absmax / top
+        return (error + rounding_slack(absmax, float(top), spec)).reshape(-1)[: spec.numel]
 
 
 @lru_cache(maxsize=64)
@@ -143,3 +156,18 @@ def stochastic_index(x: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
     """The index of the level below or above x, by lot, so that the mean is x: (n,) int32."""
     low = (torch.bucketize(x, levels, out_int32=True, right=True) - 1).clamp_(0, len(levels) - 2)
     return low + (noise < (x - levels[low]) / (levels[low + 1] - levels[low]))
+
+
+def level_gap(x: Tensor, levels: Tensor) -> Tensor:
+    """Return the distance between the two ascending levels that each value lies between."""
+    low = (torch.bucketize(x, levels, right=True) - 1).clamp(0, len(levels) - 2)
+    return levels[low + 1] - levels[low]
+
+
+def rounding_slack(size: Tensor, top: float, spec: Spec) -> Tensor:
+    """Bound what float arithmetic adds to an error, by a block's largest magnitude `size`.
+
+    The block's scale may be subnormal; `top` is the largest level in scales.
+    """
+    info = torch.finfo(spec.work)
+    return (8 * info.eps * size + 2 * top * info.smallest_normal * info.eps) * (size > 0)

@@ -25,17 +25,18 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Leaf, RankContext, Spec, State
+from thinwire.core import Coder, Leaf, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
 from thinwire.what.scalar._allocate import allocate
 from thinwire.what.scalar._levels import wrong_rounding
+from thinwire.what.scalar.uniform import uniform
 
 _WIDTHS = (0, 2, 3, 4, 5, 6, 7, 8)  # 4 bits name one of them
 _AT_ONCE = 2**18  # values measured at a time on a CPU, so that they stay in its cache
@@ -135,13 +136,12 @@ class budget(Coder):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> int:
-        return self.block
-
-    @property
-    def drops(self) -> bool:
-        return self.choices[0] == 0
+    @cached_property
+    def traits(self) -> Traits:
+        random, drops = self.rounding == "stochastic", self.choices[0] == 0
+        return Traits(
+            grain=self.block, drops=drops, randomised=random, unbiased=random and not drops
+        )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         if self.every == 1:
@@ -190,7 +190,7 @@ class budget(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         layout = self._layout(spec)
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
@@ -318,8 +318,21 @@ class budget(Coder):
             (self.bits - alike) * spec.numel / 8
         )
         return max(
-            codes + len(layout.owner) * spec.work.itemsize, int(costs[:, int(self.drops)].max())
+            codes + len(layout.owner) * spec.work.itemsize,
+            int(costs[:, int(self.traits.drops)].max()),
         )
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        # all pieces decide together which width each has: none is further off than in the least
+        least = uniform(next(filter(None, self.choices)), self.block, self.rounding)  # type: ignore[arg-type]  # one of its widths
+        error = x.double().abs() * self.traits.drops
+        if not spec.parts:
+            return torch.maximum(least.error_bound(x, spec, ctx), error)
+        for piece in spec.pieces():  # no block crosses a parameter
+            own = slice(piece.at, piece.at + piece.high - piece.low)
+            alone = Spec((), 0, piece.high - piece.low, spec.dtype)
+            error[own] = torch.maximum(error[own], least.error_bound(x[own], alone, ctx))
+        return error
 
 
 @dataclass(frozen=True)

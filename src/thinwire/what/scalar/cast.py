@@ -8,12 +8,13 @@ where two_shot adds in float32.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 
@@ -47,9 +48,9 @@ class cast(Coder):
         if self.dtype not in _DTYPES:
             raise StrategyError(f"cast({self.dtype!r}): not a 16-bit type; choose 'bf16' or 'fp16'")
 
-    @property
-    def summable(self) -> bool:
-        return True
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(summable=True, row_wise=True)
 
     def sum_dtype(self, spec: Spec) -> torch.dtype:
         return _DTYPES[self.dtype]
@@ -63,5 +64,10 @@ class cast(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         return reference.from_bytes(payload, _DTYPES[self.dtype]).to(spec.work)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        info = torch.finfo(_DTYPES[self.dtype])
+        error = x.double().abs() * info.eps / 2 + info.smallest_normal * info.eps / 2
+        return error.masked_fill(x.double().abs() > info.max, float("inf"))

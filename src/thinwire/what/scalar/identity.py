@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.kernels import reference
 
 
@@ -24,13 +25,9 @@ class identity(Coder):
 
     examples: ClassVar[tuple[str, ...]] = ("identity()",)
 
-    @property
-    def lossy(self) -> bool:
-        return False
-
-    @property
-    def summable(self) -> bool:
-        return True
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(lossy=False, summable=True, unbiased=True, row_wise=True)
 
     def sum_dtype(self, spec: Spec) -> torch.dtype:
         return spec.dtype
@@ -44,5 +41,9 @@ class identity(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         return reference.from_bytes(payload, spec.dtype).to(spec.work)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        exact = x.to(spec.dtype).double()  # differs from x only where x is wider than the bucket
+        return (exact - x.double()).abs()

@@ -13,12 +13,13 @@ Stochastic: E[Q(v)] = v and E[(Q(v) - v)²] <= v²/8, for 2^-126 <= |v| <= 2^127
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what.scalar._levels import wrong_rounding
@@ -64,9 +65,10 @@ class natural(Coder):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> int:
-        return 8
+    @cached_property
+    def traits(self) -> Traits:
+        random = self.rounding == "stochastic"
+        return Traits(grain=8, randomised=random, unbiased=random, row_wise=True)
 
     def nbytes(self, spec: Spec) -> int:
         return reference.packed_nbytes(
@@ -92,10 +94,22 @@ class natural(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         integer, exponent, mantissa = _FORMATS[spec.work]
         cut = reference.packed_nbytes(spec.numel, exponent)
         codes = reference.unpack(payload[:cut], spec.numel, exponent)
         values = (codes.to(integer) << mantissa).view(spec.work)
         values = torch.where(reference.unpack(payload[cut:], spec.numel, 1).bool(), -values, values)
         return values.masked_fill_(codes == 2**exponent - 1, float("nan"))
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        size, info = x.double().abs(), torch.finfo(spec.work)
+        least = info.smallest_normal
+        below = torch.exp2(size.clamp(min=least).log2().floor())
+        if self.rounding == "nearest":
+            return torch.where(size < least, least / 2, below / 2)
+        return torch.where(
+            size < least,
+            torch.maximum(size, least - size),
+            torch.maximum(size - below, 2 * below - size),
+        )

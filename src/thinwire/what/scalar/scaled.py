@@ -23,16 +23,23 @@ the grid.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from thinwire.core import RankContext, Spec, State
+from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
-from thinwire.what.scalar._levels import Levels, length, nearest_index, table, wrong_block
+from thinwire.what.scalar._levels import (
+    Levels,
+    length,
+    nearest_index,
+    rounding_slack,
+    table,
+    wrong_block,
+)
 from thinwire.what.scalar.fp4 import fp4
 from thinwire.what.scalar.fp8 import fp8
 from thinwire.what.scalar.nf4 import nf4
@@ -155,12 +162,12 @@ class scaled(Transform):
         ]
         return f"scaled({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
 
-    @property
-    def grain(self) -> int:
-        return self.block or 1
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain=self.block or 1, cuts=self._cuts)
 
     @property
-    def cuts(self) -> float:
+    def _cuts(self) -> float:
         """The share of a block's reach, from its zero point to its furthest value, that may be cut
         off, at most."""
         lowest = 2 ** (-1 / self.octave)
@@ -169,6 +176,10 @@ class scaled(Transform):
             7 / 64 if self.zero or self.octave > 16 else 0
         )  # octaves; the nudges come on top
         return {"near": near + 1e-6, "cover": 0.0, "mean": 0.0}.get(str(self.fit), 1 - 2**-furthest)
+
+    @property
+    def keeps_mean(self) -> bool:
+        return self.fit == "cover"  # alone its core is rounded to floats, always the same way
 
     def core_numel(self, spec: Spec) -> int:
         return spec.numel
@@ -337,6 +348,30 @@ class scaled(Transform):
         levels = table(_TABLES[self.fit])[0].to(core)
         levels = levels / levels.abs().max()
         return levels[nearest_index(core, levels)]
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        if not spec.numel:
+            return x.double()
+        blocks = reference.to_blocks(x.double(), length(self.block, spec))
+        side = self.split(x, spec, State(), ctx)[1]
+        scales = self.scales(side, spec).double()[:, None]
+        zeros = self.zeros(side, spec).double()[:, None]
+        # what lies beyond the scale ends there
+        cut = ((blocks - zeros * scales).abs() - scales).clamp(min=0)
+        slack = rounding_slack(blocks.abs().amax(1, keepdim=True), 1.0, spec)
+        return (cut + slack).reshape(-1)[: spec.numel]
+
+    def error_spread(
+        self,
+        error: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+    ) -> Tensor:
+        rows = reference.to_blocks(error.double(), length(self.block, spec))
+        return rows.mul(self.scales(side, spec)[:, None]).view(-1)[: spec.numel]
 
 
 def _over(x: Tensor, scales: Tensor) -> Tensor:

@@ -15,15 +15,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, EncodedWithResidual, RankContext, Spec, State
+from thinwire.core import (
+    Coder,
+    EncodedWithResidual,
+    Packet,
+    RankContext,
+    Spec,
+    State,
+    Traits,
+    check_nbytes,
+)
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
-from thinwire.what.scalar._levels import length
+from thinwire.what.scalar._levels import length, rounding_slack
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,9 @@ class sign(Coder):
                 "or 0 for the whole span"
             )
 
-    @property
-    def grain(self) -> int:
-        return math.lcm(self.block or 1, 8)
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain=math.lcm(self.block or 1, 8))
 
     def nbytes(self, spec: Spec) -> int:
         return self._scales(spec) * spec.work.itemsize + reference.packed_nbytes(spec.numel, 1)
@@ -80,7 +90,7 @@ class sign(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         return fast.sign_decode(payload, spec.numel, length(self.block, spec), spec.work)
@@ -88,7 +98,7 @@ class sign(Coder):
     def fill(
         self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> None:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         if spec.numel:
             fast.sign_decode(payload, spec.numel, length(self.block, spec), spec.work, out)
 
@@ -101,7 +111,7 @@ class sign(Coder):
         ctx: RankContext,
         sender: int,
     ) -> None:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         if spec.numel:
             fast.sign_accumulate(total, payload, length(self.block, spec))
 
@@ -113,7 +123,7 @@ class sign(Coder):
         payload, left, finite = fast.sign_encode_left(
             x.to(spec.work), before, decay, length(self.block, spec)
         )
-        packet = self.packed(payload, spec, state, ctx)
+        packet = Packet.of(payload, self, spec, state, ctx)
         return EncodedWithResidual(packet, left, finite, lambda: packet.open(payload, ctx.rank))
 
     def encode_sum(
@@ -125,7 +135,7 @@ class sign(Coder):
         again: RankContext,
     ) -> Tensor:
         for _, payload in payloads:
-            self.expect(payload, self.nbytes(spec))
+            check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return payloads[0][1].clone()
         return fast.sign_sum_encode(
@@ -135,3 +145,9 @@ class sign(Coder):
     def _scales(self, spec: Spec) -> int:
         """Scales sent: one a block."""
         return -(-spec.numel // length(self.block, spec))
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        size = reference.to_blocks(x.double().abs(), length(self.block, spec))
+        scales = reference.block_means(size, spec.numel)[:, None] if spec.numel else size
+        error = (size - scales).abs() + rounding_slack(scales, 1.0, spec)
+        return error.reshape(-1)[: spec.numel]

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
-from thinwire.what.scalar._levels import length, wrong_block, wrong_rounding
+from thinwire.what.scalar._levels import length, rounding_slack, wrong_block, wrong_rounding
 
 _DIGITS = (1, 3, 9, 27, 81)
 
@@ -81,9 +82,14 @@ class ternary(Coder):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> int:
-        return math.lcm(self.block or 1, len(_DIGITS))
+    @cached_property
+    def traits(self) -> Traits:
+        random = self.rounding == "stochastic"
+        return Traits(
+            grain=math.lcm(self.block or 1, len(_DIGITS)),
+            randomised=random,
+            unbiased=random and self.clip is None,
+        )
 
     def nbytes(self, spec: Spec) -> int:
         return self._count(spec) * spec.work.itemsize + -(-spec.numel // len(_DIGITS))
@@ -107,7 +113,7 @@ class ternary(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         head = self._count(spec) * spec.work.itemsize
@@ -141,6 +147,16 @@ class ternary(Coder):
     def _count(self, spec: Spec) -> int:
         """Scales sent: one a block."""
         return -(-spec.numel // length(self.block, spec))
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        size = reference.to_blocks(x.double().abs(), length(self.block, spec))
+        scales = self.scales(size, spec.numel)[:, None] if spec.numel else size
+        off = (scales - size).abs()
+        error = torch.minimum(size, off)
+        if self.rounding == "stochastic":  # either end, or the scale where it is cut
+            error = torch.where(size > scales, size - scales, torch.maximum(size, off))
+        slack = rounding_slack(size.amax(1, keepdim=True), 1.0, spec)
+        return (error + slack).reshape(-1)[: spec.numel]
 
 
 def pack_digits(digits: Tensor) -> Tensor:

@@ -23,12 +23,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, EncodedWithResidual, RankContext, Spec, State
+from thinwire.core import (
+    Coder,
+    EncodedWithResidual,
+    Packet,
+    RankContext,
+    Spec,
+    State,
+    Traits,
+    check_nbytes,
+)
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
 from thinwire.what.scalar._levels import length
@@ -216,10 +226,16 @@ class uniform(Coder):
         )  # said only where they are set
         return f"uniform({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields(self) if field.name not in late)})"
 
-    @property
-    def grain(self) -> int:
-        whole = 8 // math.gcd(self.bits, 8)
-        return whole if self.block == "row" else math.lcm(self.block or 1, whole)
+    @cached_property
+    def traits(self) -> Traits:
+        whole = 8 // math.gcd(self.bits, 8)  # codes that fill whole bytes
+        random = self.rounding == "stochastic"
+        return Traits(
+            grain=whole if self.block == "row" else math.lcm(self.block or 1, whole),
+            randomised=random,
+            unbiased=random and self.step is None and self.scale in ("absmax", "norm"),
+            row_wise=self.block == "row" or self.step is not None,
+        )
 
     def nbytes(self, spec: Spec) -> int:
         return self._head(spec) + reference.packed_nbytes(spec.numel, self.bits)
@@ -274,7 +290,7 @@ class uniform(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         if self._plain:
@@ -307,7 +323,7 @@ class uniform(Coder):
         self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> None:
         if self._plain and spec.numel:
-            self.expect(payload, self.nbytes(spec))
+            check_nbytes(self, payload, self.nbytes(spec))
             fast.grid_decode(
                 payload, spec.numel, self._block(spec), self.bits, self._around(), spec.work, out
             )
@@ -324,7 +340,7 @@ class uniform(Coder):
         sender: int,
     ) -> None:
         if self._plain and spec.numel:
-            self.expect(payload, self.nbytes(spec))
+            check_nbytes(self, payload, self.nbytes(spec))
             fast.grid_accumulate(total, payload, self._block(spec), self.bits, self._around())
         else:
             super().accumulate(total, payload, spec, state, ctx, sender)
@@ -336,7 +352,7 @@ class uniform(Coder):
             return super().encode_with_residual(x, before, decay, spec, state, ctx)
         settings = (self._block(spec), self.bits, self._around(), self._key(spec, ctx))
         payload, left, finite = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
-        packet = self.packed(payload, spec, state, ctx)
+        packet = Packet.of(payload, self, spec, state, ctx)
         return EncodedWithResidual(packet, left, finite, lambda: packet.open(payload, ctx.rank))
 
     def encode_sum(
@@ -350,7 +366,7 @@ class uniform(Coder):
         if not self._plain or self.scale != "absmax" or not spec.numel:
             return super().encode_sum(payloads, spec, state, ctx, again)
         for _, payload in payloads:
-            self.expect(payload, self.nbytes(spec))
+            check_nbytes(self, payload, self.nbytes(spec))
         settings = (
             spec.numel,
             self._block(spec),
@@ -423,3 +439,25 @@ class uniform(Coder):
         if self.grid == "affine":
             return numbers[: numbers.numel() // 2], numbers[numbers.numel() // 2 :], None
         return None, numbers, None
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        x, info = x.to(spec.work), torch.finfo(spec.work)
+        reach = 0.5 if self.rounding == "nearest" else 1.0  # of a step
+        if self.step is not None:
+            size, last = x.double().abs(), (2 ** (self.bits - 1) - 1) * self.step
+            inside = torch.full_like(size, reach * self.step)
+            return torch.maximum(inside, size - last) + 4 * info.eps * size
+        error = torch.zeros(spec.numel, dtype=torch.float64)
+        count = 2**self.bits - 1 - (self.grid == "tread")
+        for begin, m, width in runs(spec, self.block):
+            rows = x[begin : begin + m * width].reshape(m, width)
+            lows, deltas = self.levels(rows)
+            rows, steps = rows.double(), deltas.double()[:, None]
+            low = -count / 2 * steps if lows is None else lows.double()[:, None]
+            # what lies beyond the first or last level ends there
+            cut = torch.maximum(low - rows, rows - low - count * steps)
+            absmax = rows.abs().amax(1, keepdim=True)
+            tiny = 2 * (count + 1) * info.smallest_normal * info.eps
+            slack = (8 * info.eps * absmax + tiny) * (absmax > 0)
+            error[begin : begin + m * width] = (torch.maximum(reach * steps, cut) + slack).view(-1)
+        return error

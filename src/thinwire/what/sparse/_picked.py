@@ -4,11 +4,12 @@ beside, values as the core."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from thinwire.core import RankContext, Spec, State
+from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.what.sparse import _places
 from thinwire.what.wrap.chain import Transform
 
@@ -16,9 +17,9 @@ from thinwire.what.wrap.chain import Transform
 class Picked(Transform):
     """A transform whose core is some entries, as many as the data decide; it gives `_pick`."""
 
-    @property
-    def drops(self) -> bool:
-        return True
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(drops=True)
 
     def core_numel(self, spec: Spec) -> None:
         return None

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder
+from thinwire.core import Coder, check_nbytes
 from thinwire.errors import PayloadError
 from thinwire.kernels import native, reference
 
@@ -102,7 +102,7 @@ def read(
             or it does not hold k places.
     """
     coding = coding or smallest(k, per, chunks)
-    coder.expect(side, nbytes(coding, k, per, chunks))
+    check_nbytes(coder, side, nbytes(coding, k, per, chunks))
     kernels = native.anywhere(side)
     if kernels is not None and chunks * k:
         places, wrong = kernels.places_read(
@@ -145,7 +145,7 @@ def add(side: Tensor, values: Tensor, total: Tensor, coder: Coder) -> None:
         total.scatter_add_(1, read(side, k, per, chunks, coder), values)
         return
     coding = smallest(k, per, chunks)
-    coder.expect(side, nbytes(coding, k, per, chunks))
+    check_nbytes(coder, side, nbytes(coding, k, per, chunks))
     _refuse(
         kernels.places_add(side.contiguous(), values, total, *_plan(coding, k, per)), k, per, coder
     )

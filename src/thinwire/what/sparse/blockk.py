@@ -13,12 +13,13 @@ accelerate distributed deep learning", SIGCOMM.)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Grain, RankContext, Spec, State
+from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what.sparse import _places
@@ -62,13 +63,9 @@ class blockk(Transform):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> Grain:
-        return self.block
-
-    @property
-    def drops(self) -> bool:
-        return True
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain=self.block, drops=True)
 
     def core_numel(self, spec: Spec) -> int:
         return kept(self.k, self._blocks(spec)) * self.block
@@ -104,3 +101,14 @@ class blockk(Transform):
 
     def _blocks(self, spec: Spec) -> int:
         return -(-spec.numel // self.block)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        k = self.core_numel(spec) // self.block
+        blocks = reference.to_blocks(x.double().abs(), self.block)
+        if k == len(blocks):
+            return torch.zeros(spec.numel, dtype=torch.float64)
+        # divided by the largest, or squares of the smallest numbers would vanish
+        norms = (blocks / blocks.max().clamp(min=1e-300)).norm(dim=1)
+        # ties with the smallest that is sent may be left out
+        last = norms.topk(k).values[-1] * (1 + 1e-5)
+        return torch.where(norms[:, None] <= last, blocks, 0).view(-1)[: spec.numel]

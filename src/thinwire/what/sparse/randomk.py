@@ -12,12 +12,13 @@ instead of O(n) and has no larger variance.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Outcome, RankContext, Rounds, Spec, State
+from thinwire.core import Outcome, RankContext, Rounds, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.what.sparse._share import kept, wrong
 from thinwire.what.wrap.chain import Transform
@@ -55,17 +56,15 @@ class randomk(Transform):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def shared(self) -> bool:
-        return True
-
-    @property
-    def drops(self) -> bool:
-        return True
-
-    @property
-    def partial(self) -> bool:
-        return not self.unbiased
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(
+            summable=True,
+            drops=True,
+            partial=not self.unbiased,
+            randomised=True,
+            unbiased=self.unbiased,
+        )
 
     def core_numel(self, spec: Spec) -> int:
         return kept(self.k, spec.numel)
@@ -90,7 +89,7 @@ class randomk(Transform):
         return Outcome(
             outcome.total,
             outcome.sent,
-            (lambda: self._drawn(spec, ctx, x.device)) if self.partial else None,
+            (lambda: self._drawn(spec, ctx, x.device)) if self.traits.partial else None,
         )
 
     def _drawn(self, spec: Spec, ctx: RankContext, device: torch.device) -> Tensor:
@@ -108,3 +107,7 @@ class randomk(Transform):
             k, generator=ctx.generator(spec, shared=True), dtype=torch.float64, device="cpu"
         )
         return edges[:-1] + torch.minimum((draw * widths).long(), widths - 1), widths
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        widest = -(-spec.numel // max(self.core_numel(spec), 1)) if self.unbiased else 1
+        return x.double().abs() * max(1.0, widest - 1.0) * (1 + 1e-6)

@@ -123,3 +123,9 @@ class sampled(Picked):
 
     def _wanted(self, spec: Spec) -> int:
         return kept(self.density, spec.numel)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        x = x.double().abs()
+        # these and more are sent, with room for one NaN
+        sure = math.ceil(kept(self.density, spec.numel) / self.band) - 1
+        return torch.where(x <= x.topk(sure).values[-1], x, 0) if sure > 0 else x

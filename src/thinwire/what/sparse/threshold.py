@@ -87,3 +87,7 @@ class threshold(Picked):
         found = fast.above(x, self.bar(x))
         assert not isinstance(found, int)  # there is no limit
         return found
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        x = x.to(spec.work)
+        return torch.where(x.abs() < self.bar(x), x.abs(), 0).double()

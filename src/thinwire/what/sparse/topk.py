@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Grain, RankContext, Spec, State
+from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, memory
 from thinwire.what.sparse import _places
@@ -72,13 +73,9 @@ class topk(Transform):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> Grain:
-        return self.per or 1
-
-    @property
-    def drops(self) -> bool:
-        return True
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain=self.per or 1, drops=True)
 
     def core_numel(self, spec: Spec) -> int:
         return sum(chunks * k for chunks, _, k in self._chunks(spec))
@@ -163,6 +160,17 @@ class topk(Transform):
         size = self.per or max(spec.numel, 1)
         runs = [(spec.numel // size, size), (1, spec.numel % size)]
         return [(chunks, n, kept(self.k, n)) for chunks, n in runs if chunks and n]
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        x, errors = x.double().abs(), []
+        for chunk in x.split(self.per or max(spec.numel, 1)):
+            count = self.core_numel(Spec((), 0, chunk.numel(), spec.dtype))
+            if count == chunk.numel():
+                errors.append(torch.zeros_like(chunk))
+            else:  # ties with the smallest that is sent may be left out
+                last = chunk.topk(count).values[-1:]
+                errors.append(torch.where(chunk <= last, chunk, 0))
+        return torch.cat(errors)[: spec.numel]
 
 
 def _joined(runs: list[Tensor], none: Tensor) -> Tensor:

@@ -25,13 +25,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Grain, Leaf, Outcome, Packet, RankContext, Rounds, Spec, State
+from thinwire.core import (
+    Coder,
+    Leaf,
+    Outcome,
+    Packet,
+    RankContext,
+    Rounds,
+    Spec,
+    State,
+    Traits,
+    check_nbytes,
+)
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what.lowrank._parts import runs
@@ -102,9 +113,9 @@ class codebook(Coder):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> Grain:
-        return "part"
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain="part")
 
     @property
     def single_packet_coder(self) -> Coder | None:  # type: ignore[override]  # a coder that learns is to be driven by its rounds
@@ -137,7 +148,7 @@ class codebook(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec) - self._lessons(spec) * spec.work.itemsize)
+        check_nbytes(self, payload, self.nbytes(spec) - self._lessons(spec) * spec.work.itemsize)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
         for place, numel, name in self._runs(spec):
             scales, numbers = self._sizes(numel, spec)
@@ -291,6 +302,17 @@ class codebook(Coder):
             -(-numel // self.dim) * self.stages, self.bits
         )
 
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        error, info = torch.empty(spec.numel, dtype=torch.float64), torch.finfo(spec.work)
+        for at, rows, columns in runs(spec):
+            blocks = reference.to_blocks(x[at : at + rows * columns].double(), self.block)
+            largest = blocks.abs().amax(1, keepdim=True).clamp(min=1e-300)
+            # the best scale never makes a block longer
+            norms = (blocks / largest).square().sum(1, keepdim=True).sqrt() * largest * (1 + 1e-5)
+            norms += (norms > 1e-290) * 16 * info.smallest_normal * info.eps
+            error[at : at + rows * columns] = norms.expand_as(blocks).reshape(-1)[: rows * columns]
+        return error
+
 
 @dataclass(frozen=True)
 class _Taught(Coder):
@@ -310,7 +332,7 @@ class _Taught(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.inner.expect(payload, self.nbytes(spec))
+        check_nbytes(self.inner, payload, self.nbytes(spec))
         cut = payload.numel() - (spec.numel - self.of.numel) * spec.work.itemsize
         values = self.inner.decode(payload[:cut], self.of, state, ctx, sender)
         return torch.cat([values, reference.from_bytes(payload[cut:], spec.work)])

@@ -22,13 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Grain, RankContext, Spec, State
+from thinwire.core import RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import StrategyError
 from thinwire.what.lowrank._parts import runs
 from thinwire.what.wrap.chain import Transform
@@ -75,9 +75,9 @@ class dct(Transform):
                 "frequencies"
             )
 
-    @property
-    def grain(self) -> Grain:
-        return "part"
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain="part")
 
     def core_numel(self, spec: Spec) -> int:
         return spec.numel
@@ -96,7 +96,7 @@ class dct(Transform):
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(side, 0)
+        check_nbytes(self, side, 0)
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
         at = 0
         for tiles in self._tiles(spec):
@@ -116,6 +116,37 @@ class dct(Transform):
         for top, down, height in _cuts(rows, self.size):
             for left, across, width in _cuts(columns, self.size):
                 yield _Tiles(at, rows, columns, top, down, height, left, across, width)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        wide = Spec(spec.parts, spec.begin, spec.numel, torch.float64)
+        core = self.split(x.double(), wide, State(), ctx)[0]
+        return 8 * self.size * torch.finfo(spec.work).eps * self._tile_norms(core, spec)
+
+    def error_spread(
+        self,
+        error: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+    ) -> Tensor:
+        return self._tile_norms(error.double(), spec)
+
+    def _tile_norms(self, core: Tensor, spec: Spec) -> Tensor:
+        """Return the length of each tile of a core at every value of it: (spec.numel,) float64.
+
+        The transform is orthonormal: no value is further off than all frequencies together.
+        """
+        out, at = torch.empty(spec.numel, dtype=torch.float64), 0
+        for tiles in self._tiles(spec):
+            area = tiles.of(out)
+            own = core[at : at + area.numel()].view(area.shape)
+            largest = own.abs().amax((2, 3), keepdim=True).clamp(min=1e-300)
+            norms = (own / largest).square().sum((2, 3), keepdim=True).sqrt() * largest
+            area[:] = norms + torch.finfo(spec.work).tiny
+            at += area.numel()
+        return out
 
 
 @dataclass(frozen=True, slots=True)

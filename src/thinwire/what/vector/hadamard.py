@@ -14,12 +14,13 @@ B) root mean squares, where one outlier among B zeros is √B.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import RankContext, Spec, State
+from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what.wrap.chain import Transform
@@ -72,9 +73,9 @@ class hadamard(Transform):
                 f"{_MOST}, such as 256"
             )
 
-    @property
-    def grain(self) -> int:
-        return self.block
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain=self.block, randomised=True, unbiased=True)
 
     def core_numel(self, spec: Spec) -> int:
         return self._full(spec) + self._tail(spec)
@@ -125,6 +126,35 @@ class hadamard(Transform):
             device="cpu",
         )
         return reference.unpack(lots.to(device), n, 1).to(spec.work).mul_(-2).add_(1)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        info = torch.finfo(spec.work)
+        tiny = self.block * info.smallest_normal * info.eps
+        core = x.new_zeros(self.core_numel(spec), dtype=torch.float64)
+        core[: spec.numel] = x.abs()
+        return self._block_norms(core, spec) * info.eps * 2 * self.block.bit_length() + tiny
+
+    def error_spread(
+        self,
+        error: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+    ) -> Tensor:
+        return self._block_norms(error.double(), spec)
+
+    def _block_norms(self, core: Tensor, spec: Spec) -> Tensor:
+        """Return the length of each rotated block at every value of it: (spec.numel,)."""
+        full, out = self._full(spec), []
+        for blocks in (core[:full].view(-1, self.block), core[full:].view(1, -1)):
+            if blocks.numel():
+                # divided by the largest, or squares of the smallest numbers would vanish
+                largest = blocks.amax(1, keepdim=True).clamp(min=1e-300)
+                norms = (blocks / largest).norm(dim=1, keepdim=True) * largest
+                out.append(norms.expand_as(blocks).reshape(-1))
+        return torch.cat(out)[: spec.numel] if out else core
 
 
 def rotate(rows: Tensor) -> Tensor:

@@ -22,12 +22,13 @@ the whole lattice, not 2^16 points of E8 + ¼, so that any b will do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what.scalar._scales import symmetric_steps
@@ -86,9 +87,9 @@ class lattice(Coder):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> int:
-        return self.block or 8
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(grain=self.block or 8)
 
     def nbytes(self, spec: Spec) -> int:
         return self._blocks(spec) * spec.work.itemsize + sum(self._runs(self._vectors(spec)))
@@ -110,7 +111,7 @@ class lattice(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        self.expect(payload, self.nbytes(spec))
+        check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         head = self._blocks(spec) * spec.work.itemsize
@@ -198,6 +199,22 @@ class lattice(Coder):
         return reference.packed_nbytes(3 * vectors, self.bits), reference.packed_nbytes(
             vectors, self.bits - 1
         )
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        if not spec.numel:
+            return torch.zeros(0, dtype=torch.float64)
+        info = torch.finfo(spec.work)
+        blocks = reference.to_blocks(x.to(spec.work).contiguous(), self._block(spec))
+        step, blocks = self._steps(blocks).double()[:, None], blocks.double().abs()
+        absmax = blocks.amax(1, keepdim=True)
+        slack = (16 * absmax + 4 * self._top * info.smallest_normal) * info.eps
+        # a vector is off by what of it lies beyond the box, too
+        beyond = (blocks - self._top * step).clamp(min=0).nan_to_num(0, 0, 0)
+        unit = beyond.amax().clamp(min=1e-300)
+        norms = (beyond / unit).view(len(blocks), -1, self._size).norm(dim=2) * unit
+        far = norms.repeat_interleave(self._size, 1)
+        error: Tensor = (2**0.5 * step + far + slack) * (absmax > 0)
+        return error.reshape(-1)[: spec.numel]
 
 
 def _even(x: Tensor, top: int, below: int = 0) -> Tensor:

@@ -3,12 +3,25 @@ remember what it left encoded."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Grain, Outcome, RankContext, Rounds, Spec, State
+from thinwire.core import (
+    Codec,
+    Coder,
+    Outcome,
+    RankContext,
+    Rounds,
+    Spec,
+    State,
+    Traits,
+    encode_packet,
+    needs_input_later,
+)
 from thinwire.kernels import fast, memory
 from thinwire.registry import inside
 
@@ -18,31 +31,49 @@ class Wrapper(Codec):
 
     inner: Codec
 
-    @property
-    def grain(self) -> Grain:
-        return self.inner.grain
-
-    @property
-    def summable(self) -> bool:
-        return self.inner.summable
-
-    @property
-    def drops(self) -> bool:
-        return self.inner.drops
+    @cached_property
+    def traits(self) -> Traits:
+        inner = self.inner.traits
+        return Traits(
+            grain=inner.grain,
+            summable=inner.summable,
+            drops=inner.drops,
+            needs_input_later=needs_input_later(self.inner),
+            randomised=inner.randomised,
+            cuts=inner.cuts,
+        )
 
     @property
     def single_packet_coder(self) -> Coder | None:
         return self.inner.single_packet_coder
-
-    @property
-    def needs_input_later(self) -> bool:
-        return self.inner.needs_input_later
 
     def nbytes(self, spec: Spec) -> int | None:
         return self.inner.nbytes(spec)
 
     def max_nbytes(self, spec: Spec) -> int:
         return self.inner.max_nbytes(spec)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        return self.inner.error_bound(x, spec, ctx)
+
+
+class KeepsResidual(ABC):
+    """Show a codec's residual, so that the checks can compare it with what was sent."""
+
+    @abstractmethod
+    def residual_of(self, spec: Spec, state: State, ctx: RankContext, *, faded: bool) -> Tensor:
+        """Return the residual, NaN where none is kept: (spec.numel,) spec.work.
+
+        faded: return what of it the flight of this `ctx` adds to its input.
+        """
+
+    def values_kept(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        """Return what of `x` is either sent or kept in the residual: (spec.numel,) spec.work."""
+        return x.to(spec.work)
+
+    def rounded_off(self, residual: Tensor) -> Tensor:
+        """Bound what storing a residual may have rounded off: (spec.numel,) float64."""
+        return torch.zeros_like(residual, dtype=torch.float64)
 
 
 class Remembering(Wrapper):
@@ -72,10 +103,10 @@ class Remembering(Wrapper):
             sent = outcome.sent()
             commit(sent)
             return Outcome(outcome.total, lambda: sent)
-        once = speaker.packet(y, spec, inner, ctx) if isinstance(speaker, Coder) else None
+        once = encode_packet(speaker, y, spec, inner, ctx) if isinstance(speaker, Coder) else None
         packet = once or next(speaker.rounds(y, spec, inner, ctx))
         own = (
-            packet.payload if packet.coder.lossy else packet.payload.clone()
+            packet.payload if packet.coder.traits.lossy else packet.payload.clone()
         )  # what opens to itself is what a route may write into
         sent = packet.open(own, ctx.rank)
         commit(sent)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from thinwire.core import Coder, Grain, RankContext, Spec, State
+from thinwire.core import Coder, Grain, RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.registry import inside
 
@@ -92,20 +93,19 @@ class by_rank(Coder):
             )
         return self.codecs[rank]
 
-    @property
-    def grain(self) -> Grain:
-        grains = {codec.grain for codec in self.codecs}
+    @cached_property
+    def traits(self) -> Traits:
+        each = [codec.traits for codec in self.codecs]
+        grains = {traits.grain for traits in each}
         words: tuple[Grain, ...] = ("bucket", "part")
         coarse = next((word for word in words if word in grains), None)
-        return coarse or math.lcm(*(grain for grain in grains if isinstance(grain, int)))
-
-    @property
-    def lossy(self) -> bool:
-        return any(codec.lossy for codec in self.codecs)
-
-    @property
-    def drops(self) -> bool:
-        return any(codec.drops for codec in self.codecs)
+        return Traits(
+            grain=coarse or math.lcm(*(grain for grain in grains if isinstance(grain, int))),
+            lossy=any(traits.lossy for traits in each),
+            drops=any(traits.drops for traits in each),
+            randomised=any(traits.randomised for traits in each),
+            cuts=max(traits.cuts for traits in each),
+        )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         self.of(max(ctx.group))
@@ -122,7 +122,7 @@ class by_rank(Coder):
         codec = self.of(ctx.rank)
         payload = codec.encode(x, spec, state, ctx)
         return (
-            payload if codec.lossy else payload.clone()
+            payload if codec.traits.lossy else payload.clone()
         )  # it may be x itself, where a route writes the sum
 
     def decode(
@@ -131,7 +131,7 @@ class by_rank(Coder):
         codec = self.of(sender)
         opened = codec.decode(payload, spec, self._state_of(sender, spec, state, ctx), ctx, sender)
         return (
-            opened if codec.lossy else opened.clone()
+            opened if codec.traits.lossy else opened.clone()
         )  # it may lie in the payload, which is opened again to tell what was sent
 
     def accumulate(
@@ -150,3 +150,6 @@ class by_rank(Coder):
     def _state_of(self, sender: int, spec: Spec, state: State, ctx: RankContext) -> State:
         """This rank's own, or what another's codec begins with: what decodes remembers nothing."""
         return state if sender == ctx.rank else self.of(sender).init(spec, ctx)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        return self.of(ctx.rank).error_bound(x, spec, ctx)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor
 from thinwire.core import (
     Codec,
     Coder,
-    Grain,
     Outcome,
     Packet,
     Piece,
@@ -26,16 +26,19 @@ from thinwire.core import (
     Rounds,
     Spec,
     State,
+    Traits,
+    encode_packet,
     side_by_side,
 )
 from thinwire.errors import PayloadError
 from thinwire.what.scalar.identity import identity
+from thinwire.what.wrap._wrap import KeepsResidual
 
 _LENGTH = 8
 
 
 @dataclass(frozen=True)
-class by_role(Codec):
+class by_role(Codec, KeepsResidual):
     """`matrix`, `embedding` and `vector` parts each through their own codec.
 
     Args:
@@ -64,22 +67,19 @@ class by_role(Codec):
     def _codecs(self) -> dict[Role, Codec]:
         return {"matrix": self.matrix, "embedding": self.embedding, "vector": self.vector}
 
-    @property
-    def grain(self) -> Grain:
-        grains = {codec.grain for codec in self._codecs.values()}
-        return "bucket" if "bucket" in grains else "part" if "part" in grains else 1
-
-    @property
-    def lossy(self) -> bool:
-        return any(codec.lossy for codec in self._codecs.values())
-
-    @property
-    def summable(self) -> bool:
-        return all(codec.summable for codec in self._codecs.values())
-
-    @property
-    def drops(self) -> bool:
-        return any(codec.drops for codec in self._codecs.values())
+    @cached_property
+    def traits(self) -> Traits:
+        each = [codec.traits for codec in self._codecs.values()]
+        grains = {traits.grain for traits in each}
+        return Traits(
+            grain="bucket" if "bucket" in grains else "part" if "part" in grains else 1,
+            lossy=any(traits.lossy for traits in each),
+            summable=all(traits.summable for traits in each),
+            drops=any(traits.drops for traits in each),
+            randomised=any(traits.randomised for traits in each),
+            unbiased=all(traits.unbiased for traits in each),
+            cuts=max(traits.cuts for traits in each),
+        )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         return State(
@@ -161,6 +161,39 @@ class by_role(Codec):
                     Spec(tuple(parts), pieces[0].low, numel, spec.dtype),
                     pieces,
                 )
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        error = torch.zeros(spec.numel, dtype=torch.float64)
+        for role, sub, at in self._indices(spec):
+            error[at] = self._codecs[role].error_bound(x[at], sub, ctx.child(role))
+        return error
+
+    def values_kept(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        x = x.to(spec.work).clone()
+        for role, sub, at in self._indices(spec):
+            codec = self._codecs[role]
+            if isinstance(codec, KeepsResidual):
+                x[at] = codec.values_kept(x[at], sub, state.child(role), ctx)
+        return x
+
+    def residual_of(self, spec: Spec, state: State, ctx: RankContext, *, faded: bool) -> Tensor:
+        out = torch.full((spec.numel,), float("nan"), dtype=spec.work)
+        for role, sub, at in self._indices(spec):
+            codec = self._codecs[role]
+            if isinstance(codec, KeepsResidual):
+                out[at] = codec.residual_of(sub, state.child(role), ctx, faded=faded)
+        return out
+
+    def rounded_off(self, residual: Tensor) -> Tensor:
+        keeping = [codec for codec in self._codecs.values() if isinstance(codec, KeepsResidual)]
+        return sum(
+            (codec.rounded_off(residual) for codec in keeping), super().rounded_off(residual)
+        )
+
+    def _indices(self, spec: Spec) -> Iterator[tuple[Role, Spec, Tensor]]:
+        """Yield each role that occurs, its span, and the indices of its values in the whole."""
+        for role, sub, pieces in self._split(spec):
+            yield role, sub, torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
 
 
 @dataclass(frozen=True)
@@ -253,7 +286,7 @@ def _compose(packets: list[Packet], ctx: RankContext, device: torch.device) -> P
         return packets[0]
     if not packets:
         nothing = Spec((), 0, 0, torch.float32)
-        return identity().packet(torch.empty(0, device=device), nothing, State(), ctx)
+        return encode_packet(identity(), torch.empty(0, device=device), nothing, State(), ctx)
     composite = _Composite(
         tuple(p.coder for p in packets),
         tuple(p.spec for p in packets),

@@ -10,12 +10,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, EncodedWithResidual, Grain, RankContext, Spec, State
+from thinwire.core import (
+    Codec,
+    Coder,
+    EncodedWithResidual,
+    Packet,
+    RankContext,
+    Spec,
+    State,
+    Traits,
+    check_nbytes,
+)
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
 from thinwire.what.scalar.identity import identity
@@ -29,12 +40,6 @@ class Transform(Coder):
 
     A transform gives `split`, `join`, `core_numel` and `side_nbytes`.
     """
-
-    @property
-    def shared(self) -> bool:
-        """Every rank picks the same core (there are no side bytes), so cores may be added where b's
-        payloads may."""
-        return False
 
     @abstractmethod
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
@@ -89,10 +94,6 @@ class Transform(Coder):
         fixed = self.core_numel(spec)
         return spec.numel if fixed is None else fixed
 
-    @property
-    def summable(self) -> bool:
-        return chain(self, identity()).summable
-
     def sum_dtype(self, spec: Spec) -> torch.dtype | None:
         return chain(self, identity()).sum_dtype(spec)
 
@@ -132,10 +133,30 @@ class Transform(Coder):
     ) -> EncodedWithResidual:
         both = State(children={"first": state, "second": State()})
         told = chain(self, identity()).encode_with_residual(x, before, decay, spec, both, ctx)
-        return replace(told, packet=self.packed(told.packet.payload, spec, state, ctx))
+        return replace(told, packet=Packet.of(told.packet.payload, self, spec, state, ctx))
 
     def __rshift__(self, other: Codec) -> chain:
         return chain(self, other)  # type: ignore[arg-type]  # chain says why not, where it does not fit
+
+    def error_spread(
+        self,
+        error: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+    ) -> Tensor:
+        """Bound what errors of up to `error` of each core value come to in x: (spec.numel,) float64.
+
+        As inherited, for a transform that only places core values; others override it.
+        """
+        return self.join(error.to(spec.work), side, spec, state, ctx, ctx.rank).double()
+
+    @property
+    def keeps_mean(self) -> bool:
+        """Return whether x is the mean where the core arrives right in the mean."""
+        return self.traits.unbiased
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,25 +206,22 @@ class chain(Coder):
             )
         return chain(self.first, self.second >> other)
 
-    @property
-    def grain(self) -> Grain:
-        return self.first.grain
-
-    @property
-    def lossy(self) -> bool:
-        return self.first.lossy or self.second.lossy
-
-    @property
-    def drops(self) -> bool:
-        return self.first.drops or self.second.drops
-
-    @property
-    def summable(self) -> bool:
-        return self.first.shared and self.second.summable
+    @cached_property
+    def traits(self) -> Traits:
+        first, second = self.first.traits, self.second.traits
+        return Traits(
+            grain=first.grain,
+            lossy=first.lossy or second.lossy,
+            summable=first.summable and second.summable,
+            drops=first.drops or second.drops,
+            randomised=first.randomised or second.randomised,
+            unbiased=self.first.keeps_mean and second.unbiased,
+            cuts=first.cuts + second.cuts,
+        )
 
     def sum_dtype(self, spec: Spec) -> torch.dtype | None:
         fixed = self.first.core_numel(spec)
-        if not self.first.shared or fixed is None:
+        if not self.first.traits.summable or fixed is None:
             return None
         return self.second.sum_dtype(self._core(spec, fixed))
 
@@ -262,7 +280,8 @@ class chain(Coder):
             count, payload = self._count(payload, spec)
         inner_nbytes = self.second.nbytes(self._core(spec, count))
         cut = self.first.side_nbytes(spec, count)
-        self.expect(
+        check_nbytes(
+            self,
             payload,
             payload.numel()
             if inner_nbytes is None and payload.numel() >= cut
@@ -298,7 +317,7 @@ class chain(Coder):
         inner = self._inner(core, spec, state, ctx)
         payload = self._framed(core, side, inner, spec)
         own = (
-            inner if self.second.lossy else inner.clone()
+            inner if self.second.traits.lossy else inner.clone()
         )  # what opens to itself may lie in y, which is written into
         said = self.second.decode(
             own,
@@ -308,7 +327,7 @@ class chain(Coder):
             ctx.rank,
         )
         left, finite = rest(said)
-        packet = self.packed(payload, spec, state, ctx)
+        packet = Packet.of(payload, self, spec, state, ctx)
         kept = payload.clone() if packet.sums else payload  # what may be added is added in place
         return EncodedWithResidual(packet, left, finite, lambda: packet.open(kept, ctx.rank))
 
@@ -331,3 +350,11 @@ class chain(Coder):
     def _core(self, spec: Spec, numel: int) -> Spec:
         """The span that `second` sees: the core has no parts, its values no names."""
         return Spec((), 0, numel, spec.work)
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        state = self.init(spec, ctx).child("first")
+        core, side = self.first.split(x, spec, state, ctx)
+        inner = self._core(spec, core.numel())
+        error = self.second.error_bound(core, inner, ctx.child(spec.key))
+        spread = self.first.error_spread(error, core, side, spec, state, ctx)
+        return self.first.error_bound(x, spec, ctx) + spread * (1 + 1e-6)

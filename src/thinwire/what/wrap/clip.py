@@ -15,22 +15,33 @@ Where it stands decides what becomes of the rest:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Grain, Leaf, Outcome, RankContext, Rounds, Spec, State
+from thinwire.core import (
+    Codec,
+    Leaf,
+    Outcome,
+    RankContext,
+    Rounds,
+    Spec,
+    State,
+    Traits,
+    needs_input_later,
+)
 from thinwire.errors import StrategyError
-from thinwire.what.wrap._wrap import Wrapper
+from thinwire.what.wrap._wrap import KeepsResidual, Wrapper
 
 _WINDOW = 16
 _CACHED = 1 << 16
 
 
 @dataclass(frozen=True, repr=False)
-class clip(Wrapper):
+class clip(Wrapper, KeepsResidual):
     """Contributions of a bounded L2 norm, through the inner codec: its bytes; state of 8 bytes ·
     `window` a part with `times`, else none.
 
@@ -113,13 +124,15 @@ class clip(Wrapper):
         ]  # said only where they are set
         return f"clip(inner={self.inner!r}{''.join(f', {field.name}={getattr(self, field.name)!r}' for field in late)})"
 
-    @property
-    def grain(self) -> Grain:
-        return "part" if self.per == "part" and self.inner.grain != "bucket" else self.inner.grain
-
-    @property
-    def needs_input_later(self) -> bool:
-        return not self.inner.lossy or self.inner.needs_input_later
+    @cached_property
+    def traits(self) -> Traits:
+        inner = self.inner.traits
+        whole = self.per == "part" and inner.grain != "bucket"
+        return replace(
+            super().traits,
+            grain="part" if whole else inner.grain,
+            needs_input_later=not inner.lossy or needs_input_later(self.inner),
+        )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         state = State(children={"inner": self.inner.init(spec, ctx)})
@@ -147,10 +160,22 @@ class clip(Wrapper):
             (lambda: self._scaled(x, factors, spec).to(spec.dtype)) if lossless else outcome.sent,
         )
 
-    def clipped(self, x: Tensor, spec: Spec, state: State) -> Tensor:
-        """What the inner codec is given of `x` in this state: (spec.numel,) spec.work."""
+    def values_kept(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         x = x.to(spec.work)
-        return self._scaled(x, self._factors(self._norms(x, spec), state), spec)
+        clipped = self._scaled(x, self._factors(self._norms(x, spec), state), spec)
+        if not isinstance(self.inner, KeepsResidual):
+            return clipped
+        return self.inner.values_kept(clipped, spec, state.child("inner"), ctx)
+
+    def residual_of(self, spec: Spec, state: State, ctx: RankContext, *, faded: bool) -> Tensor:
+        if not isinstance(self.inner, KeepsResidual):
+            return torch.full((spec.numel,), float("nan"), dtype=spec.work)
+        return self.inner.residual_of(spec, state.child("inner"), ctx, faded=faded)
+
+    def rounded_off(self, residual: Tensor) -> Tensor:
+        if not isinstance(self.inner, KeepsResidual):
+            return super().rounded_off(residual)
+        return self.inner.rounded_off(residual)
 
     def _runs(self, spec: Spec) -> list[slice]:
         """What is bounded as one: the parts of the span, or all of it."""
@@ -180,6 +205,10 @@ class clip(Wrapper):
         for run, factor in zip(self._runs(spec), factors, strict=True):
             torch.mul(x[run], factor, out=out[run])
         return out
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        # how long its last contributions were, x does not show: its own tests bound it closer
+        return self.inner.error_bound(x, spec, ctx) + x.double().abs()
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from thinwire.core import Codec, Leaf, RankContext, Rounds, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.what.wrap._wrap import Remembering, twice, what_is_left, where_finite
+from thinwire.what.wrap._wrap import KeepsResidual, Remembering, twice, what_is_left, where_finite
 
 
 @dataclass(frozen=True)
-class dgc(Remembering):
+class dgc(Remembering, KeepsResidual):
     """Say the sum of all momentum that was not said yet; 8 bytes a value of state (16 for float64).
 
     Args:
@@ -97,3 +97,7 @@ class dgc(Remembering):
             )
 
         return (yield from self._say(y, spec, state, ctx, commit))
+
+    def residual_of(self, spec: Spec, state: State, ctx: RankContext, *, faded: bool) -> Tensor:
+        velocity, residual = state["velocity"], state["residual"].value
+        return residual + velocity.value * velocity.fade if faded else residual.clone()

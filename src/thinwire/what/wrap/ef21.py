@@ -13,13 +13,14 @@ keeps a share δ, so exact gradients converge to the exact minimum.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec, State
+from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.registry import inside
 from thinwire.what.wrap._wrap import Remembering, twice, where_finite
@@ -61,7 +62,7 @@ class ef21(Remembering):
 
     def __post_init__(self) -> None:
         reasons = twice(self)
-        if not self.inner.lossy:
+        if not self.inner.traits.lossy:
             reasons.append(
                 f"ef21({self.inner!r}): it loses nothing, so there is nothing to catch up with; "
                 "use it bare"
@@ -69,18 +70,15 @@ class ef21(Remembering):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def summable(self) -> bool:
+    @cached_property
+    def traits(self) -> Traits:
+        # H would keep for good what a route loses as it adds in 16 bits, or encodes a sum of
+        # changes again: then they travel once
         coders = [member for member in inside(self.inner) if isinstance(member, Coder)]
-        return self.inner.summable and not any(
-            coder.sum_dtype(_FLOATS) in _SHORT for coder in coders
-        )
-
-    @property
-    def drops(self) -> bool:
-        """H would keep for good what a route loses as it adds in 16 bits, or encodes a sum of
-        changes again, so they travel once."""
-        return self.inner.drops or not self.summable
+        short = any(coder.sum_dtype(_FLOATS) in _SHORT for coder in coders)
+        inner = super().traits
+        summable = inner.summable and not short
+        return replace(inner, summable=summable, drops=inner.drops or not summable)
 
     @property
     def single_packet_coder(self) -> None:
@@ -112,3 +110,8 @@ class ef21(Remembering):
         undone = before if known.value is after else known.value - (after - before)
         known.value = where_finite(known.value, undone, outcome.total)
         return Outcome(heard, lambda: before + sent())
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        error = self.inner.error_bound(x, spec, ctx)
+        # what was sent before may have any size; its own tests bound it
+        return error + 2**20 * x.double().abs().max() if spec.numel else error

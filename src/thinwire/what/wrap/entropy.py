@@ -18,7 +18,8 @@ coded, as QSGD (Alistarh et al. 2017, arXiv:1610.02132) codes its levels, there 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -26,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thinwire.core import Coder, Grain, RankContext, Spec, State
+from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
 from thinwire.registry import inside
@@ -103,17 +104,9 @@ class entropy(Coder):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def grain(self) -> Grain:
-        return self.inner.grain
-
-    @property
-    def lossy(self) -> bool:
-        return self.inner.lossy
-
-    @property
-    def drops(self) -> bool:
-        return self.inner.drops
+    @cached_property
+    def traits(self) -> Traits:
+        return replace(self.inner.traits, summable=False, partial=False, row_wise=False)
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         return self.inner.init(spec, ctx)
@@ -155,7 +148,7 @@ class entropy(Coder):
         """The inner codec's payload."""
         exact = self.inner.nbytes(spec)
         if exact == 0:
-            self.expect(payload, 0)
+            check_nbytes(self, payload, 0)
         if not payload.numel() and not exact:
             return payload
         head, planes = self._head(spec), self._planes(spec)
@@ -178,7 +171,7 @@ class entropy(Coder):
                 f"{self!r}: planes of {lengths} bytes that open to {size} each; the payload is "
                 "corrupted or of another span"
             )
-        self.expect(payload, head + sum(lengths))
+        check_nbytes(self, payload, head + sum(lengths))
         rows, at = np.empty((planes, size), dtype=np.uint8), head
         for row, length in zip(rows, lengths, strict=True):
             row[:] = (
@@ -226,6 +219,9 @@ class entropy(Coder):
     def _head(self, spec: Spec) -> int:
         """Bytes of the lengths."""
         return _LENGTH * (self._planes(spec) + (self.inner.nbytes(spec) is None))
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        return self.inner.error_bound(x, spec, ctx)
 
 
 def _coder() -> ZstdCompressor:

@@ -23,11 +23,11 @@ from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
 from thinwire.what.wrap._stored import Int8
-from thinwire.what.wrap._wrap import Remembering, twice, what_is_left, where
+from thinwire.what.wrap._wrap import KeepsResidual, Remembering, twice, what_is_left, where
 
 
 @dataclass(frozen=True, repr=False)
-class feedback(Remembering):
+class feedback(Remembering, KeepsResidual):
     """Say x plus what the inner codec left encoded before; 4 bytes a value of state (8 for float64,
     2 stored in bf16, 1.02 in int8).
 
@@ -105,7 +105,7 @@ class feedback(Remembering):
                 f"feedback(reset={self.reset}): a residual that is forgotten at every step is "
                 f"none; use {self.inner!r} bare"
             )
-        if not self.inner.lossy:
+        if not self.inner.traits.lossy:
             reasons.append(
                 f"feedback({self.inner!r}): it loses nothing, so there is nothing to feed back; "
                 "use it bare"
@@ -184,3 +184,17 @@ class feedback(Remembering):
         if new is not left and new.is_floating_point():
             finite = finite & fast.all_finite(new)
         leaf.value = where(finite, new, leaf.value)
+
+    def residual_of(self, spec: Spec, state: State, ctx: RankContext, *, faded: bool) -> Tensor:
+        if not faded and ctx.step < self.start:
+            return torch.full((spec.numel,), float("nan"), dtype=spec.work)
+        leaf = state["residual"]
+        return leaf.flat * self.kept(state, ctx) if faded else leaf.flat.clone()
+
+    def rounded_off(self, residual: Tensor) -> Tensor:
+        size = residual.double().abs().nan_to_num()
+        if self.store == "bf16":
+            return size * torch.finfo(torch.bfloat16).eps / 2
+        if self.store == "int8" and size.numel():
+            return (size.max() / 254 + torch.finfo(torch.float32).tiny).expand_as(size)
+        return torch.zeros_like(size)

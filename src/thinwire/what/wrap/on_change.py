@@ -17,13 +17,14 @@ holds for the whole, as both sides add up.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, Leaf, RankContext, Rounds, Spec, State
+from thinwire.core import Coder, Leaf, RankContext, Rounds, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.what.scalar.identity import identity
 from thinwire.what.wrap._wrap import twice, where_finite
@@ -117,18 +118,11 @@ class on_change(ef21):
         if reasons:
             raise StrategyError(reasons)
 
-    @property
-    def lossy(self) -> bool:
-        return True
-
-    @property
-    def summable(self) -> bool:
-        """A payload that may be empty has to be opened."""
-        return False
-
-    @property
-    def drops(self) -> bool:
-        return self.inner.lossy
+    @cached_property
+    def traits(self) -> Traits:
+        lossy = self.inner.traits.lossy
+        # a payload that may be empty has to be opened
+        return replace(super().traits, summable=False, drops=lossy, exact_at_first=not lossy)
 
     @property
     def _speaker(self) -> Coder:
@@ -170,9 +164,9 @@ class _Hushed(Coder):
 
     inner: Coder
 
-    @property
-    def lossy(self) -> bool:
-        return self.inner.lossy
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(lossy=self.inner.traits.lossy)
 
     def nbytes(self, spec: Spec) -> int | None:
         return 0 if self.inner.nbytes(spec) == 0 else None

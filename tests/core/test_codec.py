@@ -1,0 +1,65 @@
+"""What a codec offers and promises."""
+
+import pytest
+import torch
+
+from tests.cases import CODECS
+from thinwire.core import Codec, Coder, Spec, check_nbytes, needs_input_later
+from thinwire.errors import PayloadError
+from thinwire.registry import Member
+from thinwire.testing import contexts, specs
+from thinwire.what import cast, clip, ef21, feedback, identity, lowrank, topk, uniform
+
+ALL = [codec for codecs in CODECS.values() for codec in codecs]
+
+
+def test_a_coder_has_at_most_14_public_members() -> None:
+    everyones = {*dir(Member), "examples"}
+    public = [name for name in dir(Coder) if not name.startswith("_") and name not in everyones]
+    assert len(public) <= 14, public
+
+
+@pytest.mark.parametrize("codec", ALL, ids=repr)
+def test_every_example_states_a_finite_error_bound_that_is_not_negative(codec: Codec) -> None:
+    spec = specs()["many parts"]
+    ctx = contexts()[1]
+    x = torch.linspace(-1, 1, spec.numel)
+    bound = codec.error_bound(x, spec, ctx)
+    assert (bound.shape, bound.dtype) == ((spec.numel,), torch.float64)
+    assert bound.isfinite().all()
+    assert (bound >= 0).all()
+    assert codec.traits.lossy is bool(bound.any())
+
+
+def test_traits_are_made_once_and_are_no_part_of_equality() -> None:
+    codec, other = uniform(4), uniform(4)
+    assert codec.traits is codec.traits
+    assert (codec, hash(codec), repr(codec)) == (other, hash(other), repr(other))
+
+
+@pytest.mark.parametrize(
+    ("codec", "needs"),
+    [
+        (uniform(4), False),
+        (lowrank(2), True),
+        (feedback(topk(3)), False),
+        (ef21(topk(3)), False),
+        (clip(identity(), norm=1.0), True),
+    ],
+    ids=repr,
+)
+def test_who_reads_the_input_after_the_answer(codec: Codec, needs: bool) -> None:
+    assert needs_input_later(codec) is needs
+
+
+def test_row_wise_is_said_of_rows_and_of_values_alone() -> None:
+    wise = [identity(), cast(), uniform(4, "row"), uniform(4, step=0.1)]
+    assert all(codec.traits.row_wise for codec in wise)
+    assert not any(codec.traits.row_wise for codec in (uniform(4), topk(0.1), lowrank(2)))
+
+
+def test_a_payload_of_another_length_is_refused() -> None:
+    coder, spec = cast(), Spec((), 0, 3, torch.float32)
+    check_nbytes(coder, torch.zeros(6, dtype=torch.uint8), coder.nbytes(spec))
+    with pytest.raises(PayloadError, match="5 bytes where 6 were due"):
+        check_nbytes(coder, torch.zeros(5, dtype=torch.uint8), coder.nbytes(spec))
