@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
+from scripts import docs_tables
 from tests.members import INTERFACES, ROOT, files, load
 from thinwire import recipes
 
@@ -63,6 +65,7 @@ def name(page: Path) -> str:
 PAGES = sorted(
     set(DOCS.rglob("*.md")) - {DOCS / "adding_a_codec.md"}
 )  # test_adding_a_codec.py follows that one
+NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
 TECHNIQUES = [page for page in PAGES if page.parent.name in INTERFACES]
 
 
@@ -91,7 +94,7 @@ def test_a_technique_page_is_complete(page: Path) -> None:
 
 @pytest.mark.parametrize("folder", INTERFACES)
 def test_every_export_is_in_the_table(folder: str) -> None:
-    table = (DOCS / "members.md").read_text(encoding="utf-8")
+    table = docs_tables.on_page_markdown((DOCS / "members.md").read_text(encoding="utf-8"))
     assert [export for export in load(folder).__all__ if f"`{export}`" not in table] == []
 
 
@@ -100,14 +103,25 @@ def test_a_member_has_a_page_and_the_table_and_the_menu_lead_there(
     folder: str, member: str
 ) -> None:
     page = f"{folder}/{member}.md"
+    assert (DOCS / page).is_file(), f"write docs/{page}"
+    if folder == "what":  # its rows and menus are made from what the package exports
+        assert page in str(docs_tables.filled(NAV)), (
+            f"add {member} to __all__ of {folder}/__init__.py"
+        )
+        return
+    table = (DOCS / "members.md").read_text(encoding="utf-8")
     there = {
-        f"write docs/{page}": (DOCS / page).is_file(),
-        f"give {member} a row in docs/members.md": f"]({page}) |"
-        in (DOCS / "members.md").read_text(encoding="utf-8"),
-        f"give docs/{page} a line in mkdocs.yml": f": {page}\n"
-        in (ROOT / "mkdocs.yml").read_text(encoding="utf-8"),
+        f"give {member} a row in docs/members.md": f"]({page}) |" in table,
+        f"give docs/{page} a line in mkdocs.yml": page in str(NAV),
     }
-    assert all(there.values()), "; ".join(what for what, done in there.items() if not done)
+    assert all(there.values()), "; ".join(reason for reason, done in there.items() if not done)
+
+
+def test_the_table_of_codecs_states_their_traits() -> None:
+    rows = {cls.__name__: docs_tables.row(cls) for cls in docs_tables.codecs()}
+    assert rows["cast"].endswith('| `cast("bf16")` | 16 | yes | no |')
+    assert rows["identity"].endswith("| `identity()` | 32 | yes | exact |")
+    assert rows["threshold"].count("at most") == 1  # the data decide
 
 
 def test_every_recipe_is_in_the_table() -> None:

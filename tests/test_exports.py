@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from scripts import docs_tables
 from tests.members import INTERFACES, ROOT, classes, concrete, files, interface, load
 
 
@@ -34,7 +35,8 @@ def test_a_member_is_exported(folder: str, name: str) -> None:
 @pytest.mark.parametrize(("folder", "name"), files())
 def test_a_member_is_documented(folder: str, name: str) -> None:
     pages = "\n".join(
-        page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))
+        docs_tables.on_page_markdown(page.read_text(encoding="utf-8"))
+        for page in sorted((ROOT / "docs").rglob("*.md"))
     )
     for cls in concrete(folder, name):
         # `topk`, `topk(64)` and `what.topk` name it; a fenced block, or a place inside another

@@ -236,7 +236,7 @@ class _RemembersNaN(cast):
 BROKEN: list[tuple[Codec, str]] = [
     (_SaysItInTwoDimensions(), "a payload is flat, contiguous bytes"),
     (_AddsOnlyHalf(), "sums cover the payload"),
-    (_TalksTwiceOnOneRank(), "all ranks talk as many rounds"),
+    (_TalksTwiceOnOneRank(), "all ranks send as many packets"),
     (_EndsByWhoItIs(), "all ranks end with the same bits"),
     (_EndsInTwoDimensions(), "the total is flat, in the work dtype"),
     (_DecodesLessIfItMust(), "corrupted bytes decode to the right shape"),
@@ -250,12 +250,12 @@ BROKEN: list[tuple[Codec, str]] = [
     (_WritesIntoState(topk(3)), "state is replaced, never written into"),
     (_ForgetsHalf(topk(3)), "residual + sent = x + decay · old residual"),
     (_PoisonsItsResidual(topk(3)), "a non-finite value leaves its residual as it was"),
-    (_DrawsFromAnywhere(rounding="stochastic"), "the same ctx says the same bytes"),
-    (_DrawsTheSameAlways(rounding="stochastic"), "another step draws other lots"),
-    (_DrawsTheSameForAllSeeds(rounding="stochastic"), "another seed draws other lots"),
+    (_DrawsFromAnywhere(rounding="stochastic"), "the same step and seed give the same bytes"),
+    (_DrawsTheSameAlways(rounding="stochastic"), "another step draws other random numbers"),
+    (_DrawsTheSameForAllSeeds(rounding="stochastic"), "another seed draws other random numbers"),
     (_RoundsToNearestHalfTheTime(2, rounding="stochastic"), "unbiased"),
     (_IsCoarse(), "the error is within its bound"),
-    (_HidesNaN(), "a non-finite value is heard"),
+    (_HidesNaN(), "a non-finite value arrives"),
     (_DecodesByWhoItIs(), "all ranks open the same payloads to the same bits"),
     (_DecodesToAnotherDtype(), "a packet decodes to its span, flat, in its work dtype"),
     (_TakesAnyLength(), "a payload of the wrong length raises PayloadError"),
@@ -322,5 +322,5 @@ def test_what_a_newcomer_states_is_held_against_it() -> None:
         check_codec(_halves(), error_bound=lambda *said: quarter(*said) * 0.9)
     with pytest.raises(AssertionError, match="unbiased"):
         check_codec(_halves(), error_bound=quarter, unbiased=True)
-    with pytest.raises(AssertionError, match="another step draws other lots"):
+    with pytest.raises(AssertionError, match="another step draws other random numbers"):
         check_codec(_halves(), error_bound=quarter, randomised=True)

@@ -30,13 +30,13 @@ def check_codec(
 ) -> None:
     """Try every law of a codec on awkward spans and values, three ranks at a time.
 
-    Laws: dtype, shape and device survive; x and old state tensors stay as they are; payloads are
+    Laws: dtype, shape and device survive; `x` and old state tensors stay as they are; payloads are
     flat bytes, as many as stated; the error is within its bound, not zero where the codec is lossy,
     and zero where it is not; residual + sent = x + decay · old residual; the sum over ranks of
-    `sent` is the total; payloads that may be added are; the same ctx says the same bytes, another
-    step randomised other lots; the mean over randomised is x where unbiased; a non-finite value is heard and
-    leaves no trace; cut or corrupted bytes raise PayloadError or decode to something of the right
-    shape.
+    `sent` is the total; payloads that may be added are added; the same step and seed give the same
+    bytes, others draw other random numbers; the mean over seeds is x where unbiased; a row depends
+    on no other where row-wise; a non-finite value arrives and leaves no trace; cut or corrupted
+    bytes raise PayloadError or decode to the right shape.
 
     Args:
         codec: the member.
@@ -208,7 +208,7 @@ def _repeats(
         for a, b in zip(first.payloads, echo.payloads, strict=True)
         for rank in a
     )
-    require(alike, codec, "the same ctx says the same bytes", case)
+    require(alike, codec, "the same step and seed give the same bytes", case)
 
 
 def _within(
@@ -375,14 +375,14 @@ def _draws(codec: Codec, spec: Spec) -> None:
     require(
         not same(first, total(1, 0)),
         codec,
-        "another step randomised other lots",
+        "another step draws other random numbers",
         "normal values",
         "it drew the same",
     )
     require(
         not same(first, total(0, 1)),
         codec,
-        "another seed randomised other lots",
+        "another seed draws other random numbers",
         "normal values",
         "it drew the same",
     )

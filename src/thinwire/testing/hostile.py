@@ -41,7 +41,7 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
         require(
             left_out or not told[place].isfinite(),
             codec,
-            "a non-finite value is heard",
+            "a non-finite value arrives",
             case,
             f"{what} is {told[place]:g} there",
         )

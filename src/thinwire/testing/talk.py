@@ -59,7 +59,7 @@ def talk(
         require(
             len(packets) in (0, len(flows)),
             codec,
-            "all ranks talk as many rounds",
+            "all ranks send as many packets",
             case,
             f"only ranks {list(packets)} go on",
         )
