@@ -14,7 +14,7 @@ import torch
 
 from thinwire import what
 from thinwire.core import Codec, Part, Spec
-from thinwire.spell import spelled
+from thinwire.strategy.reading import spelled
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKER = "<!-- the table of codecs -->"

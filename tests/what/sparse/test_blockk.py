@@ -10,7 +10,8 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.testing import check_codec, contexts
-from thinwire.what.sparse import _places, blockk, cast, topk
+from thinwire.what import blockk, cast, topk
+from thinwire.what.sparse import _places
 
 SEAT = contexts()[1]
 

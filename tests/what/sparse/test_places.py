@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from thinwire.errors import PayloadError
-from thinwire.what.sparse import _places, topk
+from thinwire.what import topk
+from thinwire.what.sparse import _places
 from thinwire.what.sparse._places import CODINGS, Coding
 
 CODER = topk(1)

@@ -11,7 +11,8 @@ from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
 from thinwire.testing import check_codec, contexts
-from thinwire.what.sparse import _places, cast, sampled, topk
+from thinwire.what import cast, sampled, topk
+from thinwire.what.sparse import _places
 
 SEAT = contexts()[1]
 

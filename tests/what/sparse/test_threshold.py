@@ -7,7 +7,8 @@ from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.testing import check_codec, contexts
-from thinwire.what.sparse import _places, cast, threshold
+from thinwire.what import cast, threshold
+from thinwire.what.sparse import _places
 
 SEAT, SPEC = contexts()[1], Spec((), 0, 100, torch.float32)
 
