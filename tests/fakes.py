@@ -18,7 +18,7 @@ class FakeBucket:
     flat: Tensor
     spec: Spec = field(init=False)
     grad: Tensor = field(init=False)
-    mask: Tensor | None = None
+    total_mask: Tensor | None = None
     world: int = 2
     when: Schedule = field(default_factory=every)
 
@@ -38,8 +38,8 @@ class FakeBucket:
     def set_weights(self, flat: Tensor) -> None:
         self.flat = flat.clone()
 
-    def spoken(self) -> Tensor | None:
-        return self.mask
+    def mask(self) -> Tensor | None:
+        return self.total_mask
 
     def grads(self) -> Tensor:
         return self.grad

@@ -45,7 +45,7 @@ def _reweighed(rank: int) -> list[float]:
         state = sync.state_dict()
     with thinwire.attach(model, sgd_of(model)) as sync:
         sync.load_state_dict(state)
-        held = list(sync.weights.shares)
+        held = list(sync.weights.fractions)
     with (
         thinwire.attach(model, sgd_of(model), seed=1) as sync,
         pytest.raises(CheckpointError, match="seed=0"),
@@ -88,7 +88,7 @@ def test_weights_of_attach_are_settings_and_those_of_weigh_are_state() -> None:
             sync.close()
             _, _, sync = built(Strategy(), driver, weight=[1.0, 3.0][driver.rank])
             sync.load_state_dict(state)
-            held.append(list(sync.weights.shares))
+            held.append(list(sync.weights.fractions))
             sync.close()
         return held
 

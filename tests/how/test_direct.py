@@ -73,5 +73,7 @@ def test_what_a_lot_did_not_fall_on_is_told(route: Route) -> None:
 
 def test_a_few_parameters_at_a_time_may_travel_it() -> None:
     assert Strategy(every(2), randomk(0.1), direct(), parameters()).what == randomk(0.1)
-    with pytest.raises(StrategyError, match="does not tell which entries were drawn"):
+    with pytest.raises(
+        StrategyError, match="does not carry the mask of the entries that were drawn"
+    ):
         Strategy(every(2), randomk(0.1), hierarchical(native(), direct(), 2), parameters())

@@ -1,11 +1,11 @@
 import pytest
 import torch
+from thinwire.on._kept import twin
 
 from tests.fakes import FakeBucket
 from thinwire.core import Outer, Schedule
 from thinwire.errors import StrategyError
 from thinwire.on import deltas, nesterov, optim, parameters, sgd
-from thinwire.on._kept import twin
 from thinwire.strategy import Strategy
 from thinwire.when import delayed, every, staggered, warmup
 
@@ -127,7 +127,7 @@ def test_eager_goes_on_from_its_own_step_and_puts_it_right(outer: Outer) -> None
     for step in range(2):
         own, other = torch.tensor([1.0, -2.0, 3.0]) + step, torch.tensor([2.0, 2.0, 2.0])
         bucket.flat = bucket.flat - own
-        said = target.read(bucket, state, share=0.5)
+        said = target.read(bucket, state, weight=0.5)
         alone = FakeBucket(torch.zeros(3))
         alone_state = twin(trial)
         delta = target.common(bucket, state) - (

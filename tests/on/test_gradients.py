@@ -13,7 +13,7 @@ from thinwire.when import delayed, every, staggered, warmup
 def test_it_reads_the_buffer_itself_and_lands_in_it() -> None:
     bucket = FakeBucket(torch.ones(4))
     bucket.grad = torch.arange(4.0)
-    x = gradients().read(bucket, State(), share=0.5)
+    x = gradients().read(bucket, State(), weight=0.5)
     assert x.data_ptr() == bucket.grad.data_ptr()  # the hooks have scaled it, as they copied
     gradients().write(bucket, torch.full((4,), 7.0), State())
     assert bucket.grad.tolist() == [7.0] * 4

@@ -167,7 +167,7 @@ def test_what_is_not_finite_leaves_the_averages_as_they_were() -> None:
     state = target.init(bucket)
     for total in ([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [float("inf"), 1.0, 1.0], [2.0, 1.0, 1.0]):
         before = {path: leaf.value.clone() for path, leaf in state.walk()}
-        target.read(bucket, state, share=0.5)
+        target.read(bucket, state, weight=0.5)
         target.write(bucket, torch.tensor(total), state)
         if total[0] == float("inf"):
             assert bucket.grad.isnan().all()

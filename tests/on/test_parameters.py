@@ -51,14 +51,14 @@ def test_what_would_harm_weights_is_refused(when: Schedule, what: Codec, told: s
 
 
 def test_only_what_a_mean_speaks_of_is_replaced() -> None:
-    bucket = FakeBucket(torch.tensor([1.0, 2.0, 3.0]), mask=torch.tensor([True, False, True]))
+    bucket = FakeBucket(torch.tensor([1.0, 2.0, 3.0]), total_mask=torch.tensor([True, False, True]))
     parameters().write(bucket, torch.tensor([7.0, 0.0, 0.0]), State())
     assert bucket.flat.tolist() == [7.0, 2.0, 0.0], "a mean of zero is a mean"
 
 
 def test_a_route_that_hides_the_lot_is_refused() -> None:
     assert Strategy(what=randomk(0.1), how=gather(), on=parameters())
-    with pytest.raises(StrategyError, match="does not tell which entries were drawn"):
+    with pytest.raises(StrategyError, match="does not carry the mask of the entries that were drawn"):
         Strategy(what=randomk(0.1), how=hierarchical(native(), native(), 2), on=parameters())
 
 
@@ -186,7 +186,7 @@ def test_a_bf16_anchor_stays_so_and_is_where_the_rank_goes_on(pull: float) -> No
     for _ in range(3):
         for target, each, kept in ((on, bucket, state), (plain, other, exact)):
             each.flat = each.flat - 0.1
-            target.write(each, target.read(each, kept, share=1.0), kept)
+            target.write(each, target.read(each, kept, weight=1.0), kept)
         assert {leaf.value.dtype for _, leaf in state.walk()} == {torch.bfloat16}
         assert torch.equal(bucket.flat, state["anchor"].flat)
     assert 0 < (bucket.flat - other.flat).abs().max() < 0.05
@@ -213,7 +213,8 @@ def test_where_all_hear_all_bf16_anchors_are_equal() -> None:
         for rank, bucket in enumerate(buckets):
             bucket.flat = bucket.flat - 0.01 * (rank + 1)
         total = sum(
-            on.read(bucket, state, share=0.5) for bucket, state in zip(buckets, states, strict=True)
+            on.read(bucket, state, weight=0.5)
+            for bucket, state in zip(buckets, states, strict=True)
         )
         assert isinstance(total, torch.Tensor)
         for bucket, state in zip(buckets, states, strict=True):

@@ -145,7 +145,7 @@ def test_any_strategy_survives_toml_and_repr_or_is_refused_with_reasons(
         what.traits.partial
         and on.accepts_mask
         and not how.carries_mask
-        and f"Cannot use {what!r} over {how!r} on {on!r}: the route does not tell which"
+        and f"Cannot use {what!r} over {how!r} on {on!r}: the route does not carry the mask"
     )
     expected = [reason for reason in (how.refuses(what), on.refuses(when, what), erased) if reason]
     if expected:

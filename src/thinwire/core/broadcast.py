@@ -1,11 +1,11 @@
-"""One rank's bytes to all: along a chain, or scattered and gathered, whichever the link's formula
-says is faster.
+"""Send one rank's bytes to all: along a chain, or scattered and gathered, whichever is faster by
+the link's formula.
 
 Chain: the bytes go in c segments from rank to rank, segment s+1 one rank behind segment s: T = (c +
 K-2) (α + o + M/(c B)), so M/B for large M.
-Scattered: the first rank sends each rank a K-th, and each tells all others: T = 2 (α + (K-1) (o +
-M/(K B))), 2 M/B, but two latencies. (The two regimes of Thakur, Rabenseifner & Gropp 2005, with the
-pipelined chain for large messages, Träff, Ripke et al. 2005.)
+Scattered: the first rank sends each rank a K-th, and each sends it to all others: T = 2 (α + (K-1)
+(o + M/(K B))), 2 M/B, but two latencies. (The two regimes of Thakur, Rabenseifner & Gropp 2005,
+with the pipelined chain for large messages, Träff, Ripke et al. 2005.)
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_LINK) -> Flight
 
 
 def broadcast_seconds(nbytes: int, world: int, link: Link, segments: int) -> float:
-    """Of a chain of so many segments, in closed form; where there are none, about that of a
-    scattered one, whose shares come one by one."""
+    """Return the seconds of a chain of so many segments, in closed form; of 0 segments about those
+    of scattering, whose parts come one by one."""
     if world == 1 or not nbytes:
         return 0.0
     if segments:
@@ -54,7 +54,7 @@ def broadcast_seconds(nbytes: int, world: int, link: Link, segments: int) -> flo
 
 
 def segments_of(nbytes: int, world: int, link: Link) -> int:
-    """The segments that are fastest on this link; 0 where scattering is."""
+    """Return the number of segments that is fastest on this link; 0 where scattering is."""
     best = (
         math.sqrt(
             (world - 2) * nbytes / link.rate_bytes_per_s / max(link.delay_s + link.message_s, 1e-9)
@@ -72,40 +72,40 @@ def segments_of(nbytes: int, world: int, link: Link) -> int:
 
 
 def _along(flat: Tensor, ctx: RankContext, segments: int) -> Flight[Tensor]:
-    pieces, at = _cut(flat, segments), ctx.group_rank
+    runs, at = _cut(flat, segments), ctx.group_rank
     for t in range(
         max(at - 1, 0), segments + at
-    ):  # rank p sends segment t-p in round t, and hears the one after it
-        send = ((ctx.group[at + 1], pieces[t - at]),) if t >= at and at + 1 < ctx.world else ()
+    ):  # rank p sends segment t-p in round t, and receives the one after it
+        send = ((ctx.group[at + 1], runs[t - at]),) if t >= at and at + 1 < ctx.world else ()
         come = t - at + 1
-        recv = ((ctx.group[at - 1], pieces[come].numel()),) if at and come < segments else ()
+        recv = ((ctx.group[at - 1], runs[come].numel()),) if at and come < segments else ()
         if send or recv:
             got = yield Exchange(send, recv)
             if recv:
-                pieces[come].copy_(got[ctx.group[at - 1]])
+                runs[come].copy_(got[ctx.group[at - 1]])
     return flat
 
 
 def _scattered(flat: Tensor, ctx: RankContext) -> Flight[Tensor]:
-    """The first rank has all of it, and is told nothing."""
-    shares, first = dict(zip(ctx.group, _cut(flat, ctx.world), strict=True)), ctx.group[0]
-    mine = shares[ctx.rank]
+    """Scatter the bytes of the first rank, and gather them on all others."""
+    parts, first = dict(zip(ctx.group, _cut(flat, ctx.world), strict=True)), ctx.group[0]
+    mine = parts[ctx.rank]
     if ctx.rank == first:
-        yield Exchange(tuple((rank, shares[rank]) for rank in ctx.others), ())
+        yield Exchange(tuple((rank, parts[rank]) for rank in ctx.others), ())
     else:
         got = yield Exchange((), ((first, mine.numel()),))
         mine.copy_(got[first])
     wanted = (
-        tuple((rank, shares[rank].numel()) for rank in reversed(ctx.others))
+        tuple((rank, parts[rank].numel()) for rank in reversed(ctx.others))
         if ctx.rank != first
         else ()
     )
     got = yield Exchange(tuple((rank, mine) for rank in ctx.others if rank != first), wanted)
-    for rank, share in got.items():
-        shares[rank].copy_(share)
+    for rank, part in got.items():
+        parts[rank].copy_(part)
     return flat
 
 
-def _cut(flat: Tensor, pieces: int) -> list[Tensor]:
-    marks = [flat.numel() * j // pieces for j in range(pieces + 1)]
+def _cut(flat: Tensor, ways: int) -> list[Tensor]:
+    marks = [flat.numel() * j // ways for j in range(ways + 1)]
     return [flat[low:high] for low, high in pairwise(marks)]

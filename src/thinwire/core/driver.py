@@ -1,4 +1,4 @@
-"""Who moves the flights."""
+"""Drivers: they move flights, and are the only code that touches a network or a clock."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a flight: what codecs and routes computed ("encode"), or a hop ("wire"), in seconds
-    of time.perf_counter()."""
+    """A part of a flight: computing of codecs and routes ("encode"), or a hop ("wire").
+
+    begin, end: seconds of time.perf_counter().
+    """
 
     what: Literal["encode", "wire"]
     begin: float
@@ -30,19 +32,25 @@ class Handle(Protocol[T_co]):
 
     @property
     def stages(self) -> Sequence[Stage]:
-        """What has happened so far, in order; empty where no time passes."""
+        """The stages so far, in order; empty where no time passes."""
 
     @property
-    def encode_s(self) -> float: ...
+    def encode_s(self) -> float:
+        """Processor time of codecs and routes."""
+
     @property
-    def wire_s(self) -> float: ...
+    def wire_s(self) -> float:
+        """Seconds in hops."""
+
     @property
     def carry_s(self) -> float:
         """Processor time of the thread that carried the hops: copies to and from the wire, calls of
         the transport."""
 
     @property
-    def sent_bytes(self) -> float: ...
+    def sent_bytes(self) -> float:
+        """Bytes that this rank handed to the wire."""
+
     def wait(self) -> T_co:
         """Wait for the flight to land and return its result.
 
@@ -52,7 +60,10 @@ class Handle(Protocol[T_co]):
 
 
 class Driver(Protocol):
-    """The only thing that knows a network or a clock."""
+    """Moves the flights of one rank.
+
+    rank, world: of the group that it serves. lanes: flights that travel side by side.
+    """
 
     @property
     def rank(self) -> int: ...
@@ -70,27 +81,26 @@ class Driver(Protocol):
         """Return how the transport uses a link: its window, and whether a message waits."""
 
     def transport_s(self) -> float:
-        """Processor time so far of the transport's own threads, in seconds; 0 where it cannot be
-        told."""
+        """Processor time so far of the transport's own threads, in seconds; 0 where the system
+        does not count it."""
 
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Build the first so many lanes (`None`: all), and what all-reduces over these subsets
         need; every rank calls it alike."""
 
     def set_phase(self, label: str) -> None:
-        """Where this rank stands, for the others to hear if a flight fails."""
+        """Note where this rank stands; the others name it if a flight fails."""
 
     def start(self, flight: Flight[T], lane: int, label: str) -> Handle[T]:
         """Put a flight on a lane: lanes run side by side, the flights of one lane one after another
         to completion.
 
-        Lane number `lanes` is the control lane, for what ranks tell one another outside the
-        schedule.
+        Lane number `lanes` is the control lane, for all that ranks exchange outside the schedule.
         """
 
     def close(self) -> None:
         """Run what was started to its end, then stop."""
 
     def abandon(self, error: BaseException | None = None) -> None:
-        """Leave without waiting for flights that may never land; the others are told that this rank
+        """Leave without waiting for flights that may never land; the others learn that this rank
         has left, and by which error."""

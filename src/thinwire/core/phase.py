@@ -1,4 +1,4 @@
-"""Name a phase for whoever profiles with torch: `torch.profiler` shows it as `thinwire::…`.
+"""Mark phases for a profile: `torch.profiler` shows each as `thinwire::…`.
 
     thinwire::begin    a step begins: the schedule's tick is known, gradient buffers turn
     thinwire::read     the target's contribution is read from a bucket

@@ -118,8 +118,8 @@ class Route(Member, ABC):
         return None
 
     def bind(self, world: int, link: Link | None = None) -> Self:
-        """The route with what is only known at attach written into it: the ranks of a host, the
-        link as all ranks agreed to measure it.
+        """Return the route with what is only known at attach: the ranks of a host, the link as all
+        ranks agreed to measure it.
 
         Called once, on every rank with the same arguments, before anything is made for the route.
 
@@ -130,39 +130,40 @@ class Route(Member, ABC):
         return self
 
     def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
-        """The route that a flight of this span takes, where there are several to choose from."""
+        """Return the route that a flight of this span takes, where there are several to choose
+        from."""
         return self
 
     @abstractmethod
     def carry(
         self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
     ) -> Flight[Outcome]:
-        """The flight of `x` (spec.numel,), from this rank's side."""
+        """Return the flight of `x` (spec.numel,), from this rank's side; it may write into `x`."""
 
     @abstractmethod
     def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
-        """Bytes that this rank hands to the wire for one flight, in closed form; `None` where the
-        data decides."""
+        """Return the bytes that this rank hands to the wire for one flight, in closed form; `None`
+        where the data decides."""
 
     def reencodes(self, codec: Codec, world: int) -> int:
-        """How many times a sum is encoded again on its way; each is a loss more, where the codec
-        loses something."""
+        """Return how many times a sum is encoded again on its way; each time a lossy codec loses
+        more."""
         return 0
 
     def sent_messages(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
-        """Messages that this rank sends for one flight, in closed form; `None` where the data, or
-        the codec's rounds, decide."""
+        """Return the messages that this rank sends for one flight, in closed form; `None` where the
+        data, or the codec's rounds, decide."""
         return None
 
     def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
-        """Seconds on the wire, in closed form, if all links are alike and all ranks start together;
-        a codec of several rounds counts as one of one, and one whose bytes the data decides at its
-        largest.
+        """Return the seconds on the wire, in closed form, if all links are alike and all ranks
+        start together; a codec of several rounds counts as one of one, and one whose bytes the data
+        decides at its largest.
         """
         raise NotImplementedError(f"{self!r} gives no formula of its seconds")
 
     def cost(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> Cost:
-        """Bytes, messages and seconds of one flight."""
+        """Return the bytes, messages and seconds of one flight."""
         return Cost(
             self.sent_nbytes(codec, spec, ctx),
             self.sent_messages(codec, spec, ctx),

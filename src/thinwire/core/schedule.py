@@ -1,4 +1,4 @@
-"""When: ticks, pure in the step."""
+"""Schedules: when to launch and to land, as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from thinwire.registry import Member
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What happens at one step: which buckets to launch and to land, and whether launches go dense
-    (identity, native)."""
+    """The launches and landings of one step, by bucket number.
+
+    dense: launches go uncompressed (identity, native).
+    """
 
     launch: Ranks = ()
     land: Ranks = ()
@@ -21,15 +23,15 @@ class Tick:
 
 
 class Schedule(Member, ABC):
-    """When to talk: pure in the step, so ranks cannot disagree."""
+    """When to communicate: pure in the step, so ranks cannot disagree."""
 
     kind: ClassVar[str] = "when"
 
     @property
     @abstractmethod
     def period(self) -> int:
-        """Steps from one launch of a bucket to its next, from step `steady_from` on; which of them it
-        is, its phase, stays the same."""
+        """Steps from one launch of a bucket to its next, from step `steady_from` on; which of them
+        it is, its phase, stays the same."""
 
     @property
     def gap(self) -> int:
@@ -76,4 +78,4 @@ class Schedule(Member, ABC):
 
     @abstractmethod
     def tick(self, step: int, buckets: int) -> Tick:
-        """What to do at `step` (0, 1, …) with `buckets` buckets."""
+        """Return what to do at `step` (0, 1, …) with `buckets` buckets."""

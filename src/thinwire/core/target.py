@@ -28,24 +28,25 @@ class Bucket(Protocol):
         """The schedule that it is launched and landed by."""
 
     def weights(self) -> Tensor:
-        """A new flat copy of the parameters: (spec.numel,) spec.work."""
+        """Return a new flat copy of the parameters: (spec.numel,) spec.work."""
 
     def set_weights(self, flat: Tensor) -> None:
         """Copy these values into the parameters: (spec.numel,)."""
 
-    def spoken(self) -> Tensor | None:
-        """Which entries the total that has just landed speaks of: (spec.numel,) bool; `None` for
-        all of them."""
+    def mask(self) -> Tensor | None:
+        """Return which entries the total that has just landed has values for: (spec.numel,) bool;
+        `None` for all of them."""
 
     def grads(self) -> Tensor:
-        """The flat buffer that the hooks filled: (spec.numel,) spec.dtype, already scaled by this
+        """Return the flat buffer of gradients: (spec.numel,) spec.dtype, already scaled by this
         rank's weight."""
 
-    def set_grads(self, flat: Tensor) -> None: ...
+    def set_grads(self, flat: Tensor) -> None:
+        """Put the values of a flat buffer into `.grad`: (spec.numel,) spec.dtype."""
 
 
 class Target(Member, ABC):
-    """On which tensors."""
+    """Which tensors are synchronised: what is read from a bucket, and what is written to it."""
 
     kind: ClassVar[str] = "on"
     clock: ClassVar[Literal["backward", "step"]]
@@ -53,19 +54,19 @@ class Target(Member, ABC):
 
     @property
     def mean(self) -> bool:
-        """Contributions are scaled by their share of the weights, so the sum is the weighted mean;
+        """Contributions are scaled by weight / sum of weights, so the sum is the weighted mean;
         else they are summed as they are."""
         return True
 
     @property
     def accepts_mask(self) -> bool:
-        """What a total does not speak of stays as it is, so `write` asks the bucket for the
-        mask."""
+        """Entries that a total has no values for stay as they are, so `write` asks the bucket for
+        the mask."""
         return False
 
     @property
     def contracts(self) -> bool:
-        """What it writes draws ranks together that hear different means; of others, such ranks
+        """Its landings draw ranks together that receive different means; without that, such ranks
         would drift apart for good."""
         return False
 
@@ -88,24 +89,30 @@ class Target(Member, ABC):
         return True
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:
-        """Why this schedule or codec does not fit this target and what to do, or `None`."""
+        """Say why this schedule or codec does not fit this target and what to do, or return
+        `None`."""
         return None
 
     def init(self, bucket: Bucket) -> State:
+        """Make the state that this target keeps of a bucket."""
         return State()
 
     @abstractmethod
-    def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
-        """This rank's contribution times its share of the weights: (spec.numel,), handed over to
-        the route."""
+    def read(self, bucket: Bucket, state: State, weight: float) -> Tensor:
+        """Return this rank's contribution times its weight: (spec.numel,), which the route may
+        write into.
+
+        Args:
+            weight: of this rank, over the sum of all ranks' weights.
+        """
 
     @abstractmethod
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
         """Put the weighted mean where it belongs."""
 
     def common(self, bucket: Bucket, state: State) -> Tensor | None:
-        """What every rank must hold equal: (spec.numel,); `None` where that is the parameters, but
-        only just after a landing."""
+        """Return the values that every rank must hold equal: (spec.numel,); `None` where these are
+        the parameters, but only just after a landing."""
         return bucket.weights()
 
 
@@ -115,15 +122,16 @@ class Outer(Member, ABC):
     kind: ClassVar[str] = "outer"
 
     @abstractmethod
-    def init(self, spec: Spec, anchor: Tensor) -> State: ...
+    def init(self, spec: Spec, anchor: Tensor) -> State:
+        """Make the optimiser's state for an anchor."""
 
     def bind(self, bucket: Bucket) -> Outer:
-        """The optimiser with what depends on the world and the schedule written into it."""
+        """Return the optimiser with the settings that depend on the world and the schedule."""
         return self
 
     @abstractmethod
     def update(self, anchor: Tensor, delta: Tensor, state: State, spec: Spec) -> Tensor:
-        """The new anchor: (spec.numel,) spec.work, on the device of the old one.
+        """Return the new anchor: (spec.numel,) spec.work, on the device of the old one.
 
         `delta` points from the mean of the ranks' parameters to the old anchor, like a gradient.
         """

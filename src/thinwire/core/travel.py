@@ -1,11 +1,11 @@
-"""May this travel over that? The one place where components are asked whether they fit.
+"""Answer whether components fit: may this travel over that?
 
-Components say what they can by flags and by `refuses`; here those are brought together, and every
-answer is a reason with what to do instead. No one asks for a concrete class: a component that a
-stranger adds is judged by what it says of itself.
+Components state what they can do by flags and by `refuses`. This module brings those together, and
+every answer is a reason with what to do instead. It never asks for a concrete class, so a component
+that a stranger adds is judged by its own flags.
 
     refusals        a codec over a route, on a target, by a schedule
-    mask_refusal    a codec that speaks of some entries only, to a target that needs to know which
+    mask_refusal    a codec that sends some entries only, to a target that needs to know which
     pace_refusal    a schedule at which slow ranks rest
     round_refusals  all of it in rounds that close with a quorum
 """
@@ -55,12 +55,13 @@ def refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:
 
 
 def mask_refusal(what: Codec, how: Route, on: Target) -> str | None:
-    """Say why the route cannot tell the target which entries a partial codec spoke of."""
+    """Say why the route cannot hand the target the mask of the entries that a partial codec
+    sends."""
     if how.carries_mask or not what.traits.partial or not on.accepts_mask:
         return None
     return (
-        f"Cannot use {what!r} over {how!r} on {on!r}: the route does not tell "
-        "which entries were drawn, so the others "
+        f"Cannot use {what!r} over {how!r} on {on!r}: the route does not carry "
+        "the mask of the entries that were drawn, so the others "
         "would be erased. Use native(), gather() or gossip()"
     )
 
@@ -84,8 +85,9 @@ def pace_refusal(when: Schedule, how: Route, on: Target) -> str | None:
     if not how.consensus:
         return (
             f"Cannot use {when!r} over {how!r}: ranks weigh by the steps they take, "
-            "and where a rank hears only some of the "
-            "others, weights must be alike. Use a route with consensus, such as two_shot(), "
+            "and where a rank receives from some of "
+            "the others only, weights must be alike. Use a route with consensus, such as "
+            "two_shot(), "
             "or another schedule"
         )
     return None
@@ -95,7 +97,7 @@ def round_refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[
     """Say why rounds that close with a quorum cannot have these; nothing where they can.
 
     In such a round each rank takes local steps from one anchor and hands on one packet, which
-    whoever is there opens; nobody waits for a certain other rank.
+    every rank that is there opens; no rank waits for a certain other one.
     """
     reasons = []
     if not when.closes_rounds:
@@ -109,8 +111,9 @@ def round_refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[
         )
     if what.single_packet_coder is None or "replicated" in _kinds_of_state(what):
         reasons.append(
-            f"{what!r}: it must speak once and keep nothing that all ranks hold equal, as not all "
-            "hear the same rounds in time"
+            f"{what!r}: it must send one packet and keep no state that all ranks hold equal, as "
+            "not all "
+            "receive the same rounds in time"
         )
     return reasons
 

@@ -1,5 +1,4 @@
-"""What ranks tell one another outside the schedule: facts at attach, hashes in a check, weights,
-the first parameters.
+"""Exchange facts between ranks outside the schedule: at attach, in a check, before a launch.
 
 All of it travels as flights, through the same driver and meter as everything else, on the control
 lane: never behind a bucket's way over the wire.
@@ -26,7 +25,7 @@ from thinwire.net import LOCAL_NETWORK
 from thinwire.strategy.fingerprint import fingerprint
 
 
-class Sharing:
+class Gathering:
     """Bytes on their way to every rank; `result` waits for the others'."""
 
     def __init__(
@@ -56,29 +55,29 @@ def context_of(driver: Driver) -> RankContext:
 def all_gather(
     driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device
 ) -> list[bytes]:
-    """Every rank's bytes, by rank. All ranks call it alike."""
-    return Sharing(driver, meter, payload, label, device).result()
+    """Return every rank's bytes, by rank. All ranks call it alike."""
+    return Gathering(driver, meter, payload, label, device).result()
 
 
 def slowest(
     driver: Driver, meter: Meter, seconds: float, label: str, device: torch.device
 ) -> float:
-    """The most seconds that any rank tells. All ranks call it alike."""
+    """Return the most seconds that any rank gives. All ranks call it alike."""
     return max(
-        float(struct.unpack("<d", told)[0])
-        for told in all_gather(driver, meter, struct.pack("<d", seconds), label, device)
+        float(struct.unpack("<d", packed)[0])
+        for packed in all_gather(driver, meter, struct.pack("<d", seconds), label, device)
     )
 
 
-def shares(weights: Sequence[float], route: Route | None = None) -> list[float]:
-    """Each rank's share of the weights.
+def fractions(weights: Sequence[float], route: Route | None = None) -> list[float]:
+    """Return each rank's weight over the sum of all.
 
     Raises:
         AttachError: a weight is negative or not finite, or all are 0, or they differ on a route
-            where a rank hears only some others; the ranks are named.
+            where a rank receives from some others only; the ranks are named.
 
     Example:
-        >>> shares([1, 3])
+        >>> fractions([1, 3])
         [0.25, 0.75]
     """
     bad = {
@@ -93,7 +92,8 @@ def shares(weights: Sequence[float], route: Route | None = None) -> list[float]:
         )
     if route is not None and not route.consensus and len(set(weights)) > 1:
         raise AttachError(
-            f"{route!r}: a rank hears only some of the others, so weights must be alike; by rank: "
+            f"{route!r}: a rank receives from some of the others only, so weights must be alike; "
+            "by rank: "
             f"{dict(enumerate(weights))}. "
             "Give every rank the same weight, or take a route with consensus, such as two_shot()"
         )
@@ -103,8 +103,8 @@ def shares(weights: Sequence[float], route: Route | None = None) -> list[float]:
 def broadcast(
     driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: str, link: Link | None = None
 ) -> None:
-    """Rank 0's values in every rank's tensors, by the way that is faster on the link; `None`: as
-    the driver knows it."""
+    """Put rank 0's values into every rank's tensors, by the way that is faster on the link; `None`:
+    as the driver knows it."""
     if driver.world == 1 or not tensors:
         return
     flat = torch.cat(
@@ -175,21 +175,21 @@ def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torc
 
 
 def _difference(name: str, values: list[Any]) -> str:
-    """The first difference in a fact (of a list, in its first item that differs), told with the
-    ranks that hold each value."""
+    """The first difference in a fact (of a list, in its first item that differs), with the ranks
+    that hold each value."""
     if isinstance(values[0], list):
         length = max(len(value) for value in values)
         rows = [[value[i] if i < len(value) else None for value in values] for i in range(length)]
-        place = next(i for i, row in enumerate(rows) if any(item != row[0] for item in row))
-        name, values = f"{name}[{place}]", rows[place]
+        first = next(i for i, row in enumerate(rows) if any(item != row[0] for item in row))
+        name, values = f"{name}[{first}]", rows[first]
     sides: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         sides.setdefault(json.dumps(value), []).append(rank)
-    told = "; ".join(
+    sides_text = "; ".join(
         f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: {value}"
         for value, ranks in sides.items()
     )
-    return f"{name} differs ({told})"
+    return f"{name} differs ({sides_text})"
 
 
 def compare(
@@ -202,7 +202,7 @@ def compare(
     """Raise on every rank unless all ranks hold the same bits, and none has problems.
 
     Raises:
-        AttachError: a rank has a problem, which is told.
+        AttachError: a rank has a problem; the error lists it.
         DisagreementError: it names the first tensor that differs, and the ranks that differ from
             rank 0.
     """
@@ -218,23 +218,23 @@ def compare(
             "check():\n" + "\n".join(f"rank {rank}: {text}" for rank, text in troubled.items())
         )
     for i, (name, _) in enumerate(named):
-        odd = [
+        differing = [
             rank
             for rank, other in enumerate(held)
             if other[16 * i : 16 * i + 16] != held[0][16 * i : 16 * i + 16]
         ]
-        if odd:
+        if differing:
             raise DisagreementError(
-                f"{name!r} differs: ranks {odd} do not hold rank 0's bits (the first of "
+                f"{name!r} differs: ranks {differing} do not hold rank 0's bits (the first of "
                 f"{len(named)} that differs)"
             )
 
 
 def hash_of(tensor: Tensor) -> bytes:
-    """16 bytes that tensors of other bits do not share."""
+    """Return a hash of a tensor's bits, 16 bytes long."""
     return hashlib.blake2b(raw(tensor), digest_size=16).digest()
 
 
 def raw(tensor: Tensor) -> bytes:
-    """A tensor's bits."""
+    """Return a tensor's bits."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

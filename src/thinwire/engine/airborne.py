@@ -1,4 +1,5 @@
-"""What a bucket has in the air: its slices, the flights of a launch, and how to take a launch back."""
+"""What a bucket has in the air: its slices, the flights of a launch, and how to take a launch
+back."""
 
 from __future__ import annotations
 
@@ -73,6 +74,6 @@ class Airborne:
     first_bad: int | Tensor = -1
     """The index of the first value here that is not finite, or -1."""
     status: LaunchStatus | None = None
-    """What ranks say of this launch; `None` where a checkpoint brought it."""
+    """What ranks agree on of this launch; `None` where a checkpoint brought it."""
     silent: frozenset[int] = frozenset()
     """Of a launch that a checkpoint brought: parameters whose gradient no rank had."""

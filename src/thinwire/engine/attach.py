@@ -19,10 +19,10 @@ from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree, living, probe, savings, wrappers
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
+from thinwire.engine.lane_plan import COUNTS, MOST_LANES, SIZES, LanePlan, chosen, measured_codec
 from thinwire.engine.meter import Meter, Row
 from thinwire.engine.nonfinite import Policy
 from thinwire.engine.options import Auto, Options, Overlap, SourceName, facts, problems
-from thinwire.engine.pieces import COUNTS, MOST_LANES, SIZES, Pieces, chosen, measured_codec
 from thinwire.engine.session import Session
 from thinwire.engine.syncer import Syncer
 from thinwire.engine.weights import Weights
@@ -64,8 +64,8 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         strategy: when × what × how × on; `None` is plain data parallelism.
         group: a process group of `torch.distributed`; `None` is the default group, or a world of 1
             where there is none.
-        weight: this rank's weight in means, at least 0 (its batch size, say); `sync.weigh` changes
-            it.
+        weight: this rank's weight in means, at least 0 (such as its batch size); `sync.weigh`
+            changes it.
         scaler: the `torch.amp.GradScaler` of the loop, where there is one: residuals are then kept
             in unscaled units, and a step that one rank's scaler skips counts for its clock.
         buffers: "broadcast" gives every rank rank 0's persistent buffers (BatchNorm's statistics)
@@ -77,7 +77,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             CUDA stream). A `driver` that is given has its own number of them, and its own timeout.
             "auto", of one or both: as many, and of such a size, as take the least time on the link,
             which is measured (in a second at most, or 20 round trips where these are longer than 50
-            ms), by the route's formula and the codec's speed here. `sync.report()` tells them.
+            ms), by the route's formula and the codec's speed here. `sync.report()` shows them.
         overlap: what gradients' way over the wire is hidden behind. "backward": they are in `.grad`
             when it returns. "forward": a bucket lands, and its parameters take their optimiser
             step, just before the next forward pass reaches them; the weights are the same bits.
@@ -85,11 +85,11 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             calls `sync.land()` first. "priority": so, too, and slices go in the order in which that
             pass needs them; small buckets and slices make the most of it.
         check_every: compare what ranks must hold equal every so many steps (at the landing after
-            them, on local steps) and raise on every rank where it differs: a flipped bit, say.
-            "auto": as often as costs less than 0.5 % of the time of training, which all ranks
-            measure in the first steps and agree on; off where they never hold equal parameters, or
-            compute on different machines. `None`: never. It finds ranks that are unequal; where all
-            hold the same wrong values, it finds nothing.
+            them, on local steps) and raise on every rank where it differs, by a flipped bit for
+            example. "auto": as often as costs less than 0.5 % of the time of training, which all
+            ranks measure in the first steps and agree on; off where they never hold equal
+            parameters, or compute on different machines. `None`: never. It finds ranks that are
+            unequal; where all hold the same wrong values, it finds nothing.
         timeout: the longest that one hop may take; after it the ranks that no longer answer are
             named.
         seed: of every random draw (stochastic rounding, random-k, first factors); the same on every
@@ -138,7 +138,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         check_every,
         source,
     )
-    found = problems(model, optimizer, strategy, options)
+    problems_here = problems(model, optimizer, strategy, options)
     device = next(
         (param.device for param in model.parameters() if param.requires_grad), torch.device("cpu")
     )
@@ -149,50 +149,56 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     )
     meter = Meter(driver.world)
     try:
-        found += (
+        problems_here += (
             living.conflicts(model, strategy, driver.global_ranks, driver.world)
-            if not found
+            if not problems_here
             else []
         )
-        told = agree.all_gather(
+        problems_by_rank = agree.all_gather(
             driver,
             meter,
-            "\n".join(found).encode(),
+            "\n".join(problems_here).encode(),
             "attach: asking every rank for problems",
             device,
         )
-        if any(told):
-            said = [f"rank {rank}: {text.decode()}" for rank, text in enumerate(told) if text]
-            raise AttachError("cannot attach:\n" + "\n".join(said))
+        if any(problems_by_rank):
+            listed = [
+                f"rank {rank}: {text.decode()}"
+                for rank, text in enumerate(problems_by_rank)
+                if text
+            ]
+            raise AttachError("cannot attach:\n" + "\n".join(listed))
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         chooses = "auto" in (lanes, slice_bytes)
         link = None
         if strategy.how.needs_link or chooses:
             network = probe.measured(driver, meter, device)
             link = network.between(0, 1, driver.transport)
-        known = (
+        route_link = (
             link if strategy.how.needs_link else None
         )  # lanes and slices alone leave routes, and the order of sums, as they are
-        how = strategy.how.bind(driver.world, known)
-        dense: Route = native() if known is None else auto().bind(driver.world, known)
+        how = strategy.how.bind(driver.world, route_link)
+        dense: Route = native() if route_link is None else auto().bind(driver.world, route_link)
         if strategy.how.verifies:
             dense = checked(direct())
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
-        pieces = _pieces(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
-        meter.pieces = pieces.said
+        plan_of_lanes = _lane_plan(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
+        meter.lane_plan = plan_of_lanes.reason
         bound = {
             "route, as this rank's host has it": agree.identified(how),
             "dense route": agree.identified(dense),
-            "lanes and slices": asdict(pieces),
+            "lanes and slices": asdict(plan_of_lanes),
         }
         agree.must_agree(driver, meter, bound, device)
         driver.prepare(
             tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))),
-            pieces.lanes,
+            plan_of_lanes.lanes,
         )
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
             agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers", link)
-        built = build(planned, strategy, how, driver, pieces.lanes, pieces.slice_bytes, seed)
+        built = build(
+            planned, strategy, how, driver, plan_of_lanes.lanes, plan_of_lanes.slice_bytes, seed
+        )
         for bucket in built:
             chosen = dict.fromkeys(
                 repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices
@@ -225,7 +231,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     return sync
 
 
-def _pieces(
+def _lane_plan(
     strategy: Strategy,
     how: Route,
     driver: Driver,
@@ -234,10 +240,10 @@ def _pieces(
     link: Link | None,
     lanes: int | Auto,
     slice_bytes: int | Auto | None,
-) -> Pieces:
-    """Lanes and slices as asked for, or as the link wants them."""
+) -> LanePlan:
+    """Return the lanes and slices that were given, or the best ones for the link."""
     if link is None or driver.world == 1 or "auto" not in (lanes, slice_bytes):
-        return Pieces(
+        return LanePlan(
             1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes
         )
     specs, ctx = (

@@ -108,7 +108,7 @@ class FlatBucket:
         for part, param in zip(self.spec.parts, self.params, strict=True):
             param.copy_(flat[part.begin : part.end].view(part.shape))
 
-    def spoken(self) -> Tensor | None:
+    def mask(self) -> Tensor | None:
         if all(part.mask is None for part in self.slices):
             return None
         whole = [
@@ -179,7 +179,7 @@ class FlatBucket:
         if param.grad is None:
             view.zero_()
             return
-        grad = param.grad.detach()  # under create_graph it has a graph, of which nothing is sent
+        grad = param.grad.detach()  # under create_graph it has a graph, which is not sent
         if grad.is_sparse:
             raise AttachError(
                 f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; "
@@ -196,11 +196,11 @@ class FlatBucket:
 
     def first_nonfinite(self, x: Tensor) -> int | Tensor:
         """The index of the first value of a launch that is not finite, or -1; on a device a tensor,
-        for which nobody waits."""
+        which is not waited for."""
         if self._buffers and not self._unseen:
             return self.first_bad
-        found = fast.first_nonfinite(x)
-        return found if found.is_cuda else int(found)
+        first = fast.first_nonfinite(x)
+        return first if first.is_cuda else int(first)
 
     def name_at(self, index: int) -> str:
         """The parameter that an element of the bucket belongs to."""

@@ -203,8 +203,8 @@ def _meta(sync: Syncer) -> dict[str, Any]:
         "world": sync.driver.world,
         "step": sync.step,
         "apart": sync.steps_since_sync,
-        "shares": list(sync.weights.shares),
-        "weighed": sync.weights.told,
+        "shares": list(sync.weights.fractions),
+        "weighed": sync.weights.from_ranks,
         "air_silent": [
             [[b.names[i] for i in sorted(air.silent)] for air in b.air] for b in sync.buckets
         ],
@@ -386,12 +386,12 @@ def _load_buffers(sync: Syncer, saved: Saved, rank: int) -> None:
 def _take_shares(sync: Syncer, meta: dict[str, Any]) -> None:
     """What ranks weigh: as `weigh` said last, or else as this `attach` says."""
     if meta.get("weighed", True):
-        sync.weights.shares, sync.weights.told = meta["shares"], True
-    elif list(sync.weights.shares) != meta["shares"]:
+        sync.weights.fractions, sync.weights.from_ranks = meta["shares"], True
+    elif list(sync.weights.fractions) != meta["shares"]:
         warnings.warn(
             (
                 f"the state was saved by ranks of shares {meta['shares']}, and goes on by "
-                f"{list(sync.weights.shares)}"
+                f"{list(sync.weights.fractions)}"
             ),
             stacklevel=5,
         )

@@ -2,7 +2,7 @@
 
     begin     at the first launch: the weights that each rank began with, so that one that has
     loaded others alone is found measure   over the next 8 steps: a step's time, the time of the
-    checksums here, and of telling them agree     n, so that comparing costs less than 0.5 % of the
+    checksums here, and of sharing them agree     n, so that comparing costs less than 0.5 % of the
     steps' time on the slowest rank; all ranks have the same n compare   checksums (checksums.py),
     16 bytes from each rank to each: after a backward pass on gradients, at a landing on local steps
 
@@ -37,7 +37,7 @@ Every = int | Literal["auto"] | None
 
 
 class Checks:
-    """The comparisons of one syncer.
+    """Compares the weights of ranks for one syncer.
 
     Args:
         session: whose weights.
@@ -55,30 +55,30 @@ class Checks:
             session.driver.world > 1 and not session.by_quorum
         )  # ranks of a quorum never wait for all
         self._auto = every == "auto" and self._together and session.strategy.compares
-        self._share_s = 0.0
-        self._tell()
+        self._gather_s = 0.0
+        self._report()
         self.restart()
 
     def restart(self) -> None:
-        """Ranks go on from here: after attach, or from a checkpoint."""
+        """Start again from here: after attach, or from a checkpoint."""
         self._begun = not self._together
         self._fresh = self._clock.step == 0
         self._last = self._clock.step
-        self._moment: tuple[int, float] | None = None
+        self._last_timed: tuple[int, float] | None = None
         self._seconds: list[float] = []
 
-    # -- moments
+    # -- when to compare
     # ------------------------------------------------------------------------------------------------------
 
     def passed(self, launched: bool) -> None:
-        """A backward pass has ended, on gradients, and every rank holds the weights of the step
-        before."""
+        """Compare if it is time, at the end of a backward pass: every rank holds the weights of the
+        step before."""
         if launched and not self._begun:
             self._begin(self._params(), checksums(param for _, param in self._params()))
-        self._compare_if_due()
+        self._compare_on_time()
 
     def launching(self) -> None:
-        """The first launch of local steps: each rank says what it began with."""
+        """Compare what each rank began with, at the first launch of local steps."""
         if self._begun:
             return
         session = self._session
@@ -94,11 +94,11 @@ class Checks:
             self._begun = True
 
     def landed(self) -> None:
-        """Means have landed, on local steps."""
+        """Compare if it is time, after a landing of local steps."""
         strategy, first = self._session.strategy, self._session.buckets[0]
         anchored = strategy.on.common(first, first.state) is not None
         if strategy.compares and (anchored or not self._clock.steps_since_sync):
-            self._compare_if_due()
+            self._compare_on_time()
 
     # -- comparing
     # ----------------------------------------------------------------------------------------------------
@@ -112,9 +112,9 @@ class Checks:
             sums + checksums(tensor for _, tensor in frozen),
             _BEGAN,
         )
-        self._share_s = time.perf_counter() - begun
+        self._gather_s = time.perf_counter() - begun
 
-    def _compare_if_due(self) -> None:
+    def _compare_on_time(self) -> None:
         step = self._clock.step
         if self._auto and self.every is None:
             self._measure()
@@ -128,11 +128,11 @@ class Checks:
     def _measure(self) -> None:
         """Time steps; after enough of them agree on n."""
         step, now = self._clock.step, time.perf_counter()
-        if self._moment is None:
-            self._moment, self._since = (step, now), step
+        if self._last_timed is None:
+            self._last_timed, self._since = (step, now), step
             return
-        before, then = self._moment
-        self._moment = (step, now)
+        before, then = self._last_timed
+        self._last_timed = (step, now)
         self._seconds.append((now - then) / (step - before))
         if step - self._since < MEASURED:
             return
@@ -141,34 +141,36 @@ class Checks:
         sums = checksums(tensor for _, tensor in named)
         mine = [
             time.perf_counter() - begun,
-            self._share_s,
+            self._gather_s,
             statistics.median(self._seconds),
             _machine(named[0][1].device),
         ]
-        heard = [
+        figures = [
             json.loads(other)
             for other in self._agree(
                 [name for name, _ in named], sums, _DIFFERS, json.dumps(mine).encode()
             )
         ]
         self._last = step
-        if len({other[3] for other in heard}) > 1:
+        if len({other[3] for other in figures}) > 1:
             self._auto = False
             self._session.meter.checks = (
                 "weights are not compared: ranks compute on different machines, whose results may "
                 "differ in the last bits "
-                f"({', '.join(sorted({other[3] for other in heard}))}); check_every=n compares "
+                f"({', '.join(sorted({other[3] for other in figures}))}); check_every=n compares "
                 "them all the same"
             )
             return
-        self.every, cost, step_s = steps_between(*([other[i] for other in heard] for i in range(3)))
-        self._tell(
+        self.every, cost, step_s = steps_between(
+            *([other[i] for other in figures] for i in range(3))
+        )
+        self._report(
             f": {cost * 1e3:.1f} ms, {100 * cost / (self.every * step_s):.2f} % of the time of "
             "training"
         )
 
     def _commons(self) -> list[tuple[str, Tensor]]:
-        """What every rank must hold equal now of what trains."""
+        """List the tensors that every rank must hold equal now, of what trains."""
         session = self._session
         if session.on_gradients:
             return self._params()
@@ -187,24 +189,25 @@ class Checks:
     def _agree(
         self, names: Sequence[str], sums: Sequence[int], text: str, more: bytes = b""
     ) -> list[bytes]:
-        """What every rank says beside; raise on every rank unless all have the same checksums."""
+        """Compare checksums; return every rank's further bytes, or raise on every rank where they
+        differ."""
         session, step = self._session, self._clock.step
         packed = struct.pack(f"<{len(sums)}q", *sums)
         own = hashlib.blake2b(packed, digest_size=16).digest()
-        heard = session.all_gather(own + more, f"step {step}: comparing checksums")
-        if all(other[:16] == own for other in heard):
-            return [other[16:] for other in heard]
+        digests = session.all_gather(own + more, f"step {step}: comparing checksums")
+        if all(other[:16] == own for other in digests):
+            return [other[16:] for other in digests]
         every = session.all_gather(packed, f"step {step}: check, which of them differ")
         for i, name in enumerate(names):
             words = [other[8 * i : 8 * i + 8] for other in every]
-            if odd := [rank for rank, word in enumerate(words) if word != words[0]]:
-                raise DisagreementError(text.format(name=repr(name), ranks=odd, step=step))
+            if differing := [rank for rank, word in enumerate(words) if word != words[0]]:
+                raise DisagreementError(text.format(name=repr(name), ranks=differing, step=step))
         raise DisagreementError(
             f"step {step}: ranks hold other numbers of parameters: "
             f"{[len(other) // 8 for other in every]}"
         )
 
-    def _tell(self, cost: str = "") -> None:
+    def _report(self, cost: str = "") -> None:
         if self.every is not None and self._together:
             self._session.meter.checks = (
                 f"weights are compared between ranks every {self.every} steps{cost}"
@@ -237,13 +240,15 @@ def comparable(session: Session, clock: Clock) -> list[tuple[str, Tensor]]:
         if common is None:
             if not session.strategy.compares:
                 raise NotLandedError(
-                    f"check(): with {session.strategy.what!r} over {session.strategy.how!r} ranks never "
+                    f"check(): with {session.strategy.what!r} over {session.strategy.how!r} ranks "
+                    "never "
                     "hold equal parameters, "
                     "only near ones; compare what `with sync.common_weights():` shows"
                 )
             if clock.steps_since_sync:
                 raise NotLandedError(
-                    f"check(): ranks have taken {clock.steps_since_sync} steps of their own since all "
+                    f"check(): ranks have taken {clock.steps_since_sync} steps of their own since "
+                    "all "
                     "parameters last landed at once, by "
                     f"{session.strategy.when!r}; compare what `with sync.common_weights():` shows"
                 )
@@ -251,7 +256,7 @@ def comparable(session: Session, clock: Clock) -> list[tuple[str, Tensor]]:
         named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
     named.extend(session.frozen)
     order = {
-        plain_name(name): place for place, (name, _) in enumerate(session.model.named_parameters())
+        plain_name(name): index for index, (name, _) in enumerate(session.model.named_parameters())
     }
     named.sort(key=lambda item: order.get(item[0], len(order)))
     buffers = (
@@ -261,15 +266,15 @@ def comparable(session: Session, clock: Clock) -> list[tuple[str, Tensor]]:
 
 
 def steps_between(
-    hashing: Sequence[float], telling: Sequence[float], stepping: Sequence[float]
+    hashing: Sequence[float], sharing: Sequence[float], stepping: Sequence[float]
 ) -> tuple[int, float, float]:
     """Return n, the seconds of one comparison, and those of a step, from every rank's own seconds.
 
     Example:
-        >>> steps_between([0.5, 0.4], telling=[0.1, 0.3], stepping=[2.0, 1.5])
+        >>> steps_between([0.5, 0.4], sharing=[0.1, 0.3], stepping=[2.0, 1.5])
         (100, 0.6, 1.5)
     """
-    cost, step_s = max(hashing) + min(telling), min(stepping)
+    cost, step_s = max(hashing) + min(sharing), min(stepping)
     return rounded(cost / (MOST * step_s)), cost, step_s
 
 
@@ -285,7 +290,7 @@ def rounded(least: float) -> int:
 
 
 def _machine(device: torch.device) -> str:
-    """What decides the last bits of this rank's arithmetic."""
+    """Name what decides the last bits of this rank's arithmetic."""
     kind: Any = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if device.type == "cpu":
         kind = torch.backends.cpu.get_cpu_capability()

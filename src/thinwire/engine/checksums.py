@@ -48,17 +48,17 @@ def checksum(tensor: Tensor) -> Tensor:
         whole = part.numel() // ROW * ROW
         if whole:
             rows = _products(part[:whole].view(-1, ROW), keys)
-            total += (rows * _odd(begin // ROW, rows.numel(), rows.device)).sum()
+            total += (rows * _row_keys(begin // ROW, rows.numel(), rows.device)).sum()
         if whole < part.numel():
             tail = _products(part[whole:].view(1, -1), keys[: part.numel() - whole])
-            total += (tail * _odd((begin + whole) // ROW, 1, tail.device))[0]
+            total += (tail * _row_keys((begin + whole) // ROW, 1, tail.device))[0]
     return total
 
 
 def checksums(tensors: Iterable[Tensor]) -> list[int]:
     """Hash tensors of one device; one transfer from it for all."""
-    found = [checksum(tensor) for tensor in tensors]
-    return torch.stack(found).tolist() if found else []
+    sums = [checksum(tensor) for tensor in tensors]
+    return torch.stack(sums).tolist() if sums else []
 
 
 def digest(tensors: Iterable[Tensor]) -> bytes:
@@ -74,18 +74,18 @@ def _products(rows: Tensor, keys: Tensor) -> Tensor:
 
 @functools.cache
 def _keys(device: torch.device) -> Tensor:
-    drawn = torch.randint(
+    random = torch.randint(
         -(1 << 62),
         1 << 62,
         (ROW,),
         generator=torch.Generator().manual_seed(0x7417),
         dtype=torch.int64,
     )
-    return (drawn * 2 + 1).to(device)
+    return (random * 2 + 1).to(device)
 
 
-def _odd(first: int, count: int, device: torch.device) -> Tensor:
-    """Odd numbers, one a row, that are no straight line."""
+def _row_keys(first: int, count: int, device: torch.device) -> Tensor:
+    """Return an odd number for each row; they lie on no straight line."""
     x = (
         torch.arange(first + 1, first + 1 + count, device=device, dtype=torch.int64)
         * 0x1E3779B97F4A7C15

@@ -1,5 +1,4 @@
-"""Launching and settling: what puts a bucket on the wire, waits for it, and takes a failed step
-back."""
+"""Put buckets on the wire, wait for them, and take back what a failed step did to the state."""
 
 from __future__ import annotations
 
@@ -18,11 +17,11 @@ from thinwire.engine.trace import COMPUTE, Trace
 from thinwire.kernels import fast
 from thinwire.what import identity
 
-_EXACT = identity()  # what a dense tick says
+_EXACT = identity()  # what a dense tick sends
 
 
 class Flights:
-    """The flights of every bucket of one syncer.
+    """Launches the flights of every bucket of one syncer, and waits for them.
 
     Args:
         how: the strategy's route, bound to the world.
@@ -40,16 +39,16 @@ class Flights:
         """Look at what is launched for values that are not finite."""
         self.trace: Trace | None = None
 
-    def launch(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
+    def launch(self, bucket: FlatBucket, step: int, weight: float, dense: bool) -> None:
         """Read a bucket and put a flight for each of its slices on their lanes."""
         for _ in bucket.slices:
-            self.launch_slice(bucket, step, share, dense)
+            self.launch_slice(bucket, step, weight, dense)
 
-    def launch_slice(self, bucket: FlatBucket, step: int, share: float, dense: bool) -> None:
+    def launch_slice(self, bucket: FlatBucket, step: int, weight: float, dense: bool) -> None:
         """Put the next slice of a bucket on its lane; with its first one the bucket is read."""
         if not bucket.air or bucket.air[-1].step != step:
             with phase("read", bucket.index):
-                x = self._session.strategy.on.read(bucket, bucket.state, share)
+                x = self._session.strategy.on.read(bucket, bucket.state, weight)
                 first_bad = bucket.first_nonfinite(x) if self.look else -1
             bucket.air.append(Airborne(step, x, [], [], first_bad=first_bad))
         air = bucket.air[-1]
@@ -74,7 +73,7 @@ class Flights:
             failed: some rank's values were not finite, so take it back whatever the sums are.
 
         Returns:
-            Whether the sums are finite; true where nobody looked.
+            Whether the sums are finite; true where they were not looked at.
         """
         fresh = [(bucket, air) for bucket, air in landing if not air.waited]
         for bucket, air in fresh:
@@ -101,16 +100,17 @@ class Flights:
                 if span.data_ptr() != total.data_ptr():
                     span.copy_(total)
             air.waited = True
-        told = [fast.all_finite(air.x) for _, air in landing] if check or self.stateful else []
-        finite = not told or bool(torch.stack(told).all())
+        finite_by_bucket = (
+            [fast.all_finite(air.x) for _, air in landing] if check or self.stateful else []
+        )
+        finite = not finite_by_bucket or bool(torch.stack(finite_by_bucket).all())
         if failed or not finite:
             for bucket, air in fresh:
                 _take_back(bucket, air)
         return finite
 
     def take_back_silent(self, bucket: FlatBucket, air: Airborne) -> None:
-        """Let residuals of parameters whose gradient no rank had be what they were before the
-        launch."""
+        """Take residuals back to before the launch, of parameters whose gradient no rank had."""
         if self.stateful and bucket.silent and air.tracks:
             _take_back(bucket, air, frozenset(bucket.names[i] for i in bucket.silent))
 
@@ -127,14 +127,15 @@ class Flights:
             failed = status is not None and bool(status.wait().bad)
             self.wait(landing, check=False, failed=failed)
             for bucket, air in landing:
-                if failed:  # saved, it must land as what it is
+                if failed:  # saved, it must land as not finite
                     air.x.fill_(torch.nan)
                 if status is not None:
                     air.silent = status.silent.get(bucket.index, frozenset())
 
-    def mean(self, bucket: FlatBucket, mine: Tensor, share: float) -> Tensor:
-        """The weighted mean over ranks of a bucket's values, dense and outside the schedule."""
-        flight = self._exact(mine * share, bucket.spec, 0)
+    def mean(self, bucket: FlatBucket, mine: Tensor, weight: float) -> Tensor:
+        """Return the weighted mean over ranks of a bucket's values, dense and outside the
+        schedule."""
+        flight = self._exact(mine * weight, bucket.spec, 0)
         label = f"common weights of bucket {bucket.index}"
         handle = self._session.driver.start(flight, 0, label)
         total = handle.wait().total
@@ -153,7 +154,7 @@ class Flights:
 
 
 def _tracked(flight: Flight[Outcome], part: Slice, track: Track) -> Flight[Outcome]:
-    """The flight, with a note of which leaves it replaced (it runs on its lane, in order)."""
+    """Carry a flight and note which leaves it replaced (it runs on its lane, in order)."""
     before = [(leaf, leaf.value) for _, leaf in part.state.walk()]
     outcome = yield from flight
     track.changed = [
@@ -164,10 +165,10 @@ def _tracked(flight: Flight[Outcome], part: Slice, track: Track) -> Flight[Outco
 
 def _take_back(bucket: FlatBucket, air: Airborne, names: frozenset[str] | None = None) -> None:
     """Undo what the flights of a failed step did to the state; where later ones have built on it,
-    take out what is left of it.
+    take the rest of it out.
 
     Args:
-        names: the parameters of which it is undone; `None` for all.
+        names: the parameters whose state is taken back; `None` for all.
     """
     for later in bucket.air:
         for handle in later.handles:
@@ -178,7 +179,7 @@ def _take_back(bucket: FlatBucket, air: Airborne, names: frozenset[str] | None =
             _without(leaf, before, after, later_tracks, names)
 
 
-def keep_entries(leaf: Leaf, before: Tensor, after: Tensor, names: frozenset[str]) -> Tensor:
+def restore_entries(leaf: Leaf, before: Tensor, after: Tensor, names: frozenset[str]) -> Tensor:
     """Return the value of a flat leaf that is `before` at the entries of some parameters, and
     `after` elsewhere."""
     assert leaf.spec is not None
@@ -196,14 +197,14 @@ def _without(
     """Take a change out of a leaf and of the record of later changes, so that one of those may be
     taken out, too.
 
-    What is flat over a span is added to, so what is left of the change can be told. Other state (a
+    What is flat over a span is added to, so the rest of the change is known. Other state (a
     warm start, a threshold) is taken back only where nothing has been built on it.
     """
     adds = leaf.spec is not None and leaf.kind != "private"
     if names is not None:
         if not adds:
             return
-        before = keep_entries(leaf, before, after, names)
+        before = restore_entries(leaf, before, after, names)
     off = leaf.unpack(before) - leaf.unpack(after) if adds else None
     for track in later:
         for j, (own, _, then, fade) in enumerate(track.changed):

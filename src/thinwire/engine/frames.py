@@ -1,4 +1,4 @@
-"""Which function of torch this one was called from: where torch offers no hook that says so."""
+"""Look up which function of torch called this one, where torch offers no hook for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would let ranks drift apart in silence, found while they train: parameters that no syncer
+"""Refuse what would let ranks drift apart in silence while they train: parameters that no syncer
 holds, gradients that no backward pass brought, weights loaded after attach, another wrapper around
 the model.
 
@@ -35,7 +35,7 @@ _AGAIN = "close the syncer and attach again"
 
 
 class Watch:
-    """The watch of one syncer.
+    """Watches the model and the optimisers for one syncer.
 
     Args:
         session: what was attached.
@@ -75,13 +75,13 @@ class Watch:
         living.add(self)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         living.remove(self)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    # -- moments
+    # -- what happens
     # ------------------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
@@ -94,7 +94,7 @@ class Watch:
         self.began_equal = not self.clock.steps_since_sync
 
     def backward(self) -> None:
-        """A gradient has come.
+        """Refuse a wrapper around the model, at the first gradient.
 
         Raises:
             AttachError: another wrapper holds the model, too.
@@ -112,7 +112,7 @@ class Watch:
             )
 
     def stepping(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Some optimiser of this process is about to step.
+        """Judge a step that some optimiser of this process is about to take.
 
         Raises:
             AttachError: it would step what the syncer does not hold.
@@ -129,7 +129,7 @@ class Watch:
                     if id(param) in self._unheld
                 ]
             ):
-                raise AttachError(self._told_unheld(names))
+                raise AttachError(self._unheld_text(names))
             if any(id(param) in self.trained for param in params_of(optimizer)):
                 self._stepping_beside(optimizer)
             return
@@ -166,7 +166,7 @@ class Watch:
         self._landings.guard.before_step(optimizer)
 
     def _stepping_beside(self, optimizer: Optimizer) -> None:
-        """Another optimiser than the attached one steps parameters that the syncer holds.
+        """Judge a step of held parameters by another optimiser than the attached one.
 
         Raises:
             NotLandedError: on local steps, it does so again while the attached one, by whose steps
@@ -179,7 +179,8 @@ class Watch:
             raise NotLandedError(
                 f"a {type(optimizer).__name__} that is not attached steps the model, and the "
                 "attached "
-                f"{type(self.session.optimizer).__name__} does not: local rounds are counted by its "
+                f"{type(self.session.optimizer).__name__} does not: local rounds are counted by "
+                "its "
                 "steps, so no mean would ever land. "
                 "Attach the optimiser that steps (of several, the last one in each step)"
             )
@@ -187,8 +188,7 @@ class Watch:
         self.before_step()
 
     def before_step(self) -> None:
-        """A step of the schedule begins, on local steps: see whether the parameters are still those
-        that this rank goes on from.
+        """Refuse parameters that were loaded since the last local step, when rounds have begun.
 
         Raises:
             AttachError: they were loaded when rounds had begun.
@@ -216,7 +216,7 @@ class Watch:
         )
 
     def loading(self, module: nn.Module) -> None:
-        """A module is about to load its parameters."""
+        """Note the checksums of parameters that a module is about to load."""
         for param in module.parameters(recurse=False):
             if id(param) in self.trained and not self.paused:
                 self._before.setdefault(id(param), int(checksum(param)))
@@ -225,7 +225,7 @@ class Watch:
         """Say what the syncer does not hold, of the model and of its optimiser."""
         return self._model_changes() + self._outsiders(self.session.optimizer)
 
-    # -- looks
+    # -- looking
     # --------------------------------------------------------------------------------------------------------
 
     def _refuse(self, problems: list[str]) -> None:
@@ -233,7 +233,7 @@ class Watch:
             raise AttachError("; ".join(problems))
 
     def _new_parameters(self) -> dict[int, str]:
-        """Parameters of the model that train and that the syncer does not hold."""
+        """Return the parameters of the model that train and that the syncer does not hold."""
         named = self.session.model.named_parameters()
         return {
             id(param): plain_name(name)
@@ -243,9 +243,9 @@ class Watch:
 
     def _model_changes(self) -> list[str]:
         self._unheld = self._new_parameters()
-        return [self._told_unheld(list(self._unheld.values()))] if self._unheld else []
+        return [self._unheld_text(list(self._unheld.values()))] if self._unheld else []
 
-    def _told_unheld(self, names: list[str]) -> str:
+    def _unheld_text(self, names: list[str]) -> str:
         params = {plain_name(name): param for name, param in self.session.model.named_parameters()}
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         if any(wrappers.is_sharded(params.get(name)) for name in names):
@@ -260,7 +260,7 @@ class Watch:
         )
 
     def _outsiders(self, optimizer: Optimizer) -> list[str]:
-        """What the optimiser steps and nobody holds."""
+        """Say which parameters the optimiser steps and no syncer holds."""
         new = [
             param
             for param in params_of(optimizer)
@@ -273,7 +273,7 @@ class Watch:
             id(param): plain_name(name) for name, param in self.session.model.named_parameters()
         }
         if named := [names[id(param)] for param in outside if id(param) in names]:
-            return [self._told_unheld(named)]
+            return [self._unheld_text(named)]
         return [
             f"the optimiser has been given {len(outside)} parameters that are not the model's "
             "(the first of shape "
@@ -340,7 +340,7 @@ class Watch:
 
 
 class _Loading:
-    """Tells a watch that a module loads; a copy of it, by deepcopy or pickle, tells nobody."""
+    """Notifies a watch that a module loads; a copy of it, by deepcopy or pickle, does nothing."""
 
     __slots__ = ("_watch",)
 

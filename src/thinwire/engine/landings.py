@@ -1,5 +1,4 @@
-"""What happens where a launch lands: ranks' word on it is waited for, its sums are judged, and its
-means written."""
+"""Land a launch: wait for its status, judge its sums, and write its means."""
 
 from __future__ import annotations
 
@@ -11,14 +10,14 @@ from torch import Tensor
 from thinwire.core.phase import phase
 from thinwire.engine.airborne import Airborne, LaunchStatus
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.flights import Flights, keep_entries
+from thinwire.engine.flights import Flights, restore_entries
 from thinwire.engine.nonfinite import Guard
 from thinwire.engine.session import Session
 from thinwire.engine.status import Status
 
 
 class Landings:
-    """The launches of one syncer, from their status to what is written."""
+    """Lands the launches of one syncer."""
 
     def __init__(self, session: Session, flights: Flights) -> None:
         self._session, self._flights, self._strategy = session, flights, session.strategy
@@ -40,8 +39,8 @@ class Landings:
         """Start the status of a launch on its way: it travels while the buckets do.
 
         Args:
-            absent: by bucket, the parameters without a gradient here; `None` on local steps, of
-                which only what is not finite is told.
+            absent: by bucket, the parameters without a gradient here; `None` on local steps, for
+                which only values that are not finite are reported.
         """
         if absent is None and not (self.guard.active and self._strategy.how.consensus):
             return
@@ -68,7 +67,7 @@ class Landings:
             self._land(landing, write)
 
     def _land(self, landing: Sequence[tuple[FlatBucket, Airborne]], write: bool) -> None:
-        # 1. what all ranks say of the launch, and its sums
+        # 1. wait for the status that all ranks agree on, and for the sums
         if write:
             self.written.update(bucket.index for bucket, _ in landing)
         status = self._status_of(landing)
@@ -96,8 +95,8 @@ class Landings:
         self.applied = False
 
     def warn_dropped(self, name: str) -> None:
-        """Warn, once, where the loop has dropped a mean under a delay: it was another pass's than
-        the one that the loop means."""
+        """Warn, once, where the loop has dropped a mean under a delay: it was of another pass than
+        the loop expects."""
         if self._strategy.when.delay and not self.applied and not self._warned:
             self._warned = True
             warnings.warn(
@@ -133,7 +132,7 @@ class Landings:
         )
 
     def _write(self, bucket: FlatBucket, total: Tensor) -> None:
-        """Write a mean; what the target keeps of parameters whose gradient no rank had stays as it
+        """Write a mean; the target's state of parameters whose gradient no rank had stays as it
         was."""
         before = (
             [(leaf, leaf.value) for _, leaf in bucket.state.walk() if leaf.spec is not None]
@@ -143,4 +142,4 @@ class Landings:
         self._strategy.on.write(bucket, total, bucket.state)
         names = frozenset(bucket.names[i] for i in bucket.silent)
         for leaf, value in before:
-            leaf.value = keep_entries(leaf, value, leaf.value, names)
+            leaf.value = restore_entries(leaf, value, leaf.value, names)

@@ -80,15 +80,15 @@ def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[N
     The largest parameter first, each goes to the fragment that has least so far, so layers, which
     are alike, are strided over all.
     """
-    place = {name: i for i, (name, *_) in enumerate(named)}
+    position = {name: i for i, (name, *_) in enumerate(named)}
     hands: list[list[Named]] = [[] for _ in range(parts)]
     held = [0] * parts
-    for item in sorted(named, key=lambda item: (_nbytes([item]), place[item[0]]), reverse=True):
+    for item in sorted(named, key=lambda item: (_nbytes([item]), position[item[0]]), reverse=True):
         least = held.index(min(held))
         hands[least].append(item)
         held[least] += _nbytes([item])
     runs = [
-        _layout(sorted(hand, key=lambda item: place[item[0]]), bucket_bytes, bucket_bytes)
+        _layout(sorted(hand, key=lambda item: position[item[0]]), bucket_bytes, bucket_bytes)
         for hand in hands
     ]
     wanted = max(min(map(len, runs)), *(len({run[0][1].dtype for run in own}) for own in runs))

@@ -1,4 +1,4 @@
-"""The syncers that are at work in this process, and what of another attach they rule out."""
+"""List the syncers at work in this process, and refuse an attach that they rule out."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def holders(param: nn.Parameter) -> list[Watch]:
     return [watch for watch in living() if id(param) in watch.trained]
 
 
-def conflicts(model: nn.Module, strategy: Strategy, among: Ranks, world: int) -> list[str]:
+def conflicts(model: nn.Module, strategy: Strategy, global_ranks: Ranks, world: int) -> list[str]:
     """Say why another syncer that is at work rules this one out.
 
     Two levels are two syncers on one model: gradients among some ranks, deltas or parameters among
@@ -85,7 +85,7 @@ def conflicts(model: nn.Module, strategy: Strategy, among: Ranks, world: int) ->
             if param.requires_grad and id(param) in watch.trained
         ]
         other = watch.session
-        same_ranks = (other.driver.global_ranks, other.driver.world) == (among, world)
+        same_ranks = (other.driver.global_ranks, other.driver.world) == (global_ranks, world)
         same_clock = other.strategy.on.clock == strategy.on.clock
         twice = same_clock and (same_ranks or strategy.on.clock == "backward")
         if not names or not (twice or (same_ranks and world > 1)):

@@ -1,4 +1,4 @@
-"""Bytes and seconds by bucket and stage: what `sync.report()` tells."""
+"""Count bytes and seconds by bucket and stage, for `sync.report()`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLED = 8
 
 @dataclass
 class Row:
-    """One bucket's account.
+    """The bytes and seconds of one bucket.
 
     flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: processor time
     of codecs and routes;
@@ -72,7 +72,7 @@ def cause(label: str) -> str:
         >>> cause("attach: measuring the link"), cause("step 7: validation"), cause("the end")
         ('link probe', 'validation', 'other')
     """
-    return next((told for words, told in CAUSES.items() if words in label), "other")
+    return next((name for words, name in CAUSES.items() if words in label), "other")
 
 
 @dataclass
@@ -83,14 +83,14 @@ class Meter:
     rows: list[Row] = field(default_factory=list)
     steps: int = 0
     around: dict[str, float] = field(default_factory=dict)
-    pieces: str = ""
+    lane_plan: str = ""
     skipped: int = 0
     checks: str = ""
     beside_s: float = 0.0
     """Processor time of the loop's own thread in the engine: buckets filled, read and written,
     copies, finite checks."""
     transport_s: Callable[[], float] = float
-    """Tells the processor time of the transport's own threads."""
+    """Returns the processor time of the transport's own threads."""
     transport_before_s: float = 0.0
     """Of that, what was spent before the first step, or came from a checkpoint (below 0)."""
     timed: bool = False
@@ -104,7 +104,7 @@ class Meter:
 
     def launched(self) -> None:
         """Count a backward pass that launches. Timing each gradient of each would cost more than it
-        tells."""
+        shows."""
         self._launches += 1
         self.timed = self._launches == 1 or self._launches % SAMPLED == 2
         self._some += self.timed and self._launches > 1
@@ -154,7 +154,7 @@ class Meter:
             self.steps,
             rows,
             self.setup_bytes,
-            self.pieces,
+            self.lane_plan,
             around,
             self.skipped,
             beside_s,
@@ -165,7 +165,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Report:
-    """What one rank has sent and how long it took; `print(report)` shows a table.
+    """The bytes that one rank has sent and the seconds they took; `print(report)` shows a table.
 
     Example:
         >>> report = Report(world=2, steps=10, rows=(Row("bucket 0", 1000, 10, 4000.0),), setup_bytes=100.0)
@@ -177,8 +177,8 @@ class Report:
     steps: int
     rows: tuple[Row, ...]
     setup_bytes: float
-    pieces: str = ""
-    """Lanes and slices with their reckoning, where attach has chosen them."""
+    lane_plan: str = ""
+    """Lanes and slices, with the seconds that decided, where attach has chosen them."""
     around: Mapping[str, float] = field(default_factory=dict)
     """Of `setup_bytes`, what each cause has sent: the link probe, the first weights, validation,
     checks, …"""
@@ -189,7 +189,7 @@ class Report:
     checks."""
     transport_s: float = 0.0
     """Processor time of the transport's own threads since attach; 0 where the system does not
-    tell."""
+    count it."""
     checks: str = ""
     """How often ranks compare their weights, and what that costs."""
 
@@ -251,4 +251,4 @@ class Report:
             f"processor time: encode {encode:.3f} s; beside encode: buckets, residuals, copies "
             f"{self.beside_s:.3f} s; wire {wire:.3f} s"
         )
-        return "\n".join([*lines, *filter(None, (self.pieces, self.checks))])
+        return "\n".join([*lines, *filter(None, (self.lane_plan, self.checks))])

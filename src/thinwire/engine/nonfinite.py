@@ -1,5 +1,4 @@
-"""What becomes of a launch with values that are not finite: the step is refused, left out, or
-taken, on all ranks alike.
+"""Refuse, leave out or take a step whose values are not finite, on all ranks alike.
 
 On gradients such a launch lands as NaN on every rank, so that whatever looks at `.grad` sees it. It
 is judged where the optimiser steps: a step that a `GradScaler` skips, or gradients that the loop

@@ -1,4 +1,4 @@
-"""What `attach` was given, what of it cannot be, and what every rank must hold alike."""
+"""The options of `attach`: which of them cannot be, and what every rank must hold alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SourceName = Literal["hooks", "manual"]
 
 @dataclass(frozen=True)
 class Options:
-    """What `attach` was given beside model, optimiser and strategy."""
+    """The options of `attach` beside model, optimiser and strategy."""
 
     bucket_bytes: int
     slice_bytes: int | Auto | None
@@ -42,7 +42,7 @@ class Options:
 def problems(
     model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options
 ) -> list[str]:
-    """What this rank cannot attach, as sentences."""
+    """Say what this rank cannot attach, in sentences."""
     if not isinstance(strategy, Strategy):
         return [
             (
@@ -50,65 +50,67 @@ def problems(
                 "recipes.powersgd()"
             )
         ]
-    found = []
+    reasons = []
     trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     if not trained:
-        found.append(
+        reasons.append(
             "the model has nothing to train: no parameter requires a gradient. Unfreeze some "
             "before attach"
         )
-    if found_inside := wrappers.inside(model):
-        return found + found_inside
+    if inner_wrappers := wrappers.inside(model):
+        return reasons + inner_wrappers
     if unfit := _misfit(model, optimizer, options.scaler):
-        return found + unfit
+        return reasons + unfit
     optimizer = wrappers.unwrapped(optimizer)
     for name, param in trained:
         if not param.is_floating_point():
-            found.append(
+            reasons.append(
                 f"{name!r} is of {param.dtype}: only real floating-point parameters have a place "
                 "in a bucket"
             )
     devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
     if len(devices) > 1:
-        found.append(f"parameters and buffers are on {', '.join(devices)}: move them to one device")
-    found += _of_updates(strategy, optimizer)
-    found += _of_buffers(model, strategy, options)
-    found += _of_checks(strategy, options)
-    found += _of_source(strategy, options)
+        reasons.append(
+            f"parameters and buffers are on {', '.join(devices)}: move them to one device"
+        )
+    reasons += _of_updates(strategy, optimizer)
+    reasons += _of_buffers(model, strategy, options)
+    reasons += _of_checks(strategy, options)
+    reasons += _of_source(strategy, options)
     if options.nonfinite == "skip" and strategy.on.clock != "backward":
-        found.append(
+        reasons.append(
             f"nonfinite='skip' with {strategy.on!r}: by a landing the local steps have applied "
             "the values. Take 'raise' and go on from a "
             "checkpoint, or let a GradScaler or the loop skip local steps"
         )
-    found += (
+    reasons += (
         _out_of_range(options)
         + _of_scaler(strategy, options)
         + _of_overlap(model, optimizer, strategy, options)
     )
-    if trained and not found:
+    if trained and not reasons:
         try:
             plan(model, options.bucket_bytes, strategy.when, wide=False)
         except AttachError as error:
-            found.append(str(error))
-    return found
+            reasons.append(str(error))
+    return reasons
 
 
 def buffer_places(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    """Where the buffers are that a checkpoint of the model holds: name, module and attribute."""
+    """List the buffers that a checkpoint of the model holds: name, module and attribute."""
     modules = dict(model.named_modules())
     split = [(name, *name.rpartition(".")[::2]) for name, _ in persistent_buffers(model)]
     return [(name, modules[owner], attribute) for name, owner, attribute in split]
 
 
 def persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The buffers that a checkpoint of the model holds."""
-    kept = set(model.state_dict(keep_vars=True))
-    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    """List the buffers that a checkpoint of the model holds, by name."""
+    names = set(model.state_dict(keep_vars=True))
+    return [(name, buffer) for name, buffer in model.named_buffers() if name in names]
 
 
 def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, Any]:
-    """What every rank must hold alike, in the order in which a difference is told."""
+    """Return what every rank must hold alike, in the order in which a difference is reported."""
     return {
         "thinwire version": __version__,
         "strategy": identified(strategy),
@@ -149,20 +151,20 @@ def _misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
         ]
     trained = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
     held = params_of(plain)
-    found = []
+    reasons = []
     outside = [
         param
         for param in held
         if id(param) not in trained and param.requires_grad and not living.holders(param)
     ]
     if trained and not any(id(param) in trained for param in held):
-        found.append(
+        reasons.append(
             f"the optimiser holds none of the model's {len(trained)} parameters that train: it is "
             "of another model, or was made before "
             "they were replaced. Make it from this model's parameters, and then attach"
         )
     elif outside:
-        found.append(
+        reasons.append(
             f"the optimiser holds {len(outside)} parameters that are not the model's (the first "
             f"of shape {tuple(outside[0].shape)}): no "
             "rank would send them, and ranks would drift apart. Make them part of the model (in "
@@ -170,15 +172,15 @@ def _misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
             "if each rank is to keep its own, give them an optimiser of their own"
         )
     if plain is not optimizer and scaler is None and getattr(optimizer, "scaler", None) is not None:
-        found.append(
+        reasons.append(
             f"the {type(optimizer).__name__} has a GradScaler of its own: give it to attach, too, "
             "as scaler="
         )
-    return found
+    return reasons
 
 
 def _out_of_range(options: Options) -> list[str]:
-    found = []
+    reasons = []
     numbers: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
         ("bucket_bytes", options.bucket_bytes, ()),
         ("slice_bytes", options.slice_bytes, (None, "auto")),
@@ -187,7 +189,7 @@ def _out_of_range(options: Options) -> list[str]:
     )
     for name, value, also in numbers:
         if not (isinstance(value, int) and value >= 1) and value not in also:
-            found.append(
+            reasons.append(
                 f"{name}={value!r}: at least 1" + "".join(f", or {word!r}" for word in also)
             )
     for name, word, words in (
@@ -197,12 +199,12 @@ def _out_of_range(options: Options) -> list[str]:
         ("source", options.source, ("hooks", "manual")),
     ):
         if word not in words:
-            found.append(f"{name}={word!r}: choose {' or '.join(map(repr, words))}")
-    return found
+            reasons.append(f"{name}={word!r}: choose {' or '.join(map(repr, words))}")
+    return reasons
 
 
 def _of_checks(strategy: Strategy, options: Options) -> list[str]:
-    """Why ranks have nothing to compare every so many steps."""
+    """Say why ranks have nothing to compare every so many steps."""
     if not isinstance(options.check_every, int) or strategy.compares:
         return []
     return [
@@ -213,7 +215,7 @@ def _of_checks(strategy: Strategy, options: Options) -> list[str]:
 
 
 def _of_source(strategy: Strategy, options: Options) -> list[str]:
-    """Why a loop cannot bring its gradients by hand."""
+    """Say why a loop cannot bring its gradients by hand."""
     if options.source != "manual" or strategy.on.clock == "backward":
         return []
     return [
@@ -223,8 +225,8 @@ def _of_source(strategy: Strategy, options: Options) -> list[str]:
 
 
 def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
-    """What would make an update of what is one already: every optimiser but a plain SGD, as none
-    says of itself that it averages."""
+    """Refuse what would make an update of what is one already: every optimiser but a plain SGD, as
+    no optimiser states that it averages."""
     plain = isinstance(optimizer, torch.optim.SGD) and not any(
         group["momentum"] for group in optimizer.param_groups
     )
@@ -238,47 +240,47 @@ def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
 
 
 def _of_buffers(model: nn.Module, strategy: Strategy, options: Options) -> list[str]:
-    """What would make every rank wait for rank 0 at each landing, though no route does."""
+    """Refuse what would make every rank wait for rank 0 at each landing, though no route does."""
     if (
         options.buffers != "broadcast"
         or strategy.how.consensus
-        or not (kept := persistent_buffers(model))
+        or not (buffers := persistent_buffers(model))
     ):
         return []
     return [
         f"{strategy.how!r} waits for one or two ranks, but buffers='broadcast' has all wait for "
-        f"rank 0's ({kept[0][0]!r}, …) at each "
+        f"rank 0's ({buffers[0][0]!r}, …) at each "
         "landing: take buffers='local'"
     ]
 
 
 def _of_scaler(strategy: Strategy, options: Options) -> list[str]:
-    """What a GradScaler that is at work does not go with."""
+    """Refuse what does not go with a GradScaler that is at work."""
     if options.scaler is None or not options.scaler.is_enabled() or strategy.on.clock != "backward":
         return []
-    found = []
+    reasons = []
     if strategy.when.delay:
-        found.append(
+        reasons.append(
             f"a GradScaler with {strategy.when!r}: a mean would land in another step's scale, and "
             "none in the first. Use bf16"
         )
     if not strategy.on.homogeneous:
-        found.append(
+        reasons.append(
             f"a GradScaler with {strategy.on!r}: what lands in .grad is not in units of the loss "
             "and must not be unscaled. Use bf16"
         )
     if options.overlap != "backward":
-        found.append(
+        reasons.append(
             f"a GradScaler with overlap={options.overlap!r}: it looks at all gradients before the "
             "step. Use bf16"
         )
-    return found
+    return reasons
 
 
 def _of_overlap(
     model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options
 ) -> list[str]:
-    """Why landing in the forward pass cannot be, here; or why another syncer's is in the way."""
+    """Say why means cannot land in the forward pass here, or why another syncer's do."""
     if getattr(optimizer.step, "thinwire_deferred", False):
         return [
             (
@@ -288,17 +290,17 @@ def _of_overlap(
         ]
     if options.overlap == "backward":
         return []
-    found = []
+    reasons = []
     if strategy.on.clock != "backward":
-        found.append(
+        reasons.append(
             f"{strategy.on!r} does not land in each step: hide what it sends behind delayed(tau, …)"
         )
     elif strategy.when.delay:
-        found.append(f"with {strategy.when!r} means are hidden already: take one of the two")
+        reasons.append(f"with {strategy.when!r} means are hidden already: take one of the two")
     if isinstance(optimizer, torch.optim.LBFGS):
-        found.append("LBFGS looks at all gradients at once: take overlap='backward'")
+        reasons.append("LBFGS looks at all gradients at once: take overlap='backward'")
     if hasattr(model, "_orig_mod"):
-        found.append(
+        reasons.append(
             "a compiled model runs no hooks of its modules: attach the module itself, or take "
             "overlap='backward'"
         )
@@ -306,7 +308,7 @@ def _of_overlap(
         getattr(hook, "__module__", "").startswith("thinwire")
         for hook in optimizer._optimizer_step_post_hooks.values()
     ):
-        found.append(
+        reasons.append(
             "another syncer counts this optimiser's steps, and would count each part of one: take "
             "overlap='backward'"
         )
@@ -315,8 +317,8 @@ def _of_overlap(
         *optimizer._optimizer_step_post_hooks.values(),
     )
     if any(not (getattr(hook, "__module__", None) or "").startswith("thinwire") for hook in hooks):
-        found.append(
+        reasons.append(
             "the optimiser has step hooks of its own, which would run for each bucket by itself: "
             "take overlap='backward'"
         )
-    return [f"overlap={options.overlap!r}: {why}" for why in found]
+    return [f"overlap={options.overlap!r}: {why}" for why in reasons]

@@ -1,8 +1,8 @@
 """The pace of each rank under `by_speed`: how many steps of a period it takes, and what it
 therefore weighs.
 
-Every rank keeps the counts of all, and changes them at the same step of the common clock, so nobody
-can disagree on a weight.
+Every rank keeps the counts of all, and changes them at the same step of the common clock, so ranks
+cannot disagree on a weight.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from thinwire.core import Driver, Schedule
-from thinwire.engine.agree import Sharing
+from thinwire.engine.agree import Gathering
 from thinwire.engine.meter import Meter
 from thinwire.errors import AttachError, NotLandedError
 
@@ -34,10 +34,10 @@ class Pace:
         """Steps that each rank takes of a period."""
         self.taken = [[0] * buckets for _ in range(driver.world)]
         """Steps that each rank has taken since the last launch of each bucket."""
-        self._seconds: list[float] = []  # of this rank's steps since it last told
+        self._seconds: list[float] = []  # of this rank's steps since it last sent them
         self._left: float | None = None
-        self._telling: Sharing | None = None
-        self._heard: list[float] | None = None
+        self._message: Gathering | None = None
+        self._received: list[float] | None = None
 
     def works(self, step: int) -> bool:
         """Whether this rank takes the step."""
@@ -58,10 +58,10 @@ class Pace:
             )
         if not rested:
             if not self.works(step):
-                share = f"{self.steps[self._driver.rank]} of {self._when.period}"
+                pace = f"{self.steps[self._driver.rank]} of {self._when.period}"
                 raise NotLandedError(
                     f"step {step} was taken by a rank that rests at it: at its speed it takes "
-                    f"{share} steps. Begin the loop with "
+                    f"{pace} steps. Begin the loop with "
                     "`if sync.rests(): sync.skip_step(); continue`"
                 )
             if self._left is not None:
@@ -70,10 +70,12 @@ class Pace:
             if self._when.works(step, steps):
                 taken[:] = [count + 1 for count in taken]
 
-    def weight(self, bucket: int, shares: Sequence[float]) -> float:
-        """This rank's share of the mean of a bucket that launches: by its steps since the last
-        launch, times its weight a step."""
-        weights = [share * taken[bucket] for share, taken in zip(shares, self.taken, strict=True)]
+    def weight(self, bucket: int, fractions: Sequence[float]) -> float:
+        """Return this rank's weight in the mean of a bucket that launches: by its steps since the
+        last launch, times its weight a step."""
+        weights = [
+            fraction * taken[bucket] for fraction, taken in zip(fractions, self.taken, strict=True)
+        ]
         for taken in self.taken:
             taken[bucket] = 0
         if not sum(weights):
@@ -83,59 +85,61 @@ class Pace:
             )
         return weights[self._driver.rank] / sum(weights)
 
-    def tell(self) -> None:
-        """Tell the others this rank's seconds a step (0 where it knows none), and hear theirs, as a
-        flight of its own."""
-        told = struct.pack("<d", statistics.median(self._seconds) if self._seconds else 0.0)
+    def send(self) -> None:
+        """Send this rank's seconds a step (0 where it has none) to the others, as a flight of its
+        own."""
+        payload = struct.pack("<d", statistics.median(self._seconds) if self._seconds else 0.0)
         self._seconds.clear()
-        self._telling = Sharing(self._driver, self._meter, told, "speeds of ranks", self._device)
+        self._message = Gathering(
+            self._driver, self._meter, payload, "speeds of ranks", self._device
+        )
 
-    def hear(self) -> None:
-        """Wait for what the others have told, if anything is on its way."""
-        if self._telling is not None:
-            self._heard = [struct.unpack("<d", told)[0] for told in self._telling.result()]
-            self._telling = None
+    def receive(self) -> None:
+        """Wait for the others' seconds, if they are on their way."""
+        if self._message is not None:
+            self._received = [struct.unpack("<d", packed)[0] for packed in self._message.result()]
+            self._message = None
 
     def take_up(self) -> None:
-        """Let the speeds that were told hold from the next step on; a rank that told none keeps its
-        pace."""
-        self.hear()
-        if self._heard is None:
+        """Let the speeds that ranks sent hold from the next step on; a rank that sent none keeps
+        its pace."""
+        self.receive()
+        if self._received is None:
             return
-        fastest = min((seconds for seconds in self._heard if seconds), default=0.0)
-        for rank, seconds in enumerate(self._heard):
+        fastest = min((seconds for seconds in self._received if seconds), default=0.0)
+        for rank, seconds in enumerate(self._received):
             if seconds:
                 self.steps[rank] = max(1, round(self._when.period * fastest / seconds))
-        self._heard = None
+        self._received = None
 
     def leave(self) -> None:
         """The loop goes on: its next step begins."""
         self._left = now()
 
     def state(self) -> dict[str, Any]:
-        self.hear()
+        self.receive()
         return {
             "period": self._when.period,
             "steps": self.steps,
             "taken": self.taken,
-            "heard": self._heard,
+            "heard": self._received,
         }
 
     def resume(self, state: dict[str, Any] | None) -> None:
         """Go on at the pace of a checkpoint; of another world or layout, begin again at an even
         one."""
         self._seconds.clear()
-        self._left = self._telling = None
+        self._left = self._message = None
         if (
             state is not None
             and state["period"] == self._when.period
             and len(state["taken"][0]) == len(self.taken[0])
         ):
-            self.steps, self.taken, self._heard = (
+            self.steps, self.taken, self._received = (
                 list(state["steps"]),
                 [list(taken) for taken in state["taken"]],
                 state["heard"],
             )
         else:
-            self.steps, self._heard = [self._when.period] * self._driver.world, None
+            self.steps, self._received = [self._when.period] * self._driver.world, None
             self.taken = [[0] * len(taken) for taken in self.taken]

@@ -61,7 +61,7 @@ def measured(driver: Driver, meter: Meter, device: torch.device) -> Network:
 
 class _Probe:
     """The turns of one rank, and the seconds that its hops took: here, and on the slowest of all
-    when that was last said."""
+    when they were last exchanged."""
 
     def __init__(self, driver: Driver, meter: Meter, device: torch.device) -> None:
         self._driver, self._meter, self._device = driver, meter, device
@@ -72,7 +72,7 @@ class _Probe:
         """Return the least seconds of a byte to the next rank, and of one to every other."""
         some = tuple(dict.fromkeys((1, self._driver.world - 1)))
         least = [float("inf")] * len(some)
-        for turns in (1, TURNS - 1):  # the first tells how long a turn is
+        for turns in (1, TURNS - 1):  # the first shows how long a turn is
             each = [[self._turn(peers, 1) for peers in some] for _ in range(turns)]
             took = self._agreed([seconds for row in each for seconds in row])
             least = [min(least[i], *took[i :: len(some)]) for i in range(len(some))]
@@ -93,13 +93,13 @@ class _Probe:
             if (long and rate <= GROWS * before) or not self._time_for(more / rate + one):
                 break
             nbytes, before = min(more, MOST), rate
-        again = rate and self._time_for(nbytes / rate + one)
-        if not again:
+        measures_twice = rate and self._time_for(nbytes / rate + one)
+        if not measures_twice:
             return rate
         beyond, second = self._rate_of(nbytes, one)  # a busy moment makes one turn slow
         return (
             max(rate, second) if beyond > one else rate
-        )  # what takes no longer than a byte tells no rate
+        )  # what takes no longer than a byte shows no rate
 
     def _rate_of(self, nbytes: int, one: float) -> tuple[float, float]:
         """Return what so many bytes take beyond a byte's time, and their rate."""

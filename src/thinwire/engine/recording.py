@@ -20,7 +20,7 @@ def recording(session: Session, flights: Flights, path: Path) -> Iterator[Trace]
     """Record a syncer's steps inside the block, and write all ranks' to one file at its end: rank 0
     does.
 
-    Where the block fails, each rank writes what it has to a file of its own, and asks nobody.
+    Where the block fails, each rank writes its own spans to a file of its own, without a message.
     """
     if flights.trace is not None:
         raise AttachError(
@@ -43,14 +43,14 @@ def recording(session: Session, flights: Flights, path: Path) -> Iterator[Trace]
         for hook in hooks:
             hook.remove()
         flights.trace = None
-    told = session.all_gather(json.dumps(trace.events(rank)).encode(), "trace: the end")
+    by_rank = session.all_gather(json.dumps(trace.events(rank)).encode(), "trace: the end")
     if rank == 0:
-        _write(path, [event for own in told for event in json.loads(own)])
+        _write(path, [event for own in by_rank for event in json.loads(own)])
 
 
 def _hooks(session: Session, trace: Trace) -> list[Any]:
-    """What tells of forward passes and optimiser steps; the syncer tells of the end of a backward
-    pass, and of waits."""
+    """Hook on to forward passes and optimiser steps; the engine itself adds the end of a backward
+    pass, and waits."""
 
     def before(*_: Any) -> None:
         trace.opened("forward")

@@ -1,8 +1,7 @@
-"""What ranks tell one another with each launch: which parameters some rank reached, and whose
-values are not finite.
+"""Exchange with each launch which parameters some rank reached, and whose values are not finite.
 
 The message is a byte or two on good steps and travels on the control lane while the buckets do, so
-nobody waits for it:
+no rank waits for it:
     bit 0      every parameter here has a gradient bit 1 …    a bit a bucket: some value of it here
     is not finite then, where the launch before had parameters without gradients on all ranks, a bit
     a parameter: it has one here
@@ -69,7 +68,7 @@ class Status:
         self._handle = driver.start(flight, driver.lanes, self._label) if driver.world > 1 else None
         if self._handle is None:
             for _ in flight:
-                raise AssertionError("a world of one has nobody to exchange with")
+                raise AssertionError("a world of one has no other rank to exchange with")
 
     @property
     def whole(self) -> int:
@@ -78,7 +77,7 @@ class Status:
 
     def wait(self) -> Status:
         """Wait for all ranks' messages. It sends nothing, so ranks may call it at different
-        moments."""
+        times."""
         if self._handle is not None and not self._waited:
             self._handle.wait()
             self._meter.count(self._label, self._handle.sent_bytes)
@@ -112,31 +111,32 @@ class Status:
             [self._absent is None or not any(self._absent), *(at >= 0 for at in first_bad)]
         )
         own = flags + (self._reached() if bitmap else b"")
-        heard = yield from combine(_tensor(own, device), ctx, torch.bitwise_or)
-        told = bytes(heard.cpu().numpy())
-        bits = _unpacked(told)
+        folded = yield from combine(_tensor(own, device), ctx, torch.bitwise_or)
+        message = bytes(folded.cpu().numpy())
+        bits = _unpacked(message)
         self.incomplete = not bits[0]
         self.bad = frozenset(
             bucket.index for bucket, bad in zip(self._buckets, bits[1:], strict=False) if bad
         )
         # 2. the bits a parameter, where they are wanted and did not travel
         if self.incomplete:
-            reached = told[len(flags) :]
+            reached = message[len(flags) :]
             if not bitmap:
-                heard = yield from combine(_tensor(self._reached(), device), ctx, torch.bitwise_or)
-                reached = bytes(heard.cpu().numpy())
+                folded = yield from combine(_tensor(self._reached(), device), ctx, torch.bitwise_or)
+                reached = bytes(folded.cpu().numpy())
             self._take(_unpacked(reached))
         # 3. the first offender of the lowest rank that has one
         if self.bad:
             here = any(at >= 0 for at in first_bad)
             mine = torch.tensor(
-                [(ctx.rank << _INDEX_BITS) + self._place(first_bad) if here else _NOBODY]
+                [(ctx.rank << _INDEX_BITS) + self._first_bad_at(first_bad) if here else _NOBODY]
             )
             lowest = yield from combine(mine.view(torch.uint8).to(device), ctx, _lower)
             self.offender = self._named(int(lowest.cpu().view(torch.int64)))
 
-    def _place(self, first_bad: Sequence[int]) -> int:
-        """The first bad value here, counted over all buckets that were launched."""
+    def _first_bad_at(self, first_bad: Sequence[int]) -> int:
+        """Return the index of the first bad value here, counted over all buckets that were
+        launched."""
         before = 0
         for bucket, at in zip(self._buckets, first_bad, strict=True):
             if at >= 0:
@@ -145,11 +145,11 @@ class Status:
         raise AssertionError("no value here is bad")
 
     def _named(self, offender: int) -> str:
-        place = offender & (1 << _INDEX_BITS) - 1
+        offset = offender & (1 << _INDEX_BITS) - 1
         for bucket in self._buckets:
-            if place < bucket.spec.numel:
-                return f"rank {offender >> _INDEX_BITS}: {bucket.name_at(place)!r}"
-            place -= bucket.spec.numel
+            if offset < bucket.spec.numel:
+                return f"rank {offender >> _INDEX_BITS}: {bucket.name_at(offset)!r}"
+            offset -= bucket.spec.numel
         raise AssertionError("the offender lies in no bucket")
 
     def _reached(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What happens in one step of the schedule, once a source has told that it is there.
+"""Carry out one step of the schedule, when a source notifies it.
 
 A step is a backward pass (`BackwardSteps`) or an optimiser step (`LocalSteps`):
 
@@ -30,7 +30,7 @@ from thinwire.errors import AttachError
 
 
 class Steps:
-    """What both kinds of step share.
+    """The parts that both kinds of step have.
 
     Args:
         session: what was attached.
@@ -177,7 +177,7 @@ class BackwardSteps(Steps):
             )
         if self.session.strategy.on.updates and not self.clock.accumulating:
             for bucket in self.session.buckets:
-                # the last step's update, where nobody has zeroed it: no gradient
+                # the last step's update, where the loop has not zeroed it, is no gradient
                 bucket.clear_grads()
         with self.session.meter.working():
             with phase("begin"):
@@ -240,12 +240,14 @@ class LocalSteps(Steps):
             launched = [session.buckets[index] for index in tick.launch]
             for bucket in launched:
                 weight = (
-                    self.weight if pace is None else pace.weight(bucket.index, self.weights.shares)
+                    self.weight
+                    if pace is None
+                    else pace.weight(bucket.index, self.weights.fractions)
                 )
                 self.flights.launch(bucket, clock.step, weight, tick.dense)
             self.landings.launched(launched, clock.step, None)
         if pace is not None and 0 in tick.launch and not tick.dense:
-            pace.tell()
+            pace.send()
         # 3. land
         self.landings.put([session.buckets[index] for index in tick.land])
         if pace is not None and 0 in tick.land:

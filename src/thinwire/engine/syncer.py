@@ -1,7 +1,7 @@
 """The syncer: what `thinwire.attach` returns.
 
-It holds the parts that synchronise one model and hands users' calls on to them; what happens in a
-step is in `steps.py`, and what tells of one in `sources/`.
+It holds the parts that synchronise one model and hands users' calls on to them; `steps.py` carries
+out a step, and `sources/` notify it of one.
 """
 
 from __future__ import annotations
@@ -133,13 +133,13 @@ class Syncer:
     # ----------------------------------------------------------------------------------------------
 
     def weigh(self, weight: float) -> None:
-        """Give this rank's weight (its tokens or samples, say) for the launches to come; every rank
-        calls it, once before a launch.
+        """Give this rank's weight (such as its tokens or samples) for the launches to come; every
+        rank calls it, once before a launch.
 
         The mean is sum(w_k · x_k) / sum(w_k). It costs two messages of 8 bytes to each rank, sent
         while the forward pass runs.
         """
-        self.weights.tell(weight)
+        self.weights.send(weight)
 
     def reduce(self) -> None:
         """Take part in a step with the gradients that are in `.grad`, where the syncer was attached
@@ -153,7 +153,7 @@ class Syncer:
             NotLandedError: `.grad` still holds the last mean.
 
         Example:
-            >>> import thinwire
+            >>> import torch, thinwire
             >>> model = nn.Linear(4, 2)
             >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             >>> with thinwire.attach(model, optimizer, source="manual") as sync:
@@ -240,7 +240,8 @@ class Syncer:
                 bucket.set_weights(mine)
 
     def all_gather(self, payload: bytes, label: str) -> list[bytes]:
-        """Every rank's bytes, by rank; all ranks call it alike. `label` is told if it fails."""
+        """Every rank's bytes, by rank; all ranks call it alike. `label` names the exchange where it
+        fails."""
         return self.session.all_gather(payload, label)
 
     def report(self) -> Report:
@@ -258,7 +259,7 @@ class Syncer:
             AttachError: there is no such folder, or a trace is being recorded.
 
         Example:
-            >>> import json, tempfile, thinwire
+            >>> import json, tempfile, torch, thinwire
             >>> model = nn.Linear(4, 2)
             >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             >>> with tempfile.TemporaryDirectory() as folder, thinwire.attach(model, optimizer) as sync:
@@ -346,7 +347,8 @@ class Syncer:
                 else "each rank keeps its own parameters"
             )
             warnings.warn(
-                f"closed after {self.clock.step - self.clock.began_at} steps without a mean over ranks{some}: "
+                f"closed after {self.clock.step - self.clock.began_at} steps without a mean over "
+                f"ranks{some}: "
                 f"{self.strategy.when!r} is longer than "
                 f"the run, so {left}. Take a shorter period or delay, or train for longer",
                 stacklevel=2,

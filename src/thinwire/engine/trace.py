@@ -1,4 +1,4 @@
-"""What happened when, on every rank: a file for Perfetto (ui.perfetto.dev) or chrome://tracing.
+"""Record what happens when, on every rank, as a file for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
 A rank is a process there, with a track `compute` (forward, backward, the waits within it,
 optimiser) and one a lane (what codecs and routes compute, and what is on the wire, by bucket).
@@ -23,33 +23,33 @@ class Trace:
         self.spans: list[tuple[str, str, float, float, dict[str, Any]]] = []
         self._open: dict[str, float] = {}
 
-    def add(self, track: str, name: str, begin: float, end: float, **told: Any) -> None:
-        """A span that is over."""
+    def add(self, track: str, name: str, begin: float, end: float, **details: Any) -> None:
+        """Add a span that is over."""
         if end >= self.begun:
-            self.spans.append((track, name, max(begin, self.begun), end, told))
+            self.spans.append((track, name, max(begin, self.begun), end, details))
 
     def opened(self, name: str) -> None:
-        """Something of the compute track begins."""
+        """Begin a span of the compute track."""
         self._open[name] = time.perf_counter()
 
     def closed(self, name: str) -> None:
-        """It ends, if it had begun."""
+        """End a span of the compute track, if it had begun."""
         begin = self._open.pop(name, None)
         if begin is not None:
             self.add(COMPUTE, name, begin, time.perf_counter())
 
     def flown(self, handle: Handle[Any], bucket: int, part: int, lane: int, step: int) -> None:
-        """A flight that has landed."""
+        """Add the stages of a flight that has landed."""
         for stage in handle.stages:
-            told = {"step": step, "bucket": bucket, "slice": part} | (
+            details = {"step": step, "bucket": bucket, "slice": part} | (
                 {"sent_bytes": stage.sent_bytes} if stage.what == "wire" else {}
             )
             self.add(
-                f"lane {lane}", f"{stage.what} bucket {bucket}", stage.begin, stage.end, **told
+                f"lane {lane}", f"{stage.what} bucket {bucket}", stage.begin, stage.end, **details
             )
 
     def events(self, rank: int) -> list[dict[str, Any]]:
-        """As Perfetto reads them, in microseconds since the start."""
+        """Return the spans as Perfetto reads them, in microseconds since the start."""
         tracks = sorted(
             {track for track, *_ in self.spans} | {COMPUTE},
             key=lambda track: (track != COMPUTE, len(track), track),
@@ -62,9 +62,9 @@ class Trace:
             {"ph": "M", "pid": rank, "tid": tid, "name": "thread_name", "args": {"name": track}}
             for track, tid in numbers.items()
         ]
-        for track, name, begin, end, told in self.spans:
+        for track, name, begin, end, details in self.spans:
             at = {"ts": round((begin - self.begun) * 1e6, 3), "dur": round((end - begin) * 1e6, 3)}
             made.append(
-                {"ph": "X", "pid": rank, "tid": numbers[track], "name": name, **at, "args": told}
+                {"ph": "X", "pid": rank, "tid": numbers[track], "name": name, **at, "args": details}
             )
         return made

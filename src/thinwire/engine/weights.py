@@ -1,5 +1,4 @@
-"""How much each rank counts in the mean: as `attach` was given, or as ranks tell before a
-launch."""
+"""Hold each rank's weight in the mean: as `attach` was given, or as ranks send before a launch."""
 
 from __future__ import annotations
 
@@ -14,38 +13,41 @@ from thinwire.engine.meter import Meter
 
 
 class Weights:
-    """Each rank's share of the mean sum(w_k · x_k) / sum(w_k), by rank."""
+    """Each rank's fraction of the mean sum(w_k · x_k) / sum(w_k), by rank."""
 
     def __init__(self, driver: Driver, meter: Meter, route: Route, device: torch.device) -> None:
         self._driver, self._meter, self._route, self._device = driver, meter, route, device
-        self._telling: agree.Sharing | None = None
-        self.shares: Sequence[float] = [1 / driver.world] * driver.world
-        self.told = False
-        """Whether the shares are what ranks told last, and not what `attach` was given."""
+        self._message: agree.Gathering | None = None
+        self.fractions: Sequence[float] = [1 / driver.world] * driver.world
+        self.from_ranks = False
+        """Whether ranks have sent these weights since `attach`, which was given the first ones."""
 
     @property
     def own(self) -> float:
-        """This rank's share."""
-        return self.shares[self._driver.rank]
+        """This rank's weight over the sum of all."""
+        return self.fractions[self._driver.rank]
 
     def begin(self, weight: float) -> None:
-        """Take up what every rank gives `attach`."""
-        self.tell(weight, "attach: weights")
+        """Exchange the weights that every rank gives `attach`."""
+        self.send(weight, "attach: weights")
         self.commit()
-        self.told = False
+        self.from_ranks = False
 
-    def tell(self, weight: float, label: str = "weigh") -> None:
-        """Send this rank's weight round, without waiting for the others'; `label` is told if it
-        fails."""
+    def send(self, weight: float, label: str = "weigh") -> None:
+        """Send this rank's weight to all others, without waiting for theirs.
+
+        Args:
+            label: names the exchange where it fails.
+        """
         self.commit()
-        self._telling = agree.Sharing(
+        self._message = agree.Gathering(
             self._driver, self._meter, struct.pack("<d", weight), label, self._device
         )
 
     def commit(self) -> None:
         """Take up the weights that are on their way, if any."""
-        if self._telling is None:
+        if self._message is None:
             return
-        weights = [struct.unpack("<d", told)[0] for told in self._telling.result()]
-        self._telling = None
-        self.shares, self.told = agree.shares(weights, self._route), True
+        weights = [struct.unpack("<d", packed)[0] for packed in self._message.result()]
+        self._message = None
+        self.fractions, self.from_ranks = agree.fractions(weights, self._route), True

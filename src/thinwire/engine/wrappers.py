@@ -28,16 +28,18 @@ def around(model: nn.Module) -> str | None:
     """Name the living data-parallel wrapper that holds the model or a part of it; it takes a look
     at every object, so ask seldom."""
     ours = {id(module) for module in model.modules()}
-    found = _living_wrapper(ours)
-    if found is not None and gc.collect():  # one that is only waiting to be collected does nothing
-        found = _living_wrapper(ours)
-    return found
+    wrapper = _living_wrapper(ours)
+    if (
+        wrapper is not None and gc.collect()
+    ):  # one that is only waiting to be collected does nothing
+        wrapper = _living_wrapper(ours)
+    return wrapper
 
 
 def inside(model: nn.Module) -> list[str]:
     """Say which wrappers, and sharded parameters, the model itself has: what of it attach cannot
     synchronise."""
-    found = []
+    reasons = []
     wrapped = next(
         ((name, module) for name, module in model.named_modules() if isinstance(module, _kinds())),
         None,
@@ -46,22 +48,22 @@ def inside(model: nn.Module) -> list[str]:
         name, module = wrapped
         what = f"the model's {name!r} is" if name else "the model is"
         if isinstance(module, DistributedDataParallel):
-            found.append(
+            reasons.append(
                 f"{what} wrapped in DistributedDataParallel, which averages gradients itself: "
                 f"attach the bare module. {ADVICE}"
             )
         else:
-            found.append(
+            reasons.append(
                 f"{what} wrapped in FullyShardedDataParallel (FSDP1), which shards parameters and "
                 f"reduces gradients itself. {WHOLE}"
             )
     if sharded := [name for name, param in model.named_parameters() if is_sharded(param)]:
         more = f" and {len(sharded) - 1} more" if len(sharded) > 1 else ""
-        found.append(
+        reasons.append(
             f"{sharded[0]!r}{more}: DTensors, sharded by fully_shard (FSDP2) or a device mesh, "
             f"have no place in a flat bucket. {WHOLE}"
         )
-    return found
+    return reasons
 
 
 def is_sharded(param: Any) -> bool:
@@ -97,10 +99,10 @@ def _kinds() -> tuple[type, ...]:
 
 
 def _living_wrapper(ours: set[int]) -> str | None:
-    kinds, known = _kinds(), dict[type, bool]()
+    kinds, is_wrapper = _kinds(), dict[type, bool]()
     for held in gc.get_objects():
         kind = type(held)
-        if known.setdefault(kind, issubclass(kind, kinds)) and any(
+        if is_wrapper.setdefault(kind, issubclass(kind, kinds)) and any(
             id(module) in ours for module in held.modules()
         ):
             return kind.__name__

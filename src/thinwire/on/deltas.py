@@ -1,15 +1,14 @@
-"""Parameter deltas: what many local steps have done, sent as one pseudo-gradient to an outer
-optimiser.
+"""Parameter deltas: many local steps, sent as one pseudo-gradient to an outer optimiser.
 
 Every rank holds the same anchor A. Steps:
     1. each rank takes its own optimiser steps from A to w_k
-    2. at a launch, delta = sum of (weight share) · (A - w_k) travels
+    2. at a launch, delta = sum of (s_k / sum s) · (A - w_k) travels, with s_k the ranks' weights
     3. at the landing, A = outer(A, delta), and w_k = alpha · w_k + (1 - alpha) · A
-Eager: at the launch a rank goes on from outer(A, its own delta); at the landing it moves by what
-the mean says otherwise. Bytes fall by the period. The anchor is what ranks agree on, so validate
-and save it (`with sync.common_weights():`). (DiLoCo, Douillard et al. 2023, arXiv:2311.08105;
-delayed and merged with alpha, Streaming DiLoCo, arXiv:2501.18512; eager updates, Kale, Douillard &
-Donchev 2025, arXiv:2502.12996.)
+Eager: at the launch a rank goes on from outer(A, its own delta); at the landing it moves by the
+difference that the mean makes. Bytes fall by the period. The anchor is what ranks agree on, so
+validate and save it (`with sync.common_weights():`). (DiLoCo, Douillard et al. 2023,
+arXiv:2311.08105; delayed and merged with alpha, Streaming DiLoCo, arXiv:2501.18512; eager updates,
+Kale, Douillard & Donchev 2025, arXiv:2502.12996.)
 """
 
 from __future__ import annotations
@@ -22,26 +21,27 @@ from torch import Tensor
 
 from thinwire.core import Bucket, Codec, Leaf, Outer, Schedule, State, Target
 from thinwire.errors import StrategyError
-from thinwire.on._kept import anchored, misfits, put, twin
+from thinwire.on._anchor import anchored, misfits, put, twin
 from thinwire.on.outer import nesterov
 from thinwire.registry import spelled_out
 
 
 @dataclass(frozen=True, repr=False)
 class deltas(Target):
-    """Mean pseudo-gradients into an outer optimiser; a step is an optimiser step. One anchor (and
-    the outer state) of memory, float32.
+    """Send mean pseudo-gradients to an outer optimiser; a step is an optimiser step.
+
+    It takes one anchor and the outer state of memory, in float32.
 
     Args:
         outer: `nesterov(lr, momentum)`, `sgd(lr, momentum)`, or `optim(name, settings)` for any
             optimiser of torch.
-        alpha: how much of its own parameters a rank keeps at a landing, in [0, 1]; 0 starts every
-            round at the anchor, 1 never looks at it.
+        alpha: the fraction of its own parameters that a rank keeps at a landing, in [0, 1]; 0
+            starts every round at the anchor, 1 never looks at it.
         eager: apply the own delta at the launch, as if it were the mean, and put that right at the
             landing. Steps taken meanwhile count in full, so alpha must be 0.
         store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory.
             Anchors are rounded at random (unbiased, alike on all ranks), outer state to the
-            nearest; not with `optim`, whose averages that would halt.
+            nearest. Not with `optim`, whose averages would stand still.
         place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer
             optimiser there.
 
@@ -67,7 +67,7 @@ class deltas(Target):
         reasons = []
         if not 0 <= self.alpha <= 1:
             reasons.append(
-                f"deltas(alpha={self.alpha}): the share of its own parameters that a rank keeps "
+                f"deltas(alpha={self.alpha}): the fraction of its own parameters that a rank keeps "
                 "lies in [0, 1]"
             )
         if self.eager and self.alpha:
@@ -108,9 +108,11 @@ class deltas(Target):
             )
         return state
 
-    def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
+    def read(self, bucket: Bucket, state: State, weight: float) -> Tensor:
+        # 1. delta = anchor - own parameters
         own, anchor = bucket.weights(), state["anchor"].flat
         delta = torch.sub(anchor.to(own.device), own, out=own)
+        # 2. eager: go on from where the own delta alone would take the anchor, and note how far
         if self.eager:
             moved = self.outer.bind(bucket).update(
                 anchor, delta.to(anchor.device), twin(state.child("outer")), bucket.spec
@@ -118,9 +120,10 @@ class deltas(Target):
             bucket.set_weights(moved)
             moved = moved.to(own.device)
             state["ahead"].value = torch.sub(moved, anchor.to(own.device), out=moved)
-        return delta.mul_(share)
+        return delta.mul_(weight)
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
+        # 1. move the anchor
         leaf = state["anchor"]
         before = leaf.flat
         delta = total.to(before.device, before.dtype)
@@ -129,13 +132,14 @@ class deltas(Target):
             self.outer.bind(bucket).update(before, delta, state.child("outer"), bucket.spec),
             drawn_from=delta,
         )
+        # 2. move this rank's parameters: by what its launch has not moved it yet, or to the anchor
         anchor = leaf.flat.to(total.device)
         if self.eager:
             ahead = state["ahead"]
-            put_right = torch.sub(anchor, before.to(total.device)).sub_(
+            correction = torch.sub(anchor, before.to(total.device)).sub_(
                 ahead.value.to(total.device)
             )
-            bucket.set_weights(bucket.weights().add_(put_right))
+            bucket.set_weights(bucket.weights().add_(correction))
             ahead.value = torch.zeros((), dtype=anchor.dtype, device=anchor.device)
         else:
             bucket.set_weights(

@@ -114,18 +114,18 @@ class gradients(Target):
             }
         )
 
-    def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
-        kept = list(state.leaves.values())
-        for older, newer in pairwise(kept):
+    def read(self, bucket: Bucket, state: State, weight: float) -> Tensor:
+        stored = list(state.leaves.values())
+        for older, newer in pairwise(stored):
             older.value = newer.value
-        if kept:
-            kept[-1].value = bucket.weights()
+        if stored:
+            stored[-1].value = bucket.weights()
         return bucket.grads()  # scaled by the hooks, as they copied it
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
-        if (
-            self.compensate
-        ):  # launches come before landings in a step, so the oldest that is kept is what has landed
+        # launches come before landings in a step, so the oldest that is stored is of the launch
+        # that has landed
+        if self.compensate:
             moved = bucket.weights() - state["then0"].flat
             total.add_(
                 (moved * total.to(moved.dtype).square()).mul_(self.compensate).to(total.dtype)

@@ -8,9 +8,10 @@ of each entry, which error feedback can follow. Steps:
     - b2) G² all other ticks     m = sum of (b1 s_k m + (1 - b1) s_k g_k) travels, compressed;   v
     stays as it is both                u = m / (1 - b1^t) / (sqrt(v / (1 - b2^n)) + eps)  goes to
     `.grad`
-t counts steps and n dense ones, s_k are the ranks' shares. Once a compressed m has landed, an entry
-with v = 0 keeps m = 0, and u is clamped to [-bound, bound]: a sign cannot encode 0, and v may be
-far smaller than the square of what a sign decodes to. A plain `torch.optim.SGD(lr)` then does w = w
+t counts steps and n dense ones, s_k are the ranks' weights, which sum to 1. Once a compressed m has
+landed, an entry with v = 0 keeps m = 0, and u is clamped to [-bound, bound]: a sign cannot encode
+0, and v may be far smaller than the square of what a sign decodes to. A plain `torch.optim.SGD(lr)`
+then does w = w
 - lr u, and its weight decay is AdamW's. (1-bit Adam, Tang et al. 2021, arXiv:2102.02888; with a
 variance refreshed now and then 0/1 Adam, Lu et al. 2022, arXiv:2202.06009.)
 """
@@ -124,7 +125,7 @@ class momentum(Target):
             counts,
         )
 
-    def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
+    def read(self, bucket: Bucket, state: State, weight: float) -> Tensor:
         count = state.child("0")
         step = int(count["step"].value) + 1
         while not bucket.when.tick(step, 1).launch:
@@ -134,7 +135,7 @@ class momentum(Target):
         x = bucket.grads()
         if not bucket.when.tick(step, 1).dense:
             x.mul_(1 - self.betas[0]).add_(
-                state["mean"].flat.to(x.dtype), alpha=self.betas[0] * share
+                state["mean"].flat.to(x.dtype), alpha=self.betas[0] * weight
             )
         return x
 

@@ -1,4 +1,4 @@
-"""Outer optimisers: what a mean pseudo-gradient does to the anchor.
+"""Outer optimisers: move the anchor by a mean pseudo-gradient.
 
 With delta the mean of (anchor - w_k): `sgd(1.0)` puts the anchor on the mean of the ranks'
 parameters; `nesterov(0.7, 0.9)` is DiLoCo's (Douillard et al. 2023, arXiv:2311.08105). Same
@@ -136,8 +136,8 @@ def outer_rate(world: int, period: int) -> float:
         >>> [round(outer_rate(2, period), 2) for period in (1, 5, 10, 30)]
         [0.1, 0.23, 0.34, 0.6]
     """
-    below = max(known for known in RATES if known <= world)
-    above = min((known for known in RATES if known >= world), default=below)
+    below = max(count for count in RATES if count <= world)
+    above = min((count for count in RATES if count >= world), default=below)
     part = math.log(world / below) / math.log(above / below) if above > below else 0.0
     best = RATES[below] + part * (RATES[above] - RATES[below])
     if period >= LONG:
@@ -188,7 +188,7 @@ class optim(Outer):
             ) from error
 
     def make(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser over these parameters."""
+        """Make the optimiser over these parameters."""
         made: torch.optim.Optimizer = getattr(torch.optim, self.name)(params, **self._settings())
         return made
 
@@ -209,9 +209,9 @@ class optim(Outer):
                     if value.shape == part.shape and value.is_floating_point() and part.shape
                     else None
                 )
-                kept = torch.zeros_like(value).reshape(-1) if span is not None else value
+                initial = torch.zeros_like(value).reshape(-1) if span is not None else value
                 leaves[key] = Leaf(
-                    kept, "replicated", span, None if span is not None else part.name
+                    initial, "replicated", span, None if span is not None else part.name
                 )
             children[str(i)] = State(leaves)
         return State(children=children)
@@ -248,7 +248,7 @@ class optim(Outer):
         )
 
     def _first(self, like: Tensor) -> dict[str, Tensor]:
-        """What it keeps of one parameter after its first step."""
+        """Return its state of one parameter after a first step."""
         param = nn.Parameter(torch.zeros_like(like))
         optimizer = self.make([param])
         param.grad = torch.zeros_like(like)
@@ -269,17 +269,17 @@ class optim(Outer):
             ) from error
 
 
-def _tensors(kept: dict[str, Any]) -> dict[str, Tensor]:
-    """What an optimiser keeps of a parameter, numbers as tensors."""
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Return an optimiser's state of a parameter, with numbers as tensors."""
     return {
         key: value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-        for key, value in kept.items()
+        for key, value in state.items()
         if value is not None
     }
 
 
 def _opened(leaf: Leaf, param: Tensor) -> Tensor:
-    """A kept tensor as the optimiser wants it."""
+    """Return a stored tensor in the shape and on the device that the optimiser wants."""
     if leaf.spec is not None:
         return leaf.flat.view(param.shape).clone()
     return (

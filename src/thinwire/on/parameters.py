@@ -1,13 +1,13 @@
 """The parameters themselves, averaged: local SGD, and a few of them at a time, SPARTA.
 
 Each rank takes its own optimiser steps; at a launch, w = sum of (w_k / sum w) · w_k. (Stich 2019,
-arXiv:1805.09767.) With `randomk(p)` only the entries that its lot falls on are averaged, and all
-others stay each rank's own: at every step another share p. (SPARTA, Beton et al. 2025, "Improving
-the Efficiency of Distributed Training using Sparse Parameter Averaging", openreview stFPf3gzq1.)
-With an outer optimiser each rank has an anchor a_k and outer state of its own. At a landing, with c
-= `pull` and M the mean that it hears,
+arXiv:1805.09767.) With `randomk(p)` only the entries that it draws are averaged, and all others
+stay each rank's own: at every step another fraction p. (SPARTA, Beton et al. 2025, "Improving the
+Efficiency of Distributed Training using Sparse Parameter Averaging", openreview stFPf3gzq1.) With
+an outer optimiser each rank has an anchor a_k and outer state of its own. At a landing, with c =
+`pull` and M the mean that it receives,
     d = c a_k - M(w + (c - 1) a) = M(a - w) + c (a_k - M(a)),    a_k = outer(a_k, d),    w_k = a_k
-so it follows the pseudo-gradients that it hears of, and its anchor is drawn towards the others'.
+so it follows the pseudo-gradients that it receives, and its anchor is drawn towards the others'.
 Where M is the mean of all, anchors are equal, and that is DiLoCo; over `gossip()` it is NoLoCo's
 step, in one message. (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.)
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from thinwire.core import Bucket, Codec, Outer, Schedule, State, Target
 from thinwire.errors import StrategyError
-from thinwire.on._kept import anchored, misfits, put
+from thinwire.on._anchor import anchored, misfits, put
 from thinwire.registry import spelled_out
 
 
@@ -103,7 +103,7 @@ class parameters(Target):
                 f"Cannot use {what!r} on parameters(): its errors would be written into the "
                 "weights (a sparse mean would erase them). "
                 "Use deltas(outer=sgd(1.0)), whose differences may be compressed, or identity(), "
-                "or randomk(p) to average a share p"
+                "or randomk(p) to average a fraction p"
             )
         if what.traits.lossy and self.outer is not None:
             return (
@@ -127,11 +127,11 @@ class parameters(Target):
             leaf.kind = "private"
         return state
 
-    def read(self, bucket: Bucket, state: State, share: float) -> Tensor:
-        told = bucket.weights()
+    def read(self, bucket: Bucket, state: State, weight: float) -> Tensor:
+        values = bucket.weights()
         if self.outer is not None and self.pull != 1.0:
-            told.add_(state["anchor"].flat.to(told.device), alpha=self.pull - 1)
-        return told.mul_(share)
+            values.add_(state["anchor"].flat.to(values.device), alpha=self.pull - 1)
+        return values.mul_(weight)
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
         if self.outer is not None:
@@ -145,7 +145,7 @@ class parameters(Target):
             )
             bucket.set_weights(leaf.flat.to(total.device))
             return
-        mask = bucket.spoken()
+        mask = bucket.mask()
         bucket.set_weights(total if mask is None else torch.where(mask, total, bucket.weights()))
 
     def common(self, bucket: Bucket, state: State) -> None:

@@ -13,7 +13,7 @@ import struct
 import torch
 
 from thinwire.engine import Syncer
-from thinwire.engine.agree import Sharing
+from thinwire.engine.agree import Gathering
 
 SECONDS = 1.0
 MOST = 1000
@@ -28,7 +28,7 @@ class Votes:
         self._due = 1
         self._count = 0
         self._seconds = 0.0
-        self._pending: Sharing | None = None
+        self._pending: Gathering | None = None
 
     def after(self, stop: bool, seconds: float) -> bool:
         """Whether all ranks stop now.
@@ -52,7 +52,7 @@ class Votes:
         self._count, self._seconds, self._pending = 0, 0.0, None
         if not stopping:
             vote = _VOTE.pack(stop, steps)
-            self._pending = Sharing(
+            self._pending = Gathering(
                 self._sync.driver,
                 self._sync.meter,
                 vote,

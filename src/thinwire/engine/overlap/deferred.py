@@ -82,7 +82,7 @@ class Deferred:
         )
         self._versions: dict[int, int] = {}  # of parameters, when the step was asked for
         self._swept: set[int] = set()
-        self._asked: set[int] = set()  # modules that have run, until the first landing
+        self._ran: set[int] = set()  # modules that have run, until the first landing
         self._watching = True
         self._orphans: set[int] = (
             set()
@@ -119,7 +119,7 @@ class Deferred:
     # --------------------------------------------------------------------------------------------
 
     def begin(self, launching: bool) -> tuple[int, ...] | None:
-        """Land what no module has asked for, as a backward pass begins.
+        """Land what no module has needed, as a backward pass begins.
 
         Returns:
             The order of slices, where it is planned anew: each bucket's number, once for each of
@@ -164,12 +164,12 @@ class Deferred:
             self._full[bucket.index] = time.perf_counter() - self._begun
 
     def hold(self, buckets: Iterable[FlatBucket]) -> None:
-        """The end of a backward pass that lands: its means stay in the air."""
+        """Leave the means of a backward pass in the air."""
         if self._watching:
             self._watching = False
             for bucket in self._session.buckets:
                 if any(
-                    all(id(owner) not in self._asked for owner in self._owners[id(param)])
+                    all(id(owner) not in self._ran for owner in self._owners[id(param)])
                     for param in bucket.params
                 ):
                     self._orphans.add(bucket.index)
@@ -251,7 +251,7 @@ class Deferred:
 
     def _reached(self, held: Iterable[int], module: nn.Module, _: Any) -> None:
         if self._watching:
-            self._asked.add(id(module))
+            self._ran.add(id(module))
             for index in held:
                 self._needed.setdefault(index, len(self._needed))
         if self._pending and self._then is not None:
@@ -303,13 +303,13 @@ class Deferred:
 
         @functools.wraps(self._step)
         def step(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            return self._asked_to_step(*args, **kwargs)
+            return self._note_step(*args, **kwargs)
 
         step.thinwire_deferred = True  # type: ignore[attr-defined]
         self._function = step
         return MethodType(step, optimizer)
 
-    def _asked_to_step(self, *args: Any, **kwargs: Any) -> Any:
+    def _note_step(self, *args: Any, **kwargs: Any) -> Any:
         if not self._pending:
             return self._step(*args, **kwargs)
         if any(value is not None for value in (*args, *kwargs.values())):
@@ -371,12 +371,14 @@ class Deferred:
             -1 if bucket.index in self._orphans else self._needed.get(bucket.index, len(buckets))
             for bucket in buckets
         ]
-        told = [
+        by_rank = [
             json.loads(each)
             for each in self._session.all_gather(
                 json.dumps([self._full, takes, needed]).encode(), "the order of slices"
             )
         ]
-        full = [max(each) for each in zip(*(other[0] for other in told), strict=True)]
-        means = [sum(each) / len(told) for each in zip(*(other[1] for other in told), strict=True)]
-        return by_need(full, means, [len(bucket.slices) for bucket in buckets], told[0][2])
+        full = [max(each) for each in zip(*(other[0] for other in by_rank), strict=True)]
+        means = [
+            sum(each) / len(by_rank) for each in zip(*(other[1] for other in by_rank), strict=True)
+        ]
+        return by_need(full, means, [len(bucket.slices) for bucket in buckets], by_rank[0][2])

@@ -12,7 +12,7 @@ from thinwire.errors import NotLandedError
 
 class Late(Tensor):
     """What stands in `.grad` for a mean that has not landed: it has the gradient's shape, and
-    whatever reads it hears why there is none."""
+    reading it raises an error with the reason."""
 
     @staticmethod
     def __new__(cls, like: Tensor) -> Late:

@@ -1,4 +1,5 @@
-"""Gradients as backward brings them: hooks of parameters, so that buckets fly while backward runs."""
+"""Gradients as backward brings them: hooks of parameters, so that buckets fly while backward
+runs."""
 
 from __future__ import annotations
 

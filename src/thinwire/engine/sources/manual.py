@@ -1,5 +1,5 @@
-"""Gradients of a loop that calls `sync.reduce()` itself: for loops in which hooks do not run, or
-that want one step of several backward passes."""
+"""Take the gradients of a loop that calls `sync.reduce()`: where hooks do not run, or where one
+step has several backward passes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ class Manual(GradientSource):
         self._unreduced = False
 
     def _refuse_landed(self) -> None:
-        """Raise where a gradient may have been added to a mean, which nobody can take apart."""
+        """Raise where a gradient may have been added to a mean, and the two cannot be taken
+        apart."""
         for bucket in self.session.buckets:
             for i, name in enumerate(bucket.names):
                 if bucket.holds_landed(i):

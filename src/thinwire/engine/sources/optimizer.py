@@ -1,4 +1,4 @@
-"""Local steps: what tells the engine that the optimiser, or the scaler around it, has stepped."""
+"""Count local steps by hooks of the optimiser, or of the scaler around it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class OptimizerSteps(Source):
         if scaler is None or not scaler.is_enabled():
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
             return
-        # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted, or
-        # the clocks drift apart
+        # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted,
+        # or the clocks drift apart
         self._handles.append(optimizer.register_step_pre_hook(self._refuse_unscaled))
         self._scaler_step = scaler.step
         scaler.step = self._scaled_step

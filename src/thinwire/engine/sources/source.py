@@ -1,4 +1,4 @@
-"""What feeds the engine: the one interface of our own hooks, of a manual call, and of adapters."""
+"""The interface of all that feeds the engine: our own hooks, a manual call, and adapters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from thinwire.errors import AttachError
 
 
 class Source(ABC):
-    """Tells the engine of the steps of one training loop."""
+    """Notifies the engine of the steps of one training loop."""
 
     @property
     @abstractmethod
     def active(self) -> bool:
-        """Whether it still tells the engine of steps."""
+        """Whether it still notifies the engine of steps."""
 
     @abstractmethod
     def close(self) -> None:
@@ -25,7 +25,7 @@ class Source(ABC):
 
     @abstractmethod
     def skip(self) -> None:
-        """Take part in a step with nothing new of this rank's."""
+        """Take part in a step with no gradient, or no step, of this rank's own."""
 
     def reduce(self) -> None:
         """Reduce the gradients that are in `.grad`, on the user's call.

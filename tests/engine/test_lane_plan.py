@@ -24,7 +24,7 @@ from thinwire.drive.local import Fabric
 from thinwire.drive.sim import Launch, simulate
 from thinwire.engine import probe
 from thinwire.engine.buckets import build, plan, spans
-from thinwire.engine.pieces import COUNTS, SIZES, chosen
+from thinwire.engine.lane_plan import COUNTS, SIZES, chosen
 from thinwire.errors import AttachError
 from thinwire.how import direct, gather, native, two_shot
 from thinwire.on import deltas, gradients
@@ -71,9 +71,9 @@ def test_the_choice_is_near_the_best_that_the_simulator_finds(
     codec, route = how
     link = Link(latency, rate, 1e-5, 1 << 16 if windowed else None, waits=waits)
     route = route.bind(WORLD, link)
-    found = chosen([MODEL], codec, route, SEAT, link, 0.0, COUNTS, SMALL)
+    choice = chosen([MODEL], codec, route, SEAT, link, 0.0, COUNTS, SMALL)
     best = min(simulated(codec, route, link, lanes, size) for lanes in COUNTS for size in SMALL)
-    assert simulated(codec, route, link, found.lanes, found.slice_bytes) <= 1.35 * best
+    assert simulated(codec, route, link, choice.lanes, choice.slice_bytes) <= 1.35 * best
 
 
 def test_a_codec_that_takes_its_time_is_hidden_behind_other_slices() -> None:
@@ -88,31 +88,31 @@ def test_a_codec_that_takes_its_time_is_hidden_behind_other_slices() -> None:
 
 
 def test_a_codec_that_wants_whole_buckets_is_not_cut() -> None:
-    found = chosen([MODEL], lowrank(2), two_shot(), SEAT, Link(0.01, 1e6), 1e-7, COUNTS, SIZES)
-    assert found.slice_bytes is None
-    assert found.lanes > 1
+    choice = chosen([MODEL], lowrank(2), two_shot(), SEAT, Link(0.01, 1e6), 1e-7, COUNTS, SIZES)
+    assert choice.slice_bytes is None
+    assert choice.lanes > 1
 
 
 def test_on_a_long_link_all_lanes_carry_alike() -> None:
     large = [Spec((), 0, 50 * spec.numel, torch.float32) for spec in MODEL]
-    found = chosen(
+    choice = chosen(
         [large], identity(), direct(), SEAT, Link(0.05, 1e7, waits=True), 0.0, COUNTS, SIZES
     )
-    assert found.lanes == COUNTS[-1]
-    cut = [span.numel for spec in large for span in spans(spec, found.slice_bytes, identity())]
-    carried = [sum(cut[lane :: found.lanes]) for lane in range(found.lanes)]
-    assert max(carried) < 1.5 * sum(cut) / found.lanes
-    assert f"lanes={found.lanes}" in found.said
-    assert "lanes=1, slice_bytes=None" in found.said
+    assert choice.lanes == COUNTS[-1]
+    cut = [span.numel for spec in large for span in spans(spec, choice.slice_bytes, identity())]
+    carried = [sum(cut[lane :: choice.lanes]) for lane in range(choice.lanes)]
+    assert max(carried) < 1.5 * sum(cut) / choice.lanes
+    assert f"lanes={choice.lanes}" in choice.reason
+    assert "lanes=1, slice_bytes=None" in choice.reason
 
 
 def test_a_window_is_a_wait_and_the_wire_is_as_busy_as_without_one() -> None:
     large = [Spec((), 0, 64 << 20, torch.float32)] * 8
     ctx = RankContext(0, (0, 1, 2, 3), 0, 0)
-    found = chosen(
+    choice = chosen(
         [large], identity(), native(), ctx, Link(0.01, 125e6, 0.0, 2 << 20), 0.0, COUNTS, SIZES
     )
-    seconds = float(found.said.partition("flights, ")[2].partition(" s")[0])
+    seconds = float(choice.reason.partition("flights, ")[2].partition(" s")[0])
     assert seconds >= 8 * 1.5 * 4 * (64 << 20) / 125e6
 
 
@@ -174,7 +174,7 @@ def test_what_was_chosen_trains_as_the_same_said_by_hand(
                 model(x).square().mean().backward()
                 optimizer.step()
                 optimizer.zero_grad()
-            return sync.report().pieces, [param.detach() for param in model.parameters()]
+            return sync.report().lane_plan, [param.detach() for param in model.parameters()]
 
     lanes = options["lanes"] if options["lanes"] != "auto" else COUNTS[-1]
     chose = on_threads(2, lambda driver: work(driver, **options), lanes=lanes)
@@ -209,8 +209,8 @@ def attached(
             optimizer.step()
             optimizer.zero_grad()
         report = sync.report()
-    assert report.pieces in str(report)
-    return report.pieces, report.rows[0].route, [param.detach() for param in model.parameters()]
+    assert report.lane_plan in str(report)
+    return report.lane_plan, report.rows[0].route, [param.detach() for param in model.parameters()]
 
 
 @pytest.mark.parametrize(

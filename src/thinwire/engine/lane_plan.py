@@ -1,8 +1,7 @@
-"""On how many lanes and in slices of which size a model's flights go best over a link:
-`attach(lanes="auto", slice_bytes="auto")`.
+"""Choose lane count and slice size for a measured link: `attach(lanes="auto", slice_bytes="auto")`.
 
-Of flight i, its route's formula tells w_i, for which it keeps the wire busy, and λ_i, which its
-messages wait; its codec computes for c_i:
+Of flight i, its route's formula gives w_i, the seconds that it keeps the wire busy, and λ_i, those
+that its messages wait; its codec computes for c_i:
     T = max(Σ w_i + λ_last + c_last,  max over lanes of Σ (s w_i + λ_i + c_i))
 so either the wire is never idle before the last flight, or a lane carries one flight after another.
 On a short link one lane can fill the wire, s = 1. On a long one, where more is on its way than a
@@ -39,12 +38,12 @@ _ENDLESS = 1e30  # bytes a second: what a flight takes on such a wire is not its
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """How flights are cut and laid out. said: why, where it was chosen here."""
+class LanePlan:
+    """Lane count and slice size for flights. reason: why, where they were chosen here."""
 
     lanes: int
     slice_bytes: int | None
-    said: str = ""
+    reason: str = ""
 
 
 def chosen(
@@ -56,11 +55,11 @@ def chosen(
     codec_s: float,
     counts: Sequence[int],
     sizes: Sequence[int | None],
-) -> Pieces:
-    """The best of these numbers of lanes and sizes of slices.
+) -> LanePlan:
+    """Choose the best of these lane counts and slice sizes.
 
     ticks: the buckets of each fragment of the model, which fly together. codec_s: of a value, from
-    encoding to what all have said.
+    encoding to what all have reason.
 
     Raises:
         AttachError: the route has no formula of its seconds.
@@ -69,28 +68,28 @@ def chosen(
         >>> from thinwire.how import two_shot
         >>> from thinwire.what import uniform
         >>> model = [Spec((), 0, n << 18, torch.float32) for n in (1, 25, 22)]  # MiB
-        >>> def on(link: Link, codec_s: float) -> Pieces:
+        >>> def on(link: Link, codec_s: float) -> LanePlan:
         ...     return chosen([model], uniform(4), two_shot(), RankContext(0, (0, 1, 2, 3), 0, 0), link, codec_s, COUNTS, SIZES)
         >>> near, far = Link(latency_s=1e-4, rate_bytes_per_s=12.5e6), Link(latency_s=0.025, rate_bytes_per_s=125e6, waits=True)
-        >>> [(found.lanes, found.slice_bytes) for found in (on(near, 0.0), on(far, 0.0))]
+        >>> [(candidates.lanes, candidates.slice_bytes) for candidates in (on(near, 0.0), on(far, 0.0))]
         [(1, None), (4, None)]
     """
     far = link.delay_s * link.rate_bytes_per_s >= WINDOW
-    found = []
+    candidates = []
     for size in sizes:
         cut = [[span for spec in specs for span in spans(spec, size, codec)] for specs in ticks]
         took = [[_seconds(span, codec, route, ctx, link, codec_s) for span in tick] for tick in cut]
-        found += [
+        candidates += [
             (max(_together(tick, lanes, far) for tick in took), sum(map(len, cut)), lanes, size)
             for lanes in counts
         ]
-    least = min(each[0] for each in found)
-    near = (each for each in found if each[0] <= NEAR * least)
+    least = min(each[0] for each in candidates)
+    near = (each for each in candidates if each[0] <= NEAR * least)
     seconds, flights, lanes, size = min(
         near, key=lambda each: (-each[2], each[1]) if far else each[1:3]
     )
-    plain = found[0]
-    return Pieces(
+    plain = candidates[0]
+    return LanePlan(
         lanes,
         size,
         f"lanes={lanes}, slice_bytes={size}: {flights} flights, {seconds:.3g} s by a link of "
@@ -108,14 +107,14 @@ def measured_codec(
     meter: Meter,
     device: torch.device,
 ) -> float:
-    """Seconds a value that encoding and opening take on the slowest rank, and as much again for the
-    sum."""
+    """Return the seconds a value that encoding and opening take on the slowest rank, and as much
+    again for the sum."""
     span = spans(max(specs, key=lambda spec: spec.numel), _TRIED, codec)[0]
     x = torch.randn(span.numel, generator=torch.Generator(device).manual_seed(0), device=device).to(
         span.dtype
     )
     with torch.no_grad(), torch.device(device):
-        took = [_spoken(codec, x.clone(), span, ctx) for _ in range(2)][
+        took = [_round_trip_s(codec, x.clone(), span, ctx) for _ in range(2)][
             -1
         ]  # the first one warms up
     return (
@@ -123,8 +122,8 @@ def measured_codec(
     )
 
 
-def _spoken(codec: Codec, x: Tensor, span: Spec, ctx: RankContext) -> float:
-    """Seconds in which a codec says x and hears it."""
+def _round_trip_s(codec: Codec, x: Tensor, span: Spec, ctx: RankContext) -> float:
+    """Return the seconds in which a codec encodes x and decodes it."""
     rounds = codec.rounds(x, span, codec.init(span, ctx), ctx)
     _done(x.device)
     begun = time.perf_counter()
@@ -145,8 +144,8 @@ def _done(device: torch.device) -> None:
 def _seconds(
     span: Spec, codec: Codec, route: Route, ctx: RankContext, link: Link, codec_s: float
 ) -> tuple[float, float]:
-    """How long a flight keeps the wire busy, and how long it waits, for windows too, and computes
-    beside that."""
+    """Return how long a flight keeps the wire busy, and how long it waits (for windows, too) and
+    computes beside that."""
     open_ = replace(link, window_bytes=None)
     try:
         whole, unhindered, empty = (
@@ -162,7 +161,8 @@ def _seconds(
 
 
 def _together(took: Sequence[tuple[float, float]], lanes: int, far: bool) -> float:
-    """Seconds of all flights on so many lanes; on a far link each lane has its part of the wire."""
+    """Return the seconds of all flights on so many lanes; on a far link each lane has its part of
+    the wire."""
     lanes = min(lanes, len(took))
     slower = lanes if far else 1
     alone = max(

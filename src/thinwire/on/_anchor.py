@@ -1,4 +1,4 @@
-"""How anchors and outer state are kept: in fewer bytes, or in the memory of the host."""
+"""Store anchors and outer state: in fewer bytes, or in the memory of the host."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Place: TypeAlias = Literal["cpu"] | None
 
 
 def misfits(target: str, outer: Outer | None, store: Store, place: Place) -> list[str]:
-    """What is wrong with these settings of a target."""
+    """Say what is wrong with these settings of a target."""
     reasons = []
     if store not in (None, "bf16"):
         reasons.append(f"{target}(store={store!r}): choose 'bf16', or None for the work dtype")
     if store == "bf16" and isinstance(outer, optim):
         reasons.append(
             f"{target}({outer!r}, store='bf16'): averages such as Adam's move by less than "
-            "bfloat16 can tell, so they would stand still. "
+            "bfloat16 can hold, so they would stand still. "
             "Take nesterov(…) or sgd(…), or place='cpu' to save an accelerator's memory"
         )
     if place not in (None, "cpu"):
@@ -34,8 +34,12 @@ def misfits(target: str, outer: Outer | None, store: Store, place: Place) -> lis
 
 
 def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, place: Place) -> State:
-    """An anchor and the outer optimiser's state for it; float32 in bfloat16, on the host, as asked.
-    float64 is never narrowed."""
+    """Make an anchor and the outer optimiser's state for it.
+
+    Args:
+        store: "bf16" stores float32 in bfloat16; float64 is never narrowed.
+        place: "cpu" stores all of it in the memory of the host.
+    """
     state = State(
         {"anchor": Leaf(anchor, "replicated", bucket.spec)},
         {"outer": outer.bind(bucket).init(bucket.spec, anchor)},
@@ -44,14 +48,14 @@ def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, place: 
         narrow = leaf.spec is not None and store == "bf16" and leaf.value.dtype == torch.float32
         device = (
             leaf.value.device if leaf.value.is_meta else place or leaf.value.device
-        )  # what has no storage is only counted
+        )  # a meta tensor has no storage to move: `thinwire recipes` only counts it
         leaf.value = leaf.value.to(device, torch.bfloat16 if narrow else leaf.value.dtype)
     return state
 
 
 def twin(state: State) -> State:
-    """A state that may be updated without a change to this one; tensors are shared, as they are
-    never written into."""
+    """Copy a state so that updating the copy leaves this one as it is; tensors are shared, as they
+    are never written into."""
     return State(
         {name: copy.copy(leaf) for name, leaf in state.leaves.items()},
         {name: twin(child) for name, child in state.children.items()},
@@ -59,18 +63,20 @@ def twin(state: State) -> State:
 
 
 def put(leaf: Leaf, flat: Tensor, drawn_from: Tensor) -> None:
-    """Keep new values; where they are narrowed, by lot and right in the mean, alike on every rank
-    that holds the same `drawn_from`.
+    """Store new values in a leaf; float32 goes into bfloat16 by stochastic rounding, unbiased.
 
-    To the nearest, an anchor would stand still wherever its moves are smaller than half a step of
-    bfloat16 (1/512 of the value).
+    Rounded to the nearest, an anchor would stand still wherever its moves are smaller than half a
+    step of bfloat16 (1/512 of the value).
+
+    Args:
+        drawn_from: seeds the rounding, so that all ranks that hold the same one round alike.
     """
     if leaf.value.dtype == torch.bfloat16 and flat.dtype == torch.float32:
-        lots = torch.Generator().manual_seed(
+        generator = torch.Generator().manual_seed(
             int(drawn_from.contiguous().view(torch.int32).sum(dtype=torch.int64)) & (1 << 62) - 1
         )
         noise = torch.randint(
-            0, 1 << 16, flat.shape, dtype=torch.int32, generator=lots, device="cpu"
+            0, 1 << 16, flat.shape, dtype=torch.int32, generator=generator, device="cpu"
         ).to(flat.device)
         bits = (flat.contiguous().view(torch.int32) + noise).bitwise_and_(-(1 << 16))
         flat = bits.view(torch.float32)  # its low 16 bits are zero, so bfloat16 holds it exactly
