@@ -1,11 +1,11 @@
 import pytest
 import torch
-from thinwire.on._kept import twin
 
 from tests.fakes import FakeBucket
 from thinwire.core import Outer, Schedule
 from thinwire.errors import StrategyError
 from thinwire.on import deltas, nesterov, optim, parameters, sgd
+from thinwire.on._anchor import twin
 from thinwire.strategy import Strategy
 from thinwire.when import delayed, every, staggered, warmup
 

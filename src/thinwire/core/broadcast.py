@@ -34,7 +34,8 @@ def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_LINK) -> Flight
         >>> import torch
         >>> from thinwire.drive.local import run
         >>> held = [torch.full((2,), rank, dtype=torch.uint8) for rank in range(3)]
-        >>> _ = run({rank: broadcast(held[rank], RankContext(rank, (0, 1, 2), 0, 0)) for rank in range(3)})
+        >>> contexts = [RankContext(rank, (0, 1, 2), 0, 0) for rank in range(3)]
+        >>> _ = run({ctx.rank: broadcast(held[ctx.rank], ctx) for ctx in contexts})
         >>> [each.tolist() for each in held]
         [[0, 0], [0, 0], [0, 0]]
     """

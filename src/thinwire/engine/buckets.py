@@ -85,7 +85,6 @@ class FlatBucket:
             self.slices.append(Slice(span, (first + i) % lanes, state))
 
     # -- parameters
-    # ---------------------------------------------------------------------------------------------------
 
     def refuse_converted(self) -> None:
         """Raise where a parameter is of another type or on another device than at attach."""
@@ -120,7 +119,6 @@ class FlatBucket:
         return torch.cat(whole)
 
     # -- gradients
-    # ----------------------------------------------------------------------------------------------------
 
     def make_buffers(self, count: int) -> None:
         """Flat gradient buffers: one for each flight that may be in the air."""

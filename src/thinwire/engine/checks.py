@@ -68,7 +68,6 @@ class Checks:
         self._seconds: list[float] = []
 
     # -- when to compare
-    # ------------------------------------------------------------------------------------------------------
 
     def passed(self, launched: bool) -> None:
         """Compare if it is time, at the end of a backward pass: every rank holds the weights of the
@@ -101,7 +100,6 @@ class Checks:
             self._compare_on_time()
 
     # -- comparing
-    # ----------------------------------------------------------------------------------------------------
 
     def _begin(self, named: Sequence[tuple[str, Tensor]], sums: list[int]) -> None:
         self._begun = True

@@ -64,9 +64,8 @@ class Watch:
         self._handles: list[Any] = []
         self.paused = False
         """Whether the parameters are not this rank's own for now, but what ranks have in common."""
-        self._before: dict[
-            int, int
-        ] = {}  # checksums of parameters that a module has loaded since the last step, before it did
+        # checksums of parameters that a module has loaded since the last step, before it did
+        self._before: dict[int, int] = {}
         if not session.on_gradients:
             for module in session.model.modules():
                 if any(id(param) in self.trained for param in module.parameters(recurse=False)):
@@ -82,7 +81,6 @@ class Watch:
         self._handles.clear()
 
     # -- what happens
-    # ------------------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
         """Take the parameters as they are for where this rank goes on from: at attach, or after a
@@ -226,7 +224,6 @@ class Watch:
         return self._model_changes() + self._outsiders(self.session.optimizer)
 
     # -- looking
-    # --------------------------------------------------------------------------------------------------------
 
     def _refuse(self, problems: list[str]) -> None:
         if problems:

@@ -68,11 +68,14 @@ def chosen(
         >>> from thinwire.how import two_shot
         >>> from thinwire.what import uniform
         >>> model = [Spec((), 0, n << 18, torch.float32) for n in (1, 25, 22)]  # MiB
-        >>> def on(link: Link, codec_s: float) -> LanePlan:
-        ...     return chosen([model], uniform(4), two_shot(), RankContext(0, (0, 1, 2, 3), 0, 0), link, codec_s, COUNTS, SIZES)
-        >>> near, far = Link(latency_s=1e-4, rate_bytes_per_s=12.5e6), Link(latency_s=0.025, rate_bytes_per_s=125e6, waits=True)
-        >>> [(candidates.lanes, candidates.slice_bytes) for candidates in (on(near, 0.0), on(far, 0.0))]
-        [(1, None), (4, None)]
+        >>> ctx = RankContext(0, (0, 1, 2, 3), 0, 0)
+        >>> near = Link(latency_s=1e-4, rate_bytes_per_s=12.5e6)
+        >>> far = Link(latency_s=0.025, rate_bytes_per_s=125e6, waits=True)
+        >>> for link in (near, far):
+        ...     plan = chosen([model], uniform(4), two_shot(), ctx, link, 0.0, COUNTS, SIZES)
+        ...     print(plan.lanes, plan.slice_bytes)
+        1 None
+        4 None
     """
     far = link.delay_s * link.rate_bytes_per_s >= WINDOW
     candidates = []

@@ -168,7 +168,8 @@ class Report:
     """The bytes that one rank has sent and the seconds they took; `print(report)` shows a table.
 
     Example:
-        >>> report = Report(world=2, steps=10, rows=(Row("bucket 0", 1000, 10, 4000.0),), setup_bytes=100.0)
+        >>> rows = (Row("bucket 0", numel=1000, flights=10, sent_bytes=4000.0),)
+        >>> report = Report(world=2, steps=10, rows=rows, setup_bytes=100.0)
         >>> report.sent_bytes, report.dense_bytes, report.ratio
         (4000.0, 40000.0, 10.0)
     """
@@ -221,13 +222,15 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"{'bucket':<12}{'values':>12}{'flights':>9}{'sent MB':>11}{'encode s':>10}{'wire s':>9}{'exposed s':>11}"
+            f"{'bucket':<12}{'values':>12}{'flights':>9}{'sent MB':>11}"
+            f"{'encode s':>10}{'wire s':>9}{'exposed s':>11}"
         ]
         for row in self.rows:
             seconds = f"{row.encode_s:>10.3f}{row.wire_s:>9.3f}{row.exposed_s:>11.3f}"
             route = f"  {row.route}" if row.route else ""
             lines.append(
-                f"{row.name:<12}{row.numel:>12,}{row.flights:>9,}{row.sent_bytes / 1e6:>11.3f}{seconds}{route}"
+                f"{row.name:<12}{row.numel:>12,}{row.flights:>9,}"
+                f"{row.sent_bytes / 1e6:>11.3f}{seconds}{route}"
             )
         dense = f"dense fp32 at each of {self.steps} steps: {self.dense_bytes / 1e6:.3f} MB"
         lines.append(

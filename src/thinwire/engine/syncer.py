@@ -84,7 +84,6 @@ class Syncer:
         return GradientHooks(session, steps)
 
     # -- facts
-    # ----------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> nn.Module:
@@ -130,7 +129,6 @@ class Syncer:
         return self.clock.accumulating
 
     # -- what users call
-    # ----------------------------------------------------------------------------------------------
 
     def weigh(self, weight: float) -> None:
         """Give this rank's weight (such as its tokens or samples) for the launches to come; every
@@ -262,12 +260,13 @@ class Syncer:
             >>> import json, tempfile, torch, thinwire
             >>> model = nn.Linear(4, 2)
             >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            >>> with tempfile.TemporaryDirectory() as folder, thinwire.attach(model, optimizer) as sync:
+            >>> sync = thinwire.attach(model, optimizer)
+            >>> with sync, tempfile.TemporaryDirectory() as folder:
             ...     with sync.trace(f"{folder}/trace.json"):
             ...         model(torch.ones(1, 4)).sum().backward()
             ...         optimizer.step()
-            ...     told = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
-            >>> [event["name"] for event in told if event["ph"] == "X"]
+            ...     events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+            >>> [event["name"] for event in events if event["ph"] == "X"]
             ['forward', 'backward', 'wait bucket 0', 'optimizer']
         """
         return recording(self.session, self.flights, Path(path))

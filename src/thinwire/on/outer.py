@@ -45,7 +45,8 @@ class sgd(Outer):
 
     Example:
         >>> spec = Spec((), 0, 1, torch.float32)
-        >>> sgd(0.5).update(torch.tensor([1.0]), torch.tensor([2.0]), sgd(0.5).init(spec, torch.tensor([1.0])), spec)
+        >>> anchor, delta = torch.tensor([1.0]), torch.tensor([2.0])
+        >>> sgd(0.5).update(anchor, delta, sgd(0.5).init(spec, anchor), spec)
         tensor([0.])
     """
 
@@ -161,7 +162,8 @@ class optim(Outer):
             that it refuses, in its own words. At attach: a parameter that it refuses.
 
     Example:
-        >>> optim("SGD", "lr=0.7, momentum=0.9, nesterov=True").make([nn.Parameter(torch.zeros(2))]).defaults["nesterov"]
+        >>> outer = optim("SGD", "lr=0.7, momentum=0.9, nesterov=True")
+        >>> outer.make([nn.Parameter(torch.zeros(2))]).defaults["nesterov"]
         True
     """
 

@@ -116,7 +116,6 @@ class Deferred:
                 optimizer.step = self._own_step  # type: ignore[method-assign]
 
     # -- the syncer's side
-    # --------------------------------------------------------------------------------------------
 
     def begin(self, launching: bool) -> tuple[int, ...] | None:
         """Land what no module has needed, as a backward pass begins.
@@ -220,7 +219,6 @@ class Deferred:
         self._pending.clear()
 
     # -- the forward pass
-    # ---------------------------------------------------------------------------------------------
 
     def _hook_modules(self) -> None:
         session = self._session
@@ -263,7 +261,6 @@ class Deferred:
             self.land()
 
     # -- copies
-    # -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def refresh(self, memo: dict[int, Any]) -> None:
@@ -295,7 +292,6 @@ class Deferred:
             )
 
     # -- the optimiser
-    # ------------------------------------------------------------------------------------------------
 
     def _wrapped(self, optimizer: Optimizer) -> MethodType:
         """`optimizer.step` as a method with the old one's marks, so that a scheduler finds what it
@@ -356,7 +352,6 @@ class Deferred:
         step_some(self._session.optimizer, self._step, params, self._then)
 
     # -- priority
-    # -----------------------------------------------------------------------------------------------------
 
     def _plan(self) -> tuple[int, ...]:
         """Agree on the order of slices by the last launch's times: the latest that a bucket was
