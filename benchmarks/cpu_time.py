@@ -23,7 +23,7 @@ import torch.distributed as dist
 import thinwire
 from benchmarks.common import CONFIG, Neighbours, batch, emit, model, parser, run_ranks, table
 from thinwire import Strategy, recipes
-from thinwire.engine.meter import SAMPLED, Report
+from thinwire.engine.observe.meter import SAMPLED, Report
 from thinwire.how import gather, two_shot
 from thinwire.what import feedback, topk, uniform
 

@@ -43,7 +43,7 @@ from thinwire.core.broadcast import broadcast
 from thinwire.drive.sim import simulate
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import probe
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.how import hierarchical
 from thinwire.lab import Count, Lab
 from thinwire.net import LOCAL_NETWORK, Network, Transport, Wire, two_level, uniform

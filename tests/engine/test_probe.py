@@ -19,7 +19,7 @@ from thinwire.core import Handle, Link, Spec
 from thinwire.drive.sim import SimFabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import probe
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.how import auto, ring, two_shot
 from thinwire.net import LOCAL_NETWORK
 from thinwire.on import gradients, parameters

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.runs import small
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.errors import ConfigError, StrategyError
 from thinwire.train.progress import Account
 from thinwire.train.setup import prepare_run

@@ -19,7 +19,7 @@ from torch import Tensor
 from thinwire.core import Driver, Handle, Link, RankContext, Route, collective
 from thinwire.core.broadcast import broadcast as broadcast_flight
 from thinwire.core.phase import phase
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.errors import AttachError, DisagreementError
 from thinwire.net import LOCAL_NETWORK
 from thinwire.strategy.fingerprint import fingerprint

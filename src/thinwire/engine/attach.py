@@ -20,8 +20,8 @@ from thinwire.engine import agree, living, probe, savings, wrappers
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.lane_plan import COUNTS, MOST_LANES, SIZES, LanePlan, chosen, measured_codec
-from thinwire.engine.meter import Meter, Row
 from thinwire.engine.nonfinite import Policy
+from thinwire.engine.observe.meter import Meter, Row
 from thinwire.engine.options import Auto, Options, Overlap, SourceName, facts, problems
 from thinwire.engine.session import Session
 from thinwire.engine.syncer import Syncer

@@ -12,8 +12,8 @@ from thinwire.core import Flight, Leaf, Outcome, Route, Spec
 from thinwire.core.phase import phase
 from thinwire.engine.airborne import Airborne, Slice, Track
 from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.observe.trace import COMPUTE, Trace
 from thinwire.engine.session import Session
-from thinwire.engine.trace import COMPUTE, Trace
 from thinwire.kernels import fast
 from thinwire.what import identity
 

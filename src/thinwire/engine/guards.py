@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thinwire.engine import living, wrappers
-from thinwire.engine.checksums import checksum, checksums
 from thinwire.engine.clock import Clock
 from thinwire.engine.landings import Landings
 from thinwire.engine.layout import plain_name
+from thinwire.engine.observe.checksums import checksum, checksums
 from thinwire.engine.options import params_of
 from thinwire.engine.session import Session
 from thinwire.errors import AttachError, NotLandedError

@@ -25,7 +25,7 @@ from torch import Tensor
 from thinwire.core import Codec, Driver, Link, RankContext, Route, Spec
 from thinwire.engine import agree
 from thinwire.engine.buckets import spans
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.errors import AttachError
 
 COUNTS = (1, 2, 4)  # of lanes

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from thinwire.engine.airborne import Airborne, LaunchStatus
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.frames import called_within
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.errors import NonFiniteError
 from thinwire.kernels import fast
 

@@ -17,7 +17,7 @@ import torch
 
 from thinwire.core import Driver, Schedule
 from thinwire.engine.agree import Gathering
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.errors import AttachError, NotLandedError
 
 now = time.perf_counter

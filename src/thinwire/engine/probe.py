@@ -24,7 +24,7 @@ from torch import Tensor
 from thinwire.core import Driver, Flight, Handle
 from thinwire.core.collective import all_gather, all_to_all
 from thinwire.engine.agree import context_of
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.net import LOCAL_NETWORK, Network, Wire, uniform
 
 T = TypeVar("T")

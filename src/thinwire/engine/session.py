@@ -14,7 +14,7 @@ from thinwire.core import Driver, RankContext
 from thinwire.engine import agree
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.layout import plain_name
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 from thinwire.engine.options import Options, buffer_places
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy

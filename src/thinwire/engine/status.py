@@ -23,7 +23,7 @@ from thinwire.core import Driver, Flight
 from thinwire.core.collective import combine
 from thinwire.engine.agree import context_of
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 
 _NOBODY = 2**63 - 1
 _INDEX_BITS = 40  # of an offender, below its rank

@@ -16,11 +16,11 @@ from thinwire.core import Tick
 from thinwire.core.phase import phase
 from thinwire.engine import agree
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.checks import Checks
 from thinwire.engine.clock import Clock
 from thinwire.engine.flights import Flights
 from thinwire.engine.guards import Watch
 from thinwire.engine.landings import Landings
+from thinwire.engine.observe.checks import Checks
 from thinwire.engine.overlap.deferred import Deferred
 from thinwire.engine.overlap.priority import by_index
 from thinwire.engine.pace import Pace

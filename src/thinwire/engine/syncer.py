@@ -19,20 +19,20 @@ from thinwire.core import Driver
 from thinwire.core.phase import phase
 from thinwire.engine import agree, checkpoint
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.checks import Checks, comparable
 from thinwire.engine.clock import Clock
 from thinwire.engine.flights import Flights
 from thinwire.engine.guards import Watch
 from thinwire.engine.landings import Landings
-from thinwire.engine.meter import Meter, Report
+from thinwire.engine.observe.checks import Checks, comparable
+from thinwire.engine.observe.meter import Meter, Report
+from thinwire.engine.observe.recording import recording
+from thinwire.engine.observe.trace import Trace
 from thinwire.engine.options import Options
 from thinwire.engine.overlap.deferred import Deferred
 from thinwire.engine.pace import Pace
-from thinwire.engine.recording import recording
 from thinwire.engine.session import Session
 from thinwire.engine.sources import GradientHooks, Manual, OptimizerSteps, Source
 from thinwire.engine.steps import BackwardSteps, LocalSteps
-from thinwire.engine.trace import Trace
 from thinwire.engine.weights import Weights
 from thinwire.strategy import Strategy
 

@@ -9,7 +9,7 @@ import torch
 
 from thinwire.core import Driver, Route
 from thinwire.engine import agree
-from thinwire.engine.meter import Meter
+from thinwire.engine.observe.meter import Meter
 
 
 class Weights:

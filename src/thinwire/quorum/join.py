@@ -17,7 +17,7 @@ from thinwire.core import Flight, Ranks, Transport, travel
 from thinwire.engine import agree, living, wrappers
 from thinwire.engine.buckets import FlatBucket, build, plan
 from thinwire.engine.flights import Flights
-from thinwire.engine.meter import Meter, Row
+from thinwire.engine.observe.meter import Meter, Row
 from thinwire.engine.options import Options, facts, persistent_buffers, problems
 from thinwire.engine.session import Session
 from thinwire.engine.weights import Weights

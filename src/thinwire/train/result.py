@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from thinwire.engine import Report
-from thinwire.engine.meter import ONCE
+from thinwire.engine.observe.meter import ONCE
 from thinwire.strategy import Strategy
 from thinwire.train.config import TrainConfig
 from thinwire.version import __version__

@@ -23,10 +23,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from thinwire.engine.checksums import checksums
 from thinwire.engine.clock import Clock
 from thinwire.engine.guards import Watch
 from thinwire.engine.layout import plain_name
+from thinwire.engine.observe.checksums import checksums
 from thinwire.engine.session import Session
 from thinwire.errors import DisagreementError, NotLandedError
 

@@ -14,7 +14,7 @@ from tests.engine.models import loss_of, mlp
 from tests.ranks import run_ranks
 from thinwire import Strategy, recipes
 from thinwire.drive.threads import thread_ids
-from thinwire.engine.meter import Meter, Report, Row
+from thinwire.engine.observe.meter import Meter, Report, Row
 from thinwire.how import gather
 from thinwire.on import gradients
 from thinwire.what import feedback, topk

@@ -15,8 +15,8 @@ from tests.engine.test_guards import ranks, sgd_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
 from thinwire.core import Driver
-from thinwire.engine import checks
-from thinwire.engine.checksums import ROW, checksum, digest
+from thinwire.engine.observe import checks
+from thinwire.engine.observe.checksums import ROW, checksum, digest
 from thinwire.errors import AttachError, DisagreementError, NotLandedError
 from thinwire.how import gossip
 from thinwire.on import deltas, nesterov, parameters, sgd

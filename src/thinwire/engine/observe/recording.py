@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.engine.flights import Flights
+from thinwire.engine.observe.trace import Trace
 from thinwire.engine.session import Session
-from thinwire.engine.trace import Trace
 from thinwire.errors import AttachError
 
 

@@ -1,0 +1,1 @@
+"""Observe a run: count bytes and seconds, record a trace, compare what ranks must hold equal."""
