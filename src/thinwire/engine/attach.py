@@ -125,6 +125,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         ...     sync.report().sent_bytes
         0.0
     """
+    # 1. validate: what this rank cannot attach
     strategy = strategy if strategy is not None else Strategy()
     options = Options(
         bucket_bytes,
@@ -149,6 +150,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     )
     meter = Meter(driver.world)
     try:
+        # 2. agree: every rank raises what any rank has found, or the first fact that differs
         problems_here += (
             living.conflicts(model, strategy, driver.global_ranks, driver.world)
             if not problems_here
@@ -169,14 +171,15 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             ]
             raise AttachError("cannot attach:\n" + "\n".join(listed))
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
+        # 3. tune: measure the link where something is chosen by it, and bind routes to the world
         chooses = "auto" in (lanes, slice_bytes)
         link = None
         if strategy.how.needs_link or chooses:
             network = probe.measured(driver, meter, device)
             link = network.between(0, 1, driver.transport)
-        route_link = (
-            link if strategy.how.needs_link else None
-        )  # lanes and slices alone leave routes, and the order of sums, as they are
+        # a link that is measured for lanes and slices alone leaves routes, and the order of sums,
+        # as they are
+        route_link = link if strategy.how.needs_link else None
         how = strategy.how.bind(driver.world, route_link)
         dense: Route = native() if route_link is None else auto().bind(driver.world, route_link)
         if strategy.how.verifies:
@@ -190,6 +193,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             "lanes and slices": asdict(plan_of_lanes),
         }
         agree.must_agree(driver, meter, bound, device)
+        # 4. build: connections, rank 0's values everywhere, buckets with their state
         driver.prepare(
             tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))),
             plan_of_lanes.lanes,
@@ -217,6 +221,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             RankContext(driver.rank, tuple(range(driver.world)), 0, seed),
             stacklevel=2,
         )
+        # 5. put the parts together; the syncer last, as it hooks on to the model
         session = Session.begin(
             model, wrappers.unwrapped(optimizer), strategy, driver, built, meter, options
         )
@@ -224,7 +229,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         weights = Weights(driver, meter, strategy.how, device)
         weights.begin(float(weight))
         meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
-        sync = Syncer(session, flights, weights)  # last, as it hooks on to the model
+        sync = Syncer(session, flights, weights)
     except BaseException:
         driver.close()
         raise

@@ -140,9 +140,8 @@ class FlatBucket:
         """Set aside what has landed in parameter i's `.grad`, so that what comes next is counted by
         itself."""
         grad, self.given[i] = self.params[i].grad, None
-        self.held[i] = (
-            None if grad is None else grad.clone()
-        )  # the buffer that it lies in is filled anew
+        # a copy, as the buffer that it lies in is filled anew
+        self.held[i] = None if grad is None else grad.clone()
         self.params[i].grad = None
 
     def take_absent(self, scale: float) -> frozenset[int]:
@@ -193,21 +192,22 @@ class FlatBucket:
         return self._buffers[self._now]
 
     def first_nonfinite(self, x: Tensor) -> int | Tensor:
-        """The index of the first value of a launch that is not finite, or -1; on a device a tensor,
-        which is not waited for."""
+        """Return the index of the first value of a launch that is not finite, or -1; on a device a
+        tensor, which is not waited for."""
         if self._buffers and not self._unseen:
             return self.first_bad
         first = fast.first_nonfinite(x)
         return first if first.is_cuda else int(first)
 
     def name_at(self, index: int) -> str:
-        """The parameter that an element of the bucket belongs to."""
+        """Return the name of the parameter that an element of the bucket belongs to."""
         return next(part.name for part in self.spec.parts if part.begin <= index < part.end)
 
     def set_grads(self, flat: Tensor) -> None:
+        # a total lands in the buffer that its launch was read from
         which = next(
             i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr()
-        )  # totals land where they took off
+        )
         for i, (param, view) in enumerate(zip(self.params, self._views[which], strict=True)):
             held, self.held[i] = self.held[i], None
             if i in self.silent:
@@ -241,12 +241,11 @@ def build(
     slice_bytes: int | None,
     seed: int,
 ) -> list[FlatBucket]:
-    """The planned buckets, cut into slices and with the state of codecs, routes and target."""
+    """Cut the planned buckets into slices, and make the state of codecs, routes and target."""
     on_gradients = strategy.on.clock == "backward"
     ctx = RankContext(driver.rank, tuple(range(driver.world)), 0, seed)
-    flights = [
-        0
-    ] * strategy.when.fragments  # lanes are dealt to each fragment's, which fly together
+    # lanes are dealt to the slices of each fragment, as those fly together
+    flights = [0] * strategy.when.fragments
     for bucket in buckets:
         fragment = bucket.index % len(flights)
         bucket.cut(slice_bytes, strategy.what, how, ctx, lanes, flights[fragment])
@@ -259,13 +258,13 @@ def build(
 
 
 def spans(spec: Spec, slice_bytes: int | None, codec: Codec) -> list[Spec]:
-    """A bucket's slices of about so many bytes, at the codec's grain."""
+    """Cut a bucket into slices of about so many bytes, at the codec's grain."""
     ways = -(-spec.numel * spec.dtype.itemsize // slice_bytes) if slice_bytes else 1
     return [span for span in spec.cut(ways, codec.traits.grain) if span.numel] or [spec]
 
 
 def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> list[FlatBucket]:
-    """The buckets of every parameter that trains, as many of them in each fragment of the schedule;
+    """Plan the buckets of every parameter that trains, as many of them in each fragment of the schedule;
     `wide` flies in float32.
 
     Raises:

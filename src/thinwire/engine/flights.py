@@ -46,11 +46,13 @@ class Flights:
 
     def launch_slice(self, bucket: FlatBucket, step: int, weight: float, dense: bool) -> None:
         """Put the next slice of a bucket on its lane; with its first one the bucket is read."""
+        # 1. the first slice of a launch reads the bucket
         if not bucket.air or bucket.air[-1].step != step:
             with phase("read", bucket.index):
                 x = self._session.strategy.on.read(bucket, bucket.state, weight)
                 first_bad = bucket.first_nonfinite(x) if self.look else -1
             bucket.air.append(Airborne(step, x, [], [], first_bad=first_bad))
+        # 2. the next slice flies
         air = bucket.air[-1]
         part = bucket.slices[len(air.handles)]
         span, track = air.x[part.spec.begin : part.spec.end], Track()
@@ -75,6 +77,7 @@ class Flights:
         Returns:
             Whether the sums are finite; true where they were not looked at.
         """
+        # 1. wait, and put each slice's sum where its contribution was
         fresh = [(bucket, air) for bucket, air in landing if not air.waited]
         for bucket, air in fresh:
             row = self._session.meter.rows[bucket.index]
@@ -100,10 +103,12 @@ class Flights:
                 if span.data_ptr() != total.data_ptr():
                     span.copy_(total)
             air.waited = True
+        # 2. look whether all of it is finite
         finite_by_bucket = (
             [fast.all_finite(air.x) for _, air in landing] if check or self.stateful else []
         )
         finite = not finite_by_bucket or bool(torch.stack(finite_by_bucket).all())
+        # 3. undo what a failed step did to residuals and the like
         if failed or not finite:
             for bucket, air in fresh:
                 _take_back(bucket, air)

@@ -116,6 +116,7 @@ class Watch:
             AttachError: it would step what the syncer does not hold.
             NotLandedError: its gradients were set by hand.
         """
+        # 1. another optimiser than the attached one
         if optimizer is not self.session.optimizer:
             step = next(self._strangers)
             if not step & (step - 1) or not step % LOOK_EVERY:
@@ -131,10 +132,12 @@ class Watch:
             if any(id(param) in self.trained for param in params_of(optimizer)):
                 self._stepping_beside(optimizer)
             return
+        # 2. the attached one: what it steps, and what the model has become
         self._beside.clear()
         self._refuse(self._outsiders(optimizer))
         if next(self._steps) % LOOK_EVERY == 0:
             self._refuse(self._model_changes())
+        # 3. the gradients that it would apply
         closure = kwargs.get("closure") is not None or any(arg is not None for arg in args[1:])
         if not closure:  # which would run the backward pass only now
             self._refuse_gradients_by_hand(optimizer)

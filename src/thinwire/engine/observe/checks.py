@@ -125,6 +125,7 @@ class Checks:
 
     def _measure(self) -> None:
         """Time steps; after enough of them agree on n."""
+        # 1. the seconds of a step
         step, now = self._clock.step, time.perf_counter()
         if self._last_timed is None:
             self._last_timed, self._since = (step, now), step
@@ -134,6 +135,7 @@ class Checks:
         self._seconds.append((now - then) / (step - before))
         if step - self._since < MEASURED:
             return
+        # 2. the seconds of a comparison, which is one at the same time
         named = self._commons()
         begun = time.perf_counter()
         sums = checksums(tensor for _, tensor in named)
@@ -150,6 +152,7 @@ class Checks:
             )
         ]
         self._last = step
+        # 3. the same n on every rank, if results of their machines may be compared at all
         if len({other[3] for other in figures}) > 1:
             self._auto = False
             self._session.meter.checks = (
