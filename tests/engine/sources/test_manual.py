@@ -168,3 +168,63 @@ def test_local_steps_have_no_manual_source() -> None:
         thinwire.attach(model, optimizer, Strategy(every(4), on=deltas()), source="manual")
     with pytest.raises(AttachError, match="source='hand': choose 'hooks' or 'manual'"):
         thinwire.attach(model, optimizer, source="hand")  # type: ignore[arg-type]
+
+
+class Gated(nn.Module):
+    """Two layers, the second of which runs at even steps only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.step = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        self.step += 1
+        return self.second(x) if self.step % 2 else x
+
+
+def test_means_that_no_module_needs_land_at_the_next_reduce() -> None:
+    weights = []
+    for source, overlap in (("hooks", "backward"), ("manual", "backward"), ("manual", "forward")):
+        torch.manual_seed(0)
+        model = Gated()
+        optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+        with thinwire.attach(
+            model,
+            optimizer,
+            source=source,  # type: ignore[arg-type]
+            overlap=overlap,  # type: ignore[arg-type]
+            bucket_bytes=1,
+        ) as sync:
+            for step in range(5):
+                model(torch.full((1, 3), 1.0 + step)).square().sum().backward()
+                if source == "manual":
+                    sync.reduce()
+                optimizer.step()
+                optimizer.zero_grad()
+            sync.land()
+        weights.append(weights_of(model))
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
+
+
+def test_a_gradient_from_weights_that_were_not_stepped_is_refused() -> None:
+    """They were used around the module that holds them, so their landing came too late."""
+    model = nn.ModuleDict({"used": nn.Linear(3, 3), "around": nn.Linear(3, 3)})
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sync = thinwire.attach(model, optimizer, source="manual", overlap="forward", bucket_bytes=1)
+
+    def backward(around: bool) -> None:
+        x = model["used"](torch.ones(1, 3))
+        weight = model["around"].weight
+        (x @ weight if around else model["around"](x)).sum().backward()
+
+    for _ in range(2):
+        backward(around=False)
+        sync.reduce()
+        optimizer.step()
+        optimizer.zero_grad()
+    backward(around=True)
+    with pytest.raises(AttachError, match="no module that holds it"):
+        sync.reduce()

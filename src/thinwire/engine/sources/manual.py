@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.overlap.stand_in import Late
 from thinwire.engine.session import Session
 from thinwire.engine.sources.source import GradientSource
 from thinwire.engine.steps import BackwardSteps
@@ -56,16 +57,21 @@ class Manual(GradientSource):
                 "and attach again"
             )
         self._refuse_landed()
+        self._unreduced = False
         with self.session.meter.working():
-            # 2. take every gradient, in the order in which buckets are laid out
+            # 2. take every gradient, in the order in which buckets are laid out. Listed before the
+            # step begins: means that no module has needed land then, and clear `.grad`
+            gradients = [
+                (bucket, i)
+                for bucket in self.session.buckets
+                for i, param in enumerate(bucket.params)
+                if param.grad is not None and not isinstance(param.grad, Late)
+            ]
             self.begin()
-            for bucket in self.session.buckets:
-                for i, param in enumerate(bucket.params):
-                    if param.grad is not None:
-                        self.take(bucket, i)
+            for bucket, i in gradients:
+                self.take(bucket, i)
             # 3. launch and land
             self.finish()
-        self._unreduced = False
 
     def skip(self) -> None:
         super().skip()
