@@ -10,7 +10,16 @@ import pytest
 
 from thinwire import Strategy
 from thinwire.core import Codec, Outer, Route, Schedule, Target, Tick
-from thinwire.core.travel import mask_refusal, pace_refusal, refusals, round_refusals
+from thinwire.core.travel import (
+    Settings,
+    equal_after_landing,
+    mask_refusal,
+    pace_refusal,
+    refusals,
+    round_refusals,
+    setting_refusals,
+    weight_refusal,
+)
 from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, parameters
@@ -87,6 +96,48 @@ class _Strangers(every):
 
 def test_a_strangers_component_is_judged_by_its_flags() -> None:
     assert len(round_refusals(_Strangers(4), identity(), gather(), deltas())) == 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings", "cure"),
+    [
+        (Strategy(how=gossip(), on=parameters()), Settings(broadcasts="mean"), "buffers='local'"),
+        (Strategy(how=gossip(), on=parameters()), Settings(check_every=5), "check_every=None"),
+        (Strategy(every(2), on=deltas()), Settings(manual=True), "Leave source='hooks'"),
+        (Strategy(every(2), on=deltas()), Settings(skips_nonfinite=True), "Take 'raise'"),
+        (Strategy(every(2), on=deltas()), Settings(overlap="forward"), "behind delayed(tau, …)"),
+        (Strategy(delayed(1, every(1))), Settings(overlap="priority"), "take one of the two"),
+        (Strategy(delayed(1, every(1))), Settings(scaler=True), "Use bf16"),
+        (Strategy(on=gradients(then="sign")), Settings(scaler=True), "must not be unscaled"),
+        (Strategy(), Settings(scaler=True, overlap="forward"), "before the step. Use bf16"),
+    ],
+)
+def test_each_setting_that_does_not_go_with_a_strategy_has_a_cure(
+    strategy: Strategy, settings: Settings, cure: str
+) -> None:
+    slots = (strategy.when, strategy.what, strategy.how, strategy.on)
+    (reason,) = setting_refusals(*slots, settings)
+    assert cure in reason
+    assert setting_refusals(*slots, Settings()) == []
+
+
+def test_weights_may_differ_where_every_rank_receives_from_all() -> None:
+    assert weight_refusal(gather(), [1.0, 2.0]) is None
+    assert weight_refusal(gossip(), [2.0, 2.0]) is None
+    reason = weight_refusal(gossip(), [1.0, 2.0])
+    assert reason is not None
+    assert "{0: 1.0, 1: 2.0}" in reason
+
+
+def test_ranks_are_equal_after_a_landing_unless_parts_land_by_turns() -> None:
+    for strategy, equal in (
+        (Strategy(), True),
+        (Strategy(every(4), on=parameters()), True),
+        (Strategy(every(4), what=randomk(0.1), how=gather(), on=parameters()), False),
+        (Strategy(every(4), how=gossip(), on=parameters()), False),
+    ):
+        slots = (strategy.when, strategy.what, strategy.how, strategy.on)
+        assert equal_after_landing(*slots) is equal is strategy.compares
 
 
 def test_the_engine_asks_no_component_for_its_class() -> None:

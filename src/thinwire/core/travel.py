@@ -4,13 +4,18 @@ Components state what they can do by flags and by `refuses`. This module brings 
 every answer is a reason with what to do instead. It never asks for a concrete class, so a component
 that a stranger adds is judged by its own flags.
 
-    refusals        a codec over a route, on a target, by a schedule
-    mask_refusal    a codec that sends some entries only, to a target that needs to know which
-    pace_refusal    a schedule at which slow ranks rest
-    round_refusals  all of it in rounds that close with a quorum
+    refusals            a codec over a route, on a target, by a schedule
+    mask_refusal        a codec that sends some entries only, to a target that needs to know which
+    pace_refusal        a schedule at which slow ranks rest
+    setting_refusals    a strategy with the settings of a run
+    weight_refusal      a route with unequal ranks
+    round_refusals      all of it in rounds that close with a quorum
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -91,6 +96,112 @@ def pace_refusal(when: Schedule, how: Route, on: Target) -> str | None:
             "or another schedule"
         )
     return None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run that a strategy may not go with.
+
+    scaler: a `GradScaler` is at work.
+    overlap: where means land: "backward", "forward" or "priority".
+    broadcasts: the first buffer that rank 0 broadcasts at each landing; `None` for none.
+    skips_nonfinite: steps with values that are not finite are left out.
+    check_every: steps between two comparisons of ranks; `None` for none, or as many as they agree.
+    manual: the loop brings its gradients by hand.
+    """
+
+    scaler: bool = False
+    overlap: str = "backward"
+    broadcasts: str | None = None
+    skips_nonfinite: bool = False
+    check_every: int | None = None
+    manual: bool = False
+
+
+def setting_refusals(
+    when: Schedule, what: Codec, how: Route, on: Target, settings: Settings
+) -> list[str]:
+    """Say why a strategy does not go with the settings of a run; nothing where it does."""
+    reasons = []
+    local = on.clock != "backward"
+    # 1. buffers, comparisons, gradients by hand
+    if settings.broadcasts is not None and not how.consensus:
+        reasons.append(
+            f"{how!r} waits for one or two ranks, but buffers='broadcast' has all wait for "
+            f"rank 0's ({settings.broadcasts!r}, …) at each "
+            "landing: take buffers='local'"
+        )
+    if settings.check_every is not None and not equal_after_landing(when, what, how, on):
+        reasons.append(
+            f"check_every={settings.check_every}: with {what!r} over {how!r} on "
+            f"{on!r} ranks never hold equal "
+            "parameters. Take check_every=None"
+        )
+    if settings.manual and local:
+        reasons.append(
+            f"source='manual' with {on!r}: a step is an optimiser step there, counted where "
+            "the optimiser takes it, and no gradient travels. Leave source='hooks'"
+        )
+    # 2. values that are not finite, and scaled losses
+    if settings.skips_nonfinite and local:
+        reasons.append(
+            f"nonfinite='skip' with {on!r}: by a landing the local steps have applied "
+            "the values. Take 'raise' and go on from a "
+            "checkpoint, or let a GradScaler or the loop skip local steps"
+        )
+    if settings.scaler and not local:
+        reasons += _scaler_refusals(when, on, settings.overlap)
+    # 3. landing in the forward pass
+    if settings.overlap != "backward" and local:
+        reasons.append(
+            f"overlap={settings.overlap!r}: {on!r} does not land in each step: hide what it sends "
+            "behind delayed(tau, …)"
+        )
+    elif settings.overlap != "backward" and when.delay:
+        reasons.append(
+            f"overlap={settings.overlap!r}: with {when!r} means are hidden already: take one of "
+            "the two"
+        )
+    return reasons
+
+
+def _scaler_refusals(when: Schedule, on: Target, overlap: str) -> list[str]:
+    """Say what does not go with a `GradScaler` that is at work, on gradients."""
+    reasons = []
+    if when.delay:
+        reasons.append(
+            f"a GradScaler with {when!r}: a mean would land in another step's scale, and "
+            "none in the first. Use bf16"
+        )
+    if not on.homogeneous:
+        reasons.append(
+            f"a GradScaler with {on!r}: what lands in .grad is not in units of the loss "
+            "and must not be unscaled. Use bf16"
+        )
+    if overlap != "backward":
+        reasons.append(
+            f"a GradScaler with overlap={overlap!r}: it looks at all gradients before the "
+            "step. Use bf16"
+        )
+    return reasons
+
+
+def equal_after_landing(when: Schedule, what: Codec, how: Route, on: Target) -> bool:
+    """Whether ranks hold something equal after a landing, which `sync.check()` can prove."""
+    # ranks are never equal in all parameters at once where these land by turns
+    by_turns = what.traits.partial or when.fragments > 1
+    return how.consensus and not (by_turns and on.accepts_mask)
+
+
+def weight_refusal(how: Route, weights: Sequence[float]) -> str | None:
+    """Say why ranks of these weights cannot have this route."""
+    if how.consensus or len(set(weights)) <= 1:
+        return None
+    return (
+        f"{how!r}: a rank receives from some of the others only, so weights must be alike; by "
+        f"rank: {dict(enumerate(weights))}. "
+        "Give every rank the same weight, or take a route with consensus, such as two_shot()"
+    )
 
 
 def round_refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Handle, Link, RankContext, Route, collective
+from thinwire.core import Driver, Handle, Link, RankContext, Route, collective, travel
 from thinwire.core.broadcast import broadcast as broadcast_flight
 from thinwire.core.phase import phase
 from thinwire.engine.observe.meter import Meter
@@ -90,13 +90,9 @@ def fractions(weights: Sequence[float], route: Route | None = None) -> list[floa
             "weights must be finite, at least 0 and not all 0; by rank: "
             f"{bad or dict(enumerate(weights))}"
         )
-    if route is not None and not route.consensus and len(set(weights)) > 1:
-        raise AttachError(
-            f"{route!r}: a rank receives from some of the others only, so weights must be alike; "
-            "by rank: "
-            f"{dict(enumerate(weights))}. "
-            "Give every rank the same weight, or take a route with consensus, such as two_shot()"
-        )
+    reason = travel.weight_refusal(route, weights) if route is not None else None
+    if reason is not None:
+        raise AttachError(reason)
     return [weight / sum(weights) for weight in weights]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thinwire.core import travel
 from thinwire.engine import living, wrappers
 from thinwire.engine.agree import identified
 from thinwire.engine.buckets import plan
@@ -74,20 +75,8 @@ def problems(
             f"parameters and buffers are on {', '.join(devices)}: move them to one device"
         )
     reasons += _of_updates(strategy, optimizer)
-    reasons += _of_buffers(model, strategy, options)
-    reasons += _of_checks(strategy, options)
-    reasons += _of_source(strategy, options)
-    if options.nonfinite == "skip" and strategy.on.clock != "backward":
-        reasons.append(
-            f"nonfinite='skip' with {strategy.on!r}: by a landing the local steps have applied "
-            "the values. Take 'raise' and go on from a "
-            "checkpoint, or let a GradScaler or the loop skip local steps"
-        )
-    reasons += (
-        _out_of_range(options)
-        + _of_scaler(strategy, options)
-        + _of_overlap(model, optimizer, strategy, options)
-    )
+    reasons += _of_settings(model, strategy, options)
+    reasons += _out_of_range(options) + _of_overlap(model, optimizer, options)
     if trained and not reasons:
         try:
             plan(model, options.bucket_bytes, strategy.when, wide=False)
@@ -203,27 +192,6 @@ def _out_of_range(options: Options) -> list[str]:
     return reasons
 
 
-def _of_checks(strategy: Strategy, options: Options) -> list[str]:
-    """Say why ranks have nothing to compare every so many steps."""
-    if not isinstance(options.check_every, int) or strategy.compares:
-        return []
-    return [
-        f"check_every={options.check_every}: with {strategy.what!r} over {strategy.how!r} on "
-        f"{strategy.on!r} ranks never hold equal "
-        "parameters. Take check_every=None"
-    ]
-
-
-def _of_source(strategy: Strategy, options: Options) -> list[str]:
-    """Say why a loop cannot bring its gradients by hand."""
-    if options.source != "manual" or strategy.on.clock == "backward":
-        return []
-    return [
-        f"source='manual' with {strategy.on!r}: a step is an optimiser step there, counted where "
-        "the optimiser takes it, and no gradient travels. Leave source='hooks'"
-    ]
-
-
 def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
     """Refuse what would make an update of what is one already: every optimiser but a plain SGD, as
     no optimiser states that it averages."""
@@ -239,47 +207,23 @@ def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
     ]
 
 
-def _of_buffers(model: nn.Module, strategy: Strategy, options: Options) -> list[str]:
-    """Refuse what would make every rank wait for rank 0 at each landing, though no route does."""
-    if (
-        options.buffers != "broadcast"
-        or strategy.how.consensus
-        or not (buffers := persistent_buffers(model))
-    ):
-        return []
-    return [
-        f"{strategy.how!r} waits for one or two ranks, but buffers='broadcast' has all wait for "
-        f"rank 0's ({buffers[0][0]!r}, …) at each "
-        "landing: take buffers='local'"
-    ]
+def _of_settings(model: nn.Module, strategy: Strategy, options: Options) -> list[str]:
+    """Refuse options that the strategy does not go with."""
+    scaler, buffers = options.scaler, persistent_buffers(model)
+    settings = travel.Settings(
+        scaler=scaler is not None and scaler.is_enabled(),
+        overlap=options.overlap,
+        broadcasts=buffers[0][0] if buffers and options.buffers == "broadcast" else None,
+        skips_nonfinite=options.nonfinite == "skip",
+        check_every=options.check_every if isinstance(options.check_every, int) else None,
+        manual=options.source == "manual",
+    )
+    return travel.setting_refusals(
+        strategy.when, strategy.what, strategy.how, strategy.on, settings
+    )
 
 
-def _of_scaler(strategy: Strategy, options: Options) -> list[str]:
-    """Refuse what does not go with a GradScaler that is at work."""
-    if options.scaler is None or not options.scaler.is_enabled() or strategy.on.clock != "backward":
-        return []
-    reasons = []
-    if strategy.when.delay:
-        reasons.append(
-            f"a GradScaler with {strategy.when!r}: a mean would land in another step's scale, and "
-            "none in the first. Use bf16"
-        )
-    if not strategy.on.homogeneous:
-        reasons.append(
-            f"a GradScaler with {strategy.on!r}: what lands in .grad is not in units of the loss "
-            "and must not be unscaled. Use bf16"
-        )
-    if options.overlap != "backward":
-        reasons.append(
-            f"a GradScaler with overlap={options.overlap!r}: it looks at all gradients before the "
-            "step. Use bf16"
-        )
-    return reasons
-
-
-def _of_overlap(
-    model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options
-) -> list[str]:
+def _of_overlap(model: nn.Module, optimizer: Optimizer, options: Options) -> list[str]:
     """Say why means cannot land in the forward pass here, or why another syncer's do."""
     if getattr(optimizer.step, "thinwire_deferred", False):
         return [
@@ -291,12 +235,6 @@ def _of_overlap(
     if options.overlap == "backward":
         return []
     reasons = []
-    if strategy.on.clock != "backward":
-        reasons.append(
-            f"{strategy.on!r} does not land in each step: hide what it sends behind delayed(tau, …)"
-        )
-    elif strategy.when.delay:
-        reasons.append(f"with {strategy.when!r} means are hidden already: take one of the two")
     if isinstance(optimizer, torch.optim.LBFGS):
         reasons.append("LBFGS looks at all gradients at once: take overlap='backward'")
     if hasattr(model, "_orig_mod"):

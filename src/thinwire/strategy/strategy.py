@@ -86,10 +86,7 @@ class Strategy:
     @property
     def compares(self) -> bool:
         """After a landing ranks hold something equal, which `sync.check()` can prove."""
-        by_turns = (
-            self.what.traits.partial or self.when.fragments > 1
-        )  # ranks are never equal in all parameters at once
-        return self.how.consensus and not (by_turns and self.on.accepts_mask)
+        return travel.equal_after_landing(self.when, self.what, self.how, self.on)
 
     def to_toml(self) -> str:
         """The strategy as TOML, every setting written out."""
