@@ -20,58 +20,54 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from thinwire.core import Leaf, Spec
-from thinwire.engine import dcp
 from thinwire.engine.airborne import Airborne
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.layout import COMPILED, plain_name
+from thinwire.engine.resumable import Resumable
 from thinwire.engine.saved import META, Saved
 from thinwire.errors import CheckpointError, NotLandedError
 from thinwire.strategy.identity import SavedStrategy, identity, read_identity
-
-if TYPE_CHECKING:
-    from thinwire.engine.syncer import Syncer
 
 _FORMAT = 1
 _META_BYTES = 8192
 
 
-def save(sync: Syncer) -> dict[str, Tensor]:
+def save(sync: Resumable) -> dict[str, Tensor]:
     """The state; flights in the air are waited for and saved as sums, but not landed."""
     sync.flights.wait_all()
     sync.weights.commit()
-    if sync.accumulating:
+    if sync.clock.accumulating:
         raise NotLandedError(
-            f"a checkpoint in the middle of an accumulation of {sync.strategy.when!r} would lose "
+            f"a checkpoint in the middle of an accumulation of {sync.session.strategy.when!r} would lose "
             "this rank's sum in .grad: "
             "save after optimizer.step()"
         )
     state = {META: pack_json(_meta(sync))}
     for path, leaf in _leaves(sync):
-        scope = _scope(leaf, sync.driver.rank)
+        scope = _scope(leaf, sync.session.driver.rank)
         if leaf.spec is None:
             state[f"{scope}|{path}|whole|{leaf.part}"] = leaf.value.clone()
         else:
             state.update(
                 _runs(scope, path, leaf.spec, leaf.value if leaf.form is None else leaf.flat)
             )
-    for bucket in sync.buckets:
+    for bucket in sync.session.buckets:
         for air in bucket.air:
             state.update(_runs("all", f"air/{air.step}", bucket.spec, air.x))
     state.update(_buffers(sync))
-    if sync.strategy.on.clock == "step":
+    if sync.session.strategy.on.clock == "step":
         state.update(_private(sync))
     begin = _among(sync)
     return {f"{begin}{key}": value for key, value in state.items()}
 
 
-def load(sync: Syncer, state: dict[str, Tensor]) -> None:
+def load(sync: Resumable, state: dict[str, Tensor]) -> None:
     """Take up a state; see `Syncer.load_state_dict`."""
     state = _of_group(sync, state)
     if META not in state:
@@ -79,22 +75,22 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     meta = unpack_json(state[META])
     _must_fit(sync, meta)
     saved = Saved(state, meta["world"])
-    rank, world = sync.driver.rank, sync.driver.world
+    rank, world = sync.session.driver.rank, sync.session.driver.world
     dealt = (
         saved.world != world or meta["cut"] != _meta(sync)["cut"]
     )  # decided alike on all ranks: owners of elements may have moved
     sync.flights.wait_all()
-    for bucket in sync.buckets:
+    for bucket in sync.session.buckets:
         bucket.air.clear()
     _load_buffers(sync, saved, saved.owner(rank))
-    if sync.strategy.on.clock == "step":
+    if sync.session.strategy.on.clock == "step":
         _load_private(sync, saved, saved.owner(rank))
     _load_leaves(sync, saved, dealt, meta["shares"])
-    for bucket in sync.buckets:
+    for bucket in sync.session.buckets:
         _load_air(bucket, saved, meta)
-    if saved.world != world and sync.strategy.on.clock == "step":
-        for bucket in sync.buckets:
-            common = sync.strategy.on.common(bucket, bucket.state)
+    if saved.world != world and sync.session.strategy.on.clock == "step":
+        for bucket in sync.session.buckets:
+            common = sync.session.strategy.on.common(bucket, bucket.state)
             bucket.set_weights(
                 saved.mean_weights(bucket.names, meta["shares"]) if common is None else common
             )
@@ -105,28 +101,13 @@ def load(sync: Syncer, state: dict[str, Tensor]) -> None:
     sync.resume(meta["step"], meta["apart"])
 
 
-def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
-    """Read a syncer's whole state, of every rank, from a DCP folder that any world saved.
-
-    Raises:
-        CheckpointError: the folder holds no state of that key, or cannot be read.
-    """
-    state = dcp.read_tensors(folder, lambda name: name.startswith(f"{key}."))
-    if not any(name.endswith(META) for name in state):
-        keys = sorted({name.split(".")[0] for name in dcp.tensor_names(folder)})
-        raise CheckpointError(
-            f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}"
-        )
-    return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}
-
-
-def _among(sync: Syncer) -> str:
+def _among(sync: Resumable) -> str:
     """What the keys of a part of the ranks begin with."""
-    among = sync.driver.global_ranks
+    among = sync.session.driver.global_ranks
     return f"among {'-'.join(map(str, among))}/" if among else ""
 
 
-def _of_group(sync: Syncer, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _of_group(sync: Resumable, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What is of this syncer's own part of the ranks, by plain keys."""
     begin = _among(sync)
     parts = sorted({key.partition("/")[0] for key in state if key.startswith("among ")})
@@ -142,11 +123,10 @@ def _of_group(sync: Syncer, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 # -- saving
-# -----------------------------------------------------------------------------------------------------------
 
 
-def _leaves(sync: Syncer) -> Iterator[tuple[str, Leaf]]:
-    for bucket in sync.buckets:
+def _leaves(sync: Resumable) -> Iterator[tuple[str, Leaf]]:
+    for bucket in sync.session.buckets:
         yield from bucket.state.walk("on/")
         for part in bucket.slices:
             yield from part.state.walk("fly/")
@@ -165,12 +145,12 @@ def _runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str
         )
 
 
-def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
+def _private(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
     """This rank's own parameters and inner optimiser state."""
-    scope = f"rank{sync.driver.rank}|private"
-    for name, param in _trained(sync):
+    scope = f"rank{sync.session.driver.rank}|private"
+    for name, param in sync.session.trained():
         yield f"{scope}/weights|whole|{name}", param.detach().clone()
-        for key, value in sync.optimizer.state.get(param, {}).items():
+        for key, value in sync.session.optimizer.state.get(param, {}).items():
             if isinstance(value, Tensor):
                 yield f"{scope}/optimizer/{key}|whole|{name}", value.detach().clone()
             elif isinstance(value, int | float):
@@ -182,43 +162,39 @@ def _private(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
                 )
 
 
-def _buffers(sync: Syncer) -> Iterator[tuple[str, Tensor]]:
+def _buffers(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
     """Those of this rank, where they are local."""
-    if sync.options.buffers == "local":
-        for name, buffer in sync.model.named_buffers():
+    if sync.session.options.buffers == "local":
+        for name, buffer in sync.session.model.named_buffers():
             yield (
-                f"rank{sync.driver.rank}|private/buffers|whole|{plain_name(name)}",
+                f"rank{sync.session.driver.rank}|private/buffers|whole|{plain_name(name)}",
                 buffer.detach().clone(),
             )
 
 
-def _trained(sync: Syncer) -> Iterator[tuple[str, Any]]:
-    for bucket in sync.buckets:
-        yield from zip(bucket.names, bucket.params, strict=True)
-
-
-def _meta(sync: Syncer) -> dict[str, Any]:
+def _meta(sync: Resumable) -> dict[str, Any]:
     return {
         "format": _FORMAT,
-        "world": sync.driver.world,
-        "step": sync.step,
-        "apart": sync.steps_since_sync,
+        "world": sync.session.driver.world,
+        "step": sync.clock.step,
+        "apart": sync.clock.steps_since_sync,
         "shares": list(sync.weights.fractions),
         "weighed": sync.weights.from_ranks,
         "air_silent": [
-            [[b.names[i] for i in sorted(air.silent)] for air in b.air] for b in sync.buckets
+            [[b.names[i] for i in sorted(air.silent)] for air in b.air]
+            for b in sync.session.buckets
         ],
-        "seed": sync.options.seed,
+        "seed": sync.session.options.seed,
         "cut": hashlib.sha256(
             json.dumps(
-                [(b.names, [part.spec.end for part in b.slices]) for b in sync.buckets]
+                [(b.names, [part.spec.end for part in b.slices]) for b in sync.session.buckets]
             ).encode()
         ).hexdigest(),
-        **identity(sync.strategy),
+        **identity(sync.session.strategy),
         "model": _hash_of_model(sync),
         "layout": _hash_of_layout(sync),
         "pace": sync.pace.state() if sync.pace is not None else None,
-        "air": [[air.step for air in bucket.air] for bucket in sync.buckets],
+        "air": [[air.step for air in bucket.air] for bucket in sync.session.buckets],
     }
 
 
@@ -227,18 +203,18 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _hash_of_model(sync: Syncer, before: str = "") -> str:
+def _hash_of_model(sync: Resumable, before: str = "") -> str:
     return hash_json(
         sorted(
             (before + part.name, part.shape)
-            for bucket in sync.buckets
+            for bucket in sync.session.buckets
             for part in bucket.spec.parts
         )
     )
 
 
-def _hash_of_layout(sync: Syncer, before: str = "") -> str:
-    return hash_json([[before + name for name in bucket.names] for bucket in sync.buckets])
+def _hash_of_layout(sync: Resumable, before: str = "") -> str:
+    return hash_json([[before + name for name in bucket.names] for bucket in sync.session.buckets])
 
 
 def pack_json(told: Any) -> Tensor:
@@ -261,10 +237,9 @@ def unpack_json(packed: Tensor) -> Any:
 
 
 # -- loading
-# ----------------------------------------------------------------------------------------------------------
 
 
-def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
+def _must_fit(sync: Resumable, meta: dict[str, Any]) -> None:
     own = _meta(sync)
     if meta["format"] != _FORMAT:
         raise CheckpointError(
@@ -279,14 +254,14 @@ def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
             "the state is of another model: names or shapes of the parameters that train differ"
         )
     saved = read_identity(meta, "the state")
-    if not saved.is_of(sync.strategy):
+    if not saved.is_of(sync.session.strategy):
         _must_be_another_period(sync, meta, saved)
     if meta["seed"] != own["seed"]:
         raise CheckpointError(
             f"the state was drawn with seed={meta['seed']}, attached is seed={own['seed']}: "
             "attach with the seed it was saved with"
         )
-    bound = any(meta["air"]) or sync.strategy.when.fragments > 1
+    bound = any(meta["air"]) or sync.session.strategy.when.fragments > 1
     if bound and meta["layout"] not in (own["layout"], _hash_of_layout(sync, COMPILED)):
         raise CheckpointError(
             "the state holds flights or fragments of another bucket layout: attach with the "
@@ -294,16 +269,16 @@ def _must_fit(sync: Syncer, meta: dict[str, Any]) -> None:
         )
 
 
-def _must_be_another_period(sync: Syncer, meta: dict[str, Any], saved: SavedStrategy) -> None:
+def _must_be_another_period(sync: Resumable, meta: dict[str, Any], saved: SavedStrategy) -> None:
     """Let local steps go on under another schedule, with a warning; raise where anything else
     differs, or a flight is in the air.
 
     The clock stays: every step counts as it would have from the start under the new schedule.
     """
-    both = f"\n  saved:    {saved.code}\n  attached: {sync.strategy!r}"
-    if not saved.differs_in_schedule_alone(sync.strategy):
+    both = f"\n  saved:    {saved.code}\n  attached: {sync.session.strategy!r}"
+    if not saved.differs_in_schedule_alone(sync.session.strategy):
         raise CheckpointError(f"the state is of another strategy.{both}")
-    if any(meta["air"]) or sync.strategy.when.fragments > 1 or saved.fragments > 1:
+    if any(meta["air"]) or sync.session.strategy.when.fragments > 1 or saved.fragments > 1:
         raise CheckpointError(
             "the state holds flights or fragments of another schedule: go on with the one it was "
             "saved with, or save when nothing is in "
@@ -312,7 +287,7 @@ def _must_be_another_period(sync: Syncer, meta: dict[str, Any], saved: SavedStra
     warnings.warn(
         (
             f"the state was saved under {saved.when_code} and goes on under "
-            f"{sync.strategy.when!r}, counted from step {meta['step']}"
+            f"{sync.session.strategy.when!r}, counted from step {meta['step']}"
         ),
         stacklevel=5,
     )
@@ -335,13 +310,13 @@ def _dealt(saved: Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor
     return out
 
 
-def _load_leaves(sync: Syncer, saved: Saved, dealt: bool, shares: Sequence[float]) -> None:
+def _load_leaves(sync: Resumable, saved: Saved, dealt: bool, shares: Sequence[float]) -> None:
     """Every leaf from what was saved of it, or dealt; a small private one begins again where there
     is nothing of this world and layout."""
-    rank, anew = sync.driver.rank, set()
+    rank, anew = sync.session.driver.rank, set()
     for path, leaf in _leaves(sync):
         owner = saved.owner(rank) if leaf.kind in ("summed", "private") else None
-        elsewhere = saved.world != sync.driver.world or (
+        elsewhere = saved.world != sync.session.driver.world or (
             dealt and path.startswith("fly/")
         )  # a slice's, not a bucket's, goes by the cut
         if leaf.first is not None and (elsewhere or not saved.has(path, leaf.part, owner)):
@@ -350,8 +325,12 @@ def _load_leaves(sync: Syncer, saved: Saved, dealt: bool, shares: Sequence[float
         elif leaf.spec is None:
             leaf.value = saved.whole(path, leaf.part, owner).to(leaf.value)
         elif leaf.kind == "summed" and dealt:
-            leaf.flat = _dealt(saved, path, leaf, rank, sync.driver.world)
-        elif leaf.kind == "private" and path.startswith("on/") and saved.world != sync.driver.world:
+            leaf.flat = _dealt(saved, path, leaf, rank, sync.session.driver.world)
+        elif (
+            leaf.kind == "private"
+            and path.startswith("on/")
+            and saved.world != sync.session.driver.world
+        ):
             leaf.flat = saved.mean(path, leaf.spec, shares)
         else:
             leaf.flat = saved.flat(path, leaf.spec, owner)
@@ -376,14 +355,14 @@ def _load_air(bucket: FlatBucket, saved: Saved, meta: dict[str, Any]) -> None:
         bucket.air.append(Airborne(step, x, [], [], waited=True, silent=gone))
 
 
-def _load_buffers(sync: Syncer, saved: Saved, rank: int) -> None:
-    buffers = {plain_name(name): buffer for name, buffer in sync.model.named_buffers()}
+def _load_buffers(sync: Resumable, saved: Saved, rank: int) -> None:
+    buffers = {plain_name(name): buffer for name, buffer in sync.session.model.named_buffers()}
     with torch.no_grad():
         for _, name, value in saved.wholes("private/buffers", rank):
             buffers[name].copy_(value)
 
 
-def _take_shares(sync: Syncer, meta: dict[str, Any]) -> None:
+def _take_shares(sync: Resumable, meta: dict[str, Any]) -> None:
     """What ranks weigh: as `weigh` said last, or else as this `attach` says."""
     if meta.get("weighed", True):
         sync.weights.fractions, sync.weights.from_ranks = meta["shares"], True
@@ -397,14 +376,14 @@ def _take_shares(sync: Syncer, meta: dict[str, Any]) -> None:
         )
 
 
-def _load_private(sync: Syncer, saved: Saved, rank: int) -> None:
-    params = dict(_trained(sync))
+def _load_private(sync: Resumable, saved: Saved, rank: int) -> None:
+    params = dict(sync.session.trained())
     with torch.no_grad():
         for name, param in params.items():
             param.copy_(saved.whole("private/weights", name, rank))
     for kind in ("optimizer", "number"):
         for key, name, value in saved.wholes(f"private/{kind}/", rank):
-            state = sync.optimizer.state[params[name]]
+            state = sync.session.optimizer.state[params[name]]
             if kind == "number":
                 old = state.get(key)
                 state[key] = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from thinwire.core import Spec
+from thinwire.engine import dcp
 from thinwire.engine.layout import plain_name
 from thinwire.errors import CheckpointError
 
@@ -137,3 +139,18 @@ def _mean(of_ranks: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
         .sum(0)
         .to(of_ranks[0])
     )
+
+
+def read_folder(folder: str | Path, key: str) -> dict[str, Tensor]:
+    """Read a syncer's whole state, of every rank, from a DCP folder that any world saved.
+
+    Raises:
+        CheckpointError: the folder holds no state of that key, or cannot be read.
+    """
+    state = dcp.read_tensors(folder, lambda name: name.startswith(f"{key}."))
+    if not any(name.endswith(META) for name in state):
+        keys = sorted({name.split(".")[0] for name in dcp.tensor_names(folder)})
+        raise CheckpointError(
+            f"{folder} holds no syncer called {key!r}; it was saved with the keys {', '.join(keys)}"
+        )
+    return {name.removeprefix(f"{key}."): tensor for name, tensor in state.items()}

@@ -30,6 +30,7 @@ from thinwire.engine.observe.trace import Trace
 from thinwire.engine.options import Options
 from thinwire.engine.overlap.deferred import Deferred
 from thinwire.engine.pace import Pace
+from thinwire.engine.saved import read_folder
 from thinwire.engine.session import Session
 from thinwire.engine.sources import GradientHooks, Manual, OptimizerSteps, Source
 from thinwire.engine.steps import BackwardSteps, LocalSteps
@@ -299,7 +300,7 @@ class Syncer:
             CheckpointError: there is no such state, or as in `load_state_dict`.
         """
         with phase("load"):
-            checkpoint.load(self, checkpoint.read_folder(folder, key))
+            checkpoint.load(self, read_folder(folder, key))
 
     def resume(self, step: int, steps_since_sync: int) -> None:
         """Set the clock, as a checkpoint has it."""
