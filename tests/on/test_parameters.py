@@ -58,7 +58,9 @@ def test_only_what_a_mean_speaks_of_is_replaced() -> None:
 
 def test_a_route_that_hides_the_lot_is_refused() -> None:
     assert Strategy(what=randomk(0.1), how=gather(), on=parameters())
-    with pytest.raises(StrategyError, match="does not carry the mask of the entries that were drawn"):
+    with pytest.raises(
+        StrategyError, match="does not carry the mask of the entries that were drawn"
+    ):
         Strategy(what=randomk(0.1), how=hierarchical(native(), native(), 2), on=parameters())
 
 

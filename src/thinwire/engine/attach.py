@@ -1,4 +1,4 @@
-"""`attach`: check, agree, start equal, and hand out a syncer."""
+"""Attach a strategy to a model: validate, agree, tune, build, and return a syncer."""
 
 from __future__ import annotations
 

@@ -264,8 +264,10 @@ def spans(spec: Spec, slice_bytes: int | None, codec: Codec) -> list[Spec]:
 
 
 def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> list[FlatBucket]:
-    """Plan the buckets of every parameter that trains, as many of them in each fragment of the schedule;
-    `wide` flies in float32.
+    """Plan the buckets of every parameter that trains, as many in each fragment of the schedule.
+
+    Args:
+        wide: values fly in float32, whatever the parameters' type.
 
     Raises:
         AttachError: fewer parameters than fragments, or too few to give each of them some of each

@@ -1,17 +1,23 @@
-"""A syncer's state as named tensors: what is saved, and how another world takes it up.
+"""Save a syncer's state as named tensors, and take it up in the same or another world.
 
-Keys are `scope|path|low:high|parameter`: the elements `low` to `high` of one parameter's share of a
-state, so a state survives another bucket layout and another world size. Scopes:
-    all     equal on every rank: anchors, outer state, warm starts, sums that have not been applied
-    yet shard   each element saved by its one owner: second-side residuals rank3   rank 3's own:
-    residuals, and on local steps its parameters and inner optimiser state
-A syncer among a part of the ranks puts `among 0-1/` before each, since another part has keys of the
-same names. Another world size takes each rank's *summed* state as one sum and deals it out: element
-i goes to rank i mod K, the rounding of that float32 to the next rank, so the sum over ranks is what
-it was (to the precision that the state is kept in). Parameters that ranks average, and anchors and
-outer state of each rank's own, start at their weighted mean. Other *private* state is taken from
-rank r mod (old world); small tensors of a span (a threshold, a window of norms) start anew in
-another world or layout.
+Keys are `scope|path|low:high|parameter`: the elements `low` to `high` of one parameter's part of a
+state, so that a state survives another bucket layout and another world size. Scopes:
+
+    all      equal on every rank: anchors, outer state, warm starts, sums not applied yet
+    shard    each element saved by its one owner: second-side residuals
+    rank3    rank 3's own: residuals, and on local steps its parameters and inner optimiser state
+
+A syncer among a part of the ranks puts `among 0-1/` before each key, since another part has keys of
+the same names.
+
+In another world size:
+    1. a *summed* state of each rank is added up and dealt out: element i goes to rank i mod K, the
+       rounding of that float32 to the next rank, so that the sum over ranks stays what it was (to
+       the precision that the state is stored in)
+    2. parameters that ranks average, and anchors and outer state of each rank's own, start at their
+       weighted mean
+    3. other *private* state is taken from rank r mod (old world)
+    4. small tensors of a span (a threshold, a window of norms) start anew, in another layout too
 """
 
 from __future__ import annotations
@@ -44,9 +50,8 @@ def save(sync: Resumable) -> dict[str, Tensor]:
     sync.weights.commit()
     if sync.clock.accumulating:
         raise NotLandedError(
-            f"a checkpoint in the middle of an accumulation of {sync.session.strategy.when!r} would lose "
-            "this rank's sum in .grad: "
-            "save after optimizer.step()"
+            f"a checkpoint in the middle of an accumulation of {sync.session.strategy.when!r} "
+            "would lose this rank's sum in .grad: save after optimizer.step()"
         )
     state = {META: pack_json(_meta(sync))}
     for path, leaf in _leaves(sync):
@@ -173,28 +178,28 @@ def _buffers(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
 
 
 def _meta(sync: Resumable) -> dict[str, Any]:
+    session = sync.session
     return {
         "format": _FORMAT,
-        "world": sync.session.driver.world,
+        "world": session.driver.world,
         "step": sync.clock.step,
         "apart": sync.clock.steps_since_sync,
         "shares": list(sync.weights.fractions),
         "weighed": sync.weights.from_ranks,
         "air_silent": [
-            [[b.names[i] for i in sorted(air.silent)] for air in b.air]
-            for b in sync.session.buckets
+            [[b.names[i] for i in sorted(air.silent)] for air in b.air] for b in session.buckets
         ],
-        "seed": sync.session.options.seed,
+        "seed": session.options.seed,
         "cut": hashlib.sha256(
             json.dumps(
-                [(b.names, [part.spec.end for part in b.slices]) for b in sync.session.buckets]
+                [(b.names, [part.spec.end for part in b.slices]) for b in session.buckets]
             ).encode()
         ).hexdigest(),
-        **identity(sync.session.strategy),
+        **identity(session.strategy),
         "model": _hash_of_model(sync),
         "layout": _hash_of_layout(sync),
         "pace": sync.pace.state() if sync.pace is not None else None,
-        "air": [[air.step for air in bucket.air] for bucket in sync.session.buckets],
+        "air": [[air.step for air in bucket.air] for bucket in session.buckets],
     }
 
 
@@ -243,8 +248,9 @@ def _must_fit(sync: Resumable, meta: dict[str, Any]) -> None:
     own = _meta(sync)
     if meta["format"] != _FORMAT:
         raise CheckpointError(
-            f"the state has format {meta['format']!r}, this version of thinwire reads {_FORMAT}. It "
-            f"was saved by thinwire {meta.get('thinwire', 'of another version')}: read it with that"
+            f"the state has format {meta['format']!r}, this version of thinwire reads {_FORMAT}. "
+            f"It was saved by thinwire {meta.get('thinwire', 'of another version')}: read it "
+            "with that"
         )
     if meta["model"] not in (
         own["model"],
@@ -313,10 +319,10 @@ def _dealt(saved: Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor
 def _load_leaves(sync: Resumable, saved: Saved, dealt: bool, shares: Sequence[float]) -> None:
     """Every leaf from what was saved of it, or dealt; a small private one begins again where there
     is nothing of this world and layout."""
-    rank, anew = sync.session.driver.rank, set()
+    driver, anew = sync.session.driver, set()
     for path, leaf in _leaves(sync):
-        owner = saved.owner(rank) if leaf.kind in ("summed", "private") else None
-        elsewhere = saved.world != sync.session.driver.world or (
+        owner = saved.owner(driver.rank) if leaf.kind in ("summed", "private") else None
+        elsewhere = saved.world != driver.world or (
             dealt and path.startswith("fly/")
         )  # a slice's, not a bucket's, goes by the cut
         if leaf.first is not None and (elsewhere or not saved.has(path, leaf.part, owner)):
@@ -325,12 +331,8 @@ def _load_leaves(sync: Resumable, saved: Saved, dealt: bool, shares: Sequence[fl
         elif leaf.spec is None:
             leaf.value = saved.whole(path, leaf.part, owner).to(leaf.value)
         elif leaf.kind == "summed" and dealt:
-            leaf.flat = _dealt(saved, path, leaf, rank, sync.session.driver.world)
-        elif (
-            leaf.kind == "private"
-            and path.startswith("on/")
-            and saved.world != sync.session.driver.world
-        ):
+            leaf.flat = _dealt(saved, path, leaf, driver.rank, driver.world)
+        elif leaf.kind == "private" and path.startswith("on/") and saved.world != driver.world:
             leaf.flat = saved.mean(path, leaf.spec, shares)
         else:
             leaf.flat = saved.flat(path, leaf.spec, owner)

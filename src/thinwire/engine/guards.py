@@ -1,13 +1,15 @@
-"""Refuse what would let ranks drift apart in silence while they train: parameters that no syncer
-holds, gradients that no backward pass brought, weights loaded after attach, another wrapper around
-the model.
+"""Refuse, while ranks train, what would let them drift apart in silence.
 
-    attach       an optimiser of other parameters; wrappers and shards inside the model
-    (wrappers.py); a second syncer (living.py) backward     the first time: DDP or FSDP around the
-    model step         of the attached optimiser: parameters that joined it, gradients set by hand,
-    and the model itself at every 16th
-                 of any other: parameters of the model that the syncer does not hold
-    check()      all of it
+That is: parameters that no syncer holds, gradients that no backward pass brought, weights that were
+loaded after attach, another wrapper around the model. When it looks:
+
+    attach      an optimiser of other parameters (options.py); wrappers and shards inside the model
+                (wrappers.py); a second syncer (living.py)
+    backward    the first time: DDP or FSDP around the model
+    step        of the attached optimiser: parameters that joined it, gradients set by hand, and the
+                model itself at every 16th step
+                of any other: parameters of the model that the syncer does not hold
+    check()     all of it
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The pace of each rank under `by_speed`: how many steps of a period it takes, and what it
-therefore weighs.
+"""Agree on the pace of each rank under `by_speed`: its steps of a period, and its weight.
 
-Every rank keeps the counts of all, and changes them at the same step of the common clock, so ranks
+Every rank stores the counts of all, and changes them at the same step of the common clock, so ranks
 cannot disagree on a weight.
 """
 

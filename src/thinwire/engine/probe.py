@@ -1,15 +1,15 @@
-"""Measure the link between ranks at attach, for routes that choose by it: numbers that all ranks
-agree on.
+"""Measure the link between ranks at attach, for routes that choose by it: all ranks get the same
+numbers.
 
-Steps, on the control lane, each turn timed by every rank and the longest of them taken by all:
+Steps, on the control lane. Each turn is timed by every rank, and all take the longest time of them:
     1. a byte to the next rank and one from the rank before, a few times over: the least is a round
        trip, or α where nothing waits
-    2. a byte to every other rank: what it takes more is `message_s` for each
+    2. a byte to every other rank: the time that this takes more is `message_s` for each
     3. more bytes to the next rank each time, until they take LONG_S, and four times as long as a
        byte, beyond a byte's time and their rate no longer grows (a connection that is new starts
        slowly): the rate
 All of it ends once BUDGET_S has passed on the slowest rank's wires, or BUDGET_TRIPS times a byte's
-time where that is longer. A turn that would take longer than what is left is not begun. On a short
+time where that is longer. A turn that would take longer than the time left is not begun. On a short
 link FEW bytes are enough. Every rank decides by the same numbers, so all measure alike.
 """
 

@@ -1,14 +1,17 @@
 """Exchange with each launch which parameters some rank reached, and whose values are not finite.
 
-The message is a byte or two on good steps and travels on the control lane while the buckets do, so
+The message is a byte or two on good steps. It travels on the control lane while the buckets do, so
 no rank waits for it:
-    bit 0      every parameter here has a gradient bit 1 …    a bit a bucket: some value of it here
-    is not finite then, where the launch before had parameters without gradients on all ranks, a bit
-    a parameter: it has one here
-Ranks combine messages by a bitwise OR in ceil(log2 K) exchanges: in round r each sends what it has
-to the rank 2^r further on. What the result calls for follows in the same flight, so that waiting
-for it never sends anything: the bits a parameter where all ranks miss some, and the first offender
-where a value is not finite.
+
+    bit 0      every parameter here has a gradient
+    bit 1 …    one a bucket: some value of it here is not finite
+    then       one a parameter, that it has a gradient here, where the launch before had parameters
+               without gradients on all ranks
+
+Ranks combine messages by a bitwise OR in ceil(log2 K) exchanges: in round r each sends its own to
+the rank 2^r further on. What the result calls for follows in the same flight, so that waiting for
+it never sends anything: the bits of the parameters where all ranks miss some, and the first
+offender where a value is not finite.
 """
 
 from __future__ import annotations

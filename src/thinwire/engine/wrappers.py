@@ -1,5 +1,5 @@
-"""Other frameworks around a model or an optimiser: what of them a syncer goes with, and what it
-refuses."""
+"""Find wrappers of other frameworks around a model or an optimiser, and refuse those that
+synchronise it, too."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Gradients, synchronised during backward: the mean is in `.grad` when `backward()` returns.
+"""Synchronise gradients during backward: the mean is in `.grad` when `backward()` returns.
 
-G = sum over ranks of (w_k / sum w) · g_k, with equal weights the mean over ranks, as in data
-parallelism. Where it lands tau steps late, `compensate=c` adds c · G² · (w(t) - w(t - tau)), entry
-by entry: the change of the gradient since then to first order, with G² in place of the Hessian's
-diagonal (DC-ASGD, Zheng et al. 2017, arXiv:1609.08326). `then="sign"` leaves of it the signs
-(signSGD with a mean in place of a vote, Bernstein et al. 2018, arXiv:1802.04434; DeMo's last step,
-Peng, Quesnelle & Kingma 2024, arXiv:2411.19870).
+G = sum over ranks of (s_k / sum s) · g_k, with s_k the ranks' weights; equal ones give the mean, as
+in data parallelism. Where it lands tau steps late, `compensate=c` adds c · G² · (w(t) - w(t - tau))
+entry by entry: the change of the gradient since then to first order, with G² in place of the
+Hessian's diagonal (DC-ASGD, Zheng et al. 2017, arXiv:1609.08326). `then="sign"` leaves of it the
+signs (signSGD with a mean in place of a vote, Bernstein et al. 2018, arXiv:1802.04434; DeMo's last
+step, Peng, Quesnelle & Kingma 2024, arXiv:2411.19870).
 """
 
 from __future__ import annotations

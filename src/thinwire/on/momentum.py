@@ -1,19 +1,20 @@
-"""Momentum: Adam whose averages live behind the wire, so that what travels is its first moment and
-one bit a value is enough.
+"""Momentum: Adam's first moment travels, so that one bit a value is enough.
 
-Adam with a compressed gradient goes wrong: its variance averages the squares of what compression
-adds. Once the variance hardly moves, freeze it, and Adam is SGD with momentum under a fixed scaling
-of each entry, which error feedback can follow. Steps:
-    dense ticks         G = sum of s_k g_k travels, exact;   m = b1 m + (1 - b1) G;   v = b2 v + (1
-    - b2) G² all other ticks     m = sum of (b1 s_k m + (1 - b1) s_k g_k) travels, compressed;   v
-    stays as it is both                u = m / (1 - b1^t) / (sqrt(v / (1 - b2^n)) + eps)  goes to
-    `.grad`
-t counts steps and n dense ones, s_k are the ranks' weights, which sum to 1. Once a compressed m has
-landed, an entry with v = 0 keeps m = 0, and u is clamped to [-bound, bound]: a sign cannot encode
-0, and v may be far smaller than the square of what a sign decodes to. A plain `torch.optim.SGD(lr)`
-then does w = w
-- lr u, and its weight decay is AdamW's. (1-bit Adam, Tang et al. 2021, arXiv:2102.02888; with a
-variance refreshed now and then 0/1 Adam, Lu et al. 2022, arXiv:2202.06009.)
+Adam with a compressed gradient goes wrong: its variance averages the squares of the compression
+error. Once the variance hardly moves, freeze it. Then Adam is SGD with momentum under a fixed
+scaling of each entry, which error feedback can follow. Steps:
+
+    dense ticks    G = sum of s_k g_k travels, exact
+                   m = b1 m + (1 - b1) G,  v = b2 v + (1 - b2) G²
+    other ticks    m = sum of (b1 s_k m + (1 - b1) s_k g_k) travels, compressed; v stays as it is
+    both           u = m / (1 - b1^t) / (sqrt(v / (1 - b2^n)) + eps) goes to `.grad`
+
+t counts steps and n dense ones; s_k are the ranks' weights, which sum to 1. Once a compressed m has
+landed, an entry with v = 0 has m = 0, and u is clamped to [-bound, bound]: a sign cannot encode 0,
+and v may be far smaller than the square of what a sign decodes to. A plain `torch.optim.SGD(lr)`
+then does w = w - lr u, and its weight decay is AdamW's. (1-bit Adam, Tang et al. 2021,
+arXiv:2102.02888; with a variance refreshed now and then 0/1 Adam, Lu et al. 2022,
+arXiv:2202.06009.)
 """
 
 from __future__ import annotations

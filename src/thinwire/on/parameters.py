@@ -1,6 +1,7 @@
-"""The parameters themselves, averaged: local SGD, and a few of them at a time, SPARTA.
+"""Average the parameters themselves: local SGD, and a few of them at a time, SPARTA.
 
-Each rank takes its own optimiser steps; at a launch, w = sum of (w_k / sum w) · w_k. (Stich 2019,
+Each rank takes its own optimiser steps; at a launch, w = sum of (s_k / sum s) · w_k, with s_k the
+ranks' weights. (Stich 2019,
 arXiv:1805.09767.) With `randomk(p)` only the entries that it draws are averaged, and all others
 stay each rank's own: at every step another fraction p. (SPARTA, Beton et al. 2025, "Improving the
 Efficiency of Distributed Training using Sparse Parameter Averaging", openreview stFPf3gzq1.) With

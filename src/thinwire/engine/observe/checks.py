@@ -1,10 +1,13 @@
-"""Compare between ranks what they must hold equal: once where they begin, and then every n steps.
+"""Compare between ranks what they must hold equal: once where they begin, then every n steps.
 
-    begin     at the first launch: the weights that each rank began with, so that one that has
-    loaded others alone is found measure   over the next 8 steps: a step's time, the time of the
-    checksums here, and of sharing them agree     n, so that comparing costs less than 0.5 % of the
-    steps' time on the slowest rank; all ranks have the same n compare   checksums (checksums.py),
-    16 bytes from each rank to each: after a backward pass on gradients, at a landing on local steps
+    begin      at the first launch: the weights that each rank began with, so that a rank that has
+               loaded others is found
+    measure    over the next 8 steps: the time of a step, of the checksums here, and of exchanging
+               them
+    agree      on n, so that comparing costs less than 0.5 % of the steps' time on the slowest rank;
+               all ranks have the same n
+    compare    checksums (checksums.py), 16 bytes from each rank to each: after a backward pass on
+               gradients, at a landing on local steps
 
 It finds ranks that are unequal. Where all of them hold the same wrong values, it finds nothing.
 """

@@ -1,5 +1,4 @@
-"""Checksums of tensors where they lie: cheap enough to compare ranks now and then, on a CPU or a
-GPU.
+"""Hash tensors where they lie, cheap enough to compare ranks now and then, on a CPU or a GPU.
 
 A tensor's words w (of 32 bits; of 8 or 16 where its elements are) are hashed in rows of 16,384:
     row_j = sum over i of key_i · w_ji        mod 2^64, with fixed odd random keys of 64 bits

@@ -1,11 +1,12 @@
-"""Landing in the forward pass: `backward()` and `optimizer.step()` wait for nothing, and a bucket's
-mean lands, and its parameters take their step, just before the first module that holds them runs
-again.
+"""Land means in the next forward pass: `backward()` and `optimizer.step()` wait for nothing.
 
-    hold     the end of backward: means are in the air, `.grad` holds stand-ins that refuse to be
-    read step     optimizer.step(): rates and the like are noted reached  a module is about to run:
-    the buckets of its parameters land and are stepped sweep    the next backward begins: what no
-    module has asked for lands
+The mean of a bucket lands, and its parameters take their step, just before the first module that
+holds them runs again. Phases:
+
+    hold     backward ends: means are in the air, `.grad` holds stand-ins that refuse to be read
+    step     optimizer.step(): the rates and other settings of this step are noted
+    reach    a module is about to run: the buckets of its parameters land and are stepped
+    sweep    the next backward pass begins: buckets that no module has needed land
 
 The sums are those of an ordinary step, in the same order, so the weights are the same bits.
 """

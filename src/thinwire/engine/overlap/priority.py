@@ -1,12 +1,12 @@
-"""In which order slices go on the wire where the next forward pass waits for them: what it needs
-first, first.
+"""Order slices on the wire by when the next forward pass needs them: first needed, first sent.
 
 A bucket is full when backward has reached it, the last layer's first; the forward pass begins with
-the first layer. Slices that are on their way are not stopped. What waits is taken by need
-(ByteScheduler, Peng et al. 2019, SOSP; P3, Jayarajan et al. 2019, arXiv:1905.03960). There the
-choice is made as messages leave; here every rank must put the same flights on a lane in the same
-order, so it is made beforehand, from measured times that ranks have shared, and holds until they
-are shared again.
+the first layer. Slices that are on their way are not stopped. Waiting slices are taken by need
+(ByteScheduler, Peng et al. 2019, SOSP; P3, Jayarajan et al. 2019, arXiv:1905.03960).
+
+Differs from the papers: there the choice is made as messages leave. Here every rank must put the
+same flights on a lane in the same order. So the order is made beforehand, from measured times that
+ranks have exchanged, and holds until they are exchanged again.
 """
 
 from __future__ import annotations
