@@ -42,9 +42,7 @@ class every(Schedule):
 
     def __post_init__(self) -> None:
         if self.n < 1:
-            raise StrategyError(
-                f"every(n={self.n}): a period has at least 1 step, as in every(1)"
-            )
+            raise StrategyError(f"every(n={self.n}): a period has at least 1 step, as in every(1)")
         if self.phase is not None and not 0 <= self.phase < self.n:
             raise StrategyError(
                 f"every({self.n}, phase={self.phase}): a phase is a step of the period, from 0 to "
