@@ -21,18 +21,11 @@ import torch.distributed as dist
 from tests.engine.models import near
 from tests.quorum.test_rounds import PLAIN, START, H, Rank, moved, strategy
 from tests.ranks import context
-from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, QuorumError
-from thinwire.quorum import rendezvous_store as board
+from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
+from thinwire.quorum import rendezvous_store
 from thinwire.quorum.entries import (
-    Bounds,
-    Offer,
-    is_name,
+    Contribution,
     pack,
-    read_json,
-    read_offer,
-    read_ranks,
-    read_weight,
-    unpack,
 )
 from thinwire.what import topk
 
@@ -118,7 +111,7 @@ class Stranger:
 
     def __init__(self, store: Any, mine: Rank) -> None:
         self.store = dist.PrefixStore("thinwire-rounds", store)
-        self.start, self.mine = mine.sync.board.start, mine
+        self.start, self.mine = mine.sync.store.start, mine
 
     def delta(
         self,
@@ -128,22 +121,22 @@ class Stranger:
         began: Any = 0,
         name: str | None = None,
         **head: Any,
-    ) -> Offer:
+    ) -> Contribution:
         """A contribution that moves every weight by `value`; offered with `offer`."""
         payloads = [
             torch.full((part.spec.numel,), value, dtype=part.spec.dtype).view(torch.uint8)
             for bucket in self.mine.sync.buckets
             for part in bucket.slices
         ]
-        return self.pin(
+        return self.post(
             name or f"{rank}.{LIFE}.1",
             pack({"rank": rank, "began": began, "weight": weight} | head, payloads),
             began,
         )
 
-    def pin(self, name: str, blob: bytes, began: Any = 0) -> Offer:
+    def post(self, name: str, blob: bytes, began: Any = 0) -> Contribution:
         self.store.set(f"c/{name}/0", blob)
-        return Offer(name, len(blob), began)
+        return Contribution(name, len(blob), began)
 
     def offer(self, entry: Any, round_: int = 0, slot: int = 0) -> None:
         self.store.set(
@@ -251,7 +244,7 @@ def test_a_contribution_that_no_rank_can_have_made_does_not_count_and_a_warning_
     name: str,
 ) -> None:
     mine, stranger = joined(world=2)
-    stranger.offer(stranger.pin(f"1.{LIFE}.1", BLOBS[name]))
+    stranger.offer(stranger.post(f"1.{LIFE}.1", BLOBS[name]))
     with pytest.warns(UserWarning, match="rank 1's contribution of round 0 does not count"):
         assert own_only(mine)
 
@@ -393,58 +386,11 @@ def test_the_greatest_weight_is_the_first_ranks_choice() -> None:
         Rank(dist.HashStore(), 0, max_weight=0)
 
 
-# -- entries
-# ----------------------------------------------------------------------------------------------------------
-
-BOUNDS = Bounds(ranks=3, weight=10.0, contribution_bytes=1000, snapshot_bytes=1000)
-
-
-def test_entries_are_read_within_bounds() -> None:
-    assert read_offer([f"2.{LIFE}.7", 1000, 4], 4, BOUNDS) == Offer(f"2.{LIFE}.7", 1000, 4)
-    assert read_offer([f"3.{LIFE}.7", 1000, 4], 4, BOUNDS) is None
-    assert read_offer([f"2.{LIFE}.7", 1001, 4], 4, BOUNDS) is None
-    assert read_offer([f"2.{LIFE}.7", 0, 4], 4, BOUNDS) is None
-    assert read_offer([f"2.{LIFE}.7", 1000, 5], 4, BOUNDS) is None
-    assert not is_name(f"02.{LIFE}.1", 3)
-    assert read_ranks([0, 2], BOUNDS) == (0, 2)
-    for bad in ([3], [-1], "0", [True], None):
-        with pytest.raises(PayloadError, match="is no list of ranks"):
-            read_ranks(bad, BOUNDS)
-    offer = Offer(f"2.{LIFE}.7", 100, 4)
-    assert read_weight({"rank": 2, "began": 4, "weight": 10}, offer, BOUNDS) == 10.0
-    with pytest.raises(PayloadError, match=r"weight 10\.5 is not from 0 to 10"):
-        read_weight({"rank": 2, "began": 4, "weight": 10.5}, offer, BOUNDS)
-    with pytest.raises(PayloadError, match="of round 4 and says 2, 3"):
-        read_weight({"rank": 2, "began": 3, "weight": 1.0}, offer, BOUNDS)
-    with pytest.raises(PayloadError, match="2000 bytes of JSON where 1000 is the most"):
-        read_json("9" * 2000, most=1000)
-
-
-def test_every_prefix_and_every_flipped_byte_of_a_value_is_read_or_refused() -> None:
-    blob = pack(
-        {"rank": 1, "began": 0, "weight": 1.0},
-        [torch.ones(2), torch.zeros(0), torch.tensor([True])],
-    )
-    for cut in range(len(blob)):
-        with pytest.raises(PayloadError):
-            unpack(blob[:cut])
-    refused = 0
-    for at in range(len(blob)):
-        for bit in (0, 3, 7):
-            flipped = bytearray(blob)
-            flipped[at] ^= 1 << bit
-            try:
-                unpack(bytes(flipped))
-            except PayloadError:
-                refused += 1
-    assert refused > 100
-
-
 def test_rounds_hold_on_to_no_slots_of_earlier_ones() -> None:
     mine = alone(dist.HashStore(), given=strategy(topk(3)))
-    for _ in range(2 * board.KEEP):
+    for _ in range(2 * rendezvous_store.KEEP):
         mine.round()
-    assert len(mine.sync.board._slots[1]) <= 2
-    assert not mine.sync._contributions._read
-    assert mine.sync.step == 2 * board.KEEP * H
+    assert len(mine.sync.store._slots[1]) <= 2
+    assert not mine.sync.rounds.reader._read
+    assert mine.sync.step == 2 * rendezvous_store.KEEP * H
     assert PLAIN.when == mine.sync.strategy.when

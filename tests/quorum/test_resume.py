@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.quorum.test_rounds import H, Rank, strategy, together
 from thinwire.errors import CheckpointError
 from thinwire.on import nesterov
-from thinwire.quorum.rendezvous_store import look
+from thinwire.quorum.rendezvous_store import poll
 from thinwire.what import feedback, topk
 
 GIVEN = strategy(feedback(topk(2)), nesterov(0.6, 0.9))
@@ -145,7 +145,7 @@ def test_who_waits_for_a_quorum_goes_over_to_a_resume(version: int) -> None:
     def work(rank: int, store: Any) -> Tensor:
         mine = new(store, rank, 2)
         if rank == 0:
-            assert look(lambda: bool(mine.sync.board.came(0)), 150)
+            assert poll(lambda: bool(mine.sync.store.entered(0)), 150)
             mine.sync.load_state_dict(state)
             expected.append(anchor(mine))
         else:
@@ -226,7 +226,7 @@ def test_a_newcomer_makes_the_quorum_of_one_who_waits_with_an_anchor_that_the_st
             mine.round()
         if rank == 1:
             mine.sync.close()
-            assert look(lambda: bool(mine.sync.board.came(10)), 150)
+            assert poll(lambda: bool(mine.sync.store.entered(10)), 150)
             mine = new(store, 1, 2, world=2, timeout=timedelta(seconds=20))
             assert mine.sync.version == 10
         mine.round()

@@ -2,6 +2,6 @@
 other."""
 
 from thinwire.quorum.join import join
-from thinwire.quorum.rounds import QuorumSyncer
+from thinwire.quorum.syncer import QuorumSyncer
 
 __all__ = ["QuorumSyncer", "join"]

@@ -1,5 +1,5 @@
-"""What ranks of a quorum write to the store, read as what a stranger may have written: sizes,
-numbers and shapes are bounded first."""
+"""Read and write the entries of the store. Anybody may have written them, so sizes, numbers and
+shapes are bounded first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The most that an entry of the store may say.
+    """The largest values that an entry of the store may have.
 
     ranks: every rank is below it; weight: of a contribution; contribution_bytes, snapshot_bytes: of
     a value.
@@ -41,13 +41,13 @@ class Bounds:
 
     @property
     def slots(self) -> int:
-        """How many offers a round may have: several lives of every rank, each with contributions
-        that came late."""
+        """How many contributions a round may have: several lives of every rank, each with late
+        contributions."""
         return 64 + 16 * self.ranks
 
 
-class Offer(NamedTuple):
-    """A contribution to a round: its ID, its bytes, and the round whose anchor it began with."""
+class Contribution(NamedTuple):
+    """The entry of a contribution: its ID, its bytes, and the round whose anchor it began with."""
 
     name: str
     nbytes: int
@@ -55,7 +55,7 @@ class Offer(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """Whose it is."""
+        """The rank that made it."""
         return int(self.name.split(".", maxsplit=1)[0])
 
 
@@ -93,8 +93,8 @@ def is_name(text: Any, ranks: int) -> bool:
         >>> is_name("2.0123456789ab.1", 3), is_name("77.0123456789ab.1", 3), is_name(None, 3)
         (True, False, False)
     """
-    found = _NAME.fullmatch(text) if isinstance(text, str) else None
-    return found is not None and int(found[1]) < ranks
+    match = _NAME.fullmatch(text) if isinstance(text, str) else None
+    return match is not None and int(match[1]) < ranks
 
 
 def read_ranks(value: Any, bounds: Bounds) -> tuple[int, ...]:
@@ -108,29 +108,29 @@ def read_ranks(value: Any, bounds: Bounds) -> tuple[int, ...]:
     return tuple(value)
 
 
-def read_offer(value: Any, round_: int, bounds: Bounds) -> Offer | None:
-    """Return the offer that a JSON value is, or `None` where no rank can have written it."""
+def read_contribution(value: Any, round_: int, bounds: Bounds) -> Contribution | None:
+    """Return the entry that a JSON value holds, or `None` if no rank can have written it."""
     if not (
         isinstance(value, list)
-        and len(value) == len(Offer._fields)
+        and len(value) == len(Contribution._fields)
         and is_name(value[0], bounds.ranks)
     ):
         return None
     name, nbytes, began = value
     if not (is_count(nbytes, bounds.contribution_bytes, least=1) and is_count(began, round_)):
         return None
-    return Offer(name, nbytes, began)
+    return Contribution(name, nbytes, began)
 
 
-def read_weight(head: dict[str, Any], offer: Offer, bounds: Bounds) -> float:
+def read_weight(head: dict[str, Any], contribution: Contribution, bounds: Bounds) -> float:
     """Return the weight of a contribution, whose head must agree with its offer.
 
     Raises:
         PayloadError: it does not, or the weight is out of bounds.
     """
-    if head.get("rank") != offer.rank or head.get("began") != offer.began:
+    if head.get("rank") != contribution.rank or head.get("began") != contribution.began:
         raise PayloadError(
-            f"it was offered as rank {offer.rank}'s of round {offer.began} and says "
+            f"it was entered as rank {contribution.rank}'s of round {contribution.began}, but its head has "
             f"{head.get('rank')!r}, {head.get('began')!r}"
         )
     weight = head.get("weight")
@@ -144,26 +144,26 @@ def read_weight(head: dict[str, Any], offer: Offer, bounds: Bounds) -> float:
     return float(weight)
 
 
-def pack(told: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
-    """JSON and tensors as bytes.
+def pack(facts: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
+    """Return JSON facts and tensors as bytes.
 
     Example:
-        >>> told, (x,) = unpack(pack({"round": 3}, [torch.ones(2)]))
-        >>> told, x
+        >>> facts, (x,) = unpack(pack({"round": 3}, [torch.ones(2)]))
+        >>> facts, x
         ({'round': 3}, tensor([1., 1.]))
     """
-    told = {
-        **told,
+    facts = {
+        **facts,
         "tensors": [
             [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in tensors
         ],
     }
-    head = json.dumps(told).encode()
+    head = json.dumps(facts).encode()
     return len(head).to_bytes(_HEAD, "little") + head + b"".join(map(raw, tensors))
 
 
 def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
-    """What `pack` packed.
+    """Return the facts and tensors that `pack` packed.
 
     Raises:
         PayloadError: these bytes are not of its making.
@@ -172,8 +172,8 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
     at = _HEAD + length
     if len(blob) < at:
         raise PayloadError(f"a head of {length} bytes in {len(blob)}")
-    told = read_json(blob[_HEAD:at], most=len(blob))
-    entries = told.pop("tensors", None) if isinstance(told, dict) else None
+    head = read_json(blob[_HEAD:at], most=len(blob))
+    entries = head.pop("tensors", None) if isinstance(head, dict) else None
     if not isinstance(entries, list):
         raise PayloadError("its head names no tensors")
     tensors = []
@@ -191,7 +191,7 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
         at += nbytes
     if at != len(blob):
         raise PayloadError(f"{len(blob) - at} bytes more than its head names")
-    return told, tensors
+    return head, tensors
 
 
 def _dtype_and_shape(entry: Any) -> tuple[torch.dtype, list[int]]:

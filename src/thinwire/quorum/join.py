@@ -1,5 +1,4 @@
-"""`join`: take part in rounds that close with a quorum; what `attach` is where all ranks stay
-together."""
+"""`join`: take part in rounds that close with a quorum, where `attach` needs all ranks together."""
 
 from __future__ import annotations
 
@@ -16,15 +15,14 @@ from torch.optim import Optimizer
 from thinwire.core import Flight, Ranks, Transport, travel
 from thinwire.engine import agree, living, wrappers
 from thinwire.engine.buckets import FlatBucket, build, plan
-from thinwire.engine.flights import Flights
 from thinwire.engine.observe.meter import Meter, Row
 from thinwire.engine.options import Options, facts, persistent_buffers, problems
 from thinwire.engine.session import Session
-from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, DisagreementError, FlightError, PayloadError, ThinwireError
 from thinwire.quorum.entries import Bounds, read_json
-from thinwire.quorum.rendezvous_store import Board
-from thinwire.quorum.rounds import QuorumSyncer
+from thinwire.quorum.rendezvous_store import RendezvousStore
+from thinwire.quorum.rounds import Limits
+from thinwire.quorum.syncer import QuorumSyncer
 from thinwire.strategy import Strategy
 
 WEIGHTS = 1000.0  # times the first rank's, what a contribution may weigh
@@ -111,22 +109,22 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         2
     """
     options = Options(bucket_bytes, slice_bytes, 1, "backward", "local", scaler, seed)
-    found = problems(model, optimizer, strategy, options)
-    found += _unfit(strategy, world, quorum, grace_s) if isinstance(strategy, Strategy) else []
-    found += _unfit_weights(weight, max_weight) + _unfit_numbers(rank, world, max_world)
+    refused = problems(model, optimizer, strategy, options)
+    refused += _unfit(strategy, world, quorum, grace_s) if isinstance(strategy, Strategy) else []
+    refused += _unfit_weights(weight, max_weight) + _unfit_numbers(rank, world, max_world)
     if options.slice_bytes == "auto":
-        found.append(
+        refused.append(
             "slice_bytes='auto': no link is measured between ranks that meet at a store; say how "
             "many bytes"
         )
-    found += living.conflicts(model, strategy, (), world) if not found else []
-    if found:
-        raise AttachError("cannot join:\n" + "\n".join(found))
+    refused += living.conflicts(model, strategy, (), world) if not refused else []
+    if refused:
+        raise AttachError("cannot join:\n" + "\n".join(refused))
     ranks, most = (
         max_world or world,
         max_weight if max_weight is not None else WEIGHTS * max(weight, 1.0),
     )
-    board = Board(store, timeout.total_seconds(), Bounds(ranks, most, 0, 0))
+    rendezvous = RendezvousStore(store, timeout.total_seconds(), Bounds(ranks, most, 0, 0))
     mine = facts(model, strategy, options) | {
         "world": world,
         "quorum": quorum,
@@ -134,9 +132,9 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         "max_world": ranks,
     }
     theirs = _agreed(
-        board, mine | {"max_weight": most}, ("max_weight",) if max_weight is None else ()
+        rendezvous, mine | {"max_weight": most}, ("max_weight",) if max_weight is None else ()
     )
-    driver, meter = _Alone(rank, world, board), Meter(world)
+    driver, meter = _Alone(rank, world, rendezvous), Meter(world)
     built = build(
         plan(model, bucket_bytes, strategy.when, wide=True),
         strategy,
@@ -157,12 +155,13 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         options,
         by_quorum=True,
     )
-    flights = Flights(session, strategy.how, strategy.how)
-    weights = Weights(driver, meter, strategy.how, built[0].device)
-    board.bounds = Bounds(ranks, float(theirs["max_weight"]), *_most_bytes(strategy, built, model))
-    sync = QuorumSyncer(session, flights, weights)
+    rendezvous.bounds = Bounds(
+        ranks, float(theirs["max_weight"]), *_most_bytes(strategy, built, model)
+    )
+    limits = Limits(quorum, grace_s, timeout.total_seconds())
+    sync = QuorumSyncer(session, rendezvous, limits)
     try:
-        sync.enter(board, quorum, grace_s, timeout.total_seconds())
+        sync.rounds.join()
         sync.weigh(weight)
     except BaseException:
         sync.close()
@@ -170,16 +169,18 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     return sync
 
 
-def _agreed(board: Board, mine: dict[str, Any], any_of: tuple[str, ...]) -> dict[str, Any]:
-    """Return the facts of the run, which are this rank's where it is the first; of `any_of` it
-    takes whatever the run has.
+def _agreed(
+    rendezvous: RendezvousStore, mine: dict[str, Any], any_of: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the facts of the run, which are this rank's if it is the first; those named in
+    `any_of` may differ.
 
     Raises:
         DisagreementError: they are others.
         FlightError: the store holds no facts.
     """
     try:
-        theirs = read_json(board.claim("facts", json.dumps(mine)), most=1 << 26)
+        theirs = read_json(rendezvous.set_once("facts", json.dumps(mine)), most=1 << 26)
         usable = (
             isinstance(theirs, dict)
             and isinstance(theirs.get("max_weight"), int | float)
@@ -223,67 +224,67 @@ def _most_bytes(
 
 
 def _unfit(strategy: Strategy, world: int, quorum: int, grace_s: float) -> list[str]:
-    """Why this cannot be had in rounds with a quorum."""
-    found = travel.round_refusals(strategy.when, strategy.what, strategy.how, strategy.on)
+    """List why a strategy or its settings cannot be used in rounds with a quorum."""
+    problems = travel.round_refusals(strategy.when, strategy.what, strategy.how, strategy.on)
     if (
         not isinstance(world, int)
         or world < 1
         or not isinstance(quorum, int)
         or not 1 <= quorum <= world
     ):
-        found.append(
+        problems.append(
             f"quorum={quorum!r} of world={world!r}: a quorum is 1 to world ranks, and a world at "
             "least 1"
         )
     if not 0 <= grace_s < math.inf:
-        found.append(f"grace_s={grace_s!r}: seconds, at least 0")
-    return found
+        problems.append(f"grace_s={grace_s!r}: seconds, at least 0")
+    return problems
 
 
 def _unfit_numbers(rank: int, world: int, max_world: int | None) -> list[str]:
-    found = []
+    problems = []
     if max_world is not None and not (
         isinstance(max_world, int) and isinstance(world, int) and world <= max_world <= MOST_RANKS
     ):
-        found.append(f"max_world={max_world!r}: from world to {MOST_RANKS}")
+        problems.append(f"max_world={max_world!r}: from world to {MOST_RANKS}")
     elif not isinstance(rank, int) or rank < 0:
-        found.append(f"rank={rank!r}: a number of this process' own, from 0")
+        problems.append(f"rank={rank!r}: a number of this process' own, from 0")
     elif isinstance(world, int) and rank >= (max_world or world):
-        found.append(
+        problems.append(
             f"rank={rank!r}: this run's ranks are below {max_world or world}. Where others than "
             f"the first {world} may come, give every "
             "rank the same max_world"
         )
-    return found
+    return problems
 
 
 def _unfit_weights(weight: float, max_weight: float | None) -> list[str]:
-    found = []
+    problems = []
     if not (math.isfinite(weight) and weight >= 0):
-        found.append(f"weight={weight!r}: finite, and at least 0")
+        problems.append(f"weight={weight!r}: finite, and at least 0")
     if max_weight is not None and not 0 < max_weight < math.inf:
-        found.append(f"max_weight={max_weight!r}: finite, and above 0")
-    return found
+        problems.append(f"max_weight={max_weight!r}: finite, and above 0")
+    return problems
 
 
 class _Alone:
-    """A driver of no flights."""
+    """A driver of ranks that exchange only through the store; it starts no flights."""
 
     lanes = 1
     global_ranks: Ranks = ()
     transport = Transport()
 
-    def __init__(self, rank: int, world: int, board: Board) -> None:
-        self.rank, self.world, self._board = rank, world, board
+    def __init__(self, rank: int, world: int, rendezvous: RendezvousStore) -> None:
+        self.rank, self.world, self._store = rank, world, rendezvous
 
     def transport_s(self) -> float:
         return 0.0
 
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
-        """Nothing to build."""
+        """Build nothing: there are no groups."""
 
     def set_phase(self, label: str) -> None:
-        """Nobody listens."""
+        """Ignore the label: nothing is exchanged."""
 
     def start(self, flight: Flight[Any], lane: int, label: str) -> Any:
         raise FlightError(
@@ -291,9 +292,9 @@ class _Alone:
         )
 
     def close(self) -> None:
-        """Tell the others that they need not wait for this rank."""
-        with suppress(ThinwireError):  # a store that is gone: nobody can be told
-            self._board.leave(self.rank)
+        """Record that this rank has left, so that no round waits for it."""
+        with suppress(ThinwireError):  # a store that is gone: there is nothing to record it in
+            self._store.leave(self.rank)
 
     def abandon(self, error: BaseException | None = None) -> None:
         self.close()

@@ -1,22 +1,24 @@
-"""A board that ranks pin contributions to: rounds in a store of `torch.distributed`, where no rank
-waits for a certain other.
+"""The store in which ranks of a quorum meet: contributions, rounds and snapshots as keys of a
+`torch.distributed` store. No rank waits for a certain other.
 
 Keys, below `thinwire-rounds/`:
-    start               "V ID", here S: the run begins with the anchor before round V that ID gave, V = -1 where no checkpoint was loaded.
-                        A newer one takes its place until a first round closes: then it is "V ID
-                        runs", for good
-    c/ID/i              a contribution in pieces; ID = rank.life.number, said once and never changed
-    r/S/R/i             the i-th offer to round R: [ID, bytes, round whose anchor it began with], i
-    the first that was free r/S/R/members       those that count in round R. Who writes it first
-    closes the round, for all floor               contributions of rounds below it may be gone
-    snapshot/S, s/S/V/i [V, bytes, requests served]: what all hold equal before round V
-A process that dies leaves whole contributions or none: pieces are there before the round hears of
-them.
 
-Anybody who reaches the store can write to it. What is read is bounded first (`entries`). An offer
-that no rank can have made is passed over; a value without which the round cannot go on ends it with
-a `FlightError` that names the key. That keeps mistakes and junk out, no more: whoever writes what a
-rank could have written takes part.
+    start                "V ID", called S below: the run starts with the anchor before round V that
+                         ID gave; V = -1 if no checkpoint was loaded. A newer start replaces it
+                         until the first round closes; from then on it is "V ID runs"
+    c/ID/i               chunk i of a contribution; ID = rank.life.number, written once
+    r/S/R/i              contribution i of round R: [ID, bytes, round whose anchor it began with];
+                         i is the first free slot
+    r/S/R/members        the contributions that count in round R; the first rank that writes it
+                         closes the round
+    floor                contributions of rounds below it may be gone
+    snapshot/S, s/S/V/i  [V, bytes, requests served]: the state that all hold before round V
+
+A process that dies leaves whole contributions or none: chunks are there before the round lists
+them. Anybody who reaches the store can write to it, so everything read is bounded first
+(`entries`). A contribution that no rank can have made is skipped. Another value without which the
+round cannot go on ends it with a `FlightError` that names the key. That keeps out mistakes and
+junk, but not an attacker who writes what a rank could have written.
 """
 
 from __future__ import annotations
@@ -34,16 +36,16 @@ from thinwire.errors import FlightError, PayloadError
 from thinwire.quorum.entries import (
     MOST_ROUNDS,
     Bounds,
-    Offer,
+    Contribution,
     is_count,
     is_name,
+    read_contribution,
     read_json,
-    read_offer,
 )
 
 T = TypeVar("T")
 
-PIECE = 4 << 20  # bytes of a value: torch's store takes 8 MiB at most
+CHUNK = 4 << 20  # bytes of a value: torch's store takes 8 MiB at most
 KEEP = 8  # rounds whose contributions stay
 _FIRST_LOOK_S, _LOOK_S = 0.005, 0.1  # between two looks at a key, at first and at most
 LEAST_S = 2.0  # that a store has for an answer, however short the timeout
@@ -53,11 +55,11 @@ _NOTHING = "nothing"
 
 
 class Gone(Exception):  # noqa: N818  (no error: whoever asks falls back on a snapshot)
-    """What was asked for has been cleared away."""
+    """The value has been cleared away."""
 
 
-class Board:
-    """One rank's view.
+class RendezvousStore:
+    """The store as one rank uses it.
 
     Args:
         store: of `torch.distributed`; its host must outlive the run.
@@ -72,74 +74,73 @@ class Board:
     def __init__(self, store: Any, limit_s: float, bounds: Bounds) -> None:
         self._store: Any = dist.PrefixStore("thinwire-rounds", store)  # type: ignore[attr-defined]  # not in its __all__
         self._asks = Asks(address_of(store), max(limit_s, LEAST_S))
-        self._ask(lambda: self._store.set_timeout(timedelta(seconds=self._asks.limit_s)))
-        self._slots: tuple[str, list[Offer | None]] = "", []
+        self._call(lambda: self._store.set_timeout(timedelta(seconds=self._asks.limit_s)))
+        self._slots: tuple[str, list[Contribution | None]] = "", []
         self.bounds = bounds
         self.start = ""
         """The start of the run that this rank is in."""
 
-    # -- claims
+    # -- keys
     # -------------------------------------------------------------------------------------------------------
 
-    def claim(self, key: str, value: str, instead_of: str = "") -> str:
-        """What the key holds, which is `value` if nobody has claimed it before (or it held
-        `instead_of`)."""
-        held: bytes = self._ask(lambda: self._store.compare_set(key, instead_of, value))
+    def set_once(self, key: str, value: str, instead_of: str = "") -> str:
+        """Set a key unless it is set (or if it holds `instead_of`), and return what it holds."""
+        held: bytes = self._call(lambda: self._store.compare_set(key, instead_of, value))
         return held.decode(errors="replace")
 
     def leave(self, rank: int) -> None:
-        """Write down that a rank has left, if the store answers soon."""
+        """Record that a rank has left, if the store answers soon."""
         self._asks.ask(
             lambda: self._store.set(f"left/{rank}", ""), min(_GOODBYE_S, self._asks.limit_s)
         )
 
     def count(self, key: str, more: int = 1) -> int:
-        return int(self._ask(lambda: self._store.add(key, more)))
+        return int(self._call(lambda: self._store.add(key, more)))
 
     def has(self, key: str) -> bool:
-        return bool(self._ask(lambda: self._store.check([key])))
+        return bool(self._call(lambda: self._store.check([key])))
 
     def set(self, key: str, value: str) -> None:
-        self._ask(lambda: self._store.set(key, value))
+        self._call(lambda: self._store.set(key, value))
 
-    def drop(self, key: str) -> None:
-        self._ask(lambda: self._store.delete_key(key))
+    def delete(self, key: str) -> None:
+        self._call(lambda: self._store.delete_key(key))
 
     def read(self, key: str) -> str | None:
-        """What the key holds, or `None`."""
+        """Return the value of a key, or `None`."""
         held = self._read(key)
         return None if held is None else held.decode(errors="replace")
 
     # -- where the run begins
     # -----------------------------------------------------------------------------------------
 
-    def begin(self, version: int, name: str) -> bool:
-        """Let the run begin with this rank's anchor, which it is to serve then, unless there is a
-        start as new or a round has closed."""
+    def start_run(self, version: int, name: str) -> bool:
+        """Start the run with this rank's anchor, unless there is a start as new or a round has
+        closed; return whether it did."""
         mine, before = f"{version} {name}", ""
-        while (held := self.claim("start", mine, before)) != mine:
+        while (held := self.set_once("start", mine, before)) != mine:
             if self._version_of(held.removesuffix(_RUNS)) >= version or held.endswith(_RUNS):
                 return False
             before = held
         self.start = before
-        old = self.snapshot()
+        old = self.newest_snapshot()
         if old is not None:
-            self._drop(f"s/{before}/{old[0]}", old[1])
+            self._delete_chunks(f"s/{before}/{old[0]}", old[1])
         self.start = mine
         return True
 
-    def follow(self) -> int:
-        """Go over to the run that is on the board; the version that it begins with."""
+    def adopt_start(self) -> int:
+        """Use the start that is in the store, and return its version."""
         self.start = self._newest_start()
         return self._version_of(self.start)
 
-    def left_behind(self) -> bool:
-        """Whether the run on the board begins with another anchor than this rank's."""
+    def start_changed(self) -> bool:
+        """Whether the run in the store begins with another anchor than this rank's."""
         return self._newest_start() != self.start
 
-    def settle(self) -> bool:
-        """Let no other start take the place of this rank's; whether none has."""
-        return self.claim("start", self.start + _RUNS, self.start) == self.start + _RUNS
+    def fix_start(self) -> bool:
+        """Prevent any other start from replacing this rank's; return whether none has."""
+        return self.set_once("start", self.start + _RUNS, self.start) == self.start + _RUNS
 
     def _newest_start(self) -> str:
         return (self.read("start") or "").removesuffix(_RUNS)
@@ -157,92 +158,99 @@ class Board:
     # -- rounds
     # -------------------------------------------------------------------------------------------------------
 
-    def pin(self, contribution: str, blob: bytes) -> None:
-        """Put a contribution up, for whichever round will count it."""
-        self._put(f"c/{contribution}", blob)
+    def post(self, name: str, blob: bytes) -> None:
+        """Post a contribution, for whichever round will count it."""
+        self._post_chunks(f"c/{name}", blob)
 
-    def come(self, round_: int, offer: Offer) -> None:
-        """Offer a contribution to a round, in the first slot that is free."""
-        mine, slots = json.dumps(offer), self._slots_of(round_)
+    def enter(self, round_: int, contribution: Contribution) -> None:
+        """Enter a contribution in a round, in the first free slot."""
+        mine, slots = json.dumps(contribution), self._slots_of(round_)
         while True:
-            held = self.claim(self._slot(round_, len(slots)), mine)
-            slots.append(self._read_offer(held, round_))
+            held = self.set_once(self._slot(round_, len(slots)), mine)
+            slots.append(self._read_contribution(held, round_))
             if held == mine:
                 return
 
-    def came(self, round_: int) -> list[Offer]:
-        """What ranks have offered to a round; entries that no rank can have written are passed
-        over."""
+    def entered(self, round_: int) -> list[Contribution]:
+        """Return the contributions that ranks have entered in a round; entries that no rank can
+        have written are skipped."""
         slots = self._slots_of(round_)
         while (entry := self.read(self._slot(round_, len(slots)))) is not None:
-            slots.append(self._read_offer(entry, round_))
-        return list(dict.fromkeys(offer for offer in slots if offer is not None))
+            slots.append(self._read_contribution(entry, round_))
+        return list(
+            dict.fromkeys(contribution for contribution in slots if contribution is not None)
+        )
 
-    def members(self, round_: int) -> list[Offer] | None:
-        """What counts in a round, in order; `None` while it is open."""
+    def members(self, round_: int) -> list[Contribution] | None:
+        """Return what counts in a round, in order; `None` while it is open."""
         key = f"{self._round(round_)}/members"
         text = self.read(key)
         if text is None:
             return None
         entries = self._json(key, text)
-        offers = (
-            [read_offer(each, round_, self.bounds) for each in entries]
+        contributions = (
+            [read_contribution(each, round_, self.bounds) for each in entries]
             if isinstance(entries, list)
             else [None]
         )
-        valid = [offer for offer in offers if offer is not None]
-        if not offers or len(set(valid)) < len(offers) or len(offers) > self.bounds.slots:
+        valid = [contribution for contribution in contributions if contribution is not None]
+        if (
+            not contributions
+            or len(set(valid)) < len(contributions)
+            or len(contributions) > self.bounds.slots
+        ):
             raise self._malformed(key, text)
         return valid
 
-    def _slots_of(self, round_: int) -> list[Offer | None]:
-        """The slots of a round that have been read; of one round at a time, the open one."""
+    def _slots_of(self, round_: int) -> list[Contribution | None]:
+        """Return the slots of a round that have been read; only those of the open round are kept."""
         key = self._round(round_)
         if self._slots[0] != key:
             self._slots = key, []
         return self._slots[1]
 
-    def _slot(self, round_: int, place: int) -> str:
-        if place >= self.bounds.slots:
+    def _slot(self, round_: int, slot: int) -> str:
+        if slot >= self.bounds.slots:
             raise FlightError(
                 f"round {round_} has more than {self.bounds.slots} offers in the store at "
                 f"{self._asks.address}, more than "
                 f"{self.bounds.ranks} ranks make: something else writes there. Begin again in a "
                 "store of the run's own"
             )
-        return f"{self._round(round_)}/{place}"
+        return f"{self._round(round_)}/{slot}"
 
-    def _read_offer(self, entry: str, round_: int) -> Offer | None:
+    def _read_contribution(self, entry: str, round_: int) -> Contribution | None:
         try:
-            return read_offer(read_json(entry, most=1000), round_, self.bounds)
-        except PayloadError:  # told by `None`: anybody can write to the store, and no rank waits for what is not an offer
+            return read_contribution(read_json(entry, most=1000), round_, self.bounds)
+        except PayloadError:  # anybody can write to the store: what is no contribution is skipped
             return None
 
-    def close_round(self, round_: int, contributions: Sequence[Offer]) -> None:
-        """Let these count, unless the round has been closed before; and clear away what is old."""
-        told = json.dumps(sorted(contributions))
-        if self.claim(f"{self._round(round_)}/members", told) != told or round_ < KEEP:
+    def close_round(self, round_: int, contributions: Sequence[Contribution]) -> None:
+        """Close a round with these contributions, unless it is closed; then delete what is old."""
+        members = json.dumps(sorted(contributions))
+        if self.set_once(f"{self._round(round_)}/members", members) != members or round_ < KEEP:
             return
         old = round_ - KEEP
         self.set("floor", str(old + 1))
-        for offer in self.members(old) or []:
-            self._drop(f"c/{offer.name}", offer.nbytes)
+        for contribution in self.members(old) or []:
+            self._delete_chunks(f"c/{contribution.name}", contribution.nbytes)
 
     @property
     def floor(self) -> int:
-        """The oldest round whose contributions are surely there."""
+        """The oldest round whose contributions are certainly there."""
         text = self.read("floor") or "0"
         if not (text.isdecimal() and len(text) < 16):
             raise self._malformed("floor", text)
         return int(text)
 
-    def contribution(self, offer: Offer) -> bytes:
-        """
+    def payload_of(self, contribution: Contribution) -> bytes:
+        """Return the bytes of a contribution.
+
         Raises:
             Gone: it has been cleared away.
-            PayloadError: it has not the bytes that were offered.
+            PayloadError: it has another number of bytes than was entered.
         """
-        return self._get(f"c/{offer.name}", offer.nbytes)
+        return self._read_chunks(f"c/{contribution.name}", contribution.nbytes)
 
     def _round(self, round_: int) -> str:
         return f"r/{self.start}/{round_}"
@@ -250,16 +258,16 @@ class Board:
     # -- snapshots
     # ----------------------------------------------------------------------------------------------------
 
-    def serve(self, version: int, blob: bytes) -> None:
-        """Put up what all hold equal before a round, for all who have asked so far."""
-        served, before = self.count("wanted", 0), self.snapshot()
-        self._put(f"s/{self.start}/{version}", blob)
+    def post_snapshot(self, version: int, blob: bytes) -> None:
+        """Post the state that all ranks hold alike before a round, for all requests so far."""
+        served, before = self.count("wanted", 0), self.newest_snapshot()
+        self._post_chunks(f"s/{self.start}/{version}", blob)
         self.set(f"snapshot/{self.start}", json.dumps([version, len(blob), served]))
         if before is not None and before[0] != version:
-            self._drop(f"s/{self.start}/{before[0]}", before[1])
+            self._delete_chunks(f"s/{self.start}/{before[0]}", before[1])
 
-    def snapshot(self) -> tuple[int, int, int] | None:
-        """(version, bytes, requests served) of the newest, if there is one."""
+    def newest_snapshot(self) -> tuple[int, int, int] | None:
+        """Return (version, bytes, requests served) of the newest snapshot, if there is one."""
         key = f"snapshot/{self.start}"
         text = self.read(key)
         if text is None:
@@ -273,44 +281,45 @@ class Board:
         version, nbytes, served = entry
         return version, nbytes, served
 
-    def shot(self, version: int, nbytes: int) -> bytes:
-        """
+    def read_snapshot(self, version: int, nbytes: int) -> bytes:
+        """Return the bytes of a snapshot.
+
         Raises:
             Gone: there is a newer one.
-            PayloadError: it has not the bytes that were announced.
+            PayloadError: it has another number of bytes than was announced.
         """
-        return self._get(f"s/{self.start}/{version}", nbytes)
+        return self._read_chunks(f"s/{self.start}/{version}", nbytes)
 
-    # -- pieces
+    # -- values in chunks
     # -------------------------------------------------------------------------------------------------------
 
-    def _put(self, key: str, blob: bytes) -> None:
-        for i, at in enumerate(range(0, len(blob), PIECE)):
-            self._ask(lambda i=i, at=at: self._store.set(f"{key}/{i}", blob[at : at + PIECE]))  # type: ignore[misc]
+    def _post_chunks(self, key: str, blob: bytes) -> None:
+        for i, at in enumerate(range(0, len(blob), CHUNK)):
+            self._call(lambda i=i, at=at: self._store.set(f"{key}/{i}", blob[at : at + CHUNK]))  # type: ignore[misc]
 
-    def _get(self, key: str, nbytes: int) -> bytes:
-        pieces = []
-        for i in range(-(-nbytes // PIECE)):
-            piece = self._read(f"{key}/{i}")
-            if piece is None:
+    def _read_chunks(self, key: str, nbytes: int) -> bytes:
+        chunks = []
+        for i in range(-(-nbytes // CHUNK)):
+            chunk = self._read(f"{key}/{i}")
+            if chunk is None:
                 raise Gone(f"{key}/{i}")
-            pieces.append(piece)
-        blob = b"".join(pieces)
+            chunks.append(chunk)
+        blob = b"".join(chunks)
         if len(blob) != nbytes:
             raise PayloadError(f"{key} has {len(blob)} bytes where {nbytes} were announced")
         return blob
 
     def _read(self, key: str) -> bytes | None:
-        """What the key holds. The store's `get` would wait for a key that another rank has just
-        dropped, however lately it was there."""
-        held: bytes = self._ask(lambda: self._store.compare_set(key, _NOTHING, _NOTHING))
+        """Return what the key holds. The store's `get` would wait for a key that another rank has
+        just deleted."""
+        held: bytes = self._call(lambda: self._store.compare_set(key, _NOTHING, _NOTHING))
         return None if held == _NOTHING.encode() else held
 
-    def _drop(self, key: str, nbytes: int) -> None:
-        for i in range(-(-nbytes // PIECE)):
-            self.drop(f"{key}/{i}")
+    def _delete_chunks(self, key: str, nbytes: int) -> None:
+        for i in range(-(-nbytes // CHUNK)):
+            self.delete(f"{key}/{i}")
 
-    def _ask(self, question: Callable[[], T]) -> T:
+    def _call(self, question: Callable[[], T]) -> T:
         return self._asks.ask(question)
 
     def _json(self, key: str, text: str) -> Any:
@@ -327,8 +336,9 @@ class Board:
         )
 
 
-def look(done: Callable[[], bool], limit_s: float) -> bool:
-    """Look until it is done, ever less often; whether it was within the limit."""
+def poll(done: Callable[[], bool], limit_s: float) -> bool:
+    """Call `done` until it returns true, less and less often; return whether it did within the
+    limit."""
     begun, pause = time.monotonic(), _FIRST_LOOK_S
     while not done():
         if time.monotonic() - begun > limit_s:

@@ -10,14 +10,14 @@ from torch.optim import Optimizer
 
 from thinwire.engine.session import Session
 from thinwire.engine.sources.source import Source
-from thinwire.engine.steps import LocalSteps
+from thinwire.engine.sync import StepCounter
 from thinwire.errors import NotLandedError
 
 
 class OptimizerSteps(Source):
     """Counts the optimiser's steps, for targets whose clock is the optimiser."""
 
-    def __init__(self, session: Session, steps: LocalSteps) -> None:
+    def __init__(self, session: Session, steps: StepCounter) -> None:
         self.session, self._steps = session, steps
         self._scaler_step: Any = None
         self._scaling = False  # within the scaler's step
