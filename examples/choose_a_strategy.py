@@ -1,4 +1,5 @@
-"""Choose a strategy before you train: print what it sends, what is refused, and its TOML.
+"""Choose a strategy before you train: what it is, what it would send, what is refused, and how to
+write it down.
 
     python examples/choose_a_strategy.py
 

@@ -141,7 +141,7 @@ def test_two_workers_train_and_say_where_things_are(tmp_path: Path) -> None:
     assert code == 2
     assert told == ""
     assert progress.count("\n") == 1
-    assert "a run is there already; --resume goes on with it" in progress
+    assert "a run is there already; --resume continues it" in progress
 
 
 def test_sigterm_saves_and_resume_goes_on(tmp_path: Path) -> None:

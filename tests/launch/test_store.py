@@ -17,13 +17,13 @@ from thinwire.drive.torch import transport_cause
 from thinwire.errors import ConfigError, FlightError
 from thinwire.launch import rendezvous, store
 from thinwire.launch.rendezvous import choose_interface, meeting
-from thinwire.launch.store import Place, reach, serve
+from thinwire.launch.store import Endpoint, reach, serve
 
 SOON = timedelta(seconds=1.5)
 
 
-def place(host: str = "127.0.0.1", port: int = 0, several: bool = False) -> Place:
-    return Place(host, port, "MASTER_ADDR", several)
+def place(host: str = "127.0.0.1", port: int = 0, several: bool = False) -> Endpoint:
+    return Endpoint(host, port, "MASTER_ADDR", several)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.0.0.2"])

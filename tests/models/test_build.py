@@ -203,7 +203,7 @@ def test_a_tokenizer_that_is_too_large_is_refused(saved: Path) -> None:
 def test_a_context_beyond_the_positions_is_refused(saved: Path) -> None:
     assert (
         refused(str(saved), context=33)
-        == f"rows of 33 tokens were asked for, but {saved} has 32 positions; take a shorter context"
+        == f"rows of 33 tokens were requested, but {saved} has 32 positions; take a shorter context"
     )
     assert "has 16 positions" in refused("gpt2-nano,n_positions=16")
     assert built("gpt2-nano,n_positions=40").config.n_positions == 40

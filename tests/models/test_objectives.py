@@ -33,7 +33,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def windows(objective: Objective, rows: int, seed: int = 0, eos: float = 0.0) -> Tensor:
-    """Rows of random bytes, a share of them the end of a document."""
+    """Rows of random bytes, a fraction of them the end of a document."""
     draws = generator(seed)
     text = torch.randint(256, (rows, objective.length), generator=draws)
     return text.masked_fill_(torch.rand(text.shape, generator=draws) < eos, 256)
@@ -55,16 +55,18 @@ def test_causal_targets_follow_their_inputs(context: int, rows: int, seed: int) 
     assert (objective.length, objective.length_read) == (context + 1, context)
 
 
-@given(context=st.integers(1, 80), share=st.floats(0.01, 0.6), rows=st.integers(1, 5), seed=SEEDS)
+@given(
+    context=st.integers(1, 80), fraction=st.floats(0.01, 0.6), rows=st.integers(1, 5), seed=SEEDS
+)
 def test_masked_rows_have_the_same_number_of_targets_and_touch_nothing_else(
-    context: int, share: float, rows: int, seed: int
+    context: int, fraction: float, rows: int, seed: int
 ) -> None:
-    objective = fitted(masked(context, share))
+    objective = fitted(masked(context, fraction))
     text = windows(objective, rows, seed, eos=0.1)
     batch = objective.batch(text, generator(seed))
     picked = batch.targets != IGNORED
     enough = (text != 256).sum(1) >= objective.picks
-    assert objective.picks == max(1, round(share * context))
+    assert objective.picks == max(1, round(fraction * context))
     assert (picked.sum(1) == objective.picks)[enough].all()
     assert (picked.sum(1) <= objective.picks).all()
     assert batch.targets[picked].equal(text[picked])
@@ -84,8 +86,10 @@ def test_of_the_picked_80_percent_are_masked_and_10_percent_are_others() -> None
     shown, was = batch.inputs["input_ids"][picked], text[picked]
     counts = {"mask": int((shown == 258).sum()), "own": int((shown == was).sum())}
     counts["other"] = total - sum(counts.values())
-    for name, share in {"mask": 0.8, "own": 0.1 + 0.1 / 256, "other": 0.1 * 255 / 256}.items():
-        assert abs(counts[name] - share * total) < 4 * math.sqrt(share * (1 - share) * total), name
+    for name, fraction in {"mask": 0.8, "own": 0.1 + 0.1 / 256, "other": 0.1 * 255 / 256}.items():
+        assert abs(counts[name] - fraction * total) < 4 * math.sqrt(
+            fraction * (1 - fraction) * total
+        ), name
     others = torch.bincount(shown[(shown != 258) & (shown != was)], minlength=257)
     assert int(others[256]) == 0
     assert int((others[:256] == 0).sum()) < 5, "any byte may take its place"
@@ -117,15 +121,15 @@ def put_back(inputs: list[int], targets: list[int], sentinels: tuple[int, ...]) 
 
 @given(
     context=st.integers(3, 120),
-    share=st.floats(0.01, 0.9),
+    fraction=st.floats(0.01, 0.9),
     mean_span=st.floats(1, 12),
     rows=st.integers(1, 4),
     seed=SEEDS,
 )
 def test_spans_put_back_are_the_text(
-    context: int, share: float, mean_span: float, rows: int, seed: int
+    context: int, fraction: float, mean_span: float, rows: int, seed: int
 ) -> None:
-    objective = fitted(spans(context, share, mean_span))
+    objective = fitted(spans(context, fraction, mean_span))
     assert objective.tokens is not None
     text = windows(objective, rows, seed, eos=0.1)
     batch = objective.batch(text, generator(seed))
@@ -193,16 +197,16 @@ def test_a_generator_decides_a_batch_and_rows_keep_their_order(name: str) -> Non
             "causal(context=0): a row has at least 1 token; take context=1 or more",
         ),
         (
-            lambda: masked(8, share=1.0),
-            "the share of masked positions lies between 0 and 1; take 0.15",
+            lambda: masked(8, fraction=1.0),
+            "the fraction of masked positions is between 0 and 1; take 0.15",
         ),
         (
             lambda: spans(2),
             "a token, a sentinel and the end are 3 tokens; take context=3 or more",
         ),
         (
-            lambda: spans(8, share=0.95),
-            "the share that is cut out lies between 0 and 0.9; take 0.15",
+            lambda: spans(8, fraction=0.95),
+            "the fraction that is cut out is between 0 and 0.9; take 0.15",
         ),
         (lambda: spans(8, mean_span=0.5), "a span has at least 1 token; take mean_span=3"),
         (

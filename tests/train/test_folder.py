@@ -24,7 +24,7 @@ def used(path: Path) -> Path:
 
 def test_a_run_is_not_written_over(tmp_path: Path) -> None:
     used(tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"--resume goes on with it, --overwrite deletes it"):
+    with pytest.raises(ConfigError, match=r"--resume continues it, --overwrite deletes it"):
         RunFolder(tmp_path / "out").claim(resume=False, overwrite=False)
     RunFolder(tmp_path / "out").claim(resume=True, overwrite=False)
     assert (tmp_path / "out" / "checkpoints").exists()

@@ -15,7 +15,6 @@ from thinwire import Strategy, recipes
 from thinwire.engine import Syncer, attach
 from thinwire.errors import ConfigError, DataError, ModelError, NonFiniteError, StrategyError
 from thinwire.on import deltas
-from thinwire.optim.adamw import rate
 from thinwire.optim.muon import Together
 from thinwire.train.clock import accumulating, landing, rounds
 from thinwire.train.setup import prepare_run
@@ -186,14 +185,6 @@ def test_a_run_ends_where_something_lands() -> None:
 def test_a_dense_start_accumulates_nothing() -> None:
     passes = rounds(Strategy(when=warmup(2, every(3))), steps=8, buckets=1)
     assert list(passes) == [range(1), range(1, 2), range(2, 5), range(5, 8)]
-
-
-def test_the_rate_rises_falls_and_ends_at_a_tenth() -> None:
-    rates = [rate(step, 960, 3e-3) for step in range(960)]
-    assert max(rates) == rates[59] == 3e-3
-    assert rates[:60] == sorted(rates[:60])
-    assert rates[59:] == sorted(rates[59:], reverse=True)
-    assert rates[-1] == pytest.approx(3e-4)
 
 
 def test_tokens_say_how_long() -> None:

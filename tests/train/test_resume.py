@@ -61,7 +61,7 @@ def test_stopped_and_resumed_is_never_stopped(tmp_path: Path) -> None:
     for number, spoken in enumerate(STRATEGIES):
         for rank in range(2):
             whole, stopped, parts = ran[rank][3 * number : 3 * number + 3]
-            assert "--resume goes on from there" in stopped["stopped"], spoken
+            assert "--resume continues from there" in stopped["stopped"], spoken
             assert parts["resumed"], spoken
             for name in SAME if rank == 0 else SAME[1:]:  # the curve that is kept is rank 0's
                 assert whole[name] == parts[name], (spoken, name)
@@ -387,9 +387,9 @@ def test_a_pickle_in_a_checkpoint_is_not_run(tmp_path: Path, also: str) -> None:
 @pytest.mark.parametrize(
     ("job", "reason"),
     [
-        ({"world": 0}, "cannot be taken up: "),
-        ({"rows": None, "validation": 3}, "cannot be taken up: "),
-        ({"origin": None}, "cannot be taken up: "),
+        ({"world": 0}, "cannot be loaded: "),
+        ({"rows": None, "validation": 3}, "cannot be loaded: "),
+        ({"origin": None}, "cannot be loaded: "),
         ({"step": None}, "holds a checkpoint of step None"),
     ],
 )

@@ -12,12 +12,12 @@ from rich.console import Console
 from tests.ranks import run_ranks
 from tests.train.runs import result, small
 from thinwire.engine import Report, Row
-from thinwire.train.result import Moment
+from thinwire.train.result import Progress
 from thinwire.train.show import Lines, LiveLine, figures
 
 
-def moment(step: int) -> Moment:
-    return Moment(
+def progress_at(step: int) -> Progress:
+    return Progress(
         step,
         100,
         2.5,
@@ -31,7 +31,7 @@ def test_elsewhere_only_validations_are_told() -> None:
     out = io.StringIO()
     show = Lines(Console(file=out, width=100))
     for step in range(1, 101):
-        show.step(moment(step))
+        show.step(progress_at(step))
         if step % 50 == 0:
             show.validated(step, 2.25)
     assert out.getvalue().splitlines() == [
@@ -52,7 +52,7 @@ def test_a_terminal_has_one_live_line(width: int) -> None:
     show = LiveLine(Console(file=out, force_terminal=True, width=width))
     show.begin(result(small()).setting, 0)
     for step in range(1, 101):
-        show.step(moment(step))
+        show.step(progress_at(step))
     show.close()
     assert "100/100  loss 2.500  51,200 tokens/s" in out.getvalue()
     assert 2 <= out.getvalue().count("51,200 tokens/s") < 50, "the line is drawn now and then"

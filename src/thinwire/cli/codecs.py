@@ -1,4 +1,4 @@
-"""`thinwire codecs`: what each codec makes of a tensor, in bytes, error and speed."""
+"""`thinwire codecs`: measure bytes, error and speed of each codec on a tensor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NAMED = 16  # codecs that have room for a name each in a picture; of more, the 
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `thinwire codecs`."""
+    """Add the flags of `thinwire codecs`."""
     parser.add_argument(
         "--gradient",
         type=Path,
@@ -68,22 +68,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     tune.add_argument(
         "--bytes", type=int, dest="nbytes", metavar="N", help="or bytes for all of the file"
     )
-    kept = argparse.SUPPRESS  # these flags may stand before `tune`, too
+    absent = argparse.SUPPRESS  # these flags may stand before `tune`, too
     tune.add_argument(
         "--codec",
         action="append",
         metavar="CODE",
-        default=kept,
+        default=absent,
         help="may be repeated; default: a list of fifty-five",
     )
     tune.add_argument(
-        "--plot", type=Path, metavar="FILE.svg", default=kept, help="draw error against bits"
+        "--plot", type=Path, metavar="FILE.svg", default=absent, help="draw error against bits"
     )
-    tune.add_argument("--json", action="store_true", dest="as_json", default=kept, help=kept)
+    tune.add_argument("--json", action="store_true", dest="as_json", default=absent, help=absent)
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
-    """Measure each codec and tell."""
+    """Measure each codec and print a table."""
     if options.plot is not None and options.plot.suffix != ".svg":
         raise ConfigError(
             f"--plot {options.plot}: the picture is an SVG; give a name that ends in .svg"
@@ -112,12 +112,12 @@ def run(options: argparse.Namespace, say: Say) -> int:
     if options.plot is not None:
         _plot(rows, options.plot)
     values = sum(each.numel() for each in tensors.values())
-    told = {
+    report = {
         "values": values,
         "copy_gb_s": copy,
         "codecs": [{**asdict(row), "frontier": row.codec in best} for row in rows],
     }
-    say.result(told, _table(rows, best, values, copy))
+    say.result(report, _table(rows, best, values, copy))
     return 0
 
 
@@ -166,10 +166,10 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
 
     tensors = read(options.file)
     values = sum(each.numel() for each in tensors.values())
-    room = asked_nbytes(options.bits, options.nbytes, values)
+    limit_nbytes = asked_nbytes(options.bits, options.nbytes, values)
     codes = options.codec or [
         *CHOICES,
-        *(filling(room, laid(tensors)[1]) if room is not None else ()),
+        *(filling(limit_nbytes, laid(tensors)[1]) if limit_nbytes is not None else ()),
     ]
     rows: list[Choice] = []
     for row in tried(codes, tensors):
@@ -178,10 +178,10 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
     best = frontier(rows)
     if options.plot is not None:
         _plot(rows, options.plot)
-    pick = best_within(rows, room) if room is not None else None
-    told = {
+    pick = best_within(rows, limit_nbytes) if limit_nbytes is not None else None
+    report = {
         "values": values,
-        "room_bytes": room,
+        "room_bytes": limit_nbytes,
         "best": None if pick is None else asdict(pick) | {"line": _line(pick)},
         "codecs": [{**asdict(row), "frontier": row in best} for row in rows],
     }
@@ -192,7 +192,7 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
     if pick is not None:
         lines += [
             "",
-            f"best within {room:,} bytes: {pick.bits:.3f} bits a value, error {pick.error:.4f}",
+            f"best within {limit_nbytes:,} bytes: {pick.bits:.3f} bits a value, error {pick.error:.4f}",
             "",
             f"    {_line(pick)}",
         ]
@@ -204,7 +204,7 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
                     "what=feedback(…)"
                 ),
             ]
-    say.result(told, "\n".join(lines))
+    say.result(report, "\n".join(lines))
     return 0
 
 
@@ -233,12 +233,12 @@ def _choices(rows: list[Choice], best: list[Choice], values: int) -> list[str]:
 def _widths(rows: list[Choice], tensors: Mapping[str, Tensor]) -> list[str]:
     """The mean width that each of some budgets gives each tensor, under the bits that it has in the
     table above."""
-    told = [(row, row.widths) for row in rows if row.widths is not None]
-    if not told:
+    report = [(row, row.widths) for row in rows if row.widths is not None]
+    if not report:
         return []
-    lines = [("bits of each tensor at", "values", *(f"{row.bits:.3f}" for row, _ in told))]
+    lines = [("bits of each tensor at", "values", *(f"{row.bits:.3f}" for row, _ in report))]
     lines += [
-        (name, f"{each.numel():,}", *(f"{widths[name]:.2f}" for _, widths in told))
+        (name, f"{each.numel():,}", *(f"{widths[name]:.2f}" for _, widths in report))
         for name, each in tensors.items()
     ]
     return ["", *columns(lines)]

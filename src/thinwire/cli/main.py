@@ -1,7 +1,7 @@
 """`thinwire COMMAND …`: find the command, load only its file, run it.
 
-Exit codes: 0 done; 1 it failed on the way; 2 what was asked cannot be; 128 + n ended by signal n.
-Whatever fails is said in one line.
+Exit codes: 0 success; 1 failure; 2 invalid request; 128 + n ended by signal n. Every failure is
+printed as one line.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from thinwire.say import PROGRAM, Parser, Say
 from thinwire.version import __version__
 
 COMMANDS = {
-    "train": "train a language model, on as many ranks as there are",
-    "generate": "let a trained model go on with a text, or fill its gaps",
-    "compare": "finished runs side by side: a table and a picture",
-    "recipes": "the named strategies, with what they send",
-    "data": "build a larger text to train on, or pack one for a thin wire",
-    "lab": "emulated hosts on this machine, joined by thin wires",
-    "bench": "strategies and rivals on the same model, text and links",
-    "report": "runs, or a bench, as one page",
-    "codecs": "what codecs make of a tensor: bytes, error, speed",
-    "doctor": "what is installed, what works here, and what to do about the rest",
+    "train": "train a language model on one or more ranks",
+    "generate": "continue a text with a trained model, or fill its gaps",
+    "compare": "compare finished runs in a table and a picture",
+    "recipes": "list the named strategies and what they send",
+    "data": "build a larger training text, or pack one for a slow network",
+    "lab": "emulate hosts and slow networks on this machine",
+    "bench": "measure strategies and rivals on the same model, text and links",
+    "report": "write runs, or a bench, as one page",
+    "codecs": "measure bytes, error and speed of codecs on a tensor",
+    "doctor": "check what is installed, what works, and how to fix the rest",
 }
-LISTED = "\n".join(f"    {name:<10}{told}" for name, told in COMMANDS.items())
+LISTED = "\n".join(f"    {name:<10}{about}" for name, about in COMMANDS.items())
 ABOUT = f"""\
-Training large language models where the wire between the machines is thin.
+Train large language models over slow networks.
 
 commands:
 {LISTED}
 
-to begin with:
-    thinwire doctor                                          is all that is needed here?
-    thinwire train --workers 2                               a small Llama on bundled English, two ranks on this machine
+first steps:
+    thinwire doctor                                          check this machine
+    thinwire train --workers 2                               train a small Llama on bundled English, with two ranks
     thinwire train --workers 2 --strategy powersgd,rank=4    another strategy; `thinwire recipes` lists them
-    thinwire compare runs/*                                  what the strategy has changed
-    thinwire train --nodes 2 --node-rank 0 --master HOST:PORT    the first of two machines
+    thinwire compare runs/*                                  compare the runs
+    thinwire train --nodes 2 --node-rank 0 --master HOST:PORT    start the first of two machines
 """
 MORE = (
-    f"`{PROGRAM} COMMAND --help` tells a command's flags. With --json a command prints one JSON "
+    f"`{PROGRAM} COMMAND --help` lists the flags of a command. With --json a command prints one JSON "
     "object."
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line and return the exit code.
 
     Args:
         arguments: the words after `thinwire`; this process's own without them.
@@ -69,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"thinwire {__version__}")
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
-    if asked.command not in COMMANDS:
-        parser.error(_unknown(asked.command))
-    module = importlib.import_module(f"thinwire.cli.{asked.command}")
-    name = f"{PROGRAM} {asked.command}"
+    command_line = parser.parse_args(arguments)
+    if command_line.command not in COMMANDS:
+        parser.error(_unknown(command_line.command))
+    module = importlib.import_module(f"thinwire.cli.{command_line.command}")
+    name = f"{PROGRAM} {command_line.command}"
     own = Parser(
         name,
         description=module.ABOUT,
@@ -87,13 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="one JSON object on standard output; progress on standard error",
     )
     module.arguments(own)
-    own.tell_as_json("--json" in asked.rest)
-    options = own.parse_args(asked.rest)
+    own.tell_as_json("--json" in command_line.rest)
+    options = own.parse_args(command_line.rest)
     return guarded(module, options, Say(name, options.as_json))
 
 
 def guarded(module: Any, options: argparse.Namespace, say: Say) -> int:
-    """Run a command; what Thinwire refuses becomes a line and exit code 2, an interrupt 130."""
+    """Run a command; an error of Thinwire becomes one line and exit code 2, an interrupt 130."""
     try:
         return int(module.run(options, say))
     except BrokenPipeError:  # `thinwire recipes | head`

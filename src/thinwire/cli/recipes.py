@@ -1,4 +1,4 @@
-"""`thinwire recipes`: the named strategies, what they are made of, and what they would send.
+"""`thinwire recipes`: list the named strategies, with their parts, bytes and memory.
 
 Nothing here is typed from a paper: a recipe's slots are read off its value, its settings off its
 signature, its source off its docstring, and its bytes are the closed form of its route and codec,
@@ -55,7 +55,7 @@ WIDEST = 120
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `thinwire recipes`."""
+    """Add the flags of `thinwire recipes`."""
     parser.add_argument(
         "recipe",
         nargs="?",
@@ -84,7 +84,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, say: Say) -> int:
-    """Tell of all recipes, or of one."""
+    """Print all recipes, or one."""
     shape, world = _shape(options), options.world
     sizes = (
         {"width": shape.width, "layers": shape.layers}
@@ -95,8 +95,8 @@ def run(options: argparse.Namespace, say: Say) -> int:
     size = f"{shape.text} on {world} ranks"
     wide = min(shutil.get_terminal_size().columns, WIDEST)
     if options.recipe is not None:
-        told = one(options.recipe, shape, world)
-        say.result(told | {"reference": reference}, _page(told, size, wide))
+        facts = one(options.recipe, shape, world)
+        say.result(facts | {"reference": reference}, _page(facts, size, wide))
     else:
         from thinwire import recipes
 
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def one(spoken: str, shape: Shape | Named, world: int) -> dict[str, Any]:
+def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
     """Everything about one recipe, or about a strategy in a file, as JSON takes it.
 
     Raises:
@@ -116,25 +116,25 @@ def one(spoken: str, shape: Shape | Named, world: int) -> dict[str, Any]:
     from thinwire.train.spoken import strategy_from
     from thinwire.words import pieces
 
-    name = pieces(spoken)[0]
+    name = pieces(spec)[0]
     maker = recipes.names().get(name)
     settings = _settings(maker) if maker is not None else []
-    given = {piece.partition("=")[0].strip() for piece in pieces(spoken)[1]}
+    given = {piece.partition("=")[0].strip() for piece in pieces(spec)[1]}
     examples = {
         key: EXAMPLES.get(key, _half(world))
         for key in (each["name"] for each in settings if each["required"])
         if key not in given
     }
-    spoken = ",".join([spoken, *(f"{key}={value}" for key, value in examples.items())])
-    strategy = strategy_from(spoken)
+    spec = ",".join([spec, *(f"{key}={value}" for key, value in examples.items())])
+    strategy = strategy_from(spec)
     bound = dataclasses.replace(strategy, how=strategy.how.bind(world))
-    bytes_told = sent(bound, shape, world)
-    kept = kept_bytes(bound, shape.module(), world)
+    sent_facts = sent(bound, shape, world)
+    state_bytes = kept_bytes(bound, shape.module(), world)
     doc = inspect.getdoc(maker) or ""
     source = SOURCE.search(doc)
     return {
         "recipe": name if maker is not None else None,
-        "said": spoken,
+        "said": spec,
         "examples": examples,
         "about": doc.partition("\n")[0].split(" (")[0] if source else doc.partition("\n")[0],
         "doc": doc,
@@ -143,11 +143,11 @@ def one(spoken: str, shape: Shape | Named, world: int) -> dict[str, Any]:
         "slots": {slot: short(getattr(strategy, slot)) for slot in ("when", "what", "how", "on")},
         "strategy": repr(strategy),
         "toml": strategy.to_toml(),
-        "bytes": {**asdict(bytes_told), "fewer": bytes_told.fewer},
+        "bytes": {**asdict(sent_facts), "fewer": sent_facts.fewer},
         "memory": {
-            "bytes": sum(kept.values()),
-            "a_parameter": sum(kept.values()) / shape.parameters,
-            "of": kept,
+            "bytes": sum(state_bytes.values()),
+            "a_parameter": sum(state_bytes.values()) / shape.parameters,
+            "of": state_bytes,
             "host": on_host(strategy),
         },
     }
@@ -170,16 +170,16 @@ def short(value: Any) -> str:
         return repr(value)
     if isinstance(value, chain):
         return f"{short(value.first)} >> {short(value.second)}"
-    said = []
-    for place, each in enumerate(fields(value)):  # type: ignore[arg-type]  # members are dataclasses
+    arguments = []
+    for index, each in enumerate(fields(value)):  # type: ignore[arg-type]  # members are dataclasses
         own = getattr(value, each.name)
         default = each.default_factory() if each.default_factory is not MISSING else each.default
-        shown = isinstance(own, int | float | Member) and place == 0
+        shown = isinstance(own, int | float | Member) and index == 0
         if own != default or shown:
-            said.append(
-                short(own) if each.default is MISSING or place == 0 else f"{each.name}={short(own)}"
+            arguments.append(
+                short(own) if each.default is MISSING or index == 0 else f"{each.name}={short(own)}"
             )
-    return f"{type(value).__name__}({', '.join(said)})"
+    return f"{type(value).__name__}({', '.join(arguments)})"
 
 
 def _shape(options: argparse.Namespace) -> Shape | Named:
@@ -235,8 +235,8 @@ def _half(world: int) -> int:
     return world // 2 if world % 2 == 0 else 1
 
 
-def _bytes_words(told: dict[str, Any]) -> tuple[str, str]:
-    sent_bytes, fewer = told["bytes"]["sent_bytes"], told["bytes"]["fewer"]
+def _bytes_words(facts: dict[str, Any]) -> tuple[str, str]:
+    sent_bytes, fewer = facts["bytes"]["sent_bytes"], facts["bytes"]["fewer"]
     return (
         ("by data", "–")
         if sent_bytes is None
@@ -266,7 +266,7 @@ def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
             f"{keeps:>{fourth}}  {slots[0]}"
         )
         lines += [indent + more for more in (*slots[1:], *source)]
-    told = (
+    facts = (
         "bytes: sent by a rank, a parameter and step, on average over ranks and steps, warm-up "
         "apart; fewer: than dense fp32 at every "
         "step; keeps: bytes of memory a rank and parameter beside parameters, gradients and the "
@@ -274,7 +274,7 @@ def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
         f"--parameters, --width, --layers and --world choose others."
     )
     examples = "; ".join(
-        f"{row['recipe']} with {_said(row['examples'])}" for row in rows if row["examples"]
+        f"{row['recipe']} with {_pairs(row['examples'])}" for row in rows if row["examples"]
     )
     inside = "; ".join(
         (
@@ -285,7 +285,7 @@ def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
         if row["bytes"]["between_bytes"] is not None
     )
     notes = [
-        told,
+        facts,
         f"Here {examples}." if examples else "",
         f"{inside}, the rest inside them." if inside else "",
     ]
@@ -298,13 +298,13 @@ def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
     )
 
 
-def _page(told: dict[str, Any], size: str, wide: int) -> str:
-    lines = [told["said"], "─" * wide]
-    if told["doc"]:
-        lines += [told["doc"], ""]
-    for each in told["settings"]:
+def _page(facts: dict[str, Any], size: str, wide: int) -> str:
+    lines = [facts["said"], "─" * wide]
+    if facts["doc"]:
+        lines += [facts["doc"], ""]
+    for each in facts["settings"]:
         example = (
-            f"; here {told['examples'][each['name']]}" if each["name"] in told["examples"] else ""
+            f"; here {facts['examples'][each['name']]}" if each["name"] in facts["examples"] else ""
         )
         default = f"no default{example}" if each["required"] else f"default {each['default']}"
         lines.append(
@@ -312,26 +312,26 @@ def _page(told: dict[str, Any], size: str, wide: int) -> str:
                 "default None", "by what else is said"
             )
         )
-    sent_bytes, fewer = _bytes_words(told)
-    bytes_told = told["bytes"]
+    sent_bytes, fewer = _bytes_words(facts)
+    sent_facts = facts["bytes"]
     words = "the data decides what is sent"
-    if bytes_told["sent_bytes"] is not None:
+    if sent_facts["sent_bytes"] is not None:
         times = (
-            f"{fewer} fewer" if bytes_told["fewer"] >= 1 else f"{1 / bytes_told['fewer']:.1f}x more"
+            f"{fewer} fewer" if sent_facts["fewer"] >= 1 else f"{1 / sent_facts['fewer']:.1f}x more"
         )
         words = (
             f"{sent_bytes} a rank, parameter and step, {times} than dense fp32 "
-            f"({bytes_told['dense_bytes']:.3g})"
+            f"({sent_facts['dense_bytes']:.3g})"
         )
-        if bytes_told["between_bytes"] is not None:
-            words += f"; {bytes_told['between_bytes']:.3g} of it between nodes"
+        if sent_facts["between_bytes"] is not None:
+            words += f"; {sent_facts['between_bytes']:.3g} of it between nodes"
     period = (
-        "at every step" if bytes_told["period"] == 1 else f"once in {bytes_told['period']:,} steps"
+        "at every step" if sent_facts["period"] == 1 else f"once in {sent_facts['period']:,} steps"
     )
-    lines += [""] if told["settings"] else []
+    lines += [""] if facts["settings"] else []
     from thinwire.train.show import size as size_of
 
-    memory = told["memory"]
+    memory = facts["memory"]
     parts = ", ".join(
         f"{name} {size_of(nbytes)}"
         for name, nbytes in memory["of"].items()
@@ -343,7 +343,7 @@ def _page(told: dict[str, Any], size: str, wide: int) -> str:
         f"({parts}){host}."
     )
     for name, text in (
-        ("strategy", told["strategy"]),
+        ("strategy", facts["strategy"]),
         ("bytes", f"{words}. For {size}; each bucket is sent {period}."),
         ("memory", keeps),
     ):
@@ -354,8 +354,8 @@ def _page(told: dict[str, Any], size: str, wide: int) -> str:
             subsequent_indent=" " * 10,
             break_long_words=False,
         )
-    return "\n".join([*lines, "", "as TOML, for --strategy FILE.toml:", "", told["toml"]])
+    return "\n".join([*lines, "", "as TOML, for --strategy FILE.toml:", "", facts["toml"]])
 
 
-def _said(values: dict[str, Any]) -> str:
+def _pairs(values: dict[str, Any]) -> str:
     return ",".join(f"{key}={value}" for key, value in values.items())

@@ -1,4 +1,4 @@
-"""`thinwire report`: training runs, or a bench, as one page that works offline."""
+"""`thinwire report`: write training runs, or a bench, as one page that works offline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ One self-contained page: loss against seconds and bytes, where the time went, an
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `thinwire report`."""
+    """Add the flags of `thinwire report`."""
     parser.add_argument(
         "runs",
         nargs="+",

@@ -1,4 +1,4 @@
-"""`thinwire train`: train a language model, on as many ranks as there are."""
+"""`thinwire train`: train a language model on one or more ranks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from thinwire.say import Say
 from thinwire.train.config import FIELDS, add_flags, config_from
 
 ABOUT = """\
-Train a language model from scratch, or go on with one, and send as little as the strategy says.
+Train a language model from scratch, or continue training one, with little traffic between ranks.
 
     thinwire train --workers 2                                      a small Llama on 6 MB of bundled English
     thinwire train --workers 2 --strategy diloco,period=30          another strategy; `thinwire recipes` lists them
     thinwire train --model t5-nano --data my/texts --tokenizer bpe,vocab=4096
-    thinwire train --config run.toml --resume                       settings from a file; go on where it stopped
+    thinwire train --config run.toml --resume                       settings from a file; continue a stopped run
     thinwire train --nodes 2 --node-rank 0 --master 10.0.0.1:29500  machine 0 of 2; --node-rank 1 on the other
 """
 

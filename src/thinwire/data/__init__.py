@@ -1,5 +1,5 @@
-"""What a model learns from: texts, tokenizers, tokens on disk, packed sets, records, batches; and 6
-MB of English without a download."""
+"""Training data: texts, tokenizers, tokens on disk, packed sets, records and batches; 6 MB of
+English are bundled."""
 
 from thinwire.data.corpus.english import english
 from thinwire.data.corpus.text import Text, read_text

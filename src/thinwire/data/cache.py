@@ -1,5 +1,4 @@
-"""A folder that is built once, by whichever process of whichever host comes first, and is either
-whole or not there.
+"""Build a folder once, by the first process of any host; it is either complete or absent.
 
 It is built beside its place under a name of its own, and moved there in one step: a process killed
 at any moment leaves at most that other folder, which the next builder removes. While one builds,
@@ -34,16 +33,16 @@ __all__ = [
     "fetched_limit",
     "refused",
 ]
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
 
 class DamageError(DataError):
-    """A folder that is not as it was built; the message says in what."""
+    """A folder is not as it was built; the message says how."""
 
 
 def cache_folder() -> Path:
-    """Where Thinwire keeps what it can make again: `$THINWIRE_CACHE`, else
+    """Return the folder for what Thinwire can make again: `$THINWIRE_CACHE`, else
     `$XDG_CACHE_HOME/thinwire`, else `~/.cache/thinwire`.
 
     Raises:
@@ -63,25 +62,25 @@ def cache_folder() -> Path:
 
 
 def fetched_limit() -> int:
-    """The most bytes that are kept of what was fetched: `$THINWIRE_FETCHED_GB`, or 20 GB.
+    """Return the most bytes of fetched data to keep: `$THINWIRE_FETCHED_GB`, or 20 GB.
 
     Raises:
         DataError: it is no number above 0.
     """
-    said = env.text("THINWIRE_FETCHED_GB", "20")
+    text = env.text("THINWIRE_FETCHED_GB", "20")
     try:
-        if (limit := int(float(said) * 1e9)) > 0:
+        if (limit := int(float(text) * 1e9)) > 0:
             return limit
     except (ValueError, OverflowError):
         pass
     raise DataError(
-        f"THINWIRE_FETCHED_GB={said!r} is no number of gigabytes above 0: set it to 20, say, or "
+        f"THINWIRE_FETCHED_GB={text!r} is no number of gigabytes above 0: set it to 20, say, or "
         "leave it out"
     )
 
 
 def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
-    """What `read` finds in `folder`, after `build` has filled it if nobody did before.
+    """Return what `read` finds in `folder`; `build` fills it first if no process has done so.
 
     Args:
         folder: its place; the folders above it are made as needed.
@@ -118,14 +117,14 @@ def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path
                 ours.mkdir()
                 with renewed(ours):
                     build(ours)
-                _settle(ours, folder)
+                _publish(ours, folder)
             finally:
                 shutil.rmtree(ours, ignore_errors=True)
             return read(folder)
 
 
-def _settle(ours: Path, folder: Path) -> None:
-    """Move what we built to its place, unless somebody took us for dead and was faster."""
+def _publish(ours: Path, folder: Path) -> None:
+    """Rename our build to its final name, unless another process took us for dead and was faster."""
     try:
         os.replace(ours, folder)
     except OSError as error:
@@ -141,7 +140,7 @@ def _remove(path: Path) -> None:
 
 
 def refused(error: Exception) -> int:
-    """The number of what the operating system refused; 0 where it was something else.
+    """Return the errno of an error of the operating system; 0 for other errors.
 
     Example:
         >>> refused(OSError(28, "")), refused(Exception("No space left on device (os error 28)"))  # as Rust raises it
@@ -156,7 +155,7 @@ def refused(error: Exception) -> int:
 
 @contextmanager
 def explained(parent: Path) -> Iterator[None]:
-    """What the operating system refused, in one line that says what to do."""
+    """Describe an error of the operating system in one line that says what to do."""
     try:
         yield
     except DataError:
@@ -164,7 +163,7 @@ def explained(parent: Path) -> Iterator[None]:
     except Exception as error:
         if not (number := refused(error)):
             raise
-        if number in NO_ROOM:
+        if number in DISK_FULL:
             message = (
                 f"there is no room for the tokens in {str(parent)!r} ({os.strerror(number)}): "
                 "make some, or set THINWIRE_CACHE elsewhere"

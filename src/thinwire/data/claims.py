@@ -1,5 +1,5 @@
-"""Who builds: a claim is a file that only one process can make, on any file system that hosts
-share.
+"""Choose which process builds something: a claim is a file that only one process can make, on any
+file system that hosts share.
 
 It says whose it is and its time is renewed while its owner lives. It saves work and decides
 nothing: what is built is moved to its place in one step, and whoever comes second finds it there.
@@ -32,8 +32,7 @@ _numbers = itertools.count()
 
 
 def owner() -> str:
-    """This process, told from every other of any host, and each call from the last:
-    `host-pid-begun-number`."""
+    """Return a name for this call that no other process or call has: `host-pid-begun-number`."""
     pid = os.getpid()
     return f"{_host()}-{pid}-{_begun(pid)}-{next(_numbers)}"
 
@@ -46,7 +45,8 @@ def held_elsewhere(folder: Path) -> bool:
 
 @contextmanager
 def claimed(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """The claim of a folder, held meanwhile; False if it is another's and we do not wait."""
+    """Hold the claim of a folder inside the block; False if another process has it and we do not
+    wait."""
     lock, mine = folder.with_name(folder.name + LOCK), owner()
     pause = LOOK_S
     while not _made(lock, mine):
@@ -68,7 +68,7 @@ def claimed(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def renewed(path: Path) -> Iterator[None]:
-    """The time of a path, renewed by a thread meanwhile."""
+    """Renew the time of a path inside the block, in a thread."""
     over = threading.Event()
 
     def renew() -> None:
@@ -86,13 +86,12 @@ def renewed(path: Path) -> Iterator[None]:
 
 
 def partial(path: Path) -> Path:
-    """Where the like of `path` is built: beside it, under a name that says by whom."""
+    """Return the path under which `path` is built: beside it, with the builder's name in it."""
     return path.with_name(f"{path.name}.{owner()}{PARTIAL}")
 
 
 def left_behind(folder: Path) -> list[Path]:
-    """What builders left in a folder that have died: all that goes by the name of a partial one
-    whose owner is gone."""
+    """List what dead builders left in a folder: partial paths whose owner is gone."""
     return [
         path
         for path in folder.glob("*" + PARTIAL)
@@ -125,7 +124,7 @@ def _abandoned(lock: Path) -> bool:
 
 
 def _break(lock: Path, mine: str) -> None:
-    """Take an abandoned claim away; one that was made in the meantime is put back."""
+    """Remove an abandoned claim; one that was made in the meantime is restored."""
     whose, aside = _read(lock), lock.with_name(f"{lock.name}.{mine}{PARTIAL}")
     try:
         os.rename(lock, aside)
@@ -140,7 +139,7 @@ def _break(lock: Path, mine: str) -> None:
 
 
 def _gone(path: Path, whose: str) -> bool:
-    """Whether the owner of a claim or a partial folder is dead, or may be taken for it."""
+    """Whether the owner of a claim or a partial folder is dead, or can be taken for dead."""
     host, _, rest = whose.partition("-")
     pid, _, rest = rest.partition("-")
     begun = rest.partition("-")[0]
@@ -153,7 +152,7 @@ def _gone(path: Path, whose: str) -> bool:
 
 
 def _clock(folder: Path) -> float:
-    """What time it is for the file system of a folder."""
+    """Return the time by the clock of a folder's file system."""
     probe = folder / f"clock.{owner()}{PARTIAL}"
     try:
         probe.touch()
@@ -164,19 +163,18 @@ def _clock(folder: Path) -> float:
 
 @functools.cache
 def _host() -> str:
-    """This boot of this machine, and the namespace that its process numbers are of."""
+    """Identify this boot of this machine and the namespace of its process numbers."""
     try:
-        place = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink(
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink(
             "/proc/self/ns/pid"
         )
     except OSError:
-        place = os.uname().nodename
-    return hashlib.sha256(place.encode()).hexdigest()[:12]
+        machine = os.uname().nodename
+    return hashlib.sha256(machine.encode()).hexdigest()[:12]
 
 
 def _begun(pid: int) -> str:
-    """When a process began, in the kernel's ticks since boot; empty if there is none, or only its
-    exit code is left."""
+    """Return when a process started, in the kernel's ticks since boot; empty if it does not run."""
     try:
         state, *rest = (
             Path(f"/proc/{pid}/stat")

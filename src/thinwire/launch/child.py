@@ -1,4 +1,4 @@
-"""What a rank does for the launcher that started it: end with it, stop when told, report its error.
+"""What a rank does for the launcher that started it: end with it, stop on a signal, report errors.
 
 The variables are torchrun's, so a rank that torchrun started does the same.
 """
@@ -69,13 +69,13 @@ def end_with_parent() -> None:
             "the kernel refused to tie this worker to its launcher: "
             f"{os.strerror(ctypes.get_errno())}"
         )
-    # the launcher may have ended before the kernel was asked
+    # the launcher may have ended before the call
     if env.text(LAUNCHER, str(os.getppid())) != str(os.getppid()):
         os._exit(1)
 
 
 class StopSignal:
-    """Record the signal that told this process to stop; `number` is 0 until one arrives.
+    """Record the signal to stop; `number` is 0 until one arrives.
 
     The process does not end at once, because all ranks save first. A launcher that has lost one
     rank also signals the others, and they need about two seconds to find out which rank is lost.

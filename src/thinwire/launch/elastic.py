@@ -25,7 +25,7 @@ from thinwire.launch.supervise import Attempt, Supervisor
 from thinwire.say import Say, one_line
 
 if TYPE_CHECKING:
-    from thinwire.launch.store import Place
+    from thinwire.launch.store import Endpoint
 
 GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # as torchrun reads it
 CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
@@ -70,23 +70,23 @@ def run_workers(workers: Workers, master: tuple[str, int], say: Say) -> int:
     Raises:
         ConfigError: the store cannot be served, or its address does not resolve.
     """
-    from thinwire.launch.store import LOOPBACK, Place, serve
+    from thinwire.launch.store import LOOPBACK, Endpoint, serve
 
     # 1. Serve the store on machine 0; elsewhere refuse a wrong address before anything is loaded.
-    place = (
-        Place(LOOPBACK, 0, "the store", several=False)
+    endpoint = (
+        Endpoint(LOOPBACK, 0, "the store", several=False)
         if workers.machines == 1
-        else Place(*master, "--master", several=True)
+        else Endpoint(*master, "--master", several=True)
     )
     if workers.machine == 0:
-        store = serve(place, say.note)  # a reference must live until the last attempt has ended
-        place = replace(place, port=store.port)
+        store = serve(endpoint, say.note)  # a reference must live until the last attempt has ended
+        endpoint = replace(endpoint, port=store.port)
     else:
-        place.addresses()
+        endpoint.addresses()
     # 2. Attempt after attempt, until all ranks succeed or no restart is left.
     supervisor = Supervisor(list(workers.command), float(env.text(GRACE, "60")))
     with tempfile.TemporaryDirectory(prefix="thinwire-") as folder, supervisor.listening():
-        shared = _shared_variables(workers, place)
+        shared = _shared_variables(workers, endpoint)
         for restart in range(workers.restarts + 1):
             files = [Path(folder, f"{restart}-{local}") for local in range(workers.count)]
             attempt = supervisor.attempt(
@@ -111,7 +111,7 @@ def run_workers(workers: Workers, master: tuple[str, int], say: Say) -> int:
     return code
 
 
-def _shared_variables(workers: Workers, place: Place) -> dict[str, str]:
+def _shared_variables(workers: Workers, endpoint: Endpoint) -> dict[str, str]:
     """The environment of every rank: this process's, and the variables that torchrun sets."""
     defaults = {"OMP_NUM_THREADS": str(workers.threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     return (
@@ -123,8 +123,8 @@ def _shared_variables(workers: Workers, place: Place) -> dict[str, str]:
             "LOCAL_WORLD_SIZE": str(workers.count),
             "GROUP_RANK": str(workers.machine),
             "GROUP_WORLD_SIZE": str(workers.machines),
-            "MASTER_ADDR": place.host,
-            "MASTER_PORT": str(place.port),
+            "MASTER_ADDR": endpoint.host,
+            "MASTER_PORT": str(endpoint.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # no rank serves it
             # "none" with several machines: the id must be the same on all of them
             "TORCHELASTIC_RUN_ID": uuid.uuid4().hex if workers.machines == 1 else "none",
@@ -178,7 +178,7 @@ def _report(attempt: Attempt, base: int, files: Sequence[Path], say: Say) -> int
     # 2. Print who was killed; else the first message that no rank printed.
     if killed or not printed:
         silent = [
-            f"rank {base + local} ended with exit code {codes[local]} and said nothing"
+            f"rank {base + local} ended with exit code {codes[local]} and printed nothing"
             for local in order
         ]
         lines = killed or [text for text, _ in errors if text][:1] or silent

@@ -1,4 +1,4 @@
-"""Ranks find each other, also after a restart.
+"""Let ranks find each other, also after a restart.
 
 A launcher keeps one store for all attempts, so a rank that was started again would read the
 addresses that the others had before, and connect to nobody. Here ranks first agree on who takes
@@ -6,7 +6,7 @@ part this time:
 
     each rank writes a name of its own, fresh      join/R
     rank 0 writes down the names that it reads     roster
-    who finds its own name there, says so          here/ROSTER/R
+    a rank that reads its own name there answers   here/ROSTER/R
     when all have, rank 0 lets them go             go/ROSTER
 
 A rank of an earlier attempt never answers, so its name is replaced sooner or later, and everything
@@ -35,7 +35,7 @@ from thinwire import env
 from thinwire.drive.interfaces import VARIABLE, leading_to, reachable
 from thinwire.drive.torch import transport_cause
 from thinwire.errors import ConfigError, FlightError
-from thinwire.launch.store import Note, Place, reach, serve
+from thinwire.launch.store import Endpoint, Note, reach, serve
 
 POLL_S = 0.05
 ROOT = "thinwire-meet"
@@ -44,17 +44,17 @@ NAME = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, eq=False)
 class Meeting:
-    """What a launcher's variables say of where ranks meet.
+    """Where and as whom a rank meets the others, from the launcher's variables.
 
     Args:
         rank: this rank; world: how many there are.
-        place: where the store is served.
+        endpoint: where the store is served.
         store: the store, where this rank serves it.
     """
 
     rank: int
     world: int
-    place: Place
+    endpoint: Endpoint
     store: Any
     note: Note
 
@@ -64,7 +64,7 @@ class Meeting:
         Raises:
             FlightError: some ranks did not come in time, which are named, or cannot be reached.
         """
-        base = self.store or reach(self.place, timeout, self.note)
+        base = self.store or reach(self.endpoint, timeout, self.note)
         try:
             base.set_timeout(timeout)
             roster = met(PrefixStore(ROOT, base), self.rank, self.world, timeout)
@@ -83,7 +83,7 @@ class Meeting:
 
 
 def unpickling_launcher(parent: str = "/proc/{}/cmdline") -> bool:
-    """Return whether torchrun started this rank with a rendezvous that unpickles what strangers may
+    """Return whether torchrun started this rank with a rendezvous that unpickles what others may
     write (Linux).
 
     Args:
@@ -100,13 +100,13 @@ def unpickling_launcher(parent: str = "/proc/{}/cmdline") -> bool:
         )
     except OSError:  # no Linux, or the launcher is gone
         words = ""
-    asked = env.text("PET_RDZV_BACKEND") == "c10d" or env.text("PET_STANDALONE", "0") != "0"
-    return asked or re.search(r" --(standalone|rdzv[-_]backend[= ]c10d)\b", words) is not None
+    unpickles = env.text("PET_RDZV_BACKEND") == "c10d" or env.text("PET_STANDALONE", "0") != "0"
+    return unpickles or re.search(r" --(standalone|rdzv[-_]backend[= ]c10d)\b", words) is not None
 
 
 def meeting(note: Note) -> Meeting:
-    """Read where ranks meet from the environment, choose gloo's interface, and serve the store if
-    that is this rank's part.
+    """Read from the environment where ranks meet, choose gloo's interface, and serve the store if
+    this rank should.
 
     It needs no other rank, so whatever cannot be is refused at once.
 
@@ -117,7 +117,7 @@ def meeting(note: Note) -> Meeting:
     rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if rank >= world:
         raise ConfigError(f"RANK={rank} of WORLD_SIZE={world}: ranks are 0 to {world - 1}")
-    place = Place(
+    endpoint = Endpoint(
         _variable("MASTER_ADDR"),
         _number("MASTER_PORT", 1, 65535),
         "MASTER_ADDR",
@@ -130,34 +130,34 @@ def meeting(note: Note) -> Meeting:
             "--workers or --nodes, or give torchrun --rdzv-backend=static with --node-rank, "
             "--master-addr and --master-port"
         )
-    choose_interface(place, note)
+    choose_interface(endpoint, note)
     held_by_launcher = env.text("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = serve(place, note) if rank == 0 and not held_by_launcher else None
-    return Meeting(rank, world, place, store, note)
+    store = serve(endpoint, note) if rank == 0 and not held_by_launcher else None
+    return Meeting(rank, world, endpoint, store, note)
 
 
-def choose_interface(place: Place, note: Note) -> None:
+def choose_interface(endpoint: Endpoint, note: Note) -> None:
     """Let gloo use the interface that holds the store's address or leads to it, unless the user has
     named one."""
     if env.text(VARIABLE) or sys.platform != "linux":
         return
-    found = next(filter(None, map(leading_to, place.addresses())), None)
-    if found is None:
+    interface = next(filter(None, map(leading_to, endpoint.addresses())), None)
+    if interface is None:
         there = ", ".join(map(str, reachable())) or "none with an address"
         raise ConfigError(
-            f"{place.what}={place.host}: no interface of this machine leads there ({there}). "
+            f"{endpoint.what}={endpoint.host}: no interface of this machine leads there ({there}). "
             f"Correct it, or set {VARIABLE}"
         )
-    env.put(VARIABLE, found.name)
-    if place.several:
+    env.put(VARIABLE, interface.name)
+    if endpoint.several:
         note(
-            f"ranks talk over {found}, which leads to {place.what}={place.host}; {VARIABLE} would "
+            f"ranks talk over {interface}, which leads to {endpoint.what}={endpoint.host}; {VARIABLE} would "
             "choose another"
         )
 
 
 def met(store: Any, rank: int, world: int, timeout: timedelta) -> str:
-    """The roster of this attempt, the same on every rank.
+    """Return the roster of this attempt, the same on every rank.
 
     Raises:
         FlightError: ranks that did not come are named.
@@ -202,21 +202,21 @@ def _names(store: Any, world: int) -> list[str]:
 
 
 def _name(data: bytes) -> str:
-    """A rank's name, or nothing where it is none."""
+    """Return a rank's name, or an empty string if the bytes are none."""
     text = data.decode("ascii", "replace")
     return text if NAME.fullmatch(text) else ""
 
 
 def _roster(data: bytes) -> list[str]:
-    """The names that rank 0 has written, or none."""
+    """Return the names that rank 0 has written, or none."""
     try:
-        told = json.loads(data)
+        names = json.loads(data)
     except (ValueError, RecursionError):
         return []
     return (
-        told
-        if isinstance(told, list)
-        and all(isinstance(name, str) and NAME.fullmatch(name) for name in told)
+        names
+        if isinstance(names, list)
+        and all(isinstance(name, str) and NAME.fullmatch(name) for name in names)
         else []
     )
 

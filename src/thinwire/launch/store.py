@@ -1,5 +1,4 @@
-"""The store in which ranks meet: served at one address only, and reached without minutes of C++
-warnings.
+"""Serve and reach the store in which ranks meet: at one address only, and with errors in one line.
 
 Whoever reaches it may read and change what is in it, so nothing that comes from it is ever
 unpickled.
@@ -23,19 +22,19 @@ from thinwire.words import first_line
 
 LOOPBACK = "127.0.0.1"
 TRY_S, PAUSE_S = 5.0, 0.2  # one attempt to connect, and the pause before the next
-PATIENCE_S = 10.0  # without an answer before a line says what is waited for
+PATIENCE_S = 10.0  # without an answer before a line is printed
 GREETING_S = 30.0  # for the store's first answer once it is connected
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the store is served.
+class Endpoint:
+    """The address at which the store is served.
 
     Args:
         host: a name or an address.
         port: of TCP; 0 lets the kernel pick one.
-        what: where the user said it, for messages.
+        what: the flag or variable it comes from, for messages.
         several: whether ranks are on several machines.
     """
 
@@ -54,68 +53,68 @@ class Place:
             ConfigError: the host does not resolve, or to loopback only, where other machines cannot
                 reach it.
         """
-        found = resolve(self.host, self.what)
-        if self.several and all(map(is_loopback, found)):
+        numeric = resolve(self.host, self.what)
+        if self.several and all(map(is_loopback, numeric)):
             own = " or ".join(str(each) for each in reachable()) or "none of this machine's is"
             raise ConfigError(
-                f"{self.what}={self.host} is {', '.join(found)} on this machine, which no other "
+                f"{self.what}={self.host} is {', '.join(numeric)} on this machine, which no other "
                 "machine reaches. "
                 f"Give an address of rank 0's machine that the others reach (here: {own})"
             )
-        return found
+        return numeric
 
 
-def serve(place: Place, note: Note) -> TCPStore:
-    """Serve the store at that address alone; on all interfaces only where the address is none of
-    this machine's.
+def serve(endpoint: Endpoint, note: Note) -> TCPStore:
+    """Serve the store at that address only; on all interfaces only if the address is not this
+    machine's.
 
     Raises:
         ConfigError: the address does not resolve, or the port is taken or not allowed.
     """
-    address = place.addresses()[0]
+    address = endpoint.addresses()[0]
     try:
-        listener = _listen(address, place.port)
+        listener = _listen(address, endpoint.port)
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
-            raise ConfigError(_not_served(place, error)) from error
+            raise ConfigError(_not_served(endpoint, error)) from error
         note(
-            f"{place.what}={place.host} ({address}) is no address of this machine, so the store "
+            f"{endpoint.what}={endpoint.host} ({address}) is no address of this machine, so the store "
             "listens on all of its interfaces: "
             "let a firewall keep strangers from the port"
         )
         address = LOOPBACK
         try:
-            listener = socket.create_server(("", place.port))
+            listener = socket.create_server(("", endpoint.port))
         except OSError as taken:
-            raise ConfigError(_not_served(place, taken)) from taken
+            raise ConfigError(_not_served(endpoint, taken)) from taken
     port = int(listener.getsockname()[1])
     return TCPStore(
         address, port, None, True, timedelta(seconds=GREETING_S), False, False, listener.detach()
     )
 
 
-def reach(place: Place, timeout: timedelta, note: Note) -> TCPStore:
-    """Connect to the store, and wait for its host to come up for as long as `timeout`.
+def reach(endpoint: Endpoint, timeout: timedelta, note: Note) -> TCPStore:
+    """Connect to the store; wait up to `timeout` for its host to come up.
 
     Raises:
         ConfigError: the address does not resolve.
         FlightError: nobody answers there in time.
     """
-    addresses = place.addresses()
-    begun, told, why = time.monotonic(), False, ""
+    addresses = endpoint.addresses()
+    begun, noted, why = time.monotonic(), False, ""
     while (waited := time.monotonic() - begun) < timeout.total_seconds():
         for address in addresses:
             try:
-                socket.create_connection((address, place.port), TRY_S).close()
+                socket.create_connection((address, endpoint.port), TRY_S).close()
             except OSError as error:
                 why = first_line(error) if error.errno is None else f"{error.strerror}"
                 continue
-            return _connected(place, address, timeout)
-        if waited > PATIENCE_S and not told:
-            told = True
-            note(f"waiting for the store at {place} ({why}); it comes up with rank 0's machine")
+            return _connected(endpoint, address, timeout)
+        if waited > PATIENCE_S and not noted:
+            noted = True
+            note(f"waiting for the store at {endpoint} ({why}); it comes up with rank 0's machine")
         time.sleep(PAUSE_S)
-    if place.several:
+    if endpoint.several:
         do = (
             "is rank 0's machine up, is that its address, and does its firewall let the port "
             "through?"
@@ -123,30 +122,30 @@ def reach(place: Place, timeout: timedelta, note: Note) -> TCPStore:
     else:
         do = "is rank 0 running, and is that its address?"
     raise FlightError(
-        f"no store answered at {place} within {timeout.total_seconds():g} s ({why}): {do}"
+        f"no store answered at {endpoint} within {timeout.total_seconds():g} s ({why}): {do}"
     )
 
 
-def _connected(place: Place, address: str, timeout: timedelta) -> TCPStore:
+def _connected(endpoint: Endpoint, address: str, timeout: timedelta) -> TCPStore:
     answers: list[TCPStore | RuntimeError] = []
 
-    def ask() -> None:
+    def connect() -> None:
         try:
             answers.append(
-                TCPStore(address, place.port, None, False, timedelta(seconds=GREETING_S), False)
+                TCPStore(address, endpoint.port, None, False, timedelta(seconds=GREETING_S), False)
             )
         except RuntimeError as error:  # torch's own for connections
             answers.append(error)
 
     thread = threading.Thread(
-        target=ask, name="thinwire-greeting", daemon=True
+        target=connect, name="thinwire-greeting", daemon=True
     )  # torch waits for a first answer without limit
     thread.start()
     thread.join(GREETING_S)
     store = answers[0] if answers else TimeoutError(f"silent for {GREETING_S:g} s")
     if isinstance(store, Exception):
         raise FlightError(
-            f"what listens at {place} does not answer as torch's store does "
+            f"what listens at {endpoint} does not answer as torch's store does "
             f"({first_line(store)}): does another program use that port?",
         ) from store
     store.set_timeout(timeout)
@@ -158,14 +157,14 @@ def _listen(address: str, port: int) -> socket.socket:
     return socket.create_server((address, port), family=family)
 
 
-def _not_served(place: Place, error: OSError) -> str:
+def _not_served(endpoint: Endpoint, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"port {place.port} of {place.host} is taken: another run or program listens there. "
-            f"Give another port to every rank ({place.what}), or stop what holds it (ss -ltnp "
-            f"'sport = :{place.port}' names it)"
+            f"port {endpoint.port} of {endpoint.host} is taken: another run or program listens there. "
+            f"Give another port to every rank ({endpoint.what}), or stop what holds it (ss -ltnp "
+            f"'sport = :{endpoint.port}' names it)"
         )
     return (
-        f"the store cannot listen at {place}: {error.strerror}. Give another port to every rank "
-        f"({place.what}), such as 29500"
+        f"the store cannot listen at {endpoint}: {error.strerror}. Give another port to every rank "
+        f"({endpoint.what}), such as 29500"
     )

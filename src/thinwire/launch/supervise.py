@@ -1,8 +1,7 @@
 """Start the ranks of one machine, watch them, and end them together.
 
-It takes the place of torch's elastic agent, whose rendezvous unpickles what it reads from a port
-that strangers reach. The variables that it sets are torchrun's, so a rank cannot tell the
-difference.
+It replaces torch's elastic agent, whose rendezvous unpickles what it reads from a port that anybody
+can reach. It sets the same variables as torchrun, so ranks need not know which started them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ PASSED_ON = {signal.SIGINT: signal.SIGINT}  # anything else as SIGTERM, at which
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of ranks that ran once.
+    """The result of ranks that ran once.
 
     codes: their exit codes by local rank, -n where signal n ended one.
     first: the local ranks that had failed before the others were made to end.
@@ -37,11 +36,11 @@ class Attempt:
 
 
 class Supervisor:
-    """Run one command as several ranks; signals to this process reach all of them.
+    """Run one command as several ranks, and pass on the signals that this process receives.
 
     Args:
         command: what each rank runs.
-        grace_s: seconds that ranks have to end once they are asked to; then they are killed.
+        grace_s: seconds that ranks have to end after a signal; then they are killed.
     """
 
     def __init__(self, command: Sequence[str], grace_s: float) -> None:
@@ -50,7 +49,7 @@ class Supervisor:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take signals to this process as meant for the ranks."""
+        """Record signals inside the block, to pass them on to the ranks."""
         before = {}
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we
@@ -62,8 +61,7 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def attempt(self, environments: Sequence[Mapping[str, str]]) -> Attempt:
-        """Run a rank in each environment until all have ended, or one has failed and the others
-        were made to end."""
+        """Run one rank in each environment until all have ended; if one fails, end the others."""
         ranks: list[subprocess.Popen[bytes]] = []
         try:
             for environment in environments:
@@ -89,12 +87,12 @@ class Supervisor:
         return Attempt(tuple(codes), first, self._received[0] if self._received else 0)
 
     def _watch(self, ranks: Sequence[subprocess.Popen[bytes]]) -> tuple[int, ...]:
-        """Wait until all have ended or must be killed; return who failed first."""
+        """Wait until all have ended or must be killed; return the ranks that failed first."""
         passed_on, until = 0, float("inf")
         first: tuple[int, ...] = ()
         while None in [
             each.poll() for each in ranks
-        ]:  # every one is asked: any() would stop at the first that lives
+        ]:  # a list, since any() would stop polling at the first that runs
             for number in self._received[passed_on:]:
                 passed_on += 1
                 until = min(until, time.monotonic() + self._grace_s)
@@ -117,7 +115,7 @@ class Supervisor:
 
 
 def _send(process: subprocess.Popen[bytes], number: int) -> None:
-    """Signal a rank and what it has started, if it has not ended."""
+    """Signal a rank and its children, unless it has ended."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

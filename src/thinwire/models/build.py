@@ -1,4 +1,4 @@
-"""The model that words name: a preset from scratch, a saved folder, or one of the Hugging Face hub.
+"""Build a model: a preset from scratch, a saved folder, or a model of the Hugging Face hub.
 
     gpt2-nano,num_hidden_layers=6     see `thinwire.models.presets`; torch.manual_seed before decides
     the weights runs/mine/model                   a folder that `save_pretrained` wrote
@@ -34,11 +34,11 @@ BYTES, CONTEXT = (
 )  # the vocabulary and the positions of a preset whose text is not known: those of `thinwire train`
 
 
-def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) -> PreTrainedModel:
-    """The model that `spoken` names, ready to be trained on rows of `context` tokens.
+def model_from(spec: str, tokenizer: PreTrainedTokenizerBase, context: int) -> PreTrainedModel:
+    """Return the model that `spec` names, ready to be trained on rows of `context` tokens.
 
     Args:
-        spoken: a preset with its settings, a folder, or `hf:NAME`.
+        spec: a preset with its settings, a folder, or `hf:NAME`.
         tokenizer: whose ids it will read; a preset gets as large a vocabulary, and its special
             tokens.
         context: the longest row, in tokens.
@@ -54,29 +54,29 @@ def model_from(spoken: str, tokenizer: PreTrainedTokenizerBase, context: int) ->
         >>> model_from("gpt2-nano", tokenizer, context=128).num_parameters()
         484512
     """
-    if is_preset(spoken):
+    if is_preset(spec):
         eos, pad = _id(tokenizer.eos_token_id), _id(tokenizer.pad_token_id)
-        config = configuration(spoken, vocab=len(tokenizer), context=context, eos=eos, pad=pad)
-        _check_fit(spoken, config, tokenizer, context)
-        tried(spoken, config)
+        config = configuration(spec, vocab=len(tokenizer), context=context, eos=eos, pad=pad)
+        _check_fit(spec, config, tokenizer, context)
+        tried(spec, config)
         try:
             with quiet():
                 model: PreTrainedModel = auto_class(OBJECTIVES[config.model_type]).from_config(
                     config
                 )
         except Exception as error:  # too large for this machine, mostly
-            raise ModelError(f"{spoken} cannot be built: {reason(error)}") from error
+            raise ModelError(f"{spec} cannot be built: {reason(error)}") from error
     else:
-        place, local = _place(spoken)
-        config = _config(spoken, place, local)
-        _check_fit(spoken, config, tokenizer, context)
-        model = _weights(spoken, place, local, config)
+        location, local = _locate(spec)
+        config = _config(spec, location, local)
+        _check_fit(spec, config, tokenizer, context)
+        model = _weights(spec, location, local, config)
     model.train()
     return model
 
 
-def meta_model(spoken: str) -> PreTrainedModel:
-    """The model that `spoken` names on the meta device: its shapes and no storage; no weights are
+def meta_model(spec: str) -> PreTrainedModel:
+    """Return the model that `spec` names on the meta device: shapes without storage; no weights are
     read.
 
     A preset has the bytes for a vocabulary, unless its settings say otherwise.
@@ -88,23 +88,23 @@ def meta_model(spoken: str) -> PreTrainedModel:
         >>> meta_model("gpt2-nano").num_parameters(), next(meta_model("gpt2-nano").parameters()).device.type
         (484512, 'meta')
     """
-    if is_preset(spoken):
-        return tried(spoken, configuration(spoken, vocab=BYTES, context=CONTEXT))
-    place, local = _place(spoken)
-    config = _config(spoken, place, local)
+    if is_preset(spec):
+        return tried(spec, configuration(spec, vocab=BYTES, context=CONTEXT))
+    location, local = _locate(spec)
+    config = _config(spec, location, local)
     try:
         with quiet(), torch.device("meta"):
             model: PreTrainedModel = auto_class(objective_of(config)).from_config(config)
     except ModelError:
         raise
     except Exception as error:  # sizes that do not go together show in many ways
-        raise ModelError(f"{spoken}: {reason(error)}") from error
+        raise ModelError(f"{spec}: {reason(error)}") from error
     return model
 
 
-def kind_of(spoken: str) -> str:
-    """What the model that `spoken` names is trained for: `causal`, `masked` or `spans`. Of a folder
-    or the hub only the config is read.
+def kind_of(spec: str) -> str:
+    """Return what the model that `spec` names is trained for: `causal`, `masked` or `spans`. Of a
+    folder or the hub only the configuration is read.
 
     Raises:
         ModelError: no such model, or none that is trained for one of these.
@@ -113,14 +113,14 @@ def kind_of(spoken: str) -> str:
         >>> kind_of("t5-nano")
         'spans'
     """
-    if is_preset(spoken):
-        return OBJECTIVES[preset(spoken).family]
-    place, local = _place(spoken)
-    return objective_of(_config(spoken, place, local))
+    if is_preset(spec):
+        return OBJECTIVES[preset(spec).family]
+    location, local = _locate(spec)
+    return objective_of(_config(spec, location, local))
 
 
 def objective_of(config: PreTrainedConfig) -> str:
-    """What a model with this configuration is trained for: `causal`, `masked` or `spans`.
+    """Return what a model with this configuration is trained for: `causal`, `masked` or `spans`.
 
     Raises:
         ModelError: none of these.
@@ -151,7 +151,7 @@ def objective_of(config: PreTrainedConfig) -> str:
 
 
 def positions_of(config: PreTrainedConfig) -> int | None:
-    """How many tokens a model can read at once; None where only memory bounds it.
+    """Return how many tokens a model can read at once; None if only memory limits it.
 
     Example:
         >>> positions_of(configuration("gpt2-nano", vocab=257, context=64)), positions_of(configuration("t5-nano", vocab=300, context=64))
@@ -171,28 +171,28 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     return positions
 
 
-def is_preset(spoken: str) -> bool:
-    """Whether it is a preset; words that could be no path are taken for one that is misspelt."""
-    if pieces(spoken)[0] in PRESETS:
+def is_preset(spec: str) -> bool:
+    """Whether `spec` names a preset. Text that cannot be a path counts as a misspelt preset."""
+    if pieces(spec)[0] in PRESETS:
         return True
-    if spoken.startswith((HUB, ".", "~")) or os.sep in spoken or Path(spoken).exists():
+    if spec.startswith((HUB, ".", "~")) or os.sep in spec or Path(spec).exists():
         return False
-    preset(spoken)  # raises, and says which there are
+    preset(spec)  # raises an error that lists them
     return True
 
 
-def _place(spoken: str) -> tuple[str, bool]:
-    """What transformers calls it, and whether it must lie on this machine."""
+def _locate(spec: str) -> tuple[str, bool]:
+    """Return the name that transformers uses, and whether the model must be on this machine."""
     need_transformers()
-    if spoken.startswith(HUB):
-        name = spoken.removeprefix(HUB)
+    if spec.startswith(HUB):
+        name = spec.removeprefix(HUB)
         if not name:
             raise ModelError("hf: names no model; say hf:NAME, such as hf:openai-community/gpt2")
         return name, not _hub_answers()
-    folder = Path(spoken).expanduser()
+    folder = Path(spec).expanduser()
     if not folder.is_dir():
         raise ModelError(
-            f"the model {spoken!r} is {'a file' if folder.exists() else 'not there'}; give the "
+            f"the model {spec!r} is {'a file' if folder.exists() else 'not there'}; give the "
             "folder that save_pretrained wrote"
         )
     if not (folder / "config.json").is_file():
@@ -202,13 +202,13 @@ def _place(spoken: str) -> tuple[str, bool]:
             if (inner / "config.json").is_file()
             else "; give the folder that save_pretrained wrote"
         )
-        raise ModelError(f"the folder {spoken!r} has no config.json, so it holds no model{hint}")
+        raise ModelError(f"the folder {spec!r} has no config.json, so it holds no model{hint}")
     return str(folder), True
 
 
 def _hub_answers() -> bool:
-    """Whether the hub's name is known here. Without a network the hub's client would try for half a
-    minute before it looks at its cache."""
+    """Whether the hub's host name resolves here. Without a network the hub's client would try for
+    half a minute before it reads its cache."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -222,22 +222,22 @@ def _hub_answers() -> bool:
     return True
 
 
-def _config(spoken: str, place: str, local: bool) -> PreTrainedConfig:
+def _config(spec: str, location: str, local: bool) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     try:
         with quiet():
             config: PreTrainedConfig = AutoConfig.from_pretrained(
-                place, local_files_only=local, trust_remote_code=False
+                location, local_files_only=local, trust_remote_code=False
             )
             return config
     except (
         Exception
     ) as error:  # whatever transformers and its HTTP client may raise; the user needs its line only
-        raise ModelError(_unread(spoken, local, error)) from error
+        raise ModelError(_unread(spec, local, error)) from error
 
 
-def _weights(spoken: str, place: str, local: bool, config: PreTrainedConfig) -> PreTrainedModel:
+def _weights(spec: str, location: str, local: bool, config: PreTrainedConfig) -> PreTrainedModel:
     # safetensors alone: .bin files are pickles
     options: dict[str, Any] = {
         "local_files_only": local,
@@ -247,22 +247,24 @@ def _weights(spoken: str, place: str, local: bool, config: PreTrainedConfig) -> 
     }
     try:
         with quiet():
-            model, told = auto_class(objective_of(config)).from_pretrained(
-                place, config=config, dtype=torch.float32, **options
+            model, loading_info = auto_class(objective_of(config)).from_pretrained(
+                location, config=config, dtype=torch.float32, **options
             )
     except ModelError:
         raise
     except (
         Exception
     ) as error:  # as above, and whatever safetensors and pickle may raise for damaged weights
-        raise ModelError(_unread(spoken, local, error)) from error
-    # transformers fills what a file lacks with random numbers, and says so in a note.
-    if lacking := sorted({*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}):
+        raise ModelError(_unread(spec, local, error)) from error
+    # transformers fills what a file lacks with random numbers, and notes it.
+    if lacking := sorted(
+        {*loading_info["missing_keys"], *(each[0] for each in loading_info["mismatched_keys"])}
+    ):
         shown = ", ".join(lacking[:3]) + (
             f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         )
         raise ModelError(
-            f"the weights of {spoken!r} lack {shown}, which a {type(model).__name__} has; it was "
+            f"the weights of {spec!r} lack {shown}, which a {type(model).__name__} has; it was "
             "saved without its head, or from another "
             "kind of model: save the whole model"
         )
@@ -270,47 +272,47 @@ def _weights(spoken: str, place: str, local: bool, config: PreTrainedConfig) -> 
     return loaded
 
 
-def _unread(spoken: str, local: bool, error: Exception) -> str:
-    if not spoken.startswith(HUB):
-        return f"the model {spoken!r} cannot be read: {reason(error)}"
+def _unread(spec: str, local: bool, error: Exception) -> str:
+    if not spec.startswith(HUB):
+        return f"the model {spec!r} cannot be read: {reason(error)}"
     if local and isinstance(error, OSError):
         return (
-            f"the model {spoken!r} is not in this machine's cache, and the hub cannot be reached; "
+            f"the model {spec!r} is not in this machine's cache, and the hub cannot be reached; "
             "connect, or give a folder with it"
         )
     return (
-        f"the model {spoken!r} cannot be had from the hub: {reason(error)}; check its name and "
+        f"the model {spec!r} cannot be had from the hub: {reason(error)}; check its name and "
         "the network, or give a folder with it"
     )
 
 
 def _check_fit(
-    spoken: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, context: int
+    spec: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, context: int
 ) -> None:
-    """Refuse a tokenizer or context that the model was not made for."""
+    """Refuse a tokenizer or context that does not fit the model."""
     problems = []
     rows, positions = config.vocab_size, positions_of(config)
     if len(tokenizer) > rows:
         problems.append(
             (
-                f"the tokenizer has {len(tokenizer):,} tokens, but {spoken} has embeddings for "
+                f"the tokenizer has {len(tokenizer):,} tokens, but {spec} has embeddings for "
                 f"{rows:,}; "
             )
             + (
                 "leave vocab_size out"
-                if is_preset(spoken)
+                if is_preset(spec)
                 else "take the model's own tokenizer, or one with fewer tokens"
             )
         )
     if positions is not None and context > positions:
         problems.append(
-            f"rows of {context:,} tokens were asked for, but {spoken} has {positions:,} "
+            f"rows of {context:,} tokens were requested, but {spec} has {positions:,} "
             "positions; take a shorter context"
         )
     start, pad = getattr(config, "decoder_start_token_id", None), tokenizer.pad_token_id
     if objective_of(config) == "spans" and (start is None or start != pad):
         problems.append(
-            f"{spoken} starts to write from token {start}, but is trained to start from the "
+            f"{spec} starts to write from token {start}, but is trained to start from the "
             f"tokenizer's padding, which is {pad}; "
             "take the model's own tokenizer, or a t5"
         )
@@ -319,5 +321,5 @@ def _check_fit(
 
 
 def _id(token: Any) -> int | None:
-    """A role's id; transformers allows lists, which no tokenizer of one token to a role has."""
+    """Return the id of a special token; transformers allows lists of ids, which are refused."""
     return token if isinstance(token, int) else None

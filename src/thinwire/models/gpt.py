@@ -1,5 +1,5 @@
-"""A small GPT in plain torch, for tests and benchmarks: GPT-2's blocks, normalised before each
-branch, with learned positions.
+"""A small GPT in plain torch for tests and benchmarks: GPT-2's blocks with pre-normalisation and
+learned positions.
 
     x = embed(token) + place(position)
     x = x + attention(norm(x));  x = x + mlp(norm(x))      layers times
@@ -66,7 +66,7 @@ class GPTConfig:
 
 
 class Attention(nn.Module):
-    """Causal self-attention: each position takes a mean of the values before it, weighted by
+    """Causal self-attention: each position takes the mean of the values before it, weighted by
     softmax(q·k / sqrt(C/H))."""
 
     def __init__(self, config: GPTConfig) -> None:
@@ -88,7 +88,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linears, four times as wide between them, with a GELU."""
+    """Two linear layers with a GELU between them; the hidden width is four times the width."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each added to what it read."""
+    """Attention, then an MLP, each added to its input."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.width)
-        self.place = nn.Embedding(config.context, config.width)
+        self.positions = nn.Embedding(config.context, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, bias=config.bias)
         self.head = nn.Linear(config.width, config.vocab, bias=False)
@@ -151,7 +151,7 @@ class GPT(nn.Module):
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Score every next token, and with `targets` say how wrong the scores are.
+        """Return the scores of every next token, and with `targets` their mean cross-entropy.
 
         Args:
             tokens: (B, T) int64, T at most `config.context`.
@@ -169,7 +169,7 @@ class GPT(nn.Module):
                 f"GPT was given rows of {length} tokens, but its context is {self.config.context}; "
                 f"cut them, or build it with GPTConfig(context={length})"
             )
-        x = self.embed(tokens) + self.place.weight[:length]  # (B, T, C)
+        x = self.embed(tokens) + self.positions.weight[:length]  # (B, T, C)
         for block in self.blocks:
             x = block(x)
         logits = self.head(self.norm(x))
@@ -185,7 +185,7 @@ class GPT(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continue each row of `prompt`, one token at a time, each drawn from softmax(logits /
+        """Continue each row of `prompt`, one token at a time, each sampled from softmax(logits /
         temperature).
 
         Args:

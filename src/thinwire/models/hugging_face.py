@@ -1,5 +1,5 @@
-"""Hugging Face's transformers as this package uses it: loaded on first use, without its chatter,
-its errors in a line."""
+"""Use Hugging Face's transformers: loaded on first use, without its notes, and with its errors in
+one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = {
 
 
 def need_transformers() -> None:
-    """Load transformers, which takes seconds at first.
+    """Import transformers, which takes seconds the first time.
 
     Raises:
         ModelError: it is not installed.
@@ -36,7 +36,7 @@ def need_transformers() -> None:
 
 
 def auto_class(objective: str) -> Any:
-    """The class that builds and reads models for an objective."""
+    """Return the class that builds and reads models for an objective."""
     import transformers
 
     return getattr(transformers, CLASSES[objective])
@@ -44,8 +44,8 @@ def auto_class(objective: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No notes, warnings or progress bars of transformers and its hub inside, and as before after;
-    errors come as ever."""
+    """Silence transformers' notes, warnings and progress bars inside the block; errors are raised
+    as usual."""
     from huggingface_hub.utils import logging as hub
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
@@ -92,7 +92,7 @@ def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in a line without a full stop.
+    """Return the message of an error in one line, without a full stop.
 
     Example:
         >>> reason(ValueError("Class validation error for validator 'heads':\\n    ValueError: 96 is not a multiple of 5."))

@@ -1,4 +1,4 @@
-"""What a model learns from a row of text: which tokens it sees, and which it must name.
+"""What a model learns from a row of text: the tokens that it sees, and those that it must predict.
 
     causal    every token from those before it                                       decoders masked
     the tokens behind a few masks, from all others                         encoders spans     the
@@ -34,7 +34,7 @@ EOS, PAD, MASK = "<|endoftext|>", "<pad>", "<mask>"
 
 
 def sentinel(number: int) -> str:
-    """The token that stands for a span.
+    """Return the token that stands for a span.
 
     Example:
         >>> sentinel(0)
@@ -45,21 +45,21 @@ def sentinel(number: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a model is called with, and what its logits (B, T, V) should have said: targets (B, T)
-    int64, -100 where it does not matter."""
+    """The inputs of a model, and the targets of its logits (B, T, V): (B, T) int64, -100 where a
+    position does not count."""
 
     inputs: dict[str, Tensor]
     targets: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device; what is pinned is copied while the caller goes on."""
+        """Return the batch on a device; pinned tensors are copied asynchronously."""
         return Batch(
             {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
             self.targets.to(device, non_blocking=True),
         )
 
     def pinned(self) -> Batch:
-        """The same in memory that a GPU can read by itself."""
+        """Return the batch in pinned memory, which a GPU can read by itself."""
         return Batch(
             {name: tensor.pin_memory() for name, tensor in self.inputs.items()},
             self.targets.pin_memory(),
@@ -68,8 +68,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The ids of a tokenizer that objectives speak of: all of them are below `vocab`, and `special`
-    holds those that are no text."""
+    """The ids of a tokenizer that objectives use: all are below `vocab`, and `special` lists those
+    that are not text."""
 
     vocab: int
     special: tuple[int, ...]
@@ -81,7 +81,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """A frozen setting of an objective; `tokens` is None until it is fitted to a tokenizer."""
+    """The settings of an objective; `tokens` is None until it is fitted to a tokenizer."""
 
     context: int
     tokens: Tokens | None = field(default=None, kw_only=True, repr=False)
@@ -102,23 +102,22 @@ class Objective(ABC):
 
     @property
     def length_read(self) -> int:
-        """How many of them are new to the model: all, unless the first of a row was the last of
-        another."""
+        """How many of these tokens the model has not read in another row."""
         return self.length
 
     @property
     @abstractmethod
     def specials(self) -> tuple[str, ...]:
-        """The special tokens that a tokenizer must have, by the names that thinwire's own
-        tokenizers give them."""
+        """The special tokens that a tokenizer must have, by the names that Thinwire's own
+        tokenizers use."""
 
     @abstractmethod
-    def batch(self, windows: Tensor, draws: torch.Generator) -> Batch:
-        """Rows of text as what the model reads and what it should say.
+    def batch(self, windows: Tensor, generator: torch.Generator) -> Batch:
+        """Turn rows of text into the inputs and targets of the model.
 
         Args:
             windows: (B, L) int64, on the generator's device.
-            draws: where all chance comes from.
+            generator: where all chance comes from.
 
         Raises:
             ModelError: the objective is not fitted to a tokenizer, or the rows are not `length`
@@ -126,7 +125,7 @@ class Objective(ABC):
         """
 
     def fitted(self, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """The same objective with a tokenizer's ids.
+        """Return the same objective with a tokenizer's ids.
 
         Raises:
             ModelError: the tokenizer lacks a special token.
@@ -136,11 +135,11 @@ class Objective(ABC):
             PAD: tokenizer.pad_token_id,
             MASK: tokenizer.mask_token_id,
         }
-        found = {
+        ids_by_token = {
             special: roles[special] if special in roles else _id(tokenizer, special)
             for special in self.specials
         }
-        ids = {special: id_ for special, id_ in found.items() if isinstance(id_, int)}
+        ids = {special: id_ for special, id_ in ids_by_token.items() if isinstance(id_, int)}
         if lacking := [special for special in self.specials if special not in ids]:
             shown = ", ".join(lacking[:3]) + (
                 f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
@@ -173,8 +172,7 @@ class Objective(ABC):
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The mean cross-entropy of the targets that count, in nats; logits are float32 there, whatever
-    the model computes in.
+    """Return the mean cross-entropy of the targets that count, in nats; it is computed in float32.
 
     Args:
         model: a Hugging Face model, or what is called like one.
@@ -195,10 +193,10 @@ def _caches(forward: Callable[..., Any]) -> bool:
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """A token's id; tokenizers answer an unknown token with the id of another."""
-    found = tokenizer.convert_tokens_to_ids(token)
+    """Return a token's id, or None; tokenizers return the id of another token for an unknown one."""
+    ids_by_token = tokenizer.convert_tokens_to_ids(token)
     return (
-        found
-        if isinstance(found, int) and tokenizer.convert_ids_to_tokens(found) == token
+        ids_by_token
+        if isinstance(ids_by_token, int) and tokenizer.convert_ids_to_tokens(ids_by_token) == token
         else None
     )

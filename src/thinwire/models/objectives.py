@@ -23,7 +23,7 @@ from thinwire.words import near
 
 @dataclass(frozen=True)
 class causal(Objective):
-    """Name each token from those before it.
+    """Predict each token from those before it.
 
         inputs = w[:, :-1],  targets = w[:, 1:]
 
@@ -52,26 +52,26 @@ class causal(Objective):
     def specials(self) -> tuple[str, ...]:
         return (EOS,)
 
-    def batch(self, windows: Tensor, draws: torch.Generator) -> Batch:
+    def batch(self, windows: Tensor, generator: torch.Generator) -> Batch:
         self._checked(windows)
         return Batch({"input_ids": windows[:, :-1].contiguous()}, windows[:, 1:].contiguous())
 
 
 @dataclass(frozen=True)
 class masked(Objective):
-    """Name the tokens at some positions from all others: 80 % of those positions show a mask, 10 %
-    another token, 10 % their own.
+    """Predict the tokens at some positions from all others: of these positions 80 % show a mask, 10
+    % another token, 10 % their own.
 
     Which positions, is drawn for each row anew; special tokens, such as the end of a document, are
     never among them.
 
     Args:
         context: tokens that the model reads.
-        share: of a row's positions; rounded to a whole number of them, at least 1, which is the
+        fraction: of a row's positions; rounded to a whole number of them, at least 1, which is the
             same for every row.
 
     Raises:
-        ModelError: a context below 1, or a share outside 0 to 1.
+        ModelError: a context below 1, or a fraction outside 0 to 1.
 
     Example:
         >>> masked(128).picks
@@ -83,13 +83,13 @@ class masked(Objective):
     here the count is fixed. The other token is text, never a special one.
     """
 
-    share: float = 0.15
+    fraction: float = 0.15
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share < 1:
+        if not 0 < self.fraction < 1:
             raise ModelError(
-                f"{self!r}: the share of masked positions lies between 0 and 1; take 0.15"
+                f"{self!r}: the fraction of masked positions is between 0 and 1; take 0.15"
             )
 
     @property
@@ -102,13 +102,13 @@ class masked(Objective):
 
     @property
     def picks(self) -> int:
-        """How many targets a row has."""
-        return max(1, round(self.share * self.context))
+        """The number of targets of a row."""
+        return max(1, round(self.fraction * self.context))
 
-    def batch(self, windows: Tensor, draws: torch.Generator) -> Batch:
+    def batch(self, windows: Tensor, generator: torch.Generator) -> Batch:
         tokens = self._checked(windows)
         special = torch.isin(windows, torch.tensor(tokens.special))  # (B, T)
-        order = torch.rand(windows.shape, generator=draws).masked_fill_(
+        order = torch.rand(windows.shape, generator=generator).masked_fill_(
             special, 2.0
         )  # the lowest are picked
         picked = (
@@ -117,11 +117,11 @@ class masked(Objective):
             )
             & ~special
         )
-        fate = torch.rand(windows.shape, generator=draws)
+        fate = torch.rand(windows.shape, generator=generator)
         shown = torch.where(
             fate < 0.8,
             tokens.mask,
-            torch.where(fate < 0.9, _text(windows.shape, tokens, draws), windows),
+            torch.where(fate < 0.9, _text(windows.shape, tokens, generator), windows),
         )
         return Batch(
             {"input_ids": torch.where(picked, shown, windows)},
@@ -131,13 +131,13 @@ class masked(Objective):
 
 @dataclass(frozen=True)
 class spans(Objective):
-    """Write the spans that were cut out of a row, each after the sentinel that stands in its place.
+    """Write the spans that were cut out of a row, each after the sentinel that replaces it.
 
         text      Thank you for inviting me to your party last week
         inputs    Thank you <0> me to your party <1> week </s>
         targets   <0> for inviting <1> last </s>
 
-    With n = round(share L) tokens in s = round(n / mean_span) spans, a row has L - n + s + 1 inputs
+    With n = round(fraction L) tokens in s = round(n / mean_span) spans, a row has L - n + s + 1 inputs
     and n + s + 1 targets, whatever is
     drawn: nothing is padded. L is the most that gives `context` inputs. The row starts with text
     and ends with a span; the lengths of the s spans are a uniform draw of all ways to part n
@@ -145,11 +145,11 @@ class spans(Objective):
 
     Args:
         context: tokens that the encoder reads.
-        share: of a row's tokens that are cut out.
+        fraction: of a row's tokens that are cut out.
         mean_span: the mean length of a span, in tokens.
 
     Raises:
-        ModelError: a context below 3, a share outside 0 to 0.9, or a mean span below 1.
+        ModelError: a context below 3, a fraction outside 0 to 0.9, or a mean span below 1.
 
     Example:
         >>> objective = spans(512)
@@ -160,7 +160,7 @@ class spans(Objective):
     transformer", arXiv:1910.10683; `random_spans_noise_mask` of the t5 library.
     """
 
-    share: float = 0.15
+    fraction: float = 0.15
     mean_span: float = 3.0
 
     def __post_init__(self) -> None:
@@ -169,9 +169,9 @@ class spans(Objective):
             raise ModelError(
                 f"{self!r}: a token, a sentinel and the end are 3 tokens; take context=3 or more"
             )
-        if not 0 < self.share <= 0.9:
+        if not 0 < self.fraction <= 0.9:
             raise ModelError(
-                f"{self!r}: the share that is cut out lies between 0 and 0.9; take 0.15"
+                f"{self!r}: the fraction that is cut out is between 0 and 0.9; take 0.15"
             )
         if not self.mean_span >= 1:
             raise ModelError(f"{self!r}: a span has at least 1 token; take mean_span=3")
@@ -193,18 +193,22 @@ class spans(Objective):
         return self._cut(self.length)
 
     def _cut(self, length: int) -> tuple[int, int]:
-        noise = min(max(round(length * self.share), 1), length - 1)
+        noise = min(max(round(length * self.fraction), 1), length - 1)
         return noise, min(max(round(noise / self.mean_span), 1), noise, length - noise)
 
     def _inputs(self, length: int) -> int:
         noise, count = self._cut(length)
         return length - noise + count + 1
 
-    def batch(self, windows: Tensor, draws: torch.Generator) -> Batch:
+    def batch(self, windows: Tensor, generator: torch.Generator) -> Batch:
         tokens = self._checked(windows)
         (rows, length), (noise, count) = windows.shape, self.counts
         parts = torch.stack(
-            (_parted(rows, length - noise, count, draws), _parted(rows, noise, count, draws)), -1
+            (
+                _parted(rows, length - noise, count, generator),
+                _parted(rows, noise, count, generator),
+            ),
+            -1,
         )  # (B, s, 2)
         ends = parts.flatten(1).cumsum(1)  # (B, 2 s): text, span, text, span, …
         part = torch.searchsorted(
@@ -233,7 +237,7 @@ MODELS = {
 
 
 def objective_from(name: str, context: int, kind: str | None = None) -> Objective:
-    """The objective of that name with its usual settings.
+    """Return the objective of that name with its usual settings.
 
     Args:
         name: causal, masked or spans.
@@ -246,7 +250,7 @@ def objective_from(name: str, context: int, kind: str | None = None) -> Objectiv
 
     Example:
         >>> objective_from("masked", 128)
-        masked(context=128, share=0.15)
+        masked(context=128, fraction=0.15)
         >>> objective_from("masked", 128, kind="causal")
         Traceback (most recent call last):
         ...
@@ -265,18 +269,19 @@ def objective_from(name: str, context: int, kind: str | None = None) -> Objectiv
     return OBJECTIVES[name](context)
 
 
-def _text(shape: torch.Size, tokens: Tokens, draws: torch.Generator) -> Tensor:
-    """Ids of text, all equally likely: the n-th id that is not special is n, and one more for every
-    special id up to it."""
+def _text(shape: torch.Size, tokens: Tokens, generator: torch.Generator) -> Tensor:
+    """Sample ids of text, all equally likely: the n-th id that is not special is n plus the number
+    of special ids up to it."""
     special = torch.tensor(tokens.special)
-    drawn = torch.randint(tokens.vocab - len(special), shape, generator=draws)
+    drawn = torch.randint(tokens.vocab - len(special), shape, generator=generator)
     return drawn + torch.searchsorted(special - torch.arange(len(special)), drawn, right=True)
 
 
-def _parted(rows: int, total: int, parts: int, draws: torch.Generator) -> Tensor:
-    """(rows, parts) int64 of at least 1 each, every row a uniform draw of the ways to sum to
-    `total`."""
+def _parted(rows: int, total: int, parts: int, generator: torch.Generator) -> Tensor:
+    """Return (rows, parts) int64 of at least 1 each; every row is a uniform sample of the ways to
+    sum to `total`."""
     cuts = (
-        torch.rand(rows, total - 1, generator=draws).argsort(1)[:, : parts - 1].sort(1).values + 1
+        torch.rand(rows, total - 1, generator=generator).argsort(1)[:, : parts - 1].sort(1).values
+        + 1
     )
     return F.pad(F.pad(cuts, (1, 0)), (0, 1), value=total).diff(dim=1)

@@ -1,5 +1,5 @@
-"""Models by name, to be trained from scratch: each is a Hugging Face configuration, written as a
-row of sizes.
+"""Named models to train from scratch: each preset is a Hugging Face configuration, written as a row
+of sizes.
 
     gpt2-nano                         a row as it is
     llama-nano,num_hidden_layers=6    a row with some of its settings; keys are Hugging Face's
@@ -32,11 +32,11 @@ Values = Mapping[str, int | float | str | bool | dict[str, Any]]
 
 @dataclass(frozen=True)
 class Preset:
-    """A row: `family` is Hugging Face's model type, `millions` of parameters are those with a
+    """One preset: `family` is Hugging Face's model type; `millions` counts its parameters with a
     vocabulary of bytes."""
 
     family: str
-    told: str
+    about: str
     millions: float
     sizes: Values
     own: str = ""
@@ -47,7 +47,7 @@ OBJECTIVES = {"gpt2": "causal", "llama": "causal", "bert": "masked", "t5": "span
 # What all of a family share. GPT-2's own activation, gelu_new, is written out in eight element-wise
 # steps and makes a step of gpt2-nano a quarter slower; the exact GELU is one kernel and differs
 # from it by less than 0.001. T5 is v1.0 (ReLU, one embedding for reading and writing): transformers
-# 5 ties the two whatever it is told, which v1.1 does not; feed_forward_proj=gated-gelu gives v1.1's
+# 5 always ties the two, which v1.1 does not; feed_forward_proj=gated-gelu gives v1.1's
 # other change.
 FAMILIES: dict[str, Values] = {
     "gpt2": {
@@ -196,20 +196,20 @@ SCALARS = frozenset((int, float, bool, str, types.NoneType))
 
 
 def presets() -> dict[str, str]:
-    """Every preset by its name, with what it is and how large.
+    """Return every preset by its name, with a description and its size.
 
     Example:
         >>> presets()["gpt2-nano"]
         '4 layers of width 96, learned positions; 0.48 M parameters on bytes'
     """
     return {
-        name: f"{row.told}; {row.millions:g} M parameters on bytes{row.own and ', ' + row.own}"
+        name: f"{row.about}; {row.millions:g} M parameters on bytes{row.own and ', ' + row.own}"
         for name, row in PRESETS.items()
     }
 
 
-def preset(spoken: str) -> Preset:
-    """The row that `spoken` begins with.
+def preset(spec: str) -> Preset:
+    """Return the preset that `spec` begins with.
 
     Raises:
         ModelError: no preset has that name.
@@ -218,20 +218,22 @@ def preset(spoken: str) -> Preset:
         >>> preset("llama-nano,num_hidden_layers=6").family
         'llama'
     """
-    name, _ = pieces(spoken)
+    name, _ = pieces(spec)
     if name not in PRESETS:
-        known = f"There are: {', '.join(PRESETS)}; or give a folder with a config.json, or hf:NAME"
-        raise ModelError(f"no model is called {name!r}{near(name, PRESETS)} {known}")
+        choices = (
+            f"There are: {', '.join(PRESETS)}; or give a folder with a config.json, or hf:NAME"
+        )
+        raise ModelError(f"no model is called {name!r}{near(name, PRESETS)} {choices}")
     return PRESETS[name]
 
 
 def configuration(
-    spoken: str, *, vocab: int, context: int, eos: int | None = None, pad: int | None = None
+    spec: str, *, vocab: int, context: int, eos: int | None = None, pad: int | None = None
 ) -> PreTrainedConfig:
-    """The Hugging Face configuration of a preset.
+    """Return the Hugging Face configuration of a preset.
 
     Args:
-        spoken: `NAME[,key=value…]`; keys are fields of the family's configuration, by their own
+        spec: `NAME[,key=value…]`; keys are fields of the family's configuration, by their own
             names or by those that all families share (`hidden_size`, `num_hidden_layers`,
             `num_attention_heads`).
         vocab: how many tokens the tokenizer has.
@@ -251,7 +253,7 @@ def configuration(
         ...
         thinwire.errors.ModelError: gpt2-nano has no setting 'n_layers'; did you mean 'n_layer'? gpt2-nano has: vocab_size, ...
     """
-    row = preset(spoken)
+    row = preset(spec)
     need_transformers()
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -275,7 +277,7 @@ def configuration(
         **tokens,
         "vocab_size": vocab,
         **positions,
-        **_said(spoken, kind),
+        **_settings_of(spec, kind),
     }
     try:
         with quiet():
@@ -284,11 +286,11 @@ def configuration(
     except (
         Exception
     ) as error:  # transformers raises a dozen kinds; all of them mean that these sizes cannot be
-        raise ModelError(f"{spoken}: {reason(error)}") from error
+        raise ModelError(f"{spec}: {reason(error)}") from error
 
 
-def parameters(spoken: str, *, vocab: int, context: int) -> int:
-    """How many parameters a preset has; nothing of their size is allocated.
+def parameters(spec: str, *, vocab: int, context: int) -> int:
+    """Return the number of parameters of a preset, without allocating them.
 
     Raises:
         ModelError: as `configuration`, or sizes that do not go together.
@@ -300,14 +302,14 @@ def parameters(spoken: str, *, vocab: int, context: int) -> int:
     return sum(
         weight.numel()
         for weight in tried(
-            spoken, configuration(spoken, vocab=vocab, context=context, pad=0)
+            spec, configuration(spec, vocab=vocab, context=context, pad=0)
         ).parameters()
     )
 
 
-def tried(spoken: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a preset's configuration on the meta device, where nothing is allocated, after
-    it has read two tokens.
+def tried(spec: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """Build the model of a preset's configuration on the meta device, and run two tokens through
+    it.
 
     Raises:
         ModelError: sizes that do not go together; some show only when the model is run.
@@ -320,18 +322,20 @@ def tried(spoken: str, config: PreTrainedConfig) -> PreTrainedModel:
             model: PreTrainedModel = auto_class(OBJECTIVES[config.model_type]).from_config(config)
             model(**inputs)
     except Exception as error:  # as above, and whatever torch raises for shapes that do not meet
-        raise ModelError(f"{spoken}: {reason(error)}") from error
+        raise ModelError(f"{spec}: {reason(error)}") from error
     return model
 
 
-def _said(spoken: str, kind: type[PreTrainedConfig]) -> dict[str, Any]:
-    """The settings of `spoken` by the configuration's own keys."""
-    name, said = pieces(spoken)
-    own = {key: hint for key, hint in inspect.get_annotations(kind).items() if _spoken(key, hint)}
+def _settings_of(spec: str, kind: type[PreTrainedConfig]) -> dict[str, Any]:
+    """Return the settings of `spec` by the configuration's own keys."""
+    name, pairs = pieces(spec)
+    own = {
+        key: hint for key, hint in inspect.get_annotations(kind).items() if _is_simple(key, hint)
+    }
     shared = {key: own[target] for key, target in kind.attribute_map.items() if target in own}
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for key, value in settings(name, said, own | shared, problems).items():
+    for key, value in settings(name, pairs, own | shared, problems).items():
         target = kind.attribute_map.get(key, key)
         if target in values:
             problems.append(f"{key} and {target} are one setting; give one of them")
@@ -343,8 +347,8 @@ def _said(spoken: str, kind: type[PreTrainedConfig]) -> dict[str, Any]:
     return values
 
 
-def _spoken(key: str, hint: Any) -> bool:
-    """Whether a key of a configuration is for a user to set, and its value one word."""
+def _is_simple(key: str, hint: Any) -> bool:
+    """Whether a key of a configuration can be set by a user, with one word as its value."""
     return (
         key not in FIXED
         and not key.startswith("summary_")

@@ -1,4 +1,4 @@
-"""What a model makes of a prompt: a text that goes on, or gaps that are filled.
+"""Sample from a model: continue a text, or fill its gaps.
 
     causal    The                                        goes on to the end of the document, or for
     so many tokens masked    To be, or not to <mask><mask>              each mask is one token spans
@@ -44,14 +44,14 @@ def sample(
     temperature: float | None = None,
     seed: int = 0,
 ) -> str:
-    """What the model makes of the prompt, in the way that suits its kind.
+    """Continue or fill the prompt, as suits the kind of model.
 
     Args:
         model: causal, masked or an encoder-decoder.
         tokenizer: the one that it was trained with.
-        prompt: a text to go on from, or with `<mask>` or `<extra_id_0>`, `<extra_id_1>`, … where
+        prompt: a text to continue, or one with `<mask>` or `<extra_id_0>`, `<extra_id_1>`, … where
             something is missing; without it one of English.
-        new_tokens: the most tokens that are added; a mask is one whatever this says.
+        new_tokens: the most tokens to add; a mask is always one token.
         temperature: 0 takes the likeliest token, 1 draws as the model predicts. Without it 0.8 for
             what goes on, 0 for what is filled.
         seed: of the draws.
@@ -87,7 +87,7 @@ def continued(
     temperature: float = 0.8,
     seed: int = 0,
 ) -> str:
-    """The prompt and what follows, until the model ends the document.
+    """Return the prompt and its continuation, until the model ends the document.
 
     A model with a bounded number of positions sees at least the last half of them: when they are
     used up, it reads that half again and goes on from there, so that a token costs one pass over
@@ -99,16 +99,16 @@ def continued(
     _check_numbers(new_tokens, temperature)
     ids = _ids(tokenizer, prompt)
     limit = positions_of(model.config)
-    left = new_tokens
+    remaining = new_tokens
     with _drawing(model, seed):
-        while left > 0:
+        while remaining > 0:
             seen = ids if limit is None or len(ids) <= limit else ids[-max(1, limit // 2) :]
-            room = (
-                left if limit is None else min(left, limit - len(seen) + 1)
+            free = (
+                remaining if limit is None else min(remaining, limit - len(seen) + 1)
             )  # the last one drawn needs no position
-            more = _generate(model, tokenizer, seen, room, temperature)[len(seen) :]
-            ids, left = ids + more, left - len(more)
-            if len(more) < room or more[-1] == tokenizer.eos_token_id:
+            more = _generate(model, tokenizer, seen, free, temperature)[len(seen) :]
+            ids, remaining = ids + more, remaining - len(more)
+            if len(more) < free or more[-1] == tokenizer.eos_token_id:
                 break
     return _text(tokenizer, ids)
 
@@ -120,8 +120,8 @@ def filled(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-    """The text with a token in place of every `<mask>`; the gap of which the model is surest is
-    filled first, and read from then on.
+    """Return the text with a token for every `<mask>`. The gap with the surest prediction is filled
+    first, and then read.
 
     Raises:
         ModelError: a text without a mask or longer than the model reads, or a negative temperature.
@@ -169,8 +169,8 @@ def restored(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-    """The text with a span in place of every `<extra_id_0>`, `<extra_id_1>`, …; nothing where the
-    model has written none for it.
+    """Return the text with a span for every `<extra_id_0>`, `<extra_id_1>`, …; an empty span where
+    the model writes none.
 
     Raises:
         ModelError: a text without a sentinel, a negative count or a negative temperature.
@@ -210,8 +210,8 @@ def _generate(
     most: int,
     temperature: float,
 ) -> list[int]:
-    """What `generate` of transformers returns, with every setting that a model's own folder could
-    have changed."""
+    """Call `generate` of transformers with every setting that a model's own folder could have
+    changed."""
     read = torch.tensor([ids], device=model.device)
     options: dict[str, Any] = {"do_sample": False}
     if temperature:
@@ -237,7 +237,8 @@ def _generate(
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Without the tokens that some tokenizers put around a text: rows of training have none."""
+    """Return the ids of a text without the tokens that some tokenizers add around it: training rows
+    have none."""
     ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
     if not ids:
         raise ModelError("the prompt is empty, and nothing can follow it; give at least a letter")
@@ -266,8 +267,8 @@ def _seed(seed: int) -> int:
 
 @contextmanager
 def _drawing(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Without dropout or chatter, and with torch's own generators seeded, for a while: `generate`
-    takes no other ones."""
+    """Inside the block: no dropout, no notes, and torch's own generators seeded, since `generate`
+    accepts no others."""
     training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
     with quiet(), torch.random.fork_rng(devices):

@@ -1,7 +1,7 @@
-"""The usual recipe for a small language model: AdamW, decay on matrices only, a linear warm-up and
-a cosine down to a share of the peak.
+"""AdamW for small language models: decay on matrices only, a linear warm-up, and a cosine down to a
+fraction of the peak.
 
-Muon (for MuLoCo) or SGD in AdamW's place where asked. Where the strategy itself makes the update
+Muon (for MuLoCo) or SGD can replace AdamW. Where the strategy itself makes the update
 (`momentum()`, signs), a plain SGD with the same rates and decay.
 """
 
@@ -21,7 +21,7 @@ from thinwire.strategy import Strategy
 def adamw(
     model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW; matrices decay by `weight_decay`, vectors (norms, biases) do not."""
+    """Return AdamW; matrices decay by `weight_decay`, vectors (norms, biases) do not."""
     return torch.optim.AdamW(_groups(model, weight_decay), lr=lr, betas=betas)
 
 
@@ -33,7 +33,7 @@ def optimizer_for(
     betas: tuple[float, float],
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """What applies what the strategy puts in `.grad`, by its name; "auto" is AdamW.
+    """Return the optimiser of that name for what the strategy puts in `.grad`; "auto" is AdamW.
 
     Of a strategy that makes whole updates, a plain SGD in any case, whose decay is then AdamW's;
     else "sgd" has a momentum of `betas[0]`.
@@ -56,7 +56,7 @@ def optimizer_for(
 
 
 def must_suit(strategy: Strategy, name: str) -> None:
-    """Refuse an optimiser that would make an update of what is one already.
+    """Refuse an optimiser that would transform what is already an update.
 
     Raises:
         ConfigError: as in `optimizer_for`.
@@ -77,8 +77,8 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def rate(step: int, steps: int, peak: float, warmup: int = 60, decay_to: float = 0.1) -> float:
-    """The learning rate of `step`, from 0: up to `peak` in `warmup` steps (at most a quarter of the
-    run), then a cosine to peak · decay_to.
+    """Return the learning rate of `step`, from 0: up to `peak` in `warmup` steps (at most a quarter
+    of the run), then a cosine to peak · decay_to.
 
     Example:
         >>> [round(rate(step, steps=960, peak=1.0), 3) for step in (0, 59, 509, 959)]

@@ -1,5 +1,4 @@
-"""Muon for the matrices inside a model and AdamW for the rest, as one optimiser: what MuLoCo's
-ranks train with.
+"""Muon for the hidden matrices of a model and AdamW for the rest, as one optimiser.
 
 torch's Muon takes matrices only, and embeddings, heads, norms and biases are better off with AdamW
 (Jordan et al. 2024, "Muon"; Liu et al. 2025, arXiv:2502.16982). `thinwire.attach` takes one
@@ -49,7 +48,7 @@ class Together(Optimizer):
         self._join(self.param_groups)
 
     def _join(self, groups: list[dict[str, Any]]) -> None:
-        """Let all hold the same groups and the same state, so that a rate set here is set there."""
+        """Let all optimisers share groups and state, so that a rate set here is set there."""
         self.param_groups, at = list(groups), 0
         for part in self.parts:
             count = len(part.param_groups)
@@ -63,17 +62,17 @@ def muon(
     lr: float = 0.02,
     weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95),
-    apart: tuple[str, ...] = ("lm_head",),
+    excluded: tuple[str, ...] = ("lm_head",),
 ) -> Together:
-    """torch's Muon on the matrices of the model's inside, at the rate that fits AdamW
-    (`match_rms_adamw`), and AdamW on all else.
+    """Return torch's Muon on the hidden matrices, at the rate that fits AdamW (`match_rms_adamw`),
+    and AdamW on the rest.
 
     Args:
         model: the model.
         lr: the rate of both.
         weight_decay: of matrices and embeddings; vectors (norms, biases) do not decay.
         betas: AdamW's.
-        apart: parameters whose name holds one of these go to AdamW, as embeddings do; Muon is not
+        excluded: parameters whose name holds one of these go to AdamW, as embeddings do; Muon is not
             for a model's head.
 
     Raises:
@@ -91,7 +90,7 @@ def muon(
         for name, param in named
         if role[id(param)] == "matrix"
         and param.dim() == 2
-        and not any(word in name for word in apart)
+        and not any(word in name for word in excluded)
     ]
     chosen = {id(param) for param in inside}
     rest = [param for _, param in named if id(param) not in chosen]

@@ -1,2 +1,1 @@
-"""A small GPT on bytes, its batches and its training command: the model that Thinwire is shown and
-measured with."""
+"""The training command: settings, the training loop, checkpoints, and what a run prints and writes."""

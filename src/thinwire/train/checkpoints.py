@@ -1,5 +1,6 @@
-"""Checkpoints that a kill, a full disk or a lost rank cannot harm: written beside, renamed when
-whole, by a thread.
+"""Write checkpoints that a kill, a full disk or a lost rank cannot damage.
+
+A thread writes each checkpoint into a hidden folder and renames it once it is complete.
 
 Each host keeps its own, `checkpoints/host-NAME/step-00000480/`, with a file of each of that host's
 ranks (see `parts`): a shared file system is not needed. It is written as `.partial-…`, synced, and
@@ -53,7 +54,7 @@ _OF_A_PEER = (
 
 @dataclass(frozen=True)
 class Member:
-    """Where a rank stands in a run.
+    """The position of a rank in a run.
 
     host: this host's name.
     leader: whether this rank renames and deletes; one of each host does.
@@ -71,8 +72,8 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was read of a step.
+class Loaded:
+    """The tensors that were read of a step.
 
     manifest: this host's; `None` in a torch DCP folder, which Thinwire wrote before it had a
     manifest.
@@ -85,7 +86,7 @@ class Found:
 
 
 class Checkpoints:
-    """One host's checkpoints, as one of its ranks sees them.
+    """The checkpoints of one host, as one of its ranks sees them.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -111,28 +112,28 @@ class Checkpoints:
                 whole = self.folder / aside.name.removeprefix(ASIDE)
                 if not whole.exists():
                     aside.rename(whole)
-            for left in (
+            for leftover in (
                 path for mark in (PARTIAL, ASIDE, PRUNED) for path in self.folder.glob(f"{mark}*")
             ):
-                shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """The steps of which this host has a whole checkpoint."""
+        """List the steps of which this host has a complete checkpoint."""
         return _numbers(self.folder, STEP)
 
     def path(self, step: int) -> Path:
         return self.folder / f"{STEP}{step:08}"
 
     def save(self, step: int, state: Mapping[str, Tensor], common: int | None = None) -> None:
-        """Write a state that nobody else will change, beside the training; a former save is waited
-        for.
+        """Write a state in a thread, while training goes on; an earlier save is waited for. Nobody
+        may change the tensors meanwhile.
 
         Args:
             step: after which step it is.
             state: the tensors; one that several ranks hold under the same name is taken to be equal
                 on them.
             common: the newest step that every host has whole; it and what is newer stays, whatever
-                `keep` says.
+                `keep` is.
         """
         self.wait()
         self._common = step + 1 if common is None else common
@@ -142,27 +143,27 @@ class Checkpoints:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the save under way has ended; the group's timeout bounds it."""
+        """Wait for the save under way, at most until the timeout of the group."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
-    def read(self, step: int) -> Found:
-        """Read the tensors of a step, of every host of the same run whose folder is in reach, and
-        check their hashes.
+    def read(self, step: int) -> Loaded:
+        """Read the tensors of a step and check their hashes: those of every host of the same run
+        whose folder is there.
 
         Raises:
             DamagedError: it is not what was saved, or is of another step.
             CheckpointError: another version of Thinwire wrote it in another format.
         """
-        own, found = self.path(step), sorted(self.all_hosts.glob(f"host-*/{STEP}{step:08}"))
+        own, folders = self.path(step), sorted(self.all_hosts.glob(f"host-*/{STEP}{step:08}"))
         if (own / dcp.INDEX).exists() and not (own / MANIFEST).exists():
-            return Found(_read_dcp(path for path in found if (path / dcp.INDEX).exists()))
+            return Loaded(_read_dcp(path for path in folders if (path / dcp.INDEX).exists()))
         manifest = _manifest_of(own, step)
         tensors: dict[str, Tensor] = {}
         holders: dict[int, Path] = {}
         notes = []
-        for folder in found:
+        for folder in folders:
             other = manifest if folder == own else _manifest_of(folder, step)
             if (other.run, other.world) != (manifest.run, manifest.world):
                 notes.append(f"{folder} was saved by another run than {own}: it is left out")
@@ -175,7 +176,7 @@ class Checkpoints:
                     )
                 holders[part.rank] = folder
                 tensors |= read_part(folder, part)
-        return Found(tensors, manifest, tuple(notes))
+        return Loaded(tensors, manifest, tuple(notes))
 
     def _save(self, step: int, state: Mapping[str, Tensor]) -> None:
         partial = self.folder / f"{PARTIAL}{step:08}"
@@ -244,8 +245,8 @@ class Checkpoints:
         self._gathered(finish, lambda _: None)
 
     def _gathered(self, make: Callable[[], Any], check: Callable[[Any], Any]) -> list[Any]:
-        """Make something on every rank of the host, and return all of it by rank, checked; raise on
-        all where one cannot."""
+        """Call `make` on every rank of the host and return all results by rank, checked. If one
+        rank fails, all raise."""
         failed: Exception | None = None
         try:
             made = {"made": make()}
@@ -275,7 +276,7 @@ class Checkpoints:
     def _finish(self, partial: Path, target: Path) -> None:
         sync_folder(partial)
         aside = target.with_name(ASIDE + target.name)
-        if target.exists():  # a run that resumed at this step says the same again
+        if target.exists():  # a run that resumed at this step saves it again
             target.rename(aside)
         partial.rename(target)
         sync_folder(self.folder)
@@ -288,7 +289,7 @@ class Checkpoints:
                 shutil.rmtree(self.folder / f"{DAMAGED}{step:08}", ignore_errors=True)
 
     def forget_after(self, step: int, damaged: Collection[int] = ()) -> None:
-        """Delete what is newer than the step that all hosts go on from: another story now.
+        """Delete the checkpoints that are newer than the step from which all hosts continue.
 
         Args:
             damaged: steps to keep out of the way instead, as `.damaged-…`, until they are older
@@ -308,10 +309,10 @@ class Checkpoints:
 
 
 def _numbers(folder: Path, mark: str) -> list[int]:
-    found = (
+    folders = (
         re.fullmatch(rf"{re.escape(mark)}(\d{{8,}})", path.name) for path in folder.glob(f"{mark}*")
     )
-    return sorted(int(each[1]) for each in found if each)
+    return sorted(int(each[1]) for each in folders if each)
 
 
 def _manifest_of(folder: Path, step: int) -> Manifest:
@@ -325,7 +326,7 @@ def _manifest_of(folder: Path, step: int) -> Manifest:
 
 
 def _read_dcp(folders: Iterable[Path]) -> dict[str, Tensor]:
-    """The tensors of torch DCP folders, which have no hashes."""
+    """Read the tensors of torch DCP folders, which have no hashes."""
     out: dict[str, Tensor] = {}
     for folder in folders:
         try:
@@ -336,7 +337,7 @@ def _read_dcp(folders: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def sync_folder(path: Path) -> None:
-    """Let a rename inside the folder outlast a power cut."""
+    """Flush a folder to the disk, so that a rename inside it survives a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,5 +1,5 @@
-"""How a strategy's schedule shapes a run: which batches make one optimiser step, and where a run
-may end.
+"""Relate a strategy's schedule to a run: which batches make one optimiser step, and where a run may
+end.
 
 A step is one batch of each rank, forward and backward. On gradients the schedule counts batches:
 `every(8)` gathers eight of them for one optimiser step. On deltas and parameters it counts
@@ -17,8 +17,8 @@ from thinwire.when import every, warmup
 
 
 def accumulating(strategy: Strategy, batches: int) -> Strategy:
-    """The strategy for optimiser steps of so many batches: on gradients its schedule is stretched,
-    else it stays as it is.
+    """Return the strategy for optimiser steps of several batches: on gradients with a stretched
+    schedule, else unchanged.
 
     Raises:
         StrategyError: on gradients, a schedule that is not `every(1)`, or `every(1)` after a dense
@@ -37,7 +37,7 @@ def accumulating(strategy: Strategy, batches: int) -> Strategy:
         raise StrategyError(
             f"--accumulate {batches} with {strategy.when!r}: its dense steps take one batch each, "
             "so steps would be of two sizes; "
-            f"take a recipe that starts as it goes on (start=0)"
+            f"take a recipe without a dense start (start=0)"
         )
     raise StrategyError(
         f"--accumulate {batches} with {strategy.when!r} on gradients: the schedule counts "
@@ -48,7 +48,7 @@ def accumulating(strategy: Strategy, batches: int) -> Strategy:
 def rounds(
     strategy: Strategy, steps: int, buckets: int, accumulate: int = 1, first: int = 0
 ) -> Iterator[range]:
-    """The steps of each optimiser step, in order.
+    """Yield the steps of each optimiser step, in order.
 
     Args:
         strategy: as `accumulating` made it.
@@ -76,9 +76,11 @@ def rounds(
 
 
 def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -> int:
-    """The least number of steps, `steps` or more, after which a mean lands, and one of every bucket
-    has: a run that ends there wastes none of them, or of fragments, which land by turns, as few as
-    there are.
+    """Return the smallest number of steps, at least `steps`, after which a mean lands and every
+    bucket has had one.
+
+    A run that ends there wastes no local step. Of fragments, which land in turn, it wastes as few
+    as possible.
 
     Raises:
         StrategyError: it is more than twice `steps`, which nobody would call rounding.

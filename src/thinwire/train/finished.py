@@ -1,4 +1,4 @@
-"""Runs that have ended, as their `run.json` tells them: read, checked, and told apart."""
+"""Read and check the `run.json` of finished runs, and list what differs between them."""
 
 from __future__ import annotations
 
@@ -52,29 +52,29 @@ ALIKE = {
 }
 
 
-def read(place: Path) -> dict[str, Any]:
-    """What a finished run says of itself.
+def read(path: Path) -> dict[str, Any]:
+    """Read the `run.json` of a finished run.
 
     Args:
-        place: its folder, or the run.json in it.
+        path: its folder, or the run.json in it.
 
     Raises:
         ConfigError: there is none, it is damaged, or another version of Thinwire wrote it.
     """
-    file = place if place.suffix == ".json" else place / RUN
-    if not place.exists():
+    file = path if path.suffix == ".json" else path / RUN
+    if not path.exists():
         raise ConfigError(
-            f"there is no run in {str(place)!r}: no such folder; give the --out of a finished run"
+            f"there is no run in {str(path)!r}: no such folder; give the --out of a finished run"
         )
     try:
         run = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError as error:
         hint = (
-            "the run is not finished: `thinwire train --resume` goes on with it"
-            if (place / "config.toml").exists()
+            "the run is not finished: `thinwire train --resume` continues it"
+            if (path / "config.toml").exists()
             else "it is no run's"
         )
-        raise ConfigError(f"the folder {str(place)!r} holds no {RUN}; {hint}") from error
+        raise ConfigError(f"the folder {str(path)!r} holds no {RUN}; {hint}") from error
     except OSError as error:
         raise ConfigError(f"{str(file)!r} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -93,8 +93,9 @@ def read(place: Path) -> dict[str, Any]:
 
 
 def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """What is not the same in all runs although it should be, with each run's own."""
-    found = {}
+    """List the settings that should be the same in all runs and are not, with the value of each
+    run."""
+    differing = {}
     for what, paths in ALIKE.items():
         values = [tuple(_at(run, path) for path in paths) for run in runs]
         if what.startswith("tokens a batch"):
@@ -103,17 +104,19 @@ def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]
                 for each, run in zip(values, runs, strict=True)
             ]
         if len(set(values)) > 1:
-            telling = [
-                place
-                for place in range(len(values[0]))
-                if len({each[place] for each in values}) > 1
+            distinct = [
+                index
+                for index in range(len(values[0]))
+                if len({each[index] for each in values}) > 1
             ]
-            found[what] = tuple(" ".join(str(each[place]) for place in telling) for each in values)
-    return found
+            differing[what] = tuple(
+                " ".join(str(each[index]) for index in distinct) for each in values
+            )
+    return differing
 
 
 def _damage(run: Any) -> str | None:  # noqa: PLR0911  (a reason each)
-    """What is wrong with a run.json, or None."""
+    """Return what is wrong with a run.json, or None."""
     for path, kind in HOLDS.items():
         try:
             value = _at(run, path)

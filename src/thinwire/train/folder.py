@@ -1,4 +1,4 @@
-"""The output folder of a run: what lies where, who may use it, and what must not be lost.
+"""Manage the output folder of a run: its files, its lock, and what must not be overwritten.
 
 config.toml              the settings, to say them again
 checkpoints/host-NAME/   one folder a step, of this host's ranks (safetensors)
@@ -33,7 +33,7 @@ WRITTEN, LOOK_S = 40, 0.05  # looks at a lock that is held and does not yet say 
 
 
 def default_out(config: TrainConfig) -> TrainConfig:
-    """The settings with an output folder: `runs/MODEL-STRATEGY` where none is given.
+    """Return the settings with an output folder: `runs/MODEL-STRATEGY` if none is given.
 
     Example:
         >>> default_out(TrainConfig(model="gpt2-nano", strategy="diloco,period=30")).out
@@ -49,7 +49,7 @@ def default_out(config: TrainConfig) -> TrainConfig:
 
 
 class RunFolder:
-    """An output folder. The first rank of each host claims it for this run; the others share it.
+    """The output folder of a run. The first rank of each host claims it; the other ranks share it.
 
     Hosts may each have their own disk, or one between them: then whoever comes first holds the
     lock, with the run's name in it.
@@ -66,10 +66,10 @@ class RunFolder:
         same run, started again."""
 
     def claim(self, *, resume: bool, overwrite: bool) -> RunFolder:
-        """Make it this run's alone, until it is closed or the process ends.
+        """Lock the folder for this run, until it is closed or the process ends.
 
         Args:
-            resume: go on with the run in it.
+            resume: continue the run in it.
             overwrite: delete the run in it first.
 
         Raises:
@@ -93,17 +93,17 @@ class RunFolder:
 
     @property
     def held(self) -> bool:
-        """Whether this process writes what is one for all that share the folder."""
+        """Whether this process writes the files that all ranks of the folder share."""
         return self._lock is not None
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def _locked(self) -> int | None:
-        """The lock; `None` where another host of this run has it."""
+        """Take the lock and return it; `None` if another host of this run has it."""
         lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         ours = _run().encode()
         for _ in range(WRITTEN):
@@ -143,12 +143,12 @@ class RunFolder:
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
         elif held and not resume:
             raise ConfigError(
-                f"--out {self.path}: a run is there already; --resume goes on with it, "
+                f"--out {self.path}: a run is there already; --resume continues it, "
                 "--overwrite deletes it, or choose another"
             )
 
     def _signed(self) -> bool:
-        """Whether this host's launcher has been here before."""
+        """Whether this host's launcher has started a run here before."""
         launcher, note = _launcher(), self.path / _note()
         return (
             launcher is not None and note.exists() and note.read_text(encoding="utf-8") == launcher
@@ -160,17 +160,17 @@ class RunFolder:
             self.write(_note(), launcher)
 
     def write_config(self, config: TrainConfig) -> None:
-        """`config.toml`: run it again with `thinwire train --config`."""
+        """Write `config.toml`, from which `thinwire train --config` repeats the run."""
         of_this_start = ("resume", "overwrite", "out", "force", "node_rank", "master")
-        told = {
+        values = {
             name: value
             for name, value in dataclasses.asdict(config).items()
             if name not in of_this_start
         }
-        self.write(CONFIG, tomli_w.dumps(told))
+        self.write(CONFIG, tomli_w.dumps(values))
 
     def write(self, name: str, text: str) -> Path:
-        """A file, whole or not at all."""
+        """Write a file completely or not at all, and return its path."""
         target, partial = self.path / name, self.path / f".{name}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(target)
@@ -178,20 +178,20 @@ class RunFolder:
 
 
 def _run() -> str:
-    """What all ranks of a run over several hosts know of it, and no other run."""
-    told = [env.text(name) for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+    """Return what identifies a run over several hosts: the same on all of its ranks."""
+    values = [env.text(name) for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
     several = env.world_size() > env.local_world_size()
-    return " ".join(told) if several else ALONE
+    return " ".join(values) if several else ALONE
 
 
 def _note() -> str:
-    """The file in which this host's launcher is named."""
+    """Return the name of the file in which this host's launcher is recorded."""
     return f"{LAUNCHER}-{socket.gethostname()}"
 
 
 def _launcher() -> str | None:
-    """The elastic agent that started this process, told apart from all others of this machine;
-    `None` without one.
+    """Identify the launcher that started this process, by its process id and start time; `None`
+    without one.
 
     A count of restarts would not do: over several machines each agent counts its own.
     """

@@ -26,7 +26,7 @@ def sizes_from(inventory: Any) -> dict[str, int]:
 
 
 def assigned(sizes: Sequence[Mapping[str, int]]) -> list[list[str]]:
-    """Choose the writer of each tensor among the ranks that hold it, so that all write about as
+    """Choose which rank writes each tensor, among those that hold it, so that all write about as
     much.
 
     Args:
@@ -52,8 +52,8 @@ def assigned(sizes: Sequence[Mapping[str, int]]) -> list[list[str]]:
 
 
 def all_gather(group: Any, payload: bytes) -> list[bytes]:
-    """Return every rank's bytes, by rank in the group. Nothing is unpickled, as `all_gather_object`
-    would.
+    """Return the bytes of every rank, by rank in the group. Nothing is unpickled, unlike in torch's
+    `all_gather_object`.
 
     Raises:
         CheckpointError: a rank announces more than any save needs.
@@ -74,8 +74,7 @@ def all_gather(group: Any, payload: bytes) -> list[bytes]:
 
 
 def host_groups(hosts: Iterable[int], timeout: Any) -> Any:
-    """A gloo group for the ranks of each host, `hosts` by rank; this rank's own. All ranks call it
-    alike."""
+    """Make a gloo group for the ranks of each host and return this rank's. All ranks call it alike."""
     by_host: dict[int, list[int]] = {}
     for rank, host in enumerate(hosts):
         by_host.setdefault(host, []).append(rank)

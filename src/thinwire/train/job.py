@@ -1,9 +1,10 @@
-"""The main job: a language model learns on every rank, and what ranks say to each other travels as
-the strategy says.
+"""Train a language model on every rank, with a strategy that decides what ranks send.
 
-It is the loop that anyone would write, with Thinwire's two lines in it: `attach` before, `check`
-(or `close`) after. Every draw (masks, dropout) is keyed by (seed, step, rank), so nothing of it is
-saved: a run that resumed is the run that never stopped, bit for bit.
+This is an ordinary training loop with Thinwire's two lines in it: `attach` before the loop, and
+`check` (or `close`) after it.
+
+Random numbers (masks, dropout) are keyed by (seed, step, rank), so no generator is saved. A resumed
+run equals one that never stopped, bit for bit.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from thinwire.optim.adamw import optimizer_for, rate
 from thinwire.train.clock import landing, rounds
 from thinwire.train.config import check_interval
 from thinwire.train.progress import Account
-from thinwire.train.result import Moment, Result, Setting
+from thinwire.train.result import Progress, Result, Setting
 from thinwire.train.resume import Saver
 from thinwire.train.run_state import Resumed, RunState
 from thinwire.train.setup import Prepared
@@ -53,15 +54,15 @@ def run(
     prepared: Prepared,
     show: Show,
     saver: Saver | None = None,
-    asked: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train, validate, sample and check; every rank of the process group calls it alike.
 
     Args:
         prepared: what to train, on what, and how.
-        show: whom to tell.
-        saver: who keeps checkpoints, and knows the one to go on from.
-        asked: whether this rank has been asked to stop; asked after every optimiser step.
+        show: receives the events of the run.
+        saver: saves checkpoints, and loads the one to continue from.
+        stop_requested: returns whether this rank must stop; called after every optimiser step.
 
     Raises:
         ThinwireError: what does not fit this world, a lost rank, or ranks that hold different
@@ -85,11 +86,11 @@ def run(
         check_every=check_interval(config),
         nonfinite=config.nonfinite,
     ) as sync:
-        return Run(prepared, model, optimizer, sync, show, saver).whole(asked)
+        return Run(prepared, model, optimizer, sync, show, saver).train_to_end(stop_requested)
 
 
 class Run:
-    """One rank's run, from `attach` to `check`."""
+    """The run of one rank, from `attach` to `check`."""
 
     def __init__(
         self,
@@ -118,8 +119,8 @@ class Run:
         must_agree(sync.driver, sync.meter, self._facts(), prepared.device)
         if saver is not None:
             saver.join(sync)
-            if (found := saver.load(self.model, optimizer, sync, prepared)) is not None:
-                self._take_up(found)
+            if (resumed := saver.load(self.model, optimizer, sync, prepared)) is not None:
+                self._continue_from(resumed)
             saver.write_config(config)
         objective = prepared.objective
         self.batches = prepared.tokens.batches(
@@ -143,8 +144,9 @@ class Run:
         )
 
     def _facts(self) -> dict[str, Any]:
-        """What every rank must have been asked alike, besides what `attach` compares."""
-        told = (
+        """Return the settings that must be the same on all ranks, beside those that `attach`
+        compares."""
+        compared = (
             "batch",
             "accumulate",
             "optimizer",
@@ -158,7 +160,7 @@ class Run:
             "seed",
         )
         often = ("save_every", "validate_every", "windows")
-        settings = {name: getattr(self.config, name) for name in told + often}
+        settings = {name: getattr(self.config, name) for name in compared + often}
         text = {
             "objective": repr(self.prepared.objective),
             "text and tokenizer (digest)": self.prepared.tokens.digest,
@@ -169,17 +171,17 @@ class Run:
             | settings
         )
 
-    def whole(self, asked: Callable[[], bool]) -> Result:
-        """Train to the end; see `run`."""
+    def train_to_end(self, stop_requested: Callable[[], bool]) -> Result:
+        """Train to the end and return the result; see `run`."""
         self.show.begin(self.setting, len(self.curve))
         self._compile()
         votes = Votes(self.sync, self.prepared.device)
         with closing(self.batches), Prefetch(self._batch, stop=self.steps) as self.ahead:
-            self._train(asked, votes)
-        votes.settle()
+            self._train(stop_requested, votes)
+        votes.close()
         return self._end()
 
-    def _train(self, asked: Callable[[], bool], votes: Votes) -> None:
+    def _train(self, stop_requested: Callable[[], bool], votes: Votes) -> None:
         for passes in rounds(
             self.prepared.strategy,
             self.steps,
@@ -189,15 +191,19 @@ class Run:
         ):
             seconds = self._round(passes)
             done = passes[-1] + 1
-            self.show.step(self.moment(done))
+            self.show.step(self.progress(done))
             if (
                 passes[0] // self.config.validate_every < done // self.config.validate_every
                 and done < self.steps
             ):
                 self._validate(done)
-            if self.saver is not None and self.saver.due(passes[0], done) and done < self.steps:
+            if (
+                self.saver is not None
+                and self.saver.saves_at(passes[0], done)
+                and done < self.steps
+            ):
                 self._save(done)
-            if votes.after(asked(), seconds) and done < self.steps:
+            if votes.after(stop_requested(), seconds) and done < self.steps:
                 self._save(done)
                 raise InterruptedError(
                     f"stopped as asked after {done} of {self.steps} steps{self._saved()}"
@@ -205,18 +211,18 @@ class Run:
 
     @property
     def done(self) -> int:
-        """The batches read so far by each rank."""
+        """The number of batches that each rank has read."""
         return len(self.curve)
 
-    def moment(self, done: int) -> Moment:
+    def progress(self, done: int) -> Progress:
         recent = statistics.fmean(self.curve[-20:]) if self.curve else float("nan")
-        return self.account.moment(done, self.steps, recent)
+        return self.account.progress(done, self.steps, recent)
 
     # -- a step
     # -------------------------------------------------------------------------------------------------------
 
     def _round(self, passes: range) -> float:
-        """One optimiser step; the seconds that it took."""
+        """Take one optimiser step and return the seconds that it took."""
         begun = time.perf_counter()
         self.model.train()
         losses = []
@@ -252,13 +258,13 @@ class Run:
         return seconds
 
     def _batch(self, step: int) -> Batch:
-        """What this rank reads at a step, on the CPU; made ahead, by another thread."""
+        """Make this rank's batch of a step, on the CPU; a thread calls it ahead of the step."""
         draws = torch.Generator().manual_seed(self._seed(step))  # of masks
         batch = self.prepared.objective.batch(self.batches.at(step), draws)
         return batch.pinned() if self.prepared.device.type == "cuda" else batch
 
     def _seed(self, step: int) -> int:
-        """Of all that this rank draws at a step."""
+        """Return the seed of all random numbers of this rank at a step."""
         return (self.config.seed * 0x9E3779B97F4A7C15 + step * self.world + self.rank) & (
             (1 << 63) - 1
         )
@@ -268,8 +274,8 @@ class Run:
         return torch.autocast(self.prepared.device.type, torch.bfloat16) if bf16 else nullcontext()
 
     def _compile(self) -> None:
-        """Each block by itself: a model compiled whole would fire its gradient hooks only at the
-        end of backward."""
+        """Compile each block by itself: in a model compiled as a whole, gradient hooks would fire
+        only at the end of the backward pass."""
         if not self.config.compile:
             return
         for module in self.model.modules():
@@ -287,13 +293,13 @@ class Run:
     def _validate(self, done: int) -> None:
         self.validation = [
             (step, loss) for step, loss in self.validation if step != done
-        ]  # a run that was taken up at its end
+        ]  # of a run that was resumed at its end
         self.validation.append((done, self.held_out_loss()))
         self.show.validated(*self.validation[-1])
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """The mean loss on the held-out windows, in nats a token that counts, of the weights that
+        """Return the mean loss on the held-out windows, in nats per target, of the weights that
         ranks have in common."""
         total, targets = 0.0, 0
         with self.sync.common_weights() as model, evaluating(model):
@@ -306,13 +312,13 @@ class Run:
                 with self._autocast():
                     total += float(loss_of(model, batch)) * count
                 targets += count
-        heard = [
+        received = [
             struct.unpack("<dq", each)
             for each in self.sync.all_gather(
                 struct.pack("<dq", total, targets), f"step {self.done}: validation"
             )
         ]
-        return float(sum(one for one, _ in heard) / sum(count for _, count in heard))
+        return float(sum(one for one, _ in received) / sum(count for _, count in received))
 
     def _save(self, done: int) -> None:
         if self.saver is not None:
@@ -335,20 +341,20 @@ class Run:
         if self.saver is None:
             return ""
         self.saver.finish()
-        return "; --resume goes on from there"
+        return "; --resume continues from there"
 
-    def _take_up(self, found: Resumed) -> None:
-        if found.step > self.steps:
+    def _continue_from(self, resumed: Resumed) -> None:
+        if resumed.step > self.steps:
             raise CheckpointError(
-                f"the checkpoint is of step {found.step}, --steps ends at {self.steps}: ask for "
+                f"the checkpoint is of step {resumed.step}, --steps ends at {self.steps}: ask for "
                 "more steps"
             )
-        self.curve, self.validation = found.curve, found.validation
+        self.curve, self.validation = resumed.curve, resumed.validation
         self.resumed, self.origin = (
-            (*found.resumed, len(found.curve)),
-            found.origin_for(self.world, self.config.batch),
+            (*resumed.resumed, len(resumed.curve)),
+            resumed.origin_for(self.world, self.config.batch),
         )
-        self.account.take_up(found.account, found.step)
+        self.account.continue_from(resumed.account, resumed.step)
 
     def _end(self) -> Result:
         self._validate(self.steps)
@@ -374,7 +380,7 @@ class Run:
                 written = (
                     self.saver.save_model(model, self.prepared.tokenizer) | self.saver.finish()
                 )
-        end = self.moment(self.steps)
+        end = self.progress(self.steps)
         return Result(
             self.setting,
             end,
@@ -390,18 +396,20 @@ class Run:
 
 
 def configured(model: PreTrainedModel) -> str:
-    """A digest of all that a model is configured to do, such as its activation and its dropout."""
-    told = {
+    """Return a digest of the model's configuration, such as its activation and its dropout."""
+    compared = {
         key: value
         for key, value in model.config.to_dict().items()
         if key not in ("_name_or_path", "transformers_version")
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model without dropout, for a while."""
+    """Switch the model to evaluation (no dropout) inside the block."""
     training = model.training
     model.eval()
     try:

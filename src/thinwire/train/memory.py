@@ -1,8 +1,8 @@
-"""Refuse more workers than memory holds, before they take the machine down.
+"""Refuse more workers than memory holds, before they exhaust the machine.
 
-Ordinary runs are not delayed: one rank is measured only where `ROUGH` bytes for each do not fit
-twice into what is free. Then a process of its own does what a rank does, up to its first steps, and
-tells what that took.
+Ordinary runs are not delayed: a rank is measured only if `ROUGH` bytes for each rank do not fit
+twice into the free memory. Then a separate process takes the first steps of a rank and prints the
+memory that they took.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes of one rank: its own at the most, and of files that all ranks map alike."""
+    """The memory of one rank in bytes: its own peak, and the pages of files that all ranks share."""
 
     own: int
     shared: int
 
     def of(self, ranks: int) -> int:
-        """Return the bytes of so many ranks.
+        """Return the bytes of several ranks.
 
         Example:
             >>> Usage(own=10, shared=3).of(4)
@@ -49,11 +49,11 @@ class Usage:
 
 
 def must_fit(config: TrainConfig, threads: int) -> None:
-    """Refuse `--workers` that this machine's memory does not hold.
+    """Refuse `--workers` if this machine's memory is too small for them.
 
     Raises:
-        ConfigError: they do not fit, or a rank cannot be measured; it says the numbers and what to
-            do.
+        ConfigError: they do not fit, or a rank cannot be measured; the message has the numbers and
+            what to do.
     """
     free, bound = free_bytes()
     rough = ROUGH + COPIES * _saved_bytes(config.model)
@@ -77,10 +77,10 @@ def must_fit(config: TrainConfig, threads: int) -> None:
 
 
 def measured(config: TrainConfig, threads: int) -> Usage:
-    """Measure one rank in a process of its own, which does what a rank does over its first steps.
+    """Measure the memory of one rank in a separate process that takes the first steps of the run.
 
     Raises:
-        ConfigError: it failed, and says why.
+        ConfigError: it failed; the message has the reason.
     """
     alone = dataclasses.replace(
         config,
@@ -105,19 +105,19 @@ def measured(config: TrainConfig, threads: int) -> Usage:
             "--force starts without a measure"
         ) from error
     lines = ran.stderr.strip().splitlines()
-    if ran.returncode == 2 and lines:  # what was asked cannot be
+    if ran.returncode == 2 and lines:  # invalid settings
         raise ConfigError(lines[-1].removeprefix("thinwire train: "))
     if ran.returncode:
-        said = lines[-1] if lines else f"exit code {ran.returncode}"
+        reason = lines[-1] if lines else f"exit code {ran.returncode}"
         raise ConfigError(
-            f"a rank's memory could not be measured ({said}); --force starts without a measure"
+            f"a rank's memory could not be measured ({reason}); --force starts without a measure"
         )
     return Usage(**json.loads(ran.stdout))
 
 
 def free_bytes(root: Path = Path("/")) -> tuple[int, str]:
-    """Return how many bytes may be taken, and what bounds them: the machine, or a control group
-    above this process.
+    """Return the bytes that are free and what limits them: the machine, or a control group above
+    this process.
 
     Args:
         root: where /proc and /sys are.
@@ -141,8 +141,8 @@ def free_bytes(root: Path = Path("/")) -> tuple[int, str]:
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
-    """The control groups of this process and those above: a folder, and its files' names for limit,
-    usage and droppable cache."""
+    """Yield the control groups of this process and those above: a folder, and the names of its
+    files for limit, usage and cache."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -168,7 +168,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
 
 
 def _saved_bytes(model: str) -> int:
-    """The bytes of a saved model's weights; 0 for what is no folder."""
+    """Return the bytes of a saved model's weights; 0 if `model` is no folder."""
     folder = Path(model)
     return (
         sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
@@ -176,18 +176,18 @@ def _saved_bytes(model: str) -> int:
 
 
 def _used() -> Usage:
-    """What this process has taken (Linux): its peak without the pages of files, which the kernel
-    keeps once for all."""
-    told = dict(
+    """Return the memory that this process has used (Linux): its peak without the pages of files,
+    which processes share."""
+    status = dict(
         line.split(":", 1)
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     )
-    peak, files = (int(told[key].split()[0]) * 1024 for key in ("VmHWM", "RssFile"))
+    peak, files = (int(status[key].split()[0]) * 1024 for key in ("VmHWM", "RssFile"))
     return Usage(peak - files, files)
 
 
 def _main() -> int:
-    """Do what a rank does until its first steps are done, and print what that took."""
+    """Take the first steps of a run and print the memory that they took."""
     from thinwire.train.job import run
     from thinwire.train.setup import prepare_run
     from thinwire.train.show import Show
@@ -198,8 +198,8 @@ def _main() -> int:
         {name: value for name, value in vars(parser.parse_args()).items() if name in FIELDS}, None
     )
     try:
-        with suppress(InterruptedError):  # it is asked to stop at once
-            run(prepare_run(config), Show(), asked=lambda: True)
+        with suppress(InterruptedError):  # it stops after the first step
+            run(prepare_run(config), Show(), stop_requested=lambda: True)
     except ThinwireError as error:
         Say("thinwire train", as_json=False).failure(str(error))
         return 2

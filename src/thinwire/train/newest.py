@@ -1,4 +1,4 @@
-"""Choose the checkpoint to go on from: the newest that every host has whole and undamaged.
+"""Choose the checkpoint to continue from: the newest that is complete and undamaged on every host.
 
 Each rank reads its host's checkpoint and checks its hashes; all then exchange what came of it, so
 that all go back to the same older one where it is damaged anywhere.
@@ -17,7 +17,7 @@ from thinwire.engine import Syncer
 from thinwire.engine.checkpoint import unpack_json
 from thinwire.errors import CheckpointError
 from thinwire.say import Say
-from thinwire.train.checkpoints import Checkpoints, Found
+from thinwire.train.checkpoints import Checkpoints, Loaded
 from thinwire.train.parts import DamagedError
 
 JOB = "job"
@@ -26,7 +26,7 @@ JOB = "job"
 
 @dataclass(frozen=True)
 class Newest:
-    """The checkpoint to go on from; `damaged` are newer ones."""
+    """The checkpoint to continue from, and the newer ones that are damaged."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -34,7 +34,7 @@ class Newest:
 
 
 def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | None:
-    """Read the newest checkpoint that every host has whole; `None` where nobody has any. All ranks
+    """Read the newest checkpoint that every host has complete; `None` if no host has any. All ranks
     call it alike.
 
     Raises:
@@ -43,7 +43,7 @@ def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | N
     damaged: dict[int, str] = {}
     steps = _common_steps(checkpoints, sync)
     for step in reversed(steps):
-        found, report = _read(checkpoints, step)
+        loaded, report = _read(checkpoints, step)
         sent = sync.all_gather(
             json.dumps(report).encode(), f"resume: whether step {step} is undamaged"
         )
@@ -51,10 +51,10 @@ def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | N
         if refused := _reasons(reports, "refused"):
             raise CheckpointError(refused)
         reason = _reasons(reports, "damaged") or disagreement(reports)
-        if found is not None and not reason:
-            for note in found.notes:
+        if loaded is not None and not reason:
+            for note in loaded.notes:
                 _note(checkpoints, say, note)
-            return Newest(step, found.tensors, tuple(damaged))
+            return Newest(step, loaded.tensors, tuple(damaged))
         damaged[step] = reason
         _note(checkpoints, say, f"the checkpoint of step {step} is passed over: {reason}")
     if not steps:
@@ -67,7 +67,7 @@ def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | N
 
 
 def disagreement(reports: Sequence[dict[str, Any]]) -> str:
-    """Return why the checkpoints of several hosts are not of one save, or nothing.
+    """Return why the checkpoints of several hosts are not from one save, or an empty string.
 
     Example:
         >>> ant = {"host": "ant", "run": "x", "world": 4, "ranks": [0, 1]}
@@ -92,26 +92,27 @@ def disagreement(reports: Sequence[dict[str, Any]]) -> str:
     return ""
 
 
-def _read(checkpoints: Checkpoints, step: int) -> tuple[Found | None, dict[str, Any]]:
-    """Read a step here; what came of it, for the other ranks."""
+def _read(checkpoints: Checkpoints, step: int) -> tuple[Loaded | None, dict[str, Any]]:
+    """Read a step on this host; return it, and a report for the other ranks."""
     try:
-        found = checkpoints.read(step)
-        _must_be_of(found.tensors, step, str(checkpoints.path(step)))
+        loaded = checkpoints.read(step)
+        _must_be_of(loaded.tensors, step, str(checkpoints.path(step)))
     except DamagedError as error:
         return None, {"damaged": str(error)}
     except CheckpointError as error:
         return None, {"refused": str(error)}
-    own = found.manifest
+    own = loaded.manifest
     save = (
         {"run": own.run, "world": own.world, "ranks": own.ranks}
         if own is not None
         else {"run": "", "world": 0, "ranks": []}
     )
-    return found, {"host": checkpoints.member.host, **save}
+    return loaded, {"host": checkpoints.member.host, **save}
 
 
 def _must_be_of(tensors: dict[str, Tensor], step: int, where: str) -> None:
-    """Refuse what is no checkpoint of `thinwire train`, and what was saved after another step."""
+    """Refuse a state that is no checkpoint of `thinwire train`, or that was saved after another
+    step."""
     if JOB not in tensors:
         raise CheckpointError(f"{where} is no checkpoint of thinwire train: it lacks {JOB!r}")
     job = unpack_json(tensors[JOB])
@@ -123,18 +124,18 @@ def _must_be_of(tensors: dict[str, Tensor], step: int, where: str) -> None:
 
 
 def _reasons(reports: Sequence[dict[str, Any]], kind: str) -> str:
-    """What ranks report, each reason once."""
+    """Join what ranks report, each reason once."""
     return "; ".join(dict.fromkeys(report[kind] for report in reports if kind in report))
 
 
 def _note(checkpoints: Checkpoints, say: Say, text: str) -> None:
-    """Say it once on each host."""
+    """Print a line once on each host."""
     if checkpoints.member.leader:
         say.note(text, checkpoints.member.rank)
 
 
 def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:
-    """The steps of which every host has a checkpoint; none where nobody has any.
+    """List the steps of which every host has a checkpoint; none if no host has any.
 
     Raises:
         CheckpointError: some have, but not all of the same step.

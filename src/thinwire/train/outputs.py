@@ -1,5 +1,4 @@
-"""What a finished run leaves behind: `run.json`, and a picture of the loss against steps and
-bytes."""
+"""Write the files of a finished run: `run.json`, and a picture of the loss against steps and bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +10,9 @@ from thinwire.train.result import Result
 
 
 def write_outputs(folder: RunFolder, result: Result) -> Result:
-    """Write both; the result that knows where everything is."""
-    places = result.places | {name: str(folder.path / name) for name in (RUN, PLOT, CONFIG)}
-    result = dataclasses.replace(result, places=places)
+    """Write both files, and return the result with the paths of all files."""
+    paths = result.paths | {name: str(folder.path / name) for name in (RUN, PLOT, CONFIG)}
+    result = dataclasses.replace(result, paths=paths)
     folder.write(RUN, result.to_json())
     draw([result.figures()], [result.setting.config.strategy], folder.path / PLOT)
     return result

@@ -1,5 +1,5 @@
-"""One checkpoint folder: a safetensors file from each rank, and a manifest with the hash of every
-tensor.
+"""Write and read one checkpoint folder: a safetensors file of each rank, and a manifest with the
+hash of every tensor.
 
 rank-3.safetensors    the tensors that rank 3 wrote manifest.json         format, step, run, host
 and world; the length of each file, and the hashes of its header and its tensors
@@ -35,12 +35,12 @@ _LENGTH = 8  # a safetensors file begins with the length of its header
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint that is not what was saved there; an older one may still be good."""
+    """A checkpoint is not what was saved; an older one may still be good."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one rank wrote.
+    """The file of one rank.
 
     header: the hash of its file's header.
     tensors: the hash of each tensor's bytes, by name.
@@ -53,12 +53,12 @@ class Part:
 
     @property
     def file(self) -> str:
-        """The file's name."""
+        """The name of the file."""
         return f"rank-{self.rank}.safetensors"
 
     @classmethod
     def parse(cls, facts: Any) -> Part:
-        """Check facts that another rank or a file holds.
+        """Check facts that come from another rank or a file.
 
         Raises:
             ValueError: they are no facts of a part.
@@ -71,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds.
+    """The content of a checkpoint folder.
 
     run: drawn anew whenever ranks start or resume, and the same on all hosts.
     world: how many ranks saved, on all hosts together.
@@ -94,14 +94,14 @@ FACTS = {"step": int, "run": str, "host": str, "world": int}
 
 
 def write_part(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> Part:
-    """Write a rank's tensors into a file of its own, and flush it to the disk.
+    """Write the tensors of a rank into its own file, and flush it to the disk.
 
     Raises:
         CheckpointError: safetensors cannot write them.
     """
     path = folder / Part(rank, 0, "", {}).file
     try:
-        whole = _apart(tensors)
+        whole = _unshared(tensors)
         with ThreadPoolExecutor(1) as beside:
             hashes = beside.submit(lambda: {name: _hash(tensor) for name, tensor in whole.items()})
             save_file(whole, path)
@@ -126,7 +126,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read what a folder holds.
+    """Read the manifest of a folder.
 
     Raises:
         DamagedError: the manifest is missing or is not what was written.
@@ -166,7 +166,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_part(folder: Path, part: Part) -> dict[str, Tensor]:
-    """Read what a rank wrote, and compare it with its hashes.
+    """Read the file of a rank, and compare it with its hashes.
 
     Raises:
         DamagedError: the file is missing, or is not what was written.
@@ -204,7 +204,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def _sealed(facts: Any) -> bytes:
-    """The manifest's file: its content, and the hash of it."""
+    """Return the bytes of the manifest's file: its content, and the hash of it."""
     content = json.dumps(facts)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return f'{{"sha256": "{digest}", "manifest": {content}}}\n'.encode()
@@ -218,7 +218,7 @@ def _typed(facts: Any, name: str, kind: type) -> Any:
 
 
 def _header(file: Any) -> str:
-    """The hash of a safetensors file up to its first tensor."""
+    """Return the hash of a safetensors file up to its first tensor."""
     first = file.read(_LENGTH)
     size = int.from_bytes(first, "little")
     rest = file.read(min(size, os.fstat(file.fileno()).st_size))
@@ -235,8 +235,8 @@ def _digest(data: Any) -> str:
     ]  # processors have instructions for it: twice as fast as blake2b
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share no memory, as safetensors wants them."""
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that share no memory, as safetensors requires."""
     out: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():

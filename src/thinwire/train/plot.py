@@ -1,5 +1,4 @@
-"""A picture of finished runs: the loss against steps, and against the megabytes that a rank has
-sent to get there.
+"""Draw finished runs: the loss against steps, and against the megabytes that a rank has sent.
 
 The bytes of each step are those that the schedule gave it: the strategy's ticks are played again,
 dense flights at their closed form, all others at an even share of what was metered. The same runs
@@ -45,10 +44,10 @@ STYLE: dict[str, Any] = {
 
 
 def draw(runs: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) -> Path:
-    """Draw runs into an SVG, whole or not at all.
+    """Draw runs into an SVG file, completely or not at all.
 
     Args:
-        runs: as `Result.figures` tells them, or `run.json` read back.
+        runs: from `Result.figures`, or from a `run.json`.
         names: what the legend calls them.
         path: the file; its folder exists.
 
@@ -105,10 +104,11 @@ def draw(runs: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) ->
 
 
 def sent_megabytes(run: Mapping[str, Any]) -> list[float]:
-    """What a rank, on average, has sent in the schedule by the end of each step, in MB.
+    """Return the megabytes that a rank has sent in the schedule by the end of each step, on average
+    over ranks.
 
     Args:
-        run: as `Result.figures` tells it.
+        run: from `Result.figures`.
 
     Raises:
         ConfigError: its strategy is none of this version's.
@@ -119,17 +119,17 @@ def sent_megabytes(run: Mapping[str, Any]) -> list[float]:
         sum(run["result"]["sent_bytes"]) / run["world"],
     )
     weights = [row["weight"] for row in launched]
-    share = max(0.0, metered - sum(dense)) / (sum(weights) or 1)
+    nbytes_each = max(0.0, metered - sum(dense)) / (sum(weights) or 1)
     return [
         total / 1e6
         for total in itertools.accumulate(
-            bytes_ + share * weight for bytes_, weight in zip(dense, weights, strict=True)
+            bytes_ + nbytes_each * weight for bytes_, weight in zip(dense, weights, strict=True)
         )
     ]
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """The mean of the last `window` values, at each of them; of fewer at the beginning.
+    """Return the mean of the last `window` values at each of them; of fewer at the beginning.
 
     Example:
         >>> smoothed([4.0, 2.0, 0.0, 1.0], 2)
@@ -143,7 +143,7 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
 
 
 def _launches(run: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Of each step: the bytes of its dense flights, and the values in all others."""
+    """Return for each step the bytes of its dense flights, and the values in all others."""
     from thinwire.core import allreduce_nbytes
     from thinwire.errors import StrategyError
     from thinwire.strategy import Strategy
@@ -174,45 +174,45 @@ def _looks() -> Iterator[dict[str, Any]]:
 
 
 def _lines(
-    axes: Axes, places: Sequence[float], run: Mapping[str, Any], look: dict[str, Any]
+    axes: Axes, positions: Sequence[float], run: Mapping[str, Any], look: dict[str, Any]
 ) -> None:
-    """The smoothed training loss, faint, and the validations, where something had been sent; of
-    steps at one place the last."""
+    """Draw the smoothed training loss (faint) and the validations, from the first step at which
+    something had been sent."""
     train = run["curve"]["train"]
     loss = smoothed(train, max(1, len(train) // SMOOTH))
     ends = [
         at
-        for at in range(len(places))
-        if places[at] > 0 and (at + 1 == len(places) or places[at + 1] > places[at])
+        for at in range(len(positions))
+        if positions[at] > 0 and (at + 1 == len(positions) or positions[at + 1] > positions[at])
     ]
     axes.plot(
-        [places[at] for at in ends],
+        [positions[at] for at in ends],
         [loss[at] for at in ends],
         **{**look, "linewidth": 1.0, "alpha": 0.45},
     )
-    told = [
-        (places[each["step"] - 1], each["nats"])
+    points = [
+        (positions[each["step"] - 1], each["nats"])
         for each in run["curve"]["validation"]
         if each["step"]
     ]
-    if told := [(x, y) for x, y in told if x > 0]:
-        axes.plot(*zip(*told, strict=True), marker="o", markersize=4, **look)
+    if points := [(x, y) for x, y in points if x > 0]:
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, **look)
 
 
 def _dress(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> None:
-    """Axes, and limits that leave the first steep fall out: it would flatten all that differs."""
+    """Set the axes, with limits that leave out the first steep fall, which would flatten the rest."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     highs, lows = [], []
     for run in runs:
         train = run["curve"]["train"]
         loss = smoothed(train, max(1, len(train) // SMOOTH))
-        told = [each["nats"] for each in run["curve"]["validation"]]
-        highs.append(max([loss[len(loss) // 20], *told[:1]]))
-        lows.append(min([*loss, *told]))
+        points = [each["nats"] for each in run["curve"]["validation"]]
+        highs.append(max([loss[len(loss) // 20], *points[:1]]))
+        lows.append(min([*loss, *points]))
     low, high = min(lows), max(highs)
-    room = 0.05 * (high - low) or 0.1
-    axes[0].set_ylim(low - room, high + room)
+    margin = 0.05 * (high - low) or 0.1
+    axes[0].set_ylim(low - margin, high + margin)
     axes[0].set_xlim(left=0)
     axes[0].set_xlabel("steps")
     hidden = "a token" if all(run["objective"] == "causal" for run in runs) else "a hidden token"

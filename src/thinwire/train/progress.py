@@ -1,16 +1,15 @@
-"""What a run has cost so far: bytes, seconds and tokens, through all the processes that have taken
-it up."""
+"""Count what a run has cost: bytes, seconds and tokens, over all processes that have continued it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from thinwire.engine import Report, Syncer
-from thinwire.train.result import Moment
+from thinwire.train.result import Progress
 
 
 class Account:
-    """The account of one rank.
+    """The costs of one rank.
 
     Args:
         sync: whose meter counts the bytes.
@@ -30,9 +29,9 @@ class Account:
     def report(self) -> Report:
         return self._sync.report()
 
-    def moment(self, done: int, steps: int, loss: float) -> Moment:
+    def progress(self, done: int, steps: int, loss: float) -> Progress:
         begun, tokens, seconds = self._before
-        return Moment(
+        return Progress(
             done,
             steps,
             loss,
@@ -46,7 +45,7 @@ class Account:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Return the costs as a checkpoint saves them."""
         report = self.report()
         rows = [
             [row.flights, row.sent_bytes, row.encode_s, row.wire_s, row.exposed_s, row.carry_s]
@@ -61,26 +60,30 @@ class Account:
             "beside": [report.beside_s, report.transport_s],
         }
 
-    def take_up(self, told: dict[str, Any], done: int) -> None:
-        """Go on from `state` after `done` batches; start-up and votes of this process are added to
-        those before."""
-        self.seconds, self.input_s, self.tokens = told["seconds"], told["input_s"], told["tokens"]
+    def continue_from(self, saved: dict[str, Any], done: int) -> None:
+        """Continue from a saved `state` after `done` batches; this process's start-up and votes are
+        added to it."""
+        self.seconds, self.input_s, self.tokens = (
+            saved["seconds"],
+            saved["input_s"],
+            saved["tokens"],
+        )
         self._before = (done, self.tokens, self.seconds)
         meter = self._sync.meter
         before = (
-            told["around"]
-            if isinstance(told["around"], dict)
-            else {"before it went on": told["around"]}
+            saved["around"]
+            if isinstance(saved["around"], dict)
+            else {"before it went on": saved["around"]}
         )  # as older versions saved it
         for cause, nbytes in before.items():
             meter.around[cause] = meter.around.get(cause, 0.0) + nbytes
-        beside_s, transport_s = told.get(
+        beside_s, transport_s = saved.get(
             "beside", [0.0, 0.0]
         )  # earlier versions did not count them
         meter.beside_s += beside_s
         meter.transport_before_s -= transport_s
         for row, (flights, sent, encode_s, wire_s, exposed_s, *carry_s) in zip(
-            meter.rows, told["rows"], strict=False
+            meter.rows, saved["rows"], strict=False
         ):
             row.flights += flights
             row.sent_bytes += sent

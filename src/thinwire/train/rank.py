@@ -1,7 +1,7 @@
-"""One rank of a run: from settings to an exit code.
+"""Run one rank: from settings to an exit code.
 
-0: trained; 1: a rank was lost, ranks disagree, training diverged or a checkpoint failed; 2: what
-was asked cannot be; 130, 143: stopped.
+0: trained; 1: a rank was lost, ranks disagree, training diverged or a checkpoint failed; 2: the
+settings are invalid; 130, 143: stopped by a signal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ START = timedelta(minutes=10)  # until all ranks are there
 
 
 def run_rank(config: TrainConfig, say: Say) -> int:
-    """Train as the rank that the launcher's variables say, or alone."""
+    """Train as the rank that the launcher's variables name, or alone, and return the exit code."""
     end_with_parent()
     absent = [
         name
@@ -45,7 +45,7 @@ def run_rank(config: TrainConfig, say: Say) -> int:
         return _ends(say, f"{', '.join(absent)} not installed: pip install 'thinwire[train]'", 2)
     try:
         code = _guarded(default_out(config), say)
-    except Exception:  # a fault of ours: told whole, and the end must not wait for threads
+    except Exception:  # a fault of ours: print all of it, and end without waiting for threads
         traceback.print_exc()
         code = 1
     if code and env.launched():
@@ -72,7 +72,7 @@ def _guarded(config: TrainConfig, say: Say) -> int:
     except (InterruptedError, KeyboardInterrupt) as error:
         code = 128 + (stop.number or signal.SIGINT)
         if isinstance(error, InterruptedError) and not stop.number:
-            # another rank was asked: a launcher that heard nothing must not start this one again
+            # another rank had the signal: this rank's launcher must not start it again
             code = 0
         return _ends(say, str(error) or "interrupted before training began", code)
     except OSError as error:  # InterruptedError is one, too
@@ -83,7 +83,7 @@ def _guarded(config: TrainConfig, say: Say) -> int:
 
 
 def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
-    """Say the reason, once on each machine, and leave it for the launcher."""
+    """Print the reason once on each machine, write it for the launcher, and return the exit code."""
     if _leads():  # of another machine, perhaps, whose console shows nothing of the speaker's
         speaker = rank()
     write_error(reason, printed=rank() == speaker)

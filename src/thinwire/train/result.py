@@ -1,5 +1,4 @@
-"""What a run tells: a moment of it, while it goes on, and its result, as figures and as
-`run.json`."""
+"""The progress of a run, and its result as figures and as `run.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from thinwire.version import __version__
 
 
 @dataclass(frozen=True)
-class Moment:
+class Progress:
     """A run after `step` of its `steps`, as one rank sees it.
 
     loss: the mean of rank 0's last batches, in nats a token; tokens: read by all ranks; seconds:
@@ -40,20 +39,20 @@ class Moment:
         return (self.tokens - self.tokens_before) / max(self.seconds - self.seconds_before, 1e-9)
 
     @property
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         here = self.seconds - self.seconds_before
         return here / max(self.step - self.begun, 1) * (self.steps - self.step)
 
     @property
     def dense_bytes(self) -> float:
-        """What this rank would have sent by dense float32 all-reduces after every batch; the
-        report's are after every count of a clock."""
+        """Bytes that this rank would have sent by dense float32 all-reduces after every batch (a
+        report counts one for each step of its clock)."""
         return self.report.dense_bytes / max(self.report.steps, 1) * self.step
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Where the time went: input, exposed (waiting for the wire) and compute make 1; encode and
-        wire run beside compute."""
+    def time_fractions(self) -> dict[str, float]:
+        """Fractions of the time: input, exposed (waiting for the wire) and compute sum to 1; encode
+        and wire run beside compute."""
         seconds = max(self.seconds, 1e-9)
         waits = {"input": self.input_s / seconds, "exposed": self.report.exposed_s / seconds}
         beside = {
@@ -65,7 +64,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Setting:
-    """What was trained, and on what."""
+    """The model, data and sizes of a run."""
 
     config: TrainConfig
     strategy: Strategy
@@ -81,7 +80,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """A run from its end.
+    """A finished run.
 
     curve: rank 0's loss at each step; validation: (steps, loss) pairs, the last one at the end;
     both in nats a token that counts.
@@ -90,15 +89,15 @@ class Result:
     """
 
     setting: Setting
-    end: Moment
+    end: Progress
     curve: tuple[float, ...]
     validation: tuple[tuple[int, float], ...]
     sample: str
     sent_bytes: tuple[float, ...]
     around_bytes: tuple[float, ...]
     resumed: tuple[int, ...] = ()
-    """The steps at which the run was taken up again."""
-    places: dict[str, str] = field(default_factory=dict)
+    """The steps at which the run was resumed."""
+    paths: dict[str, str] = field(default_factory=dict)
     around: tuple[dict[str, float], ...] = ()
     """Of `around_bytes`, what each cause has sent."""
 
@@ -108,8 +107,8 @@ class Result:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """nats / ln 2 / (bytes to a token), where every token is predicted; masks and spans predict
-        some of them only."""
+        """nats / ln 2 / (bytes per token), where every token is predicted; `None` for masks and
+        spans."""
         return (
             self.nats / math.log(2) / self.setting.bytes_per_token
             if self.setting.objective == "causal"
@@ -118,32 +117,32 @@ class Result:
 
     @property
     def dense_bytes(self) -> float:
-        """What dense float32 all-reduces after every batch would have sent, from all ranks."""
+        """Bytes that dense float32 all-reduces after every batch would have sent, from all ranks."""
         return self.end.dense_bytes * self.setting.world
 
     @property
     def ratio(self) -> float | None:
-        """Dense bytes over the schedule's; `None` where nothing was sent."""
+        """Dense bytes divided by the bytes of the schedule; `None` if nothing was sent."""
         return self.dense_bytes / sum(self.sent_bytes) if sum(self.sent_bytes) else None
 
     @property
     def ratio_all(self) -> float | None:
-        """Dense bytes over everything that was sent, start-up and checks included."""
+        """Dense bytes divided by all bytes sent, start-up and checks included."""
         everything = sum(self.sent_bytes) + sum(self.around_bytes)
         return self.dense_bytes / everything if everything else None
 
     @property
     def ratio_running(self) -> float | None:
-        """Dense bytes over what was sent as the run went on: the schedule's, validation, votes and
-        checks, without the start."""
+        """Dense bytes divided by all bytes sent after the start: schedule, validation, votes and
+        checks."""
         going = sum(self.sent_bytes) + sum(
             sum(part for name, part in each.items() if name not in ONCE) for each in self.around
         )
         return self.dense_bytes / going if going else None
 
     def most_around(self, once: bool) -> dict[str, float]:
-        """Return the bytes of each cause outside the schedule, of the rank that sent most: once, at
-        the start, or as the run went on."""
+        """Return the bytes of each cause outside the schedule, of the rank that sent most: once at
+        the start, or during the run."""
         names = dict.fromkeys(
             name for each in self.around for name in each if (name in ONCE) == once
         )
@@ -151,7 +150,7 @@ class Result:
         return dict(sorted(most.items(), key=lambda part: -part[1]))
 
     def figures(self) -> dict[str, Any]:
-        """Everything, as JSON takes it; what does not exist (a ratio to nothing) is null."""
+        """Return everything as JSON values; what does not exist (a ratio to nothing) is null."""
         setting, end, report = self.setting, self.end, self.end.report
         return {
             "thinwire": __version__,
@@ -177,7 +176,7 @@ class Result:
                 "ratio": self.ratio,
                 "ratio_all": self.ratio_all,
                 "ratio_running": self.ratio_running,
-                "time_shares": end.shares,
+                "time_shares": end.time_fractions,
                 "resumed_at": list(self.resumed),
                 "sample": self.sample,
             },
@@ -186,7 +185,7 @@ class Result:
                 "validation": [{"step": step, "nats": nats} for step, nats in self.validation],
             },
             "buckets": [asdict(row) for row in report.rows],
-            "places": self.places,
+            "places": self.paths,
         }
 
     def to_json(self) -> str:

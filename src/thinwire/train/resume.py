@@ -31,14 +31,14 @@ from thinwire.words import told
 
 
 class Saver:
-    """Keeps a run's checkpoints and its model, and knows what to go on from.
+    """Save the checkpoints and the model of a run, and load the checkpoint to continue from.
 
     Args:
         folder: the run's output folder.
         every: steps between two checkpoints; 0: only at the end.
         keep: how many of the newest stay.
-        resume: go on from the newest, where there is one.
-        say: told what happens.
+        resume: continue from the newest checkpoint, if there is one.
+        say: prints what happens.
     """
 
     def __init__(self, folder: RunFolder, *, every: int, keep: int, resume: bool, say: Say) -> None:
@@ -82,16 +82,16 @@ class Saver:
         return self._checkpoints
 
     def write_config(self, config: TrainConfig) -> None:
-        """`config.toml`, once it is known that the run can be gone on with."""
+        """Write `config.toml`, once it is known that the run can be continued."""
         if self.folder.held:
             self.folder.write_config(config)
 
-    def due(self, before: int, done: int) -> bool:
-        """Whether a checkpoint is due in the round of steps from `before` to `done`."""
+    def saves_at(self, before: int, done: int) -> bool:
+        """Whether a checkpoint is saved in the steps from `before` to `done`."""
         return bool(self._every) and before // self._every < done // self._every
 
     def save(self, done: int, run: RunState) -> None:
-        """A checkpoint after `done` steps; it is written while training goes on."""
+        """Save a checkpoint after `done` steps; it is written while training goes on."""
         if done == self._saved:
             return
         self._saved = done
@@ -105,8 +105,8 @@ class Saver:
         self.checkpoints.save(done, state_of(done, run), common)
 
     def save_model(self, model: nn.Module, tokenizer: Any) -> dict[str, str]:
-        """The `save_pretrained` folder: weights, configuration and tokenizer, whole or not at all;
-        once in each folder."""
+        """Write the `save_pretrained` folder, completely or not at all: weights, configuration and
+        tokenizer."""
         target = self.folder.path / MODEL
         partial = target.with_name(f".{MODEL}.partial")
         if self.folder.held:
@@ -123,7 +123,7 @@ class Saver:
         return {"model": str(target), "tensorboard": str(self.folder.path / EVENTS)}
 
     def finish(self) -> dict[str, str]:
-        """Wait for the checkpoint on its way.
+        """Wait for the checkpoint that is being written.
 
         Raises:
             CheckpointError: it was not saved.
@@ -140,14 +140,14 @@ class Saver:
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, prepared: Prepared
     ) -> Resumed | None:
-        """Take up the newest checkpoint that every host has; `None` where there is none.
+        """Load the newest checkpoint that every host has; `None` if there is none.
 
         Raises:
             CheckpointError: it is damaged, or of another model, strategy, text or version.
         """
-        wishes = sync.all_gather(bytes([self._resume]), "resume: whether to")
+        requests = sync.all_gather(bytes([self._resume]), "resume: whether to")
         if not any(
-            wish[0] for wish in wishes
+            request[0] for request in requests
         ):  # a machine whose launcher has started it again knows; the others hear of it
             return None
         newest = newest_whole(self.checkpoints, sync, self._say)
@@ -172,13 +172,13 @@ class Saver:
 
 
 def _only(folder: Path, name: str) -> str:
-    """The name of the only host that has checkpoints there, or this one's own."""
-    found = [path.name.removeprefix("host-") for path in folder.glob("host-*")]
-    return found[0] if len(found) == 1 else name
+    """Return the name of the only host that has checkpoints there, or this host's own."""
+    names = [path.name.removeprefix("host-") for path in folder.glob("host-*")]
+    return names[0] if len(names) == 1 else name
 
 
 def _name(hosts: list[tuple[str, str]], mine: int) -> str:
-    """A host's name, with a number where several go by the same.
+    """Return the name of a host, with a number if several have the same.
 
     Example:
         >>> _name([("ant", "0"), ("bee", "1")], 1), _name([("ant", "0"), ("ant", "1")], 1)

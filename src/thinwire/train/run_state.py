@@ -61,7 +61,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a run goes on from. rows: read by all ranks together before `step`."""
+    """The state from which a run continues. rows: read by all ranks together before `step`."""
 
     step: int
     rows: int
@@ -74,13 +74,14 @@ class Resumed:
     account: dict[str, Any]
 
     def origin_for(self, world: int, batch: int) -> tuple[int, int]:
-        """From where batches count: as before in the same world, else from here, so that no row
-        comes twice."""
+        """Return from where batches count: as before in the same world, else from here, so that no
+        row is read twice."""
         return self.origin if (world, batch) == (self.world, self.batch) else (self.step, self.rows)
 
 
 def state_of(done: int, run: RunState) -> dict[str, Tensor]:
-    """Everything to go on from, as copies. Collective where ranks' weights differ."""
+    """Return copies of everything that a run continues from. Collective if the weights of ranks
+    differ."""
     sync = run.sync
     rank, world = sync.driver.rank, sync.driver.world
     batch = run.prepared.config.batch
@@ -158,7 +159,7 @@ def restore(
         RuntimeError,
     ) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else told(error)
-        raise CheckpointError(f"{where} cannot be taken up: {reason}") from error
+        raise CheckpointError(f"{where} cannot be loaded: {reason}") from error
     return resumed
 
 
@@ -167,7 +168,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
-    """What must be the same to go on: told in words where it is short, else by hash."""
+    """Return what must be the same to continue: as text where it is short, else by hash."""
     shapes = sorted((name, list(param.shape)) for name, param in model.named_parameters())
     return {
         "format": FORMAT,
@@ -191,7 +192,9 @@ def _must_fit(
     if job.get("format") not in READS:
         saved = f"format {job.get('format')!r} of thinwire {job.get('thinwire')}"
         raise CheckpointError(f"{where} has {saved}; this version reads 1 and {FORMAT}")
-    job = {"optimizer": "auto", **job}  # older ones say nothing of it
+    # earlier versions did not save the optimiser, and called the fraction of masked tokens share
+    job = {"optimizer": "auto", **job}
+    job["objective"] = str(job["objective"]).replace("share=", "fraction=")
     for name in (
         "model",
         "strategy",
@@ -205,7 +208,7 @@ def _must_fit(
             strategy = read_identity(sync, where)
             same = (
                 strategy.is_of(prepared.strategy)
-                # the syncer takes it up with a warning, or says why it cannot
+                # the syncer accepts it with a warning, or refuses it with a reason
                 or strategy.differs_in_schedule_alone(prepared.strategy)
             )
         else:
@@ -217,9 +220,7 @@ def _must_fit(
         if not same:
             shown = "model asked" if name == "model" else name
             sides = (
-                ""
-                if name == "text and tokenizer"
-                else f" (saved: {job[shown]}; asked: {own[shown]})"
+                "" if name == "text and tokenizer" else f" (saved: {job[shown]}; now: {own[shown]})"
             )
             raise CheckpointError(
                 f"{where} is of another {name}{sides}: resume with what it was saved with, or "

@@ -1,5 +1,4 @@
-"""What a run is made of, before ranks meet: strategy, objective, tokenizer, tokens, device and
-precision.
+"""Prepare a run before ranks meet: strategy, objective, tokenizer, tokens, device and precision.
 
 It needs no other rank, so a text may take its time to be tokenised; whatever cannot be is refused
 here, in one line.
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A run of one rank, ready to be attached."""
+    """The run of one rank, ready to be attached."""
 
     config: TrainConfig
     strategy: Strategy
@@ -52,7 +51,7 @@ class Prepared:
         return self.tokens.held_bytes / max(1, len(self.tokens.held))
 
     def steps(self, world: int) -> int:
-        """Batches to a rank, as asked: told as such, or as tokens of all ranks."""
+        """Return the batches of each rank: as given, or from the tokens of all ranks."""
         if not self.config.tokens:
             return self.config.steps
         return max(
@@ -61,7 +60,7 @@ class Prepared:
 
 
 def prepare_run(config: TrainConfig) -> Prepared:
-    """Everything that one rank needs.
+    """Prepare everything that one rank needs.
 
     Raises:
         ThinwireError: whatever cannot be: strategy, model, text, tokenizer, objective, device.
@@ -80,9 +79,9 @@ def prepare_run(config: TrainConfig) -> Prepared:
     objective = objective_from(
         kind if config.objective == "auto" else config.objective, config.context, kind
     )
-    spoken = config.tokenizer
-    if spoken == "auto":  # a packed set has its own
-        spoken = (
+    tokenizer_spec = config.tokenizer
+    if tokenizer_spec == "auto":  # a packed set has its own
+        tokenizer_spec = (
             ""
             if config.data.startswith(SET)
             else "byte"
@@ -91,7 +90,7 @@ def prepare_run(config: TrainConfig) -> Prepared:
         )
     cache = Path(config.cache) if config.cache else None
     tokenizer, tokens = prepare(
-        config.data, spoken, objective.specials, cache, host_names(config.data_hosts)
+        config.data, tokenizer_spec, objective.specials, cache, host_names(config.data_hosts)
     )
     objective = objective.fitted(tokenizer)
     if (

@@ -1,5 +1,5 @@
-"""How a run looks: one live line on a terminal, few lines elsewhere, a table at the end, and
-TensorBoard all along.
+"""Show a run: one live line on a terminal or a few lines elsewhere, a table at the end, and
+TensorBoard events.
 
 Progress goes to standard error, what came of it to standard output. Only rank 0 shows anything.
 """
@@ -23,7 +23,7 @@ from rich.text import Text
 
 from thinwire.say import Say, rank
 from thinwire.train.folder import EVENTS, RunFolder
-from thinwire.train.result import Moment, Result, Setting
+from thinwire.train.result import Progress, Result, Setting
 from thinwire.version import __version__
 
 REFRESH_S = 0.25
@@ -32,21 +32,21 @@ WIDTH = 100  # where there is no terminal to ask
 
 
 class Show:
-    """What a run tells as it goes; this one keeps it to itself."""
+    """Receive the events of a run; this class shows nothing."""
 
     def begin(self, setting: Setting, done: int) -> None: ...
-    def step(self, moment: Moment) -> None: ...
+    def step(self, progress: Progress) -> None: ...
     def validated(self, steps: int, loss: float) -> None: ...
     def close(self) -> None:
-        """Leave the terminal as it was, also after an error."""
+        """Restore the terminal, also after an error."""
 
 
 class Lines(Show):
-    """Few plain lines: what is trained, and each validation."""
+    """Print a few plain lines: the setting, and each validation."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._last: Moment | None = None
+        self._last: Progress | None = None
 
     def begin(self, setting: Setting, done: int) -> None:
         config = setting.config
@@ -66,22 +66,22 @@ class Lines(Show):
                 f"ranks compare their weights {_checks(setting)} (--check-every)", style="dim"
             )
 
-    def step(self, moment: Moment) -> None:
-        self._last = moment
+    def step(self, progress: Progress) -> None:
+        self._last = progress
 
     def validated(self, steps: int, loss: float) -> None:
-        told = [f"step {steps}", f"validation {loss:.4f} nats/token"]
+        values = [f"step {steps}", f"validation {loss:.4f} nats/token"]
         if self._last is not None:
-            told += [
+            values += [
                 f"training {self._last.loss:.3f}",
                 f"{self._last.tokens_per_s:,.0f} tokens/s",
                 fewer(self._last),
             ]
-        self.console.print(Text("  ".join(told)), no_wrap=True, overflow="ignore", crop=False)
+        self.console.print(Text("  ".join(values)), no_wrap=True, overflow="ignore", crop=False)
 
 
 class LiveLine(Lines):
-    """One line that is kept up to date, on a terminal."""
+    """Keep one line up to date, on a terminal."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -92,10 +92,10 @@ class LiveLine(Lines):
         super().begin(setting, done)
         self._live.start()
 
-    def step(self, moment: Moment) -> None:
-        super().step(moment)
+    def step(self, progress: Progress) -> None:
+        super().step(progress)
         now = time.monotonic()
-        if now - self._shown < REFRESH_S and moment.step < moment.steps:
+        if now - self._shown < REFRESH_S and progress.step < progress.steps:
             return
         self._shown = now
         wide = self.console.width >= WIDTH + 40
@@ -104,7 +104,8 @@ class LiveLine(Lines):
             line.add_column(width=16)
         line.add_column(no_wrap=True, overflow="ellipsis")
         line.add_row(
-            *((ProgressBar(moment.steps, moment.step, width=16),) if wide else ()), summary(moment)
+            *((ProgressBar(progress.steps, progress.step, width=16),) if wide else ()),
+            summary(progress),
         )
         self._live.update(line, refresh=True)
 
@@ -113,7 +114,7 @@ class LiveLine(Lines):
 
 
 class Events(Show):
-    """TensorBoard's event files."""
+    """Write TensorBoard's event files."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -127,28 +128,28 @@ class Events(Show):
         )
         self._writer.add_text("strategy", f"    {setting.strategy!r}")
 
-    def step(self, moment: Moment) -> None:
-        if moment.step % EVENT_EVERY and moment.step != moment.steps:
+    def step(self, progress: Progress) -> None:
+        if progress.step % EVENT_EVERY and progress.step != progress.steps:
             return
-        report = moment.report
-        told = {
-            "loss/train": moment.loss,
-            "speed/tokens_per_s": moment.tokens_per_s,
+        report = progress.report
+        values = {
+            "loss/train": progress.loss,
+            "speed/tokens_per_s": progress.tokens_per_s,
             "bytes/sent": report.sent_bytes,
         }
-        told |= {f"time/{name}": share for name, share in moment.shares.items()}
+        values |= {f"time/{name}": fraction for name, fraction in progress.time_fractions.items()}
         if report.sent_bytes:
-            told["bytes/times_fewer_than_dense"] = report.ratio
-        self._add(told, moment.step)
+            values["bytes/times_fewer_than_dense"] = report.ratio
+        self._add(values, progress.step)
 
     def validated(self, steps: int, loss: float) -> None:
         self._add({"loss/validation": loss}, steps, flush=True)
 
-    def _add(self, told: dict[str, float], step: int, flush: bool = False) -> None:
+    def _add(self, values: dict[str, float], step: int, flush: bool = False) -> None:
         if self._writer is None:
             return
         try:
-            for name, value in told.items():
+            for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
             if flush:
                 self._writer.flush()
@@ -165,7 +166,7 @@ class Events(Show):
 
 
 class Both(Show):
-    """Several at once."""
+    """Pass events on to several others."""
 
     def __init__(self, *shows: Show) -> None:
         self._shows = shows
@@ -174,9 +175,9 @@ class Both(Show):
         for show in self._shows:
             show.begin(setting, done)
 
-    def step(self, moment: Moment) -> None:
+    def step(self, progress: Progress) -> None:
         for show in self._shows:
-            show.step(moment)
+            show.step(progress)
 
     def validated(self, steps: int, loss: float) -> None:
         for show in self._shows:
@@ -188,7 +189,7 @@ class Both(Show):
 
 
 def show_on(folder: RunFolder) -> Show:
-    """What suits this rank and its standard error."""
+    """Return what suits this rank and its standard error."""
     if rank():
         return Show()
     console = Console(stderr=True, highlight=False)
@@ -197,49 +198,49 @@ def show_on(folder: RunFolder) -> Show:
     return Both(LiveLine(console) if console.is_terminal else Lines(console), Events(folder))
 
 
-def summary(moment: Moment) -> Text:
-    """A moment in one line.
+def summary(progress: Progress) -> Text:
+    """Return the progress of a run in one line.
 
     Example:
         >>> from thinwire.engine import Report, Row
         >>> report = Report(2, 10, (Row("bucket 0", 250_000, 10, 5e5, encode_s=0.04, exposed_s=0.1),), 0.0)
-        >>> print(summary(Moment(10, 40, 2.5, 2.0, 20480, report)))
+        >>> print(summary(Progress(10, 40, 2.5, 2.0, 20480, report)))
         10/40  loss 2.500  10,240 tokens/s  50.0 kB/step, 20.0x fewer  compute 95% encode 2% wire 5% input 0%  0:06 left
     """
-    shares = moment.shares
-    step = f"{moment.step:>{len(str(moment.steps))}}/{moment.steps}"
+    time_fractions = progress.time_fractions
+    step = f"{progress.step:>{len(str(progress.steps))}}/{progress.steps}"
     spent = (
-        f"compute {shares['compute']:.0%} encode {shares['encode']:.0%} wire "
-        f"{shares['exposed']:.0%} input {shares['input']:.0%}"
+        f"compute {time_fractions['compute']:.0%} encode {time_fractions['encode']:.0%} wire "
+        f"{time_fractions['exposed']:.0%} input {time_fractions['input']:.0%}"
     )
     return Text(
         "  ".join(
             (
                 step,
-                f"loss {moment.loss:.3f}",
-                f"{moment.tokens_per_s:,.0f} tokens/s",
-                fewer(moment),
+                f"loss {progress.loss:.3f}",
+                f"{progress.tokens_per_s:,.0f} tokens/s",
+                fewer(progress),
                 spent,
-                f"{clock(moment.left_s)} left",
+                f"{clock(progress.remaining_s)} left",
             )
         )
     )
 
 
-def fewer(moment: Moment) -> str:
-    """Bytes that this rank sent for each step, and how many times fewer than dense float32 would
-    have."""
-    report = moment.report
+def fewer(progress: Progress) -> str:
+    """Return the bytes that this rank sent for each step, and how many times fewer that is than
+    dense float32."""
+    report = progress.report
     if not report.sent_bytes:
         return "nothing sent"
     return (
-        f"{size(report.sent_bytes / max(moment.step, 1))}/step, "
-        f"{moment.dense_bytes / report.sent_bytes:.1f}x fewer"
+        f"{size(report.sent_bytes / max(progress.step, 1))}/step, "
+        f"{progress.dense_bytes / report.sent_bytes:.1f}x fewer"
     )
 
 
 def size(nbytes: float) -> str:
-    """Bytes in the unit that suits them.
+    """Format bytes in a suitable unit.
 
     Example:
         >>> size(1_500_000), size(50_000), size(12)
@@ -256,7 +257,7 @@ def size(nbytes: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them.
+    """Format seconds as minutes, or as hours.
 
     Example:
         >>> clock(6), clock(3725)
@@ -269,7 +270,8 @@ def clock(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without what would drive a terminal, which a young model writes too.
+    """Return the text without characters that control a terminal, which an untrained model may
+    write.
 
     Example:
         >>> printable("The \\x1b[2Jend\\n")
@@ -281,25 +283,25 @@ def printable(text: str) -> str:
 
 
 def figures(result: Result, width: int | None = None) -> str:
-    """What came out, what it cost, a sample, and where things are: as text for standard output."""
+    """Return the results, a sample and the paths of a run as text for standard output."""
     console = Console(file=io.StringIO(), highlight=False, width=width or min(Console().width, 120))
     sample = (
         (Panel(Text(printable(result.sample)), title="a sample", border_style="dim"),)
         if result.sample
         else ()
     )
-    console.print(Group(_table(result), *sample, _places(result)))
+    console.print(Group(_table(result), *sample, _path_table(result)))
     return written(console)
 
 
 def written(console: Console) -> str:
-    """What was printed on a console that writes into a string, without blanks at line ends."""
+    """Return what was printed on a console that writes into a string, without blanks at line ends."""
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
 def _checks(setting: Setting) -> str:
-    """How often ranks compare their weights, as it is known at the start."""
+    """Return how often ranks compare their weights, as far as it is known at the start."""
     every = setting.config.check_every
     if every == "0" or not setting.strategy.compares:
         return (
@@ -332,12 +334,12 @@ def _table(result: Result) -> Table:
         f"{end.tokens_per_s:,.0f}",
         f"tokens/s, all ranks together: {end.tokens:,} tokens in {clock(end.seconds)}",
     )
-    shares = end.shares
-    told = (
-        f"waiting for the wire {shares['exposed']:.1%}, for input {shares['input']:.1%}; beside "
-        f"it: encoding {shares['encode']:.1%}"
+    time_fractions = end.time_fractions
+    values = (
+        f"waiting for the wire {time_fractions['exposed']:.1%}, for input {time_fractions['input']:.1%}; beside "
+        f"it: encoding {time_fractions['encode']:.1%}"
     )
-    table.add_row("compute", f"{shares['compute']:.1%}", f"of the time; {told}")
+    table.add_row("compute", f"{time_fractions['compute']:.1%}", f"of the time; {values}")
     if setting.world == 1:
         table.add_row("sent", "0", "there is one rank")
         return table
@@ -379,8 +381,8 @@ def _times(ratio: float | None) -> str:
     return f"{ratio:.1f}x" if ratio else "–"
 
 
-def _places(result: Result) -> Table:
+def _path_table(result: Result) -> Table:
     table = Table.grid(padding=(0, 2))
-    for name, place in result.places.items():
-        table.add_row(Text(name, style="dim"), Text(place, overflow="fold"))
+    for name, path in result.paths.items():
+        table.add_row(Text(name, style="dim"), Text(path, overflow="fold"))
     return table

@@ -1,5 +1,4 @@
-"""A strategy as one says it on a command line: a recipe's name with its settings, or the path of a
-TOML file.
+"""Read a strategy from a command line: a recipe's name with settings, or the path of a TOML file.
 
     powersgd                    a recipe as it is
     diloco,period=60,lr=0.5     a recipe with some of its settings
@@ -24,7 +23,7 @@ from thinwire.words import near, pieces, settings
 
 
 def strategy_from(text: str) -> Strategy:
-    """The strategy that `text` names.
+    """Return the strategy that `text` names.
 
     Raises:
         StrategyError: no such recipe, setting or file, a value of another type, or a strategy that
@@ -40,7 +39,7 @@ def strategy_from(text: str) -> Strategy:
     """
     if text.endswith(".toml") or os.sep in text:
         return _from_file(Path(text))
-    name, said = pieces(text)
+    name, pairs = pieces(text)
     makers = recipes.names()
     if name not in makers:
         begins = re.match(r"\w+", name)
@@ -53,7 +52,7 @@ def strategy_from(text: str) -> Strategy:
             f"no recipe is called {name!r}{near(name, makers)} There are: {', '.join(makers)}; or "
             "give a .toml file"
         )
-    return makers[name](**_settings(name, makers[name], said))
+    return makers[name](**_settings(name, makers[name], pairs))
 
 
 def _from_file(path: Path) -> Strategy:
@@ -68,12 +67,12 @@ def _from_file(path: Path) -> Strategy:
         raise StrategyError([f"{path}: {reason}" for reason in error.reasons]) from error
 
 
-def _settings(name: str, maker: Callable[..., Strategy], said: list[str]) -> dict[str, Any]:
-    """`key=value` pieces as the recipe's arguments."""
+def _settings(name: str, maker: Callable[..., Strategy], pairs: list[str]) -> dict[str, Any]:
+    """Return `key=value` pairs as the recipe's arguments."""
     parameters, types = inspect.signature(maker).parameters, typing.get_type_hints(maker)
     problems: list[str] = []
-    values = settings(name, said, {key: types[key] for key in parameters}, problems)
-    given = {piece.partition("=")[0].strip() for piece in said}
+    values = settings(name, pairs, {key: types[key] for key in parameters}, problems)
+    given = {piece.partition("=")[0].strip() for piece in pairs}
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in given:
             problems.append(f"{name} needs {key}: say {name},{key}=<{types[key].__name__}>")

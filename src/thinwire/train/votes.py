@@ -1,9 +1,9 @@
-"""Stopping together: a signal reaches one rank at some step, and all must save after the same one.
+"""Stop all ranks after the same step, though a signal reaches one rank at some step.
 
-About once a second every rank tells the others, on the control lane, whether it was asked to stop.
-What it heard is read when the next vote is due, so the wire has that time and nobody waits; all
-ranks read the same votes after the same step, so they cannot disagree. How many steps lie between
-two votes is voted for, too: the fewest that any rank proposes.
+About once a second every rank sends a vote on the control lane: whether it has had a signal to
+stop. Ranks read the votes when they send the next ones, so nobody waits for the network. All ranks
+read the same votes after the same step, so they cannot disagree. The number of steps until the next
+vote is part of the vote: the smallest proposal wins.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ _VOTE = struct.Struct("<?I")
 
 
 class Votes:
-    """The votes of one rank. Every rank calls `after` once an optimiser step."""
+    """The votes of one rank. Every rank calls `after` once for each optimiser step."""
 
     def __init__(self, sync: Syncer, device: torch.device) -> None:
         self._sync, self._device = sync, device
-        self._due = 1
+        self._next_vote = 1
         self._count = 0
         self._seconds = 0.0
         self._pending: Gathering | None = None
 
     def after(self, stop: bool, seconds: float) -> bool:
-        """Whether all ranks stop now.
+        """Return whether all ranks stop now.
 
         Args:
-            stop: whether this rank has been asked to.
+            stop: whether this rank has had a signal to stop.
             seconds: how long the step took here.
         """
         if self._sync.driver.world == 1:
             return stop
         self._count += 1
         self._seconds += seconds
-        if self._count < self._due:
+        if self._count < self._next_vote:
             return False
         stopping = False
         if self._pending is not None:
-            heard = [_VOTE.unpack(vote) for vote in self._pending.result()]
-            stopping = any(asked for asked, _ in heard)
-            self._due = min(wanted for _, wanted in heard)
+            received = [_VOTE.unpack(vote) for vote in self._pending.result()]
+            stopping = any(wants_stop for wants_stop, _ in received)
+            self._next_vote = min(wanted for _, wanted in received)
         steps = max(1, min(MOST, round(SECONDS * self._count / max(self._seconds, 1e-6))))
         self._count, self._seconds, self._pending = 0, 0.0, None
         if not stopping:
@@ -61,8 +61,8 @@ class Votes:
             )
         return stopping
 
-    def settle(self) -> None:
-        """Wait for the vote on its way, at the end."""
+    def close(self) -> None:
+        """Wait for the last vote, at the end."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None

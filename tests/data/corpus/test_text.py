@@ -420,7 +420,7 @@ def test_a_large_text_is_the_same_text_read_anew(
 ) -> None:
     source = ("hf:" if kind == "hf" else "") + many(tmp_path / "text", count)
     small = read_text(source)
-    monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
+    monkeypatch.setattr(text_module, "MEMORY_BYTES", 100)
     large = read_text(source)
     assert isinstance(small.train, tuple)
     assert isinstance(large.train, Documents)
@@ -438,7 +438,7 @@ def test_a_large_text_is_the_same_text_read_anew(
 def test_a_large_text_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
+    monkeypatch.setattr(text_module, "MEMORY_BYTES", 100)
     text = read_text(many(tmp_path / "text", 300))
     (tmp_path / "text" / "2.jsonl").write_text(json.dumps({"text": PROSE}))
     with pytest.raises(
@@ -455,7 +455,7 @@ def test_a_large_text_is_not_held_in_memory(
     with (tmp_path / "large.jsonl").open("w") as file:
         for number in range(1500):
             file.write(json.dumps({"text": f"{number} " + "a line of text\n" * 300}) + "\n")
-    monkeypatch.setattr(text_module, "KEPT_BYTES", 1 << 18)
+    monkeypatch.setattr(text_module, "MEMORY_BYTES", 1 << 18)
     tokenizer = tokenizer_from("byte", Text("none", (), ()), ["<|endoftext|>"])
     tracemalloc.start()
     try:
@@ -476,7 +476,7 @@ def test_documents_are_cleaned_before_some_are_held_out(
     small = read_text(str(tmp_path), clean=lambda: cleaners(["tidied", "unseen"]))
     assert len(set(small.train) | set(small.held)) == len(small.train) + len(small.held) == 150
     assert not any(b"\r" in document for document in small.train)
-    monkeypatch.setattr(text_module, "KEPT_BYTES", 100)
+    monkeypatch.setattr(text_module, "MEMORY_BYTES", 100)
     assert (
         read_text(str(tmp_path), clean=lambda: cleaners(["tidied", "unseen"])).digest
         == small.digest

@@ -51,15 +51,15 @@ def test_an_encoder_reads_the_rows(texts: list[list[int]], most: int, multiple: 
 
 
 @patient
-@given(texts=rows, share=st.floats(0.05, 0.9), seed=st.integers(0, 99))
+@given(texts=rows, fraction=st.floats(0.05, 0.9), seed=st.integers(0, 99))
 def test_what_is_masked_is_named_and_all_else_is_left(
-    texts: list[list[int]], share: float, seed: int
+    texts: list[list[int]], fraction: float, seed: int
 ) -> None:
-    batch = MAKE["masked"](share=share, seed=seed)(arrays(texts), range(len(texts)))
+    batch = MAKE["masked"](fraction=fraction, seed=seed)(arrays(texts), range(len(texts)))
     for at, text in enumerate(texts):
         shown, labels = filled(batch, at), batch["labels"][at]
         picked = labels != IGNORED
-        assert int(picked.sum()) == max(1, round(share * len(text)))
+        assert int(picked.sum()) == max(1, round(fraction * len(text)))
         assert not picked[len(text) :].any()
         back = [
             int(label) if label != IGNORED else here
@@ -70,7 +70,7 @@ def test_what_is_masked_is_named_and_all_else_is_left(
 
 def test_special_tokens_are_neither_picked_nor_drawn() -> None:
     text = np.array([EOS, 900] + [5] * 2000 + [EOS])
-    batch = MAKE["masked"](share=0.9, most=5000)([text], [0])
+    batch = MAKE["masked"](fraction=0.9, most=5000)([text], [0])
     picked = batch["labels"][0] != IGNORED
     assert not picked[[0, 1, -1]].any()
     shown = batch["input_ids"][0][picked]
@@ -83,11 +83,11 @@ def test_special_tokens_are_neither_picked_nor_drawn() -> None:
 
 
 @patient
-@given(texts=rows, share=st.floats(0.05, 0.8), span=st.floats(1, 8), seed=st.integers(0, 99))
+@given(texts=rows, fraction=st.floats(0.05, 0.8), span=st.floats(1, 8), seed=st.integers(0, 99))
 def test_spans_put_back_are_the_text(
-    texts: list[list[int]], share: float, span: float, seed: int
+    texts: list[list[int]], fraction: float, span: float, seed: int
 ) -> None:
-    collate = MAKE["spans"](share=share, mean_span=span, seed=seed, most=60)
+    collate = MAKE["spans"](fraction=fraction, mean_span=span, seed=seed, most=60)
     batch = collate(arrays(texts), range(len(texts)))
     for at, text in enumerate(texts):
         shown = filled(batch, at)
@@ -125,8 +125,8 @@ def test_a_rows_draws_do_not_ask_who_reads_it_with_which_others(name: str) -> No
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: MAKE["masked"](share=1.0), "lies between 0 and 1"),
-        (lambda: MAKE["spans"](share=0.0), "lies between 0 and 1"),
+        (lambda: MAKE["masked"](fraction=1.0), "is between 0 and 1"),
+        (lambda: MAKE["spans"](fraction=0.0), "is between 0 and 1"),
         (lambda: MAKE["spans"](mean_span=0.5), "at least 1 token"),
         (lambda: span_batch(PAD, EOS, SENTINELS[:2]), "has 26 spans, .*2 sentinels"),
         (lambda: masked_batch(PAD, MASK, 3, (0, 1, 2)), "some ids are not special"),

@@ -1,4 +1,4 @@
-"""Records: samples of any kind in the same orders, kept once and whole; and the packaged sets, from
+"""Records: samples of any kind in the same orders, cached once and whole; and the packaged sets, from
 packages made here."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.data.corpus.test_fetch import make_deb
 from thinwire.data import Prefetch, Reader, packaged
 from thinwire.data.corpus.packages import Package, apt_is_here
 from thinwire.data.loaders.order import striped
-from thinwire.data.loaders.records import Ragged, in_memory, kept
+from thinwire.data.loaders.records import Ragged, cached, in_memory
 from thinwire.errors import DataError
 
 
@@ -63,7 +63,7 @@ def test_ranks_together_read_every_sample_once_an_epoch(
 
 
 def test_a_sample_is_the_same_in_every_column(tmp_path: Path) -> None:
-    for records in (in_memory(columns()), kept("test", "1", columns, tmp_path)):  # type: ignore[arg-type]
+    for records in (in_memory(columns()), cached("test", "1", columns, tmp_path)):  # type: ignore[arg-type]
         with Prefetch(records.batches(Reader(4)).at, stop=5) as ahead:
             batch = ahead.at(3)
         for at, label in enumerate(batch["label"].tolist()):
@@ -77,14 +77,14 @@ def test_a_sample_is_the_same_in_every_column(tmp_path: Path) -> None:
 
 def test_what_is_kept_is_made_once_and_the_same(tmp_path: Path) -> None:
     made = []
-    first = kept("test", "1", lambda: made.append(1) or columns(), tmp_path)  # type: ignore[func-returns-value, arg-type, return-value]
-    second = kept("test", "1", lambda: made.append(1) or columns(), tmp_path)  # type: ignore[func-returns-value, arg-type, return-value]
+    first = cached("test", "1", lambda: made.append(1) or columns(), tmp_path)  # type: ignore[func-returns-value, arg-type, return-value]
+    second = cached("test", "1", lambda: made.append(1) or columns(), tmp_path)  # type: ignore[func-returns-value, arg-type, return-value]
     assert len(made) == 1
     assert first.digest == second.digest == in_memory(columns()).digest  # type: ignore[arg-type]
     assert isinstance(second.columns["sound"], Ragged)
-    assert kept("test", "2", columns, tmp_path).digest == first.digest  # type: ignore[arg-type]
+    assert cached("test", "2", columns, tmp_path).digest == first.digest  # type: ignore[arg-type]
     changed = columns() | {"label": np.arange(30)[::-1]}
-    assert kept("other", "1", lambda: changed, tmp_path).digest != first.digest  # type: ignore[arg-type, return-value]
+    assert cached("other", "1", lambda: changed, tmp_path).digest != first.digest  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize("victim", ["label.npy", "sound.values.npy", "meta.json"])
@@ -92,7 +92,7 @@ def test_what_is_kept_is_made_once_and_the_same(tmp_path: Path) -> None:
 def test_a_damaged_column_is_made_anew_after_a_warning(
     tmp_path: Path, victim: str, damage: str
 ) -> None:
-    digest = kept("test", "1", columns, tmp_path).digest  # type: ignore[arg-type]
+    digest = cached("test", "1", columns, tmp_path).digest  # type: ignore[arg-type]
     [path] = tmp_path.glob(f"records/*/{victim}")
     data = path.read_bytes()
     if damage == "removed":
@@ -104,7 +104,7 @@ def test_a_damaged_column_is_made_anew_after_a_warning(
             else data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
         )
     with pytest.warns(UserWarning, match="is damaged"):
-        assert kept("test", "1", columns, tmp_path).digest == digest  # type: ignore[arg-type]
+        assert cached("test", "1", columns, tmp_path).digest == digest  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

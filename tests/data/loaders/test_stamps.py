@@ -36,7 +36,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def novel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "novel.txt").write_text(PROSE)
-    monkeypatch.setattr(stamps, "SETTLED_S", -60.0)  # files of this test are new
+    monkeypatch.setattr(stamps, "STABLE_S", -60.0)  # files of this test are new
     return str(tmp_path / "novel.txt")
 
 
@@ -68,7 +68,7 @@ def test_a_changed_text_is_read_again_whatever_its_size_and_date_say(
 def test_a_folder_is_stamped_by_all_its_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stamps, "SETTLED_S", -60.0)
+    monkeypatch.setattr(stamps, "STABLE_S", -60.0)
     (tmp_path / "a.txt").write_text("a")
     first = stamps.stamp(str(tmp_path))
     (tmp_path / "picture.png").write_bytes(b"no text")

@@ -35,8 +35,8 @@ STALL = stall(0.1, 300)
 def test_what_is_asked_is_done_in_order_and_failures_come_to_who_asked() -> None:
     done: list[int] = []
     workers = Workers(1, "test")
-    futures = [workers.ask(done.append, number) for number in range(50)]
-    failing = workers.ask(divmod, 1, 0)
+    futures = [workers.submit(done.append, number) for number in range(50)]
+    failing = workers.submit(divmod, 1, 0)
     assert [workers.result(future) for future in futures] == [None] * 50
     assert done == list(range(50))
     with pytest.raises(ZeroDivisionError):
@@ -44,7 +44,7 @@ def test_what_is_asked_is_done_in_order_and_failures_come_to_who_asked() -> None
     workers.close()
     workers.close()
     with pytest.raises(RuntimeError, match="was closed"):
-        workers.ask(int)
+        workers.submit(int)
 
 
 def test_threads_end_with_what_owns_them() -> None:
@@ -52,7 +52,7 @@ def test_threads_end_with_what_owns_them() -> None:
         return sum(each.name.startswith("forgotten") for each in threading.enumerate())
 
     workers = Workers(3, "forgotten")
-    workers.result(workers.ask(int))
+    workers.result(workers.submit(int))
     assert threads() == 3
     del workers
     assert threads() == 0
@@ -61,7 +61,7 @@ def test_threads_end_with_what_owns_them() -> None:
 def test_close_lets_go_of_who_waits_and_of_what_does_not_end() -> None:
     begun, gate, heard = threading.Event(), threading.Event(), list[BaseException]()
     workers = Workers(1, "test")
-    endless, behind = workers.ask(lambda: (begun.set(), gate.wait(250))), workers.ask(int)
+    endless, behind = workers.submit(lambda: (begun.set(), gate.wait(250))), workers.submit(int)
     assert begun.wait(100)
 
     def wait() -> None:
@@ -83,7 +83,7 @@ def test_close_lets_go_of_who_waits_and_of_what_does_not_end() -> None:
 def test_a_process_ends_though_a_thread_does_not() -> None:
     program = (
         "import threading; from thinwire.data.loaders.workers import Workers; w = Workers(1, 'x'); "
-        "w.ask(threading.Event().wait, 290)"
+        "w.submit(threading.Event().wait, 290)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
 
@@ -127,7 +127,7 @@ def test_a_stream_of_documents_stops_while_its_server_stalls(tmp_path: Path) -> 
         site.every = STALL
         tokenizer = tokenizer_from("byte", Text("none", (), ()), ["<|endoftext|>"])
         ahead = Prefetch(Pipeline(lambda: [file.read()], tokenizer, Reader(2), length=9).at)
-        future = ahead._workers.ask(ahead._make, 0)
+        future = ahead._workers.submit(ahead._make, 0)
         when_asked(site, ahead.close)
         with pytest.raises(RuntimeError, match="closed before"):
             ahead._workers.result(future)

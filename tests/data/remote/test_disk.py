@@ -114,7 +114,7 @@ def test_a_full_disk_makes_room_or_says_so(tmp_path: Path, monkeypatch: pytest.M
     assert bytes(cache.get("d", lambda: content("d"))) == content("d")
     assert cache.used_bytes() <= 150, "what was used least made room"
     full[:] = [True] * 9
-    monkeypatch.setattr(cache, "_make_room", lambda *_: 0)
+    monkeypatch.setattr(cache, "_free_space", lambda *_: 0)
     with pytest.raises(
         DataError,
         match=r"no room in .* \(No space left on device\): make some, or set THINWIRE_CACHE",

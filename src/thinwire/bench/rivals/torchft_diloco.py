@@ -146,7 +146,7 @@ def fragments_of(model: GPT, count: int) -> list[nn.Module]:
         return [model]
     head = [] if model.config.tie else [model.head]
     layers: list[nn.Module] = [
-        nn.ModuleList([model.embed, model.place]),
+        nn.ModuleList([model.embed, model.positions]),
         *model.blocks,
         nn.ModuleList([model.norm, *head]),
     ]

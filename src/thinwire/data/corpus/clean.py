@@ -1,4 +1,4 @@
-"""What is done to documents before they are tokenised: each is handed on, changed, or dropped.
+"""Clean documents before they are tokenised: each is passed on, changed, or dropped.
 
 A cleaner takes a document and returns it, or an empty one, which is dropped.
 """
@@ -16,8 +16,8 @@ Cleaner = Callable[[bytes], bytes]
 
 
 def tidied(document: bytes) -> bytes:
-    r"""Composed characters (Unicode's NFC), lines that end in a newline alone and without spaces,
-    two empty lines at most, no controls.
+    r"""Normalise documents: composed characters (Unicode's NFC), plain newlines, no trailing
+    spaces, at most two empty lines, no control characters.
 
     Example:
         >>> tidied("cafe\u0301  \r\nau lait\x0b\n\n\n\n\nend".encode()).decode()
@@ -34,12 +34,12 @@ def tidied(document: bytes) -> bytes:
 
 
 def long_enough(least: int = 200) -> Cleaner:
-    """Documents of so many bytes; shorter ones are stubs, and are dropped."""
+    """Drop documents of fewer bytes."""
     return lambda document: document if len(document) >= least else b""
 
 
 def unseen() -> Cleaner:
-    """Each document once, however often it comes; 16 bytes of memory for each."""
+    """Drop repeated documents; each takes 16 bytes of memory."""
     seen: set[bytes] = set()
 
     def clean(document: bytes) -> bytes:
@@ -59,8 +59,8 @@ CLEANERS: dict[str, Callable[[], Cleaner]] = {
 }
 
 
-def cleaners(spoken: Sequence[str]) -> list[Cleaner]:
-    """Cleaners by name.
+def cleaners(names: Sequence[str]) -> list[Cleaner]:
+    """Return cleaners by their names.
 
     Raises:
         DataError: none has that name.
@@ -71,17 +71,17 @@ def cleaners(spoken: Sequence[str]) -> list[Cleaner]:
         ...
         thinwire.errors.DataError: no cleaner is called 'tidy'; did you mean 'tidied'? There are: tidied, long_enough, unseen
     """
-    for name in spoken:
+    for name in names:
         if name not in CLEANERS:
             raise DataError(
                 f"no cleaner is called {name!r}{near(name, CLEANERS)} There are: "
                 f"{', '.join(CLEANERS)}"
             )
-    return [CLEANERS[name]() for name in spoken]
+    return [CLEANERS[name]() for name in names]
 
 
 def cleaned(documents: Iterable[bytes], by: Sequence[Cleaner]) -> Iterator[bytes]:
-    """What is left of the documents after all of the cleaners, one after the other.
+    """Pass documents through all cleaners, one after the other.
 
     Example:
         >>> list(cleaned([b"a  ", b"", b"a", b"b"], [tidied, unseen()]))

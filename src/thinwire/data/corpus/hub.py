@@ -1,5 +1,5 @@
-"""Documents from a dataset of the Hugging Face hub, or from a local folder in the same layout,
-through `datasets`.
+"""Read documents from a dataset of the Hugging Face hub, or from a local folder in the same layout,
+with `datasets`.
 
 hf:roneneldan/TinyStories
 hf:Salesforce/wikitext,config=wikitext-2-raw-v1,split=train[:10%],field=text
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from thinwire.data._asked import extra, settings
+from thinwire.data._specs import extra, settings
 from thinwire.errors import DataError
 from thinwire.words import near, told
 
@@ -21,23 +21,23 @@ HELD_SPLITS = ("validation", "test")  # the first of these that a dataset has is
 Read = Callable[[], Iterator[bytes]]
 
 
-def hub_documents(spoken: str) -> tuple[Read, Read | None]:
-    """What reads the documents to train on, and those to hold out if the dataset has a split for
-    it; rows are mapped, not in memory.
+def hub_documents(spec: str) -> tuple[Read, Read | None]:
+    """Return readers of the documents to train on, and of those to hold out if the dataset has a
+    split for it.
 
     Args:
-        spoken: `hf:NAME`, with any of `config=`, `split=` (default train) and `field=` (default
+        spec: `hf:NAME`, with any of `config=`, `split=` (default train) and `field=` (default
             text).
 
     Raises:
         DataError: `datasets` is missing, the hub cannot be reached, or there is no such dataset,
             config, split or field.
     """
-    name, given = settings(spoken, ["config", "split", "field"])
+    name, given = settings(spec, ["config", "split", "field"])
     name = name.removeprefix("hf:")
     if not name:
         raise DataError(
-            f"{spoken!r} names no dataset; say hf:NAME, such as hf:roneneldan/TinyStories"
+            f"{spec!r} names no dataset; say hf:NAME, such as hf:roneneldan/TinyStories"
         )
     config, split, field = (
         given.get("config"),
@@ -45,14 +45,14 @@ def hub_documents(spoken: str) -> tuple[Read, Read | None]:
         given.get("field", "text"),
     )
     rows = _load(name, config, split)
-    asked = {
+    options = {
         re.split(r"\[", part.strip())[0] for part in split.split("+")
     }  # `train[:10%]` is of train
-    apart = next(
-        (held for held in HELD_SPLITS if held in (rows.info.splits or {}) and held not in asked),
+    held_split = next(
+        (held for held in HELD_SPLITS if held in (rows.info.splits or {}) and held not in options),
         None,
     )
-    held = _documents(_load(name, config, apart), field, name) if apart else None
+    held = _documents(_load(name, config, held_split), field, name) if held_split else None
     return _documents(rows, field, name), held
 
 
@@ -71,10 +71,10 @@ def _load(name: str, config: str | None, split: str) -> Any:
 
 def _documents(rows: Any, field: str, name: str) -> Read:
     if field not in rows.column_names:
-        known = list(rows.column_names)
+        columns = list(rows.column_names)
         raise DataError(
-            f"the dataset {name!r} has no field {field!r}{near(field, known, 3)} Say field= one "
-            f"of: {', '.join(known)}"
+            f"the dataset {name!r} has no field {field!r}{near(field, columns, 3)} Say field= one "
+            f"of: {', '.join(columns)}"
         )
 
     def read() -> Iterator[bytes]:

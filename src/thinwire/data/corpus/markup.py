@@ -1,5 +1,5 @@
-"""Documentation taken apart into blocks: HTML by its elements, Perl's pod by its commands, vim's
-help by its layout."""
+"""Split documentation into blocks: HTML by its elements, Perl's pod by its commands, vim's help by
+its layout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ CUT, TITLE = (
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 where it is that, else Windows-1252, which old pages are in whatever they declare.
+    """Decode bytes as UTF-8 if they are valid, else as Windows-1252, which old pages use whatever
+    they declare.
 
     Example:
         >>> decode("naïve".encode()), decode(b"na\\xefve")
@@ -44,7 +45,8 @@ def decode(data: bytes) -> str:
 
 
 def html(data: bytes) -> list[Block]:
-    """The paragraphs and headings of a page; lists, cells and definitions count as paragraphs.
+    """Return the paragraphs and headings of a page; list items, cells and definitions count as
+    paragraphs.
 
     Example:
         >>> html(b"<nav>Home</nav><h1>Trees</h1><p>A tree <b>grows</b>.<pre>grow(tree);</pre><ul><li>Oak<li>Ash</ul>")
@@ -53,7 +55,7 @@ def html(data: bytes) -> list[Block]:
     from selectolax.lexbor import LexborHTMLParser
 
     tree = LexborHTMLParser(decode(data))
-    main = next((node for place in MAIN if (node := tree.css_first(place)) is not None), None)
+    main = next((node for selector in MAIN if (node := tree.css_first(selector)) is not None), None)
     if main is None:
         return []
     for node in main.css(DROPPED):
@@ -66,10 +68,10 @@ def html(data: bytes) -> list[Block]:
     for node in main.css(HEADINGS):
         node.insert_before(CUT + TITLE)
         node.insert_after(CUT)
-    pieces = main.text().split(CUT)
+    sections = main.text().split(CUT)
     return [
         Block(text, Kind.HEADING if piece.startswith(TITLE) else Kind.PARAGRAPH)
-        for piece in pieces
+        for piece in sections
         if (text := " ".join(piece.replace(TITLE, "").split()))
     ]
 
@@ -79,8 +81,8 @@ ESCAPES = {"lt": "<", "gt": ">", "sol": "/", "verbar": "|", "quot": '"', "amp": 
 
 
 def pod(data: bytes) -> list[Block]:
-    r"""The paragraphs and headings of Perl's plain old documentation; indented paragraphs are code
-    and are left out.
+    r"""Return the paragraphs and headings of Perl's pod; indented paragraphs are code and are
+    skipped.
 
     Example:
         >>> pod(b"=head1 NAME\n\nThe C<sort> of L<lists|perlfunc/sort> is I<stable>.\n\n  sort @list;\n\n=cut\n")
@@ -100,7 +102,7 @@ def pod(data: bytes) -> list[Block]:
 
 
 def _unmarked(text: str) -> str:
-    """Pod without its formatting codes, from the innermost outwards."""
+    """Remove pod's formatting codes, from the innermost outwards."""
     text = re.sub(r"[XZ]<[^<>]*>", "", text)
     text = re.sub(
         r"E<(\w+)>", lambda match: f"\x1e{match[1]}\x1f", text
@@ -122,8 +124,8 @@ def _inside(match: re.Match[str]) -> str:
 
 
 def vim(data: bytes) -> Iterator[Block]:
-    r"""The paragraphs of vim's help, which is laid out text in one `pre`: what is indented by a tab
-    is an example or a table.
+    r"""Return the paragraphs of vim's help; text that a tab indents is an example or a table and is
+    skipped.
 
     Example:
         >>> list(vim(b"<pre>*<b>04.2</b>*\tChanging text\n\nIt <b>acts</b>\nat once.\n<b>\tcw</b>\n\n\tx\tdelete\n</pre>"))

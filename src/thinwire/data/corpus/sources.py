@@ -1,4 +1,4 @@
-"""The packages that hold much English, and where in them it lies.
+"""List the packages that hold much English, and the files in them that are read.
 
 Names of Debian packages carry versions (`linux-doc-6.1`), so a package is a pattern and the newest
 that matches is taken. What is read is English prose and literature; translations, indexes, logs of
@@ -19,7 +19,7 @@ from thinwire.words import near
 
 @dataclass(frozen=True)
 class Source:
-    """One package's English.
+    """The English of one package.
 
     Args:
         registry: `debian` or `pypi`.
@@ -38,7 +38,7 @@ class Source:
     about: str
 
     def reads(self, path: str) -> bool:
-        """Whether a file of the package is one to read."""
+        """Whether a file of the package is read."""
         return re.search(self.files, path) is not None
 
 
@@ -173,7 +173,7 @@ SOURCES = {
 
 
 def sources_named(names: Sequence[str] | None) -> dict[str, Source]:
-    """The sources called by name, each once; all of them for None.
+    """Return sources by their names, each once; all of them for None.
 
     Raises:
         DataError: a name that no source has, or no name at all.

@@ -1,5 +1,4 @@
-"""A text to learn from, wherever it lies: documents to train on, and documents held out to measure
-with.
+"""A text to train on, wherever it is: documents to train on, and documents held out for validation.
 
     bundled                        six novels, fourteen plays and the sonnets, which come with the
     package novel.txt                      a file; one document letters.jsonl.gz               one
@@ -22,7 +21,7 @@ from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 
-from thinwire.data._asked import absent, path_from
+from thinwire.data._specs import absent, path_from
 from thinwire.data.cache import cache_folder, fetched_limit
 from thinwire.data.corpus.clean import Cleaner, cleaned
 from thinwire.data.corpus.english import works
@@ -34,13 +33,13 @@ from thinwire.data.remote.disk import DiskCache
 from thinwire.data.remote.stores import RemoteFile, Store, files_at, is_address, name_of, store_of
 from thinwire.errors import DataError
 
-KEPT_BYTES = 1 << 28  # of text in memory
+MEMORY_BYTES = 1 << 28  # of text in memory
 Read = Callable[[], Iterator[bytes]]
 
 
 class Seen:
-    """How many documents there were, of how many bytes, and a digest of them and their lengths: no
-    two lists of them share one."""
+    """Count, bytes and digest of a list of documents; the digest includes lengths, so no two lists
+    share one."""
 
     def __init__(self) -> None:
         self.count, self.size, self._digest = 0, 0, hashlib.sha256()
@@ -56,17 +55,16 @@ class Seen:
 
 
 class Documents(Collection[bytes]):
-    """Documents that are read anew each time; refused where they are no longer those that were seen
-    first.
+    """Documents that are read again each time; refused if they have changed since the first time.
 
     Args:
-        told_as: what messages call them.
+        label: what messages call them.
         read: begins to read them.
         seen: what they were.
     """
 
-    def __init__(self, told_as: str, read: Read, seen: Seen) -> None:
-        self._told_as, self._read, self.seen = told_as, read, seen
+    def __init__(self, label: str, read: Read, seen: Seen) -> None:
+        self._label, self._read, self.seen = label, read, seen
 
     def __len__(self) -> int:
         return self.seen.count
@@ -77,7 +75,7 @@ class Documents(Collection[bytes]):
             seen.add(document)
             yield document
         if seen.digest != self.seen.digest:
-            raise changed(self._told_as)
+            raise changed(self._label)
 
     def __contains__(self, document: object) -> bool:
         return any(each == document for each in self)
@@ -85,7 +83,7 @@ class Documents(Collection[bytes]):
 
 @dataclass(frozen=True)
 class Text:
-    """Documents of UTF-8, none of them empty.
+    """UTF-8 documents, none of them empty.
 
     Args:
         name: what the text was called by whoever asked for it.
@@ -103,8 +101,8 @@ class Text:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 in hexadecimal of both parts; every count and length goes before what it counts,
-        so no two texts share one."""
+        """sha256 in hexadecimal of both parts. Counts and lengths come before what they count, so
+        no two texts share one."""
         digest = hashlib.sha256()
         for part in (self.train, self.held):
             seen = _seen(part)
@@ -130,10 +128,10 @@ def _seen(documents: Collection[bytes]) -> Seen:
     return seen
 
 
-def changed(told_as: str) -> DataError:
-    """What is raised where a text is not what it was a moment ago."""
+def changed(label: str) -> DataError:
+    """Return the error for a text that changed while it was read."""
     return DataError(
-        f"the text {told_as!r} was changed while it was read; start again once it stays as it is"
+        f"the text {label!r} was changed while it was read; start again once it stays as it is"
     )
 
 
@@ -143,7 +141,7 @@ def read_text(
     clean: Callable[[], Sequence[Cleaner]] = tuple,
     hosts: Collection[str] = (),
 ) -> Text:
-    """The text that `source` names, with about 1/20 of it held out.
+    """Return the text that `source` names, with about 1/20 of it held out.
 
     The held part is the end of every document, from a paragraph on; of more than 100 documents it
     is every 20th, and of a dataset that comes with a validation or test split it is that split.
@@ -181,7 +179,7 @@ def read_text(
         return cleaned(raw(), clean())
 
     held = raw_held and (lambda: cleaned(raw_held(), clean()))
-    small = _within(read, KEPT_BYTES)
+    small = _within(read, MEMORY_BYTES)
     if small is None:
         return _large(source, _pairs(read, held))
     if not small:
@@ -189,34 +187,36 @@ def read_text(
             f"the text {source!r} is empty: there is nothing to train on; give one with words in it"
         )
     pairs = list(_pairs(small.__iter__, held)())
-    train, apart = (
+    train, held_texts = (
         tuple(document for is_held, document in pairs if is_held == part) for part in (False, True)
     )
-    if not train or not apart:
+    if not train or not held_texts:
         raise DataError(
             f"the text {source!r} is too short to hold some of it out: it has "
             f"{sum(map(len, small))} bytes in "
             f"{len(small)} document{'s' if len(small) > 1 else ''}; give a few paragraphs at least"
         )
-    return Text(source, train, apart)
+    return Text(source, train, held_texts)
 
 
 def _within(read: Read, most: int) -> list[bytes] | None:
-    """The documents; `None` if they have more than `most` bytes."""
-    kept, size = [], 0
+    """Return the documents; `None` if they have more than `most` bytes."""
+    in_memory, size = [], 0
     for document in read():
-        kept.append(document)
+        in_memory.append(document)
         size += len(document)
         if size > most:
             return None
-    return kept
+    return in_memory
 
 
 def _pairs(read: Read, held: Read | None) -> Callable[[], Iterator[tuple[bool, bytes]]]:
-    """What goes through the documents, each with whether it is held out."""
+    """Return a function that yields the documents, each with whether it is held out."""
     if held is not None and any(held()):
         return lambda: (
-            (apart, document) for apart, of in ((False, read), (True, held)) for document in of()
+            (to_hold, document)
+            for to_hold, of in ((False, read), (True, held))
+            for document in of()
         )
     many = sum(1 for _ in islice(read(), MANY + 1)) > MANY
     return lambda: parted(read(), many)
@@ -224,29 +224,31 @@ def _pairs(read: Read, held: Read | None) -> Callable[[], Iterator[tuple[bool, b
 
 def _large(source: str, pairs: Callable[[], Iterator[tuple[bool, bytes]]]) -> Text:
     seen = (Seen(), Seen())
-    for apart, document in pairs():
-        seen[apart].add(document)
+    for to_hold, document in pairs():
+        seen[to_hold].add(document)
 
     def part(held: bool) -> Documents:
         return Documents(
-            source, lambda: (document for apart, document in pairs() if apart == held), seen[held]
+            source,
+            lambda: (document for to_hold, document in pairs() if to_hold == held),
+            seen[held],
         )
 
     return Text(source, part(False), part(True))
 
 
 def readers_of(source: str, cache: Path | None = None, hosts: Collection[str] = ()) -> list[Read]:
-    """What reads the documents of each file of a text: a file or folder here, or an address.
+    """Return a reader of documents for each file of a text: a file or folder here, or a URL.
 
     Raises:
         DataError: there is no such text.
     """
     if is_address(source):
-        store, kept = (
+        store, disk = (
             store_of(source, hosts),
             DiskCache((cache or cache_folder()).expanduser() / "fetched", fetched_limit()),
         )
-        return [partial(_fetched, url, store, kept) for url in files_at(source, store, hosts)]
+        return [partial(_fetched, url, store, disk) for url in files_at(source, store, hosts)]
     if not source.strip():
         raise DataError(
             "the text '' names nothing; say bundled, the path of a file or folder, or hf:NAME"
@@ -261,14 +263,14 @@ def readers_of(source: str, cache: Path | None = None, hosts: Collection[str] = 
     raise DataError(f"the text {source!r} cannot be read: {absent(path, ['bundled'])}")
 
 
-def _fetched(url: str, store: Store, kept: DiskCache) -> Iterator[bytes]:
+def _fetched(url: str, store: Store, disk: DiskCache) -> Iterator[bytes]:
     return documents_of(
-        url, name_of(url), lambda: io.BufferedReader(RemoteFile(url, store, kept), 1 << 20)
+        url, name_of(url), lambda: io.BufferedReader(RemoteFile(url, store, disk), 1 << 20)
     )
 
 
 def _plain(source: str, cache: Path | None, hosts: Collection[str]) -> Iterator[bytes]:
-    """The documents of what lies in files, here or elsewhere."""
+    """Yield the documents of files, here or elsewhere."""
     return (
         iter(works())
         if source == "bundled"

@@ -1,5 +1,4 @@
-"""From text to numbers and back, without loss: a tokenizer as one says it, and documents as its
-ids.
+"""Make or load a tokenizer, and encode documents as ids; decoding gives the text back exactly.
 
     byte                  256 bytes, each its own number; nothing to train
     bpe,vocab=4096        pairs of bytes merged where this text repeats them
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from thinwire.data._asked import absent, extra, path_from, settings
+from thinwire.data._specs import absent, extra, path_from, settings
 from thinwire.data.corpus.pieces import PIECE, pieces
 from thinwire.data.corpus.text import Text
 from thinwire.errors import DataError
@@ -41,11 +40,11 @@ ROLES = {
 }  # any other special token is an extra one
 
 
-def tokenizer_from(spoken: str, text: Text, specials: Sequence[str]) -> PreTrainedTokenizerFast:
-    """The tokenizer that `spoken` names, with the special tokens that the caller needs.
+def tokenizer_from(spec: str, text: Text, specials: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Return the tokenizer that `spec` names, with the special tokens that the caller needs.
 
     Args:
-        spoken: `byte`, `bpe,vocab=N`, the folder of a saved tokenizer, or `hf:NAME`.
+        spec: `byte`, `bpe,vocab=N`, the folder of a saved tokenizer, or `hf:NAME`.
         text: what `bpe` is trained on; the others do not look at it.
         specials: `<|endoftext|>`, `<pad>` and `<mask>` become the tokens of the roles eos, pad and
             mask, all others extra tokens. A tokenizer that is loaded must have them: a role under
@@ -62,7 +61,7 @@ def tokenizer_from(spoken: str, text: Text, specials: Sequence[str]) -> PreTrain
         >>> tokenizer.eos_token_id, tokenizer.mask_token_id, len(tokenizer)
         (256, 257, 258)
     """
-    kind, value = _asked(spoken, specials)
+    kind, value = _parse(spec, specials)
     if kind == "byte":
         return _dressed(
             _byte_level({letter: byte for byte, letter in enumerate(_letters())}, regex=False),
@@ -70,12 +69,12 @@ def tokenizer_from(spoken: str, text: Text, specials: Sequence[str]) -> PreTrain
         )
     if kind == "bpe":
         return _dressed(_trained(int(value), text, len(specials)), specials)
-    return _loaded(spoken, value, kind == "folder", specials)
+    return _loaded(spec, value, kind == "folder", specials)
 
 
-def tokenizer_key(spoken: str, specials: Sequence[str]) -> str:
-    """What the tokenizer depends on besides the text: its settings if it is built here, its digest
-    if it is loaded.
+def tokenizer_key(spec: str, specials: Sequence[str]) -> str:
+    """Return what the tokenizer depends on besides the text: its settings if it is built here, its
+    digest if it is loaded.
 
     Raises:
         DataError: as `tokenizer_from`.
@@ -84,16 +83,16 @@ def tokenizer_key(spoken: str, specials: Sequence[str]) -> str:
         >>> tokenizer_key("bpe, vocab=0512", [])
         'bpe,vocab=512'
     """
-    kind, value = _asked(spoken, specials)
+    kind, value = _parse(spec, specials)
     if kind in ("byte", "bpe"):
         return f"{kind},vocab={value}"
-    return tokenizer_digest(_loaded(spoken, value, kind == "folder", specials))
+    return tokenizer_digest(_loaded(spec, value, kind == "folder", specials))
 
 
 def encode(
     tokenizer: PreTrainedTokenizerFast, documents: Iterable[bytes]
 ) -> Iterator[NDArray[np.int32]]:
-    """The ids of each document, with the end-of-text token after them.
+    """Yield the ids of each document, with the end-of-text token after them.
 
     What looks like a special token in a document is text like any other: a corpus cannot end
     itself.
@@ -123,8 +122,8 @@ def encode(
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """sha256 in hexadecimal of all that decides which ids a text gets, and which tokens have a
-    role.
+    """Return the sha256 in hexadecimal of all that decides which ids a text gets, and which tokens
+    are special.
 
     Example:
         >>> small, large = (tokenizer_from("byte", Text("none", (), ()), special) for special in ([], ["<pad>"]))
@@ -138,66 +137,65 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(json.dumps([state, roles], sort_keys=True).encode()).hexdigest()
 
 
-def _asked(spoken: str, specials: Sequence[str]) -> tuple[str, str]:
-    """`byte`, `bpe`, `folder` or `hf`, and its value: the size of the vocabulary, the path or the
+def _parse(spec: str, specials: Sequence[str]) -> tuple[str, str]:
+    """Return `byte`, `bpe`, `folder` or `hf`, and its value: the vocabulary size, the path or the
     name."""
     if len({special for special in specials if len(special) > 1}) < len(specials):
         raise DataError(
             f"the special tokens {list(specials)} do not all differ, or are too short to be told "
             "from letters"
         )
-    if spoken.startswith("hf:"):
-        name, _ = settings(spoken, [])
+    if spec.startswith("hf:"):
+        name, _ = settings(spec, [])
         if name == "hf:":
             raise DataError(
                 "the tokenizer 'hf:' names no repository; say hf:NAME, such as "
                 "hf:openai-community/gpt2"
             )
         return "hf", name.removeprefix("hf:")
-    word = spoken.partition(",")[0].strip()
+    word = spec.partition(",")[0].strip()
     if word == "byte":
-        settings(spoken, [])
+        settings(spec, [])
         return "byte", str(BYTES + len(specials))
     if word == "bpe":
-        return "bpe", str(_vocabulary(spoken, len(specials)))
-    path = path_from(spoken, "tokenizer")
-    if path.is_dir() and spoken:
+        return "bpe", str(_vocabulary(spec, len(specials)))
+    path = path_from(spec, "tokenizer")
+    if path.is_dir() and spec:
         return "folder", str(path)
     if path.is_file():
         raise DataError(
-            f"the tokenizer {spoken!r} is a file; give the folder that save_pretrained wrote"
+            f"the tokenizer {spec!r} is a file; give the folder that save_pretrained wrote"
         )
-    if spoken in ("", path.name):
+    if spec in ("", path.name):
         raise DataError(
-            f"there is no tokenizer {spoken!r}{near(word, ['byte', 'bpe'], 3)} Say byte, "
+            f"there is no tokenizer {spec!r}{near(word, ['byte', 'bpe'], 3)} Say byte, "
             "bpe,vocab=4096, a folder or hf:NAME"
         )
-    raise DataError(f"the tokenizer {spoken!r} cannot be read: {absent(path)}")
+    raise DataError(f"the tokenizer {spec!r} cannot be read: {absent(path)}")
 
 
-def _vocabulary(spoken: str, specials: int) -> int:
-    _, given = settings(spoken, ["vocab"])
+def _vocabulary(spec: str, specials: int) -> int:
+    _, given = settings(spec, ["vocab"])
     if "vocab" not in given:
-        raise DataError(f"{spoken!r} needs the size of its vocabulary: say bpe,vocab=4096")
+        raise DataError(f"{spec!r} needs the size of its vocabulary: say bpe,vocab=4096")
     try:
         vocabulary = int(given["vocab"])
     except ValueError:
         raise DataError(
-            f"{spoken!r}: vocab={given['vocab']} is no whole number; say how many tokens, such as "
+            f"{spec!r}: vocab={given['vocab']} is no whole number; say how many tokens, such as "
             "vocab=4096"
         ) from None
     least = BYTES + specials + 1
     if vocabulary < least:
         raise DataError(
-            f"{spoken!r}: {BYTES} bytes, {specials} special tokens and a pair take vocab={least} "
+            f"{spec!r}: {BYTES} bytes, {specials} special tokens and a pair take vocab={least} "
             "at least; or take byte"
         )
     return vocabulary
 
 
 def _letters() -> list[str]:
-    """The visible letter that stands for each byte in GPT-2's tokenizer (Radford et al. 2019):
-    itself, or one after the first 256."""
+    """Return the visible letter for each byte in GPT-2's tokenizer (Radford et al. 2019)."""
     visible = {
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -208,7 +206,7 @@ def _letters() -> list[str]:
 
 
 def _byte_level(vocabulary: dict[str, int], regex: bool) -> Tokenizer:
-    """An encoder of bytes that has no merges yet; `regex` cuts the text into words first."""
+    """Return a byte encoder without merges; `regex` cuts the text into words first."""
     with extra("a tokenizer"):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -235,7 +233,7 @@ def _trained(vocabulary: int, text: Text, specials: int) -> Tokenizer:
 
 
 def _dressed(backend: Tokenizer, specials: Sequence[str]) -> PreTrainedTokenizerFast:
-    """The backend as transformers knows it, its special tokens after all others."""
+    """Return the backend as a tokenizer of transformers, with its special tokens after all others."""
     with extra("a tokenizer"):
         from tokenizers import AddedToken
         from transformers import PreTrainedTokenizerFast
@@ -264,15 +262,15 @@ def _dressed(backend: Tokenizer, specials: Sequence[str]) -> PreTrainedTokenizer
 
 
 def _loaded(
-    spoken: str, place: str, local: bool, specials: Sequence[str]
+    spec: str, location: str, local: bool, specials: Sequence[str]
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer from a folder or the hub, once it is known to have what is needed."""
+    """Return a tokenizer from a folder or the hub, if it has what is needed."""
     with extra("a tokenizer"):
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            place, local_files_only=local, trust_remote_code=False
+            location, local_files_only=local, trust_remote_code=False
         )
     except Exception as error:  # whatever transformers, tokenizers and the HTTP client may raise; the user needs its line only
         where = (
@@ -281,18 +279,18 @@ def _loaded(
             else "check the name; hf: needs the network or its cache"
         )
         raise DataError(
-            f"the tokenizer {spoken!r} cannot be loaded ({told(error)}): {where}"
+            f"the tokenizer {spec!r} cannot be loaded ({told(error)}): {where}"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(
-            f"the tokenizer {spoken!r} has no fast form (tokenizer.json), which is needed here; "
+            f"the tokenizer {spec!r} has no fast form (tokenizer.json), which is needed here; "
             "save it as one first"
         )
     # Where config.json names a model but no tokenizer lies beside it, transformers makes up an
     # empty one of the model's kind.
     if tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False) < 2:
         raise DataError(
-            f"the tokenizer {spoken!r} has no vocabulary: no tokenizer.json lies there; save it "
+            f"the tokenizer {spec!r} has no vocabulary: no tokenizer.json lies there; save it "
             "there first"
         )
     lacking = [special for special in specials if not _has(tokenizer, special)]
@@ -303,7 +301,7 @@ def _loaded(
         )
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise DataError(
-            f"the tokenizer {spoken!r} lacks special tokens that are needed here: {first}{more}; "
+            f"the tokenizer {spec!r} lacks special tokens that are needed here: {first}{more}; "
             "take byte or bpe,vocab=4096, or add "
             "them to a copy by its add_special_tokens and save_pretrained, and give that folder"
         )
@@ -317,7 +315,7 @@ def _has(tokenizer: PreTrainedTokenizerFast, special: str) -> bool:
 
 
 def _is_byte(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether an id is a byte: the one tokenizer that numpy can do."""
+    """Whether each id is a byte, which numpy encodes without a tokenizer."""
     backend = tokenizer.backend_tokenizer
     if backend.get_vocab_size(with_added_tokens=False) != BYTES:
         return False
@@ -363,7 +361,7 @@ def _ids(
 
 
 def _batches(documents: Iterable[bytes]) -> Iterator[list[tuple[str, bool]]]:
-    """Pieces of documents, and whether each ends its document, in lists of about `BATCH` full
+    """Yield pieces of documents, and whether each ends its document, in lists of about `BATCH` full
     pieces."""
     batch: list[tuple[str, bool]] = []
     size = 0

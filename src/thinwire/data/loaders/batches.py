@@ -1,4 +1,4 @@
-"""Batches as a function of the step: nothing to save, nothing to replay, nothing to shard.
+"""Compute batches from the step number: nothing to save, to replay or to shard.
 
 A corpus of n tokens has N = n - length + 1 windows, one from every start. Window number g of the
 run, counted through steps, then ranks, then rows, begins at place pi(g mod N), where pi is a
@@ -26,7 +26,7 @@ __all__ = ["Batches", "permuted", "validation_windows"]
 
 
 class Batches:
-    """Random windows of a corpus of tokens, each rank's own, by step number.
+    """Random windows of a corpus of tokens, by step number; each rank has its own.
 
     Args:
         tokens: (tokens,) of any integer type; it may be mapped into memory, for only what is read
@@ -83,7 +83,7 @@ class Batches:
         self.origin, self.order = origin, scattered(self.starts, seed)
 
     def at(self, step: int) -> Tensor:
-        """The batch of this rank at `step`, whatever was read before.
+        """Return the batch of this rank at `step`, whatever was read before.
 
         Returns:
             (batch, length) int64, the caller's own.
@@ -94,12 +94,11 @@ class Batches:
         return _cut(self.tokens, self.order.at(step, self.reader), self.length)
 
     def close(self) -> None:
-        """Nothing to close: the tokens are here."""
+        """Do nothing: the tokens are in memory."""
 
 
 def validation_windows(tokens: Tensor, *, length: int, windows: int) -> Tensor:
-    """The same windows every time, spread evenly from the first token to the last, none overlapping
-    another.
+    """Return windows that are the same every time, spread evenly over all tokens, without overlap.
 
     Args:
         tokens: (tokens,) of any integer type.
@@ -146,7 +145,7 @@ def _check(caller: str, tokens: Tensor, **sizes: int) -> None:
 
 
 def _cut(tokens: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Rows of `tokens` from `starts`: (rows, length) int64."""
+    """Return rows of `tokens` from `starts`: (rows, length) int64."""
     flat = tokens.numpy()
     every = np.lib.stride_tricks.as_strided(
         flat, (len(flat) - length + 1, length), 2 * flat.strides, writeable=False

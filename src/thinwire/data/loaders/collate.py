@@ -1,5 +1,5 @@
-"""Rows of any length as batches: padded for an encoder, masked as BERT is trained, cut in spans as
-T5 is.
+"""Make batches of rows of any length: padded for an encoder, masked as for BERT, or cut in spans as
+for T5.
 
 Each collator takes the rows' ids and the rows' numbers in the run, and draws by (seed, number):
 what is masked in a row does not depend on who reads it, or with which others. Rows of one length,
@@ -26,7 +26,7 @@ Row = NDArray[np.integer[Any]]
 
 
 def padded(rows: Sequence[Row], fill: int, multiple: int = 1, most: int | None = None) -> Tensor:
-    """Rows as one tensor, filled up at their ends: (rows, longest) int64.
+    """Return rows as one tensor, padded at their ends: (rows, longest) int64.
 
     Args:
         rows: (tokens,) each.
@@ -48,7 +48,7 @@ def padded(rows: Sequence[Row], fill: int, multiple: int = 1, most: int | None =
 
 @dataclass(frozen=True)
 class encoder_batch:
-    """Rows as an encoder reads them: `input_ids`, and `attention_mask`, which is 1 where there is
+    """Make batches for an encoder: `input_ids`, and `attention_mask`, which is 1 where there is
     text.
 
     Args:
@@ -70,34 +70,34 @@ class encoder_batch:
     multiple: int = 1
 
     def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
-        kept = _cut(rows, self.most)
-        ones = [np.ones(len(row), dtype=np.int64) for row in kept]
+        cut_rows = _cut(rows, self.most)
+        ones = [np.ones(len(row), dtype=np.int64) for row in cut_rows]
         return {
-            "input_ids": padded(kept, self.pad, self.multiple),
+            "input_ids": padded(cut_rows, self.pad, self.multiple),
             "attention_mask": padded(ones, 0, self.multiple),
         }
 
 
 @dataclass(frozen=True)
 class masked_batch:
-    """Rows with a share of their tokens to be named: of these 80 % show a mask, 10 % another token,
-    10 % their own; and `labels`.
+    """Make batches in which a fraction of the tokens are targets: 80 % of these show a mask, 10 %
+    another token, 10 % their own; and `labels`.
 
-    Of a row of n tokens that are not special, round(share n) are picked, and at least 1.
+    Of a row of n tokens that are not special, round(fraction n) are picked, and at least 1.
 
     Args:
         pad, mask: ids.
         vocab: how many ids there are; other tokens are drawn from those that are not special.
         special: ids that are never picked or drawn, `pad` and `mask` among them.
-        share: of tokens.
+        fraction: of tokens.
         seed: of all draws.
         most, multiple: as for `encoder_batch`.
 
     Raises:
-        DataError: a share outside 0 to 1, an id outside the vocabulary, or a row without tokens.
+        DataError: a fraction outside 0 to 1, an id outside the vocabulary, or a row without tokens.
 
     Example:
-        >>> collate = masked_batch(pad=0, mask=1, vocab=100, special=(0, 1), share=0.5)
+        >>> collate = masked_batch(pad=0, mask=1, vocab=100, special=(0, 1), fraction=0.5)
         >>> batch = collate([np.arange(50, 60), np.arange(70, 74)], [7, 8])
         >>> [int((row != IGNORED).sum()) for row in batch["labels"]]
         [5, 2]
@@ -111,15 +111,15 @@ class masked_batch:
     mask: int
     vocab: int
     special: tuple[int, ...]
-    share: float = 0.15
+    fraction: float = 0.15
     seed: int = 0
     most: int = 512
     multiple: int = 1
 
     def __post_init__(self) -> None:
-        _share(self.share)
-        known = {*self.special, self.pad, self.mask}
-        if min(known) < 0 or max(known) >= self.vocab or len(known) >= self.vocab:
+        _check_fraction(self.fraction)
+        special_ids = {*self.special, self.pad, self.mask}
+        if min(special_ids) < 0 or max(special_ids) >= self.vocab or len(special_ids) >= self.vocab:
             raise DataError(
                 f"{self!r}: special ids lie from 0 to vocab - 1, and some ids are not special"
             )
@@ -130,7 +130,7 @@ class masked_batch:
         for row, number in zip(_cut(rows, self.most), numbers, strict=True):
             draws = _draws(self.seed, number)
             text = np.flatnonzero(~np.isin(row, special))
-            picked = draws.permutation(text)[: max(1, round(self.share * len(text)))]
+            picked = draws.permutation(text)[: max(1, round(self.fraction * len(text)))]
             out, label = row.astype(np.int64), np.full(len(row), IGNORED, dtype=np.int64)
             label[picked] = out[picked]
             kind = draws.random(len(picked))
@@ -151,25 +151,25 @@ class masked_batch:
 
 @dataclass(frozen=True)
 class span_batch:
-    """Rows with spans cut out, each behind a sentinel, and `labels` that name them one after the
-    other.
+    """Make batches with spans cut out, each replaced by a sentinel, and `labels` that list the
+    spans.
 
         input     The <0> sat on the <1> .           labels     <0> cat <1> old mat <end>
 
-    Of a row of n tokens, round(share n) are cut out, in round(that / mean_span) spans of random
+    Of a row of n tokens, round(fraction n) are cut out, in round(that / mean_span) spans of random
     lengths at random places, none at the very beginning, and at least one where the row has two
     tokens.
 
     Args:
         pad, eos: ids.
         sentinels: ids, the first for the first span.
-        share: of tokens to cut out.
+        fraction: of tokens to cut out.
         mean_span: tokens in a span, on average.
         seed: of all draws.
         most, multiple: as for `encoder_batch`.
 
     Raises:
-        DataError: a share outside 0 to 1, a span below 1, too few sentinels for the longest row, or
+        DataError: a fraction outside 0 to 1, a span below 1, too few sentinels for the longest row, or
             a row without tokens.
 
     Example:
@@ -188,14 +188,14 @@ class span_batch:
     pad: int
     eos: int
     sentinels: tuple[int, ...]
-    share: float = 0.15
+    fraction: float = 0.15
     mean_span: float = 3.0
     seed: int = 0
     most: int = 512
     multiple: int = 1
 
     def __post_init__(self) -> None:
-        _share(self.share)
+        _check_fraction(self.fraction)
         if self.mean_span < 1:
             raise DataError(f"{self!r}: a span has at least 1 token; take mean_span=3")
         if (needed := self._counts(self.most)[1]) > len(self.sentinels):
@@ -205,8 +205,8 @@ class span_batch:
             )
 
     def _counts(self, length: int) -> tuple[int, int]:
-        """Tokens to cut out of a row, and spans."""
-        noise = min(max(round(self.share * length), 1), length - 1)
+        """Return how many tokens of a row are cut out, and in how many spans."""
+        noise = min(max(round(self.fraction * length), 1), length - 1)
         return noise, max(1, min(round(noise / self.mean_span), noise, length - noise))
 
     def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
@@ -252,23 +252,25 @@ def _cut(rows: Sequence[Row], most: int) -> list[Row]:
     return [row[:most] for row in rows]
 
 
-def _share(share: float) -> None:
-    if not 0 < share < 1:
-        raise DataError(f"share={share}: a share of the tokens lies between 0 and 1; take 0.15")
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise DataError(
+            f"fraction={fraction}: a fraction of the tokens is between 0 and 1; take 0.15"
+        )
 
 
 def _draws(seed: int, number: int) -> np.random.Generator:
-    """The draws of one row of a run."""
+    """Return the random generator of one row of a run."""
     digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 def _not_special(drawn: NDArray[np.int64], special: NDArray[Any]) -> NDArray[np.int64]:
-    """The n-th id that is not special is n, and one more for every special id up to it."""
+    """Return the n-th id that is not special: n plus the number of special ids up to it."""
     return drawn + np.searchsorted(special - np.arange(len(special)), drawn, side="right")
 
 
 def _parted(total: int, parts: int, draws: np.random.Generator) -> list[int]:
-    """`parts` whole numbers of at least 1 that sum to `total`, all ways as likely."""
+    """Sample `parts` integers of at least 1 that sum to `total`, all ways equally likely."""
     ends = np.sort(draws.permutation(total - 1)[: parts - 1]) + 1
     return list(map(int, np.diff(np.concatenate([[0], ends, [total]]))))

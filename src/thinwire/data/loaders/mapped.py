@@ -1,5 +1,4 @@
-"""Integers in shards on disk as one tensor: the files are mapped side by side into one range of
-addresses.
+"""Map shards of integers on disk into one range of addresses, as one tensor.
 
 So a window that lies across two shards is read like any other, and a batch is one gather. Nothing
 is read before it is used; ranks of a host share the pages; a write stays in its process.
@@ -26,7 +25,7 @@ MAP_FIXED = 0x10  # on Linux and the BSDs; Python's mmap does not offer it
 
 
 def mapped(paths: Sequence[Path], tokens: int) -> Tensor:
-    """The int32 of some files one after the other, as one tensor (tokens,).
+    """Return the int32 values of several files, one after the other, as one tensor (tokens,).
 
     Args:
         paths: each as long as a whole number of pages, but for the last one.
@@ -44,14 +43,14 @@ def mapped(paths: Sequence[Path], tokens: int) -> Tensor:
         raise ValueError(
             f"{len(paths)} files of {sizes} bytes cannot be mapped as {tokens} tokens in a row"
         )
-    room = mmap.mmap(
+    free = mmap.mmap(
         -1, sum(sizes), flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
     )  # given back with the tensor
-    base = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    base = ctypes.addressof(ctypes.c_char.from_buffer(free))
     for path, size, begin in zip(paths, sizes, np.cumsum([0, *sizes]).tolist(), strict=False):
         if size:
             _put(path, base + begin, size)
-    return torch.frombuffer(room, dtype=torch.int32, count=tokens)
+    return torch.frombuffer(free, dtype=torch.int32, count=tokens)
 
 
 def _put(path: Path, address: int, size: int) -> None:
@@ -83,32 +82,32 @@ def _put(path: Path, address: int, size: int) -> None:
 def in_shards(
     arrays: Iterable[NDArray[np.int32]], tokens: int
 ) -> Iterator[Iterator[NDArray[np.int32]]]:
-    """Arrays cut where a shard of so many tokens is full: one iterator of pieces to a shard, each
-    to be used up before the next.
+    """Cut arrays into shards of `tokens` values: one iterator of arrays per shard, each to be used
+    up before the next.
 
     Example:
         >>> pieces = (np.arange(n, dtype=np.int32) for n in (3, 4))
         >>> [[each.tolist() for each in shard] for shard in in_shards(pieces, 5)]
         [[[0, 1, 2], [0, 1]], [[2, 3]]]
     """
-    left: list[NDArray[np.int32]] = []
+    pending: list[NDArray[np.int32]] = []
     source = iter(arrays)
 
     def shard() -> Iterator[NDArray[np.int32]]:
-        room = tokens
-        while room:
-            ids = left.pop() if left else next(source, None)
+        free = tokens
+        while free:
+            ids = pending.pop() if pending else next(source, None)
             if ids is None:
                 return
-            if len(ids) > room:
-                left.append(ids[room:])
-            yield ids[:room]
-            room -= min(room, len(ids))
+            if len(ids) > free:
+                pending.append(ids[free:])
+            yield ids[:free]
+            free -= min(free, len(ids))
 
     while True:
-        if not left:
+        if not pending:
             ids = next((each for each in source if len(each)), None)
             if ids is None:
                 return
-            left.append(ids)
+            pending.append(ids)
         yield shard()

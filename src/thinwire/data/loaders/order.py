@@ -1,5 +1,5 @@
-"""In which order samples come: a function of their number alone, so that nothing of it is saved,
-replayed or sent.
+"""Compute the order of samples from their number alone, so that no order is saved, replayed or
+sent.
 
 Row g of a run is counted through steps, then ranks, then rows of a batch. It is sample pi(g mod n)
 of the n there are, and pi, keyed by (seed, g div n), is a permutation of 0 … n - 1. So no sample
@@ -35,7 +35,7 @@ STRIPES = 64
 
 @dataclass(frozen=True)
 class Reader:
-    """Who reads: which rows of a run a rank takes at each step.
+    """The rows of a run that a rank takes at each step.
 
     Args:
         batch: rows to a step, on this rank.
@@ -75,7 +75,7 @@ class Reader:
             raise ValueError(f"origin={self.origin}: a step and a number of rows, neither below 0")
 
     def first(self, step: int) -> int:
-        """The rows that all ranks have read before `step`.
+        """Return the number of rows that all ranks have read before `step`.
 
         Raises:
             ValueError: a step below 0, or before the origin.
@@ -88,8 +88,8 @@ class Reader:
         return rows + (step - since) * self.world * self.batch
 
     def resized(self, step: int, *, batch: int, rank: int, world: int) -> Reader:
-        """The reader that takes over before `step`, for another world or batch: no row is lost and
-        none comes twice."""
+        """Return the reader that continues before `step` with another world or batch: no row is
+        lost or read twice."""
         return Reader(batch, rank, world, (step, self.first(step)))
 
 
@@ -114,15 +114,15 @@ class Order(ABC):
 
     @abstractmethod
     def epoch(self, number: int, rows: Tensor) -> Tensor:
-        """The samples of some rows of an epoch: both (r,) int64, rows below `size`."""
+        """Return the samples of some rows of an epoch: both (r,) int64, rows below `size`."""
 
     @abstractmethod
     def dealt(self, rows: Tensor) -> Tensor:
-        """(r,) int64 by which those rows of a step that are of one epoch are dealt to ranks,
-        smallest first."""
+        """Return the keys (r,) int64 by which the rows of a step in one epoch are sorted and given
+        to ranks."""
 
     def of(self, rows: Tensor) -> Tensor:
-        """The samples of some rows of a run: both (r,) int64.
+        """Return the samples of some rows of a run: both (r,) int64.
 
         Example:
             >>> sorted(scattered(5).of(torch.arange(5, 10)).tolist())
@@ -136,7 +136,7 @@ class Order(ABC):
         return out
 
     def rows(self, step: int, reader: Reader) -> Tensor:
-        """The rows that a rank takes at a step, by their number in the run: (batch,) int64.
+        """Return the rows that a rank takes at a step, by their number in the run: (batch,) int64.
 
         Raises:
             ValueError: the step is before the reader's origin.
@@ -154,7 +154,7 @@ class Order(ABC):
         return rows[begin : begin + reader.batch]
 
     def at(self, step: int, reader: Reader) -> Tensor:
-        """The samples of a rank at a step: (batch,) int64.
+        """Return the samples of a rank at a step: (batch,) int64.
 
         Raises:
             ValueError: the step is before the reader's origin.
@@ -168,13 +168,13 @@ class Order(ABC):
         return self.of(self.rows(step, reader))
 
     def steps(self, step: int, count: int, reader: Reader) -> Tensor:
-        """The rows that a rank takes at each of some steps: (count, batch) int64."""
+        """Return the rows that a rank takes at each of several steps: (count, batch) int64."""
         return torch.stack([self.rows(each, reader) for each in range(step, step + count)])
 
 
 @dataclass(frozen=True)
 class scattered(Order):
-    """Any sample after any other: a Feistel network of four rounds, walked until it lands inside.
+    """An order in which any sample may follow any other: a permutation by a Feistel network.
 
     Args:
         size: how many samples there are.
@@ -209,7 +209,7 @@ class scattered(Order):
 
 @dataclass(frozen=True)
 class striped(Order):
-    """Shard by shard, in `stripes` places at once.
+    """An order that reads shard by shard, at `stripes` positions at once.
 
     In each epoch the shards are put in another order and, in it, their samples one after the other
     in a line of n. The line is cut in C stripes (a power of two) and row q reads stripe b(q mod C)
@@ -257,21 +257,21 @@ class striped(Order):
 
     @classmethod
     def over(cls, shards: Sequence[int], seed: int = 0, stripes: int = STRIPES) -> striped:
-        """The order of shards that hold so many samples each."""
+        """Return the order of shards with the given numbers of samples."""
         return cls(sum(shards), seed, tuple(shards), stripes)
 
     def epoch(self, number: int, rows: Tensor) -> Tensor:
         ends, chosen, begins, sizes = _line(self.shards, f"{self.seed}/{number}")
-        place = self._places(rows)
-        slot = torch.searchsorted(ends, place, right=True)
+        position = self._positions(rows)
+        slot = torch.searchsorted(ends, position, right=True)
         shard = chosen[slot]
-        offset = place - torch.where(slot > 0, ends[slot - 1], 0)
+        offset = position - torch.where(slot > 0, ends[slot - 1], 0)
         return begins[shard] + permuted_each(
             offset, sizes[shard], shard, f"{self.seed}/{number}/shards"
         )
 
     def dealt(self, rows: Tensor) -> Tensor:
-        return self._places(rows)
+        return self._positions(rows)
 
     def steps(self, step: int, count: int, reader: Reader) -> Tensor:
         each = reader.world * reader.batch
@@ -286,8 +286,8 @@ class striped(Order):
         return rows[:, reader.rank * reader.batch : (reader.rank + 1) * reader.batch].contiguous()
 
     def shards_ahead(self, step: int, steps: int, reader: Reader) -> list[int]:
-        """The shards that a rank reads in some steps to come, each once, in the order in which it
-        needs them."""
+        """List the shards that a rank reads in the next steps, each once, in the order of first
+        use."""
         bounds = torch.tensor(self.shards).cumsum(0)
         seen: dict[int, None] = {}
         for each in range(step, step + steps):
@@ -298,21 +298,21 @@ class striped(Order):
             )
         return list(seen)
 
-    def _places(self, rows: Tensor) -> Tensor:
+    def _positions(self, rows: Tensor) -> Tensor:
         begins, turned = _stripes(self.size, self.stripes)
         return begins[turned[rows % self.stripes]] + rows // self.stripes
 
 
 @functools.lru_cache(maxsize=16)
 def _block(order: scattered, number: int) -> Tensor:
-    """The samples of `BLOCK` rows of a run."""
+    """Return the samples of `BLOCK` rows of a run."""
     return order.of(torch.arange(number * BLOCK, (number + 1) * BLOCK))
 
 
 @functools.lru_cache(maxsize=64)
 def _stripes(size: int, stripes: int) -> tuple[Tensor, Tensor]:
-    """Where each stripe begins on the line, and each number below `stripes` with its bits turned
-    round."""
+    """Return where each stripe begins on the line, and each number below `stripes` with its bits
+    reversed."""
     bits = stripes.bit_length() - 1
     turned = torch.tensor(
         [int(f"{number:0{bits}b}"[::-1], 2) if bits else 0 for number in range(stripes)]
@@ -324,8 +324,8 @@ def _stripes(size: int, stripes: int) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=16)
 def _line(shards: tuple[int, ...], key: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The line of an epoch: where each of its shards ends and which one it is; by their numbers,
-    shards' first samples and sizes."""
+    """Return the line of an epoch: where each of its shards ends and which shard it is; and by
+    shard number, first samples and sizes."""
     sizes = torch.tensor(shards)
     chosen = permuted(torch.arange(len(shards)), len(shards), key)
     return sizes[chosen].cumsum(0), chosen, sizes.cumsum(0) - sizes, sizes

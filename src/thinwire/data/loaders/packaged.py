@@ -1,5 +1,4 @@
-"""Data sets that need no hub: images, sounds and interactions out of packages of Debian and PyPI,
-as records.
+"""Data sets from packages of Debian and PyPI, as records: images, sounds and ratings.
 
     digits           1,797 images of digits, 8 × 8              scikit-learn's wheel
     BSD-3-Clause fashion_mnist    70,000 images of clothes, 28 × 28          Debian:
@@ -27,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinwire.data.corpus.packages import Registries, Shop, files
-from thinwire.data.loaders.records import Columns, Records, kept
+from thinwire.data.loaders.records import Columns, Records, cached
 from thinwire.errors import DataError
 from thinwire.words import near
 
@@ -36,8 +35,8 @@ Files = Iterator[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Packaged:
-    """A data set in a package: its registry, its package (`name==version` at PyPI), who reads it,
-    and its licence."""
+    """A data set in a package: its registry, its package (`name==version` at PyPI), its reader and
+    its licence."""
 
     registry: str
     package: str
@@ -47,7 +46,7 @@ class Packaged:
 
 
 def digits(inside: Files) -> Columns:
-    """`pixels` (1797, 8, 8) uint8 from 0 to 16, and `digit`."""
+    """Return `pixels` (1797, 8, 8) uint8 from 0 to 16, and `digit`."""
     table = np.loadtxt(
         io.BytesIO(gzip.decompress(_one(inside, "/digits.csv.gz"))), delimiter=",", dtype=np.uint8
     )
@@ -55,12 +54,17 @@ def digits(inside: Files) -> Columns:
 
 
 def fashion_mnist(inside: Files) -> Columns:
-    """`pixels` (70000, 28, 28) uint8 and `kind`; the last 10,000 are the test images."""
-    found = {path.rpartition("/")[2]: data for path, data in inside if path.endswith("-ubyte.gz")}
+    """Return `pixels` (70000, 28, 28) uint8 and `kind`; the last 10,000 are the test images."""
+    files_by_name = {
+        path.rpartition("/")[2]: data for path, data in inside if path.endswith("-ubyte.gz")
+    }
 
     def both(what: str) -> NDArray[Any]:
         return np.concatenate(
-            [_idx(gzip.decompress(found[f"{part}-{what}-ubyte.gz"])) for part in ("train", "t10k")]
+            [
+                _idx(gzip.decompress(files_by_name[f"{part}-{what}-ubyte.gz"]))
+                for part in ("train", "t10k")
+            ]
         )
 
     pixels, kind = both("images-idx3"), both("labels-idx1")
@@ -68,7 +72,8 @@ def fashion_mnist(inside: Files) -> Columns:
 
 
 def prompts(inside: Files) -> Columns:
-    """`sound`, ragged int16 at 8 kHz, and `name`, ragged bytes: what is said, more or less."""
+    """Return `sound`, ragged int16 at 8 kHz, and `name`, ragged bytes: approximately the spoken
+    words."""
     sounds, names = [], []
     for path, data in sorted(each for each in inside if each[0].endswith(".wav")):
         with wave.open(io.BytesIO(data)) as file:
@@ -87,8 +92,8 @@ def prompts(inside: Files) -> Columns:
 
 
 def movielens(inside: Files) -> Columns:
-    """`user` and `item` counted from 0, `rating` from 1 to 5, and `time` in seconds, in the order
-    of time."""
+    """Return `user` and `item` counted from 0, `rating` from 1 to 5, and `time` in seconds, sorted
+    by time."""
     lines = _one(inside, "/ml-100k.inter").decode().splitlines()[1:]
     table = np.array([line.split("\t") for line in lines]).astype(np.float64).astype(np.int64)
     table = table[np.argsort(table[:, 3], kind="stable")]
@@ -120,7 +125,7 @@ PACKAGED = {
 
 
 def packaged(name: str, cache: Path | None = None, shop: Shop | None = None) -> Records:
-    """A data set, from the cache or fetched into it.
+    """Return a data set from the cache; it is fetched first if it is not there.
 
     Args:
         name: one of `PACKAGED`.
@@ -135,15 +140,15 @@ def packaged(name: str, cache: Path | None = None, shop: Shop | None = None) -> 
         raise DataError(
             f"no data set is called {name!r}{near(name, PACKAGED)} There are: {', '.join(PACKAGED)}"
         )
-    asked = PACKAGED[name]
+    entry = PACKAGED[name]
 
     def make() -> Columns:
         seller = shop or Registries()
-        package = seller.find(asked.registry, asked.package)
+        package = seller.find(entry.registry, entry.package)
         with tempfile.TemporaryDirectory(prefix="thinwire-") as folder:
             archive = seller.download(package, Path(folder))
             try:
-                return asked.read(files(archive))
+                return entry.read(files(archive))
             except (ValueError, LookupError, EOFError, OSError, wave.Error, struct.error) as error:
                 if isinstance(error, DataError):
                     raise
@@ -153,11 +158,11 @@ def packaged(name: str, cache: Path | None = None, shop: Shop | None = None) -> 
                     "package than thinwire knows; please report it"
                 ) from error
 
-    return kept(name, asked.package, make, cache)
+    return cached(name, entry.package, make, cache)
 
 
 def _one(inside: Files, end: str) -> bytes:
-    """The file whose path ends so."""
+    """Return the file whose path ends so."""
     for path, data in inside:
         if path.endswith(end):
             return data
@@ -165,8 +170,8 @@ def _one(inside: Files, end: str) -> bytes:
 
 
 def _idx(data: bytes) -> NDArray[Any]:
-    """An array of bytes in the format of MNIST's files: 0, 0, 8, the number of dimensions, each of
-    them, the values."""
+    """Read an array of bytes in the format of MNIST: 0, 0, 8, the number of dimensions, the
+    dimensions, the values."""
     if data[:3] != b"\0\0\x08":
         raise ValueError("no file of bytes in the IDX format")
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])

@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 
 def permuted(numbers: Tensor, size: int, key: str) -> Tensor:
-    """Where a permutation of 0 … size - 1, chosen by `key`, sends `numbers` (any shape, int64).
+    """Apply a permutation of 0 … size - 1, chosen by `key`, to `numbers` (any shape, int64).
 
     Each round turns (left, right) into (right, left xor f(right)), which any f leaves invertible; a
     result outside the range goes through again, which leads back inside, for a permutation's cycles
@@ -42,8 +42,8 @@ def permuted(numbers: Tensor, size: int, key: str) -> Tensor:
 
 
 def permuted_each(numbers: Tensor, sizes: Tensor, which: Tensor, key: str) -> Tensor:
-    """The same where every number has a range and a permutation of its own: of 0 … sizes - 1,
-    chosen by `key` and `which`; all (r,) int64.
+    """Apply to each number a permutation of its own range 0 … sizes - 1, chosen by `key` and
+    `which`; all (r,) int64.
 
     Example:
         >>> permuted_each(torch.tensor([0, 1, 0, 1]), torch.tensor([2, 2, 9, 9]), torch.tensor([0, 0, 1, 1]), "a").tolist()
@@ -59,7 +59,7 @@ def permuted_each(numbers: Tensor, sizes: Tensor, which: Tensor, key: str) -> Te
 
 
 def _half(size: int) -> int:
-    """Bits in left and in right."""
+    """Return the bits of each half."""
     return max(1, ((size - 1).bit_length() + 1) // 2)
 
 
@@ -71,7 +71,8 @@ def _keys(key: str) -> list[np.uint32]:
 
 
 def _walked(numbers: Ints, size: Any, half: Any, keys: Sequence[Any]) -> Ints:
-    """Through the network until all are inside; numbers (r,), the rest (r,) or one for all."""
+    """Pass numbers through the network until all are inside; numbers (r,), the rest (r,) or one for
+    all."""
     room = ((np.int64(1) << half) - 1).astype(np.uint32)
     out, outside = numbers.copy(), np.arange(len(numbers))
     while len(outside):
@@ -89,7 +90,7 @@ def _walked(numbers: Ints, size: Any, half: Any, keys: Sequence[Any]) -> Ints:
 
 
 def mixed(numbers: NDArray[Any]) -> NDArray[np.uint32]:
-    """A hash of 32 bits to 32 bits (Wellons's hash-prospector), of each of some integers' last 32.
+    """Hash the last 32 bits of integers to 32 bits (Wellons's hash-prospector).
 
     Example:
         >>> mixed(np.array([0, 1, 1 << 32])).tolist()

@@ -1,5 +1,5 @@
-"""Text as it streams by: read, clean, tokenize, pack, batch; for what is too large to be packed
-first, or changes all the time.
+"""Read, clean, tokenize, pack and batch text as a stream, for text that is too large to pack first
+or always changes.
 
     read        documents, from wherever they come, in one lane or several
     clean       `clean.cleaners`, which change or drop them
@@ -42,8 +42,8 @@ Read = Callable[[], Iterable[bytes]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a lane stands: before its row `row`, which begins `offset` tokens into its document
-    `document`, counted through epochs' ends.
+    """The position of a lane: before its row `row`, which begins `offset` tokens into document
+    `document`, counted over epochs.
 
     Documents are counted after cleaning, from the first of the first epoch.
     """
@@ -56,8 +56,8 @@ class Place:
 def lanes_of(
     source: str, count: int, cache: Path | None = None, hosts: Collection[str] = ()
 ) -> tuple[Read, ...]:
-    """The files of a text, dealt to lanes: file i is in lane i mod `count`, and is fetched by
-    whoever reads that lane.
+    """Distribute the files of a text over lanes: file i is in lane i mod `count`, and the rank that
+    reads the lane fetches it.
 
     Args:
         source: a file, folder or address, as `read_text` takes it.
@@ -90,8 +90,8 @@ def lanes_of(
 
 
 def furthest(*places: Sequence[Place]) -> tuple[Place, ...]:
-    """Of what all ranks have told of their lanes, how far each lane has been read: what another
-    world goes on from.
+    """Combine the positions that all ranks report into how far each lane has been read, for another
+    world to continue.
 
     Example:
         >>> furthest([Place(4, 2, 0), Place()], [Place(), Place(4, 7, 3)])
@@ -101,7 +101,7 @@ def furthest(*places: Sequence[Place]) -> tuple[Place, ...]:
 
 
 class Pipeline:
-    """Rows of a stream of documents, each rank's own, step after step.
+    """Rows of a stream of documents, step by step; each rank has its own.
 
     Args:
         read: the documents, from the first one on, called again at the end of each epoch; or
@@ -162,7 +162,8 @@ class Pipeline:
         return tuple(lane.place for lane in self._lanes)
 
     def at(self, step: int) -> Tensor:
-        """The batch of this rank at `step`: the next one, or any other that is read up to.
+        """Return the batch of this rank at `step`: the next, or a later one, up to which rows are
+        skipped.
 
         Returns:
             (batch, length) int64.
@@ -181,7 +182,7 @@ class Pipeline:
         )
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: no thread runs."""
 
 
 class _Lane:
@@ -202,7 +203,7 @@ class _Lane:
         self._go(place)
 
     def at(self, row: int) -> NDArray[np.int32]:
-        """A row, read up to if need be."""
+        """Return a row; rows before it are skipped."""
         if row < self.place.row:
             self._go(Place())
         for _ in range(row - self.place.row):
@@ -218,25 +219,25 @@ class _Lane:
         ] = []  # documents whose tokens are not all used, the first from `place.offset` on
 
     def _row(self) -> NDArray[np.int32]:
-        """The next row."""
+        """Return the next row."""
         row, document, offset = self.place.row, self.place.document, self.place.offset
-        pieces: list[NDArray[np.int32]] = []
+        windows: list[NDArray[np.int32]] = []
         wanted, at, skip = self._length, 0, offset
         while wanted:
             if at == len(self._ahead):
                 self._ahead.append(next(self._documents))
             piece = self._ahead[at][skip : skip + wanted]
-            pieces.append(piece)
+            windows.append(piece)
             wanted, at, skip = wanted - len(piece), at + 1, 0
         offset += self._length - self._overlap
         while self._ahead and offset >= len(self._ahead[0]):
             offset -= len(self._ahead.pop(0))
             document += 1
         self.place = Place(row + 1, document, offset)
-        return np.concatenate(pieces)
+        return np.concatenate(windows)
 
     def _ids(self, skip: int) -> Iterator[NDArray[np.int32]]:
-        """The ids of every document from number `skip` on, through epochs."""
+        """Yield the ids of every document from number `skip` on, over all epochs."""
         while True:
             if self._per_epoch and skip >= self._per_epoch:
                 skip %= self._per_epoch

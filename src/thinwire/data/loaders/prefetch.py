@@ -1,4 +1,4 @@
-"""Batches made before they are asked for: while a step computes, a thread makes the next ones.
+"""Make batches ahead: while a step computes, a thread makes the next batches.
 
 Threads, not processes: making a batch is a gather, a copy and the tokenizer's own code, which let
 go of the interpreter, and nothing has to be sent from process to process (`benchmarks.input` has
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """What a function makes of the steps to come, in order.
+    """Call a function for the next steps in a thread, in order.
 
     Args:
         make: a step's batch. With one thread it is called for one step after the other, so it may
@@ -52,8 +52,8 @@ class Prefetch(Generic[T]):
         """Seconds that `at` has waited for, in all: the time that input took from training."""
 
     def at(self, step: int) -> T:
-        """The batch of a step, waited for if need be; those after it are begun. A step that was not
-        expected starts anew from there.
+        """Return the batch of a step, and start those after it. A step out of order starts again
+        from there.
 
         Raises:
             Exception: whatever making it raised, here and not before.
@@ -74,8 +74,7 @@ class Prefetch(Generic[T]):
             self.wait_s += time.perf_counter() - begun
 
     def close(self) -> None:
-        """Drop what was not asked for, and wait for the one that is being made: a moment, for its
-        server may have stalled."""
+        """Drop batches that were not used, and wait a moment for the one that is being made."""
         self._drop()
         self._workers.close()
 
@@ -86,7 +85,7 @@ class Prefetch(Generic[T]):
             following += 1
 
     def _begin(self, step: int) -> None:
-        self._ahead.append((step, self._workers.ask(self._make, step)))
+        self._ahead.append((step, self._workers.submit(self._make, step)))
 
     def _drop(self) -> None:
         while self._ahead:

@@ -1,5 +1,5 @@
-"""Samples that are not text: images, sounds, interactions; named columns on disk, mapped into
-memory and read by row.
+"""Samples that are not text, such as images and sounds: named columns on disk, mapped into memory
+and read by row.
 
 A column is an array (samples, …) of one shape for all, or ragged: pieces of one array, a beginning
 and an end for each sample. Batches come in the same orders as text's, are made ahead by the same
@@ -46,7 +46,7 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Named columns of as many samples each.
+    """Named columns, with the same number of samples each.
 
     Args:
         columns: arrays (samples, …), or `Ragged`.
@@ -60,7 +60,7 @@ class Records:
         return len(next(iter(self.columns.values())))
 
     def rows(self, samples: Sequence[int]) -> Rows:
-        """Some samples of every column: arrays (samples, …), of ragged ones a list."""
+        """Return some samples of every column: arrays (samples, …); a list for ragged columns."""
         return {
             name: [column[sample] for sample in samples]
             if isinstance(column, Ragged)
@@ -76,7 +76,7 @@ class Records:
         collate: Collate | None = None,
         order: Order | None = None,
     ) -> RecordBatches:
-        """The rows of a rank by step.
+        """Return the batches of a rank by step.
 
         Args:
             who: this rank, its batch and its world.
@@ -103,7 +103,7 @@ class RecordBatches:
         self.records, self.who, self.order, self.collate = records, who, order, collate
 
     def at(self, step: int) -> Mapping[str, Tensor]:
-        """The batch of this rank at `step`, whatever was read before.
+        """Return the batch of this rank at `step`, whatever was read before.
 
         Raises:
             ValueError: a step below 0, or before the origin.
@@ -113,8 +113,8 @@ class RecordBatches:
 
 
 def as_tensors(rows: Rows, numbers: Sequence[int]) -> Mapping[str, Tensor]:  # noqa: ARG001 (as all collators are called)
-    """Each column as a tensor of its own; ragged ones filled up with zeros, and their lengths
-    beside them as `<name>_length`.
+    """Return each column as a tensor; ragged ones padded with zeros, with their lengths as
+    `<name>_length`.
 
     Example:
         >>> batch = as_tensors({"sound": [np.ones(2), np.ones(1)], "word": np.array([7, 8])}, [0, 1])
@@ -164,9 +164,9 @@ def in_memory(columns: Columns) -> Records:
     return Records(made, digest.hexdigest())
 
 
-def kept(name: str, key: str, make: Callable[[], Columns], cache: Path | None = None) -> Records:
-    """Columns from the cache, or made into it: by one process of all that ask, whole or not there,
-    and checked at every start.
+def cached(name: str, key: str, make: Callable[[], Columns], cache: Path | None = None) -> Records:
+    """Return columns from the cache; one process makes them first if they are not there. They are
+    checked at every start.
 
     Args:
         name: of the data set, for people.
@@ -185,14 +185,14 @@ def kept(name: str, key: str, make: Callable[[], Columns], cache: Path | None = 
     )
 
 
-def _joined(pieces: Sequence[NDArray[Any]]) -> Ragged:
+def _joined(arrays: Sequence[NDArray[Any]]) -> Ragged:
     return Ragged(
-        np.concatenate(list(pieces)), np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+        np.concatenate(list(arrays)), np.cumsum([len(piece) for piece in arrays], dtype=np.int64)
     )
 
 
 def _arrays(columns: Mapping[str, NDArray[Any] | Ragged]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The arrays of all columns, each by the name of its file."""
+    """Return the arrays of all columns, each by its file name."""
     for name, column in columns.items():
         if isinstance(column, Ragged):
             yield from ((f"{name}.values", column.values), (f"{name}.ends", column.ends))
@@ -226,10 +226,10 @@ def _open(folder: Path) -> Records:
                 raise DamageError(f"{file}.npy has changed")
 
         def array(file: str) -> NDArray[Any]:
-            found: NDArray[Any] = np.load(
+            loaded: NDArray[Any] = np.load(
                 folder / f"{file}.npy", mmap_mode="c", allow_pickle=False
             )  # a write stays in this process
-            return found
+            return loaded
 
         columns: dict[str, NDArray[Any] | Ragged] = {}
         for name in meta["columns"]:

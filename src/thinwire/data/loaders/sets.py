@@ -1,5 +1,5 @@
-"""A text packed for a thin wire: ids in small shards, with an index that says all about them; read
-from a folder, a server or a store.
+"""A packed text: ids in small shards with an index, read from a folder, a server or an object
+store.
 
     <set>/index.json                      counts, digests, and the size and sha256 of every other
     file
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from thinwire.data.cache import NO_ROOM, refused
+from thinwire.data.cache import DISK_FULL, refused
 from thinwire.data.claims import claimed, partial, renewed
 from thinwire.data.corpus.text import Text
 from thinwire.data.corpus.tokenizer import encode, tokenizer_from
@@ -50,7 +50,7 @@ Data = TypeVar("Data", bytes, memoryview)
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of a set: its name, how many tokens it holds, and its checksum."""
+    """A file of a set: its name, its number of tokens, and its checksum."""
 
     file: str
     tokens: int
@@ -59,10 +59,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class TokenSet:
-    """A packed text, wherever it lies.
+    """A packed text, wherever it is.
 
     Args:
-        place: a folder or an address; ends with a `/`.
+        location: a folder or an address; ends with a `/`.
         dtype: of the ids, little-endian.
         train: the shards to train on.
         held: those held out.
@@ -72,7 +72,7 @@ class TokenSet:
         files: the tokenizer's, by name: size and checksum.
     """
 
-    place: str
+    location: str
     dtype: str
     train: tuple[Shard, ...]
     held: tuple[Shard, ...]
@@ -89,7 +89,7 @@ class TokenSet:
 def write_set(
     folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shard_bytes: int = SHARD_BYTES
 ) -> TokenSet:
-    """Pack a text; the folder appears whole or not at all.
+    """Pack a text into a folder, which appears complete or not at all.
 
     Args:
         folder: new.
@@ -122,7 +122,7 @@ def write_set(
     except Exception as error:
         if isinstance(error, DataError) or not (number := refused(error)):
             raise
-        do = "make room there" if number in NO_ROOM else "see that you may write there"
+        do = "make room there" if number in DISK_FULL else "see that you may write there"
         raise DataError(
             f"packing into {str(folder)!r} stopped ({os.strerror(number)}): {do}, or give another "
             "folder"
@@ -131,7 +131,7 @@ def write_set(
 
 
 def _pack(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shard_bytes: int) -> bytes:
-    """Write everything; the index is the last, and what is returned."""
+    """Write all files, the index last, and return the index."""
     dtype = "<u2" if len(tokenizer) <= 1 << 16 else "<i4"
     index: dict[str, Any] = {"thinwire set": FORMAT, "text": text.name, "dtype": dtype}
     digests = ""
@@ -168,8 +168,8 @@ def _write(path: Path, ids: NDArray[np.int32], dtype: str, whole: Any) -> list[A
     return [path.name, len(ids), _sha256(data)]
 
 
-def read_index(place: str, data: bytes) -> TokenSet:
-    """What an index says.
+def read_index(location: str, data: bytes) -> TokenSet:
+    """Read the index of a set.
 
     Raises:
         DataError: it is none, or of another version.
@@ -178,7 +178,7 @@ def read_index(place: str, data: bytes) -> TokenSet:
         index = json.loads(data)
         if index["thinwire set"] != FORMAT:
             raise DataError(
-                f"the set {place!r} has format {index['thinwire set']!r}, and this version reads "
+                f"the set {location!r} has format {index['thinwire set']!r}, and this version reads "
                 f"{FORMAT}: pack it again"
             )
         parts = {
@@ -194,15 +194,15 @@ def read_index(place: str, data: bytes) -> TokenSet:
         if not all(parts.values()) or min(shard.tokens for shard in shards) < 1:
             raise ValueError("an empty shard, or none to train on or to hold out")
         files = {str(name): (int(size), str(sha)) for name, size, sha in index["tokenizer"]}
-        if odd := [
+        if wrong := [
             name
             for name in files
             if PurePosixPath(name).parts[:1] != ("tokenizer",) or ".." in PurePosixPath(name).parts
         ]:
-            raise ValueError(f"{odd[0]!r} is no file of a tokenizer")
+            raise ValueError(f"{wrong[0]!r} is no file of a tokenizer")
         sizes = (int(index["train"]["bytes"]), int(index["held"]["bytes"]))
         return TokenSet(
-            place,
+            location,
             index["dtype"],
             parts["train"],
             parts["held"],
@@ -214,15 +214,15 @@ def read_index(place: str, data: bytes) -> TokenSet:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{place}{INDEX} is no index of a set ({told(error)}), or a damaged one: pack it again"
+            f"{location}{INDEX} is no index of a set ({told(error)}), or a damaged one: pack it again"
         ) from error
 
 
 class SetReader:
-    """The files of a set, fetched when they are asked for and checked against its index.
+    """Fetch the files of a set on demand, and check them against its index.
 
     Args:
-        place: the set's folder or address.
+        location: the set's folder or address.
         cache: a folder that keeps what is fetched; nothing is where the set lies in a folder.
         limit_bytes: of what it keeps.
         peers: other hosts that fetch their part of it, too.
@@ -234,22 +234,24 @@ class SetReader:
 
     def __init__(
         self,
-        place: str,
+        location: str,
         cache: Path,
         limit_bytes: int,
         peers: Peers | None = None,
         hosts: Collection[str] = (),
     ) -> None:
-        self.place = place if place.endswith("/") else place + "/"
-        self._store: Store | None = store_of(self.place, hosts) if is_address(self.place) else None
+        self.location = location if location.endswith("/") else location + "/"
+        self._store: Store | None = (
+            store_of(self.location, hosts) if is_address(self.location) else None
+        )
         self._cache, self._peers = DiskCache(cache, limit_bytes), peers
         self.fetched_bytes = 0
         """From the set's own place; what came from peers does not count."""
         self._named: dict[str, tuple[str, int]] | None = None
-        self.set = read_index(self.place, self._index())
+        self.set = read_index(self.location, self._index())
 
     def ids(self, shard: Shard) -> NDArray[Any]:
-        """The ids of a shard: (tokens,), to be read only.
+        """Return the ids of a shard: (tokens,), read-only.
 
         Raises:
             DataError: it cannot be had, or is not what the index says.
@@ -258,11 +260,11 @@ class SetReader:
         return np.frombuffer(self.file(shard.file, size, shard.sha256), dtype=self.set.dtype)
 
     def held(self) -> NDArray[np.int32]:
-        """All ids that are held out: (tokens,) int32."""
+        """Return all held-out ids: (tokens,) int32."""
         return np.concatenate([self.ids(shard).astype(np.int32) for shard in self.set.held])
 
     def tokenizer(self, specials: Sequence[str]) -> PreTrainedTokenizerFast:
-        """The tokenizer that the ids are of.
+        """Return the tokenizer of the ids.
 
         Raises:
             DataError: it lacks a special token that is needed.
@@ -273,17 +275,17 @@ class SetReader:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self.file(name, size, sha256))
             return tokenizer_from(
-                str(Path(folder, "tokenizer")), Text(self.place, (), ()), specials
+                str(Path(folder, "tokenizer")), Text(self.location, (), ()), specials
             )
 
     def file(self, name: str, size: int, sha256: str) -> memoryview:
-        """A file's bytes, fetched and checked if they are not in the cache."""
+        """Return the bytes of a file; fetch and check it if it is not in the cache."""
         if self._store is None:
-            return memoryview(self._checked(name, size, sha256, _mapped(Path(self.place, name))))
+            return memoryview(self._checked(name, size, sha256, _mapped(Path(self.location, name))))
         return self._cache.get(sha256, lambda: self._fetched(name, size, sha256))
 
     def by_checksum(self, sha256: str) -> memoryview:
-        """A file of the set, for a peer.
+        """Return a file of the set by its checksum, for another rank.
 
         Raises:
             LookupError: the set has none with that checksum; or another host fetches it into this
@@ -295,7 +297,7 @@ class SetReader:
             self._named = {
                 shard.sha256: (shard.file, shard.tokens * dtype.itemsize) for shard in shards
             }
-            self._named |= {known: (name, size) for name, (size, known) in self.set.files.items()}
+            self._named |= {digest: (name, size) for name, (size, digest) in self.set.files.items()}
         name, size = self._named[sha256]
         if self._store is not None and self._cache.fetched_elsewhere(sha256):
             raise LookupError(f"{name} is being fetched into the cache that this host shares")
@@ -304,7 +306,7 @@ class SetReader:
     def _fetched(self, name: str, size: int, sha256: str) -> bytes:
         def from_afar() -> bytes:
             assert self._store is not None
-            data = self._store.read(joined(self.place, name), 0, size, About(size, ""))
+            data = self._store.read(joined(self.location, name), 0, size, About(size, ""))
             self.fetched_bytes += len(data)
             return data
 
@@ -313,17 +315,17 @@ class SetReader:
 
     def _checked(self, name: str, size: int, sha256: str, data: Data) -> Data:
         if len(data) != size or _sha256(data) != sha256:
-            found = f"{len(data)} bytes, not {size}" if len(data) != size else "another checksum"
+            actual = f"{len(data)} bytes, not {size}" if len(data) != size else "another checksum"
             raise DataError(
-                f"{self.place}{name} is not what the set's index says ({found}): damaged, or of "
+                f"{self.location}{name} is not what the set's index says ({actual}): damaged, or of "
                 "another set; copy it again"
             )
         return data
 
     def _index(self) -> bytes:
         if self._store is None:
-            return _read(Path(self.place, INDEX))
-        url = joined(self.place, INDEX)
+            return _read(Path(self.location, INDEX))
+        url = joined(self.location, INDEX)
         about = self._store.about(url)
         return self._store.read(url, 0, about.size, about)
 
@@ -355,5 +357,5 @@ def _sha256(data: bytes | memoryview) -> str:
 
 
 def windows_of(shards: Sequence[Shard], length: int, stride: int) -> Iterator[int]:
-    """How many windows each shard has: of `length` tokens, a new one every `stride`."""
+    """Return how many windows each shard has: of `length` tokens, one every `stride`."""
     return (max(0, (shard.tokens - length) // stride + 1) for shard in shards)

@@ -1,5 +1,5 @@
-"""Batches of a packed set that may lie anywhere: the rows of `striped`, and the shards that they
-need fetched before they are asked for.
+"""Batches of a packed set on another machine: rows in the order of `striped`, with shards fetched
+ahead.
 
 A shard's windows lie side by side, and in each epoch they begin at another of its first tokens, so
 what is left over at a shard's end is not always the same. As with `Batches`, a batch is a function
@@ -30,15 +30,14 @@ PLANNED_STEPS = 64
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of some steps, each as its shard and its first token, and the shards in the order in
-    which they are needed."""
+    """The rows of several steps, each as shard and first token, and the shards in the order of use."""
 
     rows: dict[int, list[tuple[int, int]]]
     shards: list[int]
 
 
 class Streamed:
-    """Windows of a packed set, each rank's own, by step number.
+    """Windows of a packed set, by step number; each rank has its own.
 
     Args:
         source: the set.
@@ -79,7 +78,7 @@ class Streamed:
             raise DataError(
                 f"a step needs {who.world * who.batch} different windows of {length} tokens, and "
                 f"the {len(shards)} shards of "
-                f"{source.place!r} hold {sum(counts)}; take a smaller batch, a shorter context or "
+                f"{source.location!r} hold {sum(counts)}; take a smaller batch, a shorter context or "
                 "larger shards"
             )
         self.order = striped.over(counts, seed, stripes)
@@ -97,7 +96,7 @@ class Streamed:
         self._blocks: dict[int, Block] = {}
 
     def at(self, step: int) -> Tensor:
-        """The batch of this rank at `step`, whatever was read before.
+        """Return the batch of this rank at `step`, whatever was read before.
 
         Returns:
             (batch, length) int64, the caller's own.
@@ -119,11 +118,11 @@ class Streamed:
         )  # one cast for all: a row's costs as much
 
     def close(self) -> None:
-        """Fetch nothing more; who waits for a shard is let go."""
+        """Fetch nothing more; threads that wait for a shard are released."""
         self._workers.close()
 
     def _look_ahead(self, step: int) -> None:
-        """Have the shards of this step and of those to come fetched, and let go of all others."""
+        """Fetch the shards of this step and of the next ones, and drop all others."""
         blocks = range(step // PLANNED_STEPS, (step + self.ahead) // PLANNED_STEPS + 1)
         if all(block in self._blocks for block in blocks) and len(self._blocks) == len(blocks):
             return
@@ -133,10 +132,10 @@ class Streamed:
         self._coming = {shard: future for shard, future in self._coming.items() if shard in needed}
         for shard in needed:
             if shard not in self._open and shard not in self._coming:
-                self._ask(shard)
+                self._request(shard)
 
     def _block(self, block: int) -> Block:
-        """The rows of some steps, worked out at once."""
+        """Compute the rows of several steps at once."""
         first = max(self.who.origin[0], block * PLANNED_STEPS)
         rows = self.order.steps(first, (block + 1) * PLANNED_STEPS - first, self.who)
         samples = self.order.of(rows.flatten()).numpy()
@@ -154,14 +153,13 @@ class Streamed:
             list(dict.fromkeys(shards.tolist())),
         )
 
-    def _ask(self, shard: int) -> None:
-        self._coming[shard] = self._workers.ask(self.source.ids, self.source.set.train[shard])
+    def _request(self, shard: int) -> None:
+        self._coming[shard] = self._workers.submit(self.source.ids, self.source.set.train[shard])
 
     def _take(self, shard: int) -> NDArray[Any]:
-        """A shard that was asked for; one that could not be had when it was fetched ahead is asked
-        for again now."""
+        """Return a requested shard; if fetching it ahead failed, fetch it again."""
         coming = self._coming.get(shard)
         if coming is None or (coming.done() and coming.exception() is not None):
-            self._ask(shard)
-        found = self._open[shard] = self._workers.result(self._coming.pop(shard))
-        return found
+            self._request(shard)
+        shard_tokens = self._open[shard] = self._workers.result(self._coming.pop(shard))
+        return shard_tokens

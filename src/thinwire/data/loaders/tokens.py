@@ -1,5 +1,4 @@
-"""A text as numbers on disk, made once for all ranks and jobs of a host and mapped into memory by
-each.
+"""Tokenise a text once for all ranks and jobs of a host, and map the ids from disk into memory.
 
     <cache>/tokens/<key>/train-00000.bin, …, held-00000.bin, …     ids, int32, little-endian, 64 MiB
     to a shard
@@ -41,7 +40,7 @@ from thinwire.data.loaders.batches import Batches
 from thinwire.data.loaders.mapped import in_shards
 from thinwire.data.loaders.order import Reader
 from thinwire.data.loaders.sets import SetReader
-from thinwire.data.loaders.stamps import known, remember, stamp
+from thinwire.data.loaders.stamps import remember, remembered, stamp
 from thinwire.data.loaders.streamed import Streamed
 from thinwire.data.remote.peers import peers_from
 from thinwire.errors import DataError
@@ -59,7 +58,7 @@ VERIFIED_BYTES = (
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A text as ids, each document followed by the eos token.
+    """A text as ids, with the eos token after each document.
 
     Args:
         train: (tokens,) int32, mapped into memory; a write to it stays in this process.
@@ -84,8 +83,8 @@ class Tokens:
     def batches(
         self, who: Reader, *, length: int, overlap: int = 0, seed: int = 0
     ) -> Batches | Streamed:
-        """The rows of a rank by step; `overlap` is for sets alone, whose windows lie side by
-        side."""
+        """Return the batches of a rank by step; `overlap` is for sets only, whose windows lie side
+        by side."""
         return Batches(
             self.train,
             length=length,
@@ -115,20 +114,21 @@ class StreamedTokens(Tokens):
 
 def prepare(
     source: str,
-    spoken_tokenizer: str,
+    tokenizer_spec: str,
     specials: Sequence[str],
     cache: Path | None = None,
     hosts: Collection[str] = (),
 ) -> tuple[PreTrainedTokenizerFast, Tokens]:
-    """The tokenizer and the text's ids, from the cache or made into it.
+    """Return the tokenizer and the text's ids, from the cache; they are made first if they are not
+    there.
 
     Any number of processes may call this at once: one builds and the others wait for it.
 
     Args:
         source: the text, as `read_text` takes it, or `set:PLACE`, a packed set in a folder or at an
-            address, which has a tokenizer of its own: `spoken_tokenizer` is then empty. A text is
+            address, which has a tokenizer of its own: `tokenizer_spec` is then empty. A text is
             read where its files are not known to be those in the cache (`stamps`).
-        spoken_tokenizer: as `tokenizer_from` takes it.
+        tokenizer_spec: as `tokenizer_from` takes it.
         specials: the special tokens that are needed, `<|endoftext|>` among them.
         cache: a folder to keep it in, by default `cache_folder()`.
         hosts: names of hosts that an address may lead to, beside its own.
@@ -147,38 +147,38 @@ def prepare(
     if source.startswith(SET):
         return _streamed(
             source.removeprefix(SET),
-            spoken_tokenizer,
+            tokenizer_spec,
             specials,
             (cache or cache_folder()).expanduser(),
             hosts,
         )
     key = tokenizer_key(
-        spoken_tokenizer, specials
+        tokenizer_spec, specials
     )  # first, because it takes no time to refuse a wrong word
-    kept = (cache or cache_folder()).expanduser()
-    text = _Text(source, kept, hosts)
-    asked = json.dumps([FORMAT, text.digest, key, specials])
-    folder = kept / "tokens" / hashlib.sha256(asked.encode()).hexdigest()[:32]
+    cache_root = (cache or cache_folder()).expanduser()
+    text = _Text(source, cache_root, hosts)
+    request = json.dumps([FORMAT, text.digest, key, specials])
+    folder = cache_root / "tokens" / hashlib.sha256(request.encode()).hexdigest()[:32]
 
     def build(at: Path) -> None:
-        _build(at, text.read(), tokenizer_from(spoken_tokenizer, text.read(), specials))
+        _build(at, text.read(), tokenizer_from(tokenizer_spec, text.read(), specials))
 
     tokens = built_once(folder, build, _open)
     return tokenizer_from(str(folder / TOKENIZER), Text(source, (), ()), specials), tokens
 
 
 def _streamed(
-    place: str, spoken_tokenizer: str, specials: Sequence[str], cache: Path, hosts: Collection[str]
+    location: str, tokenizer_spec: str, specials: Sequence[str], cache: Path, hosts: Collection[str]
 ) -> tuple[PreTrainedTokenizerFast, Tokens]:
-    if spoken_tokenizer:
+    if tokenizer_spec:
         raise DataError(
-            f"the set {place!r} comes with its own tokenizer, and {spoken_tokenizer!r} was asked "
+            f"the set {location!r} comes with its own tokenizer, and {tokenizer_spec!r} was asked "
             "for; leave that out"
         )
-    if not place:
+    if not location:
         raise DataError(f"{SET!r} names no set; say {SET}FOLDER or {SET}https://HOST/FOLDER/")
     peers = peers_from()
-    source = SetReader(place, cache / "fetched", fetched_limit(), peers, hosts)
+    source = SetReader(location, cache / "fetched", fetched_limit(), peers, hosts)
     if peers is not None and env.local_rank() == 0:  # the ranks of a host share its cache
         peers.serve(source.by_checksum)
     packed = source.set
@@ -190,20 +190,20 @@ def _streamed(
 
 
 class _Text:
-    """A text that is read when its content is asked for, and its digest known without that where
-    its files are as they were."""
+    """A text that is read when its content is needed; its digest is known without reading if its
+    files are unchanged."""
 
     def __init__(self, source: str, cache: Path, hosts: Collection[str]) -> None:
         self._source, self._cache, self._hosts = source, cache, hosts
         stamps_folder = cache / "texts"
         self._text: Text | None = None
         stamped = stamp(source, hosts)
-        self._digest = stamped and known(stamps_folder, stamped)
+        self._digest = stamped and remembered(stamps_folder, stamped)
         if stamped and not self._digest:
             with suppress(OSError):  # where nothing can be written, every rank reads
                 stamps_folder.mkdir(parents=True, exist_ok=True)
                 with claimed(stamps_folder / stamped):  # of the ranks of a host one reads
-                    self._digest = known(stamps_folder, stamped) or self.read().digest
+                    self._digest = remembered(stamps_folder, stamped) or self.read().digest
                     remember(stamps_folder, stamped, self._digest, lambda: stamp(source, hosts))
 
     @property
@@ -211,7 +211,7 @@ class _Text:
         return self._digest or self.read().digest
 
     def read(self) -> Text:
-        """The text.
+        """Return the text.
 
         Raises:
             DataError: it cannot be read, or is no longer the one that its digest says.
@@ -259,7 +259,8 @@ def _build(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast) -> None
 
 
 def _write(path: Path, ids: Iterable[NDArray[np.int32]], whole: Any) -> dict[str, Any]:
-    """Ids into a file: its size and checksum; `whole` is the checksum of all files of the part."""
+    """Write ids into a file and return its size and checksum; `whole` is the checksum of all files
+    of the part."""
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for each in ids:
@@ -272,7 +273,7 @@ def _write(path: Path, ids: Iterable[NDArray[np.int32]], whole: Any) -> dict[str
 
 
 def _open(folder: Path) -> Tokens:
-    """The tokens in a folder that is whole.
+    """Return the tokens of a complete folder.
 
     Raises:
         DamageError: a file is missing, or of another size or content than when it was written.
@@ -310,9 +311,9 @@ def _open(folder: Path) -> Tokens:
 
 
 def _verify(path: Path, size: int, sha256: str | bool) -> None:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-        raise DamageError(f"{path.name} has {found.st_size} bytes, not {size}")
+    file_stat = path.stat()
+    if not stat.S_ISREG(file_stat.st_mode) or file_stat.st_size != size:
+        raise DamageError(f"{path.name} has {file_stat.st_size} bytes, not {size}")
     if sha256 and _sha256(path) != sha256:
         raise DamageError(f"{path.name} has changed")
 

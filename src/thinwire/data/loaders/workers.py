@@ -1,5 +1,4 @@
-"""Threads that work ahead, and that nobody has to wait for: what they read from may stall for
-minutes.
+"""Threads that work ahead and that nobody must wait for: what they read from may stall for minutes.
 
 As `ThreadPoolExecutor`, but for the end: that one waits for what is being done, at `shutdown` or
 when Python ends. These get `PATIENCE_S`, and what is not done by then is left to itself, in a
@@ -21,7 +20,7 @@ PATIENCE_S = 1.0
 
 
 class Workers:
-    """Threads that do what they are asked for, first come, first served.
+    """Threads that run tasks in order of submission.
 
     Args:
         count: of threads, at least 1.
@@ -35,22 +34,22 @@ class Workers:
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._asked: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = (
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = (
             SimpleQueue()
         )
         self._over: Future[None] = Future()
         threads = [
-            threading.Thread(target=_work, args=(self._asked,), name=f"{name}_{at}", daemon=True)
+            threading.Thread(target=_work, args=(self._queue,), name=f"{name}_{at}", daemon=True)
             for at in range(count)
         ]
         for thread in threads:
             thread.start()
         self._end = weakref.finalize(
-            self, _ended, self._asked, threads
+            self, _ended, self._queue, threads
         )  # also where nobody calls `close`, and when Python ends
 
-    def ask(self, do: Callable[..., T], *given: Any) -> Future[T]:
-        """What `do(*given)` will return or raise.
+    def submit(self, do: Callable[..., T], *given: Any) -> Future[T]:
+        """Run `do(*given)` in a thread; return the future of its result.
 
         Raises:
             RuntimeError: closed before.
@@ -58,11 +57,11 @@ class Workers:
         if self._over.done():
             raise RuntimeError("it was closed: make a new one")
         future: Future[T] = Future()
-        self._asked.put((future, do, given))
+        self._queue.put((future, do, given))
         return future
 
     def result(self, future: Future[T]) -> T:
-        """What was asked for, waited for until `close` is called.
+        """Wait for a future, until it is done or `close` is called.
 
         Raises:
             Exception: whatever doing it raised.
@@ -76,14 +75,14 @@ class Workers:
         return future.result()
 
     def close(self) -> None:
-        """Begin nothing more, let all who wait go, and wait a moment for what is being done."""
+        """Start nothing more, release all waiting threads, and wait a moment for running tasks."""
         if not self._over.done():
             self._over.set_result(None)
         self._end()
 
 
-def _work(asked: SimpleQueue[Any]) -> None:
-    while (item := asked.get()) is not None:
+def _work(queue: SimpleQueue[Any]) -> None:
+    while (item := queue.get()) is not None:
         future, do, given = item
         if future.set_running_or_notify_cancel():
             try:
@@ -93,14 +92,14 @@ def _work(asked: SimpleQueue[Any]) -> None:
         del item, future, do, given  # or the last batch would stay until the next one is made
 
 
-def _ended(asked: SimpleQueue[Any], threads: Sequence[threading.Thread]) -> None:
+def _ended(queue: SimpleQueue[Any], threads: Sequence[threading.Thread]) -> None:
     try:
-        while (item := asked.get_nowait()) is not None:
+        while (item := queue.get_nowait()) is not None:
             item[0].cancel()
     except Empty:
         pass
     for _ in threads:
-        asked.put(None)
+        queue.put(None)
     until = time.monotonic() + PATIENCE_S
     for thread in threads:
         if (

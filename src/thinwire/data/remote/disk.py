@@ -1,4 +1,4 @@
-"""What was fetched, kept on a disk up to a size: the least recently used goes first.
+"""Keep fetched data on a disk up to a size; the least recently used goes first.
 
 An entry is one file, named by a digest of its key, that ends with a checksum of its bytes; a
 damaged one is fetched again. Any number of processes may use a cache at once: of those that want
@@ -24,7 +24,7 @@ from thinwire.words import told
 FOOTER = struct.Struct("<4sIQ")  # MAGIC, CRC-32 of the bytes, how many there are
 MAGIC = b"tw01"
 LIMIT_BYTES = 20 * 10**9
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskCache:
@@ -54,19 +54,19 @@ class DiskCache:
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def get(self, key: str, fetch: Callable[[], bytes]) -> memoryview:
-        """The bytes of a key, fetched if they are not there, and mapped into memory.
+        """Return the bytes of a key, mapped into memory; fetch them if they are not there.
 
         Raises:
             DataError: whatever `fetch` raises; no room; or one entry larger than the limit.
         """
         path = self._path(key)
         try:
-            if (found := _opened(path)) is not None:
-                return found
+            if (opened := _opened(path)) is not None:
+                return opened
             self.folder.mkdir(parents=True, exist_ok=True)
             with claimed(path):
-                if (found := _opened(path)) is not None:
-                    return found
+                if (opened := _opened(path)) is not None:
+                    return opened
                 data = fetch()
                 if len(data) > self.limit_bytes:
                     raise DataError(
@@ -86,14 +86,14 @@ class DiskCache:
             ) from error
 
     def fetched_elsewhere(self, key: str) -> bool:
-        """Whether another host, with which this folder is shared, is fetching the entry now."""
+        """Whether another host that shares this folder is fetching the entry now."""
         return held_elsewhere(self._path(key))
 
     def _path(self, key: str) -> Path:
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def used_bytes(self) -> int:
-        """Of all entries."""
+        """The bytes of all entries."""
         return sum(size for _, size, _ in self._entries())
 
     def _put(self, path: Path, data: bytes) -> None:
@@ -106,14 +106,14 @@ class DiskCache:
                 with claimed(
                     self.folder / "room"
                 ):  # or several, each finding room for one, would go beyond the limit
-                    self._make_room(len(data))
+                    self._free_space(len(data))
                     os.replace(ours, path)
                 return
             except OSError as error:
                 ours.unlink(missing_ok=True)
-                if error.errno not in NO_ROOM:
+                if error.errno not in DISK_FULL:
                     raise
-                if not retry or not self._make_room(
+                if not retry or not self._free_space(
                     self.limit_bytes // 2
                 ):  # the disk is smaller than the limit says
                     raise DataError(
@@ -121,8 +121,8 @@ class DiskCache:
                         "make some, or set THINWIRE_CACHE elsewhere"
                     ) from error
 
-    def _make_room(self, wanted: int) -> int:
-        """Evict until so many bytes fit; how many entries went."""
+    def _free_space(self, wanted: int) -> int:
+        """Delete entries until the wanted bytes fit; return how many were deleted."""
         for path in left_behind(self.folder):
             path.unlink(missing_ok=True)
         entries = sorted(self._entries())
@@ -135,8 +135,8 @@ class DiskCache:
         return gone
 
     def _entries(self) -> list[tuple[int, int, Path]]:
-        """When each was last used, its size and its place."""
-        found = []
+        """Return the last use, the size and the path of each entry."""
+        opened = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as each:
             for entry in each:
                 if not entry.name.endswith((LOCK, PARTIAL)):
@@ -144,14 +144,14 @@ class DiskCache:
                         FileNotFoundError
                     ):  # another process has just evicted it
                         about = entry.stat()
-                        found.append(
+                        opened.append(
                             (about.st_mtime_ns, about.st_size - FOOTER.size, Path(entry.path))
                         )
-        return found
+        return opened
 
 
 def _opened(path: Path) -> memoryview | None:
-    """The bytes of an entry; `None` where it is absent or damaged."""
+    """Return the bytes of an entry; `None` if it is absent or damaged."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

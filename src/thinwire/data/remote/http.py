@@ -1,5 +1,5 @@
-"""Ranges of a file on an HTTP server, whatever the line does: a connection that is cut, stalls or
-trickles is made anew where it stopped.
+"""Read ranges of a file on an HTTP server. A connection that is cut, stalls or is too slow is
+replaced, and continues where it stopped.
 
 Nothing that a server says is taken on trust: of what length the file is, which part of it comes,
 and that it is still the same file, every answer must say alike (RFC 9110, sections 13.1.5 and
@@ -38,19 +38,19 @@ AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class About:
-    """A file elsewhere: its size, and what changes with its content; empty where nothing is told
-    that would."""
+    """A file elsewhere: its size, and a version that changes with its content; empty if the server
+    gives none."""
 
     size: int
     version: str
 
 
 class _AgainError(Exception):
-    """Something that may be gone at the next try."""
+    """An error that may be gone at the next try."""
 
 
 class Http:
-    """Files by their addresses, `http://` or `https://`.
+    """Files by their `http://` or `https://` URLs.
 
     Args:
         stall_s: how long a connection may be silent.
@@ -75,7 +75,7 @@ class Http:
         )
 
     def about(self, url: str) -> About:
-        """The size and version of a file.
+        """Return the size and version of a file.
 
         Raises:
             DataError: it cannot be had, or the server tells no size.
@@ -84,8 +84,8 @@ class Http:
         return self._read(url, 0, 1, None, got)
 
     def read(self, url: str, begin: int, end: int, about: About) -> bytes:
-        """The bytes from `begin` to `end` of the file that `about` says; of any version, if it says
-        none.
+        """Return the bytes from `begin` to `end` of the file as `about` describes it; of any
+        version if that is empty.
 
         Raises:
             DataError: they cannot be had, or are of another file by now.
@@ -121,7 +121,7 @@ class Http:
                 self._sleep(_pause(failures, error))
 
     def _once(self, url: str, begin: int, end: int, about: About | None, got: bytearray) -> About:
-        """One connection: what it brings is added to `got`, even where it fails."""
+        """Read over one connection; what it brings is added to `got`, even if it fails."""
         start = begin + len(got)
         headers = {
             "Range": f"bytes={start}-{end - 1}",
@@ -146,20 +146,21 @@ class Http:
                 f"{url!r} is no address that can be read ({error}); give http://HOST/PATH"
             ) from error
         with contextlib.closing(answer):
-            found, first = _told_by(url, answer, start)
+            described, first = _described_by(url, answer, start)
             if about is not None and (
-                found.size != about.size or (about.version and found.version != about.version)
+                described.size != about.size
+                or (about.version and described.version != about.version)
             ):
                 raise DataError(
                     f"{url!r} has changed while it was read (size {about.size}, version "
-                    f"{about.version!r}; now {found.size}, "
-                    f"{found.version!r}): start again once it stays as it is"
+                    f"{about.version!r}; now {described.size}, "
+                    f"{described.version!r}): start again once it stays as it is"
                 )
-            self._take(answer, first, start, min(end, found.size), got)
-        return found
+            self._take(answer, first, start, min(end, described.size), got)
+        return described
 
     def _take(self, answer: Any, first: int, start: int, end: int, got: bytearray) -> None:
-        """What the connection brings of `start` to `end`; it may begin before that."""
+        """Take what the connection brings of `start` to `end`; it may begin before that."""
         skip, wanted = start - first, end - start
         since, here = time.monotonic(), 0
         while wanted > 0:
@@ -177,8 +178,8 @@ class Http:
                 since, here = time.monotonic(), 0
 
 
-def _told_by(url: str, answer: Any, start: int) -> tuple[About, int]:
-    """What an answer says of the whole file, and from which byte it begins."""
+def _described_by(url: str, answer: Any, start: int) -> tuple[About, int]:
+    """Return what an answer says about the whole file, and its first byte."""
     length = answer.headers.get("Content-Length")
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     if answer.status == 200:  # the server knows no ranges, and sends all of it
@@ -227,7 +228,7 @@ def _refused(url: str, error: urllib.error.HTTPError, start: int, about: About |
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What urllib has wrapped, which says no less."""
+    """Return the error that urllib has wrapped."""
     return (
         error.reason
         if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException)
@@ -236,10 +237,10 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _pause(failures: int, error: Exception) -> float:
-    """Seconds until the next try: twice as long each time and never the same for all hosts, or what
-    the server asked for."""
-    asked = next((float(note) for note in getattr(error, "__notes__", ()) if note), 0.0)
+    """Return the seconds until the next try: doubled each time, with jitter, or what the server
+    asked for."""
+    retry_after_s = next((float(note) for note in getattr(error, "__notes__", ()) if note), 0.0)
     return min(
         LONGEST_PAUSE_S,
-        max(asked, FIRST_PAUSE_S * 2.0 ** (failures - 1) * random.uniform(0.5, 1.0)),
+        max(retry_after_s, FIRST_PAUSE_S * 2.0 ** (failures - 1) * random.uniform(0.5, 1.0)),
     )

@@ -1,5 +1,5 @@
-"""Say where an address of data may lead: by a redirect of its server, or by a list of files that
-was fetched.
+"""Decide where a URL of data may lead: by a redirect of its server, or by a list of files that was
+fetched.
 
 A user has chosen to trust one host. What that host says is followed to the same host, and to others
 that the user allows; never to a file here, never from https to http, and never from outside to an
@@ -22,7 +22,7 @@ HTTP = ("http", "https")
 
 
 class Leads(urllib.request.HTTPRedirectHandler):
-    """Follow redirects of one address, as far as they are allowed.
+    """Follow redirects of one URL, as far as they are allowed.
 
     Args:
         origin: the address.
@@ -33,8 +33,8 @@ class Leads(urllib.request.HTTPRedirectHandler):
         self._origin, self._hosts = origin, hosts
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """What opens http and https, and nothing else: urllib's own opens files, FTP and data in an
-        address, too."""
+        """Return an opener for http and https only: urllib's own also opens files, FTP and data
+        URLs."""
         made = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -67,16 +67,14 @@ class Leads(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
-def must_be_allowed(
-    said_by: str, to: str, hosts: Collection[str], origin: str | None = None
-) -> str:
-    """Return `to`, if what was read at `said_by` may lead there.
+def must_be_allowed(source: str, to: str, hosts: Collection[str], origin: str | None = None) -> str:
+    """Return `to`, if what was read at `source` may lead there.
 
     Args:
-        said_by: the address whose server, or whose list, says so.
+        source: the address whose server, or whose list, says so.
         to: where that leads.
         hosts: names of hosts that are allowed.
-        origin: the address that was asked for at first; `said_by` where it is not given.
+        origin: the address that was asked for at first; `source` where it is not given.
 
     Raises:
         DataError: it may not.
@@ -90,15 +88,15 @@ def must_be_allowed(
         thinwire.errors.DataError: 'https://host/set/' leads to 'https://other/a.txt', on another host: if that is right, allow it with \
 --data-hosts other (hosts= in Python)
     """
-    origin = said_by if origin is None else origin
-    start = f"{said_by!r} leads to {to!r}"
+    origin = source if origin is None else origin
+    start = f"{source!r} leads to {to!r}"
     host, own = host_of(to), host_of(origin)
     if host is None:
         raise DataError(
             f"{start}, which is no address that a server may lead to: only http:// and https:// "
             "are followed"
         )
-    if urlsplit(said_by).scheme.lower() == "https" and urlsplit(to).scheme.lower() == "http":
+    if urlsplit(source).scheme.lower() == "https" and urlsplit(to).scheme.lower() == "http":
         raise DataError(
             f"{start}, from https to http, where anybody on the way can read and change it: ask "
             "whoever serves it for https"
@@ -123,8 +121,7 @@ def must_be_allowed(
 
 
 def host_of(url: str) -> str | None:
-    """Return the name of the host of an http or https address, in small letters; None where it is
-    no such address.
+    """Return the host name of an http or https URL in lower case; None for other text.
 
     Example:
         >>> host_of("https://Data.Example:8443/a"), host_of("file:///etc/passwd"), host_of("http://")
@@ -138,7 +135,7 @@ def host_of(url: str) -> str | None:
 
 
 def host_names(text: str) -> tuple[str, ...]:
-    """Return the host names of a list with commas between.
+    """Return the host names of a comma-separated list.
 
     Raises:
         ValueError: one of them is no bare name or address of a host.
@@ -161,13 +158,13 @@ def host_names(text: str) -> tuple[str, ...]:
 
 
 def _inside(host: str) -> set[str]:
-    """Return those addresses of a host that are not on the public internet; none where this machine
+    """Return the addresses of a host that are not on the public internet; none if this machine
     cannot resolve it (a proxy may)."""
     try:
-        found = {str(each[4][0]).partition("%")[0] for each in socket.getaddrinfo(host, None)}
+        addresses = {str(each[4][0]).partition("%")[0] for each in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
         return set()
-    return {address for address in found if not _public(address)}
+    return {address for address in addresses if not _public(address)}
 
 
 def _public(address: str) -> bool:

@@ -1,5 +1,5 @@
-"""Hosts that fetch for each other: every shard has one host that fetches it from afar, and the
-others have it from that one.
+"""Let hosts fetch for each other: one host fetches each shard from the server, and the others from
+that host.
 
     THINWIRE_PEERS=10.0.0.1:7700,10.0.0.2:7700        the hosts' addresses on the fast link, in the order of torchrun's nodes
 
@@ -54,7 +54,7 @@ class Peers:
         self._warned = False
 
     def fetch(self, sha256: str, size: int, from_afar: Callable[[], bytes]) -> bytes:
-        """The bytes with that checksum: from the peer whose they are, or from afar."""
+        """Return the bytes with that checksum: from the peer that has them, or from the server."""
         owner = int(sha256[:8], 16) % len(self.addresses)
         if owner == self.own:
             return from_afar()
@@ -77,7 +77,7 @@ class Peers:
         return data
 
     def serve(self, find: Callable[[str], Bytes]) -> None:
-        """Hand out what `find` has for a checksum (it raises `LookupError` for others), until
+        """Serve what `find` returns for a checksum (it raises `LookupError` for others), until
         `close`.
 
         Raises:
@@ -99,7 +99,7 @@ class Peers:
                     self.wfile.write(data)
 
             def log_message(self, *_: object) -> None:
-                """Nothing: it would go to the console."""
+                """Print nothing on the console."""
 
         host, _, port = self.addresses[self.own].rpartition(":")
         try:
@@ -115,7 +115,7 @@ class Peers:
         ).start()
 
     def close(self) -> None:
-        """Hand out nothing more."""
+        """Stop serving."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -123,11 +123,13 @@ class Peers:
 
 
 def peers_from(environ: dict[str, str] | None = None) -> Peers | None:
-    """The peers that the environment names; `None` where it names none.
+    """Return the peers that the environment names; `None` if it names none.
 
     Raises:
         DataError: as `Peers`.
     """
     environ = env.copy() if environ is None else environ
-    said = [address.strip() for address in environ.get(PEERS, "").split(",") if address.strip()]
-    return Peers(said, int(environ.get("GROUP_RANK", "0"))) if said else None
+    addresses = [
+        address.strip() for address in environ.get(PEERS, "").split(",") if address.strip()
+    ]
+    return Peers(addresses, int(environ.get("GROUP_RANK", "0"))) if addresses else None

@@ -1,5 +1,4 @@
-"""Files elsewhere as files here: read in blocks, each fetched when it is first read and kept on the
-disk.
+"""Read remote files like local ones: in blocks, each fetched at its first use and kept on disk.
 
 https://host/a.jsonl.zst        an HTTP server; https://host/corpus/ lists its files in files.txt,
 one name a line s3://bucket/corpus/             an object store, through fsspec and its own package
@@ -16,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
-from thinwire.data._asked import extra
+from thinwire.data._specs import extra
 from thinwire.data.corpus.files import is_text_file
 from thinwire.data.remote.disk import DiskCache
 from thinwire.data.remote.http import About, Http
@@ -39,17 +38,17 @@ VERSIONS = (
 
 
 class Store(Protocol):
-    """Where files lie: an HTTP server or an object store."""
+    """An HTTP server or an object store."""
 
     def about(self, url: str) -> About:
-        """The size and version of a file.
+        """Return the size and version of a file.
 
         Raises:
             DataError: there is none, or it cannot be had.
         """
 
     def read(self, url: str, begin: int, end: int, about: About) -> bytes:
-        """The bytes from `begin` to `end`.
+        """Return the bytes from `begin` to `end`.
 
         Raises:
             DataError: they cannot be had, or are of another file by now.
@@ -78,7 +77,7 @@ class Objects:
     def about(self, url: str) -> About:
         # which would tell what was there when the folder was listed
         self._system.invalidate_cache()
-        info = self._asked(url, self._system.info)
+        info = self._request(url, self._system.info)
         if info.get("type") == "directory" or info.get("size") is None:
             raise DataError(
                 f"{url!r} is no file of a known size; give a file, or a folder with a / at its end"
@@ -87,7 +86,7 @@ class Objects:
         return About(int(info["size"]), str(version))
 
     def read(self, url: str, begin: int, end: int, about: About) -> bytes:
-        data: bytes = self._asked(
+        data: bytes = self._request(
             url, lambda path: self._system.cat_file(path, start=begin, end=end)
         )
         if len(data) != end - begin:
@@ -102,14 +101,14 @@ class Objects:
         return data
 
     def below(self, url: str) -> list[str]:
-        """The addresses of all files below a folder, sorted."""
-        found = self._asked(url, self._system.find)
-        return sorted(str(self._system.unstrip_protocol(path)) for path in found)
+        """List the URLs of all files below a folder, sorted."""
+        files = self._request(url, self._system.find)
+        return sorted(str(self._system.unstrip_protocol(path)) for path in files)
 
-    def _asked(self, url: str, ask: Callable[[str], Any]) -> Any:
+    def _request(self, url: str, call: Callable[[str], Any]) -> Any:
         try:
             with self._turn:
-                return ask(self._system._strip_protocol(url))
+                return call(self._system._strip_protocol(url))
         except (
             Exception
         ) as error:  # whatever the store's own client may raise; the user needs its line only
@@ -120,7 +119,7 @@ class Objects:
 
 
 def is_address(source: str) -> bool:
-    """Whether a text is named by an address.
+    """Whether a text is named by a URL.
 
     Example:
         >>> is_address("https://host/a.txt"), is_address("s3://bucket/"), is_address("notes/a.txt"), is_address("hf:name")
@@ -130,7 +129,7 @@ def is_address(source: str) -> bool:
 
 
 def store_of(url: str, hosts: Collection[str] = ()) -> Store:
-    """Return what reads at an address. hosts: that it may lead to, beside its own.
+    """Return the store of a URL. hosts: other hosts that it may lead to.
 
     Raises:
         DataError: nothing can be read there.
@@ -146,8 +145,7 @@ def store_of(url: str, hosts: Collection[str] = ()) -> Store:
 
 
 def files_at(url: str, store: Store | None = None, hosts: Collection[str] = ()) -> list[str]:
-    """The addresses of the text files that a source means: itself, or those below it if it ends
-    with a `/`.
+    """List the URLs of the text files of a source: itself, or those below it if it ends with a `/`.
 
     Args:
         url: the source.
@@ -161,37 +159,37 @@ def files_at(url: str, store: Store | None = None, hosts: Collection[str] = ()) 
     if not url.endswith("/"):
         return [url]
     if isinstance(store, Objects):
-        found = [each for each in store.below(url) if is_text_file(each.removeprefix(url))]
+        files = [each for each in store.below(url) if is_text_file(each.removeprefix(url))]
     else:
         listing = joined(url, FILES)
         about = store.about(listing)
         names = store.read(listing, 0, about.size, about).decode(errors="replace").split("\n")
-        found = [
+        files = [
             must_be_allowed(listing, joined(url, name.strip()), hosts)
             for name in names
             if name.strip()
         ]
-    if not found:
+    if not files:
         raise DataError(
             f"{url!r} holds no text files; put some "
             f"there{'' if isinstance(store, Objects) else f', and their names in {FILES}'}"
         )
-    return found
+    return files
 
 
-def joined(place: str, name: str) -> str:
-    """The address of a file below a place that ends with a `/`.
+def joined(location: str, name: str) -> str:
+    """Return the URL of a file below a location that ends with a `/`.
 
     Example:
         >>> joined("https://host/set/", "my file"), joined("s3://bucket/set/", "my file")
         ('https://host/set/my%20file', 's3://bucket/set/my file')
     """
-    is_http = urlsplit(place).scheme.lower() in HTTP  # `urljoin` knows no other schemes
-    return urljoin(place, quote(name, safe=string.punctuation)) if is_http else place + name
+    is_http = urlsplit(location).scheme.lower() in HTTP  # `urljoin` knows no other schemes
+    return urljoin(location, quote(name, safe=string.punctuation)) if is_http else location + name
 
 
 def name_of(url: str) -> str:
-    """The last part of an address's path, whose suffixes say what it is.
+    """Return the last part of a URL's path, whose suffixes say what the file is.
 
     Example:
         >>> name_of("https://host/a/letters.jsonl.zst?key=1")
@@ -201,7 +199,7 @@ def name_of(url: str) -> str:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file elsewhere, to be read and sought in like one here.
+    """A remote file that can be read and sought like a local one.
 
     Args:
         url: its address.
@@ -235,12 +233,12 @@ class RemoteFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        room = memoryview(buffer).cast("B")
-        if self._at >= self.about.size or not len(room):
+        view = memoryview(buffer).cast("B")
+        if self._at >= self.about.size or not len(view):
             return 0
         number, offset = divmod(self._at, self._block_bytes)
-        data = self._block(number)[offset : offset + len(room)]
-        room[: len(data)] = data
+        data = self._block(number)[offset : offset + len(view)]
+        view[: len(data)] = data
         self._at += len(data)
         return len(data)
 

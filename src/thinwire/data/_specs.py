@@ -1,4 +1,4 @@
-"""What a user wrote, taken apart: `word,key=value,key=value`; and what they may have meant."""
+"""Read what a user wrote as `word,key=value,key=value`, and suggest what it may have meant."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from thinwire import words
 from thinwire.errors import DataError
 
 
-def settings(spoken: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The word before the first comma, and the settings after it.
+def settings(spec: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the word before the first comma, and the settings after it.
 
     Raises:
-        DataError: a piece that is no `key=value`, a key that is not among `known` or comes twice,
+        DataError: a piece that is no `key=value`, a key that is not among `allowed` or comes twice,
             or a key without a value.
 
     Example:
@@ -25,31 +25,30 @@ def settings(spoken: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
         ...
         thinwire.errors.DataError: bpe: expected key=value, got 'vocab'; bpe has: vocab
     """
-    word, said = words.pieces(spoken)
+    word, pairs = words.pieces(spec)
     problems: list[str] = []
-    given = words.settings(word, said, dict.fromkeys(known, str), problems)
+    given = words.settings(word, pairs, dict.fromkeys(allowed, str), problems)
     if problems:
         raise DataError("\n".join(problems))
     return word, given
 
 
-def path_from(spoken: str, what: str) -> Path:
-    """The path that was given for a `what`, once it is known that the file system can be asked for
-    it."""
+def path_from(spec: str, what: str) -> Path:
+    """Return the path that was given for a `what`, if the file system accepts it."""
     try:
-        path = Path(spoken).expanduser()
+        path = Path(spec).expanduser()
         path.exists()
     except (
         OSError,
         RuntimeError,
     ) as error:  # a name too long, a folder that may not be entered, a user without a home
-        raise DataError(f"the {what} {spoken!r} cannot be read: {words.told(error)}") from error
+        raise DataError(f"the {what} {spec!r} cannot be read: {words.told(error)}") from error
     return path
 
 
 def absent(path: Path, others: Sequence[str] = ()) -> str:
-    """Where a path stops existing and what stands there instead; `others` are what else may be said
-    in place of a path."""
+    """Describe where a path stops existing and what exists there; `others` are other values that
+    are allowed in its place."""
     parent = path.parent
     if not parent.is_dir():
         return f"the folder {str(parent)!r} does not exist{words.near(str(path), others, 3)}"
@@ -65,7 +64,7 @@ def absent(path: Path, others: Sequence[str] = ()) -> str:
 
 @contextmanager
 def extra(what: str, name: str = "train") -> Iterator[None]:
-    """Around the import of an optional package, which the extra `name` of thinwire brings, for a
+    """Wrap the import of an optional package that the extra `name` of thinwire installs, for a
     `what` that needs it."""
     try:
         yield
