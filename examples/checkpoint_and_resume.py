@@ -1,11 +1,11 @@
-"""Stopped in the middle and resumed, the loss goes on bit for bit.
+"""Stop in the middle of training and resume; the loss continues bit for bit.
 
     torchrun --standalone --nproc-per-node=2 examples/checkpoint_and_resume.py
 
-It trains twice: once without a stop, and once to the middle, from where another model, optimiser
-and syncer go on with nothing but what torch's distributed checkpoint (DCP) has on disk. The stop
-comes at a bad moment: every rank has weights of its own, and a fragment is in the air. Started
-alone, it is a world of one.
+It trains twice: once without a stop, and once to the middle. From there another model, optimiser
+and syncer continue from what torch's distributed checkpoint (DCP) has on disk. The stop comes at a
+bad moment: every rank has weights of its own, and a fragment is in flight. Without torchrun it is a
+single rank.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STRATEGY = thinwire.recipes.streaming_diloco(period=8, fragments=2, tau=2, lr=0.
 def train(
     batches: Batches, steps: range, seed: int, load: Path | None = None, save: Path | None = None
 ) -> tuple[list[float], Tensor]:
-    """The losses of these steps on this rank, and its weights at their end."""
+    """Train these steps; return their losses on this rank, and its weights at the end."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig(context=CONTEXT, layers=2, heads=4, width=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

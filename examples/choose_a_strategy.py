@@ -1,5 +1,4 @@
-"""Choose a strategy before you train: what it is, what it would send, what is refused, and how to
-write it down.
+"""Choose a strategy before you train: print what it sends, what is refused, and its TOML.
 
     python examples/choose_a_strategy.py
 

@@ -1,11 +1,10 @@
-"""Any Hugging Face model in a plain torch loop: local steps, deltas in 4 bits, and the weights that
-ranks share.
+"""Train any Hugging Face model in a plain torch loop, by local steps whose deltas travel in 4 bits.
 
     torchrun --standalone --nproc-per-node=2 examples/hugging_face_model.py
 
 The strategy is written out as its four slots: DiLoCo's (Douillard et al. 2023, arXiv:2311.08105)
-with another `what`. Between two rounds each rank has weights of its own, so it is the common ones
-that are validated and saved. Started alone, it is a world of one.
+with another `what`. Between two rounds each rank has weights of its own, so the loop validates and
+saves the common ones. Without torchrun it is a single rank.
 """
 
 import argparse

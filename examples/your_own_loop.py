@@ -1,9 +1,9 @@
-"""A loop of your own, and the two lines that Thinwire adds to it.
+"""Train in a loop of your own, with the two lines that Thinwire adds to it.
 
     torchrun --standalone --nproc-per-node=2 examples/your_own_loop.py
 
-Each rank reads its own batches; the gradients travel as PowerSGD's thin factors. Started alone, it
-is a world of one.
+Each rank reads its own batches, and gradients travel as PowerSGD's thin factors. Without torchrun
+it is a single rank.
 """
 
 import argparse

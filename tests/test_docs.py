@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts import docs_tables
+from scripts import docs_recipes, docs_tables
 from tests.members import INTERFACES, ROOT, files, load
 from thinwire import recipes
 
@@ -125,5 +125,12 @@ def test_the_table_of_codecs_states_their_traits() -> None:
 
 
 def test_every_recipe_is_in_the_table() -> None:
-    table = (DOCS / "members.md").read_text(encoding="utf-8")
+    table = docs_recipes.on_page_markdown((DOCS / "members.md").read_text(encoding="utf-8"))
     assert [recipe for recipe in recipes.names() if f"| `{recipe}`" not in table] == []
+
+
+def test_the_table_of_recipes_states_their_slots_bits_and_papers() -> None:
+    slots = "`every(100)`, `identity()`, `native()`, `deltas(nesterov())`"
+    papers = "arXiv:2311.08105, arXiv:2503.09799"
+    assert docs_recipes.row("diloco") == f"| `diloco` | {slots} | 0.56 | {papers} |"
+    assert docs_recipes.row("lag").count("by data") == 1

@@ -12,10 +12,10 @@ from thinwire.core import Bucket, Leaf, Outer, State
 from thinwire.on.outer import optim
 
 Store: TypeAlias = Literal["bf16"] | None
-Place: TypeAlias = Literal["cpu"] | None
+Device: TypeAlias = Literal["cpu"] | None
 
 
-def misfits(target: str, outer: Outer | None, store: Store, place: Place) -> list[str]:
+def misfits(target: str, outer: Outer | None, store: Store, device: Device) -> list[str]:
     """Say what is wrong with these settings of a target."""
     reasons = []
     if store not in (None, "bf16"):
@@ -26,19 +26,19 @@ def misfits(target: str, outer: Outer | None, store: Store, place: Place) -> lis
             "bfloat16 can hold, so they would stand still. "
             "Take nesterov(…) or sgd(…), or place='cpu' to save an accelerator's memory"
         )
-    if place not in (None, "cpu"):
+    if device not in (None, "cpu"):
         reasons.append(
-            f"{target}(place={place!r}): choose 'cpu', or None for where the parameters are"
+            f"{target}(place={device!r}): choose 'cpu', or None for where the parameters are"
         )
     return reasons
 
 
-def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, place: Place) -> State:
+def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, device: Device) -> State:
     """Make an anchor and the outer optimiser's state for it.
 
     Args:
         store: "bf16" stores float32 in bfloat16; float64 is never narrowed.
-        place: "cpu" stores all of it in the memory of the host.
+        device: "cpu" stores all of it in the memory of the host.
     """
     state = State(
         {"anchor": Leaf(anchor, "replicated", bucket.spec)},
@@ -46,10 +46,9 @@ def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, place: 
     )
     for _, leaf in state.walk():
         narrow = leaf.spec is not None and store == "bf16" and leaf.value.dtype == torch.float32
-        device = (
-            leaf.value.device if leaf.value.is_meta else place or leaf.value.device
-        )  # a meta tensor has no storage to move: `thinwire recipes` only counts it
-        leaf.value = leaf.value.to(device, torch.bfloat16 if narrow else leaf.value.dtype)
+        # a meta tensor has no storage to move: `thinwire recipes` only counts it
+        stored_on = leaf.value.device if leaf.value.is_meta else device or leaf.value.device
+        leaf.value = leaf.value.to(stored_on, torch.bfloat16 if narrow else leaf.value.dtype)
     return state
 
 
