@@ -205,12 +205,12 @@ def _without(
     What is flat over a span is added to, so the rest of the change is known. Other state (a
     warm start, a threshold) is taken back only where nothing has been built on it.
     """
-    adds = leaf.spec is not None and leaf.kind != "private"
+    is_sum = leaf.spec is not None and leaf.kind != "private"
     if names is not None:
-        if not adds:
+        if not is_sum:
             return
         before = restore_entries(leaf, before, after, names)
-    off = leaf.unpack(before) - leaf.unpack(after) if adds else None
+    off = leaf.unpack(before) - leaf.unpack(after) if is_sum else None
     for track in later:
         for j, (own, _, then, fade) in enumerate(track.changed):
             if own is leaf:

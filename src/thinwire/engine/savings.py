@@ -21,7 +21,7 @@ def warn_if_little(
     """Warn, on rank 0, where a lossy codec sends hardly fewer bytes over its route than exact
     values would, and say which parameters.
 
-    Nothing is said where the data decides how many bytes there are.
+    It does not warn where the data decides how many bytes there are.
     """
     what = strategy.what
     exact_bytes = sum(bucket.spec.numel * bucket.spec.dtype.itemsize for bucket in buckets)

@@ -113,7 +113,7 @@ class nesterov(Outer):
         return _velocity(spec, anchor)
 
     def update(self, anchor: Tensor, delta: Tensor, state: State, spec: Spec) -> Tensor:
-        assert self.lr is not None, "settled before"
+        assert self.lr is not None, "bound before"
         velocity = state["velocity"]
         moved = velocity.flat = torch.mul(
             velocity.flat, self.momentum, out=memory.empty_like(delta)
