@@ -5,7 +5,7 @@ from tests.how.flights import bucket, fly, partners, values
 from thinwire.core import Codec, Route
 from thinwire.errors import StrategyError
 from thinwire.how import direct, gossip, hierarchical, native, ring, server, tree
-from thinwire.how._plan import added
+from thinwire.how._sums import added
 from thinwire.on import parameters
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route

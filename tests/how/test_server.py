@@ -91,7 +91,7 @@ def test_a_server_that_is_missing_is_refused_at_attach() -> None:
     ("route", "codec", "told"),
     [
         (server(), topk(0.1), "Use back=identity"),
-        (server(back=identity()), lowrank(2), "speaks in several rounds or parts. Use back=None"),
+        (server(back=identity()), lowrank(2), "sends in several rounds or parts. Use back=None"),
     ],
     ids=repr,
 )

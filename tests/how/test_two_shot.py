@@ -93,9 +93,9 @@ def test_all_ranks_decode_what_the_owner_sent_the_owner_too() -> None:
         (
             two_shot(back=identity()),
             lowrank(2),
-            "lowrank(rank=2) speaks in several rounds or parts",
+            "lowrank(rank=2) sends in several rounds or parts",
         ),
-        (two_shot(back=by_role()), uniform(4), "speaks in several rounds or parts"),
+        (two_shot(back=by_role()), uniform(4), "sends in several rounds or parts"),
     ],
     ids=repr,
 )

@@ -1,5 +1,5 @@
-"""Spans that go straight to their owners, and their sums straight back: what `two_shot`, `direct`
-and `server` have in common."""
+"""Send spans straight to their owners, and sums straight back: the base of `two_shot`, `direct` and
+`server`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from thinwire.core import Codec, Coder, Grain, Link, Packet, RankContext, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.how._plan import Again, Message, Move, Planned, largest
+from thinwire.how._moves import Message, Move
+from thinwire.how._plan import Planned, largest
+from thinwire.how._sums import SumCoder
 
 SLOT_BYTES = 1 << 20
 """Messages of this size and above go in slots, where nobody has measured the link."""
@@ -22,18 +24,16 @@ is more (docs/wire.md)."""
 
 
 class Star(Planned):
-    """Each span has an owner, all ranks by default. A rank's messages start at itself and go round,
-    so that no two meet at one owner.
+    """A plan in which each span has an owner; by default every rank owns one.
 
-    Where fewer ranks own, each starts at an owner of its own; where more than half own, in slots.
-    Where all own, in slots if messages are
-    large: a rank that were ahead would send to an owner that still hears another, both would be
-    slow, and ranks drift further apart.
+    A rank sends to the ranks after it in turn, so that no two messages meet at one owner. Where
+    fewer ranks own, each starts at another owner. Where more than half own, messages go in slots.
+    Where all own, they go in slots if they are large: a rank that is ahead would send to an owner
+    that still receives another message, both would be slow, and ranks would drift further apart.
     """
 
     slot_bytes: int | None = SLOT_BYTES
-    """Messages of so many bytes and more go in slots; `None`: as the link asks, where it is
-    measured."""
+    """Messages of so many bytes and more go in slots; `None`: by the measured link."""
 
     def __post_init__(self) -> None:
         if self.slot_bytes is not None and self.slot_bytes < 0:
@@ -56,12 +56,14 @@ class Star(Planned):
 
     @property
     def back(self) -> Codec | None:
-        """The codec of the sums; `None` for the coder that opens the codec's own packets, or for
-        none where payloads add unopened."""
+        """Return the codec of the sums.
+
+        `None`: the coder of the codec's own packets, or none where payloads add unopened.
+        """
         return None
 
     def owners(self, world: int) -> Sequence[int]:
-        """The places that own a span each, in the spans' order."""
+        """Return the ranks of the group that own a span each, in the spans' order."""
         return range(world)
 
     def chunks(self, world: int) -> int:
@@ -70,23 +72,23 @@ class Star(Planned):
     def owner(self, chunk: int, world: int) -> int:
         return self.owners(world)[chunk]
 
-    def moves(self, place: int, world: int) -> tuple[Move, ...]:
+    def moves(self, group_rank: int, world: int) -> tuple[Move, ...]:
         if world == 1:
             return ()
         owned = {owner: j for j, owner in enumerate(self.owners(world))}
-        away = _away(place, world, owned)
-        mine, others = owned.get(place), [(place + k) % world for k in range(1, world)]
+        away = _away(group_rank, world, owned)
+        mine, others = owned.get(group_rank), [(group_rank + k) % world for k in range(1, world)]
         if self._crowded(world):
-            return _slots(place, world, owned)
+            return _slots(group_rank, world, owned)
         there = tuple(Message(owner, parts=(owned[owner],)) for owner in away)
-        heard = (
+        received = (
             tuple(Message(peer, parts=(mine,), raw=frozenset((mine,))) for peer in reversed(others))
             if mine is not None
             else ()
         )
         back = tuple(Message(peer, wholes=(mine,)) for peer in others) if mine is not None else ()
         return (
-            Move(there, heard),
+            Move(there, received),
             Move(back, tuple(Message(owner, wholes=(owned[owner],)) for owner in reversed(away))),
         )
 
@@ -98,12 +100,12 @@ class Star(Planned):
         )
 
     def _crowded(self, world: int) -> bool:
-        """Whether each message waits for its slot because more than half of the ranks own, and not
+        """Return whether messages go in slots because more than half of the ranks own, and not
         all."""
         return 1 < len(self.owners(world)) < world < 2 * len(self.owners(world))
 
     def _slotted(self, codec: Codec, spec: Spec, world: int) -> bool:
-        """Whether each message waits for its slot, though all ranks own."""
+        """Return whether messages go in slots, though all ranks own."""
         if len(self.owners(world)) < world or world < 3:
             return False
         return max(self._largest(codec, spec, world)) >= (
@@ -111,7 +113,7 @@ class Star(Planned):
         )
 
     def _largest(self, codec: Codec, spec: Spec, world: int) -> tuple[int, int]:
-        """Bytes of the largest part, and of the largest sum."""
+        """Return the bytes of the largest part, and of the largest sum."""
         spans = self.spans(codec, spec, world)
         return max(largest(codec, span) for span in spans), max(
             largest(self.back or codec, span) for span in spans
@@ -121,10 +123,11 @@ class Star(Planned):
         if self.back is not None and (
             codec.single_packet_coder is None or self.back.single_packet_coder is None
         ):
-            odd = codec if codec.single_packet_coder is None else self.back
+            refused = codec if codec.single_packet_coder is None else self.back
             name = type(self).__name__
             return (
-                f"Cannot use {name}(back={self.back!r}) with {codec!r}: {odd!r} speaks in several "
+                f"Cannot use {name}(back={self.back!r}) with {codec!r}: {refused!r} sends in "
+                "several "
                 "rounds or parts. "
                 "Use back=None or gather()"
             )
@@ -142,26 +145,26 @@ class Star(Planned):
             state.children["back"] = own
         return state
 
-    def _again(
+    def _sum_coder(
         self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], ctx: RankContext
-    ) -> Again | None:
+    ) -> SumCoder | None:
         if self.back is None:
             return None
-        back, opener = self.back, self.back.single_packet_coder
-        assert opener is not None
+        back, coder = self.back, self.back.single_packet_coder
+        assert coder is not None
 
         def encode(total: Tensor, j: int) -> Tensor:
             return next(
                 back.rounds(total, spans[j], state.child("back"), ctx.child("back"))
             ).payload  # its residual is bound by then
 
-        def opens(j: int) -> tuple[Coder, Spec, State]:
-            return opener, spans[j], opener.init(spans[j], packets[j].ctx)
+        def coder_of(j: int) -> tuple[Coder, Spec, State]:
+            return coder, spans[j], coder.init(spans[j], packets[j].ctx)
 
-        return Again(encode, opens)
+        return SumCoder(encode, coder_of)
 
     def _grain(self, codec: Codec) -> Grain:
-        """The coarser of the two codecs' grains."""
+        """Return a grain that suits both codecs."""
         grains = [codec.traits.grain, self.back.traits.grain if self.back else 1]
         words: tuple[Grain, ...] = ("bucket", "part")
         for word in words:
@@ -180,8 +183,8 @@ class Star(Planned):
         return sum(size > 0 for size in sizes[0]) + (ctx.world - 1) * (sizes[1] > 0)
 
     def _both(self, codec: Codec, spec: Spec, ctx: RankContext) -> tuple[list[int], int] | None:
-        """Bytes of each span that goes to another owner, and of the sum that comes back from
-        here."""
+        """Return the bytes of each span that goes to another owner, and of the sum of the own
+        span."""
         owners, spans = self.owners(ctx.world), self.spans(codec, spec, ctx.world)
         there = [
             codec.nbytes(span)
@@ -206,8 +209,8 @@ class Star(Planned):
             return (world - 1) * (link.seconds(s) + link.seconds(b))
         if len(spans) == world:
             return link.seconds(*[s] * (world - 1)) + link.seconds(*[b] * (world - 1))
-        # the wires of owners are the narrow place; workers that meet there on the way (where owners
-        # do not divide the world) do not count
+        # owners' links limit it; that workers meet there (where owners do not divide the world) is
+        # left out
         out, into = (world - 1) * s / link.rate_bytes_per_s, (world - 1) * b / link.rate_bytes_per_s
         there = (
             link.delay_s
@@ -215,21 +218,23 @@ class Star(Planned):
             if s
             else 0.0
         )
-        # by the time that the sums are there, all have long said that they are ready
+        # when the sums come, all receivers have long been ready
         return there + (link.latency_s + (world - 1) * link.message_s + into if b else 0.0)
 
 
-def _slots(place: int, world: int, owned: dict[int, int]) -> tuple[Move, ...]:
-    """Slot k: to the k-th place on, from the k-th before; each place waits for its slot, or
-    messages would meet at the owners."""
-    mine, moves = owned.get(place), []
+def _slots(group_rank: int, world: int, owned: dict[int, int]) -> tuple[Move, ...]:
+    """Return moves in slots: in slot k to the k-th rank on, from the k-th before.
+
+    Each rank waits for its slot, or messages would meet at the owners.
+    """
+    mine, moves = owned.get(group_rank), []
     for k in range(1, world):
-        to, source = (place + k) % world, (place - k) % world
+        to, source = (group_rank + k) % world, (group_rank - k) % world
         send = (Message(to, parts=(owned[to],)),) if to in owned else ()
         recv = (Message(source, parts=(mine,), raw=frozenset((mine,))),) if mine is not None else ()
         moves.append(Move(send, recv))
     for k in range(1, world):
-        to, source = (place + k) % world, (place - k) % world
+        to, source = (group_rank + k) % world, (group_rank - k) % world
         send = (Message(to, wholes=(mine,)),) if mine is not None else ()
         moves.append(
             Move(send, (Message(source, wholes=(owned[source],)),) if source in owned else ())
@@ -237,11 +242,13 @@ def _slots(place: int, world: int, owned: dict[int, int]) -> tuple[Move, ...]:
     return tuple(move for move in moves if move.send or move.recv)
 
 
-def _away(place: int, world: int, owned: dict[int, int]) -> list[int]:
-    """The owners other than `place`, in the order of a phased exchange: those after it first; where
-    few own, each has its own first."""
+def _away(group_rank: int, world: int, owned: dict[int, int]) -> list[int]:
+    """Return the other owners in the order in which a rank sends to them.
+
+    Those after it come first; where few own, each rank starts at another.
+    """
     if len(owned) == world:
-        return [(place + k) % world for k in range(1, world)]
+        return [(group_rank + k) % world for k in range(1, world)]
     ordered = list(owned)
-    turn = place % len(ordered)
-    return [owner for owner in ordered[turn:] + ordered[:turn] if owner != place]
+    turn = group_rank % len(ordered)
+    return [owner for owner in ordered[turn:] + ordered[:turn] if owner != group_rank]

@@ -1,13 +1,12 @@
-"""The route that takes the least time, by the formulas of all: chosen for each bucket from its
-codec, its size, the world and the link.
+"""Choose for each bucket the route that takes the least time, by the routes' own formulas.
 
 Steps, for each bucket:
     1. of the candidates, leave out those that cannot carry the codec, cannot serve the world, or
        encode a sum more than `losses` times
-    2. reckon the seconds of each by its formula
+    2. compute the seconds of each by its formula, from codec, size, world and link
     3. take the first, in the candidates' order, that is within 5 % of the fastest
 All of it follows from numbers that every rank holds alike, so ranks cannot disagree. `explain`
-shows the reckoning.
+shows the figures.
 """
 
 from __future__ import annotations
@@ -46,16 +45,16 @@ _NEAR = 1.05
 
 @dataclass(frozen=True)
 class auto(Route):
-    """The fastest of several routes, bucket by bucket.
+    """Take the fastest of several routes, bucket by bucket.
 
     Args:
         latency_s, rate_bytes_per_s, message_s: of the link between any two ranks: how long a byte
-            is on its way, how many go out a second, and how long a message holds its sender beside
-            its bytes. The defaults are a local network of 1 Gb/s. At attach they are replaced by
-            what was measured, where the engine measures (`bind`).
+            is on its way, how many bytes go out a second, and how long a message holds its sender
+            beside its bytes. The defaults are a local network of 1 Gb/s. At attach they are
+            replaced by what was measured, where the engine measures (`bind`).
         window_bytes: what the transport's own all-reduce keeps in flight (gloo: 2 MiB); `None` for
             no limit.
-        waits: a message waits for its receiver's word (gloo), so that an exchange takes a round
+        waits: a message waits until its receiver is ready (gloo), so that an exchange takes a round
             trip.
         losses: how often a sum may be encoded again on its way, where the codec loses something.
         routes: the candidates, the one to prefer among equals first; empty for native, gather,
@@ -106,7 +105,7 @@ class auto(Route):
 
     @property
     def link(self) -> Link:
-        """Return the link that it is told of, or that was measured."""
+        """Return the link of its settings, or the one that was measured."""
         return _link(
             self.latency_s, self.rate_bytes_per_s, self.message_s, self.window_bytes, self.waits
         )
@@ -148,25 +147,25 @@ class auto(Route):
         serving = [route for route in self.candidates if _serves(route, world) is None]
         if not serving:
             raise StrategyError(
-                [told for route in self.candidates if (told := _serves(route, world)) is not None]
+                [text for route in self.candidates if (text := _serves(route, world)) is not None]
             )
         return tuple(dict.fromkeys(group for route in serving for group in route.groups(world)))
 
     def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
-        """The route of a bucket, or of a span.
+        """Return the route of a bucket, or of a span.
 
         Raises:
-            StrategyError: no candidate can carry it; every reason is told.
+            StrategyError: no candidate can carry it; with every reason.
         """
         return _chosen(self, codec, spec, world)
 
     def explain(self, codec: Codec, spec: Spec, world: int) -> str:
-        """Each candidate with its seconds, or why it is left out; the choice is marked."""
+        """Return each candidate with its seconds, or why it is left out; the choice is marked."""
         chosen, ctx = self.choose(codec, spec, world), RankContext(0, tuple(range(world)), 0, 0)
         lines = [f"{spec.numel} values by {codec!r} on {world} ranks, {self.link}:"]
         for route in self.candidates:
             out = _left_out(self, route, codec, world)
-            told = (
+            text = (
                 out
                 if out is not None
                 else (
@@ -174,7 +173,7 @@ class auto(Route):
                     f"{route.reencodes(codec, world)} times"
                 )
             )
-            lines.append(f"{'>' if route == chosen else ' '} {route!r}: {told}")
+            lines.append(f"{'>' if route == chosen else ' '} {route!r}: {text}")
         return "\n".join(lines)
 
     def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
@@ -225,7 +224,7 @@ def _candidates(link: Link) -> tuple[Route, ...]:
 def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
     ctx = RankContext(
         0, tuple(range(world)), 0, 0
-    )  # seconds are the slowest rank's: whoever asks hears the same
+    )  # seconds are the slowest rank's, so every rank computes the same
     out = {each: _left_out(route, each, codec, world) for each in route.candidates}
     if None not in out.values():
         raise StrategyError([f"{each!r}: {why}" for each, why in out.items() if why])
@@ -237,7 +236,7 @@ def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
 
 
 def _left_out(route: auto, candidate: Route, codec: Codec, world: int) -> str | None:
-    """Why a candidate cannot be chosen, or `None`."""
+    """Return why a candidate cannot be chosen, or `None`."""
     refusal = candidate.refuses(codec) or _serves(candidate, world)
     if refusal is None and codec.traits.lossy and candidate.reencodes(codec, world) > route.losses:
         return (
@@ -248,7 +247,7 @@ def _left_out(route: auto, candidate: Route, codec: Codec, world: int) -> str | 
 
 
 def _serves(route: Route, world: int) -> str | None:
-    """Why a route cannot serve a world, or `None`."""
+    """Return why a route cannot serve a world, or `None`."""
     try:
         route.groups(world)
     except StrategyError as error:

@@ -1,13 +1,12 @@
-"""A checksum behind each message: a payload that the way has changed is found, and told, before
-anybody opens it.
+"""Send a checksum behind each message, so that a payload damaged on its way is refused unread.
 
 Steps, for each exchange of the route inside:
-    1. behind each message that is not empty goes its CRC-32, 4 bytes
-    2. who hears it reckons the CRC-32 of what came, and takes the 4 bytes off; where they differ,
+    1. append to each message that is not empty its CRC-32, 4 bytes
+    2. the receiver takes the 4 bytes off and computes the CRC-32 of the rest; where they differ,
        the flight ends in an error
-One bit or two, and any burst of up to 32 bits, are always found; of other changes one in 2^32 is
-not. T = that of the route inside + 4 bytes a message, and the time to read each byte once more at
-either end. (CRC-32: Peterson & Brown 1961; as IEEE 802.3 has it, by zlib.)
+One or two wrong bits, and any burst of up to 32 bits, are always found; of other changes one in
+2^32 is not. T = that of the route inside + 4 bytes a message, and the time to read each byte once
+more at either end. (CRC-32: Peterson & Brown 1961; as IEEE 802.3 has it, by zlib.)
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ _BYTES = 4
 
 @dataclass(frozen=True)
 class checked(Route):
-    """Another route with a checksum behind each of its messages. The bits of the sums are that
-    route's own.
+    """Carry by another route, with a checksum behind each of its messages; sums are the same bits.
 
     Args:
         route: any route that moves bytes by messages of its own, alone or of levels; not what the
@@ -52,7 +50,7 @@ class checked(Route):
         StrategyError: the route has hops that the transport adds by itself, which nobody can look
             into; it is checked already; (in flight) tensors that are not on the CPU.
         PayloadError: (in flight) a payload does not have the checksum that came with it: rank,
-            route, step, slice and sender are told.
+            it names rank, route, step, slice and sender.
 
     Example:
         >>> import torch
@@ -128,7 +126,8 @@ class checked(Route):
         return self.route.reencodes(codec, world)
 
     def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
-        """`None`, too, where the route does not know its messages."""
+        """Return the bytes of the route inside and 4 a message; `None` where it does not know
+        either."""
         nbytes, messages = (
             self.route.sent_nbytes(codec, spec, ctx),
             self.route.sent_messages(codec, spec, ctx),
@@ -139,12 +138,12 @@ class checked(Route):
         return self.route.sent_messages(codec, spec, ctx)
 
     def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
-        """Of the route inside; 4 bytes a message are less than what no formula of the wire has."""
+        """Return the seconds of the route inside; no formula is exact to 4 bytes a message."""
         return self.route.seconds(codec, spec, ctx, link)
 
 
 def crc(payload: Tensor) -> int:
-    """The CRC-32 of a payload (nbytes,) uint8 on the CPU.
+    """Return the CRC-32 of a payload (nbytes,) uint8 on the CPU.
 
     Example:
         >>> hex(crc(torch.tensor(list(b"123456789"), dtype=torch.uint8)))
@@ -154,7 +153,7 @@ def crc(payload: Tensor) -> int:
 
 
 def _sealed(hop: Hop) -> Exchange:
-    """The same exchange with a checksum behind each message."""
+    """Return the same exchange with a checksum behind each message."""
     assert isinstance(hop, Exchange), "refused when it was built"
     sums: dict[tuple[int, int], Tensor] = {}  # a route may send one payload to many
 
@@ -175,26 +174,27 @@ def _sealed(hop: Hop) -> Exchange:
 
 
 def _opened(
-    got: dict[int, Tensor], route: Route, spec: Spec, ctx: RankContext
+    payloads: dict[int, Tensor], route: Route, spec: Spec, ctx: RankContext
 ) -> dict[int, Tensor]:
-    """What came, without the checksums."""
+    """Return the payloads of an exchange without their checksums, which must be right."""
     return {
         rank: _unsealed(payload, rank, route, spec, ctx) if payload.numel() else payload
-        for rank, payload in got.items()
+        for rank, payload in payloads.items()
     }
 
 
 def _unsealed(sealed: Tensor, sender: int, route: Route, spec: Spec, ctx: RankContext) -> Tensor:
-    payload, told = sealed[:-_BYTES], int(sealed[-_BYTES:].clone().view(torch.uint32))
-    found = crc(payload)
-    if found != told:
+    payload, sent_crc = sealed[:-_BYTES], int(sealed[-_BYTES:].clone().view(torch.uint32))
+    own_crc = crc(payload)
+    if own_crc != sent_crc:
         where = f"values {spec.begin} to {spec.end}" + (
             f" (from {spec.parts[0].name!r})" if spec.parts else ""
         )
         raise PayloadError(
             f"rank {ctx.rank}, step {ctx.step}, {where}, over {route!r}: {payload.numel()} "
             f"bytes from rank {sender} came corrupted: "
-            f"their CRC-32 is {found:08x}, and {told:08x} was sent. Nothing of them was used; "
+            f"their CRC-32 is {own_crc:08x}, and {sent_crc:08x} was sent. Nothing of them was "
+            "used; "
             "look at the memory of the two hosts and the "
             "network between them, and go on from the last checkpoint"
         )

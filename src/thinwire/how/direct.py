@@ -1,5 +1,5 @@
-"""The sum by direct messages, for payloads that add unopened: each rank adds up a K-th of the
-bucket and tells all others.
+"""Sum by direct messages, for payloads that add unopened: each rank adds up a K-th of the bucket
+and sends the sum to all others.
 
 Steps:
     1. cut the bucket in K spans at the codec's grain, span j owned by rank j; encode each
@@ -10,7 +10,7 @@ Steps:
     4. every rank opens the K sums
 T = 2 (α + (K-1) (o + m/(K B))), o the time a message: the bytes of a ring, two latencies instead of
 2 (K-1), one loss. Large messages go in slots, 2 (K-1) (α + o + m/(K B)), so that a rank that is
-ahead does not send to one that still hears another. It is `native()` by messages of our own, and
+ahead does not send to one that still receives another. It is `native()` by messages of our own, and
 fills the wire where the transport's all-reduce keeps little in flight (gloo: 2 MiB a round trip).
 (Reduce-scatter and all-gather by pairwise exchange: Thakur, Rabenseifner & Gropp 2005.)
 """
@@ -33,8 +33,8 @@ class direct(Star):
 
     Args:
         slot_bytes: messages of so many bytes and more go in slots: a rank sends to the k-th rank
-            after it once it has heard the one before, so that no two messages meet. `None`: from 1
-            MiB on, or where a round trip is an eighth of a message, as measured at attach.
+            after it once it has received the one before, so that no two messages meet. `None`: from
+            1 MiB on, or where a round trip is an eighth of a message, as measured at attach.
 
     Raises:
         StrategyError: slot_bytes < 0; (when the strategy is built) the codec's payloads cannot be

@@ -1,4 +1,4 @@
-"""Everyone hears everyone: each payload goes to all ranks, and each rank adds up what it decodes.
+"""Send each payload to all ranks; each rank decodes all of them and adds them up.
 
 Steps:
     1. encode once; 2. send the payload to the K-1 others (phased in pairs); 3. decode K payloads
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Flight, Link, Outcome, Packet, RankContext, Route, Spec, State
 from thinwire.how._plan import largest
-from thinwire.how._talk import Talk, one_span, swap
+from thinwire.how._rounds import TensorFlight, one_span, swap
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class gather(Route):
         return link.seconds(*[largest(codec, spec)] * (ctx.world - 1))
 
 
-def _total(packet: Packet) -> Talk:
+def _total(packet: Packet) -> TensorFlight:
     ctx = packet.ctx
     send = [(rank, packet.payload, packet.fixed) for rank in ctx.others]
-    got = yield from swap(
+    received = yield from swap(
         send,
         [(rank, packet.coder, packet.spec) for rank in reversed(ctx.others)],
         packet.payload.device,
     )
-    got[ctx.rank] = packet.payload
+    received[ctx.rank] = packet.payload
     total: Tensor | None = None
     for rank in ctx.group:
-        total = packet.add(total, got.pop(rank), rank)
+        total = packet.add(total, received.pop(rank), rank)
     assert total is not None
     return total

@@ -1,17 +1,17 @@
-"""Gossip: each rank averages with one or two others, and never waits for the rest.
+"""Average each rank with one or two others; it never waits for the rest.
 
-Steps, with K ranks and a doubly stochastic matrix W that all agree on without a word:
-    1. send this rank's payload to the ranks that hear it, hear those that it hears (all but one or
-       two W_rj are 0)
+Steps, with K ranks and a doubly stochastic matrix W that every rank computes alike:
+    1. send this rank's payload to one or two others, and receive one or two (all other W_rj are 0)
     2. total_r = K · sum over j of W_rj · x̂_j
 The mean over ranks of these totals is the sum of all x̂, whatever W: nothing is lost or counted
 twice. The ranks do not end equal, but each round brings *parameters* closer together: their
 variance falls by the square of W's second singular value.
-    "pairs"        random pairs, drawn anew each step from the shared seed (with K odd, one rank by
-    lot stays alone): W = 1/2, 1/2 "ring"         both neighbours by number: W = 1/3, 1/3, 1/3
+    "pairs"        random pairs, drawn anew each step from the shared seed (with K odd, one random
+                   rank stays alone): W = 1/2, 1/2
+    "ring"         both neighbours by number: W = 1/3, 1/3, 1/3
     "exponential"  one peer, 2^t ranks on, t counting flights round 0 … ceil(log2 K) - 1: W = 1/2,
-    1/2; where K is a power of two, log2 K
-                   flights of values that stand still give every rank the exact mean
+                   1/2; where K is a power of two, log2 K flights of values that do not change give
+                   every rank the exact mean
 T = α + o + m/B ("ring": α + 2 (o + m/B)), whatever K. (Boyd et al. 2006; D-PSGD, Lian et al. 2017,
 arXiv:1705.09056; SGP, Assran et al. 2019, arXiv:1811.10792; exponential graphs, Ying et al. 2021,
 arXiv:2110.13363.)
@@ -41,7 +41,7 @@ from thinwire.core import (
 )
 from thinwire.errors import StrategyError
 from thinwire.how._plan import largest
-from thinwire.how._talk import Talk, one_span, swap
+from thinwire.how._rounds import TensorFlight, one_span, swap
 
 Topology = Literal["pairs", "ring", "exponential"]
 _NOBODY = Spec((), 0, 0, torch.float32)
@@ -49,7 +49,7 @@ _NOBODY = Spec((), 0, 0, torch.float32)
 
 @dataclass(frozen=True)
 class gossip(Route):
-    """Averages with one or two other ranks; m bytes out of each ("ring": 2 m).
+    """Average with one or two other ranks; m bytes out of each ("ring": 2 m).
 
     Args:
         topology: "pairs", "ring" or "exponential".
@@ -60,7 +60,7 @@ class gossip(Route):
             differs from rank to rank drives them apart for good.
 
     Weights of ranks must be alike (`attach` and `weigh` refuse others): K times a weighted share is
-    no mean of the one or two heard.
+    no mean of the one or two received.
 
     Example:
         >>> from thinwire.on import gradients, parameters
@@ -95,7 +95,7 @@ class gossip(Route):
             return None
         return (
             f"Cannot carry {codec!r} over {self!r}: it keeps state that every rank must hold "
-            "equal, and ranks hear different sums. "
+            "equal, and ranks receive different sums. "
             "Use a codec without such state, such as identity(), or a route with consensus"
         )
 
@@ -113,22 +113,22 @@ class gossip(Route):
         if self.topology == "exponential":
             leaf = state["flown"]
             flown, leaf.value = int(leaf.value), leaf.value + 1
-        to, hear = self.peers(ctx, flown)
+        to, sources = self.peers(ctx, flown)
         outcome: Outcome = yield from one_span(
             codec.rounds(x, spec, state.child("codec"), ctx),
-            lambda packet: _total(packet, ctx, to, hear),
+            lambda packet: _total(packet, ctx, to, sources),
         )
         return outcome
 
     def peers(self, ctx: RankContext, flown: int = 0) -> tuple[list[int], list[int]]:
-        """The ranks that this one tells in a flight, and those that it hears."""
+        """Return the ranks that this one sends to in a flight, and those that it receives from."""
         world, me = ctx.world, ctx.group_rank
         if world == 1:
             return [], []
         if self.topology == "pairs":
-            lots = torch.randperm(world, generator=ctx.generator(_NOBODY, shared=True)).tolist()
-            at = lots.index(me) ^ 1
-            peer = [ctx.group[lots[at]]] if at < world else []
+            order = torch.randperm(world, generator=ctx.generator(_NOBODY, shared=True)).tolist()
+            at = order.index(me) ^ 1
+            peer = [ctx.group[order[at]]] if at < world else []
             return peer, peer
         if self.topology == "ring":
             both = [ctx.group[(me + 1) % world], ctx.group[me - 1]]
@@ -153,15 +153,15 @@ class gossip(Route):
         return link.seconds(*[largest(codec, spec)] * peers)
 
 
-def _total(packet: Packet, ctx: RankContext, to: list[int], hear: list[int]) -> Talk:
-    """K times the mean of the rank's own and what it hears, in the order of ranks."""
+def _total(packet: Packet, ctx: RankContext, to: list[int], sources: list[int]) -> TensorFlight:
+    """Return K times the mean of the rank's own and what it receives, in the order of ranks."""
     send = [(rank, packet.payload, packet.fixed) for rank in to]
-    got = yield from swap(
-        send, [(rank, packet.coder, packet.spec) for rank in hear], packet.payload.device
+    received = yield from swap(
+        send, [(rank, packet.coder, packet.spec) for rank in sources], packet.payload.device
     )
-    got[ctx.rank] = packet.payload
+    received[ctx.rank] = packet.payload
     total: Tensor | None = None
-    for rank in sorted(got):
-        total = packet.add(total, got[rank], rank)
+    for rank in sorted(received):
+        total = packet.add(total, received[rank], rank)
     assert total is not None
-    return total.mul_(ctx.world / len(got)) if len(got) < ctx.world else total
+    return total.mul_(ctx.world / len(received)) if len(received) < ctx.world else total

@@ -1,4 +1,4 @@
-"""Recursive halving, then recursive doubling: as few bytes as a ring, in 2 log2(K) steps.
+"""Sum by recursive halving, then recursive doubling: a ring's bytes in 2 log2(K) steps.
 
 Steps, with P the largest power of two that is at most K:
     0. rank P+i sends all it has to rank i, which adds it to its own (only where K is no power of
@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thinwire.core import Codec, Link, RankContext, Spec
-from thinwire.how._plan import Message, Move, OneCodec
+from thinwire.how._moves import Message, Move
+from thinwire.how._plan import OneCodec
 
 
 @dataclass(frozen=True)
 class halving_doubling(OneCodec):
-    """Recursive halving and doubling on any number of ranks; 2 (P-1)/P · m bytes out of each of P
+    """Halve and double recursively on any number of ranks; 2 (P-1)/P · m bytes out of each of P
     ranks, P a power of two.
 
     Raises:
@@ -44,23 +45,25 @@ class halving_doubling(OneCodec):
     def owner(self, chunk: int, world: int) -> int:
         return chunk
 
-    def moves(self, place: int, world: int) -> tuple[Move, ...]:
+    def moves(self, group_rank: int, world: int) -> tuple[Move, ...]:
         core = power(world)
         everything = tuple(range(core))
         raw = frozenset(everything)
-        if place >= core:
-            at = place - core
+        if group_rank >= core:
+            at = group_rank - core
             return (
                 Move(send=(Message(at, parts=everything),)),
                 Move(recv=(Message(at, wholes=everything),)),
             )
-        folded = place + core < world
-        moves = [Move(recv=(Message(place + core, parts=everything, raw=raw),))] if folded else []
+        folded = group_rank + core < world
+        moves = (
+            [Move(recv=(Message(group_rank + core, parts=everything, raw=raw),))] if folded else []
+        )
         left, bit = everything, core // 2
         while bit:
-            peer = place ^ bit
-            keep = tuple(c for c in left if c & bit == place & bit)
-            give = tuple(c for c in left if c & bit != place & bit)
+            peer = group_rank ^ bit
+            keep = tuple(c for c in left if c & bit == group_rank & bit)
+            give = tuple(c for c in left if c & bit != group_rank & bit)
             first = bit == core // 2 and peer + core >= world
             moves.append(
                 Move(
@@ -71,27 +74,27 @@ class halving_doubling(OneCodec):
             left, bit = keep, bit // 2
         bit = 1
         while bit < core:
-            peer = place ^ bit
+            peer = group_rank ^ bit
             theirs = tuple(c ^ bit for c in left)
             moves.append(Move((Message(peer, wholes=left),), (Message(peer, wholes=theirs),)))
             left, bit = tuple(sorted((*left, *theirs))), bit * 2
         if folded:
-            moves.append(Move(send=(Message(place + core, wholes=everything),)))
+            moves.append(Move(send=(Message(group_rank + core, wholes=everything),)))
         return tuple(moves)
 
     def reencodes(self, codec: Codec, world: int) -> int:
         core = power(world)
         return 0 if codec.traits.summable else core.bit_length() - 1 + (world > core)
 
-    def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
-        """All but its own span on the way in; on the way out its own, then the two of its pair,
-        then the four of its four, …"""
+    def _sent(self, sizes: Sequence[int], group_rank: int, world: int) -> tuple[float, float]:
+        """Count all but its own span on the way in; then its own, its pair's two, its four's four,
+        …"""
         core, whole = power(world), sum(sizes)
-        if place >= core:
+        if group_rank >= core:
             return whole, whole > 0
-        folded, nbytes, messages, bit = place + core < world, whole - sizes[place], 0, 1
+        folded, nbytes, messages, bit = group_rank + core < world, whole - sizes[group_rank], 0, 1
         while bit < core:
-            first = place & ~(bit - 1)  # of the `bit` spans whose sums it has
+            first = group_rank & ~(bit - 1)  # of the `bit` spans whose sums it has
             own, theirs = (
                 sum(sizes[first : first + bit]),
                 sum(sizes[first ^ bit : (first ^ bit) + bit]),
@@ -102,8 +105,10 @@ class halving_doubling(OneCodec):
         return nbytes + folded * whole, messages + (folded and whole > 0)
 
     def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
-        """Where K is no power of two, at the most: ranks that do not wait for step 0 send their
-        halves into those that do."""
+        """Return the seconds; at the most where K is no power of two.
+
+        Ranks that do not wait for step 0 send their halves to those that do.
+        """
         core, size = power(ctx.world), self._most(codec, spec, ctx.world)
         steps = sum(link.seconds(size * 2**step) for step in range(core.bit_length() - 1))
         fold = (
@@ -115,5 +120,5 @@ class halving_doubling(OneCodec):
 
 
 def power(world: int) -> int:
-    """The largest power of two that is at most `world`."""
+    """Return the largest power of two that is at most `world`."""
     return 1 << (world.bit_length() - 1)

@@ -1,11 +1,10 @@
-"""Levels: exact and fast inside a node, thin between nodes, and so on outwards.
+"""Sum in levels: exactly inside a node, with the codec between nodes, and so on outwards.
 
 Steps, with nodes of L ranks:
-    1. inside each node, rank l hears the l-th of L spans from all and adds them in rank order:
-       exactly; or all sum all, by `inner` and its codec
-    2. it carries its span of the node's sum, with the strategy's codec, to its peers in the other
-       nodes by `outer`
-    3. inside each node, the L spans are handed round, exactly
+    1. inside each node, rank l receives the l-th of L spans from all and adds them in rank order,
+       exactly; or the node sums everything by `inner` and its codec
+    2. rank l sums its span with its peers in the other nodes, by `outer` and the strategy's codec
+    3. inside each node, each rank sends its span to the others, exactly
 Only step 2 crosses the thin wire, with M/L per rank: T = T_outer(m/L) + 2 (α_in + (L-1) (o + M/(L
 B_in))), o the time a message. `outer` may have levels itself: nodes of nodes. (The hierarchical
 all-reduce of BlueConnect, Cho et al. 2019, with a codec on the outer hop as in ZeRO++,
@@ -40,20 +39,21 @@ from thinwire.kernels import memory, reference
 
 @dataclass(frozen=True)
 class hierarchical(Route):
-    """`inner` inside nodes of `node` neighbouring ranks, `outer` between them; the strategy's codec
-    speaks on the outer hop only.
+    """Sum by `inner` inside nodes of `node` neighbouring ranks, and by `outer` between nodes.
+
+    The strategy's codec encodes for the outer route only.
 
     Args:
         inner: `native()`, which is exact, or a route with its own codec: `(two_shot(),
             cast("bf16"))`.
         outer: the route between nodes; another `hierarchical(…)` has nodes of `node` times its own.
-        node: ranks a node; ranks 0 … node-1 are the first. "local" takes what the launcher says
-            (torchrun's LOCAL_WORLD_SIZE).
+        node: ranks a node; ranks 0 … node-1 are the first. "local" takes what the launcher has
+            set (torchrun's LOCAL_WORLD_SIZE).
 
     Raises:
         StrategyError: node < 1; an inner route other than native() without a codec; a pair that its
             own route refuses; a level without consensus. At attach: a world that is no multiple of
-            `node`; "local" where no launcher says.
+            `node`; "local" without a launcher.
 
     Example:
         >>> hierarchical(native(), native(), node=2).groups(world=4)
@@ -95,8 +95,9 @@ class hierarchical(Route):
 
     @classmethod
     def on_mesh(cls, mesh: Any, *levels: Route | tuple[Route, Codec]) -> hierarchical:
-        """The levels of a `torch.distributed.device_mesh.DeviceMesh`, whose last dimension is the
-        innermost.
+        """Return the levels of a `torch.distributed.device_mesh.DeviceMesh`.
+
+        The mesh's last dimension is the innermost level.
 
         Args:
             mesh: over ranks 0, 1, 2 … in order, such as `init_device_mesh("cpu", (nodes,
@@ -131,7 +132,7 @@ class hierarchical(Route):
         if not isinstance(route, Route):
             raise StrategyError(
                 f"hierarchical.on_mesh: the outermost level is {route!r}; the strategy's codec "
-                "speaks there, so give a route alone"
+                "encodes there, so give a route alone"
             )
         for level, size in zip(reversed(levels[:-1]), ranks.shape[1:], strict=True):
             route = cls(level, route, int(size))
@@ -144,10 +145,10 @@ class hierarchical(Route):
 
     @property
     def size(self) -> int:
-        """Ranks a node.
+        """Return how many ranks a node has.
 
         Raises:
-            StrategyError: it is "local", and no launcher says.
+            StrategyError: it is "local", and there is no launcher.
         """
         if self.node != "local":
             return self.node
@@ -194,7 +195,7 @@ class hierarchical(Route):
             if codec is None
             else [tuple(range(first, first + size)) for first in range(0, world, size)]
         )  # exact: by exchanges
-        peers = [tuple(range(place, world, size)) for place in range(size)]
+        peers = [tuple(range(number, world, size)) for number in range(size)]
         within = [
             *_numbered(route.groups(size), nodes),
             *_numbered(self.outer.groups(world // size), peers),
@@ -218,31 +219,36 @@ class hierarchical(Route):
     ) -> Flight[Outcome]:
         inside, across = self._contexts(ctx)
         route, inner_codec = self._inner
+
+        # 1. Sum inside the node: everything by the inner codec, or this rank's span exactly.
         if inner_codec is not None:
             x = (yield from route.carry(inner_codec, x, spec, state.child("inner"), inside)).total
 
         spans = spec.cut(inside.world, codec.traits.grain)
-        pieces = {
+        spans_of_x = {
             rank: x[span.begin - spec.begin : span.end - spec.begin]
             for rank, span in zip(inside.group, spans, strict=True)
         }
-        own, mine = spans[inside.group_rank], pieces[ctx.rank]
+        own, mine = spans[inside.group_rank], spans_of_x[ctx.rank]
         if inner_codec is None and inside.world > 1:
-            mine = yield from _scattered(pieces, own, inside)
+            mine = yield from _scattered(spans_of_x, own, inside)
+
+        # 2. Sum this rank's span between nodes.
         outcome = yield from self.outer.carry(codec, mine, own, state.child("outer"), across)
 
+        # 3. Give the span to the node's other ranks, in the bucket's own type.
         payload = reference.as_bytes(outcome.total.to(spec.dtype))
-        shares = {ctx.rank: payload}
+        payloads = {ctx.rank: payload}
         if inside.world > 1:
             sizes = {
                 rank: span.numel * spec.dtype.itemsize
                 for rank, span in zip(inside.group, spans, strict=True)
             }
             away = tuple((rank, sizes[rank]) for rank in reversed(inside.others))
-            shares |= yield Exchange(tuple((rank, payload) for rank in inside.others), away)
+            payloads |= yield Exchange(tuple((rank, payload) for rank in inside.others), away)
         return Outcome(
             reference.from_bytes(
-                memory.cat([shares[rank] for rank in inside.group]), spec.dtype
+                memory.cat([payloads[rank] for rank in inside.group]), spec.dtype
             ).to(spec.work)
         )
 
@@ -268,7 +274,7 @@ class hierarchical(Route):
         return inner + outer + (inside.world - 1) * own * spec.dtype.itemsize
 
     def outer_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
-        """Bytes of a flight that this rank sends to other nodes; `None` where the data decides."""
+        """Return the bytes of a flight that go to other nodes; `None` where the data decides."""
         inside, across = self._contexts(ctx)
         return self.outer.sent_nbytes(codec, self._span(codec, spec, inside), across)
 
@@ -299,7 +305,7 @@ class hierarchical(Route):
         return inner + self.outer.seconds(codec, own, across, thin) + round_
 
     def _contexts(self, ctx: RankContext) -> tuple[RankContext, RankContext]:
-        """This rank among its node, and among its peers in the other nodes."""
+        """Return this rank within its node, and among its peers in the other nodes."""
         size = self.size
         first = ctx.group_rank // size * size
         return (
@@ -312,23 +318,25 @@ class hierarchical(Route):
 
 
 def _scattered(
-    pieces: dict[int, Tensor], own: Spec, inside: RankContext
+    spans_of_x: dict[int, Tensor], own: Spec, inside: RankContext
 ) -> Generator[Exchange, dict[int, Tensor], Tensor]:
-    """The node's sum of this rank's span: each rank sends the others their pieces, and adds what it
-    hears in rank order."""
-    there = {rank: reference.as_bytes(piece.to(own.dtype)) for rank, piece in pieces.items()}
+    """Return the node's sum of this rank's span.
+
+    Each rank sends the others their spans, and adds what it receives in the order of ranks.
+    """
+    there = {rank: reference.as_bytes(piece.to(own.dtype)) for rank, piece in spans_of_x.items()}
     nbytes = own.numel * own.dtype.itemsize
     send = tuple((rank, there[rank]) for rank in inside.others)
-    heard = yield Exchange(send, tuple((rank, nbytes) for rank in reversed(inside.others)))
-    heard = heard | {inside.rank: there[inside.rank]}
-    first, *others = (reference.from_bytes(heard[rank], own.dtype) for rank in inside.group)
+    received = yield Exchange(send, tuple((rank, nbytes) for rank in reversed(inside.others)))
+    received = received | {inside.rank: there[inside.rank]}
+    first, *others = (reference.from_bytes(received[rank], own.dtype) for rank in inside.group)
     total = first.to(own.work, copy=True)
     for each in others:
         total += each
     return total
 
 
-def _numbered(places: Iterable[Ranks], groups: Iterable[Ranks]) -> list[Ranks]:
-    """Groups of places, in each of several groups of ranks."""
-    several = tuple(places)
-    return [tuple(group[place] for place in each) for group in groups for each in several]
+def _numbered(within: Iterable[Ranks], groups: Iterable[Ranks]) -> list[Ranks]:
+    """Return groups of group ranks, in each of several groups of ranks."""
+    several = tuple(within)
+    return [tuple(group[number] for number in each) for group in groups for each in several]

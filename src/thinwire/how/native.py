@@ -1,4 +1,4 @@
-"""The transport's own all-reduce, on payloads that may be added unopened.
+"""Sum by the transport's own all-reduce, for payloads that may be added unopened.
 
 T = 2 (K-1) (α + o + m/(K B)) for a ring, m the payload and o the time a message: the least bytes
 that any all-reduce can send. A transport that keeps w bytes in flight waits for a round trip after
@@ -28,7 +28,7 @@ from thinwire.core import (
     allreduce_nbytes,
 )
 from thinwire.how._plan import largest
-from thinwire.how._talk import Talk, one_span
+from thinwire.how._rounds import TensorFlight, one_span
 from thinwire.kernels import reference
 
 
@@ -81,7 +81,7 @@ class native(Route):
 
 
 def allreduce_seconds(nbytes: int, world: int, link: Link) -> float:
-    """Of the transport's own all-reduce, as a ring."""
+    """Return the seconds of the transport's own all-reduce, as a ring."""
     if not nbytes:
         return 0.0
     return (
@@ -91,7 +91,7 @@ def allreduce_seconds(nbytes: int, world: int, link: Link) -> float:
     )
 
 
-def _total(packet: Packet) -> Talk:
+def _total(packet: Packet) -> TensorFlight:
     summed, at = [], 0
     for nbytes, dtype in packet.sums:
         run = reference.from_bytes(packet.payload[at : at + nbytes], dtype)

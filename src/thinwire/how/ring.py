@@ -1,9 +1,9 @@
-"""Round a ring: reduce-scatter, then all-gather, each rank talking to its two neighbours only.
+"""Sum round a ring: reduce-scatter, then all-gather, each rank exchanging with its two neighbours.
 
 Steps, with K spans, span j owned by rank j:
-    1. for K-1 steps: send one span's partial sum to the next rank, hear another from the one
+    1. for K-1 steps: send one span's partial sum to the next rank, receive another from the one
        before, add this rank's own to it
-    2. for K-1 steps: hand whole sums on
+    2. for K-1 steps: send whole sums on
 T = 2 (K-1) (α + o + m/(K B)), o the time a message: the least bytes, the most latencies, and no
 link but those of the ring. Payloads that add are added unopened: one loss. Others are opened, added
 and encoded again at every step: K-1 losses of sums on top of the codec's own, of which feedback
@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thinwire.core import Codec, Link, RankContext, Spec
-from thinwire.how._plan import Move, OneCodec
-from thinwire.how._plan import ring as ring_moves
+from thinwire.how._moves import Move
+from thinwire.how._moves import ring as ring_moves
+from thinwire.how._plan import OneCodec
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,19 @@ class ring(OneCodec):
     def owner(self, chunk: int, world: int) -> int:
         return chunk
 
-    def moves(self, place: int, world: int) -> tuple[Move, ...]:
-        scatter, gather = ring_moves(range(world), place, [(j,) for j in range(world)], raw=True)
+    def moves(self, group_rank: int, world: int) -> tuple[Move, ...]:
+        scatter, gather = ring_moves(
+            range(world), group_rank, [(j,) for j in range(world)], raw=True
+        )
         return (*scatter, *gather)
 
     def reencodes(self, codec: Codec, world: int) -> int:
         return 0 if codec.traits.summable else world - 1
 
-    def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
-        """All spans but its own on the way to their owners, and all but the next rank's own on the
-        way back."""
-        own, after = sizes[place], sizes[(place + 1) % world]
+    def _sent(self, sizes: Sequence[int], group_rank: int, world: int) -> tuple[float, float]:
+        """Count all spans but its own to their owners, and all but the next rank's own on the way
+        back."""
+        own, after = sizes[group_rank], sizes[(group_rank + 1) % world]
         count = sum(size > 0 for size in sizes)
         return (
             (2 * sum(sizes) - own - after, 2 * count - (own > 0) - (after > 0))

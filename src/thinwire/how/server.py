@@ -1,15 +1,14 @@
-"""Parameter servers: a few ranks add up for all, each a share of the bucket.
+"""Sum at parameter servers: a few ranks add up for all, each a part of the bucket.
 
 Steps, with servers s_1 … s_S out of K ranks, each of which also works:
     1. cut the bucket in S spans; encode each; span j goes to server s_j
     2. each server adds up K payloads, in rank order: unopened where they add, else opened
     3. it sends the sum to everyone: as it is where payloads add, else encoded again by their coder,
        or by `back` (`identity()`: dense)
-T = 2 α + 2 (o + (K-1) m/(S B)) or a little more: the servers' wires are the narrow place. Let S
-divide K: workers then take turns at the servers, and else meet there, which took up to 2.7 times as
-long in the simulator. With every rank a server it is `two_shot()`. (Li et al. 2014, "Scaling
-distributed machine learning with the parameter server"; BytePS, Jiang et al. 2020, for servers with
-a codec.)
+T = 2 α + 2 (o + (K-1) m/(S B)) or a little more: the servers' links limit it. Let S divide K:
+workers then take turns at the servers. Else they meet there, which took up to 2.7 times as long in
+the simulator. With every rank a server it is `two_shot()`. (Li et al. 2014, "Scaling distributed
+machine learning with the parameter server"; BytePS, Jiang et al. 2020, for servers with a codec.)
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from thinwire.how._star import Star
 
 @dataclass(frozen=True)
 class server(Star):
-    """All ranks send to a few, which add up and answer; m (less a server's own share) out of a
+    """All ranks send to a few, which add up and answer; m (less a server's own part) out of a
     worker, (K-1)·m/S more out of a server.
 
     Args:
-        ranks: the servers, each with an even share of the bucket; counted within the group (between
+        ranks: the servers, each with an even part of the bucket; counted within the group (between
             nodes, the node's number).
         back: the codec of the sums. `None` leaves sums of what adds as they are, and encodes others
             again with the coder that opens the codec's own packets, without feedback; `feedback(…)`
@@ -37,7 +36,7 @@ class server(Star):
     Raises:
         StrategyError: no servers, or one twice, or a negative rank; (when the strategy is built)
             `back` is `None` and the codec leaves entries out and does not add; or `back` is given
-            and a codec speaks in several rounds or parts. At attach: a server that the world does
+            and a codec sends in several rounds or parts. At attach: a server that the world does
             not have.
 
     Example:

@@ -1,5 +1,4 @@
-"""A grid of x by y ranks: reduce-scatter along rows, all-reduce along columns, all-gather along
-rows, all by rings.
+"""Sum on a grid: reduce-scatter along rows, all-reduce along columns, all-gather along rows.
 
 Rank r stands in column r mod x of row r div x, so ranks that are neighbours by number (those of a
 host) share a row. Steps, with x y spans:
@@ -20,12 +19,13 @@ from dataclasses import dataclass
 
 from thinwire.core import Codec, Link, RankContext, Ranks, Spec
 from thinwire.errors import StrategyError
-from thinwire.how._plan import Move, OneCodec, ring
+from thinwire.how._moves import Move, ring
+from thinwire.how._plan import OneCodec
 
 
 @dataclass(frozen=True)
 class torus(OneCodec):
-    """Rings along the rows and columns of a grid; 2 (K-1)/K · m bytes out of each rank.
+    """Sum by rings along the rows and columns of a grid; 2 (K-1)/K · m bytes out of each rank.
 
     Args:
         x: ranks a row; y: rows.
@@ -70,9 +70,9 @@ class torus(OneCodec):
     def owner(self, chunk: int, world: int) -> int:
         return chunk % self.y * self.x + chunk // self.y
 
-    def moves(self, place: int, world: int) -> tuple[Move, ...]:
+    def moves(self, group_rank: int, world: int) -> tuple[Move, ...]:
         self.groups(world)
-        column, row = place % self.x, place // self.x
+        column, row = group_rank % self.x, group_rank // self.x
         among_row = [row * self.x + i for i in range(self.x)]
         among_column = [j * self.x + column for j in range(self.y)]
         blocks = [
@@ -87,10 +87,10 @@ class torus(OneCodec):
     def reencodes(self, codec: Codec, world: int) -> int:
         return 0 if codec.traits.summable else self.x + self.y - 2
 
-    def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
-        """As a ring of x blocks along the row, and one of y spans along the column."""
+    def _sent(self, sizes: Sequence[int], group_rank: int, world: int) -> tuple[float, float]:
+        """Count a ring of x blocks along the row, and one of y spans along the column."""
         self.groups(world)
-        column, row = place % self.x, place // self.x
+        column, row = group_rank % self.x, group_rank // self.x
         blocks = [sum(sizes[i * self.y : (i + 1) * self.y]) for i in range(self.x)]
         along = (_ring(blocks, column), _ring(sizes[column * self.y : (column + 1) * self.y], row))
         return sum(nbytes for nbytes, _ in along), sum(messages for _, messages in along)
@@ -103,8 +103,10 @@ class torus(OneCodec):
 
 
 def _ring(sizes: Sequence[int], at: int) -> tuple[int, int]:
-    """Bytes and messages out of one place of a ring: all blocks but its own, and all but the next
-    one's own."""
+    """Return bytes and messages out of one rank of a ring.
+
+    It sends all blocks but its own, and all but the next rank's own.
+    """
     left = [size for j, size in enumerate(sizes) if j != at] + [
         size for j, size in enumerate(sizes) if j != (at + 1) % len(sizes)
     ]

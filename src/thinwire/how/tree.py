@@ -1,10 +1,10 @@
-"""Two binary trees, each for half of the bucket: sums climb and come down in log2(K) steps, and
-both directions of every wire are used.
+"""Sum each half of the bucket up and down a binary tree of its own, in log2(K) steps.
 
-Whoever is inside one tree is a leaf of the other (where K is odd, one rank has a child in each), so
-no rank has more than two children. Steps, with each half cut in c segments:
-    1. from the leaves up, each rank adds what its children say to its own and tells its parent;
-       segment s climbs one level while segment s+1 is a level below it
+Both directions of every link are used. A rank that is inside one tree is a leaf of the other (where
+K is odd, one rank has a child in each), so no rank has more than two children. Steps, with each
+half cut in c segments:
+    1. from the leaves up, each rank adds what its children send to its own and sends that to its
+       parent; segment s climbs one level while segment s+1 is a level below it
     2. the roots hold the sums, and segments come down the same way
 T ≈ 2 (h + c - 1) (α + 2 (o + m/(2 c B))), h = ceil(log2 K) the height: about 2 log2(K) α for small
 buckets, 2 m/B for large ones and many segments. A ring has fewer bytes a rank at its busiest and 2
@@ -20,7 +20,8 @@ from functools import lru_cache
 
 from thinwire.core import Codec, Link, RankContext, Spec
 from thinwire.errors import StrategyError
-from thinwire.how._plan import Message, Move, OneCodec
+from thinwire.how._moves import Message, Move
+from thinwire.how._plan import OneCodec
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class tree(OneCodec):
     """Reduce up and broadcast down two complementary binary trees.
 
     Args:
-        segments: pieces of each half that climb one behind the other. More of them keep more levels
+        segments: parts of each half that climb one behind the other. More of them keep more levels
             busy and cost 2 latencies each; about sqrt(h m / (2 α B)) of them are best.
 
     Raises:
@@ -55,7 +56,7 @@ class tree(OneCodec):
     def owner(self, chunk: int, world: int) -> int:
         return trees(world)[chunk // self.segments].root
 
-    def moves(self, place: int, world: int) -> tuple[Move, ...]:
+    def moves(self, group_rank: int, world: int) -> tuple[Move, ...]:
         if world == 1:
             return ()
         both, c, slots = trees(world), self.segments, turns(world)
@@ -63,30 +64,32 @@ class tree(OneCodec):
         up: list[Move] = []
         down: list[Move] = []
         for t in range(rounds):
-            said, heard, told, learned = _Mail(), _Mail(), _Mail(), _Mail()
+            to_parent, from_children, to_children, from_parent = _Mail(), _Mail(), _Mail(), _Mail()
             for number, each in enumerate(both):
                 slot = slots[number]
-                first, parent = number * c, each.parents[place]
+                first, parent = number * c, each.parents[group_rank]
                 climbs, falls = (
-                    t - each.heights[place],
-                    t - each.depths[place],
+                    t - each.heights[group_rank],
+                    t - each.depths[group_rank],
                 )  # the segment that leaves this rank in this round
-                for child in each.children[place]:
+                for child in each.children[group_rank]:
                     s = t - each.heights[child]
-                    heard.add(
+                    from_children.add(
                         slot[child],
                         child,
                         (first + s,) if 0 <= s < c else (),
                         raw=not each.children[child],
                     )
-                    told.add(slot[child], child, (first + falls,) if 0 <= falls < c else ())
+                    to_children.add(slot[child], child, (first + falls,) if 0 <= falls < c else ())
                 if parent is not None:
-                    said.add(slot[place], parent, (first + climbs,) if 0 <= climbs < c else ())
-                    learned.add(
-                        slot[place], parent, (first + falls + 1,) if 0 <= falls + 1 < c else ()
+                    to_parent.add(
+                        slot[group_rank], parent, (first + climbs,) if 0 <= climbs < c else ()
                     )
-            up.append(Move(said.messages(whole=False), heard.messages(whole=False)))
-            down.append(Move(told.messages(whole=True), learned.messages(whole=True)))
+                    from_parent.add(
+                        slot[group_rank], parent, (first + falls + 1,) if 0 <= falls + 1 < c else ()
+                    )
+            up.append(Move(to_parent.messages(whole=False), from_children.messages(whole=False)))
+            down.append(Move(to_children.messages(whole=True), from_parent.messages(whole=True)))
         return tuple(move for move in (*up, *down) if move.send or move.recv)
 
     def reencodes(self, codec: Codec, world: int) -> int:
@@ -94,12 +97,14 @@ class tree(OneCodec):
             0 if codec.traits.summable or world == 1 else max(each.height for each in trees(world))
         )
 
-    def _sent(self, sizes: Sequence[int], place: int, world: int) -> tuple[float, float]:
-        """In each tree, its half once to the parent and once to each child; the two trees never
-        share a way."""
+    def _sent(self, sizes: Sequence[int], group_rank: int, world: int) -> tuple[float, float]:
+        """Count in each tree its half once to the parent and once to each child.
+
+        The two trees never use the same way.
+        """
         if world == 1:
             return 0, 0
-        ways = [each.ways(place) for each in trees(world)]
+        ways = [each.ways(group_rank) for each in trees(world)]
         halves = (sizes[: self.segments], sizes[self.segments :])
         nbytes = sum(n * sum(half) for n, half in zip(ways, halves, strict=True))
         return nbytes, sum(
@@ -107,8 +112,10 @@ class tree(OneCodec):
         )
 
     def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
-        """As if some rank sent two messages in each round and none met; the simulator finds 0.5 to
-        1.4 times that."""
+        """Return the seconds as if some rank sent two messages in each round and none met.
+
+        The simulator gives 0.5 to 1.4 times that.
+        """
         if ctx.world == 1:
             return 0.0
         size = self._most(codec, spec, ctx.world)
@@ -121,8 +128,10 @@ class tree(OneCodec):
 
 @dataclass(frozen=True)
 class Tree:
-    """A binary tree over the places of a world. heights: levels below a place; depths: levels above
-    it."""
+    """Hold a binary tree over the ranks of a group.
+
+    heights: levels below a rank; depths: levels above it.
+    """
 
     parents: tuple[int | None, ...]
     children: tuple[tuple[int, ...], ...]
@@ -137,28 +146,28 @@ class Tree:
     def height(self) -> int:
         return max(self.heights)
 
-    def ways(self, place: int) -> int:
-        """The neighbours of a place."""
-        return len(self.children[place]) + (self.parents[place] is not None)
+    def ways(self, group_rank: int) -> int:
+        """Return how many neighbours a rank has."""
+        return len(self.children[group_rank]) + (self.parents[group_rank] is not None)
 
 
 @lru_cache(maxsize=64)
 def trees(world: int) -> tuple[Tree, Tree]:
-    """Two trees of ceil(log2 K) levels below the root, in which a place has two children in all,
-    and no child has one parent twice.
+    """Return two trees of ceil(log2 K) levels below the root.
 
-    In the first, a place's level is how many zeros its number ends in, so all odd ones are leaves.
-    The second is its mirror image, where the world is even, and the first moved on by one place,
-    where it is odd (three places have a star).
+    A rank has two children in both together, and no child has one parent twice. In the first, a
+    rank's level is how many zero bits its number ends in, so all odd ones are leaves. The second is
+    its mirror image where the world is even, and the first moved on by one rank where it is odd
+    (three ranks have a star).
 
     Example:
         >>> [each.parents for each in trees(4)]
         [(None, 2, 0, 2), (1, 3, 1, None)]
     """
-    first = tuple(_parent(place, world) for place in range(world))
+    first = tuple(_parent(group_rank, world) for group_rank in range(world))
     second: list[int | None] = [1, None, 1] if world == 3 else [None] * world
-    for place, parent in enumerate(first) if world != 3 else ():
-        here, above = (_other(at, world) if at is not None else None for at in (place, parent))
+    for group_rank, parent in enumerate(first) if world != 3 else ():
+        here, above = (_other(at, world) if at is not None else None for at in (group_rank, parent))
         assert here is not None
         second[here] = above
     return _grown(first), _grown(tuple(second))
@@ -166,66 +175,70 @@ def trees(world: int) -> tuple[Tree, Tree]:
 
 @lru_cache(maxsize=64)
 def turns(world: int) -> tuple[dict[int, int], dict[int, int]]:
-    """For each tree, {place: 0 or 1}: which of two turns of a round the way between a place and its
-    parent has.
+    """Return for each tree {rank: 0 or 1}: in which half of a round a rank and its parent exchange.
 
-    No place has two ways up, or two ways down, in one turn, so messages do not meet. (Sanders,
+    No rank has two ways up, or two ways down, in one half, so messages do not meet. (Sanders,
     Speck & Träff 2009: the ways are the edges of a bipartite graph in which no end has more than
     two.)
     """
     both = trees(world)
     ways = [
-        (t, place) for t in (0, 1) for place in range(world) if both[t].parents[place] is not None
+        (t, group_rank)
+        for t in (0, 1)
+        for group_rank in range(world)
+        if both[t].parents[group_rank] is not None
     ]
-    found: dict[tuple[int, int], int] = {}
+    turn_of: dict[tuple[int, int], int] = {}
     for start in ways:
-        found.setdefault(start, 0)
+        turn_of.setdefault(start, 0)
         reached = [start]
         while reached:
-            t, place = way = reached.pop()
+            t, group_rank = way = reached.pop()
             for other in ways:
-                shares = (
-                    other[1] == place or both[other[0]].parents[other[1]] == both[t].parents[place]
+                meet = (
+                    other[1] == group_rank
+                    or both[other[0]].parents[other[1]] == both[t].parents[group_rank]
                 )
-                if other != way and shares and other not in found:
-                    found[other] = 1 - found[way]
+                if other != way and meet and other not in turn_of:
+                    turn_of[other] = 1 - turn_of[way]
                     reached.append(other)
     first, second = (
-        {place: turn for (t, place), turn in found.items() if t == each} for each in (0, 1)
+        {group_rank: turn for (t, group_rank), turn in turn_of.items() if t == each}
+        for each in (0, 1)
     )
     return first, second
 
 
-def _other(place: int, world: int) -> int:
-    return (place + 1) % world if world % 2 else world - 1 - place
+def _other(group_rank: int, world: int) -> int:
+    return (group_rank + 1) % world if world % 2 else world - 1 - group_rank
 
 
-def _parent(place: int, world: int) -> int | None:
-    if place == 0:
+def _parent(group_rank: int, world: int) -> int | None:
+    if group_rank == 0:
         return None
-    bit = place & -place
-    above = (place ^ bit) | (bit << 1)
-    return above if above < world else place ^ bit
+    bit = group_rank & -group_rank
+    above = (group_rank ^ bit) | (bit << 1)
+    return above if above < world else group_rank ^ bit
 
 
 def _grown(parents: tuple[int | None, ...]) -> Tree:
-    places = range(len(parents))
+    ranks = range(len(parents))
     children = tuple(
-        tuple(child for child in places if parents[child] == place) for place in places
+        tuple(child for child in ranks if parents[child] == group_rank) for group_rank in ranks
     )
 
-    def depth(place: int) -> int:
-        above = parents[place]
+    def depth(group_rank: int) -> int:
+        above = parents[group_rank]
         return 0 if above is None else 1 + depth(above)
 
-    def height(place: int) -> int:
-        return 1 + max(map(height, children[place])) if children[place] else 0
+    def height(group_rank: int) -> int:
+        return 1 + max(map(height, children[group_rank])) if children[group_rank] else 0
 
-    return Tree(parents, children, tuple(map(height, places)), tuple(map(depth, places)))
+    return Tree(parents, children, tuple(map(height, ranks)), tuple(map(depth, ranks)))
 
 
 class _Mail:
-    """The chunks of one round by peer, in the order of turns."""
+    """Collect the chunks of one round by peer, in the order of turns."""
 
     def __init__(self) -> None:
         self.chunks: dict[int, tuple[int, int, bool]] = {}

@@ -9,7 +9,7 @@ Steps:
     4. every rank, the owner too, decodes the K sums
 T = 2 (α + (K-1) (o + m/(K B))), o the time a message: the least bytes, two losses. Large messages
 go in slots, 2 (K-1) (α + o + m/(K B)), so that a rank that is ahead does not send to one that still
-hears another. `back=feedback(sign())` keeps the second loss for later (two-sided feedback). (The
+receives another. `back=feedback(sign())` keeps the second loss for later (two-sided feedback). (The
 scheme of 1-bit Adam's compressed all-reduce, Tang et al. 2021, arXiv:2102.02888, and of ZeRO++'s
 qgZ, arXiv:2306.10209.)
 """
@@ -32,13 +32,13 @@ class two_shot(Star):
         back: the codec of the sums; `None` uses the coder that opens the codec's own packets,
             without feedback.
         slot_bytes: messages of so many bytes and more go in slots: a rank sends to the k-th rank
-            after it once it has heard the one before, so that no two messages meet. `None`: from 1
-            MiB on, or where a round trip is an eighth of a message, as measured at attach.
+            after it once it has received the one before, so that no two messages meet. `None`: from
+            1 MiB on, or where a round trip is an eighth of a message, as measured at attach.
 
     Raises:
         StrategyError: slot_bytes < 0; (when the strategy is built) `back` is `None` and the codec
             leaves entries out, which a second time would lose what the ranks chose; or `back` is
-            given and a codec speaks in several rounds or parts.
+            given and a codec sends in several rounds or parts.
 
     Example:
         >>> from thinwire.what import topk

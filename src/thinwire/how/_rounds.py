@@ -1,4 +1,5 @@
-"""What routes share: driving a codec's rounds, and telling lengths before data-sized payloads."""
+"""Drive a codec's rounds, and send payloads whose size the receiver does not know after their
+length."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from thinwire.core import (
 from thinwire.errors import PayloadError
 from thinwire.kernels import memory, reference
 
-Talk: TypeAlias = Generator[Hop, Any, Tensor]
+TensorFlight: TypeAlias = Generator[Hop, Any, Tensor]
 """A part of a flight that ends in a tensor."""
 Totals: TypeAlias = Generator[Hop, Any, dict[int, Tensor]]
 """A part of a flight that ends in the sum of each span."""
@@ -35,8 +36,8 @@ Totals: TypeAlias = Generator[Hop, Any, dict[int, Tensor]]
 _LENGTH = 8
 
 
-def one_span(rounds: Rounds, total: Callable[[Packet], Talk]) -> Flight[Outcome]:
-    """Drive one codec to its outcome, each packet answered by what `total` makes of it."""
+def one_span(rounds: Rounds, total: Callable[[Packet], TensorFlight]) -> Flight[Outcome]:
+    """Drive one codec to its outcome; `total` answers each packet with the sum over ranks."""
     try:
         packet = next(rounds)
         while True:
@@ -54,10 +55,15 @@ def many_spans(
     ctx: RankContext,
     totals: Callable[[dict[int, Packet]], Totals],
 ) -> Flight[Outcome]:
-    """Drive the codec on each span side by side; a round's packets, {span: packet}, are answered by
-    what `totals` makes of them.
+    """Drive the codec on all spans side by side to one outcome.
 
-    state: has a child for each span, by its number.
+    Args:
+        codec: encodes each span.
+        x: the bucket (numel,).
+        spans: of `x`, one behind the other.
+        state: has a child for each span, by its number.
+        ctx: this rank.
+        totals: answers a round's packets, {span: packet}, with the sums over ranks.
     """
     begin = spans[0].begin
     flows = [
@@ -65,20 +71,20 @@ def many_spans(
         for j, span in enumerate(spans)
     ]
     ordered = yield from side_by_side(flows, totals)
-    shares = [outcome.sent for outcome in ordered if outcome.sent is not None]
-    known = len(shares) == len(ordered)
-    sent = (lambda: torch.cat([own() for own in shares])) if known else None
+    sents = [outcome.sent for outcome in ordered if outcome.sent is not None]
+    known = len(sents) == len(ordered)
+    sent = (lambda: torch.cat([own() for own in sents])) if known else None
     mask = (
-        (lambda: torch.cat([_spoken(outcome) for outcome in ordered]))
+        (lambda: torch.cat([_mask_of(outcome) for outcome in ordered]))
         if any(outcome.mask for outcome in ordered)
         else None
     )
     return Outcome(joined(x, [outcome.total for outcome in ordered]), sent, mask)
 
 
-def places(codec: Codec, x: Tensor, spans: Sequence[Spec]) -> dict[int, Tensor]:
-    """Where the sum of each span may be written, {span: place}: in x, if the codec does not look
-    there again."""
+def targets(codec: Codec, x: Tensor, spans: Sequence[Spec]) -> dict[int, Tensor]:
+    """Return where the sum of each span may be written: in `x`, unless the codec needs that
+    later."""
     if needs_input_later(codec):
         return {}
     begin = spans[0].begin
@@ -86,7 +92,7 @@ def places(codec: Codec, x: Tensor, spans: Sequence[Spec]) -> dict[int, Tensor]:
 
 
 def joined(x: Tensor, totals: Sequence[Tensor]) -> Tensor:
-    """The totals of spans, one after the other: x itself, where they lie there."""
+    """Return the totals of spans, one after the other: `x` itself, where they lie there."""
     at = x.data_ptr()
     for total in totals:
         if total.data_ptr() != at or total.dtype != x.dtype:
@@ -95,8 +101,8 @@ def joined(x: Tensor, totals: Sequence[Tensor]) -> Tensor:
     return x
 
 
-def _spoken(outcome: Outcome) -> Tensor:
-    """Which entries a span's total speaks of."""
+def _mask_of(outcome: Outcome) -> Tensor:
+    """Return which entries a span's total holds; all, where the codec sends all."""
     return (
         outcome.mask()
         if outcome.mask is not None
@@ -109,76 +115,87 @@ def swap(
     recv: Sequence[tuple[int, Coder, Spec]],
     device: torch.device,
 ) -> Generator[Hop, Any, dict[int, Tensor]]:
-    """Send (rank, payload, size is known there) and receive (rank, coder, spec) payloads; sizes not
-    known go first, 8 bytes each.
+    """Exchange payloads: send (rank, payload, size is known there), receive (rank, coder, spec).
+
+    Sizes that the receiver does not know go first, 8 bytes each.
 
     Raises:
         PayloadError: a rank announces more bytes than its codec could ever send.
     """
-    got = yield from swap_runs(
+    received = yield from swap_runs(
         [(rank, [payload], [known]) for rank, payload, known in send],
-        [(rank, [Due.of(coder, spec)]) for rank, coder, spec in recv],
+        [(rank, [Expected.of(coder, spec)]) for rank, coder, spec in recv],
         device,
     )
-    return {rank: runs[0] for rank, runs in got.items()}
+    return {rank: runs[0] for rank, runs in received.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """A payload that is awaited: its bytes, or `None` where its length goes first; the most that it
-    may have, and whose it is."""
+class Expected:
+    """Describe a payload that will be received.
+
+    nbytes: `None` where its length goes first; most: bytes that it may have; coder: whose it is.
+    """
 
     nbytes: int | None
     most: int
     coder: Coder
 
     @classmethod
-    def of(cls, coder: Coder, spec: Spec) -> Due:
+    def of(cls, coder: Coder, spec: Spec) -> Expected:
         return cls(coder.nbytes(spec), coder.max_nbytes(spec), coder)
 
 
 def swap_runs(
     send: Sequence[tuple[int, Sequence[Tensor], Sequence[bool]]],
-    recv: Sequence[tuple[int, Sequence[Due]]],
+    recv: Sequence[tuple[int, Sequence[Expected]]],
     device: torch.device,
 ) -> Generator[Hop, Any, dict[int, list[Tensor]]]:
-    """The same for messages of several payloads each: (rank, payloads, which sizes are known there)
-    and (rank, what is due).
+    """Exchange messages of several payloads each.
+
+    Args:
+        send: (rank, payloads, which of their sizes are known there).
+        recv: (rank, the payloads that it sends).
+        device: of the payloads.
 
     Raises:
         PayloadError: a rank announces more bytes than its codec could ever send.
     """
-    loose = [
-        (rank, [p.numel() for p, known in zip(payloads, knowns, strict=True) if not known])
-        for rank, payloads, knowns in send
+    unknown = [
+        (rank, [p.numel() for p, known in zip(payloads, sizes_known, strict=True) if not known])
+        for rank, payloads, sizes_known in send
     ]
     lengths = tuple(
-        (rank, torch.tensor(sizes).view(torch.uint8).to(device)) for rank, sizes in loose if sizes
+        (rank, torch.tensor(sizes).view(torch.uint8).to(device)) for rank, sizes in unknown if sizes
     )
-    asked = tuple((rank, _LENGTH * sum(each.nbytes is None for each in due)) for rank, due in recv)
-    sizes = {rank: [each.nbytes for each in due] for rank, due in recv}
-    if lengths or any(nbytes for _, nbytes in asked):
-        told = yield Exchange(lengths, tuple((rank, nbytes) for rank, nbytes in asked if nbytes))
-        for rank, due in recv:
-            if rank in told:
-                sizes[rank] = _announced(rank, due, told[rank])
-    got: dict[int, list[Tensor]] = {}
+    length_bytes = tuple(
+        (rank, _LENGTH * sum(each.nbytes is None for each in expected)) for rank, expected in recv
+    )
+    sizes = {rank: [each.nbytes for each in expected] for rank, expected in recv}
+    if lengths or any(nbytes for _, nbytes in length_bytes):
+        announced = yield Exchange(
+            lengths, tuple((rank, nbytes) for rank, nbytes in length_bytes if nbytes)
+        )
+        for rank, expected in recv:
+            if rank in announced:
+                sizes[rank] = _announced(rank, expected, announced[rank])
+    received: dict[int, list[Tensor]] = {}
     if send or recv:
         whole = yield Exchange(
             tuple((rank, memory.cat(payloads)) for rank, payloads, _ in send),
             tuple((rank, sum(size or 0 for size in sizes[rank])) for rank, _ in recv),
         )
-        got = {
+        received = {
             rank: list(whole[rank].split([size or 0 for size in sizes[rank]])) for rank, _ in recv
         }
-    return got
+    return received
 
 
-def _announced(rank: int, due: Sequence[Due], told: Tensor) -> list[int | None]:
-    """The sizes of what is due, with what a rank told of the lengths that were not known."""
-    lengths = iter(reference.from_bytes(told.cpu(), torch.int64).tolist())
+def _announced(rank: int, expected: Sequence[Expected], announced: Tensor) -> list[int | None]:
+    """Return the sizes of payloads, those not known from the lengths that a rank has sent."""
+    lengths = iter(reference.from_bytes(announced.cpu(), torch.int64).tolist())
     sizes = []
-    for each in due:
+    for each in expected:
         size = each.nbytes if each.nbytes is not None else next(lengths)
         if each.nbytes is None and not 0 <= size <= each.most:
             raise PayloadError(
