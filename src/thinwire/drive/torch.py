@@ -9,15 +9,13 @@ stream; events order it against the caller's.
 
 from __future__ import annotations
 
-import queue
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,13 +27,11 @@ from thinwire.core import (
     Flight,
     Hop,
     Ranks,
-    Stage,
     Transport,
     allreduce_nbytes,
 )
-from thinwire.core.collective import tensors_in
-from thinwire.core.phase import phase
 from thinwire.drive import interfaces
+from thinwire.drive._lane import Lane, TorchHandle
 from thinwire.drive.blame import Diagnosis, Hops
 from thinwire.drive.threads import thread_ids, thread_s
 from thinwire.drive.watch import Watch
@@ -45,8 +41,6 @@ from thinwire.words import first_line
 
 T = TypeVar("T")
 
-LOOK_S = 0.5  # between two looks whether a hop goes on
-MARGIN_S = 10.0  # that the transport has beyond its timeout, to say so
 GLOO_WINDOW = 2 << 20
 """Bytes that gloo's own all_reduce keeps in flight: two segments."""
 
@@ -82,7 +76,7 @@ class TorchDriver:
         )
         self._explained: FlightError | None = None
         self._explaining = threading.Lock()
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         # on CUDA a codec may wait for bytes whose hop was only enqueued: under a lock two ranks
         # could wait for one another for ever
         self.turn: AbstractContextManager[Any] = (
@@ -95,7 +89,7 @@ class TorchDriver:
         self._make(
             lanes, tuple(range(self.world))
         )  # the control lane: enough to compare facts; `prepare` makes the rest
-        self._lanes = [_Lane(self, index, device) for index in range(lanes + 1)]
+        self._lanes = [Lane(self, index, device) for index in range(lanes + 1)]
         self._closed = False
 
     @property
@@ -110,8 +104,11 @@ class TorchDriver:
                     self._make(lane, ranks)
 
     def _make(self, lane: int, ranks: Ranks) -> None:
-        """A process group. Within a subset of the world only its members call, and torch then names
-        a group by its ranks alone."""
+        """Make a process group of some ranks for a lane.
+
+        Within a subset of the world only its members call, and torch then names a group by its
+        ranks alone.
+        """
         members = [self._members[rank] for rank in ranks]
         if self.rank in ranks or not self.global_ranks:
             before = thread_ids()
@@ -167,12 +164,11 @@ class TorchDriver:
         self.watch.close(error)
 
     def hops(self) -> Hops:
-        """Where each lane is: which flight, which hop of it, and the ranks whose bytes it waits
-        for."""
-        return {index: lane.place for index, lane in enumerate(self._lanes)}
+        """Return where each lane is: flight, hop, and the ranks whose bytes it waits for."""
+        return {index: lane.position for index, lane in enumerate(self._lanes)}
 
     def move(self, hop: Hop, lane: int) -> tuple[Any, float]:
-        """Move one hop; its answer, and the bytes that this rank handed to the wire."""
+        """Move one hop; return its answer, and the bytes that this rank handed to the wire."""
         waits = self._lanes[lane].waits_for
         if isinstance(hop, AllReduce):
             waits([rank for rank in hop.group if rank != self.rank])
@@ -188,8 +184,10 @@ class TorchDriver:
     def _exchange(
         self, hop: Exchange, group: Any, waits: Callable[[Sequence[int]], None]
     ) -> tuple[dict[int, Tensor], float]:
-        """All receives are posted first, then the sends go out one at a time: 0.95 of a line where
-        all at once gives 0.6."""
+        """Post all receives, then send one message at a time.
+
+        So a link is used to 0.95 of its rate, where all at once gives 0.6.
+        """
         buffers = {rank: memory.empty(nbytes, torch.uint8, self._wire) for rank, nbytes in hop.recv}
         outgoing = [(rank, payload.to(self._wire)) for rank, payload in hop.send if payload.numel()]
         sent = float(sum(payload.numel() for _, payload in outgoing))
@@ -226,8 +224,10 @@ class TorchDriver:
         return {rank: buffer.to(self.device) for rank, buffer in buffers.items()}, sent
 
     def explain(self, error: BaseException, label: str) -> ThinwireError:
-        """What a failed flight means, by heartbeats and beacons; the others are told, lest they
-        blame this rank when it ends."""
+        """Return what a failed flight means, by heartbeats and beacons.
+
+        The other ranks get a message, lest they blame this rank when it ends.
+        """
         if isinstance(error, ThinwireError):
             return error
         with self._explaining:
@@ -237,24 +237,24 @@ class TorchDriver:
         return self._explained
 
     def _diagnose(self, error: BaseException, label: str) -> tuple[Diagnosis, FlightError]:
-        found, standings = self.watch.diagnose()
+        diagnosis, standings = self.watch.diagnose()
         last = "; ".join(f"rank {rank}: {standing.label}" for rank, standing in standings.items())
         cause = f"{type(error).__name__}: {transport_cause(error)}"
         carried = f"{label} could not be carried ({cause}). Last heard: {last}"
-        if found.kind in ("raised", "lost"):
-            return found, RankLostError(found.ranks, f"{found.text}. {carried}")
-        if found.kind == "left":
-            return found, RankLostError(
-                found.ranks,
-                f"{found.text} while others were in {label} ({cause}). Last heard: {last}",
+        if diagnosis.kind in ("raised", "lost"):
+            return diagnosis, RankLostError(diagnosis.ranks, f"{diagnosis.text}. {carried}")
+        if diagnosis.kind == "left":
+            return diagnosis, RankLostError(
+                diagnosis.ranks,
+                f"{diagnosis.text} while others were in {label} ({cause}). Last heard: {last}",
             )
-        if found.kind == "link":
-            return found, LinkLostError(
-                found.ranks, found.link is not None, f"{found.text}. {carried}"
+        if diagnosis.kind == "link":
+            return diagnosis, LinkLostError(
+                diagnosis.ranks, diagnosis.link is not None, f"{diagnosis.text}. {carried}"
             )
-        if found.kind in ("alone", "store"):
-            return found, FlightError(f"{found.text}. {carried}")
-        return found, FlightError(
+        if diagnosis.kind in ("alone", "store"):
+            return diagnosis, FlightError(f"{diagnosis.text}. {carried}")
+        return diagnosis, FlightError(
             f"{label} could not be carried within {self.timeout.total_seconds():g} s, though "
             f"every rank's heart beats ({cause}). "
             f"Last heard: {last}. Do all ranks run the same number of steps?"
@@ -277,149 +277,14 @@ class TorchDriver:
 
 
 def transport_cause(error: BaseException) -> str:
-    """What the transport said, in a line and without gloo's advice to read other ranks' logs.
+    """Return the transport's error in a line, without gloo's advice to read other ranks' logs.
 
     Example:
         >>> transport_cause(RuntimeError("Connection reset by peer. This is typically caused by a remote worker hanging."))
         'Connection reset by peer'
     """
-    said = first_line(error).partition(". This is typically caused")[0]
-    return said + interfaces.advice(said)
-
-
-class TorchHandle(Generic[T]):
-    """A flight on its way: filled by its lane's thread."""
-
-    def __init__(self, driver: TorchDriver, lane: _Lane, flight: Flight[T], label: str) -> None:
-        self.driver, self.lane, self.flight, self.label = driver, lane, flight, label
-        self.encode_s = self.carry_s = self.wire_s = self.sent_bytes = 0.0
-        self.stages: list[Stage] = []
-        self.result: T | None = None
-        self.error: BaseException | None = None
-        self.done = threading.Event()
-        self.ready: Any = None  # CUDA: what the caller's stream had done at the launch
-        self.landed: Any = None  # CUDA: when the lane's stream will have done it
-
-    def wait(self) -> T:
-        while not self.done.wait(LOOK_S):
-            if self.lane.stalled():  # the transport has a timeout of its own, and did not keep it
-                limit = self.driver.timeout.total_seconds()
-                error = TimeoutError(
-                    f"the transport gave no answer within {limit:g} s, nor an error"
-                )
-                raise self.driver.explain(error, self.label) from error
-        if self.error is not None:
-            raise self.driver.explain(self.error, self.label) from self.error
-        if self.landed is not None:
-            stream = torch.cuda.current_stream(self.driver.device)
-            stream.wait_event(self.landed)
-            for tensor in tensors_in(self.result):
-                if tensor.is_cuda:  # its memory must not be given away before this stream has read
-                    tensor.record_stream(stream)
-        return self.result  # type: ignore[return-value]  # T may itself be `None`
-
-
-class _Lane:
-    """A thread that runs flights one after another."""
-
-    def __init__(self, driver: TorchDriver, index: int, device: torch.device) -> None:
-        self._driver, self._index = driver, index
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._broken: BaseException | None = None
-        self.place: tuple[int, int, tuple[int, ...]] = 0, 0, ()
-        """Flights that this lane has carried, hops of the one under way, and the ranks whose bytes
-        it waits for."""
-        self._hop_begun: float | None = None
-        self._queue: queue.SimpleQueue[TorchHandle[Any] | None] = queue.SimpleQueue()
-        self._threads = torch.get_num_threads()
-        self._thread = threading.Thread(
-            target=self._loop, name=f"thinwire-lane-{index}", daemon=True
-        )
-        self._thread.start()
-
-    def put(self, handle: TorchHandle[Any]) -> None:
-        if self._stream is not None:
-            handle.ready = torch.cuda.current_stream(self._stream.device).record_event()
-        self._queue.put(handle)
-
-    def stop(self) -> None:
-        self.leave()
-        while self._thread.is_alive() and not self.stalled():
-            self._thread.join(LOOK_S)
-
-    def waits_for(self, ranks: Sequence[int]) -> None:
-        """Note whose bytes the hop under way waits for."""
-        flight, hop, _ = self.place
-        self.place, self._hop_begun = (flight, hop, tuple(ranks)), time.monotonic()
-
-    def stalled(self) -> bool:
-        """Whether a hop has taken much longer than the timeout that its transport was given."""
-        begun, limit = self._hop_begun, self._driver.timeout.total_seconds()
-        return begun is not None and time.monotonic() - begun > limit + max(MARGIN_S, limit / 2)
-
-    def leave(self) -> None:
-        """Stop after the flight under way, whenever that ends."""
-        self._queue.put(None)
-
-    def _loop(self) -> None:
-        torch.set_num_threads(self._threads)  # a new thread would start with all cores
-        while (handle := self._queue.get()) is not None:
-            with (
-                torch.cuda.stream(self._stream) if self._stream is not None else nullcontext(),
-                torch.no_grad(),
-            ):
-                try:
-                    if self._broken is not None:
-                        raise self._broken
-                    self._run(handle)
-                    self.place = self.place[0] + 1, 0, ()
-                except BaseException as error:  # kept for whoever waits for the flight
-                    self._broken = handle.error = error
-            handle.done.set()
-
-    def _run(self, handle: TorchHandle[Any]) -> None:
-        if self._stream is not None:
-            self._stream.wait_event(handle.ready)
-        reply: Any = None
-        while True:
-            with self._driver.turn:
-                clock = time.perf_counter()
-                # of this thread's own: what it waits for the interpreter or a core is not the
-                # codec's
-                begun = time.thread_time()
-                try:
-                    with phase("encode", handle.label):
-                        hop = handle.flight.send(reply)
-                except StopIteration as stop:
-                    handle.result = stop.value
-                    break
-                finally:
-                    handle.encode_s += time.thread_time() - begun
-                    left = time.perf_counter()
-                    handle.stages.append(Stage("encode", clock, left))
-            self.place = self.place[0], self.place[1] + 1, ()
-            begun = time.thread_time()
-            with phase("wire", handle.label):
-                reply, sent = self._driver.move(hop, self._index)
-            handle.carry_s += time.thread_time() - begun
-            self._hop_begun = None
-            handle.stages.append(Stage("wire", left, time.perf_counter(), sent))
-            handle.wire_s += handle.stages[-1].end - left
-            handle.sent_bytes += sent
-        if self._stream is not None:
-            handle.landed = self._stream.record_event()
-            self._await(handle)
-
-    def _await(self, handle: TorchHandle[Any]) -> None:
-        """Until the stream has carried the flight: NCCL only enqueues, so a lost rank would be seen
-        nowhere else."""
-        begun = time.perf_counter()
-        limit = self._driver.timeout.total_seconds()
-        while not handle.landed.query():
-            if time.perf_counter() - begun > limit:
-                raise TimeoutError(f"the stream did not come to an end within {limit:g} s")
-            time.sleep(50e-6)
-        handle.wire_s += time.perf_counter() - begun
+    message = first_line(error).partition(". This is typically caused")[0]
+    return message + interfaces.advice(message)
 
 
 def _wait(work: Any) -> None:

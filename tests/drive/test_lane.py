@@ -10,6 +10,7 @@ import torch
 import thinwire
 from tests.engine.models import mlp
 from tests.ranks import run_ranks
+from thinwire.drive import _lane
 from thinwire.drive import torch as driver
 from thinwire.errors import FlightError
 
@@ -20,7 +21,7 @@ def _stuck(rank: int) -> tuple[str, float]:
 
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    driver.MARGIN_S = 0.5
+    _lane.MARGIN_S = 0.5
     driver._wait = never
     begun = time.monotonic()
     try:
