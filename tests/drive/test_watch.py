@@ -197,7 +197,7 @@ def test_an_end_is_heard_by_all_though_the_store_is_gone(watches: Any) -> None:
     zero, one, two = watches(dist.HashStore(), 3)
     until(lambda: all(met(each, 3) for each in (zero, one, two)))
     one.close(ValueError("no such layer\nand more"))
-    assert zero._heard[1].ended == two._heard[1].ended == "raised"
+    assert zero._ended_standings[1].ended == two._ended_standings[1].ended == "raised"
     found, _ = zero.diagnose()
     assert (found.kind, found.ranks, found.text) == (
         "raised",

@@ -281,11 +281,11 @@ def _list(say: Say) -> int:
 
 
 def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
-    from thinwire.lab.running import tell
+    from thinwire.lab.running import print_line
     from thinwire.net import table_of
 
     def to_error(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
-        tell(sys.stderr, f"[{host}] {line}")
+        print_line(sys.stderr, f"[{host}] {line}")
 
     done = lab.run(
         options.command,
@@ -294,7 +294,7 @@ def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
         on_line=to_error if options.as_json else None,
     )
     for host, why in done.stopped.items():
-        tell(sys.stderr, f"{host} was stopped: {why}")
+        print_line(sys.stderr, f"{host} was stopped: {why}")
     told = {
         "network": table_of(lab.network),
         "command": options.command,
@@ -304,7 +304,7 @@ def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
     if options.as_json:
         say.result(told, "")
     else:
-        tell(sys.stderr, summary(done))
+        print_line(sys.stderr, summary(done))
     return done.worst
 
 

@@ -72,25 +72,25 @@ class Asks:
                 f"nobody asks the store at {self.address} any more: this was closed", silent=False
             )
         limit = self.limit_s if limit_s is None else limit_s
-        asked = _Question(question)
+        pending = _Question(question)
         if not self.stuck:
-            self._questions.put(asked)
-        if self.stuck or not asked.done.wait(limit):
-            self._overdue = self._overdue if self.stuck else asked
+            self._questions.put(pending)
+        if self.stuck or not pending.done.wait(limit):
+            self._overdue = self._overdue if self.stuck else pending
             raise NoAnswerError(
                 f"this rank cannot reach the store at {self.address}: it gave no answer within "
                 f"{limit:g} s. The process that holds it is "
                 "stopped, or this rank is cut off from it",
                 silent=True,
             )
-        if asked.error is not None:
+        if pending.error is not None:
             raise NoAnswerError(
-                f"this rank cannot reach the store at {self.address} ({first_line(asked.error)}): "
+                f"this rank cannot reach the store at {self.address} ({first_line(pending.error)}): "
                 "the process that holds it has ended, or "
                 "the connection was cut",
                 silent=False,
-            ) from asked.error
-        answer: T = asked.answer
+            ) from pending.error
+        answer: T = pending.answer
         return answer
 
     def close(self) -> None:
@@ -99,13 +99,13 @@ class Asks:
 
 
 def _answer(questions: queue.SimpleQueue[_Question | None]) -> None:
-    while (asked := questions.get()) is not None:
+    while (pending := questions.get()) is not None:
         try:
-            asked.answer = asked.ask()
+            pending.answer = pending.ask()
         except Exception as error:  # kept for whoever asked
-            asked.error = error
-        asked.done.set()
-        del asked  # else it would hold the caller until the next question
+            pending.error = error
+        pending.done.set()
+        del pending  # else it would hold the caller until the next question
 
 
 def address_of(store: Any) -> str:

@@ -164,7 +164,7 @@ class Evidence:
 
 def judge(seen: Evidence) -> Diagnosis:
     """Return the verdict: the gravest that the evidence bears out."""
-    found = (
+    diagnosis = (
         _raised(seen)
         or _lost(seen)
         or _links(seen)
@@ -173,7 +173,7 @@ def judge(seen: Evidence) -> Diagnosis:
         or _left(seen)
         or _store(seen)
     )
-    return found or Diagnosis("nobody", (), "every rank that was asked answers")
+    return diagnosis or Diagnosis("nobody", (), "every rank that was asked answers")
 
 
 def _raised(seen: Evidence) -> Diagnosis | None:
@@ -205,7 +205,7 @@ def _reason(seen: Evidence, rank: int) -> str:
     states = {state, *of_others.values()}
     if "answers" in states or rank in seen.moving:
         return ""
-    heard, holds = seen.store == "answers", seen.holder == rank
+    store_answers, holds = seen.store == "answers", seen.holder == rank
     reasons = (
         ("refused" in states, "no heartbeat, and its process has ended"),
         (
@@ -220,10 +220,10 @@ def _reason(seen: Evidence, rank: int) -> str:
             f"no heartbeat, and neither this rank nor {_named(of_others)} can reach it",
         ),
         (
-            state == "unreachable" and heard and not holds and not _cut_off(seen),
+            state == "unreachable" and store_answers and not holds and not _cut_off(seen),
             "no heartbeat, and this rank cannot reach it",
         ),
-        (state == "unknown" and heard, "no heartbeat"),
+        (state == "unknown" and store_answers, "no heartbeat"),
         (
             state == "unknown" and seen.store == "refused" and holds,
             f"the store at {seen.address}, which its process holds, is gone",
@@ -285,13 +285,13 @@ def direction(one: int, other: int, standings: Mapping[int, Standing]) -> tuple[
         >>> direction(1, 3, {1: ahead, 3: behind}), direction(1, 3, {1: ahead})
         ((1, 3), None)
     """
-    found = set()
+    ways = set()
     for sender, receiver in ((one, other), (other, one)):
         ahead, behind = (standings.get(rank, Standing()).hops for rank in (sender, receiver))
         for lane, (flight, hop, peers) in behind.items():
             if sender in peers and lane in ahead and ahead[lane][:2] > (flight, hop):
-                found.add((sender, receiver))
-    return found.pop() if len(found) == 1 else None
+                ways.add((sender, receiver))
+    return ways.pop() if len(ways) == 1 else None
 
 
 def _alone(seen: Evidence) -> Diagnosis | None:

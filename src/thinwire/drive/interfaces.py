@@ -44,7 +44,7 @@ def addresses() -> dict[str, list[str]]:
         >>> "127.0.0.1" in addresses()["lo"]
         True
     """
-    found: dict[str, list[str]] = {name: [] for _, name in socket.if_nameindex()}
+    by_name: dict[str, list[str]] = {name: [] for _, name in socket.if_nameindex()}
     entries = array.array("B", bytes(MOST_ENTRIES * ENTRY_BYTES))
     question = struct.pack("iP", len(entries), entries.buffer_info()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -52,12 +52,14 @@ def addresses() -> dict[str, list[str]]:
     for start in range(0, filled, ENTRY_BYTES):
         entry = entries[start : start + ENTRY_BYTES].tobytes()
         label = entry[:16].partition(b"\0")[0].decode()  # eth0:1 for an alias of eth0
-        found.setdefault(label.partition(":")[0], []).append(socket.inet_ntoa(entry[20:24]))
+        by_name.setdefault(label.partition(":")[0], []).append(socket.inet_ntoa(entry[20:24]))
     table = Path("/proc/net/if_inet6")  # absent where IPv6 is off
     for line in table.read_text(encoding="ascii").splitlines() if table.exists() else ():
         digits, *_, name = line.split()
-        found.setdefault(name, []).append(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits)))
-    return found
+        by_name.setdefault(name, []).append(
+            socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
+        )
+    return by_name
 
 
 def is_loopback(address: str) -> bool:
@@ -75,7 +77,7 @@ def resolve(host: str, what: str) -> list[str]:
 
     Args:
         host: a name or a numeric address.
-        what: where the user said it, for the message, such as "MASTER_ADDR".
+        what: where the user gave it, for the message, such as "MASTER_ADDR".
 
     Raises:
         ConfigError: it does not resolve, or not within 10 s.
@@ -120,11 +122,11 @@ def leading_to(address: str) -> Interface | None:
         Interface(name='lo', address='127.0.0.1')
     """
     try:
-        family, kind, _, _, place = socket.getaddrinfo(
+        family, kind, _, _, socket_address = socket.getaddrinfo(
             address, DISCARD, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
         )[0]
         with socket.socket(family, kind) as probe:
-            probe.connect(place)
+            probe.connect(socket_address)
             own = str(probe.getsockname()[0]).partition("%")[0]
     except OSError:  # no route
         return None
@@ -134,23 +136,23 @@ def leading_to(address: str) -> Interface | None:
     return Interface(holders[0], own) if holders else None
 
 
-def advice(said: str) -> str:
+def advice(message: str) -> str:
     """Return which variable to set where gloo could not connect ranks, or nothing where it is no
     trouble of interfaces.
 
     Args:
-        said: what gloo said.
+        message: what gloo reported.
     """
     host = env.text("MASTER_ADDR")
-    if "connectFullMesh" not in said or env.text(VARIABLE) or not host:
+    if "connectFullMesh" not in message or env.text(VARIABLE) or not host:
         return ""
     try:
-        found = next(filter(None, map(leading_to, resolve(host, "MASTER_ADDR"))), None)
+        leading = next(filter(None, map(leading_to, resolve(host, "MASTER_ADDR"))), None)
     except ConfigError:  # then nobody knows
         return ""
     leads = (
-        f"{VARIABLE}={found.name}, as {found} leads to MASTER_ADDR={host}"
-        if found
+        f"{VARIABLE}={leading.name}, as {leading} leads to MASTER_ADDR={host}"
+        if leading
         else f"{VARIABLE} to one of its interfaces"
     )
     return (

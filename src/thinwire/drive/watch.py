@@ -63,7 +63,7 @@ class Watch:
         self._label = "attach"
         self._count = 0
         self._end: tuple[End, str, Diagnosis | None] = "", "", None
-        self._heard: dict[int, Standing] = {}  # what ranks have said of their end
+        self._ended_standings: dict[int, Standing] = {}  # what ranks have said of their end
         self._addresses: dict[int, str] = {}
         self._met: set[int] = set()
         self._stop = threading.Event()
@@ -209,8 +209,11 @@ class Watch:
     def _tries(self, rank: int) -> dict[str, Any]:
         """What came of asking a rank's beacon, for another that cannot reach it."""
         state, answer = ask(self._addresses.get(rank, ""), self._token, "how")
-        heard = self._heard.get(rank)
-        return {"state": state, "standing": heard.plain() if heard is not None else answer or None}
+        ended_standing = self._ended_standings.get(rank)
+        return {
+            "state": state,
+            "standing": ended_standing.plain() if ended_standing is not None else answer or None,
+        }
 
     def _hears(self, value: Any) -> None:
         """Another rank's end."""
@@ -222,7 +225,7 @@ class Watch:
         ):
             standing = read_standing(value[1], self.world)
             if standing is not None:
-                self._heard[value[0]] = standing
+                self._ended_standings[value[0]] = standing
 
     # -- the others
     # ---------------------------------------------------------------------------------------------------
@@ -266,15 +269,15 @@ class Watch:
         except NoAnswerError as error:
             seen.store = "silent" if error.silent else "refused"
             return {}
-        found = {
+        standings = {
             rank: read_standing(beats[rank], self.world) if rank in beats else Standing()
             for rank in range(self.world)
         }
-        return {rank: standing for rank, standing in found.items() if standing is not None}
+        return {rank: standing for rank, standing in standings.items() if standing is not None}
 
     def _ask_ranks(self, ranks: Collection[int]) -> dict[int, tuple[State, dict[str, Any]]]:
-        asked = {rank: self._addresses.get(rank, "") for rank in ranks if rank != self.rank}
-        results = ask_all(asked, self._token, "how")
+        addresses = {rank: self._addresses.get(rank, "") for rank in ranks if rank != self.rank}
+        results = ask_all(addresses, self._token, "how")
         self._met.update(rank for rank, (state, _) in results.items() if state == "answers")
         return results
 
@@ -307,16 +310,21 @@ class Watch:
             or [rank for rank, state in seen.probes.items() if state == "answers"][:_HELPERS]
         )
         for rank in ranks:
-            asked = {
+            addresses = {
                 helper: self._addresses[helper]
                 for helper in helpers
                 if helper != rank and helper in self._addresses
             }
-            results = ask_all(asked, self._token, f"try {rank}", CONNECT_S + 2 * ANSWER_S)
+            results = ask_all(addresses, self._token, f"try {rank}", CONNECT_S + 2 * ANSWER_S)
             for helper, (state, answer) in results.items():
-                found = answer.get("state")
-                if state == "answers" and found in ("answers", "silent", "refused", "unreachable"):
-                    seen.tried.setdefault(helper, {})[rank] = found
+                outcome = answer.get("state")
+                if state == "answers" and outcome in (
+                    "answers",
+                    "silent",
+                    "refused",
+                    "unreachable",
+                ):
+                    seen.tried.setdefault(helper, {})[rank] = outcome
                     standing = (
                         read_standing(answer["standing"], self.world)
                         if answer.get("standing")
@@ -342,14 +350,14 @@ class Watch:
             )
 
     def _ended(self, rank: int, beats: dict[int, Standing]) -> bool:
-        return bool(beats.get(rank, Standing()).ended) or rank in self._heard
+        return bool(beats.get(rank, Standing()).ended) or rank in self._ended_standings
 
     def _judged(
         self, seen: Evidence, beats: dict[int, Standing]
     ) -> tuple[Diagnosis, dict[int, Standing]]:
-        for rank, standing in (*beats.items(), *self._heard.items()):
-            known = seen.standings.get(rank)
-            if known is None or (standing.ended and not known.ended):
+        for rank, standing in (*beats.items(), *self._ended_standings.items()):
+            earlier = seen.standings.get(rank)
+            if earlier is None or (standing.ended and not earlier.ended):
                 seen.standings[rank] = standing
         seen.standings[self.rank] = self.standing
         return judge(seen), dict(sorted(seen.standings.items()))

@@ -23,8 +23,8 @@ LOOK_S = 0.1  # between two looks at which processes there are
 class Host:
     """The processes of one host."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.keeper, self.slow = told["pid"], told["slow"]
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.keeper, self.slow = settings["pid"], settings["slow"]
         self.space = os.readlink(f"/proc/{self.keeper}/ns/net")
         self.running = True
         self.pids: set[int] = set()
@@ -49,10 +49,10 @@ def look(hosts: list[Host]) -> None:
 def run(hosts: list[Host]) -> None:
     """Stop and go until standard input ends."""
     now = time.monotonic()
-    due = [(now + i * 1e-3, i) for i in range(len(hosts))]
+    turns = [(now + i * 1e-3, i) for i in range(len(hosts))]
     looked = 0.0
     while True:
-        at, i = due[0]
+        at, i = turns[0]
         if select.select([0], [], [], max(0.0, at - time.monotonic()))[0]:
             return
         if (now := time.monotonic()) - looked > LOOK_S:
@@ -62,7 +62,7 @@ def run(hosts: list[Host]) -> None:
         host.running = not host.running
         host.signal(signal.SIGCONT if host.running else signal.SIGSTOP)
         part = 1 / host.slow if host.running else 1 - 1 / host.slow
-        heapq.heapreplace(due, (max(at, now - PERIOD_S) + part * PERIOD_S, i))
+        heapq.heapreplace(turns, (max(at, now - PERIOD_S) + part * PERIOD_S, i))
 
 
 if __name__ == "__main__":

@@ -126,11 +126,13 @@ def rate(lab: Lab, source: str, to: str) -> Finding:
     """Bits of frames a second that arrive, the lost ones counted as arrived: they have been
     carried."""
     asked, size = lab.now.bits_per_s(source, to), lab.now.mtu_bytes - 28
-    told = _probe(lab, source, "flood", to, FLOOD_S, size)
-    marks = [(at, count) for at, count in told["marks"] if at >= told["marks"][0][0] + BEGINNING_S]
+    answer = _probe(lab, source, "flood", to, FLOOD_S, size)
+    marks = [
+        (at, count) for at, count in answer["marks"] if at >= answer["marks"][0][0] + BEGINNING_S
+    ]
     if len(marks) < 2:
         raise LabError(
-            f"{source} to {to}: {told['count']} packets of {told['sent']} arrived, too few to "
+            f"{source} to {to}: {answer['count']} packets of {answer['sent']} arrived, too few to "
             "tell a rate"
         )
     (begin, first), (end, last) = marks[0], marks[-1]
@@ -154,8 +156,8 @@ def loss(lab: Lab, source: str, to: str) -> Finding:
     a_second = min(MOST_A_SECOND, limit / 2 / 8 / (SMALL + HEADERS))
     wanted = (1.96 / 0.2) ** 2 * (1 - asked) / asked if asked else 2000
     n = max(200, int(min(wanted, a_second * MOST_S)))
-    told = _probe(lab, source, "count", to, n, SMALL, a_second)
-    lost = n - told["count"]
+    answer = _probe(lab, source, "count", to, n, SMALL, a_second)
+    lost = n - answer["count"]
     low, high = interval(lost, n, 1.96)
     least, most = interval(lost, n, SURE)
     return Finding("loss", source, to, asked, lost / n, least <= asked <= most, n, low, high)
@@ -179,8 +181,11 @@ def interval(hits: int, n: int, z: float) -> tuple[float, float]:
         >>> [round(end, 4) for end in interval(10, 1000, 1.96)]
         [0.0054, 0.0183]
     """
-    share, square = hits / n, z * z / n
-    middle, half = share + square / 2, z * math.sqrt(share * (1 - share) / n + square / (4 * n))
+    fraction, square = hits / n, z * z / n
+    middle, half = (
+        fraction + square / 2,
+        z * math.sqrt(fraction * (1 - fraction) / n + square / (4 * n)),
+    )
     return (
         max(0.0, (middle - half) / (1 + square)) if hits else 0.0,
         min(1.0, (middle + half) / (1 + square)),
@@ -200,9 +205,9 @@ def serve(lab: Lab, host: str) -> None:
         raise LabError(f"{host}: the measuring process did not start")
 
 
-def _probe(lab: Lab, host: str, *said: Any) -> Any:
-    return json.loads(lab.call(host, _command(*said), timeout=120.0))
+def _probe(lab: Lab, host: str, *arguments: Any) -> Any:
+    return json.loads(lab.call(host, _command(*arguments), timeout=120.0))
 
 
-def _command(*said: Any) -> list[str]:
-    return [sys.executable, "-I", str(PROBE), *map(str, said)]
+def _command(*arguments: Any) -> list[str]:
+    return [sys.executable, "-I", str(PROBE), *map(str, arguments)]

@@ -113,19 +113,19 @@ class Queued:
         finally:
             os.close(there)
             os.close(here)
-        self._send({"queues": self._told(network), "seed": network.seed})
-        self._hear()  # "ready": before it, a rule would drop what it should delay
+        self._send({"queues": self._queue_settings(network), "seed": network.seed})
+        self._receive()  # "ready": before it, a rule would drop what it should delay
         for queue in self._queues:
             for rule in shape.queue_rules(network, queue):
                 spaces[queue.to].call([tables, *rule])
 
     def set(self, network: Network) -> None:
         """Take up the wires of a network."""
-        self._send({"set": self._told(network)})
+        self._send({"set": self._queue_settings(network)})
 
     def stats(self) -> LineStats:
         self._send({"stats": True})
-        return LineStats("queue", **json.loads(self._hear()))
+        return LineStats("queue", **json.loads(self._receive()))
 
     def close(self) -> None:
         """Let go of it: it ends."""
@@ -134,7 +134,7 @@ class Queued:
             os.close(self._commands)
             os.close(self._answers)
 
-    def _told(self, network: Network) -> list[dict[str, object]]:
+    def _queue_settings(self, network: Network) -> list[dict[str, object]]:
         out: list[dict[str, object]] = []
         for queue in self._queues:
             wire = network.wire_between(queue.sources[0], queue.to)
@@ -149,13 +149,13 @@ class Queued:
             )
         return out
 
-    def _send(self, told: dict[str, object]) -> None:
+    def _send(self, command: dict[str, object]) -> None:
         try:
-            os.write(self._commands, json.dumps(told).encode() + b"\n")
+            os.write(self._commands, json.dumps(command).encode() + b"\n")
         except BrokenPipeError:
             raise LabError("the process that delays packets has ended") from None
 
-    def _hear(self) -> str:
+    def _receive(self) -> str:
         while b"\n" not in self._rest:
             ready = select.select([self._answers], [], [], ANSWER_S)[0]
             data = os.read(self._answers, 1 << 16) if ready else b""

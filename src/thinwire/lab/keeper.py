@@ -63,10 +63,10 @@ class Keeper:
             int, int
         ] = {}  # process number: the number of the request that started it
 
-    def tell(self, **told: Any) -> None:
+    def report(self, **message: Any) -> None:
         # The other end may be gone already: the next receive shows it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.sock.send(json.dumps(told).encode())
+            self.sock.send(json.dumps(message).encode())
 
     def serve(self) -> None:
         awake, waker = socket.socketpair()
@@ -83,54 +83,54 @@ class Keeper:
                 if not data:
                     os._exit(0)
                 with open(fds.pop(0), "rb") as file:  # a message may be longer than a socket takes
-                    asked = json.load(file)
-                self.answer(asked, fds)
+                    request = json.load(file)
+                self.answer(request, fds)
 
-    def answer(self, asked: dict[str, Any], fds: list[int]) -> None:
-        number = asked["id"]
+    def answer(self, request: dict[str, Any], fds: list[int]) -> None:
+        number = request["id"]
         try:
-            if "argv" in asked:
-                self.start(number, asked, fds)
-            elif "signal" in asked:
+            if "argv" in request:
+                self.start(number, request, fds)
+            elif "signal" in request:
                 for group in [
                     group for group, started in self.running.items() if started == number
                 ]:
-                    os.killpg(group, asked["signal"])
-            elif "host" in asked:
-                self.fork(number, asked, fds[0])
+                    os.killpg(group, request["signal"])
+            elif "host" in request:
+                self.fork(number, request, fds[0])
         except OSError as error:
-            self.tell(id=number, error=f"{error.strerror or error}")
+            self.report(id=number, error=f"{error.strerror or error}")
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def start(self, number: int, asked: dict[str, Any], fds: list[int]) -> None:
+    def start(self, number: int, request: dict[str, Any], fds: list[int]) -> None:
         child = subprocess.Popen(
-            asked["argv"],
+            request["argv"],
             stdin=fds[0],
             stdout=fds[1],
             stderr=fds[2],
-            env=asked["env"],
-            cwd=asked["cwd"],
+            env=request["env"],
+            cwd=request["cwd"],
             start_new_session=True,
         )
         child.returncode = 0  # `reap` waits for it
         self.running[child.pid] = number
-        self.tell(id=number, pid=child.pid)
+        self.report(id=number, pid=child.pid)
 
-    def fork(self, number: int, asked: dict[str, Any], fd: int) -> None:
+    def fork(self, number: int, request: dict[str, Any], fd: int) -> None:
         pid = os.fork()
         if pid:
-            self.tell(id=number, pid=pid)
+            self.report(id=number, pid=pid)
             return
         try:
             self.sock.close()
             keeper = Keeper(socket.socket(fileno=os.dup(fd)))
             os.close(fd)
-            keeper.tell(id=0, missing=become_host(asked["host"], asked["hosts_file"]))
+            keeper.report(id=0, missing=become_host(request["host"], request["hosts_file"]))
             keeper.serve()
         except OSError as error:
-            keeper.tell(id=0, error=error.strerror)
+            keeper.report(id=0, error=error.strerror)
         finally:
             os._exit(1)
 
@@ -146,7 +146,7 @@ class Keeper:
             if number is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)  # what it has left running
-                self.tell(id=number, code=os.waitstatus_to_exitcode(status))
+                self.report(id=number, code=os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
     """
     path = private.folder() / f"{os.getpid()}-{keeper}.json"
     note = Note(path, os.getpid(), keeper, _began(keeper), time.time(), hosts, alive=True)
-    told = {
+    fields = {
         "owner": note.owner,
         "keeper": keeper,
         "keeper_began": note.keeper_began,
@@ -78,7 +78,7 @@ def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
     fcntl.lockf(
         fd, fcntl.LOCK_EX
     )  # before there is anything to read: an unlocked note is taken for one left behind
-    os.write(fd, json.dumps(told).encode())
+    os.write(fd, json.dumps(fields).encode())
     return path, fd
 
 
@@ -95,19 +95,19 @@ def listed() -> list[Note]:
     Raises:
         LabError: the folder of the notes is not this user's alone.
     """
-    found = []
+    notes = []
     with contextlib.suppress(FileNotFoundError), private.opened(make=False) as at:
         for name in sorted(each for each in os.listdir(at) if each.endswith(".json")):
             path = private.folder() / name
             own = _own.get(path)
             if own is not None and own.owner == os.getpid():
-                found.append(own)
+                notes.append(own)
             else:
                 with contextlib.suppress(
                     OSError, ValueError, KeyError, TypeError
                 ):  # removed meanwhile, half written, or no note
-                    found.append(_read(path, at))
-    return found
+                    notes.append(_read(path, at))
+    return notes
 
 
 def clean() -> list[Note]:
@@ -129,7 +129,7 @@ def clean() -> list[Note]:
 def _read(path: Path, at: int) -> Note:
     fd = private.own_file(path.name, os.O_RDWR, at)
     with open(fd, "r+b") as file:
-        told = json.load(file)
+        fields = json.load(file)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             alive = False
@@ -137,11 +137,11 @@ def _read(path: Path, at: int) -> Note:
             alive = True
     return Note(
         path,
-        int(told["owner"]),
-        int(told["keeper"]),
-        str(told["keeper_began"]),
-        float(told["begun"]),
-        tuple(told["hosts"]),
+        int(fields["owner"]),
+        int(fields["keeper"]),
+        str(fields["keeper_began"]),
+        float(fields["begun"]),
+        tuple(fields["hosts"]),
         alive,
     )
 

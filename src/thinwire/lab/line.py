@@ -81,14 +81,14 @@ def netlink(pid: int) -> socket.socket:
 class Queue:
     """One queue of one host. Times in seconds, one way."""
 
-    def __init__(self, sock: socket.socket, told: dict[str, Any], seed: int) -> None:
-        self.sock, self.pid, self.number = sock, told["pid"], told["queue"]
+    def __init__(self, sock: socket.socket, command: dict[str, Any], seed: int) -> None:
+        self.sock, self.pid, self.number = sock, command["pid"], command["queue"]
         self.draw = random.Random(f"{seed} {self.pid} {self.number}").random
         self.waiting: deque[list[Any]] = deque()  # [due, the last packet that is due then]
-        self.set(told)
+        self.set(command)
         self.head = message(BATCH, self.number, attribute(2, struct.pack(">II", ACCEPT, 0)))[:-4]
         self.drop = message(VERDICT, self.number, attribute(2, struct.pack(">II", DROP, 0)))[:-4]
-        flags = 4 if told["whole"] else 0
+        flags = 4 if command["whole"] else 0
         for body in (
             attribute(1, struct.pack(">BBH", 1, 0, 0)),  # bind
             attribute(
@@ -99,22 +99,22 @@ class Queue:
         ):
             sock.send(message(CONFIG, self.number, body))
 
-    def set(self, told: dict[str, Any]) -> None:
-        self.delay, self.jitter, self.loss = told["delay"], told["jitter"], told["loss"]
+    def set(self, command: dict[str, Any]) -> None:
+        self.delay, self.jitter, self.loss = command["delay"], command["jitter"], command["loss"]
 
     def arrive(self, packet: bytes, now: float) -> bool:
         """A packet has come; whether it was lost."""
         if self.loss and self.draw() < self.loss:
             self.sock.send(self.drop + packet)
             return True
-        due = now + self.delay + (self.jitter * self.draw() if self.jitter else 0.0)
+        due_at = now + self.delay + (self.jitter * self.draw() if self.jitter else 0.0)
         waiting = self.waiting
         if (
-            waiting and due - waiting[-1][0] < ONE_VERDICT_S
+            waiting and due_at - waiting[-1][0] < ONE_VERDICT_S
         ):  # also where jitter would let it overtake
             waiting[-1][1] = packet
         else:
-            waiting.append([due, packet])
+            waiting.append([due_at, packet])
         return False
 
     def dropped(self) -> int:
@@ -127,11 +127,11 @@ class Queue:
 class Line:
     """All queues, and how well they are served."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        socks = {pid: netlink(pid) for pid in {each["pid"] for each in told["queues"]}}
+    def __init__(self, command: dict[str, Any]) -> None:
+        socks = {pid: netlink(pid) for pid in {each["pid"] for each in command["queues"]}}
         self.queues = {
-            (each["pid"], each["queue"]): Queue(socks[each["pid"]], each, told["seed"])
-            for each in told["queues"]
+            (each["pid"], each["queue"]): Queue(socks[each["pid"]], each, command["seed"])
+            for each in command["queues"]
         }
         self.socks = {
             sock.fileno(): (sock, {q: each for (p, q), each in self.queues.items() if p == pid})
@@ -145,7 +145,7 @@ class Line:
 
     def stats(self) -> dict[str, float]:
         used = os.times()
-        told = {
+        command = {
             "seen": self.seen,
             "lost": self.lost,
             "dropped": sum(queue.dropped() for queue in self.queues.values()),
@@ -154,7 +154,7 @@ class Line:
             "cpu_s": used.user + used.system,
         }
         self.clear()
-        return told
+        return command
 
     def take(self, fd: int) -> None:
         sock, queues = self.socks[fd]
@@ -173,8 +173,8 @@ class Line:
         for queue in self.queues.values():
             last, waiting = None, queue.waiting
             while waiting and waiting[0][0] <= now:
-                due, last = waiting.popleft()
-                late = now - due
+                due_at, last = waiting.popleft()
+                late = now - due_at
                 self.late_sum += late
                 self.verdicts += 1
                 self.late = max(self.late, late)
@@ -186,12 +186,12 @@ class Line:
         fds = [*self.socks, commands]
         rest = b""
         while True:
-            due = min(
+            due_at = min(
                 (queue.waiting[0][0] for queue in self.queues.values() if queue.waiting),
                 default=None,
             )
             ready = select.select(
-                fds, [], [], None if due is None else max(0.0, due - time.monotonic())
+                fds, [], [], None if due_at is None else max(0.0, due_at - time.monotonic())
             )[0]
             for fd in ready:
                 if fd != commands:
@@ -205,10 +205,10 @@ class Line:
                     self.obey(json.loads(line))
             self.release()
 
-    def obey(self, told: dict[str, Any]) -> None:
-        for each in told.get("set", ()):
+    def obey(self, command: dict[str, Any]) -> None:
+        for each in command.get("set", ()):
             self.queues[each["pid"], each["queue"]].set(each)
-        if "stats" in told:
+        if "stats" in command:
             print(json.dumps(self.stats()), flush=True)
 
 
@@ -217,9 +217,9 @@ if __name__ == "__main__":
         PermissionError
     ):  # to be served before what the hosts run; without root, lateness is measured and told
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))
-    asked = b""
-    while not asked.endswith(b"\n"):
-        asked += os.read(0, 1) or sys.exit(0)
-    served = Line(json.loads(asked))
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(0, 1) or sys.exit(0)
+    served = Line(json.loads(line))
     print("ready", flush=True)
     served.run(0)

@@ -87,12 +87,12 @@ def answer(connection: socket.socket) -> None:
         line = b""
         while not line.endswith(b"\n"):
             line += connection.recv(1) or b"\n"
-        asked = line.split()
-        if asked and asked[0] == b"echo":
+        request = line.split()
+        if request and request[0] == b"echo":
             while data := connection.recv(1):
                 connection.sendall(data)
-        elif asked and asked[0] == b"sink":
-            connection.sendall(json.dumps(sink(connection, int(asked[1]))).encode() + b"\n")
+        elif request and request[0] == b"sink":
+            connection.sendall(json.dumps(sink(connection, int(request[1]))).encode() + b"\n")
 
 
 def read_line(connection: socket.socket) -> bytes:
@@ -105,10 +105,10 @@ def read_line(connection: socket.socket) -> bytes:
     return line
 
 
-def reached(host: str, asked: bytes) -> socket.socket:
+def reached(host: str, request: bytes) -> socket.socket:
     connection = socket.create_connection((host, PORT), timeout=120)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(asked + b"\n")
+    connection.sendall(request + b"\n")
     return connection
 
 
@@ -173,13 +173,15 @@ def spin(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    role, *said = sys.argv[1:]
+    role, *arguments = sys.argv[1:]
     if role == "serve":
         serve()
     roles: dict[str, Callable[[], Any]] = {
-        "rtt": lambda: rtt(said[0], int(said[1])),
-        "flood": lambda: flood(said[0], float(said[1]), int(said[2])),
-        "count": lambda: count(said[0], int(said[1]), int(said[2]), float(said[3])),
-        "spin": lambda: spin(float(said[0])),
+        "rtt": lambda: rtt(arguments[0], int(arguments[1])),
+        "flood": lambda: flood(arguments[0], float(arguments[1]), int(arguments[2])),
+        "count": lambda: count(
+            arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
+        ),
+        "spin": lambda: spin(float(arguments[0])),
     }
     print(json.dumps(roles[role]()))

@@ -195,10 +195,10 @@ class _Reader(threading.Thread):
 
 
 def _print(host: str, line: str, complaint: bool) -> None:
-    tell(sys.stderr if complaint else sys.stdout, f"[{host}] {line}")
+    print_line(sys.stderr if complaint else sys.stdout, f"[{host}] {line}")
 
 
-def tell(out: TextIO, line: str) -> None:
+def print_line(out: TextIO, line: str) -> None:
     """Print a line: what the stream's encoding lacks as `\\u2192`, and nothing once nobody reads
     it, as after `| head`."""
     encoding = out.encoding or "utf-8"

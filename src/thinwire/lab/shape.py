@@ -143,7 +143,7 @@ class Queue:
 def queues(network: Network) -> list[Queue]:
     """Every queue that the network needs now or by its schedule."""
     times = [network.at(second) for second in (0.0, *network.moments())]
-    found: list[Queue] = []
+    queues_of_all: list[Queue] = []
     for host in network.names:
         alike: dict[tuple[Wire, ...], list[str]] = {}
         for other in network.names:
@@ -153,10 +153,15 @@ def queues(network: Network) -> list[Queue]:
                 )
         for wires, sources in alike.items():
             if not all(wire.bare for wire in wires):
-                found.append(
-                    Queue(host, len(found) + 1, tuple(sources), any(wire.loss for wire in wires))
+                queues_of_all.append(
+                    Queue(
+                        host,
+                        len(queues_of_all) + 1,
+                        tuple(sources),
+                        any(wire.loss for wire in wires),
+                    )
                 )
-    return found
+    return queues_of_all
 
 
 def queue_rules(network: Network, queue: Queue) -> list[list[str]]:
@@ -184,20 +189,20 @@ def netem_tree(network: Network, queues: list[Queue], seeded: bool) -> Iterator[
             )
 
 
-def netem(network: Network, queue: Queue, place: int, verb: str, seeded: bool) -> str:
+def netem(network: Network, queue: Queue, number: int, verb: str, seeded: bool) -> str:
     """The line that sets one of them. netem draws uniformly from delay ± jitter."""
     wire = network.wire_between(queue.sources[0], queue.to)
     delay, jitter = (wire.latency_s + wire.jitter_s / 2) * 1e6, wire.jitter_s / 2 * 1e6
-    told = (
+    settings = (
         f"delay {delay:.0f}us"
         + (f" {jitter:.0f}us" if jitter else "")
         + (f" loss random {wire.loss * 100:.6f}%" if wire.loss else "")
     )
     if seeded:
         # never 0, which tc would leave out
-        told += f" seed {(network.seed << 16 | queue.number) % (1 << 64)}"
+        settings += f" seed {(network.seed << 16 | queue.number) % (1 << 64)}"
     device = delayer(network.names.index(queue.to))
     return (
-        f"qdisc {verb} dev {device} parent 10:{place} handle {10 + place}: netem limit "
-        f"{NETEM_PACKETS} {told}"
+        f"qdisc {verb} dev {device} parent 10:{number} handle {10 + number}: netem limit "
+        f"{NETEM_PACKETS} {settings}"
     )
