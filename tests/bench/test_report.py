@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_compare import a_run, kept
-from thinwire.bench.figures import Look
+from thinwire.bench.looks import Look
 from thinwire.bench.records import for_page
 from thinwire.bench.report import bench_page, runs_page, summary, write
 from thinwire.cli.report import finished

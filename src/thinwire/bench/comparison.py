@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from thinwire.bench.figures import Look, escape, sig
+from thinwire.bench.looks import Look, escape, sig
 from thinwire.bench.page import NONE, STAR, Cell, Choice, Head, Row, each, legend, table, time_unit
 from thinwire.bench.results import Bench
 
@@ -172,7 +172,7 @@ class Comparison:
         """Write the legend of the contestants that have a curve."""
         return legend(
             [
-                (look.place, look.swatch(), name)
+                (look.number, look.swatch(), name)
                 for name, look in self.looks.items()
                 if name in self.bench.curves
             ]

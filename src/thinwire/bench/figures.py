@@ -7,9 +7,7 @@ in the reader's own font.
 
 from __future__ import annotations
 
-import html
 import io
-import math
 import re
 import statistics
 import textwrap
@@ -20,22 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thinwire.bench.looks import COLOURS, Look, clean, escape, sig
 from thinwire.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = 6  # --c0 … --c5 of the page; the baseline takes the ink's own
-MARKERS = {  # matplotlib's name: the same shape in a 34 × 14 swatch
-    "o": "M13.2 7a3.8 3.8 0 1 0 7.6 0a3.8 3.8 0 1 0 -7.6 0z",
-    "s": "M13.5 3.5h7v7h-7z",
-    "^": "M17 2.6l4.4 7.8h-8.8z",
-    "D": "M17 2.4l4.6 4.6l-4.6 4.6l-4.6-4.6z",
-    "v": "M17 11.4l4.4-7.8h-8.8z",
-    "P": "M15.6 3h2.8v2.6h2.6v2.8h-2.6v2.6h-2.8v-2.6h-2.6v-2.8h2.6z",
-    "p": "M17 2.8l4.2 3l-1.6 5h-5.2l-1.6-5z",
-}
 PARTS = {
     "compute": "compute",
     "encode": "encode",
@@ -68,67 +57,6 @@ STYLE: dict[str, Any] = {
     "ytick.labelcolor": STAND_INS["ink"],
     "text.color": STAND_INS["ink"],
 }
-
-
-def clean(text: object) -> str:
-    """Without the characters that no page can hold: controls and halves of pairs."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", str(text))
-
-
-def escape(text: object) -> str:
-    """Words as a page shows them, also inside of an attribute.
-
-    Example:
-        >>> escape('<b title="x">')
-        '&lt;b title=&quot;x&quot;&gt;'
-    """
-    return html.escape(clean(text))
-
-
-def sig(value: float, digits: int = 3) -> str:
-    """A number in that many significant digits, with commas between thousands.
-
-    Example:
-        >>> sig(0.012345), sig(12345.6), sig(3.0), sig(2e-9), sig(0)
-        ('0.0123', '12,346', '3.00', '2.0e-09', '0')
-    """
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if abs(value) < 1e-4 or abs(value) >= 1e9:
-        return f"{value:.1e}"
-    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a contestant looks in every picture: its place among all, and whether it is somebody
-    else's."""
-
-    place: int
-    rival: bool
-    baseline: bool = False
-
-    @property
-    def ink(self) -> str:
-        return "ink" if self.baseline else f"c{self.place % COLOURS}"
-
-    @property
-    def marker(self) -> str:
-        return list(MARKERS)[self.place % len(MARKERS)]
-
-    def swatch(self) -> str:
-        """A piece of its line, for legends and tables."""
-        dashes, fill = (
-            (' stroke-dasharray="5 3"', "var(--paper)")
-            if self.rival
-            else ("", f"var(--{self.ink})")
-        )
-        return (
-            '<svg class="swatch" width="34" height="14" viewBox="0 0 34 14" aria-hidden="true" '
-            f'style="stroke: var(--{self.ink})">'
-            f'<path d="M1 7H33" fill="none" stroke-width="2.2"{dashes}/>'
-            f'<path d="{MARKERS[self.marker]}" stroke-width="1.4" style="fill: {fill}"/></svg>'
-        )
 
 
 @dataclass(frozen=True)
@@ -295,7 +223,7 @@ def _draw(axes: Axes, line: Line, log: bool) -> None:
         if (x > 0 or not log) and (at == last or line.x[at + 1] > x)
     ]
     x, y = [line.x[at] for at in there], [line.y[at] for at in there]
-    ink, gid = STAND_INS[line.look.ink], f"s-{line.look.place}"
+    ink, gid = STAND_INS[line.look.ink], f"s-{line.look.number}"
     if line.low and any(high > low for low, high in zip(line.low, line.high, strict=True)):
         axes.fill_between(
             x,
@@ -315,7 +243,7 @@ def _draw(axes: Axes, line: Line, log: bool) -> None:
         linestyle=(0, (4.5, 1.8)) if line.look.rival else "-",
         marker="" if line.bare else line.look.marker,
         markersize=5.5,
-        markevery=(line.look.place % every, every) if len(x) > every else None,
+        markevery=(line.look.number % every, every) if len(x) > every else None,
         markerfacecolor=STAND_INS["paper"] if line.look.rival else ink,
         markeredgewidth=1.2,
         zorder=2.5 if line.look.rival else 3,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from thinwire.bench.comparison import Comparison
-from thinwire.bench.figures import escape
+from thinwire.bench.looks import escape
 from thinwire.bench.page import Cell, Head, Row, fixed, so_many, table
 from thinwire.bench.results import Bench
 

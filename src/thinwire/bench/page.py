@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from thinwire.bench.figures import clean, escape, sig
+from thinwire.bench.looks import clean, escape, sig
 
 if TYPE_CHECKING:
     pass

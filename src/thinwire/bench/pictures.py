@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from thinwire.bench.comparison import Comparison
-from thinwire.bench.figures import Line, Look, bars, clean, curves, escape, sig
+from thinwire.bench.figures import Line, bars, curves
+from thinwire.bench.looks import Look, clean, escape, sig
 from thinwire.bench.page import Cell, Head, Row, figure, fixed, table, time_unit
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from thinwire.bench.comparison import Column, Comparison
-from thinwire.bench.figures import clean, escape, parts_legend, sig
+from thinwire.bench.figures import parts_legend
+from thinwire.bench.looks import clean, escape, sig
 from thinwire.bench.notes import cautions, details, failures, measures, opening, reproduce
 from thinwire.bench.page import (
     Cell,

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from thinwire.errors import LabError
+from thinwire.cli._lab_network import network_flags, requested_network
 from thinwire.say import Say
 from thinwire.words import columns
 
@@ -34,19 +33,6 @@ Emulated hosts on this machine, joined by wires as thin, long and lossy as you s
 
 The exit code of run is the worst of the hosts' (124: --timeout). Nothing of the machine's own network is touched, and nothing stays.
 """
-TABLE = (
-    "hosts",
-    "rate",
-    "up",
-    "down",
-    "rtt",
-    "jitter",
-    "loss",
-    "congestion",
-    "queue",
-    "mtu",
-    "seed",
-)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         )
         if name == "list":
             continue
-        _network_flags(action)
+        network_flags(action)
         if name != "show":
             action.add_argument(
                 "--means",
@@ -114,132 +100,6 @@ def run(options: argparse.Namespace, say: Say) -> int:
         if lab.missing:
             say.note(f"hosts share with this machine: {', '.join(lab.missing)}")
         return _run(lab, options, say) if options.action == "run" else _check(lab, say)
-
-
-def requested_network(options: argparse.Namespace) -> Network:
-    """Return the network of the flags, or of --file.
-
-    Raises:
-        NetworkError: it cannot be.
-        LabError: the lab cannot emulate it, or flags and a file were given.
-    """
-    from thinwire.lab import limits
-
-    network = _described(options)
-    limits.check(network)
-    return network
-
-
-def _described(options: argparse.Namespace) -> Network:
-    from thinwire.net import Wire, network_of, read, two_level, units
-
-    given = {
-        name: value
-        for name in (*TABLE, "slow", "sysctl", "nodes", "inner_rate")
-        if (value := getattr(options, name)) is not None
-    }
-    if options.file is not None:
-        if given:
-            raise LabError(
-                "--file says what the network is; leave out "
-                f"{', '.join('--' + name.replace('_', '-') for name in given)}"
-            )
-        return read(options.file)
-    if (options.nodes is None) != (options.inner_rate is None):
-        raise LabError(
-            "--nodes and --inner-rate belong together: the nodes, and the rate inside them; "
-            "--rate is then between them"
-        )
-    table: dict[str, Any] = {name: given[name] for name in TABLE if name in given} | {
-        "hosts": 2 if options.hosts is None else options.hosts
-    }
-    slowed = dict(_pair(said, "--slow HOST=TIMES") for said in options.slow or ())
-    table["host"] = {host: {"slow": _number(times)} for host, times in slowed.items()}
-    table["sysctl"] = dict(_pair(said, "--sysctl KEY=VALUE") for said in options.sysctl or ())
-    flat = network_of(table)
-    if options.nodes is None:
-        return flat
-    if options.nodes < 1 or len(flat.hosts) % options.nodes:
-        raise LabError(f"--nodes {options.nodes} cannot share {len(flat.hosts)} --hosts evenly")
-    try:
-        inner = units.bits_per_s(options.inner_rate)
-    except ValueError as error:
-        raise LabError(f"--inner-rate: {error}") from error
-    from dataclasses import replace
-
-    two = two_level(options.nodes, len(flat.hosts) // options.nodes, inner, None, flat.wire)
-    hosts = tuple(
-        replace(host, slow=other.slow) for host, other in zip(two.hosts, flat.hosts, strict=True)
-    )
-    first = flat.hosts[0]
-    trunks = tuple(
-        replace(trunk, up_bits_per_s=first.up_bits_per_s, down_bits_per_s=first.down_bits_per_s)
-        for trunk in two.trunks
-    )
-    return replace(flat, hosts=hosts, trunks=trunks, wire=Wire())
-
-
-def _network_flags(parser: argparse.ArgumentParser) -> None:
-    wire = parser.add_argument_group("the network")
-    wire.add_argument(
-        "--file", type=Path, metavar="LAB.toml", help="a lab file, instead of the flags below"
-    )
-    wire.add_argument("--hosts", type=int, metavar="N", help="default 2")
-    wire.add_argument(
-        "--rate",
-        metavar="RATE",
-        help="of each host's link, up and down, such as 100mbit; default: as fast as it goes",
-    )
-    wire.add_argument("--up", metavar="RATE", help="from a host, or from a node; default --rate")
-    wire.add_argument("--down", metavar="RATE", help="to a host, or to a node; default --rate")
-    wire.add_argument(
-        "--rtt", metavar="TIME", help="there and back between two hosts, such as 50ms"
-    )
-    wire.add_argument("--jitter", metavar="TIME", help="that a round trip may take longer")
-    wire.add_argument("--loss", metavar="SHARE", help="of packets lost each way, such as 0.1%%")
-    wire.add_argument(
-        "--nodes",
-        type=int,
-        metavar="N",
-        help="hosts stand in so many nodes; --rate, --rtt, … are between nodes",
-    )
-    wire.add_argument("--inner-rate", metavar="RATE", help="inside a node, such as 10gbit")
-    wire.add_argument(
-        "--congestion", metavar="NAME", help="TCP's congestion control on every host; default cubic"
-    )
-    wire.add_argument(
-        "--queue",
-        metavar="TIME",
-        help="of traffic that a full link holds back before it drops; default 200ms",
-    )
-    wire.add_argument("--mtu", type=int, metavar="BYTES", help="default 1500")
-    wire.add_argument(
-        "--slow",
-        action="append",
-        metavar="HOST=TIMES",
-        help="a host computes so many times slower; may be repeated",
-    )
-    wire.add_argument(
-        "--sysctl",
-        action="append",
-        metavar="KEY=VALUE",
-        help="a kernel setting net.* of every host; may be repeated",
-    )
-    wire.add_argument("--seed", type=int, metavar="N", help="of loss and jitter; default 0")
-
-
-def _pair(said: str, form: str) -> tuple[str, str]:
-    key, equals, value = said.partition("=")
-    if not (key and equals and value):
-        raise LabError(f"{said!r} is not {form}")
-    return key, value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise LabError(f"--slow: {text!r} is no number") from None
 
 
 def _show(network: Network, say: Say) -> int:
