@@ -97,7 +97,7 @@ def test_each_host_has_torchruns_environment_and_a_network_of_its_own() -> None:
         "GLOO_SOCKET_IFNAME",
     ]
     told = "; ".join(f"echo {name}=${name}" for name in names)
-    with Lab(two_level(2, 2, inner=None, outer=1e8)) as lab:
+    with Lab(two_level(2, 2, None, 1e8)) as lab:
         heard, done = lines(
             lab, ["sh", "-c", f"{told}; hostname; ls /sys/class/net; grep -c host /etc/hosts"]
         )
@@ -443,7 +443,7 @@ def only(folder: Path, *names: str) -> str:
 
 def test_bad_input_is_told_in_a_line(tmp_path: Path) -> None:
     assert "no congestion control 'warp'" in refused(["--congestion", "warp"])
-    assert "'10zbit' is no rate" in refused(["--rate", "10zbit"])
+    assert "expected a rate such as 100mbit" in refused(["--rate", "10zbit"])
     assert "--nodes and --inner-rate belong together" in refused(["--nodes", "2"])
     assert "cannot share 3 --hosts" in refused(
         ["--hosts", "3", "--nodes", "2", "--inner-rate", "1gbit"]
