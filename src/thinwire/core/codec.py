@@ -79,14 +79,14 @@ class EncodedWithResidual:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a flight: the sum over ranks, and what this rank's share of it was.
+    """Return what a flight made: the sum over ranks, and what this rank contributed to it.
 
     total: (spec.numel,) the sum of the contributions as decoded, bitwise equal on every rank of the
     group.
     sent: what this rank contributed after loss, computed when asked; `None` from a codec that loses
         nothing: what it was given, in the span's dtype. A route may not know it, and says `None`
         too.
-    mask: which entries the total speaks of, computed when asked: (spec.numel,) bool, equal on every
+    mask: which entries the total covers, computed when asked: (spec.numel,) bool, equal on every
     rank; `None` for all of them.
     """
 
@@ -218,8 +218,8 @@ class Codec(Member, ABC):
         """Yield packets of x (spec.numel,), each answered with the sum over ranks of what it
         decodes to; return the outcome.
 
-        `x` stays as it is (a payload may alias it), and what is replaced in `state` before the last
-        answer is settled.
+        `x` stays as it is (a payload may alias it), and what it replaces in `state` before the last
+        answer is committed.
         """
 
 
@@ -295,9 +295,9 @@ class Coder(Codec):
         spec: Spec,
         state: State,
         ctx: RankContext,
-        again: RankContext,
+        sum_ctx: RankContext,
     ) -> Tensor:
-        """The payload, at the ctx `again`, of the sum of what the (sender, payload) of `ctx`
+        """The payload, at the ctx `sum_ctx`, of the sum of what the (sender, payload) of `ctx`
         decode to, added in order.
 
         A codec overrides it where one pass does both.
@@ -306,7 +306,7 @@ class Coder(Codec):
         total = self.decode(payload, spec, state, ctx, first)
         for sender, payload in others:
             self.accumulate(total, payload, spec, state, ctx, sender)
-        return self.encode(total, spec, state, again)
+        return self.encode(total, spec, state, sum_ctx)
 
     def sum_dtype(self, spec: Spec) -> torch.dtype | None:
         """Set where payloads may be added unopened: as numbers of that type."""

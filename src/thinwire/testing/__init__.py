@@ -1,5 +1,4 @@
-"""Conformance checks: hand your member to the check of its kind, and every law of the house is
-tried on it.
+"""Check a component against every law of its kind.
 
     from thinwire.testing import check_codec
 

@@ -1,4 +1,4 @@
-"""Awkward spans and awkward values, and how a broken law is told."""
+"""Make awkward spans and values, and report a broken law."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
 
     hot = torch.zeros(n, dtype=torch.float64)
     hot[n // 2 : n // 2 + 1] = 1.0 + rank
-    found = {
+    by_name = {
         "normal": normal("normal"),
         "zeros": torch.zeros(n),
         "one hot": hot,
@@ -98,7 +98,7 @@ def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
         "huge": normal("huge") * info.max**0.75,
         "wide range": normal("signs") * torch.exp2(normal("scales").clamp(-3, 3) * 4),
     }
-    typed = {name: x.to(spec.dtype) for name, x in found.items()}
+    typed = {name: x.to(spec.dtype) for name, x in by_name.items()}
     typed["not contiguous"] = normal("not contiguous", 2 * n).to(spec.dtype)[::2]
     typed["wide dtype"] = normal("wide dtype").to(spec.work)
     return typed

@@ -73,7 +73,7 @@ def check_codec(
     _loses(codec, many)
     _steps(codec, allowed, many)
     if codec.traits.randomised if randomised is None else randomised:
-        _draws(codec, many)
+        _differs_by_seed(codec, many)
     if codec.traits.unbiased if unbiased is None else unbiased:
         _mean(codec, allowed, specs()["cut parts"])
     if codec.traits.row_wise:
@@ -84,8 +84,8 @@ def check_codec(
 
 
 def _by_rank(spec: Spec) -> dict[str, dict[int, Tensor]]:
-    found = {rank: inputs(spec, rank) for rank in RANKS}
-    return {name: {rank: found[rank][name] for rank in RANKS} for name in found[RANKS[0]]}
+    values = {rank: inputs(spec, rank) for rank in RANKS}
+    return {name: {rank: values[rank][name] for rank in RANKS} for name in values[RANKS[0]]}
 
 
 def _fresh(codec: Codec, spec: Spec, at: Mapping[int, RankContext]) -> dict[int, State]:
@@ -121,9 +121,9 @@ def _flight(
     before = {rank: x.clone() for rank, x in xs.items()}
     meant = {rank: values_kept(codec, x, spec, states[rank], at[rank]) for rank, x in xs.items()}
 
-    told = talk(codec, xs, spec, states, at, case)
+    flight = talk(codec, xs, spec, states, at, case)
     totals, sent = {}, {}
-    for rank, outcome in told.outcomes.items():
+    for rank, outcome in flight.outcomes.items():
         total = outcome.total
         right = (
             total.shape == (spec.numel,)
@@ -162,12 +162,12 @@ def _flight(
                 case,
                 f"{path} of rank {rank} was",
             )
-        late = bool(faded[rank].any())  # something that was kept is said now
-        said = meant[rank] + faded[rank] if late else before[rank]
+        late = bool(faded[rank].any())  # part of the residual is sent now
+        expected = meant[rank] + faded[rank] if late else before[rank]
         _within(
             codec,
             allowed,
-            said,
+            expected,
             sent[rank],
             spec,
             at[rank],
@@ -190,8 +190,8 @@ def _flight(
         case,
     )
     _adds_up(codec, totals[RANKS[0]], sent, loudest, case)
-    _sizes(codec, told, spec, case)
-    _sums(codec, told, case)
+    _sizes(codec, flight, spec, case)
+    _sums(codec, flight, case)
 
 
 def _repeats(
@@ -214,18 +214,19 @@ def _repeats(
 def _within(
     codec: Codec,
     allowed: Bound,
-    said: Tensor,
+    expected: Tensor,
     sent: Tensor,
     spec: Spec,
     ctx: RankContext,
     case: str,
     slack: float,
 ) -> None:
-    most = allowed(said, spec, ctx).double() + slack * said.double().abs()
-    error = (sent.double() - said.double()).abs()
+    most = allowed(expected, spec, ctx).double() + slack * expected.double().abs()
+    error = (sent.double() - expected.double()).abs()
     bad = (~(error <= most)).nonzero().view(-1).tolist()
     why = (
-        f"value {bad[0]} of {said[bad[0]]:g} was sent as {sent[bad[0]]:g}, allowed {most[bad[0]]:g}"
+        f"value {bad[0]} of {expected[bad[0]]:g} was sent as {sent[bad[0]]:g}, "
+        f"allowed {most[bad[0]]:g}"
         if bad
         else ""
     )
@@ -238,15 +239,17 @@ def _within(
     )
 
 
-def _keeps(codec: Codec, x: Tensor, faded: Tensor, sent: Tensor, kept: Tensor, case: str) -> None:
+def _keeps(
+    codec: Codec, x: Tensor, faded: Tensor, sent: Tensor, left_over: Tensor, case: str
+) -> None:
     """Where something is kept (not NaN), it is exactly what was not sent."""
-    off = (kept.double() + sent.double() - x.double() - faded.double()).abs()
+    off = (left_over.double() + sent.double() - x.double() - faded.double()).abs()
     info = torch.finfo(sent.dtype)
     room = (
         4 * info.eps * (x.double().abs() + faded.double().abs() + sent.double().abs()) + info.tiny
     )
-    room += rounded_off(codec, kept)
-    fine = (off <= room) | kept.isnan() | ~sent.isfinite().all()
+    room += rounded_off(codec, left_over)
+    fine = (off <= room) | left_over.isnan() | ~sent.isfinite().all()
     require(
         bool(fine.all()),
         codec,
@@ -275,10 +278,10 @@ def _adds_up(
     )
 
 
-def _sizes(codec: Codec, told: Talk, spec: Spec, case: str) -> None:
+def _sizes(codec: Codec, flight: Talk, spec: Spec, case: str) -> None:
     exact, most = codec.nbytes(spec), codec.max_nbytes(spec)
     for rank in RANKS:
-        nbytes = sum(payloads[rank].numel() for payloads in told.payloads)
+        nbytes = sum(payloads[rank].numel() for payloads in flight.payloads)
         fits = nbytes == exact if exact is not None else nbytes <= most
         require(
             fits,
@@ -289,9 +292,9 @@ def _sizes(codec: Codec, told: Talk, spec: Spec, case: str) -> None:
         )
 
 
-def _sums(codec: Codec, told: Talk, case: str) -> None:
+def _sums(codec: Codec, flight: Talk, case: str) -> None:
     """Where payloads may be added unopened, the sum opens to the sum of what they open to."""
-    for packets, payloads in zip(told.rounds, told.payloads, strict=True):
+    for packets, payloads in zip(flight.rounds, flight.payloads, strict=True):
         packet = packets[RANKS[0]]
         runs, at = [torch.empty(0, dtype=torch.uint8)], 0
         for nbytes, dtype in packet.sums:
@@ -326,8 +329,8 @@ def _sums(codec: Codec, told: Talk, case: str) -> None:
 
 
 def _loses(codec: Codec, spec: Spec) -> None:
-    """A rank alone hears of itself exactly what it said where nothing is lost; values that pass a
-    lossy codec in silence are caught."""
+    """Check that a rank alone receives its own values: exactly if lossless, and changed if
+    lossy."""
     rank = RANKS[0]
     alone = {rank: replace(contexts()[rank], group=(rank,))}
     for label, x in inputs(spec, rank).items():
@@ -360,7 +363,7 @@ def _steps(codec: Codec, allowed: Bound, spec: Spec) -> None:
         _flight(codec, allowed, spec, xs, f"many parts, flight {step}", states, step)
 
 
-def _draws(codec: Codec, spec: Spec) -> None:
+def _differs_by_seed(codec: Codec, spec: Spec) -> None:
     xs = _by_rank(spec)["normal"]
 
     def total(step: int, seed: int) -> Tensor:
@@ -410,10 +413,10 @@ def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
     drawn = []
     for draw in range(_DRAWS):
         ctx = replace(contexts(draw % 50, draw // 50)[rank], group=(rank,))
-        told = talk(
+        flight = talk(
             codec, {rank: x}, spec, _fresh(codec, spec, {rank: ctx}), {rank: ctx}, "normal values"
         )
-        drawn.append(told.outcomes[rank].total.double())
+        drawn.append(flight.outcomes[rank].total.double())
     sent, x = torch.stack(drawn), x.double()  # (randomised, numel)
     rare = (
         10 * allowed(x, spec, ctx).max() / _DRAWS

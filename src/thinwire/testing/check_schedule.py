@@ -13,7 +13,7 @@ def check_schedule(schedule: Schedule, *, periods: int = 4, buckets: int = 7) ->
 
     Laws: a tick depends on its step alone; buckets exist, in order, once each; every launch lands
     exactly `delay` steps later and nothing else lands; no bucket has more than `depth` flights in
-    the air; launches of a bucket are never closer than `gap`, and once the schedule has settled
+    the air; launches of a bucket are never closer than `gap`, and once the schedule is steady
     nothing is dense and each bucket launches once a period, at one and the same step of it; there
     are as many groups of buckets as `fragments` says.
 
@@ -45,14 +45,14 @@ def _table(schedule: Schedule, periods: int, buckets: int) -> None:
             f"step {step}",
         )
         for name in ("launch", "land"):
-            found = getattr(ticks[step], name)
-            right = list(found) == sorted(set(found) & set(range(buckets)))
+            named = getattr(ticks[step], name)
+            right = list(named) == sorted(set(named) & set(range(buckets)))
             require(
                 right,
                 schedule,
                 "buckets exist, in order, once each",
                 f"step {step} of {buckets} buckets",
-                f"{name}={found}",
+                f"{name}={named}",
             )
     late = [step for step in range(warm, end) if ticks[step].dense]
     require(
@@ -81,13 +81,13 @@ def _table(schedule: Schedule, periods: int, buckets: int) -> None:
 def _bucket(schedule: Schedule, ticks: list[Tick], bucket: int, warm: int, case: str) -> None:
     launches = [step for step, tick in enumerate(ticks) if bucket in tick.launch]
     lands = [step for step, tick in enumerate(ticks) if bucket in tick.land]
-    due = [step + schedule.delay for step in launches if step + schedule.delay < len(ticks)]
+    expected = [step + schedule.delay for step in launches if step + schedule.delay < len(ticks)]
     require(
-        lands == due,
+        lands == expected,
         schedule,
         "every launch lands exactly `delay` steps later",
         case,
-        f"it lands at {lands[:8]}, due at {due[:8]}",
+        f"it lands at {lands[:8]}, due at {expected[:8]}",
     )
     for step in launches:
         air = sum(

@@ -16,15 +16,15 @@ _FUZZ = 8
 
 
 def check_non_finite(codec: Codec, allowed: Bound, spec: Spec) -> None:
-    """A non-finite value is heard at its place (or left out, where the codec drops), breaks no
-    other number, and leaves no trace."""
+    """Check that a non-finite value arrives at its index (unless dropped), spoils no other number,
+    and leaves no trace."""
     for value in (float("nan"), float("inf"), -float("inf")):
-        for place in (0, spec.numel // 2, spec.numel - 1):
-            _one_bad_value(codec, allowed, spec, value, place)
+        for index in (0, spec.numel // 2, spec.numel - 1):
+            _one_bad_value(codec, allowed, spec, value, index)
 
 
-def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place: int) -> None:
-    case = f"many parts with {value} at {place} on rank {RANKS[1]}"
+def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, index: int) -> None:
+    case = f"many parts with {value} at {index} on rank {RANKS[1]}"
     states = {rank: codec.init(spec, ctx) for rank, ctx in contexts().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
     talk(codec, xs, spec, states, contexts(0), case)
@@ -32,26 +32,26 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
 
     fine = xs[RANKS[1]]
     xs[RANKS[1]] = fine.clone()
-    xs[RANKS[1]][place] = value
+    xs[RANKS[1]][index] = value
     outcomes = talk(codec, xs, spec, states, contexts(1), case).outcomes
     own = outcomes[RANKS[1]]
     sent = own.sent() if own.sent is not None else xs[RANKS[1]]
-    for what, told in (("sent", sent), ("total", own.total)):
-        left_out = codec.traits.drops and (what == "total" or float(told[place]) == 0)
+    for what, result in (("sent", sent), ("total", own.total)):
+        left_out = codec.traits.drops and (what == "total" or float(result[index]) == 0)
         require(
-            left_out or not told[place].isfinite(),
+            left_out or not result[index].isfinite(),
             codec,
             "a non-finite value arrives",
             case,
-            f"{what} is {told[place]:g} there",
+            f"{what} is {result[index]:g} there",
         )
-    if before.isnan().all():  # with feedback, what is said is not x
+    if before.isnan().all():  # with feedback, what is sent is not x
         zeroed = fine.clone()
-        zeroed[place] = 0
+        zeroed[index] = 0
         wrong = sent.isfinite() & ~(
             (sent.double() - zeroed.double()).abs() <= allowed(zeroed, spec, contexts(1)[RANKS[1]])
         )
-        wrong[place] = False
+        wrong[index] = False
         require(
             not wrong.any(),
             codec,
@@ -61,7 +61,7 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, place
         )
     after = residual(codec, states[RANKS[1]], spec, contexts(1)[RANKS[1]], faded=False)
     untouched = (
-        same(after, before) if isinstance(codec, feedback) else same(after[place], before[place])
+        same(after, before) if isinstance(codec, feedback) else same(after[index], before[index])
     )
     require(untouched, codec, "a non-finite value leaves its residual as it was", case)
 
@@ -80,8 +80,8 @@ def check_bytes(codec: Codec, spec: Spec, case: str) -> None:
     decodes to the right shape."""
     states = {rank: codec.init(spec, ctx) for rank, ctx in contexts().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
-    told = talk(codec, xs, spec, states, contexts(), case)
-    for packets, payloads in zip(told.rounds, told.payloads, strict=True):
+    result = talk(codec, xs, spec, states, contexts(), case)
+    for packets, payloads in zip(result.rounds, result.payloads, strict=True):
         packet, payload = packets[RANKS[0]], payloads[RANKS[1]]
         if payload.numel():
             _must_raise(codec, packet, payload[:-1], f"{case}, the last byte cut off")
@@ -120,9 +120,9 @@ def _must_raise(codec: Codec, packet: Packet, payload: Tensor, case: str) -> Non
 
 def _fuzz(payload: Tensor) -> list[Tensor]:
     """The payload with all bits set, with random bytes, and with its first bytes inverted."""
-    draws = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     noise = [
-        torch.randint(0, 256, (payload.numel(),), generator=draws, dtype=torch.uint8)
+        torch.randint(0, 256, (payload.numel(),), generator=generator, dtype=torch.uint8)
         for _ in range(_FUZZ)
     ]
     flipped = payload.clone()

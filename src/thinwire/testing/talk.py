@@ -46,14 +46,14 @@ def talk(
 ) -> Talk:
     """Let the ranks say their xs to one another, and check every packet on its way."""
     flows = {rank: codec.rounds(xs[rank], spec, states[rank], contexts[rank]) for rank in xs}
-    told = Talk()
+    record = Talk()
     replies: dict[int, Tensor | None] = dict.fromkeys(flows)
     while True:
         packets = {}
         for rank, flow in flows.items():
             packet = _next(flow, replies[rank])
             if isinstance(packet, Outcome):
-                told.outcomes[rank] = packet
+                record.outcomes[rank] = packet
             else:
                 packets[rank] = packet
         require(
@@ -64,10 +64,10 @@ def talk(
             f"only ranks {list(packets)} go on",
         )
         if not packets:
-            return told
+            return record
         payloads = {rank: packet.payload.clone() for rank, packet in packets.items()}
-        told.rounds.append(packets)
-        told.payloads.append(payloads)
+        record.rounds.append(packets)
+        record.payloads.append(payloads)
         for rank, packet in packets.items():
             _check_packet(codec, packet, case)
             replies[rank] = add_up(packet, payloads)

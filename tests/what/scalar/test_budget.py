@@ -302,7 +302,7 @@ def test_what_is_left_out_needs_a_way_back() -> None:
         ({"choices": (2, 2, 8)}, "ascending"),
         ({"choices": (1, 2, 8)}, "1 bit has no level for zero"),
         ({"choices": (2, 9)}, "choose of 0 and 2 to 8"),
-        ({"choices": (0,), "bits": 0}, "nothing would ever be said"),
+        ({"choices": (0,), "bits": 0}, "nothing would ever be sent"),
         ({"bits": 1.0}, "at least 2"),
         ({"bits": 8.5}, "at most 8"),
         ({"bits": float("nan")}, "the mean width is"),

@@ -69,7 +69,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(StrategyError, match="name a codec for each rank"):
         by_rank(())
     for codec in (lowrank(2), feedback(topk(1))):
-        with pytest.raises(StrategyError, match="must speak once and remember nothing"):
+        with pytest.raises(StrategyError, match="must send one packet and keep no state"):
             by_rank((cast(), codec))  # type: ignore[arg-type]
     with pytest.raises(StrategyError, match="it is by rank already"):
         by_rank((cast(), by_rank((cast(),))))

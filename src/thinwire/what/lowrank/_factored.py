@@ -1,5 +1,5 @@
-"""Parts said by factors: what `als`, `svd` and others have in common. They give `_shape`, `_count`,
-`_said` and `_whole`."""
+"""Send parts as factors: what `als`, `svd` and others share. They give `_shape`, `_count`,
+`_factors_of` and `_whole`."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ class Factored(Transform):
         """Values of all factors of a tensor of this shape."""
 
     @abstractmethod
-    def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
+    def _factors_of(
+        self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
+    ) -> Tensor:
         """The factors of `unit` times each of some tensors of one shape, none larger than 1: (k,
         *shape), (k, 1, …) -> (k, count)."""
 
     @abstractmethod
-    def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The tensor again: (count,) -> (*shape)."""
 
     @property
     def _randomised(self) -> bool:
-        """Whether `_said` uses its lots."""
+        """Return whether `_factors_of` draws random numbers."""
         return False
 
     @cached_property
@@ -68,7 +70,7 @@ class Factored(Transform):
         for shape, placed in alike.items():
             pieces = [piece for piece, _ in placed]
 
-            def lots(i: int, pieces: list[Piece] = pieces) -> torch.Generator:
+            def generator_of(i: int, pieces: list[Piece] = pieces) -> torch.Generator:
                 return ctx.generator(
                     spec.span(pieces[i].part.begin, pieces[i].part.end), shared=False
                 )
@@ -80,8 +82,10 @@ class Factored(Transform):
             xs = (
                 torch.where(sound, xs, torch.zeros_like(xs)) / unit
             )  # squares of the smallest and the largest numbers would vanish
-            said = self._said(xs, unit, lots).masked_fill(~sound.view(-1, 1), float("nan"))
-            for (_, at), own in zip(placed, said, strict=True):
+            values = self._factors_of(xs, unit, generator_of).masked_fill(
+                ~sound.view(-1, 1), float("nan")
+            )
+            for (_, at), own in zip(placed, values, strict=True):
                 core[at : at + own.numel()] = own
         return core, side
 

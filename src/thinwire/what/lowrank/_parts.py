@@ -58,12 +58,12 @@ def bases(tensors: list[Tensor]) -> list[Tensor]:
     alike: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
         alike.setdefault(tuple(tensor.shape), []).append(i)
-    found: dict[int, Tensor] = {}
+    by_index: dict[int, Tensor] = {}
     for places in alike.values():
-        found.update(
+        by_index.update(
             zip(places, torch.linalg.qr(torch.stack([tensors[i] for i in places])).Q, strict=True)
         )
-    return [found[i] for i in range(len(tensors))]
+    return [by_index[i] for i in range(len(tensors))]
 
 
 def warm(factor: Tensor, before: Tensor) -> Tensor:

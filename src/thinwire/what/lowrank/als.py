@@ -1,5 +1,4 @@
-"""Low rank by alternating least squares: each rank says its own matrix by two factors that are
-fitted to it by turns.
+"""Send each rank's matrix as two factors that are fitted to it in turn, by least squares.
 
 Steps, for each matrix M (m × n) of a rank, c its largest magnitude:
     1. B (n × r) is drawn.
@@ -40,7 +39,7 @@ class als(Factored):
     added unopened.
 
     A parameter of more than two dimensions is a matrix of its first by all others. Factors may be
-    said shorter: `als(4) >> cast()`.
+    sent in fewer bits: `als(4) >> cast()`.
 
     Args:
         rank: r, at least 1.
@@ -55,7 +54,8 @@ class als(Factored):
 
     Example:
         >>> from thinwire.core import Part, Spec
-        >>> spec = Spec((Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector")), 0, 5050, torch.float32)
+        >>> parts = (Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector"))
+        >>> spec = Spec(parts, 0, 5050, torch.float32)
         >>> als(2).nbytes(spec) == 4 * (2 * (100 + 50) + 50)
         True
     """
@@ -95,10 +95,12 @@ class als(Factored):
     def _count(self, shape: tuple[int, ...]) -> int:
         return self.rank * sum(shape)
 
-    def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
+    def _factors_of(
+        self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
+    ) -> Tensor:
         columns = xs.shape[2]
         drawn = [
-            torch.randn(self.rank, columns, generator=lots(i), dtype=xs.dtype, device="cpu")
+            torch.randn(self.rank, columns, generator=generator_of(i), dtype=xs.dtype, device="cpu")
             for i in range(len(xs))
         ]
         size = xs.norm(
@@ -118,9 +120,9 @@ class als(Factored):
             [(left * even * unit.sqrt()).flatten(1), (right / even * unit.sqrt()).flatten(1)], 1
         )
 
-    def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         cut = shape[0] * self.rank
-        return said[:cut].view(self.rank, -1).T @ said[cut:].view(self.rank, -1)
+        return values[:cut].view(self.rank, -1).T @ values[cut:].view(self.rank, -1)
 
 
 def _turned(rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:

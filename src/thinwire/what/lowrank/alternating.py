@@ -1,4 +1,4 @@
-"""Low rank, one factor a step: half of PowerSGD's bytes, and one round in place of two.
+"""Send one of two thin factors a step: half of PowerSGD's bytes, and one round in place of two.
 
 M_i (m × n) is rank i's matrix and M = sum of M_i. Steps, by turns, from Q (n × r) drawn at first:
     even:  Q̂ = orthonormal basis of Q;  P = sum of M_i Q̂   (all-reduce of m·r numbers);  sum = P
@@ -66,7 +66,8 @@ class alternating(Codec):
 
     Example:
         >>> from thinwire.core import Part
-        >>> spec = Spec((Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector")), 0, 5050, torch.float32)
+        >>> parts = (Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector"))
+        >>> spec = Spec(parts, 0, 5050, torch.float32)
         >>> alternating(2).max_nbytes(spec) == 4 * (2 * 100 + 50)
         True
     """
@@ -91,12 +92,12 @@ class alternating(Codec):
         leaves = {}
         for piece in filter(self.shrinks, spec.pieces()):
             name, (rows, columns) = piece.part.name, matrix(piece)
-            draws = replace(ctx, step=0).generator(
+            generator = replace(ctx, step=0).generator(
                 spec.span(piece.part.begin, piece.part.end), shared=True
             )
             for factor, length in (("q", columns), ("p", rows)):
                 start = torch.randn(
-                    (length, self.rank), generator=draws, dtype=spec.work, device="cpu"
+                    (length, self.rank), generator=generator, dtype=spec.work, device="cpu"
                 )
                 leaves[f"{factor}/{name}"] = Leaf(
                     start.to(torch.get_default_device()), "replicated", part=name
@@ -124,25 +125,27 @@ class alternating(Codec):
         x = x.to(spec.work)
         pieces = list(spec.pieces())
         thin = [piece for piece in pieces if self.shrinks(piece)]
-        odd = {piece.part.name: bool(state[f"turn/{piece.part.name}"].value % 2) for piece in thin}
+        is_odd = {
+            piece.part.name: bool(state[f"turn/{piece.part.name}"].value % 2) for piece in thin
+        }
 
         def spread(factor: Tensor, piece: Piece, out: Tensor) -> None:
             """The matrix of a factor of this turn and the basis, into its place."""
             rows, columns = (
                 (basis[piece.part.name], factor)
-                if odd[piece.part.name]
+                if is_odd[piece.part.name]
                 else (factor, basis[piece.part.name])
             )
             fast.outer(rows, columns, run(out, piece).view(matrix(piece)))
 
         held = [
-            state[f"{'p' if odd[piece.part.name] else 'q'}/{piece.part.name}"].value
+            state[f"{'p' if is_odd[piece.part.name] else 'q'}/{piece.part.name}"].value
             for piece in thin
         ]
         basis = dict(zip((piece.part.name for piece in thin), bases(held), strict=True))
         own = {
             name: fast.thin_product(
-                run(x, piece).view(matrix(piece)), basis[name], transposed=odd[name]
+                run(x, piece).view(matrix(piece)), basis[name], transposed=is_odd[name]
             )
             for piece, name in zip(thin, basis, strict=True)
         }
@@ -160,18 +163,18 @@ class alternating(Codec):
             factor = total[at : at + own[name].numel()].view_as(own[name])
             at += factor.numel()
             spread(factor, piece, out)
-            leaf = state[f"{'q' if odd[name] else 'p'}/{name}"]
+            leaf = state[f"{'q' if is_odd[name] else 'p'}/{name}"]
             leaf.value = warm(factor, leaf.value)
             state[f"turn/{name}"].value = state[f"turn/{name}"].value + 1
 
         def sent() -> Tensor:
-            said = memory.empty_like(x)
+            sent_values = memory.empty_like(x)
             for piece in pieces:
                 if piece.part.name in own:
-                    spread(own[piece.part.name], piece, said)
+                    spread(own[piece.part.name], piece, sent_values)
                 else:
-                    run(said, piece).copy_(run(x, piece))
-            return said
+                    run(sent_values, piece).copy_(run(x, piece))
+            return sent_values
 
         return Outcome(out, sent)
 

@@ -1,5 +1,4 @@
-"""Low rank of a tensor as a sum of r terms, each an outer product of one vector a dimension
-(CANDECOMP/PARAFAC).
+"""Send a tensor as a sum of r outer products of one vector a dimension (CANDECOMP/PARAFAC).
 
 Steps, for each tensor X of n_1 × n_2 × n_3 of a rank (a convolution is outputs × inputs × kernel),
 its longest dimension last:
@@ -15,7 +14,7 @@ its longest dimension last:
 No step makes ||X - X̂||² + λ (sum over j of w_j²) larger, w_j the length of term j. Without a ridge
 the least error may not be reached by any r terms: two of them grow without bound and cancel each
 other (de Silva & Lim 2008). With one, no w_j exceeds ||X|| / √ridge. A sweep goes through X twice,
-as A and B share the products of X and C. A matrix has no terms of its own, and is said as by
+as A and B share the products of X and C. A matrix has no terms of its own, and is sent as by
 `als(r, sweeps)`.
 
 Source: Carroll & Chang 1970; Harshman 1970; Kolda & Bader 2009, "Tensor decompositions and
@@ -111,13 +110,19 @@ class cp(Factored):
     def _count(self, shape: tuple[int, ...]) -> int:
         return self.rank * sum(shape)
 
-    def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
+    def _factors_of(
+        self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
+    ) -> Tensor:
         if xs.dim() == 3:
-            return als(self.rank, self.sweeps)._said(xs, unit, lots)
+            return als(self.rank, self.sweeps)._factors_of(xs, unit, generator_of)
         x = xs.movedim(_longest(xs.shape[1:]) + 1, 3)  # (k, a, b, c)
         drawn = [
             torch.randn(
-                self.rank, x.shape[2] + x.shape[3], generator=lots(i), dtype=x.dtype, device="cpu"
+                self.rank,
+                x.shape[2] + x.shape[3],
+                generator=generator_of(i),
+                dtype=x.dtype,
+                device="cpu",
             )
             for i in range(len(x))
         ]
@@ -138,14 +143,14 @@ class cp(Factored):
         even = (full.norm(dim=2, keepdim=True) * unit.view(-1, 1, 1)).pow(1 / 3)
         return torch.cat([(factor * even).flatten(1) for factor in (a, b, c)], 1)
 
-    def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         if len(shape) == 2:
-            return als(self.rank)._whole(said, shape)
+            return als(self.rank)._whole(values, shape)
         axis = _longest(shape)
         moved = [*(length for i, length in enumerate(shape) if i != axis), shape[axis]]
         a, b, c = (
             rows.view(self.rank, -1)
-            for rows in said.split([self.rank * length for length in moved])
+            for rows in values.split([self.rank * length for length in moved])
         )
         x: Tensor = _pairs(a, b).mT @ c
         return x.view(moved).movedim(2, axis)

@@ -1,6 +1,6 @@
-"""Low rank by one warm power iteration a step: PowerSGD.
+"""Send each matrix as two thin factors, by one warm power iteration a step: PowerSGD.
 
-A matrix M_i (m × n) on each rank is said by two thin factors; with M = sum of M_i and Q (n × r)
+A matrix M_i (m × n) on each rank is sent as two thin factors; with M = sum of M_i and Q (n × r)
 kept from the step before:
     1. P = sum of M_i Q         (all-reduce of m·r numbers)
     2. P̂ = orthonormal basis of P
@@ -55,7 +55,8 @@ class lowrank(Codec):
 
     Example:
         >>> from thinwire.core import Part
-        >>> spec = Spec((Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector")), 0, 5050, torch.float32)
+        >>> parts = (Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector"))
+        >>> spec = Spec(parts, 0, 5050, torch.float32)
         >>> lowrank(2).nbytes(spec) == 4 * (2 * (100 + 50) + 50)
         True
     """
@@ -77,10 +78,10 @@ class lowrank(Codec):
         for piece in spec.pieces():
             if shrinks(piece, self.rank):
                 shape = (matrix(piece)[1], self.rank)
-                draws = replace(ctx, step=0).generator(
+                generator = replace(ctx, step=0).generator(
                     spec.span(piece.part.begin, piece.part.end), shared=True
                 )
-                start = torch.randn(shape, generator=draws, dtype=spec.work, device="cpu")
+                start = torch.randn(shape, generator=generator, dtype=spec.work, device="cpu")
                 leaves[piece.part.name] = Leaf(
                     start.to(torch.get_default_device()), "replicated", part=piece.part.name
                 )

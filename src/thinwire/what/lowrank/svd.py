@@ -38,7 +38,7 @@ class svd(Factored):
     added unopened.
 
     A parameter of more than two dimensions is a matrix of its first by all others. Factors may be
-    said shorter: `svd(4) >> cast()`.
+    sent in fewer bits: `svd(4) >> cast()`.
 
     Args:
         rank: r, at least 1.
@@ -55,7 +55,8 @@ class svd(Factored):
 
     Example:
         >>> from thinwire.core import Part, Spec
-        >>> spec = Spec((Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector")), 0, 5050, torch.float32)
+        >>> parts = (Part("w", (100, 50), 0, "matrix"), Part("b", (50,), 5000, "vector"))
+        >>> spec = Spec(parts, 0, 5050, torch.float32)
         >>> svd(2).nbytes(spec) == 4 * (2 * (100 + 50) + 50)
         True
     """
@@ -96,11 +97,15 @@ class svd(Factored):
     def _count(self, shape: tuple[int, ...]) -> int:
         return self.rank * sum(shape)
 
-    def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
+    def _factors_of(
+        self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
+    ) -> Tensor:
         wide, basis = self.rank + self.oversample, None
         if not self.exact and wide < min(xs.shape[1:]):
             sketch = [
-                torch.randn(xs.shape[2], wide, generator=lots(i), dtype=xs.dtype, device="cpu")
+                torch.randn(
+                    xs.shape[2], wide, generator=generator_of(i), dtype=xs.dtype, device="cpu"
+                )
                 for i in range(len(xs))
             ]
             basis = torch.linalg.qr(xs @ torch.stack(sketch).to(xs.device)).Q
@@ -112,6 +117,6 @@ class svd(Factored):
         left, right = u[..., : self.rank] * roots, vh.mT[..., : self.rank] * roots
         return torch.cat([left.flatten(1), right.flatten(1)], 1)
 
-    def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         cut = shape[0] * self.rank
-        return said[:cut].view(-1, self.rank) @ said[cut:].view(-1, self.rank).T
+        return values[:cut].view(-1, self.rank) @ values[cut:].view(-1, self.rank).T

@@ -1,5 +1,4 @@
-"""Low rank of a tensor as a chain of thin factors, each joined to the next by r directions (tensor
-train).
+"""Send a tensor as a chain of thin factors, each joined to the next by r directions (tensor train).
 
 Steps, for each tensor X of n_1 × … × n_d, its shortest dimension moved off the ends:
     1. For k = 1 … d - 1: the rows of X are what came before times n_k; G_k = their r_k = min(r,
@@ -10,7 +9,7 @@ Steps, for each tensor X of n_1 × … × n_d, its shortest dimension moved off 
     3. Back: G_1 G_2 … G_d.
 With T_k what no matrix of rank r_k can keep of X cut after dimension k, ||X̂ - X||² <= sum of T_k²
 <= (d - 1) · (the least there is)². Every dimension past the second costs r² n_k values in place of
-n_k times as many. A matrix is said as by `svd`.
+n_k times as many. A matrix is sent as by `svd`.
 
 Source: Oseledets 2011, "Tensor-train decomposition". Differs from the paper: one rank for all
 joints, not one accuracy; a kernel's dimensions are one (convolutions are outputs × kernel ×
@@ -84,7 +83,9 @@ class tensortrain(Factored):
     def _count(self, shape: tuple[int, ...]) -> int:
         return sum(before * length * after for before, length, after in self._train(shape))
 
-    def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
+    def _factors_of(
+        self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
+    ) -> Tensor:
         axis, factors = _middle(xs.shape[1:]), []
         left = (xs.movedim(axis + 1, 2) if axis is not None else xs).flatten(1)
         train = self._train(tuple(xs.shape[1:]))
@@ -95,11 +96,11 @@ class tensortrain(Factored):
             factors.append(basis.flatten(1))
         return torch.cat([*factors, left * unit.view(-1, 1)], 1)
 
-    def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         axis, at = _middle(shape), 0
-        x = said.new_ones(1, 1)
+        x = values.new_ones(1, 1)
         for before, length, after in self._train(shape):
-            factor = said[at : at + before * length * after].view(before, length * after)
+            factor = values[at : at + before * length * after].view(before, length * after)
             x = (x @ factor).view(-1, after)
             at += factor.numel()
         return x.view(_moved(shape)).movedim(1, axis) if axis is not None else x

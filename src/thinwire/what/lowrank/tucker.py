@@ -85,14 +85,16 @@ class tucker(Factored):
         return folded(piece.part.shape, self.fold)
 
     def _count(self, shape: tuple[int, ...]) -> int:
-        small = self._kept(shape)
+        small = self._ranks(shape)
         return math.prod(small) + sum(
-            length * kept for length, kept in zip(shape, small, strict=True) if kept < length
+            length * count for length, count in zip(shape, small, strict=True) if count < length
         )
 
-    def _said(self, xs: Tensor, unit: Tensor, lots: Callable[[int], torch.Generator]) -> Tensor:
+    def _factors_of(
+        self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
+    ) -> Tensor:
         left, factors, shape = xs, {}, tuple(xs.shape[1:])
-        small = self._kept(shape)
+        small = self._ranks(shape)
         for axis in sorted(
             range(len(shape)), key=lambda axis: small[axis]
         ):  # where the others set r_k, what they leave has no more
@@ -109,25 +111,25 @@ class tucker(Factored):
             [(left * unit).flatten(1), *(factors[axis] for axis in sorted(factors))], 1
         )
 
-    def _whole(self, said: Tensor, shape: tuple[int, ...]) -> Tensor:
-        small = self._kept(shape)
+    def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        small = self._ranks(shape)
         at = math.prod(small)
-        x = said[:at].view(small)
-        for axis, (length, kept) in enumerate(zip(shape, small, strict=True)):
-            if kept < length:
+        x = values[:at].view(small)
+        for axis, (length, count) in enumerate(zip(shape, small, strict=True)):
+            if count < length:
                 x = torch.tensordot(
-                    said[at : at + length * kept].view(length, kept), x, dims=([1], [axis])
+                    values[at : at + length * count].view(length, count), x, dims=([1], [axis])
                 ).movedim(0, axis)
-                at += length * kept
+                at += length * count
         return x
 
-    def _kept(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _ranks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Directions of each dimension: r_k."""
         small = [
             length if length < _WHOLE else min(length, math.ceil(self.share * length * (1 - 1e-12)))
             for length in shape
         ]
         return tuple(
-            kept if length < _WHOLE else min(kept, math.prod(small[:axis] + small[axis + 1 :]))
-            for axis, (length, kept) in enumerate(zip(shape, small, strict=True))
+            count if length < _WHOLE else min(count, math.prod(small[:axis] + small[axis + 1 :]))
+            for axis, (length, count) in enumerate(zip(shape, small, strict=True))
         )

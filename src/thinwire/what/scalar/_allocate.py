@@ -76,13 +76,15 @@ def _moves(errors: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
         torch.arange(len(errors), device=errors.device),
     )
     last = torch.full((len(errors),), float("inf"), dtype=errors.dtype, device=errors.device)
-    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    batches: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for _ in range(errors.shape[1]):
         rates, steps = _steps(errors, costs, at)
         best, target = rates.max(1)
         moves = best > 0
         last = torch.minimum(last, best)  # they fall, but for rounding
-        found.append((everyone[moves], target[moves], last[moves], steps[everyone, target][moves]))
+        batches.append(
+            (everyone[moves], target[moves], last[moves], steps[everyone, target][moves])
+        )
         at = torch.where(moves, target, at)
-    pieces, targets, rates, prices = map(torch.cat, zip(*found, strict=True))
+    pieces, targets, rates, prices = map(torch.cat, zip(*batches, strict=True))
     return pieces, targets, rates, prices

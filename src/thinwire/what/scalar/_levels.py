@@ -23,34 +23,37 @@ def length(block: int, spec: Spec) -> int:
     return block or max(spec.numel, 1)
 
 
-def wrong_block(asked: str, block: int) -> list[str]:
-    """What cannot be about a block, said for the user."""
+def wrong_block(codec_name: str, block: int) -> list[str]:
+    """What cannot be about a block, for the user."""
     return (
-        [f"{asked}(block={block}): a block has at least 1 value, or 0 for the whole span"]
+        [f"{codec_name}(block={block}): a block has at least 1 value, or 0 for the whole span"]
         if block < 0
         else []
     )
 
 
-def wrong_grid(asked: str, bits: int, grid: str) -> list[str]:
-    """What cannot be about magnitudes of bits - 1 bits and a sign, said for the user."""
-    reasons = [] if 2 <= bits <= 8 else [f"{asked}(bits={bits}): choose 2 to 8"]
+def wrong_grid(codec_name: str, bits: int, grid: str) -> list[str]:
+    """What cannot be about magnitudes of bits - 1 bits and a sign, for the user."""
+    reasons = [] if 2 <= bits <= 8 else [f"{codec_name}(bits={bits}): choose 2 to 8"]
     if bits == 2 and grid == "tread":
         reasons.append(
-            f"{asked}(bits=2, grid='tread'): its only levels would be -1, 0, 1; use ternary(), in "
+            f"{codec_name}(bits=2, grid='tread'): its only levels would be -1, 0, 1; use "
+            "ternary(), in "
             "1.6 bits, or grid='rise'"
         )
     return (
         reasons
         if grid in ("tread", "rise")
-        else [*reasons, f"{asked}(grid={grid!r}): choose 'tread' or 'rise'"]
+        else [*reasons, f"{codec_name}(grid={grid!r}): choose 'tread' or 'rise'"]
     )
 
 
-def wrong_rounding(asked: str, rounding: str) -> list[str]:
-    """What cannot be about rounding, said for the user."""
-    known = rounding in ("nearest", "stochastic")
-    return [] if known else [f"{asked}(rounding={rounding!r}): choose 'nearest' or 'stochastic'"]
+def wrong_rounding(codec_name: str, rounding: str) -> list[str]:
+    """What cannot be about rounding, for the user."""
+    valid = rounding in ("nearest", "stochastic")
+    return (
+        [] if valid else [f"{codec_name}(rounding={rounding!r}): choose 'nearest' or 'stochastic'"]
+    )
 
 
 class Levels(Coder):
@@ -153,7 +156,7 @@ def nearest_index(x: Tensor, levels: Tensor) -> Tensor:
 
 
 def stochastic_index(x: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
-    """The index of the level below or above x, by lot, so that the mean is x: (n,) int32."""
+    """The index of the level below or above x, at random, so that the mean is x: (n,) int32."""
     low = (torch.bucketize(x, levels, out_int32=True, right=True) - 1).clamp_(0, len(levels) - 2)
     return low + (noise < (x - levels[low]) / (levels[low + 1] - levels[low]))
 

@@ -36,7 +36,8 @@ def runs(spec: Spec, block: Block) -> Iterator[Run]:
 
     Example:
         >>> from thinwire.core import Part
-        >>> spec = Spec((Part("w", (3, 4), 0, "matrix"), Part("b", (3,), 12, "vector")), 0, 15, torch.float32)
+        >>> parts = (Part("w", (3, 4), 0, "matrix"), Part("b", (3,), 12, "vector"))
+        >>> spec = Spec(parts, 0, 15, torch.float32)
         >>> list(runs(spec, "row")), list(runs(spec.span(2, 15), "row")), list(runs(spec, 4))
         ([(0, 3, 4), (12, 1, 3)], [(0, 1, 2), (2, 2, 4), (10, 1, 3)], [(0, 3, 4), (12, 1, 3)])
     """
@@ -61,15 +62,15 @@ def symmetric_steps(
     absmax, unit = _unit(rows)
     top = reference.levels(bits, grid)[1]
     if scale == "norm":
-        share = unit.norm(dim=1)
+        fraction = unit.norm(dim=1)
     elif scale == "percentile":
-        share = unit.abs().kthvalue(_nth(rows, at)).values
+        fraction = unit.abs().kthvalue(_nth(rows, at)).values
     elif scale == "sigma":
-        share = ((at or 0.0) * unit.square().mean(1).sqrt()).clamp(max=1)
+        fraction = ((at or 0.0) * unit.square().mean(1).sqrt()).clamp(max=1)
     else:
         ones = torch.ones_like(absmax)[:, None]
-        share = _best(unit, [(ones * (c / top), -c * ones) for c in _SHRINK], 2 * top)
-    return _finite(absmax * share / top, absmax)
+        fraction = _best(unit, [(ones * (c / top), -c * ones) for c in _SHRINK], 2 * top)
+    return _finite(absmax * fraction / top, absmax)
 
 
 def affine_grid(rows: Tensor, bits: int, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
@@ -84,10 +85,10 @@ def affine_grid(rows: Tensor, bits: int, scale: Scale, at: float | None) -> tupl
         grids = [
             (((below + above) * c / top)[:, None], (mean - below * c)[:, None]) for c in _SHRINK
         ]
-        share = _best(unit, grids, top)
+        fraction = _best(unit, grids, top)
         low, high = (
-            torch.maximum((mean - below * share) * absmax, low),
-            torch.minimum((mean + above * share) * absmax, high),
+            torch.maximum((mean - below * fraction) * absmax, low),
+            torch.minimum((mean + above * fraction) * absmax, high),
         )
     size = rows.abs().amax(1)  # amax hands NaN on
     return _finite(low, size), _finite(
@@ -113,7 +114,7 @@ def point_grid(
 
 
 def quantise_affine(
-    rows: Tensor, low: Tensor, steps: Tensor, bits: int, lots: Tensor | None
+    rows: Tensor, low: Tensor, steps: Tensor, bits: int, random_bits: Tensor | None
 ) -> Tensor:
     """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `low` and `steps` (m, 1); 0 where a step is
     zero or not finite."""
@@ -124,18 +125,26 @@ def quantise_affine(
     scaled = torch.where(
         usable, (rows * quarter - low * quarter) / torch.where(usable, steps * quarter, 1), 0
     )
-    codes = torch.round(scaled) if lots is None else torch.floor(scaled + (lots + 0.5) / 65536)
+    codes = (
+        torch.round(scaled)
+        if random_bits is None
+        else torch.floor(scaled + (random_bits + 0.5) / 65536)
+    )
     return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
 
 
 def quantise_point(
-    rows: Tensor, zero: Tensor, steps: Tensor, bits: int, lots: Tensor | None
+    rows: Tensor, zero: Tensor, steps: Tensor, bits: int, random_bits: Tensor | None
 ) -> Tensor:
     """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `zero` and `steps` (m, 1); that of zero where
     a step is zero or not finite."""
     usable = (steps > 0) & steps.isfinite()
     scaled = torch.where(usable, rows / torch.where(usable, steps, 1), 0)
-    codes = torch.round(scaled) if lots is None else torch.floor(scaled + (lots + 0.5) / 65536)
+    codes = (
+        torch.round(scaled)
+        if random_bits is None
+        else torch.floor(scaled + (random_bits + 0.5) / 65536)
+    )
     return codes.add_(zero).clamp_(0, 2**bits - 1).to(torch.uint8)
 
 
@@ -242,9 +251,9 @@ def _best_ends(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
             better(tried)
     for side in (0, 1, 0, 1):
         begun = best
-        for share in _NUDGE:
+        for fraction in _NUDGE:
             tried = begun.clone()
-            tried[side] *= share
+            tried[side] *= fraction
             better(tried)
     return best[0] * absmax, best[1] * absmax
 

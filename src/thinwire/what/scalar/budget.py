@@ -1,5 +1,5 @@
-"""Bits where they tell most: pieces of parameters share a budget, each in the width that makes the
-sum of squared errors least.
+"""Spend a budget of bits where they reduce the squared error most, piece by piece of the
+parameters.
 
 The quantiser is `uniform` on the grid with a zero: a step a block, Δ = max|v| / L, L the largest
 level of b bits. A piece is a run of `per` values of one parameter. Steps, on each rank by itself:
@@ -8,9 +8,9 @@ level of b bits. A piece is a run of `per` values of one parameter. Steps, on ea
     2. minimise sum E_p(b_p) within the bytes of the budget: along the convex hull of each piece's
        points (bytes, error), the move of the largest saving a byte first, until nothing fits
        (`_allocate.py`).
-    3. The payload: 4 bits of b_p a piece, a step for each block that is said, the codes of the
+    3. The payload: 4 bits of b_p a piece, a step for each block that is sent, the codes of the
        pieces of the least width, then of the next, and zeros for what nobody could use.
-Since widths travel, ranks need not agree on them, and a sum that is said again has widths of its
+Since widths travel, ranks need not agree on them, and a sum that is encoded again has widths of its
 own.
 
 Source: bit allocation by Lagrange multipliers (Shoham & Gersho 1988, "Efficient bit allocation for
@@ -65,13 +65,13 @@ class budget(Coder):
         StrategyError: an argument outside the above, or a budget below the least width.
 
     A block that holds a NaN or an infinity decodes to NaN throughout; where such blocks do not all
-    fit in the budget, all that is said does. Where 0 is a choice, no budget is below what lets the
-    largest piece be said at all.
+    fit in the budget, all that is sent does. Where 0 is a choice, no budget is below what lets the
+    largest piece be sent at all.
 
     Example:
         >>> from thinwire.core import Part
-        >>> parts = (Part("w", (64, 64), 0, "matrix"), Part("v", (64, 64), 4096, "matrix"), Part("b", (9,), 8192, "vector"))
-        >>> spec = Spec(parts, 0, 8201, torch.float32)
+        >>> matrices = Part("w", (64, 64), 0, "matrix"), Part("v", (64, 64), 4096, "matrix")
+        >>> spec = Spec((*matrices, Part("b", (9,), 8192, "vector")), 0, 8201, torch.float32)
         >>> budget(4.0).nbytes(spec)  # 33 pieces: 17 bytes of widths, 132 of steps, 4101 of codes
         4250
         >>> x = torch.arange(8201).sin()
@@ -99,7 +99,7 @@ class budget(Coder):
 
     def __post_init__(self) -> None:
         reasons = [*wrong_rounding("budget", self.rounding)]
-        asked = f"budget(bits={self.bits}, choices={self.choices})"
+        requested = f"budget(bits={self.bits}, choices={self.choices})"
         if (
             not self.choices
             or list(self.choices) != sorted(set(self.choices))
@@ -111,7 +111,7 @@ class budget(Coder):
             )
         elif self.choices == (0,):
             reasons.append(
-                "budget(choices=(0,)): nothing would ever be said; add widths, such as (0, 2, 3, "
+                "budget(choices=(0,)): nothing would ever be sent; add widths, such as (0, 2, 3, "
                 "4, 5, 6, 7, 8)"
             )
         elif not (self.choices[0] <= self.bits <= self.choices[-1] and self.bits > 0):
@@ -121,7 +121,8 @@ class budget(Coder):
                 else f"at least {self.choices[0]}, the least width of every piece"
             )
             reasons.append(
-                f"{asked}: the mean width is {least}, and at most {self.choices[-1]}; change bits "
+                f"{requested}: the mean width is {least}, and at most {self.choices[-1]}; change "
+                "bits "
                 "or choices"
             )
         if self.block < 1:
@@ -162,11 +163,11 @@ class budget(Coder):
         layout = self._layout(spec)
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        x, lots = x.to(spec.work), None
+        x, random_bits = x.to(spec.work), None
         real = layout.real(x.device)
         rows = _in_rows(x, layout, real)
         if self.rounding == "stochastic":
-            lots = _in_rows(
+            random_bits = _in_rows(
                 reference.random_bits(spec.numel, ctx.rng_key(spec)).to(x.device), layout, real
             )
         widths = self._widths(rows, spec, state, ctx)
@@ -174,16 +175,20 @@ class budget(Coder):
         for bits, own in layout.groups(widths, x.device):
             steps[own] = reference.block_steps(rows[own], bits, "tread")
             group = reference.quantise(
-                rows[own], steps[own, None], bits, "tread", None if lots is None else lots[own]
+                rows[own],
+                steps[own, None],
+                bits,
+                "tread",
+                None if random_bits is None else random_bits[own],
             )
             codes.append(reference.pack(group.view(-1) if real is None else group[real[own]], bits))
-        said = (widths > 0)[layout.owner].to(x.device)
+        is_sent = (widths > 0)[layout.owner].to(x.device)
         if not bool(
-            rows[~said].isfinite().all()
+            rows[~is_sent].isfinite().all()
         ):  # no room to say all that is lost: then nothing passes for sound
             steps.fill_(float("nan"))
         payload = torch.cat(
-            [reference.pack(widths.to(x.device), 4), reference.as_bytes(steps[said]), *codes]
+            [reference.pack(widths.to(x.device), 4), reference.as_bytes(steps[is_sent]), *codes]
         )
         return torch.cat([payload, payload.new_zeros(self.nbytes(spec) - payload.numel())])
 
@@ -195,12 +200,12 @@ class budget(Coder):
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         widths = self._read(payload, spec)
-        said = (widths > 0)[layout.owner]
+        is_sent = (widths > 0)[layout.owner]
         at = reference.packed_nbytes(len(widths), 4)
-        head = at + int(said.sum()) * spec.work.itemsize
-        steps = torch.zeros(len(said), dtype=spec.work, device=payload.device)
-        steps[said.to(payload.device)] = reference.from_bytes(payload[at:head], spec.work)
-        out = torch.zeros(len(said), self.block, dtype=spec.work, device=payload.device)
+        head = at + int(is_sent.sum()) * spec.work.itemsize
+        steps = torch.zeros(len(is_sent), dtype=spec.work, device=payload.device)
+        steps[is_sent.to(payload.device)] = reference.from_bytes(payload[at:head], spec.work)
+        out = torch.zeros(len(is_sent), self.block, dtype=spec.work, device=payload.device)
         real = layout.real(payload.device)
         for bits, own in layout.groups(widths, payload.device):
             count = int(layout.sizes[widths == bits].sum())
@@ -221,27 +226,34 @@ class budget(Coder):
         gets."""
         layout, x = self._layout(spec), x.to(spec.work)
         widths = self._chosen(_in_rows(x, layout, layout.real(x.device)), spec)
-        told, at = {}, 0
+        results, at = {}, 0
         for piece in spec.pieces():
             until = at + len(_sizes(piece.high - piece.low, self.per))
             sizes = layout.sizes[at:until]
-            told[piece.part.name], at = float((widths[at:until] * sizes).sum() / sizes.sum()), until
-        return told
+            results[piece.part.name], at = (
+                float((widths[at:until] * sizes).sum() / sizes.sum()),
+                until,
+            )
+        return results
 
     def _widths(self, rows: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         """The widths of a flight: chosen now, or kept from the last time: (P,) uint8 on the CPU."""
         if self.every == 1:
             return self._chosen(rows, spec)
-        kept, at, of = state["widths"].value, int(state["chosen"].value), int(state["of"].value)
+        saved_widths, at, of = (
+            state["widths"].value,
+            int(state["chosen"].value),
+            int(state["of"].value),
+        )
         mine = zlib.crc32(
             repr(ctx.key).encode()
         )  # what a route says again, of a sum, is another's: it has widths of its own
         if (
             of == mine
             and at // self.every == ctx.step // self.every
-            and self._serves(kept, rows, spec)
+            and self._serves(saved_widths, rows, spec)
         ):
-            return kept
+            return saved_widths
         widths = self._chosen(rows, spec)
         if of in (mine, -1):
             state["widths"].value, state["of"].value = widths, torch.tensor(mine, device="cpu")
@@ -258,7 +270,8 @@ class budget(Coder):
         return not left_out.any() or bool(rows[left_out.to(rows.device)].isfinite().all())
 
     def _chosen(self, rows: Tensor, spec: Spec) -> Tensor:
-        """The widths that these values are best said in: (m, block) -> (P,) uint8 on the CPU."""
+        """Return the widths of least error for these values: (m, block) -> (P,) uint8 on the
+        CPU."""
         layout, costs = self._layout(spec), self._costs(spec)
         errors = torch.zeros(
             len(layout.sizes), len(self.choices), dtype=torch.float64, device="cpu"
@@ -354,7 +367,7 @@ class _Layout:
         return (torch.arange(self.block, device="cpu") < counts[:, None]).to(device)
 
     def groups(self, widths: Tensor, device: torch.device) -> list[tuple[int, Tensor]]:
-        """The widths that something is said in, ascending, each with its blocks: (k,) int64."""
+        """Return the widths in use, ascending, each with its blocks: (k,) int64."""
         of_row = widths[self.owner]
         return [
             (bits, (of_row == bits).nonzero().view(-1).to(device))
@@ -392,9 +405,9 @@ def _row_errors(rows: Tensor, choices: tuple[int, ...], stochastic: bool) -> Ten
     """The squared error of each block in each width, in units of the largest magnitude's square:
     (m, block) -> (m, O) float64.
 
-    A block that is not finite has none, but must be said: infinite in no bits.
+    A block that is not finite has none, but must be sent: infinite in no bits.
     """
-    told = []
+    results = []
     for some in rows.split(
         max(_AT_ONCE // rows.shape[1], 1) if rows.device.type == "cpu" else len(rows)
     ):
@@ -410,9 +423,9 @@ def _row_errors(rows: Tensor, choices: tuple[int, ...], stochastic: bool) -> Ten
                 )
             else:
                 errors.append(unit.square().sum(1).double())
-        told.append(torch.cat([absmax.double()[:, None], torch.stack(errors, 1)], 1))
-    found = torch.cat(told)
-    sizes, shares = found[:, :1], found[:, 1:]
+        results.append(torch.cat([absmax.double()[:, None], torch.stack(errors, 1)], 1))
+    joined = torch.cat(results)
+    sizes, shares = joined[:, :1], joined[:, 1:]
     sound = sizes.isfinite()
     largest = torch.where(sound, sizes, 0).amax().clamp(min=torch.finfo(torch.float64).tiny)
     none = torch.tensor(

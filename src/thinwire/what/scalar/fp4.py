@@ -3,7 +3,7 @@
 Per block of B values s = max|v| / T with T the format's largest number; the payload is m scales
 (one a block) and n codes of 4 bits. Steps:
     1. s of each block.
-    2. v / s to the nearest level, or to one of its two neighbours by lot, so that E[Q(v)] = v.
+    2. v / s to the nearest level, or to one of its two neighbours at random, so that E[Q(v)] = v.
     3. the sign in the highest of the 4 bits, exponent and mantissa below it; two codes a byte.
 e2m1: 0, ½, 1, 1½, 2, 3, 4, 6 (T = 6), as in MXFP4 and NVFP4. e3m0: 0 and the powers of two from ¼
 to 16 (T = 16), as in Streaming DiLoCo.

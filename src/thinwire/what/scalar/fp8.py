@@ -3,7 +3,7 @@
 Per block of B values s = max|v| / T with T the type's largest number, so the block's largest value
 is exact and nothing overflows; the payload is m scales (one a block) and n bytes. Steps:
     1. s of each block.
-    2. v / s to the nearest float8, or to one of its two neighbours by lot, so that E[Q(v)] = v.
+    2. v / s to the nearest float8, or to one of its two neighbours at random, so that E[Q(v)] = v.
     3. its byte.
 Relative error at most 2⁻⁴ where |v/s| >= 2⁻⁶ (e4m3, T = 448), 2⁻³ where |v/s| >= 2⁻¹⁴ (e5m2, T =
 57344); absolute below. Twice that at random.

@@ -3,8 +3,8 @@
 Per block of B values s = max|v|; the payload is m scales (one a block) and n codes of b bits.
 Steps:
     1. s of each block.
-    2. |v| / s to the nearest of M levels from `smallest` to 1, or to one of its two neighbours by
-       lot, so that E[Q(v)] = v.
+    2. |v| / s to the nearest of M levels from `smallest` to 1, or to one of its two neighbours at
+       random, so that E[Q(v)] = v.
     3. the sign in the code's highest bit, the level's place below it; codes packed.
 With M levels r = smallest^(1 / (M - 1)), and the relative error of what lies between two of them is
 at most (1 - r) / (1 + r).

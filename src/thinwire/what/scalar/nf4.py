@@ -4,7 +4,7 @@ largest magnitude.
 Per block of B values s = max|v|; the payload is m scales (one a block) and n codes of 4 bits.
 Steps:
     1. s of each block.
-    2. v / s to the nearest of 16 levels from -1 to 1, or to one of its two neighbours by lot, so
+    2. v / s to the nearest of 16 levels from -1 to 1, or to one of its two neighbours at random, so
        that E[Q(v)] = v.
     3. the level's place in ascending order; two codes a byte.
 The levels lie where a normal block's values are dense, with a zero and both ends exact: 8 levels

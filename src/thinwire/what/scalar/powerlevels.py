@@ -4,7 +4,7 @@ and a logarithmic one.
 Per block of B values s = max|v|; the payload is m scales (one a block) and n codes of b bits.
 Steps:
     1. s of each block.
-    2. |v| / s to the nearest of the levels (i / M)^p, or to one of its two neighbours by lot, so
+    2. |v| / s to the nearest of the levels (i / M)^p, or to one of its two neighbours at random, so
        that E[Q(v)] = v.
     3. the sign in the code's highest bit, i below it; codes packed.
 The gap at v is about p/M · s · (|v|/s)^(1 - 1/p): it shrinks towards zero, where most values lie,

@@ -7,7 +7,7 @@ Steps, with S the span's largest scale, blocks of B values and p codes an octave
     2. With a zero point: z of each block, one byte more: its values lie around o = s · z / 32,
        halfway between the ends, and s is the nearest to half the distance between them.
     3. The core: (v - o) / s, cut at ±1, for the codec to the right of `>>`.
-    4. Back: s times what that says, plus o.
+    4. Back: s times what that decodes to, plus o.
 With "near" the cut takes at most 2.2 % off a block's largest values; with "cover" s is the next
 scale above, and nothing is cut; for a grid that `fit` names s and o are those of least squared
 error, which may cut more. So small a scale makes small blocks cheap: 32 values and a byte take what
@@ -77,13 +77,13 @@ _PARTS, _FAR = (
     127,
 )  # what a zero point counts in, parts of a scale, and how far: 4 scales to either side
 _CACHED = 2**16  # values that a CPU searches at a time, so few that they stay in its cache
-_REACH = 1 + _FAR / _PARTS  # scales from zero to the furthest value that can be said
+_REACH = 1 + _FAR / _PARTS  # scales from zero to the furthest value that has a code
 
 
 @dataclass(frozen=True)
 class scaled(Transform):
-    """Blocks over their scales: 1 byte a block and 4 a span (8 in float64 buckets), and what says
-    the core, all of it between -1 and 1.
+    """Divide blocks by their scales, 1 byte a block and 4 a span (8 in float64 buckets); the next
+    codec encodes the core, between -1 and 1.
 
     Args:
         block: values that share a scale, best 16 to 128; 0 means the whole span.
@@ -102,14 +102,17 @@ class scaled(Transform):
 
     What follows needs no blocks of its own: `nf4(0)`, `fp4("e2m1", 0)`, `uniform(4, step=1 / 7)`,
     with a zero point `uniform(4, 0, grid="rise")`. A block whose scale would be smaller than the
-    last is said on the grid of that one. A block that holds a NaN or an infinity decodes to NaN
+    last is encoded on the grid of that one. A block that holds a NaN or an infinity decodes to NaN
     throughout.
 
     Example:
         >>> from thinwire.what import nf4, uniform
-        >>> (scaled(32) >> nf4(0)).nbytes(Spec((), 0, 1024, torch.float32))  # 512 for the codes, 32 for the scales, 4 and 4
+        >>> # 512 for the codes, 32 for the scales, 4 and 4
+        >>> (scaled(32) >> nf4(0)).nbytes(Spec((), 0, 1024, torch.float32))
         552
-        >>> (scaled(32, 4, zero=True) >> uniform(4, 0, grid="rise")).nbytes(Spec((), 0, 1024, torch.float32))  # 32 more
+        >>> # 32 more
+        >>> codec = scaled(32, 4, zero=True) >> uniform(4, 0, grid="rise")
+        >>> codec.nbytes(Spec((), 0, 1024, torch.float32))
         584
     """
 
@@ -139,10 +142,11 @@ class scaled(Transform):
     def __post_init__(self) -> None:
         reasons = wrong_block("scaled", self.block)
         if self.fit not in ("near", "cover", "mean", *_TABLES, *range(2, 9)):
-            known, asked = ", ".join(map(repr, _TABLES)), f"scaled(fit={self.fit!r})"
+            names, requested = ", ".join(map(repr, _TABLES)), f"scaled(fit={self.fit!r})"
             reasons.append(
-                f"{asked}: choose 'near', 'cover' or 'mean', or what follows: bits of a uniform "
-                f"grid, 2 to 8, or one of {known}"
+                f"{requested}: choose 'near', 'cover' or 'mean', or what follows: bits of a "
+                "uniform "
+                f"grid, 2 to 8, or one of {names}"
             )
         if self.fit == "mean" and not self.zero:
             reasons.append(
@@ -154,13 +158,13 @@ class scaled(Transform):
             raise StrategyError(reasons)
 
     def __repr__(self) -> str:
-        late = {"zero": False, "octave": 16}  # said only where they are set
-        told = [
+        late = {"zero": False, "octave": 16}  # printed only where they are set
+        settings = [
             field.name
             for field in fields(self)
             if getattr(self, field.name) != late.get(field.name)
         ]
-        return f"scaled({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
+        return f"scaled({', '.join(f'{name}={getattr(self, name)!r}' for name in settings)})"
 
     @cached_property
     def traits(self) -> Traits:
@@ -193,11 +197,11 @@ class scaled(Transform):
         blocks = reference.to_blocks(x.to(spec.work).contiguous(), length(self.block, spec))
         top, codes, zeros = self._codes(blocks)
         core = _over(blocks, _scales(_steps(self.octave, x.device, spec.work), top, codes))
-        told = [reference.as_bytes(top), codes.to(torch.uint8)]
+        parts = [reference.as_bytes(top), codes.to(torch.uint8)]
         if self.zero:
             core.sub_(zeros[:, None])
-            told.append((zeros * _PARTS + _FAR + 1).to(torch.uint8))
-        return core.clamp_(-1, 1).view(-1)[: spec.numel], torch.cat(told)
+            parts.append((zeros * _PARTS + _FAR + 1).to(torch.uint8))
+        return core.clamp_(-1, 1).view(-1)[: spec.numel], torch.cat(parts)
 
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
@@ -263,10 +267,12 @@ class scaled(Transform):
                 max=torch.finfo(top.dtype).max
             )  # a zero point may lie 1/64 of a scale off
         steps = _steps(self.octave, blocks.device, blocks.dtype)
-        share = size / torch.where(top > 0, top, 1)
-        codes = torch.bucketize(share, steps).clamp_(1, _TOP)  # the first scale that cuts nothing
+        fraction = size / torch.where(top > 0, top, 1)
+        codes = torch.bucketize(fraction, steps).clamp_(
+            1, _TOP
+        )  # the first scale that cuts nothing
         if self.fit == "near":
-            closer = (steps[codes] - share > share - steps[codes - 1]) & (
+            closer = (steps[codes] - fraction > fraction - steps[codes - 1]) & (
                 size <= half
             )  # not where a zero point is out of reach
             codes -= closer.long() * (codes > 1)
@@ -302,12 +308,12 @@ class scaled(Transform):
         def tried(codes: Tensor, zero: Tensor) -> None:
             nonlocal best, at, least
             ratio = (steps[codes] / steps[first])[:, None]
-            told = (
+            rounded = (
                 self._rounded((unit / ratio).sub_(zero[:, None])).add_(zero[:, None])
                 if self.zero
                 else self._rounded(unit / ratio)
             )
-            error = told.mul_(ratio).sub_(unit).square_().sum(1)
+            error = rounded.mul_(ratio).sub_(unit).square_().sum(1)
             better = error < least
             best, at, least = (
                 torch.where(better, codes, best),
@@ -385,7 +391,7 @@ def _over(x: Tensor, scales: Tensor) -> Tensor:
 
 
 def _counted(zeros: Tensor) -> Tensor:
-    """Zero points as they can be said."""
+    """Round zero points to those that have a code."""
     return (zeros * _PARTS).round_().clamp_(-_FAR, _FAR).div_(_PARTS)
 
 

@@ -132,7 +132,7 @@ class sign(Coder):
         spec: Spec,
         state: State,
         ctx: RankContext,
-        again: RankContext,
+        sum_ctx: RankContext,
     ) -> Tensor:
         for _, payload in payloads:
             check_nbytes(self, payload, self.nbytes(spec))

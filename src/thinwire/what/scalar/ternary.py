@@ -103,8 +103,8 @@ class ternary(Coder):
         each = scales[:, None].expand_as(size).reshape(-1)[: spec.numel]
         if self.rounding == "stochastic":
             draw = reference.noise(spec.numel, ctx.rng_key(spec)).to(x)
-            share = torch.where(each > 0, x.abs() / torch.where(each > 0, each, 1), 0)
-            far = draw < share
+            probability = torch.where(each > 0, x.abs() / torch.where(each > 0, each, 1), 0)
+            far = draw < probability
         else:
             far = x.abs() > each / 2
         digits = torch.where(far, torch.where(x < 0, 0, 2), 1).to(torch.uint8)
@@ -168,8 +168,8 @@ def pack_digits(digits: Tensor) -> Tensor:
     """
     rows = reference.to_blocks(digits.to(torch.uint8), len(_DIGITS))
     out = rows[:, 0].clone()
-    for place in range(1, len(_DIGITS)):
-        out += rows[:, place] * _DIGITS[place]
+    for i in range(1, len(_DIGITS)):
+        out += rows[:, i] * _DIGITS[i]
     return out
 
 

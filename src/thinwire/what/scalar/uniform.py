@@ -223,8 +223,9 @@ class uniform(Coder):
     def __repr__(self) -> str:
         late = (
             ("scale", "at") if self.scale == "absmax" else () if self.at is not None else ("at",)
-        )  # said only where they are set
-        return f"uniform({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields(self) if field.name not in late)})"
+        )  # printed only where they are set
+        names = [field.name for field in fields(self) if field.name not in late]
+        return f"uniform({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @cached_property
     def traits(self) -> Traits:
@@ -260,7 +261,7 @@ class uniform(Coder):
         heads: list[tuple[Tensor, ...]] = []
         codes_of = []
         for begin, m, size in runs(spec, self.block):
-            rows, lots = (
+            rows, row_bits = (
                 None if flat is None else flat[begin : begin + m * size].reshape(m, size)
                 for flat in (x, drawn)
             )
@@ -268,20 +269,20 @@ class uniform(Coder):
             if self.grid == "point":
                 zero, step = self._point(rows)
                 codes_of.append(
-                    quantise_point(rows, zero[:, None], step[:, None], self.bits, lots).view(-1)
+                    quantise_point(rows, zero[:, None], step[:, None], self.bits, row_bits).view(-1)
                 )
                 heads.append((step, zero))
                 continue
             low, step = self.levels(rows)
             if low is None:
                 codes_of.append(
-                    reference.quantise(rows, step[:, None], self.bits, self._around(), lots).view(
-                        -1
-                    )
+                    reference.quantise(
+                        rows, step[:, None], self.bits, self._around(), row_bits
+                    ).view(-1)
                 )
             else:
                 codes_of.append(
-                    quantise_affine(rows, low[:, None], step[:, None], self.bits, lots).view(-1)
+                    quantise_affine(rows, low[:, None], step[:, None], self.bits, row_bits).view(-1)
                 )
             heads.append((step,) if low is None else (low, step))
         head = [reference.as_bytes(torch.cat(each)) for each in zip(*heads, strict=True)]
@@ -361,10 +362,10 @@ class uniform(Coder):
         spec: Spec,
         state: State,
         ctx: RankContext,
-        again: RankContext,
+        sum_ctx: RankContext,
     ) -> Tensor:
         if not self._plain or self.scale != "absmax" or not spec.numel:
-            return super().encode_sum(payloads, spec, state, ctx, again)
+            return super().encode_sum(payloads, spec, state, ctx, sum_ctx)
         for _, payload in payloads:
             check_nbytes(self, payload, self.nbytes(spec))
         settings = (
@@ -372,7 +373,7 @@ class uniform(Coder):
             self._block(spec),
             self.bits,
             self._around(),
-            self._key(spec, again),
+            self._key(spec, sum_ctx),
             spec.work,
         )
         return fast.grid_sum_encode([payload for _, payload in payloads], *settings)

@@ -72,7 +72,7 @@ def smallest_nbytes(k: int, per: int, chunks: int = 1) -> int:
 
 def write(places: Tensor, per: int, coding: Coding | None = None) -> Tensor:
     """places (chunks, k) int64, ascending in each row -> their bytes, in the smallest coding unless
-    told: (nbytes,) uint8."""
+    one is given: (nbytes,) uint8."""
     chunks, k = places.shape
     coding = coding or smallest(k, per, chunks)
     kernels = native.anywhere(places)

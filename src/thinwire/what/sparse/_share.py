@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 
-def kept(k: int | float, n: int) -> int:
+def count_of(k: int | float, n: int) -> int:
     """How many of n entries: k, or the share k of n rounded up; never more than n.
 
     Example:
-        >>> kept(5, 3), kept(0.07, 100), kept(0.071, 100)
+        >>> count_of(5, 3), count_of(0.07, 100), count_of(0.071, 100)
         (3, 7, 8)
     """
     return min(

@@ -23,7 +23,7 @@ from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 from thinwire.what.sparse import _places
-from thinwire.what.sparse._share import kept, wrong
+from thinwire.what.sparse._share import count_of, wrong
 from thinwire.what.wrap.chain import Transform
 
 
@@ -44,7 +44,8 @@ class blockk(Transform):
 
     Example:
         >>> spec = Spec((), 0, 65536, torch.float32)
-        >>> blockk(0.01, block=16).nbytes(spec)  # 41 blocks of 64 bytes and places of 8.3 bits; topk(656) has 3326
+        >>> # 41 blocks of 64 bytes and places of 8.3 bits; topk(656) has 3326
+        >>> blockk(0.01, block=16).nbytes(spec)
         2668
     """
 
@@ -68,14 +69,14 @@ class blockk(Transform):
         return Traits(grain=self.block, drops=True)
 
     def core_numel(self, spec: Spec) -> int:
-        return kept(self.k, self._blocks(spec)) * self.block
+        return count_of(self.k, self._blocks(spec)) * self.block
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return _places.smallest_nbytes(core_numel // self.block, self._blocks(spec))
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         blocks = reference.to_blocks(x.to(spec.work), self.block)
-        places = self._largest(blocks, kept(self.k, self._blocks(spec)))
+        places = self._largest(blocks, count_of(self.k, self._blocks(spec)))
         return blocks[places].reshape(-1), _places.write(places.view(1, -1), self._blocks(spec))
 
     def join(

@@ -1,4 +1,4 @@
-"""Sparsification by lot: the same k entries on every rank, drawn anew each step from a shared seed.
+"""Send the same k entries on every rank, drawn at random anew each step from a shared seed.
 
 Nobody sends places, and payloads can be added unopened, so the transport's own all-reduce carries
 them. The span is cut into k strata of equal width and one entry is drawn from each: every entry is
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from thinwire.core import Outcome, RankContext, Rounds, Spec, State, Traits
 from thinwire.errors import StrategyError
-from thinwire.what.sparse._share import kept, wrong
+from thinwire.what.sparse._share import count_of, wrong
 from thinwire.what.wrap.chain import Transform
 
 
 @dataclass(frozen=True)
 class randomk(Transform):
-    """k entries by shared lot, summable: k values and no places.
+    """Send k random entries, the same on all ranks; summable: k values and no indices.
 
     Args:
         k: how many (int), or what share (float in (0, 1]), rounded up.
@@ -67,7 +67,7 @@ class randomk(Transform):
         )
 
     def core_numel(self, spec: Spec) -> int:
-        return kept(self.k, spec.numel)
+        return count_of(self.k, spec.numel)
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return 0
@@ -93,7 +93,7 @@ class randomk(Transform):
         )
 
     def _drawn(self, spec: Spec, ctx: RankContext, device: torch.device) -> Tensor:
-        """Which entries the lot fell on: (spec.numel,) bool."""
+        """Return which entries were drawn: (spec.numel,) bool."""
         mask = torch.zeros(spec.numel, dtype=torch.bool, device=device)
         mask[self._lot(spec, ctx)[0].to(device)] = True
         return mask

@@ -26,7 +26,7 @@ from thinwire.core import Leaf, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
 from thinwire.what.sparse._picked import Picked
-from thinwire.what.sparse._share import kept
+from thinwire.what.sparse._share import count_of
 
 _ENOUGH = 256  # sampled values above t: the count is then right to 6 % (one standard deviation)
 
@@ -51,7 +51,8 @@ class sampled(Picked):
 
     Example:
         >>> spec = Spec((), 0, 65536, torch.float32)
-        >>> sampled(0.01).max_nbytes(spec)  # 984 values of 4 bytes, places of 8 bits, a count of 8 bytes
+        >>> # 984 values of 4 bytes, places of 8 bits, a count of 8 bytes
+        >>> sampled(0.01).max_nbytes(spec)
         4933
     """
 
@@ -78,7 +79,7 @@ class sampled(Picked):
             raise StrategyError(reasons)
 
     def max_core_numel(self, spec: Spec) -> int:
-        return max(self._wanted(spec), kept(min(1.0, self.density * self.band), spec.numel))
+        return max(self._wanted(spec), count_of(min(1.0, self.density * self.band), spec.numel))
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         if not spec.parts:
@@ -92,40 +93,40 @@ class sampled(Picked):
         state."""
         leaf = state.leaves.get("bar")
         if leaf is not None and leaf.value > 0:
-            found = self._above(x, leaf.value, spec)
-            if found is not None:
-                return found
+            picked = self._above(x, leaf.value, spec)
+            if picked is not None:
+                return picked
         bar = self._sampled(x, spec, ctx)
-        found = self._above(x, bar, spec)
-        if found is None:
+        picked = self._above(x, bar, spec)
+        if picked is None:
             places, values = (each[0] for each in fast.largest(x[None], self._wanted(spec)))
-            said = values != 0
-            bar, found = values.abs().amin(), (places[said], values[said])
+            nonzero = values != 0
+            bar, picked = values.abs().amin(), (places[nonzero], values[nonzero])
         if leaf is not None and bar.isfinite():
             leaf.value = bar.to(leaf.value)
-        return found
+        return picked
 
     def _sampled(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         """The threshold that a share `density` of a sample reaches."""
         stride = max(1, min(self.stride, int(self.density * spec.numel) // _ENOUGH))
         sample = x[ctx.step % stride :: stride].abs()
-        return sample.topk(kept(self.density, sample.numel()), sorted=False).values.amin()
+        return sample.topk(count_of(self.density, sample.numel()), sorted=False).values.amin()
 
     def _above(self, x: Tensor, bar: Tensor, spec: Spec) -> tuple[Tensor, Tensor] | None:
         """Places and values of what reaches a threshold; `None` where they are too many or too
         few."""
-        found = fast.above(x, bar, self.max_core_numel(spec))
+        picked = fast.above(x, bar, self.max_core_numel(spec))
         return (
             None
-            if isinstance(found, int) or found[0].numel() < self._wanted(spec) / self.band
-            else found
+            if isinstance(picked, int) or picked[0].numel() < self._wanted(spec) / self.band
+            else picked
         )
 
     def _wanted(self, spec: Spec) -> int:
-        return kept(self.density, spec.numel)
+        return count_of(self.density, spec.numel)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         x = x.double().abs()
         # these and more are sent, with room for one NaN
-        sure = math.ceil(kept(self.density, spec.numel) / self.band) - 1
+        sure = math.ceil(count_of(self.density, spec.numel) / self.band) - 1
         return torch.where(x <= x.topk(sure).values[-1], x, 0) if sure > 0 else x

@@ -84,9 +84,9 @@ class threshold(Picked):
         return (sizes / unit).square().mean().sqrt() * unit * self.value
 
     def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
-        found = fast.above(x, self.bar(x))
-        assert not isinstance(found, int)  # there is no limit
-        return found
+        picked = fast.above(x, self.bar(x))
+        assert not isinstance(picked, int)  # there is no limit
+        return picked
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         x = x.to(spec.work)

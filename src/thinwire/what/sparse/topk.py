@@ -25,7 +25,7 @@ from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, memory
 from thinwire.what.sparse import _places
-from thinwire.what.sparse._share import kept, wrong
+from thinwire.what.sparse._share import count_of, wrong
 from thinwire.what.wrap.chain import Transform
 
 
@@ -95,27 +95,27 @@ class topk(Transform):
             sides.append(_places.write(where, size))
         return _joined(cores, x.new_empty(0)), _joined(sides, x.new_empty(0, dtype=torch.uint8))
 
-    def split_left(
+    def split_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         x, y = x.to(spec.work), memory.empty(spec.numel, spec.work, x.device)
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        taken: list[tuple[Tensor, Tensor, Tensor]] = []
         sides: list[Tensor] = []
         for at, chunks, size, k in self._runs(spec):
             rows, past, out = (
                 flat[at : at + chunks * size].view(chunks, size) for flat in (x, before, y)
             )
             where, values = fast.largest_sum(rows, past, decay, out, k)
-            found.append((out, where, values))
+            taken.append((out, where, values))
             sides.append(_places.write(where, size))
-        core = _joined([values.view(-1) for _, _, values in found], x.new_empty(0))
+        core = _joined([values.view(-1) for _, _, values in taken], x.new_empty(0))
 
-        def left(said: Tensor) -> tuple[Tensor, Tensor]:
+        def left(decoded: Tensor) -> tuple[Tensor, Tensor]:
             finite = torch.ones(
                 (), dtype=torch.bool, device=x.device
             )  # where a value of a chunk is not, one that was taken is not
             for (out, where, values), own in zip(
-                found, said.split([values.numel() for _, _, values in found]), strict=True
+                taken, decoded.split([values.numel() for _, _, values in taken]), strict=True
             ):
                 finite = finite & fast.leave(out, where, values, own.view(values.shape))
             return y, finite
@@ -159,7 +159,7 @@ class topk(Transform):
         over."""
         size = self.per or max(spec.numel, 1)
         runs = [(spec.numel // size, size), (1, spec.numel % size)]
-        return [(chunks, n, kept(self.k, n)) for chunks, n in runs if chunks and n]
+        return [(chunks, n, count_of(self.k, n)) for chunks, n in runs if chunks and n]
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         x, errors = x.double().abs(), []

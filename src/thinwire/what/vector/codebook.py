@@ -1,4 +1,4 @@
-"""Vector quantisation by a learned codebook: d values at a time are said by the number of the
+"""Send d values at a time as the number of the
 nearest of 2^b vectors.
 
 Steps, for each parameter; vectors of d values, blocks of a root mean square s each:
@@ -141,41 +141,43 @@ class codebook(Coder):
         )
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
-        """The numbers and scales, without what the books learn from: what a core, or a fixed book,
-        is said by."""
-        return self._say(x.to(spec.work), spec, state)[0]
+        """Encode numbers and scales, without the sums that the books learn from, for a core or a
+        fixed book."""
+        return self._encoded(x.to(spec.work), spec, state)[0]
 
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         check_nbytes(self, payload, self.nbytes(spec) - self._lessons(spec) * spec.work.itemsize)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
-        for place, numel, name in self._runs(spec):
+        for begin, numel, name in self._runs(spec):
             scales, numbers = self._sizes(numel, spec)
             rows = -(-numel // self.dim)
-            said = (
+            encoded = (
                 reference.unpack(
                     payload[at + scales : at + scales + numbers], rows * self.stages, self.bits
                 )
                 .long()
                 .view(-1, self.stages)
             )
-            q = sum(stage[said[:, i]] for i, stage in enumerate(self._book(name, spec, state, out)))
+            q = sum(
+                stage[encoded[:, i]] for i, stage in enumerate(self._book(name, spec, state, out))
+            )
             assert isinstance(q, Tensor)
             blocks = (
                 reference.to_blocks(q.view(-1), self.block)
                 * reference.from_bytes(payload[at : at + scales], spec.work)[:, None]
             )
-            out[place : place + numel] = blocks.view(-1)[:numel]
+            out[begin : begin + numel] = blocks.view(-1)[:numel]
             at += scales + numbers
         return out
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         if not self._lessons(spec):
             return (yield from super().rounds(x, spec, state, ctx))
-        said, lessons = self._say(x.to(spec.work), spec, state)
+        encoded, lessons = self._encoded(x.to(spec.work), spec, state)
         whole = _Taught(self, spec)
-        payload = torch.cat([said, reference.as_bytes(lessons)])
+        payload = torch.cat([encoded, reference.as_bytes(lessons)])
         total = yield Packet(
             payload, Spec((), 0, spec.numel + lessons.numel(), spec.work), whole, state, ctx
         )
@@ -184,14 +186,14 @@ class codebook(Coder):
             {f"book/{name}": Leaf(book, "replicated", part=name) for name, book in books.items()}
         )
         self._learn(total[spec.numel :], spec, state)
-        return Outcome(total[: spec.numel], lambda: self.decode(said, spec, was, ctx, ctx.rank))
+        return Outcome(total[: spec.numel], lambda: self.decode(encoded, spec, was, ctx, ctx.rank))
 
-    def _say(self, x: Tensor, spec: Spec, state: State) -> tuple[Tensor, Tensor]:
+    def _encoded(self, x: Tensor, spec: Spec, state: State) -> tuple[Tensor, Tensor]:
         """(the payload but for the lessons, the lessons: for each book and stage, sums (w, d) and
         counts (w,))."""
-        told, lessons = [torch.empty(0, dtype=torch.uint8, device=x.device)], [x.new_empty(0)]
-        for place, numel, name in self._runs(spec):
-            blocks = reference.to_blocks(x[place : place + numel].contiguous(), self.block)
+        parts, lessons = [torch.empty(0, dtype=torch.uint8, device=x.device)], [x.new_empty(0)]
+        for begin, numel, name in self._runs(spec):
+            blocks = reference.to_blocks(x[begin : begin + numel].contiguous(), self.block)
             largest = blocks.abs().amax(1, keepdim=True)  # amax hands NaN on
             sound = largest.isfinite() & (largest > 0)
             unit = torch.where(
@@ -233,11 +235,11 @@ class codebook(Coder):
                 min=torch.finfo(x.dtype).tiny
             )
             scales = torch.where(largest.isfinite(), best.clamp(min=0) * largest, float("nan"))
-            told += [
+            parts += [
                 reference.as_bytes(scales.view(-1)),
                 reference.pack(torch.stack(numbers, 1).view(-1), self.bits),
             ]
-        return torch.cat(told), torch.cat(lessons)
+        return torch.cat(parts), torch.cat(lessons)
 
     def _learn(self, lessons: Tensor, spec: Spec, state: State) -> None:
         at, w, sound = 0, self._width, lessons.isfinite().all()
@@ -249,8 +251,8 @@ class codebook(Coder):
                 new = lessons[at + w * self.dim : at + w * (self.dim + 1)]
                 at += w * (self.dim + 1)
                 count = self.decay * used[i, own] + (1 - self.decay) * new
-                share = ((1 - self.decay) * new / count.clamp(min=1e-12))[:, None]
-                moved = book[i, own] + share * (sums / new.clamp(min=1)[:, None] - book[i, own])
+                weight = ((1 - self.decay) * new / count.clamp(min=1e-12))[:, None]
+                moved = book[i, own] + weight * (sums / new.clamp(min=1)[:, None] - book[i, own])
                 idle = (new == 0) & (used[i].sum() > 0)
                 donors = used[i].argsort(descending=True, stable=True)[:w]
                 book[i, own] = torch.where(
@@ -326,8 +328,8 @@ class _Taught(Coder):
         return self.inner.nbytes(self.of)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
-        said = self.inner.encode(x[: self.of.numel], self.of, state, ctx)
-        return torch.cat([said, reference.as_bytes(x[self.of.numel :])])
+        encoded = self.inner.encode(x[: self.of.numel], self.of, state, ctx)
+        return torch.cat([encoded, reference.as_bytes(x[self.of.numel :])])
 
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
@@ -350,11 +352,11 @@ def _nearest(x: Tensor, book: Tensor) -> Tensor:
 def _first(dim: int, bits: int, stages: int) -> Tensor:
     """k-means of normal vectors, and of what it leaves over of them: (stages, 2^b, d) float32, the
     same on every machine."""
-    draws = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     k = 2**bits
     with torch.inference_mode(False):
         rest = torch.randn(
-            max(_SAMPLES * k, 2**13), dim, generator=draws, dtype=torch.float64, device="cpu"
+            max(_SAMPLES * k, 2**13), dim, generator=generator, dtype=torch.float64, device="cpu"
         )
         books = []
         for _ in range(stages):

@@ -55,7 +55,8 @@ class dct(Transform):
         >>> from thinwire.what import topk
         >>> spec = Spec((Part("w", (128, 192), 0, "matrix"),), 0, 128 * 192, torch.float32)
         >>> codec = dct(64) >> topk(32, per=4096)
-        >>> codec.first.core_numel(spec), codec.second.core_numel(spec)  # 6 tiles, 32 frequencies of each
+        >>> # 6 tiles, 32 frequencies of each
+        >>> codec.first.core_numel(spec), codec.second.core_numel(spec)
         (24576, 192)
     """
 
@@ -101,16 +102,16 @@ class dct(Transform):
         at = 0
         for tiles in self._tiles(spec):
             rows, columns = _matrix(tiles.height, core), _matrix(tiles.width, core)
-            place = tiles.of(out)
-            place.copy_(rows.T @ core[at : at + place.numel()].view(place.shape) @ columns)
-            at += place.numel()
+            area = tiles.of(out)
+            area.copy_(rows.T @ core[at : at + area.numel()].view(area.shape) @ columns)
+            at += area.numel()
         return out
 
     def _tiles(self, spec: Spec) -> list[_Tiles]:
         """All tiles of a span, in the order of the core."""
-        found = [tiles for run in runs(spec) for tiles in self._of(*run)]
-        full = [tiles for tiles in found if tiles.height == tiles.width == self.size]
-        return full + [tiles for tiles in found if not tiles.height == tiles.width == self.size]
+        all_tiles = [tiles for run in runs(spec) for tiles in self._of(*run)]
+        full = [tiles for tiles in all_tiles if tiles.height == tiles.width == self.size]
+        return full + [tiles for tiles in all_tiles if not tiles.height == tiles.width == self.size]
 
     def _of(self, at: int, rows: int, columns: int) -> Iterator[_Tiles]:
         for top, down, height in _cuts(rows, self.size):

@@ -47,7 +47,8 @@ class hadamard(Transform):
     Example:
         >>> from thinwire.what import uniform
         >>> spec = Spec((), 0, 1000, torch.float32)  # three blocks of 256, and 232 filled up to 256
-        >>> (hadamard(256) >> uniform(4)).nbytes(spec) == uniform(4).nbytes(Spec((), 0, 1024, torch.float32))
+        >>> core = Spec((), 0, 1024, torch.float32)
+        >>> (hadamard(256) >> uniform(4)).nbytes(spec) == uniform(4).nbytes(core)
         True
 
     Source: Suresh et al. 2017, arXiv:1611.00429 (rotation before quantising for a mean); blocks
@@ -116,16 +117,16 @@ class hadamard(Transform):
     def _signs(self, spec: Spec, ctx: RankContext, device: torch.device) -> Tensor:
         """The same on all ranks: (core_numel,) ±1."""
         n = self.core_numel(spec)
-        draws = ctx.generator(spec, shared=True)
-        lots = torch.randint(
+        generator = ctx.generator(spec, shared=True)
+        random_bytes = torch.randint(
             0,
             256,
             (reference.packed_nbytes(n, 1),),
             dtype=torch.uint8,
-            generator=draws,
+            generator=generator,
             device="cpu",
         )
-        return reference.unpack(lots.to(device), n, 1).to(spec.work).mul_(-2).add_(1)
+        return reference.unpack(random_bytes.to(device), n, 1).to(spec.work).mul_(-2).add_(1)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         info = torch.finfo(spec.work)

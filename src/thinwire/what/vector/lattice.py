@@ -226,5 +226,5 @@ def _even(x: Tensor, top: int, below: int = 0) -> Tensor:
     way = torch.where((near + way > top) | (near + way < -top - below), -way, way)
     cost = 1 - 2 * off * way  # how much farther the entry's other neighbour is
     move = torch.zeros_like(x).scatter_(1, cost.argmin(1, keepdim=True), 1.0) * way
-    odd = near.sum(1, keepdim=True).remainder(2) != 0
-    return torch.where(odd, near + move, near)
+    is_odd = near.sum(1, keepdim=True).remainder(2) != 0
+    return torch.where(is_odd, near + move, near)

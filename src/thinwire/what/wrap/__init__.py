@@ -1,1 +1,1 @@
-"""Codecs around other codecs: residuals, chains, clipping, entropy coding, a choice by role or rank."""
+"""Codecs around other codecs: residuals, chains, clipping, entropy coding, roles and ranks."""

@@ -77,14 +77,14 @@ class KeepsResidual(ABC):
 
 
 class Remembering(Wrapper):
-    """One with a residual of what was not said."""
+    """A codec with a residual of what was not sent."""
 
     @property
     def _speaker(self) -> Codec:
-        """Who says it."""
+        """The codec that encodes it."""
         return self.inner
 
-    def _say(
+    def _send(
         self,
         y: Tensor,
         spec: Spec,
@@ -92,8 +92,8 @@ class Remembering(Wrapper):
         ctx: RankContext,
         commit: Callable[[Tensor], None],
     ) -> Rounds:
-        """Say y through the inner codec; what talks once is settled before it yields, so that a
-        later launch may build on it."""
+        """Send y through the inner codec and commit the residual; for a single packet before it
+        yields, so that a later launch may build on it."""
         speaker, inner = self._speaker, state.child("inner")
         if speaker.single_packet_coder is None:
             outcome = yield from speaker.rounds(y, spec, inner, ctx)
@@ -137,6 +137,6 @@ def where(finite: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(finite, new, old) if new.is_cuda else new if bool(finite) else old
 
 
-def where_finite(new: Tensor, old: Tensor, told: Tensor) -> Tensor:
-    """`new` where all of `told` is finite, else `old`."""
-    return where(fast.all_finite(told), new, old)
+def where_finite(new: Tensor, old: Tensor, checked: Tensor) -> Tensor:
+    """`new` where all of `checked` is finite, else `old`."""
+    return where(fast.all_finite(checked), new, old)

@@ -1,9 +1,8 @@
-"""By rank: each rank says what it says in its own codec, so that one behind a thin wire sends fewer
-bits than the others.
+"""Encode each rank's values by its own codec, so that one behind a thin wire sends fewer bits.
 
-Rank r encodes with the r-th codec, and whoever hears it decodes with that one; a sum that is said
-again is said in the codec of the rank that says it. The list is part of the strategy, which
-`attach` proves to be the same on all ranks, so nothing more travels than lengths.
+Rank r encodes with the r-th codec, and every receiver decodes with that one; a sum that is encoded
+again takes the codec of the rank that encodes it. The list is part of the strategy, which `attach`
+proves to be the same on all ranks, so nothing more travels than lengths.
 """
 
 from __future__ import annotations
@@ -22,10 +21,11 @@ from thinwire.registry import inside
 
 @dataclass(frozen=True)
 class by_rank(Coder):
-    """The r-th codec for rank r: its bytes, and 8 a message for a length where they differ.
+    """Encode rank r's values by the r-th codec: its bytes, and 8 a message for a length if they
+    differ.
 
     Args:
-        codecs: one for each rank of the world, in order; each speaks once and remembers nothing.
+        codecs: one for each rank of the world, in order; each sends one packet and keeps no state.
             Feedback goes around the whole, `feedback(by_rank((uniform(8), uniform(2))))`.
 
     Raises:
@@ -39,12 +39,15 @@ class by_rank(Coder):
         >>> import torch
         >>> from thinwire.what import uniform
         >>> codec, spec = by_rank((uniform(8), uniform(2))), Spec((), 0, 256, torch.float32)
-        >>> x, contexts = torch.linspace(-1, 1, 256), [RankContext(rank, (0, 1), step=0, seed=0) for rank in (0, 1)]
+        >>> contexts = [RankContext(rank, (0, 1), step=0, seed=0) for rank in (0, 1)]
+        >>> x = torch.linspace(-1, 1, 256)
         >>> payloads = [codec.encode(x, spec, codec.init(spec, ctx), ctx) for ctx in contexts]
         >>> [payload.numel() for payload in payloads]
         [260, 68]
-        >>> heard = [codec.decode(payload, spec, codec.init(spec, contexts[0]), contexts[0], sender) for sender, payload in enumerate(payloads)]
-        >>> [float((each - x).abs().max()) < bound for each, bound in zip(heard, (0.005, 0.6))]
+        >>> ctx, arrived = contexts[0], []
+        >>> for sender, payload in enumerate(payloads):
+        ...     arrived.append(codec.decode(payload, spec, codec.init(spec, ctx), ctx, sender))
+        >>> [float((each - x).abs().max()) < bound for each, bound in zip(arrived, (0.005, 0.6))]
         [True, True]
     """
 
@@ -71,7 +74,8 @@ class by_rank(Coder):
         for codec in self.codecs:
             if not isinstance(codec, Coder) or codec.single_packet_coder is not codec:
                 reasons.append(
-                    f"by_rank(…, {codec!r}, …): a codec must speak once and remember nothing. Put "
+                    f"by_rank(…, {codec!r}, …): a codec must send one packet and keep no state. "
+                    "Put "
                     "feedback around by_rank(…)"
                 )
             elif any(isinstance(member, by_rank) for member in inside(codec)):

@@ -1,6 +1,6 @@
-"""A codec for each role: matrices, embeddings and vectors of one bucket said in their own way.
+"""Encode matrices, embeddings and vectors of one bucket each by their own codec.
 
-The bucket is split by role, every role's codec talks its rounds in step with the others, and their
+The bucket is split by role, every role's codec runs its rounds in step with the others, and their
 packets travel as one composite: the payloads one behind the other (the widest numbers first, so
 that each stays aligned), before them 8 bytes of length for each whose size the data decides.
 """
@@ -48,7 +48,7 @@ class by_role(Codec, KeepsResidual):
 
     Example:
         >>> from thinwire.what import cast, lowrank
-        >>> by_role(matrix=lowrank(4), embedding=cast("bf16")).summable
+        >>> by_role(matrix=lowrank(4), embedding=cast("bf16")).traits.summable
         True
     """
 
@@ -203,7 +203,8 @@ class _Composite(Coder):
     coders: tuple[Coder, ...]
     specs: tuple[Spec, ...]
     contexts: tuple[RankContext, ...]
-    key: str  # of the flight whose packets these are; a sum that is said again comes under another
+    # of the flight whose packets these are; a sum that is encoded again comes under another
+    key: str
 
     def nbytes(self, spec: Spec) -> int | None:
         sizes = [coder.nbytes(sub) for coder, sub in zip(self.coders, self.specs, strict=True)]
@@ -228,8 +229,8 @@ class _Composite(Coder):
         )
 
     def _contexts(self, ctx: RankContext) -> tuple[RankContext, ...]:
-        """The same for who says and who hears: shared lots (a rotation's signs) must be the ones
-        that were drawn."""
+        """Return the contexts of sender and receiver alike: shared random numbers (a rotation's
+        signs) must agree."""
         if ctx.key == self.key:
             return self.contexts
         return tuple(

@@ -1,4 +1,4 @@
-"""`a >> b`: `a` turns a tensor into a smaller core and side bytes, `b` says the core.
+"""Encode a smaller core of a tensor, with side bytes, by a second codec: `a >> b`.
 
 `topk(64, per=4096) >> uniform(bits=2)` sends which entries are the largest (side bytes) and their
 values in 2 bits (core). The payload is a's side bytes, then b's payload of the core; where a's
@@ -69,19 +69,19 @@ class Transform(Coder):
         those."""
         total.add_(self.join(core, side, spec, state, ctx, sender))
 
-    def split_left(
+    def split_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """`split` of y = x + decay · before, and what tells what is left of y, and whether it is
-        finite, where `said` arrives of the core.
+        finite, where `decoded` arrives of the core.
 
         A transform that places few values overrides it, and looks at those alone.
         """
         y = fast.summed(x.to(spec.work), before, decay)
         core, side = self.split(y, spec, state, ctx)
 
-        def left(said: Tensor) -> tuple[Tensor, Tensor]:
-            rest = y.sub_(self.join(said, side, spec, state, ctx, ctx.rank))
+        def left(decoded: Tensor) -> tuple[Tensor, Tensor]:
+            rest = y.sub_(self.join(decoded, side, spec, state, ctx, ctx.rank))
             return rest, fast.all_finite(rest)
 
         return core, side, left
@@ -132,8 +132,8 @@ class Transform(Coder):
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
         both = State(children={"first": state, "second": State()})
-        told = chain(self, identity()).encode_with_residual(x, before, decay, spec, both, ctx)
-        return replace(told, packet=Packet.of(told.packet.payload, self, spec, state, ctx))
+        encoded = chain(self, identity()).encode_with_residual(x, before, decay, spec, both, ctx)
+        return replace(encoded, packet=Packet.of(encoded.packet.payload, self, spec, state, ctx))
 
     def __rshift__(self, other: Codec) -> chain:
         return chain(self, other)  # type: ignore[arg-type]  # chain says why not, where it does not fit
@@ -147,7 +147,8 @@ class Transform(Coder):
         state: State,
         ctx: RankContext,
     ) -> Tensor:
-        """Bound what errors of up to `error` of each core value come to in x: (spec.numel,) float64.
+        """Bound what errors of up to `error` of each core value come to in x: (spec.numel,)
+        float64.
 
         As inherited, for a transform that only places core values; others override it.
         """
@@ -311,7 +312,7 @@ class chain(Coder):
     def encode_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
-        core, side, rest = self.first.split_left(
+        core, side, rest = self.first.split_with_residual(
             x, before.to(spec.work), decay, spec, state.child("first"), ctx
         )
         inner = self._inner(core, spec, state, ctx)
@@ -319,17 +320,19 @@ class chain(Coder):
         own = (
             inner if self.second.traits.lossy else inner.clone()
         )  # what opens to itself may lie in y, which is written into
-        said = self.second.decode(
+        decoded = self.second.decode(
             own,
             self._core(spec, core.numel()),
             state.child("second"),
             ctx.child(spec.key),
             ctx.rank,
         )
-        left, finite = rest(said)
+        left, finite = rest(decoded)
         packet = Packet.of(payload, self, spec, state, ctx)
-        kept = payload.clone() if packet.sums else payload  # what may be added is added in place
-        return EncodedWithResidual(packet, left, finite, lambda: packet.open(kept, ctx.rank))
+        own_payload = (
+            payload.clone() if packet.sums else payload
+        )  # what may be added is added in place
+        return EncodedWithResidual(packet, left, finite, lambda: packet.open(own_payload, ctx.rank))
 
     def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
         """The count before a data-sized core, and what follows it."""

@@ -1,14 +1,14 @@
-"""Norm clipping: a contribution that is too long is scaled down before it is said, so that no
-outlier of one rank rules the sum.
+"""Scale a contribution that is too long down before it is encoded, so that no rank's outlier rules
+the sum.
 
 Steps, for each part (or for the span as a whole), with x this rank's values:
     1. n = ||x||, and the bound b: `norm` itself, or `times` the median of the last `window` n
-    2. say x · min(1, b/n) through the inner codec
+    2. encode x · min(1, b/n) with the inner codec
 Where it stands decides what becomes of the rest:
     clip(feedback(topk(0.01)), …)   what is cut off is gone: an outlier never enters the residual
-    feedback(clip(topk(0.01), …))   what is cut off waits in the residual: an outlier is said by and
-    by, and all of it in the end clip(dgc(topk(0.001)), …)       local gradient clipping, as in Deep
-    Gradient Compression ef21(clip(identity(), …))       Clip21 (Khirirat et al. 2023,
+    feedback(clip(topk(0.01), …))   what is cut off waits in the residual: an outlier is sent bit by
+    bit, and all of it in the end clip(dgc(topk(0.001)), …)       local gradient clipping, as in
+    Deep Gradient Compression ef21(clip(identity(), …))       Clip21 (Khirirat et al. 2023,
     arXiv:2305.18929): what is known of x moves by b at most
 """
 
@@ -55,16 +55,16 @@ class clip(Wrapper, KeepsResidual):
             clipped until there are as many. Zeros and what is not finite do not count.
         window: how many norms the median is of.
         per: "part" bounds each parameter by itself, whatever the bucket layout, and lets routes cut
-            between parameters only; "span" bounds what a route says at once: a slice of a bucket,
+            between parameters only; "span" bounds what a route sends at once: a slice of a bucket,
             or a rank's share of one.
 
     Raises:
         StrategyError: both or none of `norm` and `times`, one that is not positive and finite, a
             window below 1, or one without `times`.
 
-    What lies within the bound passes bit for bit. What is not finite is the inner codec's to tell.
-    The window is a rank's own, and starts anew in another world or bucket layout, where norms are
-    others.
+    What lies within the bound passes bit for bit. Values that are not finite go to the inner codec
+    as they are. The window is a rank's own, and starts anew in another world or bucket layout,
+    where norms are others.
 
     Example:
         >>> from thinwire.what import feedback, topk
@@ -98,9 +98,9 @@ class clip(Wrapper, KeepsResidual):
     def __post_init__(self) -> None:
         reasons = []
         if (self.norm is None) == (self.times is None):
-            said = "neither" if self.norm is None else "both"
+            which = "neither" if self.norm is None else "both"
             reasons.append(
-                f"clip(norm={self.norm}, times={self.times}): give norm= or times=, not {said}; "
+                f"clip(norm={self.norm}, times={self.times}): give norm= or times=, not {which}; "
                 "for both, clip a clip(…)"
             )
         for name, value in (("norm", self.norm), ("times", self.times)):
@@ -121,8 +121,9 @@ class clip(Wrapper, KeepsResidual):
     def __repr__(self) -> str:
         late = [
             field for field in fields(self)[1:] if getattr(self, field.name) != field.default
-        ]  # said only where they are set
-        return f"clip(inner={self.inner!r}{''.join(f', {field.name}={getattr(self, field.name)!r}' for field in late)})"
+        ]  # printed only where they are set
+        settings = "".join(f", {field.name}={getattr(self, field.name)!r}" for field in late)
+        return f"clip(inner={self.inner!r}{settings})"
 
     @cached_property
     def traits(self) -> Traits:
@@ -154,7 +155,7 @@ class clip(Wrapper, KeepsResidual):
         outcome = yield from self.inner.rounds(
             self._scaled(x, factors, spec), spec, state.child("inner"), ctx
         )
-        lossless = outcome.sent is None  # a route may have written the sum into what was said
+        lossless = outcome.sent is None  # a route may have written the sum into what was sent
         return Outcome(
             outcome.total,
             (lambda: self._scaled(x, factors, spec).to(spec.dtype)) if lossless else outcome.sent,

@@ -3,7 +3,7 @@ momentum, too.
 
 Steps, for each rank and flight, with velocity u and residual v (at first 0):
     1. u = momentum · u + x
-    2. y = v + u; say y through the inner codec, `sent` is what of it arrived
+    2. y = v + u; encode y with the inner codec, `sent` is what of it arrived
     3. v = y - sent
     4. where something was sent: u = 0 (masking), so that stale velocity does not push on
 The optimiser is then plain SGD: its momentum is here. With feedback alone, momentum stands behind
@@ -25,7 +25,8 @@ from thinwire.what.wrap._wrap import KeepsResidual, Remembering, twice, what_is_
 
 @dataclass(frozen=True)
 class dgc(Remembering, KeepsResidual):
-    """Say the sum of all momentum that was not said yet; 8 bytes a value of state (16 for float64).
+    """Send the sum of all momentum that was not sent yet; 8 bytes a value of state (16 for
+    float64).
 
     Args:
         inner: a codec without a residual of its own, `topk` as a rule.
@@ -96,7 +97,7 @@ class dgc(Remembering, KeepsResidual):
                 torch.where(sent != 0, 0, u) if self.mask else u, velocity.value, left
             )
 
-        return (yield from self._say(y, spec, state, ctx, commit))
+        return (yield from self._send(y, spec, state, ctx, commit))
 
     def residual_of(self, spec: Spec, state: State, ctx: RankContext, *, faded: bool) -> Tensor:
         velocity, residual = state["velocity"], state["residual"].value

@@ -1,12 +1,11 @@
-"""EF21: say how x has changed since what the others believe it to be, so that what is heard catches
-up with x.
+"""Send how x has changed since the others' copy of it, so that their copies catch up: EF21.
 
 Steps, for each rank and flight, with h this rank's contribution as the others know it, and H the
 sum of all h (at first 0):
-    1. d = x - h; say d through the inner codec, `sent` is what of it arrived
+    1. d = x - h; encode d with the inner codec, `sent` is what of it arrived
     2. h = h + sent
     3. H = H + the sum over ranks of what was sent: the total is H
-Where feedback says late what was left out, EF21 says again and again the whole of x, corrected. Of
+Feedback sends late what was left out; EF21 corrects the others' copy of the whole of x. Of
 an x that stands still it leaves ||x - h||² <= (1 - δ)^t ||x||² after t flights of a codec that
 keeps a share δ, so exact gradients converge to the exact minimum.
 """
@@ -31,8 +30,8 @@ _SHORT = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class ef21(Remembering):
-    """Say the change of x since the last flight, and hear the sum of what is known; 8 bytes a value
-    of state (16 for float64).
+    """Send the change of x since the last flight, and return the sum of all known h; 8 bytes a
+    value of state (16 for float64).
 
     Args:
         inner: a lossy codec without a residual of its own.
@@ -85,31 +84,31 @@ class ef21(Remembering):
         """Nobody opens a packet alone: what was known is added to it."""
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
-        known = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, group=ctx.group)
+        known_leaf = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, group=ctx.group)
         total = Leaf(torch.zeros(spec.numel, dtype=spec.work), "replicated", spec)
-        return State({"known": known, "total": total}, {"inner": self.inner.init(spec, ctx)})
+        return State({"known": known_leaf, "total": total}, {"inner": self.inner.init(spec, ctx)})
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         return (yield from self._catch_up(x.to(spec.work) - state["known"].value, spec, state, ctx))
 
     def _catch_up(self, change: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
-        """Say a change of what is known, and hear the sum of what is known now."""
-        known, total = state["known"], state["total"]
-        before, after = known.value, known.value
+        """Send a change of h and return the new sum of all h."""
+        known_leaf, total = state["known"], state["total"]
+        before, after = known_leaf.value, known_leaf.value
 
         def commit(sent: Tensor) -> None:
             nonlocal after
-            after = known.value = where_finite(before + sent, before, sent)
+            after = known_leaf.value = where_finite(before + sent, before, sent)
 
-        outcome = yield from self._say(change, spec, state, ctx, commit)
+        outcome = yield from self._send(change, spec, state, ctx, commit)
         sent = outcome.sent
         assert sent is not None
-        heard = total.value + outcome.total
-        total.value = where_finite(heard, total.value, outcome.total)
+        new_total = total.value + outcome.total
+        total.value = where_finite(new_total, total.value, outcome.total)
         # where the sum is no number, H is not moved, so every rank takes its own step back
-        undone = before if known.value is after else known.value - (after - before)
-        known.value = where_finite(known.value, undone, outcome.total)
-        return Outcome(heard, lambda: before + sent())
+        undone = before if known_leaf.value is after else known_leaf.value - (after - before)
+        known_leaf.value = where_finite(known_leaf.value, undone, outcome.total)
+        return Outcome(new_total, lambda: before + sent())
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         error = self.inner.error_bound(x, spec, ctx)

@@ -1,4 +1,4 @@
-"""Entropy coding: what another codec says, in fewer bytes and with no loss of its own.
+"""Shrink another codec's payload by entropy coding, with no loss of its own.
 
 Steps:
     1. The inner codec's payload.
@@ -59,7 +59,8 @@ class entropy(Coder):
     Example:
         >>> x = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
         >>> spec, ctx = Spec((), 0, x.numel(), torch.float32), RankContext(0, (0,), step=0, seed=0)
-        >>> entropy().max_nbytes(spec), entropy().encode(x, spec, State(), ctx).numel() < 0.68 * 20_000
+        >>> payload = entropy().encode(x, spec, State(), ctx)
+        >>> entropy().max_nbytes(spec), payload.numel() < 0.68 * 20_000
         (20016, True)
     """
 
@@ -123,10 +124,10 @@ class entropy(Coder):
         if not raw.numel():
             return raw
         coder = _coder()
-        told = [_shorter(coder, plane) for plane in _parted(raw, self._planes(spec)).cpu().numpy()]
+        coded = [_shorter(coder, plane) for plane in _parted(raw, self._planes(spec)).cpu().numpy()]
         lengths = [] if self.inner.nbytes(spec) is not None else [raw.numel()]
-        head = np.array([*lengths, *map(len, told)], dtype=np.int64).view(np.uint8)
-        return torch.from_numpy(np.concatenate([head, *told])).to(raw.device)
+        head = np.array([*lengths, *map(len, coded)], dtype=np.int64).view(np.uint8)
+        return torch.from_numpy(np.concatenate([head, *coded])).to(raw.device)
 
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
@@ -157,8 +158,8 @@ class entropy(Coder):
                 f"{self!r}: {payload.numel()} bytes are too few for the lengths of {planes} "
                 "planes; the payload was cut"
             )
-        told = payload.cpu().numpy()
-        lengths = told[:head].copy().view(np.int64).tolist()
+        coded = payload.cpu().numpy()
+        lengths = coded[:head].copy().view(np.int64).tolist()
         nbytes = exact or lengths.pop(0)
         if not 0 < nbytes <= self.inner.max_nbytes(spec) or nbytes % planes:
             raise PayloadError(
@@ -175,26 +176,26 @@ class entropy(Coder):
         rows, at = np.empty((planes, size), dtype=np.uint8), head
         for row, length in zip(rows, lengths, strict=True):
             row[:] = (
-                told[at : at + length]
+                coded[at : at + length]
                 if length == size
-                else self._opened(told[at : at + length], size)
+                else self._opened(coded[at : at + length], size)
             )
             at += length
         return _joined(torch.from_numpy(rows).to(payload.device))
 
-    def _opened(self, told: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-        """The `size` bytes of a coded plane; nothing is allocated before the frame has said that it
+    def _opened(self, coded: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+        """The `size` bytes of a coded plane; nothing is allocated before the frame states that it
         holds as many."""
         import zstandard
 
         try:
-            claimed = zstandard.get_frame_parameters(told.data).content_size
+            claimed = zstandard.get_frame_parameters(coded.data).content_size
             if claimed != size:
                 raise PayloadError(
                     f"{self!r}: a plane that claims {claimed} bytes where {size} were due; the "
                     "payload is corrupted"
                 )
-            plain = zstandard.ZstdDecompressor().decompress(told.data, allow_extra_data=False)
+            plain = zstandard.ZstdDecompressor().decompress(coded.data, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise PayloadError(
                 f"{self!r}: a plane that does not decode ({error}); the payload is corrupted"
@@ -242,8 +243,8 @@ def _coder() -> ZstdCompressor:
 
 def _shorter(coder: ZstdCompressor, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The plane coded, or as it is where that would not be shorter (so its length tells which)."""
-    told = coder.compress(plane.data)
-    return np.frombuffer(told, dtype=np.uint8) if len(told) < plane.size else plane
+    coded = coder.compress(plane.data)
+    return np.frombuffer(coded, dtype=np.uint8) if len(coded) < plane.size else plane
 
 
 def _parted(raw: Tensor, planes: int) -> Tensor:

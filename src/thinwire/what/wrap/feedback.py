@@ -1,8 +1,8 @@
-"""Error feedback: what was not said this time is said next time.
+"""Add the compression error of each step to the next input: error feedback.
 
 Steps, for each rank and flight, with residual e (at first 0):
     1. y = x + decay · e
-    2. say y through the inner codec; `sent` is what of it arrived
+    2. encode y with the inner codec; `sent` is what of it arrived
     3. e = y - sent
 So the sum of all that was sent lags behind the sum of all x by one residual, whatever the codec
 drops: sum(sent) = sum(x) - e for decay 1. It makes biased codecs (top-k, sign, low rank, 2 bits)
@@ -28,8 +28,8 @@ from thinwire.what.wrap._wrap import KeepsResidual, Remembering, twice, what_is_
 
 @dataclass(frozen=True, repr=False)
 class feedback(Remembering, KeepsResidual):
-    """Say x plus what the inner codec left encoded before; 4 bytes a value of state (8 for float64,
-    2 stored in bf16, 1.02 in int8).
+    """Send x plus the residual of earlier flights through the inner codec; 4 bytes a value of state
+    (8 for float64, 2 stored in bf16, 1.02 in int8).
 
     Args:
         inner: a lossy codec without feedback of its own.
@@ -40,8 +40,8 @@ class feedback(Remembering, KeepsResidual):
             1/254 of the largest of its 256 neighbours. sum(sent) = sum(x) - e then holds to within
             what was rounded off. `None` keeps the work dtype, and loses nothing. A float64 span
             keeps float64 in any case.
-        start: the step of training from which a residual is kept; before it, what is left encoded is
-            lost.
+        start: the step of training from which a residual is kept; before it, what is left encoded
+            is lost.
         ramp: over how many steps, from `start`, the decay rises from 0 to its value, linearly.
         reset: forget the residual every so many steps of training: at the first flight of each
             `reset` steps. `None` never does.
@@ -50,7 +50,7 @@ class feedback(Remembering, KeepsResidual):
         StrategyError: an argument outside the above, or `inner` loses nothing or has a residual
             itself.
 
-    Steps are the schedule's, as `every(n)` counts them, not flights. A codec of one packet settles
+    Steps are the schedule's, as `every(n)` counts them, not flights. A codec of one packet commits
     its residual before it yields, so a later launch may start before the earlier one lands. Where y
     is not finite the residual stays; where the *sum* is not, the engine takes the residual back.
 
@@ -116,7 +116,7 @@ class feedback(Remembering, KeepsResidual):
     def __repr__(self) -> str:
         late = [
             field for field in fields(self)[2:] if getattr(self, field.name) != field.default
-        ]  # said only where they are set
+        ]  # printed only where they are set
         settings = "".join(f", {field.name}={getattr(self, field.name)!r}" for field in late)
         return f"{type(self).__name__}(inner={self.inner!r}, decay={self.decay!r}{settings})"
 
@@ -126,7 +126,7 @@ class feedback(Remembering, KeepsResidual):
             return 0.0
         return self.decay * min(1.0, (step - self.start) / self.ramp) if self.ramp else self.decay
 
-    def kept(self, state: State, ctx: RankContext) -> float:
+    def decay_of(self, state: State, ctx: RankContext) -> float:
         """How much of the residual the flight of this ctx takes up: the decay, or 0 where it
         forgets."""
         if self.reset is None:
@@ -158,7 +158,7 @@ class feedback(Remembering, KeepsResidual):
         if ctx.step < self.start:
             return (yield from self.inner.rounds(x, spec, state.child("inner"), ctx))
         leaf = state["residual"]
-        leaf.fade = self.kept(state, ctx)
+        leaf.fade = self.decay_of(state, ctx)
         if self.reset is not None:
             state["flown"].value = torch.tensor(ctx.step, device="cpu")
         if isinstance(self.inner, Coder) and self.inner.single_packet_coder is self.inner:
@@ -175,7 +175,7 @@ class feedback(Remembering, KeepsResidual):
             left = what_is_left(y, sent)
             self._keep(leaf, left, fast.all_finite(left))
 
-        return (yield from self._say(y, spec, state, ctx, commit))
+        return (yield from self._send(y, spec, state, ctx, commit))
 
     def _keep(self, leaf: Leaf, left: Tensor, finite: Tensor) -> None:
         """What is left encoded becomes the residual, unless it is not finite: before it is stored,
@@ -189,7 +189,7 @@ class feedback(Remembering, KeepsResidual):
         if not faded and ctx.step < self.start:
             return torch.full((spec.numel,), float("nan"), dtype=spec.work)
         leaf = state["residual"]
-        return leaf.flat * self.kept(state, ctx) if faded else leaf.flat.clone()
+        return leaf.flat * self.decay_of(state, ctx) if faded else leaf.flat.clone()
 
     def rounded_off(self, residual: Tensor) -> Tensor:
         size = residual.double().abs().nan_to_num()

@@ -1,12 +1,11 @@
-"""Lazily aggregated: a rank speaks only when its contribution has changed enough; else the others
-count on its last one.
+"""Send a contribution only when it has changed enough; otherwise the others use its last one.
 
 Steps, for each rank and flight, with h this rank's contribution as the others know it, and H the
 sum of all h (at first 0), over K ranks:
     1. d = x - h
-    2. where ||d||² <= xi / K² · (the sum of ||H||² over the last `window` flights), say nothing: an
-       empty payload
-    3. else say d through the inner codec; `sent` is what of it arrived, and h = h + sent
+    2. where ||d||² <= xi / K² · (the sum of ||H||² over the last `window` flights), send an empty
+       payload
+    3. else encode d with the inner codec; `sent` is what of it arrived, and h = h + sent
     4. H = H + the sum over ranks of what was sent: the total is H
 For gradients and plain gradient descent H is (w(t) - w(t+1)) / lr, so the rule is that of LAG-WK: a
 gradient stands while its change is small beside the recent moves of the parameters. Each span (a
@@ -33,17 +32,17 @@ from thinwire.what.wrap.ef21 import ef21
 
 @dataclass(frozen=True)
 class on_change(ef21):
-    """Say the change of x since this rank last spoke, once it is large enough; 8 bytes a value of
-    state (16 for float64).
+    """Send the change of x since this rank last sent one, once it is large enough; 8 bytes a value
+    of state (16 for float64).
 
     Args:
-        inner: who says it; `identity()`, or a codec that loses something, which the next change
-            puts right (as in LAQ).
+        inner: the codec that sends it; `identity()`, or a codec that loses something, which the
+            next change puts right (as in LAQ).
         xi: how large a change may be and go encoded, at least 0. At 0 a rank is silent only where
             nothing has changed.
         window: how many of the last totals a change is compared with, at least 1. After a fresh
-            start, all speak until there is one.
-        longest: flights after which a rank speaks in any case; `None` for no limit.
+            start, all ranks send until there is one.
+        longest: flights after which a rank sends in any case; `None` for no limit.
 
     Raises:
         StrategyError: an argument outside the above, or `inner` remembers, or talks in several
@@ -51,7 +50,7 @@ class on_change(ef21):
 
     Each rank decides for itself and its payload says what it decided, so ranks cannot disagree and
     nothing is agreed on before a flight. State is as in `ef21`; the norms of the last totals start
-    anew in another world or bucket layout, and everyone then speaks once.
+    anew in another world or bucket layout, and every rank then sends once.
 
     Example:
         >>> on_change()
