@@ -138,3 +138,13 @@ def test_the_laws_of_the_page_are_those_of_the_checks() -> None:
     )
     assert len(laws) > 10
     assert [law for law in laws if f'"{law}"' not in checks] == []
+
+
+def test_a_codec_is_at_most_five_files_and_one_list() -> None:
+    edits = list(EDIT.finditer(PAGE))
+    new = {found["path"] for found in edits if found["say"] == "New file"}
+    lists = {found["path"] for found in edits if found["say"] == "In"}
+    assert len(new | lists) <= 5
+    assert lists == {"src/thinwire/what/__init__.py"}
+    assert all(found["text"].count("\n") == 1 for found in edits if found["say"] == "In")
+    assert len(PAGE.split()) <= 1500
