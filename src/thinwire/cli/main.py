@@ -34,15 +34,16 @@ commands:
 {LISTED}
 
 first steps:
-    thinwire doctor                                          check this machine
-    thinwire train --workers 2                               train a small Llama on bundled English, with two ranks
-    thinwire train --workers 2 --strategy powersgd,rank=4    another strategy; `thinwire recipes` lists them
-    thinwire compare runs/*                                  compare the runs
-    thinwire train --nodes 2 --node-rank 0 --master HOST:PORT    start the first of two machines
+    thinwire doctor                                         check this machine
+    thinwire train --workers 2                              train a small Llama with two ranks
+    thinwire train --workers 2 --strategy powersgd,rank=4   another strategy
+    thinwire compare runs/*                                 compare the runs
+    thinwire train --nodes 2 --node-rank 0 --master HOST:PORT
+                                                            start the first of two machines
 """
 MORE = (
-    f"`{PROGRAM} COMMAND --help` lists the flags of a command. With --json a command prints one JSON "
-    "object."
+    f"`{PROGRAM} COMMAND --help` lists the flags of a command. With --json a command prints one "
+    "JSON object."
 )
 
 

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     pass
 
 ABOUT = """\
-The named strategies: what each is made of, where it comes from, and what it sends.
+List the named strategies: their parts, their sources, and what they send.
 
-    thinwire recipes                            all of them, in a table
-    thinwire recipes powersgd                   one of them, with its settings and its TOML
-    thinwire recipes diloco,period=60           the same with a setting, as --strategy takes it
+    thinwire recipes                            all recipes, in a table
+    thinwire recipes powersgd                   one recipe, with its settings and its TOML
+    thinwire recipes diloco,period=60           a recipe with settings, as --strategy takes it
     thinwire recipes --parameters 1000000000    bytes and memory for a model of about that size
-    thinwire recipes diloco --model gpt2-nano   the same for a model as `thinwire train --model` takes it
+    thinwire recipes diloco --model gpt2-nano   the same for a model, as --model of thinwire train
 """
 WIDTH, LAYERS, WORLD = 768, 12, 8
 MOST_RANKS = (

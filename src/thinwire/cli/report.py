@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from thinwire.bench.report import FinishedRun
 
 ABOUT = """\
-One self-contained page: loss against seconds and bytes, where the time went, and a table to sort.
+Write one self-contained page: loss against seconds and bytes, times, and a table to sort.
 
-    thinwire report runs/dense runs/thin            training runs, the first is what the others are held against
-    thinwire report runs/bench                      the records of a bench, and its table (`thinwire bench` does so itself)
+    thinwire report runs/dense runs/thin   training runs; the others are compared with the first
+    thinwire report runs/bench             the records of a bench (`thinwire bench` does it itself)
 """
 
 

@@ -11,11 +11,12 @@ from thinwire.train.config import FIELDS, add_flags, config_from
 ABOUT = """\
 Train a language model from scratch, or continue training one, with little traffic between ranks.
 
-    thinwire train --workers 2                                      a small Llama on 6 MB of bundled English
-    thinwire train --workers 2 --strategy diloco,period=30          another strategy; `thinwire recipes` lists them
+    thinwire train --workers 2                               a small Llama on bundled English
+    thinwire train --workers 2 --strategy diloco,period=30   `thinwire recipes` lists strategies
     thinwire train --model t5-nano --data my/texts --tokenizer bpe,vocab=4096
-    thinwire train --config run.toml --resume                       settings from a file; continue a stopped run
-    thinwire train --nodes 2 --node-rank 0 --master 10.0.0.1:29500  machine 0 of 2; --node-rank 1 on the other
+    thinwire train --config run.toml --resume                settings from a file; continue a run
+    thinwire train --nodes 2 --node-rank 0 --master 10.0.0.1:29500
+                                                             machine 0 of 2; then --node-rank 1
 """
 
 

@@ -124,7 +124,8 @@ def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path
 
 
 def _publish(ours: Path, folder: Path) -> None:
-    """Rename our build to its final name, unless another process took us for dead and was faster."""
+    """Rename our build to its final name, unless another process took us for dead and was
+    faster."""
     try:
         os.replace(ours, folder)
     except OSError as error:

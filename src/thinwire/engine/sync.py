@@ -1,4 +1,5 @@
-"""What a training loop calls, whoever synchronises it: the syncer of `attach`, or that of `join`."""
+"""What a training loop calls, whoever synchronises it: the syncer of `attach`, or that of
+`join`."""
 
 from __future__ import annotations
 

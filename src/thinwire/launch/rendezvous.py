@@ -151,7 +151,8 @@ def choose_interface(endpoint: Endpoint, note: Note) -> None:
     env.put(VARIABLE, interface.name)
     if endpoint.several:
         note(
-            f"ranks talk over {interface}, which leads to {endpoint.what}={endpoint.host}; {VARIABLE} would "
+            f"ranks talk over {interface}, which leads to {endpoint.what}={endpoint.host}; "
+            f"{VARIABLE} would "
             "choose another"
         )
 

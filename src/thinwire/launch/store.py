@@ -78,7 +78,8 @@ def serve(endpoint: Endpoint, note: Note) -> TCPStore:
         if error.errno != errno.EADDRNOTAVAIL:
             raise ConfigError(_not_served(endpoint, error)) from error
         note(
-            f"{endpoint.what}={endpoint.host} ({address}) is no address of this machine, so the store "
+            f"{endpoint.what}={endpoint.host} ({address}) is no address of this machine, so the "
+            "store "
             "listens on all of its interfaces: "
             "let a firewall keep strangers from the port"
         )
@@ -160,7 +161,8 @@ def _listen(address: str, port: int) -> socket.socket:
 def _not_served(endpoint: Endpoint, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"port {endpoint.port} of {endpoint.host} is taken: another run or program listens there. "
+            f"port {endpoint.port} of {endpoint.host} is taken: another run or program listens "
+            "there. "
             f"Give another port to every rank ({endpoint.what}), or stop what holds it (ss -ltnp "
             f"'sport = :{endpoint.port}' names it)"
         )

@@ -193,7 +193,8 @@ def _caches(forward: Callable[..., Any]) -> bool:
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """Return a token's id, or None; tokenizers return the id of another token for an unknown one."""
+    """Return a token's id, or None; tokenizers return the id of another token for an unknown
+    one."""
     ids_by_token = tokenizer.convert_tokens_to_ids(token)
     return (
         ids_by_token

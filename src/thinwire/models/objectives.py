@@ -137,8 +137,8 @@ class spans(Objective):
         inputs    Thank you <0> me to your party <1> week </s>
         targets   <0> for inviting <1> last </s>
 
-    With n = round(fraction L) tokens in s = round(n / mean_span) spans, a row has L - n + s + 1 inputs
-    and n + s + 1 targets, whatever is
+    With n = round(fraction L) tokens in s = round(n / mean_span) spans, a row has L - n + s + 1
+    inputs and n + s + 1 targets, whatever is
     drawn: nothing is padded. L is the most that gives `context` inputs. The row starts with text
     and ends with a span; the lengths of the s spans are a uniform draw of all ways to part n
     tokens, as are those of the text between.

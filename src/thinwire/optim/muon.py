@@ -72,8 +72,8 @@ def muon(
         lr: the rate of both.
         weight_decay: of matrices and embeddings; vectors (norms, biases) do not decay.
         betas: AdamW's.
-        excluded: parameters whose name holds one of these go to AdamW, as embeddings do; Muon is not
-            for a model's head.
+        excluded: parameters whose name holds one of these go to AdamW, as embeddings do; Muon is
+            not for a model's head.
 
     Raises:
         ValueError: no parameter is left to one of the two.

@@ -111,7 +111,6 @@ class Anchor:
         self._poll_until(loaded)
 
     # -- packing
-    # ----------------------------------------------------------------------------------------------
 
     def _shared_tensors(self) -> list[Tensor]:
         """What all ranks hold alike beside the anchor's state: frozen parameters, saved buffers."""
@@ -160,7 +159,6 @@ class Anchor:
         return True
 
     # -- waiting
-    # ----------------------------------------------------------------------------------------------
 
     def _poll_until(self, loaded: Callable[[], bool]) -> None:
         if not poll(loaded, self._limit_s):

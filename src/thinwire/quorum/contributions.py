@@ -92,7 +92,8 @@ class ContributionReader:
             return None
         except (RuntimeError, ValueError, IndexError) as error:
             raise FlightError(
-                f"rank {contribution.rank}'s contribution of round {contribution.began} cannot be decoded "
+                f"rank {contribution.rank}'s contribution of round {contribution.began} cannot be "
+                "decoded "
                 f"({error})"
             ) from error
         return weight, values
@@ -133,7 +134,8 @@ class ContributionReader:
 def _warn(contribution: Contribution, why: str) -> None:
     warnings.warn(
         (
-            f"what the store holds as rank {contribution.rank}'s contribution of round {contribution.began} "
+            f"what the store holds as rank {contribution.rank}'s contribution of round "
+            f"{contribution.began} "
             f"does not count: {why}"
         ),
         stacklevel=6,

@@ -130,7 +130,8 @@ def read_weight(head: dict[str, Any], contribution: Contribution, bounds: Bounds
     """
     if head.get("rank") != contribution.rank or head.get("began") != contribution.began:
         raise PayloadError(
-            f"it was entered as rank {contribution.rank}'s of round {contribution.began}, but its head has "
+            f"it was entered as rank {contribution.rank}'s of round {contribution.began}, but its "
+            "head has "
             f"{head.get('rank')!r}, {head.get('began')!r}"
         )
     weight = head.get("weight")

@@ -81,7 +81,6 @@ class RendezvousStore:
         """The start of the run that this rank is in."""
 
     # -- keys
-    # -------------------------------------------------------------------------------------------------------
 
     def set_once(self, key: str, value: str, instead_of: str = "") -> str:
         """Set a key unless it is set (or if it holds `instead_of`), and return what it holds."""
@@ -112,7 +111,6 @@ class RendezvousStore:
         return None if held is None else held.decode(errors="replace")
 
     # -- where the run begins
-    # -----------------------------------------------------------------------------------------
 
     def start_run(self, version: int, name: str) -> bool:
         """Start the run with this rank's anchor, unless there is a start as new or a round has
@@ -156,7 +154,6 @@ class RendezvousStore:
         raise self._malformed("start", start)
 
     # -- rounds
-    # -------------------------------------------------------------------------------------------------------
 
     def post(self, name: str, blob: bytes) -> None:
         """Post a contribution, for whichever round will count it."""
@@ -203,7 +200,8 @@ class RendezvousStore:
         return valid
 
     def _slots_of(self, round_: int) -> list[Contribution | None]:
-        """Return the slots of a round that have been read; only those of the open round are kept."""
+        """Return the slots of a round that have been read; only those of the open round are
+        kept."""
         key = self._round(round_)
         if self._slots[0] != key:
             self._slots = key, []
@@ -256,7 +254,6 @@ class RendezvousStore:
         return f"r/{self.start}/{round_}"
 
     # -- snapshots
-    # ----------------------------------------------------------------------------------------------------
 
     def post_snapshot(self, version: int, blob: bytes) -> None:
         """Post the state that all ranks hold alike before a round, for all requests so far."""
@@ -291,7 +288,6 @@ class RendezvousStore:
         return self._read_chunks(f"s/{self.start}/{version}", nbytes)
 
     # -- values in chunks
-    # -------------------------------------------------------------------------------------------------------
 
     def _post_chunks(self, key: str, blob: bytes) -> None:
         for i, at in enumerate(range(0, len(blob), CHUNK)):

@@ -94,7 +94,6 @@ class Rounds:
         self._pending: dict[Contribution, int] = {}  # entered and not counted yet: in which round
 
     # -- where a rank starts
-    # ----------------------------------------------------------------------------------------------
 
     def join(self) -> None:
         """Take the newest anchor of the run, or start the run with this rank's."""
@@ -123,7 +122,6 @@ class Rounds:
         return True
 
     # -- a step, and a round
-    # ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def stepped(self, rested: bool = False) -> None:

@@ -52,7 +52,6 @@ class QuorumSyncer:
         self.source = OptimizerSteps(session, self.rounds)  # last, as it hooks on to the model
 
     # -- facts
-    # ----------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> nn.Module:
@@ -108,7 +107,6 @@ class QuorumSyncer:
         return self.rounds.anchor.members
 
     # -- what users call
-    # ----------------------------------------------------------------------------------------------
 
     def weigh(self, weight: float) -> None:
         """Set this rank's weight for the rounds to come; it travels with each contribution.
@@ -181,7 +179,6 @@ class QuorumSyncer:
         return self.meter.report()
 
     # -- saving
-    # ----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return residuals, anchor, outer and private state, as tensors only."""
@@ -229,7 +226,6 @@ class QuorumSyncer:
         )
 
     # -- the end
-    # ----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Leave the run, and leave the model and the optimiser as they were before."""

@@ -1,1 +1,2 @@
-"""The training command: settings, the training loop, checkpoints, and what a run prints and writes."""
+"""The training command: settings, the training loop, checkpoints, and what a run prints and
+writes."""

@@ -74,7 +74,8 @@ def all_gather(group: Any, payload: bytes) -> list[bytes]:
 
 
 def host_groups(hosts: Iterable[int], timeout: Any) -> Any:
-    """Make a gloo group for the ranks of each host and return this rank's. All ranks call it alike."""
+    """Make a gloo group for the ranks of each host and return this rank's. All ranks call it
+    alike."""
     by_host: dict[int, list[int]] = {}
     for rank, host in enumerate(hosts):
         by_host.setdefault(host, []).append(rank)

@@ -219,7 +219,6 @@ class Run:
         return self.account.progress(done, self.steps, recent)
 
     # -- a step
-    # -------------------------------------------------------------------------------------------------------
 
     def _round(self, passes: range) -> float:
         """Take one optimiser step and return the seconds that it took."""
@@ -288,7 +287,6 @@ class Run:
                     block.compile()
 
     # -- now and then
-    # -------------------------------------------------------------------------------------------------
 
     def _validate(self, done: int) -> None:
         self.validation = [

@@ -33,7 +33,8 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Usage:
-    """The memory of one rank in bytes: its own peak, and the pages of files that all ranks share."""
+    """The memory of one rank in bytes: its own peak, and the pages of files that all ranks
+    share."""
 
     own: int
     shared: int

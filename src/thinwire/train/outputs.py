@@ -1,4 +1,5 @@
-"""Write the files of a finished run: `run.json`, and a picture of the loss against steps and bytes."""
+"""Write the files of a finished run: `run.json`, and a picture of the loss against steps and
+bytes."""
 
 from __future__ import annotations
 

@@ -200,7 +200,8 @@ def _lines(
 
 
 def _dress(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> None:
-    """Set the axes, with limits that leave out the first steep fall, which would flatten the rest."""
+    """Set the axes, with limits that leave out the first steep fall, which would flatten the
+    rest."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     highs, lows = [], []

@@ -1,4 +1,5 @@
-"""Count what a run has cost: bytes, seconds and tokens, over all processes that have continued it."""
+"""Count what a run has cost: bytes, seconds and tokens, over all processes that have continued
+it."""
 
 from __future__ import annotations
 

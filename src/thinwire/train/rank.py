@@ -83,7 +83,8 @@ def _guarded(config: TrainConfig, say: Say) -> int:
 
 
 def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
-    """Print the reason once on each machine, write it for the launcher, and return the exit code."""
+    """Print the reason once on each machine, write it for the launcher, and return the exit
+    code."""
     if _leads():  # of another machine, perhaps, whose console shows nothing of the speaker's
         speaker = rank()
     write_error(reason, printed=rank() == speaker)

@@ -117,7 +117,8 @@ class Result:
 
     @property
     def dense_bytes(self) -> float:
-        """Bytes that dense float32 all-reduces after every batch would have sent, from all ranks."""
+        """Bytes that dense float32 all-reduces after every batch would have sent, from all
+        ranks."""
         return self.end.dense_bytes * self.setting.world
 
     @property

@@ -295,7 +295,8 @@ def figures(result: Result, width: int | None = None) -> str:
 
 
 def written(console: Console) -> str:
-    """Return what was printed on a console that writes into a string, without blanks at line ends."""
+    """Return what was printed on a console that writes into a string, without blanks at line
+    ends."""
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
@@ -336,7 +337,8 @@ def _table(result: Result) -> Table:
     )
     time_fractions = end.time_fractions
     values = (
-        f"waiting for the wire {time_fractions['exposed']:.1%}, for input {time_fractions['input']:.1%}; beside "
+        f"waiting for the wire {time_fractions['exposed']:.1%}, for input "
+        f"{time_fractions['input']:.1%}; beside "
         f"it: encoding {time_fractions['encode']:.1%}"
     )
     table.add_row("compute", f"{time_fractions['compute']:.1%}", f"of the time; {values}")

@@ -152,7 +152,8 @@ def _unpacked(label: str, name: str, opened: Opener) -> Iterator[bytes]:
 
 
 def _zstandard(label: str, file: IO[bytes]) -> Iterator[bytes]:
-    """Decompress a zstd file, and refuse one that was cut off, which `stream_reader` would accept."""
+    """Decompress a zstd file, and refuse one that was cut off, which `stream_reader` would
+    accept."""
     with extra(f"{label!r}, which is packed with zstd,", "entropy"):
         import zstandard
     frame = None

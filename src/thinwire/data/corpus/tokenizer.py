@@ -233,7 +233,8 @@ def _trained(vocabulary: int, text: Text, specials: int) -> Tokenizer:
 
 
 def _dressed(backend: Tokenizer, specials: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return the backend as a tokenizer of transformers, with its special tokens after all others."""
+    """Return the backend as a tokenizer of transformers, with its special tokens after all
+    others."""
     with extra("a tokenizer"):
         from tokenizers import AddedToken
         from transformers import PreTrainedTokenizerFast

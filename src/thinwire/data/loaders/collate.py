@@ -169,8 +169,8 @@ class span_batch:
         most, multiple: as for `encoder_batch`.
 
     Raises:
-        DataError: a fraction outside 0 to 1, a span below 1, too few sentinels for the longest row, or
-            a row without tokens.
+        DataError: a fraction outside 0 to 1, a span below 1, too few sentinels for the longest row,
+            or a row without tokens.
 
     Example:
         >>> collate = span_batch(pad=0, eos=1, sentinels=(90, 91, 92), most=20)

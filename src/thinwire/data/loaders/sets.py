@@ -178,7 +178,8 @@ def read_index(location: str, data: bytes) -> TokenSet:
         index = json.loads(data)
         if index["thinwire set"] != FORMAT:
             raise DataError(
-                f"the set {location!r} has format {index['thinwire set']!r}, and this version reads "
+                f"the set {location!r} has format {index['thinwire set']!r}, and this version "
+                "reads "
                 f"{FORMAT}: pack it again"
             )
         parts = {
@@ -214,7 +215,8 @@ def read_index(location: str, data: bytes) -> TokenSet:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{location}{INDEX} is no index of a set ({told(error)}), or a damaged one: pack it again"
+            f"{location}{INDEX} is no index of a set ({told(error)}), or a damaged one: pack it "
+            "again"
         ) from error
 
 
@@ -317,7 +319,8 @@ class SetReader:
         if len(data) != size or _sha256(data) != sha256:
             actual = f"{len(data)} bytes, not {size}" if len(data) != size else "another checksum"
             raise DataError(
-                f"{self.location}{name} is not what the set's index says ({actual}): damaged, or of "
+                f"{self.location}{name} is not what the set's index says ({actual}): damaged, or "
+                "of "
                 "another set; copy it again"
             )
         return data

@@ -30,7 +30,8 @@ PLANNED_STEPS = 64
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of several steps, each as shard and first token, and the shards in the order of use."""
+    """The rows of several steps, each as shard and first token, and the shards in the order of
+    use."""
 
     rows: dict[int, list[tuple[int, int]]]
     shards: list[int]
@@ -78,7 +79,8 @@ class Streamed:
             raise DataError(
                 f"a step needs {who.world * who.batch} different windows of {length} tokens, and "
                 f"the {len(shards)} shards of "
-                f"{source.location!r} hold {sum(counts)}; take a smaller batch, a shorter context or "
+                f"{source.location!r} hold {sum(counts)}; take a smaller batch, a shorter context "
+                "or "
                 "larger shards"
             )
         self.order = striped.over(counts, seed, stripes)
