@@ -4,10 +4,11 @@ Messages are as the torch driver sends them. All receives of an exchange are pos
 go out one at a time in the order given, each once the one before has left. The exchange ends when
 the last send has left and the last receive is there.
 
-A message holds its sender for `message_s`. Then its bytes leave at the rate that it gets of the ways
-that it shares with others (max-min fairness), and it is there `latency_s` after the last of them has
-left. Where the transport `waits` (gloo), it begins when its receiver's word that it is ready is
-there. The transport's own all-reduce is a ring. Encoding takes no time, or what `think` gives.
+A message holds its sender for `message_s`. Then its bytes leave at the rate that it gets of the
+ways that it shares with others (max-min fairness), and it is there `latency_s` after the last of
+them has left. Where the transport `waits` (gloo), it begins when its receiver's word that it is
+ready is there. The transport's own all-reduce is a ring. Encoding takes no time, or what `think`
+gives.
 
 Not modelled: TCP's slow start and losses, a receiver's buffers, processors that are busy. The lab
 has those.
@@ -60,7 +61,8 @@ def simulate(
         >>> spec, world = Spec((), 0, 250, torch.float32), (0, 1, 2)
         >>> def flight(rank):
         ...     ctx, x = RankContext(rank, world, 0, 0), torch.ones(250)
-        ...     return gather().carry(identity(), x, spec, gather().init(identity(), spec, ctx), ctx)
+        ...     state = gather().init(identity(), spec, ctx)
+        ...     return gather().carry(identity(), x, spec, state, ctx)
         >>> network = uniform(3, bits_per_s=8000, wire=Wire(latency_s=0.1))
         >>> report = simulate({rank: flight(rank) for rank in world}, network)
         >>> round(report.seconds, 6), report.sent_bytes[0], report.messages[0]

@@ -1,8 +1,8 @@
 """Reduce the way between two hosts to the alpha-beta model, which closed cost formulas use.
 
-Sources: R. W. Hockney, "The communication challenge for MPP: Intel Paragon and Meiko CS-2", Parallel
-Computing 20 (1994); the time a message holds its sender is the overhead o of LogP (Culler et al.,
-PPoPP 1993).
+Sources: R. W. Hockney, "The communication challenge for MPP: Intel Paragon and Meiko CS-2",
+Parallel Computing 20 (1994); the time a message holds its sender is the overhead o of LogP
+(Culler et al., PPoPP 1993).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ their way between two hosts packets meet
 
     latency(a, b) = base + sum over the trunks between their switches,
 
-jitter alike, and a loss of 1 - Π (1 - loss); a `Pair` overrides all three. They pass at the least of
-the rates on the way. Rank r is on the r-th host.
+jitter alike, and a loss of 1 - Π (1 - loss); a `Pair` overrides all three. They pass at the least
+of the rates on the way. Rank r is on the r-th host.
 """
 
 from __future__ import annotations
@@ -157,9 +157,9 @@ class Network:
     def between(self, source: str | int, to: str | int, transport: Transport = Transport()) -> Link:
         """Return the alpha-beta view of the way from one host to another.
 
-        Its latency is the mean that packets meet: half the jitter is in it. Loss and queues are not.
-        Where the two are on different switches and the sender has neighbours on its own, the link's
-        `inside` is the way to one of them.
+        Its latency is the mean that packets meet, with half the jitter; not loss, nor queues.
+        Where the two are on different switches and the sender has neighbours on its own, the
+        link's `inside` is the way to one of them.
 
         Args:
             source, to: hosts, by name or rank.

@@ -35,7 +35,7 @@ def path(trunks: Sequence[Trunk], begin: str, end: str) -> list[str]:
 
 
 def crossed(trunks: Sequence[Trunk], begin: str, end: str) -> Iterator[tuple[Trunk, float | None]]:
-    """Yield each trunk on the way between two switches, and its bits per second in that direction."""
+    """Yield each trunk between two switches, and its bits per second in that direction."""
     for one, other in pairwise(path(trunks, begin, end)):
         trunk = next(trunk for trunk in trunks if set(trunk.between) == {one, other})
         forward = trunk.between == (one, other)
