@@ -15,7 +15,7 @@ from thinwire.core.spec import Grain, RankContext, Spec
 from thinwire.core.state import State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
-from thinwire.registry import Member
+from thinwire.registry import Member, inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,14 @@ class Codec(Member, ABC):
     def single_packet_coder(self) -> Coder | None:
         """The coder that opens its one packet a flight; `None` for several packets or parts."""
         return None
+
+    @property
+    def needs_base(self) -> bool:
+        """It compares with values that every rank holds alike: the engine puts the target's base
+        into each replicated state leaf called "base" before a launch."""
+        return any(
+            each.needs_base for each in inside(self) if isinstance(each, Codec) and each is not self
+        )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         """Fresh state for a span."""

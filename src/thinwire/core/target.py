@@ -88,6 +88,11 @@ class Target(Member, ABC):
         unscale the other."""
         return True
 
+    @property
+    def offers_base(self) -> bool:
+        """It has values that every rank holds alike at a launch, which `base` returns."""
+        return False
+
     def refuses(self, when: Schedule, what: Codec) -> str | None:
         """Say why this schedule or codec does not fit this target and what to do, or return
         `None`."""
@@ -109,6 +114,10 @@ class Target(Member, ABC):
     @abstractmethod
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
         """Put the weighted mean where it belongs."""
+
+    def base(self, bucket: Bucket, state: State) -> Tensor:
+        """The values that every rank holds alike at a launch: (spec.numel,) spec.work."""
+        raise NotImplementedError(f"{self!r} offers no base")
 
     def common(self, bucket: Bucket, state: State) -> Tensor | None:
         """Return the values that every rank must hold equal: (spec.numel,); `None` where these are

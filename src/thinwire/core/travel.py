@@ -6,6 +6,7 @@ that a stranger adds is judged by its own flags.
 
     refusals            a codec over a route, on a target, by a schedule
     mask_refusal        a codec that sends some entries only, to a target that needs to know which
+    base_refusal        a codec that compares with values of all ranks, to a target without any
     pace_refusal        a schedule at which slow ranks rest
     setting_refusals    a strategy with the settings of a run
     weight_refusal      a route with unequal ranks
@@ -55,6 +56,7 @@ def refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:
         how.suits(on),
         mask_refusal(what, how, on),
         pace_refusal(when, how, on),
+        base_refusal(what, how, on),
     )
     return [reason for reason in reasons if reason]
 
@@ -68,6 +70,21 @@ def mask_refusal(what: Codec, how: Route, on: Target) -> str | None:
         f"Cannot use {what!r} over {how!r} on {on!r}: the route does not carry "
         "the mask of the entries that were drawn, so the others "
         "would be erased. Use native(), gather() or gossip()"
+    )
+
+
+def base_refusal(what: Codec, how: Route, on: Target) -> str | None:
+    """Say why a codec has nothing to compare with: the target offers no base."""
+    needing = [
+        each
+        for each in (*inside(what), *inside(how))
+        if isinstance(each, Codec) and each.needs_base
+    ]
+    if on.offers_base or not needing:
+        return None
+    return (
+        f"Cannot use {needing[-1]!r} on {on!r}: it sends what changes values that every rank holds "
+        "alike, and there are none. Use deltas(…), which has an anchor"
     )
 
 

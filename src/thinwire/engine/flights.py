@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Flight, Leaf, Outcome, Route, Spec
+from thinwire.core import Codec, Flight, Leaf, Outcome, Route, Spec
 from thinwire.core.phase import phase
 from thinwire.engine.airborne import Airborne, Slice, Track
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.observe.trace import COMPUTE, Trace
 from thinwire.engine.session import Session
 from thinwire.kernels import fast
+from thinwire.registry import inside
 from thinwire.what import identity
 
 _EXACT = identity()  # what a dense tick sends
@@ -31,6 +32,10 @@ class Flights:
 
     def __init__(self, session: Session, how: Route, dense: Route) -> None:
         self._session, self._how, self.dense = session, how, dense
+        self._needs_base = any(
+            isinstance(each, Codec) and each.needs_base
+            for each in (*inside(session.strategy.what), *inside(session.strategy.how))
+        )
         self.stateful = any(
             True for bucket in session.buckets for part in bucket.slices for _ in part.state.walk()
         )
@@ -55,6 +60,8 @@ class Flights:
         # 2. the next slice flies
         air = bucket.air[-1]
         part = bucket.slices[len(air.handles)]
+        if self._needs_base:
+            put_base(bucket, part, self._session.strategy.on.base(bucket, bucket.state))
         span, track = air.x[part.spec.begin : part.spec.end], Track()
         flight = (
             self._exact(span, part.spec, step) if dense else self._thin(span, part, step, track)
@@ -156,6 +163,24 @@ class Flights:
             self._session.strategy.what, span, part.spec, part.state, self._session.context(step)
         )
         return _tracked(flight, part, track) if self.stateful else flight
+
+
+def put_base(bucket: FlatBucket, part: Slice, base: Tensor) -> None:
+    """Put the target's base values into each state leaf of a slice that is called "base".
+
+    A leaf covers a span, or the parameters of one role laid side by side, so its elements are found
+    by parameter name.
+    """
+    begins = {each.name: each.begin for each in bucket.spec.parts}
+    for path, leaf in part.state.walk():
+        if path.rpartition("/")[2] != "base" or leaf.spec is None:
+            continue
+        runs = [
+            base[begins[each.part.name] + each.low : begins[each.part.name] + each.high]
+            for each in leaf.spec.pieces()
+        ]
+        if runs:
+            leaf.flat = torch.cat(runs)
 
 
 def _tracked(flight: Flight[Outcome], part: Slice, track: Track) -> Flight[Outcome]:

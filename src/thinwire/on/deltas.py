@@ -146,5 +146,13 @@ class deltas(Target):
                 torch.lerp(anchor, bucket.weights(), self.alpha) if self.alpha else anchor
             )
 
+    @property
+    def offers_base(self) -> bool:
+        return True
+
+    def base(self, bucket: Bucket, state: State) -> Tensor:
+        """The anchor."""
+        return state["anchor"].flat
+
     def common(self, bucket: Bucket, state: State) -> Tensor:
         return state["anchor"].flat

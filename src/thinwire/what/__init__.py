@@ -32,6 +32,7 @@ from thinwire.what.sparse.randomk import randomk as randomk
 from thinwire.what.sparse.sampled import sampled as sampled
 from thinwire.what.sparse.threshold import threshold as threshold
 from thinwire.what.sparse.topk import topk as topk
+from thinwire.what.sparse.visible import visible as visible
 from thinwire.what.vector.codebook import codebook as codebook
 from thinwire.what.vector.dct import dct as dct
 from thinwire.what.vector.hadamard import hadamard as hadamard

@@ -39,6 +39,7 @@ from thinwire.strategy.recipes.local_steps import (
     muloco,
     noloco,
     post_local_sgd,
+    pulseloco,
     sparseloco,
     sparta,
     stl_sgd,
@@ -70,6 +71,7 @@ __all__ = [
     "parameter_server",
     "post_local_sgd",
     "powersgd",
+    "pulseloco",
     "qsgd",
     "sparseloco",
     "sparta",
@@ -152,6 +154,7 @@ def names() -> dict[str, Callable[..., Strategy]]:
         intellect1,
         muloco,
         sparseloco,
+        pulseloco,
         for_link,
     )
     return {maker.__name__: maker for maker in makers}

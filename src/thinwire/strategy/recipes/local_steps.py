@@ -13,6 +13,7 @@ from thinwire.what import (
     randomk,
     topk,
     uniform,
+    visible,
 )
 from thinwire.when import delayed, every, growing, staggered, warmup
 
@@ -194,3 +195,17 @@ def sparseloco(
     """
     what = feedback(topk(k, per) >> uniform(2, grid="rise"), decay)
     return Strategy(every(period), what, gather(), deltas(outer=sgd(lr)))
+
+
+def pulseloco(period: int = 8, lr: float | None = None, momentum: float = 0.9) -> Strategy:
+    """Local steps, then only those deltas that change the bf16 view of the weights, with error
+    feedback. (PULSELoCo, Miahi & Belilovsky 2026, arXiv:2602.03839.)
+
+    For fine-tuning at small rates, where about 99 of 100 updates are too small for bf16 to show.
+
+    Differs from the paper: places are packed (a bitmap or Elias–Fano); without `lr` the outer rate
+    is that of `diloco`; where ranks weigh differently, see `thinwire.what.visible`.
+    """
+    return Strategy(
+        every(period), feedback(visible()), gather(), deltas(outer=nesterov(lr, momentum))
+    )
