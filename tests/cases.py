@@ -141,7 +141,11 @@ def combined() -> list[Codec]:
     return [
         *bare,
         *(feedback(codec, decay=0.9) for codec in bare if codec.traits.lossy),
-        *(topk(0.5) >> codec for codec in bare if isinstance(codec, Coder)),
+        *(
+            topk(0.5) >> codec
+            for codec in bare
+            if isinstance(codec, Coder) and not codec.needs_base
+        ),
         *(by_role(matrix=codec, vector=cast()) for codec in bare),
         *(
             codec

@@ -7,7 +7,7 @@ from tests.cases import CODECS, OUTERS, ROUTES, SCHEDULES, TARGETS, combined
 from tests.members import concrete, files
 from thinwire.core import Codec, Route
 from thinwire.errors import StrategyError
-from thinwire.on import gradients
+from thinwire.on import deltas, gradients
 from thinwire.registry import inside
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route
@@ -31,8 +31,9 @@ def world(route: Route) -> int:
 
 @pytest.mark.parametrize(("route", "codec"), LEGAL, ids=repr)
 def test_a_legal_pair_obeys_the_laws(route: Route, codec: Codec) -> None:
-    if route.suits(gradients()) is None:
-        assert Strategy(what=codec, how=route).what is codec
+    on = deltas() if codec.needs_base else gradients()
+    if route.suits(on) is None:
+        assert Strategy(what=codec, how=route, on=on).what is codec
     check_route(route, codec, worlds=[world(route)])
 
 

@@ -26,6 +26,7 @@ from thinwire.what import (
     ternary,
     topk,
     uniform,
+    visible,
 )
 from thinwire.when import delayed, every, growing, staggered, thinning, warmup
 
@@ -81,6 +82,7 @@ ROWS = {
         gather(),
         deltas(outer=sgd(1.0)),
     ),
+    "pulseloco": Strategy(every(8), feedback(visible()), gather(), deltas(outer=nesterov())),
 }
 NEEDS = {
     "two_level": {"node": 8},

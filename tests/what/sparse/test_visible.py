@@ -19,7 +19,7 @@ from thinwire.how import gather, two_shot
 from thinwire.on import deltas, gradients, parameters, sgd
 from thinwire.strategy import fingerprint
 from thinwire.testing import check_codec
-from thinwire.what import by_role, feedback, uniform, visible
+from thinwire.what import by_role, feedback, topk, uniform, visible
 from thinwire.when import every
 
 N = 600
@@ -208,6 +208,8 @@ def test_a_target_without_base_values_is_refused() -> None:
         Strategy(every(1), uniform(4), two_shot(back=feedback(visible())), gradients())
     with pytest.raises(StrategyError, match="choose 'bf16' or 'fp16'"):
         visible("fp8")  # type: ignore[arg-type]
+    with pytest.raises(StrategyError, match=r"a core has none\. Put it on the left"):
+        topk(0.5) >> visible()
 
 
 def test_the_recipe_is_the_row() -> None:
