@@ -1,10 +1,11 @@
 """Error at equal bytes: ours beside every codec of torch, torchao, bitsandbytes, hivemind and
 pi-quant, on saved gradients.
 
-    python scripts/real_gradients.py gradient.safetensors python scripts/real_gradients.py --steps
-    10 delta.safetensors python -m benchmarks.codec_error gradient.safetensors delta.safetensors
-    --json benchmarks/results/codec_error.json python -m benchmarks.codec_error other.safetensors
-    --chosen benchmarks/results/codec_error.json    held out: nothing is chosen on it
+    python scripts/real_gradients.py gradient.safetensors
+    python scripts/real_gradients.py --steps 10 delta.safetensors
+    python -m benchmarks.codec_error gradient.safetensors delta.safetensors --json
+        benchmarks/results/codec_error.json
+    python -m benchmarks.codec_error other.safetensors --chosen benchmarks/results/codec_error.json    held out: nothing is chosen on it
 
 What theirs make of a gradient `benchmarks.rival_codecs` tells, each in an environment of its own,
 built at first use. Beside each stands one setting of ours, the same for all gradients: of those of

@@ -1,8 +1,8 @@
 """What landing in the forward pass, and priority, save: steps of the bench's 12 M-parameter GPT
 over emulated links.
 
-    python -m benchmarks.overlap --json benchmarks/results/overlap.json python -m benchmarks.overlap
-    --only "2 ranks, dense" --json benchmarks/results/overlap.json     # these cells anew
+    python -m benchmarks.overlap --json benchmarks/results/overlap.json
+    python -m benchmarks.overlap --only "2 ranks, dense" --json benchmarks/results/overlap.json     # these cells anew
 
 Ranks of one thread each in the lab; on two cores, four ranks share them. The same strategy with
 `overlap="backward"`, `"forward"` and `"priority"`, in turns; exposed is how long a rank waited for

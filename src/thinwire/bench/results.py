@@ -3,10 +3,11 @@
 Records are dicts, as `thinwire bench` writes them, a JSON line each; `kind` says what a record
 tells:
 
-environment  where and how it was measured curve        validation losses of a contestant and seed,
-by steps time         seconds of the steps of a contestant over a link, in one round whole
-one training run over a link from its first to its last step, against what the other two kinds
-predict of it
+environment  where and how it was measured
+curve        validation losses of a contestant and seed, by steps
+time         seconds of the steps of a contestant over a link, in one round
+whole        one training run over a link from its first to its last step, against what the other
+             two kinds predict of it
 """
 
 from __future__ import annotations

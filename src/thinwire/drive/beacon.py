@@ -8,7 +8,7 @@ Gupta and Motivala 2002): only what nobody reaches is lost.
 
     asked:     TOKEN COMMAND [RANK | JSON] \\n     the token is the run's, from the store
     answered:  JSON \\n                            what this rank says of itself, or of the rank
-    that it was asked to try
+               that it was asked to try
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Measures what a lab delivers, from inside its hosts. Run by path, `python -I probe.py ROLE …`, by
 `check.py`; standard library only.
 
-    serve              answer the others, until killed rtt HOST N         N times a byte there and
-    back over one TCP connection: seconds of each, as JSON flood HOST S SIZE  UDP packets of SIZE
-    bytes for S seconds, as fast as the socket takes them: what arrived, and when count HOST N SIZE
-    RATE  N numbered UDP packets at RATE a second: which arrived spin S             loops of
-    arithmetic in S seconds
+    serve              answer the others, until killed
+    rtt HOST N         N times a byte there and back over one TCP connection: seconds of each, as
+                       JSON
+    flood HOST S SIZE  UDP packets of SIZE bytes for S seconds, as fast as the socket takes them:
+                       what arrived, and when
+    count HOST N SIZE RATE  N numbered UDP packets at RATE a second: which arrived
+    spin S             loops of arithmetic in S seconds
 
 Roles flood and count ask the server over TCP what arrived, so a lost answer is sent again.
 """

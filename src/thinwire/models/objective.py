@@ -1,8 +1,9 @@
 """What a model learns from a row of text: the tokens that it sees, and those that it must predict.
 
-    causal    every token from those before it                                       decoders masked
-    the tokens behind a few masks, from all others                         encoders spans     the
-    spans behind a few sentinels, one after the other                  encoder-decoders
+    causal    every token from those before it                                       decoders
+    masked    the tokens behind a few masks, from all others                         encoders
+    spans     the spans behind a few sentinels, one after the other
+              encoder-decoders
 
 An objective says how many tokens it takes from the text (`length`) and which special tokens it
 needs (`specials`); fitted to a tokenizer that has them, it makes batches. Every batch of a size has

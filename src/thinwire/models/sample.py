@@ -1,8 +1,9 @@
 """Sample from a model: continue a text, or fill its gaps.
 
     causal    The                                        goes on to the end of the document, or for
-    so many tokens masked    To be, or not to <mask><mask>              each mask is one token spans
-    To be, or <extra_id_0> that is             each sentinel is a span of any length
+              so many tokens
+    masked    To be, or not to <mask><mask>              each mask is one token
+    spans     To be, or <extra_id_0> that is             each sentinel is a span of any length
 
 The same model, prompt and seed give the same text. Models run as they are: on their device, in
 whatever autocast is around.

@@ -1,8 +1,9 @@
 """Write and read one checkpoint folder: a safetensors file of each rank, and a manifest with the
 hash of every tensor.
 
-rank-3.safetensors    the tensors that rank 3 wrote manifest.json         format, step, run, host
-and world; the length of each file, and the hashes of its header and its tensors
+rank-3.safetensors    the tensors that rank 3 wrote
+manifest.json         format, step, run, host and world; the length of each file, and the hashes of
+                      its header and its tensors
 
 No file is a pickle. Every bit counts: a file's bytes are all hashed, and the manifest must be what
 its own content would be written as.

@@ -1,10 +1,13 @@
 """A text to train on, wherever it is: documents to train on, and documents held out for validation.
 
     bundled                        six novels, fourteen plays and the sonnets, which come with the
-    package novel.txt                      a file; one document letters.jsonl.gz               one
-    document to a line, in its field "text" notes/                         every .txt, .md, .jsonl
-    and .parquet below a folder, packed with gzip or zstd or not https://host/letters.jsonl.zst a
-    file on an HTTP server; s3://bucket/notes/ a folder of an object store, by fsspec
+                                   package
+    novel.txt                      a file; one document
+    letters.jsonl.gz               one document to a line, in its field "text"
+    notes/                         every .txt, .md, .jsonl and .parquet below a folder, packed with
+                                   gzip or zstd or not
+    https://host/letters.jsonl.zst a file on an HTTP server; s3://bucket/notes/ a folder of an
+        object store, by fsspec
     hf:roneneldan/TinyStories      a dataset of the Hugging Face hub
 
 A small text is kept in memory. A larger one is read anew whenever it is gone through, a document at

@@ -7,8 +7,9 @@ comes twice until all have come; a run goes on from the number of rows that were
 so with another world or batch, for both only say who takes which rows.
 
     scattered    pi is a Feistel network: any sample may follow any other            data in memory,
-    or mapped from a disk striped      pi goes through shards, in some sixty places at once
-    data that must be fetched, shard by shard
+                 or mapped from a disk
+    striped      pi goes through shards, in some sixty places at once                data that must
+                 be fetched, shard by shard
 
 Under `striped`, the rows of a step are dealt by their place, not by their number: each rank stays
 in its own part of the shards, and a host fetches its share of them. What ranks read together is the

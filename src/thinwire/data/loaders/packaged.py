@@ -1,10 +1,12 @@
 """Data sets from packages of Debian and PyPI, as records: images, sounds and ratings.
 
     digits           1,797 images of digits, 8 × 8              scikit-learn's wheel
-    BSD-3-Clause fashion_mnist    70,000 images of clothes, 28 × 28          Debian:
-    dataset-fashion-mnist    MIT prompts          some 570 spoken prompts, with their names
-    asterisk-core-sounds-en-wav      CC-BY-SA-3.0 movielens        100,000 ratings of films
-    recbole's wheel                  research only: never hand it on
+                     BSD-3-Clause
+    fashion_mnist    70,000 images of clothes, 28 × 28          Debian: dataset-fashion-mnist    MIT
+    prompts          some 570 spoken prompts, with their names  asterisk-core-sounds-en-wav
+                     CC-BY-SA-3.0
+    movielens        100,000 ratings of films                   recbole's wheel
+                     research only: never hand it on
 
 They are fetched once, through apt-get and pip as they are set up on the machine, and kept in the
 cache; none of it is part of Thinwire.

@@ -2,10 +2,11 @@
 store.
 
     <set>/index.json                      counts, digests, and the size and sha256 of every other
-    file
+                                          file
           train-00000.bin, …              ids, two bytes each where the vocabulary allows, half a
-          megabyte to a shard held-00000.bin, … tokenizer/                      as `save_pretrained`
-          writes it
+                                          megabyte to a shard
+          held-00000.bin, …
+          tokenizer/                      as `save_pretrained` writes it
 
 A rank fetches the shards that it reads and no others, ahead of their use, and checks each against
 the index; what was fetched stays on the disk (`DiskCache`), so later epochs and runs need no line.

@@ -1,12 +1,9 @@
 """Tokenise a text once for all ranks and jobs of a host, and map the ids from disk into memory.
 
-    <cache>/tokens/<key>/train-00000.bin, …, held-00000.bin, …     ids, int32, little-endian, 64 MiB
-    to a shard
+    <cache>/tokens/<key>/train-00000.bin, …, held-00000.bin, …     ids, int32, little-endian, 64 MiB to a shard
                          tokenizer/                                what `save_pretrained` wrote
-                         meta.json                                 counts, and the size and sha256
-                         of every other file
-           texts/<stamp>                                           the digest of a text, by the look
-           of its files (`stamps`)
+                         meta.json                                 counts, and the size and sha256 of every other file
+           texts/<stamp>                                           the digest of a text, by the look of its files (`stamps`)
 
 The key is a digest of the text, the tokenizer's settings and this layout's version: another text or
 tokenizer has another folder, and none is ever changed in place.

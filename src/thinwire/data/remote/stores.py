@@ -1,8 +1,9 @@
 """Read remote files like local ones: in blocks, each fetched at its first use and kept on disk.
 
 https://host/a.jsonl.zst        an HTTP server; https://host/corpus/ lists its files in files.txt,
-one name a line s3://bucket/corpus/             an object store, through fsspec and its own package
-(s3fs, gcsfs, …); memory:// and file:// need none
+                                one name a line
+s3://bucket/corpus/             an object store, through fsspec and its own package (s3fs, gcsfs,
+                                …); memory:// and file:// need none
 """
 
 from __future__ import annotations

@@ -91,10 +91,12 @@ def for_link(gbits: float, node: int | None = None) -> Strategy:
     (After Zhang et al. 2020, arXiv:2006.10103; Wang et al. 2023, arXiv:2306.10209; Douillard et al.
     2025; Sarfi et al. 2025.)
 
-        200 and more    16 bits at every step, hidden behind backward 40 to 200       8 bits inside
-        nodes (of `node` ranks, or as the launcher says), 4 rotated bits between them, at every step
-        4 to 40         Streaming DiLoCo, 30 steps 0.4 to 4        Streaming DiLoCo, 75 steps less
-        SparseLoCo, whose sums come back as sparse as they went
+        200 and more    16 bits at every step, hidden behind backward
+        40 to 200       8 bits inside nodes (of `node` ranks, or as the launcher says), 4 rotated
+                        bits between them, at every step
+        4 to 40         Streaming DiLoCo, 30 steps
+        0.4 to 4        Streaming DiLoCo, 75 steps
+        less            SparseLoCo, whose sums come back as sparse as they went
 
     A smaller model or a longer step moves each line down in proportion. Differs from the papers: it
     is a rule of thumb from their settings.

@@ -2,12 +2,13 @@
 
 M_i (m × n) is rank i's matrix and M = sum of M_i. Steps, by turns, from Q (n × r) drawn at first:
     even:  Q̂ = orthonormal basis of Q;  P = sum of M_i Q̂   (all-reduce of m·r numbers);  sum = P
-    Q̂ᵀ;  this rank sent M_i Q̂ Q̂ᵀ
+           Q̂ᵀ;  this rank sent M_i Q̂ Q̂ᵀ
     odd:   P̂ = orthonormal basis of P;  Q = sum of M_iᵀ P̂  (all-reduce of n·r numbers);  sum = P̂
-    Qᵀ;  this rank sent P̂ P̂ᵀ M_i
+           Qᵀ;  this rank sent P̂ P̂ᵀ M_i
 Each step is half a power iteration, on from the step before: the same directions are found in twice
-as many steps. Vectors, and matrices that two factors would not shrink, travel whole. It is biased:
-use `feedback(alternating(r))`.
+    as many steps.
+Vectors, and matrices that two factors would not shrink, travel whole. It is biased: use
+    `feedback(alternating(r))`.
 
 Source: ACP-SGD (Zhang, Zhang, Shi, Chu & Li 2023, arXiv:2306.08881). Differs from the paper: the
 basis by Householder QR, which stays orthonormal where a factor loses rank; a factor is kept at a

@@ -2,13 +2,14 @@
 chunks, in the fewest bytes.
 
 Three codings, with their bits for one chunk; l is the number of low bits, H = ((per - 1) >> l) + 1
-the number of high parts:
-    packed  k ⌈log2 per⌉     each place as it is bitmap  per              one bit a value: sent or
-    not fano    k l + k + H - 1  Elias–Fano: the l low bits packed, the high parts in unary (place i
-    sets bit high + i)
+    the number of high parts:
+    packed  k ⌈log2 per⌉     each place as it is
+    bitmap  per              one bit a value: sent or not
+    fano    k l + k + H - 1  Elias–Fano: the l low bits packed, the high parts in unary (place i
+            sets bit high + i)
 The sizes follow from (k, per, chunks) alone, so every rank knows which coding is the smallest, and
-no flag travels. (Elias 1974, "Efficient storage and retrieval by content and address of static
-files"; Fano 1971.)
+    no flag travels.
+(Elias 1974, "Efficient storage and retrieval by content and address of static files"; Fano 1971.)
 """
 
 from __future__ import annotations
