@@ -43,10 +43,12 @@ check: $(STAMP)
 	HYPOTHESIS_PROFILE=check $(PYTEST) $(CHECK) $(ARGS)
 
 # What is slow by nature: 34 seeded faults on four emulated hosts, about ten minutes, which fails where
-# a target of them is missed; then every build of the kernels under sanitizers, about five.
+# a target of them is missed; every build of the kernels under sanitizers, about five; and all pairs
+# of a codec and a route, about five.
 long: $(STAMP)
 	timeout --kill-after=30 2700 $(BIN)/python -m benchmarks.faults --seed 0 $(ARGS)
 	$(BIN)/python scripts/fuzz_kernels.py --seconds 60
+	$(PYTEST) -m long tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -117,7 +117,7 @@ def test_a_loss_may_differ_in_its_last_digit() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_short_and_listed(name: str) -> None:
-    assert (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").count("\n") < 90
+    assert (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").count("\n") < 120
     assert f"]({name}.py)" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
 
 

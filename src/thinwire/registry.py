@@ -163,7 +163,7 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member 
         problems.extend(f"{path}: {reason}" for reason in error.reasons)
         return None
     before = len(problems)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in rest.items():
@@ -193,8 +193,18 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member 
         return None
 
 
+_HINTS: dict[type[Any], Mapping[str, Any]] = {}
+
+
+def _hints(cls: type[Any]) -> Mapping[str, Any]:
+    """Return the type of each setting of a class."""
+    if cls not in _HINTS:  # each reading compiles every annotation anew
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
+
+
 def _refuse_types(cls: type[Member], args: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     given = dict(zip(fields, args, strict=False)) | {
         key: value for key, value in settings.items() if key in hints

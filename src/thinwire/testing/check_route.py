@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -90,6 +91,19 @@ def check_route(
         raise StrategyError(refused or "no world was given")
 
 
+@cache  # the same for every codec and route; contributions are made of them, never written into
+def _inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
+    return inputs(spec, rank)
+
+
+def _copy(state: State) -> State:
+    """Copy a state and its tensors; what leaves say of themselves never changes."""
+    leaves = {name: copy.copy(leaf) for name, leaf in state.leaves.items()}
+    for leaf in leaves.values():
+        leaf.value = leaf.value.clone()
+    return State(leaves, {name: _copy(child) for name, child in state.children.items()})
+
+
 @dataclass
 class _Bucket:
     """One bucket in one world, and its flights."""
@@ -120,7 +134,7 @@ class _Bucket:
         at = contexts(step, 0, self.group)
         xs = self._contributions(pattern)
         held = _largest_residual(states)
-        backwards = copy.deepcopy(states)
+        backwards = {rank: _copy(state) for rank, state in states.items()} if step % 2 else {}
 
         sent: dict[int, float] = {}
         self.messages = dict.fromkeys(self.group, 0.0)
@@ -172,7 +186,7 @@ class _Bucket:
         xs = {}
         for rank in self.group:
             quiet = pattern == "half of the ranks" and rank % 2
-            values = inputs(self.spec, rank)
+            values = _inputs(self.spec, rank)
             x = values["zeros"] if quiet else values.get(pattern, values["normal"])
             xs[rank] = (x.double() * (rank + 1) / total).to(x.dtype)
         return xs
