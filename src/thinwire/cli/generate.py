@@ -94,7 +94,7 @@ def model_path(spec: str) -> str:
         ModelError: no such folder, or a run that is not finished.
 
     Example:
-        >>> model_place("hf:openai-community/gpt2")
+        >>> model_path("hf:openai-community/gpt2")
         'hf:openai-community/gpt2'
     """
     if spec.startswith("hf:"):

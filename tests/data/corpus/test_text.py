@@ -20,7 +20,7 @@ from thinwire.data.corpus import files
 from thinwire.data.corpus import text as text_module
 from thinwire.data.corpus.clean import cleaners
 from thinwire.data.corpus.files import file_documents, text_files
-from thinwire.data.corpus.held import MANY, SHARE, held_out, split
+from thinwire.data.corpus.held import MANY, ONE_IN, held_out, split
 from thinwire.data.corpus.text import Documents
 from thinwire.errors import DataError
 
@@ -34,7 +34,7 @@ def test_a_split_loses_nothing_and_breaks_no_character(document: bytes) -> None:
     assert train + held == document
     train.decode()
     held.decode()
-    assert len(held) <= len(document) / SHARE + 4  # a character has up to 4 bytes
+    assert len(held) <= len(document) / ONE_IN + 4  # a character has up to 4 bytes
 
 
 @pytest.mark.parametrize("end", ["\n\n", "\n", "\r\n\r\n"])
@@ -51,7 +51,7 @@ def test_documents_are_in_one_part_or_the_other(documents: list[bytes]) -> None:
     assert all(held)
     assert sum(map(len, train)) + sum(map(len, held)) == sum(map(len, documents))
     if len(documents) > MANY:
-        assert held == tuple(filter(None, documents[SHARE - 1 :: SHARE]))
+        assert held == tuple(filter(None, documents[ONE_IN - 1 :: ONE_IN]))
 
 
 def test_the_bundled_text_is_english_by_its_works() -> None:

@@ -28,7 +28,7 @@ class Workers:
 
     Example:
         >>> workers = Workers(2, "example")
-        >>> workers.result(workers.ask(pow, 2, 5))
+        >>> workers.result(workers.submit(pow, 2, 5))
         32
         >>> workers.close()
     """
