@@ -1,8 +1,9 @@
 """Build a model: a preset from scratch, a saved folder, or a model of the Hugging Face hub.
 
-    gpt2-nano,num_hidden_layers=6     see `thinwire.models.presets`; torch.manual_seed before
-    decides the weights runs/mine/model                   a folder that `save_pretrained` wrote
-    hf:openai-community/gpt2          from the hub, or from its cache where there is no network
+    gpt2-nano,num_hidden_layers=6   see `thinwire.models.presets`; torch.manual_seed before decides
+                                    the weights
+    runs/mine/model                 a folder that `save_pretrained` wrote
+    hf:openai-community/gpt2        from the hub, or from its cache where there is no network
 
 Whatever does not fit its tokenizer and context is refused before weights are read. Weights are
 float32, and code that comes with a model is never run.

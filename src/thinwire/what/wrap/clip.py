@@ -4,12 +4,13 @@ the sum.
 Steps, for each part (or for the span as a whole), with x this rank's values:
     1. n = ||x||, and the bound b: `norm` itself, or `times` the median of the last `window` n
     2. encode x · min(1, b/n) with the inner codec
-Where it stands decides what becomes of the rest:
+Its place among the wrappers decides what becomes of the rest:
     clip(feedback(topk(0.01)), …)   what is cut off is gone: an outlier never enters the residual
     feedback(clip(topk(0.01), …))   what is cut off waits in the residual: an outlier is sent bit by
-    bit, and all of it in the end clip(dgc(topk(0.001)), …)       local gradient clipping, as in
-    Deep Gradient Compression ef21(clip(identity(), …))       Clip21 (Khirirat et al. 2023,
-    arXiv:2305.18929): what is known of x moves by b at most
+                                    bit, and all of it in the end
+    clip(dgc(topk(0.001)), …)       local gradient clipping, as in Deep Gradient Compression
+    ef21(clip(identity(), …))       Clip21 (Khirirat et al. 2023, arXiv:2305.18929): what is known
+                                    of x moves by b at most
 """
 
 from __future__ import annotations
