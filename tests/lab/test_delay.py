@@ -14,5 +14,5 @@ def test_only_hosts_that_something_delays_have_queues() -> None:
 
 
 def test_lateness_in_words() -> None:
-    assert LineStats("netem").lateness == "how late is not told"
+    assert LineStats("netem").lateness == "how late is not measured"
     assert LineStats("queue", max_late_ms=1.25).lateness == "at most 1.2 ms late"

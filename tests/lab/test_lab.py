@@ -156,7 +156,7 @@ def test_a_wire_is_as_long_thin_and_lossy_as_asked() -> None:
     ) as lab:
         found = {(each.source, each.what): each for each in check(lab)}
         stats = lab.line_stats()
-    assert found["host1", "rate"].asked == 1e7
+    assert found["host1", "rate"].requested == 1e7
     # Another test may have the cores: rates and lossy shares hold all the same, a round trip only
     # from below.
     assert all(each.ok for key, each in found.items() if key[1] != "rtt"), found

@@ -42,7 +42,7 @@ def test_a_command_outlives_what_hears_its_lines(tmp_path: Path) -> None:
         Lab(uniform(1)) as lab,
         pytest.raises(
             LabError,
-            match=r"host0's lines could not be told \(division by zero\); the command ran on",
+            match=r"host0's lines could not be passed on \(division by zero\); the command ran on",
         ),
     ):
         lab.run(

@@ -13,7 +13,7 @@ from torch import Tensor
 from thinwire.cli.main import main
 from thinwire.errors import ConfigError, StrategyError
 from thinwire.planner.codecs import frontier, laid, measured
-from thinwire.planner.tune import CHOICES, Choice, asked_nbytes, best_within, filling, tried
+from thinwire.planner.tune import CHOICES, Choice, best_within, filling, limit_in_bytes, tried
 from thinwire.strategy.reading import spelled
 from thinwire.what import budget
 
@@ -111,7 +111,7 @@ def test_the_best_within_some_bytes() -> None:
 )
 def test_bytes_that_cannot_be(bits: float | None, nbytes: int | None, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        asked_nbytes(bits, nbytes, 1000)
+        limit_in_bytes(bits, nbytes, 1000)
 
 
 def test_a_code_that_makes_no_codec_is_refused_before_any_is_tried() -> None:

@@ -163,11 +163,11 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
         )
     import thinwire.what  # noqa: F401  (its members are what is spelled)
     from thinwire.planner.codecs import frontier, laid, read
-    from thinwire.planner.tune import CHOICES, asked_nbytes, best_within, filling, tried
+    from thinwire.planner.tune import CHOICES, best_within, filling, limit_in_bytes, tried
 
     tensors = read(options.file)
     values = sum(each.numel() for each in tensors.values())
-    limit_nbytes = asked_nbytes(options.bits, options.nbytes, values)
+    limit_nbytes = limit_in_bytes(options.bits, options.nbytes, values)
     codes = options.codec or [
         *CHOICES,
         *(filling(limit_nbytes, laid(tensors)[1]) if limit_nbytes is not None else ()),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import textwrap
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from thinwire.say import Say
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace, say: Say) -> int:  # noqa: ARG001  (every c
     counts = {
         level: sum(each.level == level for each in found) for level in ("ok", "note", "problem")
     }
-    say.result({**counts, "checks": [asdict(each) for each in found]}, _text(found, counts))
+    say.result({**counts, "checks": [each.record() for each in found]}, _text(found, counts))
     return 1 if counts["problem"] else 0
 
 
@@ -51,7 +50,11 @@ def _text(found: list[Finding], counts: dict[str, int]) -> str:
     for each in found:
         head = f"{each.level:<7}  {each.what:<{first}}  "
         lines += textwrap.wrap(
-            each.told, wide, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
+            each.message,
+            wide,
+            initial_indent=head,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
         )
         lines += textwrap.wrap(
             each.do,

@@ -209,7 +209,7 @@ def _check(lab: Lab, say: Say) -> int:
     means = "nothing is delayed" if stats is None else f"delayed by {stats.means}, {stats.lateness}"
     told = {
         "ok": not bad,
-        "findings": [asdict(each) for each in found],
+        "findings": [each.record() for each in found],
         "line": None if stats is None else asdict(stats),
     }
     say.result(told, f"{len(found)} figures, {bad} not as asked; {means}")
@@ -226,7 +226,7 @@ def _words(each: Finding) -> str:
         "slow": lambda value: f"{value:.2f}x",
     }
     form = forms[each.what]
-    asked = "no limit" if each.asked is None else form(each.asked)
+    asked = "no limit" if each.requested is None else form(each.requested)
     interval = (
         ""
         if each.low is None or each.high is None

@@ -1,13 +1,14 @@
-"""Whether a lab delivers what was asked: round trips, rates, losses and slowed CPUs, measured from
-inside its hosts.
+"""Check that a lab delivers the requested round trips, rates, losses and slowed CPUs.
+
+All are measured from inside its hosts.
 
 - rtt: the median of TCP ping-pongs of one byte, against rtt + jitter / 2, the mean that packets
   should meet;
 - rate: frames that arrive while the sender floods a host by UDP (no congestion control has a say),
   against the least rate on the way;
-- loss: numbered UDP packets at half the rate at most, against the share asked. Enough are sent for
-  the 95 % interval to be a fifth of it; it is judged by the 99.9 % interval, which is wider, as
-  many figures are looked at;
+- loss: numbered UDP packets at half the rate at most, against the fraction requested. Enough are
+  sent for the 95 % interval to be a fifth of it; it is judged by the 99.9 % interval, which is
+  wider, as many figures are looked at;
 - slow: loops of arithmetic on a slowed host over those on the switches, which nothing slows.
 """
 
@@ -20,7 +21,7 @@ import select
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +30,8 @@ from thinwire.lab.brake import PERIOD_S
 from thinwire.lab.lab import Lab
 
 PROBE = Path(__file__).with_name("probe.py")
-WITHIN = 0.1  # of what was asked, for rates, round trips and slow-downs
-SLACK_S = 0.001  # that a round trip may be longer than asked, whatever was asked
+WITHIN = 0.1  # of what was requested, for rates, round trips and slow-downs
+SLACK_S = 0.001  # that a round trip may be longer than requested, whatever was requested
 FLOOD_S, BEGINNING_S = (
     2.0,
     0.3,
@@ -41,26 +42,32 @@ MOST_A_SECOND, MOST_S = (
     20_000.0,
     20.0,
 )  # counted packets; 20,000 a second is what a Python loop can pace
-SURE = (
-    3.29  # a measured share contradicts one asked for where chance would do so once in 1,000 times
-)
+# A measured fraction contradicts a requested one where chance would do so once in 1,000 times.
+SURE = 3.29
 What = Literal["rtt", "rate", "loss", "slow"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One figure, as asked and as measured. low, high: of a share, its 95 % interval; n: how many
-    samples it stands on."""
+    """Hold one figure, as requested and as measured.
+
+    low, high: of a fraction, its 95 % interval; n: the number of samples.
+    """
 
     what: What
     source: str
     to: str
-    asked: float | None
+    requested: float | None
     measured: float
     ok: bool
     n: int
     low: float | None = None
     high: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the figure as `thinwire lab check --json` prints it; its keys stay as they are."""
+        figures = asdict(self)
+        return {"asked" if key == "requested" else key: figures[key] for key in figures}
 
 
 def check(lab: Lab) -> Iterator[Finding]:
@@ -102,10 +109,10 @@ def check(lab: Lab) -> Iterator[Finding]:
 
 
 def round_trip(lab: Lab, source: str, to: str) -> Finding:
-    """The round trip between two hosts, in seconds."""
+    """Measure the round trip between two hosts, in seconds."""
     wire = lab.now.wire_between(source, to)
-    asked = 2 * wire.latency_s + wire.jitter_s
-    n = 40 if wire.jitter_s else max(5, min(20, math.ceil(2 / max(asked, 0.1))))
+    requested = 2 * wire.latency_s + wire.jitter_s
+    n = 40 if wire.jitter_s else max(5, min(20, math.ceil(2 / max(requested, 0.1))))
     seconds = statistics.median(_probe(lab, source, "rtt", to, n))
     spread = 6 * wire.jitter_s / math.sqrt(24 * n)  # of a median of so few draws
     asleep = sum(
@@ -115,17 +122,16 @@ def round_trip(lab: Lab, source: str, to: str) -> Finding:
         "rtt",
         source,
         to,
-        asked,
+        requested,
         seconds,
-        abs(seconds - asked) <= max(WITHIN * asked, SLACK_S) + spread + asleep,
+        abs(seconds - requested) <= max(WITHIN * requested, SLACK_S) + spread + asleep,
         n,
     )
 
 
 def rate(lab: Lab, source: str, to: str) -> Finding:
-    """Bits of frames a second that arrive, the lost ones counted as arrived: they have been
-    carried."""
-    asked, size = lab.now.bits_per_s(source, to), lab.now.mtu_bytes - 28
+    """Measure the bits of frames a second that a link carries, lost frames included."""
+    requested, size = lab.now.bits_per_s(source, to), lab.now.mtu_bytes - 28
     answer = _probe(lab, source, "flood", to, FLOOD_S, size)
     marks = [
         (at, count) for at, count in answer["marks"] if at >= answer["marks"][0][0] + BEGINNING_S
@@ -142,40 +148,43 @@ def rate(lab: Lab, source: str, to: str) -> Finding:
         "rate",
         source,
         to,
-        asked,
+        requested,
         bits_per_s,
-        asked is None or abs(bits_per_s / asked - 1) <= WITHIN,
+        requested is None or abs(bits_per_s / requested - 1) <= WITHIN,
         last - first,
     )
 
 
 def loss(lab: Lab, source: str, to: str) -> Finding:
-    """The share of packets that do not arrive."""
-    asked = lab.now.wire_between(source, to).loss
+    """Measure the fraction of packets that do not arrive."""
+    requested = lab.now.wire_between(source, to).loss
     limit = lab.now.bits_per_s(source, to) or math.inf
     a_second = min(MOST_A_SECOND, limit / 2 / 8 / (SMALL + HEADERS))
-    wanted = (1.96 / 0.2) ** 2 * (1 - asked) / asked if asked else 2000
+    wanted = (1.96 / 0.2) ** 2 * (1 - requested) / requested if requested else 2000
     n = max(200, int(min(wanted, a_second * MOST_S)))
     answer = _probe(lab, source, "count", to, n, SMALL, a_second)
     lost = n - answer["count"]
     low, high = interval(lost, n, 1.96)
     least, most = interval(lost, n, SURE)
-    return Finding("loss", source, to, asked, lost / n, least <= asked <= most, n, low, high)
+    return Finding(
+        "loss", source, to, requested, lost / n, least <= requested <= most, n, low, high
+    )
 
 
 def slow(lab: Lab, host: str) -> Finding:
-    """How many times slower than the switches' space a host computes."""
-    asked = next(each.slow for each in lab.now.hosts if each.name == host)
+    """Measure how many times slower than the switches' space a host computes."""
+    requested = next(each.slow for each in lab.now.hosts if each.name == host)
     here = _probe(lab, host, "spin", 1.0)
     there = json.loads(lab.call(None, _command("spin", 1.0)))
     return Finding(
-        "slow", host, host, asked, there / here, abs(there / here / asked - 1) <= WITHIN, 1
+        "slow", host, host, requested, there / here, abs(there / here / requested - 1) <= WITHIN, 1
     )
 
 
 def interval(hits: int, n: int, z: float) -> tuple[float, float]:
-    """Wilson's interval of a share of `hits` in `n`, at `z` standard deviations (E. B. Wilson
-    1927).
+    """Return Wilson's interval of the fraction `hits / n`, at `z` standard deviations.
+
+    Source: E. B. Wilson, 1927.
 
     Example:
         >>> [round(end, 4) for end in interval(10, 1000, 1.96)]

@@ -43,7 +43,7 @@ class LineStats:
     def lateness(self) -> str:
         """In words."""
         return (
-            "how late is not told"
+            "how late is not measured"
             if self.max_late_ms is None
             else f"at most {self.max_late_ms:.1f} ms late"
         )

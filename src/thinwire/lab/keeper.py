@@ -1,8 +1,9 @@
 """The first process of a lab, and of each of its hosts. Run by path, `python -I keeper.py FD`, by
 `spaces.py`; standard library only.
 
-It starts what it is told to over a socket, tells how each ended, and ends when the other end of the
-socket closes, however that came about. It is process 1 of a process namespace: when it ends, the
+It starts the commands that it receives over a socket, reports how each ended, and ends when the
+other end of the socket closes, for any reason. It is process 1 of a process namespace: when it
+ends, the
 kernel ends every process of the lab, and the network namespaces go with them. `{"host": NAME}`
 makes a copy of it with a network, host name and /sys of its own, which serves the socket that comes
 along.

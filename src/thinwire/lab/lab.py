@@ -117,8 +117,8 @@ class Lab:
             argv: the command.
             env: on top of this process's environment.
             timeout: seconds until all hosts are stopped; None: never.
-            grace: seconds that the others have once one host has failed, and to end once they are
-                told to.
+            grace: seconds that the others go on once one host has failed, and that each has to end
+                after it is asked to.
             on_line: (host, line, whether of standard error) for each line; without it they are
                 printed, `[host0] …`.
 
@@ -131,7 +131,7 @@ class Lab:
         return run(self, argv, env=env or {}, timeout=timeout, grace=grace, on_line=on_line)
 
     def environment(self, rank: int) -> dict[str, str]:
-        """What torchrun would tell a rank."""
+        """Return the environment variables that torchrun would set for a rank."""
         groups = self.network.groups()
         name = self.network.names[rank]
         node = next(i for i, group in enumerate(groups) if name in group)
@@ -151,11 +151,13 @@ class Lab:
         }
 
     def counts(self) -> dict[str, Count]:
-        """By host, and by link between switches (`node0-core`, as its first switch sees it): what
-        went over it since the lab began."""
-        told = json.loads(self._switches.call(["ip", "-s", "-j", "link", "show"]))
+        """Return what each host sent and received since the lab began.
+
+        Links between switches are in it, too (`node0-core`, as its first switch sees it).
+        """
+        links = json.loads(self._switches.call(["ip", "-s", "-j", "link", "show"]))
         stats = {
-            each["ifname"].partition("@")[0]: each["stats64"] for each in told if "stats64" in each
+            each["ifname"].partition("@")[0]: each["stats64"] for each in links if "stats64" in each
         }
         drops = {None: self._drops(self._switches)} | {
             name: self._drops(space) for name, space in self.spaces.items()
@@ -270,9 +272,9 @@ class Lab:
 
     def _build(self, means: Means) -> None:
         network = self.network
-        told = shape.hosts_file(network)
+        hosts_file = shape.hosts_file(network)
         for name in self.hosts:
-            self.spaces[name], self.pids[name], missing = self._switches.host(name, told)
+            self.spaces[name], self.pids[name], missing = self._switches.host(name, hosts_file)
             self.missing = self.missing or missing
         how = chosen(network, self._switches, means)
         ports = shape.ports(network, self.pids, netem=by_host(network) if how == "netem" else ())
@@ -331,9 +333,9 @@ class Lab:
 
     @staticmethod
     def _drops(space: Space) -> dict[str, int]:
-        told = json.loads(space.call(["tc", "-s", "-j", "qdisc", "show"]))
+        queues = json.loads(space.call(["tc", "-s", "-j", "qdisc", "show"]))
         out: dict[str, int] = {}
-        for each in told:
+        for each in queues:
             out[each["dev"]] = out.get(each["dev"], 0) + each.get("drops", 0)
         return out
 

@@ -213,9 +213,8 @@ class Line:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(
-        PermissionError
-    ):  # to be served before what the hosts run; without root, lateness is measured and told
+    # To run before what the hosts run; without root, lateness is only measured and reported.
+    with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))
     line = b""
     while not line.endswith(b"\n"):

@@ -1,9 +1,8 @@
-"""Open this user's folder for run-time files, and files in it, so that no other user can plant,
-replace or redirect them.
+"""Open this user's folder for run-time files, so that no other user can replace or redirect them.
 
 Every user of the machine may write in the shared temporary folder. So a folder or file there is
-used only after it is open and the kernel has said that this user owns it, that nobody else may
-write it, and that no symbolic link led to it.
+used only after it is open and the kernel has confirmed three things: this user owns it, nobody
+else may write it, and no symbolic link led to it.
 """
 
 from __future__ import annotations

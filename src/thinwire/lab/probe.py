@@ -34,8 +34,10 @@ AT_ONCE = 20  # packets to a buffer
 
 
 def sink(connection: socket.socket, size: int) -> dict[str, Any]:
-    """Receive numbered packets of `size` bytes until told over the connection that all were sent,
-    and then until it is quiet."""
+    """Receive numbered packets of `size` bytes until the sender is done and none arrives any more.
+
+    A message over `connection` announces that all packets were sent.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
         with contextlib.suppress(PermissionError):

@@ -122,7 +122,7 @@ def run(
     for reader in readers:
         if reader.error is not None:
             raise LabError(
-                f"{reader.host}'s lines could not be told ({first_line(reader.error)}); the "
+                f"{reader.host}'s lines could not be passed on ({first_line(reader.error)}); the "
                 "command ran on"
             ) from reader.error
     seconds = time.monotonic() - begun
@@ -175,8 +175,10 @@ def _start(
 
 
 class _Reader(threading.Thread):
-    """Tells the lines of one stream. It reads on when they cannot be told: else the command would
-    stop, or be killed."""
+    """Pass on the lines of one stream.
+
+    It reads on when `on_line` fails: else the command would stop at a full pipe, or be killed.
+    """
 
     def __init__(self, fd: int, host: str, complaint: bool, on_line: OnLine) -> None:
         super().__init__(name=f"lab lines of {host}", daemon=True)
@@ -263,8 +265,8 @@ class _Schedule:
 
 @contextmanager
 def _scheduled(lab: Hosts, begun: float) -> Iterator[_Schedule]:
-    """Apply the network's changes as their seconds come; in the end it is as it was at first."""
-    told, over = _Schedule(), threading.Event()
+    """Apply the network's changes at their times, and restore the first state in the end."""
+    applied, over = _Schedule(), threading.Event()
 
     def go() -> None:
         for moment in lab.network.moments():
@@ -273,16 +275,16 @@ def _scheduled(lab: Hosts, begun: float) -> Iterator[_Schedule]:
             try:
                 lab.apply(moment)
             except LabError as error:
-                told.failure = f"the change at {moment:g} s could not be made: {error}"
+                applied.failure = f"the change at {moment:g} s could not be made: {error}"
                 return
-            told.done.append((moment, time.monotonic() - begun))
+            applied.done.append((moment, time.monotonic() - begun))
 
     thread = threading.Thread(target=go, name="lab schedule", daemon=True)
     thread.start()
     try:
-        yield told
+        yield applied
     finally:
         over.set()
         thread.join()
-        if told.failure is None and lab.failure() is None:
+        if applied.failure is None and lab.failure() is None:
             lab.apply(0.0)

@@ -66,13 +66,15 @@ def bridges(network: Network) -> Iterator[str]:
 
 
 def ports(network: Network, pids: Mapping[str, int], netem: Container[str] = ()) -> Iterator[str]:
-    """Lines of `ip -batch` that join the hosts to their switches. netem: those that it delays, on a
-    device between port and host."""
+    """Yield lines of `ip -batch` that join the hosts to their switches.
+
+    netem: the hosts that it delays, on a device between port and host.
+    """
     for rank, host in enumerate(network.hosts):
         end = delayer(rank) if host.name in netem else port(rank)
         yield (
-            f"link add {end} mtu {network.mtu_bytes} type veth peer name {DEV} mtu {network.mtu_bytes} netns "
-            f"{pids[host.name]}"
+            f"link add {end} mtu {network.mtu_bytes} type veth peer name {DEV} "
+            f"mtu {network.mtu_bytes} netns {pids[host.name]}"
         )
         if host.name in netem:
             yield (

@@ -1,10 +1,8 @@
-"""Where a lab's commands run: one space for the switches and one for each host, each with a network
-of its own.
+"""Run a lab's commands in spaces: one for the switches and one for each host.
 
-A space is a keeper process and a socket to it. All of them live in one process namespace, which
-ends when this process lets go of the
-sockets: by `close`, by Ctrl-C, or because it was killed. Nothing of the machine's own network is
-touched or seen.
+A space has a network of its own: a keeper process and a socket to it. All of them live in one
+process namespace, which ends when this process closes the sockets: by `close`, by Ctrl-C, or
+because it was killed. Nothing of the machine's own network is touched or seen.
 """
 
 from __future__ import annotations
@@ -34,17 +32,17 @@ NEEDED = {"unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
 
 
 class Child:
-    """A command that runs in a space. pid: its number as the lab's processes see it."""
+    """Hold a command that runs in a space. pid: its number as the lab's processes see it."""
 
     def __init__(self, space: Space, number: int, argv: Sequence[str]) -> None:
         self.space, self.number, self.argv = space, number, list(argv)
         self.pid: int | None = None
         self.code: int | None = None
-        self._told, self._ended = threading.Event(), threading.Event()
+        self._answered, self._ended = threading.Event(), threading.Event()
         self._error = ""
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit code, -n where signal n ended it; `None` where it goes on."""
+        """Return its exit code, -n where signal n ended it, or `None` where it goes on."""
         self._ended.wait(timeout)
         return self.code
 
@@ -64,26 +62,26 @@ class Child:
         code = self.wait(ANSWER_S)
         return -signal.SIGKILL if code is None else code
 
-    def hear(self, told: Mapping[str, Any]) -> bool:
-        """Take in what the keeper says; whether it was the last."""
-        if "pid" in told:
-            self.pid = told["pid"]
-        elif "error" in told:
-            self._error = told["error"]
+    def receive(self, message: Mapping[str, Any]) -> bool:
+        """Take in one message of the keeper's; return whether it was the last."""
+        if "pid" in message:
+            self.pid = message["pid"]
+        elif "error" in message:
+            self._error = message["error"]
         else:
-            self.code = told["code"]
+            self.code = message["code"]
             self._ended.set()
-        self._told.set()
+        self._answered.set()
         return self.code is not None or bool(self._error)
 
     def started(self) -> Child:
-        """Itself, once it runs.
+        """Wait until it runs, and return it.
 
         Raises:
             LabError: it cannot be started.
         """
-        self._told.wait(ANSWER_S)
-        if self._error or not self._told.is_set():
+        self._answered.wait(ANSWER_S)
+        if self._error or not self._answered.is_set():
             raise LabError(
                 f"{self.space.name}: cannot run {self.argv[0]!r}: "
                 f"{self._error or 'no answer from the lab'}"
@@ -91,16 +89,16 @@ class Child:
         return self
 
     def lost(self) -> None:
-        """The space is gone, and the command with it."""
+        """Mark the command as ended because its space is gone."""
         if self.code is None:
             self.code = -int(signal.SIGKILL)
             self._error = self._error or ("" if self.pid else "the lab is gone")
-            self._told.set()
+            self._answered.set()
             self._ended.set()
 
 
 class Space:
-    """One space; see the module."""
+    """Start commands in one space over its keeper's socket."""
 
     def __init__(self, name: str, sock: socket.socket) -> None:
         self.name, self._sock = name, sock
@@ -123,7 +121,7 @@ class Space:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> Child:
-        """Start a command with these descriptors (None: nothing is read or kept).
+        """Start a command with these descriptors (None: /dev/null).
 
         Raises:
             LabError: it cannot be started.
@@ -144,7 +142,7 @@ class Space:
     def call(
         self, argv: Sequence[str], text: str = "", allowed: bool = False, timeout: float = ANSWER_S
     ) -> str:
-        """What a command writes to standard output, given `text` on standard input.
+        """Run a command with `text` as standard input, and return its standard output.
 
         Raises:
             LabError: it fails (unless `allowed`), or is not done after `timeout` seconds.
@@ -155,19 +153,18 @@ class Space:
             if code is None:
                 child.stop(1.0)
                 raise LabError(f"{self.name}: {' '.join(argv)} was not done within {timeout:g} s")
-            said, complaint = (
+            output, complaint = (
                 os.pread(each.fileno(), 1 << 24, 0).decode(errors="replace") for each in (out, err)
             )
         if code and not allowed:
             raise LabError(
                 f"{self.name}: {' '.join(argv)} failed: "
-                f"{complaint.strip() or said.strip() or f'exit code {code}'}"
+                f"{complaint.strip() or output.strip() or f'exit code {code}'}"
             )
-        return said
+        return output
 
     def host(self, name: str, hosts_file: str) -> tuple[Space, int, list[str]]:
-        """A new host: its space, its process number in the lab, and what it could not have of its
-        own."""
+        """Make a new host: its space, its process number, and what it could not have of its own."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
             child = self._ask(
@@ -178,18 +175,18 @@ class Space:
             answer = here.recv(1 << 17)
         except TimeoutError:
             answer = b""
-        told = json.loads(answer or b'{"error": "no answer"}')
-        if "error" in told:
+        reply = json.loads(answer or b'{"error": "no answer"}')
+        if "error" in reply:
             here.close()
-            raise LabError(f"no network for {name}: {told['error']}")
+            raise LabError(f"no network for {name}: {reply['error']}")
         here.settimeout(None)
         space = Space(name, here)
         space.begin()
         assert child.pid is not None
-        return space, child.pid, told["missing"]
+        return space, child.pid, reply["missing"]
 
     def send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        """Tell the keeper: by a file, as an environment may be longer than a socket takes."""
+        """Send the keeper a message, in a file: an environment may be too long for a socket."""
         try:
             with self._lock, _file(json.dumps(message)) as file:
                 socket.send_fds(self._sock, [b"."], [file.fileno(), *fds])
@@ -197,7 +194,7 @@ class Space:
             raise LabError(f"{self.name}: the lab is gone ({first_line(error)})") from error
 
     def close(self) -> None:
-        """Let go: the keeper ends, and what it has started with it."""
+        """Close the socket: the keeper ends, and what it has started with it."""
         with contextlib.suppress(OSError):  # it has ended already
             self._sock.shutdown(socket.SHUT_RDWR)
         if self._reader.is_alive():
@@ -218,17 +215,18 @@ class Space:
                 data = b""
             if not data:
                 break
-            told = json.loads(data)
-            child = self._children.get(told["id"])
-            if child is not None and child.hear(told):
+            message = json.loads(data)
+            child = self._children.get(message["id"])
+            if child is not None and child.receive(message):
                 self._children.pop(child.number, None)
         for child in list(self._children.values()):
             child.lost()
 
 
 def switches() -> tuple[Space, subprocess.Popen[bytes]]:
-    """The first space of a new lab, and the process that keeps it; as root or, by a user namespace,
-    as anybody.
+    """Return the first space of a new lab, and the process that keeps it.
+
+    It works as root or, by a user namespace, as anybody.
 
     Raises:
         LabError: a program is missing, or this machine allows no namespaces.
@@ -248,7 +246,7 @@ def switches() -> tuple[Space, subprocess.Popen[bytes]]:
         )
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    kept = [sys.executable, "-I", str(KEEPER), str(there.fileno())]
+    keeper_argv = [sys.executable, "-I", str(KEEPER), str(there.fileno())]
     with _file() as err:
         with there:
             keeper = subprocess.Popen(
@@ -261,7 +259,7 @@ def switches() -> tuple[Space, subprocess.Popen[bytes]]:
                     "--fork",
                     "--kill-child",
                     "--mount-proc",
-                    *kept,
+                    *keeper_argv,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=err,
@@ -284,7 +282,7 @@ def switches() -> tuple[Space, subprocess.Popen[bytes]]:
     return space, keeper
 
 
-def _not_allowed(said: str) -> LabError:
+def _not_allowed(reason: str) -> LabError:
     who = "root" if os.geteuid() == 0 else "a user without root"
     do = (
         "give the container CAP_SYS_ADMIN and CAP_NET_ADMIN (docker run --privileged)"
@@ -294,11 +292,11 @@ def _not_allowed(said: str) -> LabError:
             "kernel.apparmor_restrict_unprivileged_userns=0)"
         )
     )
-    return LabError(f"this machine gives {who} no network namespaces ({said}): {do}")
+    return LabError(f"this machine gives {who} no network namespaces ({reason}): {do}")
 
 
 def environment() -> dict[str, str]:
-    """This process's, with a path that leads to ip and tc, too: a user's own often does not."""
+    """Return this process's variables, with the folders of ip and tc added to PATH."""
     return env.copy() | {
         "PATH": os.pathsep.join([env.text("PATH", os.defpath), "/usr/sbin", "/sbin"])
     }

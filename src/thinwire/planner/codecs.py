@@ -1,5 +1,4 @@
-"""What codecs make of a tensor: bytes, error, and how fast, beside a copy of memory in the same
-run."""
+"""Measure codecs on a tensor: bytes, error and speed, beside a memory copy in the same run."""
 
 from __future__ import annotations
 
@@ -70,9 +69,11 @@ P = TypeVar("P", bound=Priced)
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What came of a tensor: the bytes that travelled, ||Q(x) - x|| / ||x||, and the cosine of the
-    two."""
+class RoundTrip:
+    """Hold what a tensor becomes when encoded and decoded.
+
+    nbytes: bytes of the payloads; error: ||Q(x) - x|| / ||x||; cosine: of Q(x) and x.
+    """
 
     nbytes: int
     error: float
@@ -80,27 +81,27 @@ class Heard:
 
 
 def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> Figures:
-    """What a codec makes of some tensors, laid side by side as in a bucket.
+    """Measure a codec on tensors that lie side by side as in a bucket.
 
     Raises:
         PayloadError: its own payload does not decode.
     """
     x, spec = laid(tensors)
     ctx = RankContext(rank=0, group=(0,), step=0, seed=SEED)
-    told = heard(codec, x, spec, ctx)
+    outcome = round_trip(codec, x, spec, ctx)
     encode_s, decode_s = _seconds(codec, x, spec, ctx)
     encode, decode = (
         x.nbytes / encode_s / 1e9,
         None if decode_s is None else x.nbytes / decode_s / 1e9,
     )
     ratio = None if decode is None else decode / copy_gb_s
-    bits = 8 * told.nbytes / x.numel()
+    bits = 8 * outcome.nbytes / x.numel()
     return Figures(
         repr(codec),
-        told.nbytes,
+        outcome.nbytes,
         bits,
-        told.error,
-        told.cosine,
+        outcome.error,
+        outcome.cosine,
         encode,
         decode,
         encode / copy_gb_s,
@@ -108,20 +109,20 @@ def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> F
     )
 
 
-def heard(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> Heard:
-    """What comes of a tensor that one rank alone says.
+def round_trip(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> RoundTrip:
+    """Encode and decode `x` on one rank alone; return bytes, error and cosine.
 
     Raises:
         PayloadError: its own payload does not decode.
     """
-    nbytes, value = spoken(codec, x, spec, ctx)
+    nbytes, value = payload_and_sum(codec, x, spec, ctx)
     value, exact = value.double(), x.double()
     cosine = torch.dot(value, exact) / (value.norm() * exact.norm()).clamp_min(1e-300)
-    return Heard(nbytes, float((value - exact).norm() / exact.norm()), float(cosine))
+    return RoundTrip(nbytes, float((value - exact).norm() / exact.norm()), float(cosine))
 
 
-def spoken(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[int, Tensor]:
-    """The bytes that one rank alone would send, and what the sum over ranks would be."""
+def payload_and_sum(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[int, Tensor]:
+    """Return the bytes that one rank alone sends, and the sum over ranks that it decodes."""
     talk = codec.rounds(x, spec, codec.init(spec, ctx), ctx)
     nbytes, answer = 0, None
     try:
@@ -132,11 +133,11 @@ def spoken(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[int, 
             packet = talk.send(answer)
     except StopIteration as end:
         return nbytes, end.value.total
-    raise PayloadError(f"{codec!r} said nothing")
+    raise PayloadError(f"{codec!r} sent nothing")
 
 
 def laid(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Spec]:
-    """Tensors side by side in one flat float32 tensor, and where each lies."""
+    """Return the tensors side by side in one flat float32 tensor, and where each lies."""
     parts, at = [], 0
     for name, tensor in tensors.items():
         role = "vector" if tensor.dim() < 2 else "embedding" if "embed" in name else "matrix"
@@ -148,15 +149,13 @@ def laid(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Spec]:
 
 
 def copy_gb_s(nbytes: int = 64 << 20) -> float:
-    """How fast this machine copies memory, with torch's threads as they are: bytes read a
-    second."""
+    """Measure how fast this machine copies memory, in GB read a second, with torch's threads."""
     source, target = torch.ones(nbytes // 4), torch.empty(nbytes // 4)
     return nbytes / _quickest(lambda: target.copy_(source)) / 1e9
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a saved gradient: a .safetensors file, or what torch.save wrote of a tensor or
-    a table of them.
+    """Read a saved gradient's tensors: of a .safetensors file, or what torch.save wrote.
 
     Raises:
         DataError: it cannot be read, or holds none of floating point, or nothing but zeros.
@@ -165,14 +164,14 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            found: Any = load_file(path)
+            content: Any = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library has kinds of its own
         raise DataError(f"{path}: no gradient can be read from it: {told(error)}") from error
-    table = {"tensor": found} if isinstance(found, Tensor) else found
+    table = {"tensor": content} if isinstance(content, Tensor) else content
     if not isinstance(table, Mapping):
-        raise DataError(f"{path} holds a {type(found).__name__}, not tensors by name")
+        raise DataError(f"{path} holds a {type(content).__name__}, not tensors by name")
     tensors = {
         str(name): each
         for name, each in table.items()
@@ -182,16 +181,19 @@ def read(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path} holds no tensor of floating point")
     if bad := [name for name, each in tensors.items() if not each.isfinite().all()]:
         raise DataError(
-            f"{path}: {bad[0]!r} holds values that are not finite; errors would say nothing"
+            f"{path}: {bad[0]!r} holds values that are not finite; errors would mean nothing"
         )
     if not any(bool(each.any()) for each in tensors.values()):
-        raise DataError(f"{path} holds nothing but zeros; an error in shares of them says nothing")
+        raise DataError(f"{path} holds nothing but zeros; a relative error has no meaning")
     return tensors
 
 
 def gaussian(numel: int, heavy: bool = False) -> dict[str, Tensor]:
-    """A square matrix of independent draws: normal, or Student's t with 3 degrees of freedom, as
-    heavy-tailed as gradients."""
+    """Draw a square matrix of independent values.
+
+    They are normal or, with `heavy`, Student's t with 3 degrees of freedom, as heavy-tailed as
+    gradients.
+    """
     side = max(1, int(numel**0.5))
     draw = torch.Generator().manual_seed(SEED)
     normal = torch.randn(side, side, generator=draw)
@@ -201,9 +203,9 @@ def gaussian(numel: int, heavy: bool = False) -> dict[str, Tensor]:
 
 
 def _seconds(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[float, float | None]:
-    opener = codec.single_packet_coder
-    if opener is None:
-        return _quickest(lambda: spoken(codec, x, spec, ctx)), None
+    opens_one = codec.single_packet_coder
+    if opens_one is None:
+        return _quickest(lambda: payload_and_sum(codec, x, spec, ctx)), None
     state = codec.init(spec, ctx)
     encode_s = _quickest(lambda: next(codec.rounds(x, spec, state, ctx)))
     packet = next(codec.rounds(x, spec, state, ctx))
@@ -213,7 +215,7 @@ def _seconds(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[flo
 
 
 def _quickest(work: Callable[..., object], prepare: Callable[[], object] | None = None) -> float:
-    """Seconds of the quickest turn; what `prepare` makes for each turn is not timed."""
+    """Return the seconds of the quickest turn; what `prepare` makes for each turn is not timed."""
     seconds: list[float] = []
     begun = time.perf_counter()
     while len(seconds) < LEAST_TURNS or time.perf_counter() - begun < LEAST_S:
@@ -225,7 +227,7 @@ def _quickest(work: Callable[..., object], prepare: Callable[[], object] | None 
 
 
 def frontier(rows: Sequence[P]) -> list[P]:
-    """Those that no other beats in both bits and error, by bits."""
+    """Return the rows that no other beats in both bits and error, sorted by bits."""
     best: list[P] = []
     for row in sorted(rows, key=lambda each: (each.bits, each.error)):
         if not best or row.error < best[-1].error:

@@ -48,7 +48,7 @@ def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, in
     """
     from thinwire.core import RankContext
 
-    found: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
     buckets = buckets_of(strategy, model)
     for bucket in buckets:
         bucket.world, bucket.when = world, strategy.when
@@ -58,20 +58,19 @@ def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, in
         states = [strategy.on.init(bucket), *(part.state for part in bucket.slices)]
         for state in states:
             for path, leaf in state.walk():
-                found[path.rpartition("/")[2]] += leaf.value.numel() * leaf.value.dtype.itemsize
+                nbytes[path.rpartition("/")[2]] += leaf.value.numel() * leaf.value.dtype.itemsize
     sizes = [bucket.spec.numel * bucket.spec.dtype.itemsize for bucket in buckets]
     if strategy.on.clock == "backward":
-        found[BUFFERS] = strategy.when.depth * sum(sizes)
+        nbytes[BUFFERS] = strategy.when.depth * sum(sizes)
     else:
-        found[AIR] = _most_in_the_air(strategy.when, sizes)
+        nbytes[AIR] = _most_in_the_air(strategy.when, sizes)
         if getattr(strategy.on, "eager", False):
-            found["ahead"] = found[AIR]
-    return dict(found)
+            nbytes["ahead"] = nbytes[AIR]
+    return dict(nbytes)
 
 
 def _most_in_the_air(when: Schedule, sizes: list[int]) -> int:
-    """The most bytes of buckets that fly at once, from the step on at which the schedule has
-    settled."""
+    """Return the most bytes of buckets in the air at once, once the schedule has become steady."""
     flying: Counter[int] = Counter()
     most = 0
     for step in range(when.steady_from, when.steady_from + 2 * when.period + when.delay):
@@ -83,5 +82,5 @@ def _most_in_the_air(when: Schedule, sizes: list[int]) -> int:
 
 
 def on_host(strategy: Strategy) -> bool:
-    """What the target keeps is in the memory of the host."""
+    """Return whether the target's state is in the host's memory."""
     return getattr(strategy.on, "place", None) == "cpu"

@@ -1,5 +1,4 @@
-"""Which codec for a gradient, within how many bytes: error against bytes over a list of choices,
-and the best that fits."""
+"""Choose a codec for a gradient: error against bytes over a list, and the best that fits."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, RankContext, Spec
 from thinwire.errors import ConfigError
-from thinwire.planner.codecs import SEED, heard, laid
+from thinwire.planner.codecs import SEED, laid, round_trip
 from thinwire.registry import inside
 from thinwire.strategy.reading import spelled
 from thinwire.what import budget
@@ -34,8 +33,8 @@ CHOICES = (
     *(f"hadamard(256) >> budget({bits}, {_EVERY})" for bits in (2.0, 3.0, 4.0, 5.0)),
     *("budget(3.0)", "budget(4.0)", "budget(3.0, per=0)", "budget(4.0, per=0)"),
     *(
-        f"topk({share}) >> {then}"
-        for share, then in (
+        f"topk({fraction}) >> {then}"
+        for fraction, then in (
             (0.001, "fp8()"),
             (0.003, "fp8()"),
             (0.01, "fp8()"),
@@ -52,7 +51,7 @@ CHOICES = (
     *(f"svd({rank})" for rank in (1, 4, 16, 64)),
     *("svd(16) >> fp8()", "lowrank(4)", "lowrank(16)"),
 )
-"""What is tried unless one says otherwise; budgets that fill what was asked for come on top
+"""The codecs that are tried by default; budgets that fill the requested bytes are added
 (`filling`)."""
 
 _FILLED = (
@@ -80,7 +79,7 @@ class Choice:
 
 
 def tried(codes: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[Choice]:
-    """Each codec on the tensors, laid side by side as in a bucket.
+    """Measure each codec on the tensors, laid side by side as in a bucket.
 
     Args:
         codes: as `thinwire.strategy.reading.spelled` reads them.
@@ -95,28 +94,32 @@ def tried(codes: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[Choic
         code: spelled("what", code) for code in codes
     }  # before the first one takes its time
     for code, codec in codecs.items():
-        told = heard(codec, x, spec, RankContext(rank=0, group=(0,), step=0, seed=SEED))
+        outcome = round_trip(codec, x, spec, RankContext(rank=0, group=(0,), step=0, seed=SEED))
         within = next((part for part in inside(codec) if isinstance(part, budget)), None)
         widths = within.chosen(x, spec) if within is not None and _whole(codec) else None
         yield Choice(
-            code, told.nbytes, 8 * told.nbytes / spec.numel, told.error, codec.traits.drops, widths
+            code,
+            outcome.nbytes,
+            8 * outcome.nbytes / spec.numel,
+            outcome.error,
+            codec.traits.drops,
+            widths,
         )
 
 
-def asked_nbytes(bits: float | None, nbytes: int | None, values: int) -> int | None:
-    """The bytes that a codec may have, from bits a value or from themselves; `None` where nobody
-    asks.
+def limit_in_bytes(bits: float | None, nbytes: int | None, values: int) -> int | None:
+    """Return the bytes that a codec may have, from bits a value or bytes; `None` without a limit.
 
     Raises:
         ConfigError: both are asked for, or less than a byte.
 
     Example:
-        >>> asked_nbytes(3.0, None, 1001), asked_nbytes(None, 500, 1001), asked_nbytes(None, None, 1001)
-        (375, 500, None)
+        >>> limit_in_bytes(3.0, None, 1001), limit_in_bytes(None, 500, 1001)
+        (375, 500)
     """
     if bits is not None and nbytes is not None:
         raise ConfigError(
-            "--bits and --bytes say the same thing: bits a value, or bytes of all values; leave "
+            "--bits and --bytes both set the size: bits a value, or bytes of all values; leave "
             "one out"
         )
     if bits is not None and not 0 < bits < math.inf:
@@ -124,16 +127,18 @@ def asked_nbytes(bits: float | None, nbytes: int | None, values: int) -> int | N
     room = nbytes if bits is None else int(bits * values / 8)
     if room is not None and room < 1:
         raise ConfigError(
-            f"{'--bytes' if bits is None else '--bits'}: {room} bytes for {values:,} values; at "
-            "least 1 byte goes here"
+            f"{'--bytes' if bits is None else '--bits'}: {room} bytes for {values:,} values; "
+            "expected at least 1 byte"
         )
     return room
 
 
 def filling(room: int, spec: Spec) -> list[str]:
-    """Budgets that fill so many bytes, to a hundredth of a bit a value; none where they cannot be
-    so few or so many."""
-    found = []
+    """Return budgets that fill `room` bytes, to a hundredth of a bit a value.
+
+    A budget whose range does not contain `room` is left out.
+    """
+    codes = []
     for code, least in _FILLED:
         below, above = least, 801  # in hundredths of a bit: `below` fits, `above` does not
 
@@ -145,12 +150,12 @@ def filling(room: int, spec: Spec) -> list[str]:
         while above - below > 1:
             middle = (below + above) // 2
             below, above = (middle, above) if nbytes(middle) <= room else (below, middle)
-        found.append(code.format(bits=below / 100))
-    return found
+        codes.append(code.format(bits=below / 100))
+    return codes
 
 
 def best_within(rows: Sequence[Choice], room: int) -> Choice:
-    """The one of least error within so many bytes.
+    """Return the row of least error within `room` bytes.
 
     Raises:
         ConfigError: none fits.

@@ -55,7 +55,7 @@ def test_it_tells_which_kernels_are_in_use(
     monkeypatch.setattr(native, "chosen", lambda: native._asked.__wrapped__(asked))
     found = only(host.kernels, "kernels")
     assert found.level == level
-    assert words in found.told
+    assert words in found.message
 
 
 def test_packages_that_are_missing_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,4 +89,4 @@ def test_a_machine_without_namespaces_has_no_lab(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("thinwire.lab.Lab", refuse)
     [found] = host.lab()
     assert found.level == "note"
-    assert "gives nobody namespaces" in found.told
+    assert "gives nobody namespaces" in found.message

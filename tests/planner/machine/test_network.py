@@ -25,7 +25,7 @@ def test_two_processes_that_never_meet_are_a_problem(
     monkeypatch.setattr(network, "busy", lambda: "")
     start_s = 0.5 if worker == SLEEPS else 30.0
     (found,) = network.allreduce(start_s=start_s, meet_s=0.5)
-    assert (found.level, words in found.told) == ("problem", True), found
+    assert (found.level, words in found.message) == ("problem", True), found
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_two_processes_that_fail_are_a_problem_however_busy(
     monkeypatch.setattr(network, "WORKER", fails)
     monkeypatch.setattr(network, "busy", lambda: "this machine is busy")
     (found,) = network.allreduce(start_s=120.0, meet_s=120.0)
-    assert (found.level, found.told.endswith("failed: no route")) == ("problem", True)
+    assert (found.level, found.message.endswith("failed: no route")) == ("problem", True)
 
 
 @pytest.mark.usefixtures("_warm")
@@ -63,7 +63,7 @@ def test_a_wrong_sum_is_a_problem_however_busy(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(network, "WORKER", network.WORKER.replace("x == 3", "x == 4"))
     monkeypatch.setattr(network, "busy", lambda: "this machine is busy")
     (found,) = network.allreduce(start_s=120.0, meet_s=120.0)
-    assert (found.level, "the sum is wrong" in found.told) == ("problem", True)
+    assert (found.level, "the sum is wrong" in found.message) == ("problem", True)
 
 
 def test_a_busy_machine_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_what_the_host_name_resolves_to(
     monkeypatch.setattr(network, "addresses", lambda: {"lo": ["127.0.0.1"], "eth0": ["192.0.2.7"]})
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(2, 1, 6, "", (named, 0))])
     found = only(network.interfaces, "host name")
-    assert (found.level, says in found.told) == (level, True)
+    assert (found.level, says in found.message) == (level, True)
     assert level == "ok" or "GLOO_SOCKET_IFNAME=eth0" in found.do
 
 
@@ -106,7 +106,7 @@ def test_a_host_name_that_resolves_to_nothing(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", nothing)
-    assert "resolves to nothing" in only(network.interfaces, "host name").told
+    assert "resolves to nothing" in only(network.interfaces, "host name").message
 
 
 def test_tcp_for_long_links(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,5 +124,5 @@ def test_tcp_for_long_links(monkeypatch: pytest.MonkeyPatch) -> None:
         "receive buffer": "note",
         "send buffer": "ok",
     }
-    assert "503 Mbit/s" in found["receive buffer"].told
+    assert "503 Mbit/s" in found["receive buffer"].message
     assert "modprobe tcp_bbr" in found["congestion"].do

@@ -1,4 +1,4 @@
-"""Hold what a check of a machine finds, and read the files in which the kernel says it."""
+"""Hold what a check of a machine finds, and read the kernel's files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ class Finding:
     Args:
         level: how it stands.
         what: what was checked.
-        told: what was found, in words.
+        message: what the check found, in words.
         do: what to do about it; empty where there is nothing to do.
     """
 
     level: Literal["ok", "note", "problem"]
     what: str
-    told: str
+    message: str
     do: str = ""
 
+    def record(self) -> dict[str, str]:
+        """Return the finding as `thinwire doctor --json` prints it; its keys stay as they are."""
+        return {"level": self.level, "what": self.what, "told": self.message, "do": self.do}
 
-def read(place: str) -> str | None:
+
+def read(path: str) -> str | None:
     """Return the text of a file of the kernel's, or `None` where it cannot be read."""
     try:
-        return Path(place).read_text(encoding="utf-8").strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return None

@@ -93,7 +93,7 @@ def kernels() -> Iterator[Finding]:
         )
         return
     if here == ("torch",):
-        again = (
+        reinstall = (
             "install a C++ compiler, then thinwire again: pip install --force-reinstall --no-deps "
             "thinwire"
         )
@@ -101,7 +101,7 @@ def kernels() -> Iterator[Finding]:
             "note",
             "kernels",
             "none were built, so codecs run in plain torch, many times slower",
-            again,
+            reinstall,
         )
     elif used != here[-1]:
         yield Finding(
@@ -137,8 +137,8 @@ def gpu_kernels() -> Iterator[Finding]:
             )
         else:
             version = importlib.import_module("triton").__version__
-            told = f"Triton {version}; the first use of a setting compiles for a second or two"
-            yield Finding("ok", f"kernels, gpu {index}", told)
+            text = f"Triton {version}; the first use of a setting compiles for a second or two"
+            yield Finding("ok", f"kernels, gpu {index}", text)
 
 
 def packages() -> Iterator[Finding]:
@@ -170,8 +170,8 @@ def cores() -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "cores", str(there))
-    said = env.text("OMP_NUM_THREADS")
-    if not said:
+    threads = env.text("OMP_NUM_THREADS")
+    if not threads:
         yield Finding(
             "ok",
             "threads",
@@ -180,20 +180,20 @@ def cores() -> Iterator[Finding]:
                 "rank one thread"
             ),
         )
-    elif said.isdecimal() and 1 <= int(said) <= there:
-        yield Finding("ok", "threads", f"OMP_NUM_THREADS={said}, for each rank")
+    elif threads.isdecimal() and 1 <= int(threads) <= there:
+        yield Finding("ok", "threads", f"OMP_NUM_THREADS={threads}, for each rank")
     else:
         yield Finding(
             "note",
             "threads",
-            f"OMP_NUM_THREADS={said} on {there} cores",
+            f"OMP_NUM_THREADS={threads} on {there} cores",
             "unset it, or set it to cores / ranks",
         )
 
 
 def memory() -> Iterator[Finding]:
-    told = dict(line.split(":", 1) for line in (read("/proc/meminfo") or "").splitlines())
-    whole, free = (int(told[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    sizes = dict(line.split(":", 1) for line in (read("/proc/meminfo") or "").splitlines())
+    whole, free = (int(sizes[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
     limit = read("/sys/fs/cgroup/memory.max") or "max"
     bound = (
         f"; this container may use {int(limit) / GB:.1f} GB"

@@ -27,18 +27,18 @@ def interfaces() -> Iterator[Finding]:
     outward = [name for name, own in there.items() if any(not is_loopback(each) for each in own)]
     words = "; ".join(f"{name} {', '.join(own)}" for name, own in there.items() if own)
     yield Finding("ok", "interfaces", words or "none with an address")
-    said = env.text("GLOO_SOCKET_IFNAME")
-    if said:
-        unknown = [name for name in said.split(",") if name not in there]
+    chosen = env.text("GLOO_SOCKET_IFNAME")
+    if chosen:
+        unknown = [name for name in chosen.split(",") if name not in there]
         if unknown:
             yield Finding(
                 "problem",
                 "gloo's interface",
-                f"GLOO_SOCKET_IFNAME={said}: there is no {unknown[0]!r}",
+                f"GLOO_SOCKET_IFNAME={chosen}: there is no {unknown[0]!r}",
                 f"name one of {', '.join(there)}",
             )
         else:
-            yield Finding("ok", "gloo's interface", f"GLOO_SOCKET_IFNAME={said}")
+            yield Finding("ok", "gloo's interface", f"GLOO_SOCKET_IFNAME={chosen}")
         return
     host, do = (
         socket.gethostname(),
@@ -149,7 +149,8 @@ torch.set_num_threads(1)
 open(f"{folder}/ready{rank}", "w").close()
 while not os.path.exists(f"{folder}/go"):
     time.sleep(0.01)
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=limit))
+store, limit = f"file://{folder}/store", timedelta(seconds=limit)
+dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=limit)
 seconds = []
 for turn in range(11):
     x = torch.full((values,), float(rank + 1))
@@ -251,12 +252,12 @@ def _summed(loopback: str, start_s: float, meet_s: float) -> tuple[list[float], 
                     if "timed out" in last.lower()
                     else ([], "", last)
                 )
-            told = [json.loads(each.communicate()[0]) for each in started]
+            seconds = [json.loads(each.communicate()[0]) for each in started]
         finally:
             for each in started:
                 each.kill()
                 each.communicate()  # closes the pipes of one that has ended, too
-    return [max(pair) for pair in zip(*told, strict=True)], "", ""
+    return [max(pair) for pair in zip(*seconds, strict=True)], "", ""
 
 
 def _until(true: Callable[[], bool], seconds: float) -> bool:
