@@ -73,7 +73,7 @@ ROWS = (
     Row("DiLoCo H=30, 4 bits", averaged(30, exact=False, outer=nesterov(0.5, 0.8))),
     Row("SparseLoCo-like H=15", sparseloco(period=15, lr=1.0)),
     Row("PowerSGD rank 2", powersgd(rank=2)),
-    Row("top-k 1 % of gradients", topk_sgd(share=0.01)),
+    Row("top-k 1 % of gradients", topk_sgd(fraction=0.01)),
 )
 
 

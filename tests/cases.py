@@ -113,13 +113,13 @@ TARGETS: dict[str, list[Target]] = {
     "parameters": [
         parameters(),
         parameters(outer=nesterov(0.7, 0.5), pull=0.5),
-        parameters(outer=sgd(0.7, 0.5), store="bf16", place="cpu"),
+        parameters(outer=sgd(0.7, 0.5), store="bf16", device="cpu"),
     ],
     "momentum": [momentum(), momentum((0.8, 0.95), 1e-6), momentum(bound=None)],
     "deltas": [
         deltas(),
         deltas(outer=sgd(), alpha=0.5),
-        deltas(eager=True, store="bf16", place="cpu"),
+        deltas(eager=True, store="bf16", device="cpu"),
     ],
 }
 

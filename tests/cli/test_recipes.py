@@ -118,6 +118,6 @@ def test_a_model_by_its_name(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_on_the_host_is_told(tmp_path: Any, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text(Strategy(every(9), on=deltas(place="cpu")).to_toml())
+    file.write_text(Strategy(every(9), on=deltas(device="cpu")).to_toml())
     assert main(["recipes", str(file)]) == 0
     assert "in the host's memory" in capfd.readouterr().out

@@ -134,7 +134,7 @@ def test_load_checkpoint_takes_up_what_dcp_saved_and_runs_no_pickle(tmp_path: Pa
     def start() -> tuple:
         model = mlp()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        return model, optimizer, thinwire.attach(model, optimizer, recipes.topk_sgd(share=0.1))
+        return model, optimizer, thinwire.attach(model, optimizer, recipes.topk_sgd(fraction=0.1))
 
     model, optimizer, sync = start()
     train(model, optimizer, 0, range(3))

@@ -195,14 +195,14 @@ def test_bf16_rounds_alike_on_every_rank_and_anew_each_time() -> None:
 
 def test_float64_is_never_narrowed_and_the_host_may_keep_it() -> None:
     bucket = FakeBucket(torch.zeros(4, dtype=torch.float64))
-    state = deltas(store="bf16", place="cpu").init(bucket)
+    state = deltas(store="bf16", device="cpu").init(bucket)
     assert {(leaf.value.dtype, leaf.value.device.type) for _, leaf in state.walk()} == {
         (torch.float64, "cpu")
     }
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"), [({"store": "fp8"}, "choose 'bf16'"), ({"place": "disk"}, "choose 'cpu'")]
+    ("setting", "told"), [({"store": "fp8"}, "choose 'bf16'"), ({"device": "disk"}, "choose 'cpu'")]
 )
 def test_another_word_is_refused(setting: dict[str, str], told: str) -> None:
     with pytest.raises(StrategyError, match=told):
@@ -217,7 +217,7 @@ def test_averages_that_bf16_would_halt_are_refused(target: type[deltas] | type[p
 
 def test_what_is_not_said_leaves_no_trace_and_all_survives_toml() -> None:
     assert repr(deltas(sgd(1.0))) == "deltas(outer=sgd(lr=1.0, momentum=0.0), alpha=0.0)"
-    full = Strategy(every(4), on=deltas(nesterov(0.7, 0.8), eager=True, store="bf16", place="cpu"))
+    full = Strategy(every(4), on=deltas(nesterov(0.7, 0.8), eager=True, store="bf16", device="cpu"))
     assert Strategy.from_toml(full.to_toml()) == full
-    full = Strategy(every(4), on=deltas(optim("AdamW", "lr=0.1"), eager=True, place="cpu"))
+    full = Strategy(every(4), on=deltas(optim("AdamW", "lr=0.1"), eager=True, device="cpu"))
     assert Strategy.from_toml(full.to_toml()) == full

@@ -165,20 +165,22 @@ def test_bf16_halves_what_is_kept_and_the_host_may_keep_it(
             Strategy(every(2), on=on(outer=sgd(0.7, 0.5), store="bf16")), model, WORLD
         ),
         "host": kept_bytes(
-            Strategy(every(2), on=on(outer=sgd(0.7, 0.5), place="cpu")), model, WORLD
+            Strategy(every(2), on=on(outer=sgd(0.7, 0.5), device="cpu")), model, WORLD
         ),
     }
     assert sizes["plain"] == sizes["host"] == {"anchor": 4 * n, "velocity": 4 * n, AIR: 4 * n}
     assert sizes["bf16"] == {"anchor": 2 * n, "velocity": 2 * n, AIR: 4 * n}
-    told = [on_host(Strategy(every(2), on=on(outer=sgd(), place=place))) for place in ("cpu", None)]
+    told = [
+        on_host(Strategy(every(2), on=on(outer=sgd(), device=place))) for place in ("cpu", None)
+    ]
     assert told == [True, False]
 
 
 @pytest.mark.parametrize("pull", [1.0, 0.6])
 def test_a_bf16_anchor_stays_so_and_is_where_the_rank_goes_on(pull: float) -> None:
     bucket = FakeBucket(noise(100, key=1).float())
-    on = parameters(outer=sgd(0.7, 0.5), pull=pull, store="bf16", place="cpu")
-    state, plain = on.init(bucket), replace(on, store=None, place=None)
+    on = parameters(outer=sgd(0.7, 0.5), pull=pull, store="bf16", device="cpu")
+    state, plain = on.init(bucket), replace(on, store=None, device=None)
     assert {path: (leaf.kind, leaf.value.dtype) for path, leaf in state.walk()} == {
         "anchor": ("private", torch.bfloat16),
         "outer/velocity": ("private", torch.bfloat16),
@@ -234,7 +236,7 @@ def test_how_it_is_kept_leaves_no_trace_unsaid_and_survives_toml() -> None:
         repr(parameters(sgd(1.0), store="bf16"))
         == "parameters(outer=sgd(lr=1.0, momentum=0.0), store='bf16')"
     )
-    full = Strategy(every(4), on=parameters(sgd(0.7), pull=0.9, store="bf16", place="cpu"))
+    full = Strategy(every(4), on=parameters(sgd(0.7), pull=0.9, store="bf16", device="cpu"))
     assert Strategy.from_toml(full.to_toml()) == full
 
 
@@ -242,9 +244,9 @@ def test_how_it_is_kept_leaves_no_trace_unsaid_and_survives_toml() -> None:
     ("settings", "told"),
     [
         ({"outer": sgd(), "store": "fp8"}, r"parameters\(store='fp8'\): choose 'bf16'"),
-        ({"outer": sgd(), "place": "disk"}, r"parameters\(place='disk'\): choose 'cpu'"),
+        ({"outer": sgd(), "device": "disk"}, r"parameters\(device='disk'\): choose 'cpu'"),
         ({"store": "bf16"}, r"parameters\(store='bf16'\): there is no anchor to keep; give outer="),
-        ({"place": "cpu"}, r"parameters\(place='cpu'\): there is no anchor to keep; give outer="),
+        ({"device": "cpu"}, r"parameters\(device='cpu'\): there is no anchor to keep; give outer="),
     ],
     ids=repr,
 )

@@ -38,14 +38,14 @@ STRATEGIES = {
         delayed(2, every(3)), feedback(uniform(4)), gather(), deltas(nesterov(0.6, 0.9), eager=True)
     ),
     "bf16": Strategy(every(2), uniform(4), two_shot(), deltas(nesterov(), store="bf16")),
-    "on the host": Strategy(delayed(1, every(3)), on=deltas(nesterov(), alpha=0.5, place="cpu")),
+    "on the host": Strategy(delayed(1, every(3)), on=deltas(nesterov(), alpha=0.5, device="cpu")),
     "any optimiser": Strategy(every(2), identity(), native(), deltas(optim("AdamW", "lr=0.01"))),
     "odd state": Strategy(every(2), identity(), native(), deltas(optim("Adafactor", "lr=0.01"))),
     "own anchors": Strategy(
         every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), pull=0.9)
     ),
     "own anchors in bf16": Strategy(
-        every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), store="bf16", place="cpu")
+        every(2), identity(), gossip("pairs"), parameters(sgd(0.7, 0.5), store="bf16", device="cpu")
     ),
     "own anchors, any optimiser": Strategy(
         every(2), identity(), gossip("pairs"), parameters(optim("AdamW", "lr=0.01"))

@@ -62,7 +62,9 @@ def test_the_options_that_save_memory_show() -> None:
             Strategy(every(100), on=deltas(nesterov(), store="bf16")), module, WORLD
         ),
         "AdamW": kept_bytes(Strategy(every(100), on=deltas(optim("AdamW"))), module, WORLD),
-        "host": kept_bytes(Strategy(every(100), on=deltas(nesterov(), place="cpu")), module, WORLD),
+        "host": kept_bytes(
+            Strategy(every(100), on=deltas(nesterov(), device="cpu")), module, WORLD
+        ),
     }
     assert sizes["plain"] == sizes["host"] == {"anchor": n, "velocity": n, AIR: n}
     assert sizes["bf16"] == {"anchor": n // 2, "velocity": n // 2, AIR: n}

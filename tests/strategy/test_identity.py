@@ -9,8 +9,10 @@ import pytest
 from tests.strategy.test_recipes import NEEDS
 from thinwire import Strategy, recipes
 from thinwire.errors import CheckpointError
+from thinwire.how import gather
 from thinwire.on import deltas, sgd
 from thinwire.strategy.identity import identity, read_identity
+from thinwire.what import tucker
 from thinwire.when import every, staggered
 
 ALL = [make(**NEEDS.get(name, {})) for name, make in recipes.names().items()]
@@ -70,3 +72,9 @@ def test_what_cannot_be_compared_is_refused_with_the_version_that_reads_it(
 ) -> None:
     with pytest.raises(CheckpointError, match=reason):
         read_identity(saved, "the state")
+
+
+def test_codes_of_before_are_read_under_the_new_names_of_settings() -> None:
+    code = "Strategy(what=tucker(share=0.5), how=gather(), on=deltas(place='cpu'))"
+    read = read_identity({"strategy": code, "when": "every(1)"}, "the state")
+    assert read.is_of(Strategy(what=tucker(0.5), how=gather(), on=deltas(device="cpu")))

@@ -117,9 +117,9 @@ def test_a_recipe_tells_its_source_and_how_it_differs(name: str) -> None:
 @pytest.mark.parametrize("name", ["sparta", "topk_sgd", "dgc_sgd"])
 def test_a_share_is_a_share_even_when_it_is_a_whole_number(name: str) -> None:
     recipe = recipes.names()[name]
-    assert recipe(share=1) == recipe(share=1.0)
+    assert recipe(fraction=1) == recipe(fraction=1.0)
     with pytest.raises(StrategyError, match=r"share \(float\) lies in \(0, 1\]"):
-        recipe(share=2)
+        recipe(fraction=2)
 
 
 def test_powersgd_may_start_dense() -> None:

@@ -120,7 +120,7 @@ outers = st.one_of(
     st.just(nesterov()),
 )
 places = st.sampled_from([None, "cpu"])
-kept = {"store": st.sampled_from([None, "bf16"]), "place": places}
+kept = {"store": st.sampled_from([None, "bf16"]), "device": places}
 targets = st.one_of(
     st.builds(
         gradients,
@@ -131,8 +131,8 @@ targets = st.one_of(
     st.just(parameters()),
     st.builds(deltas, outers, st.floats(0, 1), **kept),
     st.builds(deltas, outers, eager=st.booleans(), **kept),
-    st.builds(deltas, averages, st.floats(0, 1), place=places),
-    st.builds(deltas, averages, eager=st.booleans(), place=places),
+    st.builds(deltas, averages, st.floats(0, 1), device=places),
+    st.builds(deltas, averages, eager=st.booleans(), device=places),
     st.builds(momentum, st.tuples(st.floats(0, 0.99), st.floats(0, 0.999)), st.floats(1e-12, 1)),
 )
 

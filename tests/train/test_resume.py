@@ -28,7 +28,7 @@ from thinwire.train.result import Result
 STRATEGIES = (
     "dense",
     "powersgd,rank=1",
-    "topk_sgd,share=0.05",
+    "topk_sgd,fraction=0.05",
     "delayed_update,tau=2",
     "fedpaq,period=3",
     "diloco,period=5",
@@ -101,7 +101,7 @@ def test_the_time_left_is_taken_from_the_batches_since_the_resume(tmp_path: Path
     assert done.end.begun == done.resumed[-1]
 
 
-@pytest.mark.parametrize("spoken", ["dense", "topk_sgd,share=0.05", "diloco,period=4"])
+@pytest.mark.parametrize("spoken", ["dense", "topk_sgd,fraction=0.05", "diloco,period=4"])
 @pytest.mark.parametrize("worlds", [(2, 1), (2, 3)])
 def test_another_world_goes_on(spoken: str, worlds: tuple[int, int], tmp_path: Path) -> None:
     config = small(strategy=spoken, steps=20, save_every=4)
@@ -250,7 +250,7 @@ def cut_off(path: Path) -> None:
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
     tmp_path: Path, harm: Any, victim: str
 ) -> None:
-    config = small(steps=8, save_every=2, strategy="topk_sgd,share=0.05")
+    config = small(steps=8, save_every=2, strategy="topk_sgd,fraction=0.05")
     whole, _ = kept(0, config, tmp_path)
     harm(newest(tmp_path) / victim)
     again, notes = kept(0, small(**(vars(config) | {"resume": True})), tmp_path)
@@ -359,7 +359,7 @@ def as_dcp(out: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_checkpoint_of_the_first_format_goes_on(tmp_path: Path) -> None:
-    config = small(strategy="topk_sgd,share=0.05", steps=12, save_every=4)
+    config = small(strategy="topk_sgd,fraction=0.05", steps=12, save_every=4)
     whole, _ = kept(0, config, tmp_path / "whole")
     kept(0, config, tmp_path / "parts", stop_at=7)
     as_dcp(tmp_path / "parts")

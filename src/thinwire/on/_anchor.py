@@ -24,11 +24,11 @@ def misfits(target: str, outer: Outer | None, store: Store, device: Device) -> l
         reasons.append(
             f"{target}({outer!r}, store='bf16'): averages such as Adam's move by less than "
             "bfloat16 can hold, so they would stand still. "
-            "Take nesterov(…) or sgd(…), or place='cpu' to save an accelerator's memory"
+            "Take nesterov(…) or sgd(…), or device='cpu' to save an accelerator's memory"
         )
     if device not in (None, "cpu"):
         reasons.append(
-            f"{target}(place={device!r}): choose 'cpu', or None for where the parameters are"
+            f"{target}(device={device!r}): choose 'cpu', or None for where the parameters are"
         )
     return reasons
 

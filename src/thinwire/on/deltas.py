@@ -42,7 +42,7 @@ class deltas(Target):
         store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory.
             Anchors are rounded at random (unbiased, alike on all ranks), outer state to the
             nearest. Not with `optim`, whose averages would stand still.
-        place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer
+        device: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer
             optimiser there.
 
     Raises:
@@ -60,7 +60,7 @@ class deltas(Target):
     alpha: float = 0.0
     eager: bool = False
     store: Literal["bf16"] | None = None
-    place: Literal["cpu"] | None = None
+    device: Literal["cpu"] | None = None
     clock: ClassVar[Literal["backward", "step"]] = "step"
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class deltas(Target):
                 f"deltas(alpha={self.alpha}, eager=True): steps taken since the launch are kept "
                 "in full; take alpha=0"
             )
-        reasons += misfits("deltas", self.outer, self.store, self.place)
+        reasons += misfits("deltas", self.outer, self.store, self.device)
         if reasons:
             raise StrategyError(reasons)
 
@@ -97,7 +97,7 @@ class deltas(Target):
 
     def init(self, bucket: Bucket) -> State:
         anchor = bucket.weights()
-        state = anchored(bucket, anchor, self.outer, self.store, self.place)
+        state = anchored(bucket, anchor, self.outer, self.store, self.device)
         # how far the launch has moved this rank on its own: nothing (one zero) while no flight is
         # in the air
         if self.eager:

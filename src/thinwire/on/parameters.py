@@ -41,12 +41,12 @@ class parameters(Target):
         store: "bf16" keeps the anchor and the outer state of float32 parameters in half the memory.
             Anchors are rounded at random (unbiased), outer state to the nearest. Only with `outer`,
             and not `optim`, whose averages that would halt.
-        place: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer
+        device: "cpu" keeps anchor and outer state in the memory of the host, and runs the outer
             optimiser there. Only with `outer`.
 
     Raises:
         StrategyError: a pull that is not positive and finite, another word, `optim` in bf16, or a
-            pull, store or place without `outer`. With a strategy: a lossy codec other than a bare
+            pull, store or device without `outer`. With a strategy: a lossy codec other than a bare
             `randomk(p)`, which would put its errors into the weights; `randomk(p)` with `outer`; or
             a delay, which would throw away the steps taken meanwhile.
 
@@ -63,7 +63,7 @@ class parameters(Target):
     outer: Outer | None = None
     pull: float = 1.0
     store: Literal["bf16"] | None = None
-    place: Literal["cpu"] | None = None
+    device: Literal["cpu"] | None = None
     clock: ClassVar[Literal["backward", "step"]] = "step"
 
     def __post_init__(self) -> None:
@@ -77,8 +77,8 @@ class parameters(Target):
                 f"parameters(pull={self.pull}): there are no anchors to draw together; give "
                 "outer=, such as sgd(0.7, 0.5)"
             )
-        reasons += misfits("parameters", self.outer, self.store, self.place)
-        for setting, word in (("store", self.store), ("place", self.place)):
+        reasons += misfits("parameters", self.outer, self.store, self.device)
+        for setting, word in (("store", self.store), ("device", self.device)):
             if self.outer is None and word is not None:
                 reasons.append(
                     f"parameters({setting}={word!r}): there is no anchor to keep; give outer=, "
@@ -123,7 +123,7 @@ class parameters(Target):
     def init(self, bucket: Bucket) -> State:
         if self.outer is None:
             return State()
-        state = anchored(bucket, bucket.weights(), self.outer, self.store, self.place)
+        state = anchored(bucket, bucket.weights(), self.outer, self.store, self.device)
         for _, leaf in state.walk():
             leaf.kind = "private"
         return state

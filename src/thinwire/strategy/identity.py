@@ -5,6 +5,7 @@ Identities are fingerprints; the code that prints the strategy is saved beside t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from thinwire.strategy.strategy import Strategy
 from thinwire.version import __version__
 
 _SLOTS = ("when", "what", "how", "on")
+_NEW = {"place=": "device=", "tucker(share=": "tucker(fraction="}
+"""Settings that have other names since; codes of before are read under the new ones."""
+_RENAMED = re.compile("|".join(map(re.escape, _NEW)))
 _BEFORE = "0.1.0"
 """The last version that identified saved state by the text of its strategy alone."""
 
@@ -84,7 +88,7 @@ def read_identity(saved: Mapping[str, Any], where: str) -> SavedStrategy:
         return SavedStrategy(code, str(saved.get("when")), prints, int(saved.get("fragments", 1)))
     # 1. earlier versions saved the code alone: build the strategy again, and take its fingerprints
     try:
-        strategy = Strategy.from_code(code)
+        strategy = Strategy.from_code(_RENAMED.sub(lambda found: _NEW[found[0]], code))
     except (StrategyError, RecursionError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

@@ -71,18 +71,18 @@ def powersgd(rank: int = 4, start: int = 0) -> Strategy:
     )
 
 
-def topk_sgd(share: float = 0.01) -> Strategy:
-    """The largest `share` of each gradient, with error feedback, gathered. (Aji & Heafield 2017,
+def topk_sgd(fraction: float = 0.01) -> Strategy:
+    """The largest `fraction` of each gradient, with error feedback, gathered. (Aji & Heafield 2017,
     arXiv:1704.05021.)
 
     Differs from the paper: as many entries as asked for of each bucket (or slice of one), not those
     above a threshold over all layers.
     """
-    return Strategy(every(1), feedback(topk(float(share))), gather(), gradients())
+    return Strategy(every(1), feedback(topk(float(fraction))), gather(), gradients())
 
 
-def dgc_sgd(share: float = 0.001, momentum: float = 0.9, start: int = 0) -> Strategy:
-    """The largest `share` of all momentum that was not said yet, gathered, after `start` dense
+def dgc_sgd(fraction: float = 0.001, momentum: float = 0.9, start: int = 0) -> Strategy:
+    """The largest `fraction` of all momentum that was not said yet, gathered, after `start` dense
     steps.
 
     (Lin, Han, Mao, Wang & Dally 2018, arXiv:1712.01887.) The optimiser is an SGD *without*
@@ -93,7 +93,7 @@ def dgc_sgd(share: float = 0.001, momentum: float = 0.9, start: int = 0) -> Stra
     """
     return Strategy(
         warmup(start, every(1)) if start else every(1),
-        dgc(topk(float(share)), momentum),
+        dgc(topk(float(fraction)), momentum),
         gather(),
         gradients(),
     )

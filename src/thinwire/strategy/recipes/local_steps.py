@@ -57,8 +57,8 @@ def stl_sgd(first: int = 1, last: int = 32, rounds: int = 8) -> Strategy:
     return Strategy(growing(first, last, rounds), identity(), native(), parameters())
 
 
-def sparta(share: float = 0.005, period: int = 1) -> Strategy:
-    """At every step another `share` of the parameters, drawn alike on all ranks, is averaged; all
+def sparta(fraction: float = 0.005, period: int = 1) -> Strategy:
+    """At every step another `fraction` of the parameters, drawn alike on all ranks, is averaged; all
     else stays each rank's own.
 
     (SPARTA, Beton et al. 2025, openreview stFPf3gzq1.) Validate and save the mean: `with
@@ -67,7 +67,7 @@ def sparta(share: float = 0.005, period: int = 1) -> Strategy:
     Differs from the paper: entries are drawn one in each of k strata, not independently; the mean
     does not land late.
     """
-    return Strategy(every(period), randomk(float(share)), native(), parameters())
+    return Strategy(every(period), randomk(float(fraction)), native(), parameters())
 
 
 def decentralised(

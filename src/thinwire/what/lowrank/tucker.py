@@ -1,7 +1,7 @@
 """Low rank of a tensor with more than two dimensions: a small core, and one thin factor a dimension
 (Tucker).
 
-Steps, for each tensor X of n_1 × … × n_d, keeping r_k = ceil(share · n_k) directions of dimension
+Steps, for each tensor X of n_1 × … × n_d, keeping r_k = ceil(fraction · n_k) directions of dimension
 k, or the product of all other r where that is less, since the core has no more:
     1. For each k, that of the largest r_k last: U_k (n_k × r_k) = the leading directions of X along
        dimension k (eigenvectors of its n_k × n_k matrix of products); X is projected on them at
@@ -14,7 +14,7 @@ k alone cannot keep, ||X̂ - X||² <= sum of T_k² <= d · (the least there is a
 
 Source: Tucker 1966; De Lathauwer, De Moor & Vandewalle 2000; truncated dimension by dimension:
 Vannieuwenhoven, Vandebril & Meerbergen
-2012. Differs from the papers: ranks are shares of the dimensions; the largest is last.
+2012. Differs from the papers: ranks are fractions of the dimensions; the largest is last.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class tucker(Factored):
     cannot be added unopened.
 
     Args:
-        share: directions kept of each dimension, as a share of its length in (0, 1), rounded up; no
+        fraction: directions kept of each dimension, as a fraction of its length in (0, 1), rounded up; no
             more than the others' product.
         fold: 0, or in how many blocks of rows a matrix is folded: it is then a tensor (fold, rows /
             fold, columns), as the heads of an attention weight are. A matrix whose rows it does not
             divide stays one.
 
     Raises:
-        StrategyError: share outside (0, 1), or fold < 0 or 1.
+        StrategyError: fraction outside (0, 1), or fold < 0 or 1.
 
     A tensor that holds a NaN or an infinity decodes to NaN throughout.
 
@@ -65,14 +65,14 @@ class tucker(Factored):
         "tucker(0.3)",
     )
 
-    share: float
+    fraction: float
     fold: int = 0
 
     def __post_init__(self) -> None:
         reasons = []
-        if not 0 < self.share < 1:
+        if not 0 < self.fraction < 1:
             reasons.append(
-                f"tucker(share={self.share}): a share of a dimension's directions lies in (0, 1)"
+                f"tucker(fraction={self.fraction}): a fraction of a dimension's directions lies in (0, 1)"
             )
         if self.fold < 0 or self.fold == 1:
             reasons.append(
@@ -126,7 +126,9 @@ class tucker(Factored):
     def _ranks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Directions of each dimension: r_k."""
         small = [
-            length if length < _WHOLE else min(length, math.ceil(self.share * length * (1 - 1e-12)))
+            length
+            if length < _WHOLE
+            else min(length, math.ceil(self.fraction * length * (1 - 1e-12)))
             for length in shape
         ]
         return tuple(
