@@ -152,7 +152,10 @@ MACHINES: tuple[dict[str, str], ...] = (
 
 
 def _in_another_process(environment: dict[str, str]) -> dict[str, Any]:
-    code = "import json, scripts.freeze as f; print(json.dumps({c: f.payloads_of(c) for c in f.codes()}))"
+    code = (
+        "import json, scripts.freeze as f; "
+        "print(json.dumps({c: f.payloads_of(c) for c in f.codes()}))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment, "PYTHONPATH": str(FROZEN.parents[1])},

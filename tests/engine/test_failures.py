@@ -118,7 +118,7 @@ def _attach_error(rank: int, make_model, strategies, options=None) -> str:
         thinwire.attach(
             model, optimizer, strategies[rank], timeout=TIMEOUT, **(options or [{}, {}])[rank]
         ).close()
-    except (AttachError, DisagreementError, thinwire.strategy.StrategyError) as error:
+    except (AttachError, DisagreementError, thinwire.errors.StrategyError) as error:
         return f"{type(error).__name__}: {error}"
     return "attached"
 
