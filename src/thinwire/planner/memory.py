@@ -83,4 +83,4 @@ def _most_in_the_air(when: Schedule, sizes: list[int]) -> int:
 
 def on_host(strategy: Strategy) -> bool:
     """Return whether the target's state is in the host's memory."""
-    return getattr(strategy.on, "place", None) == "cpu"
+    return getattr(strategy.on, "device", None) == "cpu"
