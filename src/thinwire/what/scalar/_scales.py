@@ -113,41 +113,6 @@ def point_grid(
     return zero.nan_to_num(0).to(torch.uint8), _finite(step, rows.abs().amax(1))
 
 
-def quantise_affine(
-    rows: Tensor, low: Tensor, steps: Tensor, bits: int, random_bits: Tensor | None
-) -> Tensor:
-    """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `low` and `steps` (m, 1); 0 where a step is
-    zero or not finite."""
-    quarter = torch.where(
-        rows.abs().amax(1, keepdim=True) > torch.finfo(rows.dtype).max / 4, 0.25, 1.0
-    ).to(rows)  # v - low may be no float
-    usable = (steps > 0) & steps.isfinite()
-    scaled = torch.where(
-        usable, (rows * quarter - low * quarter) / torch.where(usable, steps * quarter, 1), 0
-    )
-    codes = (
-        torch.round(scaled)
-        if random_bits is None
-        else torch.floor(scaled + (random_bits + 0.5) / 65536)
-    )
-    return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
-
-
-def quantise_point(
-    rows: Tensor, zero: Tensor, steps: Tensor, bits: int, random_bits: Tensor | None
-) -> Tensor:
-    """Codes 0 … 2^b - 1 of rows (m, B) on the grid of `zero` and `steps` (m, 1); that of zero where
-    a step is zero or not finite."""
-    usable = (steps > 0) & steps.isfinite()
-    scaled = torch.where(usable, rows / torch.where(usable, steps, 1), 0)
-    codes = (
-        torch.round(scaled)
-        if random_bits is None
-        else torch.floor(scaled + (random_bits + 0.5) / 65536)
-    )
-    return codes.add_(zero).clamp_(0, 2**bits - 1).to(torch.uint8)
-
-
 def _ends(rows: Tensor, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
     """Where each end of a block is cut, by "percentile" or "sigma": (m, B) -> (m,), (m,); else its
     lowest and highest value."""

@@ -9,7 +9,8 @@ large values are cut. The payload is m steps (one a block) and n codes of b bits
 |Q(v) - v| <= Δ/2 to nearest, < Δ stochastic, for |v| <= c; what is larger becomes ±c. On the grid
 "affine" the levels are low + Δ · code from a lowest to a highest value of the block, and m lowest
 values go with the m steps; on "point" they are Δ · (code - z), z the whole number that brings them
-closest to that range, and m bytes of z go with the m steps.
+closest to that range, and m bytes of z go with the m steps. `_scales.py` places the grid of a
+block; `_grids.py` has the arithmetic of each grid.
 
 Source: QSGD (Alistarh et al. 2017, arXiv:1610.02132) for stochastic rounding and "norm"; blocks as
 in 8-bit optimisers (Dettmers et al. 2022, arXiv:2110.02861); "affine" with 6 sigma as in
@@ -21,7 +22,7 @@ et al. 2019, arXiv:1901.09504). Differs from QSGD: a block's scale is its larges
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
@@ -41,28 +42,20 @@ from thinwire.core import (
 )
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, reference
+from thinwire.what.scalar._grids import Grid, GridName, Symmetric, grid_of
 from thinwire.what.scalar._levels import length
-from thinwire.what.scalar._scales import (
-    Block,
-    Scale,
-    affine_grid,
-    point_grid,
-    quantise_affine,
-    quantise_point,
-    runs,
-    symmetric_steps,
-)
+from thinwire.what.scalar._scales import Block, Run, Scale, runs
 
-_GRIDS = ("tread", "rise", "affine", "point")
-_SIDED = ("affine", "point")  # from a lowest to a highest value
 _NEEDS_AT = ("percentile", "sigma")
 _LEAST, _MOST = 1e-37, 1e37  # what a float32 holds, and its multiples with it
 
 
 @dataclass(frozen=True)
 class uniform(Coder):
-    """b-bit values on a uniform grid, one step a block: ceil(n·b/8) + 4·ceil(n/B) bytes (8· for
-    float64 buckets; "affine": twice that; "point": 1 more a block).
+    """Send b-bit values on a uniform grid, one step a block: ceil(n·b/8) + 4·ceil(n/B) bytes.
+
+    A step has 8 bytes in float64 buckets. "affine" sends two numbers a block, "point" one byte
+    more.
 
     Args:
         bits: 1 to 8; 1 on the grid "rise" only.
@@ -97,8 +90,8 @@ class uniform(Coder):
         >>> spec = Spec((), 0, 1024, torch.float32)
         >>> uniform(bits=4, block=256).nbytes(spec)
         528
-        >>> uniform(bits=3, scale="sigma", at=3.0)
-        uniform(bits=3, block=256, rounding='nearest', step=None, grid='tread', scale='sigma', at=3.0)
+        >>> uniform(bits=4, block=256, grid="affine").nbytes(spec)
+        544
     """
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -135,7 +128,7 @@ class uniform(Coder):
     block: Block = 256
     rounding: reference.Rounding = "nearest"
     step: float | None = None
-    grid: Literal["tread", "rise", "affine", "point"] = "tread"
+    grid: GridName = "tread"
     scale: Scale = "absmax"
     at: float | None = None
 
@@ -155,7 +148,7 @@ class uniform(Coder):
             )
         if self.rounding not in ("nearest", "stochastic"):
             reasons.append(f"uniform(rounding={self.rounding!r}): choose 'nearest' or 'stochastic'")
-        if self.grid not in _GRIDS:
+        if self.grid not in get_args(GridName):
             reasons.append(
                 f"uniform(grid={self.grid!r}): choose 'tread' or 'rise', or 'affine' or 'point'"
             )
@@ -191,7 +184,7 @@ class uniform(Coder):
                     f"{', '.join(map(repr, get_args(Scale)))}"
                 )
             ]
-        if self.scale == "norm" and self.grid in _SIDED:
+        if self.scale == "norm" and self.grid in ("affine", "point"):
             return [
                 (
                     f"uniform(scale='norm', grid={self.grid!r}): a norm is a distance from zero; "
@@ -238,55 +231,34 @@ class uniform(Coder):
             row_wise=self.block == "row" or self.step is not None,
         )
 
+    @cached_property
+    def _grid(self) -> Grid:
+        """The arithmetic of the levels."""
+        return grid_of(self.grid, self.bits, self.rounding, self.scale, self.at, self.step)
+
     def nbytes(self, spec: Spec) -> int:
-        return self._head(spec) + reference.packed_nbytes(spec.numel, self.bits)
+        return self._header_nbytes(spec) + reference.packed_nbytes(spec.numel, self.bits)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
         x, key = x.to(spec.work), self._key(spec, ctx)
-        if self._plain:
-            chosen = None if self.scale == "absmax" else self._steps(x, spec)
-            return fast.grid_encode(x, self._block(spec), self.bits, self._around(), key, chosen)
-        drawn = None if key is None else reference.random_bits(spec.numel, key).to(x.device)
-        if self.step is not None:
-            step = x.new_full((1, 1), self.step)
-            codes = reference.quantise(
-                x.nan_to_num(0, 0, 0)[None], step, self.bits, self._around(), drawn
-            )[0]
-            codes.masked_fill_(
-                ~x.isfinite(), 2**self.bits - 1
-            )  # the code that a grid with a zero leaves over
-            return reference.pack(codes, self.bits)
-        heads: list[tuple[Tensor, ...]] = []
-        codes_of = []
-        for begin, m, size in runs(spec, self.block):
-            rows, row_bits = (
-                None if flat is None else flat[begin : begin + m * size].reshape(m, size)
-                for flat in (x, drawn)
-            )
-            assert rows is not None
-            if self.grid == "point":
-                zero, step = self._point(rows)
-                codes_of.append(
-                    quantise_point(rows, zero[:, None], step[:, None], self.bits, row_bits).view(-1)
-                )
-                heads.append((step, zero))
-                continue
-            low, step = self.levels(rows)
-            if low is None:
-                codes_of.append(
-                    reference.quantise(
-                        rows, step[:, None], self.bits, self._around(), row_bits
-                    ).view(-1)
-                )
-            else:
-                codes_of.append(
-                    quantise_affine(rows, low[:, None], step[:, None], self.bits, row_bits).view(-1)
-                )
-            heads.append((step,) if low is None else (low, step))
-        head = [reference.as_bytes(torch.cat(each)) for each in zip(*heads, strict=True)]
-        return torch.cat([*head, reference.pack(torch.cat(codes_of), self.bits)])
+        if self._has_kernels:
+            steps = None if self.scale == "absmax" else self._steps(x, spec)
+            return fast.grid_encode(x, *self._settings(spec), key, steps)
+        random_bits = None if key is None else reference.random_bits(spec.numel, key).to(x.device)
+        # 1. and 2. The grid of each block, and the codes on it.
+        headers, codes = [], []
+        for begin, m, size in self._runs(spec):
+            own = slice(begin, begin + m * size)
+            rows = x[own].reshape(m, size)
+            row_bits = None if random_bits is None else random_bits[own].view(m, size)
+            header = self._grid.header(rows)
+            headers.append(header)
+            codes.append(self._grid.quantise(rows, header, row_bits).view(-1))
+        # 3. All headers, number by number, and then the codes.
+        head = [reference.as_bytes(torch.cat(each)) for each in zip(*headers, strict=True)]
+        return torch.cat([*head, reference.pack(torch.cat(codes), self.bits)])
 
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
@@ -294,40 +266,26 @@ class uniform(Coder):
         check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
-        if self._plain:
-            return fast.grid_decode(
-                payload, spec.numel, self._block(spec), self.bits, self._around(), spec.work
-            )
-        head = self._head(spec)
+        if self._has_kernels:
+            return fast.grid_decode(payload, spec.numel, *self._settings(spec), spec.work)
+        head = self._header_nbytes(spec)
+        header = self._grid.read_header(payload[:head], spec.work)
         codes = reference.unpack(payload[head:], spec.numel, self.bits)
-        if self.step is not None:
-            fixed = torch.full((1,), self.step, dtype=spec.work, device=payload.device)
-            values = reference.dequantise(codes, fixed, self.bits, self._around())
-            return values.masked_fill_(codes == 2**self.bits - 1, float("nan"))
-        lows, steps, zeros = self._read(payload[:head], spec)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
-        for begin, m, size in runs(spec, self.block):
-            rows, own = codes[begin : begin + m * size].view(m, size), slice(at, at + m)
-            step = steps[own, None]
-            if zeros is not None:
-                values = (rows.to(spec.work) - zeros[own, None]).mul_(step)
-            elif lows is None:
-                values = reference.dequantise(rows, step, self.bits, self._around())
-            else:
-                half = rows.to(spec.work).mul_(step / 2)
-                values = half + lows[own, None] + half  # highest - lowest may be no float
-            out[begin : begin + m * size] = values.view(-1)
+        for begin, m, size in self._runs(spec):
+            own = slice(begin, begin + m * size)
+            block_header = tuple(each[at : at + m] for each in header)
+            values = self._grid.dequantise(codes[own].view(m, size), block_header, spec.work)
+            out[own] = values.view(-1)
             at += m
         return out
 
     def fill(
         self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> None:
-        if self._plain and spec.numel:
+        if self._has_kernels and spec.numel:
             check_nbytes(self, payload, self.nbytes(spec))
-            fast.grid_decode(
-                payload, spec.numel, self._block(spec), self.bits, self._around(), spec.work, out
-            )
+            fast.grid_decode(payload, spec.numel, *self._settings(spec), spec.work, out)
         else:
             super().fill(out, payload, spec, state, ctx, sender)
 
@@ -340,18 +298,18 @@ class uniform(Coder):
         ctx: RankContext,
         sender: int,
     ) -> None:
-        if self._plain and spec.numel:
+        if self._has_kernels and spec.numel:
             check_nbytes(self, payload, self.nbytes(spec))
-            fast.grid_accumulate(total, payload, self._block(spec), self.bits, self._around())
+            fast.grid_accumulate(total, payload, *self._settings(spec))
         else:
             super().accumulate(total, payload, spec, state, ctx, sender)
 
     def encode_with_residual(
         self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
-        if not self._plain or self.scale != "absmax" or not spec.numel:
+        if not self._has_kernels or self.scale != "absmax" or not spec.numel:
             return super().encode_with_residual(x, before, decay, spec, state, ctx)
-        settings = (self._block(spec), self.bits, self._around(), self._key(spec, ctx))
+        settings = (*self._settings(spec), self._key(spec, ctx))
         payload, left, finite = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
         packet = Packet.of(payload, self, spec, state, ctx)
         return EncodedWithResidual(packet, left, finite, lambda: packet.open(payload, ctx.rank))
@@ -364,101 +322,47 @@ class uniform(Coder):
         ctx: RankContext,
         sum_ctx: RankContext,
     ) -> Tensor:
-        if not self._plain or self.scale != "absmax" or not spec.numel:
+        if not self._has_kernels or self.scale != "absmax" or not spec.numel:
             return super().encode_sum(payloads, spec, state, ctx, sum_ctx)
         for _, payload in payloads:
             check_nbytes(self, payload, self.nbytes(spec))
-        settings = (
-            spec.numel,
-            self._block(spec),
-            self.bits,
-            self._around(),
-            self._key(spec, sum_ctx),
-            spec.work,
-        )
-        return fast.grid_sum_encode([payload for _, payload in payloads], *settings)
+        settings = (*self._settings(spec), self._key(spec, sum_ctx), spec.work)
+        return fast.grid_sum_encode([payload for _, payload in payloads], spec.numel, *settings)
+
+    def levels(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest level of each block and its step: (m, B) -> (m,), (m,) float64."""
+        return self._grid.levels(self._grid.header(rows))
+
+    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        x, error = x.to(spec.work), torch.zeros(spec.numel, dtype=torch.float64)
+        for begin, m, size in self._runs(spec):
+            own = slice(begin, begin + m * size)
+            error[own] = self._grid.error_bound(x[own].reshape(m, size)).view(-1)
+        return error
 
     @property
-    def _plain(self) -> bool:
-        """A step for each of equal blocks, on a grid around zero: what the kernels do."""
-        return self.step is None and self.grid not in _SIDED and self.block != "row"
+    def _has_kernels(self) -> bool:
+        """Whether `kernels.fast` does all of it: steps of equal blocks, on a grid around zero."""
+        return self.step is None and self.block != "row" and isinstance(self._grid, Symmetric)
+
+    def _settings(self, spec: Spec) -> tuple[int, int, reference.Grid]:
+        """The block, the bits and the grid, as the kernels take them."""
+        assert self.block != "row"
+        assert isinstance(self._grid, Symmetric)
+        return length(self.block, spec), self.bits, self._grid.kind
 
     def _key(self, spec: Spec, ctx: RankContext) -> reference.Key | None:
         return ctx.rng_key(spec) if self.rounding == "stochastic" else None
 
+    def _runs(self, spec: Spec) -> Iterator[Run]:
+        """The blocks of a span; a fixed step takes it as one."""
+        return runs(spec, self.block if self.step is None else 0)
+
     def _steps(self, x: Tensor, spec: Spec) -> Tensor:
         """The step of each block: (m,)."""
-        cut = [
-            (x[begin : begin + m * size].reshape(m, size))
-            for begin, m, size in runs(spec, self.block)
-        ]
-        return torch.cat([self.levels(rows)[1] for rows in cut])
+        cut = [x[at : at + m * size].reshape(m, size) for at, m, size in self._runs(spec)]
+        return torch.cat([self._grid.header(rows)[0] for rows in cut])
 
-    def _block(self, spec: Spec) -> int:
-        assert self.block != "row"
-        return length(self.block, spec)
-
-    def levels(self, rows: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The lowest level of each block (on "affine" and "point") and its step: (m, B) -> (m,),
-        (m,)."""
-        if self.grid == "affine":
-            return affine_grid(rows, self.bits, self.scale, self.at)
-        if self.grid == "point":
-            zero, step = self._point(rows)
-            return -step * zero, step
-        return None, symmetric_steps(rows, self.bits, self._around(), self.scale, self.at)
-
-    def _point(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The code of zero and the step. To nearest, half a step beyond the last level is as near
-        as between two."""
-        cover = self.rounding == "stochastic" and self.scale not in ("range", "mse")
-        return point_grid(rows, self.bits, self.scale, self.at, cover)
-
-    def _around(self) -> reference.Grid:
-        """The grid around zero; the others have their own arithmetic."""
-        assert self.grid in ("tread", "rise")
-        return self.grid
-
-    def _head(self, spec: Spec) -> int:
-        """Bytes of the steps, on "affine" of the lowest levels, on "point" of the codes of zero."""
-        if self.step is not None:
-            return 0
-        if self.block != "row":
-            blocks = -(-spec.numel // length(self.block, spec)) if spec.numel else 0
-        else:
-            blocks = sum(m for _, m, _ in runs(spec, self.block))
-        more = {"affine": spec.work.itemsize, "point": 1}.get(self.grid, 0)
-        return blocks * (spec.work.itemsize + more)
-
-    def _read(self, head: Tensor, spec: Spec) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """The lowest levels (on "affine"), the steps, and the codes of zero (on "point"): (m,)
-        each."""
-        if self.grid == "point":
-            m = head.numel() // (spec.work.itemsize + 1)
-            return None, reference.from_bytes(head[:-m], spec.work), head[-m:].to(spec.work)
-        numbers = reference.from_bytes(head, spec.work)
-        if self.grid == "affine":
-            return numbers[: numbers.numel() // 2], numbers[numbers.numel() // 2 :], None
-        return None, numbers, None
-
-    def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
-        x, info = x.to(spec.work), torch.finfo(spec.work)
-        reach = 0.5 if self.rounding == "nearest" else 1.0  # of a step
-        if self.step is not None:
-            size, last = x.double().abs(), (2 ** (self.bits - 1) - 1) * self.step
-            inside = torch.full_like(size, reach * self.step)
-            return torch.maximum(inside, size - last) + 4 * info.eps * size
-        error = torch.zeros(spec.numel, dtype=torch.float64)
-        count = 2**self.bits - 1 - (self.grid == "tread")
-        for begin, m, width in runs(spec, self.block):
-            rows = x[begin : begin + m * width].reshape(m, width)
-            lows, deltas = self.levels(rows)
-            rows, steps = rows.double(), deltas.double()[:, None]
-            low = -count / 2 * steps if lows is None else lows.double()[:, None]
-            # what lies beyond the first or last level ends there
-            cut = torch.maximum(low - rows, rows - low - count * steps)
-            absmax = rows.abs().amax(1, keepdim=True)
-            tiny = 2 * (count + 1) * info.smallest_normal * info.eps
-            slack = (8 * info.eps * absmax + tiny) * (absmax > 0)
-            error[begin : begin + m * width] = (torch.maximum(reach * steps, cut) + slack).view(-1)
-        return error
+    def _header_nbytes(self, spec: Spec) -> int:
+        """Bytes of what is sent besides codes: the numbers of all blocks."""
+        return sum(m for _, m, _ in self._runs(spec)) * self._grid.header_nbytes(spec.work)
