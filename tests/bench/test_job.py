@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from thinwire.bench.job import Job, Place, batches, validation
+from thinwire.bench.job import Job, RankEnv, batches, validation
 
 MODEL = {"vocab": 16, "context": 8, "layers": 1, "heads": 1, "width": 8}
 
@@ -24,9 +24,9 @@ def test_a_file_reads_back_to_the_same(tmp_path: Path) -> None:
 
 def test_rows_are_those_of_seed_step_and_rank(tmp_path: Path) -> None:
     one = job(tmp_path)
-    at = [batches(one, Place(rank, 2, "host0", 1)) for rank in (0, 1)]
+    at = [batches(one, RankEnv(rank, 2, "host0", 1)) for rank in (0, 1)]
     assert at[0](3).shape == (3, 9)
-    assert torch.equal(at[0](3), batches(one, Place(0, 2, "host0", 1))(3))
+    assert torch.equal(at[0](3), batches(one, RankEnv(0, 2, "host0", 1))(3))
     assert not torch.equal(at[0](3), at[1](3))
     assert not torch.equal(at[0](3), at[0](4))
 

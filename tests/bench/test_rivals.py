@@ -20,7 +20,7 @@ from tests.warm import python_elsewhere
 from thinwire import Strategy
 from thinwire.bench import environments
 from thinwire.bench.environments import python_for
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.networks import no_limits
 from thinwire.bench.running import ran
 from thinwire.errors import BenchError
@@ -133,7 +133,7 @@ def test_an_unknown_setting_is_refused_before_anything_starts(
 ) -> None:
     rival = importlib.import_module(f"thinwire.bench.rivals.{contestant}")
     with pytest.raises(ValueError, match=complaint):
-        rival.build(Job(contestant, settings, MODEL, "", ""), Place(0, 1, "127.0.0.1", 1))
+        rival.build(Job(contestant, settings, MODEL, "", ""), RankEnv(0, 1, "127.0.0.1", 1))
 
 
 @pytest.mark.parametrize("path", RIVALS, ids=lambda path: path.stem)

@@ -157,8 +157,12 @@ class Comparison:
 
     def bytes_column(self) -> Column:
         """Return the column of bytes that a rank has sent at the target."""
-        known = [each["bytes"] for row in self.rows for each in row["targets"] if each["bytes"]]
-        scale, unit = (1e9, "GB") if known and statistics.median(known) >= 1e9 else (1e6, "MB")
+        sent_bytes = [
+            each["bytes"] for row in self.rows for each in row["targets"] if each["bytes"]
+        ]
+        scale, unit = (
+            (1e9, "GB") if sent_bytes and statistics.median(sent_bytes) >= 1e9 else (1e6, "MB")
+        )
 
         def cell(row: Mapping[str, Any]) -> Cell:
             values = tuple(each["bytes"] for each in row["targets"]) or (None,)

@@ -226,16 +226,16 @@ QUICK = tuple(
 )
 
 
-def chosen(names: list[str], among: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+def chosen(names: list[str], contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
     """Contestants by name.
 
     Raises:
         BenchError: there is none of that name.
     """
-    known = {each.name: each for each in among}
-    if unknown := [name for name in names if name not in known]:
+    by_name = {each.name: each for each in contestants}
+    if unknown := [name for name in names if name not in by_name]:
         raise BenchError(
-            f"no contestant is called {unknown[0]!r}{near(unknown[0], known)} There are: "
-            f"{'; '.join(known)}"
+            f"no contestant is called {unknown[0]!r}{near(unknown[0], by_name)} There are: "
+            f"{'; '.join(by_name)}"
         )
-    return tuple(known[name] for name in names)
+    return tuple(by_name[name] for name in names)

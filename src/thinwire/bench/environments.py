@@ -28,15 +28,14 @@ from pathlib import Path
 from thinwire import env
 from thinwire.errors import BenchError
 
-SAID = 5  # lines of a complaint that an error repeats
+COMPLAINT_LINES = 5  # the last lines of a failed command's output that an error repeats
 PIP = ("-I", "-m", "ensurepip", "--default-pip")
 
 
 def python_for(
     requires: tuple[str, ...], folder: Path, build_env: Mapping[str, str] | None = None
 ) -> Path:
-    """The interpreter of an environment that has what `requires` asks for, built under `folder`
-    where it is not there yet.
+    """Return the interpreter of an environment with `requires`; build it under `folder` if need be.
 
     It is built aside and renamed, so an interrupted or failed build leaves nothing behind that
     looks whole, and two builders do not clash. Scripts in its bin/ name the folder it was built in:
@@ -44,13 +43,13 @@ def python_for(
 
     Args:
         requires: the arguments of each `pip install`; none: the interpreter that runs this.
-        folder: where environments are kept, each under a hash of `requires`, `build_env`, Python's
+        folder: holds the environments, each under a hash of `requires`, `build_env`, Python's
             version and torch's.
         build_env: environment variables for pip's builds.
 
     Raises:
-        BenchError: it could not be made, or pip could not install what it asks for; the last lines
-            that were said.
+        BenchError: it could not be made, or pip could not install a package; with the last lines
+            of the output.
     """
     if not requires:
         return Path(sys.executable)
@@ -120,11 +119,12 @@ def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping
 
 
 def _ran(command: list[str], variables: Mapping[str, str], failed: str) -> str:
-    """What a command writes; where this process is told to end meanwhile, the command and all that
-    it has started end before.
+    """Run a command and return its standard output.
+
+    Where this process has to end meanwhile, the command and all that it started end first.
 
     Raises:
-        BenchError: `failed`, and the last lines that it said.
+        BenchError: `failed`, and the command's last lines.
     """
     with subprocess.Popen(
         command,
@@ -142,7 +142,7 @@ def _ran(command: list[str], variables: Mapping[str, str], failed: str) -> str:
             process.communicate()  # until nobody is left to write
             raise
     if process.returncode:
-        said = [text.strip() for text in (out + complaint).splitlines() if text.strip()]
-        errors = [text for text in said if "error" in text.lower()] or said
-        raise BenchError(f"{failed}:\n" + "\n".join(errors[-SAID:]))
+        lines = [text.strip() for text in (out + complaint).splitlines() if text.strip()]
+        errors = [text for text in lines if "error" in text.lower()] or lines
+        raise BenchError(f"{failed}:\n" + "\n".join(errors[-COMPLAINT_LINES:]))
     return out.strip()

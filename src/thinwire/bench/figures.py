@@ -1,5 +1,4 @@
-"""The pictures of a bench page: SVG that takes its colours from the page, so that one picture suits
-light and dark.
+"""Draw the pictures of a bench page: SVG that takes its colours from the page, light or dark.
 
 matplotlib draws with stand-in colours, each of which becomes a CSS variable. Letters stay letters,
 in the reader's own font.
@@ -30,10 +29,10 @@ PARTS = {
     "encode": "encode",
     "exposed": "wire, waited for",
     "input": "input",
-    "untold": "not told apart",
+    "untold": "not separated",
 }
 INKS = ("ink", "muted", "grid", "paper", *(f"c{n}" for n in range(COLOURS)), *PARTS)
-STAND_INS = {ink: f"#0000{place:02x}" for place, ink in enumerate(INKS, start=1)}
+STAND_INS = {ink: f"#0000{number:02x}" for number, ink in enumerate(INKS, start=1)}
 LOG_FROM = 4.0  # x goes logarithmic where the lines' ends lie further apart than this
 SIZE = (6.3, 4.0)  # inches of 72 units
 STYLE: dict[str, Any] = {
@@ -61,8 +60,10 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Line:
-    """A mean over seeds with its band; `points`: markers without a line, `bare`: a line without
-    markers."""
+    """Hold a mean over seeds with its band.
+
+    points: markers without a line; bare: a line without markers.
+    """
 
     look: Look
     x: Sequence[float]
@@ -75,19 +76,19 @@ class Line:
 
 def curves(
     lines: Sequence[Line],
-    told: tuple[str, str],
+    labels: tuple[str, str],
     unit: str,
     levels: Sequence[float] = (),
     chosen: int = 0,
 ) -> str:
-    """Loss against something.
+    """Draw losses against steps, seconds or bytes.
 
     Args:
-        lines: at least one, with at least one place above 0 in all.
-        told: the picture's title and description, for those who hear it.
+        lines: at least one, with at least one x above 0 in all.
+        labels: the picture's title and description, for screen readers.
         unit: the label of x.
-        levels: target losses, in the order in which the page lets choose.
-        chosen: the place of the one that is shown first.
+        levels: target losses, in the order in which the page offers them.
+        chosen: the index of the one that is shown first.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -99,13 +100,13 @@ def curves(
             _draw(axes, line, log)
         low, high = _limits(lines)
         axes.set_ylim(low, high)
-        for place, level in enumerate(levels):
+        for number, level in enumerate(levels):
             axes.axhline(
                 level,
                 color=STAND_INS["muted"],
                 linewidth=1.1,
                 linestyle=(0, (1, 2)),
-                gid=f"t-{place}",
+                gid=f"t-{number}",
             )
             axes.annotate(
                 f"target {level:.3f}",
@@ -115,7 +116,7 @@ def curves(
                 textcoords="offset points",
                 fontsize=9,
                 color=STAND_INS["muted"],
-                gid=f"t-{place}",
+                gid=f"t-{number}",
                 annotation_clip=True,
             )
         if log:
@@ -142,18 +143,19 @@ def curves(
     return re.sub(
         r'class="t t(\d+)"',
         lambda each: each[0] if int(each[1]) == chosen else f'class="t t{each[1]} off"',
-        finished(told),
+        finished(labels),
     )
 
 
 def bars(
     rows: Sequence[tuple[str, Mapping[str, float], float]],
-    told: tuple[str, str],
+    labels: tuple[str, str],
     scale: float,
     unit: str,
 ) -> str:
-    """Where a step's time went: for each contestant its name, seconds by part (see `PARTS`), and
-    the mean step.
+    """Draw where a step's time went, in a bar for each contestant.
+
+    A row is a name, seconds by part (see `PARTS`), and the mean step in seconds.
 
     A tick stands at the mean step; parts that run beside one another make a bar that is longer.
     """
@@ -176,10 +178,10 @@ def bars(
             axes.plot(
                 [mean * scale] * 2, [at - 0.4, at + 0.4], color=STAND_INS["ink"], linewidth=1.6
             )
-            place = (max(left, mean * scale), at)
+            tip = (max(left, mean * scale), at)
             axes.annotate(
                 sig(mean * scale),
-                place,
+                tip,
                 (5, 0),
                 textcoords="offset points",
                 va="center",
@@ -200,14 +202,14 @@ def bars(
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.set_xlabel(f"{unit} a step")
-    return finished(told)
+    return finished(labels)
 
 
 def parts_legend() -> str:
-    """What the colours of `bars` say."""
+    """Write the legend of the colours of `bars`."""
     items = (
-        f'<li><span class="block" style="background: var(--{part})"></span>{escape(said)}</li>'
-        for part, said in PARTS.items()
+        f'<li><span class="block" style="background: var(--{part})"></span>{escape(words)}</li>'
+        for part, words in PARTS.items()
     )
     return (
         f'<ul class="legend parts">{"".join(items)}<li><span class="tick"></span>mean '
@@ -252,7 +254,7 @@ def _draw(axes: Axes, line: Line, log: bool) -> None:
 
 
 def _limits(lines: Sequence[Line]) -> tuple[float, float]:
-    """Of y, without the first steep fall, which would flatten all that differs."""
+    """Return limits of y without the first steep fall, which would flatten all that differs."""
     low = min(min(line.low or line.y) for line in lines)
     early = statistics.median(
         line.y[min(len(line.y) - 1, max(1, len(line.y) // 8))] for line in lines
@@ -278,16 +280,16 @@ def need_matplotlib() -> None:
 
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Callable[[tuple[str, str]], str]]]:
-    """A figure in this module's style, and what makes its SVG once it is drawn."""
+    """Yield a figure in this module's style, and a function that returns its SVG once drawn."""
     need_matplotlib()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    kept: list[str] = []
+    drawn: list[str] = []
 
-    def finished(told: tuple[str, str]) -> str:
-        return _inline(kept[0], *told)
+    def finished(labels: tuple[str, str]) -> str:
+        return _inline(drawn[0], *labels)
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the reader's font may well have them
@@ -305,12 +307,14 @@ def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Callable[[tuple
         figure.savefig(
             out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )
-        kept.append(out.getvalue())
+        drawn.append(out.getvalue())
 
 
 def _inline(svg: str, title: str, about: str) -> str:
-    """matplotlib's file as a part of a page: no declarations, no addresses, no ids that a second
-    picture would have too."""
+    """Make matplotlib's file a part of a page.
+
+    It loses declarations, addresses, and ids that a second picture would have too.
+    """
     body = svg[svg.index("<svg") :]
     head, body = body[: body.index(">") + 1], body[body.index(">") + 1 :]
     box = re.search(r'viewBox="([^"]+)"', head)
@@ -333,8 +337,8 @@ def _inline(svg: str, title: str, about: str) -> str:
 
 
 def _dressed(style: re.Match[str]) -> str:
-    """A style with the page's colours and the reader's font."""
-    said = re.sub(r"font: ([^;\"]*?)([\d.]+)px [^;\"]*", r"font-size: \2px", style[0])
+    """Return a style with the page's colours and the reader's font."""
+    dressed = re.sub(r"font: ([^;\"]*?)([\d.]+)px [^;\"]*", r"font-size: \2px", style[0])
     for ink, stand_in in STAND_INS.items():
-        said = said.replace(stand_in, f"var(--{ink})")
-    return said
+        dressed = dressed.replace(stand_in, f"var(--{ink})")
+    return dressed

@@ -4,7 +4,7 @@ for all.
 A contestant is a module with `ABOUT` (a line), `REQUIRES` (what pip installs for it, pinned; empty
 where thinwire's own environment does) and
 
-    build(job: Job, place: Place) -> Trainer
+    build(job: Job, place: RankEnv) -> Trainer
 
 It runs in its own processes, one a rank, under torchrun's environment variables, and talks through
 its own library's public interface.
@@ -68,9 +68,9 @@ class Job:
 
     @staticmethod
     def read(path: Path) -> Job:
-        """A job from its JSON file."""
-        told = json.loads(path.read_text())
-        return Job(**told | {"betas": tuple(told["betas"])})
+        """Read a job from its JSON file."""
+        fields = json.loads(path.read_text())
+        return Job(**fields | {"betas": tuple(fields["betas"])})
 
     def write(self, path: Path) -> None:
         """Into a JSON file."""
@@ -81,18 +81,18 @@ class Job:
         return rate(step, self.steps, self.lr, self.warmup, self.decay_to)
 
     def new_model(self) -> GPT:
-        """The model: the same bits on every rank, for every contestant."""
+        """Build the model: the same bits on every rank, for every contestant."""
         torch.manual_seed(self.seed)
-        return GPT(GPTConfig(**self.model))  # type: ignore[arg-type]  # sizes are ints, switches are not said
+        return GPT(GPTConfig(**self.model))  # type: ignore[arg-type]  # sizes are ints, no switch given
 
     def new_optimizer(self, model: nn.Module) -> torch.optim.AdamW:
-        """AdamW; matrices decay, vectors do not."""
+        """Build AdamW; matrices decay, vectors do not."""
         return adamw(model, self.lr, self.betas, self.weight_decay)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process stands: as torchrun tells it."""
+class RankEnv:
+    """Hold rank, world and rank 0's address, from the environment that torchrun sets."""
 
     rank: int = field(default_factory=lambda: int(env.needed("RANK")))
     world: int = field(default_factory=lambda: int(env.needed("WORLD_SIZE")))
@@ -104,33 +104,41 @@ class Trainer(Protocol):
     """A contestant at work."""
 
     def step(self, tokens: Tensor, targets: Tensor, lr: float) -> float:
-        """One batch (rows, context) int64 of this rank: forward, backward, clipping, talk, update
-        at rate `lr`; the batch's loss."""
+        """Train on one batch (rows, context) int64 of this rank, and return its loss.
+
+        Forward, backward, clipping, communication, and an update at rate `lr`.
+        """
         ...
 
     def common(self) -> AbstractContextManager[nn.Module]:
-        """The model that a user would keep now, as the library gives it: agreed on before, or
-        averaged on request. All ranks ask alike."""
+        """Yield the model that a user would save now, as the library gives it.
+
+        All ranks call it, since some libraries average their weights for it.
+        """
         ...
 
     def split(self) -> dict[str, float]:
-        """Seconds so far of `encode_s` and `exposed_s`, and `metered_bytes`, where the library can
-        tell; else empty."""
+        """Return seconds so far of `encode_s` and `exposed_s`, and `metered_bytes`.
+
+        It is empty where the library does not measure them.
+        """
         ...
 
     def close(self) -> None:
-        """Finish what is in flight and let go."""
+        """Wait for what is in flight, and close connections."""
         ...
 
 
-def batches(job: Job, place: Place) -> Any:
-    """The rows of each step: (batch, context + 1) int64, drawn from the text by (seed, step,
-    rank)."""
+def batches(job: Job, rank_env: RankEnv) -> Any:
+    """Return a function from a step to its rows: (batch, context + 1) int64.
+
+    They are drawn from the text by (seed, step, rank).
+    """
     text = np.load(job.train, mmap_mode="r")
     length = job.model["context"] + 1
 
     def at(step: int) -> Tensor:
-        draw = np.random.default_rng([job.seed, step, place.rank])
+        draw = np.random.default_rng([job.seed, step, rank_env.rank])
         begins = draw.integers(0, len(text) - length, job.batch)
         return torch.from_numpy(
             np.stack([text[begin : begin + length] for begin in begins]).astype(np.int64)
@@ -140,7 +148,7 @@ def batches(job: Job, place: Place) -> Any:
 
 
 def validation(job: Job) -> list[Tensor]:
-    """Held-out rows, evenly spread, in batches of 32."""
+    """Return held-out rows, evenly spread, in batches of 32."""
     text = np.load(job.held, mmap_mode="r")
     length = job.model["context"] + 1
     begins = np.linspace(0, len(text) - length, job.windows).astype(int)

@@ -47,7 +47,7 @@ class NamedNetwork:
         return Lab(self.network)
 
     def record(self) -> dict[str, Any]:
-        """Return what records have held of a link since the first: `rtt` in seconds, there and back."""
+        """Return a link's fields of a record; `rtt` is in seconds, there and back."""
         return {
             "name": self.name,
             "rate": self.bits_per_s,

@@ -1,5 +1,7 @@
-"""Write the texts of a bench's page around its figures: what was measured, where and how, what failed,
-and how to do it again."""
+"""Write the texts of a bench's page around its figures.
+
+They are what was measured, where and how, what failed, and how to do it again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ def opening(bench: Bench) -> str:
     curves_of = [
         record for (_, link), some in bench.records.items() if link is None for record in some
     ]
-    told = [
+    facts = [
         f"{so_many(len(bench.contestants), 'contestant')} on {so_many(len(bench.links), 'link')}"
     ]
     for key, words in (
@@ -27,12 +29,12 @@ def opening(bench: Bench) -> str:
         ("steps", "up to {} steps"),
     ):
         if values := sorted({record[key] for record in curves_of if record.get(key) is not None}):
-            told.append(words.format(" or ".join(f"{value:,}" for value in values)))
+            facts.append(words.format(" or ".join(f"{value:,}" for value in values)))
     if worlds := sorted({world for world, _ in bench.setups.values() if world is not None}):
-        told.append(f"{' or '.join(map(str, worlds))} ranks")
+        facts.append(f"{' or '.join(map(str, worlds))} ranks")
     where = ""
     for here in bench.environments[:1]:
-        known = {key: escape(here[key]) for key in here if here[key] is not None}
+        shown = {key: escape(here[key]) for key in here if here[key] is not None}
         named = {
             "thinwire": "thinwire {}",
             "torch": "torch {}",
@@ -41,8 +43,8 @@ def opening(bench: Bench) -> str:
             "cores": "{} cores",
             "kernel": "Linux {}",
         }
-        where = ", ".join(words.format(known[key]) for key, words in named.items() if key in known)
-        where = f" Measured {known.get('date', '')} with {where}."
+        where = ", ".join(words.format(shown[key]) for key, words in named.items() if key in shown)
+        where = f" Measured {shown.get('date', '')} with {where}."
     how = ""
     if bench.targets:
         how = (
@@ -51,7 +53,7 @@ def opening(bench: Bench) -> str:
             f"target losses are those that {escape(bench.baseline)} has reached at some share of "
             "its steps."
         )
-    return f'<p class="lead">{escape(", ".join(told))}.{where}{how}</p>'
+    return f'<p class="lead">{escape(", ".join(facts))}.{where}{how}</p>'
 
 
 def cautions(bench: Bench) -> str:
@@ -89,7 +91,7 @@ def cautions(bench: Bench) -> str:
     return "".join(f'<p class="warning">{escape(each)}</p>' for each in out)
 
 
-def measures(bench: Bench, page: Comparison) -> str:
+def measurement_notes(bench: Bench, page: Comparison) -> str:
     """Write how times and bytes were counted, and the links."""
     heads = [
         Head("contestant", number=False),
@@ -194,14 +196,14 @@ def reproduce(bench: Bench) -> str:
         sets: dict[str, dict[str, Any]] = {}
         for (whose, link), records in bench.records.items():
             for record in records if whose == name else ():
-                settings, place = record.get("settings") or {}, record.get("environment")
-                told = sets.setdefault(
+                settings, environment = record.get("settings") or {}, record.get("environment")
+                unfolded = sets.setdefault(
                     _json(settings), {"contestant": contestant, "settings": settings}
                 )
                 kind, keys = ("curves", CURVE) if link is None else ("times", TIME)
-                told.setdefault(kind, []).append(
+                unfolded.setdefault(kind, []).append(
                     {key: record.get(key) for key in keys}
-                    | ({"environment": place} if place else {})
+                    | ({"environment": environment} if environment else {})
                 )
                 job = {
                     key: value for key, value in (record.get("job") or {}).items() if key != "seed"
@@ -209,13 +211,13 @@ def reproduce(bench: Bench) -> str:
                 for key, value in (
                     (f"job of {kind}", job),
                     ("libraries", record.get("libraries")),
-                    ("commands", typed.get(place)),
+                    ("commands", typed.get(environment)),
                 ):
-                    if value and value not in told.get(key, []):
-                        told.setdefault(key, []).append(value)
+                    if value and value not in unfolded.get(key, []):
+                        unfolded.setdefault(key, []).append(value)
         out += [
-            details(name, {key: told[key] for key in FIELDS if key in told})
-            for told in sets.values()
+            details(name, {key: unfolded[key] for key in FIELDS if key in unfolded})
+            for unfolded in sets.values()
         ]
     return "".join(out)
 
@@ -228,7 +230,10 @@ def _machine(here: Mapping[str, Any]) -> dict[str, Any]:
 def details(name: str, values: Mapping[str, Any], toml: str = "") -> str:
     """Write values that a click unfolds."""
     code = f"<pre><code>{escape(toml)}</code></pre>" if toml else ""
-    return f"<details><summary>{escape(name)}</summary>{code}<pre><code>{escape(_json(values))}</code></pre></details>"
+    return (
+        f"<details><summary>{escape(name)}</summary>{code}"
+        f"<pre><code>{escape(_json(values))}</code></pre></details>"
+    )
 
 
 def _json(value: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.loop import Loop
 from thinwire.engine import attach
 from thinwire.strategy import Strategy
@@ -23,7 +23,7 @@ REQUIRES: tuple[str, ...] = ()
 class Ours(Loop):
     """A loop of two more lines."""
 
-    def __init__(self, job: Job, place: Place) -> None:
+    def __init__(self, job: Job, rank_env: RankEnv) -> None:
         timeout = timedelta(seconds=job.timeout)
         dist.init_process_group("gloo", timeout=timeout)
         self.net = job.new_model()
@@ -53,7 +53,7 @@ class Ours(Loop):
         dist.destroy_process_group()
 
 
-def build(job: Job, place: Place) -> Any:
+def build(job: Job, rank_env: RankEnv) -> Any:
     """See `thinwire.bench.job`."""
     torch.manual_seed(job.seed)
-    return Ours(job, place)
+    return Ours(job, rank_env)

@@ -46,7 +46,7 @@ def against_bytes(page: Comparison) -> str:
     for name, curve in page.bench.curves.items():
         if sent := curve.bytes_at(curve.steps, page.bench.bytes_per_step(name)):
             lines[name] = curve, sent
-    told = _picture(
+    drawing = _picture(
         page,
         lines,
         "What a rank has sent" + (", over all links" if len(page.bench.links) > 1 else ""),
@@ -54,7 +54,7 @@ def against_bytes(page: Comparison) -> str:
         (1e-6, "MB sent by a rank"),
         "",
     )
-    return f'<div class="figures">{told}</div>' if told else ""
+    return f'<div class="figures">{drawing}</div>' if drawing else ""
 
 
 def _picture(
@@ -65,7 +65,7 @@ def _picture(
     unit: tuple[float, str],
     attributes: str,
 ) -> str:
-    scale, said = unit
+    scale, unit_name = unit
     lines = [
         Line(page.looks[name], [each * scale for each in x], curve.mean, curve.low, curve.high)
         for name, (curve, x) in curves_at.items()
@@ -74,13 +74,15 @@ def _picture(
     if not lines:
         return ""
     names = ", ".join(name for name, (_, x) in curves_at.items() if max(x) > 0)
-    told = (
+    labels = (
         f"Validation loss against {what}: {words}",
         f"Lines of {names}. Bands: the least and the greatest of the seeds.",
     )
-    label = said if what == "sent" else {"s": "seconds", "min": "minutes", "h": "hours"}[said]
+    label = (
+        unit_name if what == "sent" else {"s": "seconds", "min": "minutes", "h": "hours"}[unit_name]
+    )
     return figure(
-        curves(lines, told, label, [nats for _, nats in page.targets], page.bench.chosen),
+        curves(lines, labels, label, [nats for _, nats in page.targets], page.bench.chosen),
         words,
         attributes=attributes,
     )
@@ -97,14 +99,14 @@ def breakdown(page: Comparison) -> str:
         scale, unit = (
             (1e3, "ms") if statistics.median(row["step_mean_s"] for row in here) < 1 else (1.0, "s")
         )
-        told = [(row["name"], _parts(row), row["step_mean_s"]) for row in here]
+        bar_rows = [(row["name"], _parts(row), row["step_mean_s"]) for row in here]
         about = "; ".join(
             f"{name}: " + ", ".join(f"{part} {sig(s * scale)} {unit}" for part, s in parts.items())
-            for name, parts, _ in told
+            for name, parts, _ in bar_rows
         )
         out.append(
             figure(
-                bars(told, (f"Parts of a step: {link}", about), scale, unit),
+                bars(bar_rows, (f"Parts of a step: {link}", about), scale, unit),
                 link,
                 attributes=page.attributes(link),
             )

@@ -1,5 +1,4 @@
-"""The file of records that a bench keeps: one JSON object a line, what it is read from, and what of
-it a page shows."""
+"""Read and write a bench's file of records, one JSON object a line, and choose those of a page."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ RECORDS = "records.jsonl"
 
 
 def environment() -> dict[str, Any]:
-    """Where figures come from."""
+    """Return the versions and the machine that figures come from."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -39,8 +38,9 @@ def environment() -> dict[str, Any]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; a last line that was cut off by the end of a run is left out, since it
-    is measured again.
+    """Read the records of a file.
+
+    A last line that the end of a run cut off is left out, since it is measured again.
 
     Raises:
         BenchError: another line is no record.
@@ -56,22 +56,22 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def finite(told: Any) -> Any:
-    """The same with None for every float that JSON has no word for.
+def finite(value: Any) -> Any:
+    """Return `value` with None for every float that is not finite, which JSON cannot hold.
 
     Example:
         >>> finite({"validation": [(10, 2.5), (20, float("nan"))]})
         {'validation': [[10, 2.5], [20, None]]}
     """
-    if isinstance(told, dict):
-        return {key: finite(each) for key, each in told.items()}
-    if isinstance(told, list | tuple):
-        return [finite(each) for each in told]
-    return None if isinstance(told, float) and not math.isfinite(told) else told
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def no_number(validation: Sequence[tuple[int, float | None]]) -> str:
-    """Where a loss was no number first; nothing where all are numbers.
+    """Return a sentence on the first loss that is not finite, or "" where all are finite.
 
     Example:
         >>> no_number([(10, 2.5), (20, float("nan")), (30, None)])
@@ -82,6 +82,7 @@ def no_number(validation: Sequence[tuple[int, float | None]]) -> str:
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write records to a file, whole or not at all."""
     partial = path.with_suffix(".partial")
     partial.write_text(
         "".join(json.dumps(each, allow_nan=False) + "\n" for each in records), encoding="utf-8"
@@ -90,10 +91,12 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def curve_models(records: Iterable[Mapping[str, Any]]) -> set[int]:
-    """The parameters of the models whose curves there are: a page shows one.
+    """Return the parameter counts of the models that have curves; a page shows one model.
 
     Example:
-        >>> curve_models([{"kind": "curve", "parameters": 480_096}, {"kind": "curve", "error": "hangs"}, {"kind": "time", "parameters": 7}])
+        >>> failed = {"kind": "curve", "error": "hangs"}
+        >>> time = {"kind": "time", "parameters": 7}
+        >>> curve_models([{"kind": "curve", "parameters": 480_096}, failed, time])
         {480096}
     """
     return {
@@ -104,12 +107,13 @@ def curve_models(records: Iterable[Mapping[str, Any]]) -> set[int]:
 
 
 def early(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Curves of seeds that not every contestant has had its turn with: means over other seeds are
-    no match for one another.
+    """Return the curves of seeds that some contestant has not run yet.
+
+    Means over different seeds could not be compared.
 
     Example:
-        >>> curves = [{"kind": "curve", "name": name, "seed": seed} for name, seed in (("a", 0), ("a", 1), ("b", 0))]
-        >>> early(curves)
+        >>> runs = (("a", 0), ("a", 1), ("b", 0))
+        >>> early([{"kind": "curve", "name": name, "seed": seed} for name, seed in runs])
         [{'kind': 'curve', 'name': 'a', 'seed': 1}]
     """
     curves = [each for each in records if each["kind"] == "curve"]
@@ -121,8 +125,11 @@ def early(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the page shows: curves of the same seeds, a proof beside what was predicted of it, and
-    no step times of the small model."""
+    """Return the records of a page.
+
+    They are curves of the same seeds, the proof beside its prediction, and no step times of the
+    small model.
+    """
     small = {
         each["name"]: each for each in records if each["kind"] == "small" and not each["error"]
     }
@@ -131,8 +138,8 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for each in records
         if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]
     }
-    apart = early(records)
-    out = [each for each in records if each["kind"] in ("curve", "time") and each not in apart]
+    too_early = early(records)
+    out = [each for each in records if each["kind"] in ("curve", "time") and each not in too_early]
     for whole in (each for each in records if each["kind"] == "whole"):
         curve, step = curves.get(whole["name"]), small.get(whole["name"])
         if whole["error"] or curve is None or step is None:
@@ -146,17 +153,22 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             [at for _, at, _ in whole["points"]], [nats for _, _, nats in whole["points"]], target
         )
         mean = statistics.mean(step["step_s"])
-        told = {"target": target, "predicted_s": needed * mean, "measured_s": took, "step_s": mean}
-        out.append({**whole, **told, "same_losses": whole["validation"] == curve["validation"]})
+        figures = {
+            "target": target,
+            "predicted_s": needed * mean,
+            "measured_s": took,
+            "step_s": mean,
+        }
+        out.append({**whole, **figures, "same_losses": whole["validation"] == curve["validation"]})
     return [*(each for each in records if each["kind"] == "environment"), *out]
 
 
 def _reached(at: Sequence[float], losses: Sequence[float], target: float) -> float | None:
-    """Where losses first come down to a target; None where they never do."""
-    place = next((place for place, loss in enumerate(losses) if loss <= target), None)
-    if place is None:
+    """Return where losses first come down to a target, or None where they never do."""
+    index = next((index for index, loss in enumerate(losses) if loss <= target), None)
+    if index is None:
         return None
-    if place == 0:
+    if index == 0:
         return at[0]
-    share = (losses[place - 1] - target) / (losses[place - 1] - losses[place])
-    return at[place - 1] + share * (at[place] - at[place - 1])
+    fraction = (losses[index - 1] - target) / (losses[index - 1] - losses[index])
+    return at[index - 1] + fraction * (at[index] - at[index - 1])

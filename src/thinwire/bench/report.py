@@ -1,5 +1,4 @@
-"""What came of a bench: which contestant gets to a loss first, on which link, as plain data and as
-one page.
+"""Report a bench: which contestant reaches a loss first, on which link, as data and as one page.
 
 The time to a loss is the steps that the curve, averaged over seeds, needs to get there, times the
 mean step on the link. Targets are the losses that the dense baseline has reached at some shares of
@@ -33,20 +32,20 @@ def rows(bench: Bench) -> list[dict[str, Any]]:
     for link in bench.links:
         here = [row for row in out if row["link"] == link]
         base = next((row for row in here if row["name"] == bench.baseline), None)
-        for place in range(len(bench.targets)):
-            times = [row["targets"][place]["s"] for row in here]
+        for index in range(len(bench.targets)):
+            times = [row["targets"][index]["s"] for row in here]
             best = min((time for time in times if time is not None), default=None)
             for row, time in zip(here, times, strict=True):
-                row["targets"][place]["winner"] = time is not None and time == best
-                against = base["targets"][place]["s"] if base else None
-                row["targets"][place]["speedup"] = against / time if against and time else None
+                row["targets"][index]["winner"] = time is not None and time == best
+                against = base["targets"][index]["s"] if base else None
+                row["targets"][index]["speedup"] = against / time if against and time else None
     for row in out:
         shown = row["targets"][bench.chosen] if row["targets"] else {}
         row.update(
             {key: shown.get(other) for key, other in CHOSEN.items()},
             winner=bool(shown.get("winner")),
         )
-    order = {link: place for place, link in enumerate([*bench.links, None])}
+    order = {link: index for index, link in enumerate([*bench.links, None])}
     return sorted(
         out,
         key=lambda row: (
@@ -66,8 +65,9 @@ CHOSEN = {
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the table, a dict for each link and contestant, each link's quickest to the
-    target first.
+    """Return the rows of the table, a dict for each link and contestant.
+
+    Each link's quickest to the target comes first.
 
     Args:
         records: see this module; in any order.
@@ -78,8 +78,8 @@ def summary(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         bytes_per_step, fewer_bytes (dense ones over its own), final_nats, final_spread, seeds, gap
         (to the dense final loss), target_nats, steps_to_target, time_to_target_s, bytes_to_target,
         speedup (over the dense baseline on that link), winner, targets (the last six for each
-        target), peak_bytes, max_late_ms, kernel_over_meter, parts (seconds a step) and errors. What
-        is not known is None.
+        target), peak_bytes, max_late_ms, kernel_over_meter, parts (seconds a step) and errors. A
+        figure that was not measured is None.
 
     Raises:
         ConfigError: there is nothing to report, or a record is none.
@@ -88,7 +88,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def bench_page(records: Sequence[Mapping[str, Any]]) -> str:
-    """One HTML page of a bench, which needs nothing beside it.
+    """Write one HTML page of a bench, which needs no other file.
 
     Args:
         records: see this module; in any order.
@@ -107,13 +107,13 @@ class FinishedRun:
     """Hold a finished run of `thinwire train`.
 
     Args:
-        place: its folder, or the run.json in it.
-        told: what its run.json holds.
+        path: its folder, or the run.json in it.
+        record: what its run.json holds.
         sent_megabytes: what a rank, on average, has sent by the end of each step.
     """
 
-    place: Path
-    told: Mapping[str, Any]
+    path: Path
+    record: Mapping[str, Any]
     sent_megabytes: Sequence[float]
 
 
@@ -131,14 +131,14 @@ def runs_page(runs: Sequence[FinishedRun], differ: Mapping[str, Sequence[Any]]) 
         raise ConfigError("there is nothing to report: give the --out of one or more finished runs")
     from thinwire.bench.sections import runs_sections
 
-    names = _names([run.place for run in runs], [run.told for run in runs])
+    names = _names([run.path for run in runs], [run.record for run in runs])
     by_name = dict(zip(names, runs, strict=True))
     records = [record for name, run in by_name.items() for record in _records(name, run)]
     bench = sorted_out(records, baseline=names[0])
     table = rows(bench)
     for row in table:
-        row["fewer_bytes"] = by_name[row["name"]].told["result"]["ratio"]
-    return runs_sections(bench, table, {name: run.told for name, run in by_name.items()}, differ)
+        row["fewer_bytes"] = by_name[row["name"]].record["result"]["ratio"]
+    return runs_sections(bench, table, {name: run.record for name, run in by_name.items()}, differ)
 
 
 def write(page: str, path: Path) -> Path:
@@ -249,7 +249,7 @@ def _pairs(timing: Timing, base: Timing | None) -> Iterable[tuple[float | None, 
 
 def _records(name: str, finished: FinishedRun) -> list[dict[str, Any]]:
     """Return a run as the records of a bench: a curve, and times."""
-    run = finished.told
+    run = finished.record
     result, sent = run["result"], [0.0, *(1e6 * each for each in finished.sent_megabytes)]
     validation = sorted({each["step"]: each["nats"] for each in run["curve"]["validation"]}.items())
     mean, shares = result["train_s"] / result["steps"], result["time_shares"]
@@ -280,7 +280,7 @@ def _records(name: str, finished: FinishedRun) -> list[dict[str, Any]]:
 
 
 def _names(paths: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Strategies, where they tell the runs apart; else folders."""
+    """Name runs by their strategies where those differ, else by their folders."""
     folders = [(path.parent if path.suffix == ".json" else path).resolve() for path in paths]
     for names in (
         [str(run["config"]["strategy"]) for run in runs],

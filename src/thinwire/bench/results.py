@@ -1,7 +1,6 @@
-"""Records of a bench, sorted out: curves by contestant, step times by contestant and link.
+"""Sort the records of a bench: curves by contestant, step times by contestant and link.
 
-Records are dicts, as `thinwire bench` writes them, a JSON line each; `kind` says what a record
-tells:
+Records are dicts, as `thinwire bench` writes them, a JSON line each, of one of these kinds:
 
 environment  where and how it was measured
 curve        validation losses of a contestant and seed, by steps
@@ -36,7 +35,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class Curve:
-    """A contestant's validation loss over seeds: mean, least and greatest at `steps`."""
+    """Hold a contestant's validation loss over seeds: mean, least and greatest at `steps`."""
 
     steps: list[float]
     mean: list[float]
@@ -47,10 +46,10 @@ class Curve:
     """The standard deviation of the last losses; None of one seed."""
     seeds: int
     sent: list[float] | None
-    """Bytes that a rank has sent at `steps`, where that is known better than as an average."""
+    """Bytes that a rank has sent at `steps`, where they were measured step by step."""
 
     def steps_to(self, target: float) -> float | None:
-        """When the mean first is at the target or below it, read linearly between validations.
+        """Return the steps until the mean is at the target or below, linear between validations.
 
         Example:
             >>> Curve([0, 10, 20], [4.0, 3.0, 2.0], [], [], 2.0, None, 1, None).steps_to(2.5)
@@ -67,7 +66,7 @@ class Curve:
         return None
 
     def bytes_at(self, steps: Sequence[float], bytes_per_step: float | None) -> list[float] | None:
-        """What a rank has sent by then."""
+        """Return the bytes that a rank has sent by each of `steps`."""
         if self.sent is not None:
             return [float(each) for each in np.interp(steps, self.steps, self.sent)]
         return None if bytes_per_step is None else [step * bytes_per_step for step in steps]
@@ -75,7 +74,7 @@ class Curve:
 
 @dataclass
 class Timing:
-    """A contestant's steps over a link, of all rounds that went well."""
+    """Hold a contestant's steps over a link, of all rounds without an error."""
 
     rounds: int
     step_s: list[float]
@@ -93,8 +92,7 @@ class Timing:
 
 @dataclass
 class Bench:
-    """Records, sorted out. Names stand in the order in which they first came, links the fastest
-    first."""
+    """Hold the sorted records: names in the order of their first record, the fastest link first."""
 
     environments: list[Mapping[str, Any]] = field(default_factory=list)
     contestants: dict[str, str] = field(default_factory=dict)
@@ -111,8 +109,7 @@ class Bench:
 
     @property
     def fastest_first(self) -> list[str]:
-        """The links by their rate, those without a limit before; of one rate the shortest round
-        trip first."""
+        """Return the links, the highest rate first; of one rate the shortest round trip first."""
         return sorted(
             self.links,
             key=lambda link: (
@@ -123,7 +120,7 @@ class Bench:
 
     @property
     def targets(self) -> list[tuple[float, float]]:
-        """(share of the baseline's steps, the loss it has there), the largest share last."""
+        """Return (fraction of the baseline's steps, its loss there), the largest fraction last."""
         curve = self.curves.get(self.baseline or "")
         if curve is None:
             return []
@@ -136,20 +133,24 @@ class Bench:
 
     @property
     def chosen(self) -> int:
-        """The place of the target that is shown first: the hardest that more than half of the
-        contestants reach, else the easiest."""
+        """Return the index of the target that is shown first.
+
+        It is the hardest that more than half of the contestants reach, else the easiest.
+        """
         reached = [
             sum(curve.steps_to(nats) is not None for curve in self.curves.values())
             for _, nats in self.targets
         ]
         return max(
-            (place for place, count in enumerate(reached) if 2 * count > len(self.curves)),
+            (number for number, count in enumerate(reached) if 2 * count > len(self.curves)),
             default=0,
         )
 
     def bytes_per_step(self, name: str) -> float | None:
-        """What a rank sends, on average over links: as the kernel counted, else as metered, else as
-        its curves say."""
+        """Return the bytes that a rank sends a step, on average over links.
+
+        They are the kernel's count, else the library's, else those of its curves.
+        """
         timings = [timing for (whose, _), timing in self.timings.items() if whose == name]
         for each in (
             [t.kernel for t in timings],
@@ -161,12 +162,12 @@ class Bench:
         return None
 
     def good(self, name: str, link: str | None = None) -> list[Mapping[str, Any]]:
-        """The records without an error."""
+        """Return the records without an error."""
         return [record for record in self.records.get((name, link), []) if not _wrong(record)]
 
 
 def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None) -> Bench:
-    """The records as a `Bench`.
+    """Sort the records into a `Bench`.
 
     Args:
         records: in any order.
@@ -176,25 +177,25 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
         ConfigError: there is nothing to compare, or a record is none.
     """
     bench = Bench(baseline=baseline)
-    for place, record in enumerate(records, start=1):
-        _check(place, record)
+    for number, record in enumerate(records, start=1):
+        _check(number, record)
         if record["kind"] == "environment":
             bench.environments.append(record)
         elif record["kind"] == "whole":
             bench.wholes.append(record)
-    told = [record for record in records if record["kind"] in ("curve", "time")]
-    if not told:
+    measured = [record for record in records if record["kind"] in ("curve", "time")]
+    if not measured:
         raise ConfigError(
             "there is nothing to report: no record of a curve or of times; run `thinwire bench` "
             "first"
         )
-    if len(models := curve_models(told)) > 1:
+    if len(models := curve_models(measured)) > 1:
         raise ConfigError(
             f"the curves are of models of {' and '.join(map(str, sorted(models)))} parameters: "
             "make a page of each"
         )
-    setups = _setups(told)
-    for record in told:
+    setups = _setups(measured)
+    for record in measured:
         _keep(bench, record, setups)
     bench.links = {link: bench.links[link] for link in bench.fastest_first}
     for (name, link), some in bench.records.items():
@@ -206,7 +207,7 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
     if bench.baseline is None:
         dense = (
             r["name"]
-            for r in told
+            for r in measured
             if r["contestant"] == DENSE
             and (r.get("settings") or {}).get("hook", "none") in ("none", None)
         )
@@ -214,38 +215,40 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
     return bench
 
 
-def _check(place: int, record: Mapping[str, Any]) -> None:
+def _check(number: int, record: Mapping[str, Any]) -> None:
     kind = record.get("kind")
     if kind not in NEEDS:
-        raise ConfigError(f"record {place} is of kind {kind!r}; there are {', '.join(NEEDS)}")
+        raise ConfigError(f"record {number} is of kind {kind!r}; there are {', '.join(NEEDS)}")
     if missing := [
         key
         for key in NEEDS[kind]
         if record.get(key) is None and not (key == "validation" and record.get("error"))
     ]:
-        raise ConfigError(f"record {place}, of kind {kind}, lacks {' and '.join(missing)}")
+        raise ConfigError(f"record {number}, of kind {kind}, lacks {' and '.join(missing)}")
     if "link" in NEEDS[kind] and not (
         isinstance(record["link"], Mapping) and record["link"].get("name")
     ):
-        raise ConfigError(f"record {place}, of kind {kind}, has a link without a name")
+        raise ConfigError(f"record {number}, of kind {kind}, has a link without a name")
 
 
 def _setups(records: Sequence[Mapping[str, Any]]) -> dict[str, set[tuple[int, int]]]:
-    """Of each link's name the worlds and models that were timed over it; failures may not know
-    theirs."""
+    """Return the (world, parameters) that were timed over each link, by its name.
+
+    Records of failures may lack them.
+    """
     out: dict[str, set[tuple[int, int]]] = {}
     for record in records:
         if record["kind"] == "time":
-            known = out.setdefault(record["link"]["name"], set())
+            setups_of_link = out.setdefault(record["link"]["name"], set())
             if record.get("world") is not None and record.get("parameters") is not None:
-                known.add((record["world"], record["parameters"]))
+                setups_of_link.add((record["world"], record["parameters"]))
     return out
 
 
 def _keep(
     bench: Bench, record: Mapping[str, Any], setups: Mapping[str, set[tuple[int, int]]]
 ) -> None:
-    """Put a curve or times where they belong."""
+    """Add a curve or times to the bench."""
     name, link = record["name"], None
     if bench.contestants.setdefault(name, record["contestant"]) != record["contestant"]:
         raise ConfigError(
@@ -263,17 +266,16 @@ def _keep(
 
 
 def _label(record: Mapping[str, Any], setups: set[tuple[int, int]]) -> str:
-    """What the page calls a link: its name, and of which ranks and model where it was used by
-    several."""
+    """Return the page's name of a link, with ranks and model where several setups used it."""
     name = str(record["link"]["name"])
     if len(setups) < 2:
         return name
     world, parameters = record.get("world"), record.get("parameters")
-    told = [
+    parts = [
         f"{world} ranks" if world is not None else "",
         f"{parameters / 1e6:,.3g} M parameters" if parameters is not None else "",
     ]
-    return " · ".join([name, *filter(None, told)])
+    return " · ".join([name, *filter(None, parts)])
 
 
 def _which(record: Mapping[str, Any]) -> str:
@@ -285,7 +287,7 @@ def _which(record: Mapping[str, Any]) -> str:
 
 
 def _wrong(record: Mapping[str, Any]) -> str:
-    """Why a record cannot be counted; nothing where it can."""
+    """Return why a record cannot be counted, or "" where it can."""
     if record.get("error"):
         return str(record["error"])
     if record["kind"] == "curve":
@@ -301,8 +303,7 @@ def _wrong(record: Mapping[str, Any]) -> str:
 
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> Curve:
-    """Seeds that were validated at different steps are read linearly, where all of them were
-    there."""
+    """Average the curves of seeds, linear between validations, over the steps that all cover."""
     seeds = [
         sorted((float(step), float(nats)) for step, nats in record["validation"])
         for record in records
@@ -327,19 +328,20 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> Curve:
 
 
 def _timing(records: Sequence[Mapping[str, Any]]) -> Timing:
-    """Rounds weigh as many steps as they timed."""
+    """Join the rounds of one contestant over one link, weighted by the steps that each timed."""
     counts = [len(record["step_s"]) for record in records]
     seconds = [math.fsum(record["step_s"]) for record in records]
 
     def mean(key: str, weights: Sequence[float] = counts) -> float | None:
-        known = [
+        weighted = [
             (record[key], weight)
             for record, weight in zip(records, weights, strict=True)
             if record.get(key) is not None
         ]
         return (
-            sum(value * weight for value, weight in known) / sum(weight for _, weight in known)
-            if known
+            sum(value * weight for value, weight in weighted)
+            / sum(weight for _, weight in weighted)
+            if weighted
             else None
         )
 

@@ -1,4 +1,4 @@
-"""One job of a bench in a lab: a process on each host, and what each tells of it."""
+"""Run one job of a bench in a lab, a process on each host, and read each rank's figures."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ far took a third of it, and 1.67 s."""
 
 
 def limit_s(job: Job) -> float:
-    """When a job is held to hang."""
+    """Return the seconds after which a job counts as hanging."""
     return BEGIN_S + STEP_S * job.stop
 
 
 def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineStats | None]:
-    """What each rank tells of a job, and how well the lab delayed its packets.
+    """Run a job; return each rank's figures, and how well the lab delayed its packets.
 
     Raises:
         BenchError: it failed, or hung; the reason of the host that failed first.
         LabError: the lab failed, which is no fault of the job's.
     """
-    heard: dict[str, list[str]] = {host: [] for host in lab.hosts}
+    lines_of: dict[str, list[str]] = {host: [] for host in lab.hosts}
 
     def on_line(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
-        heard[host] = [*heard[host][-40:], line]
+        lines_of[host] = [*lines_of[host][-40:], line]
 
     with tempfile.TemporaryDirectory(prefix="thinwire-bench-") as scratch:
         file = Path(scratch) / "job.json"
@@ -47,13 +47,13 @@ def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineSta
                 None,
             )
             if failed is None:
-                last = _reason(heard[lab.hosts[0]])
+                last = _reason(lines_of[lab.hosts[0]])
                 raise BenchError(
                     f"not done in {limit_s(job):,.0f} s, the limit for {job.stop:,} steps; "
-                    f"{lab.hosts[0]} said last: {last}"
+                    f"{lab.hosts[0]}'s last line: {last}"
                 )
             raise BenchError(
-                f"{failed}: {_reason(heard[failed]) or f'exit code {done.codes[failed]}'}"
+                f"{failed}: {_reason(lines_of[failed]) or f'exit code {done.codes[failed]}'}"
             )
         return [
             json.loads((Path(scratch) / f"rank{rank}.json").read_text())
@@ -62,11 +62,11 @@ def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineSta
 
 
 def _reason(lines: list[str]) -> str:
-    """The line that says why: the last that looks like an error's."""
-    said = [line.strip() for line in lines if line.strip()]
+    """Return the line with the reason: the last that looks like an error's."""
+    texts = [line.strip() for line in lines if line.strip()]
     errors = [
         line
-        for line in said
+        for line in texts
         if "Error" in line.partition(":")[0] or line.startswith("terminate called")
     ]
-    return (errors or said or [""])[-1][:500]
+    return (errors or texts or [""])[-1][:500]

@@ -9,7 +9,7 @@ from typing import Any
 from thinwire.bench.comparison import Column, Comparison
 from thinwire.bench.figures import parts_legend
 from thinwire.bench.looks import clean, escape, sig
-from thinwire.bench.notes import cautions, details, failures, measures, opening, reproduce
+from thinwire.bench.notes import cautions, details, failures, measurement_notes, opening, reproduce
 from thinwire.bench.page import (
     Cell,
     Head,
@@ -78,7 +78,7 @@ def bench_sections(bench: Bench, rows: Sequence[Mapping[str, Any]]) -> str:
             breakdown(page),
         ),
         section("Proof: whole runs against the prediction", proof(page)),
-        section("Notes on the bench", measures(bench, page)),
+        section("Notes on the bench", measurement_notes(bench, page)),
         section("Errors", failures(bench)),
         section("Reproduce", reproduce(bench)),
     )
@@ -104,7 +104,7 @@ def runs_sections(
     result = {name: run["result"] for name, run in runs.items()}
     scale, unit = time_unit([each["train_s"] for each in result.values()])
 
-    def share(part: str) -> Callable[[Mapping[str, Any]], Cell]:
+    def time_share(part: str) -> Callable[[Mapping[str, Any]], Cell]:
         return lambda row: Cell.number(
             result[row["name"]]["time_shares"][part],
             f"{result[row['name']]['time_shares'][part]:.1%}"[:-1],
@@ -132,7 +132,7 @@ def runs_sections(
         (Head("time", unit), lambda row: Cell.number(result[row["name"]]["train_s"] * scale)),
         page.bytes_column(),
         *(
-            (Head(words, "% of time"), share(part))
+            (Head(words, "% of time"), time_share(part))
             for part, words in (("compute", "compute"), ("exposed", "wire"), ("input", "input"))
         ),
     )
@@ -195,8 +195,8 @@ def _name_column(page: Comparison) -> Column:
 
 
 def _memory_column(rows: Sequence[Mapping[str, Any]]) -> Column:
-    known = [row["peak_bytes"] for row in rows if row["peak_bytes"] is not None]
-    scale, unit = (1e9, "GB") if known and statistics.median(known) >= 1e9 else (1e6, "MB")
+    peaks = [row["peak_bytes"] for row in rows if row["peak_bytes"] is not None]
+    scale, unit = (1e9, "GB") if peaks and statistics.median(peaks) >= 1e9 else (1e6, "MB")
     about = "Of the largest rank's process, torch and Python included"
     return Head("peak memory", unit, about), lambda row: Cell.number(
         None if row["peak_bytes"] is None else row["peak_bytes"] / scale

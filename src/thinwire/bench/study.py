@@ -48,7 +48,7 @@ class Bench:
         study: what to measure.
         folder: where records are kept.
         environments: where rivals' environments and the text are, for all benches.
-        say: told each record as it comes.
+        say: called with a line for each record as it comes.
         retry: measure again what failed before.
     """
 
@@ -107,8 +107,7 @@ class Bench:
                     self._measure("curve", contestant, job, lab, seed=seed)
 
     def _shared(self, contestant: Contestant, seed: int) -> bool:
-        """Take the curve of the one whose maths are the same, once its own first seed has shown
-        that they are."""
+        """Take the curve of the contestant with the same maths, if the first seed agrees."""
         own, theirs = self._curve(contestant.name, 0), self._curve(contestant.same_as, 0)
         source = self._curve(contestant.same_as, seed)
         if own is None or theirs is None or source is None:
@@ -125,16 +124,18 @@ class Bench:
         return True
 
     def _curve(self, name: str | None, seed: int) -> dict[str, Any] | None:
-        found = [
+        curves = [
             each
             for each in self.records
             if each["kind"] == "curve" and each["name"] == name and each["seed"] == seed
         ]
-        return next((each for each in found if not each["error"]), None)
+        return next((each for each in curves if not each["error"]), None)
 
     def times(self) -> None:
-        """Step times on every link, contestants in turn; then all links again, so that rounds lie
-        far apart."""
+        """Measure step times on every link, contestants in turn.
+
+        Then all links again, so that a round comes long after the one before.
+        """
         study = self.study
         for number in range(study.rounds):
             for network in study.networks:
@@ -149,20 +150,20 @@ class Bench:
                         )
 
     def proof(self) -> None:
-        """One cell run whole, and its step time measured apart."""
+        """Run one cell whole, and measure its step time in a run of its own."""
         study = self.study
         name, network = study.proof
         [contestant] = chosen([name], study.contestants)
-        apart = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
+        step_fields = {**study.curve, "warm": study.timed, "few": 3, "validate_every": 0}
         contestant = replace(contestant, timed={}, slow={})  # as it is run whole
         with network.lab() as lab:
             self._time(
-                contestant, network, lab, 0, apart, kind="small", least=4 * study.timed
+                contestant, network, lab, 0, step_fields, kind="small", least=4 * study.timed
             )  # its steps are short
             self.whole(contestant, network, lab)
 
     def whole(self, contestant: Contestant, network: NamedNetwork, lab: Lab) -> None:
-        """A curve of the first seed, on a link."""
+        """Measure a curve of the first seed, on a link."""
         job = self.study.job(contestant, 0, self.study.curve, self.train, self.held)
         self._measure("whole", contestant, job, lab, seed=0, link=network.record())
 
@@ -193,18 +194,18 @@ class Bench:
         self._measure(kind, contestant, job, lab, link=network.record(), round=number)
 
     def _measure(self, kind: str, contestant: Contestant, job: Job, lab: Lab, **more: Any) -> None:
-        told = {
+        record = {
             "kind": kind,
             "name": contestant.name,
             "contestant": contestant.module,
             "settings": contestant.settings,
             **more,
         }
-        told |= {"world": self.study.world, "same_as": contestant.same_as}
-        key = _key(told, job)
+        record |= {"world": self.study.world, "same_as": contestant.same_as}
+        key = _key(record, job)
         if key in self._done:
             return
-        told |= {
+        record |= {
             "job": _fields(job),
             "libraries": _libraries(contestant),
             "environment": self._here,
@@ -212,53 +213,56 @@ class Bench:
         begun = time.monotonic()
         try:
             ranks, line = ran(lab, job, self._python(contestant))
-            told |= {**FIGURES[kind](job, ranks), "max_late_ms": line.max_late_ms if line else None}
-            told["error"] = no_number(told.get("validation", ())) or None
+            record |= {
+                **FIGURES[kind](job, ranks),
+                "max_late_ms": line.max_late_ms if line else None,
+            }
+            record["error"] = no_number(record.get("validation", ())) or None
         except LabError as error:
             raise LabError(
                 f"the lab failed while {contestant.name} ran: {error}; the same command goes on "
                 "from here"
             ) from error
         except BenchError as error:
-            told["error"] = str(error)
-        self._keep({"key": key, **told})
+            record["error"] = str(error)
+        self._keep({"key": key, **record})
         where = " ".join(
             str(more[name]["name"] if name == "link" else f"{name} {more[name]}") for name in more
         )
         self.say(
-            f"{kind:<6} {contestant.name:<38} {where:<28} {_words(told)}  "
+            f"{kind:<6} {contestant.name:<38} {where:<28} {_words(record)}  "
             f"({time.monotonic() - begun:.0f} s)"
         )
 
     def _python(self, contestant: Contestant) -> Path:
-        """The interpreter for a contestant; what could not be installed is told each time."""
+        """Return the interpreter for a contestant, and raise where it cannot be installed."""
         if contestant.module not in self._pythons:
             try:
                 module = _module(contestant.module)
-                found: Path | str = python_for(
+                interpreter: Path | str = python_for(
                     module.REQUIRES, self.environments, getattr(module, "BUILD_ENV", None)
                 )
             except (BenchError, OSError) as error:
-                found = f"cannot be installed: {error}"
-            self._pythons[contestant.module] = found
+                interpreter = f"cannot be installed: {error}"
+            self._pythons[contestant.module] = interpreter
         python = self._pythons[contestant.module]
         if isinstance(python, str):
             raise BenchError(python)
         return python
 
-    def _keep(self, told: dict[str, Any]) -> None:
-        """Add a record to the file; the failure that was tried again is forgotten."""
-        path, told, key = self.folder / RECORDS, finite(told), told.get("key", "")
+    def _keep(self, record: dict[str, Any]) -> None:
+        """Add a record to the file; it replaces the failure that was tried again."""
+        path, record, key = self.folder / RECORDS, finite(record), record.get("key", "")
         if any(each.get("key") == key for each in self.records):
             self.records, there = (
                 [each for each in some if each.get("key") != key]
                 for some in (self.records, read(path))
             )
             write(path, there)
-        self.records.append(told)
+        self.records.append(record)
         self._done.add(key)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(told, allow_nan=False) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def _module(name: str) -> Any:
@@ -268,7 +272,7 @@ def _module(name: str) -> Any:
 
 
 def _libraries(contestant: Contestant) -> list[str]:
-    """What a rival pins, each as `name==version`."""
+    """Return a rival's pins, each as `name==version`."""
     return [
         word
         for line in _module(contestant.module).REQUIRES
@@ -278,7 +282,7 @@ def _libraries(contestant: Contestant) -> list[str]:
 
 
 def _fields(job: Job) -> dict[str, Any]:
-    """What a record tells of a job beside its contestant and settings: all but where files lie."""
+    """Return a job's fields for its record: all but contestant, settings and file paths."""
     return {
         key: value
         for key, value in asdict(job).items()
@@ -286,37 +290,38 @@ def _fields(job: Job) -> dict[str, Any]:
     }
 
 
-def _key(told: dict[str, Any], job: Job) -> str:
-    """What a measurement is known by: all that was asked for, but for where files lie, settings as
-    by default, and who multiplies."""
-    settings = dict(told["settings"])
+def _key(record: dict[str, Any], job: Job) -> str:
+    """Return the key of a measurement: a hash of all that was requested.
+
+    File paths, settings at their defaults and the matmul precision are not part of it.
+    """
+    settings = dict(record["settings"])
     if "strategy" in settings:
         settings["strategy"] = Strategy.from_toml(settings["strategy"]).short()
     fields = asdict(job) | {"settings": settings, "train": "", "held": ""}
     del fields["matmul"]
-    asked = [told | {"settings": settings}, fields]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    identity = [record | {"settings": settings}, fields]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _words(told: Mapping[str, Any]) -> str:
-    if told["error"]:
-        return f"failed: {told['error'][:120]}"
-    if "step_s" in told:
-        return (
-            f"{statistics.mean(told['step_s']):.3f} s a step, {told['kernel_bytes'] / 1e6:.3f} MB"
-        )
-    return f"{told['validation'][-1][1]:.4f} nats"
+def _words(record: Mapping[str, Any]) -> str:
+    if record["error"]:
+        return f"failed: {record['error'][:120]}"
+    if "step_s" in record:
+        mean, megabytes = statistics.mean(record["step_s"]), record["kernel_bytes"] / 1e6
+        return f"{mean:.3f} s a step, {megabytes:.3f} MB"
+    return f"{record['validation'][-1][1]:.4f} nats"
 
 
 def bundled(folder: Path) -> tuple[str, str]:
-    """The bundled text as bytes, for processes that may not have thinwire's packages."""
+    """Write the bundled text as bytes, for processes that may not have thinwire's packages."""
     from thinwire.data.corpus.english import english
 
     folder.mkdir(parents=True, exist_ok=True)
     places = [folder / "train.npy", folder / "held.npy"]
-    for place, text in zip(places, english(), strict=True):
-        if not place.exists():
-            partial = place.with_suffix(f".{os.getpid()}.npy")
+    for path, text in zip(places, english(), strict=True):
+        if not path.exists():
+            partial = path.with_suffix(f".{os.getpid()}.npy")
             np.save(partial, np.frombuffer(text, np.uint8))
-            partial.replace(place)
+            partial.replace(path)
     return str(places[0]), str(places[1])

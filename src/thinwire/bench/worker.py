@@ -1,7 +1,6 @@
-"""One rank of one contestant: `python -m thinwire.bench.worker JOB.json FOLDER`, under torchrun's
-environment.
+"""Run one rank of one contestant, under torchrun's environment.
 
-What came of it stands in FOLDER/rank{n}.json.
+`python -m thinwire.bench.worker JOB.json FOLDER` writes its figures to FOLDER/rank{n}.json.
 """
 
 from __future__ import annotations
@@ -20,73 +19,73 @@ import torch
 from torch._C._distributed_c10d import TCPStore
 
 from thinwire import env
-from thinwire.bench.job import Job, Place, Trainer, batches, validation
+from thinwire.bench.job import Job, RankEnv, Trainer, batches, validation
 
 BESIDE = 1  # of MASTER_PORT: the port of the workers' own store, which no contestant sees
 
 
 class Meeting:
-    """Where all ranks wait for one another, outside of whatever the contestant talks through."""
+    """Let all ranks wait for one another, outside of the contestant's own communication."""
 
-    def __init__(self, place: Place, timeout: float) -> None:
-        self._place, self._count = place, 0
+    def __init__(self, rank_env: RankEnv, timeout: float) -> None:
+        self._rank_env, self._count = rank_env, 0
         self._store = TCPStore(
-            place.address,
-            place.port + BESIDE,
-            place.world,
-            place.rank == 0,
+            rank_env.address,
+            rank_env.port + BESIDE,
+            rank_env.world,
+            rank_env.rank == 0,
             timeout=timedelta(seconds=timeout),
         )
 
     def wait(self) -> None:
-        """Until all are here."""
-        self.share(0.0)
+        """Wait until all ranks are here."""
+        self.all_gather(0.0)
 
-    def share(self, value: float) -> list[float]:
-        """Every rank's number, once all are here."""
+    def all_gather(self, value: float) -> list[float]:
+        """Return every rank's number, once all are here."""
         self._count += 1
-        self._store.set(f"{self._count}/{self._place.rank}", repr(value))
+        self._store.set(f"{self._count}/{self._rank_env.rank}", repr(value))
         return [
-            float(self._store.get(f"{self._count}/{rank}")) for rank in range(self._place.world)
+            float(self._store.get(f"{self._count}/{rank}")) for rank in range(self._rank_env.world)
         ]
 
     def leave(self) -> None:
-        """The end: rank 0, whose process holds the store, goes last."""
-        self._store.set(f"left/{self._place.rank}", "")
-        if self._place.rank == 0:
-            self._store.wait([f"left/{rank}" for rank in range(self._place.world)])
+        """End the meeting: rank 0, whose process holds the store, goes last."""
+        self._store.set(f"left/{self._rank_env.rank}", "")
+        if self._rank_env.rank == 0:
+            self._store.wait([f"left/{rank}" for rank in range(self._rank_env.world)])
 
 
 def main(job_file: str, folder: str) -> None:
-    """Train as the job says."""
-    job, place = Job.read(Path(job_file)), Place()
+    """Train a job's contestant on this rank, and write the figures."""
+    job, rank_env = Job.read(Path(job_file)), RankEnv()
     torch.set_num_threads(env.integer("OMP_NUM_THREADS", 1))
     torch.set_float32_matmul_precision(job.matmul)
     if job.matmul == "medium":
         torch.backends.cuda.enable_flash_sdp(
             False
         )  # the CPU's, too: oneDNN takes thrice as long for its products of few rows
-    meeting = Meeting(place, job.timeout)
+    meeting = Meeting(rank_env, job.timeout)
     begun = time.perf_counter()
     name = (
         "thinwire.bench.ours"
         if job.contestant == "thinwire"
         else f"thinwire.bench.rivals.{job.contestant}"
     )
-    trainer: Trainer = importlib.import_module(name).build(job, place)
+    trainer: Trainer = importlib.import_module(name).build(job, rank_env)
     meeting.wait()
-    told: dict[str, Any] = {"setup_s": time.perf_counter() - begun}
-    told |= train(job, place, trainer, meeting)
+    figures: dict[str, Any] = {"setup_s": time.perf_counter() - begun}
+    figures |= train(job, rank_env, trainer, meeting)
     meeting.wait()
-    told["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    Path(folder, f"rank{place.rank}.json").write_text(json.dumps(told))
+    figures["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Path(folder, f"rank{rank_env.rank}.json").write_text(json.dumps(figures))
     trainer.close()
     meeting.leave()
 
 
-def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[str, Any]:
-    """Steps, timed one by one; validations stand apart."""
-    at = batches(job, place)
+def train(job: Job, rank_env: RankEnv, trainer: Trainer, meeting: Meeting) -> dict[str, Any]:
+    """Train, and time the steps one by one, without the validations."""
+    at = batches(job, rank_env)
     seconds: list[float] = []
     losses: list[float] = []
     validations: list[tuple[int, float]] = []
@@ -99,12 +98,12 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
     )
     burst = 0
     for step in range(job.stop):
-        if job.few and step == 1 and max(meeting.share(seconds[0])) > job.slow_s:
+        if job.few and step == 1 and max(meeting.all_gather(seconds[0])) > job.slow_s:
             warm = 1  # long steps need no more
         if (
             job.few
             and step == warm + job.few
-            and max(meeting.share(statistics.mean(seconds[warm:]))) > job.slow_s
+            and max(meeting.all_gather(statistics.mean(seconds[warm:]))) > job.slow_s
         ):
             break
         if step == warm:
@@ -124,10 +123,10 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
         input_s += read - begun
         burst = max(burst, sent_bytes() - counted)
         if job.validate_every and ((step + 1) % job.validate_every == 0 or step + 1 == job.stop):
-            apart = sent_bytes()
-            validations.append((step + 1, validated(job, place, trainer)))
+            before_validation = sent_bytes()
+            validations.append((step + 1, validated(job, rank_env, trainer)))
             meeting.wait()
-            sent += sent_bytes() - apart  # some average their weights only to validate
+            sent += sent_bytes() - before_validation  # some average their weights only to validate
     after = trainer.split()
     return {
         "warm": warm,
@@ -142,10 +141,10 @@ def train(job: Job, place: Place, trainer: Trainer, meeting: Meeting) -> dict[st
     }
 
 
-def validated(job: Job, place: Place, trainer: Trainer) -> float:
-    """Nats a token on held-out rows; rank 0 computes it (others: nan)."""
+def validated(job: Job, rank_env: RankEnv, trainer: Trainer) -> float:
+    """Return nats a token on held-out rows; rank 0 computes it (others: nan)."""
     with trainer.common() as model, torch.no_grad():
-        if place.rank:
+        if rank_env.rank:
             return float("nan")
         losses = [
             float(model(rows[:, :-1], rows[:, 1:])[1]) * len(rows) for rows in validation(job)
@@ -154,7 +153,7 @@ def validated(job: Job, place: Place, trainer: Trainer) -> float:
 
 
 def sent_bytes() -> int:
-    """What the kernel has counted on the interface that ranks talk over."""
+    """Return the bytes that the kernel has counted on the interface that ranks send over."""
     device = env.text("GLOO_SOCKET_IFNAME", "lo").partition(",")[0]
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, numbers = line.partition(":")

@@ -1,5 +1,7 @@
-"""What several rivals need before they can talk: this host's own address, and a board that all
-ranks read. Not a contestant."""
+"""Give rivals what they need to connect: this host's own address, and a store of all ranks.
+
+It is not a contestant.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +10,24 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import TCPStore
 
-from thinwire.bench.job import Place
+from thinwire.bench.job import RankEnv
 
-BOARD = 2  # of MASTER_PORT: MASTER_PORT itself is gloo's, the next is the workers' meeting
+STORE_PORT = 2  # of MASTER_PORT: MASTER_PORT itself is gloo's, the next is the workers' meeting
 
 
-def own_address(place: Place) -> str:
-    """The address that this host sends from, when it sends to rank 0's."""
+def own_address(rank_env: RankEnv) -> str:
+    """Return the address that this host sends from to rank 0's."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.connect((place.address, place.port))  # sends nothing: it only asks the routes
+        sender.connect((rank_env.address, rank_env.port))  # sends nothing: it only asks the routes
         return str(sender.getsockname()[0])
 
 
-def board(place: Place, timeout: float) -> TCPStore:
-    """A store of rank 0's, for what a rival's own launcher would hand around."""
+def rendezvous_store(rank_env: RankEnv, timeout: float) -> TCPStore:
+    """Return a store of rank 0's, for the values that a rival's own launcher would pass around."""
     return TCPStore(
-        place.address,
-        place.port + BOARD,
-        place.world,
-        place.rank == 0,
+        rank_env.address,
+        rank_env.port + STORE_PORT,
+        rank_env.world,
+        rank_env.rank == 0,
         timeout=timedelta(seconds=timeout),
     )

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.loop import Loop
 
 ABOUT = "torch DistributedDataParallel, with its communication hooks"
@@ -55,6 +55,6 @@ class DDP(Loop):
         dist.destroy_process_group()
 
 
-def build(job: Job, place: Place) -> Any:  # noqa: ARG001  (every contestant takes both)
+def build(job: Job, rank_env: RankEnv) -> Any:  # noqa: ARG001  (every contestant takes both)
     """See `thinwire.bench.job`."""
     return DDP(job)

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from thinwire import env
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 
 ABOUT = "DeepSpeed ZeRO"
 REQUIRES: tuple[str, ...] = (
@@ -35,7 +35,7 @@ BUILD_ENV: dict[str, str] = {"DS_ACCELERATOR": "cpu", "DS_BUILD_SHM_COMM": "1"}
 class Zero:
     """The loop of DeepSpeed's tutorial."""
 
-    def __init__(self, job: Job, place: Place) -> None:
+    def __init__(self, job: Job, rank_env: RankEnv) -> None:
         self.stage = job.settings["stage"]
         if self.stage not in (1, 2, 3):
             raise ValueError(f"no stage {self.stage!r}: 1, 2, 3")
@@ -50,7 +50,7 @@ class Zero:
             optimizer=job.new_optimizer(model),
             config={
                 "train_micro_batch_size_per_gpu": job.batch,
-                "train_batch_size": job.batch * place.world,
+                "train_batch_size": job.batch * rank_env.world,
                 "gradient_clipping": job.clip,
                 "zero_optimization": {"stage": self.stage},
                 "steps_per_print": 10**9,
@@ -72,12 +72,12 @@ class Zero:
         if self.stage < 3:
             yield self.engine.module
             return
-        kept = self.job.new_model()
+        whole = self.job.new_model()
         shards = list(self.engine.module.parameters())
         with self.deepspeed.zero.GatheredParameters(shards), torch.no_grad():
-            for param, shard in zip(kept.parameters(), shards, strict=True):
+            for param, shard in zip(whole.parameters(), shards, strict=True):
                 param.copy_(shard)
-        yield kept
+        yield whole
 
     def split(self) -> dict[str, float]:
         """See `Trainer`."""
@@ -89,6 +89,6 @@ class Zero:
         dist.destroy_process_group()
 
 
-def build(job: Job, place: Place) -> Any:
+def build(job: Job, rank_env: RankEnv) -> Any:
     """See `thinwire.bench.job`."""
-    return Zero(job, place)
+    return Zero(job, rank_env)

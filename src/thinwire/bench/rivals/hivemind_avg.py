@@ -34,9 +34,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.loop import Loop
-from thinwire.bench.rivals._meeting import board, own_address
+from thinwire.bench.rivals._meeting import own_address, rendezvous_store
 
 ABOUT = "hivemind DecentralizedAverager over its DHT"
 REQUIRES: tuple[str, ...] = (
@@ -58,38 +58,38 @@ CODECS = {
 class Averaged(Loop):
     """Local steps, and an averager that all ranks call together."""
 
-    def __init__(self, job: Job, place: Place) -> None:
-        self.period, asked = job.settings["period"], job.settings.get("compression", "none")
+    def __init__(self, job: Job, rank_env: RankEnv) -> None:
+        self.period, codec = job.settings["period"], job.settings.get("compression", "none")
         if self.period < 1:
             raise ValueError(f"period={self.period}: a period is 1 or more")
-        if asked not in CODECS:
-            raise ValueError(f"no compression {asked!r}: {', '.join(CODECS)}")
+        if codec not in CODECS:
+            raise ValueError(f"no compression {codec!r}: {', '.join(CODECS)}")
         import hivemind  # type: ignore[import-not-found, unused-ignore]
         from hivemind import compression  # type: ignore[import-not-found, unused-ignore]
         from hivemind.utils import get_dht_time  # type: ignore[import-not-found, unused-ignore]
 
-        self.board, self.world, self.timeout, self.steps = (
-            board(place, job.timeout),
-            place.world,
+        self.store, self.world, self.timeout, self.steps = (
+            rendezvous_store(rank_env, job.timeout),
+            rank_env.world,
             job.timeout,
             0,
         )
-        self.rank, self.time = place.rank, get_dht_time
+        self.rank, self.time = rank_env.rank, get_dht_time
         before = [
             each
-            for rank in range(place.rank)
-            for each in self.board.get(f"peer/{rank}").decode().split()
+            for rank in range(rank_env.rank)
+            for each in self.store.get(f"peer/{rank}").decode().split()
         ]
         self.dht = hivemind.DHT(
             initial_peers=before or None,
-            host_maddrs=[f"/ip4/{own_address(place)}/tcp/0"],
+            host_maddrs=[f"/ip4/{own_address(rank_env)}/tcp/0"],
             start=True,
             auto_nat=False,
             nat_port_map=False,
             use_relay=False,
             force_reachability="public",
         )
-        self.board.set(f"peer/{place.rank}", " ".join(map(str, self.dht.get_visible_maddrs())))
+        self.store.set(f"peer/{rank_env.rank}", " ".join(map(str, self.dht.get_visible_maddrs())))
         self.net = job.new_model()
         self.optimizer = job.new_optimizer(self.net)
         self.params = list(self.net.parameters())
@@ -98,9 +98,9 @@ class Averaged(Loop):
             self.dht,
             start=True,
             prefix="bench",
-            target_group_size=place.world,
-            min_group_size=place.world,
-            compression=getattr(compression, CODECS[asked])(),
+            target_group_size=rank_env.world,
+            min_group_size=rank_env.world,
+            compression=getattr(compression, CODECS[codec])(),
             min_matchmaking_time=MATCHMAKING_S,
             bandwidth=1.0,
             allreduce_timeout=job.timeout,
@@ -120,15 +120,15 @@ class Averaged(Loop):
         with self.averager.get_tensors() as held:
             for mine, param in zip(held, self.params, strict=True):
                 mine.copy_(param)
-        told = self.averager.step(
+        sums = self.averager.step(
             gather=float(self.params[0].double().sum()),
             scheduled_time=self.time() + MATCHMAKING_S + self.rank,
             timeout=self.timeout + self.rank,
         )
-        if told is None or len(told) != self.world:
-            raise RuntimeError(f"hivemind averaged {told and len(told)} of {self.world} ranks")
+        if sums is None or len(sums) != self.world:
+            raise RuntimeError(f"hivemind averaged {sums and len(sums)} of {self.world} ranks")
         with self.averager.get_tensors() as held:
-            if len(set(told.values())) > 1 and all(
+            if len(set(sums.values())) > 1 and all(
                 torch.equal(mine, param) for mine, param in zip(held, self.params, strict=True)
             ):
                 raise RuntimeError("hivemind reported an average, but no weight has changed")
@@ -140,8 +140,8 @@ class Averaged(Loop):
         """See `Trainer`."""
         own = [param.detach().clone() for param in self.params]
         with torch.no_grad(), self.averager.get_tensors() as held:
-            for param, kept in zip(self.params, held, strict=True):
-                param.copy_(kept)
+            for param, average in zip(self.params, held, strict=True):
+                param.copy_(average)
         try:
             yield self.net
         finally:
@@ -155,6 +155,6 @@ class Averaged(Loop):
         self.dht.shutdown()
 
 
-def build(job: Job, place: Place) -> Any:
+def build(job: Job, rank_env: RankEnv) -> Any:
     """See `thinwire.bench.job`."""
-    return Averaged(job, place)
+    return Averaged(job, rank_env)

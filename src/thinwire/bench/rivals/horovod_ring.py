@@ -20,9 +20,9 @@ from typing import Any
 from torch import nn
 
 from thinwire import env
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.loop import Loop
-from thinwire.bench.rivals._meeting import board
+from thinwire.bench.rivals._meeting import rendezvous_store
 
 ABOUT = "Horovod DistributedOptimizer over gloo"
 REQUIRES: tuple[str, ...] = (
@@ -43,10 +43,10 @@ BUILD_ENV: dict[str, str] = {
 class Ring(Loop):
     """The loop of Horovod's PyTorch guide."""
 
-    def __init__(self, job: Job, place: Place) -> None:
-        asked = job.settings.get("compression", "none")
-        if asked not in ("none", "fp16"):
-            raise ValueError(f"no compression {asked!r}: none, fp16")
+    def __init__(self, job: Job, rank_env: RankEnv) -> None:
+        compression = job.settings.get("compression", "none")
+        if compression not in ("none", "fp16"):
+            raise ValueError(f"no compression {compression!r}: none, fp16")
         import horovod.torch as hvd  # type: ignore[import-not-found, unused-ignore]
         from horovod.runner.common.util.hosts import (  # type: ignore[import-not-found, unused-ignore]
             get_host_assignments,
@@ -55,20 +55,24 @@ class Ring(Loop):
         from horovod.runner.gloo_run import create_slot_env_vars  # type: ignore[import-not-found, unused-ignore]
         from horovod.runner.http.http_server import RendezvousServer  # type: ignore[import-not-found, unused-ignore]
 
-        self.hvd, self.board, self.server = hvd, board(place, job.timeout), None
-        slots = get_host_assignments(
-            parse_hosts(",".join(f"rank{rank}:1" for rank in range(place.world))), place.world
+        self.hvd, self.rendezvous_store, self.server = (
+            hvd,
+            rendezvous_store(rank_env, job.timeout),
+            None,
         )
-        if place.rank == 0:
+        slots = get_host_assignments(
+            parse_hosts(",".join(f"rank{rank}:1" for rank in range(rank_env.world))), rank_env.world
+        )
+        if rank_env.rank == 0:
             self.server = RendezvousServer()
             port = self.server.start()
             self.server.init(slots)
-            self.board.set("rendezvous", str(port))
-        variables = create_slot_env_vars(slots[place.rank]) | {
+            self.rendezvous_store.set("rendezvous", str(port))
+        variables = create_slot_env_vars(slots[rank_env.rank]) | {
             "HOROVOD_CONTROLLER": "gloo",
             "HOROVOD_CPU_OPERATIONS": "gloo",
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": place.address,
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": self.board.get("rendezvous").decode(),
+            "HOROVOD_GLOO_RENDEZVOUS_ADDR": rank_env.address,
+            "HOROVOD_GLOO_RENDEZVOUS_PORT": self.rendezvous_store.get("rendezvous").decode(),
             "HOROVOD_GLOO_TIMEOUT_SECONDS": str(int(job.timeout)),
         }
         if env.is_set("GLOO_SOCKET_IFNAME"):
@@ -81,7 +85,7 @@ class Ring(Loop):
         self.optimizer = hvd.DistributedOptimizer(
             job.new_optimizer(self.net),
             named_parameters=self.net.named_parameters(),
-            compression=getattr(hvd.Compression, asked),
+            compression=getattr(hvd.Compression, compression),
         )
         self.clip = job.clip
 
@@ -104,6 +108,6 @@ class Ring(Loop):
             self.server.stop()
 
 
-def build(job: Job, place: Place) -> Any:
+def build(job: Job, rank_env: RankEnv) -> Any:
     """See `thinwire.bench.job`."""
-    return Ring(job, place)
+    return Ring(job, rank_env)

@@ -19,7 +19,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.loop import Loop
 
 ABOUT = "Hugging Face accelerate's LocalSGD"
@@ -58,10 +58,10 @@ class LocalSteps(Loop):
     @contextmanager
     def common(self) -> Iterator[nn.Module]:
         """See `Trainer`."""
-        kept: nn.Module = copy.deepcopy(self.accelerator.unwrap_model(self.net))
-        for param in kept.parameters():
+        averaged: nn.Module = copy.deepcopy(self.accelerator.unwrap_model(self.net))
+        for param in averaged.parameters():
             param.data = self.accelerator.reduce(param.data, reduction="mean")
-        yield kept
+        yield averaged
 
     def close(self) -> None:
         """See `Trainer`."""
@@ -73,6 +73,6 @@ class LocalSteps(Loop):
             dist.destroy_process_group()
 
 
-def build(job: Job, place: Place) -> Any:  # noqa: ARG001  (every contestant takes both)
+def build(job: Job, rank_env: RankEnv) -> Any:  # noqa: ARG001  (every contestant takes both)
     """See `thinwire.bench.job`."""
     return LocalSteps(job)

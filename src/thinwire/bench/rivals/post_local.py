@@ -29,7 +29,7 @@ from torch.distributed.algorithms.model_averaging.utils import average_parameter
 from torch.distributed.optim import PostLocalSGDOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.loop import Loop
 
 ABOUT = "torch post-local SGD: PostLocalSGDOptimizer over DistributedDataParallel"
@@ -57,16 +57,16 @@ class PostLocal(Loop):
     @contextmanager
     def common(self) -> Iterator[nn.Module]:
         """See `Trainer`."""
-        kept: nn.Module = copy.deepcopy(self.net.module)
+        averaged: nn.Module = copy.deepcopy(self.net.module)
         if self.averager.step > self.start:
-            average_parameters(kept.parameters(), self.averager.process_group)
-        yield kept
+            average_parameters(averaged.parameters(), self.averager.process_group)
+        yield averaged
 
     def close(self) -> None:
         """See `Trainer`."""
         dist.destroy_process_group()
 
 
-def build(job: Job, place: Place) -> Any:  # noqa: ARG001  (every contestant takes both)
+def build(job: Job, rank_env: RankEnv) -> Any:  # noqa: ARG001  (every contestant takes both)
     """See `thinwire.bench.job`."""
     return PostLocal(job)

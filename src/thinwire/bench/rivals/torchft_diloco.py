@@ -34,9 +34,9 @@ from torch import nn
 from torch._C._distributed_c10d import TCPStore
 
 from thinwire import env
-from thinwire.bench.job import Job, Place
+from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.loop import Loop
-from thinwire.bench.rivals._meeting import board, own_address
+from thinwire.bench.rivals._meeting import own_address, rendezvous_store
 from thinwire.models.gpt import GPT
 
 ABOUT = "torchft's DiLoCo on gloo, each rank a replica group"
@@ -49,7 +49,7 @@ REQUIRES: tuple[str, ...] = (
 class DiLoCoSteps(Loop):
     """A manager, a lighthouse somewhere, and an optimiser with DiLoCo's hooks."""
 
-    def __init__(self, job: Job, place: Place) -> None:
+    def __init__(self, job: Job, rank_env: RankEnv) -> None:
         self.net = job.new_model()
         self.optimizer = job.new_optimizer(self.net)
         fragments, momentum = (
@@ -61,20 +61,23 @@ class DiLoCoSteps(Loop):
         from torchft.coordination import LighthouseServer  # type: ignore[import-not-found, unused-ignore]
         from torchft.local_sgd import DiLoCo  # type: ignore[import-not-found, unused-ignore]
 
-        within, own = timedelta(seconds=job.timeout), own_address(place)
-        self.board, self.lighthouse = board(place, job.timeout), None
-        if place.rank == 0:
-            self.lighthouse = LighthouseServer(bind=f"{place.address}:0", min_replicas=place.world)
+        within, own = timedelta(seconds=job.timeout), own_address(rank_env)
+        self.rendezvous_store, self.lighthouse = rendezvous_store(rank_env, job.timeout), None
+        if rank_env.rank == 0:
+            self.lighthouse = LighthouseServer(
+                bind=f"{rank_env.address}:0", min_replicas=rank_env.world
+            )
             # Its own idea of its address is the host's name, which other hosts need not know.
-            self.board.set(
-                "lighthouse", f"http://{place.address}:{urlsplit(self.lighthouse.address()).port}"
+            self.rendezvous_store.set(
+                "lighthouse",
+                f"http://{rank_env.address}:{urlsplit(self.lighthouse.address()).port}",
             )
         self.store = TCPStore(own, 0, is_master=True, wait_for_workers=False, timeout=within)
         self.manager = Manager(
             pg=ProcessGroupGloo(timeout=within),
             load_state_dict=None,
             state_dict=None,
-            min_replica_size=place.world,
+            min_replica_size=rank_env.world,
             use_async_quorum=False,
             timeout=within,
             quorum_timeout=within,
@@ -83,8 +86,8 @@ class DiLoCoSteps(Loop):
             world_size=1,
             store_addr=own,
             store_port=self.store.port,
-            lighthouse_addr=self.board.get("lighthouse").decode(),
-            replica_id=f"rank_{place.rank}",
+            lighthouse_addr=self.rendezvous_store.get("lighthouse").decode(),
+            replica_id=f"rank_{rank_env.rank}",
             hostname=own,
             init_sync=False,
         )
@@ -122,8 +125,8 @@ class DiLoCoSteps(Loop):
             for name, param in fragment._model_fragment.named_parameters()
         ]
         own = [param.clone() for param, _ in pairs]
-        for param, kept in pairs:
-            param.copy_(kept)
+        for param, original in pairs:
+            param.copy_(original)
         try:
             yield self.net
         finally:
@@ -168,6 +171,6 @@ def fragments_of(model: GPT, count: int) -> list[nn.Module]:
     return [nn.ModuleList(run) for run in runs]
 
 
-def build(job: Job, place: Place) -> Any:
+def build(job: Job, rank_env: RankEnv) -> Any:
     """See `thinwire.bench.job`."""
-    return DiLoCoSteps(job, place)
+    return DiLoCoSteps(job, rank_env)
