@@ -1,7 +1,6 @@
-"""Settings as one says them on a command line: `name,key=value,key=value`, each value of the type
-that its key has.
+"""Read settings of a command line: `name,key=value,key=value`, each value of its key's type.
 
-A reader gathers every reason why words cannot be, so that the user is told once.
+A reader gathers every problem, so that the user gets them all in one error.
 """
 
 from __future__ import annotations
@@ -24,59 +23,59 @@ EXPECTED = {
 }  # tried in this order
 
 
-def pieces(text: str) -> tuple[str, list[str]]:
-    """The name and the settings of `text`.
+def name_and_settings(text: str) -> tuple[str, list[str]]:
+    """Split `text` into its name and its settings.
 
     Example:
-        >>> pieces("diloco, period=60,lr=0.5")
+        >>> name_and_settings("diloco, period=60,lr=0.5")
         ('diloco', ['period=60', 'lr=0.5'])
     """
     name, *settings = (piece.strip() for piece in text.split(","))
     return name, settings
 
 
-def near(word: str, known: Collection[str], most: int = 1) -> str:
-    """The end of a sentence about an unknown word: the known ones that look like it (`most` of
-    them), or a full stop.
+def near(word: str, valid: Collection[str], most: int = 1) -> str:
+    """End a sentence about an unknown word: with `most` valid ones like it, or with a full stop.
 
     Example:
         >>> "no setting 'ranks'" + near("ranks", ["rank", "start"])
         "no setting 'ranks'; did you mean 'rank'?"
     """
-    found = difflib.get_close_matches(word, known, n=most)
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else "."
+    alike = difflib.get_close_matches(word, valid, n=most)
+    return f"; did you mean {' or '.join(map(repr, alike))}?" if alike else "."
 
 
 def settings(
-    name: str, said: Sequence[str], kinds: Mapping[str, Any], problems: list[str]
+    name: str, pairs: Sequence[str], kinds: Mapping[str, Any], problems: list[str]
 ) -> dict[str, Any]:
-    """`key=value` pieces as values.
+    """Read `key=value` texts into values.
 
     Args:
         name: whose settings they are, for the messages.
-        said: the pieces.
-        kinds: the type of each known key: int, float, bool, str, None, or a union of them.
-        problems: gets a sentence for every piece that cannot be.
+        pairs: the texts.
+        kinds: the type of each valid key: int, float, bool, str, None, or a union of them.
+        problems: gets a sentence for every text that cannot be read.
 
     Returns:
-        The value of each key that can be.
+        The value of each key that could be read.
 
     Example:
         >>> problems = []
-        >>> settings("powersgd", ["rank=4", "start=soon", "rang=2"], {"rank": int, "start": int}, problems)
+        >>> kinds = {"rank": int, "start": int}
+        >>> settings("powersgd", ["rank=4", "start=soon", "rang=2"], kinds, problems)
         {'rank': 4}
         >>> print(*problems, sep="\\n")
         powersgd: setting 'start': expected an integer, got 'soon'
         powersgd has no setting 'rang'; did you mean 'rank'? powersgd has: rank, start
     """
-    known = f"{name} has: {', '.join(kinds) or 'no settings'}"
+    valid = f"{name} has: {', '.join(kinds) or 'no settings'}"
     values: dict[str, Any] = {}
-    for setting in said:
+    for setting in pairs:
         key, equals, text = (piece.strip() for piece in setting.partition("="))
         if not equals:
-            problems.append(f"{name}: expected key=value, got {setting!r}; {known}")
+            problems.append(f"{name}: expected key=value, got {setting!r}; {valid}")
         elif key not in kinds:
-            problems.append(f"{name} has no setting {key!r}{near(key, kinds)} {known}")
+            problems.append(f"{name} has no setting {key!r}{near(key, kinds)} {valid}")
         elif key in values:
             problems.append(f"{key} is given twice; once is enough")
         else:
@@ -88,8 +87,7 @@ def settings(
 
 
 def value(text: str, kind: Any) -> Any:
-    """`text` as a value of `kind`; of a union, the first of int, float, bool and str that it can
-    be.
+    """Read `text` as a value of `kind`; of a union, as the first of int, float, bool and str.
 
     Raises:
         ValueError: it cannot; the message says what was expected.
@@ -116,7 +114,7 @@ def value(text: str, kind: Any) -> Any:
             except ValueError:
                 continue
     if float in wanted:
-        wanted -= {int}  # "an integer or a number" says no more than "a number"
+        wanted -= {int}  # "an integer or a number" adds nothing to "a number"
     raise ValueError(
         f"expected {' or '.join(words for each, words in EXPECTED.items() if each in wanted)}, "
         f"got {text!r}"
@@ -148,8 +146,7 @@ def _word(text: str) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows as lines of columns: the first `left` cells begin at the left, the others end at the
-    right.
+    """Lay rows out in columns: the first `left` cells to the left, the others to the right.
 
     Example:
         >>> print(*columns([("", "sent"), ("host0", "3 MB")]), sep="\\n")
@@ -167,7 +164,7 @@ def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its kind where it says nothing.
+    """Return the first line of an error's message, or its kind where it has none.
 
     Example:
         >>> first_line(OSError("no route\\nto host")), first_line(KeyError())
@@ -177,23 +174,24 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def told(error: BaseException, most: int = 300) -> str:
-    """What an error of another library says, without its line breaks and cut where it rambles.
+def error_text(error: BaseException, most: int = 300) -> str:
+    """Return an error's message on one line, cut to `most` characters; its kind without one.
 
     Example:
-        >>> told(OSError("no route\\n  to host"))
+        >>> error_text(OSError("no route\\n  to host"))
         'no route to host'
     """
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= most else said[: most - 2] + " …"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[: most - 2] + " …"
 
 
 _PARSING = threading.Lock()
 
 
 def expression(text: str) -> ast.expr:
-    """The tree of an expression; one thread at a time, as CPython 3.11's parser counts its depth
-    for all of them together.
+    """Parse an expression, one thread at a time.
+
+    CPython 3.11's parser counts its depth for all threads together.
 
     Raises:
         SyntaxError: it is none.

@@ -114,12 +114,12 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
     """
     from thinwire import recipes
     from thinwire.train.spoken import strategy_from
-    from thinwire.words import pieces
+    from thinwire.words import name_and_settings
 
-    name = pieces(spec)[0]
+    name = name_and_settings(spec)[0]
     maker = recipes.names().get(name)
     settings = _settings(maker) if maker is not None else []
-    given = {piece.partition("=")[0].strip() for piece in pieces(spec)[1]}
+    given = {piece.partition("=")[0].strip() for piece in name_and_settings(spec)[1]}
     examples = {
         key: EXAMPLES.get(key, _half(world))
         for key in (each["name"] for each in settings if each["required"])

@@ -25,7 +25,7 @@ def settings(spec: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:
         ...
         thinwire.errors.DataError: bpe: expected key=value, got 'vocab'; bpe has: vocab
     """
-    word, pairs = words.pieces(spec)
+    word, pairs = words.name_and_settings(spec)
     problems: list[str] = []
     given = words.settings(word, pairs, dict.fromkeys(allowed, str), problems)
     if problems:
@@ -42,7 +42,7 @@ def path_from(spec: str, what: str) -> Path:
         OSError,
         RuntimeError,
     ) as error:  # a name too long, a folder that may not be entered, a user without a home
-        raise DataError(f"the {what} {spec!r} cannot be read: {words.told(error)}") from error
+        raise DataError(f"the {what} {spec!r} cannot be read: {words.error_text(error)}") from error
     return path
 
 
@@ -70,6 +70,6 @@ def extra(what: str, name: str = "train") -> Iterator[None]:
         yield
     except ImportError as error:
         raise DataError(
-            f"{what} needs a package that cannot be imported ({words.told(error)}): pip install "
+            f"{what} needs a package that cannot be imported ({words.error_text(error)}): pip install "
             f"'thinwire[{name}]'"
         ) from error

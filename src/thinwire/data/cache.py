@@ -21,7 +21,7 @@ from typing import TypeVar
 from thinwire import env
 from thinwire.data.claims import LOCK, PARTIAL, claimed, left_behind, partial, renewed
 from thinwire.errors import DataError
-from thinwire.words import told
+from thinwire.words import error_text
 
 __all__ = [
     "LOCK",
@@ -171,7 +171,7 @@ def explained(parent: Path) -> Iterator[None]:
             )
         else:
             message = (
-                f"the cache {str(parent)!r} cannot be used ({told(error)}): set THINWIRE_CACHE to "
+                f"the cache {str(parent)!r} cannot be used ({error_text(error)}): set THINWIRE_CACHE to "
                 "a folder that you may write"
             )
         raise DataError(message) from error

@@ -76,7 +76,7 @@ class Lane:
         self._driver, self._index = driver, index
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._broken: BaseException | None = None
-        # flights that this lane has carried, hops of the current one, ranks whose bytes it waits for
+        # Flights that this lane has carried, hops of the current one, ranks that it waits for.
         self.position: tuple[int, int, tuple[int, ...]] = 0, 0, ()
         self._hop_begun: float | None = None
         self._queue: queue.SimpleQueue[TorchHandle[Any] | None] = queue.SimpleQueue()

@@ -85,9 +85,9 @@ class Asks:
             )
         if pending.error is not None:
             raise NoAnswerError(
-                f"this rank cannot reach the store at {self.address} ({first_line(pending.error)}): "
-                "the process that holds it has ended, or "
-                "the connection was cut",
+                f"this rank cannot reach the store at {self.address} "
+                f"({first_line(pending.error)}): the process that holds it has ended, or the "
+                "connection was cut",
                 silent=False,
             ) from pending.error
         answer: T = pending.answer

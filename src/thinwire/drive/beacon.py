@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 from thinwire import env
 
 State: TypeAlias = Literal["answers", "silent", "refused", "unreachable", "unknown"]
-"""silent: it took the connection and said nothing; refused: nobody listens there any more; unknown:
+"""silent: it took the connection and sent nothing; refused: nobody listens there any more; unknown:
 it has no beacon."""
 
 CONNECT_S = 2.0
@@ -34,14 +34,14 @@ _MOST_AT_ONCE = 16
 
 
 class Beacon:
-    """This rank's beacon.
+    """Answer other ranks' questions about this rank, on a thread of its own.
 
     Args:
         host: the address to listen on.
-        token: what who asks must know.
-        says: what this rank says of itself.
-        tries: what came of trying another rank, asked by number.
-        hears: takes what another rank says of its own end.
+        token: the secret that a question must begin with.
+        standing: returns this rank's standing.
+        tries: tries to reach another rank, given by number, and returns the outcome.
+        on_end: takes another rank's message of its own end.
 
     Raises:
         OSError: nothing can listen there.
@@ -51,15 +51,15 @@ class Beacon:
         self,
         host: str,
         token: str,
-        says: Callable[[], dict[str, Any]],
+        standing: Callable[[], dict[str, Any]],
         tries: Callable[[int], dict[str, Any]],
-        hears: Callable[[Any], None],
+        on_end: Callable[[Any], None],
     ) -> None:
         self._socket = socket.create_server(
             (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=64
         )
         self.address = f"{host} {self._socket.getsockname()[1]}"
-        self._token, self._says, self._tries, self._hears = token, says, tries, hears
+        self._token, self._standing, self._tries, self._on_end = token, standing, tries, on_end
         self._room = threading.BoundedSemaphore(_MOST_AT_ONCE)
         threading.Thread(target=self._serve, name="thinwire-beacon", daemon=True).start()
 
@@ -95,11 +95,11 @@ class Beacon:
                 command, _, argument = rest.partition(" ")
                 if token != self._token:
                     return
-                answer = self._says()
+                answer = self._standing()
                 if command == "try":
                     answer = self._tries(int(argument))
                 elif command == "ended":
-                    self._hears(json.loads(argument))
+                    self._on_end(json.loads(argument))
                 connection.sendall(json.dumps(answer).encode() + b"\n")
         finally:
             self._room.release()

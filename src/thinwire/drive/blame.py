@@ -98,7 +98,7 @@ def read_standing(value: Any, world: int) -> Standing | None:
             str(value["why"])[:_WORDS],
             verdict,
         )
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # told by `None`
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # `None` marks it
         return None
 
 

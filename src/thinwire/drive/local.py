@@ -202,7 +202,7 @@ class Fabric:
             del self._meetings[lane, number]
         try:
             meeting.results = self.carry(meeting.flights, meeting.sent, meeting.seconds, lane)
-        except Exception as error:  # every rank of the flight must hear of it
+        except Exception as error:  # every rank of the flight must raise it
             meeting.error = error
         meeting.done.set()
         return meeting

@@ -240,13 +240,13 @@ class TorchDriver:
         diagnosis, standings = self.watch.diagnose()
         last = "; ".join(f"rank {rank}: {standing.label}" for rank, standing in standings.items())
         cause = f"{type(error).__name__}: {transport_cause(error)}"
-        carried = f"{label} could not be carried ({cause}). Last heard: {last}"
+        carried = f"{label} could not be carried ({cause}). Last reports: {last}"
         if diagnosis.kind in ("raised", "lost"):
             return diagnosis, RankLostError(diagnosis.ranks, f"{diagnosis.text}. {carried}")
         if diagnosis.kind == "left":
             return diagnosis, RankLostError(
                 diagnosis.ranks,
-                f"{diagnosis.text} while others were in {label} ({cause}). Last heard: {last}",
+                f"{diagnosis.text} while others were in {label} ({cause}). Last reports: {last}",
             )
         if diagnosis.kind == "link":
             return diagnosis, LinkLostError(
@@ -257,7 +257,7 @@ class TorchDriver:
         return diagnosis, FlightError(
             f"{label} could not be carried within {self.timeout.total_seconds():g} s, though "
             f"every rank's heart beats ({cause}). "
-            f"Last heard: {last}. Do all ranks run the same number of steps?"
+            f"Last reports: {last}. Do all ranks run the same number of steps?"
         )
 
     def _start_watch(self) -> Watch:
@@ -280,7 +280,8 @@ def transport_cause(error: BaseException) -> str:
     """Return the transport's error in a line, without gloo's advice to read other ranks' logs.
 
     Example:
-        >>> transport_cause(RuntimeError("Connection reset by peer. This is typically caused by a remote worker hanging."))
+        >>> advice = "This is typically caused by a remote worker hanging."
+        >>> transport_cause(RuntimeError(f"Connection reset by peer. {advice}"))
         'Connection reset by peer'
     """
     message = first_line(error).partition(". This is typically caused")[0]

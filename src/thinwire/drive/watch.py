@@ -26,7 +26,7 @@ from thinwire.drive.asks import Asks, NoAnswerError, address_of, endpoint_of
 from thinwire.drive.beacon import ANSWER_S, CONNECT_S, Beacon, State, ask, ask_all, own_address
 from thinwire.drive.blame import Diagnosis, End, Evidence, Hops, Standing, judge, read_standing
 from thinwire.errors import FlightError
-from thinwire.words import told
+from thinwire.words import error_text
 
 INTERVAL_S = 0.5
 _LOOK = 4  # intervals that a diagnosis looks on
@@ -35,7 +35,7 @@ _ANSWER_S = 2 * _LOOK * INTERVAL_S  # that the store has
 _START_S = 60.0  # that it has at the start, when every rank asks at once
 _MEETING_S = 60.0  # until all ranks have put up their addresses
 _MOST_ASKED = 32  # ranks that a diagnosis asks
-_MOST_TOLD = 64  # ranks that are told of this one's end
+_MOST_NOTIFIED = 64  # ranks that this one sends a message of its end
 _HELPERS = 3  # ranks that are asked to try another
 _LINGER_S = 30.0  # that the beacon answers after a failure, while others look
 
@@ -63,7 +63,7 @@ class Watch:
         self._label = "attach"
         self._count = 0
         self._end: tuple[End, str, Diagnosis | None] = "", "", None
-        self._ended_standings: dict[int, Standing] = {}  # what ranks have said of their end
+        self._ended_standings: dict[int, Standing] = {}  # by rank, as its message reported
         self._addresses: dict[int, str] = {}
         self._met: set[int] = set()
         self._stop = threading.Event()
@@ -80,12 +80,12 @@ class Watch:
         atexit.register(self._at_exit)
 
     def set_phase(self, label: str) -> None:
-        """Say where this rank stands; told with the next beat."""
+        """Set the phase that this rank reports with its next beat."""
         self._label = label
 
     @property
     def standing(self) -> Standing:
-        """What this rank says of itself."""
+        """Return this rank's standing, as it reports it."""
         return Standing(self._count, self._label, self._hops(), *self._end)
 
     def diagnose(self) -> tuple[Diagnosis, dict[int, Standing]]:
@@ -122,7 +122,7 @@ class Watch:
         if own < _MOVES and not self._stop.is_set():
             seen.moving |= {
                 rank for rank, standing in after.items() if standing.count
-            }  # nobody can be told by this store
+            }  # this store tells nobody apart
         late = {
             rank: state
             for rank, state in seen.probes.items()
@@ -144,12 +144,11 @@ class Watch:
             return
         self._end = how, why, verdict
         if not self._asks.stuck:
-            with contextlib.suppress(
-                FlightError
-            ):  # the others hear it from this rank's own beacon, or by the lines below
+            # The others learn it from this rank's own beacon, too, or by the lines below.
+            with contextlib.suppress(FlightError):
                 self._beat()
         text = f"ended {json.dumps([self.rank, self.standing.plain()])}"
-        others = [rank for rank in self._addresses if rank != self.rank][:_MOST_TOLD]
+        others = [rank for rank in self._addresses if rank != self.rank][:_MOST_NOTIFIED]
         if sys.is_finalizing() or not threading.main_thread().is_alive():
             for rank in others:  # no thread can be started any more
                 ask(self._addresses[rank], self._token, text, 0.5)
@@ -160,7 +159,7 @@ class Watch:
         """Stop beating and say goodbye, or which error it was that ended this rank."""
         self._stop.set()
         if isinstance(error, FlightError):
-            self.end("failed", told(error))
+            self.end("failed", error_text(error))
         elif error is not None:
             self.end("raised", described(error))
         else:
@@ -175,7 +174,7 @@ class Watch:
             linger.start()
 
     # -- this rank
-    # ----------------------------------------------------------------------------------------------------
+    # ---------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         while not self._stop.wait(INTERVAL_S):
@@ -194,20 +193,20 @@ class Watch:
             beacon = Beacon(
                 own_address(endpoint_of(self._store)),
                 self._token,
-                self._says,
+                self._standing_plain,
                 self._tries,
-                self._hears,
+                self._take_end,
             )
         except OSError:  # no address: others go by the heartbeats alone
             return None
         self._asks.ask(lambda: self._store.set(f"beacon/{self.rank}", beacon.address), _START_S)
         return beacon
 
-    def _says(self) -> dict[str, Any]:
+    def _standing_plain(self) -> dict[str, Any]:
         return self.standing.plain()
 
     def _tries(self, rank: int) -> dict[str, Any]:
-        """What came of asking a rank's beacon, for another that cannot reach it."""
+        """Ask a rank's beacon for another rank that cannot reach it, and return the outcome."""
         state, answer = ask(self._addresses.get(rank, ""), self._token, "how")
         ended_standing = self._ended_standings.get(rank)
         return {
@@ -215,8 +214,8 @@ class Watch:
             "standing": ended_standing.plain() if ended_standing is not None else answer or None,
         }
 
-    def _hears(self, value: Any) -> None:
-        """Another rank's end."""
+    def _take_end(self, value: Any) -> None:
+        """Save another rank's message of its end."""
         if (
             isinstance(value, list)
             and len(value) == 2
@@ -228,7 +227,7 @@ class Watch:
                 self._ended_standings[value[0]] = standing
 
     # -- the others
-    # ---------------------------------------------------------------------------------------------------
+    # ---------------------------------------------------------------------------------------------
 
     def _meet(self) -> None:
         """Learn where the others' beacons are, while the store is there; and whether some can be
@@ -370,7 +369,7 @@ def described(error: BaseException) -> str:
         >>> described(ValueError("no such layer"))
         'ValueError: no such layer'
     """
-    text = told(error)
+    text = error_text(error)
     return text if text == type(error).__name__ else f"{type(error).__name__}: {text}"
 
 
@@ -381,7 +380,7 @@ def _exiting(watch: weakref.ref[Watch]) -> None:
     if living is not None:
         error = getattr(sys, "last_value", None)
         if isinstance(error, FlightError):
-            living.end("failed", told(error))
+            living.end("failed", error_text(error))
         elif error is not None:
             living.end("raised", described(error))
         else:

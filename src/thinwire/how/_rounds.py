@@ -72,8 +72,8 @@ def many_spans(
     ]
     ordered = yield from side_by_side(flows, totals)
     sents = [outcome.sent for outcome in ordered if outcome.sent is not None]
-    known = len(sents) == len(ordered)
-    sent = (lambda: torch.cat([own() for own in sents])) if known else None
+    every_counted = len(sents) == len(ordered)
+    sent = (lambda: torch.cat([own() for own in sents])) if every_counted else None
     mask = (
         (lambda: torch.cat([_mask_of(outcome) for outcome in ordered]))
         if any(outcome.mask for outcome in ordered)
@@ -123,7 +123,7 @@ def swap(
         PayloadError: a rank announces more bytes than its codec could ever send.
     """
     received = yield from swap_runs(
-        [(rank, [payload], [known]) for rank, payload, known in send],
+        [(rank, [payload], [size_known]) for rank, payload, size_known in send],
         [(rank, [Expected.of(coder, spec)]) for rank, coder, spec in recv],
         device,
     )
@@ -154,7 +154,7 @@ def swap_runs(
     """Exchange messages of several payloads each.
 
     Args:
-        send: (rank, payloads, which of their sizes are known there).
+        send: (rank, payloads, which of their sizes are size_known there).
         recv: (rank, the payloads that it sends).
         device: of the payloads.
 
@@ -162,7 +162,7 @@ def swap_runs(
         PayloadError: a rank announces more bytes than its codec could ever send.
     """
     unknown = [
-        (rank, [p.numel() for p, known in zip(payloads, sizes_known, strict=True) if not known])
+        (rank, [p.numel() for p, fixed in zip(payloads, sizes_known, strict=True) if not fixed])
         for rank, payloads, sizes_known in send
     ]
     lengths = tuple(

@@ -23,7 +23,7 @@ import torch
 from thinwire.errors import ModelError
 from thinwire.models.hugging_face import auto_class, need_transformers, quiet, reason
 from thinwire.models.presets import OBJECTIVES, PRESETS, configuration, preset, tried
-from thinwire.words import pieces
+from thinwire.words import name_and_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -174,7 +174,7 @@ def positions_of(config: PreTrainedConfig) -> int | None:
 
 def is_preset(spec: str) -> bool:
     """Whether `spec` names a preset. Text that cannot be a path counts as a misspelt preset."""
-    if pieces(spec)[0] in PRESETS:
+    if name_and_settings(spec)[0] in PRESETS:
         return True
     if spec.startswith((HUB, ".", "~")) or os.sep in spec or Path(spec).exists():
         return False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.errors import ModelError
-from thinwire.words import told
+from thinwire.words import error_text
 
 CLASSES = {
     "causal": "AutoModelForCausalLM",
@@ -105,5 +105,5 @@ def reason(error: BaseException) -> str:
     return re.sub(
         r"^Class validation error for validator '\w+': \w+: ",
         "",
-        told(error, most=1000).rstrip("."),
+        error_text(error, most=1000).rstrip("."),
     )

@@ -22,7 +22,7 @@ import torch
 
 from thinwire.errors import ModelError
 from thinwire.models.hugging_face import auto_class, need_transformers, quiet, reason
-from thinwire.words import near, pieces, settings
+from thinwire.words import name_and_settings, near, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -218,7 +218,7 @@ def preset(spec: str) -> Preset:
         >>> preset("llama-nano,num_hidden_layers=6").family
         'llama'
     """
-    name, _ = pieces(spec)
+    name, _ = name_and_settings(spec)
     if name not in PRESETS:
         choices = (
             f"There are: {', '.join(PRESETS)}; or give a folder with a config.json, or hf:NAME"
@@ -328,7 +328,7 @@ def tried(spec: str, config: PreTrainedConfig) -> PreTrainedModel:
 
 def _settings_of(spec: str, kind: type[PreTrainedConfig]) -> dict[str, Any]:
     """Return the settings of `spec` by the configuration's own keys."""
-    name, pairs = pieces(spec)
+    name, pairs = name_and_settings(spec)
     own = {
         key: hint for key, hint in inspect.get_annotations(kind).items() if _is_simple(key, hint)
     }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Part, RankContext, Spec
 from thinwire.errors import DataError, PayloadError
-from thinwire.words import told
+from thinwire.words import error_text
 
 USUAL = (
     "cast('bf16')",
@@ -168,7 +168,7 @@ def read(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library has kinds of its own
-        raise DataError(f"{path}: no gradient can be read from it: {told(error)}") from error
+        raise DataError(f"{path}: no gradient can be read from it: {error_text(error)}") from error
     table = {"tensor": content} if isinstance(content, Tensor) else content
     if not isinstance(table, Mapping):
         raise DataError(f"{path} holds a {type(content).__name__}, not tensors by name")

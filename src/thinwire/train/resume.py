@@ -27,7 +27,7 @@ from thinwire.train.host_ranks import host_groups
 from thinwire.train.newest import newest_whole
 from thinwire.train.run_state import Resumed, RunState, restore, state_of
 from thinwire.train.setup import Prepared
-from thinwire.words import told
+from thinwire.words import error_text
 
 
 class Saver:
@@ -118,7 +118,7 @@ class Saver:
             except Exception as error:  # safetensors has a kind of its own for a full disk
                 shutil.rmtree(partial, ignore_errors=True)
                 raise CheckpointError(
-                    f"the model could not be saved into {target}: {told(error)}"
+                    f"the model could not be saved into {target}: {error_text(error)}"
                 ) from error
         return {"model": str(target), "tensorboard": str(self.folder.path / EVENTS)}
 

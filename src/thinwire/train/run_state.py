@@ -32,7 +32,7 @@ from thinwire.train.parts import FORMAT
 from thinwire.train.progress import Account
 from thinwire.train.setup import Prepared
 from thinwire.version import __version__
-from thinwire.words import told
+from thinwire.words import error_text
 
 READS = (1, FORMAT)
 _SYNC = f"sync.{META}"
@@ -158,7 +158,7 @@ def restore(
         ArithmeticError,
         RuntimeError,
     ) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else told(error)
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error_text(error)
         raise CheckpointError(f"{where} cannot be loaded: {reason}") from error
     return resumed
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from thinwire.errors import StrategyError
 from thinwire.strategy import Strategy, recipes
-from thinwire.words import near, pieces, settings
+from thinwire.words import name_and_settings, near, settings
 
 
 def strategy_from(text: str) -> Strategy:
@@ -39,7 +39,7 @@ def strategy_from(text: str) -> Strategy:
     """
     if text.endswith(".toml") or os.sep in text:
         return _from_file(Path(text))
-    name, pairs = pieces(text)
+    name, pairs = name_and_settings(text)
     makers = recipes.names()
     if name not in makers:
         begins = re.match(r"\w+", name)

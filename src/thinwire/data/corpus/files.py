@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from thinwire.data._specs import extra
 from thinwire.errors import DataError
-from thinwire.words import near, told
+from thinwire.words import error_text, near
 
 FIELD = "text"  # of a line of jsonl, or a column of parquet
 PARQUET = ".parquet"
@@ -136,7 +136,9 @@ def _explained(label: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{label!r} cannot be read: {error.strerror or told(error)}") from error
+        raise DataError(
+            f"{label!r} cannot be read: {error.strerror or error_text(error)}"
+        ) from error
 
 
 def _unpacked(label: str, name: str, opened: Opener) -> Iterator[bytes]:
@@ -230,7 +232,7 @@ def _rows(label: str, opened: Opener) -> Iterator[bytes]:
                 yield from _texts(batch.column(0).to_pylist(), label)
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise DataError(
-                f"{label!r} cannot be read as parquet ({told(error)}): it is another kind of "
+                f"{label!r} cannot be read as parquet ({error_text(error)}): it is another kind of "
                 "file, or a damaged one"
             ) from error
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from thinwire.data._specs import extra, settings
 from thinwire.errors import DataError
-from thinwire.words import near, told
+from thinwire.words import error_text, near
 
 HELD_SPLITS = ("validation", "test")  # the first of these that a dataset has is held out
 
@@ -63,7 +63,7 @@ def _load(name: str, config: str | None, split: str) -> Any:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # whatever datasets, pyarrow, fsspec and the HTTP client may raise; the user needs its line only
         raise DataError(
-            f"the dataset {name!r} cannot be loaded ({told(error)}): check its name, config and "
+            f"the dataset {name!r} cannot be loaded ({error_text(error)}): check its name, config and "
             "split; "
             "hf: needs the network, unless NAME is a local folder or was loaded before"
         ) from error

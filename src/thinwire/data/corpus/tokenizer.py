@@ -23,7 +23,7 @@ from thinwire.data._specs import absent, extra, path_from, settings
 from thinwire.data.corpus.pieces import PIECE, pieces
 from thinwire.data.corpus.text import Text
 from thinwire.errors import DataError
-from thinwire.words import near, told
+from thinwire.words import error_text, near
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -280,7 +280,7 @@ def _loaded(
             else "check the name; hf: needs the network or its cache"
         )
         raise DataError(
-            f"the tokenizer {spec!r} cannot be loaded ({told(error)}): {where}"
+            f"the tokenizer {spec!r} cannot be loaded ({error_text(error)}): {where}"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(

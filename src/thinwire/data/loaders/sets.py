@@ -39,7 +39,7 @@ from thinwire.data.remote.http import About
 from thinwire.data.remote.peers import Peers
 from thinwire.data.remote.stores import Store, is_address, joined, store_of
 from thinwire.errors import DataError
-from thinwire.words import told
+from thinwire.words import error_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -216,7 +216,7 @@ def read_index(location: str, data: bytes) -> TokenSet:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{location}{INDEX} is no index of a set ({told(error)}), or a damaged one: pack it "
+            f"{location}{INDEX} is no index of a set ({error_text(error)}), or a damaged one: pack it "
             "again"
         ) from error
 

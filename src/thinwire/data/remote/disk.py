@@ -19,7 +19,7 @@ from pathlib import Path
 
 from thinwire.data.claims import LOCK, PARTIAL, claimed, held_elsewhere, left_behind, partial
 from thinwire.errors import DataError
-from thinwire.words import told
+from thinwire.words import error_text
 
 FOOTER = struct.Struct("<4sIQ")  # MAGIC, CRC-32 of the bytes, how many there are
 MAGIC = b"tw01"
@@ -81,7 +81,7 @@ class DiskCache:
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"the cache {str(self.folder)!r} cannot be used ({told(error)}): set "
+                f"the cache {str(self.folder)!r} cannot be used ({error_text(error)}): set "
                 "THINWIRE_CACHE elsewhere"
             ) from error
 

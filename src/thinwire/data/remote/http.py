@@ -23,7 +23,7 @@ from typing import Any
 from thinwire.data.remote.leads import HTTP, Leads, host_of
 from thinwire.errors import DataError
 from thinwire.version import __version__
-from thinwire.words import told
+from thinwire.words import error_text
 
 CHUNK = 1 << 16
 TRIES = 6  # in a row without a byte that is new
@@ -113,7 +113,7 @@ class Http:
                 failures += 1
                 if failures >= self._tries:
                     raise DataError(
-                        f"{url!r} cannot be read ({told(_cause(error))}), {failures} times in a "
+                        f"{url!r} cannot be read ({error_text(_cause(error))}), {failures} times in a "
                         "row, "
                         f"after {len(got)} of {end - begin} bytes: check the address and the "
                         "line, then start again: what was fetched stays"

@@ -22,7 +22,7 @@ from thinwire.data.remote.disk import DiskCache
 from thinwire.data.remote.http import About, Http
 from thinwire.data.remote.leads import HTTP, host_of, must_be_allowed
 from thinwire.errors import DataError
-from thinwire.words import told
+from thinwire.words import error_text
 
 BLOCK_BYTES = 1 << 22
 FILES = "files.txt"
@@ -67,7 +67,7 @@ class Objects:
                 self._system, _ = fsspec.core.url_to_fs(url)
             except ValueError as error:
                 raise DataError(
-                    f"{url!r} is of no kind that fsspec opens ({told(error)})"
+                    f"{url!r} is of no kind that fsspec opens ({error_text(error)})"
                 ) from error
         # Several threads fetch; where fsspec is not asynchronous (ftp, sftp), they would speak
         # through one connection at once.
@@ -114,7 +114,7 @@ class Objects:
             Exception
         ) as error:  # whatever the store's own client may raise; the user needs its line only
             raise DataError(
-                f"{url!r} cannot be read ({told(error)}): check the address, and that you may "
+                f"{url!r} cannot be read ({error_text(error)}): check the address, and that you may "
                 "read there"
             ) from error
 
