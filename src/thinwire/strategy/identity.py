@@ -88,7 +88,7 @@ def read_identity(saved: Mapping[str, Any], where: str) -> SavedStrategy:
         return SavedStrategy(code, str(saved.get("when")), prints, int(saved.get("fragments", 1)))
     # 1. earlier versions saved the code alone: build the strategy again, and take its fingerprints
     try:
-        strategy = Strategy.from_code(_RENAMED.sub(lambda found: _NEW[found[0]], code))
+        strategy = Strategy.from_code(_RENAMED.sub(lambda match: _NEW[match[0]], code))
     except (StrategyError, RecursionError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
