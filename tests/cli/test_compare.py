@@ -8,87 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.cli.conftest import STEPS, a_run, kept
 from thinwire import recipes
 from thinwire.cli.compare import folded
 from thinwire.cli.main import main
-from thinwire.core import allreduce_nbytes
-from thinwire.train.finished import ALIKE, HOLDS, read
-from thinwire.train.plot import draw, sent_megabytes
-from thinwire.train.result import Result
-from thinwire.train.spoken import strategy_from
-from thinwire.version import __version__
-
-NUMEL, STEPS, WORLD = 1000, 40, 2
-
-
-def a_run(
-    strategy: str = "dense", nats: float = 2.0, sent: float = 4e3 * STEPS, **config: Any
-) -> dict[str, Any]:
-    """What run.json holds after a small run."""
-    said = {
-        "model": "gpt2-nano",
-        "data": "bundled",
-        "tokenizer": "auto",
-        "strategy": strategy,
-        "seed": 0,
-        "context": 8,
-        "batch": 2,
-        "accumulate": 1,
-    }
-    return {
-        "thinwire": __version__,
-        "config": said | config,
-        "strategy": strategy_from(strategy).to_toml(),
-        "objective": "causal",
-        "parameters": NUMEL,
-        "world": WORLD,
-        "precision": "fp32",
-        "device": "cpu",
-        "train_tokens": 5000,
-        "result": {
-            "validation_nats_per_token": nats,
-            "validation_bits_per_byte": nats * 1.5,
-            "steps": STEPS,
-            "tokens": 1280,
-            "train_s": 3.0,
-            "tokens_per_s": 426.0,
-            "sent_bytes": [sent] * WORLD,
-            "around_bytes": [100.0] * WORLD,
-            "dense_bytes": 4e3 * STEPS * WORLD,
-            "ratio": 4e3 * STEPS / sent if sent else None,
-            "ratio_all": 1.0,
-            "time_shares": {
-                "compute": 0.7,
-                "exposed": 0.2,
-                "input": 0.1,
-                "encode": 0.0,
-                "wire": 0.3,
-            },
-            "resumed_at": [],
-            "sample": "",
-        },
-        "curve": {
-            "train": [5 - step / STEPS for step in range(STEPS)],
-            "validation": [{"step": 20, "nats": 3.0}, {"step": STEPS, "nats": nats}],
-        },
-        "buckets": [{"name": "bucket 0", "numel": NUMEL}],
-        "places": {},
-    }
-
-
-def kept(folder: Path, run: dict[str, Any]) -> str:
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps(run))
-    return str(folder)
-
-
-@pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.chdir(tmp_path)
-    return [
-        kept(tmp_path / "one", a_run()),
-        kept(tmp_path / "two", a_run("diloco,period=20", 2.1, 8e3)),
-    ]
+from thinwire.train.finished import HOLDS
 
 
 def test_json_is_one_object(two: list[str], capfd: pytest.CaptureFixture[str]) -> None:
@@ -214,56 +138,6 @@ def test_what_is_no_run_is_one_line(
         assert says in err
 
 
-def test_what_is_read_is_what_a_run_tells() -> None:
-    """The paths that are asked for are those of `Result.figures`, whatever it comes to hold."""
-    import inspect
-
-    told = inspect.getsource(Result.figures)
-    for path in {*HOLDS, *(path for paths in ALIKE.values() for path in paths)}:
-        head, _, last = path.rpartition(".")
-        assert head in ("config", "result.time_shares") or f'"{last}"' in told, path
-
-
-def test_a_picture_is_the_same_bytes_whatever_the_style(tmp_path: Path) -> None:
-    import matplotlib
-
-    runs, names = [a_run(), a_run("diloco,period=20", 2.1, 8e3)], ["$dense", "速い_<&>"]
-    first = draw(runs, names, tmp_path / "a.svg").read_bytes()
-    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30, "lines.linewidth": 9}):
-        assert draw(runs, names, tmp_path / "b.svg").read_bytes() == first
-        assert matplotlib.rcParams["font.size"] == 30
-    assert [each.name for each in sorted(tmp_path.iterdir())] == ["a.svg", "b.svg"]
-
-
-def test_one_rank_that_sent_nothing_has_one_panel(tmp_path: Path) -> None:
-    alone = a_run(sent=0.0)
-    alone["world"], alone["result"]["sent_bytes"], alone["result"]["around_bytes"] = 1, [0.0], [0.0]
-    text = draw([alone], ["alone"], tmp_path / "a.svg").read_text()
-    assert text.count('id="axes_') == 1
-    assert draw([a_run()], ["dense"], tmp_path / "b.svg").read_text().count('id="axes_') == 2
-
-
-def test_bytes_of_a_step_are_those_of_its_flights() -> None:
-    flight = allreduce_nbytes(4 * NUMEL, WORLD) / 1e6
-    assert sent_megabytes(a_run()) == pytest.approx([flight * (step + 1) for step in range(STEPS)])
-    late = sent_megabytes(a_run("post_local_sgd,start=4,period=18", sent=6 * flight * 1e6))
-    assert late[:4] == pytest.approx([flight, 2 * flight, 3 * flight, 4 * flight])
-    assert late[20:23] == pytest.approx([4 * flight, 5 * flight, 5 * flight])
-    assert late[-1] == pytest.approx(6 * flight)
-    strided = sent_megabytes(a_run("local_sgd,period=2", sent=5e3, accumulate=4))
-    assert [step + 1 for step in range(1, STEPS) if strided[step] > strided[step - 1]] == [
-        8,
-        16,
-        24,
-        32,
-        40,
-    ]
-
-
 def test_words_fold_where_they_may() -> None:
     assert folded("runs/a-very-long-name", 10) == "runs/a-\nvery-long-\nname"
     assert folded(recipes.dense.__name__, 2) == "dense"
-
-
-def test_the_file_itself_will_do(two: list[str]) -> None:
-    assert read(Path(two[0], "run.json")) == read(Path(two[0]))

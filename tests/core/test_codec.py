@@ -1,11 +1,23 @@
 """What a codec offers and promises."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.cases import CODECS
-from thinwire.core import Codec, Coder, Spec, check_nbytes, needs_input_later
+from thinwire.core import (
+    Codec,
+    Coder,
+    Outcome,
+    RankContext,
+    Rounds,
+    Spec,
+    check_nbytes,
+    needs_input_later,
+)
 from thinwire.errors import PayloadError
+from thinwire.kernels import reference
 from thinwire.registry import Member
 from thinwire.testing import contexts, specs
 from thinwire.what import cast, clip, ef21, feedback, identity, lowrank, topk, uniform
@@ -63,3 +75,38 @@ def test_a_payload_of_another_length_is_refused() -> None:
     check_nbytes(coder, torch.zeros(6, dtype=torch.uint8), coder.nbytes(spec))
     with pytest.raises(PayloadError, match="5 bytes where 6 were due"):
         check_nbytes(coder, torch.zeros(5, dtype=torch.uint8), coder.nbytes(spec))
+
+
+def test_a_data_sized_codec_must_state_its_most() -> None:
+    class _loose(uniform):
+        def nbytes(self, spec: Spec) -> None:  # type: ignore[override]
+            return None
+
+    with pytest.raises(TypeError, match="must give max_nbytes"):
+        _loose().max_nbytes(specs()["many parts"])
+
+
+@pytest.mark.parametrize(
+    "codec", [codec for codecs in CODECS.values() for codec in codecs], ids=repr
+)
+def test_codecs_are_values(codec: Codec) -> None:
+    assert hash(codec) == hash(replace(codec))  # type: ignore[type-var]
+    assert isinstance(codec.traits.lossy, bool)
+
+
+def test_what_a_coder_sent_outlives_the_sum_that_a_route_writes_into_its_payload() -> None:
+    """Where payloads may be added, they are added in place."""
+    spec = specs()["no parts"]
+    codec, ctx = CODECS["cast"][0], RankContext(0, (0, 1), 0, 0)
+
+    def heard(x: torch.Tensor) -> Rounds:
+        return codec.rounds(x, spec, codec.init(spec, ctx), ctx)
+
+    flow = heard(torch.ones(100))
+    packet = next(flow)
+    reference.from_bytes(packet.payload, torch.bfloat16).fill_(7.0)
+    with pytest.raises(StopIteration) as end:
+        flow.send(torch.full((100,), 7.0))
+    outcome: Outcome = end.value.value
+    assert outcome.sent is not None
+    assert outcome.sent().tolist() == [1.0] * 100

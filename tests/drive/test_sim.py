@@ -14,7 +14,6 @@ from tests.how.flights import bucket, launch, values
 from tests.net.networks import networks
 from tests.wires import wires
 from thinwire.core import AllReduce, Exchange, Link
-from thinwire.drive._wires import Flow, allot
 from thinwire.drive.local import run
 from thinwire.drive.sim import Launch, SimFabric, simulate
 from thinwire.engine import attach
@@ -246,17 +245,6 @@ def test_the_same_flights_take_the_same_time_whatever_the_order_of_ranks() -> No
         flights = launch(direct(), identity(), values(4, spec), spec)
         seconds.add(simulate({rank: flights[rank] for rank in order}, *wires(SLOW)).seconds)
     assert len(seconds) == 1
-
-
-def test_shares_are_max_min_fair() -> None:
-    flows = [
-        Flow(1, {"a": 9.0}, 99.0, 1),
-        Flow(1, {"a": 9.0, "b": 2.0}, 99.0, 1),
-        Flow(1, {"a": 9.0}, 1.0, 1),
-        Flow(1, {"c": 7.0}, 99.0, 1),
-    ]
-    allot(flows)
-    assert [flow.rate_bytes_per_s for flow in flows] == pytest.approx([6.0, 2.0, 1.0, 7.0])
 
 
 def test_what_nobody_sends_is_told() -> None:

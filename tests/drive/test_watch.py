@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
-import socket
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -23,8 +20,6 @@ import thinwire
 from tests.engine.models import mlp, train
 from tests.ranks import context, run_ranks
 from thinwire.drive import watch
-from thinwire.drive.asks import Asks, NoAnswerError
-from thinwire.drive.beacon import Beacon, ask
 from thinwire.drive.blame import Diagnosis
 from thinwire.drive.watch import Watch
 from thinwire.errors import FlightError, RankLostError
@@ -273,70 +268,3 @@ def test_a_rank_that_raised_is_reported_with_its_words_by_all_others(victim: int
 
 # -- beacons and asks
 # -------------------------------------------------------------------------------------------------
-
-
-def test_a_beacon_answers_only_who_knows_the_token_and_is_held_up_by_nobody() -> None:
-    heard: list[Any] = []
-    beacon = Beacon(
-        "127.0.0.1",
-        "abc",
-        lambda: {"label": "step 1"},
-        lambda rank: {"state": "answers", "rank": rank},
-        heard.append,
-    )
-    host, port = beacon.address.split()
-    idle = [socket.create_connection((host, int(port))) for _ in range(10)]
-    assert ask(beacon.address, "abc", "how") == ("answers", {"label": "step 1"})
-    assert ask(beacon.address, "abc", "try 3") == ("answers", {"state": "answers", "rank": 3})
-    assert ask(beacon.address, "abc", 'ended [1, {"a": 2}]')[0] == "answers"
-    assert heard == [[1, {"a": 2}]]
-    for token, question in (
-        ("abd", "how"),
-        ("", ""),
-        ("abc", "try x"),
-        ("abc", "ended ["),
-        ("abc", "x" * 100_000),
-    ):
-        assert ask(beacon.address, token, question)[0] in ("refused", "answers")
-    assert ask(beacon.address, "abd", "how") == ("refused", {})
-    assert heard == [[1, {"a": 2}]]
-    for each in idle:
-        each.close()
-    beacon.close()
-    assert ask(beacon.address, "abc", "how") == ("refused", {})
-    for address in ("", "127.0.0.1", "127.0.0.1 x", "127.0.0.1 0", "127.0.0.1 99999999"):
-        assert ask(address, "abc", "how") == ("unknown", {})
-
-
-def test_a_question_that_takes_too_long_is_given_up_and_later_ones_at_once_until_it_is_answered() -> (
-    None
-):
-    asks = Asks("here:1", 0.2)
-    assert asks.ask(lambda: 3) == 3
-    with pytest.raises(
-        NoAnswerError, match=r"cannot reach the store at here:1: it gave no answer within 0\.2 s"
-    ) as error:
-        asks.ask(lambda: time.sleep(1))
-    assert error.value.silent
-    begun = time.monotonic()
-    with pytest.raises(NoAnswerError):
-        asks.ask(lambda: 4)
-    assert time.monotonic() - begun < 0.15
-    until(lambda: not asks.stuck)
-    assert asks.ask(lambda: 5) == 5
-    with pytest.raises(NoAnswerError, match="reset by peer") as error:
-        asks.ask(lambda: (_ for _ in ()).throw(RuntimeError("reset by peer")))
-    assert not error.value.silent
-    asks.close()
-    with pytest.raises(NoAnswerError, match="this was closed"):
-        asks.ask(lambda: 6)
-
-
-def test_the_thread_of_a_dropped_asker_ends() -> None:
-    before = threading.active_count()
-    asks = Asks("here:1", 1.0)
-    asks.ask(lambda: 3)
-    assert threading.active_count() == before + 1
-    del asks
-    gc.collect()
-    until(lambda: threading.active_count() == before)

@@ -4,7 +4,6 @@ where they cannot be."""
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import time
 from pathlib import Path
@@ -19,7 +18,6 @@ from thinwire.data.corpus.text import Text
 from thinwire.data.corpus.tokenizer import tokenizer_from
 from thinwire.errors import ModelError
 from thinwire.models.build import kind_of, model_from, objective_of, positions_of
-from thinwire.models.hugging_face import quiet
 from thinwire.models.objective import Batch
 from thinwire.models.objectives import objective_from
 from thinwire.models.presets import configuration
@@ -245,14 +243,3 @@ def test_a_hub_that_cannot_be_reached_is_one_line_at_once(
     assert time.monotonic() - begun < 10, "its client would try for half a minute"
     assert "hf: names no model" in refused("hf:")
     assert capfd.readouterr() == ("", "")
-
-
-def test_quiet_is_quiet_only_inside() -> None:
-    from transformers.utils import logging as transformers_logging
-
-    before = transformers_logging.get_verbosity()
-    with quiet():
-        assert transformers_logging.get_verbosity() == logging.ERROR
-        assert not transformers_logging.is_progress_bar_enabled()
-    assert transformers_logging.get_verbosity() == before
-    assert transformers_logging.is_progress_bar_enabled()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
 import resource
-import shutil
 import signal
 from contextlib import suppress
 from datetime import timedelta
@@ -21,7 +19,6 @@ from tests.ranks import run_ranks
 from thinwire.train import checkpoints as module
 from thinwire.train.checkpoints import Checkpoints, Member
 from thinwire.train.host_ranks import host_groups
-from thinwire.train.parts import DamagedError
 
 
 def alone(
@@ -139,63 +136,6 @@ def saved(folder: Path, step: int = 10, **settings: object) -> Checkpoints:
     checkpoints.wait()
     assert checkpoints.failure is None
     return checkpoints
-
-
-@pytest.mark.parametrize("victim", ["manifest.json", "rank-0.safetensors"])
-@pytest.mark.parametrize("cut", [0.0, 0.3, 0.999])
-def test_a_file_that_is_cut_off_or_gone_is_named(tmp_path: Path, victim: str, cut: float) -> None:
-    checkpoints = saved(tmp_path)
-    path = checkpoints.path(10) / victim
-    if cut:
-        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
-    else:
-        path.unlink()
-    with pytest.raises(DamagedError, match=f"step-00000010/{victim}"):
-        checkpoints.read(10)
-
-
-def test_no_flipped_bit_is_read_as_good(tmp_path: Path) -> None:
-    checkpoints = saved(tmp_path)
-    files = sorted(checkpoints.path(10).iterdir())
-    assert [path.name for path in files] == ["manifest.json", "rank-0.safetensors"]
-    draws = random.Random(0)
-    sizes = [path.stat().st_size for path in files]
-    flips = [
-        (index, draws.randrange(8 * sizes[index]))
-        for index in draws.choices(range(2), sizes, k=160)
-    ]
-    flips += [
-        (0, draws.randrange(8 * sizes[0])) for _ in range(40)
-    ]  # the manifest is short beside the tensors
-    for index, bit in flips:
-        whole = files[index].read_bytes()
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << (bit % 8)
-        files[index].write_bytes(damaged)
-        with pytest.raises(DamagedError, match=files[index].name):
-            checkpoints.read(10)
-        files[index].write_bytes(whole)
-    assert checkpoints.read(10).tensors["b.c"] == 10
-
-
-def test_a_folder_that_is_not_of_its_step_is_refused(tmp_path: Path) -> None:
-    checkpoints = saved(tmp_path)
-    checkpoints.path(10).rename(checkpoints.path(20))
-    with pytest.raises(DamagedError, match="step-00000020 holds a checkpoint of step 10"):
-        checkpoints.read(20)
-
-
-def test_a_copy_of_another_hosts_folder_is_refused(tmp_path: Path) -> None:
-    ant = saved(tmp_path)
-    saved(tmp_path, host="bee", rank=1)
-    assert set(ant.read(10).tensors) == {"a", "b.c"}
-    shutil.rmtree(tmp_path / "host-bee")
-    shutil.copytree(tmp_path / "host-ant", tmp_path / "host-bee")
-    with pytest.raises(
-        DamagedError,
-        match=r"host-bee/step-00000010 and .*host-ant/step-00000010 both hold rank 0: one is a copy",
-    ):
-        ant.read(10)
 
 
 def test_a_folder_of_another_run_is_left_out_and_told(tmp_path: Path) -> None:

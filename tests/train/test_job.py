@@ -16,9 +16,8 @@ from thinwire.engine import Syncer, attach
 from thinwire.errors import ConfigError, DataError, ModelError, NonFiniteError, StrategyError
 from thinwire.on import deltas
 from thinwire.optim.muon import Together
-from thinwire.train.clock import accumulating, landing, rounds
+from thinwire.train.clock import accumulating
 from thinwire.train.setup import prepare_run
-from thinwire.train.spoken import strategy_from
 from thinwire.when import by_speed, every, warmup
 
 SPOKEN = {
@@ -166,25 +165,6 @@ def test_accumulation_is_a_larger_batch(spoken: str) -> None:
 def test_accumulation_that_cannot_be(when: Strategy) -> None:
     with pytest.raises(StrategyError, match="--accumulate 2"):
         accumulating(Strategy(when=when), 2)
-
-
-def test_the_schedule_counts_optimiser_steps_on_deltas() -> None:
-    strategy = strategy_from("diloco,period=3")
-    assert landing(strategy, 7, buckets=1, accumulate=2) == 12
-    assert list(rounds(strategy, 6, 1, accumulate=2)) == [range(2), range(2, 4), range(4, 6)]
-    assert list(rounds(strategy, 6, 1, accumulate=2, first=4)) == [range(4, 6)]
-
-
-def test_a_run_ends_where_something_lands() -> None:
-    strategy = strategy_from("streaming_diloco,period=100,fragments=4,tau=5")
-    assert landing(strategy, 960, buckets=4) == 980
-    assert landing(strategy_from("local_sgd,period=16"), 960, buckets=2) == 960
-    assert landing(strategy_from("accumulation,passes=8"), 6, buckets=2) == 8
-
-
-def test_a_dense_start_accumulates_nothing() -> None:
-    passes = rounds(Strategy(when=warmup(2, every(3))), steps=8, buckets=1)
-    assert list(passes) == [range(1), range(1, 2), range(2, 5), range(5, 8)]
 
 
 def test_tokens_say_how_long() -> None:

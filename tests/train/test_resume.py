@@ -93,14 +93,6 @@ def test_killed_and_resumed_is_never_stopped(seed: int, tmp_path: Path) -> None:
         assert whole[name] == again[name], name
 
 
-def test_the_time_left_is_taken_from_the_batches_since_the_resume(tmp_path: Path) -> None:
-    config = small(strategy="diloco,period=2", accumulate=2, steps=16, save_every=4)
-    kept(0, config, tmp_path, stop_at=8)
-    done, _ = kept(0, small(**(vars(config) | {"resume": True})), tmp_path)
-    assert isinstance(done, Result)
-    assert done.end.begun == done.resumed[-1]
-
-
 @pytest.mark.parametrize("spoken", ["dense", "topk_sgd,fraction=0.05", "diloco,period=4"])
 @pytest.mark.parametrize("worlds", [(2, 1), (2, 3)])
 def test_another_world_goes_on(spoken: str, worlds: tuple[int, int], tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.planner.codecs import spoken
 from thinwire.testing import check_codec, contexts
-from thinwire.what import cast, fp4, fp8, nf4, scaled, uniform
-from thinwire.what.scalar._levels import Levels
+from thinwire.what import cast, fp4, nf4, scaled, uniform
 
 SEAT = contexts()[1]
 HEAVY = torch.randn(2**14, generator=torch.Generator().manual_seed(0)) ** 3
@@ -48,22 +47,6 @@ def test_small_blocks_err_less_than_float_scales_of_the_same_bytes() -> None:
         codec = scaled(33) >> inner
         assert codec.nbytes(SPEC) <= alone.nbytes(SPEC)  # type: ignore[operator]
         assert error(codec) < 0.8 * error(alone)
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_the_best_scale_errs_least(bits: int) -> None:
-    inner = uniform(bits, step=1 / (2 ** (bits - 1) - 1))  # type: ignore[arg-type]
-    errors = [error(scaled(32, fit) >> inner) for fit in (bits, "near", "cover")]  # type: ignore[arg-type]
-    assert errors[0] < min(errors[1:]) * {2: 0.9, 3: 0.95, 4: 0.99, 8: 0.999}[bits]
-
-
-@pytest.mark.parametrize(
-    "inner", [nf4(0), fp4("e2m1", 0), fp4("e3m0", 0), fp8("e4m3", 0), fp8("e5m2", 0)], ids=repr
-)
-def test_the_best_scale_of_a_table_errs_least(inner: Levels) -> None:
-    fit = getattr(inner, "format", "nf4")
-    errors = [error(scaled(32, each) >> inner) for each in (fit, "near", "cover")]  # type: ignore[arg-type]
-    assert errors[0] < 0.98 * min(errors[1:])
 
 
 def test_a_block_far_below_the_largest_is_said_on_the_last_grid() -> None:

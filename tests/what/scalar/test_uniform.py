@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec, State
+from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import two_shot
 from thinwire.testing import check_codec, check_route, contexts
 from thinwire.what import uniform
-from thinwire.what.scalar._scales import runs
 
 SEAT = contexts()[1]
 
@@ -132,40 +131,6 @@ def test_all_wrong_arguments_are_told_at_once() -> None:
     with pytest.raises(StrategyError) as caught:
         uniform(bits=9, block=-1, rounding="up", step=-1.0)  # type: ignore[arg-type]
     assert len(caught.value.reasons) == 4
-
-
-def parted() -> Spec:
-    shapes = {"w": (3, 8), "b": (5,), "conv": (2, 3, 2), "scalar": ()}
-    parts, at = [], 0
-    for name, shape in shapes.items():
-        parts.append(Part(name, shape, at, "matrix" if len(shape) > 1 else "vector"))
-        at = parts[-1].end
-    return Spec(tuple(parts), 0, at, torch.float32)
-
-
-def test_a_row_is_what_an_entry_of_the_first_dimension_holds() -> None:
-    spec, codec = parted(), uniform(8, "row")
-    assert list(runs(spec, "row")) == [(0, 3, 8), (24, 1, 5), (29, 2, 6), (41, 1, 1)]
-    assert codec.nbytes(spec) == 42 + 4 * (3 + 1 + 2 + 1)
-    x = torch.cat(
-        [torch.full((m * size,), 10.0**i) for i, (_, m, size) in enumerate(runs(spec, "row"))]
-    )
-    x[::2] *= 0.5
-    sent = codec.decode(codec.encode(x, spec, State(), SEAT), spec, State(), SEAT, 1)
-    assert torch.allclose(sent, x, rtol=0.01)  # in one block the largest would drown the smallest
-
-
-@given(low=st.integers(0, 42), high=st.integers(0, 42))
-def test_a_row_that_is_cut_has_a_step_on_each_side(low: int, high: int) -> None:
-    span = parted().span(min(low, high), max(low, high))
-    found = list(runs(span, "row"))
-    assert [begin for begin, _, _ in found] == [
-        sum(m * size for _, m, size in found[:i]) for i in range(len(found))
-    ]
-    assert sum(m * size for _, m, size in found) == span.numel
-    assert uniform(4, "row").nbytes(span) == math.ceil(span.numel / 2) + 4 * sum(
-        m for _, m, _ in found
-    )
 
 
 def test_affine_sends_two_numbers_a_block_and_covers_it_from_end_to_end() -> None:

@@ -8,16 +8,13 @@ from datetime import timedelta
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 import thinwire
 from tests.engine.models import loss_of, mlp, weights_of
 from tests.ranks import run_ranks
 from thinwire import recipes
-from thinwire.core import Stage
-from thinwire.engine.overlap.priority import busy, by_need
+from thinwire.engine.overlap.priority import by_need
 from thinwire.engine.overlap.stand_in import Late
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.how import two_shot
@@ -372,40 +369,6 @@ def test_a_rank_that_stops_is_named_in_the_forward_pass():
     said, left = run_ranks(2, _stops)
     assert left == "left"
     assert "rank 1" in said
-
-
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 10), st.floats(0, 5), st.integers(1, 4), st.integers(0, 5)),
-        min_size=1,
-        max_size=6,
-    ),
-)
-def test_a_plan_sends_everything_once_and_never_waits_while_something_is_full(buckets):
-    full, takes, slices, needed = ([each[i] for each in buckets] for i in range(4))
-    order = by_need(full, takes, slices, needed)
-    assert sorted(order) == sorted(
-        index for index, count in enumerate(slices) for _ in range(count)
-    )
-    now, left = 0.0, list(slices)
-    for index in order:
-        ready = [other for other, count in enumerate(left) if count and full[other] <= now]
-        if ready:
-            assert index in ready
-            assert needed[index] == min(needed[other] for other in ready)
-        now = max(now, full[index]) + takes[index]
-        left[index] -= 1
-
-
-def test_busy_is_the_union_of_stages():
-    stages = [
-        Stage("wire", 0.0, 2.0),
-        Stage("encode", 1.0, 3.0),
-        Stage("wire", 5.0, 6.0),
-        Stage("wire", 5.5, 5.7),
-    ]
-    assert busy(stages) == 4.0
-    assert busy([]) == 0.0
 
 
 def test_parts_of_a_model_are_saved_and_loaded_with_their_step_taken():

@@ -1,4 +1,4 @@
-"""Spans, contexts and state: what every member stands on."""
+"""Spans and the contexts of ranks."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -8,22 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cases import CODECS, SCHEDULES
-from thinwire.core import (
-    Codec,
-    Grain,
-    Leaf,
-    Outcome,
-    Part,
-    RankContext,
-    Rounds,
-    Spec,
-    State,
-    allreduce_nbytes,
-)
-from thinwire.kernels import reference
-from thinwire.testing import specs
-from thinwire.what import uniform
+from thinwire.core import Grain, Part, RankContext, Spec
 
 sizes = st.lists(st.integers(0, 30), max_size=6)
 
@@ -125,61 +110,3 @@ def test_draws_are_keyed_by_everything_that_tells_speakers_apart() -> None:
         assert (
             drawn(replace(ctx, group=(1, 2, 3)), spec, shared) == first
         )  # the world's size moves nothing
-
-
-def test_walking_a_state_shows_names_and_hides_spans() -> None:
-    leaf = Leaf(torch.zeros(1), "private")
-    state = State(
-        {"a": leaf},
-        {
-            "0": State({"b": leaf}),
-            "1": State({"b": leaf}),
-            "inner": State({"c": leaf}, {"2": State({"d": leaf})}),
-        },
-    )
-    assert [path for path, _ in state.walk()] == ["a", "b", "b", "inner/c", "inner/d"]
-    assert state.child("inner")["c"] is leaf
-
-
-def test_a_ring_all_reduce_sends_two_shares_of_all_but_one() -> None:
-    assert [allreduce_nbytes(100, world) for world in (1, 2, 4)] == [0.0, 100.0, 150.0]
-
-
-def test_a_data_sized_codec_must_state_its_most() -> None:
-    class _loose(uniform):
-        def nbytes(self, spec: Spec) -> None:  # type: ignore[override]
-            return None
-
-    with pytest.raises(TypeError, match="must give max_nbytes"):
-        _loose().max_nbytes(specs()["many parts"])
-
-
-@pytest.mark.parametrize(
-    "codec", [codec for codecs in CODECS.values() for codec in codecs], ids=repr
-)
-def test_codecs_are_values(codec: Codec) -> None:
-    assert hash(codec) == hash(replace(codec))  # type: ignore[type-var]
-    assert isinstance(codec.traits.lossy, bool)
-    assert all(
-        isinstance(schedule.depth, int)
-        for schedules in SCHEDULES.values()
-        for schedule in schedules
-    )
-
-
-def test_what_a_coder_sent_outlives_the_sum_that_a_route_writes_into_its_payload() -> None:
-    """Where payloads may be added, they are added in place."""
-    spec = specs()["no parts"]
-    codec, ctx = CODECS["cast"][0], RankContext(0, (0, 1), 0, 0)
-
-    def heard(x: torch.Tensor) -> Rounds:
-        return codec.rounds(x, spec, codec.init(spec, ctx), ctx)
-
-    flow = heard(torch.ones(100))
-    packet = next(flow)
-    reference.from_bytes(packet.payload, torch.bfloat16).fill_(7.0)
-    with pytest.raises(StopIteration) as end:
-        flow.send(torch.full((100,), 7.0))
-    outcome: Outcome = end.value.value
-    assert outcome.sent is not None
-    assert outcome.sent().tolist() == [1.0] * 100
