@@ -16,7 +16,11 @@ from thinwire.errors import (
     ThinwireError,
 )
 
-ALL = [each for _, each in inspect.getmembers(errors, inspect.isclass) if each is not ThinwireError]
+ALL = [
+    each
+    for _, each in inspect.getmembers(errors, inspect.isclass)
+    if each.__module__ == errors.__name__ and each is not ThinwireError
+]
 
 
 @pytest.mark.parametrize("error", ALL, ids=lambda each: each.__name__)

@@ -9,27 +9,9 @@ import zlib
 
 import pytest
 
-from tests.data.page import MORE, PAGE, PROSE
-from thinwire.data.corpus.markup import html, pod
+from tests.data.page import MORE, PROSE
 from thinwire.data.corpus.prose import Block, Kind, document, fault
 from thinwire.data.corpus.readers import novels, webster
-
-
-def test_a_page_is_its_prose_under_its_headings() -> None:
-    assert (
-        document(html(PAGE.encode()), set()) == f"Work queues\n\n{PROSE}\n\nIdle workers\n\n{MORE}"
-    )
-
-
-def test_old_pages_are_windows_1252() -> None:
-    assert html(b"<p>na\xefve \x93quotes\x94</p>")[0].text == "naïve “quotes”"
-
-
-@pytest.mark.parametrize(
-    "page", [b"", b"plain", b"<p>", b"<table><tr><td>a<td>b", b"\xff\x00<", b"<frameset><frame>"]
-)
-def test_any_bytes_are_a_page(page: bytes) -> None:
-    assert document(html(page), set()) == ""
 
 
 @pytest.mark.parametrize(
@@ -96,18 +78,6 @@ def test_a_heading_without_prose_goes() -> None:
         ],
         set(),
     ) == (f"Below\n\n{PROSE}{MORE}")
-
-
-def test_pod_loses_its_codes_and_its_code() -> None:
-    source = (
-        b"=begin html\n\nraw\n\n=end html\n\n=head2 On C<< $x->{y} >>\n\nB<See I<that> E<lt>x> in L<perlop/sort>.X<index>\n\n"
-        b"  code;\n\nL<Home|https://x.org/y> or L<https://x.org/y>\n"
-    )
-    assert [block.text for block in pod(source)] == [
-        "On $x->{y}",
-        "See that <x in perlop sort.",
-        "Home or https://x.org/y",
-    ]
 
 
 def r_lines(*texts: str) -> bytes:

@@ -9,20 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from thinwire.data import Text, encode, english, tokenizer_digest, tokenizer_from
+from tests.data.corpus.conftest import ENGLISH, KINDS, SPECIALS, TEXT
+from thinwire.data import Text, encode, tokenizer_digest, tokenizer_from
 from thinwire.data.corpus import tokenizer as module
-from thinwire.data.corpus.pieces import PIECE, pieces
 from thinwire.data.corpus.tokenizer import tokenizer_key
 from thinwire.errors import DataError
-
-SPECIALS = ["<|endoftext|>", "<pad>", "<mask>", *(f"<extra_id_{number}>" for number in range(3))]
-ENGLISH = english()[1][:60_000]
-TEXT = Text("english", (ENGLISH,), (b"",))
-KINDS = ["byte", "bpe,vocab=400"]
 
 # Words and white space of every kind, and the letters of special tokens; and any characters at all.
 words = st.lists(
@@ -41,11 +36,6 @@ words = st.lists(
     )
 )
 texts = st.one_of(st.text(), words.map("".join))
-
-
-@pytest.fixture(scope="module")
-def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
-    return {kind: tokenizer_from(kind, TEXT, SPECIALS) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -118,35 +108,6 @@ def test_a_saved_tokenizer_gives_the_same_ids(
 
 
 LOADED: dict[str, PreTrainedTokenizerFast] = {}
-
-
-@given(parts=words, size=st.integers(4, 20))
-def test_pieces_are_the_text_and_get_the_ids_of_the_text(
-    tokenizers: dict[str, PreTrainedTokenizerFast], parts: list[str], size: int
-) -> None:
-    text = "".join(parts)
-    cut = list(pieces(text, size))
-    assert "".join(cut) == text
-    assert all(size <= len(piece) <= 2 * size for piece in cut[:-1])
-    assert not cut or 1 <= len(cut[-1]) <= 2 * size
-    assume(
-        all(len(piece) < 2 * size for piece in cut[:-1])
-    )  # else one word filled a piece, and was cut through
-    tokenizer = tokenizers["bpe,vocab=400"]
-    whole = tokenizer.encode(text, split_special_tokens=True)
-    assert [
-        token for piece in cut for token in tokenizer.encode(piece, split_special_tokens=True)
-    ] == whole
-
-
-def test_a_long_document_gets_the_ids_of_the_whole(
-    tokenizers: dict[str, PreTrainedTokenizerFast],
-) -> None:
-    document = ENGLISH * (4 * PIECE // len(ENGLISH) + 1)
-    assert len(list(pieces(document.decode()))) > 2
-    [ids, short] = encode(tokenizers["bpe,vocab=400"], [document, b"short"])
-    assert ids[:-1].tolist() == tokenizers["bpe,vocab=400"].encode(document.decode())
-    assert short[-1] == ids[-1] == 400 - len(SPECIALS)
 
 
 def test_batches_keep_documents_apart(

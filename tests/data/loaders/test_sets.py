@@ -9,7 +9,6 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.data.conftest import LETTERS, SHARD, SPECIALS, TEXT
 from tests.data.server import Site, cut, served, status
 from thinwire.data import Prefetch, Reader, encode, prepare, tokenizer_from
 from thinwire.data.corpus.text import Text
@@ -26,34 +26,6 @@ from thinwire.data.loaders import sets
 from thinwire.data.loaders.sets import INDEX, SetReader, write_set
 from thinwire.data.loaders.streamed import Streamed
 from thinwire.errors import DataError
-
-SPECIALS = ("<|endoftext|>", "<pad>")
-# Every three letters in a row are unlike all others, so that a window tells where it began.
-LETTERS = "".join(
-    f"{chr(97 + high)}{chr(97 + mid)}{chr(65 + low)}"
-    for high in range(20)
-    for mid in range(26)
-    for low in range(26)
-)
-TEXT = Text(
-    "letters",
-    tuple(LETTERS[at : at + 4000].encode() for at in range(0, len(LETTERS), 4000)),
-    (b"held out", b"and this"),
-)
-SHARD = 1024  # bytes, 512 tokens
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sets") / "packed"
-    write_set(folder, TEXT, tokenizer_from("byte", TEXT, SPECIALS), SHARD)
-    return folder
-
-
-@pytest.fixture
-def site(packed: Path) -> Iterator[Site]:
-    with served(Site(folder=packed)) as up:
-        yield up
 
 
 def reader(place: str | Path, cache: Path, limit: int = 10**9) -> SetReader:
@@ -180,83 +152,6 @@ def test_a_second_epoch_and_a_second_run_need_no_server(packed: Path, tmp_path: 
     assert all(again.at(step).equal(rows[step]) for step in range(epoch + 5))
     again.close()
     assert len(site.asked) == before
-
-
-def test_a_small_cache_is_kept_small_and_what_was_evicted_comes_again(
-    site: Site, tmp_path: Path
-) -> None:
-    source = reader(site.url, tmp_path, limit=20 * SHARD)
-    small = stream(source, stripes=4)
-    for step in range(0, 2 * small.order.size // 4, 7):
-        small.at(step)
-        assert small.source._cache.used_bytes() <= 20 * SHARD
-    small.close()
-    assert source.fetched_bytes > sum(shard.tokens * 2 for shard in source.set.train)
-
-
-def with_shards(part: str, shards: list[object]) -> Callable[[bytes], bytes]:
-    """An index that says that a part has other shards."""
-    return lambda data: json.dumps(
-        {**json.loads(data), part: {"bytes": 1, "shards": shards}}
-    ).encode()
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "line", "far_line"),
-    [
-        (
-            "train-00001.bin",
-            lambda data: data[:-2],
-            "1022 bytes, not 1024",
-            "has changed|cannot be read",
-        ),
-        ("train-00001.bin", lambda data: data[:-1] + b"!", "another checksum", "another checksum"),
-        ("held-00000.bin", lambda data: data[:0], "0 bytes, not", "cannot be read|lies|changed"),
-        (INDEX, lambda data: data[:50], "no index of a set", "no index of a set"),
-        (
-            INDEX,
-            lambda data: data.replace(b'"thinwire set": 1', b'"thinwire set": 9'),
-            "has format 9",
-            "has format 9",
-        ),
-        (
-            INDEX,
-            lambda data: data.replace(b"train-00000.bin", b"../00000.bin"),
-            "no index of a set",
-            "no index of a set",
-        ),
-        (INDEX, lambda data: b"[]" + data[:0], "no index of a set", "no index of a set"),
-        (INDEX, with_shards("train", []), "an empty shard, or none", "an empty shard, or none"),
-        (INDEX, with_shards("held", []), "an empty shard, or none", "an empty shard, or none"),
-        (
-            INDEX,
-            with_shards("train", [["train-00000.bin", 0, ""]]),
-            "an empty shard, or none",
-            "an empty shard, or none",
-        ),
-    ],
-    ids=range(10),
-)
-@pytest.mark.parametrize("far", [False, True])
-def test_a_damaged_set_is_refused(
-    packed: Path, tmp_path: Path, name: str, damage, line: str, far_line: str, far: bool
-) -> None:  # type: ignore[no-untyped-def]
-    copy = tmp_path / "copy"
-    shutil.copytree(packed, copy)
-    (copy / name).write_bytes(damage((copy / name).read_bytes()))
-
-    def read(place: str) -> None:
-        source = reader(place, tmp_path / "cache")
-        source.held()
-        one = stream(source)
-        for step in range(one.order.size // 4):
-            one.at(step)
-
-    with (
-        served(Site(folder=copy)) as site,
-        pytest.raises(DataError, match=far_line if far else line),
-    ):
-        read(site.url if far else str(copy))
 
 
 def test_a_failure_comes_with_the_step_that_needs_the_shard_and_goes_when_it_is_mended(

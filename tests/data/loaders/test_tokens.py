@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.conftest import PROSE
 from thinwire.data import Tokens, cache, encode, prepare, read_text, tokenizer_digest
-from thinwire.data.cache import LOCK, PARTIAL, DamageError, built_once, cache_folder
+from thinwire.data.cache import LOCK, PARTIAL, DamageError, built_once
 from thinwire.data.loaders import tokens
 from thinwire.errors import DataError
 
 SPECIALS = ("<|endoftext|>", "<pad>", "<mask>", "<extra_id_0>")
-PROSE = "A paragraph that is long enough, naïvely.\n\n" * 60
 PATIENCE_S = 200  # a fork server starts slowly on a busy machine
 
 processes = multiprocessing.get_context("forkserver")
@@ -37,19 +37,6 @@ processes.set_forkserver_preload(
         "transformers.tokenization_utils_tokenizers",
     ]
 )
-
-
-@pytest.fixture
-def novel(tmp_path: Path) -> str:
-    (tmp_path / "text").mkdir()
-    for name in "ab":
-        (tmp_path / "text" / f"{name}.txt").write_text(PROSE + name)
-    return str(tmp_path / "text")
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 def entry(kept: Path) -> Path:
@@ -124,28 +111,6 @@ def test_a_wrong_tokenizer_or_text_leaves_no_cache(novel: str, kept: Path) -> No
     with pytest.raises(DataError, match="no eos token"):
         prepare(novel, "byte", ["<pad>"], kept)
     assert not [path for path in (kept / "tokens").iterdir() if path.is_dir()]
-
-
-def test_the_default_folder_is_the_users(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, novel: str
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("THINWIRE_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == tmp_path / ".cache" / "thinwire"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "thinwire"
-    monkeypatch.setenv("THINWIRE_CACHE", "~/own")
-    prepare(novel, "byte", SPECIALS)
-    assert entry(tmp_path / "own")
-
-
-def test_no_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("THINWIRE_CACHE", "XDG_CACHE_HOME", "HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # a container's user who is in no passwd
-    with pytest.raises(DataError, match="no home folder to keep tokens in: set THINWIRE_CACHE"):
-        cache_folder()
 
 
 @pytest.mark.parametrize("place", ["/proc/thinwire", "/sys/thinwire", "{file}/below"])
