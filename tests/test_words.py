@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.words import columns, expression, first_line, near, pieces, settings, value
+from thinwire.words import columns, expression, first_line, name_and_settings, near, settings, value
 
 KINDS = {"rank": int, "lr": float, "start": int | None, "warm": bool, "name": str}
 VALUES = {
@@ -28,7 +28,7 @@ def written(value: object) -> str:
 def test_what_is_written_is_read(given: dict[str, object]) -> None:
     problems: list[str] = []
     text = ",".join(["word", *(f"{key}={written(each)}" for key, each in given.items())])
-    name, said = pieces(text)
+    name, said = name_and_settings(text)
     assert name == "word"
     assert settings(name, said, KINDS, problems) == given
     assert problems == []
