@@ -4,7 +4,7 @@ import torch
 from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.planner.codecs import spoken
+from thinwire.planner.codecs import payload_and_sum
 from thinwire.testing import check_codec, contexts
 from thinwire.what import cast, fp4, nf4, scaled, uniform
 
@@ -14,7 +14,7 @@ SPEC = Spec((), 0, HEAVY.numel(), torch.float32)
 
 
 def error(codec: Codec, x: torch.Tensor = HEAVY) -> float:
-    return float((spoken(codec, x, SPEC, SEAT)[1] - x).norm() / x.norm())
+    return float((payload_and_sum(codec, x, SPEC, SEAT)[1] - x).norm() / x.norm())
 
 
 @pytest.mark.parametrize("codec", CODECS["scaled"], ids=repr)
@@ -52,9 +52,9 @@ def test_small_blocks_err_less_than_float_scales_of_the_same_bytes() -> None:
 def test_a_block_far_below_the_largest_is_said_on_the_last_grid() -> None:
     x = torch.zeros(64)
     x[0], x[32:] = 1.0, 1e-6
-    value = spoken(scaled(32) >> uniform(8, step=1 / 127), x, Spec((), 0, 64, torch.float32), SEAT)[
-        1
-    ]
+    value = payload_and_sum(
+        scaled(32) >> uniform(8, step=1 / 127), x, Spec((), 0, 64, torch.float32), SEAT
+    )[1]
     assert value[0] == 1
     assert (value[32:] - 1e-6).abs().max() < 2e-5 / 254
 
@@ -107,14 +107,14 @@ def test_floats_around_the_mean_err_least_where_few_values_are_large() -> None:
 def test_blocks_far_from_zero_are_said_by_a_longer_scale() -> None:
     x = 1000 + torch.rand(512)
     codec = scaled(32, zero=True) >> uniform(8, 0, grid="rise")
-    value = spoken(codec, x, Spec((), 0, 512, torch.float32), SEAT)[1]
+    value = payload_and_sum(codec, x, Spec((), 0, 512, torch.float32), SEAT)[1]
     assert (value - x).abs().max() < 1.05 * (1000 / 4.97) / 255  # zero points reach four scales
 
 
 def test_what_lies_near_the_largest_number_stays_finite() -> None:
     x = torch.tensor([3.4e38, -3.4e38, 3.4e38, 3.3e38]).repeat_interleave(8)
     for fit in ("near", "cover", 4):
-        value = spoken(
+        value = payload_and_sum(
             scaled(8, fit, zero=True) >> uniform(8, 0, grid="rise"),
             x,
             Spec((), 0, 32, torch.float32),
