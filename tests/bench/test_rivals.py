@@ -155,7 +155,7 @@ def test_a_rival_tells_what_it_is_and_what_it_needs(path: Path) -> None:
     (build,) = (
         node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build"
     )
-    assert [arg.arg for arg in build.args.args] == ["job", "place"]
+    assert [arg.arg for arg in build.args.args] == ["job", "rank_env"]
 
 
 def test_no_requirements_need_no_environment(tmp_path: Path) -> None:
