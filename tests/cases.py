@@ -144,7 +144,7 @@ def combined() -> list[Codec]:
         *(
             topk(0.5) >> codec
             for codec in bare
-            if isinstance(codec, Coder) and not codec.needs_base
+            if isinstance(codec, Coder) and not codec.traits.needs_base
         ),
         *(by_role(matrix=codec, vector=cast()) for codec in bare),
         *(

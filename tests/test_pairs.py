@@ -14,9 +14,10 @@ from _pytest.mark import ParameterSet
 
 from tests.cases import CODECS, OUTERS, ROUTES, SCHEDULES, TARGETS, combined
 from tests.members import concrete, files
-from thinwire.core import Codec, Route
+from thinwire.core import Codec, Route, Target
+from thinwire.core.travel import needing_base
 from thinwire.errors import StrategyError
-from thinwire.on import gradients
+from thinwire.on import deltas, gradients
 from thinwire.registry import inside
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route
@@ -62,8 +63,9 @@ def world(route: Route) -> int:
 
 @pytest.mark.parametrize(("route", "codec"), list(chosen(LEGAL)), ids=repr)
 def test_a_legal_pair_obeys_the_laws(route: Route, codec: Codec) -> None:
-    if route.suits(gradients()) is None:
-        assert Strategy(what=codec, how=route).what is codec
+    on: Target = deltas() if needing_base(codec, route) else gradients()
+    if route.suits(on) is None:
+        assert Strategy(what=codec, how=route, on=on).what is codec
     check_route(route, codec, worlds=[world(route)])
 
 

@@ -36,6 +36,7 @@ def test_every_example_states_a_finite_error_bound_that_is_not_negative(codec: C
     spec = specs()["many parts"]
     ctx = contexts()[1]
     x = torch.linspace(-1, 1, spec.numel)
+    x[::2] *= 1e-3  # what changes no view of a base of ones
     bound = codec.error_bound(x, spec, ctx)
     assert (bound.shape, bound.dtype) == ((spec.numel,), torch.float64)
     assert bound.isfinite().all()

@@ -15,7 +15,7 @@ from thinwire.core.spec import Grain, RankContext, Spec
 from thinwire.core.state import State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
-from thinwire.registry import Member, inside
+from thinwire.registry import Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,8 @@ class Traits:
     unbiased: the mean over seeds of what it sends is `x`.
     row_wise: what arrives of a row (an entry of a parameter's first dimension) depends on no other.
     exact_at_first: its first flight loses nothing.
+    needs_base: it compares with values that every rank holds alike: the engine puts the target's
+        base into its replicated leaf "base" before each launch.
     cuts: the largest fraction of a value that scales of one byte may cut off.
     """
 
@@ -155,6 +157,7 @@ class Traits:
     unbiased: bool = False
     row_wise: bool = False
     exact_at_first: bool = False
+    needs_base: bool = False
     cuts: float = 0.0
 
 
@@ -178,14 +181,6 @@ class Codec(Member, ABC):
     def single_packet_coder(self) -> Coder | None:
         """The coder that opens its one packet a flight; `None` for several packets or parts."""
         return None
-
-    @property
-    def needs_base(self) -> bool:
-        """It compares with values that every rank holds alike: the engine puts the target's base
-        into each replicated state leaf called "base" before a launch."""
-        return any(
-            each.needs_base for each in inside(self) if isinstance(each, Codec) and each is not self
-        )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         """Fresh state for a span."""

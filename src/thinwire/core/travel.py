@@ -73,13 +73,18 @@ def mask_refusal(what: Codec, how: Route, on: Target) -> str | None:
     )
 
 
-def base_refusal(what: Codec, how: Route, on: Target) -> str | None:
-    """Say why a codec has nothing to compare with: the target offers no base."""
-    needing = [
+def needing_base(what: Codec, how: Route) -> list[Codec]:
+    """List the codecs, nested ones too, that compare with values that every rank holds alike."""
+    return [
         each
         for each in (*inside(what), *inside(how))
-        if isinstance(each, Codec) and each.needs_base
+        if isinstance(each, Codec) and each.traits.needs_base
     ]
+
+
+def base_refusal(what: Codec, how: Route, on: Target) -> str | None:
+    """Say why a codec has nothing to compare with: the target offers no base."""
+    needing = needing_base(what, how)
     if on.offers_base or not needing:
         return None
     return (

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Flight, Leaf, Outcome, Route, Spec
+from thinwire.core import Flight, Leaf, Outcome, Route, Spec
 from thinwire.core.phase import phase
+from thinwire.core.travel import needing_base
 from thinwire.engine.airborne import Airborne, Slice, Track
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.observe.trace import COMPUTE, Trace
 from thinwire.engine.session import Session
 from thinwire.kernels import fast
-from thinwire.registry import inside
 from thinwire.what import identity
 
 _EXACT = identity()  # what a dense tick sends
@@ -32,10 +32,7 @@ class Flights:
 
     def __init__(self, session: Session, how: Route, dense: Route) -> None:
         self._session, self._how, self.dense = session, how, dense
-        self._needs_base = any(
-            isinstance(each, Codec) and each.needs_base
-            for each in (*inside(session.strategy.what), *inside(session.strategy.how))
-        )
+        self._needs_base = bool(needing_base(session.strategy.what, session.strategy.how))
         self.stateful = any(
             True for bucket in session.buckets for part in bucket.slices for _ in part.state.walk()
         )

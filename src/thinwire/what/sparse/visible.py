@@ -11,13 +11,14 @@ With `feedback`, what is left adds up until it is visible, so nothing is lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Leaf, RankContext, Spec, State
+from thinwire.core import Leaf, RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.what.sparse._picked import Picked
 
@@ -58,9 +59,9 @@ class visible(Picked):
         if self.view not in _VIEWS:
             raise StrategyError(f"visible(view={self.view!r}): choose 'bf16' or 'fp16'")
 
-    @property
-    def needs_base(self) -> bool:
-        return True
+    @cached_property
+    def traits(self) -> Traits:
+        return replace(super().traits, needs_base=True)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -195,7 +195,7 @@ class chain(Coder):
                 "once, since a core's places move from step "
                 "to step. Put feedback(…) around the whole chain, lowrank beside it with by_role"
             )
-        if self.second.needs_base:
+        if self.second.traits.needs_base:
             raise StrategyError(
                 f"{self.first!r} >> {self.second!r}: the right side compares with base values, and "
                 "a core has none. Put it on the left, as in visible() >> uniform(8)"
