@@ -284,7 +284,7 @@ def test_a_full_disk_is_said_and_what_was_built_is_kept(
     def full(file: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/.git.jsonl.partial")
 
-    monkeypatch.setattr(module, "_settle", full)
+    monkeypatch.setattr(module, "_flush", full)
     with pytest.raises(
         DataError,
         match=r"stopped: No space left on device \(out/.git.*\); make room .* run it again",
