@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from thinwire.core import Part, Spec
+from thinwire.core.codec import needs_input_later
 from thinwire.drive.local import run
 from thinwire.errors import PayloadError
 from thinwire.how._rounds import Expected, joined, swap_runs, targets
@@ -39,4 +40,4 @@ def test_sums_are_written_where_the_input_is_no_longer_needed() -> None:
     assert joined(x, [places[0], places[1]]).data_ptr() == x.data_ptr()
     assert joined(x, [places[0].clone(), places[1]]).data_ptr() != x.data_ptr()
     later = feedback(topk(0.5))
-    assert bool(targets(later, x, spans)) is not later.needs_input_later
+    assert bool(targets(later, x, spans)) is not needs_input_later(later)

@@ -46,6 +46,7 @@ SPOKEN = {
     "for_link": "for_link,gbits=400",
     "local_sgd": "local_sgd,period=3",
     "fedpaq": "fedpaq,period=3",
+    "pulseloco": "pulseloco,period=3",
     "post_local_sgd": "post_local_sgd,start=2,period=2",
     "diloco": "diloco,period=3",
     "streaming_diloco": "streaming_diloco,period=4,fragments=2,tau=1",

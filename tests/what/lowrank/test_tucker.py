@@ -142,11 +142,11 @@ def test_core_and_factors_may_be_said_shorter() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"share": 0.0}, "lies in (0, 1)"),
-        ({"share": 1.0}, "lies in (0, 1)"),
-        ({"share": float("nan")}, "lies in (0, 1)"),
-        ({"share": 0.5, "fold": 1}, "rows are folded in 2 blocks or more"),
-        ({"share": 0.5, "fold": -2}, "rows are folded in 2 blocks or more"),
+        ({"fraction": 0.0}, "lies in (0, 1)"),
+        ({"fraction": 1.0}, "lies in (0, 1)"),
+        ({"fraction": float("nan")}, "lies in (0, 1)"),
+        ({"fraction": 0.5, "fold": 1}, "rows are folded in 2 blocks or more"),
+        ({"fraction": 0.5, "fold": -2}, "rows are folded in 2 blocks or more"),
     ],
 )
 def test_a_wrong_argument_is_refused(settings: dict[str, Any], told: str) -> None:

@@ -101,7 +101,7 @@ def test_its_states_survive_another_world() -> None:
 
 
 def test_no_owner_can_open_its_packets() -> None:
-    assert "speaks in several rounds or parts" in str(
+    assert "sends in several rounds or parts" in str(
         two_shot(back=ef21(uniform(4))).refuses(uniform(4))
     )
 

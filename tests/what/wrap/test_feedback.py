@@ -179,7 +179,7 @@ def test_a_reset_forgets_at_the_first_flight_of_each_period_wherever_flights_fal
     state = codec.init(SPEC, SEAT)
     found = set()
     for step in steps:
-        if codec.kept(state, replace(SEAT, step=step)) == 0:
+        if codec.decay_of(state, replace(SEAT, step=step)) == 0:
             found.add(step)
         before = state["residual"].flat
         packet = next(codec.rounds(torch.arange(60.0), SPEC, state, replace(SEAT, step=step)))
