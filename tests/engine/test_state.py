@@ -251,7 +251,7 @@ def test_of_a_failed_step_nothing_is_left_in_the_residual_whatever_the_decay_was
     part, state = _slice(codec)
     left, decays, airs = [], [], []
     for step in range(last + 1):
-        decays.append(codec.kept(state, replace(SEAT, step=step)))
+        decays.append(codec.decay_of(state, replace(SEAT, step=step)))
         air, encoded = _flown(part, codec, step)
         airs.append(air)
         left.append(encoded * (step >= codec.start))
