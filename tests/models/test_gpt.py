@@ -141,3 +141,9 @@ def test_what_cannot_be_built_or_run_is_refused() -> None:
     for asked in ({"new_tokens": -1}, {"new_tokens": 1, "temperature": -0.5}):
         with pytest.raises(ValueError, match="neither can be negative"):
             gpt.generate(tokens(), **asked)
+
+
+def test_parameters_keep_their_names() -> None:
+    """They key random draws of codecs, and saved weights."""
+    names = {name.partition(".")[0] for name, _ in GPT(GPTConfig()).named_parameters()}
+    assert names == {"embed", "place", "blocks", "norm"}  # the head is the embedding

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,8 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.width)
-        self.positions = nn.Embedding(config.context, config.width)
+        # a parameter's name keys random draws and saved weights, so this one stays
+        self.add_module("place", nn.Embedding(config.context, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, bias=config.bias)
         self.head = nn.Linear(config.width, config.vocab, bias=False)
@@ -147,6 +149,11 @@ class GPT(nn.Module):
             elif weight.dim() == 2:
                 joins = name.endswith("project.weight")
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * config.layers) if joins else 0.02)
+
+    @property
+    def positions(self) -> nn.Embedding:
+        """The embedding of a token's place in its row."""
+        return cast(nn.Embedding, self.get_submodule("place"))
 
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None
