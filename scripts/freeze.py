@@ -177,8 +177,8 @@ def _inexact(code: str) -> bool:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "powersgd": {"rank": 1},
-    "topk_sgd": {"share": 0.1},
-    "dgc_sgd": {"share": 0.1},
+    "topk_sgd": {"fraction": 0.1},
+    "dgc_sgd": {"fraction": 0.1},
     "demo": {"size": 4, "k": 2},
     "onebit_adam": {"start": 2},
     "zero_one_adam": {"until": 3},
