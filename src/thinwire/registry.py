@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 from thinwire.errors import StrategyError
 
@@ -193,7 +194,7 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member 
         return None
 
 
-_HINTS: dict[type[Any], Mapping[str, Any]] = {}
+_HINTS: WeakKeyDictionary[type[Any], Mapping[str, Any]] = WeakKeyDictionary()
 
 
 def _hints(cls: type[Any]) -> Mapping[str, Any]:
