@@ -110,3 +110,13 @@ def test_draws_are_keyed_by_everything_that_tells_speakers_apart() -> None:
         assert (
             drawn(replace(ctx, group=(1, 2, 3)), spec, shared) == first
         )  # the world's size moves nothing
+
+
+def test_numbers_for_rounding_are_one_a_value_and_each_ranks_own() -> None:
+    spec = Spec((), 0, 9, torch.float32)
+    one, two = (RankContext(rank, (0, 1), 3, 7, "key") for rank in (0, 1))
+    bits = one.random_bits(spec)
+    assert bits.shape == (9,)
+    assert torch.equal(bits, one.random_bits(spec))
+    assert not torch.equal(bits, two.random_bits(spec))
+    assert torch.equal(one.noise(spec), (bits + 0.5) / 65536)

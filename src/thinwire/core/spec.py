@@ -9,6 +9,9 @@ from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
+
+from thinwire.kernels import reference
 
 Role: TypeAlias = Literal["matrix", "embedding", "vector"]
 Ranks: TypeAlias = tuple[int, ...]
@@ -124,7 +127,11 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class RankContext:
-    """Who speaks, with whom, and when: it keys every random draw.
+    """Name the rank, its group and the step, and key every random draw by them.
+
+    Choose (indices, signs, starting points) with `generator`; round with `random_bits` or `noise`,
+    one number a value, which the kernels draw too. A table that depends on no run uses a generator
+    of a fixed seed.
 
     `group` are the ranks that take part, ascending; `key` tells apart the hops of one flight.
     """
@@ -160,10 +167,18 @@ class RankContext:
         )
 
     def rng_key(self, spec: Spec) -> tuple[int, int]:
-        """This rank's key of `kernels.reference.random_bits`, of (seed, step, key, span, rank): what
-        values are rounded at random by."""
+        """Return the key of `random_bits`, of (seed, step, key, span, rank), for a kernel that
+        draws by itself."""
         digest = self._digest(spec, f"lots of {self.rank}")
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+    def random_bits(self, spec: Spec) -> Tensor:
+        """Draw 16 bits a value, this rank's for rounding: (spec.numel,) int64 on the CPU."""
+        return reference.random_bits(spec.numel, self.rng_key(spec))
+
+    def noise(self, spec: Spec) -> Tensor:
+        """Draw `random_bits` as numbers in (0, 1): (spec.numel,) float32 on the CPU."""
+        return reference.noise(spec.numel, self.rng_key(spec))
 
     def _digest(self, spec: Spec, who: str) -> bytes:
         return hashlib.blake2b(

@@ -95,7 +95,7 @@ class Levels(Coder):
         scaled = torch.where(usable, blocks / torch.where(usable, scales[:, None], 1), 0)
         flat = scaled.view(-1)[: spec.numel].clamp_(-top, top)
         if self.rounding == "stochastic":
-            noise = reference.noise(spec.numel, ctx.rng_key(spec)).to(flat)
+            noise = ctx.noise(spec).to(flat)
             picked = codes[stochastic_index(flat, levels.to(flat), noise)]
         else:
             picked = self._nearest(flat, levels, codes)

@@ -167,9 +167,7 @@ class budget(Coder):
         real = layout.real(x.device)
         rows = _in_rows(x, layout, real)
         if self.rounding == "stochastic":
-            random_bits = _in_rows(
-                reference.random_bits(spec.numel, ctx.rng_key(spec)).to(x.device), layout, real
-            )
+            random_bits = _in_rows(ctx.random_bits(spec).to(x.device), layout, real)
         widths = self._widths(rows, spec, state, ctx)
         steps, codes = x.new_empty(len(rows)), []
         for bits, own in layout.groups(widths, x.device):

@@ -84,7 +84,7 @@ class natural(Coder):
         ) * 2.0**-mantissa  # of a subnormal too: it lies between 0 and the smallest normal
         noise: Tensor | float = 0.5
         if self.rounding == "stochastic":
-            noise = reference.noise(spec.numel, ctx.rng_key(spec)).to(x)
+            noise = ctx.noise(spec).to(x)
         codes = ((raw >> mantissa) + (noise < fraction)).clamp_(max=2**exponent - 2)
         codes.masked_fill_(~x.isfinite(), 2**exponent - 1)
         return torch.cat(

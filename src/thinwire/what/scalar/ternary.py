@@ -102,7 +102,7 @@ class ternary(Coder):
         scales = self.scales(size, spec.numel)
         each = scales[:, None].expand_as(size).reshape(-1)[: spec.numel]
         if self.rounding == "stochastic":
-            draw = reference.noise(spec.numel, ctx.rng_key(spec)).to(x)
+            draw = ctx.noise(spec).to(x)
             probability = torch.where(each > 0, x.abs() / torch.where(each > 0, each, 1), 0)
             far = draw < probability
         else:
