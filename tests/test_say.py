@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from thinwire.say import Parser, Say, one_line
+from thinwire.say import Parser, CommandOutput, one_line
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_rank_0_alone_gives_the_result(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say = Say("thinwire test", as_json)
+    say = CommandOutput("thinwire test", as_json)
     for number in ("0", "1"):
         monkeypatch.setenv("RANK", number)
         say.result({"loss": 1.5}, "loss 1.5\n")
@@ -26,7 +26,7 @@ def test_notes_are_the_speakers_and_go_to_standard_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "2")
-    say = Say("thinwire test", as_json=False)
+    say = CommandOutput("thinwire test", as_json=False)
     say.note("nobody hears this")
     say.note("step 4", speaker=2)
     assert capsys.readouterr() == ("", "step 4\n")
@@ -36,7 +36,7 @@ def test_notes_are_the_speakers_and_go_to_standard_error(
 def test_a_failure_is_one_line_and_one_object(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Say("thinwire test", as_json).failure("two reasons\n  this, and that")
+    CommandOutput("thinwire test", as_json).failure("two reasons\n  this, and that")
     out, err = capsys.readouterr()
     assert err == "thinwire test: two reasons; this, and that\n"
     assert out == ('{"error": "two reasons; this, and that"}\n' if as_json else "")
@@ -44,14 +44,14 @@ def test_a_failure_is_one_line_and_one_object(
 
 def test_a_result_that_json_cannot_hold_is_no_result() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        Say("thinwire test", as_json=True).result({"loss": float("nan")}, "")
+        CommandOutput("thinwire test", as_json=True).result({"loss": float("nan")}, "")
 
 
 def test_all_that_is_wrong_with_flags_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser("thinwire test", allow_abbrev=False)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--mode", choices=("fast", "slow"))
-    parser.tell_as_json(as_json=True)
+    parser.set_as_json(as_json=True)
     with pytest.raises(SystemExit) as end:
         parser.parse_args(["--steps=many", "--mode=fats", "--stpes=3"])
     assert end.value.code == 2

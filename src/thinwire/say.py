@@ -1,7 +1,7 @@
-"""How a command speaks: results on standard output, progress on standard error, failures in one
+"""What a command prints: results on standard output, progress on standard error, failures in one
 line and an exit code.
 
-Every rank of a distributed command runs the same code; only one of them says what all of them know.
+Every rank of a distributed command runs the same code; only one of them prints.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ PROGRAM = "thinwire"
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags that are refused in one line, once: every rank reads the same flags and ends alike, and
-    rank 0 says why.
+    """Parse flags, and refuse wrong ones in one line: every rank reads the same flags and ends
+    alike, and rank 0 prints why.
 
-    All that is wrong is told at once, and flags that do not exist with those that look like them.
+    The line has every problem at once. For a flag that does not exist it names similar ones.
     """
 
     as_json = False
-    """Whether refusals are told on standard output as well, as an object."""
+    """Whether refusals are printed on standard output as well, as an object."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -36,13 +36,13 @@ class Parser(argparse.ArgumentParser):
         if rank() == 0:
             super().print_help(file)
 
-    def tell_as_json(self, as_json: bool) -> None:
+    def set_as_json(self, as_json: bool) -> None:
         """Set `as_json` here and in the parsers of all actions."""
         self.as_json = as_json
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for each in action.choices.values():
-                    each.tell_as_json(as_json)
+                    each.set_as_json(as_json)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._words, self._problems = list(sys.argv[1:] if args is None else args), []
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         return options, unknown
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """A value that cannot be is noted, and the next flag is looked at."""
+        """Return the values of a flag; note a wrong value and go on with the next flag."""
         if action.nargs == argparse.PARSER:  # a command: nothing can be read without it
             return super()._get_values(action, arg_strings)
         if (
@@ -82,13 +82,13 @@ class Parser(argparse.ArgumentParser):
         message = message.replace("ignored explicit argument", "it takes no value, but was given")
         problems = [*self._problems, *self._unknown_flags(), *([message] if message else [])]
         text = "\n".join(problems)
-        Say(self.prog, self.as_json).failure(
+        CommandOutput(self.prog, self.as_json).failure(
             f"{text}{'' if text.endswith('?') else '.'} See {self.prog} --help"
         )
         raise SystemExit(2)
 
     def _unknown_flags(self) -> list[str]:
-        """A sentence for each word that looks like a flag and is none."""
+        """Return a sentence for each word that looks like a flag and is none."""
         from thinwire.words import near
 
         if any(
@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
             )
         else:
             before = self._words.index("--") if "--" in self._words else len(self._words)
-        known = [option for option in self._option_string_actions if option.startswith("--")]
+        long_flags = [option for option in self._option_string_actions if option.startswith("--")]
         flags = [
             word.partition("=")[0]
             for word in self._words[:before]
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
             if name not in self._option_string_actions and not _is_number(name)
         ]
         return [
-            f"no flag is called {name}{near('--' + name.lstrip('-'), known).rstrip('.')}"
+            f"no flag is called {name}{near('--' + name.lstrip('-'), long_flags).rstrip('.')}"
             for name in unknown
         ]
 
@@ -125,28 +125,28 @@ def _is_number(word: str) -> bool:
     return True
 
 
-class Say:
-    """What a command tells as it goes (`note`) and what comes of it (`result`)."""
+class CommandOutput:
+    """Print what a command does (`note`), its result (`result`) and why it fails (`failure`)."""
 
     def __init__(self, program: str, as_json: bool) -> None:
         self.program, self.as_json = program, as_json
 
     def note(self, text: str, speaker: int = 0) -> None:
-        """A line of progress, on rank `speaker`'s standard error."""
+        """Print a line of progress on rank `speaker`'s standard error."""
         if rank() == speaker:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
-    def result(self, told: Mapping[str, Any], text: str) -> None:
-        """The one object under `--json`, else the text, on standard output."""
+    def result(self, values: Mapping[str, Any], text: str) -> None:
+        """Print one object under `--json`, else the text, on standard output."""
         if rank() == 0:
             sys.stdout.write(
-                (json.dumps(told, allow_nan=False) if self.as_json else text.rstrip("\n")) + "\n"
+                (json.dumps(values, allow_nan=False) if self.as_json else text.rstrip("\n")) + "\n"
             )
             sys.stdout.flush()
 
     def failure(self, message: str, speaker: int = 0) -> None:
-        """Why it ends: a line on standard error, and under `--json` an object with `error` on
+        """Print why it ends: a line on standard error, and under `--json` an object with `error` on
         standard output."""
         complain(self.program, message, speaker)
         if self.as_json and rank() == speaker:
@@ -155,19 +155,19 @@ class Say:
 
 
 def rank() -> int:
-    """This process's number, as a launcher gave it; 0 without one."""
+    """Return this process's number, as a launcher gave it; 0 without one."""
     return env.rank()
 
 
 def complain(program: str, message: str, speaker: int = 0) -> None:
-    """One line on rank `speaker`'s standard error, whatever the message was."""
+    """Print a message in one line on rank `speaker`'s standard error."""
     if rank() == speaker:
         sys.stderr.write(f"{program}: {one_line(message)}\n")
         sys.stderr.flush()
 
 
 def one_line(message: str) -> str:
-    """A message of several lines in one.
+    """Return a message of several lines in one line.
 
     Example:
         >>> one_line("two reasons\\n  this, and that")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from thinwire.train.spoken import strategy_from
+from thinwire.train.strategy_argument import strategy_from
 from thinwire.version import __version__
 
 NUMEL, STEPS, WORLD = 1000, 40, 2

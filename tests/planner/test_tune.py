@@ -158,7 +158,7 @@ def test_the_usual_choices_on_the_command_line(
     out, err = capsys.readouterr()
     best = next(line for line in out.splitlines() if line.startswith("    what=")).strip()
     assert "budget(" in best
-    assert "said later: what=feedback(…)" in out  # entries may be left out
+    assert "sent later: what=feedback(…)" in out  # entries may be left out
     assert len(err.splitlines()) == len(CHOICES) + 4
 
     assert (

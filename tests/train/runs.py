@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train import votes
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import RunFolder
@@ -60,7 +60,7 @@ class Stopping(Show):
         self.now = self.now or moment.step >= self.at
 
 
-class Noted(Say):
+class Noted(CommandOutput):
     """Keeps what would be told on standard error."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ def kept(
     say = Noted()
     folder = RunFolder(out)
     if rank == 0:
-        folder.claim(resume=config.resume, overwrite=False)
+        folder.acquire(resume=config.resume, overwrite=False)
     saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
     show = Stopping(stop_at) if stop_at else Show()
     votes.SECONDS = 0.0 if stop_at else 1.0  # these runs are over before a second is

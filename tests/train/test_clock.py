@@ -7,7 +7,7 @@ import pytest
 from thinwire import Strategy, recipes
 from thinwire.errors import StrategyError
 from thinwire.train.clock import landing, rounds
-from thinwire.train.spoken import strategy_from
+from thinwire.train.strategy_argument import strategy_from
 from thinwire.when import every, warmup
 
 

@@ -15,7 +15,7 @@ from thinwire.train.folder import RunFolder
 
 def used(path: Path) -> Path:
     """A folder in which a run was."""
-    folder = RunFolder(path).claim(resume=False, overwrite=False)
+    folder = RunFolder(path).acquire(resume=False, overwrite=False)
     folder.write_config(TrainConfig(steps=7))
     (path / "checkpoints" / "host-ant").mkdir(parents=True)
     folder.close()
@@ -25,15 +25,15 @@ def used(path: Path) -> Path:
 def test_a_run_is_not_written_over(tmp_path: Path) -> None:
     used(tmp_path / "out")
     with pytest.raises(ConfigError, match=r"--resume continues it, --overwrite deletes it"):
-        RunFolder(tmp_path / "out").claim(resume=False, overwrite=False)
-    RunFolder(tmp_path / "out").claim(resume=True, overwrite=False)
+        RunFolder(tmp_path / "out").acquire(resume=False, overwrite=False)
+    RunFolder(tmp_path / "out").acquire(resume=True, overwrite=False)
     assert (tmp_path / "out" / "checkpoints").exists()
 
 
 def test_overwrite_deletes_what_is_ours_only(tmp_path: Path) -> None:
     out = used(tmp_path / "out")
     (out / "notes.txt").write_text("mine")
-    RunFolder(out).claim(resume=False, overwrite=True)
+    RunFolder(out).acquire(resume=False, overwrite=True)
     assert sorted(path.name for path in out.iterdir()) == [".lock", "notes.txt"]
 
 
@@ -41,12 +41,12 @@ def test_overwrite_deletes_what_is_ours_only(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match=r"thesis\.tex"):
-        RunFolder(tmp_path).claim(resume=False, overwrite=overwrite)
+        RunFolder(tmp_path).acquire(resume=False, overwrite=overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    make = f"RunFolder(Path({str(tmp_path / 'out')!r})).claim(resume=False, overwrite=False)"
+    make = f"RunFolder(Path({str(tmp_path / 'out')!r})).acquire(resume=False, overwrite=False)"
     code = (
         f"from pathlib import Path; from thinwire.train.folder import RunFolder; kept = {make}; "
         "print('held', flush=True); input()"
@@ -57,9 +57,9 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match="another run that is going on"):
-            RunFolder(tmp_path / "out").claim(resume=True, overwrite=False)
+            RunFolder(tmp_path / "out").acquire(resume=True, overwrite=False)
         other.kill()  # the kernel lets go of the lock
-    RunFolder(tmp_path / "out").claim(resume=True, overwrite=False)
+    RunFolder(tmp_path / "out").acquire(resume=True, overwrite=False)
 
 
 def test_hosts_of_one_run_may_share_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,27 +70,27 @@ def test_hosts_of_one_run_may_share_a_disk(tmp_path: Path, monkeypatch: pytest.M
         "MASTER_PORT": "29500",
     }.items():
         monkeypatch.setenv(name, value)
-    first = RunFolder(tmp_path).claim(resume=False, overwrite=False)
+    first = RunFolder(tmp_path).acquire(resume=False, overwrite=False)
     first.write_config(TrainConfig(steps=7))
-    second = RunFolder(tmp_path).claim(resume=False, overwrite=False)
+    second = RunFolder(tmp_path).acquire(resume=False, overwrite=False)
     monkeypatch.setenv("MASTER_PORT", "29501")
     with pytest.raises(ConfigError, match="another run that is going on"):
-        RunFolder(tmp_path).claim(resume=True, overwrite=True)
+        RunFolder(tmp_path).acquire(resume=True, overwrite=True)
     second.close()
     with pytest.raises(ConfigError, match="another run that is going on"):
-        RunFolder(tmp_path).claim(resume=True, overwrite=True)
+        RunFolder(tmp_path).acquire(resume=True, overwrite=True)
     first.close()
-    RunFolder(tmp_path).claim(resume=True, overwrite=False)
+    RunFolder(tmp_path).acquire(resume=True, overwrite=False)
     assert (tmp_path / "config.toml").exists()
 
 
 def test_a_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--out .*"):
-        RunFolder(tmp_path / "file" / "below").claim(resume=False, overwrite=False)
+        RunFolder(tmp_path / "file" / "below").acquire(resume=False, overwrite=False)
 
 
 def test_config_toml_says_the_run_again(tmp_path: Path) -> None:
     config = TrainConfig(steps=7, strategy="diloco,period=3", lr=1e-3, out="elsewhere")
-    RunFolder(tmp_path / "out").claim(resume=False, overwrite=False).write_config(config)
+    RunFolder(tmp_path / "out").acquire(resume=False, overwrite=False).write_config(config)
     assert config_from({"out": "elsewhere"}, tmp_path / "out" / "config.toml") == config

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire.cli.lab import ended_by_signals
 from thinwire.errors import BenchError
-from thinwire.say import PROGRAM, Say
+from thinwire.say import PROGRAM, CommandOutput
 from thinwire.words import columns
 
 if TYPE_CHECKING:
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from thinwire.bench.study import Bench
 
 ABOUT = """\
-Strategies and rivals on the same model, text, batches and links: loss against wall-clock and bytes, step times, and who wins where.
+Strategies and rivals on the same model, text, batches and links: loss against wall-clock and
+bytes, step times, and who wins where.
 
-    thinwire bench --quick                     two hosts, seven contestants, two links: under 10 minutes on two cores
-    thinwire bench                             the full study: a day on two cores; stop it when you like, the same command goes on
+    thinwire bench --quick      two hosts, seven contestants, two links: under 10 minutes on 2 cores
+    thinwire bench              the full study: a day on two cores; stop it when you like, the same
+                                command goes on
     thinwire bench --quick --only DDP --only "dense, sliced" --add diloco,period=20
-    thinwire bench --list                      contestants and links
+    thinwire bench --list       contestants and links
 
-Each contestant runs in its own processes (rivals in environments of their own, built at first use), in emulated hosts (`thinwire lab`).
-Records are in --out/records.jsonl, the page, of all that lies there, in --out/report.html.
+Each contestant runs in its own processes (rivals in environments of their own, built at first use),
+in emulated hosts (`thinwire lab`). Records are in --out/records.jsonl; the page of all records is
+--out/report.html.
 """
 
 
@@ -74,7 +77,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
     """Measure, then write the page."""
     from thinwire.bench.contestants import chosen, ours
     from thinwire.bench.figures import need_matplotlib
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
     from thinwire.bench.studies import QUICK_STUDY, STUDY
     from thinwire.bench.study import Bench
     from thinwire.data.cache import cache_folder
-    from thinwire.train.spoken import strategy_from
+    from thinwire.train.strategy_argument import strategy_from
 
     study: Study = QUICK_STUDY if options.quick else STUDY
     if options.only:
@@ -130,25 +133,26 @@ def run(options: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def _parts(study: Study, asked: list[str] | None, say: Say) -> list[str]:
-    """What to measure: the proof where what it is of takes part."""
+def _parts(study: Study, requested: list[str] | None, say: CommandOutput) -> list[str]:
+    """List the parts to measure: the proof only where its contestant and its link take part."""
     from thinwire.bench.study import PARTS
 
     name, network = study.proof
     if name in [each.name for each in study.contestants] and network.name in [
         each.name for each in study.networks
     ]:
-        return asked or list(PARTS)
-    if "proof" in (asked or ()):
+        return requested or list(PARTS)
+    if "proof" in (requested or ()):
         raise BenchError(
             f"--part proof is a whole run of {name!r} over {network.name!r}: choose them, too, by "
             "--only and --link"
         )
-    if asked is None:
+    if requested is None:
         say.note(
-            f"no proof: it is a whole run of {name!r} over {network.name!r}, which are not both chosen"
+            f"no proof: it is a whole run of {name!r} over {network.name!r}, which are not both "
+            "chosen"
         )
-    return asked or [part for part in PARTS if part != "proof"]
+    return requested or [part for part in PARTS if part != "proof"]
 
 
 def _one_model(bench: Bench) -> None:
@@ -165,8 +169,8 @@ def _one_model(bench: Bench) -> None:
 
 
 def typed(options: argparse.Namespace) -> str:
-    """The command that measures the same on any machine: a file of --add is told without its
-    folder; its text is in the records."""
+    """Return the command that measures the same on any machine: a file of --add is named without
+    its folder; its text is in the records."""
     words = [PROGRAM, "bench", *(["--quick"] if options.quick else [])]
     for flag in ("only", "add", "link", "part"):
         for value in getattr(options, flag) or ():
@@ -176,7 +180,7 @@ def typed(options: argparse.Namespace) -> str:
     )
 
 
-def _list(study: Study, say: Say) -> int:
+def _list(study: Study, say: CommandOutput) -> int:
     rows = [
         {"name": each.name, "module": each.module, "settings": each.settings}
         for each in study.contestants
@@ -191,15 +195,15 @@ def _list(study: Study, say: Say) -> int:
 
 
 def left_out(measured: list[dict[str, Any]]) -> str:
-    """A line on curves that are not shown yet; nothing where all are."""
+    """Return a line on the curves that are not shown yet; empty where all are shown."""
     from thinwire.bench.page import so_many
     from thinwire.bench.records import early
 
-    if not (apart := early(measured)):
+    if not (incomplete := early(measured)):
         return ""
-    seeds = ", ".join(map(str, sorted({each["seed"] for each in apart})))
+    seeds = ", ".join(map(str, sorted({each["seed"] for each in incomplete})))
     return (
-        f"left out: {so_many(len(apart), 'curve')} of seeds that not every contestant has yet "
+        f"left out: {so_many(len(incomplete), 'curve')} of seeds that not every contestant has yet "
         f"({seeds}); `thinwire bench` runs them\n"
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import ConfigError
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.words import columns
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     tune.add_argument("--json", action="store_true", dest="as_json", default=absent, help=absent)
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
     """Measure each codec and print a table."""
     if options.plot is not None and options.plot.suffix != ".svg":
         raise ConfigError(
@@ -156,7 +156,7 @@ def _table(rows: list[Figures], best: set[str], values: int, copy: float) -> str
     return "\n".join([*columns(lines), "", note])
 
 
-def _tune(options: argparse.Namespace, say: Say) -> int:
+def _tune(options: argparse.Namespace, say: CommandOutput) -> int:
     if options.gradient is not None or options.heavy or options.size is not None:
         raise ConfigError(
             "tune reads the FILE that it is given: leave out --gradient, --size and --heavy"
@@ -202,7 +202,7 @@ def _tune(options: argparse.Namespace, say: Say) -> int:
             lines += [
                 "",
                 (
-                    "It leaves entries out, which are lost unless they are said later: "
+                    "It leaves entries out, which are lost unless they are sent later: "
                     "what=feedback(…)"
                 ),
             ]

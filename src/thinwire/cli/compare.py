@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import ConfigError
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train.finished import differences, read
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
     """Read the runs, draw them, and print the table."""
     folders = [Path(folder) for folder in options.folders]
     if options.out.suffix != ".svg":

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.words import columns
 
 ABOUT = """\
@@ -99,7 +99,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
     """Fetch, list the sources, or pack."""
     if options.action == "pack":
         packed = pack(

@@ -13,7 +13,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 
 if TYPE_CHECKING:
     from thinwire.planner.machine.finding import Finding
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ABOUT = """\
 What is installed, what works here, and what to do about the rest.
 
-    thinwire doctor           a line a check: ok, note or problem; the exit code is 1 where there is a problem
+    thinwire doctor           a line a check: ok, note or problem; exit code 1 if there is a problem
     thinwire doctor --json
 """
 
@@ -30,24 +30,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """`thinwire doctor` has no flags of its own."""
 
 
-def run(options: argparse.Namespace, say: Say) -> int:  # noqa: ARG001  (every command takes them)
-    """Look at everything; 1 where there is a problem."""
+def run(options: argparse.Namespace, say: CommandOutput) -> int:  # noqa: ARG001  (every command takes them)
+    """Run every check; return 1 if one finds a problem."""
     from thinwire.planner.machine import host
 
-    found = [finding for check in host.CHECKS for finding in host.looked(check)]
+    findings = [finding for check in host.CHECKS for finding in host.looked(check)]
     counts = {
-        level: sum(each.level == level for each in found) for level in ("ok", "note", "problem")
+        level: sum(each.level == level for each in findings) for level in ("ok", "note", "problem")
     }
-    say.result({**counts, "checks": [each.record() for each in found]}, _text(found, counts))
+    say.result({**counts, "checks": [each.record() for each in findings]}, _text(findings, counts))
     return 1 if counts["problem"] else 0
 
 
-def _text(found: list[Finding], counts: dict[str, int]) -> str:
+def _text(findings: list[Finding], counts: dict[str, int]) -> str:
     wide = min(shutil.get_terminal_size().columns, 120)
-    first = max(len(each.what) for each in found)
+    first = max(len(each.what) for each in findings)
     indent = " " * (first + 11)
     lines = []
-    for each in found:
+    for each in findings:
         head = f"{each.level:<7}  {each.what:<{first}}  "
         lines += textwrap.wrap(
             each.message,

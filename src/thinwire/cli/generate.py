@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from thinwire.errors import ModelError
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train.values import whole
 from thinwire.words import near
 
@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
     """Load the model, and print what it makes of the prompt."""
     path = model_path(options.model)
     prompt = _prompt(options.prompt)

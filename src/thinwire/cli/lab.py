@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from thinwire.cli._lab_network import network_flags, requested_network
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.words import columns
 
 if TYPE_CHECKING:
@@ -21,30 +21,39 @@ if TYPE_CHECKING:
     from thinwire.net import Network
 
 ABOUT = """\
-Emulated hosts on this machine, joined by wires as thin, long and lossy as you say. Needs Linux, ip and tc, and root or user namespaces.
+Emulated hosts on this machine, joined by wires as thin, long and lossy as you choose. Needs Linux,
+ip and tc, and root or user namespaces.
 
-    thinwire lab run --hosts 4 --rate 100mbit --rtt 50ms --loss 0.1% -- python train.py    once on each host, with torchrun's environment
-    thinwire lab run --hosts 2 --rate 1gbit -- thinwire train --steps 100                  the same for thinwire's own job
-    thinwire lab run --nodes 2 --hosts 4 --inner-rate 10gbit --rate 100mbit -- …           two nodes of two hosts, thin between them
-    thinwire lab run --file lab.toml -- …                                                  switches, schedules, cuts: see docs/lab.md
-    thinwire lab check --hosts 4 --rate 100mbit --rtt 50ms                                 is that what it delivers?
-    thinwire lab show --hosts 4 --rate 100mbit                                             the same as a lab file
-    thinwire lab list                                                                      labs that are up; those left behind are ended
+    thinwire lab run --hosts 4 --rate 100mbit --rtt 50ms --loss 0.1% -- python train.py
+        once on each host, with torchrun's environment
+    thinwire lab run --hosts 2 --rate 1gbit -- thinwire train --steps 100
+        the same for thinwire's own job
+    thinwire lab run --nodes 2 --hosts 4 --inner-rate 10gbit --rate 100mbit -- …
+        two nodes of two hosts, thin between them
+    thinwire lab run --file lab.toml -- …
+        switches, schedules, cuts: see docs/lab.md
+    thinwire lab check --hosts 4 --rate 100mbit --rtt 50ms
+        is that what it delivers?
+    thinwire lab show --hosts 4 --rate 100mbit
+        the same as a lab file
+    thinwire lab list
+        labs that are up; those left behind are ended
 
-The exit code of run is the worst of the hosts' (124: --timeout). Nothing of the machine's own network is touched, and nothing stays.
+The exit code of run is the worst of the hosts' (124: --timeout). Nothing of the machine's own
+network is touched, and nothing stays.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `thinwire lab`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="run|check|show|list")
-    told = {
+    descriptions = {
         "run": "a command on every host",
         "check": "measure what the lab delivers",
         "show": "print the network as a lab file",
         "list": "labs that are up; ends those whose owner is gone",
     }
-    for name, about in told.items():
+    for name, about in descriptions.items():
         action = actions.add_parser(name, help=about, allow_abbrev=False)
         action.add_argument(
             "--json",
@@ -80,8 +89,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
-    """Do what was asked."""
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
+    """Run the action that `options` names and return the exit code."""
     if options.action == "list":
         return _list(say)
     network = requested_network(options)
@@ -102,7 +111,7 @@ def run(options: argparse.Namespace, say: Say) -> int:
         return _run(lab, options, say) if options.action == "run" else _check(lab, say)
 
 
-def _show(network: Network, say: Say) -> int:
+def _show(network: Network, say: CommandOutput) -> int:
     import tomli_w
 
     from thinwire.net import table_of
@@ -112,7 +121,7 @@ def _show(network: Network, say: Say) -> int:
     return 0
 
 
-def _list(say: Say) -> int:
+def _list(say: CommandOutput) -> int:
     from thinwire.lab import labs
 
     ended, going = labs.clean(), labs.listed()
@@ -132,15 +141,15 @@ def _list(say: Say) -> int:
         f"ended what process {note.owner} had left behind: {', '.join(note.hosts)}"
         for note in ended
     ]
-    told = {
+    values = {
         "labs": rows,
         "ended": [{"owner": note.owner, "hosts": list(note.hosts)} for note in ended],
     }
-    say.result(told, "\n".join(lines) or "no labs")
+    say.result(values, "\n".join(lines) or "no labs")
     return 0
 
 
-def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
+def _run(lab: Lab, options: argparse.Namespace, say: CommandOutput) -> int:
     from thinwire.lab.running import print_line
     from thinwire.net import table_of
 
@@ -155,21 +164,21 @@ def _run(lab: Lab, options: argparse.Namespace, say: Say) -> int:
     )
     for host, why in done.stopped.items():
         print_line(sys.stderr, f"{host} was stopped: {why}")
-    told = {
+    values = {
         "network": table_of(lab.network),
         "command": options.command,
         "worst": done.worst,
         **asdict(done),
     }
     if options.as_json:
-        say.result(told, "")
+        say.result(values, "")
     else:
         print_line(sys.stderr, summary(done))
     return done.worst
 
 
 def summary(done: Ran) -> str:
-    """What went over the wires, in a few lines."""
+    """Return what went over the wires, in a few lines."""
     rows = [("", "sent", "received", "dropped", "exit code")]
     for name, count in done.counts.items():
         code = "" if name not in done.codes else str(done.codes[name])
@@ -196,23 +205,23 @@ def summary(done: Ran) -> str:
     return "\n".join([*lines, words])
 
 
-def _check(lab: Lab, say: Say) -> int:
+def _check(lab: Lab, say: CommandOutput) -> int:
     from thinwire.lab.check import check
 
-    found = []
+    findings = []
     for each in check(lab):
-        found.append(each)
+        findings.append(each)
         if not say.as_json:
             say.note(_words(each))
     stats = lab.line_stats()
-    bad = sum(not each.ok for each in found)
+    bad = sum(not each.ok for each in findings)
     means = "nothing is delayed" if stats is None else f"delayed by {stats.means}, {stats.lateness}"
-    told = {
+    values = {
         "ok": not bad,
-        "findings": [each.record() for each in found],
+        "findings": [each.record() for each in findings],
         "line": None if stats is None else asdict(stats),
     }
-    say.result(told, f"{len(found)} figures, {bad} not as asked; {means}")
+    say.result(values, f"{len(findings)} figures, {bad} not as asked; {means}")
     return 1 if bad else 0
 
 
@@ -226,7 +235,7 @@ def _words(each: Finding) -> str:
         "slow": lambda value: f"{value:.2f}x",
     }
     form = forms[each.what]
-    asked = "no limit" if each.requested is None else form(each.requested)
+    requested = "no limit" if each.requested is None else form(each.requested)
     interval = (
         ""
         if each.low is None or each.high is None
@@ -237,23 +246,23 @@ def _words(each: Finding) -> str:
     )
     way = each.source if each.source == each.to else f"{each.source} → {each.to}"
     return (
-        f"{'ok ' if each.ok else 'BAD'}  {way:<18}  {each.what:<5} asked {asked:<10} measured "
+        f"{'ok ' if each.ok else 'BAD'}  {way:<18}  {each.what:<5} asked {requested:<10} measured "
         f"{form(each.measured)}{interval}"
     )
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the lab as Ctrl-C does, so that nothing stays; one that is ignored, as
-    under nohup, is ignored still."""
+    """End the lab at SIGTERM and SIGHUP as at Ctrl-C, so that nothing stays; a signal that is
+    ignored, as under nohup, stays ignored."""
 
     def end(number: int, frame: object) -> None:  # noqa: ARG001
         sys.exit(128 + number)
 
-    heard = [
+    handled = [
         each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN
     ]
-    before = {each: signal.signal(each, end) for each in heard}
+    before = {each: signal.signal(each, end) for each in handled}
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from thinwire.say import PROGRAM, Parser, Say
+from thinwire.say import PROGRAM, CommandOutput, Parser
 from thinwire.version import __version__
 
 COMMANDS = {
@@ -88,12 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="one JSON object on standard output; progress on standard error",
     )
     module.arguments(own)
-    own.tell_as_json("--json" in command_line.rest)
+    own.set_as_json("--json" in command_line.rest)
     options = own.parse_args(command_line.rest)
-    return guarded(module, options, Say(name, options.as_json))
+    return guarded(module, options, CommandOutput(name, options.as_json))
 
 
-def guarded(module: Any, options: argparse.Namespace, say: Say) -> int:
+def guarded(module: Any, options: argparse.Namespace, say: CommandOutput) -> int:
     """Run a command; an error of Thinwire becomes one line and exit code 2, an interrupt 130."""
     try:
         return int(module.run(options, say))

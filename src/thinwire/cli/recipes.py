@@ -24,7 +24,7 @@ from thinwire.errors import ConfigError
 from thinwire.planner.ledger import sent
 from thinwire.planner.memory import kept_bytes, on_host
 from thinwire.planner.shape import Named, Shape
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train.values import count
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="one recipe, or the path of a .toml file; default: all recipes",
     )
     shape = parser.add_argument_group(
-        "the model whose bytes are told", "a transformer's matrices: 12 width² parameters a layer"
+        "model to estimate", "a transformer's matrices: 12 width² parameters a layer"
     )
     shape.add_argument(
         "--model",
@@ -83,7 +83,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
     """Print all recipes, or one."""
     shape, world = _shape(options), options.world
     sizes = (
@@ -113,7 +113,7 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
             or world.
     """
     from thinwire import recipes
-    from thinwire.train.spoken import strategy_from
+    from thinwire.train.strategy_argument import strategy_from
     from thinwire.words import name_and_settings
 
     name = name_and_settings(spec)[0]
@@ -309,7 +309,7 @@ def _page(facts: dict[str, Any], size: str, wide: int) -> str:
         default = f"no default{example}" if each["required"] else f"default {each['default']}"
         lines.append(
             f"    {each['name']:<12}{each['type']:<8}{default}".replace(
-                "default None", "by what else is said"
+                "default None", "by the other settings"
             )
         )
     sent_bytes, fewer = _bytes_words(facts)

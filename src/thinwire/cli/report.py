@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import ConfigError
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 
 if TYPE_CHECKING:
     from thinwire.bench.report import FinishedRun
@@ -48,17 +48,17 @@ def finished(places: Sequence[Path]) -> tuple[list[FinishedRun], dict[str, tuple
     from thinwire.train.finished import differences, read
     from thinwire.train.plot import sent_megabytes
 
-    for number, place in enumerate(places):
-        if place.resolve() in [each.resolve() for each in places[:number]]:
-            raise ConfigError(f"{str(place)!r} is given twice; once is enough")
-    runs = [read(place) for place in places]
+    for number, path in enumerate(places):
+        if path.resolve() in [each.resolve() for each in places[:number]]:
+            raise ConfigError(f"{str(path)!r} is given twice; once is enough")
+    runs = [read(path) for path in places]
     together = zip(places, runs, strict=True)
-    return [FinishedRun(place, run, sent_megabytes(run)) for place, run in together], differences(
+    return [FinishedRun(path, run, sent_megabytes(run)) for path, run in together], differences(
         runs
     )
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
     """Write the page."""
     from thinwire.bench.records import RECORDS, for_page, read
     from thinwire.bench.report import bench_page, runs_page, summary, write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from thinwire import env
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train.config import FIELDS, add_flags, config_from
 
 ABOUT = """\
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
 
 
-def run(options: argparse.Namespace, say: Say) -> int:
+def run(options: argparse.Namespace, say: CommandOutput) -> int:
     given = {name: value for name, value in vars(options).items() if name in FIELDS}
     config = config_from(given, getattr(options, "config", None))
     if env.launched():  # a launcher has started this rank

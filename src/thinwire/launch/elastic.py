@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from thinwire import env
 from thinwire.launch.child import ERROR_FILE, LAUNCHER, read_error
 from thinwire.launch.supervise import Attempt, Supervisor
-from thinwire.say import Say, one_line
+from thinwire.say import CommandOutput, one_line
 
 if TYPE_CHECKING:
     from thinwire.launch.store import Endpoint
@@ -59,7 +59,7 @@ class Workers:
         return self.machine * self.count
 
 
-def run_workers(workers: Workers, master: tuple[str, int], say: Say) -> int:
+def run_workers(workers: Workers, master: tuple[str, int], say: CommandOutput) -> int:
     """Run the ranks of this machine to their end and return the exit code.
 
     Args:
@@ -143,7 +143,7 @@ def _own_variables(workers: Workers, local: int, restart: int, file: Path) -> di
     }
 
 
-def _stopped(attempt: Attempt, say: Say) -> int:
+def _stopped(attempt: Attempt, say: CommandOutput) -> int:
     """Return the exit code after a signal: a rank's own if it failed, such as in its last save."""
     if say.as_json:  # the ranks have printed what they saved
         sys.stdout.write(
@@ -152,7 +152,7 @@ def _stopped(attempt: Attempt, say: Say) -> int:
     return max((code for code in attempt.codes if 0 < code < 128), default=128 + attempt.signal)
 
 
-def _report(attempt: Attempt, base: int, files: Sequence[Path], say: Say) -> int:
+def _report(attempt: Attempt, base: int, files: Sequence[Path], say: CommandOutput) -> int:
     """Print what no rank has printed about a failed attempt, and return the exit code.
 
     Ranks that failed first come first. Of the others only those count that failed by themselves,

@@ -87,9 +87,13 @@ def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -
 
     Example:
         >>> from thinwire import recipes
-        >>> [landing(recipe, steps=60, buckets=1) for recipe in (recipes.dense(), recipes.local_sgd(16), recipes.diloco(100))]
+        >>> chosen = recipes.dense(), recipes.local_sgd(16), recipes.diloco(100)
+        >>> [landing(recipe, steps=60, buckets=1) for recipe in chosen]
         [60, 64, 100]
-        >>> landing(recipes.streaming_diloco(period=100, fragments=2), steps=60, buckets=2)  # the first half of them lands at step 50
+
+        The first half of the fragments lands at step 50:
+
+        >>> landing(recipes.streaming_diloco(period=100, fragments=2), steps=60, buckets=2)
         105
     """
     size = accumulate if strategy.on.clock == "step" else 1  # batches to a count of the schedule

@@ -61,11 +61,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
-        self.again = False
+        self.restarted = False
         """The launcher that started this process has started the run in the folder, too: it is the
         same run, started again."""
 
-    def claim(self, *, resume: bool, overwrite: bool) -> RunFolder:
+    def acquire(self, *, resume: bool, overwrite: bool) -> RunFolder:
         """Lock the folder for this run, until it is closed or the process ends.
 
         Args:
@@ -80,8 +80,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
             try:
-                self.again = self._signed()
-                if self._lock is not None and not self.again:
+                self.restarted = self._signed()
+                if self._lock is not None and not self.restarted:
                     self._take(resume, overwrite)
                 self._sign()
             except BaseException:

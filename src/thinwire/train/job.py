@@ -9,7 +9,6 @@ run equals one that never stopped, bit for bit.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -40,6 +39,7 @@ from thinwire.train.result import Progress, Result, Setting
 from thinwire.train.resume import Saver
 from thinwire.train.run_state import Resumed, RunState
 from thinwire.train.setup import Prepared
+from thinwire.train.shared_settings import settings_of_all_ranks
 from thinwire.train.show import Show
 from thinwire.train.votes import Votes
 
@@ -116,7 +116,8 @@ class Run:
         self.validation: list[tuple[int, float]] = []
         self.resumed: tuple[int, ...] = ()
         self.origin = (0, 0)  # a step, and the rows that all ranks had read before it
-        must_agree(sync.driver, sync.meter, self._facts(), prepared.device)
+        settings = settings_of_all_ranks(prepared, model, self.steps)
+        must_agree(sync.driver, sync.meter, settings, prepared.device)
         if saver is not None:
             saver.join(sync)
             if (resumed := saver.load(self.model, optimizer, sync, prepared)) is not None:
@@ -141,34 +142,6 @@ class Run:
             prepared.device.type,
             prepared.tokens.train_tokens,
             prepared.bytes_per_token,
-        )
-
-    def _facts(self) -> dict[str, Any]:
-        """Return the settings that must be the same on all ranks, beside those that `attach`
-        compares."""
-        compared = (
-            "batch",
-            "accumulate",
-            "optimizer",
-            "lr",
-            "warmup",
-            "decay_to",
-            "weight_decay",
-            "beta1",
-            "beta2",
-            "clip",
-            "seed",
-        )
-        often = ("save_every", "validate_every", "windows")
-        settings = {name: getattr(self.config, name) for name in compared + often}
-        text = {
-            "objective": repr(self.prepared.objective),
-            "text and tokenizer (digest)": self.prepared.tokens.digest,
-        }
-        return (
-            text
-            | {"model's configuration (digest)": configured(self.model), "steps": self.steps}
-            | settings
         )
 
     def train_to_end(self, stop_requested: Callable[[], bool]) -> Result:
@@ -232,15 +205,13 @@ class Run:
             torch.manual_seed(self._seed(step))  # of dropout
             with self._autocast():
                 loss = loss_of(self.model, batch)
-            (
-                loss / len(passes)
-            ).backward()  # gradients of several passes are summed, and the mean is meant
+            # Gradients of several passes add up, and the optimiser needs their mean.
+            (loss / len(passes)).backward()
             losses.append(loss.detach())
         clip = math.inf if self.prepared.strategy.on.updates else self.config.clip
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        if (
-            self.prepared.strategy.on.clock == "step" and not norm.isfinite()
-        ):  # on gradients the optimiser's step is judged, on all ranks
+        # A strategy on gradients judges the optimiser's step itself, on all ranks.
+        if self.prepared.strategy.on.clock == "step" and not norm.isfinite():
             raise FloatingPointError(
                 f"the gradients of step {passes[-1]} are not finite: take a lower --lr than "
                 f"{self.config.lr:g}, or a longer --warmup"
@@ -258,8 +229,8 @@ class Run:
 
     def _batch(self, step: int) -> Batch:
         """Make this rank's batch of a step, on the CPU; a thread calls it ahead of the step."""
-        draws = torch.Generator().manual_seed(self._seed(step))  # of masks
-        batch = self.prepared.objective.batch(self.batches.at(step), draws)
+        generator = torch.Generator().manual_seed(self._seed(step))  # of masks
+        batch = self.prepared.objective.batch(self.batches.at(step), generator)
         return batch.pinned() if self.prepared.device.type == "cuda" else batch
 
     def _seed(self, step: int) -> int:
@@ -302,10 +273,10 @@ class Run:
         total, targets = 0.0, 0
         with self.sync.common_weights() as model, evaluating(model):
             for index, rows in enumerate(self.windows.split(ROWS)):
-                draws = torch.Generator().manual_seed(VALIDATION + index)
+                generator = torch.Generator().manual_seed(VALIDATION + index)
                 if index % self.world != self.rank:  # each rank takes its part
                     continue
-                batch = self.prepared.objective.batch(rows, draws).to(self.prepared.device)
+                batch = self.prepared.objective.batch(rows, generator).to(self.prepared.device)
                 count = int((batch.targets != IGNORED).sum())
                 with self._autocast():
                     total += float(loss_of(model, batch)) * count
@@ -391,18 +362,6 @@ class Run:
             written,
             tuple(around for _, around in bytes_of),
         )
-
-
-def configured(model: PreTrainedModel) -> str:
-    """Return a digest of the model's configuration, such as its activation and its dropout."""
-    compared = {
-        key: value
-        for key, value in model.config.to_dict().items()
-        if key not in ("_name_or_path", "transformers_version")
-    }
-    return hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[
-        :16
-    ]
 
 
 @contextmanager

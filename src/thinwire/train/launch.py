@@ -12,14 +12,14 @@ import sys
 from thinwire.drive.interfaces import resolve
 from thinwire.errors import ConfigError
 from thinwire.launch.elastic import Workers, run_workers
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train.config import TrainConfig, flags_of
 from thinwire.train.memory import must_fit
 
 PORT = 29500  # torchrun's
 
 
-def launch(config: TrainConfig, say: Say) -> int:
+def launch(config: TrainConfig, say: CommandOutput) -> int:
     """Start the ranks of this machine, wait for them and return the exit code.
 
     Raises:
@@ -31,7 +31,7 @@ def launch(config: TrainConfig, say: Say) -> int:
         resolve(master[0], "--master")
     from thinwire.train.folder import default_out
     from thinwire.train.rank import run_rank
-    from thinwire.train.spoken import strategy_from
+    from thinwire.train.strategy_argument import strategy_from
 
     strategy_from(config.strategy)
     config = default_out(config)
@@ -76,6 +76,6 @@ def _master(config: TrainConfig) -> tuple[str, int]:
     return host, port
 
 
-def _command(config: TrainConfig, say: Say) -> list[str]:
+def _command(config: TrainConfig, say: CommandOutput) -> list[str]:
     json_flag = ["--json"] if say.as_json else []
     return [sys.executable, "-m", "thinwire", "train", *json_flag, *flags_of(config)]

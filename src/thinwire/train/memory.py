@@ -19,7 +19,7 @@ from pathlib import Path
 
 from thinwire import env
 from thinwire.errors import ConfigError, ThinwireError
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train.config import FIELDS, TrainConfig, add_flags, config_from, flags_of
 
 ROUGH = (
@@ -202,7 +202,7 @@ def _main() -> int:
         with suppress(InterruptedError):  # it stops after the first step
             run(prepare_run(config), Show(), stop_requested=lambda: True)
     except ThinwireError as error:
-        Say("thinwire train", as_json=False).failure(str(error))
+        CommandOutput("thinwire train", as_json=False).failure(str(error))
         return 2
     sys.stdout.write(json.dumps(dataclasses.asdict(_used())) + "\n")
     return 0

@@ -16,7 +16,7 @@ from torch import Tensor
 from thinwire.engine import Syncer
 from thinwire.engine.checkpoint import unpack_json
 from thinwire.errors import CheckpointError
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train.checkpoints import Checkpoints, Loaded
 from thinwire.train.parts import DamagedError
 
@@ -33,7 +33,7 @@ class Newest:
     damaged: Collection[int]
 
 
-def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: Say) -> Newest | None:
+def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: CommandOutput) -> Newest | None:
     """Read the newest checkpoint that every host has complete; `None` if no host has any. All ranks
     call it alike.
 
@@ -128,7 +128,7 @@ def _reasons(reports: Sequence[dict[str, Any]], kind: str) -> str:
     return "; ".join(dict.fromkeys(report[kind] for report in reports if kind in report))
 
 
-def _note(checkpoints: Checkpoints, say: Say, text: str) -> None:
+def _note(checkpoints: Checkpoints, say: CommandOutput, text: str) -> None:
     """Print a line once on each host."""
     if checkpoints.member.leader:
         say.note(text, checkpoints.member.rank)

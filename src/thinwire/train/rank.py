@@ -26,14 +26,14 @@ from thinwire.errors import (
     ThinwireError,
 )
 from thinwire.launch.child import LAUNCHER, StopSignal, end_with_parent, interruptible, write_error
-from thinwire.say import Say, rank
+from thinwire.say import CommandOutput, rank
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import RunFolder, default_out
 
 START = timedelta(minutes=10)  # until all ranks are there
 
 
-def run_rank(config: TrainConfig, say: Say) -> int:
+def run_rank(config: TrainConfig, say: CommandOutput) -> int:
     """Train as the rank that the launcher's variables name, or alone, and return the exit code."""
     end_with_parent()
     absent = [
@@ -55,7 +55,7 @@ def run_rank(config: TrainConfig, say: Say) -> int:
     return code
 
 
-def _guarded(config: TrainConfig, say: Say) -> int:
+def _guarded(config: TrainConfig, say: CommandOutput) -> int:
     stop = StopSignal()
     try:
         _train(config, say, stop)
@@ -82,14 +82,14 @@ def _guarded(config: TrainConfig, say: Say) -> int:
     return 0
 
 
-def _ends(say: Say, reason: str, code: int, speaker: int = 0) -> int:
+def _ends(say: CommandOutput, reason: str, code: int, speaker: int = 0) -> int:
     """Print the reason once on each machine, write it for the launcher, and return the exit
     code."""
     if _leads():  # of another machine, perhaps, whose console shows nothing of the speaker's
         speaker = rank()
     write_error(reason, printed=rank() == speaker)
     if env.text(LAUNCHER) and say.as_json and env.launched():  # the launcher prints the one object
-        say = Say(say.program, as_json=False)
+        say = CommandOutput(say.program, as_json=False)
     say.failure(reason, speaker)
     return code
 
@@ -99,16 +99,16 @@ def _leads() -> bool:
     return env.local_rank() == 0
 
 
-def _train(config: TrainConfig, say: Say, stop: StopSignal) -> None:
+def _train(config: TrainConfig, say: CommandOutput, stop: StopSignal) -> None:
     with closing(RunFolder(Path(config.out))) as folder:
         if _leads():
-            folder.claim(resume=config.resume, overwrite=config.overwrite)
-        if folder.again:  # started again by the same launcher
+            folder.acquire(resume=config.resume, overwrite=config.overwrite)
+        if folder.restarted:  # started again by the same launcher
             config = dataclasses.replace(config, resume=True, overwrite=False)
         _train_in(folder, config, say, stop)
 
 
-def _train_in(folder: RunFolder, config: TrainConfig, say: Say, stop: StopSignal) -> None:
+def _train_in(folder: RunFolder, config: TrainConfig, say: CommandOutput, stop: StopSignal) -> None:
     world = env.world_size()
     if world > 1 and env.text("MASTER_ADDR"):
         resolve(

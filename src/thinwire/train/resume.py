@@ -19,7 +19,7 @@ from thinwire import env
 from thinwire.engine import Syncer
 from thinwire.errors import CheckpointError
 from thinwire.models.hugging_face import save_pretrained
-from thinwire.say import Say
+from thinwire.say import CommandOutput
 from thinwire.train.checkpoints import Checkpoints, Member
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
@@ -41,14 +41,11 @@ class Saver:
         say: prints what happens.
     """
 
-    def __init__(self, folder: RunFolder, *, every: int, keep: int, resume: bool, say: Say) -> None:
-        self.folder, self._every, self._keep, self._resume, self._say = (
-            folder,
-            every,
-            keep,
-            resume,
-            say,
-        )
+    def __init__(
+        self, folder: RunFolder, *, every: int, keep: int, resume: bool, say: CommandOutput
+    ) -> None:
+        self.folder, self._every, self._keep = folder, every, keep
+        self._resume, self._output = resume, say
         self._checkpoints: Checkpoints | None = None
         self._alone = True
         self._saved = -1  # the step of the last checkpoint that was begun
@@ -73,7 +70,7 @@ class Saver:
         member = Member(name, leader, group, rank, sync.driver.world, run)
         folder = self.folder.path / CHECKPOINTS
         self._checkpoints = Checkpoints(
-            folder, member, self._keep, lambda text: self._say.note(text, rank)
+            folder, member, self._keep, lambda text: self._output.note(text, rank)
         )
 
     @property
@@ -146,13 +143,14 @@ class Saver:
             CheckpointError: it is damaged, or of another model, strategy, text or version.
         """
         requests = sync.all_gather(bytes([self._resume]), "resume: whether to")
-        if not any(
-            request[0] for request in requests
-        ):  # a machine whose launcher has started it again knows; the others hear of it
+        # Only a machine whose launcher has restarted it knows; the others learn of it here.
+        if not any(request[0] for request in requests):
             return None
-        newest = newest_whole(self.checkpoints, sync, self._say)
+        newest = newest_whole(self.checkpoints, sync, self._output)
         if newest is None:
-            self._say.note(f"no checkpoint in {self.folder.path} yet: starting from the first step")
+            self._output.note(
+                f"no checkpoint in {self.folder.path} yet: starting from the first step"
+            )
             return None
         where = self.checkpoints.path(newest.step)
         failure, resumed = "", None
@@ -167,7 +165,7 @@ class Saver:
         if any(failures):
             raise CheckpointError("; ".join(dict.fromkeys(filter(None, failures))))
         self.checkpoints.forget_after(newest.step, newest.damaged)
-        self._say.note(f"going on from step {newest.step}, saved in {where}")
+        self._output.note(f"going on from step {newest.step}, saved in {where}")
         return resumed
 
 

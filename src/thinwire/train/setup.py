@@ -26,7 +26,7 @@ from thinwire.planner.machine.processor import computes_bf16
 from thinwire.strategy import Strategy
 from thinwire.train.clock import accumulating
 from thinwire.train.config import TrainConfig
-from thinwire.train.spoken import strategy_from
+from thinwire.train.strategy_argument import strategy_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from thinwire.say import Say, rank
+from thinwire.say import CommandOutput, rank
 from thinwire.train.folder import EVENTS, RunFolder
 from thinwire.train.result import Progress, Result, Setting
 from thinwire.version import __version__
@@ -155,7 +155,7 @@ class Events(Show):
                 self._writer.flush()
         except OSError as error:  # a full disk must not end a training
             self._writer = None
-            Say("thinwire train", as_json=False).note(
+            CommandOutput("thinwire train", as_json=False).note(
                 f"TensorBoard's events are not written any more: {error.strerror or error}"
             )
 
@@ -203,9 +203,11 @@ def summary(progress: Progress) -> Text:
 
     Example:
         >>> from thinwire.engine import Report, Row
-        >>> report = Report(2, 10, (Row("bucket 0", 250_000, 10, 5e5, encode_s=0.04, exposed_s=0.1),), 0.0)
+        >>> row = Row("bucket 0", 250_000, 10, 5e5, encode_s=0.04, exposed_s=0.1)
+        >>> report = Report(2, 10, (row,), 0.0)
         >>> print(summary(Progress(10, 40, 2.5, 2.0, 20480, report)))
-        10/40  loss 2.500  10,240 tokens/s  50.0 kB/step, 20.0x fewer  compute 95% encode 2% wire 5% input 0%  0:06 left
+        10/40  loss 2.500  10,240 tokens/s  50.0 kB/step, 20.0x fewer
+        compute 95% encode 2% wire 5% input 0%  0:06 left
     """
     time_fractions = progress.time_fractions
     step = f"{progress.step:>{len(str(progress.steps))}}/{progress.steps}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from thinwire.errors import StrategyError
-from thinwire.train.spoken import strategy_from
+from thinwire.train.strategy_argument import strategy_from
 
 
 def test_settings_after_a_colon() -> None:
