@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.common import emit, parser
 from thinwire.core import Coder, RankContext, Spec
-from thinwire.planner.codecs import heard, laid, read
+from thinwire.planner.codecs import laid, read, round_trip
 from thinwire.what import (
     budget,
     cast,
@@ -112,7 +112,7 @@ def coded(gradient: Mapping[str, Tensor]) -> list[dict[str, Any]]:
                 "bits a value": 8 * told.numel() / spec.numel,
             }
         )
-    inside = heard(topk(0.01) >> entropy(), x, spec, SEAT)
+    inside = round_trip(topk(0.01) >> entropy(), x, spec, SEAT)
     return [
         *rows,
         {
@@ -184,7 +184,7 @@ def budgeted(gradient: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     x, spec = laid(gradient)
     rows = []
     for bits in (2, 3, 4):
-        base = heard(uniform(bits), x, spec, SEAT)  # type: ignore[arg-type]
+        base = round_trip(uniform(bits), x, spec, SEAT)  # type: ignore[arg-type]
         codecs: dict[str, Coder] = {
             "budget": budget(float(bits)),
             "with 0": budget(float(bits), ANYTHING),
@@ -192,7 +192,7 @@ def budgeted(gradient: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         }
         row: dict[str, Any] = {"bits": bits, "error of uniform": base.error}
         for name, codec in codecs.items():
-            told = heard(codec, x, spec, SEAT)
+            told = round_trip(codec, x, spec, SEAT)
             row |= {name: base.error / told.error, f"{name}, bytes": told.nbytes / base.nbytes}
         for name, codec in {"uniform": uniform(bits), **codecs}.items():  # type: ignore[arg-type]
             row[f"{name}, encode s"] = _least_s(lambda codec=codec: _said(codec, x, spec))
@@ -241,7 +241,9 @@ def largest() -> list[dict[str, Any]]:
 
 def _together(codec: Coder, spans: list[tuple[Tensor, Spec]]) -> float:
     """||Q(x) - x|| / ||x|| of some tensors, each alone."""
-    errors = [heard(codec, x, spec, SEAT).error * float(x.double().norm()) for x, spec in spans]
+    errors = [
+        round_trip(codec, x, spec, SEAT).error * float(x.double().norm()) for x, spec in spans
+    ]
     return (
         sum(each**2 for each in errors) ** 0.5
         / sum(float(x.double().norm()) ** 2 for x, _ in spans) ** 0.5

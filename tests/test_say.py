@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from thinwire.say import Parser, CommandOutput, one_line
+from thinwire.say import CommandOutput, Parser, one_line
 
 
 @pytest.mark.parametrize("as_json", [False, True])

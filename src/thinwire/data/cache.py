@@ -144,8 +144,10 @@ def refused(error: Exception) -> int:
     """Return the errno of an error of the operating system; 0 for other errors.
 
     Example:
-        >>> refused(OSError(28, "")), refused(Exception("No space left on device (os error 28)"))  # as Rust raises it
-        (28, 28)
+        >>> refused(OSError(28, ""))
+        28
+        >>> refused(Exception("No space left on device (os error 28)"))  # as Rust raises it
+        28
     """
     return (
         (error.errno or 0)
@@ -171,7 +173,7 @@ def explained(parent: Path) -> Iterator[None]:
             )
         else:
             message = (
-                f"the cache {str(parent)!r} cannot be used ({error_text(error)}): set THINWIRE_CACHE to "
-                "a folder that you may write"
+                f"the cache {str(parent)!r} cannot be used ({error_text(error)}): set "
+                "THINWIRE_CACHE to a folder that you may write"
             )
         raise DataError(message) from error

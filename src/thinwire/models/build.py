@@ -86,7 +86,8 @@ def meta_model(spec: str) -> PreTrainedModel:
         ModelError: no such model, or sizes that do not go together.
 
     Example:
-        >>> meta_model("gpt2-nano").num_parameters(), next(meta_model("gpt2-nano").parameters()).device.type
+        >>> model = meta_model("gpt2-nano")
+        >>> model.num_parameters(), next(model.parameters()).device.type
         (484512, 'meta')
     """
     if is_preset(spec):
@@ -155,8 +156,10 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     """Return how many tokens a model can read at once; None if only memory limits it.
 
     Example:
-        >>> positions_of(configuration("gpt2-nano", vocab=257, context=64)), positions_of(configuration("t5-nano", vocab=300, context=64))
-        (64, None)
+        >>> positions_of(configuration("gpt2-nano", vocab=257, context=64))
+        64
+        >>> positions_of(configuration("t5-nano", vocab=300, context=64)) is None
+        True
     """
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:

@@ -41,7 +41,8 @@ class GPTConfig:
         >>> GPTConfig(width=100, heads=3)
         Traceback (most recent call last):
         ...
-        ValueError: GPTConfig(width=100, heads=3): 3 heads cannot share 100 values evenly; take a width that 3 divides
+        ValueError: GPTConfig(width=100, heads=3): 3 heads cannot share 100 values evenly;
+        take a width that 3 divides
     """
 
     vocab: int = 256
@@ -208,7 +209,8 @@ class GPT(nn.Module):
             ValueError: an empty prompt, a negative count or a negative temperature.
 
         Example:
-            >>> GPT(GPTConfig(layers=1)).generate(torch.tensor([list(b"To be")]), new_tokens=3).shape
+            >>> prompt = torch.tensor([list(b"To be")])
+            >>> GPT(GPTConfig(layers=1)).generate(prompt, new_tokens=3).shape
             torch.Size([1, 8])
         """
         if prompt.shape[1] < 1:

@@ -95,7 +95,8 @@ def reason(error: BaseException) -> str:
     """Return the message of an error in one line, without a full stop.
 
     Example:
-        >>> reason(ValueError("Class validation error for validator 'heads':\\n    ValueError: 96 is not a multiple of 5."))
+        >>> head = "Class validation error for validator 'heads':\\n    ValueError: "
+        >>> reason(ValueError(head + "96 is not a multiple of 5."))
         '96 is not a multiple of 5'
         >>> reason(KeyError("gelux"))
         "nothing is called 'gelux'"

@@ -254,7 +254,8 @@ def objective_from(name: str, context: int, kind: str | None = None) -> Objectiv
         >>> objective_from("masked", 128, kind="causal")
         Traceback (most recent call last):
         ...
-        thinwire.errors.ModelError: the objective masked is for encoders (bert-…), but this model is one of the decoders ...
+        thinwire.errors.ModelError: the objective masked is for encoders (bert-…), but this model
+        is one of the decoders ...
     """
     if name not in OBJECTIVES:
         raise ModelError(

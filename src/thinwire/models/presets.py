@@ -251,7 +251,8 @@ def configuration(
         >>> configuration("gpt2-nano,n_layers=6", vocab=257, context=128)
         Traceback (most recent call last):
         ...
-        thinwire.errors.ModelError: gpt2-nano has no setting 'n_layers'; did you mean 'n_layer'? gpt2-nano has: vocab_size, ...
+        thinwire.errors.ModelError: gpt2-nano has no setting 'n_layers'; did you mean 'n_layer'?
+        gpt2-nano has: vocab_size, ...
     """
     row = preset(spec)
     need_transformers()

@@ -55,7 +55,7 @@ def sample(
         new_tokens: the most tokens to add; a mask is always one token.
         temperature: 0 takes the likeliest token, 1 draws as the model predicts. Without it 0.8 for
             what goes on, 0 for what is filled.
-        seed: of the draws.
+        seed: of the random choices.
 
     Raises:
         ModelError: a prompt that is empty, too long or without a gap; a negative count or
@@ -65,7 +65,8 @@ def sample(
         >>> from thinwire.data.corpus.text import Text
         >>> from thinwire.data.corpus.tokenizer import tokenizer_from
         >>> from thinwire.models.build import model_from
-        >>> tokenizer = tokenizer_from("byte", Text("none", (), ()), ["<|endoftext|>", "<pad>", "<mask>"])
+        >>> specials = ["<|endoftext|>", "<pad>", "<mask>"]
+        >>> tokenizer = tokenizer_from("byte", Text("none", (), ()), specials)
         >>> len(sample(model_from("bert-nano", tokenizer, context=16), tokenizer, "To <mask>e"))
         5
     """
@@ -143,7 +144,7 @@ def filled(
                 f"the prompt has {len(ids):,} tokens, and the model reads {limit:,} at once; cut it"
             )
     read = torch.tensor([ids], device=model.device)
-    draws = torch.Generator().manual_seed(_seed(seed))
+    generator = torch.Generator().manual_seed(_seed(seed))
     barred = [id_ for id_ in tokenizer.all_special_ids if id_ < len(tokenizer)]
     with _drawing(model, seed), torch.no_grad():
         while (gaps := (read[0] == mask).nonzero()[:, 0]).numel():
@@ -156,7 +157,7 @@ def filled(
             token = likeliest[gap]
             if temperature:
                 token = torch.multinomial(
-                    (scores[gap] / temperature).softmax(-1), 1, generator=draws
+                    (scores[gap] / temperature).softmax(-1), 1, generator=generator
                 )[0]
             read[0, gaps[gap]] = token.to(read.device)
     return _text(tokenizer, read[0].tolist())

@@ -80,8 +80,10 @@ def muon(
 
     Example:
         >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-        >>> [type(part).__name__ for part in muon(model).parts], [len(group["params"]) for group in muon(model).param_groups]
-        (['Muon', 'AdamW'], [2, 1, 2])
+        >>> [type(part).__name__ for part in muon(model).parts]
+        ['Muon', 'AdamW']
+        >>> [len(group["params"]) for group in muon(model).param_groups]
+        [2, 1, 2]
     """
     role = roles(model)
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]

@@ -62,11 +62,11 @@ class ContributionReader:
         if entry is None:
             return None
         weight, payloads = entry
-        opener, ctx = (
+        coder, ctx = (
             self._codec.single_packet_coder,
             self._context(contribution.rank, contribution.began),
         )
-        assert opener is not None, "refused before"
+        assert coder is not None, "refused before"
         remaining, values = iter(payloads), []
         try:
             for bucket in self._buckets:
@@ -74,10 +74,10 @@ class ContributionReader:
                 values.append(
                     torch.cat(
                         [
-                            opener.decode(
+                            coder.decode(
                                 next(remaining),
                                 spec,
-                                opener.init(spec, ctx),
+                                coder.init(spec, ctx),
                                 ctx,
                                 contribution.rank,
                             )

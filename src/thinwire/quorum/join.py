@@ -27,10 +27,8 @@ from thinwire.strategy import Strategy
 
 WEIGHTS = 1000.0  # times the first rank's, what a contribution may weigh
 MOST_RANKS = 1_000_000
-HEAD_BYTES, TENSOR_BYTES = (
-    1 << 16,
-    256,
-)  # of a value's JSON: all that is not a tensor's, and each tensor's
+# Bytes of a value's JSON: what belongs to no tensor, and each tensor's.
+HEAD_BYTES, TENSOR_BYTES = 1 << 16, 256
 
 
 def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
@@ -58,7 +56,7 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     Args:
         model: as in `attach`. Whoever joins first gives all others its parameters and buffers.
         optimizer: the one that updates it; a rank that comes later begins with a fresh one.
-        strategy: `every(H)`, any codec that speaks once, `gather()`, `deltas(…)` without alpha and
+        strategy: `every(H)`, any codec of one packet, `gather()`, `deltas(…)` without alpha and
             eager: DiLoCo, SparseLoCo and the like.
         store: of `torch.distributed`, such as a `TCPStore`, the same for all. The process that
             holds it must outlive the run; every contribution goes there and from there to every
@@ -101,7 +99,8 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         >>> model = nn.Linear(4, 2)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> strategy = Strategy(every(2), how=gather(), on=deltas())
-        >>> with join(model, optimizer, strategy, store=dist.HashStore(), rank=0, world=1, quorum=1) as sync:
+        >>> one = {"store": dist.HashStore(), "rank": 0, "world": 1, "quorum": 1}
+        >>> with join(model, optimizer, strategy, **one) as sync:
         ...     while sync.step < 4:
         ...         model(torch.ones(1, 4)).sum().backward()
         ...         optimizer.step()
@@ -211,8 +210,8 @@ def _most_bytes(
     strategy: Strategy, buckets: Sequence[FlatBucket], model: nn.Module
 ) -> tuple[int, int]:
     """Return the most bytes that a contribution and a snapshot may have."""
-    opener = strategy.what.single_packet_coder
-    assert opener is not None, "refused before"
+    coder = strategy.what.single_packet_coder
+    assert coder is not None, "refused before"
     specs = [part.spec for bucket in buckets for part in bucket.slices]
     leaves = [leaf.value for bucket in buckets for _, leaf in bucket.state.walk()]
     shared = [param for param in model.parameters() if not param.requires_grad] + [
@@ -220,7 +219,7 @@ def _most_bytes(
     ]
     held = sum(tensor.numel() * tensor.dtype.itemsize for tensor in leaves + shared)
     heads = [HEAD_BYTES + TENSOR_BYTES * count for count in (len(specs), len(leaves) + len(shared))]
-    return heads[0] + sum(opener.max_nbytes(spec) for spec in specs), heads[1] + held
+    return heads[0] + sum(coder.max_nbytes(spec) for spec in specs), heads[1] + held
 
 
 def _unfit(strategy: Strategy, world: int, quorum: int, grace_s: float) -> list[str]:

@@ -59,8 +59,10 @@ def is_text_file(name: str) -> bool:
     """Whether a file of that name is read from a folder.
 
     Example:
-        >>> is_text_file("a/letters.jsonl.zst"), is_text_file("a/picture.png"), is_text_file("a/.hidden/b.txt")
-        (True, False, False)
+        >>> is_text_file("a/letters.jsonl.zst"), is_text_file("a/picture.png")
+        (True, False)
+        >>> is_text_file("a/.hidden/b.txt")
+        False
     """
     return _suffix(name) in SUFFIXES and not any(part.startswith(".") for part in name.split("/"))
 

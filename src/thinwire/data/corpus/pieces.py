@@ -24,22 +24,21 @@ PIECE = (
 CUTS = tuple(map(re.compile, (r"(?<=\n)\n(?=\S)", r"\n(?=\S)", r" (?=\S)")))
 
 
-def pieces(text: str, size: int = PIECE) -> Iterator[str]:
+def cut_text(text: str, size: int = PIECE) -> Iterator[str]:
     r"""Yield pieces of `size` to twice `size` characters (the last may be shorter) that together
     are the text.
 
     Example:
-        >>> list(pieces("One paragraph.\n\nAnother,\nof two lines.", size=12))
+        >>> list(cut_text("One paragraph.\n\nAnother,\nof two lines.", size=12))
         ['One paragraph.\n', '\nAnother,\nof two lines.']
     """
     at = 0
     while len(text) - at > 2 * size:
         window = at + size, at + 2 * size
         matches = (pattern.search(text, *window) for pattern in CUTS)
-        cut = next(
-            (match.start() for match in matches if match), at + 2 * size
-        )  # one word as long as that: cut it anywhere
-        yield text[at:cut]
-        at = cut
+        # One word as long as that is cut anywhere.
+        end = next((match.start() for match in matches if match), at + 2 * size)
+        yield text[at:end]
+        at = end
     if at < len(text):
         yield text[at:]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinwire.data._specs import absent, extra, path_from, settings
-from thinwire.data.corpus.pieces import PIECE, pieces
+from thinwire.data.corpus.pieces import PIECE, cut_text
 from thinwire.data.corpus.text import Text
 from thinwire.errors import DataError
 from thinwire.words import error_text, near
@@ -142,7 +142,7 @@ def _parse(spec: str, specials: Sequence[str]) -> tuple[str, str]:
     name."""
     if len({special for special in specials if len(special) > 1}) < len(specials):
         raise DataError(
-            f"the special tokens {list(specials)} do not all differ, or are too short to be told "
+            f"the special tokens {list(specials)} do not all differ, or are too short to differ "
             "from letters"
         )
     if spec.startswith("hf:"):
@@ -227,7 +227,7 @@ def _trained(vocabulary: int, text: Text, specials: int) -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(
-        (piece for document in text.train for piece in pieces(document.decode())), trainer
+        (piece for document in text.train for piece in cut_text(document.decode())), trainer
     )
     return backend
 
@@ -367,7 +367,7 @@ def _batches(documents: Iterable[bytes]) -> Iterator[list[tuple[str, bool]]]:
     batch: list[tuple[str, bool]] = []
     size = 0
     for document in documents:
-        cut = list(pieces(document.decode())) or [""]
+        cut = list(cut_text(document.decode())) or [""]
         for number, piece in enumerate(cut, 1):
             batch.append((piece, number == len(cut)))
             size += len(piece)

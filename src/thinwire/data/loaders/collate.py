@@ -90,7 +90,7 @@ class masked_batch:
         vocab: how many ids there are; other tokens are drawn from those that are not special.
         special: ids that are never picked or drawn, `pad` and `mask` among them.
         fraction: of tokens.
-        seed: of all draws.
+        seed: of all random choices.
         most, multiple: as for `encoder_batch`.
 
     Raises:
@@ -128,16 +128,16 @@ class masked_batch:
         special = np.array(sorted({*self.special, self.pad, self.mask}))
         shown, labels = [], []
         for row, number in zip(_cut(rows, self.most), numbers, strict=True):
-            draws = _draws(self.seed, number)
+            generator = _generator(self.seed, number)
             text = np.flatnonzero(~np.isin(row, special))
-            picked = draws.permutation(text)[: max(1, round(self.fraction * len(text)))]
+            picked = generator.permutation(text)[: max(1, round(self.fraction * len(text)))]
             out, label = row.astype(np.int64), np.full(len(row), IGNORED, dtype=np.int64)
             label[picked] = out[picked]
-            kind = draws.random(len(picked))
+            kind = generator.random(len(picked))
             out[picked[kind < 0.8]] = self.mask
             others = picked[(kind >= 0.8) & (kind < 0.9)]
             out[others] = _not_special(
-                draws.integers(self.vocab - len(special), size=len(others)), special
+                generator.integers(self.vocab - len(special), size=len(others)), special
             )
             shown.append(out)
             labels.append(label)
@@ -165,7 +165,7 @@ class span_batch:
         sentinels: ids, the first for the first span.
         fraction: of tokens to cut out.
         mean_span: tokens in a span, on average.
-        seed: of all draws.
+        seed: of all random choices.
         most, multiple: as for `encoder_batch`.
 
     Raises:
@@ -212,7 +212,7 @@ class span_batch:
     def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
         shown, labels = [], []
         for row, number in zip(_cut(rows, self.most), numbers, strict=True):
-            inputs, outputs = self._corrupted(row.astype(np.int64), _draws(self.seed, number))
+            inputs, outputs = self._corrupted(row.astype(np.int64), _generator(self.seed, number))
             shown.append(inputs)
             labels.append(outputs)
         ones = [np.ones(len(row), dtype=np.int64) for row in shown]
@@ -223,17 +223,17 @@ class span_batch:
         }
 
     def _corrupted(
-        self, row: NDArray[np.int64], draws: np.random.Generator
+        self, row: NDArray[np.int64], generator: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if len(row) < 2:
             return np.append(row, self.eos), np.array([self.eos])
         noise, spans = self._counts(len(row))
         *texts, _ = _parted(
-            len(row) - noise + 1, spans + 1, draws
+            len(row) - noise + 1, spans + 1, generator
         )  # what follows the last span may be nothing
         inputs, outputs, at = [], [], 0
         for sentinel, text, cut in zip(
-            self.sentinels, texts, _parted(noise, spans, draws), strict=False
+            self.sentinels, texts, _parted(noise, spans, generator), strict=False
         ):
             inputs += [row[at : at + text], [sentinel]]
             outputs += [[sentinel], row[at + text : at + text + cut]]
@@ -259,7 +259,7 @@ def _check_fraction(fraction: float) -> None:
         )
 
 
-def _draws(seed: int, number: int) -> np.random.Generator:
+def _generator(seed: int, number: int) -> np.random.Generator:
     """Return the random generator of one row of a run."""
     digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
@@ -270,7 +270,7 @@ def _not_special(drawn: NDArray[np.int64], special: NDArray[Any]) -> NDArray[np.
     return drawn + np.searchsorted(special - np.arange(len(special)), drawn, side="right")
 
 
-def _parted(total: int, parts: int, draws: np.random.Generator) -> list[int]:
+def _parted(total: int, parts: int, generator: np.random.Generator) -> list[int]:
     """Sample `parts` integers of at least 1 that sum to `total`, all ways equally likely."""
-    ends = np.sort(draws.permutation(total - 1)[: parts - 1]) + 1
+    ends = np.sort(generator.permutation(total - 1)[: parts - 1]) + 1
     return list(map(int, np.diff(np.concatenate([[0], ends, [total]]))))

@@ -3,7 +3,7 @@
     digits           1,797 images of digits, 8 × 8              scikit-learn's wheel
                      BSD-3-Clause
     fashion_mnist    70,000 images of clothes, 28 × 28          Debian: dataset-fashion-mnist    MIT
-    prompts          some 570 spoken prompts, with their names  asterisk-core-sounds-en-wav
+    prompts          some 570 voice prompts, with their names  asterisk-core-sounds-en-wav
                      CC-BY-SA-3.0
     movielens        100,000 ratings of films                   recbole's wheel
                      research only: never hand it on
@@ -74,8 +74,8 @@ def fashion_mnist(inside: Files) -> Columns:
 
 
 def prompts(inside: Files) -> Columns:
-    """Return `sound`, ragged int16 at 8 kHz, and `name`, ragged bytes: approximately the spoken
-    words."""
+    """Return `sound`, ragged int16 at 8 kHz, and `name`, ragged bytes: approximately the words
+    in it."""
     sounds, names = [], []
     for path, data in sorted(each for each in inside if each[0].endswith(".wav")):
         with wave.open(io.BytesIO(data)) as file:
@@ -118,7 +118,7 @@ PACKAGED = {
         "debian", "dataset-fashion-mnist", fashion_mnist, "MIT", "images of clothes, 28 × 28"
     ),
     "prompts": Packaged(
-        "debian", "asterisk-core-sounds-en-wav", prompts, "CC-BY-SA-3.0", "spoken prompts at 8 kHz"
+        "debian", "asterisk-core-sounds-en-wav", prompts, "CC-BY-SA-3.0", "voice prompts at 8 kHz"
     ),
     "movielens": Packaged(
         "pypi", "recbole==1.2.1", movielens, "research only: never hand it on", "ratings of films"

@@ -97,7 +97,7 @@ def furthest(*places: Sequence[Place]) -> tuple[Place, ...]:
         >>> furthest([Place(4, 2, 0), Place()], [Place(), Place(4, 7, 3)])
         (Place(row=4, document=2, offset=0), Place(row=4, document=7, offset=3))
     """
-    return tuple(max(lane, key=lambda place: place.row) for lane in zip(*places, strict=True))
+    return tuple(max(lane, key=lambda progress: progress.row) for lane in zip(*places, strict=True))
 
 
 class Pipeline:
@@ -152,14 +152,14 @@ class Pipeline:
             )
         self.who = who
         self._lanes = [
-            _Lane(one, tokenizer, length, overlap, clean, place)
-            for one, place in zip(each, places or [Place()] * len(each), strict=True)
+            _Lane(one, tokenizer, length, overlap, clean, start)
+            for one, start in zip(each, places or [Place()] * len(each), strict=True)
         ]
 
     @property
     def places(self) -> tuple[Place, ...]:
         """How far this rank has read each lane."""
-        return tuple(lane.place for lane in self._lanes)
+        return tuple(lane.next_row for lane in self._lanes)
 
     def at(self, step: int) -> Tensor:
         """Return the batch of this rank at `step`: the next, or a later one, up to which rows are
@@ -195,32 +195,32 @@ class _Lane:
         length: int,
         overlap: int,
         clean: Callable[[], Sequence[Cleaner]],
-        place: Place,
+        start: Place,
     ) -> None:
         self._read, self._tokenizer, self._clean = read, tokenizer, clean
         self._length, self._overlap = length, overlap
         self._per_epoch: int | None = None  # documents, once they have been counted
-        self._go(place)
+        self._go(start)
 
     def at(self, row: int) -> NDArray[np.int32]:
         """Return a row; rows before it are skipped."""
-        if row < self.place.row:
+        if row < self.next_row.row:
             self._go(Place())
-        for _ in range(row - self.place.row):
+        for _ in range(row - self.next_row.row):
             self._row()
         return self._row()
 
-    def _go(self, place: Place) -> None:
-        self.place = place
-        """Before the next row."""
-        self._documents = self._ids(place.document)
+    def _go(self, start: Place) -> None:
+        self.next_row = start
+        """Where the next row begins."""
+        self._documents = self._ids(start.document)
         self._ahead: list[
             NDArray[np.int32]
-        ] = []  # documents whose tokens are not all used, the first from `place.offset` on
+        ] = []  # documents whose tokens are not all used, the first from `next_row.offset` on
 
     def _row(self) -> NDArray[np.int32]:
         """Return the next row."""
-        row, document, offset = self.place.row, self.place.document, self.place.offset
+        row, document, offset = self.next_row.row, self.next_row.document, self.next_row.offset
         windows: list[NDArray[np.int32]] = []
         wanted, at, skip = self._length, 0, offset
         while wanted:
@@ -233,7 +233,7 @@ class _Lane:
         while self._ahead and offset >= len(self._ahead[0]):
             offset -= len(self._ahead.pop(0))
             document += 1
-        self.place = Place(row + 1, document, offset)
+        self.next_row = Place(row + 1, document, offset)
         return np.concatenate(windows)
 
     def _ids(self, skip: int) -> Iterator[NDArray[np.int32]]:

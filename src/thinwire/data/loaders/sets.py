@@ -216,8 +216,8 @@ def read_index(location: str, data: bytes) -> TokenSet:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{location}{INDEX} is no index of a set ({error_text(error)}), or a damaged one: pack it "
-            "again"
+            f"{location}{INDEX} is no index of a set ({error_text(error)}), or a damaged one: "
+            "pack it again"
         ) from error
 
 

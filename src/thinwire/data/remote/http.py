@@ -113,8 +113,8 @@ class Http:
                 failures += 1
                 if failures >= self._tries:
                     raise DataError(
-                        f"{url!r} cannot be read ({error_text(_cause(error))}), {failures} times in a "
-                        "row, "
+                        f"{url!r} cannot be read ({error_text(_cause(error))}), {failures} times in "
+                        "a row, "
                         f"after {len(got)} of {end - begin} bytes: check the address and the "
                         "line, then start again: what was fetched stays"
                     ) from error
@@ -135,7 +135,7 @@ class Http:
                     f"{' or '.join(f'{each}://HOST/PATH' for each in HTTP)}"
                 )
             request = urllib.request.Request(url, headers=headers)
-            answer = Leads(url, self._hosts).opener().open(request, timeout=self._stall_s)
+            answer = Leads(url, self._hosts).url_opener().open(request, timeout=self._stall_s)
         except DataError:
             raise
         except urllib.error.HTTPError as error:
@@ -185,8 +185,8 @@ def _described_by(url: str, answer: Any, start: int) -> tuple[About, int]:
     if answer.status == 200:  # the server knows no ranges, and sends all of it
         if length is None or not length.isdecimal():
             raise DataError(
-                f"{url!r}: the server does not say how long the file is, so a cut could not be "
-                "told from its end; use another"
+                f"{url!r}: the server does not say how long the file is, so a cut would look "
+                "like its end; use another"
             )
         return About(int(length), version), 0
     part = re.fullmatch(
@@ -209,17 +209,17 @@ def _described_by(url: str, answer: Any, start: int) -> tuple[About, int]:
 
 def _refused(url: str, error: urllib.error.HTTPError, start: int, about: About | None) -> About:
     if error.code in AGAIN:
-        again = _AgainError(f"the server answers {error.code} {error.reason}")
+        temporary = _AgainError(f"the server answers {error.code} {error.reason}")
         wait = error.headers.get("Retry-After", "")
-        again.add_note(wait if wait.isdecimal() else "")
-        raise again
+        temporary.add_note(wait if wait.isdecimal() else "")
+        raise temporary
     if error.code == 416:  # nothing lies there
         size = re.fullmatch(r"bytes \*/(\d+)", (error.headers.get("Content-Range") or "").strip())
         if about is None and start == 0 and (size is None or size[1] == "0"):
             return About(0, error.headers.get("ETag") or "")
         raise DataError(
-            f"{url!r}: the server said that the file has {about.size if about else '?'} bytes, "
-            f"and has none from byte {start} on: it lies "
+            f"{url!r}: the server announced that the file has {about.size if about else '?'} bytes"
+            f", and has none from byte {start} on: it lies "
             "about the length, or the file was cut; use another"
         )
     raise DataError(

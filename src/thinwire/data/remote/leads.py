@@ -32,7 +32,7 @@ class Leads(urllib.request.HTTPRedirectHandler):
     def __init__(self, origin: str, hosts: Collection[str]) -> None:
         self._origin, self._hosts = origin, hosts
 
-    def opener(self) -> urllib.request.OpenerDirector:
+    def url_opener(self) -> urllib.request.OpenerDirector:
         """Return an opener for http and https only: urllib's own also opens files, FTP and data
         URLs."""
         made = urllib.request.OpenerDirector()

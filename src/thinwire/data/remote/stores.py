@@ -69,8 +69,8 @@ class Objects:
                 raise DataError(
                     f"{url!r} is of no kind that fsspec opens ({error_text(error)})"
                 ) from error
-        # Several threads fetch; where fsspec is not asynchronous (ftp, sftp), they would speak
-        # through one connection at once.
+        # Several threads fetch; where fsspec is not asynchronous (ftp, sftp), they would use
+        # one connection at once.
         self._turn: AbstractContextManager[Any] = (
             nullcontext() if self._system.async_impl else threading.Lock()
         )
@@ -114,8 +114,8 @@ class Objects:
             Exception
         ) as error:  # whatever the store's own client may raise; the user needs its line only
             raise DataError(
-                f"{url!r} cannot be read ({error_text(error)}): check the address, and that you may "
-                "read there"
+                f"{url!r} cannot be read ({error_text(error)}): check the address, and that you "
+                "may read there"
             ) from error
 
 
@@ -123,8 +123,10 @@ def is_address(source: str) -> bool:
     """Whether a text is named by a URL.
 
     Example:
-        >>> is_address("https://host/a.txt"), is_address("s3://bucket/"), is_address("notes/a.txt"), is_address("hf:name")
-        (True, True, False, False)
+        >>> [is_address(text) for text in ("https://host/a.txt", "s3://bucket/")]
+        [True, True]
+        >>> [is_address(text) for text in ("notes/a.txt", "hf:name")]
+        [False, False]
     """
     return "://" in source
 
