@@ -140,8 +140,17 @@ def _is_identity(fact: Any) -> bool:
     return isinstance(fact, dict) and set(fact) == {"fingerprint", "code"}
 
 
-def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torch.device) -> None:
+def must_agree(
+    driver: Driver,
+    meter: Meter,
+    facts: dict[str, Any],
+    device: torch.device,
+    call: str = "attach",
+) -> None:
     """Raise on every rank unless all ranks hold the same facts.
+
+    Args:
+        call: what ranks do together, which labels the exchange.
 
     Raises:
         DisagreementError: it names the first fact that differs and who holds what.
@@ -149,13 +158,13 @@ def must_agree(driver: Driver, meter: Meter, facts: dict[str, Any], device: torc
     text = json.dumps(facts).encode()
     compared = json.dumps({name: compared_by(value) for name, value in facts.items()}).encode()
     digests = all_gather(
-        driver, meter, hashlib.sha256(compared).digest(), "attach: comparing digests", device
+        driver, meter, hashlib.sha256(compared).digest(), f"{call}: comparing digests", device
     )
     if len(set(digests)) == 1:
         return
     held = [
         json.loads(other)
-        for other in all_gather(driver, meter, text, "attach: comparing facts", device)
+        for other in all_gather(driver, meter, text, f"{call}: comparing facts", device)
     ]
     for name in facts:
         values = [other.get(name) for other in held]

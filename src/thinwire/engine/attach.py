@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -13,21 +12,21 @@ from torch import nn
 from torch.optim import Optimizer
 
 from thinwire import env
-from thinwire.core import Driver, Link, RankContext, Route
+from thinwire.core import Driver, RankContext
 from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
-from thinwire.engine import agree, living, probe, savings, wrappers
-from thinwire.engine.buckets import FlatBucket, build, plan
+from thinwire.engine import agree, living, savings, wrappers
+from thinwire.engine.bound import bind
+from thinwire.engine.buckets import build, plan
 from thinwire.engine.flights import Flights
-from thinwire.engine.lane_plan import COUNTS, MOST_LANES, SIZES, LanePlan, chosen, measured_codec
+from thinwire.engine.lane_plan import MOST_LANES
 from thinwire.engine.nonfinite import Policy
-from thinwire.engine.observe.meter import Meter, Row
+from thinwire.engine.observe.meter import Meter
 from thinwire.engine.options import Auto, Options, Overlap, SourceName, facts, problems
 from thinwire.engine.session import Session
 from thinwire.engine.syncer import Syncer
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError
-from thinwire.how import auto, checked, direct, native
 from thinwire.strategy import Strategy
 
 
@@ -172,48 +171,17 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             raise AttachError("cannot attach:\n" + "\n".join(listed))
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
-        chooses = "auto" in (lanes, slice_bytes)
-        link = None
-        if strategy.how.needs_link or chooses:
-            network = probe.measured(driver, meter, device)
-            link = network.between(0, 1, driver.transport)
-        # a link that is measured for lanes and slices alone leaves routes, and the order of sums,
-        # as they are
-        route_link = link if strategy.how.needs_link else None
-        how = strategy.how.bind(driver.world, route_link)
-        dense: Route = native() if route_link is None else auto().bind(driver.world, route_link)
-        if strategy.how.verifies:
-            dense = checked(direct())
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
-        plan_of_lanes = _lane_plan(strategy, how, driver, meter, planned, link, lanes, slice_bytes)
-        meter.lane_plan = plan_of_lanes.reason
-        bound = {
-            "route, as this rank's host has it": agree.identified(how),
-            "dense route": agree.identified(dense),
-            "lanes and slices": asdict(plan_of_lanes),
-        }
-        agree.must_agree(driver, meter, bound, device)
+        bound = bind(strategy, options, driver, meter, planned, device)
         # 4. build: connections, rank 0's values everywhere, buckets with their state
-        driver.prepare(
-            tuple(dict.fromkeys((*how.groups(driver.world), *dense.groups(driver.world)))),
-            plan_of_lanes.lanes,
-        )
+        bound.prepare(driver)
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
-            agree.broadcast(driver, meter, run, "attach: rank 0's parameters and buffers", link)
-        built = build(
-            planned, strategy, how, driver, plan_of_lanes.lanes, plan_of_lanes.slice_bytes, seed
-        )
-        for bucket in built:
-            chosen = dict.fromkeys(
-                repr(how.choose(strategy.what, part.spec, driver.world)) for part in bucket.slices
+            agree.broadcast(
+                driver, meter, run, "attach: rank 0's parameters and buffers", bound.link
             )
-            meter.rows.append(
-                Row(
-                    f"bucket {bucket.index}",
-                    bucket.spec.numel,
-                    route=", ".join(chosen) if how.needs_link else "",
-                )
-            )
+        lane_plan, how = bound.lane_plan, bound.how
+        built = build(planned, strategy, how, driver, lane_plan.lanes, lane_plan.slice_bytes, seed)
+        meter.rows += bound.rows(built, strategy)
         savings.warn_if_little(
             strategy,
             how,
@@ -225,7 +193,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         session = Session.begin(
             model, wrappers.unwrapped(optimizer), strategy, driver, built, meter, options
         )
-        flights = Flights(session, how, dense)
+        flights = Flights(session, how, bound.dense)
         weights = Weights(driver, meter, strategy.how, device)
         weights.begin(float(weight))
         meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
@@ -234,44 +202,6 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         driver.close()
         raise
     return sync
-
-
-def _lane_plan(
-    strategy: Strategy,
-    how: Route,
-    driver: Driver,
-    meter: Meter,
-    planned: Sequence[FlatBucket],
-    link: Link | None,
-    lanes: int | Auto,
-    slice_bytes: int | Auto | None,
-) -> LanePlan:
-    """Return the lanes and slices that were given, or the best ones for the link."""
-    if link is None or driver.world == 1 or "auto" not in (lanes, slice_bytes):
-        return LanePlan(
-            1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes
-        )
-    specs, ctx = (
-        [bucket.spec for bucket in planned],
-        RankContext(driver.rank, tuple(range(driver.world)), 0, 0),
-    )
-    together = [
-        specs[fragment :: strategy.when.fragments] for fragment in range(strategy.when.fragments)
-    ]
-    codec_s = measured_codec(strategy.what, specs, ctx, driver, meter, planned[0].device)
-    counts = (
-        [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]
-    )
-    return chosen(
-        together,
-        strategy.what,
-        how,
-        ctx,
-        link,
-        codec_s,
-        counts,
-        SIZES if slice_bytes == "auto" else (slice_bytes,),
-    )
 
 
 def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:

@@ -60,11 +60,11 @@ def save(sync: Resumable) -> dict[str, Tensor]:
             state[f"{scope}|{path}|whole|{leaf.part}"] = leaf.value.clone()
         else:
             state.update(
-                _runs(scope, path, leaf.spec, leaf.value if leaf.form is None else leaf.flat)
+                runs(scope, path, leaf.spec, leaf.value if leaf.form is None else leaf.flat)
             )
     for bucket in sync.session.buckets:
         for air in bucket.air:
-            state.update(_runs("all", f"air/{air.step}", bucket.spec, air.x))
+            state.update(runs("all", f"air/{air.step}", bucket.spec, air.x))
     state.update(_buffers(sync))
     if sync.session.strategy.on.clock == "step":
         state.update(_private(sync))
@@ -141,7 +141,7 @@ def _scope(leaf: Leaf, rank: int) -> str:
     return {"replicated": "all", "sharded": "shard"}.get(leaf.kind, f"rank{rank}")
 
 
-def _runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+def runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
     for piece in spec.pieces():
         size = piece.high - piece.low
         yield (

@@ -33,6 +33,16 @@ class Landings:
         self.written: set[int] = set()
         """Buckets of which a mean has landed since the syncer began."""
 
+    def follow(self, earlier: Landings, all_landed: bool) -> None:
+        """Go on after a switch of strategy, with what ranks know of absent gradients.
+
+        Args:
+            all_landed: every parameter has had a mean under the strategy before.
+        """
+        self.incomplete, self._first = earlier.incomplete, earlier._first
+        if all_landed:
+            self.written = {bucket.index for bucket in self._session.buckets}
+
     def launched(
         self, buckets: Sequence[FlatBucket], step: int, absent: Sequence[frozenset[int]] | None
     ) -> None:
@@ -107,6 +117,29 @@ class Landings:
                 "(requires_grad_(False)), or take a schedule without a delay",
                 stacklevel=3,
             )
+
+    def warn_never(self, steps: int) -> None:
+        """Warn, as the syncer closes, of buckets of which no mean has landed in its steps."""
+        buckets = self._session.buckets
+        never = [bucket.names[0] for bucket in buckets if bucket.index not in self.written]
+        if not never or not steps:
+            return
+        some = (
+            f" of {len(never)} of {len(buckets)} buckets (from {never[0]!r})"
+            if len(never) < len(buckets)
+            else ""
+        )
+        left = (
+            "the optimiser has seen no gradient of theirs"
+            if self._session.on_gradients
+            else "each rank keeps its own parameters"
+        )
+        warnings.warn(
+            f"closed after {steps} steps without a mean over ranks{some}: "
+            f"{self._strategy.when!r} is longer than the run, so {left}. "
+            "Take a shorter period or delay, or train for longer",
+            stacklevel=3,
+        )
 
     def _status_of(self, landing: Sequence[tuple[FlatBucket, Airborne]]) -> LaunchStatus | None:
         """Wait for the status of a launch; `None` where a checkpoint brought it, or ranks do not

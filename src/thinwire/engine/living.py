@@ -72,13 +72,21 @@ def holders(param: nn.Parameter) -> list[Watch]:
     return [watch for watch in living() if id(param) in watch.trained]
 
 
-def conflicts(model: nn.Module, strategy: Strategy, global_ranks: Ranks, world: int) -> list[str]:
-    """Say why another syncer that is at work rules this one out.
+def conflicts(
+    model: nn.Module,
+    strategy: Strategy,
+    global_ranks: Ranks,
+    world: int,
+    own: Watch | None = None,
+) -> list[str]:
+    """Say why another syncer that is at work rules this one out; `own` is this one's watch.
 
     Two levels are two syncers on one model: gradients among some ranks, deltas or parameters among
     others.
     """
     for watch in living():
+        if watch is own:
+            continue
         names = [
             name
             for name, param in model.named_parameters()

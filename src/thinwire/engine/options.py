@@ -41,9 +41,17 @@ class Options:
 
 
 def problems(
-    model: nn.Module, optimizer: Optimizer, strategy: Strategy, options: Options
+    model: nn.Module,
+    optimizer: Optimizer,
+    strategy: Strategy,
+    options: Options,
+    attached: bool = False,
 ) -> list[str]:
-    """Say what this rank cannot attach, in sentences."""
+    """Say what this rank cannot attach, in sentences.
+
+    Args:
+        attached: by these options the model is attached already, and the strategy alone is new.
+    """
     if not isinstance(strategy, Strategy):
         return [
             (
@@ -76,7 +84,9 @@ def problems(
         )
     reasons += _of_updates(strategy, optimizer)
     reasons += _of_settings(model, strategy, options)
-    reasons += _out_of_range(options) + _of_overlap(model, optimizer, options)
+    reasons += _out_of_range(options)
+    if not attached:  # the hooks that this looks for are then the syncer's own
+        reasons += _of_overlap(model, optimizer, options)
     if trained and not reasons:
         try:
             plan(model, options.bucket_bytes, strategy.when, wide=False)

@@ -34,7 +34,9 @@ from thinwire.engine.saved import read_folder
 from thinwire.engine.session import Session
 from thinwire.engine.sources import GradientHooks, Manual, OptimizerSteps, Source
 from thinwire.engine.steps import BackwardSteps, LocalSteps
+from thinwire.engine.switch import follow, prepare
 from thinwire.engine.weights import Weights
+from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
 
 
@@ -43,9 +45,13 @@ class Syncer:
     use it as a context."""
 
     def __init__(self, session: Session, flights: Flights, weights: Weights) -> None:
+        self.clock = Clock()
+        self._assemble(session, flights, weights)
+
+    def _assemble(self, session: Session, flights: Flights, weights: Weights) -> None:
+        """Make the parts that a strategy needs, around the clock."""
         options, when = session.options, session.strategy.when
         self.session, self.flights, self.weights = session, flights, weights
-        self.clock = Clock()
         self.landings = Landings(session, flights)
         self.pace = (
             Pace(when, session.driver, session.meter, len(session.buckets), session.device)
@@ -272,6 +278,43 @@ class Syncer:
         """
         return recording(self.session, self.flights, Path(path))
 
+    def switch(self, strategy: Strategy) -> tuple[str, ...]:
+        """Change the strategy in mid-run, after the `optimizer.step()` of a landing; every rank
+        calls it alike. Steps are counted on. State is taken over by parameter and element.
+
+        Returns:
+            What could not be taken over, which is a warning, too; empty where nothing is lost.
+
+        Raises:
+            NotLandedError: between two landings; it counts the steps that are left.
+            AttachError: the strategy does not go with the model, the optimiser or the options.
+            DisagreementError: ranks differ in strategy or step, or in weights that must be equal.
+
+        Example:
+            >>> import torch, thinwire
+            >>> from thinwire import recipes
+            >>> model = nn.Linear(4, 2)
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> with thinwire.attach(model, optimizer) as sync:
+            ...     model(torch.ones(1, 4)).sum().backward()
+            ...     optimizer.step()
+            ...     lost = sync.switch(recipes.topk_sgd())
+            ...     lost, sync.strategy == recipes.topk_sgd(), sync.step
+            ((), True, 1)
+        """
+        if not self.source.active:
+            raise AttachError("sync.switch() of a syncer that is closed: attach again")
+        with phase("switch"):
+            self.land()
+            switched = prepare(self, strategy)
+            before = self.landings, self.checks, self.pace
+            self._unhook()
+            self._assemble(switched.session, switched.flights, switched.weights)
+            follow(self, *before)
+        if switched.lost:
+            warnings.warn("switch: " + "; ".join(switched.lost), stacklevel=2)
+        return switched.lost
+
     def state_dict(self) -> dict[str, Tensor]:
         """Residuals, warm starts, anchors, outer and private state, flights in the air: tensors
         only, rank-qualified where ranks differ.
@@ -332,27 +375,7 @@ class Syncer:
                 self.landings.put(oldest, write=not self.session.on_gradients)
         finally:
             self.driver.close()
-        never = [
-            bucket.names[0] for bucket in self.buckets if bucket.index not in self.landings.written
-        ]
-        if never and self.clock.step > self.clock.began_at:
-            some = (
-                f" of {len(never)} of {len(self.buckets)} buckets (from {never[0]!r})"
-                if len(never) < len(self.buckets)
-                else ""
-            )
-            left = (
-                "the optimiser has seen no gradient of theirs"
-                if self.session.on_gradients
-                else "each rank keeps its own parameters"
-            )
-            warnings.warn(
-                f"closed after {self.clock.step - self.clock.began_at} steps without a mean over "
-                f"ranks{some}: "
-                f"{self.strategy.when!r} is longer than "
-                f"the run, so {left}. Take a shorter period or delay, or train for longer",
-                stacklevel=2,
-            )
+        self.landings.warn_never(self.clock.step - self.clock.began_at)
 
     def __enter__(self) -> Syncer:
         return self

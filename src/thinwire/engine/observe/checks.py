@@ -70,6 +70,10 @@ class Checks:
         self._last_timed: tuple[int, float] | None = None
         self._seconds: list[float] = []
 
+    def follow(self, earlier: Checks) -> None:
+        """Go on after a switch of strategy: what ranks began with has been compared, or not."""
+        self._begun = earlier._begun
+
     # -- when to compare
 
     def passed(self, launched: bool) -> None:

@@ -49,6 +49,7 @@ CAUSES = {
     "measuring the link": PROBE,
     "parameters and buffers": FIRST_WEIGHTS,
     "attach:": START,
+    "switch:": "switches of strategy",
     "resume:": START,
     "common weights": "common weights",
     "validation": "validation",
