@@ -5,7 +5,8 @@ pi-quant, on saved gradients.
     python scripts/real_gradients.py --steps 10 delta.safetensors
     python -m benchmarks.codec_error gradient.safetensors delta.safetensors --json
         benchmarks/results/codec_error.json
-    python -m benchmarks.codec_error other.safetensors --chosen benchmarks/results/codec_error.json    held out: nothing is chosen on it
+    # held out: nothing is chosen on it
+    python -m benchmarks.codec_error other.safetensors --chosen benchmarks/results/codec_error.json
 
 What theirs make of a gradient `benchmarks.rival_codecs` tells, each in an environment of its own,
 built at first use. Beside each stands one setting of ours, the same for all gradients: of those of

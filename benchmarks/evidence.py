@@ -1,9 +1,9 @@
 """Whether the avoidance family trains as its papers say: a study of small runs that goes on where
 it stopped.
 
-    python -m benchmarks.evidence                       # runs what is missing, seed by seed, into results/evidence; hours
-    python -m benchmarks.evidence --confirm             # two runs of a model four times as large; over an hour each
-    python -m benchmarks.evidence --claims              # what the records say, of all that is there
+    python -m benchmarks.evidence             # run what results/evidence lacks, seed by seed; hours
+    python -m benchmarks.evidence --confirm   # two runs of a model four times as large; 1 h each
+    python -m benchmarks.evidence --claims    # check the claims on the records that are there
 
 A GPT of 0.48 M parameters on the bundled text, 9.8 M tokens (20 to a parameter), the same tokens a
 step whatever the number of replicas: 32 rows of 128 bytes over K. AdamW 3e-3 inside, cosine. Claims

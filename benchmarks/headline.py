@@ -1,9 +1,9 @@
 """Seconds until the loss that dense DDP has at its end, on six links, beside an infinitely fast
 wire and the best rival.
 
-    python -m benchmarks.headline             # runs what is missing into results/headline, then tells; hours
-    python -m benchmarks.headline --table     # what the records say, of all that is there
-    python -m benchmarks.headline --table --of-seeds 3    # of those contestants alone whose curves have so many seeds
+    python -m benchmarks.headline             # run what results/headline lacks, then print; hours
+    python -m benchmarks.headline --table     # print the table of the records that are there
+    python -m benchmarks.headline --table --of-seeds 3    # only contestants with 3 seeds a curve
 
 A contestant's seconds are the steps that its curve needs × its mean step on the link. Curves and
 times of `thinwire bench` are taken as they are (results/bench); added here are curves that go on

@@ -1,7 +1,8 @@
 """Does training wait for input: bare readers beside other libraries, starts from the cache, waits
 in `thinwire train`, a 100 Mb/s line.
 
-    PYTHONPATH=RIVALS python -m benchmarks.input --folder SCRATCH --json benchmarks/results/input.json [PART …]
+    PYTHONPATH=RIVALS python -m benchmarks.input --folder SCRATCH \
+        --json benchmarks/results/input.json [PART …]
 
 Parts: readers (each in a process of its own, rounds in turn, medians of tokens to a processor
 second), start (of 100 MB, in fresh processes), train (the share that `thinwire train` waits),
@@ -40,7 +41,8 @@ MODEL = "llama-nano"
 HOSTS = """
 if [ $RANK = 0 ]
 then {serve} & server=$!; while [ ! -e {out}.done ]; do sleep 0.3; done; kill $server
-else unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK; sleep 4; {learn}; code=$?; touch {out}.done; exit $code
+else unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK; sleep 4
+{learn}; code=$?; touch {out}.done; exit $code
 fi
 """
 START = """
@@ -64,7 +66,8 @@ from thinwire.data import SetReader
 begun, source = time.perf_counter(), SetReader(sys.argv[1], Path(sys.argv[2]), 10**10)
 with ThreadPoolExecutor(4) as pool:
     list(pool.map(source.ids, source.set.train))
-Path(sys.argv[3]).write_text(json.dumps({"fetched_bytes": source.fetched_bytes, "fetch_s": time.perf_counter() - begun}))
+fetched = {"fetched_bytes": source.fetched_bytes, "fetch_s": time.perf_counter() - begun}
+Path(sys.argv[3]).write_text(json.dumps(fetched))
 """
 BUILD = """
 import json, sys, threading, time
@@ -73,7 +76,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from thinwire.data import prepare
 def anonymous():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1024
+    line = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
 before, seen = anonymous(), []
 def watch():
     while True:
@@ -89,8 +93,10 @@ from pathlib import Path
 import torch
 from thinwire.data import Prefetch, Reader, SetReader, Streamed
 def anonymous():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1024
-stream = Streamed(SetReader(sys.argv[1], Path(sys.argv[2]), 10**10), Reader(32), length=129, overlap=1)
+    line = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+source = SetReader(sys.argv[1], Path(sys.argv[2]), 10**10)
+stream = Streamed(source, Reader(32), length=129, overlap=1)
 steps, seen = stream.order.size // 32, []
 with Prefetch(stream.at) as ahead:
     for step in range(steps):

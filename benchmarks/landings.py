@@ -1,8 +1,8 @@
 """What a late landing costs: rounds of 10 local steps that land on time, late, and eagerly, by the
 bench's curve cut at half its schedule.
 
-    python -m benchmarks.landings             # runs what is missing into results/landings, then tells; two minutes a row
-    python -m benchmarks.landings --table     # what the records say
+    python -m benchmarks.landings             # run what results/landings lacks; 2 minutes a row
+    python -m benchmarks.landings --table     # print the table of the records that are there
 
 The curves of results/bench at the same step stand beside them.
 """

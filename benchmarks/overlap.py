@@ -2,7 +2,8 @@
 over emulated links.
 
     python -m benchmarks.overlap --json benchmarks/results/overlap.json
-    python -m benchmarks.overlap --only "2 ranks, dense" --json benchmarks/results/overlap.json     # these cells anew
+    # only these cells:
+    python -m benchmarks.overlap --only "2 ranks, dense" --json benchmarks/results/overlap.json
 
 Ranks of one thread each in the lab; on two cores, four ranks share them. The same strategy with
 `overlap="backward"`, `"forward"` and `"priority"`, in turns; exposed is how long a rank waited for

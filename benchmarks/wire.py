@@ -1,8 +1,11 @@
 """How near a route comes to the wire's limit in the lab, with gloo's own all-reduce beside it.
 
-    python -m benchmarks.wire --json benchmarks/results/wire.json      all cells; --only 1G: these alone anew
-    python -m benchmarks.wire --part routes --json benchmarks/results/wire_routes.json     routes beside their formula and the simulator
-    python -m benchmarks.wire --part broadcast         rank 0's 48 MB to 8 hosts, as attach sends them, by a chain and scattered
+    # all cells; with --only 1G: only those
+    python -m benchmarks.wire --json benchmarks/results/wire.json
+    # routes beside their formula and the simulator
+    python -m benchmarks.wire --part routes --json benchmarks/results/wire_routes.json
+    # rank 0's 48 MB to 8 hosts, as attach sends them, by a chain and scattered
+    python -m benchmarks.wire --part broadcast
 
 Every rank is a host of its own behind one link, which the lab holds to its rate, frames included:
 0.956 is all that payload can have of it in frames of 1500 bytes. A cell is the median of some

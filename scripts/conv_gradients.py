@@ -2,7 +2,8 @@
 it, while it learns.
 
     python scripts/conv_gradients.py convolutions.safetensors
-    python scripts/conv_gradients.py --matrices matrices.safetensors    kernels as rows of a matrix, for `benchmarks.codec_error`
+    # kernels as rows of a matrix, for `benchmarks.codec_error`
+    python scripts/conv_gradients.py --matrices matrices.safetensors
 
 Downloads one package (31 MB; needs apt-get) and writes the gradients of three 3 × 3 convolutions,
 32 to 128 channels wide, at steps 10 and

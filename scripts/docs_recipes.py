@@ -1,6 +1,7 @@
 """Make the table of recipes from their functions; a hook of mkdocs.
 
-`mkdocs build` runs it (see `hooks` in mkdocs.yml); `python scripts/docs_recipes.py` prints the table.
+`mkdocs build` runs it (see `hooks` in mkdocs.yml); `python scripts/docs_recipes.py` prints the
+table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Make the navigation and the table of codecs from their classes and pages; a hook of mkdocs.
 
-`mkdocs build` runs it (see `hooks` in mkdocs.yml); `python scripts/docs_tables.py` prints the table.
+`mkdocs build` runs it (see `hooks` in mkdocs.yml); `python scripts/docs_tables.py` prints the
+table.
 """
 
 from __future__ import annotations

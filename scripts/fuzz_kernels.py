@@ -1,8 +1,10 @@
 """Fuzz the CPU kernels: random bytes and sizes, under AddressSanitizer and
 UndefinedBehaviorSanitizer.
 
-    python scripts/fuzz_kernels.py --seconds 600     each build that this processor runs, for so long; the exit code is 1 where one fails
-    python scripts/fuzz_kernels.py --quick --seconds 2     the best build alone, as the tests do
+    python scripts/fuzz_kernels.py --seconds 600           # each build that this processor runs
+    python scripts/fuzz_kernels.py --quick --seconds 2     # the best build alone, as the tests do
+
+The exit code is 1 where a build fails.
 
 It compiles tests/kernels/fuzz.cpp with the kernels of src/thinwire/kernels/cpu, so it needs a C++
 compiler with both sanitizers.

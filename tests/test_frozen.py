@@ -1,7 +1,7 @@
 """What earlier versions wrote is read for ever after: payload bytes, and saved state.
 
-`scripts/freeze.py` made the files; it adds entries and never changes one. `checkpoints_by_code` is of
-the version before fingerprints, which identified saved state by the text of its strategy.
+`scripts/freeze.py` made the files; it adds entries and never changes one. `checkpoints_by_code` is
+of the version before fingerprints, which identified saved state by the text of its strategy.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ import sys
 from pathlib import Path
 from thinwire.bench import environments
 from thinwire.cli.lab import ended_by_signals
-waits = f"import os, time; open({sys.argv[1]!r} + '/pid', 'w').write(str(os.getpid())); time.sleep(60)"
-environments.PIP = ("-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {waits!r}])")
+writes = f"open({sys.argv[1]!r} + '/pid', 'w').write(str(os.getpid()))"
+waits = f"import os, time; {writes}; time.sleep(60)"
+runs = f"subprocess.run([sys.executable, '-c', {waits!r}])"
+environments.PIP = ("-c", f"import subprocess, sys; {runs}")
 with ended_by_signals():
     environments.python_for(("six==1.17.0",), Path(sys.argv[1]) / "kept")
 """

@@ -249,7 +249,10 @@ def test_who_hangs_is_stopped_after_what_the_steps_may_take(
         no_limits(2).lab() as lab,
         pytest.raises(
             BenchError,
-            match=r"not done in 1 s, the limit for 1 steps; host0's last line: waiting for the others",
+            match=(
+                r"not done in 1 s, the limit for 1 steps; host0's last line: waiting for the "
+                r"others"
+            ),
         ),
     ):
         module.ran(lab, job, waiting)

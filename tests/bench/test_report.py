@@ -634,14 +634,22 @@ const sort = word => {
   head.querySelector('button').click();
   return head.ariaSort;
 };
-const choose = (id, value) => { const it = document.getElementById(id); it.value = value; it.dispatchEvent(new Event('change')); };
+const choose = (id, value) => {
+  const it = document.getElementById(id);
+  it.value = value;
+  it.dispatchEvent(new Event('change'));
+};
 told.up = [sort('time to target'), names()]; told.down = [sort('time to target'), names()];
 told.fewer = [sort('fewer bytes'), names()]; told.words = [sort('contestant'), names()];
-choose('target', '3'); told.last = [sort('time to target'), names(), [...document.querySelectorAll('tr.win')].length];
+choose('target', '3'); const winners = () => [...document.querySelectorAll('tr.win')].length;
+told.last = [sort('time to target'), names(), winners()];
 choose('link', '1'); told.link = names();
-const pick = document.querySelector('.pick'), lit = () => document.querySelectorAll('.picked .s.on').length;
-pick.click(); told.picked = [lit(), pick.getAttribute('aria-pressed')]; pick.click(); told.picked.push(lit());
-document.body.innerHTML = '<pre id="told"></pre>'; document.getElementById('told').textContent = JSON.stringify(told);
+const pick = document.querySelector('.pick');
+const lit = () => document.querySelectorAll('.picked .s.on').length;
+pick.click(); told.picked = [lit(), pick.getAttribute('aria-pressed')];
+pick.click(); told.picked.push(lit());
+document.body.innerHTML = '<pre id="told"></pre>';
+document.getElementById('told').textContent = JSON.stringify(told);
 </script>"""
 
 

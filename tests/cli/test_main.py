@@ -134,7 +134,10 @@ def test_all_bad_flags_are_told_at_once(capfd: pytest.CaptureFixture[str]) -> No
     for told in (
         "no flag is called --stepz; did you mean '--steps'?",
         "argument --batch: expected an integer of at least 1, got 'none'",
-        "argument --optimizer: expected auto, adamw, muon or sgd, got 'adamx'; did you mean 'adamw'?",
+        (
+            "argument --optimizer: expected auto, adamw, muon or sgd, got 'adamx'; did you mean "
+            "'adamw'?"
+        ),
         "argument --lr: expected a number above 0, got '-1'",
         "no flag is called --strateggy; did you mean '--strategy'?",
     ):

@@ -1,4 +1,5 @@
-"""One place answers whether components fit, by what they say of themselves and not by their class."""
+"""One place answers whether components fit, by what they say of themselves and not by their
+class."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ MORE = (
 PAGE = f"""<html><head><title>Queues</title><style>p {{ color: red }}</style></head><body>
 <nav><a href=x>Home of all the pages that there are in this manual.</a></nav>
 <h1>Work queues<a class=headerlink>¶</a></h1><p>{PROSE}</p>
-<pre>int wake_up(struct worker *w);</pre><h2>Tables</h2><table><tr><td>WQ_UNBOUND</td><td>0x02</td></tr></table>
+<pre>int wake_up(struct worker *w);</pre><h2>Tables</h2>
+<table><tr><td>WQ_UNBOUND</td><td>0x02</td></tr></table>
 <h2>Idle workers</h2><ul><li>{MORE}</li></ul>
-<p>Copyright (c) 2010 by all of those who have had a part in it.</p><footer>This page is one of the pages of the manual.</footer>"""
+<p>Copyright (c) 2010 by all of those who have had a part in it.</p>
+<footer>This page is one of the pages of the manual.</footer>"""

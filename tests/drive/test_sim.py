@@ -179,9 +179,9 @@ def test_flights_start_when_they_may_and_ranks_think() -> None:
         *wires(SLOW),
         think=lambda rank, n: 0.5 * rank + n,
     )
-    assert (
-        told.ends == {0: 3.5, 1: 3.5}
-    )  # rank 1 begins at 0.5, so rank 0 hears all at 2.5 and rank 1 at 2; then they think for 1 and 1.5
+    # Rank 1 begins at 0.5, so rank 0 has received all at 2.5 and rank 1 at 2; then they think for
+    # 1 and 1.5.
+    assert told.ends == {0: 3.5, 1: 3.5}
 
 
 def test_the_transports_all_reduce_is_a_ring() -> None:

@@ -315,7 +315,7 @@ def test_a_closure_brings_its_gradients_itself() -> None:
 
 
 # -- two syncers
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", [LOCAL, Strategy()], ids=lambda each: type(each.on).__name__)

@@ -121,7 +121,7 @@ def test_reduce_sum_adds_what_the_ranks_have():
 
 
 # -- delay
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _delayed(rank: int, tau: int, n: int) -> list[torch.Tensor]:
@@ -161,7 +161,7 @@ def test_delayed_is_the_recurrence(tau, n):
 
 
 # -- local steps
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _local(rank: int, strategy: Strategy, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -251,7 +251,8 @@ def test_a_run_that_is_shorter_than_the_period_is_told_at_its_end(on):
     train(model, optimizer, 0, range(4))
     with pytest.warns(
         UserWarning,
-        match=r"closed after 4 steps without a mean over ranks: every\(n=10\) is longer than the run",
+        match=r"closed after 4 steps without a mean over ranks: "
+        r"every\(n=10\) is longer than the run",
     ):
         sync.close()
 
@@ -310,7 +311,7 @@ def test_warmup_is_dense_then_thin():
 
 
 # -- AMP
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _amp(
@@ -415,7 +416,7 @@ def test_a_rank_without_data_takes_part_with_zeros():
 
 
 # -- models
-# -----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 class _Odd(nn.Module):

@@ -1,5 +1,5 @@
-"""A short fuzz of the CPU kernels' best build; `make long` takes all of them, and `make fuzz` as long
-as it is told."""
+"""A short fuzz of the CPU kernels' best build; `make long` takes all of them, and `make fuzz` as
+long as it is told."""
 
 import shutil
 import subprocess

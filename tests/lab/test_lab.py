@@ -223,7 +223,8 @@ def test_a_schedule_changes_rates_and_cuts_hosts_off() -> None:
 RAN = """
 import sys, time
 def told():  # ns since boot; for each process ns on a core, and those waiting for one
-    return [time.monotonic_ns(), *(int(ns) for pid in sys.argv[1:] for ns in open(f"/proc/{pid}/schedstat").read().split()[:2])]
+    files = [open(f"/proc/{pid}/schedstat").read().split() for pid in sys.argv[1:]]
+    return [time.monotonic_ns(), *(int(ns) for words in files for ns in words[:2])]
 before = told()
 time.sleep(1.5)
 wall, *spent = (now - then for now, then in zip(told(), before))

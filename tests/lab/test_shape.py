@@ -14,7 +14,8 @@ from thinwire.net import Change, Network, Wire, uniform
 def test_devices_on_the_way_have_the_rates_of_the_network(
     network: Network, source: int, to: int
 ) -> None:
-    """The host's own device, the trunks that are crossed in that direction, the port of the other."""
+    """The host's own device, the trunks that are crossed in that direction, the port of the
+    other."""
     rates = shape.rates(network)
     on_the_way = []
     for way, rate in network.ways(source, to).items():

@@ -184,7 +184,7 @@ def test_an_eager_move_that_another_world_takes_up_is_forgotten_and_the_mean_sti
 
 
 # -- another period
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def taken_up(before: dict[int, Any], strategy: Strategy, until: int) -> dict[int, Any]:
@@ -267,7 +267,7 @@ def test_anything_else_that_differs_is_refused(then: Strategy, now: Strategy, to
 
 
 # -- Muon inside
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_muloco_takes_torchs_muon_inside_and_resumes_with_it() -> None:

@@ -317,9 +317,8 @@ def test_a_rank_that_slept_for_longer_than_contributions_are_kept_takes_a_snapsh
             assert asleep.wait(150)
             while not ends or sync.version < ends[0]:
                 if rank == 0 and done.is_set() and not ends:
-                    ends.append(
-                        sync.version + 1
-                    )  # said before a round that the other cannot close without it, so neither is left alone
+                    # Before a round that the other cannot close without it: neither is left alone.
+                    ends.append(sync.version + 1)
                 mine.round()
                 sync.check()
                 if sync.version >= 5:
@@ -459,7 +458,7 @@ def test_a_store_that_is_gone_says_so() -> None:
 
 
 # -- real processes
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 ROUNDS = 8

@@ -34,9 +34,10 @@ SMALL = TrainConfig(
     save_every=0,
     timeout=20,
 )
+SHAPE = "num_hidden_layers=1,hidden_size=16,intermediate_size=32,num_attention_heads=2"
 MODELS = {
-    "causal": "llama-nano,num_hidden_layers=1,hidden_size=16,intermediate_size=32,num_attention_heads=2,num_key_value_heads=2",
-    "masked": "bert-nano,num_hidden_layers=1,hidden_size=16,intermediate_size=32,num_attention_heads=2",
+    "causal": f"llama-nano,{SHAPE},num_key_value_heads=2",
+    "masked": f"bert-nano,{SHAPE}",
     "spans": "t5-nano,num_layers=1,num_decoder_layers=1,d_model=16,d_ff=32,num_heads=2,d_kv=8",
 }
 

@@ -127,7 +127,7 @@ def test_a_rank_that_is_lost_meanwhile_is_told_and_no_disk_is_blamed(tmp_path: P
 
 
 # -- damage
-# -----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def saved(folder: Path, step: int = 10, **settings: object) -> Checkpoints:
@@ -233,7 +233,7 @@ def test_a_tensor_that_ranks_share_is_written_once(tmp_path: Path) -> None:
 
 
 # -- what stays
-# -------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def extra(what: str, name: str = "train") -> Iterator[None]:
         yield
     except ImportError as error:
         raise DataError(
-            f"{what} needs a package that cannot be imported ({words.error_text(error)}): pip install "
+            f"{what} needs a package that cannot be imported ({words.error_text(error)}): "
+            "pip install "
             f"'thinwire[{name}]'"
         ) from error

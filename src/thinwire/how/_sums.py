@@ -244,8 +244,9 @@ def added(payloads: Sequence[Tensor], sums: tuple[tuple[int, torch.dtype], ...])
     Sums of narrow floats are taken in float32 and rounded once.
 
     Example:
-        >>> halves = [torch.tensor(v, dtype=torch.bfloat16).view(1).view(torch.uint8) for v in (256.0, 1.0, 1.0)]
-        >>> added(halves, ((2, torch.bfloat16),)).view(torch.bfloat16)
+        >>> values = torch.tensor([256.0, 1.0, 1.0], dtype=torch.bfloat16)
+        >>> payloads = [value.view(1).view(torch.uint8) for value in values]
+        >>> added(payloads, ((2, torch.bfloat16),)).view(torch.bfloat16)
         tensor([258.], dtype=torch.bfloat16)
     """
     runs, at = [], 0

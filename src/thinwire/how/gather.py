@@ -26,7 +26,8 @@ class gather(Route):
     Example:
         >>> from thinwire.what import identity
         >>> import torch
-        >>> gather().sent_nbytes(identity(), Spec((), 0, 10, torch.float32), RankContext(0, (0, 1, 2), 0, 0))
+        >>> spec, ctx = Spec((), 0, 10, torch.float32), RankContext(0, (0, 1, 2), 0, 0)
+        >>> gather().sent_nbytes(identity(), spec, ctx)
         80
     """
 

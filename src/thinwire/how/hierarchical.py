@@ -111,7 +111,8 @@ class hierarchical(Route):
         Example:
             >>> import torch
             >>> from types import SimpleNamespace
-            >>> mesh = SimpleNamespace(mesh=torch.arange(8).view(2, 4))  # of DeviceMesh only this is looked at
+            >>> # a DeviceMesh: only its `mesh` is read
+            >>> mesh = SimpleNamespace(mesh=torch.arange(8).view(2, 4))
             >>> hierarchical.on_mesh(mesh, native(), native())
             hierarchical(inner=native(), outer=native(), node=4)
         """

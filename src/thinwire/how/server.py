@@ -44,7 +44,8 @@ class server(Star):
         >>> from thinwire.core import RankContext, Spec
         >>> from thinwire.what import identity
         >>> spec, world = Spec((), 0, 12, torch.float32), (0, 1, 2, 3)
-        >>> [server((0, 1)).sent_nbytes(identity(), spec, RankContext(rank, world, 0, 0)) for rank in world]
+        >>> contexts = [RankContext(rank, world, 0, 0) for rank in world]
+        >>> [server((0, 1)).sent_nbytes(identity(), spec, ctx) for ctx in contexts]
         [96, 96, 48, 48]
     """
 

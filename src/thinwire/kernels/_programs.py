@@ -153,7 +153,7 @@ def _payload(table, each, head):
 
 
 # -- grids
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -205,8 +205,8 @@ def _codes(
 @triton.jit
 def _grid_put(
     x, given, first, count, key0, key1, steps, codes, left,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, ZERO: tl.constexpr,
-    LOTS: tl.constexpr, GIVEN: tl.constexpr, LEFT: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
+    ZERO: tl.constexpr, LOTS: tl.constexpr, GIVEN: tl.constexpr, LEFT: tl.constexpr,
 ):  # fmt: skip
     """Store the steps and codes of x (SIZE,), and in `left` what they leave encoded of it."""
     SIZE: tl.constexpr = ROWS * BLOCK
@@ -248,8 +248,8 @@ def _grid_values(
 @triton.jit(do_not_specialize=["key0", "key1"])
 def grid_encode(
     x, before, decay, given, n, key0, key1, steps, codes, left,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, ZERO: tl.constexpr,
-    LOTS: tl.constexpr, GIVEN: tl.constexpr, LEFT: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
+    ZERO: tl.constexpr, LOTS: tl.constexpr, GIVEN: tl.constexpr, LEFT: tl.constexpr,
 ):  # fmt: skip
     """y = x + decay * before -> steps and codes, and left = y - what they decode to. Without LEFT,
     y = x."""
@@ -300,7 +300,8 @@ def grid_decode(
 @triton.jit(do_not_specialize=["payloads", "key0", "key1"])
 def grid_sum_encode(
     table, payloads, n, head, key0, key1, steps, codes,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, ZERO: tl.constexpr, LOTS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
+    ZERO: tl.constexpr, LOTS: tl.constexpr,
 ):  # fmt: skip
     """The steps and codes of the sum of what `payloads` payloads decode to, added in order. head:
     bytes of steps."""
@@ -333,7 +334,7 @@ def grid_sum_encode(
 
 
 # -- signs
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @triton.jit

@@ -75,7 +75,8 @@ def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
 
     Example:
         >>> list(inputs(specs()["three values"], rank=0))
-        ['normal', 'zeros', 'one hot', 'equal', 'subnormal', 'huge', 'wide range', 'not contiguous', 'wide dtype']
+        ['normal', 'zeros', 'one hot', 'equal', 'subnormal', 'huge', 'wide range',
+         'not contiguous', 'wide dtype']
     """
     n, info = spec.numel, torch.finfo(spec.dtype)
 

@@ -1,8 +1,8 @@
 """Try a codec or a route on ranks of one process, with no network and no training loop.
 
-`draw` makes a tensor of normal values. `round_trip` encodes one tensor and decodes it again. `Trial`
-carries the tensors of several ranks over a route, step after step, and keeps the state between
-steps.
+`draw` makes a tensor of normal values. `round_trip` encodes one tensor and decodes it again.
+`Trial` carries the tensors of several ranks over a route, step after step, and keeps the state
+between steps.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ def test_old_pages_are_windows_1252() -> None:
 
 
 def test_a_page_is_its_paragraphs() -> None:
-    page = b"<html><body><h1>Title</h1><p>One <b>bold</b> word.</p><ul><li>An item</li></ul></body></html>"
+    body = b"<h1>Title</h1><p>One <b>bold</b> word.</p><ul><li>An item</li></ul>"
+    page = b"<html><body>" + body + b"</body></html>"
     found = texts(html(page))
     assert "One bold word." in found
     assert "An item" in found

@@ -70,7 +70,10 @@ def test_digits_and_ratings_come_out_of_wheels(tmp_path: Path) -> None:
         [(3 + 8 * down + at) % 17 for at in range(8)] for down in range(8)
     ]
     assert list(records.columns["digit"]) == list(range(10))
-    inter = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n7\t9\t3\t20\n5\t9\t4\t10\n7\t2\t1\t30\n"
+    inter = (
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+        "7\t9\t3\t20\n5\t9\t4\t10\n7\t2\t1\t30\n"
+    )
     records = packaged(
         "movielens", tmp_path / "cache", Shelf(wheel(tmp_path, {"x/ml-100k.inter": inter.encode()}))
     )

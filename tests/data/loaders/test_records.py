@@ -1,5 +1,5 @@
-"""Records: samples of any kind in the same orders, cached once and whole; and the packaged sets, from
-packages made here."""
+"""Records: samples of any kind in the same orders, cached once and whole; and the packaged sets,
+from packages made here."""
 
 from __future__ import annotations
 

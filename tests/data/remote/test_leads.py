@@ -18,8 +18,8 @@ from thinwire.data.remote.stores import files_at, store_of
 from thinwire.errors import DataError
 
 TEXT = (
-    b"Call me Ishmael. Some years ago, never mind how long precisely.\n\nHaving little or no money in my purse.\n"
-    * 50
+    b"Call me Ishmael. Some years ago, never mind how long precisely.\n\n"
+    b"Having little or no money in my purse.\n" * 50
 )
 
 

@@ -99,9 +99,7 @@ def test_a_long_matrix_gets_no_directions_that_say_nothing() -> None:
     )
 
 
-def test_the_longest_dimension_of_a_folded_matrix_has_no_more_directions_than_the_others_leave() -> (
-    None
-):
+def test_the_longest_dimension_of_a_folded_matrix_has_no_more_directions_than_the_rest() -> None:
     assert tucker(0.05, fold=4).nbytes(span((80, 256))) == 4 * (
         1 * 1 * 1 + 4 * 1 + 20 * 1 + 256 * 1
     )

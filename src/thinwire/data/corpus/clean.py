@@ -69,7 +69,7 @@ def cleaners(names: Sequence[str]) -> list[Cleaner]:
         >>> cleaners(["tidy"])
         Traceback (most recent call last):
         ...
-        thinwire.errors.DataError: no cleaner is called 'tidy'; did you mean 'tidied'? There are: tidied, long_enough, unseen
+        thinwire.errors.DataError: no cleaner is called 'tidy'; did you mean 'tidied'?...
     """
     for name in names:
         if name not in CLEANERS:

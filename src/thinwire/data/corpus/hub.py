@@ -61,7 +61,8 @@ def _load(name: str, config: str | None, split: str) -> Any:
         import datasets  # type: ignore[import-untyped, unused-ignore]
     try:
         return datasets.load_dataset(name, config, split=split)
-    # Whatever datasets, pyarrow, fsspec and the HTTP client may raise: the user needs its line only.
+    # Whatever datasets, pyarrow, fsspec and the HTTP client may raise: the user needs its line
+    # only.
     except Exception as error:
         raise DataError(
             f"the dataset {name!r} cannot be loaded ({error_text(error)}): check its name, config "

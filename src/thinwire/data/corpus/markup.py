@@ -49,8 +49,9 @@ def html(data: bytes) -> list[Block]:
     paragraphs.
 
     Example:
-        >>> html(b"<nav>Home</nav><h1>Trees</h1><p>A tree <b>grows</b>.<pre>grow(tree);</pre><ul><li>Oak<li>Ash</ul>")
-        [Block(text='Trees', kind=<Kind.HEADING...>), Block(text='A tree grows.', ...), Block(text='Oak', ...), Block(text='Ash', ...)]
+        >>> page = b"<nav>Home</nav><h1>Trees</h1><p>They <b>grow</b>.<pre>grow()</pre><ul><li>Oak"
+        >>> [block.text for block in html(page)]
+        ['Trees', 'They grow.', 'Oak']
     """
     from selectolax.lexbor import LexborHTMLParser
 
@@ -85,8 +86,9 @@ def pod(data: bytes) -> list[Block]:
     skipped.
 
     Example:
-        >>> pod(b"=head1 NAME\n\nThe C<sort> of L<lists|perlfunc/sort> is I<stable>.\n\n  sort @list;\n\n=cut\n")
-        [Block(text='NAME', kind=<Kind.HEADING...>), Block(text='The sort of lists is stable.', ...)]
+        >>> page = b"=head1 NAME\n\nThe C<sort> of L<lists|perl/sort>.\n\n  sort @list;\n\n=cut\n"
+        >>> pod(page)
+        [Block(text='NAME', kind=<Kind.HEADING...>), Block(text='The sort of lists.', ...)]
     """
     blocks = []
     shown = True  # between =begin and =end stands another language
@@ -128,7 +130,8 @@ def vim(data: bytes) -> Iterator[Block]:
     skipped.
 
     Example:
-        >>> list(vim(b"<pre>*<b>04.2</b>*\tChanging text\n\nIt <b>acts</b>\nat once.\n<b>\tcw</b>\n\n\tx\tdelete\n</pre>"))
+        >>> page = b"<pre>*<b>04.2</b>*\tText\n\nIt <b>acts</b>\nat once.\n\n\tx\tdelete\n</pre>"
+        >>> list(vim(page))
         [Block(text='It acts at once.', ...)]
     """
     from selectolax.lexbor import LexborHTMLParser

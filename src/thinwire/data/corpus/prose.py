@@ -24,9 +24,11 @@ LEAST_LETTERS = 0.80  # of all characters, spaces counted as letters
 LEAST_COMMON = 0.20
 LEAST_DOCUMENT = 200  # characters; less is a stub
 
-COMMON_WORDS = """a about after all also an and any are as at be because been before between but by can could do does each for from had has
-    have he her here him his how i if in into is it its may more most must no not of on one only or other out over she should so some such
-    than that the their them then there these they this those to two up was we were what when where which who will with would you"""
+COMMON_WORDS = """a about after all also an and any are as at be because been before between but by
+    can could do does each for from had has have he her here him his how i if in into is it its may
+    more most must no not of on one only or other out over she should so some such than that the
+    their them then there these they this those to two up was we were what when where which who will
+    with would you"""
 COMMON = frozenset(COMMON_WORDS.split())
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019][a-z]+)?")
 SENTENCE_END = re.compile(r"[.!?:;][\"'\u201d\u2019)\]]*$")
@@ -105,7 +107,9 @@ def document(blocks: Iterable[Block], seen: set[str]) -> str:
             is kept twice.
 
     Example:
-        >>> blocks = [Block("Menu"), Block("Why", Kind.HEADING), Block("It is so because it was so. " * 8), Block("See also", Kind.HEADING)]
+        >>> text = Block("It is so because it was so. " * 8)
+        >>> heading, last = Block("Why", Kind.HEADING), Block("See also", Kind.HEADING)
+        >>> blocks = [Block("Menu"), heading, text, last]
         >>> document(blocks, set())[:34]
         'Why\n\nIt is so because it was so. I'
         >>> document(blocks, {tidy(blocks[2].text)})

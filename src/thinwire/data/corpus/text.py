@@ -170,7 +170,7 @@ def read_text(
         >>> read_text("bundeld")
         Traceback (most recent call last):
         ...
-        thinwire.errors.DataError: the text 'bundeld' cannot be read: there is no such file ...; did you mean 'bundled'?
+        thinwire.errors.DataError: the text 'bundeld' cannot be read: ...; did you mean 'bundled'?
     """
     raw, raw_held = (
         hub_documents(source)

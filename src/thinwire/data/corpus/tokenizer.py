@@ -126,7 +126,8 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     are special.
 
     Example:
-        >>> small, large = (tokenizer_from("byte", Text("none", (), ()), special) for special in ([], ["<pad>"]))
+        >>> text = Text("none", (), ())
+        >>> small, large = (tokenizer_from("byte", text, special) for special in ([], ["<pad>"]))
         >>> tokenizer_digest(small) == tokenizer_digest(large)
         False
     """
@@ -273,7 +274,8 @@ def _loaded(
         tokenizer = AutoTokenizer.from_pretrained(
             location, local_files_only=local, trust_remote_code=False
         )
-    except Exception as error:  # whatever transformers, tokenizers and the HTTP client may raise; the user needs its line only
+    # Whatever transformers, tokenizers and the HTTP client may raise: the user needs only its line.
+    except Exception as error:
         where = (
             "the folder holds no tokenizer, or a damaged one"
             if local

@@ -49,9 +49,10 @@ class Reader:
         ValueError: a size below 1, or a rank outside the world.
 
     Example:
-        >>> Reader(batch=2, rank=1, world=3).first(step=10)
+        >>> reader = Reader(batch=2, rank=1, world=3)
+        >>> reader.first(step=10)
         60
-        >>> Reader(batch=2, rank=1, world=3).resized(step=10, batch=5, world=1, rank=0).first(step=11)
+        >>> reader.resized(step=10, batch=5, world=1, rank=0).first(step=11)
         65
     """
 
@@ -235,8 +236,10 @@ class striped(Order):
 
     Example:
         >>> order = striped.over([4, 4, 4, 4], seed=1, stripes=4)
-        >>> ranks = [torch.cat([order.at(step, Reader(2, rank, 2)) for step in range(4)]) for rank in (0, 1)]
-        >>> [sorted({int(sample) // 4 for sample in rank}) for rank in ranks]  # whose shards are whose
+        >>> def shards(rank):
+        ...     samples = [order.at(step, Reader(2, rank, 2)) for step in range(4)]
+        ...     return sorted({int(sample) // 4 for sample in torch.cat(samples)})
+        >>> [shards(0), shards(1)]
         [[1, 2], [0, 3]]
     """
 

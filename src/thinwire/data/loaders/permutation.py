@@ -46,7 +46,8 @@ def permuted_each(numbers: Tensor, sizes: Tensor, which: Tensor, key: str) -> Te
     `which`; all (r,) int64.
 
     Example:
-        >>> permuted_each(torch.tensor([0, 1, 0, 1]), torch.tensor([2, 2, 9, 9]), torch.tensor([0, 0, 1, 1]), "a").tolist()
+        >>> at, sizes = torch.tensor([0, 1, 0, 1]), torch.tensor([2, 2, 9, 9])
+        >>> permuted_each(at, sizes, torch.tensor([0, 0, 1, 1]), "a").tolist()
         [0, 1, 4, 6]
     """
     size, shard = sizes.numpy(), mixed(which.numpy() + 1)

@@ -117,7 +117,8 @@ def as_tensors(rows: Rows, numbers: Sequence[int]) -> Mapping[str, Tensor]:  # n
     `<name>_length`.
 
     Example:
-        >>> batch = as_tensors({"sound": [np.ones(2), np.ones(1)], "word": np.array([7, 8])}, [0, 1])
+        >>> columns = {"sound": [np.ones(2), np.ones(1)], "word": np.array([7, 8])}
+        >>> batch = as_tensors(columns, [0, 1])
         >>> {name: tensor.tolist() for name, tensor in batch.items()}
         {'sound': [[1.0, 1.0], [1.0, 0.0]], 'sound_length': [2, 1], 'word': [7, 8]}
     """

@@ -41,7 +41,8 @@ class DiskCache:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cache = DiskCache(Path(folder), limit_bytes=1000)
-        ...     bytes(cache.get("a", lambda: b"fetched")), bytes(cache.get("a", lambda: b"not asked for"))
+        ...     first = bytes(cache.get("a", lambda: b"fetched"))
+        ...     first, bytes(cache.get("a", lambda: b"never called"))
         (b'fetched', b'fetched')
     """
 

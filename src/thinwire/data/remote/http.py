@@ -113,7 +113,8 @@ class Http:
                 failures += 1
                 if failures >= self._tries:
                     raise DataError(
-                        f"{url!r} cannot be read ({error_text(_cause(error))}), {failures} times in "
+                        f"{url!r} cannot be read ({error_text(_cause(error))}), {failures} "
+                        "times in "
                         "a row, "
                         f"after {len(got)} of {end - begin} bytes: check the address and the "
                         "line, then start again: what was fetched stays"

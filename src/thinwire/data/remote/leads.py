@@ -85,8 +85,7 @@ def must_be_allowed(source: str, to: str, hosts: Collection[str], origin: str | 
         >>> must_be_allowed("https://host/set/", "https://other/a.txt", ())
         Traceback (most recent call last):
         ...
-        thinwire.errors.DataError: 'https://host/set/' leads to 'https://other/a.txt', on another host: if that is right, allow it with \
---data-hosts other (hosts= in Python)
+        thinwire.errors.DataError: 'https://host/set/' leads to 'https://other/a.txt', ...
     """
     origin = source if origin is None else origin
     start = f"{source!r} leads to {to!r}"

@@ -1,8 +1,9 @@
 """Let hosts fetch for each other: one host fetches each shard from the server, and the others from
 that host.
 
-    THINWIRE_PEERS=10.0.0.1:7700,10.0.0.2:7700        the hosts' addresses on the fast link, in the order of torchrun's nodes
+    THINWIRE_PEERS=10.0.0.1:7700,10.0.0.2:7700
 
+These are the hosts' addresses on the fast link, in the order of torchrun's nodes.
 What is handed on is known by its checksum, which the receiver checks, and only what a set's index
 names is handed out. Where a peer does not answer, the shard comes from afar after all, with one
 warning.

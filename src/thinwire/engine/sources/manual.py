@@ -89,7 +89,8 @@ class Manual(GradientSource):
         return (
             f"sync.reduce() at step {self._steps.clock.step}: .grad of {name!r} still holds the "
             "mean of the last reduce(), so gradients that were added since cannot be separated "
-            "from it. Call optimizer.zero_grad(), with set_to_none=True as is its default, after each "
+            "from it. Call optimizer.zero_grad(), with set_to_none=True as is its default, after "
+            "each "
             "optimizer.step(); accumulate over backward passes first and reduce() once"
         )
 

@@ -58,8 +58,8 @@ def stl_sgd(first: int = 1, last: int = 32, rounds: int = 8) -> Strategy:
 
 
 def sparta(fraction: float = 0.005, period: int = 1) -> Strategy:
-    """At every step another `fraction` of the parameters, drawn alike on all ranks, is averaged; all
-    else stays each rank's own.
+    """At every step another `fraction` of the parameters, drawn alike on all ranks, is averaged;
+    all else stays each rank's own.
 
     (SPARTA, Beton et al. 2025, openreview stFPf3gzq1.) Validate and save the mean: `with
     sync.common_weights():`.

@@ -1,8 +1,8 @@
 """Low rank of a tensor with more than two dimensions: a small core, and one thin factor a dimension
 (Tucker).
 
-Steps, for each tensor X of n_1 × … × n_d, keeping r_k = ceil(fraction · n_k) directions of dimension
-k, or the product of all other r where that is less, since the core has no more:
+Steps, for each tensor X of n_1 × … × n_d, keeping r_k = ceil(fraction · n_k) directions of
+dimension k, or the product of all other r where that is less, since the core has no more:
     1. For each k, that of the largest r_k last: U_k (n_k × r_k) = the leading directions of X along
        dimension k (eigenvectors of its n_k × n_k matrix of products); X is projected on them at
        once: X ← X ×_k U_kᵀ.
@@ -40,8 +40,8 @@ class tucker(Factored):
     cannot be added unopened.
 
     Args:
-        fraction: directions kept of each dimension, as a fraction of its length in (0, 1), rounded up; no
-            more than the others' product.
+        fraction: directions kept of each dimension, as a fraction of its length in (0, 1), rounded
+            up; no more than the others' product.
         fold: 0, or in how many blocks of rows a matrix is folded: it is then a tensor (fold, rows /
             fold, columns), as the heads of an attention weight are. A matrix whose rows it does not
             divide stays one.
@@ -72,7 +72,8 @@ class tucker(Factored):
         reasons = []
         if not 0 < self.fraction < 1:
             reasons.append(
-                f"tucker(fraction={self.fraction}): a fraction of a dimension's directions lies in (0, 1)"
+                f"tucker(fraction={self.fraction}): a fraction of a dimension's directions lies "
+                "in (0, 1)"
             )
         if self.fold < 0 or self.fold == 1:
             reasons.append(
