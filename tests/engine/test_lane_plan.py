@@ -154,7 +154,7 @@ def test_what_was_chosen_trains_as_the_same_said_by_hand(
     """Dense steps of a warm-up, too: lanes and slices alone leave their route as it is."""
     monkeypatch.setattr(probe, "measured", lambda *_: wires(Link(1e-5, 1e8))[0])
     monkeypatch.setattr(
-        sys.modules["thinwire.engine.attach"], "measured_codec", lambda *_: 1e-6
+        sys.modules["thinwire.engine.bound"], "measured_codec", lambda *_: 1e-6
     )  # so that slices are worth it
     strategy = Strategy(
         warmup(2, every(1)), what, direct() if what == identity() else gather(), gradients()

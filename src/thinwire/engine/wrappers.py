@@ -7,6 +7,7 @@ import gc
 import sys
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -27,6 +28,8 @@ WHOLE = (
 def around(model: nn.Module) -> str | None:
     """Name the living data-parallel wrapper that holds the model or a part of it; it takes a look
     at every object, so ask seldom."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None  # a wrapper cannot be made without a process group
     ours = {id(module) for module in model.modules()}
     wrapper = _living_wrapper(ours)
     if (
@@ -99,11 +102,16 @@ def _kinds() -> tuple[type, ...]:
 
 
 def _living_wrapper(ours: set[int]) -> str | None:
-    kinds, is_wrapper = _kinds(), dict[type, bool]()
-    for held in gc.get_objects():
-        kind = type(held)
-        if is_wrapper.setdefault(kind, issubclass(kind, kinds)) and any(
-            id(module) in ours for module in held.modules()
-        ):
-            return kind.__name__
+    """Return the name of a wrapper that holds one of our modules, of all objects alive.
+
+    There are some 400,000 of them, of a few thousand types, and mostly none is a wrapper: so the
+    types are looked at once each.
+    """
+    wrappers, alive = _kinds(), gc.get_objects()
+    kinds = {kind for kind in set(map(type, alive)) if issubclass(kind, wrappers)}
+    if not kinds:
+        return None
+    for held in alive:
+        if type(held) in kinds and any(id(module) in ours for module in held.modules()):
+            return type(held).__name__
     return None
