@@ -38,7 +38,7 @@ test: $(STAMP)
 # interpreter, labs, data, the command line, benches and examples.
 CHECK := tests/core tests/net tests/when tests/on tests/how tests/what tests/drive/test_local.py \
 	tests/drive/test_sim.py $(filter-out $(addprefix tests/test_,pairs.py examples.py \
-	adding_a_codec.py theory.py warm.py),$(wildcard tests/test_*.py))
+	adding_a_codec.py adding_a_route.py theory.py warm.py),$(wildcard tests/test_*.py))
 check: $(STAMP)
 	HYPOTHESIS_PROFILE=check $(PYTEST) $(CHECK) $(ARGS)
 

@@ -26,6 +26,7 @@ FIRST = (  # the longest, so that none of them is what the end waits for
     "tests/cli/test_train.py",
     "tests/kernels/test_fuzz.py",
     "tests/test_adding_a_codec.py",
+    "tests/test_adding_a_route.py",
     "tests/test_examples.py",
     "tests/train/test_resume.py",
 )
