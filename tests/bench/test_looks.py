@@ -22,3 +22,9 @@ def test_colours_and_marks_go_round_and_the_baseline_has_the_inks() -> None:
     assert Look(0, rival=False).ink == Look(COLOURS, rival=False).ink
     assert Look(0, rival=False).marker != Look(COLOURS, rival=False).marker
     assert Look(3, rival=True, baseline=True).ink == "ink"
+
+
+def test_contestants_look_different() -> None:
+    looks = [Look(at, rival=False).swatch() for at in range(42)]
+    assert len(set(looks)) == 42
+    assert all("dasharray" in Look(at, rival=True).swatch() for at in range(42))

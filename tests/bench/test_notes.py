@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.test_report import a_curve, a_time
+from tests.bench.pages import a_curve, a_time
 from thinwire.bench.report import bench_page, summary
 
 

@@ -3,10 +3,8 @@ takes to make a record again."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-import shlex
 import signal
 import threading
 from collections.abc import Callable
@@ -32,7 +30,6 @@ from thinwire.bench.running import limit_s
 from thinwire.bench.studies import STUDY as PUBLISHED
 from thinwire.bench.studies import Study
 from thinwire.bench.study import Bench
-from thinwire.cli import bench as command
 from thinwire.errors import BenchError, LabError
 from thinwire.strategy import Strategy
 
@@ -359,33 +356,6 @@ def test_the_page_tells_how_to_make_each_row_again(
         for each in records
     ]
     assert "Reproduce" in bench_page(old)
-
-
-def options(line: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.arguments(parser)
-    return parser.parse_args(shlex.split(line))
-
-
-@pytest.mark.parametrize(
-    ("typed", "kept"),
-    [
-        ("", "thinwire bench"),
-        ("--quick --out /mine --retry", "thinwire bench --quick"),
-        (
-            (
-                "--seeds 2 --only DDP --add diloco,period=20 --add /folder/mine.toml --link '100 "
-                "Mb/s, 50 ms' --part times --only dense"
-            ),
-            (
-                "thinwire bench --only DDP --only dense --add diloco,period=20 --add mine.toml "
-                "--link '100 Mb/s, 50 ms' --part times --seeds 2"
-            ),
-        ),
-    ],
-)
-def test_the_command_is_kept_without_this_machines_paths(typed: str, kept: str) -> None:
-    assert command.typed(options(typed)) == kept
 
 
 def test_every_committed_record_is_known_again(bench: Callable[..., Bench], tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ast
 import importlib
 import json
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,9 @@ from tests.lab.possible import why_not
 from tests.members import ROOT
 from tests.warm import python_elsewhere
 from thinwire import Strategy
-from thinwire.bench import environments
-from thinwire.bench.environments import python_for
 from thinwire.bench.job import Job, RankEnv
 from thinwire.bench.networks import no_limits
 from thinwire.bench.running import ran
-from thinwire.errors import BenchError
 
 RIVALS = sorted(
     path
@@ -156,31 +152,3 @@ def test_a_rival_tells_what_it_is_and_what_it_needs(path: Path) -> None:
         node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build"
     )
     assert [arg.arg for arg in build.args.args] == ["job", "rank_env"]
-
-
-def test_no_requirements_need_no_environment(tmp_path: Path) -> None:
-    assert python_for((), tmp_path) == Path(sys.executable)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_cannot_be_installed_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    missing = tmp_path / "nowhere"
-    with pytest.raises(BenchError, match=r"pip install --no-index \S*nowhere failed:\n.*nowhere"):
-        python_for((f"--no-index {missing}",), tmp_path / "kept")
-    assert list((tmp_path / "kept").iterdir()) == []
-
-
-def test_a_python_that_makes_no_environments_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on Debian without python3-venv."""
-    monkeypatch.setattr(environments, "PIP", ("-I", "-m", "no_ensurepip"))
-    with pytest.raises(
-        BenchError,
-        match=(
-            r"no pip for a new environment \(on Debian: apt-get install python3-venv\):\n.*No "
-            r"module named"
-        ),
-    ):
-        python_for(("six==1.17.0",), tmp_path)
-    assert list(tmp_path.iterdir()) == []

@@ -61,3 +61,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(packed: Path) -> Iterator[Site]:
     with served(Site(folder=packed)) as up:
         yield up
+
+
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()

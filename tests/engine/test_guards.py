@@ -171,22 +171,6 @@ def test_an_attached_model_can_still_be_copied_and_saved() -> None:
 # ------------------------------------------------------------------------------------
 
 
-def test_an_optimiser_of_other_parameters_is_refused() -> None:
-    model, other = mlp(), mlp()
-    extra = nn.Parameter(torch.zeros(3, 4))
-    with pytest.raises(
-        AttachError, match=r"none of the model's 6 parameters that train: it is of another model"
-    ):
-        thinwire.attach(model, sgd_of(other))
-    with pytest.raises(
-        AttachError,
-        match=r"holds 1 parameters that are not the model's \(the first of shape \(3, 4\)\)",
-    ):
-        thinwire.attach(model, torch.optim.SGD([*model.parameters(), extra], 0.1))
-    frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
-    thinwire.attach(model, torch.optim.SGD([*model.parameters(), frozen], 0.1)).close()
-
-
 def appended(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
     model.append(nn.Linear(5, 5))
     optimizer.add_param_group({"params": list(model[-1].parameters())})
@@ -418,25 +402,6 @@ def test_an_optimizer_made_anew_is_found_on_local_steps() -> None:
             other.step()
 
 
-def test_two_optimizers_of_one_model_take_turns_on_local_steps() -> None:
-    """The attached one steps last; that the other has moved weights is no load."""
-
-    def work(driver: Driver) -> int:
-        model = mlp()
-        first = torch.optim.SGD(model[0].parameters(), 0.05)
-        last = torch.optim.SGD([*model[2].parameters(), *model[4].parameters()], 0.05)
-        with thinwire.attach(model, last, Strategy(every(2), on=deltas()), driver=driver) as sync:
-            for step in range(4):
-                loss_of(model, step, driver.rank).backward()
-                first.step()
-                last.step()
-                model.zero_grad()
-            sync.check()
-            return sync.step
-
-    assert on_threads(2, work) == {0: 4, 1: 4}
-
-
 def test_another_optimizer_may_not_step_before_the_mean_has_landed() -> None:
     model = mlp()
     attached = torch.optim.SGD(model[0].parameters(), 0.05)
@@ -447,30 +412,6 @@ def test_another_optimizer_may_not_step_before_the_mean_has_landed() -> None:
             other.step()
         loss_of(model, 1, 0).backward()
         other.step()
-
-
-def test_a_scaler_that_is_off_counts_plain_steps_and_one_that_is_on_wants_its_own() -> None:
-    for enabled in (False, True):
-        model = mlp()
-        optimizer = torch.optim.SGD(model.parameters(), 0.05)
-        scaler = torch.amp.GradScaler("cpu", enabled=enabled)
-        with thinwire.attach(
-            model, optimizer, Strategy(every(2), on=deltas()), scaler=scaler
-        ) as sync:
-            scaler.scale(loss_of(model, 0, 0)).backward()
-            if enabled:
-                with pytest.raises(NotLandedError, match=r"counted in scaler\.step"):
-                    optimizer.step()
-                scaler.step(optimizer)
-            else:
-                optimizer.step()
-            assert sync.step == 1
-            scaler.update()
-            scaler.scale(loss_of(model, 1, 0)).backward()
-            if enabled:
-                scaler.step(optimizer)
-            else:
-                optimizer.step()
 
 
 def test_a_buffer_that_its_module_replaces_is_still_rank_0s() -> None:

@@ -1,14 +1,12 @@
 """What codecs make of a tensor: exact where nothing is lost, bytes as announced, and files that
 cannot be read."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from thinwire.cli.main import main
 from thinwire.core import RankContext
 from thinwire.errors import DataError
 from thinwire.planner.codecs import Figures, frontier, gaussian, laid, measured, read
@@ -85,31 +83,3 @@ def test_what_is_no_gradient(made: object, told: str, tmp_path: Path) -> None:
     made(tmp_path / "grad.pt")  # type: ignore[operator]
     with pytest.raises(DataError, match=told):
         read(tmp_path / "grad.pt")
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [
-        "codecs",
-        "--json",
-        "--size",
-        "4096",
-        "--codec",
-        "uniform(4)",
-        "--codec",
-        "topk(0.1)",
-        "--plot",
-        str(tmp_path / "c.svg"),
-    ]
-    assert main(flags) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [row["codec"] for row in told["codecs"]] == [repr(uniform(4)), repr(topk(0.1))]
-    assert "topk" in (tmp_path / "c.svg").read_text()
-    assert main(["codecs", "--size", "4096", "--codec", "uniform(4)"]) == 0
-    assert "4,096 float32 values" in capsys.readouterr().out
-    for wrong in (
-        ["--codec", "unifrom(4)"],
-        ["--size", "3"],
-        ["--plot", "c.png"],
-        ["--heavy", "--gradient", "x.pt"],
-    ):
-        assert main(["codecs", *wrong]) == 2

@@ -19,14 +19,11 @@ import torch
 import torch.distributed as dist
 
 from tests.engine.models import near
-from tests.quorum.test_rounds import PLAIN, START, H, Rank, moved, strategy
+from tests.quorum.runs import PLAIN, START, H, Rank, moved, strategy
 from tests.ranks import context
 from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
 from thinwire.quorum import rendezvous_store
-from thinwire.quorum.entries import (
-    Contribution,
-    pack,
-)
+from thinwire.quorum.entries import Contribution, pack
 from thinwire.what import topk
 
 LIFE = "0123456789ab"

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -19,85 +18,27 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import thinwire
-from tests.engine.models import near, noise
+from tests.engine.models import near
+from tests.quorum.runs import (
+    OWN,
+    RATE,
+    START,
+    STARTS,
+    WEIGHTS,
+    H,
+    Rank,
+    moved,
+    ran,
+    strategy,
+    together,
+)
 from tests.ranks import context
 from tests.threads import on_threads
-from thinwire import Strategy
 from thinwire.core import Codec, Driver, Outer
-from thinwire.errors import AttachError, DisagreementError, FlightError, QuorumError
-from thinwire.how import gather, native
-from thinwire.on import deltas, nesterov, parameters, sgd
-from thinwire.quorum import QuorumSyncer, rendezvous_store
-from thinwire.what import by_role, ef21, feedback, identity, lowrank, randomk, topk, uniform
-from thinwire.when import delayed, every
-
-OWN = [noise(7, key=30 + rank) for rank in range(4)]
-STARTS = [noise(3, key=1), noise(4, key=2)]
-RATE, H = 0.1, 3
-PLAIN = Strategy(every(H), how=gather(), on=deltas(sgd(1.0)))
-WEIGHTS = [1.0, 3.0, 2.0, 1.0]
-
-
-def strategy(what: Codec = PLAIN.what, outer: Outer = PLAIN.on.outer) -> Strategy:  # type: ignore[attr-defined]
-    return Strategy(every(H), what, gather(), deltas(outer))
-
-
-class Rank:
-    """A rank that descends to its own minimum."""
-
-    def __init__(
-        self, store: Any, rank: int, given: Strategy = PLAIN, seed: int = 0, **options: Any
-    ) -> None:
-        self.rank = rank
-        self.model = nn.ParameterList(nn.Parameter(start + seed) for start in STARTS)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), RATE)
-        settings = {
-            "world": 3,
-            "quorum": 2,
-            "grace_s": 30.0,
-            "timeout": timedelta(seconds=150),
-            "bucket_bytes": 24,
-        } | options
-        self.sync: QuorumSyncer = thinwire.join(
-            self.model, self.optimizer, given, store=store, rank=rank, **settings
-        )
-
-    @property
-    def flat(self) -> Tensor:
-        return torch.cat([param.detach().reshape(-1) for param in self.model])
-
-    def step(self) -> None:
-        weights = torch.cat([param.reshape(-1) for param in self.model])
-        (0.5 * (weights - OWN[self.rank]).square().sum()).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def round(self) -> Tensor:
-        """A round's steps; where the rank is then."""
-        for _ in range(H):
-            self.step()
-        return self.flat
-
-
-def moved(anchor: Tensor, rank: int) -> Tensor:
-    """anchor - w after a round's steps."""
-    return (1 - (1 - RATE) ** H) * (anchor - OWN[rank])
-
-
-def ran(results: dict[int, Any]) -> list[Any]:
-    for result in results.values():
-        if isinstance(result, BaseException):
-            raise result
-    return [results[rank] for rank in sorted(results)]
-
-
-def together(world: int, work: Callable[[int, Any], Any]) -> list[Any]:
-    """`work(rank, store)` on threads with one store."""
-    store = dist.HashStore()
-    return ran(on_threads(world, lambda driver: work(driver.rank, store)))
-
-
-START = torch.cat(STARTS)
+from thinwire.errors import FlightError, QuorumError
+from thinwire.on import nesterov, sgd
+from thinwire.quorum import QuorumSyncer
+from thinwire.what import feedback, identity, randomk, topk, uniform
 
 
 @pytest.mark.parametrize(
@@ -144,17 +85,6 @@ def test_ranks_in_time_train_as_if_attached(what: Codec, outer: Outer) -> None:
         assert version == 3
         assert sent > 0
         assert near(flat, want, 1e-12 if what != uniform(8, rounding="stochastic") else 0.1)
-
-
-def test_all_start_as_the_first_does() -> None:
-    def work(rank: int, store: Any) -> Tensor:
-        mine = Rank(store, rank, seed=rank)
-        mine.sync.close()
-        return mine.flat
-
-    flats = together(3, work)
-    assert torch.equal(flats[0], flats[1])
-    assert torch.equal(flats[1], flats[2])
 
 
 @pytest.mark.filterwarnings("ignore:round .* closed without", "ignore:rank . came late")
@@ -262,86 +192,12 @@ def test_a_rank_that_leaves_is_not_waited_for() -> None:
     assert took < 15
 
 
-@pytest.mark.filterwarnings("ignore:round .* closed without", "ignore:rank . came late")
-def test_a_rank_that_comes_later_takes_up_the_newest_anchor_and_its_outer_momentum() -> None:
-    given, ready, come = strategy(outer=nesterov(0.7, 0.9)), threading.Event(), threading.Event()
-
-    def work(rank: int, store: Any) -> Tensor:
-        if rank == 2:
-            assert ready.wait(150)
-            come.set()
-            mine = Rank(store, rank, given, grace_s=0.05, seed=5)
-            assert mine.sync.version >= 2
-            assert mine.sync.step == mine.sync.version * H
-        else:
-            mine = Rank(store, rank, given, grace_s=0.05)
-            mine.round()
-            mine.round()
-            ready.set()
-            assert come.wait(150)
-        with mine.sync as sync:
-            while sync.version < 12:
-                time.sleep(0.02)
-                mine.round()
-                sync.check()
-            assert bool(sync.buckets[0].state.child("outer")["velocity"].value.any())
-            return mine.flat
-
-    flats = together(3, work)
-    assert sum(torch.equal(flats[a], flats[b]) for a, b in ((0, 1), (1, 2), (0, 2))) >= 1, (
-        "those that ended at the same round"
-    )
-
-
-@pytest.mark.filterwarnings("ignore:round .* closed without", "ignore:rank . came late")
-def test_a_rank_that_slept_for_longer_than_contributions_are_kept_takes_a_snapshot(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(rendezvous_store, "KEEP", 2)
-    asleep, awake, done = threading.Event(), threading.Event(), threading.Event()
-    ends: list[int] = []
-
-    def work(rank: int, store: Any) -> None:
-        mine = Rank(store, rank, grace_s=0.02)
-        with mine.sync as sync:
-            if rank == 2:
-                for _ in range(H - 1):
-                    mine.step()
-                asleep.set()
-                assert awake.wait(150)
-                mine.step()
-                assert sync.version >= 5
-                sync.check()
-                done.set()
-                return
-            assert asleep.wait(150)
-            while not ends or sync.version < ends[0]:
-                if rank == 0 and done.is_set() and not ends:
-                    # Before a round that the other cannot close without it: neither is left alone.
-                    ends.append(sync.version + 1)
-                mine.round()
-                sync.check()
-                if sync.version >= 5:
-                    awake.set()
-
-    together(3, work)
-
-
 def test_a_round_without_its_quorum_says_who_came() -> None:
     mine = Rank(dist.HashStore(), 1, timeout=timedelta(seconds=0.2))
     with pytest.raises(
         QuorumError, match=r"round 0: only ranks \[1\] came within 0\.2 s, and 2 make the quorum"
     ):
         mine.round()
-
-
-def test_whoever_waits_for_an_anchor_that_nobody_serves_is_told() -> None:
-    store = dist.HashStore()
-    first = Rank(store, 0, quorum=1, world=1, max_world=2, grace_s=0.0)
-    for _ in range(10):
-        first.round()
-    with pytest.raises(QuorumError, match=r"waited 0\.2 s for the newest anchor"):
-        Rank(store, 1, quorum=1, world=1, max_world=2, grace_s=0.0, timeout=timedelta(seconds=0.2))
 
 
 def test_parameters_that_are_not_finite_take_their_rank_out_and_no_other() -> None:
@@ -351,102 +207,6 @@ def test_parameters_that_are_not_finite_take_their_rank_out_and_no_other() -> No
         next(iter(mine.model)).fill_(float("nan"))
     with pytest.raises(FlightError, match=r"round 0: this rank's '.*' is not finite"):
         mine.round()
-
-
-def test_anchors_that_differ_are_found() -> None:
-    store = dist.HashStore()
-    one, other = Rank(store, 0), Rank(store, 1)
-    one.sync.check()
-    other.sync.buckets[0].state["anchor"].value = other.sync.buckets[0].state["anchor"].value + 1
-    with pytest.raises(
-        DisagreementError, match=r"'1' differs after 0 rounds: rank 1 has not rank 0's bits"
-    ):
-        other.sync.check()
-
-
-def test_a_checkpoint_goes_on_in_a_new_store() -> None:
-    given = strategy(feedback(topk(2)), nesterov(0.6, 0.9))
-
-    def whole(rank: int, store: Any) -> Tensor:
-        mine = Rank(store, rank, given)
-        with mine.sync:
-            for _ in range(5):
-                mine.round()
-        return mine.flat
-
-    def first(rank: int, store: Any) -> Any:
-        mine = Rank(store, rank, given)
-        with mine.sync as sync:
-            for _ in range(2):
-                mine.round()
-            mine.step()
-            return sync.state_dict()
-
-    saved = together(3, first)
-
-    def second(rank: int, store: Any) -> Tensor:
-        mine = Rank(store, rank, given, seed=9)
-        with mine.sync as sync:
-            sync.load_state_dict(saved[rank])
-            assert (sync.version, sync.step, sync.steps_since_sync) == (2, 2 * H + 1, 1)
-            for _ in range(3 * H - 1):
-                mine.step()
-            sync.check()
-        return mine.flat
-
-    assert all(
-        torch.equal(a, b) for a, b in zip(together(3, whole), together(3, second), strict=True)
-    )
-
-
-@pytest.mark.parametrize(
-    ("given", "options", "told"),
-    [
-        (
-            Strategy(delayed(1, every(3)), how=gather(), on=deltas()),
-            {},
-            r"a round is so many local steps; take every\(n\)",
-        ),
-        (
-            Strategy(every(3, phase=0), how=gather(), on=deltas()),
-            {},
-            r"take every\(n\), without a phase",
-        ),
-        (Strategy(every(3), how=native(), on=deltas()), {}, r"take gather\(\)"),
-        (Strategy(every(3), how=gather(), on=parameters()), {}, r"take deltas\(outer=…\)"),
-        (Strategy(every(3), how=gather(), on=deltas(alpha=0.5)), {}, "without alpha and eager"),
-        (Strategy(every(3), feedback(lowrank(1)), gather(), deltas()), {}, "must send one packet"),
-        (Strategy(every(3), ef21(topk(1)), gather(), deltas()), {}, "must send one packet"),
-        (
-            Strategy(every(3), by_role(matrix=uniform(4)), gather(), deltas()),
-            {},
-            "must send one packet",
-        ),
-        (PLAIN, {"quorum": 4}, "a quorum is 1 to world ranks"),
-        (PLAIN, {"quorum": 0}, "a quorum is 1 to world ranks"),
-        (PLAIN, {"rank": -1}, "a number of this process' own"),
-        (PLAIN, {"grace_s": -1.0}, "seconds, at least 0"),
-        (PLAIN, {"weight": float("nan")}, "finite, and at least 0"),
-        (PLAIN, {"bucket_bytes": 0}, "at least 1"),
-        (PLAIN, {"slice_bytes": "auto"}, "no link is measured"),
-    ],
-)
-def test_what_cannot_be_is_refused(given: Strategy, options: dict[str, Any], told: str) -> None:
-    settings = {"rank": 0} | options
-    with pytest.raises(AttachError, match=told):
-        Rank(dist.HashStore(), settings.pop("rank"), given, **settings)
-
-
-def test_another_run_is_not_joined() -> None:
-    store = dist.HashStore()
-    Rank(store, 0)
-    with pytest.raises(
-        DisagreementError, match=r"cannot join: quorum differs \(the run: 2; here: 3\)"
-    ):
-        Rank(store, 1, quorum=3)
-    mine = Rank(store, 1)
-    with pytest.raises(AttachError, match="a weight is finite"):
-        mine.sync.weigh(-1.0)
 
 
 def test_a_store_that_is_gone_says_so() -> None:

@@ -22,7 +22,7 @@ from thinwire.models.gpt import GPT, GPTConfig
 from thinwire.on import deltas, gradients, momentum
 from thinwire.strategy import Strategy
 from thinwire.what import feedback, identity, uniform
-from thinwire.when import delayed, every, warmup
+from thinwire.when import every, warmup
 
 SMALL = {"bucket_bytes": 2000, "slice_bytes": 512}
 DENSE = Strategy(every(1), identity(), two_shot(), gradients())
@@ -306,24 +306,6 @@ def test_an_optimizer_with_a_clock_for_all_parameters_is_refused():
     with pytest.raises(AttachError, match="'count'"):
         loss_of(model, 1, 0)
     sync.driver.close()
-
-
-def _refused(strategy: Strategy = DENSE, **options) -> str:
-    model = mlp()
-    optimizer = options.pop("optimizer", torch.optim.SGD)(model.parameters())
-    with pytest.raises(AttachError) as caught:
-        thinwire.attach(model, optimizer, strategy, **({"overlap": "forward"} | options))
-    return str(caught.value)
-
-
-def test_what_cannot_land_late_is_refused():
-    assert "'backward' or 'forward' or 'priority'" in _refused(overlap="sideways")
-    assert "delayed" in _refused(Strategy(every(2), identity(), two_shot(), deltas()))
-    assert "hidden already" in _refused(
-        Strategy(delayed(1, every(1)), identity(), two_shot(), gradients())
-    )
-    assert "bf16" in _refused(scaler=torch.amp.GradScaler("cpu"))
-    assert "LBFGS" in _refused(optimizer=torch.optim.LBFGS)
 
 
 def test_two_syncers_on_one_optimizer_do_not_cut_its_steps():

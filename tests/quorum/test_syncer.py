@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.quorum.test_rounds import H, Rank, strategy, together
-from thinwire.errors import CheckpointError
+from tests.quorum.runs import H, Rank, strategy, together
+from thinwire.errors import CheckpointError, DisagreementError
 from thinwire.on import nesterov
 from thinwire.quorum.rendezvous_store import poll
 from thinwire.what import feedback, topk
@@ -245,3 +245,49 @@ def test_a_rank_beyond_the_world_has_its_own_state_back() -> None:
     for both in (mine, again):
         both.step()
     assert torch.equal(again.flat, mine.flat)
+
+
+def test_anchors_that_differ_are_found() -> None:
+    store = dist.HashStore()
+    one, other = Rank(store, 0), Rank(store, 1)
+    one.sync.check()
+    other.sync.buckets[0].state["anchor"].value = other.sync.buckets[0].state["anchor"].value + 1
+    with pytest.raises(
+        DisagreementError, match=r"'1' differs after 0 rounds: rank 1 has not rank 0's bits"
+    ):
+        other.sync.check()
+
+
+def test_a_checkpoint_goes_on_in_a_new_store() -> None:
+    given = strategy(feedback(topk(2)), nesterov(0.6, 0.9))
+
+    def whole(rank: int, store: Any) -> Tensor:
+        mine = Rank(store, rank, given)
+        with mine.sync:
+            for _ in range(5):
+                mine.round()
+        return mine.flat
+
+    def first(rank: int, store: Any) -> Any:
+        mine = Rank(store, rank, given)
+        with mine.sync as sync:
+            for _ in range(2):
+                mine.round()
+            mine.step()
+            return sync.state_dict()
+
+    saved = together(3, first)
+
+    def second(rank: int, store: Any) -> Tensor:
+        mine = Rank(store, rank, given, seed=9)
+        with mine.sync as sync:
+            sync.load_state_dict(saved[rank])
+            assert (sync.version, sync.step, sync.steps_since_sync) == (2, 2 * H + 1, 1)
+            for _ in range(3 * H - 1):
+                mine.step()
+            sync.check()
+        return mine.flat
+
+    assert all(
+        torch.equal(a, b) for a, b in zip(together(3, whole), together(3, second), strict=True)
+    )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from thinwire.bench.records import RECORDS
+from thinwire.cli.bench import arguments, typed
 
 
 def bench(*said: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -42,3 +47,30 @@ def test_a_proof_of_what_takes_no_part(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "choose them, too, by --only and --link" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def options(line: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    arguments(parser)
+    return parser.parse_args(shlex.split(line))
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("", "thinwire bench"),
+        ("--quick --out /mine --retry", "thinwire bench --quick"),
+        (
+            (
+                "--seeds 2 --only DDP --add diloco,period=20 --add /folder/mine.toml --link '100 "
+                "Mb/s, 50 ms' --part times --only dense"
+            ),
+            (
+                "thinwire bench --only DDP --only dense --add diloco,period=20 --add mine.toml "
+                "--link '100 Mb/s, 50 ms' --part times --seeds 2"
+            ),
+        ),
+    ],
+)
+def test_the_command_is_kept_without_this_machines_paths(line: str, kept: str) -> None:
+    assert typed(options(line)) == kept
