@@ -41,18 +41,18 @@ def test_cuts_cover_the_span_in_order_at_the_grain(
         p
         for run in runs
         for p in [
-            (q.part, run.begin + q.at + k) for q in run.pieces() for k in range(q.high - q.low)
+            (q.part, run.begin + q.at + k) for q in run.extents() for k in range(q.high - q.low)
         ]
-    ] == [(q.part, spec.begin + q.at + k) for q in spec.pieces() for k in range(q.high - q.low)]
+    ] == [(q.part, spec.begin + q.at + k) for q in spec.extents() for k in range(q.high - q.low)]
     inner = [run.begin for run in runs[1:] if spec.begin < run.begin < spec.end]
     if isinstance(grain, int):
         assert all((mark - spec.begin) % grain == 0 for mark in inner)
         assert max(run.numel for run in runs) - min(run.numel for run in runs) < 2 * grain
     elif grain == "part":
         assert all(
-            piece.whole or piece.part.begin < spec.begin or piece.part.end > spec.end
+            extent.whole or extent.part.begin < spec.begin or extent.part.end > spec.end
             for run in runs
-            for piece in run.pieces()
+            for extent in run.extents()
         )
     else:
         assert inner == []

@@ -153,10 +153,10 @@ def _residuals(sync) -> tuple[list[Tensor], dict[str, Tensor]]:
     ]
     flat: dict[str, Tensor] = {}
     for leaf in leaves:
-        for piece in leaf.spec.pieces():
-            flat.setdefault(piece.part.name, torch.zeros(piece.part.numel))[
-                piece.low : piece.high
-            ] = leaf.flat[piece.at :][: piece.high - piece.low]
+        for extent in leaf.spec.extents():
+            flat.setdefault(extent.part.name, torch.zeros(extent.part.numel))[
+                extent.low : extent.high
+            ] = leaf.flat[extent.at :][: extent.high - extent.low]
     return [leaf.value for leaf in leaves], flat
 
 

@@ -137,9 +137,11 @@ def _residual(sync: Any, name: str) -> Tensor:
         for part in bucket.slices:
             for path, leaf in part.state.walk():
                 if path.endswith("residual") and leaf.spec is not None:
-                    for piece in leaf.spec.pieces():
-                        if piece.part.name == name:
-                            return leaf.flat[piece.at : piece.at + piece.high - piece.low].clone()
+                    for extent in leaf.spec.extents():
+                        if extent.part.name == name:
+                            return leaf.flat[
+                                extent.at : extent.at + extent.high - extent.low
+                            ].clone()
     raise LookupError(name)
 
 

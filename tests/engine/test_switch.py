@@ -56,12 +56,12 @@ def elements(sync, last: str) -> dict[str, Tensor]:
         states = [bucket.state, *(part.state for part in bucket.slices)]
         for path, leaf in (pair for state in states for pair in state.walk()):
             if path.rpartition("/")[2] == last:
-                for piece in leaf.spec.pieces():
+                for extent in leaf.spec.extents():
                     whole = out.setdefault(
-                        piece.part.name, torch.full((piece.part.numel,), torch.nan)
+                        extent.part.name, torch.full((extent.part.numel,), torch.nan)
                     )
-                    size = piece.high - piece.low
-                    whole[piece.low : piece.high] = leaf.flat[piece.at : piece.at + size]
+                    size = extent.high - extent.low
+                    whole[extent.low : extent.high] = leaf.flat[extent.at : extent.at + size]
     return out
 
 

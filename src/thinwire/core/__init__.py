@@ -36,7 +36,7 @@ from thinwire.core.route import (
     allreduce_nbytes,
 )
 from thinwire.core.schedule import Schedule, Tick
-from thinwire.core.spec import Grain, Part, Piece, RankContext, Ranks, Role, Spec
+from thinwire.core.spec import Extent, Grain, Part, RankContext, Ranks, Role, Spec
 from thinwire.core.state import Form, Kind, Leaf, State
 from thinwire.core.target import Bucket, Outer, Target
 from thinwire.net.link import Link, Transport
@@ -50,6 +50,7 @@ __all__ = [
     "Driver",
     "EncodedWithResidual",
     "Exchange",
+    "Extent",
     "Flight",
     "Form",
     "Grain",
@@ -62,7 +63,6 @@ __all__ = [
     "Outer",
     "Packet",
     "Part",
-    "Piece",
     "RankContext",
     "Ranks",
     "Role",

@@ -39,7 +39,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Extent:
     """The elements `low` to `high` of one part, lying at `at` in the span that holds them."""
 
     part: Part
@@ -56,12 +56,12 @@ class Piece:
 class Spec:
     """What every rank already knows of a bucket, or of a span of one; it never travels.
 
-    Parts, or pieces of them, cover the span; only the core of a chain has values and no parts.
+    Parts, or ranges of them, cover the span; only the core of a chain has values and no parts.
 
     Example:
         >>> parts = (Part("a", (2, 3), 0, "matrix"), Part("b", (4,), 6, "vector"))
         >>> spec = Spec(parts, begin=0, numel=10, dtype=torch.float32)
-        >>> [(p.part.name, p.low, p.high, p.at) for p in spec.span(4, 9).pieces()]
+        >>> [(p.part.name, p.low, p.high, p.at) for p in spec.span(4, 9).extents()]
         [('a', 4, 6, 0), ('b', 0, 3, 2)]
     """
 
@@ -82,15 +82,15 @@ class Spec:
     @property
     def key(self) -> str:
         """A name that survives another bucket layout: the first parameter and the element in it."""
-        first = next(self.pieces(), None)
+        first = next(self.extents(), None)
         return f"{first.part.name}@{first.low}" if first else "empty"
 
-    def pieces(self) -> Iterator[Piece]:
-        """The parts, or pieces of parts, that lie in the span, in order."""
+    def extents(self) -> Iterator[Extent]:
+        """Yield the range of each part that lies in the span, in order."""
         for part in self.parts:
             low, high = max(self.begin, part.begin), min(self.end, part.end)
             if low < high:
-                yield Piece(part, low - part.begin, high - part.begin, low - self.begin)
+                yield Extent(part, low - part.begin, high - part.begin, low - self.begin)
 
     def span(self, begin: int, end: int) -> Spec:
         """The elements `begin` to `end` of the bucket (in the bucket's own counting)."""
@@ -110,7 +110,7 @@ class Spec:
             marks = [self.begin] + [self.end] * ways
         elif grain == "part":
             ends = [self.begin] + [
-                self.begin + piece.at + piece.high - piece.low for piece in self.pieces()
+                self.begin + extent.at + extent.high - extent.low for extent in self.extents()
             ]
             marks = [
                 min(ends, key=lambda end: (abs(end - self.begin - i * self.numel / ways), end))

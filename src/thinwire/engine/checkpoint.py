@@ -142,11 +142,11 @@ def _scope(leaf: Leaf, rank: int) -> str:
 
 
 def runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
-    for piece in spec.pieces():
-        size = piece.high - piece.low
+    for extent in spec.extents():
+        size = extent.high - extent.low
         yield (
-            f"{scope}|{path}|{piece.low}:{piece.high}|{piece.part.name}",
-            flat[piece.at : piece.at + size].clone(),
+            f"{scope}|{path}|{extent.low}:{extent.high}|{extent.part.name}",
+            flat[extent.at : extent.at + size].clone(),
         )
 
 

@@ -174,7 +174,7 @@ def put_base(bucket: FlatBucket, part: Slice, base: Tensor) -> None:
             continue
         runs = [
             base[begins[each.part.name] + each.low : begins[each.part.name] + each.high]
-            for each in leaf.spec.pieces()
+            for each in leaf.spec.extents()
         ]
         if runs:
             leaf.flat = torch.cat(runs)
@@ -211,9 +211,9 @@ def restore_entries(leaf: Leaf, before: Tensor, after: Tensor, names: frozenset[
     `after` elsewhere."""
     assert leaf.spec is not None
     old, new = leaf.unpack(before), leaf.unpack(after).clone()
-    for piece in leaf.spec.pieces():
-        if piece.part.name in names:
-            span = slice(piece.at, piece.at + piece.high - piece.low)
+    for extent in leaf.spec.extents():
+        if extent.part.name in names:
+            span = slice(extent.at, extent.at + extent.high - extent.low)
             new[span] = old[span]
     return leaf.pack(new)
 

@@ -67,19 +67,19 @@ class Saved:
     def flat(self, path: str, spec: Spec, rank: int | None) -> Tensor:
         """The span's values from whatever runs cover it."""
         out = torch.empty(spec.numel, dtype=spec.work)
-        for piece in spec.pieces():
-            filled = torch.zeros(piece.high - piece.low, dtype=torch.bool)
-            for low, high, value in self._runs.get((path, piece.part.name), {}).get(rank, []):
-                a, b = max(low, piece.low), min(high, piece.high)
+        for extent in spec.extents():
+            filled = torch.zeros(extent.high - extent.low, dtype=torch.bool)
+            for low, high, value in self._runs.get((path, extent.part.name), {}).get(rank, []):
+                a, b = max(low, extent.low), min(high, extent.high)
                 if a < b:
-                    out[piece.at + a - piece.low : piece.at + b - piece.low] = value[
+                    out[extent.at + a - extent.low : extent.at + b - extent.low] = value[
                         a - low : b - low
                     ].to(out)
-                    filled[a - piece.low : b - piece.low] = True
+                    filled[a - extent.low : b - extent.low] = True
             if not filled.all():
                 raise CheckpointError(
                     f"the state lacks elements of {path!r} of "
-                    f"{piece.part.name!r}{self._whose(rank)}"
+                    f"{extent.part.name!r}{self._whose(rank)}"
                 )
         return out
 
@@ -105,12 +105,12 @@ class Saved:
         """The sum over all ranks that saved it, in float64."""
         self._must_be_whole()
         out = torch.zeros(spec.numel, dtype=torch.float64)
-        for piece in spec.pieces():
-            for runs in self._runs.get((path, piece.part.name), {}).values():
+        for extent in spec.extents():
+            for runs in self._runs.get((path, extent.part.name), {}).values():
                 for low, high, value in runs:
-                    a, b = max(low, piece.low), min(high, piece.high)
+                    a, b = max(low, extent.low), min(high, extent.high)
                     if a < b:
-                        out[piece.at + a - piece.low : piece.at + b - piece.low] += value[
+                        out[extent.at + a - extent.low : extent.at + b - extent.low] += value[
                             a - low : b - low
                         ].to(out)
         return out

@@ -37,8 +37,8 @@ def normal(n: int, seed: int = 0) -> Tensor:
 def scaled(spec: Spec, ratio: float, seed: int = 0) -> Tensor:
     """Normal draws; each parameter's are `ratio` times as large as the one's before."""
     x = normal(spec.numel, seed)
-    for i, piece in enumerate(spec.pieces()):
-        x[piece.at : piece.at + piece.high - piece.low] *= ratio**i
+    for i, extent in enumerate(spec.extents()):
+        x[extent.at : extent.at + extent.high - extent.low] *= ratio**i
     return x
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from thinwire.core import Piece, RankContext, Spec, State, Traits, check_nbytes
+from thinwire.core import Extent, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.what.lowrank._parts import projection_bound, run
 from thinwire.what.wrap.chain import Transform
 
@@ -22,7 +22,7 @@ class Factored(Transform):
     shape are made in one batch."""
 
     @abstractmethod
-    def _shape(self, piece: Piece) -> tuple[int, ...]:
+    def _shape(self, extent: Extent) -> tuple[int, ...]:
         """A part as the matrix or tensor that it is seen as."""
 
     @abstractmethod
@@ -61,21 +61,21 @@ class Factored(Transform):
         if not spec.parts:
             return x, side
         core = x.new_empty(self.core_numel(spec))
-        alike: dict[tuple[int, ...], list[tuple[Piece, int]]] = defaultdict(list)
-        for piece, at, count in self._places(spec):
-            if self.shrinks(piece):
-                alike[self._shape(piece)].append((piece, at))
+        alike: dict[tuple[int, ...], list[tuple[Extent, int]]] = defaultdict(list)
+        for extent, at, count in self._places(spec):
+            if self.shrinks(extent):
+                alike[self._shape(extent)].append((extent, at))
             else:
-                core[at : at + count] = run(x, piece)
+                core[at : at + count] = run(x, extent)
         for shape, placed in alike.items():
-            pieces = [piece for piece, _ in placed]
+            extents = [extent for extent, _ in placed]
 
-            def generator_of(i: int, pieces: list[Piece] = pieces) -> torch.Generator:
+            def generator_of(i: int, extents: list[Extent] = extents) -> torch.Generator:
                 return ctx.generator(
-                    spec.span(pieces[i].part.begin, pieces[i].part.end), shared=False
+                    spec.span(extents[i].part.begin, extents[i].part.end), shared=False
                 )
 
-            xs = torch.stack([run(x, piece).view(shape) for piece in pieces])
+            xs = torch.stack([run(x, extent).view(shape) for extent in extents])
             largest = xs.abs().amax(tuple(range(1, xs.dim())), keepdim=True)
             sound = largest.isfinite()
             unit = torch.where(sound & (largest > 0), largest, torch.ones_like(largest))
@@ -96,29 +96,31 @@ class Factored(Transform):
         if not spec.parts:
             return core
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
-        for piece, at, count in self._places(spec):
+        for extent, at, count in self._places(spec):
             own = core[at : at + count]
-            run(out, piece).copy_(
-                self._whole(own, self._shape(piece)).reshape(-1) if self.shrinks(piece) else own
+            run(out, extent).copy_(
+                self._whole(own, self._shape(extent)).reshape(-1) if self.shrinks(extent) else own
             )
         return out
 
-    def shrinks(self, piece: Piece) -> bool:
+    def shrinks(self, extent: Extent) -> bool:
         """Its factors are fewer values than the part."""
-        return piece.whole and self._count(self._shape(piece)) < piece.part.numel
+        return extent.whole and self._count(self._shape(extent)) < extent.part.numel
 
-    def _places(self, spec: Spec) -> Iterator[tuple[Piece, int, int]]:
-        """Each piece, where its factors or values lie in the core, and how many they are."""
+    def _places(self, spec: Spec) -> Iterator[tuple[Extent, int, int]]:
+        """Each extent, where its factors or values lie in the core, and how many they are."""
         at = 0
-        for piece in spec.pieces():
+        for extent in spec.extents():
             count = (
-                self._count(self._shape(piece)) if self.shrinks(piece) else piece.high - piece.low
+                self._count(self._shape(extent))
+                if self.shrinks(extent)
+                else extent.high - extent.low
             )
-            yield piece, at, count
+            yield extent, at, count
             at += count
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
-        return projection_bound(x, list(filter(self.shrinks, spec.pieces())), spec)
+        return projection_bound(x, list(filter(self.shrinks, spec.extents())), spec)
 
     def error_spread(
         self,
@@ -143,9 +145,9 @@ def folded(shape: tuple[int, ...], fold: int) -> tuple[int, ...]:
     return shape
 
 
-def cube(piece: Piece, fold: int) -> tuple[int, ...]:
+def cube(extent: Extent, fold: int) -> tuple[int, ...]:
     """A convolution as (outputs, inputs, places of its kernel), a matrix folded or as it is."""
-    shape = piece.part.shape or (1,)
+    shape = extent.part.shape or (1,)
     return (*shape[:2], math.prod(shape[2:])) if len(shape) > 2 else folded(shape, fold)
 
 

@@ -6,34 +6,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thinwire.core import Packet, Piece, RankContext, Spec, State, encode_packet
+from thinwire.core import Extent, Packet, RankContext, Spec, State, encode_packet
 from thinwire.what.scalar.identity import identity
 
 
-def matrix(piece: Piece) -> tuple[int, int]:
+def matrix(extent: Extent) -> tuple[int, int]:
     """Rows and columns of a part seen as a matrix, its first dimension by all others; a vector is
     one row."""
-    shape = piece.part.shape
+    shape = extent.part.shape
     return (
-        (shape[0], piece.part.numel // shape[0])
-        if len(shape) > 1 and piece.part.numel
-        else (1, piece.part.numel)
+        (shape[0], extent.part.numel // shape[0])
+        if len(shape) > 1 and extent.part.numel
+        else (1, extent.part.numel)
     )
 
 
-def shrinks(piece: Piece, rank: int) -> bool:
+def shrinks(extent: Extent, rank: int) -> bool:
     """Two factors of so many columns are fewer values than the matrix."""
-    rows, columns = matrix(piece)
-    return piece.whole and rank * (rows + columns) < rows * columns
+    rows, columns = matrix(extent)
+    return extent.whole and rank * (rows + columns) < rows * columns
 
 
-def run(x: Tensor, piece: Piece) -> Tensor:
-    """The values of a piece, as a view."""
-    return x[piece.at : piece.at + piece.high - piece.low]
+def run(x: Tensor, extent: Extent) -> Tensor:
+    """The values of an extent, as a view."""
+    return x[extent.at : extent.at + extent.high - extent.low]
 
 
 def runs(spec: Spec) -> list[tuple[int, int, int]]:
-    """(where, rows, columns) of everything in the span: whole parts as matrices, pieces and a span
+    """(where, rows, columns) of everything in the span: whole parts as matrices, ranges and a span
     without parts as one row.
 
     Example:
@@ -43,12 +43,12 @@ def runs(spec: Spec) -> list[tuple[int, int, int]]:
         >>> runs(Spec(parts, 0, 16, torch.float32)), runs(Spec((), 0, 9, torch.float32))
         ([(0, 4, 3), (12, 1, 4)], [(0, 1, 9)])
     """
-    pieces = list(spec.pieces())
-    if not pieces and spec.numel:
+    extents = list(spec.extents())
+    if not extents and spec.numel:
         return [(0, 1, spec.numel)]
     return [
-        (piece.at, *(matrix(piece) if piece.whole else (1, piece.high - piece.low)))
-        for piece in pieces
+        (extent.at, *(matrix(extent) if extent.whole else (1, extent.high - extent.low)))
+        for extent in extents
     ]
 
 
@@ -79,15 +79,15 @@ def numbers(tensors: list[Tensor], spec: Spec, x: Tensor, ctx: RankContext) -> P
     return encode_packet(identity(), flat, Spec((), 0, flat.numel(), spec.work), State(), ctx)
 
 
-def projection_bound(x: Tensor, pieces: list[Piece], spec: Spec) -> Tensor:
+def projection_bound(x: Tensor, extents: list[Extent], spec: Spec) -> Tensor:
     """Bound the error of a projection, which never makes a matrix longer: (spec.numel,) float64.
 
-    Each value of one of `pieces` may be off by the length of its whole matrix; others are exact.
+    Each value of one of `extents` may be off by the length of its whole matrix; others are exact.
     """
     error = torch.zeros(spec.numel, dtype=torch.float64)
-    for piece in pieces:
-        values = run(x, piece).double()
+    for extent in extents:
+        values = run(x, extent).double()
         # divided by the largest, or squares of the smallest numbers would vanish
         largest = values.abs().max().clamp(min=1e-300)
-        run(error, piece)[:] = (values / largest).norm() * largest * (1 + 1e-5)
+        run(error, extent)[:] = (values / largest).norm() * largest * (1 + 1e-5)
     return error

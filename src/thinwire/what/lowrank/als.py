@@ -27,7 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Piece
+from thinwire.core import Extent
 from thinwire.errors import StrategyError
 from thinwire.what.lowrank._factored import Factored
 from thinwire.what.lowrank._parts import matrix
@@ -89,8 +89,8 @@ class als(Factored):
     def _randomised(self) -> bool:
         return True
 
-    def _shape(self, piece: Piece) -> tuple[int, ...]:
-        return matrix(piece)
+    def _shape(self, extent: Extent) -> tuple[int, ...]:
+        return matrix(extent)
 
     def _count(self, shape: tuple[int, ...]) -> int:
         return self.rank * sum(shape)

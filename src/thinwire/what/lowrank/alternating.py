@@ -27,9 +27,9 @@ from torch import Tensor
 
 from thinwire.core import (
     Codec,
+    Extent,
     Leaf,
     Outcome,
-    Piece,
     RankContext,
     Rounds,
     Spec,
@@ -91,10 +91,10 @@ class alternating(Codec):
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         leaves = {}
-        for piece in filter(self.shrinks, spec.pieces()):
-            name, (rows, columns) = piece.part.name, matrix(piece)
+        for extent in filter(self.shrinks, spec.extents()):
+            name, (rows, columns) = extent.part.name, matrix(extent)
             generator = replace(ctx, step=0).generator(
-                spec.span(piece.part.begin, piece.part.end), shared=True
+                spec.span(extent.part.begin, extent.part.end), shared=True
             )
             for factor, length in (("q", columns), ("p", rows)):
                 start = torch.randn(
@@ -110,78 +110,79 @@ class alternating(Codec):
 
     def nbytes(self, spec: Spec) -> int | None:
         square = all(
-            matrix(piece)[0] == matrix(piece)[1] for piece in filter(self.shrinks, spec.pieces())
+            matrix(extent)[0] == matrix(extent)[1]
+            for extent in filter(self.shrinks, spec.extents())
         )
         return self.max_nbytes(spec) if square else None
 
     def max_nbytes(self, spec: Spec) -> int:
         """As if the turns of all matrices fell together on the longer side."""
         sizes = [
-            self.rank * max(matrix(piece)) if self.shrinks(piece) else piece.high - piece.low
-            for piece in spec.pieces()
+            self.rank * max(matrix(extent)) if self.shrinks(extent) else extent.high - extent.low
+            for extent in spec.extents()
         ]
         return sum(sizes) * spec.work.itemsize
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         x = x.to(spec.work)
-        pieces = list(spec.pieces())
-        thin = [piece for piece in pieces if self.shrinks(piece)]
+        extents = list(spec.extents())
+        thin = [extent for extent in extents if self.shrinks(extent)]
         is_odd = {
-            piece.part.name: bool(state[f"turn/{piece.part.name}"].value % 2) for piece in thin
+            extent.part.name: bool(state[f"turn/{extent.part.name}"].value % 2) for extent in thin
         }
 
-        def spread(factor: Tensor, piece: Piece, out: Tensor) -> None:
+        def spread(factor: Tensor, extent: Extent, out: Tensor) -> None:
             """The matrix of a factor of this turn and the basis, into its place."""
             rows, columns = (
-                (basis[piece.part.name], factor)
-                if is_odd[piece.part.name]
-                else (factor, basis[piece.part.name])
+                (basis[extent.part.name], factor)
+                if is_odd[extent.part.name]
+                else (factor, basis[extent.part.name])
             )
-            fast.outer(rows, columns, run(out, piece).view(matrix(piece)))
+            fast.outer(rows, columns, run(out, extent).view(matrix(extent)))
 
         held = [
-            state[f"{'p' if is_odd[piece.part.name] else 'q'}/{piece.part.name}"].value
-            for piece in thin
+            state[f"{'p' if is_odd[extent.part.name] else 'q'}/{extent.part.name}"].value
+            for extent in thin
         ]
-        basis = dict(zip((piece.part.name for piece in thin), bases(held), strict=True))
+        basis = dict(zip((extent.part.name for extent in thin), bases(held), strict=True))
         own = {
             name: fast.thin_product(
-                run(x, piece).view(matrix(piece)), basis[name], transposed=is_odd[name]
+                run(x, extent).view(matrix(extent)), basis[name], transposed=is_odd[name]
             )
-            for piece, name in zip(thin, basis, strict=True)
+            for extent, name in zip(thin, basis, strict=True)
         }
         total = yield numbers(
-            [own.get(piece.part.name, run(x, piece)) for piece in pieces], spec, x, ctx
+            [own.get(extent.part.name, run(x, extent)) for extent in extents], spec, x, ctx
         )
 
         out, at = memory.empty_like(x), 0
-        for piece in pieces:
-            name = piece.part.name
+        for extent in extents:
+            name = extent.part.name
             if name not in own:
-                run(out, piece).copy_(total[at : at + piece.high - piece.low])
-                at += piece.high - piece.low
+                run(out, extent).copy_(total[at : at + extent.high - extent.low])
+                at += extent.high - extent.low
                 continue
             factor = total[at : at + own[name].numel()].view_as(own[name])
             at += factor.numel()
-            spread(factor, piece, out)
+            spread(factor, extent, out)
             leaf = state[f"{'q' if is_odd[name] else 'p'}/{name}"]
             leaf.value = warm(factor, leaf.value)
             state[f"turn/{name}"].value = state[f"turn/{name}"].value + 1
 
         def sent() -> Tensor:
             sent_values = memory.empty_like(x)
-            for piece in pieces:
-                if piece.part.name in own:
-                    spread(own[piece.part.name], piece, sent_values)
+            for extent in extents:
+                if extent.part.name in own:
+                    spread(own[extent.part.name], extent, sent_values)
                 else:
-                    run(sent_values, piece).copy_(run(x, piece))
+                    run(sent_values, extent).copy_(run(x, extent))
             return sent_values
 
         return Outcome(out, sent)
 
-    def shrinks(self, piece: Piece) -> bool:
+    def shrinks(self, extent: Extent) -> bool:
         """Two factors are fewer values than the matrix."""
-        return shrinks(piece, self.rank)
+        return shrinks(extent, self.rank)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
-        return projection_bound(x, list(filter(self.shrinks, spec.pieces())), spec)
+        return projection_bound(x, list(filter(self.shrinks, spec.extents())), spec)

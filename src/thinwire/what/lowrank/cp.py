@@ -32,7 +32,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Piece
+from thinwire.core import Extent
 from thinwire.errors import StrategyError
 from thinwire.what.lowrank._factored import Factored, cube
 from thinwire.what.lowrank.als import als
@@ -102,8 +102,8 @@ class cp(Factored):
     def _randomised(self) -> bool:
         return True
 
-    def _shape(self, piece: Piece) -> tuple[int, ...]:
-        return tuple(length for length in cube(piece, self.fold) if length != 1) or (
+    def _shape(self, extent: Extent) -> tuple[int, ...]:
+        return tuple(length for length in cube(extent, self.fold) if length != 1) or (
             1,
         )  # a kernel of 1 × 1 is none: it is a matrix
 

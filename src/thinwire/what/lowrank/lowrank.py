@@ -75,48 +75,48 @@ class lowrank(Codec):
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         leaves = {}
-        for piece in spec.pieces():
-            if shrinks(piece, self.rank):
-                shape = (matrix(piece)[1], self.rank)
+        for extent in spec.extents():
+            if shrinks(extent, self.rank):
+                shape = (matrix(extent)[1], self.rank)
                 generator = replace(ctx, step=0).generator(
-                    spec.span(piece.part.begin, piece.part.end), shared=True
+                    spec.span(extent.part.begin, extent.part.end), shared=True
                 )
                 start = torch.randn(shape, generator=generator, dtype=spec.work, device="cpu")
-                leaves[piece.part.name] = Leaf(
-                    start.to(torch.get_default_device()), "replicated", part=piece.part.name
+                leaves[extent.part.name] = Leaf(
+                    start.to(torch.get_default_device()), "replicated", part=extent.part.name
                 )
         return State({f"q/{name}": leaf for name, leaf in leaves.items()})
 
     def nbytes(self, spec: Spec) -> int:
         count = 0
-        for piece in spec.pieces():
-            rows, columns = matrix(piece)
+        for extent in spec.extents():
+            rows, columns = matrix(extent)
             count += (
                 self.rank * (rows + columns)
-                if shrinks(piece, self.rank)
-                else piece.high - piece.low
+                if shrinks(extent, self.rank)
+                else extent.high - extent.low
             )
         return count * spec.work.itemsize
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         x = x.to(spec.work)
-        thin = [piece for piece in spec.pieces() if shrinks(piece, self.rank)]
-        whole = [piece for piece in spec.pieces() if not shrinks(piece, self.rank)]
-        qs = [state[f"q/{piece.part.name}"] for piece in thin]
-        ms = [run(x, piece).view(matrix(piece)) for piece in thin]  # (m, n) each
+        thin = [extent for extent in spec.extents() if shrinks(extent, self.rank)]
+        whole = [extent for extent in spec.extents() if not shrinks(extent, self.rank)]
+        qs = [state[f"q/{extent.part.name}"] for extent in thin]
+        ms = [run(x, extent).view(matrix(extent)) for extent in thin]  # (m, n) each
 
         ps = yield numbers(
             [fast.thin_product(m, q.value) for m, q in zip(ms, qs, strict=True)]
-            + [run(x, piece) for piece in whole],
+            + [run(x, extent) for extent in whole],
             spec,
             x,
             ctx,
         )
         total = memory.empty_like(x)
         at = sum(m.shape[0] * self.rank for m in ms)
-        for piece in whole:
-            run(total, piece).copy_(ps[at : at + piece.high - piece.low])
-            at += piece.high - piece.low
+        for extent in whole:
+            run(total, extent).copy_(ps[at : at + extent.high - extent.low])
+            at += extent.high - extent.low
         if not thin:
             return Outcome(total, lambda: x)
 
@@ -135,22 +135,22 @@ class lowrank(Codec):
             q.view(m.shape[1], self.rank)
             for m, q in zip(ms, _split(sums, ms, 1, self.rank), strict=True)
         ]
-        for piece, basis, q, leaf in zip(thin, ps_hat, new, qs, strict=True):
-            fast.outer(basis, q, run(total, piece).view(matrix(piece)))
+        for extent, basis, q, leaf in zip(thin, ps_hat, new, qs, strict=True):
+            fast.outer(basis, q, run(total, extent).view(matrix(extent)))
             leaf.value = warm(q, leaf.value)
 
         def sent() -> Tensor:
             out = memory.empty_like(x)
-            for piece in whole:
-                run(out, piece).copy_(run(x, piece))
-            for piece, basis, q in zip(thin, ps_hat, own, strict=True):
-                fast.outer(basis, q, run(out, piece).view(matrix(piece)))
+            for extent in whole:
+                run(out, extent).copy_(run(x, extent))
+            for extent, basis, q in zip(thin, ps_hat, own, strict=True):
+                fast.outer(basis, q, run(out, extent).view(matrix(extent)))
             return out
 
         return Outcome(total, sent)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
-        return projection_bound(x, [p for p in spec.pieces() if shrinks(p, self.rank)], spec)
+        return projection_bound(x, [p for p in spec.extents() if shrinks(p, self.rank)], spec)
 
 
 def _split(flat: Tensor, ms: list[Tensor], dim: int, rank: int) -> list[Tensor]:

@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Piece
+from thinwire.core import Extent
 from thinwire.errors import StrategyError
 from thinwire.what.lowrank._factored import Factored
 from thinwire.what.lowrank._parts import matrix
@@ -91,8 +91,8 @@ class svd(Factored):
     def _randomised(self) -> bool:
         return not self.exact
 
-    def _shape(self, piece: Piece) -> tuple[int, ...]:
-        return matrix(piece)
+    def _shape(self, extent: Extent) -> tuple[int, ...]:
+        return matrix(extent)
 
     def _count(self, shape: tuple[int, ...]) -> int:
         return self.rank * sum(shape)

@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Piece
+from thinwire.core import Extent
 from thinwire.errors import StrategyError
 from thinwire.what.lowrank._factored import Factored, cube, leading
 
@@ -77,8 +77,8 @@ class tensortrain(Factored):
         if reasons:
             raise StrategyError(reasons)
 
-    def _shape(self, piece: Piece) -> tuple[int, ...]:
-        return cube(piece, self.fold)
+    def _shape(self, extent: Extent) -> tuple[int, ...]:
+        return cube(extent, self.fold)
 
     def _count(self, shape: tuple[int, ...]) -> int:
         return sum(before * length * after for before, length, after in self._train(shape))

@@ -27,7 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Piece
+from thinwire.core import Extent
 from thinwire.errors import StrategyError
 from thinwire.what.lowrank._factored import Factored, folded, leading
 
@@ -82,8 +82,8 @@ class tucker(Factored):
         if reasons:
             raise StrategyError(reasons)
 
-    def _shape(self, piece: Piece) -> tuple[int, ...]:
-        return folded(piece.part.shape, self.fold)
+    def _shape(self, extent: Extent) -> tuple[int, ...]:
+        return folded(extent.part.shape, self.fold)
 
     def _count(self, shape: tuple[int, ...]) -> int:
         small = self._ranks(shape)

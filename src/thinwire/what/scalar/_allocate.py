@@ -37,23 +37,23 @@ def allocate(errors: Tensor, costs: Tensor, room: int) -> Tensor:
     at = torch.zeros(len(errors), dtype=torch.int64, device=errors.device)
     if not len(errors):
         return at
-    pieces, targets, rates, prices = _moves(errors, costs)
+    rows, targets, rates, prices = _moves(errors, costs)
     order = rates.argsort(descending=True, stable=True)
-    pieces, targets = pieces[order], targets[order]
+    rows, targets = rows[order], targets[order]
     left = room - int(costs[:, 0].sum())
     spent = prices[order].cumsum(0)
     made = int((spent <= left).sum())
-    at.scatter_reduce_(0, pieces[:made], targets[:made], "amax")
+    at.scatter_reduce_(0, rows[:made], targets[:made], "amax")
     left -= int(spent[made - 1]) if made else 0
     rates, steps = _steps(errors, costs, at)
     while True:
         best = int(torch.where(steps <= left, rates, -1.0).argmax())
-        piece, option = divmod(best, errors.shape[1])
-        if not (rates[piece, option] > 0 and steps[piece, option] <= left):
+        row, option = divmod(best, errors.shape[1])
+        if not (rates[row, option] > 0 and steps[row, option] <= left):
             return at
-        left -= int(steps[piece, option])
-        at[piece] = option
-        own = slice(piece, piece + 1)
+        left -= int(steps[row, option])
+        at[row] = option
+        own = slice(row, row + 1)
         rates[own], steps[own] = _steps(errors[own], costs[own], at[own])
 
 
@@ -86,5 +86,5 @@ def _moves(errors: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
             (everyone[moves], target[moves], last[moves], steps[everyone, target][moves])
         )
         at = torch.where(moves, target, at)
-    pieces, targets, rates, prices = map(torch.cat, zip(*batches, strict=True))
-    return pieces, targets, rates, prices
+    rows, targets, rates, prices = map(torch.cat, zip(*batches, strict=True))
+    return rows, targets, rates, prices

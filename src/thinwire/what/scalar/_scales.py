@@ -46,10 +46,10 @@ def runs(spec: Spec, block: Block) -> Iterator[Run]:
     elif not spec.parts:
         yield from _cut(0, 0, spec.numel, max(spec.numel, 1))
     else:
-        for piece in spec.pieces():
-            shape = piece.part.shape
-            columns = piece.part.numel // shape[0] if len(shape) > 1 else piece.part.numel
-            yield from _cut(piece.at, piece.low, piece.high, columns)
+        for extent in spec.extents():
+            shape = extent.part.shape
+            columns = extent.part.numel // shape[0] if len(shape) > 1 else extent.part.numel
+            yield from _cut(extent.at, extent.low, extent.high, columns)
 
 
 def symmetric_steps(

@@ -225,10 +225,10 @@ class budget(Coder):
         layout, x = self._layout(spec), x.to(spec.work)
         widths = self._chosen(_in_rows(x, layout, layout.real(x.device)), spec)
         results, at = {}, 0
-        for piece in spec.pieces():
-            until = at + len(_sizes(piece.high - piece.low, self.per))
+        for extent in spec.extents():
+            until = at + len(_sizes(extent.high - extent.low, self.per))
             sizes = layout.sizes[at:until]
-            results[piece.part.name], at = (
+            results[extent.part.name], at = (
                 float((widths[at:until] * sizes).sum() / sizes.sum()),
                 until,
             )
@@ -339,9 +339,9 @@ class budget(Coder):
         error = x.double().abs() * self.traits.drops
         if not spec.parts:
             return torch.maximum(least.error_bound(x, spec, ctx), error)
-        for piece in spec.pieces():  # no block crosses a parameter
-            own = slice(piece.at, piece.at + piece.high - piece.low)
-            alone = Spec((), 0, piece.high - piece.low, spec.dtype)
+        for extent in spec.extents():  # no block crosses a parameter
+            own = slice(extent.at, extent.at + extent.high - extent.low)
+            alone = Spec((), 0, extent.high - extent.low, spec.dtype)
             error[own] = torch.maximum(error[own], least.error_bound(x[own], alone, ctx))
         return error
 
@@ -376,7 +376,9 @@ class _Layout:
 
 @lru_cache(maxsize=256)
 def _layout(spec: Spec, per: int, block: int) -> _Layout:
-    runs = [piece.high - piece.low for piece in spec.pieces()] or [spec.numel] * (spec.numel > 0)
+    runs = [extent.high - extent.low for extent in spec.extents()] or [spec.numel] * (
+        spec.numel > 0
+    )
     sizes = torch.tensor(
         [size for run in runs for size in _sizes(run, per)], dtype=torch.int64, device="cpu"
     )

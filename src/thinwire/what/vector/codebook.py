@@ -278,7 +278,7 @@ class codebook(Coder):
 
     def _runs(self, spec: Spec) -> Iterator[tuple[int, int, str]]:
         """(where, how many values, whose) of each piece of the span."""
-        names = [piece.part.name for piece in spec.pieces()] or [""]
+        names = [extent.part.name for extent in spec.extents()] or [""]
         for (at, rows, columns), name in zip(runs(spec), names, strict=False):
             yield at, rows * columns, name
 
@@ -287,7 +287,7 @@ class codebook(Coder):
         enough = _WORTH * (1 << self.bits) * self.dim
         return [
             p.part.name
-            for p in spec.pieces()
+            for p in spec.extents()
             if self.refresh and p.whole and p.part.numel >= enough
         ]
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from thinwire.core import (
     Codec,
     Coder,
+    Extent,
     Outcome,
     Packet,
-    Piece,
     RankContext,
     Role,
     Rounds,
@@ -101,8 +101,8 @@ class by_role(Codec, KeepsResidual):
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         split = list(self._split(spec))
         flows: list[Rounds] = []
-        for role, sub, pieces in split:
-            part = torch.cat([x[p.at : p.at + p.high - p.low] for p in pieces])
+        for role, sub, extents in split:
+            part = torch.cat([x[p.at : p.at + p.high - p.low] for p in extents])
             flows.append(self._codecs[role].rounds(part, sub, state.child(role), ctx.child(role)))
 
         def answer(packets: dict[int, Packet]) -> Generator[Packet, Tensor, dict[int, Tensor]]:
@@ -122,20 +122,20 @@ class by_role(Codec, KeepsResidual):
 
         def spread(parts: list[Tensor]) -> Tensor:
             out = torch.empty(spec.numel, dtype=spec.work, device=x.device)
-            for (_, _, pieces), part in zip(split, parts, strict=True):
+            for (_, _, extents), part in zip(split, parts, strict=True):
                 at = 0
-                for p in pieces:
+                for p in extents:
                     out[p.at : p.at + p.high - p.low] = part[at : at + p.high - p.low]
                     at += p.high - p.low
             return out
 
         def sent(i: int) -> Tensor:
-            _, _, pieces = split[i]
+            _, _, extents = split[i]
             own = outcomes[i].sent
             return (
                 own()
                 if own is not None
-                else torch.cat([x[p.at : p.at + p.high - p.low] for p in pieces]).to(spec.dtype)
+                else torch.cat([x[p.at : p.at + p.high - p.low] for p in extents]).to(spec.dtype)
             )
 
         ways = range(len(split))
@@ -143,23 +143,23 @@ class by_role(Codec, KeepsResidual):
             spread([outcomes[i].total for i in ways]), lambda: spread([sent(i) for i in ways])
         )
 
-    def _split(self, spec: Spec) -> Iterator[tuple[Role, Spec, list[Piece]]]:
-        """For each role that occurs: the span of its parts laid side by side, and where its pieces
+    def _split(self, spec: Spec) -> Iterator[tuple[Role, Spec, list[Extent]]]:
+        """For each role that occurs: the span of its parts laid side by side, and where its extents
         lie in the whole."""
         for role in (f.name for f in fields(self)):
-            pieces = [piece for piece in spec.pieces() if piece.part.role == role]
-            if pieces:
+            extents = [extent for extent in spec.extents() if extent.part.role == role]
+            if extents:
                 parts, at = [], 0
-                for piece in pieces:
+                for extent in extents:
                     parts.append(
-                        type(piece.part)(piece.part.name, piece.part.shape, at, piece.part.role)
+                        type(extent.part)(extent.part.name, extent.part.shape, at, extent.part.role)
                     )
-                    at += piece.part.numel
-                numel = sum(piece.high - piece.low for piece in pieces)
+                    at += extent.part.numel
+                numel = sum(extent.high - extent.low for extent in extents)
                 yield (
-                    pieces[0].part.role,
-                    Spec(tuple(parts), pieces[0].low, numel, spec.dtype),
-                    pieces,
+                    extents[0].part.role,
+                    Spec(tuple(parts), extents[0].low, numel, spec.dtype),
+                    extents,
                 )
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
@@ -192,8 +192,8 @@ class by_role(Codec, KeepsResidual):
 
     def _indices(self, spec: Spec) -> Iterator[tuple[Role, Spec, Tensor]]:
         """Yield each role that occurs, its span, and the indices of its values in the whole."""
-        for role, sub, pieces in self._split(spec):
-            yield role, sub, torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in pieces])
+        for role, sub, extents in self._split(spec):
+            yield role, sub, torch.cat([torch.arange(p.at, p.at + p.high - p.low) for p in extents])
 
 
 @dataclass(frozen=True)

@@ -181,8 +181,8 @@ class clip(Wrapper, KeepsResidual):
 
     def _runs(self, spec: Spec) -> list[slice]:
         """What is bounded as one: the parts of the span, or all of it."""
-        pieces = list(spec.pieces()) if self.per == "part" else []
-        return [slice(piece.at, piece.at + piece.high - piece.low) for piece in pieces] or [
+        extents = list(spec.extents()) if self.per == "part" else []
+        return [slice(extent.at, extent.at + extent.high - extent.low) for extent in extents] or [
             slice(0, spec.numel)
         ]
 
