@@ -87,7 +87,7 @@ def left(bits: int) -> Callable[[Tensor], tuple[Callable[[], Any], int]]:
         before = x.flip(0)
 
         def call() -> tuple[Tensor, Tensor]:
-            return fast.grid_encode_left(x, before, 0.9, BLOCK, bits, "tread", None)
+            return fast.grid_encode_with_residual(x, before, 0.9, BLOCK, bits, "tread", None)
 
         return call, nbytes(x, before, *call())
 
@@ -117,8 +117,8 @@ def sign_decode(x: Tensor) -> tuple[Callable[[], Any], int]:
 
 def sign_left(x: Tensor) -> tuple[Callable[[], Any], int]:
     before = x.flip(0)
-    return lambda: fast.sign_encode_left(x, before, 0.9, BLOCK), nbytes(
-        x, before, *fast.sign_encode_left(x, before, 0.9, BLOCK)
+    return lambda: fast.sign_encode_with_residual(x, before, 0.9, BLOCK), nbytes(
+        x, before, *fast.sign_encode_with_residual(x, before, 0.9, BLOCK)
     )
 
 

@@ -1,23 +1,13 @@
-"""Names, docstrings, messages and pages use the words of the field; scripts/glossary.py has them.
-
-tests/unclean_words.txt lists the files that do not yet. It only shrinks: a file that is clean must
-leave it (`python scripts/glossary.py --shrink`).
-"""
+"""Names, docstrings, messages and pages use the words of the field (scripts/glossary.py)."""
 
 import pytest
 
-from scripts.glossary import by_file, everything, page_problems, source_problems, unclean
+from scripts.glossary import by_file, everything, page_problems, source_problems
 
 
 def test_files_use_the_words_of_the_field() -> None:
-    problems, listed = by_file(everything()), unclean()
-    new = [f"{path}: {lines[0]}" for path, lines in problems.items() if path not in listed]
-    assert new == [], f"{len(new)} files; each with its first line"
-    assert sorted(set(listed) - set(problems)) == [], "clean or gone: glossary.py --shrink"
-
-
-def test_the_list_is_sorted_without_doubles() -> None:
-    assert unclean() == sorted(set(unclean()))
+    problems = [f"{path}: {lines[0]}" for path, lines in by_file(everything()).items()]
+    assert problems == [], f"{len(problems)} files; each with its first line"
 
 
 @pytest.mark.parametrize(

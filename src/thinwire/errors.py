@@ -61,8 +61,7 @@ class PayloadError(ThinwireError, ValueError):
 
 
 class FlightError(ThinwireError, RuntimeError):
-    """A flight that could not be carried to its end: it names the step, the bucket and what the
-    transport said."""
+    """A flight did not reach its end; the text names step, bucket and the transport's error."""
 
 
 class NonFiniteError(FlightError):

@@ -39,7 +39,7 @@ class Member:
 
 def members(kind: str) -> dict[str, type[Member]]:
     """Every concrete member class of a kind by its name; subclasses register by existing."""
-    found: dict[str, type[Member]] = {}
+    by_name: dict[str, type[Member]] = {}
     for cls in _subclasses(Member):
         if (
             cls.kind == kind
@@ -47,14 +47,14 @@ def members(kind: str) -> dict[str, type[Member]]:
             and not inspect.isabstract(cls)
             and not cls.__name__.startswith("_")
         ):
-            other = found.setdefault(cls.__name__, cls)
+            other = by_name.setdefault(cls.__name__, cls)
             if other is not cls:
                 message = (
                     f"two classes are called {cls.__name__} in {kind!r}: {other.__module__} and "
                     f"{cls.__module__}. Rename one."
                 )
                 raise StrategyError(message)
-    return found
+    return by_name
 
 
 def find(kind: str, name: str) -> type[Member]:
@@ -63,14 +63,14 @@ def find(kind: str, name: str) -> type[Member]:
     Raises:
         StrategyError: no member of that kind has that name; the nearest names are suggested.
     """
-    known = members(kind)
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name, known, n=3)
+    by_name = members(kind)
+    if name in by_name:
+        return by_name[name]
+    near = difflib.get_close_matches(name, by_name, n=3)
     hint = (
         f"Did you mean {' or '.join(near)}?"
         if near
-        else f"There are: {', '.join(sorted(known)) or 'none'}."
+        else f"There are: {', '.join(sorted(by_name)) or 'none'}."
     )
     raise StrategyError(f"{kind}: no member is called {name!r}. {hint}")
 
@@ -108,18 +108,17 @@ def inside(value: Any) -> Iterator[Member]:
 
 
 def spelled_out(member: Member, always: int) -> str:
-    """The code that makes a member: its first `always` settings, and of the later ones those that
-    are not as by default.
+    """Return the code that makes a member: its first `always` settings, and of the later ones those
+    that differ from their defaults.
 
-    A setting that came with a later version thus leaves the name of what was saved without it as it
-    was.
+    So a setting that a later version adds does not change the text of a member saved without it.
     """
-    said = []
-    for place, field in enumerate(dataclasses.fields(member)):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
+    settings = []
+    for index, field in enumerate(dataclasses.fields(member)):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
         value = getattr(member, field.name)
-        if place < always or value != _default(field):
-            said.append(f"{field.name}={value!r}")
-    return f"{type(member).__name__}({', '.join(said)})"
+        if index < always or value != _default(field):
+            settings.append(f"{field.name}={value!r}")
+    return f"{type(member).__name__}({', '.join(settings)})"
 
 
 def to_table(member: Member) -> dict[str, Any]:

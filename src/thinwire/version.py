@@ -1,3 +1,3 @@
-"""The version, told to other ranks at attach and written into runs."""
+"""The version: ranks compare it at attach, and runs record it."""
 
 __version__ = "0.1.0"

@@ -27,31 +27,45 @@ POINTERS = {
     **dict.fromkeys(("table", "places"), "*i64"),
 }
 GRIDS: dict[str, dict[str, Any]] = {
-    "nearest": {"BITS": 4, "TOP": 7.0, "ZERO": 7, "LOTS": False, "GIVEN": False, "LEFT": False},
+    "nearest": {
+        "BITS": 4,
+        "TOP": 7.0,
+        "ZERO": 7,
+        "STOCHASTIC": False,
+        "GIVEN": False,
+        "FEEDBACK": False,
+    },
     "stochastic": {
         "BITS": 8,
         "TOP": 127.0,
         "ZERO": 127,
-        "LOTS": True,
+        "STOCHASTIC": True,
         "GIVEN": True,
-        "LEFT": False,
+        "FEEDBACK": False,
     },
-    "left": {"BITS": 3, "TOP": 3.5, "ZERO": 4, "LOTS": True, "GIVEN": False, "LEFT": True},
+    "feedback": {
+        "BITS": 3,
+        "TOP": 3.5,
+        "ZERO": 4,
+        "STOCHASTIC": True,
+        "GIVEN": False,
+        "FEEDBACK": True,
+    },
 }
 TILE = {"ROWS": 4, "BLOCK": 256}
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"grid_encode {name}": ("grid_encode", {**TILE, **given}) for name, given in GRIDS.items()},
-    "grid_encode, large blocks": ("grid_encode", {"ROWS": 1, "BLOCK": 4096, **GRIDS["left"]}),
-    "grid_encode, rest in bf16": ("grid_encode", {**TILE, **GRIDS["left"], "KEPT": "*i16"}),
+    "grid_encode, large blocks": ("grid_encode", {"ROWS": 1, "BLOCK": 4096, **GRIDS["feedback"]}),
+    "grid_encode, rest in bf16": ("grid_encode", {**TILE, **GRIDS["feedback"], "KEPT": "*i16"}),
     "grid_decode": ("grid_decode", {**TILE, "BITS": 5, "TOP": 15.0, "ADD": True}),
     "grid_sum_encode": (
         "grid_sum_encode",
-        {**TILE, "BITS": 6, "TOP": 31.0, "ZERO": 31, "LOTS": True},
+        {**TILE, "BITS": 6, "TOP": 31.0, "ZERO": 31, "STOCHASTIC": True},
     ),
-    "sign_encode": ("sign_encode", {**TILE, "HALVINGS": 8, "LEFT": True}),
+    "sign_encode": ("sign_encode", {**TILE, "HALVINGS": 8, "FEEDBACK": True}),
     "sign_encode, rest in bf16": (
         "sign_encode",
-        {**TILE, "HALVINGS": 8, "LEFT": True, "KEPT": "*i16"},
+        {**TILE, "HALVINGS": 8, "FEEDBACK": True, "KEPT": "*i16"},
     ),
     "sign_decode": ("sign_decode", {**TILE, "ADD": True}),
     "sign_sum_encode": ("sign_sum_encode", {"ROWS": 128, "BLOCK": 8, "HALVINGS": 3}),
@@ -67,7 +81,7 @@ def built(
         "triton.compiler"
     )  # here: pytest imports this file to look for examples in it
     program = getattr(import_module("thinwire.kernels._programs"), name)
-    unused = {"GIVEN": ("given",), "LEFT": ("before", "left")}
+    unused = {"GIVEN": ("given",), "FEEDBACK": ("residual", "new_residual")}
     absent = {
         name
         for flag, names in unused.items()
@@ -76,7 +90,9 @@ def built(
         if name in program.arg_names
     }
     constants = {**constants, **dict.fromkeys(absent)}
-    pointers = POINTERS | dict.fromkeys(("before", "left"), constants.pop("KEPT", "*fp32"))
+    pointers = POINTERS | dict.fromkeys(
+        ("residual", "new_residual"), constants.pop("KEPT", "*fp32")
+    )
     types = {
         name: "constexpr"
         if name in constants

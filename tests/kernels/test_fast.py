@@ -116,7 +116,7 @@ def test_grid_encode_with_steps_of_ones_own(
     decay=0.0,
     kept=torch.bfloat16,
 )
-def test_grid_encode_left(
+def test_grid_encode_with_residual(
     level: native.Level,
     x: Tensor,
     seed: int,
@@ -128,9 +128,9 @@ def test_grid_encode_left(
 ) -> None:
     before, block = values(x.numel(), seed, 0.0, 1).to(kept), block or x.numel()
     with native.using(level):
-        told = fast.grid_encode_left(x, before, decay, block, *grid, key)
+        told = fast.grid_encode_with_residual(x, before, decay, block, *grid, key)
     with native.using("torch"):
-        expected = fast.grid_encode_left(x, before, decay, block, *grid, key)
+        expected = fast.grid_encode_with_residual(x, before, decay, block, *grid, key)
     assert told[1].dtype == kept
     assert all(same(a, b) for a, b in zip(told, expected, strict=True))
 
@@ -202,7 +202,7 @@ def test_sign(
             payload = fast.sign_encode(x, block)
             total = before.clone()
             fast.sign_accumulate(total, payload, block)
-            left = fast.sign_encode_left(x, before.to(kept), decay, block)
+            left = fast.sign_encode_with_residual(x, before.to(kept), decay, block)
             decoded = fast.sign_decode(payload, n, block, torch.float32)
             told[each] = [
                 payload,

@@ -73,8 +73,8 @@ def grid_work(
             payload,
             fast.grid_decode(payload, n, block, bits, grid, torch.float32),
             total,
-            *fast.grid_encode_left(x, before, decay, block, bits, grid, key),
-            *fast.grid_encode_left(x, before.bfloat16(), decay, block, bits, grid, key),
+            *fast.grid_encode_with_residual(x, before, decay, block, bits, grid, key),
+            *fast.grid_encode_with_residual(x, before.bfloat16(), decay, block, bits, grid, key),
             fast.grid_sum_encode(payloads, n, block, bits, grid, key, torch.float32),
         ]
 
@@ -93,8 +93,8 @@ def sign_work(block: int, decay: float) -> Callable[..., Sequence[Tensor]]:
             payload,
             fast.sign_decode(payload, n, block, torch.float32),
             total,
-            *fast.sign_encode_left(x, before, decay, block),
-            *fast.sign_encode_left(x, before.bfloat16(), decay, block),
+            *fast.sign_encode_with_residual(x, before, decay, block),
+            *fast.sign_encode_with_residual(x, before.bfloat16(), decay, block),
             fast.sign_sum_encode(payloads, n, block, torch.float32),
         ]
 
@@ -193,14 +193,16 @@ class _ReachedError(Exception):
 
 CALLS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "grid_encode": lambda x, _: fast.grid_encode(x, 8, 8, "tread", None),
-    "grid_encode_left": lambda x, _: fast.grid_encode_left(x, x, 1.0, 8, 8, "tread", None),
+    "grid_encode_with_residual": lambda x, _: fast.grid_encode_with_residual(
+        x, x, 1.0, 8, 8, "tread", None
+    ),
     "grid_decode": lambda _, payload: fast.grid_decode(payload, 64, 8, 8, "tread", torch.float32),
     "grid_decode added": lambda x, payload: fast.grid_accumulate(x, payload, 8, 8, "tread"),
     "grid_sum_encode": lambda _, payload: fast.grid_sum_encode(
         [payload], 64, 8, 8, "tread", None, torch.float32
     ),
     "sign_encode": lambda x, _: fast.sign_encode(x, 8),
-    "sign_encode_left": lambda x, _: fast.sign_encode_left(x, x, 1.0, 8),
+    "sign_encode_with_residual": lambda x, _: fast.sign_encode_with_residual(x, x, 1.0, 8),
     "sign_decode": lambda _, payload: fast.sign_decode(payload, 64, 8, torch.float32),
     "sign_decode added": lambda x, payload: fast.sign_accumulate(x, payload, 8),
     "sign_sum_encode": lambda _, payload: fast.sign_sum_encode([payload], 64, 8, torch.float32),

@@ -90,7 +90,7 @@ BROKEN: dict[str, tuple[Schedule, str]] = {
     ),
     "dense for ever": (
         _broken(every(2), lambda at: replace(at.tick, dense=at.step >= 3)),
-        "nothing is dense once it has settled",
+        "nothing is dense once it is steady",
     ),
     "shallow": (_broken(delayed(2, every(1)), deep=2), "no more flights in the air than `depth`"),
     "other fragments": (

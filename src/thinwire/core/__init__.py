@@ -1,4 +1,4 @@
-"""Every noun of the house: what a bucket is, what travels, who decides and who moves.
+"""Define the terms of this library: bucket, packet, hop, codec, route, schedule, target, driver.
 
 Code that decides is a generator that yields what it wants moved; code that touches a network or a
 clock is a small driver. A codec yields a `Packet` and is sent back the *sum over ranks of what

@@ -275,22 +275,27 @@ class Coder(Codec):
         total.add_(self.decode(payload, spec, state, ctx, sender))
 
     def encode_with_residual(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+        self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
-        """Say y = x + decay · before, and what of y that leaves encoded; a codec overrides it where
-        one pass does all of it.
+        """Encode `x + decay * residual`; return the packet and the new residual.
 
-        x, before: (spec.numel,), `before` of spec.work or bf16, in which what is left may come,
-            too.
+        A codec overrides it where one pass does all of it.
+
+        Args:
+            x: (spec.numel,) of the bucket's dtype.
+            residual: (spec.numel,) of spec.work or bf16; the new residual may come in it, too.
+            decay: what the old residual is multiplied by.
         """
-        y = fast.summed(x.to(spec.work), before.to(spec.work), decay)
+        y = fast.summed(x.to(spec.work), residual.to(spec.work), decay)
         packet = encode_packet(self, y, spec, state, ctx)
         own = (
             packet.payload if self.traits.lossy else packet.payload.clone()
         )  # what opens to itself is what a route may write into
         sent = packet.open(own, ctx.rank)
-        left = y - sent
-        return EncodedWithResidual(packet, left, fast.all_finite(left), lambda: sent)
+        new_residual = y - sent
+        return EncodedWithResidual(
+            packet, new_residual, fast.all_finite(new_residual), lambda: sent
+        )
 
     def encode_sum(
         self,

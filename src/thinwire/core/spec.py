@@ -1,4 +1,4 @@
-"""What every rank knows without being told: the parts of a bucket, spans of it, and who speaks."""
+"""Describe a bucket, spans of it and a rank's context: all ranks know these, and none travels."""
 
 from __future__ import annotations
 
@@ -169,6 +169,7 @@ class RankContext:
     def rng_key(self, spec: Spec) -> tuple[int, int]:
         """Return the key of `random_bits`, of (seed, step, key, span, rank), for a kernel that
         draws by itself."""
+        # The text is part of what keys the draws: another one would change payloads.
         digest = self._digest(spec, f"lots of {self.rank}")
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 

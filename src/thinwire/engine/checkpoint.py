@@ -68,7 +68,7 @@ def save(sync: Resumable) -> dict[str, Tensor]:
     state.update(_buffers(sync))
     if sync.session.strategy.on.clock == "step":
         state.update(_private(sync))
-    begin = _among(sync)
+    begin = _rank_prefix(sync)
     return {f"{begin}{key}": value for key, value in state.items()}
 
 
@@ -106,18 +106,18 @@ def load(sync: Resumable, state: dict[str, Tensor]) -> None:
     sync.resume(meta["step"], meta["apart"])
 
 
-def _among(sync: Resumable) -> str:
-    """What the keys of a part of the ranks begin with."""
-    among = sync.session.driver.global_ranks
-    return f"among {'-'.join(map(str, among))}/" if among else ""
+def _rank_prefix(sync: Resumable) -> str:
+    """Return what the keys begin with where the syncer has a part of the ranks, else ""."""
+    ranks = sync.session.driver.global_ranks
+    return f"among {'-'.join(map(str, ranks))}/" if ranks else ""
 
 
 def _of_group(sync: Resumable, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is of this syncer's own part of the ranks, by plain keys."""
-    begin = _among(sync)
+    """Return what belongs to this syncer's own part of the ranks, by plain keys."""
+    begin = _rank_prefix(sync)
     parts = sorted({key.partition("/")[0] for key in state if key.startswith("among ")})
     if not parts:
-        return state  # of all ranks, or saved before parts were told apart
+        return state  # of all ranks, or saved before keys named the part
     if begin.removesuffix("/") not in parts:
         mine = begin.removesuffix("/") or "among all"
         raise CheckpointError(
@@ -222,10 +222,10 @@ def _hash_of_layout(sync: Resumable, before: str = "") -> str:
     return hash_json([[before + name for name in bucket.names] for bucket in sync.session.buckets])
 
 
-def pack_json(told: Any) -> Tensor:
+def pack_json(value: Any) -> Tensor:
     """JSON in bytes, filled up with blanks to a size that seldom changes, since DCP loads into
     tensors of the saved size."""
-    text = json.dumps(told).encode()
+    text = json.dumps(value).encode()
     return torch.frombuffer(
         bytearray(text.ljust(-(-len(text) // _META_BYTES) * _META_BYTES)), dtype=torch.uint8
     )
@@ -300,19 +300,21 @@ def _must_be_another_period(sync: Resumable, meta: dict[str, Any], saved: SavedS
 
 
 def _dealt(saved: Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor:
-    """This rank's cards of a sum: element i whole to the i-th rank, what float32 rounded off to the
-    next."""
+    """Return this rank's part of a sum that is divided among the ranks.
+
+    Element i goes whole to the i-th rank, in turn, and what float32 rounds off to the next one.
+    """
     assert leaf.spec is not None
     total = saved.total(path, leaf.spec)
     group = leaf.group or tuple(range(world))
-    place = torch.arange(leaf.spec.numel) % len(group)
+    owner = torch.arange(leaf.spec.numel) % len(group)  # position in the group that gets element i
     dtype = leaf.value.dtype if leaf.form is None else leaf.spec.work
     main = total.to(dtype)
     rest = (total - main).to(dtype)
     mine = group.index(rank)
-    out = torch.where(place == mine, main, torch.zeros_like(main))
+    out = torch.where(owner == mine, main, torch.zeros_like(main))
     if len(group) > 1:
-        out += torch.where((place + 1) % len(group) == mine, rest, torch.zeros_like(rest))
+        out += torch.where((owner + 1) % len(group) == mine, rest, torch.zeros_like(rest))
     return out
 
 
@@ -365,7 +367,7 @@ def _load_buffers(sync: Resumable, saved: Saved, rank: int) -> None:
 
 
 def _take_shares(sync: Resumable, meta: dict[str, Any]) -> None:
-    """What ranks weigh: as `weigh` said last, or else as this `attach` says."""
+    """Take the weights of ranks that `weigh` set last, or else those of this `attach`."""
     if meta.get("weighed", True):
         sync.weights.fractions, sync.weights.from_ranks = meta["shares"], True
     elif list(sync.weights.fractions) != meta["shares"]:

@@ -135,7 +135,7 @@ class Saved:
 def _mean(of_ranks: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     """Weighted, summed in float64; in the tensors' own type."""
     return (
-        torch.stack([each.double() * share for each, share in zip(of_ranks, shares, strict=True)])
+        torch.stack([each.double() * weight for each, weight in zip(of_ranks, shares, strict=True)])
         .sum(0)
         .to(of_ranks[0])
     )

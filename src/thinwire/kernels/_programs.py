@@ -10,8 +10,8 @@ Each equals `kernels/reference.py` bit for bit. That needs, as in kernels/cpu:
   - `tl.div_rn`: the plain `/` of float32 is an approximation on a GPU;
   - largest magnitudes as integers, and means by halves: the order of a `tl.sum` is fixed only where
     it is of two values, or of integers;
-  - subnormal numbers kept. Triton does that unless told otherwise: its PTX has no `.ftz` outside of
-    exp2 and its kin, and on AMD `allow_flush_denorm` is off. tests/kernels/test_gpu.py looks at the
+  - subnormal numbers kept. Triton does that by default: its PTX has no `.ftz` outside of exp2 and
+    the like, and on AMD `allow_flush_denorm` is off. tests/kernels/test_gpu.py looks at the
     compiled code for all of these.
 
 A program takes a tile of ROWS blocks of BLOCK values, SIZE = ROWS * BLOCK in all, from value
@@ -36,7 +36,7 @@ HUGE_BITS = tl.constexpr(0x5F800000)
 
 
 @triton.jit
-def _place(n, SIZE: tl.constexpr):
+def _tile(n, SIZE: tl.constexpr):
     """The tile's first value, and how many of its values exist."""
     first = tl.program_id(0).to(tl.int64) * SIZE
     return first, tl.minimum(n - first, SIZE).to(tl.int32)
@@ -50,35 +50,39 @@ def _rows_of(count, ROWS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _summed(x, before, decay, first, count, SIZE: tl.constexpr, LEFT: tl.constexpr):
-    """x + decay * before, each operation rounded; x alone where nothing was left."""
+def _summed(x, residual, decay, first, count, SIZE: tl.constexpr, FEEDBACK: tl.constexpr):
+    """x + decay * residual, each operation rounded; x alone without FEEDBACK."""
     at = tl.arange(0, SIZE)
     y = tl.load(x + first + at, mask=at < count, other=0.0)
-    if LEFT:
-        y = y + _wide(tl.load(before + first + at, mask=at < count, other=0)) * decay
+    if FEEDBACK:
+        y = y + _wide(tl.load(residual + first + at, mask=at < count, other=0)) * decay
     return y
 
 
 @triton.jit
-def _wide(kept):
-    """What was left, as float32: kept as that, or as bfloat16's bits."""
-    if kept.dtype == tl.int16:
-        kept = (kept.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    return kept
+def _wide(stored):
+    """The residual as float32: it is stored as that, or as bfloat16's bits."""
+    if stored.dtype == tl.int16:
+        stored = (stored.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return stored
 
 
 @triton.jit
-def _keep(left, x, mask):
-    """Store what is left (SIZE,) as float32, or as bfloat16's bits, half to even: a cast's rounding
-    is the compiler's own."""
-    if left.dtype.element_ty == tl.int16:
+def _store_residual(new_residual, x, mask):
+    """Store the new residual (SIZE,) as float32, or as bfloat16's bits, half to even.
+
+    A cast would round as the compiler likes.
+    """
+    if new_residual.dtype.element_ty == tl.int16:
         bits = x.to(tl.int32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         tl.store(
-            left, tl.where((bits & SIZE_BITS) > INFINITE, 0x7FC0, rounded).to(tl.int16), mask=mask
+            new_residual,
+            tl.where((bits & SIZE_BITS) > INFINITE, 0x7FC0, rounded).to(tl.int16),
+            mask=mask,
         )
     else:
-        tl.store(left, x, mask=mask)
+        tl.store(new_residual, x, mask=mask)
 
 
 @triton.jit
@@ -174,7 +178,7 @@ def _codes(
     BLOCK: tl.constexpr,
     TOP: tl.constexpr,
     ZERO: tl.constexpr,
-    LOTS: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
 ):
     """reference.quantise of x (ROWS, BLOCK): uint32."""
     steps = step_bits.to(tl.float32, bitcast=True)
@@ -182,18 +186,18 @@ def _codes(
     lift = tl.where(steps < TINY, LIFT, 1.0)
     inverse = tl.div_rn(tl.full(steps.shape, 1.0, tl.float32), tl.where(usable, steps, 1.0) * lift)
     lifted = x * lift[:, None]
-    if LOTS:
+    if STOCHASTIC:
         v = lifted * (inverse * 65535.984375)[:, None] + (TOP * 65536 + 0.5)
         v = tl.where(v > 0, v, 0.0)  # a NaN becomes 0, too
         v = tl.where(v < 2 * TOP * 65536, v, 2 * TOP * 65536)
-        place = (
+        index = (
             tl.arange(0, ROWS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :] + first.to(tl.int32)
         )
-        halves = (place & 1).to(
+        halves = (index & 1).to(
             tl.uint32
         ) * 16  # value i takes a half of draw i / 2, the lower where i is even
-        lots = (_draw(place.to(tl.uint32) >> 1, key0, key1) >> halves) & 0xFFFF
-        codes = (v.to(tl.int32).to(tl.uint32) + lots) >> 16
+        random_bits = (_draw(index.to(tl.uint32) >> 1, key0, key1) >> halves) & 0xFFFF
+        codes = (v.to(tl.int32).to(tl.uint32) + random_bits) >> 16
     else:
         v = lifted * inverse[:, None] + TOP
         v = tl.where(v > 0, v, 0.0)
@@ -204,11 +208,11 @@ def _codes(
 
 @triton.jit
 def _grid_put(
-    x, given, first, count, key0, key1, steps, codes, left,
+    x, given, first, count, key0, key1, steps, codes, new_residual,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
-    ZERO: tl.constexpr, LOTS: tl.constexpr, GIVEN: tl.constexpr, LEFT: tl.constexpr,
+    ZERO: tl.constexpr, STOCHASTIC: tl.constexpr, GIVEN: tl.constexpr, FEEDBACK: tl.constexpr,
 ):  # fmt: skip
-    """Store the steps and codes of x (SIZE,), and in `left` what they leave encoded of it."""
+    """Store the steps and codes of x (SIZE,), and x less what they decode to in `new_residual`."""
     SIZE: tl.constexpr = ROWS * BLOCK
     at = tl.arange(0, SIZE)
     row, exists = _rows_of(count, ROWS, BLOCK)
@@ -220,11 +224,11 @@ def _grid_put(
     else:
         step_bits = _step_bits(_largest(x), TOP)
     tl.store(steps + first // BLOCK + row, step_bits.to(tl.float32, bitcast=True), mask=exists)
-    own = _codes(x, step_bits, first, key0, key1, ROWS, BLOCK, TOP, ZERO, LOTS)
+    own = _codes(x, step_bits, first, key0, key1, ROWS, BLOCK, TOP, ZERO, STOCHASTIC)
     _pack(tl.where(at < count, tl.reshape(own, (SIZE,)), 0).to(tl.uint32), codes, SIZE, BITS)
-    if LEFT:
-        said = (own.to(tl.float32) - TOP) * step_bits.to(tl.float32, bitcast=True)[:, None]
-        _keep(left + first + at, tl.reshape(x - said, (SIZE,)), at < count)
+    if FEEDBACK:
+        decoded = (own.to(tl.float32) - TOP) * step_bits.to(tl.float32, bitcast=True)[:, None]
+        _store_residual(new_residual + first + at, tl.reshape(x - decoded, (SIZE,)), at < count)
 
 
 @triton.jit
@@ -247,14 +251,16 @@ def _grid_values(
 
 @triton.jit(do_not_specialize=["key0", "key1"])
 def grid_encode(
-    x, before, decay, given, n, key0, key1, steps, codes, left,
+    x, residual, decay, given, n, key0, key1, steps, codes, new_residual,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
-    ZERO: tl.constexpr, LOTS: tl.constexpr, GIVEN: tl.constexpr, LEFT: tl.constexpr,
+    ZERO: tl.constexpr, STOCHASTIC: tl.constexpr, GIVEN: tl.constexpr, FEEDBACK: tl.constexpr,
 ):  # fmt: skip
-    """y = x + decay * before -> steps and codes, and left = y - what they decode to. Without LEFT,
-    y = x."""
-    first, count = _place(n, ROWS * BLOCK)
-    y = _summed(x, before, decay, first, count, ROWS * BLOCK, LEFT)
+    """y = x + decay * residual -> steps and codes, and new_residual = y - what they decode to.
+
+    Without FEEDBACK y = x.
+    """
+    first, count = _tile(n, ROWS * BLOCK)
+    y = _summed(x, residual, decay, first, count, ROWS * BLOCK, FEEDBACK)
     _grid_put(
         y,
         given,
@@ -264,15 +270,15 @@ def grid_encode(
         key1,
         steps,
         codes,
-        left,
+        new_residual,
         ROWS,
         BLOCK,
         BITS,
         TOP,
         ZERO,
-        LOTS,
+        STOCHASTIC,
         GIVEN,
-        LEFT,
+        FEEDBACK,
     )
 
 
@@ -289,7 +295,7 @@ def grid_decode(
     ADD: tl.constexpr,
 ):
     """Steps and codes -> out (n,), or added to it."""
-    first, count = _place(n, ROWS * BLOCK)
+    first, count = _tile(n, ROWS * BLOCK)
     at = tl.arange(0, ROWS * BLOCK)
     value = _grid_values(steps, codes, first, count, ROWS, BLOCK, BITS, TOP)
     if ADD:
@@ -301,11 +307,11 @@ def grid_decode(
 def grid_sum_encode(
     table, payloads, n, head, key0, key1, steps, codes,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
-    ZERO: tl.constexpr, LOTS: tl.constexpr,
+    ZERO: tl.constexpr, STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
     """The steps and codes of the sum of what `payloads` payloads decode to, added in order. head:
     bytes of steps."""
-    first, count = _place(n, ROWS * BLOCK)
+    first, count = _tile(n, ROWS * BLOCK)
     heads, own = _payload(table, 0, head)
     total = _grid_values(heads, own, first, count, ROWS, BLOCK, BITS, TOP)
     for each in range(1, payloads):
@@ -327,7 +333,7 @@ def grid_sum_encode(
         BITS,
         TOP,
         ZERO,
-        LOTS,
+        STOCHASTIC,
         False,
         False,
     )
@@ -373,21 +379,23 @@ def _sign_put(
     count,
     means,
     signs,
-    left,
+    new_residual,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     HALVINGS: tl.constexpr,
-    LEFT: tl.constexpr,
+    FEEDBACK: tl.constexpr,
 ):
-    """Store the means and signs of x (SIZE,), and in `left` what they leave encoded of it."""
+    """Store the means and signs of x (SIZE,), and x less what they decode to in `new_residual`."""
     row, exists = _rows_of(count, ROWS, BLOCK)
     mean_bits = _mean_bits(tl.reshape(x, (ROWS, BLOCK)), count, ROWS, BLOCK, HALVINGS)
     tl.store(means + first // BLOCK + row, mean_bits.to(tl.float32, bitcast=True), mask=exists)
     below = (x < 0).to(tl.uint32)
     _pack(below, signs, ROWS * BLOCK, 1)
-    if LEFT:
+    if FEEDBACK:
         at = tl.arange(0, ROWS * BLOCK)
-        _keep(left + first + at, x - _signed(mean_bits, below, ROWS, BLOCK), at < count)
+        _store_residual(
+            new_residual + first + at, x - _signed(mean_bits, below, ROWS, BLOCK), at < count
+        )
 
 
 @triton.jit
@@ -403,28 +411,30 @@ def _sign_values(means, signs, first, count, ROWS: tl.constexpr, BLOCK: tl.const
 @triton.jit
 def sign_encode(
     x,
-    before,
+    residual,
     decay,
     n,
     means,
     signs,
-    left,
+    new_residual,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     HALVINGS: tl.constexpr,
-    LEFT: tl.constexpr,
+    FEEDBACK: tl.constexpr,
 ):
-    """y = x + decay * before -> means and signs, and left = y - what they decode to. Without LEFT,
-    y = x."""
-    first, count = _place(n, ROWS * BLOCK)
-    y = _summed(x, before, decay, first, count, ROWS * BLOCK, LEFT)
-    _sign_put(y, first, count, means, signs, left, ROWS, BLOCK, HALVINGS, LEFT)
+    """y = x + decay * residual -> means and signs, and new_residual = y - what they decode to.
+
+    Without FEEDBACK y = x.
+    """
+    first, count = _tile(n, ROWS * BLOCK)
+    y = _summed(x, residual, decay, first, count, ROWS * BLOCK, FEEDBACK)
+    _sign_put(y, first, count, means, signs, new_residual, ROWS, BLOCK, HALVINGS, FEEDBACK)
 
 
 @triton.jit
 def sign_decode(means, signs, n, out, ROWS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
     """Means and signs -> out (n,), or added to it."""
-    first, count = _place(n, ROWS * BLOCK)
+    first, count = _tile(n, ROWS * BLOCK)
     at = tl.arange(0, ROWS * BLOCK)
     value = _sign_values(means, signs, first, count, ROWS, BLOCK)
     if ADD:
@@ -446,7 +456,7 @@ def sign_sum_encode(
 ):
     """The means and signs of the sum of what `payloads` payloads decode to, added in order, as in
     `grid_sum_encode`."""
-    first, count = _place(n, ROWS * BLOCK)
+    first, count = _tile(n, ROWS * BLOCK)
     heads, own = _payload(table, 0, head)
     total = _sign_values(heads, own, first, count, ROWS, BLOCK)
     for each in range(1, payloads):

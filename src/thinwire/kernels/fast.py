@@ -25,10 +25,10 @@ class _Blocked(Protocol):
         self, x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None
     ) -> Tensor: ...
 
-    def grid_encode_left(
+    def grid_encode_with_residual(
         self,
         x: Tensor,
-        before: Tensor,
+        residual: Tensor,
         decay: float,
         block: int,
         bits: int,
@@ -46,8 +46,8 @@ class _Blocked(Protocol):
 
     def sign_encode(self, x: Tensor, block: int) -> Tensor: ...
 
-    def sign_encode_left(
-        self, x: Tensor, before: Tensor, decay: float, block: int
+    def sign_encode_with_residual(
+        self, x: Tensor, residual: Tensor, decay: float, block: int
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None: ...
@@ -55,9 +55,9 @@ class _Blocked(Protocol):
     def sign_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int) -> Tensor: ...
 
 
-def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
+def summed(x: Tensor, residual: Tensor, decay: float) -> Tensor:
     """`reference.summed`."""
-    return _summed(x, before, decay, memory.empty_like(x))
+    return _summed(x, residual, decay, memory.empty_like(x))
 
 
 def all_finite(x: Tensor) -> Tensor:
@@ -101,28 +101,29 @@ def grid_encode(
     return kernels.grid_encode(x, block, bits, grid, key, steps)
 
 
-def grid_encode_left(
-    x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+def grid_encode_with_residual(
+    x: Tensor, residual: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The payload of y = x + decay · before; y less what it decodes to; whether all of that is
-    finite (bool): in one pass.
+    """Encode y = x + decay · residual in one pass.
 
-    `before`, and so what is left: of x's dtype, or bf16.
+    Returns:
+        The payload; the new residual, y less what the payload decodes to, in the dtype of
+        `residual` (x's dtype, or bf16); whether all of the new residual is finite (bool).
     """
-    x, before = x.contiguous(), before.contiguous()
+    x, residual = x.contiguous(), residual.contiguous()
     kernels = (
         _blocked(x, x.numel(), block, bits, x.dtype)
-        if before.dtype in (x.dtype, torch.bfloat16)
+        if residual.dtype in (x.dtype, torch.bfloat16)
         else None
     )
     if kernels is not None:
-        return kernels.grid_encode_left(x, before, decay, block, bits, grid, key)
-    y = reference.summed(x, before.to(x.dtype), decay)
+        return kernels.grid_encode_with_residual(x, residual, decay, block, bits, grid, key)
+    y = reference.summed(x, residual.to(x.dtype), decay)
     payload = reference.grid_encode(y, block, bits, grid, key)
-    left = (y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)).to(
-        before.dtype
+    new_residual = (y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)).to(
+        residual.dtype
     )
-    return payload, left, all_finite(left)
+    return payload, new_residual, all_finite(new_residual)
 
 
 def grid_decode(
@@ -185,23 +186,24 @@ def sign_encode(x: Tensor, block: int) -> Tensor:
     return reference.sign_encode(x, block) if kernels is None else kernels.sign_encode(x, block)
 
 
-def sign_encode_left(
-    x: Tensor, before: Tensor, decay: float, block: int
+def sign_encode_with_residual(
+    x: Tensor, residual: Tensor, decay: float, block: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The payload of y = x + decay · before, what it leaves, and whether that is finite: as
-    `grid_encode_left`."""
-    x, before = x.contiguous(), before.contiguous()
+    """Encode y = x + decay · residual; return what `grid_encode_with_residual` does."""
+    x, residual = x.contiguous(), residual.contiguous()
     kernels = (
         _blocked(x, x.numel(), block, 1, x.dtype)
-        if before.dtype in (x.dtype, torch.bfloat16)
+        if residual.dtype in (x.dtype, torch.bfloat16)
         else None
     )
     if kernels is not None:
-        return kernels.sign_encode_left(x, before, decay, block)
-    y = reference.summed(x, before.to(x.dtype), decay)
+        return kernels.sign_encode_with_residual(x, residual, decay, block)
+    y = reference.summed(x, residual.to(x.dtype), decay)
     payload = reference.sign_encode(y, block)
-    left = (y - reference.sign_decode(payload, y.numel(), block, y.dtype)).to(before.dtype)
-    return payload, left, all_finite(left)
+    new_residual = (y - reference.sign_decode(payload, y.numel(), block, y.dtype)).to(
+        residual.dtype
+    )
+    return payload, new_residual, all_finite(new_residual)
 
 
 def sign_decode(
@@ -252,29 +254,29 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def largest_sum(
-    x: Tensor, before: Tensor, decay: float, y: Tensor, k: int
+    x: Tensor, residual: Tensor, decay: float, y: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """y = x + decay · before (all (m, n)); the places of each row's k largest, and the values
+    """y = x + decay · residual (all (m, n)); the places of each row's k largest, and the values
     there, both (m, k); in one pass."""
-    x, before = x.contiguous(), before.contiguous()
-    kernels = native.library(x) if before.dtype == x.dtype and y.is_contiguous() else None
+    x, residual = x.contiguous(), residual.contiguous()
+    kernels = native.library(x) if residual.dtype == x.dtype and y.is_contiguous() else None
     if kernels is not None and k:
-        return kernels.largest_sum(x, before, decay, y, k)
-    return largest(_summed(x, before, decay, y), k)
+        return kernels.largest_sum(x, residual, decay, y, k)
+    return largest(_summed(x, residual, decay, y), k)
 
 
-def leave(y: Tensor, places: Tensor, values: Tensor, said: Tensor) -> Tensor:
-    """y (m, n) = values - said, both (m, k), at their places in each row; whether all of those are
+def leave(y: Tensor, places: Tensor, values: Tensor, sent: Tensor) -> Tensor:
+    """y (m, n) = values - sent, both (m, k), at their places in each row; whether all of those are
     finite: a bool of no dimension."""
     kernels = native.library(y)
     if (
         kernels is not None
-        and said.dtype == values.dtype == y.dtype
+        and sent.dtype == values.dtype == y.dtype
         and places.is_contiguous()
         and values.is_contiguous()
     ):
-        return torch.tensor(kernels.places_leave(places, values, said.contiguous(), y))
-    rest = values - said
+        return torch.tensor(kernels.places_leave(places, values, sent.contiguous(), y))
+    rest = values - sent
     y.scatter_(1, places, rest)
     return all_finite(rest)
 
@@ -315,9 +317,11 @@ def outer(p: Tensor, q: Tensor, out: Tensor) -> None:
         reference.outer(p, q, out)
 
 
-def _summed(x: Tensor, before: Tensor, decay: float, out: Tensor) -> Tensor:
+def _summed(x: Tensor, residual: Tensor, decay: float, out: Tensor) -> Tensor:
     return (
-        torch.add(x, before, out=out) if decay == 1 else torch.mul(before, decay, out=out).add_(x)
+        torch.add(x, residual, out=out)
+        if decay == 1
+        else torch.mul(residual, decay, out=out).add_(x)
     )
 
 

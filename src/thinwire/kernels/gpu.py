@@ -139,12 +139,14 @@ def grid_encode(
     return out.payload
 
 
-def grid_encode_left(
-    x: Tensor, before: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
+def grid_encode_with_residual(
+    x: Tensor, residual: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out, left = _Payload(x, x.numel(), block, bits), torch.empty_like(before)
-    _grid_encode(x, out, bits, grid, key, feedback=(_kept(before), decay, _kept(left)))
-    return out.payload, left, out.finite(left)
+    out, new_residual = _Payload(x, x.numel(), block, bits), torch.empty_like(residual)
+    _grid_encode(
+        x, out, bits, grid, key, feedback=(_stored(residual), decay, _stored(new_residual))
+    )
+    return out.payload, new_residual, out.finite(new_residual)
 
 
 def grid_decode(payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
@@ -163,7 +165,7 @@ def grid_sum_encode(
     out, top = _Payload(payloads[0], n, block, bits), reference.levels(bits, grid)[1]
     payloads, table = _addresses(payloads)
     tile, program = out.tile, _programs().grid_sum_encode
-    said = (
+    arguments = (
         *_words(key),
         out.heads,
         out.codes,
@@ -174,7 +176,7 @@ def grid_sum_encode(
         round(top),
         key is not None,
     )
-    tile.launch(program, table, len(payloads), n, out.heads.numel() * 4, *said)
+    tile.launch(program, table, len(payloads), n, out.heads.numel() * 4, *arguments)
     return out.payload
 
 
@@ -184,12 +186,12 @@ def sign_encode(x: Tensor, block: int) -> Tensor:
     return out.payload
 
 
-def sign_encode_left(
-    x: Tensor, before: Tensor, decay: float, block: int
+def sign_encode_with_residual(
+    x: Tensor, residual: Tensor, decay: float, block: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out, left = _Payload(x, x.numel(), block, 1), torch.empty_like(before)
-    _sign_encode(x, out, (_kept(before), decay, _kept(left)))
-    return out.payload, left, out.finite(left)
+    out, new_residual = _Payload(x, x.numel(), block, 1), torch.empty_like(residual)
+    _sign_encode(x, out, (_stored(residual), decay, _stored(new_residual)))
+    return out.payload, new_residual, out.finite(new_residual)
 
 
 def sign_decode(payload: Tensor, block: int, out: Tensor, add: bool) -> None:
@@ -209,9 +211,9 @@ def sign_decode(payload: Tensor, block: int, out: Tensor, add: bool) -> None:
 def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
     out = _Payload(payloads[0], n, block, 1)
     payloads, table = _addresses(payloads)
-    said = (out.heads, out.codes, out.tile.rows, out.tile.block, out.tile.halvings)
+    arguments = (out.heads, out.codes, out.tile.rows, out.tile.block, out.tile.halvings)
     out.tile.launch(
-        _programs().sign_sum_encode, table, len(payloads), n, out.heads.numel() * 4, *said
+        _programs().sign_sum_encode, table, len(payloads), n, out.heads.numel() * 4, *arguments
     )
     return out.payload
 
@@ -270,21 +272,22 @@ class _Payload:
         self.payload = room[: head + (n * bits + 7) // 8]
         self.heads, self.codes = room[:head].view(torch.float32), room[head:]
 
-    def finite(self, left: Tensor) -> Tensor:
-        """Whether what is left is: a head is not where a value of its block is not; bf16 may be
-        infinite where float32 was not."""
+    def finite(self, new_residual: Tensor) -> Tensor:
+        """Whether the new residual is finite. A head is not finite where a value of its block is
+        not; bf16 may be infinite where float32 was not."""
         heads = self.heads.isfinite().all()
-        return heads if left.dtype == torch.float32 else heads & left.isfinite().all()
+        return (
+            heads if new_residual.dtype == torch.float32 else heads & new_residual.isfinite().all()
+        )
 
 
-def _kept(left: Tensor) -> Tensor:
+def _stored(residual: Tensor) -> Tensor:
     """As programs take it: bf16 as its bits."""
-    return left.view(torch.int16) if left.dtype == torch.bfloat16 else left
+    return residual.view(torch.int16) if residual.dtype == torch.bfloat16 else residual
 
 
-_Feedback: TypeAlias = tuple[
-    Tensor, float, Tensor
-]  # what was left, its decay, and where to put what is left now
+# The residual, its decay, and where to put the new residual.
+_Feedback: TypeAlias = tuple[Tensor, float, Tensor]
 
 
 def _grid_encode(
@@ -296,15 +299,15 @@ def _grid_encode(
     steps: Tensor | None = None,
     feedback: _Feedback | None = None,
 ) -> None:
-    before, decay, left = feedback or (None, 1.0, None)
+    residual, decay, new_residual = feedback or (None, 1.0, None)
     tile, top = out.tile, reference.levels(bits, grid)[1]
     given = None if steps is None else steps.contiguous()
-    flags = (key is not None, steps is not None, left is not None)
-    said = (
+    flags = (key is not None, steps is not None, new_residual is not None)
+    arguments = (
         *_words(key),
         out.heads,
         out.codes,
-        left,
+        new_residual,
         tile.rows,
         tile.block,
         bits,
@@ -312,21 +315,21 @@ def _grid_encode(
         round(top),
         *flags,
     )
-    tile.launch(_programs().grid_encode, x, before, float(decay), given, tile.n, *said)
+    tile.launch(_programs().grid_encode, x, residual, float(decay), given, tile.n, *arguments)
 
 
 def _sign_encode(x: Tensor, out: _Payload, feedback: _Feedback | None) -> None:
-    before, decay, left = feedback or (None, 1.0, None)
-    said = (
+    residual, decay, new_residual = feedback or (None, 1.0, None)
+    arguments = (
         out.heads,
         out.codes,
-        left,
+        new_residual,
         out.tile.rows,
         out.tile.block,
         out.tile.halvings,
-        left is not None,
+        new_residual is not None,
     )
-    out.tile.launch(_programs().sign_encode, x, before, float(decay), out.tile.n, *said)
+    out.tile.launch(_programs().sign_encode, x, residual, float(decay), out.tile.n, *arguments)
 
 
 def _parts(payload: Tensor, n: int, block: int) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,7 @@ def available() -> tuple[Level, ...]:
 
 
 @cache
-def _asked(name: str | None) -> Level:
+def _requested(name: str | None) -> Level:
     here = available()
     if name:
         if name not in LEVELS:
@@ -110,7 +110,7 @@ def _asked(name: str | None) -> Level:
 
 def chosen() -> Level:
     """The kernels in use."""
-    return _forced[-1] if _forced else _asked(env.text(VARIABLE) or None)
+    return _forced[-1] if _forced else _requested(env.text(VARIABLE) or None)
 
 
 @contextmanager
@@ -150,33 +150,39 @@ class Kernels:
     ) -> Tensor:
         out = _payload(x.numel(), block, bits)
         step = None if steps is None else steps.contiguous()
-        said = (x.numel(), block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+        settings = (x.numel(), block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
         self.lib.grid_encode(
             x.data_ptr(),
             None if step is None else step.data_ptr(),
-            *said,
+            *settings,
             out.data_ptr(),
             torch.get_num_threads(),
         )
         return out
 
-    def grid_encode_left(
+    def grid_encode_with_residual(
         self,
         x: Tensor,
-        before: Tensor,
+        residual: Tensor,
         decay: float,
         block: int,
         bits: int,
         grid: Grid,
         key: Key | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        out, left = _payload(x.numel(), block, bits), memory.empty_like(before)
-        sum_of = (x.data_ptr(), before.data_ptr(), before.dtype == torch.bfloat16, decay, x.numel())
-        said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
-        finite = self.lib.grid_encode_left(
-            *sum_of, *said, out.data_ptr(), left.data_ptr(), torch.get_num_threads()
+        out, new_residual = _payload(x.numel(), block, bits), memory.empty_like(residual)
+        sum_of = (
+            x.data_ptr(),
+            residual.data_ptr(),
+            residual.dtype == torch.bfloat16,
+            decay,
+            x.numel(),
         )
-        return out, left, torch.tensor(bool(finite), device="cpu")
+        settings = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+        finite = self.lib.grid_encode_left(
+            *sum_of, *settings, out.data_ptr(), new_residual.data_ptr(), torch.get_num_threads()
+        )
+        return out, new_residual, torch.tensor(bool(finite), device="cpu")
 
     def grid_decode(
         self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool
@@ -196,9 +202,14 @@ class Kernels:
         self, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None
     ) -> Tensor:
         out = _payload(n, block, bits)
-        said = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
+        settings = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
         self.lib.grid_sum_encode(
-            _pointers(payloads), len(payloads), n, *said, out.data_ptr(), torch.get_num_threads()
+            _pointers(payloads),
+            len(payloads),
+            n,
+            *settings,
+            out.data_ptr(),
+            torch.get_num_threads(),
         )
         return out
 
@@ -209,15 +220,21 @@ class Kernels:
         )
         return out
 
-    def sign_encode_left(
-        self, x: Tensor, before: Tensor, decay: float, block: int
+    def sign_encode_with_residual(
+        self, x: Tensor, residual: Tensor, decay: float, block: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        out, left = _payload(x.numel(), block, 1), memory.empty_like(before)
-        sum_of = (x.data_ptr(), before.data_ptr(), before.dtype == torch.bfloat16, decay, x.numel())
-        finite = self.lib.sign_encode_left(
-            *sum_of, block, out.data_ptr(), left.data_ptr(), torch.get_num_threads()
+        out, new_residual = _payload(x.numel(), block, 1), memory.empty_like(residual)
+        sum_of = (
+            x.data_ptr(),
+            residual.data_ptr(),
+            residual.dtype == torch.bfloat16,
+            decay,
+            x.numel(),
         )
-        return out, left, torch.tensor(bool(finite), device="cpu")
+        finite = self.lib.sign_encode_left(
+            *sum_of, block, out.data_ptr(), new_residual.data_ptr(), torch.get_num_threads()
+        )
+        return out, new_residual, torch.tensor(bool(finite), device="cpu")
 
     def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None:
         self.lib.sign_decode(
@@ -249,7 +266,7 @@ class Kernels:
         return places, values
 
     def largest_sum(
-        self, x: Tensor, before: Tensor, decay: float, y: Tensor, k: int
+        self, x: Tensor, residual: Tensor, decay: float, y: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
         chunks, per = x.shape
         places, values = (
@@ -258,7 +275,7 @@ class Kernels:
         )
         at = (places.data_ptr(), values.data_ptr(), y.data_ptr())
         self.lib.topk_chunks_sum(
-            x.data_ptr(), before.data_ptr(), decay, chunks, per, k, *at, torch.get_num_threads()
+            x.data_ptr(), residual.data_ptr(), decay, chunks, per, k, *at, torch.get_num_threads()
         )
         return places, values
 
@@ -319,9 +336,9 @@ class Kernels:
             )
         )
 
-    def places_leave(self, places: Tensor, values: Tensor, said: Tensor, y: Tensor) -> bool:
+    def places_leave(self, places: Tensor, values: Tensor, sent: Tensor, y: Tensor) -> bool:
         (chunks, k), per = places.shape, y.shape[1]
-        at = (places.data_ptr(), values.data_ptr(), said.data_ptr())
+        at = (places.data_ptr(), values.data_ptr(), sent.data_ptr())
         return bool(
             self.lib.places_leave(*at, chunks, k, per, y.data_ptr(), torch.get_num_threads())
         )

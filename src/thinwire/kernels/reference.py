@@ -121,25 +121,26 @@ def block_steps(blocks: Tensor, bits: int, grid: Grid) -> Tensor:
     return torch.where(absmax.isfinite(), steps, steps.new_tensor(float("nan")))
 
 
-def quantise(x: Tensor, steps: Tensor, bits: int, grid: Grid, lots: Tensor | None) -> Tensor:
+def quantise(x: Tensor, steps: Tensor, bits: int, grid: Grid, random: Tensor | None) -> Tensor:
     """Codes 0 … levels-1 of x (m, B) on the grid of `steps` (m, 1); rounds to nearest, or up with
     the fraction as probability.
 
-    lots: `draws` of x's shape for stochastic rounding, in units of 2^-16 steps. Codes of a block
-    with a zero or non-finite step are those of zero (tread) or of the even level beside it (rise).
+    random: `random_bits` of x's shape for stochastic rounding, in units of 2^-16 steps. Codes of a
+        block with a zero or non-finite step are those of zero (tread) or of the even level beside
+        it (rise).
     """
     count, top = levels(bits, grid)
     usable = (steps > 0) & steps.isfinite()
     lift = torch.where(steps < _TINY, _LIFT, 1.0).to(steps)
     inverse = torch.where(usable, 1 / (torch.where(usable, steps, 1) * lift), 0)
     lifted = torch.where(usable, x * lift, 0)
-    if lots is None:
+    if random is None:
         codes = lifted.mul_(inverse).add_(top).clamp_(0, count - 1).round_()
     else:
         scaled = (
             lifted.mul_(inverse * _SHARES).add_(top * 65536 + 0.5).clamp_(0, (count - 1) * 65536)
         )
-        codes = torch.where(usable, scaled.to(torch.int64) + lots >> 16, round(top))
+        codes = torch.where(usable, scaled.to(torch.int64) + random >> 16, round(top))
     return codes.to(torch.uint8)
 
 
@@ -174,9 +175,9 @@ def noise(n: int, key: Key) -> Tensor:
     return random_bits(n, key).to(torch.float32).add_(0.5).mul_(2.0**-16)
 
 
-def summed(x: Tensor, before: Tensor, decay: float) -> Tensor:
-    """x + decay · before, each operation rounded."""
-    return x + before if decay == 1 else x + before * decay
+def summed(x: Tensor, residual: Tensor, decay: float) -> Tensor:
+    """x + decay · residual, each operation rounded."""
+    return x + residual if decay == 1 else x + residual * decay
 
 
 def block_means(magnitudes: Tensor, n: int) -> Tensor:
@@ -215,8 +216,8 @@ def grid_encode(
     n = x.numel()
     rows = to_blocks(x, block)
     steps = block_steps(rows, bits, grid) if steps is None else steps
-    lots = None if key is None else to_blocks(random_bits(n, key).to(x.device), block)
-    codes = quantise(rows, steps[:, None], bits, grid, lots)
+    random = None if key is None else to_blocks(random_bits(n, key).to(x.device), block)
+    codes = quantise(rows, steps[:, None], bits, grid, random)
     return torch.cat([as_bytes(steps), pack(codes.view(-1)[:n], bits)])
 
 

@@ -1,4 +1,4 @@
-"""A strategy is one value of each: when to talk, what to say, how to carry it, on which tensors.
+"""A strategy is one value of each: when to talk, what to send, how to carry it, on which tensors.
 
 Every method of the literature is a row, not a program:
 
@@ -7,7 +7,7 @@ Every method of the literature is a row, not a program:
     PowerSGD              Strategy(what=feedback(lowrank(4)))
     DiLoCo                Strategy(when=every(100), on=deltas(outer=nesterov(0.7, 0.9)))
 
-What cannot be honoured is refused here, where the user speaks, and not at step 4000.
+What cannot be honoured is refused here, when the strategy is made, and not at step 4000.
 """
 
 from __future__ import annotations

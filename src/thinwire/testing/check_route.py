@@ -208,9 +208,9 @@ class _Bucket:
     def _check_hop(self, hop: Hop, rank: int, case: str) -> None:
         if isinstance(hop, AllReduce):
             self.eps = max(self.eps, torch.finfo(hop.tensor.dtype).eps)
-            known = hop.group == self.group or hop.group in self.groups
+            listed = hop.group == self.group or hop.group in self.groups
             require(
-                known,
+                listed,
                 self.route,
                 "groups(world) holds every subset that it all-reduces over",
                 case,
@@ -255,16 +255,16 @@ class _Bucket:
             case,
             f"rank {ctx.rank} handed {sent:g}, stated {stated}",
         )
-        known, count = (
+        formula, count = (
             self.route.sent_messages(self.codec, self.spec, ctx),
             self.messages[ctx.rank],
         )
         require(
-            known in (None, count),
+            formula in (None, count),
             self.route,
             "a rank sends sent_messages messages",
             case,
-            f"rank {ctx.rank}: {count:g}, not {known}",
+            f"rank {ctx.rank}: {count:g}, not {formula}",
         )
 
     def _near(
@@ -277,12 +277,12 @@ class _Bucket:
         size = float(exact.abs().sum(0).max()) + held * world
         size += world * self._most_lost(self.codec, size)  # what arrives may be as much larger
         rounding = 1e-6 * size if self.eps < 1e-6 else world * self.eps * size
-        again = self.route.reencodes(self.codec, world)
+        reencodes = self.route.reencodes(self.codec, world)
         brought = [member for member in inside(self.route) if isinstance(member, Codec)]
         own = self._most_lost(self.codec, size)
-        lost = own * (world + again) + sum(self._most_lost(codec, size) for codec in brought) * (
-            world + 1
-        )
+        lost = own * (world + reencodes) + sum(
+            self._most_lost(codec, size) for codec in brought
+        ) * (world + 1)
         total = outcomes[0].total.double()
         if not self.route.consensus:
             total = torch.stack([outcome.total.double() for outcome in outcomes.values()]).mean(0)
@@ -308,7 +308,7 @@ class _Bucket:
             second = (
                 (sum(self._most_lost(codec, size) for codec in brought) + held)
                 if brought
-                else again * own
+                else reencodes * own
             )
             require(
                 off <= rounding + second,

@@ -19,7 +19,7 @@ def check_schedule(schedule: Schedule, *, periods: int = 4, buckets: int = 7) ->
 
     Args:
         schedule: the member.
-        periods: how many periods, once it has settled, the table holds.
+        periods: how many periods, once it is steady, the table holds.
         buckets: the most buckets to try.
 
     Raises:
@@ -58,7 +58,7 @@ def _table(schedule: Schedule, periods: int, buckets: int) -> None:
     require(
         not late,
         schedule,
-        "nothing is dense once it has settled",
+        "nothing is dense once it is steady",
         f"{buckets} buckets",
         f"steps {late[:8]} are",
     )

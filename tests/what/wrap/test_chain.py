@@ -79,7 +79,7 @@ def test_it_may_be_added_where_all_pick_the_same_core_and_its_values_may(
 
 @pytest.mark.parametrize("second", [feedback(cast()), lowrank(2), by_role(matrix=cast())], ids=repr)
 def test_what_has_state_or_talks_in_rounds_cannot_follow(second: Codec) -> None:
-    with pytest.raises(StrategyError, match="the right side must be stateless and speak once"):
+    with pytest.raises(StrategyError, match="the right side must be stateless and send one packet"):
         topk(10) >> second  # type: ignore[operator]
 
 

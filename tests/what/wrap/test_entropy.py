@@ -248,8 +248,11 @@ def test_a_hostile_frame_is_refused_and_takes_no_more_memory_than_the_span(
 @pytest.mark.parametrize(
     ("inner", "told"),
     [
-        (feedback(uniform(4)), r"must speak once and remember nothing. Put entropy\(…\) inside it"),
-        (lowrank(2), "must speak once"),
+        (
+            feedback(uniform(4)),
+            r"must send one packet and remember nothing. Put entropy\(…\) inside it",
+        ),
+        (lowrank(2), "must send one packet"),
         (codebook(), "learns from what the ranks answer"),
         (entropy(), "coded already"),
         (topk(10) >> entropy(), "coded already"),

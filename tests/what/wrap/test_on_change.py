@@ -154,7 +154,7 @@ def test_what_cannot_be_is_refused() -> None:
         on_change(xi=-1.0, window=0, longest=0)
     assert len(caught.value.reasons) == 3
     for inner in (lowrank(2), feedback(topk(1)), ef21(topk(1))):
-        with pytest.raises(StrategyError, match=r"must speak once|count a loss twice"):
+        with pytest.raises(StrategyError, match=r"must send one packet|count a loss twice"):
             on_change(inner)  # type: ignore[arg-type]
     with pytest.raises(StrategyError, match="cannot be added unopened"):
         Strategy(what=on_change(), how=native())

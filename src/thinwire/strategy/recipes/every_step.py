@@ -82,7 +82,7 @@ def topk_sgd(fraction: float = 0.01) -> Strategy:
 
 
 def dgc_sgd(fraction: float = 0.001, momentum: float = 0.9, start: int = 0) -> Strategy:
-    """The largest `fraction` of all momentum that was not said yet, gathered, after `start` dense
+    """Gather the largest `fraction` of the momentum that was not sent yet, after `start` dense
     steps.
 
     (Lin, Han, Mao, Wang & Dally 2018, arXiv:1712.01887.) The optimiser is an SGD *without*
@@ -128,7 +128,8 @@ def lag(xi: float = 0.1, window: int = 10) -> Strategy:
     (Lazily aggregated gradients, Chen, Giannakis, Sun & Yin 2018, arXiv:1805.09965.) For large or
     full batches: see `on_change`.
 
-    Differs from the paper: no server, all ranks hear all; the rule holds bucket by bucket.
+    Differs from the paper: no server, so every rank receives every message; the rule holds bucket
+    by bucket.
     """
     return Strategy(every(1), on_change(xi=xi, window=window), gather(), gradients())
 

@@ -83,7 +83,7 @@ def decentralised(
 
 
 def noloco(period: int = 50, lr: float = 0.7, momentum: float = 0.5, pull: float = 1.0) -> Strategy:
-    """Local steps, then each rank takes an outer step with one other, drawn by lot: no all-reduce.
+    """Local steps, then each rank takes an outer step with one other, drawn at random.
 
     (NoLoCo, Kolehmainen et al. 2025, arXiv:2506.10911.) Each rank has an anchor and an outer
     momentum of its own, and the step draws the anchors of a pair together by gamma = pull · lr.

@@ -116,15 +116,17 @@ class sign(Coder):
             fast.sign_accumulate(total, payload, length(self.block, spec))
 
     def encode_with_residual(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+        self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
         if not spec.numel:
-            return super().encode_with_residual(x, before, decay, spec, state, ctx)
-        payload, left, finite = fast.sign_encode_left(
-            x.to(spec.work), before, decay, length(self.block, spec)
+            return super().encode_with_residual(x, residual, decay, spec, state, ctx)
+        payload, new_residual, finite = fast.sign_encode_with_residual(
+            x.to(spec.work), residual, decay, length(self.block, spec)
         )
         packet = Packet.of(payload, self, spec, state, ctx)
-        return EncodedWithResidual(packet, left, finite, lambda: packet.open(payload, ctx.rank))
+        return EncodedWithResidual(
+            packet, new_residual, finite, lambda: packet.open(payload, ctx.rank)
+        )
 
     def encode_sum(
         self,

@@ -305,14 +305,18 @@ class uniform(Coder):
             super().accumulate(total, payload, spec, state, ctx, sender)
 
     def encode_with_residual(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+        self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
         if not self._has_kernels or self.scale != "absmax" or not spec.numel:
-            return super().encode_with_residual(x, before, decay, spec, state, ctx)
+            return super().encode_with_residual(x, residual, decay, spec, state, ctx)
         settings = (*self._settings(spec), self._key(spec, ctx))
-        payload, left, finite = fast.grid_encode_left(x.to(spec.work), before, decay, *settings)
+        payload, new_residual, finite = fast.grid_encode_with_residual(
+            x.to(spec.work), residual, decay, *settings
+        )
         packet = Packet.of(payload, self, spec, state, ctx)
-        return EncodedWithResidual(packet, left, finite, lambda: packet.open(payload, ctx.rank))
+        return EncodedWithResidual(
+            packet, new_residual, finite, lambda: packet.open(payload, ctx.rank)
+        )
 
     def encode_sum(
         self,

@@ -96,21 +96,21 @@ class topk(Transform):
         return _joined(cores, x.new_empty(0)), _joined(sides, x.new_empty(0, dtype=torch.uint8))
 
     def split_with_residual(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+        self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         x, y = x.to(spec.work), memory.empty(spec.numel, spec.work, x.device)
         taken: list[tuple[Tensor, Tensor, Tensor]] = []
         sides: list[Tensor] = []
         for at, chunks, size, k in self._runs(spec):
             rows, past, out = (
-                flat[at : at + chunks * size].view(chunks, size) for flat in (x, before, y)
+                flat[at : at + chunks * size].view(chunks, size) for flat in (x, residual, y)
             )
             where, values = fast.largest_sum(rows, past, decay, out, k)
             taken.append((out, where, values))
             sides.append(_places.write(where, size))
         core = _joined([values.view(-1) for _, _, values in taken], x.new_empty(0))
 
-        def left(decoded: Tensor) -> tuple[Tensor, Tensor]:
+        def residual_of(decoded: Tensor) -> tuple[Tensor, Tensor]:
             finite = torch.ones(
                 (), dtype=torch.bool, device=x.device
             )  # where a value of a chunk is not, one that was taken is not
@@ -120,7 +120,7 @@ class topk(Transform):
                 finite = finite & fast.leave(out, where, values, own.view(values.shape))
             return y, finite
 
-        return core, _joined(sides, x.new_empty(0, dtype=torch.uint8)), left
+        return core, _joined(sides, x.new_empty(0, dtype=torch.uint8)), residual_of
 
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int

@@ -70,21 +70,21 @@ class Transform(Coder):
         total.add_(self.join(core, side, spec, state, ctx, sender))
 
     def split_with_residual(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+        self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
-        """`split` of y = x + decay · before, and what tells what is left of y, and whether it is
-        finite, where `decoded` arrives of the core.
+        """Split `x + decay * residual`; return core, side bytes and a function for the residual.
 
-        A transform that places few values overrides it, and looks at those alone.
+        The function takes what the core decodes to; it returns the new residual and whether that
+        is finite. A transform that keeps few values overrides this, and reads only those.
         """
-        y = fast.summed(x.to(spec.work), before, decay)
+        y = fast.summed(x.to(spec.work), residual, decay)
         core, side = self.split(y, spec, state, ctx)
 
-        def left(decoded: Tensor) -> tuple[Tensor, Tensor]:
+        def residual_of(decoded: Tensor) -> tuple[Tensor, Tensor]:
             rest = y.sub_(self.join(decoded, side, spec, state, ctx, ctx.rank))
             return rest, fast.all_finite(rest)
 
-        return core, side, left
+        return core, side, residual_of
 
     @abstractmethod
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
@@ -129,10 +129,10 @@ class Transform(Coder):
         )
 
     def encode_with_residual(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+        self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
         both = State(children={"first": state, "second": State()})
-        encoded = chain(self, identity()).encode_with_residual(x, before, decay, spec, both, ctx)
+        encoded = chain(self, identity()).encode_with_residual(x, residual, decay, spec, both, ctx)
         return replace(encoded, packet=Packet.of(encoded.packet.payload, self, spec, state, ctx))
 
     def __rshift__(self, other: Codec) -> chain:
@@ -191,8 +191,8 @@ class chain(Coder):
             )
         if not isinstance(self.second, Coder):
             raise StrategyError(
-                f"{self.first!r} >> {self.second!r}: the right side must be stateless and speak "
-                "once, since a core's places move from step "
+                f"{self.first!r} >> {self.second!r}: the right side must be stateless and send "
+                "one packet, since a core's indices move from step "
                 "to step. Put feedback(…) around the whole chain, lowrank beside it with by_role"
             )
         if self.second.traits.needs_base:
@@ -315,10 +315,10 @@ class chain(Coder):
         self.first.add(total, core, side, spec, state.child("first"), ctx, sender)
 
     def encode_with_residual(
-        self, x: Tensor, before: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
+        self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
-        core, side, rest = self.first.split_with_residual(
-            x, before.to(spec.work), decay, spec, state.child("first"), ctx
+        core, side, residual_of = self.first.split_with_residual(
+            x, residual.to(spec.work), decay, spec, state.child("first"), ctx
         )
         inner = self._inner(core, spec, state, ctx)
         payload = self._framed(core, side, inner, spec)
@@ -332,12 +332,14 @@ class chain(Coder):
             ctx.child(spec.key),
             ctx.rank,
         )
-        left, finite = rest(decoded)
+        new_residual, finite = residual_of(decoded)
         packet = Packet.of(payload, self, spec, state, ctx)
         own_payload = (
             payload.clone() if packet.sums else payload
         )  # what may be added is added in place
-        return EncodedWithResidual(packet, left, finite, lambda: packet.open(own_payload, ctx.rank))
+        return EncodedWithResidual(
+            packet, new_residual, finite, lambda: packet.open(own_payload, ctx.rank)
+        )
 
     def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
         """The count before a data-sized core, and what follows it."""

@@ -82,8 +82,8 @@ class entropy(Coder):
         reasons = []
         if not isinstance(self.inner, Coder):
             reasons.append(
-                f"entropy({self.inner!r}): the inner codec must speak once and remember nothing. "
-                "Put entropy(…) inside it, as in "
+                f"entropy({self.inner!r}): the inner codec must send one packet and remember "
+                "nothing. Put entropy(…) inside it, as in "
                 "feedback(entropy(uniform(4))) or by_role(matrix=entropy(…))"
             )
         elif self.inner.single_packet_coder is not self.inner:

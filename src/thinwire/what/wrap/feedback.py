@@ -162,9 +162,10 @@ class feedback(Remembering, KeepsResidual):
         if self.reset is not None:
             state["flown"].value = torch.tensor(ctx.step, device="cpu")
         if isinstance(self.inner, Coder) and self.inner.single_packet_coder is self.inner:
-            before = leaf.value if leaf.form is None else leaf.flat  # a kernel reads bf16 as it is
+            # A kernel reads bf16 as it is stored.
+            residual = leaf.value if leaf.form is None else leaf.flat
             encoded = self.inner.encode_with_residual(
-                x, before, leaf.fade, spec, state.child("inner"), ctx
+                x, residual, leaf.fade, spec, state.child("inner"), ctx
             )
             self._keep(leaf, encoded.residual, encoded.finite)
             total = yield encoded.packet
@@ -172,16 +173,15 @@ class feedback(Remembering, KeepsResidual):
         y = fast.summed(x.to(spec.work), leaf.flat, leaf.fade)
 
         def commit(sent: Tensor) -> None:
-            left = what_is_left(y, sent)
-            self._keep(leaf, left, fast.all_finite(left))
+            new_residual = what_is_left(y, sent)
+            self._keep(leaf, new_residual, fast.all_finite(new_residual))
 
         return (yield from self._send(y, spec, state, ctx, commit))
 
-    def _keep(self, leaf: Leaf, left: Tensor, finite: Tensor) -> None:
-        """What is left encoded becomes the residual, unless it is not finite: before it is stored,
-        or then."""
-        new = leaf.pack(left)
-        if new is not left and new.is_floating_point():
+    def _keep(self, leaf: Leaf, new_residual: Tensor, finite: Tensor) -> None:
+        """Store the new residual, unless it is not finite, before or after it is packed."""
+        new = leaf.pack(new_residual)
+        if new is not new_residual and new.is_floating_point():
             finite = finite & fast.all_finite(new)
         leaf.value = where(finite, new, leaf.value)
 

@@ -98,7 +98,7 @@ class on_change(ef21):
             isinstance(self.inner, Coder) and self.inner.single_packet_coder is self.inner
         ):
             reasons.append(
-                f"on_change({self.inner!r}): the inner codec must speak once and remember "
+                f"on_change({self.inner!r}): the inner codec must send one packet and remember "
                 "nothing, such as uniform(4)"
             )
         if not 0 <= self.xi < math.inf:
@@ -112,7 +112,7 @@ class on_change(ef21):
         if self.longest is not None and self.longest < 1:
             reasons.append(
                 f"on_change(longest={self.longest}): a rank may be silent for at least 1 flight; "
-                f"to speak always, use {self.inner!r}"
+                f"to send always, use {self.inner!r}"
             )
         if reasons:
             raise StrategyError(reasons)
