@@ -74,8 +74,11 @@ def run(
                     mail.setdefault((rank, to), deque()).append(payload.clone())
                     sent[rank] += payload.numel()
 
+    # 1. Let every rank go to its first hop.
     for rank in order:
         advance(rank, None)
+
+    # 2. Answer each hop whose bytes are there, or whose whole group waits, until nobody can go on.
     while waiting:
         moved = False
         for rank in order:

@@ -53,6 +53,8 @@ def save(sync: Resumable) -> dict[str, Tensor]:
             f"a checkpoint in the middle of an accumulation of {sync.session.strategy.when!r} "
             "would lose this rank's sum in .grad: save after optimizer.step()"
         )
+
+    # 1. State of targets, routes and codecs, by parameter where it is a span's.
     state = {META: pack_json(_meta(sync))}
     for path, leaf in _leaves(sync):
         scope = _scope(leaf, sync.session.driver.rank)
@@ -62,18 +64,23 @@ def save(sync: Resumable) -> dict[str, Tensor]:
             state.update(
                 runs(scope, path, leaf.spec, leaf.value if leaf.form is None else leaf.flat)
             )
+
+    # 2. Sums that have not landed yet, then buffers, and weights that are each rank's own.
     for bucket in sync.session.buckets:
         for air in bucket.air:
             state.update(runs("all", f"air/{air.step}", bucket.spec, air.x))
     state.update(_buffers(sync))
     if sync.session.strategy.on.clock == "step":
         state.update(_private(sync))
+
+    # 3. Among part of the ranks, keys begin with who they are, so that parts share one folder.
     begin = _rank_prefix(sync)
     return {f"{begin}{key}": value for key, value in state.items()}
 
 
 def load(sync: Resumable, state: dict[str, Tensor]) -> None:
     """Take up a state; see `Syncer.load_state_dict`."""
+    # 1. Refuse what does not fit this model and strategy, before anything changes.
     state = _of_group(sync, state)
     if META not in state:
         raise CheckpointError("this is no state of a syncer: it has no 'all|meta' entry")
@@ -81,9 +88,10 @@ def load(sync: Resumable, state: dict[str, Tensor]) -> None:
     _must_fit(sync, meta)
     saved = Saved(state, meta["world"])
     rank, world = sync.session.driver.rank, sync.session.driver.world
-    dealt = (
-        saved.world != world or meta["cut"] != _meta(sync)["cut"]
-    )  # decided alike on all ranks: owners of elements may have moved
+    # Decided alike on all ranks: owners of elements may have moved.
+    dealt = saved.world != world or meta["cut"] != _meta(sync)["cut"]
+
+    # 2. Buffers, this rank's own weights, and the state of targets, routes and codecs.
     sync.flights.wait_all()
     for bucket in sync.session.buckets:
         bucket.air.clear()
@@ -91,6 +99,8 @@ def load(sync: Resumable, state: dict[str, Tensor]) -> None:
     if sync.session.strategy.on.clock == "step":
         _load_private(sync, saved, saved.owner(rank))
     _load_leaves(sync, saved, dealt, meta["shares"])
+
+    # 3. Sums in the air. In another world nobody's own weights are left, so all take the mean.
     for bucket in sync.session.buckets:
         _load_air(bucket, saved, meta)
     if saved.world != world and sync.session.strategy.on.clock == "step":
@@ -99,6 +109,8 @@ def load(sync: Resumable, state: dict[str, Tensor]) -> None:
             bucket.set_weights(
                 saved.mean_weights(bucket.names, meta["shares"]) if common is None else common
             )
+
+    # 4. Weights of ranks, pace and clock.
     if saved.world == world:
         _take_shares(sync, meta)
     if sync.pace is not None:

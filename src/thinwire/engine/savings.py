@@ -23,10 +23,13 @@ def warn_if_little(
 
     It does not warn where the data decides how many bytes there are.
     """
+    # 1. Nothing to save: an exact codec, one rank, or a small model.
     what = strategy.what
     exact_bytes = sum(bucket.spec.numel * bucket.spec.dtype.itemsize for bucket in buckets)
     if not what.traits.lossy or ctx.world == 1 or ctx.rank or exact_bytes < FLOOR_BYTES:
         return
+
+    # 2. Bytes over the route, of the codec and of exact values.
     spans = [part.spec for bucket in buckets for part in bucket.slices]
     sent = [how.sent_nbytes(what, span, ctx) for span in spans]
     exact = [how.sent_nbytes(identity(), span, ctx) for span in spans]
@@ -35,6 +38,8 @@ def warn_if_little(
     ratio = sum(filter(None, exact)) / sum(filter(None, sent))
     if ratio >= LEAST:
         return
+
+    # 3. Which parameters gain nothing.
     dull, largest = 0, None
     parts = [
         (bucket.spec.span(part.begin, part.end), part)

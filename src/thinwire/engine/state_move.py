@@ -100,6 +100,7 @@ def move_state(
     Returns:
         What is lost, in sentences; and whether state that ranks hold alike begins anew.
     """
+    # 1. What may be carried: values of one kind; whole tensors only to the same component.
     old, before = _Old(session.buckets), session.strategy
     one_kind = type(before.on) is type(strategy.on) and before.on.mean == strategy.on.mean
     same = {
@@ -107,6 +108,8 @@ def move_state(
         "fly": [fingerprint(x) for x in (before.what, before.how)]
         == [fingerprint(x) for x in (strategy.what, strategy.how)],
     }
+
+    # 2. Fill each new leaf, element for element, and note what it could not hold.
     rounded: set[str] = set()
     fresh_base = False
     for path, leaf in _leaves(built):

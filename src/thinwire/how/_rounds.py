@@ -161,6 +161,7 @@ def swap_runs(
     Raises:
         PayloadError: a rank announces more bytes than its codec could ever send.
     """
+    # 1. Announce the lengths that the receiver cannot know.
     unknown = [
         (rank, [p.numel() for p, fixed in zip(payloads, sizes_known, strict=True) if not fixed])
         for rank, payloads, sizes_known in send

@@ -49,6 +49,7 @@ class halving_doubling(OneCodec):
         core = power(world)
         everything = tuple(range(core))
         raw = frozenset(everything)
+        # 0. Ranks beyond the power of two hand all they have to a partner, and get the sums back.
         if group_rank >= core:
             at = group_rank - core
             return (
@@ -59,6 +60,8 @@ class halving_doubling(OneCodec):
         moves = (
             [Move(recv=(Message(group_rank + core, parts=everything, raw=raw),))] if folded else []
         )
+
+        # 1. Halve: swap with the rank that differs in bit b; `left` is what this rank still sums.
         left, bit = everything, core // 2
         while bit:
             peer = group_rank ^ bit
@@ -72,12 +75,16 @@ class halving_doubling(OneCodec):
                 )
             )
             left, bit = keep, bit // 2
+
+        # 2. Double: swap whole sums with the same ranks, in reverse.
         bit = 1
         while bit < core:
             peer = group_rank ^ bit
             theirs = tuple(c ^ bit for c in left)
             moves.append(Move((Message(peer, wholes=left),), (Message(peer, wholes=theirs),)))
             left, bit = tuple(sorted((*left, *theirs))), bit * 2
+
+        # 3. Give the sums to the partner beyond the power of two.
         if folded:
             moves.append(Move(send=(Message(group_rank + core, wholes=everything),)))
         return tuple(moves)
@@ -90,6 +97,7 @@ class halving_doubling(OneCodec):
         """Count all but its own span on the way in; then its own, its pair's two, its four's four,
         …"""
         core, whole = power(world), sum(sizes)
+        # 0. Ranks beyond the power of two hand all they have to a partner, and get the sums back.
         if group_rank >= core:
             return whole, whole > 0
         folded, nbytes, messages, bit = group_rank + core < world, whole - sizes[group_rank], 0, 1

@@ -61,6 +61,7 @@ class tree(OneCodec):
             return ()
         both, c, slots = trees(world), self.segments, turns(world)
         rounds = max(each.height for each in both) + c - 1
+        # Both trees' messages of a round make one move: up of step 1, down of step 2.
         up: list[Move] = []
         down: list[Move] = []
         for t in range(rounds):
@@ -68,10 +69,8 @@ class tree(OneCodec):
             for number, each in enumerate(both):
                 slot = slots[number]
                 first, parent = number * c, each.parents[group_rank]
-                climbs, falls = (
-                    t - each.heights[group_rank],
-                    t - each.depths[group_rank],
-                )  # the segment that leaves this rank in this round
+                # The segments that leave this rank in this round, upwards and downwards.
+                climbs, falls = t - each.heights[group_rank], t - each.depths[group_rank]
                 for child in each.children[group_rank]:
                     s = t - each.heights[child]
                     from_children.add(
@@ -181,6 +180,7 @@ def turns(world: int) -> tuple[dict[int, int], dict[int, int]]:
     Speck & Träff 2009: the ways are the edges of a bipartite graph in which no end has more than
     two.)
     """
+    # 1. The ends of the graph: a rank's way to its parent, in each tree.
     both = trees(world)
     ways = [
         (t, group_rank)
@@ -188,6 +188,7 @@ def turns(world: int) -> tuple[dict[int, int], dict[int, int]]:
         for group_rank in range(world)
         if both[t].parents[group_rank] is not None
     ]
+    # 2. Colour them with two turns: ways that meet in a rank get different ones.
     turn_of: dict[tuple[int, int], int] = {}
     for start in ways:
         turn_of.setdefault(start, 0)

@@ -67,6 +67,7 @@ class ContributionReader:
             self._context(contribution.rank, contribution.began),
         )
         assert coder is not None, "refused before"
+        # Payloads lie in the order of buckets and their slices, as the sender encoded them.
         remaining, values = iter(payloads), []
         try:
             for bucket in self._buckets:

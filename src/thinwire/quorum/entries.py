@@ -169,6 +169,7 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
     Raises:
         PayloadError: these bytes are not of its making.
     """
+    # 1. The head: JSON behind its length. The bytes may be anyone's, so all is checked first.
     length = int.from_bytes(blob[:_HEAD], "little")
     at = _HEAD + length
     if len(blob) < at:
@@ -177,6 +178,7 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
     entries = head.pop("tensors", None) if isinstance(head, dict) else None
     if not isinstance(entries, list):
         raise PayloadError("its head names no tensors")
+    # 2. The tensors in the head's order, each within the bytes that are there.
     tensors = []
     for entry in entries:
         dtype, shape = _dtype_and_shape(entry)

@@ -296,6 +296,7 @@ class Rounds:
             Gone: a contribution has been cleared away.
             FlightError: all contributions weigh 0.
         """
+        # 1. Sum in the order of `members`, the same on all ranks; a late one counts for less.
         buckets = self.session.buckets
         totals = [torch.zeros(bucket.spec.numel, dtype=bucket.spec.work) for bucket in buckets]
         weight_sum, counted = 0.0, []
@@ -309,11 +310,15 @@ class Rounds:
             weight_sum += weight
             for total, each in zip(totals, values, strict=True):
                 total.add_(each, alpha=weight)
+
+        # 2. Write the mean into the model.
         if not weight_sum:
             raise FlightError(f"round {round_}: all who came weigh 0")
         for bucket, total in zip(buckets, totals, strict=True):
             mean = total.div_(weight_sum).to(bucket.device)
             self.session.strategy.on.write(bucket, mean, bucket.state)
+
+        # 3. Note who counted.
         self.reader.forget(members)
         anchor = self.anchor
         anchor.members = tuple(sorted({each.rank for each in counted}))

@@ -30,6 +30,7 @@ def recording(session: Session, flights: Flights, path: Path) -> Iterator[Trace]
         raise AttachError(
             f"trace({str(path)!r}): there is no folder {str(path.parent)!r}; make it first"
         )
+    # The gathers at both ends make all ranks begin together, and rank 0 get every rank's spans.
     rank = session.driver.rank
     session.all_gather(b"", "trace: the start")
     trace = flights.trace = Trace(time.perf_counter())

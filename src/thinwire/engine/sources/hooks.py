@@ -49,6 +49,8 @@ class GradientHooks(GradientSource):
         meter, clock = self.session.meter, self._steps.clock
 
         def hook(_: Tensor) -> None:
+            # 1. The first gradient of a backward pass begins a step; the engine calls `finish` at
+            #    the end of that pass. Gradients of another pass would be of another step.
             if not clock.within:
                 _refuse_reentrant()
                 self.begin()
@@ -61,6 +63,8 @@ class GradientHooks(GradientSource):
                     "(attach again), or activation checkpointing is reentrant (use checkpoint(…, "
                     "use_reentrant=False))"
                 )
+
+            # 2. Take the gradient into its bucket, which may launch it.
             if meter.timed:
                 begun = time.thread_time()
                 self.take(bucket, i)

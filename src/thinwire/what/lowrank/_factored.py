@@ -60,6 +60,7 @@ class Factored(Transform):
         side = torch.empty(0, dtype=torch.uint8, device=x.device)
         if not spec.parts:
             return x, side
+        # 1. Group the matrices by shape, for one decomposition in a batch; copy all else.
         core = x.new_empty(self.core_numel(spec))
         alike: dict[tuple[int, ...], list[tuple[Extent, int]]] = defaultdict(list)
         for extent, at, count in self._places(spec):
@@ -75,13 +76,14 @@ class Factored(Transform):
                     spec.span(extents[i].part.begin, extents[i].part.end), shared=False
                 )
 
+            # 2. Scale each to a largest entry of 1: squares of tiny or huge numbers would vanish.
             xs = torch.stack([run(x, extent).view(shape) for extent in extents])
             largest = xs.abs().amax(tuple(range(1, xs.dim())), keepdim=True)
             sound = largest.isfinite()
             unit = torch.where(sound & (largest > 0), largest, torch.ones_like(largest))
-            xs = (
-                torch.where(sound, xs, torch.zeros_like(xs)) / unit
-            )  # squares of the smallest and the largest numbers would vanish
+            xs = torch.where(sound, xs, torch.zeros_like(xs)) / unit
+
+            # 3. Factors, in the original units; NaN where a tensor is not finite.
             values = self._factors_of(xs, unit, generator_of).masked_fill(
                 ~sound.view(-1, 1), float("nan")
             )

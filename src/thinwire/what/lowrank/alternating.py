@@ -124,6 +124,7 @@ class alternating(Codec):
         return sum(sizes) * spec.work.itemsize
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        # Whose turn it is is kept for each matrix: a launch may hold some of them only.
         x = x.to(spec.work)
         extents = list(spec.extents())
         thin = [extent for extent in extents if self.shrinks(extent)]
@@ -140,11 +141,13 @@ class alternating(Codec):
             )
             fast.outer(rows, columns, run(out, extent).view(matrix(extent)))
 
+        # 1. The basis of the factor that is not sent in this step.
         held = [
             state[f"{'p' if is_odd[extent.part.name] else 'q'}/{extent.part.name}"].value
             for extent in thin
         ]
         basis = dict(zip((extent.part.name for extent in thin), bases(held), strict=True))
+        # 2. Sum the other factor over the ranks, and what travels whole.
         own = {
             name: fast.thin_product(
                 run(x, extent).view(matrix(extent)), basis[name], transposed=is_odd[name]
@@ -155,6 +158,7 @@ class alternating(Codec):
             [own.get(extent.part.name, run(x, extent)) for extent in extents], spec, x, ctx
         )
 
+        # 3. Multiply the factors; keep the summed one, and let the other have the next turn.
         out, at = memory.empty_like(x), 0
         for extent in extents:
             name = extent.part.name

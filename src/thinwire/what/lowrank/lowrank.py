@@ -99,12 +99,14 @@ class lowrank(Codec):
         return count * spec.work.itemsize
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        # Matrices that two factors shrink are thin; all else travels whole.
         x = x.to(spec.work)
         thin = [extent for extent in spec.extents() if shrinks(extent, self.rank)]
         whole = [extent for extent in spec.extents() if not shrinks(extent, self.rank)]
         qs = [state[f"q/{extent.part.name}"] for extent in thin]
         ms = [run(x, extent).view(matrix(extent)) for extent in thin]  # (m, n) each
 
+        # 1. P = sum of M_i Q, and the values that travel whole behind it.
         ps = yield numbers(
             [fast.thin_product(m, q.value) for m, q in zip(ms, qs, strict=True)]
             + [run(x, extent) for extent in whole],
@@ -120,12 +122,14 @@ class lowrank(Codec):
         if not thin:
             return Outcome(total, lambda: x)
 
+        # 2. P̂ = orthonormal basis of P.
         ps_hat = bases(
             [
                 p.view(m.shape[0], self.rank)
                 for m, p in zip(ms, _split(ps, ms, 0, self.rank), strict=True)
             ]
         )  # (m, r)
+        # 3. Q = sum of M_iᵀ P̂.
         own = [
             fast.thin_product(m, basis, transposed=True)
             for m, basis in zip(ms, ps_hat, strict=True)
@@ -135,11 +139,13 @@ class lowrank(Codec):
             q.view(m.shape[1], self.rank)
             for m, q in zip(ms, _split(sums, ms, 1, self.rank), strict=True)
         ]
+        # 4. The sum is P̂ Qᵀ; Q is kept for the next step.
         for extent, basis, q, leaf in zip(thin, ps_hat, new, qs, strict=True):
             fast.outer(basis, q, run(total, extent).view(matrix(extent)))
             leaf.value = warm(q, leaf.value)
 
         def sent() -> Tensor:
+            # P̂ P̂ᵀ M_i: this rank's own Q in place of the sum.
             out = memory.empty_like(x)
             for extent in whole:
                 run(out, extent).copy_(run(x, extent))

@@ -168,7 +168,11 @@ class budget(Coder):
         rows = _in_rows(x, layout, real)
         if self.rounding == "stochastic":
             random_bits = _in_rows(ctx.random_bits(spec).to(x.device), layout, real)
+
+        # 1. and 2. Choose each piece's width.
         widths = self._widths(rows, spec, state, ctx)
+
+        # 3. Steps and codes, the pieces of the least width first.
         steps, codes = x.new_empty(len(rows)), []
         for bits, own in layout.groups(widths, x.device):
             steps[own] = reference.block_steps(rows[own], bits, "tread")
@@ -197,12 +201,16 @@ class budget(Coder):
         layout = self._layout(spec)
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
+
+        # 1. Widths, then a step for each block that was sent.
         widths = self._read(payload, spec)
         is_sent = (widths > 0)[layout.owner]
         at = reference.packed_nbytes(len(widths), 4)
         head = at + int(is_sent.sum()) * spec.work.itemsize
         steps = torch.zeros(len(is_sent), dtype=spec.work, device=payload.device)
         steps[is_sent.to(payload.device)] = reference.from_bytes(payload[at:head], spec.work)
+
+        # 2. Codes, the pieces of the least width first; the tail of a parameter fills no block.
         out = torch.zeros(len(is_sent), self.block, dtype=spec.work, device=payload.device)
         real = layout.real(payload.device)
         for bits, own in layout.groups(widths, payload.device):

@@ -193,6 +193,8 @@ class codebook(Coder):
         counts (w,))."""
         parts, lessons = [torch.empty(0, dtype=torch.uint8, device=x.device)], [x.new_empty(0)]
         for begin, numel, name in self._runs(spec):
+            # 1. Scale each block to a mean square of 1, by way of its largest entry: squares of
+            #    tiny or huge numbers would vanish.
             blocks = reference.to_blocks(x[begin : begin + numel].contiguous(), self.block)
             largest = blocks.abs().amax(1, keepdim=True)  # amax hands NaN on
             sound = largest.isfinite() & (largest > 0)
@@ -210,6 +212,8 @@ class codebook(Coder):
             ]
             live = sound.expand(-1, self.block // self.dim).reshape(-1)[: len(vectors)]
 
+            # 2. Each stage sends the nearest entry of its book for what the stages before left;
+            #    where books learn, what each entry stood for is summed up as a lesson.
             rest, numbers = vectors.clone(), []
             book = self._book(name, spec, state, x)
             for stage in book:
@@ -230,6 +234,8 @@ class codebook(Coder):
                     )
                 rest = rest - stage[near]
                 numbers.append(near)
+
+            # 3. The scale of least squared error for the entries chosen.
             q = reference.to_blocks((vectors - rest).reshape(-1), self.block)
             best = (unit * q).sum(1, keepdim=True) / q.square().sum(1, keepdim=True).clamp(
                 min=torch.finfo(x.dtype).tiny
@@ -250,9 +256,11 @@ class codebook(Coder):
                 sums = lessons[at : at + w * self.dim].view(w, self.dim)
                 new = lessons[at + w * self.dim : at + w * (self.dim + 1)]
                 at += w * (self.dim + 1)
+                # Entries move towards the mean of what they stood for, with a decaying count.
                 count = self.decay * used[i, own] + (1 - self.decay) * new
                 weight = ((1 - self.decay) * new / count.clamp(min=1e-12))[:, None]
                 moved = book[i, own] + weight * (sums / new.clamp(min=1)[:, None] - book[i, own])
+                # An entry that nobody used begins again beside one of the most used.
                 idle = (new == 0) & (used[i].sum() > 0)
                 donors = used[i].argsort(descending=True, stable=True)[:w]
                 book[i, own] = torch.where(

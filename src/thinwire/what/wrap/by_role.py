@@ -99,6 +99,7 @@ class by_role(Codec, KeepsResidual):
         )
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        # 1. Begin a flow for each role, on its own values laid side by side.
         split = list(self._split(spec))
         flows: list[Rounds] = []
         for role, sub, extents in split:
@@ -115,11 +116,13 @@ class by_role(Codec, KeepsResidual):
                 zip(order, total.split([packets[i].spec.numel for i in order]), strict=True)
             )
 
+        # 2. Step all flows together: one packet of this codec holds one of each.
         outcomes = yield from side_by_side(flows, answer)
         if not split:
             total = yield _compose([], ctx, x.device)
             return Outcome(total, lambda: x)
 
+        # 3. Put each role's values back where they lie in the span.
         def spread(parts: list[Tensor]) -> Tensor:
             out = torch.empty(spec.numel, dtype=spec.work, device=x.device)
             for (_, _, extents), part in zip(split, parts, strict=True):

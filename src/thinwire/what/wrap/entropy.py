@@ -158,6 +158,9 @@ class entropy(Coder):
                 f"{self!r}: {payload.numel()} bytes are too few for the lengths of {planes} "
                 "planes; the payload was cut"
             )
+
+        # 1. The lengths of the planes. A payload may hold anything: nothing is allocated for what
+        #    it claims before that is within what the inner codec could send.
         coded = payload.cpu().numpy()
         lengths = coded[:head].copy().view(np.int64).tolist()
         nbytes = exact or lengths.pop(0)
@@ -173,6 +176,8 @@ class entropy(Coder):
                 "corrupted or of another span"
             )
         check_nbytes(self, payload, head + sum(lengths))
+
+        # 2. The planes; one that did not get shorter lies there as it is.
         rows, at = np.empty((planes, size), dtype=np.uint8), head
         for row, length in zip(rows, lengths, strict=True):
             row[:] = (
