@@ -31,8 +31,8 @@ from torch import Tensor, nn
 import thinwire
 from thinwire import how, on, recipes, what, when
 from thinwire.core import Part, RankContext, Spec
+from thinwire.core.component import Member, members
 from thinwire.drive.local import Fabric
-from thinwire.registry import Member, members
 from thinwire.strategy import Strategy
 from thinwire.strategy.fingerprint import as_plain, first_default
 from thinwire.strategy.reading import spelled
@@ -168,7 +168,7 @@ def _in_another_process(environment: dict[str, str]) -> dict[str, Any]:
 
 
 def _inexact(code: str) -> bool:
-    from thinwire.registry import inside
+    from thinwire.core.component import inside
 
     return any(type(each).__name__ in INEXACT for each in inside(spelled("what", code)))
 

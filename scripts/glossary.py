@@ -80,7 +80,7 @@ PROSE = {
 
 # Names that stay, and why.
 ALLOWED = {
-    "say": "the module thinwire.say prints progress for a user",
+    "say": "the module thinwire.text.output prints progress for a user",
     "tell": "the method of Python's files",
 }
 

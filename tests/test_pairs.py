@@ -15,10 +15,10 @@ from _pytest.mark import ParameterSet
 from tests.cases import CODECS, OUTERS, ROUTES, SCHEDULES, TARGETS, combined
 from tests.members import concrete, files
 from thinwire.core import Codec, Route, Target
+from thinwire.core.component import inside
 from thinwire.core.travel import needing_base
 from thinwire.errors import StrategyError
 from thinwire.on import deltas, gradients
-from thinwire.registry import inside
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route
 

@@ -9,7 +9,7 @@ from tests.members import INTERFACES, concrete, files, load
 
 @pytest.mark.parametrize("kind", INTERFACES)
 def test_every_exported_member_is_registered(kind: str) -> None:
-    registry = importlib.import_module("thinwire.registry")
+    registry = importlib.import_module("thinwire.core.component")
     members = {cls for folder, name in files() if folder == kind for cls in concrete(folder, name)}
     exported = {
         name: cls

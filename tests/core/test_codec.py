@@ -16,9 +16,9 @@ from thinwire.core import (
     check_nbytes,
     needs_input_later,
 )
+from thinwire.core.component import Member
 from thinwire.errors import PayloadError
 from thinwire.kernels import reference
-from thinwire.registry import Member
 from thinwire.testing import contexts, specs
 from thinwire.what import cast, clip, ef21, feedback, identity, lowrank, topk, uniform
 

@@ -11,6 +11,7 @@ import pytest
 
 from thinwire import Strategy
 from thinwire.core import Codec, Outer, Route, Schedule, Target, Tick
+from thinwire.core.component import members
 from thinwire.core.travel import (
     Settings,
     equal_after_landing,
@@ -24,7 +25,6 @@ from thinwire.core.travel import (
 from thinwire.errors import StrategyError
 from thinwire.how import gather, gossip, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, parameters
-from thinwire.registry import members
 from thinwire.what import feedback, identity, lowrank, randomk, topk, uniform
 from thinwire.when import by_speed, delayed, every, warmup
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from thinwire.launch.elastic import INVALID, Workers, run_workers
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 
 ALONE = ("", 0)
 

@@ -13,9 +13,9 @@ import pytest
 from scripts.freeze import DEFAULTS, defaults
 from tests.cases import CODECS, OUTERS, ROUTES, SCHEDULES, TARGETS
 from thinwire import Strategy, recipes
+from thinwire.core.component import Member, members
 from thinwire.errors import CheckpointError
 from thinwire.how import gather
-from thinwire.registry import Member, members
 from thinwire.strategy.fingerprint import (
     VERSION,
     fingerprint,

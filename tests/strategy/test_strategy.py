@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire import how, on, recipes, what, when
+from thinwire.core.component import members
 from thinwire.errors import StrategyError
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd
-from thinwire.registry import members
 from thinwire.strategy import Strategy
 from thinwire.what import (
     by_role,

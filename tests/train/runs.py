@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train import votes
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import RunFolder

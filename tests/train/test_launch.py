@@ -13,7 +13,7 @@ import pytest
 from tests.train.runs import small
 from thinwire.errors import ConfigError, ThinwireError
 from thinwire.launch.elastic import Workers
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train import launch as module
 from thinwire.train import rank
 from thinwire.train.config import TrainConfig

@@ -18,7 +18,7 @@ from thinwire.errors import (
     RankLostError,
 )
 from thinwire.launch.child import ERROR_FILE, LAUNCHER, read_error
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train import rank as module
 from thinwire.train.rank import run_rank
 

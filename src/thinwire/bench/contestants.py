@@ -11,9 +11,9 @@ from thinwire.how import auto, gather, native, two_shot
 from thinwire.on import deltas, gradients, nesterov, sgd
 from thinwire.strategy import Strategy
 from thinwire.strategy.recipes import powersgd, sparseloco
+from thinwire.text.words import near
 from thinwire.what import cast, feedback, identity, topk, uniform
 from thinwire.when import delayed, every, staggered
-from thinwire.words import near
 
 OURS = "thinwire"
 SLOW = 5e8  # bits a second: below, a contestant's settings for slow links are taken

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire.cli.lab import ended_by_signals
 from thinwire.errors import BenchError
-from thinwire.say import PROGRAM, CommandOutput
-from thinwire.words import columns
+from thinwire.text.output import PROGRAM, CommandOutput
+from thinwire.text.words import columns
 
 if TYPE_CHECKING:
     from thinwire.bench.studies import Study

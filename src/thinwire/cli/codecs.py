@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import ConfigError
-from thinwire.say import CommandOutput
-from thinwire.words import columns
+from thinwire.text.output import CommandOutput
+from thinwire.text.words import columns
 
 if TYPE_CHECKING:
     from torch import Tensor

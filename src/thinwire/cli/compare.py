@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import ConfigError
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train.finished import differences, read
 
 if TYPE_CHECKING:

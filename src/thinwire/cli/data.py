@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from thinwire.say import CommandOutput
-from thinwire.words import columns
+from thinwire.text.output import CommandOutput
+from thinwire.text.words import columns
 
 ABOUT = """\
 Fetch a larger text, or pack one so that each host fetches only its part of it during training.

@@ -13,7 +13,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 
 if TYPE_CHECKING:
     from thinwire.planner.machine.finding import Finding

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from thinwire.errors import ModelError
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
+from thinwire.text.words import near
 from thinwire.train.values import whole
-from thinwire.words import near
 
 ABOUT = """\
 Continue a text with a trained model, or fill its gaps.

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from thinwire.cli._lab_network import network_flags, requested_network
-from thinwire.say import CommandOutput
-from thinwire.words import columns
+from thinwire.text.output import CommandOutput
+from thinwire.text.words import columns
 
 if TYPE_CHECKING:
     from thinwire.lab import Lab, Ran

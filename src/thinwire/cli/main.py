@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from thinwire.say import PROGRAM, CommandOutput, Parser
+from thinwire.text.output import PROGRAM, CommandOutput, Parser
 from thinwire.version import __version__
 
 COMMANDS = {
@@ -112,7 +112,7 @@ def guarded(module: Any, options: argparse.Namespace, say: CommandOutput) -> int
 
 
 def _unknown(command: str | None) -> str:
-    from thinwire.words import near  # not needed for --help
+    from thinwire.text.words import near  # not needed for --help
 
     there = f"There are: {', '.join(COMMANDS)}"
     if command is None:

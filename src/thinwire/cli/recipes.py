@@ -24,7 +24,7 @@ from thinwire.errors import ConfigError
 from thinwire.planner.ledger import sent
 from thinwire.planner.memory import kept_bytes, on_host
 from thinwire.planner.shape import Named, Shape
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train.values import count
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
             or world.
     """
     from thinwire import recipes
+    from thinwire.text.words import name_and_settings
     from thinwire.train.strategy_argument import strategy_from
-    from thinwire.words import name_and_settings
 
     name = name_and_settings(spec)[0]
     maker = recipes.names().get(name)
@@ -161,7 +161,7 @@ def short(value: Any) -> str:
         >>> short(feedback(topk(64, per=4096) >> uniform(2), 0.95))
         'feedback(topk(64, per=4096) >> uniform(2), decay=0.95)'
     """
-    from thinwire.registry import Member
+    from thinwire.core.component import Member
     from thinwire.what import chain
 
     if isinstance(value, tuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinwire.errors import ConfigError
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 
 if TYPE_CHECKING:
     from thinwire.bench.report import FinishedRun

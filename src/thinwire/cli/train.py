@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from thinwire import env
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train.config import FIELDS, add_flags, config_from
 
 ABOUT = """\

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from thinwire.core.component import Member
 from thinwire.core.spec import Grain, RankContext, Spec
 from thinwire.core.state import State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
-from thinwire.registry import Member
 
 
 @dataclass(frozen=True, slots=True)

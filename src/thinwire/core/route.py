@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar
 from torch import Tensor
 
 from thinwire.core.codec import Codec, Outcome
+from thinwire.core.component import Member
 from thinwire.core.spec import RankContext, Ranks, Spec
 from thinwire.core.state import State
 from thinwire.net.link import Link
-from thinwire.registry import Member
 
 if TYPE_CHECKING:
     from thinwire.core.target import Target

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from thinwire.core.component import Member
 from thinwire.core.spec import Ranks
-from thinwire.registry import Member
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal, Protocol
 from torch import Tensor
 
 from thinwire.core.codec import Codec
+from thinwire.core.component import Member
 from thinwire.core.schedule import Schedule
 from thinwire.core.spec import Spec
 from thinwire.core.state import State
-from thinwire.registry import Member
 
 
 class Bucket(Protocol):

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import torch
 
 from thinwire.core.codec import Codec
+from thinwire.core.component import inside
 from thinwire.core.route import Route
 from thinwire.core.schedule import Schedule
 from thinwire.core.spec import Part, RankContext, Spec
 from thinwire.core.target import Target
-from thinwire.registry import inside
 
 
 def refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:

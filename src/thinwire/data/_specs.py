@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from thinwire import words
 from thinwire.errors import DataError
+from thinwire.text import words
 
 
 def settings(spec: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:

@@ -21,7 +21,7 @@ from typing import TypeVar
 from thinwire import env
 from thinwire.data.claims import LOCK, PARTIAL, claimed, left_behind, partial, renewed
 from thinwire.errors import DataError
-from thinwire.words import error_text
+from thinwire.text.words import error_text
 
 __all__ = [
     "LOCK",

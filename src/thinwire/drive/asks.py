@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from thinwire.errors import FlightError
-from thinwire.words import first_line
+from thinwire.text.words import first_line
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ from thinwire.drive.threads import thread_ids, thread_s
 from thinwire.drive.watch import Watch
 from thinwire.errors import FlightError, LinkLostError, RankLostError, ThinwireError
 from thinwire.kernels import memory
-from thinwire.words import first_line
+from thinwire.text.words import first_line
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from thinwire.drive.asks import Asks, NoAnswerError, address_of, endpoint_of
 from thinwire.drive.beacon import ANSWER_S, CONNECT_S, Beacon, State, ask, ask_all, own_address
 from thinwire.drive.blame import Diagnosis, End, Evidence, Hops, Standing, judge, read_standing
 from thinwire.errors import FlightError
-from thinwire.words import error_text
+from thinwire.text.words import error_text
 
 INTERVAL_S = 0.5
 _LOOK = 4  # intervals that a diagnosis looks on

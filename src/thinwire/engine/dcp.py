@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from thinwire.errors import CheckpointError
-from thinwire.words import first_line
+from thinwire.text.words import first_line
 
 INDEX = ".metadata"
 _DCP = "torch.distributed.checkpoint"

@@ -20,8 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from thinwire.core import Codec
+from thinwire.core.component import spelled_out
 from thinwire.how._star import Star
-from thinwire.registry import spelled_out
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,7 +17,7 @@ from thinwire.lab.counts import Count
 from thinwire.lab.delay import LineStats
 from thinwire.lab.spaces import Child, environment
 from thinwire.net import Network
-from thinwire.words import first_line
+from thinwire.text.words import first_line
 
 LOOK_S = 0.05  # between two looks at who has ended
 DRAIN_S = 5.0  # for what an ended command has written

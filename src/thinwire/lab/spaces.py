@@ -24,7 +24,7 @@ from typing import Any
 
 from thinwire import env
 from thinwire.errors import LabError
-from thinwire.words import first_line
+from thinwire.text.words import first_line
 
 KEEPER = Path(__file__).with_name("keeper.py")
 ANSWER_S = 20.0  # for a keeper, which only starts things

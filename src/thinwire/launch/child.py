@@ -18,7 +18,7 @@ from typing import Any
 
 from thinwire import env
 from thinwire.errors import ConfigError
-from thinwire.say import one_line
+from thinwire.text.output import one_line
 
 LAUNCHER = "THINWIRE_LAUNCHED"  # the id of our launcher's process, which prints the JSON of a run
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from thinwire import env
 from thinwire.launch.child import ERROR_FILE, LAUNCHER, read_error
 from thinwire.launch.supervise import Attempt, Supervisor
-from thinwire.say import CommandOutput, one_line
+from thinwire.text.output import CommandOutput, one_line
 
 if TYPE_CHECKING:
     from thinwire.launch.store import Endpoint

@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from thinwire.drive.interfaces import is_loopback, reachable, resolve
 from thinwire.errors import ConfigError, FlightError
-from thinwire.words import first_line
+from thinwire.text.words import first_line
 
 LOOPBACK = "127.0.0.1"
 TRY_S, PAUSE_S = 5.0, 0.2  # one attempt to connect, and the pause before the next

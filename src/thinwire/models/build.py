@@ -23,7 +23,7 @@ import torch
 from thinwire.errors import ModelError
 from thinwire.models.hugging_face import auto_class, need_transformers, quiet, reason
 from thinwire.models.presets import OBJECTIVES, PRESETS, configuration, preset, tried
-from thinwire.words import name_and_settings
+from thinwire.text.words import name_and_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.errors import ModelError
-from thinwire.words import error_text
+from thinwire.text.words import error_text
 
 CLASSES = {
     "causal": "AutoModelForCausalLM",

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from thinwire.errors import ModelError
 from thinwire.models.objective import EOS, IGNORED, MASK, PAD, Batch, Objective, Tokens, sentinel
-from thinwire.words import near
+from thinwire.text.words import near
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 
 from thinwire.errors import ModelError
 from thinwire.models.hugging_face import auto_class, need_transformers, quiet, reason
-from thinwire.words import name_and_settings, near, settings
+from thinwire.text.words import name_and_settings, near, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -43,7 +43,7 @@ from thinwire.errors import NetworkError
 from thinwire.net import values
 from thinwire.net.network import Network
 from thinwire.net.parts import Change, Host, Pair, Trunk, Wire
-from thinwire.words import near
+from thinwire.text.words import near
 
 Table = Mapping[str, Any]
 Reader = Callable[[Any], tuple[str, Any]]

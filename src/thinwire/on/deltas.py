@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Bucket, Codec, Leaf, Outer, Schedule, State, Target
+from thinwire.core.component import spelled_out
 from thinwire.errors import StrategyError
 from thinwire.on._anchor import anchored, misfits, put, twin
 from thinwire.on.outer import nesterov
-from thinwire.registry import spelled_out
 
 
 @dataclass(frozen=True, repr=False)

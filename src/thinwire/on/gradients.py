@@ -17,8 +17,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from thinwire.core import Bucket, Codec, Leaf, Schedule, State, Target
+from thinwire.core.component import spelled_out
 from thinwire.errors import StrategyError
-from thinwire.registry import spelled_out
 
 
 @dataclass(frozen=True, repr=False)

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Bucket, Codec, Leaf, Schedule, State, Target
+from thinwire.core.component import spelled_out
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
-from thinwire.registry import spelled_out
 
 
 @dataclass(frozen=True, repr=False)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from thinwire.core import Bucket, Leaf, Outer, Part, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.kernels import memory
-from thinwire.words import expression
+from thinwire.text.words import expression
 
 RATES = {
     1: 0.4,

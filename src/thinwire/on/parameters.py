@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Bucket, Codec, Outer, Schedule, State, Target
+from thinwire.core.component import spelled_out
 from thinwire.errors import StrategyError
 from thinwire.on._anchor import anchored, misfits, put
-from thinwire.registry import spelled_out
 
 
 @dataclass(frozen=True, repr=False)

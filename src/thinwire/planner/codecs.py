@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Part, RankContext, Spec
 from thinwire.errors import DataError, PayloadError
-from thinwire.words import error_text
+from thinwire.text.words import error_text
 
 USUAL = (
     "cast('bf16')",

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from thinwire.core import Codec, RankContext, Spec
+from thinwire.core.component import inside
 from thinwire.errors import ConfigError
 from thinwire.planner.codecs import SEED, laid, round_trip
-from thinwire.registry import inside
 from thinwire.strategy.reading import spelled
 from thinwire.what import budget
 

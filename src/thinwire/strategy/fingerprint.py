@@ -17,8 +17,8 @@ import types
 import typing
 from typing import Any
 
+from thinwire.core.component import NONE
 from thinwire.errors import CheckpointError
-from thinwire.registry import NONE
 from thinwire.version import __version__
 
 VERSION = 1

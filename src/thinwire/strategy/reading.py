@@ -10,9 +10,9 @@ import ast
 from collections.abc import Collection
 from typing import Any
 
+from thinwire.core.component import Member, find, find_of_any_kind
 from thinwire.errors import StrategyError
-from thinwire.registry import Member, find, find_of_any_kind
-from thinwire.words import expression
+from thinwire.text.words import expression
 
 
 def spelled(kind: str, text: str) -> Any:

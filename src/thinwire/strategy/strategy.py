@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thinwire.core import Codec, Route, Schedule, Target, travel
+from thinwire.core.component import from_table, to_table
 from thinwire.errors import StrategyError
 from thinwire.how import native
 from thinwire.on import gradients
-from thinwire.registry import from_table, to_table
 from thinwire.strategy.fingerprint import settings
 from thinwire.strategy.reading import read_call
 from thinwire.what import identity

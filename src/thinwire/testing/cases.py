@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Part, RankContext, Ranks, Role, Spec, State
+from thinwire.core.component import Member
 from thinwire.kernels import reference
-from thinwire.registry import Member
 
 RANKS: Ranks = (1, 2, 5)
 """Three ranks of some larger world, as a route between nodes would ctx them."""

@@ -23,9 +23,9 @@ from thinwire.core import (
     State,
     allreduce_messages,
 )
+from thinwire.core.component import inside
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
-from thinwire.registry import inside
 from thinwire.testing.cases import contexts, inputs, require, same, specs
 from thinwire.testing.residuals import Bound
 from thinwire.testing.talk import relayed

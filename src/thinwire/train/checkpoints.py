@@ -29,6 +29,7 @@ from torch import Tensor
 
 from thinwire.engine import dcp
 from thinwire.errors import CheckpointError
+from thinwire.text.words import first_line
 from thinwire.train.host_ranks import all_gather, assigned, sizes_from
 from thinwire.train.parts import (
     MANIFEST,
@@ -40,7 +41,6 @@ from thinwire.train.parts import (
     write_manifest,
     write_part,
 )
-from thinwire.words import first_line
 
 STEP, PARTIAL, ASIDE, PRUNED, DAMAGED = "step-", ".partial-", ".aside-", ".pruned-", ".damaged-"
 _OF_A_PEER = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thinwire.errors import ConfigError
+from thinwire.text.words import near
 from thinwire.train.values import (
     count,
     fraction,
@@ -24,7 +25,6 @@ from thinwire.train.values import (
     switch,
     whole,
 )
-from thinwire.words import near
 
 
 def _setting(

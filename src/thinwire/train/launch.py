@@ -12,7 +12,7 @@ import sys
 from thinwire.drive.interfaces import resolve
 from thinwire.errors import ConfigError
 from thinwire.launch.elastic import Workers, run_workers
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train.config import TrainConfig, flags_of
 from thinwire.train.memory import must_fit
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from thinwire import env
 from thinwire.errors import ConfigError, ThinwireError
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train.config import FIELDS, TrainConfig, add_flags, config_from, flags_of
 
 ROUGH = (

@@ -16,7 +16,7 @@ from torch import Tensor
 from thinwire.engine import Syncer
 from thinwire.engine.checkpoint import unpack_json
 from thinwire.errors import CheckpointError
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
 from thinwire.train.checkpoints import Checkpoints, Loaded
 from thinwire.train.parts import DamagedError
 

@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from thinwire.errors import CheckpointError
+from thinwire.text.words import first_line
 from thinwire.version import __version__
-from thinwire.words import first_line
 
 FORMAT = 2
 """Of the folder; 1 was a torch DCP folder."""

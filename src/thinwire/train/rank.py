@@ -26,7 +26,7 @@ from thinwire.errors import (
     ThinwireError,
 )
 from thinwire.launch.child import LAUNCHER, StopSignal, end_with_parent, interruptible, write_error
-from thinwire.say import CommandOutput, rank
+from thinwire.text.output import CommandOutput, rank
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import RunFolder, default_out
 

@@ -19,7 +19,8 @@ from thinwire import env
 from thinwire.engine import Syncer
 from thinwire.errors import CheckpointError
 from thinwire.models.hugging_face import save_pretrained
-from thinwire.say import CommandOutput
+from thinwire.text.output import CommandOutput
+from thinwire.text.words import error_text
 from thinwire.train.checkpoints import Checkpoints, Member
 from thinwire.train.config import TrainConfig
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
@@ -27,7 +28,6 @@ from thinwire.train.host_ranks import host_groups
 from thinwire.train.newest import newest_whole
 from thinwire.train.run_state import Resumed, RunState, restore, state_of
 from thinwire.train.setup import Prepared
-from thinwire.words import error_text
 
 
 class Saver:

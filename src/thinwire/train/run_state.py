@@ -27,12 +27,12 @@ from thinwire.engine.saved import META
 from thinwire.errors import AttachError, CheckpointError
 from thinwire.strategy.fingerprint import fingerprint, must_be_known
 from thinwire.strategy.identity import read_identity
+from thinwire.text.words import error_text
 from thinwire.train.newest import JOB, Newest
 from thinwire.train.parts import FORMAT
 from thinwire.train.progress import Account
 from thinwire.train.setup import Prepared
 from thinwire.version import __version__
-from thinwire.words import error_text
 
 READS = (1, FORMAT)
 _SYNC = f"sync.{META}"

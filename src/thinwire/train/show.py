@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from thinwire.say import CommandOutput, rank
+from thinwire.text.output import CommandOutput, rank
 from thinwire.train.folder import EVENTS, RunFolder
 from thinwire.train.result import Progress, Result, Setting
 from thinwire.version import __version__

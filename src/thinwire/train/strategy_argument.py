@@ -19,7 +19,7 @@ from typing import Any
 
 from thinwire.errors import StrategyError
 from thinwire.strategy import Strategy, recipes
-from thinwire.words import name_and_settings, near, settings
+from thinwire.text.words import name_and_settings, near, settings
 
 
 def strategy_from(text: str) -> Strategy:

@@ -9,7 +9,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from thinwire.words import near
+from thinwire.text.words import near
 
 
 def count(text: str) -> int:

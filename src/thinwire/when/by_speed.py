@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from thinwire.core import Schedule
+from thinwire.core.component import inside
 from thinwire.errors import StrategyError
-from thinwire.registry import inside
 from thinwire.when._around import Around
 from thinwire.when.every import every
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from thinwire.core import Schedule, Tick
+from thinwire.core.component import spelled_out
 from thinwire.errors import StrategyError
-from thinwire.registry import spelled_out
 
 
 @dataclass(frozen=True, repr=False)

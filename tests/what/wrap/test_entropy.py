@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tests.cases import CODECS
 from thinwire.core import Codec, Coder, Spec, State
+from thinwire.core.component import from_table, to_table
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
-from thinwire.registry import from_table, to_table
 from thinwire.testing import check_codec, contexts
 from thinwire.what import (
     cast,

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from thinwire.errors import DataError
-from thinwire.words import near
+from thinwire.text.words import near
 
 Cleaner = Callable[[bytes], bytes]
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from thinwire.data._specs import extra
 from thinwire.errors import DataError
-from thinwire.words import error_text, near
+from thinwire.text.words import error_text, near
 
 FIELD = "text"  # of a line of jsonl, or a column of parquet
 PARQUET = ".parquet"

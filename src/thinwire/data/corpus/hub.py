@@ -13,7 +13,7 @@ from typing import Any
 
 from thinwire.data._specs import extra, settings
 from thinwire.errors import DataError
-from thinwire.words import error_text, near
+from thinwire.text.words import error_text, near
 
 HELD_SPLITS = ("validation", "test")  # the first of these that a dataset has is held out
 

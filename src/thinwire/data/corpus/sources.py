@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from thinwire.data.corpus import markup, readers
 from thinwire.data.corpus.readers import Reader
 from thinwire.errors import DataError
-from thinwire.words import near
+from thinwire.text.words import near
 
 
 @dataclass(frozen=True)

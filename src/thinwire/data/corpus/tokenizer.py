@@ -23,7 +23,7 @@ from thinwire.data._specs import absent, extra, path_from, settings
 from thinwire.data.corpus.pieces import PIECE, cut_text
 from thinwire.data.corpus.text import Text
 from thinwire.errors import DataError
-from thinwire.words import error_text, near
+from thinwire.text.words import error_text, near
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

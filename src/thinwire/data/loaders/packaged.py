@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from thinwire.data.corpus.packages import Registries, Shop, files
 from thinwire.data.loaders.records import Columns, Records, cached
 from thinwire.errors import DataError
-from thinwire.words import near
+from thinwire.text.words import near
 
 Files = Iterator[tuple[str, bytes]]
 

@@ -39,7 +39,7 @@ from thinwire.data.remote.http import About
 from thinwire.data.remote.peers import Peers
 from thinwire.data.remote.stores import Store, is_address, joined, store_of
 from thinwire.errors import DataError
-from thinwire.words import error_text
+from thinwire.text.words import error_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from thinwire.data.claims import LOCK, PARTIAL, claimed, held_elsewhere, left_behind, partial
 from thinwire.errors import DataError
-from thinwire.words import error_text
+from thinwire.text.words import error_text
 
 FOOTER = struct.Struct("<4sIQ")  # MAGIC, CRC-32 of the bytes, how many there are
 MAGIC = b"tw01"

@@ -22,8 +22,8 @@ from typing import Any
 
 from thinwire.data.remote.leads import HTTP, Leads, host_of
 from thinwire.errors import DataError
+from thinwire.text.words import error_text
 from thinwire.version import __version__
-from thinwire.words import error_text
 
 CHUNK = 1 << 16
 TRIES = 6  # in a row without a byte that is new

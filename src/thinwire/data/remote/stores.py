@@ -22,7 +22,7 @@ from thinwire.data.remote.disk import DiskCache
 from thinwire.data.remote.http import About, Http
 from thinwire.data.remote.leads import HTTP, host_of, must_be_allowed
 from thinwire.errors import DataError
-from thinwire.words import error_text
+from thinwire.text.words import error_text
 
 BLOCK_BYTES = 1 << 22
 FILES = "files.txt"

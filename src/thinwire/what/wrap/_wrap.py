@@ -22,8 +22,8 @@ from thinwire.core import (
     encode_packet,
     needs_input_later,
 )
+from thinwire.core.component import inside
 from thinwire.kernels import fast, memory
-from thinwire.registry import inside
 
 
 class Wrapper(Codec):

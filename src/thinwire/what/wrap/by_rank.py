@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from thinwire.core import Coder, Grain, RankContext, Spec, State, Traits
+from thinwire.core.component import inside
 from thinwire.errors import StrategyError
-from thinwire.registry import inside
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec, State, Traits
+from thinwire.core.component import inside
 from thinwire.errors import StrategyError
-from thinwire.registry import inside
 from thinwire.what.wrap._wrap import Remembering, twice, where_finite
 
 _FLOATS = Spec((), 0, 1, torch.float32)

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
+from thinwire.core.component import inside
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
-from thinwire.registry import inside
 from thinwire.what.scalar.cast import cast
 
 if TYPE_CHECKING:

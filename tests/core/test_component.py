@@ -6,8 +6,8 @@ from typing import ClassVar
 import pytest
 
 from tests.cases import CODECS, OUTERS, ROUTES, SCHEDULES, TARGETS
+from thinwire.core.component import Member, find, from_table, inside, members, to_table
 from thinwire.errors import StrategyError
-from thinwire.registry import Member, find, from_table, inside, members, to_table
 from thinwire.what import by_role, feedback, topk, uniform
 
 ALL = [

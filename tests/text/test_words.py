@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.words import columns, expression, first_line, name_and_settings, near, settings, value
+from thinwire.text.words import (
+    columns,
+    expression,
+    first_line,
+    name_and_settings,
+    near,
+    settings,
+    value,
+)
 
 KINDS = {"rank": int, "lr": float, "start": int | None, "warm": bool, "name": str}
 VALUES = {

@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
             return None
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        from thinwire.words import near  # not needed for --help
+        from thinwire.text.words import near  # not needed for --help
 
         if action.choices is not None and value not in action.choices:
             there = list(map(str, action.choices))
@@ -89,7 +89,7 @@ class Parser(argparse.ArgumentParser):
 
     def _unknown_flags(self) -> list[str]:
         """Return a sentence for each word that looks like a flag and is none."""
-        from thinwire.words import near
+        from thinwire.text.words import near
 
         if any(
             action.nargs in (argparse.REMAINDER, argparse.PARSER) for action in self._actions

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from thinwire.say import CommandOutput, Parser, one_line
+from thinwire.text.output import CommandOutput, Parser, one_line
 
 
 @pytest.mark.parametrize("as_json", [False, True])
