@@ -15,7 +15,6 @@ FLAGS = "its refusals and its networks are the command's: tests/cli/test_lab.py"
 FACTORS = "what the factor codecs share: each codec's own tests, as tests/what/lowrank/test_als.py"
 PICKS = "what the sparse codecs share: each codec's own tests, as tests/what/sparse/test_topk.py"
 EXCEPTIONS = {
-    "bench/ours.py": RIVAL,
     "bench/rivals/_meeting.py": RIVAL,
     "bench/rivals/ddp.py": RIVAL,
     "bench/rivals/deepspeed_zero.py": RIVAL,
@@ -24,7 +23,6 @@ EXCEPTIONS = {
     "bench/rivals/local_sgd.py": RIVAL,
     "bench/rivals/post_local.py": RIVAL,
     "bench/rivals/torchft_diloco.py": RIVAL,
-    "bench/worker.py": RIVAL,
     "cli/_lab_network.py": FLAGS,
     "engine/resumable.py": "a protocol without code",
     "kernels/_programs.py": "Triton's programs, called through fast: tests/kernels/test_gpu.py",

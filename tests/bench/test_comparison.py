@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.pages import TINY, a_curve, a_time
+from tests.bench.pages import TINY, Record, a_curve, a_time
+from thinwire.bench.comparison import Comparison
 from thinwire.bench.report import bench_page, summary, write
+from thinwire.bench.results import sorted_out
 
 CHROMIUM = shutil.which("chromium")
 
@@ -116,3 +118,56 @@ def test_a_browser_sorts_and_chooses(tmp_path: Path) -> None:
         True,
         ["true", 0],
     )  # a line by seconds and one by bytes
+
+
+def page_of(records: list[Record]) -> Comparison:
+    return Comparison(sorted_out(records), summary(records))
+
+
+def test_the_verdict_names_who_is_first_and_by_how_much() -> None:
+    verdict = page_of(TINY).verdict()
+    assert "ours is first at 2.000 nats, in 16.0 s, 5.00 times as fast as dense" in verdict
+    assert "dense is first at 1.000 nats, in 100 s" in verdict, "ours never is there"
+    alone = page_of([a_curve("ours", [3.0, 2.0]), a_time("ours", [1.0])])
+    assert alone.verdict() == '<p class="quiet">No dense baseline, so no target loss.</p>'
+    nobody = page_of([TINY[0], a_time("dense", [], "ddp", error="lost")])
+    assert "nobody reaches 2.000 nats" in nobody.verdict()
+
+
+def test_columns_have_a_value_for_each_target() -> None:
+    page = page_of(TINY)
+    ours = next(row for row in page.rows if row["name"] == "ours")
+    _, time = page.time_column()
+    # 0.4 s a step; 4.1 nats at step 20, 2.5 at 30, 2 at 40, and 1.6 at the end
+    assert time(ours).values == (pytest.approx(8.25), pytest.approx(10.75), pytest.approx(16), None)
+    assert time(ours).texts[3] == '<span class="soft">not reached</span>'
+    assert "fastest on this link: " in time(ours).texts[2]
+    _, speedup = page.speedup_column("×")
+    assert speedup(ours).values == (
+        pytest.approx(40 / 8.25),
+        pytest.approx(60 / 10.75),
+        pytest.approx(5),
+        None,
+    )
+    head, nbytes = page.bytes_column()
+    assert head.unit == "MB, by a rank"
+    assert nbytes(ours).values[2] == pytest.approx(450 * 40)
+
+
+def test_choices_are_of_what_there_is_to_choose() -> None:
+    page = page_of(TINY)
+    assert 'id="target"' in page.controls()
+    assert 'id="link"' not in page.controls(), "there is one link"
+    assert page.attributes("slow") == ""
+    two = page_of([*TINY, a_time("ours", [9.0], link="other")])
+    assert 'id="link"' in two.controls()
+    assert two.attributes("other") == ' data-link="1"'
+    assert two.attributes(None) == ""
+    assert page_of([a_time("ours", [1.0])]).controls() == ""
+
+
+def test_the_baseline_looks_like_no_other() -> None:
+    page = page_of(TINY)
+    assert page.looks["dense"].baseline
+    assert not page.looks["ours"].rival
+    assert [each.number for each in page.looks.values()] == [0, 1]

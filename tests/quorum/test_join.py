@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tests.quorum.runs import PLAIN, Rank, together
 from thinwire import Strategy
-from thinwire.errors import AttachError, DisagreementError
+from thinwire.core import RankContext, collective
+from thinwire.errors import AttachError, DisagreementError, FlightError
 from thinwire.how import gather, native
 from thinwire.on import deltas, parameters
 from thinwire.what import by_role, ef21, feedback, lowrank, topk, uniform
@@ -77,3 +78,42 @@ def test_another_run_is_not_joined() -> None:
     mine = Rank(store, 1)
     with pytest.raises(AttachError, match="a weight is finite"):
         mine.sync.weigh(-1.0)
+
+
+def test_a_rank_beyond_the_world_needs_room_for_it() -> None:
+    store = dist.HashStore()
+    with pytest.raises(AttachError, match=r"this run's ranks are below 3\. Where others than the"):
+        Rank(store, 3)
+    with pytest.raises(AttachError, match=r"max_world=2: from world to 1000000"):
+        Rank(store, 0, max_world=2)
+    Rank(store, 3, max_world=4, quorum=1, grace_s=0.0).sync.close()
+
+
+def test_the_first_rank_bounds_the_weights_of_all() -> None:
+    store = dist.HashStore()
+    Rank(store, 0, weight=0.5, max_weight=2.0)
+    mine = Rank(store, 1)
+    with pytest.raises(AttachError, match=r"have agreed on at most 2\. Give all of them"):
+        mine.sync.weigh(2.5)
+    with pytest.raises(
+        DisagreementError, match=r"max_weight differs \(the run: 2\.0; here: 9\.0\)"
+    ):
+        Rank(store, 2, max_weight=9.0)
+    with pytest.raises(AttachError, match=r"max_weight=0: finite, and above 0"):
+        Rank(store, 2, max_weight=0)
+
+
+@pytest.mark.parametrize("facts", ["[]", "{}", '{"max_weight": -1}', '{"max_weight": "1"}', "{"])
+def test_a_store_that_something_else_writes_to_is_an_error(facts: str) -> None:
+    store = dist.HashStore()
+    dist.PrefixStore("thinwire-rounds", store).set("facts", facts)  # type: ignore[attr-defined]
+    with pytest.raises(FlightError, match="cannot join: the store holds no facts of a run"):
+        Rank(store, 0)
+
+
+def test_ranks_of_a_quorum_fly_nothing() -> None:
+    mine = Rank(dist.HashStore(), 0)
+    ctx = RankContext(0, (0, 1, 2), 0, 0)
+    flight = collective.all_gather(torch.zeros(1, dtype=torch.uint8), ctx)
+    with pytest.raises(FlightError, match="probe: ranks of a quorum fly nothing"):
+        mine.sync.driver.start(flight, 0, "probe")
