@@ -11,9 +11,6 @@ from tests.members import ROOT, SOURCE
 TESTS = ROOT / "tests"
 RIVAL = "a contestant; tests/bench/test_rivals.py reads all of them and runs those that it can"
 ON_A_HOST = "runs on a lab's hosts, which have networks of their own: tests/lab/test_lab.py"
-FLAGS = "its refusals and its networks are the command's: tests/cli/test_lab.py"
-FACTORS = "what the factor codecs share: each codec's own tests, as tests/what/lowrank/test_als.py"
-PICKS = "what the sparse codecs share: each codec's own tests, as tests/what/sparse/test_topk.py"
 EXCEPTIONS = {
     "bench/rivals/_meeting.py": RIVAL,
     "bench/rivals/ddp.py": RIVAL,
@@ -23,7 +20,6 @@ EXCEPTIONS = {
     "bench/rivals/local_sgd.py": RIVAL,
     "bench/rivals/post_local.py": RIVAL,
     "bench/rivals/torchft_diloco.py": RIVAL,
-    "cli/_lab_network.py": FLAGS,
     "engine/resumable.py": "a protocol without code",
     "kernels/_programs.py": "Triton's programs, called through fast: tests/kernels/test_gpu.py",
     "lab/brake.py": ON_A_HOST,
@@ -33,11 +29,6 @@ EXCEPTIONS = {
     "recipes.py": "one import",
     "train/outputs.py": "two calls, whose files tests/train/test_job.py reads",
     "version.py": "one constant",
-    "what/lowrank/_factored.py": FACTORS,
-    "what/lowrank/_parts.py": FACTORS,
-    "what/sparse/_picked.py": PICKS,
-    "what/sparse/_share.py": PICKS,
-    "what/wrap/_wrap.py": "a base class; tests/what/wrap/test_feedback.py and its neighbours",
 }
 MOST = 25
 MODULES = sorted(

@@ -1,8 +1,7 @@
-"""`thinwire lab`: what its flags ask for, and what it refuses."""
+"""`thinwire lab`: what it refuses, and what it measures."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,15 +14,8 @@ from tests.lab.possible import why_not
 from thinwire.cli import lab
 from thinwire.cli.main import main
 from thinwire.lab.check import Finding
-from thinwire.net import Network
 
 needs_labs = pytest.mark.skipif(bool(why := why_not()), reason=why)
-
-
-def requested(*flags: str) -> Network:
-    parser = argparse.ArgumentParser()
-    lab.arguments(parser)
-    return lab.requested_network(parser.parse_args(["show", *flags]))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
@@ -31,17 +23,6 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     return said
-
-
-def test_links_between_nodes_have_two_ways() -> None:
-    network = requested(
-        "--nodes", "2", "--inner-rate", "10gbit", "--up", "100mbit", "--down", "10mbit"
-    )
-    assert [
-        (trunk.between[1], trunk.up_bits_per_s, trunk.down_bits_per_s) for trunk in network.trunks
-    ] == [("core", 1e8, 1e7)] * 2
-    assert network.bits_per_s("host0", "host1") == 1e7
-    assert {(host.up_bits_per_s, host.down_bits_per_s) for host in network.hosts} == {(1e10, 1e10)}
 
 
 @pytest.mark.parametrize(
