@@ -36,7 +36,7 @@ from thinwire.drive.local import Fabric
 from thinwire.strategy import Strategy
 from thinwire.strategy.fingerprint import as_plain, first_default
 from thinwire.strategy.reading import spelled
-from thinwire.testing.talk import talk
+from thinwire.testing.rounds import run_rounds
 
 FROZEN = Path(__file__).parents[1] / "tests" / "frozen"
 DEFAULTS = FROZEN / "defaults.json"
@@ -107,7 +107,7 @@ def payloads_of(code: str) -> dict[str, Any]:
     for step in range(STEPS):
         contexts = {rank: RankContext(rank, RANKS, step, 7) for rank in RANKS}
         xs = {rank: values(rank, step) for rank in RANKS}
-        flight = talk(codec, xs, SPEC, states, contexts, code)
+        flight = run_rounds(codec, xs, SPEC, states, contexts, code)
         sent += [
             payload.numpy().tobytes()
             for of_rank in flight.payloads

@@ -80,7 +80,6 @@ PROSE = {
 
 # Names that stay, and why.
 ALLOWED = {
-    "say": "the module thinwire.text.output prints progress for a user",
     "tell": "the method of Python's files",
 }
 

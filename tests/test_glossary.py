@@ -34,7 +34,7 @@ def test_an_old_word_is_a_problem(source: str, line: int) -> None:
         "def sayings_of(x): ...\n",
         "x = placed.share_memory_()\n",
         "x = torch.nn.functional.linear(x, y)\n",
-        "from thinwire import say\n",
+        "size = file.tell()\n",
         '"""See `told` of version 0.1, and the allotted slots."""\n',
         "raise ModuleNotFoundError('told')\n",
     ],

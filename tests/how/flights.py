@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thinwire.core import Codec, Exchange, Flight, Hop, Outcome, Part, RankContext, Route, Spec
 from thinwire.drive.local import run
-from thinwire.testing.talk import relayed
+from thinwire.testing.rounds import relayed
 
 EVEN = 2 * 5040  # 1 to 10, 12, 14, 15, 16 and more divide it
 

@@ -11,7 +11,7 @@ from thinwire.core import Exchange, Flight, Hop, Outcome, Route
 from thinwire.drive.local import run
 from thinwire.errors import FlightError, PayloadError
 from thinwire.how import gossip, halving_doubling, ring, server, torus, tree, two_shot
-from thinwire.testing.talk import relayed
+from thinwire.testing.rounds import relayed
 from thinwire.what import entropy, identity, uniform
 
 ROUTES = [

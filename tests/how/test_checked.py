@@ -35,7 +35,7 @@ from thinwire.how.checked import crc
 from thinwire.on import gradients, parameters
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route
-from thinwire.testing.talk import relayed
+from thinwire.testing.rounds import relayed
 from thinwire.what import entropy, feedback, identity, lowrank, topk, uniform
 
 LEVELS = hierarchical((direct(), identity()), two_shot(), 2)

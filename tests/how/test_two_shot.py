@@ -11,7 +11,7 @@ from thinwire.errors import StrategyError
 from thinwire.how import gather, two_shot
 from thinwire.strategy import Strategy
 from thinwire.testing import check_route, contexts, specs
-from thinwire.testing.talk import relayed
+from thinwire.testing.rounds import relayed
 from thinwire.what import by_role, cast, feedback, identity, lowrank, topk, uniform
 
 MANY = specs()["many parts"]

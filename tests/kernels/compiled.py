@@ -24,7 +24,7 @@ FLAGS = (
 POINTERS = {
     **dict.fromkeys(("x", "given", "steps", "out", "means", "values"), "*fp32"),
     **dict.fromkeys(("codes", "signs"), "*u8"),
-    **dict.fromkeys(("table", "places"), "*i64"),
+    **dict.fromkeys(("table", "indices"), "*i64"),
 }
 GRIDS: dict[str, dict[str, Any]] = {
     "nearest": {
@@ -101,15 +101,15 @@ def built(
         else pointers.get(name, "i32")
         for name in program.arg_names
     }
-    places = {name: (program.arg_names.index(name),) for name in types}
+    positions = {name: (program.arg_names.index(name),) for name in types}
     whole = [
         name for name in types if name in ("n", "per", "head") or types[name].startswith("*")
     ]  # multiples of 16, as most are
     source = compiler.ASTSource(
         program,
         types,
-        {places[name]: value for name, value in constants.items()},
-        {places[name]: [["tt.divisibility", 16]] for name in whole},
+        {positions[name]: value for name, value in constants.items()},
+        {positions[name]: [["tt.divisibility", 16]] for name in whole},
     )
     size = constants["ROWS"] * constants.get("BLOCK", constants.get("WIDTH"))
     options = {"num_warps": max(4, size // 512), "enable_fp_fusion": False}

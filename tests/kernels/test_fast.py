@@ -12,7 +12,7 @@ from tests.kernels.test_native import BUILT, levels, sides
 from tests.kernels.values import ODD, grids, keys, same, tensors_of, values
 from thinwire.kernels import fast, native, reference
 from thinwire.what import topk as topk_codec
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 
 pytestmark = pytest.mark.skipif(
     not BUILT, reason="built without a compiler: there are no native kernels"
@@ -225,9 +225,9 @@ def test_largest(level: native.Level, x: Tensor, chunks: int, share: float, roun
     )
     k = max(1, int(share * rows.shape[1]))
     with native.using(level):
-        places, found = fast.largest(rows, k)
+        indices, found = fast.largest(rows, k)
     expected = reference.largest(rows, k)
-    assert same(places, expected)
+    assert same(indices, expected)
     assert same(found, rows.gather(1, expected))
 
 
@@ -250,11 +250,11 @@ def test_largest_of_a_sum(
     k = max(1, int(share * rows.shape[1]))
     y = torch.empty_like(rows)
     with native.using(level):
-        places, found = fast.largest_sum(rows, before, decay, y, k)
+        indices, found = fast.largest_sum(rows, before, decay, y, k)
     expected = reference.summed(rows, before, decay)
     assert same(y, expected)
-    assert same(places, reference.largest(expected, k))
-    assert same(found, expected.gather(1, places))
+    assert same(indices, reference.largest(expected, k))
+    assert same(found, expected.gather(1, indices))
 
 
 @levels
@@ -286,10 +286,10 @@ def test_largest_of_chunks_of_64_side_by_side(
             row[:12] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0] * 3)
     y, before = torch.empty_like(rows), rows.roll(1, 0)
     with native.using(level):
-        places, found = fast.largest(rows, k)
+        indices, found = fast.largest(rows, k)
         of_sum, _ = fast.largest_sum(rows, before, 0.5, y, k)
     expected = reference.largest(rows, k)
-    assert same(places, expected)
+    assert same(indices, expected)
     assert same(found, rows.gather(1, expected))
     assert same(y, reference.summed(rows, before, 0.5))
     assert same(of_sum, reference.largest(y, k))
@@ -302,13 +302,13 @@ def test_what_is_left_at_places(level: native.Level, x: Tensor, chunks: int, sha
     rows = x[: max(x.numel() // chunks, 1) * min(chunks, x.numel())].view(
         min(chunks, x.numel()), -1
     )
-    places = reference.largest(rows, max(1, int(share * rows.shape[1])))
-    found = rows.gather(1, places)
+    indices = reference.largest(rows, max(1, int(share * rows.shape[1])))
+    found = rows.gather(1, indices)
     y, said = rows.clone(), found.flip(0)
     with native.using(level):
-        finite = fast.leave(y, places, found, said)
+        finite = fast.leave(y, indices, found, said)
     rest = found - said
-    assert same(y, rows.scatter(1, places, rest))
+    assert same(y, rows.scatter(1, indices, rest))
     assert bool(finite) == bool(rest.isfinite().all())
 
 
@@ -337,22 +337,22 @@ def test_above(level: native.Level, x: Tensor, bar: float, most: int | None) -> 
     per=st.integers(1, 5000),
     share=st.floats(0, 1),
     seed=st.integers(0, 99),
-    coding=st.sampled_from(_places.CODINGS),
+    coding=st.sampled_from(_indices.CODINGS),
 )
 def test_places(
-    level: native.Level, chunks: int, per: int, share: float, seed: int, coding: _places.Coding
+    level: native.Level, chunks: int, per: int, share: float, seed: int, coding: _indices.Coding
 ) -> None:
     k, draw = int(share * per), torch.Generator().manual_seed(seed)
-    places = torch.stack(
+    indices = torch.stack(
         [torch.randperm(per, generator=draw)[:k].sort().values for _ in range(chunks)]
     )
     with native.using("torch"):
-        expected = _places.write(places, per, coding)
+        expected = _indices.write(indices, per, coding)
     with native.using(level):
-        side = _places.write(places, per, coding)
-        back = _places.read(side, k, per, chunks, topk_codec(1), coding)
+        side = _indices.write(indices, per, coding)
+        back = _indices.read(side, k, per, chunks, topk_codec(1), coding)
     assert same(side, expected)
-    assert same(back, places)
+    assert same(back, indices)
 
 
 @levels

@@ -12,7 +12,7 @@ from thinwire.core import RankContext, Spec
 from thinwire.errors import PayloadError
 from thinwire.kernels import fast, native, reference
 from thinwire.what import topk as topk_codec
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 
 BUILT = native.available()[1:]
 pytestmark = pytest.mark.skipif(
@@ -28,7 +28,7 @@ levels = pytest.mark.parametrize("level", BUILT or ("torch",))
     per=st.integers(1, 300),
     share=st.floats(0, 1),
     data=st.data(),
-    coding=st.sampled_from(_places.CODINGS),
+    coding=st.sampled_from(_indices.CODINGS),
 )
 def test_random_bytes_are_read_or_refused_alike(
     level: native.Level,
@@ -36,10 +36,10 @@ def test_random_bytes_are_read_or_refused_alike(
     per: int,
     share: float,
     data: st.DataObject,
-    coding: _places.Coding,
+    coding: _indices.Coding,
 ) -> None:
     k = int(share * per)
-    nbytes = _places.nbytes(coding, k, per, chunks)
+    nbytes = _indices.nbytes(coding, k, per, chunks)
     side = torch.frombuffer(
         bytearray(data.draw(st.binary(min_size=nbytes, max_size=nbytes)) + b"x"), dtype=torch.uint8
     )[:nbytes]
@@ -47,7 +47,7 @@ def test_random_bytes_are_read_or_refused_alike(
     for each in (level, "torch"):
         with native.using(each):
             try:
-                told[each] = _places.read(side, k, per, chunks, topk_codec(1), coding).tolist()
+                told[each] = _indices.read(side, k, per, chunks, topk_codec(1), coding).tolist()
             except PayloadError as error:
                 told[each] = type(error)
     assert told[level] == told["torch"]

@@ -13,10 +13,10 @@ from thinwire.text.output import CommandOutput, Parser, one_line
 def test_rank_0_alone_gives_the_result(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say = CommandOutput("thinwire test", as_json)
+    output = CommandOutput("thinwire test", as_json)
     for number in ("0", "1"):
         monkeypatch.setenv("RANK", number)
-        say.result({"loss": 1.5}, "loss 1.5\n")
+        output.result({"loss": 1.5}, "loss 1.5\n")
     out, err = capsys.readouterr()
     assert out == ('{"loss": 1.5}\n' if as_json else "loss 1.5\n")
     assert err == ""
@@ -26,9 +26,9 @@ def test_notes_are_the_speakers_and_go_to_standard_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "2")
-    say = CommandOutput("thinwire test", as_json=False)
-    say.note("nobody hears this")
-    say.note("step 4", speaker=2)
+    output = CommandOutput("thinwire test", as_json=False)
+    output.note("nobody hears this")
+    output.note("step 4", by_rank=2)
     assert capsys.readouterr() == ("", "step 4\n")
 
 

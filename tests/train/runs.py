@@ -68,7 +68,7 @@ class Noted(CommandOutput):
         super().__init__("thinwire train", as_json=False)
         self.notes: list[str] = []
 
-    def note(self, text: str, speaker: int = 0) -> None:
+    def note(self, text: str, by_rank: int = 0) -> None:
         self.notes.append(text)
 
 
@@ -76,11 +76,13 @@ def kept(
     rank: int, config: TrainConfig, out: Path, stop_at: int = 0
 ) -> tuple[Result | str, list[str]]:
     """A run that keeps checkpoints in a folder; what came of it, and what it noted."""
-    say = Noted()
+    output = Noted()
     folder = RunFolder(out)
     if rank == 0:
         folder.acquire(resume=config.resume, overwrite=False)
-    saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
+    saver = Saver(
+        folder, every=config.save_every, keep=config.keep, resume=config.resume, output=output
+    )
     show = Stopping(stop_at) if stop_at else Show()
     votes.SECONDS = 0.0 if stop_at else 1.0  # these runs are over before a second is
     try:
@@ -91,7 +93,7 @@ def kept(
         done = str(error)
     finally:
         folder.close()
-    return done, say.notes
+    return done, output.notes
 
 
 def told(rank: int, config: TrainConfig, out: Path, stop_at: int = 0) -> dict[str, Any]:

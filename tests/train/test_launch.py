@@ -27,11 +27,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would have been started: workers and master, or the settings of a single rank."""
     out: list[Any] = []
 
-    def run_workers(workers: Workers, master: tuple[str, int], say: CommandOutput) -> int:
+    def run_workers(workers: Workers, master: tuple[str, int], output: CommandOutput) -> int:
         out.append((workers, master))
         return 7
 
-    def run_rank(config: TrainConfig, say: CommandOutput) -> int:
+    def run_rank(config: TrainConfig, output: CommandOutput) -> int:
         out.append(config)
         return 5
 

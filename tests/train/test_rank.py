@@ -22,7 +22,7 @@ from thinwire.text.output import CommandOutput
 from thinwire.train import rank as module
 from thinwire.train.rank import run_rank
 
-SAY = CommandOutput("thinwire train", as_json=False)
+OUTPUT = CommandOutput("thinwire train", as_json=False)
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +35,16 @@ def in_the_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "end_with_parent", lambda: None)
 
 
-def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException, say: CommandOutput = SAY) -> int:
+def ended(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, output: CommandOutput = OUTPUT
+) -> int:
     """The exit code of a run that ends in an error."""
 
     def train(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(module, "_train", train)
-    return module._guarded(small(out="runs/x"), say)
+    return module._guarded(small(out="runs/x"), output)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_each_error_has_its_code_and_is_printed_and_written_once(
     assert read_error(tmp_path / "error.json") == (text, True)
 
 
-def test_a_rank_that_does_not_lead_its_machine_leaves_the_line_to_the_speaker(
+def test_a_rank_that_does_not_lead_its_machine_leaves_the_line_to_another(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -108,6 +110,6 @@ def test_packages_that_are_absent_are_all_named(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name in absent else find(name)
     )
-    assert run_rank(small(), SAY) == 2
+    assert run_rank(small(), OUTPUT) == 2
     text = "transformers, rich not installed: pip install 'thinwire[train]'"
     assert capsys.readouterr().err == f"thinwire train: {text}\n"

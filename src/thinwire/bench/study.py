@@ -48,7 +48,7 @@ class Bench:
         study: what to measure.
         folder: where records are kept.
         environments: where rivals' environments and the text are, for all benches.
-        say: called with a line for each record as it comes.
+        note: called with a line for each record as it comes.
         retry: measure again what failed before.
     """
 
@@ -57,10 +57,10 @@ class Bench:
         study: Study,
         folder: Path,
         environments: Path,
-        say: Callable[[str], None],
+        note: Callable[[str], None],
         retry: bool = False,
     ) -> None:
-        self.study, self.folder, self.environments, self.say = study, folder, environments, say
+        self.study, self.folder, self.environments, self.note = study, folder, environments, note
         folder.mkdir(parents=True, exist_ok=True)
         self.records = read(folder / RECORDS)
         write(folder / RECORDS, self.records)  # without what was cut off
@@ -229,7 +229,7 @@ class Bench:
         where = " ".join(
             str(more[name]["name"] if name == "link" else f"{name} {more[name]}") for name in more
         )
-        self.say(
+        self.note(
             f"{kind:<6} {contestant.name:<38} {where:<28} {_words(record)}  "
             f"({time.monotonic() - begun:.0f} s)"
         )

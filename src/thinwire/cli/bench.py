@@ -77,7 +77,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Measure, then write the page."""
     from thinwire.bench.contestants import chosen, ours
     from thinwire.bench.figures import need_matplotlib
@@ -110,13 +110,13 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
             raise BenchError(f"--seeds {options.seeds}: at least 1")
         study = replace(study, seeds=options.seeds)
     if options.list:
-        return _list(study, say)
+        return _list(study, output)
     need_matplotlib()  # before hours of measuring
     parts, folder = (
-        _parts(study, options.part, say),
+        _parts(study, options.part, output),
         options.out or Path("runs", "bench-quick" if options.quick else "bench"),
     )
-    bench = Bench(study, folder, cache_folder() / "rivals", say.note, options.retry)
+    bench = Bench(study, folder, cache_folder() / "rivals", output.note, options.retry)
     _one_model(bench)
     with ended_by_signals():
         measured = bench.run(typed(options), parts)
@@ -126,14 +126,14 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
     page = folder / "report.html"
     write(bench_page(records), page)
     rows = summary(records)
-    say.result(
+    output.result(
         {"out": str(folder), "report": str(page), "rows": rows},
         f"{as_table(rows)}\n\n{left_out(measured)}{page}",
     )
     return 0
 
 
-def _parts(study: Study, requested: list[str] | None, say: CommandOutput) -> list[str]:
+def _parts(study: Study, requested: list[str] | None, output: CommandOutput) -> list[str]:
     """List the parts to measure: the proof only where its contestant and its link take part."""
     from thinwire.bench.study import PARTS
 
@@ -148,7 +148,7 @@ def _parts(study: Study, requested: list[str] | None, say: CommandOutput) -> lis
             "--only and --link"
         )
     if requested is None:
-        say.note(
+        output.note(
             f"no proof: it is a whole run of {name!r} over {network.name!r}, which are not both "
             "chosen"
         )
@@ -180,7 +180,7 @@ def typed(options: argparse.Namespace) -> str:
     )
 
 
-def _list(study: Study, say: CommandOutput) -> int:
+def _list(study: Study, output: CommandOutput) -> int:
     rows = [
         {"name": each.name, "module": each.module, "settings": each.settings}
         for each in study.contestants
@@ -190,7 +190,7 @@ def _list(study: Study, say: CommandOutput) -> int:
         f"{each.name:<42}{'thinwire' if each.ours else 'rival: ' + each.module}"
         for each in study.contestants
     ]
-    say.result({"contestants": rows, "links": links}, "\n".join([*lines, "", *links]))
+    output.result({"contestants": rows, "links": links}, "\n".join([*lines, "", *links]))
     return 0
 
 

@@ -83,14 +83,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     tune.add_argument("--json", action="store_true", dest="as_json", default=absent, help=absent)
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Measure each codec and print a table."""
     if options.plot is not None and options.plot.suffix != ".svg":
         raise ConfigError(
             f"--plot {options.plot}: the picture is an SVG; give a name that ends in .svg"
         )
     if options.action == "tune":
-        return _tune(options, say)
+        return _tune(options, output)
     size = 1 << 22 if options.size is None else options.size
     if not 16 <= size <= 1 << 30:
         raise ConfigError(f"--size {size}: 16 to 1,073,741,824 values")
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
     rows = []
     for codec in codecs:
         rows.append(measured(codec, tensors, copy))
-        say.note(rows[-1].codec)
+        output.note(rows[-1].codec)
     best = {row.codec for row in frontier(rows)}
     if options.plot is not None:
         _plot(rows, options.plot)
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
         "copy_gb_s": copy,
         "codecs": [{**asdict(row), "frontier": row.codec in best} for row in rows],
     }
-    say.result(report, _table(rows, best, values, copy))
+    output.result(report, _table(rows, best, values, copy))
     return 0
 
 
@@ -156,7 +156,7 @@ def _table(rows: list[Figures], best: set[str], values: int, copy: float) -> str
     return "\n".join([*columns(lines), "", note])
 
 
-def _tune(options: argparse.Namespace, say: CommandOutput) -> int:
+def _tune(options: argparse.Namespace, output: CommandOutput) -> int:
     if options.gradient is not None or options.heavy or options.size is not None:
         raise ConfigError(
             "tune reads the FILE that it is given: leave out --gradient, --size and --heavy"
@@ -175,7 +175,7 @@ def _tune(options: argparse.Namespace, say: CommandOutput) -> int:
     rows: list[Choice] = []
     for row in tried(codes, tensors):
         rows.append(row)
-        say.note(row.codec)
+        output.note(row.codec)
     best = frontier(rows)
     if options.plot is not None:
         _plot(rows, options.plot)
@@ -206,7 +206,7 @@ def _tune(options: argparse.Namespace, say: CommandOutput) -> int:
                     "what=feedback(…)"
                 ),
             ]
-    say.result(report, "\n".join(lines))
+    output.result(report, "\n".join(lines))
     return 0
 
 

@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Read the runs, draw them, and print the table."""
     folders = [Path(folder) for folder in options.folders]
     if options.out.suffix != ".svg":
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
     names = _names(folders, runs)
     differ = differences(runs)
     for what, values in differ.items():
-        say.note(
+        output.note(
             f"warning: the runs differ in {what} ({', '.join(map(str, values))}): the strategy is "
             "not all that is compared here"
         )
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
         "differ": {what: list(each) for what, each in differ.items()},
         "picture": str(picture),
     }
-    say.result(report, _text(rows, names, picture))
+    output.result(report, _text(rows, names, picture))
     return 0
 
 

@@ -99,7 +99,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Fetch, list the sources, or pack."""
     if options.action == "pack":
         packed = pack(
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
             options.clean,
             options.data_hosts,
         )
-        say.result(
+        output.result(
             packed,
             (
                 f"{packed['out']}: {packed['tokens']:,} tokens to train on; {packed['shards']} "
@@ -118,15 +118,15 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
             ),
         )
         return 0
-    facts = report(options, say.note)
+    facts = report(options, output.note)
     if options.list:
         rows = [
             (name, row["package"], row["licence"], row["about"])
             for name, row in facts["sources"].items()
         ]
-        say.result(facts, "\n".join(columns(rows, left=4)))
+        output.result(facts, "\n".join(columns(rows, left=4)))
     else:
-        say.result(
+        output.result(
             facts,
             f"{facts['out']}: {facts['documents']:,} documents, "
             f"{facts['tokens'] / 1e6:.1f} M tokens",
@@ -151,7 +151,7 @@ def report(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str
                 for name, row in rows.items()
             }
         }
-    fetched = fetch(options.out, sources=options.source, say=note)
+    fetched = fetch(options.out, sources=options.source, note=note)
     totals = {
         "documents": fetched.documents,
         "characters": fetched.characters,

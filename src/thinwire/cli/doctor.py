@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """`thinwire doctor` has no flags of its own."""
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:  # noqa: ARG001  (every command takes them)
+def run(options: argparse.Namespace, output: CommandOutput) -> int:  # noqa: ARG001  (every command takes them)
     """Run every check; return 1 if one finds a problem."""
     from thinwire.planner.machine import host
 
@@ -38,7 +38,9 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:  # noqa: ARG001
     counts = {
         level: sum(each.level == level for each in findings) for level in ("ok", "note", "problem")
     }
-    say.result({**counts, "checks": [each.record() for each in findings]}, _text(findings, counts))
+    output.result(
+        {**counts, "checks": [each.record() for each in findings]}, _text(findings, counts)
+    )
     return 1 if counts["problem"] else 0
 
 

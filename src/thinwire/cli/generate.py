@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Load the model, and print what it makes of the prompt."""
     path = model_path(options.model)
     prompt = _prompt(options.prompt)
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
     text = sample(
         model, tokenizer, prompt, options.tokens, temperature=options.temperature, seed=options.seed
     )
-    say.result(
+    output.result(
         {"prompt": prompt, "text": text, "model": path, "seed": options.seed}, printable(text)
     )
     return 0

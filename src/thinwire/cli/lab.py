@@ -89,13 +89,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Run the action that `options` names and return the exit code."""
     if options.action == "list":
-        return _list(say)
+        return _list(output)
     network = requested_network(options)
     if options.action == "show":
-        return _show(network, say)
+        return _show(network, output)
     from thinwire.lab import Lab
     from thinwire.lab.running import check_seconds
 
@@ -103,25 +103,25 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
         check_seconds(options.timeout, options.grace)
     with ended_by_signals(), Lab(network, options.means) as lab:
         for note in lab.stale:
-            say.note(
+            output.note(
                 f"ended a lab that process {note.owner} had left behind ({len(note.hosts)} hosts)"
             )
         if lab.missing:
-            say.note(f"hosts share with this machine: {', '.join(lab.missing)}")
-        return _run(lab, options, say) if options.action == "run" else _check(lab, say)
+            output.note(f"hosts share with this machine: {', '.join(lab.missing)}")
+        return _run(lab, options, output) if options.action == "run" else _check(lab, output)
 
 
-def _show(network: Network, say: CommandOutput) -> int:
+def _show(network: Network, output: CommandOutput) -> int:
     import tomli_w
 
     from thinwire.net import table_of
 
     table = table_of(network)
-    say.result({"network": table}, tomli_w.dumps(table))
+    output.result({"network": table}, tomli_w.dumps(table))
     return 0
 
 
-def _list(say: CommandOutput) -> int:
+def _list(output: CommandOutput) -> int:
     from thinwire.lab import labs
 
     ended, going = labs.clean(), labs.listed()
@@ -145,11 +145,11 @@ def _list(say: CommandOutput) -> int:
         "labs": rows,
         "ended": [{"owner": note.owner, "hosts": list(note.hosts)} for note in ended],
     }
-    say.result(values, "\n".join(lines) or "no labs")
+    output.result(values, "\n".join(lines) or "no labs")
     return 0
 
 
-def _run(lab: Lab, options: argparse.Namespace, say: CommandOutput) -> int:
+def _run(lab: Lab, options: argparse.Namespace, output: CommandOutput) -> int:
     from thinwire.lab.running import print_line
     from thinwire.net import table_of
 
@@ -171,7 +171,7 @@ def _run(lab: Lab, options: argparse.Namespace, say: CommandOutput) -> int:
         **asdict(done),
     }
     if options.as_json:
-        say.result(values, "")
+        output.result(values, "")
     else:
         print_line(sys.stderr, summary(done))
     return done.worst
@@ -205,14 +205,14 @@ def summary(done: Ran) -> str:
     return "\n".join([*lines, words])
 
 
-def _check(lab: Lab, say: CommandOutput) -> int:
+def _check(lab: Lab, output: CommandOutput) -> int:
     from thinwire.lab.check import check
 
     findings = []
     for each in check(lab):
         findings.append(each)
-        if not say.as_json:
-            say.note(_words(each))
+        if not output.as_json:
+            output.note(_words(each))
     stats = lab.line_stats()
     bad = sum(not each.ok for each in findings)
     means = "nothing is delayed" if stats is None else f"delayed by {stats.means}, {stats.lateness}"
@@ -221,7 +221,7 @@ def _check(lab: Lab, say: CommandOutput) -> int:
         "findings": [each.record() for each in findings],
         "line": None if stats is None else asdict(stats),
     }
-    say.result(values, f"{len(findings)} figures, {bad} not as asked; {means}")
+    output.result(values, f"{len(findings)} figures, {bad} not as asked; {means}")
     return 1 if bad else 0
 
 

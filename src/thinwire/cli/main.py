@@ -93,21 +93,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(module, options, CommandOutput(name, options.as_json))
 
 
-def guarded(module: Any, options: argparse.Namespace, say: CommandOutput) -> int:
+def guarded(module: Any, options: argparse.Namespace, output: CommandOutput) -> int:
     """Run a command; an error of Thinwire becomes one line and exit code 2, an interrupt 130."""
     try:
-        return int(module.run(options, say))
+        return int(module.run(options, output))
     except BrokenPipeError:  # `thinwire recipes | head`
         return 1
     except KeyboardInterrupt:
-        say.failure("interrupted")
+        output.failure("interrupted")
         return 130
     except Exception as error:
         from thinwire.errors import ThinwireError  # no torch behind it, yet not needed for --help
 
         if not isinstance(error, ThinwireError):
             raise
-        say.failure(str(error))
+        output.failure(str(error))
         return 2
 
 

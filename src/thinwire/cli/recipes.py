@@ -83,7 +83,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Print all recipes, or one."""
     shape, world = _shape(options), options.world
     sizes = (
@@ -96,12 +96,12 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
     wide = min(shutil.get_terminal_size().columns, WIDEST)
     if options.recipe is not None:
         facts = one(options.recipe, shape, world)
-        say.result(facts | {"reference": reference}, _page(facts, size, wide))
+        output.result(facts | {"reference": reference}, _page(facts, size, wide))
     else:
         from thinwire import recipes
 
         rows = [one(name, shape, world) for name in recipes.names()]
-        say.result({"reference": reference, "recipes": rows}, _table(rows, size, wide))
+        output.result({"reference": reference, "recipes": rows}, _table(rows, size, wide))
     return 0
 
 

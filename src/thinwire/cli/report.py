@@ -58,7 +58,7 @@ def finished(places: Sequence[Path]) -> tuple[list[FinishedRun], dict[str, tuple
     )
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Write the page."""
     from thinwire.bench.records import RECORDS, for_page, read
     from thinwire.bench.report import bench_page, runs_page, summary, write
@@ -69,13 +69,13 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
         raise ConfigError(f"{benches[0]} is a bench's folder: give it alone")
     if not benches:
         write(runs_page(*finished(options.runs)), options.out)
-        say.result({"report": str(options.out)}, str(options.out))
+        output.result({"report": str(options.out)}, str(options.out))
         return 0
     measured = read(benches[0] / RECORDS)
     records = for_page(measured)
     write(bench_page(records), options.out)
     rows = summary(records)
-    say.result(
+    output.result(
         {"report": str(options.out), "rows": rows},
         f"{as_table(rows)}\n\n{left_out(measured)}{options.out}",
     )

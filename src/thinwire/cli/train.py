@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
 
 
-def run(options: argparse.Namespace, say: CommandOutput) -> int:
+def run(options: argparse.Namespace, output: CommandOutput) -> int:
     given = {name: value for name, value in vars(options).items() if name in FIELDS}
     config = config_from(given, getattr(options, "config", None))
     if env.launched():  # a launcher has started this rank
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, say: CommandOutput) -> int:
         )  # before torch is loaded: we say ourselves what does not connect
         from thinwire.train.rank import run_rank
 
-        return run_rank(config, say)
+        return run_rank(config, output)
     from thinwire.train.launch import launch
 
-    return launch(config, say)
+    return launch(config, output)

@@ -14,7 +14,7 @@ import torch
 from thinwire.core import AllReduce, Flight, Ranks, allreduce_nbytes
 from thinwire.drive._report import Event, Launch, Report
 from thinwire.drive._wires import Flow, Wires, allot
-from thinwire.drive.local import say, sum_up
+from thinwire.drive.local import describe_wait, sum_up
 from thinwire.errors import FlightError
 
 Think = Callable[[int, int], float]
@@ -304,7 +304,7 @@ class Simulation:
                 for _, source, to in self._held_back
             ]
             waiting = [
-                f"rank {who.rank} waits in {say(who.hop)}"
+                f"rank {who.rank} waits in {describe_wait(who.hop)}"
                 for who in stuck
                 if any(n for _, n in who.waits)
             ]

@@ -96,10 +96,8 @@ def run(
                     advance(peer, peer_hop.tensor)
                 moved = True
         if not moved:
-            raise FlightError(
-                "no rank can go on: "
-                f"{'; '.join(f'rank {r} waits in {say(h)}' for r, h in sorted(waiting.items()))}"
-            )
+            waits = (f"rank {r} waits in {describe_wait(h)}" for r, h in sorted(waiting.items()))
+            raise FlightError(f"no rank can go on: {'; '.join(waits)}")
     left = [
         f"{sum(p.numel() for p in box)} bytes from rank {source} to rank {to}"
         for (source, to), box in sorted(mail.items())
@@ -156,8 +154,8 @@ def sum_up(tensors: Sequence[Tensor], group: Ranks) -> None:
         tensor.copy_(total)
 
 
-def say(hop: Hop) -> str:
-    """What a rank in this hop waits for."""
+def describe_wait(hop: Hop) -> str:
+    """Say in words what a rank in this hop waits for."""
     if isinstance(hop, AllReduce):
         return f"an all-reduce over {hop.group}"
     return (

@@ -471,8 +471,8 @@ def sign_sum_encode(
 
 
 @triton.jit
-def largest(x, chunks, per, k, places, values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """The k largest magnitudes of each of `chunks` rows of `per` values: places, ascending, and
+def largest(x, chunks, per, k, indices, values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The k largest magnitudes of each of `chunks` rows of `per` values: indices, ascending, and
     values. A NaN is the largest."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at = tl.arange(0, WIDTH)
@@ -494,5 +494,5 @@ def largest(x, chunks, per, k, places, values, ROWS: tl.constexpr, WIDTH: tl.con
         equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= wanted[:, None])
     )  # of equals the first
     to = row[:, None] * k + tl.cumsum(taken.to(tl.int32), axis=1) - 1
-    tl.store(places + to, tl.broadcast_to(at[None, :], (ROWS, WIDTH)).to(tl.int64), mask=taken)
+    tl.store(indices + to, tl.broadcast_to(at[None, :], (ROWS, WIDTH)).to(tl.int64), mask=taken)
     tl.store(values + to, own, mask=taken)

@@ -249,14 +249,14 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     kernels = native.library(rows)
     if kernels is not None and k:
         return kernels.largest(rows, k)
-    places = reference.largest(rows, k)
-    return places, rows.gather(1, places)
+    indices = reference.largest(rows, k)
+    return indices, rows.gather(1, indices)
 
 
 def largest_sum(
     x: Tensor, residual: Tensor, decay: float, y: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """y = x + decay · residual (all (m, n)); the places of each row's k largest, and the values
+    """y = x + decay · residual (all (m, n)); the indices of each row's k largest, and the values
     there, both (m, k); in one pass."""
     x, residual = x.contiguous(), residual.contiguous()
     kernels = native.library(x) if residual.dtype == x.dtype and y.is_contiguous() else None
@@ -265,19 +265,19 @@ def largest_sum(
     return largest(_summed(x, residual, decay, y), k)
 
 
-def leave(y: Tensor, places: Tensor, values: Tensor, sent: Tensor) -> Tensor:
-    """y (m, n) = values - sent, both (m, k), at their places in each row; whether all of those are
+def leave(y: Tensor, indices: Tensor, values: Tensor, sent: Tensor) -> Tensor:
+    """y (m, n) = values - sent, both (m, k), at their indices in each row; whether all of those are
     finite: a bool of no dimension."""
     kernels = native.library(y)
     if (
         kernels is not None
         and sent.dtype == values.dtype == y.dtype
-        and places.is_contiguous()
+        and indices.is_contiguous()
         and values.is_contiguous()
     ):
-        return torch.tensor(kernels.places_leave(places, values, sent.contiguous(), y))
+        return torch.tensor(kernels.places_leave(indices, values, sent.contiguous(), y))
     rest = values - sent
-    y.scatter_(1, places, rest)
+    y.scatter_(1, indices, rest)
     return all_finite(rest)
 
 
@@ -291,8 +291,8 @@ def above(x: Tensor, bar: Tensor, most: int | None = None) -> tuple[Tensor, Tens
             1 if bar.isnan() else max(int(bar.to(torch.float32).view(torch.int32)), 1)
         )  # a zero is never taken
         return kernels.above(x, bits, most)
-    places = reference.above(x, bar)
-    return places.numel() if places.numel() > most else (places, x[places])
+    indices = reference.above(x, bar)
+    return indices.numel() if indices.numel() > most else (indices, x[indices])
 
 
 def thin_product(m: Tensor, thin: Tensor, transposed: bool = False) -> Tensor:

@@ -33,7 +33,7 @@ BLOCK, CHUNK = (
     8192,
 )  # values of the largest block, and of the largest chunk, that one program takes
 _TILE = 1024  # values that a program takes at least
-_MOST = 2**31  # values of one call: places are 32 bits wide inside
+_MOST = 2**31  # values of one call: indices are 32 bits wide inside
 _OLDEST = (7, 0)  # the compute capability that Triton compiles for
 _interpreting: list[None] = []
 
@@ -221,7 +221,7 @@ def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
 def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Places and values, both (m, k)."""
     chunks, per = rows.shape
-    places, values = rows.new_empty(chunks, k, dtype=torch.int64), rows.new_empty(chunks, k)
+    indices, values = rows.new_empty(chunks, k, dtype=torch.int64), rows.new_empty(chunks, k)
     width = _width(per)
     each = max(1, _TILE // width)
     with _on(rows):
@@ -231,14 +231,14 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
             chunks,
             per,
             k,
-            places,
+            indices,
             values,
             each,
             width,
             num_warps=_warps(each * width),
             enable_fp_fusion=False,
         )
-    return places, values
+    return indices, values
 
 
 class _Tile:

@@ -33,7 +33,7 @@ VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
 _VERSION = 6
-_MOST = 2**31  # values of one call: places are 32 bits wide inside
+_MOST = 2**31  # values of one call: indices are 32 bits wide inside
 _NO_KEY = (0, 0)
 _forced: list[Level] = []
 
@@ -250,7 +250,7 @@ class Kernels:
 
     def largest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         chunks, per = rows.shape
-        places, values = (
+        indices, values = (
             torch.empty(chunks, k, dtype=torch.int64),
             torch.empty(chunks, k, dtype=torch.float32),
         )
@@ -259,29 +259,29 @@ class Kernels:
             chunks,
             per,
             k,
-            places.data_ptr(),
+            indices.data_ptr(),
             values.data_ptr(),
             torch.get_num_threads(),
         )
-        return places, values
+        return indices, values
 
     def largest_sum(
         self, x: Tensor, residual: Tensor, decay: float, y: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
         chunks, per = x.shape
-        places, values = (
+        indices, values = (
             torch.empty(chunks, k, dtype=torch.int64),
             torch.empty(chunks, k, dtype=torch.float32),
         )
-        at = (places.data_ptr(), values.data_ptr(), y.data_ptr())
+        at = (indices.data_ptr(), values.data_ptr(), y.data_ptr())
         self.lib.topk_chunks_sum(
             x.data_ptr(), residual.data_ptr(), decay, chunks, per, k, *at, torch.get_num_threads()
         )
-        return places, values
+        return indices, values
 
     def above(self, x: Tensor, bar: int, most: int) -> tuple[Tensor, Tensor] | int:
         """Places and values; or the count, where it is above `most`. bar: as an integer's bits."""
-        places, values = (
+        indices, values = (
             torch.empty(most, dtype=torch.int64),
             torch.empty(most, dtype=torch.float32),
         )  # what is not written takes no memory
@@ -290,37 +290,39 @@ class Kernels:
             x.numel(),
             bar,
             most,
-            places.data_ptr(),
+            indices.data_ptr(),
             values.data_ptr(),
             torch.get_num_threads(),
         )
-        return int(count) if count > most else (places[:count].clone(), values[:count].clone())
+        return int(count) if count > most else (indices[:count].clone(), values[:count].clone())
 
     def places_write(
-        self, places: Tensor, per: int, coding: int, low: int, unary: int, nbytes: int
+        self, indices: Tensor, per: int, coding: int, low: int, unary: int, nbytes: int
     ) -> Tensor:
-        chunks, k = places.shape
+        chunks, k = indices.shape
         out = torch.empty(nbytes, dtype=torch.uint8)
-        self.lib.places_write(places.data_ptr(), chunks, k, per, coding, low, unary, out.data_ptr())
+        self.lib.places_write(
+            indices.data_ptr(), chunks, k, per, coding, low, unary, out.data_ptr()
+        )
         return out
 
     def places_read(
         self, side: Tensor, chunks: int, k: int, per: int, coding: int, low: int, unary: int
     ) -> tuple[Tensor, int]:
-        """The places, and what is wrong with them: 0 nothing, 1 a chunk without k places, 2 one
+        """The indices, and what is wrong with them: 0 nothing, 1 a chunk without k indices, 2 one
         beyond its chunk, 3 they do not ascend."""
-        places = torch.empty(chunks, k, dtype=torch.int64)
-        return places, int(
+        indices = torch.empty(chunks, k, dtype=torch.int64)
+        return indices, int(
             self.lib.places_read(
-                side.data_ptr(), chunks, k, per, coding, low, unary, places.data_ptr()
+                side.data_ptr(), chunks, k, per, coding, low, unary, indices.data_ptr()
             )
         )
 
     def places_add(
         self, side: Tensor, values: Tensor, total: Tensor, coding: int, low: int, unary: int
     ) -> int:
-        """total (chunks, per) += values (chunks, k) at the places that are read; what is wrong with
-        them, as in `places_read`."""
+        """total (chunks, per) += values (chunks, k) at the indices that are read; what is wrong
+        with them, as in `places_read`."""
         (chunks, k), per = values.shape, total.shape[1]
         return int(
             self.lib.places_add(
@@ -336,9 +338,9 @@ class Kernels:
             )
         )
 
-    def places_leave(self, places: Tensor, values: Tensor, sent: Tensor, y: Tensor) -> bool:
-        (chunks, k), per = places.shape, y.shape[1]
-        at = (places.data_ptr(), values.data_ptr(), sent.data_ptr())
+    def places_leave(self, indices: Tensor, values: Tensor, sent: Tensor, y: Tensor) -> bool:
+        (chunks, k), per = indices.shape, y.shape[1]
+        at = (indices.data_ptr(), values.data_ptr(), sent.data_ptr())
         return bool(
             self.lib.places_leave(*at, chunks, k, per, y.data_ptr(), torch.get_num_threads())
         )

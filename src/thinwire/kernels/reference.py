@@ -247,14 +247,14 @@ def sign_decode(payload: Tensor, n: int, block: int, dtype: torch.dtype) -> Tens
 
 
 def largest(rows: Tensor, k: int) -> Tensor:
-    """The places of the k largest magnitudes of each row, ascending: (m, k) int64. A NaN is the
+    """The indices of the k largest magnitudes of each row, ascending: (m, k) int64. A NaN is the
     largest; of equals the first are taken."""
     order = rows.abs().sort(dim=1, descending=True, stable=True).indices
     return order[:, :k].sort(dim=1).values
 
 
 def above(x: Tensor, bar: Tensor) -> Tensor:
-    """The places of the magnitudes of `bar` or more, and of every NaN; never of a zero: (c,)
+    """The indices of the magnitudes of `bar` or more, and of every NaN; never of a zero: (c,)
     int64."""
     sizes = x.abs()
     return (~(sizes < bar) & (sizes != 0)).nonzero().view(-1)

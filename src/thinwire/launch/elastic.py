@@ -59,13 +59,13 @@ class Workers:
         return self.machine * self.count
 
 
-def run_workers(workers: Workers, master: tuple[str, int], say: CommandOutput) -> int:
+def run_workers(workers: Workers, master: tuple[str, int], output: CommandOutput) -> int:
     """Run the ranks of this machine to their end and return the exit code.
 
     Args:
         workers: the ranks.
         master: host and port of machine 0; not used for a single machine.
-        say: prints warnings and the last error.
+        output: prints warnings and the last error.
 
     Raises:
         ConfigError: the store cannot be served, or its address does not resolve.
@@ -79,7 +79,9 @@ def run_workers(workers: Workers, master: tuple[str, int], say: CommandOutput) -
         else Endpoint(*master, "--master", several=True)
     )
     if workers.machine == 0:
-        store = serve(endpoint, say.note)  # a reference must live until the last attempt has ended
+        store = serve(
+            endpoint, output.note
+        )  # a reference must live until the last attempt has ended
         endpoint = replace(endpoint, port=store.port)
     else:
         endpoint.addresses()
@@ -96,16 +98,16 @@ def run_workers(workers: Workers, master: tuple[str, int], say: CommandOutput) -
                 ]
             )
             if attempt.signal:
-                return _stopped(attempt, say)
+                return _stopped(attempt, output)
             if not any(attempt.codes):
                 return 0
             if restart == workers.restarts or INVALID in attempt.codes:
                 break
-            say.note(
+            output.note(
                 f"starting this machine's workers again ({restart + 1} of {workers.restarts} times)"
             )
         # 3. Report the failure.
-        code = _report(attempt, workers.first_rank, files, say)
+        code = _report(attempt, workers.first_rank, files, output)
     if workers.machines > 1 and workers.machine == 0:
         time.sleep(LINGER_S)  # other machines learn from this store which rank is lost
     return code
@@ -143,16 +145,16 @@ def _own_variables(workers: Workers, local: int, restart: int, file: Path) -> di
     }
 
 
-def _stopped(attempt: Attempt, say: CommandOutput) -> int:
+def _stopped(attempt: Attempt, output: CommandOutput) -> int:
     """Return the exit code after a signal: a rank's own if it failed, such as in its last save."""
-    if say.as_json:  # the ranks have printed what they saved
+    if output.as_json:  # the ranks have printed what they saved
         sys.stdout.write(
             json.dumps({"error": f"ended by {signal.Signals(attempt.signal).name}"}) + "\n"
         )
     return max((code for code in attempt.codes if 0 < code < 128), default=128 + attempt.signal)
 
 
-def _report(attempt: Attempt, base: int, files: Sequence[Path], say: CommandOutput) -> int:
+def _report(attempt: Attempt, base: int, files: Sequence[Path], output: CommandOutput) -> int:
     """Print what no rank has printed about a failed attempt, and return the exit code.
 
     Ranks that failed first come first. Of the others only those count that failed by themselves,
@@ -182,8 +184,8 @@ def _report(attempt: Attempt, base: int, files: Sequence[Path], say: CommandOutp
             for local in order
         ]
         lines = killed or [text for text, _ in errors if text][:1] or silent
-        say.note(f"{say.program}: {one_line('; '.join(lines))}")
+        output.note(f"{output.program}: {one_line('; '.join(lines))}")
         printed = printed or lines[len(killed) :]
-    if say.as_json:
+    if output.as_json:
         sys.stdout.write(json.dumps({"error": one_line("; ".join(killed + printed[:1]))}) + "\n")
     return max((codes[local] for local in attempt.first if codes[local] > 0), default=1)

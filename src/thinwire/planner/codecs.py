@@ -123,14 +123,14 @@ def round_trip(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> RoundTr
 
 def payload_and_sum(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[int, Tensor]:
     """Return the bytes that one rank alone sends, and the sum over ranks that it decodes."""
-    talk = codec.rounds(x, spec, codec.init(spec, ctx), ctx)
+    flow = codec.rounds(x, spec, codec.init(spec, ctx), ctx)
     nbytes, answer = 0, None
     try:
-        packet = next(talk)
+        packet = next(flow)
         while True:
             nbytes += packet.payload.numel()
             answer = packet.open(packet.payload.clone(), ctx.rank)
-            packet = talk.send(answer)
+            packet = flow.send(answer)
     except StopIteration as end:
         return nbytes, end.value.total
     raise PayloadError(f"{codec!r} sent nothing")

@@ -14,7 +14,7 @@ from thinwire.kernels import reference
 from thinwire.testing.cases import RANKS, contexts, inputs, require, same, snapshot, specs
 from thinwire.testing.hostile import check_bytes, check_non_finite
 from thinwire.testing.residuals import Bound, residual, rounded_off, values_kept
-from thinwire.testing.talk import Talk, add_up, talk
+from thinwire.testing.rounds import FlightRecord, add_up, run_rounds
 
 _STEPS = 3
 _DRAWS = 300
@@ -121,7 +121,7 @@ def _flight(
     before = {rank: x.clone() for rank, x in xs.items()}
     meant = {rank: values_kept(codec, x, spec, states[rank], at[rank]) for rank, x in xs.items()}
 
-    flight = talk(codec, xs, spec, states, at, case)
+    flight = run_rounds(codec, xs, spec, states, at, case)
     totals, sent = {}, {}
     for rank, outcome in flight.outcomes.items():
         total = outcome.total
@@ -202,7 +202,7 @@ def _repeats(
     at: dict[int, RankContext],
     case: str,
 ) -> None:
-    first, echo = (talk(codec, xs, spec, copy.deepcopy(states), at, case) for _ in range(2))
+    first, echo = (run_rounds(codec, xs, spec, copy.deepcopy(states), at, case) for _ in range(2))
     alike = all(
         same(a[rank], b[rank])
         for a, b in zip(first.payloads, echo.payloads, strict=True)
@@ -278,7 +278,7 @@ def _adds_up(
     )
 
 
-def _sizes(codec: Codec, flight: Talk, spec: Spec, case: str) -> None:
+def _sizes(codec: Codec, flight: FlightRecord, spec: Spec, case: str) -> None:
     exact, most = codec.nbytes(spec), codec.max_nbytes(spec)
     for rank in RANKS:
         nbytes = sum(payloads[rank].numel() for payloads in flight.payloads)
@@ -292,7 +292,7 @@ def _sizes(codec: Codec, flight: Talk, spec: Spec, case: str) -> None:
         )
 
 
-def _sums(codec: Codec, flight: Talk, case: str) -> None:
+def _sums(codec: Codec, flight: FlightRecord, case: str) -> None:
     """Where payloads may be added unopened, the sum opens to the sum of what they open to."""
     for packets, payloads in zip(flight.rounds, flight.payloads, strict=True):
         packet = packets[RANKS[0]]
@@ -335,7 +335,7 @@ def _loses(codec: Codec, spec: Spec) -> None:
     alone = {rank: replace(contexts()[rank], group=(rank,))}
     for label, x in inputs(spec, rank).items():
         total = (
-            talk(codec, {rank: x}, spec, _fresh(codec, spec, alone), alone, label)
+            run_rounds(codec, {rank: x}, spec, _fresh(codec, spec, alone), alone, label)
             .outcomes[rank]
             .total
         )
@@ -369,7 +369,7 @@ def _differs_by_seed(codec: Codec, spec: Spec) -> None:
     def total(step: int, seed: int) -> Tensor:
         at = contexts(step, seed)
         return (
-            talk(codec, xs, spec, _fresh(codec, spec, at), at, "normal values")
+            run_rounds(codec, xs, spec, _fresh(codec, spec, at), at, "normal values")
             .outcomes[RANKS[0]]
             .total
         )
@@ -401,7 +401,7 @@ def _rows(codec: Codec) -> None:
     arrived = []
     for values in (x, other):
         states, at = {ctx.rank: codec.init(spec, ctx)}, {ctx.rank: ctx}
-        flight = talk(codec, {ctx.rank: values}, spec, states, at, "six rows")
+        flight = run_rounds(codec, {ctx.rank: values}, spec, states, at, "six rows")
         arrived.append(flight.outcomes[ctx.rank].total[80:120])
     require(same(*arrived), codec, "a row depends on no other", "six rows")
 
@@ -413,7 +413,7 @@ def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
     drawn = []
     for draw in range(_DRAWS):
         ctx = replace(contexts(draw % 50, draw // 50)[rank], group=(rank,))
-        flight = talk(
+        flight = run_rounds(
             codec, {rank: x}, spec, _fresh(codec, spec, {rank: ctx}), {rank: ctx}, "normal values"
         )
         drawn.append(flight.outcomes[rank].total.double())

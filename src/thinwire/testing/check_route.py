@@ -28,7 +28,7 @@ from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.testing.cases import contexts, inputs, require, same, specs
 from thinwire.testing.residuals import Bound
-from thinwire.testing.talk import relayed
+from thinwire.testing.rounds import relayed
 
 _BUCKETS = ("many parts", "cut parts", "three values", "one value", "an empty span", "bfloat16")
 _PATTERNS = ("normal", "wide dtype", "zeros", "half of the ranks")

@@ -9,7 +9,7 @@ from thinwire.core import Codec, Packet, Spec
 from thinwire.errors import PayloadError
 from thinwire.testing.cases import RANKS, contexts, inputs, require, same
 from thinwire.testing.residuals import Bound, residual
-from thinwire.testing.talk import talk
+from thinwire.testing.rounds import run_rounds
 from thinwire.what import feedback
 
 _FUZZ = 8
@@ -27,13 +27,13 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, index
     case = f"many parts with {value} at {index} on rank {RANKS[1]}"
     states = {rank: codec.init(spec, ctx) for rank, ctx in contexts().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
-    talk(codec, xs, spec, states, contexts(0), case)
+    run_rounds(codec, xs, spec, states, contexts(0), case)
     before = residual(codec, states[RANKS[1]], spec, contexts(1)[RANKS[1]], faded=False)
 
     fine = xs[RANKS[1]]
     xs[RANKS[1]] = fine.clone()
     xs[RANKS[1]][index] = value
-    outcomes = talk(codec, xs, spec, states, contexts(1), case).outcomes
+    outcomes = run_rounds(codec, xs, spec, states, contexts(1), case).outcomes
     own = outcomes[RANKS[1]]
     sent = own.sent() if own.sent is not None else xs[RANKS[1]]
     for what, result in (("sent", sent), ("total", own.total)):
@@ -66,7 +66,7 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, index
     require(untouched, codec, "a non-finite value leaves its residual as it was", case)
 
     xs[RANKS[1]] = fine
-    total = talk(codec, xs, spec, states, contexts(2), case).outcomes[RANKS[0]].total
+    total = run_rounds(codec, xs, spec, states, contexts(2), case).outcomes[RANKS[0]].total
     require(
         bool(total.isfinite().all()),
         codec,
@@ -80,7 +80,7 @@ def check_bytes(codec: Codec, spec: Spec, case: str) -> None:
     decodes to the right shape."""
     states = {rank: codec.init(spec, ctx) for rank, ctx in contexts().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
-    result = talk(codec, xs, spec, states, contexts(), case)
+    result = run_rounds(codec, xs, spec, states, contexts(), case)
     for packets, payloads in zip(result.rounds, result.payloads, strict=True):
         packet, payload = packets[RANKS[0]], payloads[RANKS[1]]
         if payload.numel():

@@ -131,9 +131,9 @@ class CommandOutput:
     def __init__(self, program: str, as_json: bool) -> None:
         self.program, self.as_json = program, as_json
 
-    def note(self, text: str, speaker: int = 0) -> None:
-        """Print a line of progress on rank `speaker`'s standard error."""
-        if rank() == speaker:
+    def note(self, text: str, by_rank: int = 0) -> None:
+        """Print a line of progress on rank `by_rank`'s standard error."""
+        if rank() == by_rank:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
@@ -145,11 +145,11 @@ class CommandOutput:
             )
             sys.stdout.flush()
 
-    def failure(self, message: str, speaker: int = 0) -> None:
+    def failure(self, message: str, by_rank: int = 0) -> None:
         """Print why it ends: a line on standard error, and under `--json` an object with `error` on
         standard output."""
-        complain(self.program, message, speaker)
-        if self.as_json and rank() == speaker:
+        complain(self.program, message, by_rank)
+        if self.as_json and rank() == by_rank:
             sys.stdout.write(json.dumps({"error": one_line(message)}) + "\n")
             sys.stdout.flush()
 
@@ -159,9 +159,9 @@ def rank() -> int:
     return env.rank()
 
 
-def complain(program: str, message: str, speaker: int = 0) -> None:
-    """Print a message in one line on rank `speaker`'s standard error."""
-    if rank() == speaker:
+def complain(program: str, message: str, by_rank: int = 0) -> None:
+    """Print a message in one line on rank `by_rank`'s standard error."""
+    if rank() == by_rank:
         sys.stderr.write(f"{program}: {one_line(message)}\n")
         sys.stderr.flush()
 

@@ -19,7 +19,7 @@ from thinwire.train.memory import must_fit
 PORT = 29500  # torchrun's
 
 
-def launch(config: TrainConfig, say: CommandOutput) -> int:
+def launch(config: TrainConfig, output: CommandOutput) -> int:
     """Start the ranks of this machine, wait for them and return the exit code.
 
     Raises:
@@ -37,25 +37,25 @@ def launch(config: TrainConfig, say: CommandOutput) -> int:
     config = default_out(config)
     cores = os.cpu_count() or 1
     if config.workers > cores:
-        say.note(
+        output.note(
             f"warning: {config.workers} workers share {cores} cores: each waits for the others' "
             "turns"
         )
     # 2. A single rank needs no launcher.
     if config.nodes * config.workers == 1 and not config.restarts:
-        return run_rank(config, say)
+        return run_rank(config, output)
     # 3. Start the ranks.
     threads = max(1, cores // config.workers)
     must_fit(config, threads)
     workers = Workers(
-        _command(config, say),
+        _command(config, output),
         config.workers,
         config.nodes,
         config.node_rank,
         config.restarts,
         threads,
     )
-    return run_workers(workers, master, say)
+    return run_workers(workers, master, output)
 
 
 def _master(config: TrainConfig) -> tuple[str, int]:
@@ -76,6 +76,6 @@ def _master(config: TrainConfig) -> tuple[str, int]:
     return host, port
 
 
-def _command(config: TrainConfig, say: CommandOutput) -> list[str]:
-    json_flag = ["--json"] if say.as_json else []
+def _command(config: TrainConfig, output: CommandOutput) -> list[str]:
+    json_flag = ["--json"] if output.as_json else []
     return [sys.executable, "-m", "thinwire", "train", *json_flag, *flags_of(config)]

@@ -33,7 +33,7 @@ class Newest:
     damaged: Collection[int]
 
 
-def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: CommandOutput) -> Newest | None:
+def newest_whole(checkpoints: Checkpoints, sync: Syncer, output: CommandOutput) -> Newest | None:
     """Read the newest checkpoint that every host has complete; `None` if no host has any. All ranks
     call it alike.
 
@@ -53,10 +53,10 @@ def newest_whole(checkpoints: Checkpoints, sync: Syncer, say: CommandOutput) -> 
         reason = _reasons(reports, "damaged") or disagreement(reports)
         if loaded is not None and not reason:
             for note in loaded.notes:
-                _note(checkpoints, say, note)
+                _note(checkpoints, output, note)
             return Newest(step, loaded.tensors, tuple(damaged))
         damaged[step] = reason
-        _note(checkpoints, say, f"the checkpoint of step {step} is passed over: {reason}")
+        _note(checkpoints, output, f"the checkpoint of step {step} is passed over: {reason}")
     if not steps:
         return None
     shown = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
@@ -128,10 +128,10 @@ def _reasons(reports: Sequence[dict[str, Any]], kind: str) -> str:
     return "; ".join(dict.fromkeys(report[kind] for report in reports if kind in report))
 
 
-def _note(checkpoints: Checkpoints, say: CommandOutput, text: str) -> None:
+def _note(checkpoints: Checkpoints, output: CommandOutput, text: str) -> None:
     """Print a line once on each host."""
     if checkpoints.member.leader:
-        say.note(text, checkpoints.member.rank)
+        output.note(text, checkpoints.member.rank)
 
 
 def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:

@@ -33,7 +33,7 @@ from thinwire.train.folder import RunFolder, default_out
 START = timedelta(minutes=10)  # until all ranks are there
 
 
-def run_rank(config: TrainConfig, say: CommandOutput) -> int:
+def run_rank(config: TrainConfig, output: CommandOutput) -> int:
     """Train as the rank that the launcher's variables name, or alone, and return the exit code."""
     end_with_parent()
     absent = [
@@ -42,9 +42,9 @@ def run_rank(config: TrainConfig, say: CommandOutput) -> int:
         if importlib.util.find_spec(name) is None
     ]
     if absent:
-        return _ends(say, f"{', '.join(absent)} not installed: pip install 'thinwire[train]'", 2)
+        return _ends(output, f"{', '.join(absent)} not installed: pip install 'thinwire[train]'", 2)
     try:
-        code = _guarded(default_out(config), say)
+        code = _guarded(default_out(config), output)
     except Exception:  # a fault of ours: print all of it, and end without waiting for threads
         traceback.print_exc()
         code = 1
@@ -55,42 +55,43 @@ def run_rank(config: TrainConfig, say: CommandOutput) -> int:
     return code
 
 
-def _guarded(config: TrainConfig, say: CommandOutput) -> int:
+def _guarded(config: TrainConfig, output: CommandOutput) -> int:
     stop = StopSignal()
     try:
-        _train(config, say, stop)
+        _train(config, output, stop)
     except RankLostError as error:
         world = env.world_size()
         return _ends(
-            say, str(error), 1, speaker=min(set(range(world)) - set(error.ranks), default=0)
+            output, str(error), 1, by_rank=min(set(range(world)) - set(error.ranks), default=0)
         )
     except ThinwireError as error:
         on_the_way = isinstance(error, CheckpointError | DisagreementError | FlightError)
-        return _ends(say, str(error), 1 if on_the_way else 2)
+        return _ends(output, str(error), 1 if on_the_way else 2)
     except (FloatingPointError, MemoryError) as error:
-        return _ends(say, str(error) or "out of memory", 1, speaker=rank())
+        return _ends(output, str(error) or "out of memory", 1, by_rank=rank())
     except (InterruptedError, KeyboardInterrupt) as error:
         code = 128 + (stop.number or signal.SIGINT)
         if isinstance(error, InterruptedError) and not stop.number:
             # another rank had the signal: this rank's launcher must not start it again
             code = 0
-        return _ends(say, str(error) or "interrupted before training began", code)
+        return _ends(output, str(error) or "interrupted before training began", code)
     except OSError as error:  # InterruptedError is one, too
         return _ends(
-            say, f"{error.filename or config.out}: {error.strerror or error}", 1, speaker=rank()
+            output, f"{error.filename or config.out}: {error.strerror or error}", 1, by_rank=rank()
         )
     return 0
 
 
-def _ends(say: CommandOutput, reason: str, code: int, speaker: int = 0) -> int:
+def _ends(output: CommandOutput, reason: str, code: int, by_rank: int = 0) -> int:
     """Print the reason once on each machine, write it for the launcher, and return the exit
     code."""
     if _leads():  # of another machine, perhaps, whose console shows nothing of the speaker's
-        speaker = rank()
-    write_error(reason, printed=rank() == speaker)
-    if env.text(LAUNCHER) and say.as_json and env.launched():  # the launcher prints the one object
-        say = CommandOutput(say.program, as_json=False)
-    say.failure(reason, speaker)
+        by_rank = rank()
+    write_error(reason, printed=rank() == by_rank)
+    # Under the launcher with --json, the launcher prints the one object.
+    if env.text(LAUNCHER) and output.as_json and env.launched():
+        output = CommandOutput(output.program, as_json=False)
+    output.failure(reason, by_rank)
     return code
 
 
@@ -99,16 +100,18 @@ def _leads() -> bool:
     return env.local_rank() == 0
 
 
-def _train(config: TrainConfig, say: CommandOutput, stop: StopSignal) -> None:
+def _train(config: TrainConfig, output: CommandOutput, stop: StopSignal) -> None:
     with closing(RunFolder(Path(config.out))) as folder:
         if _leads():
             folder.acquire(resume=config.resume, overwrite=config.overwrite)
         if folder.restarted:  # started again by the same launcher
             config = dataclasses.replace(config, resume=True, overwrite=False)
-        _train_in(folder, config, say, stop)
+        _train_in(folder, config, output, stop)
 
 
-def _train_in(folder: RunFolder, config: TrainConfig, say: CommandOutput, stop: StopSignal) -> None:
+def _train_in(
+    folder: RunFolder, config: TrainConfig, output: CommandOutput, stop: StopSignal
+) -> None:
     world = env.world_size()
     if world > 1 and env.text("MASTER_ADDR"):
         resolve(
@@ -124,7 +127,7 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: CommandOutput, stop: 
     from thinwire.train.show import figures, show_on
 
     meets = (
-        meeting(lambda text: say.note(text, speaker=rank() if _leads() else 0))
+        meeting(lambda text: output.note(text, by_rank=rank() if _leads() else 0))
         if world > 1
         else None
     )
@@ -133,7 +136,9 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: CommandOutput, stop: 
     if meets is not None:
         with interruptible():
             meets.join("nccl" if prepared.device.type == "cuda" else "gloo", START)
-    saver = Saver(folder, every=config.save_every, keep=config.keep, resume=config.resume, say=say)
+    saver = Saver(
+        folder, every=config.save_every, keep=config.keep, resume=config.resume, output=output
+    )
     show = show_on(folder)
     with closing(show), stop.listening():
         result = run(prepared, show, saver, lambda: bool(stop.number))
@@ -141,4 +146,4 @@ def _train_in(folder: RunFolder, config: TrainConfig, say: CommandOutput, stop: 
         dist.destroy_process_group()
     if rank() == 0:
         result = write_outputs(folder, result)
-        say.result(result.figures(), figures(result))
+        output.result(result.figures(), figures(result))

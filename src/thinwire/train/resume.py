@@ -38,14 +38,14 @@ class Saver:
         every: steps between two checkpoints; 0: only at the end.
         keep: how many of the newest stay.
         resume: continue from the newest checkpoint, if there is one.
-        say: prints what happens.
+        output: prints what happens.
     """
 
     def __init__(
-        self, folder: RunFolder, *, every: int, keep: int, resume: bool, say: CommandOutput
+        self, folder: RunFolder, *, every: int, keep: int, resume: bool, output: CommandOutput
     ) -> None:
         self.folder, self._every, self._keep = folder, every, keep
-        self._resume, self._output = resume, say
+        self._resume, self._output = resume, output
         self._checkpoints: Checkpoints | None = None
         self._alone = True
         self._saved = -1  # the step of the last checkpoint that was begun

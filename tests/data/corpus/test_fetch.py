@@ -34,7 +34,7 @@ ASKED = ("anarchism", "git", "bible", "shakespeare")
 
 
 def get(out: Path, shelf: Shelf, *names: str) -> Fetched:
-    return fetch(out, sources=names or ASKED, say=[].append, shop=shelf)
+    return fetch(out, sources=names or ASKED, note=[].append, shop=shelf)
 
 
 def lines(path: Path) -> list[dict[str, str]]:
@@ -47,7 +47,7 @@ def lines(path: Path) -> list[dict[str, str]]:
 def test_a_folder_holds_each_source_and_where_it_is_from(shelf: Shelf, tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "deep" / "english"
-    fetched = fetch(out, sources=ASKED, say=said.append, shop=shelf)
+    fetched = fetch(out, sources=ASKED, note=said.append, shop=shelf)
     assert sorted(path.name for path in out.iterdir()) == sorted(
         [*(f"{name}.jsonl" for name in ASKED), PROVENANCE]
     )
@@ -146,7 +146,7 @@ def half(source, archive):
         os.kill(os.getpid(), signal.SIGKILL)
 
 module._documents = half
-module.fetch(Path(sys.argv[1]), sources=["anarchism", "git"], say=print, shop=Shop())
+module.fetch(Path(sys.argv[1]), sources=["anarchism", "git"], note=print, shop=Shop())
 """
 
 
@@ -184,7 +184,7 @@ def test_what_is_missing_is_named_and_the_others_are_built(shelf: Shelf, tmp_pat
             r"'.*out'"
         ),
     ):
-        fetch(tmp_path / "out", sources=["linux", "bible", "vim"], say=said.append, shop=shelf)
+        fetch(tmp_path / "out", sources=["linux", "bible", "vim"], note=said.append, shop=shelf)
     assert (tmp_path / "out" / "bible.jsonl").exists()
     assert [line.split(":")[0] for line in said] == ["linux", "bible", "vim"]
 

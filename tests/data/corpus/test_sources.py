@@ -21,7 +21,7 @@ def test_sources_that_do_not_exist(
     names: list[str], reason: str, shelf: Shelf, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=reason):
-        fetch(tmp_path / "out", sources=names, say=print, shop=shelf)
+        fetch(tmp_path / "out", sources=names, note=print, shop=shelf)
     assert not (tmp_path / "out").exists()
 
 
@@ -34,7 +34,7 @@ def test_without_apt_the_rest_is_named(tmp_path: Path, monkeypatch: pytest.Monke
             r"train --data FOLDER"
         ),
     ):
-        fetch(tmp_path / "out", sources=None, say=print)
+        fetch(tmp_path / "out", sources=None, note=print)
     assert not (tmp_path / "out").exists()
 
 

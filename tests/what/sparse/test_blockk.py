@@ -11,7 +11,7 @@ from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.testing import check_codec, contexts
 from thinwire.what import blockk, cast, topk
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 
 SEAT = contexts()[1]
 
@@ -59,12 +59,12 @@ def test_it_keeps_the_blocks_of_largest_norm_whole(seed: int, n: int, k: int, bl
 def test_bytes_are_whole_blocks_and_their_places(n: int, k: int, block: int) -> None:
     blocks = math.ceil(n / block)
     kept = min(k, blocks)
-    assert blockk(k, block).nbytes(span(n)) == 4 * kept * block + _places.smallest_nbytes(
+    assert blockk(k, block).nbytes(span(n)) == 4 * kept * block + _indices.smallest_nbytes(
         kept, blocks
     )
     assert (blockk(k, block) >> cast()).nbytes(
         span(n)
-    ) == 2 * kept * block + _places.smallest_nbytes(kept, blocks)
+    ) == 2 * kept * block + _indices.smallest_nbytes(kept, blocks)
 
 
 def test_of_one_value_a_block_it_is_topk() -> None:

@@ -28,9 +28,9 @@ def test_laws(codec: Codec) -> None:
 
 def test_all_ranks_draw_the_same_places_and_no_place_twice() -> None:
     for step in range(20):
-        places = drawn(randomk(10), step)
-        assert len(places) == 10
-        assert all(drawn(randomk(10), step, rank) == places for rank in (2, 5))
+        indices = drawn(randomk(10), step)
+        assert len(indices) == 10
+        assert all(drawn(randomk(10), step, rank) == indices for rank in (2, 5))
 
 
 def test_every_entry_is_drawn_equally_often() -> None:

@@ -12,7 +12,7 @@ from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
 from thinwire.testing import check_codec, contexts
 from thinwire.what import cast, sampled, topk
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 
 SEAT = contexts()[1]
 
@@ -179,12 +179,12 @@ def test_where_the_sample_misleads_the_search_is_exact() -> None:
 def test_bytes() -> None:
     codec, x = sampled(0.01), values("normal", 0, 2**16)
     count = int((through(codec, x) != 0).sum())
-    places = _places.smallest_nbytes(count, 2**16)
-    assert codec.encode(x, span(2**16), State(), SEAT).numel() == 8 + places + 4 * count
+    indices = _indices.smallest_nbytes(count, 2**16)
+    assert codec.encode(x, span(2**16), State(), SEAT).numel() == 8 + indices + 4 * count
     both = codec >> cast()
     assert (
         both.encode(x, span(2**16), both.init(span(2**16), SEAT), SEAT).numel()
-        == 8 + places + 2 * count
+        == 8 + indices + 2 * count
     )
 
 

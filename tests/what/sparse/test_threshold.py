@@ -8,7 +8,7 @@ from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.testing import check_codec, contexts
 from thinwire.what import cast, threshold
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 
 SEAT, SPEC = contexts()[1], Spec((), 0, 100, torch.float32)
 
@@ -59,7 +59,7 @@ def test_bytes_are_a_count_the_smallest_places_and_the_values(seed: int, n: int,
     )
     payload = threshold(t).encode(x, spec, State(), SEAT)
     count = int((x.abs() >= t).sum())
-    assert payload.numel() == (8 + 4 * count + _places.smallest_nbytes(count, n) if count else 0)
+    assert payload.numel() == (8 + 4 * count + _indices.smallest_nbytes(count, n) if count else 0)
     assert payload.numel() <= threshold(t).max_nbytes(spec) == 8 + 4 * n + (n + 7) // 8
 
 

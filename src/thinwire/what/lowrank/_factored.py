@@ -50,7 +50,7 @@ class Factored(Transform):
         return Traits(grain="part", randomised=self._randomised)
 
     def core_numel(self, spec: Spec) -> int:
-        return sum(count for _, _, count in self._places(spec)) if spec.parts else spec.numel
+        return sum(count for _, _, count in self._runs(spec)) if spec.parts else spec.numel
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return 0
@@ -63,7 +63,7 @@ class Factored(Transform):
         # 1. Group the matrices by shape, for one decomposition in a batch; copy all else.
         core = x.new_empty(self.core_numel(spec))
         alike: dict[tuple[int, ...], list[tuple[Extent, int]]] = defaultdict(list)
-        for extent, at, count in self._places(spec):
+        for extent, at, count in self._runs(spec):
             if self.shrinks(extent):
                 alike[self._shape(extent)].append((extent, at))
             else:
@@ -98,7 +98,7 @@ class Factored(Transform):
         if not spec.parts:
             return core
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
-        for extent, at, count in self._places(spec):
+        for extent, at, count in self._runs(spec):
             own = core[at : at + count]
             run(out, extent).copy_(
                 self._whole(own, self._shape(extent)).reshape(-1) if self.shrinks(extent) else own
@@ -109,7 +109,7 @@ class Factored(Transform):
         """Its factors are fewer values than the part."""
         return extent.whole and self._count(self._shape(extent)) < extent.part.numel
 
-    def _places(self, spec: Spec) -> Iterator[tuple[Extent, int, int]]:
+    def _runs(self, spec: Spec) -> Iterator[tuple[Extent, int, int]]:
         """Each extent, where its factors or values lie in the core, and how many they are."""
         at = 0
         for extent in spec.extents():
@@ -148,7 +148,7 @@ def folded(shape: tuple[int, ...], fold: int) -> tuple[int, ...]:
 
 
 def cube(extent: Extent, fold: int) -> tuple[int, ...]:
-    """A convolution as (outputs, inputs, places of its kernel), a matrix folded or as it is."""
+    """A convolution as (outputs, inputs, kernel positions), a matrix folded or as it is."""
     shape = extent.part.shape or (1,)
     return (*shape[:2], math.prod(shape[2:])) if len(shape) > 2 else folded(shape, fold)
 

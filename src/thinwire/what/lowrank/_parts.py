@@ -59,9 +59,9 @@ def bases(tensors: list[Tensor]) -> list[Tensor]:
     for i, tensor in enumerate(tensors):
         alike.setdefault(tuple(tensor.shape), []).append(i)
     by_index: dict[int, Tensor] = {}
-    for places in alike.values():
+    for indices in alike.values():
         by_index.update(
-            zip(places, torch.linalg.qr(torch.stack([tensors[i] for i in places])).Q, strict=True)
+            zip(indices, torch.linalg.qr(torch.stack([tensors[i] for i in indices])).Q, strict=True)
         )
     return [by_index[i] for i in range(len(tensors))]
 

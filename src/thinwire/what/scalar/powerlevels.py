@@ -88,8 +88,8 @@ class powerlevels(Levels):
         return self.bits
 
     def _values(self) -> Tensor:
-        places = torch.arange(2 ** (self.bits - 1), dtype=torch.float64) + (
+        levels = torch.arange(2 ** (self.bits - 1), dtype=torch.float64) + (
             0.5 if self.grid == "rise" else 0.0
         )
-        magnitudes = (places / places[-1]) ** self.power
+        magnitudes = (levels / levels[-1]) ** self.power
         return torch.cat([magnitudes, -magnitudes])

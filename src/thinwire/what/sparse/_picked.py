@@ -1,5 +1,5 @@
-"""What the codecs that pick single entries of a span have in common, however many they pick: places
-beside, values as the core."""
+"""What the codecs that pick single entries of a span have in common, however many they pick:
+indices beside, values as the core."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import RankContext, Spec, State, Traits
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 from thinwire.what.wrap.chain import Transform
 
 
@@ -25,24 +25,24 @@ class Picked(Transform):
         return None
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
-        return _places.smallest_nbytes(core_numel, spec.numel)
+        return _indices.smallest_nbytes(core_numel, spec.numel)
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work).contiguous()
         if not spec.numel:
             return x, torch.empty(0, dtype=torch.uint8, device=x.device)
-        places, values = self._pick(x, spec, state, ctx)
-        return values, _places.write(places[None], spec.numel)
+        indices, values = self._pick(x, spec, state, ctx)
+        return values, _indices.write(indices[None], spec.numel)
 
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        places = _places.read(side, core.numel(), spec.numel, 1, self)
+        indices = _indices.read(side, core.numel(), spec.numel, 1, self)
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
-        out[places[0]] = core
+        out[indices[0]] = core
         return out
 
     @abstractmethod
     def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
-        """The places that are sent of x (spec.numel,) spec.work, ascending, and their values: (c,)
+        """The indices that are sent of x (spec.numel,) spec.work, ascending, and their values: (c,)
         each."""

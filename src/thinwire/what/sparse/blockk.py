@@ -3,7 +3,7 @@ whole.
 
 Steps:
     1. cut the span in blocks of `block` values; 2. pick the k of largest L2 norm; 3. send their
-       places (side bytes), a `block`-th as many as `topk` would; 4. send their values (core).
+       indices (side bytes), a `block`-th as many as `topk` would; 4. send their values (core).
 Of all vectors with k blocks it is the nearest: ||v - blockk(v)||² <= (1 - k/m) ||v||² for m blocks.
 It is biased, so it belongs in `feedback(…)`. What is copied is whole runs, which memories like.
 (Block top-k: Fei et al. 2021, "Efficient sparse collective communication and its application to
@@ -22,7 +22,7 @@ from torch import Tensor
 from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 from thinwire.what.sparse._share import count_of, wrong
 from thinwire.what.wrap.chain import Transform
 
@@ -44,7 +44,7 @@ class blockk(Transform):
 
     Example:
         >>> spec = Spec((), 0, 65536, torch.float32)
-        >>> # 41 blocks of 64 bytes and places of 8.3 bits; topk(656) has 3326
+        >>> # 41 blocks of 64 bytes and indices of 8.3 bits; topk(656) has 3326
         >>> blockk(0.01, block=16).nbytes(spec)
         2668
     """
@@ -72,19 +72,19 @@ class blockk(Transform):
         return count_of(self.k, self._blocks(spec)) * self.block
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
-        return _places.smallest_nbytes(core_numel // self.block, self._blocks(spec))
+        return _indices.smallest_nbytes(core_numel // self.block, self._blocks(spec))
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         blocks = reference.to_blocks(x.to(spec.work), self.block)
-        places = self._largest(blocks, count_of(self.k, self._blocks(spec)))
-        return blocks[places].reshape(-1), _places.write(places.view(1, -1), self._blocks(spec))
+        indices = self._largest(blocks, count_of(self.k, self._blocks(spec)))
+        return blocks[indices].reshape(-1), _indices.write(indices.view(1, -1), self._blocks(spec))
 
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         count = self._blocks(spec)
         out = torch.zeros(count, self.block, dtype=spec.work, device=core.device)
-        out[_places.read(side, core.numel() // self.block, count, 1, self)[0]] = core.view(
+        out[_indices.read(side, core.numel() // self.block, count, 1, self)[0]] = core.view(
             -1, self.block
         )
         return out.view(-1)[: spec.numel]

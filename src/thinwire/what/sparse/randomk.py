@@ -1,6 +1,6 @@
 """Send the same k entries on every rank, drawn at random anew each step from a shared seed.
 
-Nobody sends places, and payloads can be added unopened, so the transport's own all-reduce carries
+Nobody sends indices, and payloads can be added unopened, so the transport's own all-reduce carries
 them. The span is cut into k strata of equal width and one entry is drawn from each: every entry is
 drawn with probability k/n, to within a width's rounding, and no entry twice. With `unbiased`, a
 value is scaled by the width of its stratum (n/k, to within 1): E[Q(v)] = v. Without, use
@@ -80,8 +80,8 @@ class randomk(Transform):
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         out = torch.zeros(spec.numel, dtype=spec.work, device=core.device)
-        places, widths = self._lot(spec, ctx)
-        out[places.to(core.device)] = core * widths.to(core) if self.unbiased else core
+        indices, widths = self._lot(spec, ctx)
+        out[indices.to(core.device)] = core * widths.to(core) if self.unbiased else core
         return out
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:

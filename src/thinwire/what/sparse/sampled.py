@@ -33,7 +33,7 @@ _ENOUGH = 256  # sampled values above t: the count is then right to 6 % (one sta
 
 @dataclass(frozen=True)
 class sampled(Picked):
-    """About a share `density` of the entries, the largest: a count, places and values.
+    """About a share `density` of the entries, the largest: a count, indices and values.
 
     Args:
         density: the share that is wanted, in (0, 1].
@@ -46,12 +46,12 @@ class sampled(Picked):
         StrategyError: density outside (0, 1], stride < 1, band of 1 or less.
 
     Zeros are never sent. NaN and infinities are. State: one number a span; behind another transform
-    (`topk(…) >> sampled(…)`), where places move from step to step, none, and t is sampled each
+    (`topk(…) >> sampled(…)`), where indices move from step to step, none, and t is sampled each
     time.
 
     Example:
         >>> spec = Spec((), 0, 65536, torch.float32)
-        >>> # 984 values of 4 bytes, places of 8 bits, a count of 8 bytes
+        >>> # 984 values of 4 bytes, indices of 8 bits, a count of 8 bytes
         >>> sampled(0.01).max_nbytes(spec)
         4933
     """
@@ -89,7 +89,7 @@ class sampled(Picked):
         )
 
     def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
-        """The places that are sent, ascending, and their values; the threshold is kept in the
+        """The indices that are sent, ascending, and their values; the threshold is kept in the
         state."""
         leaf = state.leaves.get("bar")
         if leaf is not None and leaf.value > 0:
@@ -99,9 +99,9 @@ class sampled(Picked):
         bar = self._sampled(x, spec, ctx)
         picked = self._above(x, bar, spec)
         if picked is None:
-            places, values = (each[0] for each in fast.largest(x[None], self._wanted(spec)))
+            indices, values = (each[0] for each in fast.largest(x[None], self._wanted(spec)))
             nonzero = values != 0
-            bar, picked = values.abs().amin(), (places[nonzero], values[nonzero])
+            bar, picked = values.abs().amin(), (indices[nonzero], values[nonzero])
         if leaf is not None and bar.isfinite():
             leaf.value = bar.to(leaf.value)
         return picked

@@ -22,7 +22,7 @@ from thinwire.what.sparse._picked import Picked
 
 @dataclass(frozen=True)
 class threshold(Picked):
-    """Every entry of magnitude t or more, and every NaN: a count, places and values; nothing where
+    """Every entry of magnitude t or more, and every NaN: a count, indices and values; nothing where
     there are none.
 
     Places take what is smallest for the count (packed, a bitmap or Elias–Fano), never more than n/8

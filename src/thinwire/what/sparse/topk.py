@@ -2,7 +2,7 @@
 values.
 
 Steps:
-    1. in each chunk the k largest |v|; 2. their places, packed, as a bitmap or in Elias–Fano's
+    1. in each chunk the k largest |v|; 2. their indices, packed, as a bitmap or in Elias–Fano's
        code, whichever is smallest for k of `per` (side bytes; 64 of 4096 take 8 bits a place); 3.
        their values (core).
 Of all k-sparse vectors it is the nearest: ||v - topk(v)||² <= (1 - k/n) ||v||². It is biased, so it
@@ -24,15 +24,15 @@ from torch import Tensor
 from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast, memory
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 from thinwire.what.sparse._share import count_of, wrong
 from thinwire.what.wrap.chain import Transform
 
 
 @dataclass(frozen=True)
 class topk(Transform):
-    """The k largest of each `per` values, exact: places in the fewest bytes, values by what follows
-    `>>` (float32 where nothing does).
+    """The k largest of each `per` values, exact: indices in the fewest bytes, values by what
+    follows `>>` (float32 where nothing does).
 
     Args:
         k: how many (int), or what share (float in (0, 1]), rounded up.
@@ -46,7 +46,7 @@ class topk(Transform):
 
     Example:
         >>> spec = Spec((), 0, 8192, torch.float32)
-        >>> topk(64, per=4096).nbytes(spec)  # 128 values of 4 bytes and 128 places of 8 bits
+        >>> topk(64, per=4096).nbytes(spec)  # 128 values of 4 bytes and 128 indices of 8 bits
         640
     """
 
@@ -82,7 +82,7 @@ class topk(Transform):
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return sum(
-            _places.smallest_nbytes(k, size, chunks) for chunks, size, k in self._chunks(spec)
+            _indices.smallest_nbytes(k, size, chunks) for chunks, size, k in self._chunks(spec)
         )
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ class topk(Transform):
         for at, chunks, size, k in self._runs(spec):
             where, values = fast.largest(x[at : at + chunks * size].view(chunks, size), k)
             cores.append(values.view(-1))
-            sides.append(_places.write(where, size))
+            sides.append(_indices.write(where, size))
         return _joined(cores, x.new_empty(0)), _joined(sides, x.new_empty(0, dtype=torch.uint8))
 
     def split_with_residual(
@@ -107,7 +107,7 @@ class topk(Transform):
             )
             where, values = fast.largest_sum(rows, past, decay, out, k)
             taken.append((out, where, values))
-            sides.append(_places.write(where, size))
+            sides.append(_indices.write(where, size))
         core = _joined([values.view(-1) for _, _, values in taken], x.new_empty(0))
 
         def residual_of(decoded: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,12 +141,12 @@ class topk(Transform):
     ) -> None:
         done = cut = 0
         for at, chunks, size, k in self._runs(spec):
-            nbytes = _places.smallest_nbytes(k, size, chunks)
+            nbytes = _indices.smallest_nbytes(k, size, chunks)
             rows, own = (
                 total[at : at + chunks * size].view(chunks, size),
                 core[done : done + chunks * k].view(chunks, k),
             )
-            _places.add(side[cut : cut + nbytes], own, rows, self)
+            _indices.add(side[cut : cut + nbytes], own, rows, self)
             done, cut = done + chunks * k, cut + nbytes
 
     def _runs(self, spec: Spec) -> list[tuple[int, int, int, int]]:

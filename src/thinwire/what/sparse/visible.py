@@ -5,7 +5,7 @@ cast value is invisible to the next forward pass. Steps, with base values w that
 (the anchor of `deltas`) and K ranks:
     1. u = K · x, this rank's own update, as contributions of equal ranks are 1/K of it
     2. an entry is visible where cast(w - u) differs from cast(w)
-    3. send the places and float32 values of visible entries; the rest is left for `feedback(…)`
+    3. send the indices and float32 values of visible entries; the rest is left for `feedback(…)`
 With `feedback`, what is left adds up until it is visible, so nothing is lost.
 """
 
@@ -29,7 +29,7 @@ _VIEWS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class visible(Picked):
     """Send the entries that change the 16-bit view of the base values, as many as there are.
 
-    The payload is a count, places (packed, a bitmap or Elias–Fano) and values; no bytes where
+    The payload is a count, indices (packed, a bitmap or Elias–Fano) and values; no bytes where
     nothing is visible. State: the base values, 4 bytes a value.
 
     Args:
@@ -78,9 +78,9 @@ class visible(Picked):
         # 1. the weights as they are, and as this rank's own update would leave them
         after = torch.sub(base, x, alpha=ctx.world)
         # 2. a NaN differs from everything, itself included, so it is always sent
-        places = (after.to(self.dtype) != base.to(self.dtype)).nonzero().squeeze(1)
+        indices = (after.to(self.dtype) != base.to(self.dtype)).nonzero().squeeze(1)
         # 3. values go as they are
-        return places, x[places]
+        return indices, x[indices]
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         # beside a base of ones: the view's next smaller value is eps / 2 away, half of it is lost

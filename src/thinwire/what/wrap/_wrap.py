@@ -80,7 +80,7 @@ class Remembering(Wrapper):
     """A codec with a residual of what was not sent."""
 
     @property
-    def _speaker(self) -> Codec:
+    def _sending_codec(self) -> Codec:
         """The codec that encodes it."""
         return self.inner
 
@@ -94,17 +94,17 @@ class Remembering(Wrapper):
     ) -> Rounds:
         """Send y through the inner codec and commit the residual; for a single packet before it
         yields, so that a later launch may build on it."""
-        speaker, inner = self._speaker, state.child("inner")
-        if speaker.single_packet_coder is None:
-            outcome = yield from speaker.rounds(y, spec, inner, ctx)
+        codec, inner = self._sending_codec, state.child("inner")
+        if codec.single_packet_coder is None:
+            outcome = yield from codec.rounds(y, spec, inner, ctx)
             assert outcome.sent is not None, (
-                f"{speaker!r} talks in several rounds and must say what it sent"
+                f"{codec!r} sends several packets and must return what it sent"
             )
             sent = outcome.sent()
             commit(sent)
             return Outcome(outcome.total, lambda: sent)
-        once = encode_packet(speaker, y, spec, inner, ctx) if isinstance(speaker, Coder) else None
-        packet = once or next(speaker.rounds(y, spec, inner, ctx))
+        once = encode_packet(codec, y, spec, inner, ctx) if isinstance(codec, Coder) else None
+        packet = once or next(codec.rounds(y, spec, inner, ctx))
         own = (
             packet.payload if packet.coder.traits.lossy else packet.payload.clone()
         )  # what opens to itself is what a route may write into

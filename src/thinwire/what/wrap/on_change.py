@@ -124,11 +124,11 @@ class on_change(ef21):
         return replace(super().traits, summable=False, drops=lossy, exact_at_first=not lossy)
 
     @property
-    def _speaker(self) -> Coder:
+    def _sending_codec(self) -> Coder:
         return _Hushed(self.inner)
 
     def nbytes(self, spec: Spec) -> int | None:
-        return self._speaker.nbytes(spec)
+        return self._sending_codec.nbytes(spec)
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         state = super().init(spec, ctx)

@@ -1,4 +1,4 @@
-"""Where the entries of a sparse payload stand: k ascending places below `per` in each of `chunks`
+"""Where the entries of a sparse payload stand: k ascending indices below `per` in each of `chunks`
 chunks, in the fewest bytes.
 
 Three codings, with their bits for one chunk; l is the number of low bits, H = ((per - 1) >> l) + 1
@@ -32,14 +32,14 @@ CODINGS: tuple[Coding, ...] = (
 )  # the earlier, the cheaper to read: it wins a tie
 _WRONG = (
     "",
-    "a chunk of other than {k} places",
-    "a place beyond its chunk of {per}",
-    "places that do not ascend within their chunk",
+    "a chunk of other than {k} indices",
+    "an index beyond its chunk of {per}",
+    "indices that do not ascend within their chunk",
 )
 
 
 def nbytes(coding: Coding, k: int, per: int, chunks: int = 1) -> int:
-    """Exact bytes of k places below `per` in each chunk.
+    """Exact bytes of k indices below `per` in each chunk.
 
     Example:
         >>> [nbytes(coding, 64, 4096) for coding in CODINGS]
@@ -71,26 +71,26 @@ def smallest_nbytes(k: int, per: int, chunks: int = 1) -> int:
     return nbytes(smallest(k, per, chunks), k, per, chunks)
 
 
-def write(places: Tensor, per: int, coding: Coding | None = None) -> Tensor:
-    """places (chunks, k) int64, ascending in each row -> their bytes, in the smallest coding unless
-    one is given: (nbytes,) uint8."""
-    chunks, k = places.shape
+def write(indices: Tensor, per: int, coding: Coding | None = None) -> Tensor:
+    """indices (chunks, k) int64, ascending in each row -> their bytes, in the smallest coding
+    unless one is given: (nbytes,) uint8."""
+    chunks, k = indices.shape
     coding = coding or smallest(k, per, chunks)
-    kernels = native.anywhere(places)
-    if kernels is not None and places.numel():
+    kernels = native.anywhere(indices)
+    if kernels is not None and indices.numel():
         return kernels.places_write(
-            places.contiguous(), per, *_plan(coding, k, per), nbytes(coding, k, per, chunks)
+            indices.contiguous(), per, *_plan(coding, k, per), nbytes(coding, k, per, chunks)
         )
     if coding == "packed":
-        return reference.pack(places.reshape(-1), _width(per))
+        return reference.pack(indices.reshape(-1), _width(per))
     if coding == "bitmap":
-        return reference.pack(_marks(places, per), 1)
+        return reference.pack(_marks(indices, per), 1)
     low = _low(k, per)
-    high = (places >> low) + torch.arange(k, device=places.device)
+    high = (indices >> low) + torch.arange(k, device=indices.device)
     unary = reference.pack(_marks(high, _unary(k, per, low)), 1)
     if not low:
         return unary
-    return torch.cat([reference.pack((places & ((1 << low) - 1)).reshape(-1), low), unary])
+    return torch.cat([reference.pack((indices & ((1 << low) - 1)).reshape(-1), low), unary])
 
 
 def read(
@@ -99,40 +99,40 @@ def read(
     """The inverse of `write`: (chunks, k) int64, ascending in each row and below `per`.
 
     Raises:
-        PayloadError: the length is another, a place lies beyond its chunk, a row does not ascend,
-            or it does not hold k places.
+        PayloadError: the length is another, an index lies beyond its chunk, a row does not ascend,
+            or it does not hold k indices.
     """
     coding = coding or smallest(k, per, chunks)
     check_nbytes(coder, side, nbytes(coding, k, per, chunks))
     kernels = native.anywhere(side)
     if kernels is not None and chunks * k:
-        places, wrong = kernels.places_read(
+        indices, wrong = kernels.places_read(
             side.contiguous(), chunks, k, per, *_plan(coding, k, per)
         )
         _refuse(wrong, k, per, coder)
-        return places
+        return indices
     if coding == "packed":
-        places = reference.unpack(side, chunks * k, _width(per)).to(torch.int64).view(chunks, k)
+        indices = reference.unpack(side, chunks * k, _width(per)).to(torch.int64).view(chunks, k)
     elif coding == "bitmap":
-        places = _marked(side, k, per, chunks, coder)
+        indices = _marked(side, k, per, chunks, coder)
     else:
         low = _low(k, per)
         cut = reference.packed_nbytes(chunks * k, low)
-        places = (
+        indices = (
             _marked(side[cut:], k, _unary(k, per, low), chunks, coder)
             - torch.arange(k, device=side.device)
             << low
         )
         if low:
-            places |= reference.unpack(side[:cut], chunks * k, low).to(torch.int64).view(chunks, k)
-    if places.numel():
-        ascend = places[:, 1:] > places[:, :-1]
-        _refuse(2 if int(places.max()) >= per else 0 if bool(ascend.all()) else 3, k, per, coder)
-    return places
+            indices |= reference.unpack(side[:cut], chunks * k, low).to(torch.int64).view(chunks, k)
+    if indices.numel():
+        ascend = indices[:, 1:] > indices[:, :-1]
+        _refuse(2 if int(indices.max()) >= per else 0 if bool(ascend.all()) else 3, k, per, coder)
+    return indices
 
 
 def add(side: Tensor, values: Tensor, total: Tensor, coder: Coder) -> None:
-    """total (chunks, per) += values (chunks, k) at the places that `side` tells, in the smallest
+    """total (chunks, per) += values (chunks, k) at the indices that `side` tells, in the smallest
     coding.
 
     Raises:
@@ -183,12 +183,12 @@ def _unary(k: int, per: int, low: int) -> int:
     return k + ((per - 1) >> low) if k else 0
 
 
-def _marks(places: Tensor, per: int) -> Tensor:
+def _marks(indices: Tensor, per: int) -> Tensor:
     """(chunks, k) -> one 0 or 1 a value, row after row: (chunks * per,) uint8."""
-    chunks = places.shape[0]
+    chunks = indices.shape[0]
     return (
-        torch.zeros(chunks, per, dtype=torch.uint8, device=places.device)
-        .scatter_(1, places, 1)
+        torch.zeros(chunks, per, dtype=torch.uint8, device=indices.device)
+        .scatter_(1, indices, 1)
         .view(-1)
     )
 

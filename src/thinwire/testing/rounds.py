@@ -1,5 +1,7 @@
-"""A codec's ranks in one room: every packet is answered with the sum, in rank order, of what the
-ranks' packets decode to."""
+"""Run the rounds of a codec's ranks in one process.
+
+Every packet is answered with the sum, in rank order, of what the ranks' packets decode to.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def relayed(flight: Flight[Outcome], through: Callable[[Hop], Hop]) -> Flight[Ou
 
 
 @dataclass
-class Talk:
+class FlightRecord:
     """One flight of all ranks: the packets and payloads of each round by rank, and the outcomes by
     rank."""
 
@@ -36,17 +38,17 @@ class Talk:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
 
-def talk(
+def run_rounds(
     codec: Codec,
     xs: Mapping[int, Tensor],
     spec: Spec,
     states: Mapping[int, State],
     contexts: Mapping[int, RankContext],
     case: str,
-) -> Talk:
-    """Let the ranks say their xs to one another, and check every packet on its way."""
+) -> FlightRecord:
+    """Run all ranks' rounds on their xs, and check every packet on its way."""
     flows = {rank: codec.rounds(xs[rank], spec, states[rank], contexts[rank]) for rank in xs}
-    record = Talk()
+    record = FlightRecord()
     replies: dict[int, Tensor | None] = dict.fromkeys(flows)
     while True:
         packets = {}

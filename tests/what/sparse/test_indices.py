@@ -8,8 +8,8 @@ from torch import Tensor
 
 from thinwire.errors import PayloadError
 from thinwire.what import topk
-from thinwire.what.sparse import _places
-from thinwire.what.sparse._places import CODINGS, Coding
+from thinwire.what.sparse import _indices
+from thinwire.what.sparse._indices import CODINGS, Coding
 
 CODER = topk(1)
 
@@ -37,12 +37,12 @@ def bits(coding: Coding, k: int, per: int) -> int:
 def test_places_survive_and_have_the_bytes_stated(
     seed: int, per: int, chunks: int, share: float, coding: Coding
 ) -> None:
-    places = draw(seed, round(share * per), per, chunks)
-    k = places.shape[1]
-    side = _places.write(places, per, coding)
-    assert side.numel() == _places.nbytes(coding, k, per, chunks)
+    indices = draw(seed, round(share * per), per, chunks)
+    k = indices.shape[1]
+    side = _indices.write(indices, per, coding)
+    assert side.numel() == _indices.nbytes(coding, k, per, chunks)
     assert 0 <= 8 * side.numel() - chunks * bits(coding, k, per) < (16 if coding == "fano" else 8)
-    assert torch.equal(_places.read(side, k, per, chunks, CODER, coding), places)
+    assert torch.equal(_indices.read(side, k, per, chunks, CODER, coding), indices)
 
 
 @given(
@@ -54,11 +54,11 @@ def test_places_survive_and_have_the_bytes_stated(
 def test_adding_at_places_is_reading_and_adding(
     seed: int, per: int, chunks: int, share: float
 ) -> None:
-    places = draw(seed, round(share * per), per, chunks)
-    k = places.shape[1]
+    indices = draw(seed, round(share * per), per, chunks)
+    k = indices.shape[1]
     values, total = torch.randn(chunks, k), torch.randn(chunks, per)
-    expected = total.scatter_add(1, places, values)
-    _places.add(_places.write(places, per), values, total, CODER)
+    expected = total.scatter_add(1, indices, values)
+    _indices.add(_indices.write(indices, per), values, total, CODER)
     assert torch.equal(total, expected)
 
 
@@ -66,13 +66,13 @@ def test_adding_at_places_is_reading_and_adding(
 @given(noise=st.binary(min_size=64, max_size=64))
 def test_adding_refuses_what_reading_refuses(k: int, per: int, noise: bytes) -> None:
     side = torch.frombuffer(bytearray(noise), dtype=torch.uint8)[
-        : _places.smallest_nbytes(k, per, 2)
+        : _indices.smallest_nbytes(k, per, 2)
     ]
     values, total = torch.randn(2, k), torch.zeros(2, per)
     told, added = [], True
     for act in (
-        lambda: _places.read(side, k, per, 2, CODER),
-        lambda: _places.add(side, values, total, CODER),
+        lambda: _indices.read(side, k, per, 2, CODER),
+        lambda: _indices.add(side, values, total, CODER),
     ):
         try:
             act()
@@ -84,16 +84,16 @@ def test_adding_refuses_what_reading_refuses(k: int, per: int, noise: bytes) -> 
     assert told[0] == told[1]
     if added:
         assert torch.equal(
-            total, torch.zeros(2, per).scatter_add(1, _places.read(side, k, per, 2, CODER), values)
+            total, torch.zeros(2, per).scatter_add(1, _indices.read(side, k, per, 2, CODER), values)
         )
 
 
 @given(per=st.integers(1, 300), chunks=st.integers(1, 4))
 def test_the_smallest_is_the_smallest_and_never_falls_as_k_grows(per: int, chunks: int) -> None:
-    sizes = [_places.smallest_nbytes(k, per, chunks) for k in range(per + 1)]
+    sizes = [_indices.smallest_nbytes(k, per, chunks) for k in range(per + 1)]
     assert sizes == sorted(sizes)
     assert sizes == [
-        min(_places.nbytes(coding, k, per, chunks) for coding in CODINGS) for k in range(per + 1)
+        min(_indices.nbytes(coding, k, per, chunks) for coding in CODINGS) for k in range(per + 1)
     ]
     assert sizes[-1] == (chunks * per + 7) // 8  # the bitmap bounds them all
 
@@ -110,7 +110,7 @@ def test_the_smallest_is_the_smallest_and_never_falls_as_k_grows(per: int, chunk
     ],
 )
 def test_known_sizes(k: int, per: int, coding: Coding, nbytes: int) -> None:
-    assert (_places.smallest(k, per), _places.smallest_nbytes(k, per)) == (coding, nbytes)
+    assert (_indices.smallest(k, per), _indices.smallest_nbytes(k, per)) == (coding, nbytes)
 
 
 def test_every_set_of_places_has_its_own_bytes() -> None:
@@ -118,55 +118,55 @@ def test_every_set_of_places_has_its_own_bytes() -> None:
         all_sets = list(itertools.combinations(range(6), k))
         told = {
             tuple(
-                _places.write(
-                    torch.tensor([places], dtype=torch.int64).view(1, k), 6, coding
+                _indices.write(
+                    torch.tensor([indices], dtype=torch.int64).view(1, k), 6, coding
                 ).tolist()
             )
-            for places in all_sets
+            for indices in all_sets
         }
         assert len(told) == len(all_sets)
 
 
 @pytest.mark.parametrize(
-    ("places", "why"),
+    ("indices", "why"),
     [
-        ([[0, 1, 10]], "a place beyond its chunk of 10"),
+        ([[0, 1, 10]], "an index beyond its chunk of 10"),
         ([[0, 5, 5]], "do not ascend"),
         ([[5, 4, 6]], "do not ascend"),
     ],
 )
-def test_corrupted_packed_places_are_refused(places: list[list[int]], why: str) -> None:
-    side = _places.write(torch.tensor(places), 16, "packed")
+def test_corrupted_packed_places_are_refused(indices: list[list[int]], why: str) -> None:
+    side = _indices.write(torch.tensor(indices), 16, "packed")
     with pytest.raises(PayloadError, match=why):
-        _places.read(side, 3, 10, 1, CODER, "packed")
+        _indices.read(side, 3, 10, 1, CODER, "packed")
 
 
 @pytest.mark.parametrize("coding", ["bitmap", "fano"])
 def test_a_mark_too_many_or_too_few_is_refused(coding: Coding) -> None:
-    good = _places.write(draw(0, 9, 100, 2), 100, coding)
+    good = _indices.write(draw(0, 9, 100, 2), 100, coding)
     for byte in (-6, -4, -2):
         bad = good.clone()
         bad[byte] ^= 4
-        with pytest.raises(PayloadError, match="a chunk of other than 9 places"):
-            _places.read(bad, 9, 100, 2, CODER, coding)
+        with pytest.raises(PayloadError, match="a chunk of other than 9 indices"):
+            _indices.read(bad, 9, 100, 2, CODER, coding)
 
 
 def test_low_bits_that_do_not_ascend_or_lie_beyond_are_refused() -> None:
-    side = _places.write(
+    side = _indices.write(
         torch.tensor([[64, 65]]), 1000, "fano"
     )  # 8 low bits each, so a byte: 64, 65
     side[0] = 65
     with pytest.raises(PayloadError, match="do not ascend"):
-        _places.read(side, 2, 1000, 1, CODER, "fano")
-    side = _places.write(torch.tensor([[3, 999]]), 1000, "fano")
+        _indices.read(side, 2, 1000, 1, CODER, "fano")
+    side = _indices.write(torch.tensor([[3, 999]]), 1000, "fano")
     side[:2] = 255
-    with pytest.raises(PayloadError, match="a place beyond its chunk of 1000"):
-        _places.read(side, 2, 1000, 1, CODER, "fano")
+    with pytest.raises(PayloadError, match="an index beyond its chunk of 1000"):
+        _indices.read(side, 2, 1000, 1, CODER, "fano")
 
 
 def test_another_length_is_refused() -> None:
     for coding in CODINGS:
         with pytest.raises(PayloadError, match="it was cut or is of another span"):
-            _places.read(
-                _places.write(draw(0, 9, 100, 2), 100, coding)[:-1], 9, 100, 2, CODER, coding
+            _indices.read(
+                _indices.write(draw(0, 9, 100, 2), 100, coding)[:-1], 9, 100, 2, CODER, coding
             )
