@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.cases import CODECS
 from thinwire.core import (
     Codec,
     Coder,
@@ -22,6 +23,8 @@ from thinwire.core import (
 )
 from thinwire.how import gather
 from thinwire.testing import check_codec, check_route
+from thinwire.testing.cases import INPUTS, inputs, specs
+from thinwire.testing.check_codec import _chosen
 from thinwire.what import cast, feedback, identity, topk, uniform
 
 
@@ -252,3 +255,11 @@ def test_what_a_newcomer_states_is_held_against_it() -> None:
         check_codec(_halves(), error_bound=quarter, unbiased=True)
     with pytest.raises(AssertionError, match="another step draws other random numbers"):
         check_codec(_halves(), error_bound=quarter, randomised=True)
+
+
+def test_codecs_together_see_all_values_on_all_spans() -> None:
+    codecs = [codec for each in CODECS.values() for codec in each]
+    for span in specs():
+        chosen = [_chosen(codec, span) for codec in codecs]
+        assert {len(each) for each in chosen} == {3}
+        assert set.union(*chosen) == set(INPUTS) == set(inputs(specs()["one value"], 0))

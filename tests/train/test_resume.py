@@ -45,7 +45,7 @@ def in_turn(
 def test_stopped_and_resumed_is_never_stopped(tmp_path: Path) -> None:
     configs, outs, stops = [], [], []
     for number, spoken in enumerate(STRATEGIES):
-        config = small(strategy=spoken, steps=20, save_every=5, validate_every=7)
+        config = small(strategy=spoken, steps=13, save_every=5, validate_every=7)
         whole, parts = tmp_path / f"whole-{number}", tmp_path / f"parts-{number}"
         for resume, out, stop in ((False, whole, 0), (False, parts, 8), (True, parts, 0)):
             configs.append(small(**(vars(config) | {"resume": resume})))
@@ -75,11 +75,15 @@ def test_muon_goes_on_as_if_it_had_never_stopped(spoken: str, tmp_path: Path) ->
 def test_killed_and_resumed_is_never_stopped(seed: int, tmp_path: Path) -> None:
     draws = random.Random(seed)
     config = small(
-        strategy=STRATEGIES[seed % len(STRATEGIES)], steps=60, save_every=5, validate_every=20
+        strategy=STRATEGIES[seed % len(STRATEGIES)],
+        steps=40,
+        save_every=5,
+        validate_every=20,
+        timeout=8,
     )
     whole, _ = run_ranks(2, told, config, tmp_path / "whole")
     victim = draws.randrange(2)
-    fate = run_ranks(2, killed, config, tmp_path / "parts", draws.uniform(0.05, 1.5), victim)
+    fate = run_ranks(2, killed, config, tmp_path / "parts", draws.uniform(0.05, 1.0), victim)
     if fate[victim] == -signal.SIGKILL:
         assert "weights" in fate[1 - victim] or "lost" in fate[1 - victim]["error"]
     again, _ = run_ranks(2, told, small(**(vars(config) | {"resume": True})), tmp_path / "parts")

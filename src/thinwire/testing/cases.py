@@ -14,6 +14,19 @@ from thinwire.kernels import reference
 RANKS: Ranks = (1, 2, 5)
 """Three ranks of some larger world, as a route between nodes would ctx them."""
 
+INPUTS = (
+    "normal",
+    "zeros",
+    "one hot",
+    "equal",
+    "subnormal",
+    "huge",
+    "wide range",
+    "not contiguous",
+    "wide dtype",
+)
+"""The kinds of values that `inputs` makes."""
+
 _SHAPES: tuple[tuple[Role, tuple[int, ...]], ...] = (
     ("vector", (7,)),
     ("matrix", (24, 20)),
@@ -70,8 +83,9 @@ def specs() -> dict[str, Spec]:
 
 
 def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
-    """One rank's values for a span, by what is awkward about them: (spec.numel,) spec.dtype, or
-    spec.work where the name says so.
+    """Make one rank's values for a span, by what is awkward about them.
+
+    They are (spec.numel,) of spec.dtype, or of spec.work where the name says so.
 
     Example:
         >>> list(inputs(specs()["three values"], rank=0))

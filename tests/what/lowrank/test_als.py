@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec
+from thinwire.core import Part, Spec
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, contexts, specs
+from thinwire.testing import contexts, specs
 from thinwire.what import als, cast, chain, svd, uniform
 
 
@@ -64,11 +63,6 @@ def over_best(codec: als | svd, m: Tensor, step: int = 0) -> float:
         (said(codec, m, step) - m).double().norm()
         / torch.linalg.svdvals(m.double())[codec.rank :].norm()
     )
-
-
-@pytest.mark.parametrize("codec", CODECS["als"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0, 2.0])

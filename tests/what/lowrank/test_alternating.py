@@ -2,12 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import native
-from thinwire.testing import check_codec, contexts, specs
+from thinwire.testing import contexts, specs
 from thinwire.what import alternating, feedback, lowrank
 
 SPEC = Spec(
@@ -34,11 +33,6 @@ def flights(
         totals.append(run(carried, sent)[ranks[0]].total)
         nbytes.append(sent[ranks[0]])
     return totals, states, nbytes
-
-
-@pytest.mark.parametrize("codec", CODECS["alternating"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_each_turn_sends_one_factor() -> None:

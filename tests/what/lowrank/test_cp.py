@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec
+from thinwire.core import Part, Spec
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, contexts, specs
+from thinwire.testing import contexts, specs
 from thinwire.what import als, cast, chain, cp, svd, tensortrain, uniform
 
 
@@ -73,11 +72,6 @@ def noisy(seed: int = 0) -> Tensor:
     draws = torch.Generator().manual_seed(seed)
     x = terms((24, 9, 32), 6, seed).float()
     return x + x.std() * torch.randn(x.shape, generator=draws)
-
-
-@pytest.mark.parametrize("codec", CODECS["cp"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 2e-5), (torch.float64, 1e-8)])

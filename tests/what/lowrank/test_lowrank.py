@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather
-from thinwire.testing import check_codec, contexts, specs
+from thinwire.testing import contexts, specs
 from thinwire.what import lowrank
 
 SPEC = Spec(
@@ -34,11 +33,6 @@ def flights(
         }
         totals.append(run(carried)[ranks[0]].total)
     return totals, states
-
-
-@pytest.mark.parametrize("codec", CODECS["lowrank"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_a_sum_of_rank_r_is_exact_at_once() -> None:

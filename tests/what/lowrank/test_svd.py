@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec
+from thinwire.core import Part, Spec
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, contexts, specs
+from thinwire.testing import contexts, specs
 from thinwire.what import cast, chain, svd
 
 SPEC = Spec(
@@ -42,11 +41,6 @@ def decaying(power: float, seed: int = 0) -> Tensor:
         for n in (60, 40)
     )
     return (u * torch.arange(1.0, 41).double() ** -power @ v.T).float()
-
-
-@pytest.mark.parametrize("codec", CODECS["svd"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 20])

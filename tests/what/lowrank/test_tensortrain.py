@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec
+from thinwire.core import Part, Spec
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import cast, chain, svd, tensortrain
 
 SEAT = contexts()[1]
@@ -42,11 +41,6 @@ def train(outputs: int, inputs: int, kernel: int, rank: int, seed: int = 0) -> T
         for shape in ((outputs, rank), (rank, kernel, rank), (rank, inputs))
     )
     return torch.einsum("or,rks,si->oik", a, b, c).reshape(-1)
-
-
-@pytest.mark.parametrize("codec", CODECS["tensortrain"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_a_train_of_rank_r_is_exact() -> None:

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec
+from thinwire.core import Part, Spec
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import cast, chain, svd, tucker
 
 SEAT = contexts()[1]
@@ -43,11 +42,6 @@ def of_ranks(shape: tuple[int, ...], ranks: tuple[int, ...], seed: int = 0) -> T
             torch.randn(length, rank, generator=draws), x, dims=([1], [axis])
         ).movedim(0, axis)
     return x.reshape(-1)
-
-
-@pytest.mark.parametrize("codec", CODECS["tucker"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_a_tensor_of_few_directions_is_exact() -> None:

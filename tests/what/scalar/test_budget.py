@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
 from tests.how.flights import bucket, contexts_of
-from thinwire.core import Codec, Part, Spec, State
+from thinwire.core import Part, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.how import gather, two_shot
 from thinwire.models.gpt import GPT, GPTConfig
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import budget, feedback, uniform
 
 SEAT = contexts()[1]
@@ -53,11 +52,6 @@ def through(codec: Any, x: Tensor, spec: Spec, state: State | None = None, step:
 
 def error(codec: Any, x: Tensor, spec: Spec) -> float:
     return float((through(codec, x, spec).double() - x.double()).norm() / x.double().norm())
-
-
-@pytest.mark.parametrize("codec", CODECS["budget"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(

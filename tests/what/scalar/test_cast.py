@@ -1,18 +1,12 @@
 import pytest
 import torch
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Spec, State
+from thinwire.core import Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import cast
 
 SEAT = contexts()[1]
-
-
-@pytest.mark.parametrize("codec", CODECS["cast"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize(("name", "unit"), [("bf16", 2**-8), ("fp16", 2**-11)])

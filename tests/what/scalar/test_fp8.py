@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Coder, Spec, State
+from thinwire.core import Coder, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import fp8
 
 SEAT = contexts()[1]
@@ -18,11 +17,6 @@ SEAT = contexts()[1]
 def through(codec: Coder, x: Tensor, step: int = 0) -> Tensor:
     spec, ctx = Spec((), 0, x.numel(), torch.float32), contexts(step)[1]
     return codec.decode(codec.encode(x, spec, State(), ctx), spec, State(), SEAT, 1)
-
-
-@pytest.mark.parametrize("codec", CODECS["fp8"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(n=st.integers(0, 300), block=st.integers(0, 40), format=st.sampled_from(["e4m3", "e5m2"]))

@@ -1,15 +1,9 @@
 import pytest
 import torch
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Spec, State
-from thinwire.testing import check_codec, contexts, specs
+from thinwire.core import Spec, State
+from thinwire.testing import contexts, specs
 from thinwire.what import identity
-
-
-@pytest.mark.parametrize("codec", CODECS["identity"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

@@ -1,11 +1,10 @@
 import pytest
 import torch
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.planner.codecs import payload_and_sum
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import cast, fp4, nf4, scaled, uniform
 
 SEAT = contexts()[1]
@@ -15,11 +14,6 @@ SPEC = Spec((), 0, HEAVY.numel(), torch.float32)
 
 def error(codec: Codec, x: torch.Tensor = HEAVY) -> float:
     return float((payload_and_sum(codec, x, SPEC, SEAT)[1] - x).norm() / x.norm())
-
-
-@pytest.mark.parametrize("codec", CODECS["scaled"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize("octave", [16, 32, 64])

@@ -5,11 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Spec, State
+from thinwire.core import Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import two_shot
-from thinwire.testing import check_codec, check_route, contexts
+from thinwire.testing import check_route, contexts
 from thinwire.what import feedback, sign
 
 SEAT, SPEC = contexts()[1], Spec((), 0, 256, torch.float32)
@@ -18,11 +17,6 @@ SEAT, SPEC = contexts()[1], Spec((), 0, 256, torch.float32)
 def through(codec: sign, x: torch.Tensor) -> torch.Tensor:
     spec = Spec((), 0, x.numel(), torch.float64 if x.dtype == torch.float64 else torch.float32)
     return codec.decode(codec.encode(x, spec, State(), SEAT), spec, State(), SEAT, 1)
-
-
-@pytest.mark.parametrize("codec", CODECS["sign"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(n=st.integers(0, 300), block=st.integers(0, 40))

@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Coder, Spec, State
+from thinwire.core import Coder, Spec, State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import ternary
 from thinwire.what.scalar.ternary import pack_digits, unpack_digits
 
@@ -19,11 +18,6 @@ SEAT = contexts()[1]
 def through(codec: Coder, x: Tensor, step: int = 0) -> Tensor:
     spec, ctx = Spec((), 0, x.numel(), torch.float32), contexts(step)[1]
     return codec.decode(codec.encode(x, spec, State(), ctx), spec, State(), SEAT, 1)
-
-
-@pytest.mark.parametrize("codec", CODECS["ternary"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(n=st.integers(0, 300), block=st.integers(0, 40))

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import two_shot
-from thinwire.testing import check_codec, check_route, contexts
+from thinwire.testing import check_route, contexts
 from thinwire.what import uniform
 
 SEAT = contexts()[1]
@@ -20,11 +19,6 @@ SEAT = contexts()[1]
 def through(codec: uniform, x: Tensor, rank: int = 1, step: int = 0) -> Tensor:
     spec, ctx = Spec((), 0, x.numel(), torch.float32), contexts(step)[rank]
     return codec.decode(codec.encode(x, spec, State(), ctx), spec, State(), SEAT, rank)
-
-
-@pytest.mark.parametrize("codec", CODECS["uniform"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(n=st.integers(0, 300), bits=st.integers(2, 8), block=st.integers(0, 40), fixed=st.booleans())
@@ -205,9 +199,9 @@ def test_point_at_random_is_unbiased_up_to_both_ends_and_range_is_not() -> None:
         ("range", 0.05),
     ):  # of steps of 1.45 / 3, one lies below zero and two above: up to 0.967
         codec = uniform(2, 0, "stochastic", grid="point", scale=scale)  # type: ignore[arg-type]
-        mean = torch.stack([through(codec, x, step=step) for step in range(4000)]).mean(0)
-        assert (mean - x)[torch.arange(6) != 1].abs().max() < 0.02
-        assert float((mean - x)[1]) == pytest.approx(-off * 2 / 3, abs=0.02 if not off else 0.001)
+        mean = torch.stack([through(codec, x, step=step) for step in range(1500)]).mean(0)
+        assert (mean - x)[torch.arange(6) != 1].abs().max() < 0.03
+        assert float((mean - x)[1]) == pytest.approx(-off * 2 / 3, abs=0.03 if not off else 0.001)
 
 
 def test_point_of_one_sign_has_every_level_on_its_side() -> None:

@@ -3,13 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.cases import CODECS
 from tests.how.flights import bucket, launch, values
 from thinwire.core import Codec, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import budget, hadamard, randomk, uniform
 
 SPEC = Spec((), 0, 103, torch.float32)
@@ -19,11 +18,6 @@ def drawn(codec: randomk, step: int = 0, rank: int = 1) -> list[int]:
     ctx = contexts(step)[rank]
     payload = codec.encode(torch.ones(103), SPEC, State(), ctx)
     return codec.decode(payload, SPEC, State(), ctx, rank).nonzero().view(-1).tolist()
-
-
-@pytest.mark.parametrize("codec", CODECS["randomk"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_all_ranks_draw_the_same_places_and_no_place_twice() -> None:

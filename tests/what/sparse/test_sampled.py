@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec, State
+from thinwire.core import Part, Spec, State
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import fast
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import cast, sampled, topk
 from thinwire.what.sparse import _indices
 
@@ -36,11 +35,6 @@ def values(kind: str, seed: int, n: int) -> Tensor:
         "periodic": normal * (ramp % 64 == 0),
         "equal": normal * 0 + 1,
     }[kind]
-
-
-@pytest.mark.parametrize("codec", CODECS["sampled"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(

@@ -3,19 +3,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Spec, State
+from thinwire.core import Spec, State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import cast, threshold
 from thinwire.what.sparse import _indices
 
 SEAT, SPEC = contexts()[1], Spec((), 0, 100, torch.float32)
-
-
-@pytest.mark.parametrize("codec", CODECS["threshold"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_what_is_at_the_threshold_or_above_is_sent_exactly() -> None:

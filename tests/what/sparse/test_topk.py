@@ -4,10 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Spec, State
+from thinwire.core import Spec, State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import topk
 
 SEAT = contexts()[1]
@@ -21,11 +20,6 @@ def through(codec: topk, x: Tensor) -> Tensor:
     return codec.decode(
         codec.encode(x, span(x.numel()), State(), SEAT), span(x.numel()), State(), SEAT, 1
     )
-
-
-@pytest.mark.parametrize("codec", CODECS["topk"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 import thinwire
-from tests.cases import CODECS
 from tests.threads import on_threads
 from thinwire import Strategy, recipes
-from thinwire.core import Codec, Part, RankContext, Spec, State
+from thinwire.core import Part, RankContext, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather, two_shot
 from thinwire.on import deltas, gradients, parameters, sgd
 from thinwire.strategy import fingerprint
-from thinwire.testing import check_codec
 from thinwire.what import by_role, feedback, topk, uniform, visible
 from thinwire.when import every
 
@@ -44,11 +42,6 @@ def _state(world: int = 1, codec: Any = None) -> tuple[State, RankContext]:
         if path.endswith("base"):
             leaf.value = _base()
     return state, ctx
-
-
-@pytest.mark.parametrize("codec", CODECS["visible"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize("view", ["bf16", "fp16"])

@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import codebook, feedback, topk, uniform
 
 SEAT = contexts()[1]
@@ -51,11 +50,6 @@ def related(step: int, rank: int) -> Tensor:
     mix = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
     x = torch.randn(4111, generator=torch.Generator().manual_seed(1000 * step + rank))
     return torch.cat([(x[: 2 * 2048].view(-1, 2) @ mix).view(-1), x[-30:]])
-
-
-@pytest.mark.parametrize("codec", CODECS["codebook"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(

@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Part, Spec, State
+from thinwire.core import Part, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import chain, dct, feedback, topk, uniform
 
 SEAT = contexts()[1]
@@ -30,11 +29,6 @@ def core_of(codec: dct, x: Tensor, spec: Spec) -> Tensor:
 def through(codec: dct | chain, x: Tensor, spec: Spec) -> Tensor:
     state = codec.init(spec, SEAT)
     return codec.decode(codec.encode(x, spec, state, SEAT), spec, state, SEAT, 1)
-
-
-@pytest.mark.parametrize("codec", CODECS["dct"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(

@@ -3,11 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import two_shot
-from thinwire.testing import check_codec, check_route, contexts
+from thinwire.testing import check_route, contexts
 from thinwire.what import by_role, cast, feedback, hadamard, uniform
 from thinwire.what.vector.hadamard import rotate
 
@@ -19,11 +18,6 @@ def through(codec: Codec, x: torch.Tensor, rank: int = 1) -> torch.Tensor:
     coder, state = codec.single_packet_coder, codec.init(spec, contexts()[rank])
     assert coder is not None
     return coder.decode(coder.encode(x, spec, state, contexts()[rank]), spec, state, SEAT, rank)
-
-
-@pytest.mark.parametrize("codec", CODECS["hadamard"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8, 64])

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
-from thinwire.core import Codec, Coder, Spec, State
+from thinwire.core import Coder, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import lattice, uniform
 
 SEAT = contexts()[1]
@@ -45,11 +44,6 @@ def roots(points: str) -> Tensor:
             if signs.count(-0.5) % 2 == 0
         ]
     return torch.tensor(found, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("codec", CODECS["lattice"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(

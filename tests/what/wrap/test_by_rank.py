@@ -4,22 +4,15 @@ import pytest
 import torch
 
 import thinwire
-from tests.cases import CODECS
 from tests.threads import on_threads
-from thinwire.core import Codec, Driver, Part, RankContext, Spec
+from thinwire.core import Driver, Part, RankContext, Spec
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
 from thinwire.how import gather, native, two_shot
 from thinwire.strategy import Strategy
-from thinwire.testing import check_codec
 from thinwire.what import by_rank, cast, feedback, lowrank, topk, uniform
 
 SPEC = Spec((Part("w", (64, 64), 0, "matrix"),), 0, 4096, torch.float32)
-
-
-@pytest.mark.parametrize("codec", CODECS["by_rank"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @pytest.mark.parametrize(("route", "own"), [(gather(), 2), (two_shot(), None)], ids=repr)

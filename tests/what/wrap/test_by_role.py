@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Packet, Part, Spec
 from thinwire.errors import PayloadError
-from thinwire.testing import check_codec, contexts, specs
+from thinwire.testing import contexts, specs
 from thinwire.what import by_role, cast, identity, lowrank, threshold, topk, uniform
 
 SEAT, MANY = contexts()[1], specs()["many parts"]
@@ -12,11 +11,6 @@ SEAT, MANY = contexts()[1], specs()["many parts"]
 
 def first_packet(codec: Codec, x: torch.Tensor, spec: Spec = MANY) -> Packet:
     return next(codec.rounds(x, spec, codec.init(spec, SEAT), SEAT))
-
-
-@pytest.mark.parametrize("codec", CODECS["by_role"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_each_role_is_said_as_if_it_were_alone() -> None:

@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import (
     by_role,
     cast,
@@ -19,11 +18,6 @@ from thinwire.what import (
 )
 
 SEAT, SPEC = contexts()[1], Spec((), 0, 1000, torch.float32)
-
-
-@pytest.mark.parametrize("codec", CODECS["chain"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_it_is_both_one_after_the_other() -> None:

@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Coder, Outcome, Part, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import parameters
 from thinwire.strategy import Strategy
-from thinwire.testing import check_codec, check_route, contexts
+from thinwire.testing import check_route, contexts
 from thinwire.what import (
     cast,
     clip,
@@ -49,11 +48,6 @@ def fresh(codec: Codec, spec: Spec = SPEC) -> State:
 
 def normal(seed: int, scale: float = 1.0) -> Tensor:
     return torch.randn(60, generator=torch.Generator().manual_seed(seed)) * scale
-
-
-@pytest.mark.parametrize("codec", CODECS["clip"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(seed=st.integers(0, 2**32), norm=st.floats(1e-3, 1e3), per=st.sampled_from(["part", "span"]))

@@ -4,10 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import by_role, cast, dgc, feedback, topk, uniform
 
 SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
@@ -28,11 +27,6 @@ def said(codec: Codec, xs: list[Tensor]) -> tuple[list[Tensor], State]:
 def drawn(seed: int, steps: int) -> list[Tensor]:
     draws = torch.Generator().manual_seed(seed)
     return [torch.randn(60, generator=draws) for _ in range(steps)]
-
-
-@pytest.mark.parametrize("codec", CODECS["dgc"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(seed=st.integers(0, 2**32), momentum=st.sampled_from([0.5, 0.9]))

@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Coder, Spec, State
 from thinwire.core.component import from_table, to_table
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import (
     cast,
     codebook,
@@ -49,11 +48,6 @@ def said(codec: Coder, x: Tensor, spec: Spec = SPEC) -> Tensor:
 
 def heard(codec: Coder, payload: Tensor, spec: Spec = SPEC) -> Tensor:
     return codec.decode(payload, spec, codec.init(spec, SEAT), SEAT, 1)
-
-
-@pytest.mark.parametrize("codec", CODECS["entropy"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 def test_the_exponent_has_a_plane_of_its_own() -> None:

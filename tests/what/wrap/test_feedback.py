@@ -6,21 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cases import CODECS
 from thinwire.core import Codec, Part, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import gather
 from thinwire.strategy import Strategy
-from thinwire.testing import check_codec, contexts
+from thinwire.testing import contexts
 from thinwire.what import by_role, cast, feedback, identity, randomk, sign, topk, uniform
 
 SPEC = Spec((Part("w", (10, 6), 0, "matrix"),), 0, 60, torch.float32)
 SEAT = contexts(group=(0,))[0]
-
-
-@pytest.mark.parametrize("codec", CODECS["feedback"], ids=repr)
-def test_laws(codec: Codec) -> None:
-    check_codec(codec)
 
 
 @given(
