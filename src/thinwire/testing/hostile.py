@@ -17,7 +17,7 @@ from thinwire.what import feedback
 _FUZZ = 8
 
 
-def check_non_finite(codec: Codec, allowed: Bound, spec: Spec, every_input: bool) -> None:
+def check_non_finite(codec: Codec, allowed: Bound, spec: Spec, every_input: bool = True) -> None:
     """Check that a non-finite value arrives at its index (unless dropped), spoils no other number,
     and leaves no trace; each value at every index, or at one, another one for other codecs."""
     indices = (0, spec.numel // 2, spec.numel - 1)
