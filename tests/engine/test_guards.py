@@ -352,40 +352,6 @@ def test_syncers_of_other_parameters_go_together() -> None:
         assert second.step == 2
 
 
-def test_a_second_join_is_refused() -> None:
-    model = mlp()
-    optimizer = sgd_of(model)
-    run: dict[str, Any] = {
-        "store": torch.distributed.HashStore(),
-        "rank": 0,
-        "world": 1,
-        "quorum": 1,
-    }
-    with (
-        thinwire.join(model, optimizer, LOCAL_QUORUM, **run),
-        pytest.raises(AttachError, match="synchronised already"),
-    ):
-        thinwire.join(model, optimizer, LOCAL_QUORUM, **run)
-
-
-def test_weights_loaded_after_join_are_refused() -> None:
-    model = mlp()
-    optimizer = sgd_of(model)
-    run: dict[str, Any] = {
-        "store": torch.distributed.HashStore(),
-        "rank": 0,
-        "world": 1,
-        "quorum": 1,
-    }
-    with thinwire.join(model, optimizer, LOCAL_QUORUM, **run):
-        model.load_state_dict(mlp(seed=4).state_dict())
-        with pytest.raises(AttachError, match="was loaded, or changed by hand, at step 0"):
-            train(model, optimizer, 0, range(1))
-
-
-LOCAL_QUORUM = Strategy(every(2), how=thinwire.how.gather(), on=deltas())
-
-
 # -- the optimiser that steps is not the attached one
 # -----------------------------------------------------------------
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.engine.models import built, train, weights_of
+import thinwire
+from tests.engine.models import built, mlp, train, weights_of
 from thinwire import Strategy, recipes
 from thinwire.core import Driver
 from thinwire.drive.local import Fabric
+from thinwire.on import deltas, parameters
 from thinwire.when import delayed, every
 
 
@@ -36,5 +38,19 @@ def test_a_delay_that_is_longer_than_the_run_is_told_at_its_end() -> None:
     assert torch.equal(weights_of(model), start)
     with pytest.warns(
         UserWarning, match="closed after 10 steps without a mean over ranks.*has seen no gradient"
+    ):
+        sync.close()
+
+
+@pytest.mark.parametrize("on", [deltas(), parameters()], ids=repr)
+def test_a_run_that_is_shorter_than_the_period_is_told_at_its_end(on):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sync = thinwire.attach(model, optimizer, Strategy(every(10), on=on))
+    train(model, optimizer, 0, range(4))
+    with pytest.warns(
+        UserWarning,
+        match=r"closed after 4 steps without a mean over ranks: "
+        r"every\(n=10\) is longer than the run",
     ):
         sync.close()

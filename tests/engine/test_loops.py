@@ -14,12 +14,11 @@ import thinwire
 from tests.engine.models import WIDTH, batch, loss_of, mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
-from thinwire.core import RankContext
 from thinwire.errors import AttachError, NotLandedError
-from thinwire.how import gather, native
+from thinwire.how import gather
 from thinwire.on import deltas, gradients, parameters, sgd
 from thinwire.what import cast, feedback, topk, uniform
-from thinwire.when import delayed, every, staggered
+from thinwire.when import delayed, every
 
 WORLD = 2
 
@@ -80,25 +79,6 @@ def test_many_ranks_equal_one_with_all_the_data(strategy, passes, weight, weigh)
         assert torch.allclose(got, expected, rtol=0, atol=1e-12)
 
 
-def _pooled(rank: int) -> torch.Tensor:
-    """Ranks with batches of 3 and 7 rows, weighted by rows: the mean gradient of the 10 rows."""
-    model = mlp(dtype=torch.float64)
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), weight=[3, 7][rank]):
-        loss_of(model, 0, rank, [3, 7][rank]).backward()
-        return torch.cat([param.grad.reshape(-1) for param in model.parameters()])
-
-
-def test_weights_by_batch_size_give_the_pooled_mean():
-    model = mlp(dtype=torch.float64)
-    rows = [batch(0, rank, [3, 7][rank], torch.float64) for rank in range(2)]
-    nn.functional.cross_entropy(
-        model(torch.cat([x for x, _ in rows])), torch.cat([y for _, y in rows])
-    ).backward()
-    expected = torch.cat([param.grad.reshape(-1) for param in model.parameters()])
-    for got in run_ranks(2, _pooled):
-        assert torch.allclose(got, expected, rtol=0, atol=1e-14)
-
-
 def _summed(rank: int) -> torch.Tensor:
     model = mlp(dtype=torch.float64)
     with thinwire.attach(
@@ -122,47 +102,6 @@ def test_reduce_sum_adds_what_the_ranks_have():
 
 # -- local steps
 # --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("on", [deltas(), parameters()], ids=repr)
-def test_a_run_that_is_shorter_than_the_period_is_told_at_its_end(on):
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    sync = thinwire.attach(model, optimizer, Strategy(every(10), on=on))
-    train(model, optimizer, 0, range(4))
-    with pytest.warns(
-        UserWarning,
-        match=r"closed after 4 steps without a mean over ranks: "
-        r"every\(n=10\) is longer than the run",
-    ):
-        sync.close()
-
-
-def _fragments(rank: int) -> list[int]:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with thinwire.attach(
-        model, optimizer, Strategy(staggered(3, every(6)), on=deltas(outer=sgd(1.0)))
-    ) as sync:
-        sent = []
-        train(
-            model,
-            optimizer,
-            rank,
-            range(12),
-            each=lambda _: sent.append(round(sync.report().sent_bytes)),
-        )
-        assert len(sync.buckets) >= 3
-        total = 2 * 4 * sum(bucket.spec.numel for bucket in sync.buckets)
-        assert sent[-1] == total  # K = 2: all of the model, twice in two periods
-    return [later - earlier for earlier, later in zip([0, *sent], sent, strict=False)]
-
-
-def test_staggered_fragments_spread_the_same_bytes():
-    for sent in run_ranks(2, _fragments):
-        busy = [step for step, count in enumerate(sent) if count]
-        assert busy == [1, 3, 5, 7, 9, 11]
-        assert max(sent) < sum(sent) / 4
 
 
 # -- AMP
@@ -465,35 +404,3 @@ def test_check_between_two_averages_says_that_ranks_differ_rightly():
             sync.check()
         train(model, optimizer, 0, range(2, 3))
         sync.check()
-
-
-def _report(rank: int, strategy: Strategy) -> tuple[float, float, str]:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with thinwire.attach(
-        model, optimizer, strategy, bucket_bytes=2000, slice_bytes=1000, lanes=2
-    ) as sync:
-        train(model, optimizer, rank, range(5))
-        ctx = RankContext(rank, tuple(range(sync.driver.world)), 0, 0)
-        closed = sum(
-            strategy.how.sent_nbytes(strategy.what, part.spec, ctx) * 5
-            for bucket in sync.buckets
-            for part in bucket.slices
-        )
-        return sync.report().sent_bytes, closed, str(sync.report())
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        Strategy(),
-        Strategy(what=feedback(uniform(4)), how=gather()),
-        Strategy(what=cast(), how=native()),
-    ],
-)
-@pytest.mark.parametrize("world", [2, 3])
-def test_the_meter_is_the_closed_form(strategy, world):
-    for sent, closed, table in run_ranks(world, _report, strategy):
-        assert sent == pytest.approx(closed, abs=1e-6)
-        assert "bucket 0" in table
-        assert "x fewer than dense" in table

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import thinwire
-from tests.engine.models import built, mlp, sgd_of, train, weights_of
+from tests.engine.models import batch, built, loss_of, mlp, sgd_of, train, weights_of
 from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire import Strategy
@@ -94,3 +95,22 @@ def test_weights_of_attach_are_settings_and_those_of_weigh_are_state() -> None:
 
     with pytest.warns(UserWarning, match=r"goes on by \[0.25, 0.75\]"):
         assert on_threads(2, work) == {rank: [[0.25, 0.75], [0.2, 0.8]] for rank in range(2)}
+
+
+def _pooled(rank: int) -> torch.Tensor:
+    """Ranks with batches of 3 and 7 rows, weighted by rows: the mean gradient of the 10 rows."""
+    model = mlp(dtype=torch.float64)
+    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), weight=[3, 7][rank]):
+        loss_of(model, 0, rank, [3, 7][rank]).backward()
+        return torch.cat([param.grad.reshape(-1) for param in model.parameters()])
+
+
+def test_weights_by_batch_size_give_the_pooled_mean():
+    model = mlp(dtype=torch.float64)
+    rows = [batch(0, rank, [3, 7][rank], torch.float64) for rank in range(2)]
+    nn.functional.cross_entropy(
+        model(torch.cat([x for x, _ in rows])), torch.cat([y for _, y in rows])
+    ).backward()
+    expected = torch.cat([param.grad.reshape(-1) for param in model.parameters()])
+    for got in run_ranks(2, _pooled):
+        assert torch.allclose(got, expected, rtol=0, atol=1e-14)

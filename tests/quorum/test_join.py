@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import thinwire
+from tests.engine.models import mlp, sgd_of, train
 from tests.quorum.runs import PLAIN, Rank, together
 from thinwire import Strategy
 from thinwire.core import RankContext, collective
@@ -117,3 +119,34 @@ def test_ranks_of_a_quorum_fly_nothing() -> None:
     flight = collective.all_gather(torch.zeros(1, dtype=torch.uint8), ctx)
     with pytest.raises(FlightError, match="probe: ranks of a quorum fly nothing"):
         mine.sync.driver.start(flight, 0, "probe")
+
+
+def test_a_second_join_is_refused() -> None:
+    model = mlp()
+    optimizer = sgd_of(model)
+    run: dict[str, Any] = {
+        "store": torch.distributed.HashStore(),
+        "rank": 0,
+        "world": 1,
+        "quorum": 1,
+    }
+    with (
+        thinwire.join(model, optimizer, PLAIN, **run),
+        pytest.raises(AttachError, match="synchronised already"),
+    ):
+        thinwire.join(model, optimizer, PLAIN, **run)
+
+
+def test_weights_loaded_after_join_are_refused() -> None:
+    model = mlp()
+    optimizer = sgd_of(model)
+    run: dict[str, Any] = {
+        "store": torch.distributed.HashStore(),
+        "rank": 0,
+        "world": 1,
+        "quorum": 1,
+    }
+    with thinwire.join(model, optimizer, PLAIN, **run):
+        model.load_state_dict(mlp(seed=4).state_dict())
+        with pytest.raises(AttachError, match="was loaded, or changed by hand, at step 0"):
+            train(model, optimizer, 0, range(1))

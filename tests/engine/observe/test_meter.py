@@ -10,14 +10,16 @@ import pytest
 import torch
 
 import thinwire
-from tests.engine.models import loss_of, mlp
+from tests.engine.models import loss_of, mlp, train
 from tests.ranks import run_ranks
 from thinwire import Strategy, recipes
+from thinwire.core import RankContext
 from thinwire.drive.threads import thread_ids
 from thinwire.engine.observe.meter import Meter, Report, Row
-from thinwire.how import gather
-from thinwire.on import gradients
-from thinwire.what import feedback, topk
+from thinwire.how import gather, native
+from thinwire.on import deltas, gradients, sgd
+from thinwire.what import cast, feedback, topk, uniform
+from thinwire.when import every, staggered
 
 START = mlp()
 SPARSE = Strategy(what=feedback(topk(0.1)), how=gather())
@@ -171,3 +173,62 @@ def test_nearly_all_of_a_process_that_only_synchronises_is_accounted_for() -> No
     for spent, *parts in run_ranks(3, _over_gloo):
         assert all(part > 0 for part in parts)
         assert 0.85 * spent < sum(parts) < 1.05 * spent, (spent, parts)
+
+
+def _fragments(rank: int) -> list[int]:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with thinwire.attach(
+        model, optimizer, Strategy(staggered(3, every(6)), on=deltas(outer=sgd(1.0)))
+    ) as sync:
+        sent = []
+        train(
+            model,
+            optimizer,
+            rank,
+            range(12),
+            each=lambda _: sent.append(round(sync.report().sent_bytes)),
+        )
+        assert len(sync.buckets) >= 3
+        total = 2 * 4 * sum(bucket.spec.numel for bucket in sync.buckets)
+        assert sent[-1] == total  # K = 2: all of the model, twice in two periods
+    return [later - earlier for earlier, later in zip([0, *sent], sent, strict=False)]
+
+
+def test_staggered_fragments_spread_the_same_bytes():
+    for sent in run_ranks(2, _fragments):
+        busy = [step for step, count in enumerate(sent) if count]
+        assert busy == [1, 3, 5, 7, 9, 11]
+        assert max(sent) < sum(sent) / 4
+
+
+def _report(rank: int, strategy: Strategy) -> tuple[float, float, str]:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with thinwire.attach(
+        model, optimizer, strategy, bucket_bytes=2000, slice_bytes=1000, lanes=2
+    ) as sync:
+        train(model, optimizer, rank, range(5))
+        ctx = RankContext(rank, tuple(range(sync.driver.world)), 0, 0)
+        closed = sum(
+            strategy.how.sent_nbytes(strategy.what, part.spec, ctx) * 5
+            for bucket in sync.buckets
+            for part in bucket.slices
+        )
+        return sync.report().sent_bytes, closed, str(sync.report())
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy(),
+        Strategy(what=feedback(uniform(4)), how=gather()),
+        Strategy(what=cast(), how=native()),
+    ],
+)
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_meter_is_the_closed_form(strategy, world):
+    for sent, closed, table in run_ranks(world, _report, strategy):
+        assert sent == pytest.approx(closed, abs=1e-6)
+        assert "bucket 0" in table
+        assert "x fewer than dense" in table
