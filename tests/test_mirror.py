@@ -21,6 +21,7 @@ EXCEPTIONS = {
     "bench/rivals/torchft_diloco.py": RIVAL,
     "engine/resumable.py": "a protocol without code",
     "kernels/_programs.py": "Triton's programs, called through fast: tests/kernels/test_gpu.py",
+    "kernels/_tiles.py": "what those programs share: tests/kernels/test_gpu.py",
     "lab/brake.py": ON_A_HOST,
     "lab/keeper.py": ON_A_HOST,
     "lab/line.py": ON_A_HOST,

@@ -14,146 +14,34 @@ Each equals `kernels/reference.py` bit for bit. That needs, as in kernels/cpu:
     the like, and on AMD `allow_flush_denorm` is off. tests/kernels/test_gpu.py looks at the
     compiled code for all of these.
 
-A program takes a tile of ROWS blocks of BLOCK values, SIZE = ROWS * BLOCK in all, from value
-`first` on, `count` of which exist. Offsets within a tile are 32 bits wide, the tile's own place 64.
+`_tiles.py` has what they share: how a tile is laid out, packed and drawn for.
 """
 
 import triton
 import triton.language as tl
 
-MAGIC = tl.constexpr(
-    12582912.0
-)  # 1.5 * 2^23: a small number added to it is rounded, half to even, into the lowest bits
-SIZE_BITS = tl.constexpr(0x7FFFFFFF)  # all of a number but its sign
-INFINITE = tl.constexpr(0x7F800000)
-QUIET_NAN = tl.constexpr(0x7FC00000)
-TINY = tl.constexpr(
-    2.0**-100
-)  # steps below have no inverse in float32, but that of a step lifted by the next
+from thinwire.kernels._tiles import (
+    INFINITE,
+    QUIET_NAN,
+    SIZE_BITS,
+    draw,
+    largest_magnitudes,
+    pack,
+    payload,
+    rows_of,
+    store_residual,
+    summed,
+    tile,
+    unpack,
+)
+
+# 1.5 * 2^23: a small number added to it is rounded, half to even, into the lowest bits.
+MAGIC = tl.constexpr(12582912.0)
+# Steps below have no inverse in float32, but that of a step lifted by the next.
+TINY = tl.constexpr(2.0**-100)
 LIFT = tl.constexpr(2.0**64)
 HUGE = tl.constexpr(2.0**64)  # magnitudes from here on are summed 2^-64 times as large
 HUGE_BITS = tl.constexpr(0x5F800000)
-
-
-@triton.jit
-def _tile(n, SIZE: tl.constexpr):
-    """The tile's first value, and how many of its values exist."""
-    first = tl.program_id(0).to(tl.int64) * SIZE
-    return first, tl.minimum(n - first, SIZE).to(tl.int32)
-
-
-@triton.jit
-def _rows_of(count, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """The tile's rows, and which of them exist."""
-    row = tl.arange(0, ROWS)
-    return row, row * BLOCK < count
-
-
-@triton.jit
-def _summed(x, residual, decay, first, count, SIZE: tl.constexpr, FEEDBACK: tl.constexpr):
-    """x + decay * residual, each operation rounded; x alone without FEEDBACK."""
-    at = tl.arange(0, SIZE)
-    y = tl.load(x + first + at, mask=at < count, other=0.0)
-    if FEEDBACK:
-        y = y + _wide(tl.load(residual + first + at, mask=at < count, other=0)) * decay
-    return y
-
-
-@triton.jit
-def _wide(stored):
-    """The residual as float32: it is stored as that, or as bfloat16's bits."""
-    if stored.dtype == tl.int16:
-        stored = (stored.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    return stored
-
-
-@triton.jit
-def _store_residual(new_residual, x, mask):
-    """Store the new residual (SIZE,) as float32, or as bfloat16's bits, half to even.
-
-    A cast would round as the compiler likes.
-    """
-    if new_residual.dtype.element_ty == tl.int16:
-        bits = x.to(tl.int32, bitcast=True)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        tl.store(
-            new_residual,
-            tl.where((bits & SIZE_BITS) > INFINITE, 0x7FC0, rounded).to(tl.int16),
-            mask=mask,
-        )
-    else:
-        tl.store(new_residual, x, mask=mask)
-
-
-@triton.jit
-def _largest(x):
-    """The largest magnitude of each row as an integer; above INFINITE where there is a NaN."""
-    return tl.max(x.to(tl.int32, bitcast=True) & SIZE_BITS, axis=1)
-
-
-@triton.jit
-def _draw(n, key0, key1):
-    """reference.random_bits: the n-th word of a key."""
-    x = n + key0.to(tl.uint32, bitcast=True)
-    x = x ^ (x >> 16)
-    x = x * 0x7FEB352D
-    x = x ^ key1.to(tl.uint32, bitcast=True)
-    x = x ^ (x >> 15)
-    x = x * 0x846CA68B
-    return x ^ (x >> 16)
-
-
-@triton.jit
-def _pack(codes, to, SIZE: tl.constexpr, BITS: tl.constexpr):
-    """Store codes (SIZE,) uint32, BITS bits each, the first in the lowest bits. The whole tile is
-    stored: there is room for it."""
-    to += tl.program_id(0).to(tl.int64) * (SIZE // 8 * BITS)
-    if 8 % BITS == 0:
-        PER: tl.constexpr = 8 // BITS  # codes of a byte
-        shifts = (tl.arange(0, PER) * BITS).to(tl.uint32)
-        packed = tl.sum(tl.reshape(codes, (SIZE // PER, PER)) << shifts[None, :], axis=1)
-        tl.store(to + tl.arange(0, SIZE // PER), packed.to(tl.uint8))
-    else:  # 8 codes make BITS bytes, by way of a word of 64 bits
-        lane, group = tl.arange(0, 8), tl.arange(0, SIZE // 8)
-        words = tl.sum(
-            tl.reshape(codes, (SIZE // 8, 8)).to(tl.uint64) << (lane * BITS)[None, :].to(tl.uint64),
-            axis=1,
-        )
-        packed = words[:, None] >> (lane * 8)[None, :].to(tl.uint64)
-        tl.store(
-            to + group[:, None] * BITS + lane[None, :],
-            packed.to(tl.uint8),
-            mask=(lane < BITS)[None, :],
-        )
-
-
-@triton.jit
-def _unpack(codes, count, SIZE: tl.constexpr, BITS: tl.constexpr):
-    """The inverse, of `count` codes: (SIZE,) uint32. A code lies in one byte or in two that follow
-    one another."""
-    codes += tl.program_id(0).to(tl.int64) * (SIZE // 8 * BITS)
-    at = tl.arange(0, SIZE)
-    bit = at * BITS
-    if BITS == 8:
-        return tl.load(codes + at, mask=at < count, other=0).to(tl.uint32)
-    word = tl.load(codes + (bit >> 3), mask=at < count, other=0).to(tl.uint32)
-    if 8 % BITS != 0:
-        nbytes = (count * BITS + 7) // 8
-        word |= (
-            tl.load(codes + (bit >> 3) + 1, mask=(bit >> 3) + 1 < nbytes, other=0).to(tl.uint32)
-            << 8
-        )
-    return (word >> (bit & 7).to(tl.uint32)) & ((1 << BITS) - 1)
-
-
-@triton.jit
-def _payload(table, each, head):
-    """The heads and codes of a payload whose address is in a table; heads are whole words, so codes
-    begin on one."""
-    at = tl.load(table + each)
-    return at.to(tl.pointer_type(tl.float32)), tl.multiple_of(
-        at.to(tl.pointer_type(tl.uint8)) + head, 4
-    )
 
 
 # -- grids
@@ -196,7 +84,7 @@ def _codes(
         halves = (index & 1).to(
             tl.uint32
         ) * 16  # value i takes a half of draw i / 2, the lower where i is even
-        random_bits = (_draw(index.to(tl.uint32) >> 1, key0, key1) >> halves) & 0xFFFF
+        random_bits = (draw(index.to(tl.uint32) >> 1, key0, key1) >> halves) & 0xFFFF
         codes = (v.to(tl.int32).to(tl.uint32) + random_bits) >> 16
     else:
         v = lifted * inverse[:, None] + TOP
@@ -215,20 +103,20 @@ def _grid_put(
     """Store the steps and codes of x (SIZE,), and x less what they decode to in `new_residual`."""
     SIZE: tl.constexpr = ROWS * BLOCK
     at = tl.arange(0, SIZE)
-    row, exists = _rows_of(count, ROWS, BLOCK)
+    row, exists = rows_of(count, ROWS, BLOCK)
     x = tl.reshape(x, (ROWS, BLOCK))
     if GIVEN:
         step_bits = tl.load(given + first // BLOCK + row, mask=exists, other=1.0).to(
             tl.int32, bitcast=True
         )
     else:
-        step_bits = _step_bits(_largest(x), TOP)
+        step_bits = _step_bits(largest_magnitudes(x), TOP)
     tl.store(steps + first // BLOCK + row, step_bits.to(tl.float32, bitcast=True), mask=exists)
     own = _codes(x, step_bits, first, key0, key1, ROWS, BLOCK, TOP, ZERO, STOCHASTIC)
-    _pack(tl.where(at < count, tl.reshape(own, (SIZE,)), 0).to(tl.uint32), codes, SIZE, BITS)
+    pack(tl.where(at < count, tl.reshape(own, (SIZE,)), 0).to(tl.uint32), codes, SIZE, BITS)
     if FEEDBACK:
         decoded = (own.to(tl.float32) - TOP) * step_bits.to(tl.float32, bitcast=True)[:, None]
-        _store_residual(new_residual + first + at, tl.reshape(x - decoded, (SIZE,)), at < count)
+        store_residual(new_residual + first + at, tl.reshape(x - decoded, (SIZE,)), at < count)
 
 
 @triton.jit
@@ -243,9 +131,9 @@ def _grid_values(
     TOP: tl.constexpr,
 ):
     """What a payload's tile decodes to: (SIZE,)."""
-    row, exists = _rows_of(count, ROWS, BLOCK)
+    row, exists = rows_of(count, ROWS, BLOCK)
     step = tl.load(steps + first // BLOCK + row, mask=exists, other=0.0)
-    own = tl.reshape(_unpack(codes, count, ROWS * BLOCK, BITS), (ROWS, BLOCK))
+    own = tl.reshape(unpack(codes, count, ROWS * BLOCK, BITS), (ROWS, BLOCK))
     return tl.reshape((own.to(tl.float32) - TOP) * step[:, None], (ROWS * BLOCK,))
 
 
@@ -259,8 +147,8 @@ def grid_encode(
 
     Without FEEDBACK y = x.
     """
-    first, count = _tile(n, ROWS * BLOCK)
-    y = _summed(x, residual, decay, first, count, ROWS * BLOCK, FEEDBACK)
+    first, count = tile(n, ROWS * BLOCK)
+    y = summed(x, residual, decay, first, count, ROWS * BLOCK, FEEDBACK)
     _grid_put(
         y,
         given,
@@ -295,7 +183,7 @@ def grid_decode(
     ADD: tl.constexpr,
 ):
     """Steps and codes -> out (n,), or added to it."""
-    first, count = _tile(n, ROWS * BLOCK)
+    first, count = tile(n, ROWS * BLOCK)
     at = tl.arange(0, ROWS * BLOCK)
     value = _grid_values(steps, codes, first, count, ROWS, BLOCK, BITS, TOP)
     if ADD:
@@ -311,11 +199,11 @@ def grid_sum_encode(
 ):  # fmt: skip
     """The steps and codes of the sum of what `payloads` payloads decode to, added in order. head:
     bytes of steps."""
-    first, count = _tile(n, ROWS * BLOCK)
-    heads, own = _payload(table, 0, head)
+    first, count = tile(n, ROWS * BLOCK)
+    heads, own = payload(table, 0, head)
     total = _grid_values(heads, own, first, count, ROWS, BLOCK, BITS, TOP)
     for each in range(1, payloads):
-        heads, own = _payload(table, each, head)
+        heads, own = payload(table, each, head)
         total += _grid_values(heads, own, first, count, ROWS, BLOCK, BITS, TOP)
     total = tl.where(tl.arange(0, ROWS * BLOCK) < count, total, 0.0)
     _grid_put(
@@ -351,7 +239,7 @@ def _mean_bits(x, count, ROWS: tl.constexpr, BLOCK: tl.constexpr, HALVINGS: tl.c
     Sums are by halves: i and i + W/2 are added, and then W/2 is W. Zeros beyond a short row's own W
     change nothing.
     """
-    most = _largest(x)
+    most = largest_magnitudes(x)
     huge = most >= HUGE_BITS
     sums = (x.to(tl.int32, bitcast=True) & SIZE_BITS).to(tl.float32, bitcast=True) * tl.where(
         huge, 1 / HUGE, 1.0
@@ -386,14 +274,14 @@ def _sign_put(
     FEEDBACK: tl.constexpr,
 ):
     """Store the means and signs of x (SIZE,), and x less what they decode to in `new_residual`."""
-    row, exists = _rows_of(count, ROWS, BLOCK)
+    row, exists = rows_of(count, ROWS, BLOCK)
     mean_bits = _mean_bits(tl.reshape(x, (ROWS, BLOCK)), count, ROWS, BLOCK, HALVINGS)
     tl.store(means + first // BLOCK + row, mean_bits.to(tl.float32, bitcast=True), mask=exists)
     below = (x < 0).to(tl.uint32)
-    _pack(below, signs, ROWS * BLOCK, 1)
+    pack(below, signs, ROWS * BLOCK, 1)
     if FEEDBACK:
         at = tl.arange(0, ROWS * BLOCK)
-        _store_residual(
+        store_residual(
             new_residual + first + at, x - _signed(mean_bits, below, ROWS, BLOCK), at < count
         )
 
@@ -401,10 +289,10 @@ def _sign_put(
 @triton.jit
 def _sign_values(means, signs, first, count, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """What a payload's tile decodes to: (SIZE,)."""
-    row, exists = _rows_of(count, ROWS, BLOCK)
+    row, exists = rows_of(count, ROWS, BLOCK)
     mean = tl.load(means + first // BLOCK + row, mask=exists, other=0.0)
     return _signed(
-        mean.to(tl.int32, bitcast=True), _unpack(signs, count, ROWS * BLOCK, 1), ROWS, BLOCK
+        mean.to(tl.int32, bitcast=True), unpack(signs, count, ROWS * BLOCK, 1), ROWS, BLOCK
     )
 
 
@@ -426,15 +314,15 @@ def sign_encode(
 
     Without FEEDBACK y = x.
     """
-    first, count = _tile(n, ROWS * BLOCK)
-    y = _summed(x, residual, decay, first, count, ROWS * BLOCK, FEEDBACK)
+    first, count = tile(n, ROWS * BLOCK)
+    y = summed(x, residual, decay, first, count, ROWS * BLOCK, FEEDBACK)
     _sign_put(y, first, count, means, signs, new_residual, ROWS, BLOCK, HALVINGS, FEEDBACK)
 
 
 @triton.jit
 def sign_decode(means, signs, n, out, ROWS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
     """Means and signs -> out (n,), or added to it."""
-    first, count = _tile(n, ROWS * BLOCK)
+    first, count = tile(n, ROWS * BLOCK)
     at = tl.arange(0, ROWS * BLOCK)
     value = _sign_values(means, signs, first, count, ROWS, BLOCK)
     if ADD:
@@ -456,11 +344,11 @@ def sign_sum_encode(
 ):
     """The means and signs of the sum of what `payloads` payloads decode to, added in order, as in
     `grid_sum_encode`."""
-    first, count = _tile(n, ROWS * BLOCK)
-    heads, own = _payload(table, 0, head)
+    first, count = tile(n, ROWS * BLOCK)
+    heads, own = payload(table, 0, head)
     total = _sign_values(heads, own, first, count, ROWS, BLOCK)
     for each in range(1, payloads):
-        heads, own = _payload(table, each, head)
+        heads, own = payload(table, each, head)
         total += _sign_values(heads, own, first, count, ROWS, BLOCK)
     total = tl.where(tl.arange(0, ROWS * BLOCK) < count, total, 0.0)
     _sign_put(total, first, count, means, signs, None, ROWS, BLOCK, HALVINGS, False)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -35,6 +35,7 @@ from thinwire.core import Coder, Leaf, RankContext, Spec, State, Traits, check_n
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import reference
 from thinwire.what.scalar._allocate import allocate
+from thinwire.what.scalar._blocks import Layout, in_rows, layout_of, sizes_of
 from thinwire.what.scalar._levels import wrong_rounding
 from thinwire.what.scalar.uniform import uniform
 
@@ -165,9 +166,9 @@ class budget(Coder):
             return torch.empty(0, dtype=torch.uint8, device=x.device)
         x, random_bits = x.to(spec.work), None
         real = layout.real(x.device)
-        rows = _in_rows(x, layout, real)
+        rows = in_rows(x, layout, real)
         if self.rounding == "stochastic":
-            random_bits = _in_rows(ctx.random_bits(spec).to(x.device), layout, real)
+            random_bits = in_rows(ctx.random_bits(spec).to(x.device), layout, real)
 
         # 1. and 2. Choose each piece's width.
         widths = self._widths(rows, spec, state, ctx)
@@ -231,10 +232,10 @@ class budget(Coder):
         """The mean width of each parameter (or of what lies in the span) that x (spec.numel,)
         gets."""
         layout, x = self._layout(spec), x.to(spec.work)
-        widths = self._chosen(_in_rows(x, layout, layout.real(x.device)), spec)
+        widths = self._chosen(in_rows(x, layout, layout.real(x.device)), spec)
         results, at = {}, 0
         for extent in spec.extents():
-            until = at + len(_sizes(extent.high - extent.low, self.per))
+            until = at + len(sizes_of(extent.high - extent.low, self.per))
             sizes = layout.sizes[at:until]
             results[extent.part.name], at = (
                 float((widths[at:until] * sizes).sum() / sizes.sum()),
@@ -317,8 +318,8 @@ class budget(Coder):
             )
         return widths
 
-    def _layout(self, spec: Spec) -> _Layout:
-        return _layout(spec, self.per, self.block)
+    def _layout(self, spec: Spec) -> Layout:
+        return layout_of(spec, self.per, self.block)
 
     def _costs(self, spec: Spec) -> Tensor:
         """Bytes of each piece in each width, steps included: (P, O) int64."""
@@ -352,61 +353,6 @@ class budget(Coder):
             alone = Spec((), 0, extent.high - extent.low, spec.dtype)
             error[own] = torch.maximum(error[own], least.error_bound(x[own], alone, ctx))
         return error
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Pieces of a span and their blocks, none of which crosses a piece. P pieces, m blocks."""
-
-    sizes: Tensor  # (P,) int64 values
-    rows: Tensor  # (P,) int64 blocks
-    owner: Tensor  # (m,) int64 the piece of each block
-    block: int
-
-    def real(self, device: torch.device) -> Tensor | None:
-        """What of the blocks is values, not filling: (m, block) bool; `None` where all is."""
-        if not (self.sizes % self.block).any():
-            return None
-        ends = self.rows.cumsum(0) - 1
-        counts = torch.full((len(self.owner),), self.block, device="cpu")
-        counts[ends] = self.sizes - (self.rows - 1) * self.block
-        return (torch.arange(self.block, device="cpu") < counts[:, None]).to(device)
-
-    def groups(self, widths: Tensor, device: torch.device) -> list[tuple[int, Tensor]]:
-        """Return the widths in use, ascending, each with its blocks: (k,) int64."""
-        of_row = widths[self.owner]
-        return [
-            (bits, (of_row == bits).nonzero().view(-1).to(device))
-            for bits in widths.unique().tolist()
-            if bits
-        ]
-
-
-@lru_cache(maxsize=256)
-def _layout(spec: Spec, per: int, block: int) -> _Layout:
-    runs = [extent.high - extent.low for extent in spec.extents()] or [spec.numel] * (
-        spec.numel > 0
-    )
-    sizes = torch.tensor(
-        [size for run in runs for size in _sizes(run, per)], dtype=torch.int64, device="cpu"
-    )
-    rows = (sizes + block - 1) // block
-    return _Layout(
-        sizes, rows, torch.arange(len(sizes), device="cpu").repeat_interleave(rows), block
-    )
-
-
-def _sizes(run: int, per: int) -> list[int]:
-    """The pieces of so many values of one parameter."""
-    whole, rest = divmod(run, per or run)
-    return [per or run] * whole + [rest] * (rest > 0)
-
-
-def _in_rows(x: Tensor, layout: _Layout, real: Tensor | None) -> Tensor:
-    """(n,) -> (m, block), pieces filled up with zeros."""
-    if real is None:
-        return x.contiguous().view(-1, layout.block)
-    return x.new_zeros(real.shape).masked_scatter_(real, x)
 
 
 def _row_errors(rows: Tensor, choices: tuple[int, ...], stochastic: bool) -> Tensor:
