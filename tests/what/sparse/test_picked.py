@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thinwire.core import Part, RankContext, Spec, State
 from thinwire.errors import PayloadError
-from thinwire.what.sparse import _places
+from thinwire.what.sparse import _indices
 from thinwire.what.sparse._picked import Picked
 
 SPEC = Spec((Part("w", (9,), 0, "vector"),), 0, 9, torch.float32)
@@ -23,8 +23,8 @@ class _Positive(Picked):
     """Keeps what is above 0."""
 
     def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
-        places = (x > 0).nonzero().view(-1)
-        return places, x[places]
+        indices = (x > 0).nonzero().view(-1)
+        return indices, x[indices]
 
 
 X = torch.tensor([-1.0, 2, 0, -3, 4, 5, -6, float("inf"), -7])
@@ -62,6 +62,6 @@ def test_indices_of_another_count_are_refused() -> None:
     core, side = codec.split(X, SPEC, state, CTX)
     with pytest.raises(PayloadError):
         codec.join(core, side[:-1], SPEC, state, CTX, 1)
-    beyond = _places.write(torch.tensor([[7, 8, 9, 10]]), 11)
+    beyond = _indices.write(torch.tensor([[7, 8, 9, 10]]), 11)
     with pytest.raises(PayloadError):
         codec.join(core, beyond, SPEC, state, CTX, 1)
