@@ -17,7 +17,6 @@ from tests.engine.models import mlp as drawn
 from tests.threads import on_threads
 from thinwire import Strategy
 from thinwire.core import Driver
-from thinwire.drive.local import Fabric
 from thinwire.errors import AttachError, DisagreementError, NotLandedError, ThinwireError
 from thinwire.on import deltas, nesterov, parameters, sgd
 from thinwire.when import every
@@ -296,60 +295,6 @@ def test_a_closure_brings_its_gradients_itself() -> None:
         for _ in range(3):
             optimizer.step(closure)
         assert sync.step == 3
-
-
-# -- two syncers
-# --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("strategy", [LOCAL, Strategy()], ids=lambda each: type(each.on).__name__)
-def test_a_second_syncer_of_the_same_parameters_is_refused(strategy: Strategy) -> None:
-    def work(driver: Driver) -> str:
-        model = mlp()
-        optimizer = sgd_of(model)
-        first = thinwire.attach(model, optimizer, strategy, driver=driver)
-        train(model, optimizer, driver.rank, range(2))
-        with pytest.raises(AttachError) as error:
-            thinwire.attach(model, optimizer, strategy, driver=driver)
-        first.close()
-        with thinwire.attach(model, optimizer, strategy, driver=driver):
-            train(model, optimizer, driver.rank, range(2))
-        return str(error.value)
-
-    for message in ranks(2, work):
-        assert (
-            "rank 1: '0.weight' is synchronised already, by a syncer that has not been closed"
-            in message
-        )
-        assert f"({strategy!r}, at step 2)" in message
-
-
-def test_gradients_and_deltas_among_the_same_ranks_are_refused_and_among_others_not() -> None:
-    nodes = [Fabric(1), Fabric(1)]
-
-    def work(driver: Driver) -> str:
-        model = mlp()
-        optimizer = sgd_of(model)
-        with thinwire.attach(model, optimizer, driver=driver), pytest.raises(AttachError) as error:
-            thinwire.attach(model, optimizer, LOCAL, driver=driver)
-        inside = thinwire.attach(model, optimizer, driver=nodes[driver.rank].driver(0))
-        with inside, thinwire.attach(model, optimizer, LOCAL, driver=driver):
-            train(model, optimizer, driver.rank, range(2))
-        return str(error.value)
-
-    assert all("Two levels of periods" in message for message in ranks(2, work))
-
-
-def test_syncers_of_other_parameters_go_together() -> None:
-    model = nn.ModuleList([mlp(), mlp(seed=1)])
-    optimizers = [sgd_of(each) for each in model]
-    with (
-        thinwire.attach(model[0], optimizers[0], LOCAL),
-        thinwire.attach(model[1], optimizers[1]) as second,
-    ):
-        for each, optimizer in zip(model, optimizers, strict=True):
-            train(each, optimizer, 0, range(2))
-        assert second.step == 2
 
 
 # -- the optimiser that steps is not the attached one

@@ -279,22 +279,6 @@ def test_odd_models_train_alike_on_all_ranks():
     assert not first["warned"]
 
 
-def _buffers(rank: int, policy: str) -> torch.Tensor:
-    model = nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 5))
-    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), buffers=policy) as sync:
-        for step in range(3):
-            loss_of(model, step, rank).backward()
-        sync.check()
-    return model[0].running_mean.clone()
-
-
-def test_buffers_are_rank_0s_or_each_ranks_own():
-    first, second = run_ranks(2, _buffers, "broadcast")
-    assert torch.equal(first, second)
-    first, second = run_ranks(2, _buffers, "local")
-    assert not torch.equal(first, second)
-
-
 class _Reentrant(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import thinwire
-from tests.engine.models import loss_of, mlp, train, weights_of
+from tests.engine.models import WIDTH, loss_of, mlp, train, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
 from thinwire.how import gather
@@ -157,3 +157,19 @@ def _warm(rank: int) -> list[float]:
         ]
         assert any(residuals)
     return sent
+
+
+def _buffers(rank: int, policy: str) -> torch.Tensor:
+    model = nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 5))
+    with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), buffers=policy) as sync:
+        for step in range(3):
+            loss_of(model, step, rank).backward()
+        sync.check()
+    return model[0].running_mean.clone()
+
+
+def test_buffers_are_rank_0s_or_each_ranks_own():
+    first, second = run_ranks(2, _buffers, "broadcast")
+    assert torch.equal(first, second)
+    first, second = run_ranks(2, _buffers, "local")
+    assert not torch.equal(first, second)
