@@ -119,6 +119,12 @@ def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
     return typed
 
 
+def inputs_by_rank(spec: Spec) -> dict[str, dict[int, Tensor]]:
+    """Return every rank's `inputs` by their name."""
+    values = {rank: inputs(spec, rank) for rank in RANKS}
+    return {name: {rank: values[rank][name] for rank in RANKS} for name in values[RANKS[0]]}
+
+
 def contexts(step: int = 0, seed: int = 0, group: Ranks = RANKS) -> dict[int, RankContext]:
     """A ctx for each rank of a group."""
     return {rank: RankContext(rank, group, step, seed, "check") for rank in group}

@@ -10,16 +10,25 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Part, RankContext, Spec, State
+from thinwire.core import Codec, Coder, RankContext, Spec, State
 from thinwire.kernels import reference
-from thinwire.testing.cases import INPUTS, RANKS, contexts, inputs, require, same, snapshot, specs
+from thinwire.testing.cases import (
+    INPUTS,
+    RANKS,
+    contexts,
+    inputs,
+    inputs_by_rank,
+    require,
+    same,
+    snapshot,
+    specs,
+)
+from thinwire.testing.claims import check_mean, check_rows, check_seeds
 from thinwire.testing.hostile import check_bytes, check_non_finite
 from thinwire.testing.residuals import Bound, residual, rounded_off, values_kept
-from thinwire.testing.rounds import FlightRecord, add_up, run_rounds
+from thinwire.testing.rounds import FlightRecord, add_up, fresh_states, run_rounds
 
 _STEPS = 3
-_DRAWS = 300
-_SIGMAS = 6
 
 
 def check_codec(
@@ -64,7 +73,7 @@ def check_codec(
     for name, spec in specs().items():
         if spec.numel and not spec.parts and not isinstance(codec, Coder):
             continue  # only the core of a chain has no parts, and only a coder can say one
-        for label, xs in _by_rank(spec).items():
+        for label, xs in inputs_by_rank(spec).items():
             if every_input or name == "many parts" or label in _chosen(codec, name):
                 _flight(codec, allowed, spec, xs, f"{name}, {label}")
     many = specs()["many parts"]
@@ -73,17 +82,17 @@ def check_codec(
             codec,
             allowed,
             span,
-            _by_rank(span)["normal"],
+            inputs_by_rank(span)["normal"],
             f"the span {span.begin} to {span.end} of many parts, alone",
         )
     _loses(codec, many)
     _steps(codec, allowed, many)
     if codec.traits.randomised if randomised is None else randomised:
-        _differs_by_seed(codec, many)
+        check_seeds(codec, many)
     if codec.traits.unbiased if unbiased is None else unbiased:
-        _mean(codec, allowed, specs()["cut parts"])
+        check_mean(codec, allowed, specs()["cut parts"])
     if codec.traits.row_wise:
-        _rows(codec)
+        check_rows(codec)
     check_non_finite(codec, allowed, many, every_input)
     for name in ("many parts", "cut parts", "one value", "bfloat16"):
         check_bytes(codec, specs()[name], name)
@@ -94,15 +103,6 @@ def _chosen(codec: Codec, span: str) -> set[str]:
     values are then all tried by some codec."""
     first = zlib.crc32(f"{codec!r}/{span}".encode())
     return {INPUTS[(first + step) % len(INPUTS)] for step in (0, 2, 5)}
-
-
-def _by_rank(spec: Spec) -> dict[str, dict[int, Tensor]]:
-    values = {rank: inputs(spec, rank) for rank in RANKS}
-    return {name: {rank: values[rank][name] for rank in RANKS} for name in values[RANKS[0]]}
-
-
-def _fresh(codec: Codec, spec: Spec, at: Mapping[int, RankContext]) -> dict[int, State]:
-    return {rank: codec.init(spec, ctx) for rank, ctx in at.items()}
 
 
 def _flight(
@@ -116,7 +116,7 @@ def _flight(
 ) -> None:
     """One flight, and every law that a single flight can break."""
     at = contexts(step)
-    states = states if states is not None else _fresh(codec, spec, at)
+    states = states if states is not None else fresh_states(codec, spec, at)
     held = {rank: snapshot(state) for rank, state in states.items()}
     loudest = max(
         (
@@ -348,7 +348,7 @@ def _loses(codec: Codec, spec: Spec) -> None:
     alone = {rank: replace(contexts()[rank], group=(rank,))}
     for label, x in inputs(spec, rank).items():
         total = (
-            run_rounds(codec, {rank: x}, spec, _fresh(codec, spec, alone), alone, label)
+            run_rounds(codec, {rank: x}, spec, fresh_states(codec, spec, alone), alone, label)
             .outcomes[rank]
             .total
         )
@@ -366,88 +366,11 @@ def _loses(codec: Codec, spec: Spec) -> None:
 
 def _steps(codec: Codec, allowed: Bound, spec: Spec) -> None:
     """State goes from flight to flight, and every law holds on the way."""
-    states = _fresh(codec, spec, contexts())
+    states = fresh_states(codec, spec, contexts())
     for step in range(_STEPS):
         xs = {
             rank: x * (step + 1)
-            for rank, x in _by_rank(spec)["normal" if step % 2 else "wide range"].items()
+            for rank, x in inputs_by_rank(spec)["normal" if step % 2 else "wide range"].items()
         }
         _repeats(codec, xs, spec, states, contexts(step), f"many parts, flight {step}")
         _flight(codec, allowed, spec, xs, f"many parts, flight {step}", states, step)
-
-
-def _differs_by_seed(codec: Codec, spec: Spec) -> None:
-    xs = _by_rank(spec)["normal"]
-
-    def total(step: int, seed: int) -> Tensor:
-        at = contexts(step, seed)
-        return (
-            run_rounds(codec, xs, spec, _fresh(codec, spec, at), at, "normal values")
-            .outcomes[RANKS[0]]
-            .total
-        )
-
-    first = total(0, 0)
-    require(
-        not same(first, total(1, 0)),
-        codec,
-        "another step draws other random numbers",
-        "normal values",
-        "it drew the same",
-    )
-    require(
-        not same(first, total(0, 1)),
-        codec,
-        "another seed draws other random numbers",
-        "normal values",
-        "it drew the same",
-    )
-
-
-def _rows(codec: Codec) -> None:
-    """Change all rows of a matrix but one, and see the bits of that one arrive as before."""
-    spec = Spec((Part("matrix", (6, 40), 0, "matrix"),), 0, 240, torch.float32)
-    ctx = replace(contexts()[RANKS[0]], group=(RANKS[0],))
-    x = inputs(spec, ctx.rank)["normal"]
-    other = x * 7
-    other[80:120] = x[80:120]
-    arrived = []
-    for values in (x, other):
-        states, at = {ctx.rank: codec.init(spec, ctx)}, {ctx.rank: ctx}
-        flight = run_rounds(codec, {ctx.rank: values}, spec, states, at, "six rows")
-        arrived.append(flight.outcomes[ctx.rank].total[80:120])
-    require(same(*arrived), codec, "a row depends on no other", "six rows")
-
-
-def _mean(codec: Codec, allowed: Bound, spec: Spec) -> None:
-    """|mean of sent - x| within what chance allows, value by value and along x."""
-    rank = RANKS[0]
-    x = inputs(spec, rank)["normal"]
-    drawn = []
-    for draw in range(_DRAWS):
-        ctx = replace(contexts(draw % 50, draw // 50)[rank], group=(rank,))
-        flight = run_rounds(
-            codec, {rank: x}, spec, _fresh(codec, spec, {rank: ctx}), {rank: ctx}, "normal values"
-        )
-        drawn.append(flight.outcomes[rank].total.double())
-    sent, x = torch.stack(drawn), x.double()  # (randomised, numel)
-    rare = (
-        10 * allowed(x, spec, ctx).max() / _DRAWS
-    )  # a value near a level may never be drawn to the farther one
-    off = (sent.mean(0) - x).abs() - _SIGMAS * sent.std(0) / _DRAWS**0.5 - rare
-    require(
-        bool((off <= 0).all()),
-        codec,
-        "unbiased",
-        "cut parts",
-        f"the mean of {_DRAWS} randomised is off by {off.max():g} more than chance",
-    )
-    along = sent @ x
-    off = (along.mean() - x @ x).abs() / (along.std() / _DRAWS**0.5 + 1e-6 * (x @ x))
-    require(
-        float(off) <= _SIGMAS,
-        codec,
-        "unbiased",
-        "cut parts",
-        f"the mean of {_DRAWS} randomised along x is off by {off:.1f} sigma",
-    )

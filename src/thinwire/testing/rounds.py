@@ -38,6 +38,11 @@ class FlightRecord:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
 
+def fresh_states(codec: Codec, spec: Spec, at: Mapping[int, RankContext]) -> dict[int, State]:
+    """Return the first state of each rank."""
+    return {rank: codec.init(spec, ctx) for rank, ctx in at.items()}
+
+
 def run_rounds(
     codec: Codec,
     xs: Mapping[int, Tensor],
