@@ -31,7 +31,7 @@ from torch import Tensor, nn
 import thinwire
 from thinwire import how, on, recipes, what, when
 from thinwire.core import Part, RankContext, Spec
-from thinwire.core.component import Member, members
+from thinwire.core.component import Component, components
 from thinwire.drive.local import Fabric
 from thinwire.strategy import Strategy
 from thinwire.strategy.fingerprint import as_plain, first_default
@@ -53,13 +53,13 @@ def defaults() -> dict[str, dict[str, Any]]:
     classes = {
         f"{kind} {name}": cls
         for kind in kinds
-        for name, cls in members(kind).items()
+        for name, cls in components(kind).items()
         if cls.__module__.startswith("thinwire.")
     }
     return {name: defaults_of(cls) for name, cls in sorted(classes.items())}
 
 
-def defaults_of(cls: type[Member]) -> dict[str, Any]:
+def defaults_of(cls: type[Component]) -> dict[str, Any]:
     """The first released default of every setting of a class, as a table holds it."""
     hints = typing.get_type_hints(cls)
     found = {field: first_default(field) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # components are dataclasses

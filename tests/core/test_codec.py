@@ -16,7 +16,7 @@ from thinwire.core import (
     check_nbytes,
     needs_input_later,
 )
-from thinwire.core.component import Member
+from thinwire.core.component import Component
 from thinwire.errors import PayloadError
 from thinwire.kernels import reference
 from thinwire.testing import contexts, specs
@@ -26,7 +26,7 @@ ALL = [codec for codecs in CODECS.values() for codec in codecs]
 
 
 def test_a_coder_has_at_most_14_public_members() -> None:
-    everyones = {*dir(Member), "examples"}
+    everyones = {*dir(Component), "examples"}
     public = [name for name in dir(Coder) if not name.startswith("_") and name not in everyones]
     assert len(public) <= 14, public
 

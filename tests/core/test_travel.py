@@ -11,7 +11,7 @@ import pytest
 
 from thinwire import Strategy
 from thinwire.core import Codec, Outer, Route, Schedule, Target, Tick
-from thinwire.core.component import members
+from thinwire.core.component import components
 from thinwire.core.travel import (
     Settings,
     equal_after_landing,
@@ -146,7 +146,7 @@ def test_the_engine_asks_no_component_for_its_class() -> None:
     concrete = {
         cls.__name__
         for kind in (Codec, Route, Schedule, Target, Outer)
-        for cls in members(kind.kind).values()
+        for cls in components(kind.kind).values()
     } | {"Codec", "Route", "Schedule", "Target", "Outer", "Coder"}
     assert {"topk", "gather", "every", "deltas", "nesterov"} <= concrete
     asked = []

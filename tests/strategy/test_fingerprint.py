@@ -13,7 +13,7 @@ import pytest
 from scripts.freeze import DEFAULTS, defaults
 from tests.cases import CODECS, OUTERS, ROUTES, SCHEDULES, TARGETS
 from thinwire import Strategy, recipes
-from thinwire.core.component import Member, members
+from thinwire.core.component import Component, components
 from thinwire.errors import CheckpointError
 from thinwire.how import gather
 from thinwire.strategy.fingerprint import (
@@ -57,7 +57,7 @@ def _forget_classes() -> Iterator[None]:
     """Collect the classes that a test made: another test's reading of code would find them."""
     yield
     gc.collect()  # a class is in a cycle with itself
-    assert not members("later")
+    assert not components("later")
 
 
 @pytest.mark.usefixtures("_forget_classes")
@@ -76,7 +76,7 @@ def test_a_new_setting_with_the_old_behaviour_by_default_changes_no_fingerprint(
 
 
 @dataclass(frozen=True)
-class _knob(Member):
+class _knob(Component):
     turns: int
     fine: float = 0.5
 

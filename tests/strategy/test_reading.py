@@ -25,7 +25,7 @@ def test_a_repr_reads_back(kind: str, member: object) -> None:
         ("uniform(9)", "uniform"),
         ("uniform(4, colour=2)", "colour"),
         ("topk(0.1) >> 3", "topk"),
-        ("__import__('os')", "no member is called '__import__'"),
+        ("__import__('os')", "no component is called '__import__'"),
         ("uniform(4).bits", "is not read here"),
         ("[each for each in (1,)]", "is not read here"),
     ],

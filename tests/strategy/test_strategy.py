@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire import how, on, recipes, what, when
-from thinwire.core.component import members
+from thinwire.core.component import components
 from thinwire.errors import StrategyError
 from thinwire.how import gather, hierarchical, native, two_shot
 from thinwire.on import deltas, gradients, momentum, nesterov, optim, parameters, sgd
@@ -187,13 +187,16 @@ LEVELS = '[how]\nuse = "hierarchical"\nnode = 2\nouter = {use = "native"}\n'
         ("when = 3", 'when: expected a table such as {use = "…"}, found 3'),
         (
             "[when]\nn = 3",
-            "when: the key 'use' is missing; it names the member, one of by_speed, delayed, every",
+            (
+                "when: the key 'use' is missing; it names the component, one of by_speed, "
+                "delayed, every"
+            ),
         ),
         (
             '[what]\nuse = "topkk"\nk = 3',
-            "what: what: no member is called 'topkk'. Did you mean topk?",
+            "what: what: no component is called 'topkk'. Did you mean topk?",
         ),
-        ('[what]\nuse = "every"', "what: what: no member is called 'every'"),
+        ('[what]\nuse = "every"', "what: what: no component is called 'every'"),
         ('[when]\nuse = "every"\nm = 3', "when.m: every has no such key; it has: n"),
         (
             '[what]\nuse = "uniform"\nbitz = 4',
@@ -281,7 +284,7 @@ def test_a_strategy_is_a_value() -> None:
     assert hash(Strategy()) == hash(Strategy())
     with pytest.raises(AttributeError):
         Strategy().when = every(2)  # type: ignore[misc]
-    assert set(members("what")) == set(what.__all__) - {"Transform"}
+    assert set(components("what")) == set(what.__all__) - {"Transform"}
 
 
 def test_fragments_of_parameters_are_never_equal_all_at_once() -> None:

@@ -154,27 +154,27 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """A member as one would type it: without what is the default anyway.
+    """A component as one would type it: without what is the default anyway.
 
     Example:
         >>> from thinwire.what import feedback, topk, uniform
         >>> short(feedback(topk(64, per=4096) >> uniform(2), 0.95))
         'feedback(topk(64, per=4096) >> uniform(2), decay=0.95)'
     """
-    from thinwire.core.component import Member
+    from thinwire.core.component import Component
     from thinwire.what import chain
 
     if isinstance(value, tuple):
         return f"({', '.join(map(short, value))})"
-    if not isinstance(value, Member):
+    if not isinstance(value, Component):
         return repr(value)
     if isinstance(value, chain):
         return f"{short(value.first)} >> {short(value.second)}"
     arguments = []
-    for index, each in enumerate(fields(value)):  # type: ignore[arg-type]  # members are dataclasses
+    for index, each in enumerate(fields(value)):  # type: ignore[arg-type]  # components are dataclasses
         own = getattr(value, each.name)
         default = each.default_factory() if each.default_factory is not MISSING else each.default
-        shown = isinstance(own, int | float | Member) and index == 0
+        shown = isinstance(own, int | float | Component) and index == 0
         if own != default or shown:
             arguments.append(
                 short(own) if each.default is MISSING or index == 0 else f"{each.name}={short(own)}"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from thinwire.core.component import Member
+from thinwire.core.component import Component
 from thinwire.core.spec import Grain, RankContext, Spec
 from thinwire.core.state import State
 from thinwire.errors import PayloadError, StrategyError
@@ -161,7 +161,7 @@ class Traits:
     cuts: float = 0.0
 
 
-class Codec(Member, ABC):
+class Codec(Component, ABC):
     """Encode tensors for the wire: a frozen configuration, whose state lives in the engine.
 
     All tensors are flat. A codec yields packets from `rounds`. One that sends a single packet is a

@@ -1,9 +1,9 @@
-"""Members by name: `kind` and `id` <-> class <-> plain tables (TOML), all mistakes reported at
+"""Components by name: `kind` and `id` <-> class <-> plain tables (TOML), all mistakes reported at
 once.
 
-A member is a frozen dataclass. Its fields are its whole configuration, so `repr`, equality and the
-table form cost nothing: a member is the table `{use = "topk", k = 64, per = 4096}`, and members
-nest.
+A component is a frozen dataclass. Its fields are its whole configuration, so `repr`, equality and
+the table form cost nothing: a component is the table `{use = "topk", k = 64, per = 4096}`, and
+components nest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NONE = "none"
 """What a table says for `None`."""
 
 
-class Member:
+class Component:
     """A value of one of the slots `when`, `what`, `how`, `on` (or of a slot within one, such as
     `outer`)."""
 
@@ -37,10 +37,10 @@ class Member:
         return super().__new__(cls)
 
 
-def members(kind: str) -> dict[str, type[Member]]:
-    """Every concrete member class of a kind by its name; subclasses register by existing."""
-    by_name: dict[str, type[Member]] = {}
-    for cls in _subclasses(Member):
+def components(kind: str) -> dict[str, type[Component]]:
+    """Every concrete component class of a kind by its name; subclasses register by existing."""
+    by_name: dict[str, type[Component]] = {}
+    for cls in _subclasses(Component):
         if (
             cls.kind == kind
             and dataclasses.is_dataclass(cls)
@@ -57,13 +57,13 @@ def members(kind: str) -> dict[str, type[Member]]:
     return by_name
 
 
-def find(kind: str, name: str) -> type[Member]:
-    """The member class called `name`.
+def find(kind: str, name: str) -> type[Component]:
+    """The component class called `name`.
 
     Raises:
-        StrategyError: no member of that kind has that name; the nearest names are suggested.
+        StrategyError: no component of that kind has that name; the nearest names are suggested.
     """
-    by_name = members(kind)
+    by_name = components(kind)
     if name in by_name:
         return by_name[name]
     near = difflib.get_close_matches(name, by_name, n=3)
@@ -72,64 +72,66 @@ def find(kind: str, name: str) -> type[Member]:
         if near
         else f"There are: {', '.join(sorted(by_name)) or 'none'}."
     )
-    raise StrategyError(f"{kind}: no member is called {name!r}. {hint}")
+    raise StrategyError(f"{kind}: no component is called {name!r}. {hint}")
 
 
-def find_of_any_kind(name: str) -> type[Member]:
-    """Return the member class called `name`, whatever its kind.
+def find_of_any_kind(name: str) -> type[Component]:
+    """Return the component class called `name`, whatever its kind.
 
     Raises:
         StrategyError: none is called so.
     """
-    kinds = sorted({cls.kind for cls in _subclasses(Member)})
+    kinds = sorted({cls.kind for cls in _subclasses(Component)})
     for kind in kinds:
-        if name in (classes := members(kind)):
+        if name in (classes := components(kind)):
             return classes[name]
-    near = difflib.get_close_matches(name, [each for kind in kinds for each in members(kind)], n=3)
+    near = difflib.get_close_matches(
+        name, [each for kind in kinds for each in components(kind)], n=3
+    )
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise StrategyError(f"no component is called {name!r}.{hint}")
 
 
-def inside(value: Any) -> Iterator[Member]:
-    """A member and every member within it, at any depth.
+def inside(value: Any) -> Iterator[Component]:
+    """A component and every component within it, at any depth.
 
     Example:
         >>> from thinwire.what import cast, feedback, topk
-        >>> [type(member).__name__ for member in inside(feedback(topk(3) >> cast()))]
+        >>> [type(component).__name__ for component in inside(feedback(topk(3) >> cast()))]
         ['feedback', 'chain', 'topk', 'cast']
     """
     if isinstance(value, tuple):
         for item in value:
             yield from inside(item)
-    elif isinstance(value, Member):
+    elif isinstance(value, Component):
         yield value
-        for field in dataclasses.fields(value):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
+        for field in dataclasses.fields(value):  # type: ignore[arg-type]  # components are dataclasses: `components` checks it
             yield from inside(getattr(value, field.name))
 
 
-def spelled_out(member: Member, always: int) -> str:
-    """Return the code that makes a member: its first `always` settings, and of the later ones those
-    that differ from their defaults.
+def spelled_out(component: Component, always: int) -> str:
+    """Return the code that makes a component: its first `always` settings, and of the later ones
+    those that differ from their defaults.
 
-    So a setting that a later version adds does not change the text of a member saved without it.
+    So a setting that a later version adds does not change the text of a component saved without it.
     """
     settings = []
-    for index, field in enumerate(dataclasses.fields(member)):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
-        value = getattr(member, field.name)
+    for index, field in enumerate(dataclasses.fields(component)):  # type: ignore[arg-type]  # components are dataclasses: `components` checks it
+        value = getattr(component, field.name)
         if index < always or value != _default(field):
             settings.append(f"{field.name}={value!r}")
-    return f"{type(member).__name__}({', '.join(settings)})"
+    return f"{type(component).__name__}({', '.join(settings)})"
 
 
-def to_table(member: Member) -> dict[str, Any]:
+def to_table(component: Component) -> dict[str, Any]:
     """Return the plain table of a component with every setting; nested components are nested
     tables.
 
     TOML has no null: a `None` field is left out, or is "none" where `None` is not the default.
     """
-    table: dict[str, Any] = {"use": type(member).__name__}
-    for field in dataclasses.fields(member):  # type: ignore[arg-type]  # members are dataclasses: `members` checks it
-        value = getattr(member, field.name)
+    table: dict[str, Any] = {"use": type(component).__name__}
+    for field in dataclasses.fields(component):  # type: ignore[arg-type]  # components are dataclasses: `components` checks it
+        value = getattr(component, field.name)
         if value is None and _default(field) is not None:
             table[field.name] = NONE
         elif value is not None:
@@ -143,8 +145,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     )
 
 
-def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member | None:
-    """The member that a table describes; what is wrong is added to `problems` with its path, and
+def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Component | None:
+    """The component that a table describes; what is wrong is added to `problems` with its path, and
     `None` comes back."""
     if not isinstance(table, Mapping):
         problems.append(f'{path}: expected a table such as {{use = "…"}}, found {table!r}')
@@ -153,8 +155,8 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Member 
     name = rest.pop("use", None)
     if not isinstance(name, str):
         problems.append(
-            f"{path}: the key 'use' is missing; it names the member, one of "
-            f"{', '.join(sorted(members(kind)))}"
+            f"{path}: the key 'use' is missing; it names the component, one of "
+            f"{', '.join(sorted(components(kind)))}"
         )
         return None
     try:
@@ -203,7 +205,7 @@ def _hints(cls: type[Any]) -> Mapping[str, Any]:
     return _HINTS[cls]
 
 
-def _refuse_types(cls: type[Member], args: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
+def _refuse_types(cls: type[Component], args: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
     hints = _hints(cls)
     fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     given = dict(zip(fields, args, strict=False)) | {
@@ -253,14 +255,14 @@ def _named(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-def _subclasses(cls: type[Member]) -> Iterator[type[Member]]:
+def _subclasses(cls: type[Component]) -> Iterator[type[Component]]:
     for sub in cls.__subclasses__():
         yield sub
         yield from _subclasses(sub)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Member):
+    if isinstance(value, Component):
         return to_table(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
@@ -274,7 +276,7 @@ def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
         return _one_of(value, options, path, problems)
     if origin is tuple and isinstance(value, list | tuple):
         return _each_of(value, options, path, problems)
-    if inspect.isclass(hint) and issubclass(hint, Member):
+    if inspect.isclass(hint) and issubclass(hint, Component):
         value = from_table(hint.kind, value, path, problems)
         if value is None:
             return None
@@ -319,7 +321,7 @@ def _one_of(value: Any, options: tuple[Any, ...], path: str, problems: list[str]
 
 def _shape(hint: Any) -> type:
     """What TOML writes a value of this annotation as: a table, an array, or neither."""
-    if inspect.isclass(hint) and issubclass(hint, Member):
+    if inspect.isclass(hint) and issubclass(hint, Component):
         return dict
     return list if typing.get_origin(hint) is tuple else object
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar
 from torch import Tensor
 
 from thinwire.core.codec import Codec, Outcome
-from thinwire.core.component import Member
+from thinwire.core.component import Component
 from thinwire.core.spec import RankContext, Ranks, Spec
 from thinwire.core.state import State
 from thinwire.net.link import Link
@@ -72,7 +72,7 @@ Flight: TypeAlias = Generator[Hop, Any, T]
 `Outcome` of a codec, every rank's bytes, a vote."""
 
 
-class Route(Member, ABC):
+class Route(Component, ABC):
     """How to carry it: drives `codec.rounds` and yields hops; never touches a process group. It may
     write into `x`."""
 

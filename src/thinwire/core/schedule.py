@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from thinwire.core.component import Member
+from thinwire.core.component import Component
 from thinwire.core.spec import Ranks
 
 
@@ -22,7 +22,7 @@ class Tick:
     dense: bool = False
 
 
-class Schedule(Member, ABC):
+class Schedule(Component, ABC):
     """When to communicate: pure in the step, so ranks cannot disagree."""
 
     kind: ClassVar[str] = "when"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Protocol
 from torch import Tensor
 
 from thinwire.core.codec import Codec
-from thinwire.core.component import Member
+from thinwire.core.component import Component
 from thinwire.core.schedule import Schedule
 from thinwire.core.spec import Spec
 from thinwire.core.state import State
@@ -45,7 +45,7 @@ class Bucket(Protocol):
         """Put the values of a flat buffer into `.grad`: (spec.numel,) spec.dtype."""
 
 
-class Target(Member, ABC):
+class Target(Component, ABC):
     """Which tensors are synchronised: what is read from a bucket, and what is written to it."""
 
     kind: ClassVar[str] = "on"
@@ -125,7 +125,7 @@ class Target(Member, ABC):
         return bucket.weights()
 
 
-class Outer(Member, ABC):
+class Outer(Component, ABC):
     """The optimiser that applies a mean pseudo-gradient to the anchor."""
 
     kind: ClassVar[str] = "outer"

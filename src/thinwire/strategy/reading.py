@@ -10,7 +10,7 @@ import ast
 from collections.abc import Collection
 from typing import Any
 
-from thinwire.core.component import Member, find, find_of_any_kind
+from thinwire.core.component import Component, find, find_of_any_kind
 from thinwire.errors import StrategyError
 from thinwire.text.words import expression
 
@@ -32,7 +32,7 @@ def spelled(kind: str, text: str) -> Any:
         topk(k=64, per=4096)
     """
     made = _value(_tree(text), text, kind)
-    if not isinstance(made, Member):
+    if not isinstance(made, Component):
         raise StrategyError(f"{text!r} makes no component; write a call, such as uniform(4)")
     return made
 
@@ -97,5 +97,5 @@ def _value(node: ast.expr, text: str, kind: str | None = None) -> Any:
     )
 
 
-def _class(name: str, kind: str | None) -> type[Member]:
+def _class(name: str, kind: str | None) -> type[Component]:
     return find_of_any_kind(name) if kind is None else find(kind, name)

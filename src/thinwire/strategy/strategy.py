@@ -108,7 +108,7 @@ class Strategy:
         """The strategy that TOML describes; a slot that is left out has its default.
 
         Raises:
-            StrategyError: bad TOML, unknown keys, wrong types, members that do not fit: all at
+            StrategyError: bad TOML, unknown keys, wrong types, components that do not fit: all at
                 once, each with its path.
         """
         try:

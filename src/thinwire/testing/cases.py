@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Part, RankContext, Ranks, Role, Spec, State
-from thinwire.core.component import Member
+from thinwire.core.component import Component
 from thinwire.kernels import reference
 
 RANKS: Ranks = (1, 2, 5)
@@ -39,8 +39,8 @@ _SHAPES: tuple[tuple[Role, tuple[int, ...]], ...] = (
 )
 
 
-def require(holds: bool, member: Member, law: str, case: str, why: str = "") -> None:
-    """Raise AssertionError, naming the law, the member and the input, unless the law holds.
+def require(holds: bool, component: Component, law: str, case: str, why: str = "") -> None:
+    """Raise AssertionError, naming the law, the component and the input, unless the law holds.
 
     Example:
         >>> from thinwire.when import every
@@ -50,7 +50,7 @@ def require(holds: bool, member: Member, law: str, case: str, why: str = "") -> 
     """
     if not holds:
         raise AssertionError(
-            f"{member!r} breaks the law {law!r} on {case}{': ' if why else ''}{why}"
+            f"{component!r} breaks the law {law!r} on {case}{': ' if why else ''}{why}"
         )
 
 

@@ -53,14 +53,14 @@ def check_route(
     is nothing to say.
 
     Args:
-        route: the member.
+        route: the component.
         codec: what it carries.
         worlds: sizes to try; those that `groups` refuses are left out.
         error_bound: as for `check_codec`; known for Thinwire's own codecs.
 
     Raises:
-        AssertionError: a law is broken; it names the law, the member, the codec, the world and the
-            bucket.
+        AssertionError: a law is broken; it names the law, the component, the codec, the world and
+            the bucket.
         FlightError: the ranks wait for what nobody sends, or sizes do not match.
         StrategyError: the route refuses the codec, or every world.
         TypeError: no error bound is known for this codec.
@@ -278,7 +278,7 @@ class _Bucket:
         size += world * self._most_lost(self.codec, size)  # what arrives may be as much larger
         rounding = 1e-6 * size if self.eps < 1e-6 else world * self.eps * size
         reencodes = self.route.reencodes(self.codec, world)
-        brought = [member for member in inside(self.route) if isinstance(member, Codec)]
+        brought = [component for component in inside(self.route) if isinstance(component, Codec)]
         own = self._most_lost(self.codec, size)
         lost = own * (world + reencodes) + sum(
             self._most_lost(codec, size) for codec in brought

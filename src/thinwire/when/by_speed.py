@@ -63,7 +63,8 @@ class by_speed(Around):
                 "take a longer one"
             )
         if any(
-            isinstance(member, every) and member.phase is not None for member in inside(self.inner)
+            isinstance(component, every) and component.phase is not None
+            for component in inside(self.inner)
         ):
             raise StrategyError(
                 f"by_speed({self.inner!r}): all ranks take the last step of a period, and a "

@@ -121,7 +121,7 @@ def what_is_left(y: Tensor, sent: Tensor) -> Tensor:
 
 def twice(codec: Remembering) -> list[str]:
     """Why a codec that remembers cannot hold another, for the user."""
-    if any(isinstance(member, Remembering) for member in inside(codec.inner)):
+    if any(isinstance(component, Remembering) for component in inside(codec.inner)):
         name = type(codec).__name__
         return [
             (

@@ -78,7 +78,7 @@ class by_rank(Coder):
                     "Put "
                     "feedback around by_rank(…)"
                 )
-            elif any(isinstance(member, by_rank) for member in inside(codec)):
+            elif any(isinstance(component, by_rank) for component in inside(codec)):
                 reasons.append(f"by_rank(…, {codec!r}, …): it is by rank already")
         if reasons:
             raise StrategyError(reasons)

@@ -73,7 +73,7 @@ class ef21(Remembering):
     def traits(self) -> Traits:
         # H would keep for good what a route loses as it adds in 16 bits, or encodes a sum of
         # changes again: then they travel once
-        coders = [member for member in inside(self.inner) if isinstance(member, Coder)]
+        coders = [component for component in inside(self.inner) if isinstance(component, Coder)]
         short = any(coder.sum_dtype(_FLOATS) in _SHORT for coder in coders)
         inner = super().traits
         summable = inner.summable and not short

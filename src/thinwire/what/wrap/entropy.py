@@ -91,7 +91,7 @@ class entropy(Coder):
                 f"entropy({self.inner!r}): it learns from what the ranks answer, which coded "
                 "bytes would hide; let it not learn"
             )
-        elif any(isinstance(member, entropy) for member in inside(self.inner)):
+        elif any(isinstance(component, entropy) for component in inside(self.inner)):
             reasons.append(
                 f"entropy({self.inner!r}): its bytes are coded already, and a second time saves "
                 "nothing; use it bare"
