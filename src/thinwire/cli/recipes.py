@@ -224,7 +224,7 @@ def _settings(maker: Callable[..., Any]) -> list[dict[str, Any]]:
 
 
 def _type_name(hint: Any) -> str:
-    """What goes there, as one word or several; that it may be left out says its default."""
+    """Return what goes there, as one word or several; that it may be left out says its default."""
     if typing.get_origin(hint) is Literal:
         return "|".join(map(str, typing.get_args(hint)))
     some = [each for each in typing.get_args(hint) if each is not type(None)] or [hint]

@@ -51,7 +51,7 @@ class Packet:
         return self.coder.nbytes(self.spec) is not None
 
     def open(self, payload: Tensor, sender: int) -> Tensor:
-        """What `sender`'s payload of the same round decodes to: (spec.numel,) spec.work."""
+        """Return what `sender`'s payload of the same round decodes to: (spec.numel,) spec.work."""
         return self.coder.decode(payload, self.spec, self.state, self.ctx, sender)
 
     def add(self, total: Tensor | None, payload: Tensor, sender: int) -> Tensor:
@@ -174,7 +174,7 @@ class Codec(Component, ABC):
 
     @cached_property
     def traits(self) -> Traits:
-        """What routes, the engine, the checks and the docs may rely on."""
+        """Return what routes, the engine, the checks and the docs may rely on."""
         return Traits()
 
     @property

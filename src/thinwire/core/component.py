@@ -320,7 +320,7 @@ def _one_of(value: Any, options: tuple[Any, ...], path: str, problems: list[str]
 
 
 def _shape(hint: Any) -> type:
-    """What TOML writes a value of this annotation as: a table, an array, or neither."""
+    """Return what TOML writes a value of this annotation as: a table, an array, or neither."""
     if inspect.isclass(hint) and issubclass(hint, Component):
         return dict
     return list if typing.get_origin(hint) is tuple else object

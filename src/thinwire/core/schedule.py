@@ -67,8 +67,8 @@ class Schedule(Component, ABC):
         return False
 
     def works(self, step: int, steps: int) -> bool:
-        """Whether a rank that takes `steps` steps of each period takes this one; where no rank
-        rests, all take each."""
+        """Return whether a rank that takes `steps` steps of each period takes this one; where no
+        rank rests, all take each."""
         return True
 
     @property

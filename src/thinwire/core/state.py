@@ -70,7 +70,7 @@ class Leaf:
         self.value = self.pack(flat)
 
     def pack(self, flat: Tensor) -> Tensor:
-        """What these values are kept as: a tensor for `value`."""
+        """Return what these values are kept as: a tensor for `value`."""
         return (
             flat.to(self.value) if self.form is None else self.form.pack(flat.to(self.value.device))
         )

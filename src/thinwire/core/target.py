@@ -78,14 +78,14 @@ class Target(Component, ABC):
 
     @property
     def updates(self) -> bool:
-        """What lands in `.grad` is a whole update for a plain SGD, neither to be averaged nor to be
-        clipped."""
+        """Return whether `.grad` gets a whole update for a plain SGD, neither to be averaged
+        nor to be clipped."""
         return False
 
     @property
     def homogeneous(self) -> bool:
-        """What it writes is as large as what it reads, so a `GradScaler` may scale the one and
-        unscale the other."""
+        """Return whether what it writes is as large as what it reads, so a `GradScaler` may scale
+        the one and unscale the other."""
         return True
 
     @property
@@ -94,8 +94,7 @@ class Target(Component, ABC):
         return False
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:
-        """Say why this schedule or codec does not fit this target and what to do, or return
-        `None`."""
+        """Return why this schedule or codec does not fit this target and what to do, or `None`."""
         return None
 
     def init(self, bucket: Bucket) -> State:

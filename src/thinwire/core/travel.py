@@ -29,7 +29,7 @@ from thinwire.core.target import Target
 
 
 def refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:
-    """Say why these four do not go together; nothing where they do.
+    """Return why these four do not go together; nothing where they do.
 
     Args:
         when: the schedule.
@@ -62,7 +62,7 @@ def refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:
 
 
 def mask_refusal(what: Codec, how: Route, on: Target) -> str | None:
-    """Say why the route cannot hand the target the mask of the entries that a partial codec
+    """Return why the route cannot hand the target the mask of the entries that a partial codec
     sends."""
     if how.carries_mask or not what.traits.partial or not on.accepts_mask:
         return None
@@ -83,7 +83,7 @@ def needing_base(what: Codec, how: Route) -> list[Codec]:
 
 
 def base_refusal(what: Codec, how: Route, on: Target) -> str | None:
-    """Say why a codec has nothing to compare with: the target offers no base."""
+    """Return why a codec has nothing to compare with: the target offers no base."""
     needing = needing_base(what, how)
     if on.offers_base or not needing:
         return None
@@ -94,7 +94,7 @@ def base_refusal(what: Codec, how: Route, on: Target) -> str | None:
 
 
 def pace_refusal(when: Schedule, how: Route, on: Target) -> str | None:
-    """Say why ranks cannot rest at some steps of this schedule."""
+    """Return why ranks cannot rest at some steps of this schedule."""
     if not any(isinstance(part, Schedule) and part.skips_steps for part in inside(when)):
         return None
     if not when.skips_steps:
@@ -143,7 +143,7 @@ class Settings:
 def setting_refusals(
     when: Schedule, what: Codec, how: Route, on: Target, settings: Settings
 ) -> list[str]:
-    """Say why a strategy does not go with the settings of a run; nothing where it does."""
+    """Return why a strategy does not go with the settings of a run; nothing where it does."""
     reasons = []
     local = on.clock != "backward"
     # 1. buffers, comparisons, gradients by hand
@@ -188,7 +188,7 @@ def setting_refusals(
 
 
 def _scaler_refusals(when: Schedule, on: Target, overlap: str) -> list[str]:
-    """Say what does not go with a `GradScaler` that is at work, on gradients."""
+    """Return what does not go with a `GradScaler` that is at work, on gradients."""
     reasons = []
     if when.delay:
         reasons.append(
@@ -209,14 +209,14 @@ def _scaler_refusals(when: Schedule, on: Target, overlap: str) -> list[str]:
 
 
 def equal_after_landing(when: Schedule, what: Codec, how: Route, on: Target) -> bool:
-    """Whether ranks hold something equal after a landing, which `sync.check()` can prove."""
+    """Return whether ranks hold something equal after a landing, which `sync.check()` can prove."""
     # ranks are never equal in all parameters at once where these land by turns
     by_turns = what.traits.partial or when.fragments > 1
     return how.consensus and not (by_turns and on.accepts_mask)
 
 
 def weight_refusal(how: Route, weights: Sequence[float]) -> str | None:
-    """Say why ranks of these weights cannot have this route."""
+    """Return why ranks of these weights cannot have this route."""
     if how.consensus or len(set(weights)) <= 1:
         return None
     return (
@@ -227,7 +227,7 @@ def weight_refusal(how: Route, weights: Sequence[float]) -> str | None:
 
 
 def round_refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[str]:
-    """Say why rounds that close with a quorum cannot have these; nothing where they can.
+    """Return why rounds that close with a quorum cannot have these; nothing where they can.
 
     In such a round each rank takes local steps from one anchor and hands on one packet, which
     every rank that is there opens; no rank waits for a certain other one.

@@ -38,7 +38,7 @@ def owner() -> str:
 
 
 def held_elsewhere(folder: Path) -> bool:
-    """Whether a process of another host claims a folder now."""
+    """Return whether a process of another host claims a folder now."""
     holder = _read(folder.with_name(folder.name + LOCK))
     return bool(holder) and not str(holder).startswith(f"{_host()}-")
 
@@ -139,7 +139,7 @@ def _break(lock: Path, mine: str) -> None:
 
 
 def _gone(path: Path, whose: str) -> bool:
-    """Whether the owner of a claim or a partial folder is dead, or can be taken for dead."""
+    """Return whether the owner of a claim or a partial folder is dead, or can be taken for dead."""
     host, _, rest = whose.partition("-")
     pid, _, rest = rest.partition("-")
     begun = rest.partition("-")[0]

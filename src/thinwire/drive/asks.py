@@ -57,7 +57,7 @@ class Asks:
 
     @property
     def stuck(self) -> bool:
-        """Whether a question that ran out of time still waits for its answer."""
+        """Return whether a question that ran out of time still waits for its answer."""
         return self._overdue is not None and not self._overdue.done.is_set()
 
     def ask(self, question: Callable[[], T], limit_s: float | None = None) -> T:

@@ -154,7 +154,7 @@ class Evidence:
         return self.standings.get(rank, Standing()).ended
 
     def of_others(self, rank: int) -> dict[int, State]:
-        """What came of others' asking a rank."""
+        """Return what came of others' asking a rank."""
         return {
             asker: states[rank]
             for asker, states in self.tried.items()
@@ -233,8 +233,8 @@ def _reason(seen: Evidence, rank: int) -> str:
 
 
 def _cut_off(seen: Evidence) -> bool:
-    """Whether this rank reaches no other, though there are several: its own link is the likelier
-    cause."""
+    """Return whether this rank reaches no other, though there are several: its own link is the
+    likelier cause."""
     states = [seen.probes.get(rank, "unknown") for rank in seen.others if not seen.ended(rank)]
     local = seen.store != "answers" or seen.holder == seen.rank
     return local and len(states) > 1 and all(state == "unreachable" for state in states)
@@ -321,7 +321,7 @@ def _left(seen: Evidence) -> Diagnosis | None:
 
 
 def _by_others(seen: Evidence) -> Diagnosis | None:
-    """What ranks have found that ended before this one looked."""
+    """Return what ranks have found that ended before this one looked."""
     verdicts = {
         rank: standing.verdict
         for rank, standing in seen.standings.items()

@@ -127,12 +127,12 @@ def identified(value: Any) -> dict[str, str]:
 
 
 def compared_by(fact: Any) -> Any:
-    """What two ranks' values of a fact are compared by."""
+    """Return what two ranks' values of a fact are compared by."""
     return fact["fingerprint"] if _is_identity(fact) else fact
 
 
 def shown(fact: Any) -> Any:
-    """What a message says of a fact."""
+    """Return what a message says of a fact."""
     return fact["code"] if _is_identity(fact) else fact
 
 

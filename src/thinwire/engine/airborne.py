@@ -33,7 +33,7 @@ class LaunchStatus(Protocol):
 
     @property
     def whole(self) -> int:
-        """How many buckets were launched."""
+        """Return how many buckets were launched."""
 
     def wait(self) -> LaunchStatus:
         """Wait for all ranks' messages."""

@@ -163,8 +163,8 @@ class FlatBucket:
         return frozenset(absent)
 
     def holds_landed(self, i: int) -> bool:
-        """Whether parameter i's `.grad` is what has landed; what the loop has put in its place is
-        not."""
+        """Return whether parameter i's `.grad` is what has landed; what the loop has put in its
+        place is not."""
         return self.given[i] is not None and self.params[i].grad is self.given[i]
 
     def take(self, i: int, scale: float) -> None:

@@ -244,7 +244,7 @@ def pack_json(value: Any) -> Tensor:
 
 
 def unpack_json(packed: Tensor) -> Any:
-    """What `pack_json` packed.
+    """Return what `pack_json` packed.
 
     Example:
         >>> unpack_json(pack_json({"step": 3}))

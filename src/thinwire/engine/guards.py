@@ -225,7 +225,7 @@ class Watch:
                 self._before.setdefault(id(param), int(checksum(param)))
 
     def problems(self) -> list[str]:
-        """Say what the syncer does not hold, of the model and of its optimiser."""
+        """Return what the syncer does not hold, of the model and of its optimiser."""
         return self._model_changes() + self._outsiders(self.session.optimizer)
 
     # -- looking
@@ -262,7 +262,7 @@ class Watch:
         )
 
     def _outsiders(self, optimizer: Optimizer) -> list[str]:
-        """Say which parameters the optimiser steps and no syncer holds."""
+        """Return which parameters the optimiser steps and no syncer holds."""
         new = [
             param
             for param in params_of(optimizer)
@@ -301,7 +301,8 @@ class Watch:
             raise NotLandedError(self._by_hand_text(self._names[id(param)]))
 
     def _by_hand_text(self, name: str) -> str:
-        """Say that an optimiser would apply a gradient that is this rank's own, and what to do."""
+        """Return a warning that an optimiser would apply a gradient that is this rank's own, and
+        what to do."""
         step = f"optimizer.step() at step {self.clock.step}: "
         if self.session.options.source == "manual":
             return (

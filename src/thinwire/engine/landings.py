@@ -156,8 +156,8 @@ class Landings:
 
     @property
     def _looks_at_sums(self) -> bool:
-        """Whether sums may be not finite though every rank's values are: a codec's range, a plain
-        sum, or parameters."""
+        """Return whether sums may be not finite though every rank's values are: a codec's range, a
+        plain sum, or parameters."""
         return self.guard.active and (
             not self._session.on_gradients
             or self._strategy.what.traits.lossy

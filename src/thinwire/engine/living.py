@@ -79,7 +79,7 @@ def conflicts(
     world: int,
     own: Watch | None = None,
 ) -> list[str]:
-    """Say why another syncer that is at work rules this one out; `own` is this one's watch.
+    """Return why another syncer that is at work rules this one out; `own` is this one's watch.
 
     Two levels are two syncers on one model: gradients among some ranks, deltas or parameters among
     others.

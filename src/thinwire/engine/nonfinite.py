@@ -43,7 +43,7 @@ class Guard:
 
     @property
     def active(self) -> bool:
-        """Whether values are looked at."""
+        """Return whether values are looked at."""
         return self.policy != "pass"
 
     def begin(self) -> None:

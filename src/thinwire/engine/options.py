@@ -47,7 +47,7 @@ def problems(
     options: Options,
     attached: bool = False,
 ) -> list[str]:
-    """Say what this rank cannot attach, in sentences.
+    """Return what this rank cannot attach, in sentences.
 
     Args:
         attached: by these options the model is attached already, and the strategy alone is new.
@@ -139,7 +139,7 @@ def params_of(optimizer: Optimizer) -> list[Any]:
 
 
 def _misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
-    """Say why this optimiser cannot be the one of this model."""
+    """Return why this optimiser cannot be the one of this model."""
     plain = wrappers.unwrapped(optimizer)
     if not hasattr(plain, "_optimizer_step_pre_hooks"):
         return [
@@ -234,7 +234,7 @@ def _of_settings(model: nn.Module, strategy: Strategy, options: Options) -> list
 
 
 def _of_overlap(model: nn.Module, optimizer: Optimizer, options: Options) -> list[str]:
-    """Say why means cannot land in the forward pass here, or why another syncer's do."""
+    """Return why means cannot land in the forward pass here, or why another syncer's do."""
     if getattr(optimizer.step, "thinwire_deferred", False):
         return [
             (

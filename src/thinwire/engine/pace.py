@@ -39,7 +39,7 @@ class Pace:
         self._received: list[float] | None = None
 
     def works(self, step: int) -> bool:
-        """Whether this rank takes the step."""
+        """Return whether this rank takes the step."""
         return self._when.works(step, self.steps[self._driver.rank])
 
     def count(self, step: int, rested: bool) -> None:

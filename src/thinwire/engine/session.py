@@ -81,7 +81,7 @@ class Session:
 
     @property
     def on_gradients(self) -> bool:
-        """Whether a step is a backward pass; else it is an optimiser step."""
+        """Return whether a step is a backward pass; else it is an optimiser step."""
         return self.strategy.on.clock == "backward"
 
     @property
@@ -91,7 +91,8 @@ class Session:
 
     @property
     def loss_scale(self) -> float:
-        """What the loop's `GradScaler` multiplies the loss by at this step; 1 without one."""
+        """Return what the loop's `GradScaler` multiplies the loss by at this step; 1 without
+        one."""
         scaler = self.options.scaler
         return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
 

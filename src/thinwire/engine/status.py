@@ -75,7 +75,7 @@ class Status:
 
     @property
     def whole(self) -> int:
-        """How many buckets were launched."""
+        """Return how many buckets were launched."""
         return len(self._buckets)
 
     def wait(self) -> Status:

@@ -58,7 +58,7 @@ class Steps:
 
     @property
     def weight(self) -> float:
-        """What this rank's contribution is multiplied by."""
+        """Return what this rank's contribution is multiplied by."""
         return self.weights.own if self.session.strategy.on.mean else 1.0
 
     def tick(self) -> Tick:

@@ -181,7 +181,7 @@ class Syncer:
         self.source.skip()
 
     def rests(self) -> bool:
-        """Whether this rank is to call `skip_step()` in place of its next step: under
+        """Return whether this rank is to call `skip_step()` in place of its next step: under
         `by_speed(…)`, where it is slower than others."""
         return self.pace is not None and not self.pace.works(self.clock.step)
 

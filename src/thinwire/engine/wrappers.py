@@ -40,7 +40,7 @@ def around(model: nn.Module) -> str | None:
 
 
 def inside(model: nn.Module) -> list[str]:
-    """Say which wrappers, and sharded parameters, the model itself has: what of it attach cannot
+    """Return which wrappers, and sharded parameters, the model itself has: what of it attach cannot
     synchronise."""
     reasons = []
     wrapped = next(
@@ -70,7 +70,7 @@ def inside(model: nn.Module) -> list[str]:
 
 
 def is_sharded(param: Any) -> bool:
-    """Tell whether a parameter is a DTensor."""
+    """Return whether a parameter is a DTensor."""
     return hasattr(param, "placements")
 
 

@@ -130,7 +130,7 @@ def _grid_values(
     BITS: tl.constexpr,
     TOP: tl.constexpr,
 ):
-    """What a payload's tile decodes to: (SIZE,)."""
+    """Return what a payload's tile decodes to: (SIZE,)."""
     row, exists = rows_of(count, ROWS, BLOCK)
     step = tl.load(steps + first // BLOCK + row, mask=exists, other=0.0)
     own = tl.reshape(unpack(codes, count, ROWS * BLOCK, BITS), (ROWS, BLOCK))
@@ -288,7 +288,7 @@ def _sign_put(
 
 @triton.jit
 def _sign_values(means, signs, first, count, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """What a payload's tile decodes to: (SIZE,)."""
+    """Return what a payload's tile decodes to: (SIZE,)."""
     row, exists = rows_of(count, ROWS, BLOCK)
     mean = tl.load(means + first // BLOCK + row, mask=exists, other=0.0)
     return _signed(

@@ -61,7 +61,8 @@ def summed(x: Tensor, residual: Tensor, decay: float) -> Tensor:
 
 
 def all_finite(x: Tensor) -> Tensor:
-    """Whether all values are finite: a bool, in a tensor of no dimension; one pass, and no copy."""
+    """Return whether all values are finite: a bool, in a tensor of no dimension; one pass, and no
+    copy."""
     if not x.numel():
         return torch.ones((), dtype=torch.bool, device=x.device)
     low, high = x.aminmax()

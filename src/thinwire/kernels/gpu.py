@@ -102,7 +102,7 @@ def _warn_once(device: torch.device) -> None:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether Triton's programs run where a tensor lies."""
+    """Return whether Triton's programs run where a tensor lies."""
     if x.device.type == "cpu":
         return bool(_interpreting)
     if x.device.type != "cuda" or _plain_torch_is_meant():  # torch calls ROCm's devices "cuda", too
@@ -121,7 +121,7 @@ def _plain_torch_is_meant() -> bool:
 
 
 def takes(n: int, block: int, bits: int) -> bool:
-    """Whether n values in such blocks are taken."""
+    """Return whether n values in such blocks are taken."""
     if not 0 < n < _MOST:
         return False
     return (
@@ -273,8 +273,8 @@ class _Payload:
         self.heads, self.codes = room[:head].view(torch.float32), room[head:]
 
     def finite(self, new_residual: Tensor) -> Tensor:
-        """Whether the new residual is finite. A head is not finite where a value of its block is
-        not; bf16 may be infinite where float32 was not."""
+        """Return whether the new residual is finite. A head is not finite where a value of its
+        block is not; bf16 may be infinite where float32 was not."""
         heads = self.heads.isfinite().all()
         return (
             heads if new_residual.dtype == torch.float32 else heads & new_residual.isfinite().all()

@@ -82,7 +82,7 @@ def _load(level: Level) -> ctypes.CDLL:
 
 @cache
 def available() -> tuple[Level, ...]:
-    """What can be chosen here, the slowest first."""
+    """Return what can be chosen here, the slowest first."""
     if not (FOLDER / "_baseline.so").exists():
         return ("torch",)
     runs = int(_load("baseline").level())  # 0: the baseline only, 1: AVX2, 2: AVX-512

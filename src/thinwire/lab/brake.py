@@ -36,7 +36,7 @@ class Host:
 
 
 def look(hosts: list[Host]) -> None:
-    """Which processes there are."""
+    """Return which processes there are."""
     spaces: dict[str, set[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():

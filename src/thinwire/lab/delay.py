@@ -183,7 +183,7 @@ def delayed(
     pids: Mapping[str, int],
     means: Means,
 ) -> Netem | Queued:
-    """What delays this network's packets, by the means chosen.
+    """Return what delays this network's packets, by the means chosen.
 
     Raises:
         LabError: the kernel cannot do it so.
@@ -196,7 +196,7 @@ def delayed(
 
 
 def has_netem(switches: Space) -> bool:
-    """Whether the kernel has netem."""
+    """Return whether the kernel has netem."""
     return "netem" in _tried(switches)
 
 
@@ -209,8 +209,8 @@ def by_host(network: Network) -> dict[str, list[shape.Queue]]:
 
 
 def _tried(switches: Space, *more: str) -> str:
-    """What tc shows of a netem, set up for a look; it shows no seed where the kernel (before 6.6)
-    or tc itself knows none."""
+    """Return what tc shows of a netem, set up for a look; it shows no seed where the kernel (before
+    6.6) or tc itself knows none."""
     switches.call(
         ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms", *more], allowed=True
     )

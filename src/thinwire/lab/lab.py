@@ -94,7 +94,7 @@ class Lab:
         )
 
     def call(self, host: str | None, argv: Sequence[str], timeout: float = 20.0) -> str:
-        """What a command on a host (None: beside the switches) writes to standard output.
+        """Return what a command on a host (None: beside the switches) writes to standard output.
 
         Raises:
             LabError: it fails, or is not done in time.
@@ -221,7 +221,7 @@ class Lab:
         self._now, self._cut = now, cut
 
     def failure(self) -> str | None:
-        """What of the lab itself has failed; `None` while all is well."""
+        """Return what of the lab itself has failed; `None` while all is well."""
         if (
             self._line is not None
             and self._line.child is not None

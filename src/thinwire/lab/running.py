@@ -138,7 +138,7 @@ def run(
 
 
 def check_seconds(timeout: float | None, grace: float) -> None:
-    """Whether they can be waited for.
+    """Return whether they can be waited for.
 
     Raises:
         LabError: they cannot.

@@ -176,7 +176,8 @@ def positions_of(config: PreTrainedConfig) -> int | None:
 
 
 def is_preset(spec: str) -> bool:
-    """Whether `spec` names a preset. Text that cannot be a path counts as a misspelt preset."""
+    """Return whether `spec` names a preset. Text that cannot be a path counts as a misspelt
+    preset."""
     if name_and_settings(spec)[0] in PRESETS:
         return True
     if spec.startswith((HUB, ".", "~")) or os.sep in spec or Path(spec).exists():
@@ -211,8 +212,8 @@ def _locate(spec: str) -> tuple[str, bool]:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub's host name resolves here. Without a network the hub's client would try for
-    half a minute before it reads its cache."""
+    """Return whether the hub's host name resolves here. Without a network the hub's client would
+    try for half a minute before it reads its cache."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -99,11 +99,11 @@ class Objective(ABC):
     @property
     @abstractmethod
     def length(self) -> int:
-        """How many tokens of text a row takes."""
+        """Return how many tokens of text a row takes."""
 
     @property
     def length_read(self) -> int:
-        """How many of these tokens the model has not read in another row."""
+        """Return how many of these tokens the model has not read in another row."""
         return self.length
 
     @property

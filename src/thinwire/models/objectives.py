@@ -189,7 +189,7 @@ class spans(Objective):
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many tokens of a row are cut out, and in how many spans."""
+        """Return how many tokens of a row are cut out, and in how many spans."""
         return self._cut(self.length)
 
     def _cut(self, length: int) -> tuple[int, int]:

@@ -349,7 +349,7 @@ def _settings_of(spec: str, kind: type[PreTrainedConfig]) -> dict[str, Any]:
 
 
 def _is_simple(key: str, hint: Any) -> bool:
-    """Whether a key of a configuration can be set by a user, with one word as its value."""
+    """Return whether a key of a configuration can be set by a user, with one word as its value."""
     return (
         key not in FIXED
         and not key.startswith("summary_")

@@ -16,7 +16,7 @@ Device: TypeAlias = Literal["cpu"] | None
 
 
 def misfits(target: str, outer: Outer | None, store: Store, device: Device) -> list[str]:
-    """Say what is wrong with these settings of a target."""
+    """Return what is wrong with these settings of a target."""
     reasons = []
     if store not in (None, "bf16"):
         reasons.append(f"{target}(store={store!r}): choose 'bf16', or None for the work dtype")

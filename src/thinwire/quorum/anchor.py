@@ -113,7 +113,8 @@ class Anchor:
     # -- packing
 
     def _shared_tensors(self) -> list[Tensor]:
-        """What all ranks hold alike beside the anchor's state: frozen parameters, saved buffers."""
+        """Return what all ranks hold alike beside the anchor's state: frozen parameters, saved
+        buffers."""
         return [
             *(param.data for _, param in self._session.frozen),
             *(buffer for _, buffer in persistent_buffers(self._session.model)),

@@ -41,8 +41,8 @@ class Bounds:
 
     @property
     def slots(self) -> int:
-        """How many contributions a round may have: several lives of every rank, each with late
-        contributions."""
+        """Return how many contributions a round may have: several lives of every rank, each with
+        late contributions."""
         return 64 + 16 * self.ranks
 
 
@@ -82,12 +82,12 @@ def read_json(text: str | bytes, most: int = 1 << 20) -> Any:
 
 
 def is_count(value: Any, most: int, least: int = 0) -> bool:
-    """Whether a value is an integer from `least` to `most`."""
+    """Return whether a value is an integer from `least` to `most`."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_name(text: Any, ranks: int) -> bool:
-    """Whether a text is the ID of a contribution of one of `ranks` ranks.
+    """Return whether a text is the ID of a contribution of one of `ranks` ranks.
 
     Example:
         >>> is_name("2.0123456789ab.1", 3), is_name("77.0123456789ab.1", 3), is_name(None, 3)

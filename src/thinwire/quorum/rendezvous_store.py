@@ -133,7 +133,7 @@ class RendezvousStore:
         return self._version_of(self.start)
 
     def start_changed(self) -> bool:
-        """Whether the run in the store begins with another anchor than this rank's."""
+        """Return whether the run in the store begins with another anchor than this rank's."""
         return self._newest_start() != self.start
 
     def fix_start(self) -> bool:

@@ -38,11 +38,11 @@ class SavedStrategy:
     fragments: int
 
     def is_of(self, strategy: Strategy) -> bool:
-        """Whether it is the same strategy."""
+        """Return whether it is the same strategy."""
         return self.fingerprints["strategy"] == fingerprint(strategy)
 
     def differs_in_schedule_alone(self, strategy: Strategy) -> bool:
-        """Whether both take the same local steps, under two schedules."""
+        """Return whether both take the same local steps, under two schedules."""
         differing = [
             slot
             for slot in _SLOTS

@@ -93,7 +93,7 @@ class RunFolder:
 
     @property
     def held(self) -> bool:
-        """Whether this process writes the files that all ranks of the folder share."""
+        """Return whether this process writes the files that all ranks of the folder share."""
         return self._lock is not None
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class RunFolder:
             )
 
     def _signed(self) -> bool:
-        """Whether this host's launcher has started a run here before."""
+        """Return whether this host's launcher has started a run here before."""
         launcher, note = _launcher(), self.path / _note()
         return (
             launcher is not None and note.exists() and note.read_text(encoding="utf-8") == launcher

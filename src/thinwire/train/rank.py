@@ -96,7 +96,7 @@ def _ends(output: CommandOutput, reason: str, code: int, by_rank: int = 0) -> in
 
 
 def _leads() -> bool:
-    """Whether this is the first rank of its host."""
+    """Return whether this is the first rank of its host."""
     return env.local_rank() == 0
 
 

@@ -84,7 +84,7 @@ class Saver:
             self.folder.write_config(config)
 
     def saves_at(self, before: int, done: int) -> bool:
-        """Whether a checkpoint is saved in the steps from `before` to `done`."""
+        """Return whether a checkpoint is saved in the steps from `before` to `done`."""
         return bool(self._every) and before // self._every < done // self._every
 
     def save(self, done: int, run: RunState) -> None:

@@ -56,7 +56,7 @@ def text_files(path: Path) -> list[Path]:
 
 
 def is_text_file(name: str) -> bool:
-    """Whether a file of that name is read from a folder.
+    """Return whether a file of that name is read from a folder.
 
     Example:
         >>> is_text_file("a/letters.jsonl.zst"), is_text_file("a/picture.png")

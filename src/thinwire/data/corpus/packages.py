@@ -102,7 +102,7 @@ def numbers(name: str) -> list[int]:
 
 
 def apt_is_here() -> bool:
-    """Whether Debian packages can be downloaded and opened on this system."""
+    """Return whether Debian packages can be downloaded and opened on this system."""
     return all(map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb")))
 
 

@@ -38,7 +38,7 @@ class Source:
     about: str
 
     def reads(self, path: str) -> bool:
-        """Whether a file of the package is read."""
+        """Return whether a file of the package is read."""
         return re.search(self.files, path) is not None
 
 

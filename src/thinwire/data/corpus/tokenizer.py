@@ -318,7 +318,7 @@ def _has(tokenizer: PreTrainedTokenizerFast, special: str) -> bool:
 
 
 def _is_byte(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether each id is a byte, which numpy encodes without a tokenizer."""
+    """Return whether each id is a byte, which numpy encodes without a tokenizer."""
     backend = tokenizer.backend_tokenizer
     if backend.get_vocab_size(with_added_tokens=False) != BYTES:
         return False

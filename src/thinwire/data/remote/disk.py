@@ -87,7 +87,7 @@ class DiskCache:
             ) from error
 
     def fetched_elsewhere(self, key: str) -> bool:
-        """Whether another host that shares this folder is fetching the entry now."""
+        """Return whether another host that shares this folder is fetching the entry now."""
         return held_elsewhere(self._path(key))
 
     def _path(self, key: str) -> Path:

@@ -120,7 +120,7 @@ class Objects:
 
 
 def is_address(source: str) -> bool:
-    """Whether a text is named by a URL.
+    """Return whether a text is named by a URL.
 
     Example:
         >>> [is_address(text) for text in ("https://host/a.txt", "s3://bucket/")]

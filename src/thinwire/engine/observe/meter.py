@@ -202,7 +202,7 @@ class Report:
 
     @property
     def dense_bytes(self) -> float:
-        """What dense float32 all-reduces at every step would have sent from this rank."""
+        """Return what dense float32 all-reduces at every step would have sent from this rank."""
         return self.steps * allreduce_nbytes(4 * sum(row.numel for row in self.rows), self.world)
 
     @property

@@ -55,7 +55,7 @@ def by_need(
 
 
 def busy(stages: Sequence[Stage]) -> float:
-    """How long at least one flight was at work, in seconds: the union of all stages."""
+    """Return how long at least one flight was at work, in seconds: the union of all stages."""
     total, end = 0.0, float("-inf")
     for stage in sorted(stages, key=lambda stage: stage.begin):
         total += max(stage.end - max(stage.begin, end), 0.0)

@@ -17,7 +17,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def active(self) -> bool:
-        """Whether it still notifies the engine of steps."""
+        """Return whether it still notifies the engine of steps."""
 
     @abstractmethod
     def close(self) -> None:

@@ -271,7 +271,7 @@ def _until(true: Callable[[], bool], seconds: float) -> bool:
 
 
 def busy() -> str:
-    """Say what else this machine is doing, where that is much; empty where it has time.
+    """Return what else this machine is doing, where that is much; empty where it has time.
 
     Both are asked: how much of a core a loop gets now, and how many processes were ready to run in
     the last minute.

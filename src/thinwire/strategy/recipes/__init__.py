@@ -85,8 +85,8 @@ __all__ = [
 
 
 def for_link(gbits: float, node: int | None = None) -> Strategy:
-    """What is likely right for the slowest link of `gbits` Gb/s, for a model of 1B parameters and a
-    step of 1 s; measure, then choose.
+    """Return what is likely right for the slowest link of `gbits` Gb/s, for a model of 1B
+    parameters and a step of 1 s; measure, then choose.
 
     (After Zhang et al. 2020, arXiv:2006.10103; Wang et al. 2023, arXiv:2306.10209; Douillard et al.
     2025; Sarfi et al. 2025.)

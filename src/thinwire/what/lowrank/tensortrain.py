@@ -119,7 +119,7 @@ class tensortrain(Factored):
 
 
 def _middle(shape: tuple[int, ...]) -> int | None:
-    """Which of three dimensions belongs in the middle: the shortest; `None` where there are
+    """Return which of three dimensions belongs in the middle: the shortest; `None` where there are
     fewer."""
     return min(range(3), key=lambda axis: shape[axis]) if len(shape) == 3 else None
 

@@ -24,7 +24,7 @@ def length(block: int, spec: Spec) -> int:
 
 
 def wrong_block(codec_name: str, block: int) -> list[str]:
-    """What cannot be about a block, for the user."""
+    """Return what cannot be about a block, for the user."""
     return (
         [f"{codec_name}(block={block}): a block has at least 1 value, or 0 for the whole span"]
         if block < 0
@@ -33,7 +33,7 @@ def wrong_block(codec_name: str, block: int) -> list[str]:
 
 
 def wrong_grid(codec_name: str, bits: int, grid: str) -> list[str]:
-    """What cannot be about magnitudes of bits - 1 bits and a sign, for the user."""
+    """Return what cannot be about magnitudes of bits - 1 bits and a sign, for the user."""
     reasons = [] if 2 <= bits <= 8 else [f"{codec_name}(bits={bits}): choose 2 to 8"]
     if bits == 2 and grid == "tread":
         reasons.append(
@@ -49,7 +49,7 @@ def wrong_grid(codec_name: str, bits: int, grid: str) -> list[str]:
 
 
 def wrong_rounding(codec_name: str, rounding: str) -> list[str]:
-    """What cannot be about rounding, for the user."""
+    """Return what cannot be about rounding, for the user."""
     valid = rounding in ("nearest", "stochastic")
     return (
         [] if valid else [f"{codec_name}(rounding={rounding!r}): choose 'nearest' or 'stochastic'"]

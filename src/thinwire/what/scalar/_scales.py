@@ -135,7 +135,7 @@ def _ends(rows: Tensor, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]
 
 
 def _around_zero(low: Tensor, high: Tensor, top: int, cover: bool) -> tuple[Tensor, Tensor]:
-    """How many of `top` steps lie below zero, and the step: (m,), (m,)."""
+    """Return how many of `top` steps lie below zero, and the step: (m,), (m,)."""
     below, above = (-low).clamp(min=0), high.clamp(min=0)
     span = below / top + above / top  # each by itself: their sum may be no float
     exact = torch.where(span > 0, below / torch.where(span > 0, span, 1), 0)

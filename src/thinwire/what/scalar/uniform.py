@@ -346,7 +346,8 @@ class uniform(Coder):
 
     @property
     def _has_kernels(self) -> bool:
-        """Whether `kernels.fast` does all of it: steps of equal blocks, on a grid around zero."""
+        """Return whether `kernels.fast` does all of it: steps of equal blocks, on a grid around
+        zero."""
         return self.step is None and self.block != "row" and isinstance(self._grid, Symmetric)
 
     def _settings(self, spec: Spec) -> tuple[int, int, reference.Grid]:

@@ -6,7 +6,7 @@ import math
 
 
 def count_of(k: int | float, n: int) -> int:
-    """How many of n entries: k, or the share k of n rounded up; never more than n.
+    """Return how many of n entries: k, or the share k of n rounded up; never more than n.
 
     Example:
         >>> count_of(5, 3), count_of(0.07, 100), count_of(0.071, 100)
@@ -18,7 +18,7 @@ def count_of(k: int | float, n: int) -> int:
 
 
 def wrong(name: str, k: int | float) -> list[str]:
-    """What is wrong with k, for the user."""
+    """Return what is wrong with k, for the user."""
     if isinstance(k, bool) or not k > 0 or (isinstance(k, float) and k > 1):
         return [f"{name}(k={k}): a count is at least 1; a share (float) lies in (0, 1]"]
     return []

@@ -180,7 +180,7 @@ class clip(Wrapper, KeepsResidual):
         return self.inner.rounded_off(residual)
 
     def _runs(self, spec: Spec) -> list[slice]:
-        """What is bounded as one: the parts of the span, or all of it."""
+        """Return what is bounded as one: the parts of the span, or all of it."""
         extents = list(spec.extents()) if self.per == "part" else []
         return [slice(extent.at, extent.at + extent.high - extent.low) for extent in extents] or [
             slice(0, spec.numel)

@@ -127,7 +127,7 @@ class feedback(Remembering, KeepsResidual):
         return self.decay * min(1.0, (step - self.start) / self.ramp) if self.ramp else self.decay
 
     def decay_of(self, state: State, ctx: RankContext) -> float:
-        """How much of the residual the flight of this ctx takes up: the decay, or 0 where it
+        """Return how much of the residual the flight of this ctx takes up: the decay, or 0 where it
         forgets."""
         if self.reset is None:
             return self.decay_at(ctx.step)
