@@ -1,5 +1,6 @@
 """Settings of all tests: examples that hypothesis draws, one thread a process, and signals."""
 
+import gc
 import os
 
 import pytest
@@ -35,3 +36,9 @@ FIRST = (  # the longest, so that none of them is what the end waits for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded and collected out of every later collection of garbage: it lives on."""
+    gc.collect()
+    gc.freeze()
