@@ -19,7 +19,7 @@ from torch import Tensor
 from scripts.freeze import CHECKPOINTS, FROZEN, PAYLOADS, attached, codes, payloads_of, step
 from tests.threads import on_threads
 from thinwire import Strategy, recipes
-from thinwire.engine.checkpoint import unpack_json
+from thinwire.engine.packed_json import unpack_json
 from thinwire.engine.saved import META
 from thinwire.kernels import native
 

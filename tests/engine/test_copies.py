@@ -21,6 +21,7 @@ from tests.threads import on_threads
 from thinwire import Strategy, recipes
 from thinwire.core import Driver
 from thinwire.engine import checkpoint
+from thinwire.engine.packed_json import pack_json, unpack_json
 from thinwire.engine.saved import META
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.how import gather
@@ -370,11 +371,11 @@ def test_a_state_that_an_earlier_version_saved_of_a_compiled_model_is_read() -> 
         state = sync.state_dict()
         old = {_prefixed(key): value for key, value in state.items()}
         assert old.keys() != state.keys()
-        facts = checkpoint.unpack_json(state[META])
+        facts = unpack_json(state[META])
         named = sorted(
             (f"_orig_mod.{name}", param.shape) for name, param in buffered().named_parameters()
         )
-        old[META] = checkpoint.pack_json({**facts, "model": checkpoint.hash_json(named)})
+        old[META] = pack_json({**facts, "model": checkpoint.hash_json(named)})
         sync.load_state_dict(old)
         again = sync.state_dict()
         assert all(torch.equal(again[key], state[key]) for key in state)

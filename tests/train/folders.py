@@ -8,7 +8,7 @@ from pathlib import Path
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
-from thinwire.engine.checkpoint import pack_json, unpack_json
+from thinwire.engine.packed_json import pack_json, unpack_json
 
 
 def newest(out: Path) -> Path:

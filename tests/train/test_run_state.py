@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.train.folders import as_dcp, newest
 from tests.train.runs import digest, kept, small, told
-from thinwire.engine.checkpoint import pack_json, unpack_json
+from thinwire.engine.packed_json import pack_json, unpack_json
 from thinwire.errors import CheckpointError
 from thinwire.train.parts import read_manifest, write_manifest, write_part
 from thinwire.train.result import Result

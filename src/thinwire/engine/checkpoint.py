@@ -35,13 +35,13 @@ from thinwire.core import Leaf, Spec
 from thinwire.engine.airborne import Airborne
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.layout import COMPILED, plain_name
+from thinwire.engine.packed_json import pack_json, unpack_json
 from thinwire.engine.resumable import Resumable
 from thinwire.engine.saved import META, Saved
 from thinwire.errors import CheckpointError, NotLandedError
 from thinwire.strategy.identity import SavedStrategy, identity, read_identity
 
 _FORMAT = 1
-_META_BYTES = 8192
 
 
 def save(sync: Resumable) -> dict[str, Tensor]:
@@ -232,25 +232,6 @@ def _hash_of_model(sync: Resumable, before: str = "") -> str:
 
 def _hash_of_layout(sync: Resumable, before: str = "") -> str:
     return hash_json([[before + name for name in bucket.names] for bucket in sync.session.buckets])
-
-
-def pack_json(value: Any) -> Tensor:
-    """JSON in bytes, filled up with blanks to a size that seldom changes, since DCP loads into
-    tensors of the saved size."""
-    text = json.dumps(value).encode()
-    return torch.frombuffer(
-        bytearray(text.ljust(-(-len(text) // _META_BYTES) * _META_BYTES)), dtype=torch.uint8
-    )
-
-
-def unpack_json(packed: Tensor) -> Any:
-    """Return what `pack_json` packed.
-
-    Example:
-        >>> unpack_json(pack_json({"step": 3}))
-        {'step': 3}
-    """
-    return json.loads(packed.numpy().tobytes())
 
 
 # -- loading

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from thinwire.engine import Syncer
-from thinwire.engine.checkpoint import unpack_json
+from thinwire.engine.packed_json import unpack_json
 from thinwire.errors import CheckpointError
 from thinwire.text.output import CommandOutput
 from thinwire.train.checkpoints import Checkpoints, Loaded

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.engine import Syncer
-from thinwire.engine.checkpoint import pack_json, unpack_json
+from thinwire.engine.packed_json import pack_json, unpack_json
 from thinwire.engine.saved import META
 from thinwire.errors import AttachError, CheckpointError
 from thinwire.strategy.fingerprint import fingerprint, must_be_known
