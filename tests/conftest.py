@@ -42,3 +42,8 @@ def pytest_collection_finish() -> None:
     """Leave what is loaded and collected out of every later collection of garbage: it lives on."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Give the loaded back to the end of the process, or extension modules report leaks."""
+    gc.unfreeze()

@@ -44,7 +44,7 @@ def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(FORGET, encoding="utf-8")
     path = os.pathsep.join([str(site), str(copy / "src"), os.environ.get("PYTHONPATH", "")])
-    settings = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    settings = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=copy,
