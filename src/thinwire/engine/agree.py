@@ -26,7 +26,7 @@ from thinwire.strategy.fingerprint import fingerprint
 
 
 class Gathering:
-    """Bytes on their way to every rank; `result` waits for the others'."""
+    """An all-gather of bytes that is on its way; `result` waits for the other ranks'."""
 
     def __init__(
         self, driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device
@@ -99,19 +99,25 @@ def fractions(weights: Sequence[float], route: Route | None = None) -> list[floa
 def broadcast(
     driver: Driver, meter: Meter, tensors: Sequence[Tensor], label: str, link: Link | None = None
 ) -> None:
-    """Put rank 0's values into every rank's tensors, by the way that is faster on the link; `None`:
-    as the driver knows it."""
+    """Put rank 0's values into every rank's tensors, by the way that is faster on the link.
+
+    Args:
+        link: decides the way; `None` is that of a local network, by the driver's transport.
+    """
     if driver.world == 1 or not tensors:
         return
+    # 1. One flat run of bytes, so that tensors of any type travel in one flight.
     flat = torch.cat(
         [tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     )
     link = link or LOCAL_NETWORK.between(0, 1, driver.transport)
+    # 2. Send it.
     flight = broadcast_flight(flat, context_of(driver), link)
     handle = driver.start(flight, driver.lanes, label)
     with phase("agree", label):
         handle.wait()
     meter.count(label, handle.sent_bytes)
+    # 3. Copy it back, on all ranks but rank 0.
     if driver.rank:
         at = 0
         for tensor in tensors:
@@ -122,7 +128,7 @@ def broadcast(
 
 
 def identified(value: Any) -> dict[str, str]:
-    """A strategy or component as a fact: compared by its fingerprint, shown as its code."""
+    """Return a strategy or component as a fact: compared by its fingerprint, shown as its code."""
     return {"fingerprint": fingerprint(value), "code": repr(value)}
 
 
@@ -155,6 +161,7 @@ def must_agree(
     Raises:
         DisagreementError: it names the first fact that differs and who holds what.
     """
+    # 1. Compare digests, 32 bytes from each rank: equal in nearly every case.
     text = json.dumps(facts).encode()
     compared = json.dumps({name: compared_by(value) for name, value in facts.items()}).encode()
     digests = all_gather(
@@ -162,10 +169,12 @@ def must_agree(
     )
     if len(set(digests)) == 1:
         return
+    # 2. Exchange the facts themselves, on all ranks: all have seen the digests differ.
     held = [
         json.loads(other)
         for other in all_gather(driver, meter, text, f"{call}: comparing facts", device)
     ]
+    # 3. Name the first that differs, in the order of `facts`: later ones may follow from it.
     for name in facts:
         values = [other.get(name) for other in held]
         if any(compared_by(value) != compared_by(values[0]) for value in values):
@@ -180,8 +189,10 @@ def must_agree(
 
 
 def _difference(name: str, values: list[Any]) -> str:
-    """The first difference in a fact (of a list, in its first item that differs), with the ranks
-    that hold each value."""
+    """Describe the first difference in a fact, with the ranks that hold each value.
+
+    Of a list it is the first item that differs; a shorter list counts as filled up with `None`.
+    """
     if isinstance(values[0], list):
         length = max(len(value) for value in values)
         rows = [[value[i] if i < len(value) else None for value in values] for i in range(length)]
@@ -211,9 +222,11 @@ def compare(
         DisagreementError: it names the first tensor that differs, and the ranks that differ from
             rank 0.
     """
+    # 1. Exchange 16 bytes for each tensor, then the text of this rank's problems, if any.
     hashes = [hash_of(tensor) for _, tensor in named]
     payload = b"".join(hashes) + "; ".join(problems).encode()
     held = all_gather(driver, meter, payload, "check: comparing hashes", device)
+    # 2. What is longer than the hashes is problems: raise every rank's on all ranks.
     if troubled := {
         rank: other[16 * len(named) :].decode()
         for rank, other in enumerate(held)
@@ -222,6 +235,7 @@ def compare(
         raise AttachError(
             "check():\n" + "\n".join(f"rank {rank}: {text}" for rank, text in troubled.items())
         )
+    # 3. Name the first tensor whose hash is not rank 0's.
     for i, (name, _) in enumerate(named):
         differing = [
             rank

@@ -1,5 +1,7 @@
-"""What a bucket has in the air: its slices, the flights of a launch, and how to take a launch
-back."""
+"""Describe what a bucket has in the air: its slices, and the flights of each launch.
+
+Also what it takes to take a launch back.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from thinwire.core import Handle, Leaf, Outcome, Spec, State
 
 
 class LaunchStatus(Protocol):
-    """What all ranks agree on of one launch; see `status.Status`."""
+    """A launch's facts that all ranks agree on; see `status.Status`."""
 
     @property
     def bad(self) -> frozenset[int]:
@@ -44,8 +46,10 @@ class LaunchStatus(Protocol):
 
 @dataclass
 class Track:
-    """The state leaves that a flight replaced: (leaf, value before, value after, how much of the
-    one before is in the one after)."""
+    """A record of the state leaves that a flight replaced, so that it can be taken back.
+
+    changed: (leaf, value before, value after, factor of the value before in the one after).
+    """
 
     changed: list[tuple[Leaf, Tensor, Tensor, float]] = field(default_factory=list)
 

@@ -173,8 +173,10 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
         bound = bind(strategy, options, driver, meter, planned, device)
-        # 4. build: connections, rank 0's values everywhere, buckets with their state
+        # 4. build: connections, rank 0's values everywhere, buckets with their state Before the
+        #    first parameters travel: all ranks make the connections together.
         bound.prepare(driver)
+        # Buffers, too, whatever `buffers` says: all ranks start as rank 0.
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
             agree.broadcast(
                 driver, meter, run, "attach: rank 0's parameters and buffers", bound.link
@@ -198,6 +200,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         weights.begin(float(weight))
         meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
         sync = Syncer(session, flights, weights)
+    # Lanes are threads and sockets: an attach that fails must not leave them open.
     except BaseException:
         driver.close()
         raise
@@ -205,6 +208,11 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
 
 
 def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:
+    """Return the driver of a process group, or of one rank alone where there is none.
+
+    Raises:
+        AttachError: the group cannot carry the model's tensors, or has not been made yet.
+    """
     if dist.is_available() and dist.is_initialized():
         if device.type == "cpu" and dist.get_backend(group) == "nccl":
             raise AttachError(
@@ -212,6 +220,7 @@ def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) ->
                 "only: take backend='gloo'"
             )
         return TorchDriver(group, lanes, timeout, device)
+    # Else each of the ranks would train by itself, in silence.
     if env.world_size() > 1:
         raise AttachError(
             f"a launcher started {env.world_size()} ranks, but torch.distributed has no "
@@ -222,8 +231,7 @@ def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) ->
 
 
 def _runs(tensors: list[torch.Tensor], nbytes: int) -> Iterator[list[torch.Tensor]]:
-    """The tensors in runs of about `nbytes`, so that starting equal needs no second copy of the
-    model."""
+    """Yield the tensors in runs of about `nbytes`: a broadcast copies one run, not the model."""
     run: list[torch.Tensor] = []
     size = 0
     for tensor in tensors:

@@ -19,7 +19,7 @@ from thinwire.strategy import Strategy
 
 @dataclass(frozen=True)
 class Bound:
-    """What a strategy flies by in one world. Make one with `bind`.
+    """A strategy's routes, lanes and slices in one world. Make one with `bind`.
 
     how: the strategy's route, bound to the world.
     dense: the route of what is not compressed.
@@ -65,19 +65,19 @@ def bind(
     Raises:
         DisagreementError: ranks bind other routes, or plan other lanes.
     """
-    # 1. the link
+    # 1. the link, measured only where something is chosen by it: a run without "auto" has no probe
     link = None
     if strategy.how.needs_link or "auto" in (options.lanes, options.slice_bytes):
         link = probe.measured(driver, meter, device).between(0, 1, driver.transport)
-    # a link that is measured for lanes and slices alone leaves routes, and the order of sums, as
-    # they are
+    # A link that is measured for lanes and slices alone leaves routes, and the order of sums, as
+    # they are.
     route_link = link if strategy.how.needs_link else None
-    # 2. the routes
+    # 2. the routes; the dense one is checked, too, where the strategy's is
     how = strategy.how.bind(driver.world, route_link)
     dense: Route = native() if route_link is None else auto().bind(driver.world, route_link)
     if strategy.how.verifies:
         dense = checked(direct())
-    # 3. lanes and slices, the same on all ranks
+    # 3. lanes and slices, the same on all ranks, as flights on a lane must match
     lane_plan = _lane_plan(strategy, options, how, driver, meter, planned, link)
     meter.lane_plan = lane_plan.reason
     facts = {
@@ -99,11 +99,13 @@ def _lane_plan(
     link: Link | None,
 ) -> LanePlan:
     """Return the lanes and slices that were given, or the best ones for the link."""
+    # 1. Nothing to choose: take what was given.
     lanes, slice_bytes = options.lanes, options.slice_bytes
     if link is None or driver.world == 1 or "auto" not in (lanes, slice_bytes):
         return LanePlan(
             1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes
         )
+    # 2. Buckets of a fragment fly together; fragments take turns.
     specs, ctx = (
         [bucket.spec for bucket in planned],
         RankContext(driver.rank, tuple(range(driver.world)), 0, 0),
@@ -111,6 +113,8 @@ def _lane_plan(
     together = [
         specs[fragment :: strategy.when.fragments] for fragment in range(strategy.when.fragments)
     ]
+    # 3. Time the codec (the slowest rank's time counts), and reckon with each lane count that the
+    #    driver has.
     codec_s = measured_codec(strategy.what, specs, ctx, driver, meter, planned[0].device)
     counts = (
         [count for count in COUNTS if count <= driver.lanes] if lanes == "auto" else [driver.lanes]

@@ -1,5 +1,4 @@
-"""Flat buckets: parameters gathered into runs worth sending, with a view of each in a flat
-gradient buffer."""
+"""Gather parameters into flat buckets worth sending, with a view of each in a gradient buffer."""
 
 from __future__ import annotations
 
@@ -28,10 +27,11 @@ from thinwire.when import every
 
 
 class FlatBucket:
-    """Some parameters as one flat run; a `thinwire.core.Bucket`."""
+    """A flat run of some parameters; a `thinwire.core.Bucket`."""
 
     def __init__(self, index: int, named: Sequence[Named], wide: bool = False) -> None:
         self.index = index
+        # 1. What the bucket holds: parameters side by side, at element offsets `begin` to `end`.
         self.names = [name for name, _, _ in named]
         self.params = [param for _, param, _ in named]
         parts, at = [], 0
@@ -41,12 +41,14 @@ class FlatBucket:
         self._spec = Spec(tuple(parts), 0, at, self.params[0].dtype)
         if wide:  # differences of 16-bit parameters do not fit in 16 bits
             self._spec = Spec(tuple(parts), 0, at, self._spec.work)
+        # 2. What is set when the bucket is built: world, schedule, slices and the target's state.
         self.device, self.dtype = self.params[0].device, self.params[0].dtype
         self.state = State()
         self.world = 1
         self.when: Schedule = every(1)
         self.slices: list[Slice] = []
         self.air: deque[Airborne] = deque()
+        # 3. Whose gradients there are, and what of `.grad` has landed.
         self.silent: frozenset[int] = frozenset()
         """Parameters whose gradient no rank had at the last landing: their `.grad` stays as it
         was."""
@@ -58,7 +60,8 @@ class FlatBucket:
         self.held: list[Tensor | None] = [None] * len(self.params)
         """By parameter: a mean that landed before the gradients that are gathered now."""
         self.first_bad = -1
-        self._unseen = False  # some values were copied without a look at them
+        self._unseen = False  # some values were copied without a check whether they are finite
+        # 4. Gradient buffers, one for each flight that may be in the air; `_now` is being filled.
         self._buffers: list[Tensor] = []
         self._views: list[list[Tensor]] = []
         self._now = 0
@@ -82,6 +85,8 @@ class FlatBucket:
         for i, span in enumerate(spans(self.spec, slice_bytes, codec)):
             with torch.device(self.device):
                 state = route.init(codec, span, ctx)
+            # Lanes go round over the slices of all buckets that fly together: `first` is the count
+            # so far.
             self.slices.append(Slice(span, (first + i) % lanes, state))
 
     # -- parameters
@@ -170,12 +175,15 @@ class FlatBucket:
     def take(self, i: int, scale: float) -> None:
         """Move parameter i's gradient, times `scale`, into the buffer; none counts as zeros."""
         param, view = self.params[i], self._views[self._now][i]
+        # 1. Count it once, however often it is taken in this step.
         self.missing -= not self.taken[i]
         self.taken[i] = True
         self.given[i] = None
         if param.grad is None:
             view.zero_()
             return
+        # 2. Copy it into the buffer, scaled; the copy looks at each value anyway, so it may report
+        #    whether all are finite.
         grad = param.grad.detach()  # under create_graph it has a graph, which is not sent
         if grad.is_sparse:
             raise AttachError(
@@ -204,15 +212,19 @@ class FlatBucket:
         return next(part.name for part in self.spec.parts if part.begin <= index < part.end)
 
     def set_grads(self, flat: Tensor) -> None:
-        # a total lands in the buffer that its launch was read from
+        # A total lands in the buffer that its launch was read from, which under a delay is not the
+        # one
+        # being filled now.
         which = next(
             i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr()
         )
         for i, (param, view) in enumerate(zip(self.params, self._views[which], strict=True)):
             held, self.held[i] = self.held[i], None
+            # No rank had a gradient: `.grad` is what it was before, also where that is `None`.
             if i in self.silent:
                 param.grad = held
             else:
+                # `.grad` is a view of the buffer, not a copy. What was set aside is added back.
                 param.grad = view if held is None or not self.separate else view.add_(held)
             self.given[i] = param.grad
 
@@ -226,6 +238,7 @@ class FlatBucket:
         landed."""
         if not self._buffers:
             return [total.to(self.device) for total in totals]
+        # The buffers turn as launches do: the oldest total goes into buffer 0.
         for buffer, total in zip(self._buffers, totals, strict=False):
             buffer.copy_(total)
         self._now = (len(totals) - 1) % len(self._buffers)

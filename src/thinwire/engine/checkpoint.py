@@ -45,7 +45,7 @@ _FORMAT = 1
 
 
 def save(sync: Resumable) -> dict[str, Tensor]:
-    """The state; flights in the air are waited for and saved as sums, but not landed."""
+    """Return the state; flights in the air are waited for and saved as sums, but not landed."""
     sync.flights.wait_all()
     sync.weights.commit()
     if sync.clock.accumulating:
@@ -163,7 +163,7 @@ def runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str,
 
 
 def _private(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
-    """This rank's own parameters and inner optimiser state."""
+    """Yield this rank's own parameters and inner optimiser state."""
     scope = f"rank{sync.session.driver.rank}|private"
     for name, param in sync.session.trained():
         yield f"{scope}/weights|whole|{name}", param.detach().clone()
@@ -180,7 +180,7 @@ def _private(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
 
 
 def _buffers(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
-    """Those of this rank, where they are local."""
+    """Yield this rank's buffers, where they are local."""
     if sync.session.options.buffers == "local":
         for name, buffer in sync.session.model.named_buffers():
             yield (
@@ -312,8 +312,8 @@ def _dealt(saved: Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor
 
 
 def _load_leaves(sync: Resumable, saved: Saved, dealt: bool, shares: Sequence[float]) -> None:
-    """Every leaf from what was saved of it, or dealt; a small private one begins again where there
-    is nothing of this world and layout."""
+    """Load every leaf from what was saved of it, or dealt; a small private one begins again where
+    there is nothing of this world and layout."""
     driver, anew = sync.session.driver, set()
     for path, leaf in _leaves(sync):
         owner = saved.owner(driver.rank) if leaf.kind in ("summed", "private") else None

@@ -42,7 +42,7 @@ _ADMITTED = {
 
 
 class _Record:
-    """The arguments and the fields of one pickled object."""
+    """A stand-in for one pickled object: its arguments and its fields."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -56,13 +56,12 @@ class _Record:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes records of what DCP writes, and refuses every other name."""
+    """An unpickler that makes records of what DCP writes, and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # A new class for each object, as a pickle can write into a class and change all others.
         if (module, name) in _ADMITTED:
-            return type(
-                name, (_Record,), {}
-            )  # a class for this one object: a pickle can write into a class
+            return type(name, (_Record,), {})
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return name
         raise pickle.UnpicklingError(
@@ -72,7 +71,7 @@ class _Unpickler(pickle.Unpickler):
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Part of a tensor, and where its bytes lie."""
+    """A part of a tensor, and where its bytes lie."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -113,6 +112,7 @@ def read_tensors(folder: str | Path, wanted: Callable[[str], bool]) -> dict[str,
 
 
 def _index(folder: Path) -> dict[str, _Entry]:
+    """Return the tensors of a folder's index, by name; raises `CheckpointError`."""
     path = folder / INDEX
     try:
         with path.open("rb") as file:
@@ -129,11 +129,13 @@ def _index(folder: Path) -> dict[str, _Entry]:
 
 
 def _entries(top: Any) -> Iterator[tuple[str, _Entry]]:
-    """The tensors of the index; other objects that a user saved are left out."""
+    """Yield the tensors of the index; other objects that a user saved are left out."""
+    # 1. Where each chunk's bytes lie, by tensor and offset.
     stored: dict[tuple[str, tuple[int, ...]], Any] = {}
     for key, info in top["storage_data"].items():
         if "offset" in key.fields and key["offset"] is not None:
             stored[key["fqn"], _size(key["offset"])] = info
+    # 2. The tensors, each with its chunks.
     for name, entry in top["state_dict_metadata"].items():
         if type(entry).__name__ == "TensorStorageMetadata":
             chunks = tuple(
@@ -146,11 +148,13 @@ def _entries(top: Any) -> Iterator[tuple[str, _Entry]]:
 
 
 def _chunk(chunk: Any, info: Any) -> _Chunk:
+    """Return a chunk as the index describes it; raises `ValueError` where it cannot be read."""
     if info.fields.get("transform_descriptors"):
         raise ValueError(
             f"its tensors are transformed by {info['transform_descriptors']!r}: save without "
             "extensions"
         )
+    # A file's name comes from the index, which a stranger may have written: stay in the folder.
     file = info["relative_path"]
     if file != Path(file).name or file in ("", ".", ".."):
         raise ValueError(f"it leads out of the folder, to {file!r}")
@@ -164,7 +168,7 @@ def _chunk(chunk: Any, info: Any) -> _Chunk:
 
 
 def _size(record: Any) -> tuple[int, ...]:
-    """The numbers of a pickled torch.Size."""
+    """Return the numbers of a pickled torch.Size."""
     numbers = tuple(record.args[0])
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{numbers} is no size of a tensor")
@@ -172,8 +176,9 @@ def _size(record: Any) -> tuple[int, ...]:
 
 
 def _read(folder: Path, name: str, entry: _Entry) -> Tensor:
-    """One tensor, put together from its chunks."""
+    """Return one tensor, put together from its chunks."""
     try:
+        # Too few elements would leave gaps of whatever the memory held.
         if sum(math.prod(chunk.sizes) for chunk in entry.chunks) != math.prod(entry.size):
             raise ValueError("its chunks do not make up the whole")
         parts = [_part(folder, chunk, entry.dtype) for chunk in entry.chunks]
@@ -192,6 +197,7 @@ def _read(folder: Path, name: str, entry: _Entry) -> Tensor:
 
 
 def _part(folder: Path, chunk: _Chunk, dtype: torch.dtype) -> Tensor:
+    """Read a chunk's values from its file; raises `ValueError` where it holds something else."""
     with (folder / chunk.file).open("rb") as file:
         file.seek(chunk.at)
         part = torch.load(

@@ -22,7 +22,7 @@ _EXACT = identity()  # what a dense tick sends
 
 
 class Flights:
-    """Launches the flights of every bucket of one syncer, and waits for them.
+    """A launcher of the flights of one syncer's buckets, which waits for them, too.
 
     Args:
         how: the strategy's route, bound to the world.
@@ -91,6 +91,7 @@ class Flights:
                     outcome = handle.wait()
                 total, part.mask = outcome.total, outcome.mask
                 waited = time.perf_counter()
+                # The caller's time in `wait` is what the schedule has not hidden.
                 row.exposed_s += waited - begun
                 row.add(handle)
                 if self.trace is not None:
@@ -104,6 +105,7 @@ class Flights:
                     )
                     self.trace.flown(handle, bucket.index, i, part.lane, air.step)
                 span = air.x[part.spec.begin : part.spec.end]
+                # A route may sum in place, in the contribution's own memory; else copy.
                 if span.data_ptr() != total.data_ptr():
                     span.copy_(total)
             air.waited = True
@@ -132,11 +134,14 @@ class Flights:
                 for air in bucket.air
                 if air.step == step
             ]
+            # One status for all launches of a step: all of them have failed, or none.
             status = landing[0][1].status
             failed = status is not None and bool(status.wait().bad)
             self.wait(landing, check=False, failed=failed)
             for bucket, air in landing:
-                if failed:  # saved, it must land as not finite
+                if (
+                    failed
+                ):  # saved and restored without its status, it must still land as not finite
                     air.x.fill_(torch.nan)
                 if status is not None:
                     air.silent = status.silent.get(bucket.index, frozenset())
@@ -182,6 +187,7 @@ def put_base(bucket: FlatBucket, part: Slice, base: Tensor) -> None:
 
 def _tracked(flight: Flight[Outcome], part: Slice, track: Track) -> Flight[Outcome]:
     """Carry a flight and note which leaves it replaced (it runs on its lane, in order)."""
+    # The lane runs its flights in order, so nothing else replaces these leaves meanwhile.
     before = [(leaf, leaf.value) for _, leaf in part.state.walk()]
     outcome = yield from flight
     track.changed = [
@@ -197,9 +203,11 @@ def _take_back(bucket: FlatBucket, air: Airborne, names: frozenset[str] | None =
     Args:
         names: the parameters whose state is taken back; `None` for all.
     """
+    # Later launches write the same leaves on their lanes: wait until they are done.
     for later in bucket.air:
         for handle in later.handles:
             handle.wait()
+    # Slice by slice, as each has leaves of its own.
     for i, track in enumerate(air.tracks):
         later_tracks = [later.tracks[i] for later in bucket.air if later.step > air.step]
         for leaf, before, after, _ in track.changed:
@@ -227,16 +235,20 @@ def _without(
     What is flat over a span is added to, so the rest of the change is known. Other state (a
     warm start, a threshold) is taken back only where nothing has been built on it.
     """
+    # 1. Only sums over a span can be taken out of what was built on them.
     is_sum = leaf.spec is not None and leaf.kind != "private"
     if names is not None:
         if not is_sum:
             return
         before = restore_entries(leaf, before, after, names)
+    # 2. `off`, added to a value, takes the change out of it. Each later flight kept `fade` of the
+    #    value before it (a residual's decay), so there is less of the change to take out.
     off = leaf.unpack(before) - leaf.unpack(after) if is_sum else None
     for track in later:
         for j, (own, _, then, fade) in enumerate(track.changed):
             if own is leaf:
                 off = None if off is None else off * fade
+                # Without a sum the later value stays, as something was built on it.
                 now = then if off is None else leaf.pack(leaf.unpack(then) + off)
                 track.changed[j] = (leaf, before, now, fade)
                 before = now

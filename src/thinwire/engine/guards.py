@@ -37,7 +37,7 @@ _AGAIN = "close the syncer and attach again"
 
 
 class Watch:
-    """Watches the model and the optimisers for one syncer.
+    """A watch over the model and the optimisers, for one syncer.
 
     Args:
         session: what was attached.
@@ -57,9 +57,8 @@ class Watch:
         }
         self._strangers = itertools.count()  # steps of other optimisers
         self._steps = itertools.count()  # of the attached one
-        self._beside: set[int] = (
-            set()
-        )  # other optimisers that have stepped held parameters since the attached one did
+        # Other optimisers that have stepped held parameters since the attached one did.
+        self._beside: set[int] = set()
         self._unheld: dict[int, str] = {}  # what the last look at the model has found
         self._alone = False  # whether a backward pass has shown that no wrapper is around
         self._stepped_at = clock.step
@@ -120,6 +119,8 @@ class Watch:
         """
         # 1. another optimiser than the attached one
         if optimizer is not self.session.optimizer:
+            # Look at all parameters at steps 0, 1, 2, 4, 8 and 16, then at every 16th: early, when
+            # models change, and seldom, as a look takes 1 µs a parameter.
             step = next(self._strangers)
             if not step & (step - 1) or not step % LOOK_EVERY:
                 self._unheld = self._new_parameters()
@@ -141,7 +142,9 @@ class Watch:
             self._refuse(self._model_changes())
         # 3. the gradients that it would apply
         closure = kwargs.get("closure") is not None or any(arg is not None for arg in args[1:])
-        if not closure:  # which would run the backward pass only now
+        if (
+            not closure
+        ):  # a closure runs its backward pass within this step, so gradients come later
             self._refuse_gradients_by_hand(optimizer)
         self._stepped_at = self.clock.step
         self._judge(optimizer)
@@ -165,6 +168,8 @@ class Watch:
                 "rank's own sum, no mean has landed. "
                 f"Call it after the backward pass at which one lands{every}"
             )
+        # From here on the mean counts as used: it may be zeroed without a warning, and a switch is
+        # allowed.
         self._landings.applied = True
         self._landings.guard.before_step(optimizer)
 
@@ -199,17 +204,19 @@ class Watch:
         session, step = self.session, self.clock.step
         if session.on_gradients:
             return
+        # 1. Before the first step compare all parameters, later only those that a module has
+        #    loaded: checksums of a whole model cost as much as reading it.
         names = self._changed_at_start() if not self._begun else self._loaded()
         self._begun = True
         if not names:
             return
+        # 2. Loaded before the first step: the run begins from there, with new anchors.
         if step == 0 and not session.by_quorum:
             self.began = checksums(self.trained.values())
-            for bucket in (
-                session.buckets
-            ):  # an anchor of what was there before would take all that was loaded for progress
+            for bucket in session.buckets:
                 bucket.state = session.strategy.on.init(bucket)
             return
+        # 3. Loaded in a round: the difference to the anchor would be sent as progress.
         raise AttachError(
             f"{names[0]!r} was loaded, or changed by hand, at step {step}, when the round "
             "had begun from other weights: the next mean "
@@ -263,6 +270,7 @@ class Watch:
 
     def _outsiders(self, optimizer: Optimizer) -> list[str]:
         """Return which parameters the optimiser steps and no syncer holds."""
+        # 1. What steps and is not held; another syncer may hold it.
         new = [
             param
             for param in params_of(optimizer)
@@ -271,6 +279,7 @@ class Watch:
         outside = [param for param in new if not living.holders(param)]
         if not outside:
             return []
+        # 2. Parameters of the model that came after attach, or of no model at all.
         names = {
             id(param): plain_name(name) for name, param in self.session.model.named_parameters()
         }
@@ -285,8 +294,10 @@ class Watch:
 
     def _refuse_gradients_by_hand(self, optimizer: Optimizer) -> None:
         clock, on_gradients = self.clock, self.session.on_gradients
+        # 1. A backward pass has come since the last step and brought the gradients.
         if clock.worked or (on_gradients and (clock.step != self._stepped_at or clock.within)):
             return
+        # 2. Else every gradient that is not a landed mean, and not zero, was set by hand.
         for param in params_of(optimizer):
             grad = param.grad
             if id(param) not in self.trained or type(grad) is not Tensor:
@@ -294,9 +305,8 @@ class Watch:
             bucket, i = self._where[id(param)]
             if bucket.holds_landed(i):
                 continue
-            if not bool(
-                grad.any()
-            ):  # torch's own checkpoints step with zeros, to make the optimiser's state
+            # torch's own checkpoints step with zeros, to make the optimiser's state.
+            if not bool(grad.any()):
                 continue
             raise NotLandedError(self._by_hand_text(self._names[id(param)]))
 

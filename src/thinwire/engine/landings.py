@@ -17,7 +17,7 @@ from thinwire.engine.status import Status
 
 
 class Landings:
-    """Lands the launches of one syncer."""
+    """A lander of one syncer's launches: it waits for each, judges it and writes its means."""
 
     def __init__(self, session: Session, flights: Flights) -> None:
         self._session, self._flights, self._strategy = session, flights, session.strategy
@@ -52,8 +52,10 @@ class Landings:
             absent: by bucket, the parameters without a gradient here; `None` on local steps, for
                 which only values that are not finite are reported.
         """
+        # On local steps a status travels only where all ranks meet and values are looked at.
         if absent is None and not (self.guard.active and self._strategy.how.consensus):
             return
+        # One status for all buckets of the launch, which each of them refers to.
         airs = [bucket.air[-1] for bucket in buckets]
         first_bad = [air.first_bad for air in airs]
         session = self._session
@@ -97,7 +99,11 @@ class Landings:
             bucket.silent = (
                 air.silent if status is None else status.silent.get(bucket.index, frozenset())
             )
+            # What a flight sent of a silent parameter is not written, so its residual goes back,
+            # too.
             self._flights.take_back_silent(bucket, air)
+            # With stateful codecs values fly unscaled; the loop's scaler divides by the scale
+            # again.
             if self._session.on_gradients and self._flights.stateful:
                 air.x.mul_(self._session.loss_scale)
             with phase("write", bucket.index):
@@ -167,6 +173,7 @@ class Landings:
     def _write(self, bucket: FlatBucket, total: Tensor) -> None:
         """Write a mean; the target's state of parameters whose gradient no rank had stays as it
         was."""
+        # Targets write whole buckets: put back what they did to silent parameters' state.
         before = (
             [(leaf, leaf.value) for _, leaf in bucket.state.walk() if leaf.spec is not None]
             if bucket.silent

@@ -77,7 +77,9 @@ def chosen(
         1 None
         4 None
     """
+    # More is on its way than one connection surely keeps there: lanes then add to the rate.
     far = link.delay_s * link.rate_bytes_per_s >= WINDOW
+    # 2. T for each size and lane count; a tick's time is that of its slowest fragment.
     candidates = []
     for size in sizes:
         cut = [[span for spec in specs for span in spans(spec, size, codec)] for specs in ticks]
@@ -86,11 +88,13 @@ def chosen(
             (max(_together(tick, lanes, far) for tick in took), sum(map(len, cut)), lanes, size)
             for lanes in counts
         ]
+    # 3. The simplest of those that are nearly as fast.
     least = min(each[0] for each in candidates)
     near = (each for each in candidates if each[0] <= NEAR * least)
     seconds, flights, lanes, size = min(
         near, key=lambda each: (-each[2], each[1]) if far else each[1:3]
     )
+    # The reason names the first candidate beside it: the largest slices, on the fewest lanes.
     plain = candidates[0]
     return LanePlan(
         lanes,
@@ -166,9 +170,11 @@ def _seconds(
 def _together(took: Sequence[tuple[float, float]], lanes: int, far: bool) -> float:
     """Return the seconds of all flights on so many lanes; on a far link each lane has its part of
     the wire."""
+    # Flight i goes on lane i mod lanes, as in `FlatBucket.cut`.
     lanes = min(lanes, len(took))
     slower = lanes if far else 1
     alone = max(
         sum(slower * busy + beside for busy, beside in took[first::lanes]) for first in range(lanes)
     )
+    # The wire carries all bytes whatever the lanes do, and then the last flight still computes.
     return max(alone, sum(busy for busy, _ in took) + took[-1][1])

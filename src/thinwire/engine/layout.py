@@ -1,4 +1,4 @@
-"""Which parameters share a bucket.
+"""Decide which parameters share a bucket.
 
 The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can
 start early, then runs of `bucket_bytes`, each of one dtype. Where fragments talk by turns,
@@ -41,8 +41,7 @@ def runs_of(model: nn.Module, bucket_bytes: int, when: Schedule) -> list[list[Na
 
 
 def roles(model: nn.Module) -> dict[int, Role]:
-    """The role of each parameter, by its id: embeddings by their module, matrices by their
-    dimensions."""
+    """Return each parameter's role, by id: embeddings by module, matrices by dimensions."""
     embeddings = {
         id(module.weight)
         for module in model.modules()
@@ -64,8 +63,7 @@ def _trainable(model: nn.Module) -> list[Named]:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's or buffer's name as in the model itself: without what `torch.compile` puts
-    before it.
+    """Return a parameter's or buffer's name without what `torch.compile` puts before it.
 
     Example:
         >>> plain_name("_orig_mod.layers.0._orig_mod.weight")
@@ -75,11 +73,13 @@ def plain_name(name: str) -> str:
 
 
 def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[Named]]:
-    """Buckets of fragments of about one size: bucket b is of fragment b mod parts.
+    """Lay out buckets in fragments of about one size: bucket b is of fragment b mod parts.
 
     The largest parameter first, each goes to the fragment that has least so far, so layers, which
     are alike, are strided over all.
     """
+    # 1. Deal the parameters to the fragments, largest first; ties by position, so that every rank
+    #    deals alike.
     position = {name: i for i, (name, *_) in enumerate(named)}
     hands: list[list[Named]] = [[] for _ in range(parts)]
     held = [0] * parts
@@ -87,10 +87,13 @@ def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[N
         least = held.index(min(held))
         hands[least].append(item)
         held[least] += _nbytes([item])
+    # 2. Lay out each fragment's own buckets, in the model's order.
     runs = [
         _layout(sorted(hand, key=lambda item: position[item[0]]), bucket_bytes, bucket_bytes)
         for hand in hands
     ]
+    # 3. Give every fragment the same number of buckets, or one more: only then is bucket b of
+    #    fragment b mod parts. A bucket has one type, so no fragment can have fewer than its types.
     wanted = max(min(map(len, runs)), *(len({run[0][1].dtype for run in own}) for own in runs))
     evened = sorted((_evened(own, wanted) for own in runs), key=len, reverse=True)
     most, fewest = len(evened[0]), len(evened[-1])
@@ -103,13 +106,15 @@ def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[N
 
 
 def _evened(runs: list[list[Named]], wanted: int) -> list[list[Named]]:
-    """So many buckets of the same parameters, or as many as there can be."""
+    """Merge or split buckets until there are as many as wanted, or as there can be."""
     runs = sorted(runs, key=lambda run: str(run[0][1].dtype))
+    # Merge the smallest neighbours of one type.
     while len(runs) > wanted and (
         pairs := [i for i in range(1, len(runs)) if runs[i - 1][0][1].dtype == runs[i][0][1].dtype]
     ):
         at = min(pairs, key=lambda i: _nbytes(runs[i - 1] + runs[i]))
         runs[at - 1 : at + 1] = [runs[at - 1] + runs[at]]
+    # Split the largest bucket of several parameters into halves as equal as can be.
     while len(runs) < wanted and (long := [i for i, run in enumerate(runs) if len(run) > 1]):
         at = max(long, key=lambda i: _nbytes(runs[i]))
         half = min(
@@ -125,8 +130,10 @@ def _nbytes(run: Iterable[Named]) -> int:
 
 
 def _layout(named: Iterable[Named], first_bytes: int, bucket_bytes: int) -> list[list[Named]]:
-    """DDP's greedy layout, from the last parameter: a run closes when it has reached its size, and
-    each dtype has its own open run."""
+    """Lay out buckets as DDP does, from the last parameter, in the order in which gradients come.
+
+    A run closes when it has reached its size, and each dtype has its own open run.
+    """
     open_runs: dict[torch.dtype, list[Named]] = {}
     sizes: dict[torch.dtype, int] = {}
     limits: dict[torch.dtype, int] = {}
@@ -138,5 +145,6 @@ def _layout(named: Iterable[Named], first_bytes: int, bucket_bytes: int) -> list
         if sizes[dtype] >= limits.get(dtype, first_bytes):
             closed.append(open_runs.pop(dtype))
             sizes[dtype] = 0
+            # Only the first run of each dtype is small, so that it can fly early.
             limits[dtype] = bucket_bytes
     return closed + list(open_runs.values())

@@ -16,7 +16,7 @@ from thinwire.strategy import Strategy
 
 
 class Attached(Protocol):
-    """What a syncer synchronises by; see `session.Session`."""
+    """A syncer's strategy and driver; see `session.Session`."""
 
     @property
     def strategy(self) -> Strategy: ...
@@ -25,7 +25,7 @@ class Attached(Protocol):
 
 
 class Watch(Protocol):
-    """What looks at a model for one syncer, as long as that is at work; see `guards.Watch`."""
+    """A watch over a model for one syncer, as long as that is at work; see `guards.Watch`."""
 
     @property
     def session(self) -> Attached: ...
@@ -87,12 +87,15 @@ def conflicts(
     for watch in living():
         if watch is own:
             continue
+        # 1. Parameters that both would hold.
         names = [
             name
             for name, param in model.named_parameters()
             if param.requires_grad and id(param) in watch.trained
         ]
         other = watch.session
+        # 2. Among the same ranks both would send them; on gradients both would write `.grad`,
+        #    whatever their ranks.
         same_ranks = (other.driver.global_ranks, other.driver.world) == (global_ranks, world)
         same_clock = other.strategy.on.clock == strategy.on.clock
         twice = same_clock and (same_ranks or strategy.on.clock == "backward")

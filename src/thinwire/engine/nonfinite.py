@@ -26,7 +26,7 @@ POLICIES: tuple[Policy, ...] = ("raise", "skip", "pass")
 
 
 class Guard:
-    """The policy of one syncer, and the launch that is waiting to be judged.
+    """A guard of one syncer: its policy, and the launch that is waiting to be judged.
 
     Args:
         policy: as given to `attach`.
@@ -62,6 +62,7 @@ class Guard:
             NonFiniteError: the landing itself would apply them: on local steps, or within a closure
                 of the optimiser.
         """
+        # 1. The message: the rank and parameter that all agree on, or what this rank sees itself.
         self._step = landing[0][1].step
         which = "gradients" if self._on_gradients else "parameters"
         if status is not None and status.bad:
@@ -81,21 +82,22 @@ class Guard:
             f"step {self._step}: {which} that are not finite ({where}). ",
             False,
         )
+        # 2. On local steps the landing itself would apply them: raise before anything is written.
         if not self._on_gradients:
             raise NonFiniteError(
                 f"{self._message}Nothing was written at this landing. Go on from the last "
                 "checkpoint, with a lower rate or clipping, and "
                 "look at that rank's batches"
             )
-        some = (
-            status is not None and len(landing) < status.whole
-        )  # the others are stepped by themselves, and may come first
+        # 3. On gradients write NaN, so that whatever looks at `.grad` sees that it failed. Where a
+        #    launch lands in parts, which are stepped by themselves, write it into each of them.
+        some = status is not None and len(landing) < status.whole
         for bucket, air in landing:
             hidden = status is None or some or bucket.index in status.bad
-            if hidden and bool(
-                fast.all_finite(air.x)
-            ):  # a codec that sends some values only may have sent none of the bad ones
+            # A codec that sends only some values may have sent none of the bad ones.
+            if hidden and bool(fast.all_finite(air.x)):
                 air.x.fill_(torch.nan)
+        # 4. Within a closure the optimiser has begun its step: no pre-hook can stop it any more.
         if called_within("wrapper", "torch/optim/optimizer.py"):  # a closure is running
             message, self._message = self._message, ""
             raise NonFiniteError(
@@ -111,10 +113,10 @@ class Guard:
         if not self._message:
             return
         self._judged = True
+        # 1. No trouble: a fused optimiser leaves the step out by itself, or the loop has mended
+        #    `.grad`.
         found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(
-            found_inf
-        ):  # a fused optimiser leaves the step out by itself
+        if found_inf is not None and bool(found_inf):
             return
         params = [
             param
@@ -124,6 +126,8 @@ class Guard:
         ]
         if all(bool(fast.all_finite(param.grad)) for param in params):
             return
+        # 2. "raise", before the optimiser writes; or "skip": without gradients the step does
+        #    nothing.
         if self.policy == "raise":
             raise NonFiniteError(
                 f"{self._message}optimizer.step() would have put them into every rank's weights; "
@@ -133,6 +137,7 @@ class Guard:
             )
         for param in params:
             param.grad = None
+        # Several optimisers may step after one launch: count it once.
         self._meter.skipped += self._skipped != self._step
         self._skipped = self._step
         if not self._warned:

@@ -52,6 +52,8 @@ def problems(
     Args:
         attached: by these options the model is attached already, and the strategy alone is new.
     """
+    # 1. What makes every further question pointless: no strategy, a wrapper that synchronises by
+    #    itself, an optimiser of another model.
     if not isinstance(strategy, Strategy):
         return [
             (
@@ -70,6 +72,7 @@ def problems(
         return reasons + inner_wrappers
     if unfit := _misfit(model, optimizer, options.scaler):
         return reasons + unfit
+    # 2. Parameters and buffers: real numbers, on one device.
     optimizer = wrappers.unwrapped(optimizer)
     for name, param in trained:
         if not param.is_floating_point():
@@ -82,11 +85,13 @@ def problems(
         reasons.append(
             f"parameters and buffers are on {', '.join(devices)}: move them to one device"
         )
+    # 3. Strategy, optimiser and settings together.
     reasons += _of_updates(strategy, optimizer)
     reasons += _of_settings(model, strategy, options)
     reasons += _out_of_range(options)
     if not attached:  # the hooks that this looks for are then the syncer's own
         reasons += _of_overlap(model, optimizer, options)
+    # 4. The bucket layout, tried only where all else is well, as it takes that for granted.
     if trained and not reasons:
         try:
             plan(model, options.bucket_bytes, strategy.when, wide=False)
@@ -148,6 +153,7 @@ def _misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
                 "torch.optim.Optimizer that it steps"
             )
         ]
+    # 1. Whose parameters it steps: some of the model's, and no others that no syncer holds.
     trained = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
     held = params_of(plain)
     reasons = []
@@ -170,6 +176,7 @@ def _misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
             "an nn.ModuleList with it), or, "
             "if each rank is to keep its own, give them an optimiser of their own"
         )
+    # 2. A wrapper's own scaler, which would scale the loss without the syncer's knowledge.
     if plain is not optimizer and scaler is None and getattr(optimizer, "scaler", None) is not None:
         reasons.append(
             f"the {type(optimizer).__name__} has a GradScaler of its own: give it to attach, too, "
@@ -180,6 +187,7 @@ def _misfit(model: nn.Module, optimizer: Any, scaler: Any) -> list[str]:
 
 def _out_of_range(options: Options) -> list[str]:
     reasons = []
+    # 1. Numbers, and the words that are allowed in their stead.
     numbers: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
         ("bucket_bytes", options.bucket_bytes, ()),
         ("slice_bytes", options.slice_bytes, (None, "auto")),
@@ -191,6 +199,7 @@ def _out_of_range(options: Options) -> list[str]:
             reasons.append(
                 f"{name}={value!r}: at least 1" + "".join(f", or {word!r}" for word in also)
             )
+    # 2. Words.
     for name, word, words in (
         ("buffers", options.buffers, ("broadcast", "local")),
         ("overlap", options.overlap, ("backward", "forward", "priority")),
@@ -235,6 +244,7 @@ def _of_settings(model: nn.Module, strategy: Strategy, options: Options) -> list
 
 def _of_overlap(model: nn.Module, optimizer: Optimizer, options: Options) -> list[str]:
     """Return why means cannot land in the forward pass here, or why another syncer's do."""
+    # 1. Another syncer that lands in the forward pass has replaced `step` already.
     if getattr(optimizer.step, "thinwire_deferred", False):
         return [
             (
@@ -244,6 +254,7 @@ def _of_overlap(model: nn.Module, optimizer: Optimizer, options: Options) -> lis
         ]
     if options.overlap == "backward":
         return []
+    # 2. Optimisers, models and hooks that cannot have a step taken bucket by bucket.
     reasons = []
     if isinstance(optimizer, torch.optim.LBFGS):
         reasons.append("LBFGS looks at all gradients at once: take overlap='backward'")

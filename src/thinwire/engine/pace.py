@@ -23,7 +23,7 @@ now = time.perf_counter
 
 
 class Pace:
-    """How fast ranks go, as all of them agree."""
+    """A record of how fast ranks go, as all of them agree."""
 
     def __init__(
         self, when: Schedule, driver: Driver, meter: Meter, buckets: int, device: torch.device
@@ -34,7 +34,7 @@ class Pace:
         self.taken = [[0] * buckets for _ in range(driver.world)]
         """Steps that each rank has taken since the last launch of each bucket."""
         self._seconds: list[float] = []  # of this rank's steps since it last sent them
-        self._left: float | None = None
+        self._left: float | None = None  # when the loop went on after the last step
         self._message: Gathering | None = None
         self._received: list[float] | None = None
 
@@ -43,11 +43,12 @@ class Pace:
         return self._when.works(step, self.steps[self._driver.rank])
 
     def count(self, step: int, rested: bool) -> None:
-        """A step of the clock has been taken, or rested at.
+        """Count a step of the clock that this rank has taken, or rested at.
 
         Raises:
             NotLandedError: it was to be rested at, or was rested at where it was to be taken.
         """
+        # 1. Refuse a rank that does not go by its pace: all others weigh it by that pace.
         if rested and self.works(step):
             raise NotLandedError(
                 f"step {step} was skipped by a rank that takes it: `by_speed` weighs ranks by the "
@@ -65,6 +66,7 @@ class Pace:
                 )
             if self._left is not None:
                 self._seconds.append(now() - self._left)
+        # 2. Count for every rank, which each can reckon by itself: no message is needed.
         for steps, taken in zip(self.steps, self.taken, strict=True):
             if self._when.works(step, steps):
                 taken[:] = [count + 1 for count in taken]
@@ -105,6 +107,7 @@ class Pace:
         self.receive()
         if self._received is None:
             return
+        # The fastest rank takes every step of a period, the others in proportion, and at least one.
         fastest = min((seconds for seconds in self._received if seconds), default=0.0)
         for rank, seconds in enumerate(self._received):
             if seconds:
@@ -112,10 +115,11 @@ class Pace:
         self._received = None
 
     def leave(self) -> None:
-        """The loop goes on: its next step begins."""
+        """Note that the loop goes on: its next step begins."""
         self._left = now()
 
     def state(self) -> dict[str, Any]:
+        """Return what a checkpoint saves; speeds that are on their way are waited for first."""
         self.receive()
         return {
             "period": self._when.period,

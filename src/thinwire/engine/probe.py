@@ -45,6 +45,7 @@ def measured(driver: Driver, meter: Meter, device: torch.device) -> Network:
     if driver.world == 1:
         return LOCAL_NETWORK
     probe = _Probe(driver, meter, device)
+    # 1. α and the cost of a message: what further bytes to further ranks take beyond the first.
     one, all_of_them = probe.byte()
     others = driver.world - 1
     message = (
@@ -52,16 +53,20 @@ def measured(driver: Driver, meter: Meter, device: torch.device) -> Network:
         if others > 1
         else min(LOCAL_NETWORK.message_s, one / 4)
     )
+    # 2. The rate.
     rate = probe.rate(one)
     if not rate:
         return LOCAL_NETWORK  # ranks of one process: no time passes on their wires
+    # 3. The delay, which is in a byte's time twice where a message waits for its answer.
     delay = max(one - message, 0.0) / (1 + driver.transport.waits)
     return uniform(driver.world, bits_per_s=8 * rate, wire=Wire(latency_s=delay), message_s=message)
 
 
 class _Probe:
-    """The turns of one rank, and the seconds that its hops took: here, and on the slowest of all
-    when they were last exchanged."""
+    """A rank's turns, and the seconds that its hops took.
+
+    `_here` counts those of this rank, `_passed` those of the slowest when last exchanged.
+    """
 
     def __init__(self, driver: Driver, meter: Meter, device: torch.device) -> None:
         self._driver, self._meter, self._device = driver, meter, device
@@ -74,9 +79,12 @@ class _Probe:
         least = [float("inf")] * len(some)
         for turns in (1, TURNS - 1):  # the first shows how long a turn is
             each = [[self._turn(peers, 1) for peers in some] for _ in range(turns)]
+            # The longest of all ranks for each turn, then the least of all turns: a turn that a
+            # busy host has delayed does not count.
             took = self._agreed([seconds for row in each for seconds in row])
             least = [min(least[i], *took[i :: len(some)]) for i in range(len(some))]
             self._budget = max(BUDGET_S, BUDGET_TRIPS * least[0])
+            # Leave half of the budget for the rate.
             if not self._time_for(TURNS * sum(least) + self._budget / 2):
                 break
         return least[0], least[-1]
@@ -88,21 +96,25 @@ class _Probe:
             beyond, rate = self._rate_of(nbytes, one)
             if not rate or nbytes >= MOST or (nbytes >= FEW and one <= SHORT_S):
                 break
+            # Grow fourfold until the bytes, not the latency, decide; then twofold while the rate
+            # grows.
             long = beyond >= max(LONG_S, 4 * one)
             more = nbytes * (2 if long else 4)
             if (long and rate <= GROWS * before) or not self._time_for(more / rate + one):
                 break
             nbytes, before = min(more, MOST), rate
+        # Measure the last size once more, as a busy moment makes one turn slow.
         measures_twice = rate and self._time_for(nbytes / rate + one)
         if not measures_twice:
             return rate
-        beyond, second = self._rate_of(nbytes, one)  # a busy moment makes one turn slow
-        return (
-            max(rate, second) if beyond > one else rate
-        )  # what takes no longer than a byte shows no rate
+        beyond, second = self._rate_of(nbytes, one)
+        # What takes no longer than a byte shows no rate.
+        return max(rate, second) if beyond > one else rate
 
     def _rate_of(self, nbytes: int, one: float) -> tuple[float, float]:
         """Return what so many bytes take beyond a byte's time, and their rate."""
+        # At least a tenth of the time counts as the bytes', so that noise cannot give an endless
+        # rate.
         (took,) = self._agreed([self._turn(1, nbytes)])
         return took - one, nbytes / max(took - one, took / 10) if took else 0.0
 

@@ -1,4 +1,4 @@
-"""What saved state needs of a syncer: its facts, its clock, and what keeps state between steps."""
+"""Describe a syncer as saved state needs it: facts, clock, and what has state between steps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A saved state, looked up by path and parameter: a rank's own, or the sum or mean over all ranks
-that saved it."""
+"""Look up a saved state by path and parameter.
+
+A value is a rank's own, or the sum or mean over all ranks that saved it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ Run = tuple[int, int, Tensor]
 
 
 class Saved:
-    """A state by path and parameter."""
+    """A state that was saved by `world` ranks, by path and parameter."""
 
     def __init__(self, state: dict[str, Tensor], world: int) -> None:
         self.world = world
@@ -31,6 +33,7 @@ class Saved:
         )
         self._whole: dict[tuple[int | None, str, str], Tensor] = {}
         self.ranks: set[int] = set()
+        # A key is `scope|path|low:high|parameter`, or `scope|path|whole|parameter`.
         for key, value in state.items():
             if key == META:
                 continue
@@ -46,8 +49,10 @@ class Saved:
                 self._runs[path, part][rank].append((low, high, value))
 
     def owner(self, rank: int) -> int:
-        """Whose state a rank takes up: its own, also where it has come to a quorum beyond the
-        world; else of rank r mod (old world)."""
+        """Return whose state a rank takes up: its own, or that of rank r mod (old world).
+
+        A rank that came to a quorum beyond the world has its own, too.
+        """
         return rank if rank in self.ranks else rank % self.world
 
     def has(self, path: str, part: str | None, rank: int | None) -> bool:
@@ -59,14 +64,16 @@ class Saved:
         return self._whole[rank, path, str(part)]
 
     def wholes(self, prefix: str, rank: int) -> Iterator[tuple[str, str, Tensor]]:
-        """(rest of the path, parameter, value) of every whole tensor of a rank below a path."""
+        """Yield (rest of the path, parameter, value) of a rank's whole tensors below a path."""
         for (owner, path, part), value in self._whole.items():
             if owner == rank and path.startswith(prefix):
                 yield path.removeprefix(prefix), part, value
 
     def flat(self, path: str, spec: Spec, rank: int | None) -> Tensor:
-        """The span's values from whatever runs cover it."""
+        """Return the span's values from whatever runs cover it: (spec.numel,) spec.work."""
         out = torch.empty(spec.numel, dtype=spec.work)
+        # Runs were cut by the layout that saved them, extents by this one: copy where they overlap,
+        # and check that no element is left.
         for extent in spec.extents():
             filled = torch.zeros(extent.high - extent.low, dtype=torch.bool)
             for low, high, value in self._runs.get((path, extent.part.name), {}).get(rank, []):
@@ -84,7 +91,7 @@ class Saved:
         return out
 
     def mean_weights(self, names: Sequence[str], shares: Sequence[float]) -> Tensor:
-        """Ranks' own parameters of these names, as one flat mean."""
+        """Return the mean over ranks of their own parameters of these names, as one flat tensor."""
         self._must_be_whole()
         return torch.cat(
             [
@@ -97,12 +104,15 @@ class Saved:
         )
 
     def mean(self, path: str, spec: Spec, shares: Sequence[float]) -> Tensor:
-        """The mean over ranks of what each keeps for itself."""
+        """Return the mean over ranks of what each holds for itself."""
         self._must_be_whole()
         return _mean([self.flat(path, spec, rank) for rank in range(self.world)], shares)
 
     def total(self, path: str, spec: Spec) -> Tensor:
-        """The sum over all ranks that saved it, in float64."""
+        """Return the sum over all ranks that saved it: (spec.numel,) float64.
+
+        In float64, so that the parts that it is dealt into add up to it.
+        """
         self._must_be_whole()
         out = torch.zeros(spec.numel, dtype=torch.float64)
         for extent in spec.extents():
@@ -133,7 +143,7 @@ class Saved:
 
 
 def _mean(of_ranks: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Weighted, summed in float64; in the tensors' own type."""
+    """Return the weighted sum of ranks' values, added in float64, in their own type."""
     return (
         torch.stack([each.double() * weight for each, weight in zip(of_ranks, shares, strict=True)])
         .sum(0)

@@ -1,5 +1,4 @@
-"""The facts of one attached model: set by `attach`, never changed, and handed to whatever needs
-them."""
+"""Hold the facts of one attached model, which are set by `attach` and never changed."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from thinwire.strategy import Strategy
 
 @dataclass(frozen=True)
 class Session:
-    """What was attached, and by what it is synchronised. Make one with `Session.begin`.
+    """An attached model, and by what it is synchronised. Make one with `Session.begin`.
 
     model, optimizer: the user's own; the optimiser is the one that steps, without a wrapper.
     strategy: when × what × how × on.
@@ -91,8 +90,7 @@ class Session:
 
     @property
     def loss_scale(self) -> float:
-        """Return what the loop's `GradScaler` multiplies the loss by at this step; 1 without
-        one."""
+        """Return the factor of the loop's `GradScaler` at this step; 1 without one."""
         scaler = self.options.scaler
         return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
 

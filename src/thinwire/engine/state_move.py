@@ -24,7 +24,7 @@ from thinwire.strategy.fingerprint import fingerprint
 
 
 class _Run:
-    """Elements low to high of one parameter's part of an old state, and which have been taken."""
+    """A run of elements of one parameter's old state, which notes those that have been taken."""
 
     def __init__(self, low: int, high: int, values: Tensor) -> None:
         self.low, self.high, self.values = low, high, values
@@ -32,12 +32,12 @@ class _Run:
 
     @property
     def lost(self) -> bool:
-        """Some element that is not zero has no place in the new state."""
+        """Return whether some element that is not zero found no place in the new state."""
         return bool((self.values.ne(0) & ~self.taken).any())
 
 
 class _Old:
-    """The state of the old strategy on this rank, by kind, path and parameter."""
+    """A view of the old strategy's state on this rank, by kind, path and parameter."""
 
     def __init__(self, buckets: Sequence[FlatBucket]) -> None:
         self.runs: dict[tuple[str, str, str], list[_Run]] = {}
@@ -61,6 +61,7 @@ class _Old:
         """Return a new flat leaf's values with those of the old state, and whether all are."""
         assert leaf.spec is not None
         parts, full, old = [], True, self.path_of(leaf.kind, path)
+        # `values` begin as copies of the new leaf's own; old values are written over them.
         for saved_key, values in runs(leaf.kind, old, leaf.spec, leaf.flat):
             low, high, name = _read(saved_key)
             filled = 0
@@ -70,6 +71,7 @@ class _Old:
                     values[a - low : b - low] = run.values[a - run.low : b - run.low].to(values)
                     run.taken[a - run.low : b - run.low] = True
                     filled += b - a
+            # With one element that has no old value the leaf does not count as carried over.
             full = full and filled >= high - low
             parts.append(values)
         return torch.cat(parts) if parts else leaf.flat, full
@@ -131,12 +133,15 @@ def move_state(
 
 def _lost(old: _Old, strategy: Strategy, why: str, rounded: set[str]) -> list[str]:
     """List what of the old state has found no place."""
+    # 1. Values that no new leaf took, and whole tensors that are still there; a base is put anew
+    #    before each launch, so it cannot be lost.
     names: dict[str, dict[str, None]] = {}
     for (_, path, name), held_runs in old.runs.items():
         if path.rpartition("/")[2] != "base" and any(run.lost for run in held_runs):
             names.setdefault(path, {})[name] = None
     for _, path, name in old.wholes:
         names.setdefault(path, {})[name] = None
+    # 2. As sentences: dropped, or rounded to another form.
     lost = [
         f"{path!r} of {len(held)} parameters or spans dropped (from {next(iter(held))!r})"
         + (why or f": {strategy!r} does not hold it, or not here")

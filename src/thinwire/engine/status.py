@@ -33,7 +33,7 @@ _INDEX_BITS = 40  # of an offender, below its rank
 
 
 class Status:
-    """The status of one launch, agreed by all ranks.
+    """A launch's status, agreed by all ranks.
 
     Args:
         buckets: those that were launched.
@@ -67,9 +67,11 @@ class Status:
         self.silent: dict[int, frozenset[int]] = {}
         """By bucket, the parameters whose gradient no rank has."""
         self._label = f"step {step}: status of the launch"
+        # It travels at once, on the control lane; the fields above are set as it lands.
         flight = self._flight(bitmap and absent is not None)
         self._handle = driver.start(flight, driver.lanes, self._label) if driver.world > 1 else None
         if self._handle is None:
+            # Alone, the flight has no hops, but it still sets the fields.
             for _ in flight:
                 raise AssertionError("a world of one has no other rank to exchange with")
 
@@ -106,10 +108,9 @@ class Status:
 
     def _flight(self, bitmap: bool) -> Flight[None]:
         ctx, device = context_of(self._driver), self._buckets[0].device
-        # 1. the flags, and at times the bits a parameter
-        first_bad = [
-            int(each) for each in self._first_bad
-        ]  # on a device the lane's thread waits for it, not the loop's
+        # 1. the flags, and at times the bits a parameter `int` waits for a device: here the lane's
+        #    thread does, not the loop's.
+        first_bad = [int(each) for each in self._first_bad]
         flags = _packed(
             [self._absent is None or not any(self._absent), *(at >= 0 for at in first_bad)]
         )
@@ -149,6 +150,7 @@ class Status:
 
     def _named(self, offender: int) -> str:
         offset = offender & (1 << _INDEX_BITS) - 1
+        # The offset counts through all buckets of the launch, in order.
         for bucket in self._buckets:
             if offset < bucket.spec.numel:
                 return f"rank {offender >> _INDEX_BITS}: {bucket.name_at(offset)!r}"
@@ -172,6 +174,7 @@ class Status:
 
 
 def _lower(a: Tensor, b: Tensor) -> Tensor:
+    """Return the lesser of two int64 numbers, given as bytes."""
     return torch.minimum(a.clone().view(torch.int64), b.clone().view(torch.int64)).view(torch.uint8)
 
 

@@ -72,6 +72,7 @@ class Steps:
         session = self.session
         self.clock.advance(synced=len(tick.land) == len(session.buckets))
         session.meter.steps += 1
+        # After a landing every rank has rank 0's running statistics, as in DDP.
         if tick.land and session.buffers:
             agree.broadcast(
                 session.driver,
@@ -82,7 +83,8 @@ class Steps:
 
 
 class BackwardSteps(Steps):
-    """A backward pass is a step; a `GradientSource` calls `begin`, `take` and `finish`.
+    """A carrier of steps that are backward passes: a `GradientSource` calls `begin`, `take`
+    and `finish`.
 
     Args:
         deferred: lands means in the next forward pass; `None`: they land in `finish`.
@@ -110,9 +112,11 @@ class BackwardSteps(Steps):
     def begin(self) -> None:
         """Begin a step, before its first gradient is taken."""
         session, flights = self.session, self.flights
+        # 1. May this be a step, of this model?
         session.refuse_changed()
         self.watch.backward()
         self.landings.guard.begin()
+        # 2. The tick; means of the last pass that no module has needed land now.
         tick = self._tick = self.tick()
         if self._deferred is not None:
             self.order = self._deferred.begin(bool(tick.launch)) or self.order
@@ -120,6 +124,9 @@ class BackwardSteps(Steps):
         if tick.launch:
             session.meter.launched()
             self.weights.commit()
+            # 3. On a launch go on to the next buffer. State between steps must not depend on the
+            #    loss scale, which changes; without state values stay scaled, as the scaler expects
+            #    them.
             self._scale = self.weight / (session.loss_scale if flights.stateful else 1.0)
             for bucket in session.buckets:
                 bucket.turn()
@@ -133,6 +140,7 @@ class BackwardSteps(Steps):
         if self._tick.launch:
             bucket.take(i, self._scale)
         else:
+            # No launch: `.grad` goes on collecting, and is no mean any more.
             bucket.given[i] = None
         if self._deferred is not None:
             self._deferred.filled(bucket, i)
@@ -196,7 +204,7 @@ class BackwardSteps(Steps):
 
 
 class LocalSteps(Steps):
-    """An optimiser step is a step: each rank takes its own, and means land now and then.
+    """A carrier of steps that are optimiser steps: each rank takes its own, means land at times.
 
     Args:
         pace: how fast ranks go, where slower ones rest at some steps.
@@ -247,10 +255,12 @@ class LocalSteps(Steps):
                 self.flights.launch(bucket, clock.step, weight, tick.dense)
             self.landings.launched(launched, clock.step, None)
         if pace is not None and 0 in tick.launch and not tick.dense:
+            # Once a period, with the first bucket's launch: all ranks send at the same step.
             pace.send()
         # 3. land
         self.landings.put([session.buckets[index] for index in tick.land])
         if pace is not None and 0 in tick.land:
+            # With its landing, so that all ranks change pace at the same step.
             pace.take_up()
         # 4. go on
         self.end(tick)

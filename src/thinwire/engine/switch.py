@@ -29,7 +29,7 @@ from thinwire.strategy import Strategy
 
 
 class Switchable(Resumable, Protocol):
-    """A syncer, as a switch sees it."""
+    """A syncer as a switch sees it."""
 
     @property
     def landings(self) -> Landings: ...
@@ -41,7 +41,7 @@ class Switchable(Resumable, Protocol):
 
 @dataclass(frozen=True)
 class Switched:
-    """The parts that a syncer goes on with. lost: state with no place in them, in sentences."""
+    """A syncer's new parts, to go on with. lost: state with no place in them, in sentences."""
 
     session: Session
     flights: Flights
@@ -73,6 +73,8 @@ def prepare(sync: Switchable, strategy: Strategy) -> Switched:
     # 4. move the state, and what `.grad` holds
     lost, fresh_base = move_state(session, strategy, built)
     on_gradients = strategy.on.clock == "backward"
+    # Gradients, and anchors that begin anew, need equal weights; between two strategies on
+    # gradients they are.
     if (on_gradients or fresh_base) and not (on_gradients and session.on_gradients):
         _refuse_unequal(session, strategy)
     move_landed(session.buckets, built)
@@ -139,6 +141,7 @@ def steps_left(sync: Switchable) -> int:
     session, clock = sync.session, sync.clock
     when, count = session.strategy.when, len(session.buckets)
     in_air = sum(len(bucket.air) for bucket in session.buckets)
+    # Play the schedule forward: a few periods and delays show whether it ever comes to rest.
     for left in range(1, 4 * (when.period + when.delay) + 2):
         tick = when.tick(clock.step + left - 1, count)
         in_air += len(tick.launch) - len(tick.land)

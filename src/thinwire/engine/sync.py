@@ -1,5 +1,4 @@
-"""What a training loop calls, whoever synchronises it: the syncer of `attach`, or that of
-`join`."""
+"""Describe what a training loop calls: the syncer of `attach`, or that of `join`."""
 
 from __future__ import annotations
 

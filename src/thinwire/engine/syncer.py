@@ -216,7 +216,7 @@ class Syncer:
 
     @contextmanager
     def common_weights(self) -> Iterator[nn.Module]:
-        """The model with the weights that ranks have in common: to validate, to save. Own weights
+        """Give the model the weights that ranks have in common: to validate, to save. Own weights
         come back at the end.
 
         Common are the parameters themselves on gradients, the anchor on deltas, and the mean over
@@ -245,12 +245,12 @@ class Syncer:
                 bucket.set_weights(mine)
 
     def all_gather(self, payload: bytes, label: str) -> list[bytes]:
-        """Every rank's bytes, by rank; all ranks call it alike. `label` names the exchange where it
-        fails."""
+        """Return every rank's bytes, by rank; all ranks call it alike. `label` names the exchange
+        where it fails."""
         return self.session.all_gather(payload, label)
 
     def report(self) -> Report:
-        """Bytes and seconds so far, by bucket and stage."""
+        """Return bytes and seconds so far, by bucket and stage."""
         return self.meter.report()
 
     def trace(self, path: str | Path) -> AbstractContextManager[Trace]:
@@ -316,8 +316,8 @@ class Syncer:
         return switched.lost
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Residuals, warm starts, anchors, outer and private state, flights in the air: tensors
-        only, rank-qualified where ranks differ.
+        """Return residuals, warm starts, anchors, outer and private state, flights in the air:
+        tensors only, rank-qualified where ranks differ.
 
         With torch DCP: `dcp.save({"sync": sync, …})`, and `sync.load_checkpoint(folder)` at any
             world size.

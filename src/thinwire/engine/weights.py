@@ -13,11 +13,11 @@ from thinwire.engine.observe.meter import Meter
 
 
 class Weights:
-    """Each rank's fraction of the mean sum(w_k · x_k) / sum(w_k), by rank."""
+    """A record of each rank's fraction of the mean sum(w_k · x_k) / sum(w_k)."""
 
     def __init__(self, driver: Driver, meter: Meter, route: Route, device: torch.device) -> None:
         self._driver, self._meter, self._route, self._device = driver, meter, route, device
-        self._message: agree.Gathering | None = None
+        self._message: agree.Gathering | None = None  # weights that are on their way
         self.fractions: Sequence[float] = [1 / driver.world] * driver.world
         self.from_ranks = False
         """Whether ranks have sent these weights since `attach`, which was given the first ones."""

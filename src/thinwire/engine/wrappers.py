@@ -26,15 +26,16 @@ WHOLE = (
 
 
 def around(model: nn.Module) -> str | None:
-    """Name the living data-parallel wrapper that holds the model or a part of it; it takes a look
-    at every object, so ask seldom."""
+    """Name the living data-parallel wrapper that holds the model or a part of it.
+
+    It takes a look at every object of the process, so call it seldom.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return None  # a wrapper cannot be made without a process group
     ours = {id(module) for module in model.modules()}
     wrapper = _living_wrapper(ours)
-    if (
-        wrapper is not None and gc.collect()
-    ):  # one that is only waiting to be collected does nothing
+    # A wrapper that is only waiting to be collected synchronises nothing.
+    if wrapper is not None and gc.collect():
         wrapper = _living_wrapper(ours)
     return wrapper
 
@@ -43,6 +44,7 @@ def inside(model: nn.Module) -> list[str]:
     """Return which wrappers, and sharded parameters, the model itself has: what of it attach cannot
     synchronise."""
     reasons = []
+    # 1. The model or a module of it in a wrapper that synchronises it, too.
     wrapped = next(
         ((name, module) for name, module in model.named_modules() if isinstance(module, _kinds())),
         None,
@@ -60,6 +62,7 @@ def inside(model: nn.Module) -> list[str]:
                 f"{what} wrapped in FullyShardedDataParallel (FSDP1), which shards parameters and "
                 f"reduces gradients itself. {WHOLE}"
             )
+    # 2. Parameters of which this rank has a shard only.
     if sharded := [name for name, param in model.named_parameters() if is_sharded(param)]:
         more = f" and {len(sharded) - 1} more" if len(sharded) > 1 else ""
         reasons.append(
@@ -85,6 +88,7 @@ def unwrapped(optimizer: Any) -> Any:
         True
     """
     inner, depth = optimizer, 0
+    # Wrappers may hold wrappers; the depth bounds one that holds itself.
     while (
         not hasattr(inner, "_optimizer_step_pre_hooks")
         and isinstance(getattr(inner, "optimizer", None), Optimizer)
@@ -95,16 +99,18 @@ def unwrapped(optimizer: Any) -> Any:
 
 
 def _kinds() -> tuple[type, ...]:
-    """The wrappers that synchronise by themselves; FSDP's module takes long to import, and where it
-    is not there are none."""
+    """Return the wrapper classes that synchronise by themselves.
+
+    FSDP's module takes long to import; where nobody has imported it, there are no such wrappers.
+    """
     fsdp = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
     return (DistributedDataParallel,) if fsdp is None else (DistributedDataParallel, fsdp)
 
 
 def _living_wrapper(ours: set[int]) -> str | None:
-    """Return the name of a wrapper that holds one of our modules, of all objects alive.
+    """Search all living objects for a wrapper that holds one of our modules; return its name.
 
-    There are some 400,000 of them, of a few thousand types, and mostly none is a wrapper: so the
+    There are some 400,000 objects of a few thousand types, and mostly none is a wrapper: so the
     types are looked at once each.
     """
     wrappers, alive = _kinds(), gc.get_objects()

@@ -54,9 +54,8 @@ class Checks:
         self._session, self._clock, self._watch = session, clock, watch
         self.every: int | None = every if isinstance(every, int) else None
         """Steps from one comparison to the next; `None`: not known yet, or never."""
-        self._together = (
-            session.driver.world > 1 and not session.by_quorum
-        )  # ranks of a quorum never wait for all
+        # Ranks of a quorum never wait for all, so there is no moment to compare them at.
+        self._together = session.driver.world > 1 and not session.by_quorum
         self._auto = every == "auto" and self._together and session.strategy.compares
         self._gather_s = 0.0
         self._report()
@@ -88,15 +87,18 @@ class Checks:
         if self._begun:
             return
         session = self._session
+        # 1. A fresh run, or a checkpoint of a full landing without anchors: compare the weights.
         anchors = [session.strategy.on.common(bucket, bucket.state) for bucket in session.buckets]
         if self._fresh or (
             session.strategy.compares and anchors[0] is None and self._watch.began_equal
         ):
             self._begin(self._params(), self._watch.began)
+        # 2. From a checkpoint with anchors: ranks' own weights differ rightly, their anchors do
+        #    not.
         elif anchors[0] is not None:
             named = self._commons()
             self._begin(named, checksums(tensor for _, tensor in named))
-        else:  # saved when each rank had its own
+        else:  # 3. Saved when each rank had its own weights: there is nothing to compare.
             self._begun = True
 
     def landed(self) -> None:
@@ -137,6 +139,7 @@ class Checks:
         if self._last_timed is None:
             self._last_timed, self._since = (step, now), step
             return
+        # Local steps come here at landings only: divide by the steps in between.
         before, then = self._last_timed
         self._last_timed = (step, now)
         self._seconds.append((now - then) / (step - before))
@@ -146,6 +149,7 @@ class Checks:
         named = self._commons()
         begun = time.perf_counter()
         sums = checksums(tensor for _, tensor in named)
+        # Seconds of hashing, of the first exchange, and of a step; and what computes them.
         mine = [
             time.perf_counter() - begun,
             self._gather_s,
@@ -169,6 +173,7 @@ class Checks:
                 "them all the same"
             )
             return
+        # Every rank computes n from the same gathered figures, so no further message is needed.
         self.every, cost, step_s = steps_between(
             *([other[i] for other in figures] for i in range(3))
         )
@@ -200,11 +205,14 @@ class Checks:
         """Compare checksums; return every rank's further bytes, or raise on every rank where they
         differ."""
         session, step = self._session, self._clock.step
+        # 1. A digest of all checksums, 16 bytes from each rank: equal in nearly every case.
         packed = struct.pack(f"<{len(sums)}q", *sums)
         own = hashlib.blake2b(packed, digest_size=16).digest()
         digests = session.all_gather(own + more, f"step {step}: comparing checksums")
         if all(other[:16] == own for other in digests):
             return [other[16:] for other in digests]
+        # 2. Where it differs on any rank, every rank comes here: exchange the checksums themselves,
+        #    8 bytes a tensor, and name the first that differs.
         every = session.all_gather(packed, f"step {step}: check, which of them differ")
         for i, name in enumerate(names):
             words = [other[8 * i : 8 * i + 8] for other in every]
@@ -243,6 +251,8 @@ def comparable(session: Session, clock: Clock) -> list[tuple[str, Tensor]]:
         NotLandedError: they differ rightly; see `Syncer.check`.
     """
     named: list[tuple[str, Tensor]] = []
+    # 1. Of each bucket the anchor, where the target has one, else the parameters, if ranks hold
+    #    them equal now.
     for bucket in session.buckets:
         common = session.strategy.on.common(bucket, bucket.state)
         if common is None:
@@ -262,14 +272,15 @@ def comparable(session: Session, clock: Clock) -> list[tuple[str, Tensor]]:
                 )
             common = bucket.weights()
         named.extend((part.name, common[part.begin : part.end]) for part in bucket.spec.parts)
+    # 2. Parameters that do not train, then all by the model's order: the first difference that an
+    #    error names is then the earliest layer.
     named.extend(session.frozen)
     order = {
         plain_name(name): index for index, (name, _) in enumerate(session.model.named_parameters())
     }
     named.sort(key=lambda item: order.get(item[0], len(order)))
-    buffers = (
-        [] if clock.steps_since_sync else session.shared_buffers()
-    )  # equal since the last landing, until the next forward pass in training
+    # 3. Buffers are equal since the last landing, until the next forward pass in training.
+    buffers = [] if clock.steps_since_sync else session.shared_buffers()
     return named + buffers
 
 
@@ -282,6 +293,8 @@ def steps_between(
         >>> steps_between([0.5, 0.4], sharing=[0.1, 0.3], stepping=[2.0, 1.5])
         (100, 0.6, 1.5)
     """
+    # Hashing: the slowest rank's. Exchanging: the least, as the others' seconds include waiting for
+    # the last rank. A step: the shortest, where comparing weighs most.
     cost, step_s = max(hashing) + min(sharing), min(stepping)
     return rounded(cost / (MOST * step_s)), cost, step_s
 

@@ -34,6 +34,8 @@ def checksum(tensor: Tensor) -> Tensor:
         (True, False)
     """
     flat = tensor.detach().contiguous().view(-1)
+    # 1. See the bits as integer words: equal floats may have other bits (0.0 and -0.0), and NaN
+    #    never equals itself.
     words = (
         flat.view(_WORDS.get(flat.dtype.itemsize, torch.int32))
         if flat.numel()
@@ -41,6 +43,7 @@ def checksum(tensor: Tensor) -> Tensor:
     )
     keys = _keys(words.device)
     total = torch.zeros((), dtype=torch.int64, device=words.device)
+    # 2. Hash rows of ROW words, several at once: bounded memory, as products are 8 bytes a word.
     at_once = _ROWS.get(words.device.type, 1 << 10) * ROW
     for begin in range(0, words.numel(), at_once):
         part = words[begin : begin + at_once]
@@ -48,6 +51,7 @@ def checksum(tensor: Tensor) -> Tensor:
         if whole:
             rows = _products(part[:whole].view(-1, ROW), keys)
             total += (rows * _row_keys(begin // ROW, rows.numel(), rows.device)).sum()
+        # The last row is shorter than the keys.
         if whole < part.numel():
             tail = _products(part[whole:].view(1, -1), keys[: part.numel() - whole])
             total += (tail * _row_keys((begin + whole) // ROW, 1, tail.device))[0]
@@ -73,6 +77,8 @@ def _products(rows: Tensor, keys: Tensor) -> Tensor:
 
 @functools.cache
 def _keys(device: torch.device) -> Tensor:
+    # Made on the CPU from a fixed seed, so that all ranks have the same keys on any device. `2 x +
+    # 1` is odd: only odd numbers have an inverse mod 2^64.
     random = torch.randint(
         -(1 << 62),
         1 << 62,
@@ -85,6 +91,8 @@ def _keys(device: torch.device) -> Tensor:
 
 def _row_keys(first: int, count: int, device: torch.device) -> Tensor:
     """Return an odd number for each row; they lie on no straight line."""
+    # Mixed as in splitmix64: with evenly spaced keys 1, 3, 5 changes of d, -2d, d in three rows
+    # would cancel.
     x = (
         torch.arange(first + 1, first + 1 + count, device=device, dtype=torch.int64)
         * 0x1E3779B97F4A7C15

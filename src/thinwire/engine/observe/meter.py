@@ -107,6 +107,8 @@ class Meter:
         """Count a backward pass that launches. Timing each gradient of each would cost more than it
         shows."""
         self._launches += 1
+        # The first launch is counted by itself: it is slower, so it must not weigh in the mean of
+        # the others.
         self.timed = self._launches == 1 or self._launches % SAMPLED == 2
         self._some += self.timed and self._launches > 1
 
@@ -121,6 +123,7 @@ class Meter:
     def working(self) -> Iterator[None]:
         """Count the processor time of this thread within the block, once where blocks lie in one
         another."""
+        # An inner block adds nothing: the outer one counts its time already.
         if self._within:
             yield
             return
@@ -141,6 +144,7 @@ class Meter:
         self.around[cause(label)] = self.around.get(cause(label), 0.0) + nbytes
 
     def report(self) -> Report:
+        # Gradients of the first launch as measured, of the others by the mean of the timed ones.
         takes_s = self._first_s + (
             self._some_s * (self._launches - 1) / self._some if self._some else 0.0
         )
@@ -148,6 +152,7 @@ class Meter:
             self.beside_s + takes_s,
             self.transport_s() - self.transport_before_s,
         )
+        # Copies: a report must not change when the run goes on.
         rows = tuple(Row(**vars(row)) for row in self.rows)
         around = dict(self.around)
         return Report(
@@ -222,6 +227,7 @@ class Report:
         return sum(row.exposed_s for row in self.rows)
 
     def __str__(self) -> str:
+        # 1. A row for each bucket.
         lines = [
             f"{'bucket':<12}{'values':>12}{'flights':>9}{'sent MB':>11}"
             f"{'encode s':>10}{'wire s':>9}{'exposed s':>11}"
@@ -233,6 +239,7 @@ class Report:
                 f"{row.name:<12}{row.numel:>12,}{row.flights:>9,}"
                 f"{row.sent_bytes / 1e6:>11.3f}{seconds}{route}"
             )
+        # 2. The sums: of the schedule beside dense float32, and of what goes around it, by cause.
         dense = f"dense fp32 at each of {self.steps} steps: {self.dense_bytes / 1e6:.3f} MB"
         lines.append(
             f"sent {self.sent_bytes / 1e6:.3f} MB ({self.ratio:.1f}x fewer than {dense}) and "
@@ -247,6 +254,7 @@ class Report:
             lines.append(
                 f"{self.skipped} optimiser steps were left out: gradients that were not finite"
             )
+        # 3. Processor time, by what it was spent on.
         encode, wire = (
             sum(row.encode_s for row in self.rows),
             sum(row.carry_s for row in self.rows) + self.transport_s,

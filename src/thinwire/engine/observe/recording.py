@@ -30,11 +30,12 @@ def recording(session: Session, flights: Flights, path: Path) -> Iterator[Trace]
         raise AttachError(
             f"trace({str(path)!r}): there is no folder {str(path.parent)!r}; make it first"
         )
-    # The gathers at both ends make all ranks begin together, and rank 0 get every rank's spans.
+    # 1. Begin together: an empty gather is a barrier, so clocks start within a round trip.
     rank = session.driver.rank
     session.all_gather(b"", "trace: the start")
     trace = flights.trace = Trace(time.perf_counter())
     hooks = _hooks(session, trace)
+    # 2. Record. Where the block fails, other ranks may be gone: write without a message.
     try:
         yield trace
     except BaseException:
@@ -44,6 +45,7 @@ def recording(session: Session, flights: Flights, path: Path) -> Iterator[Trace]
         for hook in hooks:
             hook.remove()
         flights.trace = None
+    # 3. Gather the spans; rank 0 writes them all.
     by_rank = session.all_gather(json.dumps(trace.events(rank)).encode(), "trace: the end")
     if rank == 0:
         _write(path, [event for own in by_rank for event in json.loads(own)])
@@ -78,6 +80,7 @@ def _hooks(session: Session, trace: Trace) -> list[Any]:
 
 
 def _write(path: Path, events: list[dict[str, Any]]) -> None:
+    # Write beside it and rename, so that a reader never sees half a file.
     beside = path.with_name(f".{path.name}.part")
     beside.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}))
     beside.replace(path)

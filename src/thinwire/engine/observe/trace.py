@@ -16,7 +16,7 @@ COMPUTE = "compute"
 
 
 class Trace:
-    """The spans of one rank, in seconds of its own clock."""
+    """A recorder of one rank's spans, in seconds of its own clock."""
 
     def __init__(self, begun: float) -> None:
         self.begun = begun
@@ -50,11 +50,13 @@ class Trace:
 
     def events(self, rank: int) -> list[dict[str, Any]]:
         """Return the spans as Perfetto reads them, in microseconds since the start."""
+        # 1. Number the tracks: compute first, then lanes by number (a longer name is a larger one).
         tracks = sorted(
             {track for track, *_ in self.spans} | {COMPUTE},
             key=lambda track: (track != COMPUTE, len(track), track),
         )
         numbers = {track: number for number, track in enumerate(tracks)}
+        # 2. Metadata events ("M") name the process and its threads.
         made: list[dict[str, Any]] = [
             {"ph": "M", "pid": rank, "name": "process_name", "args": {"name": f"rank {rank}"}}
         ]
@@ -62,6 +64,7 @@ class Trace:
             {"ph": "M", "pid": rank, "tid": tid, "name": "thread_name", "args": {"name": track}}
             for track, tid in numbers.items()
         ]
+        # 3. Complete events ("X") are the spans, begin and duration in microseconds.
         for track, name, begin, end, details in self.spans:
             at = {"ts": round((begin - self.begun) * 1e6, 3), "dur": round((end - begin) * 1e6, 3)}
             made.append(

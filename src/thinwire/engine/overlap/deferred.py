@@ -67,7 +67,7 @@ class LandingHook:
 
 
 class Deferred:
-    """What one syncer has launched in backward and lands in the next forward pass.
+    """A syncer's launches of one backward pass, which land in the next forward pass.
 
     Args:
         session: what was attached.
@@ -78,18 +78,20 @@ class Deferred:
     def __init__(self, session: Session, landings: Landings, first_needed: bool) -> None:
         self._session, self._landings, self._first_needed = session, landings, first_needed
         self._pending: dict[int, FlatBucket] = {}
-        self._then: list[dict[str, Any]] | None = (
-            None  # each group's settings at the step that is to be taken
-        )
-        self._versions: dict[int, int] = {}  # of parameters, when the step was asked for
+        # Each group's settings at `optimizer.step()`, to be used when its parameters are stepped;
+        # `None`: no step has been called since backward.
+        self._then: list[dict[str, Any]] | None = None
+        self._versions: dict[int, int] = {}  # torch's write counters of parameters at that step
+        # Landed by the last sweep: a gradient for one of them is from weights without their step.
         self._swept: set[int] = set()
         self._ran: set[int] = set()  # modules that have run, until the first landing
         self._watching = True
-        self._orphans: set[int] = (
-            set()
-        )  # buckets with parameters that are used outside of the modules that hold them
+        # With a parameter that is used while no module that holds it runs: they land first of all.
+        self._orphans: set[int] = set()
+        # By bucket, its rank in the first forward pass: 0 is needed first.
         self._needed: dict[int, int] = {}
         self._launches = 0
+        # Of the last launch: seconds of backward until each bucket was full, and its bytes.
         self._begun = 0.0
         self._full = [0.0] * len(session.buckets)
         self._stages: list[Stage] = []  # of what has landed since the last launch
@@ -128,6 +130,7 @@ class Deferred:
         Raises:
             NotLandedError: the last means have been asked for by no `optimizer.step()`.
         """
+        # 1. Sweep: land what no module has needed. A mean that no step has used would be lost.
         if self._pending and self._then is None:
             raise NotLandedError(
                 "backward() again before optimizer.step(): the means of the last pass would be "
@@ -135,6 +138,7 @@ class Deferred:
             )
         self._swept = set(self._pending)
         self.land()
+        # 2. Begin to time this launch; plan the order at launches 4, 8, 16, …, as all ranks count.
         order = None
         if launching:
             self._launches += 1
@@ -165,6 +169,8 @@ class Deferred:
 
     def hold(self, buckets: Iterable[FlatBucket]) -> None:
         """Leave the means of a backward pass in the air."""
+        # 1. Once, when the first means land: a bucket is an orphan if one of its parameters has
+        #    only owners that did not run.
         if self._watching:
             self._watching = False
             for bucket in self._session.buckets:
@@ -173,10 +179,10 @@ class Deferred:
                     for param in bucket.params
                 ):
                     self._orphans.add(bucket.index)
+        # 2. Parameters that backward has not reached filled their buckets at its end.
         now = time.perf_counter() - self._begun
-        self._full = [
-            min(each, now) for each in self._full
-        ]  # parameters that backward has not reached filled theirs at its end
+        self._full = [min(each, now) for each in self._full]
+        # 3. Put stand-ins into `.grad`, which raise an error where the loop reads them.
         self._pending = {bucket.index: bucket for bucket in buckets if bucket.air}
         self._then = None
         for bucket in self._pending.values():
@@ -194,7 +200,7 @@ class Deferred:
         )
         if not wanted:
             return
-        # the step is none of the forward pass that it is taken in, whatever that computes in
+        # The forward pass may run under inference mode or autocast; the step must not.
         kind = self._session.device.type
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
             self._land(wanted)
@@ -226,6 +232,7 @@ class Deferred:
         bucket_of = {
             id(param): bucket.index for bucket in session.buckets for param in bucket.params
         }
+        # Before a module runs, and before state is saved or loaded, its parameters take their step.
         for module in session.model.modules():
             own = [
                 id(param) for param in module.parameters(recurse=False) if id(param) in bucket_of
@@ -249,10 +256,12 @@ class Deferred:
         ]
 
     def _reached(self, held: Iterable[int], module: nn.Module, _: Any) -> None:
+        # Until the first landing, note which modules run, and when each bucket is needed first.
         if self._watching:
             self._ran.add(id(module))
             for index in held:
                 self._needed.setdefault(index, len(self._needed))
+        # Without a step since backward, this is another forward pass before it: nothing lands.
         if self._pending and self._then is not None:
             self.land(self._orphans if module is self._session.model else ())
             self.land(held)
@@ -309,6 +318,7 @@ class Deferred:
     def _note_step(self, *args: Any, **kwargs: Any) -> Any:
         if not self._pending:
             return self._step(*args, **kwargs)
+        # 1. Refuse what needs gradients now: a closure, or a second step with the same means.
         if any(value is not None for value in (*args, *kwargs.values())):
             raise AttachError(
                 "optimizer.step(closure) with landing in the forward pass: the closure would run "
@@ -319,6 +329,7 @@ class Deferred:
                 "optimizer.step() twice after one backward pass: its means land once, in the next "
                 "forward pass"
             )
+        # 2. Note the settings, which a scheduler may change, and torch's write counters of weights.
         self._then = [settings_of(group) for group in self._session.optimizer.param_groups]
         pending = {id(param) for bucket in self._pending.values() for param in bucket.params}
         self._versions = {
@@ -326,11 +337,13 @@ class Deferred:
             for bucket in self._pending.values()
             for param in bucket.params
         }
+        # 3. Parameters of no pending bucket take their step now.
         others = {
             id(param) for group in self._session.optimizer.param_groups for param in group["params"]
         } - pending
         if others:
             self._take_step(others)
+        # 4. A scheduler warns where this mark is missing, as if no step had been taken.
         self._session.optimizer._opt_called = True  # type: ignore[attr-defined]  # what a scheduler looks for
         return None
 
@@ -358,6 +371,7 @@ class Deferred:
         """Agree on the order of slices by the last launch's times: the latest that a bucket was
         full anywhere, the mean of the wire."""
         buckets = self._session.buckets
+        # 1. This rank's figures: seconds of wire a slice, by its bytes, and the order of need.
         wire, whole = busy(self._stages), sum(self._sent) or 1.0
         takes = [
             wire * own / whole / len(bucket.slices)
@@ -367,12 +381,14 @@ class Deferred:
             -1 if bucket.index in self._orphans else self._needed.get(bucket.index, len(buckets))
             for bucket in buckets
         ]
+        # 2. Exchange them, so that every rank plans by the same numbers.
         by_rank = [
             json.loads(each)
             for each in self._session.all_gather(
                 json.dumps([self._full, takes, needed]).encode(), "the order of slices"
             )
         ]
+        # 3. A sum waits for the last rank's bucket: take the latest; of the order of need rank 0's.
         full = [max(each) for each in zip(*(other[0] for other in by_rank), strict=True)]
         means = [
             sum(each) / len(by_rank) for each in zip(*(other[1] for other in by_rank), strict=True)

@@ -38,16 +38,18 @@ def step_some(
     for group, then in zip(groups, settings, strict=False):
         group.update(then)
         group["params"] = [param for param in group["params"] if id(param) in params]
-    # 2. step, and look whether a setting has moved
+    # 2. step, and look whether a setting has moved `step` is the optimiser's own: it sees a group
+    #    with a few parameters, and no more.
     try:
         step()
+        # A setting that a step moves would move once for every part.
         moved = [
             name
             for group, then in zip(groups, settings, strict=False)
             for name in then
             if _differs(group[name], then[name])
         ]
-    # 3. put all back
+    # 3. put all back Also where the step raises: else the optimiser would have lost its parameters.
     finally:
         for group, (whole, present) in zip(groups, before, strict=True):
             group.update(present)

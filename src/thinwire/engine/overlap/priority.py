@@ -18,21 +18,22 @@ from thinwire.engine.buckets import FlatBucket
 
 
 def by_index(buckets: Sequence[FlatBucket]) -> tuple[int, ...]:
-    """The order in which buckets fill: each bucket's number, once for each of its slices."""
+    """Order slices as buckets fill: return each bucket's number, once for each of its slices."""
     return tuple(bucket.index for bucket in buckets for _ in bucket.slices)
 
 
 def by_need(
     full: Sequence[float], takes: Sequence[float], slices: Sequence[int], needed: Sequence[int]
 ) -> tuple[int, ...]:
-    """A list schedule on one wire: whenever it is free, the next slice of the bucket that is full
-    and needed first.
+    """Order slices for one wire: whenever it is free, send a slice of the full bucket needed first.
+
+    This is a list schedule; a slice that has begun is not stopped.
 
     Args:
         full: when each bucket is full, in seconds.
         takes: how long the wire is busy with one slice of it, in seconds.
         slices: how many slices it has.
-        needed: its place in the forward pass.
+        needed: its position in the forward pass; 0 is needed first.
 
     Returns:
         The buckets' numbers, each as often as it has slices.
@@ -42,11 +43,14 @@ def by_need(
         (0, 0, 1, 0, 0)
     """
     left, now, order = list(slices), 0.0, []
+    # Simulate the wire: `now` is the time at which it is free again, `left` the slices to send.
     while waiting := [index for index, count in enumerate(left) if count]:
         ready = [index for index in waiting if full[index] <= now]
+        # Nothing is full yet: the wire idles until the next bucket is.
         if not ready:
             now = min(full[index] for index in waiting)
             continue
+        # The index breaks ties, so that all ranks get the same order.
         first = min(ready, key=lambda index: (needed[index], index))
         order.append(first)
         left[first] -= 1
@@ -57,6 +61,7 @@ def by_need(
 def busy(stages: Sequence[Stage]) -> float:
     """Return how long at least one flight was at work, in seconds: the union of all stages."""
     total, end = 0.0, float("-inf")
+    # A sweep over intervals by their begin: count only what lies beyond the latest end so far.
     for stage in sorted(stages, key=lambda stage: stage.begin):
         total += max(stage.end - max(stage.begin, end), 0.0)
         end = max(end, stage.end)

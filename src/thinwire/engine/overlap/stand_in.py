@@ -1,4 +1,4 @@
-"""A stand-in for a gradient whose mean has not landed."""
+"""Put a stand-in in `.grad` for a gradient whose mean has not landed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from thinwire.errors import NotLandedError
 
 
 class Late(Tensor):
-    """What stands in `.grad` for a mean that has not landed: it has the gradient's shape, and
-    reading it raises an error with the reason."""
+    """A stand-in in `.grad` for a mean that has not landed.
+
+    It has the gradient's shape, dtype and device, and no storage. Any torch function that reads it
+    raises an error with the reason."""
 
     @staticmethod
     def __new__(cls, like: Tensor) -> Late:
@@ -22,6 +24,7 @@ class Late(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        # Every operation on a wrapper subclass comes here, below autograd, so that none slips by.
         raise NotLandedError(
             f"{func} on a gradient whose mean has not landed: it does in the next forward pass, "
             "where its parameter is stepped, too. "

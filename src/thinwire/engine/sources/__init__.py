@@ -1,4 +1,4 @@
-"""Sources: they notify the engine that gradients are there, or that the optimiser has stepped."""
+"""Notify the engine that gradients are there, or that the optimiser has stepped."""
 
 from thinwire.engine.sources.hooks import GradientHooks
 from thinwire.engine.sources.manual import Manual

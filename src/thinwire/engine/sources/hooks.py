@@ -1,5 +1,4 @@
-"""Gradients as backward brings them: hooks of parameters, so that buckets fly while backward
-runs."""
+"""Take gradients as backward brings them, by hooks of parameters: buckets fly while it runs."""
 
 from __future__ import annotations
 
@@ -18,13 +17,17 @@ from thinwire.errors import AttachError, NotLandedError
 
 
 class GradientHooks(GradientSource):
-    """Takes each gradient when autograd has accumulated it, and finishes at the end of backward."""
+    """A source that takes each gradient when autograd has accumulated it into `.grad`.
+
+    It finishes the step at the end of backward."""
 
     def __init__(self, session: Session, steps: BackwardSteps) -> None:
         super().__init__(session, steps)
         self._task = -1  # the graph task of the backward pass under way
         self._handles: list[Any] = []
         self._nodes: list[Any] = []  # autograd itself does not keep them
+        # Where a landed mean must not be sent again, it is set aside before autograd adds to
+        # `.grad`: that needs a hook of the accumulating node, before it, beside the one after it.
         for bucket in session.buckets:
             for i, param in enumerate(bucket.params):
                 if bucket.separate:
@@ -81,10 +84,13 @@ class GradientHooks(GradientSource):
 
         def hook(*_: Any) -> None:
             grad = bucket.params[i].grad
+            # 1. A mean landed here, and the loop has zeroed it without a step: under a delay it is
+            #    lost.
             if bucket.given[i] is not None and (
                 grad is None or not (landings.applied or bool(grad.any()))
             ):
                 landings.warn_dropped(bucket.names[i])
+            # 2. Set what has landed aside; an update, to which nothing can be added, is refused.
             if grad is None:
                 bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
             elif bucket.holds_landed(i):

@@ -1,5 +1,7 @@
-"""Take the gradients of a loop that calls `sync.reduce()`: where hooks do not run, or where one
-step has several backward passes."""
+"""Take the gradients of a loop that calls `sync.reduce()`.
+
+For loops in which hooks do not run, or in which one step has several backward passes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from thinwire.errors import AttachError, NotLandedError
 
 
 class Manual(GradientSource):
-    """Takes all gradients at `reduce()`, after the backward passes and before `optimizer.step()`.
+    """A source that takes all gradients at `reduce()`, between backward and `optimizer.step()`.
 
     A hook that only takes note refuses what would let ranks drift apart: a backward pass after
     `reduce()`, whose gradient would be added to the mean, and an optimiser step before it. Where a
@@ -60,7 +62,7 @@ class Manual(GradientSource):
         self._unreduced = False
         with self.session.meter.working():
             # 2. take every gradient, in the order in which buckets are laid out. Listed before the
-            # step begins: means that no module has needed land then, and clear `.grad`
+            #    step begins: means that no module has needed land then, and clear `.grad`
             gradients = [
                 (bucket, i)
                 for bucket in self.session.buckets

@@ -15,7 +15,7 @@ from thinwire.errors import NotLandedError
 
 
 class OptimizerSteps(Source):
-    """Counts the optimiser's steps, for targets whose clock is the optimiser."""
+    """A source that counts the optimiser's steps, for targets whose clock is the optimiser."""
 
     def __init__(self, session: Session, steps: StepCounter) -> None:
         self.session, self._steps = session, steps
@@ -29,8 +29,8 @@ class OptimizerSteps(Source):
         if scaler is None or not scaler.is_enabled():
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
             return
-        # an overflow makes one rank's scaler leave the optimiser alone: count what was attempted,
-        # or the clocks drift apart
+        # An overflow makes one rank's scaler leave the optimiser alone. So count calls of the
+        # scaler's step, on every rank alike, or the clocks drift apart.
         self._handles.append(optimizer.register_step_pre_hook(self._refuse_unscaled))
         self._scaler_step = scaler.step
         scaler.step = self._scaled_step
@@ -44,9 +44,8 @@ class OptimizerSteps(Source):
             handle.remove()
         self._handles.clear()
         scaler = self.session.options.scaler
-        if (
-            self._scaler_step is not None and scaler.step == self._scaled_step
-        ):  # another syncer may have wrapped it again
+        # Another syncer may have wrapped `scaler.step` since: then leave its wrapper.
+        if self._scaler_step is not None and scaler.step == self._scaled_step:
             scaler.step = self._scaler_step
 
     def skip(self) -> None:
