@@ -1,5 +1,4 @@
-"""Rounds of local steps that close with a quorum of ranks, so that no rank waits for a certain
-other."""
+"""Close rounds of local steps with a quorum of ranks, so that no rank waits for a certain other."""
 
 from thinwire.quorum.join import join
 from thinwire.quorum.syncer import QuorumSyncer

@@ -1,4 +1,4 @@
-"""The anchor that a rank holds: which rounds are in it, and how a newcomer gets the newest one.
+"""Hold the anchor of a rank, and hand the newest one to ranks that come.
 
 A snapshot is the anchor's state as bytes, in the store. A rank that needs one asks by raising a
 counter; a rank that is in time posts its own at the end of a round.
@@ -23,7 +23,7 @@ Snapshot = tuple[int, int, int]  # version, bytes, requests served
 
 
 class Anchor:
-    """The anchor of one rank, and its snapshots in the store.
+    """A rank's anchor, and its snapshots in the store.
 
     Args:
         session: what was attached.
@@ -33,6 +33,7 @@ class Anchor:
 
     def __init__(self, session: Session, store: RendezvousStore, limit_s: float) -> None:
         self._session, self._store, self._limit_s = session, store, limit_s
+        # A life is one process: a rank that is started again must not write under its old names.
         self._life, self._number = uuid.uuid4().hex[:12], 0
         self.version = 0
         """Rounds whose contributions are in the anchor."""
@@ -65,6 +66,7 @@ class Anchor:
         """Post a snapshot if a rank waits for one; one of the ranks that are in time does."""
         newest, me = self._store.newest_snapshot(), f"{self.rank}.{self._life}"
         served = newest[2] if newest is not None else 0
+        # `set_once` picks one rank: a snapshot is large, and one serves all that wait.
         if (
             self._store.count("wanted", 0) > served
             and self._store.set_once(f"serve/{self.version}", me) == me
@@ -88,13 +90,15 @@ class Anchor:
             version, nbytes, _ = self._wait_for(newest, "the first rank's parameters")
             if floor <= version:
                 return self._load(version, nbytes)
-            self.request()  # contributions after it are gone: it leads nowhere
+            # Contributions to later rounds are gone, so no rank can go on from this snapshot.
+            self.request()
             return True
 
         self._poll_until(loaded)
 
     def request(self) -> None:
         """Have a rank that is in time post a snapshot, and take it."""
+        # Every request has a number; a snapshot serves all requests that came before it.
         request = self._store.count("wanted")
 
         def fresh() -> Snapshot | None:
@@ -150,7 +154,7 @@ class Anchor:
             raise FlightError(
                 f"what the store holds as the anchor of round {version} is none: {error}"
             ) from error
-        # 2. take it
+        # 2. take it The anchor's state comes first, then what all ranks hold alike beside it.
         for leaf, value in zip(leaves, tensors, strict=False):
             leaf.value = value.to(leaf.value)
         with torch.no_grad():

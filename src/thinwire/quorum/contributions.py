@@ -17,7 +17,7 @@ from thinwire.quorum.rendezvous_store import Gone, RendezvousStore
 
 
 class ContributionReader:
-    """The contributions that one rank has read.
+    """A reader of contributions, which reads and checks each of them once.
 
     Args:
         store: where they are.
@@ -34,9 +34,8 @@ class ContributionReader:
         ctx: Callable[[int, int], RankContext],
     ) -> None:
         self._store, self._codec, self._buckets, self._context = store, codec, buckets, ctx
-        self._read: dict[
-            Contribution, tuple[float, list[Tensor]] | None
-        ] = {}  # weight and payloads; `None`: no rank can have made it
+        # Weight and payloads by contribution; `None`: no rank can have made it.
+        self._read: dict[Contribution, tuple[float, list[Tensor]] | None] = {}
         self._absent: set[Contribution] = set()
 
     def usable(self, round_: int) -> list[Contribution]:
@@ -86,11 +85,14 @@ class ContributionReader:
                         ]
                     )
                 )
+                # One value that is not finite would spoil the anchor of every rank.
                 if not bool(fast.all_finite(values[-1])):
                     raise PayloadError("its values are not finite")
         except PayloadError as error:
             self._pass_over(contribution, error)
             return None
+        # Another error is no fault of the bytes, so it may not be the same on every rank: end the
+        # run.
         except (RuntimeError, ValueError, IndexError) as error:
             raise FlightError(
                 f"rank {contribution.rank}'s contribution of round {contribution.began} cannot be "
@@ -116,6 +118,8 @@ class ContributionReader:
     def _get(self, contribution: Contribution) -> tuple[float, list[Tensor]] | None:
         if contribution not in self._read:
             try:
+                # Anybody may have written the bytes: hold the head against the entry, and the
+                # payloads against the model, before a codec sees them.
                 head, payloads = unpack(self._store.payload_of(contribution))
                 weight = read_weight(head, contribution, self._store.bounds)
                 if len(payloads) != sum(len(bucket.slices) for bucket in self._buckets):

@@ -28,7 +28,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The largest values that an entry of the store may have.
+    """A bound for each value that an entry of the store may have.
 
     ranks: every rank is below it; weight: of a contribution; contribution_bytes, snapshot_bytes: of
     a value.
@@ -47,7 +47,7 @@ class Bounds:
 
 
 class Contribution(NamedTuple):
-    """The entry of a contribution: its ID, its bytes, and the round whose anchor it began with."""
+    """A contribution's entry: its ID, its bytes, and the round whose anchor it began with."""
 
     name: str
     nbytes: int
@@ -185,6 +185,8 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], list[Tensor]]:
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes > len(blob) - at:
             raise PayloadError(f"a tensor of {nbytes} bytes where {len(blob) - at} are left")
+        # A copy of its own is aligned for any type; a bool of another byte than 0 and 1 would be
+        # undefined.
         bits = (
             torch.frombuffer(bytearray(blob[at : at + nbytes]), dtype=torch.uint8)
             if nbytes

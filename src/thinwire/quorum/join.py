@@ -1,4 +1,4 @@
-"""`join`: take part in rounds that close with a quorum, where `attach` needs all ranks together."""
+"""Join rounds that close with a quorum, where `attach` needs all ranks together."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         ...     sync.version
         2
     """
+    # 1. Validate: what this rank cannot join, before it touches the store.
     options = Options(bucket_bytes, slice_bytes, 1, "backward", "local", scaler, seed)
     refused = problems(model, optimizer, strategy, options)
     refused += _unfit(strategy, world, quorum, grace_s) if isinstance(strategy, Strategy) else []
@@ -119,6 +120,7 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     refused += living.conflicts(model, strategy, (), world) if not refused else []
     if refused:
         raise AttachError("cannot join:\n" + "\n".join(refused))
+    # 2. Agree through the store: the first rank's facts are the run's, and later ranks compare.
     ranks, most = (
         max_world or world,
         max_weight if max_weight is not None else WEIGHTS * max(weight, 1.0),
@@ -133,6 +135,7 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
     theirs = _agreed(
         rendezvous, mine | {"max_weight": most}, ("max_weight",) if max_weight is None else ()
     )
+    # 3. Build the buckets; in float32, as differences of 16-bit parameters need it.
     driver, meter = _Alone(rank, world, rendezvous), Meter(world)
     built = build(
         plan(model, bucket_bytes, strategy.when, wide=True),
@@ -154,14 +157,17 @@ def join(  # noqa: PLR0913  (options by name; each is one thing a user may want)
         options,
         by_quorum=True,
     )
+    # 4. Bound what may be read from the store by what this model can make.
     rendezvous.bounds = Bounds(
         ranks, float(theirs["max_weight"]), *_most_bytes(strategy, built, model)
     )
+    # 5. Start the run, or take its newest anchor.
     limits = Limits(quorum, grace_s, timeout.total_seconds())
     sync = QuorumSyncer(session, rendezvous, limits)
     try:
         sync.rounds.join()
         sync.weigh(weight)
+    # The hooks on model and optimiser must not outlive a join that failed.
     except BaseException:
         sync.close()
         raise
@@ -178,6 +184,7 @@ def _agreed(
         DisagreementError: they are others.
         FlightError: the store holds no facts.
     """
+    # 1. Read what the first rank wrote, which may be anything.
     try:
         theirs = read_json(rendezvous.set_once("facts", json.dumps(mine)), most=1 << 26)
         usable = (
@@ -194,6 +201,7 @@ def _agreed(
             "cannot join: the store holds no facts of a run: something else writes there, or "
             "another version of thinwire"
         )
+    # 2. Compare, in the order in which a difference is reported.
     for name, here in mine.items():
         there = theirs.get(name)
         if agree.compared_by(there) != agree.compared_by(here) and name not in any_of:
@@ -217,6 +225,7 @@ def _most_bytes(
     shared = [param for param in model.parameters() if not param.requires_grad] + [
         buffer for _, buffer in persistent_buffers(model)
     ]
+    # A snapshot has the anchor's state as it is; a contribution is as long as its codec allows.
     held = sum(tensor.numel() * tensor.dtype.itemsize for tensor in leaves + shared)
     heads = [HEAD_BYTES + TENSOR_BYTES * count for count in (len(specs), len(leaves) + len(shared))]
     return heads[0] + sum(coder.max_nbytes(spec) for spec in specs), heads[1] + held

@@ -1,5 +1,5 @@
-"""The store in which ranks of a quorum meet: contributions, rounds and snapshots as keys of a
-`torch.distributed` store. No rank waits for a certain other.
+"""Meet in a store: contributions, rounds and snapshots as keys of a `torch.distributed` store.
+No rank waits for a certain other.
 
 Keys, below `thinwire-rounds/`:
 
@@ -59,7 +59,7 @@ class Gone(Exception):  # noqa: N818  (no error: whoever asks falls back on a sn
 
 
 class RendezvousStore:
-    """The store as one rank uses it.
+    """A `torch.distributed` store as one rank of a quorum uses it.
 
     Args:
         store: of `torch.distributed`; its host must outlive the run.
@@ -116,10 +116,13 @@ class RendezvousStore:
         """Start the run with this rank's anchor, unless there is a start as new or a round has
         closed; return whether it did."""
         mine, before = f"{version} {name}", ""
+        # 1. Replace an older start by this one. Each try compares and sets, so of two ranks that
+        #    load checkpoints the newer one wins, in either order.
         while (held := self.set_once("start", mine, before)) != mine:
             if self._version_of(held.removesuffix(_RUNS)) >= version or held.endswith(_RUNS):
                 return False
             before = held
+        # 2. The snapshot of the start that was replaced serves nobody any more.
         self.start = before
         old = self.newest_snapshot()
         if old is not None:
@@ -162,6 +165,7 @@ class RendezvousStore:
     def enter(self, round_: int, contribution: Contribution) -> None:
         """Enter a contribution in a round, in the first free slot."""
         mine, slots = json.dumps(contribution), self._slots_of(round_)
+        # The first free slot: `set_once` returns another rank's entry where that was faster.
         while True:
             held = self.set_once(self._slot(round_, len(slots)), mine)
             slots.append(self._read_contribution(held, round_))
@@ -184,6 +188,7 @@ class RendezvousStore:
         text = self.read(key)
         if text is None:
             return None
+        # Entries must be those of ranks, each once, and no more than a round can have.
         entries = self._json(key, text)
         contributions = (
             [read_contribution(each, round_, self.bounds) for each in entries]
@@ -225,9 +230,12 @@ class RendezvousStore:
 
     def close_round(self, round_: int, contributions: Sequence[Contribution]) -> None:
         """Close a round with these contributions, unless it is closed; then delete what is old."""
+        # 1. Sorted, so that ranks that close with the same contributions write the same text.
         members = json.dumps(sorted(contributions))
         if self.set_once(f"{self._round(round_)}/members", members) != members or round_ < KEEP:
             return
+        # 2. Whoever has closed it deletes an old round: the floor first, so that a newcomer asks
+        #    for a newer snapshot.
         old = round_ - KEEP
         self.set("floor", str(old + 1))
         for contribution in self.members(old) or []:
@@ -257,7 +265,11 @@ class RendezvousStore:
 
     def post_snapshot(self, version: int, blob: bytes) -> None:
         """Post the state that all ranks hold alike before a round, for all requests so far."""
+        # Requests are counted before the bytes are written: one that comes later is not served by
+        # them.
         served, before = self.count("wanted", 0), self.newest_snapshot()
+        # Chunks, then their announcement, then the old one's chunks: a reader finds one of the two,
+        # or learns that it is `Gone`.
         self._post_chunks(f"s/{self.start}/{version}", blob)
         self.set(f"snapshot/{self.start}", json.dumps([version, len(blob), served]))
         if before is not None and before[0] != version:
@@ -308,6 +320,7 @@ class RendezvousStore:
     def _read(self, key: str) -> bytes | None:
         """Return what the key holds. The store's `get` would wait for a key that another rank has
         just deleted."""
+        # `compare_set` returns at once: of a key that is not set it gives back what was expected.
         held: bytes = self._call(lambda: self._store.compare_set(key, _NOTHING, _NOTHING))
         return None if held == _NOTHING.encode() else held
 
@@ -336,6 +349,7 @@ def poll(done: Callable[[], bool], limit_s: float) -> bool:
     """Call `done` until it returns true, less and less often; return whether it did within the
     limit."""
     begun, pause = time.monotonic(), _FIRST_LOOK_S
+    # Twice as long between looks each time, up to a limit: many ranks ask one store.
     while not done():
         if time.monotonic() - begun > limit_s:
             return False

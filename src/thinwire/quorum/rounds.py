@@ -1,5 +1,6 @@
-"""Rounds of local steps that close with a quorum: no rank waits for a certain other, and ranks may
-be late, leave and come.
+"""Carry out rounds of local steps that close with a quorum.
+
+No rank waits for a certain other, and ranks may be late, leave and come.
 
 The period of `every(H)` begins with the same anchor on every rank that is in time. Steps, for each
 rank:
@@ -50,7 +51,7 @@ from thinwire.quorum.rendezvous_store import Gone, RendezvousStore, poll
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits that decide when a round closes.
+    """A set of limits that decide when a round closes.
 
     quorum: ranks that close it.
     grace_s: seconds that a round with a quorum waits for the other expected ranks.
@@ -63,7 +64,7 @@ class Limits:
 
 
 class Rounds:
-    """The rounds of one rank.
+    """A rank's part in rounds that close with a quorum.
 
     Args:
         session: what was attached.
@@ -97,7 +98,9 @@ class Rounds:
 
     def join(self) -> None:
         """Take the newest anchor of the run, or start the run with this rank's."""
+        # An earlier process of this rank may have recorded that it left.
         self.store.delete(f"left/{self.anchor.rank}")
+        # Version -1: any checkpoint that a rank loads is newer than this start.
         if self.store.start_run(-1, self.anchor.next_name()):
             self.store.post_snapshot(0, self.anchor.packed())
             self.watch.restart()
@@ -188,6 +191,7 @@ class Rounds:
                     f"round {began}: this rank's {bucket.name_at(bad)!r} is not finite. The "
                     "others go on without it"
                 )
+            # One packet for each slice, with the residual that the codec keeps between rounds.
             for part in bucket.slices:
                 span = delta[part.spec.begin : part.spec.end]
                 packet = next(
@@ -214,6 +218,7 @@ class Rounds:
             QuorumError: too few ranks came within the limit.
         """
         anchor = self.anchor
+        # Before the first round all ranks of the world are expected.
         expected = set(anchor.in_time or range(self.session.driver.world))
         quorum_since: float | None = None
 
@@ -222,11 +227,15 @@ class Rounds:
             if self.store.members(round_) is not None or self.store.start_changed():
                 return True
             anchor.post_if_requested()  # the quorum may lack just the newcomer that waits for it
+            # a. The quorum: ranks that began with this round's anchor.
             entered = self.reader.usable(round_)
             in_time = {each.rank for each in entered if each.began == round_}
             if len(in_time) < self.quorum:
                 return False
             quorum_since = time.monotonic() if quorum_since is None else quorum_since
+            # b. The grace, for ranks that were in time before, and for one that has just come late
+            # by one round. A rank that was late in the round before too is not waited for, nor one
+            # that has left.
             one_late = {each.rank for each in entered if each.began == round_ - 1}
             missing = [
                 rank
@@ -235,6 +244,7 @@ class Rounds:
             ]
             if missing and time.monotonic() - quorum_since < self.grace_s:
                 return False
+            # c. Close it; no other start may replace this one from now on.
             if self.store.fix_start():
                 self.store.close_round(round_, entered)
             return True
@@ -269,9 +279,12 @@ class Rounds:
 
         Where the run starts again from a checkpoint, take its newest anchor first.
         """
+        # 1. Another rank has loaded a checkpoint: what this one entered belongs to no round of it.
         if self.store.start_changed():
             self._pending.clear()
             self._take_newest()
+        # 2. Apply the closed rounds in order. Where their contributions are gone, a snapshot
+        #    serves.
         while (members := self.store.members(self.anchor.version)) is not None:
             try:
                 self._apply(self.anchor.version, members)
@@ -279,6 +292,7 @@ class Rounds:
                 self.anchor.request()
                 continue
             self.anchor.version += 1
+        # 3. What a closed round did not count is entered in the open one.
         for contribution, round_ in list(self._pending.items()):
             if round_ < self.anchor.version:
                 if contribution in (self.store.members(round_) or []):

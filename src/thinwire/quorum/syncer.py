@@ -1,4 +1,4 @@
-"""What `thinwire.join` returns: the `Sync` of a rank in rounds that close with a quorum."""
+"""Give a training loop the `Sync` of a rank in rounds that close with a quorum."""
 
 from __future__ import annotations
 
@@ -164,6 +164,7 @@ class QuorumSyncer:
     def common_weights(self) -> Iterator[nn.Module]:
         """Give the model the anchor's weights inside the block: to validate, to save."""
         own = [bucket.weights() for bucket in self.buckets]
+        # The watch must not take these weights for a load of the model.
         self.watch.paused = True
         for bucket in self.buckets:
             bucket.set_weights(self.rounds.anchor_of(bucket).to(bucket.device))
@@ -210,6 +211,7 @@ class QuorumSyncer:
         self.clock.restart(step, steps_since_sync)
         self.meter.steps = step
         self.watch.restart()
+        # The store may hold a run already: continue it here, or take its anchor.
         saved = step // self.strategy.when.period
         if not self.rounds.restart(saved):
             return
