@@ -24,7 +24,7 @@ MARGIN_S = 10.0  # that the transport has beyond its timeout, to raise an error 
 
 
 class Mover(Protocol):
-    """What a lane needs of its driver."""
+    """A driver as its lanes see it."""
 
     timeout: timedelta
     device: torch.device
@@ -38,7 +38,7 @@ class Mover(Protocol):
 
 
 class TorchHandle(Generic[T]):
-    """Hold a flight in progress; its lane's thread fills it."""
+    """A handle of a flight in progress, which its lane's thread fills."""
 
     def __init__(self, driver: Mover, lane: Lane, flight: Flight[T], label: str) -> None:
         self.driver, self.lane, self.flight, self.label = driver, lane, flight, label
@@ -51,6 +51,7 @@ class TorchHandle(Generic[T]):
         self.landed: Any = None  # CUDA: when the lane's stream will have done it
 
     def wait(self) -> T:
+        # 1. Wait for the lane, and look now and then whether it is stuck in a hop.
         while not self.done.wait(LOOK_S):
             if self.lane.stalled():  # the transport has a timeout of its own, and did not keep it
                 limit = self.driver.timeout.total_seconds()
@@ -58,8 +59,10 @@ class TorchHandle(Generic[T]):
                     f"the transport gave no answer within {limit:g} s, nor an error"
                 )
                 raise self.driver.explain(error, self.label) from error
+        # 2. A failed flight: say why, once for all who wait.
         if self.error is not None:
             raise self.driver.explain(self.error, self.label) from self.error
+        # 3. On CUDA order the caller's stream after the lane's, without a wait of the host.
         if self.landed is not None:
             stream = torch.cuda.current_stream(self.driver.device)
             stream.wait_event(self.landed)
@@ -70,7 +73,7 @@ class TorchHandle(Generic[T]):
 
 
 class Lane:
-    """Run flights one after another in a thread."""
+    """A lane: a thread that runs flights one after another."""
 
     def __init__(self, driver: Mover, index: int, device: torch.device) -> None:
         self._driver, self._index = driver, index
@@ -122,11 +125,12 @@ class Lane:
                         raise self._broken
                     self._run(handle)
                     self.position = self.position[0] + 1, 0, ()
-                except BaseException as error:  # kept for whoever waits for the flight
+                except BaseException as error:  # stored for whoever waits for the flight
                     self._broken = handle.error = error
             handle.done.set()
 
     def _run(self, handle: TorchHandle[Any]) -> None:
+        # What the caller's stream writes into the flight's tensors comes first.
         if self._stream is not None:
             self._stream.wait_event(handle.ready)
         reply: Any = None

@@ -12,7 +12,7 @@ from thinwire.core import Flight
 
 @dataclass(frozen=True)
 class Launch:
-    """Start one flight of all ranks.
+    """A launch of one flight of all ranks.
 
     Args:
         flights: {rank: generator}.
@@ -30,7 +30,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Record what a rank did on a lane, in seconds.
+    """A record of what a rank did on a lane, in seconds.
 
     kind: "think", "send" (`nbytes` to `peer`) or "wait".
     """
@@ -47,7 +47,7 @@ class Event:
 
 @dataclass
 class Report:
-    """Report a simulation.
+    """A report of a simulation.
 
     ends: the second at which each rank was done. ways: the bytes that went through each way, by
     the names of `Network.ways`. outcomes: by lane and flight, {rank: outcome}. events: in the order

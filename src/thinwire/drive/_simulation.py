@@ -26,7 +26,7 @@ Way = tuple[int, int, int]  # lane, sender, receiver
 
 @dataclass(frozen=True)
 class _RingStep:
-    """One step of the transport's all-reduce: so many bytes to the next rank, and from the last."""
+    """A step of the transport's all-reduce: so many bytes to the next rank, and from the last."""
 
     to: int
     source: int
@@ -35,7 +35,7 @@ class _RingStep:
 
 @dataclass(eq=False)
 class _Rank:
-    """Hold one rank on one lane: its flights one after another, and the hop that it is in."""
+    """A rank on one lane: its flights one after another, and the hop that it is in."""
 
     rank: int
     lane: int
@@ -51,7 +51,7 @@ class _Rank:
 
 
 class Simulation:
-    """Run lanes of launches to their end; see `sim.simulate`."""
+    """A simulation of lanes of launches; see `sim.simulate`."""
 
     def __init__(
         self, lanes: Sequence[Sequence[Launch]], wires: Wires, think: Think | None
@@ -62,8 +62,11 @@ class Simulation:
         self.ranks: dict[tuple[int, int], _Rank] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
+        # Messages on their way out, and what to do when the last byte of each has left.
         self._flows: dict[Flow, Callable[[], None]] = {}
+        # By way, (payload, bytes) of messages that are there and not taken yet, in order.
         self._arrived: dict[Way, deque[tuple[Any, float]]] = {}
+        # By lane and group, each all-reduce so far: {rank: hop}; and how many each rank has joined.
         self._sums: dict[tuple[int, Ranks], list[dict[int, AllReduce]]] = {}
         self._sums_joined: Counter[tuple[int, int, Ranks]] = Counter()
         # where the transport waits: receives that no message was sent for, and messages that wait
@@ -107,11 +110,12 @@ class Simulation:
         passed, self.now = until - self.now, until
         for flow in self._flows:
             flow.remaining_bytes -= flow.rate_bytes_per_s * passed
+        # A message is out when less than rounding of it remains.
         gone = [flow for flow in self._flows if flow.remaining_bytes <= 1e-9 * flow.nbytes]
         for flow in gone:
             self._flows.pop(flow)()
 
-        # 3. Timers that have ended.
+        # 3. Timers that have ended. Times that differ by rounding alone are the same time.
         while self._timers and self._timers[0][0] <= self.now * (1 + 1e-12):
             heapq.heappop(self._timers)[2]()
 
@@ -125,6 +129,7 @@ class Simulation:
     def _next_flight(self, who: _Rank) -> None:
         launches = self.lanes[who.lane]
         who.number += 1
+        # Launches that this rank has no part in are left out.
         while who.number < len(launches) and who.rank not in launches[who.number].flights:
             who.number += 1
         if who.number == len(launches):
@@ -179,6 +184,7 @@ class Simulation:
     ) -> None:
         who.sends = deque((to, payload, n) for to, payload, n in send if n)
         who.waits = tuple(recv)
+        # 1. Post the receives: where a message waits for its receiver, it may begin now.
         for source, nbytes in recv:
             way = (who.lane, source, who.rank)
             if nbytes and way in self._held_back:
@@ -187,6 +193,7 @@ class Simulation:
                 self._after(word_s, self._held_back.pop(way))
             elif nbytes:
                 self._posted.setdefault(way, deque()).append(self.now)
+        # 2. Send, one message after another.
         self._send_next(who)
 
     def _send_next(self, who: _Rank) -> None:
@@ -202,6 +209,8 @@ class Simulation:
             self.wires.ways(who.rank, to),
             self.now,
         )
+        # An all-reduce goes in the transport's own windows, a message of an exchange at the link's
+        # rate.
         most = link.rate_bytes_per_s if who.ring is None else link.windowed(nbytes)
         self.report.sent_bytes[who.rank] += nbytes
         self.report.messages[who.rank] += 1
@@ -228,6 +237,8 @@ class Simulation:
                 self._go_on_if_all_arrived(peer)
 
         way = (who.lane, who.rank, to)
+        # Where messages wait, the receiver's word may be on its way; else the message is held back
+        # until the receive is posted.
         if not link.waits:
             ready()
         elif self._posted.get(way):
@@ -249,7 +260,8 @@ class Simulation:
         if who.ring is not None:
             self._next_ring_step(who)
             return
-        who.sending = True  # nothing more may be taken for this hop
+        # Nothing more may be taken for this hop: bytes that arrive now are of the next one.
+        who.sending = True
         self._compute(who, received)
 
     def _take(self, who: _Rank, source: int, nbytes: float) -> Any:
@@ -297,6 +309,7 @@ class Simulation:
             )
 
     def _check_ended(self) -> None:
+        # 1. Flights that have not ended: say what each rank waits for, and what nobody expects.
         stuck = [who for who in self.ranks.values() if who.flight is not None]
         if stuck:
             unexpected = [
@@ -309,6 +322,7 @@ class Simulation:
                 if any(n for _, n in who.waits)
             ]
             raise FlightError(f"no rank can go on: {'; '.join((*waiting, *unexpected))}")
+        # 2. Bytes that arrived and were taken by no hop.
         not_taken = [
             f"{sum(n for _, n in payloads):g} bytes from rank {source} to rank {to}"
             for (_, source, to), payloads in sorted(self._arrived.items())
@@ -321,6 +335,7 @@ class Simulation:
 
 
 def _ring(rank: int, hop: AllReduce) -> Iterator[_RingStep]:
+    """Yield the 2 (K-1) steps of a ring all-reduce: reduce-scatter, then all-gather."""
     world, at = len(hop.group), hop.group.index(rank)
     nbytes = hop.tensor.numel() * hop.tensor.dtype.itemsize
     if not nbytes or world == 1:

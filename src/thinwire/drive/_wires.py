@@ -11,7 +11,7 @@ from thinwire.net import Link, Network, Transport
 
 @dataclass(frozen=True)
 class Wires:
-    """Look up, and remember, what lies between two ranks of a network."""
+    """A cache of what lies between two ranks of a network."""
 
     network: Network
     transport: Transport = Transport()
@@ -36,7 +36,7 @@ class Wires:
 
 @dataclass(eq=False)
 class Flow:
-    """Hold a message on its way out: its bytes, its ways, and the most that it may get of them."""
+    """A message on its way out: its bytes, its ways, and the most that it may get of them."""
 
     remaining_bytes: float
     ways: dict[Hashable, float]

@@ -29,7 +29,7 @@ class NoAnswerError(FlightError):
 
 
 class _Question:
-    """What is asked, and what came of it."""
+    """A question to the store, and what came of it."""
 
     def __init__(self, ask: Callable[[], Any]) -> None:
         self.ask = ask
@@ -39,7 +39,7 @@ class _Question:
 
 
 class Asks:
-    """One thread that asks a store; questions are answered in order.
+    """A thread that puts questions to a store, one after another.
 
     Args:
         address: of the store, for messages.
@@ -72,6 +72,7 @@ class Asks:
                 f"nobody asks the store at {self.address} any more: this was closed", silent=False
             )
         limit = self.limit_s if limit_s is None else limit_s
+        # While an earlier question is stuck the thread is, too: fail at once, and queue nothing.
         pending = _Question(question)
         if not self.stuck:
             self._questions.put(pending)
@@ -102,14 +103,14 @@ def _answer(questions: queue.SimpleQueue[_Question | None]) -> None:
     while (pending := questions.get()) is not None:
         try:
             pending.answer = pending.ask()
-        except Exception as error:  # kept for whoever asked
+        except Exception as error:  # stored for the caller, which raises it
             pending.error = error
         pending.done.set()
         del pending  # else it would hold the caller until the next question
 
 
 def address_of(store: Any) -> str:
-    """Where a store is, as host:port; `in this process` where it has no address.
+    """Return where a store is, as host:port; `in this process` where it has no address.
 
     Example:
         >>> import torch.distributed as dist
@@ -121,7 +122,7 @@ def address_of(store: Any) -> str:
 
 
 def endpoint_of(store: Any) -> tuple[str, int] | None:
-    """Host and port of a TCPStore, below any prefixes; `None` where a store has none."""
+    """Return host and port of a TCPStore, below any prefixes; `None` where a store has none."""
     while hasattr(store, "underlying_store"):
         store = store.underlying_store
     with contextlib.suppress(AttributeError, RuntimeError):

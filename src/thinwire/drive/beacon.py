@@ -1,5 +1,4 @@
-"""A rank's beacon: a TCP port at which others ask whether this rank lives, what it waits for, and
-whom it reaches.
+"""Answer other ranks at a TCP port: whether this rank lives, what it waits for, whom it reaches.
 
 Heartbeats go through the store, so they cannot tell a rank that is cut off from the store's host
 from one that died. A beacon can, rank by rank. It is used when a flight has failed, and once at the
@@ -34,7 +33,7 @@ _MOST_AT_ONCE = 16
 
 
 class Beacon:
-    """Answer other ranks' questions about this rank, on a thread of its own.
+    """A beacon: a thread that answers other ranks' questions about this rank.
 
     Args:
         host: the address to listen on.
@@ -75,9 +74,8 @@ class Beacon:
                 connection, _ = self._socket.accept()
             except OSError:  # closed
                 return
-            if not self._room.acquire(
-                blocking=False
-            ):  # more than ranks ask: whoever floods it gets no thread
+            # More questions than ranks have: whoever floods it gets no thread.
+            if not self._room.acquire(blocking=False):
                 connection.close()
                 continue
             threading.Thread(
@@ -93,6 +91,7 @@ class Beacon:
                 connection.settimeout(ANSWER_S)
                 token, _, rest = _line(connection).partition(" ")
                 command, _, argument = rest.partition(" ")
+                # Whoever does not know the run's secret gets no answer at all.
                 if token != self._token:
                     return
                 answer = self._standing()
@@ -109,6 +108,7 @@ def ask(
     address: str, token: str, question: str, patience_s: float = ANSWER_S
 ) -> tuple[State, dict[str, Any]]:
     """Ask the beacon at an address, and return what came of it and its answer."""
+    # 1. Connect. A refusal is the host's own word that no process listens there any more.
     host, _, port = address.partition(" ")
     if not port.isdecimal() or not 0 < int(port) < 1 << 16:
         return "unknown", {}
@@ -118,6 +118,7 @@ def ask(
         return "refused", {}
     except OSError:  # no answer in time, or no route
         return "unreachable", {}
+    # 2. Ask. A process that is stopped still takes connections, and sends nothing.
     with connection:
         try:
             connection.settimeout(patience_s)
@@ -126,11 +127,8 @@ def ask(
             return ("answers", answer) if isinstance(answer, dict) else ("refused", {})
         except TimeoutError:
             return "silent", {}
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-        ):  # it ended meanwhile, or another program has its port
+        except (OSError, ValueError, RecursionError):
+            # It ended meanwhile, or another program has its port.
             return "refused", {}
 
 
@@ -180,6 +178,7 @@ def own_address(endpoint: tuple[str, int] | None) -> str:
             return _address_of_device(device)
     if endpoint is None:
         return "127.0.0.1"
+    # Let the system's routes choose the address.
     family, kind, _, _, address = socket.getaddrinfo(*endpoint, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(address)  # of datagrams: nothing is sent

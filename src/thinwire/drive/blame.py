@@ -1,5 +1,6 @@
-"""Who is to blame for a flight that failed: from what a rank has seen to a verdict. Nothing here
-waits or touches a network.
+"""Judge who is to blame for a flight that failed, by what a rank has seen.
+
+Nothing here waits or touches a network.
 
 A rank is accused only where its process is known to have ended or stopped, or where no rank that
 was asked reaches it. A rank that only this one cannot reach is not accused: the link between the
@@ -25,7 +26,7 @@ _WORDS = 600  # of a sentence from another rank
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A verdict.
+    """A verdict on a flight that failed.
 
     kind: ranks *raised* an error, are *lost*, or *left* in good order; the *link* between two
         carries nothing; this rank reaches no other (*alone*), or not the *store*; or *nobody* is to
@@ -51,7 +52,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a rank says of itself.
+    """A rank's report of itself.
 
     hops: by lane: which flight it is in, which hop of that, and the ranks whose bytes it waits for.
     ended: how it ended, *failed* by the `verdict` of its own diagnosis; why: the words.
@@ -125,7 +126,7 @@ def _ranks(values: Iterable[Any], world: int) -> tuple[int, ...]:
 
 @dataclass
 class Evidence:
-    """What one rank has seen.
+    """A collection of what one rank has seen.
 
     holder: the rank whose process holds the store at `address`, or `None` where a launcher does.
     store: whether it answers.
@@ -188,6 +189,7 @@ def _raised(seen: Evidence) -> Diagnosis | None:
 
 
 def _lost(seen: Evidence) -> Diagnosis | None:
+    """Return the ranks that have ended without a message, or that nobody reaches."""
     why = {
         rank: reason
         for rank in seen.others
@@ -200,12 +202,14 @@ def _lost(seen: Evidence) -> Diagnosis | None:
 
 
 def _reason(seen: Evidence, rank: int) -> str:
-    """Why a rank is lost; empty where it is not known to be."""
+    """Return why a rank is lost; empty where it is not certain that it is."""
     state, of_others = seen.probes.get(rank, "unknown"), seen.of_others(rank)
     states = {state, *of_others.values()}
+    # 1. One answer, to anybody, or one beat that moved proves that it lives.
     if "answers" in states or rank in seen.moving:
         return ""
     store_answers, holds = seen.store == "answers", seen.holder == rank
+    # 2. Else the surest reason that the evidence bears out, in this order.
     reasons = (
         ("refused" in states, "no heartbeat, and its process has ended"),
         (
@@ -241,6 +245,7 @@ def _cut_off(seen: Evidence) -> bool:
 
 
 def _links(seen: Evidence) -> Diagnosis | None:
+    """Return a pair of ranks that both live and between which nothing passes."""
     for one, other in _cut_links(seen):
         link = direction(one, other, seen.standings)
         ends = (min(one, other), max(one, other))
@@ -253,7 +258,9 @@ def _links(seen: Evidence) -> Diagnosis | None:
 
 
 def _cut_links(seen: Evidence) -> Iterator[tuple[int, int]]:
-    """Pairs of ranks that live and do not reach one another."""
+    """Yield pairs of ranks that live and do not reach one another."""
+    # 1. This rank's own links. A rank whose beacon has never answered counts only where this one
+    #    waits for its bytes: that port may have been blocked from the start.
     waits = {
         peer
         for _, _, peers in seen.standings.get(seen.rank, Standing()).hops.values()
@@ -263,6 +270,7 @@ def _cut_links(seen: Evidence) -> Iterator[tuple[int, int]]:
         lives = rank in seen.moving or "answers" in seen.of_others(rank).values()
         if seen.probes.get(rank) == "unreachable" and lives and (rank in seen.met or rank in waits):
             yield seen.rank, rank
+    # 2. Links between others, both of which answer here.
     for asker, states in seen.tried.items():
         for rank, state in states.items():
             if (
@@ -295,6 +303,7 @@ def direction(one: int, other: int, standings: Mapping[int, Standing]) -> tuple[
 
 
 def _alone(seen: Evidence) -> Diagnosis | None:
+    """Return that this rank itself is cut off, where it reaches nobody."""
     if not _cut_off(seen):
         return None
     tried = _named(dict.fromkeys(rank for rank in seen.others if not seen.ended(rank)))
@@ -327,6 +336,7 @@ def _by_others(seen: Evidence) -> Diagnosis | None:
         for rank, standing in seen.standings.items()
         if rank != seen.rank and standing.verdict is not None
     }
+    # The gravest verdict first; a rank that found this one lost has shown that this one is cut off.
     for kind in ("raised", "lost", "link", "left"):
         for rank, verdict in sorted(verdicts.items()):
             if verdict.kind != kind:

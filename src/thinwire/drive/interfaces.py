@@ -28,7 +28,7 @@ DISCARD = 9  # a port; connecting a UDP socket sends nothing
 
 @dataclass(frozen=True)
 class Interface:
-    """One interface of this machine and one of its addresses."""
+    """An interface of this machine with one of its addresses."""
 
     name: str
     address: str
@@ -45,6 +45,7 @@ def addresses() -> dict[str, list[str]]:
         True
     """
     by_name: dict[str, list[str]] = {name: [] for _, name in socket.if_nameindex()}
+    # 1. IPv4: the kernel fills an array of `struct ifreq`, whose pointer and length it is given.
     entries = array.array("B", bytes(MOST_ENTRIES * ENTRY_BYTES))
     question = struct.pack("iP", len(entries), entries.buffer_info()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -53,6 +54,7 @@ def addresses() -> dict[str, list[str]]:
         entry = entries[start : start + ENTRY_BYTES].tobytes()
         label = entry[:16].partition(b"\0")[0].decode()  # eth0:1 for an alias of eth0
         by_name.setdefault(label.partition(":")[0], []).append(socket.inet_ntoa(entry[20:24]))
+    # 2. IPv6: lines of `digits … name`.
     table = Path("/proc/net/if_inet6")  # absent where IPv6 is off
     for line in table.read_text(encoding="ascii").splitlines() if table.exists() else ():
         digits, *_, name = line.split()
@@ -86,6 +88,7 @@ def resolve(host: str, what: str) -> list[str]:
         >>> resolve("127.0.0.1", "MASTER_ADDR")
         ['127.0.0.1']
     """
+    # `getaddrinfo` has no timeout, so a thread calls it, which may outlive this call.
     answers: list[Any] = []
 
     def ask() -> None:
@@ -97,9 +100,7 @@ def resolve(host: str, what: str) -> list[str]:
         ) as error:  # UnicodeError: a label of no or too many characters
             answers.append(error)
 
-    thread = threading.Thread(
-        target=ask, name="thinwire-resolve", daemon=True
-    )  # it has no timeout of its own
+    thread = threading.Thread(target=ask, name="thinwire-resolve", daemon=True)
     thread.start()
     thread.join(RESOLVES_WITHIN_S)
     do = "give the address of rank 0's machine, such as 10.0.0.1, or correct the name"
@@ -126,6 +127,7 @@ def leading_to(address: str) -> Interface | None:
             address, DISCARD, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
         )[0]
         with socket.socket(family, kind) as probe:
+            # A UDP socket sends nothing here; the system only chooses a route and its own address.
             probe.connect(socket_address)
             own = str(probe.getsockname()[0]).partition("%")[0]
     except OSError:  # no route

@@ -1,4 +1,4 @@
-"""N ranks in one process, and no network: the flights of all ranks are run in step by one loop.
+"""Run N ranks in one process without a network: one loop runs the flights of all ranks in step.
 
 `run` takes one generator a rank and moves what they yield. `Fabric` gives each of N threads a
 driver, so that N engines run in one process.
@@ -56,6 +56,7 @@ def run(
     order = sorted(flights) if order is None else order
     sent = sent if sent is not None else {}
     sent.update({rank: sent.get(rank, 0.0) for rank in flights})
+    # By (sender, receiver): messages that have been sent and not taken, in order.
     mail: dict[tuple[int, int], deque[Tensor]] = {}
     waiting: dict[int, Hop] = {}
     results: dict[int, T] = {}
@@ -98,6 +99,7 @@ def run(
         if not moved:
             waits = (f"rank {r} waits in {describe_wait(h)}" for r, h in sorted(waiting.items()))
             raise FlightError(f"no rank can go on: {'; '.join(waits)}")
+    # 3. What nobody took shows that ranks' hops do not match.
     left = [
         f"{sum(p.numel() for p in box)} bytes from rank {source} to rank {to}"
         for (source, to), box in sorted(mail.items())
@@ -155,7 +157,7 @@ def sum_up(tensors: Sequence[Tensor], group: Ranks) -> None:
 
 
 def describe_wait(hop: Hop) -> str:
-    """Say in words what a rank in this hop waits for."""
+    """Return in words what a rank in this hop waits for."""
     if isinstance(hop, AllReduce):
         return f"an all-reduce over {hop.group}"
     return (
@@ -166,7 +168,7 @@ def describe_wait(hop: Hop) -> str:
 
 @dataclass
 class _Meeting:
-    """One flight number of one lane: the flights that have come so far, and what they returned."""
+    """A meeting of all ranks at one flight of one lane: their flights, and what these returned."""
 
     flights: dict[int, Flight[Any]] = field(default_factory=dict)
     results: dict[int, Any] | None = None
@@ -177,8 +179,7 @@ class _Meeting:
 
 
 class Fabric:
-    """A world of `world` ranks in one process: give `fabric.driver(rank)` to the engine of each
-    thread.
+    """A world of ranks in one process: give `fabric.driver(rank)` to the engine of each thread.
 
     The last rank to start a flight runs it for all; a rank that never comes makes the others raise
     after `timeout`.
@@ -195,6 +196,7 @@ class Fabric:
         return LocalDriver(self, rank, lanes)
 
     def join(self, rank: int, lane: int, number: int, flight: Flight[Any]) -> _Meeting:
+        """Bring a rank's n-th flight of a lane; the last rank to come runs it for all."""
         with self._lock:
             meeting = self._meetings.setdefault((lane, number), _Meeting())
             meeting.flights[rank] = flight
@@ -203,7 +205,7 @@ class Fabric:
             del self._meetings[lane, number]
         try:
             meeting.results = self.carry(meeting.flights, meeting.sent, meeting.seconds, lane)
-        except Exception as error:  # every rank of the flight must raise it
+        except Exception as error:  # every rank of the flight raises it in `wait`
             meeting.error = error
         meeting.done.set()
         return meeting
@@ -215,12 +217,12 @@ class Fabric:
         seconds: dict[int, float],
         lane: int,
     ) -> dict[int, T]:
-        """Run one flight of all ranks, and tell what each has sent and how long its wire took."""
+        """Run one flight of all ranks; note what each has sent and how long its wire took."""
         return run(flights, sent)
 
 
 class LocalDriver:
-    """One rank of a `Fabric`."""
+    """A driver of one rank of a `Fabric`."""
 
     def __init__(self, fabric: Fabric, rank: int, lanes: int) -> None:
         self.fabric, self.rank, self.lanes = fabric, rank, lanes
@@ -242,10 +244,10 @@ class LocalDriver:
         return 0.0
 
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
-        """Nothing to build."""
+        """Build nothing: there are no connections."""
 
     def set_phase(self, label: str) -> None:
-        """Nobody listens."""
+        """Ignore the label: an error names the flight."""
 
     def start(self, flight: Flight[T], lane: int, label: str) -> LocalHandle[T]:
         number = self._numbers[lane]
@@ -253,10 +255,10 @@ class LocalDriver:
         return LocalHandle(self.fabric.join(self.rank, lane, number, flight), self, label)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Close nothing: there are no connections."""
 
     def abandon(self, error: BaseException | None = None) -> None:
-        """Nothing to leave."""
+        """Leave nothing: no other process waits."""
 
 
 @dataclass

@@ -73,7 +73,7 @@ def simulate(
 
 
 class SimFabric(Fabric):
-    """Give each of N threads a driver on one simulated network, as `Fabric` does without a network.
+    """A `Fabric` on a simulated network: each of N threads has a driver on it.
 
     Each flight is simulated by itself, from its start on all ranks; its `wire_s` is in virtual
     seconds. `clock_s` is, for each lane, the sum of its flights' so far.

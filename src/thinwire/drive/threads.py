@@ -1,5 +1,4 @@
-"""Processor time of threads that others started, such as a transport's: read from /proc, where the
-system has one."""
+"""Read from /proc the processor time of threads that others started, such as a transport's."""
 
 from __future__ import annotations
 
@@ -24,9 +23,6 @@ def thread_s(thread: int) -> float:
     """
     try:
         return int((_TASKS / str(thread) / "schedstat").read_text().split()[0]) / 1e9
-    except (
-        OSError,
-        ValueError,
-        IndexError,
-    ):  # it has ended, or this kernel keeps no such statistics
+    except (OSError, ValueError, IndexError):
+        # It has ended, or this kernel has no such statistics.
         return 0.0

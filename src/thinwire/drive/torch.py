@@ -1,4 +1,4 @@
-"""Any `torch.distributed` process group: hops become all-reduces and phased isend/irecv on bytes.
+"""Move hops over any `torch.distributed` process group: all-reduces, and isend/irecv on bytes.
 
 Each lane is a process group and a thread of its own. A lane runs its flights one after another to
 completion, in the order in which every rank starts them, so equal-sized collectives cannot cross.
@@ -46,7 +46,7 @@ GLOO_WINDOW = 2 << 20
 
 
 class TorchDriver:
-    """One rank of a process group.
+    """A driver of one rank of a process group.
 
     Args:
         group: the process group, or `None` for the default one; ranks are counted within it.
@@ -86,9 +86,8 @@ class TorchDriver:
         self._groups: dict[tuple[int, Ranks], Any] = {}
         self._threads: set[int] = set()  # the transport's own, by their numbers
         self._transport_s = 0.0
-        self._make(
-            lanes, tuple(range(self.world))
-        )  # the control lane: enough to compare facts; `prepare` makes the rest
+        # The control lane, enough to compare facts; `prepare` makes the rest.
+        self._make(lanes, tuple(range(self.world)))
         self._lanes = [Lane(self, index, device) for index in range(lanes + 1)]
         self._closed = False
 
@@ -110,7 +109,10 @@ class TorchDriver:
         ranks alone.
         """
         members = [self._members[rank] for rank in ranks]
+        # Over the whole world every rank must call `new_group`, also for groups without it.
         if self.rank in ranks or not self.global_ranks:
+            # Threads that appear meanwhile are the transport's own: their processor time is
+            # counted.
             before = thread_ids()
             try:
                 made = dist.new_group(
@@ -149,10 +151,10 @@ class TorchDriver:
         for lane in self._lanes:
             lane.stop()
         self.watch.close(sys.exc_info()[1])
+        # Groups of a subset stay: one made again under the same name would meet the addresses of
+        # the one before.
         for (_, ranks), made in self._groups.items():
-            if (
-                self.rank in ranks and not self.global_ranks
-            ):  # a group made again under the same name would meet its predecessor's addresses
+            if self.rank in ranks and not self.global_ranks:
                 dist.destroy_process_group(made)
         self._groups.clear()
 
@@ -174,6 +176,7 @@ class TorchDriver:
             waits([rank for rank in hop.group if rank != self.rank])
             on_wire = hop.tensor.to(self._wire)
             dist.all_reduce(on_wire, group=self._groups[lane, hop.group])
+            # The tensor was copied to the host: copy the sum back, in place.
             if on_wire is not hop.tensor:
                 hop.tensor.copy_(on_wire)
             return hop.tensor, allreduce_nbytes(
@@ -192,6 +195,8 @@ class TorchDriver:
         outgoing = [(rank, payload.to(self._wire)) for rank, payload in hop.send if payload.numel()]
         sent = float(sum(payload.numel() for _, payload in outgoing))
         waits([rank for rank, nbytes in hop.recv if nbytes])
+        # NCCL: all messages of the hop in one batch. One by one, two ranks that both send first
+        # would wait for one another.
         if self._wire.type == "cuda":
             ops = [
                 dist.P2POp(dist.irecv, buffer, group=group, group_peer=rank)
@@ -205,6 +210,7 @@ class TorchDriver:
             for work in dist.batch_isend_irecv(ops) if ops else ():
                 work.wait()
             return buffers, sent
+        # gloo: post every receive, then send one message after another.
         receives = {
             rank: dist.irecv(buffer, group=group, group_src=rank)
             for rank, buffer in buffers.items()
@@ -212,6 +218,7 @@ class TorchDriver:
         }
         for rank, payload in outgoing:
             _wait(dist.isend(payload, group=group, group_dst=rank))
+        # Note which ranks are still missing, for a diagnosis if this never ends.
         for rank, receive in receives.items():
             waits(
                 [
@@ -230,6 +237,7 @@ class TorchDriver:
         """
         if isinstance(error, ThinwireError):
             return error
+        # One diagnosis for all lanes: they fail together, and each look takes seconds.
         with self._explaining:
             if self._explained is None:
                 verdict, self._explained = self._diagnose(error, label)

@@ -1,5 +1,4 @@
-"""Heartbeats in the store, and a beacon at every rank: when a flight fails, they tell who is gone
-and where the others stand.
+"""Find out who is gone when a flight fails, by heartbeats in the store and a beacon at every rank.
 
 Each rank's thread writes a counter, its step and the hops that it is in once an `interval`. Nobody
 compares clocks: a rank whose counter does not move while a diagnosis looks on is silent. Before it
@@ -41,7 +40,7 @@ _LINGER_S = 30.0  # that the beacon answers after a failure, while others look
 
 
 class Watch:
-    """This rank's heartbeat and beacon, and the view of the others'.
+    """A watch over ranks: this one's heartbeat and beacon, and a view of the others'.
 
     Args:
         store: a store of its own connection (a clone), below a prefix of its own.
@@ -89,15 +88,17 @@ class Watch:
         return Standing(self._count, self._label, self._hops(), *self._end)
 
     def diagnose(self) -> tuple[Diagnosis, dict[int, Standing]]:
-        """Look at heartbeats and beacons for a while; the verdict, and what is known of where ranks
-        stand."""
+        """Look at heartbeats and beacons for a while; return the verdict and where ranks stand."""
+        # 1. A rank that has recorded its own error is to blame: no need to look on.
         seen = Evidence(
             self.rank, self.world, self._host, self._asks.address, "answers", met=set(self._met)
         )
         before = self._read(seen)
         seen.standings |= {rank: standing for rank, standing in before.items() if standing.ended}
-        if judge(seen).kind == "raised":  # no need to look on
+        if judge(seen).kind == "raised":
             return self._judged(seen, before)
+        # 2. Ask the beacons, and look which heartbeats move. This rank's own must move, too: where
+        #    its beats reach the store slowly, so do the others'.
         looked, after = time.monotonic(), before
         self._probe(seen, self._worth_asking(seen, before))
         time.sleep(max(0.0, looked + _LOOK * INTERVAL_S - time.monotonic()))
@@ -116,22 +117,22 @@ class Watch:
             )
             if own >= _MOVES or self._stop.is_set() or time.monotonic() - looked > 3 * _ANSWER_S:
                 break
-            time.sleep(
-                INTERVAL_S
-            )  # where this rank's own beats reach the store slowly, so do the others'
+            time.sleep(INTERVAL_S)
+        # The store has not even shown this rank's beats: it can accuse nobody.
         if own < _MOVES and not self._stop.is_set():
-            seen.moving |= {
-                rank for rank, standing in after.items() if standing.count
-            }  # this store tells nobody apart
+            seen.moving |= {rank for rank, standing in after.items() if standing.count}
+        # 3. Ask those again that did not answer, as a busy process has had its time; and have
+        #    others try those that this rank cannot reach.
         late = {
             rank: state
             for rank, state in seen.probes.items()
             if state in ("silent", "refused") and not self._ended(rank, after)
         }
-        self._probe(seen, list(late))  # a busy process has had its time
+        self._probe(seen, list(late))
         self._have_tried(
             seen, [rank for rank, state in seen.probes.items() if state == "unreachable"]
         )
+        # 4. Judge. Where nobody is to blame, follow who waits for whom, and judge again.
         verdict = self._judged(seen, before | after)
         if verdict[0].kind in ("nobody", "store", "left"):
             self._follow_waits(seen)
@@ -139,7 +140,7 @@ class Watch:
         return verdict
 
     def end(self, how: End, why: str = "", verdict: Diagnosis | None = None) -> None:
-        """Tell the others how this rank ended. Only the first end counts."""
+        """Notify the others how this rank ended. Only the first end counts."""
         if self._end[0] or os.getpid() != self._process:
             return
         self._end = how, why, verdict
@@ -247,7 +248,7 @@ class Watch:
             self._ask_ranks([rank for rank in dict.fromkeys(near) if rank != self.rank])
 
     def _values(self, name: str) -> dict[int, bytes]:
-        """A value of every rank that has put one up."""
+        """Return a value of every rank that has posted one."""
 
         def read() -> dict[int, bytes]:
             keys = [f"{name}/{rank}" for rank in range(self.world)]
@@ -262,7 +263,7 @@ class Watch:
         return self._asks.ask(read)
 
     def _read(self, seen: Evidence) -> dict[int, Standing]:
-        """Every rank's last beat, and whether the store answers."""
+        """Return every rank's last beat, and note whether the store answers."""
         try:
             beats = self._values("beat")
         except NoAnswerError as error:
@@ -281,8 +282,8 @@ class Watch:
         return results
 
     def _worth_asking(self, seen: Evidence, beats: dict[int, Standing]) -> list[int]:
-        """The ranks to ask: all of a small world; else those that this rank waits for, the store's
-        holder, and neighbours."""
+        """Return the ranks to ask: all of a small world; else those that this rank waits for, the
+        store's holder, and neighbours."""
         waits = [peer for _, _, peers in self._hops().values() for peer in peers]
         near = [(self.rank + step) % self.world for step in range(1, self.world)]
         holder = [] if self._host is None else [self._host]
@@ -374,8 +375,7 @@ def described(error: BaseException) -> str:
 
 
 def _exiting(watch: weakref.ref[Watch]) -> None:
-    """The process ends, and nobody has closed the syncer: tell the others why, where Python
-    knows."""
+    """Notify the others that this process ends with its syncer open, and why, if Python can say."""
     living = watch()
     if living is not None:
         error = getattr(sys, "last_value", None)
