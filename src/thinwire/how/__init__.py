@@ -1,4 +1,4 @@
-"""How to carry it: routes, as generators that yield hops and never touch a process group.
+"""Carry payloads by routes: generators that yield hops and never touch a process group.
 
 Payloads that may be added: `native()`, or `direct()` over long links. Two ranks, or sparse
 payloads: `gather()`. Three and more ranks and a dense codec: `two_shot()`. Nodes with a fast wire

@@ -10,7 +10,7 @@ Chunks = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Hold what goes to, or comes from, one rank of the group.
+    """A message to or from one rank of the group.
 
     parts, wholes: the chunks whose parts, or whose sums, are in it. raw: of the parts, those that
     hold one rank's packet as it was first encoded.
@@ -24,7 +24,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Hold one exchange of one rank."""
+    """An exchange of one rank: what it sends and receives at once."""
 
     send: tuple[Message, ...] = ()
     recv: tuple[Message, ...] = ()
@@ -41,6 +41,8 @@ def ring(
         blocks: the chunks of each block.
         raw: what it starts from is as ranks first encoded it.
     """
+    # In step s the partial sum of a block moves one rank on. Block b starts at rank b + 1, is added
+    # to at each rank, and is whole at rank b after n - 1 steps.
     n = len(order)
     after, before = order[(index + 1) % n], order[index - 1]
     scatter = [
@@ -56,6 +58,7 @@ def ring(
         )
         for s in range(n - 1)
     ]
+    # Whole sums go the same way round: first this rank's own block, then what has just come.
     gather = [
         Move(
             (Message(after, wholes=blocks[(index - s) % n]),),

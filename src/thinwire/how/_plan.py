@@ -30,7 +30,7 @@ from thinwire.how._sums import SumCoder, totals
 
 
 class Planned(Route):
-    """A route that moves chunks by a plan."""
+    """A route that moves the chunks of a bucket by a plan."""
 
     carries_mask: ClassVar[bool] = True
     unopened: ClassVar[bool] = True
@@ -75,10 +75,12 @@ class Planned(Route):
     def carry(
         self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
     ) -> Flight[Outcome]:
+        # 1. The plan is the same function on all ranks, so both ends of a message agree on it.
         spans = self.spans(codec, spec, ctx.world)
         moves = self.moves_of(codec, spec, ctx)
         owners = [self.owner(j, ctx.world) for j in range(len(spans))]
 
+        # 2. Each round of the codec moves one packet of each span by the whole plan.
         def answer(packets: dict[int, Packet]) -> Totals:
             sum_coder = self._sum_coder(spans, state, packets, ctx)
             return totals(

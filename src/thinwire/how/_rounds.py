@@ -65,12 +65,15 @@ def many_spans(
         ctx: this rank.
         totals: answers a round's packets, {span: packet}, with the sums over ranks.
     """
+    # 1. One flow of the codec for each span: views of `x`, so nothing is copied.
     begin = spans[0].begin
     flows = [
         codec.rounds(x[span.begin - begin : span.end - begin], span, state.child(str(j)), ctx)
         for j, span in enumerate(spans)
     ]
+    # 2. All flows go in step: one exchange carries the packets of all spans.
     ordered = yield from side_by_side(flows, totals)
+    # 3. Join the spans' outcomes; what was sent, and the mask, only when asked.
     sents = [outcome.sent for outcome in ordered if outcome.sent is not None]
     every_counted = len(sents) == len(ordered)
     sent = (lambda: torch.cat([own() for own in sents])) if every_counted else None
@@ -132,7 +135,7 @@ def swap(
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Describe a payload that will be received.
+    """A description of a payload that will be received.
 
     nbytes: `None` where its length goes first; most: bytes that it may have; coder: whose it is.
     """
@@ -180,6 +183,7 @@ def swap_runs(
         for rank, expected in recv:
             if rank in announced:
                 sizes[rank] = _announced(rank, expected, announced[rank])
+    # 2. Exchange the payloads of each rank as one message, and split what comes.
     received: dict[int, list[Tensor]] = {}
     if send or recv:
         whole = yield Exchange(

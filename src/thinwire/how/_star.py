@@ -1,5 +1,7 @@
-"""Send spans straight to their owners, and sums straight back: the base of `two_shot`, `direct` and
-`server`."""
+"""Send spans straight to their owners, and sums straight back.
+
+The base of `two_shot`, `direct` and `server`.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,8 @@ class Star(Planned):
         bound = super().bind(world, link)
         if not self.needs_link or link is None:
             return bound
-        slow = round(
-            link.delay_s * link.rate_bytes_per_s / _ROUND_TRIP
-        )  # a smaller message waits longer than it would lose
+        # A smaller message would wait for its slot longer than it would lose by meeting another.
+        slow = round(link.delay_s * link.rate_bytes_per_s / _ROUND_TRIP)
         return cast(Self, replace(cast(Any, bound), slot_bytes=max(SLOT_BYTES, slow)))
 
     @property
@@ -75,6 +76,9 @@ class Star(Planned):
     def moves(self, group_rank: int, world: int) -> tuple[Move, ...]:
         if world == 1:
             return ()
+        # Two moves: parts to their owners, then sums from the owners to all. Both sides of an
+        # exchange go round the group in opposite senses, so that no rank is everybody's first
+        # receiver.
         owned = {owner: j for j, owner in enumerate(self.owners(world))}
         away = _away(group_rank, world, owned)
         mine, others = owned.get(group_rank), [(group_rank + k) % world for k in range(1, world)]
@@ -140,6 +144,8 @@ class Star(Planned):
             own = self.back.init(
                 self.spans(codec, spec, ctx.world)[owners.index(ctx.group_rank)], ctx
             )
+            # A residual of a sum exists once, at the owner: saved as *sharded*, not added up over
+            # ranks.
             for _, leaf in own.walk():
                 leaf.kind = "sharded" if leaf.kind == "summed" else leaf.kind
             state.children["back"] = own
@@ -154,9 +160,10 @@ class Star(Planned):
         assert coder is not None
 
         def encode(total: Tensor, j: int) -> Tensor:
+            # One packet is all that it sends, and its residual is committed before it yields that.
             return next(
                 back.rounds(total, spans[j], state.child("back"), ctx.child("back"))
-            ).payload  # its residual is bound by then
+            ).payload
 
         def coder_of(j: int) -> tuple[Coder, Spec, State]:
             return coder, spans[j], coder.init(spans[j], packets[j].ctx)
@@ -202,15 +209,18 @@ class Star(Planned):
 
     def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
         world, spans = ctx.world, self.spans(codec, spec, ctx.world)
+        # s, b: bytes of the largest part, and of the largest sum.
         s, b = self._largest(codec, spec, world)
         if world == 1:
             return 0.0
+        # a. In slots: one message at a time, each with its own latency.
         if self._slotted(codec, spec, world) or self._crowded(world):
             return (world - 1) * (link.seconds(s) + link.seconds(b))
+        # b. All ranks own: each sends its messages one behind the other.
         if len(spans) == world:
             return link.seconds(*[s] * (world - 1)) + link.seconds(*[b] * (world - 1))
-        # owners' links limit it; that workers meet there (where owners do not divide the world) is
-        # left out
+        # c. Few own: their links limit it. That workers meet there, where owners do not divide the
+        #    world, is left out.
         out, into = (world - 1) * s / link.rate_bytes_per_s, (world - 1) * b / link.rate_bytes_per_s
         there = (
             link.delay_s
@@ -218,7 +228,7 @@ class Star(Planned):
             if s
             else 0.0
         )
-        # when the sums come, all receivers have long been ready
+        # When the sums come, all receivers have long been ready: no round trip.
         return there + (link.latency_s + (world - 1) * link.message_s + into if b else 0.0)
 
 

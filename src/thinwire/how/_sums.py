@@ -23,7 +23,7 @@ from thinwire.kernels import reference
 
 @dataclass(frozen=True, slots=True)
 class SumCoder:
-    """Encode sums by another coder than their parts'.
+    """A coder of sums, where it is another one than that of their parts.
 
     encode: (sum, chunk) to the payload, at its owner. coder_of: the coder, spec and state that
     decode a chunk's payload, at every rank.
@@ -66,6 +66,7 @@ def totals(
 
     # 2. Exchange by exchange: send what the chunks hold, take in what comes.
     for move in moves:
+        # a. Encode what this rank sends: what it has of a chunk so far, or the whole sum.
         send, recv = [], []
         for message in move.send:
             parts, wholes = _in_flight(message, chunks)
@@ -76,6 +77,7 @@ def totals(
             ]
             if payloads:
                 send.append((ctx.group[message.peer], payloads, sizes_known))
+        # b. What comes, in the sender's order.
         for message in move.recv:
             parts, wholes = _in_flight(message, chunks)
             expected = [
@@ -84,6 +86,8 @@ def totals(
             ]
             if expected:
                 recv.append((ctx.group[message.peer], expected))
+        # c. Exchange; then take in what has come. It is added when the chunk is sent or opened
+        # next.
         got = yield from swap_runs(send, recv, device)
         for message in move.recv:
             parts, wholes = _in_flight(message, chunks)
@@ -109,9 +113,10 @@ class _Unopened:
 
     def __init__(self, packet: Packet, ctx: RankContext) -> None:
         self.packet = packet
+        # Payloads that add have one length on every rank.
         self.expected = self.expected_whole = Expected(
             packet.payload.numel(), packet.payload.numel(), packet.coder
-        )  # what adds is as long everywhere
+        )
         self.received = [(ctx.group_rank, packet.payload)]
 
     def receive_part(self, group_rank: int, payload: Tensor, raw: bool) -> None:
@@ -121,6 +126,7 @@ class _Unopened:
         return self.whole()
 
     def whole(self) -> Tensor:
+        # Add in the order of ranks, never of arrival: float sums depend on the order.
         if len(self.received) > 1:
             own_rank = self.received[0][0]
             ordered = sorted(self.received, key=lambda each: each[0])
@@ -166,12 +172,14 @@ class _Opened:
         self.received.append((group_rank, payload, raw))
 
     def part(self) -> Tensor:
+        # Nothing was added yet: the packet goes as it was first encoded.
         if self.total is None and len(self.received) == 1:
             return self.packet.payload
         packet = self.packet
         return packet.coder.encode(self._add_up(), packet.spec, packet.state, self._hop())
 
     def whole(self) -> Tensor:
+        # Encode the sum once: by its own coder, from the packets at once, or from the sum so far.
         if self.final is None:
             packet, back = self.packet, self.ctx.child("back")
             if self.sum_coder is not None:
@@ -249,6 +257,7 @@ def added(payloads: Sequence[Tensor], sums: tuple[tuple[int, torch.dtype], ...])
         >>> added(payloads, ((2, torch.bfloat16),)).view(torch.bfloat16)
         tensor([258.], dtype=torch.bfloat16)
     """
+    # A payload is a sequence of runs of one number type each.
     runs, at = [], 0
     for nbytes, dtype in sums:
         first, *others = [

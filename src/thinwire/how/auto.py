@@ -83,6 +83,7 @@ class auto(Route):
     routes: tuple[Route, ...] = ()
 
     def __post_init__(self) -> None:
+        # Each mistake is reported, not the first alone.
         reasons = []
         try:
             _ = self.link
@@ -124,6 +125,7 @@ class auto(Route):
 
     def bind(self, world: int, link: Link | None = None) -> Self:
         self.groups(world)
+        # Candidates that do not serve this world drop out here; the others see the link, too.
         bound = tuple(
             route.bind(world, link) for route in self.routes if _serves(route, world) is None
         )
@@ -222,15 +224,17 @@ def _candidates(link: Link) -> tuple[Route, ...]:
 
 @lru_cache(maxsize=4096)
 def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
-    ctx = RankContext(
-        0, tuple(range(world)), 0, 0
-    )  # seconds are the slowest rank's, so every rank computes the same
+    # Seconds are the slowest rank's, so every rank computes the same, and takes the same route.
+    ctx = RankContext(0, tuple(range(world)), 0, 0)
+    # 1. Leave out what cannot carry it.
     out = {each: _left_out(route, each, codec, world) for each in route.candidates}
     if None not in out.values():
         raise StrategyError([f"{each!r}: {why}" for each, why in out.items() if why])
+    # 2. Seconds by the formulas.
     seconds = {
         each: each.seconds(codec, spec, ctx, route.link) for each, why in out.items() if why is None
     }
+    # 3. The first, in the candidates' order, that is nearly the fastest.
     best = min(seconds.values())
     return next(each for each, took in seconds.items() if took <= best * _NEAR)
 

@@ -155,7 +155,7 @@ def crc(payload: Tensor) -> int:
 def _sealed(hop: Hop) -> Exchange:
     """Return the same exchange with a checksum behind each message."""
     assert isinstance(hop, Exchange), "refused when it was built"
-    sums: dict[tuple[int, int], Tensor] = {}  # a route may send one payload to many
+    sums: dict[tuple[int, int], Tensor] = {}  # by address: one payload may go to many ranks
 
     def seal(payload: Tensor) -> Tensor:
         key = (payload.data_ptr(), payload.numel())

@@ -26,8 +26,9 @@ from thinwire.how._star import Star
 
 @dataclass(frozen=True, repr=False)
 class direct(Star):
-    """All-to-all of spans, sum of unopened payloads, all-gather of sums; 2 (K-1)/K · m bytes out of
-    each rank.
+    """Send spans to their owners, add payloads unopened there, and send the sums to all.
+
+    2 (K-1)/K · m bytes leave each rank.
 
     Sums of 16-bit floats are taken in float32 and rounded once.
 

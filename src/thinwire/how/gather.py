@@ -21,7 +21,7 @@ from thinwire.how._rounds import TensorFlight, one_span, swap
 
 @dataclass(frozen=True)
 class gather(Route):
-    """All-gather of payloads, any codec; (K-1)·m bytes out of each rank.
+    """All-gather payloads of any codec; (K-1)·m bytes out of each rank.
 
     Example:
         >>> from thinwire.what import identity
@@ -57,6 +57,7 @@ class gather(Route):
 
 def _total(packet: Packet) -> TensorFlight:
     ctx = packet.ctx
+    # 1. Send this rank's payload to all others, receive theirs.
     send = [(rank, packet.payload, packet.fixed) for rank in ctx.others]
     received = yield from swap(
         send,
@@ -64,6 +65,7 @@ def _total(packet: Packet) -> TensorFlight:
         packet.payload.device,
     )
     received[ctx.rank] = packet.payload
+    # 2. Add in the order of ranks, so that all ranks hold the same bits.
     total: Tensor | None = None
     for rank in ctx.group:
         total = packet.add(total, received.pop(rank), rank)

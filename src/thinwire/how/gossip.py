@@ -89,6 +89,7 @@ class gossip(Route):
         )
 
     def refuses(self, codec: Codec) -> str | None:
+        # Which state a codec keeps shows when it is made, here for a small matrix.
         probe = Spec((Part("probe", (64, 64), 0, "matrix"),), 0, 64 * 64, torch.float32)
         kinds = {leaf.kind for _, leaf in codec.init(probe, RankContext(0, (0, 1), 0, 0)).walk()}
         if "replicated" not in kinds:
@@ -109,11 +110,14 @@ class gossip(Route):
     def carry(
         self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
     ) -> Flight[Outcome]:
+        # 1. Whose turn it is: the exponential graph counts its own flights, as a span may not fly
+        #    at every step.
         flown = 0
         if self.topology == "exponential":
             leaf = state["flown"]
             flown, leaf.value = int(leaf.value), leaf.value + 1
         to, sources = self.peers(ctx, flown)
+        # 2. Each of the codec's rounds goes to the same peers.
         outcome: Outcome = yield from one_span(
             codec.rounds(x, spec, state.child("codec"), ctx),
             lambda packet: _total(packet, ctx, to, sources),
@@ -126,13 +130,17 @@ class gossip(Route):
         if world == 1:
             return [], []
         if self.topology == "pairs":
+            # Neighbours in a random order of the ranks, which all draw alike, are a pair: 2i and 2i
+            # + 1.
             order = torch.randperm(world, generator=ctx.generator(_NOBODY, shared=True)).tolist()
             at = order.index(me) ^ 1
             peer = [ctx.group[order[at]]] if at < world else []
             return peer, peer
         if self.topology == "ring":
+            # On a ring of two both neighbours are the same rank: once is enough.
             both = [ctx.group[(me + 1) % world], ctx.group[me - 1]]
             return (both, both[::-1]) if world > 2 else (both[:1], both[:1])
+        # Distances 1, 2, 4, … below K, round and round.
         on = 2 ** (flown % (world - 1).bit_length())
         return [ctx.group[(me + on) % world]], [ctx.group[(me - on) % world]]
 
@@ -160,6 +168,7 @@ def _total(packet: Packet, ctx: RankContext, to: list[int], sources: list[int]) 
         send, [(rank, packet.coder, packet.spec) for rank in sources], packet.payload.device
     )
     received[ctx.rank] = packet.payload
+    # K times the mean of those that took part stands for the sum over all K ranks.
     total: Tensor | None = None
     for rank in sorted(received):
         total = packet.add(total, received[rank], rank)

@@ -135,6 +135,7 @@ class hierarchical(Route):
                 f"hierarchical.on_mesh: the outermost level is {route!r}; the strategy's codec "
                 "encodes there, so give a route alone"
             )
+        # Wrap from the outside in: each level has nodes of the size of its dimension.
         for level, size in zip(reversed(levels[:-1]), ranks.shape[1:], strict=True):
             route = cls(level, route, int(size))
         assert isinstance(route, hierarchical)
@@ -191,12 +192,15 @@ class hierarchical(Route):
                 "every node has as many ranks"
             )
         route, codec = self._inner
+        # 1. Who meets: peers across nodes, and nodes themselves where the inner route has a codec;
+        #    exact sums inside a node go by exchanges.
         nodes = (
             []
             if codec is None
             else [tuple(range(first, first + size)) for first in range(0, world, size)]
-        )  # exact: by exchanges
+        )
         peers = [tuple(range(number, world, size)) for number in range(size)]
+        # 2. The groups that the levels' own routes all-reduce over, in this world's numbers.
         within = [
             *_numbered(route.groups(size), nodes),
             *_numbered(self.outer.groups(world // size), peers),
@@ -237,7 +241,9 @@ class hierarchical(Route):
         # 2. Sum this rank's span between nodes.
         outcome = yield from self.outer.carry(codec, mine, own, state.child("outer"), across)
 
-        # 3. Give the span to the node's other ranks, in the bucket's own type.
+        # 3. Give the span to the node's other ranks, in the bucket's own type. A total in float32
+        #    is rounded to the bucket's type here, on its one owner, so that all ranks of the node
+        #    hold the same bits.
         payload = reference.as_bytes(outcome.total.to(spec.dtype))
         payloads = {ctx.rank: payload}
         if inside.world > 1:
@@ -331,6 +337,7 @@ def _scattered(
     received = yield Exchange(send, tuple((rank, nbytes) for rank in reversed(inside.others)))
     received = received | {inside.rank: there[inside.rank]}
     first, *others = (reference.from_bytes(received[rank], own.dtype) for rank in inside.group)
+    # Add in float32 (float64), in the order of ranks.
     total = first.to(own.work, copy=True)
     for each in others:
         total += each

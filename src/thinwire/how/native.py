@@ -93,6 +93,7 @@ def allreduce_seconds(nbytes: int, world: int, link: Link) -> float:
 
 def _total(packet: Packet) -> TensorFlight:
     summed, at = [], 0
+    # Each run of the payload is one all-reduce of numbers; the transport adds in place.
     for nbytes, dtype in packet.sums:
         run = reference.from_bytes(packet.payload[at : at + nbytes], dtype)
         at += nbytes

@@ -127,7 +127,7 @@ class tree(OneCodec):
 
 @dataclass(frozen=True)
 class Tree:
-    """Hold a binary tree over the ranks of a group.
+    """A binary tree over the ranks of a group.
 
     heights: levels below a rank; depths: levels above it.
     """
@@ -163,7 +163,9 @@ def trees(world: int) -> tuple[Tree, Tree]:
         >>> [each.parents for each in trees(4)]
         [(None, 2, 0, 2), (1, 3, 1, None)]
     """
+    # 1. The first tree: levels by trailing zeros of a rank's number.
     first = tuple(_parent(group_rank, world) for group_rank in range(world))
+    # 2. The second: the first with each rank renamed.
     second: list[int | None] = [1, None, 1] if world == 3 else [None] * world
     for group_rank, parent in enumerate(first) if world != 3 else ():
         here, above = (_other(at, world) if at is not None else None for at in (group_rank, parent))
@@ -217,6 +219,8 @@ def _other(group_rank: int, world: int) -> int:
 def _parent(group_rank: int, world: int) -> int | None:
     if group_rank == 0:
         return None
+    # `bit` is the rank's lowest bit that is 1. The parent has it cleared and the next one up set;
+    # where that is no rank of the world, it has the bit cleared alone.
     bit = group_rank & -group_rank
     above = (group_rank ^ bit) | (bit << 1)
     return above if above < world else group_rank ^ bit
@@ -239,7 +243,7 @@ def _grown(parents: tuple[int | None, ...]) -> Tree:
 
 
 class _Mail:
-    """Collect the chunks of one round by peer, in the order of turns."""
+    """A collection of the chunks of one round by peer, in the order of turns."""
 
     def __init__(self) -> None:
         self.chunks: dict[int, tuple[int, int, bool]] = {}

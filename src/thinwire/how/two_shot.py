@@ -26,7 +26,7 @@ from thinwire.how._star import Star
 
 @dataclass(frozen=True, repr=False)
 class two_shot(Star):
-    """All-to-all of encoded spans, sum, all-gather of encoded sums.
+    """Send encoded spans to their owners, sum them there, send encoded sums to all.
 
     Args:
         back: the codec of the sums; `None` uses the coder that opens the codec's own packets,
