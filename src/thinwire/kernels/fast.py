@@ -1,5 +1,6 @@
-"""The kernels that codecs call: native or a GPU's where there is one for the tensor at hand, else
-the reference; all equal bit for bit.
+"""Call the fastest kernel for the tensor at hand: native, a GPU's, or the reference.
+
+All are equal bit for bit.
 
 Native kernels take contiguous float32 on a CPU, in blocks that end on whole bytes (or a single
 block); `gpu` says what a GPU's take. What they cannot take goes to torch; that changes nothing but
@@ -56,7 +57,7 @@ class _Blocked(Protocol):
 
 
 def summed(x: Tensor, residual: Tensor, decay: float) -> Tensor:
-    """`reference.summed`."""
+    """Return x + decay · residual, as `reference.summed` does."""
     return _summed(x, residual, decay, memory.empty_like(x))
 
 
@@ -65,6 +66,7 @@ def all_finite(x: Tensor) -> Tensor:
     copy."""
     if not x.numel():
         return torch.ones((), dtype=torch.bool, device=x.device)
+    # NaN spreads to both ends, and an infinity is one of them.
     low, high = x.aminmax()
     return low.isfinite() & high.isfinite()
 
@@ -83,8 +85,11 @@ def scaled(x: Tensor, by: float, out: Tensor) -> bool | None:
 
 
 def first_nonfinite(x: Tensor) -> Tensor:
-    """The index of the first value of a flat tensor that is not finite, or -1: int64 of no
-    dimension, on its device."""
+    """Return the index of the first value of a flat tensor that is not finite, or -1.
+
+    It is int64 of no dimension, on the tensor's device: nothing waits for a GPU.
+    """
+    # On a CPU the common case takes one pass, without a mask.
     if not x.is_cuda and bool(all_finite(x)):
         return torch.tensor(-1)
     bad = x.isfinite().logical_not_()
@@ -94,7 +99,7 @@ def first_nonfinite(x: Tensor) -> Tensor:
 def grid_encode(
     x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None
 ) -> Tensor:
-    """`reference.grid_encode`."""
+    """Encode values in blocks on a grid, as `reference.grid_encode` does."""
     x = x.contiguous()
     kernels = _blocked(x, x.numel(), block, bits, x.dtype)
     if kernels is None:
@@ -119,6 +124,7 @@ def grid_encode_with_residual(
     )
     if kernels is not None:
         return kernels.grid_encode_with_residual(x, residual, decay, block, bits, grid, key)
+    # The same in three steps; rounding is step by step as in the kernels.
     y = reference.summed(x, residual.to(x.dtype), decay)
     payload = reference.grid_encode(y, block, bits, grid, key)
     new_residual = (y - reference.grid_decode(payload, y.numel(), block, bits, grid, y.dtype)).to(
@@ -136,7 +142,7 @@ def grid_decode(
     dtype: torch.dtype,
     out: Tensor | None = None,
 ) -> Tensor:
-    """`reference.grid_decode`, into `out` where it is given."""
+    """Decode a payload of `grid_encode`, into `out` where it is given."""
     kernels = (
         _blocked(payload, n, block, bits, dtype) if out is None or out.is_contiguous() else None
     )
@@ -149,7 +155,7 @@ def grid_decode(
 
 
 def grid_accumulate(total: Tensor, payload: Tensor, block: int, bits: int, grid: Grid) -> None:
-    """total += what the payload decodes to, in one pass."""
+    """Add what the payload decodes to: total += decode(payload), in one pass."""
     kernels = (
         _blocked(total, total.numel(), block, bits, total.dtype) if total.is_contiguous() else None
     )
@@ -168,7 +174,7 @@ def grid_sum_encode(
     key: Key | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The payload of the sum of what the payloads decode to, added in order, in one pass."""
+    """Return the payload of the sum of what payloads decode to, added in order, in one pass."""
     kernels = _blocked(payloads[0], n, block, bits, dtype)
     if kernels is not None:
         return kernels.grid_sum_encode(
@@ -181,7 +187,7 @@ def grid_sum_encode(
 
 
 def sign_encode(x: Tensor, block: int) -> Tensor:
-    """`reference.sign_encode`."""
+    """Encode signs and a mean magnitude for each block, as `reference.sign_encode` does."""
     x = x.contiguous()
     kernels = _blocked(x, x.numel(), block, 1, x.dtype)
     return reference.sign_encode(x, block) if kernels is None else kernels.sign_encode(x, block)
@@ -210,7 +216,7 @@ def sign_encode_with_residual(
 def sign_decode(
     payload: Tensor, n: int, block: int, dtype: torch.dtype, out: Tensor | None = None
 ) -> Tensor:
-    """`reference.sign_decode`, into `out` where it is given."""
+    """Decode a payload of `sign_encode`, into `out` where it is given."""
     kernels = _blocked(payload, n, block, 1, dtype) if out is None or out.is_contiguous() else None
     if kernels is None:
         values = reference.sign_decode(payload, n, block, dtype)
@@ -221,7 +227,7 @@ def sign_decode(
 
 
 def sign_accumulate(total: Tensor, payload: Tensor, block: int) -> None:
-    """total += what the payload decodes to, in one pass."""
+    """Add what the payload decodes to: total += decode(payload), in one pass."""
     kernels = (
         _blocked(total, total.numel(), block, 1, total.dtype) if total.is_contiguous() else None
     )
@@ -232,7 +238,7 @@ def sign_accumulate(total: Tensor, payload: Tensor, block: int) -> None:
 
 
 def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int, dtype: torch.dtype) -> Tensor:
-    """The payload of the sum of what the payloads decode to, added in order, in one pass."""
+    """Return the payload of the sum of what payloads decode to, added in order, in one pass."""
     kernels = _blocked(payloads[0], n, block, 1, dtype)
     if kernels is not None:
         return kernels.sign_sum_encode([each.contiguous() for each in payloads], n, block)
@@ -243,8 +249,9 @@ def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int, dtype: torch
 
 
 def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`reference.largest` and the values there: both (m, k)."""
+    """Return the indices of each row's k largest magnitudes, and the values there: both (m, k)."""
     rows = rows.contiguous()
+    # A GPU's program takes a whole row at once, so rows are short; longer ones go to torch.
     if 0 < k <= rows.shape[1] <= gpu.CHUNK and rows.dtype == torch.float32 and gpu.serves(rows):
         return gpu.largest(rows, k)
     kernels = native.library(rows)
@@ -257,8 +264,11 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def largest_sum(
     x: Tensor, residual: Tensor, decay: float, y: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """y = x + decay · residual (all (m, n)); the indices of each row's k largest, and the values
-    there, both (m, k); in one pass."""
+    """Write y = x + decay · residual (all (m, n)), and take each row's k largest, in one pass.
+
+    Returns:
+        Their indices and values, both (m, k).
+    """
     x, residual = x.contiguous(), residual.contiguous()
     kernels = native.library(x) if residual.dtype == x.dtype and y.is_contiguous() else None
     if kernels is not None and k:
@@ -267,8 +277,11 @@ def largest_sum(
 
 
 def leave(y: Tensor, indices: Tensor, values: Tensor, sent: Tensor) -> Tensor:
-    """y (m, n) = values - sent, both (m, k), at their indices in each row; whether all of those are
-    finite: a bool of no dimension."""
+    """Write y (m, n) = values - sent, both (m, k), at their indices in each row.
+
+    Returns:
+        Whether all of those are finite: a bool of no dimension.
+    """
     kernels = native.library(y)
     if (
         kernels is not None
@@ -283,21 +296,21 @@ def leave(y: Tensor, indices: Tensor, values: Tensor, sent: Tensor) -> Tensor:
 
 
 def above(x: Tensor, bar: Tensor, most: int | None = None) -> tuple[Tensor, Tensor] | int:
-    """`reference.above` and the values there; or their count, where it is above `most`."""
+    """Return the indices and values of magnitudes from `bar` on; or their count, above `most`."""
     x = x.contiguous()
     most = x.numel() if most is None else most
     kernels = native.library(x)
     if kernels is not None:
-        bits = (
-            1 if bar.isnan() else max(int(bar.to(torch.float32).view(torch.int32)), 1)
-        )  # a zero is never taken
+        # Magnitudes compare as their bits do, and NaN is above all. A zero is never taken: from 1
+        # on; a bar of NaN takes all others.
+        bits = 1 if bar.isnan() else max(int(bar.to(torch.float32).view(torch.int32)), 1)
         return kernels.above(x, bits, most)
     indices = reference.above(x, bar)
     return indices.numel() if indices.numel() > most else (indices, x[indices])
 
 
 def thin_product(m: Tensor, thin: Tensor, transposed: bool = False) -> Tensor:
-    """m · thin, or mᵀ · thin, of a matrix (rows, n) and a thin one of a few columns."""
+    """Multiply a matrix (rows, n), or its transpose, with a thin one of a few columns."""
     m, thin = m.contiguous(), thin.contiguous()
     kernels = native.library(m) if thin.dtype == m.dtype and thin.numel() else None
     if kernels is None:
@@ -306,7 +319,7 @@ def thin_product(m: Tensor, thin: Tensor, transposed: bool = False) -> Tensor:
 
 
 def outer(p: Tensor, q: Tensor, out: Tensor) -> None:
-    """`reference.outer`: out = p qᵀ; of a GPU's own product where the tensors lie there."""
+    """Write out = p qᵀ, as `reference.outer` does; on a GPU by its own product."""
     kernels = (
         native.library(out) if p.dtype == q.dtype == out.dtype and p.numel() and q.numel() else None
     )
@@ -327,8 +340,10 @@ def _summed(x: Tensor, residual: Tensor, decay: float, out: Tensor) -> Tensor:
 
 
 def _blocked(where: Tensor, n: int, block: int, bits: int, dtype: torch.dtype) -> _Blocked | None:
-    """Whose kernels take n values in blocks, each of which must end on a whole byte, on the device
-    of a tensor; `None`: nobody's."""
+    """Return the kernels that take n values in blocks on the device of a tensor, or `None`.
+
+    Each block but a single one must end on a whole byte.
+    """
     if dtype != torch.float32 or not 0 < n < 2**31 or not (n <= block or block * bits % 8 == 0):
         return None
     return gpu if gpu.takes(n, block, bits) and gpu.serves(where) else native.anywhere(where)

@@ -1,5 +1,6 @@
-"""The GPU kernels: which tensors they take, and how each is launched. They are Triton's, so one
-source serves CUDA and ROCm.
+"""Launch the GPU kernels for the tensors that they take.
+
+They are Triton's, so one source serves CUDA and ROCm.
 
 Triton is imported at the first use. Where it is missing, or cannot compile for the GPU at hand, a
 warning says so once, and torch runs the reference; THINWIRE_KERNELS=torch asks for that without the
@@ -28,10 +29,8 @@ from thinwire.kernels import native, reference
 from thinwire.kernels.native import VARIABLE, KernelError
 from thinwire.kernels.reference import Grid, Key
 
-BLOCK, CHUNK = (
-    4096,
-    8192,
-)  # values of the largest block, and of the largest chunk, that one program takes
+# Values of the largest block, and of the largest chunk, that one program takes.
+BLOCK, CHUNK = 4096, 8192
 _TILE = 1024  # values that a program takes at least
 _MOST = 2**31  # values of one call: indices are 32 bits wide inside
 _OLDEST = (7, 0)  # the compute capability that Triton compiles for
@@ -47,6 +46,7 @@ def interpreted() -> Iterator[None]:
     env.put("TRITON_INTERPRET", "1")
     _interpreting.append(None)
     try:
+        # A module that was imported before holds compiled functions, which refuse tensors on a CPU.
         theirs = import_module("triton.language")
         if not all(
             type(each).__name__ == "InterpretedFunction"
@@ -74,7 +74,7 @@ def _programs() -> Any:
 
 @cache
 def lacks(device: torch.device) -> str | None:
-    """Why a GPU is not served by Triton; `None` where it is."""
+    """Return why a GPU is not served by Triton; `None` where it is."""
     if find_spec("triton") is None:
         own = "triton" if torch.version.hip is None else "pytorch-triton-rocm"
         return (
@@ -114,7 +114,10 @@ def serves(x: Tensor) -> bool:
 
 
 def _plain_torch_is_meant() -> bool:
-    """By the variable, or by `native.using`; not because the CPU kernels were not built."""
+    """Return whether plain torch was chosen by the variable, or by `native.using`.
+
+    Where the CPU kernels were not built, torch is chosen as well, but not by the user.
+    """
     return native.chosen() == "torch" and (
         len(native.available()) > 1 or env.text(VARIABLE) == "torch"
     )
@@ -124,6 +127,8 @@ def takes(n: int, block: int, bits: int) -> bool:
     """Return whether n values in such blocks are taken."""
     if not 0 < n < _MOST:
         return False
+    # One block of any length is padded to a power of two; several lie side by side in the payload,
+    # so each must fill its bytes.
     return (
         n <= BLOCK
         if n <= block
@@ -134,6 +139,7 @@ def takes(n: int, block: int, bits: int) -> bool:
 def grid_encode(
     x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None
 ) -> Tensor:
+    """Encode x (n,) as `reference.grid_encode` does."""
     out = _Payload(x, x.numel(), block, bits)
     _grid_encode(x, out, bits, grid, key, steps)
     return out.payload
@@ -142,6 +148,7 @@ def grid_encode(
 def grid_encode_with_residual(
     x: Tensor, residual: Tensor, decay: float, block: int, bits: int, grid: Grid, key: Key | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode x + decay · residual; return payload, new residual, and whether that is finite."""
     out, new_residual = _Payload(x, x.numel(), block, bits), torch.empty_like(residual)
     _grid_encode(
         x, out, bits, grid, key, feedback=(_stored(residual), decay, _stored(new_residual))
@@ -150,7 +157,7 @@ def grid_encode_with_residual(
 
 
 def grid_decode(payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool) -> None:
-    """Write into `out`, or add to it."""
+    """Decode a payload into `out`, or add it to `out`."""
     tile = _Tile(out.numel(), block)
     heads, codes = _parts(payload, out.numel(), block)
     top = reference.levels(bits, grid)[1]
@@ -162,6 +169,7 @@ def grid_decode(payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor,
 def grid_sum_encode(
     payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None
 ) -> Tensor:
+    """Encode the sum of what payloads decode to, added in order, in one program."""
     out, top = _Payload(payloads[0], n, block, bits), reference.levels(bits, grid)[1]
     payloads, table = _addresses(payloads)
     tile, program = out.tile, _programs().grid_sum_encode
@@ -195,7 +203,7 @@ def sign_encode_with_residual(
 
 
 def sign_decode(payload: Tensor, block: int, out: Tensor, add: bool) -> None:
-    """Write into `out`, or add to it."""
+    """Decode a payload into `out`, or add it to `out`."""
     tile = _Tile(out.numel(), block)
     tile.launch(
         _programs().sign_decode,
@@ -219,9 +227,10 @@ def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
 
 
 def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Places and values, both (m, k)."""
+    """Return the indices and values of each row's k largest magnitudes, both (m, k)."""
     chunks, per = rows.shape
     indices, values = rows.new_empty(chunks, k, dtype=torch.int64), rows.new_empty(chunks, k)
+    # A program takes `each` whole rows, padded to `width`: short rows share one.
     width = _width(per)
     each = max(1, _TILE // width)
     with _on(rows):
@@ -236,13 +245,14 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
             each,
             width,
             num_warps=_warps(each * width),
+            # A fused multiply-add rounds once where the reference rounds twice.
             enable_fp_fusion=False,
         )
     return indices, values
 
 
 class _Tile:
-    """How n values in blocks are laid over programs: `rows` blocks of `block` values for each."""
+    """A layout of n values in blocks over programs: `rows` blocks of `block` values for each."""
 
     def __init__(self, n: int, block: int) -> None:
         self.n = n
@@ -258,8 +268,10 @@ class _Tile:
 
 
 class _Payload:
-    """Room for a payload, and its parts: a head (float32) for each block, and codes (uint8). Codes
-    are stored in whole tiles."""
+    """A buffer for a payload: a head (float32) for each block, then codes (uint8).
+
+    Codes are stored in whole tiles, so the buffer is longer than the payload.
+    """
 
     def __init__(self, like: Tensor, n: int, block: int, bits: int) -> None:
         head = 4 * -(-n // block)
@@ -282,7 +294,7 @@ class _Payload:
 
 
 def _stored(residual: Tensor) -> Tensor:
-    """As programs take it: bf16 as its bits."""
+    """Return a residual as programs take it: bf16 as its bits."""
     return residual.view(torch.int16) if residual.dtype == torch.bfloat16 else residual
 
 
@@ -338,8 +350,10 @@ def _parts(payload: Tensor, n: int, block: int) -> tuple[Tensor, Tensor]:
 
 
 def _addresses(payloads: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Payloads whose heads lie on whole words, to be held until the launch, and where they lie:
-    (count,) int64."""
+    """Return payloads whose heads lie on whole words, and their addresses: (count,) int64.
+
+    The caller holds the payloads until the launch, as copies would be freed before it.
+    """
     held = [
         each if each.data_ptr() % 4 == 0 else each.clone()
         for each in (payload.contiguous() for payload in payloads)
@@ -350,13 +364,13 @@ def _addresses(payloads: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
 
 
 def _words(key: Key | None) -> tuple[int, int]:
-    """A key as signed words: whatever its value, the same compiled program takes it."""
+    """Return a key as signed words: whatever its value, the same compiled program takes it."""
     first, second = key or (0, 0)
     return (first ^ 2**31) - 2**31, (second ^ 2**31) - 2**31
 
 
 def _width(n: int) -> int:
-    """The next power of two."""
+    """Return the next power of two."""
     return 1 << (n - 1).bit_length()
 
 
@@ -365,5 +379,5 @@ def _warps(size: int) -> int:
 
 
 def _on(x: Tensor) -> Any:
-    """Triton launches on the current device."""
+    """Return a context in which a tensor's device is current, as Triton launches there."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

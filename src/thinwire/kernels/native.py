@@ -1,5 +1,4 @@
-"""The CPU kernels that were built with the package: which there are, which run here, and how each
-is called.
+"""Load and call the CPU kernels that were built with the package, the best that run here.
 
 Three builds of the same source are in one package: for any processor ("baseline"), for AVX2 and for
 AVX-512. The best that the processor runs is taken; THINWIRE_KERNELS=torch|baseline|avx2|avx512 asks
@@ -109,7 +108,7 @@ def _requested(name: str | None) -> Level:
 
 
 def chosen() -> Level:
-    """The kernels in use."""
+    """Return the level of the kernels in use."""
     return _forced[-1] if _forced else _requested(env.text(VARIABLE) or None)
 
 
@@ -140,7 +139,7 @@ def _warn_once() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """One build's kernels, called with tensors; `gpu` has those of the same names for a GPU. lib:
+    """A build's kernels, called with tensors; `gpu` has those of the same names for a GPU. lib:
     as ctypes sees them."""
 
     lib: ctypes.CDLL
@@ -280,7 +279,7 @@ class Kernels:
         return indices, values
 
     def above(self, x: Tensor, bar: int, most: int) -> tuple[Tensor, Tensor] | int:
-        """Places and values; or the count, where it is above `most`. bar: as an integer's bits."""
+        """Return indices and values; or their count, above `most`. bar: as an integer's bits."""
         indices, values = (
             torch.empty(most, dtype=torch.int64),
             torch.empty(most, dtype=torch.float32),
@@ -309,8 +308,8 @@ class Kernels:
     def places_read(
         self, side: Tensor, chunks: int, k: int, per: int, coding: int, low: int, unary: int
     ) -> tuple[Tensor, int]:
-        """The indices, and what is wrong with them: 0 nothing, 1 a chunk without k indices, 2 one
-        beyond its chunk, 3 they do not ascend."""
+        """Return the indices, and what is wrong with them: 0 nothing, 1 a chunk without k indices,
+        2 one beyond its chunk, 3 they do not ascend."""
         indices = torch.empty(chunks, k, dtype=torch.int64)
         return indices, int(
             self.lib.places_read(
@@ -321,8 +320,8 @@ class Kernels:
     def places_add(
         self, side: Tensor, values: Tensor, total: Tensor, coding: int, low: int, unary: int
     ) -> int:
-        """total (chunks, per) += values (chunks, k) at the indices that are read; what is wrong
-        with them, as in `places_read`."""
+        """Add values (chunks, k) to total (chunks, per) at the indices that are read; return what
+        is wrong with them, as in `places_read`."""
         (chunks, k), per = values.shape, total.shape[1]
         return int(
             self.lib.places_add(
@@ -373,15 +372,15 @@ class Kernels:
 
 
 def library(x: Tensor) -> Kernels | None:
-    """The kernels for a tensor: contiguous float32 on a CPU, fewer than 2^31 values; `None` where
-    there are none."""
+    """Return the kernels for a tensor: contiguous float32 on a CPU, fewer than 2^31 values; `None`
+    where there are none."""
     if x.dtype != torch.float32 or not x.is_contiguous() or not 0 < x.numel() < _MOST:
         return None
     return anywhere(x)
 
 
 def anywhere(x: Tensor) -> Kernels | None:
-    """The kernels for a tensor of whatever dtype, on a CPU."""
+    """Return the kernels for a tensor of any dtype on a CPU, or `None`."""
     if x.device.type != "cpu":
         return None
     level = chosen()
