@@ -1,4 +1,4 @@
-"""When to communicate: schedules, each a pure function of the step.
+"""Decide when to communicate: schedules, each a pure function of the step.
 
 `every(8)` is gradient accumulation on gradients and local SGD on parameters. `delayed(1, every(1))`
 is the delayed update; `delayed(5, staggered(4, every(100)))` on deltas is Streaming DiLoCo's clock.

@@ -6,7 +6,7 @@ from thinwire.core import Schedule, Tick
 
 
 class Around(Schedule):
-    """Answer every question as the schedule `inner` does."""
+    """A schedule around another, `inner`, which answers what a subclass leaves undefined."""
 
     inner: Schedule
 

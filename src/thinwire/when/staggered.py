@@ -62,7 +62,7 @@ class staggered(Schedule):
 
     def tick(self, step: int, buckets: int) -> Tick:
         n = self.inner.n
-        # 1. Which fragments have their step now; fragment p's is its share of the period.
+        # 1. Which fragments have their step now: fragment p's comes (p + 1) / parts of a period on.
         fragments_now = {
             p
             for p in range(self.parts)
