@@ -44,6 +44,7 @@ def anchored(bucket: Bucket, anchor: Tensor, outer: Outer, store: Store, device:
         {"anchor": Leaf(anchor, "replicated", bucket.spec)},
         {"outer": outer.bind(bucket).init(bucket.spec, anchor)},
     )
+    # Only what is flat over the bucket is narrowed: counts and other whole tensors are small.
     for _, leaf in state.walk():
         narrow = leaf.spec is not None and store == "bf16" and leaf.value.dtype == torch.float32
         # a meta tensor has no storage to move: `thinwire recipes` only counts it
@@ -71,9 +72,12 @@ def put(leaf: Leaf, flat: Tensor, drawn_from: Tensor) -> None:
         drawn_from: seeds the rounding, so that all ranks that hold the same one round alike.
     """
     if leaf.value.dtype == torch.bfloat16 and flat.dtype == torch.float32:
+        # 1. The seed: ranks that hold the same delta round alike, without a message.
         generator = torch.Generator().manual_seed(
             int(drawn_from.contiguous().view(torch.int32).sum(dtype=torch.int64)) & (1 << 62) - 1
         )
+        # 2. bfloat16 is the upper half of float32's bits. Add 16 random bits below that half and
+        #    cut them off: a value rounds up with its fraction as probability.
         noise = torch.randint(
             0, 1 << 16, flat.shape, dtype=torch.int32, generator=generator, device="cpu"
         ).to(flat.device)

@@ -1,4 +1,4 @@
-"""Parameter deltas: many local steps, sent as one pseudo-gradient to an outer optimiser.
+"""Send parameter deltas: many local steps as one pseudo-gradient to an outer optimiser.
 
 Every rank holds the same anchor A. Steps:
     1. each rank takes its own optimiser steps from A to w_k
@@ -28,7 +28,7 @@ from thinwire.on.outer import nesterov
 
 @dataclass(frozen=True, repr=False)
 class deltas(Target):
-    """Send mean pseudo-gradients to an outer optimiser; a step is an optimiser step.
+    """A target that sends mean pseudo-gradients to an outer optimiser; a step is an optimiser step.
 
     It takes one anchor and the outer state of memory, in float32.
 
@@ -114,6 +114,7 @@ class deltas(Target):
         delta = torch.sub(anchor.to(own.device), own, out=own)
         # 2. eager: go on from where the own delta alone would take the anchor, and note how far
         if self.eager:
+            # A twin of the outer state: the real one is updated by the mean alone, at the landing.
             moved = self.outer.bind(bucket).update(
                 anchor, delta.to(anchor.device), twin(state.child("outer")), bucket.spec
             )
@@ -136,6 +137,7 @@ class deltas(Target):
         anchor = leaf.flat.to(total.device)
         if self.eager:
             ahead = state["ahead"]
+            # Steps taken since the launch stay: only the difference that the mean makes is added.
             correction = torch.sub(anchor, before.to(total.device)).sub_(
                 ahead.value.to(total.device)
             )

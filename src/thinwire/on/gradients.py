@@ -23,7 +23,7 @@ from thinwire.errors import StrategyError
 
 @dataclass(frozen=True, repr=False)
 class gradients(Target):
-    """The gradients of every parameter that trains; a step is a backward pass.
+    """A target of the gradients of every parameter that trains; a step is a backward pass.
 
     Args:
         reduce: "mean" over ranks, by their weights; or "sum", which no weight touches.
@@ -106,6 +106,7 @@ class gradients(Target):
     def init(self, bucket: Bucket) -> State:
         if not self.compensate:
             return State()
+        # Leaf "then<i>": the parameters at one of the launches in the air, the oldest first.
         now = bucket.weights()
         return State(
             {
@@ -116,6 +117,7 @@ class gradients(Target):
 
     def read(self, bucket: Bucket, state: State, weight: float) -> Tensor:
         stored = list(state.leaves.values())
+        # Every launch moves the stored parameters one back, and adds those of now.
         for older, newer in pairwise(stored):
             older.value = newer.value
         if stored:
@@ -123,13 +125,14 @@ class gradients(Target):
         return bucket.grads()  # scaled by the hooks, as they copied it
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
-        # launches come before landings in a step, so the oldest that is stored is of the launch
-        # that has landed
+        # 1. Compensate the delay. Launches come before landings in a step, so the oldest that is
+        #    stored is of the launch that has landed.
         if self.compensate:
             moved = bucket.weights() - state["then0"].flat
             total.add_(
                 (moved * total.to(moved.dtype).square()).mul_(self.compensate).to(total.dtype)
             )
+        # 2. Leave the signs.
         if self.then == "sign":
             signs = total.sign()
             total.mul_(0).add_(signs)  # 0 times what is not finite is NaN, whose sign would be 0

@@ -1,4 +1,4 @@
-"""Momentum: Adam's first moment travels, so that one bit a value is enough.
+"""Send Adam's first moment, so that one bit a value is enough.
 
 Adam with a compressed gradient goes wrong: its variance averages the squares of the compression
 error. Once the variance hardly moves, freeze it. Then Adam is SGD with momentum under a fixed
@@ -33,8 +33,9 @@ from thinwire.kernels import fast
 
 @dataclass(frozen=True, repr=False)
 class momentum(Target):
-    """Adam's update in `.grad`: a step is a backward pass, and the optimiser a plain
-    `torch.optim.SGD(lr, weight_decay=…)`.
+    """A target that puts Adam's update into `.grad`; a step is a backward pass.
+
+    The optimiser is a plain `torch.optim.SGD(lr, weight_decay=…)`.
 
     Args:
         betas: how much of the mean and of the variance is kept from step to step, each in [0, 1).
@@ -114,10 +115,12 @@ class momentum(Target):
 
     def init(self, bucket: Bucket) -> State:
         zeros = torch.zeros_like(bucket.weights())
+        # Counts are alike for all parameters, and saved by parameter: a state survives another
+        # layout.
         counts = {
             str(i): self._counts(part.name, zeros.device)
             for i, part in enumerate(bucket.spec.parts)
-        }  # saved by parameter
+        }
         return State(
             {
                 "mean": Leaf(zeros, "replicated", bucket.spec),
@@ -127,12 +130,16 @@ class momentum(Target):
         )
 
     def read(self, bucket: Bucket, state: State, weight: float) -> Tensor:
+        # 1. Which step launches: the next one of the schedule after the last launch. Whether it is
+        #    dense decides what travels.
         count = state.child("0")
         step = int(count["step"].value) + 1
         while not bucket.when.tick(step, 1).launch:
             step += 1
         for child in state.children.values():
             child["step"].value = torch.tensor(step)
+        # 2. x is s_k g_k, scaled by the hooks. Between dense ticks it becomes b1 s_k m + (1 - b1)
+        #    s_k g_k; the ranks' s_k sum to 1, so the sum is the new m.
         x = bucket.grads()
         if not bucket.when.tick(step, 1).dense:
             x.mul_(1 - self.betas[0]).add_(
@@ -143,10 +150,13 @@ class momentum(Target):
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
         (b1, b2), mean, variance = self.betas, state["mean"], state["variance"]
         count = state.child("0")
+        # 1. What has landed, G or m. A mean that is not finite counts as no step: `finite` is a
+        #    tensor, so that nothing waits for a GPU.
         new = total.to(mean.value.dtype, copy=True)
         finite = fast.all_finite(new)
         steps = count["steps"].value + finite
         refreshed = count["refreshed"].value
+        # 2. A dense tick: v and m from G. Else m has landed itself, and v stays.
         if bucket.when.tick(int(count["step"].value), 1).dense:
             variance.value = torch.where(
                 finite, (variance.flat * b2).addcmul_(new, new, value=1 - b2), variance.flat
@@ -154,25 +164,24 @@ class momentum(Target):
             new = mean.flat.lerp(new, 1 - b1)
             refreshed = refreshed + finite
         elif self.bound is not None:
-            new.masked_fill_(
-                variance.flat == 0, 0
-            )  # no gradient was ever seen there: what a codec decodes to is its error
+            # No gradient was ever seen there: what a codec decodes to is its error.
+            new.masked_fill_(variance.flat == 0, 0)
         mean.value = torch.where(finite, new, mean.flat)
         for child in state.children.values():
             child["steps"].value, child["refreshed"].value = steps, refreshed
+        # 3. u, with the bias of both averages corrected, as in Adam.
         scale = (variance.flat.sqrt() / (1 - b2**refreshed).sqrt()).add_(self.eps)
         update = mean.flat / scale / (1 - b1**steps)
         if self.bound is not None:
-            limit = torch.where(steps == refreshed, torch.inf, self.bound).to(
-                update.dtype
-            )  # all dense so far: m is exact
+            # All dense so far: m is exact, and u needs no bound.
+            limit = torch.where(steps == refreshed, torch.inf, self.bound).to(update.dtype)
             update.clamp_(-limit, limit)
         total.copy_(torch.where(finite, update, torch.nan))
         bucket.set_grads(total)
 
     def _counts(self, name: str, device: torch.device) -> State:
-        """The schedule's step of the last launch, on the host; the steps and dense steps that were
-        finite, where the values are."""
+        """Make the counts: the schedule's step of the last launch, on the host; the steps and dense
+        steps that were finite, where the values are."""
         dtype = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
         leaves = {
             key: Leaf(torch.zeros((), dtype=dtype, device=device), "replicated", part=name)

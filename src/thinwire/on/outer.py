@@ -1,4 +1,4 @@
-"""Outer optimisers: move the anchor by a mean pseudo-gradient.
+"""Move the anchor by a mean pseudo-gradient: outer optimisers.
 
 With delta the mean of (anchor - w_k): `sgd(1.0)` puts the anchor on the mean of the ranks'
 parameters; `nesterov(0.7, 0.9)` is DiLoCo's (Douillard et al. 2023, arXiv:2311.08105). Same
@@ -22,19 +22,15 @@ from thinwire.errors import StrategyError
 from thinwire.kernels import memory
 from thinwire.text.words import expression
 
-RATES = {
-    1: 0.4,
-    2: 0.6,
-    4: 0.6,
-    8: 0.8,
-}  # by replicas, at momentum 0.9 and 30 local steps (Charles et al. 2025, arXiv:2503.09799)
+# By replicas, at momentum 0.9 and 30 local steps (Charles et al. 2025, arXiv:2503.09799).
+RATES = {1: 0.4, 2: 0.6, 4: 0.6, 8: 0.8}
 LONG = 30  # local steps from which those rates hold
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class sgd(Outer):
-    """anchor - lr · delta; with momentum, v = momentum · v + delta and anchor - lr · v.
+    """Move by anchor - lr · delta; with momentum, v = momentum · v + delta and anchor - lr · v.
 
     Args:
         lr: outer rate, above 0. 1.0 without momentum is plain averaging.
@@ -71,7 +67,7 @@ class sgd(Outer):
 
 @dataclass(frozen=True)
 class nesterov(Outer):
-    """v = momentum · v + delta; anchor - lr · (delta + momentum · v).
+    """Move by Nesterov's v = momentum · v + delta; anchor - lr · (delta + momentum · v).
 
     Args:
         lr: outer rate, above 0; `None` takes `outer_rate(world, period)` where it runs.
@@ -123,7 +119,7 @@ class nesterov(Outer):
 
 
 def outer_rate(world: int, period: int) -> float:
-    """A good rate of Nesterov's momentum of 0.9 for so many replicas and local steps.
+    """Return a good rate of Nesterov's momentum of 0.9 for so many replicas and local steps.
 
     From 30 local steps on it is what was found best: 0.4, 0.6, 0.6, 0.8 for 1, 2, 4, 8 replicas
     whatever the model's size, and 0.8 for more (Charles et al. 2025, arXiv:2503.09799); between, by
@@ -137,10 +133,12 @@ def outer_rate(world: int, period: int) -> float:
         >>> [round(outer_rate(2, period), 2) for period in (1, 5, 10, 30)]
         [0.1, 0.23, 0.34, 0.6]
     """
+    # 1. The best rate of long rounds, between the measured numbers of replicas.
     below = max(count for count in RATES if count <= world)
     above = min((count for count in RATES if count >= world), default=below)
     part = math.log(world / below) / math.log(above / below) if above > below else 0.0
     best = RATES[below] + part * (RATES[above] - RATES[below])
+    # 2. Shorter rounds: towards 1 - momentum, geometrically in the logarithm of the period.
     if period >= LONG:
         return best
     long = math.log(period) / math.log(LONG)
@@ -149,8 +147,9 @@ def outer_rate(world: int, period: int) -> float:
 
 @dataclass(frozen=True)
 class optim(Outer):
-    """Any optimiser of `torch.optim` that steps from gradients alone; each parameter has its own
-    shape and state.
+    """Move by any optimiser of `torch.optim` that steps from gradients alone.
+
+    Each parameter has its own shape and state.
 
     Args:
         name: its class, such as "AdamW" or "Muon" (which takes matrices only).
@@ -181,6 +180,7 @@ class optim(Outer):
             raise StrategyError(
                 f"{self!r}: torch.optim has no optimiser of that name; take one such as 'AdamW'"
             )
+        # Which optimisers step from a gradient alone shows only when one does.
         try:
             self._first(torch.zeros(2, 2, dtype=torch.float64))
         except Exception as error:
@@ -205,6 +205,8 @@ class optim(Outer):
                     "another outer optimiser"
                 ) from error
             leaves = {"rounds": Leaf(torch.tensor(0), "replicated", part=part.name)}
+            # Which state an optimiser has shows after a first step, here of zeros. Averages of the
+            # parameter's shape lie flat over its span; counts and the like stay whole tensors.
             for key, value in first.items():
                 span = (
                     spec.span(part.begin, part.end)
@@ -219,17 +221,20 @@ class optim(Outer):
         return State(children=children)
 
     def update(self, anchor: Tensor, delta: Tensor, state: State, spec: Spec) -> Tensor:
+        # 1. Parameters of each part's own shape, as views of the new anchor: the step moves it.
         new = anchor.clone()
         params = [nn.Parameter(new[part.begin : part.end].view(part.shape)) for part in spec.parts]
         optimizer = self.make(params)
+        # 2. Give the optimiser gradients, and the state that was saved.
         for part, param, own in self._each(spec, params, state):
-            param.grad = (
-                delta[part.begin : part.end].view(part.shape).to(param.dtype, copy=True)
-            )  # some write into it
+            # A copy, as some optimisers write into the gradient.
+            param.grad = delta[part.begin : part.end].view(part.shape).to(param.dtype, copy=True)
+            # In the first round it makes its own state.
             if int(own["rounds"].value):
                 optimizer.state[param] = {
                     key: _opened(leaf, param) for key, leaf in own.leaves.items() if key != "rounds"
                 }
+        # 3. Step, and save its state by parameter.
         optimizer.step()
         for _, param, own in self._each(spec, params, state):
             own["rounds"].value = own["rounds"].value + 1
@@ -284,9 +289,8 @@ def _opened(leaf: Leaf, param: Tensor) -> Tensor:
     """Return a stored tensor in the shape and on the device that the optimiser wants."""
     if leaf.spec is not None:
         return leaf.flat.view(param.shape).clone()
-    return (
-        leaf.value.to(param.device, copy=True) if leaf.value.dim() else leaf.value.clone()
-    )  # counts stay on the host
+    # Counts stay on the host.
+    return leaf.value.to(param.device, copy=True) if leaf.value.dim() else leaf.value.clone()
 
 
 def _check(outer: Outer, lr: float, momentum: float) -> None:

@@ -1,4 +1,4 @@
-"""Average the parameters themselves: local SGD, and a few of them at a time, SPARTA.
+"""Average the parameters themselves (local SGD), or a few of them at a time (SPARTA).
 
 Each rank takes its own optimiser steps; at a launch, w = sum of (s_k / sum s) · w_k, with s_k the
 ranks' weights. (Stich 2019,
@@ -30,7 +30,7 @@ from thinwire.on._anchor import anchored, misfits, put
 
 @dataclass(frozen=True, repr=False)
 class parameters(Target):
-    """The mean of all parameters, exact, or with `randomk(p)` of the entries that it draws; a step
+    """A target that averages all parameters, or with `randomk(p)` the entries that it draws; a step
     is an optimiser step.
 
     Args:
@@ -124,6 +124,7 @@ class parameters(Target):
         if self.outer is None:
             return State()
         state = anchored(bucket, bucket.weights(), self.outer, self.store, self.device)
+        # Ranks may receive different means (gossip), so each anchor is its rank's own.
         for _, leaf in state.walk():
             leaf.kind = "private"
         return state
@@ -135,6 +136,7 @@ class parameters(Target):
         return values.mul_(weight)
 
     def write(self, bucket: Bucket, total: Tensor, state: State) -> None:
+        # a. An anchor: d = c a - M, then the outer step.
         if self.outer is not None:
             leaf = state["anchor"]
             before = leaf.flat
@@ -146,8 +148,9 @@ class parameters(Target):
             )
             bucket.set_weights(leaf.flat.to(total.device))
             return
+        # b. The mean itself; entries that were not drawn stay this rank's own.
         mask = bucket.mask()
         bucket.set_weights(total if mask is None else torch.where(mask, total, bucket.weights()))
 
     def common(self, bucket: Bucket, state: State) -> None:
-        """Between landings each rank has its own; of a few entries at a time, always."""
+        """Return `None`: ranks have their own between landings, or always, of a few entries."""
