@@ -1,5 +1,6 @@
-"""Send one rank's bytes to all: along a chain, or scattered and gathered, whichever is faster by
-the link's formula.
+"""Send one rank's bytes to all, along a chain or scattered and gathered.
+
+Whichever is faster by the link's formula:
 
 Chain: the bytes go in c segments from rank to rank, segment s+1 one rank behind segment s: T = (c +
 K-2) (α + o + M/(c B)), so M/B for large M.
@@ -56,6 +57,7 @@ def broadcast_seconds(nbytes: int, world: int, link: Link, segments: int) -> flo
 
 def segments_of(nbytes: int, world: int, link: Link) -> int:
     """Return the number of segments that is fastest on this link; 0 where scattering is."""
+    # The c that makes T of the chain least: c = sqrt((K-2) M / (B (α + o))), where dT/dc = 0.
     best = (
         math.sqrt(
             (world - 2) * nbytes / link.rate_bytes_per_s / max(link.delay_s + link.message_s, 1e-9)
@@ -63,6 +65,7 @@ def segments_of(nbytes: int, world: int, link: Link) -> int:
         if world > 2
         else 1
     )
+    # A segment has at least SMALLEST bytes.
     segments = max(1, min(round(best), nbytes // SMALLEST))
     return (
         segments
@@ -74,9 +77,8 @@ def segments_of(nbytes: int, world: int, link: Link) -> int:
 
 def _along(flat: Tensor, ctx: RankContext, segments: int) -> Flight[Tensor]:
     runs, at = _cut(flat, segments), ctx.group_rank
-    for t in range(
-        max(at - 1, 0), segments + at
-    ):  # rank p sends segment t-p in round t, and receives the one after it
+    # Rank p sends segment t-p in round t, and receives the one after it.
+    for t in range(max(at - 1, 0), segments + at):
         send = ((ctx.group[at + 1], runs[t - at]),) if t >= at and at + 1 < ctx.world else ()
         come = t - at + 1
         recv = ((ctx.group[at - 1], runs[come].numel()),) if at and come < segments else ()
@@ -90,12 +92,15 @@ def _along(flat: Tensor, ctx: RankContext, segments: int) -> Flight[Tensor]:
 def _scattered(flat: Tensor, ctx: RankContext) -> Flight[Tensor]:
     """Scatter the bytes of the first rank, and gather them on all others."""
     parts, first = dict(zip(ctx.group, _cut(flat, ctx.world), strict=True)), ctx.group[0]
+    # 1. The first rank sends each rank a K-th, and has nothing to receive.
     mine = parts[ctx.rank]
     if ctx.rank == first:
         yield Exchange(tuple((rank, parts[rank]) for rank in ctx.others), ())
     else:
         got = yield Exchange((), ((first, mine.numel()),))
         mine.copy_(got[first])
+    # 2. Each sends its part to all but the first, which holds all; in opposite senses round the
+    #    group, so that no rank is everybody's first receiver.
     wanted = (
         tuple((rank, parts[rank].numel()) for rank in reversed(ctx.others))
         if ctx.rank != first

@@ -1,4 +1,4 @@
-"""What travels, and who says it."""
+"""Define codecs, the packets that they send, and the outcome of a flight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from thinwire.kernels import fast
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What travels: one contiguous uint8 buffer, and how its answer is opened.
+    """A contiguous uint8 buffer that travels, and how its answer is opened.
 
     payload: (nbytes,) uint8; scales and indices are inside it.
     spec: what it decodes to (the span, or an intermediate of the codec's maths such as PowerSGD's
@@ -55,8 +55,8 @@ class Packet:
         return self.coder.decode(payload, self.spec, self.state, self.ctx, sender)
 
     def add(self, total: Tensor | None, payload: Tensor, sender: int) -> Tensor:
-        """`total` plus what `sender`'s payload decodes to, in place; a new tensor where there is no
-        total yet."""
+        """Add what `sender`'s payload decodes to to `total`, in place; return a new tensor where
+        there is no total yet."""
         if total is None:
             return self.open(payload, sender)
         self.coder.accumulate(total, payload, self.spec, self.state, self.ctx, sender)
@@ -65,8 +65,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class EncodedWithResidual:
-    """A packet, and what of the values that it says is left: (spec.numel,), finite or not (bool, a
-    tensor of no dimension).
+    """A packet, the new residual (spec.numel,), and whether that is finite (bool, no dimension).
 
     sent: what the packet's payload decodes to.
     """
@@ -79,7 +78,7 @@ class EncodedWithResidual:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Return what a flight made: the sum over ranks, and what this rank contributed to it.
+    """A flight's result: the sum over ranks, and what this rank contributed to it.
 
     total: (spec.numel,) the sum of the contributions as decoded, bitwise equal on every rank of the
     group.
@@ -102,12 +101,14 @@ def side_by_side(
     flows: Sequence[Rounds],
     answer: Callable[[dict[int, Packet]], Generator[Any, Any, Mapping[int, Tensor]]],
 ) -> Generator[Any, Any, list[Outcome]]:
-    """Drive several codecs' rounds together: the packets of a round, {which: packet}, are answered
-    by what `answer` makes of them.
+    """Drive several codecs' rounds together, one exchange a round for all of them.
+
+    The packets of a round, {which: packet}, are answered by what `answer` makes of them.
 
     Returns:
         Their outcomes, in the order given.
     """
+    # `None` starts a generator; later rounds send the sums. Codecs with fewer rounds end earlier.
     talking, replies = (
         dict(enumerate(flows)),
         cast(dict[int, Any], dict.fromkeys(range(len(flows)))),
@@ -128,7 +129,7 @@ def side_by_side(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """State what a codec promises; nothing else decides by a codec's class.
+    """A codec's promises; nothing else decides by a codec's class.
 
     grain: where a route may cut a bucket for it.
     lossy: some input does not survive.
@@ -183,7 +184,7 @@ class Codec(Component, ABC):
         return None
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
-        """Fresh state for a span."""
+        """Make new state for a span."""
         return State()
 
     def __rshift__(self, other: Codec) -> Codec:
@@ -194,10 +195,10 @@ class Codec(Component, ABC):
 
     @abstractmethod
     def nbytes(self, spec: Spec) -> int | None:
-        """Bytes of all packets of one flight of this span, exact; `None` where the data decides."""
+        """Return the exact bytes of a flight of this span; `None` where the data decides."""
 
     def max_nbytes(self, spec: Spec) -> int:
-        """No flight of this span has more bytes."""
+        """Return the most bytes that a flight of this span may have."""
         exact = self.nbytes(spec)
         if exact is None:
             raise TypeError(
@@ -233,7 +234,7 @@ def needs_input_later(codec: Codec) -> bool:
 
 
 class Coder(Codec):
-    """The easy codec: one packet a flight."""
+    """A codec of one packet a flight: the easy case."""
 
     @property
     def single_packet_coder(self) -> Coder:
@@ -241,15 +242,15 @@ class Coder(Codec):
 
     @abstractmethod
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
-        """The payload of `x` (spec.numel,): (nbytes,) uint8, contiguous. `x` stays as it is (the
-        payload may alias it)."""
+        """Return the payload of `x` (spec.numel,): (nbytes,) uint8, contiguous. `x` stays as it is
+        (the payload may alias it)."""
 
     @abstractmethod
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        """(spec.numel,) spec.work from a payload; it may alias the payload, which the caller hands
-        over.
+        """Decode a payload to (spec.numel,) spec.work; the result may alias the payload, which the
+        caller hands over.
 
         Raises:
             PayloadError: the payload's length or content cannot be of this span.
@@ -258,8 +259,11 @@ class Coder(Codec):
     def fill(
         self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> None:
-        """`out = decode(payload)`, which may lie in the payload; a codec overrides it where it can
-        write there at once."""
+        """Write decode(payload) to `out`.
+
+        The decoded values may lie in the payload; a codec overrides it where it can write to `out`
+        at once.
+        """
         out.copy_(self.decode(payload, spec, state, ctx, sender))
 
     def accumulate(
@@ -271,7 +275,7 @@ class Coder(Codec):
         ctx: RankContext,
         sender: int,
     ) -> None:
-        """`total += decode(payload)`; a codec overrides it where one pass does both."""
+        """Add decode(payload) to `total`; a codec overrides it where one pass does both."""
         total.add_(self.decode(payload, spec, state, ctx, sender))
 
     def encode_with_residual(
@@ -286,12 +290,14 @@ class Coder(Codec):
             residual: (spec.numel,) of spec.work or bf16; the new residual may come in it, too.
             decay: what the old residual is multiplied by.
         """
+        # 1. The sum to encode, in the work dtype.
         y = fast.summed(x.to(spec.work), residual.to(spec.work), decay)
         packet = encode_packet(self, y, spec, state, ctx)
-        own = (
-            packet.payload if self.traits.lossy else packet.payload.clone()
-        )  # what opens to itself is what a route may write into
+        # 2. What of it arrives. A route may write into a payload that opens to itself, so copy
+        #    that.
+        own = packet.payload if self.traits.lossy else packet.payload.clone()
         sent = packet.open(own, ctx.rank)
+        # 3. What does not arrive is added to the next input.
         new_residual = y - sent
         return EncodedWithResidual(
             packet, new_residual, fast.all_finite(new_residual), lambda: sent
@@ -305,10 +311,9 @@ class Coder(Codec):
         ctx: RankContext,
         sum_ctx: RankContext,
     ) -> Tensor:
-        """The payload, at the ctx `sum_ctx`, of the sum of what the (sender, payload) of `ctx`
-        decode to, added in order.
+        """Encode, at the ctx `sum_ctx`, the sum of what the (sender, payload) of `ctx` decode to.
 
-        A codec overrides it where one pass does both.
+        They are added in order. A codec overrides it where one pass does both.
         """
         (first, payload), *others = payloads
         total = self.decode(payload, spec, state, ctx, first)
@@ -317,14 +322,13 @@ class Coder(Codec):
         return self.encode(total, spec, state, sum_ctx)
 
     def sum_dtype(self, spec: Spec) -> torch.dtype | None:
-        """Set where payloads may be added unopened: as numbers of that type."""
+        """Return the type as whose numbers payloads may be added unopened; `None`: they may not."""
         return None
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         packet = encode_packet(self, x, spec, state, ctx)
-        own = (
-            packet.payload.clone() if self.traits.lossy and packet.sums else packet.payload
-        )  # what may be added is added in place
+        # What may be added unopened is added in place, in the payload itself: copy what was sent.
+        own = packet.payload.clone() if self.traits.lossy and packet.sums else packet.payload
         total = yield packet
         return Outcome(total, (lambda: packet.open(own, ctx.rank)) if self.traits.lossy else None)
 

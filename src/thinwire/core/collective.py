@@ -1,4 +1,4 @@
-"""Collectives as flights: generators of hops that return what the caller asked for.
+"""Carry out collectives as flights: generators of hops that return a result to the caller.
 
 A route carries the packets of a codec. All else that ranks exchange (facts at attach, hashes,
 weights, votes, times, activations) goes by one of these. Each one is written from one rank's side,
@@ -117,7 +117,7 @@ def all_to_all(
             )
         nbytes = yield from _lengths(sending, ctx, max_bytes)
     # 2. The bytes. Both sides go round the group in opposite senses, so that no rank is the first
-    # receiver of all others
+    #    receiver of all others
     receiving = tuple((rank, nbytes[rank]) for rank in reversed(ctx.others) if rank in nbytes)
     received: dict[int, Tensor] = {}
     if sending or receiving:
@@ -149,6 +149,8 @@ def combine(
         >>> run({s.rank: combine(own[s.rank], s, torch.bitwise_or) for s in contexts})[1].item()
         7
     """
+    # Recursive doubling: the distance to the partner doubles, and so does the number of ranks whose
+    # values each rank has.
     distance = 1
     while distance < ctx.world:
         target = ctx.group[(ctx.group_rank + distance) % ctx.world]

@@ -1,5 +1,6 @@
-"""Components by name: `kind` and `id` <-> class <-> plain tables (TOML), all mistakes reported at
-once.
+"""Find components by name, and read and write them as plain tables (TOML).
+
+All mistakes are reported at once.
 
 A component is a frozen dataclass. Its fields are its whole configuration, so `repr`, equality and
 the table form cost nothing: a component is the table `{use = "topk", k = 64, per = 4096}`, and
@@ -38,7 +39,8 @@ class Component:
 
 
 def components(kind: str) -> dict[str, type[Component]]:
-    """Every concrete component class of a kind by its name; subclasses register by existing."""
+    """Return every concrete component class of a kind by its name; subclasses register by
+    existing."""
     by_name: dict[str, type[Component]] = {}
     for cls in _subclasses(Component):
         if (
@@ -58,7 +60,7 @@ def components(kind: str) -> dict[str, type[Component]]:
 
 
 def find(kind: str, name: str) -> type[Component]:
-    """The component class called `name`.
+    """Return the component class called `name`.
 
     Raises:
         StrategyError: no component of that kind has that name; the nearest names are suggested.
@@ -93,7 +95,7 @@ def find_of_any_kind(name: str) -> type[Component]:
 
 
 def inside(value: Any) -> Iterator[Component]:
-    """A component and every component within it, at any depth.
+    """Yield a component and every component within it, at any depth.
 
     Example:
         >>> from thinwire.what import cast, feedback, topk
@@ -146,11 +148,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Component | None:
-    """The component that a table describes; what is wrong is added to `problems` with its path, and
-    `None` comes back."""
+    """Return the component that a table describes, or `None`; what is wrong is added to `problems`
+    with its path."""
     if not isinstance(table, Mapping):
         problems.append(f'{path}: expected a table such as {{use = "…"}}, found {table!r}')
         return None
+    # 1. The class, by its name under "use".
     rest = dict(table)
     name = rest.pop("use", None)
     if not isinstance(name, str):
@@ -164,6 +167,7 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Compone
     except StrategyError as error:
         problems.extend(f"{path}: {reason}" for reason in error.reasons)
         return None
+    # 2. Its settings: each of a name that it has, and of that setting's type.
     before = len(problems)
     hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -179,6 +183,7 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Compone
             problems.append(f"{path}.{key}: {name} has no such key; {hint}")
         else:
             values[key] = _typed(value, hints[key], f"{path}.{key}", problems)
+    # 3. Settings without a default must be there.
     for key, field in fields.items():
         if (
             key not in values
@@ -188,6 +193,7 @@ def from_table(kind: str, table: Any, path: str, problems: list[str]) -> Compone
             problems.append(f"{path}.{key}: {name} needs it")
     if len(problems) > before:
         return None
+    # 4. Make it. What its own checks refuse is added, too.
     try:
         return cls(**values)
     except StrategyError as error:
@@ -221,8 +227,10 @@ def _refuse_types(cls: type[Component], args: tuple[Any, ...], settings: Mapping
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """`value` is of the type that an annotation names; which of several words it may be, its class
-    says better itself."""
+    """Return whether a value is of the type that an annotation names.
+
+    Of a `Literal` any value passes: the class itself explains better which words it takes.
+    """
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, option) for option in options)
@@ -241,6 +249,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     if not inspect.isclass(hint):
         return True
+    # bool is a subclass of int: True must not pass as 1.
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
@@ -270,7 +279,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
-    """`value` as the annotation `hint` wants it, or a line in `problems`."""
+    """Return `value` as the annotation `hint` wants it, or add a line to `problems`."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return _one_of(value, options, path, problems)
@@ -281,6 +290,7 @@ def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
         if value is None:
             return None
     if origin is typing.Literal:
+        # The type, too: 1 == True.
         if any(type(value) is type(option) and value == option for option in options):
             return value
         problems.append(f"{path}: {value!r} is not one of {', '.join(map(repr, options))}")
@@ -296,16 +306,18 @@ def _typed(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
 
 
 def _one_of(value: Any, options: tuple[Any, ...], path: str, problems: list[str]) -> Any:
-    """`value` as one of several annotations; where it has the shape of only one of them, that one
-    says what is wrong."""
+    """Return `value` as one of several annotations.
+
+    Where it has the shape of only one of them, that one explains what is wrong.
+    """
     if value == NONE and type(None) in options:
         return None
-    some = [
-        option for option in options if option is not type(None)
-    ]  # a table leaves out what is None
+    # A table leaves out what is None.
+    some = [option for option in options if option is not type(None)]
     shaped = [option for option in some if _shape(option) is _kind_of(value)] or some
     if len(shaped) == 1:
         return _typed(value, shaped[0], path, problems)
+    # Try each; problems of those that do not fit are dropped.
     for option in shaped:
         tried: list[str] = []
         result = _typed(value, option, path, tried)

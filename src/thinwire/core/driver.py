@@ -1,4 +1,4 @@
-"""Drivers: they move flights, and are the only code that touches a network or a clock."""
+"""Describe drivers: they move flights, and alone touch a network or a clock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Stage:
 
 
 class Handle(Protocol[T_co]):
-    """A flight in the air; it ends with what the flight returns."""
+    """A handle of a flight in the air; it ends with what the flight returns."""
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -60,7 +60,7 @@ class Handle(Protocol[T_co]):
 
 
 class Driver(Protocol):
-    """Moves the flights of one rank.
+    """A driver, which moves the flights of one rank.
 
     rank, world: of the group that it serves. lanes: flights that travel side by side.
     """

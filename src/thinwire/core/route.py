@@ -1,4 +1,4 @@
-"""Hops, and the routes that yield them."""
+"""Define hops, and the routes that yield them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AllReduce:
-    """Sum `tensor` over `group` in place, by whatever the transport calls all-reduce; answered with
-    it."""
+    """A hop that sums `tensor` over `group` in place, by the transport's own all-reduce; answered
+    with it."""
 
     tensor: Tensor
     group: Ranks
@@ -30,8 +30,8 @@ class AllReduce:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Send bytes to some ranks, receive from some, in the order given; answered with {rank:
-    payload}.
+    """A hop that sends bytes to some ranks and receives from some, in the order given; answered
+    with {rank: payload}.
 
     Sizes are known to both sides; nothing is moved for a size of 0.
     """
@@ -41,20 +41,19 @@ class Exchange:
 
 
 def allreduce_nbytes(nbytes: int, world: int) -> float:
-    """Bytes that each rank hands to the wire in a ring all-reduce (gloo's and NCCL's), on average
-    over ranks: 2 (K-1)/K · M."""
+    """Return the bytes out of each rank in a ring all-reduce (gloo's and NCCL's), on average over
+    ranks: 2 (K-1)/K · M."""
     return 2 * (world - 1) * nbytes / world
 
 
 def allreduce_messages(nbytes: int, world: int) -> int:
-    """Messages that each rank sends in a ring all-reduce."""
+    """Return the messages that each rank sends in a ring all-reduce."""
     return 2 * (world - 1) if nbytes else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a flight costs one rank: the bytes and messages that it sends, `None` where the data
-    decides, and the seconds on the wire.
+    """A flight's cost for one rank: bytes and messages, `None` where the data decides, and seconds.
 
     The seconds are those of the slowest rank, where all links are alike and all ranks start
     together; encoding is not in them.
@@ -73,7 +72,7 @@ Flight: TypeAlias = Generator[Hop, Any, T]
 
 
 class Route(Component, ABC):
-    """How to carry it: drives `codec.rounds` and yields hops; never touches a process group. It may
+    """A route: it drives `codec.rounds` and yields hops, and never touches a process group. It may
     write into `x`."""
 
     kind: ClassVar[str] = "how"
@@ -97,12 +96,12 @@ class Route(Component, ABC):
         return False
 
     def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
-        """Fresh state of the codec (and of the route's own codecs) for the spans that this rank
+        """Make new state of the codec (and of the route's own codecs) for the spans that this rank
         will encode."""
         return State(children={"codec": codec.init(spec, ctx)})
 
     def groups(self, world: int) -> tuple[Ranks, ...]:
-        """Subsets of ranks that it will all-reduce over; built once, at attach.
+        """Return the subsets of ranks that it will all-reduce over; built once, at attach.
 
         Raises:
             StrategyError: it cannot serve a world of this size.
@@ -110,11 +109,11 @@ class Route(Component, ABC):
         return ()
 
     def refuses(self, codec: Codec) -> str | None:
-        """Why this codec cannot travel this route and what to do, or `None`."""
+        """Return why this codec cannot travel this route and what to do, or `None`."""
         return None
 
     def suits(self, on: Target) -> str | None:
-        """Why this target cannot use this route and what to do, or `None`."""
+        """Return why this target cannot use this route and what to do, or `None`."""
         return None
 
     def bind(self, world: int, link: Link | None = None) -> Self:

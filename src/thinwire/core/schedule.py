@@ -1,4 +1,4 @@
-"""Schedules: when to launch and to land, as a pure function of the step."""
+"""Define schedules: when to launch and to land, as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from thinwire.core.spec import Ranks
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The launches and landings of one step, by bucket number.
+    """A step's launches and landings, by bucket number.
 
     dense: launches go uncompressed (identity, native).
     """
@@ -23,7 +23,7 @@ class Tick:
 
 
 class Schedule(Component, ABC):
-    """When to communicate: pure in the step, so ranks cannot disagree."""
+    """A schedule of communication: pure in the step, so ranks cannot disagree."""
 
     kind: ClassVar[str] = "when"
 

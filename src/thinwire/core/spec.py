@@ -22,7 +22,7 @@ all."""
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One parameter's place in a flat bucket: elements `begin` to `begin + numel` of it."""
+    """A parameter in a flat bucket: elements `begin` to `begin + numel` of it."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The elements `low` to `high` of one part, lying at `at` in the span that holds them."""
+    """A range of one part: its elements `low` to `high`, lying at `at` in the span."""
 
     part: Part
     low: int
@@ -54,7 +54,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What every rank already knows of a bucket, or of a span of one; it never travels.
+    """A description of a bucket, or of a span of one, that every rank has; it never travels.
 
     Parts, or ranges of them, cover the span; only the core of a chain has values and no parts.
 
@@ -93,13 +93,13 @@ class Spec:
                 yield Extent(part, low - part.begin, high - part.begin, low - self.begin)
 
     def span(self, begin: int, end: int) -> Spec:
-        """The elements `begin` to `end` of the bucket (in the bucket's own counting)."""
+        """Return the elements `begin` to `end` of the bucket (in the bucket's own counting)."""
+        # Only parts that overlap: an empty span has none.
         inside = tuple(part for part in self.parts if part.begin < end and part.end > begin)
         return Spec(inside, begin, end - begin, self.dtype)
 
     def cut(self, ways: int, grain: Grain) -> tuple[Spec, ...]:
-        """The span in `ways` runs as even as the grain allows; some are empty where there is too
-        little to share.
+        """Cut the span in `ways` runs as even as the grain allows; some may be empty.
 
         Example:
             >>> spec = Spec((Part("a", (10,), 0, "vector"),), 0, 10, torch.float32)
@@ -107,8 +107,10 @@ class Spec:
             [4, 4, 2]
         """
         if grain == "bucket":
+            # All of it in the first run.
             marks = [self.begin] + [self.end] * ways
         elif grain == "part":
+            # Each mark is the end of a part that is nearest to an even division.
             ends = [self.begin] + [
                 self.begin + extent.at + extent.high - extent.low for extent in self.extents()
             ]
@@ -117,6 +119,7 @@ class Spec:
                 for i in range(ways)
             ] + [self.end]
         else:
+            # Even in blocks of `grain` elements; the last block may be shorter.
             blocks = -(-self.numel // grain)
             marks = [
                 min(self.begin + (i * blocks + ways - 1) // ways * grain, self.end)
@@ -127,7 +130,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class RankContext:
-    """Name the rank, its group and the step, and key every random draw by them.
+    """A rank, its group and the step, which key every random draw.
 
     Choose (indices, signs, starting points) with `generator`; round with `random_bits` or `noise`,
     one number a value, which the kernels draw too. A table that depends on no run uses a generator
@@ -160,8 +163,10 @@ class RankContext:
         return replace(self, key=f"{self.key}/{key}")
 
     def generator(self, spec: Spec, *, shared: bool) -> torch.Generator:
-        """A CPU generator keyed by (seed, step, key, span) and, unless `shared`, by rank: the same
-        on every machine."""
+        """Return a CPU generator keyed by (seed, step, key, span) and, unless `shared`, by rank.
+
+        It draws the same on every machine.
+        """
         return torch.Generator().manual_seed(
             int.from_bytes(self._digest(spec, "*" if shared else str(self.rank)), "little") >> 1
         )

@@ -1,5 +1,5 @@
-"""State: tensors that outlive a flight, with their kinds. The engine owns, saves and reshards
-them."""
+"""Define state: tensors that outlive a flight, with their kinds. The engine owns, saves and
+reshards them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Kind: TypeAlias = Literal["summed", "sharded", "replicated", "private"]
 
 
 class Form(Protocol):
-    """How the values of a span are kept in fewer bytes. What was packed once is packed to the same
-    bits again: pack(unpack(v)) = v."""
+    """A form in which the values of a span are stored in fewer bytes. What was packed once is
+    packed to the same bits again: pack(unpack(v)) = v."""
 
     def pack(self, flat: Tensor) -> Tensor:
-        """(spec.numel,) spec.work -> the tensor that is kept; finite values stay finite."""
+        """Return the tensor to store, from (spec.numel,) spec.work; finite values stay finite."""
 
     def unpack(self, value: Tensor) -> Tensor:
-        """The values of a kept tensor: (spec.numel,) spec.work."""
+        """Return the values of a stored tensor: (spec.numel,) spec.work."""
 
 
 @dataclass(slots=True)
@@ -57,12 +57,12 @@ class Leaf:
 
     @property
     def small(self) -> bool:
-        """Private, and not flat over a span."""
+        """Return whether it is private, and not flat over a span."""
         return self.kind == "private" and self.spec is None
 
     @property
     def flat(self) -> Tensor:
-        """The values over the span, in its work dtype."""
+        """Return the values over the span, in its work dtype."""
         return self.unpack(self.value)
 
     @flat.setter
@@ -76,7 +76,7 @@ class Leaf:
         )
 
     def unpack(self, value: Tensor) -> Tensor:
-        """The values that a tensor of `value`'s make holds."""
+        """Return the values that a tensor of `value`'s make holds."""
         if self.form is not None:
             return self.form.unpack(value)
         return value if self.spec is None else value.to(self.spec.work)
@@ -100,8 +100,10 @@ class State:
         return self.children[name]
 
     def walk(self, path: str = "") -> Iterator[tuple[str, Leaf]]:
-        """Every leaf with its path; children with a number for a name (spans of one bucket) do not
-        show in it."""
+        """Yield every leaf with its path.
+
+        Children with a number for a name (spans of one bucket) do not show in it.
+        """
         for name, leaf in self.leaves.items():
             yield path + name, leaf
         for name, child in self.children.items():

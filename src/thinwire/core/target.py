@@ -1,4 +1,4 @@
-"""On which tensors: targets, what they see of a bucket, and outer optimisers."""
+"""Define targets, what they see of a bucket, and outer optimisers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Bucket(Protocol):
 
 
 class Target(Component, ABC):
-    """Which tensors are synchronised: what is read from a bucket, and what is written to it."""
+    """A choice of tensors to synchronise: what is read from a bucket, and written to it."""
 
     kind: ClassVar[str] = "on"
     clock: ClassVar[Literal["backward", "step"]]
@@ -115,7 +115,7 @@ class Target(Component, ABC):
         """Put the weighted mean where it belongs."""
 
     def base(self, bucket: Bucket, state: State) -> Tensor:
-        """The values that every rank holds alike at a launch: (spec.numel,) spec.work."""
+        """Return the values that every rank holds alike at a launch: (spec.numel,) spec.work."""
         raise NotImplementedError(f"{self!r} offers no base")
 
     def common(self, bucket: Bucket, state: State) -> Tensor | None:
@@ -125,7 +125,7 @@ class Target(Component, ABC):
 
 
 class Outer(Component, ABC):
-    """The optimiser that applies a mean pseudo-gradient to the anchor."""
+    """An optimiser that applies a mean pseudo-gradient to the anchor."""
 
     kind: ClassVar[str] = "outer"
 

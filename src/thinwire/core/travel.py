@@ -1,4 +1,4 @@
-"""Answer whether components fit: may this travel over that?
+"""Decide whether components fit together, and why not.
 
 Components state what they can do by flags and by `refuses`. This module brings those together, and
 every answer is a reason with what to do instead. It never asks for a concrete class, so a component
@@ -95,6 +95,7 @@ def base_refusal(what: Codec, how: Route, on: Target) -> str | None:
 
 def pace_refusal(when: Schedule, how: Route, on: Target) -> str | None:
     """Return why ranks cannot rest at some steps of this schedule."""
+    # No rank ever rests: nothing to refuse.
     if not any(isinstance(part, Schedule) and part.skips_steps for part in inside(when)):
         return None
     if not when.skips_steps:
@@ -122,7 +123,7 @@ def pace_refusal(when: Schedule, how: Route, on: Target) -> str | None:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run that a strategy may not go with.
+    """A run's settings that a strategy may not go with.
 
     scaler: a `GradScaler` is at work.
     overlap: where means land: "backward", "forward" or "priority".
@@ -252,6 +253,6 @@ def round_refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[
 
 
 def _kinds_of_state(what: Codec) -> set[str]:
-    """List the kinds of state that a codec keeps, by making it for a small matrix."""
+    """List the kinds of state that a codec has, by making it for a small matrix."""
     spec = Spec((Part("probe", (64, 64), 0, "matrix"),), 0, 64 * 64, torch.float32)
     return {leaf.kind for _, leaf in what.init(spec, RankContext(0, (0, 1), 0, 0)).walk()}
