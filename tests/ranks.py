@@ -17,16 +17,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+PRELOAD = [
+    "torch",
+    "torch.distributed",
+    "thinwire.engine",
+    "torch.distributed.checkpoint",
+    "tests.preload",
+]
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    [
-        "torch",
-        "torch.distributed",
-        "thinwire.engine",
-        "torch.distributed.checkpoint",
-        "tests.preload",
-    ]
-)
+# A process has one fork server: whoever sets another list makes every rank import all this anew.
+context.set_forkserver_preload(PRELOAD)
 
 
 class RankFailedError(AssertionError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -21,6 +20,7 @@ import pytest
 import torch
 
 from tests.data.conftest import PROSE
+from tests.ranks import context
 from thinwire.data import Tokens, cache, encode, prepare, read_text, tokenizer_digest
 from thinwire.data.cache import LOCK, PARTIAL, DamageError, built_once
 from thinwire.data.loaders import tokens
@@ -28,15 +28,6 @@ from thinwire.errors import DataError
 
 SPECIALS = ("<|endoftext|>", "<pad>", "<mask>", "<extra_id_0>")
 PATIENCE_S = 200  # a fork server starts slowly on a busy machine
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    [
-        "thinwire.data",
-        "transformers.models.auto.tokenization_auto",
-        "transformers.tokenization_utils_tokenizers",
-    ]
-)
 
 
 def entry(kept: Path) -> Path:
@@ -197,8 +188,8 @@ def test_what_is_never_whole_is_an_error_and_no_loop(tmp_path: Path) -> None:
 
 def run(work: Callable[..., Any], *args: Any) -> Any:
     """What `work(*args)` returns in another process."""
-    here, there = processes.Pipe()
-    process = processes.Process(target=_run, args=(there, work, args), daemon=True)
+    here, there = context.Pipe()
+    process = context.Process(target=_run, args=(there, work, args), daemon=True)
     process.start()
     there.close()
     assert here.poll(PATIENCE_S)
@@ -234,10 +225,10 @@ def build_beside_others(pipe: Any, start: Any, source: str, kept: Path) -> None:
 
 
 def test_of_three_processes_one_builds_and_all_find_the_same(novel: str, kept: Path) -> None:
-    start = processes.Barrier(3)
-    pipes, children = zip(*(processes.Pipe() for _ in range(3)), strict=True)
+    start = context.Barrier(3)
+    pipes, children = zip(*(context.Pipe() for _ in range(3)), strict=True)
     started = [
-        processes.Process(target=build_beside_others, args=(pipe, start, novel, kept), daemon=True)
+        context.Process(target=build_beside_others, args=(pipe, start, novel, kept), daemon=True)
         for pipe in children
     ]
     for process in started:
@@ -289,8 +280,8 @@ def test_a_builder_killed_at_any_moment_leaves_nothing_that_is_taken_for_whole(
     if damaged:
         prepare(novel, "byte", SPECIALS, kept)
         cut(entry(kept) / "train-00000.bin")
-    reached = processes.Event()
-    builder = processes.Process(target=hang_at, args=(place, reached, novel, kept), daemon=True)
+    reached = context.Event()
+    builder = context.Process(target=hang_at, args=(place, reached, novel, kept), daemon=True)
     builder.start()
     assert reached.wait(PATIENCE_S)
     assert builder.pid is not None
@@ -314,8 +305,8 @@ def test_a_builder_killed_at_any_moment_leaves_nothing_that_is_taken_for_whole(
 def test_what_a_killed_builder_of_another_text_left_is_removed_too_but_not_what_is_being_built(
     novel: str, kept: Path
 ) -> None:
-    reached = processes.Event()
-    builder = processes.Process(
+    reached = context.Event()
+    builder = context.Process(
         target=hang_at, args=("tokens.os.fsync", reached, novel, kept), daemon=True
     )
     builder.start()
