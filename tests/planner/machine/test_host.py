@@ -52,7 +52,7 @@ def test_it_tells_which_kernels_are_in_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(native, "available", lambda: here)
-    monkeypatch.setattr(native, "chosen", lambda: native._asked.__wrapped__(asked))
+    monkeypatch.setattr(native, "chosen", lambda: native._requested.__wrapped__(asked))
     found = only(host.kernels, "kernels")
     assert found.level == level
     assert words in found.message
