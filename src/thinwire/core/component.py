@@ -49,6 +49,7 @@ def components(kind: str) -> dict[str, type[Component]]:
             and not inspect.isabstract(cls)
             and not cls.__name__.startswith("_")
         ):
+            # A name must find one class: tables and fingerprints hold names alone.
             other = by_name.setdefault(cls.__name__, cls)
             if other is not cls:
                 message = (

@@ -73,16 +73,16 @@ class Driver(Protocol):
     def lanes(self) -> int: ...
     @property
     def global_ranks(self) -> Ranks:
-        """The ranks that take part, by their numbers in the whole world; none where that is all of
-        them."""
+        """Return the ranks that take part, by their numbers in the whole world; none where that is
+        all of them."""
 
     @property
     def transport(self) -> Transport:
         """Return how the transport uses a link: its window, and whether a message waits."""
 
     def transport_s(self) -> float:
-        """Processor time so far of the transport's own threads, in seconds; 0 where the system
-        does not count it."""
+        """Return the seconds of processor time so far of the transport's own threads; 0 where the
+        system does not count it."""
 
     def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
         """Build the first so many lanes (`None`: all), and what all-reduces over these subsets

@@ -233,6 +233,7 @@ def round_refusals(when: Schedule, what: Codec, how: Route, on: Target) -> list[
     In such a round each rank takes local steps from one anchor and hands on one packet, which
     every rank that is there opens; no rank waits for a certain other one.
     """
+    # One question for each part, by its flags; all reasons are given at once.
     reasons = []
     if not when.closes_rounds:
         reasons.append(f"{when!r}: a round is so many local steps; take every(n), without a phase")

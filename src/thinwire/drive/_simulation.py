@@ -164,6 +164,8 @@ class Simulation:
             who.hop = None
             self._next_flight(who)
             return
+        # An all-reduce is a ring of exchanges of its own; other hops are one exchange, of copies,
+        # as the route may go on to write into what it sends.
         who.hop, who.hops = hop, who.hops + 1
         if isinstance(hop, AllReduce):
             self._join_sum(who, hop)

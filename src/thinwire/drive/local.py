@@ -282,6 +282,7 @@ class LocalHandle(Generic[T]):
 
     def wait(self) -> T:
         fabric = self.driver.fabric
+        # 1. Wait until the last rank has come and run the flight for all.
         if not self.meeting.done.wait(fabric.timeout.total_seconds()):
             missing = sorted(set(range(fabric.world)) - set(self.meeting.flights))
             raise RankLostError(
@@ -291,6 +292,7 @@ class LocalHandle(Generic[T]):
                     f"{fabric.timeout.total_seconds():g} s"
                 ),
             )
+        # 2. Every rank raises what the one that ran it has caught.
         if self.meeting.error is not None:
             raise FlightError(f"{self.label}: {self.meeting.error}") from self.meeting.error
         assert self.meeting.results is not None

@@ -249,6 +249,7 @@ class TorchDriver:
         last = "; ".join(f"rank {rank}: {standing.label}" for rank, standing in standings.items())
         cause = f"{type(error).__name__}: {transport_cause(error)}"
         carried = f"{label} could not be carried ({cause}). Last reports: {last}"
+        # By what the diagnosis has found: ranks, a link, this rank itself, or nothing.
         if diagnosis.kind in ("raised", "lost"):
             return diagnosis, RankLostError(diagnosis.ranks, f"{diagnosis.text}. {carried}")
         if diagnosis.kind == "left":

@@ -158,6 +158,7 @@ class Watch:
 
     def close(self, error: BaseException | None = None) -> None:
         """Stop beating and say goodbye, or which error it was that ended this rank."""
+        # 1. Say how this rank ended: in good order, by a flight that failed, or by another error.
         self._stop.set()
         if isinstance(error, FlightError):
             self.end("failed", error_text(error))
@@ -165,6 +166,8 @@ class Watch:
             self.end("raised", described(error))
         else:
             self.end("closed")
+        # 2. Let go of the store; the beacon stays for a while after a failure, as others may ask
+        #    it.
         atexit.unregister(self._at_exit)
         self._asks.close()
         if self._beacon is not None and self._end[0] == "closed":
@@ -305,10 +308,12 @@ class Watch:
         self, seen: Evidence, ranks: Collection[int], helpers: Collection[int] = ()
     ) -> None:
         """Have ranks that answer try those that do not answer here."""
+        # 1. Who can help: a few that answer here.
         helpers = (
             helpers
             or [rank for rank, state in seen.probes.items() if state == "answers"][:_HELPERS]
         )
+        # 2. Each of them tries each rank that is in question, and reports what came of it.
         for rank in ranks:
             addresses = {
                 helper: self._addresses[helper]
@@ -325,6 +330,7 @@ class Watch:
                     "unreachable",
                 ):
                     seen.tried.setdefault(helper, {})[rank] = outcome
+                    # An end that the helper reports outweighs an older beat.
                     standing = (
                         read_standing(answer["standing"], self.world)
                         if answer.get("standing")

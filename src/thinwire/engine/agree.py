@@ -80,6 +80,7 @@ def fractions(weights: Sequence[float], route: Route | None = None) -> list[floa
         >>> fractions([1, 3])
         [0.25, 0.75]
     """
+    # 1. Refuse what is no weight, or leaves no sum to divide by.
     bad = {
         rank: weight
         for rank, weight in enumerate(weights)
@@ -90,6 +91,7 @@ def fractions(weights: Sequence[float], route: Route | None = None) -> list[floa
             "weights must be finite, at least 0 and not all 0; by rank: "
             f"{bad or dict(enumerate(weights))}"
         )
+    # 2. Refuse weights that differ where a rank does not receive from all.
     reason = travel.weight_refusal(route, weights) if route is not None else None
     if reason is not None:
         raise AttachError(reason)
@@ -193,11 +195,13 @@ def _difference(name: str, values: list[Any]) -> str:
 
     Of a list it is the first item that differs; a shorter list counts as filled up with `None`.
     """
+    # 1. A list: go to its first item that differs.
     if isinstance(values[0], list):
         length = max(len(value) for value in values)
         rows = [[value[i] if i < len(value) else None for value in values] for i in range(length)]
         first = next(i for i, row in enumerate(rows) if any(item != row[0] for item in row))
         name, values = f"{name}[{first}]", rows[first]
+    # 2. Group the ranks by what they hold.
     sides: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         sides.setdefault(json.dumps(value), []).append(rank)

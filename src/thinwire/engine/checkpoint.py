@@ -382,6 +382,7 @@ def _load_private(sync: Resumable, saved: Saved, rank: int) -> None:
         for key, name, value in saved.wholes(f"private/{kind}/", rank):
             state = sync.session.optimizer.state[params[name]]
             if kind == "number":
+                # Saved as float64; a count must be an integer again.
                 old = state.get(key)
                 state[key] = (
                     int(value)

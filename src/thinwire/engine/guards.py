@@ -183,6 +183,8 @@ class Watch:
         self._judge(optimizer)
         if self.session.on_gradients:
             return
+        # On local steps the attached optimiser's steps are the clock. Another may step once between
+        # two of them (of several optimisers the attached one is the last), but not twice.
         if id(optimizer) in self._beside:
             raise NotLandedError(
                 f"a {type(optimizer).__name__} that is not attached steps the model, and the "

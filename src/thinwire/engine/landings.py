@@ -130,6 +130,7 @@ class Landings:
         never = [bucket.names[0] for bucket in buckets if bucket.index not in self.written]
         if not never or not steps:
             return
+        # Of which buckets, and what that means for the run.
         some = (
             f" of {len(never)} of {len(buckets)} buckets (from {never[0]!r})"
             if len(never) < len(buckets)

@@ -36,7 +36,7 @@ class Watch(Protocol):
         """The parameters that the syncer holds, by id."""
 
     def stepping(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Some optimiser of this process is about to step."""
+        """Judge a step that some optimiser of this process is about to take."""
 
 
 _lock = threading.Lock()

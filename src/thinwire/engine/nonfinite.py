@@ -47,8 +47,10 @@ class Guard:
         return self.policy != "pass"
 
     def begin(self) -> None:
-        """A backward pass begins: what has been judged is done with; what has not may still be in
-        `.grad`."""
+        """Forget a launch that has been judged, as a backward pass begins.
+
+        One that has not been may still be in `.grad`.
+        """
         if self._judged:
             self._message, self._judged = "", False
 

@@ -133,6 +133,7 @@ class Pace:
         one."""
         self._seconds.clear()
         self._left = self._message = None
+        # Counts of another period, or of other buckets, have no meaning here.
         if (
             state is not None
             and state["period"] == self._when.period

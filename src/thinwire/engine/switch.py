@@ -118,6 +118,7 @@ def refuse_mid_period(sync: Switchable) -> None:
     begin = f"sync.switch() at step {clock.step} of {when!r}: "
     if sync.flights.trace is not None:
         raise AttachError(f"{begin}a trace is being recorded; switch before or after it")
+    # 1. Means that are to land yet belong to the old schedule.
     if clock.steps_since_sync or in_air or clock.within:
         left = steps_left(sync)
         advice = (
@@ -130,6 +131,7 @@ def refuse_mid_period(sync: Switchable) -> None:
             f"{begin}{clock.steps_since_sync} steps since all buckets landed, and {in_air} "
             f"launches in the air. {advice[0].upper()}{advice[1:]}"
         )
+    # 2. A mean of the old strategy that no step has used is still in `.grad`.
     if session.on_gradients and not sync.landings.applied:
         raise NotLandedError(
             f"{begin}.grad holds a mean that is not applied; call it after optimizer.step()"

@@ -238,11 +238,13 @@ def _slots(group_rank: int, world: int, owned: dict[int, int]) -> tuple[Move, ..
     Each rank waits for its slot, or messages would meet at the owners.
     """
     mine, moves = owned.get(group_rank), []
+    # 1. Parts to the owners, a slot each.
     for k in range(1, world):
         to, source = (group_rank + k) % world, (group_rank - k) % world
         send = (Message(to, parts=(owned[to],)),) if to in owned else ()
         recv = (Message(source, parts=(mine,), raw=frozenset((mine,))),) if mine is not None else ()
         moves.append(Move(send, recv))
+    # 2. Sums back, in the same slots.
     for k in range(1, world):
         to, source = (group_rank + k) % world, (group_rank - k) % world
         send = (Message(to, wholes=(mine,)),) if mine is not None else ()

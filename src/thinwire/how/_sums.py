@@ -206,6 +206,8 @@ class _Opened:
     def _add_up(self) -> Tensor:
         """Add what was received since the last sum, in the order of ranks."""
         packet = self.packet
+        # A packet as first encoded is decoded in its sender's context, one that was encoded again
+        # on its way in that of hops: random draws are keyed by it.
         for group_rank, payload, raw in sorted(self.received, key=lambda each: each[0]):
             sender = self.ctx.group[group_rank]
             sender_ctx = packet.ctx if raw else self._hop()

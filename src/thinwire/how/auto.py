@@ -165,6 +165,7 @@ class auto(Route):
         """Return each candidate with its seconds, or why it is left out; the choice is marked."""
         chosen, ctx = self.choose(codec, spec, world), RankContext(0, tuple(range(world)), 0, 0)
         lines = [f"{spec.numel} values by {codec!r} on {world} ranks, {self.link}:"]
+        # A line for each candidate, whether it could be chosen or not.
         for route in self.candidates:
             out = _left_out(self, route, codec, world)
             text = (

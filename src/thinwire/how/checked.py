@@ -116,6 +116,7 @@ class checked(Route):
         flight, reply = self.route.carry(codec, x, spec, state, ctx), None
         try:
             while True:
+                # Seal what goes out, open what comes in: the route inside never sees a checksum.
                 hop = flight.send(reply)
                 reply = _opened((yield _sealed(hop)), self.route, spec, ctx)
         except StopIteration as stop:
@@ -184,6 +185,7 @@ def _opened(
 
 
 def _unsealed(sealed: Tensor, sender: int, route: Route, spec: Spec, ctx: RankContext) -> Tensor:
+    # A clone, as the last 4 bytes may not lie on a whole word.
     payload, sent_crc = sealed[:-_BYTES], int(sealed[-_BYTES:].clone().view(torch.uint32))
     own_crc = crc(payload)
     if own_crc != sent_crc:

@@ -290,6 +290,8 @@ class hierarchical(Route):
         route, inner_codec = self._inner
         spans = spec.cut(inside.world, codec.traits.grain)
         own, full = spans[inside.group_rank], sum(span.numel > 0 for span in spans)
+        # An exact level sends each other rank its span, and later its own span to all; an empty
+        # span sends nothing.
         inner = (
             route.sent_messages(inner_codec, spec, inside)
             if inner_codec

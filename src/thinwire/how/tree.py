@@ -227,6 +227,7 @@ def _parent(group_rank: int, world: int) -> int | None:
 
 
 def _grown(parents: tuple[int | None, ...]) -> Tree:
+    """Return the tree of these parents, by rank."""
     ranks = range(len(parents))
     children = tuple(
         tuple(child for child in ranks if parents[child] == group_rank) for group_rank in ranks

@@ -81,6 +81,7 @@ def lacks(device: torch.device) -> str | None:
             f"Triton is not installed; install it (pip install {own}, in the version that this "
             "torch asks for)"
         )
+    # CUDA's devices alone have compute capabilities.
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST:
         name = torch.cuda.get_device_name(device)
         return (
@@ -171,6 +172,7 @@ def grid_sum_encode(
 ) -> Tensor:
     """Encode the sum of what payloads decode to, added in order, in one program."""
     out, top = _Payload(payloads[0], n, block, bits), reference.levels(bits, grid)[1]
+    # The program reads the payloads by a table of addresses: they lie in tensors of their own.
     payloads, table = _addresses(payloads)
     tile, program = out.tile, _programs().grid_sum_encode
     arguments = (
@@ -314,6 +316,7 @@ def _grid_encode(
     residual, decay, new_residual = feedback or (None, 1.0, None)
     tile, top = out.tile, reference.levels(bits, grid)[1]
     given = None if steps is None else steps.contiguous()
+    # Flags are compiled in, so that a program without feedback or key does nothing for them.
     flags = (key is not None, steps is not None, new_residual is not None)
     arguments = (
         *_words(key),

@@ -153,7 +153,7 @@ class deltas(Target):
         return True
 
     def base(self, bucket: Bucket, state: State) -> Tensor:
-        """The anchor."""
+        """Return the anchor."""
         return state["anchor"].flat
 
     def common(self, bucket: Bucket, state: State) -> Tensor:

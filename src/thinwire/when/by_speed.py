@@ -82,4 +82,6 @@ class by_speed(Around):
 
         All ranks take the last step of each period, counted from 0.
         """
+        # Step t is taken where floor(t n / H) grows: n steps of each H, spread evenly, the last
+        # always.
         return (step + 1) * steps // self.period > step * steps // self.period

@@ -45,6 +45,7 @@ class growing(Schedule):
     factor: float = 2.0
 
     def __post_init__(self) -> None:
+        # All that is wrong is reported at once.
         reasons = []
         if self.first < 1:
             reasons.append(f"growing(first={self.first}): a round has at least 1 step")

@@ -59,4 +59,5 @@ class warmup(Around):
         if step < self.steps:
             everything = tuple(range(buckets))
             return Tick(everything, everything, dense=True)
+        # The inner schedule counts from the end of the warm-up.
         return super().tick(step - self.steps, buckets)

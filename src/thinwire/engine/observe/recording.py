@@ -58,6 +58,7 @@ def _hooks(session: Session, trace: Trace) -> list[Any]:
     def before(*_: Any) -> None:
         trace.opened("forward")
 
+    # Without a loss to hook on to, backward is taken to begin where the forward pass ends.
     def after(*_: Any) -> None:
         trace.closed("forward")
         if session.model.training:
