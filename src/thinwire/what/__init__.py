@@ -1,5 +1,5 @@
-"""What to say: codecs. Frozen configurations; their state lives in the engine, their payloads are
-bytes.
+"""Choose what to send: codecs. Frozen configurations; their state lives in the engine, their
+payloads are bytes.
 
 `feedback(topk(64, per=4096) >> uniform(bits=2, grid="rise"), decay=0.95)` is SparseLoCo's;
 `feedback(lowrank(4))` is PowerSGD; `by_role(matrix=feedback(lowrank(4)), embedding=cast("bf16"))`

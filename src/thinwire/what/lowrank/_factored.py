@@ -18,8 +18,8 @@ from thinwire.what.wrap.chain import Transform
 
 
 class Factored(Transform):
-    """The core is, part by part, factors, or values where factors would not be fewer. Those of one
-    shape are made in one batch."""
+    """A transform whose core is, part by part, factors, or values where factors would not be fewer.
+    Those of one shape are made in one batch."""
 
     @abstractmethod
     def _shape(self, extent: Extent) -> tuple[int, ...]:
@@ -106,11 +106,11 @@ class Factored(Transform):
         return out
 
     def shrinks(self, extent: Extent) -> bool:
-        """Its factors are fewer values than the part."""
+        """Return whether its factors are fewer values than the part."""
         return extent.whole and self._count(self._shape(extent)) < extent.part.numel
 
     def _runs(self, spec: Spec) -> Iterator[tuple[Extent, int, int]]:
-        """Each extent, where its factors or values lie in the core, and how many they are."""
+        """Yield each extent, where its factors or values lie in the core, and how many they are."""
         at = 0
         for extent in spec.extents():
             count = (
@@ -140,22 +140,22 @@ class Factored(Transform):
 
 
 def folded(shape: tuple[int, ...], fold: int) -> tuple[int, ...]:
-    """A matrix as `fold` blocks of rows, where they divide it: (fold, rows / fold, columns); else
-    as it is."""
+    """Return a matrix as `fold` blocks of rows, where they divide it: (fold, rows / fold, columns);
+    else as it is."""
     if fold and len(shape) == 2 and shape[0] % fold == 0 and shape[0] > fold:
         return fold, shape[0] // fold, shape[1]
     return shape
 
 
 def cube(extent: Extent, fold: int) -> tuple[int, ...]:
-    """A convolution as (outputs, inputs, kernel positions), a matrix folded or as it is."""
+    """Return a convolution as (outputs, inputs, kernel positions), a matrix folded or as it is."""
     shape = extent.part.shape or (1,)
     return (*shape[:2], math.prod(shape[2:])) if len(shape) > 2 else folded(shape, fold)
 
 
 def leading(rows: Tensor, count: int) -> Tensor:
-    """The leading directions of each matrix's rows: (k, n, m) -> (k, n, count), orthonormal. By
-    products in float64, n × n."""
+    """Return the leading directions of each matrix's rows: (k, n, m) -> (k, n, count), orthonormal.
+    By products in float64, n × n."""
     wide = rows.double()
     basis: Tensor = torch.linalg.eigh(wide @ wide.mT).eigenvectors[..., -count:]  # ascending
     return basis.to(rows.dtype)

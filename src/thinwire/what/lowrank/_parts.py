@@ -22,13 +22,13 @@ def matrix(extent: Extent) -> tuple[int, int]:
 
 
 def shrinks(extent: Extent, rank: int) -> bool:
-    """Two factors of so many columns are fewer values than the matrix."""
+    """Return whether two factors of so many columns are fewer values than the matrix."""
     rows, columns = matrix(extent)
     return extent.whole and rank * (rows + columns) < rows * columns
 
 
 def run(x: Tensor, extent: Extent) -> Tensor:
-    """The values of an extent, as a view."""
+    """Return the values of an extent, as a view."""
     return x[extent.at : extent.at + extent.high - extent.low]
 
 
@@ -53,8 +53,8 @@ def runs(spec: Spec) -> list[tuple[int, int, int]]:
 
 
 def bases(tensors: list[Tensor]) -> list[Tensor]:
-    """An orthonormal basis of each matrix's columns, those of one shape in one batch. Householder
-    QR stays orthonormal at any rank."""
+    """Return an orthonormal basis of each matrix's columns, those of one shape in one batch.
+    Householder QR stays orthonormal at any rank."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
         alike.setdefault(tuple(tensor.shape), []).append(i)
@@ -67,14 +67,14 @@ def bases(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def warm(factor: Tensor, before: Tensor) -> Tensor:
-    """A factor for the next step: at a largest entry of 1, so that tiny gradients do not underflow;
-    the old one where it is of no use."""
+    """Return a factor for the next step: at a largest entry of 1, so that tiny gradients do not
+    underflow; the old one where it is of no use."""
     largest = factor.abs().amax()
     return torch.where(largest.isfinite() & (largest > 0), factor / largest, before)
 
 
 def numbers(tensors: list[Tensor], spec: Spec, x: Tensor, ctx: RankContext) -> Packet:
-    """Several tensors as one packet of numbers that may be added."""
+    """Return a packet of several tensors of numbers that may be added."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else x.new_empty(0)
     return encode_packet(identity(), flat, Spec((), 0, flat.numel(), spec.work), State(), ctx)
 

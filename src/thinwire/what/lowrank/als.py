@@ -98,22 +98,24 @@ class als(Factored):
     def _factors_of(
         self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
     ) -> Tensor:
+        # 1. Draw B for every matrix of the batch.
         columns = xs.shape[2]
         drawn = [
             torch.randn(self.rank, columns, generator=generator_of(i), dtype=xs.dtype, device="cpu")
             for i in range(len(xs))
         ]
-        size = xs.norm(
-            dim=(1, 2), keepdim=True
-        )  # a start about as large as the factors will be: λ weighs on both alike
-        right = (
-            torch.stack(drawn).to(xs.device) * (size / columns).sqrt()
-        )  # (k, r, n): rows times M beat M times columns
+        # A start about as large as the factors will be: λ weighs on both alike.
+        size = xs.norm(dim=(1, 2), keepdim=True)
+        # (k, r, n): rows times M are faster than M times columns.
+        right = torch.stack(drawn).to(xs.device) * (size / columns).sqrt()
+        # 2. Least squares in turn; turning a factor makes its Gram matrix diagonal, so that the
+        # inverse is a division.
         left = right
         for _ in range(self.sweeps):
             right, weights = _turned(right, self.ridge)
             left, weights = _turned(right @ xs.mT * weights, self.ridge)
             right = left @ xs * weights
+        # 3. Split each pair's length evenly, and give half of the matrix's unit to either factor.
         m, n = (factor.norm(dim=2, keepdim=True) for factor in (left, right))
         even = torch.where((m > 0) & (n > 0), n / m, torch.ones_like(m)).sqrt()
         return torch.cat(
@@ -126,8 +128,8 @@ class als(Factored):
 
 
 def _turned(rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """F turned so that its rows are orthogonal, of squared lengths d, and 1 / (d + λ): (k, r, n) ->
-    (k, r, n), (k, r, 1)."""
+    """Turn F so that its rows are orthogonal, of squared lengths d; return it and 1 / (d + λ): (k,
+    r, n) -> (k, r, n), (k, r, 1)."""
     wide = rows.double()
     turned = torch.linalg.eigh(wide @ wide.mT).eigenvectors.mT @ wide
     d = turned.square().sum(2, keepdim=True)

@@ -90,6 +90,8 @@ class alternating(Codec):
         return Traits(grain="part", summable=True)
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
+        # Both first factors come from the shared seed of step 0, so that ranks agree without a
+        # message.
         leaves = {}
         for extent in filter(self.shrinks, spec.extents()):
             name, (rows, columns) = extent.part.name, matrix(extent)
@@ -103,6 +105,7 @@ class alternating(Codec):
                 leaves[f"{factor}/{name}"] = Leaf(
                     start.to(torch.get_default_device()), "replicated", part=name
                 )
+            # The turn counts a matrix's launches; even sends P, odd sends Q.
             leaves[f"turn/{name}"] = Leaf(
                 torch.zeros((), dtype=torch.int64, device="cpu"), "replicated", part=name
             )
@@ -116,7 +119,7 @@ class alternating(Codec):
         return self.max_nbytes(spec) if square else None
 
     def max_nbytes(self, spec: Spec) -> int:
-        """As if the turns of all matrices fell together on the longer side."""
+        """Bound the bytes: as if the turns of all matrices fell together on the longer side."""
         sizes = [
             self.rank * max(matrix(extent)) if self.shrinks(extent) else extent.high - extent.low
             for extent in spec.extents()
@@ -133,7 +136,7 @@ class alternating(Codec):
         }
 
         def spread(factor: Tensor, extent: Extent, out: Tensor) -> None:
-            """The matrix of a factor of this turn and the basis, into its place."""
+            """Write the product of this turn's factor and the basis into the extent of `out`."""
             rows, columns = (
                 (basis[extent.part.name], factor)
                 if is_odd[extent.part.name]
@@ -173,6 +176,7 @@ class alternating(Codec):
             leaf.value = warm(factor, leaf.value)
             state[f"turn/{name}"].value = state[f"turn/{name}"].value + 1
 
+        # This rank's contribution as it was summed: its own factor in place of the total.
         def sent() -> Tensor:
             sent_values = memory.empty_like(x)
             for extent in extents:
@@ -185,7 +189,7 @@ class alternating(Codec):
         return Outcome(out, sent)
 
     def shrinks(self, extent: Extent) -> bool:
-        """Two factors are fewer values than the matrix."""
+        """Return whether two factors are fewer values than the matrix."""
         return shrinks(extent, self.rank)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:

@@ -113,8 +113,11 @@ class cp(Factored):
     def _factors_of(
         self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
     ) -> Tensor:
+        # A matrix has no third dimension: it goes as by `als`.
         if xs.dim() == 3:
             return als(self.rank, self.sweeps)._factors_of(xs, unit, generator_of)
+        # 1. Draw B and C of length 1; the longest dimension lies last, where contracting it
+        # first leaves the least to do for A and B.
         x = xs.movedim(_longest(xs.shape[1:]) + 1, 3)  # (k, a, b, c)
         drawn = [
             torch.randn(
@@ -129,17 +132,22 @@ class cp(Factored):
         b, c = (
             _unit(rows) for rows in torch.stack(drawn).to(x.device).split(x.shape[2:], 2)
         )  # (k, r, b), (k, r, c)
+        # 2. Each factor in turn, best for the other two, under a ridge that falls from sweep to
+        # sweep.
         flat = x.flatten(1, 2)  # (k, a · b, c)
         least = max(self.ridge, _LEAST * torch.finfo(x.dtype).eps)
         for sweep in range(1, self.sweeps + 1):
             ridge = max(
                 least, self.ridge * _FALL ** ((self.sweeps - sweep) / max(self.sweeps - 1, 1))
             )
+            # X times C serves both A and B, so a sweep reads X twice and not three times.
             along = (c @ flat.mT).unflatten(2, x.shape[1:3])  # (k, r, a, b)
             a = _unit(_solved(_products(b, c), (along @ b[..., None])[..., 0], ridge))
             b = _unit(_solved(_products(a, c), (a[:, :, None] @ along)[:, :, 0], ridge))
+            # The last factor keeps the length of its terms until the sweeps are over.
             full = _last(a, b, flat, ridge)
             c = _unit(full)
+        # 3. Spread a term's length over its three vectors: each gets the cube root.
         even = (full.norm(dim=2, keepdim=True) * unit.view(-1, 1, 1)).pow(1 / 3)
         return torch.cat([(factor * even).flatten(1) for factor in (a, b, c)], 1)
 
@@ -161,37 +169,37 @@ def _longest(shape: tuple[int, ...]) -> int:
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Each row at length 1; one of zeros stays so."""
+    """Return each row at length 1; one of zeros stays so."""
     size = rows.norm(dim=2, keepdim=True)
     return rows / torch.where(size > 0, size, torch.ones_like(size))
 
 
 def _products(one: Tensor, other: Tensor) -> Tensor:
-    """(FᵀF) * (HᵀH) of two factors, in float64: (k, r, n), (k, r, m) -> (k, r, r)."""
+    """Return (FᵀF) * (HᵀH) of two factors, in float64: (k, r, n), (k, r, m) -> (k, r, r)."""
     one, other = one.double(), other.double()
     return (one @ one.mT) * (other @ other.mT)
 
 
 def _pairs(a: Tensor, b: Tensor) -> Tensor:
-    """a_j ∘ b_j of each term, flat: (…, r, n), (…, r, m) -> (…, r, n · m)."""
+    """Return a_j ∘ b_j of each term, flat: (…, r, n), (…, r, m) -> (…, r, n · m)."""
     return (a[..., :, None] * b[..., None, :]).flatten(-2)
 
 
 def _solved(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
-    """(G + λI)⁻¹ times r rows: (k, r, r), (k, r, n) -> (k, r, n)."""
+    """Multiply r rows by (G + λI)⁻¹: (k, r, r), (k, r, n) -> (k, r, n)."""
     vectors, weights = _inverse(gram, ridge)
     return (vectors * weights @ (vectors.mT @ right.double())).to(right.dtype)
 
 
 def _last(a: Tensor, b: Tensor, flat: Tensor, ridge: float) -> Tensor:
-    """The best C: (k, r, c). Its products with X are by orthogonal rows, so that what they round
-    off stays small."""
+    """Return the best C: (k, r, c). Its products with X are by orthogonal rows, so that what they
+    round off stays small."""
     vectors, weights = _inverse(_products(a, b), ridge)
     turned = (vectors.mT @ _pairs(a, b).double()).to(flat.dtype)
     return (vectors * weights @ (turned @ flat).double()).to(flat.dtype)
 
 
 def _inverse(gram: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """G's eigenvectors, and 1 / (its eigenvalues + λ): (k, r, r), (k, 1, r)."""
+    """Return G's eigenvectors, and 1 / (its eigenvalues + λ): (k, r, r), (k, 1, r)."""
     values, vectors = torch.linalg.eigh(gram)
     return vectors, 1 / (values[:, None].clamp(min=0) + ridge)

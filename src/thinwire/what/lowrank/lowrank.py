@@ -160,6 +160,6 @@ class lowrank(Codec):
 
 
 def _split(flat: Tensor, ms: list[Tensor], dim: int, rank: int) -> list[Tensor]:
-    """The runs of `flat` that belong to each matrix: (shape[dim] * rank,) each."""
+    """Return the runs of `flat` that belong to each matrix: (shape[dim] * rank,) each."""
     sizes = [m.shape[dim] * rank for m in ms]
     return list(flat[: sum(sizes)].split(sizes))

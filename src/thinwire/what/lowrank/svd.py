@@ -1,5 +1,4 @@
-"""Low rank by the best factors there are: each rank says its own matrix by its r leading singular
-vectors.
+"""Send each rank's matrix by its r leading singular vectors, the best low-rank factors there are.
 
 Steps, for each matrix M (m × n) of a rank:
     1. M ≈ U S Vᵀ with the r largest singular values: exactly, or from a random sketch of r + p
@@ -100,6 +99,8 @@ class svd(Factored):
     def _factors_of(
         self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
     ) -> Tensor:
+        # 1. A basis Q of the range, from a random sketch of r + p columns, sharpened by iterations.
+        # QR after each product keeps the small singular values from drowning in the large ones.
         wide, basis = self.rank + self.oversample, None
         if not self.exact and wide < min(xs.shape[1:]):
             sketch = [
@@ -111,8 +112,10 @@ class svd(Factored):
             basis = torch.linalg.qr(xs @ torch.stack(sketch).to(xs.device)).Q
             for _ in range(self.iterations):
                 basis = torch.linalg.qr(xs @ torch.linalg.qr(xs.mT @ basis).Q).Q
+        # 2. Decompose the small matrix Qᵀ M (or M itself), and turn its left vectors back by Q.
         u, s, vh = torch.linalg.svd(xs if basis is None else basis.mT @ xs, full_matrices=False)
         u = u if basis is None else basis @ u
+        # 3. U √S and V √S: both factors carry half of each singular value, and half of the unit.
         roots = s[:, None, : self.rank].sqrt() * unit.sqrt()
         left, right = u[..., : self.rank] * roots, vh.mT[..., : self.rank] * roots
         return torch.cat([left.flatten(1), right.flatten(1)], 1)

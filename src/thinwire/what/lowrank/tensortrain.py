@@ -106,7 +106,7 @@ class tensortrain(Factored):
         return x.view(_moved(shape)).movedim(1, axis) if axis is not None else x
 
     def _train(self, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
-        """(directions before, length, directions after) of each factor."""
+        """Return (directions before, length, directions after) of each factor."""
         lengths = _moved(shape)
         joints, rest = [1], torch.Size(lengths).numel()
         for length in lengths[:-1]:

@@ -1,5 +1,4 @@
-"""Low rank of a tensor with more than two dimensions: a small core, and one thin factor a dimension
-(Tucker).
+"""Send a tensor as a small core and one thin factor a dimension (Tucker).
 
 Steps, for each tensor X of n_1 × … × n_d, keeping r_k = ceil(fraction · n_k) directions of
 dimension k, or the product of all other r where that is less, since the core has no more:
@@ -94,11 +93,12 @@ class tucker(Factored):
     def _factors_of(
         self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
     ) -> Tensor:
+        # 1. Project on the leading directions of one dimension after the other: each later one
+        # works on a smaller tensor.
         left, factors, shape = xs, {}, tuple(xs.shape[1:])
         small = self._ranks(shape)
-        for axis in sorted(
-            range(len(shape)), key=lambda axis: small[axis]
-        ):  # where the others set r_k, what they leave has no more
+        # Where the others' ranks set r_k, what they leave has no more directions.
+        for axis in sorted(range(len(shape)), key=lambda axis: small[axis]):
             if small[axis] < shape[axis]:
                 moved = left.movedim(axis + 1, 1)
                 basis = leading(moved.flatten(2), small[axis])
@@ -108,6 +108,7 @@ class tucker(Factored):
                     .movedim(1, axis + 1)
                 )
                 factors[axis] = basis.flatten(1)
+        # 2. The core carries the unit; the factors are orthonormal and need none.
         return torch.cat(
             [(left * unit).flatten(1), *(factors[axis] for axis in sorted(factors))], 1
         )
@@ -125,7 +126,7 @@ class tucker(Factored):
         return x
 
     def _ranks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Directions of each dimension: r_k."""
+        """Return the directions of each dimension: r_k."""
         small = [
             length
             if length < _WHOLE

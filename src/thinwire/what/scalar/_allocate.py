@@ -1,5 +1,5 @@
-"""Who gets which of several options, so that the sum of errors is least and the sum of costs is
-within a room: greedy on convex hulls.
+"""Choose one of several options for each piece: the least sum of errors whose costs fit a room,
+greedily on convex hulls.
 
 Steps:
     1. Each piece walks from its first option along the lower convex hull of its (cost, error)
@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 def allocate(errors: Tensor, costs: Tensor, room: int) -> Tensor:
-    """The option of each piece: (P,) int64.
+    """Return the option of each piece: (P,) int64.
 
     Args:
         errors: (P, O) float64 on the CPU; may be infinite.
@@ -37,6 +37,8 @@ def allocate(errors: Tensor, costs: Tensor, room: int) -> Tensor:
     at = torch.zeros(len(errors), dtype=torch.int64, device=errors.device)
     if not len(errors):
         return at
+    # 1. and 2. Make the longest beginning of all moves, by falling rate, that the room holds.
+    # `amax` leaves each piece at its furthest move: rates of a piece fall, so none is skipped.
     rows, targets, rates, prices = _moves(errors, costs)
     order = rates.argsort(descending=True, stable=True)
     rows, targets = rows[order], targets[order]
@@ -45,6 +47,7 @@ def allocate(errors: Tensor, costs: Tensor, room: int) -> Tensor:
     made = int((spent <= left).sum())
     at.scatter_reduce_(0, rows[:made], targets[:made], "amax")
     left -= int(spent[made - 1]) if made else 0
+    # 3. Spend what is left, one step up at a time; only the piece that moved changes its rates.
     rates, steps = _steps(errors, costs, at)
     while True:
         best = int(torch.where(steps <= left, rates, -1.0).argmax())
@@ -58,8 +61,8 @@ def allocate(errors: Tensor, costs: Tensor, room: int) -> Tensor:
 
 
 def _steps(errors: Tensor, costs: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """From where pieces stand to each option: the saving a byte (-1 for what saves nothing, or lies
-    behind), and the bytes: (P, O) each."""
+    """Return what each step from where pieces stand to each option saves a byte (-1 where nothing,
+    or where it lies behind), and its bytes: (P, O) each."""
     here = at[:, None]
     saved, price = errors.gather(1, here) - errors, costs - costs.gather(1, here)
     ahead = torch.arange(errors.shape[1], device=errors.device) > here
@@ -69,8 +72,9 @@ def _steps(errors: Tensor, costs: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moves(errors: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Every move along the hulls, those of a piece in order: which piece, to which option, the
-    saving a byte, and the bytes."""
+    """Return every move along the hulls, those of a piece in order: which piece, to which option,
+    the saving a byte, and the bytes."""
+    # All pieces walk their hulls at once, one move a turn; a piece has fewer than O moves.
     at, everyone = (
         torch.zeros(len(errors), dtype=torch.int64, device=errors.device),
         torch.arange(len(errors), device=errors.device),

@@ -1,4 +1,4 @@
-"""The arithmetic of each grid of `uniform`: which numbers a block sends, its codes, its values.
+"""Compute on each grid of `uniform`: which numbers a block sends, its codes, its values.
 
 Legend: rows are (m, B), m blocks of B values; codes are 0 … `last`, b bits each; a header is the
 numbers that each block sends, (m,) each, in the order of the payload. The grids:

@@ -1,5 +1,5 @@
-"""What the codecs of a fixed table of levels share: a scale a block, the nearest level of each
-value, its code packed.
+"""Encode by a fixed table of levels: a scale a block, the nearest level of each value, its code
+packed.
 
 A codec of this kind gives `_bits` and `_values`: which level each code stands for. Legend: n
 values, B a block, m = ceil(n / B) blocks.
@@ -19,7 +19,7 @@ from thinwire.kernels import reference
 
 
 def length(block: int, spec: Spec) -> int:
-    """Values of a block in this span; one of 0 is the whole span."""
+    """Return the values of a block in this span; one of 0 is the whole span."""
     return block or max(spec.numel, 1)
 
 
@@ -86,14 +86,18 @@ class Levels(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
+        # 1. A scale a block: its largest magnitude over the table's largest level.
         blocks = reference.to_blocks(x.to(spec.work), length(self.block, spec))
         levels, codes = (part.to(x.device) for part in table(self))
         top = levels.abs().max().to(blocks)
         absmax = blocks.abs().amax(1)  # amax hands NaN on
         scales = torch.where(absmax.isfinite(), absmax / top, torch.full_like(absmax, float("nan")))
+        # 2. Divide by it; blocks of zeros (and NaN scales, which decode to NaN anyway) become
+        # zeros.
         usable = (scales > 0)[:, None]
         scaled = torch.where(usable, blocks / torch.where(usable, scales[:, None], 1), 0)
         flat = scaled.view(-1)[: spec.numel].clamp_(-top, top)
+        # 3. A code a value: one of the two levels around it at random, or the nearest.
         if self.rounding == "stochastic":
             noise = ctx.noise(spec).to(flat)
             picked = codes[stochastic_index(flat, levels.to(flat), noise)]
@@ -118,11 +122,11 @@ class Levels(Coder):
         )
 
     def _nearest(self, scaled: Tensor, levels: Tensor, codes: Tensor) -> Tensor:
-        """The codes of the nearest levels: (n,) uint8."""
+        """Return the codes of the nearest levels: (n,) uint8."""
         return codes[nearest_index(scaled, levels)]
 
     def _scales(self, spec: Spec) -> int:
-        """Scales sent: one a block."""
+        """Return the scales sent: one a block."""
         return -(-spec.numel // length(self.block, spec))
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
@@ -139,8 +143,8 @@ class Levels(Coder):
 
 @lru_cache(maxsize=64)
 def table(codec: Levels) -> tuple[Tensor, Tensor]:
-    """The levels of a codec in ascending order, each once, and a code of each: (L,) float64, (L,)
-    uint8."""
+    """Return the levels of a codec in ascending order, each once, and a code of each: (L,) float64,
+    (L,) uint8."""
     values = codec._values()
     order = values.argsort(stable=True)[: int(values.isfinite().sum())]  # NaN sorts last
     levels = values[order]
@@ -151,12 +155,13 @@ def table(codec: Levels) -> tuple[Tensor, Tensor]:
 
 
 def nearest_index(x: Tensor, levels: Tensor) -> Tensor:
-    """The index of the nearest of ascending levels: (n,) int32."""
+    """Return the index of the nearest of ascending levels: (n,) int32."""
     return torch.bucketize(x, ((levels[1:] + levels[:-1]) / 2).to(x), out_int32=True)
 
 
 def stochastic_index(x: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
-    """The index of the level below or above x, at random, so that the mean is x: (n,) int32."""
+    """Return the index of the level below or above x, at random, so that the mean is x: (n,)
+    int32."""
     low = (torch.bucketize(x, levels, out_int32=True, right=True) - 1).clamp_(0, len(levels) - 2)
     return low + (noise < (x - levels[low]) / (levels[low + 1] - levels[low]))
 

@@ -1,4 +1,4 @@
-"""Where the grid of `uniform` lies: which values share a step, and how large it is.
+"""Place the grid of `uniform`: which values share a step, and how large it is.
 
 Legend: a run is (m, B), m blocks of B values, one after the other in the span; a span is a few
 runs. `top` is the largest level in steps.
@@ -31,8 +31,8 @@ _NUDGE = tuple(
 
 
 def runs(spec: Spec, block: Block) -> Iterator[Run]:
-    """The blocks of a span in order, those of one length together; a row is what one entry of a
-    part's first dimension holds.
+    """Yield the blocks of a span in order, those of one length together; a row is what one entry of
+    a part's first dimension holds.
 
     Example:
         >>> from thinwire.core import Part
@@ -55,10 +55,12 @@ def runs(spec: Spec, block: Block) -> Iterator[Run]:
 def symmetric_steps(
     rows: Tensor, bits: int, grid: reference.Grid, scale: Scale, at: float | None
 ) -> Tensor:
-    """The step of each block on a grid around zero, NaN where the block is not finite. (m, B) ->
-    (m,)."""
+    """Return the step of each block on a grid around zero, NaN where the block is not finite. (m,
+    B) -> (m,)."""
     if scale == "absmax":
         return reference.block_steps(rows, bits, grid)
+    # Each other rule gives the fraction of absmax at which values are cut; it is taken of the block
+    # over its absmax, where squares neither overflow nor vanish.
     absmax, unit = _unit(rows)
     top = reference.levels(bits, grid)[1]
     if scale == "norm":
@@ -74,10 +76,11 @@ def symmetric_steps(
 
 
 def affine_grid(rows: Tensor, bits: int, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
-    """The lowest level and the step of each block, NaN where the block is not finite. (m, B) ->
-    (m,), (m,)."""
+    """Return the lowest level and the step of each block, NaN where the block is not finite. (m, B)
+    -> (m,), (m,)."""
     top = 2**bits - 1
     low, high = _ends(rows, scale, at)
+    # Search one fraction for both ends: they shrink towards the mean together.
     if scale == "mse":
         absmax, unit = _unit(rows)
         mean = unit.mean(1)
@@ -90,17 +93,17 @@ def affine_grid(rows: Tensor, bits: int, scale: Scale, at: float | None) -> tupl
             torch.maximum((mean - below * fraction) * absmax, low),
             torch.minimum((mean + above * fraction) * absmax, high),
         )
+    # A block with a NaN or an infinity gets NaN for both numbers, and so decodes to NaN.
     size = rows.abs().amax(1)  # amax hands NaN on
-    return _finite(low, size), _finite(
-        high / top - low / top, size
-    )  # each by itself: their difference may be no float
+    # Each by itself: their difference may be no float.
+    return _finite(low, size), _finite(high / top - low / top, size)
 
 
 def point_grid(
     rows: Tensor, bits: int, scale: Scale, at: float | None, cover: bool
 ) -> tuple[Tensor, Tensor]:
-    """The code of zero and the step of each block, NaN where the block is not finite. (m, B) ->
-    (m,) uint8, (m,).
+    """Return the code of zero and the step of each block, NaN where the block is not finite. (m, B)
+    -> (m,) uint8, (m,).
 
     cover: every value that is not cut by `scale` lies between two levels; else up to half a step
     beyond the last one.
@@ -114,8 +117,8 @@ def point_grid(
 
 
 def _ends(rows: Tensor, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]:
-    """Where each end of a block is cut, by "percentile" or "sigma": (m, B) -> (m,), (m,); else its
-    lowest and highest value."""
+    """Return where each end of a block is cut, by "percentile" or "sigma": (m, B) -> (m,), (m,);
+    else its lowest and highest value."""
     low, high = rows.aminmax(dim=1)
     if scale == "percentile":
         n = _nth(rows, at)
@@ -138,14 +141,18 @@ def _around_zero(low: Tensor, high: Tensor, top: int, cover: bool) -> tuple[Tens
     """Return how many of `top` steps lie below zero, and the step: (m,), (m,)."""
     below, above = (-low).clamp(min=0), high.clamp(min=0)
     span = below / top + above / top  # each by itself: their sum may be no float
+    # Where zero lies, in steps above the lowest level, before it is rounded.
     exact = torch.where(span > 0, below / torch.where(span > 0, span, 1), 0)
     if not cover:
         return exact.round(), span
+    # With `cover` no value may be cut: of the two whole numbers around `exact`, that of the smaller
+    # step, where the step is as large as the longer side needs.
     best, least = exact, torch.full_like(span, float("inf"))
+    # A level on each side that needs one.
     fewest, most = (
         (below > 0).to(exact),
         top - (above > 0).to(exact),
-    )  # a level on each side that needs one
+    )
     for whole in (exact.floor(), exact.ceil()):
         zero = torch.minimum(torch.maximum(whole, fewest), most)
         step = torch.maximum(below / zero.clamp(min=1), above / (top - zero).clamp(min=1))
@@ -154,7 +161,7 @@ def _around_zero(low: Tensor, high: Tensor, top: int, cover: bool) -> tuple[Tens
 
 
 def _cut(at: int, low: int, high: int, columns: int) -> Iterator[Run]:
-    """The entries `low` to `high` of rows of so many columns, lying at `at`: the end of a row,
+    """Cut the entries `low` to `high` of rows of so many columns, lying at `at`: the end of a row,
     whole rows, the beginning of one."""
     first = min(-(-low // columns) * columns, high)
     rows, tail = divmod(high - first, columns)
@@ -175,14 +182,14 @@ def _nth(rows: Tensor, percentile: float | None) -> int:
 
 
 def _best(unit: Tensor, grids: list[tuple[Tensor, Tensor]], top: float) -> Tensor:
-    """Of the candidates (steps, lowest level) the share whose rounding to nearest has the smallest
-    squared error: (m,)."""
+    """Return, of the candidates (steps, lowest level), the fraction whose rounding to nearest has
+    the smallest squared error: (m,)."""
     errors = [_error(unit, step, low, top) for step, low in grids]
     return torch.tensor(_SHRINK).to(unit)[torch.stack(errors).argmin(0)]
 
 
 def _error(unit: Tensor, step: Tensor, low: Tensor, top: float) -> Tensor:
-    """The squared error of each block on a grid of `top` steps: (m,)."""
+    """Return the squared error of each block on a grid of `top` steps: (m,)."""
     return (
         ((unit - low) / step.clamp(min=1e-30))
         .round_()
@@ -196,24 +203,27 @@ def _error(unit: Tensor, step: Tensor, low: Tensor, top: float) -> Tensor:
 
 
 def _best_ends(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Where the ends of a grid with a zero point lie best: of three families of 16 first, then each
-    by itself. (m, B) -> (m,), (m,)."""
+    """Return where the ends of a grid with a zero point lie best: of three families of 16 first,
+    then each by itself. (m, B) -> (m,), (m,)."""
     absmax, unit = _unit(rows)
     ends = torch.stack(unit.aminmax(dim=1))  # (2, m)
-    even = torch.stack(
-        [-torch.ones_like(absmax), torch.full_like(absmax, (top + 1) / (top - 1))]
-    )  # the grid around zero, one level more
+    # The grid around zero, one level more.
+    even = torch.stack([-torch.ones_like(absmax), torch.full_like(absmax, (top + 1) / (top - 1))])
     best, least = ends, torch.full_like(absmax, float("inf"))
 
+    # Whatever is tried replaces the best so far in the blocks where its error is smaller.
     def better(tried: Tensor) -> None:
         nonlocal best, least
         zero, step = _around_zero(tried[0], tried[1], top, cover=False)
         error = _error(unit, step[:, None], (-zero * step)[:, None], top)
         best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
 
+    # 1. Three families: both ends scaled, both cut at c, the symmetric one with a level more,
+    # scaled.
     for c in _SHRINK:
         for tried in (ends * c, ends.clamp(-c, c), even * c):
             better(tried)
+    # 2. Move one end at a time from the best so far, twice over.
     for side in (0, 1, 0, 1):
         begun = best
         for fraction in _NUDGE:

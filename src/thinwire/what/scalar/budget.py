@@ -186,9 +186,8 @@ class budget(Coder):
             )
             codes.append(reference.pack(group.view(-1) if real is None else group[real[own]], bits))
         is_sent = (widths > 0)[layout.owner].to(x.device)
-        if not bool(
-            rows[~is_sent].isfinite().all()
-        ):  # no room to say all that is lost: then nothing passes for sound
+        # There is no room for all that is lost: then nothing passes for sound.
+        if not bool(rows[~is_sent].isfinite().all()):
             steps.fill_(float("nan"))
         payload = torch.cat(
             [reference.pack(widths.to(x.device), 4), reference.as_bytes(steps[is_sent]), *codes]
@@ -229,8 +228,8 @@ class budget(Coder):
         return out.view(-1)[: spec.numel] if real is None else out[real]
 
     def chosen(self, x: Tensor, spec: Spec) -> dict[str, float]:
-        """The mean width of each parameter (or of what lies in the span) that x (spec.numel,)
-        gets."""
+        """Return the mean width of each parameter (or of what lies in the span) that x
+        (spec.numel,) gets."""
         layout, x = self._layout(spec), x.to(spec.work)
         widths = self._chosen(in_rows(x, layout, layout.real(x.device)), spec)
         results, at = {}, 0
@@ -244,7 +243,8 @@ class budget(Coder):
         return results
 
     def _widths(self, rows: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
-        """The widths of a flight: chosen now, or kept from the last time: (P,) uint8 on the CPU."""
+        """Return the widths of a flight: chosen now, or kept from the last time: (P,) uint8 on the
+        CPU."""
         if self.every == 1:
             return self._chosen(rows, spec)
         saved_widths, at, of = (
@@ -252,9 +252,10 @@ class budget(Coder):
             int(state["chosen"].value),
             int(state["of"].value),
         )
-        mine = zlib.crc32(
-            repr(ctx.key).encode()
-        )  # what a route says again, of a sum, is another's: it has widths of its own
+        # Widths serve one sender: a route that encodes a sum again has another key, and chooses
+        # afresh.
+        mine = zlib.crc32(repr(ctx.key).encode())
+        # Reuse the saved widths within a period of `every` steps, if they still fit the values.
         if (
             of == mine
             and at // self.every == ctx.step // self.every
@@ -262,14 +263,15 @@ class budget(Coder):
         ):
             return saved_widths
         widths = self._chosen(rows, spec)
+        # The first key to come owns the saved widths.
         if of in (mine, -1):
             state["widths"].value, state["of"].value = widths, torch.tensor(mine, device="cpu")
             state["chosen"].value = torch.tensor(ctx.step, device="cpu")
         return widths
 
     def _serves(self, widths: Tensor, rows: Tensor, spec: Spec) -> bool:
-        """Kept widths are of as many pieces (a core's length may move) and leave out nothing that
-        is not finite."""
+        """Return whether saved widths are of as many pieces (a core's length may move) and leave
+        out nothing that is not finite."""
         layout = self._layout(spec)
         if len(widths) != len(layout.sizes):
             return False
@@ -279,6 +281,7 @@ class budget(Coder):
     def _chosen(self, rows: Tensor, spec: Spec) -> Tensor:
         """Return the widths of least error for these values: (m, block) -> (P,) uint8 on the
         CPU."""
+        # 1. The squared error of each piece in each width, from those of its blocks.
         layout, costs = self._layout(spec), self._costs(spec)
         errors = torch.zeros(
             len(layout.sizes), len(self.choices), dtype=torch.float64, device="cpu"
@@ -286,6 +289,7 @@ class budget(Coder):
         errors.index_add_(
             0, layout.owner, _row_errors(rows, self.choices, self.rounding == "stochastic").cpu()
         )
+        # 2. Allocate, but never worse than one width for all, the largest within `bits`.
         room = self._room(spec)
         picked = allocate(errors, costs, room)
         alike = max(i for i, bits in enumerate(self.choices) if bits <= self.bits)
@@ -295,7 +299,9 @@ class budget(Coder):
         return torch.tensor(self.choices, dtype=torch.uint8, device="cpu")[picked]
 
     def _read(self, payload: Tensor, spec: Spec) -> Tensor:
-        """The widths that a payload names: (P,) uint8 on the CPU."""
+        """Return the widths that a payload names: (P,) uint8 on the CPU."""
+        # Refuse widths that are no choice of this codec, and widths that cost more than the room:
+        # the payload decides how much is read next.
         costs = self._costs(spec)
         widths = reference.unpack(
             payload[: reference.packed_nbytes(len(costs), 4)], len(costs), 4
@@ -322,14 +328,14 @@ class budget(Coder):
         return layout_of(spec, self.per, self.block)
 
     def _costs(self, spec: Spec) -> Tensor:
-        """Bytes of each piece in each width, steps included: (P, O) int64."""
+        """Return the bytes of each piece in each width, steps included: (P, O) int64."""
         layout, widths = self._layout(spec), torch.tensor(self.choices, device="cpu")
         codes = (layout.sizes[:, None] * widths + 7) // 8
         return codes + (layout.rows * spec.work.itemsize)[:, None] * (widths > 0)
 
     def _room(self, spec: Spec) -> int:
-        """Bytes for steps and codes: as if all pieces had the largest width within `bits`, and what
-        `bits` is above it."""
+        """Return the bytes for steps and codes: as if all pieces had the largest width within
+        `bits`, and what `bits` is above it."""
         if not spec.numel:
             return 0
         layout, costs = self._layout(spec), self._costs(spec)
@@ -356,11 +362,12 @@ class budget(Coder):
 
 
 def _row_errors(rows: Tensor, choices: tuple[int, ...], stochastic: bool) -> Tensor:
-    """The squared error of each block in each width, in units of the largest magnitude's square:
-    (m, block) -> (m, O) float64.
+    """Return the squared error of each block in each width, in units of the largest magnitude's
+    square: (m, block) -> (m, O) float64.
 
     A block that is not finite has none, but must be sent: infinite in no bits.
     """
+    # 1. Errors of blocks over their absmax, some rows at a time: they then stay in the cache.
     results = []
     for some in rows.split(
         max(_AT_ONCE // rows.shape[1], 1) if rows.device.type == "cpu" else len(rows)
@@ -371,6 +378,8 @@ def _row_errors(rows: Tensor, choices: tuple[int, ...], stochastic: bool) -> Ten
             if bits:
                 top = reference.levels(bits, "tread")[1]
                 off = unit * top
+                # `off` is the distance to the nearest level; at random, p (1 - p) is the mean
+                # square.
                 off = off.sub_(off.round()).abs_()
                 errors.append(
                     (off - off.square() if stochastic else off.square_()).sum(1).double() / top**2
@@ -378,6 +387,7 @@ def _row_errors(rows: Tensor, choices: tuple[int, ...], stochastic: bool) -> Ten
             else:
                 errors.append(unit.square().sum(1).double())
         results.append(torch.cat([absmax.double()[:, None], torch.stack(errors, 1)], 1))
+    # 2. One unit for all blocks: the square of the largest finite magnitude, lest squares overflow.
     joined = torch.cat(results)
     sizes, shares = joined[:, :1], joined[:, 1:]
     sound = sizes.isfinite()

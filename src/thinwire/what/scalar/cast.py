@@ -1,4 +1,4 @@
-"""Half the bytes by half the width: bf16 keeps float32's range, fp16 three more bits of precision.
+"""Send values as bf16, with float32's range, or as fp16, with three more bits of precision.
 
 v̂ = round_to_nearest_even(v, dtype): relative error at most 2⁻⁸ (bf16) or 2⁻¹¹ (fp16) in the normal
 range. Summable, so the transport's own all-reduce carries it; sums then round once per addition,

@@ -1,4 +1,4 @@
-"""The values themselves: nothing is lost, nothing is saved."""
+"""Send the values themselves, with no loss and no saving."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Natural compression: each value becomes a power of two, so that only its sign and exponent
-travel.
+"""Round each value to a power of two, so that only its sign and exponent travel (natural
+compression).
 
 With |v| = 2^e (1 + f), 0 <= f < 1, the neighbours are 2^e and 2^(e+1).
 Steps:
@@ -76,15 +76,17 @@ class natural(Coder):
         ) + reference.packed_nbytes(spec.numel, 1)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        # 1. The exponent field, plus 1 with the mantissa's fraction as probability.
         integer, exponent, mantissa = _FORMATS[spec.work]
         x = x.to(spec.work).contiguous()
         raw = (x.abs() + 0.0).view(integer)
-        fraction = (raw & (2**mantissa - 1)).to(
-            spec.work
-        ) * 2.0**-mantissa  # of a subnormal too: it lies between 0 and the smallest normal
+        # The fraction of a subnormal lies between 0 and the smallest normal, and comes out right
+        # too.
+        fraction = (raw & (2**mantissa - 1)).to(spec.work) * 2.0**-mantissa
         noise: Tensor | float = 0.5
         if self.rounding == "stochastic":
             noise = ctx.noise(spec).to(x)
+        # 2. Clamp below the exponent of infinity; that one stands for whatever is not finite.
         codes = ((raw >> mantissa) + (noise < fraction)).clamp_(max=2**exponent - 2)
         codes.masked_fill_(~x.isfinite(), 2**exponent - 1)
         return torch.cat(

@@ -1,5 +1,5 @@
-"""4-bit normal floats: 16 levels at the quantiles of a normal distribution, scaled by each block's
-largest magnitude.
+"""Send 4-bit normal floats: 16 levels at the quantiles of a normal distribution, scaled by each
+block's largest magnitude.
 
 Per block of B values s = max|v|; the payload is m scales (one a block) and n codes of 4 bits.
 Steps:

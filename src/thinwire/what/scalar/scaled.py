@@ -1,4 +1,4 @@
-"""A scale a block in one byte, before a codec that then needs none of its own: `scaled(32) >>
+"""Scale each block by one byte, before a codec that needs no scales of its own: `scaled(32) >>
 nf4(0)`, 4.25 bits a value.
 
 Steps, with S the span's largest scale, blocks of B values and p codes an octave:
@@ -223,7 +223,7 @@ class scaled(Transform):
         )
 
     def scales(self, side: Tensor, spec: Spec) -> Tensor:
-        """The scale of each block, NaN for one that is not finite: (m,)."""
+        """Return the scale of each block, NaN for one that is not finite: (m,)."""
         top = reference.from_bytes(side[: spec.work.itemsize], spec.work)
         return _scales(
             _steps(self.octave, side.device, spec.work),
@@ -232,7 +232,7 @@ class scaled(Transform):
         )
 
     def zeros(self, side: Tensor, spec: Spec) -> Tensor:
-        """The zero point of each block, in scales: (m,)."""
+        """Return the zero point of each block, in scales: (m,)."""
         m = self._blocks(spec)
         return (
             (side[-m:].to(spec.work) - (_FAR + 1)) / _PARTS
@@ -244,8 +244,8 @@ class scaled(Transform):
         return -(-spec.numel // length(self.block, spec))
 
     def _codes(self, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """S (1,), the code of each block, 0 where all is zero, and its zero point in scales: (m, B)
-        -> (m,) int64, (m,)."""
+        """Return S (1,), each block's code, 0 where all is zero, and its zero point in scales: (m,
+        B) -> (m,) int64, (m,)."""
         low, high = blocks.aminmax(dim=1)  # hands NaN on
         furthest = torch.maximum(-low, high)
         sound = furthest.isfinite()
@@ -295,14 +295,14 @@ class scaled(Transform):
         return top, torch.where(sound, codes, _LOST), torch.where(sound & (size > 0), zeros, 0)
 
     def _zeros(self, middle: Tensor, scales: Tensor) -> Tensor:
-        """The zero point of blocks that lie around some values: (m,) -> (m,) in scales."""
+        """Return the zero point of blocks that lie around some values: (m,) -> (m,) in scales."""
         return _counted(_over(middle, scales)) if self.zero else torch.zeros_like(middle)
 
     def _best(
         self, unit: Tensor, steps: Tensor, first: Tensor, zeros: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The code and the zero point of least squared error on the grid of `fit`, of blocks over
-        the scales of the codes `first`."""
+        """Return the code and the zero point of least squared error on the grid of `fit`, of blocks
+        over the scales of the codes `first`."""
         best, at, least = first, zeros, torch.full_like(zeros, float("inf"))
 
         def tried(codes: Tensor, zero: Tensor) -> None:
@@ -344,7 +344,7 @@ class scaled(Transform):
         return best, at
 
     def _rounded(self, core: Tensor) -> Tensor:
-        """The levels of `fit` that are nearest to a core that may be too large for them."""
+        """Return the levels of `fit` that are nearest to a core that may be too large for them."""
         if isinstance(self.fit, int):
             if self.zero:
                 top = 2**self.fit - 1
@@ -381,7 +381,7 @@ class scaled(Transform):
 
 
 def _over(x: Tensor, scales: Tensor) -> Tensor:
-    """Each value or block over its scale, zeros where that is no positive number."""
+    """Return each value or block over its scale, zeros where that is no positive number."""
     usable, scales = scales > 0, torch.where(scales > 0, scales, 1)
     return (
         torch.where(usable[:, None], x / scales[:, None], 0)
@@ -396,14 +396,14 @@ def _counted(zeros: Tensor) -> Tensor:
 
 
 def _scales(steps: Tensor, top: Tensor, codes: Tensor) -> Tensor:
-    """The scale of each code; NaN where a block is lost."""
+    """Return the scale of each code; NaN where a block is lost."""
     return steps[codes.long()] * top
 
 
 @lru_cache(maxsize=16)
 def _steps(octave: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The scale of each code over S, rising; the first is 0, the last NaN: (256,). Of 20 bits, so
-    that no machine rounds them otherwise."""
+    """Return the scale of each code over S, rising; the first is 0, the last NaN: (256,). Of 20
+    bits, so that no machine rounds them otherwise."""
     with torch.inference_mode(False):
         parts = [round(2 ** (-i / octave) * 2**20) / 2**20 for i in range(octave)]
         shares = [

@@ -145,7 +145,7 @@ class sign(Coder):
         )
 
     def _scales(self, spec: Spec) -> int:
-        """Scales sent: one a block."""
+        """Return the scales sent: one a block."""
         return -(-spec.numel // length(self.block, spec))
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:

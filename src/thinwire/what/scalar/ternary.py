@@ -97,16 +97,19 @@ class ternary(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
+        # 1. A scale a block of magnitudes, and the scale of each value.
         x = x.to(spec.work)
         size = reference.to_blocks(x.abs(), length(self.block, spec))
         scales = self.scales(size, spec.numel)
         each = scales[:, None].expand_as(size).reshape(-1)[: spec.numel]
+        # 2. Which values become ±s.
         if self.rounding == "stochastic":
             draw = ctx.noise(spec).to(x)
             probability = torch.where(each > 0, x.abs() / torch.where(each > 0, each, 1), 0)
             far = draw < probability
         else:
             far = x.abs() > each / 2
+        # 3. Digits 0, 1, 2 for -s, 0, s.
         digits = torch.where(far, torch.where(x < 0, 0, 2), 1).to(torch.uint8)
         return torch.cat([reference.as_bytes(scales), pack_digits(digits)])
 
@@ -117,6 +120,7 @@ class ternary(Coder):
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         head = self._count(spec) * spec.work.itemsize
+        # Only 0 to 242 are five digits; a larger byte would decode to a sixth one.
         if int(payload[head:].max()) >= 3 ** len(_DIGITS):
             raise PayloadError(
                 f"{self!r}: a byte of {int(payload[head:].max())} where five digits of base 3 "
@@ -129,8 +133,8 @@ class ternary(Coder):
         return (digits.to(spec.work) - 1).mul_(scales[:, None]).view(-1)[: spec.numel]
 
     def scales(self, size: Tensor, n: int) -> Tensor:
-        """The scale of each block of magnitudes (m, B), of which the first n count; NaN where one
-        is not finite: (m,)."""
+        """Return the scale of each block of magnitudes (m, B), of which the first n count; NaN
+        where one is not finite: (m,)."""
         absmax = size.amax(1)
         scales = torch.where(absmax.isfinite(), absmax, torch.full_like(absmax, float("nan")))
         if self.rounding == "nearest":
@@ -145,7 +149,7 @@ class ternary(Coder):
         return scales
 
     def _count(self, spec: Spec) -> int:
-        """Scales sent: one a block."""
+        """Return the scales sent: one a block."""
         return -(-spec.numel // length(self.block, spec))
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
@@ -160,7 +164,7 @@ class ternary(Coder):
 
 
 def pack_digits(digits: Tensor) -> Tensor:
-    """n digits 0, 1 or 2, five in a byte: (ceil(n/5),) uint8.
+    """Pack n digits 0, 1 or 2, five in a byte: (ceil(n/5),) uint8.
 
     Example:
         >>> pack_digits(torch.tensor([1, 2, 0, 0, 0, 2])).tolist()
@@ -174,6 +178,6 @@ def pack_digits(digits: Tensor) -> Tensor:
 
 
 def unpack_digits(payload: Tensor, n: int) -> Tensor:
-    """The inverse of `pack_digits`: (n,) uint8."""
+    """Undo `pack_digits`: (n,) uint8."""
     rows = torch.stack([payload // digit % 3 for digit in _DIGITS], 1)
     return rows.view(-1)[:n]

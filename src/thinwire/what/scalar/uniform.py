@@ -269,6 +269,8 @@ class uniform(Coder):
         if self._has_kernels:
             return fast.grid_decode(payload, spec.numel, *self._settings(spec), spec.work)
         head = self._header_nbytes(spec)
+        # Runs have blocks of one size each; the headers of all runs lie in one row, block after
+        # block.
         header = self._grid.read_header(payload[:head], spec.work)
         codes = reference.unpack(payload[head:], spec.numel, self.bits)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
@@ -351,7 +353,7 @@ class uniform(Coder):
         return self.step is None and self.block != "row" and isinstance(self._grid, Symmetric)
 
     def _settings(self, spec: Spec) -> tuple[int, int, reference.Grid]:
-        """The block, the bits and the grid, as the kernels take them."""
+        """Return the block, the bits and the grid, as the kernels take them."""
         assert self.block != "row"
         assert isinstance(self._grid, Symmetric)
         return length(self.block, spec), self.bits, self._grid.kind
@@ -364,10 +366,10 @@ class uniform(Coder):
         return runs(spec, self.block if self.step is None else 0)
 
     def _steps(self, x: Tensor, spec: Spec) -> Tensor:
-        """The step of each block: (m,)."""
+        """Return the step of each block: (m,)."""
         cut = [x[at : at + m * size].reshape(m, size) for at, m, size in self._runs(spec)]
         return torch.cat([self._grid.header(rows)[0] for rows in cut])
 
     def _header_nbytes(self, spec: Spec) -> int:
-        """Bytes of what is sent besides codes: the numbers of all blocks."""
+        """Return the bytes of what is sent besides codes: the numbers of all blocks."""
         return sum(m for _, m, _ in self._runs(spec)) * self._grid.header_nbytes(spec.work)

@@ -1,5 +1,5 @@
-"""Where the entries of a sparse payload stand: k ascending indices below `per` in each of `chunks`
-chunks, in the fewest bytes.
+"""Code the indices of a sparse payload: k ascending ones below `per` in each of `chunks` chunks, in
+the fewest bytes.
 
 Three codings, with their bits for one chunk; l is the number of low bits, H = ((per - 1) >> l) + 1
     the number of high parts:
@@ -39,7 +39,7 @@ _WRONG = (
 
 
 def nbytes(coding: Coding, k: int, per: int, chunks: int = 1) -> int:
-    """Exact bytes of k indices below `per` in each chunk.
+    """Return the exact bytes of k indices below `per` in each chunk.
 
     Example:
         >>> [nbytes(coding, 64, 4096) for coding in CODINGS]
@@ -57,7 +57,7 @@ def nbytes(coding: Coding, k: int, per: int, chunks: int = 1) -> int:
 
 @lru_cache(maxsize=1024)
 def smallest(k: int, per: int, chunks: int = 1) -> Coding:
-    """The coding of the fewest bytes.
+    """Return the coding of the fewest bytes.
 
     Example:
         >>> smallest(1, 4096), smallest(64, 4096), smallest(2048, 4096)
@@ -67,15 +67,16 @@ def smallest(k: int, per: int, chunks: int = 1) -> Coding:
 
 
 def smallest_nbytes(k: int, per: int, chunks: int = 1) -> int:
-    """Exact bytes in the smallest coding; it never falls as k grows."""
+    """Return the exact bytes in the smallest coding; they never fall as k grows."""
     return nbytes(smallest(k, per, chunks), k, per, chunks)
 
 
 def write(indices: Tensor, per: int, coding: Coding | None = None) -> Tensor:
-    """indices (chunks, k) int64, ascending in each row -> their bytes, in the smallest coding
-    unless one is given: (nbytes,) uint8."""
+    """Write indices (chunks, k) int64, ascending in each row, in the smallest coding unless one is
+    given: (nbytes,) uint8."""
     chunks, k = indices.shape
     coding = coding or smallest(k, per, chunks)
+    # Kernels and the reference below write the same bytes.
     kernels = native.anywhere(indices)
     if kernels is not None and indices.numel():
         return kernels.places_write(
@@ -85,6 +86,8 @@ def write(indices: Tensor, per: int, coding: Coding | None = None) -> Tensor:
         return reference.pack(indices.reshape(-1), _width(per))
     if coding == "bitmap":
         return reference.pack(_marks(indices, per), 1)
+    # Elias–Fano: the i-th index of a chunk sets bit (high part + i), so equal high parts never
+    # collide. The low bits lie before the unary part.
     low = _low(k, per)
     high = (indices >> low) + torch.arange(k, device=indices.device)
     unary = reference.pack(_marks(high, _unary(k, per, low)), 1)
@@ -96,7 +99,7 @@ def write(indices: Tensor, per: int, coding: Coding | None = None) -> Tensor:
 def read(
     side: Tensor, k: int, per: int, chunks: int, coder: Coder, coding: Coding | None = None
 ) -> Tensor:
-    """The inverse of `write`: (chunks, k) int64, ascending in each row and below `per`.
+    """Undo `write`: return (chunks, k) int64, ascending in each row and below `per`.
 
     Raises:
         PayloadError: the length is another, an index lies beyond its chunk, a row does not ascend,
@@ -104,6 +107,7 @@ def read(
     """
     coding = coding or smallest(k, per, chunks)
     check_nbytes(coder, side, nbytes(coding, k, per, chunks))
+    # Kernels check while they read; `wrong` is the reason, 0 for none.
     kernels = native.anywhere(side)
     if kernels is not None and chunks * k:
         indices, wrong = kernels.places_read(
@@ -116,6 +120,7 @@ def read(
     elif coding == "bitmap":
         indices = _marked(side, k, per, chunks, coder)
     else:
+        # Undo `high + i`, then put the low bits below.
         low = _low(k, per)
         cut = reference.packed_nbytes(chunks * k, low)
         indices = (
@@ -125,6 +130,7 @@ def read(
         )
         if low:
             indices |= reference.unpack(side[:cut], chunks * k, low).to(torch.int64).view(chunks, k)
+    # A corrupted payload may hold any indices: refuse them before anything is written by them.
     if indices.numel():
         ascend = indices[:, 1:] > indices[:, :-1]
         _refuse(2 if int(indices.max()) >= per else 0 if bool(ascend.all()) else 3, k, per, coder)
@@ -132,8 +138,8 @@ def read(
 
 
 def add(side: Tensor, values: Tensor, total: Tensor, coder: Coder) -> None:
-    """total (chunks, per) += values (chunks, k) at the indices that `side` tells, in the smallest
-    coding.
+    """Add values (chunks, k) to total (chunks, per) at the indices that `side` holds in the
+    smallest coding.
 
     Raises:
         PayloadError: as `read`; some values may have been added then.
@@ -160,31 +166,31 @@ def _refuse(wrong: int, k: int, per: int, coder: Coder) -> None:
 
 
 def _plan(coding: Coding, k: int, per: int) -> tuple[int, int, int]:
-    """The coding's number, the bits of a place that stand as they are, and the bits of the high
-    parts of a chunk."""
+    """Return the coding's number, the bits of a place that stand as they are, and the bits of the
+    high parts of a chunk."""
     low = _width(per) if coding == "packed" else _low(k, per) if coding == "fano" else 0
     return CODINGS.index(coding), low, _unary(k, per, low)
 
 
 def _width(per: int) -> int:
-    """Bits of one place as it is."""
+    """Return the bits of one index as it is."""
     return max(1, (per - 1).bit_length())
 
 
 @lru_cache(maxsize=1024)
 def _low(k: int, per: int) -> int:
-    """The l of the fewest bits: k l + H falls while halving H saves more than the k bits that it
-    costs."""
+    """Return the l of the fewest bits: k l + H falls while halving H saves more than the k bits
+    that it costs."""
     return min(range(_width(per) + 1), key=lambda low: k * low + _unary(k, per, low))
 
 
 def _unary(k: int, per: int, low: int) -> int:
-    """Bits of the high parts in unary."""
+    """Return the bits of the high parts in unary."""
     return k + ((per - 1) >> low) if k else 0
 
 
 def _marks(indices: Tensor, per: int) -> Tensor:
-    """(chunks, k) -> one 0 or 1 a value, row after row: (chunks * per,) uint8."""
+    """Mark the indices (chunks, k) by one 0 or 1 a value, row after row: (chunks * per,) uint8."""
     chunks = indices.shape[0]
     return (
         torch.zeros(chunks, per, dtype=torch.uint8, device=indices.device)
@@ -194,7 +200,7 @@ def _marks(indices: Tensor, per: int) -> Tensor:
 
 
 def _marked(side: Tensor, k: int, per: int, chunks: int, coder: Coder) -> Tensor:
-    """The inverse of `_marks`, refused unless each row has k marks."""
+    """Undo `_marks`; refuse rows without exactly k marks."""
     marks = reference.unpack(side, chunks * per, 1).view(chunks, per)
     if not bool((marks.sum(1, dtype=torch.int64) == k).all()):
         raise PayloadError(f"{coder!r}: {_WRONG[1].format(k=k)}; the payload is corrupted")

@@ -1,5 +1,5 @@
-"""What the codecs that pick single entries of a span have in common, however many they pick:
-indices beside, values as the core."""
+"""Share what the codecs that pick single entries of a span have in common: indices as side bytes,
+values as the core."""
 
 from __future__ import annotations
 

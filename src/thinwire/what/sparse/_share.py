@@ -1,4 +1,4 @@
-"""k entries, as a count or as a share: what `topk` and `randomk` have in common."""
+"""Count k entries, given as a count or as a fraction: what `topk` and `randomk` have in common."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def count_of(k: int | float, n: int) -> int:
-    """Return how many of n entries: k, or the share k of n rounded up; never more than n.
+    """Return how many of n entries: k, or the fraction k of n rounded up; never more than n.
 
     Example:
         >>> count_of(5, 3), count_of(0.07, 100), count_of(0.071, 100)

@@ -90,7 +90,7 @@ class blockk(Transform):
         return out.view(-1)[: spec.numel]
 
     def _largest(self, blocks: Tensor, k: int) -> Tensor:
-        """The k blocks of largest norm, ascending: (k,) int64."""
+        """Return the k blocks of largest norm, ascending: (k,) int64."""
         if not blocks.numel():
             return torch.empty(0, dtype=torch.int64, device=blocks.device)
         unit = torch.where(blocks.isfinite(), blocks.abs(), torch.zeros_like(blocks)).amax()

@@ -99,7 +99,8 @@ class randomk(Transform):
         return mask
 
     def _lot(self, spec: Spec, ctx: RankContext) -> tuple[Tensor, Tensor]:
-        """One place in each of k strata, ascending, and the strata's widths: (k,) int64 each."""
+        """Draw one index in each of k strata, ascending; return them and the strata's widths: (k,)
+        int64 each."""
         k = self.core_numel(spec)
         edges = torch.arange(k + 1, dtype=torch.int64, device="cpu") * spec.numel // max(k, 1)
         widths = edges[1:] - edges[:-1]

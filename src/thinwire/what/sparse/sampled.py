@@ -89,32 +89,36 @@ class sampled(Picked):
         )
 
     def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
-        """The indices that are sent, ascending, and their values; the threshold is kept in the
-        state."""
+        """Return the indices that are sent, ascending, and their values; the threshold is kept in
+        the state."""
+        # 1. The last threshold serves while about as many values reach it as are wanted.
         leaf = state.leaves.get("bar")
         if leaf is not None and leaf.value > 0:
             picked = self._above(x, leaf.value, spec)
             if picked is not None:
                 return picked
+        # 2. Else take one from a sample of this span.
         bar = self._sampled(x, spec, ctx)
         picked = self._above(x, bar, spec)
+        # 3. The sample was not like the span: search exactly.
         if picked is None:
             indices, values = (each[0] for each in fast.largest(x[None], self._wanted(spec)))
             nonzero = values != 0
             bar, picked = values.abs().amin(), (indices[nonzero], values[nonzero])
+        # Only a finite threshold can serve again.
         if leaf is not None and bar.isfinite():
             leaf.value = bar.to(leaf.value)
         return picked
 
     def _sampled(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
-        """The threshold that a share `density` of a sample reaches."""
+        """Return the threshold that a share `density` of a sample reaches."""
         stride = max(1, min(self.stride, int(self.density * spec.numel) // _ENOUGH))
         sample = x[ctx.step % stride :: stride].abs()
         return sample.topk(count_of(self.density, sample.numel()), sorted=False).values.amin()
 
     def _above(self, x: Tensor, bar: Tensor, spec: Spec) -> tuple[Tensor, Tensor] | None:
-        """Places and values of what reaches a threshold; `None` where they are too many or too
-        few."""
+        """Return the indices and values of what reaches a threshold; `None` where they are too many
+        or too few."""
         picked = fast.above(x, bar, self.max_core_numel(spec))
         return (
             None

@@ -98,9 +98,12 @@ class topk(Transform):
     def split_with_residual(
         self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        # 1. Add the residual and find the k largest in one pass; y holds all of x + decay ·
+        # residual.
         x, y = x.to(spec.work), memory.empty(spec.numel, spec.work, x.device)
         taken: list[tuple[Tensor, Tensor, Tensor]] = []
         sides: list[Tensor] = []
+        # 2. Indices to the side bytes, values to the core.
         for at, chunks, size, k in self._runs(spec):
             rows, past, out = (
                 flat[at : at + chunks * size].view(chunks, size) for flat in (x, residual, y)
@@ -110,10 +113,10 @@ class topk(Transform):
             sides.append(_indices.write(where, size))
         core = _joined([values.view(-1) for _, _, values in taken], x.new_empty(0))
 
+        # 3. Once the core is encoded, subtract from y what it decodes to: y becomes the residual.
         def residual_of(decoded: Tensor) -> tuple[Tensor, Tensor]:
-            finite = torch.ones(
-                (), dtype=torch.bool, device=x.device
-            )  # where a value of a chunk is not, one that was taken is not
+            # Where a value of a chunk is not finite, one that was taken is not.
+            finite = torch.ones((), dtype=torch.bool, device=x.device)
             for (out, where, values), own in zip(
                 taken, decoded.split([values.numel() for _, _, values in taken]), strict=True
             ):
@@ -150,13 +153,13 @@ class topk(Transform):
             done, cut = done + chunks * k, cut + nbytes
 
     def _runs(self, spec: Spec) -> list[tuple[int, int, int, int]]:
-        """Where a run of equal chunks begins, how many, their size, values kept of each."""
+        """Return where a run of equal chunks begins, how many, their size, values kept of each."""
         begins = accumulate((chunks * size for chunks, size, _ in self._chunks(spec)), initial=0)
         return [(at, *run) for at, run in zip(begins, self._chunks(spec), strict=False)]
 
     def _chunks(self, spec: Spec) -> list[tuple[int, int, int]]:
-        """(how many chunks, their size, values kept of each): the full chunks, then what is left
-        over."""
+        """Return (how many chunks, their size, values kept of each): the full chunks, then what is
+        left over."""
         size = self.per or max(spec.numel, 1)
         runs = [(spec.numel // size, size), (1, spec.numel % size)]
         return [(chunks, n, count_of(self.k, n)) for chunks, n in runs if chunks and n]
@@ -174,5 +177,5 @@ class topk(Transform):
 
 
 def _joined(runs: list[Tensor], none: Tensor) -> Tensor:
-    """One after another; a single one as it is."""
+    """Join tensors one after another; return a single one as it is."""
     return runs[0] if len(runs) == 1 else torch.cat([none, *runs])

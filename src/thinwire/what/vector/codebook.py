@@ -151,6 +151,7 @@ class codebook(Coder):
         check_nbytes(self, payload, self.nbytes(spec) - self._lessons(spec) * spec.work.itemsize)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
         for begin, numel, name in self._runs(spec):
+            # Of each run: the scales, then the numbers, `stages` of them a vector.
             scales, numbers = self._sizes(numel, spec)
             rows = -(-numel // self.dim)
             encoded = (
@@ -160,6 +161,7 @@ class codebook(Coder):
                 .long()
                 .view(-1, self.stages)
             )
+            # The stages' entries add up; a block's scale multiplies the sum.
             q = sum(
                 stage[encoded[:, i]] for i, stage in enumerate(self._book(name, spec, state, out))
             )
@@ -175,12 +177,15 @@ class codebook(Coder):
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         if not self._lessons(spec):
             return (yield from super().rounds(x, spec, state, ctx))
+        # Lessons travel behind the payload, in the same packet, and are added over the ranks; all
+        # else is opened and summed as values.
         encoded, lessons = self._encoded(x.to(spec.work), spec, state)
         whole = _Taught(self, spec)
         payload = torch.cat([encoded, reference.as_bytes(lessons)])
         total = yield Packet(
             payload, Spec((), 0, spec.numel + lessons.numel(), spec.work), whole, state, ctx
         )
+        # Keep the books of this round: `sent` opens the payload after the books have moved on.
         books = {name: state[f"book/{name}"].value for name in self._learners(spec)}
         was = State(
             {f"book/{name}": Leaf(book, "replicated", part=name) for name, book in books.items()}
@@ -189,8 +194,8 @@ class codebook(Coder):
         return Outcome(total[: spec.numel], lambda: self.decode(encoded, spec, was, ctx, ctx.rank))
 
     def _encoded(self, x: Tensor, spec: Spec, state: State) -> tuple[Tensor, Tensor]:
-        """(the payload but for the lessons, the lessons: for each book and stage, sums (w, d) and
-        counts (w,))."""
+        """Return (the payload but for the lessons, the lessons: for each book and stage, sums (w,
+        d) and counts (w,))."""
         parts, lessons = [torch.empty(0, dtype=torch.uint8, device=x.device)], [x.new_empty(0)]
         for begin, numel, name in self._runs(spec):
             # 1. Scale each block to a mean square of 1, by way of its largest entry: squares of
@@ -220,11 +225,12 @@ class codebook(Coder):
                 near = _nearest(rest, stage)
                 if f"book/{name}" in state.leaves:
                     w = self._width
+                    # w: not their turn.
                     slot = (
                         (near - int(self._window(name, state)[0]))
                         .remainder(1 << self.bits)
                         .clamp(max=w)
-                    )  # w: not their turn
+                    )
                     slot = torch.where(live, slot, w)
                     lessons.append(
                         x.new_zeros(w + 1, self.dim).index_add_(0, slot, rest)[:w].view(-1)
@@ -248,6 +254,8 @@ class codebook(Coder):
         return torch.cat(parts), torch.cat(lessons)
 
     def _learn(self, lessons: Tensor, spec: Spec, state: State) -> None:
+        # Lessons that are not finite on any rank leave every book as it is: all ranks see the same
+        # sum.
         at, w, sound = 0, self._width, lessons.isfinite().all()
         for name in self._learners(spec):
             old, before = state[f"book/{name}"].value, state[f"used/{name}"].value
@@ -274,24 +282,24 @@ class codebook(Coder):
             state[f"turn/{name}"].value = state[f"turn/{name}"].value + 1
 
     def _window(self, name: str, state: State) -> Tensor:
-        """The entries whose turn it is: (w,) int64."""
+        """Return the entries whose turn it is: (w,) int64."""
         return (int(state[f"turn/{name}"].value) * self._width + torch.arange(self._width)) % (
             1 << self.bits
         )
 
     def _book(self, name: str, spec: Spec, state: State, like: Tensor) -> Tensor:
-        """A run's book: (stages, 2^b, d)."""
+        """Return a run's book: (stages, 2^b, d)."""
         leaf = state.leaves.get(f"book/{name}")
         return leaf.value if leaf is not None else _first(self.dim, self.bits, self.stages).to(like)
 
     def _runs(self, spec: Spec) -> Iterator[tuple[int, int, str]]:
-        """(where, how many values, whose) of each piece of the span."""
+        """Yield (where, how many values, whose) of each piece of the span."""
         names = [extent.part.name for extent in spec.extents()] or [""]
         for (at, rows, columns), name in zip(runs(spec), names, strict=False):
             yield at, rows * columns, name
 
     def _learners(self, spec: Spec) -> list[str]:
-        """The parameters that have books of their own."""
+        """Return the parameters that have books of their own."""
         enough = _WORTH * (1 << self.bits) * self.dim
         return [
             p.part.name
@@ -307,7 +315,7 @@ class codebook(Coder):
         return min(self.refresh, 1 << self.bits)
 
     def _sizes(self, numel: int, spec: Spec) -> tuple[int, int]:
-        """Bytes of a run's scales and of its numbers."""
+        """Return the bytes of a run's scales and of its numbers."""
         return -(-numel // self.block) * spec.work.itemsize, reference.packed_nbytes(
             -(-numel // self.dim) * self.stages, self.bits
         )
@@ -349,7 +357,7 @@ class _Taught(Coder):
 
 
 def _nearest(x: Tensor, book: Tensor) -> Tensor:
-    """The number of the nearest entry (k, d) of each row of x (m, d): (m,) int64."""
+    """Return the number of the nearest entry (k, d) of each row of x (m, d): (m,) int64."""
     half = book.square().sum(1) / 2
     return torch.cat(
         [(rows @ book.T - half).argmax(1) for rows in x.split(max(1, _AT_ONCE // len(book)))]
@@ -358,8 +366,9 @@ def _nearest(x: Tensor, book: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _first(dim: int, bits: int, stages: int) -> Tensor:
-    """k-means of normal vectors, and of what it leaves over of them: (stages, 2^b, d) float32, the
-    same on every machine."""
+    """Fit k-means to normal vectors, and to what it leaves over of them: (stages, 2^b, d) float32,
+    the same on every machine."""
+    # Drawn and averaged on the CPU in float64, from a fixed seed: no rank may have another book.
     generator = torch.Generator().manual_seed(0)
     k = 2**bits
     with torch.inference_mode(False):
@@ -367,6 +376,7 @@ def _first(dim: int, bits: int, stages: int) -> Tensor:
             max(_SAMPLES * k, 2**13), dim, generator=generator, dtype=torch.float64, device="cpu"
         )
         books = []
+        # k-means (Lloyd's): the first k samples to begin with, then assign and average in turn.
         for _ in range(stages):
             book = rest[:k].clone()
             for _ in range(_ROUNDS):
@@ -376,9 +386,8 @@ def _first(dim: int, bits: int, stages: int) -> Tensor:
                 )
                 sums = torch.zeros_like(book).index_add_(0, near, rest)
                 book = torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], book)
-            book = (
-                torch.round(book * 2**12) / 2**12
-            )  # coarser than the last bits, in which machines may differ
+            # Coarser than the last bits, in which machines may differ.
+            book = torch.round(book * 2**12) / 2**12
             rest = rest - book[_nearest(rest, book)]
             books.append(book)
         return torch.stack(books).float()

@@ -1,5 +1,5 @@
-"""A cosine transform in tiles: each size × size tile of a matrix becomes as many frequencies, whose
-few largest say most of it.
+"""Transform each size × size tile of a matrix into as many frequencies, whose few largest hold most
+of it.
 
 Steps:
     1. A matrix is cut into tiles of size × size; what is left over at its right and lower edge are
@@ -36,8 +36,8 @@ from thinwire.what.wrap.chain import Transform
 
 @dataclass(frozen=True)
 class dct(Transform):
-    """Frequencies in place of values, as many: say a few of them by `dct(64) >> topk(32,
-    per=4096)`.
+    """A cosine transform with as many frequencies as values: send a few of them by `dct(64) >>
+    topk(32, per=4096)`.
 
     A parameter of more than two dimensions is a matrix of its first by all others.
 
@@ -108,7 +108,7 @@ class dct(Transform):
         return out
 
     def _tiles(self, spec: Spec) -> list[_Tiles]:
-        """All tiles of a span, in the order of the core."""
+        """Return all tiles of a span, in the order of the core."""
         all_tiles = [tiles for run in runs(spec) for tiles in self._of(*run)]
         full = [tiles for tiles in all_tiles if tiles.height == tiles.width == self.size]
         return full + [tiles for tiles in all_tiles if not tiles.height == tiles.width == self.size]
@@ -179,7 +179,7 @@ class _Tiles:
 
 
 def _cuts(length: int, size: int) -> list[tuple[int, int, int]]:
-    """(where, how many, how long): the full cuts of a dimension, then what is left over."""
+    """Return (where, how many, how long): the full cuts of a dimension, then what is left over."""
     full = length // size
     return [
         cut
@@ -194,7 +194,7 @@ def _matrix(size: int, like: Tensor) -> Tensor:
 
 @lru_cache(maxsize=512)
 def _made(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The orthonormal DCT-II: (size, size), a frequency a row."""
+    """Return the orthonormal DCT-II: (size, size), a frequency a row."""
     with torch.inference_mode(False):
         k = torch.arange(size, dtype=torch.float64, device="cpu")
         rows = torch.cos(math.pi * (2 * k + 1) * k[:, None] / (2 * size)) * math.sqrt(2 / size)

@@ -1,5 +1,5 @@
-"""Randomised Hadamard rotation: the core is H · D · v / √B, which has no outliers, so that a coarse
-grid fits it.
+"""Rotate blocks at random by a Hadamard matrix: the core is H · D · v / √B, which has no outliers,
+so that a coarse grid fits it.
 
 D are random signs, the same on every rank; H is the Walsh–Hadamard matrix of ±1. H · D / √B is
 orthonormal: lengths and errors keep their norm. Steps, in each block of B values:
@@ -30,8 +30,8 @@ _MOST = 2**20
 
 @dataclass(frozen=True)
 class hadamard(Transform):
-    """Rotate blocks, then say them: `hadamard(256) >> uniform(4)`. The core has n values, filled up
-    to a power of two in the last block.
+    """A rotation of blocks before they are encoded: `hadamard(256) >> uniform(4)`. The core has n
+    values, filled up to a power of two in the last block.
 
     Args:
         block: values that are rotated together: a power of two, from 2 to 2^20. Best a multiple of
@@ -97,7 +97,7 @@ class hadamard(Transform):
         return self._rotate(core, spec).mul_(self._signs(spec, ctx, core.device))[: spec.numel]
 
     def _rotate(self, core: Tensor, spec: Spec) -> Tensor:
-        """Whole blocks, and the last one in its own size."""
+        """Rotate whole blocks, and the last one in its own size."""
         full = self._full(spec)
         parts = ((core[:full], self.block), (core[full:], self._tail(spec)))
         return torch.cat(
@@ -110,12 +110,12 @@ class hadamard(Transform):
         return spec.numel // self.block * self.block
 
     def _tail(self, spec: Spec) -> int:
-        """The values of the last block, filled up to a power of two."""
+        """Return the values of the last block, filled up to a power of two."""
         left = spec.numel - self._full(spec)
         return 1 << (left - 1).bit_length() if left else 0
 
     def _signs(self, spec: Spec, ctx: RankContext, device: torch.device) -> Tensor:
-        """The same on all ranks: (core_numel,) ±1."""
+        """Return the signs, the same on all ranks: (core_numel,) ±1."""
         n = self.core_numel(spec)
         generator = ctx.generator(spec, shared=True)
         random_bytes = torch.randint(
@@ -159,8 +159,8 @@ class hadamard(Transform):
 
 
 def rotate(rows: Tensor) -> Tensor:
-    """Each row (of a power of two) times the orthonormal Walsh–Hadamard matrix, which is its own
-    inverse.
+    """Return each row (of a power of two) times the orthonormal Walsh–Hadamard matrix, which is its
+    own inverse.
 
     Example:
         >>> rotate(torch.tensor([[1.0, 0.0, 0.0, 0.0]])).tolist()

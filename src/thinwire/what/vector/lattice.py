@@ -1,5 +1,5 @@
-"""Vector quantisation on a lattice: 8 (or 4) values at a time become the nearest point of the
-densest packing there is. No codebook.
+"""Send 8 (or 4) values at a time as the nearest point of the densest lattice there is, without a
+codebook.
 
 D_n is all whole-number vectors whose sum is even; E8 is D8 and D8 + ½. Their cells are rounder than
 cubes, so points as many lie nearer: mean square error over Δ²: 1/12 a value for scalars, 0.92 of
@@ -128,7 +128,7 @@ class lattice(Coder):
         )
 
     def _nearest(self, x: Tensor) -> Tensor:
-        """The nearest point within ±L of each row of x (m, n)."""
+        """Return the nearest point within ±L of each row of x (m, n)."""
         near = _even(x, 2 ** (self.bits - 1) - 1)
         if self.points == "D4":
             return near
@@ -137,7 +137,9 @@ class lattice(Coder):
         return torch.where(nearer, half, near)
 
     def _pack(self, points: Tensor) -> Tensor:
-        """b bits an entry; the last bit of the last one is E8's half, or left out."""
+        """Pack points in b bits an entry; the last bit of the last one is E8's half, or left
+        out."""
+        # Floor makes a point of D8 + ½ whole; bits count from the lowest entry, -2^(b - 1).
         codes = torch.floor(points).to(torch.int64) + 2 ** (self.bits - 1)
         last = codes[:, -1] >> 1
         if self.points == "D4":
@@ -153,7 +155,9 @@ class lattice(Coder):
         )
 
     def _unpack(self, payload: Tensor, vectors: int) -> Tensor:
-        """The points again: (m, n) float32."""
+        """Undo `_pack`: (m, n) float32."""
+        # 1. All entries but the last, the last without its lowest bit, and whether the point is of
+        # D8 + ½.
         n, half = self._size, torch.zeros(1, 1, dtype=torch.int64, device=payload.device)
         if self.points == "D4":
             cut, _ = self._runs(vectors)
@@ -168,6 +172,7 @@ class lattice(Coder):
         else:
             codes = reference.unpack(payload, vectors * n, self.bits).view(-1, n).to(torch.int64)
             head, last, half = codes[:, :-1], codes[:, -1:] >> 1, codes[:, -1:] & 1
+        # 2. The sum of D_n is even, so the parity of the others is the last entry's lowest bit.
         whole = torch.cat([head, last * 2 + (head.sum(1, keepdim=True) & 1)], 1) - 2 ** (
             self.bits - 1
         )
@@ -193,7 +198,7 @@ class lattice(Coder):
         return -(-spec.numel // self._size)
 
     def _runs(self, vectors: int) -> tuple[int, ...]:
-        """Bytes of the codes of so many points."""
+        """Return the bytes of the codes of so many points."""
         if self.points == "E8":
             return (vectors * self.bits,)
         return reference.packed_nbytes(3 * vectors, self.bits), reference.packed_nbytes(
@@ -203,11 +208,13 @@ class lattice(Coder):
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.zeros(0, dtype=torch.float64)
+        # 1. Step and room for rounding, which grows with the block's largest magnitude.
         info = torch.finfo(spec.work)
         blocks = reference.to_blocks(x.to(spec.work).contiguous(), self._block(spec))
         step, blocks = self._steps(blocks).double()[:, None], blocks.double().abs()
         absmax = blocks.amax(1, keepdim=True)
         slack = (16 * absmax + 4 * self._top * info.smallest_normal) * info.eps
+        # 2. The excess beyond the box, in units of the largest: squares then do not overflow.
         # a vector is off by what of it lies beyond the box, too
         beyond = (blocks - self._top * step).clamp(min=0).nan_to_num(0, 0, 0)
         unit = beyond.amax().clamp(min=1e-300)
@@ -218,8 +225,8 @@ class lattice(Coder):
 
 
 def _even(x: Tensor, top: int, below: int = 0) -> Tensor:
-    """The nearest whole-number vector of even sum with entries in [-top - below, top], of each row
-    of x (m, n)."""
+    """Return the nearest whole-number vector of even sum with entries in [-top - below, top], of
+    each row of x (m, n)."""
     near = torch.round(x).clamp_(-top - below, top)
     off = x - near
     way = torch.where(off >= 0, 1.0, -1.0).to(x)

@@ -1,5 +1,5 @@
-"""What codecs around a codec have in common, and `feedback`, `dgc` and `ef21` among them, which
-remember what it left encoded."""
+"""Share what codecs around a codec have in common, and `feedback`, `dgc` and `ef21` among them,
+which remember what it left out."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ class Remembering(Wrapper):
         """Send y through the inner codec and commit the residual; for a single packet before it
         yields, so that a later launch may build on it."""
         codec, inner = self._sending_codec, state.child("inner")
+        # Several packets: what was sent is known after the last one only.
         if codec.single_packet_coder is None:
             outcome = yield from codec.rounds(y, spec, inner, ctx)
             assert outcome.sent is not None, (
@@ -103,11 +104,11 @@ class Remembering(Wrapper):
             sent = outcome.sent()
             commit(sent)
             return Outcome(outcome.total, lambda: sent)
+        # One packet: commit before it is yielded, so that the next launch has the residual at hand.
         once = encode_packet(codec, y, spec, inner, ctx) if isinstance(codec, Coder) else None
         packet = once or next(codec.rounds(y, spec, inner, ctx))
-        own = (
-            packet.payload if packet.coder.traits.lossy else packet.payload.clone()
-        )  # what opens to itself is what a route may write into
+        # A payload that opens to itself may be written into by a route.
+        own = packet.payload if packet.coder.traits.lossy else packet.payload.clone()
         sent = packet.open(own, ctx.rank)
         commit(sent)
         total = yield packet
@@ -115,12 +116,12 @@ class Remembering(Wrapper):
 
 
 def what_is_left(y: Tensor, sent: Tensor) -> Tensor:
-    """y - sent, in memory that is used again."""
+    """Return y - sent, in memory that is used again."""
     return torch.sub(y, sent, out=memory.empty_like(y))
 
 
 def twice(codec: Remembering) -> list[str]:
-    """Why a codec that remembers cannot hold another, for the user."""
+    """Return why a codec that remembers cannot hold another, for the user."""
     if any(isinstance(component, Remembering) for component in inside(codec.inner)):
         name = type(codec).__name__
         return [
@@ -133,10 +134,10 @@ def twice(codec: Remembering) -> list[str]:
 
 
 def where(finite: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` where `finite` says so, else `old`; on a GPU without a wait."""
+    """Return `new` where `finite` is true, else `old`; on a GPU without a wait."""
     return torch.where(finite, new, old) if new.is_cuda else new if bool(finite) else old
 
 
 def where_finite(new: Tensor, old: Tensor, checked: Tensor) -> Tensor:
-    """`new` where all of `checked` is finite, else `old`."""
+    """Return `new` where all of `checked` is finite, else `old`."""
     return where(fast.all_finite(checked), new, old)

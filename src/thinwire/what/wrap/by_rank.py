@@ -84,7 +84,7 @@ class by_rank(Coder):
             raise StrategyError(reasons)
 
     def of(self, rank: int) -> Coder:
-        """The codec of a rank.
+        """Return the codec of a rank.
 
         Raises:
             StrategyError: it has none.
@@ -152,7 +152,8 @@ class by_rank(Coder):
         )
 
     def _state_of(self, sender: int, spec: Spec, state: State, ctx: RankContext) -> State:
-        """This rank's own, or what another's codec begins with: what decodes remembers nothing."""
+        """Return this rank's own state, or what another's codec begins with: what decodes remembers
+        nothing."""
         return state if sender == ctx.rank else self.of(sender).init(spec, ctx)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:

@@ -107,6 +107,7 @@ class by_role(Codec, KeepsResidual):
             flows.append(self._codecs[role].rounds(part, sub, state.child(role), ctx.child(role)))
 
         def answer(packets: dict[int, Packet]) -> Generator[Packet, Tensor, dict[int, Tensor]]:
+            # The widest numbers first, so that each payload stays aligned for its dtype.
             order = sorted(
                 packets,
                 key=lambda i: -max((dtype.itemsize for _, dtype in packets[i].sums), default=0),
@@ -147,8 +148,9 @@ class by_role(Codec, KeepsResidual):
         )
 
     def _split(self, spec: Spec) -> Iterator[tuple[Role, Spec, list[Extent]]]:
-        """For each role that occurs: the span of its parts laid side by side, and where its extents
-        lie in the whole."""
+        """Yield, for each role that occurs, the span of its parts laid side by side, and where its
+        extents lie in the whole."""
+        # Fields of this codec in order: every rank composes and splits packets alike.
         for role in (f.name for f in fields(self)):
             extents = [extent for extent in spec.extents() if extent.part.role == role]
             if extents:
@@ -251,6 +253,7 @@ class _Composite(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
+        # 1. Sizes: lengths from the head where the data decides, else what each codec computes.
         loose = self._loose()
         head = _LENGTH * sum(loose)
         if payload.numel() < head:
@@ -268,6 +271,7 @@ class _Composite(Coder):
                 f"by_role: parts of {sizes} bytes in a payload of {payload.numel()}; it was cut "
                 "or corrupted"
             )
+        # 2. Cut the payload in its parts; negative or excess lengths are refused before that.
         runs = payload[head:].split(sizes)
         return torch.cat(
             [
@@ -285,12 +289,14 @@ class _Composite(Coder):
 
 
 def _compose(packets: list[Packet], ctx: RankContext, device: torch.device) -> Packet:
-    """One packet of several; of a single one, that one."""
+    """Compose one packet of several; return a single one as it is."""
+    # A single packet needs no frame; where there is none, each rank still sends an empty one.
     if len(packets) == 1:
         return packets[0]
     if not packets:
         nothing = Spec((), 0, 0, torch.float32)
         return encode_packet(identity(), torch.empty(0, device=device), nothing, State(), ctx)
+    # States and contexts stay each packet's own: a part decodes as it would alone.
     composite = _Composite(
         tuple(p.coder for p in packets),
         tuple(p.spec for p in packets),
@@ -300,6 +306,7 @@ def _compose(packets: list[Packet], ctx: RankContext, device: torch.device) -> P
     spec = Spec((), 0, sum(p.spec.numel for p in packets), packets[0].spec.work)
     state = State(children={str(i): p.state for i, p in enumerate(packets)})
     payload = composite.join([p.payload for p in packets])
+    # The composite may be added in place only if every part that has bytes may.
     sums = (
         tuple(run for p in packets for run in p.sums)
         if all(p.sums or not p.payload.numel() for p in packets)

@@ -43,13 +43,13 @@ class Transform(Coder):
 
     @abstractmethod
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
-        """x (spec.numel,) -> core (c,) spec.work, side (s,) uint8."""
+        """Split x (spec.numel,) into core (c,) spec.work and side (s,) uint8."""
 
     @abstractmethod
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        """The inverse: (spec.numel,) spec.work."""
+        """Undo `split`: (spec.numel,) spec.work."""
 
     @abstractmethod
     def core_numel(self, spec: Spec) -> int | None:
@@ -263,7 +263,7 @@ class chain(Coder):
         )
 
     def _framed(self, core: Tensor, side: Tensor, inner: Tensor, spec: Spec) -> Tensor:
-        """Side bytes and the core's payload, after a count where the data decides it."""
+        """Join side bytes and the core's payload, after a count where the data decides it."""
         if self.first.core_numel(spec) is not None:
             return torch.cat([side, inner])
         if not core.numel():
@@ -280,10 +280,12 @@ class chain(Coder):
     def _opened(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> tuple[Tensor, Tensor]:
-        """The core, and the side bytes."""
+        """Return the core, and the side bytes."""
+        # 1. The core's size: from the payload where the data decides it.
         count = self.first.core_numel(spec)
         if count is None:
             count, payload = self._count(payload, spec)
+        # 2. The side bytes, then the second codec's payload, which must fill the rest.
         inner_nbytes = self.second.nbytes(self._core(spec, count))
         cut = self.first.side_nbytes(spec, count)
         check_nbytes(
@@ -317,14 +319,16 @@ class chain(Coder):
     def encode_with_residual(
         self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
+        # 1. The first codec adds the residual and splits; `residual_of` waits for the decoded core.
         core, side, residual_of = self.first.split_with_residual(
             x, residual.to(spec.work), decay, spec, state.child("first"), ctx
         )
+        # 2. The second codec encodes the core.
         inner = self._inner(core, spec, state, ctx)
         payload = self._framed(core, side, inner, spec)
-        own = (
-            inner if self.second.traits.lossy else inner.clone()
-        )  # what opens to itself may lie in y, which is written into
+        # What opens to itself may lie in y, which is written into.
+        # 3. Decode it as the receivers will: the difference is the new residual.
+        own = inner if self.second.traits.lossy else inner.clone()
         decoded = self.second.decode(
             own,
             self._core(spec, core.numel()),
@@ -334,15 +338,15 @@ class chain(Coder):
         )
         new_residual, finite = residual_of(decoded)
         packet = Packet.of(payload, self, spec, state, ctx)
-        own_payload = (
-            payload.clone() if packet.sums else payload
-        )  # what may be added is added in place
+        # What may be added is added in place.
+        own_payload = payload.clone() if packet.sums else payload
         return EncodedWithResidual(
             packet, new_residual, finite, lambda: packet.open(own_payload, ctx.rank)
         )
 
     def _count(self, payload: Tensor, spec: Spec) -> tuple[int, Tensor]:
-        """The count before a data-sized core, and what follows it."""
+        """Return the count before a data-sized core, and what follows it."""
+        # An empty payload stands for no entries, without a count.
         if not payload.numel():
             return 0, payload
         if payload.numel() < _COUNT:
@@ -358,7 +362,7 @@ class chain(Coder):
         return count, payload[_COUNT:]
 
     def _core(self, spec: Spec, numel: int) -> Spec:
-        """The span that `second` sees: the core has no parts, its values no names."""
+        """Return the span that `second` sees: the core has no parts, its values no names."""
         return Spec((), 0, numel, spec.work)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:

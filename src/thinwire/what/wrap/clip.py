@@ -145,14 +145,18 @@ class clip(Wrapper, KeepsResidual):
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
         x = x.to(spec.work)
+        # 1. The norm of each run and its bound, from the norms before this one.
         norms = self._norms(x, spec)
         factors = self._factors(norms, state)
         if self.times is not None:
+            # The window takes this norm in only now, so an outlier does not raise its own bound.
+            # What is zero or not finite never enters.
             window = state["norms"].value  # (runs, window), the latest last
             later = torch.cat([window[:, 1:], norms[:, None]], 1)
             state["norms"].value = torch.where(
                 (norms.isfinite() & (norms > 0))[:, None], later, window
             )
+        # 2. The scaled contribution through the inner codec.
         outcome = yield from self.inner.rounds(
             self._scaled(x, factors, spec), spec, state.child("inner"), ctx
         )
@@ -187,11 +191,11 @@ class clip(Wrapper, KeepsResidual):
         ]
 
     def _norms(self, x: Tensor, spec: Spec) -> Tensor:
-        """(runs,) float64"""
+        """Return the L2 norm of each run: (runs,) float64."""
         return torch.stack([_norm(x[run]) for run in self._runs(spec)])
 
     def _factors(self, norms: Tensor, state: State) -> Tensor:
-        """(runs,) float64, at most 1."""
+        """Return the factor of each run: (runs,) float64, at most 1."""
         if self.times is None:
             assert self.norm is not None
             bounds = torch.full_like(norms, self.norm)
@@ -214,8 +218,8 @@ class clip(Wrapper, KeepsResidual):
 
 
 def _norm(x: Tensor) -> Tensor:
-    """In float64, where squares of float32 neither overflow nor vanish; those of float64 are taken
-    of shares of the largest."""
+    """Return the norm in float64, where squares of float32 neither overflow nor vanish; those of
+    float64 are taken of fractions of the largest."""
     norm: Tensor
     if x.dtype != torch.float64 or not x.numel():
         runs = (

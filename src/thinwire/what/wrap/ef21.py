@@ -100,9 +100,11 @@ class ef21(Remembering):
             nonlocal after
             after = known_leaf.value = where_finite(before + sent, before, sent)
 
+        # 1. and 2. Send d; `commit` moves h by what arrived, unless that is not finite.
         outcome = yield from self._send(change, spec, state, ctx, commit)
         sent = outcome.sent
         assert sent is not None
+        # 3. H moves by the sum over ranks.
         new_total = total.value + outcome.total
         total.value = where_finite(new_total, total.value, outcome.total)
         # where the sum is no number, H is not moved, so every rank takes its own step back

@@ -146,7 +146,8 @@ class entropy(Coder):
         self.inner.accumulate(total, self._raw(payload, spec), spec, state, ctx, sender)
 
     def _raw(self, payload: Tensor, spec: Spec) -> Tensor:
-        """The inner codec's payload."""
+        """Return the inner codec's payload."""
+        # A codec of exact size 0 sends nothing, framed or not.
         exact = self.inner.nbytes(spec)
         if exact == 0:
             check_nbytes(self, payload, 0)
@@ -189,10 +190,11 @@ class entropy(Coder):
         return _joined(torch.from_numpy(rows).to(payload.device))
 
     def _opened(self, coded: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-        """The `size` bytes of a coded plane; nothing is allocated before the frame states that it
-        holds as many."""
+        """Return the `size` bytes of a coded plane; nothing is allocated before the frame states
+        that it holds as many."""
         import zstandard
 
+        # The frame's header is read first: a claim of gigabytes must not be allocated.
         try:
             claimed = zstandard.get_frame_parameters(coded.data).content_size
             if claimed != size:
@@ -223,7 +225,7 @@ class entropy(Coder):
         )
 
     def _head(self, spec: Spec) -> int:
-        """Bytes of the lengths."""
+        """Return the bytes of the lengths."""
         return _LENGTH * (self._planes(spec) + (self.inner.nbytes(spec) is None))
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
@@ -247,7 +249,8 @@ def _coder() -> ZstdCompressor:
 
 
 def _shorter(coder: ZstdCompressor, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The plane coded, or as it is where that would not be shorter (so its length tells which)."""
+    """Return the plane coded, or as it is where that would not be shorter (so its length tells
+    which)."""
     coded = coder.compress(plane.data)
     return np.frombuffer(coded, dtype=np.uint8) if len(coded) < plane.size else plane
 

@@ -121,7 +121,7 @@ class feedback(Remembering, KeepsResidual):
         return f"{type(self).__name__}(inner={self.inner!r}, decay={self.decay!r}{settings})"
 
     def decay_at(self, step: int) -> float:
-        """The decay of a flight at this step of training, where it does not forget."""
+        """Return the decay of a flight at this step of training, where it does not forget."""
         if step < self.start:
             return 0.0
         return self.decay * min(1.0, (step - self.start) / self.ramp) if self.ramp else self.decay
@@ -139,6 +139,7 @@ class feedback(Remembering, KeepsResidual):
         )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
+        # Narrow storage is for float32 buckets; a float64 residual stays float64.
         narrow = spec.work == torch.float32
         dtype = torch.bfloat16 if self.store == "bf16" and narrow else spec.work
         residual = Leaf(
@@ -148,19 +149,21 @@ class feedback(Remembering, KeepsResidual):
             residual.form = Int8(spec.numel)
             residual.flat = residual.value
         leaves = {"residual": residual}
-        if (
-            self.reset is not None
-        ):  # the step of the last flight: schedules need not fly at multiples of `reset`
+        # The step of the last flight: schedules need not fly at multiples of `reset`.
+        if self.reset is not None:
             leaves["flown"] = Leaf(torch.tensor(-1, device="cpu"), "private", part=spec.key)
         return State(leaves, {"inner": self.inner.init(spec, ctx)})
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        # Before `start` there is no residual: the inner codec sends alone.
         if ctx.step < self.start:
             return (yield from self.inner.rounds(x, spec, state.child("inner"), ctx))
         leaf = state["residual"]
         leaf.fade = self.decay_of(state, ctx)
         if self.reset is not None:
             state["flown"].value = torch.tensor(ctx.step, device="cpu")
+        # 1. to 3. in one pass where the inner codec is one packet: kernels add, encode and
+        # subtract.
         if isinstance(self.inner, Coder) and self.inner.single_packet_coder is self.inner:
             # A kernel reads bf16 as it is stored.
             residual = leaf.value if leaf.form is None else leaf.flat
@@ -170,6 +173,7 @@ class feedback(Remembering, KeepsResidual):
             self._keep(leaf, encoded.residual, encoded.finite)
             total = yield encoded.packet
             return Outcome(total, encoded.sent)
+        # Else 1. add, and 2. and 3. around the inner codec's own rounds.
         y = fast.summed(x.to(spec.work), leaf.flat, leaf.fade)
 
         def commit(sent: Tensor) -> None:

@@ -140,17 +140,21 @@ class on_change(ef21):
         return state
 
     def rounds(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Rounds:
+        # 1. and 2. Compare the change with how far the totals moved of late.
         norms = state["norms"]
         change = x.to(spec.work) - state["known"].value
         bound = norms.value.sum() * (self.xi / ctx.world**2)
         quiet = bool(change.square().sum() <= bound)  # of what is not finite, never
+        # A rank silent for `longest` flights sends, however small its change.
         if self.longest is not None:
             silent = state["silent"]
             quiet = quiet and int(silent.value) < self.longest
             silent.value = silent.value + 1 if quiet else torch.zeros_like(silent.value)
+        # 3. and 4. A silent rank takes part in the round: a change of zero is an empty payload.
         outcome = yield from self._catch_up(
             torch.zeros_like(change) if quiet else change, spec, state, ctx
         )
+        # The newest total enters the window, unless it is not finite.
         newest = outcome.total.square().sum().view(1)
         norms.value = where_finite(torch.cat([newest, norms.value[:-1]]), norms.value, newest)
         return outcome
@@ -158,7 +162,7 @@ class on_change(ef21):
 
 @dataclass(frozen=True)
 class _Hushed(Coder):
-    """Zeros in no bytes, and all else as the inner codec says it; it lives for one flight and is
+    """Zeros in no bytes, and all else as the inner codec encodes it; it lives for one flight and is
     never configured."""
 
     inner: Coder
