@@ -1,2 +1,2 @@
-"""The training command: settings, the training loop, checkpoints, and what a run prints and
+"""Run the training command: settings, the training loop, checkpoints, and what a run prints and
 writes."""

@@ -104,11 +104,11 @@ class Checkpoints:
         self._common = 0
         self.failure: str | None = None
         """Why the last save did not succeed; `None` after one that did."""
+        # A process that was killed between two renames has left the old checkpoint aside and no new
+        # one: it is put back. All other leftovers are incomplete.
         if member.leader:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for aside in self.folder.glob(
-                f"{ASIDE}*"
-            ):  # of a process that was killed between two renames
+            for aside in self.folder.glob(f"{ASIDE}*"):
                 whole = self.folder / aside.name.removeprefix(ASIDE)
                 if not whole.exists():
                     aside.rename(whole)
@@ -156,9 +156,12 @@ class Checkpoints:
             DamagedError: it is not what was saved, or is of another step.
             CheckpointError: another version of Thinwire wrote it in another format.
         """
+        # 1. A checkpoint of torch's format has an index and no manifest, and no hashes.
         own, folders = self.path(step), sorted(self.all_hosts.glob(f"host-*/{STEP}{step:08}"))
         if (own / dcp.INDEX).exists() and not (own / MANIFEST).exists():
             return Loaded(_read_dcp(path for path in folders if (path / dcp.INDEX).exists()))
+        # 2. Collect the parts of all hosts of the same run; two holders of one rank mean a copied
+        # folder.
         manifest = _manifest_of(own, step)
         tensors: dict[str, Tensor] = {}
         holders: dict[int, Path] = {}
@@ -186,19 +189,22 @@ class Checkpoints:
         except Exception as error:  # a full disk here or on another rank, or a rank that is lost
             reason = first_line(error)
             self.failure = f"the checkpoint of step {step} was not saved: {reason}"
+            # The reason came from another rank if its connection broke: then this disk is not to
+            # blame.
             if any(word in reason for word in _OF_A_PEER):
                 self.failure = (
                     f"the checkpoint of step {step} was not saved: another rank of this host was "
                     f"lost meanwhile ({reason})"
                 )
             else:
-                with suppress(
-                    OSError
-                ):  # safetensors hides the errno of a full disk behind a word of its own
+                # safetensors hides the errno of a full disk behind a word of its own, so the free
+                # space is shown with every other failure.
+                with suppress(OSError):
                     self.failure += (
                         f"; {shutil.disk_usage(self.folder).free / 1e6:,.1f} MB are free in "
                         f"{self.folder}"
                     )
+            # A failed save must leave no partial folder; the older checkpoints stay.
             if self.member.leader:
                 shutil.rmtree(partial, ignore_errors=True)
                 last = self.steps()
@@ -248,12 +254,14 @@ class Checkpoints:
         """Call `make` on every rank of the host and return all results by rank, checked. If one
         rank fails, all raise."""
         failed: Exception | None = None
+        # 1. A rank that fails still sends, since the others wait in the collective.
         try:
             made = {"made": make()}
         except Exception as error:  # the others wait for this rank, whatever it met
             failed, made = error, {"failed": first_line(error)}
         payload = json.dumps(made).encode()
         sent = [payload] if self.member.group is None else all_gather(self.member.group, payload)
+        # 2. Every rank learns of every failure; this rank's own is raised with its own traceback.
         if failed is not None:
             raise failed
         out = []
@@ -274,6 +282,7 @@ class Checkpoints:
         return out
 
     def _finish(self, partial: Path, target: Path) -> None:
+        # Contents first, then the names: a rename that survives a power cut must name whole files.
         sync_folder(partial)
         aside = target.with_name(ASIDE + target.name)
         if target.exists():  # a run that resumed at this step saves it again
@@ -281,6 +290,7 @@ class Checkpoints:
         partial.rename(target)
         sync_folder(self.folder)
         shutil.rmtree(aside, ignore_errors=True)
+        # Delete old checkpoints only below the newest that every host has: a resume may need it.
         for step in self.steps()[: -self._keep]:
             if step < self._common:
                 self._remove(step)

@@ -29,6 +29,7 @@ def accumulating(strategy: Strategy, batches: int) -> Strategy:
         >>> accumulating(recipes.powersgd(), 4).when
         every(n=4)
     """
+    # On local steps the schedule counts optimiser steps already, whatever their batches.
     if batches == 1 or strategy.on.clock == "step":
         return strategy
     if strategy.when == every(1):
@@ -97,6 +98,7 @@ def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -
         105
     """
     size = accumulate if strategy.on.clock == "step" else 1  # batches to a count of the schedule
+    # Play the ticks from the start, and stop at the first end that has a landing and every bucket.
     least, landed = -(-steps // size), set[int]()
     for end in range(1, 2 * steps // size + 1):
         if end < least and len(landed) == buckets:
@@ -105,6 +107,7 @@ def landing(strategy: Strategy, steps: int, buckets: int, accumulate: int = 1) -
         landed.update(now)
         if end >= least and now and len(landed) == buckets:
             return end * size
+    # What never lands, for the error: nothing, some buckets, or nothing late enough.
     never = (
         ""
         if not landed

@@ -1,4 +1,5 @@
-"""The settings of `thinwire train`: each is a flag, and a key of the TOML file of `--config`.
+"""Define the settings of `thinwire train`: each is a flag, and a key of the TOML file of
+`--config`.
 
 `TrainConfig` is the table of all of them. Nothing here loads torch, so `--help` is instant. Whether
 a model, a text and a strategy fit together is checked when they are built.
@@ -291,14 +292,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     groups: dict[str, Any] = {}
     for name, each in FIELDS.items():
         title, help_text = each.metadata["group"], each.metadata["help"]
+        # A group appears with its first field; absent flags leave no attribute behind.
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         common = {"dest": name, "default": argparse.SUPPRESS}
+        # A bool is a pair of flags, --x and --no-x.
         if each.type == "bool":
             groups[title].add_argument(
                 flag(name), action=argparse.BooleanOptionalAction, help=help_text, **common
             )
         else:
+            # "" and 0 stand for "off" or "choose", which the help text describes itself.
             default = f"; default {each.default}" if each.default not in ("", 0) else ""
             groups[title].add_argument(
                 flag(name),
@@ -348,6 +352,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config {path} is not TOML: {error}") from error
+    # Collect every problem of the file, so that the user corrects all of them at once.
     problems, values = [], {}
     for key, value in table.items():
         name = key.replace("-", "_")

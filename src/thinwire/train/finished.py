@@ -62,6 +62,7 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: there is none, it is damaged, or another version of Thinwire wrote it.
     """
     file = path if path.suffix == ".json" else path / RUN
+    # 1. Read; each way to fail has a hint of its own.
     if not path.exists():
         raise ConfigError(
             f"there is no run in {str(path)!r}: no such folder; give the --out of a finished run"
@@ -81,12 +82,14 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{str(file)!r} is damaged: it is no JSON ({error}); train again, or leave it out"
         ) from error
+    # 2. The version before the content: another version's file is no damage.
     version = run.get("thinwire") if isinstance(run, dict) else None
     if isinstance(version, str) and version.split(".")[:2] != __version__.split(".")[:2]:
         raise ConfigError(
             f"{str(file)!r} is of Thinwire {version}, and this is {__version__}: compare it "
             "there, or train it again here"
         )
+    # 3. Types and lengths, so that everything after this may index freely.
     if wrong := _damage(run):
         raise ConfigError(f"{str(file)!r} is damaged: {wrong}; train again, or leave it out")
     return dict(run)
@@ -98,12 +101,14 @@ def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]
     differing = {}
     for what, paths in ALIKE.items():
         values = [tuple(_at(run, path) for path in paths) for run in runs]
+        # The factors of a batch may differ where their product agrees: compare the product.
         if what.startswith("tokens a batch"):
             values = [
                 (math.prod(each) * run["config"]["context"],)
                 for each, run in zip(values, runs, strict=True)
             ]
         if len(set(values)) > 1:
+            # Show only the values that differ, not the whole tuple.
             distinct = [
                 index
                 for index in range(len(values[0]))
@@ -122,6 +127,7 @@ def _damage(run: Any) -> str | None:  # noqa: PLR0911  (a reason each)
             value = _at(run, path)
         except (KeyError, TypeError):
             return f"{path} is missing"
+        # A list as kind means a non-empty list of that kind. bool is an int in Python: refuse it.
         many = isinstance(kind, list)
         if many and not (isinstance(value, list) and value):
             return f"{path} is empty or no list"

@@ -78,8 +78,11 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # 1. Lock; the first process of a host gets a lock, other hosts of the run none.
             self._lock = self._locked()
             try:
+                # 2. A launcher that has signed the folder starts its own ranks again: it needs no
+                # --resume.
                 self.restarted = self._signed()
                 if self._lock is not None and not self.restarted:
                     self._take(resume, overwrite)
@@ -105,6 +108,8 @@ class RunFolder:
     def _locked(self) -> int | None:
         """Take the lock and return it; `None` if another host of this run has it."""
         lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # The lock file holds the run's id, so that another host of the run can tell it from a
+        # stranger.
         ours = _run().encode()
         for _ in range(WRITTEN):
             try:
@@ -126,12 +131,14 @@ class RunFolder:
 
     def _take(self, resume: bool, overwrite: bool) -> None:
         names = {entry.name for entry in self.path.iterdir()}
+        # The launcher's own files and unfinished writes are nobody's results.
         held = {
             name
             for name in names - {LOCK}
             if not name.startswith(LAUNCHER) and not name.endswith(".partial")
         }
         foreign = sorted(held - OURS)
+        # Refuse a folder of other things before anything is deleted.
         if foreign and not held & {CONFIG, CHECKPOINTS}:
             raise ConfigError(
                 f"--out {self.path}: the folder holds {foreign[0]!r}, which is no run's; choose "

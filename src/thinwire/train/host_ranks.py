@@ -1,4 +1,4 @@
-"""What the ranks of one host exchange for a checkpoint: groups, sizes, and bytes as JSON.
+"""Exchange what the ranks of one host need for a checkpoint: groups, sizes, and bytes as JSON.
 
 Nothing is unpickled, and every wait ends at the timeout of the group.
 """
@@ -36,6 +36,9 @@ def assigned(sizes: Sequence[Mapping[str, int]]) -> list[list[str]]:
         >>> assigned([{"model": 8, "mine": 6}, {"model": 8, "yours": 1}])
         [['mine'], ['yours', 'model']]
     """
+    # Tensors with the fewest holders first, large ones before small: the free choices come last,
+    # when they can still even out the load. The order is the same on every rank, so it needs no
+    # message.
     holders: dict[str, list[int]] = {}
     for rank, held in enumerate(sizes):
         for name in held:
@@ -58,6 +61,7 @@ def all_gather(group: Any, payload: bytes) -> list[bytes]:
     Raises:
         CheckpointError: a rank announces more than any save needs.
     """
+    # 1. Lengths, checked before any memory is allocated for what another rank announces.
     world = dist.get_world_size(group)
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
     dist.all_gather(lengths, torch.tensor([len(payload)]), group=group)
@@ -66,6 +70,7 @@ def all_gather(group: Any, payload: bytes) -> list[bytes]:
         raise CheckpointError(
             f"a rank of this host announces {max(counts, key=abs):,} bytes for a save"
         )
+    # 2. The bytes, all padded to the longest, since all_gather needs equal shapes.
     padded = torch.zeros(max(counts), dtype=torch.uint8)
     padded[: len(payload)] = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
     everyone = [torch.zeros_like(padded) for _ in range(world)]

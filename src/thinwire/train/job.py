@@ -101,6 +101,7 @@ class Run:
         show: Show,
         saver: Saver | None,
     ) -> None:
+        # 1. The parts of a run, and where it ends.
         self.prepared, self.config, self.show, self.saver = prepared, prepared.config, show, saver
         self.model, self.optimizer, self.sync = model, optimizer, sync
         config, strategy = self.config, prepared.strategy
@@ -116,13 +117,17 @@ class Run:
         self.validation: list[tuple[int, float]] = []
         self.resumed: tuple[int, ...] = ()
         self.origin = (0, 0)  # a step, and the rows that all ranks had read before it
+        # 2. Refuse ranks that differ in a setting, before the first step costs anything.
         settings = settings_of_all_ranks(prepared, model, self.steps)
         must_agree(sync.driver, sync.meter, settings, prepared.device)
+        # 3. Continue from a checkpoint, if there is one: it moves the rows that batches begin at.
         if saver is not None:
             saver.join(sync)
             if (resumed := saver.load(self.model, optimizer, sync, prepared)) is not None:
                 self._continue_from(resumed)
             saver.write_config(config)
+        # 4. Batches, of which each rank reads its own rows; `origin` counts those read before,
+        # perhaps in another world size.
         objective = prepared.objective
         self.batches = prepared.tokens.batches(
             Reader(config.batch, self.rank, self.world, self.origin),
@@ -155,6 +160,8 @@ class Run:
         return self._end()
 
     def _train(self, stop_requested: Callable[[], bool], votes: Votes) -> None:
+        # One optimiser step a turn; then events, in the order: validation, checkpoint, vote. None
+        # of them at the last step, which `_end` validates and saves.
         for passes in rounds(
             self.prepared.strategy,
             self.steps,
@@ -195,6 +202,7 @@ class Run:
 
     def _round(self, passes: range) -> float:
         """Take one optimiser step and return the seconds that it took."""
+        # 1. Forward and backward of every batch of this step.
         begun = time.perf_counter()
         self.model.train()
         losses = []
@@ -208,6 +216,7 @@ class Run:
             # Gradients of several passes add up, and the optimiser needs their mean.
             (loss / len(passes)).backward()
             losses.append(loss.detach())
+        # 2. Clip, unless the strategy makes updates (signs, momenta), which this would not bound.
         clip = math.inf if self.prepared.strategy.on.updates else self.config.clip
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         # A strategy on gradients judges the optimiser's step itself, on all ranks.
@@ -216,12 +225,14 @@ class Run:
                 f"the gradients of step {passes[-1]} are not finite: take a lower --lr than "
                 f"{self.config.lr:g}, or a longer --warmup"
             )
+        # 3. The optimiser's step, in which the strategy sends.
         for group in self.optimizer.param_groups:
             group["lr"] = rate(
                 passes[-1], self.steps, self.config.lr, self.config.warmup, self.config.decay_to
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        # 4. Losses are read last: on a GPU each waits for the device.
         self.curve += [float(loss) for loss in losses]
         seconds = time.perf_counter() - begun
         self.account.add(len(passes), seconds)
@@ -270,6 +281,8 @@ class Run:
     def held_out_loss(self) -> float:
         """Return the mean loss on the held-out windows, in nats per target, of the weights that
         ranks have in common."""
+        # 1. The windows in turn, some to each rank; a mask depends on the window's index, not on
+        # the rank.
         total, targets = 0.0, 0
         with self.sync.common_weights() as model, evaluating(model):
             for index, rows in enumerate(self.windows.split(ROWS)):
@@ -281,6 +294,7 @@ class Run:
                 with self._autocast():
                     total += float(loss_of(model, batch)) * count
                 targets += count
+        # 2. Sums and counts of all ranks: a mean of means would weigh ranks alike.
         received = [
             struct.unpack("<dq", each)
             for each in self.sync.all_gather(
@@ -326,11 +340,13 @@ class Run:
         self.account.continue_from(resumed.account, resumed.step)
 
     def _end(self) -> Result:
+        # 1. Validate and compare weights, while ranks still answer each other.
         self._validate(self.steps)
         if self.sync.strategy.compares:
             self.sync.check()
         self.sync.flights.wait_all()  # what is still in the air has been sent, too
         self._save(self.steps)
+        # 2. Costs of all ranks, after which nobody waits.
         with self.sync.common_weights() as model, evaluating(model):
             report = self.account.report()
             sent = json.dumps([report.sent_bytes, dict(report.around)]).encode()

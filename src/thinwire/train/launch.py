@@ -1,4 +1,4 @@
-"""`thinwire train --workers N`: check the settings, then start this machine's ranks.
+"""Check the settings of `thinwire train --workers N`, then start this machine's ranks.
 
 The workers run the same command again, with `RANK` set.
 """
@@ -60,6 +60,7 @@ def launch(config: TrainConfig, output: CommandOutput) -> int:
 
 def _master(config: TrainConfig) -> tuple[str, int]:
     """Return the host and the port of `--master`."""
+    # IPv6 stands in brackets; the port is optional in both forms.
     if config.node_rank >= config.nodes:
         raise ConfigError(
             f"--node-rank {config.node_rank} of --nodes {config.nodes}: machines are 0 to "

@@ -56,6 +56,7 @@ def must_fit(config: TrainConfig, threads: int) -> None:
         ConfigError: they do not fit, or a rank cannot be measured; the message has the numbers and
             what to do.
     """
+    # A rough bound passes ordinary runs; only a doubtful one pays for a measurement.
     free, bound = free_bytes()
     rough = ROUGH + COPIES * _saved_bytes(config.model)
     if config.force or config.workers == 1 or 2 * config.workers * rough <= free:
@@ -83,6 +84,7 @@ def measured(config: TrainConfig, threads: int) -> Usage:
     Raises:
         ConfigError: it failed; the message has the reason.
     """
+    # One worker, without what comes after the steps, and few validation windows.
     alone = dataclasses.replace(
         config,
         workers=1,
@@ -93,9 +95,10 @@ def measured(config: TrainConfig, threads: int) -> Usage:
         windows=min(config.windows, ROWS),
     )
     command = [sys.executable, "-m", "thinwire.train.memory", *flags_of(alone)]
+    # Ranks share out the GPUs by LOCAL_WORLD_SIZE.
     variables = (
         {"OMP_NUM_THREADS": str(threads)} | env.copy() | {"LOCAL_WORLD_SIZE": str(config.workers)}
-    )  # ranks share out the GPUs
+    )
     try:
         ran = subprocess.run(
             command, env=variables, capture_output=True, text=True, timeout=WITHIN_S, check=False
@@ -106,7 +109,8 @@ def measured(config: TrainConfig, threads: int) -> Usage:
             "--force starts without a measure"
         ) from error
     lines = ran.stderr.strip().splitlines()
-    if ran.returncode == 2 and lines:  # invalid settings
+    # Exit code 2 means invalid settings: show that message as it is.
+    if ran.returncode == 2 and lines:
         raise ConfigError(lines[-1].removeprefix("thinwire train: "))
     if ran.returncode:
         reason = lines[-1] if lines else f"exit code {ran.returncode}"
@@ -127,6 +131,8 @@ def free_bytes(root: Path = Path("/")) -> tuple[int, str]:
         line.split(":", 1)
         for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
     )
+    # The least of the machine's memory and every limit above this process; cache that the kernel
+    # can drop counts as free.
     free = [(int(meminfo["MemAvailable"].split()[0]) * 1024, "MemAvailable")]
     for folder, limit, usage, cache in _groups(root):
         with suppress(OSError, ValueError):  # not there, or "max"
@@ -150,6 +156,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
+        # A line without controllers is version 2; version 1 has one line a controller.
         if not controllers:
             top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
@@ -160,10 +167,11 @@ def _groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
         else:
             continue
         own = top / path.lstrip("/")
+        # In a container the path may be the host's, and only the top is there.
         for folder in (
             own,
             *own.parents,
-        ):  # in a container the path may be the host's, and only the top is there
+        ):
             if folder.is_relative_to(top):
                 yield folder, *names
 

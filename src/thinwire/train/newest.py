@@ -43,11 +43,13 @@ def newest_whole(checkpoints: Checkpoints, sync: Syncer, output: CommandOutput) 
     damaged: dict[int, str] = {}
     steps = _common_steps(checkpoints, sync)
     for step in reversed(steps):
+        # 1. Read here, and exchange what came of it: no rank may decide alone.
         loaded, report = _read(checkpoints, step)
         sent = sync.all_gather(
             json.dumps(report).encode(), f"resume: whether step {step} is undamaged"
         )
         reports = [json.loads(each) for each in sent]
+        # 2. Another version's checkpoint ends the search; a damaged one makes all go a step back.
         if refused := _reasons(reports, "refused"):
             raise CheckpointError(refused)
         reason = _reasons(reports, "damaged") or disagreement(reports)
@@ -59,6 +61,7 @@ def newest_whole(checkpoints: Checkpoints, sync: Syncer, output: CommandOutput) 
         _note(checkpoints, output, f"the checkpoint of step {step} is passed over: {reason}")
     if not steps:
         return None
+    # 3. Steps, but none whole.
     shown = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
     raise CheckpointError(
         f"no checkpoint is whole and undamaged ({shown}); begin again with --overwrite, or choose "
@@ -76,6 +79,7 @@ def disagreement(reports: Sequence[dict[str, Any]]) -> str:
         >>> disagreement([ant, ant | {"host": "bee", "ranks": [2, 3]}])
         ''
     """
+    # Ranks of one host report alike: one report a host is enough.
     hosts = {report["host"]: report for report in reports}
     first_name, first = next(iter(hosts.items()))
     holders: dict[int, str] = {}
@@ -101,6 +105,7 @@ def _read(checkpoints: Checkpoints, step: int) -> tuple[Loaded | None, dict[str,
         return None, {"damaged": str(error)}
     except CheckpointError as error:
         return None, {"refused": str(error)}
+    # The manifest names run, world and ranks; torch's format has none.
     own = loaded.manifest
     save = (
         {"run": own.run, "world": own.world, "ranks": own.ranks}
@@ -140,6 +145,7 @@ def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:
     Raises:
         CheckpointError: some have, but not all of the same step.
     """
+    # A step counts only if every rank sees it on its host.
     own = json.dumps(checkpoints.steps()).encode()
     by_rank: list[set[int]] = [
         set(json.loads(each)) for each in sync.all_gather(own, "resume: which checkpoints")
@@ -156,6 +162,7 @@ def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:
             f"no step has a checkpoint on every host (steps by rank: {shown}): give each host the "
             "folder it wrote, or start anew"
         )
+    # No rank sees any: a checkpoint under another host's name is a renamed machine.
     elsewhere = sorted(path.parent.name for path in checkpoints.all_hosts.glob("host-*/step-*"))
     if elsewhere:
         raise CheckpointError(

@@ -101,6 +101,7 @@ def write_part(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> Part:
         CheckpointError: safetensors cannot write them.
     """
     path = folder / Part(rank, 0, "", {}).file
+    # Hash in a thread beside the write, from the same memory.
     try:
         whole = _unshared(tensors)
         with ThreadPoolExecutor(1) as beside:
@@ -112,6 +113,7 @@ def write_part(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> Part:
         ) from error
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path.name} could not be written: {first_line(error)}") from error
+    # Flush to the disk before the manifest names the file.
     with path.open("rb") as file:
         os.fsync(file.fileno())
         header = _header(file)
@@ -134,6 +136,7 @@ def read_manifest(folder: Path) -> Manifest:
         CheckpointError: another version of Thinwire wrote it in another format.
     """
     path = folder / MANIFEST
+    # 1. The bytes, and the hash that seals them.
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -145,6 +148,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedError(f"{path} is damaged: it is no manifest") from error
     if raw != sealed:
         raise DamagedError(f"{path} is damaged: its hash is not that of its content")
+    # 2. The format before the fields: another version's are not damaged.
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         version, number = (
             (facts.get("thinwire"), facts.get("format"))
@@ -155,6 +159,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} has format {number!r} of thinwire {version}; this version reads 1 and "
             f"{FORMAT}"
         )
+    # 3. The fields, each of its type.
     try:
         parts = tuple(map(Part.parse, _typed(facts, "parts", list)))
         own = {name: _typed(facts, name, kind) for name, kind in FACTS.items()}
@@ -173,6 +178,7 @@ def read_part(folder: Path, part: Part) -> dict[str, Tensor]:
         DamagedError: the file is missing, or is not what was written.
     """
     path = folder / part.file
+    # 1. Length and header before safetensors parses anything.
     try:
         with path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
@@ -182,16 +188,16 @@ def read_part(folder: Path, part: Part) -> dict[str, Tensor]:
                 )
             if _header(file) != part.header:
                 raise DamagedError(f"{path} is damaged: its header is not what was saved")
+        # 2. The tensors; without a clone each would be a view of the file.
         with safe_open(path, framework="pt") as tensors:
             if set(tensors.keys()) != set(part.tensors):
                 raise DamagedError(f"{path} holds other tensors than {MANIFEST} names")
-            out = {
-                name: tensors.get_tensor(name).clone() for name in part.tensors
-            }  # else it is a view of the file
+            out = {name: tensors.get_tensor(name).clone() for name in part.tensors}
     except OSError as error:
         raise DamagedError(f"{path}: {error.strerror or first_line(error)}") from error
     except SafetensorError as error:
         raise DamagedError(f"{path} is damaged: {first_line(error)}") from error
+    # 3. The hash of each, over the bytes that are used.
     for name, tensor in out.items():
         if _hash(tensor) != part.tensors[name]:
             raise DamagedError(f"{path} is damaged: {name!r} has other values than were saved")

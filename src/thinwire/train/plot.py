@@ -69,11 +69,11 @@ def draw(runs: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) ->
 
     sent = [sent_megabytes(run) for run in runs]
     panels = 2 if any(any(each) for each in sent) else 1  # one rank has nobody to send to
+    # Draw into a hidden file and rename it: a failure leaves the old picture.
     partial = path.with_name(f".{path.name}.partial")
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph"
-        )  # names in letters that the font lacks are boxes, and no warning
+        # Names in letters that the font lacks are boxes, and no warning.
+        warnings.filterwarnings("ignore", message="Glyph")
         matplotlib.rcdefaults()
         for key, value in STYLE.items():
             matplotlib.rcParams[key] = value  # type: ignore[index, unused-ignore]  # its stubs list every key
@@ -88,6 +88,7 @@ def draw(runs: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) ->
             if panels == 2 and any(megabytes):
                 _lines(axes[1], megabytes, run, look)
         _dress(axes, runs)
+        # Empty lines for the legend, so that each run has one entry however many lines it drew.
         handles = [
             axes[0].plot([], [], marker="o", markersize=4, **look)[0]
             for _, look in zip(runs, _looks(), strict=False)
@@ -114,6 +115,7 @@ def sent_megabytes(run: Mapping[str, Any]) -> list[float]:
         ConfigError: its strategy is none of this version's.
     """
     launched = _launches(run)
+    # 1. Known bytes: dense flights. 2. What was metered beyond them, in proportion to values sent.
     dense, metered = (
         [row["dense_bytes"] for row in launched],
         sum(run["result"]["sent_bytes"]) / run["world"],
@@ -153,6 +155,7 @@ def _launches(run: Mapping[str, Any]) -> list[dict[str, float]]:
     except StrategyError as error:
         raise ConfigError(f"a run's strategy is none of this version's: {error}") from error
     numels = [bucket["numel"] for bucket in run["buckets"]]
+    # Steps of the schedule are batches on gradients, and optimiser steps on local steps.
     size = run["config"]["accumulate"] if strategy.on.clock == "step" else 1
     out = []
     for step in range(len(run["curve"]["train"])):
@@ -180,6 +183,8 @@ def _lines(
     something had been sent."""
     train = run["curve"]["train"]
     loss = smoothed(train, max(1, len(train) // SMOOTH))
+    # The last step of each plateau: between two sendings the megabytes stand still, and only the
+    # loss at the end belongs to them.
     ends = [
         at
         for at in range(len(positions))
@@ -204,6 +209,7 @@ def _dress(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> None:
     rest."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    # 1. Limits from the loss after a twentieth of the run, and the first validation.
     highs, lows = [], []
     for run in runs:
         train = run["curve"]["train"]
@@ -213,6 +219,7 @@ def _dress(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> None:
         lows.append(min([*loss, *points]))
     low, high = min(lows), max(highs)
     margin = 0.05 * (high - low) or 0.1
+    # 2. The left panel: loss against steps.
     axes[0].set_ylim(low - margin, high + margin)
     axes[0].set_xlim(left=0)
     axes[0].set_xlabel("steps")
@@ -221,15 +228,15 @@ def _dress(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> None:
     axes[0].set_title(
         "validation (points) and training (faint)", fontsize=10, loc="left", color="#444444"
     )
+    # 3. The right panel: the same against megabytes.
     for each in axes[1:]:
         each.set_xscale("log")
         low, high = each.get_xlim()
         each.xaxis.set_major_locator(
             LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0))
         )
-        each.xaxis.set_major_formatter(
-            lambda megabytes, _: f"{megabytes:,g}"
-        )  # matplotlib's own powers are mathematics, which is off
+        # matplotlib's own powers are mathematics, which is off.
+        each.xaxis.set_major_formatter(lambda megabytes, _: f"{megabytes:,g}")
         each.xaxis.set_minor_formatter(NullFormatter())
         each.set_xlabel("MB sent by a rank (log scale)")
         each.set_title(

@@ -64,25 +64,27 @@ class Account:
     def continue_from(self, saved: dict[str, Any], done: int) -> None:
         """Continue from a saved `state` after `done` batches; this process's start-up and votes are
         added to it."""
+        # 1. This run's clock goes on; `_before` marks where this process began.
         self.seconds, self.input_s, self.tokens = (
             saved["seconds"],
             saved["input_s"],
             saved["tokens"],
         )
         self._before = (done, self.tokens, self.seconds)
+        # 2. Bytes of start-up and votes, by cause. Older versions saved one number.
         meter = self._sync.meter
         before = (
             saved["around"]
             if isinstance(saved["around"], dict)
             else {"before it went on": saved["around"]}
-        )  # as older versions saved it
+        )
         for cause, nbytes in before.items():
             meter.around[cause] = meter.around.get(cause, 0.0) + nbytes
-        beside_s, transport_s = saved.get(
-            "beside", [0.0, 0.0]
-        )  # earlier versions did not count them
+        # Earlier versions did not count these two.
+        beside_s, transport_s = saved.get("beside", [0.0, 0.0])
         meter.beside_s += beside_s
         meter.transport_before_s -= transport_s
+        # 3. Costs of each bucket; versions before `carry_s` saved five numbers a row.
         for row, (flights, sent, encode_s, wire_s, exposed_s, *carry_s) in zip(
             meter.rows, saved["rows"], strict=False
         ):

@@ -58,11 +58,16 @@ def run_rank(config: TrainConfig, output: CommandOutput) -> int:
 def _guarded(config: TrainConfig, output: CommandOutput) -> int:
     stop = StopSignal()
     try:
+        # Exit codes: 1 for what happened on the way, 2 for what was wrong before the first step.
         _train(config, output, stop)
     except RankLostError as error:
         world = env.world_size()
+        # The first rank that is left prints for all.
         return _ends(
-            output, str(error), 1, by_rank=min(set(range(world)) - set(error.ranks), default=0)
+            output,
+            str(error),
+            1,
+            by_rank=min(set(range(world)) - set(error.ranks), default=0),
         )
     except ThinwireError as error:
         on_the_way = isinstance(error, CheckpointError | DisagreementError | FlightError)
@@ -113,10 +118,9 @@ def _train_in(
     folder: RunFolder, config: TrainConfig, output: CommandOutput, stop: StopSignal
 ) -> None:
     world = env.world_size()
+    # Refused before torch is loaded, which takes seconds.
     if world > 1 and env.text("MASTER_ADDR"):
-        resolve(
-            env.text("MASTER_ADDR"), "MASTER_ADDR"
-        )  # refused before torch is loaded, which takes seconds
+        resolve(env.text("MASTER_ADDR"), "MASTER_ADDR")
     import torch.distributed as dist
 
     from thinwire.launch.rendezvous import meeting
@@ -126,6 +130,8 @@ def _train_in(
     from thinwire.train.setup import prepare_run
     from thinwire.train.show import figures, show_on
 
+    # 1. What needs no other rank: the store's address, then text and model, which may take their
+    # time.
     meets = (
         meeting(lambda text: output.note(text, by_rank=rank() if _leads() else 0))
         if world > 1
@@ -133,9 +139,11 @@ def _train_in(
     )
     prepared = prepare_run(config)
     prepared.model()
+    # 2. Meet the others.
     if meets is not None:
         with interruptible():
             meets.join("nccl" if prepared.device.type == "cuda" else "gloo", START)
+    # 3. Train, and write what came of it.
     saver = Saver(
         folder, every=config.save_every, keep=config.keep, resume=config.resume, output=output
     )

@@ -1,4 +1,4 @@
-"""The progress of a run, and its result as figures and as `run.json`."""
+"""Hold the progress of a run, and its result as figures and as `run.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a run saves checkpoints and its model, and which checkpoint it continues from."""
+"""Decide when a run saves checkpoints and its model, and which checkpoint it continues from."""
 
 from __future__ import annotations
 
@@ -52,11 +52,13 @@ class Saver:
 
     def join(self, sync: Syncer) -> None:
         """Find out which ranks share this host; all ranks call it alike."""
+        # 1. Every rank's host name and node number: containers may share a name, so both count.
         mine = json.dumps(
             [socket.gethostname(), env.text("GROUP_RANK", "0"), uuid.uuid4().hex]
         ).encode()
         by_rank = [json.loads(each) for each in sync.all_gather(mine, "attach: which host")]
         host_of = [(name, number) for name, number, _ in by_rank]
+        # 2. Hosts in order of first appearance; the first rank of a host leads it.
         order = list(dict.fromkeys(host_of))
         hosts = [order.index(each) for each in host_of]
         rank = sync.driver.rank
@@ -64,7 +66,8 @@ class Saver:
         leader = hosts.index(hosts[rank]) == rank
         self._alone = len(order) == 1
         name = _name(order, hosts[rank])
-        if self._alone:  # a container that is started anew goes by another name
+        # A container that is started anew goes by another name.
+        if self._alone:
             name = _only(self.folder.path / CHECKPOINTS, name)
         run = by_rank[0][2]  # rank 0's, on all
         member = Member(name, leader, group, rank, sync.driver.world, run)
@@ -106,6 +109,7 @@ class Saver:
         tokenizer."""
         target = self.folder.path / MODEL
         partial = target.with_name(f".{MODEL}.partial")
+        # Only the process that holds the folder's lock writes; all return the same paths.
         if self.folder.held:
             shutil.rmtree(partial, ignore_errors=True)
             try:
@@ -146,6 +150,7 @@ class Saver:
         # Only a machine whose launcher has restarted it knows; the others learn of it here.
         if not any(request[0] for request in requests):
             return None
+        # 1. The newest checkpoint that all hosts have whole.
         newest = newest_whole(self.checkpoints, sync, self._output)
         if newest is None:
             self._output.note(
@@ -153,6 +158,7 @@ class Saver:
             )
             return None
         where = self.checkpoints.path(newest.step)
+        # 2. Load it. A rank that cannot must not leave the others in a collective: all learn of it.
         failure, resumed = "", None
         try:
             resumed = restore(newest, f"the checkpoint {where}", model, optimizer, sync, prepared)
@@ -164,6 +170,7 @@ class Saver:
         ]
         if any(failures):
             raise CheckpointError("; ".join(dict.fromkeys(filter(None, failures))))
+        # 3. Checkpoints after it are deleted, the damaged ones moved aside.
         self.checkpoints.forget_after(newest.step, newest.damaged)
         self._output.note(f"going on from step {newest.step}, saved in {where}")
         return resumed

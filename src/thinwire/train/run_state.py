@@ -1,4 +1,4 @@
-"""What a checkpoint of `thinwire train` holds, and how a run continues from one.
+"""Save what a run of `thinwire train` continues from, and restore it.
 
     model.NAME                 the weights that ranks have in common
     optimizer.KEY.NAME         on gradients: the state of the optimiser, equal on all ranks; on
@@ -82,16 +82,20 @@ class Resumed:
 def state_of(done: int, run: RunState) -> dict[str, Tensor]:
     """Return copies of everything that a run continues from. Collective if the weights of ranks
     differ."""
+    # 1. The syncer's own state, and the weights that ranks have in common.
     sync = run.sync
     rank, world = sync.driver.rank, sync.driver.world
     batch = run.prepared.config.batch
     out = {f"sync.{name}": tensor.detach().cpu() for name, tensor in sync.state_dict().items()}
     with sync.common_weights() as model:
         out |= {f"model.{name}": _copy(tensor) for name, tensor in model.state_dict().items()}
+    # 2. On gradients all ranks hold the same optimiser state; on local steps the syncer has it.
     if sync.strategy.on.clock == "backward":
         for name, param in run.model.named_parameters():
             for key, value in run.optimizer.state.get(param, {}).items():
                 out[f"optimizer.{key}.{name}"] = _copy(torch.as_tensor(value))
+    # 3. What identifies the run, and where it stands. Rows add up over all stretches of the run,
+    # each with its own world size and batch.
     step, rows = run.origin
     job = _prints(run.model, run.prepared) | {
         "step": done,
@@ -103,6 +107,7 @@ def state_of(done: int, run: RunState) -> dict[str, Tensor]:
         "resumed": run.resumed,
     }
     out[JOB] = pack_json(job)
+    # 4. Each rank's costs; the curve is rank 0's alone.
     out[f"rank{rank}.account"] = pack_json(run.account.state())
     if rank == 0:
         out["rank0.curve"] = torch.tensor(run.curve, dtype=torch.float64)
@@ -124,8 +129,10 @@ def restore(
     """
     state, rank = newest.tensors, sync.driver.rank
     try:
+        # 1. Refuse a state of something else.
         job = unpack_json(state[JOB])
         _must_fit(job, unpack_json(state[_SYNC]), model, prepared, where)
+        # 2. In another world size, this rank continues the account of rank modulo the old size.
         saved = rank % job["world"]
         if f"rank{saved}.account" not in state:
             raise CheckpointError(
@@ -145,9 +152,11 @@ def restore(
             job["batch"],
             unpack_json(state[f"rank{saved}.account"]),
         )
+        # 3. Load all of it.
         _load(model, optimizer, sync, state)
     except CheckpointError:
         raise
+    # Whatever a state of other code makes torch raise becomes one line for the user.
     except (
         AttachError,
         KeyError,
@@ -231,6 +240,8 @@ def _must_fit(
 def _load(
     model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, state: dict[str, Tensor]
 ) -> None:
+    # Weights that ranks have in common, then the optimiser by parameter name. The syncer comes
+    # last: on local steps it puts each rank's own weights in their place.
     weights = {
         name.removeprefix("model."): tensor
         for name, tensor in state.items()
@@ -238,6 +249,7 @@ def _load(
     }
     model.load_state_dict(weights)
     params = dict(model.named_parameters())
+    # Scalars such as Adam's step counter stay on the CPU, as torch keeps them.
     for name, tensor in state.items():
         if name.startswith("optimizer."):
             _, key, param = name.split(".", 2)

@@ -65,6 +65,7 @@ def prepare_run(config: TrainConfig) -> Prepared:
     Raises:
         ThinwireError: whatever cannot be: strategy, model, text, tokenizer, objective, device.
     """
+    # 1. Strategy, device and precision.
     strategy = accumulating(strategy_from(config.strategy), config.accumulate)
     must_suit(strategy, config.optimizer)
     if strategy.when.skips_steps:
@@ -75,12 +76,14 @@ def prepare_run(config: TrainConfig) -> Prepared:
     device, precision = _device(config), config.precision
     if precision == "auto":
         precision = "bf16" if computes_bf16(device) else "fp32"
+    # 2. Objective, tokenizer and tokens.
     kind = kind_of(config.model)
     objective = objective_from(
         kind if config.objective == "auto" else config.objective, config.context, kind
     )
+    # A packed set has its own tokenizer.
     tokenizer_spec = config.tokenizer
-    if tokenizer_spec == "auto":  # a packed set has its own
+    if tokenizer_spec == "auto":
         tokenizer_spec = (
             ""
             if config.data.startswith(SET)

@@ -1,4 +1,4 @@
-"""The settings of a run that must be the same on all ranks, beside those that `attach` compares."""
+"""Compare the settings that must be the same on all ranks, beside those that `attach` compares."""
 
 from __future__ import annotations
 

@@ -320,6 +320,7 @@ def _checks(setting: Setting) -> str:
 
 
 def _table(result: Result) -> Table:
+    # 1. Quality, speed and where the time went.
     setting, end = result.setting, result.end
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -344,6 +345,7 @@ def _table(result: Result) -> Table:
         f"it: encoding {time_fractions['encode']:.1%}"
     )
     table.add_row("compute", f"{time_fractions['compute']:.1%}", f"of the time; {values}")
+    # 2. Bytes; a single rank has sent none.
     if setting.world == 1:
         table.add_row("sent", "0", "there is one rank")
         return table
@@ -360,6 +362,7 @@ def _table(result: Result) -> Table:
                 size(sum(parts.values())),
                 ", ".join(f"{cause} {size(nbytes)}" for cause, nbytes in parts.items()),
             )
+    # 3. Ratios to dense float32 after every batch.
     table.add_row(
         "sent in all",
         size(sum(sent) + sum(around)),

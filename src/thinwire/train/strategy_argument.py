@@ -37,11 +37,13 @@ def strategy_from(text: str) -> Strategy:
         ...
         thinwire.errors.StrategyError: no recipe is called 'powersdg'; did you mean 'powersgd'? ...
     """
+    # A path is a file; all else is a recipe with settings.
     if text.endswith(".toml") or os.sep in text:
         return _from_file(Path(text))
     name, pairs = name_and_settings(text)
     makers = recipes.names()
     if name not in makers:
+        # A known name with something else behind it than a comma is a typing slip of its own.
         begins = re.match(r"\w+", name)
         if begins and begins[0] in makers:
             raise StrategyError(

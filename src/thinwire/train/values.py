@@ -1,4 +1,4 @@
-"""Parsers of command-line values: each returns a value or raises `ArgumentTypeError`.
+"""Parse command-line values: each function returns a value or raises `ArgumentTypeError`.
 
 Nothing here loads torch, so `--help` is instant.
 """
@@ -87,7 +87,7 @@ def _integer(text: str, least: int) -> int:
 
 
 def _number(text: str) -> float:
-    """The number, or NaN where the text is none: no range accepts NaN."""
+    """Return the number, or NaN where the text is none: no range accepts NaN."""
     try:
         return float(text)
     except ValueError:

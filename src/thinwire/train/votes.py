@@ -39,15 +39,19 @@ class Votes:
         """
         if self._sync.driver.world == 1:
             return stop
+        # 1. Between votes, only count steps.
         self._count += 1
         self._seconds += seconds
         if self._count < self._next_vote:
             return False
+        # 2. Read them. All ranks read the same votes, so all stop, or all go on to the same step.
         stopping = False
         if self._pending is not None:
             received = [_VOTE.unpack(vote) for vote in self._pending.result()]
             stopping = any(wants_stop for wants_stop, _ in received)
             self._next_vote = min(wanted for _, wanted in received)
+        # 3. Vote again, with the number of steps that take SECONDS here; the least of all ranks
+        # applies.
         steps = max(1, min(MOST, round(SECONDS * self._count / max(self._seconds, 1e-6))))
         self._count, self._seconds, self._pending = 0, 0.0, None
         if not stopping:

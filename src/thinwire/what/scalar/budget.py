@@ -252,8 +252,7 @@ class budget(Coder):
             int(state["chosen"].value),
             int(state["of"].value),
         )
-        # Widths serve one sender: a route that encodes a sum again has another key, and chooses
-        # afresh.
+        # A route that encodes a sum again has another key: it chooses widths of its own.
         mine = zlib.crc32(repr(ctx.key).encode())
         # Reuse the saved widths within a period of `every` steps, if they still fit the values.
         if (
@@ -263,7 +262,6 @@ class budget(Coder):
         ):
             return saved_widths
         widths = self._chosen(rows, spec)
-        # The first key to come owns the saved widths.
         if of in (mine, -1):
             state["widths"].value, state["of"].value = widths, torch.tensor(mine, device="cpu")
             state["chosen"].value = torch.tensor(ctx.step, device="cpu")
@@ -300,8 +298,7 @@ class budget(Coder):
 
     def _read(self, payload: Tensor, spec: Spec) -> Tensor:
         """Return the widths that a payload names: (P,) uint8 on the CPU."""
-        # Refuse widths that are no choice of this codec, and widths that cost more than the room:
-        # the payload decides how much is read next.
+        # The payload decides how much is read next: refuse other widths, and more than the room.
         costs = self._costs(spec)
         widths = reference.unpack(
             payload[: reference.packed_nbytes(len(costs), 4)], len(costs), 4
@@ -378,8 +375,7 @@ def _row_errors(rows: Tensor, choices: tuple[int, ...], stochastic: bool) -> Ten
             if bits:
                 top = reference.levels(bits, "tread")[1]
                 off = unit * top
-                # `off` is the distance to the nearest level; at random, p (1 - p) is the mean
-                # square.
+                # Distance to the nearest level; at random, p (1 - p) is the mean square.
                 off = off.sub_(off.round()).abs_()
                 errors.append(
                     (off - off.square() if stochastic else off.square_()).sum(1).double() / top**2
