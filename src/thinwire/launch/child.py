@@ -1,4 +1,4 @@
-"""What a rank does for the launcher that started it: end with it, stop on a signal, report errors.
+"""Serve the launcher that started a rank: end with it, stop on a signal, report errors.
 
 The variables are torchrun's, so a rank that torchrun started does the same.
 """

@@ -79,9 +79,8 @@ def run_workers(workers: Workers, master: tuple[str, int], output: CommandOutput
         else Endpoint(*master, "--master", several=True)
     )
     if workers.machine == 0:
-        store = serve(
-            endpoint, output.note
-        )  # a reference must live until the last attempt has ended
+        # A reference must live until the last attempt has ended.
+        store = serve(endpoint, output.note)
         endpoint = replace(endpoint, port=store.port)
     else:
         endpoint.addresses()
@@ -114,7 +113,9 @@ def run_workers(workers: Workers, master: tuple[str, int], output: CommandOutput
 
 
 def _shared_variables(workers: Workers, endpoint: Endpoint) -> dict[str, str]:
-    """The environment of every rank: this process's, and the variables that torchrun sets."""
+    """Return the environment of every rank: this process's, and the variables that torchrun
+    sets."""
+    # Later entries win: defaults, then the user's own variables, then what a launcher must set.
     defaults = {"OMP_NUM_THREADS": str(workers.threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     return (
         defaults
@@ -136,7 +137,7 @@ def _shared_variables(workers: Workers, endpoint: Endpoint) -> dict[str, str]:
 
 
 def _own_variables(workers: Workers, local: int, restart: int, file: Path) -> dict[str, str]:
-    """The environment of one rank, beside what all of them share."""
+    """Return the environment of one rank, beside what all of them share."""
     return {
         "RANK": str(workers.first_rank + local),
         "LOCAL_RANK": str(local),

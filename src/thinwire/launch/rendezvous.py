@@ -67,6 +67,7 @@ class Meeting:
         base = self.store or reach(self.endpoint, timeout, self.note)
         try:
             base.set_timeout(timeout)
+            # A roster is one attempt's own: its prefix hides the keys of earlier attempts.
             roster = met(PrefixStore(ROOT, base), self.rank, self.world, timeout)
             own = PrefixStore(f"{ROOT}/{roster}", base)
             dist.init_process_group(
@@ -89,6 +90,7 @@ def unpickling_launcher(parent: str = "/proc/{}/cmdline") -> bool:
     Args:
         parent: where a process's command line is read.
     """
+    # torchrun names its backend in a variable; where that is absent, its command line shows it.
     if not env.is_set("TORCHELASTIC_RUN_ID"):
         return False
     try:
@@ -139,6 +141,7 @@ def meeting(note: Note) -> Meeting:
 def choose_interface(endpoint: Endpoint, note: Note) -> None:
     """Let gloo use the interface that holds the store's address or leads to it, unless the user has
     named one."""
+    # The user's choice stands; only Linux lists interfaces in a way that is read here.
     if env.text(VARIABLE) or sys.platform != "linux":
         return
     interface = next(filter(None, map(leading_to, endpoint.addresses())), None)
@@ -163,6 +166,9 @@ def met(store: Any, rank: int, world: int, timeout: timedelta) -> str:
     Raises:
         FlightError: ranks that did not come are named.
     """
+    # Every rank writes a new random name. Rank 0 publishes all names; each rank answers under their
+    # digest if its own name is current; rank 0 lets them go if no name has changed since. So a rank
+    # that was restarted meanwhile makes all begin again.
     own = uuid.uuid4().hex
     store.set(f"join/{rank}", own)
     until = time.monotonic() + timeout.total_seconds()
@@ -186,6 +192,7 @@ def met(store: Any, rank: int, world: int, timeout: timedelta) -> str:
                 if store.check([f"go/{roster}"]):
                     return roster
         time.sleep(POLL_S)
+    # Out of time: name who is absent.
     absent = [str(other) for other, name in enumerate(_names(store, world)) if not name]
     who = (
         f"ranks {', '.join(absent)} never came"

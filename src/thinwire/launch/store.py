@@ -71,12 +71,14 @@ def serve(endpoint: Endpoint, note: Note) -> TCPStore:
     Raises:
         ConfigError: the address does not resolve, or the port is taken or not allowed.
     """
+    # 1. At that address alone, so that no other network reaches the store.
     address = endpoint.addresses()[0]
     try:
         listener = _listen(address, endpoint.port)
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             raise ConfigError(_not_served(endpoint, error)) from error
+        # 2. The address is not this machine's, as behind NAT: listen everywhere, and warn.
         note(
             f"{endpoint.what}={endpoint.host} ({address}) is no address of this machine, so the "
             "store "
@@ -88,6 +90,7 @@ def serve(endpoint: Endpoint, note: Note) -> TCPStore:
             listener = socket.create_server(("", endpoint.port))
         except OSError as taken:
             raise ConfigError(_not_served(endpoint, taken)) from taken
+    # 3. Hand the open socket to torch, so that no other process can take the port in between.
     port = int(listener.getsockname()[1])
     return TCPStore(
         address, port, None, True, timedelta(seconds=GREETING_S), False, False, listener.detach()
@@ -101,6 +104,8 @@ def reach(endpoint: Endpoint, timeout: timedelta, note: Note) -> TCPStore:
         ConfigError: the address does not resolve.
         FlightError: nobody answers there in time.
     """
+    # Try all addresses until the host is up; a plain connection first, which fails at once where
+    # nobody listens.
     addresses = endpoint.addresses()
     begun, noted, why = time.monotonic(), False, ""
     while (waited := time.monotonic() - begun) < timeout.total_seconds():
@@ -128,6 +133,7 @@ def reach(endpoint: Endpoint, timeout: timedelta, note: Note) -> TCPStore:
 
 
 def _connected(endpoint: Endpoint, address: str, timeout: timedelta) -> TCPStore:
+    # torch waits for a first answer without limit, so it does so in a thread.
     answers: list[TCPStore | RuntimeError] = []
 
     def connect() -> None:
@@ -138,9 +144,7 @@ def _connected(endpoint: Endpoint, address: str, timeout: timedelta) -> TCPStore
         except RuntimeError as error:  # torch's own for connections
             answers.append(error)
 
-    thread = threading.Thread(
-        target=connect, name="thinwire-greeting", daemon=True
-    )  # torch waits for a first answer without limit
+    thread = threading.Thread(target=connect, name="thinwire-greeting", daemon=True)
     thread.start()
     thread.join(GREETING_S)
     store = answers[0] if answers else TimeoutError(f"silent for {GREETING_S:g} s")

@@ -82,6 +82,7 @@ class Supervisor:
             for each in ranks:
                 _send(each, signal.SIGKILL)
                 each.wait()
+        # Ranks that were never started, after a signal, count as ended.
         codes = [each.returncode for each in ranks]
         codes += [0] * (len(environments) - len(codes))
         return Attempt(tuple(codes), first, self._received[0] if self._received else 0)
@@ -90,21 +91,22 @@ class Supervisor:
         """Wait until all have ended or must be killed; return the ranks that failed first."""
         passed_on, until = 0, float("inf")
         first: tuple[int, ...] = ()
-        while None in [
-            each.poll() for each in ranks
-        ]:  # a list, since any() would stop polling at the first that runs
+        # A list, since any() would stop polling at the first that runs.
+        while None in [each.poll() for each in ranks]:
+            # 1. Pass signals on; from the first one on, ranks have a grace period to save.
             for number in self._received[passed_on:]:
                 passed_on += 1
                 until = min(until, time.monotonic() + self._grace_s)
                 for each in ranks:
                     _send(each, PASSED_ON.get(signal.Signals(number), signal.SIGTERM))
+            # 2. The first failure ends the others. Who has had a signal is ending, and may be
+            # saving.
             failed = tuple(at for at, each in enumerate(ranks) if each.returncode)
             if failed and not first:
                 first, until = failed, min(until, time.monotonic() + self._grace_s)
-                for each in (
-                    ranks if not passed_on else ()
-                ):  # who has had a signal is ending, and may be saving
+                for each in ranks if not passed_on else ():
                     _send(each, signal.SIGTERM)
+            # 3. Out of patience: the caller kills what is left.
             if time.monotonic() > until:
                 return first
             time.sleep(LOOK_S)
