@@ -92,12 +92,15 @@ def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path
         DataError: there is no room, or no right to write there; nothing half-built stays behind.
     """
     with explained(folder.parent):
+        # 1. A whole folder needs no claim.
         if folder.exists():
             try:
                 return read(folder)
             except DamageError:
-                pass  # to be asked again under the claim: another process may be mending it
+                # Damage is judged again under the claim: another process may be mending it.
+                pass
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # 2. One process at a time; what killed ones left behind is removed.
         with claimed(folder):
             for path in left_behind(folder.parent):
                 _remove(path)
@@ -109,9 +112,11 @@ def built_once(folder: Path, build: Callable[[Path], None], read: Callable[[Path
                         f"the cache {str(folder)!r} is damaged ({damage}): it is built anew",
                         stacklevel=3,
                     )
+                    # Moved aside first, so that it is never half-removed under its own name.
                     aside = partial(folder)
-                    os.replace(folder, aside)  # never half-removed under its own name
+                    os.replace(folder, aside)
                     shutil.rmtree(aside)
+            # 3. Build under a name of our own, whose time is renewed as a sign of life.
             ours = partial(folder)
             try:
                 ours.mkdir()
@@ -164,6 +169,7 @@ def explained(parent: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
+        # Only errors of the operating system become advice; all others are faults of ours.
         if not (number := refused(error)):
             raise
         if number in DISK_FULL:

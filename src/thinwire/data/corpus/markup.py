@@ -55,12 +55,14 @@ def html(data: bytes) -> list[Block]:
     """
     from selectolax.lexbor import LexborHTMLParser
 
+    # 1. The main part of the page, without menus, code and the like.
     tree = LexborHTMLParser(decode(data))
     main = next((node for selector in MAIN if (node := tree.css_first(selector)) is not None), None)
     if main is None:
         return []
     for node in main.css(DROPPED):
         node.decompose()
+    # 2. Mark where blocks begin and end, and which are headings, with characters that no page has.
     for node in main.css("br"):
         node.insert_before(" ")
     for node in main.css(BLOCKS):
@@ -69,6 +71,7 @@ def html(data: bytes) -> list[Block]:
     for node in main.css(HEADINGS):
         node.insert_before(CUT + TITLE)
         node.insert_after(CUT)
+    # 3. Cut the text at the marks.
     sections = main.text().split(CUT)
     return [
         Block(text, Kind.HEADING if piece.startswith(TITLE) else Kind.PARAGRAPH)

@@ -57,6 +57,7 @@ class Registries:
     def find(self, registry: str, pattern: str) -> Package:
         if registry == "pypi":
             return Package(registry, *pattern.split("=="))
+        # The newest version that can be installed: a pattern may match several names.
         listed = _run("apt-cache", "search", "--names-only", f"^{pattern}$").splitlines()
         names = [name for line in listed if re.fullmatch(pattern, name := line.partition(" ")[0])]
         for name in sorted(names, key=numbers, reverse=True):
@@ -83,6 +84,7 @@ class Registries:
             _run(*pip, "--dest", str(folder), f"{package.name}=={package.version}")
         else:
             _run("apt-get", "download", f"{package.name}={package.version}", folder=folder)
+        # The folder was empty, so its one file is the archive.
         matches = [path for path in folder.iterdir() if path.is_file()]
         if len(matches) != 1:
             raise DataError(
@@ -114,6 +116,7 @@ def files(archive: Path) -> Iterator[tuple[str, bytes]]:
         DataError: the archive is damaged, or of another kind.
     """
     try:
+        # A .deb has a tar of its own kind inside; wheels are zips; all else is for tarfile.
         if archive.suffix == ".deb":
             yield from _debian(archive)
         elif archive.suffix in (".whl", ".zip"):
@@ -137,15 +140,15 @@ def files(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 def _debian(archive: Path) -> Iterator[tuple[str, bytes]]:
     command = ("dpkg-deb", "--fsys-tarfile", str(archive))
+    # A pipe, not a file: the tree is unpacked while it is read. dpkg-deb knows better than tarfile
+    # why there is no tar, so its output is the reason.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as unpacking:
         try:
             with tarfile.open(fileobj=unpacking.stdout, mode="r|") as tree:
                 yield from _members(tree)
             _, output = unpacking.communicate()
         except tarfile.TarError:
-            _, output = (
-                unpacking.communicate()
-            )  # dpkg-deb knows better than tarfile why there is no tar
+            _, output = unpacking.communicate()
             if not output:
                 raise
         finally:
@@ -166,6 +169,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
 
 def _run(*command: str, folder: Path | None = None) -> str:
     """Run a command and return its output; the last lines are the error if it fails."""
+    # LC_ALL=C, so that messages and numbers have one form.
     shown = " ".join(("pip", *command[3:]) if command[0] == sys.executable else command)
     try:
         done = subprocess.run(
@@ -184,6 +188,7 @@ def _run(*command: str, folder: Path | None = None) -> str:
             f"{shown} took over {DOWNLOAD_S // 60} minutes; try again on a better line"
         ) from None
     if done.returncode:
+        # Tools mark the line that matters; else the last line does.
         output = [
             line.strip()
             for line in done.stderr.decode(errors="replace").splitlines()

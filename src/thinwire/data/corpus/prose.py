@@ -80,12 +80,12 @@ def fault(paragraph: str) -> str:
         >>> fault("Der Kern ruft die Funktion auf, sobald der Faden bereit ist.")
         'not English'
     """
+    # Cheap counts come first.
     words = WORD.findall(paragraph)
     if len(words) < LEAST_WORDS:
         return "few words"
-    others = paragraph.encode("ascii", "replace").translate(
-        None, LETTERS
-    )  # one byte to a character
+    # One byte to a character: what is left after deleting letters counts the others.
+    others = paragraph.encode("ascii", "replace").translate(None, LETTERS)
     if len(paragraph) - len(others) < LEAST_LETTERS * len(paragraph):
         return "few letters"
     if sum(word.lower() in COMMON for word in words) < LEAST_COMMON * len(words):
@@ -115,6 +115,7 @@ def document(blocks: Iterable[Block], seen: set[str]) -> str:
         >>> document(blocks, {tidy(blocks[2].text)})
         ''
     """
+    # A heading is kept back until prose follows it: headings of tables and menus vanish with them.
     lines_out: list[str] = []
     heading = ""
     for text, kind in blocks:

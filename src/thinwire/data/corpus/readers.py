@@ -77,7 +77,9 @@ def _r_strings(stream: bytes) -> Iterator[str]:
     """Return the elements of an R character vector, serialised as XDR (big-endian), format 3."""
     if not stream.startswith(b"X\n\0\0\0\3"):
         raise ValueError("not an R object in XDR, format 3")
+    # 1. The header: format, versions and the name of the encoding.
     (encoding_size,) = struct.unpack_from(">I", stream, 14)  # before it: "X\n" and three versions
+    # 2. The vector's type and length. 3. Its elements: flags, length, bytes.
     at = 18 + encoding_size
     kind, count = struct.unpack_from(">II", stream, at)
     if kind & 0xFF != 16:
@@ -121,6 +123,7 @@ def wordnet(data: bytes) -> Iterator[Document]:
         >>> list(wordnet(row))
         [[Block(text='object, thing: one seen; "an object".', ...)]]
     """
+    # 1. One entry a line: field, words (their count is in hexadecimal) and gloss.
     entries = []
     for line in data.decode().splitlines():
         term, bar, gloss = line.partition(" | ")
@@ -133,6 +136,7 @@ def wordnet(data: bytes) -> Iterator[Document]:
             for word in fields[4 : 4 + 2 * count : 2]
         )
         entries.append((fields[1], f"{', '.join(words)}: {gloss.strip().rstrip('.')}."))
+    # 2. Neighbours of one field make a document.
     for _, field in groupby(entries, lambda entry: entry[0]):
         yield from _chunks(Block(text, Kind.WORK) for _, text in field)
 
@@ -197,9 +201,12 @@ def webster(data: bytes) -> Iterator[Document]:
 
 
 def _entry(entry: str) -> Block | None:
+    # The headword ends at its pronunciation, which stands in backslashes.
     word, slash, rest = entry.partition(" \\")
     if not slash or "\n" in word:
         return None
+    # A sense a paragraph, without its number and the marks of usage and edition; accents come back
+    # as letters.
     senses = []
     for paragraph in _paragraphs(GRAMMAR.sub("", "\\" + rest, count=1)):
         if COPIED.search(paragraph):

@@ -1,4 +1,5 @@
-"""A text to train on, wherever it is: documents to train on, and documents held out for validation.
+"""Read a text to train on, wherever it is: documents to train on, and documents held out for
+validation.
 
     bundled                        six novels, fourteen plays and the sonnets, which come with the
                                    package
@@ -114,7 +115,7 @@ class Text:
         return digest.hexdigest()
 
     def sizes(self) -> tuple[int, int]:
-        """The bytes of both parts."""
+        """Return the bytes of both parts."""
         train, held = (
             part.seen.size if isinstance(part, Documents) else sum(map(len, part))
             for part in (self.train, self.held)
@@ -181,7 +182,9 @@ def read_text(
     def read() -> Iterator[bytes]:
         return cleaned(raw(), clean())
 
+    # A dataset's own held split is cleaned like the rest.
     held = raw_held and (lambda: cleaned(raw_held(), clean()))
+    # A large text is read again each time; a small one stays in memory.
     small = _within(read, MEMORY_BYTES)
     if small is None:
         return _large(source, _pairs(read, held))
@@ -189,6 +192,7 @@ def read_text(
         raise DataError(
             f"the text {source!r} is empty: there is nothing to train on; give one with words in it"
         )
+    # Split, and refuse a text that leaves one of the parts empty.
     pairs = list(_pairs(small.__iter__, held)())
     train, held_texts = (
         tuple(document for is_held, document in pairs if is_held == part) for part in (False, True)
@@ -246,6 +250,7 @@ def readers_of(source: str, cache: Path | None = None, hosts: Collection[str] = 
     Raises:
         DataError: there is no such text.
     """
+    # Addresses are listed here and read through the disk cache.
     if is_address(source):
         store, disk = (
             store_of(source, hosts),

@@ -146,6 +146,7 @@ def _parse(spec: str, specials: Sequence[str]) -> tuple[str, str]:
             f"the special tokens {list(specials)} do not all differ, or are too short to differ "
             "from letters"
         )
+    # Kinds by their first word; a path is whatever no kind claims.
     if spec.startswith("hf:"):
         name, _ = settings(spec, [])
         if name == "hf:":
@@ -186,6 +187,7 @@ def _vocabulary(spec: str, specials: int) -> int:
             f"{spec!r}: vocab={given['vocab']} is no whole number; say how many tokens, such as "
             "vocab=4096"
         ) from None
+    # The least vocabulary: all bytes, the special tokens, and one pair.
     least = BYTES + specials + 1
     if vocabulary < least:
         raise DataError(
@@ -240,6 +242,7 @@ def _dressed(backend: Tokenizer, specials: Sequence[str]) -> PreTrainedTokenizer
         from tokenizers import AddedToken
         from transformers import PreTrainedTokenizerFast
 
+    # Special tokens must get new ids, after all others; one that is a word already does not.
     first = backend.get_vocab_size()
     backend.add_special_tokens(
         [AddedToken(special, special=True, normalized=False) for special in specials]
@@ -270,6 +273,7 @@ def _loaded(
     with extra("a tokenizer"):
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # 1. Load, from the folder alone where it is one; no code of strangers is run.
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             location, local_files_only=local, trust_remote_code=False
@@ -284,6 +288,7 @@ def _loaded(
         raise DataError(
             f"the tokenizer {spec!r} cannot be loaded ({error_text(error)}): {where}"
         ) from error
+    # 2. Refuse what cannot be used here.
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(
             f"the tokenizer {spec!r} has no fast form (tokenizer.json), which is needed here; "
@@ -346,12 +351,14 @@ def _ids(
 
     # A copy, because these settings are the caller's to keep.
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    # In tokenizers' words: special tokens in a text are encoded as the text that they are.
     backend.encode_special_tokens = (
         True  # in tokenizers' words: special tokens in a text are encoded as the text that they are
     )
     backend.no_truncation()
     backend.no_padding()
     parts: list[NDArray[np.int32]] = []
+    # Pieces of documents in batches; the end token follows the last piece of each.
     for batch in _batches(documents):
         encodings = backend.encode_batch_fast(
             [piece for piece, _ in batch], add_special_tokens=False

@@ -1,1 +1,1 @@
-"""Tokens and records on disk, and the order and batches in which each rank reads them."""
+"""Read tokens and records from disk, in the order and batches of each rank."""

@@ -64,6 +64,7 @@ class Batches:
     ) -> None:
         _check("Batches", tokens, length=length, batch=batch, world=world)
         self.reader = Reader(batch, rank, world, origin)
+        # Windows begin anywhere; a step must not read one twice.
         self.starts = max(0, len(tokens) - length + 1)
         if world * batch > self.starts:
             raise DataError(

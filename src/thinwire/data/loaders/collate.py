@@ -125,14 +125,17 @@ class masked_batch:
             )
 
     def __call__(self, rows: Sequence[Row], numbers: Sequence[int]) -> Mapping[str, Tensor]:
+        # Draws are keyed by the row's number, so a row is masked alike in any world and batch.
         special = np.array(sorted({*self.special, self.pad, self.mask}))
         shown, labels = [], []
         for row, number in zip(_cut(rows, self.most), numbers, strict=True):
             generator = _generator(self.seed, number)
+            # 1. Choose from text alone, a fraction of it and at least one.
             text = np.flatnonzero(~np.isin(row, special))
             picked = generator.permutation(text)[: max(1, round(self.fraction * len(text)))]
             out, label = row.astype(np.int64), np.full(len(row), IGNORED, dtype=np.int64)
             label[picked] = out[picked]
+            # 2. Of those chosen 80 % show a mask, 10 % another token, 10 % themselves (BERT).
             kind = generator.random(len(picked))
             out[picked[kind < 0.8]] = self.mask
             others = picked[(kind >= 0.8) & (kind < 0.9)]
@@ -141,6 +144,7 @@ class masked_batch:
             )
             shown.append(out)
             labels.append(label)
+        # 3. Pad: labels with what the loss leaves out, attention with 0.
         ones = [np.ones(len(row), dtype=np.int64) for row in shown]
         return {
             "input_ids": padded(shown, self.pad, self.multiple),
@@ -227,10 +231,11 @@ class span_batch:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if len(row) < 2:
             return np.append(row, self.eos), np.array([self.eos])
+        # Texts and spans take turns, at random lengths. What follows the last span may be empty:
+        # lengths are drawn that sum to one more, and the last text, one too long, is not used but
+        # is what remains of the row.
         noise, spans = self._counts(len(row))
-        *texts, _ = _parted(
-            len(row) - noise + 1, spans + 1, generator
-        )  # what follows the last span may be nothing
+        *texts, _ = _parted(len(row) - noise + 1, spans + 1, generator)
         inputs, outputs, at = [], [], 0
         for sentinel, text, cut in zip(
             self.sentinels, texts, _parted(noise, spans, generator), strict=False

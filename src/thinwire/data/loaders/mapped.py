@@ -38,14 +38,14 @@ def mapped(paths: Sequence[Path], tokens: int) -> Tensor:
     """
     if not tokens:
         return torch.empty(0, dtype=torch.int32)
+    # All but the last file must end on a page: the next one is mapped right after it.
     sizes = [path.stat().st_size for path in paths]
     if any(size % mmap.PAGESIZE for size in sizes[:-1]) or sum(sizes) < 4 * tokens:
         raise ValueError(
             f"{len(paths)} files of {sizes} bytes cannot be mapped as {tokens} tokens in a row"
         )
-    free = mmap.mmap(
-        -1, sum(sizes), flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
-    )  # given back with the tensor
+    # One range of addresses for all, given back with the tensor; then each file is mapped over it.
+    free = mmap.mmap(-1, sum(sizes), flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0))
     base = ctypes.addressof(ctypes.c_char.from_buffer(free))
     for path, size, begin in zip(paths, sizes, np.cumsum([0, *sizes]).tolist(), strict=False):
         if size:
@@ -54,6 +54,8 @@ def mapped(paths: Sequence[Path], tokens: int) -> Tensor:
 
 
 def _put(path: Path, address: int, size: int) -> None:
+    # Python's mmap cannot choose an address; MAP_FIXED replaces that part of the range. Private: a
+    # write stays in its process.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [
@@ -90,6 +92,7 @@ def in_shards(
         >>> [[each.tolist() for each in shard] for shard in in_shards(pieces, 5)]
         [[[0, 1, 2], [0, 1]], [[2, 3]]]
     """
+    # What a shard did not use of an array waits for the next one.
     pending: list[NDArray[np.int32]] = []
     source = iter(arrays)
 
@@ -104,6 +107,7 @@ def in_shards(
             yield ids[:free]
             free -= min(free, len(ids))
 
+    # A shard begins only if something is left, so that none is empty.
     while True:
         if not pending:
             ids = next((each for each in source if len(each)), None)

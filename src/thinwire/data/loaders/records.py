@@ -1,5 +1,5 @@
-"""Samples that are not text, such as images and sounds: named columns on disk, mapped into memory
-and read by row.
+"""Keep samples that are not text, such as images and sounds: named columns on disk, mapped into
+memory and read by row.
 
 A column is an array (samples, …) of one shape for all, or ragged: pieces of one array, a beginning
 and an end for each sample. Batches come in the same orders as text's, are made ahead by the same
@@ -138,7 +138,7 @@ def as_tensors(rows: Rows, numbers: Sequence[int]) -> Mapping[str, Tensor]:  # n
 
 
 def in_memory(columns: Columns) -> Records:
-    """Columns as they are; a list of arrays is ragged.
+    """Take columns as they are; a list of arrays is ragged.
 
     Raises:
         DataError: no samples, or columns of different lengths.
@@ -149,6 +149,7 @@ def in_memory(columns: Columns) -> Records:
         >>> {name: tuple(tensor.shape) for name, tensor in batch.items()}
         {'pixels': (4, 8, 8), 'digit': (4,)}
     """
+    # The digest covers names, types, shapes and bytes: two sets of one digest are equal.
     lengths = {name: len(column) for name, column in columns.items()}
     if not lengths or min(lengths.values()) < 1 or len(set(lengths.values())) > 1:
         raise DataError(
@@ -202,6 +203,7 @@ def _arrays(columns: Mapping[str, NDArray[Any] | Ragged]) -> Iterator[tuple[str,
 
 
 def _write(folder: Path, name: str, columns: Columns) -> None:
+    # The checksums go last, into the file whose presence makes the folder whole.
     records = in_memory(columns)
     sums = {}
     for file, array in _arrays(records.columns):
@@ -221,15 +223,17 @@ def _write(folder: Path, name: str, columns: Columns) -> None:
 
 def _open(folder: Path) -> Records:
     try:
+        # Hash before mapping: a reader must not find damage in mid-run.
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         for file, written in meta["sha256"].items():
             if _sha256(folder / f"{file}.npy") != written:
                 raise DamageError(f"{file}.npy has changed")
 
+        # Mapped copy-on-write: a write stays in this process.
         def array(file: str) -> NDArray[Any]:
             loaded: NDArray[Any] = np.load(
                 folder / f"{file}.npy", mmap_mode="c", allow_pickle=False
-            )  # a write stays in this process
+            )
             return loaded
 
         columns: dict[str, NDArray[Any] | Ragged] = {}

@@ -1,4 +1,4 @@
-"""A packed text: ids in small shards with an index, read from a folder, a server or an object
+"""Pack a text into small shards of ids with an index, read from a folder, a server or an object
 store.
 
     <set>/index.json                      counts, digests, and the size and sha256 of every other
@@ -108,6 +108,7 @@ def write_set(
             "set holds both; give it some"
         )
     try:
+        # Build beside the place, and rename: the folder appears whole or not at all.
         folder.parent.mkdir(parents=True, exist_ok=True)
         with claimed(folder):
             if folder.exists():
@@ -119,7 +120,8 @@ def write_set(
                     index = _pack(ours, text, tokenizer, shard_bytes)
                 os.replace(ours, folder)
             finally:
-                shutil.rmtree(ours, ignore_errors=True)  # a full disk gets its room back
+                # A full disk gets its room back.
+                shutil.rmtree(ours, ignore_errors=True)
     except Exception as error:
         if isinstance(error, DataError) or not (number := refused(error)):
             raise
@@ -133,6 +135,7 @@ def write_set(
 
 def _pack(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shard_bytes: int) -> bytes:
     """Write all files, the index last, and return the index."""
+    # Two bytes an id where the vocabulary allows.
     dtype = "<u2" if len(tokenizer) <= 1 << 16 else "<i4"
     index: dict[str, Any] = {"thinwire set": FORMAT, "text": text.name, "dtype": dtype}
     digests = ""
@@ -141,18 +144,21 @@ def _pack(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast, shard_by
         shards = in_shards(
             encode(tokenizer, getattr(text, part)), shard_bytes // np.dtype(dtype).itemsize
         )
+        # 1. Shards of each part, and a digest of all ids of it.
         for number, ids in enumerate(shards):
             rows.append(
                 _write(folder / f"{part}-{number:05}.bin", np.concatenate(list(ids)), dtype, whole)
             )
         index[part] = {"bytes": size, "shards": rows}
         digests += whole.hexdigest()
+    # 2. The tokenizer's files, which the index lists with size and hash.
     tokenizer.save_pretrained(folder / "tokenizer")
     saved = sorted(path for path in (folder / "tokenizer").rglob("*") if path.is_file())
     index["tokenizer"] = [
         [path.relative_to(folder).as_posix(), path.stat().st_size, _sha256(path.read_bytes())]
         for path in saved
     ]
+    # 3. The index last: a folder without one is no set.
     index["digest"] = hashlib.sha256(digests.encode()).hexdigest()
     data = json.dumps(index, indent=0).encode()
     (folder / INDEX).write_bytes(data)
@@ -175,6 +181,7 @@ def read_index(location: str, data: bytes) -> TokenSet:
     Raises:
         DataError: it is none, or of another version.
     """
+    # 1. The version before the content.
     try:
         index = json.loads(data)
         if index["thinwire set"] != FORMAT:
@@ -183,6 +190,7 @@ def read_index(location: str, data: bytes) -> TokenSet:
                 "reads "
                 f"{FORMAT}: pack it again"
             )
+        # 2. Names must stay inside the set: an index may come from a stranger's server.
         parts = {
             part: tuple(
                 Shard(str(file), int(tokens), str(sha))

@@ -40,6 +40,7 @@ def stamp(source: str, hosts: Collection[str] = ()) -> str | None:
     path = path_from(source, "text")
     if not path.exists():
         return None
+    # The host's name counts: inode and device numbers mean nothing on another one.
     seen: list[list[str | int]] = []
     for file in text_files(path):
         stat = file.stat()

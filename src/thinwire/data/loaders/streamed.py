@@ -1,5 +1,5 @@
-"""Batches of a packed set on another machine: rows in the order of `striped`, with shards fetched
-ahead.
+"""Make batches of a packed set on another machine: rows in the order of `striped`, with shards
+fetched ahead.
 
 A shard's windows lie side by side, and in each epoch they begin at another of its first tokens, so
 what is left over at a shard's end is not always the same. As with `Batches`, a batch is a function
@@ -73,6 +73,7 @@ class Streamed:
             )
         self.length, self.stride, self.seed, self.ahead = length, length - overlap, seed, ahead
         self.source, self.who = source, who
+        # Windows of each shard; the order is drawn over all windows of all shards.
         shards = source.set.train
         counts = list(windows_of(shards, length, self.stride))
         if sum(counts) < who.world * who.batch:
@@ -85,6 +86,7 @@ class Streamed:
             )
         self.order = striped.over(counts, seed, stripes)
         self._begins = np.cumsum([0, *counts])
+        # Tokens that a shard has beyond its windows: they may begin that much later.
         self._spare = np.array(
             [
                 shard.tokens - (count - 1) * self.stride - length if count else 0
@@ -138,16 +140,17 @@ class Streamed:
 
     def _block(self, block: int) -> Block:
         """Compute the rows of several steps at once."""
+        # 1. Which windows: rows of the steps, through the order, to shard and window number.
         first = max(self.who.origin[0], block * PLANNED_STEPS)
         rows = self.order.steps(first, (block + 1) * PLANNED_STEPS - first, self.who)
         samples = self.order.of(rows.flatten()).numpy()
         shards = np.searchsorted(self._begins, samples, side="right") - 1
+        # 2. Each epoch and shard begin at another of the tokens left over.
         moved = mixed(mixed(rows.flatten().numpy() // self.order.size ^ self._key) ^ shards) % (
             self._spare[shards] + 1
         )
-        begins = (
-            samples - self._begins[shards]
-        ) * self.stride + moved  # by any of the tokens that are left over, other ones each epoch
+        begins = (samples - self._begins[shards]) * self.stride + moved
+        # 3. Pairs of each step, and the shards in the order of their first use.
         pairs = list(zip(shards.tolist(), begins.tolist(), strict=True))
         batch = self.who.batch
         return Block(

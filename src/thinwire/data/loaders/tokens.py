@@ -152,11 +152,11 @@ def prepare(
             (cache or cache_folder()).expanduser(),
             hosts,
         )
-    key = tokenizer_key(
-        tokenizer_spec, specials
-    )  # first, because it takes no time to refuse a wrong word
+    # A wrong tokenizer is refused before the text is read, since that takes no time.
+    key = tokenizer_key(tokenizer_spec, specials)
     cache_root = (cache or cache_folder()).expanduser()
     text = _Text(source, cache_root, hosts)
+    # The key names everything that the ids depend on: another text or tokenizer has another folder.
     request = json.dumps([FORMAT, text.digest, key, specials])
     folder = cache_root / "tokens" / hashlib.sha256(request.encode()).hexdigest()[:32]
 
@@ -177,9 +177,10 @@ def _streamed(
         )
     if not location:
         raise DataError(f"{SET!r} names no set; say {SET}FOLDER or {SET}https://HOST/FOLDER/")
+    # Ranks of a host share its cache, so one of them serves it.
     peers = peers_from()
     source = SetReader(location, cache / "fetched", fetched_limit(), peers, hosts)
-    if peers is not None and env.local_rank() == 0:  # the ranks of a host share its cache
+    if peers is not None and env.local_rank() == 0:
         peers.serve(source.by_checksum)
     packed = source.set
     tokenizer = source.tokenizer(specials)
@@ -225,6 +226,7 @@ class _Text:
 
 def _build(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
     meta: dict[str, Any] = {"format": FORMAT, "text": text.name}
+    # 1. Shards of ids, with a digest of each part.
     written: dict[str, dict[str, Any]] = {}
     for name, size in zip(("train", "held"), text.sizes(), strict=True):
         shards, digest = [], hashlib.sha256()
@@ -241,6 +243,7 @@ def _build(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast) -> None
             "sha256": digest.hexdigest(),
             "shards": shards,
         }
+    # 2. The tokenizer, as files of the set.
     tokenizer.save_pretrained(folder / TOKENIZER)
     for path in sorted((folder / TOKENIZER).rglob("*")):
         if path.is_file():
@@ -248,12 +251,14 @@ def _build(folder: Path, text: Text, tokenizer: PreTrainedTokenizerFast) -> None
                 "bytes": path.stat().st_size,
                 "sha256": _sha256(path),
             }
+    # 3. The list of all files with their checksums.
     meta["files"] = written
     (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    # Flush everything, or a power cut could leave the new name with empty files.
     for path in (
         *(folder / name for name in written),
         folder / META,
-    ):  # or a power cut could leave the new name with empty files
+    ):
         with path.open("rb") as opened:
             os.fsync(opened.fileno())
 
@@ -279,6 +284,7 @@ def _open(folder: Path) -> Tokens:
         DamageError: a file is missing, or of another size or content than when it was written.
     """
     try:
+        # 1. Sizes of all files, and checksums unless there is too much to read at every start.
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         files: dict[str, dict[str, Any]] = meta["files"]
         whole = sum(int(written["bytes"]) for written in files.values()) < VERIFIED_BYTES
@@ -293,6 +299,7 @@ def _open(folder: Path) -> Tokens:
                     files,
                 )
             )
+        # 2. Map the shards.
         shards = {name: list(map(str, meta[name]["shards"])) for name in ("train", "held")}
         train, held = (
             mapped_files.mapped([folder / file for file in shards[name]], int(meta[name]["tokens"]))

@@ -1,4 +1,5 @@
-"""Threads that work ahead and that nobody must wait for: what they read from may stall for minutes.
+"""Run threads that work ahead and that nobody must wait for: what they read from may stall for
+minutes.
 
 As `ThreadPoolExecutor`, but for the end: that one waits for what is being done, at `shutdown` or
 when Python ends. These get `PATIENCE_S`, and what is not done by then is left to itself, in a
@@ -44,9 +45,8 @@ class Workers:
         ]
         for thread in threads:
             thread.start()
-        self._end = weakref.finalize(
-            self, _ended, self._queue, threads
-        )  # also where nobody calls `close`, and when Python ends
+        # Called also where nobody calls `close`, and when Python ends.
+        self._end = weakref.finalize(self, _ended, self._queue, threads)
 
     def submit(self, do: Callable[..., T], *given: Any) -> Future[T]:
         """Run `do(*given)` in a thread; return the future of its result.
@@ -93,6 +93,7 @@ def _work(queue: SimpleQueue[Any]) -> None:
 
 
 def _ended(queue: SimpleQueue[Any], threads: Sequence[threading.Thread]) -> None:
+    # 1. Cancel what has not begun; 2. a None for each thread ends it; 3. wait, but not for ever.
     try:
         while (item := queue.get_nowait()) is not None:
             item[0].cancel()
@@ -101,8 +102,7 @@ def _ended(queue: SimpleQueue[Any], threads: Sequence[threading.Thread]) -> None
     for _ in threads:
         queue.put(None)
     until = time.monotonic() + PATIENCE_S
+    # The current thread may be the one that drops the last reference.
     for thread in threads:
-        if (
-            thread is not threading.current_thread()
-        ):  # which may be the one that drops the last reference
+        if thread is not threading.current_thread():
             thread.join(max(0.0, until - time.monotonic()))

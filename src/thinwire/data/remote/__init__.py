@@ -1,1 +1,2 @@
-"""Files of other machines: HTTP, object stores, other ranks, and the cache in front of them."""
+"""Read files of other machines: HTTP, object stores, other ranks, and the cache in front of
+them."""

@@ -66,6 +66,7 @@ class DiskCache:
                 return opened
             self.folder.mkdir(parents=True, exist_ok=True)
             with claimed(path):
+                # An entry may have come while we waited for the claim: look again.
                 if (opened := _opened(path)) is not None:
                     return opened
                 data = fetch()
@@ -75,9 +76,8 @@ class DiskCache:
                         f"{self.limit_bytes}: raise its limit"
                     )
                 self._put(path, data)
-            return _opened(path) or memoryview(
-                data
-            )  # mapped, so that it is the kernel's to drop and to read again
+            # Mapped, so that it is the kernel's to drop and to read again.
+            return _opened(path) or memoryview(data)
         except OSError as error:
             if isinstance(error, DataError):
                 raise
@@ -94,19 +94,20 @@ class DiskCache:
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def used_bytes(self) -> int:
-        """The bytes of all entries."""
+        """Return the bytes of all entries."""
         return sum(size for _, size, _ in self._entries())
 
     def _put(self, path: Path, data: bytes) -> None:
+        # Once more after a full disk, with half of the cache deleted: the disk may be smaller than
+        # the limit.
         for retry in (True, False):
             ours = partial(path)
             try:
                 with ours.open("wb") as file:
                     file.write(data)
                     file.write(FOOTER.pack(MAGIC, zlib.crc32(data), len(data)))
-                with claimed(
-                    self.folder / "room"
-                ):  # or several, each finding room for one, would go beyond the limit
+                # One at a time, or several, each finding room for one, would go beyond the limit.
+                with claimed(self.folder / "room"):
                     self._free_space(len(data))
                     os.replace(ours, path)
                 return
@@ -114,9 +115,7 @@ class DiskCache:
                 ours.unlink(missing_ok=True)
                 if error.errno not in DISK_FULL:
                     raise
-                if not retry or not self._free_space(
-                    self.limit_bytes // 2
-                ):  # the disk is smaller than the limit says
+                if not retry or not self._free_space(self.limit_bytes // 2):
                     raise DataError(
                         f"there is no room in {str(self.folder)!r} ({os.strerror(error.errno)}): "
                         "make some, or set THINWIRE_CACHE elsewhere"
@@ -159,10 +158,12 @@ def _opened(path: Path) -> memoryview | None:
             if size < FOOTER.size:
                 return None
             whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        # The time of use decides what goes first.
         with contextlib.suppress(OSError):
             os.utime(path)
     except FileNotFoundError:
         return None
+    # A file that was cut or changed fails its footer: it counts as absent and is fetched again.
     data = whole[: size - FOOTER.size]
     return (
         data

@@ -96,6 +96,7 @@ class Http:
         return bytes(got)
 
     def _read(self, url: str, begin: int, end: int, about: About | None, got: bytearray) -> About:
+        # Failures in a row count; a connection that brought anything starts the count again.
         failures, had = 0, 0
         while True:
             try:
@@ -123,6 +124,7 @@ class Http:
 
     def _once(self, url: str, begin: int, end: int, about: About | None, got: bytearray) -> About:
         """Read over one connection; what it brings is added to `got`, even if it fails."""
+        # 1. Ask for what is missing only, as it is: a compressed answer has other byte numbers.
         start = begin + len(got)
         headers = {
             "Range": f"bytes={start}-{end - 1}",
@@ -146,6 +148,7 @@ class Http:
             raise DataError(
                 f"{url!r} is no address that can be read ({error}); give http://HOST/PATH"
             ) from error
+        # 2. The file must be the same as before; then take what comes.
         with contextlib.closing(answer):
             described, first = _described_by(url, answer, start)
             if about is not None and (
@@ -162,6 +165,7 @@ class Http:
 
     def _take(self, answer: Any, first: int, start: int, end: int, got: bytearray) -> None:
         """Take what the connection brings of `start` to `end`; it may begin before that."""
+        # An answer to no range begins at byte 0: skip what was not asked for.
         skip, wanted = start - first, end - start
         since, here = time.monotonic(), 0
         while wanted > 0:
@@ -173,6 +177,7 @@ class Http:
             skip -= skipped
             got += block[skipped:]
             wanted -= len(block) - skipped
+            # A connection that trickles would hold a run up for hours: give it up.
             if time.monotonic() - since > TRICKLE_S:
                 if here < TRICKLE_BYTES:
                     raise _AgainError(f"only {here} bytes came in {TRICKLE_S:.0f} s")
@@ -183,13 +188,16 @@ def _described_by(url: str, answer: Any, start: int) -> tuple[About, int]:
     """Return what an answer says about the whole file, and its first byte."""
     length = answer.headers.get("Content-Length")
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-    if answer.status == 200:  # the server knows no ranges, and sends all of it
+    # The server knows no ranges, and sends all of it; without a length a cut would look like its
+    # end.
+    if answer.status == 200:
         if length is None or not length.isdecimal():
             raise DataError(
                 f"{url!r}: the server does not say how long the file is, so a cut would look "
                 "like its end; use another"
             )
         return About(int(length), version), 0
+    # 206 must name the part, and all numbers must agree.
     part = re.fullmatch(
         r"bytes (\d+)-(\d+)/(\d+)", (answer.headers.get("Content-Range") or "").strip()
     )
@@ -209,6 +217,7 @@ def _described_by(url: str, answer: Any, start: int) -> tuple[About, int]:
 
 
 def _refused(url: str, error: urllib.error.HTTPError, start: int, about: About | None) -> About:
+    # A temporary refusal carries the server's wish to wait.
     if error.code in AGAIN:
         temporary = _AgainError(f"the server answers {error.code} {error.reason}")
         wait = error.headers.get("Retry-After", "")

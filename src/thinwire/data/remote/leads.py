@@ -90,6 +90,7 @@ def must_be_allowed(source: str, to: str, hosts: Collection[str], origin: str | 
     origin = source if origin is None else origin
     start = f"{source!r} leads to {to!r}"
     host, own = host_of(to), host_of(origin)
+    # 1. Only http and https, and never from https to http.
     if host is None:
         raise DataError(
             f"{start}, which is no address that a server may lead to: only http:// and https:// "
@@ -100,6 +101,7 @@ def must_be_allowed(source: str, to: str, hosts: Collection[str], origin: str | 
             f"{start}, from https to http, where anybody on the way can read and change it: ask "
             "whoever serves it for https"
         )
+    # 2. The same host as at first is trusted; others only by name.
     if host == own:
         return to
     if host not in hosts:
@@ -108,6 +110,7 @@ def must_be_allowed(source: str, to: str, hosts: Collection[str], origin: str | 
             f"{start}, on another host: if that is right, allow it with --data-hosts {allowed} "
             "(hosts= in Python)"
         )
+    # 3. A host outside must not lead inside: an address that only this machine can reach.
     inside = _inside(host)
     if inside and not inside & {host, *hosts} and not _inside(own or ""):
         raise DataError(

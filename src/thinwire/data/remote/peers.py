@@ -56,6 +56,7 @@ class Peers:
 
     def fetch(self, sha256: str, size: int, from_afar: Callable[[], bytes]) -> bytes:
         """Return the bytes with that checksum: from the peer that has them, or from the server."""
+        # The checksum decides the owner, so all hosts agree on it without a message.
         owner = int(sha256[:8], 16) % len(self.addresses)
         if owner == self.own:
             return from_afar()
@@ -64,6 +65,7 @@ class Peers:
                 f"http://{self.addresses[owner]}/{sha256}", 0, size, About(size, "")
             )
         except DataError as error:
+            # Warn once: a lost peer would otherwise warn for each of its shards.
             if not self._warned:
                 self._warned = True
                 warnings.warn(
@@ -102,6 +104,7 @@ class Peers:
             def log_message(self, *_: object) -> None:
                 """Print nothing on the console."""
 
+        # Threads of the server are daemons: they must not hold up the end of the process.
         host, _, port = self.addresses[self.own].rpartition(":")
         try:
             self._server = ThreadingHTTPServer((host, int(port)), Handler)

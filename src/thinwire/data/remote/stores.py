@@ -90,6 +90,7 @@ class Objects:
         data: bytes = self._request(
             url, lambda path: self._system.cat_file(path, start=begin, end=end)
         )
+        # A short answer is an error, and so is a file that changed between two reads.
         if len(data) != end - begin:
             raise DataError(
                 f"{url!r}: {len(data)} bytes came where {end - begin} lie: it was cut or changed; "
@@ -161,6 +162,8 @@ def files_at(url: str, store: Store | None = None, hosts: Collection[str] = ()) 
     store = store or store_of(url, hosts)
     if not url.endswith("/"):
         return [url]
+    # An object store lists its files; an HTTP server needs a list, each line of which may lead
+    # astray.
     if isinstance(store, Objects):
         files = [each for each in store.below(url) if is_text_file(each.removeprefix(url))]
     else:
