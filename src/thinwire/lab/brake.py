@@ -1,5 +1,5 @@
-"""Slows hosts' CPUs down: stops what runs on them for a part of every period. Run by path, `python
--I brake.py`, by `lab.py`.
+"""Slow hosts' CPUs down: stop what runs on them for a part of every period. Run by path, `python -I
+brake.py`, by `lab.py`.
 
 Standard input: {"hosts": [{"pid", "slow"}]}; its end means the end. A host's processes are those
 with its network namespace; at a slow of 2 they run for 2.5 of every 5 ms, whatever cores there are.
@@ -48,19 +48,24 @@ def look(hosts: list[Host]) -> None:
 
 def run(hosts: list[Host]) -> None:
     """Stop and go until standard input ends."""
+    # Hosts start 1 ms apart, so that they do not all stop at once. The heap has each host's next
+    # turn.
     now = time.monotonic()
     turns = [(now + i * 1e-3, i) for i in range(len(hosts))]
     looked = 0.0
     while True:
         at, i = turns[0]
+        # The end of standard input is the end of the lab.
         if select.select([0], [], [], max(0.0, at - time.monotonic()))[0]:
             return
+        # Processes come and go: look for a host's now and then, not at every turn.
         if (now := time.monotonic()) - looked > LOOK_S:
             look(hosts)
             looked = now
         host = hosts[i]
         host.running = not host.running
         host.signal(signal.SIGCONT if host.running else signal.SIGSTOP)
+        # A turn that comes late does not shift the ones after it, unless it is a period late.
         part = 1 / host.slow if host.running else 1 - 1 / host.slow
         heapq.heapreplace(turns, (max(at, now - PERIOD_S) + part * PERIOD_S, i))
 

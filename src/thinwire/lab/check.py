@@ -86,6 +86,7 @@ def check(lab: Lab) -> Iterator[Finding]:
         raise LabError(
             f"{', '.join(cut)} cut off: nothing can be measured; leave out the change that does it"
         )
+    # Each host's link once, in a ring; then one pair of each kind of wire and rate.
     ring = (
         [(name, lab.hosts[(rank + 1) % len(lab.hosts)]) for rank, name in enumerate(lab.hosts)]
         if len(lab.hosts) > 1
@@ -111,13 +112,15 @@ def check(lab: Lab) -> Iterator[Finding]:
 def round_trip(lab: Lab, source: str, to: str) -> Finding:
     """Measure the round trip between two hosts, in seconds."""
     wire = lab.now.wire_between(source, to)
+    # Jitter is drawn each way, so its mean is jitter / 2, twice.
     requested = 2 * wire.latency_s + wire.jitter_s
     n = 40 if wire.jitter_s else max(5, min(20, math.ceil(2 / max(requested, 0.1))))
     seconds = statistics.median(_probe(lab, source, "rtt", to, n))
     spread = 6 * wire.jitter_s / math.sqrt(24 * n)  # of a median of so few draws
+    # A slowed host answers late.
     asleep = sum(
         PERIOD_S * (1 - 1 / host.slow) for host in lab.now.hosts if host.name in (source, to)
-    )  # a slowed host answers late
+    )
     return Finding(
         "rtt",
         source,
@@ -133,6 +136,7 @@ def rate(lab: Lab, source: str, to: str) -> Finding:
     """Measure the bits of frames a second that a link carries, lost frames included."""
     requested, size = lab.now.bits_per_s(source, to), lab.now.mtu_bytes - 28
     answer = _probe(lab, source, "flood", to, FLOOD_S, size)
+    # The first packets come out of an empty queue, faster than the link: leave them out.
     marks = [
         (at, count) for at, count in answer["marks"] if at >= answer["marks"][0][0] + BEGINNING_S
     ]
@@ -142,6 +146,7 @@ def rate(lab: Lab, source: str, to: str) -> Finding:
             "tell a rate"
         )
     (begin, first), (end, last) = marks[0], marks[-1]
+    # What the wire lost has passed the link as well.
     carried = (last - first) / (1 - lab.now.wire_between(source, to).loss)
     bits_per_s = carried * (size + HEADERS) * 8 / (end - begin)
     return Finding(

@@ -1,5 +1,5 @@
-"""Delay, jitter and loss between hosts: by netem where the kernel has it, else by `line.py` and the
-kernel's packet queues."""
+"""Delay packets between hosts, with jitter and loss: by netem where the kernel has it, else by
+`line.py` and the kernel's packet queues."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LineStats:
 
     @property
     def lateness(self) -> str:
-        """In words."""
+        """Return the lateness in words."""
         return (
             "how late is not measured"
             if self.max_late_ms is None
@@ -50,7 +50,7 @@ class LineStats:
 
 
 class Netem:
-    """The kernel does it."""
+    """Delay by the kernel's netem."""
 
     child: Child | None = None
 
@@ -79,7 +79,7 @@ class Netem:
 
 
 class Queued:
-    """`line.py` does it."""
+    """Delay by `line.py` and packet queues."""
 
     def __init__(
         self,
@@ -102,6 +102,7 @@ class Queued:
                 "this kernel has no netem, and delay, jitter and loss without it need iptables: "
                 "install it, as in apt-get install iptables"
             )
+        # One pipe for commands and one for answers; the child holds its ends alone.
         there, self._commands = os.pipe()
         self._answers, here = os.pipe()
         self._rest = b""
@@ -114,7 +115,8 @@ class Queued:
             os.close(there)
             os.close(here)
         self._send({"queues": self._queue_settings(network), "seed": network.seed})
-        self._receive()  # "ready": before it, a rule would drop what it should delay
+        # Wait for "ready": before it, a rule would drop what it should delay.
+        self._receive()
         for queue in self._queues:
             for rule in shape.queue_rules(network, queue):
                 spaces[queue.to].call([tables, *rule])
@@ -170,7 +172,8 @@ class Queued:
 
 
 def chosen(network: Network, switches: Space, means: Means) -> Means | None:
-    """By which means this network's packets are delayed; `None` where nothing ever has to."""
+    """Choose by which means this network's packets are delayed; `None` where nothing ever has
+    to."""
     if not shape.queues(network):
         return None
     return means if means != "auto" else "netem" if has_netem(switches) else "queue"
@@ -201,7 +204,7 @@ def has_netem(switches: Space) -> bool:
 
 
 def by_host(network: Network) -> dict[str, list[shape.Queue]]:
-    """The queues of each host that has any."""
+    """Return the queues of each host that has any."""
     out: dict[str, list[shape.Queue]] = {}
     for queue in shape.queues(network):
         out.setdefault(queue.to, []).append(queue)

@@ -1,5 +1,5 @@
-"""The first process of a lab, and of each of its hosts. Run by path, `python -I keeper.py FD`, by
-`spaces.py`; standard library only.
+"""Keep a lab and each of its hosts as their first process. Run by path, `python -I keeper.py FD`,
+by `spaces.py`; standard library only.
 
 It starts the commands that it receives over a socket, reports how each ended, and ends when the
 other end of the socket closes, for any reason. It is process 1 of a process namespace: when it
@@ -34,16 +34,17 @@ def call(name: str, *arguments: Any) -> None:
 
 
 def become_host(name: str, hosts_file: str) -> list[str]:
-    """Leave the others' network, host name and mounts; returns what could not be had."""
+    """Leave the others' network, host name and mounts; return what could not be had."""
     call("unshare", NEWNET | NEWUTS | NEWNS)
     socket.sethostname(name)
     missing = []
+    # Else /sys/class/net shows another network's interfaces. Without rights the lab goes on, and
+    # notes it.
     try:
-        call(
-            "mount", b"sysfs", b"/sys", b"sysfs", 0, None
-        )  # else /sys/class/net shows another network's interfaces
+        call("mount", b"sysfs", b"/sys", b"sysfs", 0, None)
     except OSError as error:
         missing.append(f"/sys ({error.strerror})")
+    # A bind mount lives on after its file is deleted.
     with tempfile.NamedTemporaryFile("w", prefix="thinwire-hosts-") as file:
         file.write(hosts_file)
         file.flush()
@@ -56,7 +57,7 @@ def become_host(name: str, hosts_file: str) -> list[str]:
 
 
 class Keeper:
-    """Serves one socket."""
+    """Serve one socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -70,6 +71,7 @@ class Keeper:
             self.sock.send(json.dumps(message).encode())
 
     def serve(self) -> None:
+        # Signals arrive through a socket, so that one select waits for both.
         awake, waker = socket.socketpair()
         waker.setblocking(False)
         signal.set_wakeup_fd(waker.fileno())
@@ -81,9 +83,12 @@ class Keeper:
                 self.reap()
             if self.sock in ready:
                 data, fds, _, _ = socket.recv_fds(self.sock, 1, 8)
+                # The other end has closed, for whatever reason: as process 1 of the namespace, this
+                # ends all in it.
                 if not data:
                     os._exit(0)
-                with open(fds.pop(0), "rb") as file:  # a message may be longer than a socket takes
+                # A message may be longer than a socket takes, so it comes as an open file.
+                with open(fds.pop(0), "rb") as file:
                     request = json.load(file)
                 self.answer(request, fds)
 
@@ -101,6 +106,7 @@ class Keeper:
                 self.fork(number, request, fds[0])
         except OSError as error:
             self.report(id=number, error=f"{error.strerror or error}")
+        # Descriptors of a request are its own, whatever became of it.
         finally:
             for fd in fds:
                 os.close(fd)
@@ -124,6 +130,8 @@ class Keeper:
         if pid:
             self.report(id=number, pid=pid)
             return
+        # The child keeps a host: its own socket, its own namespaces, and no way back to the
+        # parent's code.
         try:
             self.sock.close()
             keeper = Keeper(socket.socket(fileno=os.dup(fd)))

@@ -1,4 +1,4 @@
-"""A lab: hosts on this machine, joined by wires as thin, as long and as lossy as asked.
+"""Run hosts on this machine, joined by wires as thin, as long and as lossy as asked.
 
     with Lab(uniform(4, bits_per_s=100e6, wire=Wire(latency_s=0.025))) as lab:
         done = lab.run([sys.executable, "train.py"])
@@ -156,6 +156,7 @@ class Lab:
         Links between switches are in it, too (`node0-core`, as its first switch sees it).
         """
         links = json.loads(self._switches.call(["ip", "-s", "-j", "link", "show"]))
+        # One call for all ports of the switches; drops are counted on both sides of a host's link.
         stats = {
             each["ifname"].partition("@")[0]: each["stats64"] for each in links if "stats64" in each
         }
@@ -164,7 +165,8 @@ class Lab:
         }
         out = {}
         for rank, name in enumerate(self.hosts):
-            there = stats[shape.port(rank)]  # the switch's end: what it receives, the host has sent
+            # At the switch's end: what it receives, the host has sent.
+            there = stats[shape.port(rank)]
             dropped = drops[name].get(shape.DEV, 0) + drops[None].get(shape.port(rank), 0)
             out[name] = Count(
                 *(
@@ -191,7 +193,8 @@ class Lab:
         return out
 
     def line_stats(self) -> LineStats | None:
-        """How well packets were delayed since the last look; `None` where nothing is delayed."""
+        """Return how well packets were delayed since the last look; `None` where nothing is
+        delayed."""
         return None if self._line is None else self._line.stats()
 
     def apply(self, second: float) -> None:
@@ -199,6 +202,7 @@ class Lab:
         now, cut = self.network.at(second), self.network.cut_at(second)
         if now == self._now and cut == self._cut:
             return
+        # 1. Rates, only of the devices whose rate changes.
         before, after = shape.rates(self._now), shape.rates(now)
         for host in (None, *self.hosts):
             lines = [
@@ -208,6 +212,7 @@ class Lab:
             ]
             if lines:
                 self._space(host).call(["tc", "-batch", "-"], "\n".join(lines))
+        # 2. Delay, jitter and loss. 3. Hosts that are cut off leave their switch, or join it again.
         if self._line is not None:
             self._line.set(now)
         for rank, name in enumerate(self.hosts):
@@ -271,14 +276,17 @@ class Lab:
         return self.spaces[host]
 
     def _build(self, means: Means) -> None:
+        # 1. Hosts, each with a network of its own.
         network = self.network
         hosts_file = shape.hosts_file(network)
         for name in self.hosts:
             self.spaces[name], self.pids[name], missing = self._switches.host(name, hosts_file)
             self.missing = self.missing or missing
+        # 2. Switches and the ports that join the hosts to them.
         how = chosen(network, self._switches, means)
         ports = shape.ports(network, self.pids, netem=by_host(network) if how == "netem" else ())
         self._switches.call(["ip", "-batch", "-"], "\n".join([*shape.bridges(network), *ports]))
+        # 3. Inside each host: address, routes and TCP's settings.
         for rank, name in enumerate(self.hosts):
             try:
                 self.spaces[name].call(
@@ -293,6 +301,7 @@ class Lab:
                 raise
             for key, value in network.sysctl.items():
                 self._set(self.spaces[name], key, value)
+        # 4. Rates of all devices; then delay, slowed CPUs, and the schedule's first second.
         for (host, device), rate in shape.rates(self._now).items():
             if rate is not None:
                 self._space(host).call(
@@ -321,6 +330,7 @@ class Lab:
         ]
         if not slowed:
             return
+        # The process of the brake holds one end of the pipe: when this process ends, it ends, too.
         there, commands = os.pipe()
         try:
             self._brake = (

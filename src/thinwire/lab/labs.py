@@ -1,5 +1,5 @@
-"""Which labs there are on this machine: a note for each in a folder of its user, locked while its
-owner lives.
+"""List the labs on this machine: a note for each in a folder of its user, locked while its owner
+lives.
 
 A lab normally ends with its owner, however that ends. What could outlive it is a lab whose owner
 was forked and then killed: the copy still holds the socket. Such a lab is found by its unlocked
@@ -61,9 +61,8 @@ def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
     _own[path] = note
     try:
         with private.opened(make=True) as at:
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # of an earlier lab whose processes had the same numbers
+            # A note of an earlier lab whose processes had the same numbers.
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(path.name, dir_fd=at)
             fd = private.own_file(path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, at)
     except LabError:
@@ -75,9 +74,8 @@ def write(keeper: int, hosts: tuple[str, ...]) -> tuple[Path, int]:
             f"a lab cannot be noted in {path.parent} ({error.strerror or error}): make room "
             "there, or set TMPDIR"
         ) from error
-    fcntl.lockf(
-        fd, fcntl.LOCK_EX
-    )  # before there is anything to read: an unlocked note is taken for one left behind
+    # Lock before there is anything to read: an unlocked note is taken for one left behind.
+    fcntl.lockf(fd, fcntl.LOCK_EX)
     os.write(fd, json.dumps(fields).encode())
     return path, fd
 
@@ -99,13 +97,13 @@ def listed() -> list[Note]:
     with contextlib.suppress(FileNotFoundError), private.opened(make=False) as at:
         for name in sorted(each for each in os.listdir(at) if each.endswith(".json")):
             path = private.folder() / name
+            # Never open our own note: closing any descriptor of it would drop the lock.
             own = _own.get(path)
             if own is not None and own.owner == os.getpid():
                 notes.append(own)
             else:
-                with contextlib.suppress(
-                    OSError, ValueError, KeyError, TypeError
-                ):  # removed meanwhile, half written, or no note
+                # It was removed meanwhile, is half written, or no note.
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     notes.append(_read(path, at))
     return notes
 
@@ -127,6 +125,7 @@ def clean() -> list[Note]:
 
 
 def _read(path: Path, at: int) -> Note:
+    # The lock can be had only if the owner is gone.
     fd = private.own_file(path.name, os.O_RDWR, at)
     with open(fd, "r+b") as file:
         fields = json.load(file)
@@ -156,13 +155,13 @@ def _end(note: Note) -> bool:
     by now is left alone."""
     if note.keeper <= 1 or not note.keeper_began:
         return False
+    # From here on the number cannot pass to another process unseen.
     try:
-        process = os.pidfd_open(
-            note.keeper
-        )  # from here on the number cannot pass to another process unseen
+        process = os.pidfd_open(note.keeper)
     except OSError:  # it has ended
         return False
     try:
+        # The number may have passed before: compare the start time and the user.
         if _began(note.keeper) != note.keeper_began or _user(note.keeper) != os.geteuid():
             return False
         signal.pidfd_send_signal(process, signal.SIGKILL)

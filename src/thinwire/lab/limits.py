@@ -30,6 +30,7 @@ def _reasons(network: Network) -> Iterator[str]:
             f"message={network.message_s:g} s: a lab's hosts take the time for a message that they "
             "take; leave it out"
         )
+    # tc's own limits: the least rate, and the bytes that a token bucket can hold.
     limited: list[Host | Trunk | Change] = [*network.hosts, *network.trunks, *network.changes]
     rates = [
         rate

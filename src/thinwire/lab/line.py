@@ -1,5 +1,5 @@
-"""Delay, jitter and loss for kernels without netem. Run by path, `python -I line.py`, by
-`delay.py`; standard library only.
+"""Delay packets, with jitter and loss, for kernels without netem. Run by path, `python -I line.py`,
+by `delay.py`; standard library only.
 
 Packets that reach a host wait in a queue of the kernel (iptables -j NFQUEUE), which tells this
 process of each over a netlink socket. The packet itself stays in the kernel: at arrival + delay one
@@ -56,7 +56,8 @@ def enter(space: int) -> None:
 
 
 def netlink(pid: int) -> socket.socket:
-    """A netlink socket in the network of a process."""
+    """Return a netlink socket in the network of a process."""
+    # A socket belongs to the network in which it was made: enter that, make it, and come back.
     own = os.open("/proc/self/ns/net", os.O_RDONLY)
     other = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     try:
@@ -67,11 +68,10 @@ def netlink(pid: int) -> socket.socket:
         os.close(own)
         os.close(other)
     sock.bind((0, 0))
+    # Without root a smaller buffer must do: what it cannot hold is counted as dropped.
     try:
         sock.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, 32 << 20)
-    except (
-        PermissionError
-    ):  # without root a smaller buffer must do: what it cannot hold is counted as dropped
+    except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 20)
     sock.setsockopt(SOL_NETLINK, NO_ENOBUFS, 1)
     sock.setblocking(False)
@@ -84,16 +84,17 @@ class Queue:
     def __init__(self, sock: socket.socket, command: dict[str, Any], seed: int) -> None:
         self.sock, self.pid, self.number = sock, command["pid"], command["queue"]
         self.draw = random.Random(f"{seed} {self.pid} {self.number}").random
-        self.waiting: deque[list[Any]] = deque()  # [due, the last packet that is due then]
+        # [seconds, the last packet that leaves then]: one verdict lets go of all before it.
+        self.waiting: deque[list[Any]] = deque()
         self.set(command)
         self.head = message(BATCH, self.number, attribute(2, struct.pack(">II", ACCEPT, 0)))[:-4]
         self.drop = message(VERDICT, self.number, attribute(2, struct.pack(">II", DROP, 0)))[:-4]
         flags = 4 if command["whole"] else 0
+        # Bind; copy what is known of a packet and not the packet; the longest queue; then the
+        # flags.
         for body in (
-            attribute(1, struct.pack(">BBH", 1, 0, 0)),  # bind
-            attribute(
-                2, struct.pack(">IB", 0, 1)
-            ),  # copy what is known of a packet, not the packet
+            attribute(1, struct.pack(">BBH", 1, 0, 0)),
+            attribute(2, struct.pack(">IB", 0, 1)),
             attribute(3, struct.pack(">I", MOST_WAITING)),
             attribute(4, struct.pack(">I", 4)) + attribute(5, struct.pack(">I", flags)),
         ):
@@ -103,7 +104,7 @@ class Queue:
         self.delay, self.jitter, self.loss = command["delay"], command["jitter"], command["loss"]
 
     def arrive(self, packet: bytes, now: float) -> bool:
-        """A packet has come; whether it was lost."""
+        """Note a packet that has come, and return whether it was lost."""
         if self.loss and self.draw() < self.loss:
             self.sock.send(self.drop + packet)
             return True
@@ -186,6 +187,7 @@ class Line:
         fds = [*self.socks, commands]
         rest = b""
         while True:
+            # 1. Sleep until the next packet may leave, or something arrives.
             due_at = min(
                 (queue.waiting[0][0] for queue in self.queues.values() if queue.waiting),
                 default=None,
@@ -193,6 +195,7 @@ class Line:
             ready = select.select(
                 fds, [], [], None if due_at is None else max(0.0, due_at - time.monotonic())
             )[0]
+            # 2. Take packets, and obey commands; a command may come in parts.
             for fd in ready:
                 if fd != commands:
                     self.take(fd)
@@ -203,6 +206,7 @@ class Line:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     self.obey(json.loads(line))
+            # 3. Let go of what has waited long enough.
             self.release()
 
     def obey(self, command: dict[str, Any]) -> None:

@@ -61,6 +61,7 @@ def opened(make: bool) -> Iterator[int]:
             else ""
         )
         raise _refused(path, f"it is {why}" if why else str(error.strerror)) from error
+    # Checked on the open folder, not on its name: nobody can exchange it in between.
     try:
         about = os.fstat(fd)
         if about.st_uid != os.geteuid():
@@ -97,7 +98,7 @@ def own_file(name: str, flags: int, at: int) -> int:
 
 
 def _whose(path: str) -> tuple[int, int] | None:
-    """The owner and mode of a folder; None where there is none, or a link stands there."""
+    """Return the owner and mode of a folder; None where there is none, or a link stands there."""
     try:
         about = os.lstat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Measures what a lab delivers, from inside its hosts. Run by path, `python -I probe.py ROLE …`, by
+"""Measure what a lab delivers, from inside its hosts. Run by path, `python -I probe.py ROLE …`, by
 `check.py`; standard library only.
 
     serve              answer the others, until killed
@@ -40,13 +40,15 @@ def sink(connection: socket.socket, size: int) -> dict[str, Any]:
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
+        # SO_RCVBUFFORCE, which root may: a burst must not be lost here, where it would count as the
+        # link's.
         with contextlib.suppress(PermissionError):
-            sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE, which root may
-        sock.setsockopt(
-            socket.IPPROTO_UDP, GRO, 1
-        )  # packets that arrive together may be read together
+            sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)
+        # Packets that arrive together may be read together.
+        sock.setsockopt(socket.IPPROTO_UDP, GRO, 1)
         sock.bind(("", 0))
         connection.sendall(json.dumps({"port": sock.getsockname()[1]}).encode() + b"\n")
+        # `over`: the sender is done; from then on packets may still come for `quiet` seconds.
         count, over, deadline = 0, False, 0.0
         seen: set[bytes] = set()
         marks: list[tuple[float, int]] = []  # (seconds, packets so far), to leave the beginning out
@@ -62,11 +64,14 @@ def sink(connection: socket.socket, size: int) -> dict[str, Any]:
                 deadline = time.monotonic() + quiet
             if sock in ready:
                 now = time.monotonic()
+                # Some packets a turn, then one mark: a mark for each would cost more than the
+                # packet.
                 for _ in range(64):
                     try:
                         data = sock.recv(1 << 16, socket.MSG_DONTWAIT)
                     except BlockingIOError:
                         break
+                    # A read may hold several packets of `size` bytes, each with its number first.
                     numbers = [data[at : at + HEAD.size] for at in range(0, len(data), size)]
                     count += len(numbers)
                     seen.update(numbers)

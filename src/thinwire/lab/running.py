@@ -1,5 +1,5 @@
-"""A command on every host of a lab: its environment, its lines, its end, and the network's schedule
-meanwhile."""
+"""Run a command on every host of a lab: its environment, its lines, its end, and the network's
+schedule meanwhile."""
 
 from __future__ import annotations
 
@@ -100,20 +100,22 @@ def run(
     if not argv:
         raise LabError("no command: say what to run on every host")
     check_seconds(timeout, grace)
+    # 1. Counters before, so that what ran earlier is not counted.
     before = lab.counts()
     lab.line_stats()  # from here on
     begun = time.monotonic()
     stopped: dict[str, str] = {}
     readers: list[_Reader] = []
     children: dict[str, Child] = {}
+    # 2. Start every host's command, and watch them while the schedule runs.
     with _scheduled(lab, begun) as schedule:
         try:
             for rank, host in enumerate(lab.hosts):
-                own = (
-                    {"PYTHONUNBUFFERED": "1"} | environment() | lab.environment(rank) | dict(env)
-                )  # else lines come late, or not at all
+                # Without PYTHONUNBUFFERED lines come late, or not at all.
+                own = {"PYTHONUNBUFFERED": "1"} | environment() | lab.environment(rank) | dict(env)
                 children[host] = _start(lab, host, argv, own, on_line or _print, readers)
             _watch(lab, children, stopped, begun, timeout, grace, schedule)
+        # In the end nothing runs, whatever happened, and the last lines are read for a while.
         finally:
             _stop(children, stopped, "interrupted", grace)
             until = time.monotonic() + DRAIN_S
@@ -125,6 +127,7 @@ def run(
                 f"{reader.host}'s lines could not be passed on ({first_line(reader.error)}); the "
                 "command ran on"
             ) from reader.error
+    # 3. What was sent, and how each ended.
     seconds = time.monotonic() - begun
     counts = {name: count.since(before[name]) for name, count in lab.counts().items()}
     return Ran(
@@ -158,6 +161,7 @@ def _start(
     on_line: OnLine,
     readers: list[_Reader],
 ) -> Child:
+    # The command's ends are closed here once it runs: else a reader would never see the end.
     ends = [os.pipe(), os.pipe()]
     try:
         child = lab.popen(host, argv, stdout=ends[0][1], stderr=ends[1][1], env=env)
@@ -224,6 +228,7 @@ def _watch(
     """Wait until all have ended, or must."""
     failed_at: float | None = None
     while True:
+        # Wait for any of them, a moment at a time; then the reasons to stop, the lab's own first.
         going = [child for child in children.values() if child.code is None]
         if not going:
             return
@@ -235,6 +240,7 @@ def _watch(
         if timeout is not None and now - begun > timeout:
             _stop(children, stopped, "timeout", grace)
             return
+        # After the first failure the others have `grace` to end by themselves.
         if failed_at is None and any(child.code for child in children.values()):
             failed_at = now
         if failed_at is not None and now - failed_at > grace:

@@ -1,4 +1,4 @@
-"""What a network is in the words of `ip`, `tc` and `iptables`: text only, so that it can be read
+"""Describe a network in the words of `ip`, `tc` and `iptables`: text only, so that it can be read
 and tested without a network."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NETEM_PACKETS = 400_000  # that netem may hold: a gigabit for seconds
 
 
 def address(rank: int) -> str:
-    """The address of a host.
+    """Return the address of a host.
 
     Example:
         >>> address(0), address(63)
@@ -35,13 +35,13 @@ def hosts_file(network: Network) -> str:
 
 
 def port(rank: int) -> str:
-    """A host's end on its switch."""
+    """Return a host's end on its switch."""
     return f"p{rank}"
 
 
 def delayer(rank: int) -> str:
-    """Where netem delays what reaches a host. It is no queue below the port's own limit, which
-    would then not hold."""
+    """Return where netem delays what reaches a host. It is no queue below the port's own limit,
+    which would then not hold."""
     return f"n{rank}"
 
 
@@ -70,6 +70,7 @@ def ports(network: Network, pids: Mapping[str, int], netem: Container[str] = ())
 
     netem: the hosts that it delays, on a device between port and host.
     """
+    # A host that netem delays has a bridge and one more link between its end and the switch's port.
     for rank, host in enumerate(network.hosts):
         end = delayer(rank) if host.name in netem else port(rank)
         yield (
@@ -90,7 +91,7 @@ def ports(network: Network, pids: Mapping[str, int], netem: Container[str] = ())
 
 
 def joined(network: Network, rank: int) -> str:
-    """The line that joins a host's port to its switch again."""
+    """Return the line that joins a host's port to its switch again."""
     return f"link set {port(rank)} master br{network.switches.index(network.hosts[rank].switch)}"
 
 
@@ -116,7 +117,7 @@ def rates(network: Network) -> dict[tuple[str | None, str], float | None]:
 
 
 def limited(network: Network, device: str, rate: float | None) -> str:
-    """The line of `tc -batch` that holds a device to a rate.
+    """Return the line of `tc -batch` that holds a device to a rate.
 
     The bucket holds a millisecond of the rate (at least 16 kB): all that a pause can save up for a
     burst.
@@ -143,7 +144,9 @@ class Queue:
 
 
 def queues(network: Network) -> list[Queue]:
-    """Every queue that the network needs now or by its schedule."""
+    """Return every queue that the network needs now or by its schedule."""
+    # Sources with the same wires at all times share a queue; what is never delayed or lost needs
+    # none.
     times = [network.at(second) for second in (0.0, *network.moments())]
     queues_of_all: list[Queue] = []
     for host in network.names:
@@ -192,8 +195,9 @@ def netem_tree(network: Network, queues: list[Queue], seeded: bool) -> Iterator[
 
 
 def netem(network: Network, queue: Queue, number: int, verb: str, seeded: bool) -> str:
-    """The line that sets one of them. netem draws uniformly from delay ± jitter."""
+    """Return the line that sets one of them. netem draws uniformly from delay ± jitter."""
     wire = network.wire_between(queue.sources[0], queue.to)
+    # netem's jitter is around the delay, a `Wire`'s is on top of it.
     delay, jitter = (wire.latency_s + wire.jitter_s / 2) * 1e6, wire.jitter_s / 2 * 1e6
     settings = (
         f"delay {delay:.0f}us"

@@ -147,6 +147,7 @@ class Space:
         Raises:
             LabError: it fails (unless `allowed`), or is not done after `timeout` seconds.
         """
+        # Files, not pipes: nothing blocks, whatever the command writes.
         with _file(text) as given, _file() as out, _file() as err:
             child = self.popen(argv, stdin=given.fileno(), stdout=out.fileno(), stderr=err.fileno())
             code = child.wait(timeout)
@@ -165,12 +166,14 @@ class Space:
 
     def host(self, name: str, hosts_file: str) -> tuple[Space, int, list[str]]:
         """Make a new host: its space, its process number, and what it could not have of its own."""
+        # 1. Have the keeper fork a host; the new host answers over its own socket.
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
             child = self._ask(
                 ["host"], {"host": name, "hosts_file": hosts_file}, [there.fileno()]
             ).started()
         here.settimeout(ANSWER_S)
+        # 2. Wait for it to have its network.
         try:
             answer = here.recv(1 << 17)
         except TimeoutError:
@@ -209,6 +212,7 @@ class Space:
 
     def _read(self) -> None:
         while True:
+            # When the keeper has gone, everything that it started has: release whoever waits.
             try:
                 data = self._sock.recv(1 << 17)
             except OSError:
@@ -231,6 +235,7 @@ def switches() -> tuple[Space, subprocess.Popen[bytes]]:
     Raises:
         LabError: a program is missing, or this machine allows no namespaces.
     """
+    # 1. Refuse what cannot be here, with what to install.
     if sys.platform != "linux":
         raise LabError(
             f"a lab needs Linux's network namespaces, and this is {sys.platform}: run it in a "
@@ -244,6 +249,8 @@ def switches() -> tuple[Space, subprocess.Popen[bytes]]:
             f"a lab needs {' and '.join(missing)}: install {' and '.join(packages)}, as in "
             f"apt-get install {' '.join(packages)}"
         )
+    # 2. The keeper, as process 1 of new namespaces; without root a user namespace makes that
+    # possible.
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     keeper_argv = [sys.executable, "-I", str(KEEPER), str(there.fileno())]
@@ -268,6 +275,7 @@ def switches() -> tuple[Space, subprocess.Popen[bytes]]:
                 start_new_session=True,
                 env=environment(),
             )
+        # 3. A first command shows whether it works; what unshare wrote is the reason if not.
         space = Space("the switches", here)
         space.begin()
         try:
