@@ -18,6 +18,7 @@ class Comparison:
 
     def __init__(self, bench: Bench, rows: Sequence[Mapping[str, Any]]) -> None:
         self.bench, self.rows = bench, rows
+        # One look for each name on the whole page: ours first, then rivals, the baseline last.
         ours = [
             name
             for name, whose in bench.contestants.items()
@@ -46,6 +47,7 @@ class Comparison:
     def controls(self) -> str:
         """Write the choices that hold for the whole page; JavaScript shows them."""
         choices = []
+        # The target changes which figures of a row are shown, the link which rows.
         if self.targets:
             words = [
                 f"{nats:.3f} nats (dense at {at:.0%} of its steps)" for at, nats in self.targets
@@ -95,6 +97,7 @@ class Comparison:
         for link in self.bench.links:
             here = [row for row in self.rows if row["link"] == link]
             texts = []
+            # A sentence for each target; the page shows that of the chosen one.
             for at, (_, nats) in enumerate(self.targets):
                 best = [row for row in here if row["targets"][at]["winner"]]
                 texts.append(
@@ -157,6 +160,7 @@ class Comparison:
 
     def bytes_column(self) -> Column:
         """Return the column of bytes that a rank has sent at the target."""
+        # GB only if most are as large; one unit for the whole column.
         sent_bytes = [
             each["bytes"] for row in self.rows for each in row["targets"] if each["bytes"]
         ]

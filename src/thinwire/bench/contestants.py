@@ -57,7 +57,7 @@ def ours(
     attach: dict[str, Any] | None = None,
     **more: Any,
 ) -> Contestant:
-    """A strategy of thinwire."""
+    """Return a strategy of thinwire."""
     return Contestant(
         name, OURS, {"strategy": strategy.to_toml(), "attach": attach or {}}, period, **more
     )
@@ -87,7 +87,7 @@ def sliced(mebibytes: int, **more: Any) -> dict[str, Any]:
 
 
 def strategy(other: Strategy) -> dict[str, Any]:
-    """The setting of another strategy, for timed steps."""
+    """Return the setting of another strategy, for timed steps."""
     return {"strategy": other.to_toml()}
 
 

@@ -1,5 +1,5 @@
-"""Environments of rivals: thinwire's own, plus what one rival needs, kept apart from what others
-need.
+"""Build environments of rivals: thinwire's own, plus what one rival needs, kept apart from what
+others need.
 
 A rival's `REQUIRES` holds lines; each line is the arguments of one `pip install`, in order:
 
@@ -54,6 +54,7 @@ def python_for(
     if not requires:
         return Path(sys.executable)
     build_env = dict(build_env or {})
+    # 1. The key holds all that decides what is installed.
     torch = version("torch")
     key = hashlib.sha256(
         json.dumps([requires, build_env, sys.version, torch], sort_keys=True).encode()
@@ -62,6 +63,7 @@ def python_for(
     python = home / "bin" / "python"
     if python.exists():
         return python
+    # 2. Build aside and rename.
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=folder.resolve()))
     try:
@@ -70,7 +72,8 @@ def python_for(
             aside.rename(home)
         except OSError:
             if not python.exists():
-                raise  # else: another builder was first, and its environment is as good
+                # Otherwise another builder was first, and its environment is as good.
+                raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return python
@@ -78,6 +81,7 @@ def python_for(
 
 def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping[str, str]) -> None:
     """Make the environment, share the packages of this one, install each line."""
+    # 1. An environment with its own pip; builds leave nothing elsewhere.
     venv.create(home, symlinks=True)
     python = str(home / "bin" / "python")
     scratch = home / "scratch"  # of builds: what is interrupted leaves nothing elsewhere
@@ -88,6 +92,7 @@ def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping
         variables,
         "no pip for a new environment (on Debian: apt-get install python3-venv)",
     )
+    # 2. Share this environment's packages, so that torch is not installed once for each rival.
     own = Path(
         _ran(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
@@ -101,6 +106,7 @@ def _build(home: Path, requires: tuple[str, ...], torch: str, build_env: Mapping
     (own / "shared.pth").write_text(
         "".join(f"import site; site.addsitedir({path!r})\n" for path in shared)
     )
+    # 3. Each line in turn; torch stays at this version whatever a package asks for.
     pins = home / "pins.txt"
     pins.write_text(f"torch=={torch}\n")
     for line in requires:
@@ -138,6 +144,7 @@ def _ran(command: list[str], variables: Mapping[str, str], failed: str) -> str:
         try:
             out, complaint = process.communicate()
         except BaseException:
+            # The command has a session of its own, so all that it started ends with it.
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()  # until nobody is left to write
             raise

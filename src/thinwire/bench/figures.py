@@ -92,6 +92,7 @@ def curves(
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+    # 1. Lines, on a log scale where the largest x is far beyond the smallest.
     ends = [max(line.x) for line in lines if max(line.x, default=0) > 0]
     log = max(ends) > LOG_FROM * min(ends)
     with _figure(SIZE) as (figure, finished):
@@ -100,6 +101,7 @@ def curves(
             _draw(axes, line, log)
         low, high = _limits(lines)
         axes.set_ylim(low, high)
+        # 2. A line for each target; the page shows one of them.
         for number, level in enumerate(levels):
             axes.axhline(
                 level,
@@ -119,6 +121,7 @@ def curves(
                 gid=f"t-{number}",
                 annotation_clip=True,
             )
+        # 3. Axes. Begin where a curve comes into view, not at its first steep fall.
         if log:
             axes.set_xscale("log")
             seen = [
@@ -140,6 +143,7 @@ def curves(
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.set_xlabel(unit + (" (log scale)" if log else ""))
         axes.set_ylabel("validation loss, nats a token")
+    # Targets that are not chosen are hidden until the reader asks for them.
     return re.sub(
         r'class="t t(\d+)"',
         lambda each: each[0] if int(each[1]) == chosen else f'class="t t{each[1]} off"',
@@ -161,6 +165,7 @@ def bars(
     """
     with _figure((SIZE[0], 0.9 + 0.4 * len(rows))) as (figure, finished):
         axes = figure.subplots()
+        # Parts end to end in a bar; the tick at the mean step may stand before its end.
         for at, (_, parts, mean) in enumerate(rows):
             left = 0.0
             for part in PARTS:
@@ -187,6 +192,7 @@ def bars(
                 va="center",
                 fontsize=9,
             )
+        # Long names wrap; the quickest stands at the top, as the rows are.
         axes.set_yticks(
             range(len(rows)),
             [
@@ -218,7 +224,8 @@ def parts_legend() -> str:
 
 
 def _draw(axes: Axes, line: Line, log: bool) -> None:
-    last = len(line.x) - 1  # of validations between which nothing was sent, the last one
+    # Of validations between which nothing was sent, the last one counts.
+    last = len(line.x) - 1
     there = [
         at
         for at, x in enumerate(line.x)
@@ -226,6 +233,7 @@ def _draw(axes: Axes, line: Line, log: bool) -> None:
     ]
     x, y = [line.x[at] for at in there], [line.y[at] for at in there]
     ink, gid = STAND_INS[line.look.ink], f"s-{line.look.number}"
+    # 1. The band from the least to the greatest seed.
     if line.low and any(high > low for low, high in zip(line.low, line.high, strict=True)):
         axes.fill_between(
             x,
@@ -236,6 +244,7 @@ def _draw(axes: Axes, line: Line, log: bool) -> None:
             linewidth=0,
             gid=gid,
         )
+    # 2. The mean, with a few markers, shifted by number so that lines on each other differ.
     every = 1 if line.points else max(1, len(x) // 7)
     axes.plot(
         x,
@@ -292,7 +301,8 @@ def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Callable[[tuple
         return _inline(drawn[0], *labels)
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the reader's font may well have them
+        # The reader's font may well have them.
+        warnings.filterwarnings("ignore", message="Glyph")
         matplotlib.rcdefaults()
         for key, value in STYLE.items():
             matplotlib.rcParams[key] = value  # type: ignore[index, unused-ignore]  # its stubs list every key
@@ -302,6 +312,7 @@ def _figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Callable[[tuple
         yield figure, finished
         for axes in figure.axes:
             axes.patch.set_visible(False)
+        # The same salt for the same size: a page is the same, byte for byte, when made again.
         matplotlib.rcParams["svg.hashsalt"] = f"{size}"
         out = io.StringIO()
         figure.savefig(
@@ -315,16 +326,20 @@ def _inline(svg: str, title: str, about: str) -> str:
 
     It loses declarations, addresses, and ids that a second picture would have too.
     """
+    # 1. Cut the file's head; of it only the viewBox is used.
     body = svg[svg.index("<svg") :]
     head, body = body[: body.index(">") + 1], body[body.index(">") + 1 :]
     box = re.search(r'viewBox="([^"]+)"', head)
+    # 2. Ids of our own become classes, as a page has several pictures.
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.S)
     body = re.sub(r' id="s-(\d+)"', r' class="s c\1"', body)
     body = re.sub(r' id="t-(\d+)"', r' class="t t\1"', body)
+    # 3. Ids that something refers to get a salt of this picture; all others go.
     used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda each: each[0] if each[1] in used else "", body)
     salt = f"p{zlib.crc32((title + about + body).encode('utf-8', 'replace')):x}-"
     body = re.sub(r'( id="|href="#|url\(#)([\w-]+)', rf"\1{salt}\2", body)
+    # 4. Colours become the page's variables.
     body = re.sub(r'style="[^"]*"', _dressed, body)
     body = re.sub(r"\n\s*", "\n", body)
     ids = f"{salt}title", f"{salt}about"

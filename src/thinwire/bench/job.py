@@ -77,7 +77,8 @@ class Job:
         path.write_text(json.dumps(asdict(self)))
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step: a linear warm-up, then a cosine down to decay_to · lr."""
+        """Return the learning rate of a step: a linear warm-up, then a cosine down to decay_to ·
+        lr."""
         return rate(step, self.steps, self.lr, self.warmup, self.decay_to)
 
     def new_model(self) -> GPT:

@@ -47,15 +47,15 @@ def whole(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
 def times(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the seconds, bytes and memory of timed steps."""
     warm = ranks[0]["warm"]
-    step_s = np.mean(
-        [rank["seconds"][warm:] for rank in ranks], axis=0
-    )  # ranks that take local steps do not wait for one another
+    # Ranks that take local steps do not wait for one another: the mean over ranks, step by step.
+    step_s = np.mean([rank["seconds"][warm:] for rank in ranks], axis=0)
     n = len(step_s)
     first, mean = ranks[0], float(step_s.mean())
     split: dict[str, float] = first["split"]
     parts: dict[str, float | None] = dict.fromkeys(
         ("compute_s", "encode_s", "exposed_s", "metered_bytes")
     )
+    # Only our own meter tells the parts; compute is what is left of rank 0's own steps.
     if split:
         parts = {
             "encode_s": split["encode_s"] / n,
@@ -69,8 +69,8 @@ def times(job: Job, ranks: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "parameters": parameters(job),
         "step_s": [round(float(each), 5) for each in step_s],
-        "slowest_s": max(sum(rank["seconds"][warm:]) for rank in ranks)
-        / n,  # a step of the rank that is done last
+        # A step of the rank that is done last.
+        "slowest_s": max(sum(rank["seconds"][warm:]) for rank in ranks) / n,
         "input_s": first["input_s"] / n,
         **parts,
         "kernel_bytes": statistics.mean(rank["sent_bytes"] for rank in ranks) / n,

@@ -17,6 +17,7 @@ from thinwire.bench.results import Bench
 
 def opening(bench: Bench) -> str:
     """Write what was measured, and where."""
+    # 1. Facts that all records share; where they differ, each value.
     curves_of = [
         record for (_, link), some in bench.records.items() if link is None for record in some
     ]
@@ -32,6 +33,7 @@ def opening(bench: Bench) -> str:
             facts.append(words.format(" or ".join(f"{value:,}" for value in values)))
     if worlds := sorted({world for world, _ in bench.setups.values() if world is not None}):
         facts.append(f"{' or '.join(map(str, worlds))} ranks")
+    # 2. The machine. 3. How times come about.
     where = ""
     for here in bench.environments[:1]:
         shown = {key: escape(here[key]) for key in here if here[key] is not None}
@@ -72,6 +74,7 @@ def cautions(bench: Bench) -> str:
     curves_of = [
         record for (_, link), some in bench.records.items() if link is None for record in some
     ]
+    # Steps to a loss and seconds a step may come from models of two sizes.
     models: set[int] = {
         record["parameters"] for record in curves_of if record.get("parameters") is not None
     }
@@ -191,6 +194,7 @@ def reproduce(bench: Bench) -> str:
         details("environment", {key: here[key] for key in here if key != "kind"})
         for here in bench.environments
     )
+    # Records of a contestant with the same settings are shown once, with all their seeds and links.
     typed = {here["id"]: here.get("command") for here in bench.environments if here.get("id")}
     for name, contestant in bench.contestants.items():
         sets: dict[str, dict[str, Any]] = {}

@@ -109,6 +109,7 @@ def each(texts: Sequence[str], chosen: int, tag: str = "span") -> str:
 
 def table(caption: str, heads: Sequence[Head], rows: Sequence[Row], chosen: int = 0) -> str:
     """Write a table that sorts, in a box of its own that scrolls."""
+    # A button in each head sorts by its column.
     top = []
     for head in heads:
         unit = f'<span class="unit">{escape(head.unit)}</span>' if head.unit else ""
@@ -123,6 +124,8 @@ def table(caption: str, heads: Sequence[Head], rows: Sequence[Row], chosen: int 
     body = []
     for row in rows:
         cells = []
+        # data-v holds the number to sort by, since the text is rounded; a cell may have one for
+        # each target.
         for at, (head, cell) in enumerate(zip(heads, row.cells, strict=True)):
             values = "".join(
                 f' data-v{n if len(cell.values) > 1 else ""}="{escape(value)}"'

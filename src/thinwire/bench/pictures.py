@@ -17,6 +17,7 @@ def against_seconds(page: Comparison) -> str:
     """Draw losses against seconds, a picture for each link."""
     out = []
     for link in page.bench.links:
+        # Only contestants that were timed on this link: steps × mean step are seconds.
         means = {
             row["name"]: row["step_mean_s"]
             for row in page.rows
@@ -65,6 +66,7 @@ def _picture(
     unit: tuple[float, str],
     attributes: str,
 ) -> str:
+    # Lines without any x above 0 have nothing to show on a log scale.
     scale, unit_name = unit
     lines = [
         Line(page.looks[name], [each * scale for each in x], curve.mean, curve.low, curve.high)
@@ -95,6 +97,7 @@ def breakdown(page: Comparison) -> str:
         here = [row for row in page.rows if row["link"] == link and row["step_mean_s"] is not None]
         if not here:
             continue
+        # The quickest first, in one unit for the link.
         here.sort(key=lambda row: row["step_mean_s"])
         scale, unit = (
             (1e3, "ms") if statistics.median(row["step_mean_s"] for row in here) < 1 else (1.0, "s")
@@ -140,6 +143,7 @@ def proof(page: Comparison) -> str:
             Cell.words(link),
             Cell.words(whole.get("seed", "–")),
             fixed(whole.get("target"), 3),
+            # A run that did not reach its target has no time.
             Cell.number(predicted),
             Cell.words("not reached") if measured is None and predicted else Cell.number(measured),
             Cell.number(off, f"{off or 0:+.1%}"[:-1]),
@@ -163,6 +167,7 @@ def proof(page: Comparison) -> str:
 
 
 def _proof_picture(page: Comparison, whole: Mapping[str, Any], name: str, link: str) -> str:
+    # Losses that are no number, and runs without any, have no picture.
     points = [
         (s, nats)
         for _, s, nats in whole.get("points") or []
@@ -175,6 +180,7 @@ def _proof_picture(page: Comparison, whole: Mapping[str, Any], name: str, link: 
     lines = [Line(look, [s * scale for s, _ in points], [nats for _, nats in points], points=True)]
     timed = {(row["name"], row["link"]): row["step_mean_s"] for row in page.rows}
     curve, mean = page.bench.curves.get(name), whole.get("step_s") or timed.get((name, link))
+    # The prediction as a bare line under the points.
     if curve and mean:
         lines.insert(
             0,

@@ -130,6 +130,7 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     They are curves of the same seeds, the proof beside its prediction, and no step times of the
     small model.
     """
+    # 1. Step times of the small model are used for its prediction alone.
     small = {
         each["name"]: each for each in records if each["kind"] == "small" and not each["error"]
     }
@@ -138,6 +139,7 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for each in records
         if each["kind"] == "curve" and each["seed"] == 0 and not each["error"]
     }
+    # 2. Curves and times, but for curves of seeds that some contestant lacks.
     too_early = early(records)
     out = [each for each in records if each["kind"] in ("curve", "time") and each not in too_early]
     for whole in (each for each in records if each["kind"] == "whole"):
@@ -145,8 +147,11 @@ def for_page(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if whole["error"] or curve is None or step is None:
             out.append(whole)
             continue
+        # 3. The target of a whole run is the loss of its curve after 80 % of the steps.
         steps, losses = zip(*curve["validation"], strict=True)
         target = float(np.interp(0.8 * steps[-1], steps, losses))
+        # Steps to it, times the mean step, is the prediction; the whole run's own clock is the
+        # measure.
         needed = _reached(steps, losses, target)
         assert needed is not None  # the target was read from this curve
         took = _reached(

@@ -23,12 +23,14 @@ from thinwire.errors import ConfigError
 def rows(bench: Bench) -> list[dict[str, Any]]:
     """See `summary`."""
     out = []
+    # 1. A row for each contestant on each link; a curve without any times stands alone.
     for link in [*bench.links, None]:
         for name in bench.contestants:
             if (name, link) in bench.records and (
                 link is not None or not any((name, each) in bench.records for each in bench.links)
             ):
                 out.append(_row(bench, name, link))
+    # 2. Winners and speed-ups, link by link and target by target.
     for link in bench.links:
         here = [row for row in out if row["link"] == link]
         base = next((row for row in here if row["name"] == bench.baseline), None)
@@ -39,6 +41,7 @@ def rows(bench: Bench) -> list[dict[str, Any]]:
                 row["targets"][index]["winner"] = time is not None and time == best
                 against = base["targets"][index]["s"] if base else None
                 row["targets"][index]["speedup"] = against / time if against and time else None
+    # 3. The chosen target's figures as the row's own; then sort by link and time.
     for row in out:
         shown = row["targets"][bench.chosen] if row["targets"] else {}
         row.update(
@@ -165,6 +168,7 @@ def _row(bench: Bench, name: str, link: str | None) -> dict[str, Any]:
     curve, timing = bench.curves.get(name), bench.timings.get((name, link or ""))
     dense = bench.curves.get(bench.baseline or "")
     world, parameters = bench.setups.get(link or "", (None, None))
+    # Bytes by the kernel's count if there is one, else by our meter, else as the curve has them.
     middle = np.percentile(timing.step_s, (10, 50, 90)).tolist() if timing else [None] * 3
     sends = (
         bench.bytes_per_step(name)
@@ -175,6 +179,7 @@ def _row(bench: Bench, name: str, link: str | None) -> dict[str, Any]:
     )
     sends = bench.bytes_per_step(name) if sends is None else sends
     targets = []
+    # Steps to each target from the curve, times the mean step on the link.
     for at, nats in bench.targets:
         steps = curve.steps_to(nats) if curve else None
         sent = curve.bytes_at([steps], sends) if curve and steps is not None else None
@@ -226,16 +231,18 @@ def _row(bench: Bench, name: str, link: str | None) -> dict[str, Any]:
 
 
 def _fewer(bench: Bench, name: str, link: str | None) -> float | None:
-    """Dense float32 bytes over a contestant's, both by the same count; of dense ones that were not
-    counted, the closed form."""
+    """Return dense float32 bytes over a contestant's, both by the same count; of dense ones that
+    were not counted, the closed form."""
     timing, base = (
         bench.timings.get((name, link or "")),
         bench.timings.get((bench.baseline or "", link or "")),
     )
     world, parameters = bench.setups.get(link or "", (None, None))
+    # Without times there is only the curve's own count.
     if timing is None:
         own, dense = bench.bytes_per_step(name), bench.bytes_per_step(bench.baseline or "")
         return dense / own if own and dense else None
+    # The same count on both sides; kernel and meter differ by headers.
     for own, dense in _pairs(timing, base):
         if own and dense:
             return dense / own
@@ -270,9 +277,8 @@ def _records(name: str, finished: FinishedRun) -> list[dict[str, Any]]:
             "settings": run["config"],
             "link": {"name": "as trained"},
             "step_s": [mean],
-            **{
-                f"{part}_s": shares[part] * mean for part in ("compute", "exposed", "input")
-            },  # encode runs beside them: they make 1
+            # Encoding runs beside these, so they make the whole.
+            **{f"{part}_s": shares[part] * mean for part in ("compute", "exposed", "input")},
             "metered_bytes": sum(result["sent_bytes"]) / run["world"] / result["steps"],
             "tokens_per_s": result["tokens_per_s"],
         },

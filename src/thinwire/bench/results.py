@@ -176,6 +176,7 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
     Raises:
         ConfigError: there is nothing to compare, or a record is none.
     """
+    # 1. Check every record; set environments and whole runs aside.
     bench = Bench(baseline=baseline)
     for number, record in enumerate(records, start=1):
         _check(number, record)
@@ -189,15 +190,18 @@ def sorted_out(records: Sequence[Mapping[str, Any]], baseline: str | None = None
             "there is nothing to report: no record of a curve or of times; run `thinwire bench` "
             "first"
         )
+    # 2. Curves of two models cannot be compared.
     if len(models := curve_models(measured)) > 1:
         raise ConfigError(
             f"the curves are of models of {' and '.join(map(str, sorted(models)))} parameters: "
             "make a page of each"
         )
     setups = _setups(measured)
+    # 3. Sort by contestant and link, errors apart from figures.
     for record in measured:
         _keep(bench, record, setups)
     bench.links = {link: bench.links[link] for link in bench.fastest_first}
+    # 4. Average what is good.
     for (name, link), some in bench.records.items():
         if good := [record for record in some if not _wrong(record)]:
             if link is None:
@@ -250,6 +254,7 @@ def _keep(
 ) -> None:
     """Add a curve or times to the bench."""
     name, link = record["name"], None
+    # One name, one contestant: else two would be averaged.
     if bench.contestants.setdefault(name, record["contestant"]) != record["contestant"]:
         raise ConfigError(
             f"{name!r} is a name of {bench.contestants[name]} and of {record['contestant']}: give "
@@ -304,6 +309,7 @@ def _wrong(record: Mapping[str, Any]) -> str:
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> Curve:
     """Average the curves of seeds, linear between validations, over the steps that all cover."""
+    # Only the steps that every seed covers; each is interpolated to all steps of any.
     seeds = [
         sorted((float(step), float(nats)) for step, nats in record["validation"])
         for record in records
@@ -329,6 +335,7 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> Curve:
 
 def _timing(records: Sequence[Mapping[str, Any]]) -> Timing:
     """Join the rounds of one contestant over one link, weighted by the steps that each timed."""
+    # Rounds weigh as many as the steps they timed; tokens a second weigh by seconds.
     counts = [len(record["step_s"]) for record in records]
     seconds = [math.fsum(record["step_s"]) for record in records]
 

@@ -39,9 +39,11 @@ def ran(lab: Lab, job: Job, python: Path) -> tuple[list[dict[str, Any]], LineSta
         job.write(file)
         command = [str(python), "-m", "thinwire.bench.worker", str(file), scratch]
         done = lab.run(command, timeout=limit_s(job), grace=20.0, on_line=on_line)
+        # A host that is gone is the lab's failure, not the job's: each must still answer.
         if done.worst:
             for host in lab.hosts:
                 lab.call(host, ["true"])  # where one is gone, so is what ran there
+            # The first host that ended by itself has the reason; without one the time was up.
             failed = next(
                 (host for host, code in done.codes.items() if code and host not in done.stopped),
                 None,

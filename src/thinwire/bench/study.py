@@ -1,5 +1,5 @@
-"""What a bench measures: contestants × links × seeds, in a file of records that grows, so that a
-long study goes on where it stopped.
+"""Measure contestants × links × seeds into a file of records that grows, so that a long study goes
+on where it stopped.
 
 1. Curves: the loss of every contestant and seed, once, on a network without limits: it does not
    depend on the link.
@@ -108,6 +108,8 @@ class Bench:
 
     def _shared(self, contestant: Contestant, seed: int) -> bool:
         """Take the curve of the contestant with the same maths, if the first seed agrees."""
+        # Same maths means the same losses, but for rounding: the first seed proves it, the others
+        # are taken.
         own, theirs = self._curve(contestant.name, 0), self._curve(contestant.same_as, 0)
         source = self._curve(contestant.same_as, seed)
         if own is None or theirs is None or source is None:
@@ -177,12 +179,14 @@ class Bench:
         kind: str = "time",
         least: int = 0,
     ) -> None:
+        # Some settings differ for timed steps, and for slow links.
         settings = (
             contestant.settings
             | contestant.timed
             | (contestant.slow if network.bits_per_s and network.bits_per_s < SLOW else {})
         )
         contestant = replace(contestant, settings=settings)
+        # Whole periods, so that the mean step holds its part of every sending.
         periods = -(-(least or self.study.timed) // contestant.period)
         job = self.study.job(
             contestant,
@@ -201,6 +205,7 @@ class Bench:
             "settings": contestant.settings,
             **more,
         }
+        # 1. Measured already, with the same settings and job: nothing to do.
         record |= {"world": self.study.world, "same_as": contestant.same_as}
         key = _key(record, job)
         if key in self._done:
@@ -210,6 +215,7 @@ class Bench:
             "libraries": _libraries(contestant),
             "environment": self._here,
         }
+        # 2. Measure. A failed lab ends the study; a failed contestant is a record with its error.
         begun = time.monotonic()
         try:
             ranks, line = ran(lab, job, self._python(contestant))
@@ -225,6 +231,7 @@ class Bench:
             ) from error
         except BenchError as error:
             record["error"] = str(error)
+        # 3. Write the record at once: a study that stops goes on after it.
         self._keep({"key": key, **record})
         where = " ".join(
             str(more[name]["name"] if name == "link" else f"{name} {more[name]}") for name in more
@@ -236,6 +243,7 @@ class Bench:
 
     def _python(self, contestant: Contestant) -> Path:
         """Return the interpreter for a contestant, and raise where it cannot be installed."""
+        # Built once a study; a contestant that cannot be installed fails at each use.
         if contestant.module not in self._pythons:
             try:
                 module = _module(contestant.module)

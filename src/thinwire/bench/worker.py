@@ -59,13 +59,14 @@ class Meeting:
 def main(job_file: str, folder: str) -> None:
     """Train a job's contestant on this rank, and write the figures."""
     job, rank_env = Job.read(Path(job_file)), RankEnv()
+    # 1. The same threads and arithmetic for all contestants.
     torch.set_num_threads(env.integer("OMP_NUM_THREADS", 1))
     torch.set_float32_matmul_precision(job.matmul)
+    # The CPU's flash attention, too: oneDNN takes thrice as long for its products of few rows.
     if job.matmul == "medium":
-        torch.backends.cuda.enable_flash_sdp(
-            False
-        )  # the CPU's, too: oneDNN takes thrice as long for its products of few rows
+        torch.backends.cuda.enable_flash_sdp(False)
     meeting = Meeting(rank_env, job.timeout)
+    # 2. Set up, and begin together: setup is timed apart from steps.
     begun = time.perf_counter()
     name = (
         "thinwire.bench.ours"
@@ -76,6 +77,7 @@ def main(job_file: str, folder: str) -> None:
     meeting.wait()
     figures: dict[str, Any] = {"setup_s": time.perf_counter() - begun}
     figures |= train(job, rank_env, trainer, meeting)
+    # 3. Figures first, as closing may hang in a rival's threads.
     meeting.wait()
     figures["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     Path(folder, f"rank{rank_env.rank}.json").write_text(json.dumps(figures))
@@ -96,16 +98,19 @@ def train(job: Job, rank_env: RankEnv, trainer: Trainer, meeting: Meeting) -> di
         job.warm,
         time.process_time(),
     )
+    # `few`: after one slow step, and after `few` timed ones, stop early, if it is slow on any rank.
     burst = 0
     for step in range(job.stop):
+        # Long steps need no more warm-up.
         if job.few and step == 1 and max(meeting.all_gather(seconds[0])) > job.slow_s:
-            warm = 1  # long steps need no more
+            warm = 1
         if (
             job.few
             and step == warm + job.few
             and max(meeting.all_gather(statistics.mean(seconds[warm:]))) > job.slow_s
         ):
             break
+        # The warm-up is over: begin all counters anew, together.
         if step == warm:
             meeting.wait()
             input_s, before, sent, processor = (
@@ -114,6 +119,7 @@ def train(job: Job, rank_env: RankEnv, trainer: Trainer, meeting: Meeting) -> di
                 sent_bytes(),
                 time.process_time(),
             )
+        # The step itself: input, then forward, backward and sending.
         counted, begun = sent_bytes(), time.perf_counter()
         rows = at(step)
         read = time.perf_counter()
@@ -122,11 +128,13 @@ def train(job: Job, rank_env: RankEnv, trainer: Trainer, meeting: Meeting) -> di
         seconds.append(ended - begun)
         input_s += read - begun
         burst = max(burst, sent_bytes() - counted)
+        # Validations are not part of a step: neither their seconds nor their bytes. Some
+        # contestants average their weights only to validate.
         if job.validate_every and ((step + 1) % job.validate_every == 0 or step + 1 == job.stop):
             before_validation = sent_bytes()
             validations.append((step + 1, validated(job, rank_env, trainer)))
             meeting.wait()
-            sent += sent_bytes() - before_validation  # some average their weights only to validate
+            sent += sent_bytes() - before_validation
     after = trainer.split()
     return {
         "warm": warm,

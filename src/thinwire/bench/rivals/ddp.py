@@ -1,4 +1,4 @@
-"""torch's DistributedDataParallel. Settings: `hook`: none, fp16, or powersgd (with `rank`,
+"""Run torch's DistributedDataParallel. Settings: `hook`: none, fp16, or powersgd (with `rank`,
 `start`); `bucket_mb`."""
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class DDP(Loop):
         )
         if hook == "fp16":
             self.net.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        # min_compression_rate=1 makes torch compress every matrix that gets smaller at all.
         elif hook == "powersgd":
             state = powerSGD_hook.PowerSGDState(
                 None,

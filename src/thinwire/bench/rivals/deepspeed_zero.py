@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO on CPU and gloo, in fp32. Settings: `stage`: 1, 2 or 3.
+"""Run DeepSpeed's ZeRO on CPU and gloo, in fp32. Settings: `stage`: 1, 2 or 3.
 
 Chosen: DeepSpeed's configuration with its own gradient clipping and the client's optimiser (torch's
 AdamW, which its list of optimisers for ZeRO has). `overlap_comm` stays as DeepSpeed sets it for the
@@ -39,6 +39,7 @@ class Zero:
         self.stage = job.settings["stage"]
         if self.stage not in (1, 2, 3):
             raise ValueError(f"no stage {self.stage!r}: 1, 2, 3")
+        # Must be set before the import.
         env.put("DS_ACCELERATOR", "cpu")
         import deepspeed  # type: ignore[import-not-found, unused-ignore]
 

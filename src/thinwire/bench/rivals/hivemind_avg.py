@@ -75,6 +75,7 @@ class Averaged(Loop):
             0,
         )
         self.rank, self.time = rank_env.rank, get_dht_time
+        # Each rank knows the addresses of those before it: no rank has to be found from outside.
         before = [
             each
             for rank in range(rank_env.rank)
@@ -90,6 +91,7 @@ class Averaged(Loop):
             force_reachability="public",
         )
         self.store.set(f"peer/{rank_env.rank}", " ".join(map(str, self.dht.get_visible_maddrs())))
+        # The averager has copies; weights go in and out at each average.
         self.net = job.new_model()
         self.optimizer = job.new_optimizer(self.net)
         self.params = list(self.net.parameters())
@@ -117,6 +119,8 @@ class Averaged(Loop):
     @torch.no_grad()
     def _average(self) -> None:
         """One round: into the averager, around, and back."""
+        # 1. The weights of now. 2. Around: all ranks, or an error. 3. Back, if anything has
+        # changed.
         with self.averager.get_tensors() as held:
             for mine, param in zip(held, self.params, strict=True):
                 mine.copy_(param)
@@ -128,6 +132,7 @@ class Averaged(Loop):
         if sums is None or len(sums) != self.world:
             raise RuntimeError(f"hivemind averaged {sums and len(sums)} of {self.world} ranks")
         with self.averager.get_tensors() as held:
+            # With different sums on ranks an average must change some weight.
             if len(set(sums.values())) > 1 and all(
                 torch.equal(mine, param) for mine, param in zip(held, self.params, strict=True)
             ):

@@ -1,4 +1,4 @@
-"""Horovod's ring all-reduce over gloo. Settings: `compression`: none or fp16.
+"""Run Horovod's ring all-reduce over gloo. Settings: `compression`: none or fp16.
 
 Chosen: `DistributedOptimizer`, which sends gradients while the backward pass runs, with Horovod's
 own fusion (128 MB) and cycle (1 ms). Clipping follows Horovod's documentation: `synchronize()`,
@@ -60,9 +60,12 @@ class Ring(Loop):
             rendezvous_store(rank_env, job.timeout),
             None,
         )
+        # One slot a rank: each rank is a host of its own to Horovod.
         slots = get_host_assignments(
             parse_hosts(",".join(f"rank{rank}:1" for rank in range(rank_env.world))), rank_env.world
         )
+        # Rank 0 serves the rendezvous, as horovodrun would, and publishes its port in our own
+        # store.
         if rank_env.rank == 0:
             self.server = RendezvousServer()
             port = self.server.start()
@@ -77,6 +80,7 @@ class Ring(Loop):
         }
         if env.is_set("GLOO_SOCKET_IFNAME"):
             variables["HOROVOD_GLOO_IFACE"] = env.text("GLOO_SOCKET_IFNAME")
+        # Horovod reads its settings from the environment at init.
         for name, value in variables.items():
             env.put(name, value)
         hvd.init()

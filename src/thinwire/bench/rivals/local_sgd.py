@@ -1,4 +1,4 @@
-"""Hugging Face accelerate's LocalSGD. Settings: `period`: local steps between averages.
+"""Run Hugging Face accelerate's LocalSGD. Settings: `period`: local steps between averages.
 
 Chosen: the loop of accelerate's guide to local SGD, on CPU and gloo. There is nothing else to set:
 `LocalSGD` waits for all ranks, then averages the weights tensor by tensor, one all-reduce after
@@ -42,6 +42,7 @@ class LocalSteps(Loop):
         model = job.new_model()
         self.net, self.optimizer = self.accelerator.prepare(model, job.new_optimizer(model))
         self.local = LocalSGD(accelerator=self.accelerator, model=self.net, local_sgd_steps=period)
+        # A context that stays open for the whole run, as the guide's `with` does.
         self.local.__enter__()
         self.clip = job.clip
 

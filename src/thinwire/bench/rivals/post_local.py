@@ -1,5 +1,5 @@
-"""torch's post-local SGD. Settings: `period`: local steps between averages; `start`: steps of plain
-DDP before that.
+"""Run torch's post-local SGD. Settings: `period`: local steps between averages; `start`: steps of
+plain DDP before that.
 
 Chosen: `post_local_gradient_allreduce=False` and subgroups of one rank, so that a local step sends
 nothing (torch's default averages gradients within a host, and each of these hosts is one rank). The
@@ -47,6 +47,7 @@ class PostLocal(Loop):
             )
         dist.init_process_group("gloo", timeout=timedelta(seconds=job.timeout))
         self.net = DistributedDataParallel(job.new_model(), gradient_as_bucket_view=True)
+        # A group of one: a local step's all-reduce sends nothing.
         alone, _ = dist.new_subgroups(group_size=1)
         state = PostLocalSGDState(None, alone, self.start, post_local_gradient_allreduce=False)
         self.net.register_comm_hook(state, post_localSGD_hook)

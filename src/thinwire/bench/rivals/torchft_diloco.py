@@ -56,11 +56,13 @@ class DiLoCoSteps(Loop):
             fragments_of(self.net, job.settings["fragments"]),
             job.settings.get("momentum", 0.9),
         )
-        env.put_default("RUST_LOG", "warn")  # else every quorum writes a page
+        # Else every quorum writes a page.
+        env.put_default("RUST_LOG", "warn")
         from torchft import Manager, ProcessGroupGloo  # type: ignore[import-not-found, unused-ignore]
         from torchft.coordination import LighthouseServer  # type: ignore[import-not-found, unused-ignore]
         from torchft.local_sgd import DiLoCo  # type: ignore[import-not-found, unused-ignore]
 
+        # 1. The lighthouse on rank 0, and its address for all.
         within, own = timedelta(seconds=job.timeout), own_address(rank_env)
         self.rendezvous_store, self.lighthouse = rendezvous_store(rank_env, job.timeout), None
         if rank_env.rank == 0:
@@ -72,6 +74,7 @@ class DiLoCoSteps(Loop):
                 "lighthouse",
                 f"http://{rank_env.address}:{urlsplit(self.lighthouse.address()).port}",
             )
+        # 2. A manager a rank, each a replica group of its own.
         self.store = TCPStore(own, 0, is_master=True, wait_for_workers=False, timeout=within)
         self.manager = Manager(
             pg=ProcessGroupGloo(timeout=within),
@@ -91,6 +94,7 @@ class DiLoCoSteps(Loop):
             hostname=own,
             init_sync=False,
         )
+        # 3. DiLoCo over the fragments, one outer SGD for each, a bucket as large as a fragment.
         self.diloco = DiLoCo(
             self.manager,
             fragments,
@@ -119,6 +123,8 @@ class DiLoCoSteps(Loop):
     @contextmanager
     def common(self) -> Iterator[nn.Module]:
         """See `Trainer`."""
+        # Common weights are the originals of the last average; each rank's own come back in the
+        # end.
         pairs = [
             (param.data, fragment.original_parameters[name])
             for fragment in self.diloco._fragments
@@ -143,8 +149,8 @@ class DiLoCoSteps(Loop):
 
 
 def fragments_of(model: GPT, count: int) -> list[nn.Module]:
-    """The model in `count` runs of layers, of like sizes; what it shares, such as a tied head, is
-    in the first that holds it."""
+    """Return the model in `count` runs of layers, of like sizes; what it shares, such as a tied
+    head, is in the first that holds it."""
     if count == 1:
         return [model]
     head = [] if model.config.tie else [model.head]
@@ -157,6 +163,7 @@ def fragments_of(model: GPT, count: int) -> list[nn.Module]:
         raise ValueError(
             f"fragments={count}: this model has {len(model.blocks)} blocks; take 1 to that many"
         )
+    # A layer goes to the fragment in which its middle lies.
     sizes = [sum(param.numel() for param in layer.parameters()) for layer in layers]
     runs: list[list[nn.Module]] = [[] for _ in range(count)]
     gone = 0
