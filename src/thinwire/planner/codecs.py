@@ -86,6 +86,7 @@ def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> F
     Raises:
         PayloadError: its own payload does not decode.
     """
+    # Size, error and speed of the same tensors; speeds also beside a memory copy of this run.
     x, spec = laid(tensors)
     ctx = RankContext(rank=0, group=(0,), step=0, seed=SEED)
     outcome = round_trip(codec, x, spec, ctx)
@@ -169,6 +170,7 @@ def read(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library has kinds of its own
         raise DataError(f"{path}: no gradient can be read from it: {error_text(error)}") from error
+    # A single tensor counts as a table of one; what is no floating point is no gradient.
     table = {"tensor": content} if isinstance(content, Tensor) else content
     if not isinstance(table, Mapping):
         raise DataError(f"{path} holds a {type(content).__name__}, not tensors by name")

@@ -61,6 +61,7 @@ def sent(strategy: Strategy, shape: Shape | Named, world: int) -> Sent:
         strategy.when.period,
     )
     scale = shape.parameters * period
+    # Bytes a parameter and step: all flights of a period, over parameters and steps.
     whole = _flight_bytes(strategy, specs, world)
     between = None
     if (
@@ -68,9 +69,8 @@ def sent(strategy: Strategy, shape: Shape | Named, world: int) -> Sent:
         and isinstance(strategy.how.node, int)
         and whole is not None
     ):
-        inside = _flight_bytes(
-            strategy, specs, strategy.how.node
-        )  # a world of one node sends all but what goes between nodes
+        # A world of one node sends all but what goes between nodes.
+        inside = _flight_bytes(strategy, specs, strategy.how.node)
         between = (whole - inside) / scale if inside is not None else None
     dense = allreduce_nbytes(4 * shape.parameters, world) / shape.parameters
     return Sent(whole / scale if whole is not None else None, between, dense, period)
@@ -83,9 +83,8 @@ def _flight_bytes(strategy: Strategy, specs: Sequence[Spec], world: int) -> floa
     total, group = 0.0, tuple(range(world))
     kinds = [(spec.dtype, *((part.shape, part.role) for part in spec.parts)) for spec in specs]
     first = dict(zip(kinds, specs, strict=True))
-    for kind, times in Counter(
-        kinds
-    ).items():  # most layers are alike: what they send is counted once
+    # Most layers are alike: what they send is counted once.
+    for kind, times in Counter(kinds).items():
         for rank in group:
             nbytes = strategy.how.sent_nbytes(
                 strategy.what, first[kind], RankContext(rank, group, 0, 0)

@@ -1,4 +1,4 @@
-"""What a strategy keeps in memory, counted on tensors that have a shape and no storage: nothing is
+"""Count what a strategy keeps in memory, on tensors that have a shape and no storage: nothing is
 allocated, whatever the model."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BUFFERS, AIR = "gradient buffers", "in the air"
 
 
 def buckets_of(strategy: Strategy, model: nn.Module) -> list[FlatBucket]:
-    """The buckets that `attach` would make."""
+    """Return the buckets that `attach` would make."""
     from thinwire.engine import attach
     from thinwire.engine.buckets import plan
 
@@ -27,8 +27,8 @@ def buckets_of(strategy: Strategy, model: nn.Module) -> list[FlatBucket]:
 
 
 def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, int]:
-    """Bytes that rank 0 keeps beside parameters, gradients and the loop's own optimiser, by what
-    they are.
+    """Count the bytes that rank 0 keeps beside parameters, gradients and the loop's own optimiser,
+    by what they are.
 
     Anchors, outer state and averages of the target; residuals and warm starts of codec and route;
     flat gradient buffers, one for each flight of a bucket that may be in the air; on local steps
@@ -50,6 +50,7 @@ def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, in
 
     nbytes: Counter[str] = Counter()
     buckets = buckets_of(strategy, model)
+    # Cut each bucket as `attach` would, and add up the states of target, codec and route.
     for bucket in buckets:
         bucket.world, bucket.when = world, strategy.when
         bucket.cut(
@@ -59,6 +60,7 @@ def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, in
         for state in states:
             for path, leaf in state.walk():
                 nbytes[path.rpartition("/")[2]] += leaf.value.numel() * leaf.value.dtype.itemsize
+    # Then gradients' buffers, one a flight; on local steps the contributions in flight.
     sizes = [bucket.spec.numel * bucket.spec.dtype.itemsize for bucket in buckets]
     if strategy.on.clock == "backward":
         nbytes[BUFFERS] = strategy.when.depth * sum(sizes)

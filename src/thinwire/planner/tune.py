@@ -90,11 +90,11 @@ def tried(codes: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[Choic
         PayloadError: a codec's own payload does not decode.
     """
     x, spec = laid(tensors)
-    codecs: dict[str, Codec] = {
-        code: spelled("what", code) for code in codes
-    }  # before the first one takes its time
+    # All are read before the first one takes its time.
+    codecs: dict[str, Codec] = {code: spelled("what", code) for code in codes}
     for code, codec in codecs.items():
         outcome = round_trip(codec, x, spec, RankContext(rank=0, group=(0,), step=0, seed=SEED))
+        # Widths are known only if the budget sees the gradient itself.
         within = next((part for part in inside(codec) if isinstance(part, budget)), None)
         widths = within.chosen(x, spec) if within is not None and _whole(codec) else None
         yield Choice(
@@ -117,6 +117,7 @@ def limit_in_bytes(bits: float | None, nbytes: int | None, values: int) -> int |
         >>> limit_in_bytes(3.0, None, 1001), limit_in_bytes(None, 500, 1001)
         (375, 500)
     """
+    # One limit at most, and at least a byte.
     if bits is not None and nbytes is not None:
         raise ConfigError(
             "--bits and --bytes both set the size: bits a value, or bytes of all values; leave "
@@ -169,8 +170,8 @@ def best_within(rows: Sequence[Choice], room: int) -> Choice:
 
 
 def _whole(codec: Codec) -> bool:
-    """A budget, or one in a wrapper, sees the gradient itself; in a chain or under a role it sees
-    another span."""
+    """Return whether a budget, or one in a wrapper, sees the gradient itself; in a chain or under a
+    role it sees another span."""
     while not isinstance(codec, budget):
         inner = getattr(codec, "inner", None)
         if not isinstance(inner, Codec):

@@ -158,6 +158,7 @@ def packages() -> Iterator[Finding]:
 
 
 def cores() -> Iterator[Finding]:
+    # A container's quota may be less than the processors that the scheduler allows.
     there, ours = os.cpu_count() or 1, len(os.sched_getaffinity(0))
     quota = (read("/sys/fs/cgroup/cpu.max") or "max").split()
     allowed = int(quota[0]) / int(quota[1]) if quota[0] != "max" else float(ours)
@@ -219,6 +220,7 @@ def devices() -> Iterator[Finding]:
         yield Finding("ok", f"gpu {index}", f"{kind.name}, {kind.total_memory / GB:.0f} GB")
     if not count:
         yield Finding("ok", "gpus", "none that torch sees; ranks train on the CPU")
+    # A product that is known shows whether bf16 works at all, before whether it is fast.
     from thinwire.planner.machine.processor import computes_bf16
 
     device = torch.device("cuda", 0) if count else torch.device("cpu")
@@ -296,6 +298,7 @@ def lab() -> Iterator[Finding]:
     from thinwire.lab import Lab
     from thinwire.net import Wire, uniform
 
+    # The smallest lab that delays anything: two hosts and a short wire.
     try:
         with Lab(uniform(2, wire=Wire(latency_s=0.0005))) as lab:
             stats = lab.line_stats()

@@ -27,6 +27,7 @@ def interfaces() -> Iterator[Finding]:
     outward = [name for name, own in there.items() if any(not is_loopback(each) for each in own)]
     words = "; ".join(f"{name} {', '.join(own)}" for name, own in there.items() if own)
     yield Finding("ok", "interfaces", words or "none with an address")
+    # 1. gloo's interface, if the user names one.
     chosen = env.text("GLOO_SOCKET_IFNAME")
     if chosen:
         unknown = [name for name in chosen.split(",") if name not in there]
@@ -40,6 +41,7 @@ def interfaces() -> Iterator[Finding]:
         else:
             yield Finding("ok", "gloo's interface", f"GLOO_SOCKET_IFNAME={chosen}")
         return
+    # 2. Else gloo takes the address that the host's name resolves to: is it this machine's?
     host, do = (
         socket.gethostname(),
         f"for several machines: export GLOO_SOCKET_IFNAME={outward[0] if outward else 'INTERFACE'}",
@@ -78,6 +80,7 @@ def interfaces() -> Iterator[Finding]:
 
 
 def tcp() -> Iterator[Finding]:
+    # 1. Congestion control. 2. Slow start after a pause. 3. The largest buffers.
     way, ways = (
         read(f"/proc/sys/net/ipv4/tcp_{key}congestion_control") for key in ("", "available_")
     )
@@ -164,8 +167,8 @@ print(json.dumps(seconds[1:]))
 
 
 def allreduce(start_s: float = START_S, meet_s: float = MEET_S) -> Iterator[Finding]:
-    """Two processes sum 4 MB over loopback, ten times; the best of them counts, as others may be at
-    work on this machine.
+    """Sum 4 MB over loopback in two processes, ten times; the best of them counts, as others may be
+    at work on this machine.
 
     Processes that are not done in time get twice as long once more. If they are late again, that is
     a problem on a machine with nothing else to do. On a busy one nothing is known, and a note says
@@ -177,6 +180,7 @@ def allreduce(start_s: float = START_S, meet_s: float = MEET_S) -> Iterator[Find
         "firewall on loopback"
     )
     what, pair = "all-reduce", f"two processes over {loopback}"
+    # Late once may be chance: twice the time, once more.
     seconds, late, failed = _summed(loopback, start_s, meet_s)
     if late:
         seconds, late, failed = _summed(loopback, 2 * start_s, 2 * meet_s)
@@ -209,6 +213,7 @@ def allreduce(start_s: float = START_S, meet_s: float = MEET_S) -> Iterator[Find
 def _summed(loopback: str, start_s: float, meet_s: float) -> tuple[list[float], str, str]:
     """Return the seconds of each all-reduce; or what was late; or what failed. Loading torch is
     waited for apart."""
+    # 1. Start both, and wait until both have loaded torch: that is not the network's time.
     variables = {**env.copy(), "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="thinwire-doctor-") as folder:
         command = [sys.executable, "-c", WORKER]
@@ -232,6 +237,7 @@ def _summed(loopback: str, start_s: float, meet_s: float) -> tuple[list[float], 
                 start_s,
             ):
                 return [], f"had not started after {start_s:g} s", ""
+            # 2. Let them go, and wait for both sums.
             with open(f"{folder}/go", "w"):
                 pass
             if not _until(
@@ -242,9 +248,8 @@ def _summed(loopback: str, start_s: float, meet_s: float) -> tuple[list[float], 
                 meet_s,
             ):
                 return [], f"were not done after {meet_s:g} s", ""
-            if failed := next(
-                (each for each in started if each.returncode), None
-            ):  # the other may wait for it
+            # 3. One failed: the other may wait for it.
+            if failed := next((each for each in started if each.returncode), None):
                 lines = failed.communicate()[1].strip().splitlines()
                 last = lines[-1] if lines else "nothing"
                 return (
@@ -256,7 +261,8 @@ def _summed(loopback: str, start_s: float, meet_s: float) -> tuple[list[float], 
         finally:
             for each in started:
                 each.kill()
-                each.communicate()  # closes the pipes of one that has ended, too
+                # Also closes the pipes of one that has ended.
+                each.communicate()
     return [max(pair) for pair in zip(*seconds, strict=True)], "", ""
 
 
