@@ -55,6 +55,7 @@ def model_from(spec: str, tokenizer: PreTrainedTokenizerBase, context: int) -> P
         >>> model_from("gpt2-nano", tokenizer, context=128).num_parameters()
         484512
     """
+    # 1. A preset: sizes that suit the tokenizer, checked before a large model is made.
     if is_preset(spec):
         eos, pad = _id(tokenizer.eos_token_id), _id(tokenizer.pad_token_id)
         config = configuration(spec, vocab=len(tokenizer), context=context, eos=eos, pad=pad)
@@ -68,6 +69,8 @@ def model_from(spec: str, tokenizer: PreTrainedTokenizerBase, context: int) -> P
         except Exception as error:  # too large for this machine, mostly
             raise ModelError(f"{spec} cannot be built: {reason(error)}") from error
     else:
+        # 2. A saved model: its configuration alone first, so that what does not fit is refused
+        # early.
         location, local = _locate(spec)
         config = _config(spec, location, local)
         _check_fit(spec, config, tokenizer, context)
@@ -194,6 +197,7 @@ def _locate(spec: str) -> tuple[str, bool]:
         if not name:
             raise ModelError("hf: names no model; say hf:NAME, such as hf:openai-community/gpt2")
         return name, not _hub_answers()
+    # A folder is given as it is, or one level too high; then the message names the right one.
     folder = Path(spec).expanduser()
     if not folder.is_dir():
         raise ModelError(
@@ -257,9 +261,8 @@ def _weights(spec: str, location: str, local: bool, config: PreTrainedConfig) ->
             )
     except ModelError:
         raise
-    except (
-        Exception
-    ) as error:  # as above, and whatever safetensors and pickle may raise for damaged weights
+    # As for the configuration, and whatever safetensors and pickle raise for damaged weights.
+    except Exception as error:
         raise ModelError(_unread(spec, local, error)) from error
     # transformers fills what a file lacks with random numbers, and notes it.
     if lacking := sorted(
@@ -295,6 +298,7 @@ def _check_fit(
     spec: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, context: int
 ) -> None:
     """Refuse a tokenizer or context that does not fit the model."""
+    # All problems at once. Embeddings may be more than tokens, never fewer.
     problems = []
     rows, positions = config.vocab_size, positions_of(config)
     if len(tokenizer) > rows:
@@ -314,6 +318,7 @@ def _check_fit(
             f"rows of {context:,} tokens were requested, but {spec} has {positions:,} "
             "positions; take a shorter context"
         )
+    # T5 is trained to start from padding; another start would be a token that it never saw there.
     start, pad = getattr(config, "decoder_start_token_id", None), tokenizer.pad_token_id
     if objective_of(config) == "spans" and (start is None or start != pad):
         problems.append(

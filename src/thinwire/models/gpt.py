@@ -1,5 +1,5 @@
-"""A small GPT in plain torch for tests and benchmarks: GPT-2's blocks with pre-normalisation and
-learned positions.
+"""Build a small GPT in plain torch for tests and benchmarks: GPT-2's blocks with pre-normalisation
+and learned positions.
 
     x = embed(token) + place(position)
     x = x + attention(norm(x));  x = x + mlp(norm(x))      layers times
@@ -142,8 +142,11 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, bias=config.bias)
         self.head = nn.Linear(config.width, config.vocab, bias=False)
+        # With tied weights there is one matrix, and one gradient for both uses of it.
         if config.tie:
             self.head.weight = self.embed.weight
+        # GPT-2's start: what adds to the residual stream is smaller by the root of its number of
+        # additions.
         for name, weight in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(weight)

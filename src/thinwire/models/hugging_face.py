@@ -54,6 +54,7 @@ def quiet() -> Iterator[None]:
     )
     from transformers.utils import logging as own
 
+    # Remember all settings, and put each back, since they are the program's and not ours.
     levels = own.get_verbosity(), hub.get_verbosity()
     bars = own.is_progress_bar_enabled(), not are_progress_bars_disabled()
     own.set_verbosity(logging.ERROR)

@@ -1,4 +1,5 @@
-"""What a model learns from a row of text: the tokens that it sees, and those that it must predict.
+"""Decide what a model learns from a row of text: the tokens that it sees, and those that it must
+predict.
 
     causal    every token from those before it                                       decoders
     masked    the tokens behind a few masks, from all others                         encoders
@@ -131,6 +132,8 @@ class Objective(ABC):
         Raises:
             ModelError: the tokenizer lacks a special token.
         """
+        # Roles have an attribute each; other special tokens, such as sentinels, are looked up by
+        # name.
         roles = {
             EOS: tokenizer.eos_token_id,
             PAD: tokenizer.pad_token_id,

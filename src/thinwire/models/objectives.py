@@ -1,4 +1,4 @@
-"""The objectives: next token (causal), masked tokens, and spans.
+"""Make batches for the objectives: next token (causal), masked tokens, and spans.
 
     causal    every token from those before it                            decoders
     masked    the tokens behind a few masks, from all others              encoders
@@ -108,15 +108,15 @@ class masked(Objective):
     def batch(self, windows: Tensor, generator: torch.Generator) -> Batch:
         tokens = self._checked(windows)
         special = torch.isin(windows, torch.tensor(tokens.special))  # (B, T)
-        order = torch.rand(windows.shape, generator=generator).masked_fill_(
-            special, 2.0
-        )  # the lowest are picked
+        # 1. Positions to predict: the lowest of random numbers; special tokens get the highest.
+        order = torch.rand(windows.shape, generator=generator).masked_fill_(special, 2.0)
         picked = (
             torch.zeros_like(special).scatter_(
                 1, order.topk(self.picks, largest=False).indices, True
             )
             & ~special
         )
+        # 2. What is shown there: 80 % a mask, 10 % another token, 10 % the token itself.
         fate = torch.rand(windows.shape, generator=generator)
         shown = torch.where(
             fate < 0.8,
@@ -203,6 +203,7 @@ class spans(Objective):
     def batch(self, windows: Tensor, generator: torch.Generator) -> Batch:
         tokens = self._checked(windows)
         (rows, length), (noise, count) = windows.shape, self.counts
+        # 1. Lengths of texts and spans in turn, s of each in every row.
         parts = torch.stack(
             (
                 _parted(rows, length - noise, count, generator),
@@ -211,6 +212,7 @@ class spans(Objective):
             -1,
         )  # (B, s, 2)
         ends = parts.flatten(1).cumsum(1)  # (B, 2 s): text, span, text, span, …
+        # 2. The part of each position; odd parts are spans.
         part = torch.searchsorted(
             ends, torch.arange(length).expand(rows, length).contiguous(), right=True
         )  # (B, L)
@@ -218,12 +220,15 @@ class spans(Objective):
         first = F.pad(part[:, 1:] != part[:, :-1], (1, 0), value=True)  # of its part
         marks = torch.tensor(tokens.sentinels)[part // 2]
         end = windows.new_full((rows, 1), tokens.eos)
+        # 3. Inputs have each text and one sentinel a span; targets have each span after its
+        # sentinel. All rows are of one length, since the counts are.
         inputs = torch.cat(
             (torch.where(cut, marks, windows)[~cut | first].view(rows, -1), end), 1
         )  # (B, L - n + s + 1)
         targets = torch.cat(
             (torch.where(cut, windows, marks)[cut | first].view(rows, -1), end), 1
         )  # (B, n + s + 1)
+        # 4. The decoder reads the targets one position later, from the padding on.
         shifted = F.pad(targets[:, :-1], (1, 0), value=tokens.pad)
         return Batch({"input_ids": inputs, "decoder_input_ids": shifted}, targets)
 

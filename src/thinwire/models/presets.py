@@ -1,4 +1,4 @@
-"""Named models to train from scratch: each preset is a Hugging Face configuration, written as a row
+"""Name models to train from scratch: each preset is a Hugging Face configuration, written as a row
 of sizes.
 
     gpt2-nano                         a row as it is
@@ -259,6 +259,7 @@ def configuration(
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    # 1. Tokens: families of decoders begin a document with its end token, and need no padding.
     kind = CONFIG_MAPPING[row.family]
     tokens: dict[str, int | None] = {"eos_token_id": eos}
     if row.family in ("gpt2", "llama"):
@@ -267,11 +268,13 @@ def configuration(
         tokens |= {"pad_token_id": pad}
     if row.family == "t5":
         tokens |= {"decoder_start_token_id": pad}
+    # 2. Positions, by the family's own name for them; t5's are relative and have no limit.
     positions = (
         {}
         if row.family == "t5"
         else {kind.attribute_map.get("max_position_embeddings", "max_position_embeddings"): context}
     )
+    # 3. Later entries win: the family's, the row's, then the user's.
     values = {
         **FAMILIES[row.family],
         **row.sizes,
@@ -284,9 +287,8 @@ def configuration(
         with quiet():
             made: PreTrainedConfig = AutoConfig.for_model(row.family, **values)
             return made
-    except (
-        Exception
-    ) as error:  # transformers raises a dozen kinds; all of them mean that these sizes cannot be
+    # transformers raises a dozen kinds; all of them mean that these sizes cannot be.
+    except Exception as error:
         raise ModelError(f"{spec}: {reason(error)}") from error
 
 
@@ -330,6 +332,7 @@ def tried(spec: str, config: PreTrainedConfig) -> PreTrainedModel:
 def _settings_of(spec: str, kind: type[PreTrainedConfig]) -> dict[str, Any]:
     """Return the settings of `spec` by the configuration's own keys."""
     name, pairs = name_and_settings(spec)
+    # Keys are the configuration's own and those that all families share; both mean one setting.
     own = {
         key: hint for key, hint in inspect.get_annotations(kind).items() if _is_simple(key, hint)
     }

@@ -104,10 +104,11 @@ def continued(
     remaining = new_tokens
     with _drawing(model, seed):
         while remaining > 0:
+            # At the limit the last half is read again; the rest of the positions is free for new
+            # tokens.
             seen = ids if limit is None or len(ids) <= limit else ids[-max(1, limit // 2) :]
-            free = (
-                remaining if limit is None else min(remaining, limit - len(seen) + 1)
-            )  # the last one drawn needs no position
+            # The last one drawn needs no position.
+            free = remaining if limit is None else min(remaining, limit - len(seen) + 1)
             more = _generate(model, tokenizer, seen, free, temperature)[len(seen) :]
             ids, remaining = ids + more, remaining - len(more)
             if len(more) < free or more[-1] == tokenizer.eos_token_id:
@@ -143,6 +144,7 @@ def filled(
             raise ModelError(
                 f"the prompt has {len(ids):,} tokens, and the model reads {limit:,} at once; cut it"
             )
+    # One gap a pass, the surest first: what is filled is read for the others.
     read = torch.tensor([ids], device=model.device)
     generator = torch.Generator().manual_seed(_seed(seed))
     barred = [id_ for id_ in tokenizer.all_special_ids if id_ < len(tokenizer)]
@@ -151,6 +153,7 @@ def filled(
             scores = (
                 model(input_ids=read).logits[0, gaps, : len(tokenizer)].float().cpu()
             )  # (gaps, V)
+            # A gap is never filled with a special token.
             scores[:, barred] = -torch.inf
             sure, likeliest = scores.softmax(-1).max(-1)
             gap = int(sure.argmax())
@@ -192,6 +195,7 @@ def restored(
             written = _generate(
                 model, tokenizer, [*ids, tokenizer.eos_token_id], new_tokens, temperature
             )
+    # Cut what was written at its sentinels, and put each span in its gap.
     spans: dict[int, list[int]] = {}
     span: list[int] = []  # what comes before the first sentinel belongs nowhere
     for id_ in written:

@@ -216,6 +216,7 @@ def _change_table(change: Change) -> dict[str, Any]:
     ):
         if value:
             table[key] = list(value)
+    # The wire's fields that the change sets, as it sets them on a wire without any.
     texts = _wire_table(change.applied(Wire()))
     fields = dict(zip(WIRE, WIRE_FIELDS, strict=True))
     table |= {key: text for key, text in texts.items() if fields[key] in change.wires}

@@ -1,5 +1,5 @@
-"""AdamW for small language models: decay on matrices only, a linear warm-up, and a cosine down to a
-fraction of the peak.
+"""Make AdamW for small language models: decay on matrices only, a linear warm-up, and a cosine down
+to a fraction of the peak.
 
 Muon (for MuLoCo) or SGD can replace AdamW. Where the strategy itself makes the update
 (`momentum()`, signs), a plain SGD with the same rates and decay.

@@ -1,4 +1,4 @@
-"""Muon for the hidden matrices of a model and AdamW for the rest, as one optimiser.
+"""Join Muon for the hidden matrices of a model and AdamW for the rest, as one optimiser.
 
 torch's Muon takes matrices only, and embeddings, heads, norms and biases are better off with AdamW
 (Jordan et al. 2024, "Muon"; Liu et al. 2025, arXiv:2502.16982). `thinwire.attach` takes one
@@ -85,6 +85,7 @@ def muon(
         >>> [len(group["params"]) for group in muon(model).param_groups]
         [2, 1, 2]
     """
+    # 1. Which parameters are hidden matrices.
     role = roles(model)
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     inside = [
@@ -99,6 +100,7 @@ def muon(
     if not inside or not rest:
         kind, other = ("Muon", "AdamW") if not inside else ("AdamW", "Muon")
         raise ValueError(f"no parameter is left to {kind}: use torch.optim.{other} alone")
+    # 2. AdamW's groups: embeddings and heads decay, vectors do not.
     groups = [
         {"params": [param for param in rest if param.dim() >= 2], "weight_decay": weight_decay},
         {"params": [param for param in rest if param.dim() < 2], "weight_decay": 0.0},

@@ -1,5 +1,5 @@
-"""What a command prints: results on standard output, progress on standard error, failures in one
-line and an exit code.
+"""Print what a command has to show: results on standard output, progress on standard error,
+failures in one line and an exit code.
 
 Every rank of a distributed command runs the same code; only one of them prints.
 """
@@ -91,9 +91,8 @@ class Parser(argparse.ArgumentParser):
         """Return a sentence for each word that looks like a flag and is none."""
         from thinwire.text.words import near
 
-        if any(
-            action.nargs in (argparse.REMAINDER, argparse.PARSER) for action in self._actions
-        ):  # what follows a command is the command's
+        # What follows a command is the command's own; without one, all up to "--" is ours.
+        if any(action.nargs in (argparse.REMAINDER, argparse.PARSER) for action in self._actions):
             before = next(
                 (at for at, word in enumerate(self._words) if not word.startswith("-")),
                 len(self._words),

@@ -70,6 +70,7 @@ def settings(
     """
     valid = f"{name} has: {', '.join(kinds) or 'no settings'}"
     values: dict[str, Any] = {}
+    # Every problem is noted and reading goes on, so that one error has all of them.
     for setting in pairs:
         key, equals, text = (piece.strip() for piece in setting.partition("="))
         if not equals:
@@ -100,6 +101,7 @@ def value(text: str, kind: Any) -> Any:
         ...
         ValueError: expected a number, got 'inf'
     """
+    # From narrow to wide: "3" is an integer before a number, and anything is a text.
     wanted = set(typing.get_args(kind) or (kind,))
     for each, parse in (
         (types.NoneType, _none),
