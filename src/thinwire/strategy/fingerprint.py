@@ -125,13 +125,13 @@ def as_plain(value: Any, hint: Any) -> Any:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The types that an annotation allows."""
+    """Return the types that an annotation allows."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     return typing.get_args(hint) if union else (hint,)
 
 
 def _hints_of_items(hint: Any, count: int) -> list[Any]:
-    """The annotation of each item of a tuple; `None` where it names none."""
+    """Return the annotation of each item of a tuple; `None` where it names none."""
     for option in _options(hint):
         items = typing.get_args(option)
         if typing.get_origin(option) is tuple and items[-1] is Ellipsis:

@@ -80,6 +80,7 @@ def read_identity(saved: Mapping[str, Any], where: str) -> SavedStrategy:
     """
     code, prints = str(saved.get("strategy")), saved.get("fingerprints")
     version = str(saved.get("thinwire", _BEFORE))
+    # Fingerprints decide; the code is for messages.
     if prints is not None:
         if not isinstance(prints, Mapping) or not set(prints) >= {"strategy", *_SLOTS}:
             raise CheckpointError(f"{where} names no strategy: {str(prints)[:60]!r}")

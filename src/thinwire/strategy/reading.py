@@ -71,7 +71,9 @@ def _tree(text: str) -> ast.expr:
 
 
 def _value(node: ast.expr, text: str, kind: str | None = None) -> Any:
-    """The value that a node makes; a component of `kind`, or of any kind within another one."""
+    """Return the value that a node makes; a component of `kind`, or of any kind within another
+    one."""
+    # Literals, tuples and `>>`, then a bare class name, then a call: nothing else is read.
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | bool | None):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):

@@ -1,4 +1,5 @@
-"""A strategy is one value of each: when to talk, what to send, how to carry it, on which tensors.
+"""Join one value of each in a strategy: when to talk, what to send, how to carry it, on which
+tensors.
 
 Every method of the literature is a row, not a program:
 
@@ -89,7 +90,7 @@ class Strategy:
         return travel.equal_after_landing(self.when, self.what, self.how, self.on)
 
     def to_toml(self) -> str:
-        """The strategy as TOML, every setting written out."""
+        """Return the strategy as TOML, every setting written out."""
         import tomli_w
 
         return tomli_w.dumps({slot: to_table(getattr(self, slot)) for slot in _SLOTS})
@@ -105,7 +106,7 @@ class Strategy:
 
     @classmethod
     def from_toml(cls, text: str) -> Strategy:
-        """The strategy that TOML describes; a slot that is left out has its default.
+        """Return the strategy that TOML describes; a slot that is left out has its default.
 
         Raises:
             StrategyError: bad TOML, unknown keys, wrong types, components that do not fit: all at
@@ -115,6 +116,7 @@ class Strategy:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise StrategyError(f"not TOML: {error}") from error
+        # Read every slot before any error is raised: the user gets all reasons at once.
         problems: list[str] = []
         values: dict[str, Any] = {}
         for key, value in table.items():

@@ -55,7 +55,7 @@ def require(holds: bool, component: Component, law: str, case: str, why: str = "
 
 
 def specs() -> dict[str, Spec]:
-    """Spans that have broken codecs: parts of all roles, cut parts, a scalar, one value, none,
+    """Make spans that have broken codecs: parts of all roles, cut parts, a scalar, one value, none,
     other dtypes.
 
     Example:
@@ -63,6 +63,7 @@ def specs() -> dict[str, Spec]:
         {'one value': 1, 'three values': 3, 'an empty span': 0, 'no parts, no values': 0}
     """
     parts, at = [], 0
+    # Parts of all roles, one after the other.
     for i, (role, shape) in enumerate(_SHAPES):
         parts.append(Part(f"p{i}", shape, at, role))
         at = parts[-1].end
@@ -92,6 +93,7 @@ def inputs(spec: Spec, rank: int) -> dict[str, Tensor]:
         ['normal', 'zeros', 'one hot', 'equal', 'subnormal', 'huge', 'wide range',
          'not contiguous', 'wide dtype']
     """
+    # Keyed by name, rank and span, so that a case is the same in every test.
     n, info = spec.numel, torch.finfo(spec.dtype)
 
     def normal(what: str, count: int = n) -> Tensor:
@@ -126,17 +128,17 @@ def inputs_by_rank(spec: Spec) -> dict[str, dict[int, Tensor]]:
 
 
 def contexts(step: int = 0, seed: int = 0, group: Ranks = RANKS) -> dict[int, RankContext]:
-    """A ctx for each rank of a group."""
+    """Return a ctx for each rank of a group."""
     return {rank: RankContext(rank, group, step, seed, "check") for rank in group}
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """The same dtype, shape and bits (NaNs too)."""
+    """Return whether dtype, shape and bits are the same, NaNs included."""
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
 
 
 def snapshot(state: State) -> list[tuple[str, Tensor, Tensor]]:
-    """Each leaf's path, the very tensor it holds now, and a copy of it."""
+    """Return each leaf's path, the very tensor it holds now, and a copy of it."""
     return [(path, leaf.value, leaf.value.clone()) for path, leaf in state.walk()]
 
 

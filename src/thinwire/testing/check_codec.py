@@ -1,4 +1,4 @@
-"""The laws of every codec."""
+"""Check the laws of every codec."""
 
 from __future__ import annotations
 
@@ -70,12 +70,14 @@ def check_codec(
         AssertionError: uniform(bits=4, ...) breaks the law 'unbiased' on cut parts: ...
     """
     allowed: Bound = error_bound or codec.error_bound
+    # 1. One flight of every awkward span and input.
     for name, spec in specs().items():
         if spec.numel and not spec.parts and not isinstance(codec, Coder):
             continue  # only the core of a chain has no parts, and only a coder can say one
         for label, xs in inputs_by_rank(spec).items():
             if every_input or name == "many parts" or label in _chosen(codec, name):
                 _flight(codec, allowed, spec, xs, f"{name}, {label}")
+    # 2. Slices on their own, and several flights on one state.
     many = specs()["many parts"]
     for span in many.cut(4, codec.traits.grain):
         _flight(
@@ -87,12 +89,14 @@ def check_codec(
         )
     _loses(codec, many)
     _steps(codec, allowed, many)
+    # 3. Laws that the codec's traits claim.
     if codec.traits.randomised if randomised is None else randomised:
         check_seeds(codec, many)
     if codec.traits.unbiased if unbiased is None else unbiased:
         check_mean(codec, allowed, specs()["cut parts"])
     if codec.traits.row_wise:
         check_rows(codec)
+    # 4. What is not finite, and what is corrupted.
     check_non_finite(codec, allowed, many, every_input)
     for name in ("many parts", "cut parts", "one value", "bfloat16"):
         check_bytes(codec, specs()[name], name)
@@ -115,6 +119,7 @@ def _flight(
     step: int = 0,
 ) -> None:
     """One flight, and every law that a single flight can break."""
+    # 1. Note all that must not change, and what the residual may add.
     at = contexts(step)
     states = states if states is not None else fresh_states(codec, spec, at)
     held = {rank: snapshot(state) for rank, state in states.items()}
@@ -134,8 +139,10 @@ def _flight(
     before = {rank: x.clone() for rank, x in xs.items()}
     meant = {rank: values_kept(codec, x, spec, states[rank], at[rank]) for rank, x in xs.items()}
 
+    # 2. The flight of three ranks.
     flight = run_rounds(codec, xs, spec, states, at, case)
     totals, sent = {}, {}
+    # 3. The laws of each rank.
     for rank, outcome in flight.outcomes.items():
         total = outcome.total
         right = (
@@ -196,6 +203,7 @@ def _flight(
             case,
         )
 
+    # 4. The laws of all ranks together.
     require(
         all(same(total, totals[RANKS[0]]) for total in totals.values()),
         codec,

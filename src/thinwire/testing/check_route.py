@@ -1,4 +1,4 @@
-"""The laws of every route, with a codec on board."""
+"""Check the laws of every route, with a codec on board."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ def check_route(
         raise StrategyError(refusal)
     refused: list[str] = []
     served = False
+    # Worlds that the route refuses are skipped; one at least must be served.
     for world in worlds:
         try:
             groups = route.groups(world)
@@ -130,12 +131,14 @@ class _Bucket:
             self._flight(states, step, pattern)
 
     def _flight(self, states: dict[int, State], step: int, pattern: str) -> None:
+        # 1. Contributions, and copies of the states for the run in reverse order.
         case = f"{self.case}, flight {step} ({pattern})"
         at = contexts(step, 0, self.group)
         xs = self._contributions(pattern)
         held = _largest_residual(states)
         backwards = {rank: _copy(state) for rank, state in states.items()} if step % 2 else {}
 
+        # 2. Fly, watching every hop; then again with the ranks in reverse.
         sent: dict[int, float] = {}
         self.messages = dict.fromkeys(self.group, 0.0)
         outcomes = run(
@@ -159,6 +162,7 @@ class _Bucket:
                 "a rank ends with other bits",
             )
 
+        # 3. The laws of each rank, then of all.
         for rank, outcome in outcomes.items():
             total = outcome.total
             right = total.shape == (self.spec.numel,) and total.dtype == self.spec.work
@@ -181,7 +185,7 @@ class _Bucket:
         self._near(xs, outcomes, held, case)
 
     def _contributions(self, pattern: str) -> dict[int, Tensor]:
-        """Each rank's values times its share of uneven weights."""
+        """Return each rank's values times its share of uneven weights."""
         total = sum(range(1, len(self.group) + 1))
         xs = {}
         for rank in self.group:
@@ -197,7 +201,7 @@ class _Bucket:
         return self.route.carry(self.codec, xs[rank].clone(), self.spec, states[rank], at[rank])
 
     def _watched(self, flight: Flight[Outcome], rank: int, case: str) -> Flight[Outcome]:
-        """The same flight, its hops looked at."""
+        """Return the same flight, with its hops inspected."""
 
         def looked_at(hop: Hop) -> Hop:
             self._check_hop(hop, rank, case)
@@ -319,7 +323,7 @@ class _Bucket:
             )
 
     def _most_lost(self, codec: Codec, size: float) -> float:
-        """The most that a codec may lose of one of these values, none of them larger than
+        """Return the most that a codec may lose of one of these values, none of them larger than
         `size`."""
         n = self.spec.numel
         spread = (
@@ -338,7 +342,8 @@ class _Bucket:
 
 
 def _largest_residual(states: dict[int, State]) -> float:
-    """The largest residual of the ranks' own, plus the largest of those of the second side."""
+    """Return the largest residual of the ranks' own, plus the largest of those of the second
+    side."""
     leaves = [leaf for state in states.values() for _, leaf in state.walk() if leaf.value.numel()]
     own = max(
         (float(leaf.flat.abs().max()) for leaf in leaves if leaf.kind == "summed"), default=0.0
@@ -349,7 +354,8 @@ def _largest_residual(states: dict[int, State]) -> float:
 
 
 def _eps_of_sums(codec: Codec, spec: Spec) -> float:
-    """The rounding of the narrowest numbers as which a codec's payloads are added unopened."""
+    """Return the rounding of the narrowest numbers as which a codec's payloads are added
+    unopened."""
     if not codec.traits.summable:
         return 0.0
     ctx = contexts(0, 0, (0,))[0]

@@ -123,7 +123,8 @@ def _must_raise(codec: Codec, packet: Packet, payload: Tensor, case: str) -> Non
 
 
 def _fuzz(payload: Tensor) -> list[Tensor]:
-    """The payload with all bits set, with random bytes, and with its first bytes inverted."""
+    """Return the payload with all bits set, with random bytes, and with its first bytes
+    inverted."""
     generator = torch.Generator().manual_seed(0)
     noise = [
         torch.randint(0, 256, (payload.numel(),), generator=generator, dtype=torch.uint8)

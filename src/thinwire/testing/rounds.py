@@ -17,7 +17,7 @@ from thinwire.testing.cases import require, same
 
 
 def relayed(flight: Flight[Outcome], through: Callable[[Hop], Hop]) -> Flight[Outcome]:
-    """The same flight, each of whose hops is what `through` makes of it."""
+    """Return the same flight, each of whose hops is what `through` makes of it."""
     reply: Any = None
     while True:
         try:
@@ -84,8 +84,8 @@ def run_rounds(
 
 
 def add_up(packet: Packet, payloads: Mapping[int, Tensor]) -> Tensor:
-    """The sum, in rank order, of what the payloads of one round decode to for the rank whose packet
-    this is."""
+    """Return the sum, in rank order, of what the payloads of one round decode to for the rank whose
+    packet this is."""
     total: Tensor | None = None
     for sender, payload in payloads.items():
         total = packet.add(total, payload.clone(), sender)

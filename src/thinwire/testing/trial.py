@@ -126,7 +126,7 @@ class Trial:
         self.states = {rank: route.init(codec, self.spec, self.ctx(rank)) for rank in self.ranks}
 
     def ctx(self, rank: int) -> RankContext:
-        """The context of a rank at the present step."""
+        """Return the context of a rank at the present step."""
         return RankContext(rank, self.ranks, self.step, seed=0)
 
     def flights(self, xs: Sequence[Tensor]) -> dict[int, Flight[Outcome]]:
