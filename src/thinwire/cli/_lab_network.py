@@ -94,6 +94,7 @@ def requested_network(options: argparse.Namespace) -> Network:
 def _described(options: argparse.Namespace) -> Network:
     from thinwire.net import Wire, network_of, read, two_level, units
 
+    # 1. A file excludes the flags.
     given = {
         name: value
         for name in (*TABLE, "slow", "sysctl", "nodes", "inner_rate")
@@ -106,6 +107,7 @@ def _described(options: argparse.Namespace) -> Network:
                 f"{', '.join('--' + name.replace('_', '-') for name in given)}"
             )
         return read(options.file)
+    # 2. A flat network of the flags, by the same reader as a file's.
     if (options.nodes is None) != (options.inner_rate is None):
         raise LabError(
             "--nodes and --inner-rate belong together: the nodes, and the rate inside them; "
@@ -118,6 +120,7 @@ def _described(options: argparse.Namespace) -> Network:
     table["host"] = {host: {"slow": _number(times)} for host, times in slowed.items()}
     table["sysctl"] = dict(_pair(text, "--sysctl KEY=VALUE") for text in options.sysctl or ())
     flat = network_of(table)
+    # 3. Nodes: the inner rate inside, and the flags' rates, delay and loss between them.
     if options.nodes is None:
         return flat
     if options.nodes < 1 or len(flat.hosts) % options.nodes:

@@ -1,4 +1,4 @@
-"""`thinwire bench`: strategies and rivals on the same model, text and links."""
+"""Run `thinwire bench`: strategies and rivals on the same model, text and links."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ in emulated hosts (`thinwire lab`). Records are in --out/records.jsonl; the page
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `thinwire bench`."""
+    """Add the flags of `thinwire bench`."""
     parser.add_argument("--quick", action="store_true", help="the small study")
     parser.add_argument(
         "--out",
@@ -87,6 +87,7 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:
     from thinwire.data.cache import cache_folder
     from thinwire.train.strategy_argument import strategy_from
 
+    # 1. The study, narrowed and widened by the flags.
     study: Study = QUICK_STUDY if options.quick else STUDY
     if options.only:
         study = replace(
@@ -111,15 +112,18 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:
         study = replace(study, seeds=options.seeds)
     if options.list:
         return _list(study, output)
-    need_matplotlib()  # before hours of measuring
+    # Before hours of measuring.
+    need_matplotlib()
     parts, folder = (
         _parts(study, options.part, output),
         options.out or Path("runs", "bench-quick" if options.quick else "bench"),
     )
+    # 2. Measure; records are on disk as soon as they are made.
     bench = Bench(study, folder, cache_folder() / "rivals", output.note, options.retry)
     _one_model(bench)
     with ended_by_signals():
         measured = bench.run(typed(options), parts)
+    # 3. The page and the table.
     records = for_page(measured)
     from thinwire.bench.report import bench_page, summary, write
 
@@ -137,6 +141,7 @@ def _parts(study: Study, requested: list[str] | None, output: CommandOutput) -> 
     """List the parts to measure: the proof only where its contestant and its link take part."""
     from thinwire.bench.study import PARTS
 
+    # The proof is a whole run of one contestant over one link: both must be chosen.
     name, network = study.proof
     if name in [each.name for each in study.contestants] and network.name in [
         each.name for each in study.networks
@@ -209,7 +214,7 @@ def left_out(measured: list[dict[str, Any]]) -> str:
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Each link's contestants, the quickest to the target first."""
+    """Return each link's contestants, the quickest to the target first."""
     head = ("link", "contestant", "", "step s", "fewer", "nats", "gap", "to target", "over DDP")
     lines = [head]
     for row in rows:

@@ -1,4 +1,4 @@
-"""`thinwire codecs`: measure bytes, error and speed of each codec on a tensor."""
+"""Run `thinwire codecs`: measure bytes, error and speed of each codec on a tensor."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     tune.add_argument(
         "--bytes", type=int, dest="nbytes", metavar="N", help="or bytes for all of the file"
     )
-    absent = argparse.SUPPRESS  # these flags may stand before `tune`, too
+    # These flags may stand before `tune`, too: a default here would overwrite what was given there.
+    absent = argparse.SUPPRESS
     tune.add_argument(
         "--codec",
         action="append",
@@ -85,6 +86,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Measure each codec and print a table."""
+    # 1. Refuse before torch is loaded.
     if options.plot is not None and options.plot.suffix != ".svg":
         raise ConfigError(
             f"--plot {options.plot}: the picture is an SVG; give a name that ends in .svg"
@@ -100,10 +102,12 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:
     from thinwire.planner.codecs import USUAL, copy_gb_s, frontier, gaussian, measured, read
     from thinwire.strategy.reading import spelled
 
+    # 2. All codecs are read before the first one is measured.
     codecs = [spelled("what", code) for code in options.codec or USUAL]
     tensors = (
         read(options.gradient) if options.gradient is not None else gaussian(size, options.heavy)
     )
+    # 3. The copy is measured in the same run, so that ratios hold on any machine.
     copy = copy_gb_s()
     rows = []
     for codec in codecs:
@@ -172,6 +176,7 @@ def _tune(options: argparse.Namespace, output: CommandOutput) -> int:
         *CHOICES,
         *(filling(limit_nbytes, laid(tensors)[1]) if limit_nbytes is not None else ()),
     ]
+    # A note for each as it is done: large files take minutes.
     rows: list[Choice] = []
     for row in tried(codes, tensors):
         rows.append(row)
@@ -233,8 +238,8 @@ def _choices(rows: list[Choice], best: list[Choice], values: int) -> list[str]:
 
 
 def _widths(rows: list[Choice], tensors: Mapping[str, Tensor]) -> list[str]:
-    """The mean width that each of some budgets gives each tensor, under the bits that it has in the
-    table above."""
+    """Return the mean width that each of some budgets gives each tensor, under the bits that it has
+    in the table above."""
     report = [(row, row.widths) for row in rows if row.widths is not None]
     if not report:
         return []
@@ -255,6 +260,7 @@ def _plot(rows: Sequence[P], path: Path) -> None:
         ) from error
     from thinwire.planner.codecs import frontier
 
+    # With many codecs points carry numbers, and a legend has the names of the best.
     many = len(rows) > _NAMED
     figure = Figure(figsize=(11 if many else 8, 5), layout="constrained")
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""`thinwire compare`: show finished runs side by side, as a table and as a picture.
+"""Run `thinwire compare`: show finished runs side by side, as a table and as a picture.
 
 It reads the `run.json` of each run and compares the others with the first. Where runs differ in
 more than their strategy, it prints a warning, because then the figures compare more than that.
@@ -48,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Read the runs, draw them, and print the table."""
     folders = [Path(folder) for folder in options.folders]
+    # 1. Refuse what cannot be, before torch is loaded.
     if options.out.suffix != ".svg":
         raise ConfigError(
             f"--out {options.out}: the picture is an SVG; give a name that ends in .svg"
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:
     ]:
         raise ConfigError(f"{twice[0]!r} is given twice; once is enough")
     runs = [read(folder) for folder in folders]
+    # 2. Warn of differences beyond the strategy.
     names = _names(folders, runs)
     differ = differences(runs)
     for what, values in differ.items():
@@ -71,9 +73,10 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:
             f"warning: the runs differ in {what} ({', '.join(map(str, values))}): the strategy is "
             "not all that is compared here"
         )
+    # It loads torch, to play the schedules: after all that can be refused without it.
     from thinwire.train.plot import (
         draw,
-    )  # loads torch, to play the schedules: after all that can be refused without it
+    )
 
     picture = draw(runs, names, options.out)
     rows = [_figures(folder, each, runs[0]) for folder, each in zip(folders, runs, strict=True)]
@@ -131,6 +134,7 @@ def _text(rows: Sequence[dict[str, Any]], names: Sequence[str], picture: Path) -
         ) from error
     from thinwire.train.show import written
 
+    # As many runs a table as fit the terminal; the others follow below.
     wide = min(Console().width, WIDEST)
     console = Console(file=io.StringIO(), highlight=False, width=wide)
     fit = max(1, (wide - LABELS) // (COLUMN + 2))

@@ -1,5 +1,5 @@
-"""`thinwire data`: build a larger training text (`fetch`), or pack one for training over a network
-(`pack`)."""
+"""Run `thinwire data`: build a larger training text (`fetch`), or pack one for training over a
+network (`pack`)."""
 
 from __future__ import annotations
 

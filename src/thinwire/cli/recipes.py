@@ -154,7 +154,7 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """A component as one would type it: without what is the default anyway.
+    """Return a component as one would type it: without what is the default anyway.
 
     Example:
         >>> from thinwire.what import feedback, topk, uniform
