@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Clock:
-    """The step of the schedule, and what of it is under way.
+    """A counter of the schedule's steps, and of what is under way in the present one.
 
     Example:
         >>> clock = Clock()

@@ -355,7 +355,7 @@ class Watch:
 
 
 class _Loading:
-    """Notifies a watch that a module loads; a copy of it, by deepcopy or pickle, does nothing."""
+    """A hook that notifies a watch when a module loads; a copy of it does nothing."""
 
     __slots__ = ("_watch",)
 

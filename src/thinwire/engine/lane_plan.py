@@ -39,7 +39,7 @@ _ENDLESS = 1e30  # bytes a second: what a flight takes on such a wire is not its
 
 @dataclass(frozen=True)
 class LanePlan:
-    """Lane count and slice size for flights. reason: why, where they were chosen here."""
+    """A lane count and a slice size for flights. reason: why, where they were chosen here."""
 
     lanes: int
     slice_bytes: int | None

@@ -26,7 +26,7 @@ SourceName = Literal["hooks", "manual"]
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `attach` beside model, optimiser and strategy."""
+    """A record of the options of `attach` beside model, optimiser and strategy."""
 
     bucket_bytes: int
     slice_bytes: int | Auto | None

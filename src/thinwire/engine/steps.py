@@ -30,7 +30,7 @@ from thinwire.errors import AttachError
 
 
 class Steps:
-    """The parts that both kinds of step have.
+    """A base of both kinds of step, with the parts that both have.
 
     Args:
         session: what was attached.

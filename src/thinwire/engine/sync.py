@@ -72,7 +72,7 @@ class Sync(Protocol):
 
 
 class StepCounter(Protocol):
-    """What counts the steps of an optimiser, as a source sees it."""
+    """A counter of an optimiser's steps, as a source sees it."""
 
     @property
     def clock(self) -> Clock: ...

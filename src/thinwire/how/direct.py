@@ -1,5 +1,6 @@
-"""Sum by direct messages, for payloads that add unopened: each rank adds up a K-th of the bucket
-and sends the sum to all others.
+"""Sum by direct messages, for payloads that add unopened.
+
+Each rank adds up a K-th of the bucket and sends the sum to all others.
 
 Steps:
     1. cut the bucket in K spans at the codec's grain, span j owned by rank j; encode each

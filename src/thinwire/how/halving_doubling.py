@@ -26,8 +26,9 @@ from thinwire.how._plan import OneCodec
 
 @dataclass(frozen=True)
 class halving_doubling(OneCodec):
-    """Halve and double recursively on any number of ranks; 2 (P-1)/P · m bytes out of each of P
-    ranks, P a power of two.
+    """Halve and double recursively on any number of ranks.
+
+    2 (P-1)/P · m bytes leave each of P ranks, P a power of two.
 
     Raises:
         StrategyError: (when the strategy is built) the codec leaves entries out and its payloads do

@@ -23,8 +23,9 @@ from thinwire.how._star import Star
 
 @dataclass(frozen=True)
 class server(Star):
-    """All ranks send to a few, which add up and answer; m (less a server's own part) out of a
-    worker, (K-1)·m/S more out of a server.
+    """Send from all ranks to a few, which add up and answer.
+
+    m bytes (less a server's own part) leave a worker, (K-1)·m/S more a server.
 
     Args:
         ranks: the servers, each with an even part of the bucket; counted within the group (between

@@ -55,7 +55,7 @@ _NOTHING = "nothing"
 
 
 class Gone(Exception):  # noqa: N818  (no error: whoever asks falls back on a snapshot)
-    """The value has been cleared away."""
+    """A value has been cleared away."""
 
 
 class RendezvousStore:

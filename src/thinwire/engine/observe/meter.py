@@ -16,7 +16,7 @@ SAMPLED = 8
 
 @dataclass
 class Row:
-    """The bytes and seconds of one bucket.
+    """A bucket's bytes and seconds.
 
     flights: slices carried; sent_bytes: handed to the wire by this rank; encode_s: processor time
     of codecs and routes;
@@ -78,7 +78,7 @@ def cause(label: str) -> str:
 
 @dataclass
 class Meter:
-    """All rows, the steps so far, and the bytes that were sent outside the schedule, by cause."""
+    """A meter: all rows, the steps so far, and the bytes outside the schedule, by cause."""
 
     world: int
     rows: list[Row] = field(default_factory=list)
@@ -171,7 +171,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Report:
-    """The bytes that one rank has sent and the seconds they took; `print(report)` shows a table.
+    """A report of one rank's bytes and the seconds they took; `print(report)` shows a table.
 
     Example:
         >>> rows = (Row("bucket 0", numel=1000, flights=10, sent_bytes=4000.0),)

@@ -12,7 +12,7 @@ from thinwire.errors import AttachError
 
 
 class Source(ABC):
-    """Notifies the engine of the steps of one training loop."""
+    """A source, which notifies the engine of the steps of one training loop."""
 
     @property
     @abstractmethod
@@ -41,7 +41,7 @@ class Source(ABC):
 
 
 class GradientSource(Source):
-    """Feeds gradients into buckets, step by step: the base of every source on gradients.
+    """A source that feeds gradients into buckets step by step: the base of all on gradients.
 
     For each step of the schedule a source calls, on the thread of the training loop:
 
