@@ -46,8 +46,10 @@ def broadcast(flat: Tensor, ctx: RankContext, link: Link = LOCAL_LINK) -> Flight
 
 
 def broadcast_seconds(nbytes: int, world: int, link: Link, segments: int) -> float:
-    """Return the seconds of a chain of so many segments, in closed form; of 0 segments about those
-    of scattering, whose parts come one by one."""
+    """Return the seconds of a chain of so many segments, in closed form.
+
+    0 segments stand for scattering, of which it is an estimate, as its parts come one by one.
+    """
     if world == 1 or not nbytes:
         return 0.0
     if segments:

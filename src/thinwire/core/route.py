@@ -117,8 +117,7 @@ class Route(Component, ABC):
         return None
 
     def bind(self, world: int, link: Link | None = None) -> Self:
-        """Return the route with what is only known at attach: the ranks of a host, the link as all
-        ranks agreed to measure it.
+        """Return the route with the facts of this world: the ranks of a host, the measured link.
 
         Called once, on every rank with the same arguments, before anything is made for the route.
 
@@ -155,9 +154,10 @@ class Route(Component, ABC):
         return None
 
     def seconds(self, codec: Codec, spec: Spec, ctx: RankContext, link: Link) -> float:
-        """Return the seconds on the wire, in closed form, if all links are alike and all ranks
-        start together; a codec of several rounds counts as one of one, and one whose bytes the data
-        decides at its largest.
+        """Return the seconds on the wire, in closed form.
+
+        All links are taken to be alike, and all ranks to start together. A codec of several rounds
+        counts as one of one round, and one whose bytes the data decides at its largest.
         """
         raise NotImplementedError(f"{self!r} gives no formula of its seconds")
 

@@ -30,8 +30,10 @@ class Schedule(Component, ABC):
     @property
     @abstractmethod
     def period(self) -> int:
-        """Steps from one launch of a bucket to its next, from step `steady_from` on; which of them
-        it is, its phase, stays the same."""
+        """Return the steps from one launch of a bucket to its next, from step `steady_from` on.
+
+        Its phase, the step of the period, stays the same.
+        """
 
     @property
     def gap(self) -> int:
@@ -41,8 +43,10 @@ class Schedule(Component, ABC):
 
     @property
     def steady_from(self) -> int:
-        """The step from which every bucket launches once a period and nothing is dense: 0, or the
-        end of a warm-up or of a growth."""
+        """Return the step from which every bucket launches once a period and nothing is dense.
+
+        It is 0, or the end of a warm-up or of a growth.
+        """
         return 0
 
     @property
@@ -62,8 +66,10 @@ class Schedule(Component, ABC):
 
     @property
     def closes_rounds(self) -> bool:
-        """Everything launches and lands at the last step of each period, from the first on, so that
-        a period is a round of local steps."""
+        """Return whether a period is a round of local steps.
+
+        Everything then launches and lands at the last step of each period, from the first on.
+        """
         return False
 
     def works(self, step: int, steps: int) -> bool:

@@ -306,7 +306,9 @@ _generations: Counter[Ranks] = Counter()
 
 
 def _next_generation(members: Ranks) -> int:
-    """Return how many drivers this process has made among these ranks; they all count alike, so
-    each driver has its own keys in the store."""
+    """Return how many drivers this process has made among these ranks.
+
+    All of them count alike, so each driver has its own keys in the store.
+    """
     _generations[members] += 1
     return _generations[members]

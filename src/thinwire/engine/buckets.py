@@ -200,8 +200,10 @@ class FlatBucket:
         return self._buffers[self._now]
 
     def first_nonfinite(self, x: Tensor) -> int | Tensor:
-        """Return the index of the first value of a launch that is not finite, or -1; on a device a
-        tensor, which is not waited for."""
+        """Return the index of the first value of a launch that is not finite, or -1.
+
+        On a device it is a tensor, which is not waited for.
+        """
         if self._buffers and not self._unseen:
             return self.first_bad
         first = fast.first_nonfinite(x)

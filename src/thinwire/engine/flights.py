@@ -71,8 +71,9 @@ class Flights:
     def wait(
         self, landing: Sequence[tuple[FlatBucket, Airborne]], check: bool, failed: bool = False
     ) -> bool:
-        """Wait for launches of one step and put their sums in place; where one is not finite, take
-        back what the flights did to the state.
+        """Wait for launches of one step and put their sums in place.
+
+        Where a sum is not finite, take back what the flights did to the state.
 
         Args:
             check: look whether the sums are finite, even where no state hangs on it.
@@ -197,8 +198,9 @@ def _tracked(flight: Flight[Outcome], part: Slice, track: Track) -> Flight[Outco
 
 
 def _take_back(bucket: FlatBucket, air: Airborne, names: frozenset[str] | None = None) -> None:
-    """Undo what the flights of a failed step did to the state; where later ones have built on it,
-    take the rest of it out.
+    """Undo what the flights of a failed step did to the state.
+
+    Where later flights have built on it, take out what they left of it.
 
     Args:
         names: the parameters whose state is taken back; `None` for all.
@@ -229,11 +231,11 @@ def restore_entries(leaf: Leaf, before: Tensor, after: Tensor, names: frozenset[
 def _without(
     leaf: Leaf, before: Tensor, after: Tensor, later: Sequence[Track], names: frozenset[str] | None
 ) -> None:
-    """Take a change out of a leaf and of the record of later changes, so that one of those may be
-    taken out, too.
+    """Take a change out of a leaf, and out of the record of later changes.
 
-    What is flat over a span is added to, so the rest of the change is known. Other state (a
-    warm start, a threshold) is taken back only where nothing has been built on it.
+    So a later change may be taken out as well. What is flat over a span is added to, so the rest of
+    the change is known. Other state (a warm start, a threshold) is taken back only where nothing
+    has been built on it.
     """
     # 1. Only sums over a span can be taken out of what was built on them.
     is_sum = leaf.spec is not None and leaf.kind != "private"

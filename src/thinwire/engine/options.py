@@ -212,8 +212,10 @@ def _out_of_range(options: Options) -> list[str]:
 
 
 def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
-    """Refuse what would make an update of what is one already: every optimiser but a plain SGD, as
-    no optimiser states that it averages."""
+    """Refuse optimisers but a plain SGD, where `.grad` holds a whole update already.
+
+    No optimiser of torch states whether it averages.
+    """
     plain = isinstance(optimizer, torch.optim.SGD) and not any(
         group["momentum"] for group in optimizer.param_groups
     )

@@ -72,8 +72,10 @@ class Pace:
                 taken[:] = [count + 1 for count in taken]
 
     def weight(self, bucket: int, fractions: Sequence[float]) -> float:
-        """Return this rank's weight in the mean of a bucket that launches: by its steps since the
-        last launch, times its weight a step."""
+        """Return this rank's weight in the mean of a bucket that launches.
+
+        It goes by the rank's steps since the last launch, times its weight a step.
+        """
         weights = [
             fraction * taken[bucket] for fraction, taken in zip(fractions, self.taken, strict=True)
         ]

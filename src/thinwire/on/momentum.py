@@ -180,8 +180,11 @@ class momentum(Target):
         bucket.set_grads(total)
 
     def _counts(self, name: str, device: torch.device) -> State:
-        """Make the counts: the schedule's step of the last launch, on the host; the steps and dense
-        steps that were finite, where the values are."""
+        """Make the counts of a parameter.
+
+        "step" is the schedule's step of the last launch, on the host; "steps" and "refreshed" count
+        the steps and dense steps that were finite, where the values are.
+        """
         dtype = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
         leaves = {
             key: Leaf(torch.zeros((), dtype=dtype, device=device), "replicated", part=name)

@@ -108,8 +108,10 @@ class Rounds:
             self._take_newest()
 
     def restart(self, version: int) -> bool:
-        """Continue from a checkpoint before round `version`: start the run there, or take its
-        newest anchor where it starts with a newer one or has gone on.
+        """Continue from a checkpoint before round `version`.
+
+        Start the run there, or take its newest anchor where it starts with a newer one or has gone
+        on.
 
         Returns:
             Whether this rank took the anchor of the run.

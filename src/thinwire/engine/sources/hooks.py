@@ -78,8 +78,10 @@ class GradientHooks(GradientSource):
         return hook
 
     def _before_gradient(self, bucket: FlatBucket, i: int) -> Any:
-        """Make the hook that sets a mean that has landed aside just before autograd adds to it, for
-        a strategy that must not send a mean again."""
+        """Make the hook that sets a landed mean aside just before autograd adds to it.
+
+        For strategies that must not send a mean again.
+        """
         on, landings = self.session.strategy.on, self._steps.landings
 
         def hook(*_: Any) -> None:
