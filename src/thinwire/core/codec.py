@@ -47,7 +47,7 @@ class Packet:
 
     @property
     def fixed(self) -> bool:
-        """Every rank's packet of this round has this length; else a route sends lengths first."""
+        """Return whether all packets of this round have one length; else lengths go first."""
         return self.coder.nbytes(self.spec) is not None
 
     def open(self, payload: Tensor, sender: int) -> Tensor:
@@ -180,7 +180,7 @@ class Codec(Component, ABC):
 
     @property
     def single_packet_coder(self) -> Coder | None:
-        """The coder that opens its one packet a flight; `None` for several packets or parts."""
+        """Return the coder of its one packet a flight; `None` for several packets or parts."""
         return None
 
     def init(self, spec: Spec, ctx: RankContext) -> State:

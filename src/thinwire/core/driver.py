@@ -32,24 +32,26 @@ class Handle(Protocol[T_co]):
 
     @property
     def stages(self) -> Sequence[Stage]:
-        """The stages so far, in order; empty where no time passes."""
+        """Return the stages so far, in order; empty where no time passes."""
 
     @property
     def encode_s(self) -> float:
-        """Processor time of codecs and routes."""
+        """Return the processor time of codecs and routes."""
 
     @property
     def wire_s(self) -> float:
-        """Seconds in hops."""
+        """Return the seconds in hops."""
 
     @property
     def carry_s(self) -> float:
-        """Processor time of the thread that carried the hops: copies to and from the wire, calls of
-        the transport."""
+        """Return the processor time of the thread that carried the hops.
+
+        It copies to and from the wire, and calls the transport.
+        """
 
     @property
     def sent_bytes(self) -> float:
-        """Bytes that this rank handed to the wire."""
+        """Return the bytes that this rank handed to the wire."""
 
     def wait(self) -> T_co:
         """Wait for the flight to land and return its result.

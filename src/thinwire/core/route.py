@@ -87,12 +87,12 @@ class Route(Component, ABC):
 
     @property
     def needs_link(self) -> bool:
-        """`bind` wants the link as it was measured at attach."""
+        """Return whether `bind` wants the link as it was measured at attach."""
         return False
 
     @property
     def uses_allreduce(self) -> bool:
-        """The transport adds up by itself in some of its hops (`AllReduce`)."""
+        """Return whether the transport adds up by itself in some hops (`AllReduce`)."""
         return False
 
     def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:

@@ -37,8 +37,10 @@ class Schedule(Component, ABC):
 
     @property
     def gap(self) -> int:
-        """The fewest steps between two launches of a bucket: 1 in a warm-up, less than the period
-        while it grows."""
+        """Return the fewest steps between two launches of a bucket.
+
+        It is 1 in a warm-up, and less than the period while that grows.
+        """
         return self.period
 
     @property
@@ -51,17 +53,17 @@ class Schedule(Component, ABC):
 
     @property
     def delay(self) -> int:
-        """Steps from a launch to its landing (tau)."""
+        """Return the steps from a launch to its landing (tau)."""
         return 0
 
     @property
     def fragments(self) -> int:
-        """Groups of buckets that launch at different steps."""
+        """Return how many groups of buckets launch at different steps."""
         return 1
 
     @property
     def skips_steps(self) -> bool:
-        """Slower ranks rest at some steps."""
+        """Return whether slower ranks rest at some steps."""
         return False
 
     @property
@@ -79,7 +81,7 @@ class Schedule(Component, ABC):
 
     @property
     def depth(self) -> int:
-        """The most flights of one bucket in the air at once."""
+        """Return the most flights of one bucket in the air at once."""
         return self.delay // self.gap + 1
 
     @abstractmethod

@@ -76,12 +76,12 @@ class Spec:
 
     @property
     def work(self) -> torch.dtype:
-        """The dtype of sums and residuals: float64 for float64, else float32."""
+        """Return the dtype of sums and residuals: float64 for float64, else float32."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @property
     def key(self) -> str:
-        """A name that survives another bucket layout: the first parameter and the element in it."""
+        """Return a name that survives another layout: the first parameter, the element in it."""
         first = next(self.extents(), None)
         return f"{first.part.name}@{first.low}" if first else "empty"
 
@@ -155,8 +155,10 @@ class RankContext:
 
     @property
     def others(self) -> Ranks:
-        """The other ranks in the order of a phased exchange: round k goes to the k-th rank after
-        this one."""
+        """Return the other ranks in the order of a phased exchange.
+
+        Round k goes to the k-th rank after this one.
+        """
         return self.group[self.group_rank + 1 :] + self.group[: self.group_rank]
 
     def child(self, key: str) -> RankContext:

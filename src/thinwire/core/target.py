@@ -21,11 +21,11 @@ class Bucket(Protocol):
     def spec(self) -> Spec: ...
     @property
     def world(self) -> int:
-        """Ranks that take part."""
+        """Return how many ranks take part."""
 
     @property
     def when(self) -> Schedule:
-        """The schedule that it is launched and landed by."""
+        """Return the schedule that it is launched and landed by."""
 
     def weights(self) -> Tensor:
         """Return a new flat copy of the parameters: (spec.numel,) spec.work."""
@@ -54,26 +54,34 @@ class Target(Component, ABC):
 
     @property
     def mean(self) -> bool:
-        """Contributions are scaled by weight / sum of weights, so the sum is the weighted mean;
-        else they are summed as they are."""
+        """Return whether contributions are scaled by weight / sum of weights.
+
+        Their sum is then the weighted mean; else they are summed as they are.
+        """
         return True
 
     @property
     def accepts_mask(self) -> bool:
-        """Entries that a total has no values for stay as they are, so `write` asks the bucket for
-        the mask."""
+        """Return whether entries that a total has no values for stay as they are.
+
+        `write` then asks the bucket for the mask.
+        """
         return False
 
     @property
     def contracts(self) -> bool:
-        """Its landings draw ranks together that receive different means; without that, such ranks
-        would drift apart for good."""
+        """Return whether its landings draw ranks together that receive different means.
+
+        Without that, such ranks would drift apart for good.
+        """
         return False
 
     @property
     def moves_anchor(self) -> bool:
-        """A landing takes all ranks from one anchor to the next, and nothing of their own steps
-        since is kept."""
+        """Return whether a landing takes all ranks from one anchor to the next.
+
+        Nothing of their own steps since then stays.
+        """
         return False
 
     @property
@@ -90,7 +98,7 @@ class Target(Component, ABC):
 
     @property
     def offers_base(self) -> bool:
-        """It has values that every rank holds alike at a launch, which `base` returns."""
+        """Return whether it has values that all ranks hold alike at a launch: those of `base`."""
         return False
 
     def refuses(self, when: Schedule, what: Codec) -> str | None:

@@ -19,19 +19,19 @@ class LaunchStatus(Protocol):
 
     @property
     def bad(self) -> frozenset[int]:
-        """Indices of buckets of which some rank's values are not finite."""
+        """Return the indices of buckets of which some rank's values are not finite."""
 
     @property
     def incomplete(self) -> bool:
-        """Every rank misses the gradient of some parameter."""
+        """Return whether every rank misses the gradient of some parameter."""
 
     @property
     def silent(self) -> Mapping[int, frozenset[int]]:
-        """By bucket, the parameters whose gradient no rank has."""
+        """Return by bucket the parameters whose gradient no rank has."""
 
     @property
     def offender(self) -> str:
-        """The lowest rank with a value that is not finite, and the parameter."""
+        """Return the lowest rank with a value that is not finite, and the parameter."""
 
     @property
     def whole(self) -> int:

@@ -33,7 +33,7 @@ class Watch(Protocol):
     def clock(self) -> Clock: ...
     @property
     def trained(self) -> Mapping[int, nn.Parameter]:
-        """The parameters that the syncer holds, by id."""
+        """Return the parameters that the syncer holds, by id."""
 
     def stepping(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Judge a step that some optimiser of this process is about to take."""

@@ -85,7 +85,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Return where the parameters are."""
         return self.buckets[0].device
 
     @property

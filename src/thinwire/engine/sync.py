@@ -24,11 +24,11 @@ class Sync(Protocol):
 
     @property
     def strategy(self) -> Strategy:
-        """When, what, how and on which tensors."""
+        """Return when, what, how and on which tensors."""
 
     @property
     def step(self) -> int:
-        """Steps of the schedule's clock so far."""
+        """Return the steps of the schedule's clock so far."""
 
     def weigh(self, weight: float) -> None:
         """Set this rank's weight in the means to come."""

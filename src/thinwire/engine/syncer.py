@@ -122,17 +122,17 @@ class Syncer:
 
     @property
     def step(self) -> int:
-        """Steps of the schedule's clock so far."""
+        """Return the steps of the schedule's clock so far."""
         return self.clock.step
 
     @property
     def steps_since_sync(self) -> int:
-        """Steps since all buckets last landed at once."""
+        """Return the steps since all buckets last landed at once."""
         return self.clock.steps_since_sync
 
     @property
     def accumulating(self) -> bool:
-        """`.grad` holds this rank's own sum."""
+        """Return whether `.grad` holds this rank's own sum."""
         return self.clock.accumulating
 
     # -- what users call

@@ -24,7 +24,7 @@ class Weights:
 
     @property
     def own(self) -> float:
-        """This rank's weight over the sum of all."""
+        """Return this rank's weight over the sum of all."""
         return self.fractions[self._driver.rank]
 
     def begin(self, weight: float) -> None:

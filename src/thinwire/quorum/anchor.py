@@ -46,7 +46,7 @@ class Anchor:
 
     @property
     def rank(self) -> int:
-        """This rank."""
+        """Return this rank."""
         return self._session.driver.rank
 
     def next_name(self) -> str:

@@ -55,7 +55,7 @@ class Contribution(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """The rank that made it."""
+        """Return the rank that made it."""
         return int(self.name.split(".", maxsplit=1)[0])
 
 

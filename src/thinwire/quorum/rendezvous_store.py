@@ -243,7 +243,7 @@ class RendezvousStore:
 
     @property
     def floor(self) -> int:
-        """The oldest round whose contributions are certainly there."""
+        """Return the oldest round whose contributions are certainly there."""
         text = self.read("floor") or "0"
         if not (text.isdecimal() and len(text) < 16):
             raise self._malformed("floor", text)

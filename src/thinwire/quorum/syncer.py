@@ -83,27 +83,27 @@ class QuorumSyncer:
 
     @property
     def step(self) -> int:
-        """Local steps of the rounds that have closed, and of the one under way."""
+        """Return the local steps of the rounds that have closed, and of the one under way."""
         return self.clock.step
 
     @property
     def steps_since_sync(self) -> int:
-        """Local steps since the last round."""
+        """Return the local steps since the last round."""
         return self.clock.steps_since_sync
 
     @property
     def accumulating(self) -> bool:
-        """Always false: gradients are this rank's own."""
+        """Return false: gradients are this rank's own."""
         return False
 
     @property
     def version(self) -> int:
-        """Rounds whose contributions are in this rank's anchor."""
+        """Return of how many rounds this rank's anchor has the contributions."""
         return self.rounds.anchor.version
 
     @property
     def members(self) -> Ranks:
-        """The ranks that the last of these rounds counted."""
+        """Return the ranks that the last of these rounds counted."""
         return self.rounds.anchor.members
 
     # -- what users call

@@ -61,7 +61,7 @@ class every(Schedule):
 
     @property
     def first(self) -> int:
-        """The first step at which it launches."""
+        """Return the first step at which it launches."""
         return self.n - 1 if self.phase is None else self.phase
 
     @property

@@ -136,7 +136,7 @@ class Meter:
 
     @property
     def setup_bytes(self) -> float:
-        """All bytes outside the schedule."""
+        """Return all bytes outside the schedule."""
         return sum(self.around.values())
 
     def count(self, label: str, nbytes: float) -> None:
@@ -202,7 +202,7 @@ class Report:
 
     @property
     def sent_bytes(self) -> float:
-        """Handed to the wire by this rank's schedule, in bytes."""
+        """Return the bytes that this rank's schedule handed to the wire."""
         return sum(row.sent_bytes for row in self.rows)
 
     @property
@@ -212,12 +212,12 @@ class Report:
 
     @property
     def ratio(self) -> float:
-        """dense_bytes / sent_bytes; infinite where nothing was sent."""
+        """Return dense_bytes / sent_bytes; infinite where nothing was sent."""
         return self.dense_bytes / self.sent_bytes if self.sent_bytes else float("inf")
 
     @property
     def cpu_s(self) -> float:
-        """Processor time of all of it, by threads: encode, beside encode, and the wire."""
+        """Return the processor time of all threads: encode, beside encode, and the wire."""
         return (
             sum(row.encode_s + row.carry_s for row in self.rows) + self.beside_s + self.transport_s
         )
