@@ -43,6 +43,8 @@ class Lab:
     """
 
     def __init__(self, network: Network, means: Means = "auto") -> None:
+        # Refuse first, then end what dead owners left, then build; a failure on the way ends the
+        # lab.
         limits.check(network)
         self.network = network
         self.missing: list[str] = []

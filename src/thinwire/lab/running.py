@@ -274,6 +274,7 @@ def _scheduled(lab: Hosts, begun: float) -> Iterator[_Schedule]:
     """Apply the network's changes at their times, and restore the first state in the end."""
     applied, over = _Schedule(), threading.Event()
 
+    # Wait for each moment, or for the end of the run, whichever comes first.
     def go() -> None:
         for moment in lab.network.moments():
             if over.wait(max(0.0, begun + moment - time.monotonic())):
@@ -292,5 +293,6 @@ def _scheduled(lab: Hosts, begun: float) -> Iterator[_Schedule]:
     finally:
         over.set()
         thread.join()
+        # A lab that has failed cannot be put back.
         if applied.failure is None and lab.failure() is None:
             lab.apply(0.0)

@@ -196,6 +196,7 @@ def table_of(network: Network) -> dict[str, Any]:
         {"between": list(pair.between), **_wire_table(pair.wire)} for pair in network.pairs
     ]
     table["change"] = [_change_table(change) for change in network.changes]
+    # What is empty is left out, as the file would leave it out.
     return {key: value for key, value in table.items() if value not in ([], {})}
 
 

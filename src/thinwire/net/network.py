@@ -214,6 +214,7 @@ class Network:
 
 
 def _changed(now: Network, change: Change) -> Network:
+    # A change is of one trunk, of one pair, or of hosts; without any of them, of all hosts.
     if change.trunk is not None:
         ends = set(change.trunk)
         trunks = (
@@ -237,6 +238,7 @@ def _problems(network: Network) -> Iterator[str]:
     if not names:
         yield "0 hosts: there is at least 1"
         return
+    # Names become those of network devices and hosts, so they are short and plain.
     for name in dict.fromkeys((*names, *switches)):
         if not (
             name.isascii() and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 30
@@ -248,6 +250,7 @@ def _problems(network: Network) -> Iterator[str]:
     for host in network.hosts:
         if not 1 <= host.slow <= 100:
             yield f"{host.name}: slow={host.slow:g} is not from 1 (as it is) to 100"
+    # Wires of the whole network, of trunks and of pairs are judged alike.
     set_by_hand: list[Trunk | Pair] = [*network.trunks, *network.pairs]
     wires = {"all hosts": network.wire}
     wires |= {" and ".join(each.between): each.wire for each in set_by_hand}
@@ -286,6 +289,7 @@ def _problems_of(change: Change, network: Network) -> Iterator[str]:
     trunks = [set(trunk.between) for trunk in network.trunks]
     if change.trunk is not None and set(change.trunk) not in trunks:
         yield f"{what} names a link between {' and '.join(change.trunk)}, and there is none"
+    # Each target has fields of its own, so a change is of one of them.
     if sum(bool(target) for target in (change.hosts, change.trunk, change.pair)) > 1:
         yield f"{what} names more than one of hosts, a link and a pair: make a change of each"
     if change.pair and change.rates:

@@ -16,6 +16,7 @@ def path(trunks: Sequence[Trunk], begin: str, end: str) -> list[str]:
         >>> path([Trunk(("a", "core")), Trunk(("b", "core"))], "a", "b")
         ['a', 'core', 'b']
     """
+    # Breadth first, each switch with the one before it; then back from the end.
     previous: dict[str, str | None] = {begin: None}
     waiting = deque([begin])
     while waiting:
@@ -44,6 +45,7 @@ def crossed(trunks: Sequence[Trunk], begin: str, end: str) -> Iterator[tuple[Tru
 
 def problems(trunks: Sequence[Trunk], switches: Sequence[str]) -> Iterator[str]:
     """Yield why trunks do not make one tree of all switches."""
+    # Trunks must be distinct, join two switches, reach all, and be one fewer than switches.
     for one, other in combinations(trunks, 2):
         if set(one.between) == set(other.between):
             yield f"two links join {' and '.join(one.between)}: one is enough"

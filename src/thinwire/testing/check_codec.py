@@ -244,6 +244,7 @@ def _within(
 ) -> None:
     most = allowed(expected, spec, ctx).double() + slack * expected.double().abs()
     error = (sent.double() - expected.double()).abs()
+    # `~(error <= most)`, and not `error > most`: a NaN must fail.
     bad = (~(error <= most)).nonzero().view(-1).tolist()
     why = (
         f"value {bad[0]} of {expected[bad[0]]:g} was sent as {sent[bad[0]]:g}, "
@@ -266,6 +267,7 @@ def _keeps(
     """Where something is kept (not NaN), it is exactly what was not sent."""
     off = (left_over.double() + sent.double() - x.double() - faded.double()).abs()
     info = torch.finfo(sent.dtype)
+    # Room for rounding, and for what a narrow store of the residual rounds off.
     room = (
         4 * info.eps * (x.double().abs() + faded.double().abs() + sent.double().abs()) + info.tiny
     )
@@ -285,6 +287,8 @@ def _adds_up(
 ) -> None:
     summed = torch.stack([own.double() for own in sent.values()])
     size = summed.abs().sum(0)
+    # Sums of float32 in any order, of values that may cancel, and of residuals as large as
+    # `loudest`.
     room = 1e-5 * size.max() if size.numel() else size
     room = room + 1e-5 * loudest
     off = (total.double() - summed.sum(0)).abs()
@@ -364,6 +368,7 @@ def _loses(codec: Codec, spec: Spec) -> None:
         require(
             exact or codec.traits.lossy, codec, "what is lossless loses nothing", f"{label} values"
         )
+        # A lossy codec that changes nothing here would pass every other law without proving any.
         require(
             not exact or not codec.traits.lossy or codec.traits.exact_at_first or label != "normal",
             codec,

@@ -259,6 +259,7 @@ class _Bucket:
             case,
             f"rank {ctx.rank} handed {sent:g}, stated {stated}",
         )
+        # Messages are counted hop by hop; empty payloads are none.
         formula, count = (
             self.route.sent_messages(self.codec, self.spec, ctx),
             self.messages[ctx.rank],

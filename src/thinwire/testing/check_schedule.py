@@ -37,6 +37,7 @@ def _table(schedule: Schedule, periods: int, buckets: int) -> None:
     warm = schedule.steady_from
     end = warm + periods * schedule.period + schedule.delay
     ticks = [schedule.tick(step, buckets) for step in range(end)]
+    # In reverse order: a schedule that remembers the steps before would answer otherwise.
     for step in reversed(range(end)):
         require(
             schedule.tick(step, buckets) == ticks[step],
@@ -54,6 +55,7 @@ def _table(schedule: Schedule, periods: int, buckets: int) -> None:
                 f"step {step} of {buckets} buckets",
                 f"{name}={named}",
             )
+    # Dense steps belong to the warm-up alone.
     late = [step for step in range(warm, end) if ticks[step].dense]
     require(
         not late,
@@ -64,6 +66,8 @@ def _table(schedule: Schedule, periods: int, buckets: int) -> None:
     )
     for bucket in range(buckets):
         _bucket(schedule, ticks, bucket, warm, f"bucket {bucket} of {buckets}")
+    # Buckets with the same steps are one group: there are as many as fragments, or buckets if
+    # fewer.
     phases = {
         tuple(step for step in range(warm, warm + schedule.period) if bucket in ticks[step].launch)
         for bucket in range(buckets)

@@ -28,6 +28,7 @@ def check_seeds(codec: Codec, spec: Spec) -> None:
             .total
         )
 
+    # The same input in fresh state each time, so that only the draws can differ.
     first = total(0, 0)
     require(
         not same(first, total(1, 0)),

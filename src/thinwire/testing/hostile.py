@@ -80,11 +80,12 @@ def _one_bad_value(codec: Codec, allowed: Bound, spec: Spec, value: float, index
 
 
 def check_bytes(codec: Codec, spec: Spec, case: str) -> None:
-    """A payload that was cut or grew raises PayloadError; one that was corrupted raises it or
-    decodes to the right shape."""
+    """Check that a payload that was cut or grew raises PayloadError, and that a corrupted one
+    raises it or decodes to the right shape."""
     states = {rank: codec.init(spec, ctx) for rank, ctx in contexts().items()}
     xs = {rank: inputs(spec, rank)["normal"] for rank in RANKS}
     result = run_rounds(codec, xs, spec, states, contexts(), case)
+    # Every packet of a flight, from another rank than the one that opens it.
     for packets, payloads in zip(result.rounds, result.payloads, strict=True):
         packet, payload = packets[RANKS[0]], payloads[RANKS[1]]
         if payload.numel():
@@ -92,6 +93,7 @@ def check_bytes(codec: Codec, spec: Spec, case: str) -> None:
         _must_raise(
             codec, packet, torch.cat([payload, payload.new_zeros(1)]), f"{case}, a byte too many"
         )
+        # Any other error than PayloadError would end a run with a riddle.
         for fuzzed in _fuzz(payload):
             try:
                 opened = packet.open(fuzzed, RANKS[1])

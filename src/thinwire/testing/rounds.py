@@ -56,6 +56,7 @@ def run_rounds(
     record = FlightRecord()
     replies: dict[int, Tensor | None] = dict.fromkeys(flows)
     while True:
+        # 1. Ask every rank for its next packet; at the end all must end together.
         packets = {}
         for rank, flow in flows.items():
             packet = _next(flow, replies[rank])
@@ -72,9 +73,11 @@ def run_rounds(
         )
         if not packets:
             return record
+        # 2. Copies, since whoever opens a payload may write into it.
         payloads = {rank: packet.payload.clone() for rank, packet in packets.items()}
         record.rounds.append(packets)
         record.payloads.append(payloads)
+        # 3. Each rank adds up what all sent, in rank order, as a route would.
         for rank, packet in packets.items():
             _check_packet(codec, packet, case)
             replies[rank] = add_up(packet, payloads)
@@ -102,6 +105,7 @@ def _next(flow: Rounds, reply: Tensor | None) -> Packet | Outcome:
 
 
 def _check_packet(codec: Codec, packet: Packet, case: str) -> None:
+    # 1. The payload: flat bytes, as many as the coder states.
     payload = packet.payload
     flat = payload.dtype == torch.uint8 and payload.dim() == 1 and payload.is_contiguous()
     require(
@@ -120,6 +124,7 @@ def _check_packet(codec: Codec, packet: Packet, case: str) -> None:
         case,
         f"{payload.numel()} bytes, stated {exact}, at most {most}",
     )
+    # 2. Runs of numbers that may be added: all of it, or none.
     covered = sum(nbytes for nbytes, _ in packet.sums)
     must = codec.traits.summable or bool(packet.sums)
     require(
@@ -129,6 +134,7 @@ def _check_packet(codec: Codec, packet: Packet, case: str) -> None:
         case,
         f"{covered} of {payload.numel()} bytes",
     )
+    # 3. What it decodes to, from a copy.
     opened = packet.open(payload.clone(), packet.ctx.rank)
     right = (
         opened.shape == (packet.spec.numel,)

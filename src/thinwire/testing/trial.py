@@ -79,6 +79,7 @@ def round_trip(codec: Codec, tensors: Tensor | Mapping[str, Tensor], step: int =
     named = {"x": tensors} if isinstance(tensors, Tensor) else tensors
     spec, ctx = flatten(named), RankContext(rank=0, group=(0,), step=step, seed=0)
     x = torch.cat([tensor.detach().reshape(-1).float() for tensor in named.values()])
+    # With one rank a packet's sum is what it opens to.
     rounds, nbytes = codec.rounds(x.clone(), spec, codec.init(spec, ctx), ctx), 0
     try:
         packet = next(rounds)

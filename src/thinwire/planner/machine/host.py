@@ -195,6 +195,7 @@ def cores() -> Iterator[Finding]:
 def memory() -> Iterator[Finding]:
     sizes = dict(line.split(":", 1) for line in (read("/proc/meminfo") or "").splitlines())
     whole, free = (int(sizes[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    # A container's limit may be below the machine's memory.
     limit = read("/sys/fs/cgroup/memory.max") or "max"
     bound = (
         f"; this container may use {int(limit) / GB:.1f} GB"

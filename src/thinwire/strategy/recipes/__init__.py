@@ -109,6 +109,7 @@ def for_link(gbits: float, node: int | None = None) -> Strategy:
             f"for_link(gbits={gbits}): a rate is positive and finite, in Gb/s, such as 0.1 for "
             "100 Mb/s"
         )
+    # The table above, from the fastest link to the slowest.
     if gbits >= 200:
         return Strategy(every(1), cast("bf16"), native(), gradients())
     if gbits >= 40:
