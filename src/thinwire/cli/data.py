@@ -101,6 +101,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Fetch, list the sources, or pack."""
+    # Packing first; fetching and listing share the facts about sources.
     if options.action == "pack":
         packed = pack(
             options.data,

@@ -45,6 +45,7 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:  # noqa: ARG
 
 
 def _text(findings: list[Finding], counts: dict[str, int]) -> str:
+    # Three columns: level, what, and the message, wrapped under itself; advice follows an arrow.
     wide = min(shutil.get_terminal_size().columns, 120)
     first = max(len(each.what) for each in findings)
     indent = " " * (first + 11)

@@ -91,6 +91,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: CommandOutput) -> int:
     """Run the action that `options` names and return the exit code."""
+    # Listing and showing need no lab; wrong times are refused before one is built.
     if options.action == "list":
         return _list(output)
     network = requested_network(options)
@@ -102,6 +103,7 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:
     if options.action == "run":
         check_seconds(options.timeout, options.grace)
     with ended_by_signals(), Lab(network, options.means) as lab:
+        # Notes on what an earlier lab left, and on what hosts share with the machine.
         for note in lab.stale:
             output.note(
                 f"ended a lab that process {note.owner} had left behind ({len(note.hosts)} hosts)"
@@ -156,6 +158,7 @@ def _run(lab: Lab, options: argparse.Namespace, output: CommandOutput) -> int:
     def to_error(host: str, line: str, complaint: bool) -> None:  # noqa: ARG001
         print_line(sys.stderr, f"[{host}] {line}")
 
+    # With --json standard output has the result alone, so ranks' lines go to standard error.
     done = lab.run(
         options.command,
         timeout=options.timeout,
@@ -209,6 +212,7 @@ def _check(lab: Lab, output: CommandOutput) -> int:
     from thinwire.lab.check import check
 
     findings = []
+    # Print each figure as it is measured: a check takes a while.
     for each in check(lab):
         findings.append(each)
         if not output.as_json:
@@ -228,6 +232,7 @@ def _check(lab: Lab, output: CommandOutput) -> int:
 def _words(each: Finding) -> str:
     from thinwire.net import units
 
+    # Each kind of figure in its own unit.
     forms: dict[str, Callable[[float], str]] = {
         "rtt": lambda value: f"{value * 1e3:.2f} ms",
         "rate": lambda value: f"{units.rate_text(round(value, -3))}",

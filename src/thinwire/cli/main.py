@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after `--help` or `--version`, or with 2 for flags that cannot be.
     """
+    # 1. The command's name; all after it is the command's own. --help works without loading any.
     parser = Parser(
         PROGRAM,
         usage=f"{PROGRAM} COMMAND [flag …]",
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command_line = parser.parse_args(arguments)
     if command_line.command not in COMMANDS:
         parser.error(_unknown(command_line.command))
+    # 2. Load that command alone, and parse its flags.
     module = importlib.import_module(f"thinwire.cli.{command_line.command}")
     name = f"{PROGRAM} {command_line.command}"
     own = Parser(

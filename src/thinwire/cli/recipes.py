@@ -106,7 +106,7 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:
 
 
 def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
-    """Everything about one recipe, or about a strategy in a file, as JSON takes it.
+    """Return everything about one recipe, or about a strategy in a file, as JSON takes it.
 
     Raises:
         ThinwireError: no such recipe, setting or file, or a strategy that cannot serve such a model
@@ -116,6 +116,7 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
     from thinwire.text.words import name_and_settings
     from thinwire.train.strategy_argument import strategy_from
 
+    # 1. Settings that a recipe needs get example values, which the answer names.
     name = name_and_settings(spec)[0]
     maker = recipes.names().get(name)
     settings = _settings(maker) if maker is not None else []
@@ -126,10 +127,12 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
         if key not in given
     }
     spec = ",".join([spec, *(f"{key}={value}" for key, value in examples.items())])
+    # 2. The strategy in this world, and what it sends and keeps.
     strategy = strategy_from(spec)
     bound = dataclasses.replace(strategy, how=strategy.how.bind(world))
     sent_facts = sent(bound, shape, world)
     state_bytes = kept_bytes(bound, shape.module(), world)
+    # 3. The recipe's docstring has the sentence about it and its source.
     doc = inspect.getdoc(maker) or ""
     source = SOURCE.search(doc)
     return {
@@ -170,6 +173,7 @@ def short(value: Any) -> str:
         return repr(value)
     if isinstance(value, chain):
         return f"{short(value.first)} >> {short(value.second)}"
+    # Settings at their default are left out; the first one goes without its name.
     arguments = []
     for index, each in enumerate(fields(value)):  # type: ignore[arg-type]  # components are dataclasses
         own = getattr(value, each.name)
@@ -188,6 +192,7 @@ def _shape(options: argparse.Namespace) -> Shape | Named:
             f"--world {options.world}: bytes are counted for 2 to {MOST_RANKS} ranks; one rank "
             "has nobody to talk to"
         )
+    # A model by name has sizes of its own; else they come from the flags.
     if options.model is not None:
         if options.parameters or options.width or options.layers:
             raise ConfigError(
@@ -245,6 +250,7 @@ def _bytes_words(facts: dict[str, Any]) -> tuple[str, str]:
 
 
 def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
+    # Columns of figures, then slots and source, wrapped in the last column.
     first, second, third, fourth = max(len(row["recipe"]) for row in rows), 7, 7, 5
     indent = " " * (first + second + third + fourth + 8)
     lines = [
@@ -266,6 +272,7 @@ def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
             f"{keeps:>{fourth}}  {slots[0]}"
         )
         lines += [indent + more for more in (*slots[1:], *source)]
+    # Notes under the table: units, examples, and what goes between nodes.
     facts = (
         "bytes: sent by a rank, a parameter and step, on average over ranks and steps, warm-up "
         "apart; fewer: than dense fp32 at every "

@@ -64,6 +64,7 @@ def run(options: argparse.Namespace, output: CommandOutput) -> int:
     from thinwire.bench.report import bench_page, runs_page, summary, write
     from thinwire.cli.bench import as_table, left_out
 
+    # A bench's folder alone, or any number of training runs.
     benches = [run for run in options.runs if (run / RECORDS).exists()]
     if benches and len(options.runs) > 1:
         raise ConfigError(f"{benches[0]} is a bench's folder: give it alone")

@@ -116,6 +116,7 @@ def meeting(note: Note) -> Meeting:
         ConfigError: a variable is absent or wrong, the address does not resolve, or the port is
             taken.
     """
+    # 1. The variables of the launcher.
     rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if rank >= world:
         raise ConfigError(f"RANK={rank} of WORLD_SIZE={world}: ranks are 0 to {world - 1}")
@@ -132,6 +133,7 @@ def meeting(note: Note) -> Meeting:
             "--workers or --nodes, or give torchrun --rdzv-backend=static with --node-rank, "
             "--master-addr and --master-port"
         )
+    # 2. The way to the store, and the store itself where no launcher serves it.
     choose_interface(endpoint, note)
     held_by_launcher = env.text("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = serve(endpoint, note) if rank == 0 and not held_by_launcher else None

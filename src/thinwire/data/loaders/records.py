@@ -124,6 +124,7 @@ def as_tensors(rows: Rows, numbers: Sequence[int]) -> Mapping[str, Tensor]:  # n
     """
     out: dict[str, Tensor] = {}
     for name, column in rows.items():
+        # Ragged: as long as the longest of this batch, zeros behind, and the lengths beside.
         if isinstance(column, list):
             lengths = torch.tensor([len(each) for each in column])
             filled = np.zeros(

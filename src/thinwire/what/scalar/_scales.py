@@ -120,9 +120,11 @@ def _ends(rows: Tensor, scale: Scale, at: float | None) -> tuple[Tensor, Tensor]
     """Return where each end of a block is cut, by "percentile" or "sigma": (m, B) -> (m,), (m,);
     else its lowest and highest value."""
     low, high = rows.aminmax(dim=1)
+    # Both ends by the same count of values, from below and from above.
     if scale == "percentile":
         n = _nth(rows, at)
         return rows.kthvalue(rows.shape[1] + 1 - n).values, rows.kthvalue(n).values
+    # `at` sigmas on each side of the mean, but never beyond the values themselves.
     if scale == "sigma":
         absmax, unit = _unit(rows)
         mean = unit.mean(1)
