@@ -97,6 +97,7 @@ class Factored(Transform):
         check_nbytes(self, side, 0)
         if not spec.parts:
             return core
+        # Back to values part by part, as `split` laid them out.
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
         for extent, at, count in self._runs(spec):
             own = core[at : at + count]

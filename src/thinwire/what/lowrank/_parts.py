@@ -11,8 +11,8 @@ from thinwire.what.scalar.identity import identity
 
 
 def matrix(extent: Extent) -> tuple[int, int]:
-    """Rows and columns of a part seen as a matrix, its first dimension by all others; a vector is
-    one row."""
+    """Return rows and columns of a part seen as a matrix, its first dimension by all others; a
+    vector is one row."""
     shape = extent.part.shape
     return (
         (shape[0], extent.part.numel // shape[0])
@@ -33,8 +33,8 @@ def run(x: Tensor, extent: Extent) -> Tensor:
 
 
 def runs(spec: Spec) -> list[tuple[int, int, int]]:
-    """(where, rows, columns) of everything in the span: whole parts as matrices, ranges and a span
-    without parts as one row.
+    """Return (where, rows, columns) of everything in the span: whole parts as matrices, ranges and
+    a span without parts as one row.
 
     Example:
         >>> import torch
@@ -55,6 +55,7 @@ def runs(spec: Spec) -> list[tuple[int, int, int]]:
 def bases(tensors: list[Tensor]) -> list[Tensor]:
     """Return an orthonormal basis of each matrix's columns, those of one shape in one batch.
     Householder QR stays orthonormal at any rank."""
+    # One decomposition for each shape: many small ones, one after the other, are slow on a GPU.
     alike: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
         alike.setdefault(tuple(tensor.shape), []).append(i)

@@ -112,6 +112,8 @@ class alternating(Codec):
         return State(leaves)
 
     def nbytes(self, spec: Spec) -> int | None:
+        # The two factors of a matrix differ in length, so bytes are constant only if all are
+        # square.
         square = all(
             matrix(extent)[0] == matrix(extent)[1]
             for extent in filter(self.shrinks, spec.extents())

@@ -154,6 +154,8 @@ class cp(Factored):
     def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         if len(shape) == 2:
             return als(self.rank)._whole(values, shape)
+        # 4. The sum of outer products: pairs of A and B as columns, times C, which is the last
+        # dimension.
         axis = _longest(shape)
         moved = [*(length for i, length in enumerate(shape) if i != axis), shape[axis]]
         a, b, c = (

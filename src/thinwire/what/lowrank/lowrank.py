@@ -74,6 +74,7 @@ class lowrank(Codec):
         return Traits(grain="part", summable=True)
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
+        # Q is drawn once, from the shared seed of step 0: all ranks begin with the same.
         leaves = {}
         for extent in spec.extents():
             if shrinks(extent, self.rank):

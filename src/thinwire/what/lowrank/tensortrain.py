@@ -86,9 +86,11 @@ class tensortrain(Factored):
     def _factors_of(
         self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
     ) -> Tensor:
+        # The shortest dimension in the middle: both joints are then small.
         axis, factors = _middle(xs.shape[1:]), []
         left = (xs.movedim(axis + 1, 2) if axis is not None else xs).flatten(1)
         train = self._train(tuple(xs.shape[1:]))
+        # Each factor is the leading directions of what is left; the rest goes on to the next one.
         for before, length, after in train[:-1]:
             rows = left.view(len(xs), before * length, -1)
             basis = leading(rows, after)
@@ -97,6 +99,7 @@ class tensortrain(Factored):
         return torch.cat([*factors, left * unit.view(-1, 1)], 1)
 
     def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        # Multiply the chain from the left; each product has the directions of the next joint last.
         axis, at = _middle(shape), 0
         x = values.new_ones(1, 1)
         for before, length, after in self._train(shape):
@@ -108,6 +111,7 @@ class tensortrain(Factored):
     def _train(self, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
         """Return (directions before, length, directions after) of each factor."""
         lengths = _moved(shape)
+        # A joint has no more directions than what lies before it, or after it, can hold.
         joints, rest = [1], torch.Size(lengths).numel()
         for length in lengths[:-1]:
             rest //= length

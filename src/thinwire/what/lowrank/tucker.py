@@ -114,6 +114,7 @@ class tucker(Factored):
         )
 
     def _whole(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        # Multiply the core by each factor, along its own dimension.
         small = self._ranks(shape)
         at = math.prod(small)
         x = values[:at].view(small)
@@ -127,6 +128,7 @@ class tucker(Factored):
 
     def _ranks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the directions of each dimension: r_k."""
+        # Rounded up, but for what rounding adds to a product that is whole.
         small = [
             length
             if length < _WHOLE

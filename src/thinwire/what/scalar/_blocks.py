@@ -27,6 +27,7 @@ class Layout:
         """
         if not (self.sizes % self.block).any():
             return None
+        # Only the last block of a piece may be filled up.
         ends = self.rows.cumsum(0) - 1
         counts = torch.full((len(self.owner),), self.block, device="cpu")
         counts[ends] = self.sizes - (self.rows - 1) * self.block

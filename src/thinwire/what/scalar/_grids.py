@@ -167,6 +167,7 @@ class Point(Grid):
         return reference.from_bytes(head[:-m], dtype), head[-m:]
 
     def quantise(self, rows: Tensor, header: Header, random_bits: Tensor | None) -> Tensor:
+        # Codes count from the zero's own code; blocks without a usable step are all zeros.
         step, zero = (each[:, None] for each in header)
         usable = (step > 0) & step.isfinite()
         scaled = torch.where(usable, rows / torch.where(usable, step, 1), 0)

@@ -111,6 +111,7 @@ class Levels(Coder):
         check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
+        # Scales, codes, and the level of each code times its block's scale.
         head = self._scales(spec) * spec.work.itemsize
         scales = reference.from_bytes(payload[:head], spec.work)
         codes = reference.unpack(payload[head:], spec.numel, self._bits)

@@ -108,6 +108,7 @@ def point_grid(
     cover: every value that is not cut by `scale` lies between two levels; else up to half a step
     beyond the last one.
     """
+    # 1. The range to cover. 2. The whole number of steps below zero that fits it best.
     top = 2**bits - 1
     low, high = _ends(rows, scale, at)
     if scale == "mse":

@@ -87,6 +87,8 @@ class loglevels(Levels):
         return self.bits
 
     def _values(self) -> Tensor:
+        # From the largest level down by equal ratios to `smallest` of it; zero takes one code of
+        # "tread".
         zero = self.grid == "tread"
         count = 2 ** (self.bits - 1) - zero
         exponents = torch.linspace(1, 0, count, dtype=torch.float64)

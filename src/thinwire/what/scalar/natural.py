@@ -99,6 +99,7 @@ class natural(Coder):
         check_nbytes(self, payload, self.nbytes(spec))
         integer, exponent, mantissa = _FORMATS[spec.work]
         cut = reference.packed_nbytes(spec.numel, exponent)
+        # An exponent with an empty mantissa is the power of two itself.
         codes = reference.unpack(payload[:cut], spec.numel, exponent)
         values = (codes.to(integer) << mantissa).view(spec.work)
         values = torch.where(reference.unpack(payload[cut:], spec.numel, 1).bool(), -values, values)
@@ -107,6 +108,7 @@ class natural(Coder):
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         size, info = x.double().abs(), torch.finfo(spec.work)
         least = info.smallest_normal
+        # The power of two below, and the distance to it or to the one above.
         below = torch.exp2(size.clamp(min=least).log2().floor())
         if self.rounding == "nearest":
             return torch.where(size < least, least / 2, below / 2)

@@ -136,6 +136,7 @@ class sign(Coder):
         ctx: RankContext,
         sum_ctx: RankContext,
     ) -> Tensor:
+        # Every payload is checked before the kernel reads any.
         for _, payload in payloads:
             check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:

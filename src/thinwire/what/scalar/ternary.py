@@ -170,6 +170,7 @@ def pack_digits(digits: Tensor) -> Tensor:
         >>> pack_digits(torch.tensor([1, 2, 0, 0, 0, 2])).tolist()
         [7, 2]
     """
+    # Digit i counts 3^i: the first value is the lowest digit.
     rows = reference.to_blocks(digits.to(torch.uint8), len(_DIGITS))
     out = rows[:, 0].clone()
     for i in range(1, len(_DIGITS)):

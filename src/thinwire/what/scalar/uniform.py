@@ -309,6 +309,7 @@ class uniform(Coder):
     def encode_with_residual(
         self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
+        # One kernel pass adds, encodes and subtracts; other grids take the steps one by one.
         if not self._has_kernels or self.scale != "absmax" or not spec.numel:
             return super().encode_with_residual(x, residual, decay, spec, state, ctx)
         settings = (*self._settings(spec), self._key(spec, ctx))
@@ -330,6 +331,7 @@ class uniform(Coder):
     ) -> Tensor:
         if not self._has_kernels or self.scale != "absmax" or not spec.numel:
             return super().encode_sum(payloads, spec, state, ctx, sum_ctx)
+        # Payloads are added and encoded again in one pass, with the draws of the sum's own key.
         for _, payload in payloads:
             check_nbytes(self, payload, self.nbytes(spec))
         settings = (*self._settings(spec), self._key(spec, sum_ctx), spec.work)

@@ -145,6 +145,7 @@ def add(side: Tensor, values: Tensor, total: Tensor, coder: Coder) -> None:
         PayloadError: as `read`; some values may have been added then.
     """
     (chunks, k), per = values.shape, total.shape[1]
+    # A kernel reads and adds in one pass; it takes float32 that lies in a row.
     kernels = (
         native.library(values) if total.is_contiguous() and total.dtype == torch.float32 else None
     )

@@ -82,6 +82,7 @@ class blockk(Transform):
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
+        # Whole blocks come back at their indices; all others are zero.
         count = self._blocks(spec)
         out = torch.zeros(count, self.block, dtype=spec.work, device=core.device)
         out[_indices.read(side, core.numel() // self.block, count, 1, self)[0]] = core.view(

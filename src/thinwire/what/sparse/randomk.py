@@ -101,8 +101,10 @@ class randomk(Transform):
     def _lot(self, spec: Spec, ctx: RankContext) -> tuple[Tensor, Tensor]:
         """Draw one index in each of k strata, ascending; return them and the strata's widths: (k,)
         int64 each."""
+        # One draw a stratum: indices are distinct and ascending without a sort.
         k = self.core_numel(spec)
         edges = torch.arange(k + 1, dtype=torch.int64, device="cpu") * spec.numel // max(k, 1)
+        # `draw * widths` may round up to the width itself.
         widths = edges[1:] - edges[:-1]
         draw = torch.rand(
             k, generator=ctx.generator(spec, shared=True), dtype=torch.float64, device="cpu"

@@ -88,6 +88,7 @@ class topk(Transform):
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work)
         cores: list[Tensor] = []
+        # 1. to 3. run by run: indices as side bytes, values as the core.
         sides: list[Tensor] = []
         for at, chunks, size, k in self._runs(spec):
             where, values = fast.largest(x[at : at + chunks * size].view(chunks, size), k)
@@ -142,6 +143,7 @@ class topk(Transform):
         ctx: RankContext,
         sender: int,
     ) -> None:
+        # Both lie run after run; their sizes follow from the runs.
         done = cut = 0
         for at, chunks, size, k in self._runs(spec):
             nbytes = _indices.smallest_nbytes(k, size, chunks)

@@ -123,6 +123,7 @@ class codebook(Coder):
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         leaves, device = {}, torch.get_default_device()
+        # Every rank makes the same first book; a turn counts the steps of `refresh`.
         for name in self._learners(spec):
             book = _first(self.dim, self.bits, self.stages).to(device=device, dtype=spec.work)
             leaves[f"book/{name}"] = Leaf(book, "replicated", part=name)

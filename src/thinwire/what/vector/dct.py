@@ -88,6 +88,7 @@ class dct(Transform):
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work).contiguous()
+        # Frequencies of a tile are C X Cᵀ, of its own height and width.
         cores = [x.new_empty(0)]
         for tiles in self._tiles(spec):
             rows, columns = _matrix(tiles.height, x), _matrix(tiles.width, x)
@@ -99,6 +100,7 @@ class dct(Transform):
     ) -> Tensor:
         check_nbytes(self, side, 0)
         out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
+        # The inverse of an orthonormal transform is its transpose.
         at = 0
         for tiles in self._tiles(spec):
             rows, columns = _matrix(tiles.height, core), _matrix(tiles.width, core)
@@ -139,6 +141,7 @@ class dct(Transform):
 
         The transform is orthonormal: no value is further off than all frequencies together.
         """
+        # Norms in units of the largest, where squares do not overflow.
         out, at = torch.empty(spec.numel, dtype=torch.float64), 0
         for tiles in self._tiles(spec):
             area = tiles.of(out)

@@ -85,6 +85,7 @@ class hadamard(Transform):
         return 0
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
+        # Zeros fill the last block; signs first, so that equal values spread, too.
         core = torch.zeros(self.core_numel(spec), dtype=spec.work, device=x.device)
         core[: spec.numel] = x
         return self._rotate(core.mul_(self._signs(spec, ctx, x.device)), spec), torch.empty(
@@ -98,6 +99,7 @@ class hadamard(Transform):
 
     def _rotate(self, core: Tensor, spec: Spec) -> Tensor:
         """Rotate whole blocks, and the last one in its own size."""
+        # The last block has a power of two of its own, at least as long as what it holds.
         full = self._full(spec)
         parts = ((core[:full], self.block), (core[full:], self._tail(spec)))
         return torch.cat(

@@ -97,6 +97,7 @@ class lattice(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
+        # 1. The step of each block, and its values in steps.
         blocks = reference.to_blocks(x.to(spec.work).contiguous(), self._block(spec))
         steps = self._steps(blocks)[:, None]
         usable = (steps > 0) & steps.isfinite()
@@ -105,6 +106,7 @@ class lattice(Coder):
             blocks / torch.where(usable, steps, torch.ones_like(steps)),
             torch.zeros_like(blocks),
         )
+        # 2. and 3. Nearest points, packed.
         vectors = scaled.view(-1, self._size)[: self._vectors(spec)]
         return torch.cat([reference.as_bytes(steps.view(-1)), self._pack(self._nearest(vectors))])
 
@@ -114,6 +116,7 @@ class lattice(Coder):
         check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
+        # Steps, then points; each point times its block's step.
         head = self._blocks(spec) * spec.work.itemsize
         steps = reference.from_bytes(payload[:head], spec.work)
         points = self._unpack(payload[head:], self._vectors(spec)).to(spec.work).view(-1)
@@ -129,6 +132,7 @@ class lattice(Coder):
 
     def _nearest(self, x: Tensor) -> Tensor:
         """Return the nearest point within ±L of each row of x (m, n)."""
+        # The nearest of D_n; for E8 also that of D_n + ½, whichever is nearer.
         near = _even(x, 2 ** (self.bits - 1) - 1)
         if self.points == "D4":
             return near

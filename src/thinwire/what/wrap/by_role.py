@@ -174,6 +174,7 @@ class by_role(Codec, KeepsResidual):
         return error
 
     def values_kept(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        # What a role keeps in its own way comes from its codec; other roles keep all of x.
         x = x.to(spec.work).clone()
         for role, sub, at in self._indices(spec):
             codec = self._codecs[role]
@@ -221,6 +222,7 @@ class _Composite(Coder):
         )
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        # Each part by its own coder, state and context, as if it went alone.
         runs = x.split([sub.numel for sub in self.specs])
         states = [state.child(str(i)) for i in range(len(runs))]
         contexts = self._contexts(ctx)
@@ -236,6 +238,7 @@ class _Composite(Coder):
     def _contexts(self, ctx: RankContext) -> tuple[RankContext, ...]:
         """Return the contexts of sender and receiver alike: shared random numbers (a rotation's
         signs) must agree."""
+        # Sent again by a route, the composite has another key; each part's key then follows that.
         if ctx.key == self.key:
             return self.contexts
         return tuple(

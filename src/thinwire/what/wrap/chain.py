@@ -77,6 +77,7 @@ class Transform(Coder):
         The function takes what the core decodes to; it returns the new residual and whether that
         is finite. A transform that keeps few values overrides this, and reads only those.
         """
+        # y is ours, so the residual takes its memory.
         y = fast.summed(x.to(spec.work), residual, decay)
         core, side = self.split(y, spec, state, ctx)
 
@@ -366,6 +367,7 @@ class chain(Coder):
         return Spec((), 0, numel, spec.work)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
+        # The first codec's own error, and what the second one's error of the core becomes in x.
         state = self.init(spec, ctx).child("first")
         core, side = self.first.split(x, spec, state, ctx)
         inner = self._core(spec, core.numel())

@@ -137,6 +137,7 @@ class clip(Wrapper, KeepsResidual):
         )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
+        # Zeros stand for norms that have not been: until the window is full, nothing is cut.
         state = State(children={"inner": self.inner.init(spec, ctx)})
         if self.times is not None:
             norms = torch.zeros(len(self._runs(spec)), self.window, dtype=torch.float64)
@@ -168,6 +169,7 @@ class clip(Wrapper, KeepsResidual):
 
     def values_kept(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         x = x.to(spec.work)
+        # The residual knows x only as it was cut.
         clipped = self._scaled(x, self._factors(self._norms(x, spec), state), spec)
         if not isinstance(self.inner, KeepsResidual):
             return clipped
@@ -200,6 +202,7 @@ class clip(Wrapper, KeepsResidual):
             assert self.norm is not None
             bounds = torch.full_like(norms, self.norm)
         else:
+            # A median of a window that is not full would cut the first steps by chance.
             window = state["norms"].value
             bounds = torch.where(
                 (window > 0).all(1), self.times * window.median(1).values, math.inf

@@ -123,6 +123,7 @@ class entropy(Coder):
         raw = self.inner.encode(x, spec, state, ctx)
         if not raw.numel():
             return raw
+        # 3. Each plane by itself; its length in the head tells coded from plain.
         coder = _coder()
         coded = [_shorter(coder, plane) for plane in _parted(raw, self._planes(spec)).cpu().numpy()]
         lengths = [] if self.inner.nbytes(spec) is not None else [raw.numel()]
@@ -215,8 +216,8 @@ class entropy(Coder):
         return np.frombuffer(plain, dtype=np.uint8)
 
     def _planes(self, spec: Spec) -> int:
-        """As many as a number has bytes, where the inner payload is floating-point numbers and
-        nothing else; else 1."""
+        """Return as many planes as a number has bytes, where the inner payload is floating-point
+        numbers and nothing else; else 1."""
         dtype = self.inner.sum_dtype(spec)
         return (
             dtype.itemsize
@@ -233,8 +234,8 @@ class entropy(Coder):
 
 
 def _coder() -> ZstdCompressor:
-    """zstd as a Huffman coder: "fast" with the smallest table and the longest match finds only runs
-    and outright copies.
+    """Return zstd as a Huffman coder: "fast" with the smallest table and the longest match finds
+    only runs and outright copies.
 
     On exponents it takes a third of the time of level 1, and fewer bytes, as no short match breaks
     the run of literals.
@@ -271,10 +272,11 @@ def _parted(raw: Tensor, planes: int) -> Tensor:
 
 
 def _joined(planes: Tensor) -> Tensor:
-    """The inverse of `_parted`."""
+    """Undo `_parted`."""
     count, n = planes.shape
     if count == 1:
         return planes[0]
+    # Bytes back into numbers, then each number's exponent and sign back where they were.
     rotated = torch.empty(n, count, dtype=torch.uint8, device=planes.device)
     for i, plane in enumerate(planes):
         rotated[:, i].copy_(plane)

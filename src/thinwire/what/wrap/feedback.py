@@ -131,6 +131,7 @@ class feedback(Remembering, KeepsResidual):
         forgets."""
         if self.reset is None:
             return self.decay_at(ctx.step)
+        # It forgets at the first flight of a new period, not at a multiple of `reset`.
         before = int(state["flown"].value)
         return (
             self.decay_at(ctx.step)
@@ -196,6 +197,7 @@ class feedback(Remembering, KeepsResidual):
         return leaf.flat * self.decay_of(state, ctx) if faded else leaf.flat.clone()
 
     def rounded_off(self, residual: Tensor) -> Tensor:
+        # bf16 rounds each value by itself, int8 by the largest of its block, at most of all.
         size = residual.double().abs().nan_to_num()
         if self.store == "bf16":
             return size * torch.finfo(torch.bfloat16).eps / 2

@@ -132,6 +132,7 @@ class on_change(ef21):
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         state = super().init(spec, ctx)
+        # Zeros at first: then no change is small enough, and every rank sends.
         state.leaves["norms"] = Leaf(
             torch.zeros(self.window, dtype=spec.work), "private", part=spec.key
         )
