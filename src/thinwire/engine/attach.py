@@ -173,8 +173,8 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
         bound = bind(strategy, options, driver, meter, planned, device)
-        # 4. build: connections, rank 0's values everywhere, buckets with their state Before the
-        #    first parameters travel: all ranks make the connections together.
+        # 4. build: connections, rank 0's values everywhere, buckets with their state. All ranks
+        #    make the connections together, before the first parameters travel.
         bound.prepare(driver)
         # Buffers, too, whatever `buffers` says: all ranks start as rank 0.
         for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):

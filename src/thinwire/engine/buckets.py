@@ -214,9 +214,8 @@ class FlatBucket:
         return next(part.name for part in self.spec.parts if part.begin <= index < part.end)
 
     def set_grads(self, flat: Tensor) -> None:
-        # A total lands in the buffer that its launch was read from, which under a delay is not the
-        # one
-        # being filled now.
+        # A total lands in the buffer that its launch was read from. Under a delay that is not the
+        # one that is being filled now.
         which = next(
             i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr()
         )

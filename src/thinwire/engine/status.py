@@ -108,7 +108,7 @@ class Status:
 
     def _flight(self, bitmap: bool) -> Flight[None]:
         ctx, device = context_of(self._driver), self._buckets[0].device
-        # 1. the flags, and at times the bits a parameter `int` waits for a device: here the lane's
+        # 1. the flags, and at times the bits a parameter. `int` waits for a device: here the lane's
         #    thread does, not the loop's.
         first_bad = [int(each) for each in self._first_bad]
         flags = _packed(

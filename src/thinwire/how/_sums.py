@@ -86,8 +86,7 @@ def totals(
             ]
             if expected:
                 recv.append((ctx.group[message.peer], expected))
-        # c. Exchange; then take in what has come. It is added when the chunk is sent or opened
-        # next.
+        # c. Exchange; then take in what has come, to be added when the chunk is sent or opened.
         got = yield from swap_runs(send, recv, device)
         for message in move.recv:
             parts, wholes = _in_flight(message, chunks)

@@ -154,7 +154,7 @@ class Anchor:
             raise FlightError(
                 f"what the store holds as the anchor of round {version} is none: {error}"
             ) from error
-        # 2. take it The anchor's state comes first, then what all ranks hold alike beside it.
+        # 2. take it: the anchor's state comes first, then what all ranks hold alike beside it
         for leaf, value in zip(leaves, tensors, strict=False):
             leaf.value = value.to(leaf.value)
         with torch.no_grad():

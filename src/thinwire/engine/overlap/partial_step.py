@@ -49,7 +49,7 @@ def step_some(
             for name in then
             if _differs(group[name], then[name])
         ]
-    # 3. put all back Also where the step raises: else the optimiser would have lost its parameters.
+    # 3. put all back, also where the step raises: else the optimiser would lose its parameters
     finally:
         for group, (whole, present) in zip(groups, before, strict=True):
             group.update(present)
