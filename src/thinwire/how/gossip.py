@@ -130,8 +130,7 @@ class gossip(Route):
         if world == 1:
             return [], []
         if self.topology == "pairs":
-            # Neighbours in a random order of the ranks, which all draw alike, are a pair: 2i and 2i
-            # + 1.
+            # In a random order of the ranks, which all draw alike, 2i and 2i+1 are a pair.
             order = torch.randperm(world, generator=ctx.generator(_NOBODY, shared=True)).tolist()
             at = order.index(me) ^ 1
             peer = [ctx.group[order[at]]] if at < world else []

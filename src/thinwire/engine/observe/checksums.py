@@ -77,8 +77,8 @@ def _products(rows: Tensor, keys: Tensor) -> Tensor:
 
 @functools.cache
 def _keys(device: torch.device) -> Tensor:
-    # Made on the CPU from a fixed seed, so that all ranks have the same keys on any device. Keys are
-    # odd, as only odd numbers have an inverse mod 2^64.
+    # Made on the CPU from a fixed seed, so that all ranks have the same keys on any device. All of
+    # them are odd, as only odd numbers have an inverse mod 2^64.
     random = torch.randint(
         -(1 << 62),
         1 << 62,

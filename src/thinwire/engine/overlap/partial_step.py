@@ -38,8 +38,8 @@ def step_some(
     for group, then in zip(groups, settings, strict=False):
         group.update(then)
         group["params"] = [param for param in group["params"] if id(param) in params]
-    # 2. step, and look whether a setting has moved `step` is the optimiser's own: it sees a group
-    #    with a few parameters, and no more.
+    # 2. step, and look whether a setting has moved; `step` is the optimiser's own, and sees groups
+    #    of a few parameters
     try:
         step()
         # A setting that a step moves would move once for every part.
