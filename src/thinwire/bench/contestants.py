@@ -1,4 +1,4 @@
-"""Who takes part: strategies of ours and rivals, each with its honest best settings."""
+"""List who takes part: strategies of ours and rivals, each with its honest best settings."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a contestant is given, and what it must offer: the same model, text, batches and optimiser
-for all.
+"""Define what a contestant is given, and what it must offer: the same model, text, batches and
+optimiser for all.
 
 A contestant is a module with `ABOUT` (a line), `REQUIRES` (what pip installs for it, pinned; empty
 where thinwire's own environment does) and

@@ -1,5 +1,5 @@
-"""The training loop that contestants share: what differs between them is how a gradient is made,
-talked about and applied."""
+"""Share the training loop of contestants: what differs between them is how a gradient is made, sent
+and applied."""
 
 from __future__ import annotations
 

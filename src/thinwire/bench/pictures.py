@@ -204,6 +204,6 @@ def _proof_picture(page: Comparison, whole: Mapping[str, Any], name: str, link: 
 
 
 def _parts(row: Mapping[str, Any]) -> dict[str, float]:
-    """Of a mean step: what is known, and the rest."""
+    """Return the parts of a mean step: what is known, and the rest."""
     rest = row["step_mean_s"] - math.fsum(row["parts"].values())
     return dict(row["parts"]) | ({"untold": rest} if rest > 1e-3 * row["step_mean_s"] else {})

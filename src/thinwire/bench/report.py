@@ -21,7 +21,7 @@ from thinwire.errors import ConfigError
 
 
 def rows(bench: Bench) -> list[dict[str, Any]]:
-    """See `summary`."""
+    """Return the rows of a bench; see `summary`."""
     out = []
     # 1. A row for each contestant on each link; a curve without any times stands alone.
     for link in [*bench.links, None]:

@@ -90,7 +90,7 @@ class Bench:
 
     @property
     def curve_parameters(self) -> int:
-        """Of the model whose losses are measured."""
+        """Return the parameters of the model whose losses are measured."""
         return parameters(
             self.study.job(self.study.contestants[0], 0, self.study.curve, self.train, self.held)
         )

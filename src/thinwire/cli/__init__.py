@@ -1,2 +1,2 @@
-"""The command line: one file a command, each with `ABOUT`, `arguments(parser)` and `run(options,
-say)`."""
+"""Run the command line: one file a command, each with `ABOUT`, `arguments(parser)` and
+`run(options, say)`."""

@@ -24,8 +24,8 @@ Means = Literal["auto", "netem", "queue"]
 
 @dataclass(frozen=True, slots=True)
 class LineStats:
-    """How well packets were delayed since the last look. max_late_ms: the worst that one came after
-    its time.
+    """A summary of how well packets were delayed since the last look. max_late_ms: the worst that
+    one came after its time.
 
     seen, lost: packets, and those dropped to be lost; dropped: those that the line could not hold.
     netem tells nothing of it: no packet is seen, and how late they were is not known.

@@ -63,7 +63,7 @@ class Hosts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of a command. codes: by host, -n where signal n ended it; stopped: those that the
+    """The result of a command. codes: by host, -n where signal n ended it; stopped: those that the
     lab had to end, and why.
 
     counts: what went over each link meanwhile; line: how well packets were delayed.
@@ -96,7 +96,7 @@ def run(
     grace: float,
     on_line: OnLine | None,
 ) -> Ran:
-    """See `Lab.run`."""
+    """Run the command and return how it ended; see `Lab.run`."""
     if not argv:
         raise LabError("no command: say what to run on every host")
     check_seconds(timeout, grace)

@@ -44,7 +44,7 @@ NAME = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, eq=False)
 class Meeting:
-    """Where and as whom a rank meets the others, from the launcher's variables.
+    """A rank that meets the others: where and as whom it meets them, from the launcher's variables.
 
     Args:
         rank: this rank; world: how many there are.

@@ -264,7 +264,7 @@ def _within(
 def _keeps(
     codec: Codec, x: Tensor, faded: Tensor, sent: Tensor, left_over: Tensor, case: str
 ) -> None:
-    """Where something is kept (not NaN), it is exactly what was not sent."""
+    """Check that what is kept (not NaN) is exactly what was not sent."""
     off = (left_over.double() + sent.double() - x.double() - faded.double()).abs()
     info = torch.finfo(sent.dtype)
     # Room for rounding, and for what a narrow store of the residual rounds off.
@@ -318,7 +318,8 @@ def _sizes(codec: Codec, flight: FlightRecord, spec: Spec, case: str) -> None:
 
 
 def _sums(codec: Codec, flight: FlightRecord, case: str) -> None:
-    """Where payloads may be added unopened, the sum opens to the sum of what they open to."""
+    """Check that, where payloads may be added unopened, the sum opens to the sum of what they open
+    to."""
     for packets, payloads in zip(flight.rounds, flight.payloads, strict=True):
         packet = packets[RANKS[0]]
         runs, at = [torch.empty(0, dtype=torch.uint8)], 0

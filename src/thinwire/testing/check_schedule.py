@@ -1,4 +1,4 @@
-"""The laws of every schedule."""
+"""Check the laws of every schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a codec does with values that are no numbers, and with bytes that are not its own."""
+"""Check what a codec does with values that are no numbers, and with bytes that are not its own."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ class Progress:
 
     @property
     def dense_bytes(self) -> float:
-        """Bytes that this rank would have sent by dense float32 all-reduces after every batch (a
-        report counts one for each step of its clock)."""
+        """Return the bytes that this rank would have sent by dense float32 all-reduces after every
+        batch (a report counts one for each step of its clock)."""
         return self.report.dense_bytes / max(self.report.steps, 1) * self.step
 
     @property
@@ -107,8 +107,8 @@ class Result:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """nats / ln 2 / (bytes per token), where every token is predicted; `None` for masks and
-        spans."""
+        """Return nats / ln 2 / (bytes per token), where every token is predicted; `None` for masks
+        and spans."""
         return (
             self.nats / math.log(2) / self.setting.bytes_per_token
             if self.setting.objective == "causal"
@@ -117,8 +117,8 @@ class Result:
 
     @property
     def dense_bytes(self) -> float:
-        """Bytes that dense float32 all-reduces after every batch would have sent, from all
-        ranks."""
+        """Return the bytes that dense float32 all-reduces after every batch would have sent, from
+        all ranks."""
         return self.end.dense_bytes * self.setting.world
 
     @property

@@ -48,7 +48,7 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class Built:
-    """Where a source came from and what it holds.
+    """A source that was built: where it came from and what it holds.
 
     Args:
         source: its name, and that of its file.

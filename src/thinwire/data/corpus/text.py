@@ -105,8 +105,8 @@ class Text:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 in hexadecimal of both parts. Counts and lengths come before what they count, so
-        no two texts share one."""
+        """Return sha256 in hexadecimal of both parts. Counts and lengths come before what they
+        count, so no two texts share one."""
         digest = hashlib.sha256()
         for part in (self.train, self.held):
             seen = _seen(part)

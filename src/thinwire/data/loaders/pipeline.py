@@ -159,7 +159,7 @@ class Pipeline:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """How far this rank has read each lane."""
+        """Return how far this rank has read each lane."""
         return tuple(lane.next_row for lane in self._lanes)
 
     def at(self, step: int) -> Tensor:

@@ -174,7 +174,7 @@ def _cut(at: int, low: int, high: int, columns: int) -> Iterator[Run]:
 
 
 def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """absmax (m,), and the blocks over it, so that squares neither overflow nor vanish."""
+    """Return absmax (m,), and the blocks over it, so that squares neither overflow nor vanish."""
     absmax = rows.abs().amax(1)
     return absmax, rows / torch.where(absmax > 0, absmax, 1)[:, None]
 

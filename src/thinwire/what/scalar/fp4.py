@@ -1,4 +1,4 @@
-"""4-bit floats under block scales: Q(v) = s · float4(v / s).
+"""Send 4-bit floats under block scales: Q(v) = s · float4(v / s).
 
 Per block of B values s = max|v| / T with T the format's largest number; the payload is m scales
 (one a block) and n codes of 4 bits. Steps:

@@ -1,4 +1,4 @@
-"""8-bit floats under block scales: Q(v) = s · float8(v / s).
+"""Send 8-bit floats under block scales: Q(v) = s · float8(v / s).
 
 Per block of B values s = max|v| / T with T the type's largest number, so the block's largest value
 is exact and nothing overflows; the payload is m scales (one a block) and n bytes. Steps:

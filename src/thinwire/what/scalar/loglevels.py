@@ -1,4 +1,4 @@
-"""Scalar quantisation on a logarithmic grid: levels ±s · r^i, evenly spaced in log|v|.
+"""Quantise values on a logarithmic grid: levels ±s · r^i, evenly spaced in log|v|.
 
 Per block of B values s = max|v|; the payload is m scales (one a block) and n codes of b bits.
 Steps:

@@ -1,5 +1,5 @@
-"""Scalar quantisation on a power-law grid: levels ±s · (i / M)^p, between a uniform grid (p = 1)
-and a logarithmic one.
+"""Quantise values on a power-law grid: levels ±s · (i / M)^p, between a uniform grid (p = 1) and a
+logarithmic one.
 
 Per block of B values s = max|v|; the payload is m scales (one a block) and n codes of b bits.
 Steps:

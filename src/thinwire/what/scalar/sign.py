@@ -1,4 +1,4 @@
-"""Scalar quantisation to one bit: Q(v) = s · sign(v).
+"""Quantise values to one bit: Q(v) = s · sign(v).
 
 Per block of B values s = mean|v|, the scale that makes ||v - s · sign(v)|| smallest; the payload is
 m scales (one a block) and n signs. Steps:

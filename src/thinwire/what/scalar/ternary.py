@@ -1,4 +1,4 @@
-"""Scalar quantisation to three levels: Q(v) = s · {-1, 0, 1}, five values in a byte.
+"""Quantise values to three levels: Q(v) = s · {-1, 0, 1}, five values in a byte.
 
 Per block of B values a scale s; the payload is m scales (one a block) and ceil(n/5) bytes, since
 3^5 = 243 <= 256. Steps, stochastic (TernGrad):

@@ -1,4 +1,4 @@
-"""Scalar quantisation on a uniform grid: Q(v) = Δ · round(v / Δ).
+"""Quantise values on a uniform grid: Q(v) = Δ · round(v / Δ).
 
 Per block of B values, Δ = c / L with L the largest level and c the clip: max|v|, or less, where
 large values are cut. The payload is m steps (one a block) and n codes of b bits. Steps:

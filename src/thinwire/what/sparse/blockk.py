@@ -1,5 +1,5 @@
-"""Block-wise sparsification: the k runs of `block` neighbouring values with the largest norm,
-whole.
+"""Send the k runs of `block` neighbouring values with the largest norm, whole (block-wise
+sparsification).
 
 Steps:
     1. cut the span in blocks of `block` values; 2. pick the k of largest L2 norm; 3. send their

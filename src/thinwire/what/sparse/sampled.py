@@ -1,5 +1,5 @@
-"""Sparsification to a density, by a threshold that is kept while it serves: nearly `topk`, without
-its search.
+"""Send about a fraction `density` of the entries, by a threshold that is kept while it serves:
+nearly `topk`, without its search.
 
 Steps, with t the last threshold and d = density · n:
     1. pick all |v| >= t (and every NaN), c of them: one pass. Where d/band <= c <= d·band, that is

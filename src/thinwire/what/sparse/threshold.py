@@ -1,4 +1,4 @@
-"""Sparsification by a threshold: every entry with |v| >= t, however many there are.
+"""Send every entry with |v| >= t, however many there are.
 
 t is `value` itself, or that share of the span's largest magnitude, or so many times its root mean
 square. The payload's size depends on the data, down to no bytes at all. What is left out is below t
@@ -71,7 +71,7 @@ class threshold(Picked):
             raise StrategyError(reasons)
 
     def bar(self, x: Tensor) -> Tensor:
-        """t for these values: a scalar of their dtype."""
+        """Return t for these values: a scalar of their dtype."""
         if self.of is None or not x.numel():
             return x.new_tensor(self.value)
         sizes = torch.where(x.isfinite(), x.abs(), torch.zeros_like(x))

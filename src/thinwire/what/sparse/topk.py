@@ -1,5 +1,4 @@
-"""Sparsification: the k entries of largest magnitude, of the whole span or of each chunk of `per`
-values.
+"""Send the k entries of largest magnitude, of the whole span or of each chunk of `per` values.
 
 Steps:
     1. in each chunk the k largest |v|; 2. their indices, packed, as a bitmap or in Elias–Fano's

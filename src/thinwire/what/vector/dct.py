@@ -169,7 +169,7 @@ class _Tiles:
     width: int
 
     def of(self, x: Tensor) -> Tensor:
-        """These tiles of a flat span, as a view: (down, across, height, width)."""
+        """Return these tiles of a flat span, as a view: (down, across, height, width)."""
         area = x[self.at : self.at + self.rows * self.columns].view(self.rows, self.columns)
         area = area[
             self.top : self.top + self.down * self.height,

@@ -53,7 +53,7 @@ class Transform(Coder):
 
     @abstractmethod
     def core_numel(self, spec: Spec) -> int | None:
-        """c, or `None` where the data decides."""
+        """Return c, or `None` where the data decides."""
 
     def add(
         self,
@@ -89,7 +89,7 @@ class Transform(Coder):
 
     @abstractmethod
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
-        """s, given c."""
+        """Return s, given c."""
 
     def max_core_numel(self, spec: Spec) -> int:
         fixed = self.core_numel(spec)

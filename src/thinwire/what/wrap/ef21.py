@@ -81,7 +81,7 @@ class ef21(Remembering):
 
     @property
     def single_packet_coder(self) -> None:
-        """Nobody opens a packet alone: what was known is added to it."""
+        """Return `None`: nobody opens a packet alone, as what was known is added to it."""
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         known_leaf = Leaf(torch.zeros(spec.numel, dtype=spec.work), "summed", spec, group=ctx.group)

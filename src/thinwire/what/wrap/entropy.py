@@ -257,8 +257,8 @@ def _shorter(coder: ZstdCompressor, plane: NDArray[np.uint8]) -> NDArray[np.uint
 
 
 def _parted(raw: Tensor, planes: int) -> Tensor:
-    """(planes · n,) bytes of n little-endian numbers -> (planes, n): of each, rotated left by one
-    bit, its lowest bytes, the next, …"""
+    """Part (planes · n,) bytes of n little-endian numbers into (planes, n): of each, rotated left
+    by one bit, its lowest bytes, the next, …"""
     if planes == 1:
         return raw.view(1, -1)
     words = reference.from_bytes(raw, _WORDS[planes])
