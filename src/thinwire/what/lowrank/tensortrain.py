@@ -86,7 +86,7 @@ class tensortrain(Factored):
     def _factors_of(
         self, xs: Tensor, unit: Tensor, generator_of: Callable[[int], torch.Generator]
     ) -> Tensor:
-        # The shortest dimension in the middle: both joints are then small.
+        # The shortest dimension in the middle: its factor, with joints on both sides, is r · n · r.
         axis, factors = _middle(xs.shape[1:]), []
         left = (xs.movedim(axis + 1, 2) if axis is not None else xs).flatten(1)
         train = self._train(tuple(xs.shape[1:]))

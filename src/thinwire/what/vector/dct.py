@@ -88,7 +88,7 @@ class dct(Transform):
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work).contiguous()
-        # Frequencies of a tile are C X Cᵀ, of its own height and width.
+        # C = D X Dᵀ of each tile, with a D for its height and one for its width.
         cores = [x.new_empty(0)]
         for tiles in self._tiles(spec):
             rows, columns = _matrix(tiles.height, x), _matrix(tiles.width, x)
