@@ -91,8 +91,7 @@ class dgc(Remembering, KeepsResidual):
         y = residual.value + u
 
         def commit(sent: Tensor) -> None:
-            # Entries that were sent lose their momentum: it would push on with what is done
-            # already.
+            # With `mask`, what was sent loses its momentum, which would push on with what is done.
             left = what_is_left(y, sent)
             residual.value = where_finite(left, residual.value, left)
             velocity.value = where_finite(
