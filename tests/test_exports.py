@@ -24,9 +24,7 @@ def test_a_public_file_defines_a_member(folder: str, name: str) -> None:
 def test_a_member_is_exported(folder: str, name: str) -> None:
     package = load(folder)
     for cls in concrete(folder, name):
-        assert cls.__name__ in package.__all__, (
-            f"add {cls.__name__} to __all__ of {folder}/__init__.py"
-        )
+        assert cls.__name__ in package.__all__, f"export {cls.__name__} from {folder}/__init__.py"
         assert getattr(package, cls.__name__) is cls, (
             f"{folder}.{cls.__name__} is another thing than {folder}/{name}.py defines"
         )

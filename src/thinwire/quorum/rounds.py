@@ -63,6 +63,14 @@ class Limits:
     limit_s: float
 
 
+def late_weight(rounds: int) -> float:
+    """Return by how much a contribution counts that comes some rounds late: 1 / sqrt(1 + rounds).
+
+    All ranks of a run must use the same rule, or their anchors differ.
+    """
+    return 1 / math.sqrt(1 + rounds)
+
+
 class Rounds:
     """A rank's part in rounds that close with a quorum.
 
@@ -174,7 +182,7 @@ class Rounds:
         if counts_in is not None:
             warnings.warn(
                 f"rank {rank} came late: round {began} had closed. What it learned counts in round "
-                f"{counts_in}, weighed by {1 / math.sqrt(1 + counts_in - began):.2f}, and it goes "
+                f"{counts_in}, weighed by {late_weight(counts_in - began):.2f}, and it goes "
                 "on from the newest anchor",
                 stacklevel=4,
             )
@@ -322,7 +330,7 @@ class Rounds:
                 continue
             weight, values = read
             counted.append(contribution)
-            weight /= math.sqrt(1 + round_ - contribution.began)
+            weight *= late_weight(round_ - contribution.began)
             weight_sum += weight
             for total, each in zip(totals, values, strict=True):
                 total.add_(each, alpha=weight)
