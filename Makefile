@@ -33,7 +33,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(STAMP)
 	$(PYTEST) $(ARGS)
 
-# For every edit, in under 90 seconds: the laws of components, alone and on threads as ranks, and what
+# For every edit, in about four minutes: the laws of components, alone and on threads as ranks, and what
 # guards the tree. It leaves out all pairs of codecs and routes, real processes, GPU kernels in the
 # interpreter, labs, data, the command line, benches and examples.
 CHECK := tests/core tests/net tests/when tests/on tests/how tests/what tests/drive/test_local.py \
