@@ -59,6 +59,17 @@ def all_gather(
     return Gathering(driver, meter, payload, label, device).result()
 
 
+def refuse_problems(by_rank: Sequence[str], begin: str) -> None:
+    """Raise on every rank what any rank has found, a line for each that has; "" is no problem.
+
+    Raises:
+        AttachError: some rank has a problem; it starts with `begin`.
+    """
+    listed = [f"rank {rank}: {text}" for rank, text in enumerate(by_rank) if text]
+    if listed:
+        raise AttachError(f"{begin}:\n" + "\n".join(listed))
+
+
 def slowest(
     driver: Driver, meter: Meter, seconds: float, label: str, device: torch.device
 ) -> float:

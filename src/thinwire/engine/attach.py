@@ -162,13 +162,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
             "attach: asking every rank for problems",
             device,
         )
-        if any(problems_by_rank):
-            listed = [
-                f"rank {rank}: {text.decode()}"
-                for rank, text in enumerate(problems_by_rank)
-                if text
-            ]
-            raise AttachError("cannot attach:\n" + "\n".join(listed))
+        agree.refuse_problems([text.decode() for text in problems_by_rank], "cannot attach")
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
         planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from thinwire.core import Driver, Link, RankContext, Route
+from thinwire.core import Driver, Link, Route
 from thinwire.engine import agree, probe
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.lane_plan import COUNTS, SIZES, LanePlan, chosen, measured_codec
@@ -106,10 +106,7 @@ def _lane_plan(
             1 if lanes == "auto" else driver.lanes, None if slice_bytes == "auto" else slice_bytes
         )
     # 2. Buckets of a fragment fly together; fragments take turns.
-    specs, ctx = (
-        [bucket.spec for bucket in planned],
-        RankContext(driver.rank, tuple(range(driver.world)), 0, 0),
-    )
+    specs, ctx = [bucket.spec for bucket in planned], agree.context_of(driver)
     together = [
         specs[fragment :: strategy.when.fragments] for fragment in range(strategy.when.fragments)
     ]

@@ -178,9 +178,7 @@ def _agree(sync: Switchable, strategy: Strategy) -> None:
             "calls it at the same step"
         )
     texts = [text.removeprefix(_CALL).decode() for text in by_rank]
-    if any(texts):
-        listed = [f"rank {rank}: {text}" for rank, text in enumerate(texts) if text]
-        raise AttachError("cannot switch:\n" + "\n".join(listed))
+    agree.refuse_problems(texts, "cannot switch")
     # 3. the same step and strategy
     same = {"step": sync.clock.step, **facts(model, strategy, session.options)}
     agree.must_agree(driver, meter, same, session.device, call="switch")

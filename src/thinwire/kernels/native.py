@@ -170,16 +170,13 @@ class Kernels:
         key: Key | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, new_residual = _payload(x.numel(), block, bits), memory.empty_like(residual)
-        sum_of = (
-            x.data_ptr(),
-            residual.data_ptr(),
-            residual.dtype == torch.bfloat16,
-            decay,
-            x.numel(),
-        )
         settings = (block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
         finite = self.lib.grid_encode_left(
-            *sum_of, *settings, out.data_ptr(), new_residual.data_ptr(), torch.get_num_threads()
+            *_sum_of(x, residual, decay),
+            *settings,
+            out.data_ptr(),
+            new_residual.data_ptr(),
+            torch.get_num_threads(),
         )
         return out, new_residual, torch.tensor(bool(finite), device="cpu")
 
@@ -223,15 +220,12 @@ class Kernels:
         self, x: Tensor, residual: Tensor, decay: float, block: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, new_residual = _payload(x.numel(), block, 1), memory.empty_like(residual)
-        sum_of = (
-            x.data_ptr(),
-            residual.data_ptr(),
-            residual.dtype == torch.bfloat16,
-            decay,
-            x.numel(),
-        )
         finite = self.lib.sign_encode_left(
-            *sum_of, block, out.data_ptr(), new_residual.data_ptr(), torch.get_num_threads()
+            *_sum_of(x, residual, decay),
+            block,
+            out.data_ptr(),
+            new_residual.data_ptr(),
+            torch.get_num_threads(),
         )
         return out, new_residual, torch.tensor(bool(finite), device="cpu")
 
@@ -389,6 +383,12 @@ def anywhere(x: Tensor) -> Kernels | None:
     if available() == ("torch",) and not env.text(VARIABLE):
         _warn_once()
     return None
+
+
+def _sum_of(x: Tensor, residual: Tensor, decay: float) -> tuple[int, int, bool, float, int]:
+    """Return the arguments of a kernel that encodes x + decay · residual."""
+    half = residual.dtype == torch.bfloat16
+    return x.data_ptr(), residual.data_ptr(), half, decay, x.numel()
 
 
 def _payload(n: int, block: int, bits: int) -> Tensor:
