@@ -17,7 +17,7 @@ from thinwire.engine.status import Status
 
 
 class Landings:
-    """A lander of one syncer's launches: it waits for each, judges it and writes its means."""
+    """Lands the launches of one syncer: waits for each, judges it and writes its means."""
 
     def __init__(self, session: Session, flights: Flights) -> None:
         self._session, self._flights, self._strategy = session, flights, session.strategy

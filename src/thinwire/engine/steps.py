@@ -83,7 +83,7 @@ class Steps:
 
 
 class BackwardSteps(Steps):
-    """A carrier of steps that are backward passes: a `GradientSource` calls `begin`, `take`
+    """Carries out steps that are backward passes: a `GradientSource` calls `begin`, `take`
     and `finish`.
 
     Args:
@@ -204,7 +204,7 @@ class BackwardSteps(Steps):
 
 
 class LocalSteps(Steps):
-    """A carrier of steps that are optimiser steps: each rank takes its own, means land at times.
+    """Carries out steps that are optimiser steps: each rank takes its own, means land at times.
 
     Args:
         pace: how fast ranks go, where slower ones rest at some steps.

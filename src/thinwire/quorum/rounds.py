@@ -64,7 +64,7 @@ class Limits:
 
 
 def late_weight(rounds: int) -> float:
-    """Return by how much a contribution counts that comes some rounds late: 1 / sqrt(1 + rounds).
+    """Return the factor of a contribution that comes some rounds late: 1 / sqrt(1 + rounds).
 
     All ranks of a run must use the same rule, or their anchors differ.
     """

@@ -40,7 +40,7 @@ Every = int | Literal["auto"] | None
 
 
 class Checks:
-    """A comparer of ranks' weights, for one syncer.
+    """Compares the weights of ranks, for one syncer.
 
     Args:
         session: whose weights.
