@@ -20,13 +20,13 @@ def test_all_ranks_share_a_store_on_a_port_of_its_own() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1] - STORE_PORT
     received: dict[int, bytes] = {}
+    stores = []  # rank 0's holds the server: one that closes first would cut the other off
 
     def work(rank: int) -> None:
         store = rendezvous_store(RankEnv(rank, 2, "127.0.0.1", port), timeout=20.0)
+        stores.append(store)
         store.set(f"from/{rank}", str(rank))
         received[rank] = store.get(f"from/{1 - rank}")
-        store.set(f"done/{rank}", "")
-        store.get(f"done/{1 - rank}")
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
